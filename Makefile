@@ -1,0 +1,67 @@
+# The only truth about how to set up, run, check and measure this repository. `make` lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# The first of these that runs and is new enough makes the virtual environment; `make PYTHON=...` chooses another.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --quiet --no-input --disable-pip-version-check
+TRACE := traces/azure-conv-like.jsonl
+
+# The released CPU build is pinned where no NVIDIA GPU is found; elsewhere the engine extra takes what pip finds.
+CPU_TORCH := torch==2.13.0
+
+.PHONY: help setup setup-engine demo test check format smoke bench-sim figures clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.installed ## create .venv with the simulator and the development tools (once)
+
+$(PY):
+	@if [ -z "$(PYTHON)" ]; then echo "No Python 3.11 or newer was found. Install one, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; fi
+	@if ! $(PYTHON) -c 'import ensurepip, venv' >/dev/null 2>&1; then \
+		echo "$(PYTHON) cannot create virtual environments. Install its venv package (Debian, Ubuntu: apt-get install python3-venv)." >&2; exit 1; fi
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(PY)
+	$(PIP) --editable '.[dev]'
+	@touch $@
+
+setup-engine: $(VENV)/.installed-engine ## add PyTorch and what the live engine and its server need (once)
+
+$(VENV)/.installed-engine: $(VENV)/.installed
+	if [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null 2>&1; then $(PIP) '$(CPU_TORCH)'; fi
+	$(PIP) --editable '.[dev,engine,server]'
+	@touch $@
+
+demo: setup ## replay a bundled trace under four policies and print the table of completion times
+	$(PY) -m sim $(TRACE) --policy fcfs --policy mlfq --policy sj-mlfq --policy srpt --max-batch 16 --load 0.8
+
+test: setup ## run the tests
+	$(PY) -m pytest
+
+check: setup ## lint, format and type checks; changes nothing
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+format: setup ## sort imports and format in place
+	$(PY) -m ruff check --fix-only --quiet .
+	$(PY) -m ruff format --quiet .
+
+smoke: setup ## one small run of everything that produces results (under two minutes)
+	$(PY) -m sim $(TRACE) --num-requests 300 --policy fcfs --policy sj-mlfq --policy srpt --max-batch 16 --load 0.8 --seeds 2
+
+bench-sim: setup ## measure the simulator's speed on this machine (minutes; see results/LOG.md)
+	$(PY) -m sim.bench
+
+figures: setup ## draw the figures of the experiments
+	@echo "There are no experiments in this checkout yet: 'make demo' and 'python -m sim --plot' are what draws today." >&2; exit 1
+
+clean: ## remove the virtual environment and every cache
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -1,0 +1,87 @@
+"""The README is true: its commands and its Python run, in order, in one folder that holds what a checkout holds.
+
+Of a ```console block every line that starts with `$ ` is run, and must exit 0; the lines between show what a reader
+sees and are not compared. A ```python block whose first line is a comment with a file name (`# mine.py`) is saved under
+that name, as a reader would, and then run like the others. `make` targets are only checked to exist: they would set up
+an environment.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FENCE = re.compile(r"^```(console|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FILE_NAME = re.compile(r"#\s*([\w./-]+\.py)\s*$")
+
+
+class Step(NamedTuple):
+    kind: str  # "console" or "python"
+    text: str  # one command line without its prompt, or a whole block
+    line: int  # in the README, from 1
+
+
+def steps() -> list[Step]:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = []
+    for block in FENCE.finditer(readme):
+        line = readme.count("\n", 0, block.start(2)) + 1
+        if block[1] == "python":
+            found.append(Step("python", block[2], line))
+            continue
+        rows = block[2].replace("\\\n", " ").splitlines()
+        found += [Step("console", row[2:].strip(), line) for row in rows if row.startswith("$ ")]
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a reader's checkout holds, without the parts that a command could spoil."""
+    here = tmp_path_factory.mktemp("checkout")
+    for name in ("fastserve", "sim", "traces", "docs", "README.md"):
+        if (ROOT / name).exists():
+            (here / name).symlink_to(ROOT / name)
+    return here
+
+
+def run(command: str | list[str], folder: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    result = subprocess.run(
+        command,
+        shell=isinstance(command, str),
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
+
+
+def test_there_is_something_to_run() -> None:
+    kinds = [step.kind for step in steps()]
+    assert "console" in kinds
+    assert "python" in kinds
+
+
+@pytest.mark.parametrize("step", steps(), ids=lambda step: f"line-{step.line}")
+def test_readme_step(step: Step, folder: Path) -> None:
+    if step.kind == "python":
+        named = FILE_NAME.match(step.text.partition("\n")[0])
+        path = folder / (named[1] if named else "readme_block.py")
+        path.write_text(step.text, encoding="utf-8")
+        run([sys.executable, str(path)], folder)
+    elif step.text.startswith("make "):
+        target = step.text.split("#")[0].split()[1]
+        assert re.search(rf"^{re.escape(target)}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    else:
+        python = shlex.quote(sys.executable)
+        command = re.sub(r"(?<!\S)\.venv/bin/python(?!\S)", lambda _: python, step.text)
+        command = re.sub(r"(?<!\S)(\.venv/bin/)?fastserve(?!\S)", lambda _: f"{python} -m fastserve", command)
+        run(command, folder)
