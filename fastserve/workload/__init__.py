@@ -1,0 +1,22 @@
+"""Workloads: read, write, describe and synthesise request traces."""
+
+from fastserve.workload.errors import TraceError
+from fastserve.workload.profile import Profile, load_profile, profile_names
+from fastserve.workload.read import read_trace
+from fastserve.workload.statistics import Description, describe
+from fastserve.workload.synthesis import synthesise
+from fastserve.workload.trace import Trace
+from fastserve.workload.write import write_trace
+
+__all__ = [
+    "Description",
+    "Profile",
+    "Trace",
+    "TraceError",
+    "describe",
+    "load_profile",
+    "profile_names",
+    "read_trace",
+    "synthesise",
+    "write_trace",
+]

@@ -1,0 +1,94 @@
+"""What a trace looks like: the numbers that tell whether a scheduler has anything to do on it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from fastserve.workload.trace import NS, IntArray, Trace
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Tokens; percentiles are linear between neighbours."""
+
+    mean: float
+    p50: float
+    p90: float
+    p99: float
+    max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    n: int
+    span_s: float
+    rate_rps: float | None
+    """(n - 1) / span; None if all arrive together."""
+    gap_cv: float | None
+    """Standard deviation over mean of the gaps; None if all arrive together."""
+    dispersion_10s: float | None
+    """Variance over mean of the arrivals in full bins of 10 s: 1 for Poisson; None for < 2 bins."""
+    peak_60s: float | None
+    """Arrivals in the busiest full 60 s bin over the mean of the bins; None for < 2 bins."""
+    prompt: Lengths
+    output: Lengths
+    rank_correlation: float | None
+    """Spearman's, of prompt and output; None if one of them is constant."""
+    clients: dict[str, int] | None
+    """Requests per client, the largest first."""
+    programs: int | None
+    block_ids: int | None
+    """Distinct prompt blocks."""
+    dropped: dict[str, int]
+    digest: str
+
+
+def describe(trace: Trace) -> Description:
+    gaps = np.diff(trace.arrival)
+    tens, minutes = _bins(trace.arrival, 10), _bins(trace.arrival, 60)
+    spread = len(trace) > 1 and trace.span > 0
+    return Description(
+        n=len(trace),
+        span_s=trace.span / NS,
+        rate_rps=trace.rate if spread else None,
+        gap_cv=float(gaps.std() / gaps.mean()) if spread else None,
+        dispersion_10s=float(tens.var() / tens.mean()) if len(tens) > 1 and tens.any() else None,
+        peak_60s=float(minutes.max() / minutes.mean()) if len(minutes) > 1 and minutes.any() else None,
+        prompt=_lengths(trace.prompt),
+        output=_lengths(trace.output),
+        rank_correlation=rank_correlation(trace.prompt, trace.output),
+        clients=None if trace.client is None else dict(Counter(trace.client).most_common()),
+        programs=None if trace.program is None else len(set(trace.program)),
+        block_ids=None if trace.hash_ids is None else len({block for ids in trace.hash_ids for block in ids}),
+        dropped=dict(trace.dropped),
+        digest=trace.digest(),
+    )
+
+
+def rank_correlation(a: IntArray, b: IntArray) -> float | None:
+    """Spearman's coefficient with mid-ranks for ties; None if a or b is constant."""
+    if len(np.unique(a)) < 2 or len(np.unique(b)) < 2:
+        return None
+    return float(np.corrcoef(_ranks(a), _ranks(b))[0, 1])
+
+
+def _ranks(values: IntArray) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    _, inverse, count = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(count)
+    middle: np.ndarray[tuple[int, ...], np.dtype[np.float64]] = (last - (count - 1) / 2)[inverse]
+    return middle
+
+
+def _bins(arrival: IntArray, seconds: int) -> IntArray:
+    """Arrivals per full bin; empty if there is none."""
+    full = int(arrival[-1]) // (seconds * NS)
+    index = arrival // (seconds * NS)
+    return np.bincount(index[index < full], minlength=full).astype(np.int64)
+
+
+def _lengths(tokens: IntArray) -> Lengths:
+    p50, p90, p99 = (float(q) for q in np.percentile(tokens, (50, 90, 99)))
+    return Lengths(float(tokens.mean()), p50, p90, p99, int(tokens.max()))

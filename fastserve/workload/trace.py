@@ -1,0 +1,185 @@
+"""A trace: who asks for how much, and when. Columns of equal length, one row per request."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field, fields, replace
+from fractions import Fraction
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from fastserve.workload.errors import TraceError
+
+IntArray: TypeAlias = npt.NDArray[np.int64]
+
+NS = 1_000_000_000
+"""Nanoseconds in a second."""
+
+_ARRAYS = ("prompt", "output", "priority", "ttft_slo", "tpot_slo", "e2e_slo", "max_tokens", "guess")
+_LISTS = ("client", "program", "hash_ids")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trace:
+    """Requests in order of arrival (equal arrivals keep the order of the file).
+
+    Every array is int64 of shape (n,), n >= 1. Optional columns are None when the trace does not have them at all.
+    Methods return new traces and never change this one; arrivals are always counted from the first kept row.
+    """
+
+    name: str
+    """Short, for tables."""
+    source: str
+    """The path it was read from, or the recipe that made it."""
+    arrival: IntArray
+    """ns since the first arrival; the first is 0."""
+    prompt: IntArray
+    """Prompt tokens, >= 1."""
+    output: IntArray
+    """Output tokens, >= 1: the truth that only a replayer may know."""
+    client: list[str] | None = None
+    """Who asked; "" where a row does not say."""
+    program: list[str] | None = None
+    """The session or agent run that the request belongs to; "" where a row does not say."""
+    priority: IntArray | None = None
+    ttft_slo: IntArray | None = None
+    """ns to the first token; 0 = no such target."""
+    tpot_slo: IntArray | None = None
+    """ns for each later token; 0 = no such target."""
+    e2e_slo: IntArray | None = None
+    """ns to the last token; 0 = no such target."""
+    max_tokens: IntArray | None = None
+    """The client's own limit on the output; 0 = none given."""
+    hash_ids: list[list[int]] | None = None
+    """Ids of the prompt's blocks in order; equal leading ids mean a shared prefix."""
+    block_size: int = 512
+    """Prompt tokens per entry of `hash_ids`."""
+    guess: IntArray | None = None
+    """Output tokens predicted by somebody else, >= 1; 0 = none given."""
+    dropped: dict[str, int] = field(default_factory=dict)
+    """reason -> rows left out, by a lenient read or by the format's own rule (`failed` in BurstGPT)."""
+
+    def __post_init__(self) -> None:
+        n = len(self.arrival)
+        if n == 0:
+            raise TraceError(f"the trace {self.name!r} has no requests")
+        for column in ("arrival", *_ARRAYS, *_LISTS):
+            values = getattr(self, column)
+            if values is None:
+                continue
+            if len(values) != n:
+                raise TraceError(f"column {column} has {len(values)} rows, but arrival has {n}")
+            if column not in _LISTS:
+                object.__setattr__(self, column, _whole(values, column))
+        if self.arrival[0] != 0 or bool((np.diff(self.arrival) < 0).any()):
+            raise TraceError("arrivals must start at 0 and never decrease; sort the rows, subtract the first")
+        for column in ("prompt", "output"):
+            if int(getattr(self, column).min()) < 1:
+                raise TraceError(f"every row needs at least one {column} token")
+
+    def __len__(self) -> int:
+        return len(self.arrival)
+
+    @property
+    def span(self) -> int:
+        """ns from the first arrival to the last."""
+        return int(self.arrival[-1])
+
+    @property
+    def rate(self) -> float:
+        """Requests per second, (n - 1) / span; infinite if all arrive together, 0.0 for a single request."""
+        if len(self) == 1:
+            return 0.0
+        return (len(self) - 1) * NS / self.span if self.span else float("inf")
+
+    def head(self, n: int) -> Trace:
+        """The first n requests (all of them when there are fewer)."""
+        if n < 1:
+            raise TraceError(f"cannot take the first {n} requests; ask for at least 1")
+        return self if n >= len(self) else self._rows(np.arange(n))
+
+    def window(self, start_s: float = 0.0, duration_s: float | None = None) -> Trace:
+        """Requests with start_s <= arrival < start_s + duration_s, in seconds since the first arrival of this trace."""
+        if not (start_s >= 0 and (duration_s is None or duration_s > 0)):
+            raise TraceError(f"a window needs a start >= 0 and a length > 0, not {start_s} and {duration_s} seconds")
+        start = round(Fraction(start_s) * NS)
+        chosen = self.arrival >= start
+        if duration_s is not None:
+            chosen &= self.arrival < start + round(Fraction(duration_s) * NS)
+        if not chosen.any():
+            raise TraceError(
+                f"no request of {self.name!r} arrives in the window from {start_s:g} s"
+                f"{'' if duration_s is None else f' for {duration_s:g} s'}; the trace lasts {self.span / NS:g} s"
+            )
+        return self._rows(np.flatnonzero(chosen))
+
+    def with_rate(self, rate: float) -> Trace:
+        """The same requests with all gaps stretched by one factor, so that (n - 1) / span = rate (requests/s).
+
+        Shape and CV of the gaps stay; diurnal and burst time scales move with them. A single request is returned as is.
+        """
+        if not 0 < rate < float("inf"):
+            raise TraceError(f"a rate must be a positive number of requests per second, not {rate}")
+        if len(self) == 1:
+            return self
+        if self.span == 0:
+            raise TraceError(f"all requests of {self.name!r} arrive at the same time: there are no gaps to stretch")
+        span = round((len(self) - 1) * NS / Fraction(rate))
+        if span > np.iinfo(np.int64).max:
+            raise TraceError(f"at {rate} requests per second the trace would last longer than 292 years")
+        # Python integers: the product of two spans in ns does not fit 64 bits.
+        stretched = [arrival * span // self.span for arrival in self.arrival.tolist()]
+        return replace(self, arrival=np.array(stretched, np.int64))
+
+    def repaired(self, seed: int) -> Trace:
+        """The same arrivals, the requests behind them permuted by `seed`; seed 0 is this trace itself.
+
+        How one recorded trace yields further seeds with common arrivals. The order inside a program or a client is
+        permuted as well.
+        """
+        if seed == 0:
+            return self
+        order = np.random.default_rng(np.random.SeedSequence(seed)).permutation(len(self))
+        return replace(self._rows(order, rebase=False), arrival=self.arrival)
+
+    def tiled(self, n: int) -> Trace:
+        """Repeats the trace end to end until it has n rows; one mean gap (1 s for a single row) parts two copies."""
+        if n <= len(self):
+            return self.head(n)
+        gap = round(Fraction(self.span, len(self) - 1)) if len(self) > 1 else NS
+        copy, row = np.divmod(np.arange(n, dtype=np.int64), len(self))
+        return replace(self._rows(row, rebase=False), arrival=self.arrival[row] + copy * (self.span + gap))
+
+    def digest(self) -> str:
+        """16 hexadecimal digits over all columns; name, source and `dropped` do not count."""
+        sha = hashlib.sha256()
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if entry.name in ("name", "source", "dropped") or value is None:
+                continue
+            if entry.name == "block_size" and self.hash_ids is None:
+                continue
+            sha.update(f"{entry.name}\n".encode())
+            sha.update(value.astype("<i8").tobytes() if isinstance(value, np.ndarray) else json.dumps(value).encode())
+        return sha.hexdigest()[:16]
+
+    def _rows(self, index: npt.NDArray[np.intp] | IntArray, rebase: bool = True) -> Trace:
+        """Rows by index. With rebase the index must be increasing; without it the caller sets the arrivals."""
+        arrival = self.arrival[index] - self.arrival[index[0]] if rebase else np.zeros(len(index), np.int64)
+        positions = index.tolist()
+        changed: dict[str, Any] = {}
+        for name in (*_ARRAYS, *_LISTS):
+            column = getattr(self, name)
+            if column is not None:
+                changed[name] = column[index] if name in _ARRAYS else [column[i] for i in positions]
+        return replace(self, arrival=arrival, **changed)
+
+
+def _whole(values: object, column: str) -> IntArray:
+    array = np.asarray(values)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise TraceError(f"column {column} must be one-dimensional integers, not {array.dtype} of shape {array.shape}")
+    return array.astype(np.int64, copy=False)
