@@ -8,6 +8,7 @@ from importlib.resources import files
 from os import PathLike
 from pathlib import Path
 
+from fastserve.sched.latency import catalogue
 from fastserve.sched.latency.base import LatencyModel
 from fastserve.sched.latency.kinds import latency_from_json
 from fastserve.sched.latency.memory import Link, Memory, read_link, read_memory
@@ -69,33 +70,70 @@ def hardware_from_json(data: object, where: str = "hardware") -> Hardware:
 
 
 def _preset_texts() -> dict[str, str]:
-    """Name -> JSON text of every preset file, by name."""
+    """Name -> JSON text of every preset file, by name; the catalogue of rooflines is no preset."""
     folder = files("fastserve.sched").joinpath("presets")
     found = {
         entry.name.removesuffix(".json"): entry.read_text(encoding="utf-8")
         for entry in folder.iterdir()
-        if entry.name.endswith(".json")
+        if entry.name.endswith(".json") and entry.name != catalogue.FILE
     }
     return dict(sorted(found.items()))
 
 
 def presets() -> dict[str, str]:
-    """Every name that `load_hardware` knows, with one line on each."""
+    """The preset files, with one line on each; `rooflines()` has the other names that `load_hardware` knows."""
     return {name: str(json.loads(text)["about"]) for name, text in _preset_texts().items()}
 
 
-def load_hardware(name_or_path: str | PathLike[str]) -> Hardware:
-    """A preset by name, or a JSON file by path (a file named as a preset is: write ./name).
+def rooflines() -> dict[str, str]:
+    """roofline:MODEL/DEVICE for every pair of the catalogue that fits, with one line on each."""
+    found = catalogue.read_catalogue()
+    return {
+        f"{catalogue.PREFIX}{model}/{device}": _roofline_about(found, model, device)
+        for model in found.models
+        for device in found.accelerators
+        if found.pool_tokens(model, device)
+    }
 
-    FileNotFoundError lists the presets; ValueError tells what is wrong inside a file.
+
+def roofline(model: str, device: str) -> Hardware:
+    """Untuned estimate of a catalogued model on a catalogued device; ValueError lists the valid names."""
+    found = catalogue.read_catalogue()
+    if model not in found.models:
+        raise ValueError(f"no roofline for the model {model!r}; models: {', '.join(found.models)}")
+    if device not in found.accelerators:
+        raise ValueError(f"no roofline for the device {device!r}; devices: {', '.join(found.accelerators)}")
+    return Hardware(
+        found.latency(model, device),
+        found.memory(model, device),
+        found.accelerators[device].link,
+        _roofline_about(found, model, device),
+    )
+
+
+def _roofline_about(found: catalogue.Catalogue, model: str, device: str) -> str:
+    tokens, note = found.pool_tokens(model, device), found.accelerators[device].about
+    return f"{model} on one {device} ({note}): untuned roofline, pool of {tokens:,} tokens"
+
+
+def load_hardware(name_or_path: str | PathLike[str]) -> Hardware:
+    """A preset by name, roofline:MODEL/DEVICE, or a JSON file by path (one named as a preset is: write ./name).
+
+    FileNotFoundError lists the presets; ValueError tells what is wrong inside a file or a roofline's name.
     """
     name = str(name_or_path)
+    if name.startswith(catalogue.PREFIX):
+        model, _, device = name.removeprefix(catalogue.PREFIX).partition("/")
+        return roofline(model, device)
     texts = _preset_texts()
     if name in texts:
         return hardware_from_json(json.loads(texts[name]), f"preset {name}")
     path = Path(name)
     if not path.is_file():
-        raise FileNotFoundError(f"no latency preset and no file is called {name!r}; presets: {', '.join(texts)}")
+        raise FileNotFoundError(
+            f"no latency preset and no file is called {name!r}; presets: {', '.join(texts)}, or a roofline such as "
+            f"{catalogue.PREFIX}llama-3-8b/a100-80g"
+        )
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -6,9 +6,15 @@ from collections.abc import Callable
 
 from fastserve.sched.latency.base import LatencyModel
 from fastserve.sched.latency.linear import read_linear
+from fastserve.sched.latency.roofline import read_roofline
 from fastserve.sched.latency.strict import Fields
+from fastserve.sched.latency.table import read_table
 
-KINDS: dict[str, Callable[[Fields], LatencyModel]] = {"linear": read_linear}
+KINDS: dict[str, Callable[[Fields], LatencyModel]] = {
+    "linear": read_linear,
+    "roofline": read_roofline,
+    "table": read_table,
+}
 
 
 def latency_from_json(data: object, where: str) -> LatencyModel:

@@ -19,17 +19,17 @@ class LineModel(LatencyModel):
     _constant: list[int]
     _slope: list[int]
     _mixed: list[int]  # stands for the constant when the iteration also prefills
-    _prefill: int  # ps, the prefill's fixed cost
+    _prefill_fixed: int  # ps, the prefill's fixed cost
     _extra: int  # ps that a prefill's fixed cost exceeds the decode's by
 
     def __init__(self, name: str, provenance: str, prefill_ps: int, decode_ps: int) -> None:
         super().__init__(name, provenance)
-        self._prefill = max(1, prefill_ps)
-        self._extra = max(0, self._prefill - decode_ps)
+        self._prefill_fixed = max(1, prefill_ps)
+        self._extra = max(0, self._prefill_fixed - decode_ps)
         self._known = 1
         self._constant = [0]
         self._slope = [0]
-        self._mixed = [self._prefill]
+        self._mixed = [self._prefill_fixed]
 
     @abstractmethod
     def line(self, batch: int) -> tuple[int, int]:
@@ -42,7 +42,7 @@ class LineModel(LatencyModel):
             constant = max(1, constant)
             self._constant.append(constant)
             self._slope.append(slope)
-            self._mixed.append(max(self._prefill, constant + self._extra))
+            self._mixed.append(max(self._prefill_fixed, constant + self._extra))
         self._known = size
 
     def span_ps(self, k: int, batch: int, context: int) -> int:

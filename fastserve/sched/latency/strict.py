@@ -1,9 +1,10 @@
-"""Strict reading of a JSON object: every key is known, every number is finite and in range, every error says which."""
+"""Strict reading of a JSON object: every key is known, every number is in range, every error says which."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
+
+_LARGEST = 1e30  # keeps every later product of floats finite
 
 
 class Fields:
@@ -22,6 +23,10 @@ class Fields:
     def __contains__(self, key: str) -> bool:
         return key in self._data
 
+    def names(self) -> list[str]:
+        """All keys, in the order of the file."""
+        return list(self._data)
+
     def take(self, key: str) -> object:
         """The raw value, None when the key is absent."""
         if key not in self._taken:
@@ -29,7 +34,7 @@ class Fields:
         return self._data.get(key)
 
     def number(self, key: str, default: float | None = None) -> float:
-        """A finite number >= 0; without a default the key is required."""
+        """A number >= 0; without a default the key is required."""
         value = self.take(key)
         if key not in self._data:
             if default is None:
@@ -37,8 +42,8 @@ class Fields:
             return default
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ValueError(f"{self.where}: '{key}' must be a number, got {value!r}")
-        if not math.isfinite(value) or value < 0:
-            raise ValueError(f"{self.where}: '{key}' must be a finite number >= 0, got {value!r}")
+        if not 0 <= value <= _LARGEST:  # also refuses NaN
+            raise ValueError(f"{self.where}: '{key}' must be a number from 0 to {_LARGEST:g}, got {value!r}")
         return value
 
     def positive(self, key: str, default: float | None = None) -> float:
