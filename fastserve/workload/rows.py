@@ -54,7 +54,7 @@ class Rows:
             self.numbers["guess"] = Numbers(np.where(given, np.maximum(values, 1), 0), faults)
 
     def usable(self, lenient: bool) -> npt.NDArray[np.intp]:
-        """Indices of the good rows, in order. Strict: TraceError at the first bad line. Lenient: bad rows are counted."""
+        """Indices of the good rows. Strict: TraceError at the first bad line. Lenient: bad rows are counted."""
         table, faults = self.table, {}
         for numbers in reversed(self.numbers.values()):
             faults.update(numbers.faults)
