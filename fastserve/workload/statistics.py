@@ -30,7 +30,7 @@ class Description:
     gap_cv: float | None
     """Standard deviation over mean of the gaps; None if all arrive together."""
     dispersion_10s: float | None
-    """Sample variance over mean of the arrivals in full bins of 10 s: 1 for Poisson; None for < 2 bins."""
+    """Variance over mean of the arrivals in full bins of 10 s: 1 for Poisson; None for < 2 bins."""
     peak_60s: float | None
     """Arrivals in the busiest full 60 s bin over the mean of the bins; None for < 2 bins."""
     prompt: Lengths
@@ -55,7 +55,7 @@ def describe(trace: Trace) -> Description:
         span_s=trace.span / NS,
         rate_rps=trace.rate if spread else None,
         gap_cv=float(gaps.std() / gaps.mean()) if spread else None,
-        dispersion_10s=float(tens.var(ddof=1) / tens.mean()) if len(tens) > 1 and tens.any() else None,
+        dispersion_10s=float(tens.var() / tens.mean()) if len(tens) > 1 and tens.any() else None,
         peak_60s=float(minutes.max() / minutes.mean()) if len(minutes) > 1 and minutes.any() else None,
         prompt=_lengths(trace.prompt),
         output=_lengths(trace.output),

@@ -1,0 +1,195 @@
+"""Traces from the command line.
+
+    python -m sim.trace describe TRACE...                       what it looks like
+    python -m sim.trace convert TRACE OUT --format mooncake     another format, a window, the first N
+    python -m sim.trace synthesise OUT -n 1000 --rate 5.53      arrivals and lengths from recipes
+    python -m sim.trace rescale TRACE OUT --rate 8              the same gaps, stretched
+
+OUT may be - for the standard output. Errors are one line on stderr, exit code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import NoReturn
+
+from fastserve.workload import Trace, TraceError, describe, profile_names, read_trace, synthesise, write_trace
+from fastserve.workload.statistics import Description
+from fastserve.workload.write import FORMATS, lines
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse prints its usage above an error; here an error is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (--help shows the options)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0, or 2 when something in the command or in a file is wrong."""
+    args = _parser().parse_args(argv)
+    try:
+        if args.command == "describe":
+            _describe(args)
+        elif args.command == "synthesise":
+            recipe = {key: getattr(args, key) for key in ("rate", "arrivals", "lengths", "prompt", "output", "seed")}
+            _write(synthesise(args.num_requests, **recipe), args)
+        else:
+            _write(_read(args, args.trace), args)
+        sys.stdout.flush()
+    except TraceError as error:
+        print(f"{error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of our output, such as head, has had enough
+        _silence_stdout()
+    except OSError as error:
+        print(f"standard output: cannot be written ({error.strerror})", file=sys.stderr)
+        _silence_stdout()
+        return 2
+    return 0
+
+
+def _silence_stdout() -> None:
+    """What is still buffered goes nowhere: the interpreter would flush it at exit and fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="python -m sim.trace",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
+
+    command = commands.add_parser("describe", help="count, rate, burstiness, lengths, clients, dropped rows")
+    command.add_argument("traces", nargs="+", metavar="TRACE")
+    command.add_argument("--json", action="store_true", help="one JSON document, a list with one entry per trace")
+    _add_reading(command)
+
+    command = commands.add_parser("convert", help="write a trace in our format or in Mooncake's")
+    command.add_argument("trace", metavar="TRACE")
+    _add_writing(command)
+    _add_reading(command)
+
+    command = commands.add_parser("rescale", help="stretch the gaps of a trace to a rate")
+    command.add_argument("trace", metavar="TRACE")
+    _add_writing(command)
+    _add_reading(command, rate_required=True)
+
+    command = commands.add_parser("synthesise", help="a trace from an arrival process and a law of lengths")
+    _add_writing(command)
+    command.add_argument("-n", "--num-requests", "--num-prompts", type=int, default=1000, metavar="N")
+    command.add_argument("--rate", "--request-rate", type=float, required=True, metavar="R", help="requests/s")
+    command.add_argument(
+        "--arrivals",
+        default="poisson",
+        metavar="SPEC",
+        help="poisson, gamma:cv=4, onoff:on=10,off=30 (mean seconds) or deterministic (default: %(default)s)",
+    )
+    command.add_argument(
+        "--lengths",
+        default="profile:azure-conv-2023",
+        metavar="SPEC",
+        help="prompt and output tokens: lognormal:MU,SIGMA,LO,HI, zipf:THETA,LO,HI, fixed:N or profile:NAME with NAME "
+        f"one of {', '.join(profile_names())} (default: %(default)s)",
+    )
+    command.add_argument("--prompt", metavar="SPEC", help="a law for the prompts alone")
+    command.add_argument("--output", metavar="SPEC", help="a law for the outputs alone")
+    command.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    return parser
+
+
+def _add_reading(command: argparse.ArgumentParser, rate_required: bool = False) -> None:
+    group = command.add_argument_group("reading")
+    group.add_argument("--columns", metavar="MAP", help="arrival=ts:ms,prompt=a,output=b when names are not recognised")
+    group.add_argument(
+        "--lenient", action="store_true", help="drop and count bad rows instead of stopping at the first"
+    )
+    group.add_argument("--from", dest="start_s", type=float, default=0.0, metavar="S", help="window start (default: 0)")
+    group.add_argument("--for", dest="duration_s", type=float, metavar="S", help="window length (default: to the end)")
+    group.add_argument("--num-requests", "--num-prompts", type=int, metavar="N", help="the first N rows of the window")
+    group.add_argument(
+        "--rate",
+        "--request-rate",
+        type=float,
+        required=rate_required,
+        metavar="R",
+        help="stretch the gaps to R requests/s",
+    )
+    group.add_argument("--arrivals", metavar="SPEC", help="arrivals of a set of lengths (default: poisson)")
+    group.add_argument(
+        "--lengths", metavar="SPEC", help="lengths of client rates that have none, e.g. profile:sharegpt"
+    )
+    group.add_argument("--seed", type=int, default=0, help="for what has to be drawn (default: %(default)s)")
+
+
+def _add_writing(command: argparse.ArgumentParser) -> None:
+    command.add_argument("out", metavar="OUT")
+    command.add_argument("--format", choices=FORMATS, default="ours", help="(default: %(default)s)")
+
+
+def _read(args: argparse.Namespace, path: str) -> Trace:
+    keys = ["columns", "lenient", "rate", "arrivals", "lengths", "seed", "start_s", "duration_s", "num_requests"]
+    return read_trace(path, **{key: getattr(args, key) for key in keys})
+
+
+def _write(trace: Trace, args: argparse.Namespace) -> None:
+    if args.out == "-":
+        for line in lines(trace, args.format):
+            print(line)
+        return
+    write_trace(trace, args.out, args.format)
+    note = f"; dropped {_counts(trace.dropped)}" if trace.dropped else ""
+    print(f"{args.out}: {len(trace):,} requests at {trace.rate:.4g} requests/s{note}", file=sys.stderr)
+
+
+def _describe(args: argparse.Namespace) -> None:
+    traces = [_read(args, path) for path in args.traces]
+    if args.json:
+        found = [{"name": trace.name, "source": trace.source, **asdict(describe(trace))} for trace in traces]
+        print(json.dumps(found, indent=2, allow_nan=False))
+        return
+    print("\n\n".join(_page(trace, describe(trace)) for trace in traces))
+
+
+def _page(trace: Trace, found: Description) -> str:
+    def number(value: float | None, places: int = 2) -> str:
+        return "-" if value is None else f"{value:,.{places}f}"
+
+    page = [
+        f"{trace.name}   ({trace.source})",
+        f"  requests     {found.n:,} in {found.span_s:,.1f} s, {number(found.rate_rps, 3)} requests/s",
+        f"  gaps         CV {number(found.gap_cv)}, D(10) {number(found.dispersion_10s, 1)}, "
+        f"busiest minute {number(found.peak_60s)} x the mean",
+        f"  tokens       {'mean':>9}{'p50':>9}{'p90':>9}{'p99':>9}{'max':>9}",
+    ]
+    for side, tokens in (("prompt", found.prompt), ("output", found.output)):
+        cells = (tokens.mean, tokens.p50, tokens.p90, tokens.p99, tokens.max)
+        page.append(f"    {side:<11}" + "".join(f"{cell:>9,.0f}" for cell in cells))
+    page.append(f"  rank corr.   {number(found.rank_correlation)} between prompt and output")
+    if found.clients is None:
+        page.append("  clients      not recorded")
+    else:
+        shares = ", ".join(f"{100 * rows / found.n:.0f}" for rows in list(found.clients.values())[:5])
+        page.append(f"  clients      {len(found.clients):,}, the largest send {shares} % of the requests")
+    if found.programs is not None:
+        page.append(f"  programs     {found.programs:,}")
+    if found.block_ids is not None:
+        page.append(f"  blocks       {found.block_ids:,} distinct ids of {trace.block_size} tokens")
+    page.append(f"  dropped      {_counts(found.dropped) or 'none'}")
+    page.append(f"  digest       {found.digest}")
+    return "\n".join(page)
+
+
+def _counts(dropped: dict[str, int]) -> str:
+    return ", ".join(f"{rows:,} {reason}" for reason, rows in dropped.items())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
