@@ -219,8 +219,8 @@ def test_a_mixed_linear_iteration_pays_the_larger_fixed_cost_once() -> None:
     model = LatencyModel.from_json({**FOUR, "prefill_ms_per_squared_token": 1e-5, "decode_ms_per_sequence": 0.5})
     # 20 (decode's, the larger) + 0.5 * 4 + 6e-4 * 1000 + 0.1 * 50 + 1e-5 * (150^2 - 100^2)
     assert model.iteration_ps(4, 1000, [(100, 50)]) == round((20 + 2 + 0.6 + 5 + 0.125) * 1e9)
-    slow = LatencyModel.from_json({**FOUR, "prefill_ms": 30})
-    assert slow.iteration_ps(4, 1000, [(0, 50)]) == round((30 + 0.6 + 5) * 1e9)
+    slow = LatencyModel.from_json({**FOUR, "prefill_ms": 30, "decode_ms_per_sequence": 0.5})
+    assert slow.iteration_ps(4, 1000, [(0, 50)]) == round((30 + 2 + 0.6 + 5) * 1e9)
 
 
 def test_an_iteration_of_nothing_takes_no_time() -> None:
