@@ -1,0 +1,222 @@
+"""The table, the JSON document and the files that keep a run."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.csv as pc
+import pyarrow.parquet as pq
+import pytest
+
+from fastserve.measures import summarise
+from sim.files import OutputError, atomically
+from sim.plot import draw
+from sim.provenance import provenance
+from sim.report import Run, document, plain, table, write_out
+from sim.style import LOOKS, look
+from tests.records import make_records
+
+SETTINGS = {"trace": "by-hand", "rate_rps": 0.5, "load": 0.8, "max_batch": 16, "kv_tokens": 66144, "predictor": None}
+
+
+def make_run(policy: str, seed: int = 0, scale: float = 1.0, label: str | None = None, **options: Any) -> Run:
+    arrival = [2.0 * i for i in range(6)]
+    jct = [scale * (1 + (i * (seed + 3)) % 5) for i in range(6)]
+    records = make_records(arrival, jct, **options.pop("columns", {}))
+    summary = summarise(records, horizon_s=100.0) | options.pop("summary", {})
+    return Run(policy, label or policy, seed, options, records, summary)
+
+
+def row_of(text: str, label: str) -> str:
+    return next(line for line in text.splitlines() if line.startswith(label))
+
+
+def test_the_table_has_a_row_per_label_and_repeats_the_settings() -> None:
+    text = table([make_run("fcfs"), make_run("mlfq", scale=2.0, q1="20 ms")], SETTINGS)
+    for told in ("trace by-hand", "rate rps 0.5", "load 0.8", "max batch 16", "kv tokens 66,144", "predictor none"):
+        assert told in text
+    assert "n 6" in text
+    assert "seeds 0" in text
+    assert "mlfq: q1=20 ms" in text
+    assert row_of(text, "fcfs ").split()[1] == "2.67"
+    assert row_of(text, "mlfq ").split()[1] == "5.33"
+    assert row_of(text, "mlfq ").split()[-1] == "0.50"
+    assert "nan" not in text.lower()
+
+
+def test_seeds_are_averaged_and_the_ratio_is_paired_over_those_that_both_have() -> None:
+    runs = [make_run("fcfs", seed) for seed in range(3)] + [make_run("srpt", seed, scale=0.5) for seed in (1, 2)]
+    text = table(runs, SETTINGS)
+    assert "seeds 0-2 (3)" in text
+    mean = sum(float(run.summary["mean_jct_s"] or 0) for run in runs[:3]) / 3
+    assert row_of(text, "fcfs ").split()[1] == f"{mean:.2f}"
+    assert row_of(text, "srpt ").endswith("2.00 [2.00, 2.00]")
+
+
+def test_numbers_line_up_on_the_right_within_120_columns() -> None:
+    runs = [make_run("fcfs", seed) for seed in range(2)]
+    runs += [make_run("fixed-priority", seed, scale=1234.5) for seed in range(2)]
+    settings = {f"setting_{i}": "value" * 3 for i in range(20)}
+    lines = table(runs, settings).splitlines()
+    assert max(map(len, lines)) <= 120
+    body = [line for line in lines if line.startswith(("fcfs ", "fixed-priority "))]
+    heading = next(line for line in lines if line.startswith("policy"))
+    assert all(line[len("fixed-priority")] == " " for line in body)
+    assert len(heading) == max(map(len, body))
+
+
+def test_saturated_and_collapsed_runs_are_marked() -> None:
+    grown = {"saturated": True}
+    text = table([make_run("fcfs"), make_run("mlfq", summary=grown)], SETTINGS)
+    assert row_of(text, "mlfq").startswith("mlfq *")
+    assert "* mlfq: collapsed" in text
+    text = table([make_run("fcfs", summary=grown), make_run("mlfq", summary=grown)], SETTINGS | {"load": 1.2})
+    assert "* fcfs: saturated" in text
+    assert "* mlfq: saturated" in text
+    # At a load below 1 fcfs can only be saturated: it is what the load is measured by.
+    assert "* fcfs: saturated" in table([make_run("fcfs", summary=grown)], SETTINGS)
+    assert "*" not in table([make_run("fcfs")], SETTINGS)
+
+
+def test_lost_jobs_are_told() -> None:
+    columns = {"finish": ["stop", "stop", "rejected", "unfinished", "unfinished", "stop"]}
+    assert "fcfs: 1 rejected, 2 unfinished" in table([make_run("fcfs", columns=columns)], SETTINGS)
+
+
+def test_measures_without_a_value_are_dashes() -> None:
+    text = table([make_run("fcfs", columns={"finish": ["rejected"] * 6})], {"trace": "t"})
+    assert row_of(text, "fcfs").split()[1:5] == ["-"] * 4
+    assert table([], SETTINGS) == "No run was finished."
+
+
+def test_the_document_is_strict_json() -> None:
+    run = make_run("fcfs", columns={"finish": ["rejected"] * 6}, summary={"odd": math.nan, "count": np.int64(3)})
+    found = document({"kv_tokens": math.inf, "policies": ("fcfs",), "where": Path("x")}, [run])
+    again = json.loads(json.dumps(found, allow_nan=False))
+    assert again == found
+    assert found["settings"] == {"kv_tokens": None, "policies": ["fcfs"], "where": "x"}
+    (one,) = found["runs"]
+    assert set(one) == {"policy", "label", "seed", "settings", "summary"}
+    assert one["summary"]["odd"] is None
+    assert one["summary"]["mean_jct_s"] is None
+    assert one["summary"]["count"] == 3
+
+
+def test_plain_keeps_truth_values_and_sorts_sets() -> None:
+    assert plain({"a": np.bool_(True), "b": {"y", "x"}, "c": np.array([1.5, math.nan])}) == {
+        "a": True,
+        "b": ["x", "y"],
+        "c": [1.5, None],
+    }
+
+
+def test_written_files_read_back(tmp_path: Path) -> None:
+    runs = [make_run("fcfs", 0), make_run("mlfq", 1, label="mine", columns={"client": list("aabbcc")})]
+    paths = write_out(tmp_path / "deep" / "er", SETTINGS, runs, csv=True)
+    assert sorted(path.name for path in (tmp_path / "deep" / "er").iterdir()) == sorted(path.name for path in paths)
+    folder = tmp_path / "deep" / "er"
+    assert json.loads((folder / "summary.json").read_text()) == document(SETTINGS, runs)
+    kept = json.loads((folder / "run.json").read_text())
+    assert kept["settings"] == SETTINGS
+    assert {"commit", "dirty", "versions", "machine", "written_at"} <= set(kept["provenance"])
+
+    records = pq.read_table(folder / "records.parquet")
+    assert records.column_names[:4] == ["policy", "label", "seed", "id"]
+    assert records["label"].to_pylist() == ["fcfs"] * 6 + ["mine"] * 6
+    assert records["client"].to_pylist() == [""] * 6 + list("aabbcc")
+    np.testing.assert_array_equal(records["end"].to_numpy()[6:], runs[1].records["end"])
+    assert records["ttft_slo"].null_count == 12
+    assert pc.read_csv(folder / "records.csv").num_rows == 12
+
+
+def test_an_interrupted_run_leaves_what_was_finished(tmp_path: Path) -> None:
+    write_out(tmp_path, SETTINGS, [])
+    assert json.loads((tmp_path / "summary.json").read_text())["runs"] == []
+    assert not (tmp_path / "records.parquet").exists()
+
+
+def test_an_unwritable_folder_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError, match=r"^Cannot write .*run\.json: [^\n]+$"):
+        write_out(tmp_path / "file", SETTINGS, [make_run("fcfs")])
+    with pytest.raises(OutputError, match=r"^Cannot write .*jct_cdf\.pdf: [^\n]+$"):
+        draw([make_run("fcfs")], tmp_path / "file")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_is_one_clear_line_and_keeps_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "summary.json"
+    path.write_text("old")
+
+    def overwrite() -> None:
+        with atomically(path) as draft:
+            draft.symlink_to("/dev/full")
+            draft.write_text("new")
+
+    with pytest.raises(OutputError, match="No space left on device"):
+        overwrite()
+    assert path.read_text() == "old"
+    assert [found.name for found in tmp_path.iterdir()] == ["summary.json"]
+
+
+def test_what_breaks_off_while_writing_leaves_nothing_half_done(tmp_path: Path) -> None:
+    path = tmp_path / "summary.json"
+
+    def break_off() -> None:
+        with atomically(path) as draft:
+            draft.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        break_off()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_figures_are_pdf_with_real_fonts_and_png(tmp_path: Path) -> None:
+    runs = [make_run(policy, seed, label=label) for policy, label in CASES for seed in range(2)]
+    paths = draw(runs, tmp_path)
+    assert [path.name for path in paths] == ["jct_cdf.pdf", "jct_cdf.png", "jct_bars.pdf", "jct_bars.png"]
+    for path in paths:
+        content = path.read_bytes()
+        assert content.startswith(b"%PDF" if path.suffix == ".pdf" else b"\x89PNG")
+        assert b"/Type3" not in content
+    with pytest.raises(ValueError, match="nothing to draw"):
+        draw([], tmp_path)
+
+
+CASES = [
+    ("fcfs", "fcfs"),
+    ("mlfq", "mlfq"),
+    ("mlfq", "mlfq again"),
+    ("mine:Mine", "mine:Mine"),
+    ("srpt", "srpt (oracle)"),
+]
+
+
+def test_figures_of_a_run_in_which_nothing_was_done(tmp_path: Path) -> None:
+    assert len(draw([make_run("fcfs", columns={"finish": ["rejected"] * 6})], tmp_path)) == 4
+
+
+def test_a_policy_looks_the_same_everywhere() -> None:
+    assert len(set(LOOKS.values())) == len({known.colour for known in LOOKS.values()}) == len(LOOKS)
+    assert look("mine:Mine") == look("mine:Mine")
+    assert look("mlfq", 1)[:2] == look("mlfq")[:2]
+    assert look("mlfq", 1) != look("mlfq")
+
+
+def test_provenance_knows_this_interpreter() -> None:
+    found = provenance()
+    assert found["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_reporting_loads_nothing_heavy_until_it_is_asked_to() -> None:
+    code = "import sim.plot, sim.report, sys; print(*sys.modules)"
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert not {"pandas", "pyarrow", "matplotlib"} & set(done.stdout.split())
