@@ -175,7 +175,9 @@ def _window(columns: Columns, start: float) -> float | None:
 
 
 def _mean(values: NDArray[Any]) -> float | None:
-    return float(np.mean(values)) if len(values) else None
+    """Of the finite values: a job that never began has no time in the queue before it began."""
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else None
 
 
 def _distribution(name: str, values: NDArray[Any]) -> Summary:

@@ -53,6 +53,11 @@ def test_one_token_has_no_time_per_output_token() -> None:
     assert summary_of(make_records([0, 1], [1, 1], output_tokens=[1, 1]))["mean_tpot_s"] is None
 
 
+def test_means_leave_out_jobs_without_a_value() -> None:
+    found = summary_of(make_records([0, 1], [1, 9], finish=["stop", "unfinished"], queued=[0.5, NAN]))
+    assert found["mean_queued_s"] == 0.5
+
+
 def test_no_value_is_none_and_never_nan() -> None:
     for records in (make_records([], []), make_records([0], [0], finish=["rejected"]), make_records([5], [1])):
         found = summary_of(records)
