@@ -1,0 +1,36 @@
+"""Least attained service (foreground-background), noticed once a quantum: the limit that MLFQ approximates."""
+
+from __future__ import annotations
+
+from fastserve.sched.job import Job
+from fastserve.sched.policy import Policy
+
+
+class Las(Policy):
+    """Rank: ns served, as of the last full quantum. quantum: s; 0 is one decode iteration of the machine."""
+
+    settled = True
+
+    def __init__(self, quantum: float = 0.0) -> None:
+        if quantum < 0:
+            raise ValueError(f"quantum={quantum} must not be negative; it is in seconds, 0 is one decode iteration")
+        self.quantum = round(quantum * 1e9)
+        self.attained: dict[Job, int] = {}
+
+    def rank(self, job: Job) -> int:
+        return self.attained[job]
+
+    def arrive(self, job: Job) -> None:
+        self.attained[job] = 0
+        self.wake(job, served=self.quantum or self.machine.decode_ns)
+
+    def alarm(self, job: Job, why: str) -> None:
+        self.attained[job] = job.served
+        self.rerank(job)
+        self.wake(job, served=self.quantum or self.machine.decode_ns)
+
+    def depart(self, job: Job) -> None:
+        del self.attained[job]
+
+    def explain(self, job: Job) -> str:
+        return f"served {self.attained[job] / 1e6:.0f} ms"

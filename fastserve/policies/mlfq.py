@@ -1,0 +1,206 @@
+"""Multi-level feedback queues with ageing: FastServe's scheduler without skip-join (naive MLFQ).
+
+A job enters the first level, is demoted when it has used up its level's quantum, and promoted when it has waited for
+too long. All of it is enter(): note level and turn, rerank, set two alarms. The knobs are those on which papers, the
+released code and re-implementations differ; docs/policies.md has their sources.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from fastserve.sched.job import Job
+from fastserve.sched.policy import Policy
+
+MOST_LEVELS = 48
+
+
+class Mlfq(Policy):
+    """Rank: (level, turn). Level 0 is the paper's Q1.
+
+    q1: s, quantum of the first level; 0 is one decode iteration. ratio: of each quantum to the one above.
+    levels: how many; 0: until a quantum covers the longest prefill that the machine takes; "unbounded".
+    eta: levels of a demotion. demote_to: "eta", or "fit": the next level whose quantum covers the next iteration.
+    strict: demote when the charge exceeds the quantum, not when it reaches it. carry: overshoot counts in the new level.
+    reinsert: demoted jobs queue at the "back" or the "front". alpha: s of waiting until promotion to the first level; 0
+    never. check: iterations between looks for starving jobs (0: at once); at a look, jobs that never ran count as
+    starving. promote_to: "back" or "front" of the first level. reset: a promotion forgets what was charged.
+    eviction: "enst" (largest estimated next scheduled time leaves first) or "priority" (worst rank first).
+    """
+
+    settled = True
+
+    def __init__(
+        self,
+        q1: float = 0.0,
+        ratio: float = 2.0,
+        levels: int | str = 0,
+        eta: int = 1,
+        demote_to: str = "eta",
+        strict: bool = False,
+        carry: bool = False,
+        reinsert: str = "back",
+        alpha: float = 0.3,
+        check: int = 0,
+        promote_to: str = "back",
+        reset: bool = True,
+        eviction: str = "enst",
+    ) -> None:
+        if q1 < 0 or ratio < 1 or eta < 1 or alpha < 0 or check < 0:
+            raise ValueError(
+                f"q1={q1}, alpha={alpha} (s) and check={check} must not be negative, ratio={ratio} and eta={eta} be at least 1"
+            )
+        if levels != "unbounded" and not (isinstance(levels, int) and 0 <= levels <= MOST_LEVELS):
+            raise ValueError(f'levels={levels!r} is neither "unbounded" nor a number up to {MOST_LEVELS}')
+        _one_of("demote_to", demote_to, "eta", "fit")
+        _one_of("reinsert", reinsert, "back", "front")
+        _one_of("promote_to", promote_to, "back", "front")
+        _one_of("eviction", eviction, "enst", "priority")
+        self.q1 = round(q1 * 1e9)
+        self.ratio = ratio
+        self.levels = levels
+        self.eta = eta
+        self.fit = demote_to == "fit"
+        self.strict = int(strict)
+        self.carry = carry
+        self.back = reinsert == "back"
+        self.alpha = round(alpha * 1e9)
+        self.check = check
+        self.promote_back = promote_to == "back"
+        self.reset = reset
+        self.enst = eviction == "enst"
+        self.quanta: list[int] = []  # ns, by level
+        self.place: dict[Job, tuple[int, int]] = {}  # level and turn
+        self.entered: dict[Job, int] = {}  # ns served when its charge in this level was zero
+        self.population: list[int] = []  # live jobs by level
+        self.look: dict[Job, int] = {}  # ns: when a starving job will be looked at
+        self.turn = 0
+
+    # -- the policy ------------------------------------------------------------------------------------------------
+
+    def rank(self, job: Job) -> tuple[int, int]:
+        return self.place[job]
+
+    def arrive(self, job: Job) -> None:
+        if not self.quanta:
+            self._set_up()
+        self.enter(job, self.first_level(job), back=True)
+        if self.check and self.alpha:
+            self._await_look(job, job.arrival)
+
+    def alarm(self, job: Job, why: str) -> None:
+        level = self.place[job][0]
+        if why == "served":
+            over = job.served - self.entered[job] - self.quanta[level] if self.carry else 0
+            self.enter(job, self.demoted(job, level), charged=over, back=self.back)
+        elif self.check and not self._looked_at(job):
+            pass
+        else:
+            charged = 0 if self.reset else job.served - self.entered[job]
+            self.enter(job, 0, charged=charged, back=self.promote_back)
+
+    def depart(self, job: Job) -> None:
+        self.population[self.place.pop(job)[0]] -= 1
+        del self.entered[job]
+        self.look.pop(job, None)
+
+    def first_level(self, job: Job) -> int:
+        """Where a job joins. Naive: the top."""
+        return 0
+
+    def demoted(self, job: Job, level: int) -> int:
+        """Where a job goes that has used up its quantum at this level."""
+        last = len(self.quanta) - 1
+        if not self.fit:
+            return min(last, level + self.eta)
+        owed = 0 if job.decoding else job.prompt + job.generated - job.prefilled
+        return max(min(last, level + 1), self.covering(self.machine.prefill_ns(owed) if owed else self.machine.decode_ns))
+
+    def covering(self, ns: int) -> int:
+        """The first level whose quantum is at least so long; the last one if none is."""
+        for level, quantum in enumerate(self.quanta):
+            if quantum >= ns:
+                return level
+        return len(self.quanta) - 1
+
+    def enter(self, job: Job, level: int, charged: int = 0, back: bool = True) -> None:
+        """Queue it at this level, with so many ns of the quantum used already."""
+        old = self.place.get(job)
+        if old is not None:
+            self.population[old[0]] -= 1
+        self.population[level] += 1
+        self.turn += 1
+        self.place[job] = level, self.turn if back else -self.turn
+        self.entered[job] = job.served - charged
+        self.look.pop(job, None)
+        self.rerank(job)
+        starves = self.alpha if level and self.alpha else None
+        self.wake(job, served=self.quanta[level] - charged + self.strict, waited=starves)
+
+    def explain(self, job: Job) -> str:
+        level = self.place[job][0]
+        left = self.quanta[level] - (job.served - self.entered[job])
+        return f"Q{level + 1}, {max(0, left) / 1e6:.0f} ms left"
+
+    # -- levels and looks for starving jobs ------------------------------------------------------------------------
+
+    def _set_up(self) -> None:
+        first = self.q1 or self.machine.decode_ns
+        longest = self.machine.prefill_ns(self.machine.longest)
+        count = self.levels if isinstance(self.levels, int) and self.levels else MOST_LEVELS
+        self.quanta = [first]
+        while len(self.quanta) < count and (self.levels or self.quanta[-1] < longest):
+            self.quanta.append(round(self.quanta[-1] * self.ratio))
+        self.population = [0] * len(self.quanta)
+
+    def _await_look(self, job: Job, since: int) -> None:
+        """It starves, or has never run: its alarm rings at the next look. since: when its wait began, ns.
+
+        The time between looks is so many iterations of one decode each: a policy has no iteration counter.
+        """
+        period = self.check * self.machine.decode_ns
+        self.look[job] = (self.now // period + 1) * period
+        self.wake(job, waited=self.look[job] - since)
+
+    def _looked_at(self, job: Job) -> bool:
+        """Its alarm rang: is this a look at a starving job? If not, the alarm is set anew."""
+        starved = self.alpha if job.served == 0 else self.now - job.last_served
+        if starved < self.alpha:
+            self.wake(job, waited=self.alpha - starved)
+        elif self.now < self.look.get(job, self.now + 1):
+            self._await_look(job, self.now)
+        else:
+            return True
+        return False
+
+    # -- eviction --------------------------------------------------------------------------------------------------
+
+    def coldest(self, parked: list[Job]) -> Iterable[Job]:
+        """Largest estimated next scheduled time first (ENST, the paper's proactive KV management).
+
+        ENST(i) = min(time until i is promoted, (1/B) * sum over the jobs j above i of the quanta that take j down to i).
+        """
+        if not self.enst:
+            return super().coldest(parked)
+        drop = 0  # ns until all jobs above a level have come down to it, over all slots
+        above = 0
+        execute: list[int] = []
+        for quantum, population in zip(self.quanta, self.population, strict=True):
+            execute.append(drop)
+            above += population
+            drop += above * quantum
+        slots = self.machine.slots
+
+        def enst(job: Job) -> int:
+            level = self.place[job][0]
+            wait = execute[level] // slots
+            if level and self.alpha and not job.running:
+                wait = min(wait, max(0, job.last_served + self.alpha - self.now))
+            return wait
+
+        return sorted(parked, key=lambda job: (enst(job), self.place[job], job.arrival, job.id), reverse=True)
+
+
+def _one_of(name: str, value: str, *choices: str) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} is none of {', '.join(choices)}")

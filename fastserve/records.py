@@ -1,0 +1,303 @@
+"""One record per job, one schema for the simulated and the live world.
+
+A Recorder is told of every committed plan and costs what changed in it: common gaps between tokens go on a stack of
+maxima over the iterations, and a job looks there once for each visit.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from fastserve.sched.job import NEVER, Job
+from fastserve.sched.plan import Copy, Outcome, Plan
+
+COLUMNS: dict[str, str] = {
+    "id": "i8",
+    "arrival": "f8",  # s; all times are seconds from the same origin
+    "prompt_tokens": "i8",
+    "output_tokens": "i8",  # delivered
+    "finish": "O",  # stop, length, cancelled, rejected, unfinished
+    "first_token": "f8",  # s; nan if there was none
+    "end": "f8",  # s; nan if it has not ended
+    "jct_from_arrival": "f8",  # s; of an unfinished job so far, a lower bound; nan if rejected
+    "ttft": "f8",  # s
+    "s_per_token": "f8",  # JCT / output tokens: the papers' normalised latency
+    "tpot_excl_first": "f8",  # s; nan below two tokens
+    "slowdown": "f8",  # JCT / alone
+    "alone": "f8",  # s; the same job on an empty machine
+    "queued": "f8",  # s before its first place in the batch
+    "preempted": "f8",  # s between its visits
+    "stalled": "f8",  # s that its batch waited for copies
+    "service": "f8",  # s charged
+    "largest_gap": "f8",  # s between two of its tokens; nan below two
+    "preemptions": "i8",
+    "recomputed_tokens": "i8",
+    "swapped_out_bytes": "i8",
+    "swapped_in_bytes": "i8",
+    "client": "O",
+    "program": "O",
+    "priority": "i8",
+    "ttft_slo": "f8",  # s; nan if none
+    "tpot_slo": "f8",
+    "e2e_slo": "f8",
+}
+"""Column -> numpy kind; units beside it."""
+
+Columns = dict[str, np.ndarray[Any, np.dtype[Any]]]
+Slo = tuple[float, float, float]
+NO_SLO: Slo = (float("nan"), float("nan"), float("nan"))
+FLUSH = 20_000  # rows kept as Python objects before they go into arrays
+
+
+class Trail:
+    """What is remembered of a job while it lives. Times in ns."""
+
+    __slots__ = (
+        "blocks_in", "blocks_out", "computed", "first", "gap", "last", "left", "mark", "preempted", "queued", "stall",
+        "stalled",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.queued = -1  # until its first place in the batch
+        self.first = -1  # when its first token came
+        self.last = -1  # when its last token came, while that is not the batch's own last
+        self.left = -1  # when it last gave up its place
+        self.mark = 0  # iterations from this number on have given it tokens in step with the batch
+        self.gap = 0
+        self.preempted = 0
+        self.stall = 0  # the stall clock when it joined
+        self.stalled = 0
+        self.computed = 0  # tokens that its prefills have processed
+        self.blocks_out = 0
+        self.blocks_in = 0
+
+
+class Recorder:
+    """block_bytes: bytes of a KV block. alone: (prompt, output tokens) -> s on an empty machine. slo: job id -> SLOs, s."""
+
+    def __init__(
+        self,
+        block_bytes: int = 0,
+        alone: Callable[[int, int], float] | None = None,
+        slo: Callable[[int], Slo] | None = None,
+    ) -> None:
+        self.block_bytes = block_bytes
+        self.alone = alone
+        self.slo = slo
+        self.trails: dict[Job, Trail] = {}
+        self.rows: list[tuple[Any, ...]] = []
+        self.parts: list[Columns] = []
+        self.stall = 0  # ns of stall so far
+        self.waited = 0  # ns since the batch last decoded, through iterations in which decodes idle
+        self.token_at = 0  # ns: when the batch last decoded
+        self.fetched: set[Copy] = set()  # prefetches that a load may yet wait for
+        self.awaiting: dict[Job, Trail] = {}  # whose next token closes a gap of their own
+        self.count = 0
+        self.peaks: list[tuple[int, int]] = []  # (number, ns), falling: the longest gap from that iteration on
+        self.horizon = 0
+        self.iterations = 0
+        self.plans = 0
+        self.joins = 0
+        self.leaves = 0
+
+    # -- what the driver tells -------------------------------------------------------------------------------------
+
+    def commit(self, plan: Plan, outcome: Outcome, finished: Sequence[Job], now: int) -> None:
+        """After every commit: the plan, what came of it, the jobs that have finished, and the time (ns)."""
+        self.plans += 1
+        self.iterations += outcome.iterations
+        if plan.left:
+            self._left(plan)
+        self.stall += outcome.stall
+        if plan.joined:
+            self._joined(plan, outcome.stall)
+        if plan.park or plan.prefetch or plan.load:
+            self._copies(plan)
+        if plan.batch:
+            self._decoded(plan.now, outcome)
+            self.token_at = now
+            self.waited = 0
+        else:
+            self.waited += outcome.service + outcome.stall
+        for job, tokens in plan.prefill:
+            trail = self.trails[job]
+            trail.computed += tokens
+            if job.rolling or job.finish:
+                self._prefilled(job, trail, now)
+        for job in finished:
+            self._finish(job, now)
+
+    def reject(self, job: Job) -> None:
+        """A job that the Scheduler refused."""
+        job.finish = "rejected"
+        self.trails[job] = Trail()
+        self._row(job, self.trails.pop(job), job.arrival, "rejected")
+
+    def cancel(self, job: Job, now: int) -> None:
+        """A job that was cancelled, after Scheduler.cancel()."""
+        self._finish(job, now)
+
+    def close(self, now: int, live: Iterable[Job]) -> None:
+        """The run is over at `now`; who still lives is unfinished."""
+        self.horizon = now
+        for job in live:
+            self._finish(job, now, "unfinished")
+
+    # -- gaps and visits -------------------------------------------------------------------------------------------
+
+    def _left(self, plan: Plan) -> None:
+        for job in plan.left:
+            trail = self.trails[job]
+            self.leaves += 1
+            trail.left = plan.now
+            trail.stalled += self.stall - trail.stall
+            self._settle(job, trail)
+
+    def _settle(self, job: Job, trail: Trail) -> None:
+        """It is no longer in step with the batch: note its longest gap and its last token."""
+        if job in self.awaiting:
+            del self.awaiting[job]
+        elif trail.last < 0 and trail.first >= 0:
+            trail.last = self.token_at
+            peaks = self.peaks
+            at = bisect_left(peaks, (trail.mark, -1))
+            if at < len(peaks) and peaks[at][1] > trail.gap:
+                trail.gap = peaks[at][1]
+
+    def _joined(self, plan: Plan, stall: int) -> None:
+        prefilled = {job for job, _ in plan.prefill}
+        for job in plan.joined:
+            self.joins += 1
+            trail = self.trails.get(job)
+            if trail is None:
+                trail = self.trails[job] = Trail()
+                trail.queued = plan.now - job.arrival
+            else:
+                trail.preempted += plan.now - trail.left
+            trail.stall = self.stall - stall
+            if job not in prefilled and (job.rolling or job.finish):
+                self.awaiting[job] = trail
+
+    def _copies(self, plan: Plan) -> None:
+        for copy in plan.park:
+            self.trails[copy.job].blocks_out += copy.blocks
+        for copy in plan.prefetch:
+            self.trails[copy.job].blocks_in += copy.blocks
+            self.fetched.add(copy)
+        for copy in plan.load:
+            if copy in self.fetched:
+                self.fetched.remove(copy)
+            else:
+                self.trails[copy.job].blocks_in += copy.blocks
+
+    def _decoded(self, start: int, outcome: Outcome) -> None:
+        token = start + outcome.first
+        self.count += 1
+        self._push(self.waited + outcome.first)
+        self.count += 1
+        for trail in self.awaiting.values():
+            if token - trail.last > trail.gap:
+                trail.gap = token - trail.last
+            trail.last = -1
+            trail.mark = self.count
+        self.awaiting.clear()
+        if outcome.gap:
+            self._push(outcome.gap)
+
+    def _push(self, gap: int) -> None:
+        peaks = self.peaks
+        while peaks and peaks[-1][1] <= gap:
+            peaks.pop()
+        peaks.append((self.count, gap))
+
+    def _prefilled(self, job: Job, trail: Trail, now: int) -> None:
+        """Its prefill is complete and has yielded a token."""
+        if trail.first < 0:
+            trail.first = now
+        elif now - trail.last > trail.gap:
+            trail.gap = now - trail.last
+        trail.last = now
+        self.awaiting[job] = trail
+
+    # -- records ---------------------------------------------------------------------------------------------------
+
+    def _finish(self, job: Job, now: int, finish: str = "") -> None:
+        trail = self.trails.pop(job, None)
+        if trail is None:
+            trail = Trail()
+            trail.queued = now - job.arrival
+        elif job.running or job.last > trail.left:
+            trail.stalled += self.stall - trail.stall
+            self._settle(job, trail)
+        else:
+            trail.preempted += now - trail.left
+        self._row(job, trail, now, finish or job.finish)
+
+    def _row(self, job: Job, trail: Trail, now: int, finish: str) -> None:
+        nan = float("nan")
+        tokens = job.generated
+        jct = nan if finish == "rejected" else (now - job.arrival) / 1e9
+        ended = finish != "unfinished"
+        ttft = (trail.first - job.arrival) / 1e9 if trail.first >= 0 else nan
+        alone = self.alone(job.prompt, tokens) if self.alone is not None and tokens else nan
+        self.rows.append(
+            (
+                job.id,
+                job.arrival / 1e9,
+                job.prompt,
+                tokens,
+                finish,
+                trail.first / 1e9 if trail.first >= 0 else nan,
+                now / 1e9 if ended else nan,
+                jct,
+                ttft,
+                jct / tokens if tokens else nan,
+                (now - trail.first) / 1e9 / (tokens - 1) if tokens > 1 and ended else nan,
+                jct / alone if alone > 0 else nan,
+                alone,
+                trail.queued / 1e9 if trail.queued >= 0 else nan,
+                trail.preempted / 1e9,
+                trail.stalled / 1e9,
+                job.served / 1e9,
+                trail.gap / 1e9 if tokens > 1 else nan,
+                job.preemptions,
+                max(0, trail.computed - job.prompt),
+                trail.blocks_out * self.block_bytes,
+                trail.blocks_in * self.block_bytes,
+                job.client,
+                job.program,
+                job.priority,
+                *(NO_SLO if self.slo is None else self.slo(job.id)),
+            )
+        )
+        if len(self.rows) >= FLUSH:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self.rows:
+            values = zip(*self.rows, strict=True)
+            self.parts.append(
+                {name: np.array(column, dtype=kind) for (name, kind), column in zip(COLUMNS.items(), values, strict=True)}
+            )
+            self.rows.clear()
+
+    def columns(self) -> Columns:
+        """The records so far, by id; arrays of equal length."""
+        self._flush()
+        if not self.parts:
+            return {name: np.empty(0, dtype=kind) for name, kind in COLUMNS.items()}
+        if len(self.parts) > 1:
+            self.parts = [{name: np.concatenate([part[name] for part in self.parts]) for name in COLUMNS}]
+        columns = self.parts[0]
+        order = np.argsort(columns["id"], kind="stable")
+        return {name: column[order] for name, column in columns.items()}
+
+
+def slos(ttft: int, tpot: int, e2e: int) -> Slo:
+    """From ns, NEVER or 0 where there is none."""
+    ns = (ttft, tpot, e2e)
+    return tuple([value / 1e9 if 0 < value < NEVER else float("nan") for value in ns])  # type: ignore[return-value]

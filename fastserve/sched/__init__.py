@@ -1,0 +1,1 @@
+"""The contract and the mechanism: Job, Policy, Plan, Scheduler. Standard library only."""

@@ -1,0 +1,142 @@
+"""Job: everything a scheduler may know about one request, and the clocks that keep it current."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from fastserve.sched.plan import Copy
+
+NEVER: Final = 1 << 60
+"""A time, a count or a number of blocks beyond all others."""
+
+
+class Place(Enum):
+    """Where the KV cache of a job lies."""
+
+    NOWHERE = "nowhere"  # never computed, or forgotten: joining means a prefill
+    DEVICE = "device"  # in use, or parked: joining costs nothing
+    LEAVING = "leaving"  # still whole on the device while it is copied out
+    HOST = "host"  # joining means a copy in
+    COMING = "coming"  # on the host while it is copied in ahead of need
+
+
+NOWHERE: Final = Place.NOWHERE
+DEVICE: Final = Place.DEVICE
+LEAVING: Final = Place.LEAVING
+HOST: Final = Place.HOST
+COMING: Final = Place.COMING
+
+
+class Meter:
+    """The clocks of one Scheduler, shared with its jobs, so that a stretch of iterations moves every running job at once."""
+
+    __slots__ = ("block", "now", "service", "steps")
+
+    def __init__(self, block: int) -> None:
+        self.block = block  # tokens in a KV block
+        self.now = 0  # ns, the wall: the time of the last thing the Scheduler was told
+        self.steps = 0  # decode iterations so far
+        self.service = 0  # ns of charged iteration time so far
+
+
+class Job:
+    """One request. Policies read it; the Scheduler alone writes it.
+
+    The true output length is not here: the driver keeps it, and `limit` must not leak it.
+
+    id: dense from 0 in a replay. arrival: ns. prompt, limit, guess: tokens (limit: the client's max tokens; guess: a
+    predictor's output length, None unless the policy `needs` it). client, program: names. priority: the smaller the more
+    urgent. deadline: ns, arrival + slo.e2e, else + slo.ttft; NEVER without one.
+    """
+
+    __slots__ = (
+        "arrival", "client", "clock_base", "copy", "deadline", "entry", "finish", "fresh", "guard", "guess", "id", "last",
+        "limit", "meter", "place", "preemptions", "prefilled", "priority", "program", "prompt", "queue", "rolling",
+        "running", "served_goal", "since", "tokens_base", "tokens_goal", "waited",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        id: int,
+        arrival: int,
+        prompt: int,
+        limit: int = NEVER,
+        client: str = "",
+        program: str = "",
+        priority: int = 0,
+        deadline: int = NEVER,
+        guess: int | None = None,
+    ) -> None:
+        self.id = id
+        self.arrival = arrival
+        self.prompt = prompt
+        self.limit = limit
+        self.client = client
+        self.program = program
+        self.priority = priority
+        self.deadline = deadline
+        self.guess = guess
+
+        self.prefilled = 0  # tokens that prefills have put into its KV; 0 again once that is forgotten
+        self.running = False  # has a place in the batch
+        self.place: Place = NOWHERE
+        self.preemptions = 0
+        self.finish = ""  # "stop", "length", "cancelled", "rejected"; empty while it lives
+
+        # The Scheduler's own; policies have no use for these.
+        self.rolling = False  # running with a complete cache: the step counter counts its tokens
+        self.fresh = False  # running, and without a token since it joined: its place is safe
+        self.tokens_base = 0  # tokens generated; while rolling: the same less meter.steps
+        self.clock_base = 0  # ns served; while running: the same less meter.service
+        self.last = arrival  # ns, when it last gave up its place
+        self.since = arrival  # ns, when its present wait began or its last "waited" alarm rang
+        self.served_goal = NEVER  # ns of service, tokens: where the alarms ring
+        self.tokens_goal = NEVER
+        self.waited = 0  # ns, the period of the third alarm; 0: none
+        self.guard = 0  # meter.service until which the visit guard protects this visit
+        self.copy: Copy | None = None  # the copy under way, while LEAVING or COMING
+        self.entry: tuple[Any, int, int, Job] | None = None
+        self.queue: list[tuple[Any, int, int, Job]] | None = None
+        self.meter: Meter | None = None
+
+    @property
+    def generated(self) -> int:
+        """Tokens generated so far."""
+        if self.rolling:
+            assert self.meter is not None
+            return self.tokens_base + self.meter.steps
+        return self.tokens_base
+
+    @property
+    def served(self) -> int:
+        """Nanoseconds charged so far, over all its visits."""
+        if self.running:
+            assert self.meter is not None
+            return self.clock_base + self.meter.service
+        return self.clock_base
+
+    @property
+    def last_served(self) -> int:
+        """Nanoseconds: when it last had a place in the batch; its arrival if it never had one."""
+        if self.running:
+            assert self.meter is not None
+            return self.meter.now
+        return self.last
+
+    @property
+    def blocks(self) -> int:
+        """KV blocks that it holds or would need next, on the device or the host; 0 while its KV is nowhere."""
+        if self.place is NOWHERE or self.meter is None:
+            return 0
+        return -(-(self.prompt + self.generated - (not self.running)) // self.meter.block)
+
+    @property
+    def decoding(self) -> bool:
+        """Its cache is complete but for the newest token, wherever it lies: no prefill is owed."""
+        return self.rolling or (not self.running and self.place is not NOWHERE)
+
+    def __repr__(self) -> str:
+        state = self.finish or ("running" if self.running else f"waiting, KV {self.place.value}")
+        return f"<Job {self.id}: prompt {self.prompt}, generated {self.generated}, {state}>"

@@ -1,0 +1,189 @@
+"""The KV ledger: who holds how many blocks where.
+
+Device blocks are either `used` (by the running jobs, the next token's block included) or `cold`: parked KV, KV on its
+way out, and room that a copy on its way in will fill. A copy's destination is occupied until the copy has ended,
+whatever becomes of the job; its source belongs to the job.
+"""
+
+from __future__ import annotations
+
+from fastserve.sched.job import COMING, DEVICE, HOST, LEAVING, NEVER, NOWHERE, Job
+from fastserve.sched.plan import Copy
+
+
+class Ledger:
+    """blocks, host: the pools, in blocks of `block` tokens. whole: reserve prompt + limit at once, as Orca does."""
+
+    __slots__ = (
+        "away", "block", "blocks", "cold", "copies", "host", "hosted", "leaving", "parked", "phase", "used", "whole",
+    )  # fmt: skip
+
+    def __init__(self, blocks: int, host: int, block: int, whole: bool) -> None:
+        self.blocks = blocks
+        self.host = host
+        self.block = block
+        self.whole = whole
+        self.used = 0
+        self.cold = 0
+        self.leaving = 0  # the part of `cold` that a copy out will free by itself
+        self.hosted = 0
+        self.parked: dict[Job, None] = {}  # waiting jobs at DEVICE
+        self.away: dict[Job, None] = {}  # waiting jobs at HOST
+        self.copies: dict[Copy, None] = {}  # under way, in the order of issue
+        self.phase = [0] * block  # rolling jobs by (their tokens - steps) mod block: who needs a block when
+
+    def need(self, job: Job) -> int:
+        """Blocks for its next iteration."""
+        if self.whole and job.limit < NEVER:
+            return -(-(job.prompt + job.limit) // self.block)
+        return -(-(job.prompt + job.generated) // self.block)
+
+    def held(self, job: Job) -> int:
+        """Blocks of its KV as it stands, when that is complete: all tokens but the newest."""
+        return -(-(job.prompt + job.generated - 1) // self.block)
+
+    # -- the running jobs ------------------------------------------------------------------------------------------
+
+    def join(self, job: Job) -> None:
+        """From wherever it lies into the batch."""
+        place = job.place
+        if place is not NOWHERE:
+            held = self.held(job)
+            if place is HOST:
+                self.hosted -= held
+                del self.away[job]
+            else:
+                self.cold -= held
+                if place is DEVICE:
+                    del self.parked[job]
+                else:
+                    copy = job.copy
+                    assert copy is not None
+                    job.copy = None
+                    if place is LEAVING:
+                        self.leaving -= held
+                        copy.orphan = True
+                    else:
+                        self.hosted -= held
+                        del self.copies[copy]
+        job.place = DEVICE
+        self.used += self.need(job)
+
+    def leave(self, job: Job) -> None:
+        """Out of the batch; its KV stays parked. job.generated must be up to date."""
+        self.cold += self.held(job)
+        self.parked[job] = None
+
+    def roll(self, job: Job, by: int) -> None:
+        """by = 1: job.tokens_base has just been made relative to the step counter; -1: it is about to stop being so."""
+        if not self.whole:
+            self.phase[(job.prompt + job.tokens_base) % self.block] += by
+
+    def advance(self, steps: int, k: int) -> None:
+        """k decode iterations from `steps` on: the rolling jobs take their next blocks."""
+        if self.whole:
+            return
+        phase = self.phase
+        block = self.block
+        if k >= block:
+            self.used += k // block * sum(phase)
+            k %= block
+        for i in range(steps, steps + k):
+            self.used += phase[-i % block]
+
+    def steps_within(self, room: int, batch: int, steps: int, most: int, plan_phase: list[int]) -> int:
+        """The first number of iterations, at most `most`, after which the batch has outgrown `room` more blocks."""
+        block = self.block
+        cycles = room // batch  # in `block` steps every job takes one block
+        done = cycles * block
+        if done >= most:
+            return most
+        growth = cycles * batch
+        while done < most:
+            growth += plan_phase[-(steps + done) % block]
+            done += 1
+            if growth > room:
+                break
+        return done
+
+    # -- the waiting jobs ------------------------------------------------------------------------------------------
+
+    def drop(self, job: Job) -> None:
+        """Parked KV is forgotten."""
+        del self.parked[job]
+        self.cold -= self.held(job)
+        job.place = NOWHERE
+        job.prefilled = 0
+
+    def start(self, copy: Copy) -> None:
+        """A copy of parked KV out, or of hosted KV in ahead of need, is under way."""
+        job = copy.job
+        job.copy = copy
+        self.copies[copy] = None
+        if copy.out:
+            del self.parked[job]
+            job.place = LEAVING
+            self.leaving += copy.blocks
+            self.hosted += copy.blocks
+        else:
+            del self.away[job]
+            job.place = COMING
+            self.cold += copy.blocks
+
+    def finish(self, copy: Copy) -> None:
+        """A copy has ended. One that its job has joined by is no longer on the books."""
+        if copy not in self.copies:
+            return
+        del self.copies[copy]
+        if copy.orphan:
+            if copy.out:
+                self.hosted -= copy.blocks
+            else:
+                self.cold -= copy.blocks
+            return
+        job = copy.job
+        job.copy = None
+        if copy.out:
+            self.cold -= copy.blocks
+            self.leaving -= copy.blocks
+            job.place = HOST
+            self.away[job] = None
+        else:
+            self.hosted -= copy.blocks
+            job.place = DEVICE
+            self.parked[job] = None
+
+    def abort(self, copy: Copy) -> None:
+        """A prefetch gave its room to somebody else; the KV is still on the host."""
+        if copy.orphan:
+            return
+        job = copy.job
+        job.copy = None
+        del self.copies[copy]
+        self.cold -= copy.blocks
+        job.place = HOST
+        self.away[job] = None
+
+    def remove(self, job: Job) -> None:
+        """A waiting job has gone."""
+        place = job.place
+        if place is NOWHERE:
+            return
+        held = self.held(job)
+        if place is DEVICE:
+            del self.parked[job]
+            self.cold -= held
+        elif place is HOST:
+            del self.away[job]
+            self.hosted -= held
+        else:
+            copy = job.copy
+            assert copy is not None
+            copy.orphan = True
+            job.copy = None
+            if place is LEAVING:
+                self.cold -= held
+                self.leaving -= held
+            else:
+                self.hosted -= held
+        job.place = NOWHERE

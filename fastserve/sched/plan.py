@@ -1,0 +1,114 @@
+"""Plan and Outcome: what the Scheduler asks for and what the Executor reports. Data, no behaviour."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from fastserve.sched.job import NEVER, Job
+
+
+class Copy:
+    """One job's KV on its way between device and host. The Executor knows when it ends and reports it by identity.
+
+    Whatever becomes of the job, the destination stays occupied until the copy has ended.
+    """
+
+    __slots__ = ("blocks", "job", "orphan", "out")
+
+    def __init__(self, job: Job, blocks: int, out: bool) -> None:
+        self.job = job
+        self.blocks = blocks
+        self.out = out  # device to host; else host to device
+        self.orphan = False  # nobody waits for it any more; the Scheduler writes this
+
+    def __repr__(self) -> str:
+        return f"<Copy {'out' if self.out else 'in'} of job {self.job.id}, {self.blocks} blocks>"
+
+
+class Plan:
+    """What to do next. The first iteration does everything; the others repeat its decode step.
+
+    It may be repeated as it stands until the first of three bounds: so many `iterations`, the first iteration that brings
+    the service to `service` ns, the first boundary at or after the wall clock `until` (ns).
+    """
+
+    __slots__ = (
+        "batch", "clear", "context", "drop", "gone", "hold", "iterations", "joined", "left", "load", "now", "park",
+        "prefetch", "prefill", "running", "service", "until",
+    )  # fmt: skip
+
+    def __init__(self, now: int, running: dict[Job, None], gone: list[Job]) -> None:
+        self.now = now
+        self.running = running  # who held a place before this plan; current until it is committed
+        self.gone: Sequence[Job] = gone  # cancelled or cut off since the last plan: to be forgotten
+        self.joined: list[Job] = []
+        self.left: list[Job] = []
+        self.prefill: list[tuple[Job, int]] = []  # (job, tokens), best first
+        self.load: list[Copy] = []  # must be on the device before the step
+        self.clear: list[Copy] = []  # must have ended before the step: it needs their blocks
+        self.park: list[Copy] = []  # leaves the device; a loss-free preemption
+        self.drop: list[Job] = []  # its KV is forgotten
+        self.prefetch: list[Copy] = []  # should come, off the critical path
+        self.batch = 0  # jobs that decode in this iteration
+        self.context = 0  # tokens that they attend to: prompt + generated, summed
+        self.iterations = 1
+        self.service = NEVER
+        self.until = NEVER
+        self.hold = 0  # meter.service until which the visit guard keeps the batch as it is
+
+    @property
+    def members(self) -> list[Job]:
+        """Who holds a place in the batch. Only before the plan is committed."""
+        left = set(self.left)
+        return [job for job in self.running if job not in left] + self.joined
+
+    @property
+    def work(self) -> list[tuple[Job, int]]:
+        """Members with tokens in this iteration: (job, tokens), prefills first. Only before the plan is committed."""
+        decodes = [(job, 1) for job in self.members if job.decoding] if self.batch else []
+        return self.prefill + decodes
+
+    def __repr__(self) -> str:
+        return (
+            f"<Plan at {self.now}: +{len(self.joined)} -{len(self.left)}, {len(self.prefill)} prefills, "
+            f"{self.batch} decodes, at most {self.iterations} iterations>"
+        )
+
+
+class Outcome:
+    """What has happened: at least one iteration, and never more than the plan's bounds allow.
+
+    service: ns of iteration time; stall: ns that the step waited for copies. first: ns from the start to the end of the
+    first iteration, the stall included; gap: ns, the longest of the other iterations (both rounded up). ended: who has its
+    last token. copied: the copies that have ended by now, those of this plan's load and clear among them.
+    """
+
+    __slots__ = ("copied", "ended", "first", "gap", "iterations", "service", "stall")
+
+    def __init__(
+        self,
+        iterations: int,
+        service: int,
+        stall: int = 0,
+        ended: Sequence[Job] = (),
+        copied: Sequence[Copy] = (),
+        first: int = 0,
+        gap: int = 0,
+    ) -> None:
+        self.iterations = iterations
+        self.service = service
+        self.stall = stall
+        self.ended = ended
+        self.copied = copied
+        self.first = first
+        self.gap = gap
+
+    def __repr__(self) -> str:
+        return f"<Outcome: {self.iterations} iterations in {self.service} ns, stall {self.stall} ns, {len(self.ended)} ended>"
+
+
+class Executor(Protocol):
+    """The body: it alone knows the truth, when jobs end and when the next arrival comes."""
+
+    def run(self, plan: Plan) -> Outcome: ...

@@ -1,0 +1,122 @@
+"""Policy: who goes first? The one page to read before writing one.
+
+A policy gives every live job a rank; the smaller goes first. Everything else (batches, memory, copies, preemption,
+time) belongs to the Scheduler: preemption is being in the last plan and not in the next. Five lines are a policy:
+
+    class ShortestPrompt(Policy):
+        settled = True
+
+        def rank(self, job):
+            return job.prompt
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, KeysView
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
+
+if TYPE_CHECKING:
+    from fastserve.sched.job import Job
+    from fastserve.sched.scheduler import Scheduler
+
+KEEP: Final = -1
+"""wake(): an alarm that is not mentioned stays as it is."""
+
+
+class Machine(Protocol):
+    """What a policy may know about the machine: a latency model in the simulator, a measured profile live."""
+
+    @property
+    def decode_ns(self) -> int: ...  # ns of one decode iteration of a single job
+    @property
+    def slots(self) -> int: ...  # the batch cap
+    @property
+    def longest(self) -> int: ...  # tokens of the longest prompt that the machine takes
+    def prefill_ns(self, tokens: int) -> int: ...  # ns of a whole prefill, alone
+
+
+class Policy:
+    """In which order should the live jobs be served? Override rank(); everything else has a default.
+
+    A policy keeps its own state, keyed by job, and seeds its own randomness. It reads jobs and never writes them. One
+    object serves one run. Its constructor's keywords are its settings; there is no super().__init__() to call.
+
+    `settled = True` promises: between calls of rerank(), a waiting job's rank stays, and a running job's rank stays or
+    gets better; joining the batch does not make it worse, leaving does not make it better. Then ranks are re-read only
+    where they may have changed, and a run is many times faster. The default promises nothing and is always right.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset()  # of the optional facts, e.g. {"guess"}: checked before a run starts
+    settled: ClassVar[bool] = False
+
+    # Filled by the Scheduler before the first event.
+    now: int = 0  # ns
+    jobs: KeysView[Job]  # the live jobs, in the order of their submission
+    machine: Machine
+    _scheduler: Scheduler | None = None
+
+    def rank(self, job: Job) -> Any:
+        """Any comparable value; the smaller goes first. Ties: who runs stays, then (arrival, id). Equal rank never preempts."""
+        raise NotImplementedError(f"{type(self).__name__} must define rank(self, job)")
+
+    def arrive(self, job: Job) -> None:
+        """A job came."""
+
+    def depart(self, job: Job) -> None:
+        """It finished or was cancelled."""
+
+    def alarm(self, job: Job, why: str) -> None:
+        """An alarm that this policy set with wake() went off: why is "served", "tokens" or "waited"."""
+
+    def coldest(self, parked: list[Job]) -> Iterable[Job]:
+        """In which order parked KV leaves the device; must name every job of `parked`. Default: the worst rank first."""
+        return sorted(parked, key=lambda job: (self.rank(job), not job.running, job.arrival, job.id), reverse=True)
+
+    def explain(self, job: Job) -> str:
+        """One short line for timelines and the live page, such as "Q3, 4 ms left"."""
+        return f"rank {self.rank(job)}"
+
+    def waiting(self) -> Iterable[Job]:
+        """Advanced: the waiting jobs, best first, lazily. It must agree with rank() and may only decide ties.
+
+        For policies with queues per client. It is asked while a plan is made, so it must not change anything.
+        """
+        raise NotImplementedError("the Scheduler keeps the waiting jobs itself unless waiting() is overridden")
+
+    # -- what a policy may ask of the Scheduler --------------------------------------------------------------------
+
+    def rerank(self, job: Job) -> None:
+        """The rank of this job has changed. A job that has departed is ignored."""
+        self._bound_to().rerank(job)
+
+    def wake(
+        self, job: Job, *, served: int | None = KEEP, tokens: int | None = KEEP, waited: int | None = KEEP
+    ) -> None:
+        """Set, replace or (None) clear this job's alarms. A job that has departed is ignored.
+
+        served: ns; once, when it has been served this much longer, over all its visits.
+        tokens: once, when it has generated this many more.
+        waited: ns; each time it has not run for this long (since its arrival, its last run or the last such alarm).
+        Amounts below 1 count as 1. Alarms ring at the end of the iteration in which they fall due.
+        """
+        for amount in (served, tokens, waited):
+            if amount is not None and not isinstance(amount, int):
+                raise TypeError(f"wake() takes whole nanoseconds and tokens, not {amount!r}; try round(seconds * 1e9)")
+        self._bound_to().wake(job, served, tokens, waited)
+
+    def _bound_to(self) -> Scheduler:
+        if self._scheduler is None:
+            raise RuntimeError(f"{type(self).__name__} is not bound to a Scheduler: it can act only from arrive() on")
+        return self._scheduler
+
+
+class PolicyError(RuntimeError):
+    """A policy broke: the message names the policy, its method, the job and the time."""
+
+    def __init__(self, policy: Policy, method: str, job: Job | None, cause: BaseException | str) -> None:
+        who = f" of job {job.id}" if job is not None else ""
+        what = cause if isinstance(cause, str) else f"{type(cause).__name__}: {cause}"
+        super().__init__(f"policy {type(policy).__name__}, {method}(){who} at {policy.now / 1e9:.6f} s: {what}")
+        self.policy = policy
+        self.method = method
+        self.job = job

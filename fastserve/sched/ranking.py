@@ -1,0 +1,193 @@
+"""Waiting and running jobs kept sorted by rank, and the alarms that policies set."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterator
+from heapq import heappop, heappush
+from typing import Any
+
+from fastserve.sched.job import NEVER, Job
+from fastserve.sched.policy import Policy, PolicyError
+
+Entry = tuple[Any, int, int, Job]  # (rank, arrival, id, job): the id is unique, so jobs are never compared
+
+
+class Ranking:
+    """Two lists, best first: who waits, and who runs and may be displaced.
+
+    For a settled policy a stored rank is current unless the job is in `dirty`; the rank of a running job may be better
+    than stored, so improve() is asked before the stored one costs it its place. Otherwise every rank is read again.
+    """
+
+    __slots__ = ("dirty", "live", "own_queue", "policy", "run", "settled", "wait")
+
+    def __init__(self, policy: Policy, live: dict[Job, None]) -> None:
+        self.policy = policy
+        self.settled = policy.settled
+        self.own_queue = type(policy).waiting is not Policy.waiting
+        self.live = live
+        self.wait: list[Entry] = []
+        self.run: list[Entry] = []
+        self.dirty: dict[Job, None] = {}  # whose rank must be read before the next choice
+
+    def entry_of(self, job: Job) -> Entry:
+        try:
+            return (self.policy.rank(job), job.arrival, job.id, job)
+        except Exception as error:
+            raise PolicyError(self.policy, "rank", job, error) from error
+
+    def refresh(self) -> None:
+        """Brings both lists up to date."""
+        if not self.settled:
+            self._read_all()
+            return
+        for job in self.dirty:
+            queue = job.queue
+            if queue is not None:
+                entry = job.entry
+                assert entry is not None
+                del queue[bisect_left(queue, entry)]
+            if job.running:
+                queue = self.run if job.rolling and not job.fresh else None
+            else:
+                queue = None if self.own_queue else self.wait
+            job.queue = queue
+            if queue is not None:
+                job.entry = entry = self.entry_of(job)
+                try:
+                    insort(queue, entry)
+                except Exception as error:
+                    raise self._incomparable(entry, queue, error) from error
+        self.dirty.clear()
+
+    def _read_all(self) -> None:
+        wait: list[Entry] = []
+        run: list[Entry] = []
+        for job in self.live:
+            if job.running:
+                queue = run if job.rolling and not job.fresh else None
+            else:
+                queue = None if self.own_queue else wait
+            job.queue = queue
+            if queue is not None:
+                job.entry = entry = self.entry_of(job)
+                queue.append(entry)
+        for queue in (wait, run):
+            try:
+                queue.sort()
+            except Exception as error:
+                raise self._incomparable(queue[0], queue, error) from error
+        self.wait = wait
+        self.run = run
+        self.dirty.clear()
+
+    def _incomparable(self, entry: Entry, queue: list[Entry], error: Exception) -> PolicyError:
+        other = next((rank for rank, _, _, _ in queue if type(rank) is not type(entry[0])), queue[0][0])
+        message = f"ranks that cannot be compared, such as {entry[0]!r} and {other!r} ({error}); return one kind of value"
+        return PolicyError(self.policy, "rank", entry[3], message)
+
+    def queue(self) -> Iterator[Entry]:
+        """The waiting jobs, best first."""
+        if not self.own_queue:
+            return iter(self.wait)
+        return self._policy_queue()
+
+    def _policy_queue(self) -> Iterator[Entry]:
+        seen: set[Job] = set()
+        try:
+            jobs = iter(self.policy.waiting())
+        except Exception as error:
+            raise PolicyError(self.policy, "waiting", None, error) from error
+        while True:
+            try:
+                job = next(jobs)
+            except StopIteration:
+                return
+            except Exception as error:
+                raise PolicyError(self.policy, "waiting", None, error) from error
+            if job in seen or job.running or job not in self.live:
+                why = "twice" if job in seen else "that runs" if job.running else "that is not live"
+                raise PolicyError(self.policy, "waiting", job, f"named a job {why}; name each waiting job once")
+            seen.add(job)
+            yield self.entry_of(job)
+
+    def improve(self, top: int) -> bool:
+        """Has run[top - 1] got better since it was read? Then it moves up, and the weakest is somebody else."""
+        entry = self.run[top - 1]
+        job = entry[3]
+        fresh = self.entry_of(job)
+        if not fresh[0] < entry[0]:
+            return False
+        del self.run[top - 1]
+        job.entry = fresh
+        insort(self.run, fresh, 0, top - 1)
+        return True
+
+    def remove(self, job: Job) -> None:
+        queue = job.queue
+        if queue is not None:
+            entry = job.entry
+            assert entry is not None
+            del queue[bisect_left(queue, entry)]
+            job.queue = None
+        job.entry = None  # it points back at the job: a departed job must be free of cycles
+        self.dirty.pop(job, None)
+
+    def broken_promises(self) -> list[tuple[Job, Any, Any]]:
+        """After refresh(): (job, stored rank, rank now) of whom the promise of a settled policy does not hold for."""
+        found = []
+        for stored in (self.wait, self.run):
+            for rank, _, _, job in stored:
+                now = self.entry_of(job)[0]
+                if now != rank if stored is self.wait else rank < now:
+                    found.append((job, rank, now))
+        return found
+
+
+class Alarms:
+    """The alarms of one kind on one clock: a heap with lazy deletion."""
+
+    __slots__ = ("due", "heap")
+
+    def __init__(self) -> None:
+        self.heap: list[tuple[int, int, int, Job]] = []  # (at, arrival, id, job)
+        self.due: dict[Job, int] = {}
+
+    def set(self, job: Job, at: int) -> None:
+        if at >= NEVER:
+            self.due.pop(job, None)
+        else:
+            self.due[job] = at
+            heappush(self.heap, (at, job.arrival, job.id, job))
+
+    def clear(self, job: Job) -> None:
+        self.due.pop(job, None)
+
+    def next(self) -> int:
+        """When the next one rings; NEVER if none does."""
+        heap = self.heap
+        due = self.due
+        while heap:
+            at, _, _, job = heap[0]
+            if due.get(job) == at:
+                return at
+            heappop(heap)
+        return NEVER
+
+    def ripe(self, clock: int) -> list[tuple[int, int, Job]]:
+        """Takes out those whose time has come: (arrival, id, job), by time."""
+        heap = self.heap
+        jobs: list[tuple[int, int, Job]] = []
+        while heap and heap[0][0] <= clock:
+            at, arrival, id, job = heappop(heap)
+            if self.due.get(job) == at:
+                jobs.append((arrival, id, job))
+        return jobs
+
+    def stop(self, job: Job, clock: int) -> bool:
+        """Is it still due now that its turn has come? Then it stops."""
+        due = self.due.get(job, NEVER) <= clock
+        if due:
+            del self.due[job]
+        return due

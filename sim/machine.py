@@ -1,0 +1,124 @@
+"""The modelled machine: an Executor that runs a Plan by arithmetic. It alone knows the outputs and the next arrival."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from heapq import heappop, heappush
+
+from fastserve.sched.job import Job
+from fastserve.sched.latency import LatencyModel
+from fastserve.sched.plan import Copy, Outcome, Plan
+from sim.link import Link
+
+
+class ModelledMachine:
+    """outputs: true output tokens by job id. next_event: ns, when the next arrival or cancel comes.
+
+    Its clock counts picoseconds; the world sees whole nanoseconds of it, rounded down.
+    """
+
+    def __init__(
+        self, latency: LatencyModel, link: Link, outputs: Sequence[int], next_event: Callable[[], int]
+    ) -> None:
+        self.latency = latency
+        self.link = link
+        self.outputs = outputs
+        self.next_event = next_event
+        self.ps = 0
+        self.steps = 0
+        self.ends: list[tuple[int, int, Job]] = []  # (step, id, job): a heap with lazy deletion
+        self.end: dict[Job, int] = {}  # step at which a decoding member has its last token
+
+    def run(self, plan: Plan) -> Outcome:
+        """As many iterations as the plan and the truth allow."""
+        latency = self.latency
+        end = self.end
+        for job in plan.gone:
+            end.pop(job, None)
+        for job in plan.left:
+            end.pop(job, None)
+        for job in plan.joined:
+            if job.decoding:
+                self._expect(job, self.outputs[job.id] - job.generated)
+        now = plan.now
+        start = max(self.ps, now * 1000)
+        stall = 0
+        if plan.load or plan.park or plan.clear or plan.prefetch:
+            stall = self._copy(plan)
+            start += stall * 1000
+        k = 1
+        ended: list[Job] = []
+        batch = plan.batch
+        gap = 0
+        if plan.prefill:
+            span = first = latency.iteration_ps(batch, plan.context, [(job.prefilled, n) for job, n in plan.prefill])
+        else:
+            context = plan.context
+            k = min(plan.iterations, self._next_end() - self.steps)
+            span = latency.span_ps(k, batch, context)
+            if k > 1:
+                boundary = min(now + stall + plan.service, plan.until, self.next_event(), self.link.next_end())
+                limit = boundary * 1000 - start
+                if span > limit:
+                    k = latency.steps_for(limit, batch, context)
+                    span = latency.span_ps(k, batch, context)
+            if k > 1:
+                first = latency.span_ps(1, batch, context)
+                gap = -(-latency.last_ps(k, batch, context) // 1000)
+            else:
+                first = span
+        if batch:
+            self.steps += k
+        for job, n in plan.prefill:
+            if job.prefilled + n == job.prompt + job.generated:
+                more = self.outputs[job.id] - job.generated - 1
+                if more > 0:
+                    self._expect(job, more)
+                else:
+                    ended.append(job)
+        if batch:
+            self._collect(ended)
+        self.ps = start + span
+        after = self.ps // 1000
+        copied: Sequence[Copy] = self.link.landed(after) if self.link.moving else ()
+        return Outcome(k, after - now - stall, stall, ended, copied, stall - (-first // 1000), gap)
+
+    def _expect(self, job: Job, more: int) -> None:
+        at = self.steps + more
+        self.end[job] = at
+        heappush(self.ends, (at, job.id, job))
+
+    def _next_end(self) -> int:
+        ends = self.ends
+        end = self.end
+        while end.get(ends[0][2]) != ends[0][0]:
+            heappop(ends)
+        return ends[0][0]
+
+    def _collect(self, ended: list[Job]) -> None:
+        ends = self.ends
+        end = self.end
+        while ends and ends[0][0] <= self.steps:
+            at, _, job = heappop(ends)
+            if end.get(job) == at:
+                del end[job]
+                ended.append(job)
+
+    def _copy(self, plan: Plan) -> int:
+        """Starts the plan's copies; ns until those that the step needs have ended.
+
+        Copies out go first. What the step loads may not start before the room is clear; prefetches queue behind.
+        """
+        link = self.link
+        now = plan.now
+        for copy in plan.park:
+            link.send(copy, now)
+        clear = now
+        for copy in plan.clear:
+            clear = max(clear, link.ends(copy))
+        ready = clear
+        for copy in plan.load:
+            ready = max(ready, link.send(copy, clear) if copy.job.copy is not copy else link.ends(copy))
+        for copy in plan.prefetch:
+            link.send(copy, clear)
+        return ready - now

@@ -1,0 +1,146 @@
+"""The simulated world: three SimPy processes, arrivals, gpu and link, around one Scheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any
+
+import simpy
+
+from fastserve.records import Recorder
+from fastserve.sched.job import NEVER, Job
+from fastserve.sched.scheduler import RefusedError, Scheduler
+from sim.link import Link
+from sim.machine import ModelledMachine
+
+
+class Inbox:
+    """Everything that comes from outside, in order: jobs by (arrival, id), then cancels by time and (arrival, id).
+
+    cancels: (ns, job id). A job object is made when it is taken out, so a long trace is not held as objects.
+    """
+
+    def __init__(self, jobs: Iterator[Job], cancels: Sequence[tuple[int, int]] = ()) -> None:
+        self.jobs = jobs
+        self.head: Job | None = next(jobs, None)
+        self.cancels = sorted(cancels, reverse=True)
+        self.known: dict[int, Job] = {}  # who may yet be cancelled
+        self.cancelled_ids = {id for _, id in cancels}
+
+    def next(self) -> int:
+        """ns: when the next of them comes; NEVER if none does."""
+        at = self.head.arrival if self.head is not None else NEVER
+        return min(at, self.cancels[-1][0]) if self.cancels else at
+
+    def arrived(self, now: int) -> Iterator[Job]:
+        """Takes out the jobs that have come by now."""
+        job = self.head
+        while job is not None and job.arrival <= now:
+            if self.cancelled_ids and job.id in self.cancelled_ids:
+                self.known[job.id] = job
+            yield job
+            job = self.head = next(self.jobs, None)
+
+    def cancelled(self, now: int) -> list[Job]:
+        """Takes out the jobs whose clients have gone by now, by (arrival, id)."""
+        gone: list[Job] = []
+        while self.cancels and self.cancels[-1][0] <= now:
+            gone.append(self.known.pop(self.cancels.pop()[1]))
+        return sorted(gone, key=lambda job: (job.arrival, job.id))
+
+
+class World:
+    """One run. max_backlog: live jobs above which it stops as collapsed. watch: told how many jobs have just finished."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        machine: ModelledMachine,
+        link: Link,
+        inbox: Inbox,
+        recorder: Recorder,
+        *,
+        max_backlog: int | None = None,
+        watch: Callable[[int], None] | None = None,
+    ) -> None:
+        self.scheduler = scheduler
+        self.machine = machine
+        self.inbox = inbox
+        self.recorder = recorder
+        self.max_backlog = NEVER if max_backlog is None else max_backlog
+        self.watch = watch
+        self.collapsed = False
+        self.env = simpy.Environment()
+        self.idle = self.env.event()
+        self.wake = self.env.event()
+        self.env.process(self.gpu())
+        self.env.process(self.arrivals())
+        self.env.process(link.process(self.env))
+
+    def run(self) -> None:
+        """Until every job has ended, or the backlog has passed its bound. May be interrupted and asked for records."""
+        self.env.run()
+        self.recorder.close(self.env.now, self.scheduler.live)
+
+    def gpu(self) -> Generator[simpy.Event, Any, None]:
+        """The driver loop. It drains the inbox by comparing times, so SimPy's order of events never matters."""
+        env = self.env
+        scheduler = self.scheduler
+        machine = self.machine
+        recorder = self.recorder
+        inbox = self.inbox
+        watch = self.watch
+        while True:
+            now = env.now
+            if inbox.next() <= now:
+                self.drain(now)
+                if len(scheduler.live) > self.max_backlog:
+                    self.collapsed = True
+                    return
+            plan = scheduler.plan(now)
+            if plan is None:
+                opens = scheduler.opens_at()
+                if opens == NEVER and inbox.next() == NEVER:
+                    if scheduler.live:
+                        raise RuntimeError(f"{len(scheduler.live)} jobs wait and nothing will happen; a bug in the Scheduler")
+                    return
+                yield self.something(opens)
+                continue
+            outcome = machine.run(plan)
+            yield env.timeout(outcome.stall + outcome.service)
+            finished = scheduler.commit(plan, outcome, env.now)
+            recorder.commit(plan, outcome, finished, env.now)
+            if watch is not None and finished:
+                watch(len(finished))
+
+    def drain(self, now: int) -> None:
+        for job in self.inbox.arrived(now):
+            try:
+                self.scheduler.submit(job, now)
+            except RefusedError:
+                self.recorder.reject(job)
+        for job in self.inbox.cancelled(now):
+            if not job.finish:
+                self.scheduler.cancel(job, now)
+                self.recorder.cancel(job, now)
+
+    def something(self, opens: int) -> simpy.Event:
+        """The next arrival, or the time at which admission opens by itself."""
+        env = self.env
+        self.wake = env.event()
+        if self.inbox.next() < NEVER and not self.idle.triggered:
+            self.idle.succeed()
+        if opens < NEVER:
+            return env.timeout(max(0, opens - env.now)) | self.wake
+        return self.wake
+
+    def arrivals(self) -> Generator[simpy.Event, Any, None]:
+        """Rouses the idle gpu when something comes; a busy one looks for itself at every boundary."""
+        env = self.env
+        while True:
+            yield self.idle
+            self.idle = env.event()
+            wake = self.wake
+            yield env.timeout(max(0, self.inbox.next() - env.now))
+            if not wake.triggered:
+                wake.succeed()
