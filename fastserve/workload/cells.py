@@ -188,7 +188,7 @@ def _decimal(cell: object, what: str) -> Decimal:
         raise _CellError("not a number", f"{what}: {cell!r} is not a number") from None
     if not number.is_finite():
         raise _CellError("not a number", f"{what}: {cell.strip()} is not a number")
-    if abs(number) > 10**24:
+    if number.adjusted() > 24:
         raise _CellError("absurd", f"{what}: {cell.strip()} is absurd")
     return number
 

@@ -13,6 +13,7 @@ from fastserve.workload.arrivals import arrival_times
 from fastserve.workload.columns import plain, resolve
 from fastserve.workload.errors import TraceError
 from fastserve.workload.rows import Rows
+from fastserve.workload.seed import seed_sequence
 from fastserve.workload.servegen import clients_in_archive, clients_in_table, is_archive, is_client_rates, requests
 from fastserve.workload.table import Table, read_table
 from fastserve.workload.trace import Trace
@@ -125,7 +126,7 @@ def _from_table(
         arrival -= arrival[0]
     else:
         assert rate is not None
-        streams = np.random.SeedSequence(seed).spawn(2)
+        streams = seed_sequence(seed).spawn(2)
         order = np.random.default_rng(streams[0]).permutation(len(keep))
         keep = keep[order]
         picked = {field: values[order] for field, values in picked.items()}

@@ -24,8 +24,9 @@ import numpy.typing as npt
 from fastserve.workload.columns import plain
 from fastserve.workload.errors import TraceError
 from fastserve.workload.lengths import draw_lengths
+from fastserve.workload.seed import seed_sequence
 from fastserve.workload.table import Table
-from fastserve.workload.trace import NS, IntArray, Trace
+from fastserve.workload.trace import NS, IntArray, Trace, check_window
 
 WINDOW_S = 600.0
 DAY_S = 86_400
@@ -110,8 +111,7 @@ def requests(
     """
     if lengths is None and not any(client.lengths for client in clients):
         raise TraceError("these client rates have no lengths; give a law: --lengths profile:sharegpt", path)
-    if not (start_s >= 0 and (duration_s is None or duration_s > 0)):
-        raise TraceError(f"a window needs a start >= 0 and a length > 0, not {start_s} and {duration_s} seconds")
+    check_window(start_s, duration_s)
     end_s = float("inf") if duration_s is None else start_s + duration_s
     chosen = [
         (c, w, window)
@@ -130,7 +130,7 @@ def requests(
     arrival, prompt, output, owner = [], [], [], []
     day = _DayLengths(clients, lengths)
     for c, w, window in chosen:
-        gaps, tokens = np.random.SeedSequence(seed, spawn_key=(c, w)).spawn(2)
+        gaps, tokens = seed_sequence(seed, c, w).spawn(2)
         times = _fill(window, np.random.default_rng(gaps))
         prompts, outputs = day.draw(c, window.start_s, len(times), tokens)
         inside = (times >= start_s) & (times < end_s)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from fastserve.workload.arrivals import arrival_times
 from fastserve.workload.lengths import draw_lengths
+from fastserve.workload.seed import seed_sequence
 from fastserve.workload.trace import Trace
 
 
@@ -24,7 +23,7 @@ def synthesise(
     `prompt` and `output` are laws that override `lengths` for one side. Arrivals, prompts and outputs have streams of
     their own: changing the recipe of one leaves the others as they were (common random numbers). Raises TraceError.
     """
-    times, tokens = np.random.SeedSequence(seed).spawn(2)
+    times, tokens = seed_sequence(seed).spawn(2)
     arrival = arrival_times(arrivals, n, rate, times)
     prompts, outputs = draw_lengths(n, lengths, tokens, prompt, output)
     sides = "".join(f" {side}={law}" for side, law in (("prompt", prompt), ("output", output)) if law)

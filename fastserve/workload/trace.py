@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastserve.workload.errors import TraceError
+from fastserve.workload.seed import seed_sequence
 
 IntArray: TypeAlias = npt.NDArray[np.int64]
 
@@ -103,8 +104,7 @@ class Trace:
 
     def window(self, start_s: float = 0.0, duration_s: float | None = None) -> Trace:
         """Requests with start_s <= arrival < start_s + duration_s, in seconds since the first arrival of this trace."""
-        if not (start_s >= 0 and (duration_s is None or duration_s > 0)):
-            raise TraceError(f"a window needs a start >= 0 and a length > 0, not {start_s} and {duration_s} seconds")
+        check_window(start_s, duration_s)
         start = round(Fraction(start_s) * NS)
         chosen = self.arrival >= start
         if duration_s is not None:
@@ -142,7 +142,7 @@ class Trace:
         """
         if seed == 0:
             return self
-        order = np.random.default_rng(np.random.SeedSequence(seed)).permutation(len(self))
+        order = np.random.default_rng(seed_sequence(seed)).permutation(len(self))
         return replace(self._rows(order, rebase=False), arrival=self.arrival)
 
     def tiled(self, n: int) -> Trace:
@@ -176,6 +176,13 @@ class Trace:
             if column is not None:
                 changed[name] = column[index] if name in _ARRAYS else [column[i] for i in positions]
         return replace(self, arrival=arrival, **changed)
+
+
+def check_window(start_s: float, duration_s: float | None) -> None:
+    """TraceError unless start_s >= 0 and duration_s > 0, both finite."""
+    limit = float("inf")
+    if not (0 <= start_s < limit and (duration_s is None or 0 < duration_s < limit)):
+        raise TraceError(f"a window needs a start >= 0 and a length > 0, not {start_s} and {duration_s} seconds")
 
 
 def _whole(values: object, column: str) -> IntArray:

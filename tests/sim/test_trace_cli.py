@@ -1,0 +1,107 @@
+"""python -m sim.trace: what it prints, what it writes, how it fails."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fastserve.workload import read_trace
+from sim.trace import main
+
+CHECKOUT = Path(__file__).parents[2]
+BUNDLED = CHECKOUT / "traces" / "azure-conv-like.jsonl"
+
+
+def test_the_documented_command_makes_the_bundled_trace_byte_for_byte(tmp_path: Path) -> None:
+    command = next(
+        line.split()
+        for line in (CHECKOUT / "traces" / "README.md").read_text().splitlines()
+        if "synthesise traces/" in line
+    )
+    assert command[:4] == ["python", "-m", "sim.trace", "synthesise"]
+    assert command[4] == "traces/azure-conv-like.jsonl"
+    made = tmp_path / "made.jsonl"
+    assert main(["synthesise", str(made), *command[5:]]) == 0
+    assert made.read_bytes() == BUNDLED.read_bytes()
+    assert BUNDLED.stat().st_size < 120_000
+
+
+def test_describe_is_readable(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["describe", str(BUNDLED)]) == 0
+    page = capsys.readouterr().out
+    assert re.search(r"requests +1,000 in 185\.3 s, 5\.392 requests/s", page)
+    assert re.search(r"CV 1\.06, D\(10\) 0\.8", page)
+    assert re.search(r"prompt +1,147 +1,020 +2,947 +4,117 +5,660", page)
+    assert "dropped      none" in page
+
+
+def test_describe_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["describe", "--json", "--num-requests", "1", str(BUNDLED)]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["n"] == 1
+    assert found["rate_rps"] is None
+    assert found["dispersion_10s"] is None
+
+
+def test_convert_rescale_and_windows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert main(["rescale", str(BUNDLED), str(out), "--rate", "2", "--from", "10", "--for", "60"]) == 0
+    trace = read_trace(out)
+    assert trace.rate == pytest.approx(2.0)
+    assert trace.digest() == read_trace(BUNDLED).window(10, 60).with_rate(2).digest()
+    assert main(["convert", str(BUNDLED), str(out), "--format", "mooncake", "--num-prompts", "5"]) == 0
+    assert read_trace(out).prompt.tolist() == read_trace(BUNDLED).head(5).prompt.tolist()
+    capsys.readouterr()
+    assert main(["convert", str(BUNDLED), "-", "--num-requests", "2"]) == 0
+    assert capsys.readouterr().out == "".join(BUNDLED.read_text().splitlines(keepends=True)[:2])
+
+
+def test_dropped_rows_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = tmp_path / "bad.csv"
+    bad.write_text("t,in,out\n0,1,1\n1,-1,1\n2,3,3\n3,4,0\n4,0,2\n")
+    assert main(["describe", "--lenient", str(bad)]) == 0
+    assert "1 negative, 2 zero" in capsys.readouterr().out
+    assert main(["describe", str(bad)]) == 2
+    assert f"{bad}:3: prompt tokens: -1 is negative" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["describe"],
+        ["describe", "absent.csv"],
+        ["describe", str(BUNDLED), "--rate", "-1"],
+        ["describe", str(BUNDLED), "--from", "1e9"],
+        ["describe", str(BUNDLED), "--from", "inf"],
+        ["describe", str(BUNDLED), "--for", "inf"],
+        ["describe", str(BUNDLED), "--num-requests", "0"],
+        ["convert", str(BUNDLED), "out", "--format", "parquet"],
+        ["convert", str(BUNDLED), "/absent/folder/out"],
+        ["rescale", str(BUNDLED), "out"],
+        ["synthesise", "out", "--rate", "1", "--arrivals", "nonsense"],
+        ["synthesise", "out", "--rate", "1", "--lengths", "profile:nonsense"],
+        ["synthesise", "out", "--rate", "1", "--seed", "-1"],
+    ],
+)
+def test_an_error_is_one_line_and_exit_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        code = main(arguments)
+    except SystemExit as leaving:
+        code = leaving.code  # type: ignore[assignment]
+    caught = capsys.readouterr()
+    assert code == 2
+    assert caught.out == ""
+    assert len(caught.err.splitlines()) == 1
+
+
+def test_it_runs_as_a_module() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "sim.trace", "describe", "absent.csv"], cwd=CHECKOUT, capture_output=True, text=True
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (2, "", "absent.csv: no such file\n")

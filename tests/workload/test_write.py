@@ -1,0 +1,96 @@
+"""write_trace: ours comes back bit for bit, Mooncake's as its readers need it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastserve.workload import Trace, TraceError, read_trace, write_trace
+
+
+@st.composite
+def traces(draw: st.DrawFn) -> Trace:
+    n = draw(st.integers(1, 8))
+
+    def some(low: int, high: int) -> np.ndarray:
+        return np.array(draw(st.lists(st.integers(low, high), min_size=n, max_size=n)), np.int64)
+
+    def perhaps(low: int, high: int) -> object:
+        return some(low, high) if draw(st.booleans()) else None
+
+    gaps = some(0, 10**12)
+    names = st.lists(st.text(st.characters(codec="utf-8", categories=["L", "N"]), max_size=4), min_size=n, max_size=n)
+    prompt, size = some(1, 2000), draw(st.sampled_from([16, 512]))
+    ids = [list(range(-(-int(p) // size))) for p in prompt] if draw(st.booleans()) else None
+    return Trace(
+        "t",
+        "s",
+        np.cumsum(gaps) - gaps[0],
+        prompt,
+        some(1, 10**7),
+        client=draw(names) if draw(st.booleans()) else None,
+        program=draw(names) if draw(st.booleans()) else None,
+        priority=perhaps(-5, 5),  # type: ignore[arg-type]
+        ttft_slo=perhaps(0, 10**10),  # type: ignore[arg-type]
+        tpot_slo=perhaps(0, 10**10),  # type: ignore[arg-type]
+        e2e_slo=perhaps(0, 10**10),  # type: ignore[arg-type]
+        max_tokens=perhaps(1, 10**7),  # type: ignore[arg-type]
+        guess=perhaps(1, 10**7),  # type: ignore[arg-type]
+        hash_ids=ids,
+        block_size=size,
+    )
+
+
+@given(traces(), st.sampled_from(["t.jsonl", "t.jsonl.gz"]))
+def test_ours_comes_back_with_the_same_digest(trace: Trace, name: str) -> None:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        write_trace(trace, path)
+        back = read_trace(path)
+    for column in ("priority", "ttft_slo", "max_tokens", "guess"):
+        given_, found = getattr(trace, column), getattr(back, column)
+        assert (given_ is None) == (found is None)
+        assert given_ is None or given_.tolist() == found.tolist()
+    assert back.digest() == trace.digest()
+
+
+@given(traces())
+def test_mooncake_comes_back_to_the_millisecond(trace: Trace) -> None:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "t"
+        write_trace(trace, path, "mooncake")
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        back = read_trace(path)
+    assert [set(row) for row in rows] == [{"timestamp", "input_length", "output_length", "hash_ids"}] * len(trace)
+    assert np.abs(back.arrival - trace.arrival).max() <= 1_000_000
+    assert back.prompt.tolist() == trace.prompt.tolist()
+    assert back.output.tolist() == trace.output.tolist()
+    sizes: dict[int, set[int]] = {}
+    for row in rows:
+        assert len(row["hash_ids"]) == -(-row["input_length"] // trace.block_size)
+        for k, block in enumerate(row["hash_ids"]):
+            sizes.setdefault(block, set()).add(min(trace.block_size, row["input_length"] - k * trace.block_size))
+    assert all(len(tokens) == 1 for tokens in sizes.values())
+
+
+def test_only_clashing_partial_blocks_lose_their_ids(tmp_path: Path) -> None:
+    lengths = np.array([1024, 600, 600, 100])
+    ids = [[0, 1], [0, 1], [0, 2], [3]]
+    trace = Trace("t", "s", np.arange(4), lengths, lengths, hash_ids=ids)
+    write_trace(trace, tmp_path / "m", "mooncake")
+    back = [json.loads(line)["hash_ids"] for line in (tmp_path / "m").read_text().splitlines()]
+    assert back == [[0, 1], [0, 4], [0, 2], [3]]
+
+
+def test_errors_are_sentences(tmp_path: Path) -> None:
+    trace = Trace("t", "s", np.array([0]), np.array([1]), np.array([1]))
+    with pytest.raises(TraceError, match="use one of ours, mooncake"):
+        write_trace(trace, tmp_path / "t", "parquet")
+    with pytest.raises(TraceError, match="cannot be written"):
+        write_trace(trace, tmp_path / "absent" / "t")
