@@ -103,14 +103,15 @@ class Rows:
         cells = self._cells("hash_ids")
         ids: list[list[int]] = [list(cells[i] or ()) for i in positions]  # type: ignore[call-overload]
         if "block_size" in self.columns.names:
-            sizes = {cell for cell in self._cells("block_size") if cell is not None}
-            if len(sizes) == 1 and type(size := sizes.pop()) is int and size > 0:
+            sizes = [cell for cell in self._cells("block_size") if cell is not None]
+            size = sizes[0] if sizes else None
+            if isinstance(size, int) and size > 0 and sizes == [size] * len(sizes):
                 return Blocks(ids, size)
             raise TraceError("block_size must be one positive whole number, the same in every row", self.table.path)
         held = np.array([len(row) for row in ids], np.int64)
-        for size in (512, 16, 64, 128, 256, 32):
-            if bool(((held == 0) | (held == -(-prompt // size))).all()):
-                return Blocks(ids, size)
+        for usual in (512, 16, 64, 128, 256, 32):
+            if bool(((held == 0) | (held == -(-prompt // usual))).all()):
+                return Blocks(ids, usual)
         if lenient:
             self.dropped["hash_ids of unknown block size (column left out)"] = len(ids)
             return None
