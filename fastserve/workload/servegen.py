@@ -79,8 +79,8 @@ def clients_in_archive(data: bytes, path: str) -> list[Client]:
                 if match[2] == "trace.csv":
                     windows[number] = _windows(stream.read().decode(), where)
                 else:
-                    lengths[number] = {int(start): fields for start, fields in json.load(stream).items()}
-    except (tarfile.TarError, UnicodeDecodeError, ValueError, AttributeError) as error:
+                    lengths[number] = {int(start): dict(fields) for start, fields in json.load(stream).items()}
+    except (tarfile.TarError, ValueError, TypeError, AttributeError) as error:
         if isinstance(error, TraceError):
             raise
         raise TraceError(f"the archive cannot be read ({error})", path) from None
@@ -245,7 +245,7 @@ class _DayLengths:
                 law = ast.literal_eval(text)
                 values = np.array([int(value) for value in law], np.int64)
                 ladder = np.cumsum(np.array(list(law.values()), np.float64))
-            except (ValueError, SyntaxError, AttributeError, TypeError):
+            except (ValueError, OverflowError, SyntaxError, AttributeError, TypeError):
                 client = self.clients[c].name
                 raise TraceError(f"client {client}, second {part}: {field} is not a dict of probabilities") from None
             if len(values) and (values.min() < 0 or not 0 < ladder[-1] < float("inf")):

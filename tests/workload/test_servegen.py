@@ -143,5 +143,8 @@ def test_dict_texts_are_data_and_never_code(tmp_path: Path) -> None:
     path = archive(tmp_path, {"chunk-0-trace.csv": "0,1,1,Gamma,1,1", "chunk-0-dataset.json": day})
     with pytest.raises(TraceError, match="output_tokens is not a dict"):
         read_trace(path)
+    for text in ('{"0": 3}', '{"x": {}}', "[]", "{"):
+        with pytest.raises(TraceError, match="archive cannot be read"):
+            read_trace(archive(tmp_path, {"chunk-0-trace.csv": "0,1,1,Gamma,1,1", "chunk-0-dataset.json": text}))
     with pytest.raises(TraceError, match="holds no chunk-N-trace"):
         read_trace(archive(tmp_path, {"x.csv": "1"}))
