@@ -209,7 +209,8 @@ class Scheduler:
             return plan
         if not plan.batch:
             return None
-        if steady and self.macro and not (plan.park or plan.load or plan.clear or plan.drop or plan.prefetch):
+        copies = plan.park or plan.load or plan.clear or plan.drop or plan.prefetch
+        if steady and self.macro and not copies and not self.fresh:  # who has been fresh may be displaced after one token
             self._bound(plan, room)
         return plan
 

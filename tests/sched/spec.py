@@ -1,0 +1,426 @@
+"""The specification: one iteration at a time, every rank re-read, every live job sorted, nothing remembered but facts.
+
+Slow on purpose. It shares the latency model's iteration_ps() with the brain and nothing else.
+"""
+
+from __future__ import annotations
+
+from fastserve.sched.job import COMING, DEVICE, HOST, LEAVING, NEVER, NOWHERE
+from fastserve.sched.policy import KEEP, Policy
+
+NAN = float("nan")
+
+
+class SpecJob:
+    def __init__(self, job):
+        for name in ("id", "arrival", "prompt", "limit", "client", "program", "priority", "deadline", "guess"):
+            setattr(self, name, getattr(job, name))
+        self.running = self.cached = False  # cached: its KV is complete but for the newest token
+        self.generated = self.served = self.prefilled = self.preemptions = 0
+        self.place = NOWHERE
+        self.since = self.left_at = self.arrival
+        self.goals = {}  # "served" and "tokens" alarms: the amount at which they ring
+        self.waited = None
+        self.guard = 0
+        self.owes_token = False  # this visit has not yielded one yet
+        self.finish = ""
+        self.now = lambda: 0
+        # for the record
+        self.queued = self.first_token = self.last_token = self.end = None
+        self.preempted = self.stalled = self.gap = self.computed = self.blocks_out = self.blocks_in = 0
+
+    @property
+    def last_served(self):
+        return self.now() if self.running else self.left_at
+
+    @property
+    def decoding(self):
+        return self.cached
+
+
+class SpecCopy:
+    def __init__(self, job, blocks, out):
+        self.job, self.blocks, self.out, self.end, self.orphan = job, blocks, out, None, False
+
+
+def age(job):
+    return job.arrival, job.id
+
+
+class Spec:
+    def __init__(self, policy, machine, hardware, *, max_batch, batching, token_budget, device_blocks, host_blocks,
+                 residency, visit, kv_reserve, prefetch_quota, evict="policy", whole_context=False, skip_misfits=False,
+                 prefill_guard=0.0, charging="iteration", static_timeout=0, macro=None):  # fmt: skip
+        self.policy, self.machine, self.hardware = policy, machine, hardware
+        self.slots, self.shape, self.budget = max_batch, batching, NEVER if token_budget is None else token_budget
+        self.device = NEVER if device_blocks is None else device_blocks
+        self.swaps = residency in ("reactive", "proactive")
+        self.ahead = residency == "proactive" and device_blocks is not None
+        self.host = (NEVER if host_blocks is None else host_blocks) if self.swaps else 0
+        self.visit = (NEVER if residency == "defer" else visit) if device_blocks is not None else 0
+        self.reserve, self.quota, self.evict, self.whole = kv_reserve, prefetch_quota, evict, whole_context
+        self.skip, self.floor, self.charging = skip_misfits, round(self.host * prefill_guard), charging
+        self.timeout = static_timeout
+        self.live, self.copies = [], []  # copies under way, in the order of issue
+        self.channel = {True: 0, False: 0}
+        self.service = self.ps = self.hold = 0
+        policy._scheduler, policy.machine, policy.jobs = self, machine, self.live
+
+    # -- what a policy asks for
+
+    def rerank(self, job):
+        pass
+
+    def wake(self, job, served, tokens, waited):
+        if job not in self.live:
+            return
+        for why, amount, so_far in (("served", served, job.served), ("tokens", tokens, job.generated)):
+            if amount is None:
+                job.goals.pop(why, None)
+            elif amount != KEEP:
+                job.goals[why] = so_far + max(1, amount)
+        if waited != KEEP:
+            job.waited = None if waited is None else max(1, waited)
+
+    # -- arithmetic
+
+    def blocks(self, tokens):
+        return -(-tokens // 16)
+
+    def need(self, job):
+        if self.whole and job.limit < NEVER:
+            return self.blocks(job.prompt + job.limit)
+        return self.blocks(job.prompt + job.generated)
+
+    def held(self, job):
+        return self.blocks(job.prompt + job.generated - 1)
+
+    def hosted(self):
+        held = sum(self.held(job) for job in self.live if not job.running and job.place in (HOST, LEAVING, COMING))
+        return held + sum(copy.blocks for copy in self.copies if copy.orphan and copy.out)
+
+    # -- who runs
+
+    def choose(self, now):
+        rank = {job: self.policy.rank(job) for job in self.live}
+        best_first = sorted(self.live, key=lambda job: (rank[job], not job.running, *age(job)))
+        pinned = [job for job in best_first if job.running and job.owes_token]
+        running = pinned + [job for job in best_first if job.running and not job.owes_token]
+        waiting = [job for job in best_first if not job.running]
+        if type(self.policy).waiting is not Policy.waiting:
+            waiting = list(self.policy.waiting())
+
+        def staying(joined):
+            stay = []
+            for job in running:
+                if len(joined + stay) == self.slots or sum(map(self.need, joined + stay + [job])) > self.device:
+                    break
+                stay.append(job)
+            return stay
+
+        joined, hold = [], 0
+        held_still = self.hold > self.service
+        if held_still:
+            hold = self.hold if len(staying([])) == len(running) else 0
+        if self.shape == "static":
+            oldest = min(age(job) for job in self.live)[0]
+            if running or not (len(waiting) >= self.slots or now >= oldest + self.timeout):
+                held_still = True
+        for job in [] if held_still else waiting:
+            someone = running or joined
+            if self.floor and job.place is NOWHERE and someone and self.host - self.hosted() < self.floor:
+                continue
+            left = [other for other in running if other not in staying(joined)]
+            if left and not rank[job] < min(rank[other] for other in left):
+                break
+            ahead = joined + [other for other in running if other in pinned or not rank[job] < rank[other]]
+            if len(ahead) >= self.slots:
+                break
+            if sum(map(self.need, ahead)) + self.need(job) > self.device:
+                if self.skip:
+                    continue
+                break
+            stay = staying([*joined, job])
+            displaced = [other for other in running if other not in stay and other not in left]
+            members = [*joined, job, *stay]
+            cold = self.cold(members, [other for other in running if other not in stay])
+            short = sum(map(self.need, members)) + cold > self.device
+            if displaced and short and self.visit and max(other.guard for other in displaced) > self.service:
+                hold = max(other.guard for other in displaced)
+                break
+            joined.append(job)
+        stay = staying(joined)
+        left = [job for job in running if job not in stay]
+        prefill = [job for job in best_first if job in joined + stay and not job.cached]
+        return joined, stay, left, prefill, hold
+
+    def cold(self, members, left):
+        """Blocks that neither the members use nor are free."""
+        parked = [job for job in self.live if not job.running and job not in members]
+        held = sum(self.held(job) for job in parked if job.place in (DEVICE, LEAVING, COMING))
+        orphans = sum(copy.blocks for copy in self.copies if copy.orphan and not copy.out)
+        return held + orphans + sum(map(self.held, left))
+
+    # -- where KV lives
+
+    def coldest(self, parked):
+        if self.evict == "lru":
+            return sorted(parked, key=lambda job: (job.last_served, *age(job)))
+        if self.evict == "reverse":
+            return sorted(parked, key=lambda job: (self.policy.rank(job), not job.running, *age(job)), reverse=True)
+        return list(self.policy.coldest(list(parked)))
+
+    def make_room(self, joined, stay, left):
+        members = joined + stay
+        load = [SpecCopy(job, self.held(job), False) for job in joined if job.place is HOST]
+        load += [copy for copy in self.copies if not copy.orphan and not copy.out and copy.job in joined]
+        park, clear, drop, prefetch = [], [], [], []
+        if self.device >= NEVER:
+            return load, park, clear, drop, prefetch
+        free = self.device - sum(map(self.need, members)) - self.cold(members, left)
+        host = self.host - self.hosted()
+        leaving = [copy for copy in self.copies if copy.out and not copy.orphan and copy.job not in joined]
+        soon = free + sum(copy.blocks for copy in leaving)
+        parked = [job for job in self.live if not job.running and job.place is DEVICE and job not in joined] + left
+        for copy in leaving:
+            if free < 0:
+                clear.append(copy)
+                free += copy.blocks
+        for job in self.coldest(parked) if free < 0 else []:
+            if free < 0:
+                free += self.held(job)
+                soon += self.held(job)
+                if self.swaps and self.held(job) <= host:
+                    host -= self.held(job)
+                    park.append(SpecCopy(job, self.held(job), True))
+                    clear.append(park[-1])
+                else:
+                    drop.append(job)
+                parked.remove(job)
+        for copy in self.copies:
+            if free < 0 and not copy.out and copy not in load:
+                clear.append(copy)
+                free += copy.blocks
+                soon += copy.blocks
+        assert free >= 0
+        if self.ahead and soon < self.reserve:
+            for job in self.coldest(parked):
+                if soon < self.reserve and self.held(job) <= host:
+                    host -= self.held(job)
+                    soon += self.held(job)
+                    park.append(SpecCopy(job, self.held(job), True))
+        elif self.ahead and not park:
+            rank = {job: self.policy.rank(job) for job in self.live}
+            queue = sorted((job for job in self.live if not job.running), key=lambda job: (rank[job], *age(job)))
+            if type(self.policy).waiting is not Policy.waiting:
+                queue = list(self.policy.waiting())
+            spare = free - self.reserve
+            for job in [job for job in queue if job not in joined][: self.quota]:
+                if job.place is HOST:
+                    if self.held(job) > spare:
+                        break
+                    spare -= self.held(job)
+                    prefetch.append(SpecCopy(job, self.held(job), False))
+        return load, park, clear, drop, prefetch
+
+    def send(self, copy, at):
+        copy.end = max(at, self.channel[copy.out]) + self.hardware.link.copy_ns(
+            copy.blocks * self.hardware.memory.block_bytes, copy.out
+        )
+        self.channel[copy.out] = copy.end
+        if not self.hardware.link.duplex:
+            self.channel[not copy.out] = copy.end
+
+    # -- one iteration
+
+    def chunks(self, prefill, decodes):
+        owed = lambda job: job.prompt + job.generated - job.prefilled  # noqa: E731
+        if self.shape == "chunked":
+            left, chunks = self.budget - decodes, []
+            for job in prefill:
+                if left > 0:
+                    chunks.append((job, min(left, owed(job))))
+                    left -= chunks[-1][1]
+            return chunks
+        left, chunks = self.budget - (0 if self.shape == "prefill-first" else decodes), []
+        for job in prefill:
+            if chunks and owed(job) > left:
+                break
+            chunks.append((job, owed(job)))
+            left -= owed(job)
+        return chunks
+
+    def iterate(self, output):
+        """Returns False if there is nothing to run now."""
+        policy, now = self.policy, self.ps // 1000
+        policy.now = now
+        joined, stay, left, prefill, hold = self.choose(now)
+        members = joined + stay
+        load, park, clear, drop, prefetch = self.make_room(joined, stay, left)
+        decode = [job for job in members if job.cached]
+        chunks = self.chunks(prefill, len(decode))
+        if self.shape == "prefill-first" and chunks:
+            decode = []
+        if not chunks and not decode:
+            return False
+        # the copies
+        for copy in park:
+            self.send(copy, now)
+        ready = max([now] + [copy.end for copy in clear])
+        start = ready
+        for copy in load:
+            if copy.end is None:
+                self.send(copy, ready)
+            start = max(start, copy.end)
+        for copy in prefetch:
+            self.send(copy, ready)
+        stall = start - now
+        context = sum(job.prompt + job.generated for job in decode)
+        duration = self.hardware.latency.iteration_ps(len(decode), context, [(job.prefilled, n) for job, n in chunks])
+        first = stall - (-duration // 1000)
+        self.ps += stall * 1000 + duration
+        after = self.ps // 1000
+        service = after - now - stall
+        # commit
+        policy.now = after
+        for job in left:
+            job.running = False
+            job.preemptions += 1
+            job.since = job.left_at = now
+            job.place = DEVICE
+        for job in drop:
+            job.place, job.cached, job.prefilled = NOWHERE, False, 0
+        for copy in park + prefetch:
+            copy.job.place = LEAVING if copy.out else COMING
+            if copy.out:
+                copy.job.blocks_out += copy.blocks
+            else:
+                copy.job.blocks_in += copy.blocks
+            self.copies.append(copy)
+        for job in joined:
+            if job.queued is None:
+                job.queued = now - job.arrival
+            else:
+                job.preempted += now - job.left_at
+            for copy in [copy for copy in self.copies if copy.job is job and not copy.orphan]:
+                if copy.out:
+                    copy.orphan = True
+                else:
+                    self.copies.remove(copy)
+            if job.place is HOST:
+                job.blocks_in += self.held(job)
+            job.running, job.owes_token, job.place = True, True, DEVICE
+            tokens = job.prompt + job.generated
+            cost = self.machine.return_ns(self.blocks(tokens)) if self.swaps else self.machine.prefill_ns(tokens)
+            job.guard = self.service + self.visit * cost
+        self.hold = hold
+        for copy in clear:
+            if not copy.out and not copy.orphan:
+                copy.job.place = HOST
+                self.copies.remove(copy)
+        landed = [copy for copy in [*self.copies, *load, *clear] if copy.end <= after]
+        if landed:
+            self.hold = 0
+        for copy in [copy for copy in self.copies if copy.end <= after]:
+            self.copies.remove(copy)
+            if not copy.orphan:
+                copy.job.place = HOST if copy.out else DEVICE
+        tokens = len(decode) + sum(n for _, n in chunks)
+        for job in members:
+            job.stalled += stall
+            if self.charging == "iteration":
+                job.served += service
+            else:
+                job.served += service // tokens * (dict(chunks).get(job, 0) + (job in decode))
+        self.service += service if self.charging == "iteration" else service // tokens * bool(decode)
+        for job in decode:
+            job.generated += 1
+            job.owes_token = False
+            job.gap = max(job.gap, now + first - job.last_token)
+            job.last_token = after
+        for job, n in chunks:
+            job.prefilled += n
+            job.computed += n
+            if job.prefilled == job.prompt + job.generated:
+                self.hold = 0
+                job.generated += 1
+                job.cached, job.owes_token = True, False
+                if job.first_token is None:
+                    job.first_token = after
+                else:
+                    job.gap = max(job.gap, after - job.last_token)
+                job.last_token = after
+        ended = [job for job in members if job.generated == output[job.id]]
+        self.ring(after)
+        for job in sorted(ended, key=age):
+            self.remove(job, after, "stop")
+        for job in sorted(self.live, key=age):
+            if job.running and job.cached and self.need(job) > self.device:
+                self.remove(job, after, "length")
+        return True
+
+    def ring(self, now):
+        def due(job, why):
+            return job.goals.get(why, NEVER) <= (job.served if why == "served" else job.generated)
+
+        def late(job):
+            return not job.running and job.waited and now - job.since >= job.waited
+
+        jobs = sorted(self.live, key=age)
+        for job, why in [(job, why) for job in jobs for why in ("served", "tokens") if due(job, why)]:
+            if due(job, why):
+                del job.goals[why]
+                self.hold = 0
+                self.policy.alarm(job, why)
+        for job in [job for job in jobs if late(job)]:
+            if late(job):
+                job.since = now
+                self.hold = 0
+                self.policy.alarm(job, "waited")
+
+    def remove(self, job, now, finish):
+        self.live.remove(job)
+        for copy in self.copies:
+            if copy.job is job:
+                copy.orphan = True
+        if not job.running:
+            if job.queued is None:
+                job.queued = now - job.arrival
+            else:
+                job.preempted += now - job.left_at
+        job.running, job.place, job.end, job.finish = False, NOWHERE, now, finish
+        self.hold = 0
+        self.policy.depart(job)
+
+
+def simulate(spec, jobs, outputs, cancels):
+    """The driver loop of the specification. Returns its jobs."""
+    specs = [SpecJob(job) for job in jobs]
+    for job in specs:
+        job.now = lambda: spec.policy.now
+    arrivals, gone = sorted(specs, key=age), sorted(cancels)
+    while arrivals or gone or spec.live:
+        now = spec.ps // 1000
+        spec.policy.now = now
+        while arrivals and arrivals[0].arrival <= now:
+            job = arrivals.pop(0)
+            if spec.need(job) > spec.device:
+                job.finish = "rejected"
+                continue
+            spec.live.append(job)
+            spec.hold = 0
+            spec.policy.arrive(job)
+        due = [id for at, id in gone if at <= now]
+        gone = [(at, id) for at, id in gone if at > now]
+        for job in sorted((specs[id] for id in due), key=age):
+            if job in spec.live:
+                spec.remove(job, now, "cancelled")
+        if not (spec.live and spec.iterate(outputs)):
+            times = [job.arrival for job in arrivals[:1]] + [at for at, _ in gone[:1]]
+            if spec.live and spec.shape == "static":
+                times.append(min(age(job) for job in spec.live)[0] + spec.timeout)
+            if times:
+                spec.ps = max(spec.ps, min(times) * 1000)
+            else:
+                assert not spec.live, "jobs wait and nothing will happen"
+    return specs

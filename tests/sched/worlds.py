@@ -1,0 +1,204 @@
+"""Small machines, workloads and policies that make ties, shortages and alarms common."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fastserve.policies import make
+from fastserve.records import Recorder
+from fastserve.sched.job import Job
+from fastserve.sched.latency import Hardware, LatencyModel, Link, Memory, load_hardware
+from fastserve.sched.machine import MachineTimes
+from fastserve.sched.policy import Policy
+from fastserve.sched.scheduler import Scheduler
+from sim import link
+from sim.machine import ModelledMachine
+from sim.world import Inbox, World
+
+MS = 1_000_000
+PS_IN_MS = 1_000_000_000
+
+
+class Coarse(LatencyModel):
+    """Everything takes whole milliseconds, so that iterations, quanta, arrivals and waits end together all the time."""
+
+    def __init__(self) -> None:
+        super().__init__("coarse", "made for tests")
+
+    def step(self, batch: int) -> int:
+        return PS_IN_MS * (1 + batch // 8)
+
+    def iteration_ps(self, batch: int, context: int, chunks: Sequence[tuple[int, int]]) -> int:
+        if not batch and not chunks:
+            return 0
+        return self.step(batch) + PS_IN_MS * sum(-(-n // 64) for _, n in chunks)
+
+    def span_ps(self, k: int, batch: int, context: int) -> int:
+        return k * self.step(batch)
+
+    def steps_for(self, ps: int, batch: int, context: int) -> int:
+        return max(1, -(-ps // self.step(batch)))
+
+    def to_json(self) -> dict[str, object]:
+        return {}
+
+
+COARSE = Hardware(Coarse(), Memory(16, None, None, 62_500), Link(10**9, 10**9, MS, True))
+"""A block is 1,000,000 bytes, and a copy of n blocks takes n + 1 ms."""
+
+
+@dataclass
+class Work:
+    """What arrives, by job id."""
+
+    arrival: list[int]
+    prompt: list[int]
+    output: list[int]
+    limit: int
+    cancels: list[tuple[int, int]]  # (ns, id)
+
+    def jobs(self) -> list[Job]:
+        return [
+            Job(
+                i, at, self.prompt[i], limit=self.limit, client=f"c{i % 7}", program=f"p{i // 4}",
+                priority=i * 7919 % 5, deadline=at + (i * 104729 % 60 + 1) * 10**9, guess=self.output[i],
+            )
+            for i, at in enumerate(self.arrival)
+        ]  # fmt: skip
+
+
+def workload(rng: random.Random, n: int, coarse: bool, slots: int, cancels: bool) -> Work:
+    prompt = [min(600, 1 + int(rng.expovariate(1 / 90))) for _ in range(n)]
+    output = [min(120, 1 + int(rng.expovariate(1 / 20))) for _ in range(n)]
+    ms = sum(output) * (2 if coarse else 21) / slots + sum(prompt) * (1 / 64 if coarse else 0.11)
+    gap = ms / n / rng.choice([0.5, 0.9, 1.5])
+    arrival = []
+    t = 0.0
+    for _ in range(n):
+        arrival.append(int(t) * MS)
+        if rng.random() < 0.8:  # some arrive together
+            t += rng.expovariate(0.8 / gap)
+    gone = []
+    if cancels:
+        gone = [(arrival[i] + rng.randint(0, int(20 * gap) + 20) * MS, i) for i in range(n) if rng.random() < 0.15]
+    return Work(arrival, prompt, output, max(output), gone)
+
+
+class Chaos(Policy):
+    """Every alarm at once, waking and ranking its siblings too, and its own idea of what is cold."""
+
+    settled = True
+
+    def __init__(self) -> None:
+        self.level: dict[Job, int] = {}
+        self.family: dict[str, list[Job]] = {}
+        self.turn = 0
+
+    def rank(self, job: Job) -> int:
+        return self.level[job]
+
+    def coldest(self, parked: list[Job]) -> list[Job]:
+        return sorted(parked, key=lambda job: (job.id * 7919 % 11, job.arrival, job.id))
+
+    def arrive(self, job: Job) -> None:
+        self.family.setdefault(job.program, []).append(job)
+        self.level[job] = job.id % 5
+        self.wake(
+            job, served=(job.id % 4 + 1) * 4 * MS, tokens=job.id % 3 * 4, waited=(job.id % 6 + 1) * 15 * MS
+        )
+
+    def depart(self, job: Job) -> None:
+        self.family[job.program].remove(job)
+        del self.level[job]
+        self.rerank(job)  # too late: no effect
+        self.wake(job, waited=MS)
+
+    def alarm(self, job: Job, why: str) -> None:
+        self.turn += 1
+        self.level[job] = (self.level[job] + self.turn + len(why)) % 7
+        self.rerank(job)
+        if why == "served":
+            self.wake(job, served=(self.turn % 5 + 2) * 3 * MS, tokens=5)
+        elif why == "tokens":
+            self.wake(job, tokens=self.turn % 9 + 1, waited=None if self.turn % 4 == 0 else 20 * MS)
+        for sibling in self.family[job.program]:
+            if self.turn % 3 == 0:
+                self.level[sibling] = self.turn % 7
+                self.rerank(sibling)
+            if self.turn % 5 == 0:
+                self.wake(sibling, served=None if self.turn % 2 else 6 * MS, waited=8 * MS)
+
+
+class Stranger(Policy):
+    """Highest response ratio next, by somebody who promises nothing."""
+
+    def rank(self, job: Job) -> float:
+        return -(self.now - job.arrival) / (job.prompt + 10 * job.generated)
+
+
+class Rounds(Policy):
+    """Its own queue: one job of each client in turn; equal rank, so nobody is interrupted."""
+
+    settled = True
+
+    def __init__(self) -> None:
+        self.clients: dict[str, dict[Job, None]] = {}
+
+    def rank(self, job: Job) -> int:
+        return 0
+
+    def arrive(self, job: Job) -> None:
+        self.clients.setdefault(job.client, {})[job] = None
+
+    def depart(self, job: Job) -> None:
+        del self.clients[job.client][job]
+
+    def waiting(self) -> list[Job]:
+        lines = [[job for job in jobs if not job.running] for _, jobs in sorted(self.clients.items())]
+        most = max(map(len, lines), default=0)
+        return [line[turn] for turn in range(most) for line in lines if turn < len(line)]
+
+
+def tuned(name: str, coarse: bool) -> Policy:
+    """The policy, with quanta that bite at the scale of the test's machine."""
+    if name == "chaos":
+        return Chaos()
+    if name == "stranger":
+        return Stranger()
+    if name == "rounds":
+        return Rounds()
+    if name == "las":
+        return make(name, {"quantum": 0.010 if coarse else 0.1})
+    if name == "sj-mlfq:artifact":
+        return make("sj-mlfq", {"preset": "artifact", "alpha": 0.05 if coarse else 0.5, "check": 40})
+    if name == "sj-mlfq:knobs":
+        return make(
+            "sj-mlfq", {"carry": True, "demote_to": "fit", "reset": False, "alpha": 0.05, "levels": 6, "promote_to": "front"}
+        )
+    if name in ("mlfq", "sj-mlfq") and coarse:
+        return make(name, {"alpha": 0.050})
+    return make(name)
+
+
+NAMES = (
+    "chaos", "stranger", "rounds", "fcfs", "fixed-priority", "las", "mlfq", "sj-mlfq", "sj-mlfq:artifact",
+    "sj-mlfq:knobs", "sjf", "srpt",
+)  # fmt: skip
+
+
+def hardware(coarse: bool) -> Hardware:
+    return COARSE if coarse else load_hardware("opt-13b-a100")
+
+
+def build(
+    policy: Policy, work: Work, machine: Hardware, options: dict[str, object], macro: bool = True
+) -> tuple[World, Scheduler]:
+    """A simulated world around this policy, ready to run."""
+    times = MachineTimes(machine, int(options["max_batch"]), max(work.prompt))  # type: ignore[call-overload]
+    scheduler = Scheduler(policy, times, macro=macro, **options)  # type: ignore[arg-type]
+    carrier = link.Link(machine.link, machine.memory.block_bytes)
+    inbox = Inbox(iter(work.jobs()), work.cancels)
+    executor = ModelledMachine(machine.latency, carrier, work.output, inbox.next)
+    return World(scheduler, executor, carrier, inbox, Recorder(machine.memory.block_bytes)), scheduler
