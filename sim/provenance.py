@@ -1,5 +1,6 @@
 """Where a result came from: what a reader needs to make it again."""
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -29,6 +30,19 @@ def provenance() -> dict[str, object]:
         # When the result was made belongs beside it; nothing that a replay computes reads it.
         "written_at": datetime.now(UTC).isoformat(timespec="seconds"),  # noqa: TID251
     }
+
+
+def fingerprint(*more: Path) -> str:
+    """Of the source text that can change a simulated result, and of `more` files: 16 hexadecimal digits."""
+    root = Path(__file__).parent.parent
+    library = root / "fastserve"
+    found = [*library.glob("*.py"), *(root / "sim").glob("*.py")]
+    for part in ("sched", "policies", "predictors"):
+        found += [*(library / part).rglob("*.py"), *(library / part).rglob("*.json")]
+    digest = hashlib.sha256()
+    for path in [*sorted(found), *more]:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _git(*arguments: str) -> str | None:

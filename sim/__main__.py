@@ -1,0 +1,192 @@
+"""python -m sim TRACE --policy ... : replay a trace and print the table of completion times."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import MISSING, fields
+from typing import Any
+
+from fastserve.policies import POLICIES
+from fastserve.sched.batching import BATCHINGS
+from fastserve.sched.latency import presets
+from fastserve.sched.policy import PolicyError
+from fastserve.sched.residency import ORDERS, RESIDENCIES
+from fastserve.workload import TraceError, read_trace
+from sim.files import OutputError
+from sim.one import Contender
+from sim.replay import Result, replay
+from sim.settings import PRESET, Settings, describe
+
+CHOICES = {"batching": BATCHINGS, "residency": RESIDENCIES, "evict": ORDERS, "charging": ("iteration", "tokens")}
+
+
+class PolicyAction(argparse.Action):
+    """--policy starts a row; --set and --label belong to the --policy before them."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        rows: list[dict[str, Any]] = namespace.policy or []
+        if option_string == "--policy":
+            rows = [*rows, {"policy": values, "knobs": {}, "label": ""}]
+            namespace.policy = rows
+            return
+        if not rows:
+            parser.error(f"{option_string} {values}: it belongs to the --policy before it, and there is none")
+        if option_string == "--label":
+            rows[-1]["label"] = values
+            return
+        key, equals, text = values.partition("=")
+        if not equals or not key:
+            parser.error(f"--set {values}: write it as key=value")
+        rows[-1]["knobs"][key.replace("-", "_")] = literal(text)
+
+
+def literal(text: str) -> Any:
+    """A number, yes/no, True/False, None or a list as such; anything else is text."""
+    if text.lower() in ("yes", "true"):
+        return True
+    if text.lower() in ("no", "false"):
+        return False
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def tokens(text: str) -> int | str:
+    if text in ("unlimited", PRESET):
+        return text
+    try:
+        return int(text.replace("_", ""))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of tokens nor 'unlimited'") from None
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m sim",
+        description="Replay a trace of requests under scheduling policies, and compare their job completion times.",
+        epilog=f"latency presets: {', '.join(presets())}, roofline:MODEL/DEVICE, or a JSON file",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("trace", help="a trace file; recognised by its content")
+    rows = parser.add_argument_group("policies (repeat for several)")
+    rows.add_argument(
+        "--policy", action=PolicyAction, metavar="NAME", default=None, help=f"{', '.join(POLICIES)}, or module:Class"
+    )
+    rows.add_argument("--set", action=PolicyAction, metavar="KEY=VALUE", default=argparse.SUPPRESS, help="a setting of that policy")
+    rows.add_argument("--label", action=PolicyAction, metavar="TEXT", default=argparse.SUPPRESS, help="the name of that row")
+    group = parser.add_argument_group("settings")
+    aliases = {"rate": ["--request-rate"]}
+    texts = describe()
+    for field in fields(Settings):
+        flag = "--" + field.name.replace("_", "-")
+        default = None if field.default is MISSING else field.default
+        options: dict[str, Any] = {"help": texts[field.name], "default": default}
+        kind = str(field.type)
+        if kind.startswith("bool"):
+            options["action"] = argparse.BooleanOptionalAction
+        elif field.name in ("kv_tokens", "host_tokens"):
+            options |= {"type": tokens, "metavar": "N|unlimited"}
+        elif field.name in CHOICES:
+            options["choices"] = list(CHOICES[field.name])
+        else:
+            options["type"] = int if kind.startswith("int") else float if kind.startswith("float") else str
+            options["metavar"] = {int: "N", float: "X"}.get(options["type"], "TEXT")
+        group.add_argument(flag, *aliases.get(field.name, []), dest=field.name, **options)
+    trace = parser.add_argument_group("trace")
+    trace.add_argument("--num-requests", "--num-prompts", type=int, metavar="N", help="take the first N rows")
+    trace.add_argument("--from", dest="start", type=float, default=0.0, metavar="S", help="take the rows from this second on")
+    trace.add_argument("--for", dest="duration", type=float, metavar="S", help="and for so many seconds")
+    trace.add_argument("--columns", metavar="SPEC", help="of an unknown format: arrival=ts:ms,prompt=a,output=b")
+    trace.add_argument("--lenient", action="store_true", help="drop and count bad rows instead of stopping at the first")
+    trace.add_argument("--arrivals", metavar="PROCESS", help="for lengths without arrivals: poisson, gamma:cv=4, onoff:on=10,off=30")
+    output = parser.add_argument_group("runs and output")
+    output.add_argument("--seeds", type=int, default=1, metavar="N", help="seeds 0 to N-1; seed 0 is the trace as it stands")
+    output.add_argument("--processes", type=int, metavar="N", help="worker processes (all cores where it pays)")
+    output.add_argument("--json", action="store_true", help="print one JSON document and nothing else on stdout")
+    output.add_argument("--out", metavar="DIR", help="write run.json, records.parquet and summary.json there")
+    output.add_argument("--csv", action="store_true", help="with --out: records.csv too")
+    output.add_argument("--plot", nargs="?", const="", metavar="DIR", help="draw the JCT CDF and bars (into --out, else here)")
+    output.add_argument("--timeline", metavar="FILE", help="Perfetto/Chrome trace of the first policy and seed")
+    output.add_argument("--iterations", metavar="FILE", help="a row per stretch of iterations (CSV) of the first policy and seed")
+    output.add_argument("--explain", type=int, metavar="JOB", help="print one job's life under each policy, first seed")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(arguments)
+    try:
+        return run(args)
+    except PolicyError as error:
+        cause = error.__cause__
+        where = ""
+        if cause is not None and cause.__traceback__ is not None:
+            last = cause.__traceback__
+            while last.tb_next is not None:
+                last = last.tb_next
+            where = f" ({last.tb_frame.f_code.co_filename}, line {last.tb_lineno})"
+        print(f"python -m sim: {error}{where}", file=sys.stderr)
+        return 1
+    except (TraceError, ValueError, FileNotFoundError, OutputError) as error:
+        print(f"python -m sim: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("python -m sim: interrupted before any run had begun", file=sys.stderr)
+        return 130
+
+
+def run(args: argparse.Namespace) -> int:
+    settings = Settings(**{field.name: getattr(args, field.name) for field in fields(Settings)})
+    if args.seeds < 1:
+        raise ValueError(f"--seeds {args.seeds}: give at least 1")
+    contenders = [Contender(**row) for row in args.policy or [{"policy": "fcfs"}, {"policy": "sj-mlfq"}]]
+    trace = read_trace(
+        args.trace,
+        columns=args.columns,
+        lenient=args.lenient,
+        rate=settings.rate or (1.0 if settings.load else None),
+        arrivals=args.arrivals,
+        start_s=args.start,
+        duration_s=args.duration,
+        num_requests=args.num_requests,
+    )
+    result = replay(trace, contenders, seeds=args.seeds, settings=settings, processes=args.processes)
+    deliver(args, result)
+    if result.interrupted:
+        done = sum(not run.settings.get("interrupted") for run in result.runs)
+        print(
+            f"python -m sim: interrupted; {done} of {result.planned} runs were finished"
+            + (", the last one only in part (its unfinished jobs are censored)" if done < len(result.runs) else "")
+            + ", and what is shown and written is from these",
+            file=sys.stderr,
+        )
+        return 130
+    return 0
+
+
+def deliver(args: argparse.Namespace, result: Result) -> None:
+    if args.json:
+        print(json.dumps(result.document(), indent=1))
+    else:
+        print(result, end="")
+    if not result.runs:
+        return
+    written = result.save(args.out, args.csv) if args.out else []
+    if args.plot is not None:
+        written += result.plot(args.plot or args.out or ".")
+    if written:
+        print(f"wrote {', '.join(str(path) for path in written)}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""What fcfs can just sustain: the rate that a load is measured in."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from fastserve.workload import Trace
+from sim.files import OutputError, atomically
+from sim.one import Contender, outputs_of, run_one
+from sim.provenance import fingerprint
+from sim.settings import Settings
+
+REQUESTS = 2000
+
+
+def capacity(trace: Trace, settings: Settings) -> float:
+    """Saturated fcfs throughput in requests/s: 2,000 requests drawn evenly from the trace, all at time 0.
+
+    A shorter trace is repeated. The answer is kept in the user's cache folder, by trace, settings and source.
+    """
+    plain = settings.with_(rate=None, load=None, warmup=0.0, max_backlog=None, predictor="none")
+    burst = _burst(trace)
+    lengths = hashlib.sha256(burst.prompt.tobytes() + burst.output.tobytes()).hexdigest()
+    key = [lengths, asdict(plain), plain.hardware().to_json(), fingerprint()]
+    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
+    path = cache_folder() / f"capacity-{name}.json"
+    try:
+        return float(json.loads(path.read_text(encoding="utf-8"))["requests_per_s"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    rate = _measure(burst, plain)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomically(path) as file:
+            file.write_text(json.dumps({"requests_per_s": rate}), encoding="utf-8")
+    except (OSError, OutputError):
+        pass  # a cache that cannot be written costs time only
+    return rate
+
+
+def _burst(trace: Trace) -> Trace:
+    rows = np.arange(REQUESTS) * len(trace) // REQUESTS
+    outputs = np.array(outputs_of(trace), np.int64)
+    return Trace(trace.name, trace.source, np.zeros(REQUESTS, np.int64), trace.prompt[rows], outputs[rows])
+
+
+def _measure(burst: Trace, settings: Settings) -> float:
+    run = run_one(burst, Contender("fcfs"), settings, seed=0)
+    if run.settings.get("interrupted"):
+        raise KeyboardInterrupt
+    makespan, done = run.summary["makespan_s"], run.summary["completed"]
+    if not makespan or not done:
+        raise ValueError("no request of the trace fits in the KV pool: give more --kv-tokens")
+    return done / makespan
+
+
+def cache_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "fastserve-testbed"

@@ -1,0 +1,198 @@
+"""replay(): a trace under one policy or several, over seeds, in a process pool where it pays."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastserve.sched.policy import Policy
+from fastserve.workload import Trace, read_trace
+from sim.capacity import capacity
+from sim.one import Contender, prepare, run_one
+from sim.report import Run, document, table, write_out
+from sim.settings import Settings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+POOL_PAYS = 20_000  # requests in all, below which starting processes costs more than it saves
+
+PolicyLike = str | type[Policy] | Contender
+
+
+@dataclass
+class Result:
+    """What came out. Printing it shows the table."""
+
+    settings: dict[str, Any]
+    runs: list[Run] = field(default_factory=list)
+    planned: int = 0  # runs that were asked for; fewer are here after an interrupt
+
+    @property
+    def interrupted(self) -> bool:
+        return len(self.runs) < self.planned or any(run.settings.get("interrupted") for run in self.runs)
+
+    def __str__(self) -> str:
+        return table(self.runs, self.settings)
+
+    def document(self) -> dict[str, Any]:
+        """The --json document: {"settings", "runs"}."""
+        return document(self.settings, self.runs)
+
+    def records(self) -> pd.DataFrame:
+        """One row per job and run, with policy, label and seed in front; all times in seconds."""
+        import pandas as pd
+
+        frames = [pd.DataFrame({"policy": run.policy, "label": run.label, "seed": run.seed} | run.records) for run in self.runs]
+        return pd.concat(frames, ignore_index=True)
+
+    def summaries(self) -> pd.DataFrame:
+        """One row per run."""
+        import pandas as pd
+
+        return pd.DataFrame([{"policy": run.policy, "label": run.label, "seed": run.seed} | run.summary for run in self.runs])
+
+    def save(self, folder: str | Path, csv: bool = False) -> list[Path]:
+        return write_out(Path(folder), self.settings, self.runs, csv)
+
+    def plot(self, folder: str | Path) -> list[Path]:
+        """JCT CDF and mean and p99 bars, as PDF and PNG."""
+        from sim.plot import draw
+
+        return draw(self.runs, Path(folder))
+
+
+def replay(
+    trace: Trace | str | Path,
+    policy: PolicyLike | Sequence[PolicyLike] = "fcfs",
+    *,
+    seeds: int | Sequence[int] = 1,
+    settings: Settings | None = None,
+    processes: int | None = None,
+    progress: bool | None = None,
+    **changes: Any,
+) -> Result:
+    """Replay a trace under one policy or several, with a fresh policy object for each run.
+
+    trace: a Trace, or the path of one. policy: a name, "module:Class", a class, a Contender with knobs and a label, or a
+    list of these. seeds: how many, or which. Seed 0 is the trace as it stands; any other re-pairs its arrivals with its
+    requests, alike for all policies (common random numbers), and seeds the predictor. changes: settings by name, such as
+    load=0.8 (sim.settings.Settings lists them). processes: 1 keeps everything in this one. progress: a bar on stderr
+    (None: when that is a terminal).
+
+    Raises ValueError (TraceError for the trace) with what was wrong. After Ctrl-C returns what has finished.
+    """
+    chosen = (settings or Settings()).with_(**changes)
+    contenders = [_contender(entry) for entry in (policy if isinstance(policy, list | tuple) else [policy])]
+    if not contenders:
+        raise ValueError("give at least one policy")
+    rows = [contender.row(chosen) for contender in contenders]
+    for row in rows:
+        if rows.count(row) > 1:
+            raise ValueError(f"two rows would be called {row!r}: give them labels")
+    for contender in contenders:
+        prepare(contender, chosen)
+    numbers = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    if not numbers:
+        raise ValueError("give at least one seed")
+    if not isinstance(trace, Trace):
+        trace = read_trace(trace, rate=chosen.rate or (1.0 if chosen.load else None))
+    hardware = chosen.hardware()
+    sustained = capacity(trace, chosen)
+    if chosen.load is not None:
+        trace = trace.with_rate(chosen.load * sustained)
+    elif chosen.rate is not None:
+        trace = trace.with_rate(chosen.rate)
+    shown = {"trace": trace.name} | chosen.shown(hardware)
+    shown["rate"] = trace.rate if trace.rate < float("inf") else None
+    shown["load"] = None if shown["rate"] is None else trace.rate / sustained
+    shown["seeds"] = numbers
+    if trace.dropped:
+        shown["dropped_rows"] = dict(trace.dropped)
+    tasks = [(contender, seed) for contender in contenders for seed in numbers]
+    result = Result(shown, planned=len(tasks))
+    bar = _bar(len(tasks) * len(trace), progress)
+    try:
+        _run_all(trace, chosen, tasks, processes, result.runs, bar.update if bar is not None else None)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        if bar is not None:
+            bar.close()
+    order = {row: place for place, row in enumerate(rows)}
+    result.runs.sort(key=lambda run: (order[run.label], run.seed))
+    return result
+
+
+def _contender(entry: object) -> Contender:
+    if isinstance(entry, Contender):
+        return entry
+    if isinstance(entry, str) or (isinstance(entry, type) and issubclass(entry, Policy)):
+        return Contender(entry)
+    if isinstance(entry, Policy):
+        raise ValueError(f"give the class {type(entry).__name__} and not an object of it: each run needs a fresh one")
+    raise ValueError(f"{entry!r} is no policy: give a name, module:Class, a subclass of fastserve.Policy or a Contender")
+
+
+def _run_all(
+    trace: Trace,
+    settings: Settings,
+    tasks: list[tuple[Contender, int]],
+    processes: int | None,
+    runs: list[Run],
+    watch: Callable[[int], object] | None,
+) -> None:
+    """Fills `runs` as they finish, so that an interrupt leaves those that have."""
+    workers = min(len(tasks), processes or os.cpu_count() or 1)
+    if workers < 2 or (processes is None and len(trace) * len(tasks) < POOL_PAYS) or not _travels(tasks):
+        for contender, seed in tasks:
+            runs.append(run_one(trace.repaired(seed), contender, settings, seed, watch=watch))
+            if runs[-1].settings.get("interrupted"):
+                raise KeyboardInterrupt
+        return
+    pool = ProcessPoolExecutor(workers, initializer=_ignore_interrupts)
+    try:
+        futures: list[Future[Run]] = [pool.submit(_task, trace, contender, settings, seed) for contender, seed in tasks]
+        for future in as_completed(futures):
+            runs.append(future.result())
+            if watch is not None:
+                watch(len(trace))
+    except BaseException:
+        for process in list(getattr(pool, "_processes", {}).values()):
+            process.terminate()
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
+
+
+def _task(trace: Trace, contender: Contender, settings: Settings, seed: int) -> Run:
+    return run_one(trace.repaired(seed), contender, settings, seed)
+
+
+def _ignore_interrupts() -> None:
+    """Ctrl-C reaches the whole process group; the parent decides."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _travels(tasks: list[tuple[Contender, int]]) -> bool:
+    """A class made inside a function cannot be sent to another process; it then runs in this one."""
+    try:
+        pickle.dumps(tasks)
+    except (pickle.PicklingError, AttributeError, TypeError):
+        return False
+    return True
+
+
+def _bar(total: int, progress: bool | None) -> Any:
+    if progress is False or (progress is None and not sys.stderr.isatty()):
+        return None
+    from tqdm import tqdm
+
+    return tqdm(total=total, unit="req", unit_scale=True, leave=False, file=sys.stderr, delay=1.0)
