@@ -52,7 +52,7 @@ class Job:
     """
 
     __slots__ = (
-        "arrival", "client", "clock_base", "copy", "deadline", "entry", "finish", "fresh", "guard", "guess", "id", "last",
+        "arrival", "client", "clock_base", "copy", "deadline", "entry", "finish", "fresh", "guess", "id", "joined_at", "last",
         "limit", "meter", "place", "preemptions", "prefilled", "priority", "program", "prompt", "queue", "rolling",
         "running", "served_goal", "since", "tokens_base", "tokens_goal", "waited",
     )  # fmt: skip
@@ -95,7 +95,7 @@ class Job:
         self.served_goal = NEVER  # ns of service, tokens: where the alarms ring
         self.tokens_goal = NEVER
         self.waited = 0  # ns, the period of the third alarm; 0: none
-        self.guard = 0  # meter.service until which the visit guard protects this visit
+        self.joined_at = 0  # meter.service when this visit began
         self.copy: Copy | None = None  # the copy under way, while LEAVING or COMING
         self.entry: tuple[Any, int, int, Job] | None = None
         self.queue: list[tuple[Any, int, int, Job]] | None = None

@@ -307,11 +307,21 @@ class Scheduler:
 
     def _guarded(self, plan: Plan, t: int, top: int) -> bool:
         """Memory is short: does the visit guard protect anybody in run[t:top]? Then the batch is held until it expires."""
-        until = max([run[3].guard for run in self.ranking.run[t:top]])
+        until = 0
+        for _, _, _, job in self.ranking.run[t:top]:
+            until = max(until, job.joined_at + self.visit * self._return_ns(job))
         if until <= self.meter.service:
             return False
         plan.hold = until
         return True
+
+    def _return_ns(self, job: Job) -> int:
+        """ns: what coming back would cost a running job: the copies both ways, or a prefill where the host has no room."""
+        ledger = self.ledger
+        held = ledger.held(job)
+        if self.residency.swaps and held <= ledger.host - ledger.hosted:
+            return self.machine.return_ns(held)
+        return self.machine.prefill_ns(job.prompt + job.generated)
 
     def _shape(self, plan: Plan) -> None:
         batch = self.batch
@@ -505,8 +515,7 @@ class Scheduler:
         job.clock_base -= self.meter.service
         if job.served_goal < NEVER:
             self._watch_service(job)
-        if self.guarding:
-            job.guard = self.meter.service + self.visit * self._return_ns(job)
+        job.joined_at = self.meter.service
         if whole:
             job.fresh = True
             self.fresh.append(job)
@@ -514,13 +523,6 @@ class Scheduler:
         else:
             self.prefilling[job] = None
             self.ranking.dirty[job] = None
-
-    def _return_ns(self, job: Job) -> int:
-        """ns: what coming back would cost it: a prefill of all its tokens, or the copies both ways."""
-        tokens = job.prompt + job.tokens_base
-        if self.residency.swaps:
-            return self.machine.return_ns(-(-tokens // self.ledger.block))
-        return self.machine.prefill_ns(tokens)
 
     def _roll(self, job: Job) -> None:
         """Its cache is complete: from here on the step counter counts its tokens."""

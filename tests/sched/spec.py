@@ -21,7 +21,7 @@ class SpecJob:
         self.since = self.left_at = self.arrival
         self.goals = {}  # "served" and "tokens" alarms: the amount at which they ring
         self.waited = None
-        self.guard = 0
+        self.joined_at = 0
         self.owes_token = False  # this visit has not yielded one yet
         self.finish = ""
         self.now = lambda: 0
@@ -145,14 +145,21 @@ class Spec:
             members = [*joined, job, *stay]
             cold = self.cold(members, [other for other in running if other not in stay])
             short = sum(map(self.need, members)) + cold > self.device
-            if displaced and short and self.visit and max(other.guard for other in displaced) > self.service:
-                hold = max(other.guard for other in displaced)
+            guard = max([other.joined_at + self.visit * self.return_ns(other) for other in displaced], default=0)
+            if short and self.visit and guard > self.service:
+                hold = guard
                 break
             joined.append(job)
         stay = staying(joined)
         left = [job for job in running if job not in stay]
         prefill = [job for job in best_first if job in joined + stay and not job.cached]
         return joined, stay, left, prefill, hold
+
+    def return_ns(self, job):
+        """What coming back would cost a running job that is displaced now."""
+        if self.swaps and self.held(job) <= self.host - self.hosted():
+            return self.machine.return_ns(self.held(job))
+        return self.machine.prefill_ns(job.prompt + job.generated)
 
     def cold(self, members, left):
         """Blocks that neither the members use nor are free."""
@@ -310,9 +317,7 @@ class Spec:
             if job.place is HOST:
                 job.blocks_in += self.held(job)
             job.running, job.owes_token, job.place = True, True, DEVICE
-            tokens = job.prompt + job.generated
-            cost = self.machine.return_ns(self.blocks(tokens)) if self.swaps else self.machine.prefill_ns(tokens)
-            job.guard = self.service + self.visit * cost
+            job.joined_at = self.service
         self.hold = hold
         for copy in clear:
             if not copy.out and not copy.orphan:

@@ -1,0 +1,250 @@
+"""check_policy: does a policy keep the contract? The messages tell its author what to change.
+
+Small scripted runs, with ties, queues, preemption, short memory and cancels. Each is played once with every call into the
+policy watched, then with fresh objects again: as it is, in macro-steps, and with every rank re-read. All must decide alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastserve.sched.job import Job
+from fastserve.sched.plan import Plan
+from fastserve.sched.policy import Policy, PolicyError
+from fastserve.sched.scripted import JOBS, SHAPES, Event, Run, Script, StuckError, write
+from fastserve.sched.watched import ConformanceError, Watched, explained, watch
+
+KNOWN_NEEDS = frozenset({"guess"})
+BOUND = ("now", "jobs", "machine")
+
+__all__ = ["ConformanceError", "Report", "check_policy"]
+
+
+@dataclass
+class Report:
+    """What was played. warnings: what costs time or memory but breaks nothing."""
+
+    policy: str
+    scripts: list[str] = field(default_factory=list)
+    decisions: int = 0
+    alarms: int = 0
+    warnings: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        text = f"{self.policy} keeps the contract: {len(self.scripts)} scripts, {self.decisions} decisions, {self.alarms} alarms"
+        return "\n".join([text, *(f"warning: {warning}" for warning in self.warnings)])
+
+
+def check_policy(make: Callable[[], Policy], *, seeds: Iterable[int] = (0, 1), quick: bool = False) -> Report:
+    """Plays scripted runs with fresh policies from make(), a class or a function without arguments.
+
+    seeds: of the workloads. quick: the first seed only. Raises ConformanceError at the first thing that breaks the contract.
+    """
+    seeds = list(seeds)[:1] if quick else list(seeds)
+    if not seeds:
+        raise ValueError("check_policy() needs at least one seed")
+    report = Report(_first_look(make))
+    for seed in seeds:
+        for shape in SHAPES:
+            script = write(shape, seed)
+            _Case(make, script, report).check()
+            report.scripts.append(script.name)
+    return report
+
+
+def _first_look(make: Callable[[], Policy]) -> str:
+    """What can be seen without a run. Returns the name of the policy."""
+    policy: object = _made(make)
+    kind = type(policy)
+    name = kind.__name__
+    if not isinstance(policy, Policy):
+        raise ConformanceError("make", f"make() returned {policy!r}, which is no fastserve.Policy; subclass it")
+    if make() is policy:
+        raise ConformanceError("make", f"make() returned the same {name} twice; one object serves one run, make a fresh one")
+    if kind.rank is Policy.rank:
+        raise ConformanceError("rank", f"{name} must define rank(self, job): any comparable value, the smaller goes first")
+    settled: object = policy.settled
+    if not isinstance(settled, bool):
+        raise ConformanceError("settled", f"{name}.settled is {settled!r}; write settled = True or leave it out")
+    needs: object = policy.needs
+    if not isinstance(needs, frozenset):
+        raise ConformanceError("needs", f'{name}.needs is {needs!r}; write needs = frozenset({{"guess"}}) or leave it out')
+    if not needs <= KNOWN_NEEDS:
+        unknown = ", ".join(sorted(map(repr, needs - KNOWN_NEEDS)))
+        raise ConformanceError("needs", f'{name}.needs names {unknown}; the only fact that can be asked for is "guess"')
+    own = [key for key in BOUND if key in getattr(policy, "__dict__", {}) or getattr(kind, key, None) is not getattr(Policy, key, None)]
+    if own:
+        raise ConformanceError("bound", f"{name} sets {own[0]!r} itself, which the Scheduler fills; name your attribute otherwise")
+    return name
+
+
+def _made(make: Callable[[], Policy]) -> Policy:
+    try:
+        return make()
+    except TypeError as error:
+        name = getattr(make, "__name__", "make")
+        raise ConformanceError(
+            "make",
+            f"{name}() cannot be called without arguments ({error}); give every setting a default, or pass "
+            f"check_policy(lambda: {name}(...))",
+        ) from error
+
+
+class _Case:
+    """One script, and the runs of it that must agree."""
+
+    def __init__(self, make: Callable[[], Policy], script: Script, report: Report) -> None:
+        self.make = make
+        self.script = script
+        self.report = report
+        self.name = report.policy
+
+    def check(self) -> None:
+        watched = self._watched()
+        plain = self._play()
+        advice = "rank() and the other methods may depend on the jobs, self.now and the policy's own state only"
+        self._agree(
+            "repeat", plain, self._play(), "the same run twice",
+            f"{advice}: seed its randomness in __init__, keep nothing in class attributes or globals, iterate over no set",
+        )  # fmt: skip
+        self._agree(
+            "pure", plain, watched, "a run in which it was asked more often",
+            "rank(), waiting(), coldest() and explain() must not change anything",
+        )  # fmt: skip
+        if not self.make().settled:
+            return
+        promise = "settled = True promises that ranks change with self.rerank(job) only; keep it, or leave settled = False"
+        self._agree("settled", self._play(reread=True), plain, "a run in which every rank is re-read", promise)
+        self._agree("macro", plain, self._play(macro=True), "many iterations taken at once", promise)
+
+    def _play(self, *, macro: bool = False, reread: bool = False) -> list[Event]:
+        policy = self._fresh()
+        run = Run(policy, self.script, macro=macro)
+        if reread:
+            run.scheduler.ranking.settled = False
+        try:
+            return run.play()
+        except PolicyError as error:
+            what = explained(error.__cause__, policy.needs) if error.__cause__ is not None else str(error)
+            of = f" of job {error.job.id}" if error.job is not None else ""
+            raise self._failed("exception", f"{self.name}.{error.method}(){of} failed in a second run: {what}", error) from error
+        except StuckError as error:
+            raise self._stuck(error) from error
+
+    def _watched(self) -> list[Event]:
+        policy = self._fresh()
+        watched = watch(policy)
+        run = Run(watched, self.script)
+        watched.bind(run.scheduler)
+        try:
+            for plan in run.boundaries():
+                watched.settle()
+                watched.look(run.scheduler)
+                self._same_plan(watched, plan, run.scheduler.plan(run.now))
+        except StuckError as error:
+            raise self._stuck(error) from error
+        except Exception as error:
+            broken = _root(error)
+            if broken is None:
+                raise
+            raise self._failed(broken.check, str(broken), broken) from broken.__cause__
+        self.report.decisions += len(run.events)
+        self.report.alarms += sum(watched.rung.values())
+        self._warn(watched, run.jobs)
+        return run.events
+
+    def _fresh(self) -> Policy:
+        policy = self.make()
+        if policy._scheduler is not None:
+            raise ConformanceError("make", f"make() returned a {self.name} that has served a run; make a fresh one for each")
+        return policy
+
+    # -- verdicts --------------------------------------------------------------------------------------------------
+
+    def _same_plan(self, watched: Watched, first: Plan | None, second: Plan | None) -> None:
+        if _data(first) != _data(second):
+            watched.blame(
+                "pure", "rank", None,
+                f"and its like led to {first!r} and then to {second!r} at the same instant; rank(), waiting(), coldest() and "
+                f"explain() must not change anything",
+            )  # fmt: skip
+
+    def _agree(self, check: str, want: list[Event], got: list[Event], what: str, advice: str) -> None:
+        if want == got:
+            return
+        at = next((i for i, (a, b) in enumerate(zip(want, got, strict=False)) if a != b), min(len(want), len(got)))
+        told = [_told(events[at]) if at < len(events) else "nothing more happens" for events in (want, got)]
+        raise self._failed(check, f"{self.name} decides differently in {what}: {told[0]}, or {told[1]}. {advice}")
+
+    def _stuck(self, error: StuckError) -> ConformanceError:
+        return self._failed(
+            "end", f"{self.name} does not come to an end though arrivals have stopped: {error}; waiting() must name every job"
+        )
+
+    def _failed(self, check: str, text: str, cause: object = None) -> ConformanceError:
+        return ConformanceError(check, f"{text} [script {self.script.name}]")
+
+    def _warn(self, watched: Watched, jobs: list[Job]) -> None:
+        found = [_leak(self.name, key, value, jobs) for key, value in _own_state(watched.inner).items()]
+        for why, count in watched.short.items():
+            if count >= JOBS and 2 * count > watched.rung[why]:
+                found.append(
+                    f"{self.name}.alarm() sets its {why!r} alarm again for less than one iteration, {count} times, so no plan "
+                    f"can hold for more than one; wake the job after self.machine.decode_ns or more"
+                )
+        known = {warning.partition(",")[0] for warning in self.report.warnings}
+        self.report.warnings += [warning for warning in found if warning and warning.partition(",")[0] not in known]
+
+
+def _told(event: Event) -> str:
+    return f"job {event.id} {event.what} at {event.at / 1e9:.3f} s"
+
+
+def _data(plan: Plan | None) -> list[Any]:
+    """The fields of a plan as values that can be compared."""
+    if plan is None:
+        return []
+    copies = [[(copy.job.id, copy.blocks, copy.out) for copy in found] for found in (plan.load, plan.clear, plan.park, plan.prefetch)]
+    jobs = [[job.id for job in found] for found in (plan.joined, plan.left, plan.drop)]
+    chunks = [(job.id, tokens) for job, tokens in plan.prefill]
+    return [*jobs, *copies, chunks, plan.batch, plan.context, plan.iterations, plan.service, plan.until, plan.hold]
+
+
+def _root(error: BaseException | None) -> ConformanceError | None:
+    """The Scheduler wraps what comes out of a policy: the ConformanceError inside."""
+    while error is not None and not isinstance(error, ConformanceError):
+        error = error.__cause__
+    return error
+
+
+def _own_state(policy: Policy) -> dict[str, Any]:
+    bound = {*BOUND, "_scheduler"}
+    return {key: value for key, value in getattr(policy, "__dict__", {}).items() if key not in bound}
+
+
+def _leak(name: str, key: str, value: object, jobs: list[Job]) -> str:
+    """A warning if this attribute still refers to many of the jobs, all of which have departed."""
+    kept = _jobs_in(value, set())
+    ids = value if isinstance(value, dict | list | set) else ()
+    if 4 * len(kept) < len(jobs) and not {job.id for job in jobs} <= {id for id in ids if isinstance(id, int)}:
+        return ""
+    return f"{name}.{key} still refers to departed jobs, {len(kept) or len(jobs)} of {len(jobs)} at the end; remove them in depart()"
+
+
+def _jobs_in(value: object, seen: set[int]) -> set[Job]:
+    """The jobs in nested containers and in the attributes of plain objects."""
+    if isinstance(value, Job):
+        return {value}
+    if id(value) in seen:
+        return set()
+    seen.add(id(value))
+    inside: Iterable[object] = ()
+    if isinstance(value, dict):
+        inside = [*value, *value.values()]
+    elif isinstance(value, Iterable) and hasattr(value, "__len__") and not isinstance(value, str | bytes):
+        inside = list(value)
+    elif not isinstance(value, type) and not callable(value):
+        inside = list(getattr(value, "__dict__", {}).values())
+    return set().union(*[_jobs_in(item, seen) for item in inside])

@@ -1,0 +1,238 @@
+"""A scripted machine and its loop: small made-up runs for check_policy, exact, in whole ticks, one iteration at a time.
+
+Nothing here is fast or realistic. Everything that happens falls on a grid of ticks, so that arrivals, quanta, waits and ends
+coincide all the time, and every field of a Plan is used.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from fastserve.sched.job import NEVER, Job
+from fastserve.sched.plan import Copy, Outcome, Plan
+from fastserve.sched.policy import Policy
+from fastserve.sched.scheduler import Scheduler
+
+JOBS = 40
+LONGEST_PROMPT = 320
+LONGEST_OUTPUT = 40
+BLOCK = 16
+BIGGEST = -(-(LONGEST_PROMPT + LONGEST_OUTPUT) // BLOCK)  # blocks that the largest job may need
+
+
+class Event(NamedTuple):
+    """One decision that can be seen from outside. what: joins, leaves, forgets, loads, parks, fetches or ends."""
+
+    at: int  # ns
+    what: str
+    id: int
+
+
+class StuckError(RuntimeError):
+    """Jobs wait and nothing will happen, or the run takes more iterations than its work can need."""
+
+
+@dataclass(frozen=True)
+class Script:
+    """What arrives and on what. settings: of the Scheduler. tick: ns, the grid of all times.
+
+    facts: the keywords of each Job, without its guess. outputs, guesses: tokens, by id. cancels: (ns, id), in order.
+    """
+
+    name: str
+    tick: int
+    slots: int
+    settings: dict[str, Any]
+    facts: tuple[dict[str, Any], ...]
+    outputs: tuple[int, ...]
+    guesses: tuple[int, ...]
+    cancels: tuple[tuple[int, int], ...]
+
+    def jobs(self, guessed: bool) -> list[Job]:
+        """Fresh jobs, by arrival; with a guess only for a policy that asked for one."""
+        return [Job(**facts, guess=self.guesses[facts["id"]] if guessed else None) for facts in self.facts]
+
+    @property
+    def enough(self) -> int:
+        """Iterations after which any run must have ended: each token may cost one whole prefill, chunk by chunk."""
+        chunks = -(-(LONGEST_PROMPT + LONGEST_OUTPUT) // 8)
+        return sum(self.outputs) * (chunks + 1) + len(self.facts)
+
+
+class ScriptedMachine:
+    """Executor and machine times in one. A decode takes a tick, or two when it is crowded; 64 prefilled tokens take one."""
+
+    def __init__(self, script: Script) -> None:
+        self.script = script
+        self.slots = script.slots
+        self.longest = LONGEST_PROMPT
+        self.decode_ns = script.tick
+        self.next_event = NEVER  # ns: filled by the loop before each plan is run
+        self.free_at = {True: 0, False: 0}  # by direction: ns, when its channel has nothing left to do
+        self.moving: dict[Copy, int] = {}  # copies under way: ns, when they end
+
+    def prefill_ns(self, tokens: int) -> int:
+        return self._iteration_ns(0, tokens)
+
+    def return_ns(self, blocks: int) -> int:
+        return 2 * self._copy_ns(blocks)
+
+    def run(self, plan: Plan) -> Outcome:
+        stall = self._copy(plan)
+        outputs = self.script.outputs
+        left = {job: outputs[job.id] - job.generated for job, tokens in plan.work if job.decoding}
+        for job, tokens in plan.prefill:
+            if job.prefilled + tokens == job.prompt + job.generated:
+                left[job] = outputs[job.id] - job.generated
+        each = self._iteration_ns(plan.batch, sum(tokens for _, tokens in plan.prefill))
+        k = 0
+        while True:
+            k += 1
+            service = k * each
+            now = plan.now + stall + service
+            ended = [job for job, tokens in left.items() if tokens <= k]
+            landed = [copy for copy, end in self.moving.items() if end <= now]
+            bound = k >= plan.iterations or service >= plan.service or now >= min(plan.until, self.next_event)
+            if bound or ended or landed:
+                break
+        landed.sort(key=self.moving.__getitem__)
+        for copy in landed:
+            del self.moving[copy]
+        return Outcome(k, service, stall, ended, landed, stall + each, each)
+
+    def _iteration_ns(self, batch: int, tokens: int) -> int:
+        return self.decode_ns * (1 + batch // 4 + -(-tokens // 64))
+
+    def _copy_ns(self, blocks: int) -> int:
+        return self.decode_ns * (1 + blocks // 4)
+
+    def _copy(self, plan: Plan) -> int:
+        """Starts the plan's copies: first those out, then loads into the cleared room, then prefetches. Returns the stall."""
+        for copy in plan.park:
+            self._send(copy, plan.now)
+        clear = max([plan.now, *(self.moving[copy] for copy in plan.clear)])
+        for copy in plan.load:
+            if copy not in self.moving:
+                self._send(copy, clear)
+        ready = max([clear, *(self.moving[copy] for copy in plan.load)])
+        for copy in plan.prefetch:
+            self._send(copy, clear)
+        return ready - plan.now
+
+    def _send(self, copy: Copy, at: int) -> None:
+        self.free_at[copy.out] = self.moving[copy] = max(at, self.free_at[copy.out]) + self._copy_ns(copy.blocks)
+
+
+class Run:
+    """One policy on one script. After play(): events, in order; plans is how many were made."""
+
+    def __init__(self, policy: Policy, script: Script, *, macro: bool = False) -> None:
+        self.script = script
+        self.machine = ScriptedMachine(script)
+        self.scheduler = Scheduler(policy, self.machine, macro=macro, **script.settings)
+        self.jobs = script.jobs("guess" in policy.needs)
+        self.events: list[Event] = []
+        self.now = 0
+
+    def play(self) -> list[Event]:
+        """To the end. Raises PolicyError when the policy breaks, StuckError when the end does not come."""
+        for _ in self.boundaries():
+            pass
+        return self.events
+
+    def boundaries(self) -> Iterator[Plan | None]:
+        """Each plan, before it is run: the commit and the inbox are done, and the Scheduler may be asked again."""
+        scheduler = self.scheduler
+        inbox = list(reversed(self.jobs))
+        cancels = list(reversed(self.script.cancels))
+        iterations = 0
+        while True:
+            while inbox and inbox[-1].arrival <= self.now:
+                scheduler.submit(inbox.pop(), self.now)
+            while cancels and cancels[-1][0] <= self.now:
+                self._cancel(self.jobs[cancels.pop()[1]])
+            next_event = min(inbox[-1].arrival if inbox else NEVER, cancels[-1][0] if cancels else NEVER)
+            plan = scheduler.plan(self.now)
+            yield plan
+            if plan is None:
+                wakes = min(next_event, scheduler.opens_at())
+                if wakes >= NEVER:
+                    break
+                self.now = max(self.now, wakes)
+                continue
+            self.machine.next_event = next_event
+            outcome = self.machine.run(plan)
+            iterations += outcome.iterations
+            if iterations > self.script.enough:
+                raise StuckError(f"{len(scheduler.live)} jobs still live after {iterations} iterations")
+            self._log(plan)
+            self.now += outcome.stall + outcome.service
+            for job in scheduler.commit(plan, outcome, self.now):
+                self.events.append(Event(self.now, "ends", job.id))
+        if scheduler.live:
+            raise StuckError(f"{len(scheduler.live)} jobs wait, such as job {next(iter(scheduler.live)).id}, and nobody runs")
+
+    def _cancel(self, job: Job) -> None:
+        if not job.finish:
+            self.scheduler.cancel(job, self.now)
+            self.events.append(Event(self.now, "ends", job.id))
+
+    def _log(self, plan: Plan) -> None:
+        for what, jobs in (
+            ("leaves", plan.left),
+            ("forgets", plan.drop),
+            ("parks", [copy.job for copy in plan.park]),
+            ("joins", plan.joined),
+            ("loads", [copy.job for copy in plan.load]),
+            ("fetches", [copy.job for copy in plan.prefetch]),
+        ):
+            self.events += [Event(plan.now, what, job.id) for job in jobs]
+
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "queue": {"batching": "chunked", "token_budget": 64},
+    "burst": {"batching": "mixed", "token_budget": 256},
+    "recompute": {"residency": "recompute", "visit": 0, "token_budget": 64, "spare": 6},
+    "swap": {"residency": "reactive", "visit": 0, "token_budget": 64, "spare": 10, "host_blocks": 2 * BIGGEST},
+    "ahead": {"residency": "proactive", "visit": 1, "token_budget": 64, "spare": 14, "host_blocks": 4 * BIGGEST,
+              "kv_reserve": 4},
+    "prefill-first": {"batching": "prefill-first", "residency": "recompute", "visit": 2, "spare": 12},
+}  # fmt: skip
+"""Scheduler settings by name; spare: blocks that the device pool has beyond the largest job's."""
+
+TICKS = (1_000_000, 20_000_000, 5_000_000)
+"""ns, by seed: quanta and waits that are given in seconds should meet a fast machine and a slow one."""
+
+
+def write(shape: str, seed: int) -> Script:
+    """The script of this shape and seed: forty jobs that overload few slots, in groups that arrive together."""
+    rng = random.Random(f"{shape} {seed}")
+    tick = TICKS[seed % len(TICKS)]
+    settings = dict(SHAPES[shape])
+    slots = 2 if shape == "burst" else rng.choice([3, 4, 6])
+    spare = settings.pop("spare", None)
+    if spare is not None:
+        settings["device_blocks"] = BIGGEST + spare
+    facts = []
+    outputs = []
+    cancels = []
+    at = 0
+    for id in range(JOBS):
+        outputs.append(min(LONGEST_OUTPUT, 1 + int(rng.expovariate(1 / 12))))
+        deadline = NEVER if id % 3 == 0 else at + rng.randint(1, 400) * tick
+        facts.append({
+            "id": id, "arrival": at, "prompt": min(LONGEST_PROMPT, 1 + int(rng.expovariate(1 / 80))),
+            "limit": LONGEST_OUTPUT, "client": f"client-{rng.randrange(4)}", "program": f"program-{id // 3}",
+            "priority": rng.randrange(4), "deadline": deadline,
+        })  # fmt: skip
+        if rng.random() < 0.15:
+            cancels.append((at + rng.randint(0, 150) * tick, id))
+        if rng.random() < 0.7:
+            at += rng.randint(1, 12) * tick
+    guesses = [max(1, round(tokens * rng.choice([0.5, 1, 1, 2]))) for tokens in outputs]
+    settings["max_batch"] = slots
+    return Script(f"{shape}, seed {seed}", tick, slots, settings, tuple(facts), tuple(outputs), tuple(guesses),
+                  tuple(sorted(cancels)))  # fmt: skip

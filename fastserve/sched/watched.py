@@ -1,0 +1,278 @@
+"""Watched: a policy between the Scheduler and the one that is checked, which looks at every question and every answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from operator import attrgetter
+from typing import Any, NoReturn
+
+from fastserve.sched.forbidden import Ears, where
+from fastserve.sched.job import Job
+from fastserve.sched.policy import Policy
+from fastserve.sched.scheduler import Scheduler
+
+READ_ONLY = (
+    "id", "arrival", "prompt", "limit", "client", "program", "priority", "deadline", "guess",
+    "prefilled", "running", "place", "preemptions", "finish", "tokens_base", "clock_base", "last",
+)  # fmt: skip
+"""What of a Job may not change while a policy is asked; rerank() and wake() change none of it."""
+
+_state = attrgetter(*READ_ONLY)
+
+
+class ConformanceError(Exception):
+    """A policy that does not keep the contract. check: the name of the check that it failed; the text says what to change."""
+
+    def __init__(self, check: str, message: str) -> None:
+        super().__init__(message)
+        self.check = check
+
+
+class Watched(Policy):
+    """Made by watch(); inner is the policy that is checked."""
+
+    def __init__(self, inner: Policy) -> None:
+        self.inner = inner
+        self.name = type(inner).__name__
+        self.ears = Ears()
+        self.known: dict[Job, tuple[Any, bool]] = {}  # of a settled policy: rank and running when last looked at
+        self.rung: dict[str, int] = {}  # alarms by kind, and those that were set again within less than an iteration
+        self.short: dict[str, int] = {}
+
+    def bind(self, scheduler: Scheduler) -> None:
+        """The Scheduler has bound itself to this; now the inner policy is bound too."""
+        self.inner._scheduler = scheduler
+        self.inner.machine = self.machine
+        self.inner.jobs = self.jobs
+
+    # -- what the Scheduler asks -----------------------------------------------------------------------------------
+
+    def rank(self, job: Job) -> Any:
+        first = self._ask("rank", job, [job], job)
+        if first is None:
+            self.blame("rank", "rank", job, "returned None; return a value that can be compared, the smaller goes first")
+        if _has_nan(first):
+            self.blame("rank", "rank", job, f"returned {first!r}; NaN has no place in an order, return a number")
+        try:
+            below_itself = bool(first < first)
+        except Exception as error:
+            self.blame("rank", "rank", job, f"returned {first!r}, which cannot be compared with < ({error}); "
+                       f"return a number, a string or a tuple of them")  # fmt: skip
+        if below_itself:
+            self.blame("rank", "rank", job, f"returned {first!r}, which is smaller than itself; make its __lt__ strict")
+        second = self._ask("rank", job, [job], job)
+        if first != second:
+            self.blame(
+                "random", "rank", job,
+                f"answered {first!r} and then {second!r} at the same instant; it must depend on the job, self.now and the "
+                f"policy's own state only: draw random numbers once, in arrive(), and give a rank class of your own an __eq__",
+            )  # fmt: skip
+        return first
+
+    def arrive(self, job: Job) -> None:
+        self._tell("arrive", job)
+
+    def depart(self, job: Job) -> None:
+        self.known.pop(job, None)
+        self._tell("depart", job)
+
+    def alarm(self, job: Job, why: str) -> None:
+        self._tell("alarm", job, why)
+        self.rung[why] = self.rung.get(why, 0) + 1
+        again = {"served": job.served_goal - job.served, "waited": job.waited or self.machine.decode_ns}
+        if again.get(why, self.machine.decode_ns) < self.machine.decode_ns:
+            self.short[why] = self.short.get(why, 0) + 1
+
+    def explain(self, job: Job) -> str:
+        text: object = self._ask("explain", job, [job], job)
+        if not isinstance(text, str):
+            self.blame("explain", "explain", job, f"returned {text!r}; return one short line of text")
+        return str(text)
+
+    # -- what the check asks at every boundary ---------------------------------------------------------------------
+
+    def look(self, scheduler: Scheduler) -> None:
+        """Everything that can be seen between a plan and its run: ranks in an order, waiting() complete, explain() text."""
+        jobs = list(self.jobs)
+        ranks = [(self.rank(job), job) for job in jobs]
+        self._order(ranks)
+        if type(self.inner).waiting is not Policy.waiting:
+            self._compare_waiting(dict((job, rank) for rank, job in ranks))
+        for job in jobs:
+            self.explain(job)
+
+    def settle(self, after: str = "", subject: Job | None = None, skip: Job | None = None) -> None:
+        """Holds every rank of a settled policy against the last look. after: the callback that has just been made."""
+        if not self.settled:
+            return
+        assert self.inner._scheduler is not None
+        noticed = self.inner._scheduler.ranking.dirty
+        known = self.known
+        for job in self.jobs:
+            if job is skip:
+                continue
+            fresh = self.rank(job)
+            last = known.get(job)
+            known[job] = fresh, job.running
+            if last is None:
+                continue
+            rank, ran = last
+            if after:
+                if fresh != rank and job not in noticed:
+                    self.blame(
+                        "settled", after, subject,
+                        f"changed the rank of job {job.id} from {rank!r} to {fresh!r} without self.rerank(job); "
+                        f"call it wherever a rank changes, or leave settled = False",
+                    )  # fmt: skip
+                continue
+            wrong = ""
+            if not ran and not job.running and fresh != rank:
+                wrong = "of a waiting job changed"
+            elif ran and job.running and rank < fresh:
+                wrong = "of a running job got worse"
+            elif not ran and job.running and rank < fresh:
+                wrong = "got worse when the job joined the batch"
+            elif ran and not job.running and fresh < rank:
+                wrong = "got better when the job left the batch"
+            if wrong:
+                self.blame(
+                    "settled", "rank", job,
+                    f"{wrong}, from {rank!r} to {fresh!r}, and nobody called self.rerank(job): settled = True promises that "
+                    f"this does not happen; let arrive() and alarm() note what the rank is made of and call rerank, or leave "
+                    f"settled = False",
+                )  # fmt: skip
+
+    def blame(self, check: str, method: str, job: Job | None, what: str) -> NoReturn:
+        """Raises ConformanceError."""
+        raise ConformanceError(check, f"{self._subject(method, job)} {what}")
+
+    def _subject(self, method: str, job: Job | None) -> str:
+        of = f" of job {job.id}" if job is not None else ""
+        return f"{self.name}.{method}(){of} at {self.now / 1e9:.3f} s"
+
+    # -- one question ----------------------------------------------------------------------------------------------
+
+    def _ask(self, method: str, subject: Job | None, jobs: Iterable[Job], *args: Any, most: int | None = None) -> Any:
+        """Calls the inner method; jobs: whose fields must be as they were. most: lists so many items of what it returns."""
+        inner = self.inner
+        inner.now = self.now
+        before = [(job, _state(job)) for job in jobs]
+        call: Callable[..., Any] = getattr(inner, method)
+        try:
+            answer = self.ears.listen(call if most is None else _listed(call, most), *args)
+        except Exception as error:
+            raise ConformanceError(
+                "exception", f"{self._subject(method, subject)} raised {explained(error, self.needs)}"
+            ) from error
+        if self.ears.heard is not None:
+            self.blame("forbidden", method, subject, self.ears.heard)
+        for job, state in before:
+            after = _state(job)
+            if after != state:
+                name = next(name for name, old, new in zip(READ_ONLY, state, after, strict=True) if old != new)
+                self.blame(
+                    "mutation", method, subject,
+                    f"has written {name} of job {job.id}; the Scheduler alone writes jobs: keep what the policy knows in a "
+                    f"dict of its own, keyed by job",
+                )  # fmt: skip
+        if inner.now != self.now or inner.jobs is not self.jobs or inner.machine is not self.machine:
+            self.blame(
+                "bound", method, subject,
+                "has replaced self.now, self.jobs or self.machine, which the Scheduler fills; name your attribute otherwise",
+            )  # fmt: skip
+        return answer
+
+    def _tell(self, method: str, job: Job, *args: Any) -> None:
+        arriving = job if method == "arrive" else None
+        self.settle(skip=arriving)
+        self._ask(method, job, [*self.jobs, job], job, *args)
+        self.settle(method, job)
+
+    def _order(self, ranks: list[tuple[Any, Job]]) -> None:
+        """Any two ranks must be equal, or one of them the smaller."""
+        for i in range(1, len(ranks)):
+            (a, first), (b, second) = ranks[i - 1], ranks[i]
+            try:
+                kinds = (bool(a < b), bool(b < a), bool(a == b))
+            except Exception as error:
+                self.blame("rank", "rank", second, f"returned {b!r} where job {first.id} has {a!r}: these cannot be compared "
+                           f"({error}); return one kind of value for every job")  # fmt: skip
+            if sum(kinds) != 1:
+                self.blame("rank", "rank", second, f"returned {b!r} where job {first.id} has {a!r}: neither equal nor one "
+                           f"smaller than the other; return values that have a total order")  # fmt: skip
+
+    def _compare_waiting(self, rank: dict[Job, Any]) -> None:
+        named = list(islice(self._waiting(), len(rank) + 1))
+        wanted = [job for job in self.jobs if not job.running]
+        for job in wanted:
+            if job not in named:
+                self.blame("waiting", "waiting", job, "left out this job, which waits; name every waiting job once")
+        for better, worse in zip(named, named[1:], strict=False):
+            if rank[worse] < rank[better]:
+                self.blame(
+                    "waiting", "waiting", None,
+                    f"named job {better.id}, of rank {rank[better]!r}, before job {worse.id}, of rank {rank[worse]!r}; it "
+                    f"must agree with rank() and may decide ties only",
+                )  # fmt: skip
+
+    def _coldest(self, parked: list[Job]) -> list[Job]:
+        names = set(parked)
+        most = len(parked) + 1
+        order: list[Job] = self._ask("coldest", None, self.jobs, list(parked), most=most)
+        for job in order:
+            if job not in names:
+                self.blame("coldest", "coldest", job, "named a job that is not in `parked` (or named it twice); "
+                           "name each job of `parked` once")  # fmt: skip
+            names.remove(job)
+        if names:
+            job = min(names, key=lambda job: job.id)
+            self.blame("coldest", "coldest", job, "left out this job of `parked`; name each of them once")
+        return order
+
+    def _waiting(self) -> Iterator[Job]:
+        most = len(self.jobs) + 1
+        seen: set[Job] = set()
+        for job in self._ask("waiting", None, self.jobs, most=most):
+            if job in seen or job.running or job not in self.jobs:
+                why = "this job twice" if job in seen else "this job, which runs" if job.running else "this job, which has gone"
+                self.blame("waiting", "waiting", job, f"named {why}; name each waiting job once")
+            seen.add(job)
+            yield job
+
+
+def watch(inner: Policy) -> Watched:
+    """Overrides what the inner policy overrides, since the Scheduler looks at that."""
+    own: dict[str, Any] = {"settled": inner.settled, "needs": inner.needs, "__module__": __name__}
+    if type(inner).coldest is not Policy.coldest:
+        own["coldest"] = Watched._coldest
+    if type(inner).waiting is not Policy.waiting:
+        own["waiting"] = Watched._waiting
+    made: Watched = type(type(inner).__name__, (Watched,), own)(inner)
+    return made
+
+
+def explained(error: BaseException, needs: frozenset[str]) -> str:
+    """What was raised, where, and, for the mistakes that everybody makes once, what to change."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    at = f" ({where(last.tb_frame, last.tb_lineno)})" if last is not None else ""
+    text = f"{type(error).__name__}: {error}{at}"
+    if isinstance(error, KeyError) and error.args and isinstance(error.args[0], Job):
+        text += "; its own dict does not hold that job: note every job in arrive() and forget it in depart() only"
+    elif isinstance(error, AttributeError) and "'Job' object" in str(error):
+        text += "; a Job is read-only and has no other fields: keep what the policy knows in a dict of its own, keyed by job"
+    elif isinstance(error, TypeError) and "NoneType" in str(error) and "guess" not in needs:
+        text += '; if this is job.guess: jobs have one only for a policy that says needs = frozenset({"guess"})'
+    return text
+
+
+def _listed(call: Callable[..., Any], most: int) -> Callable[..., list[Any]]:
+    return lambda *args: list(islice(call(*args), most))
+
+
+def _has_nan(value: object) -> bool:
+    if isinstance(value, tuple | list):
+        return any(map(_has_nan, value))
+    return isinstance(value, float) and value != value
