@@ -1,10 +1,24 @@
 """A testbed for LLM-serving schedulers: one brain, two bodies."""
 
+from typing import TYPE_CHECKING, Any
 
-def __getattr__(name: str) -> str:
-    # importlib.metadata costs more to import than everything else here, and few ask for the version.
+from fastserve.sched.job import Job
+from fastserve.sched.policy import Policy
+
+if TYPE_CHECKING:
+    from fastserve.sched.conformance import check_policy
+
+__all__ = ["Job", "Policy", "check_policy"]
+
+
+def __getattr__(name: str) -> Any:
+    # importlib.metadata and the checks cost more to import than everything else here, and few ask for them.
     if name == "__version__":
         from importlib.metadata import version
 
         return version("fastserve-testbed")
+    if name == "check_policy":
+        from fastserve.sched.conformance import check_policy
+
+        return check_policy
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

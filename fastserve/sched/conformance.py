@@ -1,7 +1,8 @@
 """check_policy: does a policy keep the contract? The messages tell its author what to change.
 
-Small scripted runs, with ties, queues, preemption, short memory and cancels. Each is played once with every call into the
-policy watched, then with fresh objects again: as it is, in macro-steps, and with every rank re-read. All must decide alike.
+Small scripted runs, with ties, queues, preemption, short memory and cancels. Each is played once with every call into
+the policy watched, then by fresh objects again: twice as it is, in macro-steps, with every rank re-read. All must
+decide alike.
 """
 
 from __future__ import annotations
@@ -10,13 +11,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from fastserve.sched.breach import ConformanceError, explained
+from fastserve.sched.forbidden import Ears
 from fastserve.sched.job import Job
 from fastserve.sched.plan import Plan
 from fastserve.sched.policy import Policy, PolicyError
-from fastserve.sched.scripted import JOBS, SHAPES, Event, Run, Script, StuckError, write
-from fastserve.sched.watched import ConformanceError, Watched, explained, watch
+from fastserve.sched.scripted import SHAPES, Event, Run, Script, StuckError, write
+from fastserve.sched.watched import Watched, watch
 
 KNOWN_NEEDS = frozenset({"guess"})
+STORM = 16  # alarms in a row, each set for almost nothing
 BOUND = ("now", "jobs", "machine")
 
 __all__ = ["ConformanceError", "Report", "check_policy"]
@@ -33,14 +37,15 @@ class Report:
     warnings: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        text = f"{self.policy} keeps the contract: {len(self.scripts)} scripts, {self.decisions} decisions, {self.alarms} alarms"
+        played = f"{len(self.scripts)} scripts, {self.decisions} decisions, {self.alarms} alarms"
+        text = f"{self.policy} keeps the contract: {played}"
         return "\n".join([text, *(f"warning: {warning}" for warning in self.warnings)])
 
 
 def check_policy(make: Callable[[], Policy], *, seeds: Iterable[int] = (0, 1), quick: bool = False) -> Report:
     """Plays scripted runs with fresh policies from make(), a class or a function without arguments.
 
-    seeds: of the workloads. quick: the first seed only. Raises ConformanceError at the first thing that breaks the contract.
+    seeds: of the workloads. quick: the first seed only. Raises ConformanceError at the first breach of the contract.
     """
     seeds = list(seeds)[:1] if quick else list(seeds)
     if not seeds:
@@ -62,34 +67,53 @@ def _first_look(make: Callable[[], Policy]) -> str:
     if not isinstance(policy, Policy):
         raise ConformanceError("make", f"make() returned {policy!r}, which is no fastserve.Policy; subclass it")
     if make() is policy:
-        raise ConformanceError("make", f"make() returned the same {name} twice; one object serves one run, make a fresh one")
-    if kind.rank is Policy.rank:
-        raise ConformanceError("rank", f"{name} must define rank(self, job): any comparable value, the smaller goes first")
+        raise ConformanceError(
+            "make", f"make() returned the same {name} twice; one object serves one run, make a fresh one"
+        )
+    if type(policy).rank is Policy.rank:
+        raise ConformanceError(
+            "rank", f"{name} must define rank(self, job): any comparable value, the smaller goes first"
+        )
     settled: object = policy.settled
     if not isinstance(settled, bool):
         raise ConformanceError("settled", f"{name}.settled is {settled!r}; write settled = True or leave it out")
     needs: object = policy.needs
     if not isinstance(needs, frozenset):
-        raise ConformanceError("needs", f'{name}.needs is {needs!r}; write needs = frozenset({{"guess"}}) or leave it out')
+        raise ConformanceError(
+            "needs", f'{name}.needs is {needs!r}; write needs = frozenset({{"guess"}}) or leave it out'
+        )
     if not needs <= KNOWN_NEEDS:
         unknown = ", ".join(sorted(map(repr, needs - KNOWN_NEEDS)))
         raise ConformanceError("needs", f'{name}.needs names {unknown}; the only fact that can be asked for is "guess"')
-    own = [key for key in BOUND if key in getattr(policy, "__dict__", {}) or getattr(kind, key, None) is not getattr(Policy, key, None)]
+    own = [
+        key
+        for key in BOUND
+        if key in getattr(policy, "__dict__", {}) or getattr(kind, key, None) is not getattr(Policy, key, None)
+    ]
     if own:
-        raise ConformanceError("bound", f"{name} sets {own[0]!r} itself, which the Scheduler fills; name your attribute otherwise")
+        raise ConformanceError(
+            "bound", f"{name} sets {own[0]!r} itself, which the Scheduler fills; name your attribute otherwise"
+        )
     return name
 
 
 def _made(make: Callable[[], Policy]) -> Policy:
+    """A first policy, whose constructor is listened to."""
+    name = getattr(make, "__name__", "make")
+    ears = Ears()
     try:
-        return make()
+        policy: Policy = ears.listen(make)
     except TypeError as error:
-        name = getattr(make, "__name__", "make")
         raise ConformanceError(
             "make",
             f"{name}() cannot be called without arguments ({error}); give every setting a default, or pass "
             f"check_policy(lambda: {name}(...))",
         ) from error
+    except Exception as error:
+        raise ConformanceError("make", f"{name}() raised {explained(error, KNOWN_NEEDS)}") from error
+    if ears.heard is not None:
+        raise ConformanceError("forbidden", f"{name}.__init__() {ears.heard}")
+    return policy
 
 
 class _Case:
@@ -107,7 +131,7 @@ class _Case:
         advice = "rank() and the other methods may depend on the jobs, self.now and the policy's own state only"
         self._agree(
             "repeat", plain, self._play(), "the same run twice",
-            f"{advice}: seed its randomness in __init__, keep nothing in class attributes or globals, iterate over no set",
+            f"{advice}: seed randomness in __init__, keep nothing in class attributes or globals, iterate over no sets",
         )  # fmt: skip
         self._agree(
             "pure", plain, watched, "a run in which it was asked more often",
@@ -115,7 +139,9 @@ class _Case:
         )  # fmt: skip
         if not self.make().settled:
             return
-        promise = "settled = True promises that ranks change with self.rerank(job) only; keep it, or leave settled = False"
+        promise = (
+            "settled = True promises that ranks change with self.rerank(job) only; keep it, or leave settled = False"
+        )
         self._agree("settled", self._play(reread=True), plain, "a run in which every rank is re-read", promise)
         self._agree("macro", plain, self._play(macro=True), "many iterations taken at once", promise)
 
@@ -129,7 +155,9 @@ class _Case:
         except PolicyError as error:
             what = explained(error.__cause__, policy.needs) if error.__cause__ is not None else str(error)
             of = f" of job {error.job.id}" if error.job is not None else ""
-            raise self._failed("exception", f"{self.name}.{error.method}(){of} failed in a second run: {what}", error) from error
+            raise self._failed(
+                "exception", f"{self.name}.{error.method}(){of} failed in a second run: {what}", error
+            ) from error
         except StuckError as error:
             raise self._stuck(error) from error
 
@@ -140,8 +168,7 @@ class _Case:
         watched.bind(run.scheduler)
         try:
             for plan in run.boundaries():
-                watched.settle()
-                watched.look(run.scheduler)
+                watched.look()
                 self._same_plan(watched, plan, run.scheduler.plan(run.now))
         except StuckError as error:
             raise self._stuck(error) from error
@@ -151,14 +178,16 @@ class _Case:
                 raise
             raise self._failed(broken.check, str(broken), broken) from broken.__cause__
         self.report.decisions += len(run.events)
-        self.report.alarms += sum(watched.rung.values())
+        self.report.alarms += watched.rung
         self._warn(watched, run.jobs)
         return run.events
 
     def _fresh(self) -> Policy:
         policy = self.make()
         if policy._scheduler is not None:
-            raise ConformanceError("make", f"make() returned a {self.name} that has served a run; make a fresh one for each")
+            raise ConformanceError(
+                "make", f"make() returned a {self.name} that has served a run; make a fresh one for each"
+            )
         return policy
 
     # -- verdicts --------------------------------------------------------------------------------------------------
@@ -167,8 +196,8 @@ class _Case:
         if _data(first) != _data(second):
             watched.blame(
                 "pure", "rank", None,
-                f"and its like led to {first!r} and then to {second!r} at the same instant; rank(), waiting(), coldest() and "
-                f"explain() must not change anything",
+                f"and its like led to {first!r} and then to {second!r} at the same instant; "
+                f"rank(), waiting(), coldest() and explain() must not change anything",
             )  # fmt: skip
 
     def _agree(self, check: str, want: list[Event], got: list[Event], what: str, advice: str) -> None:
@@ -180,7 +209,8 @@ class _Case:
 
     def _stuck(self, error: StuckError) -> ConformanceError:
         return self._failed(
-            "end", f"{self.name} does not come to an end though arrivals have stopped: {error}; waiting() must name every job"
+            "end",
+            f"{self.name} does not come to an end though arrivals have stopped: {error}; waiting() must name every job",
         )
 
     def _failed(self, check: str, text: str, cause: object = None) -> ConformanceError:
@@ -188,11 +218,11 @@ class _Case:
 
     def _warn(self, watched: Watched, jobs: list[Job]) -> None:
         found = [_leak(self.name, key, value, jobs) for key, value in _own_state(watched.inner).items()]
-        for why, count in watched.short.items():
-            if count >= JOBS and 2 * count > watched.rung[why]:
+        for why, streak in watched.storm.items():
+            if streak >= STORM:
                 found.append(
-                    f"{self.name}.alarm() sets its {why!r} alarm again for less than one iteration, {count} times, so no plan "
-                    f"can hold for more than one; wake the job after self.machine.decode_ns or more"
+                    f"{self.name}.alarm() sets its {why!r} alarm again for a fraction of an iteration, {streak} times "
+                    f"in a row for one job, so no plan outlasts one; wake it after self.machine.decode_ns or more"
                 )
         known = {warning.partition(",")[0] for warning in self.report.warnings}
         self.report.warnings += [warning for warning in found if warning and warning.partition(",")[0] not in known]
@@ -206,7 +236,10 @@ def _data(plan: Plan | None) -> list[Any]:
     """The fields of a plan as values that can be compared."""
     if plan is None:
         return []
-    copies = [[(copy.job.id, copy.blocks, copy.out) for copy in found] for found in (plan.load, plan.clear, plan.park, plan.prefetch)]
+    copies = [
+        [(copy.job.id, copy.blocks, copy.out) for copy in found]
+        for found in (plan.load, plan.clear, plan.park, plan.prefetch)
+    ]
     jobs = [[job.id for job in found] for found in (plan.joined, plan.left, plan.drop)]
     chunks = [(job.id, tokens) for job, tokens in plan.prefill]
     return [*jobs, *copies, chunks, plan.batch, plan.context, plan.iterations, plan.service, plan.until, plan.hold]
@@ -230,7 +263,8 @@ def _leak(name: str, key: str, value: object, jobs: list[Job]) -> str:
     ids = value if isinstance(value, dict | list | set) else ()
     if 4 * len(kept) < len(jobs) and not {job.id for job in jobs} <= {id for id in ids if isinstance(id, int)}:
         return ""
-    return f"{name}.{key} still refers to departed jobs, {len(kept) or len(jobs)} of {len(jobs)} at the end; remove them in depart()"
+    share = f"{len(kept) or len(jobs)} of {len(jobs)}"
+    return f"{name}.{key} still refers to departed jobs, {share} at the end; remove them in depart()"
 
 
 def _jobs_in(value: object, seen: set[int]) -> set[Job]:

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from fastserve.sched.breach import package, where
+
 _CLOCKS: frozenset[object] = frozenset(
     getattr(time, name)
     for name in (
@@ -59,19 +61,5 @@ _NOW = frozenset({"now", "utcnow", "today"})
 _USE_NOW = "use self.now, integer nanoseconds that are right in the simulator and on the live machine alike"
 
 
-def where(frame: FrameType, line: int | None = None) -> str:
-    """File and line of the innermost frame that is not the standard library's. line: the line in `frame`, if not its present one."""
-    if line is None:
-        line = frame.f_lineno
-    while _package(frame) in sys.stdlib_module_names and frame.f_back is not None:
-        frame = frame.f_back
-        line = frame.f_lineno
-    return f"{frame.f_code.co_filename.rpartition('/')[2]}, line {line}"
-
-
 def _logs(frame: FrameType) -> bool:
-    return _package(frame) == "logging"
-
-
-def _package(frame: FrameType) -> str:
-    return str(frame.f_globals.get("__name__", "")).partition(".")[0]
+    return package(frame) == "logging"

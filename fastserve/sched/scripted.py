@@ -1,7 +1,7 @@
 """A scripted machine and its loop: small made-up runs for check_policy, exact, in whole ticks, one iteration at a time.
 
-Nothing here is fast or realistic. Everything that happens falls on a grid of ticks, so that arrivals, quanta, waits and ends
-coincide all the time, and every field of a Plan is used.
+Nothing here is fast or realistic. Everything that happens falls on a grid of ticks, so that arrivals, quanta, waits and
+ends coincide all the time, and every field of a Plan is used.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from fastserve.sched.plan import Copy, Outcome, Plan
 from fastserve.sched.policy import Policy
 from fastserve.sched.scheduler import Scheduler
 
-JOBS = 40
+JOBS = 32
 LONGEST_PROMPT = 320
-LONGEST_OUTPUT = 40
+LONGEST_OUTPUT = 32
 BLOCK = 16
 BIGGEST = -(-(LONGEST_PROMPT + LONGEST_OUTPUT) // BLOCK)  # blocks that the largest job may need
 
@@ -63,7 +63,7 @@ class Script:
 
 
 class ScriptedMachine:
-    """Executor and machine times in one. A decode takes a tick, or two when it is crowded; 64 prefilled tokens take one."""
+    """Executor and machine times in one. A decode takes a tick, more if crowded; 64 prefilled tokens take one more."""
 
     def __init__(self, script: Script) -> None:
         self.script = script
@@ -110,7 +110,7 @@ class ScriptedMachine:
         return self.decode_ns * (1 + blocks // 4)
 
     def _copy(self, plan: Plan) -> int:
-        """Starts the plan's copies: first those out, then loads into the cleared room, then prefetches. Returns the stall."""
+        """Starts the plan's copies: those out, then loads into the cleared room, then prefetches. Returns the stall."""
         for copy in plan.park:
             self._send(copy, plan.now)
         clear = max([plan.now, *(self.moving[copy] for copy in plan.clear)])
@@ -173,7 +173,9 @@ class Run:
             for job in scheduler.commit(plan, outcome, self.now):
                 self.events.append(Event(self.now, "ends", job.id))
         if scheduler.live:
-            raise StuckError(f"{len(scheduler.live)} jobs wait, such as job {next(iter(scheduler.live)).id}, and nobody runs")
+            raise StuckError(
+                f"{len(scheduler.live)} jobs wait, such as job {next(iter(scheduler.live)).id}, and nobody runs"
+            )
 
     def _cancel(self, job: Job) -> None:
         if not job.finish:
@@ -208,7 +210,7 @@ TICKS = (1_000_000, 20_000_000, 5_000_000)
 
 
 def write(shape: str, seed: int) -> Script:
-    """The script of this shape and seed: forty jobs that overload few slots, in groups that arrive together."""
+    """The script of this shape and seed: thirty-two jobs that overload few slots, in groups that arrive together."""
     rng = random.Random(f"{shape} {seed}")
     tick = TICKS[seed % len(TICKS)]
     settings = dict(SHAPES[shape])
@@ -221,7 +223,7 @@ def write(shape: str, seed: int) -> Script:
     cancels = []
     at = 0
     for id in range(JOBS):
-        outputs.append(min(LONGEST_OUTPUT, 1 + int(rng.expovariate(1 / 12))))
+        outputs.append(min(LONGEST_OUTPUT, 1 + int(rng.expovariate(1 / 10))))
         deadline = NEVER if id % 3 == 0 else at + rng.randint(1, 400) * tick
         facts.append({
             "id": id, "arrival": at, "prompt": min(LONGEST_PROMPT, 1 + int(rng.expovariate(1 / 80))),

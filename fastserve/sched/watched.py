@@ -1,14 +1,15 @@
-"""Watched: a policy between the Scheduler and the one that is checked, which looks at every question and every answer."""
+"""Watched: a policy between the Scheduler and the one that is checked. It looks at every question and every answer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from itertools import islice, pairwise
 from operator import attrgetter
 from typing import Any, NoReturn
 
-from fastserve.sched.forbidden import Ears, where
-from fastserve.sched.job import Job
+from fastserve.sched.breach import ConformanceError, explained
+from fastserve.sched.forbidden import Ears
+from fastserve.sched.job import NEVER, Job
 from fastserve.sched.policy import Policy
 from fastserve.sched.scheduler import Scheduler
 
@@ -21,14 +22,6 @@ READ_ONLY = (
 _state = attrgetter(*READ_ONLY)
 
 
-class ConformanceError(Exception):
-    """A policy that does not keep the contract. check: the name of the check that it failed; the text says what to change."""
-
-    def __init__(self, check: str, message: str) -> None:
-        super().__init__(message)
-        self.check = check
-
-
 class Watched(Policy):
     """Made by watch(); inner is the policy that is checked."""
 
@@ -37,8 +30,11 @@ class Watched(Policy):
         self.name = type(inner).__name__
         self.ears = Ears()
         self.known: dict[Job, tuple[Any, bool]] = {}  # of a settled policy: rank and running when last looked at
-        self.rung: dict[str, int] = {}  # alarms by kind, and those that were set again within less than an iteration
-        self.short: dict[str, int] = {}
+        self.current = False  # known holds what can be read now: nothing has been run or told since
+        self.looks = 0
+        self.rung = 0  # alarms
+        self.streak: dict[tuple[Job, str], int] = {}  # alarms in a row that were set again for almost nothing
+        self.storm: dict[str, int] = {}  # the longest of these, by kind
 
     def bind(self, scheduler: Scheduler) -> None:
         """The Scheduler has bound itself to this; now the inner policy is bound too."""
@@ -51,7 +47,9 @@ class Watched(Policy):
     def rank(self, job: Job) -> Any:
         first = self._ask("rank", job, [job], job)
         if first is None:
-            self.blame("rank", "rank", job, "returned None; return a value that can be compared, the smaller goes first")
+            self.blame(
+                "rank", "rank", job, "returned None; return a value that can be compared, the smaller goes first"
+            )
         if _has_nan(first):
             self.blame("rank", "rank", job, f"returned {first!r}; NaN has no place in an order, return a number")
         try:
@@ -65,8 +63,8 @@ class Watched(Policy):
         if first != second:
             self.blame(
                 "random", "rank", job,
-                f"answered {first!r} and then {second!r} at the same instant; it must depend on the job, self.now and the "
-                f"policy's own state only: draw random numbers once, in arrive(), and give a rank class of your own an __eq__",
+                f"answered {first!r} and then {second!r} at the same instant; it must depend on the job, self.now and "
+                f"the policy's own state only: draw random numbers in arrive() and keep them; rank classes need __eq__",
             )  # fmt: skip
         return first
 
@@ -79,10 +77,12 @@ class Watched(Policy):
 
     def alarm(self, job: Job, why: str) -> None:
         self._tell("alarm", job, why)
-        self.rung[why] = self.rung.get(why, 0) + 1
-        again = {"served": job.served_goal - job.served, "waited": job.waited or self.machine.decode_ns}
-        if again.get(why, self.machine.decode_ns) < self.machine.decode_ns:
-            self.short[why] = self.short.get(why, 0) + 1
+        self.rung += 1
+        again = {"served": job.served_goal - job.served, "waited": job.waited or NEVER}.get(why, NEVER)
+        streak = self.streak[job, why] = (
+            self.streak.get((job, why), 0) + 1 if again * 16 < self.machine.decode_ns else 0
+        )
+        self.storm[why] = max(streak, self.storm.get(why, 0))
 
     def explain(self, job: Job) -> str:
         text: object = self._ask("explain", job, [job], job)
@@ -92,56 +92,69 @@ class Watched(Policy):
 
     # -- what the check asks at every boundary ---------------------------------------------------------------------
 
-    def look(self, scheduler: Scheduler) -> None:
-        """Everything that can be seen between a plan and its run: ranks in an order, waiting() complete, explain() text."""
+    def look(self) -> None:
+        """Between a plan and its run: promises kept, ranks in an order, waiting() complete, explain() text."""
+        self.settle()
+        self.current = False
         jobs = list(self.jobs)
-        ranks = [(self.rank(job), job) for job in jobs]
+        for job in jobs[self.looks % 5 :: 5]:
+            self.rank(job)
+            self.explain(job)
+        self.looks += 1
+        ranks = [(job, self._rank(job)) for job in jobs]
         self._order(ranks)
         if type(self.inner).waiting is not Policy.waiting:
-            self._compare_waiting(dict((job, rank) for rank, job in ranks))
-        for job in jobs:
-            self.explain(job)
+            self._compare_waiting(dict(ranks))
 
     def settle(self, after: str = "", subject: Job | None = None, skip: Job | None = None) -> None:
-        """Holds every rank of a settled policy against the last look. after: the callback that has just been made."""
-        if not self.settled:
+        """Holds every rank of a settled policy against the last one. after: the callback that has just been made."""
+        if not self.settled or (self.current and not after):
             return
+        self.inner.now = self.now
+        self.current = True
         assert self.inner._scheduler is not None
         noticed = self.inner._scheduler.ranking.dirty
         known = self.known
         for job in self.jobs:
             if job is skip:
                 continue
-            fresh = self.rank(job)
+            fresh = self._rank(job)
             last = known.get(job)
-            known[job] = fresh, job.running
-            if last is None:
-                continue
-            rank, ran = last
-            if after:
-                if fresh != rank and job not in noticed:
+            if last is not None:
+                rank, ran = last
+                if not after:
+                    self._promised(job, rank, fresh, ran)
+                elif fresh != rank and job not in noticed:
                     self.blame(
                         "settled", after, subject,
                         f"changed the rank of job {job.id} from {rank!r} to {fresh!r} without self.rerank(job); "
                         f"call it wherever a rank changes, or leave settled = False",
                     )  # fmt: skip
-                continue
-            wrong = ""
-            if not ran and not job.running and fresh != rank:
-                wrong = "of a waiting job changed"
-            elif ran and job.running and rank < fresh:
-                wrong = "of a running job got worse"
-            elif not ran and job.running and rank < fresh:
-                wrong = "got worse when the job joined the batch"
-            elif ran and not job.running and fresh < rank:
-                wrong = "got better when the job left the batch"
-            if wrong:
-                self.blame(
-                    "settled", "rank", job,
-                    f"{wrong}, from {rank!r} to {fresh!r}, and nobody called self.rerank(job): settled = True promises that "
-                    f"this does not happen; let arrive() and alarm() note what the rank is made of and call rerank, or leave "
-                    f"settled = False",
-                )  # fmt: skip
+            known[job] = fresh, job.running
+
+    def _promised(self, job: Job, rank: Any, fresh: Any, ran: bool) -> None:
+        """Nothing was told to the policy between these two ranks. ran: did the job run at the first of them?"""
+        if not ran and not job.running:
+            wrong = "of a waiting job changed" if fresh != rank else ""
+        elif job.running:
+            what = "of a running job got worse" if ran else "got worse when the job joined the batch"
+            wrong = what if rank < fresh else ""
+        else:
+            wrong = "got better when the job left the batch" if fresh < rank else ""
+        if wrong:
+            self.blame(
+                "settled", "rank", job,
+                f"{wrong} from {rank!r} to {fresh!r}, without self.rerank(job): settled = True promises that "
+                f"it does not; let arrive() and alarm() note what the rank is made of and call rerank, or leave "
+                f"settled = False",
+            )  # fmt: skip
+
+    def _rank(self, job: Job) -> Any:
+        """Read once, with fewer looks at how it is done."""
+        try:
+            return self.inner.rank(job)
+        except Exception:
+            return self.rank(job)
 
     def blame(self, check: str, method: str, job: Job | None, what: str) -> NoReturn:
         """Raises ConformanceError."""
@@ -154,7 +167,7 @@ class Watched(Policy):
     # -- one question ----------------------------------------------------------------------------------------------
 
     def _ask(self, method: str, subject: Job | None, jobs: Iterable[Job], *args: Any, most: int | None = None) -> Any:
-        """Calls the inner method; jobs: whose fields must be as they were. most: lists so many items of what it returns."""
+        """Calls the inner method. jobs: whose fields must stay. most: list so many items of what it returns."""
         inner = self.inner
         inner.now = self.now
         before = [(job, _state(job)) for job in jobs]
@@ -173,13 +186,13 @@ class Watched(Policy):
                 name = next(name for name, old, new in zip(READ_ONLY, state, after, strict=True) if old != new)
                 self.blame(
                     "mutation", method, subject,
-                    f"has written {name} of job {job.id}; the Scheduler alone writes jobs: keep what the policy knows in a "
-                    f"dict of its own, keyed by job",
+                    f"has written {name} of job {job.id}; the Scheduler alone writes jobs: keep what the policy "
+                    f"knows in a dict of its own, keyed by job",
                 )  # fmt: skip
         if inner.now != self.now or inner.jobs is not self.jobs or inner.machine is not self.machine:
             self.blame(
                 "bound", method, subject,
-                "has replaced self.now, self.jobs or self.machine, which the Scheduler fills; name your attribute otherwise",
+                "has replaced self.now, self.jobs or self.machine, which the Scheduler fills; take another name",
             )  # fmt: skip
         return answer
 
@@ -189,18 +202,23 @@ class Watched(Policy):
         self._ask(method, job, [*self.jobs, job], job, *args)
         self.settle(method, job)
 
-    def _order(self, ranks: list[tuple[Any, Job]]) -> None:
-        """Any two ranks must be equal, or one of them the smaller."""
-        for i in range(1, len(ranks)):
-            (a, first), (b, second) = ranks[i - 1], ranks[i]
+    def _order(self, ranks: list[tuple[Job, Any]]) -> None:
+        """Two ranks are equal, or one of them is the smaller. Each is held against its neighbour by arrival."""
+        for (first, a), (second, b) in pairwise(ranks):
             try:
                 kinds = (bool(a < b), bool(b < a), bool(a == b))
             except Exception as error:
-                self.blame("rank", "rank", second, f"returned {b!r} where job {first.id} has {a!r}: these cannot be compared "
-                           f"({error}); return one kind of value for every job")  # fmt: skip
+                self.blame(
+                    "rank", "rank", second,
+                    f"returned {b!r} where job {first.id} has {a!r}: these cannot be compared ({error}); "
+                    f"return one kind of value for every job",
+                )  # fmt: skip
             if sum(kinds) != 1:
-                self.blame("rank", "rank", second, f"returned {b!r} where job {first.id} has {a!r}: neither equal nor one "
-                           f"smaller than the other; return values that have a total order")  # fmt: skip
+                self.blame(
+                    "rank", "rank", second,
+                    f"returned {b!r} where job {first.id} has {a!r}: neither equal nor one smaller than the other; "
+                    f"return values that have a total order",
+                )  # fmt: skip
 
     def _compare_waiting(self, rank: dict[Job, Any]) -> None:
         named = list(islice(self._waiting(), len(rank) + 1))
@@ -208,12 +226,12 @@ class Watched(Policy):
         for job in wanted:
             if job not in named:
                 self.blame("waiting", "waiting", job, "left out this job, which waits; name every waiting job once")
-        for better, worse in zip(named, named[1:], strict=False):
+        for better, worse in pairwise(named):
             if rank[worse] < rank[better]:
                 self.blame(
                     "waiting", "waiting", None,
-                    f"named job {better.id}, of rank {rank[better]!r}, before job {worse.id}, of rank {rank[worse]!r}; it "
-                    f"must agree with rank() and may decide ties only",
+                    f"named job {better.id}, of rank {rank[better]!r}, before job {worse.id}, of rank {rank[worse]!r}; "
+                    f"it must agree with rank() and may decide ties only",
                 )  # fmt: skip
 
     def _coldest(self, parked: list[Job]) -> list[Job]:
@@ -235,7 +253,13 @@ class Watched(Policy):
         seen: set[Job] = set()
         for job in self._ask("waiting", None, self.jobs, most=most):
             if job in seen or job.running or job not in self.jobs:
-                why = "this job twice" if job in seen else "this job, which runs" if job.running else "this job, which has gone"
+                why = (
+                    "this job twice"
+                    if job in seen
+                    else "this job, which runs"
+                    if job.running
+                    else "this job, which has gone"
+                )
                 self.blame("waiting", "waiting", job, f"named {why}; name each waiting job once")
             seen.add(job)
             yield job
@@ -250,22 +274,6 @@ def watch(inner: Policy) -> Watched:
         own["waiting"] = Watched._waiting
     made: Watched = type(type(inner).__name__, (Watched,), own)(inner)
     return made
-
-
-def explained(error: BaseException, needs: frozenset[str]) -> str:
-    """What was raised, where, and, for the mistakes that everybody makes once, what to change."""
-    last = error.__traceback__
-    while last is not None and last.tb_next is not None:
-        last = last.tb_next
-    at = f" ({where(last.tb_frame, last.tb_lineno)})" if last is not None else ""
-    text = f"{type(error).__name__}: {error}{at}"
-    if isinstance(error, KeyError) and error.args and isinstance(error.args[0], Job):
-        text += "; its own dict does not hold that job: note every job in arrive() and forget it in depart() only"
-    elif isinstance(error, AttributeError) and "'Job' object" in str(error):
-        text += "; a Job is read-only and has no other fields: keep what the policy knows in a dict of its own, keyed by job"
-    elif isinstance(error, TypeError) and "NoneType" in str(error) and "guess" not in needs:
-        text += '; if this is job.guess: jobs have one only for a policy that says needs = frozenset({"guess"})'
-    return text
 
 
 def _listed(call: Callable[..., Any], most: int) -> Callable[..., list[Any]]:

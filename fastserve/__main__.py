@@ -1,0 +1,47 @@
+"""The command line: `fastserve COMMAND ...`. A command's module is imported when the command is chosen."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    """module: has add_arguments(parser) and run(args) -> exit status."""
+
+    module: str
+    about: str
+
+
+COMMANDS: dict[str, Command] = {
+    "check": Command(
+        "fastserve.check", "does a policy keep the contract? exits 0 if it does, 1 if not, and says what to change"
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command. Returns its exit status; usage errors exit with 2."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="fastserve", description="A testbed for LLM-serving schedulers.", allow_abbrev=False
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    chosen = next((word for word in words if not word.startswith("-")), None)
+    module = None
+    for name, command in COMMANDS.items():
+        own = commands.add_parser(name, help=command.about, description=command.about, allow_abbrev=False)
+        if name == chosen:
+            module = importlib.import_module(command.module)
+            module.add_arguments(own)
+    args = parser.parse_args(words)
+    assert module is not None, "argparse lets nothing else pass"
+    status: int = module.run(args)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

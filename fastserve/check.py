@@ -1,0 +1,68 @@
+"""`fastserve check NAME`: does a policy keep the contract?"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import sys
+from typing import Any
+
+from fastserve.policies import POLICIES, find, make
+from fastserve.sched.conformance import ConformanceError, check_policy
+
+KEPT, BROKEN, USAGE = 0, 1, 2
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "policy", help=f"{', '.join(POLICIES)}, or your own as module:Class (the current folder is importable)"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a keyword of its constructor; may be repeated"
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=2, metavar="N", help="workload seeds to try (default: %(default)s)"
+    )
+    parser.add_argument("--quick", action="store_true", help="the first seed only")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the verdict. Returns 0 if the contract is kept, 1 if not, 2 if there is nothing to check."""
+    try:
+        if args.seeds < 1:
+            raise ValueError(f"--seeds {args.seeds}: give at least 1")
+        settings = dict(map(_setting, args.set))
+        policy = find(args.policy)
+        if settings:
+            make(args.policy, settings)
+    except ValueError as error:
+        return _refuse(str(error))
+    except Exception as error:  # the author's own module, while it is imported
+        return _refuse(f"policy {args.policy!r} cannot be imported: {type(error).__name__}: {error}")
+
+    def fresh() -> Any:
+        return policy(**settings)
+
+    fresh.__name__ = policy.__name__
+    try:
+        print(check_policy(fresh, seeds=range(args.seeds), quick=args.quick))
+    except ConformanceError as error:
+        print(f"{policy.__name__} breaks the contract ({error.check}).\n{error}")
+        return BROKEN
+    return KEPT
+
+
+def _refuse(message: str) -> int:
+    print(f"fastserve check: error: {message}", file=sys.stderr)
+    return USAGE
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """key=value; a value that is no Python literal is text."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ValueError(f"--set {text}: write it as key=value")
+    try:
+        return key, ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+        return key, value
