@@ -44,7 +44,7 @@ class Meted(LatencyModel):
 
 @dataclass
 class Queue:
-    """Jobs by id. arrival: ns; prompt, output: tokens. Alone, one takes prompt * token_ns + (output - 1) * decode_ns."""
+    """Jobs by id. arrival: ns; prompt, output: tokens. Alone it takes prompt * token_ns + (output - 1) * decode_ns."""
 
     arrival: list[int]
     prompt: list[int]

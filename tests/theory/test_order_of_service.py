@@ -98,7 +98,7 @@ def same(ours: Columns, theirs: Columns) -> bool:
 @pytest.mark.parametrize("batching", ["chunked", "mixed", "prefill-first", "static"])
 @pytest.mark.parametrize("memory", ["unlimited", "recompute", "reactive", "proactive"])
 def test_one_infinite_quantum_is_fcfs(batching: str, memory: str) -> None:
-    """Every field of every record, with shortages, a full host and cancels. No two arrive at once: fcfs has no turns."""
+    """Every field of every record, with shortages and cancels. No two arrive at once: fcfs has no turns."""
     displaced = 0
     for seed in range(3):
         rng = random.Random(seed)

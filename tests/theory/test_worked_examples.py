@@ -3,8 +3,8 @@
 From the FastServe papers: the rule that a prefill of 3 units with quanta 1, 2, 4 joins the third queue, and the
 completion times of skip-join in v1's Fig. 6(c): J2 = 4, J3 = 5, J1 = 11, mean 6.67. The job sizes are OURS: the text at
 hand does not give them, and these reproduce the three times. The other policies' times are our own worked examples.
-Fig. 7 of later versions (means 4.23, 5, 3.3 and 3) is left out: its sizes are not at hand, and a mean of 4.23 over three
-jobs comes from no whole number of units.
+Fig. 7 of later versions (means 4.23, 5, 3.3 and 3) is left out: its sizes are not at hand, and no three whole
+numbers have a mean of 4.23.
 """
 
 from __future__ import annotations
