@@ -23,6 +23,13 @@ KNOWN_NEEDS = frozenset({"guess"})
 STORM = 16  # alarms in a row, each set for almost nothing
 BOUND = ("now", "jobs", "machine")
 
+REPEAT = (
+    "Its answers may depend on the jobs, self.now and its own state only: seed randomness in __init__, keep nothing in "
+    "class attributes or globals, iterate over no sets"
+)
+PURE = "rank(), waiting(), coldest() and explain() must not change anything"
+PROMISE = "settled = True promises that ranks change with self.rerank(job) only; keep it, or leave settled = False"
+
 __all__ = ["ConformanceError", "Report", "check_policy"]
 
 
@@ -128,22 +135,14 @@ class _Case:
     def check(self) -> None:
         watched = self._watched()
         plain = self._play()
-        advice = "rank() and the other methods may depend on the jobs, self.now and the policy's own state only"
-        self._agree(
-            "repeat", plain, self._play(), "the same run twice",
-            f"{advice}: seed randomness in __init__, keep nothing in class attributes or globals, iterate over no sets",
-        )  # fmt: skip
-        self._agree(
-            "pure", plain, watched, "a run in which it was asked more often",
-            "rank(), waiting(), coldest() and explain() must not change anything",
-        )  # fmt: skip
+        self._agree("repeat", plain, self._play(), "the same run twice", REPEAT)
+        if watched != plain:  # the cause is the asking only if asking as often again gives the same
+            self._agree("repeat", watched, self._watched(), "the same run twice", REPEAT)
+            self._agree("pure", plain, watched, "a run in which it was asked more often", PURE)
         if not self.make().settled:
             return
-        promise = (
-            "settled = True promises that ranks change with self.rerank(job) only; keep it, or leave settled = False"
-        )
-        self._agree("settled", self._play(reread=True), plain, "a run in which every rank is re-read", promise)
-        self._agree("macro", plain, self._play(macro=True), "many iterations taken at once", promise)
+        self._agree("settled", self._play(reread=True), plain, "a run in which every rank is re-read", PROMISE)
+        self._agree("macro", plain, self._play(macro=True), "many iterations taken at once", PROMISE)
 
     def _play(self, *, macro: bool = False, reread: bool = False) -> list[Event]:
         policy = self._fresh()
@@ -155,9 +154,8 @@ class _Case:
         except PolicyError as error:
             what = explained(error.__cause__, policy.needs) if error.__cause__ is not None else str(error)
             of = f" of job {error.job.id}" if error.job is not None else ""
-            raise self._failed(
-                "exception", f"{self.name}.{error.method}(){of} failed in a second run: {what}", error
-            ) from error
+            text = f"{self.name}.{error.method}(){of} failed in a second run: {what}"
+            raise self._failed("exception", text) from error
         except StuckError as error:
             raise self._stuck(error) from error
 
@@ -173,14 +171,22 @@ class _Case:
         except StuckError as error:
             raise self._stuck(error) from error
         except Exception as error:
-            broken = _root(error)
+            broken = _root(error) or self._at_fault(watched)
             if broken is None:
                 raise
-            raise self._failed(broken.check, str(broken), broken) from broken.__cause__
+            raise self._failed(broken.check, str(broken)) from broken.__cause__
         self.report.decisions += len(run.events)
         self.report.alarms += watched.rung
         self._warn(watched, run.jobs)
         return run.events
+
+    def _at_fault(self, watched: Watched) -> ConformanceError | None:
+        """The Scheduler itself has tripped: is it for what this policy said, such as ranks that cannot be compared?"""
+        try:
+            watched.look()
+        except ConformanceError as error:
+            return error
+        return None
 
     def _fresh(self) -> Policy:
         policy = self.make()
@@ -196,8 +202,7 @@ class _Case:
         if _data(first) != _data(second):
             watched.blame(
                 "pure", "rank", None,
-                f"and its like led to {first!r} and then to {second!r} at the same instant; "
-                f"rank(), waiting(), coldest() and explain() must not change anything",
+                f"and its like led to {first!r} and then to {second!r} at the same instant; {PURE}",
             )  # fmt: skip
 
     def _agree(self, check: str, want: list[Event], got: list[Event], what: str, advice: str) -> None:
@@ -213,7 +218,7 @@ class _Case:
             f"{self.name} does not come to an end though arrivals have stopped: {error}; waiting() must name every job",
         )
 
-    def _failed(self, check: str, text: str, cause: object = None) -> ConformanceError:
+    def _failed(self, check: str, text: str) -> ConformanceError:
         return ConformanceError(check, f"{text} [script {self.script.name}]")
 
     def _warn(self, watched: Watched, jobs: list[Job]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from fastserve.sched.breach import ConformanceError, explained
 from fastserve.sched.forbidden import Ears
-from fastserve.sched.job import NEVER, Job
+from fastserve.sched.job import NEVER, NOWHERE, Job
 from fastserve.sched.policy import Policy
 from fastserve.sched.scheduler import Scheduler
 
@@ -93,7 +93,7 @@ class Watched(Policy):
     # -- what the check asks at every boundary ---------------------------------------------------------------------
 
     def look(self) -> None:
-        """Between a plan and its run: promises kept, ranks in an order, waiting() complete, explain() text."""
+        """Between a plan and its run: promises kept, ranks in an order, nobody left out by waiting() or coldest()."""
         self.settle()
         self.current = False
         jobs = list(self.jobs)
@@ -105,6 +105,9 @@ class Watched(Policy):
         self._order(ranks)
         if type(self.inner).waiting is not Policy.waiting:
             self._compare_waiting(dict(ranks))
+        cached = [job for job in jobs if job.place is not NOWHERE]
+        if type(self.inner).coldest is not Policy.coldest and len(cached) > 1 and self.looks % 2:
+            self._coldest(cached)
 
     def settle(self, after: str = "", subject: Job | None = None, skip: Job | None = None) -> None:
         """Holds every rank of a settled policy against the last one. after: the callback that has just been made."""
@@ -150,11 +153,14 @@ class Watched(Policy):
             )  # fmt: skip
 
     def _rank(self, job: Job) -> Any:
-        """Read once, with fewer looks at how it is done."""
+        """Read once, without a look at what is called meanwhile."""
+        before = _state(job)
         try:
-            return self.inner.rank(job)
+            rank = self.inner.rank(job)
         except Exception:
             return self.rank(job)
+        self._unwritten("rank", job, job, before)
+        return rank
 
     def blame(self, check: str, method: str, job: Job | None, what: str) -> NoReturn:
         """Raises ConformanceError."""
@@ -181,20 +187,23 @@ class Watched(Policy):
         if self.ears.heard is not None:
             self.blame("forbidden", method, subject, self.ears.heard)
         for job, state in before:
-            after = _state(job)
-            if after != state:
-                name = next(name for name, old, new in zip(READ_ONLY, state, after, strict=True) if old != new)
-                self.blame(
-                    "mutation", method, subject,
-                    f"has written {name} of job {job.id}; the Scheduler alone writes jobs: keep what the policy "
-                    f"knows in a dict of its own, keyed by job",
-                )  # fmt: skip
+            self._unwritten(method, subject, job, state)
         if inner.now != self.now or inner.jobs is not self.jobs or inner.machine is not self.machine:
             self.blame(
                 "bound", method, subject,
                 "has replaced self.now, self.jobs or self.machine, which the Scheduler fills; take another name",
             )  # fmt: skip
         return answer
+
+    def _unwritten(self, method: str, subject: Job | None, job: Job, before: tuple[Any, ...]) -> None:
+        after = _state(job)
+        if after != before:
+            name = next(name for name, old, new in zip(READ_ONLY, before, after, strict=True) if old != new)
+            self.blame(
+                "mutation", method, subject,
+                f"has written {name} of job {job.id}; the Scheduler alone writes jobs: keep what the policy knows in a "
+                f"dict of its own, keyed by job",
+            )  # fmt: skip
 
     def _tell(self, method: str, job: Job, *args: Any) -> None:
         arriving = job if method == "arrive" else None
