@@ -115,7 +115,7 @@ class Recorder:
         self.stall += outcome.stall
         if plan.joined:
             self._joined(plan, outcome.stall)
-        if plan.park or plan.prefetch or plan.load:
+        if plan.moves:
             self._copies(plan)
         if plan.batch:
             self._decoded(plan.now, outcome)
@@ -125,7 +125,7 @@ class Recorder:
             self.waited += outcome.service + outcome.stall
         for job, tokens in plan.prefill:
             trail = self.trails[job]
-            trail.computed += tokens
+            trail.computed += outcome.iterations * tokens
             if job.rolling or job.finish:
                 self._prefilled(job, trail, now)
         for job in finished:

@@ -43,30 +43,35 @@ class ModelledMachine:
         now = plan.now
         start = max(self.ps, now * 1000)
         stall = 0
-        if plan.load or plan.park or plan.clear or plan.prefetch:
+        if plan.moves:
             stall = self._copy(plan)
             start += stall * 1000
         k = 1
         ended: list[Job] = []
         batch = plan.batch
         gap = 0
+        most = plan.iterations
+        if most > 1 and batch:
+            most = min(most, self._next_end() - self.steps)
+        limit = 0
+        if most > 1:
+            boundary = min(now + stall + plan.service, plan.until, self.next_event(), self.link.next_end())
+            limit = boundary * 1000 - start
+        context = plan.context
         if plan.prefill:
-            span = first = latency.iteration_ps(batch, plan.context, [(job.prefilled, n) for job, n in plan.prefill])
+            span = first = latency.iteration_ps(batch, context, [(job.prefilled, n) for job, n in plan.prefill])
+            while k < most and span < limit:
+                job, n = plan.prefill[0]
+                ps = latency.iteration_ps(batch, context + k * batch, [(job.prefilled + k * n, n)])
+                span += ps
+                gap = max(gap, -(-ps // 1000))
+                k += 1
         else:
-            context = plan.context
-            k = min(plan.iterations, self._next_end() - self.steps)
-            span = latency.span_ps(k, batch, context)
-            if k > 1:
-                boundary = min(now + stall + plan.service, plan.until, self.next_event(), self.link.next_end())
-                limit = boundary * 1000 - start
-                if span > limit:
-                    k = latency.steps_for(limit, batch, context)
-                    span = latency.span_ps(k, batch, context)
-            if k > 1:
-                first = latency.span_ps(1, batch, context)
+            span = first = latency.span_ps(1, batch, context)
+            if most > 1 and span < limit:
+                k = min(most, latency.steps_for(limit, batch, context))
+                span = latency.span_ps(k, batch, context)
                 gap = -(-latency.last_ps(k, batch, context) // 1000)
-            else:
-                first = span
         if batch:
             self.steps += k
         for job, n in plan.prefill:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from fastserve.sched.job import NEVER, Job
 
 Chunks = list[tuple[Job, int]]
@@ -15,8 +17,8 @@ def owed(job: Job) -> int:
 class Batching:
     """budget: tokens an iteration (decodes take one each). The first prefill in rank order is never refused for size."""
 
-    name = ""
-    decodes_wait = False  # do decodes idle while somebody prefills?
+    name: ClassVar[str] = ""
+    decodes_wait: ClassVar[bool] = False  # do decodes idle while somebody prefills?
 
     def __init__(self, budget: int = NEVER) -> None:
         self.budget = budget
@@ -42,7 +44,7 @@ class Batching:
 class Mixed(Batching):
     """Whole prefills and decodes in one iteration (Orca's selective batching). Stops at the first that does not fit."""
 
-    name = "mixed"
+    name: ClassVar[str] = "mixed"
 
     def chunks(self, prefills: list[Job], decodes: int) -> Chunks:
         left = self.budget - (0 if self.decodes_wait else decodes)
@@ -59,14 +61,14 @@ class Mixed(Batching):
 class PrefillFirst(Mixed):
     """While anybody has a prefill to do, the others idle (early vLLM)."""
 
-    name = "prefill-first"
-    decodes_wait = True
+    name: ClassVar[str] = "prefill-first"
+    decodes_wait: ClassVar[bool] = True
 
 
 class Chunked(Batching):
     """Decodes first, then pieces of prefills up to the budget (Sarathi-Serve's stall-free batching)."""
 
-    name = "chunked"
+    name: ClassVar[str] = "chunked"
 
     def check(self, slots: int) -> None:
         if self.budget <= slots:
@@ -95,7 +97,7 @@ class Static(Mixed):
     FasterTransformer's way, and that of queue-and-wait servers. A job is answered when it ends; its slot stays empty.
     """
 
-    name = "static"
+    name: ClassVar[str] = "static"
 
     def __init__(self, budget: int = NEVER, timeout: int = 1_000_000_000) -> None:
         super().__init__(budget)

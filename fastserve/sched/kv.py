@@ -85,6 +85,9 @@ class Ledger:
             return
         phase = self.phase
         block = self.block
+        if k == 1:
+            self.used += phase[-steps % block]
+            return
         if k >= block:
             self.used += k // block * sum(phase)
             k %= block

@@ -26,16 +26,20 @@ class Copy:
         return f"<Copy {'out' if self.out else 'in'} of job {self.job.id}, {self.blocks} blocks>"
 
 
+NONE: tuple[Copy, ...] = ()
+
+
 class Plan:
-    """What to do next. The first iteration does everything; the others repeat its decode step.
+    """What to do next. The first iteration does everything; the others repeat its decode step, and its chunk: a lone
+    prefill goes on with as many of its next tokens.
 
     It may be repeated as it stands until the first of three bounds: so many `iterations`, the first iteration that brings
     the service to `service` ns, the first boundary at or after the wall clock `until` (ns).
     """
 
     __slots__ = (
-        "batch", "clear", "context", "drop", "gone", "hold", "iterations", "joined", "left", "load", "now", "park",
-        "prefetch", "prefill", "running", "service", "until",
+        "batch", "clear", "context", "drop", "gone", "hold", "iterations", "joined", "left", "load", "moves", "now",
+        "park", "prefetch", "prefill", "running", "service", "until",
     )  # fmt: skip
 
     def __init__(self, now: int, running: dict[Job, None], gone: list[Job]) -> None:
@@ -45,11 +49,12 @@ class Plan:
         self.joined: list[Job] = []
         self.left: list[Job] = []
         self.prefill: list[tuple[Job, int]] = []  # (job, tokens), best first
-        self.load: list[Copy] = []  # must be on the device before the step
-        self.clear: list[Copy] = []  # must have ended before the step: it needs their blocks
-        self.park: list[Copy] = []  # leaves the device; a loss-free preemption
-        self.drop: list[Job] = []  # its KV is forgotten
-        self.prefetch: list[Copy] = []  # should come, off the critical path
+        self.moves = False  # whether any of the next five is not empty
+        self.load: Sequence[Copy] = NONE  # must be on the device before the step
+        self.clear: Sequence[Copy] = NONE  # must have ended before the step: it needs their blocks
+        self.park: Sequence[Copy] = NONE  # leaves the device; a loss-free preemption
+        self.drop: Sequence[Job] = ()  # its KV is forgotten
+        self.prefetch: Sequence[Copy] = NONE  # should come, off the critical path
         self.batch = 0  # jobs that decode in this iteration
         self.context = 0  # tokens that they attend to: prompt + generated, summed
         self.iterations = 1

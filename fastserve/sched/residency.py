@@ -20,6 +20,19 @@ RESIDENCIES = ("recompute", "reactive", "proactive", "defer")
 ORDERS = ("policy", "reverse", "lru")
 
 
+class Moves:
+    """What a plan asks of the link, while it is made."""
+
+    __slots__ = ("clear", "drop", "load", "park", "prefetch")
+
+    def __init__(self) -> None:
+        self.load: list[Copy] = []
+        self.clear: list[Copy] = []
+        self.park: list[Copy] = []
+        self.drop: list[Job] = []
+        self.prefetch: list[Copy] = []
+
+
 class Residency:
     """swaps: evicted KV goes to the host. ahead: it goes, and comes back, before it must.
 
@@ -47,7 +60,19 @@ class Residency:
         Returns by how many blocks the members may grow before this would answer otherwise.
         """
         ledger = self.ledger
-        free = room - ledger.cold
+        moves = Moves()
+        free = self._fill(plan, moves, room - ledger.cold)
+        if moves.load or moves.clear or moves.park or moves.drop or moves.prefetch:
+            plan.moves = True
+            plan.load = moves.load
+            plan.clear = moves.clear
+            plan.park = moves.park
+            plan.drop = moves.drop
+            plan.prefetch = moves.prefetch
+        return free
+
+    def _fill(self, plan: Plan, moves: Moves, free: int) -> int:
+        ledger = self.ledger
         leaving = ledger.leaving
         for job in plan.left:
             free -= ledger.held(job)
@@ -57,36 +82,36 @@ class Residency:
                 continue
             held = ledger.held(job)
             if place is HOST:
-                plan.load.append(Copy(job, held, False))
+                moves.load.append(Copy(job, held, False))
                 continue
             free += held
             if place is LEAVING:
                 leaving -= held
             elif place is COMING:
                 assert job.copy is not None
-                plan.load.append(job.copy)
+                moves.load.append(job.copy)
         host = ledger.host - ledger.hosted if self.swaps else 0
         if free < 0:
-            free, leaving, host = self._evict(plan, free, leaving, host)
+            free, leaving, host = self._evict(plan, moves, free, leaving, host)
         if not self.ahead:
             return free
         soon = free + leaving
         if soon < self.reserve:
-            soon, host = self._park_ahead(plan, soon, host)
-        elif ledger.away and not plan.park:
-            free -= self._prefetch(plan, free - self.reserve)
+            soon, host = self._park_ahead(plan, moves, soon, host)
+        elif ledger.away and not moves.park:
+            free -= self._prefetch(plan, moves, free - self.reserve)
             soon = free + leaving
         if soon >= self.reserve and (ledger.parked or plan.left):
             return min(free, soon - self.reserve)
         return free
 
-    def _evict(self, plan: Plan, free: int, leaving: int, host: int) -> tuple[int, int, int]:
+    def _evict(self, plan: Plan, moves: Moves, free: int, leaving: int, host: int) -> tuple[int, int, int]:
         """The step needs the room: it waits for copies out, then parked KV goes, then prefetches give way."""
         ledger = self.ledger
         joined = plan.joined
         for copy in ledger.copies:
             if copy.out and not copy.orphan and copy.job not in joined:
-                plan.clear.append(copy)
+                moves.clear.append(copy)
                 free += copy.blocks
                 leaving -= copy.blocks
                 if free >= 0:
@@ -99,26 +124,26 @@ class Residency:
             if held <= host:
                 host -= held
                 copy = Copy(job, held, True)
-                plan.park.append(copy)
-                plan.clear.append(copy)
+                moves.park.append(copy)
+                moves.clear.append(copy)
             else:
-                plan.drop.append(job)
+                moves.drop.append(job)
             if free >= 0:
                 return free, leaving, host
         for copy in ledger.copies:
-            if not copy.out and copy not in plan.load:
-                plan.clear.append(copy)
+            if not copy.out and copy not in moves.load:
+                moves.clear.append(copy)
                 free += copy.blocks
                 if free >= 0:
                     return free, leaving, host
         raise RuntimeError("the running jobs need more blocks than the device has; this is a bug in the Scheduler")
 
-    def _park_ahead(self, plan: Plan, soon: int, host: int) -> tuple[int, int]:
+    def _park_ahead(self, plan: Plan, moves: Moves, soon: int, host: int) -> tuple[int, int]:
         ledger = self.ledger
         if host < 1:
             return soon, host
-        gone = {copy.job for copy in plan.park}
-        gone.update(plan.drop)
+        gone = {copy.job for copy in moves.park}
+        gone.update(moves.drop)
         gone.update(plan.joined)
         parked = [job for job in ledger.parked if job not in gone]
         parked += [job for job in plan.left if job not in gone]
@@ -129,12 +154,12 @@ class Residency:
             if held <= host:
                 host -= held
                 soon += held
-                plan.park.append(Copy(job, held, True))
+                moves.park.append(Copy(job, held, True))
                 if soon >= self.reserve:
                     break
         return soon, host
 
-    def _prefetch(self, plan: Plan, spare: int) -> int:
+    def _prefetch(self, plan: Plan, moves: Moves, spare: int) -> int:
         """The best waiting jobs come back while there is room beyond the reserve. Returns the blocks taken."""
         taken = 0
         looked = 0
@@ -148,7 +173,7 @@ class Residency:
                 held = self.ledger.held(job)
                 if held > spare - taken:
                     break
-                plan.prefetch.append(Copy(job, held, False))
+                moves.prefetch.append(Copy(job, held, False))
                 taken += held
         return taken
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
-from fastserve.sched.batching import BATCHINGS, BUDGETS, Batching
+from fastserve.sched.batching import BATCHINGS, BUDGETS, Batching, owed
 from fastserve.sched.job import NEVER, NOWHERE, Job, Meter
 from fastserve.sched.kv import Ledger
 from fastserve.sched.plan import Outcome, Plan
@@ -87,7 +87,8 @@ class Scheduler:
             budget = max(budget, 2 * max_batch)
         self.batching: Batching = BATCHINGS[batching](budget)
         self.batching.check(max_batch)
-        if batching == "static":
+        self.gated = batching == "static"
+        if self.gated:
             self.batching.timeout = static_timeout  # type: ignore[attr-defined]
         self.meter = Meter(block_tokens)
         self.live: dict[Job, None] = {}
@@ -203,15 +204,19 @@ class Scheduler:
             ranking.refresh()
         plan = Plan(now, self.running, self.gone)
         room, steady = self._choose(plan)
-        room = self.residency.make_room(plan, room) if self.bounded else room
-        self._shape(plan)
-        if plan.prefill:
-            return plan
-        if not plan.batch:
+        ledger = self.ledger
+        if self.bounded and (ledger.cold or plan.left or ledger.away):
+            room = self.residency.make_room(plan, room)
+        prefills = self._shape(plan)
+        most = NEVER
+        if prefills:
+            # A lone prefill goes on chunk by chunk; its last chunk, which yields a token, is another plan.
+            job, tokens = plan.prefill[0]
+            most = (owed(job) - 1) // tokens if prefills == 1 else 1
+        elif not plan.batch:
             return None
-        copies = plan.park or plan.load or plan.clear or plan.drop or plan.prefetch
-        if steady and self.macro and not copies and not self.fresh:  # who has been fresh may be displaced after one token
-            self._bound(plan, room)
+        if most > 1 and steady and self.macro and not plan.moves and not self.fresh:
+            self._bound(plan, room, most)  # who has been fresh may be displaced after one token
         return plan
 
     def _choose(self, plan: Plan) -> tuple[int, bool]:
@@ -246,7 +251,7 @@ class Scheduler:
                 plan.hold = self.hold
             return room, slots <= 0 or not left
         closed = False
-        if self._admits(plan.now):
+        if not self.gated or self._admits(plan.now):
             for rank, _, _, job in ranking.queue():
                 if self.host_floor and self._set_aside(job, plan):
                     continue
@@ -323,9 +328,14 @@ class Scheduler:
             return self.machine.return_ns(held)
         return self.machine.prefill_ns(job.prompt + job.generated)
 
-    def _shape(self, plan: Plan) -> None:
+    def _shape(self, plan: Plan) -> int:
+        """Who prefills and who decodes. Returns how many members have a prefill to do."""
         batch = self.batch
         context = self.context
+        if not (self.prefilling or plan.joined or plan.left):
+            plan.batch = batch
+            plan.context = context
+            return 0
         jobs = list(self.prefilling)
         for job in plan.left:
             batch -= 1
@@ -346,12 +356,13 @@ class Scheduler:
                 batch = context = 0
         plan.batch = batch
         plan.context = context
+        return len(jobs)
 
-    def _bound(self, plan: Plan, room: int) -> None:
+    def _bound(self, plan: Plan, room: int, most: int) -> None:
         """How often, and for how long, the plan may be repeated before the Scheduler has to think again."""
         meter = self.meter
         steps = meter.steps
-        k = self.by_tokens.next() - steps
+        k = min(most, self.by_tokens.next() - steps)
         service = self.by_service.next() - meter.service
         until = self.by_wait.next()
         for job in plan.joined:
@@ -365,7 +376,7 @@ class Scheduler:
         plan.service = max(1, service)
         plan.until = until
         ledger = self.ledger
-        if self.bounded and not ledger.whole and k > 1:
+        if self.bounded and not ledger.whole and k > 1 and plan.batch:
             phase = ledger.phase
             if plan.joined or plan.left:
                 block = ledger.block
@@ -392,7 +403,7 @@ class Scheduler:
             self.gone = []
         for job in plan.left:
             self._leave(job, plan.now)
-        if self.bounded:
+        if plan.moves:
             for job in plan.drop:
                 ledger.drop(job)
                 self.ranking.dirty[job] = None
@@ -403,7 +414,7 @@ class Scheduler:
         for job in plan.joined:
             self._join(job)
         self.hold = plan.hold
-        if plan.clear:
+        if plan.moves:
             for copy in plan.clear:
                 if not copy.out:
                     ledger.abort(copy)
@@ -411,26 +422,7 @@ class Scheduler:
             self.hold = 0
             for copy in outcome.copied:
                 ledger.finish(copy)
-        self._progress(plan, k, outcome.service, now)
-        if self.by_service.heap or self.by_tokens.heap or self.by_wait.heap:
-            self._ring(now)
-        ended = list(outcome.ended)
-        if len(ended) > 1:
-            ended.sort(key=_age)
-        for job in ended:
-            if job in self.live:
-                self._depart(job, now, "stop")
-        if ledger.used > ledger.blocks:
-            ended = sorted(ended + self._cut_outgrown(), key=_age)
-        return ended
-
-    def _progress(self, plan: Plan, k: int, service: int, now: int) -> None:
-        meter = self.meter
-        ledger = self.ledger
-        prefilling = self.prefilling
-        charge = service
-        if self.by_tokens_charged:
-            charge = self._charge_tokens(plan, service)
+        charge = self._charge_tokens(plan, outcome.service) if self.by_tokens_charged else outcome.service
         if plan.batch:
             ledger.advance(meter.steps, k)
             self.context += k * self.batch
@@ -442,14 +434,30 @@ class Scheduler:
                 self.fresh = []
         meter.service += charge
         for job, tokens in plan.prefill:
-            job.prefilled += tokens
+            job.prefilled += k * tokens
             if job.prefilled == job.prompt + job.tokens_base:
-                del prefilling[job]
-                if job.prefilled % ledger.block == 0 and not ledger.whole:
-                    ledger.used += 1
-                job.tokens_base += 1
-                self.hold = 0
-                self._roll(job)
+                self._prefilled(job)
+        if self.by_service.heap or self.by_tokens.heap or self.by_wait.heap:
+            self._ring(now)
+        ended = list(outcome.ended)
+        if ended:
+            if len(ended) > 1:
+                ended.sort(key=_age)
+            for job in ended:
+                if job in self.live:
+                    self._depart(job, now, "stop")
+        if ledger.used > ledger.blocks:
+            ended = sorted(ended + self._cut_outgrown(), key=_age)
+        return ended
+
+    def _prefilled(self, job: Job) -> None:
+        """Its cache is complete, and the iteration has yielded a token."""
+        del self.prefilling[job]
+        if job.prefilled % self.ledger.block == 0 and not self.ledger.whole:
+            self.ledger.used += 1
+        job.tokens_base += 1
+        self.hold = 0
+        self._roll(job)
 
     def _charge_tokens(self, plan: Plan, service: int) -> int:
         """By token share: each token of the iteration costs the same. Returns what a decode is charged."""
@@ -465,26 +473,32 @@ class Scheduler:
     def _ring(self, now: int) -> None:
         """Each alarm rings if it is still due when its turn comes; what becomes due meanwhile rings at the next boundary."""
         meter = self.meter
-        due = [(arrival, id, 0, job) for arrival, id, job in self.by_service.ripe(meter.service)]
-        due += [(arrival, id, 1, job) for arrival, id, job in self.by_tokens.ripe(meter.steps)]
-        if len(due) > 1:
-            due.sort()
-        for _, _, tokens, job in due:
-            if tokens:
-                if self.by_tokens.stop(job, meter.steps):
-                    job.tokens_goal = NEVER
-                    self._alarm(job, "tokens")
-            elif self.by_service.stop(job, meter.service):
-                job.served_goal = NEVER
-                self._alarm(job, "served")
-        waits = self.by_wait.ripe(now)
-        if len(waits) > 1:
-            waits.sort()
-        for _, _, job in waits:
-            if self.by_wait.stop(job, now):
-                job.since = now
-                self._watch_wait(job)
-                self._alarm(job, "waited")
+        by_service = self.by_service
+        by_tokens = self.by_tokens
+        by_wait = self.by_wait
+        served = bool(by_service.heap) and by_service.heap[0][0] <= meter.service
+        if served or (by_tokens.heap and by_tokens.heap[0][0] <= meter.steps):
+            due = [(arrival, id, 0, job) for arrival, id, job in by_service.ripe(meter.service)]
+            due += [(arrival, id, 1, job) for arrival, id, job in by_tokens.ripe(meter.steps)]
+            if len(due) > 1:
+                due.sort()
+            for _, _, tokens, job in due:
+                if tokens:
+                    if by_tokens.stop(job, meter.steps):
+                        job.tokens_goal = NEVER
+                        self._alarm(job, "tokens")
+                elif by_service.stop(job, meter.service):
+                    job.served_goal = NEVER
+                    self._alarm(job, "served")
+        if by_wait.heap and by_wait.heap[0][0] <= now:
+            waits = by_wait.ripe(now)
+            if len(waits) > 1:
+                waits.sort()
+            for _, _, job in waits:
+                if by_wait.stop(job, now):
+                    job.since = now
+                    self._watch_wait(job)
+                    self._alarm(job, "waited")
 
     def _alarm(self, job: Job, why: str) -> None:
         self.hold = 0

@@ -138,16 +138,16 @@ class Watched(Policy):
     def _promised(self, job: Job, rank: Any, fresh: Any, ran: bool) -> None:
         """Nothing was told to the policy between these two ranks. ran: did the job run at the first of them?"""
         if not ran and not job.running:
-            wrong = "of a waiting job changed" if fresh != rank else ""
+            wrong = "changed while the job was waiting" if fresh != rank else ""
         elif job.running:
-            what = "of a running job got worse" if ran else "got worse when the job joined the batch"
+            what = "got worse while the job was running" if ran else "got worse when the job joined the batch"
             wrong = what if rank < fresh else ""
         else:
             wrong = "got better when the job left the batch" if fresh < rank else ""
         if wrong:
             self.blame(
                 "settled", "rank", job,
-                f"{wrong} from {rank!r} to {fresh!r}, without self.rerank(job): settled = True promises that "
+                f"{wrong}, from {rank!r} to {fresh!r}, without self.rerank(job): settled = True promises that "
                 f"it does not; let arrive() and alarm() note what the rank is made of and call rerank, or leave "
                 f"settled = False",
             )  # fmt: skip
