@@ -1,0 +1,64 @@
+"""A Scheduler worked by hand: jobs come, iterations take what the test says, and one can see who ran."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastserve.policies import make
+from fastserve.sched.job import Job
+from fastserve.sched.plan import Outcome
+from fastserve.sched.policy import Policy
+from fastserve.sched.scheduler import Scheduler
+
+MS = 1_000_000
+
+
+class Times:
+    """A decode takes 10 ms, a prefill 1 ms a token; prompts of up to 1000 tokens."""
+
+    decode_ns = 10 * MS
+    longest = 1000
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+
+    def prefill_ns(self, tokens: int) -> int:
+        return tokens * MS
+
+    def return_ns(self, blocks: int) -> int:
+        return blocks * MS
+
+
+class Desk:
+    """policy: a name of the table with its knobs, or an object. Jobs are numbered as they come; time starts at 0 ms."""
+
+    def __init__(
+        self, policy: str | Policy, slots: int = 1, options: dict[str, Any] | None = None, **knobs: Any
+    ) -> None:
+        self.policy = make(policy, knobs) if isinstance(policy, str) else policy
+        shape: dict[str, Any] = {"batching": "mixed", "token_budget": 10**6}
+        self.scheduler = Scheduler(self.policy, Times(slots), max_batch=slots, **(shape | (options or {})))
+        self.now = 0
+        self.count = 0
+
+    def come(self, prompt: int = 1, **facts: Any) -> Job:
+        """A job arrives now."""
+        job = Job(self.count, self.now, prompt, **facts)
+        self.count += 1
+        self.scheduler.submit(job, self.now)
+        return job
+
+    def run(self, ms: float, *ended: Job) -> list[Job]:
+        """One iteration of so many ms, in which these jobs end. Returns who held a place, by id."""
+        plan = self.scheduler.plan(self.now)
+        assert plan is not None
+        members = sorted(plan.members, key=lambda job: job.id)
+        self.now += round(ms * MS)
+        self.scheduler.commit(plan, Outcome(1, round(ms * MS), ended=ended), self.now)
+        return members
+
+    def others(self, ms: int) -> None:
+        """Short jobs come one after the other, take 5 ms each and end, for so long."""
+        for _ in range(ms // 5):
+            job = self.come()
+            assert self.run(5, job) == [job]

@@ -1,0 +1,86 @@
+"""Output-length predictors: what they say, that it is the same for every policy, and how they are named."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+
+import pytest
+
+from fastserve.predictors import Constant, Lognormal, Oracle, make
+from fastserve.sched.job import Job
+
+
+def guesses(predictor: Lognormal, ids: list[int], truth: int = 1000) -> dict[int, int]:
+    return {id: predictor.predict(Job(id, 0, 10), truth) for id in ids}
+
+
+def test_oracle_knows() -> None:
+    assert [Oracle().predict(Job(0, 0, 10), truth) for truth in (1, 77)] == [1, 77]
+
+
+def test_constant_does_not() -> None:
+    assert [Constant(9).predict(Job(0, 0, 10), truth) for truth in (1, 77)] == [9, 9]
+
+
+def test_lognormal_depends_on_the_seed_and_the_job_alone() -> None:
+    """Neither the order of the questions, nor their number, nor anybody else's randomness changes a guess."""
+    ids = list(range(200))
+    once = guesses(Lognormal(0.5, seed=3), ids)
+    shuffled = ids.copy()
+    random.Random(0).shuffle(shuffled)
+    again = Lognormal(0.5, seed=3)
+    guesses(again, shuffled)
+    assert guesses(again, shuffled) == once
+    assert len(set(once.values())) > 150
+    other = guesses(Lognormal(0.5, seed=4), ids)
+    assert sum(other[id] == once[id] for id in ids) < 20
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.5, 1.5])
+def test_lognormal_has_its_sigma(sigma: float) -> None:
+    """log(guess / truth) is normal with mean 0 and deviation sigma; 5,000 draws, five standard errors."""
+    n = 5000
+    truth = 10**9
+    errors = [math.log(guess / truth) for guess in guesses(Lognormal(sigma), list(range(n)), truth).values()]
+    assert abs(statistics.fmean(errors)) < 5 * sigma / math.sqrt(n)
+    assert statistics.stdev(errors) == pytest.approx(sigma, rel=5 / math.sqrt(2 * n))
+    within = sum(abs(error) < sigma for error in errors) / n
+    assert within == pytest.approx(0.6827, abs=5 * math.sqrt(0.6827 * 0.3173 / n))
+
+
+def test_lognormal_without_error_is_the_oracle_and_never_below_one() -> None:
+    assert set(guesses(Lognormal(0.0), list(range(20)), 321).values()) == {321}
+    assert min(guesses(Lognormal(3.0), list(range(300)), 2).values()) == 1
+
+
+def test_specs() -> None:
+    assert make("none") is None
+    assert isinstance(make("oracle"), Oracle)
+    noisy = make("lognormal:0.25", seed=7)
+    assert isinstance(noisy, Lognormal) and (noisy.sigma, noisy.seed) == (0.25, 7)
+    default = make("lognormal")
+    assert isinstance(default, Lognormal) and default.sigma == 0.5
+    flat = make("constant:40")
+    assert isinstance(flat, Constant) and flat.tokens == 40
+    plain = make("constant")
+    assert isinstance(plain, Constant) and plain.tokens == 256
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("psychic", "no predictor 'psychic'; there are oracle, lognormal:SIGMA, constant:TOKENS and none"),
+        ("oracle:1", "no predictor 'oracle:1'"),
+        ("none:1", "no predictor 'none:1'"),
+        ("lognormal:-1", "predictor 'lognormal:-1': lognormal: sigma=-1.0 must not be negative"),
+        ("lognormal:x", "predictor 'lognormal:x': could not convert"),
+        ("constant:0", "predictor 'constant:0': constant: 0 tokens; guess at least 1"),
+        ("constant:1.5", "predictor 'constant:1.5': invalid literal"),
+        ("", "no predictor ''"),
+    ],
+)
+def test_wrong_specs(spec: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        make(spec)
