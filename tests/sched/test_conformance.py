@@ -18,7 +18,7 @@ import pytest
 from fastserve import Job, Policy, check_policy
 from fastserve.policies import POLICIES, make
 from fastserve.sched.breach import ConformanceError
-from fastserve.sched.scripted import SHAPES, Run, StuckError, write
+from fastserve.sched.scripted import SHAPES, Run, Script, StuckError, write
 from tests.sched.worlds import Chaos, Rounds, Stranger, tuned
 
 MS = 1_000_000
@@ -281,7 +281,7 @@ def test_time_that_moves_a_waiting_rank() -> None:
         def rank(self, job: Job) -> float:
             return -(self.now - job.arrival) / job.prompt
 
-    breach(Ageing, "settled", "Ageing.rank() of job", "of a waiting job changed", "self.rerank(job)", "settled = False")
+    breach(Ageing, "settled", "Ageing.rank() of job", "changed while the job was waiting", "settled = False")
 
 
 def test_a_running_rank_that_gets_worse() -> None:
@@ -289,7 +289,7 @@ def test_a_running_rank_that_gets_worse() -> None:
         def rank(self, job: Job) -> int:
             return job.generated
 
-    breach(Served, "settled", "of a running job got worse from 0 to 1", "self.rerank(job)")
+    breach(Served, "settled", "got worse while the job was running, from 0 to 1", "self.rerank(job)")
 
 
 def test_joining_that_makes_it_worse() -> None:
@@ -799,6 +799,11 @@ def test_a_queue_that_hides_jobs_gets_stuck() -> None:
 
     with pytest.raises(StuckError, match="1 jobs wait, such as job 3, and nobody runs"):
         Run(Hides(), write("queue", 0)).play()
+
+
+def test_a_run_that_takes_too_long_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Script, "enough", 3)
+    breach(Fair, "end", "does not come to an end", "still live after 4 iterations")
 
 
 def test_a_policy_that_behaves_while_it_is_watched() -> None:
