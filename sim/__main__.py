@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import ast
 import json
+import os
 import sys
 from collections.abc import Sequence
+from concurrent.futures import BrokenExecutor
 from dataclasses import MISSING, fields
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 from fastserve.policies import POLICIES
 from fastserve.sched.batching import BATCHINGS
@@ -16,12 +19,20 @@ from fastserve.sched.latency import presets
 from fastserve.sched.policy import PolicyError
 from fastserve.sched.residency import ORDERS, RESIDENCIES
 from fastserve.workload import TraceError, read_trace
-from sim.files import OutputError
+from sim.closeup import Closeup
+from sim.files import OutputError, check_writable
 from sim.one import Contender
-from sim.replay import Result, replay
+from sim.replay import Result, RunError, check, replay, told
 from sim.settings import PRESET, Settings, describe
 
 CHOICES = {"batching": BATCHINGS, "residency": RESIDENCIES, "evict": ORDERS, "charging": ("iteration", "tokens")}
+
+
+class Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong, and not the whole usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (--help lists everything)\n")
 
 
 class PolicyAction(argparse.Action):
@@ -72,7 +83,7 @@ def tokens(text: str) -> int | str:
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m sim",
         description="Replay a trace of requests under scheduling policies, and compare their job completion times.",
         epilog=f"latency presets: {', '.join(presets())}, roofline:MODEL/DEVICE, or a JSON file",
@@ -83,8 +94,12 @@ def parser() -> argparse.ArgumentParser:
     rows.add_argument(
         "--policy", action=PolicyAction, metavar="NAME", default=None, help=f"{', '.join(POLICIES)}, or module:Class"
     )
-    rows.add_argument("--set", action=PolicyAction, metavar="KEY=VALUE", default=argparse.SUPPRESS, help="a setting of that policy")
-    rows.add_argument("--label", action=PolicyAction, metavar="TEXT", default=argparse.SUPPRESS, help="the name of that row")
+    rows.add_argument(
+        "--set", action=PolicyAction, metavar="KEY=VALUE", default=argparse.SUPPRESS, help="a setting of that policy"
+    )
+    rows.add_argument(
+        "--label", action=PolicyAction, metavar="TEXT", default=argparse.SUPPRESS, help="the name of that row"
+    )
     group = parser.add_argument_group("settings")
     aliases = {"rate": ["--request-rate"]}
     texts = describe()
@@ -105,21 +120,33 @@ def parser() -> argparse.ArgumentParser:
         group.add_argument(flag, *aliases.get(field.name, []), dest=field.name, **options)
     trace = parser.add_argument_group("trace")
     trace.add_argument("--num-requests", "--num-prompts", type=int, metavar="N", help="take the first N rows")
-    trace.add_argument("--from", dest="start", type=float, default=0.0, metavar="S", help="take the rows from this second on")
+    trace.add_argument(
+        "--from", dest="start", type=float, default=0.0, metavar="S", help="take the rows from this second on"
+    )
     trace.add_argument("--for", dest="duration", type=float, metavar="S", help="and for so many seconds")
     trace.add_argument("--columns", metavar="SPEC", help="of an unknown format: arrival=ts:ms,prompt=a,output=b")
-    trace.add_argument("--lenient", action="store_true", help="drop and count bad rows instead of stopping at the first")
-    trace.add_argument("--arrivals", metavar="PROCESS", help="for lengths without arrivals: poisson, gamma:cv=4, onoff:on=10,off=30")
+    trace.add_argument(
+        "--lenient", action="store_true", help="drop and count bad rows instead of stopping at the first"
+    )
+    trace.add_argument(
+        "--arrivals", metavar="PROCESS", help="for lengths without arrivals: poisson, gamma:cv=4, onoff:on=10,off=30"
+    )
     output = parser.add_argument_group("runs and output")
-    output.add_argument("--seeds", type=int, default=1, metavar="N", help="seeds 0 to N-1; seed 0 is the trace as it stands")
+    output.add_argument(
+        "--seeds", type=int, default=1, metavar="N", help="seeds 0 to N-1; seed 0 is the trace as it stands"
+    )
     output.add_argument("--processes", type=int, metavar="N", help="worker processes (all cores where it pays)")
     output.add_argument("--json", action="store_true", help="print one JSON document and nothing else on stdout")
     output.add_argument("--out", metavar="DIR", help="write run.json, records.parquet and summary.json there")
     output.add_argument("--csv", action="store_true", help="with --out: records.csv too")
-    output.add_argument("--plot", nargs="?", const="", metavar="DIR", help="draw the JCT CDF and bars (into --out, else here)")
+    output.add_argument(
+        "--plot", nargs="?", const="", metavar="DIR", help="draw the JCT CDF and bars (into --out, else here)"
+    )
     output.add_argument("--timeline", metavar="FILE", help="Perfetto/Chrome trace of the first policy and seed")
-    output.add_argument("--iterations", metavar="FILE", help="a row per stretch of iterations (CSV) of the first policy and seed")
-    output.add_argument("--explain", type=int, metavar="JOB", help="print one job's life under each policy, first seed")
+    output.add_argument(
+        "--iterations", metavar="FILE", help="a row per stretch of iterations (CSV) of the first policy and seed"
+    )
+    output.add_argument("--explain", type=int, metavar="JOB", help="tell one job's life under each policy, first seed")
     return parser
 
 
@@ -128,21 +155,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run(args)
     except PolicyError as error:
-        cause = error.__cause__
-        where = ""
-        if cause is not None and cause.__traceback__ is not None:
-            last = cause.__traceback__
-            while last.tb_next is not None:
-                last = last.tb_next
-            where = f" ({last.tb_frame.f_code.co_filename}, line {last.tb_lineno})"
-        print(f"python -m sim: {error}{where}", file=sys.stderr)
-        return 1
-    except (TraceError, ValueError, FileNotFoundError, OutputError) as error:
-        print(f"python -m sim: {error}", file=sys.stderr)
-        return 2
+        return failed(told(error), 1)
+    except RunError as error:
+        return failed(str(error), 1)
+    except BrokenExecutor:
+        return failed("a worker process died, perhaps for want of memory; try --processes 1", 1)
+    except BrokenPipeError:  # the reader, such as head, has gone; what is still in the buffer has nowhere to go
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (TraceError, ValueError, OSError, OutputError) as error:
+        return failed(str(error), 2)
     except KeyboardInterrupt:
-        print("python -m sim: interrupted before any run had begun", file=sys.stderr)
-        return 130
+        return failed("interrupted before any run had begun", 130)
+
+
+def failed(why: str, status: int) -> int:
+    print(f"python -m sim: {' '.join(why.split())}", file=sys.stderr)
+    return status
 
 
 def run(args: argparse.Namespace) -> int:
@@ -150,6 +179,10 @@ def run(args: argparse.Namespace) -> int:
     if args.seeds < 1:
         raise ValueError(f"--seeds {args.seeds}: give at least 1")
     contenders = [Contender(**row) for row in args.policy or [{"policy": "fcfs"}, {"policy": "sj-mlfq"}]]
+    check(contenders, settings)
+    closeup = Closeup(_path(args.timeline), _path(args.iterations), args.explain)
+    for path in outputs(args):
+        check_writable(path)
     trace = read_trace(
         args.trace,
         columns=args.columns,
@@ -160,32 +193,64 @@ def run(args: argparse.Namespace) -> int:
         duration_s=args.duration,
         num_requests=args.num_requests,
     )
-    result = replay(trace, contenders, seeds=args.seeds, settings=settings, processes=args.processes)
-    deliver(args, result)
-    if result.interrupted:
-        done = sum(not run.settings.get("interrupted") for run in result.runs)
-        print(
-            f"python -m sim: interrupted; {done} of {result.planned} runs were finished"
-            + (", the last one only in part (its unfinished jobs are censored)" if done < len(result.runs) else "")
-            + ", and what is shown and written is from these",
-            file=sys.stderr,
-        )
-        return 130
-    return 0
+    if args.explain is not None and not 0 <= args.explain < len(trace):
+        raise ValueError(f"--explain {args.explain}: there is no such job; they are 0 to {len(trace) - 1}")
+    result = replay(
+        trace, contenders, seeds=args.seeds, settings=settings, processes=args.processes, observe=closeup.observe
+    )
+    deliver(args, result, closeup)
+    if not result.interrupted:
+        return 0
+    done = sum([not run.settings.get("interrupted") for run in result.runs])
+    part = ", the last one only in part (its unfinished jobs are censored)" if done < len(result.runs) else ""
+    what = ", and what is shown and written is from these" if result.runs else ", and nothing is written"
+    return failed(f"interrupted; {done} of {result.planned} runs were finished{part}{what}", 130)
 
 
-def deliver(args: argparse.Namespace, result: Result) -> None:
+def outputs(args: argparse.Namespace) -> list[Path]:
+    """A file of each kind that will be written."""
+    paths = [Path(args.out) / "summary.json"] if args.out else []
+    if args.plot is not None:
+        paths.append(_plots(args) / "jct_cdf.pdf")
+    return paths + [Path(name) for name in (args.timeline, args.iterations) if name]
+
+
+def deliver(args: argparse.Namespace, result: Result, closeup: Closeup) -> None:
+    """Writes the files, and shows the result even where they cannot be written."""
+    written: list[Path] = []
+    remarks: list[str] = []
+    try:
+        if result.runs:
+            files, remarks = closeup.write()
+            written += files
+            written += result.save(args.out, args.csv) if args.out else []
+            written += result.plot(_plots(args)) if args.plot is not None else []
+    finally:
+        show(args, result, closeup)
+    for remark in remarks:
+        print(remark, file=sys.stderr)
+    if written:
+        print(f"wrote {', '.join([str(path) for path in written])}", file=sys.stderr)
+
+
+def show(args: argparse.Namespace, result: Result, closeup: Closeup) -> None:
+    """On stdout: the table and the lives, or with --json one document, the lives in it under "explain"."""
     if args.json:
-        print(json.dumps(result.document(), indent=1))
+        explain = {} if args.explain is None else {"explain": closeup.lives_document}
+        print(json.dumps(result.document() | explain, indent=1))
     else:
         print(result, end="")
-    if not result.runs:
-        return
-    written = result.save(args.out, args.csv) if args.out else []
-    if args.plot is not None:
-        written += result.plot(args.plot or args.out or ".")
-    if written:
-        print(f"wrote {', '.join(str(path) for path in written)}", file=sys.stderr)
+        if args.explain is not None:
+            print(f"\n{closeup.lives}", end="")
+    sys.stdout.flush()
+
+
+def _plots(args: argparse.Namespace) -> Path:
+    return Path(args.plot or args.out or ".")
+
+
+def _path(name: str | None) -> Path | None:
+    return None if name is None else Path(name)
 
 
 if __name__ == "__main__":

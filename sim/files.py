@@ -10,6 +10,23 @@ class OutputError(Exception):
     """A result could not be written; its text is one line for the user."""
 
 
+def check_writable(path: Path) -> None:
+    """Can a file be written there? Makes the folders on the way to it. Raises OutputError, in one line, where not.
+
+    To be asked before a long run; the disk may of course fill up meanwhile.
+    """
+    if path.is_dir():
+        raise OutputError(f"Cannot write {path}: it is a folder. Name a file in it.")
+    probe = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(f"Cannot write {path}: {reason}. Choose another folder.") from error
+
+
 @contextmanager
 def atomically(path: Path) -> Iterator[Path]:
     """Yields a path beside `path` to write to; it is renamed to `path` when the block ends well, and removed if not.

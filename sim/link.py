@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import simpy
@@ -39,6 +39,7 @@ class Link:
         self.queue: deque[Transfer] = deque()  # not yet carried, in the order they were asked for
         self.busy_ns = {True: 0, False: 0}
         self.work: simpy.Event | None = None
+        self.sent: Callable[[Transfer], None] | None = None  # told of every transfer
 
     def send(self, copy: Copy, at: int) -> int:
         """Asks for a copy that may not start before `at`. Returns when it ends (ns)."""
@@ -56,6 +57,8 @@ class Link:
         else:
             place = next(i for i, other in enumerate(moving) if other.end > end)
             moving.insert(place, transfer)
+        if self.sent is not None:
+            self.sent(transfer)
         if self.work is not None and not self.work.triggered:
             self.work.succeed()
         return end

@@ -25,7 +25,7 @@ from sim.world import Inbox, World
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A policy as a row of the comparison. policy: a name, module:Class, or a class. knobs: its constructor's keywords."""
+    """A policy as a row of the comparison. policy: a name, module:Class, a class. knobs: its constructor's keywords."""
 
     policy: str | type[Policy]
     knobs: dict[str, Any] = field(default_factory=dict)
@@ -57,7 +57,13 @@ class Contender:
 
 def prepare(contender: Contender, settings: Settings) -> None:
     """Raises ValueError for what can be known to be wrong before a run."""
-    policy = contender.fresh()
+    try:
+        policy = contender.fresh()
+    except (ValueError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"
+        raise ValueError(f"policy {contender.name} cannot be imported and made: {what}") from error
     unknown = policy.needs - {"guess"}
     if unknown:
         raise ValueError(f"policy {contender.name} needs {', '.join(sorted(unknown))}, which no driver provides")
@@ -107,7 +113,7 @@ def build(
     settings: Settings,
     seed: int,
     hardware: Hardware,
-    watch: Callable[[int], None] | None = None,
+    watch: Callable[[int], object] | None = None,
 ) -> tuple[World, Scheduler]:
     """A world that is ready to run."""
     policy = contender.fresh()
@@ -143,7 +149,7 @@ def run_one(
     seed: int,
     *,
     shown: dict[str, Any] | None = None,
-    watch: Callable[[int], None] | None = None,
+    watch: Callable[[int], object] | None = None,
     observe: Callable[[World], None] | None = None,
 ) -> Run:
     """One run of a trace as it stands (its rate has been set). observe: may attach observers to the world first.

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastserve.sched.policy import Policy
+from fastserve.sched.policy import Policy, PolicyError
 from fastserve.workload import Trace, read_trace
 from sim.capacity import capacity
 from sim.one import Contender, prepare, run_one
 from sim.report import Run, document, table, write_out
 from sim.settings import Settings
+from sim.world import World
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
 POOL_PAYS = 20_000  # requests in all, below which starting processes costs more than it saves
 
 PolicyLike = str | type[Policy] | Contender
+Observe = Callable[[Contender, str, int], Callable[[World], None] | None]
+"""(contender, label, seed) -> what attaches observers to that run's world, or None where nobody looks."""
+
+
+class RunError(RuntimeError):
+    """A policy broke in another process; the text says which, where and how."""
 
 
 @dataclass
@@ -50,14 +57,14 @@ class Result:
         """One row per job and run, with policy, label and seed in front; all times in seconds."""
         import pandas as pd
 
-        frames = [pd.DataFrame({"policy": run.policy, "label": run.label, "seed": run.seed} | run.records) for run in self.runs]
+        frames = [pd.DataFrame(_names(run) | dict(run.records)) for run in self.runs]
         return pd.concat(frames, ignore_index=True)
 
     def summaries(self) -> pd.DataFrame:
         """One row per run."""
         import pandas as pd
 
-        return pd.DataFrame([{"policy": run.policy, "label": run.label, "seed": run.seed} | run.summary for run in self.runs])
+        return pd.DataFrame([_names(run) | dict(run.summary) for run in self.runs])
 
     def save(self, folder: str | Path, csv: bool = False) -> list[Path]:
         return write_out(Path(folder), self.settings, self.runs, csv)
@@ -77,28 +84,26 @@ def replay(
     settings: Settings | None = None,
     processes: int | None = None,
     progress: bool | None = None,
+    observe: Observe | None = None,
     **changes: Any,
 ) -> Result:
     """Replay a trace under one policy or several, with a fresh policy object for each run.
 
-    trace: a Trace, or the path of one. policy: a name, "module:Class", a class, a Contender with knobs and a label, or a
-    list of these. seeds: how many, or which. Seed 0 is the trace as it stands; any other re-pairs its arrivals with its
-    requests, alike for all policies (common random numbers), and seeds the predictor. changes: settings by name, such as
-    load=0.8 (sim.settings.Settings lists them). processes: 1 keeps everything in this one. progress: a bar on stderr
-    (None: when that is a terminal).
+    trace: a Trace, or the path of one. policy: a name, "module:Class", a class, a Contender with knobs and a label, or
+    a list of these. seeds: how many, or which. Seed 0 is the trace as it stands; any other re-pairs its arrivals with
+    its requests, alike for all policies (common random numbers), and seeds the predictor. changes: settings by name,
+    such as load=0.8 (sim.settings.Settings lists them). processes: 1 keeps everything in this one. progress: a bar on stderr
+    (None: when that is a terminal). observe: asked once for each run, in order; what is
+    looked at runs in this process.
 
-    Raises ValueError (TraceError for the trace) with what was wrong. After Ctrl-C returns what has finished.
+    Raises ValueError (TraceError for the trace) with what was wrong; PolicyError, or RunError from another process,
+    when a policy breaks. After Ctrl-C returns what has finished.
     """
     chosen = (settings or Settings()).with_(**changes)
     contenders = [_contender(entry) for entry in (policy if isinstance(policy, list | tuple) else [policy])]
     if not contenders:
         raise ValueError("give at least one policy")
-    rows = [contender.row(chosen) for contender in contenders]
-    for row in rows:
-        if rows.count(row) > 1:
-            raise ValueError(f"two rows would be called {row!r}: give them labels")
-    for contender in contenders:
-        prepare(contender, chosen)
+    rows = check(contenders, chosen)
     numbers = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not numbers:
         raise ValueError("give at least one seed")
@@ -120,7 +125,7 @@ def replay(
     result = Result(shown, planned=len(tasks))
     bar = _bar(len(tasks) * len(trace), progress)
     try:
-        _run_all(trace, chosen, tasks, processes, result.runs, bar.update if bar is not None else None)
+        _run_all(trace, chosen, tasks, processes, result.runs, bar.update if bar is not None else None, observe)
     except KeyboardInterrupt:
         pass
     finally:
@@ -131,6 +136,24 @@ def replay(
     return result
 
 
+def _names(run: Run) -> dict[str, object]:
+    """What tells this run from others, to stand in front."""
+    return {"policy": run.policy, "label": run.label, "seed": run.seed}
+
+
+def check(contenders: Sequence[Contender], settings: Settings) -> list[str]:
+    """The labels of the rows. Raises ValueError or FileNotFoundError for what can be known to be wrong before a run."""
+    settings.hardware()
+    rows = []
+    for contender in contenders:
+        prepare(contender, settings)
+        rows.append(contender.row(settings))
+    for row in rows:
+        if rows.count(row) > 1:
+            raise ValueError(f"two rows would be called {row!r}: give them labels")
+    return rows
+
+
 def _contender(entry: object) -> Contender:
     if isinstance(entry, Contender):
         return entry
@@ -138,7 +161,7 @@ def _contender(entry: object) -> Contender:
         return Contender(entry)
     if isinstance(entry, Policy):
         raise ValueError(f"give the class {type(entry).__name__} and not an object of it: each run needs a fresh one")
-    raise ValueError(f"{entry!r} is no policy: give a name, module:Class, a subclass of fastserve.Policy or a Contender")
+    raise ValueError(f"{entry!r} is no policy: give a name, module:Class, a subclass of fastserve.Policy, a Contender")
 
 
 def _run_all(
@@ -148,32 +171,59 @@ def _run_all(
     processes: int | None,
     runs: list[Run],
     watch: Callable[[int], object] | None,
+    observe: Observe | None,
 ) -> None:
     """Fills `runs` as they finish, so that an interrupt leaves those that have."""
+    attach = [None if observe is None else observe(task[0], task[0].row(settings), task[1]) for task in tasks]
     workers = min(len(tasks), processes or os.cpu_count() or 1)
-    if workers < 2 or (processes is None and len(trace) * len(tasks) < POOL_PAYS) or not _travels(tasks):
-        for contender, seed in tasks:
-            runs.append(run_one(trace.repaired(seed), contender, settings, seed, watch=watch))
+    pays = processes is not None or len(trace) * len(tasks) >= POOL_PAYS
+    pooled = workers > 1 and pays and _travels(tasks)
+    here = [i for i in range(len(tasks)) if not pooled or attach[i] is not None]
+    away = [task for i, task in enumerate(tasks) if i not in here]
+    pool = ProcessPoolExecutor(min(workers, len(away)), initializer=_ignore_interrupts) if away else None
+    futures: dict[Future[Run], bool] = {}  # and whether its run is in `runs`
+    try:
+        if pool is not None:
+            futures = {pool.submit(_task, trace, contender, settings, seed): False for contender, seed in away}
+        for i in here:
+            contender, seed = tasks[i]
+            runs.append(run_one(trace.repaired(seed), contender, settings, seed, watch=watch, observe=attach[i]))
             if runs[-1].settings.get("interrupted"):
                 raise KeyboardInterrupt
-        return
-    pool = ProcessPoolExecutor(workers, initializer=_ignore_interrupts)
-    try:
-        futures: list[Future[Run]] = [pool.submit(_task, trace, contender, settings, seed) for contender, seed in tasks]
         for future in as_completed(futures):
             runs.append(future.result())
+            futures[future] = True
             if watch is not None:
                 watch(len(trace))
     except BaseException:
-        for process in list(getattr(pool, "_processes", {}).values()):
-            process.terminate()
-        pool.shutdown(wait=False, cancel_futures=True)
+        for future, told in futures.items():
+            if not told and future.done() and not future.cancelled() and future.exception() is None:
+                runs.append(future.result())
+        for process in list(getattr(pool, "_processes", None) or {}):
+            pool._processes[process].terminate()  # type: ignore[union-attr]
+        if pool is not None:
+            pool.shutdown(wait=False, cancel_futures=True)
         raise
-    pool.shutdown()
+    if pool is not None:
+        pool.shutdown()
 
 
 def _task(trace: Trace, contender: Contender, settings: Settings, seed: int) -> Run:
-    return run_one(trace.repaired(seed), contender, settings, seed)
+    try:
+        return run_one(trace.repaired(seed), contender, settings, seed)
+    except PolicyError as error:
+        raise RunError(told(error)) from None  # neither the policy nor its traceback can be sent
+
+
+def told(error: PolicyError) -> str:
+    """The message, with the file and the line of the policy that raised what lies behind it."""
+    cause = error.__cause__
+    last = cause.__traceback__ if cause is not None else None
+    if last is None:
+        return str(error)
+    while last.tb_next is not None:
+        last = last.tb_next
+    return f"{error} ({last.tb_frame.f_code.co_filename}, line {last.tb_lineno})"
 
 
 def _ignore_interrupts() -> None:
@@ -193,6 +243,6 @@ def _travels(tasks: list[tuple[Contender, int]]) -> bool:
 def _bar(total: int, progress: bool | None) -> Any:
     if progress is False or (progress is None and not sys.stderr.isatty()):
         return None
-    from tqdm import tqdm
+    from tqdm import tqdm  # type: ignore[import-untyped]
 
     return tqdm(total=total, unit="req", unit_scale=True, leave=False, file=sys.stderr, delay=1.0)

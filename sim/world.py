@@ -9,9 +9,11 @@ import simpy
 
 from fastserve.records import Recorder
 from fastserve.sched.job import NEVER, Job
+from fastserve.sched.policy import PolicyError
 from fastserve.sched.scheduler import RefusedError, Scheduler
 from sim.link import Link
 from sim.machine import ModelledMachine
+from sim.observer import Observer
 
 
 class Inbox:
@@ -50,7 +52,7 @@ class Inbox:
 
 
 class World:
-    """One run. max_backlog: live jobs above which it stops as collapsed. watch: told how many jobs have just finished."""
+    """One run. max_backlog: live jobs above which it stops as collapsed. watch: told how many jobs just finished."""
 
     def __init__(
         self,
@@ -61,7 +63,7 @@ class World:
         recorder: Recorder,
         *,
         max_backlog: int | None = None,
-        watch: Callable[[int], None] | None = None,
+        watch: Callable[[int], object] | None = None,
     ) -> None:
         self.scheduler = scheduler
         self.machine = machine
@@ -70,19 +72,39 @@ class World:
         self.max_backlog = NEVER if max_backlog is None else max_backlog
         self.watch = watch
         self.collapsed = False
-        self.env = simpy.Environment()
+        self.broken: PolicyError | None = None
+        self.link = link
+        self.observer: Observer | None = None
+        self.env: Any = simpy.Environment()  # its times are whole ns; SimPy would call them numbers
         self.idle = self.env.event()
         self.wake = self.env.event()
         self.env.process(self.gpu())
         self.env.process(self.arrivals())
         self.env.process(link.process(self.env))
 
+    def attach(self, observer: Observer) -> None:
+        """Before run(): tells it everything that happens."""
+        self.observer = observer
+        self.link.sent = observer.sent
+
     def run(self) -> None:
-        """Until every job has ended, or the backlog has passed its bound. May be interrupted and asked for records."""
+        """Until every job has ended, or the backlog has passed its bound. May be interrupted and asked for records.
+
+        Raises PolicyError.
+        """
         self.env.run()
+        if self.broken is not None:
+            raise self.broken
         self.recorder.close(self.env.now, self.scheduler.live)
 
     def gpu(self) -> Generator[simpy.Event, Any, None]:
+        """SimPy remakes what a process raises from its args, which a PolicyError does not survive; so it is kept."""
+        try:
+            yield from self.drive()
+        except PolicyError as error:
+            self.broken = error
+
+    def drive(self) -> Generator[simpy.Event, Any, None]:
         """The driver loop. It drains the inbox by comparing times, so SimPy's order of events never matters."""
         env = self.env
         scheduler = self.scheduler
@@ -90,6 +112,7 @@ class World:
         recorder = self.recorder
         inbox = self.inbox
         watch = self.watch
+        observer = self.observer
         while True:
             now = env.now
             if inbox.next() <= now:
@@ -102,27 +125,40 @@ class World:
                 opens = scheduler.opens_at()
                 if opens == NEVER and inbox.next() == NEVER:
                     if scheduler.live:
-                        raise RuntimeError(f"{len(scheduler.live)} jobs wait and nothing will happen; a bug in the Scheduler")
+                        waiting = len(scheduler.live)
+                        raise RuntimeError(f"{waiting} jobs wait and nothing will happen; a bug in the Scheduler")
                     return
                 yield self.something(opens)
                 continue
+            if observer is not None:
+                observer.planned(plan)
             outcome = machine.run(plan)
             yield env.timeout(outcome.stall + outcome.service)
             finished = scheduler.commit(plan, outcome, env.now)
             recorder.commit(plan, outcome, finished, env.now)
+            if observer is not None:
+                observer.committed(plan, outcome, finished, env.now)
             if watch is not None and finished:
                 watch(len(finished))
 
     def drain(self, now: int) -> None:
+        observer = self.observer
         for job in self.inbox.arrived(now):
             try:
                 self.scheduler.submit(job, now)
-            except RefusedError:
+            except RefusedError as error:
                 self.recorder.reject(job)
+                if observer is not None:
+                    observer.refused(job, now, str(error))
+            else:
+                if observer is not None:
+                    observer.arrived(job, now)
         for job in self.inbox.cancelled(now):
             if not job.finish:
                 self.scheduler.cancel(job, now)
                 self.recorder.cancel(job, now)
+                if observer is not None:
+                    observer.cancelled(job, now)
 
     def something(self, opens: int) -> simpy.Event:
         """The next arrival, or the time at which admission opens by itself."""
