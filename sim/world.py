@@ -8,9 +8,9 @@ from typing import Any
 import simpy
 
 from fastserve.records import Recorder
+from fastserve.sched.errors import PolicyError, RefusedError
 from fastserve.sched.job import NEVER, Job
-from fastserve.sched.policy import PolicyError
-from fastserve.sched.scheduler import RefusedError, Scheduler
+from fastserve.sched.scheduler import Scheduler
 from sim.link import Link
 from sim.machine import ModelledMachine
 from sim.observer import Observer

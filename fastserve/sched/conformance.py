@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastserve.sched.breach import ConformanceError, explained
+from fastserve.sched.errors import PolicyError
 from fastserve.sched.forbidden import Ears
 from fastserve.sched.job import Job
 from fastserve.sched.plan import Plan
-from fastserve.sched.policy import Policy, PolicyError
+from fastserve.sched.policy import Policy
 from fastserve.sched.scripted import SHAPES, Event, Run, Script, StuckError, write
 from fastserve.sched.watched import Watched, watch
 

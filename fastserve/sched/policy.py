@@ -108,15 +108,3 @@ class Policy:
         if self._scheduler is None:
             raise RuntimeError(f"{type(self).__name__} is not bound to a Scheduler: it can act only from arrive() on")
         return self._scheduler
-
-
-class PolicyError(RuntimeError):
-    """A policy broke: the message names the policy, its method, the job and the time."""
-
-    def __init__(self, policy: Policy, method: str, job: Job | None, cause: BaseException | str) -> None:
-        who = f" of job {job.id}" if job is not None else ""
-        what = cause if isinstance(cause, str) else f"{type(cause).__name__}: {cause}"
-        super().__init__(f"policy {type(policy).__name__}, {method}(){who} at {policy.now / 1e9:.6f} s: {what}")
-        self.policy = policy
-        self.method = method
-        self.job = job

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from heapq import heappop, heappush
 from typing import Any
 
+from fastserve.sched.errors import PolicyError
 from fastserve.sched.job import NEVER, Job
-from fastserve.sched.policy import Policy, PolicyError
+from fastserve.sched.policy import Policy
 
 Entry = tuple[Any, int, int, Job]  # (rank, arrival, id, job): the id is unique, so jobs are never compared
 

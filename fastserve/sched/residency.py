@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from fastserve.sched.errors import PolicyError
 from fastserve.sched.job import COMING, HOST, LEAVING, NOWHERE, Job
 from fastserve.sched.kv import Ledger
 from fastserve.sched.plan import Copy, Plan
-from fastserve.sched.policy import Policy, PolicyError
+from fastserve.sched.policy import Policy
 from fastserve.sched.ranking import Ranking
 
 RESIDENCIES = ("recompute", "reactive", "proactive", "defer")

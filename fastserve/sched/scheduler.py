@@ -14,10 +14,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 from fastserve.sched.batching import BATCHINGS, BUDGETS, Batching, owed
+from fastserve.sched.errors import PolicyError, RefusedError
 from fastserve.sched.job import NEVER, NOWHERE, Job, Meter
 from fastserve.sched.kv import Ledger
 from fastserve.sched.plan import Outcome, Plan
-from fastserve.sched.policy import KEEP, Machine, Policy, PolicyError
+from fastserve.sched.policy import KEEP, Machine, Policy
 from fastserve.sched.ranking import Alarms, Entry, Ranking
 from fastserve.sched.residency import ORDERS, RESIDENCIES, Residency
 
@@ -26,10 +27,6 @@ class CopyingMachine(Machine, Protocol):
     """What the Scheduler itself must know about the machine, beside what it hands on to the policy."""
 
     def return_ns(self, blocks: int) -> int: ...  # copying so many blocks out and in again
-
-
-class RefusedError(ValueError):
-    """A job that this Scheduler can never serve; the message says why."""
 
 
 class Scheduler:

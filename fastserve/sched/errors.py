@@ -1,0 +1,25 @@
+"""What goes wrong, and who has to change something."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastserve.sched.job import Job
+    from fastserve.sched.policy import Policy
+
+
+class RefusedError(ValueError):
+    """A job that this Scheduler can never serve; the message says why."""
+
+
+class PolicyError(RuntimeError):
+    """A policy broke: the message names the policy, its method, the job and the time."""
+
+    def __init__(self, policy: Policy, method: str, job: Job | None, cause: BaseException | str) -> None:
+        who = f" of job {job.id}" if job is not None else ""
+        what = cause if isinstance(cause, str) else f"{type(cause).__name__}: {cause}"
+        super().__init__(f"policy {type(policy).__name__}, {method}(){who} at {policy.now / 1e9:.6f} s: {what}")
+        self.policy = policy
+        self.method = method
+        self.job = job
