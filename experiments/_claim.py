@@ -1,0 +1,105 @@
+"""Claims: what was published, what came out here, and whether the two agree."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from fastserve.measures import Ratio
+
+NEAR = 0.15
+"""relative distance up to which a number that misses the published range counts as close"""
+
+
+class Published(NamedTuple):
+    """A published number or range."""
+
+    low: float
+    high: float
+    source: str
+
+    def __str__(self) -> str:
+        return f"{self.low:g}" if self.low == self.high else f"{self.low:g} to {self.high:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A row of experiments/README.md. ours: None where it has no value here, such as a rate that was never reached."""
+
+    figure: str
+    text: str
+    ours: Ratio | None
+    published: Published | None = None
+    why: str = ""
+    """if they disagree: the explanation, with the experiment that supports it"""
+    note: str = ""
+    """beside our number: what it is when it is no number, or how it was cut"""
+
+    @property
+    def verdict(self) -> str:
+        """yes: our interval meets the published range; close: within 15 % of it; no; "ours": nothing was published."""
+        if self.published is None:
+            return "ours"
+        if self.ours is None:
+            return "no"
+        low = self.ours.mean if self.ours.low is None else self.ours.low
+        high = self.ours.mean if self.ours.high is None else self.ours.high
+        if low <= self.published.high and high >= self.published.low:
+            return "yes"
+        near = low <= self.published.high * (1 + NEAR) and high >= self.published.low * (1 - NEAR)
+        return "close" if near else "no"
+
+    @property
+    def shown(self) -> str:
+        """Our number with its interval."""
+        number = "none" if self.ours is None else shown(self.ours)
+        return f"{number} ({self.note})" if self.note else number
+
+    def __str__(self) -> str:
+        published = f"; published {self.published}: {self.verdict}" if self.published else ""
+        return f"{self.figure}: {self.text}: {self.shown}{published}"
+
+
+def shown(ratio: Ratio) -> str:
+    """2.03 [1.96, 2.10]"""
+    if ratio.low is None or ratio.high is None:
+        return f"{ratio.mean:.3g}"
+    return f"{ratio.mean:.3g} [{ratio.low:.3g}, {ratio.high:.3g}]"
+
+
+@lru_cache(maxsize=1)
+def _published() -> dict[tuple[str, str], Published]:
+    with (Path(__file__).parent / "published.csv").open(encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(line for line in file if not line.startswith("#"))
+        return {
+            (row["figure"], row["what"]): Published(float(row["low"]), float(row["high"]), row["source"])
+            for row in rows
+        }
+
+
+def published(figure: str, what: str) -> Published:
+    """From published.csv. Raises KeyError for what is not in it."""
+    return _published()[figure, what]
+
+
+class Curve(NamedTuple):
+    """A published curve: rates in requests/s and what was measured there."""
+
+    rates: list[float]
+    values: list[float]
+
+
+def curve(figure: str, panel: str, system: str) -> Curve:
+    """From curves.csv, without the points that the authors padded. Raises KeyError."""
+    with (Path(__file__).parent / "curves.csv").open(encoding="utf-8", newline="") as file:
+        rows = [
+            (float(row["rate"]), float(row["value"]))
+            for row in csv.DictReader(line for line in file if not line.startswith("#"))
+            if (row["figure"], row["panel"], row["system"]) == (figure, panel, system)
+        ]
+    if not rows:
+        raise KeyError(f"curves.csv has no {figure} {panel} {system}")
+    return Curve([rate for rate, _ in rows], [value for _, value in rows])

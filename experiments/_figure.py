@@ -1,0 +1,77 @@
+"""Figures of experiments: the look of sim.style, one colour per policy, PDF and PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+
+from experiments._case import Point
+from sim.files import atomically
+from sim.style import COLUMN, PAGE, RC, Look, look
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["COLUMN", "PAGE", "curve", "draw", "legend", "look_of", "published_points"]
+
+ARTIFACT = "sj-mlfq (artifact)"
+
+
+def look_of(label: str) -> Look:
+    """The look of a row: its policy's, dashed for the artifact's knobs."""
+    policy = label.split(" ")[0]
+    return look(policy, 1 if "artifact" in label else 0)
+
+
+def draw(folder: Path, name: str, size: tuple[float, float], fill: Callable[[Figure], None]) -> None:
+    """Makes a figure of `size` inches, lets `fill` draw on it, and writes NAME.pdf and NAME.png."""
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(RC):
+        figure = Figure(figsize=size, layout="constrained")
+        fill(figure)
+        for kind, metadata in (("pdf", {"CreationDate": None}), ("png", {})):
+            arguments: dict[str, Any] = {"format": kind, "metadata": metadata}
+            with atomically(folder / f"{name}.{kind}") as draft:
+                figure.savefig(draft, **arguments)
+
+
+def curve(axes: Axes, points: Sequence[Point], x: str, measure: str, label: str, style: Look | None = None) -> None:
+    """Means over seeds, joined; a band spans the seeds. Saturated points are hollow, collapsed ones crosses."""
+    style = style or look_of(label)
+    xs = [float(point.at[x]) if x in point.at else point.mean(x) for point in points]
+    ys = [point.mean(measure) for point in points]
+    axes.plot(xs, ys, color=style.colour, linestyle=style.dash, label=label, marker=style.marker, markevery=[])
+    band = np.array([point.spread(measure) for point in points])
+    if len(points):
+        axes.fill_between(xs, band[:, 0], band[:, 1], color=style.colour, alpha=0.15, linewidth=0)
+    for at, value, point in zip(xs, ys, points, strict=True):
+        face = {"ok": style.colour, "saturated": "white", "collapsed": "white"}[point.status]
+        marker = "x" if point.status == "collapsed" else style.marker
+        axes.plot([at], [value], marker=marker, markerfacecolor=face, markeredgecolor=style.colour, linestyle="none")
+
+
+def published_points(axes: Axes, rates: Sequence[float], values: Sequence[float], style: Look) -> None:
+    """A published curve, thin and grey-edged behind ours."""
+    axes.plot(
+        rates, values, color=style.colour, alpha=0.45, linewidth=0.7, linestyle=":", marker=".", markersize=3, zorder=1
+    )
+
+
+def legend(figure: Figure, axes: Axes, columns: int = 3) -> None:
+    """One legend for the figure, above the axes, with the marker of each row."""
+    from matplotlib.lines import Line2D
+
+    handles, labels = [], []
+    for line in axes.get_lines():
+        label = str(line.get_label())
+        if label.startswith("_") or label in labels:
+            continue
+        handles.append(Line2D([], [], color=line.get_color(), linestyle=line.get_linestyle(), marker=line.get_marker()))
+        labels.append(label)
+    figure.legend(handles, labels, loc="outside upper center", ncols=columns, columnspacing=1.0)
