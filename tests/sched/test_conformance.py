@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import gc
 import itertools
 import logging
 import random
@@ -203,6 +204,22 @@ def test_state_shared_between_objects() -> None:
     breach(Shared, "repeat", "the same run twice", "class attributes or globals")
 
 
+def test_a_second_run_alone_that_differs() -> None:
+    """Of the objects that are made, only the one of the second plain run is another."""
+
+    class Fifth(Keyed):
+        made: ClassVar[Iterator[int]] = itertools.count(1)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.sign = -1 if next(Fifth.made) == 5 else 1
+
+        def rank(self, job: Job) -> int:
+            return self.sign * self.key[job]
+
+    breach(Fifth, "repeat", "the same run twice", "seed randomness in __init__")
+
+
 @pytest.mark.parametrize(
     ("read", "name"),
     [
@@ -263,6 +280,25 @@ def test_logging_is_no_clock(caplog: pytest.LogCaptureFixture) -> None:
 
     check_policy(Talks, quick=True)
     assert caplog.records
+
+
+def test_a_collector_that_reads_the_clock_is_not_the_policy() -> None:
+    class Litters(Keyed):
+        def rank(self, job: Job) -> int:
+            return [[self.key[job]] for _ in range(50)][-1][0]
+
+    def collected(*_: Any) -> None:
+        time.perf_counter()
+
+    thresholds = gc.get_threshold()
+    gc.callbacks.append(collected)
+    gc.set_threshold(20)
+    try:
+        check_policy(Litters, quick=True)
+        assert gc.isenabled()
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.callbacks.remove(collected)
 
 
 def test_a_profiler_is_left_as_it_was() -> None:
