@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 
 from fastserve.policies import POLICIES
 from fastserve.sched.batching import BATCHINGS
+from fastserve.sched.errors import PolicyError
 from fastserve.sched.latency import presets
-from fastserve.sched.policy import PolicyError
 from fastserve.sched.residency import ORDERS, RESIDENCIES
 from fastserve.workload import TraceError, read_trace
 from sim.closeup import Closeup

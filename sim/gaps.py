@@ -83,13 +83,13 @@ def gaps(log: Iterable[Stretch], latency: LatencyModel) -> Gaps:
         if row.batch:
             first = row.end
             if row.iterations > 1:
-                first = row.start + row.stall + _ns(latency, 1, row)
+                first = row.start + row.stall + _ns(latency, 0, row)
             for id in own:
                 note(first - last.pop(id), 1)
             if row.batch > len(own):
                 note(first - token_at, row.batch - len(own))
             own.clear()
-            for i in range(2, row.iterations + 1):
+            for i in range(1, row.iterations):
                 note(_ns(latency, i, row), row.batch)
             token_at = row.end
         for id in row.prefilled:
@@ -109,5 +109,7 @@ def gaps(log: Iterable[Stretch], latency: LatencyModel) -> Gaps:
 
 
 def _ns(latency: LatencyModel, iteration: int, row: Stretch) -> int:
-    """Of one decode iteration of a stretch, counted from 1."""
-    return (latency.last_ps(iteration, row.batch, row.context) + 500) // 1000
+    """Of one iteration of a stretch, counted from 0. Where there are several, at most one prefill goes on."""
+    tokens = row.prefill_tokens
+    chunks = ((row.prefill_cached + iteration * tokens, tokens),) if tokens else ()
+    return (latency.iteration_ps(row.batch, row.context + iteration * row.batch, chunks) + 500) // 1000

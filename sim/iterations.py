@@ -3,9 +3,10 @@
 Columns, as written to CSV:
 
 start_s          s: when the stretch began, at a plan boundary (nine decimals: whole ns)
-iterations       how many; those after the first repeat its decode step
+iterations       how many; those after the first repeat its decode step, and a lone prefill goes on in equal chunks
 batch, context   of the first iteration: jobs that decode, and the tokens that they attend to
-prefill_tokens   prompt tokens in the first iteration
+prefill_tokens   tokens of prefills in the first iteration
+prefill_cached   tokens that the first of these prefills had behind it
 service_s        s of iteration time
 stall_s          s that the step waited for copies, before its first iteration
 joined           ids of the jobs that got a place and have a prefill to do (ids are separated by spaces)
@@ -22,7 +23,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fastserve.sched.job import NOWHERE, Job
 from fastserve.sched.plan import Outcome, Plan
@@ -39,6 +40,7 @@ class Stretch(NamedTuple):
     batch: int
     context: int
     prefill_tokens: int
+    prefill_cached: int
     service: int
     stall: int
     joined: tuple[int, ...]
@@ -67,6 +69,7 @@ class IterationLog(Observer):
         self._resumed: tuple[int, ...] = ()
         self._joined: tuple[int, ...] = ()
         self._left: tuple[int, ...] = ()
+        self._cached = 0
         self._waiting = 0
 
     def planned(self, plan: Plan) -> None:
@@ -77,6 +80,7 @@ class IterationLog(Observer):
         self._left = _ids(left)
         self._joined = _ids([job for job in plan.joined if job.place is NOWHERE])
         self._resumed = _ids([job for job in plan.joined if job.place is not NOWHERE])
+        self._cached = plan.prefill[0][0].prefilled if plan.prefill else 0
         self._waiting = len(self.scheduler.live) - len(members)
 
     def committed(self, plan: Plan, outcome: Outcome, finished: Sequence[Job], now: int) -> None:
@@ -89,6 +93,7 @@ class IterationLog(Observer):
                 batch=plan.batch,
                 context=plan.context,
                 prefill_tokens=sum([tokens for _, tokens in plan.prefill]),
+                prefill_cached=self._cached,
                 service=outcome.service,
                 stall=outcome.stall,
                 joined=self._joined,
@@ -116,7 +121,7 @@ def _ids(jobs: Sequence[Job]) -> tuple[int, ...]:
     return tuple([job.id for job in jobs])
 
 
-def _cell(column: str, value: int | tuple[int, ...]) -> int | str:
+def _cell(column: str, value: Any) -> int | str:
     if isinstance(value, tuple):
         return " ".join([str(id) for id in value])
-    return f"{value // 10**9}.{value % 10**9:09d}" if column.endswith("_s") else value
+    return f"{value // 10**9}.{value % 10**9:09d}" if column.endswith("_s") else int(value)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from fastserve.sched.errors import PolicyError
 from fastserve.sched.job import Job
 from fastserve.sched.plan import Outcome, Plan
-from fastserve.sched.policy import Policy, PolicyError
+from fastserve.sched.policy import Policy
 from sim.link import Transfer
 
 LEVEL = re.compile(r"Q(\d+)\b")

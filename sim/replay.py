@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastserve.sched.policy import Policy, PolicyError
+from fastserve.sched.errors import PolicyError
+from fastserve.sched.policy import Policy
 from fastserve.workload import Trace, read_trace
 from sim.capacity import capacity
 from sim.one import Contender, prepare, run_one
@@ -92,9 +93,9 @@ def replay(
     trace: a Trace, or the path of one. policy: a name, "module:Class", a class, a Contender with knobs and a label, or
     a list of these. seeds: how many, or which. Seed 0 is the trace as it stands; any other re-pairs its arrivals with
     its requests, alike for all policies (common random numbers), and seeds the predictor. changes: settings by name,
-    such as load=0.8 (sim.settings.Settings lists them). processes: 1 keeps everything in this one. progress: a bar on stderr
-    (None: when that is a terminal). observe: asked once for each run, in order; what is
-    looked at runs in this process.
+    such as load=0.8 (sim.settings.Settings lists them). processes: 1 keeps everything in this one. progress: a bar on
+    stderr (None: when that is a terminal). observe: asked once for each run, in order; what is looked at runs in this
+    process.
 
     Raises ValueError (TraceError for the trace) with what was wrong; PolicyError, or RunError from another process,
     when a policy breaks. After Ctrl-C returns what has finished.

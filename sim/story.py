@@ -126,7 +126,7 @@ class Story(Observer):
             self.stalled += outcome.stall
         for other, tokens in plan.prefill:
             if other is job:
-                self._chunk(job, tokens, now)
+                self._chunk(job, [tokens] * outcome.iterations, now)
         if job in finished:
             self._end(job, now)
         else:
@@ -161,8 +161,8 @@ class Story(Observer):
         gained = f"{job.generated - self.had:,} tokens in {_time(stay)}"
         self._note(job, plan.now, f"preempted after {gained}: {self.seats.why(plan)}; {word}; its KV is parked")
 
-    def _chunk(self, job: Job, tokens: int, now: int) -> None:
-        self.chunks.append(tokens)
+    def _chunk(self, job: Job, tokens: list[int], now: int) -> None:
+        self.chunks += tokens
         if not (job.rolling or job.finish):
             return
         chunks = len(self.chunks)

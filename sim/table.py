@@ -3,9 +3,11 @@
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from fastserve.measures import Ratio, paired_ratio
+from sim.settings import Settings
 
 if TYPE_CHECKING:
     from sim.report import Run
@@ -27,6 +29,14 @@ COLUMNS = (
     ("load", "", "load"),
 )
 
+FIRST = (
+    "trace", "latency", "max_batch", "batching", "token_budget", "residency", "kv_tokens", "host_tokens", "visit",
+    "predictor", "rate", "load",
+)  # fmt: skip
+"""Settings that are read with every result. The others are set apart where they are as --help says."""
+
+DEFAULTS = {field.name: field.default for field in fields(Settings)}
+
 
 def table(runs: Sequence["Run"], settings: Mapping[str, object]) -> str:
     """Settings, one row per label in order of appearance, then each label's own settings and what the marks mean.
@@ -46,7 +56,7 @@ def table(runs: Sequence["Run"], settings: Mapping[str, object]) -> str:
     ]
     marks: dict[str, str] = {}
     for label, group in groups.items():
-        mark = _mark(group, settings)
+        mark = _mark(group)
         marks |= {label: mark} if mark else {}
         values = [_number(_average(group, key, settings)) for _, _, key in COLUMNS]
         rows.append(
@@ -68,11 +78,31 @@ def table(runs: Sequence["Run"], settings: Mapping[str, object]) -> str:
 
 
 def _header(runs: Sequence["Run"], settings: Mapping[str, object]) -> list[str]:
+    """Every setting: what matters and what was changed, then in few words what is as by default."""
     seeds = sorted({run.seed for run in runs})
     jobs = sorted({int(run.summary["n"] or 0) for run in runs})
     items = [f"n {_span(jobs)}", f"seeds {_span(seeds)}"]
-    items += [f"{name.replace('_', ' ')} {_value(value)}" for name, value in settings.items() if name != "seeds"]
-    return _wrapped(items)
+    usual: list[str] = []
+    unset: list[str] = []
+    for name, value in settings.items():
+        words = name.replace("_", " ")
+        if name == "seeds":
+            continue
+        if name in FIRST or name not in DEFAULTS or not _usual(name, settings):
+            items.append(f"{words} {_value(value)}")
+        elif not value:
+            unset.append(words)
+        else:
+            usual.append(f"{words} {_value(value)}")
+    usual += [f"no {', '.join(unset)}"] if unset else []
+    apart = textwrap.wrap(f"by default: {', '.join(usual)}", WIDTH, subsequent_indent="  ") if usual else []
+    return [*_wrapped(items), *apart]
+
+
+def _usual(name: str, settings: Mapping[str, object]) -> bool:
+    """Is it as by default? Where that is one per slot, the batch cap stands for it."""
+    default = settings.get("max_batch") if name in ("kv_reserve", "prefetch_quota") else DEFAULTS[name]
+    return settings[name] == default
 
 
 def _notes(groups: Mapping[str, Sequence["Run"]], marks: Mapping[str, str]) -> list[str]:
@@ -90,17 +120,19 @@ def _notes(groups: Mapping[str, Sequence["Run"]], marks: Mapping[str, str]) -> l
     return ["", *notes] if notes else []
 
 
-def _mark(group: Sequence["Run"], settings: Mapping[str, object]) -> str | None:
-    """Saturated: the queue grew to the end. Collapsed: it did at a load below 1, which fcfs sustains by definition."""
+def _mark(group: Sequence["Run"]) -> str | None:
+    """Collapsed: the run was stopped for its backlog. Saturated: the queue grew to the end."""
+    collapsed = [run for run in group if run.summary.get("collapsed")]
+    if collapsed:
+        return f"collapsed{_share(collapsed, group)}: stopped when more jobs were waiting than --max-backlog allows"
     grown = [run for run in group if run.summary["saturated"]]
-    if not grown:
-        return None
-    loads = [_figure(run, "load", settings) for run in grown]
-    below = all(load is not None and load < 1 for load in loads)
-    share = f" in {len(grown)} of {len(group)} seeds" if len(group) > 1 else ""
-    if below and grown[0].policy != "fcfs":
-        return f"collapsed{share}: the queue grew to the end at a load that fcfs sustains"
-    return f"saturated{share}: the queue grew to the end, so the means depend on how long the trace is"
+    if grown:
+        return f"saturated{_share(grown, group)}: the queue grew to the end, so the means depend on the trace's length"
+    return None
+
+
+def _share(some: Sequence["Run"], group: Sequence["Run"]) -> str:
+    return f" in {len(some)} of {len(group)} seeds" if len(group) > 1 else ""
 
 
 def _ratio(first: Sequence["Run"], group: Sequence["Run"]) -> Ratio | None:

@@ -167,7 +167,7 @@ class World:
         if self.inbox.next() < NEVER and not self.idle.triggered:
             self.idle.succeed()
         if opens < NEVER:
-            return env.timeout(max(0, opens - env.now)) | self.wake
+            return simpy.AnyOf(env, [env.timeout(max(0, opens - env.now)), self.wake])
         return self.wake
 
     def arrivals(self) -> Generator[simpy.Event, Any, None]:

@@ -18,6 +18,7 @@ from sim.files import OutputError, atomically
 from sim.plot import draw
 from sim.provenance import provenance
 from sim.report import Run, document, plain, table, write_out
+from sim.settings import Settings
 from sim.style import LOOKS, look
 from tests.records import make_records
 
@@ -72,15 +73,36 @@ def test_numbers_line_up_on_the_right_within_120_columns() -> None:
 
 def test_saturated_and_collapsed_runs_are_marked() -> None:
     grown = {"saturated": True}
-    text = table([make_run("fcfs"), make_run("mlfq", summary=grown)], SETTINGS)
+    stopped = {"saturated": True, "collapsed": True}
+    text = table([make_run("fcfs"), make_run("mlfq", summary=stopped)], SETTINGS)
     assert row_of(text, "mlfq").startswith("mlfq *")
     assert "* mlfq: collapsed" in text
+    # A queue that grew is only saturated, at any load and under any policy, while nobody stopped the run.
+    text = table([make_run("fcfs"), make_run("mlfq", summary=grown | {"collapsed": False})], SETTINGS)
+    assert "* mlfq: saturated" in text
+    assert "collapsed" not in text
+    seeds = [make_run("mlfq", seed, summary=stopped if seed else grown) for seed in range(3)]
+    assert "* mlfq: collapsed in 2 of 3 seeds" in table(seeds, SETTINGS)
     text = table([make_run("fcfs", summary=grown), make_run("mlfq", summary=grown)], SETTINGS | {"load": 1.2})
     assert "* fcfs: saturated" in text
     assert "* mlfq: saturated" in text
-    # At a load below 1 fcfs can only be saturated: it is what the load is measured by.
-    assert "* fcfs: saturated" in table([make_run("fcfs", summary=grown)], SETTINGS)
     assert "*" not in table([make_run("fcfs")], SETTINGS)
+
+
+def test_every_setting_is_printed_and_the_usual_ones_stand_apart() -> None:
+    changed = Settings(load=0.8, charging="tokens", warmup=30.0)
+    shown = changed.shown(changed.hardware())
+    text = table([make_run("fcfs")], shown)
+    head, _, rest = text.partition("by default: ")
+    usual = rest.partition("\n\n")[0].replace("\n  ", " ")
+    for name in shown:
+        words = name.replace("_", " ")
+        assert (words in head) != (words in usual), words
+    assert "charging tokens" in head
+    assert "warmup 30" in head
+    assert "evict policy" in usual
+    assert "kv reserve 64" in usual
+    assert "whole context" in usual.partition("no max backlog")[2]
 
 
 def test_lost_jobs_are_told() -> None:
