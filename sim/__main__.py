@@ -178,6 +178,8 @@ def run(args: argparse.Namespace) -> int:
     settings = Settings(**{field.name: getattr(args, field.name) for field in fields(Settings)})
     if args.seeds < 1:
         raise ValueError(f"--seeds {args.seeds}: give at least 1")
+    if args.processes is not None and args.processes < 1:
+        raise ValueError(f"--processes {args.processes}: give at least 1")
     contenders = [Contender(**row) for row in args.policy or [{"policy": "fcfs"}, {"policy": "sj-mlfq"}]]
     check(contenders, settings)
     closeup = Closeup(_path(args.timeline), _path(args.iterations), args.explain)

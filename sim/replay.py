@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastserve import predictors
 from fastserve.sched.errors import PolicyError
 from fastserve.sched.policy import Policy
 from fastserve.workload import Trace, read_trace
@@ -144,10 +145,12 @@ def _names(run: Run) -> dict[str, object]:
 
 def check(contenders: Sequence[Contender], settings: Settings) -> list[str]:
     """The labels of the rows. Raises ValueError or FileNotFoundError for what can be known to be wrong before a run."""
-    settings.hardware()
+    hardware = settings.hardware()
+    predictors.make(settings.predictor)
     rows = []
     for contender in contenders:
         prepare(contender, settings)
+        settings.scheduler(contender.fresh(), hardware, longest=1)
         rows.append(contender.row(settings))
     for row in rows:
         if rows.count(row) > 1:

@@ -1,4 +1,4 @@
-"""Observers: the timeline, the iteration log, the gaps between tokens and a job's life, against what really happened."""
+"""Observers: the timeline, the iteration log, gaps between tokens and a job's life, against what really happened."""
 
 from __future__ import annotations
 
