@@ -142,11 +142,18 @@ def parser() -> argparse.ArgumentParser:
     output.add_argument(
         "--plot", nargs="?", const="", metavar="DIR", help="draw the JCT CDF and bars (into --out, else here)"
     )
-    output.add_argument("--timeline", metavar="FILE", help="Perfetto/Chrome trace of the first policy and seed")
+    output.add_argument(
+        "--timeline", metavar="FILE", help="Chrome trace of the first policy and seed, for ui.perfetto.dev"
+    )
     output.add_argument(
         "--iterations", metavar="FILE", help="a row per stretch of iterations (CSV) of the first policy and seed"
     )
-    output.add_argument("--explain", type=int, metavar="JOB", help="tell one job's life under each policy, first seed")
+    output.add_argument(
+        "--explain",
+        type=int,
+        metavar="JOB",
+        help="tell one job's life under each policy, first seed (in the --json document: explain)",
+    )
     return parser
 
 
