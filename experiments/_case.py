@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fastserve.measures import Ratio, paired_ratio
+from fastserve.measures import Ratio, largest_rate, paired_ratio
 from fastserve.workload import Trace, read_trace, synthesise
 from sim.capacity import capacity
 from sim.one import Contender, run_one
@@ -41,27 +42,29 @@ class Workload:
     """a trace file, instead of a recipe"""
     digest: str = ""
     """of the file's contents, so that a run-id depends on them"""
+    ratio: float | None = None
+    """prompt over output tokens: each job keeps its recipe's output length as its total, which is split by this"""
 
     def trace(self, rate: float, seed: int) -> Trace:
         """The requests at `rate` requests/s. Raises TraceError."""
         if self.path:
             return _read(self.path, self.requests).with_rate(rate).repaired(seed)
-        return synthesise(
-            self.requests,
-            rate=rate,
-            arrivals=self.arrivals,
-            lengths=self.lengths,
-            prompt=self.prompt,
-            output=self.output,
-            seed=seed,
-        )
+        return self._drawn(self.requests, rate, self.arrivals, seed)
 
     def capacity(self, settings: Settings) -> float:
         """What fcfs sustains of it, requests/s: the unit of a load."""
         if self.path:
             return capacity(_read(self.path, self.requests), settings)
-        calibration = synthesise(CALIBRATION, rate=1.0, lengths=self.lengths, prompt=self.prompt, output=self.output)
-        return capacity(calibration, settings)
+        return capacity(self._drawn(CALIBRATION, 1.0, "poisson", 0), settings)
+
+    def _drawn(self, n: int, rate: float, arrivals: str, seed: int) -> Trace:
+        trace = synthesise(
+            n, rate=rate, arrivals=arrivals, lengths=self.lengths, prompt=self.prompt, output=self.output, seed=seed
+        )
+        if self.ratio is None:
+            return trace
+        output = np.maximum(np.rint(trace.output / (1 + self.ratio)), 1).astype(np.int64)
+        return replace(trace, prompt=np.maximum(trace.output - output, 1), output=output)
 
 
 @lru_cache(maxsize=4)
@@ -122,6 +125,40 @@ def simulate(case: Case) -> Numbers:
     numbers = dict(replayed(case, rate).summary)
     numbers["rate"], numbers["load"] = rate, rate / case.workload.capacity(case.settings)
     return numbers
+
+
+def search(case: Case, measures: Mapping[str, Callable[[Run], float | None]], objective: float) -> Numbers:
+    """The first rate at which each measure passes its objective, by bisection on one seed.
+
+    options: highest and lowest, in units of the capacity, and tolerance, relative. A collapsed run counts as one that
+    passed. NAME_rate is None where the lowest rate already fails; NAME_censored: not even the highest does, and
+    NAME_rate is that rate.
+    """
+    sustained = case.workload.capacity(case.settings)
+    known: dict[float, dict[str, float | None]] = {}
+
+    def measured(rate: float) -> dict[str, float | None]:
+        if rate not in known:
+            done = replayed(case, rate)
+            collapsed = bool(done.summary["collapsed"])
+            known[rate] = {name: None if collapsed else of(done) for name, of in measures.items()}
+        return known[rate]
+
+    lowest, highest = case.options.get("lowest", 0.4) * sustained, case.options["highest"] * sustained
+    found: Numbers = {"sustained_rps": sustained}
+    for name in measures:
+        rate = largest_rate(
+            lambda rate, name=name: measured(rate)[name],  # type: ignore[misc]
+            objective,
+            lowest,
+            highest,
+            steps=6,
+            tolerance=case.options["tolerance"],
+        )
+        found[f"{name}_rate"] = highest if rate == math.inf else rate
+        found[f"{name}_censored"] = rate == math.inf
+    found["runs"] = len(known)
+    return found
 
 
 def status(numbers: Numbers) -> str:
@@ -186,6 +223,22 @@ def ratio(base: Point, other: Point, measure: str) -> Ratio | None:
     pairs = [(row.numbers.get(measure), mine.get(row.seed)) for row in base.rows]
     both = [(float(a), float(b)) for a, b in pairs if a and b and np.isfinite(a) and np.isfinite(b)]
     return paired_ratio([a for a, _ in both], [b for _, b in both]) if both else None
+
+
+def rate_gain(mine: Iterable[Point], base: Iterable[Point], measure: str) -> Ratio | None:
+    """Rate at an objective over that of a baseline, paired by seed; several points' seeds are taken together."""
+    gains = []
+    for one, other in zip(mine, base, strict=True):
+        theirs = {row.seed: row.numbers.get(f"{measure}_rate") for row in other.rows}
+        pairs = [(row.numbers.get(f"{measure}_rate"), theirs.get(row.seed)) for row in one.rows]
+        gains += [rate / reference for rate, reference in pairs if rate and reference]
+    return paired_ratio(gains, [1.0] * len(gains)) if gains else None
+
+
+def mean_of(point: Point, measure: str) -> Ratio | None:
+    """Mean over seeds, with its interval."""
+    values = [value for value in point.values(measure) if value > 0]
+    return paired_ratio(values, [1.0] * len(values)) if values else None
 
 
 def to_json(value: object) -> Any:

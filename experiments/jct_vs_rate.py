@@ -11,18 +11,31 @@ stays below the capacity, or is stopped and marked. As in the paper: whole prefi
 
 from __future__ import annotations
 
-import math
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments._case import At, Case, Numbers, Row, Workload, point, points, ratio, replayed, simulate
+from experiments._case import (
+    At,
+    Case,
+    Numbers,
+    Row,
+    Workload,
+    mean_of,
+    point,
+    points,
+    rate_gain,
+    ratio,
+    search,
+    simulate,
+)
 from experiments._claim import Claim, Published, published
 from experiments._claim import curve as published_curve
 from experiments._figure import PAGE, curve, draw, legend, look_of, published_points
 from experiments._sweep import main
-from fastserve.measures import Ratio, largest_rate, paired_ratio
+from fastserve.measures import Ratio
 from sim.one import Contender
 from sim.settings import Settings
 
@@ -69,7 +82,7 @@ class Scale:
     """with common random numbers across policies"""
     panels: tuple[str, ...] = tuple(panel.name for panel in PANELS)
     """which models and lengths"""
-    burst: tuple[float, ...] = (0.5, 0.8, 1.0, 1.3, 1.8, 2.5)
+    burst: tuple[float, ...] = (0.6, 0.9, 1.4, 2.2)
     """rates of the burst protocol, in units of what fcfs sustains"""
     share: float = 1.0
     """of the artifact's number of requests"""
@@ -77,7 +90,7 @@ class Scale:
     """policies whose rate at the objective is bisected"""
     both: bool = True
     """whether the crossing is searched under the steady protocol too, in the first panel"""
-    steady: tuple[float, ...] = (0.7, 0.9)
+    steady: tuple[float, ...] = (0.9,)
     """rates of the steady protocol, in the same units"""
     requests: int = 1000
     """of a steady run"""
@@ -85,7 +98,7 @@ class Scale:
     """share of a steady run's requests that the measures leave out"""
     backlog: int = 300
     """live jobs at which a steady run is stopped"""
-    tolerance: float = 0.04
+    tolerance: float = 0.06
     """relative width at which the bisection of a crossing ends"""
 
 
@@ -133,7 +146,7 @@ def cases(scale: Scale) -> list[Case]:
                     )
             for label in scale.searched:
                 at = {"panel": panel.name, "protocol": "burst", "policy": label, "search": "crossing"}
-                options = {"search": 8.0, "tolerance": scale.tolerance}
+                options = {"highest": 8.0, "tolerance": scale.tolerance}
                 bounded = settings.with_(load=1.0, max_backlog=panel.backlog)
                 found.append(
                     Case(at=at, workload=burst, settings=bounded, policy=POLICIES[label], seed=seed, options=options)
@@ -142,57 +155,32 @@ def cases(scale: Scale) -> list[Case]:
                     bounded = settings.with_(load=1.0, max_backlog=scale.backlog)
                     found.append(
                         Case(at=at | {"protocol": "steady"}, workload=steady, settings=bounded, policy=POLICIES[label],
-                             seed=seed, warmup=scale.warmup, options=options | {"search": 2.0})
+                             seed=seed, warmup=scale.warmup, options=options | {"highest": 2.0})
                     )  # fmt: skip
     return found
 
 
 def run(case: Case) -> Numbers:
     """A run at one rate; or, for a search, the first rates at which mean and P95 of s/token pass the objective."""
-    if "search" not in case.options:
+    if "highest" not in case.options:
         return simulate(case)
-    sustained = case.workload.capacity(case.settings)
-    known: dict[float, Numbers] = {}
-
-    def measured(rate: float) -> Numbers:
-        if rate not in known:
-            known[rate] = dict(replayed(case, rate).summary)
-        return known[rate]
-
-    found: Numbers = {"sustained_rps": sustained}
-    highest = case.options["search"] * sustained
-    for measure in ("mean_s_per_token", "p95_s_per_token"):
-
-        def at(rate: float, measure: str = measure) -> float | None:
-            numbers = measured(rate)
-            return None if numbers["collapsed"] else numbers[measure]
-
-        rate = largest_rate(at, OBJECTIVE, 0.4 * sustained, highest, steps=6, tolerance=case.options["tolerance"])
-        found[f"{measure}_rate"] = highest if rate == math.inf else rate
-        found[f"{measure}_censored"] = rate == math.inf
-    found["runs"] = len(known)
-    return found
+    measures = {name: lambda run, name=name: run.summary[name] for name in ("mean_s_per_token", "p95_s_per_token")}
+    return search(case, measures, OBJECTIVE)
 
 
 def gain(rows: list[Row], measure: str, policy: str, protocol: str, *panels: str) -> Ratio | None:
     """Rate at the objective over that of fcfs, paired by seed, the panels' seeds together."""
-    mine, base = [], []
-    for panel in panels:
-        where = {"panel": panel, "protocol": protocol, "search": "crossing"}
-        pair = [points(rows, policy=label, **where) for label in (policy, "fcfs")]
-        if all(pair):
-            both = zip(pair[0][0].values(f"{measure}_rate"), pair[1][0].values(f"{measure}_rate"), strict=False)
-            for one, other in both:
-                mine.append(one / other)
-                base.append(1.0)
-    return paired_ratio(mine, base) if mine else None
+    found = []
+    for label in (policy, "fcfs"):
+        where = {"protocol": protocol, "policy": label, "search": "crossing"}
+        found.append([point for panel in panels for point in points(rows, panel=panel, **where)])
+    return rate_gain(found[0], found[1], measure) if found[0] else None
 
 
 def mean_rate(rows: list[Row], measure: str, panel: str, policy: str) -> Ratio | None:
     """Requests/s at the objective, with its interval over seeds."""
     found = points(rows, panel=panel, protocol="burst", policy=policy, search="crossing")
-    values = found[0].values(f"{measure}_rate") if found else []
-    return paired_ratio(values, [1.0] * len(values)) if values else None
+    return mean_of(found[0], f"{measure}_rate") if found else None
 
 
 def claims(rows: list[Row]) -> list[Claim]:
@@ -233,7 +221,7 @@ def _at_one_rate(rows: list[Row], panel: str) -> list[Claim]:
             pair = [point(rows, panel=panel, protocol=protocol, policy=label, load=load) for label in ("fcfs", policy)]
             for measure, name in (("mean_jct_s", "mean JCT"), ("mean_s_per_token", "mean s/token")):
                 text = f"{panel}: {name}, fcfs over {policy}, {protocol} at load {load:g}"
-                found.append(Claim("Fig. 11", text, ratio(*pair, measure)))
+                found.append(Claim("Fig. 11", text, ratio(pair[0], pair[1], measure)))
     return found
 
 
@@ -262,10 +250,10 @@ def plot(rows: list[Row], folder: Path) -> None:
         ("p95_jct", "p95_jct_s", "P95 JCT (s)"),
         ("p99_jct", "p99_jct_s", "P99 JCT (s)"),
     ):
-        draw(folder, name, (PAGE, 4.2), lambda figure, m=measure, t=title: _draw_panels(figure, rows, m, t))
+        draw(folder, name, (PAGE, 4.2), partial(_draw_panels, rows=rows, measure=measure, title=title))
 
 
-def _draw_panels(figure: Figure, rows: list[Row], measure: str, title: str) -> None:
+def _draw_panels(figure: Figure, *, rows: list[Row], measure: str, title: str) -> None:
     names = [panel.name for panel in PANELS if points(rows, panel=panel.name)]
     grid: Any = figure.subplots(2, 3, squeeze=False)
     cells = [axes for line in grid for axes in line]

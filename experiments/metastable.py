@@ -6,8 +6,8 @@ does not come back at a load that fcfs sustains. A visit that must be worth its 
 prevents it.
 
 Azure-conversation-like lengths, OPT-13B fit, batch cap 16; a burst of an eighth of the requests arrives at three times
-the rate in the middle of the run. A run with more live jobs than a stated bound is stopped, its jobs censored, and marked
-as collapsed: its mean is a lower bound.
+the rate in the middle of the run. A run with more live jobs than a stated bound is stopped, its jobs censored, and
+marked as collapsed: its mean is a lower bound.
 """
 
 from __future__ import annotations
