@@ -195,10 +195,14 @@ class Recorder:
                 self.trails[copy.job].blocks_in += copy.blocks
 
     def _decoded(self, start: int, outcome: Outcome) -> None:
+        first = self.waited + outcome.first
+        self.count += 1
+        if not self.awaiting:
+            self._push(max(first, outcome.gap))
+            return
+        self._push(first)
+        self.count += 1
         token = start + outcome.first
-        self.count += 1
-        self._push(self.waited + outcome.first)
-        self.count += 1
         for trail in self.awaiting.values():
             if token - trail.last > trail.gap:
                 trail.gap = token - trail.last

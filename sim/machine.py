@@ -55,7 +55,9 @@ class ModelledMachine:
             most = min(most, self._next_end() - self.steps)
         limit = 0
         if most > 1:
-            boundary = min(now + stall + plan.service, plan.until, self.next_event(), self.link.next_end())
+            boundary = min(now + stall + plan.service, plan.until, self.next_event())
+            if self.link.moving:
+                boundary = min(boundary, self.link.next_end())
             limit = boundary * 1000 - start
         context = plan.context
         if plan.prefill:

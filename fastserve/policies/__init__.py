@@ -58,9 +58,10 @@ def knobs(policy: type[Policy]) -> dict[str, Any]:
     """The settings of a policy: its constructor's keywords with their defaults, those of its bases included."""
     found: dict[str, Any] = {}
     for base in policy.__mro__:
-        if "__init__" not in vars(base) or base is object:
+        constructor = vars(base).get("__init__")
+        if constructor is None or base is object:
             continue
-        parameters = list(inspect.signature(base.__init__).parameters.values())[1:]
+        parameters = list(inspect.signature(constructor).parameters.values())[1:]
         for parameter in parameters:
             if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
                 found.setdefault(parameter.name, None if parameter.default is parameter.empty else parameter.default)

@@ -73,7 +73,7 @@ class Mlfq(Policy):
         self.place: dict[Job, tuple[int, int]] = {}  # level and turn
         self.entered: dict[Job, int] = {}  # ns served when its charge in this level was zero
         self.population: list[int] = []  # live jobs by level
-        self.look: dict[Job, int] = {}  # ns: when a starving job will be looked at
+        self.look: dict[Job, tuple[int, int]] = {}  # ns: when a starving job will be looked at, since when it has waited
         self.turn = 0
 
     # -- the policy ------------------------------------------------------------------------------------------------
@@ -86,7 +86,7 @@ class Mlfq(Policy):
             self._set_up()
         self.enter(job, self.first_level(job), back=True)
         if self.check and self.alpha:
-            self._await_look(job, job.arrival)
+            self._await_look(job)
 
     def alarm(self, job: Job, why: str) -> None:
         level = self.place[job][0]
@@ -153,22 +153,26 @@ class Mlfq(Policy):
             self.quanta.append(round(self.quanta[-1] * self.ratio))
         self.population = [0] * len(self.quanta)
 
-    def _await_look(self, job: Job, since: int) -> None:
-        """It starves, or has never run: its alarm rings at the next look. since: when its wait began, ns.
+    def _await_look(self, job: Job) -> None:
+        """It starves, or has never run: its alarm rings at the next look, or before to see if it has run meanwhile.
 
         The time between looks is so many iterations of one decode each: a policy has no iteration counter.
         """
         period = self.check * self.machine.decode_ns
-        self.look[job] = (self.now // period + 1) * period
-        self.wake(job, waited=self.look[job] - since)
+        at = (self.now // period + 1) * period
+        self.look[job] = at, job.last_served
+        self.wake(job, waited=at - self.now if job.served == 0 else min(at - self.now, self.alpha))
 
     def _looked_at(self, job: Job) -> bool:
         """Its alarm rang: is this a look at a starving job? If not, the alarm is set anew."""
-        starved = self.alpha if job.served == 0 else self.now - job.last_served
-        if starved < self.alpha:
-            self.wake(job, waited=self.alpha - starved)
-        elif self.now < self.look.get(job, self.now + 1):
-            self._await_look(job, self.now)
+        at, since = self.look.get(job, (0, -1))
+        waited = self.now - job.last_served
+        if job.served and waited < self.alpha:
+            self.wake(job, waited=self.alpha - waited)
+        elif since != job.last_served:
+            self._await_look(job)
+        elif self.now < at:
+            self.wake(job, waited=min(at - self.now, self.alpha))
         else:
             return True
         return False

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fastserve.sched.job import Job
     from fastserve.sched.scheduler import Scheduler
 
-KEEP: Final = -1
+KEEP: Final = -(1 << 60)
 """wake(): an alarm that is not mentioned stays as it is."""
 
 
@@ -99,9 +99,12 @@ class Policy:
         waited: ns; each time it has not run for this long (since its arrival, its last run or the last such alarm).
         Amounts below 1 count as 1. Alarms ring at the end of the iteration in which they fall due.
         """
-        for amount in (served, tokens, waited):
-            if amount is not None and not isinstance(amount, int):
-                raise TypeError(f"wake() takes whole nanoseconds and tokens, not {amount!r}; try round(seconds * 1e9)")
+        if type(served) is not int or type(tokens) is not int or type(waited) is not int:
+            for amount in (served, tokens, waited):
+                if amount is not None and not isinstance(amount, int):
+                    raise TypeError(
+                        f"wake() takes whole nanoseconds and tokens, not {amount!r}; try round(seconds * 1e9)"
+                    )
         self._bound_to().wake(job, served, tokens, waited)
 
     def _bound_to(self) -> Scheduler:

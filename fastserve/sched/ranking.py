@@ -38,6 +38,15 @@ class Ranking:
         except Exception as error:
             raise PolicyError(self.policy, "rank", job, error) from error
 
+    def best_first(self, jobs: list[Job]) -> list[Job]:
+        """Any live jobs, by rank as of now; ties: who runs first, then (arrival, id)."""
+        keys = [(self.entry_of(job), job.running) for job in jobs]
+        try:
+            order = sorted([(entry[0], not running, entry[1], entry[2], entry[3]) for entry, running in keys])
+        except Exception as error:
+            raise self._incomparable(keys[0][0], [entry for entry, _ in keys], error) from error
+        return [key[4] for key in order]
+
     def refresh(self) -> None:
         """Brings both lists up to date."""
         if not self.settled:

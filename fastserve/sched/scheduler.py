@@ -248,7 +248,9 @@ class Scheduler:
                 plan.hold = self.hold
             return room, slots <= 0 or not left
         closed = False
-        if not self.gated or self._admits(plan.now):
+        if not (ranking.wait or ranking.own_queue):
+            pass
+        elif not self.gated or self._admits(plan.now):
             for rank, _, _, job in ranking.queue():
                 if self.host_floor and self._set_aside(job, plan):
                     continue
@@ -345,9 +347,7 @@ class Scheduler:
                 jobs.append(job)
         if jobs:
             if len(jobs) > 1:
-                keys = [(self.ranking.entry_of(job), job.running) for job in jobs]
-                order = sorted([(entry[0], not running, entry[1], entry[2], entry[3]) for entry, running in keys])
-                jobs = [key[4] for key in order]
+                jobs = self.ranking.best_first(jobs)
             plan.prefill = self.batching.chunks(jobs, batch)
             if self.batching.decodes_wait:
                 batch = context = 0

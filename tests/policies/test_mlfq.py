@@ -216,7 +216,6 @@ def test_a_wrong_knob_is_named(knobs: dict[str, Any], words: str) -> None:
             make(name, knobs)
 
 
-@pytest.mark.xfail(strict=True, reason="the alarm keeps the time that was left until the look when the job ran")
 @pytest.mark.parametrize(("others_ms", "promoted_ms"), [(45, 100), (80, 200)])
 def test_a_look_counts_the_wait_since_the_last_run(others_ms: int, promoted_ms: int) -> None:
     """It runs for 2 ms before a look at 100 and waits again: from 62, starved at 92, or from 97, starved at 127."""
