@@ -43,7 +43,7 @@ class Workload:
     digest: str = ""
     """of the file's contents, so that a run-id depends on them"""
     ratio: float | None = None
-    """prompt over output tokens: each job keeps its recipe's output length as its total, which is split by this"""
+    """mean prompt over mean output, to which the recipe's lengths are scaled; their mean total stays"""
 
     def trace(self, rate: float, seed: int) -> Trace:
         """The requests at `rate` requests/s. Raises TraceError."""
@@ -63,8 +63,14 @@ class Workload:
         )
         if self.ratio is None:
             return trace
-        output = np.maximum(np.rint(trace.output / (1 + self.ratio)), 1).astype(np.int64)
-        return replace(trace, prompt=np.maximum(trace.output - output, 1), output=output)
+        usual = synthesise(CALIBRATION, rate=1.0, lengths=self.lengths, prompt=self.prompt, output=self.output)
+        prompt, output = float(usual.prompt.mean()), float(usual.output.mean())
+        mean = (prompt + output) / (1 + self.ratio)
+        return replace(
+            trace,
+            prompt=np.maximum(np.rint(trace.prompt * (mean * self.ratio / prompt)), 1).astype(np.int64),
+            output=np.maximum(np.rint(trace.output * (mean / output)), 1).astype(np.int64),
+        )
 
 
 @lru_cache(maxsize=4)

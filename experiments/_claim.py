@@ -55,7 +55,9 @@ class Claim:
     @property
     def shown(self) -> str:
         """Our number with its interval."""
-        number = "none" if self.ours is None else shown(self.ours)
+        if self.ours is None:
+            return self.note or "none"
+        number = shown(self.ours)
         return f"{number} ({self.note})" if self.note else number
 
     def __str__(self) -> str:

@@ -3,10 +3,10 @@
 Claim (FastServe's first version, arXiv 2305.05920v1): up to 5.1x in mean and 6.4x in tail JCT over run-to-completion
 with iteration-level batching (Orca), for Gamma arrivals and Zipf lengths. Where is that so?
 
-Prompts and outputs are Zipf with exponent theta over 1 to 1024 tokens, arrivals Gamma with a CV, the load in units of what
-fcfs sustains with paged memory. "orca" is fcfs that reserves the longest possible context when a job joins, which is
-what the first version was compared with; "fcfs" has the same paged memory as the others. Batch cap 16, whole prefills
-mixed with decodes, no visit guard, and the pool of a 40G card.
+Prompts and outputs are Zipf with exponent theta over 1 to 1024 tokens, arrivals Gamma with a CV, the load in units of
+what fcfs sustains with paged memory. "orca" is fcfs that reserves the longest possible context when a job joins,
+which is what the first version was compared with; "fcfs" has the same paged memory as the others. Batch cap 16, whole
+prefills mixed with decodes, no visit guard, and the pool of a 40G card.
 """
 
 from __future__ import annotations
@@ -51,8 +51,14 @@ class Scale:
 SCALES = {
     "smoke": Scale(seeds=2, requests=150, cvs=(1.0, 4.0), thetas=(1.2,), loads=(0.9,)),
     "small": Scale(),
-    "paper": Scale(seeds=10, requests=5000, thetas=(0.6, 0.8, 1.0, 1.2, 1.5), loads=(0.5, 0.7, 0.8, 0.9, 1.0, 1.2), backlog=2500),
-}  # fmt: skip
+    "paper": Scale(
+        seeds=10,
+        requests=5000,
+        thetas=(0.6, 0.8, 1.0, 1.2, 1.5),
+        loads=(0.5, 0.7, 0.8, 0.9, 1.0, 1.2),
+        backlog=2500,
+    ),
+}
 
 
 def cases(scale: Scale) -> list[Case]:
@@ -115,8 +121,8 @@ def claims(rows: list[Row]) -> list[Claim]:
 
 
 WHY = (
-    "the first version's models, pool and rates are not known to us; our largest gain is over the settings of this sweep, "
-    "not over theirs"
+    "the first version's models, pool and rates are not known to us; our largest gain is over the settings of this "
+    "sweep, not over theirs"
 )
 
 

@@ -3,10 +3,11 @@
 Claim (FastServe, NSDI'26 Figs. 11 and 12): at a batch cap of 16, skip-join MLFQ sustains about twice the arrival rate
 of fcfs before the mean (and the P95) of seconds per output token exceeds 0.3.
 
-Two protocols. "burst" is the artifact's: so many requests by Poisson arrivals, then a drain, measured over all of them;
-at rates above the capacity that is a transient, whose end is set by the number of requests. "steady" cuts a warm-up and
-stays below the capacity, or is stopped and marked. As in the paper: whole prefills mixed with decodes, no visit guard
-(visit=0). The pool of the 40G panel is the paper's 14,800 tokens; there a run with more than 250 live jobs is stopped.
+Two protocols. "burst" is the artifact's: so many requests by Poisson arrivals, then a drain, measured over all of
+them; at rates above the capacity that is a transient, whose end is set by the number of requests. "steady" cuts a
+warm-up and stays below the capacity, or is stopped and marked. As in the paper: whole prefills mixed with decodes, no
+visit guard (visit=0). The pool of the 40G panel is the paper's 14,800 tokens; there a run with more than 250 live
+jobs is stopped.
 """
 
 from __future__ import annotations

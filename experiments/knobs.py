@@ -3,8 +3,8 @@
 Question: which knobs of skip-join MLFQ matter, and which do not?
 
 One knob at a time around the paper's preset, beside the artifact's preset and fcfs. OPT-13B fit, batch cap 16, whole
-prefills mixed with decodes, the visit guard on unless it is the knob; two workloads with bursts, at a load below 1 and
-above it (a burst of the stated number of requests, then a drain).
+prefills mixed with decodes, the visit guard on unless it is the knob; two workloads with bursts, at a load below 1
+and above it (a burst of the stated number of requests, then a drain).
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """python -m experiments.length_ratio --scale small
 
-Claim (FastServe, NSDI'26 Fig. 16): over input/output length ratios from 0.25 to 256, skip-join MLFQ beats fcfs by up to
-8.9x, naive MLFQ by up to 1.87x and fixed priority by up to 13.9x in normalised latency; naive MLFQ is bad at large
+Claim (FastServe, NSDI'26 Fig. 16): over input/output length ratios from 0.25 to 256, skip-join MLFQ beats fcfs by up
+to 8.9x, naive MLFQ by up to 1.87x and fixed priority by up to 13.9x in normalised latency; naive MLFQ is bad at large
 ratios, fixed priority at small ones.
 
-The paper says neither how it varies the ratio nor at which rate. Ours: each job keeps a ShareGPT output length as its
-total, split into prompt and output by the ratio; a burst of 400 requests at a stated load, then a drain (and a load below
-1 beside it). OPT-13B fit, batch cap 16, mixed batching, no visit guard.
+The paper says neither how it varies the ratio nor at which rate. Ours: ShareGPT prompts and outputs, drawn
+independently, are scaled so that their means have the ratio and their mean total stays; a burst of 400 requests at a
+stated load, then a drain (and a load below 1 beside it). OPT-13B fit, batch cap 16, mixed batching, no visit guard.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """python -m experiments.metastable --scale small
 
 Claim (ours): time slicing under a bounded KV pool is metastable. Once a burst has made more jobs live than the pool
-holds, ageing makes all of them urgent in turn, the machine is busy moving or recomputing KV, falls further behind, and
-does not come back at a load that fcfs sustains. A visit that must be worth its return (the visit guard, visit=64)
+holds, ageing makes all of them urgent in turn, the machine is busy moving or recomputing KV, falls further behind,
+and does not come back at a load that fcfs sustains. A visit that must be worth its return (the visit guard, visit=64)
 prevents it.
 
-Azure-conversation-like lengths, OPT-13B fit, batch cap 16; a burst of an eighth of the requests arrives at three times
-the rate in the middle of the run. A run with more live jobs than a stated bound is stopped, its jobs censored, and
-marked as collapsed: its mean is a lower bound.
+Azure-conversation-like lengths, OPT-13B fit, batch cap 16; a burst of an eighth of the requests arrives at three
+times the rate in the middle of the run. A run with more live jobs than a stated bound is stopped, its jobs censored,
+and marked as collapsed: its mean is a lower bound.
 """
 
 from __future__ import annotations

@@ -3,10 +3,10 @@ python -m experiments.real_traces --trace YOUR_FILE --latency opt-13b-a100 --max
 
 Question: what would a scheduler other than fcfs gain on recorded traffic, and at which load?
 
-The first requests of public traces, their gaps stretched to loads of 0.5 to 1.2 (1 is what fcfs sustains with the same
-settings), under every policy of the testbed. Settings as one would deploy them: chunked prefill, proactive swapping,
-the visit guard on. Traces that are not here are left out (FASTSERVE_TRACES names their folder); the bundled one always
-runs. Mooncake's prompts are too long for OPT-13B: it runs on the roofline of Llama-3-8B on an H100.
+The first requests of public traces, their gaps stretched to loads of 0.5 to 1.2 (1 is what fcfs sustains with the
+same settings), under every policy of the testbed. Settings as one would deploy them: chunked prefill, proactive
+swapping, the visit guard on. Traces that are not here are left out (FASTSERVE_TRACES names their folder); the bundled
+one always runs. Mooncake's prompts are too long for OPT-13B: it runs on the roofline of Llama-3-8B on an H100.
 """
 
 from __future__ import annotations

@@ -1,0 +1,101 @@
+"""The committed reference: what an experiment found, small enough for the repository.
+
+results/reference/SCALE/EXPERIMENT.json: settings, the means over seeds of what claims and figures show, and the claims. results/reference/SCALE/FIGURE.png and .pdf at the small scale.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+from experiments._case import points, to_json
+from experiments._sweep import RESULTS, Outcome, load
+from sim.files import atomically
+
+KEPT = (
+    "rate", "load", "mean_jct_s", "p95_jct_s", "p99_jct_s", "mean_s_per_token", "p95_s_per_token", "mean_ttft_s",
+    "mean_slowdown", "max_slowdown", "preemptions_per_job", "mean_stalled_s", "recomputed_share", "throughput_rps",
+    "unfinished", "collapsed",
+)  # fmt: skip
+OWN = (
+    "_rate",
+    "_censored",
+    "attained_",
+    "slowdown_",
+    "_wait_s",
+    "recovered_s",
+    "queue_s",
+    "swap_s",
+    "execute_s",
+    "swap_share",
+)
+"""parts of the names of numbers that an experiment's own run() adds; kept too"""
+DIGITS = 6
+
+
+def path_of(experiment: str, scale: str) -> Path:
+    """Where the reference of an experiment is kept."""
+    return RESULTS / "reference" / scale / f"{experiment}.json"
+
+
+def condensed(outcome: Outcome) -> dict[str, Any]:
+    """What is kept of a run: {experiment, scale, settings, seconds, points, claims}."""
+    module = load(outcome.experiment)
+    kept = []
+    for point in points(outcome.rows):
+        names = {
+            name for row in point.rows for name in row.numbers if name in KEPT or any(part in name for part in OWN)
+        }
+        means = {name: _rounded(point.mean(name)) for name in sorted(names)}
+        kept.append({"at": point.at, "seeds": len(point.rows), "status": point.status, "means": means})
+    claims = [
+        {
+            "figure": claim.figure,
+            "text": claim.text,
+            "ours": None if claim.ours is None else [None if x is None else _rounded(x) for x in claim.ours],
+            "published": None if claim.published is None else str(claim.published),
+            "source": None if claim.published is None else claim.published.source,
+            "verdict": claim.verdict,
+            "shown": claim.shown,
+            "why": claim.why,
+        }
+        for claim in outcome.claims
+    ]
+    settings = to_json(module.SCALES[outcome.scale])
+    head = {"experiment": outcome.experiment, "scale": outcome.scale, "run": outcome.folder.name, "settings": settings}
+    found: dict[str, Any] = to_json(head | {"seconds": round(outcome.seconds), "points": kept, "claims": claims})
+    return found
+
+
+def accept(outcome: Outcome) -> Path:
+    """Makes a run the reference of its scale."""
+    path = path_of(outcome.experiment, outcome.scale)
+    found = condensed(outcome)
+    head = {name: value for name, value in found.items() if name not in ("points", "claims")}
+    lists = [
+        f' "{name}": [\n' + ",\n".join(f"  {json.dumps(entry)}" for entry in found[name]) + "\n ]"
+        for name in ("points", "claims")
+    ]
+    text = json.dumps(head, indent=1).rstrip("\n}") + ",\n" + ",\n".join(lists) + "\n}\n"
+    with atomically(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+    if outcome.scale != "smoke":
+        for figure in [*outcome.folder.glob("*.png"), *outcome.folder.glob("*.pdf")]:
+            shutil.copyfile(figure, path.parent / f"{outcome.experiment}-{figure.name}")
+    return path
+
+
+def reference(experiment: str, scale: str) -> dict[str, Any] | None:
+    """The committed reference; None if there is none."""
+    try:
+        found: dict[str, Any] = json.loads(path_of(experiment, scale).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return found
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else value
