@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from heapq import heappop, heappush
 
 from fastserve.sched.job import Job
 from fastserve.sched.latency import LatencyModel
 from fastserve.sched.plan import Copy, Outcome, Plan
+from sim.inbox import Inbox
 from sim.link import Link
 
 
 class ModelledMachine:
-    """outputs: true output tokens by job id. next_event: ns, when the next arrival or cancel comes.
+    """outputs: true output tokens by job id. inbox: tells when the next arrival or cancel comes.
 
     Its clock counts picoseconds; the world sees whole nanoseconds of it, rounded down.
     """
 
-    def __init__(
-        self, latency: LatencyModel, link: Link, outputs: Sequence[int], next_event: Callable[[], int]
-    ) -> None:
+    def __init__(self, latency: LatencyModel, link: Link, outputs: Sequence[int], inbox: Inbox) -> None:
         self.latency = latency
         self.link = link
         self.outputs = outputs
-        self.next_event = next_event
+        self.inbox = inbox
         self.ps = 0
         self.steps = 0
         self.ends: list[tuple[int, int, Job]] = []  # (step, id, job): a heap with lazy deletion
@@ -55,7 +54,7 @@ class ModelledMachine:
             most = min(most, self._next_end() - self.steps)
         limit = 0
         if most > 1:
-            boundary = min(now + stall + plan.service, plan.until, self.next_event())
+            boundary = min(now + stall + plan.service, plan.until, self.inbox.at)
             if self.link.moving:
                 boundary = min(boundary, self.link.next_end())
             limit = boundary * 1000 - start

@@ -16,11 +16,12 @@ from fastserve.sched.latency import Hardware
 from fastserve.sched.policy import Policy
 from fastserve.sched.scheduler import Scheduler
 from fastserve.workload import Trace
+from sim.inbox import Inbox
 from sim.link import Link
 from sim.machine import ModelledMachine
 from sim.report import Run
 from sim.settings import Settings
-from sim.world import Inbox, World
+from sim.world import World
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +123,7 @@ def build(
     outputs = outputs_of(trace)
     inbox = Inbox(jobs_of(trace, predictor, outputs))
     link = Link(hardware.link, hardware.memory.block_bytes)
-    machine = ModelledMachine(hardware.latency, link, outputs, inbox.next)
+    machine = ModelledMachine(hardware.latency, link, outputs, inbox)
     budget = scheduler.batching.budget if settings.batching == "chunked" else None
     latency = hardware.latency
 

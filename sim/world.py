@@ -2,53 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator
 from typing import Any
 
 import simpy
 
 from fastserve.records import Recorder
 from fastserve.sched.errors import PolicyError, RefusedError
-from fastserve.sched.job import NEVER, Job
+from fastserve.sched.job import NEVER
 from fastserve.sched.scheduler import Scheduler
+from sim.inbox import Inbox
 from sim.link import Link
 from sim.machine import ModelledMachine
 from sim.observer import Observer
-
-
-class Inbox:
-    """Everything that comes from outside, in order: jobs by (arrival, id), then cancels by time and (arrival, id).
-
-    cancels: (ns, job id). A job object is made when it is taken out, so a long trace is not held as objects.
-    """
-
-    def __init__(self, jobs: Iterator[Job], cancels: Sequence[tuple[int, int]] = ()) -> None:
-        self.jobs = jobs
-        self.head: Job | None = next(jobs, None)
-        self.cancels = sorted(cancels, reverse=True)
-        self.known: dict[int, Job] = {}  # who may yet be cancelled
-        self.cancelled_ids = {id for _, id in cancels}
-
-    def next(self) -> int:
-        """ns: when the next of them comes; NEVER if none does."""
-        at = self.head.arrival if self.head is not None else NEVER
-        return min(at, self.cancels[-1][0]) if self.cancels else at
-
-    def arrived(self, now: int) -> Iterator[Job]:
-        """Takes out the jobs that have come by now."""
-        job = self.head
-        while job is not None and job.arrival <= now:
-            if self.cancelled_ids and job.id in self.cancelled_ids:
-                self.known[job.id] = job
-            yield job
-            job = self.head = next(self.jobs, None)
-
-    def cancelled(self, now: int) -> list[Job]:
-        """Takes out the jobs whose clients have gone by now, by (arrival, id)."""
-        gone: list[Job] = []
-        while self.cancels and self.cancels[-1][0] <= now:
-            gone.append(self.known.pop(self.cancels.pop()[1]))
-        return sorted(gone, key=lambda job: (job.arrival, job.id))
 
 
 class World:
@@ -113,9 +79,9 @@ class World:
         inbox = self.inbox
         watch = self.watch
         observer = self.observer
+        now: int = env.now
         while True:
-            now = env.now
-            if inbox.next() <= now:
+            if inbox.at <= now:
                 self.drain(now)
                 if len(scheduler.live) > self.max_backlog:
                     self.collapsed = True
@@ -123,21 +89,24 @@ class World:
             plan = scheduler.plan(now)
             if plan is None:
                 opens = scheduler.opens_at()
-                if opens == NEVER and inbox.next() == NEVER:
+                if opens == NEVER and inbox.at == NEVER:
                     if scheduler.live:
                         waiting = len(scheduler.live)
                         raise RuntimeError(f"{waiting} jobs wait and nothing will happen; a bug in the Scheduler")
                     return
                 yield self.something(opens)
+                now = env.now
                 continue
             if observer is not None:
                 observer.planned(plan)
             outcome = machine.run(plan)
-            yield env.timeout(outcome.stall + outcome.service)
-            finished = scheduler.commit(plan, outcome, env.now)
-            recorder.commit(plan, outcome, finished, env.now)
+            duration = outcome.stall + outcome.service
+            yield env.timeout(duration)
+            now += duration
+            finished = scheduler.commit(plan, outcome, now)
+            recorder.commit(plan, outcome, finished, now)
             if observer is not None:
-                observer.committed(plan, outcome, finished, env.now)
+                observer.committed(plan, outcome, finished, now)
             if watch is not None and finished:
                 watch(len(finished))
 
@@ -164,7 +133,7 @@ class World:
         """The next arrival, or the time at which admission opens by itself."""
         env = self.env
         self.wake = env.event()
-        if self.inbox.next() < NEVER and not self.idle.triggered:
+        if self.inbox.at < NEVER and not self.idle.triggered:
             self.idle.succeed()
         if opens < NEVER:
             return simpy.AnyOf(env, [env.timeout(max(0, opens - env.now)), self.wake])
@@ -177,6 +146,6 @@ class World:
             yield self.idle
             self.idle = env.event()
             wake = self.wake
-            yield env.timeout(max(0, self.inbox.next() - env.now))
+            yield env.timeout(max(0, self.inbox.at - env.now))
             if not wake.triggered:
                 wake.succeed()

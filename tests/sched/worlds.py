@@ -14,8 +14,9 @@ from fastserve.sched.machine import MachineTimes
 from fastserve.sched.policy import Policy
 from fastserve.sched.scheduler import Scheduler
 from sim import link
+from sim.inbox import Inbox
 from sim.machine import ModelledMachine
-from sim.world import Inbox, World
+from sim.world import World
 
 MS = 1_000_000
 PS_IN_MS = 1_000_000_000
@@ -200,5 +201,5 @@ def build(
     scheduler = Scheduler(policy, times, macro=macro, **options)  # type: ignore[arg-type]
     carrier = link.Link(machine.link, machine.memory.block_bytes)
     inbox = Inbox(iter(work.jobs()), work.cancels)
-    executor = ModelledMachine(machine.latency, carrier, work.output, inbox.next)
+    executor = ModelledMachine(machine.latency, carrier, work.output, inbox)
     return World(scheduler, executor, carrier, inbox, Recorder(machine.memory.block_bytes)), scheduler

@@ -14,8 +14,9 @@ from fastserve.sched.machine import MachineTimes
 from fastserve.sched.policy import Policy
 from fastserve.sched.scheduler import Scheduler
 from sim import link
+from sim.inbox import Inbox
 from sim.machine import ModelledMachine
-from sim.world import Inbox, World
+from sim.world import World
 
 SECOND = 1_000_000_000
 PS = 1000  # in a ns
@@ -68,7 +69,7 @@ class Queue:
         scheduler = Scheduler(policy, times, max_batch=self.slots, **options)  # type: ignore[arg-type]
         carrier = link.Link(hardware.link, 0)
         inbox = Inbox(self.jobs())
-        machine = ModelledMachine(hardware.latency, carrier, self.output, inbox.next)
+        machine = ModelledMachine(hardware.latency, carrier, self.output, inbox)
         return World(scheduler, machine, carrier, inbox, Recorder())
 
     def serve(self, policy: Policy) -> Columns:

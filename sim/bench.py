@@ -1,0 +1,133 @@
+"""python -m sim.bench: how fast the simulator is on this machine, as requests and scheduling events per second.
+
+Every figure is the CPU time of one process for everything between reading the trace and the summary: stretching the
+trace, the run inside SimPy with the link on, the records, the measures. The rate that stands for a load is measured
+before and cached, so it is left out. Each case is the best of a few repetitions; quote ratios of one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import time  # noqa: TID251  a benchmark reads a clock; nothing that a replay computes does
+from pathlib import Path
+
+from fastserve.policies import POLICIES
+from fastserve.policies.fcfs import Fcfs
+from fastserve.sched.job import Job
+from fastserve.sched.policy import Policy
+from fastserve.workload import Trace, read_trace
+from sim.capacity import capacity
+from sim.one import Contender, run_one
+from sim.provenance import provenance
+from sim.settings import Settings
+
+BUNDLED = Path(__file__).parent.parent / "traces" / "azure-conv-like.jsonl"
+AZURE = Path("azure_2023") / "AzureLLMInferenceTrace_conv.csv"
+
+
+class MyFcfs(Policy):
+    """A user's own policy, as fast as a built-in: it keeps the promise of `settled`."""
+
+    settled = True
+
+    def rank(self, job: Job) -> int:
+        return job.arrival
+
+
+class Unsettled(MyFcfs):
+    """The same, promising nothing: every rank is read again after every iteration."""
+
+    settled = False
+
+
+def trace() -> Trace:
+    """10,000 requests of the public Azure trace if it is at hand, else of the bundled one, tiled."""
+    folder = Path(os.environ.get("FASTSERVE_TRACES", Path("..") / "shared" / "traces"))
+    if (folder / AZURE).exists():
+        return read_trace(folder / AZURE).head(10_000)
+    return read_trace(BUNDLED).tiled(10_000)
+
+
+def timed(trace: Trace, contender: Contender, settings: Settings, rate: float, repeat: int = 3) -> dict[str, float]:
+    """Best of `repeat`: requests/s, events/s and what the run was like."""
+    best = float("inf")
+    for _ in range(repeat):
+        begin = time.process_time()
+        run = run_one(trace.with_rate(rate), contender, settings, seed=0)
+        best = min(best, time.process_time() - begin)
+    summary = {key: float(value or 0) for key, value in run.summary.items()}
+    n = len(trace)
+    return {
+        "requests_per_s": n / best,
+        "events_per_s": summary["scheduling_events"] / best,
+        "plans_per_request": summary["plans"] / n,
+        "iterations_per_request": summary["iterations"] / n,
+        "preemptions_per_job": summary["preemptions_per_job"],
+        "seconds": best,
+    }
+
+
+def show(name: str, figures: dict[str, float], note: str = "") -> None:
+    print(
+        f"{name:52s} {figures['requests_per_s']:9,.0f} req/s {figures['events_per_s']:9,.0f} events/s "
+        f"{figures['plans_per_request']:6.2f} plans/req {figures['preemptions_per_job']:6.2f} preemptions/req {note}",
+        flush=True,
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m sim.bench", description=__doc__)
+    parser.add_argument("--million", action="store_true", help="also 1,000,000 requests, and the memory they take")
+    parser.add_argument("--only-linear", type=int, metavar="N", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    requests = trace()
+    wide = Settings(max_batch=64)
+    free = Settings(max_batch=64, kv_tokens="unlimited")
+    narrow = Settings(max_batch=16)
+    rate, free_rate, narrow_rate = (0.8 * capacity(requests, settings) for settings in (wide, free, narrow))
+    if args.only_linear:
+        figures = timed(requests.tiled(args.only_linear), Contender("fcfs"), wide, rate, repeat=1)
+        show(f"fcfs, {args.only_linear:,} requests", figures, f"{peak_mib():.0f} MiB")
+        return 0
+    machine = provenance()
+    compiled = (
+        "compiled with mypyc"
+        if not Fcfs.__module__ or sys.modules[Fcfs.__module__].__file__.endswith(".so")
+        else "pure Python"
+    )  # type: ignore[union-attr]
+    print(f"{machine['machine']}, Python {machine['python']}, commit {machine['commit']}, {compiled}")
+    print(f"{requests.name}, {len(requests):,} requests, load 0.8: {rate:.3f} req/s at cap 64, {narrow_rate:.3f} at 16")
+    fcfs = timed(requests, Contender("fcfs"), wide, rate)
+    show("fcfs, the preset's pool, cap 64", fcfs)
+    show("sj-mlfq, unlimited memory, cap 64", timed(requests, Contender("sj-mlfq"), free, free_rate))
+    head = requests.head(2000)
+    bounded = 0.8 * capacity(head, narrow)
+    show("sj-mlfq, the preset's pool, cap 16, first 2,000", timed(head, Contender("sj-mlfq"), narrow, bounded))
+    mine = timed(requests, Contender(MyFcfs), wide, rate)
+    show("a user's settled policy", mine, f"{mine['requests_per_s'] / fcfs['requests_per_s']:.2f} of the built-in")
+    show("a user's unsettled policy", timed(requests, Contender(Unsettled), wide, rate, repeat=1))
+    over = timed(requests, Contender("fcfs"), wide, 2 * rate)
+    show("fcfs in an overload (load 1.6)", over, f"{fcfs['requests_per_s'] / over['requests_per_s']:.2f} times slower")
+    for name in POLICIES:
+        if name not in ("fcfs", "sj-mlfq"):
+            show(f"{name}, unlimited memory, cap 64", timed(requests, Contender(name), free, free_rate, repeat=1))
+    sizes = [10_000, 100_000] + ([1_000_000] if args.million else [])
+    for n in sizes:
+        subprocess.run(
+            [sys.executable, *(["-P"] if sys.flags.safe_path else []), "-m", "sim.bench", "--only-linear", str(n)],
+            check=True,
+        )
+    return 0
+
+
+def peak_mib() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+if __name__ == "__main__":
+    sys.exit(main())
