@@ -15,7 +15,7 @@ TRACE := traces/azure-conv-like.jsonl
 # The released CPU build is pinned where no NVIDIA GPU is found; elsewhere the engine extra takes what pip finds.
 CPU_TORCH := torch==2.13.0
 
-.PHONY: help setup setup-engine demo test check format smoke bench-sim figures clean
+.PHONY: help setup setup-engine demo test check format smoke compiled bench-sim figures clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,7 +43,7 @@ demo: setup ## replay a bundled trace under four policies and print the table of
 	$(PY) -m sim $(TRACE) --policy fcfs --policy mlfq --policy sj-mlfq --policy srpt --max-batch 16 --load 0.8
 
 test: setup ## run the tests
-	$(PY) -m pytest
+	$(PY) -m pytest -n auto
 
 check: setup ## lint, format and type checks; changes nothing
 	$(PY) -m ruff check .
@@ -57,8 +57,13 @@ format: setup ## sort imports and format in place
 smoke: setup ## one small run of everything that produces results (under two minutes)
 	$(PY) -m sim $(TRACE) --num-requests 300 --policy fcfs --policy sj-mlfq --policy srpt --max-batch 16 --load 0.8 --seeds 2
 
-bench-sim: setup ## measure the simulator's speed on this machine (minutes; see results/LOG.md)
-	$(PY) -m sim.bench
+compiled: setup ## optional: the brain compiled with mypyc, in build/compiled (needs a C compiler)
+	$(PIP) 'setuptools>=68'
+	$(PY) scripts/compile.py
+
+bench-sim: setup ## measure the simulator's speed on this machine, interpreted and compiled (minutes; see results/LOG.md)
+	$(PY) -m sim.bench --million
+	if command -v cc >/dev/null 2>&1; then $(MAKE) --no-print-directory compiled && PYTHONPATH=build/compiled $(PY) -P -m sim.bench --million; fi
 
 figures: setup ## draw the figures of the experiments
 	@echo "There are no experiments in this checkout yet: 'make demo' and 'python -m sim --plot' are what draws today." >&2; exit 1
