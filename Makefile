@@ -54,8 +54,10 @@ format: setup ## sort imports and format in place
 	$(PY) -m ruff check --fix-only --quiet .
 	$(PY) -m ruff format --quiet .
 
-smoke: setup ## one small run of everything that produces results (under two minutes)
+smoke: setup ## one small run of everything that produces results, held against results/reference (under three minutes)
 	$(PY) -m sim $(TRACE) --num-requests 300 --policy fcfs --policy sj-mlfq --policy srpt --max-batch 16 --load 0.8 --seeds 2
+	$(PY) -m experiments --scale smoke
+	$(PY) -m experiments.check --scale smoke
 
 compiled: setup ## optional: the brain compiled with mypyc, in build/compiled (needs a C compiler)
 	$(PIP) 'setuptools>=68'
@@ -65,8 +67,9 @@ bench-sim: setup ## measure the simulator's speed on this machine, interpreted a
 	$(PY) -m sim.bench --million
 	if command -v cc >/dev/null 2>&1; then $(MAKE) --no-print-directory compiled && PYTHONPATH=build/compiled $(PY) -P -m sim.bench --million; fi
 
-figures: setup ## draw the figures of the experiments
-	@echo "There are no experiments in this checkout yet: 'make demo' and 'python -m sim --plot' are what draws today." >&2; exit 1
+SCALE ?= small
+figures: setup ## run every experiment at SCALE=smoke, small (default, half an hour) or paper, and draw its figures
+	$(PY) -m experiments --scale $(SCALE)
 
 clean: ## remove the virtual environment and every cache
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["COLUMN", "PAGE", "curve", "draw", "legend", "look_of", "published_points"]
+__all__ = ["COLUMN", "PAGE", "cells", "curve", "draw", "legend", "look_of", "published_points"]
 
 ARTIFACT = "sj-mlfq (artifact)"
 
@@ -54,6 +54,16 @@ def curve(axes: Axes, points: Sequence[Point], x: str, measure: str, label: str,
         face = {"ok": style.colour, "saturated": "white", "collapsed": "white"}[point.status]
         marker = "x" if point.status == "collapsed" else style.marker
         axes.plot([at], [value], marker=marker, markerfacecolor=face, markeredgecolor=style.colour, linestyle="none")
+
+
+def cells(figure: Figure, count: int, columns: int = 3, **shared: bool) -> list[Axes]:
+    """So many axes in rows of at most `columns`; what is left of the last row stays empty."""
+    columns = min(columns, count)
+    grid = figure.subplots(-(-count // columns), columns, squeeze=False, **shared)
+    found: list[Axes] = list(grid.flat)
+    for axes in found[count:]:
+        axes.set_visible(False)
+    return found[:count]
 
 
 def published_points(axes: Axes, rates: Sequence[float], values: Sequence[float], style: Look) -> None:

@@ -1,6 +1,7 @@
 """The committed reference: what an experiment found, small enough for the repository.
 
-results/reference/SCALE/EXPERIMENT.json: settings, the means over seeds of what claims and figures show, and the claims. results/reference/SCALE/FIGURE.png and .pdf at the small scale.
+results/reference/SCALE/EXPERIMENT.json: settings, the means over seeds of what claims and figures show, and the claims.
+Above the smoke scale the figures lie beside it.
 """
 
 from __future__ import annotations

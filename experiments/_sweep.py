@@ -227,7 +227,7 @@ def _on_cluster(
 
 def _progress(items: Iterable[T], title: str, total: int, done: int) -> Iterator[T]:
     """A bar on stderr; without a terminal, a line at the start and one a minute."""
-    from tqdm import tqdm
+    from tqdm import tqdm  # type: ignore[import-untyped]
 
     every = {"mininterval": 0.5} if sys.stderr.isatty() else {"mininterval": 60.0, "ncols": 90}
     yield from tqdm(items, desc=title, total=total, initial=done, unit="case", file=sys.stderr, **every)

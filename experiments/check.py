@@ -1,9 +1,9 @@
 """python -m experiments.check --scale smoke|small: is the last run what results/reference says? Exit 1 if not.
 
 Runs are deterministic for a seed, so that only a change of the source moves a number. Allowed are 2 % on means over
-seeds, 5 % on P95, P99 and maxima, 0.02 on shares; the status of a point (ok, saturated, collapsed) and a verdict must be the
-same. A run that is missing, or older than the source, fails. Rows whose trace is not here are passed over and counted.
---accept makes the last runs the reference.
+seeds, 5 % on P95, P99 and maxima, 0.02 on shares; the status of a point (ok, saturated, collapsed) and a verdict must
+be the same. A run that is missing, or older than the source, fails. Points whose trace is not here are passed over and
+counted. --accept makes the last runs the reference.
 """
 
 from __future__ import annotations

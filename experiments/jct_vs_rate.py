@@ -16,7 +16,7 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from experiments._case import (
     At,
@@ -34,7 +34,7 @@ from experiments._case import (
 )
 from experiments._claim import Claim, Published, published
 from experiments._claim import curve as published_curve
-from experiments._figure import PAGE, curve, draw, legend, look_of, published_points
+from experiments._figure import PAGE, cells, curve, draw, legend, look_of, published_points
 from experiments._sweep import main
 from fastserve.measures import Ratio
 from sim.one import Contender
@@ -256,11 +256,8 @@ def plot(rows: list[Row], folder: Path) -> None:
 
 def _draw_panels(figure: Figure, *, rows: list[Row], measure: str, title: str) -> None:
     names = [panel.name for panel in PANELS if points(rows, panel=panel.name)]
-    grid: Any = figure.subplots(2, 3, squeeze=False)
-    cells = [axes for line in grid for axes in line]
-    for axes in cells[len(names) :]:
-        axes.set_visible(False)
-    for axes, panel in zip(cells, names, strict=False):
+    found = cells(figure, len(names))
+    for number, (axes, panel) in enumerate(zip(found, names, strict=True)):
         for label in POLICIES:
             burst = [p for p in points(rows, panel=panel, protocol="burst", policy=label) if "load" in p.at]
             curve(axes, burst, "rate", measure, label)
@@ -281,10 +278,10 @@ def _draw_panels(figure: Figure, *, rows: list[Row], measure: str, title: str) -
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter("{x:g}")
         axes.tick_params(axis="x", which="minor", labelsize=6)
-    for line in grid:
-        line[0].set_ylabel(title)
+        if number % 3 == 0:
+            axes.set_ylabel(title)
     figure.supxlabel("requests per second", fontsize=8)
-    legend(figure, cells[0], 6)
+    legend(figure, found[0], 6)
 
 
 if __name__ == "__main__":

@@ -16,11 +16,11 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from experiments._case import At, Case, Row, Workload, points, ratio, recorded
 from experiments._claim import Claim
-from experiments._figure import PAGE, curve, draw, legend
+from experiments._figure import PAGE, cells, curve, draw, legend
 from experiments._sweep import ROOT, main
 from sim.one import Contender
 from sim.replay import replay
@@ -131,19 +131,16 @@ def plot(rows: list[Row], folder: Path) -> None:
 def _draw_measure(rows: list[Row], folder: Path, name: str, measure: str, title: str) -> None:
     def fill(figure: Figure) -> None:
         traces = list(dict.fromkeys(str(row.at["trace"]) for row in rows))
-        grid: Any = figure.subplots(2, 3, squeeze=False, sharex=True)
-        cells = [axes for line in grid for axes in line]
-        for axes in cells[len(traces) :]:
-            axes.set_visible(False)
-        for axes, trace in zip(cells, traces, strict=False):
+        found = cells(figure, len(traces), sharex=True)
+        for number, (axes, trace) in enumerate(zip(found, traces, strict=True)):
             for label in POLICIES:
                 curve(axes, points(rows, trace=trace, policy=label), "load", measure, label)
             axes.set_yscale("log")
             axes.set_title(trace)
-        for line in grid:
-            line[0].set_ylabel(title)
+            if number % 3 == 0:
+                axes.set_ylabel(title)
         figure.supxlabel("load (1 = what fcfs sustains)", fontsize=8)
-        legend(figure, cells[0], 4)
+        legend(figure, found[0], 4)
 
     draw(folder, name, (PAGE, 4.4), fill)
 

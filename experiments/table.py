@@ -32,7 +32,8 @@ Each run lands in `results/EXPERIMENT/RUN-ID/` with its settings, commit, rows a
 cluster: `--backend ray --address ...` or `--backend dask --address ...` with the extra `cluster`.
 
 Ratios are means over seeds with common random numbers, paired by seed, with 95 % bootstrap intervals. "agrees": *yes*,
-our interval meets the published number or range; *close*, it misses it by less than 15 %; *no*. Published numbers and their sources are in `published.csv` and `curves.csv`. Minutes are of computing, on {cores} cores.
+our interval meets the published number or range; *close*, it misses it by less than 15 %; *no*. Published numbers and
+their sources are in `published.csv` and `curves.csv`. Minutes are of computing, on {cores} cores.
 """
 
 

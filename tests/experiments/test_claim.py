@@ -1,0 +1,57 @@
+"""Claims: verdicts, published numbers."""
+
+from __future__ import annotations
+
+import pytest
+
+from experiments._claim import Claim, Published, curve, published
+from fastserve.measures import Ratio
+
+TWO = Published(2.0, 2.4, "a paper")
+
+
+@pytest.mark.parametrize(
+    ("ours", "verdict"),
+    [
+        (Ratio(2.2, 2.1, 2.3), "yes"),
+        (Ratio(1.9, 1.7, 2.05), "yes"),
+        (Ratio(1.8, 1.75, 1.85), "close"),
+        (Ratio(2.6, 2.5, 2.7), "close"),
+        (Ratio(1.2, 1.1, 1.3), "no"),
+        (Ratio(2.2, None, None), "yes"),
+        (None, "no"),
+    ],
+)
+def test_verdicts(ours: Ratio | None, verdict: str) -> None:
+    assert Claim("Fig.", "text", ours, TWO).verdict == verdict
+
+
+def test_what_nobody_published_is_ours() -> None:
+    claim = Claim("Fig.", "text", None, note="3 of 5")
+    assert claim.verdict == "ours"
+    assert claim.shown == "3 of 5"
+
+
+def test_published_numbers_are_read_with_their_source() -> None:
+    found = published("Fig. 14", "cap 64 ratio")
+    assert (found.low, found.high) == (1.294, 1.294)
+    assert found.source
+    with pytest.raises(KeyError):
+        published("Fig. 14", "cap 65 ratio")
+
+
+def test_published_curves_cross_where_published_ratios_say() -> None:
+    """The crossing of 0.3 s/token by linear interpolation: two files that must agree."""
+    rates = {}
+    for system in ("fcfs", "sj-mlfq"):
+        found = curve("Fig. 11", "ShareGPT OPT-13B", system)
+        for (r0, v0), (r1, v1) in zip(list(zip(*found, strict=True)), list(zip(*found, strict=True))[1:], strict=False):
+            if v0 <= 0.3 < v1:
+                rates[system] = r0 + (r1 - r0) * (0.3 - v0) / (v1 - v0)
+                break
+    assert rates["fcfs"] == pytest.approx(published("Fig. 11", "ShareGPT OPT-13B fcfs rate").low, abs=2e-3)
+    assert rates["sj-mlfq"] / rates["fcfs"] == pytest.approx(
+        published("Fig. 11", "ShareGPT OPT-13B ratio").low, abs=2e-3
+    )
+    with pytest.raises(KeyError, match="no Fig"):
+        curve("Fig. 99", "x", "y")
