@@ -56,10 +56,10 @@ def curve(axes: Axes, points: Sequence[Point], x: str, measure: str, label: str,
         axes.plot([at], [value], marker=marker, markerfacecolor=face, markeredgecolor=style.colour, linestyle="none")
 
 
-def cells(figure: Figure, count: int, columns: int = 3, **shared: bool) -> list[Axes]:
+def cells(figure: Figure, count: int, columns: int = 3, sharex: bool = False, sharey: bool = False) -> list[Axes]:
     """So many axes in rows of at most `columns`; what is left of the last row stays empty."""
     columns = min(columns, count)
-    grid = figure.subplots(-(-count // columns), columns, squeeze=False, **shared)
+    grid = figure.subplots(-(-count // columns), columns, squeeze=False, sharex=sharex, sharey=sharey)
     found: list[Axes] = list(grid.flat)
     for axes in found[count:]:
         axes.set_visible(False)

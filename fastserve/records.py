@@ -77,7 +77,7 @@ class Trail:
 
 
 class Recorder:
-    """block_bytes: bytes of a KV block. alone: (prompt, output tokens) -> s on an empty machine. slo: job id -> SLOs, s."""
+    """block_bytes: of a KV block. alone: (prompt, output tokens) -> s on an empty machine. slo: job id -> SLOs, s."""
 
     def __init__(
         self,
@@ -285,7 +285,10 @@ class Recorder:
         if self.rows:
             values = zip(*self.rows, strict=True)
             self.parts.append(
-                {name: np.array(column, dtype=kind) for (name, kind), column in zip(COLUMNS.items(), values, strict=True)}
+                {
+                    name: np.array(column, dtype=kind)
+                    for (name, kind), column in zip(COLUMNS.items(), values, strict=True)
+                }
             )
             self.rows.clear()
 

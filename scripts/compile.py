@@ -33,7 +33,7 @@ MODULES = (
     "sim/world.py",
 )
 OPEN = {"fastserve/sched/policy.py": "Policy", "fastserve/policies/mlfq.py": "Mlfq"}
-"""Classes that interpreted code may subclass; mypyc wants to be told, and the brain imports the standard library only."""
+"""Classes that interpreted code may subclass; mypyc must be told, and the brain imports the standard library only."""
 
 DECORATOR = "from mypy_extensions import mypyc_attr\n\n\n@mypyc_attr(allow_interpreted_subclasses=True)\n"
 SETUP = """from mypyc.build import mypycify

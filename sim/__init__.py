@@ -1,4 +1,4 @@
-"""The simulator: arrivals, gpu and link as SimPy processes around the brain. `python -m sim --help`, or sim.replay()."""
+"""The simulator: arrivals, gpu and link as SimPy processes around the brain. `python -m sim`, or sim.replay()."""
 
 from sim.one import Contender
 from sim.replay import Result, replay

@@ -94,11 +94,8 @@ def main() -> int:
         show(f"fcfs, {args.only_linear:,} requests", figures, f"{peak_mib():.0f} MiB")
         return 0
     machine = provenance()
-    compiled = (
-        "compiled with mypyc"
-        if not Fcfs.__module__ or sys.modules[Fcfs.__module__].__file__.endswith(".so")
-        else "pure Python"
-    )  # type: ignore[union-attr]
+    source = sys.modules[Fcfs.__module__].__file__ or ""
+    compiled = "pure Python" if source.endswith(".py") else "compiled with mypyc"
     print(f"{machine['machine']}, Python {machine['python']}, commit {machine['commit']}, {compiled}")
     print(f"{requests.name}, {len(requests):,} requests, load 0.8: {rate:.3f} req/s at cap 64, {narrow_rate:.3f} at 16")
     fcfs = timed(requests, Contender("fcfs"), wide, rate)

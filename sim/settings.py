@@ -91,7 +91,7 @@ class Settings:
                 raise ValueError(f'{name}={value!r} is neither a number of tokens nor "unlimited"')
 
     def hardware(self) -> Hardware:
-        """The machine with these settings' pools and link. Raises FileNotFoundError or ValueError with what there is."""
+        """The machine with these settings' pools and link. FileNotFoundError or ValueError say what there is."""
         found = load_hardware(self.latency)
         memory, link = found.memory, found.link
         block = self.block_tokens or memory.block_tokens

@@ -1,4 +1,4 @@
-"""Fixed priority: the shorter prompt goes first, preemptive (a baseline of the FastServe paper's scheduler ablation)."""
+"""Fixed priority: the shorter prompt goes first, preemptive; a baseline of the FastServe paper's ablation."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ class Mlfq(Policy):
     q1: s, quantum of the first level; 0 is one decode iteration. ratio: of each quantum to the one above.
     levels: how many; 0: until a quantum covers the longest prefill that the machine takes; "unbounded".
     eta: levels of a demotion. demote_to: "eta", or "fit": the next level whose quantum covers the next iteration.
-    strict: demote when the charge exceeds the quantum, not when it reaches it. carry: overshoot counts in the new level.
+    strict: demote when the charge exceeds the quantum, not when it reaches it. carry: overshoot counts below.
     reinsert: demoted jobs queue at the "back" or the "front". alpha: s of waiting until promotion to the first level; 0
     never. check: iterations between looks for starving jobs (0: at once); at a look, jobs that never ran count as
     starving. promote_to: "back" or "front" of the first level. reset: a promotion forgets what was charged.
@@ -48,7 +48,8 @@ class Mlfq(Policy):
     ) -> None:
         if q1 < 0 or ratio < 1 or eta < 1 or alpha < 0 or check < 0:
             raise ValueError(
-                f"q1={q1}, alpha={alpha} (s) and check={check} must not be negative, ratio={ratio} and eta={eta} be at least 1"
+                f"q1={q1}, alpha={alpha} (s) and check={check} must not be negative; "
+                f"ratio={ratio} and eta={eta} must be at least 1"
             )
         if levels != "unbounded" and not (isinstance(levels, int) and 0 <= levels <= MOST_LEVELS):
             raise ValueError(f'levels={levels!r} is neither "unbounded" nor a number up to {MOST_LEVELS}')
@@ -73,7 +74,9 @@ class Mlfq(Policy):
         self.place: dict[Job, tuple[int, int]] = {}  # level and turn
         self.entered: dict[Job, int] = {}  # ns served when its charge in this level was zero
         self.population: list[int] = []  # live jobs by level
-        self.look: dict[Job, tuple[int, int]] = {}  # ns: when a starving job will be looked at, since when it has waited
+        self.look: dict[
+            Job, tuple[int, int]
+        ] = {}  # ns: when a starving job will be looked at, since when it has waited
         self.turn = 0
 
     # -- the policy ------------------------------------------------------------------------------------------------
@@ -114,7 +117,9 @@ class Mlfq(Policy):
         if not self.fit:
             return min(last, level + self.eta)
         owed = 0 if job.decoding else job.prompt + job.generated - job.prefilled
-        return max(min(last, level + 1), self.covering(self.machine.prefill_ns(owed) if owed else self.machine.decode_ns))
+        return max(
+            min(last, level + 1), self.covering(self.machine.prefill_ns(owed) if owed else self.machine.decode_ns)
+        )
 
     def covering(self, ns: int) -> int:
         """The first level whose quantum is at least so long; the last one if none is."""
@@ -182,7 +187,7 @@ class Mlfq(Policy):
     def coldest(self, parked: list[Job]) -> Iterable[Job]:
         """Largest estimated next scheduled time first (ENST, the paper's proactive KV management).
 
-        ENST(i) = min(time until i is promoted, (1/B) * sum over the jobs j above i of the quanta that take j down to i).
+        ENST(i) = min(time until i is promoted, (1/B) * sum over jobs j above i of the quanta that take j down to i).
         """
         if not self.enst:
             return super().coldest(parked)

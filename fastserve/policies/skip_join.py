@@ -21,7 +21,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "eviction": "priority",
     },
 }
-"""What the paper says (the defaults), and what the released code does (reference: scheduler.py of its snapshot 187a274)."""
+"""What the paper says (the defaults), and what the released code does (scheduler.py of its snapshot 187a274)."""
 
 
 class SkipJoinMlfq(Mlfq):

@@ -52,7 +52,7 @@ class Constant:
 
 
 def make(spec: str, seed: int = 0) -> Predictor | None:
-    """From "oracle", "lognormal:0.5" (sigma), "constant:256" (tokens) or "none". Raises ValueError for anything else."""
+    """From "oracle", "lognormal:0.5" (sigma), "constant:256" (tokens) or "none". ValueError for anything else."""
     name, _, argument = spec.partition(":")
     try:
         if name == "none" and not argument:

@@ -15,7 +15,7 @@ def owed(job: Job) -> int:
 
 
 class Batching:
-    """budget: tokens an iteration (decodes take one each). The first prefill in rank order is never refused for size."""
+    """budget: tokens an iteration (decodes take one each). The best-ranked prefill is never refused for its size."""
 
     name: ClassVar[str] = ""
     decodes_wait: ClassVar[bool] = False  # do decodes idle while somebody prefills?
@@ -73,8 +73,8 @@ class Chunked(Batching):
     def check(self, slots: int) -> None:
         if self.budget <= slots:
             raise ValueError(
-                f"chunked batching with a token budget of {self.budget} and a batch cap of {slots} may starve a prefill: "
-                f"decodes alone can fill the budget; make it larger than the batch cap"
+                f"chunked batching with a token budget of {self.budget} and a batch cap of {slots} may starve "
+                f"a prefill: decodes alone can fill the budget; make it larger than the batch cap"
             )
 
     def chunks(self, prefills: list[Job], decodes: int) -> Chunks:

@@ -30,7 +30,7 @@ COMING: Final = Place.COMING
 
 
 class Meter:
-    """The clocks of one Scheduler, shared with its jobs, so that a stretch of iterations moves every running job at once."""
+    """The clocks of one Scheduler, shared with its jobs: a stretch of iterations moves every running job at once."""
 
     __slots__ = ("block", "now", "service", "steps")
 
@@ -47,14 +47,14 @@ class Job:
     The true output length is not here: the driver keeps it, and `limit` must not leak it.
 
     id: dense from 0 in a replay. arrival: ns. prompt, limit, guess: tokens (limit: the client's max tokens; guess: a
-    predictor's output length, None unless the policy `needs` it). client, program: names. priority: the smaller the more
-    urgent. deadline: ns, arrival + slo.e2e, else + slo.ttft; NEVER without one.
+    predictor's output length, None unless the policy `needs` it). client, program: names. priority: the smaller, the
+    more urgent. deadline: ns, arrival + slo.e2e, else + slo.ttft; NEVER without one.
     """
 
     __slots__ = (
-        "arrival", "client", "clock_base", "copy", "deadline", "entry", "finish", "fresh", "guess", "id", "joined_at", "last",
-        "limit", "meter", "place", "preemptions", "prefilled", "priority", "program", "prompt", "queue", "rolling",
-        "running", "served_goal", "since", "tokens_base", "tokens_goal", "waited",
+        "arrival", "client", "clock_base", "copy", "deadline", "entry", "finish", "fresh", "guess", "id", "joined_at",
+        "last", "limit", "meter", "place", "preemptions", "prefilled", "priority", "program", "prompt", "queue",
+        "rolling", "running", "served_goal", "since", "tokens_base", "tokens_goal", "waited",
     )  # fmt: skip
 
     def __init__(

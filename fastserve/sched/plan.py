@@ -33,8 +33,8 @@ class Plan:
     """What to do next. The first iteration does everything; the others repeat its decode step, and its chunk: a lone
     prefill goes on with as many of its next tokens.
 
-    It may be repeated as it stands until the first of three bounds: so many `iterations`, the first iteration that brings
-    the service to `service` ns, the first boundary at or after the wall clock `until` (ns).
+    It may be repeated as it stands until the first of three bounds: so many `iterations`, the first one that brings the
+    service to `service` ns, the first boundary at or after the wall clock `until` (ns).
     """
 
     __slots__ = (
@@ -85,8 +85,8 @@ class Outcome:
     """What has happened: at least one iteration, and never more than the plan's bounds allow.
 
     service: ns of iteration time; stall: ns that the step waited for copies. first: ns from the start to the end of the
-    first iteration, the stall included; gap: ns, the longest of the other iterations (both rounded up). ended: who has its
-    last token. copied: the copies that have ended by now, those of this plan's load and clear among them.
+    first iteration, the stall included; gap: ns, the longest of the other iterations (both rounded up). ended: who has
+    its last token. copied: the copies that have ended by now, those of this plan's load and clear among them.
     """
 
     __slots__ = ("copied", "ended", "first", "gap", "iterations", "service", "stall")
@@ -110,7 +110,8 @@ class Outcome:
         self.gap = gap
 
     def __repr__(self) -> str:
-        return f"<Outcome: {self.iterations} iterations in {self.service} ns, stall {self.stall} ns, {len(self.ended)} ended>"
+        took = f"{self.service} ns and a stall of {self.stall} ns"
+        return f"<Outcome: {self.iterations} iterations in {took}, {len(self.ended)} ended>"
 
 
 class Executor(Protocol):

@@ -56,7 +56,7 @@ class Policy:
     _scheduler: Scheduler | None = None
 
     def rank(self, job: Job) -> Any:
-        """Any comparable value; the smaller goes first. Ties: who runs stays, then (arrival, id). Equal rank never preempts."""
+        """Any comparable value; the smaller goes first. Ties: who runs, then (arrival, id). Equal never preempts."""
         raise NotImplementedError(f"{type(self).__name__} must define rank(self, job)")
 
     def arrive(self, job: Job) -> None:
@@ -69,7 +69,7 @@ class Policy:
         """An alarm that this policy set with wake() went off: why is "served", "tokens" or "waited"."""
 
     def coldest(self, parked: list[Job]) -> Iterable[Job]:
-        """In which order parked KV leaves the device; must name every job of `parked`. Default: the worst rank first."""
+        """In which order parked KV leaves the device; names every job of `parked`. Default: the worst rank first."""
         return sorted(parked, key=lambda job: (self.rank(job), not job.running, job.arrival, job.id), reverse=True)
 
     def explain(self, job: Job) -> str:

@@ -94,7 +94,9 @@ class Ranking:
 
     def _incomparable(self, entry: Entry, queue: list[Entry], error: Exception) -> PolicyError:
         other = next((rank for rank, _, _, _ in queue if type(rank) is not type(entry[0])), queue[0][0])
-        message = f"ranks that cannot be compared, such as {entry[0]!r} and {other!r} ({error}); return one kind of value"
+        message = (
+            f"ranks that cannot be compared, such as {entry[0]!r} and {other!r} ({error}); return one kind of value"
+        )
         return PolicyError(self.policy, "rank", entry[3], message)
 
     def queue(self) -> Iterator[Entry]:

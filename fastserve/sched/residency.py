@@ -1,8 +1,8 @@
 """Where KV lives that no running job needs at once: three strategies over one ledger.
 
 The KV of a job that left stays parked on the device while the next iteration does not need the room. Then it leaves
-coldest first: it is forgotten (recompute), or copied to the host while the step waits (reactive), or copied out ahead of
-need and fetched back ahead of need, beside the running iterations (proactive; FastServe, the section on KV management).
+coldest first: it is forgotten (recompute), or copied to the host while the step waits (reactive), or copied out ahead
+of need and fetched back ahead of need, beside the running iterations (proactive; FastServe's section on KV management).
 Where the host has no room, parked KV is forgotten. Nothing is ever lost.
 """
 

@@ -75,7 +75,9 @@ class Scheduler:
         if max_batch < 1 or block_tokens < 1:
             raise ValueError(f"a batch cap of {max_batch} and blocks of {block_tokens} tokens: both must be at least 1")
         if visit < 0 or not 0 <= prefill_guard < 1:
-            raise ValueError(f"visit ({visit}) must not be negative and prefill_guard ({prefill_guard}) must be in [0, 1)")
+            raise ValueError(
+                f"visit ({visit}) must not be negative and prefill_guard ({prefill_guard}) must be in [0, 1)"
+            )
         self.policy = policy
         self.machine = machine
         self.slots = max_batch
@@ -161,7 +163,7 @@ class Scheduler:
     # -- what the driver tells -------------------------------------------------------------------------------------
 
     def submit(self, job: Job, now: int) -> None:
-        """A job came. Raises RefusedError for one that can never fit, ValueError for one that lacks what the policy needs."""
+        """A job came. Raises RefusedError if it can never fit, ValueError if it lacks a guess that is needed."""
         blocks = self.ledger.need(job)
         if blocks > self.ledger.blocks:
             what = f"a prompt of {job.prompt} tokens"
@@ -172,7 +174,9 @@ class Scheduler:
                 f"the device has {self.ledger.blocks}"
             )
         if "guess" in self.policy.needs and job.guess is None:
-            raise ValueError(f"job {job.id} has no guess, and policy {type(self.policy).__name__} needs one: add a predictor")
+            raise ValueError(
+                f"job {job.id} has no guess, and policy {type(self.policy).__name__} needs one: add a predictor"
+            )
         self.meter.now = self.policy.now = now
         job.meter = self.meter
         self.live[job] = self.ranking.dirty[job] = None
@@ -186,7 +190,7 @@ class Scheduler:
             self._cut(job, "cancelled")
 
     def opens_at(self) -> int:
-        """After plan() said None with jobs waiting: ns, when to ask again though nothing happens; NEVER if not at all."""
+        """After plan() said None with jobs waiting: ns, when to ask again though nothing happens; or NEVER."""
         return self.batching.opens_at(next(iter(self.live)).arrival) if self.live else NEVER
 
     # -- plan: pure, but for the freshness of stored ranks ---------------------------------------------------------
@@ -220,8 +224,8 @@ class Scheduler:
         """The best waiting jobs join, each displacing the weakest running ones that it strictly beats; run[top:] leave.
 
         Returns the blocks left over, and whether the same would be chosen at the next boundary if nothing happens: not
-        so when memory made somebody leave (as a waiting job it has another rank), or keeps out the first of a queue that
-        reorders itself.
+        so when memory made somebody leave (as a waiting job it has another rank), or keeps out the first of a queue
+        that reorders itself.
         """
         ledger = self.ledger
         ranking = self.ranking
@@ -255,7 +259,9 @@ class Scheduler:
                 if self.host_floor and self._set_aside(job, plan):
                     continue
                 closed = True
-                if left and not self._beats(rank, run[top], job):  # nobody takes the place of a better one that had to leave
+                if left and not self._beats(
+                    rank, run[top], job
+                ):  # nobody takes the place of a better one that had to leave
                     break
                 need = ledger.need(job)
                 t = top
@@ -310,7 +316,7 @@ class Scheduler:
         return self.ledger.host - self.ledger.hosted < self.host_floor
 
     def _guarded(self, plan: Plan, t: int, top: int) -> bool:
-        """Memory is short: does the visit guard protect anybody in run[t:top]? Then the batch is held until it expires."""
+        """Memory is short: does the visit guard protect anybody in run[t:top]? Then the batch holds until it ends."""
         until = 0
         for _, _, _, job in self.ranking.run[t:top]:
             until = max(until, job.joined_at + self.visit * self._return_ns(job))
@@ -320,7 +326,7 @@ class Scheduler:
         return True
 
     def _return_ns(self, job: Job) -> int:
-        """ns: what coming back would cost a running job: the copies both ways, or a prefill where the host has no room."""
+        """ns: what coming back would cost a running job: copies both ways, or a prefill where the host has no room."""
         ledger = self.ledger
         held = ledger.held(job)
         if self.residency.swaps and held <= ledger.host - ledger.hosted:
@@ -468,7 +474,7 @@ class Scheduler:
         return decode
 
     def _ring(self, now: int) -> None:
-        """Each alarm rings if it is still due when its turn comes; what becomes due meanwhile rings at the next boundary."""
+        """Each alarm rings if it is still due at its turn; what becomes due meanwhile rings at the next boundary."""
         meter = self.meter
         by_service = self.by_service
         by_tokens = self.by_tokens
@@ -603,14 +609,16 @@ class Scheduler:
     # -- for tests and check_policy --------------------------------------------------------------------------------
 
     def audit(self) -> None:
-        """Raises AssertionError if any sum has drifted from what the jobs themselves say. Between commit() and plan()."""
+        """AssertionError if any sum has drifted from what the jobs themselves say. Between commit() and plan()."""
         ledger = self.ledger
         running = list(self.running)
         waiting = [job for job in self.live if not job.running]
         rolling = [job for job in running if job.rolling]
         orphans = [copy for copy in ledger.copies if copy.orphan]
-        assert len(running) <= self.slots and all([job in self.live for job in running])
-        assert self.batch == len(rolling) and self.context == sum([job.prompt + job.generated for job in rolling])
+        assert len(running) <= self.slots
+        assert set(running) <= set(self.live)
+        assert self.batch == len(rolling)
+        assert self.context == sum([job.prompt + job.generated for job in rolling])
         assert set(self.prefilling) == {job for job in running if not job.rolling}
         assert set(self.fresh) == {job for job in running if job.fresh}
         assert ledger.used == sum([ledger.need(job) for job in running])

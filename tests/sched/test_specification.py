@@ -1,4 +1,4 @@
-"""Macro-steps, single steps and the sorted one-iteration specification agree bit for bit, in every field of the records."""
+"""Macro-steps, single steps and the sorted one-iteration specification agree bit for bit, in all fields."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ def options_for(rng: random.Random, work: Work, slots: int, batching: str, memor
     return {
         "max_batch": slots,
         "batching": batching,
-        "token_budget": {"chunked": max(64, slots + 1), "mixed": rng.choice([64, 512]), "prefill-first": 300}.get(batching),
+        "token_budget": {"chunked": max(64, slots + 1), "mixed": rng.choice([64, 512]), "prefill-first": 300}.get(
+            batching
+        ),
         "static_timeout": 40 * MS,
         "device_blocks": None if memory == "unlimited" else pool,
         "host_blocks": biggest * 2 + rng.randint(-5, 60),

@@ -106,9 +106,7 @@ class Chaos(Policy):
     def arrive(self, job: Job) -> None:
         self.family.setdefault(job.program, []).append(job)
         self.level[job] = job.id % 5
-        self.wake(
-            job, served=(job.id % 4 + 1) * 4 * MS, tokens=job.id % 3 * 4, waited=(job.id % 6 + 1) * 15 * MS
-        )
+        self.wake(job, served=(job.id % 4 + 1) * 4 * MS, tokens=job.id % 3 * 4, waited=(job.id % 6 + 1) * 15 * MS)
 
     def depart(self, job: Job) -> None:
         self.family[job.program].remove(job)
@@ -176,7 +174,8 @@ def tuned(name: str, coarse: bool) -> Policy:
         return make("sj-mlfq", {"preset": "artifact", "alpha": 0.05 if coarse else 0.5, "check": 40})
     if name == "sj-mlfq:knobs":
         return make(
-            "sj-mlfq", {"carry": True, "demote_to": "fit", "reset": False, "alpha": 0.05, "levels": 6, "promote_to": "front"}
+            "sj-mlfq",
+            {"carry": True, "demote_to": "fit", "reset": False, "alpha": 0.05, "levels": 6, "promote_to": "front"},
         )
     if name in ("mlfq", "sj-mlfq") and coarse:
         return make(name, {"alpha": 0.050})
