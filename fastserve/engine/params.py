@@ -1,0 +1,147 @@
+"""SamplingParams: how one request wants its tokens drawn and when it ends. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final
+
+_DEFAULTED: Final = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
+"""What None stands for where the model's generation_config is silent too."""
+
+_SEEDS: Final = (-(1 << 63), (1 << 64) - 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """ValueError, in one sentence, for a value outside its range. Equal objects mean equal requests."""
+
+    max_tokens: int | None = 16
+    """Output tokens at most; None: what the context leaves."""
+    min_tokens: int = 0
+    """EOS, `stop_token_ids` and `stop` end nothing before this many tokens are out."""
+    temperature: float | None = None
+    """0 is greedy. This and the next four: None takes the default of the model's generation_config."""
+    top_k: int | None = None
+    """Draw among the k likeliest tokens, and those as likely as the last of them; 0 (or -1): among all."""
+    top_p: float | None = None
+    """Draw among the fewest likeliest tokens whose probabilities reach this sum; 1: among all."""
+    min_p: float | None = None
+    """Drop tokens less likely than this fraction of the likeliest; 0: none."""
+    repetition_penalty: float | None = None
+    """Logits of tokens in prompt and output are divided by it where positive, else multiplied; 1: off."""
+    presence_penalty: float = 0.0
+    """Taken off the logit of each token in the output; -2 to 2."""
+    frequency_penalty: float = 0.0
+    """Taken off the logit of each token in the output, once per occurrence; -2 to 2."""
+    seed: int | None = None
+    """The same seed gives the same tokens, whatever else is in the batch; None: one is drawn at acceptance."""
+    stop: str | Sequence[str] = ()
+    """Texts that end the output; kept as a tuple."""
+    stop_token_ids: Sequence[int] = ()
+    """Tokens that end the output as EOS does; kept as a tuple."""
+    include_stop: bool = False
+    """Keep the stop text at the end of the output."""
+    ignore_eos: bool = False
+    """Go on after EOS."""
+    logprobs: int | None = None
+    """Report the logprob of each token and of this many likeliest ones; None: no logprobs."""
+    stop_after: int | None = None
+    """End after this many tokens, EOS ignored: the true length of a replay, which only the executor sees."""
+    guess: int | None = None
+    """A client's own prediction of its output length, for policies that need one."""
+    skip_special_tokens: bool = True
+    """Leave special tokens out of the text."""
+
+    def __post_init__(self) -> None:
+        stop = (self.stop,) if isinstance(self.stop, str) else _tuple("stop", self.stop)
+        if not all(isinstance(text, str) and text for text in stop):
+            raise ValueError(f"stop={self.stop!r}: each stop must be a string of at least one character")
+        ids = _tuple("stop_token_ids", self.stop_token_ids)
+        if not all(_is_integer(token) and token >= 0 for token in ids):
+            raise ValueError(f"stop_token_ids={self.stop_token_ids!r}: each must be a token id, an integer from 0 on")
+        object.__setattr__(self, "stop", stop)
+        object.__setattr__(self, "stop_token_ids", ids)
+
+        _integer("max_tokens", self.max_tokens, 1)
+        _integer("min_tokens", self.min_tokens, 0, needed=True)
+        _integer("top_k", self.top_k, -1)
+        _integer("logprobs", self.logprobs, 0)
+        _integer("stop_after", self.stop_after, 1)
+        _integer("guess", self.guess, 1)
+        _number("temperature", self.temperature, 0, math.inf)
+        _number("top_p", self.top_p, 0, 1, open_below=True)
+        _number("min_p", self.min_p, 0, 1)
+        _number("repetition_penalty", self.repetition_penalty, 0, math.inf, open_below=True)
+        _number("presence_penalty", self.presence_penalty, -2, 2, needed=True)
+        _number("frequency_penalty", self.frequency_penalty, -2, 2, needed=True)
+        for name in ("include_stop", "ignore_eos", "skip_special_tokens"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name}={getattr(self, name)!r} must be true or false")
+        if self.seed is not None and not (_is_integer(self.seed) and _SEEDS[0] <= self.seed <= _SEEDS[1]):
+            raise ValueError(f"seed={self.seed!r} must be an integer of 64 bits")
+        for name in ("max_tokens", "stop_after"):
+            most = getattr(self, name)
+            if most is not None and self.min_tokens > most:
+                raise ValueError(
+                    f"min_tokens={self.min_tokens} is above {name}={most}; lower the one or raise the other"
+                )
+
+    def resolved(self, defaults: Mapping[str, Any]) -> SamplingParams:
+        """The same with each None among the five sampling fields filled in.
+
+        `defaults` is the model's generation_config; other keys and None values in it are ignored. ValueError where one
+        of its values is outside our ranges.
+        """
+        missing = {name: value for name, value in _DEFAULTED.items() if getattr(self, name) is None}
+        theirs = {name: defaults[name] for name in missing if defaults.get(name) is not None}
+        try:
+            return replace(self, **(missing | theirs))
+        except ValueError as error:
+            raise ValueError(f"the model's generation_config: {error}; give the field in the request") from None
+
+    @property
+    def greedy(self) -> bool:
+        """The likeliest token is taken, nothing is drawn."""
+        return self.temperature == 0
+
+    @property
+    def is_resolved(self) -> bool:
+        """No field is left to the model's generation_config."""
+        return all(getattr(self, name) is not None for name in _DEFAULTED)
+
+    @classmethod
+    def names(cls) -> frozenset[str]:
+        """The names of all fields."""
+        return frozenset(field.name for field in fields(cls))
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _tuple(name: str, value: object) -> tuple[Any, ...]:
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+        raise ValueError(f"{name}={value!r} must be a list")
+    return tuple(value)
+
+
+def _integer(name: str, value: int | None, least: int, *, needed: bool = False) -> None:
+    if value is None and not needed:
+        return
+    if not _is_integer(value) or value < least:  # type: ignore[operator]
+        raise ValueError(f"{name}={value!r} must be an integer of at least {least}")
+
+
+def _number(
+    name: str, value: float | None, least: float, most: float, *, needed: bool = False, open_below: bool = False
+) -> None:
+    if value is None and not needed:
+        return
+    what = f"above {least}" if open_below else f"at least {least}"
+    what += f" and at most {most}" if most < math.inf else ""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{name}={value!r} must be a number, {what}")
+    if value < least or value > most or (open_below and value == least):
+        raise ValueError(f"{name}={value!r} must be {what}")
