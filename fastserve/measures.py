@@ -61,10 +61,10 @@ def summarise(columns: Columns, *, horizon_s: float, warmup_s: float = 0.0, slo:
     """
     start = _start(columns, warmup_s)
     measured = columns["arrival"] >= start
-    jobs = {name: column[measured] for name, column in columns.items()}
+    jobs = _rows(columns, measured)
     finish = jobs["finish"]
     rejected, cancelled, unfinished = (finish == kind for kind in ("rejected", "cancelled", "unfinished"))
-    counted = {name: column[~(rejected | cancelled)] for name, column in jobs.items()}
+    counted = _rows(jobs, ~(rejected | cancelled))
 
     summary: Summary = {
         "n": len(finish),
@@ -162,6 +162,11 @@ def largest_rate(
         else:
             bad = middle
     return good
+
+
+def _rows(columns: Columns, chosen: NDArray[np.bool_]) -> Columns:
+    """The chosen rows; the very columns when that is all of them, for a million jobs should not be held twice."""
+    return columns if chosen.all() else {name: column[chosen] for name, column in columns.items()}
 
 
 def _start(columns: Columns, warmup_s: float) -> float:
