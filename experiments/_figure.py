@@ -15,9 +15,10 @@ from sim.style import COLUMN, PAGE, RC, Look, look
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-__all__ = ["COLUMN", "PAGE", "cells", "curve", "draw", "legend", "look_of", "published_points"]
+__all__ = ["COLUMN", "PAGE", "cells", "curve", "draw", "legend", "look_of", "plain_log", "published_points"]
 
 ARTIFACT = "sj-mlfq (artifact)"
 
@@ -42,7 +43,10 @@ def draw(folder: Path, name: str, size: tuple[float, float], fill: Callable[[Fig
 
 
 def curve(axes: Axes, points: Sequence[Point], x: str, measure: str, label: str, style: Look | None = None) -> None:
-    """Means over seeds, joined; a band spans the seeds. Saturated points are hollow, collapsed ones crosses."""
+    """Means over seeds, joined; a band spans the seeds. Saturated points are hollow; crosses, where a run was stopped.
+
+    A stopped run's jobs are censored: what is drawn there is a lower bound, whatever its neighbours say.
+    """
     style = style or look_of(label)
     xs = [float(point.at[x]) if x in point.at else point.mean(x) for point in points]
     ys = [point.mean(measure) for point in points]
@@ -51,8 +55,8 @@ def curve(axes: Axes, points: Sequence[Point], x: str, measure: str, label: str,
     if len(points):
         axes.fill_between(xs, band[:, 0], band[:, 1], color=style.colour, alpha=0.15, linewidth=0)
     for at, value, point in zip(xs, ys, points, strict=True):
-        face = {"ok": style.colour, "saturated": "white", "collapsed": "white"}[point.status]
-        marker = "x" if point.status == "collapsed" else style.marker
+        face = style.colour if point.status == "ok" else "white"
+        marker = "x" if any(point.values("collapsed")) else style.marker
         axes.plot([at], [value], marker=marker, markerfacecolor=face, markeredgecolor=style.colour, linestyle="none")
 
 
@@ -64,6 +68,17 @@ def cells(figure: Figure, count: int, columns: int = 3, sharex: bool = False, sh
     for axes in found[count:]:
         axes.set_visible(False)
     return found[:count]
+
+
+def plain_log(axis: Axis) -> None:
+    """Labels such as 0.05 and 20 on a log axis whose data are drawn: one to three a decade, so that they stay apart."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    low, high = axis.get_view_interval()
+    steps = (1.0, 2.0, 5.0) if high / low < 60 else (1.0, 3.0) if high / low < 600 else (1.0,)
+    axis.set_major_locator(LogLocator(subs=steps))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def published_points(axes: Axes, rates: Sequence[float], values: Sequence[float], style: Look) -> None:

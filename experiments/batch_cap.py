@@ -143,7 +143,7 @@ def plot(rows: list[Row], folder: Path) -> None:
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter("{x:g}")
         axes.set_xlabel("batch cap")
-        axes.set_ylabel(f"rate at {OBJECTIVE} s/token over that of fcfs")
+        axes.set_ylabel(f"rate at {OBJECTIVE} s/token over fcfs's")
         axes.legend()
 
     draw(folder, "batch_cap", (COLUMN, 2.4), fill)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments._case import At, Case, Row, Workload, points, ratio
 from experiments._claim import Claim, published
-from experiments._figure import PAGE, draw, look_of
+from experiments._figure import PAGE, draw, look_of, plain_log
 from experiments._sweep import main
 from fastserve.measures import Ratio
 from sim.one import Contender
@@ -137,23 +137,24 @@ def _draw_gains(figure: Figure, rows: list[Row]) -> None:
     for line, theta in zip(grid, thetas, strict=True):
         for axes, load in zip(line, loads, strict=True):
             for base, dash in (("orca", "--"), ("fcfs", "-")):
-                for measure, name, policy in (("mean_jct_s", "mean", "sj-mlfq"), ("p95_jct_s", "P95", "srpt")):
+                for measure, name, marker in (("mean_jct_s", "mean", "^"), ("p95_jct_s", "P95", "v")):
                     there = gains(rows, base, measure)
                     cvs = sorted(cv for at, cv, at_load in there if (at, at_load) == (theta, load))
                     means = [there[theta, cv, load].mean for cv in cvs]
-                    style = look_of(policy)
                     axes.plot(
                         cvs,
                         means,
                         linestyle=dash,
-                        color=style.colour,
-                        marker=style.marker,
+                        color=look_of("sj-mlfq" if base == "fcfs" else "orca").colour,
+                        marker=marker,
+                        markerfacecolor="white" if name == "P95" else None,
                         label=f"{name} JCT over {base}",
                     )
             axes.axhline(1, color="#777777", linewidth=0.6)
             axes.set_title(f"theta {theta:g}, load {load:g}")
             axes.set_xscale("log", base=2)
             axes.set_yscale("log")
+            plain_log(axes.yaxis)
             axes.xaxis.set_major_formatter("{x:g}")
     figure.supxlabel("coefficient of variation of the gaps between arrivals", fontsize=8)
     figure.supylabel("JCT of the baseline over sj-mlfq's", fontsize=8)

@@ -19,7 +19,7 @@ import numpy as np
 
 from experiments._case import At, Case, Numbers, Row, Workload, points, ratio, replayed
 from experiments._claim import Claim
-from experiments._figure import PAGE, draw, legend, look_of
+from experiments._figure import PAGE, draw, legend, look_of, plain_log
 from experiments._sweep import main
 from sim.one import Contender
 from sim.settings import Settings
@@ -125,6 +125,7 @@ def plot(rows: list[Row], folder: Path) -> None:
                 axes.plot(range(4), means, color=style.colour, marker=style.marker, linestyle=dash, label=label)
             axes.set_xticks(range(4), CLASSES, rotation=40, ha="right")
             axes.set_yscale("log")
+            plain_log(axes.yaxis)
             axes.set_title(f"{lengths}\nload {load:g}")
         grid[0][0].set_ylabel("mean slowdown of the quarter")
         last = grid[0][-1]
@@ -135,7 +136,7 @@ def plot(rows: list[Row], folder: Path) -> None:
         last.set_yticks([])
         last.invert_yaxis()
         last.set_xlabel("longest wait (s)")
-        last.set_title(f"{lengths}\nload {load:g}")
+        last.set_title("the last one's\nlongest waits")
         legend(figure, grid[0][0], 4)
 
     draw(folder, "fairness_tail", (PAGE, 2.8), fill)

@@ -34,7 +34,7 @@ from experiments._case import (
 )
 from experiments._claim import Claim, Published, published
 from experiments._claim import curve as published_curve
-from experiments._figure import PAGE, cells, curve, draw, legend, look_of, published_points
+from experiments._figure import PAGE, cells, curve, draw, legend, look_of, plain_log, published_points
 from experiments._sweep import main
 from fastserve.measures import Ratio
 from sim.one import Contender
@@ -275,9 +275,8 @@ def _draw_panels(figure: Figure, *, rows: list[Row], measure: str, title: str) -
         ours = [p.mean("rate") for p in points(rows, panel=panel, protocol="burst") if "load" in p.at]
         axes.set_xlim(min(ours) * 0.9, max(ours) * 1.1)
         axes.set_title(panel)
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter("{x:g}")
-        axes.tick_params(axis="x", which="minor", labelsize=6)
+        plain_log(axes.xaxis)
+        plain_log(axes.yaxis)
         if number % 3 == 0:
             axes.set_ylabel(title)
     figure.supxlabel("requests per second", fontsize=8)

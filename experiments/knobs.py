@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments._case import At, Case, Row, Workload, points, ratio
 from experiments._claim import Claim
-from experiments._figure import PAGE, draw
+from experiments._figure import PAGE, draw, plain_log
 from experiments._sweep import main
 from sim.one import Contender
 from sim.settings import Settings
@@ -145,8 +145,8 @@ def _draw_bars(figure: Figure, rows: list[Row]) -> None:
                 )  # fmt: skip
         axes.axvline(1, color="#777777", linewidth=0.6)
         axes.set_xscale("log")
-        axes.set_xticks([0.5, 1, 2], ["0.5", "1", "2"])
-        axes.minorticks_off()
+        plain_log(axes.xaxis)
+        axes.tick_params(axis="x", which="minor", bottom=False)
         axes.set_title(f"{where['lengths']},\nload {where['load']:g}")
     grid[0][0].set_yticks(range(len(variants)), variants)
     grid[0][0].invert_yaxis()

@@ -32,7 +32,7 @@ from experiments._case import (
 )  # fmt: skip
 from experiments._claim import Claim, published
 from experiments._claim import curve as published_curve
-from experiments._figure import COLUMN, PAGE, curve, draw, legend
+from experiments._figure import COLUMN, PAGE, curve, draw, legend, plain_log
 from experiments._sweep import main
 from fastserve.measures import Ratio
 from sim.one import Contender
@@ -194,6 +194,7 @@ def _draw_rates(figure: Figure, rows: list[Row]) -> None:
             )
         axes.axhline(OBJECTIVE, color="#777777", linewidth=0.6)
         axes.set_yscale("log")
+        plain_log(axes.yaxis)
         axes.set_xlim(0.4, 3.2)
         axes.set_title("no visit guard, as in the paper" if visit == 0 else f"visit guard {visit}")
         axes.set_xlabel("requests per second")
@@ -249,7 +250,8 @@ def _draw_around(figure: Figure, rows: list[Row]) -> None:
         )
     axes.set_yticks(range(len(AROUND)), list(AROUND))
     axes.set_xscale("log")
-    axes.set_xlabel("mean s per output token (open: saturated or stopped)")
+    plain_log(axes.xaxis)
+    figure.supxlabel("mean s per output token (open: saturated or stopped)", fontsize=8)
     axes.invert_yaxis()
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments._case import At, Case, Point, Row, Workload, points, ratio
 from experiments._claim import Claim, published
-from experiments._figure import PAGE, curve, draw, legend
+from experiments._figure import PAGE, curve, draw, legend, plain_log
 from experiments._sweep import main
 from sim.one import Contender
 from sim.settings import Settings
@@ -100,6 +100,7 @@ def plot(rows: list[Row], folder: Path) -> None:
                     curve(axes, points(rows, load=load, policy=label), "ratio", measure, label)
                 axes.set_xscale("log", base=4)
                 axes.set_yscale("log")
+                plain_log(axes.yaxis)
                 axes.xaxis.set_major_formatter("{x:g}")
                 axes.set_title(f"load {load:g}")
             line[0].set_ylabel(title)

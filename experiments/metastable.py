@@ -3,7 +3,7 @@
 Claim (ours): time slicing under a bounded KV pool is metastable. Once a burst has made more jobs live than the pool
 holds, ageing makes all of them urgent in turn, the machine is busy moving or recomputing KV, falls further behind,
 and does not come back at a load that fcfs sustains. A visit that must be worth its return (the visit guard, visit=64)
-prevents it.
+brings it back at moderate loads; at high ones it slows the growth, and the backlog stands until the arrivals end.
 
 Azure-conversation-like lengths, OPT-13B fit, batch cap 16; a burst of an eighth of the requests arrives at three
 times the rate in the middle of the run. A run with more live jobs than a stated bound is stopped, its jobs censored,
@@ -21,7 +21,7 @@ import numpy as np
 
 from experiments._case import Case, Numbers, Row, Workload, points, ratio
 from experiments._claim import Claim
-from experiments._figure import PAGE, draw
+from experiments._figure import PAGE, draw, plain_log
 from experiments._sweep import main
 from fastserve.workload import Trace
 from sim.one import Contender, run_one
@@ -70,6 +70,7 @@ SCALES = {
 }
 
 BURST_SHARE, BURST_FACTOR = 0.125, 3.0
+LIVE_STEPS = 80  # samples of the number of live jobs between the first arrival and the last
 
 
 def cases(scale: Scale) -> list[Case]:
@@ -104,13 +105,18 @@ def cases(scale: Scale) -> list[Case]:
 
 
 def run(case: Case) -> Numbers:
-    """A run with a burst in its middle. recovered_s: from its end until no more jobs live than at its start."""
+    """A run with a burst in its middle. recovered_s: from its end until no more jobs live than at its start.
+
+    live: jobs in the system every live_step_s seconds, until what was left has ended or the run was stopped.
+    """
     rate = case.rate
     trace, begin, end = bursty(case.workload.trace(rate, case.seed))
     settings = case.settings.with_(rate=None, load=None)
     done = run_one(trace, case.policy, settings, case.seed)
     numbers: Numbers = dict(done.summary)
     numbers |= {"rate": rate, "load": case.settings.load, "recovered_s": recovered(done.records, begin, end)}
+    step = float(trace.arrival[-1]) / 1e9 / LIVE_STEPS
+    numbers |= {"begin_s": begin, "end_s": end, "live_step_s": step, "live": live(done.records, step)}
     return numbers
 
 
@@ -133,6 +139,16 @@ def recovered(records: Any, begin: float, end: float) -> float | None:
     counts = np.array([np.count_nonzero((arrival <= t) & (left > t)) for t in moments])
     calm = moments[counts <= max(live, 16)]
     return float(calm[0] - end) if len(calm) else None
+
+
+def live(records: Any, step: float) -> list[int]:
+    """How many jobs are in the system at 0, step, 2 step, ... s; of a run that was stopped: up to its last arrival."""
+    arrival = np.sort(records["arrival"])
+    ends = np.sort(records["end"][~np.isnan(records["end"])])
+    last = float(ends[-1]) if len(ends) == len(arrival) else float(arrival[-1])
+    moments = np.arange(0, last + step, step)
+    counts = np.searchsorted(arrival, moments, side="right") - np.searchsorted(ends, moments, side="right")
+    return [int(count) for count in counts]
 
 
 def claims(rows: list[Row]) -> list[Claim]:
@@ -177,9 +193,14 @@ def _draw_grid(figure: Figure, rows: list[Row]) -> None:
             axes.set_title(f"{residency}, {pool if pool == UNLIMITED else f'{int(pool):,}'} tokens")
         line[0].set_ylabel("mean JCT (s)")
     figure.supxlabel(
-        "load around the burst (1 = what fcfs sustains); x: collapsed in every seed, open: in some", fontsize=8
+        "load around the burst (1 = what fcfs sustains); x at the top: collapsed in every seed, open: in some",
+        fontsize=8,
     )
-    handles, labels = grid[0][0].get_legend_handles_labels()
+    first: Axes = grid[0][0]
+    first.set_ylim(top=first.get_ylim()[1] * 2)  # room for the crosses
+    for axes in grid.flat:
+        plain_log(axes.yaxis)
+    handles, labels = first.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=4, columnspacing=1.0)
 
 
@@ -194,11 +215,17 @@ def _draw_cell(axes: Axes, rows: list[Row], residency: str, pool: str | int | fl
         loads = [float(point.at["load"]) for point in mine]
         means = [point.mean("mean_jct_s") for point in mine]
         label = policy if policy == "fcfs" else f"alpha {alpha:g} s, visit {visit}"
-        axes.plot(loads, means, color=colour, linestyle="-" if visit == 0 else "--", label=label)
-        for load, mean, point in zip(loads, means, mine, strict=True):
-            share = point.mean("collapsed")
-            marker, face = ("x", colour) if share == 1 else ("o", colour if share == 0 else "white")
-            axes.plot([load], [mean], marker=marker, color=colour, markerfacecolor=face, linestyle="none")
+        shares = [point.mean("collapsed") for point in mine]
+        # The mean of a run that was stopped says when, not how bad: it would look better than one that went on.
+        shown = [float("nan") if share == 1 else mean for share, mean in zip(shares, means, strict=True)]
+        axes.plot(loads, shown, color=colour, linestyle="-" if visit == 0 else "--", label=label)
+        for load, mean, share in zip(loads, shown, shares, strict=True):
+            face = colour if share == 0 else "white"
+            axes.plot([load], [mean], marker="o", color=colour, markerfacecolor=face, linestyle="none")
+        gone = [load for load, share in zip(loads, shares, strict=True) if share == 1]
+        height = 0.97 - 0.045 * series.index((policy, alpha, visit, colour))
+        axes.plot(gone, [height] * len(gone), "x", color=colour, transform=axes.get_xaxis_transform())
+    axes.set_xlim(min(float(row.at["load"]) for row in rows) - 0.05, max(float(row.at["load"]) for row in rows) + 0.05)
     axes.set_yscale("log")
 
 

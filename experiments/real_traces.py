@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from experiments._case import At, Case, Row, Workload, points, ratio, recorded
 from experiments._claim import Claim
-from experiments._figure import PAGE, cells, curve, draw, legend
+from experiments._figure import PAGE, cells, curve, draw, legend, plain_log
 from experiments._sweep import ROOT, main
 from sim.one import Contender
 from sim.replay import replay
@@ -136,10 +136,13 @@ def _draw_measure(rows: list[Row], folder: Path, name: str, measure: str, title:
             for label in POLICIES:
                 curve(axes, points(rows, trace=trace, policy=label), "load", measure, label)
             axes.set_yscale("log")
+            plain_log(axes.yaxis)
             axes.set_title(trace)
             if number % 3 == 0:
                 axes.set_ylabel(title)
-        figure.supxlabel("load (1 = what fcfs sustains)", fontsize=8)
+        figure.supxlabel(
+            "load (1 = what fcfs sustains); open: saturated, cross: stopped in some seed, a lower bound", fontsize=8
+        )
         legend(figure, found[0], 4)
 
     draw(folder, name, (PAGE, 4.4), fill)
