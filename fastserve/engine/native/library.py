@@ -1,0 +1,203 @@
+"""The Python face of kernels.cpp: tensors in, tensors out."""
+
+import ctypes
+import logging
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch  # before the library: both then share one OpenMP runtime, and torch.set_num_threads holds for both
+from torch import Tensor
+
+from fastserve.engine.native import build
+
+if TYPE_CHECKING:
+    from fastserve.engine.step import Step
+
+LOG = logging.getLogger("fastserve")
+DTYPES = (torch.float32, torch.bfloat16)
+_P, _I, _L, _F = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_float
+_ARGUMENTS = {
+    "attend": [_I, _P, _L, _L, _P, _L, _L, _P, _P, _P, _L, _I, _I, _I, _I, _I, _I, _F, _F, _P, _P, _I],
+    "write_slots": [_P, _L, _L, _P, _L, _L, _P, _I, _P, _L, _L, _I, _L, _I],
+    "copy_blocks": [_P, _P, _P, _P, _L, _L],
+    "linear": [_I, _P, _L, _I, _P, _I, _I, _P, _I, _P, _L, _I],
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A weight in the order in which the product reads it. `gated`: two weights, for silu(x @ gate.T) * (x @ up.T)."""
+
+    data: Tensor  # panels of 2 * lanes columns: (panels, inner, 2 * lanes), padded with zeros
+    inner: int
+    outer: int  # columns of the product
+    bias: Tensor | None  # float32, padded to whole panels
+    gated: bool
+
+    def part(self, first: int, outer: int) -> "Packed | None":
+        """Columns first .. first + outer - 1 of an ungated weight without a copy; None unless they begin a panel."""
+        panel = self.data.shape[2]
+        if self.gated or first % panel or (outer % panel and first + outer != self.outer):
+            return None
+        panels = slice(first // panel, (first + outer + panel - 1) // panel)
+        bias = None if self.bias is None else self.bias[panels.start * panel : panels.stop * panel]
+        return Packed(self.data[panels], self.inner, outer, bias, False)
+
+
+class Native:
+    """The kernels. CPU tensors of one of DTYPES; threads as torch.get_num_threads() says; results are new tensors."""
+
+    def __init__(self, path: str) -> None:
+        self._library = ctypes.CDLL(path)
+        for name, arguments in _ARGUMENTS.items():
+            function = getattr(self._library, name)
+            function.argtypes, function.restype = arguments, None
+        self.lanes = int(self._library.lanes())
+
+    def supports(self, dtype: torch.dtype, device: torch.device | str) -> bool:
+        """Whether the kernels take tensors of this kind; anything else is PyTorch's."""
+        return dtype in DTYPES and torch.device(device).type == "cpu"
+
+    def attend(
+        self,
+        query: Tensor,
+        pool: Tensor,
+        layer: int,
+        step: "Step",
+        scale: float,
+        window: int | None = None,
+        softcap: float | None = None,
+        sinks: Tensor | None = None,
+    ) -> Tensor:
+        """Causal attention of every row of the step over its sequence's blocks, whose K and V are already written.
+
+        query (T, heads, dim), any strides but 1 inside a head; pool [block][layer][2][kv_head][token][dim];
+        sinks (heads,). `window` counts the row's own token. Returns (T, heads, dim). A row's result depends on its
+        own query, position and blocks alone: decoded or prefilled in any chunk, the bits are the same.
+        """
+        rows, heads, dim = query.shape
+        kv_heads, tokens = pool.shape[3], pool.shape[4]
+        if query.stride(2) != 1:
+            query = query.contiguous()
+        out = torch.empty(rows, heads, dim, dtype=query.dtype)
+        sink = None if sinks is None else sinks.detach().float().contiguous()
+        self._library.attend(
+            query.dtype is torch.bfloat16,
+            query.data_ptr(),
+            query.stride(0),
+            query.stride(1),
+            pool.data_ptr() + layer * pool.stride(1) * pool.itemsize,
+            pool.stride(0),
+            pool.stride(2),
+            step.starts.data_ptr(),
+            step.lengths.data_ptr(),
+            step.tables.data_ptr(),
+            step.tables.stride(0),
+            step.lengths.shape[0],
+            heads,
+            kv_heads,
+            dim,
+            tokens,
+            window or 0,
+            scale,
+            softcap or 0.0,
+            None if sink is None else sink.data_ptr(),
+            out.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return out
+
+    def write(self, key: Tensor, value: Tensor, pool: Tensor, layer: int, slots: Tensor) -> None:
+        """key, value (T, kv_heads, dim) into the slots (T,) int64 of one layer; slot = block * block size + offset."""
+        key = key if key.stride(2) == 1 else key.contiguous()
+        value = value if value.stride(2) == 1 else value.contiguous()
+        size = pool.itemsize
+        self._library.write_slots(
+            key.data_ptr(),
+            key.stride(0) * size,
+            key.stride(1) * size,
+            value.data_ptr(),
+            value.stride(0) * size,
+            value.stride(1) * size,
+            slots.data_ptr(),
+            key.shape[0],
+            pool.data_ptr() + layer * pool.stride(1) * size,
+            pool.stride(0) * size,
+            pool.stride(2) * size,
+            pool.shape[3],
+            pool.shape[5] * size,
+            pool.shape[4],
+        )
+
+    def copy_blocks(self, source: Tensor, out_of: list[int], target: Tensor, into: list[int]) -> None:
+        """Blocks of one pool over blocks of another, of one shape each; in the calling thread, without the GIL."""
+        count = len(out_of)
+        identifiers = ctypes.c_int64 * count
+        self._library.copy_blocks(
+            target.data_ptr(),
+            identifiers(*into),
+            source.data_ptr(),
+            identifiers(*out_of),
+            count,
+            source.stride(0) * source.itemsize,
+        )
+
+    def pack(self, weight: Tensor, bias: Tensor | None = None) -> Packed:
+        """weight (outer, inner), bias (outer,) as in torch.nn.functional.linear."""
+        outer, inner = weight.shape
+        data = self._panels(weight, 2 * self.lanes)
+        if bias is not None:
+            bias = torch.nn.functional.pad(bias.detach().float(), (0, data.shape[0] * data.shape[2] - outer))
+        return Packed(data, inner, outer, bias, False)
+
+    def pack_gated(self, gate: Tensor, up: Tensor) -> Packed:
+        """gate, up (outer, inner), for silu(x @ gate.T) * (x @ up.T) in one product."""
+        outer, inner = gate.shape
+        pads = (0, 0, 0, -outer % self.lanes)
+        parts = [torch.nn.functional.pad(w.detach(), pads).view(-1, self.lanes, inner) for w in (gate, up)]
+        return Packed(self._panels(torch.stack(parts, 1).flatten(0, 2), 2 * self.lanes), inner, outer, None, True)
+
+    def linear(self, x: Tensor, packed: Packed) -> Tensor:
+        """x (..., inner) times the weight, plus its bias: (..., outer). A row's bits do not depend on other rows."""
+        rows = x.reshape(-1, packed.inner)
+        if rows.stride(1) != 1:
+            rows = rows.contiguous()
+        out = torch.empty(rows.shape[0], packed.outer, dtype=x.dtype)
+        self._library.linear(
+            x.dtype is torch.bfloat16,
+            rows.data_ptr(),
+            rows.stride(0),
+            rows.shape[0],
+            packed.data.data_ptr(),
+            packed.inner,
+            packed.outer,
+            None if packed.bias is None else packed.bias.data_ptr(),
+            packed.gated,
+            out.data_ptr(),
+            packed.outer,
+            torch.get_num_threads(),
+        )
+        return out.view(*x.shape[:-1], packed.outer)
+
+    def _panels(self, weight: Tensor, width: int) -> Tensor:
+        inner = weight.shape[1]
+        whole = torch.nn.functional.pad(weight.detach(), (0, 0, 0, -weight.shape[0] % width))
+        if weight.dtype is torch.bfloat16:  # column j and column j + lanes share a 32-bit word
+            return whole.view(-1, 2, self.lanes, inner).permute(0, 3, 2, 1).reshape(-1, inner, width).contiguous()
+        return whole.view(-1, width, inner).transpose(1, 2).contiguous()
+
+
+def load() -> Native | None:
+    """The kernels, built now if need be; None, with one log line that says why, where PyTorch has to do."""
+    if os.environ.get("FASTSERVE_NATIVE", "").lower() in {"off", "0", "no", "false"}:
+        LOG.info("native kernels: off by FASTSERVE_NATIVE; PyTorch computes attention and products")
+        return None
+    try:
+        path = build.library()
+        native = Native(str(path))
+    except (build.BuildError, OSError) as error:
+        LOG.warning("native kernels: none, PyTorch computes attention and products (slower on a CPU): %s", error)
+        return None
+    LOG.info("native kernels: %d floats a vector, %s", native.lanes, path)
+    return native

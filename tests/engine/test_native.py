@@ -1,0 +1,305 @@
+"""Every kernel against its PyTorch twin, the independence of a row's bits from its company, and the build."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from hypothesis import given, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
+from torch.nn.functional import linear, silu  # noqa: E402
+
+from fastserve.engine import native as package  # noqa: E402
+from fastserve.engine.native import build  # noqa: E402
+
+NATIVE = package.load()
+needs_native = pytest.mark.skipif(NATIVE is None, reason="no compiler here builds the native kernels")
+DTYPES = [torch.float32, torch.bfloat16]
+# Largest distance from the result in float64, relative to the largest value; bfloat16 rounds its result to 8 bits.
+CLOSE = {torch.float32: 2e-5, torch.bfloat16: 6e-3}
+some = settings(max_examples=40, deadline=None)
+
+
+def near(got: Any, want: Any) -> bool:
+    return (got.double() - want).abs().max() <= CLOSE[got.dtype] * max(1.0, want.abs().max())
+
+
+class Case:
+    """Sequences over a shuffled pool. K and V of everything are written; unused tokens of the pool are NaN."""
+
+    def __init__(self, draw: Any, dtype: Any, *, heads: int, kv_heads: int, dim: int, tokens: int, lengths: list[int]):
+        make = torch.Generator().manual_seed(draw)
+        self.dtype, self.heads, self.tokens, self.lengths = dtype, heads, tokens, lengths
+        self.queries = [torch.randn(n, heads, dim, generator=make).to(dtype) for n in lengths]
+        self.keys = [torch.randn(n, kv_heads, dim, generator=make).to(dtype) for n in lengths]
+        self.values = [torch.randn(n, kv_heads, dim, generator=make).to(dtype) for n in lengths]
+        blocks = [-(-n // tokens) for n in lengths]
+        numbers = torch.randperm(sum(blocks) + 3, generator=make).tolist()
+        self.tables = [[numbers.pop() for _ in range(n)] for n in blocks]
+        self.pool = torch.full((sum(blocks) + 3, 2, 2, kv_heads, tokens, dim), float("nan"), dtype=dtype)
+        for i, n in enumerate(lengths):
+            slots = torch.tensor([self.tables[i][t // tokens] * tokens + t % tokens for t in range(n)])
+            NATIVE.write(self.keys[i], self.values[i], self.pool, 1, slots)
+
+    def run(self, work: list[tuple[int, int, int]], **options: Any) -> list[Any]:
+        """work: (sequence, first row, rows); the context of each ends with its last row."""
+        starts = [0]
+        for _, _, rows in work:
+            starts.append(starts[-1] + rows)
+        widest = max(len(self.tables[i]) for i, _, _ in work)
+        step = SimpleNamespace(
+            starts=torch.tensor(starts, dtype=torch.int32),
+            lengths=torch.tensor([first + rows for _, first, rows in work], dtype=torch.int32),
+            tables=torch.tensor(
+                [self.tables[i] + [0] * (widest - len(self.tables[i])) for i, _, _ in work], dtype=torch.int32
+            ),
+        )
+        query = torch.cat([self.queries[i][first : first + rows] for i, first, rows in work])
+        query = query.transpose(0, 1).contiguous().transpose(0, 1)  # the strides that a model's rotary leaves behind
+        out = NATIVE.attend(query, self.pool, 1, step, scale=0.3, **options)
+        return list(out.split([rows for _, _, rows in work]))
+
+    def expected(self, i: int, window: int | None, softcap: float | None, sinks: Any) -> Any:
+        """All rows of sequence i in float64."""
+        repeat = self.heads // self.keys[i].shape[1]
+        key = self.keys[i].double().repeat_interleave(repeat, 1)
+        value = self.values[i].double().repeat_interleave(repeat, 1)
+        score = torch.einsum("qhd,khd->hqk", self.queries[i].double(), key) * 0.3
+        if softcap:
+            score = softcap * torch.tanh(score / softcap)
+        t = torch.arange(self.lengths[i])
+        ok = t[None] <= t[:, None]
+        if window:
+            ok &= t[None] > t[:, None] - window
+        score = score.masked_fill(~ok, float("-inf"))
+        if sinks is not None:
+            extra = sinks.double()[:, None, None].expand(-1, self.lengths[i], 1)
+            score = torch.cat([score, extra], -1)
+        weight = torch.softmax(score, -1)[..., : self.lengths[i]]
+        return torch.einsum("hqk,khd->qhd", weight, value)
+
+
+cases = st.builds(
+    lambda draw, dtype, kv, group, dim, tokens, lengths: Case(
+        draw, dtype, heads=kv * group, kv_heads=kv, dim=dim, tokens=tokens, lengths=lengths
+    ),
+    st.integers(0, 2**31),
+    st.sampled_from(DTYPES),
+    st.integers(1, 3),
+    st.sampled_from([1, 2, 3, 8]),
+    st.sampled_from([8, 16, 24, 64, 72, 80, 128]),
+    st.sampled_from([1, 4, 16, 17, 32]),
+    st.lists(st.integers(1, 90), min_size=1, max_size=4),
+)
+windows = st.none() | st.integers(1, 100)
+
+
+@needs_native
+@some
+@given(cases, windows, st.none() | st.sampled_from([5.0, 50.0]), st.booleans())
+def test_attention_over_blocks_equals_attention_in_float64(case, window, softcap, with_sinks):
+    sinks = torch.linspace(-2, 4, case.heads) if with_sinks else None
+    work = [(i, 0, n) for i, n in enumerate(case.lengths)]
+    for i, got in enumerate(case.run(work, window=window, softcap=softcap, sinks=sinks)):
+        assert near(got, case.expected(i, window, softcap, sinks))
+
+
+@needs_native
+@some
+@given(cases, windows, st.data())
+def test_a_row_has_the_same_bits_decoded_chunked_or_in_another_batch(case, window, data):
+    whole = case.run([(i, 0, n) for i, n in enumerate(case.lengths)], window=window)
+    for i, n in enumerate(case.lengths):
+        done = 0
+        while done < n:
+            rows = data.draw(st.integers(1, min(40, n - done)), "rows of the chunk")
+            other = data.draw(st.integers(0, len(case.lengths) - 1), "beside sequence")
+            (got, _) = case.run([(i, done, rows), (other, case.lengths[other] - 1, 1)], window=window)
+            assert torch.equal(got, whole[i][done : done + rows])
+            done += rows
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_bits_do_not_depend_on_the_number_of_threads(dtype):
+    case = Case(3, dtype, heads=6, kv_heads=2, dim=64, tokens=16, lengths=[300, 33, 70, 1])
+    x, weight = torch.randn(37, 200).to(dtype), torch.randn(333, 200).to(dtype)
+    packed = NATIVE.pack(weight)
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            results.append(
+                (torch.cat(case.run([(i, 0, n) for i, n in enumerate(case.lengths)])), NATIVE.linear(x, packed))
+            )
+    finally:
+        torch.set_num_threads(before)
+    for attended, product in results[1:]:
+        assert torch.equal(attended, results[0][0]) and torch.equal(product, results[0][1])
+
+
+@needs_native
+def test_scores_far_from_zero_neither_overflow_nor_vanish():
+    case = Case(1, torch.float32, heads=1, kv_heads=1, dim=8, tokens=16, lengths=[40])
+    case.queries[0] *= 300
+    (got,) = case.run([(0, 0, 40)])
+    assert near(got, case.expected(0, None, None, None))
+
+
+@needs_native
+@some
+@given(
+    st.sampled_from(DTYPES),
+    st.integers(1, 30),
+    st.integers(1, 70),
+    st.integers(1, 100),
+    st.booleans(),
+    st.booleans(),
+    st.integers(0, 2**31),
+)
+def test_packed_product_equals_linear_in_float64(dtype, rows, inner, outer, with_bias, strided, seed):
+    make = torch.Generator().manual_seed(seed)
+    x = torch.randn(rows, inner + 3 * strided, generator=make).to(dtype)[:, :inner]
+    weight = torch.randn(outer, inner, generator=make).to(dtype)
+    bias = torch.randn(outer, generator=make).to(dtype) if with_bias else None
+    got = NATIVE.linear(x, NATIVE.pack(weight, bias))
+    assert near(got, linear(x.double(), weight.double(), None if bias is None else bias.double()))
+
+
+@needs_native
+@some
+@given(st.sampled_from(DTYPES), st.integers(1, 30), st.integers(1, 70), st.integers(1, 100), st.integers(0, 2**31))
+def test_gated_product_equals_silu_of_the_gate_times_the_other(dtype, rows, inner, outer, seed):
+    make = torch.Generator().manual_seed(seed)
+    x, gate, up = (torch.randn(n, inner, generator=make).to(dtype) for n in (rows, outer, outer))
+    got = NATIVE.linear(x, NATIVE.pack_gated(gate, up))
+    x, gate, up = x.double(), gate.double(), up.double()
+    assert near(got, silu(linear(x, gate)) * linear(x, up))
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_row_of_a_product_has_the_same_bits_in_every_batch(dtype):
+    x, weight = torch.randn(200, 1100).to(dtype), torch.randn(100, 1100).to(dtype)  # 200 rows: several passes
+    packed, gated = NATIVE.pack(weight), NATIVE.pack_gated(weight, weight.flip(0))
+    for pack in (packed, gated):
+        whole = NATIVE.linear(x, pack)
+        for rows in (1, 2, 3, 5, 6, 7, 13, 100):
+            assert torch.equal(NATIVE.linear(x[40 : 40 + rows], pack), whole[40 : 40 + rows])
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_part_of_a_packed_weight_is_that_part_of_the_product(dtype):
+    panel = 2 * NATIVE.lanes
+    x, weight, bias = torch.randn(5, 48).to(dtype), torch.randn(3 * panel + 5, 48).to(dtype), torch.randn(3 * panel + 5)
+    packed = NATIVE.pack(weight, bias)
+    whole = NATIVE.linear(x, packed)
+    for first, outer in ((0, panel), (panel, 2 * panel), (2 * panel, panel + 5)):
+        part = packed.part(first, outer)
+        assert part is not None
+        assert torch.equal(NATIVE.linear(x, part), whole[:, first : first + outer])
+    assert packed.part(1, panel) is None, "columns inside a panel cannot be cut out"
+    assert packed.part(0, panel + 1) is None
+
+
+@needs_native
+def test_bfloat16_results_are_rounded_to_the_nearest_with_ties_to_even_and_nan_stays():
+    exact = torch.tensor([1 + 2**-8, 1 + 3 * 2**-8, -(1 + 2**-8), 3.4e38, float("inf"), float("nan"), 1e-40])
+    one = torch.ones(1, 1, dtype=torch.bfloat16)
+    parts = torch.stack([exact.bfloat16().float(), exact - exact.bfloat16().float()], 1).bfloat16()  # sum to `exact`
+    parts[4:6, 1] = 0
+    got = NATIVE.linear(one.expand(1, 2).contiguous(), NATIVE.pack(parts))[0]
+    want = parts.float().sum(1).bfloat16()
+    assert torch.equal(got.nan_to_num(nan=7.0), want.nan_to_num(nan=7.0))
+
+
+@needs_native
+@some
+@given(st.lists(st.integers(0, 9), max_size=10, unique=True), st.permutations(range(12)), st.sampled_from(DTYPES))
+def test_copied_blocks_equal_indexing(out_of, places, dtype):
+    source, target = torch.randn(10, 2, 2, 1, 4, 8).to(dtype), torch.randn(12, 2, 2, 1, 4, 8).to(dtype)
+    into = places[: len(out_of)]
+    want = target.clone()
+    want[into] = source[out_of]
+    NATIVE.copy_blocks(source, out_of, target, into)
+    assert torch.equal(target, want)
+
+
+def test_other_dtypes_and_devices_are_left_to_pytorch():
+    if NATIVE is not None:
+        assert not NATIVE.supports(torch.float16, "cpu") and not NATIVE.supports(torch.float32, "cuda:0")
+        assert NATIVE.supports(torch.bfloat16, torch.device("cpu"))
+
+
+# ---- the build
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTSERVE_CACHE", str(tmp_path))
+    monkeypatch.delenv("FASTSERVE_NATIVE", raising=False)
+    return tmp_path / "native"
+
+
+def test_off_and_broken_compilers_give_no_kernels_and_one_line(cache, monkeypatch, caplog, tmp_path):
+    caplog.set_level("INFO", logger="fastserve")
+    monkeypatch.setenv("FASTSERVE_NATIVE", "off")
+    assert package.load() is None
+    monkeypatch.delenv("FASTSERVE_NATIVE")
+    for compiler in ("/bin/false", "/no/such/compiler"):
+        monkeypatch.setenv("CXX", compiler)
+        assert package.load() is None
+    monkeypatch.delenv("CXX")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert package.load() is None
+    said = [r.getMessage() for r in caplog.records]
+    assert len(said) == 4
+    for line, word in zip(said, ("FASTSERVE_NATIVE", "/bin/false", "/no/such/compiler", "g++"), strict=True):
+        assert word in line
+    assert not list(cache.glob("*")), "a failed build leaves nothing behind"
+
+
+def test_an_unusable_cache_folder_is_one_clear_line(cache, monkeypatch, caplog, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("FASTSERVE_CACHE", str(tmp_path / "file"))
+    assert package.load() is None
+    assert "FASTSERVE_CACHE" in caplog.text
+
+
+BUILD = "from fastserve.engine.native import build; print(build.library())"
+
+
+@needs_native
+def test_two_builds_at_once_then_a_damaged_file(cache, monkeypatch):
+    monkeypatch.setenv("CXX", "g++ -O0")  # quicker to build
+    env = dict(os.environ, PYTHONPATH=str(Path(__file__).parents[2]))
+    both = [subprocess.Popen([sys.executable, "-c", BUILD], env=env, stdout=subprocess.PIPE, text=True) for _ in "ab"]
+    for process in both:
+        out, _ = process.communicate(timeout=120)
+        assert process.returncode == 0 and Path(out.strip()).parent == cache
+    files = list(cache.iterdir())
+    assert files and all(f.suffix == ".so" and not f.name.startswith("building") for f in files)
+    good = build.library()
+    written = good.stat().st_mtime_ns
+    assert build.library() == good and good.stat().st_mtime_ns == written, "found, not built again"
+    for file in files:
+        file.write_bytes(file.read_bytes()[:5000])
+    again = package.load()
+    assert again is not None and again.lanes == NATIVE.lanes
+    assert build.library().stat().st_size > 5000
+
+
+@needs_native
+def test_another_compiler_command_is_another_key(cache, monkeypatch):
+    monkeypatch.setenv("CXX", "g++ -O0")
+    first = build.library()
+    monkeypatch.setenv("CXX", "g++ -O0 -g")
+    assert build.library().name.partition("-")[0] != first.name.partition("-")[0]
