@@ -77,14 +77,24 @@ class Trail:
 
 
 class Recorder:
-    """block_bytes: of a KV block. alone: (prompt, output tokens) -> s on an empty machine. slo: job id -> SLOs, s."""
+    """block_bytes: of a KV block. alone: (prompt, output tokens) -> s on an empty machine. slo: job id -> SLOs, s.
+
+    keep: rows that are kept at least; older ones may go, as a server that runs for months must have it. None keeps all.
+    watch: told of each job's row, by column, when it is made.
+    """
 
     def __init__(
         self,
         block_bytes: int = 0,
         alone: Callable[[int, int], float] | None = None,
         slo: Callable[[int], Slo] | None = None,
+        *,
+        keep: int | None = None,
+        watch: Callable[[Job, dict[str, Any]], object] | None = None,
     ) -> None:
+        self.keep = keep
+        self.watch = watch
+        self.flush = FLUSH if keep is None else min(FLUSH, max(1, keep))
         self.block_bytes = block_bytes
         self.alone = alone
         self.slo = slo
@@ -111,12 +121,14 @@ class Recorder:
         self.plans += 1
         self.iterations += outcome.iterations
         if plan.left:
-            self._left(plan)
+            self.evicted(plan.left, plan.now)
         self.stall += outcome.stall
         if plan.joined:
             self._joined(plan, outcome.stall)
         if plan.moves:
             self._copies(plan)
+        if self.fetched:
+            self.fetched.difference_update(outcome.copied)
         if plan.batch:
             self._decoded(plan.now, outcome)
             self.token_at = now
@@ -130,6 +142,15 @@ class Recorder:
                 self._prefilled(job, trail, now)
         for job in finished:
             self._finish(job, now)
+
+    def evicted(self, jobs: Iterable[Job], at: int) -> None:
+        """They have lost their places outside a commit, at `at` (ns): see Scheduler.forget_all()."""
+        for job in jobs:
+            trail = self.trails[job]
+            self.leaves += 1
+            trail.left = at
+            trail.stalled += self.stall - trail.stall
+            self._settle(job, trail)
 
     def reject(self, job: Job) -> None:
         """A job that the Scheduler refused."""
@@ -148,14 +169,6 @@ class Recorder:
             self._finish(job, now, "unfinished")
 
     # -- gaps and visits -------------------------------------------------------------------------------------------
-
-    def _left(self, plan: Plan) -> None:
-        for job in plan.left:
-            trail = self.trails[job]
-            self.leaves += 1
-            trail.left = plan.now
-            trail.stalled += self.stall - trail.stall
-            self._settle(job, trail)
 
     def _settle(self, job: Job, trail: Trail) -> None:
         """It is no longer in step with the batch: note its longest gap and its last token."""
@@ -248,37 +261,38 @@ class Recorder:
         ended = finish != "unfinished"
         ttft = (trail.first - job.arrival) / 1e9 if trail.first >= 0 else nan
         alone = self.alone(job.prompt, tokens) if self.alone is not None and tokens else nan
-        self.rows.append(
-            (
-                job.id,
-                job.arrival / 1e9,
-                job.prompt,
-                tokens,
-                finish,
-                trail.first / 1e9 if trail.first >= 0 else nan,
-                now / 1e9 if ended else nan,
-                jct,
-                ttft,
-                jct / tokens if tokens else nan,
-                (now - trail.first) / 1e9 / (tokens - 1) if tokens > 1 and ended else nan,
-                jct / alone if alone > 0 else nan,
-                alone,
-                trail.queued / 1e9 if trail.queued >= 0 else nan,
-                trail.preempted / 1e9,
-                trail.stalled / 1e9,
-                job.served / 1e9,
-                trail.gap / 1e9 if tokens > 1 else nan,
-                job.preemptions,
-                max(0, trail.computed - job.prompt),
-                trail.blocks_out * self.block_bytes,
-                trail.blocks_in * self.block_bytes,
-                job.client,
-                job.program,
-                job.priority,
-                *(NO_SLO if self.slo is None else self.slo(job.id)),
-            )
+        row = (
+            job.id,
+            job.arrival / 1e9,
+            job.prompt,
+            tokens,
+            finish,
+            trail.first / 1e9 if trail.first >= 0 else nan,
+            now / 1e9 if ended else nan,
+            jct,
+            ttft,
+            jct / tokens if tokens else nan,
+            (now - trail.first) / 1e9 / (tokens - 1) if tokens > 1 and ended else nan,
+            jct / alone if alone > 0 else nan,
+            alone,
+            trail.queued / 1e9 if trail.queued >= 0 else nan,
+            trail.preempted / 1e9,
+            trail.stalled / 1e9,
+            job.served / 1e9,
+            trail.gap / 1e9 if tokens > 1 else nan,
+            job.preemptions,
+            max(0, trail.computed - job.prompt),
+            trail.blocks_out * self.block_bytes,
+            trail.blocks_in * self.block_bytes,
+            job.client,
+            job.program,
+            job.priority,
+            *(NO_SLO if self.slo is None else self.slo(job.id)),
         )
-        if len(self.rows) >= FLUSH:
+        self.rows.append(row)
+        if self.watch is not None:
+            self.watch(job, dict(zip(COLUMNS, row, strict=True)))
+        if len(self.rows) >= self.flush:
             self._flush()
 
     def _flush(self) -> None:
@@ -291,6 +305,9 @@ class Recorder:
                 }
             )
             self.rows.clear()
+            if self.keep is not None:
+                while sum([len(part["id"]) for part in self.parts[1:]]) >= self.keep:
+                    del self.parts[0]
 
     def columns(self) -> Columns:
         """The records so far, by id; arrays of equal length."""

@@ -7,6 +7,8 @@ whatever becomes of the job; its source belongs to the job.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from fastserve.sched.job import COMING, DEVICE, HOST, LEAVING, NEVER, NOWHERE, Job
 from fastserve.sched.plan import Copy
 
@@ -166,6 +168,17 @@ class Ledger:
         self.cold -= copy.blocks
         job.place = HOST
         self.away[job] = None
+
+    def forget_all(self, jobs: Iterable[Job]) -> None:
+        """All KV is lost, and so is what copies under way would have brought. Nobody has a place in the batch."""
+        self.cold = self.leaving = self.hosted = 0
+        self.parked.clear()
+        self.away.clear()
+        self.copies.clear()
+        for job in jobs:
+            job.place = NOWHERE
+            job.prefilled = 0
+            job.copy = None
 
     def remove(self, job: Job) -> None:
         """A waiting job has gone."""

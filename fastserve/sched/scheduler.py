@@ -164,6 +164,15 @@ class Scheduler:
 
     def submit(self, job: Job, now: int) -> None:
         """A job came. Raises RefusedError if it can never fit, ValueError if it lacks a guess that is needed."""
+        self.check(job)
+        self.meter.now = self.policy.now = now
+        job.meter = self.meter
+        self.live[job] = self.ranking.dirty[job] = None
+        self.hold = 0
+        self._call("arrive", job)
+
+    def check(self, job: Job) -> None:
+        """Raises what submit() would, for the job alone: RefusedError or ValueError. May be asked from any thread."""
         blocks = self.ledger.need(job)
         if blocks > self.ledger.blocks:
             what = f"a prompt of {job.prompt} tokens"
@@ -177,17 +186,36 @@ class Scheduler:
             raise ValueError(
                 f"job {job.id} has no guess, and policy {type(self.policy).__name__} needs one: add a predictor"
             )
-        self.meter.now = self.policy.now = now
-        job.meter = self.meter
-        self.live[job] = self.ranking.dirty[job] = None
-        self.hold = 0
-        self._call("arrive", job)
 
     def cancel(self, job: Job, now: int) -> None:
         """Its client went away. A job that has departed is ignored."""
         if job in self.live:
             self.meter.now = self.policy.now = now
             self._cut(job, "cancelled")
+
+    def forget_all(self, now: int) -> list[Job]:
+        """An iteration has failed, and all KV with it: the batch is empty, every live job owes its prefill again.
+
+        The plan that failed is thrown away, and of copies under way nothing must be reported any more. Returns who lost
+        a place, by (arrival, id): preempted, as any other that leaves without having ended.
+        """
+        self.meter.now = self.policy.now = now
+        lost = sorted(self.running, key=_age)
+        for job in lost:
+            self._leave(job, now)
+        self.ledger.forget_all(self.live)
+        self.ranking.dirty.update(self.live)
+        self.hold = 0
+        return lost
+
+    def resize(self, max_batch: int) -> None:
+        """From now on at most so many jobs share an iteration. ValueError if more have a place."""
+        if not max(1, len(self.running)) <= max_batch:
+            raise ValueError(
+                f"a batch cap of {max_batch} with {len(self.running)} jobs in the batch: give at least as many, and 1"
+            )
+        self.batching.check(max_batch)
+        self.slots = max_batch
 
     def opens_at(self) -> int:
         """After plan() said None with jobs waiting: ns, when to ask again though nothing happens; or NEVER."""

@@ -1,0 +1,52 @@
+"""A tokenizer of the standard library alone: one byte of UTF-8, one token. The scripted engine's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+EOS: Final = 256
+
+
+class ByteTokenizer:
+    """The part of a Hugging Face tokenizer that the engine and its server use. Ids 0 to 255 are bytes, 256 is EOS."""
+
+    eos_token_id = EOS
+    bos_token_id = None
+    all_special_ids = (EOS,)
+    vocab_size = 257
+    chat_template = None
+
+    def __len__(self) -> int:
+        return self.vocab_size
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        return list(text.encode())
+
+    def decode(self, token_ids: int | Sequence[int], *, skip_special_tokens: bool = False, **_: Any) -> str:
+        """Bytes that are no UTF-8 become U+FFFD."""
+        ids = [token_ids] if isinstance(token_ids, int) else token_ids
+        parts: list[str] = []
+        run = bytearray()
+        for id in ids:
+            if id < EOS:
+                run.append(id)
+                continue
+            parts.append(run.decode(errors="replace"))
+            run.clear()
+            if not skip_special_tokens:
+                parts.append("<eos>")
+        return "".join(parts) + run.decode(errors="replace")
+
+    def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str]:
+        return [f"<0x{id:02X}>" if id < EOS else "<eos>" for id in ids]
+
+    def apply_chat_template(
+        self, conversation: Sequence[Mapping[str, Any]], *, tokenize: bool = True, add_generation_prompt: bool = False,
+        **_: Any,
+    ) -> str | list[int]:  # fmt: skip
+        """One line a message, `role: content`."""
+        text = "".join([f"{message['role']}: {message['content']}\n" for message in conversation])
+        if add_generation_prompt:
+            text += "assistant: "
+        return self.encode(text) if tokenize else text

@@ -1,0 +1,66 @@
+"""Clocks of the engine: integer nanoseconds since it started. Nothing but these reads the time or sleeps."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Protocol
+
+from fastserve.sched.job import NEVER
+
+
+class Clock(Protocol):
+    """Only the engine's thread sleeps and waits; anybody may ask for the time."""
+
+    def now(self) -> int: ...
+    def wait(self, condition: threading.Condition, until: int) -> None:
+        """With the condition held: until it is notified or the time has come, whichever is first."""
+        ...
+
+    def sleep_until(self, at: int) -> None: ...
+
+
+class WallClock:
+    """Real time; speed 10 makes each real second count for ten."""
+
+    def __init__(self, speed: float = 1.0) -> None:
+        if not speed > 0:
+            raise ValueError(f"a clock of speed {speed} goes nowhere; give a number above 0")
+        self.speed = speed
+        self.origin = time.perf_counter_ns()
+
+    def now(self) -> int:
+        passed = time.perf_counter_ns() - self.origin
+        return passed if self.speed == 1.0 else round(passed * self.speed)
+
+    def wait(self, condition: threading.Condition, until: int) -> None:
+        if until >= NEVER:
+            condition.wait()
+        else:
+            condition.wait(min(self._seconds(until), threading.TIMEOUT_MAX))
+
+    def sleep_until(self, at: int) -> None:
+        while (seconds := self._seconds(at)) > 0:
+            time.sleep(seconds)
+
+    def _seconds(self, at: int) -> float:
+        return max(0.0, (at - self.now()) / self.speed / 1e9)
+
+
+class VirtualClock:
+    """Time passes when the engine's thread sleeps, and at once: a run on it does not depend on the machine's speed."""
+
+    def __init__(self) -> None:
+        self._now = 0
+
+    def now(self) -> int:
+        return self._now
+
+    def wait(self, condition: threading.Condition, until: int) -> None:
+        if until >= NEVER:
+            condition.wait()
+        else:
+            self.sleep_until(until)
+
+    def sleep_until(self, at: int) -> None:
+        self._now = max(self._now, at)

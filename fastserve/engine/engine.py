@@ -1,0 +1,334 @@
+"""Engine: the facade for scripts, the server and the benchmarks. Any thread may call it.
+
+with Engine.from_pretrained("embedded", policy="sj-mlfq", max_batch=16) as engine:
+    outputs = engine.generate(["Once upon a time"], SamplingParams(max_tokens=64))
+    for piece in engine.submit("Hello"):
+        print(piece.text, end="")
+"""
+
+from __future__ import annotations
+
+import atexit
+import random
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import CancelledError
+from typing import TYPE_CHECKING, Any
+
+from fastserve.engine.clock import Clock
+from fastserve.engine.face import Face
+from fastserve.engine.inbox import Inbox
+from fastserve.engine.loop import LiveExecutor, Loop
+from fastserve.engine.params import SamplingParams
+from fastserve.engine.request import Handle, Listener, Output, Request
+from fastserve.engine.serving import Serving
+from fastserve.engine.snapshot import Snapshot, take
+from fastserve.engine.watch import Watcher
+from fastserve.flight import FlightLog
+from fastserve.records import NO_SLO, Columns, Recorder, Slo
+from fastserve.sched.errors import RefusedError
+from fastserve.sched.job import NEVER, Job
+from fastserve.sched.latency import Hardware
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from fastserve.engine.scripted import Fail
+
+__all__ = ["Engine", "QueueFull", "RefusedError"]
+
+Prompt = str | Sequence[int]
+
+
+class QueueFull(RuntimeError):
+    """As many requests wait as may; one more can be taken when one has ended."""
+
+
+class Engine:
+    """Made by from_pretrained() or scripted(); closed by close(), or as a context manager.
+
+    settings: all of them, defaults filled in. face: what it knows of its model.
+    """
+
+    def __init__(
+        self, executor: LiveExecutor, face: Face, hardware: Hardware, serving: Serving, clock: Clock,
+        settings: dict[str, Any], machine: str,
+    ) -> None:  # fmt: skip
+        policy = serving.fresh_policy()
+        scheduler = serving.scheduler(policy, hardware, face.max_model_len)
+        budget = scheduler.batching.budget if serving.batching == "chunked" else None
+        latency = hardware.latency
+        recorder = Recorder(
+            hardware.memory.block_bytes,
+            lambda prompt, output: latency.alone_ps(prompt, output, budget) / 1e12,
+            self._slo_of,
+            keep=serving.keep_records,
+        )
+        flight = None
+        if serving.flight_log is not None:
+            flight = FlightLog(serving.flight_log, serving.header(hardware, face.max_model_len))
+        self.face = face
+        self.serving = serving
+        self.hardware = hardware
+        self.clock = clock
+        self.settings = settings
+        self.machine = machine  # in words: where the times that the policy is told come from
+        self.started_at = time.time() - clock.now() / 1e9  # s since 1970 at which the engine's clock read 0
+        self.inbox = Inbox()
+        self.loop = Loop(scheduler, executor, recorder, clock, self.inbox, flight)
+        self._guess = serving.predict()
+        self._needs_guess = "guess" in policy.needs
+        self._rng = random.Random(serving.seed)
+        self._slos: dict[int, float] = {}
+        self._lock = threading.Lock()
+        self._next_id = 0
+        self._outstanding = 0  # counted towards the bound of the queue
+        self._thread = threading.Thread(target=_serve, args=(self.loop,), name="fastserve-engine", daemon=True)
+        self._thread.start()
+        atexit.register(self.close)  # the interpreter must not end under a thread that is inside the model
+
+    # -- requests --------------------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        client: str = "",
+        program: str = "",
+        priority: int = 0,
+        deadline_s: float | None = None,
+        timeout_s: float | None = None,
+        arrival: float | None = None,
+        listener: Listener | None = None,
+        beyond_capacity: bool = False,
+    ) -> Handle:
+        """Takes a request and returns at once.
+
+        deadline_s: when it should have ended, s after its arrival: for policies and records. timeout_s: s after its
+        arrival, when it is cancelled with finish reason timeout. arrival: s of now(); one to come is waited for, a past
+        one counts as waiting (None: now). listener: called with every piece on the engine's thread; it must be quick.
+        beyond_capacity: neither refused for nor counted towards the bound of the queue.
+
+        Raises ValueError for what is wrong with it, RefusedError (a ValueError) when it can never fit, QueueFull,
+        RuntimeError when the engine is closed or broken.
+        """
+        if not self.alive:
+            raise RuntimeError(f"the engine has stopped: {self.error or 'it was closed'}")
+        params = (params or SamplingParams()).resolved(self.face.defaults)
+        ids = self.face.encode(prompt)
+        limit = self.face.limit(len(ids), params)
+        voice = None if self.face.voice is None else self.face.voice(params)
+        if params.stop and voice is None:
+            raise ValueError(f"stop strings need text, and model {self.face.name} has no tokenizer")
+        guess = None
+        if self._needs_guess:
+            guess = params.guess or self._guess
+        with self._lock:
+            at = self.clock.now() if arrival is None else round(arrival * 1e9)
+            due = NEVER if deadline_s is None else at + round(deadline_s * 1e9)
+            job = Job(self._next_id, at, len(ids), limit, client, program, priority, due, guess)
+            self.loop.scheduler.check(job)
+            if not beyond_capacity:
+                self._make_sure_of_room()
+            seed = self._rng.getrandbits(63) if params.seed is None else params.seed
+            request = Request(
+                job, ids, params, seed, voice, listener, self._uncounted if beyond_capacity else self._left
+            )
+            self.inbox.put(request)
+            self._next_id += 1
+            self._outstanding += not beyond_capacity
+            if deadline_s is not None:
+                self._slos[job.id] = deadline_s
+        if timeout_s is not None:
+            self.inbox.cancel(request, "timeout", at + round(timeout_s * 1e9))
+        return Handle(request, self.inbox.cancel)
+
+    def generate(
+        self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None = None
+    ) -> list[Output]:
+        """Waits for all. prompts: one prompt (text or token ids) or a list of them; params: one for all, or one each.
+
+        Raises as submit() does, and then none of them goes on.
+        """
+        batch: list[Prompt]
+        if isinstance(prompts, str) or (prompts and isinstance(prompts[0], int)):
+            batch = [prompts]  # type: ignore[list-item]
+        else:
+            batch = list(prompts)  # type: ignore[arg-type]
+        each = list(params) if isinstance(params, Sequence) else [params] * len(batch)
+        if len(each) != len(batch):
+            raise ValueError(f"{len(each)} sampling parameters for {len(batch)} prompts: give one, or one each")
+        handles: list[Handle] = []
+        try:
+            for prompt, own in zip(batch, each, strict=True):
+                handles.append(self.submit(prompt, own, beyond_capacity=True))
+            return [handle.result() for handle in handles]
+        except BaseException:
+            for handle in handles:
+                handle.cancel()
+            raise
+
+    def _make_sure_of_room(self) -> None:
+        capacity = self.serving.queue_capacity
+        slots = self.loop.scheduler.slots
+        if capacity is not None and self._outstanding >= capacity + slots:
+            raise QueueFull(f"{self._outstanding} requests are in the engine, and no more than {capacity} may wait "
+                            f"beside a batch of {slots}: try again later")  # fmt: skip
+
+    def _left(self, request: Request) -> None:
+        with self._lock:
+            self._outstanding -= 1
+        self._uncounted(request)
+
+    def _uncounted(self, request: Request) -> None:
+        self._slos.pop(request.job.id, None)
+
+    def _slo_of(self, id: int) -> Slo:
+        deadline = self._slos.get(id)
+        return NO_SLO if deadline is None else (*NO_SLO[:2], deadline)
+
+    # -- what can be seen ------------------------------------------------------------------------------------------
+
+    def snapshot(self, most: int = 1000) -> Snapshot:
+        """The state between two iterations. most: waiting jobs that are listed."""
+        try:
+            snapshot: Snapshot = self.inbox.ask(lambda: take(self.loop, most)).result()
+        except CancelledError:
+            self._thread.join()
+            return take(self.loop, most)
+        return snapshot
+
+    def records(self) -> Columns:
+        """Of the requests that have ended, by id: see fastserve.records.COLUMNS."""
+        try:
+            columns: Columns = self.inbox.ask(self.loop.recorder.columns).result()
+        except CancelledError:
+            self._thread.join()
+            return self.loop.recorder.columns()
+        return columns
+
+    def add_watcher(self, watcher: Watcher) -> None:
+        """It is called with every event of engine/watch.py, on the engine's thread; it must be quick."""
+        self.loop.watch.add(watcher)
+
+    def remove_watcher(self, watcher: Watcher) -> None:
+        self.loop.watch.remove(watcher)
+
+    def now(self) -> float:
+        """s of the engine's clock, which read 0 when it was made."""
+        return self.clock.now() / 1e9
+
+    @property
+    def alive(self) -> bool:
+        return self.loop.alive and not self.inbox.closed
+
+    @property
+    def error(self) -> str | None:
+        """Why it has stopped by itself: a broken policy, or a bug."""
+        return self.loop.error
+
+    @property
+    def counters(self) -> dict[str, int]:
+        return dict(self.loop.counters)
+
+    @property
+    def tokenizer(self) -> Any:
+        """encode, decode, apply_chat_template; or None."""
+        return self.face.tokenizer
+
+    @property
+    def model_name(self) -> str:
+        return self.face.name
+
+    @property
+    def max_model_len(self) -> int:
+        return self.face.max_model_len
+
+    @property
+    def vocab_size(self) -> int:
+        return self.face.vocab_size
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        return self.face.eos_ids
+
+    def start_line(self) -> str:
+        """One line: the model, the policy, the pools, and where the machine's times come from."""
+        memory = self.hardware.memory
+        host = memory.host_blocks
+        pool = "unlimited" if memory.device_tokens is None else f"{memory.device_tokens:,} tokens"
+        beside = "unlimited" if host is None else f"{host * memory.block_tokens:,} tokens"
+        return (f"{self.face.name}, policy {self.serving.name}, batch cap {self.serving.max_batch}, KV pool {pool}, "
+                f"host {beside}, {self.serving.residency}; times: {self.machine}")  # fmt: skip
+
+    # -- its life --------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Who has not ended is cancelled; returns when the engine's thread has ended and its memory is free."""
+        self.inbox.close()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+        atexit.unregister(self.close)
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- how to make one -------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def scripted(
+        *,
+        latency: str | PathLike[str] = "opt-13b-a100",
+        realtime: bool | float = False,
+        max_model_len: int = 2048,
+        fail: Fail | None = None,
+        **serving: Any,
+    ) -> Engine:
+        """An engine without a model or torch. What it says depends on each request's seed alone.
+
+        latency: the modelled machine; its pools are the default. realtime: False: no waiting at all, times are the
+        model's; a number: real time, so many times as fast. fail: see scripted.Fail. serving: see Serving.
+        """
+        from fastserve.engine.assembly import scripted
+
+        return scripted(latency, realtime, max_model_len, fail, Serving.of(serving))
+
+    @staticmethod
+    def from_pretrained(
+        model: str = "embedded",
+        *,
+        dtype: str = "auto",
+        device: str = "auto",
+        threads: int | None = None,
+        load_format: str = "auto",
+        latency: str | PathLike[str] | None = None,
+        max_model_len: int | None = None,
+        gpu_memory_utilization: float = 0.9,
+        trust_remote_code: bool = False,
+        native: str = "auto",
+        **serving: Any,
+    ) -> Engine:
+        """An engine on a Hugging Face model by id or path, or the embedded one.
+
+        latency: the times that the policy is told: a preset or file (None: a stored profile for this model, dtype,
+        device and threads, else about a second of measuring). load_format="dummy": random weights. serving: see Serving.
+        """
+        from fastserve.engine.assembly import pretrained
+
+        return pretrained(
+            model, dtype=dtype, device=device, threads=threads, load_format=load_format, latency=latency,
+            max_model_len=max_model_len, gpu_memory_utilization=gpu_memory_utilization,
+            trust_remote_code=trust_remote_code, native=native, serving=Serving.of(serving),
+        )  # fmt: skip
+
+
+def _serve(loop: Loop) -> None:
+    try:
+        loop.run()
+    finally:
+        loop.executor.close()

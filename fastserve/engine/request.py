@@ -1,0 +1,254 @@
+"""Request: what one client asked for and what it has been given so far; Handle: the client's end of it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from fastserve.engine.params import SamplingParams
+from fastserve.sched.job import Job
+
+Listener = Callable[["Piece"], object]
+
+
+@dataclass(slots=True, eq=False)
+class Piece:
+    """One token as its client sees it. Times in ns of the engine's clock.
+
+    token_id is None in a last piece without a token of its own: the client cancelled, or something failed.
+    text may be empty while half a character, or what may become a stop string, is held back.
+    """
+
+    token_id: int | None
+    text: str
+    index: int  # of the token in the output, from 0
+    finish_reason: str = ""  # only in the last: stop, length, cancelled, timeout, error
+    logprob: float | None = None
+    top_logprobs: dict[int, float] | None = None
+    at_ns: int = 0  # when it was handed out; filled by the loop
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """All that came of a request. record: the row of fastserve.records.COLUMNS, empty if it never got that far."""
+
+    id: int
+    prompt_token_ids: list[int]
+    token_ids: list[int]
+    text: str | None  # None without a tokenizer
+    finish_reason: str
+    logprobs: list[dict[int, float]] | None
+    seed: int
+    error: str | None
+    record: Mapping[str, Any] = field(repr=False)
+
+
+class Voice(Protocol):
+    """Tokens into text, a token at a time: see detokenise.Detokeniser."""
+
+    @property
+    def stopped(self) -> bool: ...  # a stop string is complete; text after it is cut off
+    def add(self, token: int) -> str: ...
+    def flush(self) -> str: ...  # what was held back
+
+
+class Request:
+    """params: resolved. seed: the params' own, or the one drawn at acceptance. limit: output tokens at most.
+
+    The engine's thread writes it; clients read it through their Handle.
+    """
+
+    __slots__ = (
+        "at_end",
+        "error",
+        "finish_reason",
+        "job",
+        "listener",
+        "logprobs",
+        "params",
+        "pieces",
+        "prompt",
+        "record",
+        "sampling",
+        "seed",
+        "signal",
+        "speech",
+        "tokens",
+        "voice",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        job: Job,
+        prompt: list[int],
+        params: SamplingParams,
+        seed: int,
+        voice: Voice | None,
+        listener: Listener | None = None,
+        at_end: Callable[[Request], object] | None = None,
+    ) -> None:
+        self.job = job
+        self.prompt = prompt
+        self.params = params
+        self.seed = seed
+        self.voice = voice  # None without a tokenizer
+        self.listener = listener
+        self.at_end = at_end  # called once, after the last piece
+        self.tokens: list[int] = []
+        self.speech: list[str] = []
+        self.logprobs: list[dict[int, float]] | None = None if params.logprobs is None else []
+        self.sampling: Any = None  # the Sampler's state of it; the executor's own
+        self.finish_reason = ""
+        self.error: str | None = None
+        self.record: Mapping[str, Any] = {}
+        self.pieces: list[Piece] = []
+        self.signal = threading.Condition()
+
+    # -- what the executor does ------------------------------------------------------------------------------------
+
+    def accept(
+        self,
+        token: int,
+        eos: frozenset[int],
+        logprob: float | None = None,
+        top: dict[int, float] | None = None,
+    ) -> Piece:
+        """The next token has been drawn. The piece says whether the request has ended by it."""
+        params = self.params
+        self.tokens.append(token)
+        count = len(self.tokens)
+        closing = False  # ended by what the token is, and not by what it says
+        if count >= params.min_tokens:
+            closing = token in params.stop_token_ids
+            if token in eos and not params.ignore_eos and params.stop_after is None:
+                closing = True
+        text = ""
+        voice = self.voice
+        if voice is not None and (not closing or params.include_stop):
+            text = voice.add(token)
+        if closing or count == params.stop_after or (voice is not None and voice.stopped):
+            self.finish_reason = "stop"
+        elif count >= self.job.limit:
+            self.finish_reason = "length"
+        if self.finish_reason and voice is not None:
+            text += voice.flush()
+        if self.logprobs is not None and logprob is not None:
+            self.logprobs.append({token: logprob} | (top or {}))
+        self.speech.append(text)
+        return Piece(token, text, count - 1, self.finish_reason, logprob, top)
+
+    def end(self, reason: str, error: str | None = None) -> Piece:
+        """It ends for a reason outside its own tokens."""
+        self.finish_reason = reason
+        self.error = error
+        text = "" if self.voice is None else self.voice.flush()
+        self.speech.append(text)
+        return Piece(None, text, len(self.tokens), reason)
+
+    # -- what the loop does ----------------------------------------------------------------------------------------
+
+    def hand_out(self, piece: Piece) -> None:
+        """To whoever iterates, and to the listener. A listener that raises is not called again."""
+        with self.signal:
+            self.pieces.append(piece)
+            self.signal.notify_all()
+        if self.listener is not None:
+            try:
+                self.listener(piece)
+            except Exception:
+                self.listener = None
+                raise
+            finally:
+                self._told(piece)
+        else:
+            self._told(piece)
+
+    def _told(self, piece: Piece) -> None:
+        if piece.finish_reason and self.at_end is not None:
+            self.at_end(self)
+
+    @property
+    def over(self) -> bool:
+        """The last piece has been handed out."""
+        return bool(self.pieces) and self.pieces[-1].finish_reason != ""
+
+
+class Handle:
+    """Iterate over it for its pieces as they come, from the first one on; every iteration starts there."""
+
+    __slots__ = ("_cancel", "_request")
+
+    def __init__(self, request: Request, cancel: Callable[[Request, str], None]) -> None:
+        self._request = request
+        self._cancel = cancel
+
+    @property
+    def id(self) -> int:
+        return self._request.job.id
+
+    @property
+    def seed(self) -> int:
+        return self._request.seed
+
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self._request.prompt)
+
+    @property
+    def state(self) -> str:
+        """queued, running, preempted, finished, cancelled or failed."""
+        request = self._request
+        if request.over:
+            return {"cancelled": "cancelled", "timeout": "cancelled", "error": "failed"}.get(
+                request.finish_reason, "finished"
+            )
+        return state_of(request.job)
+
+    @property
+    def done(self) -> bool:
+        return self._request.over
+
+    def cancel(self, reason: str = "cancelled") -> None:
+        """It ends with this finish_reason after the iteration that is running; one that has ended is left alone."""
+        self._cancel(self._request, reason)
+
+    def __iter__(self) -> Iterator[Piece]:
+        request = self._request
+        index = 0
+        while True:
+            with request.signal:
+                while index == len(request.pieces):
+                    request.signal.wait()
+                piece = request.pieces[index]
+            index += 1
+            yield piece
+            if piece.finish_reason:
+                return
+
+    def result(self, timeout: float | None = None) -> Output:
+        """Waits for the end. timeout: s, after which TimeoutError."""
+        request = self._request
+        with request.signal:
+            if not request.signal.wait_for(lambda: request.over, timeout):
+                raise TimeoutError(f"request {self.id} is {self.state} after {timeout} s, with "
+                                   f"{len(request.tokens)} tokens")  # fmt: skip
+        return Output(
+            id=self.id,
+            prompt_token_ids=list(request.prompt),
+            token_ids=list(request.tokens),
+            text=None if request.voice is None else "".join(request.speech),
+            finish_reason=request.finish_reason,
+            logprobs=request.logprobs,
+            seed=request.seed,
+            error=request.error,
+            record=request.record,
+        )
+
+
+def state_of(job: Job) -> str:
+    """queued, running or preempted; of a live job."""
+    if job.running:
+        return "running"
+    return "preempted" if job.preemptions else "queued"

@@ -1,0 +1,128 @@
+"""Snapshot: the engine between two iterations, as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any
+
+from fastserve.engine.loop import Loop
+from fastserve.engine.request import Request, state_of
+from fastserve.sched.job import NEVER
+from fastserve.sched.scheduler import Scheduler
+
+
+@dataclass(frozen=True, slots=True)
+class JobView:
+    """One live request. Times in s of the engine's clock."""
+
+    id: int
+    state: str  # queued, running or preempted
+    slot: int | None  # of the batch, while it runs
+    level: str  # what the policy says of it
+    prompt_tokens: int
+    prefilled_tokens: int  # of prompt and output, by prefills; less than prompt_tokens while its prefill goes on
+    output_tokens: int
+    max_tokens: int
+    arrival: float
+    served: float
+    preemptions: int
+    place: str  # of its KV: nowhere, device, leaving, host or coming
+    client: str
+    program: str
+    priority: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """KV of one memory, in tokens; total is None where it is unlimited."""
+
+    total: int | None
+    used: int  # by running jobs (device), by kept KV (host)
+    parked: int  # KV of jobs that do not run, and of copies under way
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    at: float  # s of the engine's clock
+    alive: bool
+    error: str | None
+    policy: str
+    slots: int
+    running: int
+    waiting: int
+    jobs: tuple[JobView, ...]  # who runs, by slot; then who waits, in the order of submission, up to a bound
+    device: Pool
+    host: Pool
+    copies: int  # under way
+    steps: int
+    scheduler_us: float  # an iteration's time in the Scheduler and its policy, mean since the start
+    host_us: float  # an iteration's time outside the model
+    counters: dict[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def take(loop: Loop, most: int) -> Snapshot:
+    """On the engine's thread. most: waiting jobs that are shown."""
+    scheduler = loop.scheduler
+    seats = loop.watch.seats.of
+    running = sorted(scheduler.running, key=lambda job: seats.get(job, 0))
+    waiting = islice((job for job in scheduler.live if not job.running), most)
+    shown = [loop.requests[job] for job in [*running, *waiting] if job in loop.requests]
+    device, host = pools(scheduler)
+    steps = max(1, loop.steps)
+    return Snapshot(
+        at=loop.clock.now() / 1e9,
+        alive=loop.alive,
+        error=loop.error,
+        policy=type(scheduler.policy).__name__,
+        slots=scheduler.slots,
+        running=len(running),
+        waiting=len(scheduler.live) - len(running),
+        jobs=tuple(_views(loop, shown)),
+        device=device,
+        host=host,
+        copies=len(scheduler.ledger.copies),
+        steps=loop.steps,
+        scheduler_us=loop.scheduler_ns / steps / 1e3,
+        host_us=(loop.busy_ns - loop.executor.model_ns) / steps / 1e3,
+        counters=dict(loop.counters),
+    )
+
+
+def pools(scheduler: Scheduler) -> tuple[Pool, Pool]:
+    """Device and host, from the Scheduler's ledger."""
+    ledger = scheduler.ledger
+    block = ledger.block
+    device = Pool(_total(ledger.blocks, block), ledger.used * block, ledger.cold * block)
+    copying = sum([copy.blocks for copy in ledger.copies if copy.out])
+    return device, Pool(_total(ledger.host, block), (ledger.hosted - copying) * block, copying * block)
+
+
+def _total(blocks: int, block: int) -> int | None:
+    return None if blocks >= NEVER else blocks * block
+
+
+def _views(loop: Loop, requests: Iterable[Request]) -> Iterable[JobView]:
+    for request in requests:
+        job = request.job
+        yield JobView(
+            id=job.id,
+            state=state_of(job),
+            slot=loop.watch.seats.of.get(job),
+            level=loop.watch.explained(job),
+            prompt_tokens=job.prompt,
+            prefilled_tokens=job.prefilled,
+            output_tokens=job.generated,
+            max_tokens=job.limit,
+            arrival=job.arrival / 1e9,
+            served=job.served / 1e9,
+            preemptions=job.preemptions,
+            place=job.place.value,
+            client=job.client,
+            program=job.program,
+            priority=job.priority,
+        )
