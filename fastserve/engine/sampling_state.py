@@ -1,0 +1,86 @@
+"""SamplingState: what the sampler must remember of one request from token to token. Preemption does not touch it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastserve.engine.params import SamplingParams
+
+Number = TypeVar("Number", int, float)
+
+
+class SamplingState:
+    """Made once, at acceptance; `accept` keeps it current at constant cost a token.
+
+    params: resolved. seed: the request's own, or the one drawn for it. prompt: token ids. eos_ids: the model's.
+    ValueError where `params` still leaves a field to the model.
+    """
+
+    __slots__ = (
+        "_counts", "_ids", "_where", "barred", "ends", "generated", "logprobs", "min_p", "params", "penalised",
+        "repetition", "seed", "temperature", "top_k", "top_p",
+    )  # fmt: skip
+
+    def __init__(
+        self, params: SamplingParams, *, seed: int, prompt: Sequence[int] = (), eos_ids: Iterable[int] = ()
+    ) -> None:
+        stops, eos = frozenset(params.stop_token_ids), frozenset(eos_ids)
+        self.params = params
+        self.seed = seed
+        self.generated = 0  # tokens accepted so far: the index of the next one
+        self.temperature = _resolved(params.temperature)
+        self.top_k = max(0, _resolved(params.top_k))
+        self.top_p = _resolved(params.top_p)
+        self.min_p = _resolved(params.min_p)
+        self.repetition = _resolved(params.repetition_penalty)
+        self.logprobs = params.logprobs
+        self.ends = stops if params.ignore_eos or params.stop_after is not None else stops | eos
+        """Tokens that end the output."""
+        self.barred = sorted(stops | eos)
+        """Tokens that may not be drawn while `must_go_on`."""
+
+        self.penalised = bool(self.repetition != 1.0 or params.presence_penalty or params.frequency_penalty)
+        known = dict.fromkeys(prompt) if self.repetition != 1.0 else {}
+        self._where = {token: place for place, token in enumerate(known)}  # token -> its place in the two arrays
+        self._ids = np.array(list(known), np.int64)
+        self._counts = np.zeros(len(known), np.float32)  # occurrences in the output; 0: in the prompt alone
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0
+
+    @property
+    def must_go_on(self) -> bool:
+        """Fewer than min_tokens are out."""
+        return self.generated < self.params.min_tokens
+
+    @property
+    def seen(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Distinct tokens that penalties touch, and how often each is in the output. Views, good until `accept`."""
+        size = len(self._where)
+        return self._ids[:size], self._counts[:size]
+
+    def accept(self, token: int) -> None:
+        """The request's next token is this one."""
+        self.generated += 1
+        if not self.penalised:
+            return
+        size = len(self._where)
+        place = self._where.setdefault(token, size)
+        if place == size:
+            if size == len(self._ids):
+                room = max(16, size)
+                self._ids = np.concatenate([self._ids, np.zeros(room, np.int64)])
+                self._counts = np.concatenate([self._counts, np.zeros(room, np.float32)])
+            self._ids[place] = token
+        self._counts[place] += 1
+
+
+def _resolved(value: Number | None) -> Number:
+    if value is None:
+        raise ValueError("sampling parameters are unresolved: call params.resolved(model.defaults) first")
+    return value
