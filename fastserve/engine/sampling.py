@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -81,14 +82,23 @@ class Sampler:
 
 def _penalise(logits: Tensor, states: Sequence[SamplingState]) -> None:
     """Repetition as transformers has it; then frequency and presence, over the output alone, as OpenAI has them."""
-    for row, state in zip(logits, states, strict=True):
-        if not state.penalised:
-            continue
-        ids, counts = (torch.from_numpy(array.copy()).to(logits.device) for array in state.seen)
-        values = row[ids]
-        values = torch.where(values > 0, values / state.repetition, values * state.repetition)
-        values -= state.params.frequency_penalty * counts + state.params.presence_penalty * (counts > 0)
-        row[ids] = values
+    touched = [(i, state, *state.seen) for i, state in enumerate(states) if state.penalised]
+    if not touched:
+        return
+    sizes = [len(ids) for _, _, ids, _ in touched]
+
+    def spread(values: list[float], dtype: torch.dtype) -> Tensor:
+        return torch.from_numpy(np.repeat(values, sizes)).to(logits.device, dtype)
+
+    rows = spread([i for i, *_ in touched], torch.int64)
+    ids = torch.from_numpy(np.concatenate([ids for _, _, ids, _ in touched])).to(logits.device)
+    counts = torch.from_numpy(np.concatenate([counts for *_, counts in touched])).to(logits.device)
+    repetition = spread([state.repetition for _, state, *_ in touched], torch.float32)
+    frequency = spread([state.params.frequency_penalty for _, state, *_ in touched], torch.float32)
+    presence = spread([state.params.presence_penalty for _, state, *_ in touched], torch.float32)
+    values = logits[rows, ids]
+    values = torch.where(values > 0, values / repetition, values * repetition)
+    logits[rows, ids] = values - (frequency * counts + presence * (counts > 0))
 
 
 def _argmax(logits: Tensor) -> Tensor:
@@ -105,10 +115,11 @@ def _choose(logits: Tensor, best: Tensor, peak: Tensor, states: Sequence[Samplin
         return best
     drawn = [states[i] for i in drawing]
     rows = torch.tensor(drawing, device=logits.device)
-    shifted = logits - peak if len(drawing) == len(states) else logits[rows] - peak[rows]
+    mine = slice(None) if len(drawing) == len(states) else rows
     uniform = uniforms([state.seed for state in drawn], [state.generated for state in drawn])
     tokens = draw(
-        shifted,
+        logits[mine],
+        peak[mine],
         [state.temperature for state in drawn],
         [state.top_k for state in drawn],
         [state.top_p for state in drawn],

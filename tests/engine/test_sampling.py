@@ -233,13 +233,13 @@ def test_a_request_gets_the_same_in_a_batch_as_alone(fields: list[dict[str, Any]
 
 def test_large_rows_and_slices_make_no_difference() -> None:
     logits = random_logits(0, 33, 32_003)
-    shifted = logits - logits.amax(-1, keepdim=True)
+    peak = logits.amax(-1, keepdim=True)
     uniform = torch.from_numpy(uniforms(list(range(33)), [0] * 33))
     top_k, top_p, min_p = [0, 50, 0] * 11, [1.0, 1.0, 0.9] * 11, [0.0, 0.01, 0.0] * 11
-    batch = draw(shifted, [0.9] * 33, top_k, top_p, min_p, uniform)
+    batch = draw(logits, peak, [0.9] * 33, top_k, top_p, min_p, uniform)
     for i in range(33):
         one = slice(i, i + 1)
-        assert draw(shifted[one], [0.9], top_k[one], top_p[one], min_p[one], uniform[one]) == batch[i]
+        assert draw(logits[one], peak[one], [0.9], top_k[one], top_p[one], min_p[one], uniform[one]) == batch[i]
 
 
 def test_a_seed_gives_its_tokens_again_and_another_gives_others() -> None:
@@ -267,8 +267,10 @@ def test_draws_follow_the_distribution() -> None:
     kept = probabilities >= probabilities.sort(descending=True).values[9]  # the ten likeliest
     probabilities = torch.where(kept, probabilities, 0) / probabilities[kept].sum()
     uniform = torch.from_numpy(uniforms([11] * draws, list(range(draws))))
-    shifted = (logits - logits.max()).expand(draws, -1)
-    tokens = draw(shifted, [0.8] * draws, [10] * draws, [1.0] * draws, [0.0] * draws, uniform)
+    logits = logits.expand(draws, -1)
+    tokens = draw(
+        logits, logits.amax(-1, keepdim=True), [0.8] * draws, [10] * draws, [1.0] * draws, [0.0] * draws, uniform
+    )
     counts = tokens.bincount(minlength=12)
     assert (counts[~kept] == 0).all()
     expected = draws * probabilities[kept]
