@@ -7,8 +7,9 @@ from fastserve.sched.policy import Policy
 
 if TYPE_CHECKING:
     from fastserve.sched.conformance import check_policy
+    from fastserve.server.run import FastServeServer
 
-__all__ = ["Job", "Policy", "check_policy"]
+__all__ = ["FastServeServer", "Job", "Policy", "check_policy"]
 
 
 def __getattr__(name: str) -> Any:
@@ -21,4 +22,8 @@ def __getattr__(name: str) -> Any:
         from fastserve.sched.conformance import check_policy
 
         return check_policy
+    if name == "FastServeServer":
+        from fastserve.server.run import FastServeServer
+
+        return FastServeServer
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

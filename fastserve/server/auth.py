@@ -1,0 +1,111 @@
+"""Who asks: bearer tokens of a file or the settings, or those that an introspection endpoint vouches for."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import time
+from collections import OrderedDict
+from pathlib import Path
+
+import httpx
+
+from fastserve.config import FastServeConfig
+from fastserve.server.errors import ApiError
+
+OPEN = ("/health", "/ping", "/page/")
+"""Paths below these need no token; nor does the shell of the page at /."""
+
+TRUST_SECONDS = 60.0
+REMEMBERED = 10_000
+
+
+class Auth:
+    """Off when there are neither tokens nor an endpoint. Raises ValueError when the token file cannot be read."""
+
+    def __init__(self, config: FastServeConfig) -> None:
+        lines = [secret.get_secret_value() for secret in config.api_key]
+        if config.api_key_file is not None:
+            lines += _lines(config.api_key_file)
+        self.clients: dict[bytes, str] = {}
+        for line in lines:
+            token, *rest = line.split(maxsplit=1)
+            digest = _digest(token)
+            self.clients[digest] = rest[0] if rest else f"client-{digest.hex()[:8]}"
+        self.url = config.token_validation_url
+        self.scopes = frozenset(config.required_scopes)
+        self.vouched: OrderedDict[bytes, tuple[float, str]] = OrderedDict()  # digest -> until (s, monotonic), client
+        self.http: httpx.AsyncClient | None = None
+
+    @property
+    def on(self) -> bool:
+        return bool(self.clients) or self.url is not None
+
+    def is_open(self, path: str) -> bool:
+        """Whether anybody may read this path."""
+        return path == "/" or path.startswith(OPEN)
+
+    async def client(self, header: str | None) -> str:
+        """The client id behind an Authorization header. Raises ApiError 401, 403 or 503."""
+        scheme, _, token = (header or "").partition(" ")
+        token = token.strip()
+        if scheme.lower() != "bearer" or not token:
+            raise ApiError(401, "a token is needed: send the header `Authorization: Bearer TOKEN`")
+        digest = _digest(token)
+        found = None
+        for known, client in self.clients.items():  # all of them, whatever matches: equal time for every token
+            if hmac.compare_digest(known, digest):
+                found = client
+        if found is not None:
+            return found
+        if self.url is None:
+            raise ApiError(401, "this token is not known here")
+        until, client = self.vouched.get(digest, (0.0, ""))
+        return client if time.monotonic() < until else await self._introspect(token, digest)
+
+    async def _introspect(self, token: str, digest: bytes) -> str:
+        """RFC 7662; a good answer is trusted for a minute, a bad one not remembered."""
+        assert self.url is not None
+        if self.http is None:
+            self.http = httpx.AsyncClient(timeout=5.0)
+        try:
+            response = await self.http.post(self.url, data={"token": token})
+            response.raise_for_status()
+            said = response.json()
+            if not isinstance(said, dict):
+                raise ValueError("the answer is no object")
+        except (httpx.HTTPError, ValueError) as error:
+            raise ApiError(
+                503, f"the token cannot be checked now: {type(error).__name__} at the validation URL", retry_after=5
+            ) from error
+        if said.get("active") is not True:
+            raise ApiError(401, "the validation URL says that this token is not active")
+        scope = said.get("scope") or said.get("scopes") or ""
+        missing = self.scopes - set(scope.split() if isinstance(scope, str) else map(str, scope))
+        if missing:
+            raise ApiError(403, f"this token lacks the scope {', '.join(sorted(missing))}")
+        client = str(said.get("client_id") or said.get("sub") or f"client-{digest.hex()[:8]}")
+        self.vouched[digest] = time.monotonic() + TRUST_SECONDS, client
+        if len(self.vouched) > REMEMBERED:
+            self.vouched.popitem(last=False)
+        return client
+
+    async def close(self) -> None:
+        if self.http is not None:
+            await self.http.aclose()
+            self.http = None
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except OSError as error:
+        raise ValueError(f"token file {path} cannot be read: {error.strerror}") from error
+    found = [line for line in lines if line and not line.startswith("#")]
+    if not found:
+        raise ValueError(f"token file {path} holds no token; write one TOKEN or TOKEN CLIENT a line")
+    return found

@@ -1,0 +1,129 @@
+"""The durable part of jobs: what was accepted is on disk before its client hears so, and so is what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+Result = TypeVar("Result")
+
+TABLE = """
+create table if not exists jobs (
+    id text primary key,
+    client text not null,
+    created real not null,
+    request text not null,
+    ended real,
+    state text,
+    answer text
+) strict;
+create index if not exists jobs_by_end on jobs (ended);
+"""
+
+
+class Row(NamedTuple):
+    """One durable job. ended, state and answer are None while it has not ended. Times: s since the epoch."""
+
+    id: str
+    client: str
+    created: float
+    request: dict[str, Any]
+    ended: float | None
+    state: str | None
+    answer: dict[str, Any] | None
+
+
+class Store:
+    """SQLite in `folder`, or in memory without one. One thread of its own does all of it, in order.
+
+    Raises ValueError when another server holds the folder, or it cannot be written.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
+        self.thread = ThreadPoolExecutor(1, "fastserve-store")
+        try:
+            self.db: sqlite3.Connection = self._now(self._open)
+        except (sqlite3.Error, OSError) as error:
+            self.thread.shutdown()
+            if "locked" in str(error):
+                raise ValueError(
+                    f"state folder {folder} is in use by another server; stop it, or give another --state-dir"
+                ) from error
+            raise ValueError(f"state folder {folder} cannot be used: {error}") from error
+
+    def _open(self) -> sqlite3.Connection:
+        if self.folder is None:
+            db = sqlite3.connect(":memory:", isolation_level=None)
+        else:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            db = sqlite3.connect(self.folder / "jobs.sqlite", timeout=1.0, isolation_level=None)
+            # The exclusive lock is taken at the first write and held until this process ends, however it ends.
+            db.execute("pragma locking_mode = exclusive")
+            db.execute("pragma journal_mode = wal")
+            db.execute("pragma synchronous = full")
+        db.executescript(TABLE)
+        db.execute("begin exclusive")
+        db.execute("commit")
+        return db
+
+    async def add(self, job: str, client: str, created: float, request: dict[str, Any]) -> None:
+        """On disk when this returns."""
+        text = json.dumps(request)
+        await asyncio.wrap_future(
+            self._later(
+                lambda: self.db.execute(
+                    "insert into jobs (id, client, created, request) values (?, ?, ?, ?)", (job, client, created, text)
+                )
+            )
+        )
+
+    def end(self, job: str, state: str, answer: dict[str, Any], ended: float) -> None:
+        """Soon on disk. If the process dies before, the job runs again from its stored request, to the same end."""
+        text = json.dumps(answer)
+        self._later(
+            lambda: self.db.execute(
+                "update jobs set ended = ?, state = ?, answer = ? where id = ?", (ended, state, text, job)
+            )
+        )
+
+    def remove(self, job: str) -> None:
+        """It was never accepted after all, or is forgotten by now."""
+        self._later(lambda: self.db.execute("delete from jobs where id = ?", (job,)))
+
+    def rows(self, keep_jobs: int, keep_hours: float) -> list[Row]:
+        """All that is known, oldest first; what ended too long ago is forgotten for good."""
+
+        def read() -> list[Row]:
+            self.db.execute("delete from jobs where ended < ?", (time.time() - keep_hours * 3600,))
+            self.db.execute(
+                "delete from jobs where ended is not null and id not in "
+                "(select id from jobs where ended is not null order by ended desc limit ?)",
+                (keep_jobs,),
+            )
+            found: Iterator[tuple[Any, ...]] = self.db.execute(
+                "select id, client, created, request, ended, state, answer from jobs order by created, rowid"
+            )
+            return [
+                Row(id_, client, created, json.loads(request), ended, state, answer and json.loads(answer))
+                for id_, client, created, request, ended, state, answer in found
+            ]
+
+        return self._now(read)
+
+    def close(self) -> None:
+        """After everything that was asked of it has reached the disk."""
+        self._now(self.db.close)
+        self.thread.shutdown()
+
+    def _later(self, work: Callable[[], Result]) -> Future[Result]:
+        return self.thread.submit(work)
+
+    def _now(self, work: Callable[[], Result]) -> Result:
+        return self.thread.submit(work).result()
