@@ -15,12 +15,13 @@ TRACE := traces/azure-conv-like.jsonl
 # The released CPU build is pinned where no NVIDIA GPU is found; elsewhere the engine extra takes what pip finds.
 CPU_TORCH := torch==2.13.0
 
-.PHONY: help setup setup-engine demo test check format smoke compiled bench-sim figures clean
+.PHONY: help setup setup-all demo test check format smoke compiled bench-sim figures clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(VENV)/.installed ## create .venv with the simulator and the development tools (once)
+setup: $(VENV)/.installed ## create .venv with the simulator (once)
+setup-all: $(VENV)/.installed-all ## add PyTorch, the engine, the server and the development tools (once)
 
 $(PY):
 	@if [ -z "$(PYTHON)" ]; then echo "No Python 3.11 or newer was found. Install one, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; fi
@@ -29,37 +30,36 @@ $(PY):
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml | $(PY)
-	$(PIP) --editable '.[dev]'
+	$(PIP) --editable '.[sim]'
 	@touch $@
 
-setup-engine: $(VENV)/.installed-engine ## add PyTorch and what the live engine and its server need (once)
-
-$(VENV)/.installed-engine: $(VENV)/.installed
+# A resolver left alone would fetch gigabytes of CUDA for a machine without a GPU.
+$(VENV)/.installed-all: pyproject.toml | $(PY)
 	if [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null 2>&1; then $(PIP) '$(CPU_TORCH)'; fi
-	$(PIP) --editable '.[dev,engine,server]'
-	@touch $@
+	$(PIP) --editable '.[dev,engine,server,notebooks]'
+	@touch $@ $(VENV)/.installed
 
 demo: setup ## replay a bundled trace under four policies and print the table of completion times
 	$(PY) -m sim $(TRACE) --policy fcfs --policy mlfq --policy sj-mlfq --policy srpt --max-batch 16 --load 0.8
 
-test: setup ## run the tests
+test: setup-all ## run the tests
 	$(PY) -m pytest -n auto
 
-check: setup ## lint, format and type checks; changes nothing
+check: setup-all ## lint, format and type checks; changes nothing
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-format: setup ## sort imports and format in place
+format: setup-all ## sort imports and format in place
 	$(PY) -m ruff check --fix-only --quiet .
 	$(PY) -m ruff format --quiet .
 
-smoke: setup ## one small run of everything that produces results, held against results/reference (under three minutes)
+smoke: setup-all ## one small run of everything that produces results, held against results/reference (under three minutes)
 	$(PY) -m sim $(TRACE) --num-requests 300 --policy fcfs --policy sj-mlfq --policy srpt --max-batch 16 --load 0.8 --seeds 2
 	$(PY) -m experiments --scale smoke
 	$(PY) -m experiments.check --scale smoke
 
-compiled: setup ## optional: the brain compiled with mypyc, in build/compiled (needs a C compiler)
+compiled: setup-all ## optional: the brain compiled with mypyc, in build/compiled (needs a C compiler)
 	$(PIP) 'setuptools>=68'
 	$(PY) scripts/compile.py
 
