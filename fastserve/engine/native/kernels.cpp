@@ -53,11 +53,9 @@ template <class T> static void store_part(T *p, vf x, int n) {  // the first n l
   store(t, x);
   memcpy(p, t, n * sizeof(T));
 }
-template <class T> static void widen_row(float *out, const T *in, int n, int padded) {  // zeros from n up to padded
-  int i = 0;
-  for (; i + L <= n; i += L) store(out + i, load(in + i));
-  for (; i < n; i++) out[i] = widen(in[i]);
-  for (; i < padded; i++) out[i] = 0;
+template <class T> static inline void widen_row(float *__restrict out, const T *__restrict in, int n, int padded) {  // zeros from n up to padded
+  for (int i = 0; i < n; i++) out[i] = widen(in[i]);  // a plain loop: compilers widen it better than their own vectors
+  for (int i = n; i < padded; i++) out[i] = 0;
 }
 static vi count() {
   vi x;
@@ -110,16 +108,24 @@ struct Attend {
 struct Task { int sequence, kv_head, row, rows; };
 constexpr int TILE = 16, VECTORS = 32;  // cached tokens widened at a time; query vectors (rows times heads of a group) of a task
 
+struct Room {  // grows, never shrinks; on a cache line, since loads across lines cost twice
+  std::vector<float> held;
+  float *take(size_t floats) {
+    if (held.size() < floats + 16) held.resize(floats + 16);
+    return (float *)(((uintptr_t)held.data() + 63) / 64 * 64);
+  }
+};
 struct Scratch {
-  std::vector<float> query, sum, tile, score, weight;
+  Room query, sum, tile, score;
+  std::vector<float> inverse;
   std::vector<int> low, high;
 };
 static Scratch &scratch() {
   static thread_local Scratch s;
   return s;
 }
-// Calls visit(first token, tokens in the tile) with the rows of K (part 0) or V (part 1) widened into `tile`.
-template <class T, class F> static void each_tile(const Attend &a, const Task &t, int part, int from, int to, float *tile, F visit) {
+// Calls visit(first token, tokens in the tile, their rows of K (part 0) or V (part 1), widened and padded; at least L can be read).
+template <class T, int DIM, class F> static inline void each_tile(const Attend &a, const Task &t, int part, int from, int to, float *tile, F visit) {
   const int32_t *table = a.tables + t.sequence * a.table;
   const T *base = (const T *)a.keys + part * a.values + (int64_t)t.kv_head * a.tokens * a.dim;
   for (int first = from; first < to;) {
@@ -127,18 +133,22 @@ template <class T, class F> static void each_tile(const Attend &a, const Task &t
     const T *rows = base + table[first / a.tokens] * a.block + (int64_t)at * a.dim;
     const int ahead = first + n < to ? first + n : first;
     const char *next = (const char *)(base + table[ahead / a.tokens] * a.block + (int64_t)(ahead % a.tokens) * a.dim);
-    const int bytes = a.dim * (int)sizeof(T);
-    for (int i = 0; i < n; i++) {
-      for (int b = 0; b < bytes; b += 64) __builtin_prefetch(next + (int64_t)i * bytes + b);
-      widen_row(tile + i * a.padded, rows + (int64_t)i * a.dim, a.dim, a.padded);
-    }
-    visit(first, n);
+    const int dim = DIM ? DIM : a.dim, padded = DIM ? DIM : a.padded;
+    for (int i = 0; i < n; i++)
+      for (int b = 0; b < dim * (int)sizeof(T); b += 64) __builtin_prefetch(next + (int64_t)i * dim * sizeof(T) + b);
+    if constexpr (sizeof(T) == sizeof(float))
+      if (n % L == 0 && dim == padded) {
+        visit(first, n, rows);
+        first += n;
+        continue;
+      }
+    for (int i = 0; i < n; i++) widen_row(tile + i * padded, rows + (int64_t)i * dim, dim, padded);
+    visit(first, n, (const float *)tile);
     first += n;
   }
 }
-// out[0..L) = dot products of one query vector with L rows of the tile
-template <int DIM> static inline vf dots(const float *q, const float *k, int padded) {
-  const int d = DIM ? DIM : padded;
+// lane j: the dot product of one query vector with row j of the tile
+static inline vf dots(const float *q, const float *k, int d) {
   vf x[L] = {};
   for (int i = 0; i < d; i += L) {
     const vf v = load(q + i);
@@ -183,34 +193,37 @@ static float softmax(float *s, int base, int low, int high, const Attend &a, int
   return 1 / all;
 }
 template <class T, int DIM> static void attend_task(const Attend &a, const Task &t) {
-  const int group = a.heads / a.kv_heads, vectors = t.rows * group, d = a.padded;
+  const int group = a.heads / a.kv_heads, vectors = t.rows * group, d = DIM ? DIM : a.padded;
   const int new_rows = a.starts[t.sequence + 1] - a.starts[t.sequence], row = a.starts[t.sequence] + t.row;
   const int position = a.lengths[t.sequence] - new_rows + t.row, to = position + t.rows;
   const int from = a.window ? std::max(0, position + 1 - a.window) : 0, base = from / L * L;
   const int64_t width = (to - base + TILE + L) / L * L;  // room for a last tile's spill
   Scratch &s = scratch();
-  s.query.resize((size_t)vectors * d), s.sum.assign((size_t)vectors * d, 0), s.tile.resize((TILE + L) * d);
-  s.score.resize(vectors * width), s.weight.resize(vectors), s.low.resize(vectors), s.high.resize(vectors);
+  float *query = s.query.take((size_t)vectors * d), *sum = s.sum.take((size_t)vectors * d), *tile = s.tile.take((TILE + L) * d);
+  float *score = s.score.take(vectors * width);
+  s.inverse.resize(vectors), s.low.resize(vectors), s.high.resize(vectors);
+  const int *low = s.low.data(), *high = s.high.data();
   for (int i = 0; i < vectors; i++) {  // row by row, the heads of the group within
     const T *q = (const T *)a.query + (row + i / group) * a.query_row + (t.kv_head * group + i % group) * a.query_head;
-    widen_row(&s.query[(size_t)i * d], q, a.dim, d);
+    widen_row(query + (size_t)i * d, q, a.dim, d);
     s.high[i] = position + i / group + 1;
     s.low[i] = a.window ? std::max(0, s.high[i] - a.window) : 0;
   }
-  each_tile<T>(a, t, 0, from, to, s.tile.data(), [&](int first, int n) {
+  each_tile<T, DIM>(a, t, 0, from, to, tile, [=](int first, int n, const float *k) {
     for (int i = 0; i < vectors; i++)
-      if (first < s.high[i] && first + n > s.low[i])
+      if (first < high[i] && first + n > low[i])
         for (int j = 0; j < n; j += L)  // lanes past n spill and are overwritten by the next tile or masked
-          store(&s.score[i * width + first - base + j], dots<DIM>(&s.query[(size_t)i * d], s.tile.data() + j * d, d));
+          store(score + i * width + first - base + j, dots(query + (size_t)i * d, k + j * d, d));
   });
   for (int i = 0; i < vectors; i++)
-    s.weight[i] = softmax(&s.score[i * width], base, s.low[i], s.high[i], a, t.kv_head * group + i % group);
-  each_tile<T>(a, t, 1, from, to, s.tile.data(), [&](int first, int n) {
+    s.inverse[i] = softmax(score + i * width, base, low[i], high[i], a, t.kv_head * group + i % group);
+  memset(sum, 0, (size_t)vectors * d * sizeof(float));
+  each_tile<T, DIM>(a, t, 1, from, to, tile, [=](int first, int n, const float *rows) {
     for (int i = 0; i < vectors; i++) {
-      const int begin = std::max(first, s.low[i]), m = std::min(first + n, s.high[i]) - begin;
+      const int begin = std::max(first, low[i]), m = std::min(first + n, high[i]) - begin;
       if (m <= 0) continue;
-      const float *w = &s.score[i * width + begin - base], *v = s.tile.data() + (begin - first) * d;
-      float *o = &s.sum[(size_t)i * d];
+      const float *w = score + i * width + begin - base, *v = rows + (begin - first) * d;
+      float *o = sum + (size_t)i * d;
       int c = 0;
       for (; c + 8 * L <= d; c += 8 * L) blend<8>(o + c, w, v + c, d, m);
       for (; c + 4 * L <= d; c += 4 * L) blend<4>(o + c, w, v + c, d, m);
@@ -219,7 +232,7 @@ template <class T, int DIM> static void attend_task(const Attend &a, const Task 
   });
   for (int i = 0; i < vectors; i++) {
     T *o = (T *)a.out + ((int64_t)(row + i / group) * a.heads + t.kv_head * group + i % group) * a.dim;
-    for (int c = 0; c < a.dim; c += L) store_part(o + c, load(&s.sum[(size_t)i * d + c]) * s.weight[i], a.dim - c);
+    for (int c = 0; c < a.dim; c += L) store_part(o + c, load(sum + (size_t)i * d + c) * s.inverse[i], a.dim - c);
   }
 }
 template <class T> static void attend_all(const Attend &a, int sequences, int threads) {
@@ -231,8 +244,8 @@ template <class T> static void attend_all(const Attend &a, int sequences, int th
   const int n = (int)tasks.size();
 #pragma omp parallel for schedule(dynamic, 1) num_threads(n < 4 ? 1 : threads)
   for (int i = 0; i < n; i++) {
-    if (a.padded == 64) attend_task<T, 64>(a, tasks[i]);
-    else if (a.padded == 128) attend_task<T, 128>(a, tasks[i]);
+    if (a.dim == 64) attend_task<T, 64>(a, tasks[i]);
+    else if (a.dim == 128) attend_task<T, 128>(a, tasks[i]);
     else attend_task<T, 0>(a, tasks[i]);
   }
 }
@@ -301,9 +314,8 @@ template <class T, int R = ROWS> static void product_rows(const Linear &p, int r
 template <class T> static void linear_all(Linear p, const T *x, int64_t x_row, int rows, int threads) {
   const int width = p.gated ? L : PANEL, panels = (p.outer + width - 1) / width;
   const int most = std::max(ROWS, (96 * 1024 / p.inner) / ROWS * ROWS);  // rows of x that stay in a core's second-level cache
-  static thread_local std::vector<float> rows_of_x;
-  rows_of_x.resize((size_t)std::min(rows, most) * p.inner);
-  float *wide = rows_of_x.data();
+  static thread_local Room room;
+  float *wide = room.take((size_t)std::min(rows, most) * p.inner);
   T *out = (T *)p.out;
   p.x = wide, p.row = p.inner;
   const int few = std::max(1, std::min(16, panels / (8 * threads)));
