@@ -15,7 +15,7 @@ TRACE := traces/azure-conv-like.jsonl
 # The released CPU build is pinned where no NVIDIA GPU is found; elsewhere the engine extra takes what pip finds.
 CPU_TORCH := torch==2.13.0
 
-.PHONY: help setup setup-all demo test check format smoke compiled bench-sim figures clean
+.PHONY: help setup setup-all demo test check format smoke compiled bench-sim figures notebooks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,7 @@ smoke: setup-all ## one small run of everything that produces results, held agai
 	$(PY) -m sim $(TRACE) --num-requests 300 --policy fcfs --policy sj-mlfq --policy srpt --max-batch 16 --load 0.8 --seeds 2
 	$(PY) -m experiments --scale smoke
 	$(PY) -m experiments.check --scale smoke
+	$(PY) -m notebooks --scale smoke
 
 compiled: setup-all ## optional: the brain compiled with mypyc, in build/compiled (needs a C compiler)
 	$(PIP) 'setuptools>=68'
@@ -70,6 +71,9 @@ bench-sim: setup ## measure the simulator's speed on this machine, interpreted a
 SCALE ?= small
 figures: setup ## run every experiment at SCALE=smoke, small (default, half an hour) or paper, and draw its figures
 	$(PY) -m experiments --scale $(SCALE)
+
+notebooks: setup ## execute every notebook on the last results: pages and figures in build/notebooks (SCALE=small or smoke fixes which)
+	$(PY) -m notebooks $(if $(filter command line environment,$(origin SCALE)),--scale $(SCALE))
 
 clean: ## remove the virtual environment and every cache
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

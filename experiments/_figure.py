@@ -71,12 +71,15 @@ def cells(figure: Figure, count: int, columns: int = 3, sharex: bool = False, sh
 
 
 def plain_log(axis: Axis) -> None:
-    """Labels such as 0.05 and 20 on a log axis whose data are drawn: one to three a decade, so that they stay apart."""
-    from matplotlib.ticker import LogLocator, NullFormatter
+    """Labels such as 0.05 and 20 on a log axis whose data are drawn, so few that they stay apart."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
     low, high = axis.get_view_interval()
-    steps = (1.0, 2.0, 5.0) if high / low < 60 else (1.0, 3.0) if high / low < 600 else (1.0,)
-    axis.set_major_locator(LogLocator(subs=steps))
+    wide = high / low
+    steps = [1.0, 1.5, 2.0, 3.0, 5.0, 7.0] if wide < 6 else [1.0, 2.0, 5.0] if wide < 60 else [1.0, 3.0]
+    if wide >= 600:
+        steps = [1.0]
+    axis.set_major_locator(LogLocator(subs=steps) if wide > 2.5 else MaxNLocator(3))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter(NullFormatter())
 
