@@ -36,8 +36,8 @@ def fingerprint(*more: Path) -> str:
     """Of the source text that can change a simulated result, and of `more` files: 16 hexadecimal digits."""
     root = Path(__file__).parent.parent
     library = root / "fastserve"
-    found = [*library.glob("*.py"), *(root / "sim").glob("*.py")]
-    for part in ("sched", "policies", "predictors"):
+    found = [library / name for name in ("backlog.py", "measures.py", "records.py")] + [*(root / "sim").glob("*.py")]
+    for part in ("sched", "policies", "predictors", "workload"):
         found += [*(library / part).rglob("*.py"), *(library / part).rglob("*.json")]
     digest = hashlib.sha256()
     for path in [*sorted(found), *more]:
