@@ -17,6 +17,8 @@ def check_writable(path: Path) -> None:
     """
     if path.is_dir():
         raise OutputError(f"Cannot write {path}: it is a folder. Name a file in it.")
+    if path.exists() and not path.is_file():
+        raise OutputError(f"Cannot write {path}: it is no ordinary file, and would be replaced by one. Name another.")
     probe = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from fastserve.sched.batching import BATCHINGS, BUDGETS
+from fastserve.sched.batching import BATCHINGS, usual_budget
 from fastserve.sched.latency import Hardware, Link, Memory, load_hardware
 from fastserve.sched.machine import MachineTimes
 from fastserve.sched.policy import Policy
@@ -80,8 +80,12 @@ class Settings:
                 raise ValueError(f"{name}={value} must be above 0")
         for name in ("warmup", "static_timeout", "link_latency"):
             value = getattr(self, name)
-            if value is not None and value < 0:
-                raise ValueError(f"{name}={value} must not be negative; it is in seconds")
+            if value is not None and not 0 <= value < float("inf"):
+                raise ValueError(f"{name}={value} must be a finite number of seconds, and not negative")
+        for name, least in (("kv_reserve", 0), ("prefetch_quota", 0), ("max_backlog", 1), ("block_tokens", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name}={value} must be at least {least}")
         for name, choices in (("batching", BATCHINGS), ("residency", RESIDENCIES), ("evict", ORDERS)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}={getattr(self, name)!r} is none of {', '.join(choices)}")
@@ -151,7 +155,7 @@ class Settings:
         """What is printed with a result: every setting, the preset's own numbers filled in."""
         shown = asdict(self)
         memory, link = hardware.memory, hardware.link
-        budget = BUDGETS[self.batching] if self.token_budget is None else self.token_budget
+        budget = usual_budget(self.batching, self.max_batch) if self.token_budget is None else self.token_budget
         shown["token_budget"] = budget if budget < 1 << 60 else UNLIMITED
         shown["kv_tokens"] = UNLIMITED if memory.device_tokens is None else memory.device_tokens
         host = memory.host_blocks

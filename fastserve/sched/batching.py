@@ -113,3 +113,8 @@ class Static(Mixed):
 BATCHINGS: dict[str, type[Batching]] = {cls.name: cls for cls in (Mixed, PrefillFirst, Chunked, Static)}
 BUDGETS: dict[str, int] = {"mixed": 2048, "prefill-first": 2048, "chunked": 512, "static": NEVER}
 """Tokens an iteration unless given: the artifact's and vLLM's limit, and Sarathi's chunk."""
+
+
+def usual_budget(batching: str, slots: int) -> int:
+    """Tokens an iteration unless given; that of chunks is twice the slots where they are many, lest prefills starve."""
+    return max(BUDGETS[batching], 2 * slots) if batching == "chunked" else BUDGETS[batching]

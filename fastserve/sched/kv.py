@@ -32,13 +32,17 @@ class Ledger:
         self.parked: dict[Job, None] = {}  # waiting jobs at DEVICE
         self.away: dict[Job, None] = {}  # waiting jobs at HOST
         self.copies: dict[Copy, None] = {}  # under way, in the order of issue
-        self.phase = [0] * block  # rolling jobs by (their tokens - steps) mod block: who needs a block when
+        self.phase = [0] * block  # growing rolling jobs by (their tokens - steps) mod block: who needs a block when
 
     def need(self, job: Job) -> int:
         """Blocks for its next iteration."""
         if self.whole and job.limit < NEVER:
             return -(-(job.prompt + job.limit) // self.block)
         return -(-(job.prompt + job.generated) // self.block)
+
+    def grows(self, job: Job) -> bool:
+        """Does it take more blocks as it runs? Not one whose limit was reserved."""
+        return not self.whole or job.limit >= NEVER
 
     def held(self, job: Job) -> int:
         """Blocks of its KV as it stands, when that is complete: all tokens but the newest."""
@@ -78,13 +82,11 @@ class Ledger:
 
     def roll(self, job: Job, by: int) -> None:
         """by = 1: job.tokens_base has just been made relative to the step counter; -1: it is about to stop being so."""
-        if not self.whole:
+        if self.grows(job):
             self.phase[(job.prompt + job.tokens_base) % self.block] += by
 
     def advance(self, steps: int, k: int) -> None:
         """k decode iterations from `steps` on: the rolling jobs take their next blocks."""
-        if self.whole:
-            return
         phase = self.phase
         block = self.block
         if k == 1:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
-from fastserve.sched.batching import BATCHINGS, BUDGETS, Batching, owed
+from fastserve.sched.batching import BATCHINGS, Batching, owed, usual_budget
 from fastserve.sched.errors import PolicyError, RefusedError
 from fastserve.sched.job import NEVER, NOWHERE, Job, Meter
 from fastserve.sched.kv import Ledger
@@ -81,9 +81,7 @@ class Scheduler:
         self.policy = policy
         self.machine = machine
         self.slots = max_batch
-        budget = BUDGETS[batching] if token_budget is None else token_budget
-        if batching == "chunked" and token_budget is None:
-            budget = max(budget, 2 * max_batch)
+        budget = usual_budget(batching, max_batch) if token_budget is None else token_budget
         self.batching: Batching = BATCHINGS[batching](budget)
         self.batching.check(max_batch)
         self.gated = batching == "static"
@@ -407,16 +405,20 @@ class Scheduler:
         plan.service = max(1, service)
         plan.until = until
         ledger = self.ledger
-        if self.bounded and not ledger.whole and k > 1 and plan.batch:
+        if self.bounded and k > 1 and plan.batch:
             phase = ledger.phase
             if plan.joined or plan.left:
                 block = ledger.block
                 phase = phase.copy()
                 for job in plan.left:
-                    phase[(job.prompt + job.tokens_base) % block] -= 1
+                    if ledger.grows(job):
+                        phase[(job.prompt + job.tokens_base) % block] -= 1
                 for job in plan.joined:
-                    phase[(job.prompt + job.tokens_base - steps) % block] += 1
-            k = ledger.steps_within(room, plan.batch, steps, k, phase)
+                    if ledger.grows(job):
+                        phase[(job.prompt + job.tokens_base - steps) % block] += 1
+            growing = sum(phase) if ledger.whole else plan.batch
+            if growing:
+                k = ledger.steps_within(room, growing, steps, k, phase)
         plan.iterations = max(1, k)
 
     # -- commit: all bookkeeping -----------------------------------------------------------------------------------
@@ -484,7 +486,7 @@ class Scheduler:
     def _prefilled(self, job: Job) -> None:
         """Its cache is complete, and the iteration has yielded a token."""
         del self.prefilling[job]
-        if job.prefilled % self.ledger.block == 0 and not self.ledger.whole:
+        if job.prefilled % self.ledger.block == 0 and self.ledger.grows(job):
             self.ledger.used += 1
         job.tokens_base += 1
         self.hold = 0

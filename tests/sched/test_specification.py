@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fastserve.sched.job import NEVER
 from fastserve.sched.machine import MachineTimes
 from fastserve.sched.plan import Plan
 from fastserve.sched.scheduler import Scheduler
@@ -111,12 +112,17 @@ def differences(ours: dict[str, Any], theirs: list[Any], block_bytes: int) -> li
     return found
 
 
-def compare(name: str, seed: int, batching: str, memory: str, guard: bool, n: int = 60) -> dict[str, float]:
+def compare(
+    name: str, seed: int, batching: str, memory: str, guard: bool, n: int = 60, limitless: bool = False
+) -> dict[str, float]:
+    """limitless: the whole context is to be reserved, and no job says how long that may become."""
     rng = random.Random(f"{name} {seed} {batching} {memory} {guard}")
     coarse = rng.random() < 0.5
     slots = rng.choice([1, 2, 6, 16])
     work = workload(rng, n, coarse, slots, cancels=rng.random() < 0.4)
     options = options_for(rng, work, slots, batching, memory, guard)
+    if limitless:
+        work.limit, options["whole_context"] = NEVER, True
     machine = hardware(coarse)
     case = f"{name} seed {seed} {'coarse' if coarse else 'fine'} {options}"
 
@@ -153,3 +159,10 @@ def compare(name: str, seed: int, batching: str, memory: str, guard: bool, n: in
 @pytest.mark.parametrize("name", NAMES)
 def test_macro_steps_are_the_specification(name: str, batching: str, memory: str, guard: bool) -> None:
     compare(name, 0, batching, memory, guard)
+
+
+@pytest.mark.parametrize("memory", MEMORIES[1:])
+@pytest.mark.parametrize("name", ["fcfs", "chaos", "stranger"])
+def test_jobs_without_a_limit_grow_though_the_whole_context_is_reserved(name: str, memory: str) -> None:
+    for seed in range(3):
+        compare(name, seed, "chunked", memory, guard=True, n=30, limitless=True)

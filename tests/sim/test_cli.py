@@ -55,6 +55,11 @@ def test_the_table_names_every_row_and_setting(capsys: pytest.CaptureFixture[str
     assert max(map(len, page.splitlines())) <= 120
 
 
+def test_a_wide_batch_has_a_wide_token_budget_and_the_header_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*FEW, "--policy", "fcfs", "--max-batch", "400"]) == 0
+    assert "token budget 800" in capsys.readouterr().out
+
+
 def test_json_is_one_document_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
     policies = ["--policy", "mlfq", "--set", "q1=0.05", "--label", "slow", "--policy", "fcfs"]
     assert main([*FEW, *policies, "--seeds", "2", "--json"]) == 0
@@ -153,6 +158,13 @@ REFUSALS = [
     (["--token-budget", "3"], "token budget of 3"),
     (["--kv-tokens", "10"], "must hold one block"),
     (["--max-batch", "0"], "at least 1"),
+    (["--warmup", "nan"], "warmup=nan must be a finite number of seconds"),
+    (["--static-timeout", "inf"], "static_timeout=inf must be a finite number of seconds"),
+    (["--link-latency", "inf"], "link_latency=inf must be a finite number of seconds"),
+    (["--block-tokens", "0"], "block_tokens=0 must be at least 1"),
+    (["--max-backlog", "0"], "max_backlog=0 must be at least 1"),
+    (["--kv-reserve", "-1"], "kv_reserve=-1 must be at least 0"),
+    (["--prefetch-quota", "-1"], "prefetch_quota=-1 must be at least 0"),
 ]
 
 
@@ -188,6 +200,8 @@ def test_what_cannot_be_written_is_refused_before_the_run(
     assert f"Cannot write {tmp_path}" in line
     if flag in ("--timeline", "--iterations"):
         assert "is a folder" in refused(capsys, BUNDLED, flag, str(tmp_path))
+        os.mkfifo(tmp_path.with_suffix(".pipe"))
+        assert "no ordinary file" in refused(capsys, BUNDLED, flag, str(tmp_path.with_suffix(".pipe")))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
