@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from os import PathLike
 from pathlib import Path
 from typing import Any, Final
 
@@ -75,7 +76,7 @@ def plan_data(plan: Plan | None, copies: Copies) -> dict[str, Any] | None:
 class FlightLog:
     """Writes one. Each line is whole on disk before the next event, so that a crash leaves what led to it."""
 
-    def __init__(self, path: str | Path, header: dict[str, Any]) -> None:
+    def __init__(self, path: str | PathLike[str], header: dict[str, Any]) -> None:
         """OSError where the file cannot be written."""
         self._file = Path(path).open("w", encoding="utf-8", buffering=1)  # noqa: SIM115 (closed by close())
         self._copies = Copies()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from os import PathLike
-from typing import Any
+from typing import Any, Literal
 
 from fastserve.engine.bytes import EOS, ByteTokenizer
 from fastserve.engine.clock import Clock, VirtualClock, WallClock
+from fastserve.engine.detokenise import Alphabet
 from fastserve.engine.engine import Engine
 from fastserve.engine.face import Face
-from fastserve.engine.params import SamplingParams
-from fastserve.engine.request import Voice
 from fastserve.engine.scripted import Fail, ScriptedExecutor
 from fastserve.engine.serving import Serving
 from fastserve.sched.latency import Hardware, Memory, load_hardware
@@ -23,7 +23,9 @@ def scripted(
     hardware = with_pools(load_hardware(latency), serving)
     clock: Clock = WallClock(float(realtime)) if realtime else VirtualClock()
     tokenizer = ByteTokenizer()
-    face = Face("scripted", tokenizer, _Interim, max_model_len, len(tokenizer), frozenset({EOS}))
+    face = Face(
+        "scripted", tokenizer, Alphabet(tokenizer).voice, max_model_len, len(tokenizer), frozenset({EOS})
+    )  # fmt: skip
     executor = ScriptedExecutor(hardware, clock, eos=face.eos_ids, fail=fail)
     own: dict[str, Any] = {"model": face.name, "latency": hardware.name, "realtime": realtime,
                            "max_model_len": max_model_len}  # fmt: skip
@@ -31,28 +33,91 @@ def scripted(
 
 
 def with_pools(hardware: Hardware, serving: Serving) -> Hardware:
-    """The same machine with the pools that were asked for."""
+    """The same machine with the pools that were asked for, rounded up to whole blocks."""
+    block = serving.block_tokens
+
+    def whole(tokens: int) -> int:
+        return -(-tokens // block) * block
+
     memory = hardware.memory
     bytes_per_token = memory.bytes_per_token or 1
     host_bytes = memory.host_bytes
     if serving.host_tokens is not None:
-        host_bytes = serving.host_tokens // serving.block_tokens * serving.block_tokens * bytes_per_token
+        host_bytes = whole(serving.host_tokens) * bytes_per_token
     device_tokens = memory.device_tokens if serving.kv_tokens is None else serving.kv_tokens
     if device_tokens is not None:
-        device_tokens = device_tokens // serving.block_tokens * serving.block_tokens
-    pools = Memory(serving.block_tokens, device_tokens, host_bytes, bytes_per_token)
-    return Hardware(hardware.latency, pools, hardware.link, hardware.about)
+        device_tokens = whole(device_tokens)
+    return replace(hardware, memory=Memory(block, device_tokens, host_bytes, bytes_per_token))
 
 
-class _Interim:
-    def __init__(self, params: SamplingParams) -> None:
-        self.stopped = False
+def pretrained(
+    name: str,
+    *,
+    dtype: str,
+    device: str,
+    threads: int | None,
+    load_format: Literal["auto", "dummy"],
+    latency: str | PathLike[str] | None,
+    max_model_len: int | None,
+    gpu_memory_utilization: float,
+    trust_remote_code: bool,
+    native: Literal["auto", "off"],
+    serving: Serving,
+) -> Engine:
+    """See Engine.from_pretrained()."""
+    from fastserve.engine.model import load_model
 
-    def add(self, token: int) -> str:
-        return chr(token) if token < 256 else ""
+    given = None if latency is None else load_hardware(latency)  # a wrong name is known before the model is loaded
+    model = load_model(
+        name, device=device, dtype=dtype, load_format=load_format, max_model_len=max_model_len,
+        trust_remote_code=trust_remote_code, native=native, threads=threads,
+    )  # fmt: skip
+    return on_model(model, serving, hardware=given, gpu_memory_utilization=gpu_memory_utilization)
 
-    def flush(self) -> str:
-        return ""
 
+def on_model(
+    model: Any,
+    serving: Serving,
+    *,
+    hardware: Hardware | None = None,
+    gpu_memory_utilization: float = 0.9,
+    clock: Clock | None = None,
+) -> Engine:
+    """An engine on a loaded model.Model. hardware: its times, in place of a stored profile or a warm-up."""
+    import torch
 
-_voice: type[Voice] = _Interim
+    from fastserve.engine.cache import Cache
+    from fastserve.engine.executor import TorchExecutor
+    from fastserve.engine.profiles import stored
+    from fastserve.engine.sizes import size_pools
+    from fastserve.engine.warmup import measure
+
+    block = serving.block_tokens
+    block_bytes = model.block_bytes(block)
+    swaps = serving.residency in ("reactive", "proactive")
+    pools = size_pools(
+        block_bytes, model.device, block_tokens=block, kv_tokens=serving.kv_tokens,
+        host_tokens=serving.host_tokens if swaps else 0, gpu_memory_utilization=gpu_memory_utilization,
+    )  # fmt: skip
+    cache = Cache(
+        model.layers, model.kv_heads, model.head_dim, pools.blocks, pools.host_blocks, block, model.dtype, model.device
+    )
+    memory = Memory(block, pools.blocks * block, pools.host_blocks * block_bytes, block_bytes // block)
+    machine = "as given"
+    if hardware is None:
+        hardware, machine = stored(model), "a stored profile"
+    if hardware is None:
+        hardware, machine = measure(model, cache, memory, serving.max_batch), "measured at load"
+    hardware = replace(hardware, memory=memory)
+    voice = None if model.tokenizer is None else Alphabet(model.tokenizer).voice
+    face = Face(
+        model.name, model.tokenizer, voice, model.max_model_len, model.vocab_size, model.eos_ids, model.defaults
+    )
+    own: dict[str, Any] = {
+        "model": model.name, "dtype": str(model.dtype).removeprefix("torch."), "device": str(model.device),
+        "threads": torch.get_num_threads(), "native": model.native is not None, "latency": hardware.name,
+        "max_model_len": model.max_model_len, "gpu_memory_utilization": gpu_memory_utilization, "pools": pools.why,
+    }  # fmt: skip
+    executor = TorchExecutor(model, cache)
+    settings = own | serving.shown(hardware)
+    return Engine(executor, face, hardware, serving, clock or WallClock(), settings, f"{hardware.name} ({machine})")

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import CancelledError
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fastserve.engine.clock import Clock
 from fastserve.engine.face import Face
@@ -119,7 +119,7 @@ class Engine:
         params = (params or SamplingParams()).resolved(self.face.defaults)
         ids = self.face.encode(prompt)
         limit = self.face.limit(len(ids), params)
-        voice = None if self.face.voice is None else self.face.voice(params)
+        voice = None if self.face.voice is None else self.face.voice(params, ids)
         if params.stop and voice is None:
             raise ValueError(f"stop strings need text, and model {self.face.name} has no tokenizer")
         guess = None
@@ -305,18 +305,19 @@ class Engine:
         dtype: str = "auto",
         device: str = "auto",
         threads: int | None = None,
-        load_format: str = "auto",
+        load_format: Literal["auto", "dummy"] = "auto",
         latency: str | PathLike[str] | None = None,
         max_model_len: int | None = None,
         gpu_memory_utilization: float = 0.9,
         trust_remote_code: bool = False,
-        native: str = "auto",
+        native: Literal["auto", "off"] = "auto",
         **serving: Any,
     ) -> Engine:
         """An engine on a Hugging Face model by id or path, or the embedded one.
 
         latency: the times that the policy is told: a preset or file (None: a stored profile for this model, dtype,
-        device and threads, else about a second of measuring). load_format="dummy": random weights. serving: see Serving.
+        device and threads, else about a second of measuring). load_format="dummy": random weights. serving: see
+        Serving.
         """
         from fastserve.engine.assembly import pretrained
 

@@ -10,12 +10,12 @@ from fastserve.engine.params import SamplingParams
 from fastserve.engine.request import Voice
 from fastserve.sched.errors import RefusedError
 
-VoiceOf = Callable[[SamplingParams], Voice]
+VoiceOf = Callable[[SamplingParams, Sequence[int]], Voice]
 
 
 @dataclass(frozen=True, slots=True)
 class Face:
-    """voice: makes what turns one request's tokens into text; None without a tokenizer."""
+    """voice: (params, prompt) -> what turns one request's tokens into text; None without a tokenizer."""
 
     name: str
     tokenizer: Any

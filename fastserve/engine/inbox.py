@@ -65,6 +65,17 @@ class Inbox:
         """Without the lock: what is put meanwhile is found at the next boundary."""
         return not (self._arrivals or self._cancels or self._asks)
 
+    def next(self) -> int:
+        """ns: when the next arrival or cancel that matters is due; NEVER if there is none."""
+        with self.condition:
+            return self._next()
+
+    def _next(self) -> int:
+        while self._cancels and self._cancels[0][3].finish_reason:
+            heappop(self._cancels)
+        at = self._arrivals[0][0] if self._arrivals else NEVER
+        return min(at, self._cancels[0][0]) if self._cancels else at
+
     def arrived(self, now: int) -> list[Request]:
         """Takes out who has come by now, by (arrival, id)."""
         came = []
@@ -97,13 +108,7 @@ class Inbox:
         """Until something is due, the time has come, or it is closed."""
         with self.condition:
             while not (self.closed or self._asks):
-                at = until
-                if self._arrivals:
-                    at = min(at, self._arrivals[0][0])
-                while self._cancels and self._cancels[0][3].finish_reason:
-                    heappop(self._cancels)
-                if self._cancels:
-                    at = min(at, self._cancels[0][0])
+                at = min(until, self._next())
                 if at <= clock.now():
                     return
                 clock.wait(self.condition, at)

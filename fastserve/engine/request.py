@@ -61,22 +61,8 @@ class Request:
     """
 
     __slots__ = (
-        "at_end",
-        "error",
-        "finish_reason",
-        "job",
-        "listener",
-        "logprobs",
-        "params",
-        "pieces",
-        "prompt",
-        "record",
-        "sampling",
-        "seed",
-        "signal",
-        "speech",
-        "tokens",
-        "voice",
+        "at_end", "error", "finish_reason", "job", "listener", "logprobs", "params", "pieces", "prompt", "record",
+        "sampling", "seed", "signal", "speech", "tokens", "voice",
     )  # fmt: skip
 
     def __init__(

@@ -62,8 +62,7 @@ class Serving:
         if self.predictor not in (None, "client") and not str(self.predictor).startswith("constant"):
             raise ValueError(f"predictor={self.predictor!r}: a live engine knows no true lengths; give constant:TOKENS "
                              f"or client, by which each request brings its guess")  # fmt: skip
-        needs = self.kind.needs if isinstance(self.kind, type) else frozenset[str]()
-        if "guess" in needs and self.predictor is None:
+        if "guess" in getattr(self.kind, "needs", ()) and self.predictor is None:
             raise ValueError(f"policy {self.name} needs a guess of each output's length: set predictor to "
                              f"constant:TOKENS, or to client where requests bring their own")  # fmt: skip
 
@@ -98,8 +97,8 @@ class Serving:
             for key in self.knobs:
                 if key not in valid:
                     raise ValueError(f"policy {self.name} has no setting {key!r}; it has {', '.join(valid) or 'none'}")
-            return self.policy(**self.knobs)
-        return self.policy()
+        made: Policy = self.policy(**self.knobs) if isinstance(self.policy, type) else self.policy()
+        return made
 
     def predict(self) -> int | None:
         """The guess for a request that brings none."""
@@ -107,7 +106,7 @@ class Serving:
         return predictor.tokens if isinstance(predictor, predictors.Constant) else None
 
     def scheduler_settings(self, hardware: Hardware) -> dict[str, Any]:
-        """The Scheduler's keywords; the pools are the hardware's. One iteration at a time: the executor does no more."""
+        """The Scheduler's keywords; the pools are the hardware's. macro: the executor does one iteration at a time."""
         return {
             "max_batch": self.max_batch,
             "batching": self.batching,

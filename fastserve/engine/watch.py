@@ -107,15 +107,11 @@ class Watch:
         if plan.moves:
             for job in plan.drop:
                 self.tell("drop", plan.now, job)
-            for copies, out, ahead in (
-                (plan.park, True, True),
-                (plan.load, False, False),
-                (plan.prefetch, False, True),
-            ):
-                for copy in copies:
-                    if copy.job.copy is not copy:  # else it is under way since an earlier plan
-                        self.tell("copy", plan.now, copy.job, direction="out" if out else "in", blocks=copy.blocks,
-                                  ahead=ahead and copy not in plan.clear)  # fmt: skip
+            for copy in [*plan.park, *plan.load, *plan.prefetch]:
+                if copy.job.copy is not copy:  # else it is under way since an earlier plan
+                    ahead = copy not in plan.load and copy not in plan.clear
+                    way = "out" if copy.out else "in"
+                    self.tell("copy", plan.now, copy.job, direction=way, blocks=copy.blocks, ahead=ahead)
 
     def committed(self, plan: Plan, outcome: Outcome, finished: Sequence[Job], now: int) -> None:
         prefilled = {job for job, _ in plan.prefill}
