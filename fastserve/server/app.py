@@ -53,7 +53,6 @@ def create_app(engine: Engine, config: FastServeConfig | None = None) -> FastAPI
         version=version("fastserve-testbed"),
         lifespan=lifespan,
         strict_content_type=False,
-        max_body_size=round(config.max_body_mib * (1 << 20)),
     )
     app.state.service = service
     errors.install(app)

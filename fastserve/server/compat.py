@@ -19,12 +19,18 @@ from fastserve.server.errors import ApiError, Json, declared
 from fastserve.server.jobs import Group, ServedJob
 from fastserve.server.native_schema import GenerateAnswer, GenerateRequest, Prompt
 from fastserve.server.service import Service
-from fastserve.server.stream import EventStream, stream_of
+from fastserve.server.stream import EVENTS, EventStream, stream_of
 
 router = APIRouter(tags=["Other servers' names"])
 RAW: dict[int | str, dict[str, Any]] = {
-    200: {"content": native.EVENTS, "description": "`event: ttft`, then raw text, then `event: done`"},
+    200: {"content": EVENTS, "description": "`event: ttft`, then raw text, then `event: done`"},
     **native.REFUSALS,
+}
+INVALID: dict[int | str, dict[str, Any]] = {
+    422: {
+        "description": "Validation Error",
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/HTTPValidationError"}}},
+    }
 }
 BODY = {
     "requestBody": {
@@ -104,7 +110,7 @@ async def v1_generate_nobatch(request: Request, body: GenerateRequest) -> Genera
     response_model=None,
     status_code=200,
     response_class=EventStream,
-    responses=RAW | declared(400),
+    responses=RAW | INVALID,
     openapi_extra=BODY,
 )
 async def stream(request: Request) -> Response:

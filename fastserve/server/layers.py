@@ -135,7 +135,7 @@ def strays() -> list[str]:
     found = []
     for name in os.environ:
         if name.startswith(PREFIX) and name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.88)
             if near:
                 found.append(f"environment variable {name} is not known; did you mean {near[0]}?")
     return found

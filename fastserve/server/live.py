@@ -52,11 +52,11 @@ class Viewer:
         self.hub.join(self)
         try:
             while not self.gone:
+                self.awake.clear()
                 if self.stale:
                     self.stale = False
                     self.messages.clear()
                     yield self._event(await self.hub.snapshot())
-                self.awake.clear()
                 while self.messages and not self.stale:
                     yield self._event(self.messages.popleft())
                 try:

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 
 from fastserve.server.errors import ApiError, answer
 from fastserve.server.jobs import new_id
@@ -23,6 +24,9 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 NAME = re.compile(r"[\x21-\x7e]{1,128}")
 """What an X-Request-Id may be; anything else is replaced."""
+
+
+TOO_LARGE = "the body is larger than the {:,} bytes that this server takes"
 
 
 class Manners:
@@ -52,11 +56,24 @@ class Manners:
                 MutableHeaders(scope=message)["X-Request-Id"] = name
             await send(message)
 
+        most = round(self.service.config.max_body_mib * (1 << 20))
+        read = 0
+
+        async def bounded() -> MutableMapping[str, Any]:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > most:
+                raise HTTPException(413, TOO_LARGE.format(most))
+            return message
+
         try:
+            if int(headers.get("content-length") or 0) > most:
+                raise ApiError(413, TOO_LARGE.format(most))
             auth = self.service.auth
             if auth.on and not auth.is_open(scope["path"]) and scope["method"] != "OPTIONS":
                 state["client"] = await auth.client(headers.get("authorization"))
-            await self.app(scope, receive, named)
+            await self.app(scope, bounded, named)
         except ApiError as error:
             await answer(scope["path"], error)(scope, receive, named)
         except Exception as error:

@@ -15,7 +15,7 @@ from fastserve.server.errors import Json, declared
 from fastserve.server.jobs import BACKEND
 from fastserve.server.live import Viewer
 from fastserve.server.native_schema import Health, ModelList, Ready
-from fastserve.server.stream import EventStream
+from fastserve.server.stream import EVENTS, EventStream
 
 router = APIRouter(tags=["Monitoring"])
 
@@ -63,7 +63,7 @@ async def stats_detailed(request: Request) -> stats.Detailed:
     response_model=None,
     status_code=200,
     response_class=EventStream,
-    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}, **declared(401)},
+    responses={200: {"content": EVENTS}, **declared(401)},
 )
 async def live(request: Request) -> Response:
     """Never ends: a snapshot, then what happens to jobs, for the page."""

@@ -26,11 +26,10 @@ from fastserve.server.native_schema import (
     State,
 )
 from fastserve.server.service import Service
-from fastserve.server.stream import EventStream, stream_of
+from fastserve.server.stream import EVENTS, EventStream, stream_of
 
 router = APIRouter()
 REFUSALS = declared(400, 401, 404, 409, 413, 429, 500, 503, 504)
-EVENTS: dict[str, Any] = {"text/event-stream": {"schema": {"type": "string"}}}
 
 
 def _either(model: Any) -> dict[int | str, dict[str, Any]]:
@@ -165,6 +164,8 @@ async def cancel_job(request: Request, job_id: str) -> JobView:
         handle.cancel()
         await asyncio.to_thread(handle.result)
         service.settle(found)
+        if found.durable:
+            await service.store.written()
     return view(service, found, {})
 
 

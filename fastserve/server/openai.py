@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 from fastserve.server.asking import client_of, finished, program_of, service_of
 from fastserve.server.errors import ApiError, Json, declared
 from fastserve.server.jobs import Group
+from fastserve.server.openai_answer import ChatCompletion, Completion
 from fastserve.server.openai_format import ChatFormat, CompletionFormat, Reply
 from fastserve.server.openai_schema import (
     ChatCompletionRequest,
@@ -21,17 +22,17 @@ from fastserve.server.openai_schema import (
     TokenizeRequest,
 )
 from fastserve.server.service import Service
-from fastserve.server.stream import stream_of
+from fastserve.server.stream import EVENTS, stream_of
 
 COMPLETION_TOKENS = 16
 """OpenAI's default output limit of completions; of chat it is what the context leaves."""
 
 router = APIRouter(tags=["OpenAI"])
 REFUSALS = declared(400, 401, 404, 409, 413, 429, 500, 503, 504, openai=True)
-STREAMS: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "The answer, or its stream"},
-    **REFUSALS,
-}
+
+
+def _either(model: Any) -> dict[int | str, dict[str, Any]]:
+    return {200: {"model": model, "content": EVENTS, "description": "The answer, or its stream"}, **REFUSALS}
 
 
 class ModelCard(TypedDict):
@@ -91,7 +92,7 @@ def _card(service: Service) -> ModelCard:
     }
 
 
-@router.post("/v1/completions", response_model=None, responses=STREAMS)
+@router.post("/v1/completions", response_model=None, responses=_either(Completion))
 async def completions(request: Request, body: CompletionRequest) -> Response:
     service = service_of(request)
     service.check_model(body.model)
@@ -105,7 +106,7 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
     return Json(form.whole(outputs))
 
 
-@router.post("/v1/chat/completions", response_model=None, responses=STREAMS)
+@router.post("/v1/chat/completions", response_model=None, responses=_either(ChatCompletion))
 async def chat_completions(request: Request, body: ChatCompletionRequest) -> Response:
     service = service_of(request)
     service.check_model(body.model)

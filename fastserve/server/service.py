@@ -291,12 +291,16 @@ class Service:
         deadline = time.monotonic() + self.config.drain_seconds
         while time.monotonic() < deadline and any(not job.durable for job in self._live()):
             await asyncio.sleep(0.02)
+        await self._stop()
+
+    async def _stop(self) -> None:
+        """Everything that still runs is cut off; durable jobs stay queued on disk."""
         self.cut = True
         self.hub.close()
         for job in self._live():
             job.cancel()
         for _ in range(100):
-            if not self._live():
+            if not self.engine.alive or not self._live():
                 return
             await asyncio.sleep(0.02)
 
@@ -305,7 +309,7 @@ class Service:
 
     async def close(self) -> None:
         """The engine is its owner's to close."""
-        self.cut = True
+        await self._stop()
         await self.auth.close()
         await asyncio.to_thread(self.store.close)
 

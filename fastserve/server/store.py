@@ -93,6 +93,10 @@ class Store:
             )
         )
 
+    async def written(self) -> None:
+        """Everything that was asked of it before is on disk when this returns."""
+        await asyncio.wrap_future(self._later(lambda: None))
+
     def remove(self, job: str) -> None:
         """It was never accepted after all, or is forgotten by now."""
         self._later(lambda: self.db.execute("delete from jobs where id = ?", (job,)))

@@ -1,0 +1,200 @@
+"""The settings: four ways in, one order of precedence, and refusals that a person can act upon."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fastserve.__main__ import main
+from fastserve.config import FastServeConfig, explain
+from fastserve.server import layers
+
+ANY = ""  # the message is looked at as a user sees it
+EXAMPLE = """
+serving:
+  backend_type: pytorch
+  host: 127.0.0.2
+  port: 9001
+  pytorch: {device: cpu, torch_dtype: torch.float16, compile_model: false}
+  batching: {max_batch_size: 8, batch_timeout_ms: 5}
+  auth:
+    enabled: true
+    auth_type: bearer_token
+    tokens: [abc, def]
+    token_validation_url: http://127.0.0.1:1/x
+    required_scopes: [generate]
+  rate_limiting: {enabled: true, requests_per_minute: 60, tokens_per_minute: 1000, burst_allowance: 10}
+  validation: {max_prompt_length: 100, max_tokens: 50}
+  monitoring:
+    enabled: true
+    metrics_endpoint: /m
+    alert_thresholds: {error_rate: 0.1, latency_p99: 5, gpu_memory_usage: 0.9}
+"""
+
+
+def test_defaults() -> None:
+    config = FastServeConfig()
+    assert (config.host, config.port, config.max_batch, config.model) == ("127.0.0.1", 8000, 16, "embedded")
+    assert (config.max_new_tokens, config.temperature, config.top_p, config.top_k) == (100, 0.7, 0.9, 50)
+    assert config.cors_origins == () and config.requests_per_minute is None and config.model_name == "embedded"
+
+
+def test_a_serving_tree(tmp_path: Path) -> None:
+    file = tmp_path / "serving.yaml"
+    file.write_text(EXAMPLE)
+    config = FastServeConfig(config=file)
+    assert (config.host, config.port, config.device, config.dtype) == ("127.0.0.2", 9001, "cpu", "float16")
+    assert config.max_batch == 8 and [key.get_secret_value() for key in config.api_key] == ["abc", "def"]
+    assert config.required_scopes == ("generate",) and config.burst_allowance == 10
+    assert config.max_prompt_length == 100 and config.max_tokens == 50 and config.metrics_endpoint == "/m"
+    assert config.alerts == {"error_rate": 0.1, "latency_p99": 5, "gpu_memory_usage": 0.9}
+
+
+def test_what_is_switched_off_in_the_tree(tmp_path: Path) -> None:
+    file = tmp_path / "serving.yaml"
+    file.write_text(EXAMPLE.replace("enabled: true", "enabled: false"))
+    config = FastServeConfig(config=file)
+    assert config.api_key == () and config.requests_per_minute is None and not config.metrics and not config.alerts
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("port:", "prot:"), "'prot'; did you mean port?"),
+        (("torch_dtype:", "torch_dtyp:"), "'pytorch.torch_dtyp'; did you mean pytorch.torch_dtype?"),
+        (("compile_model: false", "compile_model: true"), "does not exist here yet"),
+        (("backend_type: pytorch", "backend_type: vllm"), "the only backend is pytorch"),
+        (("auth_type: bearer_token", "auth_type: basic"), "bearer_token"),
+        (("serving:", "serving"), "is not YAML"),
+        (("serving:", "other: 1\nserving:"), "'other'"),
+        (("port: 9001", "port: many"), "port=many"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_named(tmp_path: Path, change: tuple[str, str], words: str) -> None:
+    file = tmp_path / "serving.yaml"
+    file.write_text(EXAMPLE.replace(*change))
+    with pytest.raises(ValueError, match=ANY) as caught:
+        FastServeConfig(config=file)
+    line = explain(caught.value, {"config": file})
+    assert words in line and "\n" not in line and str(file) in line
+
+
+def test_the_order_of_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "serving.yaml"
+    file.write_text("serving: {port: 1, max_batch: 1, top_k: 1, temperature: 0.1}\n")
+    (tmp_path / ".env").write_text("FASTSERVE_PORT=2\nFASTSERVE_MAX_BATCH=2\nTOP_K=2\n")
+    monkeypatch.setenv("FASTSERVE_PORT", "3")
+    monkeypatch.setenv("MAX_BATCH", "3")
+    given = {"config": file, "port": 4}
+    config = FastServeConfig(**given)
+    assert (config.port, config.max_batch, config.top_k, config.temperature) == (4, 3, 2, 0.1)
+    came = {name: origin for name, _, origin in config.shown(given)}
+    assert came["port"] == "argument" and came["max_batch"] == "environment MAX_BATCH"
+    assert came["top_k"] == ".env TOP_K" and came["temperature"] == f"{file} temperature"
+    assert came["host"] == "default"
+
+
+def test_plain_variables_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (
+        ("HF_MODEL", "some/model"), ("MAX_NEW_TOKENS", "7"), ("TEMPERATURE", "0.2"), ("TOP_K", "3"), ("TOP_P", "0.5"),
+        ("SEED", "11"), ("MAX_BATCH", "5"), ("HF_TOKEN", "hf_x"), ("HOST", "wrong"), ("MODEL", "wrong"),
+    ):  # fmt: skip
+        monkeypatch.setenv(name, value)
+    config = FastServeConfig()
+    assert (config.model, config.max_new_tokens, config.temperature) == ("some/model", 7, 0.2)
+    assert (config.top_k, config.top_p, config.seed, config.max_batch) == (3, 0.5, 11, 5)
+    assert config.hf_token is not None and config.host == "127.0.0.1"
+    monkeypatch.setenv("FASTSERVE_MODEL", "mine")
+    assert FastServeConfig().model == "mine"
+    monkeypatch.setenv("FASTSERVE_MODEL", "")
+    assert FastServeConfig().model == "some/model", "an empty variable is none"
+
+
+def test_a_misspelt_variable_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTSERVE_PROT", "1")
+    monkeypatch.setenv("FASTSERVE_TRACES", "somewhere")
+    assert layers.strays() == ["environment variable FASTSERVE_PROT is not known; did you mean FASTSERVE_PORT?"]
+
+
+def test_names_in_python() -> None:
+    config = FastServeConfig(model_name="m", num_priority_queues=3, max_new_tokens=9, max_batch_size=2, cache_size=512)
+    assert (config.model, config.max_batch, config.kv_cache_gib) == ("m", 2, 0.5)
+    assert config.knobs == {"levels": 3}
+    with pytest.raises(ValueError, match="'prot'; did you mean port"):
+        FastServeConfig(prot=1)
+    with pytest.raises(ValueError, match="twice"):
+        FastServeConfig(max_batch=1, batch_size=2)
+
+
+def test_lists_and_pairs() -> None:
+    config = FastServeConfig(cors_origins="http://a, http://b", set=["alpha=0.5", "reset=no", "levels=unbounded"])
+    assert config.cors_origins == ("http://a", "http://b")
+    assert config.set == {"alpha": 0.5, "reset": False, "levels": "unbounded"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"workers": 2}, "one worker"),
+        ({"policy": "fcfs", "num_queues": 3}, "has no levels"),
+        ({"policy": "nope"}, "no policy 'nope'"),
+        ({"set": "alhpa=1"}, "no setting 'alhpa'"),
+        ({"set": "alpha"}, "KEY=VALUE"),
+        ({"kv_tokens": 5, "kv_cache_gib": 1}, "not both"),
+        ({"batching": "magic"}, "none of mixed"),
+        ({"dtype": "int3"}, "none of auto"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"port": 70000}, "port=70000"),
+        ({"metrics_endpoint": "metrics"}, "a path"),
+    ],
+)
+def test_refusals_are_one_line(settings: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=ANY) as caught:
+        FastServeConfig(**settings)
+    line = explain(caught.value, settings)
+    assert words in line and "\n" not in line
+
+
+def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    assert main(["serve", "--show-config", "--api-key", "sesame"]) == 0
+    shown = capsys.readouterr().out
+    assert "sesame" not in shown and "hf_secret" not in shown and "********" in shown
+    assert "environment HF_TOKEN" in shown and "command line" in shown
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--max-batch-size", "3"], ["--batch-size", "3"], ["--max-num-seqs", "3"], ["--max-batch", "3"],
+    ],
+)  # fmt: skip
+def test_flags_and_their_aliases(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--show-config", *flags, "--max-length", "64", "--cache-size", "256"]) == 0
+    rows = dict(line.split()[:2] for line in capsys.readouterr().out.splitlines())
+    assert rows["max_batch"] == "3" and rows["max_model_len"] == "64" and rows["kv_cache_gib"] == "0.25"
+
+
+def test_a_wrong_flag_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--port", "many"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("fastserve serve: error: port=many") and error.count("\n") == 1
+
+
+def test_a_setting_of_every_name_that_people_know() -> None:
+    """http.md's section on settings."""
+    from argparse import ArgumentParser
+
+    from fastserve import serve
+
+    parser = ArgumentParser(allow_abbrev=False)
+    serve.add_arguments(parser)
+    known = {option for action in parser._actions for option in action.option_strings}
+    wanted = (
+        "model device dtype host port workers max-model-len max-length max-batch-size batch-size max-num-seqs",
+        "num-queues queue-capacity kv-cache-gib cache-size gpu-memory-utilization host-cache-gib policy set",
+        "chat-template api-key served-model-name request-timeout state-dir threads batching token-budget residency",
+        "kv-tokens host-tokens visit max-batch latency predictor show-config",
+    )
+    assert [name for line in wanted for name in line.split() if f"--{name}" not in known] == []
