@@ -196,21 +196,6 @@ def test_a_row_of_a_product_has_the_same_bits_in_every_batch(dtype):
 
 
 @needs_native
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_a_part_of_a_packed_weight_is_that_part_of_the_product(dtype):
-    panel = 2 * NATIVE.lanes
-    x, weight, bias = torch.randn(5, 48).to(dtype), torch.randn(3 * panel + 5, 48).to(dtype), torch.randn(3 * panel + 5)
-    packed = NATIVE.pack(weight, bias)
-    whole = NATIVE.linear(x, packed)
-    for first, outer in ((0, panel), (panel, 2 * panel), (2 * panel, panel + 5)):
-        part = packed.part(first, outer)
-        assert part is not None
-        assert torch.equal(NATIVE.linear(x, part), whole[:, first : first + outer])
-    assert packed.part(1, panel) is None, "columns inside a panel cannot be cut out"
-    assert packed.part(0, panel + 1) is None
-
-
-@needs_native
 def test_bfloat16_results_are_rounded_to_the_nearest_with_ties_to_even_and_nan_stays():
     exact = torch.tensor([1 + 2**-8, 1 + 3 * 2**-8, -(1 + 2**-8), 3.4e38, float("inf"), float("nan"), 1e-40])
     one = torch.ones(1, 1, dtype=torch.bfloat16)
@@ -223,14 +208,32 @@ def test_bfloat16_results_are_rounded_to_the_nearest_with_ties_to_even_and_nan_s
 
 @needs_native
 @some
-@given(st.lists(st.integers(0, 9), max_size=10, unique=True), st.permutations(range(12)), st.sampled_from(DTYPES))
-def test_copied_blocks_equal_indexing(out_of, places, dtype):
-    source, target = torch.randn(10, 2, 2, 1, 4, 8).to(dtype), torch.randn(12, 2, 2, 1, 4, 8).to(dtype)
-    into = places[: len(out_of)]
-    want = target.clone()
-    want[into] = source[out_of]
-    NATIVE.copy_blocks(source, out_of, target, into)
-    assert torch.equal(target, want)
+@given(st.sampled_from(DTYPES), st.integers(1, 9), st.integers(1, 200), st.booleans(), st.integers(0, 2**31))
+def test_rms_norm_equals_its_formula_in_float64(dtype, rows, width, strided, seed):
+    make = torch.Generator().manual_seed(seed)
+    x = (3 * torch.randn(2, rows, width + 5 * strided, generator=make)).to(dtype)[..., :width]
+    weight = torch.randn(width, generator=make).to(dtype)
+    wide = x.double()
+    want = wide / (wide.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight.double()
+    got = NATIVE.rms_norm(x, weight, 1e-5)
+    assert got.shape == x.shape and near(got, want)
+    assert torch.equal(NATIVE.rms_norm(x[1, :1], weight, 1e-5), got[1, :1])
+
+
+@needs_native
+def test_tensors_that_do_not_fit_are_refused_before_their_bytes_are_misread():
+    half, single = torch.ones(2, 8, dtype=torch.bfloat16), torch.ones(2, 8)
+    pool = torch.zeros(1, 1, 2, 1, 4, 8)
+    with pytest.raises(TypeError):
+        NATIVE.linear(half, NATIVE.pack(single))
+    with pytest.raises(TypeError):
+        NATIVE.linear(single[:, :4], NATIVE.pack(single))
+    with pytest.raises(TypeError):
+        NATIVE.rms_norm(half, single[0], 1e-5)
+    with pytest.raises(TypeError):
+        NATIVE.write(half[:, None], half[:, None], pool, 0, torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(TypeError):
+        NATIVE.attend(half[:, None], pool, 0, SimpleNamespace(), 1.0)
 
 
 def test_other_dtypes_and_devices_are_left_to_pytorch():

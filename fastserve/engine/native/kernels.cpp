@@ -1,4 +1,4 @@
-// CPU kernels of the live engine: attention over block tables, writes into the paged cache, block copies, packed products.
+// CPU kernels of the live engine: attention over block tables, writes into the paged cache, packed products, norms.
 //
 // Vectors are the compiler's own (LANES floats wide), so one text serves every instruction set that -march=native gives.
 // Storage is float or bfloat16, arithmetic is always float. Every sum runs in an order that depends on its own row alone:
@@ -52,6 +52,12 @@ template <class T> static void store_part(T *p, vf x, int n) {  // the first n l
   T t[L];
   store(t, x);
   memcpy(p, t, n * sizeof(T));
+}
+template <class T> static inline vf load_part(const T *p, int n) {  // the first n lanes, zeros in the others
+  if (n >= L) return load(p);
+  T t[L] = {};
+  memcpy(t, p, n * sizeof(T));
+  return load(t);
 }
 template <class T> static inline void widen_row(float *__restrict out, const T *__restrict in, int n, int padded) {  // zeros from n up to padded
   for (int i = 0; i < n; i++) out[i] = widen(in[i]);  // a plain loop: compilers widen it better than their own vectors
@@ -267,9 +273,6 @@ extern "C" void write_slots(const char *key, int64_t key_row, int64_t key_head, 
       memcpy(to + values, value + r * value_row + h * value_head, size);
     }
 }
-extern "C" void copy_blocks(char *to, const int64_t *into, const char *from, const int64_t *out_of, int64_t count, int64_t bytes) {
-  for (int64_t i = 0; i < count; i++) memcpy(to + into[i] * bytes, from + out_of[i] * bytes, bytes);
-}
 
 // ---- packed products: weights in panels of PANEL columns, [panel][k][column]; bfloat16 pairs column j with column j + L in a word
 static inline void columns(const float *w, int64_t k, vf &a, vf &b) { a = load(w + k * PANEL), b = load(w + k * PANEL + L); }
@@ -340,6 +343,26 @@ extern "C" void linear(int half, const void *x, int64_t x_row, int rows, const v
                        void *out, int64_t out_row, int threads) {
   const Linear p = {nullptr, 0, weight, inner, outer, bias, out, out_row, gated};
   half ? linear_all(p, (const bf16 *)x, x_row, rows, threads) : linear_all(p, (const float *)x, x_row, rows, threads);
+}
+
+// ---- x / sqrt(mean(x^2) + epsilon) * weight, row by row
+template <class T> static void rms_norm_row(const T *x, const T *weight, T *out, int width, float epsilon) {
+  vf squares = {};
+  for (int i = 0; i < width; i += L) {
+    const vf v = load_part(x + i, width - i);
+    squares += v * v;
+  }
+  const float scale = 1 / sqrtf(total(squares) / width + epsilon);
+  for (int i = 0; i < width; i += L)
+    store_part(out + i, load_part(x + i, width - i) * scale * load_part(weight + i, width - i), width - i);
+}
+template <class T> static void rms_norm_all(const T *x, int64_t x_row, int rows, const T *weight, int width, float epsilon, T *out, int threads) {
+#pragma omp parallel for schedule(static) num_threads((int64_t)rows * width < 30000 ? 1 : threads)
+  for (int r = 0; r < rows; r++) rms_norm_row(x + r * x_row, weight, out + (int64_t)r * width, width, epsilon);
+}
+extern "C" void rms_norm(int half, const void *x, int64_t x_row, int rows, const void *weight, int width, float epsilon, void *out, int threads) {
+  half ? rms_norm_all((const bf16 *)x, x_row, rows, (const bf16 *)weight, width, epsilon, (bf16 *)out, threads)
+       : rms_norm_all((const float *)x, x_row, rows, (const float *)weight, width, epsilon, (float *)out, threads);
 }
 
 extern "C" int lanes() { return L; }

@@ -20,8 +20,8 @@ _P, _I, _L, _F = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_float
 _ARGUMENTS = {
     "attend": [_I, _P, _L, _L, _P, _L, _L, _P, _P, _P, _L, _I, _I, _I, _I, _I, _I, _F, _F, _P, _P, _I],
     "write_slots": [_P, _L, _L, _P, _L, _L, _P, _I, _P, _L, _L, _I, _L, _I],
-    "copy_blocks": [_P, _P, _P, _P, _L, _L],
     "linear": [_I, _P, _L, _I, _P, _I, _I, _P, _I, _P, _L, _I],
+    "rms_norm": [_I, _P, _L, _I, _P, _I, _F, _P, _I],
 }
 
 
@@ -34,15 +34,6 @@ class Packed:
     outer: int  # columns of the product
     bias: Tensor | None  # float32, padded to whole panels
     gated: bool
-
-    def part(self, first: int, outer: int) -> "Packed | None":
-        """Columns first .. first + outer - 1 of an ungated weight without a copy; None unless they begin a panel."""
-        panel = self.data.shape[2]
-        if self.gated or first % panel or (outer % panel and first + outer != self.outer):
-            return None
-        panels = slice(first // panel, (first + outer + panel - 1) // panel)
-        bias = None if self.bias is None else self.bias[panels.start * panel : panels.stop * panel]
-        return Packed(self.data[panels], self.inner, outer, bias, False)
 
 
 class Native:
@@ -76,6 +67,10 @@ class Native:
         sinks (heads,). `window` counts the row's own token. Returns (T, heads, dim). A row's result depends on its
         own query, position and blocks alone: decoded or prefilled in any chunk, the bits are the same.
         """
+        if query.dtype is not pool.dtype or query.shape[2] != pool.shape[5]:
+            raise TypeError(
+                f"queries {tuple(query.shape)} of {query.dtype} do not fit a pool {tuple(pool.shape)} of {pool.dtype}"
+            )
         rows, heads, dim = query.shape
         kv_heads, tokens = pool.shape[3], pool.shape[4]
         if query.stride(2) != 1:
@@ -110,6 +105,10 @@ class Native:
 
     def write(self, key: Tensor, value: Tensor, pool: Tensor, layer: int, slots: Tensor) -> None:
         """key, value (T, kv_heads, dim) into the slots (T,) int64 of one layer; slot = block * block size + offset."""
+        if not key.dtype is value.dtype is pool.dtype or key.shape[1:] != (pool.shape[3], pool.shape[5]):
+            raise TypeError(
+                f"K {tuple(key.shape)} of {key.dtype} does not fit a pool {tuple(pool.shape)} of {pool.dtype}"
+            )
         key = key if key.stride(2) == 1 else key.contiguous()
         value = value if value.stride(2) == 1 else value.contiguous()
         size = pool.itemsize
@@ -130,19 +129,6 @@ class Native:
             pool.shape[4],
         )
 
-    def copy_blocks(self, source: Tensor, out_of: list[int], target: Tensor, into: list[int]) -> None:
-        """Blocks of one pool over blocks of another, of one shape each; in the calling thread, without the GIL."""
-        count = len(out_of)
-        identifiers = ctypes.c_int64 * count
-        self._library.copy_blocks(
-            target.data_ptr(),
-            identifiers(*into),
-            source.data_ptr(),
-            identifiers(*out_of),
-            count,
-            source.stride(0) * source.itemsize,
-        )
-
     def pack(self, weight: Tensor, bias: Tensor | None = None) -> Packed:
         """weight (outer, inner), bias (outer,) as in torch.nn.functional.linear."""
         outer, inner = weight.shape
@@ -160,6 +146,10 @@ class Native:
 
     def linear(self, x: Tensor, packed: Packed) -> Tensor:
         """x (..., inner) times the weight, plus its bias: (..., outer). A row's bits do not depend on other rows."""
+        if x.dtype is not packed.data.dtype or x.shape[-1] != packed.inner:
+            raise TypeError(
+                f"{tuple(x.shape)} of {x.dtype} does not fit a weight of {packed.inner} inputs of {packed.data.dtype}"
+            )
         rows = x.reshape(-1, packed.inner)
         if rows.stride(1) != 1:
             rows = rows.contiguous()
@@ -179,6 +169,27 @@ class Native:
             torch.get_num_threads(),
         )
         return out.view(*x.shape[:-1], packed.outer)
+
+    def rms_norm(self, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        """x / sqrt(mean(x^2) + epsilon) * weight over the last dimension of x; x and weight of one dtype."""
+        if x.dtype is not weight.dtype or x.shape[-1] != weight.shape[0]:
+            raise TypeError(f"{tuple(x.shape)} of {x.dtype} does not fit {weight.shape[0]} weights of {weight.dtype}")
+        rows = x.reshape(-1, x.shape[-1])
+        if rows.stride(1) != 1:
+            rows = rows.contiguous()
+        out = torch.empty(x.shape, dtype=x.dtype)
+        self._library.rms_norm(
+            x.dtype is torch.bfloat16,
+            rows.data_ptr(),
+            rows.stride(0),
+            rows.shape[0],
+            weight.data_ptr(),
+            rows.shape[1],
+            epsilon,
+            out.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return out
 
     def _panels(self, weight: Tensor, width: int) -> Tensor:
         inner = weight.shape[1]
