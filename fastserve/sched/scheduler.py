@@ -214,6 +214,7 @@ class Scheduler:
             )
         self.batching.check(max_batch)
         self.slots = max_batch
+        self.hold = 0
 
     def opens_at(self) -> int:
         """After plan() said None with jobs waiting: ns, when to ask again though nothing happens; or NEVER."""
@@ -434,6 +435,10 @@ class Scheduler:
         meter.now = self.policy.now = now
         if plan.gone:
             self.gone = []
+        # The guard is asked again once anything has changed that its answer may rest on; an unsettled rank always may.
+        freed = bool(self.fresh) and plan.batch > 0  # they may be displaced from now on
+        changed = freed or plan.moves or bool(plan.left) or bool(outcome.copied)
+        self.hold = 0 if changed or not self.ranking.settled else plan.hold
         for job in plan.left:
             self._leave(job, plan.now)
         if plan.moves:
@@ -446,13 +451,11 @@ class Scheduler:
                 ledger.start(copy)
         for job in plan.joined:
             self._join(job)
-        self.hold = plan.hold
         if plan.moves:
             for copy in plan.clear:
                 if not copy.out:
                     ledger.abort(copy)
         if outcome.copied:
-            self.hold = 0
             for copy in outcome.copied:
                 ledger.finish(copy)
         charge = self._charge_tokens(plan, outcome.service) if self.by_tokens_charged else outcome.service

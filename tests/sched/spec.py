@@ -318,7 +318,9 @@ class Spec:
                 job.blocks_in += self.held(job)
             job.running, job.owes_token, job.place = True, True, DEVICE
             job.joined_at = self.service
-        self.hold = hold
+        fresh = any(job.owes_token and job not in joined for job in decode)
+        moves = load or park or clear or drop or prefetch
+        self.hold = hold if policy.settled and not (fresh or moves or left) else 0
         for copy in clear:
             if not copy.out and not copy.orphan:
                 copy.job.place = HOST
