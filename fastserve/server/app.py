@@ -81,7 +81,10 @@ def create_app(engine: Engine, config: FastServeConfig | None = None) -> FastAPI
 
 
 def _describe(app: FastAPI) -> None:
-    """The schema with the error bodies, and without FastAPI's 422 where errors have OpenAI's shape."""
+    """The schema with the error bodies, and without what FastAPI assumes: its 422 for OpenAI's routes, strings as events.
+
+    Streams are described event by event (itemSchema).
+    """
     made = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -89,9 +92,11 @@ def _describe(app: FastAPI) -> None:
             schema = made()
             schema.setdefault("components", {}).setdefault("schemas", {}).update(errors.SCHEMAS)
             for path, operations in schema["paths"].items():
-                if errors.speaks_openai(path):
-                    for operation in operations.values():
+                for operation in operations.values():
+                    if errors.speaks_openai(path):
                         operation["responses"].pop("422", None)
+                    for response in operation["responses"].values():
+                        response.get("content", {}).get("text/event-stream", {}).pop("schema", None)
             app.openapi_schema = schema
         return app.openapi_schema
 
