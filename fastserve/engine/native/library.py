@@ -67,10 +67,8 @@ class Native:
         sinks (heads,). `window` counts the row's own token. Returns (T, heads, dim). A row's result depends on its
         own query, position and blocks alone: decoded or prefilled in any chunk, the bits are the same.
         """
-        if query.dtype is not pool.dtype or query.shape[2] != pool.shape[5]:
-            raise TypeError(
-                f"queries {tuple(query.shape)} of {query.dtype} do not fit a pool {tuple(pool.shape)} of {pool.dtype}"
-            )
+        if not query.is_cpu or query.dtype is not pool.dtype or query.shape[2] != pool.shape[5]:
+            raise _misfit(query, pool)
         rows, heads, dim = query.shape
         kv_heads, tokens = pool.shape[3], pool.shape[4]
         if query.stride(2) != 1:
@@ -105,10 +103,9 @@ class Native:
 
     def write(self, key: Tensor, value: Tensor, pool: Tensor, layer: int, slots: Tensor) -> None:
         """key, value (T, kv_heads, dim) into the slots (T,) int64 of one layer; slot = block * block size + offset."""
-        if not key.dtype is value.dtype is pool.dtype or key.shape[1:] != (pool.shape[3], pool.shape[5]):
-            raise TypeError(
-                f"K {tuple(key.shape)} of {key.dtype} does not fit a pool {tuple(pool.shape)} of {pool.dtype}"
-            )
+        fits = key.is_cpu and key.dtype is value.dtype is pool.dtype and key.shape[1:] == (pool.shape[3], pool.shape[5])
+        if not fits:
+            raise _misfit(key, pool)
         key = key if key.stride(2) == 1 else key.contiguous()
         value = value if value.stride(2) == 1 else value.contiguous()
         size = pool.itemsize
@@ -146,10 +143,8 @@ class Native:
 
     def linear(self, x: Tensor, packed: Packed) -> Tensor:
         """x (..., inner) times the weight, plus its bias: (..., outer). A row's bits do not depend on other rows."""
-        if x.dtype is not packed.data.dtype or x.shape[-1] != packed.inner:
-            raise TypeError(
-                f"{tuple(x.shape)} of {x.dtype} does not fit a weight of {packed.inner} inputs of {packed.data.dtype}"
-            )
+        if not x.is_cpu or x.dtype is not packed.data.dtype or x.shape[-1] != packed.inner:
+            raise _misfit(x, packed.data)
         rows = x.reshape(-1, packed.inner)
         if rows.stride(1) != 1:
             rows = rows.contiguous()
@@ -172,8 +167,8 @@ class Native:
 
     def rms_norm(self, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
         """x / sqrt(mean(x^2) + epsilon) * weight over the last dimension of x; x and weight of one dtype."""
-        if x.dtype is not weight.dtype or x.shape[-1] != weight.shape[0]:
-            raise TypeError(f"{tuple(x.shape)} of {x.dtype} does not fit {weight.shape[0]} weights of {weight.dtype}")
+        if not x.is_cpu or x.dtype is not weight.dtype or x.shape[-1] != weight.shape[0]:
+            raise _misfit(x, weight)
         rows = x.reshape(-1, x.shape[-1])
         if rows.stride(1) != 1:
             rows = rows.contiguous()
@@ -197,6 +192,13 @@ class Native:
         if weight.dtype is torch.bfloat16:  # column j and column j + lanes share a 32-bit word
             return whole.view(-1, 2, self.lanes, inner).permute(0, 3, 2, 1).reshape(-1, inner, width).contiguous()
         return whole.view(-1, width, inner).transpose(1, 2).contiguous()
+
+
+def _misfit(x: Tensor, to: Tensor) -> TypeError:
+    return TypeError(
+        f"{tuple(x.shape)} of {x.dtype} on {x.device} does not fit {tuple(to.shape)} of {to.dtype} on {to.device}: "
+        "the kernels take CPU tensors of one dtype whose sizes agree"
+    )
 
 
 def load() -> Native | None:

@@ -27,16 +27,21 @@ class Replaced(NamedTuple):
 
 
 class PackedLinear(nn.Module):
-    """nn.Linear over a packed weight. `weight` has shape and dtype but no data: who computes with it fails loudly."""
+    """nn.Linear over a packed weight. `weight` has its shape and dtype, but every element is NaN."""
 
     def __init__(self, native: Native, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
         self.native = native
         self.packed = native.pack(weight, bias)
-        self.weight = torch.empty_like(weight, device="meta")
+        self.weight = _hollow(weight)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.native.linear(x, self.packed)
+
+
+def _hollow(weight: Tensor) -> Tensor:
+    """Looks like `weight` and takes no memory; whoever computes with it gets NaN, which no probe lets pass."""
+    return torch.full((), torch.nan, dtype=weight.dtype).expand(weight.shape)
 
 
 class Shared:
@@ -63,7 +68,7 @@ class SharedLinear(nn.Module):
     def __init__(self, shared: Shared, index: int, weight: Tensor) -> None:
         super().__init__()
         self.shared, self.index = shared, index
-        self.weight = torch.empty_like(weight, device="meta")
+        self.weight = _hollow(weight)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.shared.take(self.index, x)
