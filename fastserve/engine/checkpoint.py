@@ -83,7 +83,7 @@ def draw_weights(source: str, config: Any, dtype: torch.dtype, place: torch.devi
     devices = [place] if place.type == "cuda" else []
     with torch.random.fork_rng(devices), torch.device(place):
         torch.manual_seed(seed)
-        module = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trusted)
+        module: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trusted)
     try:
         module.generation_config = GenerationConfig.from_pretrained(source)
     except OSError:
@@ -108,16 +108,20 @@ def read_tokenizer(source: str, trusted: bool) -> Any:
         return None
 
 
-def own_length(config: Any) -> tuple[int | None, str]:
-    """The longest context that the model can hold exactly, and whose number that is."""
+def own_length(config: Any) -> int | None:
+    """Tokens of the longest context that the model can hold exactly; None where its config does not say."""
     text = config.get_text_config(decoder=True)
     own: int | None = getattr(text, "max_position_embeddings", None)
     ropes = getattr(text, "rope_parameters", None) or {}
     for rope in (ropes, *(it for it in ropes.values() if isinstance(it, dict))):
-        if rope.get("rope_type") == "longrope":
-            # Beyond this length transformers turns all positions of a batch by the longest one's factors.
-            return rope["original_max_position_embeddings"], "the length before its long rotary factors change,"
-    return own, "the model's own"
+        if rope.get("rope_type") != "longrope":
+            continue
+        # Beyond this length transformers turns all positions of a row by the factors of the row's longest sequence.
+        until: int = rope["original_max_position_embeddings"]
+        if own is None or until < own:
+            LOG.info("contexts end at %d tokens, not %s: then rotary factors would depend on the batch", until, own)
+            own = until
+    return own
 
 
 def _first_line(error: BaseException) -> str:

@@ -93,7 +93,7 @@ def load_model(
     name = str(model)
     source = checkpoint.find(name)
     config = checkpoint.read_config(name, source, trust_remote_code)
-    length = clamp_length(max_model_len, *checkpoint.own_length(config))
+    length = clamp_length(max_model_len, checkpoint.own_length(config))
     if load_format == "dummy":
         module = checkpoint.draw_weights(source, config, choice.dtype, place, seed, trust_remote_code)
     else:
@@ -125,7 +125,20 @@ def _kernels(probe: Probe, native: str, dtype: torch.dtype, place: torch.device)
     except RefusedModelError as error:
         LOG.warning("attention in PyTorch: with the native kernels %s", error)
         return attention
+    apply_native(probe.module, kernels)
+    try:
+        probe.check(kernels)
+    except RefusedModelError as error:  # the weights are packed now, and there is no way back
+        why = "the native layers change its numbers, and native=off does without them"
+        raise RefusedModelError(probe.name, why) from error
     return kernels
+
+
+def apply_native(module: Any, native: Native) -> None:
+    """Puts packed weights under the model's linear layers, in place."""
+    from fastserve.engine.native.surgery import operate
+
+    LOG.info("native layers: %s", operate(module, native))
 
 
 def _tuple(ids: int | list[int] | None) -> tuple[int, ...]:

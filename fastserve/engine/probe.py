@@ -64,7 +64,8 @@ class Shape(NamedTuple):
 class Probe:
     """Two random prompts, and what the model's own forward pass says to them, taken before anything is changed.
 
-    longest: tokens of the longest context, for a sliding window that is no shorter hides nothing. Raises RefusedModelError where that pass fails or gives no finite numbers.
+    longest: tokens of the longest context, for a sliding window that is no shorter hides nothing. Raises
+    RefusedModelError where that pass fails or gives no finite numbers.
     """
 
     def __init__(self, name: str, module: Any, longest: int) -> None:

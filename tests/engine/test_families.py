@@ -1,4 +1,4 @@
-"""Families that are served: the packed, paged step equals transformers' own code, whatever the chunks and the copies."""
+"""Families that are served: the packed, paged step equals transformers' own code, whatever the chunks and copies."""
 
 import random
 from pathlib import Path
