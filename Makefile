@@ -15,7 +15,7 @@ TRACE := traces/azure-conv-like.jsonl
 # The released CPU build is pinned where no NVIDIA GPU is found; elsewhere the engine extra takes what pip finds.
 CPU_TORCH := torch==2.13.0
 
-.PHONY: help setup setup-all demo test check format smoke compiled bench-sim figures notebooks clean
+.PHONY: help setup setup-all demo test check format smoke compiled bench-sim figures notebooks acceptance bench-server soak-server clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,6 +74,19 @@ figures: setup ## run every experiment at SCALE=smoke, small (default, half an h
 
 notebooks: setup ## execute every notebook on the last results: pages and figures in build/notebooks (SCALE=small or smoke fixes which)
 	$(PY) -m notebooks $(if $(filter command line environment,$(origin SCALE)),--scale $(SCALE))
+
+acceptance: setup-all ## run clients that nobody here wrote (openai, aiperf) against a server; installs them in build/acceptance
+	test -x build/acceptance/bin/python || $(PY) -m venv build/acceptance
+	build/acceptance/bin/python -m pip install --quiet --no-input --disable-pip-version-check openai
+	build/acceptance/bin/python -m pip install --quiet --no-input --disable-pip-version-check aiperf || echo "aiperf could not be installed: only openai is run"
+	build/acceptance/bin/python scripts/acceptance.py --server $(PY)
+
+bench-server: setup-all ## throughput through HTTP against the engine's own, five alternated runs (minutes)
+	$(PY) scripts/bench_server.py
+
+soak-server: setup-all ## five minutes of 200 clients who stream, cancel at random and send nonsense; nothing may leak
+	$(PY) scripts/soak_server.py --seconds 300
+	FASTSERVE_EXAMPLES=2000 $(PY) -m pytest -q tests/server/test_schema.py
 
 clean: ## remove the virtual environment and every cache
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
