@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
             make(args.policy, settings)
     except ValueError as error:
         return _refuse(str(error))
-    except Exception as error:  # the author's own module, while it is imported
+    except (Exception, SystemExit) as error:  # the author's own module, while it is imported
         return _refuse(f"policy {args.policy!r} cannot be imported: {type(error).__name__}: {error}")
 
     def fresh() -> Any:

@@ -131,6 +131,9 @@ def parser() -> argparse.ArgumentParser:
     trace.add_argument(
         "--arrivals", metavar="PROCESS", help="for lengths without arrivals: poisson, gamma:cv=4, onoff:on=10,off=30"
     )
+    trace.add_argument(
+        "--lengths", metavar="LAW", help="for client rates without lengths: profile:sharegpt, lognormal:..., zipf:..."
+    )
     output = parser.add_argument_group("runs and output")
     output.add_argument(
         "--seeds", type=int, default=1, metavar="N", help="seeds 0 to N-1; seed 0 is the trace as it stands"
@@ -198,6 +201,7 @@ def run(args: argparse.Namespace) -> int:
         lenient=args.lenient,
         rate=settings.rate or (1.0 if settings.load else None),
         arrivals=args.arrivals,
+        lengths=args.lengths,
         start_s=args.start,
         duration_s=args.duration,
         num_requests=args.num_requests,

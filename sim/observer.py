@@ -75,7 +75,7 @@ def said(policy: Policy, job: Job) -> str:
     """What the policy says of a live job. Raises PolicyError where its explain() breaks."""
     try:
         return str(policy.explain(job))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PolicyError(policy, "explain", job, error) from error
 
 

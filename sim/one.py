@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import gc
+import signal
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any
 
 from fastserve import predictors
@@ -62,7 +66,7 @@ def prepare(contender: Contender, settings: Settings) -> None:
         policy = contender.fresh()
     except (ValueError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         what = f"{type(error).__name__}: {error}"
         raise ValueError(f"policy {contender.name} cannot be imported and made: {what}") from error
     unknown = policy.needs - {"guess"}
@@ -143,6 +147,26 @@ def _slo_of(trace: Trace) -> Callable[[int], Slo] | None:
     return lambda id: slos(*[0 if values is None else values[id] for values in lists])
 
 
+@contextmanager
+def interruptible(world: World) -> Iterator[None]:
+    """Ctrl-C stops the world at its next boundary, where no job is half recorded; a second one stops it at once."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if world.stopped:
+            raise KeyboardInterrupt
+        world.stopped = True
+
+    usual = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or usual is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+
+
 def run_one(
     trace: Trace,
     contender: Contender,
@@ -155,7 +179,7 @@ def run_one(
 ) -> Run:
     """One run of a trace as it stands (its rate has been set). observe: may attach observers to the world first.
 
-    A KeyboardInterrupt ends the run; what has finished is kept, and the run's settings say "interrupted".
+    Ctrl-C ends the run at the next boundary; what has finished is kept, and the run's settings say "interrupted".
     """
     hardware = settings.hardware()
     world, scheduler = build(trace, contender, settings, seed, hardware, watch)
@@ -165,13 +189,13 @@ def run_one(
     collected = gc.isenabled()
     gc.disable()  # departed jobs are free of cycles, and young collections would walk all the live ones
     try:
-        world.run()
-    except KeyboardInterrupt:
-        world.recorder.close(world.env.now, scheduler.live)
-        own["interrupted"] = True
+        with interruptible(world):
+            world.run()
     finally:
         if collected:
             gc.enable()
+    if world.stopped:
+        own["interrupted"] = True
     columns = world.recorder.columns()
     horizon = world.recorder.horizon / 1e9
     summary = summarise(columns, horizon_s=horizon, warmup_s=settings.warmup)

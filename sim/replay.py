@@ -6,7 +6,7 @@ import os
 import pickle
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 POOL_PAYS = 20_000  # requests in all, below which starting processes costs more than it saves
+
+ALIASES = {"request_rate": "rate"}  # the name that other tools give it
 
 PolicyLike = str | type[Policy] | Contender
 Observe = Callable[[Contender, str, int], Callable[[World], None] | None]
@@ -87,6 +89,8 @@ def replay(
     processes: int | None = None,
     progress: bool | None = None,
     observe: Observe | None = None,
+    reading: Mapping[str, Any] | None = None,
+    num_requests: int | None = None,
     **changes: Any,
 ) -> Result:
     """Replay a trace under one policy or several, with a fresh policy object for each run.
@@ -96,21 +100,31 @@ def replay(
     its requests, alike for all policies (common random numbers), and seeds the predictor. changes: settings by name,
     such as load=0.8 (sim.settings.Settings lists them). processes: 1 keeps everything in this one. progress: a bar on
     stderr (None: when that is a terminal). observe: asked once for each run, in order; what is looked at runs in this
-    process.
+    process. num_requests: the first so many rows. reading: how to read the file at a path, as read_trace() takes it:
+    columns, lenient, arrivals, lengths, start_s, duration_s.
 
     Raises ValueError (TraceError for the trace) with what was wrong; PolicyError, or RunError from another process,
     when a policy breaks. After Ctrl-C returns what has finished.
     """
+    for alias, name in ALIASES.items():
+        if alias in changes:
+            changes[name] = changes.pop(alias)
     chosen = (settings or Settings()).with_(**changes)
     contenders = [_contender(entry) for entry in (policy if isinstance(policy, list | tuple) else [policy])]
     if not contenders:
         raise ValueError("give at least one policy")
     rows = check(contenders, chosen)
     numbers = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-    if not numbers:
-        raise ValueError("give at least one seed")
+    if not numbers or len(set(numbers)) < len(numbers):
+        raise ValueError(f"seeds {numbers}: give at least one, and each once")
     if not isinstance(trace, Trace):
-        trace = read_trace(trace, rate=chosen.rate or (1.0 if chosen.load else None))
+        trace = read_trace(trace, rate=chosen.rate or (1.0 if chosen.load else None), **dict(reading or {}))
+    elif reading:
+        raise ValueError(f"this trace has been read already: {', '.join(reading)} belong to read_trace()")
+    if num_requests is not None:
+        trace = trace.head(num_requests)
+    if chosen.load is not None and len(trace) < 2:
+        raise ValueError("one request has no rate, so there is no load to set: give two or more")
     hardware = chosen.hardware()
     sustained = capacity(trace, chosen)
     if chosen.load is not None:

@@ -38,6 +38,7 @@ class World:
         self.max_backlog = NEVER if max_backlog is None else max_backlog
         self.watch = watch
         self.collapsed = False
+        self.stopped = False  # asked for from outside: the run ends at the next boundary
         self.broken: PolicyError | None = None
         self.link = link
         self.observer: Observer | None = None
@@ -54,7 +55,7 @@ class World:
         self.link.sent = observer.sent
 
     def run(self) -> None:
-        """Until every job has ended, or the backlog has passed its bound. May be interrupted and asked for records.
+        """Until every job has ended, the backlog has passed its bound, or somebody has set `stopped`.
 
         Raises PolicyError.
         """
@@ -91,8 +92,7 @@ class World:
                 opens = scheduler.opens_at()
                 if opens == NEVER and inbox.at == NEVER:
                     if scheduler.live:
-                        waiting = len(scheduler.live)
-                        raise RuntimeError(f"{waiting} jobs wait and nothing will happen; a bug in the Scheduler")
+                        raise self._stuck()
                     return
                 yield self.something(opens)
                 now = env.now
@@ -109,6 +109,15 @@ class World:
                 observer.committed(plan, outcome, finished, now)
             if watch is not None and finished:
                 watch(len(finished))
+            if self.stopped:
+                return
+
+    def _stuck(self) -> Exception:
+        waiting = len(self.scheduler.live)
+        if self.scheduler.ranking.own_queue:
+            why = f"left out {waiting} waiting jobs while nobody runs and nobody will come; name every waiting job"
+            return PolicyError(self.scheduler.policy, "waiting", None, why)
+        return RuntimeError(f"{waiting} jobs wait and nothing will happen; a bug in the Scheduler")
 
     def drain(self, now: int) -> None:
         observer = self.observer

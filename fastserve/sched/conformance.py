@@ -117,7 +117,7 @@ def _made(make: Callable[[], Policy]) -> Policy:
             f"{name}() cannot be called without arguments ({error}); give every setting a default, or pass "
             f"check_policy(lambda: {name}(...))",
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConformanceError("make", f"{name}() raised {explained(error, KNOWN_NEEDS)}") from error
     if ears.heard is not None:
         raise ConformanceError("forbidden", f"{name}.__init__() {ears.heard}")
@@ -171,8 +171,10 @@ class _Case:
                 self._same_plan(watched, plan, run.scheduler.plan(run.now))
         except StuckError as error:
             raise self._stuck(error) from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             broken = _root(error) or self._at_fault(watched)
+            if broken is None and isinstance(error, PolicyError):
+                raise self._failed(error.method, str(error)) from error
             if broken is None:
                 raise
             raise self._failed(broken.check, str(broken)) from broken.__cause__

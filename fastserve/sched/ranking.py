@@ -35,7 +35,7 @@ class Ranking:
     def entry_of(self, job: Job) -> Entry:
         try:
             return (self.policy.rank(job), job.arrival, job.id, job)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise PolicyError(self.policy, "rank", job, error) from error
 
     def best_first(self, jobs: list[Job]) -> list[Job]:
@@ -55,9 +55,7 @@ class Ranking:
         for job in self.dirty:
             queue = job.queue
             if queue is not None:
-                entry = job.entry
-                assert entry is not None
-                del queue[bisect_left(queue, entry)]
+                self._take(queue, job)
             if job.running:
                 queue = self.run if job.rolling and not job.fresh else None
             else:
@@ -99,6 +97,18 @@ class Ranking:
         )
         return PolicyError(self.policy, "rank", entry[3], message)
 
+    def _take(self, queue: list[Entry], job: Job) -> None:
+        entry = job.entry
+        assert entry is not None
+        at = bisect_left(queue, entry)
+        if at == len(queue) or queue[at][3] is not job:
+            message = (
+                f"returned {entry[0]!r}, which has lost its place in the order: a rank must not change after it was "
+                f"returned, and must be neither NaN nor only partly ordered; return a new number or tuple each time"
+            )
+            raise PolicyError(self.policy, "rank", job, message)
+        del queue[at]
+
     def queue(self) -> Iterator[Entry]:
         """The waiting jobs, best first."""
         if not self.own_queue:
@@ -109,14 +119,14 @@ class Ranking:
         seen: set[Job] = set()
         try:
             jobs = iter(self.policy.waiting())
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise PolicyError(self.policy, "waiting", None, error) from error
         while True:
             try:
                 job = next(jobs)
             except StopIteration:
                 return
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise PolicyError(self.policy, "waiting", None, error) from error
             if job in seen or job.running or job not in self.live:
                 why = "twice" if job in seen else "that runs" if job.running else "that is not live"
@@ -139,9 +149,7 @@ class Ranking:
     def remove(self, job: Job) -> None:
         queue = job.queue
         if queue is not None:
-            entry = job.entry
-            assert entry is not None
-            del queue[bisect_left(queue, entry)]
+            self._take(queue, job)
             job.queue = None
         job.entry = None  # it points back at the job: a departed job must be free of cycles
         self.dirty.pop(job, None)

@@ -188,7 +188,7 @@ class Residency:
             return sorted(parked, key=self._warmth(), reverse=True)
         try:
             order = list(policy.coldest(list(parked)))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise PolicyError(policy, "coldest", None, error) from error
         if len(order) != len(parked) or set(order) != set(parked):
             raise PolicyError(

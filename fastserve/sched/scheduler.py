@@ -328,7 +328,7 @@ class Scheduler:
     def _beats(self, rank: Any, entry: Entry, job: Job) -> bool:
         try:
             return bool(rank < entry[0])
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             message = f"ranks {rank!r} and {entry[0]!r} cannot be compared ({error}); return one kind of value"
             raise PolicyError(self.policy, "rank", job, message) from error
 
@@ -542,7 +542,7 @@ class Scheduler:
             self.policy.alarm(job, why)
         except PolicyError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise PolicyError(self.policy, "alarm", job, error) from error
 
     def _call(self, method: str, job: Job) -> None:
@@ -553,7 +553,7 @@ class Scheduler:
                 self.policy.depart(job)
         except PolicyError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise PolicyError(self.policy, method, job, error) from error
 
     def _join(self, job: Job) -> None:

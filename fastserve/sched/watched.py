@@ -54,7 +54,7 @@ class Watched(Policy):
             self.blame("rank", "rank", job, f"returned {first!r}; NaN has no place in an order, return a number")
         try:
             below_itself = bool(first < first)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self.blame("rank", "rank", job, f"returned {first!r}, which cannot be compared with < ({error}); "
                        f"return a number, a string or a tuple of them")  # fmt: skip
         if below_itself:
@@ -157,7 +157,7 @@ class Watched(Policy):
         before = _state(job)
         try:
             rank = self.inner.rank(job)
-        except Exception:
+        except (Exception, SystemExit):
             return self.rank(job)
         self._unwritten("rank", job, job, before)
         return rank
@@ -180,7 +180,7 @@ class Watched(Policy):
         call: Callable[..., Any] = getattr(inner, method)
         try:
             answer = self.ears.listen(call if most is None else _listed(call, most), *args)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ConformanceError(
                 "exception", f"{self._subject(method, subject)} raised {explained(error, self.needs)}"
             ) from error
@@ -216,7 +216,7 @@ class Watched(Policy):
         for (first, a), (second, b) in pairwise(ranks):
             try:
                 kinds = (bool(a < b), bool(b < a), bool(a == b))
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 self.blame(
                     "rank", "rank", second,
                     f"returned {b!r} where job {first.id} has {a!r}: these cannot be compared ({error}); "

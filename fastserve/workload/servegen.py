@@ -110,7 +110,7 @@ def requests(
     day is left out and its requests are counted in Trace.dropped.
     """
     if lengths is None and not any(client.lengths for client in clients):
-        raise TraceError("these client rates have no lengths; give a law: --lengths profile:sharegpt", path)
+        raise TraceError("these client rates have no lengths; give a law, such as --lengths profile:sharegpt", path)
     check_window(start_s, duration_s)
     end_s = float("inf") if duration_s is None else start_s + duration_s
     chosen = [
