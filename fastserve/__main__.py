@@ -20,6 +20,9 @@ COMMANDS: dict[str, Command] = {
     "check": Command(
         "fastserve.check", "does a policy keep the contract? exits 0 if it does, 1 if not, and says what to change"
     ),
+    "bench": Command(
+        "fastserve.bench.command", "send a trace or a dataset to a server on schedule, and measure what comes back"
+    ),
     "serve": Command(
         "fastserve.serve", "the preemptive engine behind HTTP: OpenAI's routes and our own, and a live page"
     ),

@@ -1,0 +1,78 @@
+"""The open-loop client: a schedule of calls sent to a server on time, and what came of each.
+
+calls = calls_of(trace, IdPrompts(100, 1000))
+backend = HttpBackend("http://127.0.0.1:8000", Completions(Asking(model="embedded")))
+result = await run(calls, backend)
+result.columns(), result.summary()
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastserve.bench.backend import HttpBackend
+    from fastserve.bench.call import Call, Reply
+    from fastserve.bench.document import About, as_document
+    from fastserve.bench.forms import FORMS, Asking, Chat, Completions, Form, Native, NoBatch
+    from fastserve.bench.loop import Backend, Progress, run
+    from fastserve.bench.metrics import Selection
+    from fastserve.bench.prompts import IdPrompts, TextPrompts
+    from fastserve.bench.result import Result, Sample
+    from fastserve.bench.schedule import calls_of
+
+__all__ = [
+    "FORMS",
+    "About",
+    "Asking",
+    "Backend",
+    "Call",
+    "Chat",
+    "Completions",
+    "Form",
+    "HttpBackend",
+    "IdPrompts",
+    "Native",
+    "NoBatch",
+    "Progress",
+    "Reply",
+    "Result",
+    "Sample",
+    "Selection",
+    "TextPrompts",
+    "as_document",
+    "calls_of",
+    "run",
+]
+
+_MODULES = {
+    "About": "document",
+    "Asking": "forms",
+    "Backend": "loop",
+    "Call": "call",
+    "Chat": "forms",
+    "Completions": "forms",
+    "Form": "forms",
+    "FORMS": "forms",
+    "HttpBackend": "backend",
+    "IdPrompts": "prompts",
+    "Native": "forms",
+    "NoBatch": "forms",
+    "Progress": "loop",
+    "Reply": "call",
+    "Result": "result",
+    "Sample": "result",
+    "Selection": "metrics",
+    "TextPrompts": "prompts",
+    "calls_of": "schedule",
+    "as_document": "document",
+    "run": "loop",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imported at first use: `fastserve bench --help` needs neither numpy nor httptools."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,0 +1,111 @@
+"""HttpBackend: calls out, replies in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from time import perf_counter_ns
+
+from fastserve.bench.call import CANCELLED, REJECTED, UNFINISHED, Call, Reply
+from fastserve.bench.forms import Form, told
+from fastserve.bench.sse import Event, EventParser
+from fastserve.bench.wire import ConnectError, Wire, WireError
+
+STATUS_FINISH = {408: UNFINISHED, 409: CANCELLED, 504: UNFINISHED}
+"""What an answer other than 200 means for the request; all others: it was refused."""
+
+
+class HttpBackend:
+    """A server behind HTTP.
+
+    url: of the server. endpoint: instead of the route that belongs to `form`. headers: more of them. ValueError where
+    one of these makes no sense.
+    """
+
+    def __init__(
+        self, url: str, form: Form, *, endpoint: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
+        self.form = form
+        self.wire = Wire(url)
+        path = self.wire.prefix + "/" + (endpoint or form.path).lstrip("/")
+        fields = {
+            "Host": self.wire.netloc,
+            "Content-Type": "application/json",
+            "Accept": "text/event-stream" if form.streamed else "application/json",
+            **(headers or {}),
+        }
+        for name, value in fields.items():
+            if not name.isascii() or any(sign in name + value for sign in "\r\n\0") or ":" in name or " " in name:
+                raise ValueError(f"{name!r}: {value!r} is no HTTP header")
+        lines = "".join([f"{name}: {value}\r\n" for name, value in fields.items()])
+        self._head = f"POST {path} HTTP/1.1\r\n{lines}Content-Length: ".encode("latin-1")
+
+    def encode(self, call: Call) -> bytes:
+        """The whole request. Done before a call is due, so that it costs the schedule nothing."""
+        body = json.dumps(self.form.body(call), separators=(",", ":")).encode()
+        return b"%b%d\r\n\r\n%b" % (self._head, len(body), body)
+
+    async def send(self, message: bytes, reply: Reply) -> None:
+        """Sends what encode() made and fills `reply`. Raises nothing for a request that fails."""
+        if self.form.asking.keep_text:
+            reply.text = []
+        answer = Answer(self.form, reply)
+        reply.sent = perf_counter_ns()
+        try:
+            await self.wire.send(message, answer)
+            answer.end()
+        except ConnectError as error:
+            reply.fail(str(error), REJECTED)
+        except WireError as error:
+            reply.fail(str(error))
+
+    def close(self) -> None:
+        self.wire.close()
+
+
+class Answer:
+    """One answer on its way into a Reply."""
+
+    def __init__(self, form: Form, reply: Reply) -> None:
+        self.form = form
+        self.reply = reply
+        self._streams = False
+        self._events: EventParser | None = None
+        self._body = b""
+        self._now = 0
+
+    def head(self, status: int, content_type: str) -> None:
+        self.reply.status = status
+        self._streams = status == 200 and content_type.startswith("text/event-stream")
+        if self._streams and self.form.streamed:
+            self._events = EventParser()
+
+    def data(self, now: int, chunk: bytes) -> None:
+        if self._events is None:
+            self._body += chunk
+            self._now = now
+            return
+        for event in self._events.feed(chunk):
+            self._read(event, now)
+
+    def end(self) -> None:
+        """The answer is complete."""
+        reply = self.reply
+        if reply.status != 200:
+            try:
+                why = told(json.loads(self._body))
+            except ValueError:
+                why = self._body[:500].decode(errors="replace")
+            reply.fail(f"HTTP {reply.status}: {why}".rstrip(": "), STATUS_FINISH.get(reply.status, REJECTED))
+        elif self.form.streamed is not self._streams:
+            reply.fail(f"the server {'did not stream' if self.form.streamed else 'streamed'} its answer")
+        elif not self.form.streamed:
+            self._read(Event("", self._body.decode(errors="replace")), self._now)
+        elif not reply.finish:
+            reply.fail("the stream ended without a finish reason")
+
+    def _read(self, event: Event, now: int) -> None:
+        try:
+            self.form.read(event, now, self.reply)
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            self.reply.fail(f"an event makes no sense ({type(error).__name__}: {error}): {event.data[:200]}")

@@ -1,0 +1,111 @@
+"""The result document: one JSON object, named and keyed as `vllm bench serve` has it where it has a name."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+
+from fastserve.bench.metrics import Selection, client_metrics, details
+from fastserve.bench.result import LATE_NS, Result
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class About:
+    """What a run was, for its document."""
+
+    backend: str
+    label: str | None = None
+    model: str | None = None
+    tokenizer: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    request_rate: float = math.inf
+    burstiness: float = 1.0
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """More that a reader needs: the trace, the seed, how lengths were asked for."""
+    exact: bool = False
+    """Answers were to have exactly their lengths."""
+
+
+def as_document(result: Result, about: About, chosen: Selection, *, detailed: bool = False) -> dict[str, Any]:
+    """vLLM's keys at the top; ours beside them: `loop`, `late`, `dispatch_lag_ms`, `from_arrival`, `settings` ...
+
+    Figures at the top count from the send; those under `from_arrival` from the intended arrival. JSON values only.
+    """
+    lags = result.lags_ms()
+    p50, p99 = np.percentile(lags, (50, 99)) if len(lags) else (None, None)
+    errors: dict[str, int] = {}
+    for sample in result.samples:
+        if sample.reply.error:
+            errors[sample.reply.error] = errors.get(sample.reply.error, 0) + 1
+    found: dict[str, Any] = {
+        "date": datetime.fromtimestamp(result.date).strftime("%Y%m%d-%H%M%S"),
+        "endpoint_type": about.backend,
+        "backend": about.backend,
+        "label": about.label,
+        "model_id": about.model,
+        "tokenizer_id": about.tokenizer,
+        "num_prompts": result.planned,
+        **about.metadata,
+        "request_rate": about.request_rate if math.isfinite(about.request_rate) else "inf",
+        "burstiness": about.burstiness,
+        "max_concurrency": result.max_concurrency,
+        **client_metrics(result, chosen),
+        "loop": result.loop,
+        "arrival_is": "when a slot became free" if result.loop == "closed" else "when the schedule says",
+        "interrupted": result.interrupted,
+        "not_sent": result.planned - len(result.samples),
+        "late": result.late,
+        "dispatch_lag_ms": {
+            "p50": p50,
+            "p99": p99,
+            "max": lags.max() if len(lags) else None,
+            "limit_p99": LATE_NS / 1e6,
+        },
+        "from_arrival": result.summary(chosen.slo),
+        "counts": counts(result, about.exact),
+        "failures": dict(sorted(errors.items(), key=lambda item: -item[1])[:20]),
+        "settings": dict(about.settings),
+    }
+    if detailed:
+        found |= details(result)
+    return {name: plain(value) for name, value in found.items()}
+
+
+def counts(result: Result, exact: bool) -> dict[str, Any]:
+    """Where token counts come from, and how many completed answers or prompts have not the length asked for."""
+    done = result.completed
+    counted = sum([sample.reply.output_tokens is not None for sample in done])
+    return {
+        "output_tokens_by": "server" if counted == len(done) else "events" if not counted else "server, else events",
+        "wrong_outputs": sum([sample.reply.tokens != sample.call.output_tokens for sample in done]) if exact else None,
+        "wrong_prompts": sum([sample.reply.prompt_tokens not in (None, sample.call.prompt_tokens) for sample in done]),
+        "preemptions_by": "server" if result.knows_preemptions else None,
+    }
+
+
+def file_name(result: Result, about: About) -> str:
+    """{label or backend}-{rate}qps[-concurrencyN]-{model}-{date}-{time}.json"""
+    many = "" if result.max_concurrency is None else f"-concurrency{result.max_concurrency}"
+    model = (about.model or "model").rstrip("/").rpartition("/")[2]
+    date = datetime.fromtimestamp(result.date).strftime("%Y%m%d-%H%M%S")
+    name = f"{about.label or about.backend}-{about.request_rate:.4g}qps{many}-{model}-{date}.json"
+    return re.sub(r"[^\w.+=-]+", "_", name)
+
+
+def plain(value: Any) -> Any:
+    """In types that JSON has; what JSON cannot say of a float is None."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value

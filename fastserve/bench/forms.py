@@ -1,0 +1,209 @@
+"""How each kind of route is asked, and how its answers are read.
+
+An event that carries tokens is stamped when it came. The last stamp is the end of an answer; events without tokens (a
+chat's role, usage, a native stream's summary) are not stamped.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from fastserve.bench.call import CANCELLED, UNFINISHED, Call, Reply
+from fastserve.bench.sse import Event
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asking:
+    """What all requests of a run have in common."""
+
+    model: str | None = None
+    hide_lengths: bool = False
+    """`stop_after` ends an answer, and max_tokens says nothing about it. Only our own server knows stop_after."""
+    ignore_eos: bool = False
+    """Answers shall have exactly their lengths."""
+    own: bool = False
+    """The server is ours: it is told priority and guess too, which others refuse or do not know."""
+    temperature: float | None = 0.0
+    keep_text: bool = False
+    extra: dict[str, Any] = field(default_factory=dict)
+    """More fields of every body; they win."""
+
+
+class Form(ABC):
+    """One kind of route."""
+
+    path: ClassVar[str]
+    streamed: ClassVar[bool] = True
+    ids: ClassVar[bool] = True
+    """Prompts may be token ids."""
+    limit_name: ClassVar[str] = "max_tokens"
+
+    def __init__(self, asking: Asking) -> None:
+        self.asking = asking
+
+    @abstractmethod
+    def body(self, call: Call) -> dict[str, Any]:
+        """The JSON body of a request."""
+
+    @abstractmethod
+    def read(self, event: Event, now: int, reply: Reply) -> None:
+        """An event of a stream, or the one answer that is none. ValueError or the like if it makes no sense."""
+
+    def common(self, call: Call) -> dict[str, Any]:
+        """The fields that all routes have."""
+        asking = self.asking
+        hidden = asking.hide_lengths and asking.ignore_eos
+        body: dict[str, Any] = {self.limit_name: call.limit if hidden else call.output_tokens}
+        if hidden:
+            body["stop_after"] = call.output_tokens
+        elif asking.ignore_eos:
+            body["ignore_eos"] = True
+        if asking.model is not None:
+            body["model"] = asking.model
+        if asking.temperature is not None:
+            body["temperature"] = asking.temperature
+        if call.client:
+            body["user"] = call.client
+        if asking.own:
+            if call.priority is not None:
+                body["priority"] = call.priority
+            if call.guess is not None:
+                body["guess"] = call.guess
+        return body
+
+    def prompt(self, call: Call) -> str | list[int]:
+        return call.prompt if isinstance(call.prompt, str) else call.prompt.tolist()
+
+    def _token(self, text: str | None, now: int, reply: Reply) -> None:
+        reply.stamps.append(now)
+        if reply.text is not None and text:
+            reply.text.append(text)
+
+
+class Completions(Form):
+    """POST /v1/completions, streamed. Every chunk with a choice counts, also one whose text is empty."""
+
+    path = "/v1/completions"
+
+    def body(self, call: Call) -> dict[str, Any]:
+        return {"prompt": self.prompt(call), **self.common(call), **STREAM, **self.asking.extra}
+
+    def read(self, event: Event, now: int, reply: Reply) -> None:
+        if event.data == "[DONE]":
+            reply.finish = reply.finish or "stop"
+            return
+        chunk = json.loads(event.data)
+        if chunk.get("error"):
+            reply.fail(told(chunk))
+            return
+        if chunk.get("usage"):
+            counted(chunk["usage"], reply)
+        if chunk.get("choices"):
+            choice = chunk["choices"][0]
+            self.choice(choice, now, reply)
+            ended(choice.get("finish_reason"), reply)
+
+    def choice(self, choice: dict[str, Any], now: int, reply: Reply) -> None:
+        self._token(choice.get("text"), now, reply)
+
+
+class Chat(Completions):
+    """POST /v1/chat/completions, streamed. A delta counts if it has a content, empty or not, beside its role."""
+
+    path = "/v1/chat/completions"
+    ids = False
+    limit_name = "max_completion_tokens"
+
+    def body(self, call: Call) -> dict[str, Any]:
+        messages = [{"role": "user", "content": call.prompt}]
+        return {"messages": messages, **self.common(call), **STREAM, **self.asking.extra}
+
+    def choice(self, choice: dict[str, Any], now: int, reply: Reply) -> None:
+        delta = choice.get("delta") or {}
+        said = [delta[name] for name in ("content", "reasoning_content", "reasoning") if delta.get(name) is not None]
+        if any(said) or (said and "role" not in delta) or delta.get("tool_calls"):
+            self._token("".join(said), now, reply)
+
+
+class Native(Form):
+    """POST /generate/stream of our own server."""
+
+    path = "/generate/stream"
+    limit_name = "max_new_tokens"
+
+    def body(self, call: Call) -> dict[str, Any]:
+        return {"prompt": self.prompt(call), **self.common(call), **self.asking.extra}
+
+    def read(self, event: Event, now: int, reply: Reply) -> None:
+        chunk = json.loads(event.data)
+        if chunk.get("error"):
+            reply.fail(told(chunk))
+        elif chunk.get("is_final"):
+            summed(chunk, reply)
+        else:
+            self._token(chunk.get("text"), now, reply)
+
+
+class NoBatch(Native):
+    """POST /v1/generate_nobatch: the unbatched baseline. One answer, so that its first token comes with its last."""
+
+    path = "/v1/generate_nobatch"
+    streamed = False
+
+    def read(self, event: Event, now: int, reply: Reply) -> None:
+        answer = json.loads(event.data)
+        reply.streamed = False
+        self._token(answer["text"], now, reply)
+        summed({"finish_reason": "stop"} | answer, reply)
+
+
+STREAM = {"stream": True, "stream_options": {"include_usage": True}}
+
+FORMS: dict[str, type[Form]] = {
+    "openai": Completions,
+    "openai-chat": Chat,
+    "native": Native,
+    "nobatch": NoBatch,
+}
+"""--backend -> its route."""
+
+
+def told(body: Any) -> str:
+    """The message of an error body, in OpenAI's shape or FastAPI's; else the body itself, cut."""
+    inner = body.get("error", body.get("detail", body)) if isinstance(body, dict) else body
+    if isinstance(inner, dict) and isinstance(inner.get("message"), str):
+        return str(inner["message"])
+    return inner if isinstance(inner, str) else json.dumps(inner)[:500]
+
+
+def counted(usage: dict[str, Any], reply: Reply) -> None:
+    """The server's own counts; a later one replaces an earlier one."""
+    if usage.get("prompt_tokens") is not None:
+        reply.prompt_tokens = int(usage["prompt_tokens"])
+    if usage.get("completion_tokens") is not None:
+        reply.output_tokens = int(usage["completion_tokens"])
+
+
+def summed(answer: dict[str, Any], reply: Reply) -> None:
+    """The summary of a native answer."""
+    counted(answer.get("usage") or {}, reply)
+    if answer.get("tokens_generated") is not None:
+        reply.output_tokens = int(answer["tokens_generated"])
+    if answer.get("preemption_count") is not None:
+        reply.preemptions = int(answer["preemption_count"])
+    ended(answer["finish_reason"], reply)
+
+
+def ended(reason: str | None, reply: Reply) -> None:
+    """A finish reason of whatever server, in the words of fastserve.records."""
+    if reason is None or reply.error:
+        return
+    if reason in ("cancelled", "abort"):
+        reply.fail(f"the server ended it: {reason}", CANCELLED)
+    elif reason in ("timeout", "error"):
+        reply.fail(f"the server ended it: {reason}", UNFINISHED)
+    else:
+        reply.finish = "length" if reason == "length" else "stop"

@@ -1,0 +1,163 @@
+"""run(): send a schedule of calls, on time whatever becomes of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from time import perf_counter_ns, time
+from typing import Any, Protocol
+
+from fastserve.bench.call import Call, Reply
+from fastserve.bench.result import Loop, Result, Sample
+
+HEAD_START = 50_000_000
+"""ns from the call of run() to the start of the schedule."""
+
+
+class Backend(Protocol):
+    """Where calls go."""
+
+    def encode(self, call: Call) -> bytes: ...
+
+    async def send(self, message: bytes, reply: Reply) -> None:
+        """Fills `reply` as the answer comes; sets `sent` first. Returns at its end; a failure goes into `reply`."""
+
+
+class Progress:
+    """Where a run stands. Changed by run() alone, read by whoever watches."""
+
+    def __init__(self, calls: Sequence[Call]) -> None:
+        self.total = len(calls)
+        self.started = 0  # perf_counter ns
+        self.samples: list[Sample] = []  # of the calls sent
+        self.done = 0
+        self.failed = 0
+        self.tokens = 0  # of the answers that have ended
+
+    @property
+    def running(self) -> int:
+        return len(self.samples) - self.done
+
+
+async def run(
+    calls: Sequence[Call],
+    backend: Backend,
+    *,
+    max_concurrency: int | None = None,
+    timeout_s: float | None = None,
+    stop: asyncio.Event | None = None,
+    watch: Callable[[Progress], object] | None = None,
+) -> Result:
+    """Sends each call at its time and returns when all have been answered.
+
+    Open loop: call i goes out at start + due, however slow the answers are, on as many connections as that takes. With
+    max_concurrency, a call also waits for one of so many slots. If all calls are due at once the loop is then closed: a
+    call arrives when its slot becomes free. Otherwise it arrives when it is due, and waiting for a slot is part of its
+    time.
+
+    timeout_s: a request that has taken longer since it was sent is given up, and unfinished. stop: when it is set,
+    nothing more is sent, and what is under way is given up; the result holds what there is. watch: called once, at the
+    start. Raises ValueError for calls out of order, and what the backend raises in an ExceptionGroup.
+    """
+    if any(later.due < earlier.due for earlier, later in pairwise(calls)):
+        raise ValueError("the calls must be in order of their due times")
+    if max_concurrency is not None and max_concurrency < 1:
+        raise ValueError(f"max_concurrency={max_concurrency} leaves no slot; give at least 1, or None")
+    closed = max_concurrency is not None and bool(calls) and calls[-1].due == calls[0].due
+    loop: Loop = "closed" if closed else "open" if max_concurrency is None else "capped"
+    progress = Progress(calls)
+    progress.started = perf_counter_ns() + HEAD_START
+    date = time() + HEAD_START / 1e9
+    if watch is not None:
+        watch(progress)
+    slots = None if max_concurrency is None else Slots(max_concurrency, progress.started)
+    sender = asyncio.ensure_future(_send_all(calls, backend, progress, slots, closed, timeout_s))
+    stopper = asyncio.ensure_future((stop or asyncio.Event()).wait())
+    waited_for: tuple[asyncio.Future[Any], ...] = sender, stopper
+    try:
+        await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        interrupted = not sender.done()
+        sender.cancel()
+        stopper.cancel()
+        # Its own end: it has to cancel what it has started.
+        await asyncio.wait({sender})
+    if not sender.cancelled():
+        sender.result()
+    sent = [sample for sample in progress.samples if sample.reply.sent]
+    return Result(
+        samples=sent,
+        planned=len(calls),
+        started=progress.started,
+        ended=max([sample.reply.closed for sample in sent], default=progress.started),
+        date=date,
+        loop=loop,
+        max_concurrency=max_concurrency,
+        interrupted=interrupted,
+    )
+
+
+async def _send_all(
+    calls: Sequence[Call],
+    backend: Backend,
+    progress: Progress,
+    slots: Slots | None,
+    closed: bool,
+    timeout_s: float | None,
+) -> None:
+    """Returns when all calls have ended. What the first failing task raises goes on to the caller."""
+    async with asyncio.TaskGroup() as tasks:
+        for call in calls:
+            message = backend.encode(call)
+            due = ready = progress.started + call.due
+            # At least once, so that what was sent before gets its turn; more often if a timer is early.
+            await asyncio.sleep(max(0, due - perf_counter_ns()) / 1e9)
+            while (left := due - perf_counter_ns()) > 0:
+                await asyncio.sleep(left / 1e9)
+            if slots is not None:
+                ready = max(due, await slots.take())
+            sample = Sample(call, arrival=ready if closed else due, ready=ready)
+            progress.samples.append(sample)
+            tasks.create_task(_send(message, backend, sample, progress, slots, timeout_s))
+
+
+async def _send(
+    message: bytes, backend: Backend, sample: Sample, progress: Progress, slots: Slots | None, timeout_s: float | None
+) -> None:
+    reply = sample.reply
+    try:
+        async with asyncio.timeout(timeout_s):
+            await backend.send(message, reply)
+    except TimeoutError:
+        reply.fail(f"no whole answer within {timeout_s:g} s")
+    except asyncio.CancelledError:
+        reply.fail("given up when the run was stopped")
+        raise
+    finally:
+        reply.closed = perf_counter_ns()
+        progress.done += 1
+        progress.failed += not reply.completed
+        progress.tokens += reply.tokens
+        if slots is not None:
+            slots.give(reply.closed)
+
+
+class Slots:
+    """So many requests at a time; each slot knows since when it has been free (perf_counter ns)."""
+
+    def __init__(self, count: int, now: int) -> None:
+        self._free = deque([now] * count)
+        self._changed = asyncio.Event()
+
+    async def take(self) -> int:
+        """Waits for a slot; since when it has been free. One taker at a time."""
+        while not self._free:
+            self._changed.clear()
+            await self._changed.wait()
+        return self._free.popleft()
+
+    def give(self, now: int) -> None:
+        self._free.append(now)
+        self._changed.set()

@@ -1,0 +1,107 @@
+"""What a run prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+TITLES = {
+    "ttft": "time to first token",
+    "tpot": "time per later token",
+    "itl": "gap between tokens",
+    "e2el": "end to end",
+    "client_queue_time": "wait for a slot",
+    "e2el_including_client_queue": "the last two together",
+}
+LOOPS = {
+    "open": "open loop: sent when due",
+    "capped": "sent when due and when one of {n} slots was free; times count from when they were due",
+    "closed": "closed loop, {n} at a time: a request arrives when its slot becomes free",
+}
+
+
+def report(found: Mapping[str, Any]) -> str:
+    """A document (see document.py) as text."""
+    lines = [
+        f"{found['backend']} {found['model_id'] or ''}  {LOOPS[found['loop']].format(n=found['max_concurrency'])}",
+        _row("requests", f"{found['completed']} completed, {found['failed']} failed", _unsent(found)),
+        _row("duration", _number(found["duration"], "s")),
+        _row("tokens", f"{found['total_input_tokens']:,} in, {found['total_output_tokens']:,} out", _source(found)),
+        _row(
+            "throughput",
+            _number(found["request_throughput"], "requests/s"),
+            _number(found["output_throughput"], "tokens/s out"),
+        ),
+    ]
+    if found["request_goodput"] is not None:
+        lines.append(_row("goodput", _number(found["request_goodput"], "requests/s")))
+    lag = found["dispatch_lag_ms"]
+    lines.append(_row("dispatch lag", *[f"{name} {_number(lag[name], 'ms')}" for name in ("p50", "p99", "max")]))
+    percents = [key.removesuffix("_e2el_ms") for key in found if key.startswith("p") and key.endswith("_e2el_ms")]
+    names = [name for name in TITLES if f"mean_{name}_ms" in found]
+    if not percents and names:
+        percents = [key.split("_")[0] for key in found if key.startswith("p") and key.endswith(f"_{names[0]}_ms")]
+    columns = ["mean", "median", *[percent for percent in percents if percent != "p50"]]
+    lines += ["", _table_row("from the send, ms", columns)]
+    for name in names:
+        lines.append(_table_row(TITLES[name], [_cell(found.get(f"{column}_{name}_ms")) for column in columns]))
+    ours = found["from_arrival"]
+    columns = ["mean", "p50", "p95", "p99", "max"]
+    lines += ["", _table_row("from the arrival, s", columns)]
+    for title, name in (
+        ("completion time (JCT)", "jct_s"),
+        ("time to first token", "ttft_s"),
+        ("JCT / token", "s_per_token"),
+        ("largest gap", "largest_gap_s"),
+    ):
+        lines.append(_table_row(title, [_cell(ours[f"{column}_{name}"]) for column in columns]))
+    return "\n".join([*lines, *[f"  {why}: {count}" for why, count in found["failures"].items()]])
+
+
+def warnings(found: Mapping[str, Any]) -> list[str]:
+    """What a reader must know before the figures are believed."""
+    said = []
+    lag, counts = found["dispatch_lag_ms"], found["counts"]
+    if found["late"]:
+        said.append(
+            f"late: the p99 dispatch lag is {lag['p99']:.1f} ms, above {lag['limit_p99']:g} ms; the load was not what "
+            "the schedule says. Give the client a core of its own, or lower the rate"
+        )
+    if found["failed"]:
+        said.append(
+            f"{found['failed']} requests failed; they are in the records, and outside the latencies from the send"
+        )
+    if counts["wrong_outputs"]:
+        said.append(f"{counts['wrong_outputs']} answers have not the length that was asked for")
+    if counts["wrong_prompts"] and found["backend"] != "openai-chat":
+        said.append(f"{counts['wrong_prompts']} prompts had another length for the server than they were meant to have")
+    if counts["output_tokens_by"] != "server":
+        said.append("the server does not count its tokens: an event is taken for a token")
+    if found["from_arrival"]["saturated"]:
+        said.append("saturated: the queue grew to the end, so means tell the length of the run")
+    return said
+
+
+def _row(title: str, *cells: str) -> str:
+    return f"{title:24}{'   '.join([cell for cell in cells if cell])}"
+
+
+def _table_row(title: str, cells: list[str]) -> str:
+    return f"{title:24}" + "".join([f"{cell:>11}" for cell in cells])
+
+
+def _number(value: float | None, unit: str) -> str:
+    return "-" if value is None else f"{value:,.2f} {unit}"
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _unsent(found: Mapping[str, Any]) -> str:
+    why = "stopped before the end: " if found["interrupted"] else ""
+    return f"{why}{found['not_sent']} never sent" if found["not_sent"] or why else ""
+
+
+def _source(found: Mapping[str, Any]) -> str:
+    return f"(counted by {found['counts']['output_tokens_by']})"

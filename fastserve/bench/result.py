@@ -1,0 +1,172 @@
+"""Result: what a run measured, as records in the columns that a simulated run has too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import nan
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastserve.bench.call import CANCELLED, REJECTED, UNFINISHED, Call, Reply
+from fastserve.measures import Slo, Summary, summarise
+from fastserve.records import COLUMNS, Columns
+
+Loop = Literal["open", "closed", "capped"]
+
+LATE_NS = 10_000_000
+"""A run whose p99 dispatch lag is above this did not keep its schedule."""
+
+UNKNOWN = ("recomputed_tokens", "swapped_out_bytes", "swapped_in_bytes")
+"""Integer columns that a client never learns: 0 throughout."""
+
+MORE_COLUMNS: dict[str, str] = {
+    "sent": "f8",  # s after the start: when it was handed to the socket
+    "lag": "f8",  # s that this was late: after it was due and, with max_concurrency, had a slot
+    "latency_from_send": "f8",  # s; nan if it was not completed
+    "ttft_from_send": "f8",  # s; nan without a token
+    "asked_tokens": "i8",  # the output it was meant to have
+    "events": "i8",  # that carried tokens
+    "status": "i8",  # HTTP; 0 without an answer
+    "error": "O",
+}
+"""Beside records.COLUMNS: name -> numpy kind."""
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Sample:
+    """A call that was sent, and its reply. Times: perf_counter ns."""
+
+    call: Call
+    arrival: int
+    """What its completion time counts from: when it was due; in a closed loop, when its slot was free."""
+    ready: int
+    """From when on it could be sent."""
+    reply: Reply = field(default_factory=Reply)
+
+    @property
+    def lag(self) -> int:
+        return self.reply.sent - self.ready
+
+    @property
+    def first(self) -> int | None:
+        return self.reply.stamps[0] if self.reply.stamps else None
+
+    @property
+    def last(self) -> int:
+        """The end of a completed answer, or as far as another one got."""
+        return self.reply.stamps[-1] if self.reply.completed and self.reply.stamps else self.reply.closed
+
+
+@dataclass(slots=True, eq=False, repr=False, kw_only=True)
+class Result:
+    """One run. Times: perf_counter ns; in records, seconds since `started`."""
+
+    samples: list[Sample]
+    """Of the calls that were sent, in their order."""
+    planned: int
+    """Calls that there were to send."""
+    started: int
+    ended: int
+    """When the last answer ended, or was given up."""
+    date: float
+    """Of `started`, s since the epoch."""
+    loop: Loop
+    """open: calls went out when due. capped: and when one of max_concurrency slots was free. closed: only that."""
+    max_concurrency: int | None = None
+    interrupted: bool = False
+
+    @property
+    def completed(self) -> list[Sample]:
+        return [sample for sample in self.samples if sample.reply.completed]
+
+    @property
+    def duration_s(self) -> float:
+        """From the start of the schedule to the last end."""
+        return (self.ended - self.started) / 1e9
+
+    def lags_ms(self) -> NDArray[np.float64]:
+        """Dispatch lag of each call that was sent."""
+        return np.array([sample.lag for sample in self.samples if sample.reply.sent], float) / 1e6
+
+    @property
+    def late(self) -> bool:
+        """p99 of the dispatch lag is above 10 ms: the offered load was not what the schedule says."""
+        lags = self.lags_ms()
+        return bool(len(lags)) and float(np.percentile(lags, 99)) > LATE_NS / 1e6
+
+    def columns(self) -> Columns:
+        """One row per call sent: the columns of fastserve.records, then MORE_COLUMNS.
+
+        What a client cannot know is NaN; counts that it cannot know are 0 (see UNKNOWN; preemptions too, unless the
+        server told them). A request that failed within its answer is `unfinished`: its time so far is a lower bound.
+        """
+        rows = [self._row(sample) for sample in self.samples]
+        kinds = COLUMNS | MORE_COLUMNS
+        return {name: np.array([row[name] for row in rows], dtype=kind) for name, kind in kinds.items()}
+
+    def summary(self, slo: Slo | None = None) -> Summary:
+        """fastserve.measures.summarise over the records, from intended arrivals; None for what a client cannot know."""
+        found = summarise(self.columns(), horizon_s=self.duration_s, slo=slo)
+        unknown = ["recomputed_tokens", "recomputed_share", "swapped_out_gib", "swapped_in_gib"]
+        if not self.knows_preemptions:
+            unknown.append("preemptions_per_job")
+        return found | dict.fromkeys(unknown)
+
+    @property
+    def knows_preemptions(self) -> bool:
+        return bool(self.samples) and all(sample.reply.preemptions is not None for sample in self.completed)
+
+    def count(self, which: Callable[[Sample], bool]) -> int:
+        return sum([which(sample) for sample in self.samples])
+
+    def _row(self, sample: Sample) -> dict[str, Any]:
+        call, reply = sample.call, sample.reply
+        finish = reply.finish or UNFINISHED
+        first, last, tokens = sample.first, sample.last, reply.tokens
+        ended = reply.completed or finish == CANCELLED
+        jct = nan if finish == REJECTED else (last - sample.arrival) / 1e9
+        gaps = np.diff(np.frombuffer(reply.stamps, np.int64)) if len(reply.stamps) > 1 else None
+        prompt = call.prompt_tokens if reply.prompt_tokens is None else reply.prompt_tokens
+        known = dict.fromkeys(COLUMNS, nan) | {
+            "id": call.index,
+            "arrival": (sample.arrival - self.started) / 1e9,
+            "prompt_tokens": prompt,
+            "output_tokens": tokens,
+            "finish": finish,
+            "first_token": nan if first is None else (first - self.started) / 1e9,
+            "end": (last - self.started) / 1e9 if ended or finish == REJECTED else nan,
+            "jct_from_arrival": jct,
+            "ttft": nan if first is None else (first - sample.arrival) / 1e9,
+            "s_per_token": jct / tokens if tokens else nan,
+            "tpot_excl_first": _tpot(sample) if ended else nan,
+            "largest_gap": nan if gaps is None else float(gaps.max()) / 1e9,
+            "preemptions": reply.preemptions or 0,
+            **dict.fromkeys(UNKNOWN, 0),
+            "client": call.client,
+            "program": call.program,
+            "priority": call.priority or 0,
+            "ttft_slo": call.slo[0],
+            "tpot_slo": call.slo[1],
+            "e2e_slo": call.slo[2],
+        }
+        return known | {
+            "sent": (reply.sent - self.started) / 1e9 if reply.sent else nan,
+            "lag": sample.lag / 1e9 if reply.sent else nan,
+            "latency_from_send": (last - reply.sent) / 1e9 if reply.completed else nan,
+            "ttft_from_send": nan if first is None else (first - reply.sent) / 1e9,
+            "asked_tokens": call.output_tokens,
+            "events": len(reply.stamps),
+            "status": reply.status,
+            "error": reply.error,
+        }
+
+
+def _tpot(sample: Sample) -> float:
+    """s per token after the first; NaN where there is no other, or all came in one answer."""
+    reply, first = sample.reply, sample.first
+    if first is None or reply.tokens < 2 or not reply.streamed:
+        return nan
+    return (sample.last - first) / 1e9 / (reply.tokens - 1)

@@ -1,0 +1,79 @@
+"""Result files: the document and the records, each whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from fastserve.records import Columns
+
+
+class SaveError(Exception):
+    """A file could not be written; the text is one line for the user."""
+
+
+def check_folder(folder: Path) -> None:
+    """Can files be written there? To be asked before a long run. Makes the folder. Raises SaveError."""
+    probe = folder / f".probe.{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise SaveError(f"cannot write to {folder}: {error.strerror or error}; choose another --result-dir") from None
+
+
+def save_document(path: Path, document: Mapping[str, Any]) -> Path:
+    """Raises SaveError."""
+    with _whole(path) as draft:
+        draft.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    return path
+
+
+def save_records(stem: Path, columns: Columns, *, policy: str, label: str, seed: int) -> Path:
+    """One row per request, with policy, label and seed in front, as the simulator's records have them.
+
+    Writes stem.records.parquet where pyarrow is installed, else stem.records.csv, NaN as nothing. Raises SaveError.
+    """
+    names: dict[str, Any] = {"policy": policy, "label": label, "seed": seed}
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ModuleNotFoundError:
+        path = stem.with_name(f"{stem.name}.records.csv")
+        with _whole(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow([*names, *columns])
+            lists = [column.tolist() for column in columns.values()]
+            for row in zip(*lists, strict=True):
+                cells = ["" if isinstance(cell, float) and math.isnan(cell) else cell for cell in row]
+                writer.writerow([*names.values(), *cells])
+        return path
+    path = stem.with_name(f"{stem.name}.records.parquet")
+    n = len(columns["id"])
+    table: dict[str, Any] = {name: pa.array([value] * n) for name, value in names.items()}
+    for name, column in columns.items():
+        table[name] = pa.array(column, pa.string() if column.dtype == object else None, from_pandas=True)
+    with _whole(path) as draft:
+        pq.write_table(pa.table(table), draft)
+    return path
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield draft
+        draft.replace(path)
+    except OSError as error:
+        raise SaveError(f"cannot write {path}: {error.strerror or error}") from None
+    finally:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)

@@ -1,0 +1,223 @@
+"""A server without a model that keeps to given delays: what a client measures against it is the client's own doing.
+
+    python -m fastserve.bench.stub --port 9000 --ttft-ms 20 --tpot-ms 5
+
+It answers the routes that the client has backends for, one token an event; a letter of a text is a token. Standard
+library only: it must not be slower than what it measures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+STATUS = {200: "OK", 400: "Bad Request", 404: "Not Found", 503: "Service Unavailable"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Behaviour:
+    """How one request is answered. Times in seconds."""
+
+    ttft: float = 0.0
+    tpot: float = 0.0
+    tokens: int | None = None
+    """Output tokens; None: stop_after, else what the request allows."""
+    status: int = 200
+    """Other than 200: an error in OpenAI's shape, and nothing else."""
+    breaks_after: int | None = None
+    """The connection is cut after so many tokens."""
+    error_after: int | None = None
+    """An error event, and the end, after so many tokens."""
+    hangs: bool = False
+    """No answer at all, until the client leaves."""
+
+
+@dataclass(slots=True)
+class Seen:
+    """A request as it came."""
+
+    path: str
+    headers: dict[str, str]
+    body: dict[str, Any]
+    left: bool = False
+    """The client went before its answer was complete."""
+
+
+@dataclass(slots=True)
+class Stub:
+    """answer: asked for each request, with its number from 0 on and its body."""
+
+    answer: Callable[[int, dict[str, Any]], Behaviour] = field(default=lambda number, body: Behaviour())
+    owned_by: str = "stub"
+    """`fastserve` makes clients believe that this is our own server."""
+    max_model_len: int = 1 << 20
+    seen: list[Seen] = field(default_factory=list)
+
+    async def start(self, host: str = "127.0.0.1", port: int = 0) -> asyncio.Server:
+        """A listening server; port 0 is a free one (see `address`)."""
+        return await asyncio.start_server(self._connection, host, port, backlog=4096)
+
+    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while (head := await reader.readuntil(b"\r\n\r\n")) and await self._request(head, reader, writer):
+                pass
+        except (OSError, asyncio.IncompleteReadError):
+            pass  # the client has left
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    async def _request(self, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Answers one request. Returns whether the connection lives on."""
+        first, *lines = head.decode("latin-1").rstrip("\r\n").split("\r\n")
+        method, path, _ = first.split(" ")
+        headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        data = await reader.readexactly(int(headers.get("content-length", 0)))
+        if method == "GET":
+            self._whole(writer, *self._look(path))
+            await writer.drain()
+            return True
+        body = json.loads(data)
+        if path == "/tokenize":
+            self._whole(writer, 200, {"count": len(body["prompt"])})
+        elif path not in EVENTS and path != NOBATCH:
+            self._whole(writer, *self._look(path))
+        else:
+            return await self._answer(Seen(path, headers, body, left=True), writer)
+        await writer.drain()
+        return True
+
+    async def _answer(self, seen: Seen, writer: asyncio.StreamWriter) -> bool:
+        self.seen.append(seen)
+        lives = await self._generate(seen, self.answer(len(self.seen) - 1, seen.body), writer)
+        await writer.drain()
+        seen.left = False
+        return lives
+
+    def _look(self, path: str) -> tuple[int, Any]:
+        if path == "/v1/models":
+            entry = {"id": "stub", "object": "model", "owned_by": self.owned_by, "max_model_len": self.max_model_len}
+            return 200, {"object": "list", "data": [entry]}
+        if path == "/model":
+            return 200, {"vocab_size": 257, "eos": [256], "device": "none", "max_batch_size": 1 << 20}
+        return 404, {"error": {"message": f"no route {path}", "type": "NotFoundError", "param": None, "code": 404}}
+
+    @staticmethod
+    def _whole(writer: asyncio.StreamWriter, status: int, body: Any) -> None:
+        data = json.dumps(body).encode()
+        head = f"HTTP/1.1 {status} {STATUS[status]}\r\ncontent-type: application/json\r\ncontent-length: {len(data)}"
+        writer.write(head.encode() + b"\r\n\r\n" + data)
+
+    async def _generate(self, seen: Seen, how: Behaviour, writer: asyncio.StreamWriter) -> bool:
+        if how.hangs:
+            await asyncio.Event().wait()
+        if how.status != 200:
+            message = {
+                "message": f"the stub answers {how.status}",
+                "type": "StubError",
+                "param": None,
+                "code": how.status,
+            }
+            self._whole(writer, how.status, {"error": message})
+            return True
+        body = seen.body
+        allowed = body.get("max_tokens") or body.get("max_completion_tokens") or body.get("max_new_tokens") or 16
+        tokens = how.tokens or min(body.get("stop_after") or allowed, allowed)
+        prompt = body["prompt"] if "prompt" in body else "".join([said["content"] for said in body["messages"]])
+        usage = {
+            "prompt_tokens": len(prompt),
+            "completion_tokens": tokens,
+            "total_tokens": len(prompt) + tokens,
+        }
+        if seen.path == NOBATCH:
+            await asyncio.sleep(how.ttft + how.tpot * (tokens - 1))
+            answer = {"text": "x" * tokens, "tokens_generated": tokens, "usage": usage, "finish_reason": "length"}
+            self._whole(writer, 200, answer | {"time_to_first_token": how.ttft, "preemption_count": 0})
+            return True
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+        events = EVENTS[seen.path]
+        loop = asyncio.get_running_loop()
+        due = loop.time() + how.ttft
+        for at in range(tokens):
+            if how.breaks_after == at:
+                writer.close()
+                return False
+            if how.error_after == at:
+                writer.write(chunked({"error": {"message": "the stub fails here", "type": "StubError"}}) + b"0\r\n\r\n")
+                return True
+            await asyncio.sleep(due - loop.time())
+            if writer.is_closing():
+                return False
+            writer.write(events(at, tokens))
+            due += how.tpot
+        if events is native:
+            final = {"text": "", "token": "", "is_final": True, "final": True, "finish_reason": "length"}
+            writer.write(chunked(final | {"tokens_generated": tokens, "usage": usage, "preemption_count": 0}))
+        else:
+            if body.get("stream_options", {}).get("include_usage"):
+                writer.write(chunked({"choices": [], "usage": usage}))
+            writer.write(chunked(b"[DONE]"))
+        writer.write(b"0\r\n\r\n")
+        return True
+
+
+def chunked(event: Any) -> bytes:
+    """One event as one chunk of a chunked body."""
+    data = event if isinstance(event, bytes) else json.dumps(event).encode()
+    data = b"data: " + data + b"\n\n"
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def completion(at: int, tokens: int) -> bytes:
+    reason = "length" if at == tokens - 1 else None
+    return chunked({"id": "cmpl-0", "choices": [{"index": 0, "text": "x", "finish_reason": reason}]})
+
+
+def chat(at: int, tokens: int) -> bytes:
+    """The first event has a chunk before it that says the role and carries no token."""
+    reason = "length" if at == tokens - 1 else None
+    role = chunked({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]}) if at == 0 else b""
+    return role + chunked({"choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": reason}]})
+
+
+def native(at: int, tokens: int) -> bytes:
+    return chunked({"text": "x", "token": "x", "job_id": "0", "tokens_generated": at + 1, "is_final": False})
+
+
+EVENTS = {"/v1/completions": completion, "/v1/chat/completions": chat, "/generate/stream": native}
+NOBATCH = "/v1/generate_nobatch"
+
+
+def address(server: asyncio.Server) -> str:
+    """http://host:port of a listening server."""
+    host, port = server.sockets[0].getsockname()[:2]
+    return f"http://{host}:{port}"
+
+
+async def serve(stub: Stub, port: int) -> None:
+    async with await stub.start(port=port) as server:
+        print(address(server), flush=True)
+        await server.serve_forever()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m fastserve.bench.stub", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--port", type=int, default=0, help="0 takes a free one; the first line printed says which")
+    parser.add_argument("--ttft-ms", type=float, default=20.0)
+    parser.add_argument("--tpot-ms", type=float, default=5.0)
+    parser.add_argument("--own", action="store_true", help="claim to be this package's own server")
+    args = parser.parse_args()
+    how = Behaviour(ttft=args.ttft_ms / 1e3, tpot=args.tpot_ms / 1e3)
+    stub = Stub(lambda number, body: how, owned_by="fastserve" if args.own else "stub")
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(serve(stub, args.port))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""What stands at the other end: asked once, before a run."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastserve.bench.forms import told
+
+OWNER = "fastserve"
+"""`owned_by` in the /v1/models of our own server."""
+
+
+class TargetError(Exception):
+    """The server cannot be asked; the text says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A server as far as it says."""
+
+    models: tuple[str, ...] = ()
+    own: bool = False
+    """It is this package's server, and knows stop_after."""
+    max_model_len: int | None = None
+    vocab_size: int | None = None
+
+
+class Asker:
+    """Small questions to a server, one at a time."""
+
+    def __init__(self, url: str, headers: Mapping[str, str] | None = None, timeout_s: float = 10.0) -> None:
+        self.url = (url if "://" in url else f"http://{url}").rstrip("/")
+        self.headers = {"Content-Type": "application/json", **(headers or {})}
+        self.timeout_s = timeout_s
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    def ask(self, path: str, body: Any = None) -> Any:
+        """GET, or POST where there is a body. None if there is no such route or its answer is no JSON.
+
+        Raises TargetError if nobody answers, or if a token is needed.
+        """
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, self.headers)
+        try:
+            with self._opener.open(request, timeout=self.timeout_s) as answer:
+                return json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            with error:
+                if error.code in (401, 403):
+                    raise TargetError(f"{self.url} refuses us: {_why(error)}; give --api-key") from None
+            return None
+        except OSError as error:
+            reason = getattr(error, "reason", error)
+            raise TargetError(f"nobody answers at {self.url} ({reason}); is the server running?") from None
+        except ValueError:
+            return None
+
+    def probe(self, wait_s: float = 0.0) -> Target:
+        """Who is there. Waits up to wait_s for somebody to answer. Raises TargetError."""
+        until = time.monotonic() + wait_s
+        while True:
+            try:
+                listed = self.ask("/v1/models")
+                break
+            except TargetError:
+                if time.monotonic() >= until:
+                    raise
+                time.sleep(0.2)
+        entries = listed.get("data") if isinstance(listed, dict) else None
+        entries = [entry for entry in entries or () if isinstance(entry, dict)]
+        own = any(entry.get("owned_by") == OWNER for entry in entries)
+        about = self.ask("/model") if own else None
+        about = about if isinstance(about, dict) else {}
+        lengths = [entry["max_model_len"] for entry in entries if isinstance(entry.get("max_model_len"), int)]
+        vocab = about.get("vocab_size")
+        return Target(
+            models=tuple([str(entry["id"]) for entry in entries if "id" in entry]),
+            own=own,
+            max_model_len=min(lengths, default=None),
+            vocab_size=vocab if isinstance(vocab, int) else None,
+        )
+
+    def counts(self, model: str | None, text: str) -> int | None:
+        """Tokens of a text by POST /tokenize; None where the server has no such route."""
+        answer = self.ask("/tokenize", {"prompt": text} if model is None else {"model": model, "prompt": text})
+        count = answer.get("count") if isinstance(answer, dict) else None
+        return count if isinstance(count, int) else None
+
+
+def _why(error: urllib.error.HTTPError) -> str:
+    try:
+        return f"HTTP {error.code}, {told(json.loads(error.read()))}"
+    except (ValueError, OSError):
+        return f"HTTP {error.code}"

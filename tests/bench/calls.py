@@ -1,0 +1,40 @@
+"""Calls and replies made by hand."""
+
+from __future__ import annotations
+
+from array import array
+from typing import Any
+
+import numpy as np
+
+from fastserve.bench import Call, Reply, Result, Sample
+
+MS = 1_000_000
+
+
+def call(index: int = 0, due_ms: float = 0.0, **fields: Any) -> Call:
+    given: dict[str, Any] = {
+        "prompt": np.array([7, 8, 9]),
+        "prompt_tokens": 3,
+        "output_tokens": 4,
+        "limit": 100,
+    } | fields
+    return Call(index=index, due=round(due_ms * MS), **given)
+
+
+def reply(sent_ms: float, stamps_ms: list[float], finish: str = "length", **fields: Any) -> Reply:
+    stamps = array("q", [round(at * MS) for at in stamps_ms])
+    closed = stamps[-1] if stamps else round(sent_ms * MS)
+    status = fields.pop("status", 200)
+    return Reply(sent=round(sent_ms * MS), stamps=stamps, closed=closed, status=status, finish=finish, **fields)
+
+
+def sample(call: Call, reply: Reply) -> Sample:
+    return Sample(call, arrival=call.due, ready=call.due, reply=reply)
+
+
+def result(samples: list[Sample], **fields: Any) -> Result:
+    """A run that started at 0."""
+    given: dict[str, Any] = {"planned": len(samples), "started": 0, "date": 1.8e9, "loop": "open"}
+    given["ended"] = max([sample.reply.closed for sample in samples], default=0)
+    return Result(samples=samples, **given | fields)
