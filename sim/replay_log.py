@@ -57,7 +57,7 @@ class Report:
 
 
 def replay_log(path: str | PathLike[str], policy: Callable[[], Policy] | None = None) -> Report:
-    """policy: makes the one to try (None: the log's own). Raises LogError, ValueError for a policy that is not there."""
+    """policy: makes the one to try (None: the log's own). Raises LogError, ValueError for an unknown policy."""
     lines = read(Path(path))
     header = next(lines, None)
     if header is None or header.data.get("flight_log") != VERSION:
@@ -152,7 +152,8 @@ class _Run:
         self.plans -= 1
         where = f"line {line.number}, plan {self.plans + 1} at {self.now / 1e9:.6f} s"
         if ours is None or theirs is None:
-            return f"{where}: the log has {'no plan' if theirs is None else 'one'}, this run {'none' if ours is None else 'one'}"
+            said = {True: "nothing to do", False: "a plan"}
+            return f"{where}: this run has {said[ours is None]}, the log {said[theirs is None]}"
         field = next(name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name))
         return f"{where}: {field} is {ours.get(field)!r}, the log says {theirs.get(field)!r}"
 

@@ -108,7 +108,7 @@ class Loop:
         scheduler = self.scheduler
         plan = scheduler.plan(self.now)
         planned = perf_counter_ns()
-        if self.flight is not None:
+        if self.flight is not None and scheduler.live:
             self.flight.planned(self.now, plan)
         if plan is None:
             return False

@@ -9,7 +9,7 @@ from typing import Any
 
 from fastserve import predictors
 from fastserve.policies import find, knobs, make
-from fastserve.sched.batching import BUDGETS
+from fastserve.sched.batching import usual_budget
 from fastserve.sched.job import NEVER
 from fastserve.sched.latency import Hardware
 from fastserve.sched.machine import MachineTimes
@@ -138,7 +138,7 @@ class Serving:
         """Every setting, defaults filled in where a number stands behind them."""
         shown = asdict(self) | {"policy": self.name, "knobs": dict(self.knobs)}
         memory = hardware.memory
-        budget = BUDGETS[self.batching] if self.token_budget is None else self.token_budget
+        budget = usual_budget(self.batching, self.max_batch) if self.token_budget is None else self.token_budget
         shown["token_budget"] = None if budget >= NEVER else budget
         shown["kv_tokens"] = memory.device_tokens
         shown["host_tokens"] = None if memory.host_blocks is None else memory.host_blocks * memory.block_tokens

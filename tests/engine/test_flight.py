@@ -1,0 +1,83 @@
+"""The flight log: what is in it, and what is not."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastserve.engine import Engine, SamplingParams
+from fastserve.engine.serving import Serving
+from fastserve.flight import FACTS
+from sim.replay_log import replay_log
+
+SECRET = "the launch code is 0000"
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_it_holds_lengths_and_ids_and_never_a_prompt(tmp_path: Path) -> None:
+    path = tmp_path / "flight.jsonl"
+    with Engine.scripted(flight_log=path, max_batch=2, kv_tokens=256) as engine:
+        handle = engine.submit(SECRET, SamplingParams(max_tokens=7, stop="launch"), client="ann", deadline_s=2.5)
+        text = handle.result().text
+    header, *events = lines(path)
+    assert header["flight_log"] == 1
+    assert header["policy"] == "sj-mlfq"
+    assert header["settings"]["max_batch"] == 2
+    assert header["settings"]["device_blocks"] == 16
+    assert header["hardware"]["latency"]["kind"] == "linear"
+    assert [event["event"] for event in events[:3]] == ["submit", "plan", "commit"]
+    submit = events[0]
+    assert set(submit) == {"event", "now", *FACTS}
+    assert submit["prompt"] == len(SECRET)
+    assert submit["client"] == "ann"
+    assert submit["deadline"] - submit["arrival"] == 2_500_000_000
+    assert events[1]["plan"]["prefill"] == [[0, len(SECRET)]]
+    assert text is not None
+    written = path.read_text(encoding="utf-8")
+    assert "launch" not in written
+    assert text not in written
+
+
+def test_each_event_is_on_disk_before_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "flight.jsonl"
+    with Engine.scripted(flight_log=path) as engine:
+        engine.generate("hello", SamplingParams(max_tokens=3))
+        engine.snapshot()
+        assert [event["event"] for event in lines(path)[1:]].count("commit") == 3
+
+
+def test_a_path_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        Engine.scripted(flight_log=tmp_path / "no" / "such" / "folder.jsonl")
+
+
+def test_a_step_that_ran_out_of_memory_is_in_it(tmp_path: Path) -> None:
+    """Everything is forgotten, the batch shrinks, and the log still leads to the same plans."""
+    path = tmp_path / "flight.jsonl"
+    left = [2]
+
+    def fail(job: object, index: int) -> None:
+        if index == 3 and left[0]:
+            left[0] -= 1
+            raise MemoryError("as asked")
+
+    with Engine.scripted(flight_log=path, policy="mlfq", max_batch=8, kv_tokens=800, visit=0, fail=fail) as engine:
+        engine.generate(["hello " * 20] * 12, SamplingParams(max_tokens=20))
+        assert engine.counters["oom"] == 2
+    kinds = [event["event"] for event in lines(path)[1:]]
+    assert kinds.count("forget_all") == 2
+    assert kinds.count("resize") == 2
+    report = replay_log(path)
+    assert report.difference is None
+    assert report.jobs == 12
+
+
+def test_a_policy_made_by_a_function_is_named_as_well_as_can_be() -> None:
+    from fastserve.policies.fcfs import Fcfs
+
+    assert Serving(policy=Fcfs).name == "fastserve.policies.fcfs:Fcfs"
+    assert Serving(policy=lambda: Fcfs()).name.endswith("<lambda>")
