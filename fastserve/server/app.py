@@ -81,7 +81,7 @@ def create_app(engine: Engine, config: FastServeConfig | None = None) -> FastAPI
 
 
 def _describe(app: FastAPI) -> None:
-    """The schema with the error bodies, and without what FastAPI assumes: its 422 for OpenAI's routes, strings as events.
+    """The schema with the error bodies, without what FastAPI assumes: its 422 for OpenAI's routes, strings as events.
 
     Streams are described event by event (itemSchema).
     """

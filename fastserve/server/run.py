@@ -9,17 +9,20 @@ import socket
 import sys
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
 from fastserve.config import FastServeConfig
 from fastserve.engine import Engine
+from fastserve.sched.latency import load_hardware
 from fastserve.server import layers, logs
 from fastserve.server.app import create_app
 from fastserve.server.service import Service
 
 log = logging.getLogger("fastserve.server")
 
+GIB = 1 << 30
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
@@ -64,7 +67,8 @@ class FastServeServer:
                     f"{engine.start_line()}\n{advice(config)}serving at http://{host}:{port} "
                     f"(page /, documentation /docs, metrics {config.metrics_endpoint})",
                 )
-                asyncio.run(server.serve(sockets=[listener]))
+                with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+                    runner.run(server.serve(sockets=[listener]))
 
 
 class _Server(uvicorn.Server):
@@ -102,31 +106,33 @@ def make_engine(config: FastServeConfig) -> Engine:
     """The engine that these settings describe. Raises ValueError or OSError."""
     if config.hf_token is not None:
         os.environ.setdefault("HF_TOKEN", config.hf_token.get_secret_value())
-    return Engine.from_pretrained(
-        config.model,
-        policy=config.policy,
-        knobs=config.knobs,
-        max_batch=config.max_batch,
-        batching=config.batching,
-        token_budget=config.token_budget,
-        kv_tokens=config.kv_tokens,
-        host_tokens=config.host_tokens,
-        residency=config.residency,
-        visit=config.visit,
-        dtype=config.dtype,
-        device=config.device,
-        threads=config.threads,
-        load_format=config.load_format,
-        latency=config.latency,
-        predictor=config.predictor,
-        max_model_len=config.max_model_len,
-        gpu_memory_utilization=config.gpu_memory_utilization,
-        queue_capacity=config.queue_capacity,
-        flight_log=config.flight_log,
-        seed=config.seed,
-        trust_remote_code=config.trust_remote_code,
-        native=config.native,
-    )
+    loading: dict[str, Any] = {
+        name: getattr(config, name)
+        for name in ("device", "dtype", "load_format", "max_model_len", "trust_remote_code", "native", "threads")
+    }
+    names = (
+        "policy", "max_batch", "batching", "token_budget", "residency", "visit", "kv_tokens", "host_tokens",
+        "predictor", "queue_capacity", "flight_log", "seed",
+    )  # fmt: skip
+    serving: dict[str, Any] = {name: getattr(config, name) for name in names} | {"knobs": config.knobs}
+    if config.kv_cache_gib is None and config.host_cache_gib is None:
+        return Engine.from_pretrained(
+            config.model,
+            latency=config.latency,
+            gpu_memory_utilization=config.gpu_memory_utilization,
+            **loading,
+            **serving,
+        )
+    from fastserve.engine.assembly import on_model
+    from fastserve.engine.model import load_model
+    from fastserve.engine.serving import Serving
+
+    hardware = None if config.latency is None else load_hardware(config.latency)
+    model = load_model(config.model, **loading)
+    for tokens, gib in (("kv_tokens", config.kv_cache_gib), ("host_tokens", config.host_cache_gib)):
+        if gib is not None:
+            serving[tokens] = int(gib * GIB) // model.block_bytes(1)
+    return on_model(model, Serving.of(serving), hardware=hardware, gpu_memory_utilization=config.gpu_memory_utilization)
 
 
 def advice(config: FastServeConfig) -> str:
