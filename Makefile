@@ -15,7 +15,7 @@ TRACE := traces/azure-conv-like.jsonl
 # The released CPU build is pinned where no NVIDIA GPU is found; elsewhere the engine extra takes what pip finds.
 CPU_TORCH := torch==2.13.0
 
-.PHONY: help setup setup-all demo test check format smoke compiled bench-sim figures notebooks acceptance bench-server soak-server clean
+.PHONY: help setup setup-all demo test check format smoke compiled bench-sim bench-engine figures notebooks acceptance bench-server soak-server clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ compiled: setup-all ## optional: the brain compiled with mypyc, in build/compile
 bench-sim: setup ## measure the simulator's speed on this machine, interpreted and compiled (minutes; see results/LOG.md)
 	$(PY) -m sim.bench --million
 	if command -v cc >/dev/null 2>&1; then $(MAKE) --no-print-directory compiled && PYTHONPATH=build/compiled $(PY) -P -m sim.bench --million; fi
+
+bench-engine: setup-all ## the live engine against PyTorch alone, transformers' own batching and vLLM, same hour (an hour; see --help)
+	$(PY) scripts/bench_engine.py
 
 SCALE ?= small
 figures: setup ## run every experiment at SCALE=smoke, small (default, half an hour) or paper, and draw its figures
