@@ -25,6 +25,9 @@ from typing import Any
 import openai
 
 MODEL = "embedded"
+REPLAYED = 9
+"""Rows of the trace: from ten on, aiperf 0.13 takes a tokenizer's folder for a repository's name and fails offline."""
+
 MESSAGES: Any = [{"role": "user", "content": "Tell me something."}]
 
 
@@ -207,11 +210,11 @@ def aiperf_replay(base: str) -> None:
         trace = Path(folder, "trace.jsonl")
         rows = [
             {"timestamp": 200 * row, "input_length": 24 + row, "output_length": 8, "hash_ids": [row * 2, row * 2 + 1]}
-            for row in range(10)
+            for row in range(REPLAYED)
         ]
         trace.write_text("".join([json.dumps(row) + "\n" for row in rows]))
         kind = "--custom-dataset-type mooncake-trace --isl-block-size 16 --fixed-schedule"
-        aiperf(base, "completions", 10, 8, "--input-file", str(trace), *kind.split())
+        aiperf(base, "completions", REPLAYED, 8, "--input-file", str(trace), *kind.split())
 
 
 if __name__ == "__main__":

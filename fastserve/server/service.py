@@ -13,6 +13,8 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
+import psutil
+
 from fastserve.config import FastServeConfig
 from fastserve.engine import Engine, Output, SamplingParams
 from fastserve.engine.engine import QueueFull
@@ -54,6 +56,8 @@ class Service:
         self.alerts = Alerts(config.alerts)
         self.hub = Hub(engine, self.board, self.tally)
         self.alone = asyncio.Lock()  # /v1/generate_nobatch
+        self.process = psutil.Process()
+        self.process.cpu_percent()  # what is asked next is measured from here
         self.draining = False
         self.cut = False  # the time to drain is over: who is cancelled now is not cancelled by its client
         self.outbox: Outbox | None = None

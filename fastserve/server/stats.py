@@ -182,7 +182,7 @@ async def detailed(service: Service) -> Detailed:
         "throughput": _throughput(service),
         "error_rate": tally.share("error"),
         "timeout_rate": tally.share("timeout"),
-        "process": _process(),
+        "process": _process(service.process),
         "gpu_memory": memory,
         "scheduler_us_per_iteration": snapshot.scheduler_us,
         "iterations": snapshot.steps,
@@ -213,8 +213,8 @@ def _pool(snapshot: Snapshot, name: str) -> PoolUse:
     return {"total": pool.total, "used": pool.used, "parked": pool.parked}
 
 
-def _process() -> Process:
-    process = psutil.Process()
+def _process(process: psutil.Process) -> Process:
+    """cpu_percent: since it was last asked for."""
     with process.oneshot():
         return {
             "cpu_percent": process.cpu_percent(),

@@ -10,7 +10,7 @@ from fastserve.__main__ import main
 from fastserve.config import FastServeConfig, explain
 from fastserve.server import layers
 
-ANY = ""  # the message is looked at as a user sees it
+ANY = "."  # the message is looked at as a user sees it
 EXAMPLE = """
 serving:
   backend_type: pytorch
