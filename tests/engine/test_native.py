@@ -1,6 +1,7 @@
-"""Every kernel against its PyTorch twin, the independence of a row's bits from its company, and the build."""
+"""Every kernel against its formula in float64, the independence of a row's bits from its company, and the build."""
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -33,7 +34,9 @@ def near(got: Any, want: Any) -> bool:
 class Case:
     """Sequences over a shuffled pool. K and V of everything are written; unused tokens of the pool are NaN."""
 
-    def __init__(self, draw: Any, dtype: Any, *, heads: int, kv_heads: int, dim: int, tokens: int, lengths: list[int]):
+    def __init__(self, draw: Any, dtype: Any, *, heads: int, kv_heads: int, dim: int, tokens: int, lengths: list[int],
+                 native: Any = None):  # fmt: skip
+        self.native = native or NATIVE
         make = torch.Generator().manual_seed(draw)
         self.dtype, self.heads, self.tokens, self.lengths = dtype, heads, tokens, lengths
         self.queries = [torch.randn(n, heads, dim, generator=make).to(dtype) for n in lengths]
@@ -45,7 +48,7 @@ class Case:
         self.pool = torch.full((sum(blocks) + 3, 2, 2, kv_heads, tokens, dim), float("nan"), dtype=dtype)
         for i, n in enumerate(lengths):
             slots = torch.tensor([self.tables[i][t // tokens] * tokens + t % tokens for t in range(n)])
-            NATIVE.write(self.keys[i], self.values[i], self.pool, 1, slots)
+            self.native.write(self.keys[i], self.values[i], self.pool, 1, slots)
 
     def run(self, work: list[tuple[int, int, int]], **options: Any) -> list[Any]:
         """work: (sequence, first row, rows); the context of each ends with its last row."""
@@ -62,7 +65,7 @@ class Case:
         )
         query = torch.cat([self.queries[i][first : first + rows] for i, first, rows in work])
         query = query.transpose(0, 1).contiguous().transpose(0, 1)  # the strides that a model's rotary leaves behind
-        out = NATIVE.attend(query, self.pool, 1, step, scale=0.3, **options)
+        out = self.native.attend(query, self.pool, 1, step, scale=0.3, **options)
         return list(out.split([rows for _, _, rows in work]))
 
     def expected(self, i: int, window: int | None, softcap: float | None, sinks: Any) -> Any:
@@ -240,6 +243,49 @@ def test_other_dtypes_and_devices_are_left_to_pytorch():
     if NATIVE is not None:
         assert not NATIVE.supports(torch.float16, "cpu") and not NATIVE.supports(torch.float32, "cuda:0")
         assert NATIVE.supports(torch.bfloat16, torch.device("cpu"))
+
+
+# ---- what other processors run: 16 floats a vector, and AMX, whose instructions tiles.h computes
+
+TILES = Path(__file__).with_name("tiles.h")
+
+
+@needs_native
+def test_wide_vectors_and_matrix_tiles_compute_the_same(tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTSERVE_CACHE", str(tmp_path))
+    monkeypatch.setenv("CXX", f"g++ -O1 -DLANES=16 -include {TILES}")
+    wide = package.load()
+    assert wide is not None and wide.lanes == 16 and wide.tiles
+    make = torch.Generator().manual_seed(0)
+    for dtype in DTYPES:
+        for dim in (64, 24):
+            case = Case(5, dtype, heads=6, kv_heads=2, dim=dim, tokens=16, lengths=[70, 5], native=wide)
+            whole = case.run([(0, 0, 70), (1, 0, 5)], window=30)
+            for i in range(2):
+                assert near(whole[i], case.expected(i, 30, None, None))
+            assert torch.equal(case.run([(0, 69, 1)], window=30)[0], whole[0][69:])
+        for rows, inner, outer in ((1, 32, 32), (16, 33, 65), (40, 70, 100), (67, 96, 31)):
+            x = torch.randn(rows, inner, generator=make).to(dtype)
+            weight, other = (torch.randn(outer, inner, generator=make).to(dtype) for _ in "ab")
+            bias = torch.randn(outer, generator=make).to(dtype)
+            packed, gated = wide.pack(weight, bias), wide.pack_gated(weight, other)
+            got = wide.linear(x, packed)
+            assert near(got, linear(x.double(), weight.double(), bias.double()))
+            assert near(
+                wide.linear(x, gated), silu(linear(x.double(), weight.double())) * linear(x.double(), other.double())
+            )
+            assert torch.equal(wide.linear(x[-1:], packed), got[-1:])
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="AMX is of x86-64")
+def test_the_instructions_for_amx_compile(tmp_path):
+    command = [*build.compiler()[:1], "-march=sapphirerapids", "-std=c++17", "-fopenmp", "-S", "-O1"]
+    text = tmp_path / "kernels.s"
+    ended = subprocess.run([*command, str(build.SOURCE), "-o", str(text)], capture_output=True, text=True)
+    if "sapphirerapids" in ended.stderr:
+        pytest.skip("this compiler does not know a processor with AMX")
+    assert ended.returncode == 0, ended.stderr
+    assert "tdpbf16ps" in text.read_text()
 
 
 # ---- the build

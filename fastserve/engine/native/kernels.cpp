@@ -24,6 +24,13 @@ constexpr int REGISTERS = 32;
 #else
 constexpr int REGISTERS = 16;
 #endif
+#if defined(__AMX_BF16__) && LANES == 16 && !defined(TILES)
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#define TILES 1
+#define ASK_FOR_TILES syscall(SYS_arch_prctl, 0x1023, 18)  // Linux hands out the tile registers on request, once a process
+#endif
 constexpr int L = LANES, PANEL = 2 * L;
 
 typedef float vf __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -285,6 +292,15 @@ struct Linear {
   const void *weight; int inner, outer; const float *bias; void *out; int64_t out_row;
   int gated;  // panels hold L columns of the gate beside L of the up projection: out = silu(gate) * up
 };
+// bias, gate, rounding: the two vectors of a row in a panel become outputs
+template <class T> static inline void finish(const Linear &p, int row, int panel, vf a, vf b) {
+  T *o = (T *)p.out + row * p.out_row;
+  const int at = panel * PANEL;
+  if (p.bias) a += load(p.bias + at), b += load(p.bias + at + L);
+  if (p.gated) return store_part(o + at / 2, a / (vexp(-a) + 1.f) * b, p.outer - at / 2);
+  store_part(o + at, a, p.outer - at);
+  if (p.outer - at > L) store_part(o + at + L, b, p.outer - at - L);
+}
 template <class T, int ROWS, int PANELS> static void product(const Linear &p, int row, int panel) {
   vf acc[ROWS][2 * PANELS] = {};
   const float *x = p.x + row * p.row;
@@ -296,18 +312,7 @@ template <class T, int ROWS, int PANELS> static void product(const Linear &p, in
       for (int r = 0; r < ROWS; r++) acc[r][2 * c] += x[r * p.row + k] * a, acc[r][2 * c + 1] += x[r * p.row + k] * b;
     }
   for (int r = 0; r < ROWS; r++)
-    for (int c = 0; c < PANELS; c++) {
-      T *o = (T *)p.out + (row + r) * p.out_row;
-      vf a = acc[r][2 * c], b = acc[r][2 * c + 1];
-      const int at = (panel + c) * PANEL;
-      if (p.bias) a += load(p.bias + at), b += load(p.bias + at + L);
-      if (p.gated) {
-        store_part(o + at / 2, a / (vexp(-a) + 1.f) * b, p.outer - at / 2);
-        continue;
-      }
-      store_part(o + at, a, p.outer - at);
-      if (p.outer - at > L) store_part(o + at + L, b, p.outer - at - L);
-    }
+    for (int c = 0; c < PANELS; c++) finish<T>(p, row + r, panel + c, acc[r][2 * c], acc[r][2 * c + 1]);
 }
 constexpr int ROWS = REGISTERS == 32 ? 12 : 6;
 template <class T, int R = ROWS> static void product_rows(const Linear &p, int row, int rows, int panel) {
@@ -339,10 +344,69 @@ template <class T> static void linear_all(Linear p, const T *x, int64_t x_row, i
       }
   }
 }
-extern "C" void linear(int half, const void *x, int64_t x_row, int rows, const void *weight, int inner, int outer, const float *bias, int gated,
+#ifdef TILES
+// ---- the same by AMX: weights in panels of 32 columns, [panel][k / 32][half of the panel][pair of k][16 columns][2]; k padded to 32
+struct TileConfig {
+  uint8_t palette, start, reserved[14];
+  uint16_t bytes[16];
+  uint8_t rows[16];
+};
+alignas(64) static const TileConfig WHOLE = {  // eight tiles of 16 rows; constant, since compilers lose stores to what ldtilecfg reads
+    1, 0, {}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
+static void tile_product(const Linear &p, const bf16 *x, int64_t stride, int row, int rows, int panel) {  // up to 32 rows
+  const int depth = (p.inner + 31) / 32;
+  const bf16 *w = (const bf16 *)p.weight + (int64_t)panel * depth * 1024;
+  // clang-format off
+  _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
+  for (int k = 0; k < depth; k++, w += 1024, x += 32) {
+    _tile_loadd(6, w, 64); _tile_loadd(7, w + 512, 64);
+    _tile_loadd(4, x, stride * 2);
+    _tile_dpbf16ps(0, 4, 6); _tile_dpbf16ps(1, 4, 7);
+    if (rows <= 16) continue;
+    _tile_loadd(5, x + 16 * stride, stride * 2);
+    _tile_dpbf16ps(2, 5, 6); _tile_dpbf16ps(3, 5, 7);
+  }
+  float sum[32][32];
+  _tile_stored(0, sum[0], 128); _tile_stored(1, sum[0] + 16, 128);
+  _tile_stored(2, sum[16], 128); _tile_stored(3, sum[16] + 16, 128);
+  // clang-format on
+  for (int r = 0; r < rows; r++) finish<bf16>(p, row + r, panel, load(sum[r]), load(sum[r] + 16));
+}
+static void linear_tiles(const Linear &p, const bf16 *x, int64_t x_row, int rows, int threads) {
+  const int width = p.gated ? L : PANEL, panels = (p.outer + width - 1) / width, few = std::max(1, std::min(8, panels / (8 * threads)));
+  const int stride = (p.inner + 31) / 32 * 32 + 32;  // the last 32 keep rows of 2^n off one cache set
+  const int whole = (rows + 31) / 32 * 32;
+  static thread_local Room room;
+  bf16 *copy = (bf16 *)room.take((size_t)whole * stride / 2);
+#pragma omp parallel num_threads((int64_t)rows * p.inner * p.outer < 100000 ? 1 : threads)
+  {
+    _tile_loadconfig(&WHOLE);
+#pragma omp for schedule(static)
+    for (int r = 0; r < whole; r++) {
+      bf16 *to = copy + (int64_t)r * stride;
+      const int n = r < rows ? p.inner : 0;
+      if (n) memcpy(to, x + r * x_row, n * sizeof(bf16));
+      memset(to + n, 0, (stride - n) * sizeof(bf16));
+    }
+#pragma omp for schedule(dynamic, 1)
+    for (int first = 0; first < panels; first += few)
+      for (int row = 0; row < rows; row += 32)
+        for (int c = first; c < std::min(panels, first + few); c++)
+          tile_product(p, copy + (int64_t)row * stride, stride, row, std::min(32, rows - row), c);
+    _tile_release();
+  }
+}
+extern "C" int tiles() { return ASK_FOR_TILES == 0; }
+#else
+static void linear_tiles(const Linear &, const bf16 *, int64_t, int, int) {}
+extern "C" int tiles() { return 0; }
+#endif
+// kind: 0 float, 1 bfloat16, 2 bfloat16 in tiles
+extern "C" void linear(int kind, const void *x, int64_t x_row, int rows, const void *weight, int inner, int outer, const float *bias, int gated,
                        void *out, int64_t out_row, int threads) {
   const Linear p = {nullptr, 0, weight, inner, outer, bias, out, out_row, gated};
-  half ? linear_all(p, (const bf16 *)x, x_row, rows, threads) : linear_all(p, (const float *)x, x_row, rows, threads);
+  if (kind == 2) return linear_tiles(p, (const bf16 *)x, x_row, rows, threads);
+  kind ? linear_all(p, (const bf16 *)x, x_row, rows, threads) : linear_all(p, (const float *)x, x_row, rows, threads);
 }
 
 // ---- x / sqrt(mean(x^2) + epsilon) * weight, row by row

@@ -29,7 +29,7 @@ _ARGUMENTS = {
 class Packed:
     """A weight in the order in which the product reads it. `gated`: two weights, for silu(x @ gate.T) * (x @ up.T)."""
 
-    data: Tensor  # panels of 2 * lanes columns: (panels, inner, 2 * lanes), padded with zeros
+    data: Tensor  # (panels, inner, 2 * lanes) in the order that kernels.cpp describes, padded with zeros
     inner: int
     outer: int  # columns of the product
     bias: Tensor | None  # float32, padded to whole panels
@@ -45,6 +45,7 @@ class Native:
             function = getattr(self._library, name)
             function.argtypes, function.restype = arguments, None
         self.lanes = int(self._library.lanes())
+        self.tiles = bool(self._library.tiles())  # bfloat16 products by AMX
 
     def supports(self, dtype: torch.dtype, device: torch.device | str) -> bool:
         """Whether the kernels take tensors of this kind; anything else is PyTorch's."""
@@ -129,9 +130,9 @@ class Native:
     def pack(self, weight: Tensor, bias: Tensor | None = None) -> Packed:
         """weight (outer, inner), bias (outer,) as in torch.nn.functional.linear."""
         outer, inner = weight.shape
-        data = self._panels(weight, 2 * self.lanes)
+        data = self._panels(weight)
         if bias is not None:
-            bias = torch.nn.functional.pad(bias.detach().float(), (0, data.shape[0] * data.shape[2] - outer))
+            bias = torch.nn.functional.pad(bias.detach().float(), (0, -outer % (2 * self.lanes)))
         return Packed(data, inner, outer, bias, False)
 
     def pack_gated(self, gate: Tensor, up: Tensor) -> Packed:
@@ -139,7 +140,7 @@ class Native:
         outer, inner = gate.shape
         pads = (0, 0, 0, -outer % self.lanes)
         parts = [torch.nn.functional.pad(w.detach(), pads).view(-1, self.lanes, inner) for w in (gate, up)]
-        return Packed(self._panels(torch.stack(parts, 1).flatten(0, 2), 2 * self.lanes), inner, outer, None, True)
+        return Packed(self._panels(torch.stack(parts, 1).flatten(0, 2)), inner, outer, None, True)
 
     def linear(self, x: Tensor, packed: Packed) -> Tensor:
         """x (..., inner) times the weight, plus its bias: (..., outer). A row's bits do not depend on other rows."""
@@ -150,7 +151,7 @@ class Native:
             rows = rows.contiguous()
         out = torch.empty(rows.shape[0], packed.outer, dtype=x.dtype)
         self._library.linear(
-            x.dtype is torch.bfloat16,
+            0 if x.dtype is torch.float32 else 2 if self.tiles else 1,
             rows.data_ptr(),
             rows.stride(0),
             rows.shape[0],
@@ -186,12 +187,17 @@ class Native:
         )
         return out
 
-    def _panels(self, weight: Tensor, width: int) -> Tensor:
-        inner = weight.shape[1]
+    def _panels(self, weight: Tensor) -> Tensor:
+        lanes, inner = self.lanes, weight.shape[1]
+        width = 2 * lanes
         whole = torch.nn.functional.pad(weight.detach(), (0, 0, 0, -weight.shape[0] % width))
-        if weight.dtype is torch.bfloat16:  # column j and column j + lanes share a 32-bit word
-            return whole.view(-1, 2, self.lanes, inner).permute(0, 3, 2, 1).reshape(-1, inner, width).contiguous()
-        return whole.view(-1, width, inner).transpose(1, 2).contiguous()
+        if weight.dtype is torch.float32:
+            return whole.view(-1, width, inner).transpose(1, 2).contiguous()
+        if not self.tiles:  # column j and column j + lanes share a 32-bit word
+            return whole.view(-1, 2, lanes, inner).permute(0, 3, 2, 1).reshape(-1, inner, width).contiguous()
+        whole = torch.nn.functional.pad(whole, (0, -inner % 32))
+        order = whole.view(-1, 2, 16, whole.shape[1] // 32, 16, 2).permute(0, 3, 1, 4, 2, 5)
+        return order.reshape(-1, whole.shape[1], width).contiguous()
 
 
 def _misfit(x: Tensor, to: Tensor) -> TypeError:
@@ -212,5 +218,5 @@ def load() -> Native | None:
     except (build.BuildError, OSError) as error:
         LOG.warning("native kernels: none, PyTorch computes attention and products (slower on a CPU): %s", error)
         return None
-    LOG.info("native kernels: %d floats a vector, %s", native.lanes, path)
+    LOG.info("native kernels: %d floats a vector%s, %s", native.lanes, ", AMX" if native.tiles else "", path)
     return native
