@@ -39,7 +39,12 @@ DECORATOR = "from mypy_extensions import mypyc_attr\n\n\n@mypyc_attr(allow_inter
 SETUP = """from mypyc.build import mypycify
 from setuptools import setup
 
-setup(name="fastserve-compiled", packages=[], py_modules=[], ext_modules=mypycify({modules!r}, opt_level="3"))
+setup(name="fastserve-compiled", packages=[], py_modules=[], ext_modules=mypycify(["--config-file=mypy.ini", *{modules!r}], opt_level="3"))
+"""
+# What the brain's package names lazily is not looked into: PyTorch alone would take gigabytes.
+CONFIG = """[mypy]
+[mypy-fastserve.engine.*,fastserve.server.*,fastserve.config]
+follow_imports = skip
 """
 
 
@@ -58,6 +63,7 @@ def main() -> int:
             raise SystemExit(f"{path} has no class {name} any more: adapt scripts/compile.py")
         file.write_text(text, encoding="utf-8")
     (TARGET / "setup.py").write_text(SETUP.format(modules=list(MODULES)), encoding="utf-8")
+    (TARGET / "mypy.ini").write_text(CONFIG, encoding="utf-8")
     log = TARGET / "compile.log"
     with log.open("wb") as out:
         done = subprocess.run(
