@@ -15,7 +15,7 @@ TRACE := traces/azure-conv-like.jsonl
 # The released CPU build is pinned where no NVIDIA GPU is found; elsewhere the engine extra takes what pip finds.
 CPU_TORCH := torch==2.13.0
 
-.PHONY: help setup setup-all demo test check format smoke compiled bench-sim bench-engine figures notebooks acceptance bench-server soak-server clean
+.PHONY: help setup setup-all demo test check format smoke compiled bench-sim bench-engine figures notebooks acceptance bench-server soak soak-engine soak-server clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -86,6 +86,11 @@ acceptance: setup-all ## run clients that nobody here wrote (openai, aiperf) aga
 
 bench-server: setup-all ## throughput through HTTP against the engine's own, five alternated runs (minutes)
 	$(PY) scripts/bench_server.py
+
+soak: soak-engine soak-server ## everything that must not leak, for long
+
+soak-engine: setup-all ## 100,000 requests with cancels on the scripted executor and 5,000 on the embedded model (half an hour)
+	$(PY) scripts/soak_engine.py
 
 soak-server: setup-all ## five minutes of 200 clients who stream, cancel at random and send nonsense; nothing may leak
 	$(PY) scripts/soak_server.py --seconds 300

@@ -23,6 +23,7 @@ COMMANDS: dict[str, Command] = {
     "bench": Command(
         "fastserve.bench.command", "send a trace or a dataset to a server on schedule, and measure what comes back"
     ),
+    "generate": Command("fastserve.generate", "prompts in, text out, on the live engine in this process"),
     "serve": Command(
         "fastserve.serve", "the preemptive engine behind HTTP: OpenAI's routes and our own, and a live page"
     ),

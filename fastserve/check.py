@@ -9,6 +9,7 @@ from typing import Any
 
 from fastserve.policies import POLICIES, find, make
 from fastserve.sched.conformance import ConformanceError, check_policy
+from fastserve.sched.policy import Policy
 
 KEPT, BROKEN, USAGE = 0, 1, 2
 
@@ -24,6 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seeds", type=int, default=2, metavar="N", help="workload seeds to try (default: %(default)s)"
     )
     parser.add_argument("--quick", action="store_true", help="the first seed only")
+    parser.add_argument(
+        "--live", action="store_true", help="serve requests on the live engine under it too (needs the engine extra)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -31,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         if args.seeds < 1:
             raise ValueError(f"--seeds {args.seeds}: give at least 1")
-        settings = dict(map(_setting, args.set))
+        settings = dict(map(setting, args.set))
         policy = find(args.policy)
         if settings:
             make(args.policy, settings)
@@ -46,10 +50,20 @@ def run(args: argparse.Namespace) -> int:
     fresh.__name__ = policy.__name__
     try:
         print(check_policy(fresh, seeds=range(args.seeds), quick=args.quick))
+        if args.live:
+            print(_live(fresh, policy))
+    except ImportError as error:
+        return _refuse(f"--live needs the engine's extra, pip install 'fastserve-testbed[engine]': {error}")
     except ConformanceError as error:
         print(f"{policy.__name__} breaks the contract ({error.check}).\n{error}")
         return BROKEN
     return KEPT
+
+
+def _live(fresh: Any, policy: type[Policy]) -> str:
+    from fastserve.engine.trial import live_trial
+
+    return live_trial(fresh, policy.__name__, guess="guess" in policy.needs)
 
 
 def _refuse(message: str) -> int:
@@ -57,7 +71,7 @@ def _refuse(message: str) -> int:
     return USAGE
 
 
-def _setting(text: str) -> tuple[str, Any]:
+def setting(text: str) -> tuple[str, Any]:
     """key=value; a value that is no Python literal is text."""
     key, equals, value = text.partition("=")
     if not equals or not key:

@@ -16,7 +16,7 @@ from fastserve.engine.request import Piece, Request
 from fastserve.engine.watch import Watch
 from fastserve.flight import FlightLog
 from fastserve.records import Recorder
-from fastserve.sched.errors import RefusedError
+from fastserve.sched.errors import PolicyError, RefusedError
 from fastserve.sched.job import Job
 from fastserve.sched.plan import Outcome, Plan
 from fastserve.sched.scheduler import Scheduler
@@ -88,10 +88,17 @@ class Loop:
         self.alive = False
         self.inbox.close()
         reason, text = ("cancelled", "the engine was closed") if self.error is None else ("error", self.error)
-        for request in [*self.requests.values(), *self.inbox.waiting()]:
-            if not request.finish_reason:
-                self._hand_out(request, request.end(reason, text))
-        self.requests.clear()
+        left = list(self.requests.values())
+        if self.error is not None:
+            self.requests.clear()  # a Scheduler whose policy has broken is told no more
+        for request in [*left, *self.inbox.waiting()]:
+            if request.finish_reason:
+                continue
+            try:
+                self._cancel(request, reason, self.now, text)
+            except PolicyError as error:
+                self.requests.clear()
+                self._hand_out(request, request.end("error", str(error)))
         if self.flight is not None:
             self.flight.close()
 
@@ -144,15 +151,15 @@ class Loop:
             self._finish(job, produced)
         self.watch.seats.follow(plan)
         self.recorder.commit(plan, outcome, finished, now)
-        for request, piece in produced:
-            piece.at_ns = now
-            self._hand_out(request, piece)
         if self.watch.looked_at:
-            self.watch.committed(plan, outcome, finished, now)
+            self.watch.committed(plan, finished, now)
         for job in finished:
             self.executor.forget(job)
             self.watch.seats.leave(job)
             del self.requests[job]
+        for request, piece in produced:
+            piece.at_ns = now
+            self._hand_out(request, piece)
 
     def _finish(self, job: Job, produced: list[tuple[Request, Piece]]) -> None:
         """The executor has ended it; or it outgrew the pool, and the Scheduler has cut it after its last token."""

@@ -61,8 +61,8 @@ class Request:
     """
 
     __slots__ = (
-        "at_end", "error", "finish_reason", "job", "listener", "logprobs", "params", "pieces", "prompt", "record",
-        "sampling", "seed", "signal", "speech", "tokens", "voice",
+        "at_end", "ended", "error", "finish_reason", "job", "listener", "logprobs", "params", "pieces", "prompt",
+        "record", "sampling", "seed", "signal", "speech", "tokens", "voice",
     )  # fmt: skip
 
     def __init__(
@@ -90,7 +90,8 @@ class Request:
         self.error: str | None = None
         self.record: Mapping[str, Any] = {}
         self.pieces: list[Piece] = []
-        self.signal = threading.Condition()
+        self.signal = threading.Condition()  # for who iterates
+        self.ended = threading.Event()  # for who waits for the end, and need not be woken by every token
 
     # -- what the executor does ------------------------------------------------------------------------------------
 
@@ -136,24 +137,21 @@ class Request:
     # -- what the loop does ----------------------------------------------------------------------------------------
 
     def hand_out(self, piece: Piece) -> None:
-        """To whoever iterates, and to the listener. A listener that raises is not called again."""
-        with self.signal:
-            self.pieces.append(piece)
-            self.signal.notify_all()
-        if self.listener is not None:
-            try:
+        """To the listener, and to whoever iterates or waits. Raises what the listener does, which is not called again."""
+        try:
+            if self.listener is not None:
                 self.listener(piece)
-            except Exception:
-                self.listener = None
-                raise
-            finally:
-                self._told(piece)
-        else:
-            self._told(piece)
-
-    def _told(self, piece: Piece) -> None:
-        if piece.finish_reason and self.at_end is not None:
-            self.at_end(self)
+        except Exception:
+            self.listener = None
+            raise
+        finally:
+            if piece.finish_reason and self.at_end is not None:
+                self.at_end(self)
+            with self.signal:
+                self.pieces.append(piece)
+                self.signal.notify_all()
+            if piece.finish_reason:
+                self.ended.set()
 
     @property
     def over(self) -> bool:
@@ -216,9 +214,8 @@ class Handle:
     def result(self, timeout: float | None = None) -> Output:
         """Waits for the end. timeout: s, after which TimeoutError."""
         request = self._request
-        with request.signal:
-            if not request.signal.wait_for(lambda: request.over, timeout):
-                raise TimeoutError(f"request {self.id} is {self.state} after {timeout} s, with "
+        if not request.ended.wait(timeout):
+            raise TimeoutError(f"request {self.id} is {self.state} after {timeout} s, with "
                                    f"{len(request.tokens)} tokens")  # fmt: skip
         return Output(
             id=self.id,

@@ -9,7 +9,7 @@ from heapq import heappop, heappush
 from typing import Any
 
 from fastserve.sched.job import Job
-from fastserve.sched.plan import Outcome, Plan
+from fastserve.sched.plan import Plan
 from fastserve.sched.scheduler import Scheduler
 
 log = logging.getLogger("fastserve")
@@ -113,7 +113,7 @@ class Watch:
                     way = "out" if copy.out else "in"
                     self.tell("copy", plan.now, copy.job, direction=way, blocks=copy.blocks, ahead=ahead)
 
-    def committed(self, plan: Plan, outcome: Outcome, finished: Sequence[Job], now: int) -> None:
+    def committed(self, plan: Plan, finished: Sequence[Job], now: int) -> None:
         prefilled = {job for job, _ in plan.prefill}
         for job in plan.joined:
             resumed = job not in prefilled and (job.rolling or bool(job.finish))

@@ -1,0 +1,48 @@
+"""A policy on the live engine: it must end every request, with the tokens of an undisturbed run."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+from fastserve.engine.engine import Engine
+from fastserve.engine.params import SamplingParams
+from fastserve.sched.breach import ConformanceError
+from fastserve.sched.policy import Policy
+
+REQUESTS = 16
+
+
+def live_trial(make: Callable[[], Policy], name: str, *, guess: bool = False) -> str:
+    """Serves requests of the embedded model under the policy, in little memory. Returns what was seen, in a sentence.
+
+    guess: whether the policy needs guesses of output lengths; it gets the true ones.
+    Raises ConformanceError when it breaks, or when tokens depend on it.
+    """
+    rng = random.Random(0)
+    prompts = [[rng.randrange(32, 127) for _ in range(rng.choice([8, 30, 90]))] for _ in range(REQUESTS)]
+    lengths = [rng.choice([4, 12, 40]) for _ in range(REQUESTS)]
+    params = [
+        SamplingParams(max_tokens=tokens, guess=tokens, seed=i, ignore_eos=True) for i, tokens in enumerate(lengths)
+    ]
+    settings: dict[str, Any] = {"max_batch": 4, "residency": "proactive", "dtype": "float32", "latency": "opt-13b-a100"}
+    with Engine.from_pretrained("embedded", policy="fcfs", **settings) as calm:
+        wanted = calm.generate(prompts, params)
+    with Engine.from_pretrained(
+        "embedded", policy=make, predictor="client" if guess else None, kv_tokens=320, host_tokens=4096, visit=0,
+        **settings,
+    ) as engine:  # fmt: skip
+        found = engine.generate(prompts, params)
+        error = engine.error
+    if error is not None:
+        raise ConformanceError("live", f"on the live engine: {error}")
+    for want, got in zip(wanted, found, strict=True):
+        if want.token_ids != got.token_ids:
+            raise ConformanceError(
+                "live",
+                f"on the live engine, request {got.id} under {name} got other tokens than undisturbed, after "
+                f"{got.record['preemptions']} preemptions; this is a bug in the engine, please report it",
+            )
+    preemptions = sum([output.record["preemptions"] for output in found])
+    return f"{name} on the live engine: {REQUESTS} requests, {preemptions} preemptions, tokens as undisturbed"
