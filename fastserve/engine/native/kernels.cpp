@@ -374,25 +374,24 @@ static void tile_product(const Linear &p, const bf16 *x, int64_t stride, int row
 }
 static void linear_tiles(const Linear &p, const bf16 *x, int64_t x_row, int rows, int threads) {
   const int width = p.gated ? L : PANEL, panels = (p.outer + width - 1) / width, few = std::max(1, std::min(8, panels / (8 * threads)));
-  const int stride = (p.inner + 31) / 32 * 32 + 32;  // the last 32 keep rows of 2^n off one cache set
+  const int64_t stride = (p.inner + 31) / 32 * 32 + 32;  // the last 32 keep rows of 2^n off one cache set
   const int whole = (rows + 31) / 32 * 32;
   static thread_local Room room;
-  bf16 *copy = (bf16 *)room.take((size_t)whole * stride / 2);
+  bf16 *copy = (bf16 *)room.take((size_t)(whole * stride / 2));
 #pragma omp parallel num_threads((int64_t)rows * p.inner * p.outer < 100000 ? 1 : threads)
   {
     _tile_loadconfig(&WHOLE);
 #pragma omp for schedule(static)
-    for (int r = 0; r < whole; r++) {
-      bf16 *to = copy + (int64_t)r * stride;
-      const int n = r < rows ? p.inner : 0;
-      if (n) memcpy(to, x + r * x_row, n * sizeof(bf16));
-      memset(to + n, 0, (stride - n) * sizeof(bf16));
+    for (int r = 0; r < rows; r++) {  // what lies in the rows of the last tile beyond reaches no other row
+      bf16 *to = copy + r * stride;
+      memcpy(to, x + r * x_row, p.inner * sizeof(bf16));
+      memset(to + p.inner, 0, (stride - p.inner) * sizeof(bf16));
     }
 #pragma omp for schedule(dynamic, 1)
     for (int first = 0; first < panels; first += few)
       for (int row = 0; row < rows; row += 32)
         for (int c = first; c < std::min(panels, first + few); c++)
-          tile_product(p, copy + (int64_t)row * stride, stride, row, std::min(32, rows - row), c);
+          tile_product(p, copy + row * stride, stride, row, std::min(32, rows - row), c);
     _tile_release();
   }
 }
