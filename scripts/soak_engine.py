@@ -96,6 +96,7 @@ def _held(engine: Engine) -> list[str]:
         "jobs": len(scheduler.live),
         "seats": len(loop.watch.seats.of),
         "trails": len(loop.recorder.trails),
+        "prefetches of the recorder": len(loop.recorder.fetched),
         "device blocks": ledger.used + ledger.cold,
         "host blocks": ledger.hosted,
         "deadlines": len(engine._slos),

@@ -137,7 +137,7 @@ class Request:
     # -- what the loop does ----------------------------------------------------------------------------------------
 
     def hand_out(self, piece: Piece) -> None:
-        """To the listener, and to whoever iterates or waits. Raises what the listener does, which is not called again."""
+        """To the listener, and to whoever iterates or waits. Raises as the listener does, which is not called again."""
         try:
             if self.listener is not None:
                 self.listener(piece)

@@ -1,0 +1,136 @@
+"""The executor on a real model, where something goes wrong in the middle of a step."""
+
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from fastserve.engine.blocks import Blocks  # noqa: E402 (after importorskip)
+from fastserve.engine.params import SamplingParams  # noqa: E402
+from tests.engine.stage import Stage, alone, tiny  # noqa: E402
+from tests.sched.worlds import MS  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+PROMPTS = [[5, 6, 7, 8, 9] * n for n in (1, 4, 2, 6, 3)]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return tiny(tmp_path_factory.mktemp("tiny"))
+
+
+def staged(model: Any, **options: Any) -> Stage:
+    stage = Stage(model, "mlfq", 16, 40, **options)
+    for i, prompt in enumerate(PROMPTS):
+        stage.add(prompt, at=i * MS)
+    return stage
+
+
+class Flawed:
+    """The witness's forward pass, with something done to its answer or in its place at some calls."""
+
+    def __init__(self, stage: Stage, at: set[int], what: Any) -> None:
+        self.forward = stage.witness.forward
+        self.at = at
+        self.what = what
+        self.calls = 0
+        stage.witness.forward = self  # type: ignore[assignment]
+
+    def __call__(self, step: Any, cache: Any) -> Any:
+        self.calls += 1
+        logits = self.forward(step, cache)
+        if self.calls in self.at:
+            self.what(logits)
+        return logits
+
+
+def out_of_memory(logits: Any) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory, as a device would say")
+
+
+def out_of_host_memory(logits: Any) -> None:
+    raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried")
+
+
+@pytest.mark.parametrize("what", [out_of_memory, out_of_host_memory])
+@pytest.mark.parametrize("residency", ["recompute", "proactive"])
+def test_out_of_memory_shrinks_the_batch_and_tokens_stay_right(residency: str, what: Any, model: Any) -> None:
+    stage = staged(model, residency=residency)
+    Flawed(stage, {6, 11}, what)
+    assert stage.play() == [alone(model, prompt) for prompt in PROMPTS]
+    assert stage.loop.counters["oom"] == 2
+    assert stage.scheduler.slots <= 2
+
+
+def test_a_row_that_is_no_number_fails_its_own_request(model: Any) -> None:
+    """The others of that step get their tokens."""
+    stage = staged(model)
+
+    def spoil(logits: Any) -> None:
+        logits[0, 3] = float("nan")
+
+    flawed = Flawed(stage, {9}, spoil)
+    tokens = stage.play()
+    assert flawed.calls > 9
+    failed = [request for request in stage.requests if request.finish_reason == "error"]
+    assert len(failed) == 1
+    assert failed[0].error is not None
+    for request, got, prompt in zip(stage.requests, tokens, PROMPTS, strict=True):
+        want = alone(model, prompt)
+        assert got == (want[: len(got)] if request in failed else want)
+
+
+def test_text_that_cannot_be_made_fails_its_own_request(model: Any) -> None:
+    class Mute:
+        stopped = False
+
+        def add(self, token: int) -> str:
+            raise UnicodeError("as asked")
+
+        def flush(self) -> str:
+            return ""
+
+    stage = staged(model)
+    stage.requests[2].voice = Mute()
+    tokens = stage.play()
+    assert [request.finish_reason for request in stage.requests] == ["length", "length", "error", "length", "length"]
+    assert stage.requests[2].error == "UnicodeError: as asked"
+    assert tokens[3] == alone(model, PROMPTS[3])
+
+
+def test_eos_ends_a_request_and_is_its_last_token(model: Any) -> None:
+    want = alone(model, PROMPTS[1])
+    eos = want[4]
+    stage = Stage(model, "fcfs", 64, 0)
+    stage.witness.eos_ids = frozenset({eos})  # type: ignore[attr-defined]
+    stage.add(PROMPTS[1])
+    stage.add(PROMPTS[1], SamplingParams(max_tokens=12, temperature=0, ignore_eos=True).resolved({}))
+    stage.add(PROMPTS[1], SamplingParams(max_tokens=12, temperature=0, stop_after=9).resolved({}))
+    ended, ignoring, replayed = stage.play()
+    assert ended == want[: want.index(eos) + 1]
+    assert ignoring == want
+    assert replayed == want[:9]
+    assert [request.finish_reason for request in stage.requests] == ["stop", "length", "stop"]
+
+
+def test_copies_are_counted_as_stall_where_a_step_waits_for_them(model: Any) -> None:
+    stage = staged(model, residency="reactive")
+    stalls = []
+    follow = stage.executor.blocks.follow
+
+    def spy(plan: Any) -> int:
+        stall = follow(plan)
+        stalls.append((stall, bool(plan.clear or plan.load)))
+        return stall
+
+    stage.executor.blocks.follow = spy  # type: ignore[method-assign]
+    stage.play()
+    assert any(waits for _, waits in stalls)
+    assert all(stall >= 0 and (waits or stall == 0) for stall, waits in stalls)
+
+
+def test_more_blocks_than_there_are_is_a_bug_and_says_so() -> None:
+    blocks = Blocks(2, 0, 16, None)  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="3 KV blocks are needed, and 2 of 2 are free; this is a bug"):
+        blocks.device.take(3)
