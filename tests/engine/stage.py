@@ -34,11 +34,11 @@ BLOCK = 4
 GREEDY = SamplingParams(max_tokens=12, temperature=0).resolved({})
 
 
-def tiny(folder: Path, dtype: str = "float32", native: Any = "off") -> Model:
+def tiny(folder: Path, dtype: str = "float32", native: Any = "off", device: str = "cpu") -> Model:
     """A Llama of two layers, with weights that are the same in every run."""
     if not (folder / "config.json").is_file():
         write(folder, "llama")
-    return load_model(folder, dtype=dtype, device="cpu", native=native)
+    return load_model(folder, dtype=dtype, device=device, native=native)
 
 
 def sharp(name: str) -> Policy:

@@ -205,6 +205,18 @@ def test_recomputing_differs_by_rounding_alone(model: Any, rounded: Any) -> None
     assert apart <= rounding
 
 
+@pytest.mark.parametrize("residency", ["recompute", *SWAPS])
+@pytest.mark.parametrize(
+    "device", [pytest.param("cuda", marks=pytest.mark.cuda), pytest.param("mps", marks=pytest.mark.mps)]
+)
+def test_on_an_accelerator(device: str, residency: str, folder: Path) -> None:
+    """float32 tokens as undisturbed there; the blocks travel on streams of their own."""
+    there = tiny(folder, device=device)
+    stage = crowded(there, residency)
+    assert sum(stage.preemptions) > 2 * len(LENGTHS)
+    assert [request.tokens for request in stage.requests] == [alone(there, prompt) for prompt in prompts()]
+
+
 def by_request(stage: Stage) -> list[Any]:
     """(tokens, vocabulary) of each request: the logits that its tokens were taken from."""
     found: list[list[Any]] = [[] for _ in stage.requests]
