@@ -3,14 +3,18 @@
 Of a ```console block every line that starts with `$ ` is run, and must exit 0; the lines between show what a reader
 sees and are not compared. A ```python block whose first line is a comment with a file name (`# mine.py`) is saved under
 that name, as a reader would, and then run like the others. `make` targets are only checked to exist: they would set up
-an environment.
+an environment. A server is left running for the lines that follow, on a free port instead of 8000.
 """
 
 import os
 import re
 import shlex
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +22,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FENCE = re.compile(r"^```(console|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+pytestmark = pytest.mark.xdist_group("readme")  # its steps build on one another
 FILE_NAME = re.compile(r"#\s*([\w./-]+\.py)\s*$")
 
 
@@ -44,10 +49,51 @@ def steps() -> list[Step]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a reader's checkout holds, without the parts that a command could spoil."""
     here = tmp_path_factory.mktemp("checkout")
-    for name in ("fastserve", "sim", "traces", "docs", "README.md"):
+    for name in ("fastserve", "sim", "experiments", "traces", "docs", "README.md"):
         if (ROOT / name).exists():
             (here / name).symlink_to(ROOT / name)
     return here
+
+
+class Server:
+    """The one that the README starts: on `port`, until it is stopped."""
+
+    def __init__(self) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = str(free.getsockname()[1])
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, command: str, folder: Path) -> None:
+        """Returns once it answers. Raises RuntimeError if it ends before, or takes two minutes."""
+        environment = {**os.environ, "PYTHONPATH": str(folder)}
+        flags = ["--port", self.port, "--state-dir", str(folder / "state")]
+        self.process = subprocess.Popen([*shlex.split(command), *flags], cwd=folder, env=environment)
+        for _ in range(240):
+            if self.process.poll() is not None:
+                break
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health/ready", timeout=5):
+                    return
+            except OSError:
+                time.sleep(0.5)
+        raise RuntimeError(f"{command} did not become ready")
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
+            try:
+                self.process.wait(60)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    it = Server()
+    yield it
+    it.stop()
 
 
 def run(command: str | list[str], folder: Path) -> None:
@@ -71,7 +117,9 @@ def test_there_is_something_to_run() -> None:
 
 
 @pytest.mark.parametrize("step", steps(), ids=lambda step: f"line-{step.line}")
-def test_readme_step(step: Step, folder: Path) -> None:
+def test_readme_step(step: Step, folder: Path, server: Server) -> None:
+    if re.search(r"\bfastserve (serve|generate)\b|--live|fastserve\.engine|127\.0\.0\.1:8000", step.text):
+        pytest.importorskip("torch")
     if step.kind == "python":
         named = FILE_NAME.match(step.text.partition("\n")[0])
         path = folder / (named[1] if named else "readme_block.py")
@@ -84,4 +132,7 @@ def test_readme_step(step: Step, folder: Path) -> None:
         python = shlex.quote(sys.executable)
         command = re.sub(r"(?<!\S)\.venv/bin/python(?!\S)", lambda _: python, step.text)
         command = re.sub(r"(?<!\S)(\.venv/bin/)?fastserve(?!\S)", lambda _: f"{python} -m fastserve", command)
-        run(command, folder)
+        if "fastserve serve" in command:
+            server.start(command, folder)
+        else:
+            run(command.replace("127.0.0.1:8000", f"127.0.0.1:{server.port}"), folder)
