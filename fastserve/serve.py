@@ -22,7 +22,7 @@ GROUPS = {
     "metrics": "monitoring",
 }
 """The first field of each group of flags -> its heading."""
-FAILED, USAGE = 1, 2
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,6 +74,8 @@ def run(args: argparse.Namespace) -> int:
         FastServeServer(config).run()
     except StartError as error:
         return _failed(str(error), FAILED)
+    except KeyboardInterrupt:  # while the model was loaded
+        return INTERRUPTED
     return 0
 
 
