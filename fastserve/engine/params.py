@@ -101,16 +101,6 @@ class SamplingParams:
         except ValueError as error:
             raise ValueError(f"the model's generation_config: {error}; give the field in the request") from None
 
-    @property
-    def greedy(self) -> bool:
-        """The likeliest token is taken, nothing is drawn."""
-        return self.temperature == 0
-
-    @property
-    def is_resolved(self) -> bool:
-        """No field is left to the model's generation_config."""
-        return all(getattr(self, name) is not None for name in _DEFAULTED)
-
     @classmethod
     def names(cls) -> frozenset[str]:
         """The names of all fields."""

@@ -21,14 +21,13 @@ class SamplingState:
     """
 
     __slots__ = (
-        "_counts", "_ids", "_where", "barred", "ends", "generated", "logprobs", "min_p", "params", "penalised",
+        "_counts", "_ids", "_where", "barred", "generated", "logprobs", "min_p", "params", "penalised",
         "repetition", "seed", "temperature", "top_k", "top_p",
     )  # fmt: skip
 
     def __init__(
         self, params: SamplingParams, *, seed: int, prompt: Sequence[int] = (), eos_ids: Iterable[int] = ()
     ) -> None:
-        stops, eos = frozenset(params.stop_token_ids), frozenset(eos_ids)
         self.params = params
         self.seed = seed
         self.generated = 0  # tokens accepted so far: the index of the next one
@@ -38,9 +37,7 @@ class SamplingState:
         self.min_p = _resolved(params.min_p)
         self.repetition = _resolved(params.repetition_penalty)
         self.logprobs = params.logprobs
-        self.ends = stops if params.ignore_eos or params.stop_after is not None else stops | eos
-        """Tokens that end the output."""
-        self.barred = sorted(stops | eos)
+        self.barred = sorted({*params.stop_token_ids, *eos_ids})
         """Tokens that may not be drawn while `must_go_on`."""
 
         self.penalised = bool(self.repetition != 1.0 or params.presence_penalty or params.frequency_penalty)

@@ -262,6 +262,13 @@ def test_a_stop_string_may_begin_before_min_tokens() -> None:
     assert stops.pass_on("more") == stops.flush() == ""
 
 
+def test_a_stop_string_that_was_complete_before_min_tokens_stays_text() -> None:
+    stops = StopStrings(["abc", "b"])
+    assert stops.pass_on("ab", armed=False) == ""
+    assert stops.pass_on("x") == "abx"
+    assert stops.found is None
+
+
 def test_what_was_held_back_comes_at_the_end() -> None:
     assert speak(Detokeniser(Alphabet(Bytes()), stop=["END"]), list(b"aEN")) == ["a", "", "", "EN"]
 

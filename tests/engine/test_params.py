@@ -94,8 +94,6 @@ def test_the_callers_values_come_before_the_models() -> None:
     assert (params.temperature, params.top_k, params.top_p) == (0.0, 20, 1.0)
     assert (params.min_p, params.repetition_penalty) == (0.0, 1.0)
     assert (params.max_tokens, params.seed, params.stop) == (16, 3, ("x",))
-    assert params.greedy and params.is_resolved
-    assert not SamplingParams(temperature=1.0).is_resolved
     assert params.resolved({"temperature": 0.1}) == params
 
 

@@ -17,7 +17,7 @@ from fastserve.engine.philox import philox, uniforms
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from fastserve.engine.draw import ONE, draw, weigh  # noqa: E402  (torch first, or skip)
+from fastserve.engine.draw import ONE, draw, pick, weigh  # noqa: E402  (torch first, or skip)
 from fastserve.engine.sampling import Sampled, Sampler, SamplingError  # noqa: E402
 from fastserve.engine.sampling_state import SamplingState  # noqa: E402
 
@@ -187,12 +187,6 @@ def test_min_tokens_bars_eos_and_stop_tokens_until_they_are_out() -> None:
     assert taken == [2, 2, 0, 0]
 
 
-def test_what_ends_an_output() -> None:
-    assert state_of(eos=[7], stop_token_ids=[3]).ends == {3, 7}
-    assert state_of(eos=[7], stop_token_ids=[3], ignore_eos=True).ends == {3}
-    assert state_of(eos=[7], stop_after=5).ends == frozenset()
-
-
 def test_a_state_needs_resolved_parameters() -> None:
     with pytest.raises(ValueError, match="resolved"):
         SamplingState(SamplingParams(temperature=1.0), seed=0)
@@ -249,6 +243,14 @@ def test_a_seed_gives_its_tokens_again_and_another_gives_others() -> None:
         state = state_of(seed=seed)
         runs.append([tokens_of(Sampler().sample(logits.clone(), [state]))[0] for _ in range(20)])
     assert runs[0] == runs[1] != runs[2]
+    probabilities = torch.softmax(logits[0].double(), -1).cumsum(-1)
+    assert runs[0] == torch.searchsorted(probabilities, torch.from_numpy(uniforms([5] * 20, list(range(20))))).tolist()
+
+
+def test_a_token_without_weight_is_never_picked() -> None:
+    weights = torch.tensor([[0.0, 3, 0, 2, 0]]).expand(6, -1)
+    uniform = torch.tensor([[0.0], [0.59], [0.6], [0.79], [0.8], [1 - 2**-53]], dtype=torch.float64)
+    assert pick(weights, uniform).tolist() == [1, 1, 3, 3, 3, 3]
 
 
 @pytest.mark.parametrize("temperature", [1e-40, 1e-6])
