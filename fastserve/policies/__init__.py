@@ -61,9 +61,12 @@ def knobs(policy: type[Policy]) -> dict[str, Any]:
         constructor = vars(base).get("__init__")
         if constructor is None or base is object:
             continue
-        parameters = list(inspect.signature(constructor).parameters.values())[1:]
+        if inspect.isfunction(constructor):
+            parameters = list(inspect.signature(constructor).parameters.values())[1:]
+        else:  # compiled: only the class still knows
+            parameters = list(inspect.signature(base).parameters.values())
         for parameter in parameters:
-            if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                 found.setdefault(parameter.name, None if parameter.default is parameter.empty else parameter.default)
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
             break
