@@ -24,6 +24,10 @@ COMMANDS: dict[str, Command] = {
         "fastserve.bench.command", "send a trace or a dataset to a server on schedule, and measure what comes back"
     ),
     "generate": Command("fastserve.generate", "prompts in, text out, on the live engine in this process"),
+    "profile": Command(
+        "fastserve.profile", "measure how long iterations take on this machine, for skip-join and for the simulator"
+    ),
+    "ab": Command("fastserve.ab", "replay one trace under several policies on the live engine, in turns, and compare"),
     "serve": Command(
         "fastserve.serve", "the preemptive engine behind HTTP: OpenAI's routes and our own, and a live page"
     ),

@@ -97,14 +97,14 @@ def _decode_fit(points: Sequence[tuple[int, int, float]]) -> DecodePiece:
     return DecodePiece(1, constant, batch, context)
 
 
-def fit(rows: Sequence[Sequence[float]], times: Sequence[float]) -> list[float]:
-    """Coefficients, none negative, that minimise the squares of the relative errors. times: above 0.
+def fit(rows: Sequence[Sequence[float]], times: Sequence[float], weights: Sequence[float] | None = None) -> list[float]:
+    """Coefficients, none negative, that minimise the squares of the relative errors, each times its weight (1).
 
-    Every choice of columns that are not 0 is tried: there are three.
+    times: above 0. Every choice of columns that are not 0 is tried: there are six at most.
     """
-    a: NDArray[Any] = np.array(rows, float) / np.array(times, float)[:, None]
-    wanted = np.ones(len(times))
-    best, least = np.zeros(a.shape[1]), float(len(times)) + 1
+    wanted = np.ones(len(times)) if weights is None else np.sqrt(np.array(weights, float))
+    a: NDArray[Any] = np.array(rows, float) * (wanted / np.array(times, float))[:, None]
+    best, least = np.zeros(a.shape[1]), float(wanted @ wanted) + 1
     for size in range(1, min(a.shape) + 1):
         for columns in combinations(range(a.shape[1]), size):
             chosen = list(columns)

@@ -1,0 +1,146 @@
+"""`fastserve ab`: one trace under several policies on the live engine, in turns (A B A B), compared pair by pair."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastserve.check import setting
+from fastserve.profile import MODEL_FLAGS, Bar, add_model_arguments
+
+if TYPE_CHECKING:
+    from fastserve.duel import Duel
+
+SERVING = ("max_batch", "batching", "token_budget", "residency", "visit", "kv_tokens", "host_tokens")
+SHARES = (10, 25, 50, 75, 90, 95, 99)
+"""Percentiles of the completion times that are printed."""
+
+
+class PolicyAction(argparse.Action):
+    """--policy starts a contender; --set and --label belong to the --policy before them."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        rows: list[dict[str, Any]] = list(namespace.policies or [])
+        if option_string == "--policy":
+            rows.append({"policy": values, "knobs": {}, "label": ""})
+        elif not rows:
+            parser.error(f"{option_string} {values}: it belongs to the --policy before it, and there is none")
+        elif option_string == "--label":
+            rows[-1] = rows[-1] | {"label": values}
+        else:
+            try:
+                key, value = setting(values)
+            except ValueError as error:
+                parser.error(str(error))
+            rows[-1] = rows[-1] | {"knobs": rows[-1]["knobs"] | {key: value}}
+        namespace.policies = rows
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--trace", required=True, metavar="FILE", help="recognised by its content")
+    rows: dict[str, Any] = {"action": PolicyAction, "dest": "policies"}
+    add("--policy", metavar="NAME", help="a contender; the first is the baseline", default=None, **rows)
+    add("--set", metavar="KEY=VALUE", help="a setting of that policy", default=argparse.SUPPRESS, **rows)
+    add("--label", metavar="TEXT", help="its name in the tables", default=argparse.SUPPRESS, **rows)
+    add("--rounds", type=int, default=5, metavar="N", help="runs of each policy (default: %(default)s)")
+    add("--offline", action="store_true", help="straight on the engine, in this process, without HTTP")
+    add("--num-requests", type=int, metavar="N", help="the first so many of the trace")
+    add("--rate", type=float, metavar="R", help="requests/s: the trace's gaps are stretched")
+    add("--load", type=float, metavar="X", help="rate over what fcfs sustains, measured by one run with all at once")
+    add("--seed", type=int, default=0, help="of the first round; round i re-pairs arrivals and requests by seed + i")
+    add("--json", action="store_true", help="print one JSON document and nothing else")
+    add("--out", metavar="FILE", help="write the document with every job's times there; scripts/draw_ab.py draws it")
+    engine = parser.add_argument_group("engine")
+    more = engine.add_argument
+    more("--max-batch", type=int, default=16, help="batch cap (default: %(default)s)")
+    more("--batching", default="chunked", choices=("mixed", "prefill-first", "chunked", "static"))
+    more("--token-budget", type=int, help="tokens an iteration")
+    more("--residency", default="proactive", choices=("recompute", "reactive", "proactive", "defer"))
+    more("--visit", type=int, default=64, help="visit guard; 0 is off (default: %(default)s)")
+    more("--kv-tokens", type=int, help="device KV pool (default: what the memory allows)")
+    more("--host-tokens", type=int, help="host KV pool (default: what the memory allows)")
+    more("--latency", help="what the policies are told of the machine: a preset or file (default: a stored profile)")
+    add_model_arguments(engine)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the comparison. Returns 0, 1 if a run failed, 2 for what is wrong with the arguments, 130 after Ctrl-C."""
+    if not args.offline:
+        return _refuse("give --offline: the policies are compared straight on the engine. Over HTTP, start "
+                       "`fastserve serve --policy NAME` for each in turn and replay by `fastserve bench`")  # fmt: skip
+    try:
+        from fastserve.duel import DuelError, duel
+        from fastserve.engine.model import load_model
+        from fastserve.workload import read_trace
+    except ImportError as error:
+        return _refuse(f"{error}; the live engine needs its extra: pip install 'fastserve-testbed[engine]'")
+    bar = Bar(sys.stderr.isatty() and not args.json)
+    try:
+        trace = read_trace(args.trace, rate=args.rate or (1.0 if args.load else None))
+        if args.num_requests is not None:
+            trace = trace.head(args.num_requests)
+        model = load_model(args.model, **{name: getattr(args, name) for name in MODEL_FLAGS})
+        found = duel(
+            model, trace, args.policies or [{"policy": "fcfs"}, {"policy": "sj-mlfq"}],
+            {name: getattr(args, name) for name in SERVING}, rounds=args.rounds, rate=args.rate, load=args.load,
+            seed=args.seed, latency=args.latency, report=bar,
+        )  # fmt: skip
+    except (ValueError, OSError) as error:
+        return _refuse(str(error))
+    except DuelError as error:
+        print(f"fastserve ab: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    finally:
+        bar.close()
+    if args.out is not None:
+        try:
+            Path(args.out).write_text(json.dumps(found.document(jobs=True)) + "\n", encoding="utf-8")
+        except OSError as error:
+            return _refuse(f"{args.out} cannot be written: {error.strerror}")
+    print(json.dumps(found.document(), indent=1) if args.json else text(found))
+    return 0
+
+
+def text(found: Duel) -> str:
+    """For people: settings, the ratios, and the distribution of completion times as a table."""
+    document = found.document()
+    lines = [", ".join(f"{name} {value}" for name, value in document["settings"].items())]
+    rows = [["policy", "mean JCT s", "p95", "p99", "TTFT s", "tok/s", "baseline/row: mean JCT", "p95", "tok/s"]]
+    for label, means in document["means"].items():
+        ratios = document["ratios"].get(label)
+        mine = [f"{means[key]:.3f}" for key in ("mean_jct_s", "p95_jct_s", "p99_jct_s", "mean_ttft_s")]
+        mine.append(f"{means['output_tokens_per_s']:.0f}")
+        keys = ("mean_jct_s", "p95_jct_s", "output_tokens_per_s")
+        rows.append([label, *mine, *(["1"] * 3 if ratios is None else [_shown(ratios[key]) for key in keys])])
+    lines += _columns(rows)
+    lines.append("completion times (s) below which so many percent of the jobs ended, all rounds together:")
+    table = [["policy", *(f"{share} %" for share in SHARES)]]
+    table += [[label, *(f"{value:.3f}" for value in found.percentiles(label, SHARES))] for label in document["means"]]
+    return "\n".join([*lines, *_columns(table)])
+
+
+def _shown(ratio: dict[str, float | None] | None) -> str:
+    if ratio is None:
+        return "-"
+    if ratio["low"] is None:
+        return f"{ratio['mean']:.2f}"
+    return f"{ratio['mean']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]"
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) if i == 0 else cell.rjust(width)
+                      for i, (cell, width) in enumerate(zip(row, widths, strict=True))) for row in rows]  # fmt: skip
+
+
+def _refuse(message: str) -> int:
+    print(f"fastserve ab: error: {message}", file=sys.stderr)
+    return 2
