@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from fastserve.bench.prompts import IdPrompts, TextPrompts
     from fastserve.bench.result import Result, Sample
     from fastserve.bench.schedule import calls_of
+    from fastserve.bench.target import Asker, Target
 
 __all__ = [
     "FORMS",
     "About",
+    "Asker",
     "Asking",
     "Backend",
     "Call",
@@ -40,6 +42,7 @@ __all__ = [
     "Result",
     "Sample",
     "Selection",
+    "Target",
     "TextPrompts",
     "as_document",
     "calls_of",
@@ -48,6 +51,7 @@ __all__ = [
 
 _MODULES = {
     "About": "document",
+    "Asker": "target",
     "Asking": "forms",
     "Backend": "loop",
     "Call": "call",
@@ -64,6 +68,7 @@ _MODULES = {
     "Result": "result",
     "Sample": "result",
     "Selection": "metrics",
+    "Target": "target",
     "TextPrompts": "prompts",
     "calls_of": "schedule",
     "as_document": "document",

@@ -22,6 +22,9 @@ __all__ = ["add_arguments", "run"]
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
+CHAT_TEMPLATE = 64
+"""Tokens of the context that are left to a chat's template, which a client does not know."""
+
 
 def run(args: argparse.Namespace) -> int:
     """Returns 0 after a run, 1 if nobody answered or nothing was completed, 2 for usage, 130 after Ctrl-C."""
@@ -85,7 +88,10 @@ def prepare(args: argparse.Namespace) -> Prepared:
         made = IdPrompts(low, high, args.seed)
     elif made is None:
         made = TextPrompts(counting, args.seed)
-    calls = calls_of(trace, made, predictor=predictor, max_model_len=target.max_model_len)
+    room = target.max_model_len
+    if room is not None and not form.ids:
+        room -= CHAT_TEMPLATE
+    calls = calls_of(trace, made, predictor=predictor, max_model_len=room)
     asking = Asking(
         model=model,
         hide_lengths=hide,

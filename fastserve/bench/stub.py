@@ -16,6 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+TEXT = {"id": "cmpl-0", "object": "text_completion", "created": 0, "model": "stub"}
+SAID = {"id": "chatcmpl-0", "object": "chat.completion.chunk", "created": 0, "model": "stub"}
 STATUS = {200: "OK", 400: "Bad Request", 404: "Not Found", 503: "Service Unavailable"}
 
 
@@ -66,8 +68,8 @@ class Stub:
         try:
             while (head := await reader.readuntil(b"\r\n\r\n")) and await self._request(head, reader, writer):
                 pass
-        except (OSError, asyncio.IncompleteReadError):
-            pass  # the client has left
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # the client has left, or the loop is at its end: Python 3.11 reports that as an error otherwise
         finally:
             writer.close()
             with contextlib.suppress(OSError):
@@ -79,8 +81,8 @@ class Stub:
         method, path, _ = first.split(" ")
         headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         data = await reader.readexactly(int(headers.get("content-length", 0)))
-        if method == "GET":
-            self._whole(writer, *self._look(path))
+        if method != "POST":
+            self._whole(writer, *self._look(path), body=method != "HEAD")
             await writer.drain()
             return True
         body = json.loads(data)
@@ -109,10 +111,10 @@ class Stub:
         return 404, {"error": {"message": f"no route {path}", "type": "NotFoundError", "param": None, "code": 404}}
 
     @staticmethod
-    def _whole(writer: asyncio.StreamWriter, status: int, body: Any) -> None:
-        data = json.dumps(body).encode()
+    def _whole(writer: asyncio.StreamWriter, status: int, answer: Any, body: bool = True) -> None:
+        data = json.dumps(answer).encode()
         head = f"HTTP/1.1 {status} {STATUS[status]}\r\ncontent-type: application/json\r\ncontent-length: {len(data)}"
-        writer.write(head.encode() + b"\r\n\r\n" + data)
+        writer.write(head.encode() + b"\r\n\r\n" + (data if body else b""))
 
     async def _generate(self, seen: Seen, how: Behaviour, writer: asyncio.StreamWriter) -> bool:
         if how.hangs:
@@ -161,7 +163,7 @@ class Stub:
             writer.write(chunked(final | {"tokens_generated": tokens, "usage": usage, "preemption_count": 0}))
         else:
             if body.get("stream_options", {}).get("include_usage"):
-                writer.write(chunked({"choices": [], "usage": usage}))
+                writer.write(chunked((SAID if events is chat else TEXT) | {"choices": [], "usage": usage}))
             writer.write(chunked(b"[DONE]"))
         writer.write(b"0\r\n\r\n")
         return True
@@ -176,14 +178,16 @@ def chunked(event: Any) -> bytes:
 
 def completion(at: int, tokens: int) -> bytes:
     reason = "length" if at == tokens - 1 else None
-    return chunked({"id": "cmpl-0", "choices": [{"index": 0, "text": "x", "finish_reason": reason}]})
+    return chunked(TEXT | {"choices": [{"index": 0, "text": "x", "logprobs": None, "finish_reason": reason}]})
 
 
 def chat(at: int, tokens: int) -> bytes:
     """The first event has a chunk before it that says the role and carries no token."""
     reason = "length" if at == tokens - 1 else None
-    role = chunked({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]}) if at == 0 else b""
-    return role + chunked({"choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": reason}]})
+    role = (
+        chunked(SAID | {"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]}) if at == 0 else b""
+    )
+    return role + chunked(SAID | {"choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": reason}]})
 
 
 def native(at: int, tokens: int) -> bytes:

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastserve.bench import About, Result, Selection, as_document
+from fastserve import bench
+from fastserve.bench import About, Progress, Result, Selection, as_document
 from fastserve.bench.document import file_name
 from fastserve.bench.metrics import client_metrics, details
+from fastserve.bench.progress import line
 from fastserve.bench.report import report, warnings
 from fastserve.bench.result import MORE_COLUMNS
 from fastserve.bench.save import SaveError, check_folder, save_document, save_records
@@ -180,6 +182,30 @@ def test_saved_records_are_read_back(tmp_path: Path) -> None:
     assert table["finish"].to_pylist() == columns["finish"].tolist()
     assert table["jct_from_arrival"].to_pylist()[1] is None
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["run.records.parquet"]
+
+
+def test_the_simulators_table_and_files_read_them(tmp_path: Path) -> None:
+    report = pytest.importorskip("sim.report")
+    live = three()
+    runs = [report.Run("fcfs", "fcfs", seed, {}, live.columns(), live.summary()) for seed in (0, 1)]
+    assert "2 rejected" in report.table(runs, {"trace": "t"})
+    assert report.write_out(tmp_path, {}, runs, csv=True)
+
+
+def test_every_exported_name_is_there() -> None:
+    for name in bench.__all__:
+        assert getattr(bench, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = bench.nothing
+
+
+def test_the_progress_line() -> None:
+    live = three()
+    progress = Progress([one.call for one in live.samples])
+    progress.samples, progress.done, progress.failed, progress.tokens = live.samples, 2, 1, 10
+    said = line(progress, 65_000_000_000)
+    assert said.startswith("1:05  sent 3/3  running 1  done 2  failed 1  0.0 req/s, 0 tok/s  p99 lag 2.0 ms")
+    assert "sent 0/1" in line(Progress([call()]), 0)
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
