@@ -92,7 +92,7 @@ class Loop:
         if self.error is not None:
             self.requests.clear()  # a Scheduler whose policy has broken is told no more
         for request in [*left, *self.inbox.waiting()]:
-            if request.finish_reason:
+            if request.over:
                 continue
             try:
                 self._cancel(request, reason, self.now, text)
@@ -175,9 +175,10 @@ class Loop:
 
     def drain(self) -> None:
         now = self.now
-        for request in self.inbox.arrived(now):
-            if not request.finish_reason:
-                self._submit(request, now)
+        came = [request for request in self.inbox.arrived(now) if not request.finish_reason]
+        self.requests.update([(request.job, request) for request in came])  # from here on the loop answers for them
+        for request in came:
+            self._submit(request, now)
         for request, reason in self.inbox.cancelled(now):
             self._cancel(request, reason, now)
         for question, future in self.inbox.asked():
@@ -191,6 +192,7 @@ class Loop:
         try:
             self.executor.admit(job, request)
         except Exception as error:
+            del self.requests[job]
             self._hand_out(request, request.end("error", f"{type(error).__name__}: {error}"))
             return
         if self.flight is not None:
@@ -200,9 +202,9 @@ class Loop:
         except RefusedError as error:
             self.executor.forget(job)
             self.recorder.reject(job)
+            del self.requests[job]
             self._hand_out(request, request.end("error", str(error)))
             return
-        self.requests[job] = request
         self.counters["requests"] += 1
         self.counters["prompt_tokens"] += job.prompt
         if self.watch.looked_at:

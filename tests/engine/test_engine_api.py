@@ -297,6 +297,37 @@ def test_a_broken_policy_fails_every_request_and_the_engine_says_so() -> None:
         assert engine.snapshot().error == engine.error
 
 
+@pytest.mark.parametrize("method", ["rank", "arrive", "depart", "alarm"])
+@pytest.mark.parametrize("turn", [1, 2, 5])
+def test_wherever_a_policy_breaks_nobody_waits_for_ever(method: str, turn: int) -> None:
+    """Also those who came in the same moment, and those whose last token was on its way."""
+    left = [turn]
+
+    def broken(self: Policy, job: Job, *why: str) -> int:
+        if method == "rank" and not job.generated:
+            return 0
+        left[0] -= 1
+        if left[0] == 0:
+            raise OSError("no more")
+        if method == "arrive":
+            self.wake(job, served=1)
+        return 0
+
+    made = type(
+        "Broken", (Policy,), {"rank": lambda self, job: 0, "arrive": lambda self, job: self.wake(job, served=1)}
+    )
+    setattr(made, method, broken)
+    with Engine.scripted(policy=made, max_batch=3) as engine:
+        at = engine.now() + 1.0
+        handles = [engine.submit("x", ten(max_tokens=i + 1), arrival=at) for i in range(7)]
+        handles[6].cancel()
+        outputs = [handle.result(10) for handle in handles]
+        assert any(f"policy Broken, {method}()" in str(output.error) for output in outputs)
+        assert all(output.finish_reason in ("error", "length", "cancelled") for output in outputs)
+        engine._thread.join(10)
+        assert "no more" in str(engine.error)
+
+
 def test_watchers_see_levels_change_and_nothing_is_told_without_them() -> None:
     events: list[dict[str, Any]] = []
     settings: dict[str, Any] = {"policy": "mlfq", "max_batch": 2, "kv_tokens": 96, "visit": 0, "host_tokens": 400}
