@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -204,8 +205,6 @@ def test_ctrl_c_saves_what_is_finished(serve: Serve, tmp_path: Path) -> None:
     lines = [{"arrival_s": at, "prompt_tokens": 3, "output_tokens": 2} for at in (0, 0, 0, 3600)]
     trace = tmp_path / "t.jsonl"
     trace.write_text("\n".join(map(json.dumps, lines)))
-    child: list[subprocess.Popen[str]] = []
-
     def answer(number: int, body: dict[str, Any]) -> Behaviour:
         return Behaviour(hangs=number == 2)
 
@@ -213,9 +212,9 @@ def test_ctrl_c_saves_what_is_finished(serve: Serve, tmp_path: Path) -> None:
     words = ["--url", served.url, "--trace", str(trace), "--save-result", "--result-dir", str(tmp_path), "--json"]
     command = [sys.executable, "-m", "fastserve", "bench", *words, "--result-filename", "run.json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        child.append(process)
         while not (len(served.stub.seen) == 3 and sum(seen.left for seen in served.stub.seen) == 1):
             assert process.poll() is None
+            time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130
