@@ -205,6 +205,7 @@ def test_ctrl_c_saves_what_is_finished(serve: Serve, tmp_path: Path) -> None:
     lines = [{"arrival_s": at, "prompt_tokens": 3, "output_tokens": 2} for at in (0, 0, 0, 3600)]
     trace = tmp_path / "t.jsonl"
     trace.write_text("\n".join(map(json.dumps, lines)))
+
     def answer(number: int, body: dict[str, Any]) -> Behaviour:
         return Behaviour(hangs=number == 2)
 
