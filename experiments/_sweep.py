@@ -38,6 +38,8 @@ T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
 SCALES = ("smoke", "small", "paper")
+LIVE = ("batching_gain", "fidelity", "live_headline")
+"""experiments on the live engine: their numbers are this machine's, so they run by name and no reference is kept"""
 PRESENTING = ("plot", "claims", "published")
 """functions of an experiment that read numbers and make none: editing them reruns nothing"""
 
@@ -69,8 +71,8 @@ def load(experiment: str) -> ModuleType:
 
 
 def names() -> list[str]:
-    """All experiments, by file name."""
-    shared = {"__init__", "__main__", "check", "table"}
+    """All experiments whose numbers are the same everywhere, by file name: not those of LIVE."""
+    shared = {"__init__", "__main__", "check", "table", *LIVE}
     found = (path.stem for path in Path(__file__).parent.glob("*.py"))
     return sorted(name for name in found if not name.startswith("_") and name not in shared)
 
@@ -124,7 +126,7 @@ def sweep(
         about = {"experiment": experiment, "scale": scale, "settings": to_json(settings), "provenance": provenance()}
         _write(folder / "run.json", about)
         missing = {name: case for name, case in wanted.items() if not (folder / "cases" / f"{name}.json").exists()}
-        workers = jobs or os.cpu_count() or 1
+        workers = 1 if experiment in LIVE else jobs or os.cpu_count() or 1
         results = _computed(experiment, missing, workers, backend, address)
         for name, (numbers, seconds) in _progress(results, experiment, len(cases), len(cases) - len(missing)):
             kept = {"at": to_json(wanted[name].at), "seed": wanted[name].seed, "numbers": numbers, "seconds": seconds}

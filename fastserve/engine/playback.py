@@ -10,7 +10,7 @@ from typing import Any
 from fastserve.engine.engine import Engine
 from fastserve.engine.params import SamplingParams
 from fastserve.engine.profiling import prompt_of
-from fastserve.engine.request import Piece
+from fastserve.engine.request import Handle, Listener, Piece
 from fastserve.records import Columns
 from fastserve.sched.errors import RefusedError
 from fastserve.workload import Trace
@@ -50,24 +50,8 @@ def play(engine: Engine, trace: Trace, *, seed: int = 0, watch: Callable[[int], 
                 over.set()
 
     origin = engine.now() + LEAD_S + LEAD_EACH_S * len(trace)
-    handles = []
-    for i, (at, prompt, output) in enumerate(
-        zip(trace.arrival.tolist(), trace.prompt.tolist(), trace.output.tolist(), strict=True)
-    ):
-        limit = limits[i] or constant
-        params = SamplingParams(
-            temperature=0.0, max_tokens=limit, stop_after=min(output, limit), guess=output, seed=i
-        )  # fmt: skip
-        try:
-            handles.append(
-                engine.submit(
-                    prompt_of(engine, prompt, rng), params, arrival=origin + at / 1e9, listener=listen,
-                    client=trace.client[i] if trace.client else "", program=trace.program[i] if trace.program else "",
-                    priority=int(trace.priority[i]) if trace.priority is not None else 0, beyond_capacity=True,
-                )
-            )  # fmt: skip
-        except RefusedError as error:
-            raise ValueError(f"request {i} of {trace.name}: {error}") from None
+    with engine.inbox.condition:  # nothing begins before everything is there, whatever kind of clock it is
+        handles = [_submit(engine, trace, i, rng, limits[i] or constant, origin, listen) for i in range(len(trace))]
     while not over.wait(1.0):
         if not engine.alive:
             raise PlaybackError(f"the engine stopped during the replay: {engine.error}")
@@ -78,3 +62,23 @@ def play(engine: Engine, trace: Trace, *, seed: int = 0, watch: Callable[[int], 
     for name in TIMES:
         columns[name] = columns[name] - round(origin * 1e9) / 1e9
     return columns
+
+
+def _submit(
+    engine: Engine, trace: Trace, i: int, rng: random.Random, limit: int, origin: float, listen: Listener
+) -> Handle:
+    output = min(int(trace.output[i]), limit)
+    params = SamplingParams(temperature=0.0, max_tokens=limit, stop_after=output, guess=output, seed=i)
+    try:
+        return engine.submit(
+            prompt_of(engine, int(trace.prompt[i]), rng),
+            params,
+            arrival=origin + int(trace.arrival[i]) / 1e9,
+            listener=listen,
+            client=trace.client[i] if trace.client else "",
+            program=trace.program[i] if trace.program else "",
+            priority=int(trace.priority[i]) if trace.priority is not None else 0,
+            beyond_capacity=True,
+        )
+    except RefusedError as error:
+        raise ValueError(f"request {i} of {trace.name}: {error}") from None

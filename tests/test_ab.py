@@ -1,0 +1,104 @@
+"""`fastserve ab`, and the playback of a trace on an engine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from fastserve.__main__ import main
+from fastserve.duel import Duel, Round, serving_of
+from fastserve.engine import Engine
+from fastserve.engine.playback import play
+from fastserve.measures import summarise
+from fastserve.workload import Trace, synthesise, write_trace
+from sim.one import Contender, run_one
+from sim.settings import Settings
+
+
+def small(n: int = 30, rate: float = 3.0) -> Trace:
+    return synthesise(n, rate=rate, lengths="", prompt="lognormal:3.5,0.8,4,300", output="lognormal:2.5,1.0,1,90")
+
+
+@pytest.mark.parametrize("policy", ["fcfs", "mlfq", "srpt"])
+def test_a_replay_on_a_scripted_engine_is_the_simulation(policy: str) -> None:
+    """One brain, two bodies: with the modelled times in both, job by job to the microsecond."""
+    trace = small()
+    serving = serving_of(policy, {"levels": 6} if policy == "mlfq" else {}, {"max_batch": 4})
+    settings = {"policy": policy, "knobs": dict(serving.knobs), "predictor": serving.predictor, "max_batch": 4}
+    with Engine.scripted(latency="opt-13b-a100", keep_records=None, **settings) as engine:
+        live = play(engine, trace)
+    simulated = run_one(trace, Contender(policy, dict(serving.knobs)), Settings(max_batch=4), 0).records
+    assert live["output_tokens"].tolist() == trace.output.tolist()
+    np.testing.assert_allclose(live["arrival"], simulated["arrival"], atol=1e-6)
+    np.testing.assert_allclose(live["jct_from_arrival"], simulated["jct_from_arrival"], rtol=1e-4, atol=1e-5)
+    assert live["preemptions"].tolist() == simulated["preemptions"].tolist()
+
+
+def test_the_truth_does_not_leak_into_the_limit() -> None:
+    trace = small(8)
+    seen = []
+    with Engine.scripted(policy="fcfs", keep_records=None) as engine:
+        submit = engine.loop.scheduler.submit
+        engine.loop.scheduler.submit = lambda job, now: (seen.append((job.limit, job.guess)), submit(job, now))[1]  # type: ignore[method-assign]
+        play(engine, trace)
+    assert set(seen) == {(int(trace.output.max()), None)}
+
+
+def test_a_request_that_does_not_fit_is_named() -> None:
+    with Engine.scripted(policy="fcfs", max_model_len=100) as engine, pytest.raises(ValueError, match="request 0 of"):
+        play(engine, synthesise(2, rate=1, lengths="fixed:90"))
+
+
+def a_duel() -> Duel:
+    found = Duel({"trace": "t"}, {})
+    for number in range(3):
+        for label, speed in (("fcfs", 1.0), ("srpt", 0.5)):
+            with Engine.scripted(policy="fcfs", keep_records=None) as engine:
+                records = play(engine, small(12).repaired(number))
+            for name in ("jct_from_arrival", "ttft"):
+                records[name] = records[name] * speed
+            summary = summarise(records, horizon_s=float(records["end"].max()))
+            found.rounds.append(Round(label, label, number, records, summary))
+    return found
+
+
+def test_ratios_are_of_the_baseline_over_the_row() -> None:
+    found = a_duel()
+    document = found.document(jobs=True)
+    assert list(document["means"]) == ["fcfs", "srpt"] and list(document["ratios"]) == ["srpt"]
+    ratio = document["ratios"]["srpt"]["mean_jct_s"]
+    assert ratio == {"mean": pytest.approx(2.0), "low": pytest.approx(2.0), "high": pytest.approx(2.0)}
+    assert document["ratios"]["srpt"]["preemptions_per_job"] is None  # nobody is preempted: there is no ratio
+    assert len(document["rounds"]) == 6 and len(document["rounds"][0]["records"]["jct_from_arrival"]) == 12
+    json.dumps(document, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--trace", "nowhere.csv"], "--offline"),
+        (["--trace", "nowhere.csv", "--offline"], "nowhere.csv"),
+    ],
+)
+def test_what_cannot_be_is_refused(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ab", *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_command_compares_in_turns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trace, out = tmp_path / "t.jsonl", tmp_path / "ab.json"
+    write_trace(synthesise(5, rate=20, lengths="fixed:6"), trace)
+    arguments = ["--policy", "fcfs", "--policy", "sj-mlfq", "--set", "alpha=0", "--label", "patient", "--rounds", "2"]
+    engine = ["--max-batch", "2", "--kv-tokens", "256", "--host-tokens", "256", "--latency", "opt-13b-a100"]
+    assert main(["ab", "--offline", "--json", "--trace", str(trace), *arguments, *engine, "--out", str(out)]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [(run["label"], run["round"]) for run in document["rounds"]] == [
+        ("fcfs", 0), ("patient", 0), ("fcfs", 1), ("patient", 1),
+    ]  # fmt: skip
+    assert document["ratios"]["patient"]["mean_jct_s"]["low"] is not None
+    assert len(json.loads(out.read_text())["rounds"][0]["records"]["ttft"]) == 5
