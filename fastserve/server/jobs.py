@@ -47,6 +47,7 @@ class ServedJob:
     ended: float | None = None
     state: str = "queued"  # as it ended; while it lives the handle knows
     answer: dict[str, Any] | None = None  # a GenerateAnswer, once ended
+    output: Output | None = None  # from its end until its client's handler has taken it
     error: str | None = None
 
     def cancel(self, reason: str = "cancelled") -> None:

@@ -205,18 +205,25 @@ class Service:
     def _heard(self, job: ServedJob, group: Group | None, choice: int, piece: Piece) -> None:
         """On the event loop, in the order in which the engine spoke."""
         if piece.finish_reason:
-            output = self.settle(job)
-            if group is not None and output is not None:
+            output = self._end(job)
+            job.output = None
+            if group is not None:
                 group.outputs[choice] = output
         if group is not None:
             group.feed.put(choice, piece)
 
-    def settle(self, job: ServedJob) -> Output | None:
-        """A job that the engine has ended is written down, once."""
+    def settle(self, job: ServedJob) -> None:
+        """A job that the engine has ended is written down, also if the event loop that should hear of it is gone."""
+        if job.handle is not None and job.handle.done:
+            self._end(job)
+
+    def _end(self, job: ServedJob) -> Output:
+        """The last piece of this job was handed out, or is about to be: its listener hears of it a moment before."""
         handle = job.handle
-        if handle is None or not handle.done:
-            return None
-        output = handle.result()
+        if handle is None:
+            assert job.output is not None
+            return job.output
+        output = job.output = handle.result()
         self.board.names.pop(handle.id, None)
         job.handle = None
         job.ended = time.time()
