@@ -7,6 +7,7 @@ free already; whoever takes it next waits for that copy first.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from time import perf_counter_ns
 from typing import Protocol
 
@@ -126,7 +127,8 @@ class Blocks:
     def reset(self) -> None:
         """Waits for every copy and forgets all KV, reported or not."""
         for move in self.moves.values():
-            move.passage.wait()
+            with suppress(Exception):  # what it brought, or failed to bring, is forgotten as well
+                move.passage.wait()
         self.moves.clear()
         self._landed.clear()
         self.tables.clear()

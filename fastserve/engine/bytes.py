@@ -31,11 +31,9 @@ class ByteTokenizer:
         for id in ids:
             if id < EOS:
                 run.append(id)
-                continue
-            parts.append(run.decode(errors="replace"))
-            run.clear()
-            if not skip_special_tokens:
-                parts.append("<eos>")
+            elif not skip_special_tokens:
+                parts += [run.decode(errors="replace"), "<eos>"]
+                run.clear()
         return "".join(parts) + run.decode(errors="replace")
 
     def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str]:

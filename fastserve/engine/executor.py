@@ -57,9 +57,10 @@ class TorchExecutor:
             if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
                 raise MemoryError(str(error)) from error
             raise
+        landed = self.blocks.landed()  # it may raise what a copy raised; then no request has accepted a token
         self.produced = [(request, self._speak(request, token)) for request, token in zip(speakers, drawn, strict=True)]
         ended = [request.job for request, piece in self.produced if piece.finish_reason]
-        return Outcome(1, 0, stall, ended, self.blocks.landed())
+        return Outcome(1, 0, stall, ended, landed)
 
     @torch.inference_mode()
     def _step(self, plan: Plan) -> tuple[list[Request], list[Sampled | SamplingError]]:

@@ -146,7 +146,7 @@ class Loop:
         self._committed = perf_counter_ns()
         self.counters["preemptions"] += len(plan.left)
         produced = self.executor.produced
-        self.counters["output_tokens"] += len(produced)
+        self.counters["output_tokens"] += sum([piece.token_id is not None for _, piece in produced])
         for job in finished:
             self._finish(job, produced)
         self.watch.seats.follow(plan)

@@ -73,7 +73,7 @@ class Serving:
         for name in settings:
             if name not in valid:
                 raise ValueError(f"an engine has no setting {name!r}; it has {', '.join(valid)}")
-        return Serving(**settings)
+        return Serving(**{name: value for name, value in settings.items() if name != "knobs" or value is not None})
 
     @property
     def kind(self) -> type[Policy] | Callable[[], Policy]:

@@ -134,3 +134,30 @@ def test_more_blocks_than_there_are_is_a_bug_and_says_so() -> None:
     blocks = Blocks(2, 0, 16, None)  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="3 KV blocks are needed, and 2 of 2 are free; this is a bug"):
         blocks.device.take(3)
+
+
+@pytest.mark.parametrize("residency", ["reactive", "proactive"])
+def test_a_copy_that_fails_costs_its_step_and_no_more(residency: str, model: Any) -> None:
+    stage = staged(model, residency=residency)
+    send = stage.executor.blocks.mover.copy_out
+    failed = []
+
+    class Broken:
+        def done(self) -> bool:
+            raise OSError("the copy engine has stumbled")
+
+        wait = done
+
+    def flawed(device: list[int], host: list[int]) -> Any:
+        if failed:
+            return send(device, host)
+        failed.append(device)
+        return Broken()
+
+    stage.executor.blocks.mover.copy_out = flawed  # type: ignore[method-assign]
+    stage.play(failed_steps=1)
+    assert failed
+    reasons = [request.finish_reason for request in stage.requests]
+    assert "error" in reasons
+    assert all("stumbled" in str(request.error) for request in stage.requests if request.finish_reason == "error")
+    assert stage.loop.error is None
