@@ -39,7 +39,8 @@ DECORATOR = "from mypy_extensions import mypyc_attr\n\n\n@mypyc_attr(allow_inter
 SETUP = """from mypyc.build import mypycify
 from setuptools import setup
 
-setup(name="fastserve-compiled", packages=[], py_modules=[], ext_modules=mypycify(["--config-file=mypy.ini", *{modules!r}], opt_level="3"))
+compiled = mypycify(["--config-file=mypy.ini", *{modules!r}], opt_level="3")
+setup(name="fastserve-compiled", packages=[], py_modules=[], ext_modules=compiled)
 """
 # What the brain's package names lazily is not looked into: PyTorch alone would take gigabytes.
 CONFIG = """[mypy]
