@@ -25,6 +25,7 @@ from sim.one import run_one
 from sim.settings import Settings
 
 if TYPE_CHECKING:
+    from fastserve.engine.calibrate import Calibration
     from fastserve.engine.model import Model
     from fastserve.engine.serving import Serving
 
@@ -60,7 +61,7 @@ class Rig:
     host_tokens: int = 8192
     visit: int = 64
     calibrate_s: float = 10.0
-    """seconds of `fastserve profile` right before each live run: the prediction is made from it"""
+    """seconds of `fastserve profile` before the live runs of a pair at a load: the predictions are made from it"""
     load: float = 0.8
     """rate over what fcfs sustains in the simulation; fixed by the first calibration, for all cases of a workload"""
     again: bool = False
@@ -81,18 +82,16 @@ def here() -> str:
 
 
 def pair(case: Case, rig: Rig) -> Numbers:
-    """Calibrates, predicts, runs live, and simulates once more with the times that the live run itself had.
+    """Calibrates unless a run beside it just has, predicts, runs live, and simulates once more with the times that the live run itself had.
 
     Numbers: live_M, sim_M and hindsight_M for each measure M, again_M where the rig asks; the jobs' live and simulated
     completion times; the machine's load average.
     """
-    from fastserve.engine.calibrate import calibrate
     from fastserve.engine.fitting import cells_of, fit_latency, residuals
 
     model = _model(rig.model, rig.dtype, rig.threads)
     serving = _serving(case, rig)
-    longest = 2 * _longest(case)
-    found = calibrate(model, serving, rig.calibrate_s, longest=longest)
+    found = _calibrated(replace(rig, again=False, residency="proactive"), 2 * _longest(case), case.seed)
     hardware = found.hardware
     rate = rig.load * _anchor(case, rig, hardware, model)
     trace = case.workload.trace(rate, case.seed)
@@ -161,6 +160,18 @@ def _serving(case: Case, rig: Rig) -> Serving:
 
     shared = {name: getattr(rig, name) for name in ("max_batch", "residency", "kv_tokens", "host_tokens", "visit")}
     return serving_of(case.policy.policy, case.policy.knobs, shared | {"keep_records": None})
+
+
+@lru_cache(maxsize=1)
+def _calibrated(rig: Rig, longest: int, seed: int) -> Calibration:
+    """One for all policies of a pair at a load, so that their predictions can be ranked; a new one for the next."""
+    from fastserve.duel import serving_of
+    from fastserve.engine.calibrate import calibrate
+
+    shared = {name: getattr(rig, name) for name in ("max_batch", "kv_tokens", "host_tokens")}
+    return calibrate(
+        _model(rig.model, rig.dtype, rig.threads), serving_of("fcfs", {}, shared), rig.calibrate_s, longest=longest
+    )
 
 
 @lru_cache(maxsize=1)

@@ -38,7 +38,7 @@ T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
 SCALES = ("smoke", "small", "paper")
-LIVE = ("batching_gain", "fidelity", "live_headline")
+LIVE = ("fidelity", "live_headline")
 """experiments on the live engine: their numbers are this machine's, so they run by name and no reference is kept"""
 PRESENTING = ("plot", "claims", "published")
 """functions of an experiment that read numbers and make none: editing them reruns nothing"""

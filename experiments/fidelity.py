@@ -101,6 +101,12 @@ def error(cell: Point, measure: str, of: str = "sim") -> float | None:
     return float(np.median(ratios)) - 1 if ratios else None
 
 
+def each(cell: Point, of: str = "sim") -> list[float]:
+    """The error of the mean completion time, pair by pair."""
+    pairs = [(row.numbers.get(f"{of}_mean_jct_s"), row.numbers["live_mean_jct_s"]) for row in cell.rows]
+    return [value / live - 1 for value, live in pairs if value is not None]
+
+
 def worst(cells: list[Point], of: str = "sim") -> float | None:
     """The largest error of the mean completion time over the cells, as a fraction, without its sign."""
     found = [abs(value) for cell in cells if (value := error(cell, "mean_jct_s", of)) is not None]
@@ -162,7 +168,7 @@ def _cell(cell: Point) -> dict[str, Any]:
         "errors": ends["sim"],
         "errors_with_the_runs_own_times": ends["hindsight"],
         "live_again": ends["again"] if cell.values("again_mean_jct_s") else None,
-        "each_pair": [row.numbers["sim_mean_jct_s"] / row.numbers["live_mean_jct_s"] - 1 for row in cell.rows],
+        "each_pair": {of: each(cell, of) for of in ("sim", "hindsight", "again")},
         "drift": [row.numbers["drift"] for row in cell.rows],
     }
 

@@ -1,0 +1,42 @@
+"""python scripts/draw_ab.py AB.json FOLDER: completion times of what fastserve ab --out wrote."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from sim.plot import draw
+from sim.report import OutputError, Run
+
+
+def runs_of(document: dict) -> list[Run]:  # type: ignore[type-arg]
+    """The rounds as runs of the simulator's report, whose figures these are."""
+    found = []
+    for one in document["rounds"]:
+        columns = {
+            name: np.array(values, dtype=object if name == "finish" else float)
+            for name, values in one["records"].items()
+        }
+        found.append(Run(one["policy"], one["label"], one["round"], {}, columns, one["summary"]))
+    return found
+
+
+def main() -> int:
+    if len(sys.argv) != 3:
+        print(__doc__, file=sys.stderr)
+        return 2
+    try:
+        document = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+        for path in draw(runs_of(document), Path(sys.argv[2])):
+            print(path)
+    except (OSError, ValueError, KeyError, OutputError) as error:
+        print(f"{sys.argv[1]} cannot be drawn: {error!r}; write it with fastserve ab --out", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
