@@ -82,7 +82,7 @@ def here() -> str:
 
 
 def pair(case: Case, rig: Rig) -> Numbers:
-    """Calibrates unless a run beside it just has, predicts, runs live, and simulates once more with the times that the live run itself had.
+    """Calibrates unless a run beside it just has, predicts, runs live, and simulates once more with its own times.
 
     Numbers: live_M, sim_M and hindsight_M for each measure M, again_M where the rig asks; the jobs' live and simulated
     completion times; the machine's load average.
