@@ -6,24 +6,21 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import FileResponse
-from starlette.staticfiles import StaticFiles
 
 from fastserve.config import FastServeConfig
 from fastserve.engine import Engine
 from fastserve.server import compat, errors, monitor, native, openai
 from fastserve.server.manners import Manners
 from fastserve.server.service import Service
+from fastserve.server.shell import add_page
 
 log = logging.getLogger("fastserve.server")
 
-PAGE = Path(__file__).parent / "page"
 ABOUT = (
     """One preemptive engine behind three families of routes: OpenAI's, our own, and names that other servers use."""
 )
@@ -61,13 +58,7 @@ def create_app(engine: Engine, config: FastServeConfig | None = None) -> FastAPI
     if config.metrics:
         app.include_router(monitor.metrics_router(config.metrics_endpoint))
     _describe(app)
-    if PAGE.joinpath("index.html").is_file():
-        app.mount("/page", StaticFiles(directory=PAGE), name="page")
-
-        @app.get("/", include_in_schema=False)
-        async def page() -> FileResponse:
-            return FileResponse(PAGE / "index.html")
-
+    add_page(app)
     app.add_middleware(Manners, service=service)
     if config.cors_origins:
         app.add_middleware(

@@ -1,7 +1,7 @@
 """GET /live: the scheduler as it works, for the page. Nothing is computed while nobody looks.
 
-The first message is {"type": "snapshot", ...}; then, at most every 100 ms and only while something happens,
-{"type": "events", "events": [...], "stats": {...}, "jobs": [...]}. docs/serving.md has the fields.
+The first message is {"type": "snapshot", ...}; then, at most every 100 ms while something happens and every 500 ms
+while jobs only run, {"type": "events", "events": [...], "stats": {...}, "jobs": [...]}. docs/serving.md has the fields.
 """
 
 from __future__ import annotations
@@ -15,12 +15,17 @@ from typing import Any
 
 from fastserve.engine import Engine
 from fastserve.engine.snapshot import Snapshot
+from fastserve.policies import knobs
+from fastserve.policies.skip_join import PRESETS
 from fastserve.server.jobs import Board
 from fastserve.server.stream import SILENCE, WAIT
 from fastserve.server.tally import Tally, percentiles
 
 BEAT = 0.1
 """Seconds between two messages."""
+
+PULSE = 0.5
+"""Seconds until the progress of jobs that run is told although nothing else happens."""
 
 BACKLOG = 50
 """Messages after which a viewer who does not read gets a fresh snapshot instead of them."""
@@ -90,6 +95,7 @@ class Hub:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.armed = False  # a beat is coming
         self.beats: set[asyncio.Task[None]] = set()
+        self.pulse: asyncio.TimerHandle | None = None
 
     def join(self, viewer: Viewer) -> None:
         self.loop = asyncio.get_running_loop()
@@ -103,6 +109,7 @@ class Hub:
         self.viewers.discard(viewer)
         if not self.viewers:
             self.engine.remove_watcher(self._saw)
+            self._quiet()
 
     def close(self) -> None:
         """Streams end."""
@@ -127,10 +134,12 @@ class Hub:
 
     async def _tell(self) -> None:
         self.armed = False
+        self._quiet()
         events = [self.events.popleft() for _ in range(len(self.events))]
-        if not self.viewers or not events:
+        if not self.viewers:
             return
         snapshot = await asyncio.to_thread(self.engine.snapshot, 0)
+        self._go_on(snapshot)
         names = {event["id"]: self._name(event["id"]) for event in events if event["type"] == "arrive"}
         message = {
             "type": "events",
@@ -140,13 +149,30 @@ class Hub:
         for viewer in self.viewers:
             viewer.tell(message)
 
+    def _go_on(self, snapshot: Snapshot) -> None:
+        """While jobs run, and somebody looks."""
+        self._quiet()
+        if snapshot.running and self.viewers and self.loop is not None:
+            self.pulse = self.loop.call_later(PULSE, self._pulse)
+
+    def _pulse(self) -> None:
+        if not self.armed:
+            self._beat()
+
+    def _quiet(self) -> None:
+        if self.pulse is not None:
+            self.pulse.cancel()
+            self.pulse = None
+
     async def snapshot(self) -> dict[str, Any]:
         snapshot = await asyncio.to_thread(self.engine.snapshot)
+        self._go_on(snapshot)
         settings = {name: _plain(value) for name, value in self.engine.settings.items()}
         return {
             "type": "snapshot",
             "model": self.engine.model_name,
             "settings": settings,
+            "knobs": {name: _plain(value) for name, value in _knobs(self.engine).items()},
             **self._state(snapshot),
         }
 
@@ -156,12 +182,22 @@ class Hub:
         ends = list(self.tally.ends)
         for name in ("jct", "ttft", "tpot"):
             stats[name] = percentiles([getattr(end, name) for end in ends], 50, 95, 99)
+        stats["levels"] = [quantum / 1e9 for quantum in getattr(self.engine.loop.scheduler.policy, "quanta", ())]
         jobs = snapshot.to_json()["jobs"]
         return {"stats": stats, "jobs": [{**job, "job_id": self._name(job["id"])} for job in jobs]}
 
     def _name(self, engine_id: int) -> str | None:
         """job_id of a live job, as the other routes know it."""
         return self.board.names.get(engine_id)
+
+
+def _knobs(engine: Engine) -> dict[str, Any]:
+    """Every setting of the policy: as given, else of its preset, else by default."""
+    kind, given = engine.serving.kind, engine.serving.knobs
+    found = knobs(kind) if isinstance(kind, type) else {}
+    if "preset" in found:
+        found |= PRESETS.get(given.get("preset", found["preset"]), {})
+    return found | dict(given)
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,43 @@
+"""The page at /: files of the package, and nothing from anywhere else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.responses import FileResponse, Response
+from starlette.staticfiles import StaticFiles
+
+FOLDER = Path(__file__).parent / "page"
+
+TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+"""Said outright: what a system's own table says of .js may keep a browser from running it."""
+
+HEADERS = {
+    "Cache-Control": "no-cache",  # asked for again each time, so that the parts of two versions never meet
+    "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+class Parts(StaticFiles):
+    def file_response(self, full_path: Any, *args: Any, **kwargs: Any) -> Response:
+        response = super().file_response(full_path, *args, **kwargs)
+        response.headers.update(HEADERS | _type(Path(full_path)))
+        return response
+
+
+def add_page(app: FastAPI) -> None:
+    """index.html at /, what it needs under /page/."""
+    app.mount("/page", Parts(directory=FOLDER), name="page")
+    index = FOLDER / "index.html"
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(index, headers=HEADERS | _type(index))
+
+
+def _type(path: Path) -> dict[str, str]:
+    return {"Content-Type": f"{TYPES[path.suffix]}; charset=utf-8"} if path.suffix in TYPES else {}
