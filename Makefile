@@ -43,7 +43,7 @@ demo: setup ## replay a bundled trace under four policies and print the table of
 	$(PY) -m sim $(TRACE) --policy fcfs --policy mlfq --policy sj-mlfq --policy srpt --max-batch 16 --load 0.8
 
 test: setup-all ## run the tests
-	$(PY) -m pytest -n auto --dist loadgroup
+	$(PY) -m pytest -n auto
 
 check: setup-all ## lint, format and type checks; changes nothing
 	$(PY) -m ruff check .

@@ -22,7 +22,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FENCE = re.compile(r"^```(console|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-pytestmark = pytest.mark.xdist_group("readme")  # its steps build on one another
 FILE_NAME = re.compile(r"#\s*([\w./-]+\.py)\s*$")
 
 
@@ -116,8 +115,16 @@ def test_there_is_something_to_run() -> None:
     assert "python" in kinds
 
 
-@pytest.mark.parametrize("step", steps(), ids=lambda step: f"line-{step.line}")
-def test_readme_step(step: Step, folder: Path, server: Server) -> None:
+def test_readme_steps_in_order(folder: Path, server: Server) -> None:
+    """One test, for its steps build on one another."""
+    for step in steps():
+        try:
+            follow(step, folder, server)
+        except AssertionError as error:
+            pytest.fail(f"README.md, line {step.line}: {error}")
+
+
+def follow(step: Step, folder: Path, server: Server) -> None:
     if re.search(r"\bfastserve (serve|generate)\b|--live|fastserve\.engine|127\.0\.0\.1:8000", step.text):
         pytest.importorskip("torch")
     if step.kind == "python":
