@@ -1,6 +1,7 @@
 """The flight log: what is in it, and what is not."""
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -59,14 +60,19 @@ def test_a_step_that_ran_out_of_memory_is_in_it(tmp_path: Path) -> None:
     """Everything is forgotten, the batch shrinks, and the log still leads to the same plans."""
     path = tmp_path / "flight.jsonl"
     left = [2]
+    submitted = threading.Event()  # no token before every request is there: the failing steps have a full batch
 
     def fail(job: object, index: int) -> None:
+        assert submitted.wait(30)
         if index == 3 and left[0]:
             left[0] -= 1
             raise MemoryError("as asked")
 
     with Engine.scripted(flight_log=path, policy="mlfq", max_batch=8, kv_tokens=800, visit=0, fail=fail) as engine:
-        engine.generate(["hello " * 20] * 12, SamplingParams(max_tokens=20))
+        streams = [engine.submit("hello " * 20, SamplingParams(max_tokens=20)) for _ in range(12)]
+        submitted.set()
+        for stream in streams:
+            assert len(list(stream)) > 0
         assert engine.counters["oom"] == 2
     kinds = [event["event"] for event in lines(path)[1:]]
     assert kinds.count("forget_all") == 2
