@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -11,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from fastserve.measures import Ratio, largest_rate, paired_ratio
+from fastserve.measures import Ratio, paired_ratio
 from fastserve.workload import Trace, read_trace, synthesise
 from sim.capacity import capacity
 from sim.one import Contender, run_one
 from sim.report import Run, plain
 from sim.settings import Settings
+from sim.world import World
 
 At = dict[str, str | int | float]
 Numbers = dict[str, Any]
@@ -117,12 +117,19 @@ class Row:
     numbers: Numbers
 
 
-def replayed(case: Case, rate: float | None = None) -> Run:
-    """The run of a case, its records included. rate: instead of the case's own."""
+def replayed(
+    case: Case, rate: float | None = None, observe: Callable[[World, Trace, float], None] | None = None
+) -> Run:
+    """The run of a case, its records included.
+
+    rate: instead of the case's own. observe: is given the world before it runs, its trace, and the warm-up in s.
+    """
     rate = rate or case.rate
     warmup = case.warmup * case.workload.requests / rate
     settings = case.settings.with_(rate=None, load=None, warmup=warmup)
-    return run_one(case.workload.trace(rate, case.seed), case.policy, settings, case.seed)
+    trace = case.workload.trace(rate, case.seed)
+    looking = None if observe is None else lambda world: observe(world, trace, warmup)
+    return run_one(trace, case.policy, settings, case.seed, observe=looking)
 
 
 def simulate(case: Case) -> Numbers:
@@ -131,40 +138,6 @@ def simulate(case: Case) -> Numbers:
     numbers = dict(replayed(case, rate).summary)
     numbers["rate"], numbers["load"] = rate, rate / case.workload.capacity(case.settings)
     return numbers
-
-
-def search(case: Case, measures: Mapping[str, Callable[[Run], float | None]], objective: float) -> Numbers:
-    """The first rate at which each measure passes its objective, by bisection on one seed.
-
-    options: highest and lowest, in units of the capacity, and tolerance, relative. A collapsed run counts as one that
-    passed. NAME_rate is None where the lowest rate already fails; NAME_censored: not even the highest does, and
-    NAME_rate is that rate.
-    """
-    sustained = case.workload.capacity(case.settings)
-    known: dict[float, dict[str, float | None]] = {}
-
-    def measured(rate: float) -> dict[str, float | None]:
-        if rate not in known:
-            done = replayed(case, rate)
-            collapsed = bool(done.summary["collapsed"])
-            known[rate] = {name: None if collapsed else of(done) for name, of in measures.items()}
-        return known[rate]
-
-    lowest, highest = case.options.get("lowest", 0.4) * sustained, case.options["highest"] * sustained
-    found: Numbers = {"sustained_rps": sustained}
-    for name in measures:
-        rate = largest_rate(
-            lambda rate, name=name: measured(rate)[name],  # type: ignore[misc]
-            objective,
-            lowest,
-            highest,
-            steps=6,
-            tolerance=case.options["tolerance"],
-        )
-        found[f"{name}_rate"] = highest if rate == math.inf else rate
-        found[f"{name}_censored"] = rate == math.inf
-    found["runs"] = len(known)
-    return found
 
 
 def status(numbers: Numbers) -> str:

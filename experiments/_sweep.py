@@ -81,7 +81,8 @@ def run_id(experiment: str, scale: str, cases: Sequence[Case]) -> str:
     """16 hexadecimal digits: the same if and only if the numbers must be."""
     module = load(experiment)
     own = hashlib.sha256()
-    for path in (Path(str(module.__file__)), Path(__file__).parent / "_case.py"):
+    here = Path(__file__).parent
+    for path in (Path(str(module.__file__)), here / "_case.py", here / "_search.py"):
         own.update(_computing(path).encode())
     key = [experiment, to_json(module.SCALES[scale]), [to_json(case) for case in cases], fingerprint(), own.hexdigest()]
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]

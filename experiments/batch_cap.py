@@ -14,9 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments._case import Case, Numbers, Row, Workload, points, rate_gain, ratio, search, simulate
+import numpy as np
+
+from experiments._case import Case, Numbers, Row, Workload, points, rate_gain, ratio, simulate
 from experiments._claim import Claim, published
 from experiments._figure import COLUMN, draw, look_of
+from experiments._search import search
 from experiments._sweep import main
 from sim.one import Contender
 from sim.settings import Settings
@@ -85,7 +88,7 @@ def run(case: Case) -> Numbers:
     """A run at one load, or the rate at the objective."""
     if "highest" not in case.options:
         return simulate(case)
-    return search(case, {"mean_s_per_token": lambda run: run.summary["mean_s_per_token"]}, OBJECTIVE)
+    return search(case, {"mean_s_per_token": lambda run: run.summary["mean_s_per_token"]}, OBJECTIVE, [np.mean])
 
 
 def claims(rows: list[Row]) -> list[Claim]:

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments._case import At, Case, Numbers, Row, Workload, mean_of, points, rate_gain, replayed, search
+from experiments._case import At, Case, Numbers, Row, Workload, mean_of, points, rate_gain, replayed
 from experiments._claim import Claim, published
 from experiments._claim import curve as published_curve
 from experiments._figure import PAGE, curve, draw, legend, look_of, published_points
+from experiments._search import search
 from experiments._sweep import main
 from sim.one import Contender
 from sim.report import Run

@@ -18,6 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from experiments._case import (
     At,
     Case,
@@ -29,12 +31,12 @@ from experiments._case import (
     points,
     rate_gain,
     ratio,
-    search,
     simulate,
 )
 from experiments._claim import Claim, Published, published
 from experiments._claim import curve as published_curve
 from experiments._figure import PAGE, cells, curve, draw, legend, look_of, plain_log, published_points
+from experiments._search import search
 from experiments._sweep import main
 from fastserve.measures import Ratio
 from sim.one import Contender
@@ -166,7 +168,7 @@ def run(case: Case) -> Numbers:
     if "highest" not in case.options:
         return simulate(case)
     measures = {name: lambda run, name=name: run.summary[name] for name in ("mean_s_per_token", "p95_s_per_token")}
-    return search(case, measures, OBJECTIVE)
+    return search(case, measures, OBJECTIVE, [np.mean, partial(np.percentile, q=95)])
 
 
 def gain(rows: list[Row], measure: str, policy: str, protocol: str, *panels: str) -> Ratio | None:

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from experiments._case import (
     At,
     Case,
@@ -28,11 +30,11 @@ from experiments._case import (
     rate_gain,
     ratio,
     replayed,
-    search,
 )  # fmt: skip
 from experiments._claim import Claim, published
 from experiments._claim import curve as published_curve
 from experiments._figure import COLUMN, PAGE, curve, draw, legend, plain_log
+from experiments._search import search
 from experiments._sweep import main
 from fastserve.measures import Ratio
 from sim.one import Contender
@@ -126,7 +128,7 @@ def cases(scale: Scale) -> list[Case]:
 def run(case: Case) -> Numbers:
     """A run with its time split three ways, or the rate at the objective."""
     if "highest" in case.options:
-        return search(case, {"mean_s_per_token": lambda run: run.summary["mean_s_per_token"]}, OBJECTIVE)
+        return search(case, {"mean_s_per_token": lambda run: run.summary["mean_s_per_token"]}, OBJECTIVE, [np.mean])
     numbers: Numbers = dict(replayed(case).summary)
     queue = (numbers["mean_queued_s"] or 0.0) + (numbers["mean_preempted_s"] or 0.0)
     numbers["queue_s"], numbers["swap_s"] = queue, numbers["mean_stalled_s"]

@@ -32,7 +32,12 @@ MODULES = (
     "sim/machine.py",
     "sim/world.py",
 )
-OPEN = {"fastserve/sched/policy.py": "Policy", "fastserve/policies/mlfq.py": "Mlfq"}
+OPEN = {
+    "fastserve/sched/policy.py": "Policy",
+    "fastserve/policies/mlfq.py": "Mlfq",
+    "fastserve/sched/latency/base.py": "LatencyModel",
+    "fastserve/sched/latency/lines.py": "LineModel",
+}
 """Classes that interpreted code may subclass; mypyc must be told, and the brain imports the standard library only."""
 
 DECORATOR = "from mypy_extensions import mypyc_attr\n\n\n@mypyc_attr(allow_interpreted_subclasses=True)\n"

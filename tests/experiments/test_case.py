@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments._case import Case, Row, Workload, point, points, rate_gain, ratio, search, simulate, status
+from experiments._case import Case, Row, Workload, point, points, rate_gain, ratio, simulate, status
+from experiments._search import search
 from sim.one import Contender
 from sim.settings import Settings
 
@@ -122,3 +123,22 @@ def test_a_search_that_never_crosses_is_censored() -> None:
     found = search(case, {"jct": lambda run: run.summary["mean_jct_s"]}, 1e9)
     assert found["jct_censored"]
     assert found["jct_rate"] == pytest.approx(2.0 * found["sustained_rps"])
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.3])
+def test_runs_that_are_cut_short_change_no_rate(warmup: float) -> None:
+    case = Case(
+        at={},
+        workload=Workload(requests=50),
+        settings=SETTINGS.with_(load=1.0, visit=0, batching="mixed"),
+        policy=Contender("sj-mlfq"),
+        warmup=warmup,
+        options={"highest": 6.0, "tolerance": 0.3},
+    )
+    names = ("mean_s_per_token", "p95_s_per_token")
+    measures = {name: lambda run, name=name: run.summary[name] for name in names}
+    whole = search(case, measures, 0.1)
+    short = search(case, measures, 0.1, [np.mean, lambda values: float(np.percentile(values, 95))])
+    assert whole.pop("cut_short") == 0
+    assert short.pop("cut_short") > 0
+    assert short == whole

@@ -1,0 +1,31 @@
+"""What scripts/compile.py compiles: interpreted code may only inherit from the classes that it opens."""
+
+import ast
+import runpy
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def classes(path: Path) -> dict[str, set[str]]:
+    """Each class of a file and the names of its bases."""
+    found = {}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ClassDef):
+            found[node.name] = {base.id for base in node.bases if isinstance(base, ast.Name)}
+    return found
+
+
+def test_interpreted_classes_inherit_only_from_open_ones() -> None:
+    script = runpy.run_path(str(ROOT / "scripts" / "compile.py"))
+    compiled = {ROOT / path for path in script["MODULES"]}
+    closed = {name for path in compiled for name in classes(path)} - set(script["OPEN"].values())
+    heirs = 0
+    for package in ("fastserve", "sim", "examples", "experiments"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            if path in compiled:
+                continue
+            for name, bases in classes(path).items():
+                assert not bases & closed, f"{path.relative_to(ROOT)}: {name} inherits from {bases & closed}"
+                heirs += bool(bases & set(script["OPEN"].values()))
+    assert heirs > 3
