@@ -49,6 +49,8 @@ setup(name="fastserve-compiled", packages=[], py_modules=[], ext_modules=compile
 """
 # What the brain's package names lazily is not looked into: PyTorch alone would take gigabytes.
 CONFIG = """[mypy]
+ignore_missing_imports = true
+
 [mypy-fastserve.engine.*,fastserve.server.*,fastserve.config]
 follow_imports = skip
 """
