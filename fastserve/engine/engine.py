@@ -8,27 +8,28 @@ with Engine.from_pretrained("embedded", policy="sj-mlfq", max_batch=16) as engin
 
 from __future__ import annotations
 
-import atexit
-import random
-import threading
 import time
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import CancelledError
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
 
 from fastserve.engine.clock import Clock
+from fastserve.engine.door import Door, QueueFull
 from fastserve.engine.face import Face
 from fastserve.engine.inbox import Inbox
-from fastserve.engine.loop import LiveExecutor, Loop
+from fastserve.engine.life import Life
+from fastserve.engine.live_executor import LiveExecutor
+from fastserve.engine.loop import Loop
 from fastserve.engine.params import SamplingParams
 from fastserve.engine.request import Handle, Listener, Output, Request
 from fastserve.engine.serving import Serving
 from fastserve.engine.snapshot import Snapshot, take
 from fastserve.engine.watch import Watcher
 from fastserve.flight import FlightLog
-from fastserve.records import NO_SLO, Columns, Recorder, Slo
+from fastserve.records import Columns, Recorder
 from fastserve.sched.errors import RefusedError
-from fastserve.sched.job import NEVER, Job
 from fastserve.sched.latency import Hardware
 
 if TYPE_CHECKING:
@@ -41,12 +42,9 @@ __all__ = ["Engine", "QueueFull", "RefusedError"]
 Prompt = str | Sequence[int]
 
 
-class QueueFull(RuntimeError):
-    """As many requests wait as may; one more can be taken when one has ended."""
-
-
 class Engine:
-    """Made by from_pretrained() or scripted(); closed by close(), or as a context manager.
+    """Made by from_pretrained() or scripted(); closed by close(), as a context manager, or when nobody holds it or a
+    Handle of it any more. Threads do not survive a fork: make it in the process that uses it.
 
     settings: all of them, defaults filled in. face: what it knows of its model.
     """
@@ -59,10 +57,12 @@ class Engine:
         scheduler = serving.scheduler(policy, hardware, face.max_model_len)
         budget = scheduler.batching.budget if serving.batching == "chunked" else None
         latency = hardware.latency
+        self.inbox = Inbox()
+        self.door = Door(face, serving, clock, self.inbox)
         recorder = Recorder(
             hardware.memory.block_bytes,
             lambda prompt, output: latency.alone_ps(prompt, output, budget) / 1e12,
-            self._slo_of,
+            self.door.slo_of,
             keep=serving.keep_records,
         )
         flight = None
@@ -75,18 +75,9 @@ class Engine:
         self.settings = settings
         self.machine = machine  # in words: where the times that the policy is told come from
         self.started_at = time.time() - clock.now() / 1e9  # s since 1970 at which the engine's clock read 0
-        self.inbox = Inbox()
         self.loop = Loop(scheduler, executor, recorder, clock, self.inbox, flight)
-        self._guess = serving.predict()
-        self._needs_guess = "guess" in policy.needs
-        self._rng = random.Random(serving.seed)
-        self._slos: dict[int, float] = {}
-        self._lock = threading.Lock()
-        self._next_id = 0
-        self._outstanding = 0  # counted towards the bound of the queue
-        self._thread = threading.Thread(target=_serve, args=(self.loop,), name="fastserve-engine", daemon=True)
-        self._thread.start()
-        atexit.register(self.close)  # the interpreter must not end under a thread that is inside the model
+        self._life = Life(self.loop)  # its thread holds the loop, and the loop nothing that holds this object
+        weakref.finalize(self, self._life.drop).atexit = False
 
     # -- requests --------------------------------------------------------------------------------------------------
 
@@ -114,46 +105,31 @@ class Engine:
         Raises ValueError for what is wrong with it, RefusedError (a ValueError) when it can never fit, QueueFull,
         RuntimeError when the engine is closed or broken.
         """
+        self.inbox.check_process()
         if not self.alive:
             raise RuntimeError(f"the engine has stopped: {self.error or 'it was closed'}")
-        params = (params or SamplingParams()).resolved(self.face.defaults)
-        ids = self.face.encode(prompt)
-        limit = self.face.limit(len(ids), params)
-        voice = None if self.face.voice is None else self.face.voice(params, ids)
-        if params.stop and voice is None:
-            raise ValueError(f"stop strings need text, and model {self.face.name} has no tokenizer")
-        guess = None
-        if self._needs_guess:
-            guess = params.guess or self._guess
-        with self._lock:
-            at = self.clock.now() if arrival is None else round(arrival * 1e9)
-            due = NEVER if deadline_s is None else at + round(deadline_s * 1e9)
-            job = Job(self._next_id, at, len(ids), limit, client, program, priority, due, guess)
-            self.loop.scheduler.check(job)
-            if not beyond_capacity:
-                self._make_sure_of_room()
-            seed = self._rng.getrandbits(63) if params.seed is None else params.seed
-            request = Request(
-                job, ids, params, seed, voice, listener, self._uncounted if beyond_capacity else self._left
-            )
-            self.inbox.put(request)
-            self._next_id += 1
-            self._outstanding += not beyond_capacity
-            if deadline_s is not None:
-                self._slos[job.id] = deadline_s
-        if timeout_s is not None:
-            self.inbox.cancel(request, "timeout", at + round(timeout_s * 1e9))
-        return Handle(request, self.inbox.cancel)
+        request = self.door.admit(
+            self.loop.scheduler, prompt, params, client=client, program=program, priority=priority,
+            deadline_s=deadline_s, timeout_s=timeout_s, arrival=arrival, listener=listener,
+            beyond_capacity=beyond_capacity,
+        )  # fmt: skip
+        return Handle(request, self._cancel)
+
+    def _cancel(self, request: Request, reason: str) -> None:
+        """A Handle holds this method, and with it the engine."""
+        self.inbox.cancel(request, reason)
 
     def generate(
         self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None = None
     ) -> list[Output]:
         """Waits for all. prompts: one prompt (text or token ids) or a list of them; params: one for all, or one each.
 
-        Raises as submit() does, and then none of them goes on.
+        Raises as submit() does, and then none of them goes on; RuntimeError on the engine's own thread.
         """
+        if self._life.here:
+            raise RuntimeError("generate() waits for the engine, and this is the engine's own thread: call submit()")
         batch: list[Prompt]
-        if isinstance(prompts, str) or (prompts and isinstance(prompts[0], int)):
+        if isinstance(prompts, str) or (len(prompts) and isinstance(prompts[0], Integral)):
             batch = [prompts]  # type: ignore[list-item]
         else:
             batch = list(prompts)  # type: ignore[arg-type]
@@ -170,25 +146,6 @@ class Engine:
                 handle.cancel()
             raise
 
-    def _make_sure_of_room(self) -> None:
-        capacity = self.serving.queue_capacity
-        slots = self.loop.scheduler.slots
-        if capacity is not None and self._outstanding >= capacity + slots:
-            raise QueueFull(f"{self._outstanding} requests are in the engine, and no more than {capacity} may wait "
-                            f"beside a batch of {slots}: try again later")  # fmt: skip
-
-    def _left(self, request: Request) -> None:
-        with self._lock:
-            self._outstanding -= 1
-        self._uncounted(request)
-
-    def _uncounted(self, request: Request) -> None:
-        self._slos.pop(request.job.id, None)
-
-    def _slo_of(self, id: int) -> Slo:
-        deadline = self._slos.get(id)
-        return NO_SLO if deadline is None else (*NO_SLO[:2], deadline)
-
     # -- what can be seen ------------------------------------------------------------------------------------------
 
     def snapshot(self, most: int = 1000) -> Snapshot:
@@ -196,7 +153,7 @@ class Engine:
         try:
             snapshot: Snapshot = self.inbox.ask(lambda: take(self.loop, most)).result()
         except CancelledError:
-            self._thread.join()
+            self._life.thread.join()
             return take(self.loop, most)
         return snapshot
 
@@ -205,7 +162,7 @@ class Engine:
         try:
             columns: Columns = self.inbox.ask(self.loop.recorder.columns).result()
         except CancelledError:
-            self._thread.join()
+            self._life.thread.join()
             return self.loop.recorder.columns()
         return columns
 
@@ -222,7 +179,7 @@ class Engine:
 
     @property
     def alive(self) -> bool:
-        return self.loop.alive and not self.inbox.closed
+        return self.loop.alive and not self.inbox.closed and not self.inbox.forked
 
     @property
     def error(self) -> str | None:
@@ -267,10 +224,7 @@ class Engine:
 
     def close(self) -> None:
         """Who has not ended is cancelled; returns when the engine's thread has ended and its memory is free."""
-        self.inbox.close()
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
-        atexit.unregister(self.close)
+        self._life.close()
 
     def __enter__(self) -> Engine:
         return self
@@ -326,10 +280,3 @@ class Engine:
             max_model_len=max_model_len, gpu_memory_utilization=gpu_memory_utilization,
             trust_remote_code=trust_remote_code, native=native, serving=Serving.of(serving),
         )  # fmt: skip
-
-
-def _serve(loop: Loop) -> None:
-    try:
-        loop.run()
-    finally:
-        loop.executor.close()

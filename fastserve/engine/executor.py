@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from time import perf_counter_ns
 
 import torch
@@ -13,12 +14,15 @@ from fastserve.engine.pack import Rows, pack
 from fastserve.engine.request import Piece, Request
 from fastserve.engine.sampling import Sampled, Sampler, SamplingError
 from fastserve.engine.sampling_state import SamplingState
+from fastserve.engine.step import Step
 from fastserve.sched.job import Job
 from fastserve.sched.plan import Outcome, Plan
 
+log = logging.getLogger("fastserve")
+
 
 class TorchExecutor:
-    """See loop.LiveExecutor. One iteration a run; the time that it took outside copies is for the loop to say."""
+    """See LiveExecutor. One iteration a run; the time that it took outside copies is for the loop to say."""
 
     def __init__(self, model: Model, cache: Cache) -> None:
         self.model = model
@@ -28,6 +32,7 @@ class TorchExecutor:
         self.requests: dict[Job, Request] = {}
         self.produced: list[tuple[Request, Piece]] = []
         self.model_ns = 0
+        self.waited_ns = 0
 
     def admit(self, job: Job, request: Request) -> None:
         request.sampling = SamplingState(
@@ -51,6 +56,7 @@ class TorchExecutor:
 
     def run(self, plan: Plan) -> Outcome:
         stall = self.blocks.follow(plan)
+        self.waited_ns += stall
         try:
             speakers, drawn = self._step(plan)
         except RuntimeError as error:
@@ -67,12 +73,32 @@ class TorchExecutor:
         """The requests that get a token, in the order of their logits, and what was drawn for them."""
         decodes, chunks, speakers = self._rows(plan)
         step = pack(decodes, chunks, self.cache.block_tokens)
+        states = [request.sampling for request in speakers]
+        logits = self._forward(step)
+        try:
+            return speakers, self.sampler.sample(logits, states)
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # one request's, but whose?
+            log.warning("sampling failed (%r): each request of this step is drawn for alone", error)
+        logits = self._forward(step)  # the same numbers: the sampler has written into the first ones
+        return speakers, [self._draw_alone(row, state) for row, state in zip(logits.split(1), states, strict=True)]
+
+    def _forward(self, step: Step) -> torch.Tensor:
         began = perf_counter_ns()
         logits = self.model.forward(step, self.cache)
         if logits.is_cuda:
             torch.cuda.synchronize(logits.device)
         self.model_ns += perf_counter_ns() - began
-        return speakers, self.sampler.sample(logits, [request.sampling for request in speakers])
+        return logits
+
+    def _draw_alone(self, row: torch.Tensor, state: SamplingState) -> Sampled | SamplingError:
+        try:
+            return self.sampler.sample(row, [state])[0]
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            return SamplingError(f"{type(error).__name__}: {error}")
 
     def _speak(self, request: Request, drawn: Sampled | SamplingError) -> Piece:
         if isinstance(drawn, SamplingError):

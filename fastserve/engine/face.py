@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import index
 from typing import Any
 
 from fastserve.engine.params import SamplingParams
@@ -30,15 +31,24 @@ class Face:
         if isinstance(prompt, str):
             if self.tokenizer is None:
                 raise ValueError(f"model {self.name} has no tokenizer: give the prompt as a list of token ids")
-            ids = list(self.tokenizer.encode(prompt))
+            ids = [self._token(id) for id in self.tokenizer.encode(prompt)]
+        elif isinstance(prompt, Iterable) and not isinstance(prompt, bytes | Mapping):
+            ids = [self._token(id) for id in prompt]
         else:
-            ids = list(prompt)
+            raise ValueError(f"{prompt!r} is no prompt: give text, or a list of token ids")
         if not ids:
             raise ValueError("the prompt is empty: give at least one token")
-        for id in ids:
-            if isinstance(id, bool) or not isinstance(id, int) or not 0 <= id < self.vocab_size:
-                raise ValueError(f"{id!r} is no token of model {self.name}: ids go from 0 to {self.vocab_size - 1}")
         return ids
+
+    def _token(self, id: Any) -> int:
+        """numpy's and torch's integers count."""
+        try:
+            token = -1 if isinstance(id, bool) else index(id)
+        except (TypeError, ValueError):
+            token = -1
+        if not 0 <= token < self.vocab_size:
+            raise ValueError(f"{id!r} is no token of model {self.name}: ids go from 0 to {self.vocab_size - 1}")
+        return token
 
     def limit(self, prompt_tokens: int, params: SamplingParams) -> int:
         """Output tokens that the request may have. Raises RefusedError for one that exceeds the context."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import Any
 
 from fastserve.engine.clock import Clock
@@ -15,18 +16,26 @@ from fastserve.sched.job import NEVER
 Ask = Callable[[], Any]
 
 
+MOST_STALE = 1000
+"""Cancels of requests that have ended are thrown away when so many are there, or twice those that matter."""
+
+
 class Inbox:
-    """Any thread puts; the engine's thread takes, between iterations."""
+    """Any thread of the process that made it puts; the engine's thread takes, between iterations."""
 
     def __init__(self) -> None:
         self.condition = threading.Condition()
         self.closed = False
         self._arrivals: list[tuple[int, int, Request]] = []  # (arrival, id): a heap
         self._cancels: list[tuple[int, int, int, Request, str]] = []  # (at, arrival, id): a heap
+        self._room = MOST_STALE  # of the cancels, before they are looked through
         self._asks: list[tuple[Ask, Future[Any]]] = []
+        self._process = os.getpid()
+        self._owner = 0
 
     def put(self, request: Request) -> None:
-        """To be submitted once its arrival has come. RuntimeError when closed."""
+        """To be submitted once its arrival has come. RuntimeError when closed, or in a fork of the process."""
+        self.check_process()
         with self.condition:
             if self.closed:
                 raise RuntimeError("the engine is closed and takes no more requests")
@@ -34,14 +43,31 @@ class Inbox:
             self.condition.notify()
 
     def cancel(self, request: Request, reason: str, at: int = -NEVER) -> None:
-        """To be cancelled once this time has come; a request that has ended by then is left alone."""
+        """To be cancelled once this time has come; a request that has ended by then is left alone.
+
+        ValueError without a reason. RuntimeError in a fork of the process.
+        """
+        self.check_process()
+        if not reason:
+            raise ValueError("a cancel needs a reason: it becomes the finish reason")
         with self.condition:
+            if len(self._cancels) >= self._room:  # those whose time is long after their request's end
+                self._cancels = [entry for entry in self._cancels if not entry[3].finish_reason]
+                heapify(self._cancels)
+                self._room = max(MOST_STALE, 2 * len(self._cancels))
             heappush(self._cancels, (at, request.job.arrival, request.job.id, request, reason))
             self.condition.notify()
 
     def ask(self, question: Ask) -> Future[Any]:
-        """To be answered by the engine's thread between two iterations. Cancelled when closed."""
+        """To be answered by the engine's thread between two iterations, at once where that asks itself.
+
+        Cancelled when closed. RuntimeError in a fork of the process.
+        """
+        self.check_process()
         future: Future[Any] = Future()
+        if threading.get_ident() == self._owner:
+            _answer(question, future)
+            return future
         with self.condition:
             if self.closed:
                 future.cancel()
@@ -49,6 +75,17 @@ class Inbox:
                 self._asks.append((question, future))
                 self.condition.notify()
         return future
+
+    @property
+    def forked(self) -> bool:
+        """This is a fork of the process that made it, and the engine's thread is not here."""
+        return os.getpid() != self._process
+
+    def check_process(self) -> None:
+        """RuntimeError in a fork of the process."""
+        if self.forked:
+            raise RuntimeError(f"the engine was made in process {self._process} and its thread did not come along into "
+                               f"process {os.getpid()}: make the engine after the fork")  # fmt: skip
 
     def close(self) -> None:
         with self.condition:
@@ -59,6 +96,18 @@ class Inbox:
             self.condition.notify()
 
     # -- for the engine's thread -----------------------------------------------------------------------------------
+
+    def owned(self) -> None:
+        """The calling thread is the engine's."""
+        self._owner = threading.get_ident()
+
+    def answer(self) -> None:
+        """Takes out what was asked, and answers it."""
+        with self.condition:
+            asks = self._asks
+            self._asks = []
+        for question, future in asks:
+            _answer(question, future)
 
     @property
     def empty(self) -> bool:
@@ -94,12 +143,6 @@ class Inbox:
                     due.setdefault(request, reason)
         return sorted(due.items(), key=lambda item: (item[0].job.arrival, item[0].job.id))
 
-    def asked(self) -> list[tuple[Ask, Future[Any]]]:
-        with self.condition:
-            asks = self._asks
-            self._asks = []
-        return asks
-
     def waiting(self) -> list[Request]:
         """Takes out all who have not arrived, by (arrival, id)."""
         return self.arrived(NEVER)
@@ -112,3 +155,10 @@ class Inbox:
                 if at <= clock.now():
                     return
                 clock.wait(self.condition, at)
+
+
+def _answer(question: Ask, future: Future[Any]) -> None:
+    try:
+        future.set_result(question())
+    except Exception as error:
+        future.set_exception(error)

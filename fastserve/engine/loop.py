@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import logging
 from time import perf_counter_ns
-from typing import Any, Protocol
+from typing import Any
 
 from fastserve.engine.clock import Clock
 from fastserve.engine.inbox import Inbox
+from fastserve.engine.live_executor import LiveExecutor
+from fastserve.engine.mishaps import Mishaps
 from fastserve.engine.request import Piece, Request
 from fastserve.engine.watch import Watch
 from fastserve.flight import FlightLog
 from fastserve.records import Recorder
-from fastserve.sched.errors import PolicyError, RefusedError
+from fastserve.sched.errors import RefusedError
 from fastserve.sched.job import Job
 from fastserve.sched.plan import Outcome, Plan
 from fastserve.sched.scheduler import Scheduler
@@ -24,24 +26,6 @@ from fastserve.sched.scheduler import Scheduler
 log = logging.getLogger("fastserve")
 
 FINISHES = ("stop", "length", "cancelled", "timeout", "error")
-
-
-class LiveExecutor(Protocol):
-    """The brain's Executor, and what a server needs besides.
-
-    run() does one iteration and puts the tokens of it into `produced`. What one request does wrong fails that request
-    alone. It raises MemoryError when the device has no room for the step, anything else when the step itself failed,
-    and does so before any request has accepted a token; its KV is then as it may be, until reset() has made it empty.
-    """
-
-    produced: list[tuple[Request, Piece]]  # of the last run, in order; each request's last piece says how it ended
-    model_ns: int  # so far, inside the model or waiting for it: the rest is the host's own work
-
-    def run(self, plan: Plan) -> Outcome: ...
-    def admit(self, job: Job, request: Request) -> None: ...  # before Scheduler.submit
-    def forget(self, job: Job) -> None: ...  # after it departed; copies under way are respected
-    def reset(self) -> None: ...  # all KV is gone, no copy is under way; the requests stay
-    def close(self) -> None: ...
 
 
 class Loop:
@@ -71,18 +55,20 @@ class Loop:
         self.counters: dict[str, int] = {"requests": 0, "prompt_tokens": 0, "output_tokens": 0, "preemptions": 0,
                                          "oom": 0, "failed_steps": 0, "slots": scheduler.slots}  # fmt: skip
         self.counters.update({f"finished_{reason}": 0 for reason in FINISHES})
-        self.busy_ns = 0  # in turns that ran something
+        self.busy_ns = 0  # in turns that had something to run
         self.scheduler_ns = 0  # of these, in the Scheduler and its policy
-        self._committed = 0  # when the last commit was over
+        self._scheduling = 0  # of this turn
+        self.mishaps = Mishaps(self)
         recorder.watch = self.row
 
     def run(self) -> None:
         """Until the inbox is closed, or the Scheduler or its policy breaks; then whoever is left is told."""
+        self.inbox.owned()
         try:
             while not self.inbox.closed:
                 if not self.turn():
                     self.rest()
-        except Exception as error:
+        except BaseException as error:  # a policy's SystemExit too: nobody may wait for ever
             self.error = str(error) or type(error).__name__
             log.error("the engine has stopped: %s", self.error, exc_info=error)
         self.alive = False
@@ -95,8 +81,8 @@ class Loop:
             if request.over:
                 continue
             try:
-                self._cancel(request, reason, self.now, text)
-            except PolicyError as error:
+                self.cancel(request, reason, self.now, text)
+            except BaseException as error:
                 self.requests.clear()
                 self._hand_out(request, request.end("error", str(error)))
         if self.flight is not None:
@@ -109,32 +95,36 @@ class Loop:
 
     def turn(self) -> bool:
         """One iteration; False if there is nothing to do."""
+        began = perf_counter_ns()
+        self._scheduling = 0
         if not self.inbox.empty:
             self.drain()
-        began = perf_counter_ns()
-        scheduler = self.scheduler
-        plan = scheduler.plan(self.now)
-        planned = perf_counter_ns()
-        if self.flight is not None and scheduler.live:
-            self.flight.planned(self.now, plan)
+        plan = self._plan()
         if plan is None:
             return False
-        if self.watch.looked_at:
-            self.watch.planned(plan)
         try:
             outcome = self.executor.run(plan)
         except MemoryError as error:
-            self._too_large(plan, error)
-            return True
+            self.mishaps.too_large(plan, error)
         except Exception as error:
-            self._failed(plan, error)
-            return True
-        ran = perf_counter_ns()
-        self._commit(plan, outcome)
-        self.steps += 1
-        self.scheduler_ns += planned - began + self._committed - ran
+            self.mishaps.failed(plan, error)
+        else:
+            self._commit(plan, outcome)
+            self.steps += 1
+            self.mishaps.went_well()
+        self.scheduler_ns += self._scheduling
         self.busy_ns += perf_counter_ns() - began
         return True
+
+    def _plan(self) -> Plan | None:
+        began = perf_counter_ns()
+        plan = self.scheduler.plan(self.now)
+        self._scheduling += perf_counter_ns() - began
+        if self.flight is not None and self.scheduler.live:
+            self.flight.planned(self.now, plan)
+        if plan is not None and self.watch.looked_at:
+            self.watch.planned(plan)
+        return plan
 
     def _commit(self, plan: Plan, outcome: Outcome) -> None:
         now = self.now = self.clock.now()
@@ -142,8 +132,9 @@ class Loop:
         outcome.service = outcome.first - outcome.stall
         if self.flight is not None:
             self.flight.committed(now, outcome)
+        began = perf_counter_ns()
         finished = self.scheduler.commit(plan, outcome, now)
-        self._committed = perf_counter_ns()
+        self._scheduling += perf_counter_ns() - began
         self.counters["preemptions"] += len(plan.left)
         produced = self.executor.produced
         self.counters["output_tokens"] += sum([piece.token_id is not None for _, piece in produced])
@@ -180,12 +171,8 @@ class Loop:
         for request in came:
             self._submit(request, now)
         for request, reason in self.inbox.cancelled(now):
-            self._cancel(request, reason, now)
-        for question, future in self.inbox.asked():
-            try:
-                future.set_result(question())
-            except Exception as error:
-                future.set_exception(error)
+            self.cancel(request, reason, now)
+        self.inbox.answer()
 
     def _submit(self, request: Request, now: int) -> None:
         job = request.job
@@ -197,6 +184,7 @@ class Loop:
             return
         if self.flight is not None:
             self.flight.submitted(now, job)
+        began = perf_counter_ns()
         try:
             self.scheduler.submit(job, now)
         except RefusedError as error:
@@ -205,19 +193,23 @@ class Loop:
             del self.requests[job]
             self._hand_out(request, request.end("error", str(error)))
             return
+        self._scheduling += perf_counter_ns() - began
         self.counters["requests"] += 1
         self.counters["prompt_tokens"] += job.prompt
         if self.watch.looked_at:
             self.watch.arrived(job, now)
 
-    def _cancel(self, request: Request, reason: str, now: int, error: str | None = None) -> None:
+    def cancel(self, request: Request, reason: str, now: int, error: str | None = None) -> None:
+        """It ends now, wherever it is, and whoever waits for it is told."""
         job = request.job
         piece = request.end(reason, error)
         piece.at_ns = now
         if job in self.requests:
             if self.flight is not None:
                 self.flight.cancelled(now, job)
+            began = perf_counter_ns()
             self.scheduler.cancel(job, now)
+            self._scheduling += perf_counter_ns() - began
             self.executor.forget(job)
             self.watch.seats.leave(job)
             job.finish = reason
@@ -233,7 +225,7 @@ class Loop:
             self.counters[name] = self.counters.get(name, 0) + 1
         try:
             request.hand_out(piece)
-        except Exception as error:
+        except BaseException as error:
             log.warning("request %d: its listener raised and is not called again: %r", request.job.id, error)
 
     def row(self, job: Job, row: dict[str, Any]) -> None:
@@ -241,40 +233,3 @@ class Loop:
         request = self.requests.get(job)
         if request is not None:
             request.record = row
-
-    # -- when a step fails -----------------------------------------------------------------------------------------
-
-    def _too_large(self, plan: Plan, error: MemoryError) -> None:
-        """The device has no room for the step: from now on at most half as many jobs share one."""
-        self.counters["oom"] += 1
-        jobs = [job for job, _ in plan.work]
-        if len(jobs) < 2:
-            log.warning("out of memory for one request alone, which fails: %s", error)
-            self._start_over(jobs, f"out of memory: {error}")
-            return
-        self._start_over([], "")
-        slots = min(self.scheduler.slots, len(jobs)) // 2
-        log.warning("out of memory in a step of %d requests: the batch cap falls to %d (%s)", len(jobs), slots, error)
-        self.scheduler.resize(slots)
-        self.counters["slots"] = slots
-        if self.flight is not None:
-            self.flight.resized(self.now, slots)
-
-    def _failed(self, plan: Plan, error: Exception) -> None:
-        self.counters["failed_steps"] += 1
-        jobs = [job for job, _ in plan.work]
-        log.error("a step of %d requests failed, and they with it: %r", len(jobs), error, exc_info=error)
-        self._start_over(jobs, f"{type(error).__name__}: {error}")
-
-    def _start_over(self, failed: list[Job], why: str) -> None:
-        """The failed plan is thrown away and all KV with it: every other job computes its own again."""
-        now = self.now = self.clock.now()
-        self.executor.reset()
-        if self.flight is not None:
-            self.flight.forgot(now)
-        lost = self.scheduler.forget_all(now)
-        self.recorder.evicted(lost, now)
-        self.counters["preemptions"] += len(lost)
-        self.watch.seats.clear()
-        for job in failed:
-            self._cancel(self.requests[job], "error", now, why)

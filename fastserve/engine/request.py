@@ -130,7 +130,10 @@ class Request:
         """It ends for a reason outside its own tokens."""
         self.finish_reason = reason
         self.error = error
-        text = "" if self.voice is None else self.voice.flush()
+        try:
+            text = "" if self.voice is None else self.voice.flush()
+        except Exception:  # a tokenizer that has failed may fail again, and the end must come
+            text = ""
         self.speech.append(text)
         return Piece(None, text, len(self.tokens), reason)
 
@@ -141,7 +144,7 @@ class Request:
         try:
             if self.listener is not None:
                 self.listener(piece)
-        except Exception:
+        except BaseException:
             self.listener = None
             raise
         finally:

@@ -47,6 +47,7 @@ class ScriptedExecutor:
         self.fail = fail
         self.produced: list[tuple[Request, Piece]] = []
         self.model_ns = 0
+        self.waited_ns = 0  # its copies are waited for with its iterations
         self.requests: dict[Job, Request] = {}
         self._ps = 0  # the modelled machine's own clock
         self._free_at = {True: 0, False: 0}  # by direction: ns, when its channel has nothing left to do

@@ -58,7 +58,9 @@ class Snapshot:
     copies: int  # under way
     steps: int
     scheduler_us: float  # an iteration's time in the Scheduler and its policy, mean since the start
-    host_us: float  # an iteration's time outside the model
+    host_us: float  # an iteration's time outside the model and its copies, the Scheduler's included; mean likewise
+    scheduler_share: float  # of the time of iterations, since the start; 0 before the first
+    host_share: float
     counters: dict[str, int]
 
     def to_json(self) -> dict[str, Any]:
@@ -73,7 +75,8 @@ def take(loop: Loop, most: int) -> Snapshot:
     waiting = islice((job for job in scheduler.live if not job.running), most)
     shown = [loop.requests[job] for job in [*running, *waiting] if job in loop.requests]
     device, host = pools(scheduler)
-    steps = max(1, loop.steps)
+    steps, busy = max(1, loop.steps), max(1, loop.busy_ns)
+    host_ns = loop.busy_ns - loop.executor.model_ns - loop.executor.waited_ns
     return Snapshot(
         at=loop.clock.now() / 1e9,
         alive=loop.alive,
@@ -88,7 +91,9 @@ def take(loop: Loop, most: int) -> Snapshot:
         copies=len(scheduler.ledger.copies),
         steps=loop.steps,
         scheduler_us=loop.scheduler_ns / steps / 1e3,
-        host_us=(loop.busy_ns - loop.executor.model_ns) / steps / 1e3,
+        host_us=host_ns / steps / 1e3,
+        scheduler_share=loop.scheduler_ns / busy,
+        host_share=host_ns / busy,
         counters=dict(loop.counters),
     )
 

@@ -217,7 +217,7 @@ def test_forgetting_all_in_the_middle(name: str, residency: str) -> None:
         if setting.loop.steps % 17 == 5:
             running = list(setting.scheduler.running)
             before = [job.preemptions for job in running]
-            setting.loop._start_over([], "")
+            setting.loop.mishaps.start_over([], "")
             forgotten += len(running)
             setting.scheduler.audit()
             assert not setting.scheduler.running
@@ -237,7 +237,7 @@ def test_resizing() -> None:
     setting.loop.turn()
     with pytest.raises(ValueError, match="a batch cap of 2 with 4 jobs in the batch"):
         setting.scheduler.resize(2)
-    setting.loop._start_over([], "")
+    setting.loop.mishaps.start_over([], "")
     setting.scheduler.resize(2)
     setting.loop.turn()
     assert len(setting.scheduler.running) == 2
