@@ -40,6 +40,8 @@ RESULTS = ROOT / "results"
 SCALES = ("smoke", "small", "paper")
 LIVE = ("fidelity", "live_headline")
 """experiments on the live engine: their numbers are this machine's, so they run by name and no reference is kept"""
+ROUND = 8
+"""cases for each core of a cluster whose results come back together"""
 PRESENTING = ("plot", "claims", "published")
 """functions of an experiment that read numbers and make none: editing them reruns nothing"""
 
@@ -127,8 +129,7 @@ def sweep(
         about = {"experiment": experiment, "scale": scale, "settings": to_json(settings), "provenance": provenance()}
         _write(folder / "run.json", about)
         missing = {name: case for name, case in wanted.items() if not (folder / "cases" / f"{name}.json").exists()}
-        workers = 1 if experiment in LIVE else jobs or os.cpu_count() or 1
-        results = _computed(experiment, missing, workers, backend, address)
+        results = _computed(experiment, missing, jobs, backend, address)
         for name, (numbers, seconds) in _progress(results, experiment, len(cases), len(cases) - len(missing)):
             kept = {"at": to_json(wanted[name].at), "seed": wanted[name].seed, "numbers": numbers, "seconds": seconds}
             _write(folder / "cases" / f"{name}.json", kept, indent=None)
@@ -179,10 +180,13 @@ def _write(path: Path, value: Any, indent: int | None = 1) -> None:
 
 
 def _computed(
-    experiment: str, cases: dict[str, Case], workers: int, backend: str, address: str | None
+    experiment: str, cases: dict[str, Case], jobs: int | None, backend: str, address: str | None
 ) -> Iterator[tuple[str, tuple[Numbers, float]]]:
+    if experiment in LIVE and backend != "local":
+        raise ValueError(f"{experiment} measures this machine's live engine: leave --backend {backend} out")
+    workers = 1 if experiment in LIVE else jobs or os.cpu_count() or 1
     if backend != "local":
-        yield from _on_cluster(experiment, cases, workers, backend, address)
+        yield from _on_cluster(experiment, cases, jobs, backend, address)
     elif workers < 2 or len(cases) < 2:
         for name, case in cases.items():
             yield name, compute(experiment, case)
@@ -198,9 +202,12 @@ def _computed(
 
 
 def _on_cluster(
-    experiment: str, cases: dict[str, Case], workers: int, backend: str, address: str | None
+    experiment: str, cases: dict[str, Case], jobs: int | None, backend: str, address: str | None
 ) -> Iterator[tuple[str, tuple[Numbers, float]]]:
-    """The same cases through one of joblib's backends; every result is kept as soon as it comes back."""
+    """The same cases through one of joblib's backends, on all its cores unless `jobs` says how many.
+
+    Results are kept as they come back; from a backend that cannot return them one by one, as Ray's, in rounds.
+    """
     try:
         import joblib
 
@@ -223,9 +230,14 @@ def _on_cluster(
     def named(name: str, case: Case) -> tuple[str, tuple[Numbers, float]]:
         return name, compute(experiment, case)
 
-    with joblib.parallel_config(backend=backend, n_jobs=workers):
-        parallel = joblib.Parallel(return_as="generator_unordered", batch_size=1)
-        yield from parallel(joblib.delayed(named)(name, case) for name, case in cases.items())
+    work = [joblib.delayed(named)(name, case) for name, case in cases.items()]
+    with joblib.parallel_config(backend=backend, n_jobs=jobs or -1):
+        if joblib.parallel.get_active_backend()[0].supports_return_generator:
+            yield from joblib.Parallel(return_as="generator_unordered", batch_size=1)(work)
+            return
+        size = ROUND * joblib.effective_n_jobs(jobs or -1)
+        for first in range(0, len(work), size):
+            yield from joblib.Parallel(batch_size=1)(work[first : first + size])
 
 
 def _progress(items: Iterable[T], title: str, total: int, done: int) -> Iterator[T]:
