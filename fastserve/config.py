@@ -12,14 +12,15 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from fastserve.engine.serving import Serving
 from fastserve.policies import find, knobs
 from fastserve.sched.batching import BATCHINGS
 from fastserve.sched.residency import RESIDENCIES
-from fastserve.server import layers
+from fastserve.server import layers, names
 
-Words = Annotated[tuple[str, ...], BeforeValidator(layers.words)]
-Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(layers.words)]
-Knobs = Annotated[dict[str, Any], BeforeValidator(layers.pairs)]
+Words = Annotated[tuple[str, ...], BeforeValidator(names.words)]
+Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(names.words)]
+Knobs = Annotated[dict[str, Any], BeforeValidator(names.pairs)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 SECRET = ("api_key", "hf_token")
@@ -204,6 +205,13 @@ class FastServeConfig(BaseSettings):
     def _residency(cls, value: str) -> str:
         return _one_of(value, RESIDENCIES)
 
+    @field_validator("api_key")
+    @classmethod
+    def _tokens(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        if not all(secret.get_secret_value().strip() for secret in value):
+            raise ValueError('a token is empty: give TOKEN or "TOKEN CLIENT"; leave it out to serve everybody')
+        return value
+
     @field_validator("workers")
     @classmethod
     def _workers(cls, value: int) -> int:
@@ -232,7 +240,15 @@ class FastServeConfig(BaseSettings):
                 raise ValueError(f"policy {self.policy} has no setting {key!r}; it has {', '.join(known) or 'none'}")
         if self.num_queues is not None and "levels" not in known:
             raise ValueError(f"num_queues={self.num_queues}: policy {self.policy} has no levels; mlfq and sj-mlfq have")
+        self._can_schedule()
         return self
+
+    def _can_schedule(self) -> None:
+        """What the engine would refuse is known before its model is loaded. Raises ValueError."""
+        names = ("policy", "predictor", "kv_tokens", "host_tokens", "queue_capacity", "max_batch", "batching")
+        serving = Serving(knobs=self.knobs, **{name: getattr(self, name) for name in names})
+        serving.predict()
+        serving.fresh_policy()
 
     @property
     def knobs(self) -> dict[str, Any]:
@@ -257,8 +273,8 @@ class FastServeConfig(BaseSettings):
     def shown(self, flags: dict[str, Any] | None = None) -> list[tuple[str, str, str]]:
         """(name, value, where it came from) of every setting, secrets masked. flags: as given to the constructor."""
         came = layers.origins(layers.named(flags or {}))
-        names = type(self).model_fields
-        return [(name, layers.plain(getattr(self, name)), came.get(name, "default")) for name in names]
+        fields = type(self).model_fields
+        return [(name, names.plain(getattr(self, name)), came.get(name, "default")) for name in fields]
 
 
 def explain(error: ValueError, flags: dict[str, Any] | None = None) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import time
+from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -15,11 +18,12 @@ from typing_extensions import TypedDict
 from fastserve.engine.request import Piece
 from fastserve.server import native
 from fastserve.server.asking import STATUS, finished, service_of, why
-from fastserve.server.errors import ApiError, Json, declared
+from fastserve.server.errors import ApiError, Json, declared, not_json
+from fastserve.server.fields import Prompt
 from fastserve.server.jobs import Group, ServedJob
-from fastserve.server.native_schema import GenerateAnswer, GenerateRequest, Prompt
+from fastserve.server.native_schema import GenerateAnswer, GenerateRequest
 from fastserve.server.service import Service
-from fastserve.server.stream import EVENTS, EventStream, stream_of
+from fastserve.server.stream import EVENTS, EventStream, departure, stream_of
 
 router = APIRouter(tags=["Other servers' names"])
 RAW: dict[int | str, dict[str, Any]] = {
@@ -88,7 +92,7 @@ async def v1_generate(request: Request, body: GenerateRequest) -> Response:
 async def _raw(request: Request, body: GenerateRequest) -> Response:
     service = service_of(request)
     service.check_model(body.model)
-    group = native.begin(request, body, await service.encode(body.prompt), "generate", streams=True)
+    group = native.begin(request, body, await service.words.prompt(body.prompt), "generate", streams=True)
     return stream_of(group, RawFormat(group))
 
 
@@ -97,12 +101,29 @@ async def v1_generate_nobatch(request: Request, body: GenerateRequest) -> Genera
     """The baseline: one of these at a time."""
     service = service_of(request)
     service.check_model(body.model)
-    prompt = await service.encode(body.prompt)
-    async with service.alone:
+    prompt = await service.words.prompt(body.prompt)
+    async with _turn(request, service):
         group = native.begin(request, body, prompt, "generate", streams=False)
         await finished(request, group)
     answer: Any = group.jobs[0].answer
     return Json(answer)  # type: ignore[return-value]
+
+
+@contextlib.asynccontextmanager
+async def _turn(request: Request, service: Service) -> AsyncIterator[None]:
+    """Alone among these. Raises ApiError for a client that leaves before, or whose time is over."""
+    turn = asyncio.create_task(service.alone.acquire())
+    try:
+        async with departure(request.receive, turn.cancel):
+            await asyncio.wait([turn], timeout=service.config.request_timeout or None)
+        if turn.cancelled():
+            raise ApiError(409, "the client closed the connection")
+        if not turn.done():
+            raise ApiError(504, "this request waited for its turn longer than the server allows; ask again later")
+        yield
+    finally:
+        if not turn.cancel() and not turn.cancelled():
+            service.alone.release()
 
 
 @router.post(
@@ -117,8 +138,8 @@ async def stream(request: Request) -> Response:
     """The body is JSON, whatever its Content-Type says: curl -d sends a form's."""
     try:
         fields = json.loads(await request.body())
-    except ValueError as error:
-        raise ApiError(400, f"the body is not JSON: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ApiError(400, not_json(error)) from error
     return await _raw(request, _checked(fields, "body"))
 
 

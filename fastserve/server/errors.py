@@ -27,6 +27,9 @@ TYPES: dict[int, str] = {
 }
 """HTTP status -> `type` of an error in OpenAI's shape."""
 
+MOST_FAULTS = 8
+"""Faults of one body that are told: a list may hold a million of the same."""
+
 
 class ApiError(Exception):
     """Ends the request that is being handled. retry_after: s, for the header of that name."""
@@ -83,18 +86,27 @@ def install(app: FastAPI) -> None:
 
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        found = answer(request.url.path, ApiError(error.status_code, str(error.detail)))
+        what = str(error.detail)
+        if isinstance(error.__cause__, (ValueError, RecursionError)):  # FastAPI could not parse the body
+            what = not_json(error.__cause__)
+        found = answer(request.url.path, ApiError(error.status_code, what))
         found.headers.update(error.headers or {})
         return found
 
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        faults = [{key: _printable(fault[key]) for key in ("loc", "msg", "type")} for fault in error.errors()]
+        errors = error.errors()
+        faults = [
+            {"loc": list(fault["loc"]), "msg": fault["msg"].removeprefix("Value error, "), "type": fault["type"]}
+            for fault in errors[:MOST_FAULTS]
+        ]
+        if rest := len(errors) - len(faults):
+            faults.append({"loc": ["body"], "msg": f"and {rest} more of this kind", "type": "more"})
         if not speaks_openai(request.url.path):
             return Json({"detail": faults}, 422)
         fields = [".".join(map(str, fault["loc"][1:])) for fault in faults]
-        texts = [fault["msg"].removeprefix("Value error, ") for fault in faults]
-        message = "; ".join(f"{field}: {text}" if field else text for field, text in zip(fields, texts, strict=True))
+        told = zip(fields, faults, strict=True)
+        message = "; ".join(f"{field}: {fault['msg']}" if field else fault["msg"] for field, fault in told)
         return Json(openai_body(400, message, fields[0] or None), 400)
 
     app.add_exception_handler(ApiError, refused)
@@ -102,8 +114,11 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, invalid)
 
 
-def _printable(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+def not_json(error: Exception) -> str:
+    """Why a body could not be read."""
+    if isinstance(error, RecursionError):
+        return "the body is not JSON that can be read: it is nested too deeply"
+    return f"the body is not JSON: {error}"
 
 
 def declared(*statuses: int, openai: bool = False) -> dict[int | str, dict[str, Any]]:

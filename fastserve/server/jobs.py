@@ -85,38 +85,38 @@ class Group:
 
 
 class Board:
-    """Jobs by id: the living, and those that ended not too long ago."""
+    """Jobs by id: the living, and those that ended not too long ago: so many durable ones, and as many others."""
 
     def __init__(self, keep: int, hours: float) -> None:
         self.keep = keep
         self.seconds = hours * 3600
         self.jobs: dict[str, ServedJob] = {}  # in the order of their coming
         self.names: dict[int, str] = {}  # the engine's id of a live job -> ours
-        self._ended: OrderedDict[str, float] = OrderedDict()
+        self._ended: dict[bool, OrderedDict[str, float]] = {True: OrderedDict(), False: OrderedDict()}  # by durable
 
     def add(self, job: ServedJob) -> None:
         self.jobs[job.id] = job
         if job.handle is not None:
             self.names[job.handle.id] = job.id
         if job.ended is not None:
-            self._ended[job.id] = job.ended
+            self._ended[job.durable][job.id] = job.ended
 
     def end(self, job: ServedJob) -> list[ServedJob]:
         """It has ended now; who is forgotten for it."""
         assert job.ended is not None
-        self._ended[job.id] = job.ended
-        return list(self._prune(job.ended))
+        self._ended[job.durable][job.id] = job.ended
+        return [forgotten for ended in self._ended.values() for forgotten in self._prune(ended, job.ended)]
 
     def seen_by(self, client: str | None) -> Iterator[ServedJob]:
         """Newest first. client: only its own; None: all."""
         return (job for job in reversed(self.jobs.values()) if client is None or job.client == client)
 
-    def _prune(self, now: float) -> Iterator[ServedJob]:
-        while self._ended:
-            oldest, at = next(iter(self._ended.items()))
-            if len(self._ended) <= self.keep and at > now - self.seconds:
+    def _prune(self, ended: OrderedDict[str, float], now: float) -> Iterator[ServedJob]:
+        while ended:
+            oldest, at = next(iter(ended.items()))
+            if len(ended) <= self.keep and at > now - self.seconds:
                 return
-            del self._ended[oldest]
+            del ended[oldest]
             yield self.jobs.pop(oldest)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from fastserve.server.errors import ApiError, answer
 from fastserve.server.jobs import new_id
@@ -25,6 +26,9 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 NAME = re.compile(r"[\x21-\x7e]{1,128}")
 """What an X-Request-Id may be; anything else is replaced."""
 
+
+LEFT = 499
+"""What the log says of a client that left before its request was whole; nobody is answered."""
 
 TOO_LARGE = "the body is larger than the {:,} bytes that this server takes"
 
@@ -68,7 +72,10 @@ class Manners:
             return message
 
         try:
-            if int(headers.get("content-length") or 0) > most:
+            length = headers.get("content-length") or "0"
+            if not length.isdecimal():
+                raise ApiError(400, f"Content-Length: {length!r} is no number of bytes")
+            if int(length) > most:
                 raise ApiError(413, TOO_LARGE.format(most))
             auth = self.service.auth
             if auth.on and not auth.is_open(scope["path"]) and scope["method"] != "OPTIONS":
@@ -76,6 +83,8 @@ class Manners:
             await self.app(scope, bounded, named)
         except ApiError as error:
             await answer(scope["path"], error)(scope, receive, named)
+        except ClientDisconnect:
+            status = LEFT
         except Exception as error:
             log.error("request %s failed", name, exc_info=error)
             if status:  # too late to say so

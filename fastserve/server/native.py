@@ -40,7 +40,7 @@ def _either(model: Any) -> dict[int | str, dict[str, Any]]:
 async def generate(request: Request, body: GenerateRequest) -> Response:
     service = service_of(request)
     service.check_model(body.model)
-    return await _answer(request, body, await service.encode(body.prompt), chat=False)
+    return await _answer(request, body, await service.words.prompt(body.prompt), chat=False)
 
 
 @router.post(
@@ -59,7 +59,7 @@ async def generate_stream(request: Request, body: GenerateRequest) -> Response:
 async def chat(request: Request, body: ChatRequest) -> Response:
     service = service_of(request)
     service.check_model(body.model)
-    prompt = await service.encode_chat([message.model_dump() for message in body.messages])
+    prompt = await service.words.conversation([message.model_dump() for message in body.messages])
     return await _answer(request, body, prompt, chat=True)
 
 
@@ -128,7 +128,7 @@ async def enqueue(request: Request, body: GenerateRequest) -> ServedJob:
     service.check_model(body.model)
     if body.stream:
         raise ApiError(400, "a job does not stream; ask GET /jobs/{id} for it, or use /generate/stream")
-    prompt = await service.encode(body.prompt)
+    prompt = await service.words.prompt(body.prompt)
     client = client_of(request, body.user)
     params = sampling(service, body, prompt)
     service.admit(client, [prompt])
@@ -143,15 +143,17 @@ async def jobs(
     service = service_of(request)
     live = await _live(service)
     own = list(service.board.seen_by(request.scope["state"].get("client")))
-    views = [view(service, job, live) for job in own if state is None or now(service, job) == state]
-    return {"jobs": views[:limit], "total": len(views)}
+    found = [job for job in own if state is None or now(service, job) == state]
+    views = [view(service, job, live) for job in found[:limit]]
+    return Json({"jobs": views, "total": len(found)})  # type: ignore[return-value]
 
 
 @router.get("/jobs/{job_id}", responses=declared(401, 404), tags=["Jobs"])
 async def job(request: Request, job_id: str) -> JobView:
     service = service_of(request)
     found = find(request, job_id)
-    return view(service, found, await _live(service) if found.handle is not None else {})
+    live = await _live(service) if found.handle is not None else {}
+    return Json(view(service, found, live))  # type: ignore[return-value]
 
 
 @router.delete("/jobs/{job_id}", responses=declared(401, 404), tags=["Jobs"])
@@ -164,9 +166,11 @@ async def cancel_job(request: Request, job_id: str) -> JobView:
         handle.cancel()
         await asyncio.to_thread(handle.result)
         service.settle(found)
-        if found.durable:
-            await service.store.written()
-    return view(service, found, {})
+    elif found.ended is None:
+        service.drop(found)
+    if found.durable:
+        await service.store.written()
+    return Json(view(service, found, {}))  # type: ignore[return-value]
 
 
 def find(request: Request, job_id: str) -> ServedJob:

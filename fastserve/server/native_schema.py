@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import TypedDict
 
 from fastserve.config import FastServeConfig
 from fastserve.engine import SamplingParams
-
-Token = Annotated[int, Field(ge=0, lt=1 << 31)]
-Prompt = Annotated[str, Field(min_length=1)] | Annotated[list[Token], Field(min_length=1)]
-Tokens = Annotated[int, Field(ge=1, lt=1 << 31)]
-Stop = Annotated[str, Field(min_length=1)]
-
-
-def _json(value: dict[str, Any]) -> dict[str, Any]:
-    json.dumps(value, allow_nan=False)  # ValueError for what JSON cannot carry back
-    return value
+from fastserve.server.fields import Metadata, Prompt, Stop, Text, Tokens
 
 
 class Sampling(BaseModel):
@@ -46,7 +36,7 @@ class Sampling(BaseModel):
     seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
     priority: Annotated[int, Field(ge=-(1 << 31), lt=1 << 31)] = 0
     """smaller is more urgent, where the policy looks at it"""
-    user: str | None = None
+    user: Text | None = None
     """client id, where tokens do not say it"""
     ignore_eos: bool = False
     min_tokens: Annotated[int, Field(ge=0, lt=1 << 31)] = 0
@@ -55,14 +45,12 @@ class Sampling(BaseModel):
     """end after exactly so many tokens, which the scheduler is not told: for replays"""
     guess: Tokens | None = None
     """a predictor's output length, for policies that need one"""
-    stop_sequences: Stop | Annotated[list[Stop], Field(max_length=64)] | None = Field(
-        None, validation_alias=AliasChoices("stop_sequences", "stop")
-    )
+    stop_sequences: Stop | None = Field(None, validation_alias=AliasChoices("stop_sequences", "stop"))
     stream: bool = False
     """answer as server-sent events, one a token"""
     model: str | None = Field(None, validation_alias=AliasChoices("model", "model_name"))
     """one of /models; by default the loaded one"""
-    metadata: Annotated[dict[str, Any], AfterValidator(_json)] = {}
+    metadata: Metadata = {}
     """returned as it came"""
 
     @model_validator(mode="after")
@@ -98,8 +86,8 @@ class GenerateRequest(Sampling):
 
 class Message(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    role: str
-    content: str
+    role: Text
+    content: Text
 
 
 class ChatRequest(Sampling):

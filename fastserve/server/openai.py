@@ -96,7 +96,7 @@ def _card(service: Service) -> ModelCard:
 async def completions(request: Request, body: CompletionRequest) -> Response:
     service = service_of(request)
     service.check_model(body.model)
-    prompts = [await service.encode(prompt) for prompt in body.prompts]
+    prompts = [await service.words.prompt(prompt) for prompt in body.prompts]
     group = _start(service, request, body, prompts, "completion", COMPLETION_TOKENS, body.logprobs)
     reply = Reply(service, group, prompts, body.choices, body.stream_options, body.logprobs or 0)
     form = CompletionFormat(reply)
@@ -110,7 +110,7 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
 async def chat_completions(request: Request, body: ChatCompletionRequest) -> Response:
     service = service_of(request)
     service.check_model(body.model)
-    prompt = await service.encode_chat([{"role": said.role, "content": said.text} for said in body.messages])
+    prompt = await service.words.conversation([{"role": said.role, "content": said.text} for said in body.messages])
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     body.max_tokens = body.max_completion_tokens or body.max_tokens
     group = _start(service, request, body, [prompt], "chat completion", None, logprobs)
@@ -158,7 +158,7 @@ def _start(
 async def tokenize(request: Request, body: TokenizeRequest) -> Tokenized:
     service = service_of(request)
     service.check_model(body.model)
-    tokens = await service.tokens(body.prompt, body.add_special_tokens)
+    tokens = await service.words.tokens(body.prompt, body.add_special_tokens)
     return {"count": len(tokens), "max_model_len": service.engine.max_model_len, "tokens": tokens}
 
 
@@ -166,7 +166,7 @@ async def tokenize(request: Request, body: TokenizeRequest) -> Tokenized:
 async def detokenize(request: Request, body: DetokenizeRequest) -> Detokenized:
     service = service_of(request)
     service.check_model(body.model)
-    return {"prompt": service.text(body.tokens)}
+    return {"prompt": service.words.text(body.tokens)}
 
 
 @router.get("/version", responses=declared(401))

@@ -46,7 +46,7 @@ class Reply:
         return self.group.jobs[0].id
 
     def token(self, id: int) -> str:
-        return self.service.text([id])
+        return self.service.words.text([id])
 
     def usage(self) -> dict[str, int]:
         return usage(sum(self.prompts), sum(self.tokens))

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from fastserve.engine import SamplingParams
-from fastserve.server.native_schema import Prompt, Stop, Token, Tokens
+from fastserve.server.fields import Prompt, Stop, Text, Token, Tokens, expecting
 
 MOST_CHOICES = 128
 UNSUPPORTED = ("tools", "functions", "logit_bias", "suffix", "echo")
@@ -34,7 +34,7 @@ class Generation(BaseModel):
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
-    stop: Stop | Annotated[list[Stop], Field(max_length=64)] | None = None
+    stop: Stop | None = None
     stop_token_ids: Annotated[list[Token], Field(max_length=1024)] | None = None
     n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
     stream: bool | None = None
@@ -42,7 +42,7 @@ class Generation(BaseModel):
     ignore_eos: bool | None = None
     min_tokens: Annotated[int, Field(ge=0, lt=1 << 31)] | None = None
     priority: Annotated[int, Field(ge=-(1 << 31), lt=1 << 31)] | None = None
-    user: str | None = None
+    user: Text | None = None
     stop_after: Tokens | None = None
     guess: Tokens | None = None
     tools: Any = None
@@ -91,7 +91,10 @@ class Generation(BaseModel):
 
 
 class CompletionRequest(Generation):
-    prompt: Prompt | Annotated[list[Prompt], Field(min_length=1, max_length=MOST_CHOICES)]
+    prompt: Annotated[
+        Prompt | Annotated[list[Prompt], Field(min_length=1, max_length=MOST_CHOICES)],
+        expecting(f"text, a list of token ids, or a list of at most {MOST_CHOICES} of these; none of them empty"),
+    ]
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     best_of: Annotated[int, Field(ge=1)] | None = None
     suffix: Any = None
@@ -114,14 +117,14 @@ class CompletionRequest(Generation):
 
 class Part(BaseModel):
     type: str
-    text: str | None = None
+    text: Text | None = None
 
 
 class ChatMessage(BaseModel):
     """Fields such as name are tolerated. Content of several text parts is their concatenation."""
 
-    role: str
-    content: str | list[Part] | None = None
+    role: Text
+    content: Annotated[Text | list[Part] | None, expecting("text, or a list of parts with a type")] = None
 
     @property
     def text(self) -> str:
@@ -153,7 +156,7 @@ class ChatCompletionRequest(Generation):
 class TokenizeRequest(BaseModel):
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
     model: str | None = None
-    prompt: str
+    prompt: Text
     add_special_tokens: bool = True
 
 

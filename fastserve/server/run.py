@@ -40,7 +40,7 @@ class FastServeServer:
         """Serves until SIGTERM or Ctrl-C and drained. Raises StartError."""
         config = self.config
         logs.set_up(config.log_level, config.log_format)
-        for warning in layers.strays():
+        for warning in layers.strays(config.config):
             log.warning(warning)
         with _bound(config.host, config.port) as listener:
             port = listener.getsockname()[1]
@@ -56,6 +56,10 @@ class FastServeServer:
                 except ValueError as error:
                     raise StartError(str(error)) from error
                 service: Service = app.state.service
+                try:
+                    listener.listen()
+                except OSError as error:  # two that were bound to one port: who listens first has it
+                    raise StartError(_taken(config.host, port, error)) from error
                 if config.host not in LOCAL and not service.auth.on:
                     log.warning(
                         "anybody who reaches %s may use this server: set --api-key, or listen at 127.0.0.1", config.host
@@ -164,6 +168,9 @@ def _bound(host: str, port: int) -> socket.socket:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind(address)
     except OSError as error:
-        why = error.strerror or str(error)
-        raise StartError(f"cannot listen at {host} port {port}: {why}; another --port, or 0 for a free one") from error
+        raise StartError(_taken(host, port, error)) from error
     return found
+
+
+def _taken(host: str, port: int, error: OSError) -> str:
+    return f"cannot listen at {host} port {port}: {error.strerror or error}; another --port, or 0 for a free one"

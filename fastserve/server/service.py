@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
-from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -22,21 +20,21 @@ from fastserve.engine.request import Piece
 from fastserve.server.alerts import Alerts
 from fastserve.server.auth import Auth
 from fastserve.server.chat import ChatTemplate
+from fastserve.server.durable import Durable, Plea, interrupted
 from fastserve.server.errors import ApiError
 from fastserve.server.feed import Outbox
 from fastserve.server.jobs import END_STATES, Board, Group, ServedJob, answer_of, new_id
 from fastserve.server.limits import RateLimits
 from fastserve.server.live import Hub
 from fastserve.server.metrics import Metrics
-from fastserve.server.store import Row, Store
+from fastserve.server.store import Store
 from fastserve.server.tally import Tally
+from fastserve.server.words import Words
 
 log = logging.getLogger("fastserve.server")
 
 DRAINING = "the server is shutting down and takes no new requests"
 DRAINED = "the server was shut down before this request had ended"
-LONG_TEXT = 50_000
-"""Characters from which on a prompt is tokenised beside the event loop."""
 
 
 class Service:
@@ -49,7 +47,7 @@ class Service:
         self.started = time.time()
         self.auth = Auth(config)
         self.limits = RateLimits(config)
-        self.chat = ChatTemplate(engine.tokenizer, config.chat_template)
+        self.words = Words(engine, ChatTemplate(engine.tokenizer, config.chat_template))
         self.board = Board(config.keep_jobs, config.keep_hours)
         self.tally = Tally()
         self.metrics = Metrics(engine, self.model)
@@ -62,40 +60,9 @@ class Service:
         self.cut = False  # the time to drain is over: who is cancelled now is not cancelled by its client
         self.outbox: Outbox | None = None
         self.store = Store(config.state_dir)
+        self.durable = Durable(self.store, engine.model_name, self._run)
 
     # -- taking requests -------------------------------------------------------------------------------------------
-
-    async def encode(self, prompt: str | list[int]) -> list[int]:
-        """Token ids. Raises ApiError 400."""
-        try:
-            if isinstance(prompt, str) and len(prompt) > LONG_TEXT:
-                return await asyncio.to_thread(self.engine.face.encode, prompt)
-            return self.engine.face.encode(prompt)
-        except ValueError as error:
-            raise ApiError(400, str(error), param="prompt") from error
-
-    async def encode_chat(self, messages: list[dict[str, str]]) -> list[int]:
-        """Token ids of a conversation and the assistant's turn. Raises ApiError 400."""
-        text, special = self.chat.prompt(messages)
-        return await self.tokens(text, special)
-
-    async def tokens(self, text: str, special: bool) -> list[int]:
-        """special: with the tokens that the tokenizer puts around a text. Raises ApiError 400."""
-        tokenizer = self.engine.tokenizer
-        if tokenizer is None:
-            raise ApiError(400, "this model has no tokenizer", param="prompt")
-        encode = partial(tokenizer.encode, text, add_special_tokens=special)
-        return list(await asyncio.to_thread(encode) if len(text) > LONG_TEXT else encode())
-
-    def text(self, tokens: list[int]) -> str:
-        """Raises ApiError 400 for ids that the model does not have."""
-        tokenizer = self.engine.tokenizer
-        if tokenizer is None:
-            raise ApiError(400, "this model has no tokenizer", param="tokens")
-        wrong = next((id for id in tokens if not 0 <= id < self.engine.vocab_size), None)
-        if wrong is not None:
-            raise ApiError(400, f"{wrong} is no token: ids go from 0 to {self.engine.vocab_size - 1}", param="tokens")
-        return str(tokenizer.decode(tokens))
 
     @property
     def load(self) -> int:
@@ -226,6 +193,8 @@ class Service:
         output = job.output = handle.result()
         self.board.names.pop(handle.id, None)
         job.handle = None
+        if job.durable and self._goes_on(job, output):
+            return output
         job.ended = time.time()
         job.state = END_STATES[output.finish_reason]
         job.error = output.error
@@ -237,12 +206,26 @@ class Service:
         self.metrics.ended(output, handle)
         if self.alerts.limits:
             self.alert(self.tally.recent())
-        if job.durable and not (self.cut and job.state == "cancelled"):
-            self.store.end(job.id, job.state, {"answer": job.answer, "error": job.error}, job.ended)
-        for forgotten in self.board.end(job):
-            if forgotten.durable:
-                self.store.remove(forgotten.id)
+        if job.durable:
+            self.durable.write(job)
+        self._forget(job)
         return output
+
+    def _goes_on(self, job: ServedJob, output: Output) -> bool:
+        """Whether a durable job was only interrupted: it stays queued on disk, for the next run of the server."""
+        if self.cut and output.finish_reason == "cancelled":
+            job.error = f"{DRAINED}; it goes on when the server is started again"
+        elif not self.engine.alive and interrupted(output, self.engine.error):
+            job.error = f"the engine has stopped: {output.error}; this job goes on when the server is started again"
+        else:
+            return False
+        return True
+
+    def _forget(self, ended: ServedJob) -> None:
+        """Who has been remembered for long enough, now that this one has ended."""
+        for job in self.board.end(ended):
+            if job.durable:
+                self.store.remove(job.id)
 
     def alert(self, values: dict[str, float]) -> None:
         """One warning for each threshold that is newly crossed."""
@@ -255,44 +238,27 @@ class Service:
         self, prompt: list[int], params: SamplingParams, *, client: str, metadata: dict[str, Any], priority: int = 0
     ) -> ServedJob:
         """A job that is on disk when this returns. Raises ApiError 400 or 503, and then it is not."""
-        job = ServedJob(new_id(), client, "job", self.model, len(prompt), metadata, durable=True)
-        params = seeded(params)
-        request = {"prompt": prompt, "params": stored(params), "metadata": metadata, "priority": priority}
-        await self.store.add(job.id, client, job.created, request)
-        try:
-            self._submit(job, prompt, params, None, priority=priority)
-        except ApiError:
-            self.store.remove(job.id)
-            raise
-        return job
+        plea = Plea(self.engine.model_name, prompt, params, metadata, priority)
+        return await self.durable.enqueue(client, self.model, plea)
+
+    def _run(self, job: ServedJob, plea: Plea, beyond_capacity: bool) -> None:
+        self._submit(job, plea.prompt, plea.params, None, priority=plea.priority, beyond_capacity=beyond_capacity)
 
     def resume(self) -> int:
         """Jobs of an earlier run: who has ended still answers, who has not runs again. How many run again."""
-        again = 0
-        for row in self.store.rows(self.config.keep_jobs, self.config.keep_hours):
-            again += self._restore(row)
-        return again
+        rows = self.store.rows(self.config.keep_jobs, self.config.keep_hours)
+        jobs = [self.durable.restore(row, self.model) for row in rows]
+        for job in jobs:
+            self.board.add(job)
+        waits = sum(job.handle is None and job.ended is None for job in jobs)
+        if waits:
+            log.warning("%d jobs of an earlier run wait for another model, or for an engine that works", waits)
+        return sum(job.handle is not None for job in jobs)
 
-    def _restore(self, row: Row) -> bool:
-        request = row.request
-        job = ServedJob(
-            row.id, row.client, "job", self.model, len(request["prompt"]), request["metadata"], durable=True,
-            created=row.created,
-        )  # fmt: skip
-        if row.ended is not None and row.answer is not None and row.state is not None:
-            job.ended, job.state = row.ended, row.state
-            job.answer, job.error = row.answer["answer"], row.answer["error"]
-            self.board.add(job)
-            return False
-        try:
-            params = SamplingParams(**request["params"])
-            self._submit(job, request["prompt"], params, None, priority=request["priority"], beyond_capacity=True)
-        except ApiError as error:  # another model is served now, and it can never fit
-            job.ended, job.state, job.error = time.time(), "failed", error.message
-            self.board.add(job)
-            self.store.end(job.id, "failed", {"answer": None, "error": error.message}, job.ended)
-            return False
-        return True
+    def drop(self, job: ServedJob) -> None:
+        """A durable job that waits for another run of the server shall not go on."""
+        self.durable.end(job, "cancelled", None)
+        self._forget(job)
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
@@ -323,13 +289,3 @@ class Service:
         await self._stop()
         await self.auth.close()
         await asyncio.to_thread(self.store.close)
-
-
-def seeded(params: SamplingParams) -> SamplingParams:
-    """The same with a seed, so that running it again gives the same tokens."""
-    return params if params.seed is not None else replace(params, seed=secrets.randbits(63))
-
-
-def stored(params: SamplingParams) -> dict[str, Any]:
-    """As JSON can hold it; SamplingParams(**this) is equal."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(params).items()}

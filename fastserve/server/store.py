@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
+
+log = logging.getLogger("fastserve.server")
 
 Result = TypeVar("Result")
 
@@ -37,6 +40,10 @@ class Row(NamedTuple):
     ended: float | None
     state: str | None
     answer: dict[str, Any] | None
+
+
+class StoreError(RuntimeError):
+    """The disk does not take it, in the words of SQLite: full, read-only, gone."""
 
 
 class Store:
@@ -74,24 +81,21 @@ class Store:
         return db
 
     async def add(self, job: str, client: str, created: float, request: dict[str, Any]) -> None:
-        """On disk when this returns."""
-        text = json.dumps(request)
-        await asyncio.wrap_future(
-            self._later(
-                lambda: self.db.execute(
-                    "insert into jobs (id, client, created, request) values (?, ?, ?, ?)", (job, client, created, text)
-                )
-            )
-        )
+        """On disk when this returns. Raises StoreError, and then it is not."""
+        row = job, client, created, json.dumps(request)
+        statement = "insert into jobs (id, client, created, request) values (?, ?, ?, ?)"
+        try:
+            await asyncio.wrap_future(self._later(lambda: self.db.execute(statement, row)))
+        except sqlite3.Error as error:
+            log.error("a job cannot be stored in %s: %s", self.folder, error)
+            raise StoreError(str(error)) from error
 
     def end(self, job: str, state: str, answer: dict[str, Any], ended: float) -> None:
-        """Soon on disk. If the process dies before, the job runs again from its stored request, to the same end."""
-        text = json.dumps(answer)
-        self._later(
-            lambda: self.db.execute(
-                "update jobs set ended = ?, state = ?, answer = ? where id = ?", (ended, state, text, job)
-            )
-        )
+        """Soon on disk. If the process dies before, or the disk does not take it, the job runs again from its stored
+        request, to the same end."""
+        row = ended, state, json.dumps(answer), job
+        statement = "update jobs set ended = ?, state = ?, answer = ? where id = ?"
+        self._told(self._later(lambda: self.db.execute(statement, row)), job)
 
     async def written(self) -> None:
         """Everything that was asked of it before is on disk when this returns."""
@@ -99,7 +103,7 @@ class Store:
 
     def remove(self, job: str) -> None:
         """It was never accepted after all, or is forgotten by now."""
-        self._later(lambda: self.db.execute("delete from jobs where id = ?", (job,)))
+        self._told(self._later(lambda: self.db.execute("delete from jobs where id = ?", (job,))), job)
 
     def rows(self, keep_jobs: int, keep_hours: float) -> list[Row]:
         """All that is known, oldest first; what ended too long ago is forgotten for good."""
@@ -125,6 +129,15 @@ class Store:
         """After everything that was asked of it has reached the disk."""
         self._now(self.db.close)
         self.thread.shutdown()
+
+    def _told(self, written: Future[Any], job: str) -> None:
+        """What nobody waits for is logged when it fails."""
+
+        def look(done: Future[Any]) -> None:
+            if error := done.exception():
+                log.error("what became of job %s cannot be stored, so a restart will run it again: %s", job, error)
+
+        written.add_done_callback(look)
 
     def _later(self, work: Callable[[], Result]) -> Future[Result]:
         return self.thread.submit(work)

@@ -90,7 +90,7 @@ async def _said(group: Group, form: Format) -> AsyncIterator[bytes]:
 
 
 @contextlib.asynccontextmanager
-async def departure(receive: Receive, left: Callable[[], None]) -> AsyncIterator[None]:
+async def departure(receive: Receive, left: Callable[[], object]) -> AsyncIterator[None]:
     """While the block runs, left() is called as soon as the client closes the connection.
 
     The request's body must have been read: what comes next can only be the disconnect.

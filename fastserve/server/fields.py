@@ -1,0 +1,55 @@
+"""Types of request fields that several routes share, each with one sentence for whatever does not fit."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, ValidationError, WrapValidator
+from pydantic import ValidatorFunctionWrapHandler as Handler
+
+Token = Annotated[int, Field(ge=0, lt=1 << 31)]
+DEEPEST = 64
+"""Levels of metadata: what is kept must be writable by every JSON encoder that it may meet."""
+
+
+def expecting(what: str) -> WrapValidator:
+    """One sentence for a field of several types, instead of a complaint for each of them."""
+
+    def check(value: Any, handler: Handler) -> Any:
+        try:
+            return handler(value)
+        except ValidationError as error:
+            raise ValueError(f"it must be {what}") from error
+
+    return WrapValidator(check)
+
+
+def _unicode(value: str) -> str:
+    if any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise ValueError("it holds half of a surrogate pair, which is no text")
+    return value
+
+
+def _json(value: dict[str, Any]) -> dict[str, Any]:
+    json.dumps(value, allow_nan=False)  # ValueError for what JSON cannot carry back
+    level: list[Any] = [value]
+    for _ in range(DEEPEST):
+        level = [item for outer in level for item in (outer.values() if isinstance(outer, dict) else outer)
+                 if isinstance(item, (dict, list))]  # fmt: skip
+    if level:
+        raise ValueError(f"it is nested more than {DEEPEST} levels deep")
+    return value
+
+
+Text = Annotated[str, AfterValidator(_unicode)]
+Prompt = Annotated[
+    Annotated[str, Field(min_length=1), AfterValidator(_unicode)] | Annotated[list[Token], Field(min_length=1)],
+    expecting("text of at least one character, or a list of at least one token id"),
+]
+Tokens = Annotated[int, Field(ge=1, lt=1 << 31)]
+Stop = Annotated[
+    Annotated[str, Field(min_length=1)] | Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=64)],
+    expecting("text of at least one character, or a list of at most 64 of them"),
+]
+Metadata = Annotated[dict[str, Any], AfterValidator(_json)]
