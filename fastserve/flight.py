@@ -13,13 +13,17 @@ they appear.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable
+from contextlib import suppress
 from os import PathLike
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 from fastserve.sched.job import NEVER, Job
 from fastserve.sched.plan import Copy, Outcome, Plan
+
+log = logging.getLogger("fastserve")
 
 VERSION: Final = 1
 FACTS: Final = ("id", "arrival", "prompt", "limit", "client", "program", "priority", "deadline", "guess")
@@ -78,27 +82,27 @@ class FlightLog:
     """Writes one. Each line is whole on disk before the next event, so that a crash leaves what led to it."""
 
     def __init__(self, path: str | PathLike[str], header: dict[str, Any]) -> None:
-        """OSError where the file cannot be written."""
-        self._file = Path(path).open("w", encoding="utf-8", buffering=1)  # noqa: SIM115 (closed by close())
+        """OSError where the file cannot be written. If that fails later, the log ends there and says so."""
+        self._file: TextIO | None = Path(path).open("w", encoding="utf-8", buffering=1)  # noqa: SIM115 (closed by close())
         self._copies = Copies()
-        self._line({"flight_log": VERSION, **header})
+        self._file.write(_line({"flight_log": VERSION, **header}))
 
     def submitted(self, now: int, job: Job) -> None:
         facts = {name: getattr(job, name) for name in FACTS}
         for name in ("limit", "deadline"):
             if facts[name] == NEVER:
                 del facts[name]
-        self._line({"event": "submit", "now": now, **facts})
+        self._tell({"event": "submit", "now": now, **facts})
 
     def cancelled(self, now: int, job: Job) -> None:
-        self._line({"event": "cancel", "now": now, "id": job.id})
+        self._tell({"event": "cancel", "now": now, "id": job.id})
 
     def planned(self, now: int, plan: Plan | None) -> None:
-        self._line({"event": "plan", "now": now, "plan": plan_data(plan, self._copies)})
+        self._tell({"event": "plan", "now": now, "plan": plan_data(plan, self._copies)})
 
     def committed(self, now: int, outcome: Outcome) -> None:
         """Before the Scheduler is told."""
-        self._line({
+        self._tell({
             "event": "commit", "now": now, "iterations": outcome.iterations, "service": outcome.service,
             "stall": outcome.stall, "ended": [job.id for job in outcome.ended],
             "copied": self._copies.landed(outcome.copied), "first": outcome.first, "gap": outcome.gap,
@@ -106,13 +110,26 @@ class FlightLog:
 
     def forgot(self, now: int) -> None:
         self._copies.clear()
-        self._line({"event": "forget_all", "now": now})
+        self._tell({"event": "forget_all", "now": now})
 
     def resized(self, now: int, slots: int) -> None:
-        self._line({"event": "resize", "now": now, "slots": slots})
+        self._tell({"event": "resize", "now": now, "slots": slots})
 
     def close(self) -> None:
-        self._file.close()
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
 
-    def _line(self, data: dict[str, Any]) -> None:
-        self._file.write(json.dumps(data, separators=(",", ":")) + "\n")
+    def _tell(self, data: dict[str, Any]) -> None:
+        if self._file is None:
+            return
+        try:
+            self._file.write(_line(data))
+        except OSError as error:  # a full disk must not end the service
+            log.error("the flight log %s ends here, the engine goes on: %s", self._file.name, error)
+            with suppress(OSError):
+                self.close()
+
+
+def _line(data: dict[str, Any]) -> str:
+    return json.dumps(data, separators=(",", ":")) + "\n"

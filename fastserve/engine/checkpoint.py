@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.utils import logging as bars
 
 from fastserve.engine.probe import RefusedModelError, refuse_by_config
 
@@ -64,9 +68,10 @@ def read_config(name: str, source: str, trust_remote_code: bool) -> Any:
 def read_weights(name: str, source: str, config: Any, dtype: torch.dtype, place: torch.device, trusted: bool) -> Any:
     """The model with its own weights. Raises ModelNotFoundError where some are missing."""
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source, config=config, dtype=dtype, trust_remote_code=trusted, output_loading_info=True
-        )
+        with _progress_bars(Path(source).is_dir()):
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                source, config=config, dtype=dtype, trust_remote_code=trusted, output_loading_info=True
+            )
     except OSError as error:
         raise ModelNotFoundError(
             f"The weights of {name} cannot be read: {_first_line(error)} load_format=dummy does without them."
@@ -122,6 +127,19 @@ def own_length(config: Any) -> int | None:
             LOG.info("contexts end at %d tokens, not %s: then rotary factors would depend on the batch", until, own)
             own = until
     return own
+
+
+@contextmanager
+def _progress_bars(local: bool) -> Iterator[None]:
+    """transformers' bars are shown where there is something to wait for, a download, and somebody to see it."""
+    if not bars.is_progress_bar_enabled() or (not local and sys.stderr.isatty()):
+        yield
+        return
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        bars.enable_progress_bar()
 
 
 def _first_line(error: BaseException) -> str:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("fastserve")
 
 PATIENCE = 500
-"""Full steps that must go well before the batch cap rises again; twice as many after each shortage of memory."""
+"""Full steps that must go well before the batch cap rises again; twice as many after each further shortage."""
 
 HOPELESS = 8
 """So many failed steps in a row, one batch of requests after the other, are the device's fault and not theirs."""
@@ -28,7 +28,7 @@ class Mishaps:
     def __init__(self, loop: Loop) -> None:
         self.loop = loop
         self.asked = loop.scheduler.slots
-        self.patience = PATIENCE
+        self._patience = PATIENCE // 2  # doubled by each shortage, the first one too
         self._calm = 0  # full steps since the batch cap last changed
         self._in_a_row = 0
 
@@ -39,7 +39,7 @@ class Mishaps:
         if scheduler.slots == self.asked or len(scheduler.running) < scheduler.slots:
             return
         self._calm += 1
-        if self._calm >= self.patience:
+        if self._calm >= self._patience:
             log.info("%d full steps went well: the batch cap rises from %d again", self._calm, scheduler.slots)
             self._resize(min(self.asked, 2 * scheduler.slots))
 
@@ -52,11 +52,9 @@ class Mishaps:
             self.start_over(jobs, f"out of memory: {error}")
             return
         self.start_over([], "")
-        before = self.loop.scheduler.slots
-        slots = min(before, len(jobs)) // 2
+        slots = min(self.loop.scheduler.slots, len(jobs)) // 2
         log.warning("out of memory in a step of %d requests: the batch cap falls to %d (%s)", len(jobs), slots, error)
-        if before < self.asked or self._calm:
-            self.patience *= 2
+        self._patience *= 2
         self._resize(slots)
 
     def failed(self, plan: Plan, error: Exception) -> None:

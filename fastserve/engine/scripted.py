@@ -107,10 +107,13 @@ class ScriptedExecutor:
         index = job.generated
         token = tokens[draw(request.seed, index) % len(tokens)]
         wanted = request.params.logprobs
-        if wanted is None:
-            return request.accept(token, self.eos)
-        top = {tokens[(tokens.index(token) + i) % len(tokens)]: -1.0 - i for i in range(min(wanted, len(tokens)))}
-        return request.accept(token, self.eos, -1.0, top)
+        try:
+            if wanted is None:
+                return request.accept(token, self.eos)
+            top = {tokens[(tokens.index(token) + i) % len(tokens)]: -1.0 - i for i in range(min(wanted, len(tokens)))}
+            return request.accept(token, self.eos, -1.0, top)
+        except Exception as problem:
+            return request.end("error", f"{type(problem).__name__}: {problem}")
 
     def _landed(self, now: int) -> list[Copy]:
         landed = sorted([copy for copy, end in self._moving.items() if end <= now], key=self._moving.__getitem__)

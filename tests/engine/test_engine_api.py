@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fastserve import Job, Policy
@@ -49,6 +50,10 @@ def test_generate_takes_one_prompt_or_many() -> None:
         assert one.record["output_tokens"] == 10
         (same,) = engine.generate([104, 105], ten())
         assert same.prompt_token_ids == [104, 105]
+        for array in (np.array([104, 105]), tuple(np.array([104, 105], np.int32))):
+            (same,) = engine.generate(array, ten())
+            assert same.prompt_token_ids == [104, 105]
+            assert {type(token) for token in same.prompt_token_ids} == {int}
         several = engine.generate(["a", [98, 99], "c"], [ten(), ten(max_tokens=3), ten(max_tokens=1)])
         assert [len(output.token_ids) for output in several] == [10, 3, 1]
         assert engine.generate([]) == []
@@ -138,6 +143,11 @@ def test_logprobs() -> None:
         ([], {}, "empty"),
         ([1, 999], {}, "999 is no token"),
         ([True], {}, "True is no token"),
+        ([1.5], {}, r"1\.5 is no token"),
+        (["a"], {}, "'a' is no token"),
+        (None, {}, "None is no prompt: give text, or a list of token ids"),
+        (7, {}, "7 is no prompt"),
+        (b"x", {}, "b'x' is no prompt"),
         ("x" * 2048, {"max_tokens": None}, "2048 tokens with 1 more to generate exceeds the context of 2048"),
         ("x" * 2000, {"max_tokens": 49}, "2000 tokens with 49 more to generate exceeds the context of 2048"),
         ("x" * 200, {}, "200 tokens needs 13 KV blocks of 16 tokens, the device has 8"),
@@ -157,6 +167,14 @@ def test_a_request_that_outgrows_the_pool_ends_with_length() -> None:
     assert output.finish_reason == "length"
     assert len(output.token_ids) == 25  # the 65th token has no place; it is told, but nothing can follow it
     assert output.record["finish"] == "length"
+
+
+def test_times_that_are_none_are_refused() -> None:
+    with Engine.scripted() as engine:
+        for times in ({"deadline_s": math.nan}, {"timeout_s": -1.0}, {"timeout_s": math.inf}, {"arrival": math.nan}):
+            with pytest.raises(ValueError, match=f"{next(iter(times))}="):
+                engine.submit("x", ten(), **times)
+        assert engine.submit("x", ten(), timeout_s=1e9, deadline_s=0.0).id == 0
 
 
 def test_the_queue_is_bounded() -> None:
@@ -246,36 +264,6 @@ def test_one_request_fails_alone() -> None:
         assert engine.counters["finished_error"] == 1
 
 
-def test_out_of_memory_halves_the_batch_and_all_end_well() -> None:
-    left = [1]
-
-    def fail(job: Job, index: int) -> None:
-        if index == 3 and left[0]:
-            left[0] -= 1
-            raise MemoryError("as asked")
-
-    with Engine.scripted(fail=fail, max_batch=8) as engine:
-        calm = [output.token_ids for output in engine.generate(["x"] * 8, [ten(seed=i) for i in range(8)])]
-        assert engine.counters["oom"] == 1
-        assert engine.counters["slots"] == 4
-        assert engine.snapshot().slots == 4
-        left[0] = 0
-        again = engine.generate(["x"] * 8, [ten(seed=i) for i in range(8)])
-        assert [output.token_ids for output in again] == calm
-        assert all(output.finish_reason == "length" for output in again)
-
-
-def test_out_of_memory_for_one_alone_fails_it() -> None:
-    def fail(job: Job, index: int) -> None:
-        if job.id == 0:
-            raise MemoryError("as asked")
-
-    with Engine.scripted(fail=fail, max_batch=4) as engine:
-        first = engine.generate("x", ten())[0]
-        assert (first.finish_reason, first.error) == ("error", "out of memory: as asked")
-        assert len(engine.generate("x", ten())[0].token_ids) == 10
-
-
 class Breaks(Policy):
     def rank(self, job: Job) -> int:
         if self.now and job.generated == 3:
@@ -285,7 +273,8 @@ class Breaks(Policy):
 
 def test_a_broken_policy_fails_every_request_and_the_engine_says_so() -> None:
     with Engine.scripted(policy=Breaks, max_batch=2) as engine:
-        handles = [engine.submit("x", ten()) for _ in range(5)]
+        with engine.inbox.condition:  # nothing begins before all are there
+            handles = [engine.submit("x", ten()) for _ in range(5)]
         outputs = [handle.result(10) for handle in handles]
         assert {output.finish_reason for output in outputs} == {"error"}
         assert all("policy Breaks, rank() of job" in str(output.error) for output in outputs)
@@ -336,7 +325,11 @@ def test_watchers_see_levels_change_and_nothing_is_told_without_them() -> None:
     settings: dict[str, Any] = {"policy": "mlfq", "max_batch": 2, "kv_tokens": 96, "visit": 0, "host_tokens": 400}
     with Engine.scripted(**settings) as engine:
         engine.add_watcher(events.append)
-        engine.generate(["hello there"] * 6, ten(max_tokens=30))
+        with engine.inbox.condition:  # nothing begins before all are there
+            handles = [engine.submit("hello there", ten(max_tokens=30)) for _ in range(6)]
+        for handle in handles:
+            handle.result(10)
+        engine.snapshot()  # what comes with the last token has been told
         engine.remove_watcher(events.append)
         seen = len(events)
         engine.generate("x", ten())
@@ -389,6 +382,8 @@ def test_a_snapshot_in_the_middle() -> None:
     assert end.counters["requests"] == end.counters["finished_length"] == 5
     assert end.counters["output_tokens"] == 50
     assert end.scheduler_us > 0
+    assert 0 < end.scheduler_share < end.host_share <= 1
+    assert end.host_us > end.scheduler_us
 
 
 def test_records_are_those_of_the_simulators_schema_and_bounded() -> None:

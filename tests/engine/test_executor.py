@@ -161,3 +161,47 @@ def test_a_copy_that_fails_costs_its_step_and_no_more(residency: str, model: Any
     assert "error" in reasons
     assert all("stumbled" in str(request.error) for request in stage.requests if request.finish_reason == "error")
     assert stage.loop.error is None
+
+
+def test_an_exception_in_one_requests_sampling_fails_that_request_alone(model: Any) -> None:
+    """The others are drawn for again, from the same logits: their tokens are those of an undisturbed run."""
+    hot = SamplingParams(max_tokens=8, temperature=0.9, repetition_penalty=1.3, seed=11).resolved({})
+    wanted = [alone(model, prompt, hot) for prompt in PROMPTS[:3]]
+    stage = Stage(model, "fcfs", 64, 0)
+    for prompt in PROMPTS[:3]:
+        stage.add(prompt, hot)
+    sample = stage.executor.sampler.sample
+
+    def flawed(logits: Any, states: Any) -> Any:
+        bad = [state for state in states if state is stage.requests[1].sampling and state.generated == 3]
+        if bad and len(states) > 1:
+            logits.fill_(7.0)
+        if bad:
+            raise ArithmeticError("the penalty overflowed")
+        return sample(logits, states)
+
+    stage.executor.sampler.sample = flawed  # type: ignore[method-assign]
+    tokens = stage.play()
+    assert [tokens[0], tokens[2]] == [wanted[0], wanted[2]]
+    assert tokens[1] == wanted[1][:3]
+    assert [request.finish_reason for request in stage.requests] == ["length", "error", "length"]
+    assert stage.requests[1].error == "ArithmeticError: the penalty overflowed"
+
+
+def test_a_shortage_of_memory_while_sampling_is_the_steps(model: Any) -> None:
+    wanted = [alone(model, prompt) for prompt in PROMPTS[:2]]
+    stage = Stage(model, "fcfs", 64, 0)
+    for prompt in PROMPTS[:2]:
+        stage.add(prompt)
+    sample, left = stage.executor.sampler.sample, [1]
+
+    def flawed(logits: Any, states: Any) -> Any:
+        if len(states) == 2 and left[0]:
+            left[0] -= 1
+            raise torch.OutOfMemoryError("as asked")
+        return sample(logits, states)
+
+    stage.executor.sampler.sample = flawed  # type: ignore[method-assign]
+    assert stage.play() == wanted
+    assert stage.loop.counters["oom"] == 1
+    assert stage.scheduler.slots == 1

@@ -1,6 +1,8 @@
 """The flight log: what is in it, and what is not."""
 
+import io
 import json
+import logging
 import threading
 from pathlib import Path
 from typing import Any
@@ -87,3 +89,23 @@ def test_a_policy_made_by_a_function_is_named_as_well_as_can_be() -> None:
 
     assert Serving(policy=Fcfs).name == "fastserve.policies.fcfs:Fcfs"
     assert Serving(policy=lambda: Fcfs()).name.endswith("<lambda>")
+
+
+def test_a_full_disk_ends_the_log_and_not_the_engine(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Full(io.StringIO):
+        name = "flight.jsonl"
+
+        def write(self, text: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    with Engine.scripted(flight_log=tmp_path / "flight.jsonl") as engine:
+        assert engine.loop.flight is not None
+        assert engine.loop.flight._file is not None
+        engine.loop.flight._file.close()
+        engine.loop.flight._file = Full()
+        with caplog.at_level(logging.ERROR, "fastserve"):
+            assert len(engine.generate("hello", SamplingParams(max_tokens=3))[0].token_ids) == 3
+        assert engine.alive
+    assert [record.getMessage() for record in caplog.records] == [
+        "the flight log flight.jsonl ends here, the engine goes on: [Errno 28] No space left on device"
+    ]

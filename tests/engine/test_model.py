@@ -188,6 +188,18 @@ def test_weights_that_lack_a_tensor_are_not_made_up(tmp_path: Path, folder: Path
         load(tmp_path)
 
 
+def test_loading_draws_no_bars(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Not even where somebody could see them: a folder is read in no time."""
+    from transformers.utils import logging as bars
+
+    capfd.readouterr()
+    assert bars.is_progress_bar_enabled()
+    load(folder)
+    out, err = capfd.readouterr()
+    assert "Loading" not in out + err
+    assert bars.is_progress_bar_enabled()
+
+
 def test_settings_out_of_range(folder: Path) -> None:
     for settings in ({"threads": 0}, {"load_format": "gguf"}, {"native": "on"}, {"dtype": "int8"}):
         with pytest.raises(ValueError, match=r"threads=0|gguf|'on'|int8"):
