@@ -96,10 +96,7 @@ def install(app: FastAPI) -> None:
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         errors = error.errors()
-        faults = [
-            {"loc": list(fault["loc"]), "msg": fault["msg"].removeprefix("Value error, "), "type": fault["type"]}
-            for fault in errors[:MOST_FAULTS]
-        ]
+        faults = [_told(fault) for fault in errors[:MOST_FAULTS]]
         if rest := len(errors) - len(faults):
             faults.append({"loc": ["body"], "msg": f"and {rest} more of this kind", "type": "more"})
         if not speaks_openai(request.url.path):
@@ -114,7 +111,15 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, invalid)
 
 
-def not_json(error: Exception) -> str:
+def _told(fault: Mapping[str, Any]) -> dict[str, Any]:
+    """A fault as clients read it."""
+    if fault["type"] == "json_invalid":
+        what = f"{not_json(fault['ctx']['error'])} at character {fault['loc'][-1]}"
+        return {"loc": ["body"], "msg": what, "type": "json_invalid"}
+    return {"loc": list(fault["loc"]), "msg": fault["msg"].removeprefix("Value error, "), "type": fault["type"]}
+
+
+def not_json(error: Exception | str) -> str:
     """Why a body could not be read."""
     if isinstance(error, RecursionError):
         return "the body is not JSON that can be read: it is nested too deeply"

@@ -122,6 +122,9 @@ class _Collector(Collector):
         yield GaugeMetricFamily(
             "fastserve_scheduler_seconds", "Scheduler's time an iteration, mean", value=snapshot.scheduler_us / 1e6
         )
+        yield GaugeMetricFamily(
+            "fastserve_scheduler_share", "Scheduler's share of the time of iterations", value=snapshot.scheduler_share
+        )
         pools = GaugeMetricFamily("fastserve_kv_tokens", "KV held, in tokens", labels=["pool", "kind"])
         for pool, kind, tokens in (
             ("device", "used", device.used),

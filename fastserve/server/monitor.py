@@ -40,7 +40,7 @@ async def models(request: Request) -> ModelList:
     entry: Any = {
         "name": service.model,
         "type": "causal-lm",
-        "parameters": engine.settings.get("parameters"),
+        "parameters": stats.parameters(engine),
         "context_length": engine.max_model_len,
         "loaded": True,
         "backend": BACKEND,

@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 from typing_extensions import TypedDict
 
+from fastserve.engine import Engine
 from fastserve.engine.snapshot import Snapshot
 from fastserve.server.jobs import BACKEND, STATES
 from fastserve.server.native_schema import GpuMemory, Health
@@ -83,6 +84,8 @@ class Alert(TypedDict):
 
 
 class Detailed(Stats):
+    """scheduler_share: of the time of iterations, 0 to 1, since the start."""
+
     policy: str
     queues: dict[str, int]
     jobs: dict[str, int]
@@ -102,6 +105,7 @@ class Detailed(Stats):
     process: Process
     gpu_memory: GpuMemory
     scheduler_us_per_iteration: float
+    scheduler_share: float
     iterations: int
     alerts: list[Alert]
 
@@ -185,6 +189,7 @@ async def detailed(service: Service) -> Detailed:
         "process": _process(service.process),
         "gpu_memory": memory,
         "scheduler_us_per_iteration": snapshot.scheduler_us,
+        "scheduler_share": snapshot.scheduler_share,
         "iterations": snapshot.steps,
         "alerts": [
             {"name": name, "value": value, "threshold": limit}
@@ -221,6 +226,12 @@ def _process(process: psutil.Process) -> Process:
             "memory_bytes": process.memory_info().rss,
             "threads": process.num_threads(),
         }
+
+
+def parameters(engine: Engine) -> int | None:
+    """Of the model, one that several layers share counted once; None for an engine without a model."""
+    model = getattr(engine.loop.executor, "model", None)
+    return None if model is None else sum([weight.numel() for weight in model.module.parameters()])
 
 
 def gpu() -> tuple[int, GpuMemory]:

@@ -63,7 +63,8 @@ class Store:
                 raise ValueError(
                     f"state folder {folder} is in use by another server; stop it, or give another --state-dir"
                 ) from error
-            raise ValueError(f"state folder {folder} cannot be used: {error}") from error
+            why = error.strerror if isinstance(error, OSError) else error
+            raise ValueError(f"state folder {folder} cannot be used: {why}; give another --state-dir") from error
 
     def _open(self) -> sqlite3.Connection:
         if self.folder is None:

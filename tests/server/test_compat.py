@@ -6,8 +6,11 @@ import asyncio
 
 import pytest
 
+from fastserve.config import FastServeConfig
+from fastserve.server import create_app
 from tests.server.conftest import Serve, slow_engine
 from tests.server.sse import events
+from tests.server.test_leaving import Caller
 
 pytestmark = pytest.mark.anyio
 FORM = {"content-type": "application/x-www-form-urlencoded"}  # what curl -d sends
@@ -72,6 +75,25 @@ async def test_generate_nobatch_runs_one_at_a_time(serve: Serve) -> None:
         answers = [response.json() for response in await asked]
         assert most == 1
         assert all(len(answer["text"]) == 5 and answer["job_id"] for answer in answers)
+
+
+async def test_who_leaves_or_waits_too_long_gives_up_its_turn() -> None:
+    with slow_engine() as engine:
+        app = create_app(engine, FastServeConfig(request_timeout=0.2))
+        service = app.state.service
+        await service.alone.acquire()
+        fields = {"prompt": "hello", "max_new_tokens": 2}
+        left, late = [Caller(app, "/v1/generate_nobatch", fields) for _ in range(2)]
+        await asyncio.sleep(0.02)
+        left.hung_up.set()
+        await asyncio.wait_for(left.task, 5)
+        await asyncio.wait_for(late.task, 5)
+        assert late.sent[0]["status"] == 504 and b"turn" in late.sent[1]["body"]
+        assert not service.board.jobs, "neither has become a job"
+        service.alone.release()
+        served = Caller(app, "/v1/generate_nobatch", fields)
+        await asyncio.wait_for(served.task, 5)
+        assert served.sent[0]["status"] == 200 and not service.alone.locked()
 
 
 async def test_model(serve: Serve) -> None:

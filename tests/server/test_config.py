@@ -80,6 +80,31 @@ def test_what_is_wrong_in_a_file_is_named(tmp_path: Path, change: tuple[str, str
     assert words in line and "\n" not in line and str(file) in line
 
 
+@pytest.mark.parametrize("group", ["auth", "rate_limiting"])
+def test_what_is_switched_on_must_be_able_to_work(tmp_path: Path, group: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "serving.yaml"
+    file.write_text(f"serving: {{{group}: {{enabled: true}}}}\n")
+    with pytest.raises(ValueError, match=rf"{group}.enabled is true, but none of"):
+        FastServeConfig(config=file)
+    monkeypatch.setenv("FASTSERVE_API_KEY", "s3cret")
+    assert FastServeConfig(config=file, requests_per_minute=3).api_key, "from wherever it comes"
+
+
+def test_what_a_file_says_in_vain_is_warned_of(tmp_path: Path) -> None:
+    file = tmp_path / "serving.yaml"
+    file.write_text("batching: {batch_timeout_ms: 5}\n")
+    assert FastServeConfig(config=file).max_batch == 16
+    (warning,) = layers.strays(file)
+    assert "batching.batch_timeout_ms changes nothing" in warning
+
+
+def test_a_file_that_is_no_text(tmp_path: Path) -> None:
+    file = tmp_path / "serving.yaml"
+    file.write_bytes(b"port: \xff\n")
+    with pytest.raises(ValueError, match="not UTF-8"):
+        FastServeConfig(config=file)
+
+
 def test_the_order_of_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "serving.yaml"
     file.write_text("serving: {port: 1, max_batch: 1, top_k: 1, temperature: 0.1}\n")
@@ -137,6 +162,13 @@ def test_lists_and_pairs() -> None:
     ("settings", "words"),
     [
         ({"workers": 2}, "one worker"),
+        ({"policy": "srpt"}, "needs a guess"),
+        ({"policy": "srpt", "predictor": "oracle"}, "knows no true lengths"),
+        ({"predictor": "constant:many"}, "'many'"),
+        ({"kv_tokens": 3}, "at least 16"),
+        ({"set": "alpha=-1"}, "alpha=-1"),
+        ({"num_queues": 99}, "levels=99"),
+        ({"api_key": ["", "s3cret"]}, "a token is empty"),
         ({"policy": "fcfs", "num_queues": 3}, "has no levels"),
         ({"policy": "nope"}, "no policy 'nope'"),
         ({"set": "alhpa=1"}, "no setting 'alhpa'"),

@@ -53,6 +53,24 @@ async def test_models(serve: Serve) -> None:
         assert (await client.get("/v1/models")).json()["data"][0]["id"] == "mine"
 
 
+async def test_how_many_parameters_a_model_has(serve: Serve) -> None:
+    class Weight:
+        def numel(self) -> int:
+            return 12
+
+    class Module:
+        def parameters(self) -> list[Weight]:
+            return [Weight(), Weight()]
+
+    class Model:
+        module = Module()
+
+    async with serve() as client:
+        assert (await client.get("/models")).json()["models"][0]["parameters"] is None, "a script has none"
+        client.service.engine.loop.executor.model = Model()  # type: ignore[attr-defined]
+        assert (await client.get("/models")).json()["models"][0]["parameters"] == 24
+
+
 async def test_stats(serve: Serve) -> None:
     async with serve(Engine.scripted(max_batch=2)) as client:
         before = (await client.get("/stats")).json()
@@ -76,6 +94,7 @@ async def test_stats(serve: Serve) -> None:
         assert detailed["device_kv"]["used"] == 0 and detailed["device_kv"]["total"] > 0
         assert detailed["error_rate"] == 0 and detailed["alerts"] == [] and detailed["policy"] == "sj-mlfq"
         assert detailed["process"]["memory_bytes"] > 1 << 20 and detailed["scheduler_us_per_iteration"] > 0
+        assert 0 < detailed["scheduler_share"] <= 1
         assert detailed["throughput"]["tokens_per_second"] > 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 
 import pytest
@@ -223,6 +224,59 @@ async def test_a_failure_of_the_engine_fails_its_request_alone(serve: Serve) -> 
         assert (await client.get("/health")).status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/generate", "/stream", "/v1/completions"])
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"prompt": "\xe9"}', "utf-8"),
+        (b'{"seed": ' + b"9" * 5000 + b"}", "digits"),
+        (b"prompt=hello", "Expecting value"),
+    ],
+)
+async def test_a_body_that_cannot_be_read_is_told_why(serve: Serve, path: str, body: bytes, words: str) -> None:
+    async with serve() as client:
+        response = await client.post(path, content=body, headers={"content-type": "application/json"})
+        assert response.status_code in (400, 422) and "the body is not JSON" in response.text and words in response.text
+
+
+async def test_a_body_of_many_faults_names_a_few(serve: Serve) -> None:
+    async with serve() as client:
+        faults = (await client.post("/generate", json={"prompt": "a", **{f"x{i}": 1 for i in range(5000)}})).json()
+        assert len(faults["detail"]) == 9 and faults["detail"][-1]["msg"] == "and 4992 more of this kind"
+        response = await client.post("/v1/completions", json={"prompt": [["a"] * 1000] * 100})
+        assert len(response.content) < 300 and "a list of token ids" in response.json()["error"]["message"]
+
+
+async def test_what_a_client_sends_along_cannot_spoil_the_list_of_jobs(serve: Serve) -> None:
+    """What is no text or nested without end is refused; anything else comes back as it came."""
+    nested: object = "end"
+    for _ in range(63):
+        nested = [nested]
+    async with serve() as client:
+        for extra in ('"metadata": {"deep": ' + "[" * 500 + "]" * 500 + "}", '"user": "\\ud800"'):
+            body = '{"prompt": "a", ' + extra + "}"
+            for path in ("/jobs", "/generate"):
+                assert (await client.post(path, content=body)).status_code == 422, extra
+        odd = {"half": "\ud800", "deep": nested}
+        content = json.dumps({"prompt": "a", "metadata": odd}).encode()
+        job = (await client.post("/jobs", content=content)).json()["job_id"]
+        await ended(client, job)
+        for path in (f"/jobs/{job}", "/jobs", f"/get_task_status/{job}"):
+            assert (await client.get(path)).status_code == 200, path
+        assert (await client.get("/jobs")).json()["jobs"][0]["metadata"] == odd
+
+
+async def test_durable_jobs_are_not_forgotten_for_others(serve: Serve) -> None:
+    async with serve(keep_jobs=2) as client:
+        job = (await client.post("/jobs", json={"prompt": "a", "max_new_tokens": 1})).json()["job_id"]
+        await ended(client, job)
+        for _ in range(4):
+            await client.post("/generate", json={"prompt": "a", "max_new_tokens": 1})
+        assert (await client.get("/jobs")).json()["total"] == 3
+        assert (await client.get(f"/jobs/{job}")).json()["state"] == "finished"
+
+
 async def test_request_ids_are_echoed(serve: Serve) -> None:
     async with serve() as client:
         response = await client.post("/generate", json={"prompt": "a"}, headers={"X-Request-Id": "mine-1"})
@@ -244,6 +298,8 @@ async def test_a_body_that_is_too_large(serve: Serve) -> None:
         for path in ("/generate", "/stream"):
             response = await client.post(path, content=pieces(), headers={"content-type": "application/json"})
             assert response.status_code == 413 and "1,049 bytes" in response.json()["detail"]
+        wrong = await client.post("/generate", content=b"{}", headers={"content-length": "many"})
+        assert wrong.status_code == 400 and "many" in wrong.json()["detail"]
         openai = await client.post("/v1/completions", json={"prompt": "a" * 5000})
         assert openai.status_code == 413 and openai.json()["error"]["type"] == "RequestTooLargeError"
 
