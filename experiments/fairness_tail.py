@@ -132,11 +132,15 @@ def plot(rows: list[Row], folder: Path) -> None:
         lengths, load = panels[-1]
         for row, label in enumerate(POLICIES):
             point = points(rows, policy=label, lengths=lengths, load=load)[0]
-            last.barh(row, point.mean("longest_wait_s"), color=look_of(label.replace(",", "")).colour)
+            colour = look_of(label.replace(",", "")).colour
+            if "no ageing" in label:
+                last.barh(row, point.mean("longest_wait_s"), color="white", edgecolor=colour, hatch="///")
+            else:
+                last.barh(row, point.mean("longest_wait_s"), color=colour)
         last.set_yticks([])
         last.invert_yaxis()
-        last.set_xlabel("longest wait (s)")
-        last.set_title("the last one's\nlongest waits")
+        last.set_xlabel("longest wait for\na token (s)")
+        last.set_title(f"of these, at\nload {load:g}")
         legend(figure, grid[0][0], 4)
 
     draw(folder, "fairness_tail", (PAGE, 2.8), fill)
