@@ -131,6 +131,7 @@ def _kernels(probe: Probe, native: str, dtype: torch.dtype, place: torch.device)
     except RefusedModelError as error:  # the weights are packed now, and there is no way back
         why = "the native layers change its numbers, and native=off does without them"
         raise RefusedModelError(probe.name, why) from error
+    _fuse(probe, kernels)
     return kernels
 
 
@@ -139,6 +140,23 @@ def apply_native(module: Any, native: Native) -> None:
     from fastserve.engine.native.surgery import operate
 
     LOG.info("native layers: %s", operate(module, native))
+
+
+def _fuse(probe: Probe, native: Native) -> None:
+    """One call for all layers where the model is of the shape for it; the modules one by one where that differs."""
+    from fastserve.engine.native.stack import fuse, unfuse
+
+    layers = fuse(probe.module, native)
+    if layers is None:
+        LOG.info("native stack: none, the layers run one by one: this family's are not among those that it knows")
+        return
+    try:
+        probe.check(native)
+    except RefusedModelError as error:
+        unfuse(probe.module, layers)
+        LOG.warning("native stack: none, the layers run one by one: %s", error)
+        return
+    LOG.info("native stack: %d layers in one call", len(layers))
 
 
 def _tuple(ids: int | list[int] | None) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
 
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
@@ -18,6 +19,9 @@ from torch.nn.functional import linear, silu  # noqa: E402
 
 from fastserve.engine import native as package  # noqa: E402
 from fastserve.engine.native import build  # noqa: E402
+from fastserve.engine.native.stack import fuse  # noqa: E402
+from fastserve.engine.native.surgery import operate  # noqa: E402
+from tests.engine.packed import logits_of, model_of, texts  # noqa: E402
 
 NATIVE = package.load()
 needs_native = pytest.mark.skipif(NATIVE is None, reason="no compiler here builds the native kernels")
@@ -275,6 +279,12 @@ def test_wide_vectors_and_matrix_tiles_compute_the_same(tmp_path, monkeypatch):
                 wide.linear(x, gated), silu(linear(x.double(), weight.double())) * linear(x.double(), other.double())
             )
             assert torch.equal(wide.linear(x[-1:], packed), got[-1:])
+        module = model_of("qwen3", dtype)
+        operate(module, wide)
+        one_by_one = logits_of(module, wide, texts(), None)
+        assert fuse(module, wide) is not None
+        for got, want in zip(logits_of(module, wide, texts(), 1), one_by_one, strict=True):
+            assert torch.equal(got, want)
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="AMX is of x86-64")

@@ -1,29 +1,24 @@
 """A model on packed weights: the same logits, every known family, and bits that depend on the sequence alone."""
 
-import random
 from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("transformers")
 
 from torch import nn  # noqa: E402
 
-from fastserve.engine.cache import Cache  # noqa: E402
-from fastserve.engine.interface import NAME, Pass, forward  # noqa: E402
 from fastserve.engine.native import load  # noqa: E402
 from fastserve.engine.native.surgery import PackedLinear, Replaced, Shared, operate  # noqa: E402
-from tests.engine import families  # noqa: E402
 from tests.engine.families import EXPERTS, WINDOWED  # noqa: E402
-from tests.engine.rows import Sequence, Table  # noqa: E402
+from tests.engine.packed import logits_of, model_of, texts  # noqa: E402
 
 NATIVE = load()
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
     pytest.mark.skipif(NATIVE is None, reason="no compiler here builds the native kernels"),
 ]
-BLOCK = 4
 
 # What is replaced in two layers: linears (the head among them), shared projections, gated MLPs, norms.
 KINDS: dict[str, tuple[str, dict[str, Any], Replaced]] = {
@@ -39,55 +34,14 @@ KINDS: dict[str, tuple[str, dict[str, Any], Replaced]] = {
 }
 
 
-def model_of(kind: str, dtype: Any = torch.float32, **settings: Any) -> Any:
-    config = transformers.AutoConfig.for_model(kind, **{**families.SIZES, **settings})
-    torch.manual_seed(0)
-    module = transformers.AutoModelForCausalLM.from_config(config).to(dtype).eval().requires_grad_(False)
-    with torch.no_grad():
-        for parameter in module.parameters():  # norms of ones would hide a norm that ignores its weight
-            if parameter.dim() == 1:
-                parameter += 0.3 * torch.randn_like(parameter)
-    module.set_attn_implementation(NAME)
-    return module
-
-
-def logits_of(module: Any, texts: list[list[int]], seed: int | None) -> list[Any]:
-    """Logits of every position: each text at once and alone, or in random chunks beside the others."""
-    text = module.config.get_text_config()
-    dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    kv_heads = 4 if text.model_type in ("gpt2", "opt") else text.num_key_value_heads
-    cache = Cache(2, kv_heads, dim, 60, 0, BLOCK, module.dtype, torch.device("cpu"))
-    cache.pool.fill_(float("nan"))
-    table, dice = Table(60, BLOCK, seed or 0), random.Random(seed)
-    sequences = [Sequence(list(text)) for text in texts]
-    got: list[list[Any]] = [[] for _ in texts]
-    while waiting := [s for s in sequences if s.done < len(s.tokens)]:
-        if seed is None:
-            work = [(waiting[0], len(waiting[0].tokens))]
-        else:
-            some = dice.sample(waiting, dice.randint(1, len(waiting)))
-            work = [(s, min(len(s.tokens) - s.done, dice.choice([1, 1, 2, 7, 20]))) for s in some]
-        rows = sorted(work, key=lambda pair: pair[1] != 1)
-        step = table.step(work, list(range(sum(n for _, n in work))))
-        logits = forward(module, Pass(step, cache.pool, NATIVE))
-        for (sequence, _), part in zip(rows, logits.split([n for _, n in rows]), strict=True):
-            got[sequences.index(sequence)].append(part)
-    return [torch.cat(parts) for parts in got]
-
-
-def texts(seed: int = 1) -> list[list[int]]:
-    dice = random.Random(seed)
-    return [[dice.randrange(families.VOCABULARY) for _ in range(n)] for n in (1, 23, 40, 9)]
-
-
 @pytest.mark.parametrize("name", KINDS)
 def test_each_family_says_the_same_on_packed_weights(name: str) -> None:
     kind, settings, expected = KINDS[name]
     module = model_of(kind, **settings)
-    before = logits_of(module, texts(), None)
+    before = logits_of(module, NATIVE, texts(), None)
     assert operate(module, NATIVE) == expected
     assert not [m for m in module.modules() if type(m) is nn.Linear]
-    for got, want in zip(logits_of(module, texts(), None), before, strict=True):
+    for got, want in zip(logits_of(module, NATIVE, texts(), None), before, strict=True):
         torch.testing.assert_close(got, want, atol=1e-4 * float(want.std()), rtol=1e-4)
 
 
@@ -97,9 +51,9 @@ def test_bits_of_the_logits_depend_on_the_sequence_alone(kind: str, dtype: Any) 
     """Decoded or recomputed in any chunk, beside anything: so preemption changes no token, in bfloat16 either."""
     module = model_of(kind, dtype)
     operate(module, NATIVE)
-    alone = logits_of(module, texts(), None)
+    alone = logits_of(module, NATIVE, texts(), None)
     for seed in range(6):
-        for got, want in zip(logits_of(module, texts(), seed), alone, strict=True):
+        for got, want in zip(logits_of(module, NATIVE, texts(), seed), alone, strict=True):
             assert torch.equal(got, want)
 
 
@@ -107,9 +61,9 @@ def test_bfloat16_is_no_farther_from_float32_than_pytorch_is() -> None:
     exact, stock = model_of("llama"), model_of("llama", torch.bfloat16)
     for to, source in zip(exact.parameters(), stock.parameters(), strict=True):
         to.copy_(source.float())
-    want, theirs = (logits_of(module, texts(), None) for module in (exact, stock))
+    want, theirs = (logits_of(module, NATIVE, texts(), None) for module in (exact, stock))
     operate(stock, NATIVE)
-    ours = logits_of(stock, texts(), None)
+    ours = logits_of(stock, NATIVE, texts(), None)
 
     def error(got: list[Any]) -> float:
         return float((torch.cat(got) - torch.cat(want)).square().mean().sqrt())

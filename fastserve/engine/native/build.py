@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-SOURCE = Path(__file__).with_name("kernels.cpp")
+SOURCE = Path(__file__).with_name("kernels.cpp")  # includes the headers beside it
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-shared", "-fPIC")
 SECONDS = 180
 
@@ -48,7 +48,7 @@ def library() -> Path:
     program, *options = compiler()
     command = [program, *FLAGS, *options]
     key = hashlib.sha256(
-        "\0".join([SOURCE.read_text(), " ".join(command), _version(program), _processor()]).encode()
+        "\0".join([*_texts(), " ".join(command), _version(program), _processor()]).encode()
     ).hexdigest()[:24]
     folder = cache_folder() / "native"
     try:
@@ -82,6 +82,11 @@ def _build(command: list[str], key: str, folder: Path) -> Path:
 
 def _name(key: str, file: Path) -> str:
     return f"{key}-{hashlib.sha256(file.read_bytes()).hexdigest()[:24]}.so"
+
+
+def _texts() -> list[str]:
+    """The source and its headers."""
+    return [file.read_text() for file in (SOURCE, *sorted(SOURCE.parent.glob("*.h")))]
 
 
 def _version(program: str) -> str:

@@ -22,6 +22,7 @@ _ARGUMENTS = {
     "write_slots": [_P, _L, _L, _P, _L, _L, _P, _I, _P, _L, _L, _I, _L, _I],
     "linear": [_I, _P, _L, _I, _P, _I, _I, _P, _I, _P, _L, _I],
     "rms_norm": [_I, _P, _L, _I, _P, _I, _F, _P, _I],
+    "stack": [_I, _P, _I, _P, _P, _P, _P, _I, _P, _L, _L, _L, _P, _P, _P, _L, _I, _I, _I, _I, _I, _F, _P, _I],
 }
 
 
@@ -34,6 +35,30 @@ class Packed:
     outer: int  # columns of the product
     bias: Tensor | None  # float32, padded to whole panels
     gated: bool
+
+
+class CWeight(ctypes.Structure):
+    """Weight of kernels.cpp."""
+
+    _fields_ = (("data", _P), ("bias", _P), ("inner", ctypes.c_int32), ("outer", ctypes.c_int32))
+
+    @classmethod
+    def of(cls, packed: Packed) -> "CWeight":
+        """Addresses only: `packed` must outlive it."""
+        bias = None if packed.bias is None else packed.bias.data_ptr()
+        return cls(packed.data.data_ptr(), bias, packed.inner, packed.outer)
+
+
+class CLayer(ctypes.Structure):
+    """Layer of kernels.cpp."""
+
+    _fields_ = (
+        *((name, _P) for name in ("norm_in", "norm_mlp", "norm_q", "norm_k")),
+        *((name, _F) for name in ("epsilon_in", "epsilon_mlp", "epsilon_q", "epsilon_k")),
+        *((name, CWeight) for name in ("qkv", "out", "gated", "down")),
+        ("window", ctypes.c_int32),
+        ("unused", ctypes.c_int32),
+    )
 
 
 class Native:
@@ -151,7 +176,7 @@ class Native:
             rows = rows.contiguous()
         out = torch.empty(rows.shape[0], packed.outer, dtype=x.dtype)
         self._library.linear(
-            0 if x.dtype is torch.float32 else 2 if self.tiles else 1,
+            self._kind(x.dtype),
             rows.data_ptr(),
             rows.stride(0),
             rows.shape[0],
@@ -186,6 +211,51 @@ class Native:
             torch.get_num_threads(),
         )
         return out
+
+    def stack(
+        self, layers: "ctypes.Array[CLayer]", x: Tensor, cosine: Tensor, sine: Tensor, pool: Tensor, step: "Step",
+        heads: int, scale: float,
+    ) -> Tensor:  # fmt: skip
+        """All decoder layers of the Llama kind. x (T, hidden); cosine, sine (T, head_dim); the pool is written to."""
+        rows, hidden = x.shape
+        kv_heads, tokens, dim = pool.shape[3:]
+        fits = x.is_cpu and x.dtype is cosine.dtype is sine.dtype is pool.dtype
+        if not (fits and cosine.shape == sine.shape == (rows, dim) and hidden == layers[0].qkv.inner):
+            raise _misfit(x, pool)
+        out = x.clone(memory_format=torch.contiguous_format)
+        cosine, sine = cosine.contiguous(), sine.contiguous()
+        wide = hidden + (2 * heads + 2 * kv_heads) * dim + layers[0].gated.outer
+        work = torch.empty(rows * wide, dtype=x.dtype)
+        self._library.stack(
+            self._kind(x.dtype),
+            layers,
+            len(layers),
+            out.data_ptr(),
+            cosine.data_ptr(),
+            sine.data_ptr(),
+            step.slots.data_ptr(),
+            rows,
+            pool.data_ptr(),
+            pool.stride(0),
+            pool.stride(2),
+            pool.stride(1) * pool.itemsize,
+            step.starts.data_ptr(),
+            step.lengths.data_ptr(),
+            step.tables.data_ptr(),
+            step.tables.stride(0),
+            step.lengths.shape[0],
+            heads,
+            kv_heads,
+            dim,
+            tokens,
+            scale,
+            work.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return out
+
+    def _kind(self, dtype: torch.dtype) -> int:
+        return 0 if dtype is torch.float32 else 2 if self.tiles else 1
 
     def _panels(self, weight: Tensor) -> Tensor:
         lanes, inner = self.lanes, weight.shape[1]

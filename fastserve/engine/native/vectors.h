@@ -1,0 +1,113 @@
+// Vectors of LANES floats, storage in float or bfloat16, arithmetic in float.
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#ifndef LANES
+#if defined(__AVX512F__)
+#define LANES 16
+#elif defined(__AVX__)
+#define LANES 8
+#else
+#define LANES 4
+#endif
+#endif
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int REGISTERS = 32;
+#else
+constexpr int REGISTERS = 16;
+#endif
+#if defined(__AMX_BF16__) && LANES == 16 && !defined(TILES)
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#define TILES 1
+#define ASK_FOR_TILES syscall(SYS_arch_prctl, 0x1023, 18)  // Linux hands out the tile registers on request, once a process
+#endif
+constexpr int L = LANES, PANEL = 2 * L;
+
+typedef float vf __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int32_t vi __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef uint32_t vu __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef uint16_t vh __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
+struct bf16 { uint16_t bits; };
+
+static inline vf splat(float x) { return x - vf{}; }
+static inline vf load(const float *p) { return *(const vf *)p; }
+static inline vf load(const bf16 *p) { return (vf)(__builtin_convertvector(*(const vh *)p, vu) << 16); }
+static inline float widen(float x) { return x; }
+static inline float widen(bf16 x) {
+  const uint32_t u = (uint32_t)x.bits << 16;
+  float f;
+  memcpy(&f, &u, 4);
+  return f;
+}
+static inline void store(float *p, vf x) { *(vf *)p = x; }
+static inline void store(bf16 *p, vf x) {  // to the nearest, ties to even; a NaN stays one
+  const vu u = (vu)x, r = u + 0x7fff + ((u >> 16) & 1);
+  *(vh *)p = __builtin_convertvector((x == x ? r : (u | 0x400000)) >> 16, vh);
+}
+template <class T> static void store_part(T *p, vf x, int n) {  // the first n lanes
+  if (n >= L) return store(p, x);
+  T t[L];
+  store(t, x);
+  memcpy(p, t, n * sizeof(T));
+}
+template <class T> static inline vf load_part(const T *p, int n) {  // the first n lanes, zeros in the others
+  if (n >= L) return load(p);
+  T t[L] = {};
+  memcpy(t, p, n * sizeof(T));
+  return load(t);
+}
+template <class T> static inline void widen_row(float *__restrict out, const T *__restrict in, int n, int padded) {  // zeros from n up to padded
+  for (int i = 0; i < n; i++) out[i] = widen(in[i]);  // a plain loop: compilers widen it better than their own vectors
+  for (int i = n; i < padded; i++) out[i] = 0;
+}
+static vi count() {
+  vi x;
+  for (int i = 0; i < L; i++) x[i] = i;
+  return x;
+}
+static inline vf vexp(vf x) {  // e^x within about two units of the last place; x is held between -87 and 88
+  x = x < -87.f ? splat(-87.f) : x;
+  x = x > 88.f ? splat(88.f) : x;
+  const vf n = (x * 1.44269504f + 12582912.f) - 12582912.f;  // the nearest integer, by the last bits of 1.5 * 2^23
+  vf r = x - n * 0.693359375f;
+  r = r + n * 2.12194440e-4f;
+  vf p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.f;
+  return p * (vf)((__builtin_convertvector(n, vi) + 127) << 23);
+}
+
+// ---- reduction of L accumulators to one vector whose lane i is the sum of x[i]
+template <int H> struct Fold {
+  static inline vf pair(vf a, vf b) {  // lanes with bit H come from b, the others from a, each plus its partner H away
+    vi own, other;
+    for (int j = 0; j < L; j++) own[j] = j & H ? L + j : j, other[j] = j & H ? L + (j ^ H) : (j ^ H);
+    return __builtin_shuffle(a, b, own) + __builtin_shuffle(a, b, other);
+  }
+  static inline vf all(vf *x) {
+    for (int i = 0; i < H; i++) x[i] = pair(x[i], x[i + H]);
+    return Fold<H / 2>::all(x);
+  }
+};
+template <> struct Fold<0> { static inline vf all(vf *x) { return x[0]; } };
+static float total(vf x) {
+  float s = 0;
+  for (int i = 0; i < L; i++) s += x[i];
+  return s;
+}
+struct Room {  // grows, never shrinks; on a cache line, since loads across lines cost twice
+  std::vector<float> held;
+  float *take(size_t floats) {
+    if (held.size() < floats + 16) held.resize(floats + 16);
+    return (float *)(((uintptr_t)held.data() + 63) / 64 * 64);
+  }
+};
