@@ -6,15 +6,16 @@ import hashlib
 import json
 import os
 import platform
-import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments._case import Case, Numbers
+from experiments._case import Case, Numbers, Workload, to_json
 from fastserve.measures import Columns, summarise
 from fastserve.sched.latency import Hardware
 from fastserve.sched.policy import Policy
@@ -22,6 +23,7 @@ from fastserve.sched.scheduler import Scheduler
 from fastserve.workload import Trace
 from sim.files import atomically
 from sim.one import run_one
+from sim.provenance import fingerprint
 from sim.settings import Settings
 
 if TYPE_CHECKING:
@@ -65,16 +67,17 @@ class Rig:
     load: float = 0.8
     """rate over what fcfs sustains in the simulation; fixed by the first calibration, for all cases of a workload"""
     again: bool = False
-    """a second live run of the same trace: the noise floor"""
+    """the live run alone, once more on the same trace: the noise floor"""
     place: str = ""
     """of the engine's sources and of the machine; fill it in by here()"""
 
 
 def here() -> str:
-    """16 digits: the engine's sources, the processor and the version of PyTorch, on which a live number depends."""
+    """16 digits: the engine's sources, the processor and the versions on which a live number depends."""
     from fastserve.engine.profiling import cpu
 
-    digest = hashlib.sha256(f"{cpu()} {os.cpu_count()} {platform.python_version()}".encode())
+    facts = (cpu(), os.cpu_count(), platform.python_version(), version("torch"), version("transformers"))
+    digest = hashlib.sha256(repr(facts).encode())
     engine = ROOT / "fastserve" / "engine"
     for path in sorted([*engine.rglob("*.py"), *engine.rglob("*.cpp"), *engine.rglob("*.h")]):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
@@ -84,32 +87,68 @@ def here() -> str:
 def pair(case: Case, rig: Rig) -> Numbers:
     """Calibrates unless a run beside it just has, predicts, runs live, and simulates once more with its own times.
 
-    Numbers: live_M, sim_M and hindsight_M for each measure M, again_M where the rig asks; the jobs' live and simulated
-    completion times; the machine's load average.
+    Numbers: live_M, sim_M and hindsight_M for each measure M; the jobs' live and simulated completion times; the
+    machine's load average. load is in units of the anchor, load_now in units of what fcfs sustains by this profile.
     """
     from fastserve.engine.fitting import cells_of, fit_latency, residuals
 
-    model = _model(rig.model, rig.dtype, rig.threads)
-    serving = _serving(case, rig)
-    found = _calibrated(replace(rig, again=False, residency="proactive"), 2 * _longest(case), case.seed)
+    model, found, rate, trace = _prepared(case, rig)
     hardware = found.hardware
-    rate = rig.load * _anchor(case, rig, hardware, model)
-    trace = case.workload.trace(rate, case.seed)
     predicted = _simulate(case, rig, trace, hardware, model)
-    records, iterations, shares = _live(model, serving, hardware, trace, case.seed)
+    records, iterations, shares = _live(model, _serving(case, rig), hardware, trace, case.seed)
     cells = cells_of(iterations)
     own = replace(hardware, latency=fit_latency(cells, "hindsight"))
-    numbers: Numbers = {"rate": rate, "load": rig.load, "load_average": os.getloadavg()[0], **shares}
+    now = rate / case.workload.capacity(_settings(_plain(rig), hardware, model))
+    numbers: Numbers = {"rate": rate, "load": rig.load, "load_now": now, "load_average": os.getloadavg()[0], **shares}
     numbers |= _measured("live", records) | _measured("sim", predicted)
     numbers |= _measured("hindsight", _simulate(case, rig, trace, own, model))
-    if rig.again:
-        numbers |= _measured("again", _live(model, serving, hardware, trace, case.seed)[0])
     before = residuals(cells, hardware.latency)
     numbers["drift"] = {kind: one.bias for kind, one in before.items()}  # of the profile, on the live iterations
     numbers["fit"] = {kind: one.median for kind, one in found.residuals.items()}
     numbers["live_jct"] = np.round(records["jct_from_arrival"], 4).tolist()
     numbers["sim_jct"] = np.round(predicted["jct_from_arrival"], 4).tolist()
     return numbers
+
+
+def again(case: Case, rig: Rig) -> Numbers:
+    """The live run of pair() once more: again_M for each measure M."""
+    model, found, _, trace = _prepared(case, rig)
+    return _measured("again", _live(model, _serving(case, rig), found.hardware, trace, case.seed)[0])
+
+
+def plan(cases: Sequence[Case]) -> str:
+    """What is about to be run and how long it takes here, for people. Measures what fcfs sustains where nobody has yet.
+
+    A run is taken to last until its last arrival, or as long as fcfs needs for all of it in an overload.
+    """
+    if not cases:
+        return "nothing is left to run"
+    rates: dict[tuple[Workload, Rig], float] = {}
+    seconds, calibrations, last = 0.0, 0, None
+    for case in cases:
+        rig = Rig(**case.options)
+        bench = case.workload, _plain(rig)
+        if bench not in rates:
+            kept = _kept(*bench, _model(rig.model, rig.dtype, rig.threads))
+            rates[bench] = _prepared(case, rig)[2] / rig.load if kept is None else kept
+        seconds += case.workload.requests / rates[bench] / min(1.0, rig.load)
+        if last != (last := (bench, rig.load, case.seed)):
+            calibrations += 1
+            seconds += rig.calibrate_s
+    sustains = ", ".join(f"{rate:.1f}" for rate in rates.values())
+    return (
+        f"{len(cases)} live runs and {calibrations} calibrations: about {seconds / 60:.0f} minutes (fcfs sustains "
+        f"{sustains} requests/s here; load average now {os.getloadavg()[0]:.1f}). A killed run goes on where it was, "
+        f"less the live run under way"
+    )
+
+
+def _prepared(case: Case, rig: Rig) -> tuple[Model, Calibration, float, Trace]:
+    """Model, profile, rate (requests/s) and trace of a case."""
+    model = _model(rig.model, rig.dtype, rig.threads)
+    found = _calibrated(_plain(rig), rig.load, 2 * _longest(case), case.seed)
+    rate = rig.load * sustained(case.workload, _plain(rig), model, found.hardware)
+    return model, found, rate, case.workload.trace(rate, case.seed)
 
 
 def _live(
@@ -129,43 +168,75 @@ def _live(
 
 
 def _simulate(case: Case, rig: Rig, trace: Trace, hardware: Hardware, model: Model) -> Columns:
-    with tempfile.TemporaryDirectory() as folder:
-        settings = _settings(rig, hardware, model, Path(folder))
-        return run_one(trace, case.policy, settings, case.seed).records
+    return run_one(trace, case.policy, _settings(rig, hardware, model), case.seed).records
 
 
-def _anchor(case: Case, rig: Rig, hardware: Hardware, model: Model) -> float:
+def _plain(rig: Rig) -> Rig:
+    """What a calibration and an anchor depend on: the same for all policies, loads and residencies."""
+    return replace(rig, load=1.0, again=False, residency="proactive")
+
+
+def sustained(workload: Workload, rig: Rig, model: Model, hardware: Hardware) -> float:
     """Requests/s that fcfs sustains in the simulation, by the first calibration for this workload on this rig here."""
-    same = replace(rig, load=1.0, again=False, residency="proactive", calibrate_s=0.0)
-    key = hashlib.sha256(repr((case.workload, same)).encode()).hexdigest()[:16]
-    path = ROOT / "results" / "live" / f"sustained-{key}.json"
+    found = _kept(workload, rig, model)
+    if found is not None:
+        return found
+    facts = _facts(workload, rig, model)
+    found = workload.capacity(_settings(rig, hardware, model))
+    about = {"facts": facts, "requests_per_s": found, "load_average": os.getloadavg()[0], "profile": hardware.to_json()}
+    with atomically(_path(facts)) as draft:
+        draft.write_text(json.dumps(about), encoding="utf-8")
+    return found
+
+
+def _kept(workload: Workload, rig: Rig, model: Model) -> float | None:
+    """What was found before, on the very same machine, model, settings, versions and sources; else None."""
+    facts = _facts(workload, rig, model)
+    try:
+        kept = json.loads(_path(facts).read_text(encoding="utf-8"))
+        return float(kept["requests_per_s"]) if kept["facts"] == facts else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _facts(workload: Workload, rig: Rig, model: Model) -> dict[str, Any]:
+    """All that the answer depends on. The rig's place: the engine's sources, processor and versions."""
+    facts: dict[str, Any] = {
+        "workload": to_json(workload), "rig": to_json(replace(rig, calibrate_s=0.0)), "device": str(model.device),
+        "native": model.native is not None, "machine": platform.node(), "brain": fingerprint(),
+    }  # fmt: skip
+    return facts
+
+
+def _path(facts: dict[str, Any]) -> Path:
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    return ROOT / "results" / "live" / f"sustained-{key}.json"
+
+
+def _settings(rig: Rig, hardware: Hardware, model: Model) -> LiveSettings:
+    """Of a simulation with this hardware, which is kept under a name made of its contents."""
+    text = json.dumps(hardware.to_json(), sort_keys=True)
+    path = ROOT / "results" / "live" / f"profile-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
     if not path.exists():
-        with tempfile.TemporaryDirectory() as folder:
-            found = case.workload.capacity(_settings(rig, hardware, model, Path(folder)))
         with atomically(path) as draft:
-            draft.write_text(json.dumps({"requests_per_s": found, "profile": hardware.to_json()}), encoding="utf-8")
-    return float(json.loads(path.read_text(encoding="utf-8"))["requests_per_s"])
-
-
-def _settings(rig: Rig, hardware: Hardware, model: Model, folder: Path) -> LiveSettings:
-    hardware.save(folder / "profile.json")
+            hardware.save(draft)
     return LiveSettings(
-        latency=str(folder / "profile.json"), max_batch=rig.max_batch, residency=rig.residency, visit=rig.visit,
+        latency=str(path), max_batch=rig.max_batch, residency=rig.residency, visit=rig.visit,
         longest=model.max_model_len,
     )  # fmt: skip
 
 
 def _serving(case: Case, rig: Rig) -> Serving:
-    from fastserve.duel import serving_of
+    from fastserve.duel_engine import serving_of
 
     shared = {name: getattr(rig, name) for name in ("max_batch", "residency", "kv_tokens", "host_tokens", "visit")}
     return serving_of(case.policy.policy, case.policy.knobs, shared | {"keep_records": None})
 
 
 @lru_cache(maxsize=1)
-def _calibrated(rig: Rig, longest: int, seed: int) -> Calibration:
+def _calibrated(rig: Rig, load: float, longest: int, seed: int) -> Calibration:
     """One for all policies of a pair at a load, so that their predictions can be ranked; a new one for the next."""
-    from fastserve.duel import serving_of
+    from fastserve.duel_engine import serving_of
     from fastserve.engine.calibrate import calibrate
 
     shared = {name: getattr(rig, name) for name in ("max_batch", "kv_tokens", "host_tokens")}

@@ -38,11 +38,11 @@ T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
 SCALES = ("smoke", "small", "paper")
-LIVE = ("fidelity", "live_headline")
+LIVE = ("batching_gain", "fidelity", "live_headline")
 """experiments on the live engine: their numbers are this machine's, so they run by name and no reference is kept"""
 ROUND = 8
 """cases for each core of a cluster whose results come back together"""
-PRESENTING = ("plot", "claims", "published")
+PRESENTING = ("plot", "claims", "published", "plan", "joined")
 """functions of an experiment that read numbers and make none: editing them reruns nothing"""
 
 
@@ -68,7 +68,10 @@ class IncompleteError(Exception):
 
 
 def load(experiment: str) -> ModuleType:
-    """The module experiments/EXPERIMENT.py: SCALES, cases(), claims(), plot(), perhaps run(); and its docstring."""
+    """The module experiments/EXPERIMENT.py: SCALES, cases(), claims(), plot(), perhaps run(); and its docstring.
+
+    It may have plan(cases), a sentence that is printed before they are run, and joined(rows), what is read of its rows.
+    """
     return importlib.import_module(f"experiments.{experiment}")
 
 
@@ -160,7 +163,8 @@ def finished(experiment: str, scale: str) -> Outcome:
 def _read(experiment: str, scale: str, summary: Path) -> Outcome:
     found = json.loads(summary.read_text(encoding="utf-8"))
     rows = [Row(row["at"], row["seed"], row["numbers"]) for row in found["rows"]]
-    return Outcome(experiment, scale, summary.parent, rows, found["seconds"])
+    joined: Callable[[list[Row]], list[Row]] | None = getattr(load(experiment), "joined", None)
+    return Outcome(experiment, scale, summary.parent, rows if joined is None else joined(rows), found["seconds"])
 
 
 def _older(folder: Path, source: Path) -> bool:

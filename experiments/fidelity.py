@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ import numpy as np
 from experiments._case import Case, Numbers, Point, Row, Workload, points, to_json
 from experiments._claim import Claim
 from experiments._figure import COLUMN, draw, look_of
-from experiments._live import Rig, here, pair
+from experiments._live import Rig, again, here, pair, plan
 from experiments._sweep import Outcome, main, sweep
 from fastserve.measures import Ratio, paired_ratio
 from sim.one import Contender
@@ -33,9 +33,12 @@ from sim.settings import Settings
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+__all__ = ["SCALES", "cases", "claims", "document", "each", "error", "joined", "plan", "plot", "run"]
+
 POLICIES = ("fcfs", "mlfq", "sj-mlfq", "srpt")
 LOADS = (0.5, 0.8, 0.95, 1.2)
 RESIDENCIES = ("recompute", "reactive", "proactive")
+AGAIN: dict[str, str | int | float] = {"again": 1}
 ERRORS = ("mean_jct_s", "p50_jct_s", "p95_jct_s", "p99_jct_s", "mean_ttft_s", "preemptions_per_job")
 
 
@@ -48,16 +51,17 @@ class Scale:
     """paired runs of each cell, each on its own draw of the workload"""
     requests: int = 400
     prompt: str = "lognormal:3.2,0.6,8,128"
-    output: str = "lognormal:2.6,1.0,1,128"
+    output: str = "lognormal:3.4,1.0,1,256"
     rig: Rig
     """without load and residency, which the cells bring"""
 
 
+# Cells of a load stand together: they share a calibration.
 _SMALL = (
     *[(policy, load, "proactive") for load in (0.8, 0.95) for policy in POLICIES],
-    *[(policy, load, "proactive") for load in (0.5, 1.2) for policy in ("fcfs", "sj-mlfq")],
     ("sj-mlfq", 0.95, "recompute"),
     ("sj-mlfq", 0.95, "reactive"),
+    *[(policy, load, "proactive") for load in (0.5, 1.2) for policy in ("fcfs", "sj-mlfq")],
 )
 SCALES = {
     "smoke": Scale(
@@ -69,28 +73,44 @@ SCALES = {
     ),
     "small": Scale(cells=_SMALL, rig=Rig()),
     "paper": Scale(
-        cells=tuple((p, load, r) for p in POLICIES for load in LOADS for r in RESIDENCIES), requests=1000, rig=Rig()
+        cells=tuple((p, load, r) for load in LOADS for r in RESIDENCIES for p in POLICIES), requests=1000, rig=Rig()
     ),
 }
 
 
 def cases(scale: Scale) -> list[Case]:
-    """Pair by pair, all cells of a pair after each other: a drift of the machine meets all policies."""
+    """Pair by pair, all cells of a pair after each other: a drift of the machine meets all. fcfs runs twice."""
     workload = Workload(requests=scale.requests, lengths="", prompt=scale.prompt, output=scale.output)
     place = here()
     found = []
     for seed in range(scale.pairs):
         for policy, load, residency in scale.cells:
-            rig = asdict(scale.rig) | {"load": load, "residency": residency, "again": policy == "fcfs", "place": place}
             at: dict[str, str | int | float] = {"policy": policy, "load": load, "residency": residency}
-            case = Case(at=at, workload=workload, settings=Settings(load=load), policy=Contender(policy), seed=seed)
-            case.options.update(rig)
-            found.append(case)
+            for more in ({}, AGAIN) if policy == "fcfs" else ({},):
+                rig = replace(scale.rig, load=load, residency=residency, again=bool(more), place=place)
+                found.append(
+                    Case(
+                        at=at | more, workload=workload, settings=Settings(load=load), policy=Contender(policy),
+                        seed=seed, options=asdict(rig),
+                    )
+                )  # fmt: skip
     return found
 
 
 def run(case: Case) -> Numbers:
-    return pair(case, Rig(**case.options))
+    rig = Rig(**case.options)
+    return again(case, rig) if rig.again else pair(case, rig)
+
+
+def joined(rows: list[Row]) -> list[Row]:
+    """Numbers of a second live run beside those of the first: each is a case of its own, so that a kill costs one."""
+    seconds = {(_cell_of(row), row.seed): row.numbers for row in rows if row.at.keys() >= AGAIN.keys()}
+    firsts = [row for row in rows if not row.at.keys() >= AGAIN.keys()]
+    return [Row(row.at, row.seed, row.numbers | seconds.get((_cell_of(row), row.seed), {})) for row in firsts]
+
+
+def _cell_of(row: Row) -> tuple[Any, ...]:
+    return tuple(row.at[name] for name in ("policy", "load", "residency"))
 
 
 def error(cell: Point, measure: str, of: str = "sim") -> float | None:
@@ -169,6 +189,7 @@ def _cell(cell: Point) -> dict[str, Any]:
         "errors_with_the_runs_own_times": ends["hindsight"],
         "live_again": ends["again"] if cell.values("again_mean_jct_s") else None,
         "each_pair": {of: each(cell, of) for of in ("sim", "hindsight", "again")},
+        "load_by_each_profile": cell.values("load_now"),
         "drift": [row.numbers["drift"] for row in cell.rows],
     }
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from experiments._case import Case, Numbers, Point, Row, Workload, points, ratio
 from experiments._claim import Claim, Published
 from experiments._figure import PAGE, cells, draw, legend, look_of
-from experiments._live import Rig, here, pair
+from experiments._live import Rig, here, pair, plan
 from experiments._sweep import main
 from fastserve.measures import Ratio
 from sim.one import Contender
@@ -27,6 +27,8 @@ from sim.settings import Settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+__all__ = ["SCALES", "cases", "claims", "plan", "plot", "run"]
 
 POLICIES = {
     "fcfs": Contender("fcfs"),

@@ -1,4 +1,7 @@
-"""`fastserve ab`: one trace under several policies on the live engine, in turns (A B A B), compared pair by pair."""
+"""`fastserve ab`: one trace under several policies, in turns (A B A B), compared pair by pair.
+
+Each run has a `fastserve serve` of its own and comes over HTTP; --offline: each has an engine in this process.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from fastserve.check import setting
 from fastserve.profile import MODEL_FLAGS, Bar, add_model_arguments
 
 if TYPE_CHECKING:
-    from fastserve.duel import Duel
+    from fastserve.duel import Body, Duel
 
 SERVING = ("max_batch", "batching", "token_budget", "residency", "visit", "kv_tokens", "host_tokens")
 SHARES = (10, 25, 50, 75, 90, 95, 99)
@@ -21,14 +24,16 @@ SHARES = (10, 25, 50, 75, 90, 95, 99)
 
 
 class PolicyAction(argparse.Action):
-    """--policy starts a contender; --set and --label belong to the --policy before them."""
+    """--policy and --url start a contender; --set and --label belong to the one before them."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         rows: list[dict[str, Any]] = list(namespace.policies or [])
-        if option_string == "--policy":
-            rows.append({"policy": values, "knobs": {}, "label": ""})
+        if option_string in ("--policy", "--url"):
+            rows.append({option_string.removeprefix("--"): values, "knobs": {}, "label": ""})
         elif not rows:
             parser.error(f"{option_string} {values}: it belongs to the --policy before it, and there is none")
+        elif option_string == "--set" and "url" in rows[-1]:
+            parser.error(f"--set {values}: {rows[-1]['url']} is a server, and its settings are its own")
         elif option_string == "--label":
             rows[-1] = rows[-1] | {"label": values}
         else:
@@ -45,10 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--trace", required=True, metavar="FILE", help="recognised by its content")
     rows: dict[str, Any] = {"action": PolicyAction, "dest": "policies"}
     add("--policy", metavar="NAME", help="a contender; the first is the baseline", default=None, **rows)
+    add("--url", metavar="URL", help="a contender: a server that is there already", default=None, **rows)
     add("--set", metavar="KEY=VALUE", help="a setting of that policy", default=argparse.SUPPRESS, **rows)
     add("--label", metavar="TEXT", help="its name in the tables", default=argparse.SUPPRESS, **rows)
     add("--rounds", type=int, default=5, metavar="N", help="runs of each policy (default: %(default)s)")
     add("--offline", action="store_true", help="straight on the engine, in this process, without HTTP")
+    add("--start-timeout", type=float, default=600.0, metavar="S", help="that a server may take (default: %(default)g)")
     add("--num-requests", type=int, metavar="N", help="the first so many of the trace")
     add("--rate", type=float, metavar="R", help="requests/s: the trace's gaps are stretched")
     add("--load", type=float, metavar="X", help="rate over what fcfs sustains, measured by one run with all at once")
@@ -70,26 +77,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the comparison. Returns 0, 1 if a run failed, 2 for what is wrong with the arguments, 130 after Ctrl-C."""
-    if not args.offline:
-        return _refuse("give --offline: the policies are compared straight on the engine. Over HTTP, start "
-                       "`fastserve serve --policy NAME` for each in turn and replay by `fastserve bench`")  # fmt: skip
     try:
-        from fastserve.duel import DuelError, duel
-        from fastserve.engine.model import load_model
+        from fastserve.duel import Contender, DuelError, duel
         from fastserve.workload import read_trace
     except ImportError as error:
-        return _refuse(f"{error}; the live engine needs its extra: pip install 'fastserve-testbed[engine]'")
+        return _refuse(_missing(error))
     bar = Bar(sys.stderr.isatty() and not args.json)
+    rows = args.policies or [{"policy": "fcfs"}, {"policy": "sj-mlfq"}]
     try:
-        trace = read_trace(args.trace, rate=args.rate or (1.0 if args.load else None))
+        contenders = [Contender(**row) for row in rows]
+        if args.load is not None and any(one.url for one in contenders):
+            raise ValueError("--load is in units of what fcfs sustains on our own server: give --rate with --url")
+        trace = read_trace(args.trace, rate=1.0 if args.rate is None and args.load is not None else args.rate)
         if args.num_requests is not None:
             trace = trace.head(args.num_requests)
-        model = load_model(args.model, **{name: getattr(args, name) for name in MODEL_FLAGS})
+        body = _engine(args) if args.offline else _servers(args)
         found = duel(
-            model, trace, args.policies or [{"policy": "fcfs"}, {"policy": "sj-mlfq"}],
-            {name: getattr(args, name) for name in SERVING}, rounds=args.rounds, rate=args.rate, load=args.load,
-            seed=args.seed, latency=args.latency, report=bar,
-        )  # fmt: skip
+            body, trace, contenders, rounds=args.rounds, rate=args.rate, load=args.load, seed=args.seed, report=bar
+        )
+    except ImportError as error:
+        return _refuse(_missing(error))
     except (ValueError, OSError) as error:
         return _refuse(str(error))
     except DuelError as error:
@@ -106,7 +113,29 @@ def run(args: argparse.Namespace) -> int:
         except OSError as error:
             return _refuse(f"{args.out} cannot be written: {error.strerror}")
     print(json.dumps(found.document(), indent=1) if args.json else text(found))
+    for warning in found.warnings():
+        print(f"warning: {warning}", file=sys.stderr)
     return 0
+
+
+def _engine(args: argparse.Namespace) -> Body:
+    from fastserve.duel_engine import EngineBody
+    from fastserve.engine.model import load_model
+
+    model = load_model(args.model, **{name: getattr(args, name) for name in MODEL_FLAGS})
+    return EngineBody(model, {name: getattr(args, name) for name in SERVING}, latency=args.latency)
+
+
+def _servers(args: argparse.Namespace) -> Body:
+    from fastserve.duel_http import HttpBody
+
+    about = {name: getattr(args, name) for name in ("model", "latency", *SERVING, *MODEL_FLAGS)}
+    flags = []
+    for name, value in about.items():
+        flag = f"--{name.replace('_', '-')}"
+        if value is not None:
+            flags += [flag if value else f"--no-{flag[2:]}"] if isinstance(value, bool) else [flag, str(value)]
+    return HttpBody(flags, about, start_s=args.start_timeout)
 
 
 def text(found: Duel) -> str:
@@ -139,6 +168,10 @@ def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) if i == 0 else cell.rjust(width)
                       for i, (cell, width) in enumerate(zip(row, widths, strict=True))) for row in rows]  # fmt: skip
+
+
+def _missing(error: ImportError) -> str:
+    return f"{error}; it needs the server and the bench extra: pip install 'fastserve-testbed[server,bench]'"
 
 
 def _refuse(message: str) -> int:

@@ -1,33 +1,84 @@
-"""Duel: several policies on one loaded model, the same trace in turns (A B A B), and their ratios pair by pair."""
+"""Duel: several contenders, the same trace in turns (A B A B), and their ratios pair by pair.
+
+Here is the arithmetic, and nothing of a machine: a Body replays, fastserve.duel_engine in this process and
+fastserve.duel_http against servers.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from fastserve.engine.assembly import on_model
-from fastserve.engine.model import Model
-from fastserve.engine.playback import PlaybackError, play
-from fastserve.engine.profiling import Report, machine
-from fastserve.engine.serving import Serving
-from fastserve.measures import Columns, Summary, paired_ratio, summarise
-from fastserve.sched.latency import Hardware, load_hardware
+from fastserve.measures import Columns, Summary, paired_ratio
+from fastserve.policies import find
 from fastserve.workload import Trace
 
 MEASURES = (
     "mean_jct_s", "p50_jct_s", "p95_jct_s", "p99_jct_s", "mean_ttft_s", "mean_s_per_token", "output_tokens_per_s",
     "preemptions_per_job",
 )  # fmt: skip
-BURST = 200
-"""Requests at most of the run that measures what fcfs sustains."""
+KEPT = ("id", "arrival", "prompt_tokens", "output_tokens", "finish", "jct_from_arrival", "ttft", "preemptions")
+BURST, BATCHES = 200, 4
+"""Requests of the run that measures what fcfs sustains: so many or a shorter trace, and at least so many batches."""
+WARM, WARM_TOKENS = 4, 8
+"""Requests, and tokens of each output at most, before a body is measured."""
+
+Watch = Callable[[int], object]
+"""Told how many requests of a run have ended."""
+Report = Callable[[float, str], object]
+"""(share that is done, what is being done)"""
 
 
 class DuelError(RuntimeError):
     """A run failed; the text says which and why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contender:
+    """A policy on our own engine, or a server that somebody else has started."""
+
+    policy: str = ""
+    knobs: Mapping[str, Any] = field(default_factory=dict)
+    label: str = ""
+    url: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.label or self.policy or self.url
+
+    @property
+    def needs_guess(self) -> bool:
+        """Its policy reads a guess of the output's length. ValueError for an unknown policy."""
+        return bool(self.policy) and "guess" in getattr(find(self.policy), "needs", ())
+
+
+class Replay(NamedTuple):
+    """A run. notes: what a reader must know of it."""
+
+    records: Columns
+    summary: Summary
+    notes: dict[str, Any]
+
+
+class Body(Protocol):
+    """Where contenders run."""
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """Its settings, for the result."""
+
+    def check(self, contender: Contender) -> None:
+        """Raises ValueError for one that cannot run here; asked before anything runs."""
+
+    def replay(self, contender: Contender, trace: Trace, seed: int, watch: Watch | None) -> Replay:
+        """The trace on a fresh and warm engine. Raises DuelError; ValueError for a request that can never be served."""
+
+    def machine(self) -> dict[str, Any]:
+        """Where it ran."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +90,7 @@ class Round:
     number: int
     records: Columns
     summary: Summary
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -65,9 +117,17 @@ class Duel:
         found: list[float] = np.percentile(jct, shares).tolist()
         return found
 
+    def warnings(self) -> list[str]:
+        """What must be known before the figures are believed."""
+        said: dict[str, list[str]] = {}
+        for run in self.rounds:
+            for warning in run.notes.get("warnings", ()):
+                said.setdefault(warning, []).append(f"{run.label} {run.number + 1}")
+        return [f"{', '.join(runs)}: {warning}" for warning, runs in said.items()]
+
     def document(self, *, jobs: bool = False) -> dict[str, Any]:
-        """Plain JSON values: {settings, machine, means, ratios, rounds}. ratios: the baseline's mean over the row's,
-        pairs drawn again for the interval, so above 1 where the row is smaller. jobs: with each job's times.
+        """Plain JSON values: {settings, machine, means, ratios, warnings, rounds}. ratios: the baseline's mean over the
+        row's, pairs drawn again for the interval, so above 1 where the row is smaller. jobs: with each job's times.
         """
         baseline, *others = self.labels
         return {
@@ -75,8 +135,10 @@ class Duel:
             "machine": self.machine,
             "means": {label: {key: _mean(self.values(label, key)) for key in MEASURES} for label in self.labels},
             "ratios": {label: {key: self._ratio(baseline, label, key) for key in MEASURES} for label in others},
+            "warnings": self.warnings(),
             "rounds": [
                 {"label": run.label, "policy": run.policy, "round": run.number, "summary": run.summary}
+                | ({"notes": dict(run.notes)} if run.notes else {})
                 | ({"records": {name: _plain(run.records[name]) for name in KEPT}} if jobs else {})
                 for run in self.rounds
             ],
@@ -89,106 +151,94 @@ class Duel:
             return None
 
 
-KEPT = ("id", "arrival", "prompt_tokens", "output_tokens", "finish", "jct_from_arrival", "ttft", "preemptions")
-
-
 def duel(
-    model: Model,
+    body: Body,
     trace: Trace,
-    contenders: Sequence[Mapping[str, Any]],
-    serving: Mapping[str, Any],
+    contenders: Sequence[Contender],
     *,
     rounds: int = 5,
     rate: float | None = None,
     load: float | None = None,
     seed: int = 0,
-    latency: str | None = None,
     report: Report | None = None,
 ) -> Duel:
-    """contenders: {"policy", "knobs", "label"} each. serving: settings that all share. rate: requests/s; load: in units
-    of what fcfs sustains, measured first. Round i replays trace.repaired(seed + i) under every policy, each time on an
-    engine of its own. A policy that needs guesses gets the true lengths.
+    """rate: requests/s; load: in units of what fcfs sustains on this body, measured first. Round i replays
+    trace.repaired(seed + i) under every contender, each time on an engine of its own. A policy that needs guesses gets
+    the true lengths.
 
     ValueError for settings that cannot work; DuelError when a run fails.
     """
-    if rounds < 1 or (rate is not None and load is not None) or (load is not None and load <= 0):
+    if rounds < 1 or (rate is not None and load is not None) or (load is not None and not 0 < load < math.inf):
         raise ValueError(
             f"rounds={rounds}, rate={rate}, load={load}: give at least one round, and a rate or a load > 0"
         )
-    shared = {name: value for name, value in serving.items() if value is not None} | {"keep_records": None}
-    servings: dict[str, Serving] = {}
+    names = [one.name for one in contenders]
+    again = next((name for name in names if names.count(name) > 1), None)
+    if again is not None:
+        raise ValueError(f"two contenders would be called {again!r}: give them labels")
     for one in contenders:
-        label = one.get("label") or one["policy"]
-        if label in servings:
-            raise ValueError(f"two contenders would be called {label!r}: give them labels")
-        servings[label] = serving_of(one["policy"], one.get("knobs") or {}, shared)
-    hardware = _hardware(model, shared, latency)
+        body.check(one)
+    sustains = None
     if load is not None:
-        rate = load * sustained(model, trace, shared, hardware, report)
+        if report is not None:
+            report(0.0, "what fcfs sustains")
+        sustains = sustained(body, trace)
+        rate = load * sustains
     if rate is not None:
         trace = trace.with_rate(rate)
-    settings = {"trace": trace.name, "requests": len(trace), "rate": trace.rate, "load": load, "rounds": rounds,
-                "model": model.name, "latency": hardware.name, **serving}  # fmt: skip
-    found = Duel(settings, machine())
-    total = rounds * len(servings)
+    guessed = any(one.needs_guess for one in contenders)
+    settings = {"trace": trace.name, "requests": len(trace), "rate": trace.rate, "load": load,
+                "sustained_rps": sustains, "rounds": rounds, "seed": seed,
+                "predictor": "oracle" if guessed else "none", **body.about}  # fmt: skip
+    found = Duel(settings, {})
     for number in range(rounds):
         mine = trace.repaired(seed + number)
-        for label, chosen in servings.items():
-            done = len(found.rounds)
+        for one in contenders:
             watch = None
             if report is not None:
-                watch = _watcher(report, done, total, len(trace), f"round {number + 1}: {label}")
-            with on_model(model, chosen, hardware=hardware) as engine:
-                try:
-                    records = play(engine, mine, seed=seed + number, watch=watch)
-                except PlaybackError as error:
-                    raise DuelError(f"{label}, round {number + 1}: {error}") from None
-            summary = summarise(records, horizon_s=float(records["end"].max()))
-            found.rounds.append(Round(label, chosen.name, number, records, summary))
+                done, total = len(found.rounds), rounds * len(contenders)
+                watch = _watcher(report, done, total, len(trace), f"round {number + 1}: {one.name}")
+            try:
+                records, summary, notes = body.replay(one, mine, seed + number, watch)
+            except DuelError as error:
+                raise DuelError(f"{one.name}, round {number + 1}: {error}") from None
+            found.rounds.append(Round(one.name, one.policy or one.url, number, records, summary, notes))
+    found.machine = body.machine()
     return found
 
 
-def serving_of(policy: Any, knobs: Mapping[str, Any], shared: Mapping[str, Any]) -> Serving:
-    """For a replay: guesses, where the policy needs them, come with the requests."""
-    serving = Serving.of(dict(shared) | {"policy": policy, "knobs": dict(knobs), "predictor": "client"})
-    return serving if "guess" in getattr(serving.kind, "needs", ()) else replace(serving, predictor=None)
+def sustained(body: Body, trace: Trace) -> float:
+    """Requests/s of fcfs while somebody waits: requests spread over the trace, all there at once, a short trace
+    repeated until there are several full batches of them.
+    """
+    n = max(BATCHES * int(body.about["max_batch"]), min(BURST, len(trace)))
+    rows = np.arange(n) * len(trace) // n
+    burst = Trace(trace.name, trace.source, np.zeros(n, np.int64), trace.prompt[rows], trace.output[rows])
+    try:
+        return n * done_while_full(body.replay(Contender(policy="fcfs"), burst, 0, None).records)
+    except DuelError as error:
+        raise DuelError(f"fcfs, {n} requests at once: {error}") from None
 
 
-def sustained(
-    model: Model, trace: Trace, shared: Mapping[str, Any], hardware: Hardware, report: Report | None = None
-) -> float:
-    """Requests/s of fcfs while somebody waits, with requests spread over the trace all there at once."""
-    rows = np.unique(np.linspace(0, len(trace) - 1, min(BURST, len(trace))).astype(int))
-    burst = Trace(trace.name, trace.source, np.zeros(len(rows), np.int64), trace.prompt[rows], trace.output[rows])
-    if report is not None:
-        report(0.0, "what fcfs sustains")
-    with on_model(model, serving_of("fcfs", {}, shared), hardware=hardware) as engine:
-        try:
-            records = play(engine, burst)
-        except PlaybackError as error:
-            raise DuelError(f"fcfs, all at once: {error}") from None
-    return len(burst) * _done_while_full(records)
+def done_while_full(records: Columns) -> float:
+    """Share of the output tokens, per s, until the last request's first token: the drain after it is no full batch.
 
-
-def _done_while_full(records: Columns) -> float:
-    """Share of the output tokens, per s, until the last request had its place: the drain after it is no full batch."""
-    last = float((records["arrival"] + records["queued"]).max())
-    if last <= 0:  # they all fit the batch at once
-        return 1 / float(records["end"].max())
+    A job's tokens count as delivered evenly between its first and its last. Needs more jobs than a batch holds.
+    """
     begun, tokens = records["first_token"], records["output_tokens"]
+    start, last = float(records["arrival"].min()), float(begun.max())
     length = np.maximum(records["end"] - begun, 1e-9)
     share = np.clip((last - begun) / length, 0.0, 1.0)
-    return float((share * tokens).sum() / tokens.sum()) / last
+    return float((share * tokens).sum() / tokens.sum()) / (last - start)
 
 
-def _hardware(model: Model, shared: Mapping[str, Any], latency: str | None) -> Hardware:
-    """One for all runs: as given, stored, or measured once."""
-    given = None if latency is None else load_hardware(latency)
-    with on_model(model, serving_of("fcfs", {}, shared), hardware=given) as engine:
-        return engine.hardware
+def warm_up(trace: Trace) -> Trace:
+    """A few short requests of the trace, all at once: the first steps of a process are its slowest."""
+    few = trace.head(WARM)
+    return Trace("warm-up", trace.source, np.zeros(len(few), np.int64), few.prompt, np.minimum(few.output, WARM_TOKENS))
 
 
-def _watcher(report: Report, done: int, total: int, requests: int, what: str) -> Any:
+def _watcher(report: Report, done: int, total: int, requests: int, what: str) -> Watch:
     return lambda ended: report((done + ended / requests) / total, f"{what}, {ended} of {requests} ended")
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +13,15 @@ import pytest
 pytest.importorskip("torch")
 
 from fastserve.__main__ import main
-from fastserve.duel import Duel, Round, serving_of
+from fastserve.duel import Contender, Duel, Replay, Round, Watch, duel, sustained
+from fastserve.duel_engine import serving_of
 from fastserve.engine import Engine
 from fastserve.engine.playback import play
 from fastserve.measures import summarise
 from fastserve.workload import Trace, synthesise, write_trace
-from sim.one import Contender, run_one
+from sim.capacity import capacity
+from sim.one import Contender as Simulated
+from sim.one import run_one
 from sim.settings import Settings
 
 
@@ -32,7 +37,7 @@ def test_a_replay_on_a_scripted_engine_is_the_simulation(policy: str) -> None:
     settings = {"policy": policy, "knobs": dict(serving.knobs), "predictor": serving.predictor, "max_batch": 4}
     with Engine.scripted(latency="opt-13b-a100", keep_records=None, **settings) as engine:
         live = play(engine, trace)
-    simulated = run_one(trace, Contender(policy, dict(serving.knobs)), Settings(max_batch=4), 0).records
+    simulated = run_one(trace, Simulated(policy, dict(serving.knobs)), Settings(max_batch=4), 0).records
     assert live["output_tokens"].tolist() == trace.output.tolist()
     np.testing.assert_allclose(live["arrival"], simulated["arrival"], atol=1e-6)
     np.testing.assert_allclose(live["jct_from_arrival"], simulated["jct_from_arrival"], rtol=1e-4, atol=1e-5)
@@ -81,13 +86,77 @@ def test_ratios_are_of_the_baseline_over_the_row() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--trace", "nowhere.csv"], "--offline"),
+        (["--trace", "nowhere.csv"], "nowhere.csv"),
         (["--trace", "nowhere.csv", "--offline"], "nowhere.csv"),
+        (["--trace", "t", "--load", "1", "--url", "http://127.0.0.1:1"], "--rate"),
     ],
 )
 def test_what_cannot_be_is_refused(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ab", *arguments]) == 2
     assert said in capsys.readouterr().err
+
+
+@dataclass
+class Scripted:
+    """A body whose iterations take the modelled times of an A100."""
+
+    max_batch: int
+
+    @property
+    def about(self) -> dict[str, Any]:
+        return {"max_batch": self.max_batch}
+
+    def check(self, contender: Contender) -> None:
+        pass
+
+    def machine(self) -> dict[str, Any]:
+        return {}
+
+    def replay(self, contender: Contender, trace: Trace, seed: int, watch: Watch | None) -> Replay:
+        serving = serving_of(contender.policy, contender.knobs, {"max_batch": self.max_batch})
+        with Engine.scripted(
+            policy=contender.policy, predictor=serving.predictor, max_batch=self.max_batch, keep_records=None
+        ) as engine:
+            records = play(engine, trace, seed=seed, watch=watch)
+        return Replay(records, summarise(records, horizon_s=float(records["end"].max())), {})
+
+
+@pytest.mark.parametrize(("requests", "cap"), [(300, 8), (12, 8), (400, 16)])
+def test_a_load_is_in_units_of_what_the_simulator_too_calls_sustained(requests: int, cap: int) -> None:
+    """A trace shorter than a few batches is repeated; the drain, in which no batch is full, does not count."""
+    trace = small(requests)
+    found = sustained(Scripted(cap), trace)
+    assert found == pytest.approx(capacity(trace, Settings(max_batch=cap)), rel=0.1)
+    run = duel(Scripted(cap), trace, [Contender(policy="fcfs")], rounds=1, load=0.5)
+    assert run.settings["sustained_rps"] == found and run.settings["load"] == 0.5
+    assert run.settings["rate"] == pytest.approx(0.5 * found, rel=1e-6)
+    arrivals = run.rounds[0].records["arrival"]
+    assert (len(trace) - 1) / (arrivals[-1] - arrivals[0]) == pytest.approx(0.5 * found, rel=1e-3)
+
+
+def test_contenders_take_turns_on_the_same_trace() -> None:
+    found = duel(Scripted(4), small(8), [Contender(policy="fcfs"), Contender(policy="srpt")], rounds=2, seed=3)
+    assert [(run.label, run.number) for run in found.rounds] == [("fcfs", 0), ("srpt", 0), ("fcfs", 1), ("srpt", 1)]
+    first, second, third, _ = (run.records for run in found.rounds)
+    for column in ("arrival", "prompt_tokens", "output_tokens"):
+        np.testing.assert_array_equal(first[column], second[column])
+    assert first["output_tokens"].tolist() != third["output_tokens"].tolist()
+    assert found.settings["predictor"] == "oracle"
+
+
+def test_what_a_duel_refuses() -> None:
+    two = [Contender(policy="fcfs"), Contender(policy="fcfs")]
+    with pytest.raises(ValueError, match="labels"):
+        duel(Scripted(4), small(8), two)
+    for wrong in ({"rounds": 0}, {"load": 0.0}, {"load": float("nan")}, {"load": 1.0, "rate": 1.0}):
+        with pytest.raises(ValueError, match="give at least one round"):
+            duel(Scripted(4), small(8), two[:1], **wrong)
+
+
+def test_warnings_say_of_which_runs_they_are() -> None:
+    found = a_duel()
+    found.rounds[:2] = [replace(run, notes={"warnings": ["late"]}) for run in found.rounds[:2]]
+    assert found.warnings() == ["fcfs 1, srpt 1: late"]
 
 
 def test_the_command_compares_in_turns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import gc
 import json
 import math
 import os
 import signal
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -147,12 +146,11 @@ def measure(args: argparse.Namespace, plan: Prepared) -> int:
     """Runs, prints, saves."""
     from fastserve.bench.document import as_document, file_name
     from fastserve.bench.report import report, warnings
+    from fastserve.bench.running import on_best_loop, undisturbed
     from fastserve.bench.save import SaveError, save_document, save_records
 
-    _more_sockets()
-    gc.collect()
-    gc.freeze()  # thousands of prompts: no collection during the run shall walk through them
-    result, loop = _on_best_loop(_run(args, plan))
+    with undisturbed():
+        result, loop = on_best_loop(_run(args, plan))
     about = replace(plan.about, settings={**plan.about.settings, "event_loop": loop})
     found = as_document(result, about, plan.chosen, detailed=args.save_detailed)
     print(json.dumps(found, indent=2, allow_nan=False) if args.json else report(found))
@@ -210,16 +208,6 @@ async def _run(args: argparse.Namespace, plan: Prepared) -> Any:
             line.cancel()
         await asyncio.gather(*lines, return_exceptions=True)
         plan.backend.close()
-
-
-def _on_best_loop(work: Coroutine[Any, Any, Any]) -> tuple[Any, str]:
-    """On uvloop where it is installed: its timers and sockets cost less than half."""
-    try:
-        import uvloop
-    except ModuleNotFoundError:
-        return asyncio.run(work), "asyncio"
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(work), "uvloop"
 
 
 def _counter(args: argparse.Namespace, asker: Any, model: str | None) -> Any:
@@ -288,18 +276,6 @@ def _lengths(exact: bool, hide: bool) -> str:
     return (
         "told: max_tokens is each answer's length, with ignore_eos" if exact else "max_tokens; an answer may end before"
     )
-
-
-def _more_sockets() -> None:
-    """An open loop under overload needs a socket for each waiting request."""
-    try:
-        import resource
-    except ModuleNotFoundError:
-        return  # Windows has no such limit
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _failed(why: str, status: int) -> int:
