@@ -90,6 +90,11 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         print(self.greeting, flush=True)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        if self.force_exit:  # uvicorn would leave the app as it is: durable jobs must be left queued on disk
+            await self.lifespan.shutdown()
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.draining is None and self.loop is not None:
             self.loop.call_soon_threadsafe(self._drain)

@@ -162,6 +162,10 @@ def test_a_chat_streams_in_as_an_outlined_job_until_it_is_stopped(site: Callable
     wait(lambda: not shown.engine.snapshot().running, "its job went on")
     page.get_by_role("button", name="New chat").click()
     assert page.locator(".turn").count() == 0
+    page.get_by_role("button", name="Count to one hundred").click()
+    assert page.locator(".user .words").text_content() == "Count to one hundred"
+    until(page, "document.querySelector('.answer .words')?.textContent.length > 0")
+    assert page.locator(".idea").count() == 0, "suggestions go with the first question"
 
 
 def test_a_chat_that_ends(site: Callable[..., Site], visit: Open) -> None:
@@ -182,6 +186,8 @@ def test_a_burst_moves_jobs_between_levels(site: Callable[..., Site], visit: Ope
     shown = site(max_batch=8, realtime=2)
     page = visit(shown.url)
     phone = visit(shown.url, PHONE, color_scheme="dark", device_scale_factor=2)
+    expect(page.locator("#idle")).to_be_visible()
+    assert page.locator(".lane.unused").count() == page.locator(".lane.level").count()
     page.get_by_role("button", name="Demo burst").click()
     seen: dict[str, set[int]] = {}
 
@@ -192,6 +198,10 @@ def test_a_burst_moves_jobs_between_levels(site: Callable[..., Site], visit: Ope
 
     wait(lambda: [page.wait_for_timeout(20), demoted()][1], "no job was seen on two levels")
     wait(lambda: [page.wait_for_timeout(20), int(tile(page, "preemptions")) > 0][1], "nothing was preempted")
+    story = r"job \d+ (demoted, Q\d+ → Q\d+|promoted, Q\d+ → Q\d+|preempted after \d+ tokens)"
+    assert re.fullmatch(story, page.locator("#story").text_content() or "")
+    expect(page.locator("#idle")).to_be_hidden()
+    assert re.fullmatch(r"[\d.]+ %", tile(page, "scheduling"))
     SHOTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=SHOTS / "burst-1280.png", full_page=True)
     phone.screenshot(path=SHOTS / "burst-375.png", full_page=True)

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +19,9 @@ from typing import IO
 import httpx
 import pytest
 
+from fastserve.config import FastServeConfig
+from fastserve.engine import Engine
+from fastserve.server import logs, run
 from tests.server.sse import chunks, every_data_line
 
 SCRIPT = Path(__file__).with_name("scripted_server.py")
@@ -195,6 +199,73 @@ def test_durable_jobs_stay_queued_over_sigterm(tmp_path: Path) -> None:
         while (found := httpx.get(f"{second.base}/jobs/{job}").json())["ended"] is None and time.monotonic() < until:
             time.sleep(0.02)
         assert found["state"] == "finished" and found["result"]["tokens_generated"] == 1000
+
+
+def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
+    """Who streams is told, what is durable stays queued."""
+    flags = ("--state-dir", str(tmp_path / "state"), "--drain-seconds", "600")
+    with server(*flags) as first:
+        fields = {"prompt": "a", "max_new_tokens": 1500, "ignore_eos": True, "seed": 3}
+        job = httpx.post(f"{first.base}/jobs", json=fields).json()["job_id"]
+        with httpx.stream("POST", f"{first.base}/generate/stream", json=fields, timeout=30) as stream:
+            lines = stream.iter_lines()
+            assert next(lines).startswith("data:")
+            first.process.send_signal(signal.SIGTERM)
+            first.wait_for("draining")
+            first.process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(httpx.RemoteProtocolError):
+                list(lines)
+        assert first.process.wait(PATIENCE) == 0
+        first.reader.join(PATIENCE)
+        assert "Traceback" not in "".join(first.said)
+    with server(*flags, speed=1000) as second:
+        while (found := httpx.get(f"{second.base}/jobs/{job}").json())["ended"] is None:
+            time.sleep(0.02)
+        assert found["state"] == "finished" and found["result"]["tokens_generated"] == 1500
+
+
+def test_clients_that_do_not_read_keep_nobody_from_ending() -> None:
+    flags = ("--drain-seconds", "0.5", "--request-timeout", "0")
+    with server(*flags, speed=1000) as found, socket.socket() as deaf:
+        host, _, port = found.base.removeprefix("http://").partition(":")
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        deaf.connect((host, int(port)))
+        asked = {"prompt": ["a"] * 60, "max_tokens": 2000, "stream": True, "ignore_eos": True, "logprobs": 5}
+        body = json.dumps(asked).encode()
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: test\r\nContent-Length: {len(body)}\r\n\r\n"
+        deaf.sendall(head.encode() + body)
+        while httpx.get(f"{found.base}/health").status_code == 200:
+            if httpx.get(f"{found.base}/jobs", params={"limit": 1}).json()["total"] == 60:
+                break
+        assert httpx.post(f"{found.base}/generate", json={"prompt": "a", "max_new_tokens": 2}).status_code == 200
+        assert found.end(signal.SIGTERM) == 0
+
+
+def test_a_body_that_never_comes_is_no_failure() -> None:
+    with server() as found:
+        host, _, port = found.base.removeprefix("http://").partition(":")
+        for path in ("/stream", "/generate", "/v1/completions"):
+            with socket.create_connection((host, int(port))) as half:
+                half.sendall(f'POST {path} HTTP/1.1\r\nHost: test\r\nContent-Length: 100\r\n\r\n{{"prom'.encode())
+            found.wait_for(rf"POST {path} (499|400)")
+        assert "Traceback" not in "".join(found.said)
+
+
+def test_two_that_start_on_one_port_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both may bind it; who listens first, while the other loads its model, has it."""
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", 0))
+
+        def load(_: FastServeConfig) -> Engine:
+            other.listen()
+            return Engine.scripted()
+
+        monkeypatch.setattr(run, "make_engine", load)
+        monkeypatch.setattr(logs, "set_up", lambda *_: None)
+        config = FastServeConfig(port=other.getsockname()[1], state_dir=tmp_path / "state")
+        with pytest.raises(run.StartError, match="cannot listen at 127.0.0.1 port"):
+            run.FastServeServer(config).run()
 
 
 def test_a_second_server_beside_it(tmp_path: Path) -> None:

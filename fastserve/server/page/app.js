@@ -28,6 +28,7 @@ function take(message) {
   say(byId("alarm"), alive ? "" : `The engine has stopped: ${error ?? "it was closed"}`);
   if (document.hidden) return;
   board.draw(message.type !== "snapshot");
+  byId("idle").hidden = world.jobs.size + world.ended.length > 0;
   meters.draw();
   slots.wake();
   chat.follow();

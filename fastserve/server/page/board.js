@@ -6,7 +6,8 @@ import { hue } from "./palette.js";
 
 const MOST_LANES = 12; // deeper levels share the last lane
 const PRESUMED = 8; // levels of a policy that will say how many with its first job
-const MOVE = 200; // ms
+const MOVE = 320; // ms
+const GLOW = 900; // ms: who came to another level
 const MOVED = 3; // px
 const STATES = { queued: "waiting", running: "running", preempted: "preempted", ended: "ended" };
 
@@ -14,6 +15,7 @@ class Lane {
   constructor(kind) {
     this.name = make("b");
     this.note = make("small");
+    this.used = false; // a level that nobody has seen yet is drawn low
     this.chips = make("ol");
     this.more = make("span", "more");
     this.element = make("div", `lane ${kind}`, make("div", "label", this.name, this.note), this.chips, this.more);
@@ -29,7 +31,8 @@ export class Board {
     this.lanes = [];
     this.done = new Lane("done");
     this.chips = new Map(); // job -> its element
-    this.met = new WeakSet(); // jobs that had a chip before
+    this.met = new WeakMap(); // job that had a chip before -> its level then
+    this.story = byId("story");
     this.deepest = 0;
     new ResizeObserver(() => this.draw(false)).observe(element);
   }
@@ -50,6 +53,9 @@ export class Board {
       chip.remove();
       this.chips.delete(job);
     }
+    const { news } = this.world;
+    say(this.story, news?.text ?? "");
+    if (news) this.story.dataset.kind = news.kind;
     if (glide) this.glide(before);
   }
 
@@ -109,6 +115,8 @@ export class Board {
 
   /** Where many crowd, chips are narrow and say no client. */
   fill(lane, jobs, shown) {
+    lane.used ||= jobs.length > 0;
+    lane.element.classList.toggle("unused", !lane.used && lane !== this.done);
     const { wide, narrow } = this.room(lane);
     const crowded = lane !== this.done && jobs.length > wide;
     lane.element.classList.toggle("crowded", crowded);
@@ -134,7 +142,7 @@ export class Board {
     const colour = String(hue(job.level));
     if (chip.dataset.hue !== colour) chip.dataset.hue = colour;
     chip.classList.toggle("mine", this.mine(job));
-    say(client, job.state === "ended" ? "" : job.client);
+    say(client, job.client);
     say(size, job.state === "ended" ? duration(job.took) : `${job.prompt}+${job.output}`);
     const title = describe(job, state);
     if (chip.title !== title) chip.title = title;
@@ -157,9 +165,11 @@ export class Board {
       const old = before.get(job);
       if (!old) {
         if (!this.met.has(job)) chip.animate([{ opacity: 0 }, { opacity: 1 }], { duration: MOVE / 2 });
-        this.met.add(job);
+        this.met.set(job, job.level);
         continue;
       }
+      const moved = job.level !== this.met.get(job);
+      this.met.set(job, job.level);
       const here = now.get(job);
       const x = old.left - here.left;
       const y = old.top - here.top;
@@ -169,6 +179,10 @@ export class Board {
         duration: MOVE,
         easing: "cubic-bezier(.2,.7,.3,1)",
       });
+      if (moved) {
+        const ring = getComputedStyle(chip).getPropertyValue("--hue");
+        chip.animate([{ boxShadow: `0 0 0 4px ${ring}` }, { boxShadow: "0 0 0 0 transparent" }], { duration: GLOW });
+      }
     }
   }
 }

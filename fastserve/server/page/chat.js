@@ -28,6 +28,8 @@ export class Chat {
         byId("ask").requestSubmit();
       } else if (event.key === "Escape") this.stop?.abort();
     });
+    this.empty = byId("empty");
+    for (const idea of this.empty.querySelectorAll(".idea")) idea.addEventListener("click", () => this.ask(idea.textContent));
     byId("fresh").addEventListener("click", () => this.restart());
   }
 
@@ -36,10 +38,10 @@ export class Chat {
   }
 
   async ask(question) {
-    if (!question) return;
+    if (!question || this.stop) return;
     this.turns.push({ role: "user", content: question });
     this.text.value = "";
-    this.said.querySelector(".empty")?.remove();
+    this.empty.remove();
     const answer = make("p", "words");
     const meta = make("p", "meta", "waiting for the first token");
     this.said.append(make("div", "turn user", make("p", "words", question)), make("div", "turn answer", answer, meta));
@@ -114,7 +116,7 @@ export class Chat {
   restart() {
     this.turns = [];
     this.names.clear();
-    this.said.replaceChildren(make("p", "empty", "A new conversation."));
+    this.said.replaceChildren(this.empty);
     byId("fresh").disabled = true;
     this.text.focus();
   }

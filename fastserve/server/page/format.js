@@ -19,6 +19,13 @@ export function duration(seconds) {
   return `${Math.floor(whole / 60)} min ${whole % 60} s`;
 }
 
+/** 0 to 1 as percent, with two digits that mean something. */
+export function share(part) {
+  if (part == null || !Number.isFinite(part)) return NONE;
+  const percent = 100 * part;
+  return `${percent < 9.95 ? percent.toFixed(1) : Math.round(percent)} %`;
+}
+
 /** A setting as one would type it; null is what the server chooses by itself. */
 export function setting(value) {
   if (value === null) return "none";

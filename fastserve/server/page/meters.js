@@ -1,11 +1,11 @@
 // Figures beside the pictures: tiles, KV pools, percentiles, the policy's settings.
 
 import { byId, make, say } from "./dom.js";
-import { count, duration, setting } from "./format.js";
+import { count, duration, setting, share } from "./format.js";
 
 const SPAN = 3; // s over which tokens per second are measured
-const PLAN = "scheduler/step";
-const TILES = ["running", "waiting", "preemptions", "ended", "tokens/s", PLAN];
+const BRAIN = "scheduling";
+const TILES = ["running", "waiting", "preemptions", "ended", "tokens/s", BRAIN];
 const TIMES = [
   ["jct", "Completion", "job completion time: from arrival to the last token"],
   ["ttft", "First token", "time to first token"],
@@ -34,7 +34,8 @@ export class Meters {
     put("preemptions", count(counters.preemptions));
     put("ended", count(this.ended(counters)));
     put("tokens/s", this.pace(stats));
-    put(PLAN, stats.steps ? duration(stats.scheduler_us / 1e6) : "–");
+    put(BRAIN, stats.steps ? share(stats.scheduler_share) : "–");
+    this.tiles.get(BRAIN).element.title = `of the time of iterations; ${duration(stats.scheduler_us / 1e6)} each`;
     for (const [name, shown] of this.pools) this.fill(shown, stats[name], name);
     for (const [name, { cells }] of this.times) {
       ["p50", "p95", "p99"].forEach((key, index) => say(cells[index], duration(stats[name][key])));
@@ -56,9 +57,9 @@ export class Meters {
 
   /** Of the device, `used` runs and `parked` does not; of the host, `used` is kept and `parked` is on its way. */
   fill({ bar, used, parked, words }, { total, used: inUse, parked: aside }, name) {
-    const share = (tokens) => `${total ? (100 * tokens) / total : 0}%`;
-    used.style.width = share(inUse);
-    parked.style.width = share(aside);
+    const part = (tokens) => `${total ? (100 * tokens) / total : 0}%`;
+    used.style.width = part(inUse);
+    parked.style.width = part(aside);
     const [first, second] = name === "device" ? ["running", "parked"] : ["kept", "on the way"];
     const of = total === null ? "unlimited" : `of ${count(total)}`;
     say(words, `${count(inUse)} ${first} · ${count(aside)} ${second} · ${of}`);
@@ -71,6 +72,8 @@ export class Meters {
     const { model, settings, knobs } = this.world.about;
     say(byId("model"), model);
     say(byId("policy"), settings.policy);
+    const note = document.getElementById("untrained"); // gone once a conversation has begun
+    if (note) note.hidden = settings.model !== "embedded";
     const shown = [["policy", settings.policy], ...Object.entries(knobs)];
     const { policy: _, knobs: __, model: ___, ...engine } = settings;
     const list = byId("knobs");

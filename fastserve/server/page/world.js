@@ -28,6 +28,7 @@ export class World {
     this.open = new Map(); // slot -> its span that lasts
     this.about = null; // model, settings and knobs
     this.stats = null;
+    this.news = null; // {kind, text} of the last demotion, promotion or preemption
     this.turn = 0;
     this.since = 0; // s of the engine's clock: what an older event tells is in the snapshot already
     this.lag = null; // engine's clock minus this page's, s
@@ -95,9 +96,13 @@ export class World {
         this.close(job.slot, event.at, true);
         Object.assign(job, { state: "preempted", slot: null, preemptions: job.preemptions + 1 });
         this.setLevel(job, event.level);
+        this.news = { kind: "preempted", text: `job ${job.id} preempted after ${job.output} tokens` };
         break;
       case "level":
         this.setLevel(job, event.level);
+        if (event.direction !== "changed") {
+          this.news = { kind: event.direction, text: `job ${job.id} ${event.direction}, ${event.was} → ${event.level}` };
+        }
         if (job.slot !== null && this.open.get(job.slot)?.level !== job.level) this.seat(job, job.slot, event.at);
         break;
       case "copy":
