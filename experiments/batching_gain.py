@@ -33,8 +33,8 @@ from sim.settings import Settings
 from sim.style import BLACK, BLUE, ORANGE, Look
 
 if TYPE_CHECKING:
+    from fastserve.bench.backend import HttpBackend
     from fastserve.bench.call import Call
-    from fastserve.bench.loop import Backend
     from fastserve.bench.result import Result
     from fastserve.child import ServerProcess
 
@@ -126,20 +126,20 @@ def run(case: Case) -> Numbers:
     return {"tokens_per_s": found["output_throughput"], "duration_s": found["duration"], **seconds}
 
 
-def _sent(calls: Sequence[Call], backend: Backend, clients: int) -> Result:
+def _sent(calls: Sequence[Call], backend: HttpBackend, clients: int) -> Result:
     """The calls by so many clients, after a few that are not measured."""
     from fastserve.bench.loop import run as send
     from fastserve.bench.running import on_best_loop, undisturbed
 
     async def both() -> Result:
-        await send(calls[:clients], backend, max_concurrency=clients, timeout_s=PATIENCE_S)
-        return await send(calls, backend, max_concurrency=clients, timeout_s=PATIENCE_S)
+        try:
+            await send(calls[:clients], backend, max_concurrency=clients, timeout_s=PATIENCE_S)
+            return await send(calls, backend, max_concurrency=clients, timeout_s=PATIENCE_S)
+        finally:
+            backend.close()
 
-    try:
-        with undisturbed():
-            return on_best_loop(both())[0]
-    finally:
-        backend.close()  # type: ignore[attr-defined]
+    with undisturbed():
+        return on_best_loop(both())[0]
 
 
 @lru_cache(maxsize=2)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+import re
+from dataclasses import asdict, replace
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -13,6 +17,7 @@ pytest.importorskip("torch")
 from experiments import _live, _sweep, fidelity
 from experiments._case import Case, Row, Workload, points
 from experiments._sweep import Outcome
+from fastserve.sched.latency import load_hardware
 from sim.one import Contender
 from sim.settings import Settings
 
@@ -69,6 +74,63 @@ def test_the_small_scale_is_the_published_one() -> None:
     assert small.requests >= 400 and small.pairs >= 5
 
 
+def test_a_second_live_run_is_a_case_of_its_own_and_is_joined_with_the_first() -> None:
+    cases = fidelity.cases(fidelity.SCALES["smoke"])
+    assert [(case.at["policy"], "again" in case.at, case.options["again"]) for case in cases[:3]] == [
+        ("fcfs", False, False), ("fcfs", True, True), ("sj-mlfq", False, False),
+    ]  # fmt: skip
+    first, second, other = rows("fcfs", [2.0], [1.0])[0], rows("fcfs", [2.0], [1.0])[0], rows("srpt", [1.0], [1.0])[0]
+    second = Row(second.at | fidelity.AGAIN, 0, {"again_mean_jct_s": 3.0})
+    joined = fidelity.joined([first, second, other])
+    assert [row.at["policy"] for row in joined] == ["fcfs", "srpt"]
+    assert joined[0].numbers == first.numbers | second.numbers
+    assert fidelity.error(points(joined)[0], "mean_jct_s", "again") == pytest.approx(0.5)
+    assert joined[1].numbers == other.numbers
+
+
+@pytest.mark.parametrize("scale", ["smoke", "small", "paper"])
+def test_all_cells_of_a_load_share_a_calibration(scale: str) -> None:
+    cases = fidelity.cases(fidelity.SCALES[scale])
+    order = [(case.seed, case.options["load"]) for case in cases]
+    changes = sum(one != other for one, other in pairwise(order))
+    assert changes + 1 == len(set(order))
+
+
+def test_small_is_planned_to_last_less_than_a_hundred_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of fcfs at 10 requests/s, which the embedded model sustains of this workload on one core of a usual machine."""
+    monkeypatch.setattr(_live, "_model", lambda *_: None)
+    monkeypatch.setattr(_live, "_kept", lambda *_: 10.0)
+    cases = fidelity.cases(fidelity.SCALES["small"])
+    said = _live.plan(cases)
+    found = re.fullmatch(r"(\d+) live runs and (\d+) calibrations: about (\d+) minutes .*", said)
+    assert found is not None
+    runs, calibrations, minutes = map(int, found.groups())
+    assert runs == len(cases) == 90
+    assert calibrations == 5 * len(fidelity.LOADS)
+    seconds = 200 + sum(400 / 10 / min(1.0, case.options["load"]) for case in cases)
+    assert minutes == round(seconds / 60) < 100
+    assert 40 <= seconds / runs <= 120  # long enough that a run is more than its start and its drain
+
+
+def test_what_fcfs_sustains_is_kept_for_the_very_same_rig_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_live, "ROOT", tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    model: Any = SimpleNamespace(device="cpu", native=None, max_model_len=4096)
+    workload = Workload(requests=40, lengths="", prompt="fixed:8", output="fixed:4")
+    rig = _live.Rig(max_batch=2, place="here")
+    hardware = load_hardware("opt-13b-a100")
+    found = _live.sustained(workload, rig, model, hardware)
+    assert _live._kept(workload, rig, model) == found
+    assert _live.sustained(workload, rig, model, load_hardware("opt-66b-a100")) == found  # the first one stays
+    others = [replace(rig, **change) for change in (
+        {"model": "x"}, {"dtype": "bfloat16"}, {"threads": 2}, {"max_batch": 3}, {"kv_tokens": 64}, {"place": "there"},
+    )]  # fmt: skip
+    assert [_live._kept(workload, other, model) for other in others] == [None] * len(others)
+    assert _live._kept(replace(workload, output="fixed:5"), rig, model) is None
+    monkeypatch.setattr(_live, "fingerprint", lambda: "another brain")
+    assert _live._kept(workload, rig, model) is None
+
+
 def test_the_simulation_has_the_live_schedulers_levels_and_pools() -> None:
     """Both are told of the same longest prompt, or skip-join MLFQ has another number of levels."""
     settings = _live.LiveSettings(longest=4096, max_batch=2)
@@ -82,14 +144,18 @@ def test_a_pair_runs_live_and_simulated(tmp_path: Path, monkeypatch: pytest.Monk
 
     threads = torch.get_num_threads()
     monkeypatch.setattr(_live, "ROOT", tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     rig = _live.Rig(max_batch=2, kv_tokens=512, host_tokens=512, calibrate_s=0.5, load=0.9)
     workload = Workload(requests=4, lengths="", prompt="fixed:8", output="fixed:4")
     case = Case(at={}, workload=workload, settings=Settings(load=0.9), policy=Contender("sj-mlfq"), options=asdict(rig))
     try:
         numbers = fidelity.run(case)
+        second = fidelity.run(replace(case, options=asdict(replace(rig, again=True))))
     finally:
         torch.set_num_threads(threads)
     assert len(numbers["live_jct"]) == len(numbers["sim_jct"]) == 4
     assert min(numbers["live_jct"]) > 0 and min(numbers["sim_jct"]) > 0
     assert numbers["rate"] > 0 and 0 < numbers["scheduler_share"] < 1
     assert {"live_mean_jct_s", "sim_mean_jct_s", "hindsight_mean_jct_s"} <= set(numbers)
+    assert numbers["load_now"] == pytest.approx(0.9)  # the anchor was found by this very profile
+    assert set(second) == {f"again_{measure}" for measure in _live.MEASURES} and second["again_mean_jct_s"] > 0
