@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from sim.plot import draw
 from sim.report import OutputError, Run
 
 
-def runs_of(document: dict) -> list[Run]:  # type: ignore[type-arg]
+def runs_of(document: dict[str, Any]) -> list[Run]:
     """The rounds as runs of the simulator's report, whose figures these are."""
     found = []
     for one in document["rounds"]:
