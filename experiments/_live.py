@@ -69,18 +69,25 @@ class Rig:
     again: bool = False
     """the live run alone, once more on the same trace: the noise floor"""
     place: str = ""
-    """of the engine's sources and of the machine; fill it in by here()"""
+    """of the sources and of the machine; fill it in by here()"""
 
 
-def here() -> str:
-    """16 digits: the engine's sources, the processor and the versions on which a live number depends."""
+def here(*more: str) -> str:
+    """16 digits of what a live number depends on: this file's and the engine's source, processor and versions.
+
+    more: other files or folders of the checkout.
+    """
     from fastserve.engine.profiling import cpu
 
     facts = (cpu(), os.cpu_count(), platform.python_version(), version("torch"), version("transformers"))
     digest = hashlib.sha256(repr(facts).encode())
-    engine = ROOT / "fastserve" / "engine"
-    for path in sorted([*engine.rglob("*.py"), *engine.rglob("*.cpp"), *engine.rglob("*.h")]):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    for part in ("experiments/_live.py", "fastserve/engine", "fastserve/duel_engine.py", *more):
+        whole = ROOT / part
+        found = (
+            [whole] if whole.is_file() else [path for kind in ("*.py", "*.cpp", "*.h") for path in whole.rglob(kind)]
+        )
+        for path in sorted(found):
+            digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
 
 

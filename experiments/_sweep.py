@@ -132,6 +132,9 @@ def sweep(
         about = {"experiment": experiment, "scale": scale, "settings": to_json(settings), "provenance": provenance()}
         _write(folder / "run.json", about)
         missing = {name: case for name, case in wanted.items() if not (folder / "cases" / f"{name}.json").exists()}
+        plan: Callable[[Sequence[Case]], str] | None = getattr(module, "plan", None)
+        if plan is not None and missing:
+            print(f"{experiment}: {plan(list(missing.values()))}", file=sys.stderr, flush=True)
         results = _computed(experiment, missing, jobs, backend, address)
         for name, (numbers, seconds) in _progress(results, experiment, len(cases), len(cases) - len(missing)):
             kept = {"at": to_json(wanted[name].at), "seed": wanted[name].seed, "numbers": numbers, "seconds": seconds}

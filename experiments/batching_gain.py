@@ -43,6 +43,7 @@ SAID = "an earlier server's statement: 1.1B parameters on a CPU, 4 clients"
 GAIN, TTFT = Published(1.98, 1.98, SAID), Published(0.86, 0.86, SAID)
 WHY = "another machine and another model: batching pays as far as reading the weights takes the time, not arithmetic"
 PATIENCE_S = 3600.0
+SOURCES = ("fastserve/server", "fastserve/bench", "fastserve/child.py", "fastserve/duel_http.py")
 _LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 32000, "num_key_value_heads": 4,
     "head_dim": 64, "hidden_act": "silu", "rms_norm_eps": 1e-6, "max_position_embeddings": 2048, "bos_token_id": None,
@@ -84,7 +85,7 @@ def cases(scale: Scale) -> list[Case]:
     workload = Workload(
         requests=scale.requests, lengths="", prompt=f"fixed:{scale.prompt}", output=f"fixed:{scale.output}"
     )
-    options = {"model": scale.model, "dtype": scale.dtype, "slots": max(scale.clients), "place": here()}
+    options = {"model": scale.model, "dtype": scale.dtype, "slots": max(scale.clients), "place": here(*SOURCES)}
     return [
         Case(
             at={"system": system, "clients": clients}, workload=workload, settings=Settings(), seed=seed,

@@ -88,6 +88,19 @@ def test_a_second_live_run_is_a_case_of_its_own_and_is_joined_with_the_first() -
     assert joined[1].numbers == other.numbers
 
 
+def test_a_place_is_of_this_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_live, "ROOT", tmp_path)
+    (tmp_path / "fastserve" / "engine").mkdir(parents=True)
+    (tmp_path / "experiments").mkdir()
+    for name in ("experiments/_live.py", "fastserve/duel_engine.py", "fastserve/engine/loop.py", "more.py"):
+        (tmp_path / name).write_text("a")
+    seen = [_live.here(), _live.here("more.py")]
+    for name in ("experiments/_live.py", "fastserve/duel_engine.py", "fastserve/engine/loop.py"):
+        (tmp_path / name).write_text("b")
+        seen.append(_live.here())
+    assert len(set(seen)) == 5 and _live.here() == seen[-1]
+
+
 @pytest.mark.parametrize("scale", ["smoke", "small", "paper"])
 def test_all_cells_of_a_load_share_a_calibration(scale: str) -> None:
     cases = fidelity.cases(fidelity.SCALES[scale])

@@ -22,6 +22,24 @@ def test_a_second_run_computes_nothing(tiny: ModuleType) -> None:
     assert second.folder == first.folder
 
 
+def test_what_is_left_is_planned_before_it_is_run(
+    tiny: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tiny, "plan", lambda cases: f"{len(cases)} are left", raising=False)
+    sweep("tiny", "smoke", jobs=1)
+    assert "tiny: 4 are left" in capsys.readouterr().err
+    sweep("tiny", "smoke", jobs=1)
+    assert "are left" not in capsys.readouterr().err
+
+
+def test_rows_are_what_the_experiment_makes_of_its_cases(tiny: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiny, "joined", lambda rows: rows[::2], raising=False)
+    first = sweep("tiny", "smoke", jobs=1)
+    assert [row.at["policy"] for row in first.rows] == ["fcfs", "fcfs"]
+    assert finished("tiny", "smoke").rows == first.rows
+    assert len(json.loads((first.folder / "summary.json").read_text())["rows"]) == 4
+
+
 def test_rows_are_the_runs(tiny: ModuleType) -> None:
     outcome = sweep("tiny", "smoke", jobs=1)
     case = tiny.cases(tiny.SCALES["smoke"])[1]
