@@ -45,7 +45,7 @@ def test_each_family_says_the_same_on_packed_weights(name: str) -> None:
         torch.testing.assert_close(got, want, atol=1e-4 * float(want.std()), rtol=1e-4)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "gpt2"])
 def test_bits_of_the_logits_depend_on_the_sequence_alone(kind: str, dtype: Any) -> None:
     """Decoded or recomputed in any chunk, beside anything: so preemption changes no token, in bfloat16 either."""
@@ -57,8 +57,9 @@ def test_bits_of_the_logits_depend_on_the_sequence_alone(kind: str, dtype: Any) 
             assert torch.equal(got, want)
 
 
-def test_bfloat16_is_no_farther_from_float32_than_pytorch_is() -> None:
-    exact, stock = model_of("llama"), model_of("llama", torch.bfloat16)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_half_type_is_no_farther_from_float32_than_pytorch_is(dtype: Any) -> None:
+    exact, stock = model_of("llama"), model_of("llama", dtype)
     for to, source in zip(exact.parameters(), stock.parameters(), strict=True):
         to.copy_(source.float())
     want, theirs = (logits_of(module, NATIVE, texts(), None) for module in (exact, stock))
@@ -72,7 +73,7 @@ def test_bfloat16_is_no_farther_from_float32_than_pytorch_is() -> None:
 
 
 def test_what_is_not_known_stays() -> None:
-    module = model_of("llama", torch.float16)
+    module = model_of("llama", torch.float64)
     assert operate(module, NATIVE) == Replaced(0, 0, 0, 0)
 
     class Other(nn.Linear):

@@ -147,12 +147,12 @@ template <class T> static void attend_all(const Attend &a, int sequences, int th
     else attend_task<T, 0>(a, tasks[i]);
   }
 }
-extern "C" void attend(int half, const void *query, int64_t query_row, int64_t query_head, const void *keys, int64_t block, int64_t values,
+extern "C" void attend(int kind, const void *query, int64_t query_row, int64_t query_head, const void *keys, int64_t block, int64_t values,
                        const int32_t *starts, const int32_t *lengths, const int32_t *tables, int64_t table, int sequences, int heads,
                        int kv_heads, int dim, int tokens, int window, float scale, float softcap, const float *sinks, void *out, int threads) {
   const Attend a = {query, query_row, query_head, keys, block, values, starts, lengths, tables, table, heads, kv_heads, dim,
                     (dim + L - 1) / L * L, tokens, window, scale, softcap, sinks, out};
-  half ? attend_all<bf16>(a, sequences, threads) : attend_all<float>(a, sequences, threads);
+  by_kind(kind, [&](auto type) { attend_all<decltype(type)>(a, sequences, threads); });
 }
 
 // ---- the paged cache: all sizes and strides here are bytes

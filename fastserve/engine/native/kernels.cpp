@@ -2,7 +2,7 @@
 // and all decoder layers of the Llama kind in one call.
 //
 // Vectors are the compiler's own (LANES floats wide), so one text serves every instruction set that -march=native gives.
-// Storage is float or bfloat16, arithmetic is always float. Every sum runs in an order that depends on its own row alone:
+// Storage is float, bfloat16 or float16, arithmetic is always float. Every sum runs in an order that depends on its own row alone:
 // neither the batch, nor the chunking of a prompt, nor the number of threads changes a bit of a row's result.
 // Must be compiled without -ffast-math: vexp and the masks rely on IEEE rules.
 #include "attention.h"
@@ -23,9 +23,11 @@ template <class T> static void rms_norm_all(const T *x, int64_t x_row, int rows,
 #pragma omp parallel for schedule(static) num_threads((int64_t)rows * width < 30000 ? 1 : threads)
   for (int r = 0; r < rows; r++) rms_norm_row(x + r * x_row, weight, out + (int64_t)r * width, width, epsilon);
 }
-extern "C" void rms_norm(int half, const void *x, int64_t x_row, int rows, const void *weight, int width, float epsilon, void *out, int threads) {
-  half ? rms_norm_all((const bf16 *)x, x_row, rows, (const bf16 *)weight, width, epsilon, (bf16 *)out, threads)
-       : rms_norm_all((const float *)x, x_row, rows, (const float *)weight, width, epsilon, (float *)out, threads);
+extern "C" void rms_norm(int kind, const void *x, int64_t x_row, int rows, const void *weight, int width, float epsilon, void *out, int threads) {
+  by_kind(kind, [&](auto type) {
+    typedef decltype(type) T;
+    rms_norm_all((const T *)x, x_row, rows, (const T *)weight, width, epsilon, (T *)out, threads);
+  });
 }
 
 // ---- the decoder layers of the Llama kind, as transformers' modules compute them on these kernels: the same bits
@@ -91,15 +93,17 @@ template <class T> static void stack_all(int kind, const Layer *layers, int coun
     add(x, normed, (int64_t)rows * hidden, threads);
   }
 }
-// kind as in linear; block and values in elements, layer_bytes in bytes
+// block and values in elements, layer_bytes in bytes
 extern "C" void stack(int kind, const Layer *layers, int count, void *x, const void *cosine, const void *sine, const int64_t *slots, int rows,
                       const void *keys, int64_t block, int64_t values, int64_t layer_bytes, const int32_t *starts, const int32_t *lengths,
                       const int32_t *tables, int64_t table, int sequences, int heads, int kv_heads, int dim, int tokens, float scale, void *work,
                       int threads) {
   const Attend a = {nullptr, 0, 0, keys, block, values, starts, lengths, tables, table, heads, kv_heads, dim,
                     (dim + L - 1) / L * L, tokens, 0, scale, 0, nullptr, nullptr};
-  kind ? stack_all(kind, layers, count, (bf16 *)x, (const bf16 *)cosine, (const bf16 *)sine, slots, rows, a, sequences, layer_bytes, (bf16 *)work, threads)
-       : stack_all(kind, layers, count, (float *)x, (const float *)cosine, (const float *)sine, slots, rows, a, sequences, layer_bytes, (float *)work, threads);
+  by_kind(kind, [&](auto type) {
+    typedef decltype(type) T;
+    stack_all(kind, layers, count, (T *)x, (const T *)cosine, (const T *)sine, slots, rows, a, sequences, layer_bytes, (T *)work, threads);
+  });
 }
 
 extern "C" int lanes() { return L; }

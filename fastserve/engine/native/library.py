@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fastserve.engine.step import Step
 
 LOG = logging.getLogger("fastserve")
-DTYPES = (torch.float32, torch.bfloat16)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _P, _I, _L, _F = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_float
 _ARGUMENTS = {
     "attend": [_I, _P, _L, _L, _P, _L, _L, _P, _P, _P, _L, _I, _I, _I, _I, _I, _I, _F, _F, _P, _P, _I],
@@ -35,6 +35,7 @@ class Packed:
     outer: int  # columns of the product
     bias: Tensor | None  # float32, padded to whole panels
     gated: bool
+    dtype: torch.dtype  # of the weight as it was, of x and of the product; data of float16 is float32
 
 
 class CWeight(ctypes.Structure):
@@ -102,7 +103,7 @@ class Native:
         out = torch.empty(rows, heads, dim, dtype=query.dtype)
         sink = None if sinks is None else sinks.detach().float().contiguous()
         self._library.attend(
-            query.dtype is torch.bfloat16,
+            self._kind(query.dtype),
             query.data_ptr(),
             query.stride(0),
             query.stride(1),
@@ -158,18 +159,18 @@ class Native:
         data = self._panels(weight)
         if bias is not None:
             bias = torch.nn.functional.pad(bias.detach().float(), (0, -outer % (2 * self.lanes)))
-        return Packed(data, inner, outer, bias, False)
+        return Packed(data, inner, outer, bias, False, weight.dtype)
 
     def pack_gated(self, gate: Tensor, up: Tensor) -> Packed:
         """gate, up (outer, inner), for silu(x @ gate.T) * (x @ up.T) in one product."""
         outer, inner = gate.shape
         pads = (0, 0, 0, -outer % self.lanes)
         parts = [torch.nn.functional.pad(w.detach(), pads).view(-1, self.lanes, inner) for w in (gate, up)]
-        return Packed(self._panels(torch.stack(parts, 1).flatten(0, 2)), inner, outer, None, True)
+        return Packed(self._panels(torch.stack(parts, 1).flatten(0, 2)), inner, outer, None, True, gate.dtype)
 
     def linear(self, x: Tensor, packed: Packed) -> Tensor:
         """x (..., inner) times the weight, plus its bias: (..., outer). A row's bits do not depend on other rows."""
-        if not x.is_cpu or x.dtype is not packed.data.dtype or x.shape[-1] != packed.inner:
+        if not x.is_cpu or x.dtype is not packed.dtype or x.shape[-1] != packed.inner:
             raise _misfit(x, packed.data)
         rows = x.reshape(-1, packed.inner)
         if rows.stride(1) != 1:
@@ -200,7 +201,7 @@ class Native:
             rows = rows.contiguous()
         out = torch.empty(x.shape, dtype=x.dtype)
         self._library.rms_norm(
-            x.dtype is torch.bfloat16,
+            self._kind(x.dtype),
             rows.data_ptr(),
             rows.stride(0),
             rows.shape[0],
@@ -255,14 +256,14 @@ class Native:
         return out
 
     def _kind(self, dtype: torch.dtype) -> int:
-        return 0 if dtype is torch.float32 else 2 if self.tiles else 1
+        return {torch.float32: 0, torch.bfloat16: 2 if self.tiles else 1, torch.float16: 3}[dtype]
 
     def _panels(self, weight: Tensor) -> Tensor:
         lanes, inner = self.lanes, weight.shape[1]
         width = 2 * lanes
         whole = torch.nn.functional.pad(weight.detach(), (0, 0, 0, -weight.shape[0] % width))
-        if weight.dtype is torch.float32:
-            return whole.view(-1, width, inner).transpose(1, 2).contiguous()
+        if weight.dtype is not torch.bfloat16:
+            return whole.view(-1, width, inner).transpose(1, 2).float().contiguous()
         if not self.tiles:  # column j and column j + lanes share a 32-bit word
             return whole.view(-1, 2, lanes, inner).permute(0, 3, 2, 1).reshape(-1, inner, width).contiguous()
         whole = torch.nn.functional.pad(whole, (0, -inner % 32))

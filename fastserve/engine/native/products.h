@@ -1,4 +1,5 @@
-// Packed products: weights in panels of PANEL columns, [panel][k][column]; bfloat16 pairs column j with column j + L in a word.
+// Packed products: weights in panels of PANEL columns, [panel][k][column]; bfloat16 pairs column j with column j + L in a word,
+// float16 is widened when it is packed.
 #pragma once
 #include "vectors.h"
 
@@ -7,6 +8,8 @@ static inline void columns(const bf16 *w, int64_t k, vf &a, vf &b) {
   const vu u = *(const vu *)(w + k * PANEL);
   a = (vf)(u << 16), b = (vf)(u & 0xffff0000u);
 }
+template <class T> struct Stored { typedef T type; };
+template <> struct Stored<f16> { typedef float type; };
 struct Linear {
   const float *x; int64_t row;  // widened rows, elements from one to the next
   const void *weight; int inner, outer; const float *bias; void *out; int64_t out_row;
@@ -24,7 +27,7 @@ template <class T> static inline void finish(const Linear &p, int row, int panel
 template <class T, int ROWS, int PANELS> static void product(const Linear &p, int row, int panel) {
   vf acc[ROWS][2 * PANELS] = {};
   const float *x = p.x + row * p.row;
-  const T *w = (const T *)p.weight + (int64_t)panel * p.inner * PANEL;
+  const auto *w = (const typename Stored<T>::type *)p.weight + (int64_t)panel * p.inner * PANEL;
   for (int k = 0; k < p.inner; k++)
     for (int c = 0; c < PANELS; c++) {
       vf a, b;
@@ -120,10 +123,9 @@ extern "C" int tiles() { return ASK_FOR_TILES == 0; }
 static void linear_tiles(const Linear &, const bf16 *, int64_t, int, int) {}
 extern "C" int tiles() { return 0; }
 #endif
-// kind: 0 float, 1 bfloat16, 2 bfloat16 in tiles
 extern "C" void linear(int kind, const void *x, int64_t x_row, int rows, const void *weight, int inner, int outer, const float *bias, int gated,
                        void *out, int64_t out_row, int threads) {
   const Linear p = {nullptr, 0, weight, inner, outer, bias, out, out_row, gated};
   if (kind == 2) return linear_tiles(p, (const bf16 *)x, x_row, rows, threads);
-  kind ? linear_all(p, (const bf16 *)x, x_row, rows, threads) : linear_all(p, (const float *)x, x_row, rows, threads);
+  by_kind(kind, [&](auto type) { linear_all(p, (const decltype(type) *)x, x_row, rows, threads); });
 }

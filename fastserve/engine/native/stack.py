@@ -87,8 +87,8 @@ def _known(layer: Any) -> bool:
         and all(it is shared[0] for it in shared)
         and isinstance(attention.o_proj, PackedLinear)
         and isinstance(mlp, GatedMlp)
-        and all(isinstance(norm, RmsNorm) and norm.weight.dtype is mlp.packed.data.dtype for norm in norms)
-        and {it.packed.data.dtype for it in (shared[0], attention.o_proj, mlp.down_proj)} == {mlp.packed.data.dtype}
+        and all(isinstance(norm, RmsNorm) and norm.weight.dtype is mlp.packed.dtype for norm in norms)
+        and {it.packed.dtype for it in (shared[0], attention.o_proj, mlp.down_proj)} == {mlp.packed.dtype}
         and sum(shared[0].sizes) == shared[0].packed.outer
         and attention.head_dim % 2 == 0
     )
@@ -107,7 +107,7 @@ def _sizes(layer: Any) -> tuple[Any, ...]:
     attention, mlp = layer.self_attn, layer.mlp
     packed = attention.q_proj.shared.packed
     return (
-        packed.data.dtype, packed.inner, *attention.q_proj.shared.sizes, attention.o_proj.packed.outer,
+        packed.dtype, packed.inner, *attention.q_proj.shared.sizes, attention.o_proj.packed.outer,
         mlp.packed.outer, mlp.down_proj.packed.outer, attention.head_dim, attention.scaling,
     )  # fmt: skip
 

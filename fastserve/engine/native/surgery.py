@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from fastserve.engine.native.library import DTYPES, Native, Packed
 
-CLOSE = {torch.float32: 1e-4, torch.bfloat16: 0.03}
+CLOSE = {torch.float32: 1e-4, torch.bfloat16: 0.03, torch.float16: 4e-3}
 """Largest distance between a replacement and the original, relative to the largest value."""
 
 

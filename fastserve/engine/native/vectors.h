@@ -1,4 +1,4 @@
-// Vectors of LANES floats, storage in float or bfloat16, arithmetic in float.
+// Vectors of LANES floats, storage in float, bfloat16 or float16, arithmetic in float.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -34,11 +34,26 @@ typedef int32_t vi __attribute__((vector_size(4 * LANES), aligned(4), may_alias)
 typedef uint32_t vu __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef uint16_t vh __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
 struct bf16 { uint16_t bits; };
+struct f16 { uint16_t bits; };
+// Calls f with a value of the type that tensors of this kind hold: 0 float, 1 bfloat16, 2 bfloat16 with products in tiles, 3 float16.
+template <class F> static void by_kind(int kind, F f) { kind == 0 ? f(float{}) : kind == 3 ? f(f16{}) : f(bf16{}); }
 
 static inline vf splat(float x) { return x - vf{}; }
 static inline vf load(const float *p) { return *(const vf *)p; }
 static inline vf load(const bf16 *p) { return (vf)(__builtin_convertvector(*(const vh *)p, vu) << 16); }
+static inline vf load(const f16 *p) {  // without instructions for it, which compilers do not emit for their vectors; 2^112: the exponents' offset
+  const vu h = __builtin_convertvector(*(const vh *)p, vu), sign = (h & 0x8000) << 16;
+  const vu u = (vu)((vf)((h & 0x7fff) << 13) * 0x1p112f);
+  return (vf)(((h & 0x7c00) == 0x7c00 ? u | 0x7f800000 : u) | sign);
+}
 static inline float widen(float x) { return x; }
+static inline float widen(f16 x) {
+  const uint32_t u = (uint32_t)(x.bits & 0x7fff) << 13;
+  float f;
+  memcpy(&f, &u, 4);
+  f = (x.bits & 0x7c00) == 0x7c00 ? (x.bits & 0x3ff ? NAN : INFINITY) : f * 0x1p112f;
+  return x.bits & 0x8000 ? -f : f;
+}
 static inline float widen(bf16 x) {
   const uint32_t u = (uint32_t)x.bits << 16;
   float f;
@@ -49,6 +64,15 @@ static inline void store(float *p, vf x) { *(vf *)p = x; }
 static inline void store(bf16 *p, vf x) {  // to the nearest, ties to even; a NaN stays one
   const vu u = (vu)x, r = u + 0x7fff + ((u >> 16) & 1);
   *(vh *)p = __builtin_convertvector((x == x ? r : (u | 0x400000)) >> 16, vh);
+}
+static inline void store(f16 *p, vf x) {  // likewise; what is too large becomes infinite
+  const vu u = (vu)x & 0x7fffffff, sign = ((vu)x >> 16) & 0x8000;
+  const vu normal = (u - (112 << 23) + 0xfff + ((u >> 13) & 1)) >> 13;
+  const vu small = (vu)((vf)u + 0.5f) - 0x3f000000;  // below 2^-14 the sum with 0.5 rounds to the steps of float16
+  vu h = u < (113u << 23) ? small : normal;
+  h = u >= 0x477ff000u ? vu{} + 0x7c00 : h;
+  h = u > 0x7f800000u ? vu{} + 0x7e00 : h;
+  *(vh *)p = __builtin_convertvector(h | sign, vh);
 }
 template <class T> static void store_part(T *p, vf x, int n) {  // the first n lanes
   if (n >= L) return store(p, x);
