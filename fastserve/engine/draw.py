@@ -19,7 +19,8 @@ _CACHED: Final = 1 << 18
 """Elements of a slice on a CPU: what stays in its caches is drawn several times as fast."""
 
 _COLDEST: Final = 1e-36
-"""Temperatures below this are this: float32 would have them 0, and 0 / 0 is no logit."""
+_HOTTEST: Final = 1e36
+"""Temperatures beyond these are these: float32 would have them 0 or infinite, and 0 / 0 is no logit."""
 
 
 def weigh(shifted: Tensor, temperature: Tensor, top_k: list[int], top_p: list[float], min_p: list[float]) -> Tensor:
@@ -72,7 +73,7 @@ def draw(
 
     See weigh() and pick(). A row with NaN gives any number, the others what they give alone.
     """
-    heat = torch.tensor([max(t, _COLDEST) for t in temperature], device=logits.device)[:, None]
+    heat = torch.tensor([min(max(t, _COLDEST), _HOTTEST) for t in temperature], device=logits.device)[:, None]
     uniform = uniform.to(logits.device)[:, None]
     count, vocab = logits.shape
     step = count if logits.is_cuda else max(1, _CACHED // vocab)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from fastserve.engine.params import SamplingParams
 
 Number = TypeVar("Number", int, float)
+
+_HARSHEST: Final = 1e30
+"""Repetition penalties beyond it, or below its inverse, are these: float32 has no room for what they make."""
 
 
 class SamplingState:
@@ -35,7 +38,7 @@ class SamplingState:
         self.top_k = max(0, _resolved(params.top_k))
         self.top_p = _resolved(params.top_p)
         self.min_p = _resolved(params.min_p)
-        self.repetition = _resolved(params.repetition_penalty)
+        self.repetition = min(max(_resolved(params.repetition_penalty), 1 / _HARSHEST), _HARSHEST)
         self.logprobs = params.logprobs
         self.barred = sorted({*params.stop_token_ids, *eos_ids})
         """Tokens that may not be drawn while `must_go_on`."""

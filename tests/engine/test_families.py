@@ -21,13 +21,18 @@ BLOCK = 4
 PROMPTS = (1, 14, 31)  # tokens; most are longer than the window of 5
 NEW = 8
 
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
+
 EXACT: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {}),
+    "llama, dynamic rope": ("llama", {"rope_parameters": DYNAMIC, "max_position_embeddings": 64}),
     "mistral": ("mistral", {"sliding_window": families.WINDOW}),
     "qwen2": ("qwen2", {}),
     "qwen2, windows": ("qwen2", {**WINDOWED, "use_sliding_window": True}),
     "qwen3": ("qwen3", {}),
+    "qwen3, windows": ("qwen3", {**WINDOWED, "use_sliding_window": True}),
     "gpt2": ("gpt2", {}),
+    "gpt2, each layer scaled": ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
     "opt": ("opt", {"ffn_dim": 48, "word_embed_proj_dim": 32}),
     "gpt_neox": ("gpt_neox", {}),
     "phi": ("phi", {}),

@@ -225,6 +225,34 @@ def test_a_request_gets_the_same_in_a_batch_as_alone(fields: list[dict[str, Any]
             assert sampler.sample(logits[i : i + 1].clone(), [state]) == [batch[i]]
 
 
+@settings(max_examples=150, deadline=None)
+@given(
+    temperature=st.sampled_from([0.0, 1e-300, 1.0, 1e30, 1.7e308]),
+    repetition=st.sampled_from([1e-300, 1.0, 1e300]),
+    top_k=st.sampled_from([0, 1, 10**12]),
+    top_p=st.sampled_from([1e-300, 0.9, 1.0]),
+    min_p=st.sampled_from([0.0, 1e-300, 1.0]),
+    penalty=st.sampled_from([-2.0, 0.0, 2.0]),
+    logprobs=st.sampled_from([None, 0, 10**9]),
+    scale=st.sampled_from([0.0, 1.0, 1000.0]),
+    seed=st.sampled_from([0, -(2**63), 2**64 - 1]),
+)
+def test_whatever_is_allowed_draws_a_token_that_may_be_drawn(
+    temperature: float, repetition: float, top_k: int, top_p: float, min_p: float, penalty: float,
+    logprobs: int | None, scale: float, seed: int,
+) -> None:  # fmt: skip
+    """A number that the model has no row for would fail the next step of the whole batch."""
+    state = state_of(
+        prompt=[3, 4], eos=[1, 10**9], seed=seed, temperature=temperature, repetition_penalty=repetition, top_k=top_k,
+        top_p=top_p, min_p=min_p, presence_penalty=penalty, frequency_penalty=penalty, logprobs=logprobs,
+        stop_token_ids=[2, 10**15], min_tokens=2, max_tokens=8,
+    )  # fmt: skip
+    sampler = Sampler([0, 10**9])
+    for index in range(3):
+        (token,) = tokens_of(sampler.sample(random_logits(index, 1, 11, scale), [state]))
+        assert (3 if index < 2 else 1) <= token < 11
+
+
 def test_large_rows_and_slices_make_no_difference() -> None:
     logits = random_logits(0, 33, 32_003)
     peak = logits.amax(-1, keepdim=True)
@@ -258,6 +286,14 @@ def test_a_temperature_near_0_is_greedy(temperature: float) -> None:
     logits = random_logits(0, 4)
     states = [state_of(temperature=temperature, seed=i) for i in range(4)]
     assert tokens_of(Sampler().sample(logits.clone(), states)) == logits.argmax(-1).tolist()
+
+
+def test_a_temperature_without_end_draws_all_alike() -> None:
+    logits = random_logits(0, 1, 5).repeat(2000, 1)
+    states = [state_of(temperature=1.7e308, seed=i) for i in range(2000)]
+    counts = Counter(tokens_of(Sampler([0]).sample(logits, states)))
+    assert set(counts) == {1, 2, 3, 4}
+    assert min(counts.values()) > 400
 
 
 def test_draws_follow_the_distribution() -> None:
