@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,11 @@ from fastserve.duel_http import HttpBody, backend_for, calls_for
 from fastserve.workload import Trace, synthesise, write_trace
 
 PATIENCE = 60.0
+
+
+@pytest.fixture(autouse=True)
+def _logs_are_kept_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 @pytest.fixture
