@@ -1,5 +1,6 @@
 """Every kernel against its formula in float64, the independence of a row's bits from its company, and the build."""
 
+import ctypes
 import os
 import platform
 import subprocess
@@ -353,15 +354,30 @@ def test_an_unusable_cache_folder_is_one_clear_line(cache, monkeypatch, caplog, 
     assert "FASTSERVE_CACHE" in caplog.text
 
 
-BUILD = "from fastserve.engine.native import build; print(build.library())"
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """A source and a header that take no time to compile."""
+    monkeypatch.setenv("CXX", "g++ -O0")
+    source = tmp_path / "source" / "tiny.cpp"
+    source.parent.mkdir()
+    source.write_text('#include "value.h"\nextern "C" int value() { return VALUE; }\n')
+    source.with_name("value.h").write_text("#define VALUE 7\n")
+    monkeypatch.setattr(build, "SOURCE", source)
+    return source
+
+
+BUILD = (
+    "import pathlib, sys; from fastserve.engine.native import build; build.SOURCE = pathlib.Path(sys.argv[1]); "
+    "print(build.library())"
+)
 
 
 @needs_native
-def test_two_builds_at_once_then_a_damaged_file(cache, monkeypatch):
-    monkeypatch.setenv("CXX", "g++ -O0")  # quicker to build
+def test_builds_at_once_then_a_damaged_file(cache, tiny):
     env = dict(os.environ, PYTHONPATH=str(Path(__file__).parents[2]))
-    both = [subprocess.Popen([sys.executable, "-c", BUILD], env=env, stdout=subprocess.PIPE, text=True) for _ in "ab"]
-    for process in both:
+    command = [sys.executable, "-c", BUILD, str(tiny)]
+    several = [subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) for _ in "abc"]
+    for process in several:
         out, _ = process.communicate(timeout=120)
         assert process.returncode == 0 and Path(out.strip()).parent == cache
     files = list(cache.iterdir())
@@ -371,14 +387,21 @@ def test_two_builds_at_once_then_a_damaged_file(cache, monkeypatch):
     assert build.library() == good and good.stat().st_mtime_ns == written, "found, not built again"
     for file in files:
         file.write_bytes(file.read_bytes()[:5000])
-    again = package.load()
-    assert again is not None and again.lanes == NATIVE.lanes
-    assert build.library().stat().st_size > 5000
+    assert ctypes.CDLL(str(build.library())).value() == 7
 
 
 @needs_native
-def test_another_compiler_command_is_another_key(cache, monkeypatch):
-    monkeypatch.setenv("CXX", "g++ -O0")
-    first = build.library()
+def test_another_command_source_header_or_processor_is_another_key(cache, tiny, monkeypatch):
+    def key() -> str:
+        return build.library().name.partition("-")[0]
+
+    keys = [key()]
     monkeypatch.setenv("CXX", "g++ -O0 -g")
-    assert build.library().name.partition("-")[0] != first.name.partition("-")[0]
+    keys.append(key())
+    tiny.write_text(tiny.read_text() + "// more\n")
+    keys.append(key())
+    tiny.with_name("value.h").write_text("#define VALUE 8\n")
+    keys.append(key())
+    monkeypatch.setattr(build, "_processor", lambda: "another one")
+    keys.append(key())
+    assert len(set(keys)) == 5
