@@ -39,7 +39,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, serving(args.server, Path(folder)) as base:
         checks: list[Callable[[str], None]] = []
         if args.only != "aiperf":
-            checks += [models, completion, streamed, chat, asynchronous, errors, token_ids]
+            checks += [models, completion, streamed, chat, asynchronous, errors, token_ids, documentation]
         if args.only != "openai":
             if shutil.which("aiperf", path=str(Path(sys.executable).parent)):
                 checks += [aiperf_completions, aiperf_chat, aiperf_replay]
@@ -151,6 +151,15 @@ def token_ids(base: str) -> None:
         extra_headers={"X-Request-Id": "mine"},
     )  # fmt: skip
     assert answer.usage is not None and answer.usage.prompt_tokens == 3 and answer.usage.completion_tokens == 8
+
+
+def documentation(base: str) -> None:
+    """What docs/serving.md shows of this package, run as it stands but for the server's place and token."""
+    page = Path(__file__).parents[1].joinpath("docs", "serving.md").read_text(encoding="utf-8")
+    (block,) = [text for text in re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S) if "import openai" in text]
+    block = block.replace("http://127.0.0.1:8000", base).replace('api_key="none"', 'api_key="sesame"')
+    done = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0 and done.stdout, done.stderr
 
 
 # -- aiperf ------------------------------------------------------------------------------------------------------------

@@ -264,7 +264,7 @@ def test_two_that_start_on_one_port_at_once(tmp_path: Path, monkeypatch: pytest.
         monkeypatch.setattr(run, "make_engine", load)
         monkeypatch.setattr(logs, "set_up", lambda *_: None)
         config = FastServeConfig(port=other.getsockname()[1], state_dir=tmp_path / "state")
-        with pytest.raises(run.StartError, match="cannot listen at 127.0.0.1 port"):
+        with pytest.raises(run.StartError, match=r"cannot listen at 127\.0\.0\.1 port"):
             run.FastServeServer(config).run()
 
 
