@@ -42,6 +42,8 @@ template <class T, int R = ROWS> static void product_rows(const Linear &p, int r
   if constexpr (R > 1) if (rows < R) return product_rows<T, R - 1>(p, row, rows, panel);
   product<T, R, 1>(p, row, panel);
 }
+// Elements of x that one thread prepares while the others wait at no barrier: where a neighbour holds a core, barriers are what costs.
+constexpr int LITTLE = 48 * 1024;
 template <class T> static void linear_all(Linear p, const T *x, int64_t x_row, int rows, int threads) {
   const int width = p.gated ? L : PANEL, panels = (p.outer + width - 1) / width;
   const int most = std::max(ROWS, (96 * 1024 / p.inner) / ROWS * ROWS);  // rows of x that stay in a core's second-level cache
@@ -50,14 +52,22 @@ template <class T> static void linear_all(Linear p, const T *x, int64_t x_row, i
   T *out = (T *)p.out;
   p.x = wide, p.row = p.inner;
   const int few = std::max(1, std::min(16, panels / (8 * threads)));
+  const bool little = rows <= most && (int64_t)rows * p.inner <= LITTLE;
+  if (little)
+    for (int r = 0; r < rows; r++) widen_row(wide + (int64_t)r * p.inner, x + r * x_row, p.inner, p.inner);
 #pragma omp parallel num_threads((int64_t)rows * p.inner * p.outer < 100000 ? 1 : threads)
   for (int row = 0; row < rows; row += most) {
     const int n = std::min(most, rows - row);
+    if (!little) {
+      if (row) {  // the rows before are still being read
+#pragma omp barrier
+      }
 #pragma omp for schedule(static)
-    for (int r = 0; r < n; r++) widen_row(wide + (int64_t)r * p.inner, x + (row + r) * x_row, p.inner, p.inner);
+      for (int r = 0; r < n; r++) widen_row(wide + (int64_t)r * p.inner, x + (row + r) * x_row, p.inner, p.inner);
+    }
     Linear q = p;
     q.out = out + row * p.out_row;
-#pragma omp for schedule(dynamic, 1)
+#pragma omp for schedule(dynamic, 1) nowait
     for (int first = 0; first < panels; first += few)
       for (int c = first; c < std::min(panels, first + few);) {
         const bool pair = n <= 2 && c + 2 <= std::min(panels, first + few);  // one row alone would wait for its own sums
@@ -101,16 +111,22 @@ static void linear_tiles(const Linear &p, const bf16 *x, int64_t x_row, int rows
   const int whole = (rows + 31) / 32 * 32;
   static thread_local Room room;
   bf16 *copy = (bf16 *)room.take((size_t)(whole * stride / 2));
+  const bool little = rows * stride <= LITTLE;
+  const auto prepare = [=](int r) {  // what lies in the rows of the last tile beyond reaches no other row
+    bf16 *to = copy + r * stride;
+    memcpy(to, x + r * x_row, p.inner * sizeof(bf16));
+    memset(to + p.inner, 0, (stride - p.inner) * sizeof(bf16));
+  };
+  if (little)
+    for (int r = 0; r < rows; r++) prepare(r);
 #pragma omp parallel num_threads((int64_t)rows * p.inner * p.outer < 100000 ? 1 : threads)
   {
     _tile_loadconfig(&WHOLE);
+    if (!little) {
 #pragma omp for schedule(static)
-    for (int r = 0; r < rows; r++) {  // what lies in the rows of the last tile beyond reaches no other row
-      bf16 *to = copy + r * stride;
-      memcpy(to, x + r * x_row, p.inner * sizeof(bf16));
-      memset(to + p.inner, 0, (stride - p.inner) * sizeof(bf16));
+      for (int r = 0; r < rows; r++) prepare(r);
     }
-#pragma omp for schedule(dynamic, 1)
+#pragma omp for schedule(dynamic, 1) nowait
     for (int first = 0; first < panels; first += few)
       for (int row = 0; row < rows; row += 32)
         for (int c = first; c < std::min(panels, first + few); c++)
