@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 
 #ifndef LANES
@@ -47,13 +48,6 @@ static inline vf load(const f16 *p) {  // without instructions for it, which com
   return (vf)(((h & 0x7c00) == 0x7c00 ? u | 0x7f800000 : u) | sign);
 }
 static inline float widen(float x) { return x; }
-static inline float widen(f16 x) {
-  const uint32_t u = (uint32_t)(x.bits & 0x7fff) << 13;
-  float f;
-  memcpy(&f, &u, 4);
-  f = (x.bits & 0x7c00) == 0x7c00 ? (x.bits & 0x3ff ? NAN : INFINITY) : f * 0x1p112f;
-  return x.bits & 0x8000 ? -f : f;
-}
 static inline float widen(bf16 x) {
   const uint32_t u = (uint32_t)x.bits << 16;
   float f;
@@ -87,7 +81,10 @@ template <class T> static inline vf load_part(const T *p, int n) {  // the first
   return load(t);
 }
 template <class T> static inline void widen_row(float *__restrict out, const T *__restrict in, int n, int padded) {  // zeros from n up to padded
-  for (int i = 0; i < n; i++) out[i] = widen(in[i]);  // a plain loop: compilers widen it better than their own vectors
+  if constexpr (std::is_same_v<T, f16>)
+    for (int i = 0; i < n; i += L) store_part(out + i, load_part(in + i, n - i), n - i);
+  else
+    for (int i = 0; i < n; i++) out[i] = widen(in[i]);  // a plain loop: compilers widen it better than their own vectors
   for (int i = n; i < padded; i++) out[i] = 0;
 }
 static vi count() {
