@@ -88,6 +88,8 @@ def main() -> int:
         print(f"scripts/compile.py: mypyc failed; the whole log is {log}", file=sys.stderr)
         return 1
     shutil.rmtree(TARGET / "build", ignore_errors=True)
+    for path in OPEN:
+        shutil.copy2(ROOT / path, TARGET / path)  # the extension is what runs; the text is what a result is traced to
     print(f"compiled {len(MODULES)} modules into {TARGET.relative_to(ROOT)}")
     return 0
 
