@@ -68,7 +68,8 @@ def _submit(
     engine: Engine, trace: Trace, i: int, rng: random.Random, limit: int, origin: float, listen: Listener
 ) -> Handle:
     output = min(int(trace.output[i]), limit)
-    params = SamplingParams(temperature=0.0, max_tokens=limit, stop_after=output, guess=output, seed=i)
+    guess = output if engine.serving.predictor == "client" else None
+    params = SamplingParams(temperature=0.0, max_tokens=limit, stop_after=output, guess=guess, seed=i)
     try:
         return engine.submit(
             prompt_of(engine, int(trace.prompt[i]), rng),
