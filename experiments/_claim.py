@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from experiments._case import Point, ratio
 from fastserve.measures import Ratio
 
 NEAR = 0.15
@@ -70,6 +71,15 @@ def shown(ratio: Ratio) -> str:
     if ratio.low is None or ratio.high is None:
         return f"{ratio.mean:.3g}"
     return f"{ratio.mean:.3g} [{ratio.low:.3g}, {ratio.high:.3g}]"
+
+
+def compared(base: Point, mine: Point, measure: str) -> tuple[Ratio | None, str]:
+    """base over mine, paired by seed, and a mark. No ratio where a run was stopped: it has no mean to compare."""
+    runs = [row for point in (base, mine) for row in point.rows]
+    stopped = sum(bool(row.numbers.get("collapsed")) for row in runs)
+    if stopped:
+        return None, f"{mine.status}: {stopped} of {len(runs)} runs were stopped"
+    return ratio(base, mine, measure), "" if mine.status == "ok" else mine.status
 
 
 @lru_cache(maxsize=1)

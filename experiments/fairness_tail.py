@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments._case import At, Case, Numbers, Row, Workload, points, ratio, replayed
-from experiments._claim import Claim
+from experiments._case import At, Case, Numbers, Row, Workload, points, replayed
+from experiments._claim import Claim, compared
 from experiments._figure import PAGE, draw, legend, look_of, plain_log
 from experiments._sweep import main
 from sim.one import Contender
@@ -107,8 +107,8 @@ def claims(rows: list[Row]) -> list[Claim]:
                 ("longest_wait_s", "longest wait for a token"),
             ):
                 text = f"{where['lengths']} at load {where['load']:g}: {name}, fcfs over {label}"
-                mark = "" if mine.status == "ok" else mine.status
-                found.append(Claim("fairness", text, ratio(base, mine, measure), note=mark))
+                gain, mark = compared(base, mine, measure)
+                found.append(Claim("fairness", text, gain, note=mark))
     return found
 
 

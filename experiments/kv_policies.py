@@ -28,10 +28,9 @@ from experiments._case import (
     mean_of,
     points,
     rate_gain,
-    ratio,
     replayed,
 )  # fmt: skip
-from experiments._claim import Claim, published
+from experiments._claim import Claim, compared, published
 from experiments._claim import curve as published_curve
 from experiments._figure import COLUMN, PAGE, curve, draw, legend, plain_log
 from experiments._search import search
@@ -161,8 +160,10 @@ def claims(rows: list[Row]) -> list[Claim]:
     for variant in list(AROUND)[1:]:
         other_point = points(rows, sweep="around", variant=variant)[0]
         text = f"mean s/token, {variant} over as the paper"
-        mark = "" if other_point.status == base.status == "ok" else f"{base.status} before, {other_point.status} after"
-        found.append(Claim("Fig. 17", text, ratio(other_point, base, "mean_s_per_token"), note=mark))
+        change, mark = compared(other_point, base, "mean_s_per_token")
+        if change and (base.status, other_point.status) != ("ok", "ok"):
+            mark = f"{base.status} before, {other_point.status} after"
+        found.append(Claim("Fig. 17", text, change, note=mark))
     return found
 
 

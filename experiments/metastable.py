@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments._case import Case, Numbers, Row, Workload, points, ratio
-from experiments._claim import Claim
+from experiments._case import Case, Numbers, Row, Workload, points
+from experiments._claim import Claim, compared
 from experiments._figure import PAGE, draw, plain_log
 from experiments._sweep import main
 from fastserve.workload import Trace
@@ -171,8 +171,8 @@ def claims(rows: list[Row]) -> list[Claim]:
         said = ", ".join(f"{name} {value}" for name, value in where.items())
         for measure, name in (("mean_jct_s", "mean JCT"), ("mean_ttft_s", "mean TTFT")):
             text = f"with the guard: {name}, fcfs over sj-mlfq, {said}"
-            mark = "" if point.status == "ok" else point.status
-            found.append(Claim("metastable", text, ratio(base, point, measure), note=mark))
+            gain, mark = compared(base, point, measure)
+            found.append(Claim("metastable", text, gain, note=mark))
     return found
 
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments._case import At, Case, Row, Workload, points, ratio, recorded
-from experiments._claim import Claim
+from experiments._case import At, Case, Row, Workload, points, recorded
+from experiments._claim import Claim, compared
 from experiments._figure import PAGE, cells, curve, draw, legend, plain_log
 from experiments._sweep import ROOT, main
 from sim.one import Contender
@@ -114,8 +114,8 @@ def claims(rows: list[Row]) -> list[Claim]:
             for other in points(rows, trace=base.at["trace"], load=base.at["load"], policy=label):
                 for measure, name in (("mean_jct_s", "mean JCT"), ("mean_s_per_token", "mean s/token")):
                     text = f"{base.at['trace']} at load {base.at['load']:g}: {name}, fcfs over {label}"
-                    mark = "" if other.status == "ok" else other.status
-                    found.append(Claim("real traces", text, ratio(base, other, measure), note=mark))
+                    gain, mark = compared(base, other, measure)
+                    found.append(Claim("real traces", text, gain, note=mark))
     return found
 
 

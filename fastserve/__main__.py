@@ -27,7 +27,7 @@ COMMANDS: dict[str, Command] = {
     "profile": Command(
         "fastserve.profile", "measure how long iterations take on this machine, for skip-join and for the simulator"
     ),
-    "ab": Command("fastserve.ab", "replay one trace under several policies on the live engine, in turns, and compare"),
+    "ab": Command("fastserve.ab", "replay one trace under several policies on live servers, in turns, and compare"),
     "serve": Command(
         "fastserve.serve", "the preemptive engine behind HTTP: OpenAI's routes and our own, and a live page"
     ),
