@@ -1,6 +1,7 @@
 """Throughput through HTTP streaming against the engine's own, in alternated runs on one engine.
 
-    python scripts/bench_server.py --model embedded --clients 32 --requests 128 --tokens 64 --rounds 5
+    python scripts/bench_server.py
+    python scripts/bench_server.py --model embedded --requests 128 --tokens 64
 
 Offline: Engine.generate on all prompts at once. HTTP: so many clients, each with one streamed completion at a time,
 over the loopback, in a process of their own. Prints both medians and their ratio; writes them to --json.
@@ -22,25 +23,30 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from bench_engine_case import write_model
 
 from fastserve.config import FastServeConfig
 from fastserve.engine import Engine, SamplingParams
 from fastserve.server import create_app
+
+FOLDER = Path(__file__).parent.parent / "build" / "llama-114M"
 
 Prompts = list[list[int]]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="What HTTP costs.")
-    parser.add_argument("--model", default="embedded", help='a model, or "scripted" (20 ms a token over --speed)')
+    parser.add_argument(
+        "--model", help='a model, or "scripted" (20 ms a token over --speed); default: 114M, Llama-like, random weights'
+    )
     parser.add_argument("--load-format", default="auto")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--speed", type=float, default=1.0)
     parser.add_argument("--policy", default="sj-mlfq")
     parser.add_argument("--max-batch", type=int, default=16)
     parser.add_argument("--clients", type=int, default=32)
-    parser.add_argument("--requests", type=int, default=128)
-    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--requests", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--threads", type=int)
@@ -49,6 +55,8 @@ def main() -> int:
     if args.client_of:
         print(json.dumps(asyncio.run(drive(args.client_of, args))))
         return 0
+    if args.model is None:
+        args.model, args.load_format = str(write_model(FOLDER)), "dummy"
     with engine_of(args) as engine:
         print(engine.start_line())
         base = serve(engine)
