@@ -11,6 +11,7 @@ from typing import NamedTuple
 from experiments._case import Point, ratio
 from fastserve.measures import Ratio
 
+NEITHER = "neither fails"
 NEAR = 0.15
 """relative distance up to which a number that misses the published range counts as close"""
 
@@ -71,6 +72,17 @@ def shown(ratio: Ratio) -> str:
     if ratio.low is None or ratio.high is None:
         return f"{ratio.mean:.3g}"
     return f"{ratio.mean:.3g} [{ratio.low:.3g}, {ratio.high:.3g}]"
+
+
+def bound(mine: Point, base: Point, measure: str) -> str:
+    """What a ratio of searched rates is worth where a search ended at its highest rate: "", a bound, or NEITHER."""
+    name = f"{measure}_censored"
+    pairs = [(one.numbers[name], other.numbers[name]) for one, other in zip(mine.rows, base.rows, strict=True)]
+    if any(one and other for one, other in pairs):
+        return NEITHER
+    if any(one for one, _ in pairs):
+        return "a lower bound"
+    return "an upper bound" if any(other for _, other in pairs) else ""
 
 
 def compared(base: Point, mine: Point, measure: str) -> tuple[Ratio | None, str]:

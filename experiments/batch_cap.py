@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments._case import Case, Numbers, Row, Workload, points, rate_gain, ratio, simulate
-from experiments._claim import Claim, published
+from experiments._claim import NEITHER, Claim, bound, published
 from experiments._figure import COLUMN, draw, look_of
 from experiments._search import search
 from experiments._sweep import main
@@ -92,16 +92,6 @@ def run(case: Case) -> Numbers:
 
 
 def claims(rows: list[Row]) -> list[Claim]:
-    def bound(mine: list[Row], base: list[Row]) -> str:
-        """What a ratio of rates is worth where the search ended at its highest rate: "", a bound, or nothing."""
-        name = "mean_s_per_token_censored"
-        pairs = [(one.numbers[name], other.numbers[name]) for one, other in zip(mine, base, strict=True)]
-        if any(one and other for one, other in pairs):
-            return "neither fails"
-        if any(one for one, _ in pairs):
-            return "a lower bound"
-        return "an upper bound" if any(other for _, other in pairs) else ""
-
     found = []
     for label in list(POLICIES)[1:]:
         for mine in points(rows, policy=label, search="crossing"):
@@ -109,9 +99,9 @@ def claims(rows: list[Row]) -> list[Claim]:
             base = points(rows, policy="fcfs", cap=cap, search="crossing")
             known = published("Fig. 14", f"cap {cap} ratio") if cap in (64, 128) else None
             text = f"batch cap {cap}: rate at mean {OBJECTIVE} s/token, {label} over fcfs"
-            kind = bound(list(mine.rows), list(base[0].rows))
+            kind = bound(mine, base[0], "mean_s_per_token")
             note = f"{kind}: the search ends at 5 times the capacity" if kind else ""
-            gain = None if kind == "neither fails" else rate_gain([mine], base, "mean_s_per_token")
+            gain = None if kind == NEITHER else rate_gain([mine], base, "mean_s_per_token")
             found.append(Claim("Fig. 14", text, gain, known, WHY, note))
     for mine in points(rows, policy="sj-mlfq"):
         if "search" not in mine.at:
@@ -137,7 +127,10 @@ def plot(rows: list[Row], folder: Path) -> None:
             caps = [int(point.at["cap"]) for point in there]
             bases = [points(rows, policy="fcfs", cap=cap, search="crossing") for cap in caps]
             gains = [rate_gain([p], base, "mean_s_per_token") for p, base in zip(there, bases, strict=True)]
-            known = [(cap, gain) for cap, gain in zip(caps, gains, strict=True) if gain]
+            kinds = [bound(p, base[0], "mean_s_per_token") for p, base in zip(there, bases, strict=True)]
+            known = [
+                (cap, gain) for cap, gain, kind in zip(caps, gains, kinds, strict=True) if gain and kind != NEITHER
+            ]
             style = look_of(label)
             means = [gain.mean for _, gain in known]
             bars = [[g.mean - (g.low or g.mean) for _, g in known], [(g.high or g.mean) - g.mean for _, g in known]]

@@ -22,8 +22,8 @@
 import numpy as np
 
 from experiments._case import points, rate_gain, ratio
+from experiments._claim import NEITHER, bound, published
 from experiments._claim import curve as published_curve
-from experiments._claim import published
 from experiments._figure import COLUMN, PAGE, look_of, plain_log
 from notebooks._page import Runs, interval, mark, show, table
 from sim.style import GREEN, ORANGE, VERMILION
@@ -182,8 +182,8 @@ table(["load", "fcfs over sj-mlfq: mean s/token", "mean JCT", "P99 JCT"], lines)
 # **The batch cap.** All main figures of the paper have a cap of 16. Time slicing helps those who wait for a place;
 # with more places fewer wait. The plus signs are the paper's own numbers for 64 and 128.
 #
-# **Look at** the right end: with a cap of 128, 400 requests hardly ever queue, and there is nothing left to gain. A one
-# with no bar means that neither policy crossed the objective within five times the capacity.
+# **Look at** the right end: with a cap of 128 or more, 400 requests hardly ever queue, and neither policy crosses the
+# objective within five times the capacity. There is nothing left to gain, and no ratio to draw.
 
 # %%
 
@@ -196,12 +196,16 @@ def by_cap(figure):
         there = points(rows, policy=label, search="crossing")
         caps = [int(mine.at["cap"]) for mine in there]
         bases = [points(rows, policy="fcfs", cap=cap, search="crossing") for cap in caps]
-        gains = [rate_gain([mine], base, "mean_s_per_token") for mine, base in zip(there, bases, strict=True)]
-        bars = list(zip(*(interval(gain) for gain in gains), strict=True))
-        if there:
+        crossed = [
+            (cap, rate_gain([mine], base, "mean_s_per_token"))
+            for cap, mine, base in zip(caps, there, bases, strict=True)
+            if bound(mine, base[0], "mean_s_per_token") != NEITHER
+        ]
+        bars = list(zip(*(interval(gain) for _, gain in crossed), strict=True))
+        if crossed:
             axes.errorbar(
-                caps, [gain.mean for gain in gains], yerr=bars, color=style.colour, marker=style.marker,
-                linestyle=style.dash, capsize=2, label=label,
+                [cap for cap, _ in crossed], [gain.mean for _, gain in crossed], yerr=bars, color=style.colour,
+                marker=style.marker, linestyle=style.dash, capsize=2, label=label,
             )  # fmt: skip
     theirs = [published("Fig. 14", f"cap {cap} ratio").low for cap in (64, 128)]
     axes.plot([64, 128], theirs, "k+", label="published")
