@@ -4,8 +4,8 @@ Claim (FastServe, NSDI'26 Fig. 14): the gain over fcfs shrinks as the batch cap 
 token 1.29x at a cap of 64 and 1.17x at 128, against about 2x at 16.
 
 ShareGPT-like lengths, OPT-13B fit. The rate at the objective is bisected under the artifact's protocol (400 requests
-and a drain). Without the visit guard and with whole prefills mixed with decodes, as in the paper. Since 400 requests are
-few for a large cap, the two caps of the paper are searched again with 25 requests a slot, as many as 400 are for 16.
+and a drain). Without the visit guard and with whole prefills mixed with decodes, as in the paper. Since 400 requests
+are few for a large cap, the paper's two caps are searched again with 25 requests a slot, as many as 400 are for 16.
 """
 
 from __future__ import annotations
