@@ -184,7 +184,7 @@ table(["load", "fcfs over sj-mlfq: mean s/token", "mean JCT", "P99 JCT"], lines)
 #
 # **Look at** the right end: with a cap of 128 or more, 400 requests hardly ever queue, and neither policy crosses the
 # objective within five times the capacity. There is nothing left to gain, and no ratio to draw. With as many requests
-# *a slot* as 400 are for 16 both cross, at nearly the same rate (the table below): the gain at 64 was one of short runs.
+# *a slot* as 400 are for 16 both cross, at nearly the same rate (see the table): the gain at 64 was one of short runs.
 
 # %%
 
