@@ -154,7 +154,10 @@ def test_a_hundred_jobs_survive_kill_9(tmp_path: Path) -> None:
     with server(*flags, speed=4) as first, httpx.Client(base_url=first.base) as client:
         accepted = {}
         for number in range(100):
-            body = {"prompt": f"job {number}", "max_new_tokens": 20 + number % 30, "metadata": {"number": number}}
+            last = number == 99  # to be cancelled, so it must not end by itself before
+            tokens = 1500 if last else 20 + number % 30
+            body = {"prompt": f"job {number}", "max_new_tokens": tokens, "ignore_eos": last,
+                    "metadata": {"number": number}}  # fmt: skip
             response = client.post("/jobs", json=body)
             assert response.status_code == 202
             accepted[response.json()["job_id"]] = body
@@ -163,7 +166,7 @@ def test_a_hundred_jobs_survive_kill_9(tmp_path: Path) -> None:
             jobs = client.get("/jobs", params={"state": "finished"}).json()["jobs"]
             early = {job["job_id"]: job["result"] for job in jobs}
             time.sleep(0.02)
-        cancelled = next(job for job in accepted if job not in early)
+        cancelled = list(accepted)[99]
         assert client.delete(f"/jobs/{cancelled}").json()["state"] == "cancelled"
         assert first.end(signal.SIGKILL) == -signal.SIGKILL
     with server(*flags, "--queue-capacity", "1", speed=50) as second, httpx.Client(base_url=second.base) as client:
