@@ -76,7 +76,7 @@ class Fragile(Policy):
 
 async def test_jobs_outlive_an_engine_that_breaks(serve: Serve, tmp_path: Path) -> None:
     async with serve(slow_engine(policy=Fragile), state_dir=tmp_path / "state") as client:
-        jobs = [await submit(client, max_new_tokens=40 + number, seed=number) for number in range(3)]
+        jobs = [await submit(client, max_new_tokens=1000 + number, seed=number) for number in range(3)]
         while client.service.engine.alive:
             await asyncio.sleep(0.01)
         for job in jobs:
@@ -88,7 +88,7 @@ async def test_jobs_outlive_an_engine_that_breaks(serve: Serve, tmp_path: Path) 
     async with serve(state_dir=tmp_path / "state") as client:
         for number, job in enumerate(jobs[:2]):
             found = await end_of(client, job)
-            assert found["state"] == "finished" and found["result"]["tokens_generated"] == 40 + number
+            assert found["state"] == "finished" and found["result"]["tokens_generated"] == 1000 + number
         assert (await client.get(f"/jobs/{jobs[2]}")).json()["state"] == "cancelled"
 
 
