@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import sys
 from typing import Any
 
+from fastserve.literal import literal
 from fastserve.policies import POLICIES, find, make
 from fastserve.sched.conformance import ConformanceError, check_policy
 from fastserve.sched.policy import Policy
@@ -72,11 +72,8 @@ def _refuse(message: str) -> int:
 
 
 def setting(text: str) -> tuple[str, Any]:
-    """key=value; a value that is no Python literal is text."""
+    """key=value, read as `literal` says; dashes in the key are underscores. Raises ValueError."""
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise ValueError(f"--set {text}: write it as key=value")
-    try:
-        return key, ast.literal_eval(value)
-    except (SyntaxError, ValueError):
-        return key, value
+    return key.replace("-", "_"), literal(value)

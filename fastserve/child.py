@@ -1,4 +1,7 @@
-"""A server in a process of its own that ends with its parent: `python -m fastserve.child` is `fastserve serve`."""
+"""A server in a process of its own that ends with its parent.
+
+`python -m fastserve.child FLAGS` is `fastserve serve FLAGS` that does not read .env.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,8 @@ from pathlib import Path
 OURS = "FASTSERVE_"
 PLAIN = ("HF_MODEL", "MAX_BATCH", "MAX_NEW_TOKENS", "SEED", "TEMPERATURE", "TOP_K", "TOP_P")
 """Environment variables that `fastserve serve` takes settings from: a child has its flags, and nothing else."""
+KEPT = (OURS + "CACHE", OURS + "NATIVE")
+"""The machine's, for engines in this process too: where kernels and profiles are kept, and whether kernels are used."""
 
 COMMAND = [sys.executable, "-m", "fastserve.child"]
 READY = re.compile(r"serving at (http://\S+)")
@@ -112,8 +117,12 @@ class ServerProcess:
 
 
 def environment() -> dict[str, str]:
-    """This process's, without what would be taken for settings."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(OURS) and name not in PLAIN}
+    """This process's, without what would be taken for settings of one server."""
+
+    def passes(name: str) -> bool:
+        return name in KEPT or not (name.startswith(OURS) or name in PLAIN)
+
+    return {name: value for name, value in os.environ.items() if passes(name)}
 
 
 def _end_with_parent() -> None:
@@ -127,6 +136,7 @@ def _end_with_parent() -> None:
 def main() -> int:
     from fastserve.__main__ import main as command
 
+    os.environ[OURS + "DOTENV"] = "off"  # as fastserve.server.layers reads it
     threading.Thread(target=_end_with_parent, daemon=True).start()
     return command(["serve", *sys.argv[1:]])
 

@@ -129,6 +129,42 @@ def test_a_server_that_is_never_ready_is_ended(monkeypatch: pytest.MonkeyPatch) 
     assert made[0].poll() == -signal.SIGTERM
 
 
+def test_a_server_has_the_machines_variables_and_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (
+        "FASTSERVE_TOKEN_BUDGET",
+        "FASTSERVE_API_KEY",
+        "MAX_BATCH",
+        "FASTSERVE_CACHE",
+        "FASTSERVE_NATIVE",
+        "HOME",
+    ):
+        monkeypatch.setenv(name, "given")
+    passed = {name for name, value in child.environment().items() if value == "given"}
+    assert passed == {"FASTSERVE_CACHE", "FASTSERVE_NATIVE", "HOME"}
+
+
+@pytest.mark.parametrize(("module", "budget"), [("fastserve.child", "none"), ("fastserve serve", "17")])
+def test_a_server_that_is_measured_reads_no_dotenv(module: str, budget: str, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("FASTSERVE_TOKEN_BUDGET=17\n")
+    with subprocess.Popen(
+        [sys.executable, "-m", *module.split(), "--show-config"],
+        cwd=tmp_path, env=child.environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        shown = process.stdout.read()  # its stdin stays open until it has ended
+        assert process.wait(PATIENCE) == 0
+    found = re.search(r"^token_budget +(\S+)", shown, re.MULTILINE)
+    assert found is not None and found[1] == budget
+
+
+@pytest.mark.usefixtures("scripted")
+def test_a_token_in_dotenv_locks_no_run_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".env").write_text("FASTSERVE_API_KEY=s3cret\n")
+    monkeypatch.chdir(tmp_path)
+    _, summary, notes = HttpBody([], {"max_batch": 2}).replay(Contender(policy="fcfs"), tiny(), 0, None)
+    assert summary["completed"] == 5 and notes["wrong_outputs"] == 0
+
+
 @pytest.mark.usefixtures("scripted")
 def test_a_server_that_dies_in_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     servers: list[ServerProcess] = []

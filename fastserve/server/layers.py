@@ -29,6 +29,9 @@ PLAIN: dict[str, str] = {
 
 PREFIX = "FASTSERVE_"
 
+DOTENV = "FASTSERVE_DOTENV"
+"""Set to off in the environment, .env is not read: servers that are measured take nothing from where they start."""
+
 
 class Source(PydanticBaseSettingsSource):
     """One layer for pydantic-settings."""
@@ -51,7 +54,7 @@ def environment(_: Mapping[str, Any]) -> dict[str, Any]:
 
 def dotenv(_: Mapping[str, Any]) -> dict[str, Any]:
     """What .env in the current folder says."""
-    return {field: value for field, (_, value) in _variables(dotenv_values(".env")).items()}
+    return {field: value for field, (_, value) in _variables(_dotenv_values()).items()}
 
 
 def file(above: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,7 +88,7 @@ def named(values: Mapping[str, Any]) -> dict[str, Any]:
 def origins(given: Mapping[str, Any]) -> dict[str, str]:
     """Field -> the layer that decides it, in words; fields left at their defaults are absent."""
     found = dict.fromkeys(given, "argument")
-    for where, variables in (("environment", os.environ), (".env", dotenv_values(".env"))):
+    for where, variables in (("environment", os.environ), (".env", _dotenv_values())):
         for field, (name, value) in _variables(variables).items():
             found.setdefault(field, f"{where} {name}")
             if field == "config" and "config" not in given:
@@ -109,6 +112,10 @@ def strays(config: Path | None = None) -> list[str]:
         idle = tree.read(config).idle
         found += [f"config file {config}: {key} changes nothing here: {tree.IDLE[key]}" for key in idle]
     return found
+
+
+def _dotenv_values() -> dict[str, str | None]:
+    return {} if os.environ.get(DOTENV) == "off" else dotenv_values(".env")
 
 
 def _variables(variables: Mapping[str, str | None]) -> dict[str, tuple[str, Any]]:

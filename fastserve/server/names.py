@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import difflib
 from collections.abc import Iterable
 from typing import Any
 
 from pydantic import SecretStr
+
+from fastserve.literal import literal
 
 ALIASES: dict[str, str] = {
     "model_name": "model",
@@ -51,10 +52,10 @@ def pairs(value: Any) -> Any:
         return value
     found = {}
     for text in value:
-        key, equals, literal = str(text).partition("=")
+        key, equals, written = str(text).partition("=")
         if not equals or not key.strip():
             raise ValueError(f"write it as KEY=VALUE, not {text!r}")
-        found[key.strip().replace("-", "_")] = _literal(literal.strip())
+        found[key.strip().replace("-", "_")] = literal(written.strip())
     return found
 
 
@@ -67,15 +68,6 @@ def plain(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key}={item}" for key, item in value.items()) or "none"
     return "none" if value is None else str(value)
-
-
-def _literal(text: str) -> Any:
-    if text.lower() in ("true", "false", "yes", "no"):
-        return text.lower() in ("true", "yes")
-    try:
-        return ast.literal_eval(text)
-    except (SyntaxError, ValueError):
-        return text
 
 
 def converted(name: str, value: Any) -> Any:
