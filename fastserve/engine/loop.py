@@ -106,8 +106,10 @@ class Loop:
             outcome = self.executor.run(plan)
         except MemoryError as error:
             self.mishaps.too_large(plan, error)
+            self.watch.failed(self.now)
         except Exception as error:
             self.mishaps.failed(plan, error)
+            self.watch.failed(self.now)
         else:
             self._commit(plan, outcome)
             self.steps += 1
@@ -122,8 +124,8 @@ class Loop:
         self._scheduling += perf_counter_ns() - began
         if self.flight is not None and self.scheduler.live:
             self.flight.planned(self.now, plan)
-        if plan is not None and self.watch.looked_at:
-            self.watch.planned(plan)
+        if plan is not None:
+            self.watch.planned(plan, self.clock.now())
         return plan
 
     def _commit(self, plan: Plan, outcome: Outcome) -> None:
@@ -140,10 +142,9 @@ class Loop:
         self.counters["output_tokens"] += sum([piece.token_id is not None for _, piece in produced])
         for job in finished:
             self._finish(job, produced)
-        self.watch.seats.follow(plan)
         self.recorder.commit(plan, outcome, finished, now)
         if self.watch.looked_at:
-            self.watch.committed(plan, finished, now)
+            self.watch.committed(finished, now)
         for job in finished:
             self.executor.forget(job)
             self.watch.seats.leave(job)

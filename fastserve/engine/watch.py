@@ -19,11 +19,15 @@ LEVEL = re.compile(r"Q(\d+)\b")
 
 
 class Seats:
-    """Which slot each member of the batch holds: numbered from 0, who joins gets the lowest free one."""
+    """Which slot each member of the batch holds: numbered from 0, who joins gets the lowest free one.
+
+    A plan's moves count as soon as it is made. lost: who held a slot when all was forgotten, until Watch.failed().
+    """
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
         self.of: dict[Job, int] = {}
+        self.lost: list[Job] = []
         self._free = list(range(slots))
 
     def follow(self, plan: Plan) -> None:
@@ -39,6 +43,7 @@ class Seats:
             heappush(self._free, seat)
 
     def clear(self) -> None:
+        self.lost += self.of
         self.of.clear()
         self._free = list(range(self.slots))
 
@@ -47,8 +52,8 @@ class Watch:
     """Called on the engine's thread. Each event is a dict with `type`, `at` (s of the engine's clock) and `id`:
 
     arrive   prompt_tokens, client, level
-    join     slot, resumed (its KV was kept), level
-    leave    its place was taken, or its room; level
+    join     slot, resumed (its KV was kept), level: told before the step that it joins for, as are leave, copy and drop
+    leave    its place was taken, or its room, or all KV was forgotten; level
     level    direction (demoted, promoted or changed), was, level: its policy says something else of it
     copy     direction (out or in), blocks, ahead (beside the running step): a copy of its KV was started
     drop     its KV is forgotten
@@ -101,24 +106,34 @@ class Watch:
         self._levels[job] = level = self.level(job)
         self.tell("arrive", now, job, prompt_tokens=job.prompt, client=job.client, level=level)
 
-    def planned(self, plan: Plan) -> None:
+    def planned(self, plan: Plan, now: int) -> None:
+        """now: ns, when it was made: after a snapshot that was taken at the boundary before it. The seats follow it."""
+        self.seats.follow(plan)
+        if not self.looked_at:
+            return
         for job in plan.left:
-            self.tell("leave", plan.now, job, level=self.level(job))
+            self.tell("leave", now, job, level=self.level(job))
         if plan.moves:
             for job in plan.drop:
-                self.tell("drop", plan.now, job)
+                self.tell("drop", now, job)
             for copy in [*plan.park, *plan.load, *plan.prefetch]:
                 if copy.job.copy is not copy:  # else it is under way since an earlier plan
                     ahead = copy not in plan.load and copy not in plan.clear
                     way = "out" if copy.out else "in"
-                    self.tell("copy", plan.now, copy.job, direction=way, blocks=copy.blocks, ahead=ahead)
-
-    def committed(self, plan: Plan, finished: Sequence[Job], now: int) -> None:
-        prefilled = {job for job, _ in plan.prefill}
+                    self.tell("copy", now, copy.job, direction=way, blocks=copy.blocks, ahead=ahead)
         for job in plan.joined:
-            resumed = job not in prefilled and (job.rolling or bool(job.finish))
             level = self._levels.get(job) or self.level(job)
-            self.tell("join", plan.now, job, slot=self.seats.of[job], resumed=resumed, level=level)
+            self.tell("join", now, job, slot=self.seats.of[job], resumed=job.decoding, level=level)
+
+    def failed(self, now: int) -> None:
+        """The step whose plan was told has failed: whoever has not ended with it has left its slot."""
+        lost, self.seats.lost = self.seats.lost, []
+        if self.looked_at:
+            for job in lost:
+                if not job.finish:
+                    self.tell("leave", now, job, level=self.level(job))
+
+    def committed(self, finished: Sequence[Job], now: int) -> None:
         for job in finished:
             self.ended(job, now)
         for job in list(self.scheduler.ranking.dirty):  # whoever's rank may have changed is there until the next plan
