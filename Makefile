@@ -30,11 +30,13 @@ $(PY):
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml | $(PY)
+	@echo "installing the simulator into $(VENV): about a minute"
 	$(PIP) --editable '.[sim]'
 	@touch $@
 
 # A resolver left alone would fetch gigabytes of CUDA for a machine without a GPU.
 $(VENV)/.installed-all: pyproject.toml | $(PY)
+	@echo "installing PyTorch, the server and the development tools: some minutes"
 	if [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null 2>&1; then $(PIP) '$(CPU_TORCH)'; fi
 	$(PIP) --editable '.[dev,engine,server,notebooks]'
 	@touch $@ $(VENV)/.installed

@@ -8,10 +8,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments._case import Point, ratio
+from experiments._case import Point, rate_gain, ratio
 from fastserve.measures import Ratio
 
-NEITHER = "neither fails"
 NEAR = 0.15
 """relative distance up to which a number that misses the published range counts as close"""
 
@@ -39,16 +38,22 @@ class Claim:
     """if they disagree: the explanation, with the experiment that supports it"""
     note: str = ""
     """beside our number: what it is when it is no number, or how it was cut"""
+    side: str = ""
+    """"at least" or "at most" where ours is a bound"""
 
     @property
     def verdict(self) -> str:
-        """yes: our interval meets the published range; close: within 15 % of it; no; "ours": nothing was published."""
+        """yes: our interval meets the published range; close: within 15 % of it; no; open: ours is a bound that leaves
+        room for it, or no number; "ours": nothing was published."""
         if self.published is None:
             return "ours"
         if self.ours is None:
-            return "no"
+            return "open"
         low = self.ours.mean if self.ours.low is None else self.ours.low
         high = self.ours.mean if self.ours.high is None else self.ours.high
+        if self.side:
+            beyond = low > self.published.high if self.side == "at least" else high < self.published.low
+            return "no" if beyond else "open"
         if low <= self.published.high and high >= self.published.low:
             return "yes"
         near = low <= self.published.high * (1 + NEAR) and high >= self.published.low * (1 - NEAR)
@@ -59,7 +64,7 @@ class Claim:
         """Our number with its interval."""
         if self.ours is None:
             return self.note or "none"
-        number = shown(self.ours)
+        number = f"{self.side} {shown(self.ours)}".lstrip()
         return f"{number} ({self.note})" if self.note else number
 
     def __str__(self) -> str:
@@ -74,15 +79,24 @@ def shown(ratio: Ratio) -> str:
     return f"{ratio.mean:.3g} [{ratio.low:.3g}, {ratio.high:.3g}]"
 
 
-def bound(mine: Point, base: Point, measure: str) -> str:
-    """What a ratio of searched rates is worth where a search ended at its highest rate: "", a bound, or NEITHER."""
+class Rated(NamedTuple):
+    """A ratio of searched rates. side: "at least" or "at most" where a search ended at its highest rate."""
+
+    ours: Ratio | None
+    side: str = ""
+    note: str = ""
+
+
+def rated(mine: Point, base: Point, measure: str) -> Rated:
+    """The rate at an objective over that of a baseline, and what it is worth: no ratio where it could be anything."""
     name = f"{measure}_censored"
     pairs = [(one.numbers[name], other.numbers[name]) for one, other in zip(mine.rows, base.rows, strict=True)]
-    if any(one and other for one, other in pairs):
-        return NEITHER
-    if any(one for one, _ in pairs):
-        return "a lower bound"
-    return "an upper bound" if any(other for _, other in pairs) else ""
+    ours, theirs = sum(one for one, _ in pairs), sum(other for _, other in pairs)
+    note = f"not reached in {ours} and {theirs} of {len(pairs)} seeds" if ours or theirs else ""
+    if any(one and other for one, other in pairs) or (ours and theirs):
+        return Rated(None, note=note)
+    side = "at least" if ours else "at most" if theirs else ""
+    return Rated(rate_gain([mine], [base], measure), side, note)
 
 
 def compared(base: Point, mine: Point, measure: str) -> tuple[Ratio | None, str]:
@@ -90,7 +104,7 @@ def compared(base: Point, mine: Point, measure: str) -> tuple[Ratio | None, str]
     runs = [row for point in (base, mine) for row in point.rows]
     stopped = sum(bool(row.numbers.get("collapsed")) for row in runs)
     if stopped:
-        return None, f"{mine.status}: {stopped} of {len(runs)} runs were stopped"
+        return None, f"{stopped} of {len(runs)} runs were stopped"
     return ratio(base, mine, measure), "" if mine.status == "ok" else mine.status
 
 

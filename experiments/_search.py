@@ -50,6 +50,12 @@ class Hopeless(Observer):
         if self.commits % EVERY == 0 and not self.stopped and self.hopeless(now):
             self.stopped = self.world.stopped = True
 
+    def refused(self, job: Job, now: int, why: str) -> None:
+        self.measured[job.id] = False
+
+    def cancelled(self, job: Job, now: int) -> None:
+        self.measured[job.id] = False
+
     def hopeless(self, now: int) -> bool:
         """now: ns."""
         alive = np.maximum(now * 1e-9 - self.arrival, 0.0) / self.output

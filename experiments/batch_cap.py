@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments._case import Case, Numbers, Row, Workload, points, rate_gain, ratio, simulate
-from experiments._claim import NEITHER, Claim, bound, published
+from experiments._case import Case, Numbers, Row, Workload, points, ratio, simulate
+from experiments._claim import Claim, published, rated
 from experiments._figure import COLUMN, draw, look_of
 from experiments._search import search
 from experiments._sweep import main
@@ -115,10 +115,9 @@ def claims(rows: list[Row]) -> list[Claim]:
             known = published("Fig. 14", f"cap {cap} ratio") if cap in (64, 128) else None
             size = f", {A_SLOT * cap:,} requests" if search_of == "scaled" else ""
             text = f"batch cap {cap}{size}: rate at mean {OBJECTIVE} s/token, {label} over fcfs"
-            kind = bound(mine, base[0], "mean_s_per_token")
-            note = f"{kind}: the search ends at 5 times the capacity" if kind else ""
-            gain = None if kind == NEITHER else rate_gain([mine], base, "mean_s_per_token")
-            found.append(Claim("Fig. 14", text, gain, known, OTHER if size else WHY, note))
+            gain = rated(mine, base[0], "mean_s_per_token")
+            why = OTHER if size else WHY
+            found.append(Claim("Fig. 14", text, gain.ours, known, why, gain.note, gain.side))
     for mine in points(rows, policy="sj-mlfq"):
         if "search" not in mine.at:
             at_cap = points(rows, policy="fcfs", cap=mine.at["cap"])
@@ -143,8 +142,8 @@ def plot(rows: list[Row], folder: Path) -> None:
             known = []
             for mine in points(rows, policy=label, search=search_of):
                 base = points(rows, policy="fcfs", cap=mine.at["cap"], search=search_of)
-                gain = rate_gain([mine], base, "mean_s_per_token")
-                if gain and bound(mine, base[0], "mean_s_per_token") != NEITHER:
+                gain = rated(mine, base[0], "mean_s_per_token").ours
+                if gain:
                     known.append((mine.at["cap"], gain))
             style = look_of(label)
             axes.errorbar(

@@ -228,7 +228,7 @@ def _at_one_rate(rows: list[Row], panel: str) -> list[Claim]:
     return found
 
 
-BURST = "burst of 400 or 800 requests"
+BURST = "a burst and its drain"
 WHY_SPEED = (
     "our iteration times are a published fit for an A100-80G, and our ShareGPT and Alpaca lengths another sample: the "
     "paper's fcfs sustains more; above the capacity the ratio also depends on the number of requests"

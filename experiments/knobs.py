@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments._case import At, Case, Row, Workload, points, ratio
-from experiments._claim import Claim
+from experiments._case import At, Case, Row, Workload, points
+from experiments._claim import Claim, compared
 from experiments._figure import PAGE, draw, plain_log
 from experiments._sweep import main
 from sim.one import Contender
@@ -102,15 +102,22 @@ def claims(rows: list[Row]) -> list[Claim]:
             other = points(rows, variant=variant, **where)[0]
             for measure, name in MEASURES:
                 text = f"{where['lengths']} at load {where['load']:g}: {name}, {variant} over the paper's preset"
-                mark = "" if other.status == "ok" else other.status
-                found.append(Claim("knobs", text, ratio(other, paper, measure), note=mark))
+                change, mark = compared(other, paper, measure)
+                if change and other.status != "ok":
+                    mark = other.status
+                found.append(Claim("knobs", text, change, note=mark))
         for measure, name in MEASURES:
-            effects = []
+            effects, stopped = [], []
             for variant in dict.fromkeys(str(row.at["variant"]) for row in rows):
                 if variant not in ("fcfs", "paper", "artifact"):
-                    gain = ratio(points(rows, variant=variant, **where)[0], paper, measure)
+                    gain, mark = compared(points(rows, variant=variant, **where)[0], paper, measure)
                     if gain:
                         effects.append((max(gain.mean, 1 / gain.mean), variant, gain))
+                    else:
+                        stopped.append((variant, mark))
+            for variant, mark in stopped:
+                text = f"{where['lengths']} at load {where['load']:g}: {name}, {variant} over the paper's preset"
+                found.append(Claim("knobs", text, None, note=mark))
             largest = sorted(effects, reverse=True)[:3]
             for _, variant, gain in largest:
                 text = f"{where['lengths']} at load {where['load']:g}: {name}, {variant} over the paper's preset"
@@ -135,8 +142,10 @@ def _draw_bars(figure: Figure, rows: list[Row]) -> None:
             (("mean_jct_s", "mean JCT", BLUE), ("mean_s_per_token", "mean s/token", ORANGE))
         ):
             for row, variant in enumerate(variants):
-                gain = ratio(points(rows, variant=variant, **where)[0], paper, measure)
+                gain, _ = compared(points(rows, variant=variant, **where)[0], paper, measure)
                 if gain is None:
+                    at_edge = axes.get_yaxis_transform()
+                    axes.plot([0.96], [row + 0.3 * shift - 0.15], "x", color=colour, markersize=4, transform=at_edge)
                     continue
                 error = [[gain.mean - (gain.low or gain.mean)], [(gain.high or gain.mean) - gain.mean]]
                 axes.errorbar(
@@ -150,7 +159,9 @@ def _draw_bars(figure: Figure, rows: list[Row]) -> None:
         axes.set_title(f"{where['lengths']},\nload {where['load']:g}")
     grid[0][0].set_yticks(range(len(variants)), variants)
     grid[0][0].invert_yaxis()
-    figure.supxlabel("over the paper's preset (above 1: slower than it)", fontsize=8)
+    figure.supxlabel(
+        "over the paper's preset (above 1: slower than it; cross: runs were stopped, no ratio)", fontsize=8
+    )
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=2)
 

@@ -153,23 +153,25 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trace", metavar="FILE", help="answer the question for this trace, and print tables")
     parser.add_argument("--latency", default="opt-13b-a100", help="with --trace: the machine")
     parser.add_argument("--max-batch", type=int, default=64, help="with --trace: the batch cap")
-    parser.add_argument("--num-requests", type=int, default=2000, help="with --trace: the first so many requests")
-    parser.add_argument("--seeds", type=int, default=5, help="with --trace: how many")
+    parser.add_argument("--num-requests", type=int, help="with --trace: the first so many (default: the scale's)")
+    parser.add_argument("--seeds", type=int, help="with --trace: how many (default: the scale's)")
 
 
 def special(args: argparse.Namespace) -> bool:
     """With --trace: a table per load of the user's own requests."""
     if not getattr(args, "trace", None):
         return False
-    workload = recorded(Path(args.trace), args.num_requests)
+    scale = SCALES[args.scale]
+    workload = recorded(Path(args.trace), args.num_requests or scale.requests)
     contenders = [
         Contender(policy.policy, policy.knobs, "" if policy.kind.needs else label) for label, policy in POLICIES.items()
     ]
-    for load in (0.5, 0.8, 1.0, 1.2):
+    for load in scale.loads:
         settings = Settings(
             latency=args.latency, max_batch=args.max_batch, load=load, max_backlog=workload.requests // 2
         )
-        print(replay(workload.trace(1.0, 0), contenders, seeds=args.seeds, settings=settings, processes=args.jobs))
+        seeds = args.seeds or scale.seeds
+        print(replay(workload.trace(1.0, 0), contenders, seeds=seeds, settings=settings, processes=args.jobs))
     return True
 
 

@@ -22,6 +22,7 @@ One file a claim or figure. This page is written by `python -m experiments.table
 the experiments, not the page.
 
 ```
+source .venv/bin/activate                         # after `make setup`
 python -m experiments.jct_vs_rate --scale small   # one of them: smoke, small or paper
 python -m experiments --scale small               # all; goes on where a killed run stopped
 python -m experiments.check --scale small         # is the last run what the reference says?
@@ -32,8 +33,9 @@ Each run lands in `results/EXPERIMENT/RUN-ID/` with its settings, commit, rows a
 cluster: `--backend ray --address ...` or `--backend dask --address ...` with the extra `cluster`.
 
 Ratios are means over seeds with common random numbers, paired by seed, with 95 % bootstrap intervals. "agrees": *yes*,
-our interval meets the published number or range; *close*, it misses it by less than 15 %; *no*. Published numbers and
-their sources are in `published.csv` and `curves.csv`. Minutes are of computing, on {cores} cores.
+our interval meets the published number or range; *close*, it misses it by less than 15 %; *no*; *open*, ours is a bound
+that leaves room for it, or no number (a rate was not reached, a run was stopped). Published numbers and their sources
+are in `published.csv` and `curves.csv`. Minutes are of computing, on {cores} cores.
 """
 
 
