@@ -63,6 +63,8 @@ class Mishaps:
         jobs = [job for job, _ in plan.work]
         log.error("a step of %d requests failed, and they with it: %r", len(jobs), error, exc_info=error)
         why = f"{type(error).__name__}: {error}"
+        for job in jobs:
+            self.loop.requests[job].by_step = True
         self.start_over(jobs, why)
         self._in_a_row += 1
         if self._in_a_row >= HOPELESS:

@@ -43,6 +43,7 @@ class Output:
     seed: int
     error: str | None
     record: Mapping[str, Any] = field(repr=False)
+    by_step: bool = field(default=False, repr=False)  # failed because a whole step did; perhaps not its own fault
 
 
 class Voice(Protocol):
@@ -61,8 +62,8 @@ class Request:
     """
 
     __slots__ = (
-        "at_end", "ended", "error", "finish_reason", "job", "listener", "logprobs", "params", "pieces", "prompt",
-        "record", "sampling", "seed", "signal", "speech", "tokens", "voice",
+        "at_end", "by_step", "ended", "error", "finish_reason", "job", "listener", "logprobs", "params", "pieces",
+        "prompt", "record", "sampling", "seed", "signal", "speech", "tokens", "voice",
     )  # fmt: skip
 
     def __init__(
@@ -88,6 +89,7 @@ class Request:
         self.sampling: Any = None  # the Sampler's state of it; the executor's own
         self.finish_reason = ""
         self.error: str | None = None
+        self.by_step = False  # it failed because a whole step did, which may be another request's fault or the device's
         self.record: Mapping[str, Any] = {}
         self.pieces: list[Piece] = []
         self.signal = threading.Condition()  # for who iterates
@@ -230,6 +232,7 @@ class Handle:
             seed=request.seed,
             error=request.error,
             record=request.record,
+            by_step=request.by_step,
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple
@@ -16,15 +17,22 @@ from fastserve.server.store import Row, Store, StoreError
 
 log = logging.getLogger("fastserve.server")
 
+ATTEMPTS = 3
+"""A durable job with which so many steps failed is taken to be their cause."""
+
 
 class Plea(NamedTuple):
-    """What a durable job asks of the engine. model: the engine's name of it, for token ids mean nothing elsewhere."""
+    """What a durable job asks of the engine. model: the engine's name of it, for token ids mean nothing elsewhere.
+
+    attempts: steps that failed with it in earlier runs of the server.
+    """
 
     model: str
     prompt: list[int]
     params: SamplingParams
     metadata: dict[str, Any]
     priority: int
+    attempts: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return self._asdict() | {"params": asdict(self.params)}
@@ -40,12 +48,20 @@ Submit = Callable[[ServedJob, Plea, bool], None]
 
 
 class Durable:
-    """model: the engine's name of what is served."""
+    """model: the engine's name of what is served.
+
+    A failed step takes all its requests with it, and any of them, or the device, may be the cause. So a durable job
+    that it took is tried again, one at a time: once when nothing else runs, otherwise when another request has ended
+    well or the server is started again. A device that has died thus uses up no job's last attempt.
+    """
 
     def __init__(self, store: Store, model: str, submit: Submit) -> None:
         self.store = store
         self.model = model
         self.submit = submit
+        self.pleas: dict[str, Plea] = {}  # of jobs that the engine has, or will be given again
+        self.parked: deque[ServedJob] = deque()  # a step failed with them
+        self.trial: ServedJob | None = None  # the one of them that was given to the engine again
 
     async def enqueue(self, client: str, served: str, plea: Plea) -> ServedJob:
         """A job that is on disk when this returns. Raises ApiError 400 or 503, and then it is not.
@@ -60,7 +76,7 @@ class Durable:
         except StoreError as error:
             raise ApiError(503, f"the job cannot be stored, so it was not taken: {error}", retry_after=30) from error
         try:
-            self.submit(job, plea, False)
+            self._run(job, plea, False)
         except ApiError:
             self.store.remove(job.id)
             raise
@@ -85,7 +101,12 @@ class Durable:
             job.error = f"this job waits until model {model} is served again from this state folder"
             return job
         try:
-            self.submit(job, Plea.of(fields), True)
+            plea = Plea.of(fields)
+            if plea.attempts:
+                job.attempts = plea.attempts
+                self._park(job, plea, " in an earlier run of the server")
+            else:
+                self._run(job, plea, True)
         except (KeyError, TypeError, ValueError) as error:
             self.end(job, "failed", f"what is stored of this job cannot be read: {error}")
         except ApiError as error:
@@ -95,6 +116,45 @@ class Durable:
                 self.end(job, "failed", error.message)
         return job
 
+    def lost_its_step(self, job: ServedJob, why: str) -> bool:
+        """Whether a job that failed with its step stays queued, to be tried again."""
+        job.attempts += 1
+        if job.attempts >= ATTEMPTS:
+            return False
+        self.store.attempted(job.id, job.attempts)
+        self._park(job, self.pleas[job.id], f" ({why})")
+        return True
+
+    def try_again(self, well: bool, idle: bool) -> None:
+        """One parked job, if it may run now. well: the engine has shown that it works; idle: it has nothing to do."""
+        if self.trial is not None and self.trial.handle is not None:
+            return
+        job = next((job for job in self.parked if well or (idle and job.attempts < ATTEMPTS - 1)), None)
+        if job is None:
+            return
+        try:
+            self._run(job, self.pleas[job.id], True)
+        except ApiError as error:
+            if error.status == 503:  # the engine has stopped: a restart goes on from here
+                return
+            self.end(job, "failed", error.message)
+            return
+        job.error = None
+        self.parked.remove(job)
+        self.trial = job
+
+    def _run(self, job: ServedJob, plea: Plea, beyond_capacity: bool) -> None:
+        self.submit(job, plea, beyond_capacity)
+        self.pleas[job.id] = plea
+
+    def _park(self, job: ServedJob, plea: Plea, which: str) -> None:
+        job.error = (
+            f"a step of the engine failed{which}, and this job with it; it goes on when another request has ended "
+            "well, or when the server is started again"
+        )
+        self.pleas[job.id] = plea
+        self.parked.append(job)
+
     def end(self, job: ServedJob, state: str, error: str | None) -> None:
         """It ends without the engine's help."""
         job.ended, job.state, job.error = time.time(), state, error
@@ -103,6 +163,9 @@ class Durable:
     def write(self, job: ServedJob) -> None:
         """How it ended."""
         assert job.ended is not None
+        self.pleas.pop(job.id, None)
+        if job in self.parked:
+            self.parked.remove(job)
         self.store.end(job.id, job.state, {"answer": job.answer, "error": job.error}, job.ended)
 
 

@@ -49,6 +49,7 @@ class ServedJob:
     answer: dict[str, Any] | None = None  # a GenerateAnswer, once ended
     output: Output | None = None  # from its end until its client's handler has taken it
     error: str | None = None
+    attempts: int = 0  # of a durable one: steps that failed with it
 
     def cancel(self, reason: str = "cancelled") -> None:
         """A job that has ended stays as it is."""

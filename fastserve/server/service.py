@@ -139,7 +139,7 @@ class Service:
             self.outbox = Outbox(loop)
         post = self.outbox.post
         choice = 0 if group is None else len(group.jobs)
-        take = partial(self._heard, job, group, choice)
+        take = partial(self._heard, job, job.attempts, group, choice)
 
         def every(piece: Piece) -> None:
             post(take, piece)
@@ -169,8 +169,10 @@ class Service:
         if group is not None:
             group.jobs.append(job)
 
-    def _heard(self, job: ServedJob, group: Group | None, choice: int, piece: Piece) -> None:
+    def _heard(self, job: ServedJob, attempts: int, group: Group | None, choice: int, piece: Piece) -> None:
         """On the event loop, in the order in which the engine spoke."""
+        if attempts != job.attempts:
+            return  # settled already, and the job goes on
         if piece.finish_reason:
             output = self._end(job)
             job.output = None
@@ -194,6 +196,7 @@ class Service:
         self.board.names.pop(handle.id, None)
         job.handle = None
         if job.durable and self._goes_on(job, output):
+            self._try_again(False)
             return output
         job.ended = time.time()
         job.state = END_STATES[output.finish_reason]
@@ -209,7 +212,13 @@ class Service:
         if job.durable:
             self.durable.write(job)
         self._forget(job)
+        self._try_again(output.finish_reason in ("stop", "length"))
         return output
+
+    def _try_again(self, well: bool) -> None:
+        """A durable job that a failed step took may run again, now that another one has ended."""
+        if self.durable.parked and not self.cut:
+            self.durable.try_again(well, idle=not self._live())
 
     def _goes_on(self, job: ServedJob, output: Output) -> bool:
         """Whether a durable job was only interrupted: it stays queued on disk, for the next run of the server."""
@@ -218,7 +227,7 @@ class Service:
         elif not self.engine.alive and interrupted(output, self.engine.error):
             job.error = f"the engine has stopped: {output.error}; this job goes on when the server is started again"
         else:
-            return False
+            return output.by_step and self.durable.lost_its_step(job, str(output.error))
         return True
 
     def _forget(self, ended: ServedJob) -> None:
@@ -250,6 +259,8 @@ class Service:
         jobs = [self.durable.restore(row, self.model) for row in rows]
         for job in jobs:
             self.board.add(job)
+        if self.durable.parked:
+            self.durable.try_again(well=True, idle=True)
         waits = sum(job.handle is None and job.ended is None for job in jobs)
         if waits:
             log.warning("%d jobs of an earlier run wait for another model, or for an engine that works", waits)

@@ -98,6 +98,12 @@ class Store:
         statement = "update jobs set ended = ?, state = ?, answer = ? where id = ?"
         self._told(self._later(lambda: self.db.execute(statement, row)), job)
 
+    def attempted(self, job: str, attempts: int) -> None:
+        """So many steps have failed with it: a restart knows it, unless the disk does not take it."""
+        row = attempts, job
+        statement = "update jobs set request = json_set(request, '$.attempts', ?) where id = ?"
+        self._told(self._later(lambda: self.db.execute(statement, row)), job)
+
     async def written(self) -> None:
         """Everything that was asked of it before is on disk when this returns."""
         await asyncio.wrap_future(self._later(lambda: None))

@@ -105,6 +105,7 @@ def test_a_device_that_fails_every_step_stops_the_engine(steps: int, caplog: pyt
         failing(engine, steps)
         outputs = [handle.result(10) for handle in at_once(engine, HOPELESS + 2)]
         assert [output.finish_reason for output in outputs[:steps]] == ["error"] * steps
+        assert [output.by_step for output in outputs] == [True] * steps + [False] * (HOPELESS + 2 - steps)
         if steps < HOPELESS:
             assert [output.finish_reason for output in outputs[steps:]] == ["length"] * 3
             assert engine.alive

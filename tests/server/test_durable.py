@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from fastserve.engine import Engine
 from fastserve.sched.job import Job
 from fastserve.sched.policy import Policy
+from fastserve.server.durable import ATTEMPTS
 from tests.server.conftest import Client, Serve, slow_engine
 
 pytestmark = pytest.mark.anyio
@@ -90,6 +92,69 @@ async def test_jobs_outlive_an_engine_that_breaks(serve: Serve, tmp_path: Path) 
             found = await end_of(client, job)
             assert found["state"] == "finished" and found["result"]["tokens_generated"] == 1000 + number
         assert (await client.get(f"/jobs/{jobs[2]}")).json()["state"] == "cancelled"
+
+
+def breaking(engine: Engine, breaks: Callable[[Job], bool]) -> Engine:
+    """Every step with such a job in it fails as a whole."""
+    run = engine.loop.executor.run
+
+    def broken(plan: Any) -> Any:
+        if any(breaks(job) for job, _ in plan.work):
+            raise OSError("the device is gone")
+        return run(plan)
+
+    engine.loop.executor.run = broken  # type: ignore[method-assign]
+    return engine
+
+
+def poisonous(job: Job) -> bool:
+    return job.prompt == len("poison")
+
+
+async def test_jobs_outlive_a_device_that_fails_every_step(serve: Serve, tmp_path: Path) -> None:
+    """Their first steps fail before the engine knows that it is not they."""
+    dead = breaking(Engine.scripted(max_batch=4), lambda job: True)
+    async with serve(dead, state_dir=tmp_path / "state") as client:
+        jobs = [await submit(client, seed=number) for number in range(3)]
+        while client.service.engine.alive:
+            assert (await client.post("/generate", json=FIELDS)).status_code in (500, 503)
+        for job in jobs:
+            found = (await client.get(f"/jobs/{job}")).json()
+            assert found["state"] == "queued" and found["ended"] is None, found
+            assert "the device is gone" in found["error"] and "goes on when" in found["error"]
+        assert (await client.delete(f"/jobs/{jobs[2]}")).json()["state"] == "cancelled"
+    async with serve(state_dir=tmp_path / "state") as client:
+        for job in jobs[:2]:
+            found = await end_of(client, job)
+            assert found["state"] == "finished" and found["error"] is None
+            assert found["result"]["tokens_generated"] == 30
+        assert (await client.get(f"/jobs/{jobs[2]}")).json()["state"] == "cancelled"
+    async with serve(state_dir=tmp_path / "state") as client:
+        assert (await client.get(f"/jobs/{jobs[0]}")).json()["state"] == "finished", "and it stays so"
+
+
+async def test_a_poisonous_job_fails_alone(serve: Serve) -> None:
+    async with serve(breaking(Engine.scripted(max_batch=4), poisonous)) as client:
+        with client.service.engine.inbox.condition:  # so that they share a step
+            asked = [submit(client, prompt=prompt) for prompt in ("poison", "a", "b", "c")]
+            jobs = [await one for one in asked]
+        states = [(await end_of(client, job))["state"] for job in jobs]
+        assert states == ["failed", "finished", "finished", "finished"]
+        assert client.service.engine.counters["failed_steps"] == ATTEMPTS and client.service.engine.alive
+        durable = client.service.durable
+        assert not durable.parked and not durable.pleas
+
+
+async def test_a_poisonous_job_has_its_last_attempt_after_a_restart(serve: Serve, tmp_path: Path) -> None:
+    async with serve(breaking(Engine.scripted(), poisonous), state_dir=tmp_path / "state") as client:
+        job = await submit(client, prompt="poison")
+        while client.service.board.jobs[job].attempts < ATTEMPTS - 1:
+            await asyncio.sleep(0.01)
+        found = (await client.get(f"/jobs/{job}")).json()
+        assert found["state"] == "queued" and "when the server is started again" in found["error"]
+    async with serve(breaking(Engine.scripted(), poisonous), state_dir=tmp_path / "state") as client:
+        found = await end_of(client, job)
+        assert found["state"] == "failed" and found["error"] == "OSError: the device is gone"
 
 
 async def test_jobs_wait_for_their_model(serve: Serve, tmp_path: Path) -> None:
