@@ -81,6 +81,33 @@ def test_a_row_that_is_no_number_fails_its_own_request(model: Any) -> None:
         assert got == (want[: len(got)] if request in failed else want)
 
 
+def test_no_memory_for_a_row_drawn_alone_fails_its_own_request(model: Any) -> None:
+    """The rows before it have been drawn for by then: thrown away, they would draw the next token of their seed."""
+    warm = SamplingParams(max_tokens=12, temperature=1.0, ignore_eos=True).resolved({})
+
+    def played(spoilt: int) -> Stage:
+        stage = Stage(model, "fcfs", 64, 0)
+        for prompt in PROMPTS[:3]:
+            stage.add(prompt, warm, seed=7)
+        sample, last = stage.executor.sampler.sample, stage.requests[2]
+
+        def scarce(logits: Any, states: Any) -> Any:
+            if last.sampling in states and len(last.tokens) == spoilt:
+                raise ValueError("as asked") if len(states) > 1 else MemoryError("none left")
+            return sample(logits, states)
+
+        stage.executor.sampler.sample = scarce  # type: ignore[method-assign]
+        stage.play()
+        return stage
+
+    calm, short = played(-1), played(4)
+    assert [request.finish_reason for request in short.requests] == ["length", "length", "error"]
+    assert short.requests[2].error == "MemoryError: none left"
+    assert [request.tokens for request in short.requests[:2]] == [request.tokens for request in calm.requests[:2]]
+    assert short.requests[2].tokens == calm.requests[2].tokens[:4]
+    assert short.loop.counters["oom"] == 0
+
+
 def test_text_that_cannot_be_made_fails_its_own_request(model: Any) -> None:
     class Mute:
         stopped = False
