@@ -1,4 +1,4 @@
-"""`fastserve ab`: one trace under several policies, in turns (A B A B), compared pair by pair.
+"""`fastserve ab`: one trace under several policies, in turns (A B, B A), compared pair by pair.
 
 Each run has a `fastserve serve` of its own and comes over HTTP; --offline: each has an engine in this process.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +17,28 @@ from fastserve.check import setting
 from fastserve.profile import MODEL_FLAGS, Bar, add_model_arguments
 
 if TYPE_CHECKING:
-    from fastserve.duel import Body, Duel
+    from fastserve.duel import Body, Contender, Duel
+    from fastserve.workload import Trace
 
 SERVING = ("max_batch", "batching", "token_budget", "residency", "visit", "kv_tokens", "host_tokens")
 SHARES = (10, 25, 50, 75, 90, 95, 99)
 """Percentiles of the completion times that are printed."""
+
+
+class Lines:
+    """Where stderr is no terminal: a line for each run when it begins. It is a duel.Report."""
+
+    def __init__(self) -> None:
+        self.last = ""
+
+    def __call__(self, share: float, what: str) -> None:
+        run = what.partition(", ")[0]
+        if run != self.last:
+            self.last = run
+            print(run, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        pass
 
 
 class PolicyAction(argparse.Action):
@@ -53,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--url", metavar="URL", help="a contender: a server that is there already", default=None, **rows)
     add("--set", metavar="KEY=VALUE", help="a setting of that policy", default=argparse.SUPPRESS, **rows)
     add("--label", metavar="TEXT", help="its name in the tables", default=argparse.SUPPRESS, **rows)
-    add("--rounds", type=int, default=5, metavar="N", help="runs of each policy (default: %(default)s)")
+    add("--rounds", type=int, default=5, metavar="N", help="runs of each; an interval takes 4 (default: %(default)s)")
     add("--offline", action="store_true", help="straight on the engine, in this process, without HTTP")
     add("--start-timeout", type=float, default=600.0, metavar="S", help="that a server may take (default: %(default)g)")
     add("--num-requests", type=int, metavar="N", help="the first so many of the trace")
@@ -82,7 +100,8 @@ def run(args: argparse.Namespace) -> int:
         from fastserve.workload import read_trace
     except ImportError as error:
         return _refuse(_missing(error))
-    bar = Bar(sys.stderr.isatty() and not args.json)
+    shown = sys.stderr.isatty()
+    bar: Bar | Lines = Bar(shown and not args.json) if shown or args.json else Lines()
     rows = args.policies or [{"policy": "fcfs"}, {"policy": "sj-mlfq"}]
     try:
         contenders = [Contender(**row) for row in rows]
@@ -91,7 +110,9 @@ def run(args: argparse.Namespace) -> int:
         trace = read_trace(args.trace, rate=1.0 if args.rate is None and args.load is not None else args.rate)
         if args.num_requests is not None:
             trace = trace.head(args.num_requests)
-        body = _engine(args) if args.offline else _servers(args)
+        if not args.json:
+            print(_first(args, contenders), file=sys.stderr, flush=True)
+        body = _engine(args, trace) if args.offline else _servers(args)
         found = duel(
             body, trace, contenders, rounds=args.rounds, rate=args.rate, load=args.load, seed=args.seed, report=bar
         )
@@ -118,11 +139,23 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _engine(args: argparse.Namespace) -> Body:
+def _first(args: argparse.Namespace, contenders: Sequence[Contender]) -> str:
+    """What takes the first seconds."""
+    if not args.offline:
+        own = any(not one.url for one in contenders)
+        return f"starting a server with {args.model} for each run: some seconds each" if own else "asking the servers"
+    if args.latency is not None:
+        return f"loading {args.model}: some seconds"
+    return f"loading {args.model} and, where no profile of it is stored, measuring its iteration times: some seconds"
+
+
+def _engine(args: argparse.Namespace, trace: Trace) -> Body:
+    from fastserve.duel import fitting
     from fastserve.duel_engine import EngineBody
     from fastserve.engine.model import load_model
 
     model = load_model(args.model, **{name: getattr(args, name) for name in MODEL_FLAGS})
+    fitting(trace, model.max_model_len, model.name)  # before anything is measured
     return EngineBody(model, {name: getattr(args, name) for name in SERVING}, latency=args.latency)
 
 
@@ -140,8 +173,13 @@ def _servers(args: argparse.Namespace) -> Body:
 
 def text(found: Duel) -> str:
     """For people: settings, the ratios, and the distribution of completion times as a table."""
+    from fastserve.duel import ENOUGH
+
     document = found.document()
-    lines = [", ".join(f"{name} {value}" for name, value in document["settings"].items())]
+    lines = textwrap.wrap(
+        ", ".join(f"{name} {_figure(value)}" for name, value in document["settings"].items() if value is not None),
+        width=100, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
     rows = [["policy", "mean JCT s", "p95", "p99", "TTFT s", "tok/s", "baseline/row: mean JCT", "p95", "tok/s"]]
     for label, means in document["means"].items():
         ratios = document["ratios"].get(label)
@@ -150,10 +188,17 @@ def text(found: Duel) -> str:
         keys = ("mean_jct_s", "p95_jct_s", "output_tokens_per_s")
         rows.append([label, *mine, *(["1"] * 3 if ratios is None else [_shown(ratios[key]) for key in keys])])
     lines += _columns(rows)
+    fewest = min(len(found.values(label, "mean_jct_s")) for label in found.labels)
+    if fewest < ENOUGH:
+        lines.append(f"too few rounds for an interval: {fewest}; --rounds {ENOUGH} or more gives one")
     lines.append("completion times (s) below which so many percent of the jobs ended, all rounds together:")
     table = [["policy", *(f"{share} %" for share in SHARES)]]
     table += [[label, *(f"{value:.3f}" for value in found.percentiles(label, SHARES))] for label in document["means"]]
     return "\n".join([*lines, *_columns(table)])
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _shown(ratio: dict[str, float | None] | None) -> str:

@@ -1,4 +1,4 @@
-"""Duel: several contenders, the same trace in turns (A B A B), and their ratios pair by pair.
+"""Duel: several contenders, the same trace in turns (A B, B A), and their ratios pair by pair.
 
 Here is the arithmetic, and nothing of a machine: a Body replays, fastserve.duel_engine in this process and
 fastserve.duel_http against servers.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -24,6 +24,12 @@ MEASURES = (
 KEPT = ("id", "arrival", "prompt_tokens", "output_tokens", "finish", "jct_from_arrival", "ttft", "preemptions")
 BURST, BATCHES = 200, 4
 """Requests of the run that measures what fcfs sustains: so many or a shorter trace, and at least so many batches."""
+ENOUGH = 4
+"""Rounds below which no interval is given: draws from two or three are no distribution."""
+DRIFT = 1.5
+"""Ratio of a contender's slowest round to its fastest, by pace(), above which the machine was not the same."""
+PACED = 10
+"""Jobs with a time per token below which a run has no pace."""
 WARM, WARM_TOKENS = 4, 8
 """Requests, and tokens of each output at most, before a body is measured."""
 
@@ -123,11 +129,25 @@ class Duel:
         for run in self.rounds:
             for warning in run.notes.get("warnings", ()):
                 said.setdefault(warning, []).append(f"{run.label} {run.number + 1}")
-        return [f"{', '.join(runs)}: {warning}" for warning, runs in said.items()]
+        named = [f"{', '.join(runs)}: {warning}" for warning, runs in said.items()]
+        return [*named, *(drift for label in self.labels if (drift := self._drift(label)))]
+
+    def _drift(self, label: str) -> str:
+        paces = {run.number + 1: pace(run.records) for run in self.rounds if run.label == label}
+        known = {number: value for number, value in paces.items() if value > 0}  # not NaN
+        if not known:
+            return ""
+        fast, slow = min(known, key=known.__getitem__), max(known, key=known.__getitem__)
+        if known[slow] <= DRIFT * known[fast]:
+            return ""
+        return (f"{label} {fast}, {label} {slow}: drift: the machine was not the same, a token took "
+                f"{known[fast] * 1e3:.3g} ms in the one and {known[slow] * 1e3:.3g} ms in the other; leave it alone "
+                f"and run again")  # fmt: skip
 
     def document(self, *, jobs: bool = False) -> dict[str, Any]:
         """Plain JSON values: {settings, machine, means, ratios, warnings, rounds}. ratios: the baseline's mean over the
-        row's, pairs drawn again for the interval, so above 1 where the row is smaller. jobs: with each job's times.
+        row's, pairs drawn again for the interval, so above 1 where the row is smaller; low and high are None below
+        ENOUGH rounds. jobs: with each job's times.
         """
         baseline, *others = self.labels
         return {
@@ -146,7 +166,9 @@ class Duel:
 
     def _ratio(self, baseline: str, label: str, measure: str) -> dict[str, float | None] | None:
         try:
-            return paired_ratio(self.values(baseline, measure), self.values(label, measure))._asdict()
+            base = self.values(baseline, measure)
+            ratio = paired_ratio(base, self.values(label, measure))
+            return (ratio if len(base) >= ENOUGH else ratio._replace(low=None, high=None))._asdict()
         except ValueError:  # a measure that is 0 or has no value somewhere
             return None
 
@@ -163,8 +185,8 @@ def duel(
     report: Report | None = None,
 ) -> Duel:
     """rate: requests/s; load: in units of what fcfs sustains on this body, measured first. Round i replays
-    trace.repaired(seed + i) under every contender, each time on an engine of its own. A policy that needs guesses gets
-    the true lengths.
+    trace.repaired(seed + i) under every contender, each time on an engine of its own; every second round in reverse
+    order, so that no contender always runs first. A policy that needs guesses gets the true lengths.
 
     ValueError for settings that cannot work; DuelError when a run fails.
     """
@@ -193,11 +215,13 @@ def duel(
     found = Duel(settings, {})
     for number in range(rounds):
         mine = trace.repaired(seed + number)
-        for one in contenders:
+        for one in contenders if number % 2 == 0 else reversed(contenders):
             watch = None
             if report is not None:
                 done, total = len(found.rounds), rounds * len(contenders)
-                watch = _watcher(report, done, total, len(trace), f"round {number + 1}: {one.name}")
+                what = f"round {number + 1} of {rounds}: {one.name}"
+                report(done / total, what)
+                watch = _watcher(report, done, total, len(trace), what)
             try:
                 records, summary, notes = body.replay(one, mine, seed + number, watch)
             except DuelError as error:
@@ -230,6 +254,35 @@ def done_while_full(records: Columns) -> float:
     length = np.maximum(records["end"] - begun, 1e-9)
     share = np.clip((last - begun) / length, 0.0, 1.0)
     return float((share * tokens).sum() / tokens.sum()) / (last - start)
+
+
+def pace(records: Columns) -> float:
+    """s per token that a tenth of the jobs stayed below: those with the fewest interruptions. NaN for few jobs."""
+    known = records["tpot_excl_first"]
+    known = known[np.isfinite(known)]
+    return float(np.quantile(known, 0.1)) if len(known) >= PACED else math.nan
+
+
+def fitting(trace: Trace, context: int, model: str) -> Trace:
+    """The trace with limits that leave every request within `context` tokens; none is below a request's output.
+
+    ValueError that counts the requests whose prompt and output do not fit: none is dropped or cut.
+    """
+    limits = np.full(len(trace), trace.output.max())
+    if trace.max_tokens is not None:
+        limits = np.where(trace.max_tokens > 0, trace.max_tokens, limits)
+    need = trace.prompt + np.minimum(trace.output, limits)
+    long = int((need > context).sum())
+    if long:
+        raise ValueError(
+            f"{long} of the {len(trace)} requests of {trace.name} do not fit the context of {model}, {context} tokens "
+            f"(the longest needs {int(need.max())}), and none is dropped: take a model with a longer context, or a "
+            f"trace of shorter requests, such as `python -m sim.trace synthesise tiny.jsonl -n 24 --rate 4 "
+            f"--lengths profile:alpaca` writes"
+        )
+    if bool((trace.prompt + limits <= context).all()):
+        return trace
+    return replace(trace, max_tokens=np.minimum(limits, context - trace.prompt))
 
 
 def warm_up(trace: Trace) -> Trace:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from fastserve.duel import Contender, DuelError, Replay, Watch, warm_up
+from fastserve.duel import Contender, DuelError, Replay, Watch, fitting, warm_up
 from fastserve.engine.assembly import on_model
 from fastserve.engine.model import Model
 from fastserve.engine.playback import PlaybackError, play
@@ -51,7 +51,7 @@ class EngineBody:
     def _play(self, serving: Serving, trace: Trace, seed: int, watch: Watch | None) -> Any:
         with on_model(self.model, serving, hardware=self.hardware) as engine:
             try:
-                return play(engine, trace, seed=seed, watch=watch)
+                return play(engine, fitting(trace, engine.max_model_len, self.model.name), seed=seed, watch=watch)
             except PlaybackError as error:
                 raise DuelError(str(error)) from None
 

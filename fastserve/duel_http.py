@@ -19,7 +19,7 @@ from fastserve.bench.running import on_best_loop, undisturbed
 from fastserve.bench.schedule import calls_of
 from fastserve.bench.target import Asker, Target, TargetError
 from fastserve.child import ServerError, ServerProcess
-from fastserve.duel import Contender, DuelError, Replay, Watch, warm_up
+from fastserve.duel import Contender, DuelError, Replay, Watch, fitting, warm_up
 from fastserve.policies import make
 from fastserve.predictors import Oracle
 from fastserve.workload import Trace
@@ -78,6 +78,8 @@ class HttpBody:
             target = Asker(url).probe()
         except TargetError as error:
             raise DuelError(str(error)) from None
+        if target.max_model_len is not None:
+            fitting(trace, target.max_model_len, next(iter(target.models), url))
         self._send(contender, url, target, warm_up(trace), seed + 1, None, server)
         result = self._send(contender, url, target, trace, seed, watch, server)
         return Replay(result.columns(), result.summary(), notes(result, target, server))

@@ -74,6 +74,8 @@ def run(args: argparse.Namespace) -> int:
             ignore_eos=args.ignore_eos,
         )  # fmt: skip
         settings = {name: getattr(args, name) for name in SERVING + LOADING}
+        measured = "" if args.latency else " and, where no profile of it is stored, measuring its iteration times"
+        print(f"loading {args.model}{measured}: some seconds", file=sys.stderr, flush=True)
         engine = Engine.from_pretrained(args.model, knobs=dict(map(setting, args.set)), **settings)
     except ImportError as error:
         return _refuse(f"{error}; the live engine needs its extra: pip install 'fastserve-testbed[engine]'")

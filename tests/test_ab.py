@@ -13,16 +13,22 @@ import pytest
 pytest.importorskip("torch")
 
 from fastserve.__main__ import main
-from fastserve.duel import Contender, Duel, Replay, Round, Watch, duel, sustained
+from fastserve.ab import text
+from fastserve.duel import Contender, Duel, Replay, Round, Watch, duel, fitting, sustained
 from fastserve.duel_engine import serving_of
 from fastserve.engine import Engine
 from fastserve.engine.playback import play
 from fastserve.measures import summarise
+from fastserve.sched.policy import Policy
 from fastserve.workload import Trace, synthesise, write_trace
 from sim.capacity import capacity
 from sim.one import Contender as Simulated
 from sim.one import run_one
 from sim.settings import Settings
+
+
+class Unranked(Policy):
+    pass
 
 
 def small(n: int = 30, rate: float = 3.0) -> Trace:
@@ -59,9 +65,9 @@ def test_a_request_that_does_not_fit_is_named() -> None:
         play(engine, synthesise(2, rate=1, lengths="fixed:90"))
 
 
-def a_duel() -> Duel:
+def a_duel(rounds: int = 4) -> Duel:
     found = Duel({"trace": "t"}, {})
-    for number in range(3):
+    for number in range(rounds):
         for label, speed in (("fcfs", 1.0), ("srpt", 0.5)):
             with Engine.scripted(policy="fcfs", keep_records=None) as engine:
                 records = play(engine, small(12).repaired(number))
@@ -79,8 +85,49 @@ def test_ratios_are_of_the_baseline_over_the_row() -> None:
     ratio = document["ratios"]["srpt"]["mean_jct_s"]
     assert ratio == {"mean": pytest.approx(2.0), "low": pytest.approx(2.0), "high": pytest.approx(2.0)}
     assert document["ratios"]["srpt"]["preemptions_per_job"] is None  # nobody is preempted: there is no ratio
-    assert len(document["rounds"]) == 6 and len(document["rounds"][0]["records"]["jct_from_arrival"]) == 12
+    assert len(document["rounds"]) == 8 and len(document["rounds"][0]["records"]["jct_from_arrival"]) == 12
     json.dumps(document, allow_nan=False)
+
+
+def test_two_rounds_make_no_interval() -> None:
+    few = a_duel(2)
+    ratio = few.document()["ratios"]["srpt"]["mean_jct_s"]
+    assert ratio == {"mean": pytest.approx(2.0), "low": None, "high": None}
+    assert "too few rounds for an interval: 2" in text(few)
+    assert "too few rounds" not in text(a_duel(4)) and "2.00 [2.00, 2.00]" in text(a_duel(4))
+
+
+def test_a_machine_that_changed_is_named() -> None:
+    found = a_duel()
+    assert found.warnings() == []
+    slow = found.rounds[4]  # fcfs, third round
+    slow.records["tpot_excl_first"] = slow.records["tpot_excl_first"] * 3
+    (warning,) = found.warnings()
+    assert warning.startswith("fcfs ") and ", fcfs 3: drift: the machine was not the same" in warning
+
+
+def test_a_policy_without_a_rank_is_refused_before_it_runs() -> None:
+    with pytest.raises(ValueError, match=r"Unranked must define rank\(self, job\)"):
+        serving_of(Unranked, {}, {})
+    with pytest.raises(ValueError, match="--predictor constant:TOKENS"):
+        Engine.scripted(policy="sjf")
+
+
+def test_settings_are_rounded_and_wrapped() -> None:
+    found = a_duel()
+    found.settings |= {"rate": 6.877539515767466, "load": None, **{f"setting{i}": "x" * 20 for i in range(8)}}
+    header = text(found).partition("policy ")[0]
+    assert "rate 6.878," in header and "None" not in header and max(map(len, header.splitlines())) <= 100
+
+
+def test_requests_beyond_the_context_are_counted_and_none_is_dropped() -> None:
+    trace = synthesise(3, rate=1, lengths="", prompt="fixed:50", output="fixed:10")
+    trace.prompt[1], trace.output[2] = 95, 40
+    assert fitting(trace, 135, "m") is trace
+    cut = fitting(trace, 110, "m")
+    assert cut.max_tokens is not None and cut.max_tokens.tolist() == [40, 15, 40]
+    with pytest.raises(ValueError, match=r"1 of the 3 requests of .* context of m, 100 tokens \(the longest needs 105"):
+        fitting(trace, 100, "m")
 
 
 @pytest.mark.parametrize(
@@ -136,8 +183,8 @@ def test_a_load_is_in_units_of_what_the_simulator_too_calls_sustained(requests: 
 
 def test_contenders_take_turns_on_the_same_trace() -> None:
     found = duel(Scripted(4), small(8), [Contender(policy="fcfs"), Contender(policy="srpt")], rounds=2, seed=3)
-    assert [(run.label, run.number) for run in found.rounds] == [("fcfs", 0), ("srpt", 0), ("fcfs", 1), ("srpt", 1)]
-    first, second, third, _ = (run.records for run in found.rounds)
+    assert [(run.label, run.number) for run in found.rounds] == [("fcfs", 0), ("srpt", 0), ("srpt", 1), ("fcfs", 1)]
+    first, second, _, third = (run.records for run in found.rounds)
     for column in ("arrival", "prompt_tokens", "output_tokens"):
         np.testing.assert_array_equal(first[column], second[column])
     assert first["output_tokens"].tolist() != third["output_tokens"].tolist()
@@ -167,7 +214,7 @@ def test_the_command_compares_in_turns(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["ab", "--offline", "--json", "--trace", str(trace), *arguments, *engine, "--out", str(out)]) == 0
     document = json.loads(capsys.readouterr().out)
     assert [(run["label"], run["round"]) for run in document["rounds"]] == [
-        ("fcfs", 0), ("patient", 0), ("fcfs", 1), ("patient", 1),
+        ("fcfs", 0), ("patient", 0), ("patient", 1), ("fcfs", 1),
     ]  # fmt: skip
-    assert document["ratios"]["patient"]["mean_jct_s"]["low"] is not None
+    assert document["ratios"]["patient"]["mean_jct_s"]["low"] is None
     assert len(json.loads(out.read_text())["rounds"][0]["records"]["ttft"]) == 5

@@ -62,9 +62,15 @@ class Serving:
         if self.predictor not in (None, "client") and not str(self.predictor).startswith("constant"):
             raise ValueError(f"predictor={self.predictor!r}: a live engine knows no true lengths; give constant:TOKENS "
                              f"or client, by which each request brings its guess")  # fmt: skip
-        if "guess" in getattr(self.kind, "needs", ()) and self.predictor is None:
+        kind = self.kind
+        if "guess" in getattr(kind, "needs", ()) and self.predictor is None:
             raise ValueError(f"policy {self.name} needs a guess of each output's length: set predictor to "
-                             f"constant:TOKENS, or to client where requests bring their own")  # fmt: skip
+                             f"constant:TOKENS (on the command line: --predictor constant:TOKENS), or to client where "
+                             f"requests bring their own")  # fmt: skip
+        ranks = (getattr(kind, "rank", None), getattr(kind, "waiting", None))
+        if ranks == (Policy.rank, Policy.waiting):
+            raise ValueError(f"policy {self.name} must define rank(self, job): any comparable value, the smaller goes "
+                             f"first")  # fmt: skip
 
     @staticmethod
     def of(settings: Mapping[str, Any]) -> Serving:
