@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
+
+GONE = 141
+"""Exit status when nobody reads the output any more: what a shell shows for SIGPIPE."""
 
 
 class Command(NamedTuple):
@@ -35,7 +39,22 @@ COMMANDS: dict[str, Command] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command. Returns its exit status; usage errors exit with 2."""
+    """Runs one command. Returns its exit status; usage errors exit with 2. A reader that has gone ends it quietly."""
+    try:
+        try:
+            return _main(argv)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        try:
+            print(flush=True)  # fails again if the output is the broken pipe, and no connection of the command's
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more
+            return GONE
+        raise
+
+
+def _main(argv: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
         prog="fastserve", description="A testbed for LLM-serving schedulers.", allow_abbrev=False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 FLAGS: dict[str, tuple[str, ...]] = {
     "max_model_len": ("--max-length",),
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     try:
         from fastserve.config import FastServeConfig
     except ModuleNotFoundError as error:
-        sys.exit(f"fastserve serve: error: {error.name} is not installed: pip install 'fastserve-testbed[server]'")
+        sys.exit(f"fastserve serve: error: {error.name} is not installed: pip install -e '.[server]' in a clone")
     parser.formatter_class = lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=110)
     parser.add_argument("--show-config", action="store_true", help="print every setting and where it came from; stop")
     group: Any = parser
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         elif name in REPEATED:
             options.update(action="append", metavar="KEY=VALUE" if name == "set" else "TEXT")
         else:
-            options["metavar"] = "N" if field.annotation in (int, float) else "VALUE"
+            options["metavar"] = "N" if field.annotation in (int, float) else _choices(field.annotation) or "VALUE"
         shown = field.get_default(call_default_factory=True)
         text = (field.description or "").replace("%", "%%")
         if shown not in (None, (), {}, False):
@@ -53,6 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             group.add_argument(
                 "--cache-size", metavar="MIB", default=argparse.SUPPRESS, help="the same in MiB, instead of it"
             )
+
+
+def _choices(annotation: Any) -> str:
+    """As they are shown; empty where the type does not say them. The settings check them, with what they tell."""
+    return f"{{{','.join(get_args(annotation))}}}" if get_origin(annotation) is Literal else ""
 
 
 def run(args: argparse.Namespace) -> int:

@@ -31,6 +31,9 @@ MOST_FAULTS = 8
 """Faults of one body that are told: a list may hold a million of the same."""
 
 
+NOT_SAID = "the body is not said to be JSON: send Content-Type: application/json"
+
+
 class ApiError(Exception):
     """Ends the request that is being handled. retry_after: s, for the header of that name."""
 
@@ -97,6 +100,9 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, RequestValidationError)
         errors = error.errors()
         faults = [_told(fault) for fault in errors[:MOST_FAULTS]]
+        if isinstance(error.body, bytes):  # FastAPI leaves a body alone that is not said to be JSON
+            unread = {"loc": ["body"], "msg": NOT_SAID, "type": "content_type"}
+            faults = [unread if fault["loc"] == ["body"] else fault for fault in faults]
         if rest := len(errors) - len(faults):
             faults.append({"loc": ["body"], "msg": f"and {rest} more of this kind", "type": "more"})
         if not speaks_openai(request.url.path):
