@@ -110,5 +110,5 @@ function row(title, meaning) {
 }
 
 function knob(name, value, className) {
-  return make("div", className, make("dt", "", name.replaceAll("_", " ")), make("dd", "", setting(value)));
+  return make("div", className, make("dt", "", name.replaceAll("_", " ")), make("dd", typeof value === "number" ? "number" : "", setting(value)));
 }
