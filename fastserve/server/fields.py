@@ -11,6 +11,8 @@ from pydantic import ValidatorFunctionWrapHandler as Handler
 Token = Annotated[int, Field(ge=0, lt=1 << 31)]
 DEEPEST = 64
 """Levels of metadata: what is kept must be writable by every JSON encoder that it may meet."""
+LARGEST = 16 << 10
+"""Bytes of metadata as JSON: it is kept for as long as its job is."""
 
 
 def expecting(what: str) -> WrapValidator:
@@ -32,7 +34,9 @@ def _unicode(value: str) -> str:
 
 
 def _json(value: dict[str, Any]) -> dict[str, Any]:
-    json.dumps(value, allow_nan=False)  # ValueError for what JSON cannot carry back
+    size = len(json.dumps(value, allow_nan=False))  # ValueError for what JSON cannot carry back
+    if size > LARGEST:
+        raise ValueError(f"it is {size} bytes of JSON; at most {LARGEST} are kept")
     level: list[Any] = [value]
     for _ in range(DEEPEST):
         level = [item for outer in level for item in (outer.values() if isinstance(outer, dict) else outer)
@@ -43,6 +47,7 @@ def _json(value: dict[str, Any]) -> dict[str, Any]:
 
 
 Text = Annotated[str, AfterValidator(_unicode)]
+Name = Annotated[Text, Field(max_length=256)]
 Prompt = Annotated[
     Annotated[str, Field(min_length=1), AfterValidator(_unicode)] | Annotated[list[Token], Field(min_length=1)],
     expecting("text of at least one character, or a list of at least one token id"),

@@ -9,7 +9,7 @@ from typing_extensions import TypedDict
 
 from fastserve.config import FastServeConfig
 from fastserve.engine import SamplingParams
-from fastserve.server.fields import Metadata, Prompt, Stop, Text, Tokens
+from fastserve.server.fields import Metadata, Name, Prompt, Stop, Text, Tokens
 
 
 class Sampling(BaseModel):
@@ -36,7 +36,7 @@ class Sampling(BaseModel):
     seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
     priority: Annotated[int, Field(ge=-(1 << 31), lt=1 << 31)] = 0
     """smaller is more urgent, where the policy looks at it"""
-    user: Text | None = None
+    user: Name | None = None
     """client id, where tokens do not say it"""
     ignore_eos: bool = False
     min_tokens: Annotated[int, Field(ge=0, lt=1 << 31)] = 0

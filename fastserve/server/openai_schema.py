@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from fastserve.engine import SamplingParams
-from fastserve.server.fields import Prompt, Stop, Text, Token, Tokens, expecting
+from fastserve.server.fields import Name, Prompt, Stop, Text, Token, Tokens, expecting
 
 MOST_CHOICES = 128
 UNSUPPORTED = ("tools", "functions", "logit_bias", "suffix", "echo")
@@ -42,7 +42,7 @@ class Generation(BaseModel):
     ignore_eos: bool | None = None
     min_tokens: Annotated[int, Field(ge=0, lt=1 << 31)] | None = None
     priority: Annotated[int, Field(ge=-(1 << 31), lt=1 << 31)] | None = None
-    user: Text | None = None
+    user: Name | None = None
     stop_after: Tokens | None = None
     guess: Tokens | None = None
     tools: Any = None

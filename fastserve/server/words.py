@@ -22,6 +22,10 @@ class Words:
 
     async def prompt(self, prompt: str | list[int]) -> list[int]:
         """Token ids of a prompt: text, or token ids already."""
+        most = self.engine.max_model_len
+        if not isinstance(prompt, str) and len(prompt) >= most:  # before each id is looked at, on the event loop
+            what = f"a prompt of {len(prompt)} tokens; the context of {most} leaves room for {most - 1}"
+            raise ApiError(400, what, param="prompt")
         try:
             if isinstance(prompt, str) and len(prompt) > LONG_TEXT:
                 return await asyncio.to_thread(self.engine.face.encode, prompt)

@@ -47,7 +47,7 @@ async def test_a_full_disk_refuses_jobs_and_nothing_else(
     async with serve(slow_engine(), state_dir=tmp_path / "state") as client:
         first = await submit(client)
         limit_pages(client.service.store, 1)
-        refused = await client.post("/jobs", json=FIELDS | {"metadata": {"large": "x" * 50_000}})
+        refused = await client.post("/jobs", json=FIELDS | {"metadata": {"large": "x" * 15_000}})
         assert refused.status_code == 503 and "cannot be stored" in refused.json()["detail"]
         assert "full" in refused.json()["detail"] and int(refused.headers["retry-after"]) >= 1
         assert (await client.get("/jobs")).json()["total"] == 1, "a refused job is none"

@@ -10,6 +10,7 @@ import pytest
 
 from fastserve.engine import Engine
 from fastserve.sched.job import Job
+from fastserve.server.fields import LARGEST
 from tests.server.conftest import Serve, slow_engine
 from tests.server.sse import chunks, every_data_line
 
@@ -265,6 +266,26 @@ async def test_what_a_client_sends_along_cannot_spoil_the_list_of_jobs(serve: Se
         for path in (f"/jobs/{job}", "/jobs", f"/get_task_status/{job}"):
             assert (await client.get(path)).status_code == 200, path
         assert (await client.get("/jobs")).json()["jobs"][0]["metadata"] == odd
+
+
+async def test_what_is_kept_with_a_job_is_small(serve: Serve) -> None:
+    async with serve() as client:
+        fits = {"k": "x" * (LARGEST - len('{"k": ""}'))}
+        fields = {"prompt": "a", "max_new_tokens": 1, "metadata": fits, "user": "u" * 256}
+        assert (await client.post("/generate", json=fields)).status_code == 200
+        for extra, words in (({"metadata": {"k": fits["k"] + "x"}}, "16385 bytes"), ({"user": "u" * 257}, "256")):
+            refused = await client.post("/generate", json=fields | extra)
+            assert refused.status_code == 422 and words in refused.text, refused.text
+
+
+async def test_token_ids_beyond_the_context_are_refused_unread(serve: Serve) -> None:
+    """The numbers are said, and not that an id is no token."""
+    async with serve() as client:
+        most = client.service.engine.max_model_len
+        for path in ("/generate", "/jobs", "/v1/completions"):
+            response = await client.post(path, json={"prompt": [999_999] * most, "max_tokens": 1})
+            assert response.status_code == 400, response.text
+            assert f"a prompt of {most} tokens; the context of {most} leaves room for {most - 1}" in response.text
 
 
 async def test_durable_jobs_are_not_forgotten_for_others(serve: Serve) -> None:
