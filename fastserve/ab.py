@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastserve.check import setting
-from fastserve.profile import MODEL_FLAGS, Bar, add_model_arguments
+from fastserve.flags import BATCH_FLAGS, MODEL_FLAGS, add_batch_arguments, add_model_arguments
+from fastserve.profile import Bar
 
 if TYPE_CHECKING:
     from fastserve.duel import Body, Contender, Duel
     from fastserve.workload import Trace
 
-SERVING = ("max_batch", "batching", "token_budget", "residency", "visit", "kv_tokens", "host_tokens")
 SHARES = (10, 25, 50, 75, 90, 95, 99)
 """Percentiles of the completion times that are printed."""
 
@@ -81,15 +81,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print one JSON document and nothing else")
     add("--out", metavar="FILE", help="write the document with every job's times there; scripts/draw_ab.py draws it")
     engine = parser.add_argument_group("engine")
-    more = engine.add_argument
-    more("--max-batch", type=int, default=16, help="batch cap (default: %(default)s)")
-    more("--batching", default="chunked", choices=("mixed", "prefill-first", "chunked", "static"))
-    more("--token-budget", type=int, help="tokens an iteration")
-    more("--residency", default="proactive", choices=("recompute", "reactive", "proactive", "defer"))
-    more("--visit", type=int, default=64, help="visit guard; 0 is off (default: %(default)s)")
-    more("--kv-tokens", type=int, help="device KV pool (default: what the memory allows)")
-    more("--host-tokens", type=int, help="host KV pool (default: what the memory allows)")
-    more("--latency", help="what the policies are told of the machine: a preset or file (default: a stored profile)")
+    add_batch_arguments(engine)
+    engine.add_argument(
+        "--latency", help="what the policies are told of the machine: a preset or file (default: a stored profile)"
+    )
     add_model_arguments(engine)
 
 
@@ -156,13 +151,13 @@ def _engine(args: argparse.Namespace, trace: Trace) -> Body:
 
     model = load_model(args.model, **{name: getattr(args, name) for name in MODEL_FLAGS})
     fitting(trace, model.max_model_len, model.name)  # before anything is measured
-    return EngineBody(model, {name: getattr(args, name) for name in SERVING}, latency=args.latency)
+    return EngineBody(model, {name: getattr(args, name) for name in BATCH_FLAGS}, latency=args.latency)
 
 
 def _servers(args: argparse.Namespace) -> Body:
     from fastserve.duel_http import HttpBody
 
-    about = {name: getattr(args, name) for name in ("model", "latency", *SERVING, *MODEL_FLAGS)}
+    about = {name: getattr(args, name) for name in ("model", "latency", *BATCH_FLAGS, *MODEL_FLAGS)}
     flags = []
     for name, value in about.items():
         flag = f"--{name.replace('_', '-')}"

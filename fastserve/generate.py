@@ -9,18 +9,16 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from fastserve.check import setting
+from fastserve.flags import BATCH_FLAGS, MODEL_FLAGS, add_batch_arguments, add_model_arguments
 
 if TYPE_CHECKING:
     from fastserve.engine import Engine, Output, SamplingParams
 
-SERVING = ("policy", "max_batch", "batching", "token_budget", "residency", "visit", "kv_tokens", "host_tokens",
-           "predictor", "seed", "flight_log")  # fmt: skip
-LOADING = ("device", "dtype", "threads", "load_format", "latency", "max_model_len", "trust_remote_code", "native")
+OWN = ("policy", "predictor", "seed", "flight_log", "latency")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--model", default="embedded", help="embedded, a folder, or an id of the Hugging Face hub (default: embedded)")
     add("--prompt", action="append", metavar="TEXT", help="may be repeated; without it each line of stdin is one")
     add("--token-ids", action="store_true", help="prompts are token ids, separated by spaces or commas")
     add("--chat", action="store_true", help="put each prompt into the model's chat template, as the user's message")
@@ -40,24 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     also = engine.add_argument
     also("--policy", default="sj-mlfq", help="who goes first: a name or module:Class (default: %(default)s)")
     also("--set", action="append", default=[], metavar="KEY=VALUE", help="a keyword of its constructor")
-    also("--max-batch", type=int, default=16, help="batch cap (default: %(default)s)")
-    also("--batching", default="chunked", choices=("mixed", "prefill-first", "chunked", "static"))
-    also("--token-budget", type=int, help="tokens an iteration")
-    also("--residency", default="proactive", choices=("recompute", "reactive", "proactive", "defer"))
-    also("--visit", type=int, default=64, help="visit guard; 0 is off (default: %(default)s)")
-    also("--kv-tokens", type=int, help="device KV pool (default: what the memory allows)")
-    also("--host-tokens", type=int, help="host KV pool (default: what the memory allows)")
+    add_batch_arguments(engine)
     also("--predictor", help="guesses for policies that need one: constant:TOKENS")
     also("--seed", type=int, default=0, help="what seeds of requests without their own are drawn from")
     also("--flight-log", metavar="FILE", help="everything that the scheduler was told and answered")
-    also("--device", default="auto", help="auto, cpu, cuda or mps")
-    also("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
-    also("--threads", type=int, help="of PyTorch")
-    also("--load-format", default="auto", choices=("auto", "dummy"), help="dummy: random weights")
     also("--latency", help="what the policy is told of the machine: a preset or file (default: measured at load)")
-    also("--max-model-len", type=int, help="longest context")
-    also("--trust-remote-code", action="store_true")
-    also("--native", default="auto", choices=("auto", "off"), help="off: PyTorch alone")
+    add_model_arguments(engine)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -73,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
             min_p=args.min_p, repetition_penalty=args.repetition_penalty, stop=args.stop, seed=args.sampling_seed,
             ignore_eos=args.ignore_eos,
         )  # fmt: skip
-        settings = {name: getattr(args, name) for name in SERVING + LOADING}
+        settings = {name: getattr(args, name) for name in OWN + BATCH_FLAGS + MODEL_FLAGS}
         measured = "" if args.latency else " and, where no profile of it is stored, measuring its iteration times"
         print(f"loading {args.model}{measured}: some seconds", file=sys.stderr, flush=True)
         engine = Engine.from_pretrained(args.model, knobs=dict(map(setting, args.set)), **settings)

@@ -1,4 +1,4 @@
-"""What a value written as text means (`--set KEY=VALUE`); `python -m sim` reads it the same way."""
+"""What a value written as text means (`--set KEY=VALUE`), in every command."""
 
 from __future__ import annotations
 

@@ -8,6 +8,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from fastserve.flags import MODEL_FLAGS, add_model_arguments
+
 if TYPE_CHECKING:
     from fastserve.engine.fitting import Residual
 
@@ -18,7 +20,6 @@ POOR = 0.10
 NOISY = 0.15
 """Mean relative distance of like iterations from each other, above which the machine is called noisy."""
 
-MODEL_FLAGS = ("device", "dtype", "threads", "load_format", "max_model_len", "trust_remote_code", "native")
 REFRESH_S = 0.25
 
 
@@ -36,19 +37,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-store", action="store_true", help="do not keep it for the next start of this model")
     parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
-
-
-def add_model_arguments(parser: argparse._ActionsContainer) -> None:
-    """Which model runs where; the names in MODEL_FLAGS, and --model."""
-    add = parser.add_argument
-    add("--model", default="embedded", help="embedded, a folder, or an id of the Hugging Face hub (default: embedded)")
-    add("--device", default="auto", help="auto, cpu, cuda or mps")
-    add("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
-    add("--threads", type=int, help="of PyTorch")
-    add("--load-format", default="auto", choices=("auto", "dummy"), help="dummy: random weights")
-    add("--max-model-len", type=int, help="longest context")
-    add("--trust-remote-code", action="store_true")
-    add("--native", default="auto", choices=("auto", "off"), help="off: PyTorch alone")
 
 
 def run(args: argparse.Namespace) -> int:

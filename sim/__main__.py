@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import json
 import os
 import sys
@@ -13,6 +12,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
+from fastserve.literal import literal
 from fastserve.policies import POLICIES
 from fastserve.sched.batching import BATCHINGS
 from fastserve.sched.errors import PolicyError
@@ -59,18 +59,6 @@ class PolicyAction(argparse.Action):
         if not equals or not key:
             parser.error(f"--set {values}: write it as key=value")
         rows[-1]["knobs"][key.replace("-", "_")] = literal(text)
-
-
-def literal(text: str) -> Any:
-    """A number, yes/no, True/False, None or a list as such; anything else is text."""
-    if text.lower() in ("yes", "true"):
-        return True
-    if text.lower() in ("no", "false"):
-        return False
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
 
 
 def tokens(text: str) -> int | str:

@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from fastserve.processor import processor
+
 PACKAGES = ("fastserve-testbed", "simpy", "numpy", "pandas", "pyarrow", "matplotlib")
 
 
@@ -24,7 +26,7 @@ def provenance() -> dict[str, object]:
         "machine": {
             "system": f"{platform.system()} {platform.release()}",
             "architecture": platform.machine(),
-            "cpu": _cpu(),
+            "cpu": processor(),
             "cores": os.cpu_count(),
         },
         # When the result was made belongs beside it; nothing that a replay computes reads it.
@@ -67,13 +69,3 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _cpu() -> str | None:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or None

@@ -6,13 +6,13 @@ import os
 import platform
 import random
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
 
 from fastserve.engine.engine import Engine
 from fastserve.engine.fitting import Iteration
 from fastserve.engine.params import SamplingParams
+from fastserve.processor import processor
 from fastserve.sched.plan import Outcome, Plan
 
 PREFILLS = (16, 64, 256, 128, 512, 32, 1024, 2048)
@@ -139,11 +139,5 @@ def machine() -> dict[str, Any]:
 
 
 def cpu() -> str:
-    """The name of the processor, as well as it can be told."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+    """The name of the processor, as well as it can be told; else its architecture."""
+    return processor() or platform.machine()
