@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments._case import Case, Numbers, Workload, to_json
+from experiments._tempo import tempo_of
 from fastserve.measures import Columns, summarise
 from fastserve.sched.latency import Hardware
 from fastserve.sched.policy import Policy
@@ -28,6 +29,7 @@ from sim.settings import Settings
 
 if TYPE_CHECKING:
     from fastserve.engine.calibrate import Calibration
+    from fastserve.engine.fitting import Iteration
     from fastserve.engine.model import Model
     from fastserve.engine.serving import Serving
 
@@ -36,6 +38,8 @@ MEASURES = (
     "mean_jct_s", "p50_jct_s", "p95_jct_s", "p99_jct_s", "mean_ttft_s", "p95_ttft_s", "preemptions_per_job",
     "output_tokens_per_s", "mean_stalled_s", "swapped_out_gib",
 )  # fmt: skip
+TEMPO = MEASURES[:7]
+"""Those that _tempo.Tempo tells in the wall's time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,8 +66,8 @@ class Rig:
     kv_tokens: int = 2048
     host_tokens: int = 8192
     visit: int = 64
-    calibrate_s: float = 10.0
-    """seconds of `fastserve profile` before the live runs of a pair at a load: the predictions are made from it"""
+    calibrate_s: float = 6.0
+    """seconds of `fastserve profile` just before each live run: the prediction is made from it"""
     load: float = 0.8
     """rate over what fcfs sustains in the simulation; fixed by the first calibration, for all cases of a workload"""
     again: bool = False
@@ -81,7 +85,13 @@ def here(*more: str) -> str:
 
     facts = (cpu(), os.cpu_count(), platform.python_version(), version("torch"), version("transformers"))
     digest = hashlib.sha256(repr(facts).encode())
-    for part in ("experiments/_live.py", "fastserve/engine", "fastserve/duel_engine.py", *more):
+    for part in (
+        "experiments/_live.py",
+        "experiments/_tempo.py",
+        "fastserve/engine",
+        "fastserve/duel_engine.py",
+        *more,
+    ):
         whole = ROOT / part
         found = (
             [whole] if whole.is_file() else [path for kind in ("*.py", "*.cpp", "*.h") for path in whole.rglob(kind)]
@@ -92,23 +102,29 @@ def here(*more: str) -> str:
 
 
 def pair(case: Case, rig: Rig) -> Numbers:
-    """Calibrates unless a run beside it just has, predicts, runs live, and simulates once more with its own times.
+    """Calibrates unless a run beside it just has, predicts, runs live, and simulates twice more: with the run's own
+    times, and with the profile at the tempo that the machine had (_tempo.py).
 
-    Numbers: live_M, sim_M and hindsight_M for each measure M; the jobs' live and simulated completion times; the
-    machine's load average. load is in units of the anchor, load_now in units of what fcfs sustains by this profile.
+    Numbers: live_M, sim_M and hindsight_M for each measure M, tempo_M for TEMPO; the jobs' live and simulated
+    completion times; the machine's load average; its tempo each second by the profile. load is in units of the anchor,
+    load_now in units of what fcfs sustains by this profile.
     """
     from fastserve.engine.fitting import cells_of, fit_latency, residuals
 
     model, found, rate, trace = _prepared(case, rig)
     hardware = found.hardware
     predicted = _simulate(case, rig, trace, hardware, model)
-    records, iterations, shares = _live(model, _serving(case, rig), hardware, trace, case.seed)
+    records, iterations, origin, shares = _live(model, _serving(case, rig), hardware, trace, case.seed)
     cells = cells_of(iterations)
+    tempo = tempo_of(iterations, hardware.latency, origin)
     own = replace(hardware, latency=fit_latency(cells, "hindsight"))
     now = rate / case.workload.capacity(_settings(_plain(rig), hardware, model))
     numbers: Numbers = {"rate": rate, "load": rig.load, "load_now": now, "load_average": os.getloadavg()[0], **shares}
     numbers |= _measured("live", records) | _measured("sim", predicted)
     numbers |= _measured("hindsight", _simulate(case, rig, trace, own, model))
+    followed = tempo.in_wall(_simulate(case, rig, tempo.in_work(trace), hardware, model))
+    numbers |= _measured("tempo", followed, TEMPO)
+    numbers["tempo"] = np.round(np.diff(tempo.work) / np.diff(tempo.wall), 4).tolist()
     before = residuals(cells, hardware.latency)
     numbers["drift"] = {kind: one.bias for kind, one in before.items()}  # of the profile, on the live iterations
     numbers["fit"] = {kind: one.median for kind, one in found.residuals.items()}
@@ -139,7 +155,7 @@ def plan(cases: Sequence[Case]) -> str:
             kept = _kept(*bench, _model(rig.model, rig.dtype, rig.threads))
             rates[bench] = _prepared(case, rig)[2] / rig.load if kept is None else kept
         seconds += case.workload.requests / rates[bench] / min(1.0, rig.load)
-        if last != (last := (bench, rig.load, case.seed)):
+        if last != (last := _moment(case, rig)):
             calibrations += 1
             seconds += rig.calibrate_s
     sustains = ", ".join(f"{rate:.1f}" for rate in rates.values())
@@ -153,15 +169,17 @@ def plan(cases: Sequence[Case]) -> str:
 def _prepared(case: Case, rig: Rig) -> tuple[Model, Calibration, float, Trace]:
     """Model, profile, rate (requests/s) and trace of a case."""
     model = _model(rig.model, rig.dtype, rig.threads)
-    found = _calibrated(_plain(rig), rig.load, 2 * _longest(case), case.seed)
+    found = _calibrated(_plain(rig), 2 * _longest(case), _moment(case, rig))
     rate = rig.load * sustained(case.workload, _plain(rig), model, found.hardware)
     return model, found, rate, case.workload.trace(rate, case.seed)
 
 
 def _live(
     model: Model, serving: Serving, hardware: Hardware, trace: Trace, seed: int
-) -> tuple[Columns, list[Any], dict[str, float]]:
-    """Records, iterations, and what share of its busy time the engine spent in the Scheduler."""
+) -> tuple[Columns, list[Iteration], float, dict[str, float]]:
+    """Records, iterations, the trace's beginning on the engine's clock (s), and what share of its busy time the engine
+    spent in the Scheduler.
+    """
     from fastserve.engine.assembly import on_model
     from fastserve.engine.playback import play
     from fastserve.engine.profiling import Meter
@@ -171,7 +189,8 @@ def _live(
         records = play(engine, trace, seed=seed)
         loop = engine.loop
         shares = {"scheduler_share": loop.scheduler_ns / max(1, loop.busy_ns), "iterations": float(loop.steps)}
-        return records, meter.iterations(), shares
+        origin = float(engine.records()["arrival"][0] - records["arrival"][0])
+        return records, meter.iterations(), origin, shares
 
 
 def _simulate(case: Case, rig: Rig, trace: Trace, hardware: Hardware, model: Model) -> Columns:
@@ -240,9 +259,14 @@ def _serving(case: Case, rig: Rig) -> Serving:
     return serving_of(case.policy.policy, case.policy.knobs, shared | {"keep_records": None})
 
 
+def _moment(case: Case, rig: Rig) -> str:
+    """Cases of one moment share a calibration: a live run and the same once more."""
+    return json.dumps([to_json(replace(rig, again=False)), to_json(case.workload), to_json(case.policy), case.seed])
+
+
 @lru_cache(maxsize=1)
-def _calibrated(rig: Rig, load: float, longest: int, seed: int) -> Calibration:
-    """One for all policies of a pair at a load, so that their predictions can be ranked; a new one for the next."""
+def _calibrated(rig: Rig, longest: int, moment: str) -> Calibration:
+    """A machine that others share changes within a minute: one for each moment, see _moment()."""
     from fastserve.duel_engine import serving_of
     from fastserve.engine.calibrate import calibrate
 
@@ -265,6 +289,6 @@ def _longest(case: Case) -> int:
     return int(np.percentile(trace.prompt + trace.output, 90))
 
 
-def _measured(name: str, records: Columns) -> Numbers:
+def _measured(name: str, records: Columns, measures: Sequence[str] = MEASURES) -> Numbers:
     summary = summarise(records, horizon_s=float(np.nanmax(records["end"])))
-    return {f"{name}_{measure}": summary[measure] for measure in MEASURES}
+    return {f"{name}_{measure}": summary[measure] for measure in measures}

@@ -4,9 +4,10 @@ Claim: the simulator tells what the live engine does. The same policy object, tr
 model in this process and in the simulator, whose prediction is made before the live run from a profile made just then.
 
 For each cell, a policy at a load under a residency, several paired runs: errors of mean, p50, p95 and p99 completion
-time, of the time to the first token and of preemptions. Two things tell where an error comes from: the same simulation
-with the times that the live run itself had ("hindsight": what is left is the model's form), and the same trace live
-once more ("again": what is left is the machine's noise). docs/fidelity.md explains.
+time, of the time to the first token and of preemptions. Three things tell where an error comes from: the same trace
+live once more ("again": the machine's noise), the same profile at the tempo that the machine had in each second of the
+live run ("tempo": what is left is the simulator's), and a model fitted to the live run's own times ("hindsight": a
+machine that stays as it was on average). docs/fidelity.md explains.
 """
 
 from __future__ import annotations
@@ -39,6 +40,13 @@ POLICIES = ("fcfs", "mlfq", "sj-mlfq", "srpt")
 LOADS = (0.5, 0.8, 0.95, 1.2)
 RESIDENCIES = ("recompute", "reactive", "proactive")
 AGAIN: dict[str, str | int | float] = {"again": 1}
+SIMULATED = {
+    "sim": ("o", "predicted", "simulated"),
+    "tempo": ("+", "at the machine's tempo", "simulated at the machine's tempo"),
+    "hindsight": ("|", "with its own times", "simulated with the run's own times"),
+    "again": ("x", "live again", "live again"),
+}
+"""What a live run is compared with: marker, in a legend, in a claim."""
 ERRORS = ("mean_jct_s", "p50_jct_s", "p95_jct_s", "p99_jct_s", "mean_ttft_s", "preemptions_per_job")
 
 
@@ -56,7 +64,6 @@ class Scale:
     """without load and residency, which the cells bring"""
 
 
-# Cells of a load stand together: they share a calibration.
 _SMALL = (
     *[(policy, load, "proactive") for load in (0.8, 0.95) for policy in POLICIES],
     ("sj-mlfq", 0.95, "recompute"),
@@ -127,9 +134,9 @@ def each(cell: Point, of: str = "sim") -> list[float]:
     return [value / live - 1 for value, live in pairs if value is not None]
 
 
-def worst(cells: list[Point], of: str = "sim") -> float | None:
-    """The largest error of the mean completion time over the cells, as a fraction, without its sign."""
-    found = [abs(value) for cell in cells if (value := error(cell, "mean_jct_s", of)) is not None]
+def worst(cells: list[Point], of: str = "sim", measure: str = "mean_jct_s") -> float | None:
+    """The largest error of the measure over the cells, as a fraction, without its sign."""
+    found = [abs(value) for cell in cells if (value := error(cell, measure, of)) is not None]
     return max(found, default=None)
 
 
@@ -165,6 +172,9 @@ def document(outcome: Outcome) -> dict[str, Any]:
         "worst_mean_jct_error": worst(cells),
         "ranking_equal": not wrong,
         "misranked": wrong,
+        "worst_mean_jct_error_at_the_machines_tempo": worst(cells, "tempo"),
+        "worst_p95_jct_error_at_the_machines_tempo": worst(cells, "tempo", "p95_jct_s"),
+        "worst_p99_jct_error_at_the_machines_tempo": worst(cells, "tempo", "p99_jct_s"),
         "worst_mean_jct_error_with_the_runs_own_times": worst(cells, "hindsight"),
         "noise_floor_mean_jct": worst(cells, "again"),
         "largest_load_average": max(max(cell.values("load_average")) for cell in cells),
@@ -176,7 +186,7 @@ def document(outcome: Outcome) -> dict[str, Any]:
 
 
 def _cell(cell: Point) -> dict[str, Any]:
-    ends = {of: {measure: error(cell, measure, of) for measure in ERRORS} for of in ("sim", "hindsight", "again")}
+    ends = {of: {measure: error(cell, measure, of) for measure in ERRORS} for of in SIMULATED}
     low, high = _interval(cell)
     return {
         **cell.at,
@@ -186,9 +196,10 @@ def _cell(cell: Point) -> dict[str, Any]:
         "live_interval": [low, high],
         "sim_mean_jct_s": cell.mean("sim_mean_jct_s"),
         "errors": ends["sim"],
+        "errors_at_the_machines_tempo": ends["tempo"],
         "errors_with_the_runs_own_times": ends["hindsight"],
         "live_again": ends["again"] if cell.values("again_mean_jct_s") else None,
-        "each_pair": {of: each(cell, of) for of in ("sim", "hindsight", "again")},
+        "each_pair": {of: each(cell, of) for of in SIMULATED},
         "load_by_each_profile": cell.values("load_now"),
         "drift": [row.numbers["drift"] for row in cell.rows],
     }
@@ -209,11 +220,7 @@ def claims(rows: list[Row]) -> list[Claim]:
     found = []
     for cell in points(rows):
         name = f"{cell.at['policy']}, load {cell.at['load']}, {cell.at['residency']}"
-        for of, what in (
-            ("sim", "simulated"),
-            ("hindsight", "simulated with the run's own times"),
-            ("again", "live again"),
-        ):
+        for of, (_, _, what) in SIMULATED.items():
             pairs = [(row.numbers.get(f"{of}_mean_jct_s"), row.numbers["live_mean_jct_s"]) for row in cell.rows]
             ratios = [a / b for a, b in pairs if a]
             if ratios:
@@ -246,10 +253,9 @@ def plot(rows: list[Row], folder: Path) -> None:
         axes: Any = figure.subplots()
         for row, cell in enumerate(cells):
             style = look_of(str(cell.at["policy"]))
-            for of, marker in (("sim", "o"), ("hindsight", "|"), ("again", "x")):
+            for of, (marker, label, _) in SIMULATED.items():
                 value = error(cell, "mean_jct_s", of)
                 if value is not None:
-                    label = {"sim": "predicted", "hindsight": "with its own times", "again": "live again"}[of]
                     axes.plot(100 * value, row, marker, color=style.colour, label=label if row == 0 else None)
         axes.axvline(0, color="#777777", linewidth=0.6)
         axes.set_yticks(range(len(cells)), [" ".join(str(value) for value in cell.at.values()) for cell in cells])

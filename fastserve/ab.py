@@ -145,8 +145,8 @@ def _first(args: argparse.Namespace, contenders: Sequence[Contender]) -> str:
 
 
 def _engine(args: argparse.Namespace, trace: Trace) -> Body:
-    from fastserve.duel import fitting
     from fastserve.duel_engine import EngineBody
+    from fastserve.duel_trace import fitting
     from fastserve.engine.model import load_model
 
     model = load_model(args.model, **{name: getattr(args, name) for name in MODEL_FLAGS})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -30,8 +30,6 @@ DRIFT = 1.5
 """Ratio of a contender's slowest round to its fastest, by pace(), above which the machine was not the same."""
 PACED = 10
 """Jobs with a time per token below which a run has no pace."""
-WARM, WARM_TOKENS = 4, 8
-"""Requests, and tokens of each output at most, before a body is measured."""
 
 Watch = Callable[[int], object]
 """Told how many requests of a run have ended."""
@@ -261,34 +259,6 @@ def pace(records: Columns) -> float:
     known = records["tpot_excl_first"]
     known = known[np.isfinite(known)]
     return float(np.quantile(known, 0.1)) if len(known) >= PACED else math.nan
-
-
-def fitting(trace: Trace, context: int, model: str) -> Trace:
-    """The trace with limits that leave every request within `context` tokens; none is below a request's output.
-
-    ValueError that counts the requests whose prompt and output do not fit: none is dropped or cut.
-    """
-    limits = np.full(len(trace), trace.output.max())
-    if trace.max_tokens is not None:
-        limits = np.where(trace.max_tokens > 0, trace.max_tokens, limits)
-    need = trace.prompt + np.minimum(trace.output, limits)
-    long = int((need > context).sum())
-    if long:
-        raise ValueError(
-            f"{long} of the {len(trace)} requests of {trace.name} do not fit the context of {model}, {context} tokens "
-            f"(the longest needs {int(need.max())}), and none is dropped: take a model with a longer context, or a "
-            f"trace of shorter requests, such as `python -m sim.trace synthesise tiny.jsonl -n 24 --rate 4 "
-            f"--lengths profile:alpaca` writes"
-        )
-    if bool((trace.prompt + limits <= context).all()):
-        return trace
-    return replace(trace, max_tokens=np.minimum(limits, context - trace.prompt))
-
-
-def warm_up(trace: Trace) -> Trace:
-    """A few short requests of the trace, all at once: the first steps of a process are its slowest."""
-    few = trace.head(WARM)
-    return Trace("warm-up", trace.source, np.zeros(len(few), np.int64), few.prompt, np.minimum(few.output, WARM_TOKENS))
 
 
 def _watcher(report: Report, done: int, total: int, requests: int, what: str) -> Watch:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from fastserve.duel import Contender, DuelError, Replay, Watch, fitting, warm_up
+from fastserve.duel import Contender, DuelError, Replay, Watch
+from fastserve.duel_trace import fitting, warm_up
 from fastserve.engine.assembly import on_model
 from fastserve.engine.model import Model
 from fastserve.engine.playback import PlaybackError, play

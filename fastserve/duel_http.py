@@ -19,7 +19,8 @@ from fastserve.bench.running import on_best_loop, undisturbed
 from fastserve.bench.schedule import calls_of
 from fastserve.bench.target import Asker, Target, TargetError
 from fastserve.child import ServerError, ServerProcess
-from fastserve.duel import Contender, DuelError, Replay, Watch, fitting, warm_up
+from fastserve.duel import Contender, DuelError, Replay, Watch
+from fastserve.duel_trace import fitting, warm_up
 from fastserve.policies import make
 from fastserve.predictors import Oracle
 from fastserve.workload import Trace
@@ -66,7 +67,7 @@ class HttpBody:
         own = ["--policy", contender.policy, "--queue-capacity", str(requests), "--request-timeout", "0",
                "--drain-seconds", "0", "--log-level", "warning"]  # fmt: skip
         for key, value in contender.knobs.items():
-            own += ["--set", f"{key}={value}"]
+            own += ["--set", f"{key}={value!r}"]
         if contender.needs_guess:
             own += ["--predictor", "client"]
         return [*self.flags, *own]

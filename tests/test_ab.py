@@ -14,8 +14,9 @@ pytest.importorskip("torch")
 
 from fastserve.__main__ import main
 from fastserve.ab import text
-from fastserve.duel import Contender, Duel, Replay, Round, Watch, duel, fitting, sustained
+from fastserve.duel import Contender, Duel, Replay, Round, Watch, duel, sustained
 from fastserve.duel_engine import serving_of
+from fastserve.duel_trace import fitting
 from fastserve.engine import Engine
 from fastserve.engine.playback import play
 from fastserve.measures import summarise

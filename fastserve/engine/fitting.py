@@ -23,6 +23,7 @@ class Iteration(NamedTuple):
     tokens: int  # of its prefill chunks
     squared: int  # end^2 - start^2, summed over the chunks
     ms: float
+    at: float = 0.0  # s on the engine's clock: when it was planned
 
 
 class Cell(NamedTuple):
@@ -61,7 +62,7 @@ def cells_of(iterations: Iterable[Iteration]) -> list[Cell]:
         groups.setdefault(key, []).append(one)
     cells = []
     for group in groups.values():
-        table = np.array(group, float)
+        table = np.array([one[:5] for one in group], float)
         batch, context, tokens, squared, ms = table.mean(axis=0).tolist()
         spread = float(np.abs(table[:, 4] / ms - 1).mean())
         cells.append(Cell(round(batch), context, tokens, squared, ms, spread, len(group)))

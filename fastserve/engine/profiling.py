@@ -28,7 +28,7 @@ class Meter:
 
     def __init__(self, inner: Any) -> None:
         self.inner = inner
-        self.noted: list[tuple[int, int, int, int, Outcome]] = []
+        self.noted: list[tuple[int, int, int, int, int, Outcome]] = []
 
     @classmethod
     def attach(cls, engine: Engine) -> Meter:
@@ -41,7 +41,7 @@ class Meter:
         tokens = sum([n for _, n in plan.prefill])
         squared = sum([n * (2 * job.prefilled + n) for job, n in plan.prefill])
         outcome: Outcome = self.inner.run(plan)
-        self.noted.append((plan.batch, plan.context, tokens, squared, outcome))
+        self.noted.append((plan.batch, plan.context, tokens, squared, plan.now, outcome))
         return outcome
 
     def __getattr__(self, name: str) -> Any:
@@ -50,8 +50,8 @@ class Meter:
     def iterations(self) -> list[Iteration]:
         """All so far. The loop fills in an outcome's time after run(): ask when no request is left."""
         return [
-            Iteration(batch, context, tokens, squared, outcome.service / 1e6)
-            for batch, context, tokens, squared, outcome in self.noted
+            Iteration(batch, context, tokens, squared, outcome.service / 1e6, now / 1e9)
+            for batch, context, tokens, squared, now, outcome in self.noted
             if outcome.service > 0
         ]
 

@@ -166,7 +166,7 @@ async def cancel_job(request: Request, job_id: str) -> JobView:
         handle.cancel()
         await asyncio.to_thread(handle.result)
         service.settle(found)
-    elif found.ended is None:
+    if found.handle is None and found.ended is None:  # not begun, or to be tried once more
         service.drop(found)
     if found.durable:
         await service.store.written()

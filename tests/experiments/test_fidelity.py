@@ -25,7 +25,11 @@ from sim.settings import Settings
 def rows(policy: str, live: list[float], simulated: list[float], load: float = 0.8) -> list[Row]:
     found = []
     for seed, (a, b) in enumerate(zip(live, simulated, strict=True)):
-        numbers = {f"{of}_{m}": v for of, v in (("live", a), ("sim", b), ("hindsight", a)) for m in fidelity.ERRORS}
+        numbers: dict[str, Any] = {
+            f"{of}_{m}": v
+            for of, v in (("live", a), ("sim", b), ("tempo", a), ("hindsight", a))
+            for m in fidelity.ERRORS
+        }
         numbers |= {"rate": 1.0, "load_average": 0.5, "scheduler_share": 0.001, "drift": {}, "live_jct": [a],
                     "sim_jct": [b]}  # fmt: skip
         found.append(Row({"policy": policy, "load": load, "residency": "proactive"}, seed, numbers))
@@ -119,7 +123,7 @@ def test_small_is_planned_to_last_less_than_a_hundred_minutes(monkeypatch: pytes
     assert found is not None
     runs, calibrations, minutes = map(int, found.groups())
     assert runs == len(cases) == 90
-    assert calibrations == 5 * len(fidelity.LOADS)
+    assert calibrations == 5 * len(fidelity.SCALES["small"].cells)  # live again shares that of its pair
     seconds = 200 + sum(400 / 10 / min(1.0, case.options["load"]) for case in cases)
     assert minutes == round(seconds / 60) < 100
     assert 40 <= seconds / runs <= 120  # long enough that a run is more than its start and its drain
@@ -169,6 +173,6 @@ def test_a_pair_runs_live_and_simulated(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(numbers["live_jct"]) == len(numbers["sim_jct"]) == 4
     assert min(numbers["live_jct"]) > 0 and min(numbers["sim_jct"]) > 0
     assert numbers["rate"] > 0 and 0 < numbers["scheduler_share"] < 1
-    assert {"live_mean_jct_s", "sim_mean_jct_s", "hindsight_mean_jct_s"} <= set(numbers)
+    assert {f"{of}_mean_jct_s" for of in ("live", "sim", "tempo", "hindsight")} <= set(numbers)
     assert numbers["load_now"] == pytest.approx(0.9)  # the anchor was found by this very profile
     assert set(second) == {f"again_{measure}" for measure in _live.MEASURES} and second["again_mean_jct_s"] > 0
