@@ -128,8 +128,8 @@ def pair(case: Case, rig: Rig) -> Numbers:
     before = residuals(cells, hardware.latency)
     numbers["drift"] = {kind: one.bias for kind, one in before.items()}  # of the profile, on the live iterations
     numbers["fit"] = {kind: one.median for kind, one in found.residuals.items()}
-    numbers["live_jct"] = np.round(records["jct_from_arrival"], 4).tolist()
-    numbers["sim_jct"] = np.round(predicted["jct_from_arrival"], 4).tolist()
+    for of, each in (("live", records), ("sim", predicted), ("tempo", followed)):
+        numbers[f"{of}_jct"] = np.round(each["jct_from_arrival"], 4).tolist()
     return numbers
 
 

@@ -24,7 +24,7 @@ import numpy as np
 
 from experiments._case import Case, Numbers, Point, Row, Workload, points, to_json
 from experiments._claim import Claim
-from experiments._figure import COLUMN, draw, look_of
+from experiments._figure import COLUMN, PAGE, draw, legend, look_of
 from experiments._live import Rig, again, here, pair, plan
 from experiments._sweep import Outcome, main, sweep
 from fastserve.measures import Ratio, paired_ratio
@@ -34,7 +34,7 @@ from sim.settings import Settings
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["SCALES", "cases", "claims", "document", "each", "error", "joined", "plan", "plot", "run"]
+__all__ = ["SCALES", "cases", "claims", "document", "each", "error", "jobs", "joined", "plan", "plot", "run"]
 
 POLICIES = ("fcfs", "mlfq", "sj-mlfq", "srpt")
 LOADS = (0.5, 0.8, 0.95, 1.2)
@@ -229,25 +229,30 @@ def claims(rows: list[Row]) -> list[Claim]:
     return found
 
 
+def jobs(axes: Any, cells: list[Point], of: str) -> None:
+    """A dot for each job: its live completion time and that of simulation `of`."""
+    for policy in dict.fromkeys(str(cell.at["policy"]) for cell in cells):
+        mine = [row for cell in cells if cell.at["policy"] == policy for row in cell.rows]
+        live, simulated = (np.concatenate([row.numbers[f"{body}_jct"] for row in mine]) for body in ("live", of))
+        style = look_of(policy)
+        axes.plot(live, simulated, linestyle="none", marker=style.marker, markersize=2, alpha=0.4, color=style.colour,
+                  label=policy, rasterized=True)  # fmt: skip
+    axes.axline((1, 1), slope=1, color="#777777", linewidth=0.6)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("live job completion time (s)")
+    axes.set_title(SIMULATED[of][1])
+
+
 def plot(rows: list[Row], folder: Path) -> None:
     cells = points(rows)
 
     def scatter(figure: Figure) -> None:
-        axes: Any = figure.subplots()
-        for policy in dict.fromkeys(str(cell.at["policy"]) for cell in cells):
-            mine = [row for cell in cells if cell.at["policy"] == policy for row in cell.rows]
-            live = np.concatenate([row.numbers["live_jct"] for row in mine])
-            simulated = np.concatenate([row.numbers["sim_jct"] for row in mine])
-            style = look_of(policy)
-            axes.plot(live, simulated, linestyle="none", marker=style.marker, markersize=2, alpha=0.4,
-                      color=style.colour, label=policy)  # fmt: skip
-        ends = axes.get_xlim()
-        axes.axline((ends[1], ends[1]), slope=1, color="#777777", linewidth=0.6)
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        axes.set_xlabel("live job completion time (s)")
-        axes.set_ylabel("simulated (s)")
-        axes.legend()
+        panels: Any = figure.subplots(1, 2, sharex=True, sharey=True)
+        for axes, of in zip(panels, ("sim", "tempo"), strict=True):
+            jobs(axes, cells, of)
+        panels[0].set_ylabel("simulated (s)")
+        legend(figure, panels[0])
 
     def bars(figure: Figure) -> None:
         axes: Any = figure.subplots()
@@ -262,7 +267,7 @@ def plot(rows: list[Row], folder: Path) -> None:
         axes.set_xlabel("mean JCT over live, less 1 (%)")
         axes.legend()
 
-    draw(folder, "jobs", (COLUMN, 2.6), scatter)
+    draw(folder, "jobs", (PAGE, 3.2), scatter)
     draw(folder, "errors", (COLUMN, 1.4 + 0.25 * len(cells)), bars)
 
 
