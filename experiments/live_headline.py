@@ -77,7 +77,8 @@ SCALES = {
         prompt="lognormal:3.0,0.6,8,128",
     ),
     "small": Scale(
-        singles=(("b", 8, 0.95), ("c", 8, 0.95), ("a", 16, 0.95)), rig=Rig(kv_tokens=16384, host_tokens=65536)
+        singles=(("a", 8, 1.2), ("b", 8, 0.95), ("c", 8, 0.95), ("a", 16, 0.95)),
+        rig=Rig(kv_tokens=16384, host_tokens=65536),
     ),
     "paper": Scale(
         singles=(*[it for it in _ALL if it != ("a", 8, 0.95)], ("c", 8, 0.95)),

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import fastserve
+
 GONE = 141
 """Exit status when nobody reads the output any more: what a shell shows for SIGPIPE."""
 
@@ -59,6 +61,8 @@ def _main(argv: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(
         prog="fastserve", description="A testbed for LLM-serving schedulers.", allow_abbrev=False
     )
+    said = f"fastserve {fastserve.__version__}" if "--version" in words else ""  # read only when asked for
+    parser.add_argument("--version", action="version", version=said)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     chosen = next((word for word in words if not word.startswith("-")), None)
     module = None

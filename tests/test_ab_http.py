@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from fastserve.bench.target import Asker, Target
 from fastserve.child import ServerError, ServerProcess
 from fastserve.duel import Contender, DuelError
 from fastserve.duel_http import HttpBody, backend_for, calls_for
+from fastserve.literal import literal
 from fastserve.workload import Trace, synthesise, write_trace
 
 PATIENCE = 60.0
@@ -68,6 +70,14 @@ def test_the_command_compares_in_turns(tmp_path: Path, capsys: pytest.CaptureFix
     ]
     subprocess.run(draw, check=True, capture_output=True, timeout=PATIENCE)
     assert list((tmp_path / "drawn").glob("*cdf*.pdf"))
+
+
+def test_a_servers_settings_are_the_contenders() -> None:
+    """Text that looks like something else stays text."""
+    knobs = {"preset": "no", "alpha": 0.5, "q1": 1, "none": None, "yes": True, "number": "1"}
+    flags = HttpBody([], {})._flags(Contender(policy="sj-mlfq", knobs=knobs), 3)
+    said = [value.partition("=") for flag, value in pairwise(flags) if flag == "--set"]
+    assert {key: literal(value) for key, _, value in said} == knobs
 
 
 def test_the_truth_does_not_leak_into_what_our_server_is_sent() -> None:

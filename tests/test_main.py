@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import fastserve
 from fastserve.__main__ import COMMANDS, main
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -131,6 +132,12 @@ def test_help_names_every_command_and_imports_none() -> None:
     assert run.returncode == 0, run.stderr
     for name, command in COMMANDS.items():
         assert name in run.stdout and command.about.split()[0] in run.stdout
+
+
+def test_it_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0 and capsys.readouterr().out == f"fastserve {fastserve.__version__}\n"
 
 
 def test_the_module_runs(mine: str, tmp_path: Path) -> None:

@@ -48,12 +48,14 @@ class ApiError(Exception):
 
 
 class Json(Response):
-    """JSON in ASCII, so that whatever a client sent, lone surrogates included, can be sent back."""
+    """JSON in ASCII, so that whatever a client sent, lone surrogates included, can be sent back; with a line's end, for
+    those who read it in a terminal.
+    """
 
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
-        return json.dumps(content, separators=(",", ":"), allow_nan=False).encode("ascii")
+        return json.dumps(content, separators=(",", ":"), allow_nan=False).encode("ascii") + b"\n"
 
 
 def openai_body(status: int, message: str, param: str | None = None) -> dict[str, Any]:

@@ -161,12 +161,11 @@ async def cancel_job(request: Request, job_id: str) -> JobView:
     """A job that has ended stays as it is."""
     service = service_of(request)
     found = find(request, job_id)
-    if found.handle is not None:
-        handle = found.handle
+    while (handle := found.handle) is not None:  # a step that fails just now has a durable job begin once more
         handle.cancel()
         await asyncio.to_thread(handle.result)
         service.settle(found)
-    if found.handle is None and found.ended is None:  # not begun, or to be tried once more
+    if found.ended is None:
         service.drop(found)
     if found.durable:
         await service.store.written()

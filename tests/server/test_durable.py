@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import sqlite3
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,33 @@ async def test_jobs_outlive_a_device_that_fails_every_step(serve: Serve, tmp_pat
         assert (await client.get(f"/jobs/{jobs[2]}")).json()["state"] == "cancelled"
     async with serve(state_dir=tmp_path / "state") as client:
         assert (await client.get(f"/jobs/{jobs[0]}")).json()["state"] == "finished", "and it stays so"
+
+
+async def test_a_cancelled_job_is_not_tried_once_more(serve: Serve) -> None:
+    """Its step fails when the cancel has been asked for and the engine has not seen it."""
+    engine = slow_engine()
+    run = engine.loop.executor.run
+    inside, go = threading.Event(), threading.Event()
+
+    def broken(plan: Any) -> Any:
+        if go.is_set():
+            return run(plan)
+        inside.set()
+        go.wait(10)
+        raise OSError("the device is gone")
+
+    engine.loop.executor.run = broken  # type: ignore[method-assign]
+    async with serve(engine) as client:
+        job = await submit(client, max_new_tokens=1000)
+        assert await asyncio.to_thread(inside.wait, 10)
+        asked = asyncio.create_task(client.delete(f"/jobs/{job}"))
+        while engine.inbox.empty:
+            await asyncio.sleep(0.01)
+        go.set()
+        assert (await asked).json()["state"] == "cancelled"
+        assert client.service.board.jobs[job].attempts == 1
+        assert (await client.get(f"/jobs/{job}")).json()["state"] == "cancelled"
+        assert not client.service.durable.parked
 
 
 async def test_a_poisonous_job_fails_alone(serve: Serve) -> None:
