@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 
 __all__ = ["COLUMN", "PAGE", "cells", "curve", "draw", "legend", "look_of", "plain_log", "published_points"]
 
-ARTIFACT = "sj-mlfq (artifact)"
+VARIANTS = ("artifact", "no aging")
+"""Knobs of a policy that a label names in brackets: dashed, dotted."""
 
 
 def look_of(label: str) -> Look:
-    """The look of a row: its policy's, dashed for the artifact's knobs."""
+    """The look of a row: its policy's, and for other knobs another dash."""
     policy = label.split(" ")[0]
-    return look(policy, 1 if "artifact" in label else 0)
+    return look(policy, next((i + 1 for i, variant in enumerate(VARIANTS) if variant in label), 0))
 
 
 def draw(folder: Path, name: str, size: tuple[float, float], fill: Callable[[Figure], None]) -> None:

@@ -1,7 +1,8 @@
 """The committed reference: what an experiment found, small enough for the repository.
 
 results/reference/SCALE/EXPERIMENT.json: settings, the means over seeds of what claims and figures show, and the claims.
-Above the smoke scale the figures lie beside it.
+Above the smoke scale the figures lie beside it. What ran live lies in results/reference/live with its provenance: its
+numbers are of one machine, and nothing is held against them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments._case import points, to_json
-from experiments._sweep import RESULTS, Outcome, load
+from experiments._sweep import LIVE, RESULTS, Outcome, load
 from sim.files import atomically
 
 KEPT = (
@@ -34,12 +35,25 @@ OWN = (
     "swap_share",
 )
 """parts of the names of numbers that an experiment's own run() adds; kept too"""
+BODIES = (
+    "live_",
+    "sim_",
+    "tempo_",
+    "hindsight_",
+    "again_",
+    "scheduler_share",
+    "load_",
+    "tokens_per_s",
+    "mean_",
+    "p95_",
+)
+"""how the names of numbers begin that a live experiment keeps too"""
 DIGITS = 6
 
 
 def path_of(experiment: str, scale: str) -> Path:
     """Where the reference of an experiment is kept."""
-    return RESULTS / "reference" / scale / f"{experiment}.json"
+    return RESULTS / "reference" / ("live" if experiment in LIVE else scale) / f"{experiment}.json"
 
 
 def condensed(outcome: Outcome) -> dict[str, Any]:
@@ -48,8 +62,10 @@ def condensed(outcome: Outcome) -> dict[str, Any]:
     kept = []
     for point in points(outcome.rows):
         names = {
-            name for row in point.rows for name in row.numbers if name in KEPT or any(part in name for part in OWN)
-        }
+            name for row in point.rows for name, value in row.numbers.items()
+            if name in KEPT or any(part in name for part in OWN)
+            or (outcome.experiment in LIVE and name.startswith(BODIES) and not isinstance(value, list))
+        }  # fmt: skip
         means = {name: _rounded(point.mean(name)) for name in sorted(names)}
         kept.append({"at": point.at, "seeds": len(point.rows), "status": point.status, "means": means})
     claims = [
@@ -67,6 +83,9 @@ def condensed(outcome: Outcome) -> dict[str, Any]:
     ]
     settings = to_json(module.SCALES[outcome.scale])
     head = {"experiment": outcome.experiment, "scale": outcome.scale, "run": outcome.folder.name, "settings": settings}
+    if outcome.experiment in LIVE:
+        about = json.loads((outcome.folder / "run.json").read_text(encoding="utf-8"))
+        head["provenance"] = about["provenance"]
     found: dict[str, Any] = to_json(head | {"seconds": round(outcome.seconds), "points": kept, "claims": claims})
     return found
 

@@ -3,7 +3,8 @@
 Runs are deterministic for a seed, so that only a change of the source moves a number. Allowed are 2 % on means over
 seeds, 5 % on P95, P99 and maxima, 0.02 on shares; the status of a point (ok, saturated, collapsed) and a verdict must
 be the same. A run that is missing, or older than the source, fails. Points whose trace is not here are passed over and
-counted. --accept makes the last runs the reference.
+counted. --accept makes the last runs the reference; of a live experiment, which must be named by --only, that is all
+there is to do: its numbers are its machine's.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiments._reference import accept, condensed, path_of, reference
-from experiments._sweep import IncompleteError, finished, load, names
+from experiments._sweep import LIVE, IncompleteError, finished, load, names
 
 MEAN, TAIL, SHARE = 0.02, 0.05, 0.02
 
@@ -72,10 +73,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m experiments.check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--scale", choices=("smoke", "small"), default="small")
-    parser.add_argument("--only", action="append", choices=names(), metavar="NAME", help="these (repeat for several)")
+    known_names = [*names(), *LIVE]
+    parser.add_argument(
+        "--only", action="append", choices=known_names, metavar="NAME", help="these (repeat for several)"
+    )
     parser.add_argument("--accept", action="store_true", help="make the last runs the reference")
     parser.add_argument("--lines", type=int, default=10, metavar="N", help="differences shown per experiment")
     args = parser.parse_args(arguments)
+    live = sorted(set(args.only or ()) & set(LIVE))
+    if live and not args.accept:
+        parser.error(f"{', '.join(live)}: a live run is not held against another machine's; --accept publishes it")
     failed = 0
     for name in args.only or names():
         try:

@@ -1,4 +1,4 @@
-"""python -m experiments.table [--scale small]: writes experiments/README.md from results/reference."""
+"""python -m experiments.table [--scale small]: writes experiments/README.md from results/reference, live runs last."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments._reference import reference
-from experiments._sweep import names
+from experiments._sweep import LIVE, names
 from sim.files import atomically
 
 README = Path(__file__).parent / "README.md"
@@ -35,7 +35,14 @@ cluster: `--backend ray --address ...` or `--backend dask --address ...` with th
 Ratios are means over seeds with common random numbers, paired by seed, with 95 % bootstrap intervals. "agrees": *yes*,
 our interval meets the published number or range; *close*, it misses it by less than 15 %; *no*; *open*, ours is a bound
 that leaves room for it, or no number (a rate was not reached, a run was stopped). Published numbers and their sources
-are in `published.csv` and `curves.csv`. Minutes are of computing, on {cores} cores.
+are in `published.csv` and `curves.csv`. Minutes are of computing, on {cores} cores, or of a live run.
+"""
+
+LIVE_HEAD = """
+# Live, on one machine
+
+What follows ran on a live engine. Its numbers belong to the machine that is named with them, and to those minutes;
+`docs/fidelity.md` says what can be concluded from them. `python -m experiments.NAME --scale small` makes your own.
 """
 
 
@@ -43,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.table", description=__doc__)
     parser.add_argument("--scale", choices=("smoke", "small"), default="small")
     args = parser.parse_args(arguments)
-    found = {name: known for name in names() if (known := reference(name, args.scale))}
+    found = {name: known for name in (*names(), *LIVE) if (known := reference(name, args.scale))}
     if not found:
         print(
             f"There is no reference at the {args.scale} scale: run the experiments, then check --accept",
@@ -68,10 +75,11 @@ def page(found: dict[str, dict[str, Any]], scale: str) -> str:
                 cells = [claim["figure"], claim["text"], f"`{name}`", _minutes(known), claim["published"]]
                 parts.append(" | ".join([*cells, claim["shown"], claim["verdict"], why]))
     for name, known in found.items():
+        if "provenance" in known and LIVE_HEAD not in parts:
+            parts.append(LIVE_HEAD)
         parts += ["", f"## {name}", "", described(name), ""]
-        parts.append(
-            f"`python -m experiments.{name} --scale {scale}`: {_minutes(known)} minutes, {len(known['points'])} points."
-        )
+        command = f"`python -m experiments.{name} --scale {known['scale']}`"
+        parts.append(f"{command}: {_minutes(known)} minutes, {len(known['points'])} points{_where(known)}.")
         parts += [
             "",
             *[
@@ -90,7 +98,17 @@ def described(name: str) -> str:
 
 
 def _minutes(known: dict[str, Any]) -> str:
-    return f"{max(known['seconds'] / 60 / CORES, 0.1):.1f}"
+    """Simulations fill all cores; live runs come one after the other."""
+    return f"{max(known['seconds'] / 60 / (1 if 'provenance' in known else CORES), 0.1):.1f}"
+
+
+def _where(known: dict[str, Any]) -> str:
+    about = known.get("provenance")
+    if about is None:
+        return ""
+    machine = about["machine"]
+    commit = str(about["commit"])[:7] + (" with changes" if about["dirty"] else "")
+    return f", {about['written_at'][:10]}, {machine['cpu']}, {machine['cores']} cores, commit {commit}"
 
 
 if __name__ == "__main__":

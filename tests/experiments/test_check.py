@@ -100,8 +100,29 @@ def test_the_page_has_every_claim(accepted: ModuleType, tmp_path: Path, monkeypa
     assert "mean JCT, fcfs over srpt: 1" in (tmp_path / "README.md").read_text()
 
 
+def test_live_runs_are_published_with_their_machine_and_held_against_nothing(
+    accepted: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in (_reference, check, table):
+        monkeypatch.setattr(module, "LIVE", ("tiny",))
+    for module in (check, table):
+        monkeypatch.setattr(module, "names", list)
+    monkeypatch.setattr(table, "README", tmp_path / "README.md")
+    monkeypatch.setattr(table, "described", lambda name: "Claim: none.")
+    with pytest.raises(SystemExit):
+        check.main(["--scale", "smoke", "--only", "tiny"])
+    assert "--accept publishes it" in capsys.readouterr().err
+    assert check.main(["--scale", "smoke", "--only", "tiny", "--accept"]) == 0
+    known = reference("tiny", "small")  # one place, whatever its scale
+    assert known is not None and known["scale"] == "smoke" and known["provenance"]["machine"]["cores"]
+    assert table.main(["--scale", "small"]) == 0
+    page = (tmp_path / "README.md").read_text()
+    assert page.index("# Live, on one machine") < page.index("## tiny") < page.index("--scale smoke`:")
+    assert f"{known['provenance']['machine']['cores']} cores, commit" in page
+
+
 def test_all_experiments_are_found_and_keep_to_the_form() -> None:
-    assert len(names()) == 11
+    assert len(names()) == 12
     for name in names():
         text = table.described(name)
         assert text, f"{name} has no description"
