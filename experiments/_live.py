@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments._case import Case, Numbers, Workload, to_json
-from experiments._tempo import tempo_of
+from experiments._tempo import Tempo, tempo_of
 from fastserve.measures import Columns, summarise
 from fastserve.sched.latency import Hardware
 from fastserve.sched.policy import Policy
@@ -38,8 +38,6 @@ MEASURES = (
     "mean_jct_s", "p50_jct_s", "p95_jct_s", "p99_jct_s", "mean_ttft_s", "p95_ttft_s", "preemptions_per_job",
     "output_tokens_per_s", "mean_stalled_s", "swapped_out_gib",
 )  # fmt: skip
-TEMPO = MEASURES[:7]
-"""Those that _tempo.Tempo tells in the wall's time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +103,7 @@ def pair(case: Case, rig: Rig) -> Numbers:
     """Calibrates unless a run beside it just has, predicts, runs live, and simulates twice more: with the run's own
     times, and with the profile at the tempo that the machine had (_tempo.py).
 
-    Numbers: live_M, sim_M and hindsight_M for each measure M, tempo_M for TEMPO; the jobs' live and simulated
+    Numbers: live_M, sim_M, hindsight_M and tempo_M for each measure M; the jobs' live and simulated
     completion times; the machine's load average; its tempo each second by the profile. load is in units of the anchor,
     load_now in units of what fcfs sustains by this profile.
     """
@@ -122,11 +120,12 @@ def pair(case: Case, rig: Rig) -> Numbers:
     numbers: Numbers = {"rate": rate, "load": rig.load, "load_now": now, "load_average": os.getloadavg()[0], **shares}
     numbers |= _measured("live", records) | _measured("sim", predicted)
     numbers |= _measured("hindsight", _simulate(case, rig, trace, own, model))
-    followed = tempo.in_wall(_simulate(case, rig, tempo.in_work(trace), hardware, model))
-    numbers |= _measured("tempo", followed, TEMPO)
-    numbers["tempo"] = np.round(np.diff(tempo.work) / np.diff(tempo.wall), 4).tolist()
+    followed = _simulate(case, rig, trace, hardware, model, tempo)
+    numbers |= _measured("tempo", followed)
+    numbers["tempo"] = np.round(tempo.each, 4).tolist()
     before = residuals(cells, hardware.latency)
     numbers["drift"] = {kind: one.bias for kind, one in before.items()}  # of the profile, on the live iterations
+    numbers["profile"] = Path(_settings(rig, hardware, model).latency).stem
     numbers["fit"] = {kind: one.median for kind, one in found.residuals.items()}
     for of, each in (("live", records), ("sim", predicted), ("tempo", followed)):
         numbers[f"{of}_jct"] = np.round(each["jct_from_arrival"], 4).tolist()
@@ -193,8 +192,11 @@ def _live(
         return records, meter.iterations(), origin, shares
 
 
-def _simulate(case: Case, rig: Rig, trace: Trace, hardware: Hardware, model: Model) -> Columns:
-    return run_one(trace, case.policy, _settings(rig, hardware, model), case.seed).records
+def _simulate(
+    case: Case, rig: Rig, trace: Trace, hardware: Hardware, model: Model, tempo: Tempo | None = None
+) -> Columns:
+    observe = None if tempo is None else tempo.attach
+    return run_one(trace, case.policy, _settings(rig, hardware, model), case.seed, observe=observe).records
 
 
 def _plain(rig: Rig) -> Rig:
@@ -289,6 +291,6 @@ def _longest(case: Case) -> int:
     return int(np.percentile(trace.prompt + trace.output, 90))
 
 
-def _measured(name: str, records: Columns, measures: Sequence[str] = MEASURES) -> Numbers:
+def _measured(name: str, records: Columns) -> Numbers:
     summary = summarise(records, horizon_s=float(np.nanmax(records["end"])))
-    return {f"{name}_{measure}": summary[measure] for measure in measures}
+    return {f"{name}_{measure}": summary[measure] for measure in MEASURES}

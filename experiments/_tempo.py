@@ -2,62 +2,79 @@
 
 A machine that others share is faster in one second than in the next, and near its capacity a queue makes five or ten
 per cent of delay out of one per cent of speed. No profile can know that beforehand. But afterwards the live run tells
-it: tempo is the time that the profile gives to the iterations of a second over the time that they took. The simulator's
-clock is a clock of work: it runs at the tempo. Arrivals are told to it in its own time, and its answers are told in the
-live run's. What such a simulation still misses is not the machine's, nor the profile's level.
-
-A policy's own times (quanta, aging) pass at the tempo here, and in the live run by the wall's clock: an error of second
-order.
+it: tempo is the time that the profile gives to the iterations of a second over the time that they took. The simulator
+runs the same profile at that tempo: an iteration that begins in a slow second takes longer by as much. What such a
+simulation still misses is not the machine's, nor the profile's level.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fastserve.measures import Columns
 from fastserve.sched.latency import LatencyModel
-from fastserve.workload import Trace
+from fastserve.sched.plan import Outcome, Plan
+from sim.machine import ModelledMachine
+from sim.world import World
 
 if TYPE_CHECKING:
     from fastserve.engine.fitting import Iteration
 
-WINDOW_S = 1.0
-Floats = NDArray[np.float64]
+_SECOND_PS = 10**12
 
 
 @dataclass(frozen=True, slots=True)
 class Tempo:
-    """wall and work (s, rising, of the same length): the same moments on both clocks; both begin at 0."""
+    """each: work done in each second since the trace's beginning, s; beyond the last it goes on like that one."""
 
-    wall: Floats
-    work: Floats
+    each: tuple[float, ...]
 
-    def in_work(self, trace: Trace) -> Trace:
-        """The trace with its arrivals in the clock of work."""
-        moments = self._told(trace.arrival / 1e9, self.wall, self.work)
-        return replace(trace, arrival=np.rint(moments * 1e9).astype(np.int64))
+    def wall_ps(self, at_ps: int, work_ps: int) -> int:
+        """How long work takes that begins then."""
+        left, now = float(work_ps), float(at_ps)
+        while True:
+            second = min(int(now // _SECOND_PS), len(self.each) - 1)
+            until = (second + 1) * _SECOND_PS if second < len(self.each) - 1 else float("inf")
+            done = (until - now) * self.each[second]
+            if done >= left:
+                return round(now + left / self.each[second]) - at_ps
+            left, now = left - done, until
 
-    def in_wall(self, records: Columns) -> Columns:
-        """Records of a simulation in the clock of work, told in the wall's; only arrival, first_token, end, and
-        what is between them, jct_from_arrival and ttft. The other columns stay.
-        """
-        told = {name: self._told(records[name], self.work, self.wall) for name in ("arrival", "first_token", "end")}
-        told["jct_from_arrival"] = told["end"] - told["arrival"]
-        told["ttft"] = told["first_token"] - told["arrival"]
-        return {**records, **told}
+    def attach(self, world: World) -> None:
+        """Before world.run(): its machine runs at this tempo."""
+        world.machine = Paced(world.machine, self)  # type: ignore[assignment]
 
-    @staticmethod
-    def _told(moments: Floats, of: Floats, to: Floats) -> Floats:
-        """Beyond the last moment both clocks go on at the last tempo."""
-        last = (to[-1] - to[-2]) / (of[-1] - of[-2])
-        beyond = np.maximum(moments - of[-1], 0.0) * last
-        told: Floats = np.interp(moments, of, to) + beyond
-        return told
+
+class Paced:
+    """An Executor: a modelled machine at a tempo, one iteration at a time."""
+
+    def __init__(self, inner: ModelledMachine, tempo: Tempo) -> None:
+        self.inner = inner
+        self.latency = inner.latency = PacedLatency(inner.latency, tempo)
+
+    def run(self, plan: Plan) -> Outcome:
+        plan.iterations = 1
+        self.latency.now_ps = plan.now * 1000
+        return self.inner.run(plan)
+
+
+class PacedLatency(LatencyModel):
+    """An iteration's time where the machine's tempo is that of now_ps."""
+
+    def __init__(self, inner: LatencyModel, tempo: Tempo) -> None:
+        super().__init__(inner.name, inner.provenance)
+        self.inner = inner
+        self.tempo = tempo
+        self.now_ps = 0
+
+    def iteration_ps(self, batch: int, context: int, chunks: Sequence[tuple[int, int]]) -> int:
+        return self.tempo.wall_ps(self.now_ps, self.inner.iteration_ps(batch, context, chunks))
+
+    def span_ps(self, k: int, batch: int, context: int) -> int:
+        return self.tempo.wall_ps(self.now_ps, self.inner.span_ps(k, batch, context))
 
 
 def tempo_of(iterations: Sequence[Iteration], latency: LatencyModel, origin_s: float) -> Tempo:
@@ -69,14 +86,12 @@ def tempo_of(iterations: Sequence[Iteration], latency: LatencyModel, origin_s: f
 
     if not iterations:
         raise ValueError("no iteration was seen, so nothing tells the machine's tempo")
-    at = np.array([one.at - origin_s for one in iterations])
-    windows = np.maximum(at // WINDOW_S, 0).astype(int)
-    took = np.bincount(windows, [one.ms for one in iterations])
-    told = np.bincount(windows, [predict_ms(latency, one) for one in iterations])
-    tempi = []
+    seconds = np.maximum(np.array([one.at - origin_s for one in iterations]), 0).astype(int)
+    took = np.bincount(seconds, [one.ms for one in iterations])
+    told = np.bincount(seconds, [predict_ms(latency, one) for one in iterations])
+    found = []
     now = float(told.sum() / took.sum())
-    for one, other in zip(told, took, strict=True):
-        now = float(one / other) if other > 0 else now
-        tempi.append(now)
-    wall: Floats = np.arange(len(tempi) + 1, dtype=np.float64) * WINDOW_S
-    return Tempo(wall, np.concatenate(([0.0], np.cumsum(tempi) * WINDOW_S)))
+    for work, wall in zip(told, took, strict=True):
+        now = float(work / wall) if wall > 0 else now
+        found.append(now)
+    return Tempo(tuple(found))

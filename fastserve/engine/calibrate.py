@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from time import perf_counter
+from statistics import median
+from time import perf_counter, sleep
 from typing import Any, NamedTuple
 
 import torch
@@ -20,12 +22,14 @@ from fastserve.engine.warmup import fit
 from fastserve.sched.latency import Hardware, Link
 
 COPIES = (1, 2, 4, 8, 16, 32, 64, 128)  # blocks
-REPEATS = 5
+SPREAD = 256  # blocks of each pool that a measured copy takes its own from
+REPEATS = 7
+REST_S = 0.002  # before a copy that is timed
 SHOWN = {"prefill 128": (0, 0, 128, 128**2), "decode 1 x 128": (1, 128, 0, 0), "decode 8 x 128": (8, 1024, 0, 0)}
 
 
 class CopyTime(NamedTuple):
-    """A copy that was timed on the idle engine: the fastest of a few."""
+    """A copy that was timed on the idle engine: the median of a few."""
 
     out: bool
     bytes: int
@@ -97,14 +101,22 @@ def calibrate(
 
 
 def copy_times(cache: Cache) -> list[CopyTime]:
-    """Copies by size, each way, on an idle engine. Contents of the host pool are lost."""
+    """Copies by size, each way, on an idle engine. Contents of the pools are lost.
+
+    As a busy engine meets them: blocks from anywhere, which no processor's cache holds, and a copying thread that has
+    gone to sleep since its last copy.
+    """
     found = []
-    most = min(cache.blocks, cache.host_blocks)
-    for out, copy in ((True, cache.copy_out), (False, cache.copy_in)):
+    rng = random.Random(0)
+    device, host = (range(min(SPREAD, pool)) for pool in (cache.blocks, cache.host_blocks))
+    for block in host:
+        cache.copy_out([block % len(device)], [block]).wait()  # a first use takes longer, and happens once
+    for out, copy, sources, targets in ((True, cache.copy_out, device, host), (False, cache.copy_in, host, device)):
         for blocks in COPIES:
-            if blocks <= most:
-                numbers = list(range(blocks))
-                seconds = min(_timed(copy, numbers) for _ in range(REPEATS + 1))
+            if blocks <= min(len(device), len(host)):
+                seconds = median(
+                    _timed(copy, rng.sample(sources, blocks), rng.sample(targets, blocks)) for _ in range(REPEATS)
+                )
                 found.append(CopyTime(out, blocks * cache.block_bytes, seconds))
     return found
 
@@ -122,9 +134,10 @@ def fit_link(copies: Sequence[CopyTime]) -> Link:
     return Link(rates[0], rates[1], round(sum(latencies) / 2))
 
 
-def _timed(copy: Callable[[list[int], list[int]], Ticket], blocks: list[int]) -> float:
+def _timed(copy: Callable[[list[int], list[int]], Ticket], sources: list[int], targets: list[int]) -> float:
+    sleep(REST_S)
     began = perf_counter()
-    copy(blocks, blocks).wait()
+    copy(sources, targets).wait()
     return perf_counter() - began
 
 
