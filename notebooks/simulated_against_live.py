@@ -15,8 +15,8 @@
 # and in the simulator, on the same traces with the same pools; the prediction was made before each live run, from a
 # profile taken just then.
 #
-# Live runs belong to the machine that made them, so none are committed and none start by themselves: this page reads
-# the last run here. Without one it says what to run.
+# Live runs belong to the machine that made them. Ours are in `experiments/README.md`, and docs/fidelity.md says what came
+# out; this page reads the last run here, and none starts by itself. Without one it says what to run.
 
 # %%
 from typing import Any
