@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.metadata import version
@@ -18,12 +19,12 @@ import numpy as np
 from experiments._case import Case, Numbers, Workload, to_json
 from experiments._tempo import Tempo, tempo_of
 from fastserve.measures import Columns, summarise
-from fastserve.sched.latency import Hardware
+from fastserve.sched.latency import Hardware, load_hardware
 from fastserve.sched.policy import Policy
 from fastserve.sched.scheduler import Scheduler
 from fastserve.workload import Trace
 from sim.files import atomically
-from sim.one import run_one
+from sim.one import Contender, run_one
 from sim.provenance import fingerprint
 from sim.settings import Settings
 
@@ -32,8 +33,12 @@ if TYPE_CHECKING:
     from fastserve.engine.fitting import Iteration
     from fastserve.engine.model import Model
     from fastserve.engine.serving import Serving
+    from fastserve.sched.latency import LatencyModel
+    from sim.world import World
 
 ROOT = Path(__file__).resolve().parent.parent
+PAIR = ("experiments/_live.py", "experiments/_tempo.py")
+"""What here() is asked for beside the engine by an experiment that uses pair()."""
 MEASURES = (
     "mean_jct_s", "p50_jct_s", "p95_jct_s", "p99_jct_s", "mean_ttft_s", "p95_ttft_s", "preemptions_per_job",
     "output_tokens_per_s", "mean_stalled_s", "swapped_out_gib",
@@ -75,25 +80,21 @@ class Rig:
 
 
 def here(*more: str) -> str:
-    """16 digits of what a live number depends on: this file's and the engine's source, processor and versions.
+    """16 digits of what a live number depends on: the engine's source and `more`, processor and versions.
 
-    more: other files or folders of the checkout.
+    more: other files or folders of the checkout. FileNotFoundError for one without a source.
     """
     from fastserve.engine.profiling import cpu
 
     facts = (cpu(), os.cpu_count(), platform.python_version(), version("torch"), version("transformers"))
     digest = hashlib.sha256(repr(facts).encode())
-    for part in (
-        "experiments/_live.py",
-        "experiments/_tempo.py",
-        "fastserve/engine",
-        "fastserve/duel_engine.py",
-        *more,
-    ):
+    for part in ("fastserve/engine", "fastserve/duel_engine.py", *more):
         whole = ROOT / part
         found = (
             [whole] if whole.is_file() else [path for kind in ("*.py", "*.cpp", "*.h") for path in whole.rglob(kind)]
         )
+        if not found:
+            raise FileNotFoundError(f"{whole} has no source")
         for path in sorted(found):
             digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
@@ -115,21 +116,33 @@ def pair(case: Case, rig: Rig) -> Numbers:
     records, iterations, origin, shares = _live(model, _serving(case, rig), hardware, trace, case.seed)
     cells = cells_of(iterations)
     tempo = tempo_of(iterations, hardware.latency, origin)
-    own = replace(hardware, latency=fit_latency(cells, "hindsight"))
     now = rate / case.workload.capacity(_settings(_plain(rig), hardware, model))
     numbers: Numbers = {"rate": rate, "load": rig.load, "load_now": now, "load_average": os.getloadavg()[0], **shares}
     numbers |= _measured("live", records) | _measured("sim", predicted)
-    numbers |= _measured("hindsight", _simulate(case, rig, trace, own, model))
-    followed = _simulate(case, rig, trace, hardware, model, tempo)
+    with suppress(ValueError):  # a run without a decode or without a prefill cannot be fitted
+        own = fit_latency(cells, "hindsight")
+        numbers |= _measured(
+            "hindsight", _simulate(case, rig, trace, hardware, model, lambda world: _fitted(world, own))
+        )
+    followed = _simulate(case, rig, trace, hardware, model, tempo.attach)
     numbers |= _measured("tempo", followed)
     numbers["tempo"] = np.round(tempo.each, 4).tolist()
     before = residuals(cells, hardware.latency)
     numbers["drift"] = {kind: one.bias for kind, one in before.items()}  # of the profile, on the live iterations
     numbers["profile"] = Path(_settings(rig, hardware, model).latency).stem
-    numbers["fit"] = {kind: one.median for kind, one in found.residuals.items()}
+    numbers["profile_miss"] = {kind: one.median for kind, one in found.residuals.items()}
     for of, each in (("live", records), ("sim", predicted), ("tempo", followed)):
         numbers[f"{of}_jct"] = np.round(each["jct_from_arrival"], 4).tolist()
     return numbers
+
+
+def retold(case: Case, numbers: Numbers, policy: Contender, rig: Rig, tempo: Tempo) -> Numbers:
+    """A pair's simulation once more, from what pair() kept, under this policy on this rig at this tempo: retold_M."""
+    hardware = load_hardware(str(_profile(numbers["profile"])))
+    model = _model(rig.model, rig.dtype, rig.threads)
+    trace = case.workload.trace(numbers["rate"], case.seed)
+    changed = replace(case, policy=policy)
+    return _measured("retold", _simulate(changed, rig, trace, hardware, model, tempo.attach))
 
 
 def again(case: Case, rig: Rig) -> Numbers:
@@ -192,10 +205,15 @@ def _live(
         return records, meter.iterations(), origin, shares
 
 
+def _fitted(world: World, latency: LatencyModel) -> None:
+    """The machine has other times; what policies are told of it stays."""
+    world.machine.latency = latency
+
+
 def _simulate(
-    case: Case, rig: Rig, trace: Trace, hardware: Hardware, model: Model, tempo: Tempo | None = None
-) -> Columns:
-    observe = None if tempo is None else tempo.attach
+    case: Case, rig: Rig, trace: Trace, hardware: Hardware, model: Model,
+    observe: Callable[[World], None] | None = None,
+) -> Columns:  # fmt: skip
     return run_one(trace, case.policy, _settings(rig, hardware, model), case.seed, observe=observe).records
 
 
@@ -244,7 +262,7 @@ def _path(facts: dict[str, Any]) -> Path:
 def _settings(rig: Rig, hardware: Hardware, model: Model) -> LiveSettings:
     """Of a simulation with this hardware, which is kept under a name made of its contents."""
     text = json.dumps(hardware.to_json(), sort_keys=True)
-    path = ROOT / "results" / "live" / f"profile-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+    path = _profile(f"profile-{hashlib.sha256(text.encode()).hexdigest()[:16]}")
     if not path.exists():
         with atomically(path) as draft:
             hardware.save(draft)
@@ -252,6 +270,10 @@ def _settings(rig: Rig, hardware: Hardware, model: Model) -> LiveSettings:
         latency=str(path), max_batch=rig.max_batch, residency=rig.residency, visit=rig.visit,
         longest=model.max_model_len,
     )  # fmt: skip
+
+
+def _profile(name: str) -> Path:
+    return ROOT / "results" / "live" / f"{name}.json"
 
 
 def _serving(case: Case, rig: Rig) -> Serving:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from experiments._case import points, to_json
-from experiments._sweep import LIVE, RESULTS, Outcome, load
+from experiments._sweep import LIVE, RESULTS, SCALES, Outcome, load
 from sim.files import atomically
 
 KEPT = (
@@ -86,14 +87,19 @@ def condensed(outcome: Outcome) -> dict[str, Any]:
     if outcome.experiment in LIVE:
         about = json.loads((outcome.folder / "run.json").read_text(encoding="utf-8"))
         head["provenance"] = about["provenance"]
+        head["versions"] = {package: version(package) for package in ("torch", "transformers")}
     found: dict[str, Any] = to_json(head | {"seconds": round(outcome.seconds), "points": kept, "claims": claims})
     return found
 
 
 def accept(outcome: Outcome) -> Path:
-    """Makes a run the reference of its scale."""
+    """Makes a run the reference of its scale. ValueError for a live run that would replace a larger one."""
     path = path_of(outcome.experiment, outcome.scale)
     found = condensed(outcome)
+    if outcome.experiment in LIVE:
+        known = reference(outcome.experiment, outcome.scale)
+        if known is not None and SCALES.index(known["scale"]) > SCALES.index(outcome.scale):
+            raise ValueError(f"{path} is of the {known['scale']} scale: a {outcome.scale} run does not replace it")
     head = {name: value for name, value in found.items() if name not in ("points", "claims")}
     lists = [
         f' "{name}": [\n' + ",\n".join(f"  {json.dumps(entry)}" for entry in found[name]) + "\n ]"

@@ -3,8 +3,11 @@
 A machine that others share is faster in one second than in the next, and near its capacity a queue makes five or ten
 per cent of delay out of one per cent of speed. No profile can know that beforehand. But afterwards the live run tells
 it: tempo is the time that the profile gives to the iterations of a second over the time that they took. The simulator
-runs the same profile at that tempo: an iteration that begins in a slow second takes longer by as much. What such a
-simulation still misses is not the machine's, nor the profile's level.
+runs the same profile at that tempo: an iteration that begins in a slow second takes longer by as much.
+
+So a tempo forgives whatever makes a second's iterations longer than the profile says: the machine, but also a profile
+of another minute, and what arrivals and copies cost the engine's thread. It does not touch which jobs run when, who is
+preempted, what is copied and for how long: these are the simulator's own. Noise below a second stays.
 """
 
 from __future__ import annotations
@@ -23,12 +26,14 @@ from sim.world import World
 if TYPE_CHECKING:
     from fastserve.engine.fitting import Iteration
 
+FEW_MS = 200.0
+"""Iterations of a second that took less than this together tell nothing: it has the tempo of the whole run."""
 _SECOND_PS = 10**12
 
 
 @dataclass(frozen=True, slots=True)
 class Tempo:
-    """each: work done in each second since the trace's beginning, s; beyond the last it goes on like that one."""
+    """each: work done in each second since the trace's beginning, s, all above 0; beyond the last it goes on so."""
 
     each: tuple[float, ...]
 
@@ -78,20 +83,20 @@ class PacedLatency(LatencyModel):
 
 
 def tempo_of(iterations: Sequence[Iteration], latency: LatencyModel, origin_s: float) -> Tempo:
-    """Of a live run whose trace began at origin_s of the clock that Iteration.at counts by.
+    """Of a live run whose trace began at origin_s of the clock that Iteration.at counts by; at its end the whole run's.
 
-    A second without an iteration goes on at the tempo of the one before it. ValueError without iterations.
+    ValueError without iterations, or with one before the beginning.
     """
     from fastserve.engine.fitting import predict_ms
 
     if not iterations:
         raise ValueError("no iteration was seen, so nothing tells the machine's tempo")
-    seconds = np.maximum(np.array([one.at - origin_s for one in iterations]), 0).astype(int)
+    at = np.array([one.at - origin_s for one in iterations])
+    if at.min() < -1e-3:
+        raise ValueError(f"an iteration began {-at.min():.3f} s before the trace did: this is not its clock")
+    seconds = np.maximum(at, 0.0).astype(int)
     took = np.bincount(seconds, [one.ms for one in iterations])
     told = np.bincount(seconds, [predict_ms(latency, one) for one in iterations])
-    found = []
-    now = float(told.sum() / took.sum())
-    for work, wall in zip(told, took, strict=True):
-        now = float(work / wall) if wall > 0 else now
-        found.append(now)
-    return Tempo(tuple(found))
+    whole = float(told.sum() / took.sum())
+    each = [float(work / wall) if wall >= FEW_MS else whole for work, wall in zip(told, took, strict=True)]
+    return Tempo((*each, whole))

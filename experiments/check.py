@@ -92,7 +92,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             failed += 1
             continue
         if args.accept:
-            print(f"{name}: wrote {accept(outcome)}")
+            try:
+                print(f"{name}: wrote {accept(outcome)}")
+            except ValueError as error:
+                print(f"{name}: {error}")
+                failed += 1
             continue
         known = reference(name, args.scale)
         if known is None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from experiments._case import Case, Numbers, Point, Row, Workload, points, ratio
 from experiments._claim import Claim, Published
 from experiments._figure import PAGE, cells, draw, look_of
-from experiments._live import Rig, here, pair, plan
+from experiments._live import PAIR, Rig, here, pair, plan
 from experiments._sweep import main
 from fastserve.measures import Ratio
 from sim.one import Contender
@@ -63,7 +63,7 @@ class Scale:
     pairs: int = 5
     requests: int = 800
     policies: tuple[str, ...] = tuple(POLICIES)
-    often: tuple[str, ...] = ("fcfs", "sj-mlfq", "sj-mlfq (no aging)", "srpt")
+    often: tuple[str, ...] = ("fcfs", "sj-mlfq", "srpt")
     rig: Rig
     outputs: tuple[tuple[str, str], ...] = tuple(OUTPUTS.items())
     prompt: str = PROMPT
@@ -94,7 +94,7 @@ SCALES = {
 
 def cases(scale: Scale) -> list[Case]:
     outputs = dict(scale.outputs)
-    place = here()
+    place = here(*PAIR)
     found = []
     rows = [(it, scale.pairs) for it in scale.paired] + [(it, 1) for it in scale.singles]
     for (name, cap, load), pairs in rows:

@@ -18,8 +18,8 @@ CORES = 2
 
 HEAD = """# Experiments
 
-One file a claim or figure. This page is written by `python -m experiments.table` from `results/reference/{scale}`; edit
-the experiments, not the page.
+One file a claim or figure. This page is written by `python -m experiments.table` from `results/reference/{scale}`, and
+from `results/reference/live` for what ran live; edit the experiments, not the page.
 
 ```
 source .venv/bin/activate                         # after `make setup`

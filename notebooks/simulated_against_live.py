@@ -15,8 +15,8 @@
 # and in the simulator, on the same traces with the same pools; the prediction was made before each live run, from a
 # profile taken just then.
 #
-# Live runs belong to the machine that made them. Ours are in `experiments/README.md`, and docs/fidelity.md says what came
-# out; this page reads the last run here, and none starts by itself. Without one it says what to run.
+# Live runs belong to the machine that made them. Ours are in `experiments/README.md`, and docs/fidelity.md says what
+# came out; this page reads the last run here, and none starts by itself. Without one it says what to run.
 
 # %%
 from typing import Any
@@ -24,9 +24,9 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from experiments._case import points
+from experiments._errors import document, draw_jobs, each, error
 from experiments._figure import PAGE, legend
 from experiments._sweep import SCALES, IncompleteError, finished
-from experiments.fidelity import document, each, error, jobs
 from notebooks._page import show, table
 
 outcome = None
@@ -43,8 +43,8 @@ cells = points(outcome.rows) if outcome else []
 #
 # Each number is the median over paired runs of simulated over live, less 1. **Look at** the last column first: the same
 # trace live once more says what this machine can promise at all. Then at the three before it: the same simulation at
-# the tempo that the machine had in each second of the live run. What those still miss is the simulator's; what the
-# prediction misses beyond that is drift: the machine was another one while it was profiled.
+# the tempo that the machine had in each second of the live run. What those still miss is the simulator's decisions, and
+# noise below a second; what the prediction misses beyond that is the profile, of another minute of the machine.
 
 # %%
 table(
@@ -98,7 +98,7 @@ if outcome:
     def scatter(figure: Figure) -> None:
         panels: Any = figure.subplots(1, 2, sharex=True, sharey=True)
         for axes, of in zip(panels, ("sim", "tempo"), strict=True):
-            jobs(axes, cells, of)
+            draw_jobs(axes, cells, of)
         panels[0].set_ylabel("simulated (s)")
         legend(figure, panels[0])
 
@@ -107,7 +107,8 @@ if outcome:
 # %% [markdown]
 # ## Pair by pair
 #
-# If the errors of the pairs have one sign, something is missing in the model. If they have both, the machine moved.
+# If a policy's errors at the machine's tempo have one sign, something is missing in the model. Predictions that miss to
+# both sides say that the machine moved.
 
 # %%
 table(

@@ -103,14 +103,15 @@ def calibrate(
 def copy_times(cache: Cache) -> list[CopyTime]:
     """Copies by size, each way, on an idle engine. Contents of the pools are lost.
 
-    As a busy engine meets them: blocks from anywhere, which no processor's cache holds, and a copying thread that has
-    gone to sleep since its last copy.
+    As a busy engine meets them: blocks from anywhere in up to SPREAD of each pool, and a copying thread that has gone
+    to sleep since its last copy. The median of a few, since in so few one hiccup would be all that is seen.
     """
     found = []
     rng = random.Random(0)
     device, host = (range(min(SPREAD, pool)) for pool in (cache.blocks, cache.host_blocks))
-    for block in host:
-        cache.copy_out([block % len(device)], [block]).wait()  # a first use takes longer, and happens once
+    for block in range(max(len(device), len(host))):  # a first use takes longer, and happens once
+        cache.copy_in([block % len(host)], [block % len(device)]).wait()
+        cache.copy_out([block % len(device)], [block % len(host)]).wait()
     for out, copy, sources, targets in ((True, cache.copy_out, device, host), (False, cache.copy_in, host, device)):
         for blocks in COPIES:
             if blocks <= min(len(device), len(host)):

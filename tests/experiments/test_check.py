@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -113,6 +114,12 @@ def test_live_runs_are_published_with_their_machine_and_held_against_nothing(
         check.main(["--scale", "smoke", "--only", "tiny"])
     assert "--accept publishes it" in capsys.readouterr().err
     assert check.main(["--scale", "smoke", "--only", "tiny", "--accept"]) == 0
+    monkeypatch.setattr(_reference, "SCALES", ("small", "smoke"))
+    assert check.main(["--scale", "smoke", "--only", "tiny", "--accept"]) == 0
+    monkeypatch.setattr(_reference, "reference", lambda *_: {"scale": "smoke"})
+    with pytest.raises(ValueError, match="does not replace it"):
+        accept(replace(sweep("tiny", "smoke", jobs=1), scale="small"))
+    monkeypatch.setattr(_reference, "reference", reference)
     known = reference("tiny", "small")  # one place, whatever its scale
     assert known is not None and known["scale"] == "smoke" and known["provenance"]["machine"]["cores"]
     assert table.main(["--scale", "small"]) == 0

@@ -14,9 +14,10 @@ import pytest
 
 pytest.importorskip("torch")
 
-from experiments import _live, _sweep, fidelity
+from experiments import _doubts, _errors, _live, _sweep, fidelity
 from experiments._case import Case, Row, Workload, points
 from experiments._sweep import Outcome
+from experiments._tempo import Tempo
 from fastserve.sched.latency import load_hardware
 from sim.one import Contender
 from sim.settings import Settings
@@ -27,40 +28,46 @@ def rows(policy: str, live: list[float], simulated: list[float], load: float = 0
     for seed, (a, b) in enumerate(zip(live, simulated, strict=True)):
         numbers: dict[str, Any] = {
             f"{of}_{m}": v
-            for of, v in (("live", a), ("sim", b), ("tempo", a), ("hindsight", a))
-            for m in fidelity.ERRORS
+            for of, v in (("live", a), ("sim", b), ("tempo", 1.01 * a), ("hindsight", 1.02 * a))
+            for m in _errors.ERRORS
         }
-        numbers |= {"rate": 1.0, "load_average": 0.5, "scheduler_share": 0.001, "drift": {}, "live_jct": [a],
-                    "sim_jct": [b]}  # fmt: skip
+        numbers |= {"rate": 1.0, "load_average": 0.5, "scheduler_share": 0.001, "drift": {}, "tempo": [0.9, 1.2],
+                    "live_jct": [a], "sim_jct": [b]}  # fmt: skip
         found.append(Row({"policy": policy, "load": load, "residency": "proactive"}, seed, numbers))
     return found
 
 
 def test_the_worst_error_is_that_of_a_median_and_has_no_sign() -> None:
     cells = points([*rows("fcfs", [1.0, 1.0, 1.0], [1.02, 1.03, 9.0]), *rows("srpt", [2.0] * 3, [1.8] * 3)])
-    assert fidelity.error(cells[0], "mean_jct_s") == pytest.approx(0.03)
-    assert fidelity.error(cells[1], "mean_jct_s") == pytest.approx(-0.1)
-    assert fidelity.worst(cells) == pytest.approx(0.1)
-    assert fidelity.worst(cells, "hindsight") == 0.0
-    assert fidelity.worst(cells, "again") is None
+    assert _errors.error(cells[0], "mean_jct_s") == pytest.approx(0.03)
+    assert _errors.error(cells[1], "mean_jct_s") == pytest.approx(-0.1)
+    assert _errors.worst(cells) == pytest.approx(0.1)
+    assert _errors.worst(cells, "tempo", "p95_jct_s") == pytest.approx(0.01)
+    assert _errors.worst(cells, "hindsight") == pytest.approx(0.02)
+    assert _errors.worst(cells, "again") is None
 
 
 def test_only_a_ranking_that_live_runs_settle_can_be_wrong() -> None:
     apart = [*rows("fcfs", [2.0, 2.1, 2.2], [1.0, 1.0, 1.0]), *rows("srpt", [1.0, 1.1, 1.2], [1.5, 1.5, 1.5])]
-    assert fidelity.misranked(points(apart)) == ["fcfs and srpt at load 0.8, proactive"]
+    assert _errors.misranked(points(apart)) == ["fcfs and srpt at load 0.8, proactive"]
     overlapping = [*rows("fcfs", [1.0, 3.0], [1.0, 1.0]), *rows("srpt", [0.9, 2.5], [1.5, 1.5])]
-    assert fidelity.misranked(points(overlapping)) == []
+    assert _errors.misranked(points(overlapping)) == []
     other_load = [*rows("fcfs", [2.0, 2.1], [1.0, 1.0]), *rows("srpt", [1.0, 1.1], [1.5, 1.5], load=1.2)]
-    assert fidelity.misranked(points(other_load)) == []
+    assert _errors.misranked(points(other_load)) == []
 
 
 def test_the_document_is_json_with_the_two_verdicts(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(json.dumps({"provenance": {}, "settings": {}}))
     all_rows = [*rows("fcfs", [1.0] * 3, [1.04] * 3), *rows("srpt", [0.5] * 3, [0.51] * 3)]
-    document = fidelity.document(Outcome("fidelity", "smoke", tmp_path, all_rows, 1.0))
+    document = _errors.document(Outcome("fidelity", "smoke", tmp_path, all_rows, 1.0))
     json.dumps(document, allow_nan=False)
     assert document["worst_mean_jct_error"] == pytest.approx(0.04)
-    assert document["ranking_equal"] is True
+    assert document["ranking_equal"] is True and document["pairs_that_live_runs_rank"] == 1
+    assert document["worst_mean_jct_error_at_the_machines_tempo"] == pytest.approx(0.01)
+    assert document["worst_mean_jct_error_with_the_runs_own_times"] == pytest.approx(0.02)
+    assert document["worst_single_run"]["sim"] == pytest.approx(0.04)
+    assert document["cells"][1]["errors_at_the_machines_tempo"]["p99_jct_s"] == pytest.approx(0.01)
+    assert document["cells"][0]["tempo"] == {"lowest": 0.9, "mean": pytest.approx(1.05), "highest": 1.2}
     assert [cell["policy"] for cell in document["cells"]] == ["fcfs", "srpt"]
 
 
@@ -88,7 +95,7 @@ def test_a_second_live_run_is_a_case_of_its_own_and_is_joined_with_the_first() -
     joined = fidelity.joined([first, second, other])
     assert [row.at["policy"] for row in joined] == ["fcfs", "srpt"]
     assert joined[0].numbers == first.numbers | second.numbers
-    assert fidelity.error(points(joined)[0], "mean_jct_s", "again") == pytest.approx(0.5)
+    assert _errors.error(points(joined)[0], "mean_jct_s", "again") == pytest.approx(0.5)
     assert joined[1].numbers == other.numbers
 
 
@@ -96,13 +103,16 @@ def test_a_place_is_of_this_source(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(_live, "ROOT", tmp_path)
     (tmp_path / "fastserve" / "engine").mkdir(parents=True)
     (tmp_path / "experiments").mkdir()
-    for name in ("experiments/_live.py", "fastserve/duel_engine.py", "fastserve/engine/loop.py", "more.py"):
+    sources = (*_live.PAIR, "fastserve/duel_engine.py", "fastserve/engine/loop.py")
+    for name in sources:
         (tmp_path / name).write_text("a")
-    seen = [_live.here(), _live.here("more.py")]
-    for name in ("experiments/_live.py", "fastserve/duel_engine.py", "fastserve/engine/loop.py"):
+    seen = [_live.here(), _live.here(*_live.PAIR)]
+    for name in sources:
         (tmp_path / name).write_text("b")
-        seen.append(_live.here())
-    assert len(set(seen)) == 5 and _live.here() == seen[-1]
+        seen.append(_live.here(*_live.PAIR))
+    assert len(set(seen)) == 6 and _live.here(*_live.PAIR) == seen[-1]
+    with pytest.raises(FileNotFoundError, match="no source"):
+        _live.here("gone.py")
 
 
 @pytest.mark.parametrize("scale", ["smoke", "small", "paper"])
@@ -175,5 +185,17 @@ def test_a_pair_runs_live_and_simulated(tmp_path: Path, monkeypatch: pytest.Monk
     assert min(numbers["live_jct"]) > 0 and min(numbers["sim_jct"]) > 0
     assert numbers["rate"] > 0 and 0 < numbers["scheduler_share"] < 1
     assert {f"{of}_mean_jct_s" for of in ("live", "sim", "tempo", "hindsight")} <= set(numbers)
+    told = _live.retold(case, numbers, case.policy, rig, Tempo(tuple(numbers["tempo"])))
+    assert told["retold_mean_jct_s"] == pytest.approx(numbers["tempo_mean_jct_s"], rel=1e-3)
+    outcome = Outcome("fidelity", "smoke", tmp_path, [Row({}, 0, numbers)], 1.0)
+    module = SimpleNamespace(SCALES={"smoke": None}, cases=lambda scale: [case])
+    monkeypatch.setattr(_doubts, "load", lambda name: module)
+    found = {row["what"]: row["mean_jct_s"]["worst"] for row in _doubts.doubted(outcome)}
+    assert len(found) == len(_doubts.DOUBTS)
+    assert found["nothing wrong"] == pytest.approx(
+        abs(numbers["tempo_mean_jct_s"] / numbers["live_mean_jct_s"] - 1), abs=1e-3
+    )
+    assert found["a slot less"] != found["nothing wrong"]
+    assert "a slot less" in _doubts.shown(_doubts.doubted(outcome))
     assert numbers["load_now"] == pytest.approx(0.9)  # the anchor was found by this very profile
     assert set(second) == {f"again_{measure}" for measure in _live.MEASURES} and second["again_mean_jct_s"] > 0

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+
+pytest.importorskip("torch")
 
 from experiments._tempo import Tempo, tempo_of
 from fastserve.engine.fitting import Iteration, predict_ms
+from fastserve.engine.profiling import Meter
 from fastserve.sched.latency import load_hardware
 from fastserve.workload import synthesise
 from sim.one import Contender, run_one
 from sim.settings import Settings
+from sim.world import World
 
 LATENCY = load_hardware("opt-13b-a100").latency
 SHAPES = [(1, 300, 0, 0), (8, 4000, 0, 0), (0, 0, 128, 128**2), (4, 900, 64, 64 * 64)]
@@ -28,16 +33,25 @@ def slowed(factors: list[float]) -> list[Iteration]:
     return found
 
 
-def test_the_tempo_of_each_second_is_found() -> None:
-    assert tempo_of(slowed([1.0, 2.0, 0.5]), LATENCY, 5.0).each == pytest.approx((1.0, 0.5, 2.0), rel=1e-6)
+def test_the_tempo_of_each_second_is_found_and_at_the_end_that_of_the_run() -> None:
+    found = tempo_of(slowed([1.0, 2.0, 0.5]), LATENCY, 5.0).each
+    assert found[:3] == pytest.approx((1.0, 0.5, 2.0), rel=1e-6)
+    assert len(found) == 4 and found[3] == pytest.approx(3.5 / 3, rel=0.05)
 
 
-def test_a_second_in_which_nothing_ran_goes_on_as_the_one_before() -> None:
+def test_a_second_in_which_little_ran_has_the_tempo_of_the_run() -> None:
     early = [one for one in slowed([2.0, 2.0]) if one.at < 6.0]
-    late = [one._replace(at=one.at + 3.0) for one in early]
-    assert tempo_of([*early, *late], LATENCY, 5.0).each == pytest.approx([0.5] * 4)
+    cold = early[0]._replace(at=7.5, ms=100.0)  # after an idle second: tells nothing of the machine
+    whole = sum(predict_ms(LATENCY, one) for one in [*early, cold]) / sum(one.ms for one in [*early, cold])
+    found = tempo_of([*early, cold], LATENCY, 5.0).each
+    assert found[0] == pytest.approx(0.5) and found[1:] == pytest.approx((whole,) * 3)
+
+
+def test_iterations_of_another_clock_are_refused() -> None:
     with pytest.raises(ValueError, match="no iteration"):
         tempo_of([], LATENCY, 0.0)
+    with pytest.raises(ValueError, match="not its clock"):
+        tempo_of(slowed([1.0]), LATENCY, 5.5)
 
 
 @pytest.mark.parametrize(
@@ -77,3 +91,34 @@ def test_a_slow_stretch_delays_who_is_there() -> None:
     assert before.any() and longer[before].tolist() == [0.0] * int(before.sum())
     during = (plain["arrival"] < 25.0) & (plain["end"] > 21.0)
     assert during.any() and (longer[during] > 0).all()
+
+
+def test_a_run_tells_its_own_tempo_and_nothing_more() -> None:
+    """The loop closed: a run at a known tempo, with preemptions and copies, is simulated again at the tempo that its
+    iterations tell. With something wrong the same tempo does not help.
+    """
+    known = Tempo(tuple(np.random.default_rng(5).uniform(0.7, 1.3, 300).tolist()))
+    settings = Settings(max_batch=4, kv_tokens=1500)
+    trace = synthesise(
+        200, rate=1.4, lengths="", prompt="lognormal:4,0.6,8,256", output="lognormal:4.3,1,1,400", seed=4
+    )
+    meters: list[Meter] = []
+
+    def watched(world: World) -> None:
+        known.attach(world)
+        meters.append(Meter(world.machine))
+        world.machine = meters[0]  # type: ignore[assignment]
+
+    policy = Contender("mlfq")
+    live = run_one(trace, policy, settings, 0, observe=watched).records
+    assert live["preemptions"].sum() > 500 and live["stalled"].sum() > 1.0
+    tempo = tempo_of(meters[0].iterations(), settings.hardware().latency, 0.0)
+    assert tempo.each[:25] == pytest.approx(known.each[:25], rel=0.05)  # then comes an idle second
+
+    def miss(settings: Settings, tempo: Tempo) -> float:
+        told = run_one(trace, policy, settings, 0, observe=tempo.attach).records
+        return abs(float(told["jct_from_arrival"].mean() / live["jct_from_arrival"].mean()) - 1)
+
+    assert miss(settings, tempo) < 0.015
+    assert miss(settings.with_(max_batch=3), tempo) > 0.3
+    assert miss(settings, Tempo((1.0,))) > 0.03
