@@ -130,8 +130,12 @@ def claims(rows: list[Row]) -> list[Claim]:
         where = f"({mine.at['workload']}), cap {mine.at['cap']}, load {mine.at['load']}"
         runs = f"{len(mine.rows)} paired runs" if len(mine.rows) > 1 else "one run"
         for measure, name in (("mean_jct_s", "mean JCT"), ("p95_jct_s", "p95 JCT")):
-            live, told = _gain(base, mine, f"live_{measure}"), _gain(base, mine, f"sim_{measure}")
-            note = runs if told is None else f"{runs}; predicted {told.mean:.2f}"
+            live, told, followed = (_gain(base, mine, f"{of}_{measure}") for of in ("live", "sim", "tempo"))
+            note = (
+                runs
+                if told is None or followed is None
+                else (f"{runs}; predicted {told.mean:.2f}, at the machine's tempo {followed.mean:.2f}")
+            )
             known = PUBLISHED[measure] if str(mine.at["policy"]).startswith("sj-mlfq") else None
             text = f"{where}: {name}, fcfs over {mine.at['policy']}, live"
             found.append(Claim("headline", text, live, known, WHY, note))
