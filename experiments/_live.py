@@ -104,9 +104,9 @@ def pair(case: Case, rig: Rig) -> Numbers:
     """Calibrates unless a run beside it just has, predicts, runs live, and simulates twice more: with the run's own
     times, and with the profile at the tempo that the machine had (_tempo.py).
 
-    Numbers: live_M, sim_M, hindsight_M and tempo_M for each measure M; the jobs' live and simulated
-    completion times; the machine's load average; its tempo each second by the profile. load is in units of the anchor,
-    load_now in units of what fcfs sustains by this profile.
+    Numbers: live_M, sim_M, hindsight_M and tempo_M for each measure M; the jobs' completion times; the machine's load
+    average, and by the profile its tempo each second. load is in units of the anchor, load_now in units of what fcfs
+    sustains by this profile.
     """
     from fastserve.engine.fitting import cells_of, fit_latency, residuals
 
