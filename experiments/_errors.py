@@ -138,7 +138,7 @@ def draw_jobs(axes: Any, cells: list[Point], of: str) -> None:
         style = look_of(policy)
         axes.plot(live, simulated, linestyle="none", marker=style.marker, markersize=2, alpha=0.4, color=style.colour,
                   label=policy, rasterized=True)  # fmt: skip
-    axes.axline((1, 1), slope=1, color="#777777", linewidth=0.6)
+    axes.axline((1, 1), (2, 2), color="#777777", linewidth=0.6)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("live job completion time (s)")

@@ -143,7 +143,7 @@ def plot(rows: list[Row], folder: Path) -> None:
         for axes, of in zip(panels, ("sim", "tempo"), strict=True):
             draw_jobs(axes, cells, of)
         panels[0].set_ylabel("simulated (s)")
-        legend(figure, panels[0])
+        legend(figure, panels[0], columns=4)
 
     def bars(figure: Figure) -> None:
         axes: Any = figure.subplots()
@@ -154,9 +154,10 @@ def plot(rows: list[Row], folder: Path) -> None:
                 if value is not None:
                     axes.plot(100 * value, row, marker, color=style.colour, label=label if row == 0 else None)
         axes.axvline(0, color="#777777", linewidth=0.6)
-        axes.set_yticks(range(len(cells)), [" ".join(str(value) for value in cell.at.values()) for cell in cells])
+        axes.set_yticks(range(len(cells)), [", ".join(str(value) for value in cell.at.values()) for cell in cells])
+        axes.invert_yaxis()
         axes.set_xlabel("mean JCT over live, less 1 (%)")
-        axes.legend()
+        figure.legend(loc="outside upper center", ncols=2)
 
     draw(folder, "jobs", (PAGE, 3.2), scatter)
     draw(folder, "errors", (COLUMN, 1.4 + 0.25 * len(cells)), bars)

@@ -37,7 +37,7 @@ class Scale:
     """with common random numbers across policies"""
     requests: int = 800
     """of a run, measured to the end of the drain, as in the live runs"""
-    others: tuple[int, ...] = (200, 400, 1600, 3200, 6400)
+    others: tuple[int, ...] = (200, 400, 1600, 3200)
     """requests of more runs of (a), which is there at its sigma"""
     sigmas: tuple[float, ...] = (0.6, 0.9, 1.1, 1.4, 1.6, 1.8, 2.0, 2.2)
     loads: tuple[float, ...] = (0.8, 0.95, 1.2)
@@ -57,7 +57,7 @@ SCALES = {
         named=("c",),
     ),
     "small": Scale(),
-    "paper": Scale(seeds=10, requests=6400, others=(400, 800, 1600, 3200)),
+    "paper": Scale(seeds=10, requests=6400, others=(400, 1600, 25_600)),
 }
 
 
