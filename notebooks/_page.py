@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ from fastserve.measures import Ratio
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+warnings.filterwarnings("ignore", message="IProgress not found")  # of tqdm in a library; no page shows a progress bar
 
 FIGURES = ROOT / "build" / "notebooks"
 """where figures are written, as PDF for a paper and as PNG"""

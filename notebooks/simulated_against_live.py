@@ -46,27 +46,25 @@ cells = points(outcome.rows) if outcome else []
 # the tempo that the machine had in each second of the live run. What those still miss is the simulator's decisions, and
 # noise below a second; what the prediction misses beyond that is the profile, of another minute of the machine.
 
+
 # %%
+def percent(value: float | None) -> str:
+    return "" if value is None else f"{value:+.1%}"
+
+
+head = ["predicted: mean JCT", "p95", "p99", "at its tempo: mean JCT", "p95", "p99", "live again: mean JCT"]
 table(
-    [
-        "policy",
-        "load",
-        "residency",
-        "pairs",
-        "predicted: mean JCT",
-        "p95",
-        "p99",
-        "at its tempo: mean JCT",
-        "p95",
-        "p99",
-        "live again: mean JCT",
-    ],
+    ["policy", "load", "residency", "pairs", *head],
     [
         [
             *(cell.at[name] for name in ("policy", "load", "residency")),
             len(cell.rows),
-            *(error(cell, name, of) for of in ("sim", "tempo") for name in ("mean_jct_s", "p95_jct_s", "p99_jct_s")),
-            error(cell, "mean_jct_s", "again"),
+            *(
+                percent(error(cell, name, of))
+                for of in ("sim", "tempo")
+                for name in ("mean_jct_s", "p95_jct_s", "p99_jct_s")
+            ),
+            percent(error(cell, "mean_jct_s", "again")),
         ]
         for cell in cells
     ],
@@ -75,15 +73,16 @@ table(
 # %%
 if outcome:
     said = document(outcome)
-    head = (
+    shown = (
         "worst_mean_jct_error",
         "worst_mean_jct_error_at_the_machines_tempo",
-        "ranking_equal",
         "noise_floor_mean_jct",
+        "ranking_equal",
+        "pairs_that_live_runs_rank",
         "largest_load_average",
         "scheduler_share",
     )
-    table(["what", "value"], [[name, said[name]] for name in head])
+    table(["what", "value"], [[name, said[name]] for name in shown])
 
 # %% [markdown]
 # ## Job by job
@@ -100,7 +99,7 @@ if outcome:
         for axes, of in zip(panels, ("sim", "tempo"), strict=True):
             draw_jobs(axes, cells, of)
         panels[0].set_ylabel("simulated (s)")
-        legend(figure, panels[0])
+        legend(figure, panels[0], columns=4)
 
     show("simulated_against_live", (PAGE, 3.2), scatter)
 
