@@ -81,7 +81,7 @@ SCALES = {
         prompt="lognormal:3.0,0.6,8,128",
     ),
     "small": Scale(
-        singles=(("a", 8, 1.2), ("b", 8, 1.2)),
+        singles=(("a", 8, 1.2),),
         rig=Rig(kv_tokens=16384, host_tokens=65536),
     ),
     "paper": Scale(
