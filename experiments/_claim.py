@@ -49,8 +49,7 @@ class Claim:
             return "ours"
         if self.ours is None:
             return "open"
-        low = self.ours.mean if self.ours.low is None else self.ours.low
-        high = self.ours.mean if self.ours.high is None else self.ours.high
+        low, high = ends(self.ours)
         if self.side:
             beyond = low > self.published.high if self.side == "at least" else high < self.published.low
             return "no" if beyond else "open"
@@ -70,6 +69,11 @@ class Claim:
     def __str__(self) -> str:
         published = f"; published {self.published}: {self.verdict}" if self.published else ""
         return f"{self.figure}: {self.text}: {self.shown}{published}"
+
+
+def ends(ratio: Ratio) -> tuple[float, float]:
+    """Of its interval; the mean twice where it has none."""
+    return (ratio.mean if ratio.low is None else ratio.low), (ratio.mean if ratio.high is None else ratio.high)
 
 
 def shown(ratio: Ratio) -> str:
@@ -97,6 +101,14 @@ def rated(mine: Point, base: Point, measure: str) -> Rated:
         return Rated(None, note=note)
     side = "at least" if ours else "at most" if theirs else ""
     return Rated(rate_gain([mine], [base], measure), side, note)
+
+
+def gained(figure: str, where: str, base: Point, mine: Point, prefix: str = "") -> Claim:
+    """The mean completion time of base over mine's, with that of the P95 as its note. prefix: of the numbers' names."""
+    tail = ratio(base, mine, f"{prefix}p95_jct_s")
+    text = f"{where}: mean JCT, {base.at['policy']} over {mine.at['policy']}"
+    note = "" if tail is None else f"P95 {shown(tail)}"
+    return Claim(figure, text, ratio(base, mine, f"{prefix}mean_jct_s"), note=note)
 
 
 def compared(base: Point, mine: Point, measure: str) -> tuple[Ratio | None, str]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from experiments._case import Point, points
+from experiments._claim import ends
 from experiments._figure import look_of
 from experiments._sweep import Outcome
 from fastserve.measures import Ratio, paired_ratio
@@ -69,8 +70,7 @@ def misranked(cells: list[Point], of: str = "sim") -> list[str]:
 def interval(cell: Point) -> tuple[float, float]:
     """Of the mean over the live runs of their mean completion times, s."""
     values = cell.values("live_mean_jct_s")
-    ratio = paired_ratio(values, [1.0] * len(values))
-    return (ratio.mean if ratio.low is None else ratio.low), (ratio.mean if ratio.high is None else ratio.high)
+    return ends(paired_ratio(values, [1.0] * len(values)))
 
 
 def spread(cell: Point, of: str) -> Ratio | None:

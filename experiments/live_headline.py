@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments._case import At, Case, Numbers, Point, Row, Workload, point, points, ratio
-from experiments._claim import Claim, Published, shown
+from experiments._claim import Claim, Published, gained
 from experiments._figure import PAGE, cells, draw, look_of
 from experiments._live import PAIR, Rig, here, pair, plan, retold
 from experiments._sweep import main, sweep
@@ -152,12 +152,9 @@ def steady(rows: list[Row], run: list[Case], draws: int) -> list[Claim]:
     found = []
     for mine in points(told):
         if mine.at["policy"] != "fcfs":
-            base = point(told, **(mine.at | {"policy": "fcfs"}))
-            tail = ratio(base, mine, "retold_p95_jct_s")
             where = f"({mine.at['workload']}), cap {mine.at['cap']}, load {mine.at['load']}"
-            text = f"{where}: mean JCT, fcfs over {mine.at['policy']}"
-            note = "" if tail is None else f"P95 {shown(tail)}"
-            found.append(Claim("steady", text, ratio(base, mine, "retold_mean_jct_s"), note=note))
+            base = point(told, **(mine.at | {"policy": "fcfs"}))
+            found.append(gained("steady", where, base, mine, prefix="retold_"))
     return found
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments._case import At, Case, Point, Row, Workload, point, points, ratio
-from experiments._claim import Claim, shown
+from experiments._claim import Claim, ends, gained
 from experiments._figure import PAGE, draw, legend, look_of
 from experiments._sweep import main
 from experiments.live_headline import OUTPUTS, POLICIES, PROMPT
@@ -86,12 +86,8 @@ def claims(rows: list[Row]) -> list[Claim]:
     for mine in points(rows):
         if mine.at["policy"] == "fcfs" or mine.at["load"] == 0.8:
             continue
-        base = point(rows, **(mine.at | {"policy": "fcfs"}))
-        tail = ratio(base, mine, "p95_jct_s")
         where = f"outputs {mine.at['outputs']}, {mine.at['requests']} requests, load {mine.at['load']}"
-        text = f"{where}: mean JCT, fcfs over {mine.at['policy']}"
-        note = "" if tail is None else f"P95 {shown(tail)}"
-        found.append(Claim("tail of the outputs", text, ratio(base, mine, "mean_jct_s"), note=note))
+        found.append(gained("tail of the outputs", where, point(rows, **(mine.at | {"policy": "fcfs"})), mine))
     return found
 
 
@@ -129,8 +125,7 @@ def _draw_curve(axes: Any, mine: list[Point], rows: list[Row], measure: str, x: 
     for one in mine:
         gain = ratio(point(rows, **(one.at | {"policy": "fcfs"})), one, measure)
         if gain is not None:
-            low, high = (gain.mean if end is None else end for end in (gain.low, gain.high))
-            there.append((float(one.at[x]), gain.mean, low, high))
+            there.append((float(one.at[x]), gain.mean, *ends(gain)))
     if there:
         style = look_of(str(mine[0].at["policy"]))
         at, means, lows, highs = zip(*sorted(there), strict=True)
