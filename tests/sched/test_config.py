@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from fastserve.hardware.machine_times import MachineTimes
 from fastserve.policies.fcfs import Fcfs
 from fastserve.sched.batching import Static
 from fastserve.sched.config import Blocks, SchedulerConfig, choices, describe
 from fastserve.sched.eviction import LeastRecent
 from fastserve.sched.job import NEVER
-from fastserve.sched.machine import MachineTimes
 from tests.sched.worlds import COARSE
 
 
