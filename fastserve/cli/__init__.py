@@ -1,2 +1,1 @@
-"""The command line, one file a command: check, generate, serve, bench, profile, ab. `arguments` holds what they share.
-"""
+"""The command line, one file a command: check, generate, serve, bench, profile, ab; `arguments` is shared."""
