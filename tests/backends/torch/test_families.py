@@ -11,9 +11,9 @@ transformers = pytest.importorskip("transformers")
 
 from fastserve.backends.torch.kv_cache import Cache  # noqa: E402
 from fastserve.backends.torch.model import Model, load_model  # noqa: E402
+from tests.backends.torch import families  # noqa: E402
 from tests.backends.torch.families import EXPERTS, VOCABULARY, WINDOWED  # noqa: E402
 from tests.backends.torch.rows import Sequence, Table  # noqa: E402
-from tests.engine import families  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -9,11 +9,11 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from fastserve.backends.torch import attention, model  # noqa: E402
 from fastserve.backends.torch.model import load_model  # noqa: E402
 from fastserve.backends.torch.verify import Probe, RefusedModelError  # noqa: E402
-from fastserve.engine import attention, model  # noqa: E402
+from tests.backends.torch import families  # noqa: E402
 from tests.backends.torch.families import EXPERTS, WINDOWED  # noqa: E402
-from tests.engine import families  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
