@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from experiments._sweep import add_options, guarded, names, show
+from experiments._lib.sweep import add_options, guarded, names, show
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

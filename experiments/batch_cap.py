@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments._case import Case, Numbers, Row, Workload, points, ratio, simulate
-from experiments._claim import Claim, published, rated
-from experiments._figure import COLUMN, draw, look_of
-from experiments._search import search
-from experiments._sweep import main
-from sim.one import Contender
+from experiments._lib.case import Case, Numbers, Row, Workload, points, ratio, simulate
+from experiments._lib.claim import Claim, published, rated
+from experiments._lib.figure import COLUMN, draw, look_of
+from experiments._lib.search import search
+from experiments._lib.sweep import main
+from sim.run import Contender
 from sim.settings import Settings
 
 if TYPE_CHECKING:

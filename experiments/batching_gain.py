@@ -21,29 +21,29 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments._case import Case, Numbers, Row, Workload, mean_of, point, points, ratio
-from experiments._claim import Claim, Published
-from experiments._figure import PAGE, draw, legend
-from experiments._live import ROOT, here
-from experiments._sweep import main
-from fastserve.measures import Ratio
-from sim.files import atomically
-from sim.one import Contender
+from experiments._lib.case import Case, Numbers, Row, Workload, mean_of, point, points, ratio
+from experiments._lib.claim import Claim, Published
+from experiments._lib.figure import PAGE, draw, legend
+from experiments._lib.live import ROOT, here
+from experiments._lib.sweep import main
+from fastserve.atomic_files import atomically
+from fastserve.metrics.summary import Ratio
+from sim.report.style import BLACK, BLUE, ORANGE, Look
+from sim.run import Contender
 from sim.settings import Settings
-from sim.style import BLACK, BLUE, ORANGE, Look
 
 if TYPE_CHECKING:
     from fastserve.bench.backend import HttpBackend
     from fastserve.bench.call import Call
     from fastserve.bench.result import Result
-    from fastserve.child import ServerProcess
+    from fastserve.compare.subprocess_server import ServerProcess
 
 SYSTEMS = {"batched": Look(BLUE, "^", "-"), "one slot": Look(ORANGE, "s", "-"), "no batching": Look(BLACK, "o", "--")}
 SAID = "an earlier server's statement: 1.1B parameters on a CPU, 4 clients"
 GAIN, TTFT = Published(1.98, 1.98, SAID), Published(0.86, 0.86, SAID)
 WHY = "another machine and another model: batching pays as far as reading the weights takes the time, not arithmetic"
 PATIENCE_S = 3600.0
-SOURCES = ("fastserve/server", "fastserve/bench", "fastserve/child.py", "fastserve/duel_http.py")
+SOURCES = ("fastserve/server", "fastserve/bench", "fastserve/compare/subprocess_server.py", "fastserve/compare/http.py")
 _LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 32000, "num_key_value_heads": 4,
     "head_dim": 64, "hidden_act": "silu", "rms_norm_eps": 1e-6, "max_position_embeddings": 2048, "bos_token_id": None,
@@ -101,8 +101,8 @@ def run(case: Case) -> Numbers:
     from fastserve.bench.forms import Asking, NoBatch
     from fastserve.bench.metrics import Selection, client_metrics
     from fastserve.bench.target import Asker
-    from fastserve.child import ServerError
-    from fastserve.duel_http import backend_for, calls_for
+    from fastserve.compare.http import backend_for, calls_for
+    from fastserve.compare.subprocess_server import ServerError
 
     options = case.options
     slots = 1 if case.at["system"] == "one slot" else int(options["slots"])
@@ -129,8 +129,8 @@ def run(case: Case) -> Numbers:
 
 def _sent(calls: Sequence[Call], backend: HttpBackend, clients: int) -> Result:
     """The calls by so many clients, after a few that are not measured."""
+    from fastserve.bench.event_loop import on_best_loop, undisturbed
     from fastserve.bench.loop import run as send
-    from fastserve.bench.running import on_best_loop, undisturbed
 
     async def both() -> Result:
         try:
@@ -146,7 +146,7 @@ def _sent(calls: Sequence[Call], backend: HttpBackend, clients: int) -> Result:
 @lru_cache(maxsize=2)
 def _server(model: str, dtype: str, slots: int) -> ServerProcess:
     """Lives until this process ends. An idle one costs nothing: its engine sleeps."""
-    from fastserve.child import ServerProcess
+    from fastserve.compare.subprocess_server import ServerProcess
 
     flags = ["--policy", "fcfs", "--max-batch", str(slots), "--dtype", dtype, "--kv-tokens", "2048", "--host-tokens",
              "0", "--latency", "opt-13b-a100", "--log-level", "warning"]  # fmt: skip

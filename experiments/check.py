@@ -14,8 +14,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from experiments._reference import accept, condensed, path_of, reference
-from experiments._sweep import LIVE, IncompleteError, finished, load, names
+from experiments._lib.reference import accept, condensed, path_of, reference
+from experiments._lib.sweep import LIVE, IncompleteError, finished, load, names
 
 MEAN, TAIL, SHARE = 0.02, 0.05, 0.02
 

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments._case import At, Case, Numbers, Row, Workload, points, replayed
-from experiments._claim import Claim, compared
-from experiments._figure import PAGE, draw, legend, look_of, plain_log
-from experiments._sweep import main
-from sim.one import Contender
+from experiments._lib.case import At, Case, Numbers, Row, Workload, points, replayed
+from experiments._lib.claim import Claim, compared
+from experiments._lib.figure import PAGE, draw, legend, look_of, plain_log
+from experiments._lib.sweep import main
+from sim.run import Contender
 from sim.settings import Settings
 
 if TYPE_CHECKING:

@@ -20,14 +20,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments._case import Case, Numbers, Row, Workload, points, to_json
-from experiments._claim import Claim
-from experiments._doubts import doubted, shown
-from experiments._errors import COMPARED, document, draw_jobs, error, spread
-from experiments._figure import COLUMN, PAGE, draw, legend, look_of
-from experiments._live import PAIR, Rig, again, here, pair, plan
-from experiments._sweep import main, sweep
-from sim.one import Contender
+from experiments._lib.case import Case, Numbers, Row, Workload, points, to_json
+from experiments._lib.claim import Claim
+from experiments._lib.errors import COMPARED, document, draw_jobs, error, spread
+from experiments._lib.fault_injection import doubted, shown
+from experiments._lib.figure import COLUMN, PAGE, draw, legend, look_of
+from experiments._lib.live import PAIR, Rig, again, here, pair, plan
+from experiments._lib.sweep import main, sweep
+from sim.run import Contender
 from sim.settings import Settings
 
 if TYPE_CHECKING:

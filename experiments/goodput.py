@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments._case import At, Case, Numbers, Row, Workload, mean_of, points, replayed
-from experiments._claim import Claim, published, rated
-from experiments._claim import curve as published_curve
-from experiments._figure import PAGE, curve, draw, legend, look_of, published_points
-from experiments._search import search
-from experiments._sweep import main
-from sim.one import Contender
-from sim.report import Run
+from experiments._lib.case import At, Case, Numbers, Row, Workload, mean_of, points, replayed
+from experiments._lib.claim import Claim, published, rated
+from experiments._lib.claim import curve as published_curve
+from experiments._lib.figure import PAGE, curve, draw, legend, look_of, published_points
+from experiments._lib.search import search
+from experiments._lib.sweep import main
+from sim.report.document import Run
+from sim.run import Contender
 from sim.settings import Settings
 
 if TYPE_CHECKING:

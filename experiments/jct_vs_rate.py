@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experiments._case import (
+from experiments._lib.case import (
     At,
     Case,
     Numbers,
@@ -33,13 +33,13 @@ from experiments._case import (
     ratio,
     simulate,
 )
-from experiments._claim import Claim, Published, published
-from experiments._claim import curve as published_curve
-from experiments._figure import PAGE, cells, curve, draw, legend, look_of, plain_log, published_points
-from experiments._search import search
-from experiments._sweep import main
-from fastserve.measures import Ratio
-from sim.one import Contender
+from experiments._lib.claim import Claim, Published, published
+from experiments._lib.claim import curve as published_curve
+from experiments._lib.figure import PAGE, cells, curve, draw, legend, look_of, plain_log, published_points
+from experiments._lib.search import search
+from experiments._lib.sweep import main
+from fastserve.metrics.summary import Ratio
+from sim.run import Contender
 from sim.settings import Settings
 
 if TYPE_CHECKING:

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments._case import At, Case, Row, Workload, points
-from experiments._claim import Claim, compared
-from experiments._figure import PAGE, draw, plain_log
-from experiments._sweep import main
-from sim.one import Contender
+from experiments._lib.case import At, Case, Row, Workload, points
+from experiments._lib.claim import Claim, compared
+from experiments._lib.figure import PAGE, draw, plain_log
+from experiments._lib.sweep import main
+from sim.report.style import BLUE, ORANGE
+from sim.run import Contender
 from sim.settings import Settings
-from sim.style import BLUE, ORANGE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments._case import (
+from experiments._lib.case import (
     At,
     Case,
     Numbers,
@@ -30,15 +30,15 @@ from experiments._case import (
     rate_gain,
     replayed,
 )  # fmt: skip
-from experiments._claim import Claim, compared, published
-from experiments._claim import curve as published_curve
-from experiments._figure import COLUMN, PAGE, curve, draw, legend, plain_log
-from experiments._search import search
-from experiments._sweep import main
-from fastserve.measures import Ratio
-from sim.one import Contender
+from experiments._lib.claim import Claim, compared, published
+from experiments._lib.claim import curve as published_curve
+from experiments._lib.figure import COLUMN, PAGE, curve, draw, legend, plain_log
+from experiments._lib.search import search
+from experiments._lib.sweep import main
+from fastserve.metrics.summary import Ratio
+from sim.report.style import BLUE, GREEN, ORANGE, SKY, VERMILION, Look
+from sim.run import Contender
 from sim.settings import Settings
-from sim.style import BLUE, GREEN, ORANGE, SKY, VERMILION, Look
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

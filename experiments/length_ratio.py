@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments._case import At, Case, Point, Row, Workload, points, ratio
-from experiments._claim import Claim, published
-from experiments._figure import PAGE, curve, draw, legend, plain_log
-from experiments._sweep import main
-from sim.one import Contender
+from experiments._lib.case import At, Case, Point, Row, Workload, points, ratio
+from experiments._lib.claim import Claim, published
+from experiments._lib.figure import PAGE, curve, draw, legend, plain_log
+from experiments._lib.sweep import main
+from sim.run import Contender
 from sim.settings import Settings
 
 if TYPE_CHECKING:

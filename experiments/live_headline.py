@@ -19,14 +19,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments._case import At, Case, Numbers, Point, Row, Workload, point, points, ratio
-from experiments._claim import Claim, Published, gained
-from experiments._figure import PAGE, cells, draw, look_of
-from experiments._live import PAIR, Rig, here, pair, plan, retold
-from experiments._sweep import main, sweep
-from experiments._tempo import Tempo
-from fastserve.measures import Ratio
-from sim.one import Contender
+from experiments._lib.case import At, Case, Numbers, Point, Row, Workload, point, points, ratio
+from experiments._lib.claim import Claim, Published, gained
+from experiments._lib.figure import PAGE, cells, draw, look_of
+from experiments._lib.live import PAIR, Rig, here, pair, plan, retold
+from experiments._lib.speed_trace import Tempo
+from experiments._lib.sweep import main, sweep
+from fastserve.metrics.summary import Ratio
+from sim.run import Contender
 from sim.settings import Settings
 
 if TYPE_CHECKING:

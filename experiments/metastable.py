@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments._case import Case, Numbers, Row, Workload, points
-from experiments._claim import Claim, compared
-from experiments._figure import PAGE, draw, plain_log
-from experiments._sweep import main
+from experiments._lib.case import Case, Numbers, Row, Workload, points
+from experiments._lib.claim import Claim, compared
+from experiments._lib.figure import PAGE, draw, plain_log
+from experiments._lib.sweep import main
 from fastserve.workload import Trace
-from sim.one import Contender, run_one
+from sim.report.style import BLUE, GREEN, ORANGE, SKY, VERMILION, YELLOW
+from sim.run import Contender, run_one
 from sim.settings import UNLIMITED, Settings
-from sim.style import BLUE, GREEN, ORANGE, SKY, VERMILION, YELLOW
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

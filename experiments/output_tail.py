@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments._case import At, Case, Point, Row, Workload, point, points, ratio
-from experiments._claim import Claim, ends, gained
-from experiments._figure import PAGE, draw, legend, look_of
-from experiments._sweep import main
+from experiments._lib.case import At, Case, Point, Row, Workload, point, points, ratio
+from experiments._lib.claim import Claim, ends, gained
+from experiments._lib.figure import PAGE, draw, legend, look_of
+from experiments._lib.sweep import main
 from experiments.live_headline import OUTPUTS, POLICIES, PROMPT
 from sim.settings import Settings
 

@@ -15,12 +15,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments._case import Case, Point, Row, Workload, points, ratio
-from experiments._claim import Claim
-from experiments._figure import PAGE, curve, draw, legend, look_of
-from experiments._sweep import main
-from fastserve.measures import Ratio
-from sim.one import Contender
+from experiments._lib.case import Case, Point, Row, Workload, points, ratio
+from experiments._lib.claim import Claim
+from experiments._lib.figure import PAGE, curve, draw, legend, look_of
+from experiments._lib.sweep import main
+from fastserve.metrics.summary import Ratio
+from sim.run import Contender
 from sim.settings import Settings
 
 if TYPE_CHECKING:

@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments._case import At, Case, Row, Workload, points, recorded
-from experiments._claim import Claim, compared
-from experiments._figure import PAGE, cells, curve, draw, legend, plain_log
-from experiments._sweep import ROOT, main
-from sim.one import Contender
+from experiments._lib.case import At, Case, Row, Workload, points, recorded
+from experiments._lib.claim import Claim, compared
+from experiments._lib.figure import PAGE, cells, curve, draw, legend, plain_log
+from experiments._lib.sweep import ROOT, main
 from sim.replay import replay
+from sim.run import Contender
 from sim.settings import Settings
 
 if TYPE_CHECKING:

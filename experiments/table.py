@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments._reference import reference
-from experiments._sweep import LIVE, names
-from sim.files import atomically
+from experiments._lib.reference import reference
+from experiments._lib.sweep import LIVE, names
+from fastserve.atomic_files import atomically
 
 README = Path(__file__).parent / "README.md"
 CORES = 2

@@ -6,7 +6,7 @@ from fastserve.sched.job import Job
 from fastserve.sched.policy import Policy
 
 if TYPE_CHECKING:
-    from fastserve.sched.conformance import check_policy
+    from fastserve.sched.conformance.check import check_policy
     from fastserve.server.run import FastServeServer
 
 __all__ = ["FastServeServer", "Job", "Policy", "check_policy"]
@@ -19,7 +19,7 @@ def __getattr__(name: str) -> Any:
 
         return version("fastserve-testbed")
     if name == "check_policy":
-        from fastserve.sched.conformance import check_policy
+        from fastserve.sched.conformance.check import check_policy
 
         return check_policy
     if name == "FastServeServer":

@@ -24,18 +24,18 @@ class Command(NamedTuple):
 
 COMMANDS: dict[str, Command] = {
     "check": Command(
-        "fastserve.check", "does a policy keep the contract? exits 0 if it does, 1 if not, and says what to change"
+        "fastserve.cli.check", "does a policy keep the contract? exits 0 if it does, 1 if not, and says what to change"
     ),
     "bench": Command(
-        "fastserve.bench.command", "send a trace or a dataset to a server on schedule, and measure what comes back"
+        "fastserve.cli.bench", "send a trace or a dataset to a server on schedule, and measure what comes back"
     ),
-    "generate": Command("fastserve.generate", "prompts in, text out, on the live engine in this process"),
+    "generate": Command("fastserve.cli.generate", "prompts in, text out, on the live engine in this process"),
     "profile": Command(
-        "fastserve.profile", "measure how long iterations take on this machine, for skip-join and for the simulator"
+        "fastserve.cli.profile", "measure how long iterations take on this machine, for skip-join and for the simulator"
     ),
-    "ab": Command("fastserve.ab", "replay one trace under several policies on live servers, in turns, and compare"),
+    "ab": Command("fastserve.cli.ab", "replay one trace under several policies on live servers, in turns, and compare"),
     "serve": Command(
-        "fastserve.serve", "the preemptive engine behind HTTP: OpenAI's routes and our own, and a live page"
+        "fastserve.cli.serve", "the preemptive engine behind HTTP: OpenAI's routes and our own, and a live page"
     ),
 }
 

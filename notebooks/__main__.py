@@ -21,9 +21,9 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbconvert import HTMLExporter
 
-from experiments._sweep import SCALES, IncompleteError, finished, guarded, sweep
+from experiments._lib.sweep import SCALES, IncompleteError, finished, guarded, sweep
+from fastserve.atomic_files import atomically
 from notebooks._page import FIGURES
-from sim.files import atomically
 
 FOLDER = Path(__file__).resolve().parent
 NAMES = ("what_mlfq_buys", "why_skip_join", "where_swapping_hurts", "your_own_trace", "when_it_collapses",

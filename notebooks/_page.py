@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from IPython.display import Image, Markdown, display
 
-from experiments._case import Row
-from experiments._claim import Claim, shown
-from experiments._figure import draw
-from experiments._sweep import ROOT, SCALES, IncompleteError, Outcome, finished
-from fastserve.measures import Ratio
+from experiments._lib.case import Row
+from experiments._lib.claim import Claim, shown
+from experiments._lib.figure import draw
+from experiments._lib.sweep import ROOT, SCALES, IncompleteError, Outcome, finished
+from fastserve.metrics.summary import Ratio
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -75,7 +75,7 @@ def _best(experiments: Iterable[str]) -> dict[str, Outcome]:
 
 
 def show(name: str, size: tuple[float, float], fill: Callable[[Figure], None]) -> None:
-    """Draws a figure of `size` inches in the looks of sim.style; writes build/notebooks/NAME.pdf and .png; shows it."""
+    """Draws a figure of `size` inches in the project's looks; writes build/notebooks/NAME.pdf and .png; shows it."""
     draw(FIGURES, name, size, fill)
     display(Image(filename=str(FIGURES / f"{name}.png"), width=round(size[0] * PIXELS)))  # type: ignore[no-untyped-call]
 

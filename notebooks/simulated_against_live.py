@@ -23,10 +23,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from experiments._case import points
-from experiments._errors import document, draw_jobs, each, error
-from experiments._figure import PAGE, legend
-from experiments._sweep import SCALES, IncompleteError, finished
+from experiments._lib.case import points
+from experiments._lib.errors import document, draw_jobs, each, error
+from experiments._lib.figure import PAGE, legend
+from experiments._lib.sweep import SCALES, IncompleteError, finished
 from notebooks._page import show, table
 
 outcome = None

@@ -19,9 +19,9 @@
 # at once, ShareGPT lengths unless something else is said, and whole prefills mixed with decodes, as in the paper.
 
 # %%
-from experiments._case import point, points, ratio
-from experiments._figure import COLUMN, curve, legend, look_of, plain_log
-from fastserve.measures import Ratio
+from experiments._lib.case import point, points, ratio
+from experiments._lib.figure import COLUMN, curve, legend, look_of, plain_log
+from fastserve.metrics.summary import Ratio
 from notebooks._page import Runs, mark, show, table
 
 runs = Runs("jct_vs_rate", "fairness_tail", "real_traces")

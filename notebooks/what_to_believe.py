@@ -21,12 +21,12 @@
 # %%
 import numpy as np
 
-from experiments._case import points, rate_gain, ratio
-from experiments._claim import curve as published_curve
-from experiments._claim import published, rated
-from experiments._figure import COLUMN, PAGE, look_of, plain_log
+from experiments._lib.case import points, rate_gain, ratio
+from experiments._lib.claim import curve as published_curve
+from experiments._lib.claim import published, rated
+from experiments._lib.figure import COLUMN, PAGE, look_of, plain_log
 from notebooks._page import Runs, interval, mark, show, table
-from sim.style import GREEN, ORANGE, VERMILION
+from sim.report.style import GREEN, ORANGE, VERMILION
 
 runs = Runs("jct_vs_rate", "goodput", "batch_cap", "length_ratio", "kv_policies", "burstiness")
 runs

@@ -21,12 +21,12 @@
 # everything again. The machine is busy with turns, finishes little, and what arrives meanwhile joins the circle.
 
 # %%
-from experiments._case import point, points, ratio
-from experiments._figure import COLUMN, legend
+from experiments._lib.case import point, points, ratio
+from experiments._lib.figure import COLUMN, legend
 from experiments.metastable import SCALES
 from notebooks._page import Runs, show, table
+from sim.report.style import BLACK, BLUE, VERMILION
 from sim.settings import UNLIMITED
-from sim.style import BLACK, BLUE, VERMILION
 
 runs = Runs("metastable")
 rows = runs["metastable"]

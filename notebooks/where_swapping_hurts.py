@@ -19,13 +19,13 @@
 # requests at once, sj-mlfq with ageing after 0.3 s.
 
 # %%
-from experiments._case import mean_of, points, ratio
-from experiments._claim import curve as published_curve
-from experiments._claim import published
-from experiments._figure import COLUMN, curve, legend, plain_log
+from experiments._lib.case import mean_of, points, ratio
+from experiments._lib.claim import curve as published_curve
+from experiments._lib.claim import published
+from experiments._lib.figure import COLUMN, curve, legend, plain_log
 from experiments.kv_policies import AROUND, LOOKS, OBJECTIVE
 from notebooks._page import Runs, show, table
-from sim.style import BLUE, GREEN, SKY, VERMILION
+from sim.report.style import BLUE, GREEN, SKY, VERMILION
 
 runs = Runs("kv_policies")
 rows = runs["kv_policies"]

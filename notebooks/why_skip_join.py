@@ -19,13 +19,13 @@
 # It is the idea in the scheduler's name. This page asks how much of the gain is due to it.
 
 # %%
-from experiments._case import point, points, ratio
-from experiments._claim import published
-from experiments._figure import COLUMN, legend, look_of, plain_log
-from fastserve.measures import Ratio
-from fastserve.sched.latency import load_hardware
+from experiments._lib.case import point, points, ratio
+from experiments._lib.claim import published
+from experiments._lib.figure import COLUMN, legend, look_of, plain_log
+from fastserve.hardware import load_hardware
+from fastserve.metrics.summary import Ratio
 from notebooks._page import Runs, mark, show, table
-from sim.style import BLUE, ORANGE
+from sim.report.style import BLUE, ORANGE
 
 runs = Runs("length_ratio", "knobs", "jct_vs_rate")
 runs

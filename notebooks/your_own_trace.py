@@ -22,15 +22,15 @@ import os
 import numpy as np
 
 import sim
-from experiments._figure import COLUMN, legend, plain_log
-from experiments._sweep import ROOT
+from experiments._lib.figure import COLUMN, legend, plain_log
+from experiments._lib.sweep import ROOT
 from fastserve import Job, Policy
-from fastserve.sched.conformance import check_policy
+from fastserve.sched.conformance.check import check_policy
 from fastserve.workload import read_trace
 from fastserve.workload.statistics import describe
 from notebooks._page import show, table
+from sim.report.style import look
 from sim.settings import Settings
-from sim.style import look
 
 TRACE = os.environ.get("FASTSERVE_TRACE", str(ROOT / "traces" / "azure-conv-like.jsonl"))
 REQUESTS = 300  # the first so many; more is better and takes longer

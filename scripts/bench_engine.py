@@ -36,7 +36,7 @@ from typing import Any
 from bench_engine_case import write_model
 from bench_engine_report import Series, report
 
-from sim.provenance import provenance
+from sim.report.provenance import provenance
 
 ROOT = Path(__file__).parent.parent
 CASE = Path(__file__).with_name("bench_engine_case.py")

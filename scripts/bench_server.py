@@ -25,9 +25,9 @@ from typing import Any
 import uvicorn
 from bench_engine_case import write_model
 
-from fastserve.config import FastServeConfig
 from fastserve.engine import Engine, SamplingParams
 from fastserve.server import create_app
+from fastserve.server.config.settings import FastServeConfig
 
 FOLDER = Path(__file__).parent.parent / "build" / "llama-114M"
 

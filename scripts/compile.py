@@ -23,10 +23,10 @@ ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "build" / "compiled"
 MODULES = (
     *[f"fastserve/sched/{name}.py" for name in ("job", "plan", "policy", "ranking", "kv", "batching", "residency")],
-    *[f"fastserve/sched/{name}.py" for name in ("scheduler", "machine")],
-    *[f"fastserve/sched/latency/{name}.py" for name in ("base", "lines", "linear")],
+    "fastserve/sched/scheduler.py",
+    *[f"fastserve/hardware/{name}.py" for name in ("base", "lines", "linear", "machine_times")],
     *[f"fastserve/policies/{name}.py" for name in ("fcfs", "fixed_priority", "las", "mlfq", "shortest")],
-    "fastserve/records.py",
+    "fastserve/metrics/records.py",
     "sim/inbox.py",
     "sim/link.py",
     "sim/machine.py",
@@ -35,8 +35,8 @@ MODULES = (
 OPEN = {
     "fastserve/sched/policy.py": "Policy",
     "fastserve/policies/mlfq.py": "Mlfq",
-    "fastserve/sched/latency/base.py": "LatencyModel",
-    "fastserve/sched/latency/lines.py": "LineModel",
+    "fastserve/hardware/base.py": "LatencyModel",
+    "fastserve/hardware/lines.py": "LineModel",
 }
 """Classes that interpreted code may subclass; mypyc must be told, and the brain imports the standard library only."""
 
@@ -51,7 +51,7 @@ setup(name="fastserve-compiled", packages=[], py_modules=[], ext_modules=compile
 CONFIG = """[mypy]
 ignore_missing_imports = true
 
-[mypy-fastserve.engine.*,fastserve.server.*,fastserve.config]
+[mypy-fastserve.engine.*,fastserve.server.*,fastserve.server.config.settings]
 follow_imports = skip
 """
 

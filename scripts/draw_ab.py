@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from sim.plot import draw
-from sim.report import OutputError, Run
+from sim.report.document import OutputError, Run
+from sim.report.plot import draw
 
 
 def runs_of(document: dict[str, Any]) -> list[Run]:

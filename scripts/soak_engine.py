@@ -99,8 +99,8 @@ def _held(engine: Engine) -> list[str]:
         "prefetches of the recorder": len(loop.recorder.fetched),
         "device blocks": ledger.used + ledger.cold,
         "host blocks": ledger.hosted,
-        "deadlines": len(engine.door.slos),
-        "requests that count for the queue": engine.door.outstanding,
+        "deadlines": len(engine.input_processor.slos),
+        "requests that count for the queue": engine.input_processor.outstanding,
         "alarms": len(scheduler.by_wait.due) + len(scheduler.by_service.due) + len(scheduler.by_tokens.due),
     }
     executor: Any = loop.executor

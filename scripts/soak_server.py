@@ -25,9 +25,9 @@ from typing import Any
 import psutil
 import uvicorn
 
-from fastserve.config import FastServeConfig
 from fastserve.engine import Engine
 from fastserve.server import create_app
+from fastserve.server.config.settings import FastServeConfig
 
 NONSENSE: list[tuple[str, Any]] = [
     ("/v1/completions", {"prompt": "a", "max_tokens": 10**6}),

@@ -12,17 +12,17 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fastserve.literal import literal
+from fastserve.atomic_files import OutputError, check_writable
+from fastserve.hardware import presets
 from fastserve.policies import POLICIES
+from fastserve.policies.literal import literal
 from fastserve.sched.batching import BATCHINGS
 from fastserve.sched.errors import PolicyError
-from fastserve.sched.latency import presets
 from fastserve.sched.residency import ORDERS, RESIDENCIES
 from fastserve.workload import TraceError, read_trace
-from sim.closeup import Closeup
-from sim.files import OutputError, check_writable
-from sim.one import Contender
+from sim.inspect import Inspection
 from sim.replay import Result, RunError, check, replay, told
+from sim.run import Contender
 from sim.settings import PRESET, Settings, describe
 
 CHOICES = {"batching": BATCHINGS, "residency": RESIDENCIES, "evict": ORDERS, "charging": ("iteration", "tokens")}
@@ -180,7 +180,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--processes {args.processes}: give at least 1")
     contenders = [Contender(**row) for row in args.policy or [{"policy": "fcfs"}, {"policy": "sj-mlfq"}]]
     check(contenders, settings)
-    closeup = Closeup(_path(args.timeline), _path(args.iterations), args.explain)
+    closeup = Inspection(_path(args.timeline), _path(args.iterations), args.explain)
     for path in outputs(args):
         check_writable(path)
     trace = read_trace(
@@ -216,7 +216,7 @@ def outputs(args: argparse.Namespace) -> list[Path]:
     return paths + [Path(name) for name in (args.timeline, args.iterations) if name]
 
 
-def deliver(args: argparse.Namespace, result: Result, closeup: Closeup) -> None:
+def deliver(args: argparse.Namespace, result: Result, closeup: Inspection) -> None:
     """Writes the files, and shows the result even where they cannot be written."""
     written: list[Path] = []
     remarks: list[str] = []
@@ -234,7 +234,7 @@ def deliver(args: argparse.Namespace, result: Result, closeup: Closeup) -> None:
         print(f"wrote {', '.join([str(path) for path in written])}", file=sys.stderr)
 
 
-def show(args: argparse.Namespace, result: Result, closeup: Closeup) -> None:
+def show(args: argparse.Namespace, result: Result, closeup: Inspection) -> None:
     """On stdout: the table and the lives, or with --json one document, the lives in it under "explain"."""
     if args.json:
         explain = {} if args.explain is None else {"explain": closeup.lives_document}

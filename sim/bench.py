@@ -21,8 +21,8 @@ from fastserve.sched.job import Job
 from fastserve.sched.policy import Policy
 from fastserve.workload import Trace, read_trace
 from sim.capacity import capacity
-from sim.one import Contender, run_one
-from sim.provenance import provenance
+from sim.report.provenance import provenance
+from sim.run import Contender, run_one
 from sim.settings import Settings
 
 BUNDLED = Path(__file__).parent.parent / "traces" / "azure-conv-like.jsonl"

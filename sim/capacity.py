@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from fastserve.atomic_files import OutputError, atomically
 from fastserve.workload import Trace
-from sim.files import OutputError, atomically
-from sim.one import Contender, outputs_of, run_one
-from sim.provenance import fingerprint
+from sim.report.provenance import fingerprint
+from sim.run import Contender, outputs_of, run_one
 from sim.settings import Settings
 
 REQUESTS = 2000

@@ -8,20 +8,9 @@ from typing import Any
 
 import simpy
 
-from fastserve.sched import latency
+from fastserve import hardware
 from fastserve.sched.job import NEVER
-from fastserve.sched.plan import Copy
-
-
-class Transfer:
-    """A copy on its way. start, end: ns."""
-
-    __slots__ = ("copy", "end", "start")
-
-    def __init__(self, copy: Copy, start: int, end: int) -> None:
-        self.copy = copy
-        self.start = start
-        self.end = end
+from fastserve.sched.plan import Copy, Transfer
 
 
 class Link:
@@ -31,7 +20,7 @@ class Link:
     times, never by SimPy's order of events. The SimPy process carries the transfers and counts the busy time.
     """
 
-    def __init__(self, model: latency.Link, block_bytes: int) -> None:
+    def __init__(self, model: hardware.Link, block_bytes: int) -> None:
         self.model = model
         self.block_bytes = block_bytes
         self.free_at = {True: 0, False: 0}  # by direction: ns, when its channel has nothing left to do

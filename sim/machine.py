@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from heapq import heappop, heappush
 
+from fastserve.hardware import LatencyModel
 from fastserve.sched.job import Job
-from fastserve.sched.latency import LatencyModel
 from fastserve.sched.plan import Copy, Outcome, Plan
 from sim.inbox import Inbox
 from sim.link import Link

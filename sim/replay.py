@@ -17,8 +17,8 @@ from fastserve.sched.errors import PolicyError
 from fastserve.sched.policy import Policy
 from fastserve.workload import Trace, read_trace
 from sim.capacity import capacity
-from sim.one import Contender, prepare, run_one
-from sim.report import Run, document, table, write_out
+from sim.report.document import Run, document, table, write_out
+from sim.run import Contender, prepare, run_one
 from sim.settings import Settings
 from sim.world import World
 
@@ -75,7 +75,7 @@ class Result:
 
     def plot(self, folder: str | Path) -> list[Path]:
         """JCT CDF and mean and p99 bars, as PDF and PNG."""
-        from sim.plot import draw
+        from sim.report.plot import draw
 
         return draw(self.runs, Path(folder))
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from fastserve.hardware import Hardware, Link, Memory, load_hardware
+from fastserve.hardware.machine_times import MachineTimes
 from fastserve.sched.batching import BATCHINGS, usual_budget
-from fastserve.sched.latency import Hardware, Link, Memory, load_hardware
-from fastserve.sched.machine import MachineTimes
 from fastserve.sched.policy import Policy
 from fastserve.sched.residency import ORDERS, RESIDENCIES
 from fastserve.sched.scheduler import Scheduler

@@ -7,14 +7,14 @@ from typing import Any
 
 import simpy
 
-from fastserve.records import Recorder
+from fastserve.metrics.records import Recorder
 from fastserve.sched.errors import PolicyError, RefusedError
 from fastserve.sched.job import NEVER
+from fastserve.sched.observer import Observer
 from fastserve.sched.scheduler import Scheduler
 from sim.inbox import Inbox
 from sim.link import Link
 from sim.machine import ModelledMachine
-from sim.observer import Observer
 
 
 class World:

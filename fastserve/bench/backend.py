@@ -8,8 +8,8 @@ from time import perf_counter_ns
 
 from fastserve.bench.call import CANCELLED, REJECTED, UNFINISHED, Call, Reply
 from fastserve.bench.forms import Form, told
+from fastserve.bench.http_client import ConnectError, HttpClient, HttpClientError
 from fastserve.bench.sse import Event, EventParser
-from fastserve.bench.wire import ConnectError, Wire, WireError
 
 STATUS_FINISH = {408: UNFINISHED, 409: CANCELLED, 504: UNFINISHED}
 """What an answer other than 200 means for the request; all others: it was refused."""
@@ -26,7 +26,7 @@ class HttpBackend:
         self, url: str, form: Form, *, endpoint: str | None = None, headers: Mapping[str, str] | None = None
     ) -> None:
         self.form = form
-        self.wire = Wire(url)
+        self.wire = HttpClient(url)
         path = self.wire.prefix + "/" + (endpoint or form.path).lstrip("/")
         fields = {
             "Host": self.wire.netloc,
@@ -56,7 +56,7 @@ class HttpBackend:
             answer.end()
         except ConnectError as error:
             reply.fail(str(error), REJECTED)
-        except WireError as error:
+        except HttpClientError as error:
             reply.fail(str(error))
 
     def close(self) -> None:

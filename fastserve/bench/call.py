@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass, field
 
-from fastserve.records import NO_SLO, Slo
+from fastserve.metrics.records import NO_SLO, Slo
 from fastserve.workload.trace import IntArray
 
 UNFINISHED = "unfinished"
@@ -51,7 +51,7 @@ class Reply:
     status: int = 0
     """HTTP status; 0: there was no answer."""
     finish: str = ""
-    """stop, length, cancelled, rejected, unfinished, in the sense of fastserve.records; "" while it is open."""
+    """stop, length, cancelled, rejected, unfinished, in the sense of fastserve.metrics.records; "" while it is open."""
     error: str = ""
     prompt_tokens: int | None = None
     """As the server counted; None where it did not say. So the next two."""

@@ -198,7 +198,7 @@ def summed(answer: dict[str, Any], reply: Reply) -> None:
 
 
 def ended(reason: str | None, reply: Reply) -> None:
-    """A finish reason of whatever server, in the words of fastserve.records."""
+    """A finish reason of whatever server, in the words of fastserve.metrics.records."""
     if reason is None or reply.error:
         return
     if reason in ("cancelled", "abort"):

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastserve.bench.keys import QUEUED
+from fastserve.bench.metric_names import QUEUED
 from fastserve.bench.result import Result, Sample
-from fastserve.measures import Slo
+from fastserve.metrics.summary import Slo
 
 Floats = NDArray[np.float64]
 

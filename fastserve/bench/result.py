@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastserve.bench.call import CANCELLED, REJECTED, UNFINISHED, Call, Reply
-from fastserve.measures import Slo, Summary, summarise
-from fastserve.records import COLUMNS, Columns
+from fastserve.metrics.records import COLUMNS, Columns
+from fastserve.metrics.summary import Slo, Summary, summarise
 
 Loop = Literal["open", "closed", "capped"]
 
@@ -98,7 +98,7 @@ class Result:
         return bool(len(lags)) and float(np.percentile(lags, 99)) > LATE_NS / 1e6
 
     def columns(self) -> Columns:
-        """One row per call sent: the columns of fastserve.records, then MORE_COLUMNS.
+        """One row per call sent: the columns of fastserve.metrics.records, then MORE_COLUMNS.
 
         What a client cannot know is NaN; counts that it cannot know are 0 (see UNKNOWN; preemptions too, unless the
         server told them). A request that failed within its answer is `unfinished`: its time so far is a lower bound.
@@ -108,7 +108,7 @@ class Result:
         return {name: np.array([row[name] for row in rows], dtype=kind) for name, kind in kinds.items()}
 
     def summary(self, slo: Slo | None = None) -> Summary:
-        """fastserve.measures.summarise over the records, from intended arrivals; None for what a client cannot know."""
+        """metrics.summarise() over the records, from intended arrivals; None for what a client cannot know."""
         found = summarise(self.columns(), horizon_s=self.duration_s, slo=slo)
         unknown = ["recomputed_tokens", "recomputed_share", "swapped_out_gib", "swapped_in_gib"]
         if not self.knows_preemptions:

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from fastserve.records import Columns
+from fastserve.metrics.records import Columns
 
 
 class SaveError(Exception):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fastserve import predictors
 from fastserve.bench.call import Call
 from fastserve.bench.prompts import Prompts
-from fastserve.records import NO_SLO, slos
+from fastserve.metrics.records import NO_SLO, slos
 from fastserve.sched.job import Job
 from fastserve.workload import Trace
 

@@ -15,27 +15,27 @@ from concurrent.futures import CancelledError
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
 
+from fastserve.engine.backend import LiveExecutor
 from fastserve.engine.clock import Clock
-from fastserve.engine.door import Door, QueueFull
-from fastserve.engine.face import Face
+from fastserve.engine.config import EngineConfig
 from fastserve.engine.inbox import Inbox
-from fastserve.engine.life import Life
-from fastserve.engine.live_executor import LiveExecutor
+from fastserve.engine.input_processor import InputProcessor, QueueFull
+from fastserve.engine.lifecycle import Lifecycle
 from fastserve.engine.loop import Loop
+from fastserve.engine.model_info import ModelInfo
 from fastserve.engine.params import SamplingParams
 from fastserve.engine.request import Handle, Listener, Output, Request
-from fastserve.engine.serving import Serving
 from fastserve.engine.snapshot import Snapshot, take
 from fastserve.engine.watch import Watcher
-from fastserve.flight import FlightLog
-from fastserve.records import Columns, Recorder
+from fastserve.flightlog.write import FlightLog
+from fastserve.hardware import Hardware
+from fastserve.metrics.records import Columns, Recorder
 from fastserve.sched.errors import RefusedError
-from fastserve.sched.latency import Hardware
 
 if TYPE_CHECKING:
     from os import PathLike
 
-    from fastserve.engine.scripted import Fail
+    from fastserve.backends.scripted import Fail
 
 __all__ = ["Engine", "QueueFull", "RefusedError"]
 
@@ -46,29 +46,29 @@ class Engine:
     """Made by from_pretrained() or scripted(); closed by close(), as a context manager, or when nobody holds it or a
     Handle of it any more. Threads do not survive a fork: make it in the process that uses it.
 
-    settings: all of them, defaults filled in. face: what it knows of its model.
+    settings: all of them, defaults filled in. info: what it knows of its model.
     """
 
     def __init__(
-        self, executor: LiveExecutor, face: Face, hardware: Hardware, serving: Serving, clock: Clock,
+        self, executor: LiveExecutor, info: ModelInfo, hardware: Hardware, serving: EngineConfig, clock: Clock,
         settings: dict[str, Any], machine: str,
     ) -> None:  # fmt: skip
         policy = serving.fresh_policy()
-        scheduler = serving.scheduler(policy, hardware, face.max_model_len)
+        scheduler = serving.scheduler(policy, hardware, info.max_model_len)
         budget = scheduler.batching.budget if serving.batching == "chunked" else None
         latency = hardware.latency
         self.inbox = Inbox()
-        self.door = Door(face, serving, clock, self.inbox)
+        self.input_processor = InputProcessor(info, serving, clock, self.inbox)
         recorder = Recorder(
             hardware.memory.block_bytes,
             lambda prompt, output: latency.alone_ps(prompt, output, budget) / 1e12,
-            self.door.slo_of,
+            self.input_processor.slo_of,
             keep=serving.keep_records,
         )
         flight = None
         if serving.flight_log is not None:
-            flight = FlightLog(serving.flight_log, serving.header(hardware, face.max_model_len))
-        self.face = face
+            flight = FlightLog(serving.flight_log, serving.header(hardware, info.max_model_len))
+        self.info = info
         self.serving = serving
         self.hardware = hardware
         self.clock = clock
@@ -76,8 +76,8 @@ class Engine:
         self.machine = machine  # in words: where the times that the policy is told come from
         self.started_at = time.time() - clock.now() / 1e9  # s since 1970 at which the engine's clock read 0
         self.loop = Loop(scheduler, executor, recorder, clock, self.inbox, flight)
-        self._life = Life(self.loop)  # its thread holds the loop, and the loop nothing that holds this object
-        weakref.finalize(self, self._life.drop).atexit = False
+        self._lifecycle = Lifecycle(self.loop)  # its thread holds the loop, and the loop nothing that holds this object
+        weakref.finalize(self, self._lifecycle.drop).atexit = False
 
     # -- requests --------------------------------------------------------------------------------------------------
 
@@ -108,7 +108,7 @@ class Engine:
         self.inbox.check_process()
         if not self.alive:
             raise RuntimeError(f"the engine has stopped: {self.error or 'it was closed'}")
-        request = self.door.admit(
+        request = self.input_processor.admit(
             self.loop.scheduler, prompt, params, client=client, program=program, priority=priority,
             deadline_s=deadline_s, timeout_s=timeout_s, arrival=arrival, listener=listener,
             beyond_capacity=beyond_capacity,
@@ -126,7 +126,7 @@ class Engine:
 
         Raises as submit() does, and then none of them goes on; RuntimeError on the engine's own thread.
         """
-        if self._life.here:
+        if self._lifecycle.here:
             raise RuntimeError("generate() waits for the engine, and this is the engine's own thread: call submit()")
         batch: list[Prompt]
         if isinstance(prompts, str) or (len(prompts) and isinstance(prompts[0], Integral)):
@@ -153,16 +153,16 @@ class Engine:
         try:
             snapshot: Snapshot = self.inbox.ask(lambda: take(self.loop, most)).result()
         except CancelledError:
-            self._life.thread.join()
+            self._lifecycle.thread.join()
             return take(self.loop, most)
         return snapshot
 
     def records(self) -> Columns:
-        """Of the requests that have ended, by id: see fastserve.records.COLUMNS."""
+        """Of the requests that have ended, by id: see fastserve.metrics.records.COLUMNS."""
         try:
             columns: Columns = self.inbox.ask(self.loop.recorder.columns).result()
         except CancelledError:
-            self._life.thread.join()
+            self._lifecycle.thread.join()
             return self.loop.recorder.columns()
         return columns
 
@@ -193,23 +193,23 @@ class Engine:
     @property
     def tokenizer(self) -> Any:
         """encode, decode, apply_chat_template; or None."""
-        return self.face.tokenizer
+        return self.info.tokenizer
 
     @property
     def model_name(self) -> str:
-        return self.face.name
+        return self.info.name
 
     @property
     def max_model_len(self) -> int:
-        return self.face.max_model_len
+        return self.info.max_model_len
 
     @property
     def vocab_size(self) -> int:
-        return self.face.vocab_size
+        return self.info.vocab_size
 
     @property
     def eos_ids(self) -> frozenset[int]:
-        return self.face.eos_ids
+        return self.info.eos_ids
 
     def start_line(self) -> str:
         """One line: the model, the policy, the pools, and where the machine's times come from."""
@@ -217,14 +217,14 @@ class Engine:
         host = memory.host_blocks
         pool = "unlimited" if memory.device_tokens is None else f"{memory.device_tokens:,} tokens"
         beside = "unlimited" if host is None else f"{host * memory.block_tokens:,} tokens"
-        return (f"{self.face.name}, policy {self.serving.name}, batch cap {self.serving.max_batch}, KV pool {pool}, "
+        return (f"{self.info.name}, policy {self.serving.name}, batch cap {self.serving.max_batch}, KV pool {pool}, "
                 f"host {beside}, {self.serving.residency}; times: {self.machine}")  # fmt: skip
 
     # -- its life --------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Who has not ended is cancelled; returns when the engine's thread has ended and its memory is free."""
-        self._life.close()
+        self._lifecycle.close()
 
     def __enter__(self) -> Engine:
         return self
@@ -246,11 +246,11 @@ class Engine:
         """An engine without a model or torch. What it says depends on each request's seed alone.
 
         latency: the modelled machine; its pools are the default. realtime: False: no waiting at all, times are the
-        model's; a number: real time, so many times as fast. fail: see scripted.Fail. serving: see Serving.
+        model's; a number: real time, so many times as fast. fail: see scripted.Fail. serving: see EngineConfig.
         """
-        from fastserve.engine.assembly import scripted
+        from fastserve.launch import scripted
 
-        return scripted(latency, realtime, max_model_len, fail, Serving.of(serving))
+        return scripted(latency, realtime, max_model_len, fail, EngineConfig.of(serving))
 
     @staticmethod
     def from_pretrained(
@@ -271,12 +271,12 @@ class Engine:
 
         latency: the times that the policy is told: a preset or file (None: a stored profile for this model, dtype,
         device and threads, else about a second of measuring). load_format="dummy": random weights. serving: see
-        Serving.
+        EngineConfig.
         """
-        from fastserve.engine.assembly import pretrained
+        from fastserve.launch import pretrained
 
         return pretrained(
             model, dtype=dtype, device=device, threads=threads, load_format=load_format, latency=latency,
             max_model_len=max_model_len, gpu_memory_utilization=gpu_memory_utilization,
-            trust_remote_code=trust_remote_code, native=native, serving=Serving.of(serving),
+            trust_remote_code=trust_remote_code, native=native, serving=EngineConfig.of(serving),
         )  # fmt: skip

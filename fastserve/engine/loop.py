@@ -10,14 +10,14 @@ import logging
 from time import perf_counter_ns
 from typing import Any
 
+from fastserve.engine.backend import LiveExecutor
 from fastserve.engine.clock import Clock
 from fastserve.engine.inbox import Inbox
-from fastserve.engine.live_executor import LiveExecutor
-from fastserve.engine.mishaps import Mishaps
+from fastserve.engine.recovery import Recovery
 from fastserve.engine.request import Piece, Request
 from fastserve.engine.watch import Watch
-from fastserve.flight import FlightLog
-from fastserve.records import Recorder
+from fastserve.flightlog.write import FlightLog
+from fastserve.metrics.records import Recorder
 from fastserve.sched.errors import RefusedError
 from fastserve.sched.job import Job
 from fastserve.sched.plan import Outcome, Plan
@@ -58,7 +58,7 @@ class Loop:
         self.busy_ns = 0  # in turns that had something to run
         self.scheduler_ns = 0  # of these, in the Scheduler and its policy
         self._scheduling = 0  # of this turn
-        self.mishaps = Mishaps(self)
+        self.recovery = Recovery(self)
         recorder.watch = self.row
 
     def run(self) -> None:
@@ -105,15 +105,15 @@ class Loop:
         try:
             outcome = self.executor.run(plan)
         except MemoryError as error:
-            self.mishaps.too_large(plan, error)
+            self.recovery.too_large(plan, error)
             self.watch.failed(self.now)
         except Exception as error:
-            self.mishaps.failed(plan, error)
+            self.recovery.failed(plan, error)
             self.watch.failed(self.now)
         else:
             self._commit(plan, outcome)
             self.steps += 1
-            self.mishaps.went_well()
+            self.recovery.went_well()
         self.scheduler_ns += self._scheduling
         self.busy_ns += perf_counter_ns() - began
         return True

@@ -9,9 +9,9 @@ from typing import Any
 
 from fastserve.engine.engine import Engine
 from fastserve.engine.params import SamplingParams
-from fastserve.engine.profiling import prompt_of
 from fastserve.engine.request import Handle, Listener, Piece
-from fastserve.records import Columns
+from fastserve.metrics.records import Columns
+from fastserve.profiler.load import prompt_of
 from fastserve.sched.errors import RefusedError
 from fastserve.workload import Trace
 

@@ -32,7 +32,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """All that came of a request. record: the row of fastserve.records.COLUMNS, empty if it never got that far."""
+    """All that came of a request. record: its row of metrics.records.COLUMNS, empty if it never got that far."""
 
     id: int
     prompt_token_ids: list[int]
@@ -47,7 +47,7 @@ class Output:
 
 
 class Voice(Protocol):
-    """Tokens into text, a token at a time: see detokenise.Detokeniser."""
+    """Tokens into text, a token at a time: see detokenise.Detokenizer."""
 
     @property
     def stopped(self) -> bool: ...  # a stop string is complete; text after it is cut off

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastserve.engine.engine import Engine
 from fastserve.engine.params import SamplingParams
-from fastserve.sched.breach import ConformanceError
+from fastserve.sched.conformance.errors import ConformanceError
 from fastserve.sched.policy import Policy
 
 REQUESTS = 16

@@ -26,6 +26,17 @@ class Copy:
         return f"<Copy {'out' if self.out else 'in'} of job {self.job.id}, {self.blocks} blocks>"
 
 
+class Transfer:
+    """A copy on its way. start, end: ns."""
+
+    __slots__ = ("copy", "end", "start")
+
+    def __init__(self, copy: Copy, start: int, end: int) -> None:
+        self.copy = copy
+        self.start = start
+        self.end = end
+
+
 NONE: tuple[Copy, ...] = ()
 
 

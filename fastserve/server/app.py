@@ -12,12 +12,13 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
-from fastserve.config import FastServeConfig
 from fastserve.engine import Engine
-from fastserve.server import compat, errors, monitor, native, openai
-from fastserve.server.manners import Manners
+from fastserve.server.api import compat, errors, native, openai
+from fastserve.server.config.settings import FastServeConfig
+from fastserve.server.middleware import Middleware
 from fastserve.server.service import Service
-from fastserve.server.shell import add_page
+from fastserve.server.static_page import add_page
+from fastserve.server.telemetry import monitor
 
 log = logging.getLogger("fastserve.server")
 
@@ -59,7 +60,7 @@ def create_app(engine: Engine, config: FastServeConfig | None = None) -> FastAPI
         app.include_router(monitor.metrics_router(config.metrics_endpoint))
     _describe(app)
     add_page(app)
-    app.add_middleware(Manners, service=service)
+    app.add_middleware(Middleware, service=service)
     if config.cors_origins:
         app.add_middleware(
             CORSMiddleware,

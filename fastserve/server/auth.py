@@ -10,8 +10,8 @@ from pathlib import Path
 
 import httpx
 
-from fastserve.config import FastServeConfig
-from fastserve.server.errors import ApiError
+from fastserve.server.api.errors import ApiError
+from fastserve.server.config.settings import FastServeConfig
 
 OPEN = ("/health", "/ping", "/page/")
 """Paths below these need no token; nor does the shell of the page at /."""

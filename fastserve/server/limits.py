@@ -8,8 +8,8 @@ from limits import RateLimitItem, RateLimitItemPerMinute, RateLimitItemPerSecond
 from limits.storage import MemoryStorage
 from limits.strategies import FixedWindowRateLimiter, MovingWindowRateLimiter
 
-from fastserve.config import FastServeConfig
-from fastserve.server.errors import ApiError
+from fastserve.server.api.errors import ApiError
+from fastserve.server.config.settings import FastServeConfig
 
 
 class RateLimits:

@@ -13,12 +13,13 @@ from typing import Any
 
 import uvicorn
 
-from fastserve.config import FastServeConfig
 from fastserve.engine import Engine
-from fastserve.sched.latency import load_hardware
-from fastserve.server import layers, logs
+from fastserve.hardware import load_hardware
 from fastserve.server.app import create_app
+from fastserve.server.config import sources
+from fastserve.server.config.settings import FastServeConfig
 from fastserve.server.service import Service
+from fastserve.server.telemetry import logs
 
 log = logging.getLogger("fastserve.server")
 
@@ -40,7 +41,7 @@ class FastServeServer:
         """Serves until SIGTERM or Ctrl-C and drained. Raises StartError."""
         config = self.config
         logs.set_up(config.log_level, config.log_format)
-        for warning in layers.strays(config.config):
+        for warning in sources.strays(config.config):
             log.warning(warning)
         with _bound(config.host, config.port) as listener:
             port = listener.getsockname()[1]
@@ -132,16 +133,18 @@ def make_engine(config: FastServeConfig) -> Engine:
             **loading,
             **serving,
         )
-    from fastserve.engine.assembly import on_model
-    from fastserve.engine.model import load_model
-    from fastserve.engine.serving import Serving
+    from fastserve.backends.torch.model import load_model
+    from fastserve.engine.config import EngineConfig
+    from fastserve.launch import on_model
 
     hardware = None if config.latency is None else load_hardware(config.latency)
     model = load_model(config.model, **loading)
     for tokens, gib in (("kv_tokens", config.kv_cache_gib), ("host_tokens", config.host_cache_gib)):
         if gib is not None:
             serving[tokens] = int(gib * GIB) // model.block_bytes(1)
-    return on_model(model, Serving.of(serving), hardware=hardware, gpu_memory_utilization=config.gpu_memory_utilization)
+    return on_model(
+        model, EngineConfig.of(serving), hardware=hardware, gpu_memory_utilization=config.gpu_memory_utilization
+    )
 
 
 def advice(config: FastServeConfig) -> str:

@@ -13,23 +13,23 @@ from typing import Any
 
 import psutil
 
-from fastserve.config import FastServeConfig
 from fastserve.engine import Engine, Output, SamplingParams
 from fastserve.engine.engine import QueueFull
 from fastserve.engine.request import Piece
-from fastserve.server.alerts import Alerts
+from fastserve.server.api.chat_template import ChatTemplate
+from fastserve.server.api.errors import ApiError
+from fastserve.server.api.outbox import Outbox
+from fastserve.server.api.tokenization import Tokenization
 from fastserve.server.auth import Auth
-from fastserve.server.chat import ChatTemplate
-from fastserve.server.durable import Durable, Plea, interrupted
-from fastserve.server.errors import ApiError
-from fastserve.server.feed import Outbox
-from fastserve.server.jobs import END_STATES, Board, Group, ServedJob, answer_of, new_id
+from fastserve.server.config.settings import FastServeConfig
+from fastserve.server.jobs.durable import Durable, Plea, interrupted
+from fastserve.server.jobs.jobs import END_STATES, Board, Group, ServedJob, answer_of, new_id
+from fastserve.server.jobs.store import Store
 from fastserve.server.limits import RateLimits
-from fastserve.server.live import Hub
-from fastserve.server.metrics import Metrics
-from fastserve.server.store import Store
-from fastserve.server.tally import Tally
-from fastserve.server.words import Words
+from fastserve.server.telemetry.alerts import Alerts
+from fastserve.server.telemetry.live import Hub
+from fastserve.server.telemetry.metrics import Metrics
+from fastserve.server.telemetry.totals import Totals
 
 log = logging.getLogger("fastserve.server")
 
@@ -47,9 +47,9 @@ class Service:
         self.started = time.time()
         self.auth = Auth(config)
         self.limits = RateLimits(config)
-        self.words = Words(engine, ChatTemplate(engine.tokenizer, config.chat_template))
+        self.words = Tokenization(engine, ChatTemplate(engine.tokenizer, config.chat_template))
         self.board = Board(config.keep_jobs, config.keep_hours)
-        self.tally = Tally()
+        self.tally = Totals()
         self.metrics = Metrics(engine, self.model)
         self.alerts = Alerts(config.alerts)
         self.hub = Hub(engine, self.board, self.tally)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fastserve.workload.cells import UNITS
 from fastserve.workload.errors import TraceError
+from fastserve.workload.parse import UNITS
 
 _SYNONYMS: dict[str, str] = {
     "arrival": "arrival_s arrival_ms arrival_us arrival_ns arrived_at arrival_time arrival_time_s arrival_time_ms "

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fastserve.workload.cells import Fault, Numbers, counts, dates, is_date, times
 from fastserve.workload.columns import Columns, plain
 from fastserve.workload.errors import TraceError
+from fastserve.workload.parse import Fault, Numbers, counts, dates, is_date, times
 from fastserve.workload.table import Table
 from fastserve.workload.trace import IntArray
 

@@ -8,8 +8,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fastserve.workload.cells import Fault
 from fastserve.workload.errors import TraceError
+from fastserve.workload.parse import Fault
 
 _JSON = json.JSONDecoder(parse_float=str, parse_constant=str)
 """Decimals stay text, so that a time keeps all its digits."""

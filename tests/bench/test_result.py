@@ -15,8 +15,8 @@ from fastserve.bench.progress import line
 from fastserve.bench.report import report, warnings
 from fastserve.bench.result import MORE_COLUMNS
 from fastserve.bench.save import SaveError, check_folder, save_document, save_records
-from fastserve.measures import Slo, summarise
-from fastserve.records import COLUMNS
+from fastserve.metrics.records import COLUMNS
+from fastserve.metrics.summary import Slo, summarise
 from tests.bench.calls import call, reply, result, sample
 
 
@@ -185,7 +185,7 @@ def test_saved_records_are_read_back(tmp_path: Path) -> None:
 
 
 def test_the_simulators_table_and_files_read_them(tmp_path: Path) -> None:
-    report = pytest.importorskip("sim.report")
+    report = pytest.importorskip("sim.report.document")
     live = three()
     runs = [report.Run("fcfs", "fcfs", seed, {}, live.columns(), live.summary()) for seed in (0, 1)]
     assert "2 rejected" in report.table(runs, {"trace": "t"})

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from tests.engine.families import write_config
+from tests.backends.torch.families import write_config
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 NAMES = ("bench_engine", "bench_engine_case", "bench_engine_report")

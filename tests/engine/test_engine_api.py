@@ -15,7 +15,7 @@ from fastserve import Job, Policy
 from fastserve.engine import Engine, SamplingParams
 from fastserve.engine.engine import QueueFull
 from fastserve.engine.request import Piece
-from fastserve.records import COLUMNS
+from fastserve.metrics.records import COLUMNS
 from fastserve.sched.errors import RefusedError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -278,7 +278,7 @@ def test_a_broken_policy_fails_every_request_and_the_engine_says_so() -> None:
         outputs = [handle.result(10) for handle in handles]
         assert {output.finish_reason for output in outputs} == {"error"}
         assert all("policy Breaks, rank() of job" in str(output.error) for output in outputs)
-        engine._life.thread.join(10)
+        engine._lifecycle.thread.join(10)
         assert not engine.alive
         assert engine.error is not None
         assert "KeyError" in engine.error
@@ -316,7 +316,7 @@ def test_wherever_a_policy_breaks_nobody_waits_for_ever(method: str, turn: int) 
         outputs = [handle.result(10) for handle in handles]
         assert any(f"policy Broken, {method}()" in str(output.error) for output in outputs)
         assert all(output.finish_reason in ("error", "length", "cancelled") for output in outputs)
-        engine._life.thread.join(10)
+        engine._lifecycle.thread.join(10)
         assert "no more" in str(engine.error)
 
 

@@ -21,13 +21,13 @@ torch = pytest.importorskip("torch")
 from hypothesis import HealthCheck, given, settings  # noqa: E402 (after importorskip)
 from hypothesis import strategies as st  # noqa: E402
 
-from fastserve.engine.cache import Cache  # noqa: E402
-from fastserve.engine.pack import Rows, pack  # noqa: E402
+from fastserve.backends.torch.input_batch import Rows, pack  # noqa: E402
+from fastserve.backends.torch.kv_cache import Cache  # noqa: E402
+from fastserve.backends.torch.step import Step  # noqa: E402
 from fastserve.engine.params import SamplingParams  # noqa: E402
-from fastserve.engine.step import Step  # noqa: E402
 from fastserve.policies import POLICIES  # noqa: E402
-from tests.engine.families import VOCABULARY  # noqa: E402
-from tests.engine.stage import BLOCK, GREEDY, Stage, alone, tiny  # noqa: E402
+from tests.backends.torch.families import VOCABULARY  # noqa: E402
+from tests.backends.torch.stage import BLOCK, GREEDY, Stage, alone, tiny  # noqa: E402
 from tests.sched.worlds import MS  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")

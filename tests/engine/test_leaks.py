@@ -47,7 +47,7 @@ def test_on_the_embedded_model(soak: Any) -> None:
 def test_a_leak_is_seen(soak: Any) -> None:
     engine = Engine.scripted(max_batch=2, kv_tokens=800)
     engine.loop.scheduler.ledger.cold += 3
-    engine.door.outstanding += 1
+    engine.input_processor.outstanding += 1
     assert soak.left_over(engine) == [
         "3 device blocks are left", "1 requests that count for the queue are left",
     ]  # fmt: skip

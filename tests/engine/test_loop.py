@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
+from fastserve.backends.scripted import ScriptedExecutor, draw
 from fastserve.engine.clock import VirtualClock, WallClock
 from fastserve.engine.inbox import Inbox
 from fastserve.engine.loop import Loop
 from fastserve.engine.params import SamplingParams
 from fastserve.engine.request import Request
-from fastserve.engine.scripted import ScriptedExecutor, draw
-from fastserve.records import Recorder
+from fastserve.hardware.machine_times import MachineTimes
+from fastserve.metrics.records import Recorder
 from fastserve.sched.job import NEVER, NOWHERE, Job
-from fastserve.sched.machine import MachineTimes
 from fastserve.sched.plan import Outcome, Plan
 from fastserve.sched.scheduler import Scheduler
 from tests.sched.worlds import COARSE, MS, NAMES, tuned, workload
@@ -217,7 +217,7 @@ def test_forgetting_all_in_the_middle(name: str, residency: str) -> None:
         if setting.loop.steps % 17 == 5:
             running = list(setting.scheduler.running)
             before = [job.preemptions for job in running]
-            setting.loop.mishaps.start_over([], "")
+            setting.loop.recovery.start_over([], "")
             forgotten += len(running)
             setting.scheduler.audit()
             assert not setting.scheduler.running
@@ -237,7 +237,7 @@ def test_resizing() -> None:
     setting.loop.turn()
     with pytest.raises(ValueError, match="a batch cap of 2 with 4 jobs in the batch"):
         setting.scheduler.resize(2)
-    setting.loop.mishaps.start_over([], "")
+    setting.loop.recovery.start_over([], "")
     setting.scheduler.resize(2)
     setting.loop.turn()
     assert len(setting.scheduler.running) == 2

@@ -8,21 +8,21 @@ from typing import Any
 
 import pytest
 
+from fastserve.backends.scripted import ScriptedExecutor
 from fastserve.engine.clock import VirtualClock
 from fastserve.engine.inbox import Inbox
 from fastserve.engine.loop import Loop
 from fastserve.engine.params import SamplingParams
 from fastserve.engine.request import Request
-from fastserve.engine.scripted import ScriptedExecutor
-from fastserve.records import Recorder
+from fastserve.hardware import LatencyModel
+from fastserve.hardware.machine_times import MachineTimes
+from fastserve.metrics.records import Recorder
 from fastserve.sched.errors import RefusedError
 from fastserve.sched.job import Job
-from fastserve.sched.latency import LatencyModel
-from fastserve.sched.machine import MachineTimes
+from fastserve.sched.observer import Observer
 from fastserve.sched.plan import Copy, Outcome, Plan
 from fastserve.sched.scheduler import Scheduler
 from sim.machine import ModelledMachine
-from sim.observer import Observer
 from tests.sched.worlds import NAMES, Work, build, hardware, tuned, workload
 
 Iteration = tuple[Any, ...]

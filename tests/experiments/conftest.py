@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from experiments import _sweep
+from experiments._lib import sweep as sweeping
 
 TINY = '''"""python -m experiments.tiny --scale smoke
 
@@ -21,9 +21,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments._case import Case, Workload, point, ratio, simulate
-from experiments._claim import Claim
-from sim.one import Contender
+from experiments._lib.case import Case, Workload, point, ratio, simulate
+from experiments._lib.claim import Claim
+from sim.run import Contender
 from sim.settings import Settings
 
 calls = []
@@ -72,6 +72,6 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "experiments.tiny", module)
     spec.loader.exec_module(module)
-    monkeypatch.setattr(_sweep, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(sweeping, "RESULTS", tmp_path / "results")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return module

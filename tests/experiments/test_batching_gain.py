@@ -11,9 +11,10 @@ import pytest
 pytest.importorskip("fastapi")
 pytest.importorskip("httptools")
 
-from experiments import _sweep, batching_gain
-from experiments._case import Row
-from fastserve import child
+from experiments import batching_gain
+from experiments._lib import sweep as sweeping
+from experiments._lib.case import Row
+from fastserve.compare import subprocess_server
 
 
 def test_systems_take_turns_on_the_same_prompts() -> None:
@@ -22,7 +23,7 @@ def test_systems_take_turns_on_the_same_prompts() -> None:
     assert {case.seed for case in cases[:9]} == {0} and len(cases) == 5 * 3 * 3
     assert {case.at["clients"] for case in cases} == {1, 4, 8}
     assert all(case.workload.requests % int(case.at["clients"]) == 0 for case in cases)
-    assert batching_gain.__name__.rpartition(".")[2] in _sweep.LIVE
+    assert batching_gain.__name__.rpartition(".")[2] in sweeping.LIVE
 
 
 def test_the_claims_are_pairs_of_one_number_of_clients(tmp_path: Path) -> None:
@@ -42,16 +43,16 @@ def test_the_claims_are_pairs_of_one_number_of_clients(tmp_path: Path) -> None:
 
 @pytest.fixture
 def scripted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    script = Path(__file__).parents[1] / "scripted_child.py"
-    monkeypatch.setattr(child, "COMMAND", [sys.executable, str(script)])
+    script = Path(__file__).parents[1] / "compare" / "scripted_child.py"
+    monkeypatch.setattr(subprocess_server, "COMMAND", [sys.executable, str(script)])
     made = []
 
-    class Noted(child.ServerProcess):
+    class Noted(subprocess_server.ServerProcess):
         def __init__(self, *args: object, **more: object) -> None:
             super().__init__(*args, **more)  # type: ignore[arg-type]
             made.append(self)
 
-    monkeypatch.setattr(child, "ServerProcess", Noted)
+    monkeypatch.setattr(subprocess_server, "ServerProcess", Noted)
     batching_gain._server.cache_clear()
     yield
     batching_gain._server.cache_clear()

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments._case import Case, Row, Workload, point, points, rate_gain, ratio, simulate, status
-from experiments._search import search
-from sim.one import Contender
+from experiments._lib.case import Case, Row, Workload, point, points, rate_gain, ratio, simulate, status
+from experiments._lib.search import search
+from sim.run import Contender
 from sim.settings import Settings
 
 SETTINGS = Settings(max_batch=4)

@@ -9,14 +9,15 @@ from types import ModuleType
 
 import pytest
 
-from experiments import _reference, check, table
-from experiments._reference import accept, condensed, reference
-from experiments._sweep import names, sweep
+from experiments import check, table
+from experiments._lib import reference as references
+from experiments._lib.reference import accept, condensed, reference
+from experiments._lib.sweep import names, sweep
 
 
 @pytest.fixture
 def accepted(tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.setattr(_reference, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(references, "RESULTS", tmp_path / "results")
     for module in (check, table):
         monkeypatch.setattr(module, "names", lambda: ["tiny"])
     accept(sweep("tiny", "smoke", jobs=1))
@@ -104,7 +105,7 @@ def test_the_page_has_every_claim(accepted: ModuleType, tmp_path: Path, monkeypa
 def test_live_runs_are_published_with_their_machine_and_held_against_nothing(
     accepted: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for module in (_reference, check, table):
+    for module in (references, check, table):
         monkeypatch.setattr(module, "LIVE", ("tiny",))
     for module in (check, table):
         monkeypatch.setattr(module, "names", list)
@@ -114,12 +115,12 @@ def test_live_runs_are_published_with_their_machine_and_held_against_nothing(
         check.main(["--scale", "smoke", "--only", "tiny"])
     assert "--accept publishes it" in capsys.readouterr().err
     assert check.main(["--scale", "smoke", "--only", "tiny", "--accept"]) == 0
-    monkeypatch.setattr(_reference, "SCALES", ("small", "smoke"))
+    monkeypatch.setattr(references, "SCALES", ("small", "smoke"))
     assert check.main(["--scale", "smoke", "--only", "tiny", "--accept"]) == 0
-    monkeypatch.setattr(_reference, "reference", lambda *_: {"scale": "smoke"})
+    monkeypatch.setattr(references, "reference", lambda *_: {"scale": "smoke"})
     with pytest.raises(ValueError, match="does not replace it"):
         accept(replace(sweep("tiny", "smoke", jobs=1), scale="small"))
-    monkeypatch.setattr(_reference, "reference", reference)
+    monkeypatch.setattr(references, "reference", reference)
     known = reference("tiny", "small")  # one place, whatever its scale
     assert known is not None and known["scale"] == "smoke" and known["provenance"]["machine"]["cores"]
     assert table.main(["--scale", "small"]) == 0

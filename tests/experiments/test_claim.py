@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from experiments._case import Point, Row
-from experiments._claim import Claim, Published, compared, curve, published, rated
-from fastserve.measures import Ratio
+from experiments._lib.case import Point, Row
+from experiments._lib.claim import Claim, Published, compared, curve, published, rated
+from fastserve.metrics.summary import Ratio
 
 TWO = Published(2.0, 2.4, "a paper")
 

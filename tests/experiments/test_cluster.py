@@ -6,9 +6,10 @@ from types import ModuleType
 
 import pytest
 
-from experiments import _sweep, batch_cap
-from experiments._case import Workload
-from experiments._sweep import sweep
+from experiments import batch_cap
+from experiments._lib import sweep as sweeping
+from experiments._lib.case import Workload
+from experiments._lib.sweep import sweep
 
 pytest.importorskip("joblib", reason="the extra `cluster` is not installed")
 ray = pytest.importorskip("ray", reason="the extra `cluster` is not installed")
@@ -22,7 +23,7 @@ def test_a_sweep_on_ray_equals_the_local_one(tiny: ModuleType, monkeypatch: pyte
     monkeypatch.setattr(batch_cap, "cases", lambda scale: few)
     monkeypatch.setattr(batch_cap, "plot", lambda rows, folder: None)
     here = sweep("batch_cap", "smoke", jobs=1)
-    monkeypatch.setattr(_sweep, "RESULTS", _sweep.RESULTS.parent / "cluster")
+    monkeypatch.setattr(sweeping, "RESULTS", sweeping.RESULTS.parent / "cluster")
     try:
         there = sweep("batch_cap", "smoke", jobs=2, backend="ray")
     finally:

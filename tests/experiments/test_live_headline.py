@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("torch")
 
 from experiments import live_headline
-from experiments._case import Case, Row
+from experiments._lib.case import Case, Row
 
 
 def test_steady_simulates_all_that_ran_live_on_one_machine(monkeypatch: pytest.MonkeyPatch) -> None:

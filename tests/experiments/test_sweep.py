@@ -8,9 +8,9 @@ from types import ModuleType
 
 import pytest
 
-from experiments import _sweep
-from experiments._case import simulate
-from experiments._sweep import IncompleteError, finished, main, sweep
+from experiments._lib import sweep as sweeping
+from experiments._lib.case import simulate
+from experiments._lib.sweep import IncompleteError, finished, main, sweep
 
 
 def test_a_second_run_computes_nothing(tiny: ModuleType) -> None:
@@ -51,7 +51,7 @@ def test_rows_are_the_runs(tiny: ModuleType) -> None:
 
 def test_processes_give_the_same_rows(tiny: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     here = sweep("tiny", "smoke", jobs=1).rows
-    monkeypatch.setattr(_sweep, "RESULTS", _sweep.RESULTS.parent / "others")
+    monkeypatch.setattr(sweeping, "RESULTS", sweeping.RESULTS.parent / "others")
     assert sweep("tiny", "smoke", jobs=2).rows == here
 
 

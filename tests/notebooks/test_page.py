@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments._case import Row
-from experiments._sweep import IncompleteError, Outcome
-from fastserve.measures import Ratio
+from experiments._lib.case import Row
+from experiments._lib.sweep import IncompleteError, Outcome
+from fastserve.metrics.summary import Ratio
 from notebooks import _page
 from notebooks._page import Runs, interval
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments._sweep import names
+from experiments._lib.sweep import names
 from notebooks.__main__ import FOLDER, NAMES, paired, reads
 
 STORIES = sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("_"))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from fastserve.hardware.machine_times import MachineTimes
 from fastserve.policies import make
 from fastserve.sched.job import Job
-from fastserve.sched.machine import MachineTimes
 from fastserve.sched.scheduler import Scheduler
 from tests.policies.desk import MS, Desk
 from tests.sched.worlds import COARSE

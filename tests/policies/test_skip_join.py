@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
+from fastserve.hardware import load_hardware
+from fastserve.hardware.machine_times import MachineTimes
 from fastserve.policies import make
 from fastserve.policies.mlfq import Mlfq
 from fastserve.policies.skip_join import PRESETS, SkipJoinMlfq
 from fastserve.sched.job import Job
-from fastserve.sched.latency import load_hardware
-from fastserve.sched.machine import MachineTimes
 from fastserve.sched.scheduler import Scheduler
 from tests.policies.desk import Desk
 

@@ -18,8 +18,8 @@ import pytest
 
 from fastserve import Job, Policy, check_policy
 from fastserve.policies import POLICIES, make
-from fastserve.sched.breach import ConformanceError
-from fastserve.sched.scripted import SHAPES, Run, Script, StuckError, write
+from fastserve.sched.conformance.errors import ConformanceError
+from fastserve.sched.conformance.scripts import SHAPES, Run, Script, StuckError, write
 from tests.sched.worlds import Chaos, Rounds, Stranger, tuned
 
 MS = 1_000_000

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fastserve.hardware.machine_times import MachineTimes
 from fastserve.sched.errors import RefusedError
 from fastserve.sched.job import NEVER, Job
-from fastserve.sched.machine import MachineTimes
 from fastserve.sched.plan import Copy, Outcome, Plan
 from fastserve.sched.scheduler import Scheduler
 from tests.sched.test_specification import fields

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fastserve.hardware.machine_times import MachineTimes
 from fastserve.sched.job import NEVER
-from fastserve.sched.machine import MachineTimes
 from fastserve.sched.plan import Plan
 from fastserve.sched.scheduler import Scheduler
 from sim.world import World

@@ -6,11 +6,11 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fastserve.hardware import Hardware, LatencyModel, Link, Memory, load_hardware
+from fastserve.hardware.machine_times import MachineTimes
+from fastserve.metrics.records import Recorder
 from fastserve.policies import make
-from fastserve.records import Recorder
 from fastserve.sched.job import Job
-from fastserve.sched.latency import Hardware, LatencyModel, Link, Memory, load_hardware
-from fastserve.sched.machine import MachineTimes
 from fastserve.sched.policy import Policy
 from fastserve.sched.scheduler import Scheduler
 from sim import link

@@ -12,9 +12,9 @@ pytest.importorskip("fastapi", reason="needs the web extra")
 
 import httpx
 
-from fastserve.config import FastServeConfig
 from fastserve.engine import Engine
 from fastserve.server import create_app
+from fastserve.server.config.settings import FastServeConfig
 from fastserve.server.service import Service
 
 Serve = Callable[..., contextlib.AbstractAsyncContextManager["Client"]]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 
 from fastserve.__main__ import main
-from fastserve.config import FastServeConfig
 from fastserve.engine import Engine
 from fastserve.server import run
+from fastserve.server.config.settings import FastServeConfig
 
 
 def make_engine(config: FastServeConfig) -> Engine:

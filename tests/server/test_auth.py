@@ -11,8 +11,8 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from fastserve.config import FastServeConfig
 from fastserve.server import create_app
+from fastserve.server.config.settings import FastServeConfig
 from tests.server.conftest import Client, Serve, slow_engine
 
 pytestmark = pytest.mark.anyio

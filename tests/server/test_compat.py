@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from fastserve.config import FastServeConfig
 from fastserve.server import create_app
+from fastserve.server.config.settings import FastServeConfig
 from tests.server.conftest import Serve, slow_engine
 from tests.server.sse import events
 from tests.server.test_leaving import Caller
@@ -30,8 +30,8 @@ async def test_v1_generate_streams_raw_text(serve: Serve) -> None:
 
 async def test_a_line_break_in_a_token_stays_one_event(serve: Serve) -> None:
     from fastserve.engine.request import Piece
-    from fastserve.server.compat import RawFormat
-    from fastserve.server.jobs import Group, ServedJob
+    from fastserve.server.api.compat import RawFormat
+    from fastserve.server.jobs.jobs import Group, ServedJob
 
     group = Group()
     group.jobs.append(ServedJob("id", "client", "generate", "model", 1, {}))

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from fastserve.__main__ import main
-from fastserve.config import FastServeConfig, explain
-from fastserve.server import layers
+from fastserve.server.config import sources
+from fastserve.server.config.settings import FastServeConfig, explain
 
 ANY = "."  # the message is looked at as a user sees it
 EXAMPLE = """
@@ -94,7 +94,7 @@ def test_what_a_file_says_in_vain_is_warned_of(tmp_path: Path) -> None:
     file = tmp_path / "serving.yaml"
     file.write_text("batching: {batch_timeout_ms: 5}\n")
     assert FastServeConfig(config=file).max_batch == 16
-    (warning,) = layers.strays(file)
+    (warning,) = sources.strays(file)
     assert "batching.batch_timeout_ms changes nothing" in warning
 
 
@@ -139,7 +139,7 @@ def test_plain_variables_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_misspelt_variable_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTSERVE_PROT", "1")
     monkeypatch.setenv("FASTSERVE_TRACES", "somewhere")
-    assert layers.strays() == ["environment variable FASTSERVE_PROT is not known; did you mean FASTSERVE_PORT?"]
+    assert sources.strays() == ["environment variable FASTSERVE_PROT is not known; did you mean FASTSERVE_PORT?"]
 
 
 def test_names_in_python() -> None:
@@ -218,7 +218,7 @@ def test_a_setting_of_every_name_that_people_know() -> None:
     """http.md's section on settings."""
     from argparse import ArgumentParser
 
-    from fastserve import serve
+    from fastserve.cli import serve
 
     parser = ArgumentParser(allow_abbrev=False)
     serve.add_arguments(parser)

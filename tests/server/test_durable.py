@@ -16,7 +16,7 @@ import pytest
 from fastserve.engine import Engine
 from fastserve.sched.job import Job
 from fastserve.sched.policy import Policy
-from fastserve.server.durable import ATTEMPTS
+from fastserve.server.jobs.durable import ATTEMPTS
 from tests.server.conftest import Client, Serve, slow_engine
 
 pytestmark = pytest.mark.anyio
@@ -204,8 +204,8 @@ async def test_jobs_wait_for_their_model(serve: Serve, tmp_path: Path) -> None:
             if last:
                 assert (await client.delete(f"/jobs/{jobs[0]}")).json()["state"] == "cancelled"
     other = Engine.scripted()
-    other.face = type(other.face)(**{
-        name: getattr(other.face, name) for name in other.face.__slots__
+    other.info = type(other.info)(**{
+        name: getattr(other.info, name) for name in other.info.__slots__
     } | {"name": "other"})  # fmt: skip
     async with serve(other, state_dir=state) as client:
         found = await end_of(client, jobs[1])
@@ -233,7 +233,7 @@ async def test_what_can_never_run_has_failed_and_keeps_nobody_from_starting(serv
 
 
 def test_a_state_folder_that_cannot_be_used(tmp_path: Path) -> None:
-    from fastserve.server.store import Store
+    from fastserve.server.jobs.store import Store
 
     file = tmp_path / "file"
     file.write_text("nothing")

@@ -8,9 +8,9 @@ pytest.importorskip("fastapi", reason="needs the web extra")
 
 from fastapi.testclient import TestClient
 
-from fastserve.config import FastServeConfig
 from fastserve.engine import Engine
 from fastserve.server import create_app
+from fastserve.server.config.settings import FastServeConfig
 
 
 @pytest.mark.parametrize("said", ["application/x-www-form-urlencoded", "text/plain"])

@@ -84,7 +84,7 @@ async def test_jobs_do_not_mind(serve: Serve) -> None:
 
 
 async def test_a_silent_stream_shows_that_it_lives(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastserve.server.stream.SILENCE", 0.005)
+    monkeypatch.setattr("fastserve.server.api.streaming.SILENCE", 0.005)
     with slow_engine() as engine:
         caller = Caller(create_app(engine), "/generate/stream", {"prompt": "hello", "max_new_tokens": 3})
         await asyncio.wait_for(caller.task, 5)

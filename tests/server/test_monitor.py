@@ -222,7 +222,7 @@ async def test_the_live_feed() -> None:
 
 
 async def test_a_viewer_who_does_not_read_gets_a_snapshot_instead(serve: Serve) -> None:
-    from fastserve.server.live import BACKLOG, Viewer
+    from fastserve.server.telemetry.live import BACKLOG, Viewer
 
     async with serve() as client:
         viewer = Viewer(client.service.hub, None)
@@ -236,7 +236,7 @@ async def test_a_viewer_who_does_not_read_gets_a_snapshot_instead(serve: Serve) 
 
 
 async def test_a_viewer_does_not_learn_who_the_others_are(serve: Serve) -> None:
-    from fastserve.server.live import Viewer
+    from fastserve.server.telemetry.live import Viewer
 
     async with serve() as client:
         viewer = Viewer(client.service.hub, "alice")

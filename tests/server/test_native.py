@@ -10,7 +10,7 @@ import pytest
 
 from fastserve.engine import Engine
 from fastserve.sched.job import Job
-from fastserve.server.fields import LARGEST
+from fastserve.server.api.fields import LARGEST
 from tests.server.conftest import Serve, slow_engine
 from tests.server.sse import chunks, every_data_line
 

@@ -19,9 +19,9 @@ pytest.importorskip("playwright", reason="needs the dev extra")
 import uvicorn
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from fastserve.config import FastServeConfig
 from fastserve.engine import Engine
 from fastserve.server import create_app
+from fastserve.server.config.settings import FastServeConfig
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome"))), None

@@ -19,9 +19,10 @@ from typing import IO
 import httpx
 import pytest
 
-from fastserve.config import FastServeConfig
 from fastserve.engine import Engine
-from fastserve.server import logs, run
+from fastserve.server import run
+from fastserve.server.config.settings import FastServeConfig
+from fastserve.server.telemetry import logs
 from tests.server.sse import chunks, every_data_line
 
 SCRIPT = Path(__file__).with_name("scripted_server.py")

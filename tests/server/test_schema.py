@@ -23,9 +23,9 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from fastserve.config import FastServeConfig
 from fastserve.engine import Engine
 from fastserve.server import create_app
+from fastserve.server.config.settings import FastServeConfig
 
 EXAMPLES = int(os.environ.get("FASTSERVE_EXAMPLES", "300"))
 CHECKS = [status_code_conformance, content_type_conformance, response_schema_conformance]

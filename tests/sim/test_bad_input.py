@@ -4,7 +4,7 @@ import pytest
 
 import sim
 from fastserve import Policy, check_policy
-from fastserve.sched.conformance import ConformanceError
+from fastserve.sched.conformance.check import ConformanceError
 from fastserve.sched.errors import PolicyError
 from fastserve.workload import synthesise
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from sim import files
+from fastserve import atomic_files
 from sim.__main__ import main
 
 CHECKOUT = Path(__file__).parents[2]
@@ -211,7 +211,7 @@ def test_a_disk_that_fills_up_is_one_line_and_the_table_is_shown(
     def full(self: Path, target: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files.Path, "replace", full)
+    monkeypatch.setattr(atomic_files.Path, "replace", full)
     assert main([*FEW, "--policy", "fcfs", "--out", str(tmp_path)]) == 2
     told = capsys.readouterr()
     assert "\nfcfs " in told.out

@@ -13,14 +13,14 @@ import pyarrow.csv as pc
 import pyarrow.parquet as pq
 import pytest
 
-from fastserve.measures import summarise
-from sim.files import OutputError, atomically
-from sim.plot import draw
-from sim.provenance import provenance
-from sim.report import Run, document, plain, table, write_out
+from fastserve.atomic_files import OutputError, atomically
+from fastserve.metrics.summary import summarise
+from sim.report.document import Run, document, plain, table, write_out
+from sim.report.plot import draw
+from sim.report.provenance import provenance
+from sim.report.style import LOOKS, look
 from sim.settings import Settings
-from sim.style import LOOKS, look
-from tests.records import make_records
+from tests.metrics.made import make_records
 
 SETTINGS = {"trace": "by-hand", "rate_rps": 0.5, "load": 0.8, "max_batch": 16, "kv_tokens": 66144, "predictor": None}
 
@@ -238,7 +238,7 @@ def test_provenance_knows_this_interpreter() -> None:
 
 
 def test_reporting_loads_nothing_heavy_until_it_is_asked_to() -> None:
-    code = "import sim.plot, sim.report, sys; print(*sys.modules)"
+    code = "import sim.report.plot, sim.report.document, sys; print(*sys.modules)"
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert not {"pandas", "pyarrow", "matplotlib"} & set(done.stdout.split())

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fastserve.records import Columns, Recorder
+from fastserve.hardware import Hardware, LatencyModel, Link, Memory
+from fastserve.hardware.machine_times import MachineTimes
+from fastserve.metrics.records import Columns, Recorder
 from fastserve.sched.job import Job
-from fastserve.sched.latency import Hardware, LatencyModel, Link, Memory
-from fastserve.sched.machine import MachineTimes
 from fastserve.sched.policy import Policy
 from fastserve.sched.scheduler import Scheduler
 from sim import link

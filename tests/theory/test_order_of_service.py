@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fastserve.metrics.records import Columns
 from fastserve.policies import POLICIES, make
-from fastserve.records import Columns
 from tests.sched.worlds import COARSE, build, workload
 from tests.theory.single_server import SECOND, Queue, mean_jct, poisson
 

@@ -1,0 +1,227 @@
+"""What an experiment runs: cases, the workloads behind them, and the rows that come out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastserve.metrics.summary import Ratio, paired_ratio
+from fastserve.workload import Trace, read_trace, synthesise
+from sim.capacity import capacity
+from sim.report.document import Run, plain
+from sim.run import Contender, run_one
+from sim.settings import Settings
+from sim.world import World
+
+At = dict[str, str | int | float]
+Numbers = dict[str, Any]
+
+CALIBRATION = 2000  # requests of the trace on which a synthetic workload's capacity is measured, the same for all seeds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """Requests by recipe, or of a file. Seeds draw a recipe anew, and re-pair a file's arrivals with its requests."""
+
+    requests: int
+    """how many; of a file: the first so many"""
+    arrivals: str = "poisson"
+    """arrival process of a recipe"""
+    lengths: str = "profile:sharegpt"
+    """law of the lengths of a recipe"""
+    prompt: str | None = None
+    """law of the prompts, if another"""
+    output: str | None = None
+    """law of the outputs, if another"""
+    path: str = ""
+    """a trace file, instead of a recipe"""
+    digest: str = ""
+    """of the file's contents, so that a run-id depends on them"""
+    ratio: float | None = None
+    """mean prompt over mean output, to which the recipe's lengths are scaled; their mean total stays"""
+
+    def trace(self, rate: float, seed: int) -> Trace:
+        """The requests at `rate` requests/s. Raises TraceError."""
+        if self.path:
+            return _read(self.path, self.requests).with_rate(rate).repaired(seed)
+        return self._drawn(self.requests, rate, self.arrivals, seed)
+
+    def capacity(self, settings: Settings) -> float:
+        """What fcfs sustains of it, requests/s: the unit of a load."""
+        if self.path:
+            return capacity(_read(self.path, self.requests), settings)
+        return capacity(self._drawn(CALIBRATION, 1.0, "poisson", 0), settings)
+
+    def _drawn(self, n: int, rate: float, arrivals: str, seed: int) -> Trace:
+        trace = synthesise(
+            n, rate=rate, arrivals=arrivals, lengths=self.lengths, prompt=self.prompt, output=self.output, seed=seed
+        )
+        if self.ratio is None:
+            return trace
+        usual = synthesise(CALIBRATION, rate=1.0, lengths=self.lengths, prompt=self.prompt, output=self.output)
+        prompt, output = float(usual.prompt.mean()), float(usual.output.mean())
+        mean = (prompt + output) / (1 + self.ratio)
+        return replace(
+            trace,
+            prompt=np.maximum(np.rint(trace.prompt * (mean * self.ratio / prompt)), 1).astype(np.int64),
+            output=np.maximum(np.rint(trace.output * (mean / output)), 1).astype(np.int64),
+        )
+
+
+@lru_cache(maxsize=4)
+def _read(path: str, requests: int) -> Trace:
+    return read_trace(path, rate=1.0).head(requests)
+
+
+def recorded(path: Path, requests: int) -> Workload:
+    """The first `requests` of a trace file. Raises TraceError or FileNotFoundError."""
+    trace = _read(str(path), requests)
+    return Workload(requests=len(trace), path=str(path), digest=trace.digest(), lengths="")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One run: a workload under a policy, a seed. `at` names its row: what tells it from the others."""
+
+    at: At
+    workload: Workload
+    settings: Settings
+    policy: Contender = field(default_factory=lambda: Contender("fcfs"))
+    seed: int = 0
+    warmup: float = 0.0
+    """share of the requests at the start that the measures leave out"""
+    options: dict[str, Any] = field(default_factory=dict)
+    """what the experiment's own run() wants to know beside"""
+
+    @property
+    def rate(self) -> float:
+        """Requests/s: the settings' own rate, or their load in units of the capacity."""
+        if self.settings.rate is not None:
+            return self.settings.rate
+        if self.settings.load is None:
+            raise ValueError(f"case {self.at} gives neither a rate nor a load")
+        return self.settings.load * self.workload.capacity(self.settings)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What is kept of a case. numbers: the flat summary of its run (fastserve.metrics), or what run() made of it."""
+
+    at: At
+    seed: int
+    numbers: Numbers
+
+
+def replayed(
+    case: Case, rate: float | None = None, observe: Callable[[World, Trace, float], None] | None = None
+) -> Run:
+    """The run of a case, its records included.
+
+    rate: instead of the case's own. observe: is given the world before it runs, its trace, and the warm-up in s.
+    """
+    rate = rate or case.rate
+    warmup = case.warmup * case.workload.requests / rate
+    settings = case.settings.with_(rate=None, load=None, warmup=warmup)
+    trace = case.workload.trace(rate, case.seed)
+    looking = None if observe is None else lambda world: observe(world, trace, warmup)
+    return run_one(trace, case.policy, settings, case.seed, observe=looking)
+
+
+def simulate(case: Case) -> Numbers:
+    """The summary of the run, with its rate and load."""
+    rate = case.rate
+    numbers = dict(replayed(case, rate).summary)
+    numbers["rate"], numbers["load"] = rate, rate / case.workload.capacity(case.settings)
+    return numbers
+
+
+def status(numbers: Numbers) -> str:
+    """What became of a run: "ok", "saturated" or "collapsed".
+
+    Collapsed: it passed its bound of live jobs at a load below 1, which fcfs sustains. Saturated: its queue grew to the
+    end, or it passed the bound at a load of 1 or more.
+    """
+    if numbers.get("collapsed"):
+        return "collapsed" if (numbers.get("load") or 0.0) < 1 else "saturated"
+    return "saturated" if numbers.get("saturated") else "ok"
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """The rows that differ in their seed alone."""
+
+    at: At
+    rows: tuple[Row, ...]
+
+    def values(self, measure: str) -> list[float]:
+        """One per seed, in order of seeds; those without a value are left out."""
+        return [float(row.numbers[measure]) for row in self.rows if row.numbers.get(measure) is not None]
+
+    def mean(self, measure: str) -> float:
+        """Over the seeds; NaN where none has a value."""
+        values = self.values(measure)
+        return float(np.mean(values)) if values else float("nan")
+
+    def spread(self, measure: str) -> tuple[float, float]:
+        """Smallest and largest seed."""
+        values = self.values(measure) or [float("nan")]
+        return min(values), max(values)
+
+    @property
+    def status(self) -> str:
+        """The worst of its seeds'."""
+        found = {status(row.numbers) for row in self.rows}
+        return next((word for word in ("collapsed", "saturated") if word in found), "ok")
+
+
+def points(rows: Iterable[Row], **where: str | int | float) -> list[Point]:
+    """Rows grouped over their seeds, in order of appearance; only those whose coordinates are as in `where`."""
+    groups: dict[tuple[tuple[str, Any], ...], list[Row]] = {}
+    for row in rows:
+        if all(row.at.get(name) == value for name, value in where.items()):
+            groups.setdefault(tuple(row.at.items()), []).append(row)
+    return [Point(dict(key), tuple(sorted(group, key=lambda row: row.seed))) for key, group in groups.items()]
+
+
+def point(rows: Iterable[Row], **where: str | int | float) -> Point:
+    """The one point there. Raises KeyError when there is none or more than one."""
+    found = points(rows, **where)
+    if len(found) != 1:
+        raise KeyError(f"{len(found)} points are at {where}, where there should be one")
+    return found[0]
+
+
+def ratio(base: Point, other: Point, measure: str) -> Ratio | None:
+    """Mean of base over mean of other, paired by seed, with its interval; above 1 where `other` is the smaller."""
+    mine = {row.seed: row.numbers.get(measure) for row in other.rows}
+    pairs = [(row.numbers.get(measure), mine.get(row.seed)) for row in base.rows]
+    both = [(float(a), float(b)) for a, b in pairs if a and b and np.isfinite(a) and np.isfinite(b)]
+    return paired_ratio([a for a, _ in both], [b for _, b in both]) if both else None
+
+
+def rate_gain(mine: Iterable[Point], base: Iterable[Point], measure: str) -> Ratio | None:
+    """Rate at an objective over that of a baseline, paired by seed; several points' seeds are taken together."""
+    gains = []
+    for one, other in zip(mine, base, strict=True):
+        theirs = {row.seed: row.numbers.get(f"{measure}_rate") for row in other.rows}
+        pairs = [(row.numbers.get(f"{measure}_rate"), theirs.get(row.seed)) for row in one.rows]
+        gains += [rate / reference for rate, reference in pairs if rate and reference]
+    return paired_ratio(gains, [1.0] * len(gains)) if gains else None
+
+
+def mean_of(point: Point, measure: str) -> Ratio | None:
+    """Mean over seeds, with its interval."""
+    values = [value for value in point.values(measure) if value > 0]
+    return paired_ratio(values, [1.0] * len(values)) if values else None
+
+
+def to_json(value: object) -> Any:
+    """Plain JSON values; a dataclass becomes a dict."""
+    from dataclasses import asdict, is_dataclass
+
+    return plain(asdict(value) if is_dataclass(value) and not isinstance(value, type) else value)

@@ -1,0 +1,320 @@
+"""A live run and its simulation: the same trace, policy object, pools and settings; the prediction is made first."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments._lib.case import Case, Numbers, Workload, to_json
+from experiments._lib.speed_trace import Tempo, tempo_of
+from fastserve.atomic_files import atomically
+from fastserve.hardware import Hardware, load_hardware
+from fastserve.metrics.summary import Columns, summarise
+from fastserve.sched.policy import Policy
+from fastserve.sched.scheduler import Scheduler
+from fastserve.workload import Trace
+from sim.report.provenance import fingerprint
+from sim.run import Contender, run_one
+from sim.settings import Settings
+
+if TYPE_CHECKING:
+    from fastserve.backends.torch.model import Model
+    from fastserve.engine.config import EngineConfig
+    from fastserve.hardware import LatencyModel
+    from fastserve.profiler.calibrate import Calibration
+    from fastserve.profiler.fit import Iteration
+    from sim.world import World
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = ("fastserve/engine", "fastserve/backends", "fastserve/launch.py", "fastserve/profiler", "fastserve/compare")
+"""What a live run depends on, in the checkout."""
+PAIR = ("experiments/_lib/live.py", "experiments/_lib/speed_trace.py")
+"""What here() is asked for beside the engine by an experiment that uses pair()."""
+MEASURES = (
+    "mean_jct_s", "p50_jct_s", "p95_jct_s", "p99_jct_s", "mean_ttft_s", "p95_ttft_s", "preemptions_per_job",
+    "output_tokens_per_s", "mean_stalled_s", "swapped_out_gib",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveSettings(Settings):
+    """Settings of a simulation of a live run."""
+
+    longest: int
+    """tokens of the longest prompt that the live scheduler was told of; it sets the number of levels"""
+
+    def scheduler(self, policy: Policy, hardware: Hardware, longest: int) -> Scheduler:
+        return Settings.scheduler(self, policy, hardware, self.longest)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rig:
+    """What a live case runs on, beside its policy: goes into the case's options, and so into the run-id."""
+
+    model: str = "embedded"
+    dtype: str = "float32"
+    threads: int = 1
+    """of PyTorch; one, so that the machine's other core is left to everything else"""
+    max_batch: int = 8
+    residency: str = "proactive"
+    kv_tokens: int = 2048
+    host_tokens: int = 8192
+    visit: int = 64
+    calibrate_s: float = 6.0
+    """seconds of `fastserve profile` just before each live run: the prediction is made from it"""
+    load: float = 0.8
+    """rate over what fcfs sustains in the simulation; fixed by the first calibration, for all cases of a workload"""
+    again: bool = False
+    """the live run alone, once more on the same trace: the noise floor"""
+    place: str = ""
+    """of the sources and of the machine; fill it in by here()"""
+
+
+def here(*more: str) -> str:
+    """16 digits of what a live number depends on: the engine's source and `more`, processor and versions.
+
+    more: other files or folders of the checkout. FileNotFoundError for one without a source.
+    """
+    from fastserve.profiler.load import cpu
+
+    facts = (cpu(), os.cpu_count(), platform.python_version(), version("torch"), version("transformers"))
+    digest = hashlib.sha256(repr(facts).encode())
+    for part in (*SOURCES, *more):
+        whole = ROOT / part
+        found = (
+            [whole] if whole.is_file() else [path for kind in ("*.py", "*.cpp", "*.h") for path in whole.rglob(kind)]
+        )
+        if not found:
+            raise FileNotFoundError(f"{whole} has no source")
+        for path in sorted(found):
+            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def pair(case: Case, rig: Rig) -> Numbers:
+    """Calibrates unless a run beside it just has, predicts, runs live, and simulates twice more: with the run's own
+    times, and with the profile at the tempo that the machine had (speed_trace.py).
+
+    Numbers: live_M, sim_M, hindsight_M and tempo_M for each measure M; the jobs' completion times; the machine's load
+    average, and by the profile its tempo each second. load is in units of the anchor, load_now in units of what fcfs
+    sustains by this profile.
+    """
+    from fastserve.profiler.fit import cells_of, fit_latency, residuals
+
+    model, found, rate, trace = _prepared(case, rig)
+    hardware = found.hardware
+    predicted = _simulate(case, rig, trace, hardware, model)
+    records, iterations, origin, shares = _live(model, _serving(case, rig), hardware, trace, case.seed)
+    cells = cells_of(iterations)
+    tempo = tempo_of(iterations, hardware.latency, origin)
+    now = rate / case.workload.capacity(_settings(_plain(rig), hardware, model))
+    numbers: Numbers = {"rate": rate, "load": rig.load, "load_now": now, "load_average": os.getloadavg()[0], **shares}
+    numbers |= _measured("live", records) | _measured("sim", predicted)
+    with suppress(ValueError):  # a run without a decode or without a prefill cannot be fitted
+        own = fit_latency(cells, "hindsight")
+        numbers |= _measured(
+            "hindsight", _simulate(case, rig, trace, hardware, model, lambda world: _fitted(world, own))
+        )
+    followed = _simulate(case, rig, trace, hardware, model, tempo.attach)
+    numbers |= _measured("tempo", followed)
+    numbers["tempo"] = np.round(tempo.each, 4).tolist()
+    before = residuals(cells, hardware.latency)
+    numbers["drift"] = {kind: one.bias for kind, one in before.items()}  # of the profile, on the live iterations
+    numbers["profile"] = Path(_settings(rig, hardware, model).latency).stem
+    numbers["profile_miss"] = {kind: one.median for kind, one in found.residuals.items()}
+    for of, each in (("live", records), ("sim", predicted), ("tempo", followed)):
+        numbers[f"{of}_jct"] = np.round(each["jct_from_arrival"], 4).tolist()
+    return numbers
+
+
+def retold(case: Case, numbers: Numbers, policy: Contender, rig: Rig, tempo: Tempo) -> Numbers:
+    """A pair's simulation once more, from what pair() kept, under this policy on this rig at this tempo: retold_M."""
+    hardware = load_hardware(str(_profile(numbers["profile"])))
+    model = _model(rig.model, rig.dtype, rig.threads)
+    trace = case.workload.trace(numbers["rate"], case.seed)
+    changed = replace(case, policy=policy)
+    return _measured("retold", _simulate(changed, rig, trace, hardware, model, tempo.attach))
+
+
+def again(case: Case, rig: Rig) -> Numbers:
+    """The live run of pair() once more: again_M for each measure M."""
+    model, found, _, trace = _prepared(case, rig)
+    return _measured("again", _live(model, _serving(case, rig), found.hardware, trace, case.seed)[0])
+
+
+def plan(cases: Sequence[Case]) -> str:
+    """What is about to be run and how long it takes here, for people. Measures what fcfs sustains where nobody has yet.
+
+    A run is taken to last until its last arrival, or as long as fcfs needs for all of it in an overload.
+    """
+    if not cases:
+        return "nothing is left to run"
+    rates: dict[tuple[Workload, Rig], float] = {}
+    seconds, calibrations, last = 0.0, 0, None
+    for case in cases:
+        rig = Rig(**case.options)
+        bench = case.workload, _plain(rig)
+        if bench not in rates:
+            kept = _kept(*bench, _model(rig.model, rig.dtype, rig.threads))
+            rates[bench] = _prepared(case, rig)[2] / rig.load if kept is None else kept
+        seconds += case.workload.requests / rates[bench] / min(1.0, rig.load)
+        if last != (last := _moment(case, rig)):
+            calibrations += 1
+            seconds += rig.calibrate_s
+    sustains = ", ".join(f"{rate:.1f}" for rate in rates.values())
+    return (
+        f"{len(cases)} live runs and {calibrations} calibrations: about {seconds / 60:.0f} minutes (fcfs sustains "
+        f"{sustains} requests/s here; load average now {os.getloadavg()[0]:.1f}). A killed run goes on where it was, "
+        f"less the live run under way"
+    )
+
+
+def _prepared(case: Case, rig: Rig) -> tuple[Model, Calibration, float, Trace]:
+    """Model, profile, rate (requests/s) and trace of a case."""
+    model = _model(rig.model, rig.dtype, rig.threads)
+    found = _calibrated(_plain(rig), 2 * _longest(case), _moment(case, rig))
+    rate = rig.load * sustained(case.workload, _plain(rig), model, found.hardware)
+    return model, found, rate, case.workload.trace(rate, case.seed)
+
+
+def _live(
+    model: Model, serving: EngineConfig, hardware: Hardware, trace: Trace, seed: int
+) -> tuple[Columns, list[Iteration], float, dict[str, float]]:
+    """Records, iterations, the trace's beginning on the engine's clock (s), and what share of its busy time the engine
+    spent in the Scheduler.
+    """
+    from fastserve.engine.playback import play
+    from fastserve.launch import on_model
+    from fastserve.profiler.load import Meter
+
+    with on_model(model, serving, hardware=hardware) as engine:
+        meter = Meter.attach(engine)
+        records = play(engine, trace, seed=seed)
+        loop = engine.loop
+        shares = {"scheduler_share": loop.scheduler_ns / max(1, loop.busy_ns), "iterations": float(loop.steps)}
+        origin = float(engine.records()["arrival"][0] - records["arrival"][0])
+        return records, meter.iterations(), origin, shares
+
+
+def _fitted(world: World, latency: LatencyModel) -> None:
+    """The machine has other times; what policies are told of it stays."""
+    world.machine.latency = latency
+
+
+def _simulate(
+    case: Case, rig: Rig, trace: Trace, hardware: Hardware, model: Model,
+    observe: Callable[[World], None] | None = None,
+) -> Columns:  # fmt: skip
+    return run_one(trace, case.policy, _settings(rig, hardware, model), case.seed, observe=observe).records
+
+
+def _plain(rig: Rig) -> Rig:
+    """What a calibration and an anchor depend on: the same for all policies, loads and residencies."""
+    return replace(rig, load=1.0, again=False, residency="proactive")
+
+
+def sustained(workload: Workload, rig: Rig, model: Model, hardware: Hardware) -> float:
+    """Requests/s that fcfs sustains in the simulation, by the first calibration for this workload on this rig here."""
+    found = _kept(workload, rig, model)
+    if found is not None:
+        return found
+    facts = _facts(workload, rig, model)
+    found = workload.capacity(_settings(rig, hardware, model))
+    about = {"facts": facts, "requests_per_s": found, "load_average": os.getloadavg()[0], "profile": hardware.to_json()}
+    with atomically(_path(facts)) as draft:
+        draft.write_text(json.dumps(about), encoding="utf-8")
+    return found
+
+
+def _kept(workload: Workload, rig: Rig, model: Model) -> float | None:
+    """What was found before, on the very same machine, model, settings, versions and sources; else None."""
+    facts = _facts(workload, rig, model)
+    try:
+        kept = json.loads(_path(facts).read_text(encoding="utf-8"))
+        return float(kept["requests_per_s"]) if kept["facts"] == facts else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _facts(workload: Workload, rig: Rig, model: Model) -> dict[str, Any]:
+    """All that the answer depends on. The rig's place: the engine's sources, processor and versions."""
+    facts: dict[str, Any] = {
+        "workload": to_json(workload), "rig": to_json(replace(rig, calibrate_s=0.0)), "device": str(model.device),
+        "native": model.native is not None, "machine": platform.node(), "brain": fingerprint(),
+    }  # fmt: skip
+    return facts
+
+
+def _path(facts: dict[str, Any]) -> Path:
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    return ROOT / "results" / "live" / f"sustained-{key}.json"
+
+
+def _settings(rig: Rig, hardware: Hardware, model: Model) -> LiveSettings:
+    """Of a simulation with this hardware, which is kept under a name made of its contents."""
+    text = json.dumps(hardware.to_json(), sort_keys=True)
+    path = _profile(f"profile-{hashlib.sha256(text.encode()).hexdigest()[:16]}")
+    if not path.exists():
+        with atomically(path) as draft:
+            hardware.save(draft)
+    return LiveSettings(
+        latency=str(path), max_batch=rig.max_batch, residency=rig.residency, visit=rig.visit,
+        longest=model.max_model_len,
+    )  # fmt: skip
+
+
+def _profile(name: str) -> Path:
+    return ROOT / "results" / "live" / f"{name}.json"
+
+
+def _serving(case: Case, rig: Rig) -> EngineConfig:
+    from fastserve.compare.offline import serving_of
+
+    shared = {name: getattr(rig, name) for name in ("max_batch", "residency", "kv_tokens", "host_tokens", "visit")}
+    return serving_of(case.policy.policy, case.policy.knobs, shared | {"keep_records": None})
+
+
+def _moment(case: Case, rig: Rig) -> str:
+    """Cases of one moment share a calibration: a live run and the same once more."""
+    return json.dumps([to_json(replace(rig, again=False)), to_json(case.workload), to_json(case.policy), case.seed])
+
+
+@lru_cache(maxsize=1)
+def _calibrated(rig: Rig, longest: int, moment: str) -> Calibration:
+    """A machine that others share changes within a minute: one for each moment, see _moment()."""
+    from fastserve.compare.offline import serving_of
+    from fastserve.profiler.calibrate import calibrate
+
+    shared = {name: getattr(rig, name) for name in ("max_batch", "kv_tokens", "host_tokens")}
+    return calibrate(
+        _model(rig.model, rig.dtype, rig.threads), serving_of("fcfs", {}, shared), rig.calibrate_s, longest=longest
+    )
+
+
+@lru_cache(maxsize=1)
+def _model(name: str, dtype: str, threads: int) -> Model:
+    from fastserve.backends.torch.model import load_model
+
+    return load_model(name, dtype=dtype, threads=threads)
+
+
+def _longest(case: Case) -> int:
+    """Tokens of the longest context that most of the workload's requests have."""
+    trace = case.workload.trace(1.0, case.seed)
+    return int(np.percentile(trace.prompt + trace.output, 90))
+
+
+def _measured(name: str, records: Columns) -> Numbers:
+    summary = summarise(records, horizon_s=float(np.nanmax(records["end"])))
+    return {f"{name}_{measure}": summary[measure] for measure in MEASURES}

@@ -1,0 +1,226 @@
+"""BlockManager: which physical KV blocks hold what, driven by Plans. It counts what the Scheduler's ledger counts.
+
+A block is in one free list, in one job's table, or the destination of one copy. A block that a copy still reads may be
+free already; whoever takes it next waits for that copy first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from time import perf_counter_ns
+from typing import Protocol
+
+from fastserve.sched.job import LEAVING, Job
+from fastserve.sched.plan import Copy, Plan
+
+
+class Passage(Protocol):
+    """A copy under way: see cache.Ticket."""
+
+    def done(self) -> bool: ...
+    def wait(self) -> None: ...
+
+
+class Mover(Protocol):
+    """What copies blocks between the pools: see cache.Cache."""
+
+    def copy_out(self, device_blocks: list[int], host_blocks: list[int]) -> Passage: ...
+    def copy_in(self, host_blocks: list[int], device_blocks: list[int]) -> Passage: ...
+
+
+class Pool:
+    """One memory's blocks: the free ones, and the copies that still read some of them."""
+
+    __slots__ = ("free", "readers", "size", "waited")
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.free = list(range(size - 1, -1, -1))
+        self.readers: dict[int, Passage] = {}  # by block: a copy that reads it
+        self.waited = 0  # ns, for readers
+
+    def take(self, n: int) -> list[int]:
+        """n free blocks that nobody reads. RuntimeError if there are fewer: then some count has drifted."""
+        if n > len(self.free):
+            raise RuntimeError(f"{n} KV blocks are needed, and {len(self.free)} of {self.size} are free; this is a bug")
+        taken = [self.free.pop() for _ in range(n)]
+        if self.readers:
+            for block in taken:
+                reader = self.readers.pop(block, None)
+                if reader is not None and not reader.done():
+                    began = perf_counter_ns()
+                    reader.wait()
+                    self.waited += perf_counter_ns() - began
+        return taken
+
+    def give(self, blocks: Iterable[int]) -> None:
+        self.free += blocks
+
+    def read(self, blocks: Iterable[int], by: Passage) -> None:
+        for block in blocks:
+            self.readers[block] = by
+
+    def unread(self, blocks: Iterable[int], by: Passage) -> None:
+        for block in blocks:
+            if self.readers.get(block) is by:
+                del self.readers[block]
+
+
+class Move:
+    """A copy under way. wanted: its job will be where the copy ends; else what it brings is nobody's."""
+
+    __slots__ = ("copy", "device", "host", "passage", "wanted")
+
+    def __init__(self, copy: Copy, device: list[int], host: list[int], passage: Passage) -> None:
+        self.copy = copy
+        self.device = device
+        self.host = host
+        self.passage = passage
+        self.wanted = True
+
+
+class BlockManager:
+    """device, host: blocks in the pools. block: tokens in one. mover: the cache that copies."""
+
+    def __init__(self, device: int, host: int, block: int, mover: Mover) -> None:
+        self.block = block
+        self.mover = mover
+        self.device = Pool(device)
+        self.host = Pool(host)
+        self.tables: dict[Job, list[int]] = {}  # device blocks of each job, in the order of its tokens
+        self.away: dict[Job, list[int]] = {}  # host blocks of each job
+        self.moves: dict[Copy, Move] = {}  # under way, in the order of issue
+        self._landed: list[Copy] = []  # ended, and not yet reported
+
+    def follow(self, plan: Plan) -> int:
+        """Does what the plan asks and gives its members the blocks of their next tokens. Returns ns of waiting."""
+        for job in plan.gone:
+            self.forget(job)
+        for job in plan.left:
+            self._trim(job)
+        stall = 0
+        if plan.moves or plan.joined:
+            waited = self.device.waited + self.host.waited
+            stall = self._move(plan)
+            stall += self.device.waited + self.host.waited - waited
+        for job in plan.members:
+            self._grow(job)
+        return stall
+
+    def forget(self, job: Job) -> None:
+        """It has departed: its blocks are free, the destination of a copy under way once that has ended."""
+        for move in self.moves.values():
+            if move.copy.job is job:
+                move.wanted = False
+        self.device.give(self.tables.pop(job, ()))
+        self.host.give(self.away.pop(job, ()))
+
+    def landed(self) -> list[Copy]:
+        """The copies that have ended by now, each told once."""
+        for move in [move for move in self.moves.values() if move.passage.done()]:
+            self._land(move)
+        landed = self._landed
+        self._landed = []
+        return landed
+
+    def reset(self) -> None:
+        """Waits for every copy and forgets all KV, reported or not."""
+        for move in self.moves.values():
+            with suppress(Exception):  # what it brought, or failed to bring, is forgotten as well
+                move.passage.wait()
+        self.moves.clear()
+        self._landed.clear()
+        self.tables.clear()
+        self.away.clear()
+        self.device = Pool(self.device.size)
+        self.host = Pool(self.host.size)
+
+    def table(self, job: Job) -> Sequence[int]:
+        """Its device blocks, in the order of its tokens."""
+        return self.tables[job]
+
+    # -- a plan's moves --------------------------------------------------------------------------------------------
+
+    def _move(self, plan: Plan) -> int:
+        """Copies out first; what the step loads waits for the room to be clear; prefetches queue behind."""
+        for job in plan.joined:
+            if job.place is LEAVING:  # its blocks stay its own
+                assert job.copy is not None
+                self._abandon(job.copy)
+        for job in plan.drop:
+            self.device.give(self.tables.pop(job))
+        for copy in plan.park:
+            self._send_out(copy)
+        for copy in plan.clear:
+            if not copy.out:  # a prefetch gives way: its job stays on the host
+                self._abandon(copy)
+        stall = sum([self._await(copy) for copy in plan.clear])
+        for copy in plan.load:
+            if copy not in self.moves:
+                self._send_in(copy)
+        stall += sum([self._await(copy) for copy in plan.load])
+        for copy in plan.prefetch:
+            self._send_in(copy)
+        return stall
+
+    def _send_out(self, copy: Copy) -> None:
+        device = self.tables[copy.job]
+        host = self.host.take(len(device))
+        passage = self.mover.copy_out(list(device), list(host))
+        self.device.read(device, passage)
+        self.moves[copy] = Move(copy, device, host, passage)
+
+    def _send_in(self, copy: Copy) -> None:
+        host = self.away[copy.job]
+        device = self.device.take(len(host))
+        passage = self.mover.copy_in(list(host), list(device))
+        self.host.read(host, passage)
+        self.moves[copy] = Move(copy, device, host, passage)
+
+    def _abandon(self, copy: Copy) -> None:
+        """What it brings is nobody's; its source stays with the job."""
+        self.moves[copy].wanted = False
+
+    def _await(self, copy: Copy) -> int:
+        """ns until it has ended."""
+        move = self.moves[copy]
+        began = perf_counter_ns()
+        move.passage.wait()
+        waited = perf_counter_ns() - began
+        self._land(move)
+        return waited
+
+    def _land(self, move: Move) -> None:
+        copy, job = move.copy, move.copy.job
+        del self.moves[copy]
+        self._landed.append(copy)
+        source = self.device if copy.out else self.host
+        source.unread(move.device if copy.out else move.host, move.passage)
+        if not move.wanted:
+            if copy.out:
+                self.host.give(move.host)
+            else:
+                self.device.give(move.device)
+            return
+        if copy.out:
+            self.device.give(self.tables.pop(job))
+            self.away[job] = move.host
+        else:
+            self.host.give(self.away.pop(job))
+            self.tables[job] = move.device
+
+    # -- tables ----------------------------------------------------------------------------------------------------
+
+    def _trim(self, job: Job) -> None:
+        """It leaves the batch: what it keeps is its KV as it stands, all tokens but the newest."""
+        table = self.tables[job]
+        held = -(-(job.prompt + job.generated - 1) // self.block)
+        self.device.give(table[held:])
+        del table[held:]
+
+    def _grow(self, job: Job) -> None:
+        table = self.tables.setdefault(job, [])
+        more = -(-(job.prompt + job.generated) // self.block) - len(table)
+        if more > 0:
+            table += self.device.take(more)

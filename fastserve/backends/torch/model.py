@@ -1,0 +1,163 @@
+"""Model: a causal language model of transformers, run on packed rows over a paged cache."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from fastserve.backends.torch import attention, checkpoint
+from fastserve.backends.torch.attention_interface import Kernels, Pass, forward
+from fastserve.backends.torch.kv_cache import Cache
+from fastserve.backends.torch.native import Native, load
+from fastserve.backends.torch.platform import clamp_length, pick_device, pick_dtype
+from fastserve.backends.torch.step import Step
+from fastserve.backends.torch.verify import Probe, RefusedModelError, Shape
+
+LOG = logging.getLogger("fastserve")
+
+SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+
+
+class Model:
+    """Made by load_model. Forward passes are the engine thread's; everything else may be read from any thread."""
+
+    def __init__(
+        self, name: str, module: Any, shape: Shape, kernels: Kernels, tokenizer: Any, max_model_len: int
+    ) -> None:
+        text = module.config.get_text_config(decoder=True)
+        given = module.generation_config
+        self.name = name
+        self.module = module
+        self.config = module.config
+        self.tokenizer = tokenizer  # transformers' own; None where the model comes without one
+        self.dtype: torch.dtype = module.dtype
+        self.device: torch.device = module.device
+        self.layers, self.heads, self.kv_heads, self.head_dim = shape
+        self.max_model_len = max_model_len
+        self.vocab_size: int = module.get_output_embeddings().weight.shape[0]
+        eos = given.eos_token_id if given.eos_token_id is not None else getattr(text, "eos_token_id", None)
+        self.eos_ids: frozenset[int] = frozenset(_tuple(eos))
+        self.suppress: tuple[int, ...] = _tuple(given.suppress_tokens)
+        self.defaults: dict[str, Any] = {
+            name: value for name in SAMPLING if (value := getattr(given, name, None)) is not None
+        }
+        self._kernels = kernels
+
+    @property
+    def native(self) -> Native | None:
+        """The compiled kernels, None where PyTorch does the attention."""
+        return self._kernels if isinstance(self._kernels, Native) else None
+
+    def block_bytes(self, block_tokens: int) -> int:
+        """Bytes of one KV block, all layers."""
+        return 2 * self.layers * self.kv_heads * self.head_dim * block_tokens * self.dtype.itemsize
+
+    def forward(self, step: Step, cache: Cache) -> Tensor:
+        """Logits of the wanted rows, (m, vocab_size) float32 on the model's device; writes K and V of all rows."""
+        return forward(self.module, Pass(step.to(self.device), cache.pool, self._kernels))
+
+
+def load_model(
+    model: str | Path = "embedded",
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    load_format: Literal["auto", "dummy"] = "auto",
+    max_model_len: int | None = None,
+    seed: int = 0,
+    trust_remote_code: bool = False,
+    native: Literal["auto", "off"] = "auto",
+    threads: int | None = None,
+) -> Model:
+    """A model that is ready to run, tried on two short prompts.
+
+    model: `embedded`, a folder, or an id of the Hugging Face hub (HF_TOKEN, HF_HUB_OFFLINE and the local cache are
+    transformers' own). load_format `dummy` needs a config.json only and draws the weights from `seed`. threads: of
+    PyTorch in this whole process; None leaves them. native `off`: PyTorch alone.
+
+    ModelNotFoundError where there is nothing to load, RefusedModelError for a model that would not be exact, ValueError
+    for a setting out of range.
+    """
+    if load_format not in ("auto", "dummy") or native not in ("auto", "off"):
+        raise ValueError(f"load_format={load_format!r}, native={native!r}: the choices are auto, dummy and auto, off")
+    if threads is not None:
+        if threads < 1:
+            raise ValueError(f"threads={threads} must be at least 1")
+        torch.set_num_threads(threads)
+    place = pick_device(device)
+    choice = pick_dtype(dtype, place)
+    name = str(model)
+    source = checkpoint.find(name)
+    config = checkpoint.read_config(name, source, trust_remote_code)
+    length = clamp_length(max_model_len, checkpoint.own_length(config))
+    if load_format == "dummy":
+        module = checkpoint.draw_weights(source, config, choice.dtype, place, seed, trust_remote_code)
+    else:
+        module = checkpoint.read_weights(name, source, config, choice.dtype, place, trust_remote_code)
+    module.eval().requires_grad_(False)
+    probe = Probe(name, module, length)
+    shape = probe.check(attention)
+    kernels = _kernels(probe, native, choice.dtype, place)
+    LOG.info("model %s: %s on %s, %s", name, str(choice.dtype).removeprefix("torch."), place, choice.why)
+    return Model(name, module, shape, kernels, checkpoint.read_tokenizer(source, trust_remote_code), length)
+
+
+def _kernels(probe: Probe, native: str, dtype: torch.dtype, place: torch.device) -> Kernels:
+    """The compiled kernels where they are to be had and agree with the model's own forward pass, else PyTorch."""
+    if native == "off":
+        LOG.info("attention in PyTorch: native is off")
+        return attention
+    if place.type != "cpu":
+        LOG.info("attention in PyTorch: the native kernels are for a CPU")
+        return attention
+    kernels = load()
+    if kernels is None:
+        return attention
+    if not kernels.supports(dtype, place):
+        LOG.info("attention in PyTorch: the native kernels do not know %s", dtype)
+        return attention
+    try:
+        probe.check(kernels)
+    except RefusedModelError as error:
+        LOG.warning("attention in PyTorch: with the native kernels %s", error)
+        return attention
+    apply_native(probe.module, kernels)
+    try:
+        probe.check(kernels)
+    except RefusedModelError as error:  # the weights are packed now, and there is no way back
+        why = "the native layers change its numbers, and native=off does without them"
+        raise RefusedModelError(probe.name, why) from error
+    _fuse(probe, kernels)
+    return kernels
+
+
+def apply_native(module: Any, native: Native) -> None:
+    """Puts packed weights under the model's linear layers, in place."""
+    from fastserve.backends.torch.native.surgery import operate
+
+    LOG.info("native layers: %s", operate(module, native))
+
+
+def _fuse(probe: Probe, native: Native) -> None:
+    """One call for all layers where the model is of the shape for it; the modules one by one where that differs."""
+    from fastserve.backends.torch.native.stack import fuse, unfuse
+
+    layers = fuse(probe.module, native)
+    if layers is None:
+        LOG.info("native stack: none, the layers run one by one: this family's are not among those that it knows")
+        return
+    try:
+        probe.check(native)
+    except RefusedModelError as error:
+        unfuse(probe.module, layers)
+        LOG.warning("native stack: none, the layers run one by one: %s", error)
+        return
+    LOG.info("native stack: %d layers in one call", len(layers))
+
+
+def _tuple(ids: int | list[int] | None) -> tuple[int, ...]:
+    return () if ids is None else (ids,) if isinstance(ids, int) else tuple(ids)

@@ -1,0 +1,157 @@
+"""Sampler: one row of logits and one state per request in, one token per request out.
+
+The order is transformers': suppressed tokens, tokens barred by min_tokens, penalties, temperature, top_k, top_p, min_p.
+Logprobs are taken after the penalties and before the temperature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastserve.backends.torch.draw import draw
+from fastserve.backends.torch.philox import uniforms
+from fastserve.backends.torch.sampling_state import SamplingState
+
+
+class Sampled(NamedTuple):
+    """One request's token; logprob and top are None where none were asked for."""
+
+    token: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] | None = None
+    """The likeliest tokens and their logprobs, best first; impossible ones are left out."""
+
+
+class SamplingError(RuntimeError):
+    """The logits of one request allow no token; the message says why. The others of the batch are well."""
+
+
+class Sampler:
+    """Draws the next tokens. suppress: token ids that are never drawn (generation_config's suppress_tokens)."""
+
+    def __init__(self, suppress: Iterable[int] = ()) -> None:
+        self._suppress = torch.tensor(sorted(set(suppress)), dtype=torch.int64)
+
+    def sample(self, logits: Tensor, states: Sequence[SamplingState]) -> list[Sampled | SamplingError]:
+        """logits: (n, vocab) float32, overwritten; row i is the next token of states[i], which accepts what is drawn.
+
+        A row that has NaN, +inf or nothing above -inf yields an error object in its place, and its state is not moved.
+        The token of a row depends on that row, its state and the seed alone. ValueError where the shapes do not match.
+        """
+        if logits.ndim != 2 or len(logits) != len(states):
+            raise ValueError(f"logits {tuple(logits.shape)} for {len(states)} requests; needed: (requests, vocabulary)")
+        if not states:
+            return []
+        if logits.device.type == "mps":  # no float64 there
+            logits = logits.cpu()
+        logits = logits.float()
+        self._bar(logits, states)
+        _penalise(logits, states)
+        best = _argmax(logits)
+        peak = logits.gather(1, best[:, None])
+        tokens = _choose(logits, best, peak, states)
+        chosen = torch.where(peak.isfinite().squeeze(1), tokens, -1).tolist()
+        asking = [i for i, state in enumerate(states) if state.logprobs is not None and chosen[i] >= 0]
+        reports = _report(logits, asking, chosen, states)
+
+        results: list[Sampled | SamplingError] = []
+        for i, (token, state) in enumerate(zip(chosen, states, strict=True)):
+            if token < 0:
+                results.append(_explain(float(peak[i]), state))
+                continue
+            state.accept(token)
+            results.append(reports.get(i) or Sampled(token))
+        return results
+
+    def _bar(self, logits: Tensor, states: Sequence[SamplingState]) -> None:
+        """What may not be drawn becomes -inf; ids beyond the vocabulary are no tokens of this model."""
+        vocab = logits.shape[1]
+        if len(self._suppress):
+            self._suppress = self._suppress[self._suppress < vocab].to(logits.device)
+            logits.index_fill_(1, self._suppress, -torch.inf)
+        barred = [(i, t) for i, state in enumerate(states) if state.must_go_on for t in state.barred if t < vocab]
+        if barred:
+            rows, tokens = torch.tensor(barred, device=logits.device).unbind(1)
+            logits[rows, tokens] = -torch.inf
+
+
+def _penalise(logits: Tensor, states: Sequence[SamplingState]) -> None:
+    """Repetition as transformers has it; then frequency and presence, over the output alone, as OpenAI has them."""
+    touched = [(i, state, *state.seen) for i, state in enumerate(states) if state.penalised]
+    if not touched:
+        return
+    sizes = [len(ids) for _, _, ids, _ in touched]
+
+    def spread(values: list[float], dtype: torch.dtype) -> Tensor:
+        return torch.from_numpy(np.repeat(values, sizes)).to(logits.device, dtype)
+
+    rows = spread([i for i, *_ in touched], torch.int64)
+    ids = torch.from_numpy(np.concatenate([ids for _, _, ids, _ in touched])).to(logits.device)
+    counts = torch.from_numpy(np.concatenate([counts for *_, counts in touched])).to(logits.device)
+    repetition = spread([state.repetition for _, state, *_ in touched], torch.float32)
+    frequency = spread([state.params.frequency_penalty for _, state, *_ in touched], torch.float32)
+    presence = spread([state.params.presence_penalty for _, state, *_ in touched], torch.float32)
+    values = logits[rows, ids]
+    values = torch.where(values > 0, values / repetition, values * repetition)
+    logits[rows, ids] = values - (frequency * counts + presence * (counts > 0))
+
+
+def _argmax(logits: Tensor) -> Tensor:
+    """(n,): the first largest of each row, or a NaN. On a CPU numpy's is several times as fast as torch's."""
+    if logits.is_cpu:
+        return torch.from_numpy(logits.numpy().argmax(1))
+    return logits.argmax(-1)
+
+
+def _choose(logits: Tensor, best: Tensor, peak: Tensor, states: Sequence[SamplingState]) -> Tensor:
+    """(n,) tokens: the best of greedy rows, a drawn one of the others."""
+    drawing = [i for i, state in enumerate(states) if not state.greedy]
+    if not drawing:
+        return best
+    drawn = [states[i] for i in drawing]
+    rows = torch.tensor(drawing, device=logits.device)
+    mine = slice(None) if len(drawing) == len(states) else rows
+    uniform = uniforms([state.seed for state in drawn], [state.generated for state in drawn])
+    tokens = draw(
+        logits[mine],
+        peak[mine],
+        [state.temperature for state in drawn],
+        [state.top_k for state in drawn],
+        [state.top_p for state in drawn],
+        [state.min_p for state in drawn],
+        torch.from_numpy(uniform),
+    )
+    return best.index_copy(0, rows, tokens)
+
+
+def _report(
+    logits: Tensor, asking: list[int], chosen: list[int], states: Sequence[SamplingState]
+) -> dict[int, Sampled]:
+    """What the rows that asked for logprobs get."""
+    if not asking:
+        return {}
+    logprobs = torch.log_softmax(logits[asking], -1)
+    width = min(logits.shape[1], max(states[i].logprobs or 0 for i in asking))
+    values, ids = (part.tolist() for part in logprobs.topk(width, -1))
+    own = logprobs.gather(1, torch.tensor([[chosen[i]] for i in asking], device=logits.device)).squeeze(1).tolist()
+    reports = {}
+    for place, i in enumerate(asking):
+        pairs = sorted(zip(ids[place], values[place], strict=True), key=lambda pair: (-pair[1], pair[0]))
+        likely = tuple(pair for pair in pairs[: states[i].logprobs] if pair[1] > -torch.inf)
+        reports[i] = Sampled(chosen[i], own[place], likely)
+    return reports
+
+
+def _explain(peak: float, state: SamplingState) -> SamplingError:
+    if peak == -torch.inf:
+        return SamplingError(f"token {state.generated}: every token is barred, so none can be drawn")
+    what = "NaN" if peak != peak else "infinite"
+    return SamplingError(
+        f"token {state.generated}: the model's logits hold a value that is {what}; "
+        "try dtype float32, or look at the weights"
+    )

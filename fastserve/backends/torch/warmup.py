@@ -1,0 +1,140 @@
+"""Warm-up: about a second of measuring at load, for what policies are told about the machine.
+
+Prefills of a few lengths and decodes of a few batches are fitted by a line each, with coefficients that are never
+negative; copies by a rate and a time each. It is rough on purpose: `latency=FILE` or a stored profile replaces it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import combinations
+from time import perf_counter_ns
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fastserve.backends.torch.input_batch import Rows, pack
+from fastserve.backends.torch.kv_cache import Cache, Ticket
+from fastserve.backends.torch.model import Model
+from fastserve.backends.torch.step import Step
+from fastserve.hardware import DecodePiece, Hardware, LinearLatency, Link, Memory, PrefillFit
+
+SECONDS = 1.0
+LENGTHS = (16, 64, 256, 128, 512, 1024)  # of prefills, in the order in which they are tried
+CONTEXTS = (32, 512)  # of each decoding sequence
+
+
+def measure(model: Model, cache: Cache, memory: Memory, max_batch: int) -> Hardware:
+    """On an empty cache, whose contents are lost. memory: the pools, handed on."""
+    bench = _Bench(model, cache)
+    longest = min(model.max_model_len, cache.blocks * cache.block_tokens)
+    prefills: list[tuple[int, float]] = []
+    decodes: list[tuple[int, int, float]] = []
+    bench.prefill(min(LENGTHS[0], longest))  # the first forward pass of a process is the slowest
+    for i in range(max(len(LENGTHS), 4)):
+        if i < len(LENGTHS) and (LENGTHS[i] <= longest or not prefills):
+            n = min(LENGTHS[i], longest)
+            prefills.append((n, bench.prefill(n)))
+        if i < 4:
+            batch = max_batch if i % 2 else 1
+            context = min(CONTEXTS[i // 2], longest)
+            if batch * context <= cache.blocks * cache.block_tokens or not decodes:
+                decodes.append((batch, batch * context, bench.decode(batch, context)))
+        if bench.spent > SECONDS and len(prefills) > 1 and len(decodes) > 1:
+            break
+    latency = LinearLatency(
+        _prefill_fit(prefills),
+        [_decode_fit(decodes)],
+        name=f"{model.name}, warm-up",
+        provenance=f"measured at load on {model.device}, {str(model.dtype).removeprefix('torch.')}, "
+        f"{torch.get_num_threads()} threads: {len(prefills)} prefills, {len(decodes)} decodes",
+    )
+    return Hardware(latency, memory, _link(cache), "warm-up")
+
+
+class _Bench:
+    def __init__(self, model: Model, cache: Cache) -> None:
+        self.model = model
+        self.cache = cache
+        self.spent = 0.0
+
+    def prefill(self, tokens: int) -> float:
+        """ms of a whole prompt of so many tokens."""
+        return self._run(pack([], [self._rows(0, 0, tokens)], self.cache.block_tokens))
+
+    def decode(self, batch: int, context: int) -> float:
+        """ms of one decode of so many sequences; they may share their blocks, which changes no time."""
+        rows = [self._rows(i, context - 1, 1) for i in range(batch)]
+        return self._run(pack(rows, [], self.cache.block_tokens))
+
+    def _rows(self, turn: int, first: int, tokens: int) -> Rows:
+        cache = self.cache
+        needed = -(-(first + tokens) // cache.block_tokens)
+        table = [(turn * needed + i) % cache.blocks for i in range(needed)]
+        return Rows([i * 7 % self.model.vocab_size for i in range(tokens)], first, table, True)
+
+    @torch.inference_mode()
+    def _run(self, step: Step) -> float:
+        began = perf_counter_ns()
+        logits = self.model.forward(step, self.cache)
+        logits.argmax(-1).tolist()  # waits for the device
+        took = perf_counter_ns() - began
+        self.spent += took / 1e9
+        return took / 1e6
+
+
+def _prefill_fit(points: Sequence[tuple[int, float]]) -> PrefillFit:
+    rows = [(1.0, n, n * n) for n, _ in points]
+    constant, linear, squared = fit(rows, [ms for _, ms in points])
+    return PrefillFit(constant, linear, squared)
+
+
+def _decode_fit(points: Sequence[tuple[int, int, float]]) -> DecodePiece:
+    rows = [(1.0, batch, context) for batch, context, _ in points]
+    constant, batch, context = fit(rows, [ms for _, _, ms in points])
+    return DecodePiece(1, constant, batch, context)
+
+
+def fit(rows: Sequence[Sequence[float]], times: Sequence[float], weights: Sequence[float] | None = None) -> list[float]:
+    """Coefficients, none negative, that minimise the squares of the relative errors, each times its weight (1).
+
+    times: above 0. Every choice of columns that are not 0 is tried: there are six at most.
+    """
+    wanted = np.ones(len(times)) if weights is None else np.sqrt(np.array(weights, float))
+    a: NDArray[Any] = np.array(rows, float) * (wanted / np.array(times, float))[:, None]
+    best, least = np.zeros(a.shape[1]), float(wanted @ wanted) + 1
+    for size in range(1, min(a.shape) + 1):
+        for columns in combinations(range(a.shape[1]), size):
+            chosen = list(columns)
+            found = np.linalg.lstsq(a[:, chosen], wanted)[0]
+            error = float(np.square(a[:, chosen] @ found - wanted).sum())
+            if (found >= 0).all() and error < least:
+                least = error
+                best = np.zeros(a.shape[1])
+                best[chosen] = found
+    return [float(value) for value in best]
+
+
+def _link(cache: Cache) -> Link:
+    """From copies of one block and of many."""
+    many = min(64, cache.blocks, cache.host_blocks)
+    if many < 2:
+        return Link()
+    numbers = list(range(many))
+
+    def seconds(copy: Callable[[list[int], list[int]], Ticket], blocks: list[int]) -> float:
+        copy(blocks, blocks).wait()  # memory that is touched for the first time, a thread that starts
+        began = perf_counter_ns()
+        copy(blocks, blocks).wait()
+        return (perf_counter_ns() - began) / 1e9
+
+    rates = []
+    latencies = []
+    for copy in (cache.copy_out, cache.copy_in):
+        one, all_ = seconds(copy, numbers[:1]), seconds(copy, numbers)
+        per_block = max((all_ - one) / (many - 1), all_ / many / 10, 1e-9)
+        rates.append(max(1, round(cache.block_bytes / per_block)))
+        latencies.append(max(0, round((one - per_block) * 1e9)))
+    return Link(rates[0], rates[1], max(latencies))

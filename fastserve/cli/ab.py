@@ -1,0 +1,219 @@
+"""`fastserve ab`: one trace under several policies, in turns (A B, B A), compared pair by pair.
+
+Each run has a `fastserve serve` of its own and comes over HTTP; --offline: each has an engine in this process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastserve.cli.arguments import BATCH_FLAGS, MODEL_FLAGS, add_batch_arguments, add_model_arguments
+from fastserve.cli.check import setting
+from fastserve.cli.profile import Bar
+
+if TYPE_CHECKING:
+    from fastserve.compare.compare import Body, Comparison, Contender
+    from fastserve.workload import Trace
+
+SHARES = (10, 25, 50, 75, 90, 95, 99)
+"""Percentiles of the completion times that are printed."""
+
+
+class Lines:
+    """Where stderr is no terminal: a line for each run when it begins. It is a compare.Report."""
+
+    def __init__(self) -> None:
+        self.last = ""
+
+    def __call__(self, share: float, what: str) -> None:
+        run = what.partition(", ")[0]
+        if run != self.last:
+            self.last = run
+            print(run, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        pass
+
+
+class PolicyAction(argparse.Action):
+    """--policy and --url start a contender; --set and --label belong to the one before them."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        rows: list[dict[str, Any]] = list(namespace.policies or [])
+        if option_string in ("--policy", "--url"):
+            rows.append({option_string.removeprefix("--"): values, "knobs": {}, "label": ""})
+        elif not rows:
+            parser.error(f"{option_string} {values}: it belongs to the --policy before it, and there is none")
+        elif option_string == "--set" and "url" in rows[-1]:
+            parser.error(f"--set {values}: {rows[-1]['url']} is a server, and its settings are its own")
+        elif option_string == "--label":
+            rows[-1] = rows[-1] | {"label": values}
+        else:
+            try:
+                key, value = setting(values)
+            except ValueError as error:
+                parser.error(str(error))
+            rows[-1] = rows[-1] | {"knobs": rows[-1]["knobs"] | {key: value}}
+        namespace.policies = rows
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--trace", required=True, metavar="FILE", help="recognised by its content")
+    rows: dict[str, Any] = {"action": PolicyAction, "dest": "policies"}
+    add("--policy", metavar="NAME", help="a contender; the first is the baseline", default=None, **rows)
+    add("--url", metavar="URL", help="a contender: a server that is there already", default=None, **rows)
+    add("--set", metavar="KEY=VALUE", help="a setting of that policy", default=argparse.SUPPRESS, **rows)
+    add("--label", metavar="TEXT", help="its name in the tables", default=argparse.SUPPRESS, **rows)
+    add("--rounds", type=int, default=5, metavar="N", help="runs of each; an interval takes 4 (default: %(default)s)")
+    add("--offline", action="store_true", help="straight on the engine, in this process, without HTTP")
+    add("--start-timeout", type=float, default=600.0, metavar="S", help="that a server may take (default: %(default)g)")
+    add("--num-requests", type=int, metavar="N", help="the first so many of the trace")
+    add("--rate", type=float, metavar="R", help="requests/s: the trace's gaps are stretched")
+    add("--load", type=float, metavar="X", help="rate over what fcfs sustains, measured by one run with all at once")
+    add("--seed", type=int, default=0, help="of the first round; round i re-pairs arrivals and requests by seed + i")
+    add("--json", action="store_true", help="print one JSON document and nothing else")
+    add("--out", metavar="FILE", help="write the document with every job's times there; scripts/draw_ab.py draws it")
+    engine = parser.add_argument_group("engine")
+    add_batch_arguments(engine)
+    engine.add_argument(
+        "--latency", help="what the policies are told of the machine: a preset or file (default: a stored profile)"
+    )
+    add_model_arguments(engine)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the comparison. Returns 0, 1 if a run failed, 2 for what is wrong with the arguments, 130 after Ctrl-C."""
+    try:
+        from fastserve.compare.compare import CompareError, Contender, compare
+        from fastserve.workload import read_trace
+    except ImportError as error:
+        return _refuse(_missing(error))
+    shown = sys.stderr.isatty()
+    bar: Bar | Lines = Bar(shown and not args.json) if shown or args.json else Lines()
+    rows = args.policies or [{"policy": "fcfs"}, {"policy": "sj-mlfq"}]
+    try:
+        contenders = [Contender(**row) for row in rows]
+        if args.load is not None and any(one.url for one in contenders):
+            raise ValueError("--load is in units of what fcfs sustains on our own server: give --rate with --url")
+        trace = read_trace(args.trace, rate=1.0 if args.rate is None and args.load is not None else args.rate)
+        if args.num_requests is not None:
+            trace = trace.head(args.num_requests)
+        if not args.json:
+            print(_first(args, contenders), file=sys.stderr, flush=True)
+        body = _engine(args, trace) if args.offline else _servers(args)
+        found = compare(
+            body, trace, contenders, rounds=args.rounds, rate=args.rate, load=args.load, seed=args.seed, report=bar
+        )
+    except ImportError as error:
+        return _refuse(_missing(error))
+    except (ValueError, OSError) as error:
+        return _refuse(str(error))
+    except CompareError as error:
+        print(f"fastserve ab: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    finally:
+        bar.close()
+    if args.out is not None:
+        try:
+            Path(args.out).write_text(json.dumps(found.document(jobs=True)) + "\n", encoding="utf-8")
+        except OSError as error:
+            return _refuse(f"{args.out} cannot be written: {error.strerror}")
+    print(json.dumps(found.document(), indent=1) if args.json else text(found))
+    for warning in found.warnings():
+        print(f"warning: {warning}", file=sys.stderr)
+    return 0
+
+
+def _first(args: argparse.Namespace, contenders: Sequence[Contender]) -> str:
+    """What takes the first seconds."""
+    if not args.offline:
+        own = any(not one.url for one in contenders)
+        return f"starting a server with {args.model} for each run: some seconds each" if own else "asking the servers"
+    if args.latency is not None:
+        return f"loading {args.model}: some seconds"
+    return f"loading {args.model} and, where no profile of it is stored, measuring its iteration times: some seconds"
+
+
+def _engine(args: argparse.Namespace, trace: Trace) -> Body:
+    from fastserve.backends.torch.model import load_model
+    from fastserve.compare.offline import EngineBody
+    from fastserve.compare.trace import fitting
+
+    model = load_model(args.model, **{name: getattr(args, name) for name in MODEL_FLAGS})
+    fitting(trace, model.max_model_len, model.name)  # before anything is measured
+    return EngineBody(model, {name: getattr(args, name) for name in BATCH_FLAGS}, latency=args.latency)
+
+
+def _servers(args: argparse.Namespace) -> Body:
+    from fastserve.compare.http import HttpBody
+
+    about = {name: getattr(args, name) for name in ("model", "latency", *BATCH_FLAGS, *MODEL_FLAGS)}
+    flags = []
+    for name, value in about.items():
+        flag = f"--{name.replace('_', '-')}"
+        if value is not None:
+            flags += [flag if value else f"--no-{flag[2:]}"] if isinstance(value, bool) else [flag, str(value)]
+    return HttpBody(flags, about, start_s=args.start_timeout)
+
+
+def text(found: Comparison) -> str:
+    """For people: settings, the ratios, and the distribution of completion times as a table."""
+    from fastserve.compare.compare import ENOUGH
+
+    document = found.document()
+    lines = textwrap.wrap(
+        ", ".join(f"{name} {_figure(value)}" for name, value in document["settings"].items() if value is not None),
+        width=100, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
+    rows = [["policy", "mean JCT s", "p95", "p99", "TTFT s", "tok/s", "baseline/row: mean JCT", "p95", "tok/s"]]
+    for label, means in document["means"].items():
+        ratios = document["ratios"].get(label)
+        mine = [f"{means[key]:.3f}" for key in ("mean_jct_s", "p95_jct_s", "p99_jct_s", "mean_ttft_s")]
+        mine.append(f"{means['output_tokens_per_s']:.0f}")
+        keys = ("mean_jct_s", "p95_jct_s", "output_tokens_per_s")
+        rows.append([label, *mine, *(["1"] * 3 if ratios is None else [_shown(ratios[key]) for key in keys])])
+    lines += _columns(rows)
+    fewest = min(len(found.values(label, "mean_jct_s")) for label in found.labels)
+    if fewest < ENOUGH:
+        lines.append(f"too few rounds for an interval: {fewest}; --rounds {ENOUGH} or more gives one")
+    lines.append("completion times (s) below which so many percent of the jobs ended, all rounds together:")
+    table = [["policy", *(f"{share} %" for share in SHARES)]]
+    table += [[label, *(f"{value:.3f}" for value in found.percentiles(label, SHARES))] for label in document["means"]]
+    return "\n".join([*lines, *_columns(table)])
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _shown(ratio: dict[str, float | None] | None) -> str:
+    if ratio is None:
+        return "-"
+    if ratio["low"] is None:
+        return f"{ratio['mean']:.2f}"
+    return f"{ratio['mean']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]"
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) if i == 0 else cell.rjust(width)
+                      for i, (cell, width) in enumerate(zip(row, widths, strict=True))) for row in rows]  # fmt: skip
+
+
+def _missing(error: ImportError) -> str:
+    return f"{error}; it needs the server and the bench extra: pip install 'fastserve-testbed[server,bench]'"
+
+
+def _refuse(message: str) -> int:
+    print(f"fastserve ab: error: {message}", file=sys.stderr)
+    return 2

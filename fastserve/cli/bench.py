@@ -1,0 +1,283 @@
+"""`fastserve bench`: an open-loop client for any OpenAI-compatible server, and for the native routes of our own."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import math
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fastserve.cli.bench_arguments import add_arguments
+
+__all__ = ["add_arguments", "run"]
+
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+
+CHAT_TEMPLATE = 64
+"""Tokens of the context that are left to a chat's template, which a client does not know."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Returns 0 after a run, 1 if nobody answered or nothing was completed, 2 for usage, 130 after Ctrl-C."""
+    try:
+        from fastserve.bench.save import SaveError, check_folder
+        from fastserve.bench.target import TargetError
+    except ModuleNotFoundError as error:
+        return _failed(f"{error.name} is not installed: pip install 'fastserve-testbed[bench]'", USAGE)
+    try:
+        if args.save_result or args.save_detailed:
+            check_folder(Path(args.result_dir))
+        plan = prepare(args)
+    except (TargetError, SaveError) as error:
+        return _failed(str(error), FAILED)
+    except ValueError as error:
+        return _failed(str(error), USAGE)
+    return measure(args, plan)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """All that is known before the first request."""
+
+    calls: Sequence[Any]
+    backend: Any
+    about: Any
+    chosen: Any
+
+
+def prepare(args: argparse.Namespace) -> Prepared:
+    """Asks the server, reads the workload, makes the prompts. Raises ValueError or TargetError."""
+    from fastserve import predictors
+    from fastserve.bench.backend import HttpBackend
+    from fastserve.bench.document import About
+    from fastserve.bench.forms import FORMS, Asking
+    from fastserve.bench.metrics import Selection
+    from fastserve.bench.prompts import IdPrompts, TextPrompts, ids_of
+    from fastserve.bench.schedule import calls_of
+    from fastserve.bench.target import Asker, TargetError
+
+    form = FORMS[args.backend]
+    if args.prompts == "ids" and not form.ids:
+        raise ValueError(f"--prompts ids: {args.backend} takes text only")
+    predictor = predictors.make(args.predictor, args.seed)
+    key = args.api_key or os.environ.get("OPENAI_API_KEY")
+    headers = ({"Authorization": f"Bearer {key}"} if key else {}) | dict(args.header)
+    asker = Asker(args.url, headers)
+    target = asker.probe(args.ready_check_timeout_sec)
+    model = args.model or next(iter(target.models), None)
+    if model is None and args.backend.startswith("openai"):
+        raise TargetError(f"{asker.url} lists no model; name one with --model")
+
+    counting = _counter(args, asker, model)
+    dataset = _dataset(args, counting)
+    trace = dataset.trace
+    exact = args.ignore_eos if args.ignore_eos is not None else dataset.texts is None
+    hide = exact and (target.own if args.hide_lengths == "auto" else args.hide_lengths == "on")
+    made: Any = dataset.texts
+    if made is None and (args.prompts == "ids" or (args.prompts == "auto" and form.ids)):
+        low, high = args.token_ids or ids_of(target.vocab_size)
+        made = IdPrompts(low, high, args.seed)
+    elif made is None:
+        made = TextPrompts(counting, args.seed)
+    room = target.max_model_len
+    if room is not None and not form.ids:
+        room -= CHAT_TEMPLATE
+    calls = calls_of(trace, made, predictor=predictor, max_model_len=room)
+    asking = Asking(
+        model=model,
+        hide_lengths=hide,
+        ignore_eos=exact,
+        own=target.own,
+        temperature=args.temperature,
+        keep_text=args.save_detailed,
+        extra=args.extra_body,
+    )
+    settings = {
+        "url": asker.url,
+        "endpoint": args.endpoint or form.path,
+        "own_server": target.own,
+        "workload": trace.name,
+        "source": trace.source,
+        "digest": trace.digest(),
+        "seed": args.seed,
+        "dropped_rows": dict(trace.dropped),
+        "prompts": "the workload's texts"
+        if dataset.texts is not None
+        else "ids"
+        if isinstance(made, IdPrompts)
+        else "text",
+        "inexact_prompts": made.inexact if isinstance(made, TextPrompts) else 0,
+        "lengths": _lengths(exact, hide),
+        "max_tokens": max([call.limit for call in calls]) if hide else None,
+        "shortened_limits": len({call.limit for call in calls}) > 1 and trace.max_tokens is None if hide else False,
+        "predictor": args.predictor,
+        "temperature": args.temperature,
+        "extra_body": args.extra_body,
+        "timeout_s": args.timeout,
+        "num_warmups": args.num_warmups,
+    }
+    about = About(
+        backend=args.backend,
+        label=args.label,
+        model=model,
+        tokenizer=args.tokenizer,
+        metadata=dict(args.metadata),
+        request_rate=args.request_rate or trace.rate or math.inf,
+        burstiness=args.burstiness,
+        settings=settings,
+        exact=exact,
+    )
+    chosen = Selection(
+        metrics=args.percentile_metrics, percentiles=args.metric_percentiles, goodput=dict(args.goodput) or None
+    )
+    backend = HttpBackend(args.url, form(asking), endpoint=args.endpoint, headers=headers)
+    return Prepared(calls, backend, about, chosen)
+
+
+def measure(args: argparse.Namespace, plan: Prepared) -> int:
+    """Runs, prints, saves."""
+    from fastserve.bench.document import as_document, file_name
+    from fastserve.bench.event_loop import on_best_loop, undisturbed
+    from fastserve.bench.report import report, warnings
+    from fastserve.bench.save import SaveError, save_document, save_records
+
+    with undisturbed():
+        result, loop = on_best_loop(_run(args, plan))
+    about = replace(plan.about, settings={**plan.about.settings, "event_loop": loop})
+    found = as_document(result, about, plan.chosen, detailed=args.save_detailed)
+    print(json.dumps(found, indent=2, allow_nan=False) if args.json else report(found))
+    for warning in warnings(found):
+        print(f"warning: {warning}", file=sys.stderr)
+    if args.save_result or args.save_detailed:
+        name = args.result_filename or file_name(result, about)
+        path = Path(args.result_dir) / name
+        label = args.label or args.backend
+        policy = about.metadata.get("policy", label)
+        try:
+            saved = [save_document(path, found)]
+            saved.append(
+                save_records(path.with_suffix(""), result.columns(), policy=policy, label=label, seed=args.seed)
+            )
+        except SaveError as error:
+            return _failed(str(error), FAILED)
+        print(f"saved {', '.join(map(str, saved))}", file=sys.stderr)
+    if result.interrupted:
+        print(
+            f"stopped: {found['completed']} of {found['num_prompts']} requests were completed and count in full; "
+            f"{found['failed']} failed or were given up, {found['not_sent']} were never sent",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
+    return 0 if found["completed"] else _failed("no request was completed", FAILED)
+
+
+async def _run(args: argparse.Namespace, plan: Prepared) -> Any:
+    from fastserve.bench.loop import Progress, run
+    from fastserve.bench.progress import show
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def interrupted() -> None:
+        stop.set()
+        loop.remove_signal_handler(signal.SIGINT)  # the next one is meant
+
+    with contextlib.suppress(NotImplementedError):  # Windows: Ctrl-C raises KeyboardInterrupt
+        loop.add_signal_handler(signal.SIGINT, interrupted)
+    lines: list[asyncio.Task[None]] = []
+
+    def watch(progress: Progress) -> None:
+        if sys.stderr.isatty():
+            lines.append(asyncio.create_task(show(progress, sys.stderr)))
+
+    limits = {"max_concurrency": args.max_concurrency, "timeout_s": args.timeout, "stop": stop}
+    try:
+        if args.num_warmups > 0:
+            await run([replace(call, due=0) for call in plan.calls[: args.num_warmups]], plan.backend, **limits)
+        return await run(plan.calls, plan.backend, watch=watch, **limits)
+    finally:
+        for line in lines:
+            line.cancel()
+        await asyncio.gather(*lines, return_exceptions=True)
+        plan.backend.close()
+
+
+def _counter(args: argparse.Namespace, asker: Any, model: str | None) -> Any:
+    """text -> tokens: by --tokenizer, else by the server; None where neither can."""
+    if args.tokenizer:
+        try:
+            from transformers import AutoTokenizer
+        except ModuleNotFoundError:
+            raise ValueError("--tokenizer needs transformers: pip install 'fastserve-testbed[engine]'") from None
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"--tokenizer {args.tokenizer}: {error}") from None
+        return lambda text: len(tokenizer(text).input_ids)
+    texts = args.prompts == "text" or args.backend == "openai-chat" or args.dataset_name in ("sharegpt", "custom")
+    if not texts or asker.counts(model, "one two three") is None:
+        return None
+    return lambda text: asker.counts(model, text) or 1
+
+
+def _dataset(args: argparse.Namespace, counting: Any) -> Any:
+    from fastserve.bench.datasets import Arrivals, Dataset, custom, random_lengths, sharegpt
+    from fastserve.workload import read_trace
+
+    rate = args.request_rate
+    if args.trace is not None:
+        if args.dataset_name is not None:
+            raise ValueError("give --trace or --dataset-name, not both")
+        finite = rate if rate is not None and math.isfinite(rate) else None
+        trace = read_trace(
+            args.trace,
+            columns=args.columns,
+            lenient=args.lenient,
+            rate=finite,
+            seed=args.seed,
+            start_s=args.start,
+            duration_s=args.duration,
+            num_requests=args.num_prompts,
+        ).repaired(args.seed)
+        return Dataset(trace if finite == rate else replace(trace, arrival=trace.arrival * 0))
+    arrivals = Arrivals(rate=math.inf if rate is None else rate, burstiness=args.burstiness)
+    n = args.num_prompts or 1000
+    if args.dataset_name in (None, "random"):
+        return random_lengths(
+            n,
+            arrivals,
+            prompt=args.input_len,
+            output=128 if args.output_len is None else args.output_len,
+            spread=args.random_range_ratio,
+            seed=args.seed,
+        )
+    if args.dataset_path is None:
+        raise ValueError(f"--dataset-name {args.dataset_name} needs --dataset-path FILE")
+    path = Path(args.dataset_path)
+    if args.dataset_name == "sharegpt":
+        if counting is None:
+            raise ValueError("sharegpt needs token counts: give --tokenizer PATH (the server has no /tokenize)")
+        return sharegpt(path, n, arrivals, counting, output=args.output_len, seed=args.seed)
+    output = 256 if args.output_len is None else None if args.output_len == -1 else args.output_len
+    return custom(path, n, arrivals, counting or (lambda text: len(text.split())), output=output, seed=args.seed)
+
+
+def _lengths(exact: bool, hide: bool) -> str:
+    if hide:
+        return "hidden: stop_after ends an answer, max_tokens is one constant"
+    return (
+        "told: max_tokens is each answer's length, with ignore_eos" if exact else "max_tokens; an answer may end before"
+    )
+
+
+def _failed(why: str, status: int) -> int:
+    print(f"fastserve bench: error: {why}", file=sys.stderr)
+    return status

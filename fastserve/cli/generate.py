@@ -1,0 +1,135 @@
+"""`fastserve generate`: prompts in, text out, on the live engine in this process."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from typing import TYPE_CHECKING, Any
+
+from fastserve.cli.arguments import BATCH_FLAGS, MODEL_FLAGS, add_batch_arguments, add_model_arguments
+from fastserve.cli.check import setting
+
+if TYPE_CHECKING:
+    from fastserve.engine import Engine, Output, SamplingParams
+
+OWN = ("policy", "predictor", "seed", "flight_log", "latency")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--prompt", action="append", metavar="TEXT", help="may be repeated; without it each line of stdin is one")
+    add("--token-ids", action="store_true", help="prompts are token ids, separated by spaces or commas")
+    add("--chat", action="store_true", help="put each prompt into the model's chat template, as the user's message")
+    add("--json", action="store_true", help="one JSON object a prompt, with tokens and record, and nothing else")
+    sampling = parser.add_argument_group("sampling")
+    more = sampling.add_argument
+    more("--max-tokens", type=int, default=64, help="output tokens at most (default: %(default)s)")
+    more("--temperature", type=float, help="0 is greedy (default: the model's own, else 1)")
+    more("--top-k", type=int)
+    more("--top-p", type=float)
+    more("--min-p", type=float)
+    more("--repetition-penalty", type=float)
+    more("--stop", action="append", default=[], metavar="TEXT", help="ends the output; may be repeated")
+    more("--sampling-seed", type=int, help="the same seed gives the same tokens, whatever else is in the batch")
+    more("--ignore-eos", action="store_true")
+    engine = parser.add_argument_group("engine")
+    also = engine.add_argument
+    also("--policy", default="sj-mlfq", help="who goes first: a name or module:Class (default: %(default)s)")
+    also("--set", action="append", default=[], metavar="KEY=VALUE", help="a keyword of its constructor")
+    add_batch_arguments(engine)
+    also("--predictor", help="guesses for policies that need one: constant:TOKENS")
+    also("--seed", type=int, default=0, help="what seeds of requests without their own are drawn from")
+    also("--flight-log", metavar="FILE", help="everything that the scheduler was told and answered")
+    also("--latency", help="what the policy is told of the machine: a preset or file (default: measured at load)")
+    add_model_arguments(engine)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints what the model says. Returns 0; 1 if a request failed; 2 for what is wrong with the arguments."""
+    from fastserve.engine import Engine, SamplingParams
+
+    try:
+        texts = args.prompt if args.prompt is not None else [line.rstrip("\n") for line in sys.stdin]
+        if not texts:
+            raise ValueError("there is no prompt: give --prompt, or lines on stdin")
+        params = SamplingParams(
+            max_tokens=args.max_tokens, temperature=args.temperature, top_k=args.top_k, top_p=args.top_p,
+            min_p=args.min_p, repetition_penalty=args.repetition_penalty, stop=args.stop, seed=args.sampling_seed,
+            ignore_eos=args.ignore_eos,
+        )  # fmt: skip
+        settings = {name: getattr(args, name) for name in OWN + BATCH_FLAGS + MODEL_FLAGS}
+        measured = "" if args.latency else " and, where no profile of it is stored, measuring its iteration times"
+        print(f"loading {args.model}{measured}: some seconds", file=sys.stderr, flush=True)
+        engine = Engine.from_pretrained(args.model, knobs=dict(map(setting, args.set)), **settings)
+    except ImportError as error:
+        return _refuse(f"{error}; the live engine needs its extra: pip install 'fastserve-testbed[engine]'")
+    except (ValueError, OSError) as error:
+        return _refuse(str(error))
+    with engine:
+        print(engine.start_line(), file=sys.stderr)
+        try:
+            prompts = [_prompt(engine, text, args) for text in texts]
+            return _stream(engine, prompts, params) if not args.json else _json(engine, prompts, params)
+        except ValueError as error:
+            return _refuse(str(error))
+        except KeyboardInterrupt:
+            print(file=sys.stderr)
+            return 130
+
+
+def _prompt(engine: Engine, text: str, args: argparse.Namespace) -> str | list[int]:
+    if args.token_ids:
+        try:
+            return [int(word) for word in text.replace(",", " ").split()]
+        except ValueError:
+            raise ValueError(f"{text!r} is no list of token ids") from None
+    if args.chat:
+        if engine.tokenizer is None or not getattr(engine.tokenizer, "chat_template", None):
+            raise ValueError(f"model {engine.model_name} has no chat template; leave out --chat")
+        message = {"role": "user", "content": text}
+        made: str = engine.tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+        return made
+    return text
+
+
+def _stream(engine: Engine, prompts: list[str | list[int]], params: SamplingParams) -> int:
+    """Each output as it comes, in the order of the prompts; token ids where there is no text."""
+    handles = [engine.submit(prompt, params, beyond_capacity=True) for prompt in prompts]
+    failed = 0
+    for i, handle in enumerate(handles):
+        if len(handles) > 1:
+            print(f"--- {i}")
+        for piece in handle:
+            said = (
+                piece.text if engine.tokenizer is not None else "" if piece.token_id is None else f"{piece.token_id} "
+            )
+            print(said, end="", flush=True)
+        print()
+        output = handle.result()
+        if output.error is not None:
+            failed += 1
+            print(f"request {output.id}: {output.error}", file=sys.stderr)
+    return int(failed > 0)
+
+
+def _json(engine: Engine, prompts: list[str | list[int]], params: SamplingParams) -> int:
+    outputs = engine.generate(prompts, params)
+    for output in outputs:
+        print(json.dumps(_plain(output)))
+    return int(any(output.error is not None for output in outputs))
+
+
+def _plain(output: Output) -> dict[str, Any]:
+    """Null, never NaN."""
+    record = {name: None if isinstance(value, float) and math.isnan(value) else value
+              for name, value in output.record.items()}  # fmt: skip
+    return {"id": output.id, "text": output.text, "token_ids": output.token_ids, "finish_reason": output.finish_reason,
+            "prompt_tokens": len(output.prompt_token_ids), "seed": output.seed, "error": output.error,
+            "record": record}  # fmt: skip
+
+
+def _refuse(message: str) -> int:
+    print(f"fastserve generate: error: {message}", file=sys.stderr)
+    return 2

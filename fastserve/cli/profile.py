@@ -1,0 +1,152 @@
+"""`fastserve profile`: how long an iteration takes here, measured on the live engine and stored for its next start."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from fastserve.cli.arguments import MODEL_FLAGS, add_model_arguments
+
+if TYPE_CHECKING:
+    from fastserve.profiler.fit import Residual
+
+
+POOR = 0.10
+"""Median relative miss of a kind of iterations, or its bias, above which the fit is called poor."""
+
+NOISY = 0.15
+"""Mean relative distance of like iterations from each other, above which the machine is called noisy."""
+
+REFRESH_S = 0.25
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model_arguments(parser)
+    parser.add_argument(
+        "--max-batch", type=int, default=16, help="largest batch that is measured (default: %(default)s)"
+    )
+    parser.add_argument("--budget", type=float, default=120.0, metavar="S", help="seconds (default: %(default)g)")
+    parser.add_argument("--longest", type=int, metavar="TOKENS", help="longest context that matters (default: 2560)")
+    parser.add_argument("--kv-tokens", type=int, help="device KV pool (default: what the memory allows)")
+    parser.add_argument("--host-tokens", type=int, help="host KV pool (default: what the memory allows)")
+    parser.add_argument(
+        "--out", metavar="FILE", help="write it there too, for --latency FILE here and in the simulator"
+    )
+    parser.add_argument("--no-store", action="store_true", help="do not keep it for the next start of this model")
+    parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measures, prints and stores. Returns 0, also for a poor fit, which it says; 2 for what cannot be measured."""
+    try:
+        from fastserve.backends.torch.model import load_model
+        from fastserve.engine.config import EngineConfig
+        from fastserve.profiler.calibrate import calibrate
+        from fastserve.profiler.store import store
+    except ImportError as error:
+        return _refuse(f"{error}; the live engine needs its extra: pip install 'fastserve-testbed[engine]'")
+    try:
+        if not args.budget > 0:
+            raise ValueError(f"--budget {args.budget:g}: give seconds above 0")
+        model = load_model(args.model, **{name: getattr(args, name) for name in MODEL_FLAGS})
+        serving = EngineConfig(max_batch=args.max_batch, kv_tokens=args.kv_tokens, host_tokens=args.host_tokens)
+        bar = Bar(sys.stderr.isatty() and not args.json)
+        try:
+            found = calibrate(model, serving, args.budget, longest=args.longest, report=bar)
+        finally:
+            bar.close()
+    except (ValueError, OSError) as error:
+        return _refuse(str(error))
+    except KeyboardInterrupt:
+        print("interrupted: nothing was stored", file=sys.stderr)
+        return 130
+    document = found.document() | {"warnings": warnings(found.residuals, found.machine)}
+    kept = []
+    try:
+        if not args.no_store:
+            path = store(model, found.hardware)
+            path.with_suffix(".measured.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+            kept.append(str(path))
+        if args.out is not None:
+            found.hardware.save(args.out)
+            kept.append(args.out)
+    except OSError as error:
+        return _refuse(f"the profile was measured but cannot be kept: {error}")
+    document["kept"] = kept
+    print(json.dumps(document, indent=1) if args.json else text(document, found.residuals))
+    return 0
+
+
+def warnings(residuals: dict[str, Residual], machine: dict[str, Any]) -> list[str]:
+    """Sentences on what is poor about the fit, and what to do."""
+    found = []
+    for kind, one in residuals.items():
+        if one.median > POOR or abs(one.bias) > POOR:
+            found.append(
+                f"{kind} iterations are missed by {one.median:.0%} in the median (bias {one.bias:+.0%}): simulations "
+                f"with this profile will be off by as much; give a longer --budget on a quiet machine"
+            )
+        if one.noise > NOISY:
+            found.append(
+                f"like {kind} iterations differ by {one.noise:.0%}: the machine is noisy, and no model can say more"
+            )
+    unseen = [kind for kind in ("prefill", "decode", "mixed") if kind not in residuals]
+    found += [f"no {kind} iteration was seen: give a longer --budget" for kind in unseen]
+    load, cores = machine.get("load_average"), machine.get("cores")
+    if load is not None and cores and load > 1.5 * cores:
+        found.append(f"{load:.1f} jobs wanted one of {cores} cores: other programs share this machine, measure again")
+    return found
+
+
+def text(document: dict[str, Any], residuals: dict[str, Residual]) -> str:
+    """The same for people."""
+    machine = document["machine"]
+    lines = [
+        f"{document['model']}, {document['dtype']}, {document['device']}, {document['threads']} threads, on "
+        f"{machine['cpu']} ({machine['cores']} cores)",
+        f"{document['iterations']} iterations in {document['seconds']:.0f} s",
+        f"{'':10}{'iterations':>10}{'missed by':>11}{'p95':>7}{'bias':>7}{'noise':>7}",
+    ]
+    for kind, one in residuals.items():
+        lines.append(
+            f"{kind:10}{one.iterations:>10}{one.median:>11.1%}{one.p95:>7.0%}{one.bias:>+7.1%}{one.noise:>7.0%}"
+        )
+    shape = document["predicted_ms"]
+    lines.append("; ".join(f"{name}: {ms:.2f} ms" for name, ms in shape.items()))
+    link = document["hardware"]["link"]
+    lines.append(
+        f"copies: {link['out_bytes_per_s'] / 1e9:.1f} GB/s out, {link['in_bytes_per_s'] / 1e9:.1f} GB/s in, "
+        f"{link['latency_ns'] / 1e3:.0f} us each"
+    )
+    lines += [f"warning: {warning}" for warning in document["warnings"]]
+    lines += [f"stored: {path}" for path in document["kept"]]
+    return "\n".join(lines)
+
+
+class Bar:
+    """One line on stderr that is rewritten; nothing where nobody looks. It is a profiling.Report."""
+
+    def __init__(self, shown: bool) -> None:
+        self.shown = shown
+        self.last = 0.0
+
+    def __call__(self, share: float, what: str) -> None:
+        now = time.monotonic()
+        if self.shown and now - self.last > REFRESH_S:
+            self.last = now
+            full = round(24 * share)
+            sys.stderr.write(f"\r\x1b[K[{'#' * full}{'.' * (24 - full)}] {share:4.0%}  {what}")
+            sys.stderr.flush()
+
+    def close(self) -> None:
+        if self.shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+
+def _refuse(message: str) -> int:
+    print(f"fastserve profile: error: {message}", file=sys.stderr)
+    return 2

@@ -1,0 +1,89 @@
+"""`fastserve serve`: the preemptive engine behind HTTP."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any, Literal, get_args, get_origin
+
+FLAGS: dict[str, tuple[str, ...]] = {
+    "max_model_len": ("--max-length",),
+    "max_batch": ("--max-batch-size", "--batch-size", "--max-num-seqs"),
+    "num_queues": ("--num-priority-queues",),
+    "model": ("--model-name",),
+}
+REPEATED = ("set", "api_key", "required_scopes", "cors_origins")
+GROUPS = {
+    "model": "model",
+    "policy": "scheduler",
+    "config": "server",
+    "max_new_tokens": "what a request gets that does not say",
+    "api_key": "who may come, and how much",
+    "metrics": "monitoring",
+}
+"""The first field of each group of flags -> its heading."""
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """A flag for every field of FastServeConfig, under its own name with dashes."""
+    try:
+        from fastserve.server.config.settings import FastServeConfig
+    except ModuleNotFoundError as error:
+        sys.exit(f"fastserve serve: error: {error.name} is not installed: pip install -e '.[server]' in a clone")
+    parser.formatter_class = lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=110)
+    parser.add_argument("--show-config", action="store_true", help="print every setting and where it came from; stop")
+    group: Any = parser
+    for name, field in FastServeConfig.model_fields.items():
+        if name in GROUPS:
+            group = parser.add_argument_group(GROUPS[name])
+        options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS}
+        if field.annotation is bool:
+            options["action"] = argparse.BooleanOptionalAction
+        elif name in REPEATED:
+            options.update(action="append", metavar="KEY=VALUE" if name == "set" else "TEXT")
+        else:
+            options["metavar"] = "N" if field.annotation in (int, float) else _choices(field.annotation) or "VALUE"
+        shown = field.get_default(call_default_factory=True)
+        text = (field.description or "").replace("%", "%%")
+        if shown not in (None, (), {}, False):
+            text += f" (default: {shown})"
+        group.add_argument(f"--{name.replace('_', '-')}", *FLAGS.get(name, ()), help=text, **options)
+        if name == "kv_cache_gib":
+            group.add_argument(
+                "--cache-size", metavar="MIB", default=argparse.SUPPRESS, help="the same in MiB, instead of it"
+            )
+
+
+def _choices(annotation: Any) -> str:
+    """As they are shown; empty where the type does not say them. The settings check them, with what they tell."""
+    return f"{{{','.join(get_args(annotation))}}}" if get_origin(annotation) is Literal else ""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serves until it is told to stop. Returns 0 after a clean end, 1 if model or port fail, 2 for settings."""
+    from fastserve.server.config.settings import FastServeConfig, explain
+
+    given = {name: value for name, value in vars(args).items() if name not in ("command", "show_config")}
+    try:
+        config = FastServeConfig(**given)
+        if args.show_config:
+            for name, value, origin in config.shown(given):
+                print(f"{name:24} {value:32} {origin.replace('argument', 'command line')}")
+            return 0
+    except ValueError as error:
+        return _failed(explain(error, given), USAGE)
+    from fastserve.server.run import FastServeServer, StartError
+
+    try:
+        FastServeServer(config).run()
+    except StartError as error:
+        return _failed(str(error), FAILED)
+    except KeyboardInterrupt:  # while the model was loaded
+        return INTERRUPTED
+    return 0
+
+
+def _failed(why: str, status: int) -> int:
+    print(f"fastserve serve: error: {why}", file=sys.stderr)
+    return status

@@ -1,0 +1,274 @@
+"""compare(): several contenders, the same trace in turns (A B, B A), and their ratios pair by pair.
+
+Here is the arithmetic, and nothing of a machine: a Body replays, fastserve.compare.offline in this process and
+fastserve.compare.http against servers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from fastserve.metrics.summary import Columns, Summary, paired_ratio
+from fastserve.policies import find
+from fastserve.workload import Trace
+
+MEASURES = (
+    "mean_jct_s", "p50_jct_s", "p95_jct_s", "p99_jct_s", "mean_ttft_s", "mean_s_per_token", "output_tokens_per_s",
+    "preemptions_per_job",
+)  # fmt: skip
+KEPT = ("id", "arrival", "prompt_tokens", "output_tokens", "finish", "jct_from_arrival", "ttft", "preemptions")
+BURST, BATCHES = 200, 4
+"""Requests of the run that measures what fcfs sustains: so many or a shorter trace, and at least so many batches."""
+ENOUGH = 4
+"""Rounds below which no interval is given: draws from two or three are no distribution."""
+DRIFT = 1.5
+"""Ratio of a contender's slowest round to its fastest, by pace(), above which the machine was not the same."""
+PACED = 10
+"""Jobs with a time per token below which a run has no pace."""
+
+Watch = Callable[[int], object]
+"""Told how many requests of a run have ended."""
+Report = Callable[[float, str], object]
+"""(share that is done, what is being done)"""
+
+
+class CompareError(RuntimeError):
+    """A run failed; the text says which and why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contender:
+    """A policy on our own engine, or a server that somebody else has started."""
+
+    policy: str = ""
+    knobs: Mapping[str, Any] = field(default_factory=dict)
+    label: str = ""
+    url: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.label or self.policy or self.url
+
+    @property
+    def needs_guess(self) -> bool:
+        """Its policy reads a guess of the output's length. ValueError for an unknown policy."""
+        return bool(self.policy) and "guess" in getattr(find(self.policy), "needs", ())
+
+
+class Replay(NamedTuple):
+    """A run. notes: what a reader must know of it."""
+
+    records: Columns
+    summary: Summary
+    notes: dict[str, Any]
+
+
+class Body(Protocol):
+    """Where contenders run."""
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """Its settings, for the result."""
+
+    def check(self, contender: Contender) -> None:
+        """Raises ValueError for one that cannot run here; asked before anything runs."""
+
+    def replay(self, contender: Contender, trace: Trace, seed: int, watch: Watch | None) -> Replay:
+        """The trace on a fresh, warm engine. Raises CompareError; ValueError for a request that can never be served."""
+
+    def machine(self) -> dict[str, Any]:
+        """Where it ran."""
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One run of one contender."""
+
+    label: str
+    policy: str
+    number: int
+    records: Columns
+    summary: Summary
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Comparison:
+    """All runs, in the order in which they were made. settings: what they share."""
+
+    settings: dict[str, Any]
+    machine: dict[str, Any]
+    rounds: list[Round] = field(default_factory=list)
+
+    @property
+    def labels(self) -> list[str]:
+        """Of the contenders, the baseline first."""
+        return list(dict.fromkeys(run.label for run in self.rounds))
+
+    def values(self, label: str, measure: str) -> list[float]:
+        """One per round; a measure without a value is NaN."""
+        found = [run.summary[measure] for run in self.rounds if run.label == label]
+        return [math.nan if value is None else float(value) for value in found]
+
+    def percentiles(self, label: str, shares: Sequence[float]) -> list[float]:
+        """Of the completion times of all rounds together, s."""
+        jct = np.concatenate([run.records["jct_from_arrival"] for run in self.rounds if run.label == label])
+        found: list[float] = np.percentile(jct, shares).tolist()
+        return found
+
+    def warnings(self) -> list[str]:
+        """What must be known before the figures are believed."""
+        said: dict[str, list[str]] = {}
+        for run in self.rounds:
+            for warning in run.notes.get("warnings", ()):
+                said.setdefault(warning, []).append(f"{run.label} {run.number + 1}")
+        named = [f"{', '.join(runs)}: {warning}" for warning, runs in said.items()]
+        return [*named, *(drift for label in self.labels if (drift := self._drift(label)))]
+
+    def _drift(self, label: str) -> str:
+        paces = {run.number + 1: pace(run.records) for run in self.rounds if run.label == label}
+        known = {number: value for number, value in paces.items() if value > 0}  # not NaN
+        if not known:
+            return ""
+        fast, slow = min(known, key=known.__getitem__), max(known, key=known.__getitem__)
+        if known[slow] <= DRIFT * known[fast]:
+            return ""
+        return (f"{label} {fast}, {label} {slow}: drift: the machine was not the same, a token took "
+                f"{known[fast] * 1e3:.3g} ms in the one and {known[slow] * 1e3:.3g} ms in the other; leave it alone "
+                f"and run again")  # fmt: skip
+
+    def document(self, *, jobs: bool = False) -> dict[str, Any]:
+        """Plain JSON values: {settings, machine, means, ratios, warnings, rounds}. ratios: the baseline's mean over the
+        row's, pairs drawn again for the interval, so above 1 where the row is smaller; low and high are None below
+        ENOUGH rounds. jobs: with each job's times.
+        """
+        baseline, *others = self.labels
+        return {
+            "settings": self.settings,
+            "machine": self.machine,
+            "means": {label: {key: _mean(self.values(label, key)) for key in MEASURES} for label in self.labels},
+            "ratios": {label: {key: self._ratio(baseline, label, key) for key in MEASURES} for label in others},
+            "warnings": self.warnings(),
+            "rounds": [
+                {"label": run.label, "policy": run.policy, "round": run.number, "summary": run.summary}
+                | ({"notes": dict(run.notes)} if run.notes else {})
+                | ({"records": {name: _plain(run.records[name]) for name in KEPT}} if jobs else {})
+                for run in self.rounds
+            ],
+        }
+
+    def _ratio(self, baseline: str, label: str, measure: str) -> dict[str, float | None] | None:
+        try:
+            base = self.values(baseline, measure)
+            ratio = paired_ratio(base, self.values(label, measure))
+            return (ratio if len(base) >= ENOUGH else ratio._replace(low=None, high=None))._asdict()
+        except ValueError:  # a measure that is 0 or has no value somewhere
+            return None
+
+
+def compare(
+    body: Body,
+    trace: Trace,
+    contenders: Sequence[Contender],
+    *,
+    rounds: int = 5,
+    rate: float | None = None,
+    load: float | None = None,
+    seed: int = 0,
+    report: Report | None = None,
+) -> Comparison:
+    """rate: requests/s; load: in units of what fcfs sustains on this body, measured first. Round i replays
+    trace.repaired(seed + i) under every contender, each time on an engine of its own; every second round in reverse
+    order, so that no contender always runs first. A policy that needs guesses gets the true lengths.
+
+    ValueError for settings that cannot work; CompareError when a run fails.
+    """
+    if rounds < 1 or (rate is not None and load is not None) or (load is not None and not 0 < load < math.inf):
+        raise ValueError(
+            f"rounds={rounds}, rate={rate}, load={load}: give at least one round, and a rate or a load > 0"
+        )
+    names = [one.name for one in contenders]
+    again = next((name for name in names if names.count(name) > 1), None)
+    if again is not None:
+        raise ValueError(f"two contenders would be called {again!r}: give them labels")
+    for one in contenders:
+        body.check(one)
+    sustains = None
+    if load is not None:
+        if report is not None:
+            report(0.0, "what fcfs sustains")
+        sustains = sustained(body, trace)
+        rate = load * sustains
+    if rate is not None:
+        trace = trace.with_rate(rate)
+    guessed = any(one.needs_guess for one in contenders)
+    settings = {"trace": trace.name, "requests": len(trace), "rate": trace.rate, "load": load,
+                "sustained_rps": sustains, "rounds": rounds, "seed": seed,
+                "predictor": "oracle" if guessed else "none", **body.about}  # fmt: skip
+    found = Comparison(settings, {})
+    for number in range(rounds):
+        mine = trace.repaired(seed + number)
+        for one in contenders if number % 2 == 0 else reversed(contenders):
+            watch = None
+            if report is not None:
+                done, total = len(found.rounds), rounds * len(contenders)
+                what = f"round {number + 1} of {rounds}: {one.name}"
+                report(done / total, what)
+                watch = _watcher(report, done, total, len(trace), what)
+            try:
+                records, summary, notes = body.replay(one, mine, seed + number, watch)
+            except CompareError as error:
+                raise CompareError(f"{one.name}, round {number + 1}: {error}") from None
+            found.rounds.append(Round(one.name, one.policy or one.url, number, records, summary, notes))
+    found.machine = body.machine()
+    return found
+
+
+def sustained(body: Body, trace: Trace) -> float:
+    """Requests/s of fcfs while somebody waits: requests spread over the trace, all there at once, a short trace
+    repeated until there are several full batches of them.
+    """
+    n = max(BATCHES * int(body.about["max_batch"]), min(BURST, len(trace)))
+    rows = np.arange(n) * len(trace) // n
+    burst = Trace(trace.name, trace.source, np.zeros(n, np.int64), trace.prompt[rows], trace.output[rows])
+    try:
+        return n * done_while_full(body.replay(Contender(policy="fcfs"), burst, 0, None).records)
+    except CompareError as error:
+        raise CompareError(f"fcfs, {n} requests at once: {error}") from None
+
+
+def done_while_full(records: Columns) -> float:
+    """Share of the output tokens, per s, until the last request's first token: the drain after it is no full batch.
+
+    A job's tokens count as delivered evenly between its first and its last. Needs more jobs than a batch holds.
+    """
+    begun, tokens = records["first_token"], records["output_tokens"]
+    start, last = float(records["arrival"].min()), float(begun.max())
+    length = np.maximum(records["end"] - begun, 1e-9)
+    share = np.clip((last - begun) / length, 0.0, 1.0)
+    return float((share * tokens).sum() / tokens.sum()) / (last - start)
+
+
+def pace(records: Columns) -> float:
+    """s per token that a tenth of the jobs stayed below: those with the fewest interruptions. NaN for few jobs."""
+    known = records["tpot_excl_first"]
+    known = known[np.isfinite(known)]
+    return float(np.quantile(known, 0.1)) if len(known) >= PACED else math.nan
+
+
+def _watcher(report: Report, done: int, total: int, requests: int, what: str) -> Watch:
+    return lambda ended: report((done + ended / requests) / total, f"{what}, {ended} of {requests} ended")
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    mean = float(np.mean(values))
+    return mean if math.isfinite(mean) else None
+
+
+def _plain(column: Any) -> list[Any]:
+    return [None if isinstance(value, float) and math.isnan(value) else value for value in column.tolist()]

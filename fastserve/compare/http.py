@@ -1,0 +1,161 @@
+"""A comparison over HTTP: `fastserve serve` for each run, or servers that are there, and the open-loop client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from fastserve.bench.backend import HttpBackend
+from fastserve.bench.call import Call
+from fastserve.bench.event_loop import on_best_loop, undisturbed
+from fastserve.bench.forms import Asking, Completions, Native
+from fastserve.bench.loop import Progress, run
+from fastserve.bench.prompts import IdPrompts, ids_of
+from fastserve.bench.result import LATE_NS, Result
+from fastserve.bench.schedule import calls_of
+from fastserve.bench.target import Asker, Target, TargetError
+from fastserve.compare.compare import CompareError, Contender, Replay, Watch
+from fastserve.compare.subprocess_server import ServerError, ServerProcess
+from fastserve.compare.trace import fitting, warm_up
+from fastserve.policies import make
+from fastserve.predictors import Oracle
+from fastserve.workload import Trace
+
+TIMEOUT_S = 3600.0
+"""s after which a request is given up, which fails its run."""
+LOOK_S = 0.25
+MEASURED = "measured at load"
+"""How a server's greeting says that no profile was stored or given."""
+
+
+class HttpBody:
+    """flags: of `fastserve serve`, for every contender that is a policy; each run has a fresh server of its own.
+    about: the same settings, for the result; `max_batch` among them. start_s: how long a server may take to start.
+
+    Our own servers get an output's length by stop_after, and max_tokens is one constant, so that it does not leak.
+    Other servers, by url, get max_tokens and ignore_eos, and are neither started nor ended here.
+    """
+
+    def __init__(self, flags: Sequence[str], about: Mapping[str, Any], *, start_s: float = 600.0) -> None:
+        self.flags = list(flags)
+        self.about = {"body": "http", **about}
+        self.start_s = start_s
+
+    def check(self, contender: Contender) -> None:
+        if not contender.url:
+            make(contender.policy, dict(contender.knobs))
+
+    def replay(self, contender: Contender, trace: Trace, seed: int, watch: Watch | None) -> Replay:
+        if contender.url:
+            return self._replay(contender, contender.url, None, trace, seed, watch)
+        try:
+            with ServerProcess(self._flags(contender, len(trace)), start_s=self.start_s) as server:
+                return self._replay(contender, server.url, server, trace, seed, watch)
+        except ServerError as error:
+            raise CompareError(str(error)) from None
+
+    def machine(self) -> dict[str, Any]:
+        from fastserve.profiler.load import machine  # torch: not before everything is measured
+
+        return machine()
+
+    def _flags(self, contender: Contender, requests: int) -> list[str]:
+        own = ["--policy", contender.policy, "--queue-capacity", str(requests), "--request-timeout", "0",
+               "--drain-seconds", "0", "--log-level", "warning"]  # fmt: skip
+        for key, value in contender.knobs.items():
+            own += ["--set", f"{key}={value!r}"]
+        if contender.needs_guess:
+            own += ["--predictor", "client"]
+        return [*self.flags, *own]
+
+    def _replay(
+        self, contender: Contender, url: str, server: ServerProcess | None, trace: Trace, seed: int, watch: Watch | None
+    ) -> Replay:
+        try:
+            target = Asker(url).probe()
+        except TargetError as error:
+            raise CompareError(str(error)) from None
+        if target.max_model_len is not None:
+            fitting(trace, target.max_model_len, next(iter(target.models), url))
+        self._send(contender, url, target, warm_up(trace), seed + 1, None, server)
+        result = self._send(contender, url, target, trace, seed, watch, server)
+        return Replay(result.columns(), result.summary(), notes(result, target, server))
+
+    def _send(
+        self, contender: Contender, url: str, target: Target, trace: Trace, seed: int, watch: Watch | None,
+        server: ServerProcess | None,
+    ) -> Result:  # fmt: skip
+        calls = calls_for(trace, target, seed, guesses=contender.needs_guess)
+        backend = backend_for(url, target)
+        with undisturbed():
+            result, _ = on_best_loop(_watched(calls, backend, watch))
+        failed = [sample.reply.error for sample in result.samples if not sample.reply.completed]
+        if failed:
+            if server is not None:
+                server.check()
+            raise CompareError(f"{len(failed)} of {len(calls)} requests failed: {failed[0]}")
+        return result
+
+
+def calls_for(trace: Trace, target: Target, seed: int, *, guesses: bool = False) -> list[Call]:
+    """The same requests for whoever is asked. guesses: with the true lengths."""
+    prompts = IdPrompts(*ids_of(target.vocab_size), seed)
+    plain = trace if guesses else replace(trace, guess=None)
+    return calls_of(plain, prompts, predictor=Oracle() if guesses else None, max_model_len=target.max_model_len)
+
+
+def backend_for(url: str, target: Target) -> HttpBackend:
+    """Native streams of our own servers, which tell preemptions; /v1/completions of others."""
+    model = next(iter(target.models), None)
+    asking = Asking(model=model, hide_lengths=target.own, ignore_eos=True, own=target.own, temperature=0.0)
+    return HttpBackend(url, Native(asking) if target.own else Completions(asking))
+
+
+def notes(result: Result, target: Target, server: ServerProcess | None) -> dict[str, Any]:
+    """How a run went. warnings: sentences, the same for runs that went wrong alike."""
+    lag = float(np.percentile(result.lags_ms(), 99))
+    greeting = "" if server is None else server.greeting
+    wrong = result.count(lambda sample: sample.reply.tokens != sample.call.output_tokens)
+    said = []
+    if result.late:
+        said.append(f"late: the client's p99 lag was above {LATE_NS / 1e6:g} ms, the load not quite the schedule's; "
+                    f"give it a core of its own or lower the rate")  # fmt: skip
+    if wrong:
+        said.append("answers came with other lengths than asked for, so that the work is not the same")
+    if not target.own:
+        said.append("a server that is not ours was told each length, by max_tokens with ignore_eos")
+    if MEASURED in greeting:
+        said.append("the server measured its own times when it started, a little different each time; run `fastserve "
+                    "profile` first, or give --latency")  # fmt: skip
+    return {
+        "lengths": "hidden" if target.own else "told",
+        "late": result.late,
+        "dispatch_lag_p99_ms": lag,
+        "wrong_outputs": wrong,
+        "server": greeting,
+        "warnings": said,
+    }
+
+
+async def _watched(calls: Sequence[Call], backend: HttpBackend, watch: Watch | None) -> Result:
+    looks: list[asyncio.Task[None]] = []
+
+    async def look(progress: Progress) -> None:
+        while watch is not None:
+            watch(progress.done)
+            await asyncio.sleep(LOOK_S)
+
+    def begin(progress: Progress) -> None:
+        looks.append(asyncio.create_task(look(progress)))
+
+    try:
+        return await run(calls, backend, timeout_s=TIMEOUT_S, watch=begin)
+    finally:
+        for task in looks:
+            task.cancel()
+        await asyncio.gather(*looks, return_exceptions=True)
+        backend.close()

@@ -1,0 +1,63 @@
+"""A comparison's body in this process: policies on one loaded model, without HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from fastserve.backends.torch.model import Model
+from fastserve.compare.compare import CompareError, Contender, Replay, Watch
+from fastserve.compare.trace import fitting, warm_up
+from fastserve.engine.config import EngineConfig
+from fastserve.engine.playback import PlaybackError, play
+from fastserve.hardware import Hardware, load_hardware
+from fastserve.launch import on_model
+from fastserve.metrics.summary import summarise
+from fastserve.profiler.load import machine
+from fastserve.workload import Trace
+
+
+class EngineBody:
+    """serving: settings that all contenders share, None for a default. latency: what all policies are told of the
+    machine, a preset or file; else what is stored for this model, or measured once. ValueError for what cannot work.
+    """
+
+    def __init__(self, model: Model, serving: Mapping[str, Any], *, latency: str | None = None) -> None:
+        self.model = model
+        self.shared = {name: value for name, value in serving.items() if value is not None} | {"keep_records": None}
+        given = None if latency is None else load_hardware(latency)
+        with on_model(model, serving_of("fcfs", {}, self.shared), hardware=given) as engine:
+            self.hardware: Hardware = engine.hardware
+            self.about = {"body": "engine", "model": model.name, "latency": engine.hardware.name, **serving,
+                          "max_batch": engine.serving.max_batch}  # fmt: skip
+        self.warm = False
+
+    def check(self, contender: Contender) -> None:
+        if contender.url:
+            raise ValueError(f"{contender.url} is a server, and there is no HTTP with --offline")
+        serving_of(contender.policy, contender.knobs, self.shared).fresh_policy()
+
+    def replay(self, contender: Contender, trace: Trace, seed: int, watch: Watch | None) -> Replay:
+        chosen = serving_of(contender.policy, contender.knobs, self.shared)
+        if not self.warm:  # one process serves all runs
+            self._play(serving_of("fcfs", {}, self.shared), warm_up(trace), seed, None)
+            self.warm = True
+        records = self._play(chosen, trace, seed, watch)
+        return Replay(records, summarise(records, horizon_s=float(records["end"].max())), {})
+
+    def machine(self) -> dict[str, Any]:
+        return machine()
+
+    def _play(self, serving: EngineConfig, trace: Trace, seed: int, watch: Watch | None) -> Any:
+        with on_model(self.model, serving, hardware=self.hardware) as engine:
+            try:
+                return play(engine, fitting(trace, engine.max_model_len, self.model.name), seed=seed, watch=watch)
+            except PlaybackError as error:
+                raise CompareError(str(error)) from None
+
+
+def serving_of(policy: Any, knobs: Mapping[str, Any], shared: Mapping[str, Any]) -> EngineConfig:
+    """For a replay: guesses, where the policy needs them, come with the requests."""
+    serving = EngineConfig.of(dict(shared) | {"policy": policy, "knobs": dict(knobs), "predictor": "client"})
+    return serving if "guess" in getattr(serving.kind, "needs", ()) else replace(serving, predictor=None)

@@ -1,0 +1,145 @@
+"""A server in a process of its own that ends with its parent.
+
+`python -m fastserve.compare.subprocess_server FLAGS` is `fastserve serve FLAGS` that does not read .env.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+OURS = "FASTSERVE_"
+PLAIN = ("HF_MODEL", "MAX_BATCH", "MAX_NEW_TOKENS", "SEED", "TEMPERATURE", "TOP_K", "TOP_P")
+"""Environment variables that `fastserve serve` takes settings from: a child has its flags, and nothing else."""
+KEPT = (OURS + "CACHE", OURS + "NATIVE")
+"""The machine's, for engines in this process too: where kernels and profiles are kept, and whether kernels are used."""
+
+COMMAND = [sys.executable, "-m", "fastserve.compare.subprocess_server"]
+READY = re.compile(r"serving at (http://\S+)")
+LAST_LINES = 15
+POLL_S = 0.05
+GRACE_S = 10.0
+"""s that a server may take to end before it is killed."""
+
+
+class ServerError(RuntimeError):
+    """The server did not start, or ended too soon; the text has its last lines and says where the others are."""
+
+
+class ServerProcess:
+    """`fastserve serve FLAGS` on a free port of 127.0.0.1. Ready when it is made; use it as a context manager.
+
+    flags: of the policy, the engine and the server, but for host, port and state. start_s: how long it may take to
+    start. It is ended by its own pid, and ends by itself when this process is gone. Its log is kept if the block
+    inside fails. Raises ServerError.
+    """
+
+    def __init__(self, flags: Sequence[str], *, start_s: float = 600.0) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="fastserve-server-"))
+        self.log = self.folder / "server.log"
+        own = ["--host", "127.0.0.1", "--port", "0", "--state-dir", str(self.folder / "state")]
+        with self.log.open("wb") as out:
+            self.process = subprocess.Popen(
+                [*COMMAND, *own, *flags],
+                stdin=subprocess.PIPE,  # closed by the system when this process dies, however it does
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env=environment(),
+                start_new_session=True,  # Ctrl-C is for the parent, which ends its child
+            )
+        try:
+            self.url = self._ready(start_s)
+        except BaseException as error:
+            self.close(keep=isinstance(error, ServerError))
+            raise
+
+    def __enter__(self) -> ServerProcess:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close(keep=kind is not None and issubclass(kind, Exception))
+
+    @property
+    def said(self) -> list[str]:
+        """The lines of its log so far."""
+        return self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+
+    @property
+    def greeting(self) -> str:
+        """What it said of its engine when it was ready."""
+        said = self.said
+        at = next((i for i, line in enumerate(said) if READY.search(line)), len(said))
+        return next((line for line in reversed(said[:at]) if "policy" in line), "")
+
+    def check(self) -> None:
+        """Raises ServerError if it has ended."""
+        code = self.process.poll()
+        if code is not None:
+            raise self._error(f"the server ended with status {code}")
+
+    def close(self, *, keep: bool = False) -> None:
+        """Ends it. keep: its log stays where it is."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(GRACE_S)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        shutil.rmtree(self.folder / "state" if keep else self.folder, ignore_errors=True)
+
+    def _ready(self, start_s: float) -> str:
+        until = time.monotonic() + start_s
+        while True:
+            code = self.process.poll()
+            if code is None and (found := READY.search("\n".join(self.said))):
+                return found[1]
+            if code is not None:
+                raise self._error(f"the server ended with status {code} before it was ready")
+            if time.monotonic() > until:
+                raise self._error(f"the server was not ready within {start_s:g} s")
+            time.sleep(POLL_S)
+
+    def _error(self, what: str) -> ServerError:
+        lines = "".join([f"\n  {line}" for line in self.said[-LAST_LINES:]]) or " (none)"
+        return ServerError(f"{what}. Its log is {self.log}; the last lines:{lines}")
+
+
+def environment() -> dict[str, str]:
+    """This process's, without what would be taken for settings of one server."""
+
+    def passes(name: str) -> bool:
+        return name in KEPT or not (name.startswith(OURS) or name in PLAIN)
+
+    return {name: value for name, value in os.environ.items() if passes(name)}
+
+
+def _end_with_parent() -> None:
+    while os.read(0, 1):  # not through sys.stdin, whose lock a thread must not hold when the interpreter ends
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE_S)
+    os._exit(1)
+
+
+def main() -> int:
+    from fastserve.__main__ import main as command
+
+    os.environ[OURS + "DOTENV"] = "off"  # as fastserve.server.config.sources reads it
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    return command(["serve", *sys.argv[1:]])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""InputProcessor: who comes in. Checks, ids, seeds, guesses, deadlines, and the bound of the queue."""
+
+from __future__ import annotations
+
+import math
+import random
+import threading
+from collections.abc import Sequence
+
+from fastserve.engine.clock import Clock
+from fastserve.engine.config import EngineConfig
+from fastserve.engine.inbox import Inbox
+from fastserve.engine.model_info import ModelInfo
+from fastserve.engine.params import SamplingParams
+from fastserve.engine.request import Listener, Request
+from fastserve.metrics.records import NO_SLO, Slo
+from fastserve.sched.job import NEVER, Job
+from fastserve.sched.scheduler import Scheduler
+
+
+class QueueFull(RuntimeError):
+    """As many requests wait as may; one more can be taken when one has ended."""
+
+
+class InputProcessor:
+    """Any thread may call it."""
+
+    def __init__(self, info: ModelInfo, serving: EngineConfig, clock: Clock, inbox: Inbox) -> None:
+        self.info = info
+        self.serving = serving
+        self.clock = clock
+        self.inbox = inbox
+        self.slos: dict[int, float] = {}  # by id of a live job: s from its arrival to its deadline
+        self.outstanding = 0  # requests that count towards the bound of the queue
+        self._guess = serving.predict()
+        self._rng = random.Random(serving.seed)
+        self._lock = threading.Lock()
+        self._next_id = 0
+
+    def admit(
+        self,
+        scheduler: Scheduler,
+        prompt: str | Sequence[int],
+        params: SamplingParams | None,
+        *,
+        client: str,
+        program: str,
+        priority: int,
+        deadline_s: float | None,
+        timeout_s: float | None,
+        arrival: float | None,
+        listener: Listener | None,
+        beyond_capacity: bool,
+    ) -> Request:
+        """Puts the request into the inbox. See Engine.submit()."""
+        for name, span in (("deadline_s", deadline_s), ("timeout_s", timeout_s)):
+            if span is not None and not 0 <= span < math.inf:
+                raise ValueError(f"{name}={span}: give a number of seconds from 0 on, or None")
+        if arrival is not None and not math.isfinite(arrival):
+            raise ValueError(f"arrival={arrival}: give seconds of the engine's now(), or None for now")
+        params = (params or SamplingParams()).resolved(self.info.defaults)
+        ids = self.info.encode(prompt)
+        limit = self.info.limit(len(ids), params)
+        voice = None if self.info.voice is None else self.info.voice(params, ids)
+        if params.stop and voice is None:
+            raise ValueError(f"stop strings need text, and model {self.info.name} has no tokenizer")
+        guess = None
+        if "guess" in scheduler.policy.needs:
+            guess = params.guess or self._guess
+        with self._lock:
+            at = self.clock.now() if arrival is None else round(arrival * 1e9)
+            due = NEVER if deadline_s is None else at + round(deadline_s * 1e9)
+            job = Job(self._next_id, at, len(ids), limit, client, program, priority, due, guess)
+            scheduler.check(job)
+            if not beyond_capacity:
+                self._make_sure_of_room(scheduler.slots)
+            seed = self._rng.getrandbits(63) if params.seed is None else params.seed
+            request = Request(
+                job, ids, params, seed, voice, listener, self._uncounted if beyond_capacity else self._left
+            )
+            self.inbox.put(request)
+            self._next_id += 1
+            self.outstanding += not beyond_capacity
+            if deadline_s is not None:
+                self.slos[job.id] = deadline_s
+        if timeout_s is not None:
+            self.inbox.cancel(request, "timeout", at + round(timeout_s * 1e9))
+        return request
+
+    def slo_of(self, id: int) -> Slo:
+        """For the Recorder."""
+        deadline = self.slos.get(id)
+        return NO_SLO if deadline is None else (*NO_SLO[:2], deadline)
+
+    def _make_sure_of_room(self, slots: int) -> None:
+        capacity = self.serving.queue_capacity
+        if capacity is not None and self.outstanding >= capacity + slots:
+            raise QueueFull(f"{self.outstanding} requests are in the engine, and no more than {capacity} may wait "
+                            f"beside a batch of {slots}: try again later")  # fmt: skip
+
+    def _left(self, request: Request) -> None:
+        with self._lock:
+            self.outstanding -= 1
+        self._uncounted(request)
+
+    def _uncounted(self, request: Request) -> None:
+        self.slos.pop(request.job.id, None)

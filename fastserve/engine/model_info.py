@@ -1,0 +1,62 @@
+"""ModelInfo: what the engine must know of its model to take requests for it, without the model itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import index
+from typing import Any
+
+from fastserve.engine.params import SamplingParams
+from fastserve.engine.request import Voice
+from fastserve.sched.errors import RefusedError
+
+VoiceOf = Callable[[SamplingParams, Sequence[int]], Voice]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """voice: (params, prompt) -> what turns one request's tokens into text; None without a tokenizer."""
+
+    name: str
+    tokenizer: Any
+    voice: VoiceOf | None
+    max_model_len: int
+    vocab_size: int
+    eos_ids: frozenset[int]
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # of generation_config
+
+    def encode(self, prompt: str | Sequence[int]) -> list[int]:
+        """Token ids of a prompt. Raises ValueError for one that is no prompt of this model."""
+        if isinstance(prompt, str):
+            if self.tokenizer is None:
+                raise ValueError(f"model {self.name} has no tokenizer: give the prompt as a list of token ids")
+            ids = [self._token(id) for id in self.tokenizer.encode(prompt)]
+        elif isinstance(prompt, Iterable) and not isinstance(prompt, bytes | Mapping):
+            ids = [self._token(id) for id in prompt]
+        else:
+            raise ValueError(f"{prompt!r} is no prompt: give text, or a list of token ids")
+        if not ids:
+            raise ValueError("the prompt is empty: give at least one token")
+        return ids
+
+    def _token(self, id: Any) -> int:
+        """numpy's and torch's integers count."""
+        try:
+            token = -1 if isinstance(id, bool) else index(id)
+        except (TypeError, ValueError):
+            token = -1
+        if not 0 <= token < self.vocab_size:
+            raise ValueError(f"{id!r} is no token of model {self.name}: ids go from 0 to {self.vocab_size - 1}")
+        return token
+
+    def limit(self, prompt_tokens: int, params: SamplingParams) -> int:
+        """Output tokens that the request may have. Raises RefusedError for one that exceeds the context."""
+        left = self.max_model_len - prompt_tokens
+        wanted = 1 if params.max_tokens is None else params.max_tokens
+        if wanted > left:
+            raise RefusedError(
+                f"a prompt of {prompt_tokens} tokens with {wanted} more to generate exceeds the context of "
+                f"{self.max_model_len} tokens; shorten the prompt or lower max_tokens"
+            )
+        return left if params.max_tokens is None else params.max_tokens

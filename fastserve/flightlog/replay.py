@@ -1,0 +1,193 @@
+"""Feeds a live engine's flight log to a fresh Scheduler, which must answer with the same plans.
+
+    python -m fastserve.flightlog.replay flight.jsonl
+
+Exits 0 if every plan is reproduced; 1 at the first that differs, and says which, in which field, with both values;
+2 if the log cannot be read. A policy that is no name and no module:Class in the log must be named: --policy mine:Mine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fastserve import policies
+from fastserve.flightlog.write import FACTS, VERSION, Copies, plan_data
+from fastserve.hardware import hardware_from_json
+from fastserve.hardware.machine_times import MachineTimes
+from fastserve.sched.errors import PolicyError, RefusedError
+from fastserve.sched.job import Job
+from fastserve.sched.plan import Outcome, Plan
+from fastserve.sched.policy import Policy
+from fastserve.sched.scheduler import Scheduler
+
+
+class LogError(ValueError):
+    """The file is no flight log, or a damaged one; the message says where."""
+
+
+class Line(NamedTuple):
+    number: int  # from 1
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """plans: how many were made again, before the first difference if there is one. jobs: that were submitted."""
+
+    policy: str
+    plans: int
+    jobs: int
+    seconds: float  # from the first event to the last
+    difference: str | None
+    cut: bool  # the last line is incomplete: its writer was killed
+
+    def __str__(self) -> str:
+        span = f"{self.plans} plans for {self.jobs} jobs under {self.policy} in {self.seconds:.3f} s"
+        tail = "; the last line is incomplete and was left out" if self.cut else ""
+        if self.difference is None:
+            return f"reproduced: {span}{tail}"
+        return f"differs after {span}: {self.difference}"
+
+
+def replay_log(path: str | PathLike[str], policy: Callable[[], Policy] | None = None) -> Report:
+    """policy: makes the one to try (None: the log's own). Raises LogError, ValueError for an unknown policy."""
+    lines = read(Path(path))
+    header = next(lines, None)
+    if header is None or header.data.get("flight_log") != VERSION:
+        raise LogError(f"{path} is no flight log of version {VERSION}: its first line must hold that number")
+    try:
+        fresh = policies.make(header.data["policy"], header.data["knobs"]) if policy is None else policy()
+        run = _Run(header.data, fresh)
+    except (KeyError, TypeError) as error:
+        raise LogError(f"{path}, line 1: the header lacks or mistakes {error}") from None
+    first = last = None
+    difference = None
+    for line in lines:
+        last = line
+        first = first or line
+        if line.data.get("event") == "cut":
+            break
+        try:
+            difference = run.tell(line)
+        except (KeyError, TypeError, AttributeError, AssertionError) as error:
+            raise LogError(f"{path}, line {line.number}: {type(error).__name__} {error}; is it damaged?") from None
+        if difference is not None:
+            break
+    cut = last is not None and last.data.get("event") == "cut"
+    ended = run.now
+    began = ended if first is None else int(first.data.get("now", ended))
+    name = str(header.data["policy"]) if policy is None else type(fresh).__name__
+    return Report(name, run.plans, len(run.jobs), (ended - began) / 1e9, difference, cut)
+
+
+def read(path: Path) -> Iterator[Line]:
+    """Its lines; an incomplete last one comes as the event `cut`."""
+    with path.open(encoding="utf-8") as file:
+        for number, text in enumerate(file, 1):
+            try:
+                data = json.loads(text)
+            except ValueError:
+                if text.endswith("\n"):
+                    raise LogError(f"{path}, line {number} is no JSON") from None
+                data = {"event": "cut"}
+            if not isinstance(data, dict):
+                raise LogError(f"{path}, line {number} is no JSON object")
+            yield Line(number, data)
+
+
+class _Run:
+    def __init__(self, header: dict[str, Any], policy: Policy) -> None:
+        hardware = hardware_from_json(header["hardware"])
+        settings = header["settings"]
+        times = MachineTimes(hardware, settings["max_batch"], header["longest"])
+        self.scheduler = Scheduler(policy, times, **settings)
+        self.jobs: dict[int, Job] = {}
+        self.copies = Copies()
+        self.plan: Plan | None = None
+        self.plans = 0
+        self.now = 0
+
+    def tell(self, line: Line) -> str | None:
+        """One event. What is different, in words, or None."""
+        data = line.data
+        now = self.now = data["now"]
+        event = data["event"]
+        try:
+            if event == "plan":
+                return self._compare(line)
+            if event == "commit":
+                self._commit(data)
+            elif event == "submit":
+                job = self.jobs[data["id"]] = Job(**{name: data[name] for name in FACTS if name in data})
+                self.scheduler.submit(job, now)
+            elif event == "cancel":
+                self.scheduler.cancel(self.jobs[data["id"]], now)
+            elif event == "forget_all":
+                self.copies.clear()
+                self.scheduler.forget_all(now)
+            elif event == "resize":
+                self.scheduler.resize(data["slots"])
+            else:
+                raise LogError(f"line {line.number}: there is no event {event!r}")
+        except RefusedError:
+            pass  # it was refused then, too, and nothing came of it
+        except PolicyError as error:
+            return f"line {line.number}: {error}"
+        return None
+
+    def _compare(self, line: Line) -> str | None:
+        self.plan = self.scheduler.plan(self.now)
+        ours = plan_data(self.plan, self.copies)
+        theirs = line.data["plan"]
+        self.plans += 1
+        if ours == theirs:
+            return None
+        self.plans -= 1
+        where = f"line {line.number}, plan {self.plans + 1} at {self.now / 1e9:.6f} s"
+        if ours is None or theirs is None:
+            said = {True: "nothing to do", False: "a plan"}
+            return f"{where}: this run has {said[ours is None]}, the log {said[theirs is None]}"
+        field = next(name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name))
+        return f"{where}: {field} is {ours.get(field)!r}, the log says {theirs.get(field)!r}"
+
+    def _commit(self, data: dict[str, Any]) -> None:
+        assert self.plan is not None, "a commit without a plan"
+        known = self.copies.by_number()
+        copied = [known[number] for number in data["copied"]]
+        self.copies.landed(copied)
+        outcome = Outcome(
+            data["iterations"], data["service"], data["stall"], [self.jobs[id] for id in data["ended"]], copied,
+            data["first"], data["gap"],
+        )  # fmt: skip
+        self.scheduler.commit(self.plan, outcome, self.now)
+        self.plan = None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    about, _, rest = (__doc__ or "").partition("\n")
+    parser = argparse.ArgumentParser(
+        prog="python -m fastserve.flightlog.replay", description=about, epilog=rest,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    parser.add_argument("log", help="a flight log, as an engine with flight_log=FILE writes it")
+    parser.add_argument("--policy", help="try this policy, a name or module:Class with its defaults, not the log's own")
+    args = parser.parse_args(argv)
+    try:
+        make = None if args.policy is None else policies.find(args.policy)
+        report = replay_log(args.log, make)
+    except (ValueError, OSError) as error:
+        print(f"python -m fastserve.flightlog.replay: error: {error}", file=sys.stderr)
+        return 2
+    print(report)
+    return 0 if report.difference is None else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

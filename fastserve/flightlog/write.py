@@ -1,0 +1,135 @@
+"""The flight log: everything that one Scheduler was told and what it answered, as JSON lines.
+
+From it every plan can be made again (`python -m fastserve.flightlog.replay LOG`), so a live run is a regression test
+and a bug report. It holds settings, lengths, ids and times, never a prompt or a token. Times are ns.
+
+The first line is the header: version, policy (a name or module:Class), knobs, hardware (as load_hardware() reads it),
+longest, and settings, the Scheduler's keywords. Each further line is one event with its time `now`, in the order in
+which the Scheduler was told: submit (the facts of the job), cancel, plan, commit, forget_all, resize.
+A plan is null where jobs wait and nothing can be done. Copies are [number, job, blocks, "out" or "in"], numbered as
+they appear.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable
+from contextlib import suppress
+from os import PathLike
+from pathlib import Path
+from typing import Any, Final, TextIO
+
+from fastserve.sched.job import NEVER, Job
+from fastserve.sched.plan import Copy, Outcome, Plan
+
+log = logging.getLogger("fastserve")
+
+VERSION: Final = 1
+FACTS: Final = ("id", "arrival", "prompt", "limit", "client", "program", "priority", "deadline", "guess")
+"""What of a Job is known when it is submitted: its constructor's arguments."""
+
+
+class Copies:
+    """Numbers for copies, which are otherwise told apart by identity, in the order in which plans name them."""
+
+    def __init__(self) -> None:
+        self._number: dict[Copy, int] = {}
+        self._issued = 0
+
+    def number(self, copy: Copy) -> int:
+        if copy not in self._number:
+            self._number[copy] = self._issued
+            self._issued += 1
+        return self._number[copy]
+
+    def landed(self, copies: Iterable[Copy]) -> list[int]:
+        """Their numbers, which nobody will ask for again."""
+        return [self._number.pop(copy) for copy in copies]
+
+    def clear(self) -> None:
+        self._number.clear()
+
+    def by_number(self) -> dict[int, Copy]:
+        return {number: copy for copy, number in self._number.items()}
+
+
+def plan_data(plan: Plan | None, copies: Copies) -> dict[str, Any] | None:
+    """A plan as plain data, before it is committed. Equal plans give equal data."""
+    if plan is None:
+        return None
+    moves = {"park": plan.park, "load": plan.load, "clear": plan.clear, "prefetch": plan.prefetch}
+    return {
+        "gone": [job.id for job in plan.gone],
+        "left": [job.id for job in plan.left],
+        "joined": [job.id for job in plan.joined],
+        "prefill": [[job.id, tokens] for job, tokens in plan.prefill],
+        "drop": [job.id for job in plan.drop],
+        **{
+            name: [[copies.number(copy), copy.job.id, copy.blocks, "out" if copy.out else "in"] for copy in found]
+            for name, found in moves.items()
+        },
+        "batch": plan.batch,
+        "context": plan.context,
+        "iterations": plan.iterations,
+        "service": plan.service,
+        "until": plan.until,
+        "hold": plan.hold,
+    }
+
+
+class FlightLog:
+    """Writes one. Each line is whole on disk before the next event, so that a crash leaves what led to it."""
+
+    def __init__(self, path: str | PathLike[str], header: dict[str, Any]) -> None:
+        """OSError where the file cannot be written. If that fails later, the log ends there and says so."""
+        self._file: TextIO | None = Path(path).open("w", encoding="utf-8", buffering=1)  # noqa: SIM115 (closed by close())
+        self._copies = Copies()
+        self._file.write(_line({"flight_log": VERSION, **header}))
+
+    def submitted(self, now: int, job: Job) -> None:
+        facts = {name: getattr(job, name) for name in FACTS}
+        for name in ("limit", "deadline"):
+            if facts[name] == NEVER:
+                del facts[name]
+        self._tell({"event": "submit", "now": now, **facts})
+
+    def cancelled(self, now: int, job: Job) -> None:
+        self._tell({"event": "cancel", "now": now, "id": job.id})
+
+    def planned(self, now: int, plan: Plan | None) -> None:
+        self._tell({"event": "plan", "now": now, "plan": plan_data(plan, self._copies)})
+
+    def committed(self, now: int, outcome: Outcome) -> None:
+        """Before the Scheduler is told."""
+        self._tell({
+            "event": "commit", "now": now, "iterations": outcome.iterations, "service": outcome.service,
+            "stall": outcome.stall, "ended": [job.id for job in outcome.ended],
+            "copied": self._copies.landed(outcome.copied), "first": outcome.first, "gap": outcome.gap,
+        })  # fmt: skip
+
+    def forgot(self, now: int) -> None:
+        self._copies.clear()
+        self._tell({"event": "forget_all", "now": now})
+
+    def resized(self, now: int, slots: int) -> None:
+        self._tell({"event": "resize", "now": now, "slots": slots})
+
+    def close(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+
+    def _tell(self, data: dict[str, Any]) -> None:
+        if self._file is None:
+            return
+        try:
+            self._file.write(_line(data))
+        except OSError as error:  # a full disk must not end the service
+            log.error("the flight log %s ends here, the engine goes on: %s", self._file.name, error)
+            with suppress(OSError):
+                self.close()
+
+
+def _line(data: dict[str, Any]) -> str:
+    return json.dumps(data, separators=(",", ":")) + "\n"

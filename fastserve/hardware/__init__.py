@@ -1,0 +1,36 @@
+"""Iteration-time models with the memory and the link of the machine; JSON in and out, each with its provenance."""
+
+from fastserve.hardware.base import LatencyModel
+from fastserve.hardware.hardware import (
+    Hardware,
+    hardware_from_json,
+    load_hardware,
+    presets,
+    roofline,
+    rooflines,
+)
+from fastserve.hardware.linear import DecodePiece, LinearLatency, PrefillFit
+from fastserve.hardware.memory import Link, Memory
+from fastserve.hardware.roofline import Device, ModelConfig, RooflineLatency
+from fastserve.hardware.table import DecodePoint, PrefillPoint, TableLatency
+
+__all__ = [
+    "DecodePiece",
+    "DecodePoint",
+    "Device",
+    "Hardware",
+    "LatencyModel",
+    "LinearLatency",
+    "Link",
+    "Memory",
+    "ModelConfig",
+    "PrefillFit",
+    "PrefillPoint",
+    "RooflineLatency",
+    "TableLatency",
+    "hardware_from_json",
+    "load_hardware",
+    "presets",
+    "roofline",
+    "rooflines",
+]

@@ -1,0 +1,103 @@
+"""LatencyModel: how long an iteration takes. Every duration inside is a whole number of picoseconds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from math import isqrt
+from os import PathLike
+from pathlib import Path
+
+
+class LatencyModel:
+    """The time of one iteration, and of many decode iterations of one batch at once.
+
+    Invariants of every kind: `span_ps` is exactly the sum of its iterations; a decode iteration takes at least 1 ps
+    and never less with more context; a prefill never takes less with more tokens. No floats after loading.
+    A kind overrides the four methods that raise here. (No ABC: under mypyc 2.4 its instances crash the collector.)
+    """
+
+    name: str
+    provenance: str
+
+    def __init__(self, name: str, provenance: str) -> None:
+        self.name = name
+        self.provenance = provenance
+
+    def iteration_ps(self, batch: int, context: int, chunks: Sequence[tuple[int, int]]) -> int:
+        """One iteration of `batch` decoding jobs and of prefill `chunks`, 0 if there is neither.
+
+        context: sum over the decoding jobs of prompt + generated, the token being processed included.
+        chunks: (tokens already cached, tokens to add) of each prefill in this iteration.
+        """
+        raise NotImplementedError
+
+    def span_ps(self, k: int, batch: int, context: int) -> int:
+        """k decode iterations of one batch of at least 1; each adds `batch` tokens to the context."""
+        raise NotImplementedError
+
+    def steps_for(self, ps: int, batch: int, context: int) -> int:
+        """The smallest k >= 1 with span_ps(k, batch, context) >= ps. Constant time for any ps."""
+        raise NotImplementedError
+
+    def to_json(self) -> dict[str, object]:
+        """The numbers as they were given, not as quantised; `from_json` builds the same model again."""
+        raise NotImplementedError
+
+    def last_ps(self, k: int, batch: int, context: int) -> int:
+        """The longest of k decode iterations: the last, because the context only grows."""
+        return self.iteration_ps(batch, context + (k - 1) * batch, ())
+
+    def prefill_ns(self, tokens: int) -> int:
+        """A whole prompt in an iteration of its own, to the nearest ns: what policies see as machine.prefill_ns."""
+        return (self.iteration_ps(0, 0, ((0, tokens),)) + 500) // 1000
+
+    @property
+    def decode_ns(self) -> int:
+        """One decode iteration of one job with one token of context, to the nearest ns."""
+        return (self.iteration_ps(1, 1, ()) + 500) // 1000
+
+    def alone_ps(self, prompt: int, output: int, token_budget: int | None) -> int:
+        """One job on the empty machine: prefill in chunks of token_budget (None: whole), then output - 1 decodes.
+
+        The prefill yields the first token. Takes time proportional to the number of chunks.
+        """
+        if prompt < 1 or output < 1:
+            raise ValueError(f"a job needs at least 1 prompt and 1 output token, got {prompt} and {output}")
+        if token_budget is not None and token_budget < 1:
+            raise ValueError(f"token_budget must be at least 1 or None, got {token_budget}")
+        size = prompt if token_budget is None else token_budget
+        total = self.span_ps(output - 1, 1, prompt + 1)
+        for cached in range(0, prompt, size):
+            total += self.iteration_ps(0, 0, ((cached, min(size, prompt - cached)),))
+        return total
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write a file that `load` reads; the folder must exist."""
+        Path(path).write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
+
+    @staticmethod
+    def from_json(data: object, where: str = "latency") -> LatencyModel:
+        """Build the model that `data["kind"]` names; ValueError for an unknown kind or key or a bad number."""
+        from fastserve.hardware.registry import latency_from_json
+
+        return latency_from_json(data, where)
+
+    @staticmethod
+    def load(name_or_path: str | PathLike[str]) -> LatencyModel:
+        """The latency of a preset, a roofline name or a JSON file, see `load_hardware`."""
+        from fastserve.hardware.hardware import load_hardware
+
+        return load_hardware(name_or_path).latency
+
+
+def steps_on_line(ps: int, first: int, growth: int) -> int:
+    """The smallest k >= 1 with k * first + growth * k * (k - 1) / 2 >= ps, for first >= 1 and growth >= 0."""
+    if ps <= first:
+        return 1
+    if growth == 0:
+        return -(-ps // first)
+    # floor((isqrt(d) - b) / 2a) is the floor of the real root, because b and 2a are whole; so one correction is enough
+    b = 2 * first - growth
+    k = (isqrt(b * b + 8 * growth * ps) - b) // (2 * growth)
+    return k if k * first + growth * (k * (k - 1) // 2) >= ps else k + 1

@@ -1,0 +1,90 @@
+"""Common models and devices, and the roofline hardware that any pair of them makes: roofline:llama-3-8b/a100-80g."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib.resources import files
+
+from fastserve.hardware.json_fields import Fields
+from fastserve.hardware.memory import Link, Memory
+from fastserve.hardware.roofline import Device, ModelConfig, RooflineLatency, read_device, read_model
+
+FILE = "roofline.json"
+PREFIX = "roofline:"
+BLOCK_TOKENS = 16
+_USABLE_TENTHS = 9  # of the device's memory, as vLLM and FastServe's engine take it
+
+
+@dataclass(frozen=True, slots=True)
+class Accelerator:
+    """A device with its memory, its link and one line about it."""
+
+    device: Device
+    memory_bytes: int
+    host_bytes: int
+    link: Link
+    about: str
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """models and accelerators by name; provenance covers all of them."""
+
+    models: dict[str, ModelConfig]
+    accelerators: dict[str, Accelerator]
+    provenance: str
+
+    def pool_tokens(self, model: str, device: str) -> int:
+        """What is left for KV once the weights are loaded, in whole blocks; 0 if they do not fit."""
+        shape = self.models[model]
+        left = self.accelerators[device].memory_bytes * _USABLE_TENTHS // 10 - shape.weight_bytes
+        return max(0, left // (shape.kv_bytes_per_token * BLOCK_TOKENS)) * BLOCK_TOKENS
+
+    def latency(self, model: str, device: str) -> RooflineLatency:
+        return RooflineLatency(
+            self.models[model], self.accelerators[device].device, f"{PREFIX}{model}/{device}", self.provenance
+        )
+
+    def memory(self, model: str, device: str) -> Memory:
+        """ValueError if the weights leave no room for a block."""
+        tokens = self.pool_tokens(model, device)
+        shape, accelerator = self.models[model], self.accelerators[device]
+        if not tokens:
+            raise ValueError(
+                f"{model} does not fit {device}: its weights take {shape.weight_bytes / 1e9:.1f} GB of "
+                f"{accelerator.memory_bytes * _USABLE_TENTHS / 1e10:.1f} GB usable; choose a larger device"
+            )
+        return Memory(BLOCK_TOKENS, tokens, accelerator.host_bytes, shape.kv_bytes_per_token)
+
+
+def read_catalogue() -> Catalogue:
+    """The tables shipped in presets/roofline.json."""
+    text = files("fastserve.hardware").joinpath("presets").joinpath(FILE).read_text(encoding="utf-8")
+    fields = Fields(json.loads(text), FILE)
+    assumed = fields.part("assumptions")
+    host_bytes = assumed.integer("host_bytes")
+    shares = {key: assumed.number(key) for key in ("compute_efficiency", "memory_efficiency", "overhead_ms")}
+    assumed.close()
+    models, devices = fields.part("models"), fields.part("devices")
+    catalogue = Catalogue(
+        {name: read_model(models.part(name)) for name in models.names()},
+        {name: _accelerator(devices.part(name), shares, host_bytes) for name in devices.names()},
+        fields.text("provenance"),
+    )
+    fields.close()
+    return catalogue
+
+
+def _accelerator(fields: Fields, shares: dict[str, float], host_bytes: int) -> Accelerator:
+    rates = {key: fields.positive(key) for key in ("flops_per_s", "bytes_per_s")}
+    rate = fields.integer("link_bytes_per_s", least=1)
+    accelerator = Accelerator(
+        read_device(Fields({**rates, **shares}, fields.where)),
+        fields.integer("memory_bytes", least=1),
+        host_bytes,
+        Link(rate, rate, 0, fields.flag("duplex", True)),
+        fields.text("about"),
+    )
+    fields.close()
+    return accelerator

@@ -1,0 +1,141 @@
+"""Hardware: a latency model with its memory and link; loaded from a preset, a JSON file or a roofline's name."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib.resources import files
+from os import PathLike
+from pathlib import Path
+
+from fastserve.hardware import catalogue
+from fastserve.hardware.base import LatencyModel
+from fastserve.hardware.json_fields import Fields
+from fastserve.hardware.memory import Link, Memory, read_link, read_memory
+from fastserve.hardware.registry import latency_from_json
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """Everything that the modelled machine is made of."""
+
+    latency: LatencyModel
+    memory: Memory
+    link: Link
+    about: str = ""  # one line for listings
+
+    @property
+    def name(self) -> str:
+        return self.latency.name
+
+    @property
+    def provenance(self) -> str:
+        return self.latency.provenance
+
+    def to_json(self) -> dict[str, object]:
+        latency = self.latency.to_json()
+        return {
+            "name": latency.pop("name"),
+            "about": self.about,
+            "provenance": latency.pop("provenance"),
+            "latency": latency,
+            "memory": self.memory.to_json(),
+            "link": self.link.to_json(),
+        }
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write a file that `load_hardware` reads; the folder must exist."""
+        Path(path).write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
+
+
+def hardware_from_json(data: object, where: str = "hardware") -> Hardware:
+    """From {"name", "about", "provenance", "latency", "memory", "link"}, or from a bare latency model.
+
+    A bare latency model, or a missing part, gets unlimited memory of unknown bytes per token and the default link.
+    """
+    fields = Fields(data, where)
+    if "kind" in fields:
+        return Hardware(latency_from_json(data, where), Memory(), Link())
+    about, name, provenance = fields.text("about"), fields.text("name"), fields.text("provenance")
+    latency = fields.take("latency")
+    if latency is None:
+        raise ValueError(f'{where}: \'latency\' is missing; give it a model such as {{"kind": "linear", ...}}')
+    model = latency_from_json(latency, f"{where}, latency")
+    model.name = name or model.name
+    model.provenance = provenance or model.provenance
+    memory = read_memory(fields.part("memory"))
+    link = read_link(fields.part("link"))
+    fields.close()
+    return Hardware(model, memory, link, about)
+
+
+def _preset_texts() -> dict[str, str]:
+    """Name -> JSON text of every preset file, by name; the catalogue of rooflines is no preset."""
+    folder = files("fastserve.hardware").joinpath("presets")
+    found = {
+        entry.name.removesuffix(".json"): entry.read_text(encoding="utf-8")
+        for entry in folder.iterdir()
+        if entry.name.endswith(".json") and entry.name != catalogue.FILE
+    }
+    return dict(sorted(found.items()))
+
+
+def presets() -> dict[str, str]:
+    """The preset files, with one line on each; `rooflines()` has the other names that `load_hardware` knows."""
+    return {name: str(json.loads(text)["about"]) for name, text in _preset_texts().items()}
+
+
+def rooflines() -> dict[str, str]:
+    """roofline:MODEL/DEVICE for every pair of the catalogue that fits, with one line on each."""
+    found = catalogue.read_catalogue()
+    return {
+        f"{catalogue.PREFIX}{model}/{device}": _roofline_about(found, model, device)
+        for model in found.models
+        for device in found.accelerators
+        if found.pool_tokens(model, device)
+    }
+
+
+def roofline(model: str, device: str) -> Hardware:
+    """Untuned estimate of a catalogued model on a catalogued device; ValueError lists the valid names."""
+    found = catalogue.read_catalogue()
+    if model not in found.models:
+        raise ValueError(f"no roofline for the model {model!r}; models: {', '.join(found.models)}")
+    if device not in found.accelerators:
+        raise ValueError(f"no roofline for the device {device!r}; devices: {', '.join(found.accelerators)}")
+    return Hardware(
+        found.latency(model, device),
+        found.memory(model, device),
+        found.accelerators[device].link,
+        _roofline_about(found, model, device),
+    )
+
+
+def _roofline_about(found: catalogue.Catalogue, model: str, device: str) -> str:
+    tokens, note = found.pool_tokens(model, device), found.accelerators[device].about
+    return f"{model} on one {device} ({note}): untuned roofline, pool of {tokens:,} tokens"
+
+
+def load_hardware(name_or_path: str | PathLike[str]) -> Hardware:
+    """A preset by name, roofline:MODEL/DEVICE, or a JSON file by path (one named as a preset is: write ./name).
+
+    FileNotFoundError lists the presets; ValueError tells what is wrong inside a file or a roofline's name.
+    """
+    name = str(name_or_path)
+    if name.startswith(catalogue.PREFIX):
+        model, _, device = name.removeprefix(catalogue.PREFIX).partition("/")
+        return roofline(model, device)
+    texts = _preset_texts()
+    if name in texts:
+        return hardware_from_json(json.loads(texts[name]), f"preset {name}")
+    path = Path(name)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no latency preset and no file is called {name!r}; presets: {', '.join(texts)}, or a roofline such as "
+            f"{catalogue.PREFIX}llama-3-8b/a100-80g"
+        )
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{name} is not a JSON file: {error}") from None
+    return hardware_from_json(data, name)

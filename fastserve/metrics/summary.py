@@ -1,0 +1,296 @@
+"""What is computed from records: one flat summary a run, ratios between runs, the largest rate under an objective.
+
+Records come as columns: equally long numpy arrays, one row per job, all times float seconds. Units stand in the keys of
+a summary. A measure that has no value is None, never NaN.
+
+Who counts:
+
+* Completed jobs (`finish` is "stop" or "length") and unfinished ones make up all latency figures. An unfinished job is
+  censored, never dropped: its `jct_from_arrival` is how long it has been in the system when observation ended, and
+  stands for its time to first token too where it has had none. A summary with `unfinished` > 0 shows lower bounds.
+* Rejected and cancelled jobs are counted but stand outside all latency figures.
+* Percentiles interpolate linearly between order statistics (numpy's default).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastserve.metrics.saturation import Columns, Floats, area_until, covered, left_at, saturated
+
+Summary = dict[str, float | int | None]
+
+__all__ = ["Columns", "Ratio", "Slo", "Summary", "jain", "largest_rate", "paired_ratio", "saturated", "summarise"]
+
+GIB = 2.0**30
+
+# The service of a client in tokens, an output token counting double: the weights of VTC (OSDI'24, section 5).
+PROMPT_WEIGHT, OUTPUT_WEIGHT = 1.0, 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Slo:
+    """Objectives in seconds for jobs that bring none of their own; None: no such objective."""
+
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    e2e_s: float | None = None
+
+
+class Ratio(NamedTuple):
+    """A ratio of means with its 95 % interval; the interval is None when one seed leaves nothing to resample."""
+
+    mean: float
+    low: float | None
+    high: float | None
+
+
+def summarise(columns: Columns, *, horizon_s: float, warmup_s: float = 0.0, slo: Slo | None = None) -> Summary:
+    """Every measure of one run, flat, with units in the keys.
+
+    horizon_s: absolute time at which observation ended; unfinished jobs are censored there.
+    warmup_s: jobs that arrive this soon after the first one are left out of all but the counting of the system's state.
+    slo: objectives of jobs whose own are NaN. Without any objective the goodput is None.
+
+    Rates (`throughput_rps`, `output_tokens_per_s`, `goodput_rps`) are taken over the window from the end of the warm-up
+    to the last arrival, without the drain. `makespan_s` runs from the first arrival to the last end.
+    """
+    start = _start(columns, warmup_s)
+    measured = columns["arrival"] >= start
+    jobs = _rows(columns, measured)
+    finish = jobs["finish"]
+    rejected, cancelled, unfinished = (finish == kind for kind in ("rejected", "cancelled", "unfinished"))
+    counted = _rows(jobs, ~(rejected | cancelled))
+
+    summary: Summary = {
+        "n": len(finish),
+        "completed": int(np.count_nonzero(~(rejected | cancelled | unfinished))),
+        "rejected": int(np.count_nonzero(rejected)),
+        "cancelled": int(np.count_nonzero(cancelled)),
+        "unfinished": int(np.count_nonzero(unfinished)),
+    }
+    summary |= _distribution("jct_s", counted["jct_from_arrival"])
+    summary |= _distribution("ttft_s", _censored_ttft(counted))
+    summary |= _distribution("tpot_s", counted["tpot_excl_first"])
+    summary |= _distribution("s_per_token", counted["s_per_token"])
+    summary |= _distribution("slowdown", counted["slowdown"])
+    summary |= _distribution("largest_gap_s", counted["largest_gap"])
+    for name in ("queued", "preempted", "stalled"):
+        summary[f"mean_{name}_s"] = _mean(counted[name])
+    summary["preemptions_per_job"] = _mean(counted["preemptions"])
+    summary |= _copies(jobs)
+    summary |= _rates(columns, start, horizon_s)
+    summary |= _goodput(jobs, slo or Slo(), _window(columns, start))
+    summary["jain_index"] = _client_fairness(jobs, horizon_s)
+    summary["saturated"] = saturated(columns, horizon_s=horizon_s)
+    return summary
+
+
+def jain(shares: Sequence[float] | Floats) -> float | None:
+    """Jain's fairness index (sum x)^2 / (n sum x^2): 1 when all are equal, 1/n when one has everything.
+
+    None for no shares, or when nobody has anything.
+    """
+    x = np.asarray(shares, dtype=float)
+    squares = float(np.sum(x * x))
+    return float(np.sum(x)) ** 2 / (len(x) * squares) if squares > 0 else None
+
+
+def paired_ratio(baseline: Sequence[float], other: Sequence[float], *, seed: int = 0, resamples: int = 10_000) -> Ratio:
+    """Mean of `baseline` over mean of `other`, above 1 where `other` is the smaller; one value per seed, paired.
+
+    The interval holds 95 % of the ratios when seeds are drawn again with replacement, a seed's two values together
+    (percentile bootstrap): jobs within a run are correlated, runs are not.
+
+    Raises ValueError when the lists differ in length, are empty, or hold values that are not finite and positive.
+    """
+    base, rest = np.asarray(baseline, dtype=float), np.asarray(other, dtype=float)
+    if len(base) != len(rest) or not len(base):
+        raise ValueError(f"A paired ratio needs one value per seed on both sides, not {len(base)} and {len(rest)}.")
+    if not (np.all(np.isfinite(base) & np.isfinite(rest)) and np.all(base > 0) and np.all(rest > 0)):
+        raise ValueError("A paired ratio needs finite values above 0 on both sides.")
+    mean = float(base.mean() / rest.mean())
+    if len(base) == 1:
+        return Ratio(mean, None, None)
+    drawn = np.random.default_rng(seed).integers(len(base), size=(resamples, len(base)))
+    low, high = np.quantile(base[drawn].mean(axis=1) / rest[drawn].mean(axis=1), (0.025, 0.975))
+    return Ratio(mean, float(low), float(high))
+
+
+def largest_rate(
+    measure: Callable[[float], float | None],
+    slo: float,
+    low: float,
+    high: float,
+    *,
+    steps: int = 8,
+    tolerance: float = 0.01,
+) -> float | None:
+    """The rate at which `measure` first rises above `slo`, within `tolerance` (relative), and still met there.
+
+    A measure need not be monotone: normalised latency often falls again in an overload where only short jobs end. So
+    `steps` rates from `low` to `high`, evenly spaced on a log scale, are tried upwards until one fails; the crossing is
+    bisected between that one and the one before. None or NaN from `measure` (nothing ended) counts as above `slo`.
+
+    Returns None when `low` fails already, and math.inf when nothing up to `high` fails.
+    """
+    if not 0 < low < high:
+        raise ValueError(f"The rates to search must satisfy 0 < low < high, not low={low}, high={high}.")
+
+    def meets(rate: float) -> bool:
+        value = measure(rate)
+        return value is not None and value <= slo
+
+    if not meets(low):
+        return None
+    good = low
+    for step in range(1, steps + 1):
+        bad = high if step == steps else low * (high / low) ** (step / steps)
+        if not meets(bad):
+            break
+        good = bad
+    else:
+        return math.inf
+    while bad > good * (1 + tolerance):
+        middle = math.sqrt(good * bad)
+        if meets(middle):
+            good = middle
+        else:
+            bad = middle
+    return good
+
+
+def _rows(columns: Columns, chosen: NDArray[np.bool_]) -> Columns:
+    """The chosen rows; the very columns when that is all of them, for a million jobs should not be held twice."""
+    return columns if chosen.all() else {name: column[chosen] for name, column in columns.items()}
+
+
+def _start(columns: Columns, warmup_s: float) -> float:
+    return float(columns["arrival"].min()) + warmup_s if len(columns["arrival"]) else 0.0
+
+
+def _window(columns: Columns, start: float) -> float | None:
+    """Seconds from the end of the warm-up to the last arrival; None where nothing spans them."""
+    window = float(columns["arrival"].max()) - start if len(columns["arrival"]) else 0.0
+    return window if window > 0 else None
+
+
+def _mean(values: NDArray[Any]) -> float | None:
+    """Of the finite values: a job that never began has no time in the queue before it began."""
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else None
+
+
+def _distribution(name: str, values: NDArray[Any]) -> Summary:
+    """mean, p50, p95, p99 and max of the finite values; a job without a value (one token has no TPOT) has no part."""
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return {f"{statistic}_{name}": None for statistic in ("mean", "p50", "p95", "p99", "max")}
+    p50, p95, p99 = np.percentile(finite, (50, 95, 99))
+    found = {"mean": finite.mean(), "p50": p50, "p95": p95, "p99": p99, "max": finite.max()}
+    return {f"{statistic}_{name}": float(value) for statistic, value in found.items()}
+
+
+def _censored_ttft(counted: Columns) -> Floats:
+    waiting = np.isnan(counted["ttft"]) & (counted["finish"] == "unfinished")
+    return np.where(waiting, counted["jct_from_arrival"], counted["ttft"])
+
+
+def _copies(jobs: Columns) -> Summary:
+    """Recomputation and swapping. The share is of all tokens computed: prompts, outputs and what was computed again."""
+    started = ~np.isnan(jobs["first_token"])
+    again = int(np.sum(jobs["recomputed_tokens"]))
+    useful = int(np.sum(jobs["prompt_tokens"][started])) + int(np.sum(jobs["output_tokens"]))
+    return {
+        "recomputed_tokens": again,
+        "recomputed_share": again / (again + useful) if again + useful else None,
+        "swapped_out_gib": float(np.sum(jobs["swapped_out_bytes"])) / GIB,
+        "swapped_in_gib": float(np.sum(jobs["swapped_in_bytes"])) / GIB,
+    }
+
+
+def _rates(columns: Columns, start: float, horizon_s: float) -> Summary:
+    """Rates over the window, jobs of the warm-up included: they too are served in it.
+
+    A job's tokens count as delivered evenly between its first and its last one. Over a whole run `mean_in_system` times
+    `makespan_s` is the sum of all residence times: Little's law, for whoever wants to check it.
+    """
+    window = _window(columns, start)
+    arrival, end, left = columns["arrival"], columns["end"], left_at(columns, horizon_s)
+    if not len(arrival):
+        return dict.fromkeys(
+            ("throughput_rps", "output_tokens_per_s", "offered_rps", "makespan_s", "mean_in_system"), None
+        )
+    last = float(arrival.max())
+    stop = max(float(left.max()), last)
+    served = (columns["finish"] == "stop") | (columns["finish"] == "length")
+    ended = np.count_nonzero(served & (end >= start) & (end <= last))
+    first = columns["first_token"]
+    begun = ~np.isnan(first)
+    begin, finish, tokens = first[begun], left[begun], columns["output_tokens"][begun]
+    overlap = np.clip(np.minimum(finish, last) - np.maximum(begin, start), 0.0, None)
+    length = finish - begin
+    # A job whose tokens all came at one instant has no length: all of it falls inside the window or outside.
+    share = np.where(length > 0, overlap / np.where(length > 0, length, 1.0), (begin >= start) & (begin <= last))
+    area = area_until(arrival, left, np.array([min(start, stop), stop]))
+    offered = arrival[arrival >= start]
+    span = last - float(offered.min()) if len(offered) else 0.0
+    return {
+        "throughput_rps": ended / window if window else None,
+        "output_tokens_per_s": float(np.sum(share * tokens)) / window if window else None,
+        "offered_rps": (len(offered) - 1) / span if span > 0 else None,
+        "makespan_s": stop - float(arrival.min()),
+        "mean_in_system": float(area[1] - area[0]) / (stop - start) if stop > start else None,
+    }
+
+
+def _goodput(jobs: Columns, slo: Slo, window: float | None) -> Summary:
+    """Jobs that met every objective they have, per second and as a share of those that have one.
+
+    Rejected and unfinished jobs missed theirs. Cancelled ones are left out: what they would have done is not known.
+    """
+    met = (jobs["finish"] == "stop") | (jobs["finish"] == "length")
+    asked = np.zeros(len(met), dtype=bool)
+    for objectives, default, values in (
+        (jobs["ttft_slo"], slo.ttft_s, jobs["ttft"]),
+        (jobs["tpot_slo"], slo.tpot_s, jobs["tpot_excl_first"]),
+        (jobs["e2e_slo"], slo.e2e_s, jobs["jct_from_arrival"]),
+    ):
+        limits = np.where(np.isnan(objectives), math.nan if default is None else default, objectives)
+        asked |= ~np.isnan(limits)
+        # No limit, or no value (one token has no TPOT): nothing that could be missed.
+        met &= np.isnan(limits) | np.isnan(values) | (values <= limits)
+    asked &= jobs["finish"] != "cancelled"
+    good = int(np.count_nonzero(met & asked))
+    total = int(np.count_nonzero(asked))
+    return {
+        "goodput_rps": good / window if total and window else None,
+        "slo_attainment": good / total if total else None,
+    }
+
+
+def _client_fairness(jobs: Columns, horizon_s: float) -> float | None:
+    """Jain's index over clients of x = service / time backlogged; None below two clients.
+
+    Service: prompt tokens + 2 x output tokens of the jobs that began. Time backlogged: how long the client had at least
+    one job in the system. Jobs that name no client are nobody's.
+    """
+    names = {name for name in jobs["client"] if name}
+    if len(names) < 2:
+        return None
+    left = left_at(jobs, horizon_s)
+    begun = ~np.isnan(jobs["first_token"])
+    service = begun * (PROMPT_WEIGHT * jobs["prompt_tokens"] + OUTPUT_WEIGHT * jobs["output_tokens"])
+    rows: dict[str, list[int]] = {name: [] for name in sorted(names)}
+    for row, name in enumerate(jobs["client"]):
+        if name:
+            rows[name].append(row)
+    shares = []
+    for mine in rows.values():
+        backlogged = covered(jobs["arrival"][mine], left[mine])
+        shares.append(float(np.sum(service[mine])) / backlogged if backlogged > 0 else 0.0)
+    return jain(shares)

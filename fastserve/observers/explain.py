@@ -1,0 +1,215 @@
+"""Explanation: the life of one job, line by line: what happened to it, when, and how far it was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from fastserve.observers.seats import Seats
+from fastserve.sched.job import Job, Place
+from fastserve.sched.observer import Observer, level, said
+from fastserve.sched.plan import Copy, Outcome, Plan, Transfer
+from fastserve.sched.scheduler import Scheduler
+
+COMES_WITH = {
+    Place.DEVICE: "its KV is still on the device",
+    Place.LEAVING: "its KV is still whole on the device, while a copy of it goes out",
+    Place.HOST: "its KV is on the host, and the step waits for it",
+    Place.COMING: "its KV is on its way back, and the step waits for the rest",
+}
+
+
+class Line(NamedTuple):
+    """at: ns. age, served: ns so far; generated: tokens so far."""
+
+    at: int
+    age: int
+    served: int
+    generated: int
+    what: str
+
+    def document(self) -> dict[str, Any]:
+        """In seconds, for JSON."""
+        return {
+            "at_s": self.at / 1e9,
+            "age_s": self.age / 1e9,
+            "served_s": self.served / 1e9,
+            "generated": self.generated,
+            "what": self.what,
+        }
+
+
+class Explanation(Observer):
+    """Of the job with this id. Levels are told of policies whose explain() begins with one, as in "Q3, 4 ms left"."""
+
+    def __init__(self, scheduler: Scheduler, id: int) -> None:
+        self.scheduler = scheduler
+        self.id = id
+        self.seats = Seats(scheduler)
+        self.lines: list[Line] = []
+        self.job: Job | None = None  # from its arrival until it ends
+        self.chunks: list[int] = []  # tokens of the prefill under way
+        self.began = 0  # ns: its present visit, or its present wait
+        self.had = 0  # tokens when the visit began
+        self.first = True  # it has yet to have a first token
+        self.level: int | None = None
+        self.moving: dict[Copy, Transfer] = {}
+        self.waited = 0  # ns before the first visit, between visits, and still in the batch's stalls
+        self.between = 0
+        self.stalled = 0
+
+    # -- what it is told -------------------------------------------------------------------------------------------
+
+    def arrived(self, job: Job, now: int) -> None:
+        if job.id != self.id:
+            return
+        self.job = job
+        self.began = job.arrival
+        word = said(self.scheduler.policy, job)
+        self.level = level(word)
+        running = len(self.scheduler.running)
+        others = f"{running} others run, {len(self.scheduler.live) - running - 1} wait"
+        self._note(job, job.arrival, f"arrived: prompt of {job.prompt:,} tokens; {word}; {others}")
+
+    def refused(self, job: Job, now: int, why: str) -> None:
+        if job.id == self.id:
+            self._note(job, job.arrival, f"arrived and was refused: {why}")
+
+    def cancelled(self, job: Job, now: int) -> None:
+        if job is self.job:
+            self._end(job, now)
+
+    def planned(self, plan: Plan) -> None:
+        job = self.job
+        seats = self.seats
+        for gone in plan.gone:
+            if gone in seats.of:
+                seats.give(gone)
+        if plan.left:
+            if job in plan.left:
+                self._left(job, plan)
+            for other in plan.left:
+                seats.give(other)
+        for other in plan.joined:
+            seats.take(other)
+        if job is None:
+            return
+        if job in plan.joined:
+            self._joined(job, plan)
+        if job in plan.drop:
+            self._note(job, plan.now, "its KV is forgotten, and will have to be computed again")
+        for copy in plan.clear:
+            if copy.job is job and not copy.out and not copy.orphan:
+                self._note(job, plan.now, "its way back is broken off: running jobs need the room")
+
+    def sent(self, transfer: Transfer) -> None:
+        copy = transfer.copy
+        if copy.job is not self.job:
+            return
+        self.moving[copy] = transfer
+        what = "starts to leave for the host" if copy.out else "starts to come back from the host"
+        self._note(copy.job, transfer.start, f"its KV ({copy.blocks:,} blocks) {what}")
+
+    def committed(self, plan: Plan, outcome: Outcome, finished: Sequence[Job], now: int) -> None:
+        for other in finished:
+            if other in self.seats.of:
+                self.seats.give(other)
+        job = self.job
+        if job is None:
+            return
+        for copy in outcome.copied:
+            transfer = self.moving.pop(copy, None)
+            if transfer is not None and not copy.orphan:
+                self._note(job, transfer.end, f"its KV is {'on the host' if copy.out else 'back on the device'}")
+        if job.running or job in finished:
+            self.stalled += outcome.stall
+        for other, tokens in plan.prefill:
+            if other is job:
+                self._chunk(job, [tokens] * outcome.iterations, now)
+        if job in finished:
+            self._end(job, now)
+        else:
+            self._moved(job, now)
+
+    # -- what it makes of it ---------------------------------------------------------------------------------------
+
+    def _note(self, job: Job, at: int, what: str) -> None:
+        self.lines.append(Line(at, at - job.arrival, job.served, job.generated, what))
+
+    def _joined(self, job: Job, plan: Plan) -> None:
+        wait = plan.now - self.began
+        if job.preemptions:
+            self.between += wait
+        else:
+            self.waited += wait
+        self.began = plan.now
+        self.had = job.generated
+        self.chunks = []
+        owed = job.prompt + job.generated - job.prefilled
+        how = COMES_WITH.get(job.place) or f"{owed:,} tokens to prefill" + (" again" if job.generated else "")
+        beaten = ", ".join([f"job {other.id}" for other in plan.left])
+        instead = f", as {beaten} left" if beaten else ""
+        word = said(self.scheduler.policy, job)
+        slot = self.seats.of[job]
+        self._note(job, plan.now, f"joined slot {slot} after {_time(wait)} of waiting{instead}; {how}; {word}")
+
+    def _left(self, job: Job, plan: Plan) -> None:
+        stay = plan.now - self.began
+        self.began = plan.now
+        word = said(self.scheduler.policy, job)
+        gained = f"{job.generated - self.had:,} tokens in {_time(stay)}"
+        self._note(job, plan.now, f"preempted after {gained}: {self.seats.why(plan)}; {word}; its KV is parked")
+
+    def _chunk(self, job: Job, tokens: list[int], now: int) -> None:
+        self.chunks += tokens
+        if not (job.rolling or job.finish):
+            return
+        chunks = len(self.chunks)
+        parts = f" in {chunks} chunks ({', '.join(map(str, self.chunks))})" if chunks > 1 else ""
+        token = f"first token, {_time(now - job.arrival)} after its arrival" if self.first else "the next token with it"
+        self.first = False
+        self._note(job, now, f"prefilled {sum(self.chunks):,} tokens{parts}; {token}")
+        self.chunks = []
+
+    def _moved(self, job: Job, now: int) -> None:
+        if self.level is None:
+            return
+        word = said(self.scheduler.policy, job)
+        new = level(word)
+        if new is not None and new != self.level:
+            self._note(job, now, f"{'demoted' if new > self.level else 'promoted'} from Q{self.level}: {word}")
+            self.level = new
+
+    def _end(self, job: Job, now: int) -> None:
+        times = "once" if job.preemptions == 1 else f"{job.preemptions} times"
+        self._note(
+            job,
+            now,
+            f"ended ({job.finish}) with {job.generated:,} tokens after {_time(now - job.arrival)}: waited "
+            f"{_time(self.waited)} at first and {_time(self.between)} between visits, served {_time(job.served)}, "
+            f"stalled {_time(self.stalled)} by copies; preempted {times}",
+        )
+        self.job = None
+
+    # -- what is shown ---------------------------------------------------------------------------------------------
+
+    def told(self) -> list[Line]:
+        """By time. A copy's end may be known before other things that happen meanwhile."""
+        return sorted(self.lines, key=lambda line: line.at)
+
+    def text(self, label: str, seed: int) -> str:
+        """A heading and a line each; seconds."""
+        lines = [f"job {self.id} under {label}, seed {seed}"]
+        if not self.lines:
+            return f"{lines[0]}: the run was stopped before it arrived\n"
+        lines.append(f"{'at s':>12}  {'age s':>11}  {'served s':>11}  {'tokens':>6}")
+        for line in self.told():
+            figures = f"{line.at / 1e9:12.6f}  {line.age / 1e9:11.6f}  {line.served / 1e9:11.6f}"
+            lines.append(f"{figures}  {line.generated:6,}  {line.what}")
+        if self.job is not None:
+            lines.append(f"{'':46}  (the run was stopped here)")
+        return "\n".join(lines) + "\n"
+
+
+def _time(ns: int) -> str:
+    return f"{ns / 1e9:.3f} s" if ns >= 10**9 else f"{ns / 1e6:.3g} ms"

@@ -1,0 +1,143 @@
+"""Profiling: a live engine serves a planned load while every whole iteration is timed, from one plan to the next."""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+from collections.abc import Callable, Iterator, Sequence
+from time import perf_counter
+from typing import Any, NamedTuple
+
+from fastserve.engine.engine import Engine
+from fastserve.engine.params import SamplingParams
+from fastserve.hardware.processor import processor
+from fastserve.profiler.fit import Iteration
+from fastserve.sched.plan import Outcome, Plan
+
+PREFILLS = (16, 64, 256, 128, 512, 32, 1024, 2048)
+DECODES = 16  # tokens of each output of a bout that is there for its decodes
+LETTERS = range(32, 127)  # ids that stand for printable text where tokens are bytes; anything else is as good
+
+Report = Callable[[float, str], object]
+"""(share of the budget that is spent, what is being measured)"""
+
+
+class Meter:
+    """A LiveExecutor around an engine's own that notes each iteration. Attach it before the first request."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+        self.noted: list[tuple[int, int, int, int, int, Outcome]] = []
+
+    @classmethod
+    def attach(cls, engine: Engine) -> Meter:
+        """Between the engine's loop and its executor."""
+        meter = cls(engine.loop.executor)
+        engine.loop.executor = meter
+        return meter
+
+    def run(self, plan: Plan) -> Outcome:
+        tokens = sum([n for _, n in plan.prefill])
+        squared = sum([n * (2 * job.prefilled + n) for job, n in plan.prefill])
+        outcome: Outcome = self.inner.run(plan)
+        self.noted.append((plan.batch, plan.context, tokens, squared, plan.now, outcome))
+        return outcome
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def iterations(self) -> list[Iteration]:
+        """All so far. The loop fills in an outcome's time after run(): ask when no request is left."""
+        return [
+            Iteration(batch, context, tokens, squared, outcome.service / 1e6, now / 1e9)
+            for batch, context, tokens, squared, now, outcome in self.noted
+            if outcome.service > 0
+        ]
+
+
+class Bout(NamedTuple):
+    """Requests that are submitted together: (prompt tokens, output tokens)."""
+
+    what: str
+    requests: list[tuple[int, int]]
+
+
+def bouts(slots: int, longest: int, rng: random.Random) -> Iterator[Bout]:
+    """One round: a crowd with lengths at random, prefills by length, decodes by batch and context, in turns.
+
+    longest: tokens of the longest context that matters. A crowd's prefills run beside others' decodes.
+    """
+    room = max(1, longest - DECODES)
+    lengths = [n for n in PREFILLS if n < room] or [max(1, room // 2)]
+    sizes = sorted({2**i for i in range(slots.bit_length()) if 2**i < slots} | {slots})
+    decodes = [(batch, context) for context in dict.fromkeys((min(32, room), min(512, room))) for batch in sizes]
+    turns = max(len(lengths), len(decodes))
+    for i in range(turns):
+        if i % 4 == 0:
+            yield Bout("crowd", [_at_random(room, rng) for _ in range(2 * slots)])
+        if i < len(lengths):
+            yield Bout(f"prefill of {lengths[i]}", [(lengths[i], 1)])
+        if i < len(decodes):
+            batch, context = decodes[i]
+            yield Bout(f"decode of {batch} x {context}", [(context, DECODES)] * batch)
+
+
+def campaign(
+    engine: Engine, budget_s: float, *, longest: int | None = None, seed: int = 0, report: Report | None = None
+) -> list[Iteration]:
+    """Rounds of bouts until the budget (s) is spent; at least a crowd, a prefill and a decode.
+
+    longest: tokens of the longest context (None: 2,560, or what the engine takes). Greedy, no text is stopped early.
+    """
+    scheduler = engine.loop.scheduler
+    pool = engine.hardware.memory.device_tokens
+    longest = min(engine.max_model_len, longest or PREFILLS[-1] + 512, pool or engine.max_model_len)
+    _serve(engine, [(min(16, longest - 2), 2)], random.Random(seed))  # the first steps of a process are the slowest
+    meter = Meter.attach(engine)
+    rng = random.Random(seed)
+    began = perf_counter()
+    done = 0
+    while True:
+        for bout in bouts(scheduler.slots, longest, rng):
+            share = (perf_counter() - began) / budget_s
+            if done >= 3 and share >= 1:
+                return meter.iterations()
+            if report is not None:
+                report(min(1.0, share), bout.what)
+            _serve(engine, bout.requests, rng)
+            done += 1
+
+
+def _serve(engine: Engine, requests: Sequence[tuple[int, int]], rng: random.Random) -> None:
+    params = [SamplingParams(temperature=0.0, max_tokens=output, stop_after=output) for _, output in requests]
+    outputs = engine.generate([prompt_of(engine, tokens, rng) for tokens, _ in requests], params)
+    failed = next((output.error for output in outputs if output.error is not None), None)
+    if failed is not None:
+        raise RuntimeError(f"a request of the measurement failed: {failed}")
+
+
+def prompt_of(engine: Engine, tokens: int, rng: random.Random) -> list[int]:
+    """Token ids at random."""
+    ids: Sequence[int] = LETTERS if engine.vocab_size > LETTERS[-1] else range(engine.vocab_size)
+    return rng.choices(ids, k=tokens)
+
+
+def _at_random(room: int, rng: random.Random) -> tuple[int, int]:
+    prompt = round(room ** rng.uniform(0.3, 0.95))
+    return max(1, prompt), min(rng.randint(2, 2 * DECODES), max(1, room - prompt))
+
+
+def machine() -> dict[str, Any]:
+    """Where the times were taken. load_average: how many wanted a core in the last minute."""
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": cpu(),
+        "cores": os.cpu_count(),
+        "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+    }
+
+
+def cpu() -> str:
+    """The name of the processor, as well as it can be told; else its architecture."""
+    return processor() or platform.machine()

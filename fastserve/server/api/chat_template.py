@@ -1,0 +1,77 @@
+"""Messages into a prompt: the tokenizer's template, one from the settings, or a plain one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fastserve.server.api.errors import ApiError
+
+log = logging.getLogger("fastserve.server")
+
+Messages = Sequence[dict[str, str]]
+
+
+class ChatTemplate:
+    """override: a Jinja template, or a file that holds one. Raises ValueError when the file cannot be read."""
+
+    def __init__(self, tokenizer: Any, override: str | None) -> None:
+        self.tokenizer = tokenizer
+        self.template = None
+        self.warned = False
+        if override is not None:
+            self.template = _compiled(_read(override))
+
+    def prompt(self, messages: Messages) -> tuple[str, bool]:
+        """(text, whether the tokenizer may add its special tokens to it). Raises ApiError 400."""
+        if self.tokenizer is None:
+            raise ApiError(400, "this model has no tokenizer: send token ids as the prompt of /v1/completions")
+        try:
+            if self.template is not None:
+                special = {
+                    name: getattr(self.tokenizer, name, None) or ""
+                    for name in ("bos_token", "eos_token", "pad_token", "unk_token")
+                }
+                return self.template.render(messages=messages, add_generation_prompt=True, **special), False
+            if getattr(self.tokenizer, "chat_template", None):
+                text = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+                return str(text), False
+        except Exception as error:  # templates raise what they like at messages they do not take
+            raise ApiError(400, f"the chat template refuses these messages: {error}", param="messages") from error
+        if not self.warned:
+            self.warned = True
+            log.warning("the tokenizer has no chat template; messages are joined as `role: content` lines")
+        return plain(messages), True
+
+
+def plain(messages: Messages) -> str:
+    """One line a message, then the assistant's turn."""
+    return "".join([f"{message['role']}: {message['content']}\n" for message in messages]) + "assistant:"
+
+
+def _read(override: str) -> str:
+    if "{{" in override or "{%" in override:
+        return override
+    try:
+        return Path(override).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"chat template {override} cannot be read: {error.strerror}") from error
+
+
+def _compiled(text: str) -> Any:
+    from jinja2 import TemplateError
+    from jinja2.ext import loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+
+    def raise_exception(message: str) -> None:
+        raise TemplateError(message)
+
+    environment.globals["raise_exception"] = raise_exception
+    try:
+        return environment.from_string(text)
+    except TemplateError as error:
+        raise ValueError(f"the chat template is not valid Jinja: {error}") from error

@@ -1,0 +1,254 @@
+"""The names that other servers of this kind use. Nothing else of the server knows them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from starlette.responses import Response
+from typing_extensions import TypedDict
+
+from fastserve.engine.request import Piece
+from fastserve.server.api import native
+from fastserve.server.api.dependencies import STATUS, finished, service_of, why
+from fastserve.server.api.errors import ApiError, Json, declared, not_json
+from fastserve.server.api.fields import Prompt
+from fastserve.server.api.native_schema import GenerateAnswer, GenerateRequest
+from fastserve.server.api.streaming import EVENTS, EventStream, departure, stream_of
+from fastserve.server.jobs.jobs import Group, ServedJob
+from fastserve.server.service import Service
+
+router = APIRouter(tags=["Other servers' names"])
+RAW: dict[int | str, dict[str, Any]] = {
+    200: {"content": EVENTS, "description": "`event: ttft`, then raw text, then `event: done`"},
+    **native.REFUSALS,
+}
+INVALID: dict[int | str, dict[str, Any]] = {
+    422: {
+        "description": "Validation Error",
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/HTTPValidationError"}}},
+    }
+}
+BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": GenerateRequest.model_json_schema()}},
+    }
+}
+STATUSES: dict[str, Literal["PENDING", "STARTED", "SUCCESS", "FAILURE", "REVOKED"]] = {
+    "queued": "PENDING",
+    "running": "STARTED",
+    "preempted": "STARTED",
+    "finished": "SUCCESS",
+    "failed": "FAILURE",
+    "cancelled": "REVOKED",
+}
+"""State of a job -> the word that clients of task queues know."""
+
+
+class RawFormat:
+    """Text as it is: a line break inside a token becomes another `data:` line of the same event."""
+
+    def __init__(self, group: Group) -> None:
+        self.job = group.jobs[0]
+        self.began = time.monotonic()
+        self.spoke = False
+
+    def opening(self) -> bytes:
+        return b""
+
+    def piece(self, choice: int, piece: Piece) -> bytes:
+        first = ""
+        if not self.spoke and piece.token_id is not None:
+            self.spoke = True
+            first = f"event: ttft\ndata: {time.monotonic() - self.began:.6f}\n\n"
+        if piece.token_id is None and not piece.text:
+            return b""
+        lines = piece.text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+        return (first + "".join([f"data: {line}\n" for line in lines]) + "\n").encode("utf-8", "replace")
+
+    def closing(self) -> bytes:
+        assert self.job.answer is not None
+        reason = self.job.answer["finish_reason"]
+        failure = ""
+        if reason in STATUS:
+            text = " ".join(why(reason, self.job.id, self.job.error).split())
+            failure = f"event: error\ndata: {text}\n\n"
+        return (failure + "event: done\ndata: \n\n").encode()
+
+
+@router.post("/v1/generate", response_model=None, status_code=200, response_class=EventStream, responses=RAW)
+async def v1_generate(request: Request, body: GenerateRequest) -> Response:
+    return await _raw(request, body)
+
+
+async def _raw(request: Request, body: GenerateRequest) -> Response:
+    service = service_of(request)
+    service.check_model(body.model)
+    group = native.begin(request, body, await service.words.prompt(body.prompt), "generate", streams=True)
+    return stream_of(group, RawFormat(group))
+
+
+@router.post("/v1/generate_nobatch", responses=native.REFUSALS)
+async def v1_generate_nobatch(request: Request, body: GenerateRequest) -> GenerateAnswer:
+    """The baseline: one of these at a time."""
+    service = service_of(request)
+    service.check_model(body.model)
+    prompt = await service.words.prompt(body.prompt)
+    async with _turn(request, service):
+        group = native.begin(request, body, prompt, "generate", streams=False)
+        await finished(request, group)
+    answer: Any = group.jobs[0].answer
+    return Json(answer)  # type: ignore[return-value]
+
+
+@contextlib.asynccontextmanager
+async def _turn(request: Request, service: Service) -> AsyncIterator[None]:
+    """Alone among these. Raises ApiError for a client that leaves before, or whose time is over."""
+    turn = asyncio.create_task(service.alone.acquire())
+    try:
+        async with departure(request.receive, turn.cancel):
+            await asyncio.wait([turn], timeout=service.config.request_timeout or None)
+        if turn.cancelled():
+            raise ApiError(409, "the client closed the connection")
+        if not turn.done():
+            raise ApiError(504, "this request waited for its turn longer than the server allows; ask again later")
+        yield
+    finally:
+        if not turn.cancel() and not turn.cancelled():
+            service.alone.release()
+
+
+@router.post(
+    "/stream",
+    response_model=None,
+    status_code=200,
+    response_class=EventStream,
+    responses=RAW | INVALID,
+    openapi_extra=BODY,
+)
+async def stream(request: Request) -> Response:
+    """The body is JSON, whatever its Content-Type says: curl -d sends a form's."""
+    try:
+        fields = json.loads(await request.body())
+    except (ValueError, RecursionError) as error:
+        raise ApiError(400, not_json(error)) from error
+    return await _raw(request, _checked(fields, "body"))
+
+
+@router.get("/stream", response_model=None, status_code=200, response_class=EventStream, responses=RAW)
+async def stream_get(
+    request: Request,
+    prompt: Annotated[str, Query(min_length=1)],
+    max_new_tokens: int | None = None,
+    max_length: int | None = None,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
+) -> Response:
+    given = {
+        "prompt": prompt,
+        "max_new_tokens": max_new_tokens,
+        "max_length": max_length,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "seed": seed,
+    }
+    return await _raw(request, _checked({name: value for name, value in given.items() if value is not None}, "query"))
+
+
+def _checked(fields: Any, where: str) -> GenerateRequest:
+    try:
+        return GenerateRequest.model_validate(fields)
+    except ValidationError as error:
+        faults = [{**fault, "loc": (where, *fault["loc"])} for fault in error.errors()]
+        raise RequestValidationError(faults) from error
+
+
+class ModelFacts(TypedDict):
+    vocab_size: int
+    eos: list[int]
+    device: str
+    max_batch_size: int
+
+
+@router.get("/model", responses=declared(401))
+async def model(request: Request) -> ModelFacts:
+    engine = service_of(request).engine
+    return {
+        "vocab_size": engine.vocab_size,
+        "eos": sorted(engine.eos_ids),
+        "device": str(engine.settings.get("device", "cpu")),
+        "max_batch_size": engine.serving.max_batch,
+    }
+
+
+# -- tasks: durable jobs under other words -----------------------------------------------------------------------------
+
+
+class SendText(BaseModel):
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    prompt: Prompt = Field(validation_alias=AliasChoices("prompt", "text"))
+    model_name: str | None = Field(None, validation_alias=AliasChoices("model_name", "model"))
+
+
+class TaskAccepted(TypedDict):
+    task_id: str
+
+
+class Task(TypedDict):
+    task_id: str
+    status: Literal["PENDING", "STARTED", "SUCCESS", "FAILURE", "REVOKED"]
+    result: str | None
+
+
+@router.post("/send_text", responses=native.REFUSALS)
+async def send_text(request: Request, body: SendText) -> TaskAccepted:
+    job = await native.enqueue(
+        request, GenerateRequest.model_validate({"prompt": body.prompt, "model": body.model_name})
+    )
+    return {"task_id": job.id}
+
+
+@router.get("/get_task_status/{task_id}", responses=declared(401, 404))
+async def get_task_status(request: Request, task_id: str) -> Task:
+    return _task(service_of(request), native.find(request, task_id))
+
+
+@router.get("/poll_task_status", responses=declared(401, 404))
+async def poll_task_status(request: Request, task_id: str) -> Task:
+    return _task(service_of(request), native.find(request, task_id))
+
+
+@router.get("/tasks/", responses=declared(401))
+async def tasks(request: Request) -> list[Task]:
+    service = service_of(request)
+    own = service.board.seen_by(request.scope["state"].get("client"))
+    return [_task(service, job) for job in own if job.durable]
+
+
+def _task(service: Service, job: ServedJob) -> Task:
+    """result: the text of a success, the reason of a failure."""
+    status = STATUSES[native.now(service, job)]
+    result = job.error
+    if status == "SUCCESS" and job.answer is not None:
+        result = job.answer["text"]
+    return {"task_id": job.id, "status": status, "result": result}
+
+
+class Ok(TypedDict):
+    status: Literal["ok"]
+
+
+@router.get("/health_check")
+async def health_check() -> Ok:
+    return {"status": "ok"}

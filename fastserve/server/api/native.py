@@ -1,0 +1,228 @@
+"""The native routes that generate, and those about jobs."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from fastserve.engine import SamplingParams
+from fastserve.engine.snapshot import JobView as Live
+from fastserve.server.api.dependencies import client_of, finished, program_of, service_of
+from fastserve.server.api.errors import ApiError, Json, declared
+from fastserve.server.api.native_format import NativeFormat, whole
+from fastserve.server.api.native_schema import (
+    ChatAnswer,
+    ChatRequest,
+    GenerateAnswer,
+    GenerateRequest,
+    JobAccepted,
+    JobList,
+    JobView,
+    Sampling,
+    State,
+)
+from fastserve.server.api.streaming import EVENTS, EventStream, stream_of
+from fastserve.server.jobs.jobs import Group, ServedJob
+from fastserve.server.service import Service
+
+router = APIRouter()
+REFUSALS = declared(400, 401, 404, 409, 413, 429, 500, 503, 504)
+
+
+def _either(model: Any) -> dict[int | str, dict[str, Any]]:
+    return {200: {"model": model, "content": EVENTS, "description": "The answer, or its stream"}, **REFUSALS}
+
+
+@router.post("/generate", response_model=None, responses=_either(GenerateAnswer), tags=["Generate"])
+async def generate(request: Request, body: GenerateRequest) -> Response:
+    service = service_of(request)
+    service.check_model(body.model)
+    return await _answer(request, body, await service.words.prompt(body.prompt), chat=False)
+
+
+@router.post(
+    "/generate/stream",
+    response_model=None,
+    status_code=200,
+    response_class=EventStream,
+    responses={200: {"content": EVENTS, "description": "One event a token"}, **REFUSALS},
+    tags=["Generate"],
+)
+async def generate_stream(request: Request, body: GenerateRequest) -> Response:
+    return await generate(request, body.model_copy(update={"stream": True}))
+
+
+@router.post("/chat", response_model=None, responses=_either(ChatAnswer), tags=["Generate"])
+async def chat(request: Request, body: ChatRequest) -> Response:
+    service = service_of(request)
+    service.check_model(body.model)
+    prompt = await service.words.conversation([message.model_dump() for message in body.messages])
+    return await _answer(request, body, prompt, chat=True)
+
+
+async def _answer(request: Request, body: Sampling, prompt: list[int], chat: bool) -> Response:
+    group = begin(request, body, prompt, "chat" if chat else "generate", streams=body.stream)
+    if body.stream:
+        return stream_of(group, NativeFormat(group, chat))
+    await finished(request, group)
+    answer = group.jobs[0].answer
+    assert answer is not None
+    return Json(whole(answer, chat))
+
+
+def begin(request: Request, body: Sampling, prompt: list[int], kind: str, streams: bool) -> Group:
+    """One job for this request, started. Raises ApiError."""
+    service = service_of(request)
+    client = client_of(request, body.user)
+    params = sampling(service, body, prompt)
+    service.admit(client, [prompt])
+    group = Group()
+    service.start(
+        prompt,
+        params,
+        group,
+        client=client,
+        kind=kind,
+        metadata=body.metadata,
+        program=program_of(request),
+        priority=body.priority,
+        streams=streams,
+    )
+    return group
+
+
+def sampling(service: Service, body: Sampling, prompt: list[int]) -> SamplingParams:
+    """With the server's defaults. Raises ApiError 400."""
+    wanted = body.max_new_tokens
+    if body.max_length is not None:
+        wanted = body.max_length - len(prompt)
+        if wanted < 1:
+            raise ApiError(
+                400, f"max_length={body.max_length} leaves nothing to generate: the prompt has {len(prompt)} tokens"
+            )
+    tokens = service.room(len(prompt), wanted, service.config.max_new_tokens)
+    assert tokens is not None
+    try:
+        return body.params(service.config, max(tokens, body.min_tokens) if wanted is None else tokens)
+    except ValueError as error:
+        raise ApiError(400, str(error)) from error
+
+
+# -- jobs --------------------------------------------------------------------------------------------------------------
+
+
+@router.post("/jobs", status_code=202, responses=REFUSALS, tags=["Jobs"])
+async def submit_job(request: Request, response: Response, body: GenerateRequest) -> JobAccepted:
+    """Durable: once this is answered, the job will be done, whatever happens to the server."""
+    job = await enqueue(request, body)
+    response.headers["Location"] = f"/jobs/{job.id}"
+    return {"job_id": job.id, "state": job.current_state}
+
+
+async def enqueue(request: Request, body: GenerateRequest) -> ServedJob:
+    """A durable job for this request. Raises ApiError."""
+    service = service_of(request)
+    service.check_model(body.model)
+    if body.stream:
+        raise ApiError(400, "a job does not stream; ask GET /jobs/{id} for it, or use /generate/stream")
+    prompt = await service.words.prompt(body.prompt)
+    client = client_of(request, body.user)
+    params = sampling(service, body, prompt)
+    service.admit(client, [prompt])
+    return await service.enqueue(prompt, params, client=client, metadata=body.metadata, priority=body.priority)
+
+
+@router.get("/jobs", responses=declared(401), tags=["Jobs"])
+async def jobs(
+    request: Request, state: State | None = None, limit: Annotated[int, Query(ge=1, le=1000)] = 100
+) -> JobList:
+    """Newest first."""
+    service = service_of(request)
+    live = await _live(service)
+    own = list(service.board.seen_by(request.scope["state"].get("client")))
+    found = [job for job in own if state is None or now(service, job) == state]
+    views = [view(service, job, live) for job in found[:limit]]
+    return Json({"jobs": views, "total": len(found)})  # type: ignore[return-value]
+
+
+@router.get("/jobs/{job_id}", responses=declared(401, 404), tags=["Jobs"])
+async def job(request: Request, job_id: str) -> JobView:
+    service = service_of(request)
+    found = find(request, job_id)
+    live = await _live(service) if found.handle is not None else {}
+    return Json(view(service, found, live))  # type: ignore[return-value]
+
+
+@router.delete("/jobs/{job_id}", responses=declared(401, 404), tags=["Jobs"])
+async def cancel_job(request: Request, job_id: str) -> JobView:
+    """A job that has ended stays as it is."""
+    service = service_of(request)
+    found = find(request, job_id)
+    while (handle := found.handle) is not None:  # a step that fails just now has a durable job begin once more
+        handle.cancel()
+        await asyncio.to_thread(handle.result)
+        service.settle(found)
+    if found.ended is None:
+        service.drop(found)
+    if found.durable:
+        await service.store.written()
+    return Json(view(service, found, {}))  # type: ignore[return-value]
+
+
+def find(request: Request, job_id: str) -> ServedJob:
+    """A job of this client. Raises ApiError 404."""
+    job = service_of(request).board.jobs.get(job_id)
+    client = request.scope["state"].get("client")
+    if job is None or (client is not None and job.client != client):
+        raise ApiError(404, f"there is no job {job_id!r}; finished ones are kept for a while only")
+    return job
+
+
+def now(service: Service, job: ServedJob) -> str:
+    """Its state at this moment."""
+    service.settle(job)
+    return job.current_state
+
+
+async def _live(service: Service) -> dict[int, tuple[int | None, Live]]:
+    """Engine's id -> (place among those that wait, what it looks like)."""
+    if not service.engine.alive:
+        return {}
+    snapshot = await asyncio.to_thread(service.engine.snapshot)
+    place = 0
+    found: dict[int, tuple[int | None, Live]] = {}
+    for job in snapshot.jobs:
+        waits = job.state != "running"
+        place += waits
+        found[job.id] = place if waits else None, job
+    return found
+
+
+def view(service: Service, job: ServedJob, live: dict[int, tuple[int | None, Live]]) -> JobView:
+    """position: place among those that wait, in the order of their coming; the policy decides who is next."""
+    service.settle(job)
+    place, seen = (None, None) if job.handle is None else live.get(job.handle.id, (None, None))
+    answer: Any = job.answer
+    state: Any = job.current_state
+    return {
+        "job_id": job.id,
+        "kind": job.kind,
+        "state": state,
+        "durable": job.durable,
+        "client": job.client,
+        "model": job.model,
+        "created": job.created,
+        "ended": job.ended,
+        "prompt_tokens": job.prompt_tokens,
+        "tokens_generated": seen.output_tokens if seen else answer["tokens_generated"] if answer else 0,
+        "preemptions": seen.preemptions if seen else answer["preemption_count"] if answer else 0,
+        "queue_level": seen.level if seen else None,
+        "position": place,
+        "reason": answer["finish_reason"] if answer else None,
+        "error": job.error,
+        "metadata": job.metadata,
+        "result": answer,
+    }

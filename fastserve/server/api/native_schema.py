@@ -1,0 +1,208 @@
+"""What the native routes take and answer. One name each; the other accepted names of a field are its later choices."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
+from typing_extensions import TypedDict
+
+from fastserve.engine import SamplingParams
+from fastserve.server.api.fields import Metadata, Name, Prompt, Stop, Text, Tokens
+from fastserve.server.config.settings import FastServeConfig
+
+
+class Sampling(BaseModel):
+    """Fields that every native request has; what is not given comes from the server's settings."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
+
+    max_new_tokens: Tokens | None = Field(
+        None, validation_alias=AliasChoices("max_new_tokens", "max_tokens", "max_completion_tokens")
+    )
+    """output tokens at most (100 unless the server is set otherwise)"""
+    max_length: Tokens | None = None
+    """prompt and output tokens at most, instead of max_new_tokens"""
+    temperature: Annotated[float, Field(ge=0, le=100)] | None = None
+    """0 is greedy (0.7)"""
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    """nucleus (0.9)"""
+    top_k: Annotated[int, Field(ge=-1, lt=1 << 31)] | None = None
+    """draw from so many likeliest tokens; 0 or -1 is all (50)"""
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    do_sample: bool = True
+    """false is greedy, whatever the temperature"""
+    repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
+    seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
+    priority: Annotated[int, Field(ge=-(1 << 31), lt=1 << 31)] = 0
+    """smaller is more urgent, where the policy looks at it"""
+    user: Name | None = None
+    """client id, where tokens do not say it"""
+    ignore_eos: bool = False
+    min_tokens: Annotated[int, Field(ge=0, lt=1 << 31)] = 0
+    """nothing but a limit ends the output before"""
+    stop_after: Tokens | None = None
+    """end after exactly so many tokens, which the scheduler is not told: for replays"""
+    guess: Tokens | None = None
+    """a predictor's output length, for policies that need one"""
+    stop_sequences: Stop | None = Field(None, validation_alias=AliasChoices("stop_sequences", "stop"))
+    stream: bool = False
+    """answer as server-sent events, one a token"""
+    model: str | None = Field(None, validation_alias=AliasChoices("model", "model_name"))
+    """one of /models; by default the loaded one"""
+    metadata: Metadata = {}
+    """returned as it came"""
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> Sampling:
+        if self.max_length is not None and self.max_new_tokens is not None:
+            raise ValueError("give max_new_tokens or max_length, not both")
+        return self
+
+    def params(self, config: FastServeConfig, output_tokens: int) -> SamplingParams:
+        """output_tokens: the limit, defaults resolved. ValueError says which value is out of its range."""
+        temperature = config.temperature if self.temperature is None else self.temperature
+        stop = self.stop_sequences or ()
+        return SamplingParams(
+            max_tokens=output_tokens,
+            min_tokens=self.min_tokens,
+            temperature=temperature if self.do_sample else 0.0,
+            top_p=config.top_p if self.top_p is None else self.top_p,
+            top_k=config.top_k if self.top_k is None else max(0, self.top_k),
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+            seed=self.seed,
+            stop=stop,
+            ignore_eos=self.ignore_eos,
+            stop_after=self.stop_after,
+            guess=self.guess,
+        )
+
+
+class GenerateRequest(Sampling):
+    prompt: Prompt
+    """text, or token ids"""
+
+
+class Message(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    role: Text
+    content: Text
+
+
+class ChatRequest(Sampling):
+    messages: Annotated[list[Message], Field(min_length=1)]
+
+
+# -- answers -----------------------------------------------------------------------------------------------------------
+
+
+class Usage(TypedDict):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class Figures(TypedDict):
+    """How a request fared. Times in seconds."""
+
+    tokens_generated: int
+    total_tokens: int
+    usage: Usage
+    queue_time: float
+    execution_time: float
+    completion_time: float
+    generation_time: float
+    time_to_first_token: float | None
+    tokens_per_second: float
+    preemption_count: int
+    finish_reason: str
+    metadata: dict[str, Any]
+
+
+class GenerateAnswer(Figures):
+    job_id: str
+    request_id: str
+    text: str | None
+    generated_text: str | None
+
+
+class SaidMessage(TypedDict):
+    role: str
+    content: str | None
+
+
+class ChatAnswer(GenerateAnswer):
+    message: SaidMessage
+
+
+class JobAccepted(TypedDict):
+    job_id: str
+    state: str
+
+
+State = Literal["queued", "running", "preempted", "finished", "cancelled", "failed"]
+
+
+class JobView(TypedDict):
+    """A job as its client sees it. Times: s since the epoch."""
+
+    job_id: str
+    kind: str
+    state: State
+    durable: bool
+    client: str
+    model: str
+    created: float
+    ended: float | None
+    prompt_tokens: int
+    tokens_generated: int
+    preemptions: int
+    queue_level: str | None
+    position: int | None
+    reason: str | None
+    error: str | None
+    metadata: dict[str, Any]
+    result: GenerateAnswer | None
+
+
+class JobList(TypedDict):
+    jobs: list[JobView]
+    total: int
+
+
+class GpuMemory(TypedDict):
+    total: int
+    used: int
+    free: int
+
+
+class Health(TypedDict):
+    status: Literal["healthy", "unhealthy"]
+    is_loaded: bool
+    is_ready: bool
+    backend_type: str
+    model_loaded: bool
+    tokenizer_loaded: bool
+    gpu_available: bool
+    gpu_count: int
+    gpu_memory: GpuMemory
+
+
+class Ready(TypedDict):
+    ready: bool
+    reason: str | None
+
+
+class ModelEntry(TypedDict):
+    name: str
+    type: str
+    parameters: int | None
+    context_length: int
+    loaded: bool
+    backend: str
+
+
+class ModelList(TypedDict):
+    models: list[ModelEntry]
+    default_model: str

@@ -1,0 +1,185 @@
+"""OpenAI's routes: /v1/models, /v1/completions, /v1/chat/completions; and those that vLLM's clients add to them."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+from typing_extensions import TypedDict
+
+from fastserve.server.api.dependencies import client_of, finished, program_of, service_of
+from fastserve.server.api.errors import ApiError, Json, declared
+from fastserve.server.api.openai_answer import ChatCompletion, Completion
+from fastserve.server.api.openai_format import ChatFormat, CompletionFormat, Reply
+from fastserve.server.api.openai_schema import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    Generation,
+    TokenizeRequest,
+)
+from fastserve.server.api.streaming import EVENTS, stream_of
+from fastserve.server.jobs.jobs import Group
+from fastserve.server.service import Service
+
+COMPLETION_TOKENS = 16
+"""OpenAI's default output limit of completions; of chat it is what the context leaves."""
+
+router = APIRouter(tags=["OpenAI"])
+REFUSALS = declared(400, 401, 404, 409, 413, 429, 500, 503, 504, openai=True)
+
+
+def _either(model: Any) -> dict[int | str, dict[str, Any]]:
+    return {200: {"model": model, "content": EVENTS, "description": "The answer, or its stream"}, **REFUSALS}
+
+
+class ModelCard(TypedDict):
+    id: str
+    object: str
+    created: int
+    owned_by: str
+    root: str
+    parent: None
+    max_model_len: int
+
+
+class ModelCards(TypedDict):
+    object: str
+    data: list[ModelCard]
+
+
+class Version(TypedDict):
+    version: str
+
+
+class Load(TypedDict):
+    server_load: int
+
+
+class Tokenized(TypedDict):
+    count: int
+    max_model_len: int
+    tokens: list[int]
+
+
+class Detokenized(TypedDict):
+    prompt: str
+
+
+@router.get("/v1/models", responses=declared(401, openai=True))
+async def models(request: Request) -> ModelCards:
+    return {"object": "list", "data": [_card(service_of(request))]}
+
+
+@router.get("/v1/models/{name:path}", responses=declared(401, 404, openai=True))
+async def model(request: Request, name: str) -> ModelCard:
+    service = service_of(request)
+    service.check_model(name)
+    return _card(service)
+
+
+def _card(service: Service) -> ModelCard:
+    return {
+        "id": service.model,
+        "object": "model",
+        "created": int(service.started),
+        "owned_by": "fastserve",
+        "root": service.engine.model_name,
+        "parent": None,
+        "max_model_len": service.engine.max_model_len,
+    }
+
+
+@router.post("/v1/completions", response_model=None, responses=_either(Completion))
+async def completions(request: Request, body: CompletionRequest) -> Response:
+    service = service_of(request)
+    service.check_model(body.model)
+    prompts = [await service.words.prompt(prompt) for prompt in body.prompts]
+    group = _start(service, request, body, prompts, "completion", COMPLETION_TOKENS, body.logprobs)
+    reply = Reply(service, group, prompts, body.choices, body.stream_options, body.logprobs or 0)
+    form = CompletionFormat(reply)
+    if body.stream:
+        return stream_of(group, form)
+    outputs = await finished(request, group)
+    return Json(form.whole(outputs))
+
+
+@router.post("/v1/chat/completions", response_model=None, responses=_either(ChatCompletion))
+async def chat_completions(request: Request, body: ChatCompletionRequest) -> Response:
+    service = service_of(request)
+    service.check_model(body.model)
+    prompt = await service.words.conversation([{"role": said.role, "content": said.text} for said in body.messages])
+    logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    body.max_tokens = body.max_completion_tokens or body.max_tokens
+    group = _start(service, request, body, [prompt], "chat completion", None, logprobs)
+    form = ChatFormat(Reply(service, group, [prompt], body.choices, body.stream_options, logprobs or 0))
+    if body.stream:
+        return stream_of(group, form)
+    outputs = await finished(request, group)
+    return Json(form.whole(outputs))
+
+
+def _start(
+    service: Service,
+    request: Request,
+    body: Generation,
+    prompts: list[list[int]],
+    kind: str,
+    default_tokens: int | None,
+    logprobs: int | None,
+) -> Group:
+    """A job for each choice: all of them, or none."""
+    client = client_of(request, body.user)
+    service.admit(client, prompts)
+    group = Group()
+    try:
+        for prompt in prompts:
+            tokens = service.room(len(prompt), body.max_tokens, default_tokens)
+            for _ in range(body.choices):
+                service.start(
+                    prompt,
+                    body.params(tokens, len(group.jobs), logprobs),
+                    group,
+                    client=client,
+                    kind=kind,
+                    program=program_of(request),
+                    priority=body.priority or 0,
+                    streams=bool(body.stream),
+                )
+    except (ApiError, ValueError) as error:
+        group.cancel()
+        raise error if isinstance(error, ApiError) else ApiError(400, str(error)) from error
+    return group
+
+
+@router.post("/tokenize", responses=declared(400, 401, 404, 413))
+async def tokenize(request: Request, body: TokenizeRequest) -> Tokenized:
+    service = service_of(request)
+    service.check_model(body.model)
+    tokens = await service.words.tokens(body.prompt, body.add_special_tokens)
+    return {"count": len(tokens), "max_model_len": service.engine.max_model_len, "tokens": tokens}
+
+
+@router.post("/detokenize", responses=declared(400, 401, 404, 413))
+async def detokenize(request: Request, body: DetokenizeRequest) -> Detokenized:
+    service = service_of(request)
+    service.check_model(body.model)
+    return {"prompt": service.words.text(body.tokens)}
+
+
+@router.get("/version", responses=declared(401))
+async def version_(request: Request) -> Version:
+    return {"version": version("fastserve-testbed")}
+
+
+@router.get("/ping", response_class=Response, responses={200: {"description": "Alive", "content": {}}})
+async def ping() -> Response:
+    return Response()
+
+
+@router.get("/load", responses=declared(401))
+async def load(request: Request) -> Load:
+    """Requests of waiting clients that are under way."""
+    return {"server_load": service_of(request).load}

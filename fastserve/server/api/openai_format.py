@@ -1,0 +1,217 @@
+"""Answers and chunks in OpenAI's shapes. Chunks are put together by hand: there is one for every token."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastserve.engine import Output
+from fastserve.engine.request import Piece
+from fastserve.server.api.dependencies import STATUS, why
+from fastserve.server.api.errors import openai_body
+from fastserve.server.api.openai_schema import StreamOptions
+from fastserve.server.jobs.jobs import Group
+from fastserve.server.service import Service
+
+DONE = b"data: [DONE]\n\n"
+
+
+class Reply:
+    """What both shapes are made from. Choice i belongs to prompt i // each. top: likeliest tokens that are wanted."""
+
+    def __init__(
+        self,
+        service: Service,
+        group: Group,
+        prompts: Sequence[Sequence[int]],
+        each: int,
+        options: StreamOptions | None,
+        top: int,
+    ) -> None:
+        self.service = service
+        self.group = group
+        self.prompts = [len(prompt) for prompt in prompts]
+        self.each = each
+        self.ends_with_usage = bool(options and options.include_usage)
+        self.counts = bool(options and options.include_usage and options.continuous_usage_stats)
+        self.top = top
+        self.model = service.model
+        self.created = int(time.time())
+        self.tokens = [0] * len(group.jobs)  # told so far, by choice
+
+    @property
+    def id(self) -> str:
+        return self.group.jobs[0].id
+
+    def token(self, id: int) -> str:
+        return self.service.words.text([id])
+
+    def usage(self) -> dict[str, int]:
+        return usage(sum(self.prompts), sum(self.tokens))
+
+    def event(self, content: Mapping[str, Any]) -> bytes:
+        return b"data: " + json.dumps(content, separators=(",", ":")).encode() + b"\n\n"
+
+    def failure(self, choice: int, piece: Piece) -> bytes:
+        """The event of a choice that did not end by itself."""
+        job = self.group.jobs[choice]
+        status = STATUS[piece.finish_reason]
+        return self.event(openai_body(status, why(piece.finish_reason, job.id, job.error)))
+
+
+class CompletionFormat:
+    object = "text_completion"
+    prefix = "cmpl-"
+
+    def __init__(self, reply: Reply) -> None:
+        self.reply = reply
+        self.id = self.prefix + reply.id
+        head = {"id": self.id, "object": self.chunk_object, "created": reply.created, "model": reply.model}
+        self.head = json.dumps(head, separators=(",", ":"))[:-1] + ',"choices":[{"index":'
+        self.offsets = [0] * len(reply.group.jobs)
+
+    @property
+    def chunk_object(self) -> str:
+        return self.object
+
+    # -- a stream --------------------------------------------------------------------------------------------------
+
+    def opening(self) -> bytes:
+        return b""
+
+    def piece(self, choice: int, piece: Piece) -> bytes:
+        reply = self.reply
+        if piece.finish_reason in STATUS:
+            return reply.failure(choice, piece)
+        reply.tokens[choice] += 1
+        logprobs = "null"
+        if piece.logprob is not None:
+            logprobs = json.dumps(self.logprobs(choice, [piece]))
+        reason = f'"{piece.finish_reason}"' if piece.finish_reason else "null"
+        body = self.delta(piece.text)
+        tail = ""
+        if reply.counts:
+            told = usage(reply.prompts[choice // reply.each], reply.tokens[choice])
+            tail = ',"usage":' + json.dumps(told)
+        text = f'data: {self.head}{choice},{body},"logprobs":{logprobs},"finish_reason":{reason}}}]{tail}}}\n\n'
+        return text.encode("ascii")
+
+    def delta(self, text: str) -> str:
+        return f'"text":{json.dumps(text)}'
+
+    def closing(self) -> bytes:
+        reply = self.reply
+        if not reply.ends_with_usage:
+            return DONE
+        last = {
+            "id": self.id,
+            "object": self.chunk_object,
+            "created": reply.created,
+            "model": reply.model,
+            "choices": [],
+            "usage": reply.usage(),
+        }
+        return reply.event(last) + DONE
+
+    # -- one answer ------------------------------------------------------------------------------------------------
+
+    def whole(self, outputs: Sequence[Output]) -> dict[str, Any]:
+        reply = self.reply
+        reply.tokens = [len(output.token_ids) for output in outputs]
+        return {
+            "id": self.id,
+            "object": self.object,
+            "created": reply.created,
+            "model": reply.model,
+            "choices": [
+                {
+                    "index": choice,
+                    **self.said(output),
+                    "logprobs": self.all_logprobs(choice, output),
+                    "finish_reason": output.finish_reason,
+                }
+                for choice, output in enumerate(outputs)
+            ],
+            "usage": reply.usage(),
+        }
+
+    def said(self, output: Output) -> dict[str, Any]:
+        return {"text": output.text or ""}
+
+    def all_logprobs(self, choice: int, output: Output) -> dict[str, Any] | None:
+        if output.logprobs is None:
+            return None
+        pieces = [
+            Piece(token, "", index, logprob=found[token], top_logprobs=found)
+            for index, (token, found) in enumerate(zip(output.token_ids, output.logprobs, strict=False))
+        ]
+        return self.logprobs(choice, pieces)
+
+    def logprobs(self, choice: int, pieces: Sequence[Piece]) -> dict[str, Any]:
+        """The legacy shape: parallel lists."""
+        tokens, offsets = [], []
+        for piece in pieces:
+            assert piece.token_id is not None
+            tokens.append(self.reply.token(piece.token_id))
+            offsets.append(self.offsets[choice])
+            self.offsets[choice] += len(tokens[-1])
+        return {
+            "tokens": tokens,
+            "token_logprobs": [_finite(piece.logprob) for piece in pieces],
+            "top_logprobs": [
+                {self.reply.token(id): logprob for id, logprob in self.likeliest(piece, chosen=True)}
+                for piece in pieces
+            ],
+            "text_offset": offsets,
+        }
+
+    def likeliest(self, piece: Piece, chosen: bool) -> list[tuple[int, float]]:
+        """The likeliest tokens at this place, best first; with the one that was chosen, if it shall be among them."""
+        assert piece.token_id is not None
+        found = sorted((piece.top_logprobs or {}).items(), key=lambda item: -item[1])[: self.reply.top]
+        if chosen and all(id != piece.token_id for id, _ in found):
+            found.append((piece.token_id, _finite(piece.logprob)))
+        return [(id, _finite(logprob)) for id, logprob in found]
+
+
+class ChatFormat(CompletionFormat):
+    object = "chat.completion"
+    prefix = "chatcmpl-"
+
+    @property
+    def chunk_object(self) -> str:
+        return "chat.completion.chunk"
+
+    def opening(self) -> bytes:
+        first = '"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]}'
+        return "".join([f"data: {self.head}{choice},{first}\n\n" for choice in range(len(self.offsets))]).encode()
+
+    def delta(self, text: str) -> str:
+        return f'"delta":{{"content":{json.dumps(text)}}}'
+
+    def said(self, output: Output) -> dict[str, Any]:
+        return {"message": {"role": "assistant", "content": output.text, "refusal": None}}
+
+    def logprobs(self, choice: int, pieces: Sequence[Piece]) -> dict[str, Any]:
+        content = []
+        for piece in pieces:
+            assert piece.token_id is not None
+            top = [self._named(id, logprob) for id, logprob in self.likeliest(piece, chosen=False)]
+            content.append({**self._named(piece.token_id, _finite(piece.logprob)), "top_logprobs": top})
+        return {"content": content}
+
+    def _named(self, id: int, logprob: float) -> dict[str, Any]:
+        token = self.reply.token(id)
+        return {"token": token, "logprob": logprob, "bytes": list(token.encode())}
+
+
+def usage(prompt: int, completion: int) -> dict[str, int]:
+    """Tokens in OpenAI's shape."""
+    return {"prompt_tokens": prompt, "total_tokens": prompt + completion, "completion_tokens": completion}
+
+
+def _finite(logprob: float | None) -> float:
+    """JSON has no infinity: a token that cannot come has -9999, as vLLM has it."""
+    return -9999.0 if logprob is None or logprob < -9999.0 else logprob

@@ -1,0 +1,300 @@
+"""FastServeConfig: every setting of the server. Flags, environment, .env and YAML all fill this one class.
+
+Order of precedence: keyword arguments (flags), environment, .env, the YAML file named by `config`, defaults.
+sources.py reads the outer forms; this page holds names, defaults, meanings and what goes with what.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from fastserve.engine.config import EngineConfig
+from fastserve.policies import find, knobs
+from fastserve.sched.batching import BATCHINGS
+from fastserve.sched.residency import RESIDENCIES
+from fastserve.server.config import aliases, sources
+
+Words = Annotated[tuple[str, ...], BeforeValidator(aliases.words)]
+Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(aliases.words)]
+Knobs = Annotated[dict[str, Any], BeforeValidator(aliases.pairs)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+SECRET = ("api_key", "hf_token")
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class FastServeConfig(BaseSettings):
+    """Raises ValueError (ValidationError is one) for unknown names, wrong values, and settings that exclude each other.
+
+    Frozen: a running server does not change.
+    """
+
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True
+    )
+
+    # -- model
+    model: str = "embedded"
+    """model: "embedded", a Hugging Face id or a local folder"""
+    served_model_name: str | None = None
+    """name that clients use (by default as given to --model)"""
+    device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
+    """where the model runs"""
+    dtype: str = "auto"
+    """auto, float32, bfloat16 or float16"""
+    load_format: Literal["auto", "dummy"] = "auto"
+    """dummy: the model's shape with seeded random weights"""
+    trust_remote_code: bool = False
+    """run model code that comes with the weights"""
+    hf_token: SecretStr | None = None
+    """token for gated models (also HF_TOKEN)"""
+    max_model_len: Count | None = None
+    """longest context in tokens; above the model's own it is cut with a warning"""
+    chat_template: str | None = None
+    """a Jinja file, or the template itself, instead of the tokenizer's"""
+    threads: Count | None = None
+    """CPU threads of the model"""
+    native: Literal["auto", "off"] = "auto"
+    """off: pure PyTorch without the compiled kernels"""
+    seed: int = 0
+    """seed of the engine"""
+
+    # -- scheduler; names mean what they mean in `python -m sim`
+    policy: str = "sj-mlfq"
+    """who goes first: a shipped policy or your own as module:Class"""
+    set: Knobs = {}
+    """settings of the policy, KEY=VALUE"""
+    num_queues: Count | None = None
+    """levels of a policy that has levels"""
+    max_batch: Count = 16
+    """batch cap: how many requests hold a slot at once"""
+    batching: str = "chunked"
+    """shape of an iteration: mixed, prefill-first, chunked or static"""
+    token_budget: Count | None = None
+    """tokens an iteration"""
+    residency: str = "proactive"
+    """where preempted KV goes: recompute, reactive, proactive or defer"""
+    kv_tokens: Count | None = None
+    """device KV pool in tokens (by default from free memory)"""
+    kv_cache_gib: Positive | None = None
+    """device KV pool in GiB, instead of --kv-tokens"""
+    host_tokens: Annotated[int, Field(ge=0)] | None = None
+    """host KV pool in tokens (by default twice the device's)"""
+    host_cache_gib: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    """host KV pool in GiB, instead of --host-tokens"""
+    gpu_memory_utilization: Share = 0.9
+    """share of the device's memory that weights and KV may take"""
+    visit: Annotated[int, Field(ge=0)] = 64
+    """visit guard: while memory is short a visit lasts this many times the cost of coming back; 0 is off"""
+    latency: str | None = None
+    """iteration times that the policy is told: a preset or a JSON file (by default measured at load)"""
+    predictor: str | None = None
+    """output lengths for policies that need a guess: constant:TOKENS or client (the request's `guess`)"""
+    flight_log: Path | None = None
+    """write every submit, plan and commit here, as JSON lines"""
+
+    # -- server
+    config: Path | None = None
+    """YAML file with settings"""
+    host: str = "127.0.0.1"
+    """address to listen at"""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """port to listen at; 0 takes a free one"""
+    workers: int = 1
+    """always 1: one engine a process"""
+    queue_capacity: Annotated[int, Field(ge=0)] = 1000
+    """requests that may wait; beyond that 503"""
+    request_timeout: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 600.0
+    """seconds from arrival to the end, 0 for no limit; jobs sent to /jobs have none"""
+    drain_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0
+    """after SIGTERM: seconds that running requests may take to end"""
+    state_dir: Path | None = None
+    """where durable jobs are kept (by default the user's state folder, by port)"""
+    keep_jobs: Count = 10_000
+    """finished jobs that still answer"""
+    keep_hours: Positive = 24.0
+    """hours for which finished jobs still answer"""
+    cors_origins: Words = ()
+    """origins that browsers may call from; "*" for all; none by default"""
+    max_body_mib: Positive = 8.0
+    """largest request body"""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """least severity that is logged"""
+    log_format: Literal["text", "json"] = "text"
+    """shape of log lines"""
+
+    # -- what a request gets that does not say (native routes only)
+    max_new_tokens: Count = 100
+    """output tokens"""
+    temperature: Annotated[float, Field(ge=0, le=100)] = 0.7
+    """sampling temperature"""
+    top_p: Share = 0.9
+    """nucleus"""
+    top_k: Annotated[int, Field(ge=0)] = 50
+    """most likely tokens that are drawn from; 0 is all"""
+
+    # -- who may come, and how much
+    api_key: Secrets = ()
+    """bearer token, or "TOKEN CLIENT" to name its client; repeatable. Any token switches auth on"""
+    api_key_file: Path | None = None
+    """file with one TOKEN [CLIENT] a line"""
+    token_validation_url: str | None = None
+    """OAuth introspection endpoint (RFC 7662) that is asked about tokens which are not listed here"""
+    required_scopes: Words = ()
+    """scopes that a token from there must have"""
+    requests_per_minute: Count | None = None
+    """requests a minute and client"""
+    tokens_per_minute: Count | None = None
+    """prompt and output tokens a minute and client"""
+    burst_allowance: Count | None = None
+    """requests within one second and client"""
+    max_prompt_length: Count | None = None
+    """longest prompt in tokens that is accepted"""
+    max_tokens: Count | None = None
+    """most output tokens that a request may ask for"""
+
+    # -- monitoring
+    metrics: bool = True
+    """serve Prometheus metrics"""
+    metrics_endpoint: str = "/metrics"
+    """where"""
+    alert_error_rate: Share | None = None
+    """warn when this share of the last requests failed"""
+    alert_latency_p99: Positive | None = None
+    """warn when the 99th percentile of completion times is above so many seconds"""
+    alert_gpu_memory_usage: Share | None = None
+    """warn when this share of device memory is in use"""
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**sources.named(values))
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (
+            init_settings,
+            sources.Source(settings_cls, sources.environment),
+            sources.Source(settings_cls, sources.dotenv),
+            sources.Source(settings_cls, sources.file),
+        )
+
+    @field_validator("dtype")
+    @classmethod
+    def _dtype(cls, value: str) -> str:
+        short = {"fp32": "float32", "float": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16"}
+        value = short.get(name := value.removeprefix("torch."), name)
+        return _one_of(value, ("auto", "float32", "bfloat16", "float16"))
+
+    @field_validator("batching")
+    @classmethod
+    def _batching(cls, value: str) -> str:
+        return _one_of(value, tuple(BATCHINGS))
+
+    @field_validator("residency")
+    @classmethod
+    def _residency(cls, value: str) -> str:
+        return _one_of(value, RESIDENCIES)
+
+    @field_validator("api_key")
+    @classmethod
+    def _tokens(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        if not all(secret.get_secret_value().strip() for secret in value):
+            raise ValueError('a token is empty: give TOKEN or "TOKEN CLIENT"; leave it out to serve everybody')
+        return value
+
+    @field_validator("workers")
+    @classmethod
+    def _workers(cls, value: int) -> int:
+        if value != 1:
+            raise ValueError(
+                "one process holds one engine and one scheduler, so there is one worker; for more, run several "
+                "servers on ports of their own behind a load balancer"
+            )
+        return value
+
+    @field_validator("metrics_endpoint")
+    @classmethod
+    def _path(cls, value: str) -> str:
+        if not value.startswith("/") or len(value) < 2:
+            raise ValueError(f"{value!r} must be a path such as /metrics")
+        return value
+
+    @model_validator(mode="after")
+    def _together(self) -> FastServeConfig:
+        for tokens, gib in (("kv_tokens", "kv_cache_gib"), ("host_tokens", "host_cache_gib")):
+            if getattr(self, tokens) is not None and getattr(self, gib) is not None:
+                raise ValueError(f"give {tokens} or {gib}, not both: they size the same pool")
+        known = knobs(find(self.policy))
+        for key in self.set:
+            if key not in known:
+                raise ValueError(f"policy {self.policy} has no setting {key!r}; it has {', '.join(known) or 'none'}")
+        if self.num_queues is not None and "levels" not in known:
+            raise ValueError(f"num_queues={self.num_queues}: policy {self.policy} has no levels; mlfq and sj-mlfq have")
+        self._can_schedule()
+        return self
+
+    def _can_schedule(self) -> None:
+        """What the engine would refuse is known before its model is loaded. Raises ValueError."""
+        names = ("policy", "predictor", "kv_tokens", "host_tokens", "queue_capacity", "max_batch", "batching")
+        serving = EngineConfig(knobs=self.knobs, **{name: getattr(self, name) for name in names})
+        serving.predict()
+        serving.fresh_policy()
+
+    @property
+    def knobs(self) -> dict[str, Any]:
+        """The policy's settings, num_queues among them."""
+        return self.set if self.num_queues is None else {**self.set, "levels": self.num_queues}
+
+    @property
+    def model_name(self) -> str:
+        """What clients call the model."""
+        return self.served_model_name or self.model
+
+    @property
+    def alerts(self) -> dict[str, float]:
+        """Thresholds that were given, by name."""
+        given = {
+            "error_rate": self.alert_error_rate,
+            "latency_p99": self.alert_latency_p99,
+            "gpu_memory_usage": self.alert_gpu_memory_usage,
+        }
+        return {name: limit for name, limit in given.items() if limit is not None}
+
+    def shown(self, flags: dict[str, Any] | None = None) -> list[tuple[str, str, str]]:
+        """(name, value, where it came from) of every setting, secrets masked. flags: as given to the constructor."""
+        came = sources.origins(sources.named(flags or {}))
+        fields = type(self).model_fields
+        return [(name, aliases.plain(getattr(self, name)), came.get(name, "default")) for name in fields]
+
+
+def explain(error: ValueError, flags: dict[str, Any] | None = None) -> str:
+    """A refused configuration in one line a fault: the name, what is wrong, where the value came from."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    came = sources.origins(sources.named(flags or {}))
+    lines = []
+    for fault in error.errors(include_url=False, include_context=False):
+        name = str(fault["loc"][0]) if fault["loc"] else ""
+        what = fault["msg"].removeprefix("Value error, ")
+        value = fault["input"]
+        shows = isinstance(value, (str, int, float)) and len(str(value)) < 80 and name not in SECRET
+        given = (f"{name}={value}: " if shows else f"{name}: ") if name else ""
+        source = f" (from {came[name]})" if name in came and came[name] != "argument" else ""
+        lines.append(f"{given}{what[:1].lower()}{what[1:]}{source}")
+    return "; ".join(lines)
+
+
+def _one_of(value: str, choices: tuple[str, ...]) -> str:
+    if value not in choices:
+        raise ValueError(f"it is none of {', '.join(choices)}")
+    return value

@@ -1,0 +1,130 @@
+"""Where settings come from: environment, .env and YAML, each read into {field: value}; and other names of a field."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from dotenv import dotenv_values
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+
+from fastserve.server.config import yaml_file
+from fastserve.server.config.aliases import ALIASES, converted, fields, nearest
+
+PLAIN: dict[str, str] = {
+    "HF_MODEL": "model",
+    "HF_TOKEN": "hf_token",
+    "MAX_BATCH": "max_batch",
+    "MAX_NEW_TOKENS": "max_new_tokens",
+    "SEED": "seed",
+    "TEMPERATURE": "temperature",
+    "TOP_K": "top_k",
+    "TOP_P": "top_p",
+}
+"""Environment variables without our prefix."""
+
+PREFIX = "FASTSERVE_"
+
+DOTENV = "FASTSERVE_DOTENV"
+"""Set to off in the environment, .env is not read: servers that are measured take nothing from where they start."""
+
+
+class Source(PydanticBaseSettingsSource):
+    """One layer for pydantic-settings."""
+
+    def __init__(self, settings_cls: type[BaseSettings], read: Callable[[Mapping[str, Any]], dict[str, Any]]) -> None:
+        super().__init__(settings_cls)
+        self.read = read
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        return self().get(field_name), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        return self.read(self.current_state)
+
+
+def environment(_: Mapping[str, Any]) -> dict[str, Any]:
+    """What the process environment says."""
+    return {field: value for field, (_, value) in _variables(os.environ).items()}
+
+
+def dotenv(_: Mapping[str, Any]) -> dict[str, Any]:
+    """What .env in the current folder says."""
+    return {field: value for field, (_, value) in _variables(_dotenv_values()).items()}
+
+
+def file(above: Mapping[str, Any]) -> dict[str, Any]:
+    """What the YAML file says that the layers above name. Raises ValueError."""
+    path = above.get("config")
+    if not path:
+        return {}
+    sheet = yaml_file.read(Path(path))
+    values = {field: value for field, (_, value) in sheet.values.items()}
+    together = values | dict(above)
+    for switch in sheet.on:
+        needed = yaml_file.NEEDS.get(switch, ())
+        if needed and not any(together.get(field) for field in needed):
+            raise ValueError(f"config file {path}: {switch} is true, but none of {', '.join(needed)} is given")
+    return values
+
+
+def named(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by field, whatever accepted name they were given under. Raises ValueError for a name nobody knows."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        field = ALIASES.get(name, name)
+        if field not in fields():
+            raise ValueError(f"there is no setting {name!r}{nearest(name, [*fields(), *ALIASES])}")
+        if field in found:
+            raise ValueError(f"{field} is given twice, the second time as {name}")
+        found[field] = converted(name, value)
+    return found
+
+
+def origins(given: Mapping[str, Any]) -> dict[str, str]:
+    """Field -> the layer that decides it, in words; fields left at their defaults are absent."""
+    found = dict.fromkeys(given, "argument")
+    for where, variables in (("environment", os.environ), (".env", _dotenv_values())):
+        for field, (name, value) in _variables(variables).items():
+            found.setdefault(field, f"{where} {name}")
+            if field == "config" and "config" not in given:
+                given = {**given, "config": value}
+    if given.get("config"):
+        for field, (key, _) in yaml_file.read(Path(given["config"])).values.items():
+            found.setdefault(field, f"{given['config']} {key}")
+    return found
+
+
+def strays(config: Path | None = None) -> list[str]:
+    """Warnings: environment variables that look like misspelt settings, keys of the file that change nothing."""
+    known = {PREFIX + name.upper() for name in (*fields(), *ALIASES)}
+    found = []
+    for name in os.environ:
+        if name.startswith(PREFIX) and name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.88)
+            if near:
+                found.append(f"environment variable {name} is not known; did you mean {near[0]}?")
+    if config is not None:
+        idle = yaml_file.read(config).idle
+        found += [f"config file {config}: {key} changes nothing here: {yaml_file.IDLE[key]}" for key in idle]
+    return found
+
+
+def _dotenv_values() -> dict[str, str | None]:
+    return {} if os.environ.get(DOTENV) == "off" else dotenv_values(".env")
+
+
+def _variables(variables: Mapping[str, str | None]) -> dict[str, tuple[str, Any]]:
+    """Field -> (variable, value). Our own prefix wins over the plain names; an empty variable counts as not given."""
+    names = {PREFIX + field.upper(): field for field in fields()}
+    names |= {PREFIX + alias.upper(): alias for alias in ALIASES}
+    found: dict[str, tuple[str, Any]] = {}
+    for variable, name in (names | PLAIN).items():
+        value = variables.get(variable)
+        if value:
+            found.setdefault(ALIASES.get(name, name), (variable, converted(name, value)))
+    return found

@@ -1,0 +1,156 @@
+"""Every request is a job: what is remembered of it while it lives, and for a while after."""
+
+from __future__ import annotations
+
+import math
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastserve.engine.request import Handle, Output
+from fastserve.server.api.outbox import Feed
+
+STATES = ("queued", "running", "preempted", "finished", "cancelled", "failed")
+END_STATES = {
+    "stop": "finished",
+    "length": "finished",
+    "cancelled": "cancelled",
+    "timeout": "failed",
+    "error": "failed",
+}
+"""Finish reason -> state of a job that has ended."""
+
+BACKEND = "pytorch"
+
+
+def new_id() -> str:
+    """Never given twice, in this process or another."""
+    return secrets.token_hex(12)
+
+
+@dataclass(slots=True, eq=False)
+class ServedJob:
+    """One request to the engine. Times in s since the epoch."""
+
+    id: str
+    client: str
+    kind: str  # generate, chat, completion, chat completion or job
+    model: str
+    prompt_tokens: int
+    metadata: dict[str, Any]
+    durable: bool = False
+    created: float = field(default_factory=time.time)
+    handle: Handle | None = None  # None before the engine has it, and once it has ended
+    ended: float | None = None
+    state: str = "queued"  # as it ended; while it lives the handle knows
+    answer: dict[str, Any] | None = None  # a GenerateAnswer, once ended
+    output: Output | None = None  # from its end until its client's handler has taken it
+    error: str | None = None
+    attempts: int = 0  # of a durable one: steps that failed with it
+
+    def cancel(self, reason: str = "cancelled") -> None:
+        """A job that has ended stays as it is."""
+        if self.handle is not None:
+            self.handle.cancel(reason)
+
+    @property
+    def current_state(self) -> str:
+        return self.state if self.handle is None else self.handle.state
+
+
+class Group:
+    """The jobs of one HTTP request, one for each choice, and the feed that their pieces arrive in."""
+
+    def __init__(self) -> None:
+        self.jobs: list[ServedJob] = []
+        self.outputs: dict[int, Output] = {}  # by choice
+        self.feed = Feed()
+
+    @property
+    def ended(self) -> bool:
+        return len(self.outputs) == len(self.jobs)
+
+    def cancel(self) -> None:
+        for choice, job in enumerate(self.jobs):
+            if choice not in self.outputs:
+                job.cancel()
+
+    async def wait(self) -> bool:
+        """Until all have ended: True. False when the client has left before."""
+        while not self.ended and not self.feed.gone:
+            await self.feed.take()
+        return self.ended
+
+
+class Board:
+    """Jobs by id: the living, and those that ended not too long ago: so many durable ones, and as many others."""
+
+    def __init__(self, keep: int, hours: float) -> None:
+        self.keep = keep
+        self.seconds = hours * 3600
+        self.jobs: dict[str, ServedJob] = {}  # in the order of their coming
+        self.names: dict[int, str] = {}  # the engine's id of a live job -> ours
+        self._ended: dict[bool, OrderedDict[str, float]] = {True: OrderedDict(), False: OrderedDict()}  # by durable
+
+    def add(self, job: ServedJob) -> None:
+        self.jobs[job.id] = job
+        if job.handle is not None:
+            self.names[job.handle.id] = job.id
+        if job.ended is not None:
+            self._ended[job.durable][job.id] = job.ended
+
+    def end(self, job: ServedJob) -> list[ServedJob]:
+        """It has ended now; who is forgotten for it."""
+        assert job.ended is not None
+        self._ended[job.durable][job.id] = job.ended
+        return [forgotten for ended in self._ended.values() for forgotten in self._prune(ended, job.ended)]
+
+    def seen_by(self, client: str | None) -> Iterator[ServedJob]:
+        """Newest first. client: only its own; None: all."""
+        return (job for job in reversed(self.jobs.values()) if client is None or job.client == client)
+
+    def _prune(self, ended: OrderedDict[str, float], now: float) -> Iterator[ServedJob]:
+        while ended:
+            oldest, at = next(iter(ended.items()))
+            if len(ended) <= self.keep and at > now - self.seconds:
+                return
+            del ended[oldest]
+            yield self.jobs.pop(oldest)
+
+
+def answer_of(job: ServedJob, output: Output) -> dict[str, Any]:
+    """A GenerateAnswer."""
+    record = output.record
+    generated = len(output.token_ids)
+    queued = seconds(record.get("queued")) or 0.0
+    queued += seconds(record.get("preempted")) or 0.0
+    took = seconds(record.get("jct_from_arrival"))
+    if took is None:
+        took = queued = max(0.0, (job.ended or job.created) - job.created)
+    total = job.prompt_tokens + generated
+    return {
+        "job_id": job.id,
+        "request_id": job.id,
+        "text": output.text,
+        "generated_text": output.text,
+        "tokens_generated": generated,
+        "total_tokens": total,
+        "usage": {"prompt_tokens": job.prompt_tokens, "completion_tokens": generated, "total_tokens": total},
+        "queue_time": queued,
+        "execution_time": max(0.0, took - queued),
+        "completion_time": took,
+        "generation_time": took,
+        "time_to_first_token": seconds(record.get("ttft")),
+        "tokens_per_second": generated / took if took > 0 else 0.0,
+        "preemption_count": int(record.get("preemptions", 0)),
+        "finish_reason": output.finish_reason,
+        "metadata": {**job.metadata, "model_name": job.model, "backend": BACKEND},
+    }
+
+
+def seconds(value: Any) -> float | None:
+    """A time of a record; None where it is missing or not a number."""
+    return None if value is None or not math.isfinite(value) else float(value)

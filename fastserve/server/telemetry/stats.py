@@ -1,0 +1,244 @@
+"""What the server knows of itself, for /health, /stats and /stats/detailed."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections import Counter
+from typing import Any
+
+import psutil
+from typing_extensions import TypedDict
+
+from fastserve.engine import Engine
+from fastserve.engine.snapshot import Snapshot
+from fastserve.server.api.native_schema import GpuMemory, Health
+from fastserve.server.jobs.jobs import BACKEND, STATES
+from fastserve.server.service import Service
+from fastserve.server.telemetry.totals import percentiles
+
+WINDOW = 60.0
+"""Seconds over which throughput is measured."""
+
+
+class Stats(TypedDict):
+    """Times in seconds."""
+
+    is_loaded: bool
+    is_ready: bool
+    backend_type: str
+    request_count: int
+    total_tokens_generated: int
+    total_inference_time: float
+    avg_tokens_per_request: float
+    avg_time_per_request: float
+    avg_tokens_per_second: float
+    uptime: float
+
+
+class Percentiles(TypedDict):
+    mean: float | None
+    p50: float | None
+    p95: float | None
+    p99: float | None
+
+
+class PoolUse(TypedDict):
+    """In tokens; total is null where it is unlimited."""
+
+    total: int | None
+    used: int
+    parked: int
+
+
+class Preemptions(TypedDict):
+    count: int
+    recomputed_tokens: int
+    seconds: float
+
+
+class BatchUse(TypedDict):
+    slots: int
+    running: int
+    mean_occupancy: float
+
+
+class Throughput(TypedDict):
+    """Of the last minute."""
+
+    requests_per_second: float
+    tokens_per_second: float
+
+
+class Process(TypedDict):
+    cpu_percent: float
+    memory_bytes: int
+    threads: int
+
+
+class Alert(TypedDict):
+    name: str
+    value: float
+    threshold: float
+
+
+class Detailed(Stats):
+    """scheduler_share: of the time of iterations, 0 to 1, since the start."""
+
+    policy: str
+    queues: dict[str, int]
+    jobs: dict[str, int]
+    waiting: int
+    device_kv: PoolUse
+    host_kv: PoolUse
+    copies_in_flight: int
+    bytes_moved: int
+    preemptions: Preemptions
+    batch: BatchUse
+    jct: Percentiles
+    ttft: Percentiles
+    tpot: Percentiles
+    throughput: Throughput
+    error_rate: float
+    timeout_rate: float
+    process: Process
+    gpu_memory: GpuMemory
+    scheduler_us_per_iteration: float
+    scheduler_share: float
+    iterations: int
+    alerts: list[Alert]
+
+
+def ready(service: Service) -> tuple[bool, str | None]:
+    """Whether new requests are taken, and if not why."""
+    if not service.engine.alive:
+        return False, f"the engine has stopped: {service.engine.error or 'it was closed'}"
+    if service.draining:
+        return False, "the server is shutting down"
+    return True, None
+
+
+def health(service: Service) -> Health:
+    alive = service.engine.alive
+    count, memory = gpu()
+    return {
+        "status": "healthy" if alive else "unhealthy",
+        "is_loaded": alive,
+        "is_ready": ready(service)[0],
+        "backend_type": BACKEND,
+        "model_loaded": alive,
+        "tokenizer_loaded": service.engine.tokenizer is not None,
+        "gpu_available": count > 0,
+        "gpu_count": count,
+        "gpu_memory": memory,
+    }
+
+
+def stats(service: Service) -> Stats:
+    tally = service.tally
+    requests = max(1, tally.count)
+    return {
+        "is_loaded": service.engine.alive,
+        "is_ready": ready(service)[0],
+        "backend_type": BACKEND,
+        "request_count": tally.count,
+        "total_tokens_generated": tally.tokens,
+        "total_inference_time": tally.seconds,
+        "avg_tokens_per_request": tally.tokens / requests,
+        "avg_time_per_request": tally.seconds / requests,
+        "avg_tokens_per_second": tally.tokens / tally.seconds if tally.seconds else 0.0,
+        "uptime": time.time() - service.started,
+    }
+
+
+async def detailed(service: Service) -> Detailed:
+    snapshot = await asyncio.to_thread(service.engine.snapshot)
+    tally = service.tally
+    ends = list(tally.ends)
+    count, memory = gpu()
+    values = tally.recent()
+    if count and memory["total"]:
+        values["gpu_memory_usage"] = memory["used"] / memory["total"]
+    service.alert(values)
+    live = Counter(job.current_state for job in service.board.jobs.values())
+    found: Any = {
+        **stats(service),
+        "policy": service.engine.serving.name,
+        "queues": dict(sorted(Counter(job.level.partition(",")[0] for job in snapshot.jobs).items())),
+        "jobs": {state: live.get(state, 0) for state in STATES},
+        "waiting": snapshot.waiting,
+        "device_kv": _pool(snapshot, "device"),
+        "host_kv": _pool(snapshot, "host"),
+        "copies_in_flight": snapshot.copies,
+        "bytes_moved": tally.moved,
+        "preemptions": {
+            "count": snapshot.counters["preemptions"],
+            "recomputed_tokens": tally.recomputed,
+            "seconds": tally.preempted,
+        },
+        "batch": {
+            "slots": snapshot.slots,
+            "running": snapshot.running,
+            "mean_occupancy": snapshot.counters["output_tokens"] / max(1, snapshot.steps) / max(1, snapshot.slots),
+        },
+        **{name: percentiles([getattr(end, name) for end in ends], 50, 95, 99) for name in ("jct", "ttft", "tpot")},
+        "throughput": _throughput(service),
+        "error_rate": tally.share("error"),
+        "timeout_rate": tally.share("timeout"),
+        "process": _process(service.process),
+        "gpu_memory": memory,
+        "scheduler_us_per_iteration": snapshot.scheduler_us,
+        "scheduler_share": snapshot.scheduler_share,
+        "iterations": snapshot.steps,
+        "alerts": [
+            {"name": name, "value": value, "threshold": limit}
+            for name, (value, limit) in sorted(service.alerts.now.items())
+        ],
+    }
+    detailed: Detailed = found
+    return detailed
+
+
+def _throughput(service: Service) -> Throughput:
+    """Of the jobs that ended in the last minute; of the last thousand where there were more."""
+    now = time.time()
+    window = min(WINDOW, max(1e-3, now - service.started))
+    ends = [end for end in service.tally.ends if end.at > now - window]
+    if len(ends) == service.tally.ends.maxlen:
+        window = max(1e-3, now - ends[0].at)
+    return {
+        "requests_per_second": len(ends) / window,
+        "tokens_per_second": sum(end.tokens for end in ends) / window,
+    }
+
+
+def _pool(snapshot: Snapshot, name: str) -> PoolUse:
+    pool = getattr(snapshot, name)
+    return {"total": pool.total, "used": pool.used, "parked": pool.parked}
+
+
+def _process(process: psutil.Process) -> Process:
+    """cpu_percent: since it was last asked for."""
+    with process.oneshot():
+        return {
+            "cpu_percent": process.cpu_percent(),
+            "memory_bytes": process.memory_info().rss,
+            "threads": process.num_threads(),
+        }
+
+
+def parameters(engine: Engine) -> int | None:
+    """Of the model, one that several layers share counted once; None for an engine without a model."""
+    model = getattr(engine.loop.executor, "model", None)
+    return None if model is None else sum([weight.numel() for weight in model.module.parameters()])
+
+
+def gpu() -> tuple[int, GpuMemory]:
+    """How many CUDA devices this process sees, and the memory of the current one in bytes. Never loads torch."""
+    nothing: GpuMemory = {"total": 0, "used": 0, "free": 0}
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return 0, nothing
+    free, total = torch.cuda.mem_get_info()
+    return torch.cuda.device_count(), {"total": total, "used": total - free, "free": free}

@@ -1,0 +1,147 @@
+"""Two figures of a set of runs: the distribution of completion times, and their mean and p99."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastserve.atomic_files import atomically
+from sim.report.document import Run
+from sim.report.style import COLUMN, PAGE, RC, Look, look
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Floats = NDArray[np.float64]
+
+POINTS = 400  # of a distribution's curve: more than a column's width can show
+
+
+def draw(runs: Sequence[Run], folder: Path) -> list[Path]:
+    """Writes jct_cdf and jct_bars into `folder`, each as .pdf and .png, and returns the paths.
+
+    Raises ValueError without runs and fastserve.atomic_files.OutputError when the folder cannot be written.
+    """
+    if not runs:
+        raise ValueError("There is nothing to draw: no run was finished.")
+    import matplotlib as mpl
+
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.label, []).append(run)
+    looks = _looks(groups)
+    # Not pyplot: it keeps every figure in a global list.
+    with mpl.rc_context(RC):
+        return [*_save(_cdf(groups, looks), folder / "jct_cdf"), *_save(_bars(groups, looks), folder / "jct_bars")]
+
+
+def _looks(groups: Mapping[str, Sequence[Run]]) -> dict[str, Look]:
+    """Labels of one policy share its colour and marker and differ by dashes; so do strangers whose looks coincide."""
+    seen: dict[Look, int] = {}
+    looks = {}
+    for label, (first, *_) in groups.items():
+        base = look(first.policy)
+        looks[label] = look(first.policy, seen.get(base, 0))
+        seen[base] = seen.get(base, 0) + 1
+    return looks
+
+
+def _cdf(groups: Mapping[str, Sequence[Run]], looks: Mapping[str, Look]) -> "Figure":
+    """Share of jobs completed within a time, all seeds together; the band spans the seeds.
+
+    Unfinished jobs belong to the whole that the share is of: the curve of such a run ends below 1.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(COLUMN, 2.4), layout="constrained")
+    axes = figure.subplots()
+    completed = [_completed(run) for group in groups.values() for run in group]
+    times = np.concatenate([jct for jct, _ in completed])
+    times = times[times > 0]
+    # The few shortest jobs would take a decade of the axis for nothing.
+    low, high = np.quantile(times, (0.002, 1.0)) if len(times) else (0.1, 1.0)
+    grid = np.geomspace(low, max(high, low * 1.01), POINTS)
+    for label, group in groups.items():
+        curves = [np.searchsorted(jct, grid, side="right") / max(total, 1) for jct, total in map(_completed, group)]
+        weights = [total for _, total in map(_completed, group)]
+        style = looks[label]
+        pooled = np.average(curves, axis=0, weights=weights) if sum(weights) else curves[0]
+        if len(curves) > 1:
+            band = np.array(curves)
+            axes.fill_between(grid, band.min(axis=0), band.max(axis=0), color=style.colour, alpha=0.18, linewidth=0)
+        axes.plot(
+            grid, pooled, label=label, color=style.colour, linestyle=style.dash, marker=style.marker,
+            markevery=_markers(pooled, list(groups).index(label)),
+        )  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_ylim(0, 1.02)
+    axes.set_xlabel("job completion time (s)")
+    axes.set_ylabel("share of jobs")
+    _legend(figure, len(groups))
+    return figure
+
+
+def _completed(run: Run) -> tuple[Floats, int]:
+    """Sorted completion times, and the number of jobs that they are a share of."""
+    finish, jct = run.records["finish"], run.records["jct_from_arrival"]
+    done = (finish == "stop") | (finish == "length")
+    return np.sort(jct[done]), int(np.count_nonzero(done | (finish == "unfinished")))
+
+
+def _markers(curve: Floats, nth: int) -> list[int]:
+    """Where markers stand on a curve: evenly in its share, shifted per label so that they do not hide each other."""
+    shares = (np.arange(5) + 0.5 + 0.1 * (nth % 5)) / 6 * curve[-1]
+    return sorted(set(np.searchsorted(curve, shares).tolist()))
+
+
+def _bars(groups: Mapping[str, Sequence[Run]], looks: Mapping[str, Look]) -> "Figure":
+    """Mean and p99 of the completion time, averaged over seeds; a line spans the smallest and largest seed."""
+    from matplotlib.figure import Figure
+
+    wide = len(groups) > 5
+    height = 1.6 + 0.16 * len(groups)
+    figure = Figure(figsize=(PAGE if wide else COLUMN, height), layout="constrained")
+    for axes, (key, title) in zip(
+        figure.subplots(1, 2, sharey=True), (("mean_jct_s", "mean"), ("p99_jct_s", "p99")), strict=True
+    ):
+        for row, (label, group) in enumerate(groups.items()):
+            values = [float(value) for run in group if (value := run.summary[key]) is not None]
+            if not values:
+                continue
+            mean = sum(values) / len(values)
+            spread = [[mean - min(values)], [max(values) - mean]] if len(values) > 1 else None
+            hatch = "/" * 4 if looks[label].dash != "-" else None
+            axes.barh(
+                row, mean, height=0.7, color=looks[label].colour, edgecolor="white", hatch=hatch, xerr=spread,
+                error_kw={"elinewidth": 0.8, "capsize": 2, "ecolor": "#777777"},
+            )  # fmt: skip
+        axes.set_yticks(range(len(groups)), list(groups))
+        axes.set_xlabel(f"{title} JCT (s)")
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(axis="y", length=0)
+        axes.locator_params(axis="x", nbins=4)
+        axes.set_xlim(left=0)
+    # The first policy on top, as in the table.
+    figure.axes[0].invert_yaxis()
+    return figure
+
+
+def _legend(figure: "Figure", labels: int) -> None:
+    """Above the axes, where it hides no curve; the figure grows by its rows."""
+    columns = 2 if labels in (2, 4) else 3
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + 0.16 * -(-labels // columns))
+    figure.legend(loc="outside upper center", ncols=columns, columnspacing=1.0)
+
+
+def _save(figure: "Figure", stem: Path) -> list[Path]:
+    paths = []
+    for kind, metadata in (("pdf", {"CreationDate": None}), ("png", {})):
+        path = stem.with_name(f"{stem.name}.{kind}")
+        arguments: dict[str, Any] = {"format": kind, "metadata": metadata}
+        with atomically(path) as draft:
+            figure.savefig(draft, **arguments)
+        paths.append(path)
+    return paths

@@ -1,0 +1,210 @@
+"""The table of results: one row a label, averaged over its seeds, readable at 120 columns."""
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+from fastserve.metrics.summary import Ratio, paired_ratio
+from sim.settings import Settings
+
+if TYPE_CHECKING:
+    from sim.report.document import Run
+
+WIDTH = 120
+
+# Heading (two lines) and the key of the summary that stands below it.
+COLUMNS = (
+    ("mean", "JCT s", "mean_jct_s"),
+    ("p50", "JCT s", "p50_jct_s"),
+    ("p95", "JCT s", "p95_jct_s"),
+    ("p99", "JCT s", "p99_jct_s"),
+    ("s per", "token", "mean_s_per_token"),
+    ("slow-", "down", "mean_slowdown"),
+    ("TTFT", "s", "mean_ttft_s"),
+    ("preempt", "per job", "preemptions_per_job"),
+    ("swap", "GiB", "swap_gib"),
+    ("done", "req/s", "throughput_rps"),
+    ("load", "", "load"),
+)
+
+FIRST = (
+    "trace", "latency", "max_batch", "batching", "token_budget", "residency", "kv_tokens", "host_tokens", "visit",
+    "predictor", "rate", "load",
+)  # fmt: skip
+"""Settings that are read with every result. The others are set apart where they are as --help says."""
+
+DEFAULTS = {field.name: field.default for field in fields(Settings)}
+
+
+def table(runs: Sequence["Run"], settings: Mapping[str, object]) -> str:
+    """Settings, one row per label in order of appearance, then each label's own settings and what the marks mean.
+
+    Figures are means over seeds. The last column is the mean JCT of the first label over that of the row, paired by
+    seed, with a 95 % bootstrap interval where there are several seeds.
+    """
+    if not runs:
+        return "No run was finished."
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.label, []).append(run)
+    first = next(iter(groups.values()))
+    rows = [
+        ["", *(top for top, _, _ in COLUMNS), "JCT ratio"],
+        ["policy", *(bottom for _, bottom, _ in COLUMNS), f"{first[0].label} / row"],
+    ]
+    marks: dict[str, str] = {}
+    for label, group in groups.items():
+        mark = _mark(group)
+        marks |= {label: mark} if mark else {}
+        values = [_number(_average(group, key, settings)) for _, _, key in COLUMNS]
+        rows.append(
+            [
+                f"{label} {'*' if mark else ''}".rstrip(),
+                *values,
+                "1" if group is first else _ratio_text(_ratio(first, group)),
+            ]
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in rows
+    ]
+    lines.insert(2, "-" * len(lines[0]))
+    return "\n".join([*_header(runs, settings), "", *(line.rstrip() for line in lines), *_notes(groups, marks)]) + "\n"
+
+
+def _header(runs: Sequence["Run"], settings: Mapping[str, object]) -> list[str]:
+    """Every setting: what matters and what was changed, then in few words what is as by default."""
+    seeds = sorted({run.seed for run in runs})
+    jobs = sorted({int(run.summary["n"] or 0) for run in runs})
+    items = [f"n {_span(jobs)}", f"seeds {_span(seeds)}"]
+    usual: list[str] = []
+    unset: list[str] = []
+    for name, value in settings.items():
+        words = name.replace("_", " ")
+        if name == "seeds":
+            continue
+        if name in FIRST or name not in DEFAULTS or not _usual(name, settings):
+            items.append(f"{words} {_value(value)}")
+        elif not value:
+            unset.append(words)
+        else:
+            usual.append(f"{words} {_value(value)}")
+    usual += [f"no {', '.join(unset)}"] if unset else []
+    apart = textwrap.wrap(f"by default: {', '.join(usual)}", WIDTH, subsequent_indent="  ") if usual else []
+    return [*_wrapped(items), *apart]
+
+
+def _usual(name: str, settings: Mapping[str, object]) -> bool:
+    """Is it as by default? Where that is one per slot, the batch cap stands for it."""
+    default = settings.get("max_batch") if name in ("kv_reserve", "prefetch_quota") else DEFAULTS[name]
+    return settings[name] == default
+
+
+def _notes(groups: Mapping[str, Sequence["Run"]], marks: Mapping[str, str]) -> list[str]:
+    notes = []
+    for label, group in groups.items():
+        parameters = [f"{name}={_value(value)}" for name, value in group[0].settings.items() if name != "load"]
+        if parameters:
+            notes += textwrap.wrap(f"{label}: {', '.join(parameters)}", WIDTH, subsequent_indent="  ")
+    notes += [f"* {label}: {mark}" for label, mark in marks.items()]
+    for label, group in groups.items():
+        lost = {kind: sum(int(run.summary[kind] or 0) for run in group) for kind in ("rejected", "unfinished")}
+        told = [f"{count:,} {kind}" for kind, count in lost.items() if count]
+        if told:
+            notes.append(f"{label}: {', '.join(told)} (unfinished jobs count with the time they have waited so far)")
+    return ["", *notes] if notes else []
+
+
+def _mark(group: Sequence["Run"]) -> str | None:
+    """Collapsed: the run was stopped for its backlog. Saturated: the queue grew to the end."""
+    collapsed = [run for run in group if run.summary.get("collapsed")]
+    if collapsed:
+        return f"collapsed{_share(collapsed, group)}: stopped when more jobs were waiting than --max-backlog allows"
+    grown = [run for run in group if run.summary["saturated"]]
+    if grown:
+        return f"saturated{_share(grown, group)}: the queue grew to the end, so the means depend on the trace's length"
+    return None
+
+
+def _share(some: Sequence["Run"], group: Sequence["Run"]) -> str:
+    return f" in {len(some)} of {len(group)} seeds" if len(group) > 1 else ""
+
+
+def _ratio(first: Sequence["Run"], group: Sequence["Run"]) -> Ratio | None:
+    """Paired over the seeds that both have: an interrupted sweep may lack some."""
+    mine = {run.seed: run.summary["mean_jct_s"] for run in group}
+    pairs = [(run.summary["mean_jct_s"], mine.get(run.seed)) for run in first]
+    both = [(base, other) for base, other in pairs if base and other]
+    return paired_ratio([base for base, _ in both], [other for _, other in both]) if both else None
+
+
+def _ratio_text(ratio: Ratio | None) -> str:
+    if ratio is None:
+        return "-"
+    if ratio.low is None or ratio.high is None:
+        return f"{ratio.mean:.2f}"
+    return f"{ratio.mean:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
+
+
+def _average(group: Sequence["Run"], key: str, settings: Mapping[str, object]) -> float | None:
+    found = [value for run in group if (value := _figure(run, key, settings)) is not None]
+    return sum(found) / len(found) if found else None
+
+
+def _figure(run: "Run", key: str, settings: Mapping[str, object]) -> float | None:
+    if key == "swap_gib":
+        return (run.summary["swapped_out_gib"] or 0.0) + (run.summary["swapped_in_gib"] or 0.0)
+    value = run.summary.get(key, run.settings.get(key, settings.get(key)))
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _number(value: float | None) -> str:
+    """Three significant digits, all digits of the integer part; no exponent in the range that people meet."""
+    if value is None:
+        return "-"
+    if value == 0:
+        return "0"
+    if abs(value) >= 99_999.5 or abs(value) < 0.0005:
+        return f"{value:.1e}"
+    decimals = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:.{min(decimals, 5)}f}"
+
+
+def _value(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) >= 10_000 else str(value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        return "(" + ", ".join(f"{name}={_value(item)}" for name, item in value.items()) + ")"
+    if isinstance(value, list | tuple):
+        return ", ".join(_value(item) for item in value)
+    return "none" if value is None else str(value)
+
+
+def _span(values: Sequence[int]) -> str:
+    """0, 1, 2 -> "0-2 (3)"; a single value stands alone."""
+    if len(values) == 1:
+        return f"{values[0]:,}"
+    if list(values) == list(range(values[0], values[-1] + 1)):
+        return f"{values[0]}-{values[-1]} ({len(values)})"
+    return ", ".join(f"{value:,}" for value in values)
+
+
+def _wrapped(items: Sequence[str]) -> list[str]:
+    """Items side by side, never broken inside unless one alone is too long."""
+    lines = [""]
+    for item in items:
+        joined = f"{lines[-1]}   {item}" if lines[-1] else item
+        if len(joined) <= WIDTH:
+            lines[-1] = joined
+        else:
+            lines += textwrap.wrap(item, WIDTH, subsequent_indent="  ")
+    return [line for line in lines if line]

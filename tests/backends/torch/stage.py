@@ -1,0 +1,140 @@
+"""The real executor on a tiny model, driven by the engine's own loop, without a thread and on a clock of its own.
+
+Each decode takes 1 ms and each 64 prefilled tokens one more, so that quanta of a few ms end all the time and a run does
+not depend on how fast the machine is.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastserve.backends.torch.executor import TorchExecutor
+from fastserve.backends.torch.kv_cache import Cache
+from fastserve.backends.torch.model import Model, load_model
+from fastserve.backends.torch.step import Step
+from fastserve.engine.clock import VirtualClock
+from fastserve.engine.inbox import Inbox
+from fastserve.engine.loop import Loop
+from fastserve.engine.params import SamplingParams
+from fastserve.engine.request import Request
+from fastserve.hardware.machine_times import MachineTimes
+from fastserve.metrics.records import Recorder
+from fastserve.policies import make
+from fastserve.sched.job import Job
+from fastserve.sched.plan import Outcome, Plan
+from fastserve.sched.policy import Policy
+from fastserve.sched.scheduler import Scheduler
+from tests.backends.torch.families import write
+from tests.sched.worlds import COARSE, MS, tuned
+
+BLOCK = 4
+GREEDY = SamplingParams(max_tokens=12, temperature=0).resolved({})
+
+
+def tiny(folder: Path, dtype: str = "float32", native: Any = "off", device: str = "cpu") -> Model:
+    """A Llama of two layers, with weights that are the same in every run."""
+    if not (folder / "config.json").is_file():
+        write(folder, "llama")
+    return load_model(folder, dtype=dtype, device=device, native=native)
+
+
+def sharp(name: str) -> Policy:
+    """The policy, with quanta of a few tokens."""
+    return make("las", {"quantum": 0.003}) if name == "las" else tuned(name, True)
+
+
+class Witness:
+    """A model whose steps and logits are kept."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.steps: list[Step] = []
+        self.logits: list[torch.Tensor] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    def forward(self, step: Step, cache: Cache) -> torch.Tensor:
+        logits = self.model.forward(step, cache)
+        self.steps.append(step)
+        self.logits.append(logits.clone())
+        return logits
+
+
+class Timed(TorchExecutor):
+    """Its iterations take the time that the script says. owners: whose each sequence of each step was, by job id."""
+
+    def __init__(self, model: Any, cache: Cache, clock: VirtualClock) -> None:
+        super().__init__(model, cache)
+        self.clock = clock
+        self.owners: list[list[int]] = []
+
+    def run(self, plan: Plan) -> Outcome:
+        decodes = [job.id for job, _ in plan.work[len(plan.prefill) :]]
+        self.owners.append(decodes + [job.id for job, _ in plan.prefill])
+        outcome = super().run(plan)
+        outcome.stall = 0
+        chunks = sum([tokens for _, tokens in plan.prefill])
+        self.clock.sleep_until(plan.now + MS * (1 + -(-chunks // 64)))
+        return outcome
+
+
+class Stage:
+    """options: of the Scheduler. Requests are given before play(); the tokens of each stand in tokens[id] after it."""
+
+    def __init__(self, model: Model, policy: str, blocks: int, host: int, **options: Any) -> None:
+        options = {"max_batch": 4, "token_budget": 16 if options.get("batching", "chunked") == "chunked" else None,
+                   "visit": 0, **options}  # fmt: skip
+        self.clock = VirtualClock()
+        self.cache = Cache(model.layers, model.kv_heads, model.head_dim, blocks, host, BLOCK, model.dtype, model.device)
+        self.witness = Witness(model)
+        self.executor = Timed(self.witness, self.cache, self.clock)
+        times = MachineTimes(COARSE, options["max_batch"], model.max_model_len)
+        self.scheduler = Scheduler(
+            sharp(policy), times, device_blocks=blocks, host_blocks=host, block_tokens=BLOCK, macro=False,
+            **options,
+        )  # fmt: skip
+        self.inbox = Inbox()
+        self.loop = Loop(self.scheduler, self.executor, Recorder(), self.clock, self.inbox)
+        self.requests: list[Request] = []
+
+    def add(self, prompt: list[int], params: SamplingParams = GREEDY, seed: int = 0, at: int = 0) -> Request:
+        assert params.max_tokens is not None
+        id = len(self.requests)
+        job = Job(id, at, len(prompt), params.max_tokens, priority=id * 7 % 5, program=f"p{id // 4}",
+                  guess=params.max_tokens)  # fmt: skip
+        request = Request(job, prompt, params, params.seed if params.seed is not None else seed, None)
+        self.requests.append(request)
+        self.inbox.put(request)
+        return request
+
+    def cancel(self, id: int, at: int) -> None:
+        self.inbox.cancel(self.requests[id], "cancelled", at)
+
+    def play(self, failed_steps: int = 0) -> list[list[int]]:
+        """Until all have ended, with so many failed steps on the way. Returns their tokens."""
+        while not self.inbox.empty or self.scheduler.live:
+            if not self.loop.turn():
+                self.loop.now = max(self.loop.now, min(self.inbox.next(), self.scheduler.opens_at()))
+                self.clock.sleep_until(self.loop.now)
+        assert self.loop.counters["failed_steps"] == failed_steps
+        blocks = self.executor.blocks
+        blocks.reset()
+        assert len(blocks.device.free) == self.cache.blocks
+        assert len(blocks.host.free) == self.cache.host_blocks
+        self.executor.close()
+        return [request.tokens for request in self.requests]
+
+    @property
+    def preemptions(self) -> list[int]:
+        return [request.job.preemptions for request in self.requests]
+
+
+def alone(model: Model, prompt: list[int], params: SamplingParams = GREEDY, seed: int = 0) -> list[int]:
+    """The tokens of one uninterrupted request."""
+    stage = Stage(model, "fcfs", 64, 0)
+    stage.add(prompt, params, seed)
+    return stage.play()[0]
