@@ -16,16 +16,13 @@ from fastserve.atomic_files import OutputError, check_writable
 from fastserve.hardware import presets
 from fastserve.policies import POLICIES
 from fastserve.policies.literal import literal
-from fastserve.sched.batching import BATCHINGS
+from fastserve.sched.config import choices
 from fastserve.sched.errors import PolicyError
-from fastserve.sched.residency import ORDERS, RESIDENCIES
 from fastserve.workload import TraceError, read_trace
 from sim.inspect import Inspection
 from sim.replay import Result, RunError, check, replay, told
 from sim.run import Contender
 from sim.settings import PRESET, Settings, describe
-
-CHOICES = {"batching": BATCHINGS, "residency": RESIDENCIES, "evict": ORDERS, "charging": ("iteration", "tokens")}
 
 
 class Parser(argparse.ArgumentParser):
@@ -100,8 +97,8 @@ def parser() -> argparse.ArgumentParser:
             options["action"] = argparse.BooleanOptionalAction
         elif field.name in ("kv_tokens", "host_tokens"):
             options |= {"type": tokens, "metavar": "N|unlimited"}
-        elif field.name in CHOICES:
-            options["choices"] = list(CHOICES[field.name])
+        elif choices(field.name):
+            options["choices"] = list(choices(field.name))
         else:
             options["type"] = int if kind.startswith("int") else float if kind.startswith("float") else str
             options["metavar"] = {int: "N", float: "X"}.get(options["type"], "TEXT")

@@ -8,8 +8,10 @@ from typing import Any
 from fastserve.hardware import Hardware, Link, Memory, load_hardware
 from fastserve.hardware.machine_times import MachineTimes
 from fastserve.sched.batching import BATCHINGS, usual_budget
+from fastserve.sched.config import Blocks, SchedulerConfig
+from fastserve.sched.eviction import ORDERS
 from fastserve.sched.policy import Policy
-from fastserve.sched.residency import ORDERS, RESIDENCIES
+from fastserve.sched.residency import RESIDENCIES
 from fastserve.sched.scheduler import Scheduler
 
 UNLIMITED = "unlimited"
@@ -122,14 +124,10 @@ class Settings:
         host_blocks = hardware.memory.host_blocks
         if self.host_tokens not in (PRESET, UNLIMITED):
             host_blocks = int(self.host_tokens) // hardware.memory.block_tokens
-        return Scheduler(
-            policy,
-            MachineTimes(hardware, self.max_batch, longest),
+        config = SchedulerConfig(
             max_batch=self.max_batch,
             batching=self.batching,
             token_budget=self.token_budget,
-            device_blocks=hardware.memory.device_blocks,
-            host_blocks=host_blocks,
             block_tokens=hardware.memory.block_tokens,
             residency=self.residency,
             kv_reserve=self.kv_reserve,
@@ -140,8 +138,10 @@ class Settings:
             skip_misfits=self.skip_misfits,
             prefill_guard=self.prefill_guard,
             charging=self.charging,
-            static_timeout=round(self.static_timeout * 1e9),
+            static_timeout=self.static_timeout,
         )
+        blocks = Blocks(hardware.memory.device_blocks, host_blocks)
+        return config.build(policy, MachineTimes(hardware, self.max_batch, longest), blocks)
 
     def with_(self, **changes: Any) -> Settings:
         """These settings with some changed. Raises ValueError that lists the valid names for an unknown one."""

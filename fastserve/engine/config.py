@@ -12,6 +12,7 @@ from fastserve.hardware import Hardware
 from fastserve.hardware.machine_times import MachineTimes
 from fastserve.policies import find, knobs, make
 from fastserve.sched.batching import usual_budget
+from fastserve.sched.config import Blocks, SchedulerConfig
 from fastserve.sched.job import NEVER
 from fastserve.sched.policy import Policy
 from fastserve.sched.scheduler import Scheduler
@@ -111,24 +112,22 @@ class EngineConfig:
         predictor = predictors.make(self.predictor) if self.predictor not in (None, "client") else None
         return predictor.tokens if isinstance(predictor, predictors.Constant) else None
 
-    def scheduler_settings(self, hardware: Hardware) -> dict[str, Any]:
-        """The Scheduler's keywords; the pools are the hardware's. macro: the executor does one iteration at a time."""
-        return {
-            "max_batch": self.max_batch,
-            "batching": self.batching,
-            "token_budget": self.token_budget,
-            "device_blocks": hardware.memory.device_blocks,
-            "host_blocks": hardware.memory.host_blocks,
-            "block_tokens": hardware.memory.block_tokens,
-            "residency": self.residency,
-            "visit": self.visit,
-            "macro": False,
-        }
+    def scheduler_config(self, hardware: Hardware) -> SchedulerConfig:
+        """What these settings make of the Scheduler's; the blocks are the hardware's."""
+        return SchedulerConfig(
+            max_batch=self.max_batch,
+            batching=self.batching,
+            token_budget=self.token_budget,
+            block_tokens=hardware.memory.block_tokens,
+            residency=self.residency,
+            visit=self.visit,
+        )
 
     def scheduler(self, policy: Policy, hardware: Hardware, longest: int) -> Scheduler:
         """longest: tokens of the longest prompt that will be accepted."""
         times = MachineTimes(hardware, self.max_batch, longest)
-        return Scheduler(policy, times, **self.scheduler_settings(hardware))
+        blocks = Blocks(hardware.memory.device_blocks, hardware.memory.host_blocks)
+        return self.scheduler_config(hardware).build(policy, times, blocks, macro=False)
 
     def header(self, hardware: Hardware, longest: int) -> dict[str, Any]:
         """Of a flight log: all that the Scheduler is made of."""
@@ -137,7 +136,12 @@ class EngineConfig:
             "knobs": dict(self.knobs),
             "hardware": hardware.to_json(),
             "longest": longest,
-            "settings": self.scheduler_settings(hardware),
+            "settings": asdict(self.scheduler_config(hardware))
+            | {
+                "device_blocks": hardware.memory.device_blocks,
+                "host_blocks": hardware.memory.host_blocks,
+                "macro": False,
+            },
         }
 
     def shown(self, hardware: Hardware) -> dict[str, Any]:

@@ -21,11 +21,11 @@ from fastserve import policies
 from fastserve.flightlog.write import FACTS, VERSION, Copies, plan_data
 from fastserve.hardware import hardware_from_json
 from fastserve.hardware.machine_times import MachineTimes
+from fastserve.sched.config import Blocks, SchedulerConfig
 from fastserve.sched.errors import PolicyError, RefusedError
 from fastserve.sched.job import Job
 from fastserve.sched.plan import Outcome, Plan
 from fastserve.sched.policy import Policy
-from fastserve.sched.scheduler import Scheduler
 
 
 class LogError(ValueError):
@@ -105,9 +105,12 @@ def read(path: Path) -> Iterator[Line]:
 class _Run:
     def __init__(self, header: dict[str, Any], policy: Policy) -> None:
         hardware = hardware_from_json(header["hardware"])
-        settings = header["settings"]
-        times = MachineTimes(hardware, settings["max_batch"], header["longest"])
-        self.scheduler = Scheduler(policy, times, **settings)
+        settings = dict(header["settings"])
+        macro = settings.pop("macro")
+        blocks = Blocks(settings.pop("device_blocks"), settings.pop("host_blocks"))
+        config = SchedulerConfig.of(settings)
+        times = MachineTimes(hardware, config.max_batch, header["longest"])
+        self.scheduler = config.build(policy, times, blocks, macro=macro)
         self.jobs: dict[int, Job] = {}
         self.copies = Copies()
         self.plan: Plan | None = None

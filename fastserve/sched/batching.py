@@ -19,9 +19,11 @@ class Batching:
 
     name: ClassVar[str] = ""
     decodes_wait: ClassVar[bool] = False  # do decodes idle while somebody prefills?
+    gated: ClassVar[bool] = False  # must may_join() be asked?
 
-    def __init__(self, budget: int = NEVER) -> None:
+    def __init__(self, budget: int = NEVER, timeout: int = 1_000_000_000) -> None:
         self.budget = budget
+        self.timeout = timeout  # ns; of static batching
 
     def check(self, slots: int) -> None:
         """Raises ValueError if this shape cannot serve a batch of so many slots."""
@@ -98,10 +100,7 @@ class Static(Mixed):
     """
 
     name: ClassVar[str] = "static"
-
-    def __init__(self, budget: int = NEVER, timeout: int = 1_000_000_000) -> None:
-        super().__init__(budget)
-        self.timeout = timeout
+    gated: ClassVar[bool] = True
 
     def may_join(self, now: int, running: int, slots: int, waiting: int, oldest: int) -> bool:
         return not running and (waiting >= slots or now >= oldest + self.timeout)

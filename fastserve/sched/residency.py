@@ -8,17 +8,14 @@ Where the host has no room, parked KV is forgotten. Nothing is ever lost.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from typing import ClassVar
 
-from fastserve.sched.errors import PolicyError
+from fastserve.sched.eviction import Order
 from fastserve.sched.job import COMING, HOST, LEAVING, NOWHERE, Job
 from fastserve.sched.kv import Ledger
 from fastserve.sched.plan import Copy, Plan
-from fastserve.sched.policy import Policy
 from fastserve.sched.ranking import Ranking
-
-RESIDENCIES = ("recompute", "reactive", "proactive", "defer")
-ORDERS = ("policy", "reverse", "lru")
 
 
 class Moves:
@@ -35,25 +32,28 @@ class Moves:
 
 
 class Residency:
-    """swaps: evicted KV goes to the host. ahead: it goes, and comes back, before it must.
+    """Recompute: KV that must leave the device is forgotten.
 
-    reserve: blocks to keep idle for arrivals. quota: how many of the best waiting jobs are looked at for prefetching.
-    order: who leaves first: as the policy's coldest() says, the worst rank, or the least recently served.
+    order: who leaves first. reserve: blocks to keep idle for arrivals. quota: how many of the best waiting jobs are
+    looked at for prefetching.
     """
 
-    __slots__ = ("ahead", "ledger", "order", "policy", "quota", "ranking", "reserve", "swaps")
+    name: ClassVar[str] = "recompute"
+    swaps: ClassVar[bool] = False  # does evicted KV go to the host?
+    displaces: ClassVar[bool] = True  # may a running job lose its place for another one while memory is short?
 
-    def __init__(
-        self, ledger: Ledger, ranking: Ranking, swaps: bool, ahead: bool, reserve: int, quota: int, order: str
-    ) -> None:
-        self.ledger = ledger
-        self.ranking = ranking
-        self.policy = ranking.policy
-        self.swaps = swaps
-        self.ahead = ahead
+    ledger: Ledger
+    ranking: Ranking
+
+    def __init__(self, order: Order, reserve: int, quota: int) -> None:
+        self.order = order
         self.reserve = reserve
         self.quota = quota
-        self.order = order
+
+    def bind(self, ledger: Ledger, ranking: Ranking) -> None:
+        """To one Scheduler's books."""
+        self.ledger = ledger
+        self.ranking = ranking
 
     def make_room(self, plan: Plan, room: int) -> int:
         """Fills the plan's load, clear, park, drop and prefetch. room: device blocks that the members leave over.
@@ -94,16 +94,10 @@ class Residency:
         host = ledger.host - ledger.hosted if self.swaps else 0
         if free < 0:
             free, leaving, host = self._evict(plan, moves, free, leaving, host)
-        if not self.ahead:
-            return free
-        soon = free + leaving
-        if soon < self.reserve:
-            soon, host = self._park_ahead(plan, moves, soon, host)
-        elif ledger.away and not moves.park:
-            free -= self._prefetch(plan, moves, free - self.reserve)
-            soon = free + leaving
-        if soon >= self.reserve and (ledger.parked or plan.left):
-            return min(free, soon - self.reserve)
+        return self._ahead(plan, moves, free, leaving, host)
+
+    def _ahead(self, plan: Plan, moves: Moves, free: int, leaving: int, host: int) -> int:
+        """What need not be done yet. Returns what make_room() does."""
         return free
 
     def _evict(self, plan: Plan, moves: Moves, free: int, leaving: int, host: int) -> tuple[int, int, int]:
@@ -138,6 +132,34 @@ class Residency:
                 if free >= 0:
                     return free, leaving, host
         raise RuntimeError("the running jobs need more blocks than the device has; this is a bug in the Scheduler")
+
+    def _coldest(self, parked: list[Job]) -> Iterable[Job]:
+        return parked if len(parked) < 2 else self.order.coldest(parked, self.ranking)
+
+
+class Reactive(Residency):
+    """It is copied to the host while the step waits."""
+
+    name: ClassVar[str] = "reactive"
+    swaps: ClassVar[bool] = True
+
+
+class Proactive(Reactive):
+    """It is copied out, and fetched back, ahead of need and beside the running iterations."""
+
+    name: ClassVar[str] = "proactive"
+
+    def _ahead(self, plan: Plan, moves: Moves, free: int, leaving: int, host: int) -> int:
+        ledger = self.ledger
+        soon = free + leaving
+        if soon < self.reserve:
+            soon, host = self._park_ahead(plan, moves, soon, host)
+        elif ledger.away and not moves.park:
+            free -= self._prefetch(plan, moves, free - self.reserve)
+            soon = free + leaving
+        if soon >= self.reserve and (ledger.parked or plan.left):
+            return min(free, soon - self.reserve)
+        return free
 
     def _park_ahead(self, plan: Plan, moves: Moves, soon: int, host: int) -> tuple[int, int]:
         ledger = self.ledger
@@ -178,35 +200,12 @@ class Residency:
                 taken += held
         return taken
 
-    def _coldest(self, parked: list[Job]) -> Iterable[Job]:
-        if len(parked) < 2:
-            return parked
-        if self.order == "lru":
-            return sorted(parked, key=_last_served)
-        policy = self.policy
-        if self.order == "reverse" or type(policy).coldest is Policy.coldest:
-            return sorted(parked, key=self._warmth(), reverse=True)
-        try:
-            order = list(policy.coldest(list(parked)))
-        except (Exception, SystemExit) as error:
-            raise PolicyError(policy, "coldest", None, error) from error
-        if len(order) != len(parked) or set(order) != set(parked):
-            raise PolicyError(
-                policy, "coldest", None, f"named {len(order)} of {len(parked)} parked jobs; name each of them once"
-            )
-        return order
 
-    def _warmth(self) -> Callable[[Job], tuple[object, bool, int, int]]:
-        """(rank, waits, arrival, id); the stored rank of a waiting job of a settled policy is current."""
-        ranking = self.ranking
+class Defer(Residency):
+    """Running jobs are not displaced while memory is short; what outgrows the device is forgotten."""
 
-        def warmth(job: Job) -> tuple[object, bool, int, int]:
-            if ranking.settled and not job.running and job.queue is not None and job.entry is not None:
-                return job.entry[0], True, job.arrival, job.id
-            return ranking.entry_of(job)[0], not job.running, job.arrival, job.id
-
-        return warmth
+    name: ClassVar[str] = "defer"
+    displaces: ClassVar[bool] = False
 
 
-def _last_served(job: Job) -> tuple[int, int, int]:
-    return job.last_served, job.arrival, job.id
+RESIDENCIES: dict[str, type[Residency]] = {cls.name: cls for cls in (Residency, Reactive, Proactive, Defer)}

@@ -10,17 +10,18 @@ sums over the batch stand for the jobs in it, which keep offsets only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, Protocol
 
-from fastserve.sched.batching import BATCHINGS, Batching, owed, usual_budget
+from fastserve.sched.batching import Batching, owed
+from fastserve.sched.charging import Charging
 from fastserve.sched.errors import PolicyError, RefusedError
 from fastserve.sched.job import NEVER, NOWHERE, Job, Meter
 from fastserve.sched.kv import Ledger
 from fastserve.sched.plan import Outcome, Plan
 from fastserve.sched.policy import KEEP, Machine, Policy
 from fastserve.sched.ranking import Alarms, Entry, Ranking
-from fastserve.sched.residency import ORDERS, RESIDENCIES, Residency
+from fastserve.sched.residency import Residency
 
 
 class CopyingMachine(Machine, Protocol):
@@ -30,19 +31,13 @@ class CopyingMachine(Machine, Protocol):
 
 
 class Scheduler:
-    """Raises ValueError for settings that cannot work, PolicyError when the policy breaks.
+    """Made by SchedulerConfig.build(). Raises PolicyError when the policy breaks.
 
-    policy: bound to this Scheduler from here on. machine: its times, handed on to the policy. max_batch: slots.
-    batching: mixed, prefill-first, chunked or static. token_budget: tokens an iteration (None: the batching's own).
-    device_blocks, host_blocks: the KV pools, in blocks of block_tokens (None: unlimited).
-    residency: recompute, reactive, proactive, or defer (running jobs are not displaced while memory is short).
-    kv_reserve, prefetch_quota: of proactive: idle blocks kept for arrivals, and how many of the best waiting jobs are
-    looked at (None: one per slot). evict: who leaves first: policy, reverse (worst rank) or lru.
-    whole_context: reserve prompt + limit when a job joins. visit: the visit guard; 0 disables.
-    skip_misfits: a waiting job that does not fit in memory is passed over instead of closing admission.
-    prefill_guard: a job that needs a prefill waits while less than this share of the host pool is free (the artifact
-    has 0.1). charging: "iteration" (its whole time to each member) or "tokens" (by share).
-    static_timeout: ns. macro: False plans one iteration at a time.
+    policy: bound to this Scheduler from here on; ValueError if it has served another. machine: its times, handed on to
+    the policy. slots: how many jobs hold a place at once. visit: the visit guard, in returns; 0 disables.
+    prefill_guard: a job that needs a prefill waits while less than this share of the host pool is free.
+    skip_misfits: a waiting job that does not fit in memory is passed over instead of closing admission. macro: False
+    plans one iteration at a time. The other objects serve this Scheduler alone.
     """
 
     def __init__(
@@ -50,69 +45,36 @@ class Scheduler:
         policy: Policy,
         machine: CopyingMachine,
         *,
-        max_batch: int = 64,
-        batching: str = "chunked",
-        token_budget: int | None = None,
-        device_blocks: int | None = None,
-        host_blocks: int | None = 0,
-        block_tokens: int = 16,
-        residency: str = "proactive",
-        kv_reserve: int | None = None,
-        prefetch_quota: int | None = None,
-        evict: str = "policy",
-        whole_context: bool = False,
-        visit: int = 64,
-        skip_misfits: bool = False,
+        slots: int,
+        batching: Batching,
+        ledger: Ledger,
+        residency: Residency,
+        charging: Charging,
+        visit: int = 0,
         prefill_guard: float = 0.0,
-        charging: str = "iteration",
-        static_timeout: int = 1_000_000_000,
+        skip_misfits: bool = False,
         macro: bool = True,
     ) -> None:
-        _choice("batching", batching, BATCHINGS)
-        _choice("residency", residency, RESIDENCIES)
-        _choice("evict", evict, ORDERS)
-        _choice("charging", charging, ("iteration", "tokens"))
-        if max_batch < 1 or block_tokens < 1:
-            raise ValueError(f"a batch cap of {max_batch} and blocks of {block_tokens} tokens: both must be at least 1")
-        if visit < 0 or not 0 <= prefill_guard < 1:
-            raise ValueError(
-                f"visit ({visit}) must not be negative and prefill_guard ({prefill_guard}) must be in [0, 1)"
-            )
         self.policy = policy
         self.machine = machine
-        self.slots = max_batch
-        budget = usual_budget(batching, max_batch) if token_budget is None else token_budget
-        self.batching: Batching = BATCHINGS[batching](budget)
-        self.batching.check(max_batch)
-        self.gated = batching == "static"
-        if self.gated:
-            self.batching.timeout = static_timeout  # type: ignore[attr-defined]
-        self.meter = Meter(block_tokens)
+        self.slots = slots
+        self.batching = batching
+        self.meter = Meter(ledger.block)
         self.live: dict[Job, None] = {}
         self.running: dict[Job, None] = {}
         self.prefilling: dict[Job, None] = {}  # running, with a prefill to do
         self.fresh: list[Job] = []  # running with a complete cache, and no token since they joined
         self.ranking = Ranking(policy, self.live)
-        blocks = NEVER if device_blocks is None else device_blocks
-        host = NEVER if host_blocks is None else host_blocks
-        swaps = residency in ("reactive", "proactive")
-        self.ledger = Ledger(blocks, host if swaps else 0, block_tokens, whole_context)
-        self.bounded = blocks < NEVER
-        self.residency = Residency(
-            self.ledger,
-            self.ranking,
-            swaps=swaps,
-            ahead=residency == "proactive" and self.bounded,
-            reserve=max_batch if kv_reserve is None else kv_reserve,
-            quota=max_batch if prefetch_quota is None else prefetch_quota,
-            order=evict,
-        )
-        self.visit = NEVER if residency == "defer" else visit
+        self.ledger = ledger
+        self.bounded = ledger.blocks < NEVER
+        self.residency = residency
+        residency.bind(ledger, self.ranking)
+        self.visit = visit if residency.displaces else NEVER
         self.guarding = self.visit > 0 and self.bounded
         self.skip_misfits = skip_misfits
-        self.host_floor = round(self.ledger.host * prefill_guard) if swaps and host < NEVER else 0
-        self.by_tokens_charged = charging == "tokens"
-        self.macro = macro and policy.settled and not self.by_tokens_charged
+        self.host_floor = round(ledger.host * prefill_guard) if ledger.host < NEVER else 0
+        self.charging = charging
+        self.macro = macro and policy.settled and charging.even
         self.batch = 0  # rolling jobs, and the tokens they will attend to in their next iteration
         self.context = 0
         self.hold = 0  # meter.service until which the visit guard keeps the batch as it is
@@ -281,7 +243,7 @@ class Scheduler:
         closed = False
         if not (ranking.wait or ranking.own_queue):
             pass
-        elif not self.gated or self._admits(plan.now):
+        elif not self.batching.gated or self._admits(plan.now):
             for rank, _, _, job in ranking.queue():
                 if self.host_floor and self._set_aside(job, plan):
                     continue
@@ -458,7 +420,7 @@ class Scheduler:
         if outcome.copied:
             for copy in outcome.copied:
                 ledger.finish(copy)
-        charge = self._charge_tokens(plan, outcome.service) if self.by_tokens_charged else outcome.service
+        charge = self.charging.charge(plan, outcome.service, self.prefilling, self.by_service)
         if plan.batch:
             ledger.advance(meter.steps, k)
             self.context += k * self.batch
@@ -494,17 +456,6 @@ class Scheduler:
         job.tokens_base += 1
         self.hold = 0
         self._roll(job)
-
-    def _charge_tokens(self, plan: Plan, service: int) -> int:
-        """By token share: each token of the iteration costs the same. Returns what a decode is charged."""
-        tokens = plan.batch + sum([n for _, n in plan.prefill])
-        each = service // tokens
-        decode = each if plan.batch else 0
-        chunks = dict(plan.prefill)
-        for job in self.prefilling:
-            job.clock_base += each * chunks.get(job, 0) - decode
-            self._watch_service(job)
-        return decode
 
     def _ring(self, now: int) -> None:
         """Each alarm rings if it is still due at its turn; what becomes due meanwhile rings at the next boundary."""
@@ -673,9 +624,3 @@ def _blocks(copies: Iterable[object], out: bool) -> int:
 
 def _age(job: Job) -> tuple[int, int]:
     return job.arrival, job.id
-
-
-def _choice(name: str, value: str, choices: Iterable[str]) -> None:
-    names: Iterator[str] | Iterable[str] = choices
-    if value not in names:
-        raise ValueError(f"{name}={value!r} is none of {', '.join(choices)}")

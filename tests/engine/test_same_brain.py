@@ -21,9 +21,8 @@ from fastserve.sched.errors import RefusedError
 from fastserve.sched.job import Job
 from fastserve.sched.observer import Observer
 from fastserve.sched.plan import Copy, Outcome, Plan
-from fastserve.sched.scheduler import Scheduler
 from sim.machine import ModelledMachine
-from tests.sched.worlds import NAMES, Work, build, hardware, tuned, workload
+from tests.sched.worlds import NAMES, Work, build, hardware, scheduler_of, tuned, workload
 
 Iteration = tuple[Any, ...]
 
@@ -83,7 +82,7 @@ def live(name: str, work: Work, coarse: bool, options: dict[str, Any]) -> tuple[
     executor = Recording(machine, clock)
     executor.iterations = []
     times = MachineTimes(machine, options["max_batch"], max(work.prompt))
-    scheduler = Scheduler(tuned(name, coarse), times, macro=False, **options)
+    scheduler = scheduler_of(tuned(name, coarse), times, macro=False, **options)
     recorder = Recorder(machine.memory.block_bytes)
     loop = Loop(scheduler, executor, recorder, clock, inbox)
     requests = []
@@ -140,7 +139,7 @@ def test_the_scripts_have_stretches_and_preemptions(name: str, stretch: int, pre
 
 def test_a_request_that_can_never_fit_is_refused_alike() -> None:
     options: dict[str, Any] = {"max_batch": 2, "device_blocks": 4, "host_blocks": 0}
-    scheduler = Scheduler(tuned("fcfs", True), MachineTimes(hardware(True), 2, 100), **options)
+    scheduler = scheduler_of(tuned("fcfs", True), MachineTimes(hardware(True), 2, 100), **options)
     job = Job(0, 0, 100)
     with pytest.raises(RefusedError, match="needs 7 KV blocks of 16 tokens, the device has 4"):
         scheduler.check(job)

@@ -8,7 +8,7 @@ from fastserve.policies import make
 from fastserve.sched.job import Job
 from fastserve.sched.plan import Outcome
 from fastserve.sched.policy import Policy
-from fastserve.sched.scheduler import Scheduler
+from tests.sched.worlds import scheduler_of
 
 MS = 1_000_000
 
@@ -37,7 +37,7 @@ class Desk:
     ) -> None:
         self.policy = make(policy, knobs) if isinstance(policy, str) else policy
         shape: dict[str, Any] = {"batching": "mixed", "token_budget": 10**6}
-        self.scheduler = Scheduler(self.policy, Times(slots), max_batch=slots, **(shape | (options or {})))
+        self.scheduler = scheduler_of(self.policy, Times(slots), max_batch=slots, **(shape | (options or {})))
         self.now = 0
         self.count = 0
 

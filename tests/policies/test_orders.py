@@ -7,9 +7,8 @@ import pytest
 from fastserve.hardware.machine_times import MachineTimes
 from fastserve.policies import make
 from fastserve.sched.job import Job
-from fastserve.sched.scheduler import Scheduler
 from tests.policies.desk import MS, Desk
-from tests.sched.worlds import COARSE
+from tests.sched.worlds import COARSE, scheduler_of
 
 
 def test_fcfs_runs_to_completion_in_order_of_arrival() -> None:
@@ -83,7 +82,7 @@ def test_srpt_with_a_guess_too_short_goes_on() -> None:
 
 @pytest.mark.parametrize("name", ["sjf", "srpt"])
 def test_a_guess_is_needed(name: str) -> None:
-    scheduler = Scheduler(make(name), MachineTimes(COARSE, 1, 100))
+    scheduler = scheduler_of(make(name), MachineTimes(COARSE, 1, 100))
     with pytest.raises(ValueError, match=r"has no guess, and policy .* needs one: add a predictor"):
         scheduler.submit(Job(0, 0, 10), 0)
 

@@ -12,8 +12,8 @@ from fastserve.policies import make
 from fastserve.policies.mlfq import Mlfq
 from fastserve.policies.skip_join import PRESETS, SkipJoinMlfq
 from fastserve.sched.job import Job
-from fastserve.sched.scheduler import Scheduler
 from tests.policies.desk import Desk
+from tests.sched.worlds import scheduler_of
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_a_long_prefill_lets_short_ones_pass_and_is_not_cut() -> None:
 def test_the_artifacts_levels_on_an_a100(tokens: int, level: int) -> None:
     """OPT-13B: prefill ms = 18.10 + 0.10191 n + 7.12e-6 n^2; 10, 20, 40, 80 and 160 ms. Worked by hand at the edges."""
     policy = make("sj-mlfq", {"preset": "artifact"})
-    scheduler = Scheduler(policy, MachineTimes(load_hardware("opt-13b-a100"), 16, 2048))
+    scheduler = scheduler_of(policy, MachineTimes(load_hardware("opt-13b-a100"), 16, 2048))
     job = Job(0, 0, tokens)
     scheduler.submit(job, 0)
     assert policy.explain(job).startswith(f"Q{level},")
@@ -55,7 +55,7 @@ def test_the_artifacts_levels_on_an_a100(tokens: int, level: int) -> None:
 def test_papers_q1_is_one_decode_iteration() -> None:
     policy = SkipJoinMlfq()
     times = MachineTimes(load_hardware("opt-13b-a100"), 16, 2048)
-    Scheduler(policy, times).submit(Job(0, 0, 1), 0)
+    scheduler_of(policy, times).submit(Job(0, 0, 1), 0)
     assert policy.quanta[0] == times.decode_ns == pytest.approx(19.93e6 + 0.0385e6 + 627, rel=1e-3)
     assert policy.quanta[-2] < times.prefill_ns(2048) <= policy.quanta[-1]
 

@@ -21,7 +21,7 @@ from fastserve.sched.job import NEVER, Job
 from fastserve.sched.plan import Copy, Outcome, Plan
 from fastserve.sched.scheduler import Scheduler
 from tests.sched.test_specification import fields
-from tests.sched.worlds import COARSE, NAMES, tuned
+from tests.sched.worlds import COARSE, NAMES, scheduler_of, tuned
 
 MS = 1_000_000
 BATCHINGS = ("chunked", "mixed", "prefill-first", "static")
@@ -178,7 +178,7 @@ class Run:
         self.outputs = [output for _, _, output, _ in ordered]
         self.cancels = [(at + after, i) for i, (at, _, _, after) in enumerate(ordered) if after is not None]
         times = MachineTimes(COARSE, options["max_batch"], max(prompt for _, prompt, _, _ in jobs))
-        self.scheduler = Scheduler(tuned(name, True), times, **options)
+        self.scheduler = scheduler_of(tuned(name, True), times, **options)
         ledger = self.scheduler.ledger
         self.body = Body(rng, self.outputs, ledger.block, ledger.blocks, ledger.host)
         self.ended: list[Job] = []

@@ -5,14 +5,16 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from fastserve.hardware import Hardware, LatencyModel, Link, Memory, load_hardware
 from fastserve.hardware.machine_times import MachineTimes
 from fastserve.metrics.records import Recorder
 from fastserve.policies import make
+from fastserve.sched.config import Blocks, SchedulerConfig
 from fastserve.sched.job import Job
 from fastserve.sched.policy import Policy
-from fastserve.sched.scheduler import Scheduler
+from fastserve.sched.scheduler import CopyingMachine, Scheduler
 from sim import link
 from sim.inbox import Inbox
 from sim.machine import ModelledMachine
@@ -192,12 +194,27 @@ def hardware(coarse: bool) -> Hardware:
     return COARSE if coarse else load_hardware("opt-13b-a100")
 
 
+def scheduler_of(
+    policy: Policy,
+    times: CopyingMachine,
+    *,
+    device_blocks: int | None = None,
+    host_blocks: int | None = 0,
+    static_timeout: int = 10**9,
+    macro: bool = True,
+    **settings: Any,
+) -> Scheduler:
+    """From settings and pools in one list, as the specification takes them. static_timeout: ns."""
+    config = SchedulerConfig(static_timeout=static_timeout / 1e9, **settings)
+    return config.build(policy, times, Blocks(device_blocks, host_blocks), macro=macro)
+
+
 def build(
     policy: Policy, work: Work, machine: Hardware, options: dict[str, object], macro: bool = True
 ) -> tuple[World, Scheduler]:
     """A simulated world around this policy, ready to run."""
     times = MachineTimes(machine, int(options["max_batch"]), max(work.prompt))  # type: ignore[call-overload]
-    scheduler = Scheduler(policy, times, macro=macro, **options)  # type: ignore[arg-type]
+    scheduler = scheduler_of(policy, times, macro=macro, **options)
     carrier = link.Link(machine.link, machine.memory.block_bytes)
     inbox = Inbox(iter(work.jobs()), work.cancels)
     executor = ModelledMachine(machine.latency, carrier, work.output, inbox)

@@ -12,11 +12,11 @@ from fastserve.hardware.machine_times import MachineTimes
 from fastserve.metrics.records import Columns, Recorder
 from fastserve.sched.job import Job
 from fastserve.sched.policy import Policy
-from fastserve.sched.scheduler import Scheduler
 from sim import link
 from sim.inbox import Inbox
 from sim.machine import ModelledMachine
 from sim.world import World
+from tests.sched.worlds import scheduler_of
 
 SECOND = 1_000_000_000
 PS = 1000  # in a ns
@@ -66,7 +66,7 @@ class Queue:
         hardware = Hardware(Meted(self.token_ns, self.decode_ns), Memory(), Link())
         times = MachineTimes(hardware, self.slots, self.longest or max(self.prompt))
         options: dict[str, object] = {"batching": "mixed", "token_budget": 1 << 40} | self.options
-        scheduler = Scheduler(policy, times, max_batch=self.slots, **options)  # type: ignore[arg-type]
+        scheduler = scheduler_of(policy, times, max_batch=self.slots, **options)  # type: ignore[arg-type]
         carrier = link.Link(hardware.link, 0)
         inbox = Inbox(self.jobs())
         machine = ModelledMachine(hardware.latency, carrier, self.output, inbox)

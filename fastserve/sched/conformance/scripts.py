@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from fastserve.sched.config import Blocks, SchedulerConfig
 from fastserve.sched.job import NEVER, Job
 from fastserve.sched.plan import Copy, Outcome, Plan
 from fastserve.sched.policy import Policy
-from fastserve.sched.scheduler import Scheduler
 
 JOBS = 32
 LONGEST_PROMPT = 320
@@ -37,15 +37,15 @@ class StuckError(RuntimeError):
 
 @dataclass(frozen=True)
 class Script:
-    """What arrives and on what. settings: of the Scheduler. tick: ns, the grid of all times.
+    """What arrives and on what. tick: ns, the grid of all times.
 
     facts: the keywords of each Job, without its guess. outputs, guesses: tokens, by id. cancels: (ns, id), in order.
     """
 
     name: str
     tick: int
-    slots: int
-    settings: dict[str, Any]
+    config: SchedulerConfig
+    blocks: Blocks
     facts: tuple[dict[str, Any], ...]
     outputs: tuple[int, ...]
     guesses: tuple[int, ...]
@@ -67,7 +67,7 @@ class ScriptedMachine:
 
     def __init__(self, script: Script) -> None:
         self.script = script
-        self.slots = script.slots
+        self.slots = script.config.max_batch
         self.longest = LONGEST_PROMPT
         self.decode_ns = script.tick
         self.next_event = NEVER  # ns: filled by the loop before each plan is run
@@ -132,7 +132,7 @@ class Run:
     def __init__(self, policy: Policy, script: Script, *, macro: bool = False) -> None:
         self.script = script
         self.machine = ScriptedMachine(script)
-        self.scheduler = Scheduler(policy, self.machine, macro=macro, **script.settings)
+        self.scheduler = script.config.build(policy, self.machine, script.blocks, macro=macro)
         self.jobs = script.jobs("guess" in policy.needs)
         self.events: list[Event] = []
         self.now = 0
@@ -198,12 +198,12 @@ SHAPES: dict[str, dict[str, Any]] = {
     "queue": {"batching": "chunked", "token_budget": 64},
     "burst": {"batching": "mixed", "token_budget": 256},
     "recompute": {"residency": "recompute", "visit": 0, "token_budget": 64, "spare": 6},
-    "swap": {"residency": "reactive", "visit": 0, "token_budget": 64, "spare": 10, "host_blocks": 2 * BIGGEST},
-    "ahead": {"residency": "proactive", "visit": 1, "token_budget": 64, "spare": 14, "host_blocks": 4 * BIGGEST,
+    "swap": {"residency": "reactive", "visit": 0, "token_budget": 64, "spare": 10, "host": 2 * BIGGEST},
+    "ahead": {"residency": "proactive", "visit": 1, "token_budget": 64, "spare": 14, "host": 4 * BIGGEST,
               "kv_reserve": 4},
     "prefill-first": {"batching": "prefill-first", "residency": "recompute", "visit": 2, "spare": 12},
 }  # fmt: skip
-"""Scheduler settings by name; spare: blocks that the device pool has beyond the largest job's."""
+"""Scheduler settings by name. spare: blocks that the device pool has beyond the largest job's. host: of the host."""
 
 TICKS = (1_000_000, 20_000_000, 5_000_000)
 """ns, by seed: quanta and waits that are given in seconds should meet a fast machine and a slow one."""
@@ -216,8 +216,7 @@ def write(shape: str, seed: int) -> Script:
     settings = dict(SHAPES[shape])
     slots = 2 if shape == "burst" else rng.choice([3, 4, 6])
     spare = settings.pop("spare", None)
-    if spare is not None:
-        settings["device_blocks"] = BIGGEST + spare
+    blocks = Blocks(None if spare is None else BIGGEST + spare, settings.pop("host", 0))
     facts = []
     outputs = []
     cancels = []
@@ -235,6 +234,6 @@ def write(shape: str, seed: int) -> Script:
         if rng.random() < 0.7:
             at += rng.randint(1, 12) * tick
     guesses = [max(1, round(tokens * rng.choice([0.5, 1, 1, 2]))) for tokens in outputs]
-    settings["max_batch"] = slots
-    return Script(f"{shape}, seed {seed}", tick, slots, settings, tuple(facts), tuple(outputs), tuple(guesses),
+    config = SchedulerConfig(max_batch=slots, **settings)
+    return Script(f"{shape}, seed {seed}", tick, config, blocks, tuple(facts), tuple(outputs), tuple(guesses),
                   tuple(sorted(cancels)))  # fmt: skip

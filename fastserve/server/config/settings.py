@@ -203,7 +203,7 @@ class FastServeConfig(BaseSettings):
     @field_validator("residency")
     @classmethod
     def _residency(cls, value: str) -> str:
-        return _one_of(value, RESIDENCIES)
+        return _one_of(value, tuple(RESIDENCIES))
 
     @field_validator("api_key")
     @classmethod

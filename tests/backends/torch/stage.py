@@ -26,9 +26,8 @@ from fastserve.policies import make
 from fastserve.sched.job import Job
 from fastserve.sched.plan import Outcome, Plan
 from fastserve.sched.policy import Policy
-from fastserve.sched.scheduler import Scheduler
 from tests.backends.torch.families import write
-from tests.sched.worlds import COARSE, MS, tuned
+from tests.sched.worlds import COARSE, MS, scheduler_of, tuned
 
 BLOCK = 4
 GREEDY = SamplingParams(max_tokens=12, temperature=0).resolved({})
@@ -93,7 +92,7 @@ class Stage:
         self.witness = Witness(model)
         self.executor = Timed(self.witness, self.cache, self.clock)
         times = MachineTimes(COARSE, options["max_batch"], model.max_model_len)
-        self.scheduler = Scheduler(
+        self.scheduler = scheduler_of(
             sharp(policy), times, device_blocks=blocks, host_blocks=host, block_tokens=BLOCK, macro=False,
             **options,
         )  # fmt: skip

@@ -19,7 +19,7 @@ from fastserve.sched.errors import RefusedError
 from fastserve.sched.job import LEAVING, Job
 from fastserve.sched.plan import Outcome, Plan
 from fastserve.sched.scheduler import Scheduler
-from tests.sched.worlds import COARSE, MS, NAMES, Work, tuned
+from tests.sched.worlds import COARSE, MS, NAMES, Work, scheduler_of, tuned
 
 BLOCK = 4
 BIGGEST = -(-(80 + 40) // BLOCK)
@@ -177,7 +177,7 @@ def play(seed: int, name: str, options: dict[str, object], fails: float = 0.0) -
     rng = random.Random(seed)
     work = crowd(rng)
     times = MachineTimes(COARSE, int(str(options["max_batch"])), max(work.prompt))
-    scheduler = Scheduler(tuned(name, True), times, macro=False, block_tokens=BLOCK, **options)  # type: ignore[arg-type]
+    scheduler = scheduler_of(tuned(name, True), times, macro=False, block_tokens=BLOCK, **options)  # type: ignore[arg-type]
     device, host = int(str(options["device_blocks"])), int(str(options["host_blocks"]))
     marker = Marker(rng, scheduler, work.output, device, host)
     marker.fails = fails

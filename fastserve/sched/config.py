@@ -1,0 +1,155 @@
+"""SchedulerConfig: every setting of a Scheduler once, with its default, its check and its help.
+
+Command lines, `replay()`, Engine and server derive theirs from it: names and defaults from the fields, help from
+`describe()`, valid values from `choices()`. Times here are seconds; `build()` makes nanoseconds and objects of them.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from math import isfinite
+from typing import Any, NamedTuple
+
+from fastserve.sched.batching import BATCHINGS, usual_budget
+from fastserve.sched.charging import CHARGINGS
+from fastserve.sched.checks import at_least, check_names, one_of
+from fastserve.sched.eviction import ORDERS
+from fastserve.sched.job import NEVER
+from fastserve.sched.kv import Ledger
+from fastserve.sched.policy import Policy
+from fastserve.sched.residency import RESIDENCIES
+from fastserve.sched.scheduler import CopyingMachine, Scheduler
+
+
+class Blocks(NamedTuple):
+    """The KV pools in blocks of block_tokens; None is unlimited."""
+
+    device: int | None = None
+    host: int | None = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerConfig:
+    """Raises ValueError, naming the setting and what it may be, for what cannot work."""
+
+    max_batch: int = 64
+    """batch cap: how many jobs hold a place at once"""
+    batching: str = "chunked"
+    """shape of an iteration: mixed, prefill-first, chunked or static"""
+    token_budget: int | None = None
+    """tokens an iteration (by default chunked 512, mixed and prefill-first 2048, static no limit)"""
+    residency: str = "proactive"
+    """where preempted KV goes: recompute, reactive, proactive, or defer (nobody is displaced for memory)"""
+    visit: int = 64
+    """visit guard: while memory is short a visit lasts this many times the cost of coming back; 0 is off"""
+    kv_reserve: int | None = None
+    """proactive: device blocks kept idle for arrivals (by default one per slot)"""
+    prefetch_quota: int | None = None
+    """proactive: how many of the best waiting jobs may be fetched ahead (by default one per slot)"""
+    evict: str = "policy"
+    """which parked KV leaves first: policy (its coldest()), reverse (worst rank) or lru"""
+    whole_context: bool = False
+    """reserve prompt + limit when a job joins, as Orca does"""
+    skip_misfits: bool = False
+    """a waiting job that does not fit in memory is passed over instead of closing admission"""
+    prefill_guard: float = 0.0
+    """share of the host pool that must be free before a job that needs a prefill joins (artifact: 0.1)"""
+    charging: str = "iteration"
+    """what a job is charged: iteration (each one's whole time) or tokens (its share of them)"""
+    static_timeout: float = 1.0
+    """static batching: seconds after which a batch starts though it is not full"""
+    block_tokens: int = 16
+    """tokens of a KV block"""
+    lookahead: int = 0
+    """tokens beyond the next one that an iteration may write, and for which blocks are reserved (speculation)"""
+
+    def __post_init__(self) -> None:
+        for name, least in LEAST.items():
+            at_least(name, getattr(self, name), least)
+        for name in CHOICES:
+            one_of(name, getattr(self, name), choices(name))
+        if not 0 <= self.prefill_guard < 1:
+            raise ValueError(f"prefill_guard={self.prefill_guard} must be at least 0 and below 1")
+        if not (isfinite(self.static_timeout) and self.static_timeout >= 0):
+            raise ValueError(
+                f"static_timeout={self.static_timeout} must be a finite number of seconds, and not negative"
+            )
+        BATCHINGS[self.batching](self.budget).check(self.max_batch)
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], owner: str = "a scheduler") -> SchedulerConfig:
+        """From keywords. Raises ValueError that lists the valid ones for an unknown one."""
+        check_names(owner, settings, [field.name for field in fields(cls)])
+        return cls(**settings)
+
+    @property
+    def budget(self) -> int:
+        """Tokens an iteration, the default filled in; NEVER is no limit."""
+        return usual_budget(self.batching, self.max_batch) if self.token_budget is None else self.token_budget
+
+    @property
+    def reserve(self) -> int:
+        """kv_reserve, the default filled in."""
+        return self.max_batch if self.kv_reserve is None else self.kv_reserve
+
+    @property
+    def quota(self) -> int:
+        """prefetch_quota, the default filled in."""
+        return self.max_batch if self.prefetch_quota is None else self.prefetch_quota
+
+    def build(self, policy: Policy, machine: CopyingMachine, blocks: Blocks, *, macro: bool = True) -> Scheduler:
+        """A Scheduler around this policy, for one run. macro: False plans one iteration at a time.
+
+        machine: what the policy and the visit guard are told of the body's times; its slots are max_batch.
+        """
+        batching = BATCHINGS[self.batching](self.budget, round(self.static_timeout * 1e9))
+        residency = RESIDENCIES[self.residency](ORDERS[self.evict](), self.reserve, self.quota)
+        device = NEVER if blocks.device is None else blocks.device
+        host = NEVER if blocks.host is None else blocks.host
+        return Scheduler(
+            policy,
+            machine,
+            slots=self.max_batch,
+            batching=batching,
+            ledger=Ledger(device, host if residency.swaps else 0, self.block_tokens, self.whole_context),
+            residency=residency,
+            charging=CHARGINGS[self.charging](),
+            visit=self.visit,
+            prefill_guard=self.prefill_guard,
+            skip_misfits=self.skip_misfits,
+            macro=macro,
+        )
+
+
+LEAST: dict[str, int] = {
+    "max_batch": 1, "token_budget": 1, "visit": 0, "kv_reserve": 0, "prefetch_quota": 0, "block_tokens": 1,
+    "lookahead": 0,
+}  # fmt: skip
+"""Whole-number setting -> its smallest value."""
+
+CHOICES: dict[str, Iterable[str]] = {
+    "batching": BATCHINGS, "residency": RESIDENCIES, "evict": ORDERS, "charging": CHARGINGS,
+}  # fmt: skip
+
+
+def choices(name: str) -> tuple[str, ...]:
+    """The valid values of a setting that names one of several; empty for any other."""
+    return tuple(CHOICES.get(name, ()))
+
+
+def describe(kind: type = SchedulerConfig) -> dict[str, str]:
+    """Setting -> its line of documentation, for --help and the docs: the text under each field, those of bases too."""
+    found: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        if "__annotations__" not in vars(base):
+            continue
+        body = ast.parse(inspect.cleandoc(inspect.getsource(base))).body[0]
+        assert isinstance(body, ast.ClassDef)
+        for field, text in zip(body.body, body.body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
+                assert isinstance(text.value, ast.Constant)
+                found[field.target.id] = str(text.value.value)
+    return found
