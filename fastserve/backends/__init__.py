@@ -49,7 +49,8 @@ def _from_file(path: Path) -> Any:
     if not path.is_file():
         raise ValueError(f"backend {path}: there is no such file")
     spec = spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

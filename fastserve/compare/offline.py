@@ -27,7 +27,8 @@ class EngineBody:
         self.shared = {name: value for name, value in serving.items() if value is not None} | {"keep_records": None}
         with body.engine(serving_of("fcfs", {}, self.shared)) as engine:
             self.hardware: Hardware = engine.hardware
-            self.about = {"body": "engine", "backend": body.name, "model": engine.model_name, "latency": engine.hardware.name, **serving,
+            self.about = {"body": "engine", "backend": body.name, "model": engine.model_name,
+                          "latency": engine.hardware.name, **serving,
                           "max_batch": engine.serving.max_batch}  # fmt: skip
         self.warm = False
 

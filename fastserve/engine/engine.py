@@ -223,8 +223,9 @@ class Engine:
         host = memory.host_blocks
         pool = "unlimited" if memory.device_tokens is None else f"{memory.device_tokens:,} tokens"
         beside = "unlimited" if host is None else f"{host * memory.block_tokens:,} tokens"
-        return (f"{self.info.name} on {self.info.backend}, policy {self.serving.name}, batch cap {self.serving.max_batch}, KV pool {pool}, "
-                f"host {beside}, {self.serving.residency}; times: {self.hardware.name} ({self.machine})")  # fmt: skip
+        return (f"{self.info.name} on {self.info.backend}, policy {self.serving.name}, batch cap "
+                f"{self.serving.max_batch}, KV pool {pool}, host {beside}, {self.serving.residency}; times: "
+                f"{self.hardware.name} ({self.machine})")  # fmt: skip
 
     # -- its life --------------------------------------------------------------------------------------------------
 

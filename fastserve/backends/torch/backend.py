@@ -39,9 +39,9 @@ class JobState(NamedTuple):
 
 
 class TorchBackend:
-    """One iteration a run. model: loaded, or what load_model() takes. wanted: its pools. hardware: its times (None: they
-    are measured when hardware() is asked, about a second). gpu_memory_utilization: share of a GPU's memory for weights
-    and KV.
+    """One iteration a run. model: loaded, or what load_model() takes. wanted: its pools. hardware: its times (None:
+    they are measured when hardware() is asked, about a second). gpu_memory_utilization: share of a GPU's memory for
+    weights and KV.
     """
 
     traits = Traits(swaps=True, exact="always")
