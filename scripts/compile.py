@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "build" / "compiled"
 MODULES = (
-    *[f"fastserve/sched/{name}.py" for name in ("job", "plan", "policy", "ranking", "kv", "batching", "residency")],
+    *[f"fastserve/sched/{name}.py" for name in ("job", "plan", "link", "policy", "ranking", "kv", "batching", "residency")],
     *[f"fastserve/sched/{name}.py" for name in ("charging", "eviction", "checks")],
     "fastserve/sched/scheduler.py",
     *[f"fastserve/hardware/{name}.py" for name in ("base", "lines", "linear", "machine_times")],
