@@ -22,6 +22,7 @@ from fastserve.sched.plan import Outcome, Plan
 from fastserve.sched.policy import KEEP, Machine, Policy
 from fastserve.sched.ranking import Alarms, Entry, Ranking
 from fastserve.sched.residency import Residency
+from fastserve.sched.uneven import check_extra, silent
 
 
 class CopyingMachine(Machine, Protocol):
@@ -59,7 +60,7 @@ class Scheduler:
         self.machine = machine
         self.slots = slots
         self.batching = batching
-        self.meter = Meter(ledger.block)
+        self.meter = Meter(ledger.block, ledger.lookahead)
         self.live: dict[Job, None] = {}
         self.running: dict[Job, None] = {}
         self.prefilling: dict[Job, None] = {}  # running, with a prefill to do
@@ -138,6 +139,8 @@ class Scheduler:
             what = f"a prompt of {job.prompt} tokens"
             if self.ledger.whole and job.limit < NEVER:
                 what += f" with up to {job.limit} more reserved"
+            if self.ledger.lookahead:
+                what += f" and a lookahead of {self.ledger.lookahead}"
             raise RefusedError(
                 f"job {job.id}: {what} needs {blocks} KV blocks of {self.ledger.block} tokens, "
                 f"the device has {self.ledger.blocks}"
@@ -391,6 +394,9 @@ class Scheduler:
         k = outcome.iterations
         if not 1 <= k <= plan.iterations:
             raise ValueError(f"a plan for 1 to {plan.iterations} iterations was run {k} times")
+        extra = outcome.extra
+        if extra:
+            check_extra(plan, outcome, self.ledger.lookahead)
         meter = self.meter
         ledger = self.ledger
         self.plans += 1
@@ -399,6 +405,8 @@ class Scheduler:
             self.gone = []
         # The guard is asked again once anything has changed that its answer may rest on; an unsettled rank always may.
         freed = bool(self.fresh) and plan.batch > 0  # they may be displaced from now on
+        if extra and freed:
+            freed = not silent(extra).issuperset(self.fresh)
         changed = freed or plan.moves or bool(plan.left) or bool(outcome.copied)
         self.hold = 0 if changed or not self.ranking.settled else plan.hold
         for job in plan.left:
@@ -421,6 +429,8 @@ class Scheduler:
             for copy in outcome.copied:
                 ledger.finish(copy)
         charge = self.charging.charge(plan, outcome.service, self.prefilling, self.by_service)
+        # Who joined or ends its prefill with this plan, and got no token from it, stays safe.
+        owed = [job for job in silent(extra) if job.fresh or not job.rolling] if extra else ()
         if plan.batch:
             ledger.advance(meter.steps, k)
             self.context += k * self.batch
@@ -435,6 +445,8 @@ class Scheduler:
             job.prefilled += k * tokens
             if job.prefilled == job.prompt + job.tokens_base:
                 self._prefilled(job)
+        if extra:
+            self._amend(extra, owed)
         if self.by_service.heap or self.by_tokens.heap or self.by_wait.heap:
             self._ring(now)
         ended = list(outcome.ended)
@@ -451,11 +463,23 @@ class Scheduler:
     def _prefilled(self, job: Job) -> None:
         """Its cache is complete, and the iteration has yielded a token."""
         del self.prefilling[job]
-        if job.prefilled % self.ledger.block == 0 and self.ledger.grows(job):
-            self.ledger.used += 1
+        ledger = self.ledger
+        if (job.prefilled + ledger.lookahead) % ledger.block == 0 and ledger.grows(job):
+            ledger.used += 1
         job.tokens_base += 1
         self.hold = 0
         self._roll(job)
+
+    def _amend(self, extra: Iterable[tuple[Job, int]], owed: Iterable[Job]) -> None:
+        """The step counter has given each of them one token. owed: whose visit has yielded none so far."""
+        for job, delta in extra:
+            self.ledger.amend(job, delta)
+            self.context += delta
+            if job.tokens_goal < NEVER:
+                self._watch_tokens(job)
+        for job in owed:
+            job.fresh = True
+            self.fresh.append(job)
 
     def _ring(self, now: int) -> None:
         """Each alarm rings if it is still due at its turn; what becomes due meanwhile rings at the next boundary."""

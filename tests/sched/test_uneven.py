@@ -1,0 +1,64 @@
+"""Uneven iterations: the Scheduler and the Recorder agree with the specification bit for bit, in all fields."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastserve.hardware.machine_times import MachineTimes
+from sim.machine import ModelledMachine
+from sim.world import World
+from tests.sched.spec import Spec, simulate
+from tests.sched.test_specification import BATCHINGS, MEMORIES, audited, differences, options_for, records
+from tests.sched.uneven import Truth, UnevenMachine
+from tests.sched.worlds import NAMES, build, hardware, tuned, workload
+
+LOOKAHEADS = (0, 2, 4)  # of 0, jobs get no token or one
+
+
+def compare(name: str, seed: int, batching: str, memory: str, guard: bool, lookahead: int, n: int = 24) -> int:
+    """Returns how many values were compared with the specification."""
+    rng = random.Random(f"{name} {seed} {batching} {memory} {guard} {lookahead}")
+    coarse = rng.random() < 0.5
+    slots = rng.choice([1, 2, 6, 16])
+    work = workload(rng, n, coarse, slots, cancels=rng.random() < 0.4)
+    options = options_for(rng, work, slots, batching, memory, guard)
+    options["lookahead"] = lookahead
+    machine = hardware(coarse)
+    truth = Truth(rng.randrange(1000), work.output, 1 + lookahead)
+    case = f"{name} seed {seed} {'coarse' if coarse else 'fine'} {options}"
+
+    def world(macro: bool) -> tuple[World, Any]:
+        def body(*facts: Any) -> ModelledMachine:
+            latency, carrier, _, inbox = facts
+            return UnevenMachine(latency, carrier, truth, inbox)
+
+        return build(tuned(name, coarse), work, machine, options, macro=macro, body=body)
+
+    run, scheduler = world(macro=True)  # its plans may hold for longer, the body comes back after one iteration
+    ours = records(audited(run, scheduler))
+    assert not scheduler.live and not scheduler.running, case
+    assert isinstance(run.machine, UnevenMachine) and run.machine.extras, case
+    pending = sum(copy.blocks for copy in scheduler.ledger.copies)
+    assert scheduler.ledger.used == 0 and scheduler.ledger.cold + scheduler.ledger.hosted == pending, case
+    single = records(world(macro=False)[0])
+    for column, values in ours.items():
+        assert np.array_equal(values, single[column], equal_nan=values.dtype.kind == "f"), f"{case}: {column}"
+
+    spec = Spec(tuned(name, coarse), MachineTimes(machine, slots, max(work.prompt)), machine, **options)
+    theirs = simulate(spec, work.jobs(), work.output, work.cancels, truth.speak)
+    wrong = differences(ours, theirs, machine.memory.block_bytes)
+    assert not wrong, f"{case}:\n" + "\n".join(wrong[:12])
+    return 14 * len(theirs)
+
+
+@pytest.mark.parametrize("guard", [False, True], ids=["free", "guarded"])
+@pytest.mark.parametrize("memory", MEMORIES)
+@pytest.mark.parametrize("batching", BATCHINGS)
+@pytest.mark.parametrize("name", NAMES)
+def test_uneven_iterations_are_the_specification(name: str, batching: str, memory: str, guard: bool) -> None:
+    for lookahead in LOOKAHEADS:
+        compare(name, 0, batching, memory, guard, lookahead)
