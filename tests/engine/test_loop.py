@@ -20,6 +20,7 @@ from fastserve.metrics.records import Recorder
 from fastserve.sched.job import NEVER, NOWHERE, Job
 from fastserve.sched.plan import Outcome, Plan
 from fastserve.sched.scheduler import Scheduler
+from tests.sched.audit import audit
 from tests.sched.worlds import COARSE, MS, NAMES, scheduler_of, tuned, workload
 
 PARAMS = SamplingParams(max_tokens=5).resolved({})
@@ -217,12 +218,12 @@ def test_forgetting_all_in_the_middle(name: str, residency: str) -> None:
             before = [job.preemptions for job in running]
             setting.loop.recovery.start_over([], "")
             forgotten += len(running)
-            setting.scheduler.audit()
+            audit(setting.scheduler)
             assert not setting.scheduler.running
             assert all(job.place is NOWHERE and not job.prefilled for job in setting.scheduler.live)
             assert [job.preemptions - 1 for job in running] == before
             assert setting.loop.turn() or not setting.scheduler.live
-        setting.scheduler.audit()
+        audit(setting.scheduler)
     assert forgotten > 5
     assert [len(request.tokens) for request in requests] == work.output
     assert setting.loop.recorder.columns()["recomputed_tokens"].sum() > 0

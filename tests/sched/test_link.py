@@ -71,7 +71,7 @@ def test_without_duplex_both_directions_share_a_channel() -> None:
 
 
 def test_the_stall_is_until_what_the_step_needs_has_ended() -> None:
-    """Room first: the load starts when the park has ended, though its direction is free; prefetches are not waited for."""
+    """Room first: the load starts when the park has ended, though its direction is free; no prefetch is waited for."""
     way = link()
     park, load, ahead = copy(3, True), copy(1, False), copy(9, False)
     assert way.follow(plan_of(1000, park=[park], clear=[park], load=[load], prefetch=[ahead])) == 35 + 25

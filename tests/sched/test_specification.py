@@ -13,6 +13,7 @@ from fastserve.sched.job import NEVER
 from fastserve.sched.plan import Plan
 from fastserve.sched.scheduler import Scheduler
 from sim.world import World
+from tests.sched.audit import audit
 from tests.sched.spec import Spec, simulate
 from tests.sched.worlds import NAMES, Work, build, hardware, tuned, workload
 
@@ -59,7 +60,7 @@ def audited(world: World, scheduler: Scheduler) -> World:
     ask = scheduler.plan
 
     def plan(now: int) -> Plan | None:
-        scheduler.audit()
+        audit(scheduler)
         first = ask(now)
         if first is None:
             return None
@@ -113,7 +114,14 @@ def differences(ours: dict[str, Any], theirs: list[Any], block_bytes: int) -> li
 
 
 def compare(
-    name: str, seed: int, batching: str, memory: str, guard: bool, n: int = 60, limitless: bool = False
+    name: str,
+    seed: int,
+    batching: str,
+    memory: str,
+    guard: bool,
+    n: int = 60,
+    limitless: bool = False,
+    lookahead: int = 0,
 ) -> dict[str, float]:
     """limitless: the whole context is to be reserved, and no job says how long that may become."""
     rng = random.Random(f"{name} {seed} {batching} {memory} {guard}")
@@ -123,6 +131,7 @@ def compare(
     options = options_for(rng, work, slots, batching, memory, guard)
     if limitless:
         work.limit, options["whole_context"] = NEVER, True
+    options["lookahead"] = lookahead
     machine = hardware(coarse)
     case = f"{name} seed {seed} {'coarse' if coarse else 'fine'} {options}"
 
