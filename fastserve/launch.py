@@ -34,7 +34,7 @@ def scripted(
 
 def with_pools(hardware: Hardware, serving: EngineConfig) -> Hardware:
     """The same machine with the pools that were asked for, rounded up to whole blocks."""
-    block = serving.block_tokens
+    block = serving.block
 
     def whole(tokens: int) -> int:
         return -(-tokens // block) * block
@@ -92,7 +92,7 @@ def on_model(
     from fastserve.backends.torch.warmup import measure
     from fastserve.profiler.store import stored
 
-    block = serving.block_tokens
+    block = serving.block
     block_bytes = model.block_bytes(block)
     swaps = serving.residency in ("reactive", "proactive")
     pools = size_pools(

@@ -53,7 +53,7 @@ class Engine:
         self, executor: LiveExecutor, info: ModelInfo, hardware: Hardware, serving: EngineConfig, clock: Clock,
         settings: dict[str, Any], machine: str,
     ) -> None:  # fmt: skip
-        policy = serving.fresh_policy()
+        policy = serving.policy.fresh()
         scheduler = serving.scheduler(policy, hardware, info.max_model_len)
         budget = scheduler.batching.budget if serving.batching == "chunked" else None
         latency = hardware.latency

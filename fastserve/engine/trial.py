@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from typing import Any
 
 from fastserve.engine.engine import Engine
 from fastserve.engine.params import SamplingParams
+from fastserve.policies.spec import PolicyLike, PolicySpec
 from fastserve.sched.conformance.errors import ConformanceError
-from fastserve.sched.policy import Policy
 
 REQUESTS = 16
 
 
-def live_trial(make: Callable[[], Policy], name: str, *, guess: bool = False) -> str:
+def live_trial(policy: PolicyLike) -> str:
     """Serves requests of the embedded model under the policy, in little memory. Returns what was seen, in a sentence.
 
-    guess: whether the policy needs guesses of output lengths; it gets the true ones.
-    Raises ConformanceError when it breaks, or when tokens depend on it.
+    If it needs guesses of output lengths, it gets the true ones. Raises ConformanceError when it breaks, or when tokens
+    depend on it.
     """
+    spec = PolicySpec.of(policy)
+    name = getattr(spec.kind, "__name__", spec.name)
     rng = random.Random(0)
     prompts = [[rng.randrange(32, 127) for _ in range(rng.choice([8, 30, 90]))] for _ in range(REQUESTS)]
     lengths = [rng.choice([4, 12, 40]) for _ in range(REQUESTS)]
@@ -30,8 +31,8 @@ def live_trial(make: Callable[[], Policy], name: str, *, guess: bool = False) ->
     with Engine.from_pretrained("embedded", policy="fcfs", **settings) as calm:
         wanted = calm.generate(prompts, params)
     with Engine.from_pretrained(
-        "embedded", policy=make, predictor="client" if guess else None, kv_tokens=320, host_tokens=4096, visit=0,
-        **settings,
+        "embedded", policy=spec, predictor="client" if spec.needs_guess else None, kv_tokens=320, host_tokens=4096,
+        visit=0, **settings,
     ) as engine:  # fmt: skip
         found = engine.generate(prompts, params)
         error = engine.error

@@ -18,6 +18,7 @@ from fastserve.backends.torch.warmup import fit
 from fastserve.engine.config import EngineConfig
 from fastserve.hardware import Hardware, Link
 from fastserve.launch import on_model
+from fastserve.policies.spec import PolicySpec
 from fastserve.profiler.fit import Cell, Iteration, Residual, cells_of, fit_latency, predict_ms, residuals
 from fastserve.profiler.load import Report, campaign, machine
 
@@ -78,7 +79,7 @@ def calibrate(
     """
     began = perf_counter()
     before = machine()
-    plain = dataclasses.replace(serving, policy="fcfs", knobs={}, predictor=None, flight_log=None, keep_records=1)
+    plain = dataclasses.replace(serving, policy=PolicySpec("fcfs"), predictor=None, flight_log=None, keep_records=1)
     placeholder = _placeholder()
     with on_model(model, plain, hardware=placeholder) as engine:
         copies = copy_times(engine.loop.executor.cache)  # type: ignore[attr-defined]

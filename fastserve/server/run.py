@@ -114,36 +114,24 @@ class _Server(uvicorn.Server):
 
 def make_engine(config: FastServeConfig) -> Engine:
     """The engine that these settings describe. Raises ValueError or OSError."""
+    from fastserve.backends.torch.model import load_model
+    from fastserve.launch import on_model
+
     if config.hf_token is not None:
         os.environ.setdefault("HF_TOKEN", config.hf_token.get_secret_value())
     loading: dict[str, Any] = {
         name: getattr(config, name)
         for name in ("device", "dtype", "load_format", "max_model_len", "trust_remote_code", "native", "threads")
     }
-    names = (
-        "policy", "max_batch", "batching", "token_budget", "residency", "visit", "kv_tokens", "host_tokens",
-        "predictor", "queue_capacity", "flight_log", "seed",
-    )  # fmt: skip
-    serving: dict[str, Any] = {name: getattr(config, name) for name in names} | {"knobs": config.knobs}
-    if config.kv_cache_gib is None and config.host_cache_gib is None:
-        return Engine.from_pretrained(
-            config.model,
-            latency=config.latency,
-            gpu_memory_utilization=config.gpu_memory_utilization,
-            **loading,
-            **serving,
-        )
-    from fastserve.backends.torch.model import load_model
-    from fastserve.engine.config import EngineConfig
-    from fastserve.launch import on_model
-
-    hardware = None if config.latency is None else load_hardware(config.latency)
+    hardware = None if config.latency is None else load_hardware(config.latency)  # known before the model is loaded
     model = load_model(config.model, **loading)
-    for tokens, gib in (("kv_tokens", config.kv_cache_gib), ("host_tokens", config.host_cache_gib)):
-        if gib is not None:
-            serving[tokens] = int(gib * GIB) // model.block_bytes(1)
+    pools = {
+        tokens: int(gib * GIB) // model.block_bytes(1)
+        for tokens, gib in (("kv_tokens", config.kv_cache_gib), ("host_tokens", config.host_cache_gib))
+        if gib is not None
+    }
     return on_model(
-        model, EngineConfig.of(serving), hardware=hardware, gpu_memory_utilization=config.gpu_memory_utilization
+        model, config.engine(**pools), hardware=hardware, gpu_memory_utilization=config.gpu_memory_utilization
     )
 
 

@@ -146,7 +146,7 @@ def test_names_in_python() -> None:
     config = FastServeConfig(model_name="m", num_priority_queues=3, max_new_tokens=9, max_batch_size=2, cache_size=512)
     assert (config.model, config.max_batch, config.kv_cache_gib) == ("m", 2, 0.5)
     assert config.knobs == {"levels": 3}
-    with pytest.raises(ValueError, match="'prot'; did you mean port"):
+    with pytest.raises(ValueError, match=r"the server has no setting 'prot'; it has model, .*; did you mean port"):
         FastServeConfig(prot=1)
     with pytest.raises(ValueError, match="twice"):
         FastServeConfig(max_batch=1, batch_size=2)
