@@ -107,7 +107,7 @@ class PolicySpec:
             raise ValueError(f"policy {self.name} needs {', '.join(sorted(unknown))}, which no driver provides")
         if guesses and "guess" in policy.needs:
             raise ValueError(
-                f"policy {self.name} needs a guess of each output's length: choose a predictor (--predictor), {guesses}"
+                f"policy {self.name} needs a guess of each output's length: choose a predictor, --predictor {guesses}"
             )
 
     def _guarded(self, make: Callable[[], T]) -> T:

@@ -162,10 +162,10 @@ def test_a_server_has_the_machines_variables_and_no_settings(monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    ("module", "budget"), [("fastserve.compare.subprocess_server", "none"), ("fastserve serve", "17")]
+    ("module", "budget"), [("fastserve.compare.subprocess_server", "none"), ("fastserve serve", "170")]
 )
 def test_a_server_that_is_measured_reads_no_dotenv(module: str, budget: str, tmp_path: Path) -> None:
-    (tmp_path / ".env").write_text("FASTSERVE_TOKEN_BUDGET=17\n")
+    (tmp_path / ".env").write_text("FASTSERVE_TOKEN_BUDGET=170\n")
     with subprocess.Popen(
         [sys.executable, "-m", *module.split(), "--show-config"],
         cwd=tmp_path, env=subprocess_server.environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,

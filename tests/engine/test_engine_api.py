@@ -403,7 +403,7 @@ def test_records_are_those_of_the_simulators_schema_and_bounded() -> None:
 def test_settings_are_checked() -> None:
     with pytest.raises(
         ValueError,
-        match="has no setting 'max_bath'; it has max_batch, batching, .*, policy, .*, knobs; did you mean max_batch",
+        match=r"has no setting 'max_bath'; it has max_batch, .*, policy, .*, knobs; did you mean max_batch",
     ):
         Engine.scripted(max_bath=3)
     with pytest.raises(ValueError, match="policy srpt needs a guess"):

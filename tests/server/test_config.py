@@ -35,7 +35,7 @@ serving:
 
 def test_defaults() -> None:
     config = FastServeConfig()
-    assert (config.host, config.port, config.max_batch, config.model) == ("127.0.0.1", 8000, 16, "embedded")
+    assert (config.host, config.port, config.max_batch, config.model) == ("127.0.0.1", 8000, 64, "embedded")
     assert (config.max_new_tokens, config.temperature, config.top_p, config.top_k) == (100, 0.7, 0.9, 50)
     assert config.cors_origins == () and config.requests_per_minute is None and config.model_name == "embedded"
 
@@ -93,7 +93,7 @@ def test_what_is_switched_on_must_be_able_to_work(tmp_path: Path, group: str, mo
 def test_what_a_file_says_in_vain_is_warned_of(tmp_path: Path) -> None:
     file = tmp_path / "serving.yaml"
     file.write_text("batching: {batch_timeout_ms: 5}\n")
-    assert FastServeConfig(config=file).max_batch == 16
+    assert FastServeConfig(config=file).max_batch == 64
     (warning,) = sources.strays(file)
     assert "batching.batch_timeout_ms changes nothing" in warning
 
