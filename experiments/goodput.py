@@ -25,7 +25,7 @@ from experiments._lib.figure import PAGE, curve, draw, legend, look_of, publishe
 from experiments._lib.search import search
 from experiments._lib.sweep import main
 from fastserve.policies.spec import PolicySpec
-from sim.report.document import Run
+from sim.report.run import Run
 from sim.settings import Settings
 
 if TYPE_CHECKING:

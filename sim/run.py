@@ -21,7 +21,7 @@ from fastserve.workload import Trace
 from sim.inbox import Inbox
 from sim.link import Link
 from sim.machine import ModelledMachine
-from sim.report.document import Run
+from sim.report.run import Run
 from sim.settings import Settings
 from sim.world import World
 

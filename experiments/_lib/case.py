@@ -14,7 +14,8 @@ from fastserve.metrics.summary import Ratio, paired_ratio
 from fastserve.policies.spec import PolicySpec
 from fastserve.workload import Trace, read_trace, synthesise
 from sim.capacity import capacity
-from sim.report.document import Run, plain
+from sim.report.document import plain
+from sim.report.run import Run
 from sim.run import run_one
 from sim.settings import Settings
 from sim.world import World

@@ -15,7 +15,7 @@ from fastserve.sched.job import Job
 from fastserve.sched.observer import Observer
 from fastserve.sched.plan import Outcome, Plan
 from fastserve.workload import Trace
-from sim.report.document import Run
+from sim.report.run import Run
 from sim.run import outputs_of
 from sim.world import World
 

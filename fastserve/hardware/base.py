@@ -76,20 +76,6 @@ class LatencyModel:
         """Write a file that `load` reads; the folder must exist."""
         Path(path).write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
 
-    @staticmethod
-    def from_json(data: object, where: str = "latency") -> LatencyModel:
-        """Build the model that `data["kind"]` names; ValueError for an unknown kind or key or a bad number."""
-        from fastserve.hardware.registry import latency_from_json
-
-        return latency_from_json(data, where)
-
-    @staticmethod
-    def load(name_or_path: str | PathLike[str]) -> LatencyModel:
-        """The latency of a preset, a roofline name or a JSON file, see `load_hardware`."""
-        from fastserve.hardware.hardware import load_hardware
-
-        return load_hardware(name_or_path).latency
-
 
 def steps_on_line(ps: int, first: int, growth: int) -> int:
     """The smallest k >= 1 with k * first + growth * k * (k - 1) / 2 >= ps, for first >= 1 and growth >= 0."""
