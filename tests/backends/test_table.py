@@ -36,7 +36,7 @@ def test_names_and_paths() -> None:
     ("name", "words"),
     [
         ("vllm", "no backend is called 'vllm': give torch, scripted, or one of your own as module:Class"),
-        ("./nowhere.py:Mine", "there is no such file"),
+        ("./nowhere.py:Mine", "backend .*nowhere.py:Mine.: there is no file"),
         ("fastserve.backends.scripted:Mine", "fastserve.backends.scripted has no Mine"),
     ],
 )
