@@ -147,10 +147,10 @@ def _first(args: argparse.Namespace, contenders: Sequence[Contender]) -> str:
 def _engine(args: argparse.Namespace, trace: Trace) -> Body:
     from fastserve.backends.torch.model import load_model
     from fastserve.compare.offline import EngineBody
-    from fastserve.compare.trace import fitting
+    from fastserve.compare.trace import check_fits
 
     model = load_model(args.model, **{name: getattr(args, name) for name in MODEL_FLAGS})
-    fitting(trace, model.max_model_len, model.name)  # before anything is measured
+    check_fits(trace, model.max_model_len, model.name)  # before anything is measured
     return EngineBody(model, {name: getattr(args, name) for name in BATCH_FLAGS}, latency=args.latency)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastserve.backends.torch.model import Model
 from fastserve.compare.compare import CompareError, Contender, Replay, Watch
-from fastserve.compare.trace import fitting, warm_up
+from fastserve.compare.trace import check_fits, warm_up
 from fastserve.engine.config import EngineConfig
 from fastserve.engine.playback import PlaybackError, play
 from fastserve.hardware import Hardware, load_hardware
@@ -51,8 +51,10 @@ class EngineBody:
 
     def _play(self, serving: EngineConfig, trace: Trace, seed: int, watch: Watch | None) -> Any:
         with on_model(self.model, serving, hardware=self.hardware) as engine:
+            context = engine.max_model_len
+            check_fits(trace, context, self.model.name)
             try:
-                return play(engine, fitting(trace, engine.max_model_len, self.model.name), seed=seed, watch=watch)
+                return play(engine, trace, seed=seed, max_model_len=context, watch=watch)
             except PlaybackError as error:
                 raise CompareError(str(error)) from None
 

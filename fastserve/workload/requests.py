@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import repeat
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastserve.sched.job import NEVER, Job
 from fastserve.sched.slo import NO_TARGETS, SloTargets
-from fastserve.workload.trace import IntArray, Trace
+from fastserve.workload.trace import NS, IntArray, Trace
 
 if TYPE_CHECKING:
     from fastserve.predictors import Predictor
@@ -39,6 +39,17 @@ class TraceRequest(NamedTuple):
     def deadline(self) -> int:
         """ns since the trace's start; NEVER without one."""
         return self.slo.deadline(self.arrival)
+
+    @property
+    def scheduling(self) -> dict[str, Any]:
+        """What Engine.submit() and the routes of our own server take for policies, by their names; spans in s.
+
+        What the row does not say is left out. Client and guess have places of their own there.
+        """
+        ttft, tpot, e2e = [None if span is None else span / NS for span in self.slo]
+        fields = {"program": self.program or None, "priority": self.priority or None, "deadline_s": e2e,
+                  "ttft_slo_s": ttft, "tpot_slo_s": tpot}  # fmt: skip
+        return {name: value for name, value in fields.items() if value is not None}
 
     def job(self) -> Job:
         """What a scheduler may know of it, but for the guess, which is for policies that need one."""
