@@ -7,7 +7,6 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,10 +19,12 @@ from fastserve import predictors
 from fastserve.__main__ import main
 from fastserve.compare import subprocess_server
 from fastserve.compare.http import HttpBody
+from fastserve.compare.offline import EngineBody
 from fastserve.compare.subprocess_server import ServerProcess
 from fastserve.compare.trace import WARM
 from fastserve.engine import Engine
 from fastserve.engine.playback import play
+from fastserve.launch import Body
 from fastserve.policies.spec import PolicySpec
 from fastserve.sched.job import NEVER
 from fastserve.workload import Trace, write_trace
@@ -133,16 +134,9 @@ def test_a_policy_is_told_the_same_everywhere(policy: str, tmp_path: Path) -> No
             np.testing.assert_array_equal(records[name], simulated[name], err_msg=name)
 
 
-def test_without_http_as_well(policy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("torch")
-    from fastserve.compare import offline
-
-    def on_model(model: Any, serving: Any, **_: Any) -> Engine:
-        return Engine.scripted(policy=serving.policy, knobs=serving.knobs, predictor=serving.predictor, max_batch=2)
-
-    monkeypatch.setattr(offline, "on_model", on_model)
+def test_without_http_as_well(policy: str, tmp_path: Path) -> None:
     log, simulated = tmp_path / "offline.log", tmp_path / "simulated.log"
-    body = offline.EngineBody(SimpleNamespace(name="scripted"), {"max_batch": 2})  # type: ignore[arg-type]
+    body = EngineBody(Body("scripted", "scripted"), {"max_batch": 2})
     body.replay(PolicySpec(policy=policy, knobs={"log": str(log)}), TRACE, 0, None)
     run_one(TRACE, PolicySpec(policy, {"log": str(simulated)}), Settings(predictor="oracle"), seed=0)
     assert read(log) == read(simulated)
