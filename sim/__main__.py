@@ -110,7 +110,7 @@ def failed(why: str, status: int) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    settings = Settings(**{field.name: getattr(args, field.name) for field in fields(Settings)})
+    settings = settings_of(args)
     if args.seeds < 1:
         raise ValueError(f"--seeds {args.seeds}: give at least 1")
     if args.processes is not None and args.processes < 1:
@@ -143,6 +143,10 @@ def run(args: argparse.Namespace) -> int:
     part = ", the last one only in part (its unfinished jobs are censored)" if done < len(result.runs) else ""
     what = ", and what is shown and written is from these" if result.runs else ", and nothing is written"
     return failed(f"interrupted; {done} of {result.planned} runs were finished{part}{what}", 130)
+
+
+def settings_of(args: argparse.Namespace) -> Settings:
+    return Settings(**{field.name: getattr(args, field.name) for field in fields(Settings)})
 
 
 def outputs(args: argparse.Namespace) -> list[Path]:
