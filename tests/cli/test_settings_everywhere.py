@@ -79,9 +79,10 @@ def from_settings(settings: SchedulerConfig) -> Scheduler:
     assert isinstance(settings, Settings | EngineConfig)
     if isinstance(settings, Settings):
         return settings.scheduler(Fcfs(), settings.hardware(), 100)
-    from fastserve.launch import with_pools
+    from fastserve.backends.scripted import with_pools
+    from fastserve.launch import wanted_of
 
-    return settings.scheduler(Fcfs(), with_pools(load_hardware(LATENCY), settings), 100)
+    return settings.scheduler(Fcfs(), with_pools(load_hardware(LATENCY), wanted_of(settings)), 100)
 
 
 def by_sim_flag(words: list[str]) -> Scheduler:
