@@ -133,7 +133,7 @@ bench-server: setup-all ## throughput through HTTP against the engine's own, fiv
 
 soak: soak-engine soak-server ## everything that must not leak, for long
 
-soak-engine: setup-all ## 100,000 requests with cancels on the scripted executor and 5,000 on the embedded model (minutes)
+soak-engine: setup-all ## 100,000 requests with cancels on the scripted body and 5,000 on the embedded model (minutes)
 	$(PY) scripts/soak_engine.py
 
 soak-server: setup-all ## five minutes of 200 clients who stream, cancel at random and send nonsense; nothing may leak

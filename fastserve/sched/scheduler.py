@@ -407,7 +407,7 @@ class Scheduler:
             raise PolicyError(self.policy, "depart", job, error) from error
 
     def _cut(self, job: Job, finish: str) -> None:
-        """It ends though the executor has not ended it: the next plan says so."""
+        """It ends though the body has not ended it: the next plan says so."""
         self.gone.append(job)
         self._depart(job, self.meter.now, finish)
 

@@ -1,4 +1,4 @@
-"""The real executor on a tiny model, driven by the engine's own loop, without a thread and on a clock of its own.
+"""The torch body on a tiny model, driven by the engine's own loop, without a thread and on a clock of its own.
 
 Each decode takes 1 ms and each 64 prefilled tokens one more, so that quanta of a few ms end all the time and a run does
 not depend on how fast the machine is.
