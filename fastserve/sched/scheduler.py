@@ -284,7 +284,7 @@ class Scheduler:
                 ledger.finish(copy)
         charge = self.charging.charge(plan, outcome.service, self.prefilling, self.alarms)
         # Who joined or ends its prefill with this plan, and got no token from it, stays safe.
-        owing = [job for job, n in extra if n < 0 and (job.fresh or not job.rolling)] if extra else ()
+        tokenless = [job for job, n in extra if n < 0 and (job.fresh or not job.rolling)] if extra else ()
         if plan.batch:
             ledger.advance(meter.steps, k)
             self.context += k * self.batch
@@ -301,7 +301,7 @@ class Scheduler:
                 if job.prefilled == job.prompt + job.tokens_base:
                     self._prefilled(job)
         if extra:
-            self._amend(extra, owing)
+            self._amend(extra, tokenless)
         if self.alarms.ripe(now) and self.alarms.ring(now):
             self.hold = 0
         ended = list(outcome.ended)
@@ -325,13 +325,13 @@ class Scheduler:
         self.hold = 0
         self._roll(job)
 
-    def _amend(self, extra: Iterable[tuple[Job, int]], owing: Iterable[Job]) -> None:
-        """The step counter has given each of them one token. owing: whose visit has yielded none so far."""
+    def _amend(self, extra: Iterable[tuple[Job, int]], tokenless: Iterable[Job]) -> None:
+        """The step counter has given each of them one token. tokenless: whose visit has yielded none so far."""
         for job, delta in extra:
             self.ledger.amend(job, delta)
             self.context += delta
             self.alarms.watch_tokens(job)
-        for job in owing:
+        for job in tokenless:
             job.fresh = True
             self.fresh.append(job)
 
