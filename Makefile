@@ -72,7 +72,7 @@ upgrade: ## renew the lock: the newest releases that the bounds of pyproject.tom
 	@build/upgrade/bin/python -m pip install --quiet --no-input --disable-pip-version-check uv
 	@echo "# Every release that the tests run with, for Linux, macOS and Windows: constraints of pip and uv. Written by make upgrade." \
 		> build/upgrade/constraints.txt
-	@build/upgrade/bin/python -m uv pip compile pyproject.toml --all-extras --constraint requirements/held.txt --universal \
+	@UV_FIND_LINKS= build/upgrade/bin/python -m uv pip compile pyproject.toml --all-extras --constraint requirements/held.txt --universal \
 		--python-version 3.11 --upgrade --quiet --no-header --annotation-style line >> build/upgrade/constraints.txt
 	@mv build/upgrade/constraints.txt $(LOCK)
 	@git --no-pager diff --stat -- $(LOCK) || true
