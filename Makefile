@@ -56,8 +56,8 @@ $(VENV)/.installed-all: $(VENV)/.uv
 	@touch $@ $(VENV)/.installed
 
 # The PyTorch that PyPI has for Linux brings gigabytes of CUDA. Where there is no NVIDIA GPU, the CPU build is taken first:
-# a wheel in a folder that pip is told of (PIP_FIND_LINKS, find-links in pip's configuration), else from PyTorch's own index of CPU builds, which uv knows. On macOS and
-# Windows PyPI's own wheel is that build.
+# a wheel in a folder that pip is told of (PIP_FIND_LINKS, find-links in its configuration), else from PyTorch's own index of
+# CPU builds, which uv knows. On macOS and Windows PyPI's own wheel is that build.
 CPU_ONLY := $(shell [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null 2>&1 && echo yes)
 define cpu-torch
 @echo "=== installing PyTorch for the CPU (no NVIDIA GPU was found)"
