@@ -131,7 +131,7 @@ def make_engine(config: FastServeConfig) -> Engine:
 
 def advice(config: FastServeConfig) -> str:
     """For the embedded model: what it is, and how to serve a real one."""
-    if config.model != "embedded":
+    if config.model != "embedded" or config.backend != "torch":
         return ""
     return (
         "the embedded model is untrained: it writes seeded nonsense, for trying things out; a real one: "
