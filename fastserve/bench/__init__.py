@@ -1,8 +1,8 @@
 """The open-loop client: a schedule of calls sent to a server on time, and what came of each.
 
 calls = calls_of(trace, IdPrompts(100, 1000))
-backend = HttpBackend("http://127.0.0.1:8000", Completions(Asking(model="embedded")))
-result = await run(calls, backend)
+api = HttpApi("http://127.0.0.1:8000", Completions(Asking(model="embedded")))
+result = await run(calls, api)
 result.columns(), result.summary()
 """
 
@@ -12,11 +12,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fastserve.bench.backend import HttpBackend
+    from fastserve.bench.api import HttpApi
     from fastserve.bench.call import Call, Reply
     from fastserve.bench.document import About, as_document
     from fastserve.bench.forms import FORMS, Asking, Chat, Completions, Form, Native, NoBatch
-    from fastserve.bench.loop import Backend, Progress, run
+    from fastserve.bench.loop import Api, Progress, run
     from fastserve.bench.metrics import Selection
     from fastserve.bench.prompts import IdPrompts, TextPrompts
     from fastserve.bench.result import Result, Sample
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 __all__ = [
     "FORMS",
     "About",
+    "Api",
     "Asker",
     "Asking",
-    "Backend",
     "Call",
     "Chat",
     "Completions",
     "Form",
-    "HttpBackend",
+    "HttpApi",
     "IdPrompts",
     "Native",
     "NoBatch",
@@ -53,13 +53,13 @@ _MODULES = {
     "About": "document",
     "Asker": "target",
     "Asking": "forms",
-    "Backend": "loop",
+    "Api": "loop",
     "Call": "call",
     "Chat": "forms",
     "Completions": "forms",
     "Form": "forms",
     "FORMS": "forms",
-    "HttpBackend": "backend",
+    "HttpApi": "api",
     "IdPrompts": "prompts",
     "Native": "forms",
     "NoBatch": "forms",
@@ -76,8 +76,13 @@ _MODULES = {
 }
 
 
+OLD_NAMES = {"Backend": "Api", "HttpBackend": "HttpApi"}
+"""They go with the next release: a backend is the body of an engine."""
+
+
 def __getattr__(name: str) -> Any:
     """Imported at first use: `fastserve bench --help` needs neither numpy nor httptools."""
+    name = OLD_NAMES.get(name, name)
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

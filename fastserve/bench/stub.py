@@ -2,7 +2,7 @@
 
     python -m fastserve.bench.stub --port 9000 --ttft-ms 20 --tpot-ms 5
 
-It answers the routes that the client has backends for, one token an event; a letter of a text is a token. Standard
+It answers the routes that the client has APIs for, one token an event; a letter of a text is a token. Standard
 library only: it must not be slower than what it measures.
 """
 

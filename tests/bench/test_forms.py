@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from fastserve.bench import FORMS, Asking, Chat, Completions, Form, Native, NoBatch, Reply
-from fastserve.bench.backend import Answer
+from fastserve.bench.api import Answer
 from fastserve.sched.slo import SloTargets
 from tests.bench.calls import call
 

@@ -1,4 +1,4 @@
-"""HttpBackend: calls out, replies in."""
+"""HttpApi: calls out, replies in."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STATUS_FINISH = {408: UNFINISHED, 409: CANCELLED, 504: UNFINISHED}
 """What an answer other than 200 means for the request; all others: it was refused."""
 
 
-class HttpBackend:
+class HttpApi:
     """A server behind HTTP.
 
     url: of the server. endpoint: instead of the route that belongs to `form`. headers: more of them. ValueError where
