@@ -240,3 +240,10 @@ def test_a_flag_is_made_of_a_field() -> None:
     assert vars(args) == {"evict": "lru", "visit": 64}
     text = parser.format_help()
     assert "{policy,reverse,lru}" in text and "visit guard: while memory is short" in " ".join(text.split())
+
+
+def test_the_table_of_the_docs() -> None:
+    page = (TRACE.parents[1] / "docs" / "serving.md").read_text(encoding="utf-8")
+    for field in fields(SchedulerConfig):
+        usual = "" if field.default is None else field.default
+        assert f"| `{field.name}` | {usual} | {describe()[field.name]} |" in page
