@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastserve.cli.arguments import ENGINE_FLAGS, MODEL_FLAGS, add_model_arguments, add_rows, add_settings
+from fastserve.cli.arguments import ENGINE_FLAGS, MODEL_FLAGS, add_model_arguments, add_rows, add_settings, body_of
 from fastserve.cli.profile import Bar
 from fastserve.compare.contender import Contender, Server
 from fastserve.engine.config import EngineConfig
@@ -120,19 +120,20 @@ def _first(args: argparse.Namespace, contenders: Sequence[Contender]) -> str:
 
 
 def _engine(args: argparse.Namespace, trace: Trace) -> Body:
-    from fastserve.backends.torch.model import load_model
     from fastserve.compare.offline import EngineBody
-    from fastserve.compare.trace import fitting
+    from fastserve.compare.trace import check_fits
 
-    model = load_model(args.model, **{name: getattr(args, name) for name in MODEL_FLAGS})
-    fitting(trace, model.max_model_len, model.name)  # before anything is measured
-    return EngineBody(model, {name: getattr(args, name) for name in ENGINE_FLAGS}, latency=args.latency)
+    body = body_of(args, latency=args.latency)
+    longest = getattr(body.model, "max_model_len", None)
+    if longest is not None:
+        check_fits(trace, longest, body.model.name)  # before anything is measured
+    return EngineBody(body, {name: getattr(args, name) for name in ENGINE_FLAGS})
 
 
 def _servers(args: argparse.Namespace) -> Body:
     from fastserve.compare.http import HttpBody
 
-    about = {name: getattr(args, name) for name in ("model", "latency", *ENGINE_FLAGS, *MODEL_FLAGS)}
+    about = {name: getattr(args, name) for name in ("model", "backend", "latency", *ENGINE_FLAGS, *MODEL_FLAGS)}
     flags = []
     for name, value in about.items():
         flag = f"--{name.replace('_', '-')}"

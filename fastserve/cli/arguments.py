@@ -6,15 +6,25 @@ The flags of settings come from the settings' own dataclass: name, default, type
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from fastserve.backends import BACKENDS, checked
 from fastserve.policies import POLICIES
 from fastserve.policies.literal import argument
 from fastserve.policies.spec import PolicySpec
 from fastserve.sched.config import OTHER_NAMES, SchedulerConfig, choices, describe
 
+if TYPE_CHECKING:
+    from fastserve.launch import Body
+
+BACKEND_VARIABLE = "FASTSERVE_BACKEND"
+BACKEND_HELP = (
+    f"the body: {', '.join(BACKENDS)}, or your own as module:Class or ./file.py:Class (default: torch, or what "
+    f"{BACKEND_VARIABLE} says)"
+)
 MODEL_FLAGS = ("device", "dtype", "threads", "load_format", "max_model_len", "trust_remote_code", "native")
 SCHEDULER_FLAGS = tuple(field.name for field in fields(SchedulerConfig))
 ENGINE_FLAGS = (*SCHEDULER_FLAGS, "kv_tokens", "host_tokens")
@@ -124,8 +134,9 @@ def policy_of(args: argparse.Namespace) -> PolicySpec:
 
 
 def add_model_arguments(parser: argparse._ActionsContainer) -> None:
-    """Which model runs where; the names in MODEL_FLAGS, and --model."""
+    """Which model runs where; the names in MODEL_FLAGS, --model and --backend."""
     add = parser.add_argument
+    add_backend(parser)
     add("--model", default="embedded", help="embedded, a folder, or an id of the Hugging Face hub (default: embedded)")
     add("--device", default="auto", help="auto, cpu, cuda or mps")
     add("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
@@ -134,6 +145,30 @@ def add_model_arguments(parser: argparse._ActionsContainer) -> None:
     add("--max-model-len", type=int, help="longest context")
     add("--trust-remote-code", action="store_true")
     add("--native", default="auto", choices=("auto", "off"), help="off: PyTorch alone")
+
+
+def add_backend(parser: argparse._ActionsContainer) -> None:
+    """--backend: the body."""
+    parser.add_argument("--backend", type=_backend, default=_backend_default(), metavar="NAME", help=BACKEND_HELP)
+
+
+def body_of(args: argparse.Namespace, latency: str | None = None) -> Body:
+    """The body that --backend, --model and the names in MODEL_FLAGS describe, its model loaded."""
+    from fastserve.launch import Body
+
+    options = {name: getattr(args, name) for name in MODEL_FLAGS}
+    return Body(args.model, args.backend, latency=latency, **options)
+
+
+def _backend(text: str) -> str:
+    try:
+        return checked(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _backend_default() -> str:
+    return os.environ.get(BACKEND_VARIABLE) or "torch"
 
 
 def add_engine_arguments(parser: argparse._ActionsContainer) -> None:

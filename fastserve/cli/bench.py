@@ -64,16 +64,16 @@ def prepare(args: argparse.Namespace) -> Prepared:
     from fastserve.bench.schedule import calls_of
     from fastserve.bench.target import Asker, TargetError
 
-    form = FORMS[args.backend]
+    form = FORMS[args.api]
     if args.prompts == "ids" and not form.ids:
-        raise ValueError(f"--prompts ids: {args.backend} takes text only")
+        raise ValueError(f"--prompts ids: {args.api} takes text only")
     predictor = predictors.make(args.predictor, args.seed)
     key = args.api_key or os.environ.get("OPENAI_API_KEY")
     headers = ({"Authorization": f"Bearer {key}"} if key else {}) | dict(args.header)
     asker = Asker(args.url, headers)
     target = asker.probe(args.ready_check_timeout_sec)
     model = args.model or next(iter(target.models), None)
-    if model is None and args.backend.startswith("openai"):
+    if model is None and args.api.startswith("openai"):
         raise TargetError(f"{asker.url} lists no model; name one with --model")
 
     counting = _counter(args, asker, model)
@@ -116,8 +116,10 @@ def prepare(args: argparse.Namespace) -> Prepared:
         else "text",
         "inexact_prompts": made.inexact if isinstance(made, TextPrompts) else 0,
         "lengths": _lengths(exact, hide),
-        "max_tokens": max([call.limit for call in calls]) if hide else None,
-        "shortened_limits": len({call.limit for call in calls}) > 1 and trace.max_tokens is None if hide else False,
+        "max_tokens": max([call.request.limit for call in calls]) if hide else None,
+        "shortened_limits": len({call.request.limit for call in calls}) > 1 and trace.max_tokens is None
+        if hide
+        else False,
         "predictor": args.predictor,
         "temperature": args.temperature,
         "extra_body": args.extra_body,
@@ -125,7 +127,7 @@ def prepare(args: argparse.Namespace) -> Prepared:
         "num_warmups": args.num_warmups,
     }
     about = About(
-        backend=args.backend,
+        api=args.api,
         label=args.label,
         model=model,
         tokenizer=args.tokenizer,
@@ -159,7 +161,7 @@ def measure(args: argparse.Namespace, plan: Prepared) -> int:
     if args.save_result or args.save_detailed:
         name = args.result_filename or file_name(result, about)
         path = Path(args.result_dir) / name
-        label = args.label or args.backend
+        label = args.label or args.api
         policy = about.metadata.get("policy", label)
         try:
             saved = [save_document(path, found)]
@@ -201,13 +203,17 @@ async def _run(args: argparse.Namespace, plan: Prepared) -> Any:
     limits = {"max_concurrency": args.max_concurrency, "timeout_s": args.timeout, "stop": stop}
     try:
         if args.num_warmups > 0:
-            await run([replace(call, due=0) for call in plan.calls[: args.num_warmups]], plan.backend, **limits)
+            await run([_at_once(call) for call in plan.calls[: args.num_warmups]], plan.backend, **limits)
         return await run(plan.calls, plan.backend, watch=watch, **limits)
     finally:
         for line in lines:
             line.cancel()
         await asyncio.gather(*lines, return_exceptions=True)
         plan.backend.close()
+
+
+def _at_once(call: Any) -> Any:
+    return replace(call, request=call.request._replace(arrival=0))
 
 
 def _counter(args: argparse.Namespace, asker: Any, model: str | None) -> Any:
@@ -222,7 +228,7 @@ def _counter(args: argparse.Namespace, asker: Any, model: str | None) -> Any:
         except (OSError, ValueError) as error:
             raise ValueError(f"--tokenizer {args.tokenizer}: {error}") from None
         return lambda text: len(tokenizer(text).input_ids)
-    texts = args.prompts == "text" or args.backend == "openai-chat" or args.dataset_name in ("sharegpt", "custom")
+    texts = args.prompts == "text" or args.api == "openai-chat" or args.dataset_name in ("sharegpt", "custom")
     if not texts or asker.counts(model, "one two three") is None:
         return None
     return lambda text: asker.counts(model, text) or 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from fastserve.cli.arguments import add_policy, policy_of
+from fastserve.cli.arguments import add_backend, add_policy, policy_of
 from fastserve.sched.conformance.check import ConformanceError, check_policy
 from fastserve.sched.policy import Policy
 
@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--live", action="store_true", help="serve requests on the live engine under it too (needs the engine extra)"
     )
+    add_backend(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         if args.live:
             from fastserve.engine.trial import live_trial
 
-            print(live_trial(spec))
+            print(live_trial(spec, args.backend))
     except ImportError as error:
         return _refuse(f"--live needs the engine's extra, pip install 'fastserve-testbed[engine]': {error}")
     except ConformanceError as error:

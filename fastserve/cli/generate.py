@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         settings = {name: getattr(args, name) for name in (*OWN, *ENGINE_FLAGS, "latency", *MODEL_FLAGS)}
         measured = "" if args.latency else " and, where no profile of it is stored, measuring its iteration times"
         print(f"loading {args.model}{measured}: some seconds", file=sys.stderr, flush=True)
-        engine = Engine.from_pretrained(args.model, policy=policy_of(args), **settings)
+        engine = Engine.from_pretrained(args.model, backend=args.backend, policy=policy_of(args), **settings)
     except ImportError as error:
         return _refuse(f"{error}; the live engine needs its extra: pip install 'fastserve-testbed[engine]'")
     except (ValueError, OSError) as error:

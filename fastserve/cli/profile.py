@@ -8,7 +8,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from fastserve.cli.arguments import MODEL_FLAGS, add_model_arguments, add_settings
+from fastserve.cli.arguments import add_model_arguments, add_settings, body_of
 from fastserve.engine.config import EngineConfig
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measures, prints and stores. Returns 0, also for a poor fit, which it says; 2 for what cannot be measured."""
     try:
-        from fastserve.backends.torch.model import load_model
+        from fastserve.launch import profiled
         from fastserve.profiler.calibrate import calibrate
         from fastserve.profiler.store import store
     except ImportError as error:
@@ -50,11 +50,12 @@ def run(args: argparse.Namespace) -> int:
     try:
         if not args.budget > 0:
             raise ValueError(f"--budget {args.budget:g}: give seconds above 0")
-        model = load_model(args.model, **{name: getattr(args, name) for name in MODEL_FLAGS})
+        body = body_of(args)
         serving = EngineConfig.of({name: getattr(args, name) for name in PROFILED})
         bar = Bar(sys.stderr.isatty() and not args.json)
         try:
-            found = calibrate(model, serving, args.budget, longest=args.longest, report=bar)
+            backend = profiled(body, serving)
+            found = calibrate(backend, serving, args.budget, longest=args.longest, report=bar)
         finally:
             bar.close()
     except (ValueError, OSError) as error:
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     kept = []
     try:
         if not args.no_store:
-            path = store(model, found.hardware)
+            path = store(backend.facts, found.hardware)
             path.with_suffix(".measured.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
             kept.append(str(path))
         if args.out is not None:

@@ -110,7 +110,11 @@ class SchedulerConfig:
             slots=self.max_batch,
             batching=batching,
             ledger=Ledger(
-                device, host if residency.swaps else 0, self.block_tokens or blocks.tokens, self.whole_context
+                device,
+                host if residency.swaps else 0,
+                self.block_tokens or blocks.tokens,
+                self.whole_context,
+                self.lookahead,
             ),
             residency=residency,
             charging=CHARGINGS[self.charging](),

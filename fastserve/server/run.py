@@ -14,7 +14,7 @@ from typing import Any
 import uvicorn
 
 from fastserve.engine import Engine
-from fastserve.hardware import load_hardware
+from fastserve.launch import Body
 from fastserve.server.app import create_app
 from fastserve.server.config import sources
 from fastserve.server.config.settings import FastServeConfig
@@ -114,8 +114,6 @@ class _Server(uvicorn.Server):
 
 def make_engine(config: FastServeConfig) -> Engine:
     """The engine that these settings describe. Raises ValueError or OSError."""
-    from fastserve.backends.torch.model import load_model
-    from fastserve.launch import on_model
 
     if config.hf_token is not None:
         os.environ.setdefault("HF_TOKEN", config.hf_token.get_secret_value())
@@ -123,16 +121,12 @@ def make_engine(config: FastServeConfig) -> Engine:
         name: getattr(config, name)
         for name in ("device", "dtype", "load_format", "max_model_len", "trust_remote_code", "native", "threads")
     }
-    hardware = None if config.latency is None else load_hardware(config.latency)  # known before the model is loaded
-    model = load_model(config.model, **loading)
-    pools = {
-        tokens: int(gib * GIB) // model.block_bytes(1)
-        for tokens, gib in (("kv_tokens", config.kv_cache_gib), ("host_tokens", config.host_cache_gib))
-        if gib is not None
-    }
-    return on_model(
-        model, config.engine(**pools), hardware=hardware, gpu_memory_utilization=config.gpu_memory_utilization
-    )
+    body = Body(
+        config.model, config.backend, latency=config.latency, gpu_memory_utilization=config.gpu_memory_utilization,
+        **loading,
+    )  # fmt: skip
+    kv, host = (None if gib is None else int(gib * GIB) for gib in (config.kv_cache_gib, config.host_cache_gib))
+    return body.engine(config.engine(), kv_bytes=kv, host_bytes=host)
 
 
 def advice(config: FastServeConfig) -> str:

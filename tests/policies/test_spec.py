@@ -13,8 +13,8 @@ import pytest
 import sim
 from fastserve.policies import POLICIES
 from fastserve.policies.fcfs import Fcfs
-from fastserve.policies.importing import load
 from fastserve.policies.spec import PolicySpec, check_labels, told_apart
+from fastserve.sched.importing import load
 from fastserve.sched.job import Job
 from fastserve.sched.policy import Policy
 

@@ -12,6 +12,7 @@ from fastserve.sched.config import OTHER_NAMES
 
 ALIASES: dict[str, str] = OTHER_NAMES | {
     "model_name": "model",
+    "backend_type": "backend",
     "max_length": "max_model_len",
     "num_priority_queues": "num_queues",
     "api_keys": "api_key",

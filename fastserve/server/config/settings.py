@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from fastserve import backends
 from fastserve.engine.config import POLICY, EngineConfig
 from fastserve.policies.spec import PolicySpec
 from fastserve.server.config import aliases, sources
@@ -39,6 +40,8 @@ class First(BaseSettings):
     """model: "embedded", a Hugging Face id or a local folder"""
     served_model_name: str | None = None
     """name that clients use (by default as given to --model)"""
+    backend: str = "torch"
+    """the body: torch, scripted (a modelled machine, no model), or your own as module:Class or ./file.py:Class"""
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     """where the model runs"""
     dtype: str = "auto"
@@ -183,6 +186,11 @@ class FastServeConfig(Second):
             sources.Source(settings_cls, sources.dotenv),
             sources.Source(settings_cls, sources.file),
         )
+
+    @field_validator("backend")
+    @classmethod
+    def _backend(cls, value: str) -> str:
+        return backends.checked(value)
 
     @field_validator("dtype")
     @classmethod
