@@ -21,7 +21,7 @@ from fastserve.cli import ab, generate, serve
 from fastserve.cli.arguments import ENGINE_FLAGS, SCHEDULER_FLAGS, add_settings
 from fastserve.engine import Engine
 from fastserve.engine.config import EngineConfig
-from fastserve.hardware import load_hardware
+from fastserve.launch import scripted
 from fastserve.policies.fcfs import Fcfs
 from fastserve.sched.config import SchedulerConfig, choices, describe
 from fastserve.sched.scheduler import Scheduler
@@ -79,9 +79,8 @@ def from_settings(settings: SchedulerConfig) -> Scheduler:
     assert isinstance(settings, Settings | EngineConfig)
     if isinstance(settings, Settings):
         return settings.scheduler(Fcfs(), settings.hardware(), 100)
-    from fastserve.launch import with_pools
-
-    return settings.scheduler(Fcfs(), with_pools(load_hardware(LATENCY), settings), 100)
+    with scripted(settings, latency=LATENCY) as engine:
+        return engine.loop.scheduler
 
 
 def by_sim_flag(words: list[str]) -> Scheduler:
