@@ -120,7 +120,7 @@ def compute(experiment: str, case: Case) -> tuple[Numbers, float]:
 def sweep(
     experiment: str, scale: str, *, jobs: int | None = None, pool: str = "local", address: str | None = None
 ) -> Outcome:
-    """Runs what is not there yet. pool: of processes: local, or ray or dask by way of joblib. Raises OutputError, TraceError."""
+    """Runs what is not there yet. pool: local processes, or ray or dask by way of joblib. OutputError, TraceError."""
     module = load(experiment)
     settings = module.SCALES[scale]
     cases: list[Case] = module.cases(settings)
