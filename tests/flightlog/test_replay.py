@@ -2,6 +2,7 @@
 
 import json
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,20 @@ def test_every_plan_is_reproduced(policy: str, residency: str, tmp_path: Path) -
     assert report.difference is None
     assert report.plans > 100
     assert not report.cut
+
+
+def test_a_log_of_a_policy_in_a_file_is_reproduced_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    source = (
+        "from fastserve import Policy\n\nclass Last(Policy):\n    def rank(self, job):\n        return -job.arrival\n"
+    )
+    (tmp_path / "last.py").write_text(source, encoding="utf-8")
+    path = fly(tmp_path / "log", "./last.py:Last")
+    monkeypatch.chdir(tmp_path.parent)
+    assert replay_log(path).difference is None
+    assert main([str(path), "--policy", f"{tmp_path}/last.py:Last"]) == 0
+    assert main([str(path), "--policy", "fcfs"]) == 1
 
 
 def tamper(path: Path, change: Callable[[dict[str, Any]], None], number: int, *parts: str) -> int:
