@@ -16,6 +16,7 @@ from fastserve.engine.clock import Clock, VirtualClock, WallClock
 from fastserve.engine.config import EngineConfig
 from fastserve.engine.engine import Engine
 from fastserve.hardware import DecodePiece, Hardware, LinearLatency, Link, Memory, PrefillFit, load_hardware
+from fastserve.sched.checks import check_names
 
 DEFAULTS: dict[str, Any] = {
     "device": "auto", "dtype": "auto", "threads": None, "load_format": "auto", "max_model_len": None,
@@ -49,10 +50,7 @@ class Body:
         options = {name: value for name, value in options.items() if name not in DEFAULTS or value != DEFAULTS[name]}
         load = getattr(self.kind, "load", None)
         loading, making = _keywords(load), _keywords(self.kind)
-        for name in options:
-            if name not in (*loading, *making):
-                valid = ", ".join([*loading, *making]) or "none"
-                raise ValueError(f"backend {self.name} has no setting {name}; it has {valid}")
+        check_names(f"backend {self.name}", options, [*loading, *making])
         self.options = {name: value for name, value in options.items() if name in making}
         own = {name: value for name, value in options.items() if name in loading}
         self.model = load(model, **own) if load is not None and isinstance(model, str | PathLike) else model
