@@ -156,9 +156,9 @@ async def test_a_cancelled_job_is_not_tried_once_more(serve: Serve) -> None:
             await asyncio.sleep(0.01)
         go.set()
         assert (await asked).json()["state"] == "cancelled"
-        assert client.service.board.jobs[job].attempts == 1
+        assert client.service.registry.jobs[job].attempts == 1
         assert (await client.get(f"/jobs/{job}")).json()["state"] == "cancelled"
-        assert not client.service.durable.parked
+        assert not client.service.durable.failed
 
 
 async def test_a_poisonous_job_fails_alone(serve: Serve) -> None:
@@ -170,13 +170,13 @@ async def test_a_poisonous_job_fails_alone(serve: Serve) -> None:
         assert states == ["failed", "finished", "finished", "finished"]
         assert client.service.engine.counters["failed_steps"] == ATTEMPTS and client.service.engine.alive
         durable = client.service.durable
-        assert not durable.parked and not durable.pleas
+        assert not durable.failed and not durable.requests
 
 
 async def test_a_poisonous_job_has_its_last_attempt_after_a_restart(serve: Serve, tmp_path: Path) -> None:
     async with serve(breaking(Engine.scripted(), poisonous), state_dir=tmp_path / "state") as client:
         job = await submit(client, prompt="poison")
-        while client.service.board.jobs[job].attempts < ATTEMPTS - 1:
+        while client.service.registry.jobs[job].attempts < ATTEMPTS - 1:
             await asyncio.sleep(0.01)
         found = (await client.get(f"/jobs/{job}")).json()
         assert found["state"] == "queued" and "when the server is started again" in found["error"]

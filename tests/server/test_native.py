@@ -147,9 +147,9 @@ async def test_a_job_while_it_lives(serve: Serve) -> None:
 async def test_who_looks_at_a_job_in_its_last_moment_does_not_take_its_end_away(serve: Serve) -> None:
     async with serve() as client:
         asked = asyncio.create_task(client.post("/generate", json={"prompt": "ab", "max_new_tokens": 3}))
-        while not client.service.board.jobs:
+        while not client.service.registry.jobs:
             await asyncio.sleep(0)
-        (job,) = client.service.board.jobs.values()
+        (job,) = client.service.registry.jobs.values()
         assert job.handle is not None
         job.handle.result()  # the event loop has not heard of it yet
         client.service.settle(job)
