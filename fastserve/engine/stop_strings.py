@@ -1,4 +1,4 @@
-"""StopStrings: lets text through as it comes, holds back what may become a stop string, and cuts at the first one."""
+"""StopStrings: streaming search for stop strings; holds back a possible prefix, cuts the text at the first match."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class StopStrings:
         """The stop string that ended the text."""
 
     def pass_on(self, text: str, armed: bool = True) -> str:
-        """What may be shown now that this text has come. Nothing more comes through once one is found.
+        """The text that can be emitted now; "" once a stop string was found.
 
-        armed=False: no stop string may end in this text.
+        armed=False: matches that end in this text are ignored.
         """
         if self.found is not None:
             return ""
@@ -46,7 +46,7 @@ class StopStrings:
         return text[:sure]
 
     def flush(self) -> str:
-        """What was held back: no more text comes."""
+        """After the last text: what was held back."""
         held, self._held = self._held, ""
         return held
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastserve.engine.byte_tokenizer import EOS, ByteTokenizer
-from fastserve.engine.detokenizer import HALF, Alphabet, Detokenizer
+from fastserve.engine.detokenizer import REPLACEMENT, Alphabet, Detokenizer
 from fastserve.engine.params import SamplingParams
 from fastserve.engine.stop_strings import StopStrings
 
@@ -114,8 +114,8 @@ def test_pieces_of_a_text_add_up_to_it_and_no_character_is_halved(kind: str, dat
     ids = tokenizer.encode(text)
     pieces = speak(Detokenizer(Alphabet(tokenizer)), ids)
     assert "".join(pieces) == whole(tokenizer, ids)
-    if HALF not in text and kind != "unigram":
-        assert HALF not in "".join(pieces)
+    if REPLACEMENT not in text and kind != "unigram":
+        assert REPLACEMENT not in "".join(pieces)
         assert pieces[-1] == ""  # nothing is left for the end
 
 
@@ -140,7 +140,7 @@ def test_behind_a_prompt_comes_what_the_whole_has_after_it(kind: str, data: st.D
     cut = data.draw(st.integers(0, len(ids)))
     prompt, output = ids[:cut], ids[cut:]
     ends = (whole(tokenizer, prompt[:end]) for end in range(cut, -1, -1))
-    before = next(text for text in ends if HALF not in text)  # half a character at its end is the output's
+    before = next(text for text in ends if REPLACEMENT not in text)  # half a character at its end is the output's
     pieces = speak(Detokenizer(Alphabet(tokenizer), prompt=prompt), output)
     assert before + "".join(pieces) == whole(tokenizer, ids) or not output
 
@@ -148,7 +148,7 @@ def test_behind_a_prompt_comes_what_the_whole_has_after_it(kind: str, data: st.D
 def test_a_character_waits_for_its_last_byte() -> None:
     ids = list("a€b".encode())
     assert speak(Detokenizer(Alphabet(Bytes())), ids) == ["a", "", "", "€", "b", ""]
-    assert speak(Detokenizer(Alphabet(Bytes())), ids[:3]) == ["a", "", "", HALF]
+    assert speak(Detokenizer(Alphabet(Bytes())), ids[:3]) == ["a", "", "", REPLACEMENT]
 
 
 def test_what_comes_before_half_a_character_does_not_wait() -> None:
@@ -195,7 +195,7 @@ def test_the_cost_of_a_token_does_not_grow(ids: list[int]) -> None:
 def test_bytes_that_are_no_character_come_out_before_the_end() -> None:
     detokeniser = Detokenizer(Alphabet(Bytes()))
     said = "".join(detokeniser.add(0x80) for _ in range(100))
-    assert len(said) > 70 and set(said) == {HALF}
+    assert len(said) > 70 and set(said) == {REPLACEMENT}
 
 
 # -- stop strings ----------------------------------------------------------------------------------------------
