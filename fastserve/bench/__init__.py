@@ -1,4 +1,6 @@
-"""The open-loop client: a schedule of calls sent to a server on time, and what came of each.
+"""Open-loop benchmark client: sends a schedule of calls to a server on time and measures the responses.
+
+Read: call, schedule, forms (request formats), http_client, backend, loop, result, metrics, document, report.
 
 calls = calls_of(trace, IdPrompts(100, 1000))
 backend = HttpBackend("http://127.0.0.1:8000", Completions(Asking(model="embedded")))

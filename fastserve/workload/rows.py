@@ -54,7 +54,7 @@ class Rows:
             self.numbers["guess"] = Numbers(np.where(given, np.maximum(values, 1), 0), faults)
 
     def usable(self, lenient: bool) -> npt.NDArray[np.intp]:
-        """Indices of the valid rows. Strict: TraceError at the first invalid one. Lenient: they are dropped and counted."""
+        """Indices of the valid rows. Strict: TraceError at the first invalid one. Lenient: drops and counts them."""
         table, faults = self.table, {}
         for numbers in reversed(self.numbers.values()):
             faults.update(numbers.faults)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from fastserve.bench import FORMS, Asking, Chat, Completions, Form, Native, NoBatch, Reply
-from fastserve.bench.backend import Answer
+from fastserve.bench.backend import ResponseReader
 from tests.bench.calls import call
 
 HIDDEN = Asking(model="m", hide_lengths=True, ignore_eos=True, own=True)
@@ -54,7 +54,7 @@ def test_extra_fields_win(name: str) -> None:
 def read(form: type[Form], *chunks: Any, status: int = 200, kind: str = "text/event-stream") -> Reply:
     """The reply after these events, the i-th one at time i + 1; strings as they are."""
     reply = Reply(text=[])
-    answer = Answer(form(TOLD), reply)
+    answer = ResponseReader(form(TOLD), reply)
     answer.head(status, kind)
     for now, chunk in enumerate(chunks, 1):
         text = chunk if isinstance(chunk, str) else json.dumps(chunk)
