@@ -12,6 +12,7 @@ from fastserve.sched.errors import PolicyError, RefusedError
 from fastserve.sched.job import NEVER
 from fastserve.sched.observer import Observer
 from fastserve.sched.scheduler import Scheduler
+from sim.clock import Clock
 from sim.inbox import Inbox
 from sim.link import Link
 from sim.machine import ModelledMachine
@@ -42,7 +43,7 @@ class World:
         self.broken: PolicyError | None = None
         self.link = link
         self.observer: Observer | None = None
-        self.env: Any = simpy.Environment()  # its times are whole ns; SimPy would call them numbers
+        self.env: Any = Clock()  # its times are whole ns; SimPy would call them numbers
         self.idle = self.env.event()
         self.wake = self.env.event()
         self.env.process(self.gpu())
@@ -90,19 +91,24 @@ class World:
             plan = scheduler.plan(now)
             if plan is None:
                 opens = scheduler.opens_at()
-                if opens == NEVER and inbox.at == NEVER:
+                wakes = min(opens, inbox.at)
+                if wakes == NEVER:
                     if scheduler.live:
                         raise self._stuck()
                     return
-                yield self.something(opens)
-                now = env.now
+                if env.jump(max(now, wakes)):
+                    now = max(now, wakes)
+                else:
+                    yield self.something(opens)
+                    now = env.now
                 continue
             if observer is not None:
                 observer.planned(plan)
             outcome = machine.run(plan)
             duration = outcome.stall + outcome.service
-            yield env.timeout(duration)
             now += duration
+            if not env.jump(now):
+                yield env.timeout(duration)
             finished = scheduler.commit(plan, outcome, now)
             recorder.commit(plan, outcome, finished, now)
             if observer is not None:

@@ -86,7 +86,7 @@ class Explanation(Observer):
             if gone in seats.of:
                 seats.give(gone)
         if plan.left:
-            if job in plan.left:
+            if job is not None and job in plan.left:
                 self._left(job, plan)
             for other in plan.left:
                 seats.give(other)
