@@ -1,4 +1,4 @@
-"""Does the bench client keep its schedule? Requests at a fixed rate against a stub in a process of its own.
+"""Measures the dispatch lag of the bench client at a fixed rate against a stub server in another process.
 
     python scripts/bench_client.py [--rate 200] [--requests 2000] [--tokens 16] [--runs 3]
 

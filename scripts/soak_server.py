@@ -1,4 +1,4 @@
-"""Many clients for minutes: they stream, leave at random and send nonsense. At the end nothing may be left.
+"""Soak test of the server: many clients stream, disconnect at random and send invalid requests; then a check for leaks.
 
     python scripts/soak_server.py --seconds 300 --clients 200 --model embedded
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments._lib.case import Case, Numbers, Workload, to_json
-from experiments._lib.speed_trace import Tempo, tempo_of
+from experiments._lib.speed_trace import SpeedTrace, speed_trace_of
 from fastserve.atomic_files import atomically
 from fastserve.hardware import Hardware, load_hardware
 from fastserve.metrics.summary import Columns, summarise
@@ -117,7 +117,7 @@ def pair(case: Case, rig: Rig) -> Numbers:
     predicted = _simulate(case, rig, trace, hardware, model)
     records, iterations, origin, shares = _live(model, _serving(case, rig), hardware, trace, case.seed)
     cells = cells_of(iterations)
-    tempo = tempo_of(iterations, hardware.latency, origin)
+    tempo = speed_trace_of(iterations, hardware.latency, origin)
     now = rate / case.workload.capacity(_settings(_plain(rig), hardware, model))
     numbers: Numbers = {"rate": rate, "load": rig.load, "load_now": now, "load_average": os.getloadavg()[0], **shares}
     numbers |= _measured("live", records) | _measured("sim", predicted)
@@ -138,7 +138,7 @@ def pair(case: Case, rig: Rig) -> Numbers:
     return numbers
 
 
-def retold(case: Case, numbers: Numbers, policy: Contender, rig: Rig, tempo: Tempo) -> Numbers:
+def resimulated(case: Case, numbers: Numbers, policy: Contender, rig: Rig, tempo: SpeedTrace) -> Numbers:
     """A pair's simulation once more, from what pair() kept, under this policy on this rig at this tempo: retold_M."""
     hardware = load_hardware(str(_profile(numbers["profile"])))
     model = _model(rig.model, rig.dtype, rig.threads)
