@@ -144,8 +144,8 @@ def simulate(case: Case) -> Numbers:
 def status(numbers: Numbers) -> str:
     """Outcome of a run: "ok", "saturated" or "collapsed".
 
-    Collapsed: it exceeded its bound of live jobs at a load below 1, which fcfs sustains. Saturated: its queue grew to the
-    end, or it exceeded the bound at a load of 1 or more.
+    Collapsed: it exceeded its bound of live jobs at a load below 1, which fcfs sustains. Saturated: its queue grew to
+    the end, or it exceeded the bound at a load of 1 or more.
     """
     if numbers.get("collapsed"):
         return "collapsed" if (numbers.get("load") or 0.0) < 1 else "saturated"

@@ -6,8 +6,8 @@ for its iterations over the time that they took. The simulator runs the same pro
 starts in a slow second takes proportionally longer.
 
 This corrects for everything that makes a second's iterations longer than the profile predicts: the machine, an outdated
-profile, and the cost of arrivals and copies on the engine's thread. It does not change which jobs run when, preemptions,
-or which copies are made and how long they take: the simulator computes these. Noise below a second remains.
+profile, and the cost of arrivals and copies on the engine's thread. It does not change which jobs run when, preemptions
+or copies: the simulator computes these. Noise below a second remains.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ class Tokenizer(Protocol):
     def decode(self, token_ids: Any, *, skip_special_tokens: bool = False) -> Any: ...
 
 
-class Alphabet:
+class TokenDecoder:
     """Decoding of one tokenizer, shared by all requests: listing its special tokens is slow."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -43,7 +43,7 @@ class Alphabet:
         self.decode: Callable[[list[int]], str] = _decoder(tokenizer)
         """Token ids to text, special tokens included, without clean-up of spaces."""
 
-    def voice(self, params: SamplingParams, prompt: Sequence[int] = ()) -> Detokenizer:
+    def detokenizer(self, params: SamplingParams, prompt: Sequence[int] = ()) -> Detokenizer:
         """The detokenizer of a request with these parameters."""
         return Detokenizer(
             self,
@@ -67,7 +67,7 @@ class Detokenizer:
 
     def __init__(
         self,
-        alphabet: Alphabet,
+        decoder: TokenDecoder,
         *,
         prompt: Sequence[int] = (),
         stop: Sequence[str] = (),
@@ -75,8 +75,8 @@ class Detokenizer:
         min_tokens: int = 0,
         skip_special_tokens: bool = True,
     ) -> None:
-        self._decode = alphabet.decode
-        self._hidden = alphabet.special if skip_special_tokens else frozenset()
+        self._decode = decoder.decode
+        self._hidden = decoder.special if skip_special_tokens else frozenset()
         self._stops = StopStrings(stop, include_stop)
         self._least = min_tokens
         self._count = 0

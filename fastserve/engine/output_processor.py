@@ -1,4 +1,4 @@
-"""OutputProcessor: the tokens of a Step become what clients see, once for all bodies: text, stop strings, ends."""
+"""OutputProcessor: detokenization, stop conditions and finish reasons for the tokens of a Step, for every backend."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastserve.sched.plan import Outcome, Plan
 
 
 class OutputProcessor:
-    """On the engine's thread. requests: by job, those that are admitted and have not ended."""
+    """Engine's thread only. requests: the admitted, not ended ones, by job."""
 
     def __init__(self, backend: Backend, requests: Mapping[Job, Request]) -> None:
         self.name = backend.info.backend
@@ -21,10 +21,12 @@ class OutputProcessor:
         self.pieces: list[tuple[Request, Piece]] = []  # of the last step, in order
 
     def check(self, plan: Plan, step: Step) -> None:
-        """Before any request has accepted a token. RuntimeError for a step that is not what the body's traits say."""
-        strangers = [job.id for job, _ in step.said if job not in self.requests]
-        if strangers:
-            raise RuntimeError(f"backend {self.name}: job {strangers[0]} got tokens and is not one of the engine's")
+        """Before any request accepts a token. RuntimeError for a step that contradicts the backend's traits."""
+        unknown = [job.id for job, _ in step.said if job not in self.requests]
+        if unknown:
+            raise RuntimeError(
+                f"backend {self.name}: it returned tokens for job {unknown[0]}, which is not in the engine"
+            )
         if self.uneven:
             return
         due = plan.batch
@@ -33,14 +35,16 @@ class OutputProcessor:
         wrong = [job.id for job, said in step.said if not isinstance(said, Failed) and len(said) != 1]
         if wrong or len(step.said) != due:
             what = (
-                f"job {wrong[0]} got other than one token" if wrong else f"{len(step.said)} jobs spoke, {due} were due"
+                f"job {wrong[0]} did not get exactly one token"
+                if wrong
+                else f"{len(step.said)} jobs got tokens, {due} were due"
             )
             raise RuntimeError(
-                f"backend {self.name}: {what} in one iteration; a body that does so must say Traits(uneven=True)"
+                f"backend {self.name}: {what} in one iteration; such a backend must set Traits(uneven=True)"
             )
 
     def accept(self, step: Step) -> Outcome:
-        """Each request takes its tokens; `pieces` is what they came to. The times of the outcome are not filled in."""
+        """Appends the tokens to their requests and fills `pieces`. The times of the outcome are not set."""
         self.pieces = []
         ended: list[Job] = []
         for job, said in step.said:
@@ -51,7 +55,7 @@ class OutputProcessor:
         return Outcome(1, 0, step.stall, ended, step.copied)
 
     def _take(self, request: Request, said: Said) -> list[Piece]:
-        """What it takes of these tokens: those behind its end are dropped. A failure is an end like any other."""
+        """The pieces of these tokens; those after the end of the request are dropped. A failure ends it too."""
         if isinstance(said, Failed):
             return [request.end("error", said.error)]
         pieces = []

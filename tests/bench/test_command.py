@@ -180,7 +180,7 @@ def test_flags_that_make_no_sense(words: list[str]) -> None:
 
 def test_nobody_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--url", "http://127.0.0.1:9"]) == 1
-    assert "nobody answers at http://127.0.0.1:9" in capsys.readouterr().err
+    assert "no connection to http://127.0.0.1:9" in capsys.readouterr().err
 
 
 def test_an_unwritable_folder_is_found_before_the_run(

@@ -121,7 +121,7 @@ async def test_jobs_outlive_a_device_that_fails_every_step(serve: Serve, tmp_pat
         for job in jobs:
             found = (await client.get(f"/jobs/{job}")).json()
             assert found["state"] == "queued" and found["ended"] is None, found
-            assert "the device is gone" in found["error"] and "is resumed when" in found["error"]
+            assert "the device is gone" in found["error"] and "is retried when" in found["error"]
         assert (await client.delete(f"/jobs/{jobs[2]}")).json()["state"] == "cancelled"
     async with serve(state_dir=tmp_path / "state") as client:
         for job in jobs[:2]:

@@ -129,11 +129,11 @@ def _fault_json(fault: Mapping[str, Any]) -> dict[str, Any]:
 def not_json(error: Exception | str) -> str:
     """The error message for a body that is not JSON."""
     if isinstance(error, RecursionError):
-        return "the body cannot be parsed as JSON: it is nested too deeply"
+        return "the body is not JSON that can be parsed: it is nested too deeply"
     if isinstance(error, UnicodeDecodeError):
         return f"the body is not JSON: it is not UTF-8 text ({error.reason} at byte {error.start})"
     if isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError):
-        return f"the body cannot be parsed as JSON: a number has too many digits ({error})"
+        return f"the body is not JSON that can be parsed: a number has too many digits ({error})"
     return f"the body is not JSON: {error}"
 
 
