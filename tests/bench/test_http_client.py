@@ -169,7 +169,7 @@ def test_giving_up_closes_the_connection() -> None:
 
 @pytest.mark.parametrize("url", ["ftp://a", "http://", "http://a/?x=1"])
 def test_addresses(url: str) -> None:
-    with pytest.raises(ValueError, match="no address"):
+    with pytest.raises(ValueError, match="is not a server URL"):
         HttpClient(url)
 
 
