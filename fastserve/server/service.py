@@ -23,7 +23,7 @@ from fastserve.server.api.tokenization import Tokenization
 from fastserve.server.auth import Auth
 from fastserve.server.config.settings import FastServeConfig
 from fastserve.server.jobs.durable import Durable, JobRequest, interrupted
-from fastserve.server.jobs.jobs import END_STATES, Group, JobRegistry, ServedJob, answer_of, new_id
+from fastserve.server.jobs.jobs import END_STATES, Group, JobRegistry, Scheduling, ServedJob, answer_of, new_id
 from fastserve.server.jobs.store import Store
 from fastserve.server.limits import RateLimits
 from fastserve.server.telemetry.alerts import Alerts
@@ -112,14 +112,13 @@ class Service:
         *,
         client: str,
         kind: str,
+        scheduling: Scheduling,
         metadata: dict[str, Any] | None = None,
-        program: str = "",
-        priority: int = 0,
         streams: bool = False,
     ) -> ServedJob:
         """Submits a job to the engine, as the next choice of its group. Raises ApiError 400 or 503."""
         job = ServedJob(new_id(), client, kind, self.model, len(prompt), metadata or {})
-        self._submit(job, prompt, params, group, program=program, priority=priority, streams=streams)
+        self._submit(job, prompt, params, group, scheduling, streams=streams)
         return job
 
     def _submit(
@@ -128,9 +127,8 @@ class Service:
         prompt: list[int],
         params: SamplingParams,
         group: Group | None,
+        scheduling: Scheduling,
         *,
-        program: str = "",
-        priority: int = 0,
         streams: bool = False,
         beyond_capacity: bool = False,
     ) -> None:
@@ -153,11 +151,10 @@ class Service:
                 prompt,
                 params,
                 client=job.client,
-                program=program,
-                priority=priority,
                 timeout_s=None if job.durable else self.config.request_timeout or None,
                 listener=every if streams else last,
                 beyond_capacity=beyond_capacity,
+                **scheduling._asdict(),
             )
         except QueueFull as error:
             raise ApiError(503, str(error), retry_after=1) from error
@@ -244,16 +241,15 @@ class Service:
     # -- durable jobs ----------------------------------------------------------------------------------------------
 
     async def enqueue(
-        self, prompt: list[int], params: SamplingParams, *, client: str, metadata: dict[str, Any], priority: int = 0
-    ) -> ServedJob:
+        self, prompt: list[int], params: SamplingParams, *, client: str, metadata: dict[str, Any],
+        scheduling: Scheduling,
+    ) -> ServedJob:  # fmt: skip
         """A durable job: on disk when this returns. Raises ApiError 400 or 503, and then it is not stored."""
-        request = JobRequest(self.engine.model_name, prompt, params, metadata, priority)
+        request = JobRequest(self.engine.model_name, prompt, params, metadata, scheduling)
         return await self.durable.enqueue(client, self.model, request)
 
     def _run(self, job: ServedJob, request: JobRequest, beyond_capacity: bool) -> None:
-        self._submit(
-            job, request.prompt, request.params, None, priority=request.priority, beyond_capacity=beyond_capacity
-        )
+        self._submit(job, request.prompt, request.params, None, request.scheduling, beyond_capacity=beyond_capacity)
 
     def resume(self) -> int:
         """Restores the durable jobs of earlier runs; returns how many were submitted again."""

@@ -8,8 +8,9 @@ from fastapi import Request
 
 from fastserve.engine import Output
 from fastserve.server.api.errors import ApiError
+from fastserve.server.api.fields import Scheduled
 from fastserve.server.api.streaming import on_disconnect
-from fastserve.server.jobs.jobs import Group
+from fastserve.server.jobs.jobs import Group, Scheduling
 from fastserve.server.service import DRAINED, Service
 
 STATUS = {"cancelled": 409, "timeout": 504, "error": 500}
@@ -27,9 +28,9 @@ def client_of(request: Request, user: str | None) -> str:
     return known or user or "default"
 
 
-def program_of(request: Request) -> str:
-    """Program (session) id: the header by which load generators mark requests of one session."""
-    return request.headers.get("x-session-affinity", "")
+def scheduling_of(request: Request, body: Scheduled) -> Scheduling:
+    """The scheduling fields of the body; the program (session) id also by the header of load generators."""
+    return body.scheduling(request.headers.get("x-session-affinity", ""))
 
 
 async def finished(request: Request, group: Group) -> list[Output]:

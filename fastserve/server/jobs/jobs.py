@@ -8,7 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastserve.engine.request import Handle, Output
 from fastserve.server.api.piece_queue import PieceQueue
@@ -27,6 +27,16 @@ END_STATES = {
 def new_id() -> str:
     """A unique id, across processes."""
     return secrets.token_hex(12)
+
+
+class Scheduling(NamedTuple):
+    """Arguments of Engine.submit() for policies. Times in s from the arrival."""
+
+    program: str = ""
+    priority: int = 0
+    deadline_s: float | None = None
+    ttft_slo_s: float | None = None
+    tpot_slo_s: float | None = None
 
 
 @dataclass(slots=True, eq=False)
