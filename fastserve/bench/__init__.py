@@ -1,9 +1,9 @@
 """Open-loop benchmark client: sends a schedule of calls to a server on time and measures the responses.
 
-Read: call, schedule, forms (request formats), http_client, backend, loop, result, metrics, document, report.
+Read: call, schedule, formats (requests of each API), http_client, backend, loop, result, metrics, document, report.
 
 calls = calls_of(trace, IdPrompts(100, 1000))
-backend = HttpBackend("http://127.0.0.1:8000", Completions(Asking(model="embedded")))
+backend = HttpBackend("http://127.0.0.1:8000", Completions(RequestOptions(model="embedded")))
 result = await run(calls, backend)
 result.columns(), result.summary()
 """
@@ -17,34 +17,34 @@ if TYPE_CHECKING:
     from fastserve.bench.backend import HttpBackend
     from fastserve.bench.call import Call, Reply
     from fastserve.bench.document import About, as_document
-    from fastserve.bench.forms import FORMS, Asking, Chat, Completions, Form, Native, NoBatch
+    from fastserve.bench.formats import FORMATS, Chat, Completions, Format, Native, NoBatch
     from fastserve.bench.loop import Backend, Progress, run
     from fastserve.bench.metrics import Selection
     from fastserve.bench.prompts import IdPrompts, TextPrompts
     from fastserve.bench.result import Result, Sample
     from fastserve.bench.schedule import calls_of
-    from fastserve.bench.target import Asker, Target
+    from fastserve.bench.target import Target, TargetClient
 
 __all__ = [
-    "FORMS",
+    "FORMATS",
     "About",
-    "Asker",
-    "Asking",
     "Backend",
     "Call",
     "Chat",
     "Completions",
-    "Form",
+    "Format",
     "HttpBackend",
     "IdPrompts",
     "Native",
     "NoBatch",
     "Progress",
     "Reply",
+    "RequestOptions",
     "Result",
     "Sample",
     "Selection",
     "Target",
+    "TargetClient",
     "TextPrompts",
     "as_document",
     "calls_of",
@@ -53,18 +53,18 @@ __all__ = [
 
 _MODULES = {
     "About": "document",
-    "Asker": "target",
-    "Asking": "forms",
+    "TargetClient": "target",
+    "RequestOptions": "formats",
     "Backend": "loop",
     "Call": "call",
-    "Chat": "forms",
-    "Completions": "forms",
-    "Form": "forms",
-    "FORMS": "forms",
+    "Chat": "formats",
+    "Completions": "formats",
+    "Format": "formats",
+    "FORMATS": "formats",
     "HttpBackend": "backend",
     "IdPrompts": "prompts",
-    "Native": "forms",
-    "NoBatch": "forms",
+    "Native": "formats",
+    "NoBatch": "formats",
     "Progress": "loop",
     "Reply": "call",
     "Result": "result",
@@ -78,8 +78,13 @@ _MODULES = {
 }
 
 
+_OLD = {"Asker": "TargetClient", "Asking": "RequestOptions", "FORMS": "FORMATS", "Form": "Format"}
+"""Names of the last release, which still work in this one."""
+
+
 def __getattr__(name: str) -> Any:
     """Imported at first use: `fastserve bench --help` needs neither numpy nor httptools."""
+    name = _OLD.get(name, name)
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

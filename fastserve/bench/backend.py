@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from time import perf_counter_ns
 
 from fastserve.bench.call import CANCELLED, REJECTED, UNFINISHED, Call, Reply
-from fastserve.bench.forms import Form, error_message
+from fastserve.bench.formats import Format, error_message
 from fastserve.bench.http_client import ConnectError, HttpClient, HttpClientError
 from fastserve.bench.sse import Event, EventParser
 
@@ -18,20 +18,20 @@ STATUS_FINISH = {408: UNFINISHED, 409: CANCELLED, 504: UNFINISHED}
 class HttpBackend:
     """A server at an HTTP URL.
 
-    endpoint: a path instead of that of `form`. headers: additional ones. Raises ValueError for an invalid URL or
+    endpoint: a path instead of that of `format`. headers: additional ones. Raises ValueError for an invalid URL or
     header.
     """
 
     def __init__(
-        self, url: str, form: Form, *, endpoint: str | None = None, headers: Mapping[str, str] | None = None
+        self, url: str, format: Format, *, endpoint: str | None = None, headers: Mapping[str, str] | None = None
     ) -> None:
-        self.form = form
+        self.format = format
         self.client = HttpClient(url)
-        path = self.client.prefix + "/" + (endpoint or form.path).lstrip("/")
+        path = self.client.prefix + "/" + (endpoint or format.path).lstrip("/")
         fields = {
             "Host": self.client.netloc,
             "Content-Type": "application/json",
-            "Accept": "text/event-stream" if form.streamed else "application/json",
+            "Accept": "text/event-stream" if format.streamed else "application/json",
             **(headers or {}),
         }
         for name, value in fields.items():
@@ -42,14 +42,14 @@ class HttpBackend:
 
     def encode(self, call: Call) -> bytes:
         """The HTTP request as bytes. Called before the call is due, so that it does not delay the schedule."""
-        body = json.dumps(self.form.body(call), separators=(",", ":")).encode()
+        body = json.dumps(self.format.body(call), separators=(",", ":")).encode()
         return b"%b%d\r\n\r\n%b" % (self._head, len(body), body)
 
     async def send(self, message: bytes, reply: Reply) -> None:
         """Sends an encoded request and fills `reply`. A failure is recorded there, not raised."""
-        if self.form.asking.keep_text:
+        if self.format.options.keep_text:
             reply.text = []
-        response = ResponseReader(self.form, reply)
+        response = ResponseReader(self.format, reply)
         reply.sent = perf_counter_ns()
         try:
             await self.client.send(message, response)
@@ -66,8 +66,8 @@ class HttpBackend:
 class ResponseReader:
     """Parses one HTTP response into a Reply."""
 
-    def __init__(self, form: Form, reply: Reply) -> None:
-        self.form = form
+    def __init__(self, format: Format, reply: Reply) -> None:
+        self.format = format
         self.reply = reply
         self._streams = False
         self._events: EventParser | None = None
@@ -77,7 +77,7 @@ class ResponseReader:
     def head(self, status: int, content_type: str) -> None:
         self.reply.status = status
         self._streams = status == 200 and content_type.startswith("text/event-stream")
-        if self._streams and self.form.streamed:
+        if self._streams and self.format.streamed:
             self._events = EventParser()
 
     def data(self, now: int, chunk: bytes) -> None:
@@ -97,15 +97,15 @@ class ResponseReader:
             except ValueError:
                 message = self._body[:500].decode(errors="replace")
             reply.fail(f"HTTP {reply.status}: {message}".rstrip(": "), STATUS_FINISH.get(reply.status, REJECTED))
-        elif self.form.streamed is not self._streams:
-            reply.fail(f"the server {'did not stream' if self.form.streamed else 'streamed'} its response")
-        elif not self.form.streamed:
+        elif self.format.streamed is not self._streams:
+            reply.fail(f"the server {'did not stream' if self.format.streamed else 'streamed'} its response")
+        elif not self.format.streamed:
             self._read(Event("", self._body.decode(errors="replace")), self._now)
         elif not reply.finish:
             reply.fail("the stream ended without a finish reason")
 
     def _read(self, event: Event, now: int) -> None:
         try:
-            self.form.read(event, now, self.reply)
+            self.format.read(event, now, self.reply)
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             self.reply.fail(f"an event cannot be parsed ({type(error).__name__}: {error}): {event.data[:200]}")

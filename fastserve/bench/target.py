@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fastserve.bench.forms import error_message
+from fastserve.bench.formats import error_message
 
 OWNER = "fastserve"
 """`owned_by` in the /v1/models of our own server."""
@@ -31,7 +31,7 @@ class Target:
     vocab_size: int | None = None
 
 
-class Asker:
+class TargetClient:
     """Queries to a server, one at a time."""
 
     def __init__(self, url: str, headers: Mapping[str, str] | None = None, timeout_s: float = 10.0) -> None:

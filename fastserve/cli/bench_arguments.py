@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     server.add_argument(
         "--url", "--base-url", default="http://127.0.0.1:8000", help="base URL of the server (%(default)s)"
     )
-    server.add_argument("--backend", choices=BACKENDS, default="openai", help="how it is spoken to (%(default)s)")
+    server.add_argument("--backend", choices=BACKENDS, default="openai", help="API of the server (%(default)s)")
     server.add_argument("--endpoint", metavar="PATH", help="path, instead of the default route")
     server.add_argument("--model", metavar="NAME", help="model name (default: the first one that the server lists)")
     server.add_argument("--api-key", metavar="KEY", help="bearer token (default: OPENAI_API_KEY, if set)")

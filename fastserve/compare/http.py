@@ -12,12 +12,12 @@ import numpy as np
 from fastserve.bench.backend import HttpBackend
 from fastserve.bench.call import Call
 from fastserve.bench.event_loop import on_best_loop, undisturbed
-from fastserve.bench.forms import Asking, Completions, Native
+from fastserve.bench.formats import Completions, Native, RequestOptions
 from fastserve.bench.loop import Progress, run
 from fastserve.bench.prompts import IdPrompts, ids_of
 from fastserve.bench.result import LATE_NS, Result
 from fastserve.bench.schedule import calls_of
-from fastserve.bench.target import Asker, Target, TargetError
+from fastserve.bench.target import Target, TargetClient, TargetError
 from fastserve.compare.compare import CompareError, Contender, Replay, Watch
 from fastserve.compare.subprocess_server import ServerError, ServerProcess
 from fastserve.compare.trace import check_fits, warm_up
@@ -76,7 +76,7 @@ class HttpBody:
         self, contender: Contender, url: str, server: ServerProcess | None, trace: Trace, seed: int, watch: Watch | None
     ) -> Replay:
         try:
-            target = Asker(url).probe()
+            target = TargetClient(url).probe()
         except TargetError as error:
             raise CompareError(str(error)) from None
         if target.max_model_len is not None:
@@ -111,14 +111,14 @@ def calls_for(trace: Trace, target: Target, seed: int, *, guesses: bool = False)
 def backend_for(url: str, target: Target) -> HttpBackend:
     """Native streams of our own servers, which tell preemptions; /v1/completions of others."""
     model = next(iter(target.models), None)
-    asking = Asking(model=model, hide_lengths=target.own, ignore_eos=True, own=target.own, temperature=0.0)
-    return HttpBackend(url, Native(asking) if target.own else Completions(asking))
+    options = RequestOptions(model=model, hide_lengths=target.own, ignore_eos=True, own=target.own, temperature=0.0)
+    return HttpBackend(url, Native(options) if target.own else Completions(options))
 
 
 def notes(result: Result, target: Target, server: ServerProcess | None) -> dict[str, Any]:
     """How a run went. warnings: sentences, the same for runs that went wrong alike."""
     lag = float(np.percentile(result.lags_ms(), 99))
-    greeting = "" if server is None else server.greeting
+    greeting = "" if server is None else server.start_line
     wrong = result.count(lambda sample: sample.reply.tokens != sample.call.request.output)
     said = []
     if result.late:

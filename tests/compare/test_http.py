@@ -19,7 +19,7 @@ pytest.importorskip("fastapi")
 pytest.importorskip("httptools")
 
 from fastserve.__main__ import main
-from fastserve.bench.target import Asker, Target
+from fastserve.bench.target import Target, TargetClient
 from fastserve.compare import http, subprocess_server
 from fastserve.compare.compare import CompareError, Contender
 from fastserve.compare.http import HttpBody, backend_for, calls_for
@@ -108,7 +108,7 @@ def test_a_server_without_a_predictor_does_not_start_and_one_with_client_wants_a
     with pytest.raises(ServerError, match=r"before it was ready(.|\n)*policy srpt needs a guess"):
         ServerProcess(["--policy", "srpt"], start_s=PATIENCE)
     with ServerProcess(["--policy", "srpt", "--predictor", "client"], start_s=PATIENCE) as server:
-        target = Asker(server.url).probe()
+        target = TargetClient(server.url).probe()
         with_guess, without = (calls_for(tiny(1), target, 0, guesses=guesses) for guesses in (True, False))
         done = [http.on_best_loop(http._watched(calls, backend_for(server.url, target), None))[0]
                 for calls in (with_guess, without)]  # fmt: skip

@@ -45,7 +45,8 @@ class JobRequest(NamedTuple):
         """The inverse of to_json(). Raises KeyError, TypeError or ValueError for other fields."""
         scheduling = {name: fields[name] for name in Scheduling._fields if name in fields}
         rest = {name: value for name, value in fields.items() if name not in scheduling}
-        return JobRequest(**{**rest, "params": SamplingParams(**rest["params"]), "scheduling": Scheduling(**scheduling)})
+        params = SamplingParams(**rest["params"])
+        return JobRequest(**{**rest, "params": params, "scheduling": Scheduling(**scheduling)})
 
 
 Submit = Callable[[ServedJob, JobRequest, bool], None]

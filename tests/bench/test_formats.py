@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from fastserve.bench import FORMS, Asking, Chat, Completions, Form, Native, NoBatch, Reply
+from fastserve.bench import FORMATS, Chat, Completions, Format, Native, NoBatch, Reply, RequestOptions
 from fastserve.bench.backend import ResponseReader
 from fastserve.sched.slo import SloTargets
 from tests.bench.calls import call
 
-HIDDEN = Asking(model="m", hide_lengths=True, ignore_eos=True, own=True)
-TOLD = Asking(model="m", ignore_eos=True)
+HIDDEN = RequestOptions(model="m", hide_lengths=True, ignore_eos=True, own=True)
+TOLD = RequestOptions(model="m", ignore_eos=True)
 
 
 def test_hidden_lengths_do_not_show_in_max_tokens() -> None:
@@ -37,7 +37,7 @@ def test_foreign_servers_get_max_tokens_and_ignore_eos() -> None:
 
 
 def test_an_answer_that_may_end_before_has_neither() -> None:
-    body = Completions(Asking(hide_lengths=True, own=True)).body(call(output=4))
+    body = Completions(RequestOptions(hide_lengths=True, own=True)).body(call(output=4))
     assert body["max_tokens"] == 4
     assert not {"stop_after", "ignore_eos", "model"} & set(body)
 
@@ -56,15 +56,15 @@ def test_prompts() -> None:
     assert Chat(TOLD).body(call(prompt="hi"))["max_completion_tokens"] == 4
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", FORMATS)
 def test_extra_fields_win(name: str) -> None:
-    asking = Asking(extra={"temperature": 1.5, "x": [1]})
-    body = FORMS[name](asking).body(call(prompt="hi"))
+    options = RequestOptions(extra={"temperature": 1.5, "x": [1]})
+    body = FORMATS[name](options).body(call(prompt="hi"))
     assert (body["temperature"], body["x"]) == (1.5, [1])
     json.dumps(body)
 
 
-def read(form: type[Form], *chunks: Any, status: int = 200, kind: str = "text/event-stream") -> Reply:
+def read(form: type[Format], *chunks: Any, status: int = 200, kind: str = "text/event-stream") -> Reply:
     """The reply after these events, the i-th one at time i + 1; strings as they are."""
     reply = Reply(text=[])
     answer = ResponseReader(form(TOLD), reply)

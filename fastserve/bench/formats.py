@@ -16,7 +16,7 @@ from fastserve.bench.sse import Event
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asking:
+class RequestOptions:
     """Options of all requests of a run."""
 
     model: str | None = None
@@ -32,7 +32,7 @@ class Asking:
     """Additional fields of every body; they override."""
 
 
-class Form(ABC):
+class Format(ABC):
     """The format of one API."""
 
     path: ClassVar[str]
@@ -41,8 +41,8 @@ class Form(ABC):
     """Prompts may be token ids."""
     limit_name: ClassVar[str] = "max_tokens"
 
-    def __init__(self, asking: Asking) -> None:
-        self.asking = asking
+    def __init__(self, options: RequestOptions) -> None:
+        self.options = options
 
     @abstractmethod
     def body(self, call: Call) -> dict[str, Any]:
@@ -54,20 +54,20 @@ class Form(ABC):
 
     def common(self, call: Call) -> dict[str, Any]:
         """Fields of all formats."""
-        asking, request = self.asking, call.request
-        hidden = asking.hide_lengths and asking.ignore_eos
+        options, request = self.options, call.request
+        hidden = options.hide_lengths and options.ignore_eos
         body: dict[str, Any] = {self.limit_name: request.limit if hidden else request.output}
         if hidden:
             body["stop_after"] = request.output
-        elif asking.ignore_eos:
+        elif options.ignore_eos:
             body["ignore_eos"] = True
-        if asking.model is not None:
-            body["model"] = asking.model
-        if asking.temperature is not None:
-            body["temperature"] = asking.temperature
+        if options.model is not None:
+            body["model"] = options.model
+        if options.temperature is not None:
+            body["temperature"] = options.temperature
         if request.client:
             body["user"] = request.client
-        if asking.own:
+        if options.own:
             body |= request.scheduling
             if request.guess is not None:
                 body["guess"] = request.guess
@@ -82,13 +82,13 @@ class Form(ABC):
             reply.text.append(text)
 
 
-class Completions(Form):
+class Completions(Format):
     """POST /v1/completions, streamed. Every chunk with a choice counts, also one whose text is empty."""
 
     path = "/v1/completions"
 
     def body(self, call: Call) -> dict[str, Any]:
-        return {"prompt": self.prompt(call), **self.common(call), **STREAM, **self.asking.extra}
+        return {"prompt": self.prompt(call), **self.common(call), **STREAM, **self.options.extra}
 
     def read(self, event: Event, now: int, reply: Reply) -> None:
         if event.data == "[DONE]":
@@ -118,7 +118,7 @@ class Chat(Completions):
 
     def body(self, call: Call) -> dict[str, Any]:
         messages = [{"role": "user", "content": call.prompt}]
-        return {"messages": messages, **self.common(call), **STREAM, **self.asking.extra}
+        return {"messages": messages, **self.common(call), **STREAM, **self.options.extra}
 
     def choice(self, choice: dict[str, Any], now: int, reply: Reply) -> None:
         delta = choice.get("delta") or {}
@@ -127,14 +127,14 @@ class Chat(Completions):
             self._token("".join(texts), now, reply)
 
 
-class Native(Form):
+class Native(Format):
     """POST /generate/stream of our own server."""
 
     path = "/generate/stream"
     limit_name = "max_new_tokens"
 
     def body(self, call: Call) -> dict[str, Any]:
-        return {"prompt": self.prompt(call), **self.common(call), **self.asking.extra}
+        return {"prompt": self.prompt(call), **self.common(call), **self.options.extra}
 
     def read(self, event: Event, now: int, reply: Reply) -> None:
         chunk = json.loads(event.data)
@@ -161,7 +161,7 @@ class NoBatch(Native):
 
 STREAM = {"stream": True, "stream_options": {"include_usage": True}}
 
-FORMS: dict[str, type[Form]] = {
+FORMATS: dict[str, type[Format]] = {
     "openai": Completions,
     "openai-chat": Chat,
     "native": Native,
