@@ -1,3 +1,3 @@
-"""FastServeConfig. Read: settings (fields, validation), sources (environment, .env, arguments), yaml_file, aliases (other
-names of a field).
+"""FastServeConfig. Read: settings (fields, validation), sources (environment, .env, arguments), yaml_file, aliases
+(other names of a field).
 """
