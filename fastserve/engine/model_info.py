@@ -1,4 +1,4 @@
-"""ModelInfo: what the engine must know of its model to take requests for it, without the model itself."""
+"""ModelInfo: properties of the model that the engine needs to admit requests, and tokenization of prompts."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from fastserve.sched.errors import RefusedError
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """tokenizer: a Hugging Face one, or what has encode and decode as it does; None: ids only.
+    """tokenizer: a Hugging Face one, or with the same encode and decode; None: token ids only.
 
-    parameters: weights, one that several layers share counted once; None where there are none or nobody knows.
+    parameters: number of weights, shared ones counted once; None without weights or if unknown.
     """
 
     name: str
@@ -28,7 +28,7 @@ class ModelInfo:
     device: str = ""
     dtype: str = ""
     backend: str = "own"
-    """the body's name: of the table of backends, or module:Class"""
+    """name of the backend: of the table of backends, or module:Class"""
 
     def encode(self, prompt: str | Sequence[int]) -> list[int]:
         """Token ids of a prompt. Raises ValueError for an invalid one."""

@@ -59,9 +59,9 @@ class TraceRequest(NamedTuple):
 
 
 def requests_of(trace: Trace, predictor: Predictor | None = None) -> Iterator[TraceRequest]:
-    """The trace's requests in order of arrival, made one at a time: for a driver that sends them to somebody.
+    """The trace's requests in order of arrival, made one at a time, for drivers that submit them to an engine or server.
 
-    predictor: asked once for each of them; without one the trace's own guesses stand.
+    predictor: called once for each; without one the trace's own guesses are used.
     """
     requests = _plain(trace)
     if predictor is None:
@@ -71,7 +71,7 @@ def requests_of(trace: Trace, predictor: Predictor | None = None) -> Iterator[Tr
 
 
 def jobs_of(trace: Trace, predictor: Predictor | None = None) -> Iterator[Job]:
-    """The same requests as Jobs, for a driver that has the Scheduler itself. Without a predictor no job has a guess."""
+    """The same requests as Jobs, for drivers of a Scheduler. Without a predictor no job has a guess."""
     for request in _plain(trace):
         job = request.job()
         if predictor is not None:
@@ -80,7 +80,7 @@ def jobs_of(trace: Trace, predictor: Predictor | None = None) -> Iterator[Job]:
 
 
 def _plain(trace: Trace) -> Iterator[TraceRequest]:
-    """As the trace has them."""
+    """Rows of the trace as requests."""
     outputs = outputs_of(trace)
     rows = zip(
         range(len(trace)),
@@ -99,7 +99,7 @@ def _plain(trace: Trace) -> Iterator[TraceRequest]:
 
 
 def outputs_of(trace: Trace) -> list[int]:
-    """The truth, by row: what a request generates is bounded by its own max_tokens."""
+    """True output lengths by row, bounded by the row's own max_tokens."""
     outputs: list[int] = trace.output.tolist()
     if trace.max_tokens is not None:
         outputs = [min(o, m) if m else o for o, m in zip(outputs, trace.max_tokens.tolist(), strict=True)]
@@ -107,7 +107,7 @@ def outputs_of(trace: Trace) -> list[int]:
 
 
 def limits_of(trace: Trace, outputs: list[int]) -> Iterable[int]:
-    """A row's own max_tokens, else the largest output: one constant, so that no limit tells its output."""
+    """A row's own max_tokens, else the largest output: one constant, so that a limit does not reveal its output."""
     constant = max(outputs)
     if trace.max_tokens is None:
         return repeat(constant, len(outputs))
@@ -131,7 +131,7 @@ def _spans(column: IntArray) -> list[int | None]:
 def within(requests: Iterable[TraceRequest], context: int) -> Iterator[TraceRequest]:
     """Their limits cut to what a context of so many tokens leaves behind the prompt, but never below the output.
 
-    For a body that refuses a limit which its context does not hold. A request that does not fit at all stays so.
+    For backends that refuse a limit beyond their context. A request that does not fit at all is unchanged.
     """
     for request in requests:
         room = max(context - request.prompt, request.output)
