@@ -1,4 +1,4 @@
-"""python -m experiments.check --scale smoke|small: compares the last run with results/reference; exits 1 on a difference.
+"""python -m experiments.check --scale smoke|small: compares the last run with results/reference; exits 1 if different.
 
 Runs are deterministic for a seed, so that only a change of the source moves a number. Allowed are 2 % on means over
 seeds, 5 % on P95, P99 and maxima, 0.02 on shares; the status of a point (ok, saturated, collapsed) and a verdict must

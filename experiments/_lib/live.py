@@ -103,7 +103,7 @@ def here(*more: str) -> str:
 
 
 def pair(case: Case, rig: Rig) -> Numbers:
-    """Calibrates (once per moment), simulates, runs live, and simulates twice more: with times fitted to the run itself,
+    """Calibrates (once a moment), simulates, runs live, and simulates twice more: with times fitted to the run itself,
     and with the profile at the measured speed of the machine (speed_trace.py).
 
     Numbers: live_M, sim_M, hindsight_M and tempo_M for each measure M; the jobs' completion times; the machine's load

@@ -59,7 +59,7 @@ class TraceRequest(NamedTuple):
 
 
 def requests_of(trace: Trace, predictor: Predictor | None = None) -> Iterator[TraceRequest]:
-    """The trace's requests in order of arrival, made one at a time, for drivers that submit them to an engine or server.
+    """The trace's requests in order of arrival, made one at a time, for drivers of an engine or server.
 
     predictor: called once for each; without one the trace's own guesses are used.
     """

@@ -111,9 +111,9 @@ def _notes(groups: Mapping[str, Sequence[Run]], marks: Mapping[str, str]) -> lis
     notes += [f"* {label}: {mark}" for label, mark in marks.items()]
     for label, group in groups.items():
         lost = {kind: sum(int(run.summary[kind] or 0) for run in group) for kind in ("rejected", "unfinished")}
-        lost_jobs = [f"{count:,} {kind}" for kind, count in lost.items() if count]
-        if lost_jobs:
-            notes.append(f"{label}: {', '.join(lost_jobs)} (unfinished jobs count with the time they have waited so far)")
+        parts = [f"{count:,} {kind}" for kind, count in lost.items() if count]
+        if parts:
+            notes.append(f"{label}: {', '.join(parts)} (unfinished jobs count with the time they have waited so far)")
     return ["", *notes] if notes else []
 
 
