@@ -1,7 +1,7 @@
-"""Drawing tokens: filters and inverse CDF over whole weights, so that a row's token never depends on the batch.
+"""Batch-invariant sampling: top-k, top-p and min-p filters and inverse CDF over integer weights.
 
-A weight is a whole number held in floating point, a probability times 2^40 without its fraction. Sums of whole numbers
-below 2^53 are exact in float64 in whatever order a device adds them. What is left to the device is one softmax a row.
+A weight is a probability times 2^40, truncated to a whole number and held in floating point. Sums of whole numbers
+below 2^53 are exact in float64 in any order. Only one softmax a row depends on the device.
 """
 
 from __future__ import annotations

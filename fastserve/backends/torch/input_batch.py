@@ -1,4 +1,4 @@
-"""pack: sequences and their blocks become one Step."""
+"""pack(): packs sequences and their block tables into one Step (no padding)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a model runs, in which type, and how much memory its KV may take."""
+"""Selection of device, dtype, context length and KV pool sizes."""
 
 from __future__ import annotations
 

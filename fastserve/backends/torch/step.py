@@ -1,4 +1,4 @@
-"""Step: the metadata of one packed row, made once an iteration and shared by all layers."""
+"""Step: attention metadata of one packed batch, made once an iteration and shared by all layers."""
 
 from __future__ import annotations
 
