@@ -58,7 +58,7 @@ def tokenizer_of(kind: str) -> Any:
         backend = tokenizers.Tokenizer(models.BPE())
         backend.pre_tokenizer = pre.ByteLevel(add_prefix_space=False)
         backend.decoder = decoders.ByteLevel()
-        decoder = pre.ByteLevel.decoder()
+        decoder = pre.ByteLevel.alphabet()
         backend.train_from_iterator(
             TEXTS, trainers.BpeTrainer(vocab_size=400, initial_alphabet=decoder, special_tokens=["<end>"])
         )
