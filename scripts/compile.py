@@ -24,7 +24,7 @@ TARGET = ROOT / "build" / "compiled"
 MODULES = (
     *[f"fastserve/sched/{name}.py" for name in ("job", "plan", "policy", "ranking", "kv", "batching", "residency")],
     *[f"fastserve/sched/{name}.py" for name in ("charging", "eviction", "checks", "alarms", "bounds", "choose")],
-    "fastserve/sched/scheduler.py",
+    *[f"fastserve/sched/{name}.py" for name in ("uneven", "scheduler")],
     *[f"fastserve/hardware/{name}.py" for name in ("base", "lines", "linear", "machine_times")],
     *[f"fastserve/policies/{name}.py" for name in ("fcfs", "fixed_priority", "las", "mlfq", "shortest", "skip_join")],
     "fastserve/metrics/records.py",
