@@ -63,7 +63,7 @@ class Body:
     ) -> Backend:  # fmt: skip
         """A fresh object of the body. hardware: its times, in place of the given, a stored profile or a measurement."""
         wanted = Wanted(
-            config.block_tokens, config.kv_tokens, config.host_tokens, kv_bytes, host_bytes,
+            config.block, config.kv_tokens, config.host_tokens, kv_bytes, host_bytes,
             config.residency in ("reactive", "proactive"), config.max_batch,
         )  # fmt: skip
         hardware = hardware or self.given

@@ -11,8 +11,8 @@ from fastserve.observers.explain import Explanation
 from fastserve.observers.inter_token import gaps
 from fastserve.observers.iterations import IterationLog
 from fastserve.observers.timeline import MANY, Timeline
+from fastserve.policies.spec import PolicySpec
 from fastserve.sched.observer import Observer, Observers
-from sim.run import Contender
 from sim.world import World
 
 
@@ -31,7 +31,7 @@ class Inspection:
     _world: World | None = None  # of the first run
     _stories: dict[str, Explanation] = field(default_factory=dict)
 
-    def observe(self, contender: Contender, label: str, seed: int) -> Callable[[World], None] | None:
+    def observe(self, spec: PolicySpec, label: str, seed: int) -> Callable[[World], None] | None:
         """What to attach to this run; None where nobody looks. The first that is asked for is the first policy's."""
         files = not self._asked and (self.timeline is not None or self.iterations is not None)
         if seed != self.seed or not (files or self.job is not None):

@@ -17,7 +17,7 @@ from experiments._lib.errors import error
 from experiments._lib.live import Rig, resimulated
 from experiments._lib.speed_trace import SpeedTrace
 from experiments._lib.sweep import Outcome, load
-from sim.run import Contender
+from fastserve.policies.spec import PolicySpec
 
 MEASURES = ("mean_jct_s", "p95_jct_s", "preemptions_per_job")
 
@@ -27,27 +27,27 @@ class Fault:
     """change: (case, rig, speed trace) -> what is simulated instead; None where that changes nothing."""
 
     name: str
-    change: Callable[[Case, Rig, SpeedTrace], tuple[Contender, Rig, SpeedTrace] | None]
+    change: Callable[[Case, Rig, SpeedTrace], tuple[PolicySpec, Rig, SpeedTrace] | None]
 
 
-def _other_policy(case: Case, rig: Rig, tempo: SpeedTrace) -> tuple[Contender, Rig, SpeedTrace]:
-    return Contender("sj-mlfq" if case.policy.policy == "fcfs" else "fcfs"), rig, tempo
+def _other_policy(case: Case, rig: Rig, tempo: SpeedTrace) -> tuple[PolicySpec, Rig, SpeedTrace]:
+    return PolicySpec("sj-mlfq" if case.policy.policy == "fcfs" else "fcfs"), rig, tempo
 
 
-def _other_queues(case: Case, rig: Rig, tempo: SpeedTrace) -> tuple[Contender, Rig, SpeedTrace] | None:
-    return (Contender("sj-mlfq", {"preset": "artifact"}), rig, tempo) if case.policy.policy == "sj-mlfq" else None
+def _other_queues(case: Case, rig: Rig, tempo: SpeedTrace) -> tuple[PolicySpec, Rig, SpeedTrace] | None:
+    return (PolicySpec("sj-mlfq", {"preset": "artifact"}), rig, tempo) if case.policy.policy == "sj-mlfq" else None
 
 
-def _fewer_slots(case: Case, rig: Rig, tempo: SpeedTrace) -> tuple[Contender, Rig, SpeedTrace]:
+def _fewer_slots(case: Case, rig: Rig, tempo: SpeedTrace) -> tuple[PolicySpec, Rig, SpeedTrace]:
     return case.policy, replace(rig, max_batch=rig.max_batch - 1), tempo
 
 
-def _shuffled(case: Case, rig: Rig, tempo: SpeedTrace) -> tuple[Contender, Rig, SpeedTrace]:
+def _shuffled(case: Case, rig: Rig, tempo: SpeedTrace) -> tuple[PolicySpec, Rig, SpeedTrace]:
     order = np.random.default_rng(case.seed).permutation(len(tempo.each))
     return case.policy, rig, SpeedTrace(tuple(tempo.each[i] for i in order))
 
 
-def _steady(case: Case, rig: Rig, tempo: SpeedTrace) -> tuple[Contender, Rig, SpeedTrace]:
+def _steady(case: Case, rig: Rig, tempo: SpeedTrace) -> tuple[PolicySpec, Rig, SpeedTrace]:
     return case.policy, rig, SpeedTrace((float(np.mean(tempo.each)),))
 
 

@@ -167,7 +167,7 @@ FORMATS: dict[str, type[Format]] = {
     "native": Native,
     "nobatch": NoBatch,
 }
-"""Name on the command line -> format."""
+"""--api -> format."""
 
 
 def error_message(body: Any) -> str:

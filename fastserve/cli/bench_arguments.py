@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -12,7 +13,15 @@ from fastserve.bench.metric_names import GOODPUT, METRICS
 T = TypeVar("T", int, float)
 LENGTHS = ("auto", "on", "off")
 DATASET_NAMES = ("random", "sharegpt", "custom")
-BACKENDS = ("openai", "openai-chat", "native", "nobatch")
+APIS = ("openai", "openai-chat", "native", "nobatch")
+
+
+class OldName(argparse.Action):
+    """--backend, which means the body of an engine everywhere else, is taken for --api until the next release."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        print(f"fastserve bench: warning: --backend {values} is called --api {values} now", file=sys.stderr)
+        setattr(namespace, self.dest, values)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     server.add_argument(
         "--url", "--base-url", default="http://127.0.0.1:8000", help="base URL of the server (%(default)s)"
     )
-    server.add_argument("--backend", choices=BACKENDS, default="openai", help="API of the server (%(default)s)")
+    server.add_argument("--api", choices=APIS, default="openai", help="API of the server (%(default)s)")
+    server.add_argument("--backend", dest="api", choices=APIS, action=OldName, help=argparse.SUPPRESS)
     server.add_argument("--endpoint", metavar="PATH", help="path, instead of the default route")
     server.add_argument("--model", metavar="NAME", help="model name (default: the first one that the server lists)")
     server.add_argument("--api-key", metavar="KEY", help="bearer token (default: OPENAI_API_KEY, if set)")

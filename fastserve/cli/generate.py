@@ -8,13 +8,20 @@ import math
 import sys
 from typing import TYPE_CHECKING, Any
 
-from fastserve.cli.arguments import BATCH_FLAGS, MODEL_FLAGS, add_batch_arguments, add_model_arguments
-from fastserve.cli.check import setting
+from fastserve.cli.arguments import (
+    ENGINE_FLAGS,
+    MODEL_FLAGS,
+    add_model_arguments,
+    add_policy,
+    add_settings,
+    policy_of,
+)
+from fastserve.engine.config import POLICY, EngineConfig
 
 if TYPE_CHECKING:
     from fastserve.engine import Engine, Output, SamplingParams
 
-OWN = ("policy", "predictor", "seed", "flight_log", "latency")
+OWN = ("predictor", "seed", "flight_log")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,14 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     more("--sampling-seed", type=int, help="the same seed gives the same tokens, whatever else is in the batch")
     more("--ignore-eos", action="store_true")
     engine = parser.add_argument_group("engine")
-    also = engine.add_argument
-    also("--policy", default="sj-mlfq", help="who goes first: a name or module:Class (default: %(default)s)")
-    also("--set", action="append", default=[], metavar="KEY=VALUE", help="a keyword of its constructor")
-    add_batch_arguments(engine)
-    also("--predictor", help="guesses for policies that need one: constant:TOKENS")
-    also("--seed", type=int, default=0, help="what seeds of requests without their own are drawn from")
-    also("--flight-log", metavar="FILE", help="everything that the scheduler was told and answered")
-    also("--latency", help="what the policy is told of the machine: a preset or file (default: measured at load)")
+    add_policy(engine, default=POLICY.name)
+    add_settings(engine, EngineConfig, (*ENGINE_FLAGS, *OWN))
+    engine.add_argument(
+        "--latency", help="what the policy is told of the machine: a preset or file (default: measured at load)"
+    )
     add_model_arguments(engine)
 
 
@@ -59,10 +63,10 @@ def run(args: argparse.Namespace) -> int:
             min_p=args.min_p, repetition_penalty=args.repetition_penalty, stop=args.stop, seed=args.sampling_seed,
             ignore_eos=args.ignore_eos,
         )  # fmt: skip
-        settings = {name: getattr(args, name) for name in OWN + BATCH_FLAGS + MODEL_FLAGS}
+        settings = {name: getattr(args, name) for name in (*OWN, *ENGINE_FLAGS, "latency", *MODEL_FLAGS)}
         measured = "" if args.latency else " and, where no profile of it is stored, measuring its iteration times"
         print(f"loading {args.model}{measured}: some seconds", file=sys.stderr, flush=True)
-        engine = Engine.from_pretrained(args.model, knobs=dict(map(setting, args.set)), **settings)
+        engine = Engine.from_pretrained(args.model, backend=args.backend, policy=policy_of(args), **settings)
     except ImportError as error:
         return _refuse(f"{error}; the live engine needs its extra: pip install 'fastserve-testbed[engine]'")
     except (ValueError, OSError) as error:

@@ -57,7 +57,7 @@ class Engine:
             serving = replace(serving, residency="recompute")
         clock = clock or WallClock()
         info, hardware = backend.info, backend.hardware()
-        policy = serving.fresh_policy()
+        policy = serving.policy.fresh()
         scheduler = serving.scheduler(policy, hardware, info.max_model_len)
         budget = scheduler.batching.budget if serving.batching == "chunked" else None
         latency = hardware.latency

@@ -51,7 +51,7 @@ class Loop:
         self.watch = Watch(scheduler)
         self.observer: Observer | None = None
         self.requests: dict[Job, Request] = {}  # admitted, and not ended
-        self.output = OutputProcessor(backend, self.requests)
+        self.output = OutputProcessor(backend, self.requests, scheduler.ledger.lookahead)
         self.now = 0  # ns: the boundary at which the loop stands
         self.alive = True
         self.error: str | None = None
@@ -139,7 +139,7 @@ class Loop:
 
     def _commit(self, plan: Plan, step: Step) -> None:
         self._pass(plan, step)
-        outcome = self.output.accept(step)
+        outcome = self.output.accept(plan, step)
         now = self.now = self.clock.now()
         outcome.first = now - plan.now
         outcome.service = outcome.first - outcome.stall

@@ -12,6 +12,7 @@ from fastserve.engine.config import EngineConfig
 from fastserve.engine.engine import Engine
 from fastserve.hardware import Hardware, Link
 from fastserve.hardware.least_squares import fit
+from fastserve.policies.spec import PolicySpec
 from fastserve.profiler.fit import Cell, Iteration, Residual, cells_of, fit_latency, predict_ms, residuals
 from fastserve.profiler.load import Report, machine, measure
 
@@ -64,7 +65,7 @@ def calibrate(
     """
     began = perf_counter()
     before = machine()
-    plain = replace(serving, policy="fcfs", knobs={}, predictor=None, flight_log=None, keep_records=1)
+    plain = replace(serving, policy=PolicySpec("fcfs"), predictor=None, flight_log=None, keep_records=1)
     copies = backend.copy_times()
     with Engine(backend, plain) as engine:
         cells = cells_of(measure(engine, budget_s, longest=longest, report=report))
