@@ -115,8 +115,8 @@ def run(case: Case) -> Numbers:
     calls = calls_for(replace(trace, arrival=trace.arrival * 0), target, case.seed)
     backend = backend_for(server.url, target)
     if case.at["system"] == "no batching":
-        options = RequestOptions(model=target.models[0], hide_lengths=True, ignore_eos=True, own=True)
-        backend = HttpBackend(server.url, NoBatch(options))
+        request = RequestOptions(model=target.models[0], hide_lengths=True, ignore_eos=True, own=True)
+        backend = HttpBackend(server.url, NoBatch(request))
     result = _sent(calls, backend, int(case.at["clients"]))
     found = client_metrics(result, Selection(metrics=("ttft", "tpot", "e2el"), percentiles=(95.0,)))
     failed = next((sample.reply.error for sample in result.samples if not sample.reply.completed), None)

@@ -25,7 +25,7 @@ class OutputProcessor:
         self.pieces: list[tuple[Request, Piece]] = []  # of the last step, in order
 
     def check(self, plan: Plan, step: Step) -> None:
-        """Before any request takes a token. RuntimeError for a step that contradicts the plan or the backend's traits."""
+        """Before any request takes a token. RuntimeError for a step that contradicts plan or traits."""
         fault = self._uneven_fault(plan, step) if self.uneven else self._even_fault(plan, step)
         if fault:
             raise RuntimeError(f"backend {self.name}: {fault}")
@@ -35,12 +35,12 @@ class OutputProcessor:
         for job, tokens in plan.prefill:
             due += _completes(job, tokens)
         if len(step.said) != due:
-            return f"{len(step.said)} jobs got tokens, {due} were due one; a backend of uneven iterations sets {UNEVEN}"
+            return f"{len(step.said)} jobs got tokens, {due} were due one; {UNEVEN}"
         for job, said in step.said:
             if job not in self.requests:
                 return f"job {job.id} got tokens and is not in the engine"
             if len(said) != 1:  # a Failed has one entry as well
-                return f"job {job.id} got {len(said)} tokens in one iteration; a backend of uneven iterations sets {UNEVEN}"
+                return f"job {job.id} got {len(said)} tokens in one iteration; {UNEVEN}"
         return ""
 
     def _uneven_fault(self, plan: Plan, step: Step) -> str:
@@ -88,7 +88,7 @@ class OutputProcessor:
         return pieces
 
 
-UNEVEN = "Traits(uneven=True)"
+UNEVEN = "a backend of uneven iterations sets Traits(uneven=True)"
 
 
 def _due(plan: Plan) -> list[Job]:
