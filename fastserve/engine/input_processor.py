@@ -1,4 +1,4 @@
-"""InputProcessor: who comes in. Checks, ids, seeds, guesses, deadlines, and the bound of the queue."""
+"""InputProcessor: request admission: validation, tokenization, ids, seeds, guesses, deadlines, queue capacity."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from fastserve.sched.slo import NO_TARGETS, SloTargets
 
 
 class QueueFull(RuntimeError):
-    """As many requests wait as may; one more can be taken when one has ended."""
+    """The queue is at capacity; retry when a request has ended."""
 
 
 class InputProcessor:
-    """Any thread may call it."""
+    """Thread-safe."""
 
     def __init__(self, info: ModelInfo, serving: EngineConfig, clock: Clock, inbox: Inbox) -> None:
         self.info = info
@@ -94,7 +94,7 @@ class InputProcessor:
         return request
 
     def slo_of(self, id: int) -> Slo:
-        """For the Recorder."""
+        """SLOs of a job, for the Recorder."""
         return self.slos.get(id, NO_SLO)
 
     def _make_sure_of_room(self, slots: int) -> None:

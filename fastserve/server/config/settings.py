@@ -29,7 +29,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class First(BaseSettings):
-    """Which model, and which policy."""
+    """Settings of model and policy."""
 
     model_config = SettingsConfigDict(
         extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True
@@ -41,7 +41,7 @@ class First(BaseSettings):
     served_model_name: str | None = None
     """name that clients use (by default as given to --model)"""
     backend: str = "torch"
-    """the body: torch, scripted (a modelled machine, no model), or your own as module:Class or ./file.py:Class"""
+    """backend: torch, scripted (a modelled machine, no model), or your own as module:Class or ./file.py:Class"""
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     """where the model runs"""
     dtype: str = "auto"
@@ -63,7 +63,7 @@ class First(BaseSettings):
 
     # -- scheduler; names mean what they mean in `python -m sim`
     policy: str = POLICY.name
-    """who goes first: a shipped policy, or your own as module:Class or ./file.py:Class"""
+    """scheduling policy: a shipped one, or your own as module:Class or ./file.py:Class"""
     set: Knobs = {}
     """settings of the policy, KEY=VALUE"""
     num_queues: Count | None = None
@@ -73,7 +73,7 @@ class First(BaseSettings):
 if TYPE_CHECKING:
 
     class Second(First):
-        """And all that an engine has: see derived.ENGINE."""
+        """With the settings of an engine: see derived.ENGINE."""
 
         def __getattr__(self, name: str) -> Any: ...
 
@@ -82,7 +82,7 @@ else:
 
 
 class FastServeConfig(Second):
-    """Raises ValueError (ValidationError is one) for unknown names, wrong values, and settings that exclude each other.
+    """Raises ValueError (ValidationError is one) for unknown names, invalid values, and conflicting settings.
 
     Frozen: a running server does not change.
     """
@@ -94,7 +94,7 @@ class FastServeConfig(Second):
     gpu_memory_utilization: Share = 0.9
     """share of the device's memory that weights and KV may take"""
     latency: str | None = None
-    """iteration times that the policy is told: a preset or a JSON file (by default measured at load)"""
+    """latency model for the policy: a preset or a JSON file (by default measured at load)"""
 
     # -- server
     config: Path | None = None
@@ -203,7 +203,7 @@ class FastServeConfig(Second):
     @classmethod
     def _tokens(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
         if not all(secret.get_secret_value().strip() for secret in value):
-            raise ValueError('a token is empty: give TOKEN or "TOKEN CLIENT"; leave it out to serve everybody')
+            raise ValueError('a token is empty: give TOKEN or "TOKEN CLIENT"; leave it out to disable authentication')
         return value
 
     @field_validator("workers")
