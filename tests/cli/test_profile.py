@@ -126,8 +126,8 @@ def test_what_is_poor_is_said() -> None:
     assert warnings(good, {"load_average": 0.3, "cores": 2}) == []
     wrong = LinearLatency(PrefillFit(4.0, 0.4, 0.0), [DecodePiece(1, 8.0, 0.2, 0.0)])
     said = warnings(residuals(cells_of(timed(wrong)), truth), {"load_average": 9.0, "cores": 2})
-    assert any(text.startswith("decode iterations are missed") for text in said)
-    assert any("share this machine" in text for text in said)
+    assert any(text.startswith("decode iterations have a median error") for text in said)
+    assert any("use this machine" in text for text in said)
 
 
 @pytest.fixture
