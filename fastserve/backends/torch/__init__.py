@@ -1,4 +1,4 @@
-"""The PyTorch body: transformers models over a paged KV cache. Importing the package imports no torch.
+"""The PyTorch backend: transformers models over a paged KV cache. Importing the package does not import torch.
 
 Read: executor (a Plan becomes one packed step), input_batch, block_manager and kv_cache (which physical blocks, copies
 between pools), attention_interface and attention (the seam to transformers, and the specification), sampler; then how a
