@@ -22,6 +22,7 @@ from experiments._lib.case import At, Case, Row, Workload, points, recorded
 from experiments._lib.claim import Claim, compared
 from experiments._lib.figure import PAGE, cells, curve, draw, legend, plain_log
 from experiments._lib.sweep import ROOT, main
+from fastserve.cli.arguments import add_settings
 from fastserve.policies.spec import PolicySpec
 from sim.replay import replay
 from sim.settings import Settings
@@ -151,8 +152,7 @@ def _draw_measure(rows: list[Row], folder: Path, name: str, measure: str, title:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """For a trace of the user's own."""
     parser.add_argument("--trace", metavar="FILE", help="answer the question for this trace, and print tables")
-    parser.add_argument("--latency", default="opt-13b-a100", help="with --trace: the machine")
-    parser.add_argument("--max-batch", type=int, default=64, help="with --trace: the batch cap")
+    add_settings(parser.add_argument_group("with --trace"), Settings, ("latency", "max_batch"))
     parser.add_argument("--num-requests", type=int, help="with --trace: the first so many (default: the scale's)")
     parser.add_argument("--seeds", type=int, help="with --trace: how many (default: the scale's)")
 

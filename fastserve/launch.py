@@ -16,6 +16,7 @@ from fastserve.engine.clock import Clock, VirtualClock, WallClock
 from fastserve.engine.config import EngineConfig
 from fastserve.engine.engine import Engine
 from fastserve.hardware import DecodePiece, Hardware, LinearLatency, Link, Memory, PrefillFit, load_hardware
+from fastserve.sched.checks import check_names
 
 DEFAULTS: dict[str, Any] = {
     "device": "auto", "dtype": "auto", "threads": None, "load_format": "auto", "max_model_len": None,
@@ -49,10 +50,7 @@ class Body:
         options = {name: value for name, value in options.items() if name not in DEFAULTS or value != DEFAULTS[name]}
         load = getattr(self.kind, "load", None)
         loading, making = _keywords(load), _keywords(self.kind)
-        for name in options:
-            if name not in (*loading, *making):
-                valid = ", ".join([*loading, *making]) or "none"
-                raise ValueError(f"backend {self.name} has no setting {name}; it has {valid}")
+        check_names(f"backend {self.name}", options, [*loading, *making])
         self.options = {name: value for name, value in options.items() if name in making}
         own = {name: value for name, value in options.items() if name in loading}
         self.model = load(model, **own) if load is not None and isinstance(model, str | PathLike) else model
@@ -62,10 +60,7 @@ class Body:
         host_bytes: int | None = None,
     ) -> Backend:  # fmt: skip
         """A new backend. hardware: overrides the latency, a stored profile and a measurement."""
-        wanted = Wanted(
-            config.block, config.kv_tokens, config.host_tokens, kv_bytes, host_bytes,
-            config.residency in ("reactive", "proactive"), config.max_batch,
-        )  # fmt: skip
+        wanted = wanted_of(config, kv_bytes, host_bytes)
         hardware = hardware or self.given
         made = cast(Backend, self.kind(self.model, wanted, hardware, **self.options))
         facts: Mapping[str, Any] | None = getattr(made, "facts", None)
@@ -82,6 +77,14 @@ class Body:
         kv_bytes: int | None = None, host_bytes: int | None = None,
     ) -> Engine:  # fmt: skip
         return Engine(self.backend(config, hardware, kv_bytes=kv_bytes, host_bytes=host_bytes), config, clock)
+
+
+def wanted_of(config: EngineConfig, kv_bytes: int | None = None, host_bytes: int | None = None) -> Wanted:
+    """The memory request of an engine's settings."""
+    return Wanted(
+        config.block, config.kv_tokens, config.host_tokens, kv_bytes, host_bytes,
+        config.residency in ("reactive", "proactive"), config.max_batch,
+    )  # fmt: skip
 
 
 def profiled(body: Body, config: EngineConfig) -> Profiled:

@@ -30,6 +30,7 @@ from typing import Any, TypeVar
 from experiments._lib.case import Case, Numbers, Row, simulate, to_json
 from experiments._lib.claim import Claim
 from fastserve.atomic_files import OutputError, atomically
+from fastserve.formats import check, stamp
 from fastserve.workload import TraceError
 from sim.report.provenance import fingerprint, provenance
 
@@ -130,7 +131,12 @@ def sweep(
         raise ValueError(f"{experiment}: {len(cases) - len(wanted)} of its cases are there twice")
     there = folder / "summary.json"
     if not there.exists():
-        about = {"experiment": experiment, "scale": scale, "settings": to_json(settings), "provenance": provenance()}
+        about = stamp("sweep") | {
+            "experiment": experiment,
+            "scale": scale,
+            "settings": to_json(settings),
+            "provenance": provenance(),
+        }
         _write(folder / "run.json", about)
         missing = {name: case for name, case in wanted.items() if not (folder / "cases" / f"{name}.json").exists()}
         plan: Callable[[Sequence[Case]], str] | None = getattr(module, "plan", None)
@@ -166,6 +172,7 @@ def finished(experiment: str, scale: str) -> Outcome:
 
 def _read(experiment: str, scale: str, summary: Path) -> Outcome:
     found = json.loads(summary.read_text(encoding="utf-8"))
+    check("sweep", found, summary)
     rows = [Row(row["at"], row["seed"], row["numbers"]) for row in found["rows"]]
     joined: Callable[[list[Row]], list[Row]] | None = getattr(load(experiment), "joined", None)
     return Outcome(experiment, scale, summary.parent, rows if joined is None else joined(rows), found["seconds"])

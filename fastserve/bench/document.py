@@ -13,6 +13,7 @@ import numpy as np
 
 from fastserve.bench.metrics import Selection, client_metrics, details
 from fastserve.bench.result import LATE_NS, Result
+from fastserve.formats import stamp
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,7 @@ def as_document(result: Result, about: About, chosen: Selection, *, detailed: bo
         if sample.reply.error:
             errors[sample.reply.error] = errors.get(sample.reply.error, 0) + 1
     found: dict[str, Any] = {
+        **stamp("bench"),
         "date": datetime.fromtimestamp(result.date).strftime("%Y%m%d-%H%M%S"),
         "endpoint_type": about.api,
         "backend": about.api,

@@ -104,6 +104,7 @@ def prepare(args: argparse.Namespace) -> Prepared:
         "url": client.url,
         "endpoint": args.endpoint or format.path,
         "own_server": target.own,
+        "backend": target.backend,
         "workload": trace.name,
         "source": trace.source,
         "digest": trace.digest(),

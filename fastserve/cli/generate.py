@@ -121,17 +121,17 @@ def _stream(engine: Engine, prompts: list[str | list[int]], params: SamplingPara
 def _json(engine: Engine, prompts: list[str | list[int]], params: SamplingParams) -> int:
     outputs = engine.generate(prompts, params)
     for output in outputs:
-        print(json.dumps(_plain(output)))
+        print(json.dumps(_plain(output, engine.info.backend)))
     return int(any(output.error is not None for output in outputs))
 
 
-def _plain(output: Output) -> dict[str, Any]:
+def _plain(output: Output, backend: str) -> dict[str, Any]:
     """As JSON; NaN becomes null."""
     record = {name: None if isinstance(value, float) and math.isnan(value) else value
               for name, value in output.record.items()}  # fmt: skip
     return {"id": output.id, "text": output.text, "token_ids": output.token_ids, "finish_reason": output.finish_reason,
             "prompt_tokens": len(output.prompt_token_ids), "seed": output.seed, "error": output.error,
-            "record": record}  # fmt: skip
+            "record": record, "backend": backend}  # fmt: skip
 
 
 def _refuse(message: str) -> int:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from fastserve.compare.contender import Contender, lined_up
+from fastserve.formats import stamp
 from fastserve.metrics.summary import Columns, Summary, paired_ratio
 from fastserve.policies.spec import PolicySpec
 from fastserve.workload import Trace
@@ -131,6 +132,7 @@ class Comparison:
         """
         baseline, *others = self.labels
         return {
+            **stamp("comparison"),
             "settings": self.settings,
             "machine": self.machine,
             "means": {label: {key: _mean(self.values(label, key)) for key in MEASURES} for label in self.labels},

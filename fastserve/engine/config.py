@@ -33,7 +33,7 @@ class EngineConfig(SchedulerConfig):
     kv_tokens: int | None = None
     """device KV pool in tokens (by default what the memory allows)"""
     host_tokens: int | None = None
-    """host KV pool in tokens (by default what the memory allows)"""
+    """host KV pool in tokens (by default twice the device's, where the memory allows it)"""
     predictor: str | None = None
     """output lengths for policies that need a guess: constant:TOKENS, or client (each request's own `guess`)"""
     queue_capacity: int | None = None

@@ -71,7 +71,9 @@ class Engine:
         )
         flight = None
         if serving.flight_log is not None:
-            flight = FlightLog(serving.flight_log, serving.header(hardware, info.max_model_len))
+            flight = FlightLog(
+                serving.flight_log, {"backend": info.backend, **serving.header(hardware, info.max_model_len)}
+            )
         self.info = info
         self.serving = serving
         self.hardware = hardware

@@ -11,16 +11,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fastserve import policies
-from fastserve.flightlog.write import FACTS, VERSION, Copies, plan_data
+from fastserve.flightlog.write import FACTS, Copies, plan_data
+from fastserve.formats import FormatError, check_version
 from fastserve.hardware import hardware_from_json
 from fastserve.hardware.machine_times import MachineTimes
+from fastserve.policies.spec import PolicyLike, PolicySpec
 from fastserve.sched.config import Blocks, SchedulerConfig
 from fastserve.sched.errors import PolicyError, RefusedError
 from fastserve.sched.job import Job
@@ -56,14 +57,18 @@ class Report:
         return f"differs after {span}: {self.difference}"
 
 
-def replay_log(path: str | PathLike[str], policy: Callable[[], Policy] | None = None) -> Report:
-    """policy: factory of the policy (None: the log's own). Raises LogError, ValueError for an unknown policy."""
+def replay_log(path: str | PathLike[str], policy: PolicyLike | None = None) -> Report:
+    """policy: overrides the log's own. Raises LogError, ValueError for an unknown policy."""
     lines = read(Path(path))
     header = next(lines, None)
-    if header is None or header.data.get("flight_log") != VERSION:
-        raise LogError(f"{path} is not a flight log of version {VERSION}: its first line must hold that number")
     try:
-        fresh = policies.make(header.data["policy"], header.data["knobs"]) if policy is None else policy()
+        check_version("flight_log", None if header is None else header.data.get("flight_log"), path)
+    except FormatError as error:
+        raise LogError(str(error)) from None
+    assert header is not None
+    try:
+        own = PolicySpec(header.data["policy"], header.data["knobs"])
+        fresh = (own if policy is None else PolicySpec.of(policy)).fresh()
         run = _Run(header.data, fresh)
     except (KeyError, TypeError) as error:
         raise LogError(f"{path}, line 1: the header lacks or mistakes {error}") from None
@@ -180,11 +185,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
     parser.add_argument("log", help="a flight log, as an engine with flight_log=FILE writes it")
-    parser.add_argument("--policy", help="try this policy, a name or module:Class with its defaults, not the log's own")
+    parser.add_argument(
+        "--policy", help="try this policy with its defaults, not the log's own: a name, module:Class or ./file.py:Class"
+    )
     args = parser.parse_args(argv)
     try:
-        make = None if args.policy is None else policies.find(args.policy)
-        report = replay_log(args.log, make)
+        report = replay_log(args.log, args.policy)
     except (ValueError, OSError) as error:
         print(f"python -m fastserve.flightlog.replay: error: {error}", file=sys.stderr)
         return 2

@@ -10,6 +10,7 @@ from typing import Any
 from fastserve.engine.backend import CopyTime, Profiled
 from fastserve.engine.config import EngineConfig
 from fastserve.engine.engine import Engine
+from fastserve.formats import stamp
 from fastserve.hardware import Hardware, Link
 from fastserve.hardware.least_squares import fit
 from fastserve.policies.spec import PolicySpec
@@ -38,6 +39,7 @@ class Calibration:
         """As JSON values; load_hardware() reads "hardware"."""
         latency = self.hardware.latency
         return {
+            **stamp("profile"),
             **{name: self.settings.get(name) for name in ABOUT},
             "machine": self.machine,
             "seconds": self.seconds,

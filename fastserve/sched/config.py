@@ -36,7 +36,7 @@ class Blocks(NamedTuple):
 class SchedulerConfig:
     """Raises ValueError, naming the setting and what it may be, for what cannot work."""
 
-    max_batch: int = 64
+    max_batch: int = 64  # in every body: where KV memory is short, that binds long before; see docs/design.md
     """batch cap: how many jobs hold a place at once"""
     batching: str = "chunked"
     """shape of an iteration: mixed, prefill-first, chunked or static"""

@@ -57,7 +57,7 @@ def test_one_from_a_file_of_ones_own(tmp_path: Path) -> None:
         assert engine.settings["shout"] is True
         assert engine.hardware.name == "opt-66b-a100"
         assert engine.hardware.memory.device_tokens == 112, "whole blocks"
-    with pytest.raises(ValueError, match=r"Mine has no setting device; it has shout"):
+    with pytest.raises(ValueError, match=r"Mine has no setting 'device'; it has shout"):
         Body("anything", f"{file}:Mine", device="cuda")
 
 

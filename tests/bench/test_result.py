@@ -144,9 +144,9 @@ def test_the_document_is_json() -> None:
     found = as_document(three(), about, Selection(goodput={"ttft": 5.0}), detailed=True)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     expected = {
-        "date", "endpoint_type", "backend", "label", "model_id", "tokenizer_id", "num_prompts", "request_rate",
-        "burstiness", "max_concurrency", "duration", "completed", "failed", "total_input_tokens", "total_output_tokens",
-        "request_throughput", "request_goodput", "output_throughput", "total_token_throughput",
+        "format", "date", "endpoint_type", "backend", "label", "model_id", "tokenizer_id", "num_prompts",
+        "request_rate", "burstiness", "max_concurrency", "duration", "completed", "failed", "total_input_tokens",
+        "total_output_tokens", "request_throughput", "request_goodput", "output_throughput", "total_token_throughput",
         "max_output_tokens_per_s", "max_concurrent_requests", "input_lens", "output_lens", "ttfts", "itls",
         "start_times", "generated_texts", "errors", "policy",
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The facade: what scripts, the server and the benchmarks rely on. All on the scripted executor."""
+"""The facade: what scripts, the server and the benchmarks rely on. All on the scripted body."""
 
 import math
 import subprocess

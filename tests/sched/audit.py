@@ -28,7 +28,7 @@ def audit(scheduler: Scheduler) -> None:
     assert ledger.used == sum(ledger.need(job) for job in running)
     residues = [0] * ledger.block
     for job in rolling:
-        residues[(job.prompt + job.tokens_base) % ledger.block] += ledger.grows(job)
+        residues[(job.prompt + job.tokens_base + ledger.lookahead) % ledger.block] += ledger.grows(job)
     assert ledger.phase == residues
     for at, heap in ((served_at, alarms.served), (tokens_at, alarms.tokens), (waited_at, alarms.waited)):
         entries = {(entry[0], entry[3]) for entry in heap}

@@ -60,7 +60,7 @@ class UnevenMachine(ModelledMachine):
 
     def run(self, plan: Plan) -> Outcome:
         now = plan.now
-        stall = self._copy(plan) if plan.moves else 0
+        stall = self.link.follow(plan) if plan.moves else 0
         start = max(self.clock, now * 1000) + stall * 1000
         work = plan.work
         end = min(now + stall + plan.service, plan.until, self.inbox.at)
