@@ -97,8 +97,8 @@ def cases(scale: Scale) -> list[Case]:
 
 def run(case: Case) -> Numbers:
     """Tokens/s over the whole run, and the client's own times, s. ValueError if a request fails."""
+    from fastserve.bench.api_formats import NoBatch, RequestOptions
     from fastserve.bench.backend import HttpBackend
-    from fastserve.bench.formats import NoBatch, RequestOptions
     from fastserve.bench.metrics import Selection, client_metrics
     from fastserve.bench.target import TargetClient
     from fastserve.compare.http import backend_for, calls_for

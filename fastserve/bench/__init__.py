@@ -1,6 +1,6 @@
 """Open-loop benchmark client: sends a schedule of calls to a server on time and measures the responses.
 
-Read: call, schedule, formats (requests of each API), http_client, backend, loop, result, metrics, document, report.
+Read: call, schedule, api_formats, http_client, backend, loop, result, metrics, document, report.
 
 calls = calls_of(trace, IdPrompts(100, 1000))
 backend = HttpBackend("http://127.0.0.1:8000", Completions(RequestOptions(model="embedded")))
@@ -14,10 +14,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fastserve.bench.api_formats import FORMATS, Chat, Completions, Format, Native, NoBatch
     from fastserve.bench.backend import HttpBackend
     from fastserve.bench.call import Call, Reply
     from fastserve.bench.document import About, as_document
-    from fastserve.bench.formats import FORMATS, Chat, Completions, Format, Native, NoBatch
     from fastserve.bench.loop import Backend, Progress, run
     from fastserve.bench.metrics import Selection
     from fastserve.bench.prompts import IdPrompts, TextPrompts
@@ -54,17 +54,17 @@ __all__ = [
 _MODULES = {
     "About": "document",
     "TargetClient": "target",
-    "RequestOptions": "formats",
+    "RequestOptions": "api_formats",
     "Backend": "loop",
     "Call": "call",
-    "Chat": "formats",
-    "Completions": "formats",
-    "Format": "formats",
-    "FORMATS": "formats",
+    "Chat": "api_formats",
+    "Completions": "api_formats",
+    "Format": "api_formats",
+    "FORMATS": "api_formats",
     "HttpBackend": "backend",
     "IdPrompts": "prompts",
-    "Native": "formats",
-    "NoBatch": "formats",
+    "Native": "api_formats",
+    "NoBatch": "api_formats",
     "Progress": "loop",
     "Reply": "call",
     "Result": "result",

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from time import perf_counter_ns
 
+from fastserve.bench.api_formats import Format, error_message
 from fastserve.bench.call import CANCELLED, REJECTED, UNFINISHED, Call, Reply
-from fastserve.bench.formats import Format, error_message
 from fastserve.bench.http_client import ConnectError, HttpClient, HttpClientError
 from fastserve.bench.sse import Event, EventParser
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fastserve.bench.formats import error_message
+from fastserve.bench.api_formats import error_message
 
 OWNER = "fastserve"
 """`owned_by` in the /v1/models of our own server."""

@@ -56,9 +56,9 @@ class Prepared:
 def prepare(args: argparse.Namespace) -> Prepared:
     """Asks the server, reads the workload, makes the prompts. Raises ValueError or TargetError."""
     from fastserve import predictors
+    from fastserve.bench.api_formats import FORMATS, RequestOptions
     from fastserve.bench.backend import HttpBackend
     from fastserve.bench.document import About
-    from fastserve.bench.formats import FORMATS, RequestOptions
     from fastserve.bench.metrics import Selection
     from fastserve.bench.prompts import IdPrompts, TextPrompts, ids_of
     from fastserve.bench.schedule import calls_of

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from fastserve.bench.api_formats import Completions, Native, RequestOptions
 from fastserve.bench.backend import HttpBackend
 from fastserve.bench.call import Call
 from fastserve.bench.event_loop import on_best_loop, undisturbed
-from fastserve.bench.formats import Completions, Native, RequestOptions
 from fastserve.bench.loop import Progress, run
 from fastserve.bench.prompts import IdPrompts, ids_of
 from fastserve.bench.result import LATE_NS, Result
