@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastserve import predictors
-from fastserve.sched.errors import PolicyError
+from fastserve.sched.errors import ObserverError, PolicyError
 from fastserve.sched.policy import Policy
 from fastserve.workload import Trace, read_trace
 from sim.capacity import capacity
@@ -105,7 +105,7 @@ def replay(
     columns, lenient, arrivals, lengths, start_s, duration_s.
 
     Raises ValueError (TraceError for the trace) with what was wrong; PolicyError, or RunError from another process,
-    when a policy breaks. After Ctrl-C returns what has finished.
+    when a policy breaks; ObserverError when an observer does. After Ctrl-C returns what has finished.
     """
     for alias, name in ALIASES.items():
         if alias in changes:
@@ -234,8 +234,8 @@ def _task(trace: Trace, contender: Contender, settings: Settings, seed: int) -> 
         raise RunError(told(error)) from None  # neither the policy nor its traceback can be sent
 
 
-def told(error: PolicyError) -> str:
-    """The message, with the file and the line of the policy that raised what lies behind it."""
+def told(error: PolicyError | ObserverError) -> str:
+    """The message, with the file and the line that raised what lies behind it."""
     cause = error.__cause__
     last = cause.__traceback__ if cause is not None else None
     if last is None:

@@ -135,7 +135,10 @@ def build(
         return latency.alone_ps(prompt, output, budget) / 1e12
 
     recorder = Recorder(hardware.memory.block_bytes, alone, _slo_of(trace))
-    world = World(scheduler, machine, link, inbox, recorder, max_backlog=settings.max_backlog, watch=watch)
+    about = {"trace": trace.name, "policy": contender.row(settings), "seed": seed}
+    world = World(
+        scheduler, machine, link, inbox, recorder, max_backlog=settings.max_backlog, watch=watch, about=about
+    )
     return world, scheduler
 
 

@@ -50,7 +50,7 @@ class Hopeless(Observer):
         if self.commits % EVERY == 0 and not self.stopped and self.hopeless(now):
             self.stopped = self.world.stopped = True
 
-    def refused(self, job: Job, now: int, why: str) -> None:
+    def rejected(self, job: Job, now: int, why: str) -> None:
         self.measured[job.id] = False
 
     def cancelled(self, job: Job, now: int) -> None:
