@@ -23,10 +23,10 @@ ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "build" / "compiled"
 MODULES = (
     *[f"fastserve/sched/{name}.py" for name in ("job", "plan", "policy", "ranking", "kv", "batching", "residency")],
-    *[f"fastserve/sched/{name}.py" for name in ("charging", "eviction", "checks")],
-    "fastserve/sched/scheduler.py",
+    *[f"fastserve/sched/{name}.py" for name in ("charging", "eviction", "checks", "alarms", "bounds", "choose")],
+    *[f"fastserve/sched/{name}.py" for name in ("scheduler", "seats", "observer")],
     *[f"fastserve/hardware/{name}.py" for name in ("base", "lines", "linear", "machine_times")],
-    *[f"fastserve/policies/{name}.py" for name in ("fcfs", "fixed_priority", "las", "mlfq", "shortest")],
+    *[f"fastserve/policies/{name}.py" for name in ("fcfs", "fixed_priority", "las", "mlfq", "shortest", "skip_join")],
     "fastserve/metrics/records.py",
     "sim/inbox.py",
     "sim/link.py",
@@ -35,7 +35,9 @@ MODULES = (
 )
 OPEN = {
     "fastserve/sched/policy.py": "Policy",
+    "fastserve/sched/observer.py": "Observer",
     "fastserve/policies/mlfq.py": "Mlfq",
+    "fastserve/policies/skip_join.py": "SkipJoinMlfq",
     "fastserve/hardware/base.py": "LatencyModel",
     "fastserve/hardware/lines.py": "LineModel",
 }

@@ -22,6 +22,7 @@ from typing import Any
 from fastserve.engine.engine import Engine
 from fastserve.engine.params import SamplingParams
 from fastserve.engine.request import Handle
+from fastserve.sched.job import NEVER
 
 AT_ONCE = 64
 
@@ -90,7 +91,7 @@ def left_over(engine: Engine) -> list[str]:
 
 def _held(engine: Engine) -> list[str]:
     loop, scheduler = engine.loop, engine.loop.scheduler
-    ledger = scheduler.ledger
+    ledger, alarms = scheduler.ledger, scheduler.alarms
     held = {
         "requests": len(loop.requests),
         "jobs": len(scheduler.live),
@@ -101,7 +102,7 @@ def _held(engine: Engine) -> list[str]:
         "host blocks": ledger.hosted,
         "deadlines": len(engine.input_processor.slos),
         "requests that count for the queue": engine.input_processor.outstanding,
-        "alarms": len(scheduler.by_wait.due) + len(scheduler.by_service.due) + len(scheduler.by_tokens.due),
+        "alarms": sum([alarms.next_served() < NEVER, alarms.next_tokens() < NEVER, alarms.next_waited() < NEVER]),
     }
     executor: Any = loop.executor
     held["requests of the executor"] = len(executor.requests)

@@ -4,6 +4,8 @@ import ast
 import runpy
 from pathlib import Path
 
+from fastserve.policies import POLICIES
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -29,3 +31,10 @@ def test_interpreted_classes_inherit_only_from_open_ones() -> None:
                 assert not bases & closed, f"{path.relative_to(ROOT)}: {name} inherits from {bases & closed}"
                 heirs += bool(bases & set(script["OPEN"].values()))
     assert heirs > 3
+
+
+def test_every_policy_of_the_table_is_compiled() -> None:
+    """One that is left out is called the slow way, and its own base class too."""
+    script = runpy.run_path(str(ROOT / "scripts" / "compile.py"))
+    for name, policy in POLICIES.items():
+        assert policy.__module__.replace(".", "/") + ".py" in script["MODULES"], f"{name} is not compiled"

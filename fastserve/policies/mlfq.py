@@ -9,14 +9,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from fastserve.sched.checks import one_of
 from fastserve.sched.job import Job
 from fastserve.sched.policy import Policy
 
 MOST_LEVELS = 48
+TURNS = 50
+"""Bits of a rank below the level: more turns than any run has."""
+
+
+class Standing:
+    """Where one job stands."""
+
+    __slots__ = ("entered", "level", "rank")
+
+    def __init__(self) -> None:
+        self.level = -1
+        self.rank = 0
+        self.entered = 0  # ns served when its charge in this level was zero
 
 
 class Mlfq(Policy):
-    """Rank: (level, turn). Level 0 is the paper's Q1.
+    """Rank: the level, then the turn, as one number. Level 0 is the paper's Q1.
 
     q1: s, quantum of the first level; 0 is one decode iteration. ratio: of each quantum to the one above.
     levels: how many; 0: until a quantum covers the longest prefill that the machine takes; "unbounded".
@@ -53,10 +67,10 @@ class Mlfq(Policy):
             )
         if levels != "unbounded" and not (isinstance(levels, int) and 0 <= levels <= MOST_LEVELS):
             raise ValueError(f'levels={levels!r} is neither "unbounded" nor a number up to {MOST_LEVELS}')
-        _one_of("demote_to", demote_to, "eta", "fit")
-        _one_of("reinsert", reinsert, "back", "front")
-        _one_of("promote_to", promote_to, "back", "front")
-        _one_of("eviction", eviction, "enst", "priority")
+        one_of("demote_to", demote_to, ("eta", "fit"))
+        one_of("reinsert", reinsert, ("back", "front"))
+        one_of("promote_to", promote_to, ("back", "front"))
+        one_of("eviction", eviction, ("enst", "priority"))
         self.q1 = round(q1 * 1e9)
         self.ratio = ratio
         self.levels = levels
@@ -71,8 +85,7 @@ class Mlfq(Policy):
         self.reset = reset
         self.enst = eviction == "enst"
         self.quanta: list[int] = []  # ns, by level
-        self.place: dict[Job, tuple[int, int]] = {}  # level and turn
-        self.entered: dict[Job, int] = {}  # ns served when its charge in this level was zero
+        self.standing: dict[Job, Standing] = {}
         self.population: list[int] = []  # live jobs by level
         self.look: dict[
             Job, tuple[int, int]
@@ -81,8 +94,8 @@ class Mlfq(Policy):
 
     # -- the policy ------------------------------------------------------------------------------------------------
 
-    def rank(self, job: Job) -> tuple[int, int]:
-        return self.place[job]
+    def rank(self, job: Job) -> int:
+        return self.standing[job].rank
 
     def arrive(self, job: Job) -> None:
         if not self.quanta:
@@ -92,19 +105,18 @@ class Mlfq(Policy):
             self._await_look(job)
 
     def alarm(self, job: Job, why: str) -> None:
-        level = self.place[job][0]
+        at = self.standing[job]
         if why == "served":
-            over = job.served - self.entered[job] - self.quanta[level] if self.carry else 0
-            self.enter(job, self.demoted(job, level), charged=over, back=self.back)
+            over = job.served - at.entered - self.quanta[at.level] if self.carry else 0
+            self.enter(job, self.demoted(job, at.level), charged=over, back=self.back)
         elif self.check and not self._looked_at(job):
             pass
         else:
-            charged = 0 if self.reset else job.served - self.entered[job]
+            charged = 0 if self.reset else job.served - at.entered
             self.enter(job, 0, charged=charged, back=self.promote_back)
 
     def depart(self, job: Job) -> None:
-        self.population[self.place.pop(job)[0]] -= 1
-        del self.entered[job]
+        self.population[self.standing.pop(job).level] -= 1
         self.look.pop(job, None)
 
     def first_level(self, job: Job) -> int:
@@ -130,22 +142,26 @@ class Mlfq(Policy):
 
     def enter(self, job: Job, level: int, charged: int = 0, back: bool = True) -> None:
         """Queue it at this level, with so many ns of the quantum used already."""
-        old = self.place.get(job)
-        if old is not None:
-            self.population[old[0]] -= 1
+        at = self.standing.get(job)
+        if at is None:
+            at = self.standing[job] = Standing()
+        else:
+            self.population[at.level] -= 1
         self.population[level] += 1
         self.turn += 1
-        self.place[job] = level, self.turn if back else -self.turn
-        self.entered[job] = job.served - charged
-        self.look.pop(job, None)
+        at.level = level
+        at.rank = (level << TURNS) + (self.turn if back else -self.turn)
+        at.entered = job.served - charged
+        if self.look:
+            self.look.pop(job, None)
         self.rerank(job)
         starves = self.alpha if level and self.alpha else None
         self.wake(job, served=self.quanta[level] - charged + self.strict, waited=starves)
 
     def explain(self, job: Job) -> str:
-        level = self.place[job][0]
-        left = self.quanta[level] - (job.served - self.entered[job])
-        return f"Q{level + 1}, {max(0, left) / 1e6:.0f} ms left"
+        at = self.standing[job]
+        left = self.quanta[at.level] - (job.served - at.entered)
+        return f"Q{at.level + 1}, {max(0, left) / 1e6:.0f} ms left"
 
     # -- levels and looks for starving jobs ------------------------------------------------------------------------
 
@@ -201,15 +217,10 @@ class Mlfq(Policy):
         slots = self.machine.slots
 
         def enst(job: Job) -> int:
-            level = self.place[job][0]
+            level = self.standing[job].level
             wait = execute[level] // slots
             if level and self.alpha and not job.running:
                 wait = min(wait, max(0, job.last_served + self.alpha - self.now))
             return wait
 
-        return sorted(parked, key=lambda job: (enst(job), self.place[job], job.arrival, job.id), reverse=True)
-
-
-def _one_of(name: str, value: str, *choices: str) -> None:
-    if value not in choices:
-        raise ValueError(f"{name}={value!r} is none of {', '.join(choices)}")
+        return sorted(parked, key=lambda job: (enst(job), self.standing[job].rank, job.arrival, job.id), reverse=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastserve.policies.mlfq import Mlfq
+from fastserve.sched.checks import one_of
 from fastserve.sched.job import Job
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -31,9 +32,9 @@ class SkipJoinMlfq(Mlfq):
     """
 
     def __init__(self, preset: str = "paper", **knobs: Any) -> None:
-        if preset not in PRESETS:
-            raise ValueError(f"preset={preset!r} is none of {', '.join(PRESETS)}")
-        super().__init__(**(PRESETS[preset] | knobs))
+        one_of("preset", preset, PRESETS)
+        construct: Any = Mlfq.__init__  # compiled, super().__init__(**dict) mistakes typed keywords
+        construct(self, **(PRESETS[preset] | knobs))
 
     def first_level(self, job: Job) -> int:
         return self.covering(self.machine.prefill_ns(job.prompt))

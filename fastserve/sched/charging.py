@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from fastserve.sched.job import NEVER, Job
+from fastserve.sched.alarms import Alarms
+from fastserve.sched.job import Job
 from fastserve.sched.plan import Plan
-from fastserve.sched.ranking import Alarms
 
 
 class Charging:
@@ -32,8 +32,7 @@ class ByTokens(Charging):
         chunks = dict(plan.prefill)
         for job in prefilling:
             job.clock_base += each * chunks.get(job, 0) - decode
-            if job.served_goal < NEVER:
-                alarms.set(job, job.served_goal - job.clock_base)
+            alarms.watch_served(job)
         return decode
 
 

@@ -16,12 +16,13 @@ from typing import Any, NamedTuple
 from fastserve.sched.batching import BATCHINGS, usual_budget
 from fastserve.sched.charging import CHARGINGS
 from fastserve.sched.checks import at_least, check_names, one_of
+from fastserve.sched.choose import CopyingMachine
 from fastserve.sched.eviction import ORDERS
 from fastserve.sched.job import NEVER
 from fastserve.sched.kv import Ledger
 from fastserve.sched.policy import Policy
 from fastserve.sched.residency import RESIDENCIES
-from fastserve.sched.scheduler import CopyingMachine, Scheduler
+from fastserve.sched.scheduler import Scheduler
 
 
 class Blocks(NamedTuple):

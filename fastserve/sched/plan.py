@@ -37,7 +37,17 @@ class Transfer:
         self.end = end
 
 
-NONE: tuple[Copy, ...] = ()
+class Moves:
+    """What a plan asks of the link, and whose KV is forgotten."""
+
+    __slots__ = ("clear", "drop", "load", "park", "prefetch")
+
+    def __init__(self) -> None:
+        self.load: list[Copy] = []  # must be on the device before the step
+        self.clear: list[Copy] = []  # must have ended before the step: it needs their blocks
+        self.park: list[Copy] = []  # leaves the device; a loss-free preemption
+        self.drop: list[Job] = []  # its KV is forgotten
+        self.prefetch: list[Copy] = []  # should come, off the critical path
 
 
 class Plan:
@@ -49,41 +59,71 @@ class Plan:
     """
 
     __slots__ = (
-        "batch", "clear", "context", "drop", "gone", "hold", "iterations", "joined", "left", "load", "moves", "now",
-        "park", "prefetch", "prefill", "running", "service", "until",
+        "batch", "context", "gone", "hold", "iterations", "joined", "left", "moves", "now", "prefill", "running",
+        "service", "until",
     )  # fmt: skip
 
-    def __init__(self, now: int, running: dict[Job, None], gone: list[Job]) -> None:
+    def __init__(
+        self,
+        now: int,
+        running: dict[Job, None],
+        gone: Sequence[Job] = (),
+        joined: Sequence[Job] = (),
+        left: Sequence[Job] = (),
+        prefill: Sequence[tuple[Job, int]] = (),
+        moves: Moves | None = None,
+        batch: int = 0,
+        context: int = 0,
+        iterations: int = 1,
+        service: int = NEVER,
+        until: int = NEVER,
+        hold: int = 0,
+    ) -> None:
         self.now = now
         self.running = running  # who held a place before this plan; current until it is committed
-        self.gone: Sequence[Job] = gone  # cancelled or cut off since the last plan: to be forgotten
-        self.joined: list[Job] = []
-        self.left: list[Job] = []
-        self.prefill: list[tuple[Job, int]] = []  # (job, tokens), best first
-        self.moves = False  # whether any of the next five is not empty
-        self.load: Sequence[Copy] = NONE  # must be on the device before the step
-        self.clear: Sequence[Copy] = NONE  # must have ended before the step: it needs their blocks
-        self.park: Sequence[Copy] = NONE  # leaves the device; a loss-free preemption
-        self.drop: Sequence[Job] = ()  # its KV is forgotten
-        self.prefetch: Sequence[Copy] = NONE  # should come, off the critical path
-        self.batch = 0  # jobs that decode in this iteration
-        self.context = 0  # tokens that they attend to: prompt + generated, summed
-        self.iterations = 1
-        self.service = NEVER
-        self.until = NEVER
-        self.hold = 0  # meter.service until which the visit guard keeps the batch as it is
+        self.gone = gone  # cancelled or cut off since the last plan: to be forgotten
+        self.joined = joined
+        self.left = left
+        self.prefill = prefill  # (job, tokens), best first
+        self.moves = moves  # None if nothing moves
+        self.batch = batch  # jobs that decode in this iteration
+        self.context = context  # tokens that they attend to: prompt + generated, summed
+        self.iterations = iterations
+        self.service = service
+        self.until = until
+        self.hold = hold  # meter.service until which the visit guard keeps the batch as it is
+
+    @property
+    def load(self) -> Sequence[Copy]:
+        return self.moves.load if self.moves is not None else ()
+
+    @property
+    def clear(self) -> Sequence[Copy]:
+        return self.moves.clear if self.moves is not None else ()
+
+    @property
+    def park(self) -> Sequence[Copy]:
+        return self.moves.park if self.moves is not None else ()
+
+    @property
+    def drop(self) -> Sequence[Job]:
+        return self.moves.drop if self.moves is not None else ()
+
+    @property
+    def prefetch(self) -> Sequence[Copy]:
+        return self.moves.prefetch if self.moves is not None else ()
 
     @property
     def members(self) -> list[Job]:
         """Who holds a place in the batch. Only before the plan is committed."""
         left = set(self.left)
-        return [job for job in self.running if job not in left] + self.joined
+        return [*[job for job in self.running if job not in left], *self.joined]
 
     @property
     def work(self) -> list[tuple[Job, int]]:
         """Members with tokens in this iteration: (job, tokens), prefills first. Only before the plan is committed."""
         decodes = [(job, 1) for job in self.members if job.decoding] if self.batch else []
-        return self.prefill + decodes
+        return [*self.prefill, *decodes]
 
     def __repr__(self) -> str:
         return (

@@ -1,14 +1,13 @@
-"""Waiting and running jobs kept sorted by rank, and the alarms that policies set."""
+"""Waiting and running jobs kept sorted by rank."""
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator
-from heapq import heappop, heappush
 from typing import Any
 
 from fastserve.sched.errors import PolicyError
-from fastserve.sched.job import NEVER, Job
+from fastserve.sched.job import Job
 from fastserve.sched.policy import Policy
 
 Entry = tuple[Any, int, int, Job]  # (rank, arrival, id, job): the id is unique, so jobs are never compared
@@ -19,14 +18,18 @@ class Ranking:
 
     For a settled policy a stored rank is current unless the job is in `dirty`; the rank of a running job may be better
     than stored, so improve() is asked before the stored one costs it its place. Otherwise every rank is read again.
+
+    lazy: while nobody waits and nobody must leave, there is nothing to choose, and ranks need not be read. True for
+    settled policies; whoever wants each change of rank to be seen at once (`check_policy`) switches it off.
     """
 
-    __slots__ = ("dirty", "live", "own_queue", "policy", "run", "settled", "wait")
+    __slots__ = ("dirty", "lazy", "live", "own_queue", "policy", "run", "settled", "wait")
 
     def __init__(self, policy: Policy, live: dict[Job, None]) -> None:
         self.policy = policy
         self.settled = policy.settled
         self.own_queue = type(policy).waiting is not Policy.waiting
+        self.lazy = self.settled and not self.own_queue
         self.live = live
         self.wait: list[Entry] = []
         self.run: list[Entry] = []
@@ -40,12 +43,13 @@ class Ranking:
 
     def best_first(self, jobs: list[Job]) -> list[Job]:
         """Any live jobs, by rank as of now; ties: who runs first, then (arrival, id)."""
-        keys = [(self.entry_of(job), job.running) for job in jobs]
+        keys = [(self.entry_of(job)[0], not job.running, job.arrival, job.id, job) for job in jobs]
         try:
-            order = sorted([(entry[0], not running, entry[1], entry[2], entry[3]) for entry, running in keys])
+            keys.sort()
         except Exception as error:
-            raise self._incomparable(keys[0][0], [entry for entry, _ in keys], error) from error
-        return [key[4] for key in order]
+            entries = [(rank, arrival, id, job) for rank, _, arrival, id, job in keys]
+            raise self._incomparable(entries[0], entries, error) from error
+        return [key[4] for key in keys]
 
     def refresh(self) -> None:
         """Brings both lists up to date."""
@@ -155,7 +159,8 @@ class Ranking:
         self.dirty.pop(job, None)
 
     def broken_promises(self) -> list[tuple[Job, Any, Any]]:
-        """After refresh(): (job, stored rank, rank now) of whom the promise of a settled policy does not hold for."""
+        """(job, stored rank, rank now) of whom the promise of a settled policy does not hold for."""
+        self.refresh()
         found = []
         for stored in (self.wait, self.run):
             for rank, _, _, job in stored:
@@ -163,51 +168,3 @@ class Ranking:
                 if now != rank if stored is self.wait else rank < now:
                     found.append((job, rank, now))
         return found
-
-
-class Alarms:
-    """The alarms of one kind on one clock: a heap with lazy deletion."""
-
-    __slots__ = ("due", "heap")
-
-    def __init__(self) -> None:
-        self.heap: list[tuple[int, int, int, Job]] = []  # (at, arrival, id, job)
-        self.due: dict[Job, int] = {}
-
-    def set(self, job: Job, at: int) -> None:
-        if at >= NEVER:
-            self.due.pop(job, None)
-        else:
-            self.due[job] = at
-            heappush(self.heap, (at, job.arrival, job.id, job))
-
-    def clear(self, job: Job) -> None:
-        self.due.pop(job, None)
-
-    def next(self) -> int:
-        """When the next one rings; NEVER if none does."""
-        heap = self.heap
-        due = self.due
-        while heap:
-            at, _, _, job = heap[0]
-            if due.get(job) == at:
-                return at
-            heappop(heap)
-        return NEVER
-
-    def ripe(self, clock: int) -> list[tuple[int, int, Job]]:
-        """Takes out those whose time has come: (arrival, id, job), by time."""
-        heap = self.heap
-        jobs: list[tuple[int, int, Job]] = []
-        while heap and heap[0][0] <= clock:
-            at, arrival, id, job = heappop(heap)
-            if self.due.get(job) == at:
-                jobs.append((arrival, id, job))
-        return jobs
-
-    def stop(self, job: Job, clock: int) -> bool:
-        """Is it still due now that its turn has come? Then it stops."""
-        due = self.due.get(job, NEVER) <= clock
-        if due:
-            del self.due[job]
-        return due

@@ -8,27 +8,14 @@ Where the host has no room, parked KV is forgotten. Nothing is ever lost.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 from fastserve.sched.eviction import Order
 from fastserve.sched.job import COMING, HOST, LEAVING, NOWHERE, Job
 from fastserve.sched.kv import Ledger
-from fastserve.sched.plan import Copy, Plan
+from fastserve.sched.plan import Copy, Moves
 from fastserve.sched.ranking import Ranking
-
-
-class Moves:
-    """What a plan asks of the link, while it is made."""
-
-    __slots__ = ("clear", "drop", "load", "park", "prefetch")
-
-    def __init__(self) -> None:
-        self.load: list[Copy] = []
-        self.clear: list[Copy] = []
-        self.park: list[Copy] = []
-        self.drop: list[Job] = []
-        self.prefetch: list[Copy] = []
 
 
 class Residency:
@@ -49,35 +36,31 @@ class Residency:
         self.order = order
         self.reserve = reserve
         self.quota = quota
+        self.moves: Moves | None = None  # what make_room() found; None if nothing moves
 
     def bind(self, ledger: Ledger, ranking: Ranking) -> None:
         """To one Scheduler's books."""
         self.ledger = ledger
         self.ranking = ranking
 
-    def make_room(self, plan: Plan, room: int) -> int:
-        """Fills the plan's load, clear, park, drop and prefetch. room: device blocks that the members leave over.
+    def make_room(self, joined: Sequence[Job], left: Sequence[Job], room: int) -> int:
+        """What has to move when these jobs join and leave: see `moves`.
 
-        Returns by how many blocks the members may grow before this would answer otherwise.
+        room: device blocks that the members leave over. Returns by how many blocks the members may grow before this
+        would answer otherwise.
         """
-        ledger = self.ledger
         moves = Moves()
-        free = self._fill(plan, moves, room - ledger.cold)
-        if moves.load or moves.clear or moves.park or moves.drop or moves.prefetch:
-            plan.moves = True
-            plan.load = moves.load
-            plan.clear = moves.clear
-            plan.park = moves.park
-            plan.drop = moves.drop
-            plan.prefetch = moves.prefetch
+        free = self._fill(moves, joined, left, room - self.ledger.cold)
+        moving = bool(moves.load or moves.clear or moves.park or moves.drop or moves.prefetch)
+        self.moves = moves if moving else None
         return free
 
-    def _fill(self, plan: Plan, moves: Moves, free: int) -> int:
+    def _fill(self, moves: Moves, joined: Sequence[Job], left: Sequence[Job], free: int) -> int:
         ledger = self.ledger
         leaving = ledger.leaving
-        for job in plan.left:
+        for job in left:
             free -= ledger.held(job)
-        for job in plan.joined:
+        for job in joined:
             place = job.place
             if place is NOWHERE:
                 continue
@@ -93,17 +76,20 @@ class Residency:
                 moves.load.append(job.copy)
         host = ledger.host - ledger.hosted if self.swaps else 0
         if free < 0:
-            free, leaving, host = self._evict(plan, moves, free, leaving, host)
-        return self._ahead(plan, moves, free, leaving, host)
+            free, leaving, host = self._evict(moves, joined, left, free, leaving, host)
+        return self._ahead(moves, joined, left, free, leaving, host)
 
-    def _ahead(self, plan: Plan, moves: Moves, free: int, leaving: int, host: int) -> int:
+    def _ahead(
+        self, moves: Moves, joined: Sequence[Job], left: Sequence[Job], free: int, leaving: int, host: int
+    ) -> int:
         """What need not be done yet. Returns what make_room() does."""
         return free
 
-    def _evict(self, plan: Plan, moves: Moves, free: int, leaving: int, host: int) -> tuple[int, int, int]:
+    def _evict(
+        self, moves: Moves, joined: Sequence[Job], left: Sequence[Job], free: int, leaving: int, host: int
+    ) -> tuple[int, int, int]:
         """The step needs the room: it waits for copies out, then parked KV goes, then prefetches give way."""
         ledger = self.ledger
-        joined = plan.joined
         for copy in ledger.copies:
             if copy.out and not copy.orphan and copy.job not in joined:
                 moves.clear.append(copy)
@@ -112,7 +98,7 @@ class Residency:
                 if free >= 0:
                     return free, leaving, host
         parked = [job for job in ledger.parked if job not in joined]
-        parked += plan.left
+        parked += left
         for job in self._coldest(parked):
             held = ledger.held(job)
             free += held
@@ -149,27 +135,31 @@ class Proactive(Reactive):
 
     name: ClassVar[str] = "proactive"
 
-    def _ahead(self, plan: Plan, moves: Moves, free: int, leaving: int, host: int) -> int:
+    def _ahead(
+        self, moves: Moves, joined: Sequence[Job], left: Sequence[Job], free: int, leaving: int, host: int
+    ) -> int:
         ledger = self.ledger
         soon = free + leaving
         if soon < self.reserve:
-            soon, host = self._park_ahead(plan, moves, soon, host)
+            soon, host = self._park_ahead(moves, joined, left, soon, host)
         elif ledger.away and not moves.park:
-            free -= self._prefetch(plan, moves, free - self.reserve)
+            free -= self._prefetch(moves, joined, free - self.reserve)
             soon = free + leaving
-        if soon >= self.reserve and (ledger.parked or plan.left):
+        if soon >= self.reserve and (ledger.parked or left):
             return min(free, soon - self.reserve)
         return free
 
-    def _park_ahead(self, plan: Plan, moves: Moves, soon: int, host: int) -> tuple[int, int]:
+    def _park_ahead(
+        self, moves: Moves, joined: Sequence[Job], left: Sequence[Job], soon: int, host: int
+    ) -> tuple[int, int]:
         ledger = self.ledger
         if host < 1:
             return soon, host
         gone = {copy.job for copy in moves.park}
         gone.update(moves.drop)
-        gone.update(plan.joined)
+        gone.update(joined)
         parked = [job for job in ledger.parked if job not in gone]
-        parked += [job for job in plan.left if job not in gone]
+        parked += [job for job in left if job not in gone]
         if not parked:
             return soon, host
         for job in self._coldest(parked):
@@ -182,14 +172,14 @@ class Proactive(Reactive):
                     break
         return soon, host
 
-    def _prefetch(self, plan: Plan, moves: Moves, spare: int) -> int:
+    def _prefetch(self, moves: Moves, joined: Sequence[Job], spare: int) -> int:
         """The best waiting jobs come back while there is room beyond the reserve. Returns the blocks taken."""
         taken = 0
         looked = 0
         for _, _, _, job in self.ranking.queue():
             if looked == self.quota or spare <= taken:
                 break
-            if job in plan.joined:
+            if job in joined:
                 continue
             looked += 1
             if job.place is HOST:

@@ -3,41 +3,35 @@
 Both drivers keep one order of events, and nothing else calls the Scheduler: commit; drain the inbox (every arrival with
 t <= now by (arrival, id), then cancels); plan; run. Time is an argument, in integer nanoseconds from any origin.
 
-Three slots, each with a default: who goes first (Policy), what shape an iteration has (Batching), where KV lives
-(Residency). An iteration costs what changed and not what runs: the step counter, the service clock, heaps of alarms and
-sums over the batch stand for the jobs in it, which keep offsets only.
+Three slots: who goes first (Policy), what shape an iteration has (Batching), where KV lives (Residency). An iteration
+costs what changed and not what runs: the step counter, the service clock, heaps of alarms and sums over the batch stand
+for the jobs in it, which keep offsets only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Protocol
+from collections.abc import Sequence
 
+from fastserve.sched.alarms import Alarms
 from fastserve.sched.batching import Batching, owed
+from fastserve.sched.bounds import Bounds
 from fastserve.sched.charging import Charging
+from fastserve.sched.choose import Chooser, CopyingMachine
 from fastserve.sched.errors import PolicyError, RefusedError
 from fastserve.sched.job import NEVER, NOWHERE, Job, Meter
 from fastserve.sched.kv import Ledger
-from fastserve.sched.plan import Outcome, Plan
-from fastserve.sched.policy import KEEP, Machine, Policy
-from fastserve.sched.ranking import Alarms, Entry, Ranking
+from fastserve.sched.plan import Moves, Outcome, Plan
+from fastserve.sched.policy import Policy
+from fastserve.sched.ranking import Ranking
 from fastserve.sched.residency import Residency
-
-
-class CopyingMachine(Machine, Protocol):
-    """What the Scheduler itself must know about the machine, beside what it hands on to the policy."""
-
-    def return_ns(self, blocks: int) -> int: ...  # copying so many blocks out and in again
 
 
 class Scheduler:
     """Made by SchedulerConfig.build(). Raises PolicyError when the policy breaks.
 
     policy: bound to this Scheduler from here on; ValueError if it has served another. machine: its times, handed on to
-    the policy. slots: how many jobs hold a place at once. visit: the visit guard, in returns; 0 disables.
-    prefill_guard: a job that needs a prefill waits while less than this share of the host pool is free.
-    skip_misfits: a waiting job that does not fit in memory is passed over instead of closing admission. macro: False
-    plans one iteration at a time. The other objects serve this Scheduler alone.
+    the policy. slots: how many jobs hold a place at once. macro: False plans one iteration at a time. The others serve
+    this Scheduler alone; visit, prefill_guard and skip_misfits: see Chooser.
     """
 
     def __init__(
@@ -56,38 +50,50 @@ class Scheduler:
         macro: bool = True,
     ) -> None:
         self.policy = policy
-        self.machine = machine
-        self.slots = slots
         self.batching = batching
+        self.ledger = ledger
+        self.residency = residency
+        self.charging = charging
+        self.bounded = ledger.blocks < NEVER
+        self.macro = macro and policy.settled and charging.even
         self.meter = Meter(ledger.block)
         self.live: dict[Job, None] = {}
         self.running: dict[Job, None] = {}
         self.prefilling: dict[Job, None] = {}  # running, with a prefill to do
         self.fresh: list[Job] = []  # running with a complete cache, and no token since they joined
-        self.ranking = Ranking(policy, self.live)
-        self.ledger = ledger
-        self.bounded = ledger.blocks < NEVER
-        self.residency = residency
-        residency.bind(ledger, self.ranking)
-        self.visit = visit if residency.displaces else NEVER
-        self.guarding = self.visit > 0 and self.bounded
-        self.skip_misfits = skip_misfits
-        self.host_floor = round(ledger.host * prefill_guard) if ledger.host < NEVER else 0
-        self.charging = charging
-        self.macro = macro and policy.settled and charging.even
         self.batch = 0  # rolling jobs, and the tokens they will attend to in their next iteration
         self.context = 0
         self.hold = 0  # meter.service until which the visit guard keeps the batch as it is
         self.gone: list[Job] = []  # cancelled or cut off since the last plan
-        self.by_service = Alarms()
-        self.by_tokens = Alarms()
-        self.by_wait = Alarms()
         self.plans = 0
+        self.ranking = Ranking(policy, self.live)
+        residency.bind(ledger, self.ranking)
+        self.alarms = Alarms(policy, self.meter)
+        self.bounds = Bounds(self.alarms, self.meter, ledger)
+        self.chooser = Chooser(
+            machine,
+            self.meter,
+            self.live,
+            self.running,
+            self.ranking,
+            ledger,
+            batching,
+            residency,
+            slots=slots,
+            visit=visit,
+            prefill_guard=prefill_guard,
+            skip_misfits=skip_misfits,
+        )
         if policy._scheduler is not None:
             raise ValueError(f"this {type(policy).__name__} has served another run; make a fresh one for each")
         policy._scheduler = self
         policy.machine = machine
         policy.jobs = self.live.keys()
+
+    @property
+    def slots(self) -> int:
+        """The batch cap."""
+        return self.chooser.slots
 
     # -- what the policy asks for ----------------------------------------------------------------------------------
 
@@ -96,29 +102,8 @@ class Scheduler:
             self.ranking.dirty[job] = None
 
     def wake(self, job: Job, served: int | None, tokens: int | None, waited: int | None) -> None:
-        if job not in self.live:
-            return
-        if served != KEEP:
-            job.served_goal = NEVER if served is None else job.served + max(1, served)
-            if job.running:
-                self._watch_service(job)
-        if tokens != KEEP:
-            job.tokens_goal = NEVER if tokens is None else job.generated + max(1, tokens)
-            if job.rolling:
-                self._watch_tokens(job)
-        if waited != KEEP:
-            job.waited = 0 if waited is None else max(1, waited)
-            if not job.running:
-                self._watch_wait(job)
-
-    def _watch_service(self, job: Job) -> None:
-        self.by_service.set(job, job.served_goal - job.clock_base if job.served_goal < NEVER else NEVER)
-
-    def _watch_tokens(self, job: Job) -> None:
-        self.by_tokens.set(job, job.tokens_goal - job.tokens_base if job.tokens_goal < NEVER else NEVER)
-
-    def _watch_wait(self, job: Job) -> None:
-        self.by_wait.set(job, job.since + job.waited if job.waited else NEVER)
+        if job in self.live:
+            self.alarms.wake(job, served, tokens, waited)
 
     # -- what the driver tells -------------------------------------------------------------------------------------
 
@@ -129,7 +114,12 @@ class Scheduler:
         job.meter = self.meter
         self.live[job] = self.ranking.dirty[job] = None
         self.hold = 0
-        self._call("arrive", job)
+        try:
+            self.policy.arrive(job)
+        except PolicyError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise PolicyError(self.policy, "arrive", job, error) from error
 
     def check(self, job: Job) -> None:
         """Raises what submit() would, for the job alone: RefusedError or ValueError. May be asked from any thread."""
@@ -175,7 +165,7 @@ class Scheduler:
                 f"a batch cap of {max_batch} with {len(self.running)} jobs in the batch: give at least as many, and 1"
             )
         self.batching.check(max_batch)
-        self.slots = max_batch
+        self.chooser.slots = max_batch
         self.hold = 0
 
     def opens_at(self) -> int:
@@ -189,200 +179,62 @@ class Scheduler:
         if not self.live:
             return None
         self.meter.now = self.policy.now = now
-        ranking = self.ranking
-        if ranking.dirty or not ranking.settled:
-            ranking.refresh()
-        plan = Plan(now, self.running, self.gone)
-        room, steady = self._choose(plan)
+        chosen = self.chooser
+        chosen.choose(now, self.hold)
+        joined = chosen.joined
+        left = chosen.left
+        room = chosen.room
+        moves: Moves | None = None
         ledger = self.ledger
-        if self.bounded and (ledger.cold or plan.left or ledger.away):
-            room = self.residency.make_room(plan, room)
-        prefills = self._shape(plan)
-        most = NEVER
-        if prefills:
-            # A lone prefill goes on chunk by chunk; its last chunk, which yields a token, is another plan.
-            job, tokens = plan.prefill[0]
-            most = (owed(job) - 1) // tokens if prefills == 1 else 1
-        elif not plan.batch:
-            return None
-        if most > 1 and steady and self.macro and not plan.moves and not self.fresh:
-            self._bound(plan, room, most)  # who has been fresh may be displaced after one token
-        return plan
-
-    def _choose(self, plan: Plan) -> tuple[int, bool]:
-        """The best waiting jobs join, each displacing the weakest running ones that it strictly beats; run[top:] leave.
-
-        Returns the blocks left over, and whether the same would be chosen at the next boundary if nothing happens: not
-        so when memory made somebody leave (as a waiting job it has another rank), or keeps out the first of a queue
-        that reorders itself.
-        """
-        ledger = self.ledger
-        ranking = self.ranking
-        run = ranking.run
-        joined = plan.joined
-        left = plan.left
-        top = len(run)
-        room = ledger.blocks - ledger.used
-        slots = self.slots - len(self.running)
-        cold = ledger.cold  # what would be parked
-        while room < 0:  # the running jobs have outgrown the device: the weakest leave
-            if top == 0:
-                raise RuntimeError("jobs that cannot leave have outgrown the device; this is a bug in the Scheduler")
-            if ranking.improve(top):
-                continue
-            top -= 1
-            job = run[top][3]
-            left.append(job)
-            cold += ledger.held(job)
-            room += ledger.need(job)
-            slots += 1
-        if self.hold > self.meter.service:
-            if not left:
-                plan.hold = self.hold
-            return room, slots <= 0 or not left
-        closed = False
-        if not (ranking.wait or ranking.own_queue):
-            pass
-        elif not self.batching.gated or self._admits(plan.now):
-            for rank, _, _, job in ranking.queue():
-                if self.host_floor and self._set_aside(job, plan):
-                    continue
-                closed = True
-                if left and not self._beats(
-                    rank, run[top], job
-                ):  # nobody takes the place of a better one that had to leave
-                    break
-                need = ledger.need(job)
-                t = top
-                s = slots
-                r = room
-                while s <= 0 or r < need:
-                    if t == 0 or not self._beats(rank, run[t - 1], job):
-                        break
-                    if ranking.improve(t):
-                        continue
-                    t -= 1
-                    s += 1
-                    r += ledger.need(run[t][3])
-                else:
-                    c = cold
-                    if self.bounded:
-                        if job.place is not NOWHERE and job not in ledger.away:
-                            c -= ledger.held(job)
-                        for i in range(t, top):
-                            c += ledger.held(run[i][3])
-                        if t < top and self.guarding and r - need < c and self._guarded(plan, t, top):
-                            break
-                    while top > t:
-                        top -= 1
-                        left.append(run[top][3])
-                    joined.append(job)
-                    slots = s - 1
-                    room = r - need
-                    cold = c
-                    closed = False
-                    continue
-                if self.skip_misfits and s > 0:
-                    continue
-                break
-        return room, slots <= 0 or (not left and not (closed and ranking.own_queue))
-
-    def _beats(self, rank: Any, entry: Entry, job: Job) -> bool:
-        try:
-            return bool(rank < entry[0])
-        except (Exception, SystemExit) as error:
-            message = f"ranks {rank!r} and {entry[0]!r} cannot be compared ({error}); return one kind of value"
-            raise PolicyError(self.policy, "rank", job, message) from error
-
-    def _admits(self, now: int) -> bool:
-        running = len(self.running)
-        return self.batching.may_join(now, running, self.slots, len(self.live) - running, next(iter(self.live)).arrival)
-
-    def _set_aside(self, job: Job, plan: Plan) -> bool:
-        """Does the prefill guard keep it waiting? Never when nobody else would run."""
-        if job.place is not NOWHERE or not (self.running or plan.joined):
-            return False
-        return self.ledger.host - self.ledger.hosted < self.host_floor
-
-    def _guarded(self, plan: Plan, t: int, top: int) -> bool:
-        """Memory is short: does the visit guard protect anybody in run[t:top]? Then the batch holds until it ends."""
-        until = 0
-        for _, _, _, job in self.ranking.run[t:top]:
-            until = max(until, job.joined_at + self.visit * self._return_ns(job))
-        if until <= self.meter.service:
-            return False
-        plan.hold = until
-        return True
-
-    def _return_ns(self, job: Job) -> int:
-        """ns: what coming back would cost a running job: copies both ways, or a prefill where the host has no room."""
-        ledger = self.ledger
-        held = ledger.held(job)
-        if self.residency.swaps and held <= ledger.host - ledger.hosted:
-            return self.machine.return_ns(held)
-        return self.machine.prefill_ns(job.prompt + job.generated)
-
-    def _shape(self, plan: Plan) -> int:
-        """Who prefills and who decodes. Returns how many members have a prefill to do."""
+        if self.bounded and (ledger.cold or left or ledger.away):
+            room = self.residency.make_room(joined, left, room)
+            moves = self.residency.moves
         batch = self.batch
         context = self.context
-        if not (self.prefilling or plan.joined or plan.left):
-            plan.batch = batch
-            plan.context = context
-            return 0
-        jobs = list(self.prefilling)
-        for job in plan.left:
-            batch -= 1
-            context -= job.prompt + job.generated
-        for job in plan.joined:
-            if job.place is not NOWHERE:
-                batch += 1
-                context += job.prompt + job.tokens_base
-            else:
-                jobs.append(job)
-        if jobs:
-            if len(jobs) > 1:
-                jobs = self.ranking.best_first(jobs)
-            plan.prefill = self.batching.chunks(jobs, batch)
-            if self.batching.decodes_wait:
-                batch = context = 0
-        plan.batch = batch
-        plan.context = context
-        return len(jobs)
-
-    def _bound(self, plan: Plan, room: int, most: int) -> None:
-        """How often, and for how long, the plan may be repeated before the Scheduler has to think again."""
-        meter = self.meter
-        steps = meter.steps
-        k = min(most, self.by_tokens.next() - steps)
-        service = self.by_service.next() - meter.service
-        until = self.by_wait.next()
-        for job in plan.joined:
-            k = min(k, job.tokens_goal - job.tokens_base)
-            service = min(service, job.served_goal - job.clock_base)
-        for job in plan.left:
-            if job.waited:
-                until = min(until, plan.now + job.waited)
-        if plan.hold:
-            service = min(service, plan.hold - meter.service)
-        plan.service = max(1, service)
-        plan.until = until
-        ledger = self.ledger
-        if self.bounded and k > 1 and plan.batch:
-            phase = ledger.phase
-            if plan.joined or plan.left:
-                block = ledger.block
-                phase = phase.copy()
-                for job in plan.left:
-                    if ledger.grows(job):
-                        phase[(job.prompt + job.tokens_base) % block] -= 1
-                for job in plan.joined:
-                    if ledger.grows(job):
-                        phase[(job.prompt + job.tokens_base - steps) % block] += 1
-            growing = sum(phase) if ledger.whole else plan.batch
-            if growing:
-                k = ledger.steps_within(room, growing, steps, k, phase)
-        plan.iterations = max(1, k)
+        prefill: Sequence[tuple[Job, int]] = ()
+        most = NEVER
+        if self.prefilling or joined or left:
+            for job in left:
+                batch -= 1
+                context -= job.prompt + job.generated
+            prefills = list(self.prefilling)
+            for job in joined:
+                if job.place is NOWHERE:
+                    prefills.append(job)
+                else:
+                    batch += 1
+                    context += job.prompt + job.tokens_base
+            if prefills:
+                if len(prefills) > 1:
+                    prefills = self.ranking.best_first(prefills)
+                chunks = self.batching.chunks(prefills, batch)
+                prefill = chunks
+                if self.batching.decodes_wait:
+                    batch = context = 0
+                # A lone prefill goes on chunk by chunk; its last chunk, which yields a token, is another plan.
+                most = (owed(prefills[0]) - 1) // chunks[0][1] if len(prefills) == 1 else 1
+        if not (batch or prefill):
+            return None
+        bounds = self.bounds
+        bounds.reset()
+        if most > 1 and chosen.steady and self.macro and moves is None and not self.fresh:
+            # (Who has been fresh may be displaced after one token.)
+            bounds.extend(now, joined, left, chosen.hold, batch, room, most)
+        return Plan(
+            now,
+            self.running,
+            self.gone,
+            joined,
+            left,
+            prefill,
+            moves,
+            batch,
+            context,
+            bounds.iterations,
+            bounds.service,
+            bounds.until,
+            chosen.hold,
+        )
 
     # -- commit: all bookkeeping -----------------------------------------------------------------------------------
 
@@ -399,28 +251,30 @@ class Scheduler:
             self.gone = []
         # The guard is asked again once anything has changed that its answer may rest on; an unsettled rank always may.
         freed = bool(self.fresh) and plan.batch > 0  # they may be displaced from now on
-        changed = freed or plan.moves or bool(plan.left) or bool(outcome.copied)
+        changed = freed or plan.moves is not None or bool(plan.left) or bool(outcome.copied)
         self.hold = 0 if changed or not self.ranking.settled else plan.hold
-        for job in plan.left:
-            self._leave(job, plan.now)
-        if plan.moves:
-            for job in plan.drop:
+        if plan.left:
+            for job in plan.left:
+                self._leave(job, plan.now)
+        if plan.moves is not None:
+            for job in plan.moves.drop:
                 ledger.drop(job)
                 self.ranking.dirty[job] = None
-            for copy in plan.park:
+            for copy in plan.moves.park:
                 ledger.start(copy)
-            for copy in plan.prefetch:
+            for copy in plan.moves.prefetch:
                 ledger.start(copy)
-        for job in plan.joined:
-            self._join(job)
-        if plan.moves:
-            for copy in plan.clear:
+        if plan.joined:
+            for job in plan.joined:
+                self._join(job)
+        if plan.moves is not None:
+            for copy in plan.moves.clear:
                 if not copy.out:
                     ledger.abort(copy)
         if outcome.copied:
             for copy in outcome.copied:
                 ledger.finish(copy)
-        charge = self.charging.charge(plan, outcome.service, self.prefilling, self.by_service)
+        charge = self.charging.charge(plan, outcome.service, self.prefilling, self.alarms)
         if plan.batch:
             ledger.advance(meter.steps, k)
             self.context += k * self.batch
@@ -431,12 +285,13 @@ class Scheduler:
                     self.ranking.dirty[job] = None
                 self.fresh = []
         meter.service += charge
-        for job, tokens in plan.prefill:
-            job.prefilled += k * tokens
-            if job.prefilled == job.prompt + job.tokens_base:
-                self._prefilled(job)
-        if self.by_service.heap or self.by_tokens.heap or self.by_wait.heap:
-            self._ring(now)
+        if plan.prefill:
+            for job, tokens in plan.prefill:
+                job.prefilled += k * tokens
+                if job.prefilled == job.prompt + job.tokens_base:
+                    self._prefilled(job)
+        if self.alarms.ripe(now) and self.alarms.ring(now):
+            self.hold = 0
         ended = list(outcome.ended)
         if ended:
             if len(ended) > 1:
@@ -457,65 +312,13 @@ class Scheduler:
         self.hold = 0
         self._roll(job)
 
-    def _ring(self, now: int) -> None:
-        """Each alarm rings if it is still due at its turn; what becomes due meanwhile rings at the next boundary."""
-        meter = self.meter
-        by_service = self.by_service
-        by_tokens = self.by_tokens
-        by_wait = self.by_wait
-        served = bool(by_service.heap) and by_service.heap[0][0] <= meter.service
-        if served or (by_tokens.heap and by_tokens.heap[0][0] <= meter.steps):
-            due = [(arrival, id, 0, job) for arrival, id, job in by_service.ripe(meter.service)]
-            due += [(arrival, id, 1, job) for arrival, id, job in by_tokens.ripe(meter.steps)]
-            if len(due) > 1:
-                due.sort()
-            for _, _, tokens, job in due:
-                if tokens:
-                    if by_tokens.stop(job, meter.steps):
-                        job.tokens_goal = NEVER
-                        self._alarm(job, "tokens")
-                elif by_service.stop(job, meter.service):
-                    job.served_goal = NEVER
-                    self._alarm(job, "served")
-        if by_wait.heap and by_wait.heap[0][0] <= now:
-            waits = by_wait.ripe(now)
-            if len(waits) > 1:
-                waits.sort()
-            for _, _, job in waits:
-                if by_wait.stop(job, now):
-                    job.since = now
-                    self._watch_wait(job)
-                    self._alarm(job, "waited")
-
-    def _alarm(self, job: Job, why: str) -> None:
-        self.hold = 0
-        try:
-            self.policy.alarm(job, why)
-        except PolicyError:
-            raise
-        except (Exception, SystemExit) as error:
-            raise PolicyError(self.policy, "alarm", job, error) from error
-
-    def _call(self, method: str, job: Job) -> None:
-        try:
-            if method == "arrive":
-                self.policy.arrive(job)
-            else:
-                self.policy.depart(job)
-        except PolicyError:
-            raise
-        except (Exception, SystemExit) as error:
-            raise PolicyError(self.policy, method, job, error) from error
-
     def _join(self, job: Job) -> None:
         whole = job.place is not NOWHERE
         self.ledger.join(job)
-        self.by_wait.clear(job)
         self.running[job] = None
         job.running = True
         job.clock_base -= self.meter.service
-        if job.served_goal < NEVER:
-            self._watch_service(job)
+        self.alarms.watch_served(job)
         job.joined_at = self.meter.service
         if whole:
             job.fresh = True
@@ -533,8 +336,7 @@ class Scheduler:
         job.rolling = True
         self.ledger.roll(job, 1)
         self.ranking.dirty[job] = None
-        if job.tokens_goal < NEVER:
-            self._watch_tokens(job)
+        self.alarms.watch_tokens(job)
 
     def _stop(self, job: Job) -> None:
         """It gives up its place."""
@@ -545,7 +347,6 @@ class Scheduler:
             job.rolling = False
             self.batch -= 1
             self.context -= job.prompt + job.tokens_base
-            self.by_tokens.clear(job)
             if job.fresh:
                 job.fresh = False
                 self.fresh.remove(job)
@@ -554,13 +355,12 @@ class Scheduler:
         job.clock_base += self.meter.service
         job.running = False
         del self.running[job]
-        self.by_service.clear(job)
 
     def _leave(self, job: Job, then: int) -> None:
         self._stop(job)
         job.preemptions += 1
         job.since = job.last = then
-        self._watch_wait(job)
+        self.alarms.watch_waited(job)
         self.ranking.dirty[job] = None
         self.ledger.leave(job)
 
@@ -572,11 +372,16 @@ class Scheduler:
         else:
             self.ledger.remove(job)
         self.ranking.remove(job)
-        self.by_wait.clear(job)
+        job.waited = 0  # its clocks stand still for good, and with them what it has in the heaps of alarms
         del self.live[job]
         job.finish = finish
         self.hold = 0
-        self._call("depart", job)
+        try:
+            self.policy.depart(job)
+        except PolicyError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise PolicyError(self.policy, "depart", job, error) from error
 
     def _cut(self, job: Job, finish: str) -> None:
         """It ends though the executor has not ended it: the next plan says so."""
@@ -589,37 +394,6 @@ class Scheduler:
         for job in sorted(outgrown, key=_age):
             self._cut(job, "length")
         return outgrown
-
-    # -- for tests and check_policy --------------------------------------------------------------------------------
-
-    def audit(self) -> None:
-        """AssertionError if any sum has drifted from what the jobs themselves say. Between commit() and plan()."""
-        ledger = self.ledger
-        running = list(self.running)
-        waiting = [job for job in self.live if not job.running]
-        rolling = [job for job in running if job.rolling]
-        orphans = [copy for copy in ledger.copies if copy.orphan]
-        assert len(running) <= self.slots
-        assert set(running) <= set(self.live)
-        assert self.batch == len(rolling)
-        assert self.context == sum([job.prompt + job.generated for job in rolling])
-        assert set(self.prefilling) == {job for job in running if not job.rolling}
-        assert set(self.fresh) == {job for job in running if job.fresh}
-        assert ledger.used == sum([ledger.need(job) for job in running])
-        assert ledger.cold == _held(ledger, waiting, "device", "leaving", "coming") + _blocks(orphans, out=False)
-        assert ledger.leaving == _held(ledger, waiting, "leaving")
-        assert ledger.hosted == _held(ledger, waiting, "host", "leaving", "coming") + _blocks(orphans, out=True)
-        assert ledger.hosted <= ledger.host
-        assert set(ledger.parked) == {job for job in waiting if job.place.value == "device"}
-        assert set(ledger.away) == {job for job in waiting if job.place.value == "host"}
-
-
-def _held(ledger: Ledger, jobs: Iterable[Job], *places: str) -> int:
-    return sum([ledger.held(job) for job in jobs if job.place.value in places])
-
-
-def _blocks(copies: Iterable[object], out: bool) -> int:
-    return sum([copy.blocks for copy in copies if copy.out is out])  # type: ignore[attr-defined]
 
 
 def _age(job: Job) -> tuple[int, int]:

@@ -20,7 +20,8 @@ from fastserve.metrics.records import Recorder
 from fastserve.sched.job import NEVER, NOWHERE, Job
 from fastserve.sched.plan import Outcome, Plan
 from fastserve.sched.scheduler import Scheduler
-from tests.sched.worlds import COARSE, MS, NAMES, tuned, workload
+from tests.sched.audit import audit
+from tests.sched.worlds import COARSE, MS, NAMES, scheduler_of, tuned, workload
 
 PARAMS = SamplingParams(max_tokens=5).resolved({})
 
@@ -47,14 +48,21 @@ class Book(Scheduler):
         return super().commit(plan, outcome, now)
 
 
+def book(policy: str, **options: Any) -> Any:
+    """A Scheduler that writes down what it is told."""
+    scheduler = scheduler_of(tuned(policy, True), MachineTimes(COARSE, options["max_batch"], 600), **options)
+    scheduler.__class__ = Book
+    scheduler.said = []  # type: ignore[attr-defined]
+    return scheduler
+
+
 class Setting:
     """A loop without a thread."""
 
     def __init__(self, policy: str = "fcfs", fail: Any = None, **options: Any) -> None:
         options = {"max_batch": 4, **options}
         self.clock = VirtualClock()
-        self.scheduler = Book(tuned(policy, True), MachineTimes(COARSE, options["max_batch"], 600), **options)
-        self.scheduler.said = []
+        self.scheduler = book(policy, **options)
         self.inbox = Inbox()
         self.executor = ScriptedExecutor(COARSE, self.clock, fail=fail)
         self.loop = Loop(self.scheduler, self.executor, Recorder(), self.clock, self.inbox)
@@ -160,7 +168,7 @@ def test_a_step_that_fails_takes_its_own_requests_with_it(caplog: pytest.LogCapt
 def test_idle_it_rests_and_a_put_rouses_it() -> None:
     """On a real clock, in a thread; it is asked for nothing while it rests."""
     clock, inbox = WallClock(), Inbox()
-    scheduler = Book(tuned("fcfs", True), MachineTimes(COARSE, 4, 600), max_batch=4)
+    scheduler = book("fcfs", max_batch=4)
     scheduler.said = []
     loop = Loop(scheduler, ScriptedExecutor(COARSE, clock), Recorder(), clock, inbox)
     thread = threading.Thread(target=loop.run)
@@ -219,12 +227,12 @@ def test_forgetting_all_in_the_middle(name: str, residency: str) -> None:
             before = [job.preemptions for job in running]
             setting.loop.recovery.start_over([], "")
             forgotten += len(running)
-            setting.scheduler.audit()
+            audit(setting.scheduler)
             assert not setting.scheduler.running
             assert all(job.place is NOWHERE and not job.prefilled for job in setting.scheduler.live)
             assert [job.preemptions - 1 for job in running] == before
             assert setting.loop.turn() or not setting.scheduler.live
-        setting.scheduler.audit()
+        audit(setting.scheduler)
     assert forgotten > 5
     assert [len(request.tokens) for request in requests] == work.output
     assert setting.loop.recorder.columns()["recomputed_tokens"].sum() > 0

@@ -191,7 +191,7 @@ def test_departed_jobs_leave_nothing_behind() -> None:
         assert desk.run(5, job) == [job]
     desk.run(5, jobs[0])
     policy = mlfq(desk)
-    assert not policy.place and not policy.entered and not policy.look and not any(policy.population)
+    assert not policy.standing and not policy.look and not any(policy.population)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from fastserve import Job, Policy, check_policy
 from fastserve.policies import POLICIES, make
 from fastserve.sched.conformance.errors import ConformanceError
 from fastserve.sched.conformance.scripts import SHAPES, Run, Script, StuckError, write
+from tests.sched.audit import audit
 from tests.sched.worlds import Chaos, Rounds, Stranger, tuned
 
 MS = 1_000_000
@@ -112,7 +113,7 @@ def test_the_scripted_machine_takes_macro_steps(shape: str) -> None:
     assert single == macro
     assert runs[1].scheduler.plans < runs[0].scheduler.plans
     for run in runs:
-        run.scheduler.audit()
+        audit(run.scheduler)
 
 
 def test_every_job_makes_its_tokens() -> None:

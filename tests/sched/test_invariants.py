@@ -20,6 +20,7 @@ from fastserve.sched.errors import RefusedError
 from fastserve.sched.job import NEVER, Job
 from fastserve.sched.plan import Copy, Outcome, Plan
 from fastserve.sched.scheduler import Scheduler
+from tests.sched.audit import audit
 from tests.sched.test_specification import fields
 from tests.sched.worlds import COARSE, NAMES, scheduler_of, tuned
 
@@ -208,10 +209,10 @@ class Run:
     def plan(self, now: int) -> Plan | None:
         """Asked twice: plan() changes nothing."""
         scheduler = self.scheduler
-        scheduler.audit()
+        audit(scheduler)
         plan = scheduler.plan(now)
         again = scheduler.plan(now)
-        scheduler.audit()
+        audit(scheduler)
         assert (plan is None) == (again is None)
         if plan is not None and again is not None:
             assert fields(plan) == fields(again), "plan() is not pure"

@@ -13,6 +13,7 @@ from fastserve.sched.job import NEVER
 from fastserve.sched.plan import Plan
 from fastserve.sched.scheduler import Scheduler
 from sim.world import World
+from tests.sched.audit import audit
 from tests.sched.spec import Spec, simulate
 from tests.sched.worlds import NAMES, Work, build, hardware, tuned, workload
 
@@ -59,7 +60,7 @@ def audited(world: World, scheduler: Scheduler) -> World:
     ask = scheduler.plan
 
     def plan(now: int) -> Plan | None:
-        scheduler.audit()
+        audit(scheduler)
         first = ask(now)
         if first is None:
             return None

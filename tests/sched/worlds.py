@@ -11,10 +11,11 @@ from fastserve.hardware import Hardware, LatencyModel, Link, Memory, load_hardwa
 from fastserve.hardware.machine_times import MachineTimes
 from fastserve.metrics.records import Recorder
 from fastserve.policies import make
+from fastserve.sched.choose import CopyingMachine
 from fastserve.sched.config import Blocks, SchedulerConfig
 from fastserve.sched.job import Job
 from fastserve.sched.policy import Policy
-from fastserve.sched.scheduler import CopyingMachine, Scheduler
+from fastserve.sched.scheduler import Scheduler
 from sim import link
 from sim.inbox import Inbox
 from sim.machine import ModelledMachine

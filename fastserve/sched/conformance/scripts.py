@@ -133,6 +133,7 @@ class Run:
         self.script = script
         self.machine = ScriptedMachine(script)
         self.scheduler = script.config.build(policy, self.machine, script.blocks, macro=macro)
+        self.scheduler.ranking.lazy = False  # what rerank() fails to tell must show at once
         self.jobs = script.jobs("guess" in policy.needs)
         self.events: list[Event] = []
         self.now = 0

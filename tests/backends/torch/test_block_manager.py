@@ -19,6 +19,7 @@ from fastserve.sched.errors import RefusedError
 from fastserve.sched.job import LEAVING, Job
 from fastserve.sched.plan import Outcome, Plan
 from fastserve.sched.scheduler import Scheduler
+from tests.sched.audit import audit
 from tests.sched.worlds import COARSE, MS, NAMES, Work, scheduler_of, tuned
 
 BLOCK = 4
@@ -195,7 +196,7 @@ def play(seed: int, name: str, options: dict[str, object], fails: float = 0.0) -
         inbox.cancel(requests[id], "cancelled", at)
     while not inbox.empty or scheduler.live:
         if loop.turn():
-            scheduler.audit()
+            audit(scheduler)
         else:
             loop.now = max(loop.now, min(inbox.next(), scheduler.opens_at()))
             marker.clock.sleep_until(loop.now)

@@ -1,0 +1,169 @@
+"""What rings: the alarms that policies set with wake(), on three clocks.
+
+Each clock has a heap of (at, arrival, id, job). No table says which entries count: one is current while it names the
+time at which its job's alarm is due by the job's goal and base, and stale otherwise; stale ones are dropped when seen.
+"""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+
+from fastserve.sched.errors import PolicyError
+from fastserve.sched.job import NEVER, Job, Meter
+from fastserve.sched.policy import KEEP, Policy
+
+Entry = tuple[int, int, int, Job]  # (at, arrival, id, job): the id is unique, so jobs are never compared
+
+
+def served_at(job: Job) -> int:
+    """The service clock at which it will have been served enough; NEVER without such an alarm, or while it waits."""
+    return job.served_goal - job.clock_base if job.running and job.served_goal < NEVER else NEVER
+
+
+def tokens_at(job: Job) -> int:
+    """The step counter at which it will have enough tokens; NEVER without such an alarm, or while it owes a prefill."""
+    return job.tokens_goal - job.tokens_base if job.rolling and job.tokens_goal < NEVER else NEVER
+
+
+def waited_at(job: Job) -> int:
+    """ns, the wall clock at which it will have waited too long; NEVER without such an alarm, or while it runs."""
+    return job.since + job.waited if job.waited and not job.running else NEVER
+
+
+class Alarms:
+    """Of one Scheduler. Whoever moves a goal or a base of a job calls watch_...() after it."""
+
+    __slots__ = ("meter", "policy", "served", "tokens", "waited")
+
+    def __init__(self, policy: Policy, meter: Meter) -> None:
+        self.policy = policy
+        self.meter = meter
+        self.served: list[Entry] = []  # on meter.service
+        self.tokens: list[Entry] = []  # on meter.steps
+        self.waited: list[Entry] = []  # on the wall clock
+
+    def wake(self, job: Job, served: int | None, tokens: int | None, waited: int | None) -> None:
+        """See Policy.wake()."""
+        if served != KEEP:
+            job.served_goal = NEVER if served is None else job.served + max(1, served)
+            self.watch_served(job)
+        if tokens != KEEP:
+            job.tokens_goal = NEVER if tokens is None else job.generated + max(1, tokens)
+            self.watch_tokens(job)
+        if waited != KEEP:
+            job.waited = 0 if waited is None else max(1, waited)
+            self.watch_waited(job)
+
+    def watch_served(self, job: Job) -> None:
+        if job.running and job.served_goal < NEVER:
+            heappush(self.served, (job.served_goal - job.clock_base, job.arrival, job.id, job))
+
+    def watch_tokens(self, job: Job) -> None:
+        if job.rolling and job.tokens_goal < NEVER:
+            heappush(self.tokens, (job.tokens_goal - job.tokens_base, job.arrival, job.id, job))
+
+    def watch_waited(self, job: Job) -> None:
+        if job.waited and not job.running:
+            heappush(self.waited, (job.since + job.waited, job.arrival, job.id, job))
+
+    # -- when the next one rings; NEVER if none does ---------------------------------------------------------------
+
+    def next_served(self) -> int:
+        heap = self.served
+        while heap:
+            entry = heap[0]
+            if served_at(entry[3]) == entry[0]:
+                return entry[0]
+            heappop(heap)
+        return NEVER
+
+    def next_tokens(self) -> int:
+        heap = self.tokens
+        while heap:
+            entry = heap[0]
+            if tokens_at(entry[3]) == entry[0]:
+                return entry[0]
+            heappop(heap)
+        return NEVER
+
+    def next_waited(self) -> int:
+        heap = self.waited
+        while heap:
+            entry = heap[0]
+            if waited_at(entry[3]) == entry[0]:
+                return entry[0]
+            heappop(heap)
+        return NEVER
+
+    # -- the end of an iteration -----------------------------------------------------------------------------------
+
+    def ripe(self, now: int) -> bool:
+        """May one have fallen due? Cheap; a stale entry says yes as well."""
+        meter = self.meter
+        return (
+            (bool(self.served) and self.served[0][0] <= meter.service)
+            or (bool(self.tokens) and self.tokens[0][0] <= meter.steps)
+            or (bool(self.waited) and self.waited[0][0] <= now)
+        )
+
+    def ring(self, now: int) -> bool:
+        """Each that is due rings if it still is at its turn; what falls due meanwhile rings at the next boundary.
+
+        By (arrival, id), served before tokens; then those who waited, by (arrival, id). Returns whether any has rung.
+        """
+        meter = self.meter
+        service = meter.service
+        steps = meter.steps
+        turns: list[tuple[int, int, bool, Job]] = []
+        served = self.served
+        while served and served[0][0] <= service:
+            entry = heappop(served)
+            if served_at(entry[3]) == entry[0]:
+                turns.append((entry[1], entry[2], False, entry[3]))
+        tokens = self.tokens
+        while tokens and tokens[0][0] <= steps:
+            entry = heappop(tokens)
+            if tokens_at(entry[3]) == entry[0]:
+                turns.append((entry[1], entry[2], True, entry[3]))
+        if len(turns) > 1:
+            turns.sort()
+        rung = False
+        for _, _, by_tokens, job in turns:
+            if by_tokens:
+                if tokens_at(job) <= steps:
+                    job.tokens_goal = NEVER
+                    self._tell(job, "tokens")
+                    rung = True
+            elif served_at(job) <= service:
+                job.served_goal = NEVER
+                self._tell(job, "served")
+                rung = True
+        if self.waited and self.waited[0][0] <= now:
+            return self._ring_waited(now) or rung
+        return rung
+
+    def _ring_waited(self, now: int) -> bool:
+        heap = self.waited
+        turns: list[tuple[int, int, Job]] = []
+        while heap and heap[0][0] <= now:
+            entry = heappop(heap)
+            if waited_at(entry[3]) == entry[0]:
+                turns.append((entry[1], entry[2], entry[3]))
+        if len(turns) > 1:
+            turns.sort()
+        rung = False
+        for _, _, job in turns:
+            if waited_at(job) <= now:
+                job.since = now
+                self.watch_waited(job)
+                self._tell(job, "waited")
+                rung = True
+        return rung
+
+    def _tell(self, job: Job, why: str) -> None:
+        try:
+            self.policy.alarm(job, why)
+        except PolicyError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise PolicyError(self.policy, "alarm", job, error) from error

@@ -1,0 +1,211 @@
+"""Who is in the next batch: the running jobs that no longer fit leave, then the best waiting jobs join."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from fastserve.sched.batching import Batching
+from fastserve.sched.errors import PolicyError
+from fastserve.sched.job import NEVER, NOWHERE, Job, Meter
+from fastserve.sched.kv import Ledger
+from fastserve.sched.policy import Machine
+from fastserve.sched.ranking import Entry, Ranking
+from fastserve.sched.residency import Residency
+
+NOBODY: tuple[Job, ...] = ()
+
+
+class CopyingMachine(Machine, Protocol):
+    """What the Scheduler itself must know about the machine, beside what it hands on to the policy."""
+
+    def return_ns(self, blocks: int) -> int: ...  # copying so many blocks out and in again
+
+
+class Chooser:
+    """choose() fills its attributes anew and changes nothing else, but for the freshness of stored ranks.
+
+    visit: the visit guard, in returns; 0 disables. prefill_guard: a job that needs a prefill waits while less than this
+    share of the host pool is free. skip_misfits: a waiting job that does not fit is passed over and closes nothing.
+    """
+
+    def __init__(
+        self,
+        machine: CopyingMachine,
+        meter: Meter,
+        live: dict[Job, None],
+        running: dict[Job, None],
+        ranking: Ranking,
+        ledger: Ledger,
+        batching: Batching,
+        residency: Residency,
+        *,
+        slots: int,
+        visit: int,
+        prefill_guard: float,
+        skip_misfits: bool,
+    ) -> None:
+        self.machine = machine
+        self.meter = meter
+        self.live = live
+        self.running = running
+        self.ranking = ranking
+        self.ledger = ledger
+        self.batching = batching
+        self.swaps = residency.swaps
+        self.slots = slots
+        self.bounded = ledger.blocks < NEVER
+        self.visit = visit if residency.displaces else NEVER
+        self.guarding = self.visit > 0 and self.bounded
+        self.host_floor = round(ledger.host * prefill_guard) if ledger.host < NEVER else 0
+        self.skip_misfits = skip_misfits
+        # What choose() says.
+        self.joined: Sequence[Job] = NOBODY
+        self.left: Sequence[Job] = NOBODY
+        self.room = 0  # device blocks left over by the members, parked KV not counted
+        self.hold = 0  # meter.service until which the visit guard keeps the batch as it is; 0: it does not
+        self.steady = True  # would it say the same at the next boundary if nothing happens until then?
+        # What it works with: ranking.run[top:] leave.
+        self._top = 0
+        self._places = 0
+        self._cold = 0  # blocks of KV that would be parked
+
+    def choose(self, now: int, hold: int) -> None:
+        """hold: meter.service until which an earlier choice of the guard stands.
+
+        The choice is not steady when memory made somebody leave (as a waiting job it has another rank), or keeps out
+        the first of a queue that reorders itself.
+        """
+        ledger = self.ledger
+        ranking = self.ranking
+        self.room = room = ledger.blocks - ledger.used
+        self.hold = hold if hold > self.meter.service else 0
+        waiting = len(self.live) - len(self.running)
+        if ranking.lazy and waiting == 0 and room >= 0:
+            self.joined = self.left = NOBODY
+            self.steady = True
+            return
+        if ranking.dirty or not ranking.settled:
+            ranking.refresh()
+        self._top = len(ranking.run)
+        self._places = self.slots - len(self.running)
+        self._cold = ledger.cold
+        left: list[Job] = []
+        joined: list[Job] = []
+        self.left = left
+        self.joined = joined
+        if room < 0:
+            self._shed(left)
+        closed = False
+        if self.hold:
+            if left:
+                self.hold = 0
+        elif (ranking.wait or ranking.own_queue) and (not self.batching.gated or self._opens(now, waiting)):
+            closed = self._admit(left, joined)
+        self.steady = self._places <= 0 or (not left and not (closed and ranking.own_queue))
+
+    def _shed(self, left: list[Job]) -> None:
+        """The running jobs have outgrown the device: the weakest leave."""
+        ledger = self.ledger
+        ranking = self.ranking
+        while self.room < 0:
+            if self._top == 0:
+                raise RuntimeError("jobs that cannot leave have outgrown the device; this is a bug in the Scheduler")
+            if ranking.improve(self._top):
+                continue
+            self._top -= 1
+            job = ranking.run[self._top][3]
+            left.append(job)
+            self._cold += ledger.held(job)
+            self.room += ledger.need(job)
+            self._places += 1
+
+    def _admit(self, left: list[Job], joined: list[Job]) -> bool:
+        """The best waiting jobs join, each displacing the weakest running ones that it strictly beats.
+
+        Returns whether one that could not has kept out those behind it.
+        """
+        ledger = self.ledger
+        ranking = self.ranking
+        run = ranking.run
+        bounded = self.bounded
+        closed = False
+        for entry in ranking.queue():
+            rank = entry[0]
+            job = entry[3]
+            if self.host_floor and self._set_aside(job, joined):
+                continue
+            top = self._top
+            if left and not self._beats(rank, run[top], job):
+                return True  # nobody takes the place of a better one that had to leave
+            need = ledger.need(job)
+            t = top
+            places = self._places
+            room = self.room
+            fits = True
+            while places <= 0 or room < need:
+                if t == 0 or not self._beats(rank, run[t - 1], job):
+                    fits = False
+                    break
+                if ranking.improve(t):
+                    continue
+                t -= 1
+                places += 1
+                room += ledger.need(run[t][3])
+            if not fits:
+                if self.skip_misfits and places > 0:
+                    closed = True
+                    continue
+                return True
+            if bounded:
+                cold = self._cold
+                if job.place is not NOWHERE and job not in ledger.away:
+                    cold -= ledger.held(job)
+                for i in range(t, top):
+                    cold += ledger.held(run[i][3])
+                if t < top and self.guarding and room - need < cold and self._guarded(t, top):
+                    return True
+                self._cold = cold
+            while top > t:
+                top -= 1
+                left.append(run[top][3])
+            joined.append(job)
+            self._top = top
+            self._places = places - 1
+            self.room = room - need
+            closed = False
+        return closed
+
+    def _beats(self, rank: Any, entry: Entry, job: Job) -> bool:
+        try:
+            return bool(rank < entry[0])
+        except (Exception, SystemExit) as error:
+            message = f"ranks {rank!r} and {entry[0]!r} cannot be compared ({error}); return one kind of value"
+            raise PolicyError(self.ranking.policy, "rank", job, message) from error
+
+    def _opens(self, now: int, waiting: int) -> bool:
+        return self.batching.may_join(now, len(self.running), self.slots, waiting, next(iter(self.live)).arrival)
+
+    def _set_aside(self, job: Job, joined: list[Job]) -> bool:
+        """Does the prefill guard keep it waiting? Never when nobody else would run."""
+        if job.place is not NOWHERE or not (self.running or joined):
+            return False
+        return self.ledger.host - self.ledger.hosted < self.host_floor
+
+    def _guarded(self, t: int, top: int) -> bool:
+        """Memory is short: does the visit guard protect anybody in run[t:top]? Then the batch holds until it ends."""
+        until = 0
+        for _, _, _, job in self.ranking.run[t:top]:
+            until = max(until, job.joined_at + self.visit * self._return_ns(job))
+        if until <= self.meter.service:
+            return False
+        self.hold = until
+        return True
+
+    def _return_ns(self, job: Job) -> int:
+        """ns: what coming back would cost a running job: copies both ways, or a prefill where the host has no room."""
+        ledger = self.ledger
+        held = ledger.held(job)
+        if self.swaps and held <= ledger.host - ledger.hosted:
+            return self.machine.return_ns(held)
+        return self.machine.prefill_ns(job.prompt + job.generated)
