@@ -21,7 +21,7 @@ from fastserve.observers.iterations import COLUMNS, IterationLog
 from fastserve.observers.live_feed import LiveFeed
 from fastserve.observers.timeline import BATCH, LINK, Timeline
 from fastserve.sched.job import Job
-from fastserve.sched.observer import Observer, level
+from fastserve.sched.observer import Observer
 from fastserve.sched.plan import Outcome, Plan
 from sim.world import World
 from tests.sched.worlds import build, hardware, tuned, workload
@@ -251,9 +251,3 @@ def test_demotions_and_who_took_the_place_are_told() -> None:
     assert any(text.startswith("demoted from Q1: Q2") for text in told)
     assert any("its place was needed by job " in text for text in told)
     assert any("its KV is still on the device" in text for text in told)
-
-
-def test_levels_are_read_off_explanations() -> None:
-    assert level("Q3, 4 ms left") == 3
-    assert level("rank 4") is None
-    assert level("Queue 3") is None
