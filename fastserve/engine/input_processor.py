@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from fastserve.engine.clock import Clock
 from fastserve.engine.config import EngineConfig
+from fastserve.engine.detokenizer import Alphabet
 from fastserve.engine.inbox import Inbox
 from fastserve.engine.model_info import ModelInfo
 from fastserve.engine.params import SamplingParams
@@ -33,6 +34,7 @@ class InputProcessor:
         self.slos: dict[int, float] = {}  # by id of a live job: s from its arrival to its deadline
         self.outstanding = 0  # requests that count towards the bound of the queue
         self._guess = serving.predict()
+        self._alphabet = None if info.tokenizer is None else Alphabet(info.tokenizer)
         self._rng = random.Random(serving.seed)
         self._lock = threading.Lock()
         self._next_id = 0
@@ -61,7 +63,7 @@ class InputProcessor:
         params = (params or SamplingParams()).resolved(self.info.defaults)
         ids = self.info.encode(prompt)
         limit = self.info.limit(len(ids), params)
-        voice = None if self.info.voice is None else self.info.voice(params, ids)
+        voice = None if self._alphabet is None else self._alphabet.voice(params, ids)
         if params.stop and voice is None:
             raise ValueError(f"stop strings need text, and model {self.info.name} has no tokenizer")
         guess = None

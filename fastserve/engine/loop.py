@@ -1,4 +1,4 @@
-"""The loop: one thread that owns the Scheduler and the executor.
+"""The loop: one thread that owns the Scheduler and the body.
 
 A turn is: drain the inbox (arrivals by (arrival, id), then cancels), plan, run, commit, hand out; nothing else calls
 the Scheduler. Idle, it rests on the inbox and never polls. It knows neither torch nor whether its clock is a real one.
@@ -11,16 +11,17 @@ from collections.abc import Mapping
 from time import perf_counter_ns
 from typing import Any
 
-from fastserve.engine.backend import LiveExecutor
+from fastserve.engine.backend import Backend, Step
 from fastserve.engine.clock import Clock
 from fastserve.engine.inbox import Inbox
+from fastserve.engine.output_processor import OutputProcessor
 from fastserve.engine.recovery import Recovery
 from fastserve.engine.request import Piece, Request
 from fastserve.metrics.records import Recorder
 from fastserve.sched.errors import ObserverError, RefusedError
 from fastserve.sched.job import Job
 from fastserve.sched.observer import Observers
-from fastserve.sched.plan import Copy, Outcome, Plan, Transfer
+from fastserve.sched.plan import Copy, Plan, Transfer
 from fastserve.sched.scheduler import Scheduler
 
 log = logging.getLogger("fastserve")
@@ -37,20 +38,21 @@ class Loop:
     def __init__(
         self,
         scheduler: Scheduler,
-        executor: LiveExecutor,
+        backend: Backend,
         recorder: Recorder,
         clock: Clock,
         inbox: Inbox,
         about: Mapping[str, Any] | None = None,
     ) -> None:
         self.scheduler = scheduler
-        self.executor = executor
+        self.backend = backend
         self.recorder = recorder
         self.clock = clock
         self.inbox = inbox
         self.observers = Observers(scheduler, about, _broken)
         self._copies: dict[Copy, int] = {}  # under way: ns, when the plan was made that asked for it
         self.requests: dict[Job, Request] = {}  # admitted, and not ended
+        self.output = OutputProcessor(backend, self.requests)
         self.now = 0  # ns: the boundary at which the loop stands
         self.alive = True
         self.error: str | None = None
@@ -60,6 +62,8 @@ class Loop:
         self.counters.update({f"finished_{reason}": 0 for reason in FINISHES})
         self.busy_ns = 0  # in turns that had something to run
         self.scheduler_ns = 0  # of these, in the Scheduler and its policy
+        self.model_ns = 0  # of these, in the model or waiting for it
+        self.waited_ns = 0  # of these, for copies; the rest is the host's own work
         self._scheduling = 0  # of this turn
         self.recovery = Recovery(self)
         recorder.watch = self.row
@@ -107,13 +111,14 @@ class Loop:
         if plan is None:
             return False
         try:
-            outcome = self.executor.run(plan)
+            step = self.backend.run(plan)
+            self.output.check(plan, step)
         except MemoryError as error:
             self.recovery.too_large(plan, error)
         except Exception as error:
             self.recovery.failed(plan, error)
         else:
-            self._commit(plan, outcome)
+            self._commit(plan, step)
             self.steps += 1
             self.recovery.went_well()
         self.scheduler_ns += self._scheduling
@@ -131,11 +136,13 @@ class Loop:
                 self.observers.idle(self.now)
         return plan
 
-    def _commit(self, plan: Plan, outcome: Outcome) -> None:
+    def _commit(self, plan: Plan, step: Step) -> None:
         looked_at = bool(self.observers.members)
+        self._pass(plan, step)
+        outcome = self.output.accept(step)
         now = self.clock.now()
-        if looked_at and (plan.moves or outcome.copied):
-            self._tell_copies(plan, outcome, now)
+        if looked_at:
+            self._tell_copies(plan, step, now)
         self.now = now
         outcome.first = now - plan.now
         outcome.service = outcome.first - outcome.stall
@@ -147,7 +154,7 @@ class Loop:
             raise
         self._scheduling += perf_counter_ns() - began
         self.counters["preemptions"] += len(plan.left)
-        produced = self.executor.produced
+        produced = self.output.pieces
         self.counters["output_tokens"] += sum([piece.token_id is not None for _, piece in produced])
         for job in finished:
             self._finish(job, produced)
@@ -155,32 +162,51 @@ class Loop:
         if looked_at:
             self.observers.committed(plan, outcome, finished, now)
         for job in finished:
-            self.executor.forget(job)
+            self.backend.forget(job)
             del self.requests[job]
         for request, piece in produced:
             piece.at_ns = now
             self._hand_out(request, piece)
 
-    def _tell_copies(self, plan: Plan, outcome: Outcome, now: int) -> None:
-        """Copies that have ended: from the plan that asked for them, until now at the latest."""
+    def _tell_copies(self, plan: Plan, step: Step, now: int) -> None:
+        """Those of a modelled link, which knows their ends; else those that have ended: from the plan that asked for
+        them, until now at the latest.
+        """
+        if step.transfers is not None:
+            for transfer in step.transfers:
+                self.observers.copied(transfer, plan.now)
+            return
         under_way = self.scheduler.ledger.copies
         if len(self._copies) > len(under_way):  # some have ended while nobody looked, or with a step that failed
             self._copies = {copy: at for copy, at in self._copies.items() if copy in under_way}
         for copy in [*plan.park, *plan.load, *plan.prefetch]:
             self._copies.setdefault(copy, plan.now)
-        for copy in outcome.copied:
+        for copy in step.copied:
             start = self._copies.pop(copy, None)
             if start is not None:  # else it began before anybody looked
                 self.observers.copied(Transfer(copy, start, now), now)
 
+    def _pass(self, plan: Plan, step: Step) -> None:
+        """The time of a modelled step passes here; that of a real one has passed."""
+        if step.service is None:
+            self.model_ns += step.model_ns
+            self.waited_ns += step.stall
+        else:
+            began = perf_counter_ns()
+            self.clock.sleep_until(plan.now + step.stall + step.service)
+            self.model_ns += perf_counter_ns() - began
+
     def _finish(self, job: Job, produced: list[tuple[Request, Piece]]) -> None:
-        """The executor has ended it; or it outgrew the pool, and the Scheduler has cut it after its last token."""
+        """Its tokens have ended it; or it outgrew the pool, and the Scheduler has cut it after its last token."""
         request = self.requests[job]
         if not request.finish_reason:
-            last = next(piece for owner, piece in produced if owner is request)
             end = request.end(job.finish)
-            last.text += end.text
-            last.finish_reason = end.finish_reason
+            last = next((piece for owner, piece in reversed(produced) if owner is request), None)
+            if last is None:  # it got no token in this step
+                produced.append((request, end))
+            else:
+                last.text += end.text
+                last.finish_reason = end.finish_reason
         job.finish = request.finish_reason
 
     # -- what comes from outside -----------------------------------------------------------------------------------
@@ -199,7 +225,7 @@ class Loop:
     def _submit(self, request: Request, now: int) -> None:
         job = request.job
         try:
-            self.executor.admit(job, request)
+            self.backend.admit(job, request.prompt, request.params, request.seed)
         except Exception as error:
             del self.requests[job]
             self._hand_out(request, request.end("error", f"{type(error).__name__}: {error}"))
@@ -208,7 +234,7 @@ class Loop:
         try:
             self.scheduler.submit(job, now)
         except RefusedError as error:
-            self.executor.forget(job)
+            self.backend.forget(job)
             self.recorder.rejected(job, now, str(error))
             if self.observers.members:
                 self.observers.rejected(job, now, str(error))
@@ -237,7 +263,7 @@ class Loop:
                 self.observers.last("cancelled", job, now)
                 raise
             self._scheduling += perf_counter_ns() - began
-            self.executor.forget(job)
+            self.backend.forget(job)
             job.finish = reason
             self.recorder.cancelled(job, now)
             if self.observers.members:

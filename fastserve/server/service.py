@@ -203,7 +203,7 @@ class Service:
         job.error = output.error
         if output.finish_reason == "cancelled" and self.cut:
             job.error = DRAINED
-        job.answer = answer_of(job, output)
+        job.answer = answer_of(job, output, self.engine.info.backend)
         self.limits.book(job.client, len(output.token_ids))
         self.tally.ended(job, output)
         self.metrics.ended(output, handle)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from fastserve.backends.scripted import ScriptedExecutor
+from fastserve.backends.scripted import ScriptedBackend
 from fastserve.engine.clock import VirtualClock
 from fastserve.engine.inbox import Inbox
 from fastserve.engine.loop import Loop
@@ -50,7 +50,7 @@ def lived(policy: str | Policy, work: Work, options: dict[str, Any], *observers:
     times = MachineTimes(machine, options["max_batch"], max(work.prompt))
     scheduler = scheduler_of(policy_of(policy), times, macro=False, **options)
     recorder = Recorder(machine.memory.block_bytes)
-    loop = Loop(scheduler, ScriptedExecutor(machine, clock), recorder, clock, inbox)
+    loop = Loop(scheduler, ScriptedBackend(hardware=machine), recorder, clock, inbox)
     for observer in observers:
         loop.observers.attach(observer)
     requests = []

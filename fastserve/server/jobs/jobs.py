@@ -23,8 +23,6 @@ END_STATES = {
 }
 """Finish reason -> state of a job that has ended."""
 
-BACKEND = "pytorch"
-
 
 def new_id() -> str:
     """Never given twice, in this process or another."""
@@ -121,7 +119,7 @@ class Board:
             yield self.jobs.pop(oldest)
 
 
-def answer_of(job: ServedJob, output: Output) -> dict[str, Any]:
+def answer_of(job: ServedJob, output: Output, backend: str) -> dict[str, Any]:
     """A GenerateAnswer."""
     record = output.record
     generated = len(output.token_ids)
@@ -147,7 +145,7 @@ def answer_of(job: ServedJob, output: Output) -> dict[str, Any]:
         "tokens_per_second": generated / took if took > 0 else 0.0,
         "preemption_count": int(record.get("preemptions", 0)),
         "finish_reason": output.finish_reason,
-        "metadata": {**job.metadata, "model_name": job.model, "backend": BACKEND},
+        "metadata": {**job.metadata, "model_name": job.model, "backend": backend},
     }
 
 
