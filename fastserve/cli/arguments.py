@@ -31,3 +31,11 @@ def add_batch_arguments(parser: argparse._ActionsContainer) -> None:
     add("--visit", type=int, default=64, help="visit guard; 0 is off (default: %(default)s)")
     add("--kv-tokens", type=int, help="device KV pool (default: what the memory allows)")
     add("--host-tokens", type=int, help="host KV pool (default: what the memory allows)")
+
+
+def add_observer_arguments(parser: argparse._ActionsContainer) -> None:
+    """timeline, iterations and observer, as fastserve.observers.named.chosen() takes them."""
+    add = parser.add_argument
+    add("--timeline", metavar="FILE", help="a Chrome trace of the run, for ui.perfetto.dev, written as it goes on")
+    add("--iterations", metavar="FILE", help="a row per iteration (CSV), written as the run goes on")
+    add("--observer", action="append", default=[], metavar="MODULE:CLASS", help="your own; may be repeated")

@@ -13,7 +13,7 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "model": ("--model-name",),
     "backend": ("--backend-type",),
 }
-REPEATED = ("set", "api_key", "required_scopes", "cors_origins")
+REPEATED = ("set", "observer", "api_key", "required_scopes", "cors_origins")
 GROUPS = {
     "model": "model",
     "policy": "scheduler",

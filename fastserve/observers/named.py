@@ -1,4 +1,4 @@
-"""An observer of your own by where it is, for command lines: module:Class, made without arguments for each run."""
+"""Observers as command lines ask for them: the shipped ones by their files, your own by module:Class."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import importlib
 import inspect
 import os
 import sys
+from collections.abc import Iterable
+from os import PathLike
 
+from fastserve.observers.iterations import IterationLog
+from fastserve.observers.timeline import Timeline
 from fastserve.sched.observer import Observer
 
 
@@ -40,3 +44,18 @@ def make(name: str) -> Observer:
     except (Exception, SystemExit) as error:  # the user's own module or constructor
         what = f"{type(error).__name__}: {error}"
         raise ValueError(f"observer {name!r} cannot be imported and made without arguments: {what}") from error
+
+
+def chosen(
+    timeline: str | PathLike[str] | None = None,
+    iterations: str | PathLike[str] | None = None,
+    names: Iterable[str] = (),
+) -> list[Observer]:
+    """For one live run, whose files are written as it goes on.
+
+    Raises OutputError for a file that cannot be written, ValueError for an observer that cannot be made.
+    """
+    own = [make(name) for name in names]
+    shipped: list[Observer] = [] if timeline is None else [Timeline(timeline)]
+    shipped += [] if iterations is None else [IterationLog(iterations)]
+    return shipped + own

@@ -99,6 +99,12 @@ class FastServeConfig(BaseSettings):
     """output lengths for policies that need a guess: constant:TOKENS or client (the request's `guess`)"""
     flight_log: Path | None = None
     """write every submit, plan and commit here, as JSON lines"""
+    timeline: Path | None = None
+    """write a Chrome trace of slots, preemptions and copies here, for ui.perfetto.dev, while the server runs"""
+    iterations: Path | None = None
+    """write a row per iteration here (CSV), while the server runs"""
+    observer: Words = ()
+    """your own observers, module:Class; repeatable"""
 
     # -- server
     config: Path | None = None
