@@ -13,6 +13,7 @@ from fastserve.sched.job import NEVER, Job
 from fastserve.sched.observer import Observer, Observers
 from fastserve.sched.plan import Transfer
 from fastserve.sched.scheduler import Scheduler
+from sim.clock import Clock
 from sim.inbox import Inbox
 from sim.link import Link
 from sim.machine import ModelledMachine
@@ -48,7 +49,7 @@ class World:
         self.link = link
         self.observers = Observers(scheduler, about)
         self.planned_at = 0  # ns, of the last plan that somebody looked at
-        self.env: Any = simpy.Environment()  # its times are whole ns; SimPy would call them numbers
+        self.env: Any = Clock()  # its times are whole ns; SimPy would call them numbers
         self.idle = self.env.event()
         self.wake = self.env.event()
         self.env.process(self.gpu())
@@ -100,14 +101,18 @@ class World:
             plan = scheduler.plan(now)
             if plan is None:
                 opens = scheduler.opens_at()
+                wakes = min(opens, inbox.at)
                 if observers.members and scheduler.live:
                     observers.idle(now)
-                if opens == NEVER and inbox.at == NEVER:
+                if wakes == NEVER:
                     if scheduler.live:
                         raise self._stuck()
                     return
-                yield self.something(opens)
-                now = env.now
+                if env.jump(max(now, wakes)):
+                    now = max(now, wakes)
+                else:
+                    yield self.something(opens)
+                    now = env.now
                 continue
             looked_at = bool(observers.members)
             if looked_at:
@@ -115,8 +120,9 @@ class World:
                 observers.planned(plan, now)
             outcome = machine.run(plan)
             duration = outcome.stall + outcome.service
-            yield env.timeout(duration)
             now += duration
+            if not env.jump(now):
+                yield env.timeout(duration)
             try:
                 finished = scheduler.commit(plan, outcome, now)
             except PolicyError:

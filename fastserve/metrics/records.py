@@ -2,6 +2,9 @@
 
 A Recorder is the Observer that both drivers tell first. A plan costs it what changed in it: common gaps between tokens
 go on a stack of maxima over the iterations, and a job looks there once for each visit.
+
+Several tokens of one iteration come together, at its end: there is no gap between them. A job that gets none of an
+iteration is out of step with the batch until its next token.
 """
 
 from __future__ import annotations
@@ -133,8 +136,9 @@ class Recorder(Observer):
             self._copies(plan)
         if self.fetched:
             self.fetched.difference_update(outcome.copied)
+        silent = self._silent(outcome) if outcome.extra else None
         if plan.batch:
-            self._decoded(plan.now, outcome)
+            self._decoded(plan.now, outcome, now)
             self.token_at = now
             self.waited = 0
         else:
@@ -142,8 +146,10 @@ class Recorder(Observer):
         for job, tokens in plan.prefill:
             trail = self.trails[job]
             trail.computed += outcome.iterations * tokens
-            if job.rolling or job.finish:
+            if (job.rolling or job.finish) and (silent is None or job not in silent):
                 self._prefilled(job, trail, now)
+        if silent:
+            self.awaiting.update(silent)
         for job in finished:
             self._finish(job, now)
 
@@ -199,6 +205,15 @@ class Recorder(Observer):
             if job not in prefilled and (job.rolling or job.finish):
                 self.awaiting[job] = trail
 
+    def _silent(self, outcome: Outcome) -> dict[Job, Trail]:
+        """Who got no token from this iteration, with the longest gap and the last token before it noted."""
+        silent: dict[Job, Trail] = {}
+        for job, delta in outcome.extra:
+            if delta < 0:
+                silent[job] = trail = self.trails[job]
+                self._settle(job, trail)
+        return silent
+
     def _copies(self, plan: Plan) -> None:
         for copy in plan.park:
             self.trails[copy.job].blocks_out += copy.blocks
@@ -211,7 +226,7 @@ class Recorder(Observer):
             else:
                 self.trails[copy.job].blocks_in += copy.blocks
 
-    def _decoded(self, start: int, outcome: Outcome) -> None:
+    def _decoded(self, start: int, outcome: Outcome, now: int) -> None:
         first = self.waited + outcome.first
         self.count += 1
         if not self.awaiting:
@@ -221,7 +236,9 @@ class Recorder(Observer):
         self.count += 1
         token = start + outcome.first
         for trail in self.awaiting.values():
-            if token - trail.last > trail.gap:
+            if trail.first < 0:  # its prefill has yielded none, and whoever has none is looked at each iteration
+                trail.first = now
+            elif token - trail.last > trail.gap:
                 trail.gap = token - trail.last
             trail.last = -1
             trail.mark = self.count
