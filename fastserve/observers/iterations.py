@@ -14,6 +14,7 @@ resumed          ids of those that got a place with their KV kept: they decode a
 left             ids of those that lost their place before the stretch, by a step that failed too
 prefilled        ids of those whose prefill was complete at its end: that gave them a token
 ended            ids of those that were finished at its end
+extra            of an uneven iteration: ID:N for who got N tokens more than one; -1 is none
 waiting          live jobs without a place during the stretch
 kv_used, kv_parked, kv_hosted   blocks at its end: of running jobs, of others on the device, on the host
 """
@@ -45,6 +46,7 @@ class Stretch(NamedTuple):
     left: tuple[int, ...]
     prefilled: tuple[int, ...]
     ended: tuple[int, ...]
+    extra: tuple[tuple[int, int], ...]
     waiting: int
     kv_used: int
     kv_parked: int
@@ -115,6 +117,7 @@ class IterationLog(Observer):
             left=self._left,
             prefilled=_ids([job for job, _ in plan.prefill if job.rolling or job.finish]),
             ended=_ids(finished),
+            extra=tuple([(job.id, delta) for job, delta in outcome.extra]),
             waiting=self._waiting,
             kv_used=ledger.used,
             kv_parked=ledger.cold,
@@ -135,6 +138,8 @@ def _ids(jobs: Sequence[Job]) -> tuple[int, ...]:
 
 
 def _cell(column: str, value: Any) -> str:
+    if column == "extra":
+        return " ".join([f"{id}:{delta}" for id, delta in value])
     if isinstance(value, tuple):
         return " ".join([str(id) for id in value])
     return f"{value // 10**9}.{value % 10**9:09d}" if column.endswith("_s") else str(value)
