@@ -146,13 +146,13 @@ def _first(args: argparse.Namespace, contenders: Sequence[Contender]) -> str:
 
 def _engine(args: argparse.Namespace, trace: Trace) -> Body:
     from fastserve.compare.offline import EngineBody
-    from fastserve.compare.trace import fitting
+    from fastserve.compare.trace import check_fits
     from fastserve.launch import Body
 
     body = Body(args.model, latency=args.latency, **{name: getattr(args, name) for name in MODEL_FLAGS})
     longest = getattr(body.model, "max_model_len", None)
     if longest is not None:
-        fitting(trace, longest, body.model.name)  # before anything is measured
+        check_fits(trace, longest, body.model.name)  # before anything is measured
     return EngineBody(body, {name: getattr(args, name) for name in BATCH_FLAGS})
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from fastserve.compare.compare import CompareError, Contender, Replay, Watch
-from fastserve.compare.trace import fitting, warm_up
+from fastserve.compare.trace import check_fits, warm_up
 from fastserve.engine.config import EngineConfig
 from fastserve.engine.playback import PlaybackError, play
 from fastserve.hardware import Hardware
@@ -50,8 +50,10 @@ class EngineBody:
 
     def _play(self, serving: EngineConfig, trace: Trace, seed: int, watch: Watch | None) -> Any:
         with self.body.engine(serving, self.hardware) as engine:
+            context = engine.max_model_len
+            check_fits(trace, context, engine.model_name)
             try:
-                return play(engine, fitting(trace, engine.max_model_len, engine.model_name), seed=seed, watch=watch)
+                return play(engine, trace, seed=seed, max_model_len=context, watch=watch)
             except PlaybackError as error:
                 raise CompareError(str(error)) from None
 

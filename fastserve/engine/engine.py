@@ -98,6 +98,8 @@ class Engine:
         program: str = "",
         priority: int = 0,
         deadline_s: float | None = None,
+        ttft_slo_s: float | None = None,
+        tpot_slo_s: float | None = None,
         timeout_s: float | None = None,
         arrival: float | None = None,
         listener: Listener | None = None,
@@ -105,10 +107,12 @@ class Engine:
     ) -> Handle:
         """Takes a request and returns at once.
 
-        deadline_s: when it should have ended, s after its arrival: for policies and records. timeout_s: s after its
-        arrival, when it is cancelled with finish reason timeout. arrival: s of now(); one to come is waited for, a past
-        one counts as waiting (None: now). listener: called with every piece on the engine's thread; it must be quick.
-        beyond_capacity: neither refused for nor counted towards the bound of the queue.
+        deadline_s: when it should have ended, s after its arrival. ttft_slo_s: when it should have said its first
+        token; without a deadline_s it is the deadline that a policy sees. tpot_slo_s: s for each later token. All three
+        are in the records. timeout_s: s after its arrival, when it is cancelled with finish reason timeout. arrival: s
+        of now(); one to come is waited for, a past one counts as waiting (None: now). listener: called with every
+        piece on the engine's thread; it must be quick. beyond_capacity: neither refused for nor counted
+        towards the bound of the queue.
 
         Raises ValueError for what is wrong with it, RefusedError (a ValueError) when it can never fit, QueueFull,
         RuntimeError when the engine is closed or broken.
@@ -118,8 +122,8 @@ class Engine:
             raise RuntimeError(f"the engine has stopped: {self.error or 'it was closed'}")
         request = self.input_processor.admit(
             self.loop.scheduler, prompt, params, client=client, program=program, priority=priority,
-            deadline_s=deadline_s, timeout_s=timeout_s, arrival=arrival, listener=listener,
-            beyond_capacity=beyond_capacity,
+            deadline_s=deadline_s, ttft_slo_s=ttft_slo_s, tpot_slo_s=tpot_slo_s, timeout_s=timeout_s, arrival=arrival,
+            listener=listener, beyond_capacity=beyond_capacity,
         )  # fmt: skip
         return Handle(request, self._cancel)
 

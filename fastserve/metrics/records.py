@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from fastserve.sched.job import NEVER, Job
+from fastserve.sched.job import Job
 from fastserve.sched.observer import Observer, Run
 from fastserve.sched.plan import Copy, Outcome, Plan
 
@@ -344,9 +344,3 @@ class Recorder(Observer):
             for name in COLUMNS:
                 columns[name] = columns[name][order]
         return dict(columns)
-
-
-def slos(ttft: int, tpot: int, e2e: int) -> Slo:
-    """From ns, NEVER or 0 where there is none."""
-    ns = (ttft, tpot, e2e)
-    return tuple([value / 1e9 if 0 < value < NEVER else float("nan") for value in ns])  # type: ignore[return-value]

@@ -8,7 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastserve.engine.request import Handle, Output
 from fastserve.server.api.outbox import Feed
@@ -27,6 +27,16 @@ END_STATES = {
 def new_id() -> str:
     """Never given twice, in this process or another."""
     return secrets.token_hex(12)
+
+
+class Scheduling(NamedTuple):
+    """What a request says for policies: arguments of Engine.submit(), by their names. Spans in s from its arrival."""
+
+    program: str = ""
+    priority: int = 0
+    deadline_s: float | None = None
+    ttft_slo_s: float | None = None
+    tpot_slo_s: float | None = None
 
 
 @dataclass(slots=True, eq=False)
