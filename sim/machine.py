@@ -43,7 +43,7 @@ class ModelledMachine:
         start = max(self.ps, now * 1000)
         stall = 0
         if plan.moves:
-            stall = self._copy(plan)
+            stall = self.link.follow(plan)
             start += stall * 1000
         k = 1
         ended: list[Job] = []
@@ -109,22 +109,3 @@ class ModelledMachine:
             if end.get(job) == at:
                 del end[job]
                 ended.append(job)
-
-    def _copy(self, plan: Plan) -> int:
-        """Starts the plan's copies; ns until those that the step needs have ended.
-
-        Copies out go first. What the step loads may not start before the room is clear; prefetches queue behind.
-        """
-        link = self.link
-        now = plan.now
-        for copy in plan.park:
-            link.send(copy, now)
-        clear = now
-        for copy in plan.clear:
-            clear = max(clear, link.ends(copy))
-        ready = clear
-        for copy in plan.load:
-            ready = max(ready, link.send(copy, clear) if copy.job.copy is not copy else link.ends(copy))
-        for copy in plan.prefetch:
-            link.send(copy, clear)
-        return ready - now

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from fastserve.hardware.machine_times import MachineTimes
 from fastserve.sched.errors import RefusedError
 from fastserve.sched.job import NEVER, Job
+from fastserve.sched.link import carry
 from fastserve.sched.plan import Copy, Outcome, Plan
 from fastserve.sched.scheduler import Scheduler
 from tests.sched.audit import audit
@@ -43,6 +45,7 @@ class Body:
         self.on_host: dict[Job, int] = {}  # copies on their way in included
         self.queues: dict[bool, deque[Copy]] = {True: deque(), False: deque()}  # by direction, in flight
         self.orphans: set[Copy] = set()
+        self.landed: list[Copy] = []  # by the current plan's order
         self.most_on_host = 0
 
     def blocks(self, tokens: int) -> int:
@@ -86,34 +89,33 @@ class Body:
             assert all(copy in self.orphans for copy in self.queues[True] if copy.job is job)
             del self.on_device[job]
             self.cached[job] = 0
-        for copy in plan.park:
-            assert copy.out and copy.blocks == self.on_device[copy.job] == self.blocks(self.cached[copy.job])
-            self.queues[True].append(copy)
         for copy in plan.clear:
-            if copy.out:
-                while copy in self.queues[True]:
-                    landed.append(self.queues[True][0])
-                    self.land(landed[-1])
-            else:  # a prefetch gives way: its KV is still on the host
+            if not copy.out:  # a prefetch gives way: its KV is still on the host
                 self.queues[False].remove(copy)
                 self.orphans.discard(copy)
                 landed.append(copy)
-        for copy in plan.load:
-            if copy not in self.queues[False]:
-                assert copy.blocks == self.on_host[copy.job] == self.blocks(self.cached[copy.job])
-                self.queues[False].append(copy)
-            while copy in self.queues[False]:
-                landed.append(self.queues[False][0])
-                self.land(landed[-1])
+        self.landed = landed
+        carry(plan, self)
         for job in plan.joined:
             assert job not in self.members and job not in self.on_host, "its KV is in two places"
             held = self.on_device.pop(job, 0)
             assert held == self.blocks(self.cached.setdefault(job, 0))
             assert self.cached[job] in (0, job.prompt + self.tokens.setdefault(job, 0) - 1)
             self.members.add(job)
-        for copy in plan.prefetch:
-            assert copy.blocks == self.on_host[copy.job] == self.blocks(self.cached[copy.job])
-            self.queues[False].append(copy)
+
+    def send(self, copy: Copy) -> None:
+        """For carry(): what it copies is where it says."""
+        held = self.on_device if copy.out else self.on_host
+        assert copy not in self.queues[copy.out]
+        assert copy.blocks == held[copy.job] == self.blocks(self.cached[copy.job])
+        self.queues[copy.out].append(copy)
+
+    def wait(self, copies: Sequence[Copy]) -> None:
+        """For carry(): copies land in order, per direction."""
+        for copy in copies:
+            while copy in self.queues[copy.out]:
+                self.landed.append(self.queues[copy.out][0])
+                self.land(self.landed[-1])
 
     def step(self, plan: Plan, work: list[tuple[Job, int]]) -> list[Job]:
         """One iteration. Returns who has its last token."""
