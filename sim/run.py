@@ -104,9 +104,7 @@ def build(
     slo = None if targets is None else lambda id: targets[id].seconds()
     recorder = Recorder(hardware.memory.block_bytes, alone, slo)
     about = {"trace": trace.name, "policy": contender.row(settings), "seed": seed}
-    world = World(
-        scheduler, machine, link, inbox, recorder, max_backlog=settings.max_backlog, watch=watch, about=about
-    )
+    world = World(scheduler, machine, link, inbox, recorder, max_backlog=settings.max_backlog, watch=watch, about=about)
     return world, scheduler
 
 

@@ -59,7 +59,7 @@ class Hopeless(Observer):
     def hopeless(self, now: int) -> bool:
         """now: ns."""
         alive = np.maximum(now * 1e-9 - self.arrival, 0.0) / self.output
-        least = np.where(np.isnan(self.took), alive, self.ended)[self.measured]
+        least = np.where(np.isnan(self.took), alive, self.took)[self.measured]
         return all(statistic(least) > self.above for statistic in self.statistics)
 
 

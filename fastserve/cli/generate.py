@@ -115,9 +115,7 @@ def _prompt(engine: Engine, text: str, args: argparse.Namespace) -> str | list[i
     return text
 
 
-def _stream(
-    engine: Engine, prompts: list[str | list[int]], params: SamplingParams, story: Explanation | None
-) -> int:
+def _stream(engine: Engine, prompts: list[str | list[int]], params: SamplingParams, story: Explanation | None) -> int:
     """Each output as it comes, in the order of the prompts; token ids where there is no text. Then the story."""
     handles = [engine.submit(prompt, params, beyond_capacity=True) for prompt in prompts]
     failed = 0
@@ -139,9 +137,7 @@ def _stream(
     return int(failed > 0)
 
 
-def _json(
-    engine: Engine, prompts: list[str | list[int]], params: SamplingParams, story: Explanation | None
-) -> int:
+def _json(engine: Engine, prompts: list[str | list[int]], params: SamplingParams, story: Explanation | None) -> int:
     outputs = engine.generate(prompts, params)
     for output in outputs:
         told = {} if story is None or story.id != output.id else {"explain": [line.document() for line in story.told()]}

@@ -61,7 +61,8 @@ class Inbox:
     def ask(self, question: Ask, *, first: bool = False) -> Future[Any]:
         """To be answered by the engine's thread between two iterations, at once where that asks itself.
 
-        first: before what has been put since is submitted, else after. Cancelled when closed. RuntimeError in a fork of the process.
+        first: before what has been put since is submitted, else after. Cancelled when closed. RuntimeError in a fork of
+        the process.
         """
         self.check_process()
         future: Future[Any] = Future()

@@ -80,7 +80,7 @@ def plan_data(plan: Plan | None, copies: Copies) -> dict[str, Any] | None:
 
 
 class FlightLog(Observer):
-    """Writes one, of any driver. Each line is whole on disk before the next event, so that a crash leaves what led to it."""
+    """Writes one, in any driver. Each line is whole on disk before the next event: a crash leaves what led to it."""
 
     def __init__(self, path: str | PathLike[str], header: dict[str, Any]) -> None:
         """OSError where the file cannot be written. If that fails later, the log ends there and says so."""

@@ -166,7 +166,9 @@ class Explanation(Observer):
         self.began_at = plan.now
         word = said(self.scheduler.policy, job)
         gained = f"{job.generated - self.had:,} tokens in {_time(stay)}"
-        self._note(job, plan.now, f"preempted after {gained}: {why_left(plan, self.scheduler)}; {word}; its KV is parked")
+        self._note(
+            job, plan.now, f"preempted after {gained}: {why_left(plan, self.scheduler)}; {word}; its KV is parked"
+        )
 
     def _chunk(self, job: Job, tokens: list[int], now: int) -> None:
         self.chunks += tokens

@@ -57,7 +57,8 @@ def gaps(log: Iterable[Stretch], latency: LatencyModel) -> Gaps:
 
     Jobs that decode side by side have the same gaps, so one value with a count stands for all of them; only a job that
     has just joined or completed a prefill has a gap of its own. latency: of the run; it says how long each iteration of
-    a stretch took. Tokens of one uneven iteration come together, with no time between them. Takes time and memory proportional to the iterations.
+    a stretch took. Tokens of one uneven iteration come together, with no time between them. Takes time and memory
+    proportional to the iterations.
     """
     values: list[int] = []
     counts: list[int] = []

@@ -188,9 +188,7 @@ class Timeline(Observer):
         })  # fmt: skip
 
     def _instant(self, now: int, name: str, track: int, facts: dict[str, Any], scope: str = "t") -> None:
-        self._event(
-            {"name": name, "ph": "i", "s": scope, "pid": BATCH, "tid": track, "ts": now / 1000, "args": facts}
-        )
+        self._event({"name": name, "ph": "i", "s": scope, "pid": BATCH, "tid": track, "ts": now / 1000, "args": facts})
 
     def _counter(self, now: int, name: str, values: dict[str, int]) -> None:
         if self._shown.get(name) != values:

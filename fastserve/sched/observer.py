@@ -67,7 +67,7 @@ class Observer:
         """
 
     def idle(self, now: int) -> None:
-        """Jobs wait, and there is no plan until something comes or admission opens by itself."""
+        """Jobs wait, and there is no plan until something comes or admission opens by itself; told once until then."""
 
     def copied(self, transfer: Transfer, now: int) -> None:
         """A copy of KV: on a modelled link when it is asked for, for its end is known then; else when it has ended."""
@@ -104,6 +104,7 @@ class Observers(Observer):
         self.members: tuple[Observer, ...] = ()
         self.run = Run(scheduler, Seats(scheduler.slots), dict(about or {}))
         self.broken = broken
+        self._idle = False  # that has been told last
 
     # -- who looks; on the driver's thread, between two iterations -------------------------------------------------
 
@@ -148,6 +149,7 @@ class Observers(Observer):
             self.broken(told)
 
     def _tell(self, method: str, *facts: Any) -> None:
+        self._idle = False
         for member in self.members:
             self._call(member, method, *facts)
 
@@ -172,7 +174,9 @@ class Observers(Observer):
         self._tell("planned", plan, now)
 
     def idle(self, now: int) -> None:
-        self._tell("idle", now)
+        if not self._idle:
+            self._tell("idle", now)
+            self._idle = True
 
     def copied(self, transfer: Transfer, now: int) -> None:
         self._tell("copied", transfer, now)

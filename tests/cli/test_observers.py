@@ -58,7 +58,7 @@ class Other:
 """
 
 
-@pytest.fixture()
+@pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty one but for an observer, and the one to be in."""
     (tmp_path / "mine.py").write_text(OWN)
@@ -140,9 +140,12 @@ def test_what_is_wrong_is_said_before_a_model_is_loaded(
 
 # -- the simulator -----------------------------------------------------------------------------------------------------
 
+
 def test_the_simulator_takes_ones_own_in_every_run(folder: Path) -> None:
     trace = folder / "trace.csv"
-    trace.write_text("arrival_s,prompt_tokens,output_tokens\n" + "".join(f"{i / 10},50,{5 + i % 7}\n" for i in range(30)))
+    trace.write_text(
+        "arrival_s,prompt_tokens,output_tokens\n" + "".join(f"{i / 10},50,{5 + i % 7}\n" for i in range(30))
+    )
     policies = ["--policy", "fcfs", "--policy", "las"]
     assert simulate([str(trace), *policies, "--seeds", "2", "--observer", "mine:Ends", "--processes", "2"]) == 0
     assert (folder / "ends.txt").read_text() == "fcfs 30\nfcfs 30\nlas 30\nlas 30\n"

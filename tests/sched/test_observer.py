@@ -142,9 +142,7 @@ def test_one_that_breaks_live_is_logged_once_and_left_out(caplog: pytest.LogCapt
         assert [len(output.token_ids) for output in outputs] == [20, 20]
         assert engine.alive
     (record,) = caplog.records
-    assert record.getMessage() == (
-        "observer Breaks, committed(): ZeroDivisionError: as asked; it is told nothing more"
-    )
+    assert record.getMessage() == ("observer Breaks, committed(): ZeroDivisionError: as asked; it is told nothing more")
     assert breaks.left == -1 and breaks.ends == 0
     assert book.calls[-1][0] == "ended"
     assert Counter(call[0] for call in book.calls)["committed"] >= 20
@@ -176,9 +174,7 @@ class Grumpy(Policy):
         self._count("depart")
 
 
-@pytest.mark.parametrize(
-    ("method", "last"), [("arrive", "submitted"), ("alarm", "committed"), ("depart", "committed")]
-)
+@pytest.mark.parametrize(("method", "last"), [("arrive", "submitted"), ("alarm", "committed"), ("depart", "committed")])
 def test_what_broke_the_policy_is_told_before_the_end(method: str, last: str) -> None:
     """In both drivers: a flight log must hold it."""
     work = script("x", 12)
