@@ -56,12 +56,13 @@ $(VENV)/.installed-all: $(VENV)/.uv
 	@touch $@ $(VENV)/.installed
 
 # The PyTorch that PyPI has for Linux brings gigabytes of CUDA. Where there is no NVIDIA GPU, the CPU build is taken first:
-# a wheel in a folder that PIP_FIND_LINKS names, else from PyTorch's own index of CPU builds, which uv knows. On macOS and
-# Windows PyPI's own wheel is that build.
+# a wheel in a folder that pip is told of (PIP_FIND_LINKS, find-links in its configuration), else from PyTorch's own index of
+# CPU builds, which uv knows. On macOS and Windows PyPI's own wheel is that build.
 CPU_ONLY := $(shell [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null 2>&1 && echo yes)
 define cpu-torch
 @echo "=== installing PyTorch for the CPU (no NVIDIA GPU was found)"
-@$(UV) --quiet --no-index --no-deps torch 2>/dev/null || $(UV) --torch-backend cpu --no-deps torch || { \
+@export UV_FIND_LINKS="$${UV_FIND_LINKS:-$$($(PY) -m pip config get global.find-links 2>/dev/null | tr -s ' ' ,)}"; \
+$(UV) --quiet --no-index --no-deps torch 2>/dev/null || $(UV) --torch-backend cpu --no-deps torch || { \
 	echo "No CPU build of PyTorch could be had. Put its wheel into a folder and name that folder in PIP_FIND_LINKS," >&2; \
 	echo "or take PyPI's, with several GB of CUDA: make setup-all CPU_ONLY=" >&2; exit 1; }
 endef
@@ -72,7 +73,7 @@ upgrade: ## renew the lock: the newest releases that the bounds of pyproject.tom
 	@build/upgrade/bin/python -m pip install --quiet --no-input --disable-pip-version-check uv
 	@echo "# Every release that the tests run with, for Linux, macOS and Windows: constraints of pip and uv. Written by make upgrade." \
 		> build/upgrade/constraints.txt
-	@build/upgrade/bin/python -m uv pip compile pyproject.toml --all-extras --constraint requirements/held.txt --universal \
+	@UV_FIND_LINKS= build/upgrade/bin/python -m uv pip compile pyproject.toml --all-extras --constraint requirements/held.txt --universal \
 		--python-version 3.11 --upgrade --quiet --no-header --annotation-style line >> build/upgrade/constraints.txt
 	@mv build/upgrade/constraints.txt $(LOCK)
 	@git --no-pager diff --stat -- $(LOCK) || true
@@ -133,7 +134,7 @@ bench-server: setup-all ## throughput through HTTP against the engine's own, fiv
 
 soak: soak-engine soak-server ## everything that must not leak, for long
 
-soak-engine: setup-all ## 100,000 requests with cancels on the scripted executor and 5,000 on the embedded model (minutes)
+soak-engine: setup-all ## 100,000 requests with cancels on the scripted body and 5,000 on the embedded model (minutes)
 	$(PY) scripts/soak_engine.py
 
 soak-server: setup-all ## five minutes of 200 clients who stream, cancel at random and send nonsense; nothing may leak

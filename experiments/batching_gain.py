@@ -28,8 +28,8 @@ from experiments._lib.live import ROOT, here
 from experiments._lib.sweep import main
 from fastserve.atomic_files import atomically
 from fastserve.metrics.summary import Ratio
+from fastserve.policies.spec import PolicySpec
 from sim.report.style import BLACK, BLUE, ORANGE, Look
-from sim.run import Contender
 from sim.settings import Settings
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def cases(scale: Scale) -> list[Case]:
     return [
         Case(
             at={"system": system, "clients": clients}, workload=workload, settings=Settings(), seed=seed,
-            policy=Contender("fcfs"), options=options,
+            policy=PolicySpec("fcfs"), options=options,
         )
         for seed in range(scale.repeats) for clients in scale.clients for system in SYSTEMS
     ]  # fmt: skip

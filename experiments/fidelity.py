@@ -27,7 +27,7 @@ from experiments._lib.fault_injection import doubted, shown
 from experiments._lib.figure import COLUMN, PAGE, draw, legend, look_of
 from experiments._lib.live import PAIR, Rig, again, here, pair, plan
 from experiments._lib.sweep import main, sweep
-from sim.run import Contender
+from fastserve.policies.spec import PolicySpec
 from sim.settings import Settings
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def cases(scale: Scale) -> list[Case]:
                 rig = replace(scale.rig, load=load, residency=residency, again=bool(more), place=place)
                 found.append(
                     Case(
-                        at=at | more, workload=workload, settings=Settings(load=load), policy=Contender(policy),
+                        at=at | more, workload=workload, settings=Settings(load=load), policy=PolicySpec(policy),
                         seed=seed, options=asdict(rig),
                     )
                 )  # fmt: skip

@@ -26,7 +26,7 @@ from experiments._lib.live import PAIR, Rig, here, pair, plan, retold
 from experiments._lib.speed_trace import Tempo
 from experiments._lib.sweep import main, sweep
 from fastserve.metrics.summary import Ratio
-from sim.run import Contender
+from fastserve.policies.spec import PolicySpec
 from sim.settings import Settings
 
 if TYPE_CHECKING:
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 __all__ = ["SCALES", "cases", "claims", "plan", "plot", "run"]
 
 POLICIES = {
-    "fcfs": Contender("fcfs"),
-    "mlfq": Contender("mlfq"),
-    "sj-mlfq": Contender("sj-mlfq"),
-    "sj-mlfq (artifact)": Contender("sj-mlfq", {"preset": "artifact"}),
-    "sj-mlfq (no aging)": Contender("sj-mlfq", {"alpha": 0.0}),
-    "srpt": Contender("srpt"),
+    "fcfs": PolicySpec("fcfs"),
+    "mlfq": PolicySpec("mlfq"),
+    "sj-mlfq": PolicySpec("sj-mlfq"),
+    "sj-mlfq (artifact)": PolicySpec("sj-mlfq", {"preset": "artifact"}),
+    "sj-mlfq (no aging)": PolicySpec("sj-mlfq", {"alpha": 0.0}),
+    "srpt": PolicySpec("srpt"),
 }
 OUTPUTS = {
     "a": "lognormal:3.0,1.6,1,1024",

@@ -22,22 +22,22 @@ from experiments._lib.case import At, Case, Row, Workload, points, recorded
 from experiments._lib.claim import Claim, compared
 from experiments._lib.figure import PAGE, cells, curve, draw, legend, plain_log
 from experiments._lib.sweep import ROOT, main
+from fastserve.policies.spec import PolicySpec
 from sim.replay import replay
-from sim.run import Contender
 from sim.settings import Settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 POLICIES = {
-    "fcfs": Contender("fcfs"),
-    "mlfq": Contender("mlfq"),
-    "sj-mlfq": Contender("sj-mlfq"),
-    "sj-mlfq (artifact)": Contender("sj-mlfq", {"preset": "artifact"}),
-    "las": Contender("las", {"quantum": 1.0}),
-    "fixed-priority": Contender("fixed-priority"),
-    "sjf (oracle)": Contender("sjf"),
-    "srpt (oracle)": Contender("srpt"),
+    "fcfs": PolicySpec("fcfs"),
+    "mlfq": PolicySpec("mlfq"),
+    "sj-mlfq": PolicySpec("sj-mlfq"),
+    "sj-mlfq (artifact)": PolicySpec("sj-mlfq", {"preset": "artifact"}),
+    "las": PolicySpec("las", {"quantum": 1.0}),
+    "fixed-priority": PolicySpec("fixed-priority"),
+    "sjf (oracle)": PolicySpec("sjf"),
+    "srpt (oracle)": PolicySpec("srpt"),
 }
 LONG = "roofline:llama-3-8b/h100"
 BUNDLED = ROOT / "traces" / "azure-conv-like.jsonl"
@@ -164,7 +164,8 @@ def special(args: argparse.Namespace) -> bool:
     scale = SCALES[args.scale]
     workload = recorded(Path(args.trace), args.num_requests or scale.requests)
     contenders = [
-        Contender(policy.policy, policy.knobs, "" if policy.kind.needs else label) for label, policy in POLICIES.items()
+        PolicySpec(policy.policy, policy.knobs, "" if policy.needs_guess else label)
+        for label, policy in POLICIES.items()
     ]
     for load in scale.loads:
         settings = Settings(

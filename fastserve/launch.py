@@ -62,10 +62,7 @@ class Body:
         host_bytes: int | None = None,
     ) -> Backend:  # fmt: skip
         """A fresh object of the body. hardware: its times, in place of the given, a stored profile or a measurement."""
-        wanted = Wanted(
-            config.block_tokens, config.kv_tokens, config.host_tokens, kv_bytes, host_bytes,
-            config.residency in ("reactive", "proactive"), config.max_batch,
-        )  # fmt: skip
+        wanted = wanted_of(config, kv_bytes, host_bytes)
         hardware = hardware or self.given
         made = cast(Backend, self.kind(self.model, wanted, hardware, **self.options))
         facts: Mapping[str, Any] | None = getattr(made, "facts", None)
@@ -82,6 +79,14 @@ class Body:
         kv_bytes: int | None = None, host_bytes: int | None = None,
     ) -> Engine:  # fmt: skip
         return Engine(self.backend(config, hardware, kv_bytes=kv_bytes, host_bytes=host_bytes), config, clock)
+
+
+def wanted_of(config: EngineConfig, kv_bytes: int | None = None, host_bytes: int | None = None) -> Wanted:
+    """What an engine's settings ask of its body's memory."""
+    return Wanted(
+        config.block, config.kv_tokens, config.host_tokens, kv_bytes, host_bytes,
+        config.residency in ("reactive", "proactive"), config.max_batch,
+    )  # fmt: skip
 
 
 def profiled(body: Body, config: EngineConfig) -> Profiled:

@@ -8,22 +8,20 @@ import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import BrokenExecutor
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from fastserve.atomic_files import OutputError, check_writable
+from fastserve.cli.arguments import add_rows, add_settings
 from fastserve.hardware import presets
 from fastserve.observers.named import find
-from fastserve.policies import POLICIES
-from fastserve.policies.literal import literal
-from fastserve.sched.config import choices
+from fastserve.policies.spec import PolicySpec, told_apart
 from fastserve.sched.errors import ObserverError, PolicyError
 from fastserve.workload import TraceError, read_trace
 from sim.inspect import Inspection
 from sim.replay import Result, RunError, check, replay, told
-from sim.run import Contender
-from sim.settings import PRESET, Settings, describe
+from sim.settings import OTHER_NAMES, Settings
 
 
 class Parser(argparse.ArgumentParser):
@@ -33,81 +31,19 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (--help lists everything)\n")
 
 
-class PolicyAction(argparse.Action):
-    """--policy starts a row; --set and --label belong to the --policy before them."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
-        rows: list[dict[str, Any]] = namespace.policy or []
-        if option_string == "--policy":
-            rows = [*rows, {"policy": values, "knobs": {}, "label": ""}]
-            namespace.policy = rows
-            return
-        if not rows:
-            parser.error(f"{option_string} {values}: it belongs to the --policy before it, and there is none")
-        if option_string == "--label":
-            rows[-1]["label"] = values
-            return
-        key, equals, text = values.partition("=")
-        if not equals or not key:
-            parser.error(f"--set {values}: write it as key=value")
-        rows[-1]["knobs"][key.replace("-", "_")] = literal(text)
-
-
-def tokens(text: str) -> int | str:
-    if text in ("unlimited", PRESET):
-        return text
-    try:
-        return int(text.replace("_", ""))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of tokens nor 'unlimited'") from None
-
-
 def parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="python -m sim",
         description="Replay a trace of requests under scheduling policies, and compare their job completion times.",
         epilog=f"latency presets: {', '.join(presets())}, roofline:MODEL/DEVICE, or a JSON file",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("trace", help="a trace file; recognised by its content")
-    rows = parser.add_argument_group("policies (repeat for several)")
-    rows.add_argument(
-        "--policy", action=PolicyAction, metavar="NAME", default=None, help=f"{', '.join(POLICIES)}, or module:Class"
-    )
-    rows.add_argument(
-        "--set", action=PolicyAction, metavar="KEY=VALUE", default=argparse.SUPPRESS, help="a setting of that policy"
-    )
-    rows.add_argument(
-        "--label", action=PolicyAction, metavar="TEXT", default=argparse.SUPPRESS, help="the name of that row"
-    )
-    group = parser.add_argument_group("settings")
-    aliases = {"rate": ["--request-rate"]}
-    texts = describe()
-    for field in fields(Settings):
-        flag = "--" + field.name.replace("_", "-")
-        default = None if field.default is MISSING else field.default
-        options: dict[str, Any] = {"help": texts[field.name], "default": default}
-        kind = str(field.type)
-        if kind.startswith("bool"):
-            options["action"] = argparse.BooleanOptionalAction
-        elif field.name in ("kv_tokens", "host_tokens"):
-            options |= {"type": tokens, "metavar": "N|unlimited"}
-        elif choices(field.name):
-            options["choices"] = list(choices(field.name))
-        else:
-            options["type"] = int if kind.startswith("int") else float if kind.startswith("float") else str
-            options["metavar"] = {int: "N", float: "X"}.get(options["type"], "TEXT")
-        group.add_argument(flag, *aliases.get(field.name, []), dest=field.name, **options)
+    add_rows(parser.add_argument_group("policies (repeat for several)"))
+    add_settings(parser.add_argument_group("settings"), Settings, others=OTHER_NAMES)
     trace = parser.add_argument_group("trace")
     trace.add_argument("--num-requests", "--num-prompts", type=int, metavar="N", help="take the first N rows")
     trace.add_argument(
-        "--from", dest="start", type=float, default=0.0, metavar="S", help="take the rows from this second on"
+        "--from", dest="start", type=float, default=0.0, metavar="S", help="take the rows from this second on (all)"
     )
     trace.add_argument("--for", dest="duration", type=float, metavar="S", help="and for so many seconds")
     trace.add_argument("--columns", metavar="SPEC", help="of an unknown format: arrival=ts:ms,prompt=a,output=b")
@@ -122,7 +58,11 @@ def parser() -> argparse.ArgumentParser:
     )
     output = parser.add_argument_group("runs and output")
     output.add_argument(
-        "--seeds", type=int, default=1, metavar="N", help="seeds 0 to N-1; seed 0 is the trace as it stands"
+        "--seeds",
+        type=int,
+        default=1,
+        metavar="N",
+        help="seeds 0 to N-1; seed 0 is the trace as it stands (%(default)s)",
     )
     output.add_argument("--processes", type=int, metavar="N", help="worker processes (all cores where it pays)")
     output.add_argument("--json", action="store_true", help="print one JSON document and nothing else on stdout")
@@ -174,13 +114,13 @@ def failed(why: str, status: int) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    settings = Settings(**{field.name: getattr(args, field.name) for field in fields(Settings)})
+    settings = settings_of(args)
     if args.seeds < 1:
         raise ValueError(f"--seeds {args.seeds}: give at least 1")
     if args.processes is not None and args.processes < 1:
         raise ValueError(f"--processes {args.processes}: give at least 1")
-    contenders = [Contender(**row) for row in args.policy or [{"policy": "fcfs"}, {"policy": "sj-mlfq"}]]
-    check(contenders, settings)
+    specs = told_apart(args.policies or [PolicySpec("fcfs"), PolicySpec("sj-mlfq")])
+    check(specs, settings)
     closeup = Inspection(_path(args.timeline), _path(args.iterations), args.explain, args.observer)
     for name in args.observer:
         find(name)
@@ -200,7 +140,7 @@ def run(args: argparse.Namespace) -> int:
     if args.explain is not None and not 0 <= args.explain < len(trace):
         raise ValueError(f"--explain {args.explain}: there is no such job; they are 0 to {len(trace) - 1}")
     result = replay(
-        trace, contenders, seeds=args.seeds, settings=settings, processes=args.processes, observe=closeup.observe
+        trace, specs, seeds=args.seeds, settings=settings, processes=args.processes, observe=closeup.observe
     )
     deliver(args, result, closeup)
     if not result.interrupted:
@@ -209,6 +149,10 @@ def run(args: argparse.Namespace) -> int:
     part = ", the last one only in part (its unfinished jobs are censored)" if done < len(result.runs) else ""
     what = ", and what is shown and written is from these" if result.runs else ", and nothing is written"
     return failed(f"interrupted; {done} of {result.planned} runs were finished{part}{what}", 130)
+
+
+def settings_of(args: argparse.Namespace) -> Settings:
+    return Settings(**{field.name: getattr(args, field.name) for field in fields(Settings)})
 
 
 def outputs(args: argparse.Namespace) -> list[Path]:

@@ -14,7 +14,7 @@ from fastserve.observers.inter_token import gaps
 from fastserve.observers.iterations import IterationLog
 from fastserve.observers.named import make
 from fastserve.observers.timeline import MANY, Timeline
-from sim.run import Contender
+from fastserve.policies.spec import PolicySpec
 from sim.world import World
 
 MOST = 500_000  # events, at which a timeline ends: it is kept in memory, and no viewer likes more
@@ -41,7 +41,7 @@ class Inspection:
     _stories: dict[str, Explanation] = field(default_factory=dict)
     _asked: bool = False
 
-    def observe(self, contender: Contender, label: str, seed: int) -> Callable[[World], None] | None:
+    def observe(self, spec: PolicySpec, label: str, seed: int) -> Callable[[World], None] | None:
         """What to attach to this run; None where nobody looks. The first that is asked for is the first policy's."""
         chosen = seed == self.seed
         files = chosen and not self._asked and (self.timeline is not None or self.iterations is not None)

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastserve import predictors
+from fastserve.policies.spec import PolicyLike, PolicySpec, check_labels, told_apart
 from fastserve.sched.errors import ObserverError, PolicyError
-from fastserve.sched.policy import Policy
 from fastserve.workload import Trace, read_trace
 from sim.capacity import capacity
 from sim.report.document import document, table, write_out
 from sim.report.run import Run
-from sim.run import Contender, prepare, run_one
+from sim.run import prepare, row, run_one
 from sim.settings import Settings
 from sim.world import World
 
@@ -28,11 +28,8 @@ if TYPE_CHECKING:
 
 POOL_PAYS = 20_000  # requests in all, below which starting processes costs more than it saves
 
-ALIASES = {"request_rate": "rate"}  # the name that other tools give it
-
-PolicyLike = str | type[Policy] | Contender
-Observe = Callable[[Contender, str, int], Callable[[World], None] | None]
-"""(contender, label, seed) -> what attaches observers to that run's world, or None where nobody looks."""
+Observe = Callable[[PolicySpec, str, int], Callable[[World], None] | None]
+"""(policy, label, seed) -> what attaches observers to that run's world, or None where nobody looks."""
 
 
 class RunError(RuntimeError):
@@ -96,25 +93,23 @@ def replay(
 ) -> Result:
     """Replay a trace under one policy or several, with a fresh policy object for each run.
 
-    trace: a Trace, or the path of one. policy: a name, "module:Class", a class, a Contender with knobs and a label, or
-    a list of these. seeds: how many, or which. Seed 0 is the trace as it stands; any other re-pairs its arrivals with
-    its requests, alike for all policies (common random numbers), and seeds the predictor. changes: settings by name,
-    such as load=0.8 (sim.settings.Settings lists them). processes: 1 keeps everything in this one. progress: a bar on
-    stderr (None: when that is a terminal). observe: asked once for each run, in order; what is looked at runs in this
-    process. num_requests: the first so many rows. reading: how to read the file at a path, as read_trace() takes it:
-    columns, lenient, arrivals, lengths, start_s, duration_s.
+    trace: a Trace, or the path of one. policy: a name, "module:Class", "./file.py:Class", a class, a PolicySpec with
+    knobs and a label, or a list of these; rows of one policy without labels are named by the knobs in which they
+    differ. seeds: how many, or which. Seed 0 is the trace as it stands; any other re-pairs its arrivals with its
+    requests, alike for all policies (common random numbers), and seeds the predictor. changes: settings by name, such
+    as load=0.8 (sim.settings.Settings lists them). processes: 1 keeps everything in this one. progress: a bar on stderr
+    (None: when that is a terminal). observe: asked once for each run, in order; what is looked at runs in this process.
+    num_requests: the first so many rows. reading: how to read the file at a path, as read_trace() takes it: columns,
+    lenient, arrivals, lengths, start_s, duration_s.
 
     Raises ValueError (TraceError for the trace) with what was wrong; PolicyError, or RunError from another process,
     when a policy breaks; ObserverError when an observer does. After Ctrl-C returns what has finished.
     """
-    for alias, name in ALIASES.items():
-        if alias in changes:
-            changes[name] = changes.pop(alias)
     chosen = (settings or Settings()).with_(**changes)
-    contenders = [_contender(entry) for entry in (policy if isinstance(policy, list | tuple) else [policy])]
-    if not contenders:
+    specs = told_apart([PolicySpec.of(entry) for entry in (policy if isinstance(policy, list | tuple) else [policy])])
+    if not specs:
         raise ValueError("give at least one policy")
-    rows = check(contenders, chosen)
+    rows = check(specs, chosen)
     numbers = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not numbers or len(set(numbers)) < len(numbers):
         raise ValueError(f"seeds {numbers}: give at least one, and each once")
@@ -138,7 +133,7 @@ def replay(
     shown["seeds"] = numbers
     if trace.dropped:
         shown["dropped_rows"] = dict(trace.dropped)
-    tasks = [(contender, seed) for contender in contenders for seed in numbers]
+    tasks = [(spec, seed) for spec in specs for seed in numbers]
     result = Result(shown, planned=len(tasks))
     bar = _bar(len(tasks) * len(trace), progress)
     try:
@@ -148,7 +143,7 @@ def replay(
     finally:
         if bar is not None:
             bar.close()
-    order = {row: place for place, row in enumerate(rows)}
+    order = {label: place for place, label in enumerate(rows)}
     result.runs.sort(key=lambda run: (order[run.label], run.seed))
     return result
 
@@ -158,42 +153,29 @@ def _names(run: Run) -> dict[str, object]:
     return {"policy": run.policy, "label": run.label, "seed": run.seed}
 
 
-def check(contenders: Sequence[Contender], settings: Settings) -> list[str]:
+def check(specs: Sequence[PolicySpec], settings: Settings) -> list[str]:
     """The labels of the rows. Raises ValueError or FileNotFoundError for what can be known to be wrong before a run."""
     hardware = settings.hardware()
     predictors.make(settings.predictor)
-    rows = []
-    for contender in contenders:
-        prepare(contender, settings)
-        settings.scheduler(contender.fresh(), hardware, longest=1)
-        rows.append(contender.row(settings))
-    for row in rows:
-        if rows.count(row) > 1:
-            raise ValueError(f"two rows would be called {row!r}: give them labels")
+    for spec in specs:
+        prepare(spec, settings)
+        settings.scheduler(spec.fresh(), hardware, longest=1)
+    rows = [row(spec, settings) for spec in specs]
+    check_labels(rows)
     return rows
-
-
-def _contender(entry: object) -> Contender:
-    if isinstance(entry, Contender):
-        return entry
-    if isinstance(entry, str) or (isinstance(entry, type) and issubclass(entry, Policy)):
-        return Contender(entry)
-    if isinstance(entry, Policy):
-        raise ValueError(f"give the class {type(entry).__name__} and not an object of it: each run needs a fresh one")
-    raise ValueError(f"{entry!r} is no policy: give a name, module:Class, a subclass of fastserve.Policy, a Contender")
 
 
 def _run_all(
     trace: Trace,
     settings: Settings,
-    tasks: list[tuple[Contender, int]],
+    tasks: list[tuple[PolicySpec, int]],
     processes: int | None,
     runs: list[Run],
     watch: Callable[[int], object] | None,
     observe: Observe | None,
 ) -> None:
     """Fills `runs` as they finish, so that an interrupt leaves those that have."""
-    attach = [None if observe is None else observe(task[0], task[0].row(settings), task[1]) for task in tasks]
+    attach = [None if observe is None else observe(task[0], row(task[0], settings), task[1]) for task in tasks]
     workers = min(len(tasks), processes or os.cpu_count() or 1)
     pays = processes is not None or len(trace) * len(tasks) >= POOL_PAYS
     pooled = workers > 1 and pays and _travels(tasks)
@@ -203,10 +185,10 @@ def _run_all(
     futures: dict[Future[Run], bool] = {}  # and whether its run is in `runs`
     try:
         if pool is not None:
-            futures = {pool.submit(_task, trace, contender, settings, seed): False for contender, seed in away}
+            futures = {pool.submit(_task, trace, spec, settings, seed): False for spec, seed in away}
         for i in here:
-            contender, seed = tasks[i]
-            runs.append(run_one(trace.repaired(seed), contender, settings, seed, watch=watch, observe=attach[i]))
+            spec, seed = tasks[i]
+            runs.append(run_one(trace.repaired(seed), spec, settings, seed, watch=watch, observe=attach[i]))
             if runs[-1].settings.get("interrupted"):
                 raise KeyboardInterrupt
         for future in as_completed(futures):
@@ -227,9 +209,9 @@ def _run_all(
         pool.shutdown()
 
 
-def _task(trace: Trace, contender: Contender, settings: Settings, seed: int) -> Run:
+def _task(trace: Trace, spec: PolicySpec, settings: Settings, seed: int) -> Run:
     try:
-        return run_one(trace.repaired(seed), contender, settings, seed)
+        return run_one(trace.repaired(seed), spec, settings, seed)
     except PolicyError as error:
         raise RunError(told(error)) from None  # neither the policy nor its traceback can be sent
 
@@ -250,7 +232,7 @@ def _ignore_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _travels(tasks: list[tuple[Contender, int]]) -> bool:
+def _travels(tasks: list[tuple[PolicySpec, int]]) -> bool:
     """A class made inside a function cannot be sent to another process; it then runs in this one."""
     try:
         pickle.dumps(tasks)

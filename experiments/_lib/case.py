@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from fastserve.metrics.summary import Ratio, paired_ratio
+from fastserve.policies.spec import PolicySpec
 from fastserve.workload import Trace, read_trace, synthesise
 from sim.capacity import capacity
 from sim.report.document import plain
 from sim.report.run import Run
-from sim.run import Contender, run_one
+from sim.run import run_one
 from sim.settings import Settings
 from sim.world import World
 
@@ -92,7 +93,7 @@ class Case:
     at: At
     workload: Workload
     settings: Settings
-    policy: Contender = field(default_factory=lambda: Contender("fcfs"))
+    policy: PolicySpec = field(default_factory=lambda: PolicySpec("fcfs"))
     seed: int = 0
     warmup: float = 0.0
     """share of the requests at the start that the measures leave out"""

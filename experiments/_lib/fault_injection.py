@@ -17,7 +17,7 @@ from experiments._lib.errors import error
 from experiments._lib.live import Rig, retold
 from experiments._lib.speed_trace import Tempo
 from experiments._lib.sweep import Outcome, load
-from sim.run import Contender
+from fastserve.policies.spec import PolicySpec
 
 MEASURES = ("mean_jct_s", "p95_jct_s", "preemptions_per_job")
 
@@ -27,27 +27,27 @@ class Doubt:
     """change: a case, its rig and the tempo of its run, and what is simulated instead; None where that is no change."""
 
     name: str
-    change: Callable[[Case, Rig, Tempo], tuple[Contender, Rig, Tempo] | None]
+    change: Callable[[Case, Rig, Tempo], tuple[PolicySpec, Rig, Tempo] | None]
 
 
-def _other_policy(case: Case, rig: Rig, tempo: Tempo) -> tuple[Contender, Rig, Tempo]:
-    return Contender("sj-mlfq" if case.policy.policy == "fcfs" else "fcfs"), rig, tempo
+def _other_policy(case: Case, rig: Rig, tempo: Tempo) -> tuple[PolicySpec, Rig, Tempo]:
+    return PolicySpec("sj-mlfq" if case.policy.policy == "fcfs" else "fcfs"), rig, tempo
 
 
-def _other_queues(case: Case, rig: Rig, tempo: Tempo) -> tuple[Contender, Rig, Tempo] | None:
-    return (Contender("sj-mlfq", {"preset": "artifact"}), rig, tempo) if case.policy.policy == "sj-mlfq" else None
+def _other_queues(case: Case, rig: Rig, tempo: Tempo) -> tuple[PolicySpec, Rig, Tempo] | None:
+    return (PolicySpec("sj-mlfq", {"preset": "artifact"}), rig, tempo) if case.policy.policy == "sj-mlfq" else None
 
 
-def _fewer_slots(case: Case, rig: Rig, tempo: Tempo) -> tuple[Contender, Rig, Tempo]:
+def _fewer_slots(case: Case, rig: Rig, tempo: Tempo) -> tuple[PolicySpec, Rig, Tempo]:
     return case.policy, replace(rig, max_batch=rig.max_batch - 1), tempo
 
 
-def _shuffled(case: Case, rig: Rig, tempo: Tempo) -> tuple[Contender, Rig, Tempo]:
+def _shuffled(case: Case, rig: Rig, tempo: Tempo) -> tuple[PolicySpec, Rig, Tempo]:
     order = np.random.default_rng(case.seed).permutation(len(tempo.each))
     return case.policy, rig, Tempo(tuple(tempo.each[i] for i in order))
 
 
-def _steady(case: Case, rig: Rig, tempo: Tempo) -> tuple[Contender, Rig, Tempo]:
+def _steady(case: Case, rig: Rig, tempo: Tempo) -> tuple[PolicySpec, Rig, Tempo]:
     return case.policy, rig, Tempo((float(np.mean(tempo.each)),))
 
 

@@ -8,7 +8,7 @@ import os
 import platform
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -21,11 +21,13 @@ from experiments._lib.speed_trace import Tempo, tempo_of
 from fastserve.atomic_files import atomically
 from fastserve.hardware import Hardware, load_hardware
 from fastserve.metrics.summary import Columns, summarise
+from fastserve.policies.spec import PolicySpec
+from fastserve.sched.config import SchedulerConfig
 from fastserve.sched.policy import Policy
 from fastserve.sched.scheduler import Scheduler
 from fastserve.workload import Trace
 from sim.report.provenance import fingerprint
-from sim.run import Contender, run_one
+from sim.run import run_one
 from sim.settings import Settings
 
 if TYPE_CHECKING:
@@ -59,7 +61,7 @@ class LiveSettings(Settings):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rig:
+class Rig(SchedulerConfig):
     """What a live case runs on, beside its policy: goes into the case's options, and so into the run-id."""
 
     model: str = "embedded"
@@ -67,10 +69,8 @@ class Rig:
     threads: int = 1
     """of PyTorch; one, so that the machine's other core is left to everything else"""
     max_batch: int = 8
-    residency: str = "proactive"
     kv_tokens: int = 2048
     host_tokens: int = 8192
-    visit: int = 64
     calibrate_s: float = 6.0
     """seconds of `fastserve profile` just before each live run: the prediction is made from it"""
     load: float = 0.8
@@ -138,7 +138,7 @@ def pair(case: Case, rig: Rig) -> Numbers:
     return numbers
 
 
-def retold(case: Case, numbers: Numbers, policy: Contender, rig: Rig, tempo: Tempo) -> Numbers:
+def retold(case: Case, numbers: Numbers, policy: PolicySpec, rig: Rig, tempo: Tempo) -> Numbers:
     """A pair's simulation once more, from what pair() kept, under this policy on this rig at this tempo: retold_M."""
     hardware = load_hardware(str(_profile(numbers["profile"])))
     model = _model(rig.model, rig.dtype, rig.threads)
@@ -269,8 +269,7 @@ def _settings(rig: Rig, hardware: Hardware, model: Model) -> LiveSettings:
         with atomically(path) as draft:
             hardware.save(draft)
     return LiveSettings(
-        latency=str(path), max_batch=rig.max_batch, residency=rig.residency, visit=rig.visit,
-        longest=model.max_model_len,
+        latency=str(path), longest=model.max_model_len, **_scheduler(rig),
     )  # fmt: skip
 
 
@@ -281,8 +280,15 @@ def _profile(name: str) -> Path:
 def _serving(case: Case, rig: Rig) -> EngineConfig:
     from fastserve.compare.offline import serving_of
 
-    shared = {name: getattr(rig, name) for name in ("max_batch", "residency", "kv_tokens", "host_tokens", "visit")}
-    return serving_of(case.policy.policy, case.policy.knobs, shared | {"keep_records": None})
+    return serving_of(case.policy, _scheduler(rig) | _pools(rig) | {"keep_records": None})
+
+
+def _scheduler(rig: Rig) -> dict[str, Any]:
+    return {field.name: getattr(rig, field.name) for field in fields(SchedulerConfig)}
+
+
+def _pools(rig: Rig) -> dict[str, int]:
+    return {"kv_tokens": rig.kv_tokens, "host_tokens": rig.host_tokens}
 
 
 def _moment(case: Case, rig: Rig) -> str:
@@ -297,8 +303,7 @@ def _calibrated(rig: Rig, longest: int, moment: str) -> Calibration:
     from fastserve.launch import Body, profiled
     from fastserve.profiler.calibrate import calibrate
 
-    shared = {name: getattr(rig, name) for name in ("max_batch", "kv_tokens", "host_tokens")}
-    serving = serving_of("fcfs", {}, shared)
+    serving = serving_of("fcfs", _scheduler(rig) | _pools(rig))
     backend = profiled(Body(_model(rig.model, rig.dtype, rig.threads)), serving)
     return calibrate(backend, serving, rig.calibrate_s, longest=longest)
 

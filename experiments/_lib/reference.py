@@ -17,6 +17,7 @@ from typing import Any
 from experiments._lib.case import points, to_json
 from experiments._lib.sweep import LIVE, RESULTS, SCALES, Outcome, load
 from fastserve.atomic_files import atomically
+from fastserve.formats import check, stamp
 
 KEPT = (
     "rate", "load", "mean_jct_s", "p95_jct_s", "p99_jct_s", "mean_s_per_token", "p95_s_per_token", "mean_ttft_s",
@@ -83,7 +84,12 @@ def condensed(outcome: Outcome) -> dict[str, Any]:
         for claim in outcome.claims
     ]
     settings = to_json(module.SCALES[outcome.scale])
-    head = {"experiment": outcome.experiment, "scale": outcome.scale, "run": outcome.folder.name, "settings": settings}
+    head = stamp("reference") | {
+        "experiment": outcome.experiment,
+        "scale": outcome.scale,
+        "run": outcome.folder.name,
+        "settings": settings,
+    }
     if outcome.experiment in LIVE:
         about = json.loads((outcome.folder / "run.json").read_text(encoding="utf-8"))
         head["provenance"] = about["provenance"]
@@ -120,6 +126,7 @@ def reference(experiment: str, scale: str) -> dict[str, Any] | None:
         found: dict[str, Any] = json.loads(path_of(experiment, scale).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    check("reference", found, path_of(experiment, scale))
     return found
 
 

@@ -30,6 +30,7 @@ from typing import Any, TypeVar
 from experiments._lib.case import Case, Numbers, Row, simulate, to_json
 from experiments._lib.claim import Claim
 from fastserve.atomic_files import OutputError, atomically
+from fastserve.formats import check, stamp
 from fastserve.workload import TraceError
 from sim.report.provenance import fingerprint, provenance
 
@@ -38,6 +39,7 @@ T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "results"
 SCALES = ("smoke", "small", "paper")
+POOLS = ("local", "ray", "dask")
 LIVE = ("batching_gain", "fidelity", "live_headline")
 """experiments on the live engine: their numbers are this machine's, so they run by name and no reference is kept"""
 ROUND = 8
@@ -117,9 +119,9 @@ def compute(experiment: str, case: Case) -> tuple[Numbers, float]:
 
 
 def sweep(
-    experiment: str, scale: str, *, jobs: int | None = None, backend: str = "local", address: str | None = None
+    experiment: str, scale: str, *, jobs: int | None = None, pool: str = "local", address: str | None = None
 ) -> Outcome:
-    """Runs what is not there yet. backend: local, or ray or dask by way of joblib. Raises OutputError, TraceError."""
+    """Runs what is not there yet. pool: local processes, or ray or dask by way of joblib. OutputError, TraceError."""
     module = load(experiment)
     settings = module.SCALES[scale]
     cases: list[Case] = module.cases(settings)
@@ -129,13 +131,18 @@ def sweep(
         raise ValueError(f"{experiment}: {len(cases) - len(wanted)} of its cases are there twice")
     there = folder / "summary.json"
     if not there.exists():
-        about = {"experiment": experiment, "scale": scale, "settings": to_json(settings), "provenance": provenance()}
+        about = stamp("sweep") | {
+            "experiment": experiment,
+            "scale": scale,
+            "settings": to_json(settings),
+            "provenance": provenance(),
+        }
         _write(folder / "run.json", about)
         missing = {name: case for name, case in wanted.items() if not (folder / "cases" / f"{name}.json").exists()}
         plan: Callable[[Sequence[Case]], str] | None = getattr(module, "plan", None)
         if plan is not None and missing:
             print(f"{experiment}: {plan(list(missing.values()))}", file=sys.stderr, flush=True)
-        results = _computed(experiment, missing, jobs, backend, address)
+        results = _computed(experiment, missing, jobs, pool, address)
         for name, (numbers, seconds) in _progress(results, experiment, len(cases), len(cases) - len(missing)):
             kept = {"at": to_json(wanted[name].at), "seed": wanted[name].seed, "numbers": numbers, "seconds": seconds}
             _write(folder / "cases" / f"{name}.json", kept, indent=None)
@@ -165,6 +172,7 @@ def finished(experiment: str, scale: str) -> Outcome:
 
 def _read(experiment: str, scale: str, summary: Path) -> Outcome:
     found = json.loads(summary.read_text(encoding="utf-8"))
+    check("sweep", found, summary)
     rows = [Row(row["at"], row["seed"], row["numbers"]) for row in found["rows"]]
     joined: Callable[[list[Row]], list[Row]] | None = getattr(load(experiment), "joined", None)
     return Outcome(experiment, scale, summary.parent, rows if joined is None else joined(rows), found["seconds"])
@@ -187,58 +195,58 @@ def _write(path: Path, value: Any, indent: int | None = 1) -> None:
 
 
 def _computed(
-    experiment: str, cases: dict[str, Case], jobs: int | None, backend: str, address: str | None
+    experiment: str, cases: dict[str, Case], jobs: int | None, pool: str, address: str | None
 ) -> Iterator[tuple[str, tuple[Numbers, float]]]:
-    if experiment in LIVE and backend != "local":
-        raise ValueError(f"{experiment} measures this machine's live engine: leave --backend {backend} out")
+    if experiment in LIVE and pool != "local":
+        raise ValueError(f"{experiment} measures this machine's live engine: leave --pool {pool} out")
     workers = 1 if experiment in LIVE else jobs or os.cpu_count() or 1
-    if backend != "local":
-        yield from _on_cluster(experiment, cases, jobs, backend, address)
+    if pool != "local":
+        yield from _on_cluster(experiment, cases, jobs, pool, address)
     elif workers < 2 or len(cases) < 2:
         for name, case in cases.items():
             yield name, compute(experiment, case)
     else:
-        with ProcessPoolExecutor(min(workers, len(cases))) as pool:
+        with ProcessPoolExecutor(min(workers, len(cases))) as workshop:
             try:
-                futures = {pool.submit(compute, experiment, case): name for name, case in cases.items()}
+                futures = {workshop.submit(compute, experiment, case): name for name, case in cases.items()}
                 for future in as_completed(futures):
                     yield futures[future], future.result()
             except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
+                workshop.shutdown(wait=False, cancel_futures=True)
                 raise
 
 
 def _on_cluster(
-    experiment: str, cases: dict[str, Case], jobs: int | None, backend: str, address: str | None
+    experiment: str, cases: dict[str, Case], jobs: int | None, pool: str, address: str | None
 ) -> Iterator[tuple[str, tuple[Numbers, float]]]:
-    """The same cases through one of joblib's backends, on all its cores unless `jobs` says how many.
+    """The same cases through one of joblib's pools, on all its cores unless `jobs` says how many.
 
-    Results are kept as they come back; from a backend that cannot return them one by one, as Ray's, in rounds.
+    Results are kept as they come back; from a pool that cannot return them one by one, as Ray's, in rounds.
     """
     try:
         import joblib
 
-        if backend == "ray":
+        if pool == "ray":
             import ray
             from ray.util.joblib import register_ray
 
             if not ray.is_initialized():
                 ray.init(address=address, runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}}, log_to_driver=False)
             register_ray()
-        elif backend == "dask":
+        elif pool == "dask":
             from dask.distributed import Client
 
             Client(address)
     except ImportError as error:
         raise ValueError(
-            f"--backend {backend} needs {error.name}, which is not installed: pip install -e '.[cluster]'"
+            f"--pool {pool} needs {error.name}, which is not installed: pip install -e '.[cluster]'"
         ) from None
 
     def named(name: str, case: Case) -> tuple[str, tuple[Numbers, float]]:
         return name, compute(experiment, case)
 
     work = [joblib.delayed(named)(name, case) for name, case in cases.items()]
-    with joblib.parallel_config(backend=backend, n_jobs=jobs or -1):
+    with joblib.parallel_config(backend=pool, n_jobs=jobs or -1):
         if joblib.parallel.get_active_backend()[0].supports_return_generator:
             yield from joblib.Parallel(return_as="generator_unordered", batch_size=1)(work)
             return
@@ -271,11 +279,19 @@ def main(experiment: str, arguments: Sequence[str] | None = None) -> int:
     return guarded(lambda: show(args, experiment))
 
 
+class Moved(argparse.Action):
+    """--backend means the body of an engine, here as everywhere."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        parser.error(f"--backend {values}: a pool of processes is --pool {'|'.join(POOLS)} now")
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Those that every experiment has."""
     parser.add_argument("--scale", choices=SCALES, default="small", help="smoke: seconds; small: minutes; paper: hours")
     parser.add_argument("--jobs", type=int, metavar="N", help="processes at once (default: the cores of this machine)")
-    parser.add_argument("--backend", choices=("local", "ray", "dask"), default="local", help="where the cases run")
+    parser.add_argument("--pool", choices=POOLS, default="local", help="the processes that the cases run in")
+    parser.add_argument("--backend", action=Moved, help=argparse.SUPPRESS)
     parser.add_argument("--address", help="of a running Ray or Dask cluster (default: a local one)")
 
 
@@ -284,7 +300,7 @@ def show(args: argparse.Namespace, experiment: str) -> int:
     special = getattr(load(experiment), "special", None)
     if special is not None and special(args):
         return 0
-    outcome = sweep(experiment, args.scale, jobs=args.jobs, backend=args.backend, address=args.address)
+    outcome = sweep(experiment, args.scale, jobs=args.jobs, pool=args.pool, address=args.address)
     print(f"{experiment} ({args.scale}, {len(outcome.rows)} cases, {outcome.seconds:.0f} s of computing)")
     for claim in outcome.claims:
         print(f"  {claim}")

@@ -6,10 +6,9 @@ A body of your own comes by import path, module:Class or ./file.py:Class. It is 
 
 from __future__ import annotations
 
-from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
 from typing import Any
+
+from fastserve.sched.importing import module_of
 
 __all__ = ["ALIASES", "BACKENDS", "checked", "find"]
 
@@ -38,19 +37,8 @@ def find(name: str) -> Any:
     """The class of a body. ValueError for a name that is none, ImportError for what it needs and is not there."""
     name = checked(name)
     where, _, attribute = BACKENDS.get(name, name).rpartition(":")
-    module = _from_file(Path(where)) if where.endswith(".py") else import_module(where)
+    module = module_of(f"backend {name!r}", where)
     try:
         return getattr(module, attribute)
     except AttributeError:
         raise ValueError(f"backend {name!r}: {where} has no {attribute}") from None
-
-
-def _from_file(path: Path) -> Any:
-    if not path.is_file():
-        raise ValueError(f"backend {path}: there is no such file")
-    spec = spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

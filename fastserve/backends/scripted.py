@@ -76,8 +76,8 @@ class ScriptedBackend:
         self.scripts: dict[Job, _Script] = {}
         self._steps = 0
         self._ps = 0  # the modelled machine's own clock
-        model, size = self.machine.link, self.machine.memory.block_bytes
-        self.link = ModelledLink(lambda blocks, out: model.copy_ns(blocks * size, out), model.duplex)
+        times, size = self.machine.link, self.machine.memory.block_bytes
+        self.link = ModelledLink(lambda blocks, out: times.copy_ns(blocks * size, out), times.duplex)
         self._transfers: list[Transfer] = []  # of this step
         self.link.sent = self._transfers.append
 

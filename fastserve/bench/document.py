@@ -13,13 +13,14 @@ import numpy as np
 
 from fastserve.bench.metrics import Selection, client_metrics, details
 from fastserve.bench.result import LATE_NS, Result
+from fastserve.formats import stamp
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class About:
     """What a run was, for its document."""
 
-    backend: str
+    api: str
     label: str | None = None
     model: str | None = None
     tokenizer: str | None = None
@@ -44,9 +45,10 @@ def as_document(result: Result, about: About, chosen: Selection, *, detailed: bo
         if sample.reply.error:
             errors[sample.reply.error] = errors.get(sample.reply.error, 0) + 1
     found: dict[str, Any] = {
+        **stamp("bench"),
         "date": datetime.fromtimestamp(result.date).strftime("%Y%m%d-%H%M%S"),
-        "endpoint_type": about.backend,
-        "backend": about.backend,
+        "endpoint_type": about.api,
+        "backend": about.api,
         "label": about.label,
         "model_id": about.model,
         "tokenizer_id": about.tokenizer,
@@ -90,11 +92,11 @@ def counts(result: Result, exact: bool) -> dict[str, Any]:
 
 
 def file_name(result: Result, about: About) -> str:
-    """{label or backend}-{rate}qps[-concurrencyN]-{model}-{date}-{time}.json"""
+    """{label or api}-{rate}qps[-concurrencyN]-{model}-{date}-{time}.json"""
     many = "" if result.max_concurrency is None else f"-concurrency{result.max_concurrency}"
     model = (about.model or "model").rstrip("/").rpartition("/")[2]
     date = datetime.fromtimestamp(result.date).strftime("%Y%m%d-%H%M%S")
-    name = f"{about.label or about.backend}-{about.request_rate:.4g}qps{many}-{model}-{date}.json"
+    name = f"{about.label or about.api}-{about.request_rate:.4g}qps{many}-{model}-{date}.json"
     return re.sub(r"[^\w.+=-]+", "_", name)
 
 

@@ -167,7 +167,7 @@ FORMS: dict[str, type[Form]] = {
     "native": Native,
     "nobatch": NoBatch,
 }
-"""--backend -> its route."""
+"""--api -> its route."""
 
 
 def told(body: Any) -> str:

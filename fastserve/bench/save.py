@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from fastserve.formats import metadata
 from fastserve.metrics.records import Columns
 
 
@@ -61,7 +62,7 @@ def save_records(stem: Path, columns: Columns, *, policy: str, label: str, seed:
     for name, column in columns.items():
         table[name] = pa.array(column, pa.string() if column.dtype == object else None, from_pandas=True)
     with _whole(path) as draft:
-        pq.write_table(pa.table(table), draft)
+        pq.write_table(pa.table(table).replace_schema_metadata(metadata("records")), draft)
     return path
 
 

@@ -29,6 +29,8 @@ class Target:
     """It is this package's server, and knows stop_after."""
     max_model_len: int | None = None
     vocab_size: int | None = None
+    backend: str | None = None
+    """The body of our own server's engine."""
 
 
 class Asker:
@@ -77,6 +79,7 @@ class Asker:
         own = any(entry.get("owned_by") == OWNER for entry in entries)
         about = self.ask("/model") if own else None
         about = about if isinstance(about, dict) else {}
+        health = self.ask("/health") if own else None
         lengths = [entry["max_model_len"] for entry in entries if isinstance(entry.get("max_model_len"), int)]
         vocab = about.get("vocab_size")
         return Target(
@@ -84,6 +87,7 @@ class Asker:
             own=own,
             max_model_len=min(lengths, default=None),
             vocab_size=vocab if isinstance(vocab, int) else None,
+            backend=health.get("backend_type") if isinstance(health, dict) else None,
         )
 
     def counts(self, model: str | None, text: str) -> int | None:

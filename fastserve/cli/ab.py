@@ -15,17 +15,21 @@ from typing import TYPE_CHECKING, Any
 
 from fastserve.atomic_files import OutputError
 from fastserve.cli.arguments import (
-    BATCH_FLAGS,
+    ENGINE_FLAGS,
     MODEL_FLAGS,
-    add_batch_arguments,
     add_model_arguments,
     add_observer_arguments,
+    add_rows,
+    add_settings,
+    body_of,
 )
-from fastserve.cli.check import setting
 from fastserve.cli.profile import Bar
+from fastserve.compare.contender import Contender, Server
+from fastserve.engine.config import EngineConfig
+from fastserve.policies.spec import PolicySpec
 
 if TYPE_CHECKING:
-    from fastserve.compare.compare import Body, Comparison, Contender
+    from fastserve.compare.compare import Body, Comparison
     from fastserve.sched.observer import Observer
     from fastserve.workload import Trace
 
@@ -49,36 +53,10 @@ class Lines:
         pass
 
 
-class PolicyAction(argparse.Action):
-    """--policy and --url start a contender; --set and --label belong to the one before them."""
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        rows: list[dict[str, Any]] = list(namespace.policies or [])
-        if option_string in ("--policy", "--url"):
-            rows.append({option_string.removeprefix("--"): values, "knobs": {}, "label": ""})
-        elif not rows:
-            parser.error(f"{option_string} {values}: it belongs to the --policy before it, and there is none")
-        elif option_string == "--set" and "url" in rows[-1]:
-            parser.error(f"--set {values}: {rows[-1]['url']} is a server, and its settings are its own")
-        elif option_string == "--label":
-            rows[-1] = rows[-1] | {"label": values}
-        else:
-            try:
-                key, value = setting(values)
-            except ValueError as error:
-                parser.error(str(error))
-            rows[-1] = rows[-1] | {"knobs": rows[-1]["knobs"] | {key: value}}
-        namespace.policies = rows
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--trace", required=True, metavar="FILE", help="recognised by its content")
-    rows: dict[str, Any] = {"action": PolicyAction, "dest": "policies"}
-    add("--policy", metavar="NAME", help="a contender; the first is the baseline", default=None, **rows)
-    add("--url", metavar="URL", help="a contender: a server that is there already", default=None, **rows)
-    add("--set", metavar="KEY=VALUE", help="a setting of that policy", default=argparse.SUPPRESS, **rows)
-    add("--label", metavar="TEXT", help="its name in the tables", default=argparse.SUPPRESS, **rows)
+    add_rows(parser, Server)
     add("--rounds", type=int, default=5, metavar="N", help="runs of each; an interval takes 4 (default: %(default)s)")
     add("--offline", action="store_true", help="straight on the engine, in this process, without HTTP")
     add("--start-timeout", type=float, default=600.0, metavar="S", help="that a server may take (default: %(default)g)")
@@ -89,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print one JSON document and nothing else")
     add("--out", metavar="FILE", help="write the document with every job's times there; scripts/draw_ab.py draws it")
     engine = parser.add_argument_group("engine")
-    add_batch_arguments(engine)
+    add_settings(engine, EngineConfig, ENGINE_FLAGS)
     engine.add_argument(
         "--latency", help="what the policies are told of the machine: a preset or file (default: a stored profile)"
     )
@@ -100,16 +78,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints the comparison. Returns 0, 1 if a run failed, 2 for what is wrong with the arguments, 130 after Ctrl-C."""
     try:
-        from fastserve.compare.compare import CompareError, Contender, compare
+        from fastserve.compare.compare import CompareError, compare
         from fastserve.workload import read_trace
     except ImportError as error:
         return _refuse(_missing(error))
     shown = sys.stderr.isatty()
     bar: Bar | Lines = Bar(shown and not args.json) if shown or args.json else Lines()
-    rows = args.policies or [{"policy": "fcfs"}, {"policy": "sj-mlfq"}]
+    contenders: list[Contender] = args.policies or [PolicySpec("fcfs"), PolicySpec("sj-mlfq")]
     try:
-        contenders = [Contender(**row) for row in rows]
-        if args.load is not None and any(one.url for one in contenders):
+        if args.load is not None and any(isinstance(one, Server) for one in contenders):
             raise ValueError("--load is in units of what fcfs sustains on our own server: give --rate with --url")
         if not args.offline and (args.timeline or args.iterations or args.observer):
             raise ValueError("--timeline, --iterations and --observer need --offline: a server has its own")
@@ -148,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
 def _first(args: argparse.Namespace, contenders: Sequence[Contender]) -> str:
     """What takes the first seconds."""
     if not args.offline:
-        own = any(not one.url for one in contenders)
+        own = any(isinstance(one, PolicySpec) for one in contenders)
         return f"starting a server with {args.model} for each run: some seconds each" if own else "asking the servers"
     if args.latency is not None:
         return f"loading {args.model}: some seconds"
@@ -158,7 +135,6 @@ def _first(args: argparse.Namespace, contenders: Sequence[Contender]) -> str:
 def _engine(args: argparse.Namespace, trace: Trace, first: Contender) -> Body:
     from fastserve.compare.offline import EngineBody
     from fastserve.compare.trace import check_fits
-    from fastserve.launch import Body
     from fastserve.observers.named import chosen, find
 
     for name in args.observer:
@@ -170,17 +146,17 @@ def _engine(args: argparse.Namespace, trace: Trace, first: Contender) -> Body:
         files[:] = [None, None] if one is first else files
         return made
 
-    body = Body(args.model, latency=args.latency, **{name: getattr(args, name) for name in MODEL_FLAGS})
+    body = body_of(args, latency=args.latency)
     longest = getattr(body.model, "max_model_len", None)
     if longest is not None:
         check_fits(trace, longest, body.model.name)  # before anything is measured
-    return EngineBody(body, {name: getattr(args, name) for name in BATCH_FLAGS}, look)
+    return EngineBody(body, {name: getattr(args, name) for name in ENGINE_FLAGS}, look)
 
 
 def _servers(args: argparse.Namespace) -> Body:
     from fastserve.compare.http import HttpBody
 
-    about = {name: getattr(args, name) for name in ("model", "latency", *BATCH_FLAGS, *MODEL_FLAGS)}
+    about = {name: getattr(args, name) for name in ("model", "backend", "latency", *ENGINE_FLAGS, *MODEL_FLAGS)}
     flags = []
     for name, value in about.items():
         flag = f"--{name.replace('_', '-')}"

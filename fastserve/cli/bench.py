@@ -64,16 +64,16 @@ def prepare(args: argparse.Namespace) -> Prepared:
     from fastserve.bench.schedule import calls_of
     from fastserve.bench.target import Asker, TargetError
 
-    form = FORMS[args.backend]
+    form = FORMS[args.api]
     if args.prompts == "ids" and not form.ids:
-        raise ValueError(f"--prompts ids: {args.backend} takes text only")
+        raise ValueError(f"--prompts ids: {args.api} takes text only")
     predictor = predictors.make(args.predictor, args.seed)
     key = args.api_key or os.environ.get("OPENAI_API_KEY")
     headers = ({"Authorization": f"Bearer {key}"} if key else {}) | dict(args.header)
     asker = Asker(args.url, headers)
     target = asker.probe(args.ready_check_timeout_sec)
     model = args.model or next(iter(target.models), None)
-    if model is None and args.backend.startswith("openai"):
+    if model is None and args.api.startswith("openai"):
         raise TargetError(f"{asker.url} lists no model; name one with --model")
 
     counting = _counter(args, asker, model)
@@ -104,6 +104,7 @@ def prepare(args: argparse.Namespace) -> Prepared:
         "url": asker.url,
         "endpoint": args.endpoint or form.path,
         "own_server": target.own,
+        "backend": target.backend,
         "workload": trace.name,
         "source": trace.source,
         "digest": trace.digest(),
@@ -127,7 +128,7 @@ def prepare(args: argparse.Namespace) -> Prepared:
         "num_warmups": args.num_warmups,
     }
     about = About(
-        backend=args.backend,
+        api=args.api,
         label=args.label,
         model=model,
         tokenizer=args.tokenizer,
@@ -161,7 +162,7 @@ def measure(args: argparse.Namespace, plan: Prepared) -> int:
     if args.save_result or args.save_detailed:
         name = args.result_filename or file_name(result, about)
         path = Path(args.result_dir) / name
-        label = args.label or args.backend
+        label = args.label or args.api
         policy = about.metadata.get("policy", label)
         try:
             saved = [save_document(path, found)]
@@ -228,7 +229,7 @@ def _counter(args: argparse.Namespace, asker: Any, model: str | None) -> Any:
         except (OSError, ValueError) as error:
             raise ValueError(f"--tokenizer {args.tokenizer}: {error}") from None
         return lambda text: len(tokenizer(text).input_ids)
-    texts = args.prompts == "text" or args.backend == "openai-chat" or args.dataset_name in ("sharegpt", "custom")
+    texts = args.prompts == "text" or args.api == "openai-chat" or args.dataset_name in ("sharegpt", "custom")
     if not texts or asker.counts(model, "one two three") is None:
         return None
     return lambda text: asker.counts(model, text) or 1

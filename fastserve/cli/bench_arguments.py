@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -12,15 +13,24 @@ from fastserve.bench.metric_names import GOODPUT, METRICS
 T = TypeVar("T", int, float)
 LENGTHS = ("auto", "on", "off")
 DATASET_NAMES = ("random", "sharegpt", "custom")
-BACKENDS = ("openai", "openai-chat", "native", "nobatch")
+APIS = ("openai", "openai-chat", "native", "nobatch")
+
+
+class OldName(argparse.Action):
+    """--backend, which means the body of an engine everywhere else, is taken for --api until the next release."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        print(f"fastserve bench: warning: --backend {values} is called --api {values} now", file=sys.stderr)
+        setattr(namespace, self.dest, values)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=110)
     server = parser.add_argument_group("server")
     server.add_argument("--url", "--base-url", default="http://127.0.0.1:8000", help="where it is (%(default)s)")
-    server.add_argument("--backend", choices=BACKENDS, default="openai", help="how it is spoken to (%(default)s)")
-    server.add_argument("--endpoint", metavar="PATH", help="instead of the backend's own route")
+    server.add_argument("--api", choices=APIS, default="openai", help="how it is spoken to (%(default)s)")
+    server.add_argument("--backend", dest="api", choices=APIS, action=OldName, help=argparse.SUPPRESS)
+    server.add_argument("--endpoint", metavar="PATH", help="instead of the API's own route")
     server.add_argument("--model", metavar="NAME", help="the first one that the server lists, by default")
     server.add_argument("--api-key", metavar="KEY", help="bearer token; by default OPENAI_API_KEY, where it is set")
     server.add_argument("--header", nargs="+", action="extend", type=pair, default=[], metavar="NAME=VALUE")

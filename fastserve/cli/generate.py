@@ -10,19 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 from fastserve.atomic_files import OutputError
 from fastserve.cli.arguments import (
-    BATCH_FLAGS,
+    ENGINE_FLAGS,
     MODEL_FLAGS,
-    add_batch_arguments,
     add_model_arguments,
     add_observer_arguments,
+    add_policy,
+    add_settings,
+    policy_of,
 )
-from fastserve.cli.check import setting
+from fastserve.engine.config import POLICY, EngineConfig
 
 if TYPE_CHECKING:
     from fastserve.engine import Engine, Output, SamplingParams
     from fastserve.observers.explain import Explanation
 
-OWN = ("policy", "predictor", "seed", "flight_log", "latency")
+OWN = ("predictor", "seed", "flight_log")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,14 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     more("--sampling-seed", type=int, help="the same seed gives the same tokens, whatever else is in the batch")
     more("--ignore-eos", action="store_true")
     engine = parser.add_argument_group("engine")
-    also = engine.add_argument
-    also("--policy", default="sj-mlfq", help="who goes first: a name or module:Class (default: %(default)s)")
-    also("--set", action="append", default=[], metavar="KEY=VALUE", help="a keyword of its constructor")
-    add_batch_arguments(engine)
-    also("--predictor", help="guesses for policies that need one: constant:TOKENS")
-    also("--seed", type=int, default=0, help="what seeds of requests without their own are drawn from")
-    also("--flight-log", metavar="FILE", help="everything that the scheduler was told and answered")
-    also("--latency", help="what the policy is told of the machine: a preset or file (default: measured at load)")
+    add_policy(engine, default=POLICY.name)
+    add_settings(engine, EngineConfig, (*ENGINE_FLAGS, *OWN))
+    engine.add_argument(
+        "--latency", help="what the policy is told of the machine: a preset or file (default: measured at load)"
+    )
     add_model_arguments(engine)
     looking = parser.add_argument_group("what to look at")
     add_observer_arguments(looking)
@@ -78,10 +77,10 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(f"--explain {args.explain}: there is no such prompt; they are 0 to {len(texts) - 1}")
         story = None if args.explain is None else Explanation(args.explain)
         observers = [*chosen(args.timeline, args.iterations, args.observer), *([] if story is None else [story])]
-        settings = {name: getattr(args, name) for name in OWN + BATCH_FLAGS + MODEL_FLAGS}
+        settings = {name: getattr(args, name) for name in (*OWN, *ENGINE_FLAGS, "latency", *MODEL_FLAGS)}
         measured = "" if args.latency else " and, where no profile of it is stored, measuring its iteration times"
         print(f"loading {args.model}{measured}: some seconds", file=sys.stderr, flush=True)
-        engine = Engine.from_pretrained(args.model, knobs=dict(map(setting, args.set)), **settings)
+        engine = Engine.from_pretrained(args.model, backend=args.backend, policy=policy_of(args), **settings)
     except ImportError as error:
         return _refuse(f"{error}; the live engine needs its extra: pip install 'fastserve-testbed[engine]'")
     except (ValueError, OSError, OutputError) as error:
@@ -141,17 +140,17 @@ def _json(engine: Engine, prompts: list[str | list[int]], params: SamplingParams
     outputs = engine.generate(prompts, params)
     for output in outputs:
         told = {} if story is None or story.id != output.id else {"explain": [line.document() for line in story.told()]}
-        print(json.dumps(_plain(output) | told))
+        print(json.dumps(_plain(output, engine.info.backend) | told))
     return int(any(output.error is not None for output in outputs))
 
 
-def _plain(output: Output) -> dict[str, Any]:
+def _plain(output: Output, backend: str) -> dict[str, Any]:
     """Null, never NaN."""
     record = {name: None if isinstance(value, float) and math.isnan(value) else value
               for name, value in output.record.items()}  # fmt: skip
     return {"id": output.id, "text": output.text, "token_ids": output.token_ids, "finish_reason": output.finish_reason,
             "prompt_tokens": len(output.prompt_token_ids), "seed": output.seed, "error": output.error,
-            "record": record}  # fmt: skip
+            "record": record, "backend": backend}  # fmt: skip
 
 
 def _refuse(message: str) -> int:

@@ -8,7 +8,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from fastserve.cli.arguments import MODEL_FLAGS, add_model_arguments
+from fastserve.cli.arguments import add_model_arguments, add_settings, body_of
+from fastserve.engine.config import EngineConfig
 
 if TYPE_CHECKING:
     from fastserve.profiler.fit import Residual
@@ -22,16 +23,15 @@ NOISY = 0.15
 
 REFRESH_S = 0.25
 
+PROFILED = ("max_batch", "kv_tokens", "host_tokens", "block_tokens")
+"""Settings that a measurement depends on; max_batch is the largest batch that is measured."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
-    parser.add_argument(
-        "--max-batch", type=int, default=16, help="largest batch that is measured (default: %(default)s)"
-    )
+    add_settings(parser, EngineConfig, PROFILED)
     parser.add_argument("--budget", type=float, default=120.0, metavar="S", help="seconds (default: %(default)g)")
     parser.add_argument("--longest", type=int, metavar="TOKENS", help="longest context that matters (default: 2560)")
-    parser.add_argument("--kv-tokens", type=int, help="device KV pool (default: what the memory allows)")
-    parser.add_argument("--host-tokens", type=int, help="host KV pool (default: what the memory allows)")
     parser.add_argument(
         "--out", metavar="FILE", help="write it there too, for --latency FILE here and in the simulator"
     )
@@ -42,8 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measures, prints and stores. Returns 0, also for a poor fit, which it says; 2 for what cannot be measured."""
     try:
-        from fastserve.engine.config import EngineConfig
-        from fastserve.launch import Body, profiled
+        from fastserve.launch import profiled
         from fastserve.profiler.calibrate import calibrate
         from fastserve.profiler.store import store
     except ImportError as error:
@@ -51,8 +50,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         if not args.budget > 0:
             raise ValueError(f"--budget {args.budget:g}: give seconds above 0")
-        body = Body(args.model, **{name: getattr(args, name) for name in MODEL_FLAGS})
-        serving = EngineConfig(max_batch=args.max_batch, kv_tokens=args.kv_tokens, host_tokens=args.host_tokens)
+        body = body_of(args)
+        serving = EngineConfig.of({name: getattr(args, name) for name in PROFILED})
         bar = Bar(sys.stderr.isatty() and not args.json)
         try:
             backend = profiled(body, serving)

@@ -13,8 +13,10 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from fastserve.compare.contender import Contender, lined_up
+from fastserve.formats import stamp
 from fastserve.metrics.summary import Columns, Summary, paired_ratio
-from fastserve.policies import find
+from fastserve.policies.spec import PolicySpec
 from fastserve.workload import Trace
 
 MEASURES = (
@@ -39,25 +41,6 @@ Report = Callable[[float, str], object]
 
 class CompareError(RuntimeError):
     """A run failed; the text says which and why."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Contender:
-    """A policy on our own engine, or a server that somebody else has started."""
-
-    policy: str = ""
-    knobs: Mapping[str, Any] = field(default_factory=dict)
-    label: str = ""
-    url: str = ""
-
-    @property
-    def name(self) -> str:
-        return self.label or self.policy or self.url
-
-    @property
-    def needs_guess(self) -> bool:
-        """Its policy reads a guess of the output's length. ValueError for an unknown policy."""
-        return bool(self.policy) and "guess" in getattr(find(self.policy), "needs", ())
 
 
 class Replay(NamedTuple):
@@ -149,6 +132,7 @@ class Comparison:
         """
         baseline, *others = self.labels
         return {
+            **stamp("comparison"),
             "settings": self.settings,
             "machine": self.machine,
             "means": {label: {key: _mean(self.values(label, key)) for key in MEASURES} for label in self.labels},
@@ -192,10 +176,7 @@ def compare(
         raise ValueError(
             f"rounds={rounds}, rate={rate}, load={load}: give at least one round, and a rate or a load > 0"
         )
-    names = [one.name for one in contenders]
-    again = next((name for name in names if names.count(name) > 1), None)
-    if again is not None:
-        raise ValueError(f"two contenders would be called {again!r}: give them labels")
+    contenders = lined_up(contenders)
     for one in contenders:
         body.check(one)
     sustains = None
@@ -217,14 +198,14 @@ def compare(
             watch = None
             if report is not None:
                 done, total = len(found.rounds), rounds * len(contenders)
-                what = f"round {number + 1} of {rounds}: {one.name}"
+                what = f"round {number + 1} of {rounds}: {one.title}"
                 report(done / total, what)
                 watch = _watcher(report, done, total, len(trace), what)
             try:
                 records, summary, notes = body.replay(one, mine, seed + number, watch)
             except CompareError as error:
-                raise CompareError(f"{one.name}, round {number + 1}: {error}") from None
-            found.rounds.append(Round(one.name, one.policy or one.url, number, records, summary, notes))
+                raise CompareError(f"{one.title}, round {number + 1}: {error}") from None
+            found.rounds.append(Round(one.title, one.name, number, records, summary, notes))
     found.machine = body.machine()
     return found
 
@@ -237,7 +218,7 @@ def sustained(body: Body, trace: Trace) -> float:
     rows = np.arange(n) * len(trace) // n
     burst = Trace(trace.name, trace.source, np.zeros(n, np.int64), trace.prompt[rows], trace.output[rows])
     try:
-        return n * done_while_full(body.replay(Contender(policy="fcfs"), burst, 0, None).records)
+        return n * done_while_full(body.replay(PolicySpec("fcfs"), burst, 0, None).records)
     except CompareError as error:
         raise CompareError(f"fcfs, {n} requests at once: {error}") from None
 

@@ -18,10 +18,11 @@ from fastserve.bench.prompts import IdPrompts, ids_of
 from fastserve.bench.result import LATE_NS, Result
 from fastserve.bench.schedule import calls_of
 from fastserve.bench.target import Asker, Target, TargetError
-from fastserve.compare.compare import CompareError, Contender, Replay, Watch
+from fastserve.compare.compare import CompareError, Replay, Watch
+from fastserve.compare.contender import Contender, Server
 from fastserve.compare.subprocess_server import ServerError, ServerProcess
 from fastserve.compare.trace import check_fits, warm_up
-from fastserve.policies import make
+from fastserve.policies.spec import PolicySpec
 from fastserve.predictors import Oracle
 from fastserve.workload import Trace
 
@@ -46,11 +47,11 @@ class HttpBody:
         self.start_s = start_s
 
     def check(self, contender: Contender) -> None:
-        if not contender.url:
-            make(contender.policy, dict(contender.knobs))
+        if isinstance(contender, PolicySpec):
+            contender.check()
 
     def replay(self, contender: Contender, trace: Trace, seed: int, watch: Watch | None) -> Replay:
-        if contender.url:
+        if isinstance(contender, Server):
             return self._replay(contender, contender.url, None, trace, seed, watch)
         try:
             with ServerProcess(self._flags(contender, len(trace)), start_s=self.start_s) as server:
@@ -63,8 +64,8 @@ class HttpBody:
 
         return machine()
 
-    def _flags(self, contender: Contender, requests: int) -> list[str]:
-        own = ["--policy", contender.policy, "--queue-capacity", str(requests), "--request-timeout", "0",
+    def _flags(self, contender: PolicySpec, requests: int) -> list[str]:
+        own = ["--policy", contender.path, "--queue-capacity", str(requests), "--request-timeout", "0",
                "--drain-seconds", "0", "--log-level", "warning"]  # fmt: skip
         for key, value in contender.knobs.items():
             own += ["--set", f"{key}={value!r}"]

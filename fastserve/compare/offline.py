@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
-from fastserve.compare.compare import CompareError, Contender, Replay, Watch
+from fastserve.compare.compare import CompareError, Replay, Watch
+from fastserve.compare.contender import Contender, Server
 from fastserve.compare.trace import check_fits, warm_up
 from fastserve.engine.config import EngineConfig
 from fastserve.engine.playback import PlaybackError, play
 from fastserve.hardware import Hardware
 from fastserve.launch import Body
 from fastserve.metrics.summary import summarise
+from fastserve.policies.spec import PolicyLike, PolicySpec
 from fastserve.profiler.load import machine
 from fastserve.sched.observer import Observer
 from fastserve.workload import Trace
@@ -31,7 +32,7 @@ class EngineBody:
         self.body = body
         self.look = look
         self.shared = {name: value for name, value in serving.items() if value is not None} | {"keep_records": None}
-        with body.engine(serving_of("fcfs", {}, self.shared)) as engine:
+        with body.engine(serving_of("fcfs", self.shared)) as engine:
             self.hardware: Hardware = engine.hardware
             self.about = {"body": "engine", "backend": body.name, "model": engine.model_name,
                           "latency": engine.hardware.name, **serving,
@@ -39,14 +40,12 @@ class EngineBody:
         self.warm = False
 
     def check(self, contender: Contender) -> None:
-        if contender.url:
-            raise ValueError(f"{contender.url} is a server, and there is no HTTP with --offline")
-        serving_of(contender.policy, contender.knobs, self.shared).fresh_policy()
+        serving_of(_policy(contender), self.shared)
 
     def replay(self, contender: Contender, trace: Trace, seed: int, watch: Watch | None) -> Replay:
-        chosen = serving_of(contender.policy, contender.knobs, self.shared)
+        chosen = serving_of(_policy(contender), self.shared)
         if not self.warm:  # one process serves all runs
-            self._play(serving_of("fcfs", {}, self.shared), warm_up(trace), seed, None)
+            self._play(serving_of("fcfs", self.shared), warm_up(trace), seed, None)
             self.warm = True
         looking = [] if self.look is None else self.look(contender)
         records = self._play(chosen, trace, seed, watch, looking)
@@ -69,7 +68,13 @@ class EngineBody:
                 raise CompareError(str(error)) from None
 
 
-def serving_of(policy: Any, knobs: Mapping[str, Any], shared: Mapping[str, Any]) -> EngineConfig:
+def serving_of(policy: PolicyLike, shared: Mapping[str, Any]) -> EngineConfig:
     """For a replay: guesses, where the policy needs them, come with the requests."""
-    serving = EngineConfig.of(dict(shared) | {"policy": policy, "knobs": dict(knobs), "predictor": "client"})
-    return serving if "guess" in getattr(serving.kind, "needs", ()) else replace(serving, predictor=None)
+    spec = PolicySpec.of(policy)
+    return EngineConfig.of({**shared, "policy": spec, "predictor": "client" if spec.needs_guess else None})
+
+
+def _policy(contender: Contender) -> PolicySpec:
+    if isinstance(contender, Server):
+        raise ValueError(f"{contender.url} is a server, and there is no HTTP with --offline")
+    return contender

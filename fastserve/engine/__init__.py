@@ -1,7 +1,7 @@
 """The live body: the Scheduler of fastserve.sched on a PyTorch model, token by token.
 
 Importing this package imports no torch: a name is loaded from its module when it is first asked for, and an engine on
-a scripted executor never needs torch at all.
+the scripted body never needs torch at all.
 """
 
 import os

@@ -59,7 +59,7 @@ class Engine:
             serving = replace(serving, residency="recompute")
         clock = clock or WallClock()
         info, hardware = backend.info, backend.hardware()
-        policy = serving.fresh_policy()
+        policy = serving.policy.fresh()
         scheduler = serving.scheduler(policy, hardware, info.max_model_len)
         budget = scheduler.batching.budget if serving.batching == "chunked" else None
         latency = hardware.latency
@@ -83,7 +83,8 @@ class Engine:
         self.loop = Loop(scheduler, backend, recorder, clock, self.inbox, self.settings)
         self.feed = LiveFeed()
         if serving.flight_log is not None:
-            self.loop.observers.attach(FlightLog(serving.flight_log, serving.header(hardware, info.max_model_len)))
+            header = {"backend": info.backend, **serving.header(hardware, info.max_model_len)}
+            self.loop.observers.attach(FlightLog(serving.flight_log, header))
         self._lifecycle = Lifecycle(self.loop)  # its thread holds the loop, and the loop nothing that holds this object
         weakref.finalize(self, self._lifecycle.drop).atexit = False
 

@@ -52,7 +52,7 @@ class Loop:
         self.observers = Observers(scheduler, about, _broken)
         self._copies: dict[Copy, int] = {}  # under way: ns, when the plan was made that asked for it
         self.requests: dict[Job, Request] = {}  # admitted, and not ended
-        self.output = OutputProcessor(backend, self.requests)
+        self.output = OutputProcessor(backend, self.requests, scheduler.ledger.lookahead)
         self.now = 0  # ns: the boundary at which the loop stands
         self.alive = True
         self.error: str | None = None
@@ -139,7 +139,7 @@ class Loop:
     def _commit(self, plan: Plan, step: Step) -> None:
         looked_at = bool(self.observers.members)
         self._pass(plan, step)
-        outcome = self.output.accept(step)
+        outcome = self.output.accept(plan, step)
         now = self.clock.now()
         if looked_at:
             self._tell_copies(plan, step, now)

@@ -11,44 +11,66 @@ from fastserve.sched.plan import Outcome, Plan
 
 
 class OutputProcessor:
-    """On the engine's thread. requests: by job, those that are admitted and have not ended."""
+    """On the engine's thread. requests: by job, those that are admitted and have not ended.
 
-    def __init__(self, backend: Backend, requests: Mapping[Job, Request]) -> None:
+    lookahead: tokens beyond the first one of an iteration for which the Scheduler reserves blocks.
+    """
+
+    def __init__(self, backend: Backend, requests: Mapping[Job, Request], lookahead: int = 0) -> None:
         self.name = backend.info.backend
         self.eos = backend.info.eos_ids
         self.uneven = backend.traits.uneven
         self.requests = requests
+        self.lookahead = lookahead
         self.pieces: list[tuple[Request, Piece]] = []  # of the last step, in order
 
     def check(self, plan: Plan, step: Step) -> None:
-        """Before any request has accepted a token. RuntimeError for a step that is not what the body's traits say."""
-        strangers = [job.id for job, _ in step.said if job not in self.requests]
-        if strangers:
-            raise RuntimeError(f"backend {self.name}: job {strangers[0]} got tokens and is not one of the engine's")
-        if self.uneven:
-            return
+        """Before any request takes a token. RuntimeError for a step that is not what plan and traits allow."""
+        fault = self._uneven_fault(plan, step) if self.uneven else self._even_fault(plan, step)
+        if fault:
+            raise RuntimeError(f"backend {self.name}: {fault}")
+
+    def _even_fault(self, plan: Plan, step: Step) -> str:
         due = plan.batch
         for job, tokens in plan.prefill:
-            due += job.prefilled + tokens == job.prompt + job.generated
-        wrong = [job.id for job, said in step.said if not isinstance(said, Failed) and len(said) != 1]
-        if wrong or len(step.said) != due:
-            what = (
-                f"job {wrong[0]} got other than one token" if wrong else f"{len(step.said)} jobs spoke, {due} were due"
-            )
-            raise RuntimeError(
-                f"backend {self.name}: {what} in one iteration; a body that does so must say Traits(uneven=True)"
-            )
+            due += _completes(job, tokens)
+        if len(step.said) != due:
+            return f"{len(step.said)} jobs got tokens, {due} were due one; a body of which that is right says {UNEVEN}"
+        for job, said in step.said:
+            if job not in self.requests:
+                return f"job {job.id} got tokens and is not one of the engine's"
+            if len(said) != 1:  # a Failed has one entry as well
+                return f"job {job.id} got {len(said)} tokens in one iteration; a body that does so says {UNEVEN}"
+        return ""
 
-    def accept(self, step: Step) -> Outcome:
+    def _uneven_fault(self, plan: Plan, step: Step) -> str:
+        due = set(_due(plan))
+        for job, said in step.said:
+            if job not in due:
+                return f"job {job.id} got tokens, twice or without being due any"
+            due.remove(job)
+            if not isinstance(said, Failed) and len(said) > 1 + self.lookahead:
+                return (
+                    f"job {job.id} got {len(said)} tokens in one iteration, and blocks are reserved for "
+                    f"{1 + self.lookahead}: set lookahead to {len(said) - 1} or more"
+                )
+        return ""
+
+    def accept(self, plan: Plan, step: Step) -> Outcome:
         """Each request takes its tokens; `pieces` is what they came to. The times of the outcome are not filled in."""
         self.pieces = []
         ended: list[Job] = []
+        taken: dict[Job, int] = {}
         for job, said in step.said:
-            pieces = self._take(self.requests[job], said)
+            request = self.requests[job]
+            before = len(request.tokens)
+            pieces = self._take(request, said)
             if pieces and pieces[-1].finish_reason:
                 ended.append(job)
-            self.pieces += [(self.requests[job], piece) for piece in pieces]
-        return Outcome(1, 0, step.stall, ended, step.copied)
+            self.pieces += [(request, piece) for piece in pieces]
+            taken[job] = len(request.tokens) - before
+        extra = [(job, taken.get(job, 0) - 1) for job in _due(plan) if taken.get(job, 0) != 1] if self.uneven else ()
+        return Outcome(1, 0, step.stall, ended, step.copied, extra=extra)
 
     def _take(self, request: Request, said: Said) -> list[Piece]:
         """What it takes of these tokens: those behind its end are dropped. A failure is an end like any other."""
@@ -64,3 +86,16 @@ class OutputProcessor:
             if piece.finish_reason:
                 break
         return pieces
+
+
+UNEVEN = "Traits(uneven=True)"
+
+
+def _due(plan: Plan) -> list[Job]:
+    """Who yields a token in an even iteration of this plan."""
+    return [job for job, tokens in plan.work if job.decoding or _completes(job, tokens)]
+
+
+def _completes(job: Job, tokens: int) -> bool:
+    """Does this chunk end its prefill?"""
+    return job.prefilled + tokens == job.prompt + job.generated

@@ -48,7 +48,7 @@ class SamplingParams:
     logprobs: int | None = None
     """Report the logprob of each token and of this many likeliest ones; None: no logprobs."""
     stop_after: int | None = None
-    """End after this many tokens, EOS ignored: the true length of a replay, which only the executor sees."""
+    """End after this many tokens, EOS ignored: the true length of a replay, which no scheduler sees."""
     guess: int | None = None
     """A client's own prediction of its output length, for policies that need one."""
     skip_special_tokens: bool = True

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastserve import policies
-from fastserve.flightlog.write import FACTS, VERSION, Copies, plan_data
+from fastserve.flightlog.write import FACTS, Copies, plan_data
+from fastserve.formats import FormatError, check_version
 from fastserve.hardware import hardware_from_json
 from fastserve.hardware.machine_times import MachineTimes
 from fastserve.sched.config import Blocks, SchedulerConfig
@@ -60,8 +61,11 @@ def replay_log(path: str | PathLike[str], policy: Callable[[], Policy] | None = 
     """policy: makes the one to try (None: the log's own). Raises LogError, ValueError for an unknown policy."""
     lines = read(Path(path))
     header = next(lines, None)
-    if header is None or header.data.get("flight_log") != VERSION:
-        raise LogError(f"{path} is no flight log of version {VERSION}: its first line must hold that number")
+    try:
+        check_version("flight_log", None if header is None else header.data.get("flight_log"), path)
+    except FormatError as error:
+        raise LogError(str(error)) from None
+    assert header is not None
     try:
         fresh = policies.make(header.data["policy"], header.data["knobs"]) if policy is None else policy()
         run = _Run(header.data, fresh)

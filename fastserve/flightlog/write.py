@@ -20,13 +20,13 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Final, TextIO
 
+from fastserve.formats import VERSIONS
 from fastserve.sched.job import NEVER, Job
 from fastserve.sched.observer import Observer
 from fastserve.sched.plan import Copy, Outcome, Plan
 
 log = logging.getLogger("fastserve")
 
-VERSION: Final = 1
 FACTS: Final = ("id", "arrival", "prompt", "limit", "client", "program", "priority", "deadline", "guess")
 """What of a Job is known when it is submitted: its constructor's arguments."""
 
@@ -86,7 +86,7 @@ class FlightLog(Observer):
         """OSError where the file cannot be written. If that fails later, the log ends there and says so."""
         self._file: TextIO | None = Path(path).open("w", encoding="utf-8", buffering=1)  # noqa: SIM115 (closed by close())
         self._copies = Copies()
-        self._file.write(_line({"flight_log": VERSION, **header}))
+        self._file.write(_line({"flight_log": VERSIONS["flight_log"], **header}))
 
     def submitted(self, job: Job, now: int) -> None:
         facts = {name: getattr(job, name) for name in FACTS}

@@ -1,38 +1,19 @@
-"""Observers as command lines ask for them: the shipped ones by their files, your own by module:Class."""
+"""Observers as command lines ask for them: the shipped ones by their files, your own by where its class is."""
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import os
-import sys
 from collections.abc import Iterable
 from os import PathLike
 
 from fastserve.observers.iterations import IterationLog
 from fastserve.observers.timeline import Timeline
+from fastserve.sched.importing import class_of
 from fastserve.sched.observer import Observer
 
 
 def find(name: str) -> type[Observer]:
-    """The class behind module:Class; the current folder is importable. Raises ValueError with what is wrong."""
-    where, _, class_name = name.rpartition(":")
-    if not where:
-        raise ValueError(f"observer {name!r}: give it as module:Class")
-    here = os.getcwd()
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        module = importlib.import_module(where)
-    except ModuleNotFoundError as error:
-        if error.name != where:
-            raise
-        raise ValueError(f"observer {name!r}: no module {where!r} in {here} or on the Python path") from None
-    found = getattr(module, class_name, None)
-    if not (inspect.isclass(found) and issubclass(found, Observer)):
-        what = "is no subclass of fastserve.Observer" if found is not None else "does not exist"
-        raise ValueError(f"observer {name!r}: {class_name} {what} in {where}")
-    return found
+    """The class behind module:Class or ./file.py:Class. Raises ValueError with what is wrong."""
+    return class_of("observer", name, Observer)
 
 
 def make(name: str) -> Observer:

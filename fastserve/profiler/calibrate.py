@@ -10,8 +10,10 @@ from typing import Any
 from fastserve.engine.backend import CopyTime, Profiled
 from fastserve.engine.config import EngineConfig
 from fastserve.engine.engine import Engine
+from fastserve.formats import stamp
 from fastserve.hardware import Hardware, Link
 from fastserve.hardware.least_squares import fit
+from fastserve.policies.spec import PolicySpec
 from fastserve.profiler.fit import Cell, Iteration, Residual, cells_of, fit_latency, predict_ms, residuals
 from fastserve.profiler.load import Report, campaign, machine
 
@@ -37,6 +39,7 @@ class Calibration:
         """As plain JSON values; "hardware" is what load_hardware() reads."""
         latency = self.hardware.latency
         return {
+            **stamp("profile"),
             **{name: self.settings.get(name) for name in ABOUT},
             "machine": self.machine,
             "seconds": self.seconds,
@@ -64,7 +67,7 @@ def calibrate(
     """
     began = perf_counter()
     before = machine()
-    plain = replace(serving, policy="fcfs", knobs={}, predictor=None, flight_log=None, keep_records=1)
+    plain = replace(serving, policy=PolicySpec("fcfs"), predictor=None, flight_log=None, keep_records=1)
     copies = backend.copy_times()
     with Engine(backend, plain) as engine:
         cells = cells_of(campaign(engine, budget_s, longest=longest, report=report))

@@ -23,6 +23,10 @@ KEEP: Final = -(1 << 60)
 """wake(): an alarm that is not mentioned stays as it is."""
 
 
+MUST_RANK: Final = "must define rank(self, job): any comparable value, the smaller goes first"
+"""Said of a policy that does not."""
+
+
 class Machine(Protocol):
     """What a policy may know about the machine: a latency model in the simulator, a measured profile live."""
 
@@ -57,7 +61,7 @@ class Policy:
 
     def rank(self, job: Job) -> Any:
         """Any comparable value; the smaller goes first. Ties: who runs, then (arrival, id). Equal never preempts."""
-        raise NotImplementedError(f"{type(self).__name__} must define rank(self, job)")
+        raise NotImplementedError(f"{type(self).__name__} {MUST_RANK}")
 
     def arrive(self, job: Job) -> None:
         """A job came."""

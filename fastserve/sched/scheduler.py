@@ -284,7 +284,7 @@ class Scheduler:
                 ledger.finish(copy)
         charge = self.charging.charge(plan, outcome.service, self.prefilling, self.alarms)
         # Who joined or ends its prefill with this plan, and got no token from it, stays safe.
-        tokenless = [job for job in silent(extra) if job.fresh or not job.rolling] if extra else ()
+        tokenless = [job for job, n in extra if n < 0 and (job.fresh or not job.rolling)] if extra else ()
         if plan.batch:
             ledger.advance(meter.steps, k)
             self.context += k * self.batch
@@ -407,7 +407,7 @@ class Scheduler:
             raise PolicyError(self.policy, "depart", job, error) from error
 
     def _cut(self, job: Job, finish: str) -> None:
-        """It ends though the executor has not ended it: the next plan says so."""
+        """It ends though the body has not ended it: the next plan says so."""
         self.gone.append(job)
         self._depart(job, self.meter.now, finish)
 

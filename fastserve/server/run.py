@@ -15,7 +15,6 @@ import uvicorn
 
 from fastserve.atomic_files import OutputError
 from fastserve.engine import Engine
-from fastserve.engine.config import EngineConfig
 from fastserve.launch import Body
 from fastserve.observers.named import chosen
 from fastserve.server.app import create_app
@@ -123,24 +122,19 @@ class _Server(uvicorn.Server):
 
 def make_engine(config: FastServeConfig) -> Engine:
     """The engine that these settings describe. Raises ValueError or OSError."""
+
     if config.hf_token is not None:
         os.environ.setdefault("HF_TOKEN", config.hf_token.get_secret_value())
     loading: dict[str, Any] = {
         name: getattr(config, name)
         for name in ("device", "dtype", "load_format", "max_model_len", "trust_remote_code", "native", "threads")
     }
-    names = (
-        "policy", "max_batch", "batching", "token_budget", "residency", "visit", "kv_tokens", "host_tokens",
-        "predictor", "queue_capacity", "flight_log", "seed",
-    )  # fmt: skip
-    serving: dict[str, Any] = {name: getattr(config, name) for name in names} | {"knobs": config.knobs}
-    chosen = EngineConfig.of(serving)
     body = Body(
         config.model, config.backend, latency=config.latency, gpu_memory_utilization=config.gpu_memory_utilization,
         **loading,
     )  # fmt: skip
     kv, host = (None if gib is None else int(gib * GIB) for gib in (config.kv_cache_gib, config.host_cache_gib))
-    return body.engine(chosen, kv_bytes=kv, host_bytes=host)
+    return body.engine(config.engine(), kv_bytes=kv, host_bytes=host)
 
 
 def advice(config: FastServeConfig) -> str:

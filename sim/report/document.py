@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastserve.atomic_files import atomically
+from fastserve.formats import metadata, stamp
 from sim.report.provenance import provenance
 from sim.report.run import Run
 from sim.report.table import table
@@ -24,6 +25,7 @@ TEXT = ("finish", "client", "program")  # the record columns that are text; all 
 def document(settings: Mapping[str, object], runs: Sequence[Run]) -> dict[str, Any]:
     """All runs as plain JSON values: {"settings", "runs": [{policy, label, seed, settings, summary}]}, null for NaN."""
     return {
+        **stamp("run"),
         "settings": plain(settings),
         "runs": [
             {
@@ -63,7 +65,11 @@ def write_out(folder: Path, settings: Mapping[str, object], runs: Sequence[Run],
 
     Raises OutputError, whose text is one line, when the folder cannot be written or the disk is full.
     """
-    written = [_write_json(folder / "run.json", {"settings": plain(settings), "provenance": plain(provenance())})]
+    written = [
+        _write_json(
+            folder / "run.json", stamp("run") | {"settings": plain(settings), "provenance": plain(provenance())}
+        )
+    ]
     if runs:
         written.append(_write_parquet(folder / "records.parquet", runs))
         if csv:
@@ -108,4 +114,4 @@ def _rows(run: Run) -> "pa.Table":
     }
     for name, column in run.records.items():
         columns[name] = pa.array(column, pa.string() if name in TEXT else None, from_pandas=True)
-    return pa.table(columns)
+    return pa.table(columns).replace_schema_metadata(metadata("records"))

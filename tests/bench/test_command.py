@@ -44,21 +44,27 @@ def bench(capsys: pytest.CaptureFixture[str], *words: object, status: int = 0) -
     return found
 
 
-@pytest.mark.parametrize("backend", ["openai", "openai-chat", "native", "nobatch"])
-def test_a_trace_on_every_backend(serve: Serve, trace: Path, capsys: pytest.CaptureFixture[str], backend: str) -> None:
+def test_the_api_under_its_old_name(serve: Serve, trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     served = serve()
-    found = bench(capsys, "--url", served.url, "--backend", backend, "--trace", trace)
+    found = bench(capsys, "--url", served.url, "--backend", "native", "--trace", trace)
+    assert found["endpoint_type"] == "native"
+
+
+@pytest.mark.parametrize("api", ["openai", "openai-chat", "native", "nobatch"])
+def test_a_trace_on_every_api(serve: Serve, trace: Path, capsys: pytest.CaptureFixture[str], api: str) -> None:
+    served = serve()
+    found = bench(capsys, "--url", served.url, "--api", api, "--trace", trace)
     assert (found["completed"], found["failed"], found["total_output_tokens"]) == (3, 0, 10)
     assert found["from_arrival"]["completed"] == 3
     assert found["counts"] == {
         "output_tokens_by": "server",
         "wrong_outputs": 0,
         "wrong_prompts": 0,
-        "preemptions_by": None if backend.startswith("openai") else "server",
+        "preemptions_by": None if api.startswith("openai") else "server",
     }
     bodies = [seen.body for seen in served.stub.seen]
     assert [body.get("user") for body in bodies] == ["ann", None, "bob"]
-    prompts = [body["messages"][0]["content"] if backend == "openai-chat" else body["prompt"] for body in bodies]
+    prompts = [body["messages"][0]["content"] if api == "openai-chat" else body["prompt"] for body in bodies]
     assert [len(prompt) for prompt in prompts] == [5, 9, 2]
 
 
@@ -148,7 +154,7 @@ def test_seeds_repair_a_trace_as_the_simulator_does(
         (["--dataset-name", "sharegpt"], "needs --dataset-path"),
         (["--trace", "x", "--dataset-name", "random"], "not both"),
         (["--trace", "/nowhere"], "no such file"),
-        (["--backend", "openai-chat", "--prompts", "ids"], "takes text only"),
+        (["--api", "openai-chat", "--prompts", "ids"], "takes text only"),
         (["--predictor", "psychic"], "no predictor"),
         (["--random-range-ratio", "2"], "below 1"),
     ],

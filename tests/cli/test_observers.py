@@ -121,9 +121,12 @@ def test_generate_tells_a_life_as_json(capsys: pytest.CaptureFixture[str]) -> No
     [
         (["--explain", "2"], "--explain 2: there is no such prompt; they are 0 to 0"),
         (["--timeline", "."], "Cannot write .: Is a directory"),
-        (["--observer", "mine"], "observer 'mine': give it as module:Class"),
-        (["--observer", "mine:Other"], "observer 'mine:Other': Other is no subclass of fastserve.Observer in mine"),
-        (["--observer", "mine:None"], "observer 'mine:None': None does not exist in mine"),
+        (["--observer", "mine"], "no observer 'mine'; give your own as module:Class"),
+        (
+            ["--observer", "mine:Other"],
+            "observer 'mine:Other': Other is no subclass of fastserve.Observer; mine has Ends",
+        ),
+        (["--observer", "mine:None"], "observer 'mine:None': None does not exist; mine has Ends"),
         (["--observer", "absent:Ends"], "observer 'absent:Ends': no module 'absent'"),
         (["--observer", "mine:Picky"], "observer 'mine:Picky' cannot be imported and made without arguments"),
     ],

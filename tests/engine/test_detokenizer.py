@@ -12,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastserve.engine.byte_tokenizer import EOS, ByteTokenizer
-from fastserve.engine.detokenizer import HALF, Alphabet, Detokenizer
+from fastserve.engine.detokenizer import HALF, Alphabet, Detokenizer, StopStrings
 from fastserve.engine.params import SamplingParams
-from fastserve.engine.stop_strings import StopStrings
 
 TEXTS = (
     "the cat sat on the mat, the hat; a rat ran at that cat",

@@ -1,4 +1,4 @@
-"""The facade: what scripts, the server and the benchmarks rely on. All on the scripted executor."""
+"""The facade: what scripts, the server and the benchmarks rely on. All on the scripted body."""
 
 import math
 import subprocess
@@ -401,13 +401,16 @@ def test_records_are_those_of_the_simulators_schema_and_bounded() -> None:
 
 
 def test_settings_are_checked() -> None:
-    with pytest.raises(ValueError, match="has no setting 'max_bath'; it has policy, knobs, max_batch"):
+    with pytest.raises(
+        ValueError,
+        match=r"has no setting 'max_bath'; it has max_batch, .*, policy, .*, knobs; did you mean max_batch",
+    ):
         Engine.scripted(max_bath=3)
     with pytest.raises(ValueError, match="policy srpt needs a guess"):
         Engine.scripted(policy="srpt")
     with pytest.raises(ValueError, match="a live engine knows no true lengths"):
         Engine.scripted(predictor="oracle")
-    with pytest.raises(ValueError, match="kv_tokens=3: give at least 16"):
+    with pytest.raises(ValueError, match="kv_tokens=3 must be at least 16"):
         Engine.scripted(kv_tokens=3)
     with pytest.raises(ValueError, match="no policy 'nonsense'"):
         Engine.scripted(policy="nonsense")

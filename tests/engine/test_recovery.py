@@ -1,4 +1,4 @@
-"""Steps that fail, on the scripted executor: who pays for them, and what becomes of the batch cap."""
+"""Steps that fail, on the scripted body: who pays for them, and what becomes of the batch cap."""
 
 import logging
 from pathlib import Path

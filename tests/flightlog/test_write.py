@@ -87,8 +87,8 @@ def test_a_step_that_ran_out_of_memory_is_in_it(tmp_path: Path) -> None:
 def test_a_policy_made_by_a_function_is_named_as_well_as_can_be() -> None:
     from fastserve.policies.fcfs import Fcfs
 
-    assert EngineConfig(policy=Fcfs).name == "fastserve.policies.fcfs:Fcfs"
-    assert EngineConfig(policy=lambda: Fcfs()).name.endswith("<lambda>")
+    assert EngineConfig.of({"policy": Fcfs}).name == "fastserve.policies.fcfs:Fcfs"
+    assert EngineConfig.of({"policy": lambda: Fcfs()}).name.endswith("<lambda>")
 
 
 def test_a_full_disk_ends_the_log_and_not_the_engine(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

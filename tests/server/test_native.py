@@ -31,7 +31,7 @@ async def test_generate(serve: Serve) -> None:
         assert answer["tokens_per_second"] == pytest.approx(7 / answer["generation_time"])
         assert 0 < answer["time_to_first_token"] < answer["generation_time"]
         assert answer["preemption_count"] == 0 and answer["finish_reason"] == "length"
-        assert answer["metadata"] == {"a": [1], "model_name": "scripted", "backend": "pytorch"}
+        assert answer["metadata"] == {"a": [1], "model_name": "scripted", "backend": "scripted"}
 
 
 async def test_other_names_of_fields(serve: Serve) -> None:

@@ -140,7 +140,7 @@ REFUSALS = [
     (["--policy", "lifo"], r"no policy 'lifo'; there are fcfs, .*srpt"),
     (["--policy", "nowhere:Mine"], "no module 'nowhere'"),
     (["--policy", "mlfq", "--set", "quantum=1"], "has no setting 'quantum'; it has q1, ratio, levels"),
-    (["--policy", "mlfq", "--set", "q1"], "write it as key=value"),
+    (["--policy", "mlfq", "--set", "q1"], "write it as KEY=VALUE"),
     (["--policy", "mlfq", "--set", "q1=-1"], "q1=-1"),
     (["--policy", "mlfq", "--set", "q1=long"], "policy mlfq: "),
     (["--set", "q1=1", "--policy", "mlfq"], "belongs to the --policy before it"),

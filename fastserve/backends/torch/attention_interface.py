@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
-from fastserve.backends.torch.step import Step
+from fastserve.backends.torch.input_batch import InputBatch
 
 NAME = "fastserve"
 
@@ -37,7 +37,7 @@ class Kernels(Protocol):
         query: Tensor,
         pool: Tensor,
         layer: int,
-        step: Step,
+        step: InputBatch,
         scale: float,
         window: int | None = None,
         softcap: float | None = None,
@@ -62,7 +62,7 @@ class Call(NamedTuple):
 class Pass:
     """One forward pass of one step over a pool of a Cache."""
 
-    step: Step
+    step: InputBatch
     pool: Tensor
     kernels: Kernels
     watch: Callable[[Call], None] | None = None

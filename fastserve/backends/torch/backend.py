@@ -12,13 +12,12 @@ from typing import Any, NamedTuple
 import torch
 
 from fastserve.backends.torch.block_manager import BlockManager
-from fastserve.backends.torch.input_batch import Rows, pack
+from fastserve.backends.torch.input_batch import InputBatch, Rows, pack
 from fastserve.backends.torch.kv_cache import Cache
+from fastserve.backends.torch.memory import size_pools
 from fastserve.backends.torch.model import Model, load_model
-from fastserve.backends.torch.platform import size_pools
 from fastserve.backends.torch.sampler import Sampled, Sampler, SamplingError
 from fastserve.backends.torch.sampling_state import SamplingState
-from fastserve.backends.torch.step import Step as Packed
 from fastserve.backends.torch.warmup import copy_times, measure
 from fastserve.engine.backend import CopyTime, Failed, Said, Step, Token, Traits, Wanted
 from fastserve.engine.model_info import ModelInfo
@@ -179,7 +178,7 @@ class TorchBackend:
         logits = self._forward(step)  # the same numbers: the sampler has written into the first ones
         return speakers, [self._draw_alone(row, state) for row, state in zip(logits.split(1), states, strict=True)]
 
-    def _forward(self, step: Packed) -> torch.Tensor:
+    def _forward(self, step: InputBatch) -> torch.Tensor:
         began = perf_counter_ns()
         logits = self.model.forward(step, self.cache)
         if logits.is_cuda:

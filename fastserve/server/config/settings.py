@@ -6,18 +6,18 @@ sources.py reads the outer forms; this page holds names, defaults, meanings and 
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from fastserve import backends
-from fastserve.engine.config import EngineConfig
-from fastserve.policies import find, knobs
-from fastserve.sched.batching import BATCHINGS
-from fastserve.sched.residency import RESIDENCIES
+from fastserve.engine.config import POLICY, EngineConfig
+from fastserve.policies.spec import PolicySpec
 from fastserve.server.config import aliases, sources
+from fastserve.server.config.derived import ENGINE, derived
 
 Words = Annotated[tuple[str, ...], BeforeValidator(aliases.words)]
 Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(aliases.words)]
@@ -28,11 +28,8 @@ SECRET = ("api_key", "hf_token")
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-class FastServeConfig(BaseSettings):
-    """Raises ValueError (ValidationError is one) for unknown names, wrong values, and settings that exclude each other.
-
-    Frozen: a running server does not change.
-    """
+class First(BaseSettings):
+    """Which model, and which policy."""
 
     model_config = SettingsConfigDict(
         extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True
@@ -63,48 +60,47 @@ class FastServeConfig(BaseSettings):
     """CPU threads of the model"""
     native: Literal["auto", "off"] = "auto"
     """off: pure PyTorch without the compiled kernels"""
-    seed: int = 0
-    """seed of the engine"""
 
     # -- scheduler; names mean what they mean in `python -m sim`
-    policy: str = "sj-mlfq"
-    """who goes first: a shipped policy or your own as module:Class"""
+    policy: str = POLICY.name
+    """who goes first: a shipped policy, or your own as module:Class or ./file.py:Class"""
     set: Knobs = {}
     """settings of the policy, KEY=VALUE"""
     num_queues: Count | None = None
     """levels of a policy that has levels"""
-    max_batch: Count = 16
-    """batch cap: how many requests hold a slot at once"""
-    batching: str = "chunked"
-    """shape of an iteration: mixed, prefill-first, chunked or static"""
-    token_budget: Count | None = None
-    """tokens an iteration"""
-    residency: str = "proactive"
-    """where preempted KV goes: recompute, reactive, proactive or defer"""
-    kv_tokens: Count | None = None
-    """device KV pool in tokens (by default from free memory)"""
+
+
+if TYPE_CHECKING:
+
+    class Second(First):
+        """And all that an engine has: see derived.ENGINE."""
+
+        def __getattr__(self, name: str) -> Any: ...
+
+else:
+    Second = derived("Second", First, ENGINE)
+
+
+class FastServeConfig(Second):
+    """Raises ValueError (ValidationError is one) for unknown names, wrong values, and settings that exclude each other.
+
+    Frozen: a running server does not change.
+    """
+
     kv_cache_gib: Positive | None = None
     """device KV pool in GiB, instead of --kv-tokens"""
-    host_tokens: Annotated[int, Field(ge=0)] | None = None
-    """host KV pool in tokens (by default twice the device's)"""
     host_cache_gib: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     """host KV pool in GiB, instead of --host-tokens"""
     gpu_memory_utilization: Share = 0.9
     """share of the device's memory that weights and KV may take"""
-    visit: Annotated[int, Field(ge=0)] = 64
-    """visit guard: while memory is short a visit lasts this many times the cost of coming back; 0 is off"""
     latency: str | None = None
     """iteration times that the policy is told: a preset or a JSON file (by default measured at load)"""
-    predictor: str | None = None
-    """output lengths for policies that need a guess: constant:TOKENS or client (the request's `guess`)"""
-    flight_log: Path | None = None
-    """write every submit, plan and commit here, as JSON lines"""
     timeline: Path | None = None
     """write a Chrome trace of slots, preemptions and copies here, for ui.perfetto.dev, while the server runs"""
     iterations: Path | None = None
     """write a row per iteration here (CSV), while the server runs"""
     observer: Words = ()
-    """your own observers, module:Class; repeatable"""
+    """your own observers, module:Class or ./file.py:Class; repeatable"""
 
     # -- server
     config: Path | None = None
@@ -116,7 +112,7 @@ class FastServeConfig(BaseSettings):
     workers: int = 1
     """always 1: one engine a process"""
     queue_capacity: Annotated[int, Field(ge=0)] = 1000
-    """requests that may wait; beyond that 503"""
+    """requests that may wait; beyond that 503: whom nobody knows must not fill the memory (an engine has no bound)"""
     request_timeout: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 600.0
     """seconds from arrival to the end, 0 for no limit; jobs sent to /jobs have none"""
     drain_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0
@@ -209,16 +205,6 @@ class FastServeConfig(BaseSettings):
         value = short.get(name := value.removeprefix("torch."), name)
         return _one_of(value, ("auto", "float32", "bfloat16", "float16"))
 
-    @field_validator("batching")
-    @classmethod
-    def _batching(cls, value: str) -> str:
-        return _one_of(value, tuple(BATCHINGS))
-
-    @field_validator("residency")
-    @classmethod
-    def _residency(cls, value: str) -> str:
-        return _one_of(value, tuple(RESIDENCIES))
-
     @field_validator("api_key")
     @classmethod
     def _tokens(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
@@ -248,26 +234,20 @@ class FastServeConfig(BaseSettings):
         for tokens, gib in (("kv_tokens", "kv_cache_gib"), ("host_tokens", "host_cache_gib")):
             if getattr(self, tokens) is not None and getattr(self, gib) is not None:
                 raise ValueError(f"give {tokens} or {gib}, not both: they size the same pool")
-        known = knobs(find(self.policy))
-        for key in self.set:
-            if key not in known:
-                raise ValueError(f"policy {self.policy} has no setting {key!r}; it has {', '.join(known) or 'none'}")
-        if self.num_queues is not None and "levels" not in known:
+        if self.num_queues is not None and "levels" not in PolicySpec(self.policy).settings:
             raise ValueError(f"num_queues={self.num_queues}: policy {self.policy} has no levels; mlfq and sj-mlfq have")
-        self._can_schedule()
+        self.engine()  # what the engine would refuse is known before its model is loaded
         return self
-
-    def _can_schedule(self) -> None:
-        """What the engine would refuse is known before its model is loaded. Raises ValueError."""
-        names = ("policy", "predictor", "kv_tokens", "host_tokens", "queue_capacity", "max_batch", "batching")
-        serving = EngineConfig(knobs=self.knobs, **{name: getattr(self, name) for name in names})
-        serving.predict()
-        serving.fresh_policy()
 
     @property
     def knobs(self) -> dict[str, Any]:
         """The policy's settings, num_queues among them."""
         return self.set if self.num_queues is None else {**self.set, "levels": self.num_queues}
+
+    def engine(self, **changes: Any) -> EngineConfig:
+        """The engine's settings, with some changed. Raises ValueError."""
+        own = {name: getattr(self, name) for name in (*ENGINE, "queue_capacity")}
+        return EngineConfig.of(own | {"policy": PolicySpec(self.policy, self.knobs)} | changes)
 
     @property
     def model_name(self) -> str:
@@ -298,12 +278,14 @@ def explain(error: ValueError, flags: dict[str, Any] | None = None) -> str:
     came = sources.origins(sources.named(flags or {}))
     lines = []
     for fault in error.errors(include_url=False, include_context=False):
-        name = str(fault["loc"][0]) if fault["loc"] else ""
         what = fault["msg"].removeprefix("Value error, ")
+        told = re.match(r"(\w+)=", what)  # what an engine refuses begins with the setting
+        name = str(fault["loc"][0]) if fault["loc"] else ""
         value = fault["input"]
         shows = isinstance(value, (str, int, float)) and len(str(value)) < 80 and name not in SECRET
         given = (f"{name}={value}: " if shows else f"{name}: ") if name else ""
-        source = f" (from {came[name]})" if name in came and came[name] != "argument" else ""
+        cause = name or (told.group(1) if told else "")
+        source = f" (from {came[cause]})" if came.get(cause, "argument") != "argument" else ""
         lines.append(f"{given}{what[:1].lower()}{what[1:]}{source}")
     return "; ".join(lines)
 

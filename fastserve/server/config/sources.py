@@ -12,8 +12,9 @@ from dotenv import dotenv_values
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
+from fastserve.sched.checks import check_names, renamed
 from fastserve.server.config import yaml_file
-from fastserve.server.config.aliases import ALIASES, converted, fields, nearest
+from fastserve.server.config.aliases import ALIASES, converted, fields
 
 PLAIN: dict[str, str] = {
     "HF_MODEL": "model",
@@ -74,14 +75,8 @@ def file(above: Mapping[str, Any]) -> dict[str, Any]:
 
 def named(values: Mapping[str, Any]) -> dict[str, Any]:
     """Values by field, whatever accepted name they were given under. Raises ValueError for a name nobody knows."""
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        field = ALIASES.get(name, name)
-        if field not in fields():
-            raise ValueError(f"there is no setting {name!r}{nearest(name, [*fields(), *ALIASES])}")
-        if field in found:
-            raise ValueError(f"{field} is given twice, the second time as {name}")
-        found[field] = converted(name, value)
+    found = renamed({name: converted(name, value) for name, value in values.items()}, ALIASES)
+    check_names("the server", found, fields())
     return found
 
 

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from fastserve.server.config.aliases import ALIASES, converted, fields, nearest
+from fastserve.sched.checks import nearest
+from fastserve.server.config.aliases import ALIASES, converted, fields
 
 TREE: dict[str, str] = {
     "pytorch.device": "device",

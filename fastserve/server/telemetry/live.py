@@ -15,7 +15,6 @@ from typing import Any
 
 from fastserve.engine import Engine
 from fastserve.engine.snapshot import Snapshot
-from fastserve.policies import knobs
 from fastserve.policies.skip_join import PRESETS
 from fastserve.server.api.streaming import SILENCE, WAIT
 from fastserve.server.jobs.jobs import Board
@@ -193,8 +192,8 @@ class Hub:
 
 def _knobs(engine: Engine) -> dict[str, Any]:
     """Every setting of the policy: as given, else of its preset, else by default."""
-    kind, given = engine.serving.kind, engine.serving.knobs
-    found = knobs(kind) if isinstance(kind, type) else {}
+    policy = engine.serving.policy
+    found, given = policy.settings, policy.knobs
     if "preset" in found:
         found |= PRESETS.get(given.get("preset", found["preset"]), {})
     return found | dict(given)

@@ -8,7 +8,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from fastserve.backends.torch import platform  # noqa: E402
-from fastserve.backends.torch.platform import GIB, clamp_length, cpu_has_bfloat16, free_host_memory, size_pools  # noqa: E402
+from fastserve.backends.torch.memory import GIB, free_host_memory, size_pools  # noqa: E402
+from fastserve.backends.torch.platform import clamp_length, cpu_has_bfloat16  # noqa: E402
 
 CPU = torch.device("cpu")
 
