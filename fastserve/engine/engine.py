@@ -171,7 +171,10 @@ class Engine:
         return snapshot
 
     def records(self) -> Columns:
-        """Of the requests that have ended, by id: see fastserve.metrics.records.COLUMNS."""
+        """Of the requests that have ended, by id: see fastserve.metrics.records.COLUMNS.
+
+        Of an engine that has stopped by itself also of those that it left, as unfinished.
+        """
         try:
             columns: Columns = self.inbox.ask(self.loop.recorder.columns).result()
         except CancelledError:

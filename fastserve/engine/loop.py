@@ -50,7 +50,8 @@ class Loop:
         self.clock = clock
         self.inbox = inbox
         self.observers = Observers(scheduler, about, _broken)
-        self._copies: dict[Copy, int] = {}  # under way: ns, when the plan was made that asked for it
+        self._planned_at = 0  # ns: when observers were told of the last plan
+        self._copies: dict[Copy, int] = {}  # under way: ns, the boundary of the plan that asked for it
         self.requests: dict[Job, Request] = {}  # admitted, and not ended
         self.output = OutputProcessor(backend, self.requests, scheduler.ledger.lookahead)
         self.now = 0  # ns: the boundary at which the loop stands
@@ -93,8 +94,10 @@ class Loop:
             except BaseException as error:
                 self.requests.clear()
                 self._hand_out(request, request.end("error", str(error)))
-        self.recorder.ended(self.now)
-        self.observers.ended(self.now)
+        try:
+            self.recorder.ended(self.now)
+        finally:
+            self.observers.ended(self.now)
 
     def rest(self) -> None:
         """Nothing to do until something comes, or admission opens by itself."""
@@ -131,7 +134,8 @@ class Loop:
         self._scheduling += perf_counter_ns() - began
         if self.observers.members:
             if plan is not None:
-                self.observers.planned(plan, self.clock.now())
+                self._planned_at = self.clock.now()
+                self.observers.planned(plan, self._planned_at)
             elif self.scheduler.live:
                 self.observers.idle(self.now)
         return plan
@@ -174,7 +178,7 @@ class Loop:
         """
         if step.transfers is not None:
             for transfer in step.transfers:
-                self.observers.copied(transfer, plan.now)
+                self.observers.copied(transfer, self._planned_at)
             return
         under_way = self.scheduler.ledger.copies
         if len(self._copies) > len(under_way):  # some have ended while nobody looked, or with a step that failed
