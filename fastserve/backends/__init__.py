@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastserve.sched.importing import module_of
+from fastserve.importing import module_of
 
 __all__ = ["ALIASES", "BACKENDS", "checked", "find"]
 

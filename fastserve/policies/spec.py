@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias, TypeVar
 
+from fastserve.importing import absolute, address
 from fastserve.policies import find, knobs, make
 from fastserve.policies.literal import argument
-from fastserve.sched.importing import absolute, address
 from fastserve.sched.policy import MUST_RANK, Policy
 
 T = TypeVar("T")

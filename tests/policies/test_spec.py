@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 import sim
+from fastserve.importing import load
 from fastserve.policies import POLICIES
 from fastserve.policies.fcfs import Fcfs
 from fastserve.policies.spec import PolicySpec, check_labels, told_apart
-from fastserve.sched.importing import load
 from fastserve.sched.job import Job
 from fastserve.sched.policy import Policy
 
