@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from fastserve.bench import Completions, HttpBackend, IdPrompts, RequestOptions, Result, calls_of, run
+from fastserve.bench import Completions, HttpApi, IdPrompts, RequestOptions, Result, calls_of, run
 from fastserve.bench.result import LATE_NS
 from fastserve.workload import synthesise
 
@@ -41,14 +41,14 @@ async def send(url: str, args: argparse.Namespace, seed: int) -> Result:
     trace = synthesise(
         args.requests, rate=args.rate, lengths=lengths, prompt="lognormal:6,1,8,4000", output=lengths, seed=seed
     )
-    backend = HttpBackend(url, Completions(RequestOptions(model="stub", ignore_eos=True)))
+    api = HttpApi(url, Completions(RequestOptions(model="stub", ignore_eos=True)))
     calls = calls_of(trace, IdPrompts(100, 1000, seed))
     gc.collect()
     gc.freeze()
     try:
-        return await run(calls, backend)
+        return await run(calls, api)
     finally:
-        backend.close()
+        api.close()
 
 
 def on_loop(kind: str, work: Any) -> Any:

@@ -1,10 +1,10 @@
 """Open-loop benchmark client: sends a schedule of calls to a server on time and measures the responses.
 
-Read: call, schedule, api_formats, http_client, backend, loop, result, metrics, document, report.
+Read: call, schedule, api_formats, http_client, api, loop, result, metrics, document, report.
 
 calls = calls_of(trace, IdPrompts(100, 1000))
-backend = HttpBackend("http://127.0.0.1:8000", Completions(RequestOptions(model="embedded")))
-result = await run(calls, backend)
+api = HttpApi("http://127.0.0.1:8000", Completions(RequestOptions(model="embedded")))
+result = await run(calls, api)
 result.columns(), result.summary()
 """
 
@@ -14,11 +14,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fastserve.bench.api_formats import FORMATS, Chat, Completions, Format, Native, NoBatch
-    from fastserve.bench.backend import HttpBackend
+    from fastserve.bench.api import HttpApi
+    from fastserve.bench.api_formats import FORMATS, Chat, Completions, Format, Native, NoBatch, RequestOptions
     from fastserve.bench.call import Call, Reply
     from fastserve.bench.document import About, as_document
-    from fastserve.bench.loop import Backend, Progress, run
+    from fastserve.bench.loop import Api, Progress, run
     from fastserve.bench.metrics import Selection
     from fastserve.bench.prompts import IdPrompts, TextPrompts
     from fastserve.bench.result import Result, Sample
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 __all__ = [
     "FORMATS",
     "About",
-    "Backend",
+    "Api",
     "Call",
     "Chat",
     "Completions",
     "Format",
-    "HttpBackend",
+    "HttpApi",
     "IdPrompts",
     "Native",
     "NoBatch",
@@ -55,13 +55,13 @@ _MODULES = {
     "About": "document",
     "TargetClient": "target",
     "RequestOptions": "api_formats",
-    "Backend": "loop",
+    "Api": "loop",
     "Call": "call",
     "Chat": "api_formats",
     "Completions": "api_formats",
     "Format": "api_formats",
     "FORMATS": "api_formats",
-    "HttpBackend": "backend",
+    "HttpApi": "api",
     "IdPrompts": "prompts",
     "Native": "api_formats",
     "NoBatch": "api_formats",
@@ -78,13 +78,16 @@ _MODULES = {
 }
 
 
-_OLD = {"Asker": "TargetClient", "Asking": "RequestOptions", "FORMS": "FORMATS", "Form": "Format"}
-"""Names of the last release, which still work in this one."""
+OLD_NAMES = {
+    "Asker": "TargetClient", "Asking": "RequestOptions", "Backend": "Api", "FORMS": "FORMATS", "Form": "Format",
+    "HttpBackend": "HttpApi",
+}  # fmt: skip
+"""Deprecated name -> name; they are removed in the next release."""
 
 
 def __getattr__(name: str) -> Any:
     """Imported at first use: `fastserve bench --help` needs neither numpy nor httptools."""
-    name = _OLD.get(name, name)
+    name = OLD_NAMES.get(name, name)
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -16,7 +16,7 @@ HEAD_START = 50_000_000
 """ns from the call of run() to the start of the schedule."""
 
 
-class Backend(Protocol):
+class Api(Protocol):
     """Sends calls to a server."""
 
     def encode(self, call: Call) -> bytes: ...
@@ -43,7 +43,7 @@ class Progress:
 
 async def run(
     calls: Sequence[Call],
-    backend: Backend,
+    api: Api,
     *,
     max_concurrency: int | None = None,
     timeout_s: float | None = None,
@@ -59,7 +59,7 @@ async def run(
 
     timeout_s: a request that takes longer from its send is aborted and counts as unfinished. stop: once set, nothing
     more is sent, and requests in flight are aborted; the result holds the rest. watch: called once, at the start.
-    Raises ValueError for calls out of order, and exceptions of the backend in an ExceptionGroup.
+    Raises ValueError for calls out of order, and exceptions of the API in an ExceptionGroup.
     """
     if any(later.due < earlier.due for earlier, later in pairwise(calls)):
         raise ValueError("the calls must be in order of their due times")
@@ -73,7 +73,7 @@ async def run(
     if watch is not None:
         watch(progress)
     slots = None if max_concurrency is None else Slots(max_concurrency, progress.started)
-    sender = asyncio.ensure_future(_send_all(calls, backend, progress, slots, closed, timeout_s))
+    sender = asyncio.ensure_future(_send_all(calls, api, progress, slots, closed, timeout_s))
     stopper = asyncio.ensure_future((stop or asyncio.Event()).wait())
     waited_for: tuple[asyncio.Future[Any], ...] = sender, stopper
     try:
@@ -101,7 +101,7 @@ async def run(
 
 async def _send_all(
     calls: Sequence[Call],
-    backend: Backend,
+    api: Api,
     progress: Progress,
     slots: Slots | None,
     closed: bool,
@@ -110,7 +110,7 @@ async def _send_all(
     """Returns when all calls have ended. Exceptions of tasks propagate to the caller."""
     async with asyncio.TaskGroup() as tasks:
         for call in calls:
-            message = backend.encode(call)
+            message = api.encode(call)
             due = ready = progress.started + call.due
             # At least once, so that earlier sends run; more often if a timer fires early.
             await asyncio.sleep(max(0, due - perf_counter_ns()) / 1e9)
@@ -120,16 +120,16 @@ async def _send_all(
                 ready = max(due, await slots.take())
             sample = Sample(call, arrival=ready if closed else due, ready=ready)
             progress.samples.append(sample)
-            tasks.create_task(_send(message, backend, sample, progress, slots, timeout_s))
+            tasks.create_task(_send(message, api, sample, progress, slots, timeout_s))
 
 
 async def _send(
-    message: bytes, backend: Backend, sample: Sample, progress: Progress, slots: Slots | None, timeout_s: float | None
+    message: bytes, api: Api, sample: Sample, progress: Progress, slots: Slots | None, timeout_s: float | None
 ) -> None:
     reply = sample.reply
     try:
         async with asyncio.timeout(timeout_s):
-            await backend.send(message, reply)
+            await api.send(message, reply)
     except TimeoutError:
         reply.fail(f"no complete response within {timeout_s:g} s")
     except asyncio.CancelledError:

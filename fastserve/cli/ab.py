@@ -13,7 +13,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastserve.cli.arguments import ENGINE_FLAGS, MODEL_FLAGS, add_model_arguments, add_rows, add_settings, body_of
+from fastserve.cli.arguments import (
+    ENGINE_FLAGS,
+    MODEL_FLAGS,
+    add_model_arguments,
+    add_rows,
+    add_settings,
+    body_of,
+    loading,
+)
 from fastserve.cli.profile import Bar
 from fastserve.compare.contender import Contender, Server
 from fastserve.engine.config import EngineConfig
@@ -136,9 +144,7 @@ def _first(args: argparse.Namespace, contenders: Sequence[Contender]) -> str:
     if not args.offline:
         own = any(isinstance(one, PolicySpec) for one in contenders)
         return f"starting a server with {args.model} for each run: some seconds each" if own else "asking the servers"
-    if args.latency is not None:
-        return f"loading {args.model}: some seconds"
-    return f"loading {args.model} and, where no profile of it is stored, measuring its iteration times: some seconds"
+    return loading(args)
 
 
 def _engine(args: argparse.Namespace, trace: Trace) -> Body:

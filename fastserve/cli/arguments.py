@@ -159,6 +159,14 @@ def body_of(args: argparse.Namespace, latency: str | None = None) -> Body:
     return Body(args.model, args.backend, latency=latency, **options)
 
 
+def loading(args: argparse.Namespace) -> str:
+    """What takes the first seconds, for people."""
+    if args.backend == "scripted":
+        return "starting a scripted engine: modelled times, no model"
+    measured = "" if args.latency else " and, where no profile of it is stored, measuring its iteration times"
+    return f"loading {args.model} on {args.backend}{measured}: some seconds"
+
+
 def _backend(text: str) -> str:
     try:
         return checked(text)

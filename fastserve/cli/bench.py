@@ -48,7 +48,7 @@ class Prepared:
     """All that is known before the first request."""
 
     calls: Sequence[Any]
-    backend: Any
+    api: Any
     about: Any
     chosen: Any
 
@@ -56,8 +56,8 @@ class Prepared:
 def prepare(args: argparse.Namespace) -> Prepared:
     """Asks the server, reads the workload, makes the prompts. Raises ValueError or TargetError."""
     from fastserve import predictors
+    from fastserve.bench.api import HttpApi
     from fastserve.bench.api_formats import FORMATS, RequestOptions
-    from fastserve.bench.backend import HttpBackend
     from fastserve.bench.document import About
     from fastserve.bench.metrics import Selection
     from fastserve.bench.prompts import IdPrompts, TextPrompts, ids_of
@@ -141,8 +141,8 @@ def prepare(args: argparse.Namespace) -> Prepared:
     chosen = Selection(
         metrics=args.percentile_metrics, percentiles=args.metric_percentiles, goodput=dict(args.goodput) or None
     )
-    backend = HttpBackend(args.url, format(options), endpoint=args.endpoint, headers=headers)
-    return Prepared(calls, backend, about, chosen)
+    api = HttpApi(args.url, format(options), endpoint=args.endpoint, headers=headers)
+    return Prepared(calls, api, about, chosen)
 
 
 def measure(args: argparse.Namespace, plan: Prepared) -> int:
@@ -204,13 +204,13 @@ async def _run(args: argparse.Namespace, plan: Prepared) -> Any:
     limits = {"max_concurrency": args.max_concurrency, "timeout_s": args.timeout, "stop": stop}
     try:
         if args.num_warmups > 0:
-            await run([_at_once(call) for call in plan.calls[: args.num_warmups]], plan.backend, **limits)
-        return await run(plan.calls, plan.backend, watch=watch, **limits)
+            await run([_at_once(call) for call in plan.calls[: args.num_warmups]], plan.api, **limits)
+        return await run(plan.calls, plan.api, watch=watch, **limits)
     finally:
         for line in lines:
             line.cancel()
         await asyncio.gather(*lines, return_exceptions=True)
-        plan.backend.close()
+        plan.api.close()
 
 
 def _at_once(call: Any) -> Any:

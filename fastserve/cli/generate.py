@@ -14,6 +14,7 @@ from fastserve.cli.arguments import (
     add_model_arguments,
     add_policy,
     add_settings,
+    loading,
     policy_of,
 )
 from fastserve.engine.config import POLICY, EngineConfig
@@ -64,8 +65,7 @@ def run(args: argparse.Namespace) -> int:
             ignore_eos=args.ignore_eos,
         )  # fmt: skip
         settings = {name: getattr(args, name) for name in (*OWN, *ENGINE_FLAGS, "latency", *MODEL_FLAGS)}
-        measured = "" if args.latency else " and, where no profile of it is stored, measuring its iteration times"
-        print(f"loading {args.model}{measured}: some seconds", file=sys.stderr, flush=True)
+        print(loading(args), file=sys.stderr, flush=True)
         engine = Engine.from_pretrained(args.model, backend=args.backend, policy=policy_of(args), **settings)
     except ImportError as error:
         return _refuse(f"{error}; the live engine needs its extra: pip install 'fastserve-testbed[engine]'")

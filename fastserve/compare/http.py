@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from fastserve.bench.api import HttpApi
 from fastserve.bench.api_formats import Completions, Native, RequestOptions
-from fastserve.bench.backend import HttpBackend
 from fastserve.bench.call import Call
 from fastserve.bench.event_loop import on_best_loop, undisturbed
 from fastserve.bench.loop import Progress, run
@@ -91,9 +91,9 @@ class HttpBody:
         server: ServerProcess | None,
     ) -> Result:  # fmt: skip
         calls = calls_for(trace, target, seed, guesses=contender.needs_guess)
-        backend = backend_for(url, target)
+        api = api_for(url, target)
         with undisturbed():
-            result, _ = on_best_loop(_watched(calls, backend, watch))
+            result, _ = on_best_loop(_watched(calls, api, watch))
         failed = [sample.reply.error for sample in result.samples if not sample.reply.completed]
         if failed:
             if server is not None:
@@ -109,11 +109,11 @@ def calls_for(trace: Trace, target: Target, seed: int, *, guesses: bool = False)
     return calls_of(plain, prompts, predictor=Oracle() if guesses else None, max_model_len=target.max_model_len)
 
 
-def backend_for(url: str, target: Target) -> HttpBackend:
+def api_for(url: str, target: Target) -> HttpApi:
     """Native streams of our own servers, which report preemptions; /v1/completions of others."""
     model = next(iter(target.models), None)
     options = RequestOptions(model=model, hide_lengths=target.own, ignore_eos=True, own=target.own, temperature=0.0)
-    return HttpBackend(url, Native(options) if target.own else Completions(options))
+    return HttpApi(url, Native(options) if target.own else Completions(options))
 
 
 def notes(result: Result, target: Target, server: ServerProcess | None) -> dict[str, Any]:
@@ -142,7 +142,7 @@ def notes(result: Result, target: Target, server: ServerProcess | None) -> dict[
     }
 
 
-async def _watched(calls: Sequence[Call], backend: HttpBackend, watch: Watch | None) -> Result:
+async def _watched(calls: Sequence[Call], api: HttpApi, watch: Watch | None) -> Result:
     looks: list[asyncio.Task[None]] = []
 
     async def look(progress: Progress) -> None:
@@ -154,9 +154,9 @@ async def _watched(calls: Sequence[Call], backend: HttpBackend, watch: Watch | N
         looks.append(asyncio.create_task(look(progress)))
 
     try:
-        return await run(calls, backend, timeout_s=TIMEOUT_S, watch=begin)
+        return await run(calls, api, timeout_s=TIMEOUT_S, watch=begin)
     finally:
         for task in looks:
             task.cancel()
         await asyncio.gather(*looks, return_exceptions=True)
-        backend.close()
+        api.close()

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from fastserve.engine.engine import Engine
 from fastserve.engine.params import SamplingParams
+from fastserve.engine.playback import prompt_of
 from fastserve.hardware.processor import processor
 from fastserve.profiler.fit import Iteration
 from fastserve.sched.job import Job
@@ -19,7 +20,6 @@ from fastserve.sched.plan import Outcome, Plan
 
 PREFILLS = (16, 64, 256, 128, 512, 32, 1024, 2048)
 DECODES = 16  # output tokens of a request in a decode phase
-LETTERS = range(32, 127)  # token ids of prompts; printable text for byte tokenizers
 
 Report = Callable[[float, str], object]
 """(share of the budget spent, current phase)"""
@@ -112,12 +112,6 @@ def _serve(engine: Engine, requests: Sequence[tuple[int, int]], rng: random.Rand
     failed = next((output.error for output in outputs if output.error is not None), None)
     if failed is not None:
         raise RuntimeError(f"a request of the measurement failed: {failed}")
-
-
-def prompt_of(engine: Engine, tokens: int, rng: random.Random) -> list[int]:
-    """Random token ids."""
-    ids: Sequence[int] = LETTERS if engine.vocab_size > LETTERS[-1] else range(engine.vocab_size)
-    return rng.choices(ids, k=tokens)
 
 
 def _at_random(room: int, rng: random.Random) -> tuple[int, int]:

@@ -131,7 +131,7 @@ def make_engine(config: FastServeConfig) -> Engine:
 
 def embedded_note(config: FastServeConfig) -> str:
     """A note for users of the embedded model; empty for any other."""
-    if config.model != "embedded":
+    if config.model != "embedded" or config.backend != "torch":
         return ""
     return (
         "the embedded model is untrained: it writes seeded nonsense, for trying things out; a real one: "

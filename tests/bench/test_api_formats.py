@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from fastserve.bench import FORMATS, Chat, Completions, Format, Native, NoBatch, Reply, RequestOptions
-from fastserve.bench.backend import ResponseReader
+from fastserve.bench.api import ResponseReader
 from fastserve.sched.slo import SloTargets
 from tests.bench.calls import call
 

@@ -23,7 +23,7 @@ from fastserve.bench.target import Target, TargetClient
 from fastserve.compare import http, subprocess_server
 from fastserve.compare.compare import CompareError
 from fastserve.compare.contender import Server
-from fastserve.compare.http import HttpBody, backend_for, calls_for
+from fastserve.compare.http import HttpBody, api_for, calls_for
 from fastserve.compare.subprocess_server import ServerError, ServerProcess
 from fastserve.policies.literal import literal
 from fastserve.policies.spec import PolicySpec
@@ -87,8 +87,8 @@ def test_a_servers_settings_are_the_contenders() -> None:
 def test_the_truth_does_not_leak_into_what_our_server_is_sent() -> None:
     trace, target = tiny(20), Target(models=("m",), own=True, max_model_len=4096, vocab_size=264)
     for guesses in (False, True):
-        backend = backend_for("http://127.0.0.1:1", target)
-        bodies = [backend.form.body(call) for call in calls_for(trace, target, 0, guesses=guesses)]
+        api = api_for("http://127.0.0.1:1", target)
+        bodies = [api.form.body(call) for call in calls_for(trace, target, 0, guesses=guesses)]
         assert {body["max_new_tokens"] for body in bodies} == {int(trace.output.max())}
         assert [body["stop_after"] for body in bodies] == trace.output.tolist()
         assert [body.get("guess") for body in bodies] == (trace.output.tolist() if guesses else [None] * 20)
@@ -112,7 +112,7 @@ def test_a_server_without_a_predictor_does_not_start_and_one_with_client_wants_a
     with ServerProcess(["--policy", "srpt", "--predictor", "client"], start_s=PATIENCE) as server:
         target = TargetClient(server.url).probe()
         with_guess, without = (calls_for(tiny(1), target, 0, guesses=guesses) for guesses in (True, False))
-        done = [http.on_best_loop(http._watched(calls, backend_for(server.url, target), None))[0]
+        done = [http.on_best_loop(http._watched(calls, api_for(server.url, target), None))[0]
                 for calls in (with_guess, without)]  # fmt: skip
     assert done[0].samples[0].reply.completed
     assert done[1].samples[0].reply.status == 400 and "guess" in done[1].samples[0].reply.error

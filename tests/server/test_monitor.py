@@ -31,6 +31,18 @@ async def test_health(serve: Serve) -> None:
         assert (await client.get("/health/ready")).json() == {"ready": True, "reason": None}
 
 
+async def test_the_body_says_its_name_wherever_the_engine_is_described(serve: Serve) -> None:
+    body = ScriptedBackend()
+    body.info = replace(body.info, backend="mine:Body")
+    async with serve(Engine.on(body)) as client:
+        for path in ("/health", "/stats"):
+            assert (await client.get(path)).json()["backend_type"] == "mine:Body", path
+        assert (await client.get("/models")).json()["models"][0]["backend"] == "mine:Body"
+        answer = (await client.post("/generate", json={"prompt": "a", "max_new_tokens": 2})).json()
+        assert answer["metadata"]["backend"] == "mine:Body"
+        assert "scripted on mine:Body" in client.service.engine.start_line()
+
+
 async def test_a_dead_engine_is_unhealthy(serve: Serve) -> None:
     class Broken(Policy):
         def rank(self, job: Job) -> int:

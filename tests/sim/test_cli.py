@@ -201,7 +201,7 @@ def test_what_cannot_be_written_is_refused_before_the_run(
     if flag in ("--timeline", "--iterations"):
         assert "is a folder" in refused(capsys, BUNDLED, flag, str(tmp_path))
         os.mkfifo(tmp_path.with_suffix(".pipe"))
-        assert "no ordinary file" in refused(capsys, BUNDLED, flag, str(tmp_path.with_suffix(".pipe")))
+        assert "not a regular file" in refused(capsys, BUNDLED, flag, str(tmp_path.with_suffix(".pipe")))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

@@ -1,4 +1,4 @@
-"""HttpBackend: sends calls over HTTP and fills their replies."""
+"""HttpApi: sends calls over HTTP and fills their replies."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STATUS_FINISH = {408: UNFINISHED, 409: CANCELLED, 504: UNFINISHED}
 """HTTP status other than 200 -> outcome of the request; any other status: rejected."""
 
 
-class HttpBackend:
+class HttpApi:
     """A server at an HTTP URL.
 
     endpoint: a path instead of that of `format`. headers: additional ones. Raises ValueError for an invalid URL or
