@@ -115,8 +115,8 @@ def run(case: Case) -> Numbers:
     calls = calls_for(replace(trace, arrival=trace.arrival * 0), target, case.seed)
     api = api_for(server.url, target)
     if case.at["system"] == "no batching":
-        api = HttpApi(server.url, NoBatch(RequestOptions(model=target.models[0], hide_lengths=True, ignore_eos=True,
-                                                         own=True)))  # fmt: skip
+        request = RequestOptions(model=target.models[0], hide_lengths=True, ignore_eos=True, own=True)
+        api = HttpApi(server.url, NoBatch(request))
     result = _sent(calls, api, int(case.at["clients"]))
     found = client_metrics(result, Selection(metrics=("ttft", "tpot", "e2el"), percentiles=(95.0,)))
     failed = next((sample.reply.error for sample in result.samples if not sample.reply.completed), None)

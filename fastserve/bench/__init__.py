@@ -78,16 +78,16 @@ _MODULES = {
 }
 
 
-OLD_NAMES = {
-    "Asker": "TargetClient", "Asking": "RequestOptions", "Backend": "Api", "FORMS": "FORMATS", "Form": "Format",
+_OLD = {
+    "Asker": "TargetClient", "Asking": "RequestOptions", "FORMS": "FORMATS", "Form": "Format", "Backend": "Api",
     "HttpBackend": "HttpApi",
 }  # fmt: skip
-"""Deprecated name -> name; they are removed in the next release."""
+"""Names of the last release, which still work in this one."""
 
 
 def __getattr__(name: str) -> Any:
     """Imported at first use: `fastserve bench --help` needs neither numpy nor httptools."""
-    name = OLD_NAMES.get(name, name)
+    name = _OLD.get(name, name)
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

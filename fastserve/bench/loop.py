@@ -59,7 +59,7 @@ async def run(
 
     timeout_s: a request that takes longer from its send is aborted and counts as unfinished. stop: once set, nothing
     more is sent, and requests in flight are aborted; the result holds the rest. watch: called once, at the start.
-    Raises ValueError for calls out of order, and exceptions of the API in an ExceptionGroup.
+    Raises ValueError for calls out of order, and exceptions of the api in an ExceptionGroup.
     """
     if any(later.due < earlier.due for earlier, later in pairwise(calls)):
         raise ValueError("the calls must be in order of their due times")

@@ -88,7 +88,7 @@ def test_the_truth_does_not_leak_into_what_our_server_is_sent() -> None:
     trace, target = tiny(20), Target(models=("m",), own=True, max_model_len=4096, vocab_size=264)
     for guesses in (False, True):
         api = api_for("http://127.0.0.1:1", target)
-        bodies = [api.form.body(call) for call in calls_for(trace, target, 0, guesses=guesses)]
+        bodies = [api.format.body(call) for call in calls_for(trace, target, 0, guesses=guesses)]
         assert {body["max_new_tokens"] for body in bodies} == {int(trace.output.max())}
         assert [body["stop_after"] for body in bodies] == trace.output.tolist()
         assert [body.get("guess") for body in bodies] == (trace.output.tolist() if guesses else [None] * 20)
