@@ -1,4 +1,4 @@
-"""The policies that come with the testbed, one idea a file. Any other is named by import path, module:Class."""
+"""Shipped policies, one idea a file, and lookup by name, module:Class or ./file.py:Class."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A policy of your own by where it is: module:Class, or a file as ./mine.py:Mine or /abs/mine.py:Mine."""
+"""Import of user policies: module:Class, or a file as ./mine.py:Mine or /abs/mine.py:Mine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fastserve.sched.policy import Policy
 
 
 def imported(name: str, known: str) -> type[Policy]:
-    """The class behind module:Class or file:Class; the current folder is importable. known: what else there is.
+    """The class behind module:Class or file:Class; the current folder is importable. known: names for messages.
 
     Raises ValueError with what was looked for and what there is; whatever the module itself raises goes through.
     """
