@@ -7,6 +7,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from fastserve.backends.torch import platform  # noqa: E402
+from fastserve.backends.torch.memory import size_pools  # noqa: E402
 from fastserve.backends.torch.platform import clamp_length, cpu_has_bfloat16  # noqa: E402
 
 CPU = torch.device("cpu")
