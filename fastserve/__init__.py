@@ -3,13 +3,14 @@
 from typing import TYPE_CHECKING, Any
 
 from fastserve.sched.job import Job
+from fastserve.sched.observer import Observer
 from fastserve.sched.policy import Policy
 
 if TYPE_CHECKING:
     from fastserve.sched.conformance.check import check_policy
     from fastserve.server.run import FastServeServer
 
-__all__ = ["FastServeServer", "Job", "Policy", "check_policy"]
+__all__ = ["FastServeServer", "Job", "Observer", "Policy", "check_policy"]
 
 
 def __getattr__(name: str) -> Any:

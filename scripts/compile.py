@@ -24,7 +24,7 @@ TARGET = ROOT / "build" / "compiled"
 MODULES = (
     *[f"fastserve/sched/{name}.py" for name in ("job", "plan", "link", "policy", "ranking", "kv", "batching")],
     *[f"fastserve/sched/{name}.py" for name in ("residency", "charging", "eviction", "checks", "alarms", "bounds")],
-    *[f"fastserve/sched/{name}.py" for name in ("choose", "uneven", "scheduler")],
+    *[f"fastserve/sched/{name}.py" for name in ("choose", "uneven", "scheduler", "seats", "observer")],
     *[f"fastserve/hardware/{name}.py" for name in ("base", "lines", "linear", "machine_times")],
     *[f"fastserve/policies/{name}.py" for name in ("fcfs", "fixed_priority", "las", "mlfq", "shortest", "skip_join")],
     "fastserve/metrics/records.py",
@@ -35,6 +35,7 @@ MODULES = (
 )
 OPEN = {
     "fastserve/sched/policy.py": "Policy",
+    "fastserve/sched/observer.py": "Observer",
     "fastserve/policies/mlfq.py": "Mlfq",
     "fastserve/policies/skip_join.py": "SkipJoinMlfq",
     "fastserve/hardware/base.py": "LatencyModel",

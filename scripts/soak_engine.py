@@ -95,7 +95,7 @@ def _held(engine: Engine) -> list[str]:
     held = {
         "requests": len(loop.requests),
         "jobs": len(scheduler.live),
-        "seats": len(loop.watch.seats.of),
+        "seats": len(loop.observers.seats()),
         "trails": len(loop.recorder.trails),
         "prefetches of the recorder": len(loop.recorder.fetched),
         "device blocks": ledger.used + ledger.cold,

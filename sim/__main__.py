@@ -15,8 +15,9 @@ from typing import NoReturn
 from fastserve.atomic_files import OutputError, check_writable
 from fastserve.cli.arguments import add_rows, add_settings
 from fastserve.hardware import presets
+from fastserve.observers.named import find
 from fastserve.policies.spec import PolicySpec, told_apart
-from fastserve.sched.errors import PolicyError
+from fastserve.sched.errors import ObserverError, PolicyError
 from fastserve.workload import TraceError, read_trace
 from sim.inspect import Inspection
 from sim.replay import Result, RunError, check, replay, told
@@ -82,6 +83,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="JOB",
         help="tell one job's life under each policy, first seed (in the --json document: explain)",
     )
+    output.add_argument(
+        "--observer", action="append", default=[], metavar="MODULE:CLASS", help="your own, made fresh for each run"
+    )
     return parser
 
 
@@ -89,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     try:
         return run(args)
-    except PolicyError as error:
+    except (PolicyError, ObserverError) as error:
         return failed(told(error), 1)
     except RunError as error:
         return failed(str(error), 1)
@@ -117,7 +121,9 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--processes {args.processes}: give at least 1")
     specs = told_apart(args.policies or [PolicySpec("fcfs"), PolicySpec("sj-mlfq")])
     check(specs, settings)
-    closeup = Inspection(_path(args.timeline), _path(args.iterations), args.explain)
+    closeup = Inspection(_path(args.timeline), _path(args.iterations), args.explain, args.observer)
+    for name in args.observer:
+        find(name)
     for path in outputs(args):
         check_writable(path)
     trace = read_trace(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from typing import Any
 
 import simpy
@@ -21,13 +21,10 @@ class Link(ModelledLink):
         self.queue: deque[Transfer] = deque()  # not yet carried, in the order they were asked for
         self.busy_ns = {True: 0, False: 0}
         self.work: simpy.Event | None = None
-        self.sent: Callable[[Transfer], None] | None = None  # told of every transfer
 
     def send(self, copy: Copy) -> None:
         transfer = self.transfer(copy)
         self.queue.append(transfer)
-        if self.sent is not None:
-            self.sent(transfer)
         if self.work is not None and not self.work.triggered:
             self.work.succeed()
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastserve import predictors
 from fastserve.policies.spec import PolicyLike, PolicySpec, check_labels, told_apart
-from fastserve.sched.errors import PolicyError
+from fastserve.sched.errors import ObserverError, PolicyError
 from fastserve.workload import Trace, read_trace
 from sim.capacity import capacity
 from sim.report.document import document, table, write_out
@@ -103,7 +103,7 @@ def replay(
     lenient, arrivals, lengths, start_s, duration_s.
 
     Raises ValueError (TraceError for the trace) with what was wrong; PolicyError, or RunError from another process,
-    when a policy breaks. After Ctrl-C returns what has finished.
+    when a policy breaks; ObserverError when an observer does. After Ctrl-C returns what has finished.
     """
     chosen = (settings or Settings()).with_(**changes)
     specs = told_apart([PolicySpec.of(entry) for entry in (policy if isinstance(policy, list | tuple) else [policy])])
@@ -216,8 +216,8 @@ def _task(trace: Trace, spec: PolicySpec, settings: Settings, seed: int) -> Run:
         raise RunError(told(error)) from None  # neither the policy nor its traceback can be sent
 
 
-def told(error: PolicyError) -> str:
-    """The message, with the file and the line of the policy that raised what lies behind it."""
+def told(error: PolicyError | ObserverError) -> str:
+    """The message, with the file and the line that raised what lies behind it."""
     cause = error.__cause__
     last = cause.__traceback__ if cause is not None else None
     if last is None:

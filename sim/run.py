@@ -64,7 +64,8 @@ def build(
     targets = targets_of(trace)
     slo = None if targets is None else lambda id: targets[id].seconds()
     recorder = Recorder(hardware.memory.block_bytes, alone, slo)
-    world = World(scheduler, machine, link, inbox, recorder, max_backlog=settings.max_backlog, watch=watch)
+    about = {"trace": trace.name, "policy": row(spec, settings), "seed": seed}
+    world = World(scheduler, machine, link, inbox, recorder, max_backlog=settings.max_backlog, watch=watch, about=about)
     return world, scheduler
 
 

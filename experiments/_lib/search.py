@@ -37,7 +37,7 @@ class Hopeless(Observer):
         self.arrival = trace.arrival * 1e-9
         self.output = np.asarray(outputs_of(trace), dtype=np.float64)
         self.measured = self.arrival >= self.arrival[0] + start
-        self.ended: Floats = np.full(len(self.output), np.nan)
+        self.took: Floats = np.full(len(self.output), np.nan)
         self.statistics = statistics
         self.above = above * (1 + 1e-9)
         self.commits = 0
@@ -45,12 +45,12 @@ class Hopeless(Observer):
 
     def committed(self, plan: Plan, outcome: Outcome, finished: Sequence[Job], now: int) -> None:
         for job in finished:
-            self.ended[job.id] = (now * 1e-9 - self.arrival[job.id]) / self.output[job.id]
+            self.took[job.id] = (now * 1e-9 - self.arrival[job.id]) / self.output[job.id]
         self.commits += 1
         if self.commits % EVERY == 0 and not self.stopped and self.hopeless(now):
             self.stopped = self.world.stopped = True
 
-    def refused(self, job: Job, now: int, why: str) -> None:
+    def rejected(self, job: Job, now: int, why: str) -> None:
         self.measured[job.id] = False
 
     def cancelled(self, job: Job, now: int) -> None:
@@ -59,7 +59,7 @@ class Hopeless(Observer):
     def hopeless(self, now: int) -> bool:
         """now: ns."""
         alive = np.maximum(now * 1e-9 - self.arrival, 0.0) / self.output
-        least = np.where(np.isnan(self.ended), alive, self.ended)[self.measured]
+        least = np.where(np.isnan(self.took), alive, self.took)[self.measured]
         return all(statistic(least) > self.above for statistic in self.statistics)
 
 

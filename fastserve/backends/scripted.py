@@ -13,7 +13,7 @@ from fastserve.engine.params import SamplingParams
 from fastserve.hardware import Hardware, Memory, load_hardware
 from fastserve.sched.job import Job
 from fastserve.sched.link import ModelledLink
-from fastserve.sched.plan import Plan
+from fastserve.sched.plan import Plan, Transfer
 
 PRINTABLE = tuple(range(32, 127))
 """The bytes of printable ASCII."""
@@ -78,6 +78,8 @@ class ScriptedBackend:
         self._ps = 0  # the modelled machine's own clock
         times, size = self.machine.link, self.machine.memory.block_bytes
         self.link = ModelledLink(lambda blocks, out: times.copy_ns(blocks * size, out), times.duplex)
+        self._transfers: list[Transfer] = []  # of this step
+        self.link.sent = self._transfers.append
 
     def hardware(self) -> Hardware:
         return self.machine
@@ -104,13 +106,15 @@ class ScriptedBackend:
         speakers = [job for job, tokens in plan.work if job.decoding or _completes(job, tokens)]
         failed = self._try(speakers)
         start = max(self._ps, plan.now * 1000)
+        self._transfers.clear()
         stall = self.link.follow(plan) if plan.moves else 0
         start += stall * 1000
         chunks = [(job.prefilled, tokens) for job, tokens in plan.prefill]
         self._ps = start + self.machine.latency.iteration_ps(plan.batch, plan.context, chunks)
         after = self._ps // 1000
         said = [(job, failed.get(job) or self._speak(job)) for job in speakers]
-        return Step(said, stall, self.link.landed(after), after - plan.now - stall)
+        landed = self.link.landed(after)
+        return Step(said, stall, landed, after - plan.now - stall, transfers=tuple(self._transfers))
 
     def _fail_step(self, plan: Plan) -> None:
         step, self._steps = self._steps, self._steps + 1

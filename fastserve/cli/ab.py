@@ -13,10 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastserve.atomic_files import OutputError
 from fastserve.cli.arguments import (
     ENGINE_FLAGS,
     MODEL_FLAGS,
     add_model_arguments,
+    add_observer_arguments,
     add_rows,
     add_settings,
     body_of,
@@ -29,6 +31,7 @@ from fastserve.policies.spec import PolicySpec
 
 if TYPE_CHECKING:
     from fastserve.compare.compare import Body, Comparison
+    from fastserve.sched.observer import Observer
     from fastserve.workload import Trace
 
 SHARES = (10, 25, 50, 75, 90, 95, 99)
@@ -70,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--latency", help="what the policies are told of the machine: a preset or file (default: a stored profile)"
     )
     add_model_arguments(engine)
+    add_observer_arguments(parser.add_argument_group("what to look at, with --offline (files: the first run)"))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -85,18 +89,20 @@ def run(args: argparse.Namespace) -> int:
     try:
         if args.load is not None and any(isinstance(one, Server) for one in contenders):
             raise ValueError("--load is in units of what fcfs sustains on our own server: give --rate with --url")
+        if not args.offline and (args.timeline or args.iterations or args.observer):
+            raise ValueError("--timeline, --iterations and --observer need --offline: a server has its own")
         trace = read_trace(args.trace, rate=1.0 if args.rate is None and args.load is not None else args.rate)
         if args.num_requests is not None:
             trace = trace.head(args.num_requests)
         if not args.json:
             print(_first(args, contenders), file=sys.stderr, flush=True)
-        body = _engine(args, trace) if args.offline else _servers(args)
+        body = _engine(args, trace, contenders[0]) if args.offline else _servers(args)
         found = compare(
             body, trace, contenders, rounds=args.rounds, rate=args.rate, load=args.load, seed=args.seed, report=bar
         )
     except ImportError as error:
         return _refuse(_missing(error))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, OutputError) as error:
         return _refuse(str(error))
     except CompareError as error:
         print(f"fastserve ab: {error}", file=sys.stderr)
@@ -125,15 +131,25 @@ def _first(args: argparse.Namespace, contenders: Sequence[Contender]) -> str:
     return loading(args)
 
 
-def _engine(args: argparse.Namespace, trace: Trace) -> Body:
+def _engine(args: argparse.Namespace, trace: Trace, first: Contender) -> Body:
     from fastserve.compare.offline import EngineBody
     from fastserve.compare.trace import check_fits
+    from fastserve.observers.named import chosen, find
+
+    for name in args.observer:
+        find(name)
+    files = [args.timeline, args.iterations]
+
+    def look(one: Contender) -> list[Observer]:
+        made = chosen(files[0], files[1], args.observer) if one is first else chosen(names=args.observer)
+        files[:] = [None, None] if one is first else files
+        return made
 
     body = body_of(args, latency=args.latency)
     longest = getattr(body.model, "max_model_len", None)
     if longest is not None:
         check_fits(trace, longest, body.model.name)  # before anything is measured
-    return EngineBody(body, {name: getattr(args, name) for name in ENGINE_FLAGS})
+    return EngineBody(body, {name: getattr(args, name) for name in ENGINE_FLAGS}, look)
 
 
 def _servers(args: argparse.Namespace) -> Body:

@@ -184,3 +184,17 @@ def add_engine_arguments(parser: argparse._ActionsContainer) -> None:
     from fastserve.engine.config import EngineConfig
 
     add_settings(parser, EngineConfig, ENGINE_FLAGS)
+
+
+def add_observer_arguments(parser: argparse._ActionsContainer) -> None:
+    """timeline, iterations and observer, as fastserve.observers.named.chosen() takes them."""
+    add = parser.add_argument
+    add("--timeline", metavar="FILE", help="a Chrome trace of the run, for ui.perfetto.dev, written as it goes on")
+    add("--iterations", metavar="FILE", help="a row per iteration (CSV), written as the run goes on")
+    add(
+        "--observer",
+        action="append",
+        default=[],
+        metavar="MODULE:CLASS",
+        help="your own, or ./file.py:Class; may be repeated",
+    )

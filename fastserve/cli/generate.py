@@ -8,10 +8,12 @@ import math
 import sys
 from typing import TYPE_CHECKING, Any
 
+from fastserve.atomic_files import OutputError
 from fastserve.cli.arguments import (
     ENGINE_FLAGS,
     MODEL_FLAGS,
     add_model_arguments,
+    add_observer_arguments,
     add_policy,
     add_settings,
     loading,
@@ -21,6 +23,7 @@ from fastserve.engine.config import POLICY, EngineConfig
 
 if TYPE_CHECKING:
     from fastserve.engine import Engine, Output, SamplingParams
+    from fastserve.observers.explain import Explanation
 
 OWN = ("predictor", "seed", "flight_log")
 
@@ -49,11 +52,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--latency", help="what the policy is told of the machine: a preset or file (default: measured at load)"
     )
     add_model_arguments(engine)
+    looking = parser.add_argument_group("what to look at")
+    add_observer_arguments(looking)
+    looking.add_argument(
+        "--explain", type=int, metavar="N", help="tell the life of prompt N, from 0 (with --json: in its object)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints what the model says. Returns 0; 1 if a request failed; 2 for what is wrong with the arguments."""
     from fastserve.engine import Engine, SamplingParams
+    from fastserve.observers.explain import Explanation
+    from fastserve.observers.named import chosen
 
     try:
         texts = args.prompt if args.prompt is not None else [line.rstrip("\n") for line in sys.stdin]
@@ -64,18 +74,24 @@ def run(args: argparse.Namespace) -> int:
             min_p=args.min_p, repetition_penalty=args.repetition_penalty, stop=args.stop, seed=args.sampling_seed,
             ignore_eos=args.ignore_eos,
         )  # fmt: skip
+        if args.explain is not None and not 0 <= args.explain < len(texts):
+            raise ValueError(f"--explain {args.explain}: there is no such prompt; they are 0 to {len(texts) - 1}")
+        story = None if args.explain is None else Explanation(args.explain)
+        observers = [*chosen(args.timeline, args.iterations, args.observer), *([] if story is None else [story])]
         settings = {name: getattr(args, name) for name in (*OWN, *ENGINE_FLAGS, "latency", *MODEL_FLAGS)}
         print(loading(args), file=sys.stderr, flush=True)
         engine = Engine.from_pretrained(args.model, backend=args.backend, policy=policy_of(args), **settings)
     except ImportError as error:
         return _refuse(f"{error}; the live engine needs its extra: pip install 'fastserve-testbed[engine]'")
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, OutputError) as error:
         return _refuse(str(error))
     with engine:
         print(engine.start_line(), file=sys.stderr)
+        for observer in observers:
+            engine.attach(observer)
         try:
             prompts = [_prompt(engine, text, args) for text in texts]
-            return _stream(engine, prompts, params) if not args.json else _json(engine, prompts, params)
+            return _json(engine, prompts, params, story) if args.json else _stream(engine, prompts, params, story)
         except ValueError as error:
             return _refuse(str(error))
         except KeyboardInterrupt:
@@ -98,8 +114,8 @@ def _prompt(engine: Engine, text: str, args: argparse.Namespace) -> str | list[i
     return text
 
 
-def _stream(engine: Engine, prompts: list[str | list[int]], params: SamplingParams) -> int:
-    """Each output as it comes, in the order of the prompts; token ids where there is no text."""
+def _stream(engine: Engine, prompts: list[str | list[int]], params: SamplingParams, story: Explanation | None) -> int:
+    """Each output as it comes, in the order of the prompts; token ids where there is no text. Then the story."""
     handles = [engine.submit(prompt, params, beyond_capacity=True) for prompt in prompts]
     failed = 0
     for i, handle in enumerate(handles):
@@ -115,13 +131,16 @@ def _stream(engine: Engine, prompts: list[str | list[int]], params: SamplingPara
         if output.error is not None:
             failed += 1
             print(f"request {output.id}: {output.error}", file=sys.stderr)
+    if story is not None:
+        print(f"\n{story.text(engine.serving.name)}", end="")
     return int(failed > 0)
 
 
-def _json(engine: Engine, prompts: list[str | list[int]], params: SamplingParams) -> int:
+def _json(engine: Engine, prompts: list[str | list[int]], params: SamplingParams, story: Explanation | None) -> int:
     outputs = engine.generate(prompts, params)
     for output in outputs:
-        print(json.dumps(_plain(output, engine.info.backend)))
+        told = {} if story is None or story.id != output.id else {"explain": [line.document() for line in story.told()]}
+        print(json.dumps(_plain(output, engine.info.backend) | told))
     return int(any(output.error is not None for output in outputs))
 
 

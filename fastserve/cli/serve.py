@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 from fastserve.cli.arguments import flags
 from fastserve.sched.config import choices
 
-REPEATED = ("set", "api_key", "required_scopes", "cors_origins")
+REPEATED = ("set", "observer", "api_key", "required_scopes", "cors_origins")
 GROUPS = {
     "model": "model",
     "policy": "scheduler",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastserve.compare.compare import CompareError, Replay, Watch
@@ -15,16 +15,22 @@ from fastserve.launch import Body
 from fastserve.metrics.summary import summarise
 from fastserve.policies.spec import PolicyLike, PolicySpec
 from fastserve.profiler.load import machine
+from fastserve.sched.observer import Observer
 from fastserve.workload import Trace
 
 
 class EngineBody:
     """serving: settings that all contenders share, None for a default. What all policies are told of the machine is the
     body's `latency`, else what is stored for its model, or measured once. ValueError for what cannot work.
+
+    look: asked for each run but those that warm up, what to attach to its engine.
     """
 
-    def __init__(self, body: Body, serving: Mapping[str, Any]) -> None:
+    def __init__(
+        self, body: Body, serving: Mapping[str, Any], look: Callable[[Contender], list[Observer]] | None = None
+    ) -> None:
         self.body = body
+        self.look = look
         self.shared = {name: value for name, value in serving.items() if value is not None} | {"keep_records": None}
         with body.engine(serving_of("fcfs", self.shared)) as engine:
             self.hardware: Hardware = engine.hardware
@@ -41,14 +47,19 @@ class EngineBody:
         if not self.warm:  # one process serves all runs
             self._play(serving_of("fcfs", self.shared), warm_up(trace), seed, None)
             self.warm = True
-        records = self._play(chosen, trace, seed, watch)
+        looking = [] if self.look is None else self.look(contender)
+        records = self._play(chosen, trace, seed, watch, looking)
         return Replay(records, summarise(records, horizon_s=float(records["end"].max())), {})
 
     def machine(self) -> dict[str, Any]:
         return machine()
 
-    def _play(self, serving: EngineConfig, trace: Trace, seed: int, watch: Watch | None) -> Any:
+    def _play(
+        self, serving: EngineConfig, trace: Trace, seed: int, watch: Watch | None, looking: Sequence[Observer] = ()
+    ) -> Any:
         with self.body.engine(serving, self.hardware) as engine:
+            for observer in looking:
+                engine.attach(observer)
             context = engine.max_model_len
             check_fits(trace, context, engine.model_name)
             try:

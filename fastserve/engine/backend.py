@@ -14,7 +14,7 @@ from fastserve.engine.model_info import ModelInfo
 from fastserve.engine.params import SamplingParams
 from fastserve.hardware import Hardware
 from fastserve.sched.job import Job
-from fastserve.sched.plan import Copy, Plan
+from fastserve.sched.plan import Copy, Plan, Transfer
 
 Exact = Literal["always", "same-composition", "no"]
 
@@ -59,6 +59,7 @@ class Step:
     stall: that the iteration waited for copies. copied: the copies that have ended by now, each reported once, the
     plan's `clear` and `load` among them. service: of a modelled machine, what the iteration took without the stall:
     the engine's clock goes there; None: what the clock says. model_ns: of real time, in the model or waiting for it.
+    transfers: of a modelled link, the copies that this plan asked for, with their ends; None: nobody knows these yet.
     """
 
     said: Sequence[tuple[Job, Said]]
@@ -66,6 +67,7 @@ class Step:
     copied: Sequence[Copy] = ()
     service: int | None = None
     model_ns: int = 0
+    transfers: Sequence[Transfer] | None = None
 
 
 class Backend(Protocol):

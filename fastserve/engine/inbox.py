@@ -29,7 +29,7 @@ class Inbox:
         self._arrivals: list[tuple[int, int, Request]] = []  # (arrival, id): a heap
         self._cancels: list[tuple[int, int, int, Request, str]] = []  # (at, arrival, id): a heap
         self._room = MOST_STALE  # of the cancels, before they are looked through
-        self._asks: list[tuple[Ask, Future[Any]]] = []
+        self._asks: list[tuple[Ask, Future[Any], bool]] = []  # the last: before the inbox is drained
         self._process = os.getpid()
         self._owner = 0
 
@@ -58,10 +58,11 @@ class Inbox:
             heappush(self._cancels, (at, request.job.arrival, request.job.id, request, reason))
             self.condition.notify()
 
-    def ask(self, question: Ask) -> Future[Any]:
+    def ask(self, question: Ask, *, first: bool = False) -> Future[Any]:
         """To be answered by the engine's thread between two iterations, at once where that asks itself.
 
-        Cancelled when closed. RuntimeError in a fork of the process.
+        first: before what has been put since is submitted, else after. Cancelled when closed. RuntimeError in a fork of
+        the process.
         """
         self.check_process()
         future: Future[Any] = Future()
@@ -72,7 +73,7 @@ class Inbox:
             if self.closed:
                 future.cancel()
             else:
-                self._asks.append((question, future))
+                self._asks.append((question, future, first))
                 self.condition.notify()
         return future
 
@@ -90,7 +91,7 @@ class Inbox:
     def close(self) -> None:
         with self.condition:
             self.closed = True
-            for _, future in self._asks:
+            for _, future, _ in self._asks:
                 future.cancel()
             self._asks.clear()
             self.condition.notify()
@@ -101,12 +102,12 @@ class Inbox:
         """The calling thread is the engine's."""
         self._owner = threading.get_ident()
 
-    def answer(self) -> None:
-        """Takes out what was asked, and answers it."""
+    def answer(self, *, first: bool = False) -> None:
+        """Takes out what was asked, and answers it. first: only what is to be answered before the rest."""
         with self.condition:
-            asks = self._asks
-            self._asks = []
-        for question, future in asks:
+            asks = [ask for ask in self._asks if ask[2] or not first]
+            self._asks = [ask for ask in self._asks if first and not ask[2]]
+        for question, future, _ in asks:
             _answer(question, future)
 
     @property

@@ -75,12 +75,10 @@ class Recovery:
         loop = self.loop
         now = loop.now = loop.clock.now()
         loop.backend.reset()
-        if loop.flight is not None:
-            loop.flight.forgot(now)
         lost = loop.scheduler.forget_all(now)
-        loop.recorder.evicted(lost, now)
+        loop.recorder.failed(lost, now)
+        loop.observers.failed(lost, now)
         loop.counters["preemptions"] += len(lost)
-        loop.watch.seats.clear()
         for job in failed:
             loop.cancel(loop.requests[job], "error", now, why)
 
@@ -89,5 +87,4 @@ class Recovery:
         self._calm = 0
         loop.scheduler.resize(slots)
         loop.counters["slots"] = slots
-        if loop.flight is not None:
-            loop.flight.resized(loop.now, slots)
+        loop.observers.resized(slots, loop.now)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
 
 from fastserve.engine.loop import Loop
 from fastserve.engine.request import Request, state_of
-from fastserve.sched.job import NEVER
+from fastserve.observers.live_feed import explained
+from fastserve.sched.job import NEVER, Job
+from fastserve.sched.policy import Policy
 from fastserve.sched.scheduler import Scheduler
 
 
@@ -70,7 +72,7 @@ class Snapshot:
 def take(loop: Loop, most: int) -> Snapshot:
     """On the engine's thread. most: waiting jobs that are shown."""
     scheduler = loop.scheduler
-    seats = loop.watch.seats.of
+    seats = loop.observers.seats()
     running = sorted(scheduler.running, key=lambda job: seats.get(job, 0))
     waiting = islice((job for job in scheduler.live if not job.running), most)
     shown = [loop.requests[job] for job in [*running, *waiting] if job in loop.requests]
@@ -85,7 +87,7 @@ def take(loop: Loop, most: int) -> Snapshot:
         slots=scheduler.slots,
         running=len(running),
         waiting=len(scheduler.live) - len(running),
-        jobs=tuple(_views(loop, shown)),
+        jobs=tuple(_views(scheduler.policy, seats, shown)),
         device=device,
         host=host,
         copies=len(scheduler.ledger.copies),
@@ -111,14 +113,14 @@ def _total(blocks: int, block: int) -> int | None:
     return None if blocks >= NEVER else blocks * block
 
 
-def _views(loop: Loop, requests: Iterable[Request]) -> Iterable[JobView]:
+def _views(policy: Policy, seats: Mapping[Job, int], requests: Iterable[Request]) -> Iterable[JobView]:
     for request in requests:
         job = request.job
         yield JobView(
             id=job.id,
             state=state_of(job),
-            slot=loop.watch.seats.of.get(job),
-            level=loop.watch.explained(job),
+            slot=seats.get(job),
+            level=explained(policy, job),
             prompt_tokens=job.prompt,
             prefilled_tokens=job.prefilled,
             output_tokens=job.generated,

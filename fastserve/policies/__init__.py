@@ -8,12 +8,12 @@ from typing import Any
 
 from fastserve.policies.fcfs import Fcfs
 from fastserve.policies.fixed_priority import FixedPriority
-from fastserve.policies.importing import imported
 from fastserve.policies.las import Las
 from fastserve.policies.mlfq import Mlfq
 from fastserve.policies.shortest import Sjf, Srpt
 from fastserve.policies.skip_join import SkipJoinMlfq
 from fastserve.sched.checks import check_names
+from fastserve.sched.importing import class_of
 from fastserve.sched.policy import Policy
 
 POLICIES: dict[str, type[Policy]] = {
@@ -32,7 +32,7 @@ def find(name: str) -> type[Policy]:
 
     Raises ValueError with what was looked for and what there is.
     """
-    return POLICIES[name] if name in POLICIES else imported(name, ", ".join(POLICIES))
+    return POLICIES[name] if name in POLICIES else class_of("policy", name, Policy, ", ".join(POLICIES))
 
 
 def knobs(policy: type[Policy]) -> dict[str, Any]:

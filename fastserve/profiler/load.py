@@ -35,10 +35,10 @@ class Meter(Observer):
     @classmethod
     def attach(cls, engine: Engine) -> Meter:
         meter = cls()
-        engine.loop.observer = meter
+        engine.attach(meter)
         return meter
 
-    def planned(self, plan: Plan, now: int = 0) -> None:
+    def planned(self, plan: Plan, now: int) -> None:
         self._sums = (
             sum([n for _, n in plan.prefill]),
             sum([n * (2 * job.prefilled + n) for job, n in plan.prefill]),

@@ -5,14 +5,40 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import os
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import TypeVar, cast
 
+T = TypeVar("T")
 SUFFIX = ".py"
 _files: dict[str, Path] = {}
 """Module that load() has made of a file -> the file."""
+
+
+def class_of(noun: str, name: str, base: type[T], known: str = "") -> type[T]:
+    """The subclass of `base` behind module:Class or file:Class. noun: what it is. known: what else there is.
+
+    Raises ValueError with what was looked for and what there is; whatever the module itself raises goes through.
+    """
+    where, _, class_name = name.rpartition(":")
+    if not where:
+        hint = " (a file too takes its class: ./mine.py:Mine)" if name.endswith(SUFFIX) else ""
+        there = f"there are {known}, or give" if known else "give"
+        raise ValueError(f"no {noun} {name!r}; {there} your own as module:Class{hint}")
+    module = module_of(f"{noun} {name!r}", where)
+    found = getattr(module, class_name, None)
+    if not _below(found, base):
+        own = [key for key, value in vars(module).items() if _below(value, base)]
+        what = f"is no subclass of fastserve.{base.__name__}" if found is not None else "does not exist"
+        raise ValueError(f"{noun} {name!r}: {class_name} {what}; {where} has {', '.join(own) or f'no {noun}'}")
+    return cast("type[T]", found)
+
+
+def _below(found: object, base: type[object]) -> bool:
+    return inspect.isclass(found) and issubclass(found, base) and found is not base
 
 
 def module_of(told: str, where: str) -> ModuleType:

@@ -53,6 +53,7 @@ class ModelledLink:
         self.now = 0  # ns: what is sent does not start before
         self.free_at = {True: 0, False: 0}  # by direction: ns, when its channel has nothing left to do
         self.moving: deque[Transfer] = deque()  # not yet told as landed, by end
+        self.sent: Callable[[Transfer], object] | None = None  # told of every transfer
 
     def follow(self, plan: Plan) -> int:
         """Starts the plan's copies. Returns ns until those that its step needs have ended."""
@@ -78,6 +79,8 @@ class ModelledLink:
         else:
             place = next(i for i, other in enumerate(moving) if other.end > end)
             moving.insert(place, transfer)
+        if self.sent is not None:
+            self.sent(transfer)
         return transfer
 
     def wait(self, copies: Sequence[Copy]) -> None:

@@ -13,8 +13,10 @@ from typing import Any
 
 import uvicorn
 
+from fastserve.atomic_files import OutputError
 from fastserve.engine import Engine
 from fastserve.launch import Body
+from fastserve.observers.named import chosen
 from fastserve.server.app import create_app
 from fastserve.server.config import sources
 from fastserve.server.config.settings import FastServeConfig
@@ -48,10 +50,16 @@ class FastServeServer:
             if config.state_dir is None:
                 config = config.model_copy(update={"state_dir": state_folder(port)})
             try:
+                observers = chosen(config.timeline, config.iterations, config.observer)
+            except (OutputError, ValueError) as error:
+                raise StartError(str(error)) from error
+            try:
                 engine = make_engine(config)
             except (ValueError, OSError, ImportError, MemoryError) as error:
                 raise StartError(f"model {config.model}: {error}") from error
             with engine:
+                for observer in observers:
+                    engine.attach(observer)
                 try:
                     app = create_app(engine, config)
                 except ValueError as error:

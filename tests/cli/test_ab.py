@@ -138,6 +138,7 @@ def test_requests_beyond_the_context_are_counted_and_none_is_dropped() -> None:
     [
         (["--trace", "nowhere.csv"], "nowhere.csv"),
         (["--trace", "nowhere.csv", "--offline"], "nowhere.csv"),
+        (["--trace", "nowhere.csv", "--timeline", "t.json"], "need --offline"),
         (["--trace", "t", "--load", "1", "--url", "http://127.0.0.1:1"], "--rate"),
     ],
 )
@@ -214,7 +215,10 @@ def test_the_command_compares_in_turns(tmp_path: Path, capsys: pytest.CaptureFix
     write_trace(synthesise(5, rate=20, lengths="fixed:6"), trace)
     arguments = ["--policy", "fcfs", "--policy", "sj-mlfq", "--set", "alpha=0", "--label", "patient", "--rounds", "2"]
     engine = ["--max-batch", "2", "--kv-tokens", "256", "--host-tokens", "256", "--latency", "opt-13b-a100"]
-    assert main(["ab", "--offline", "--json", "--trace", str(trace), *arguments, *engine, "--out", str(out)]) == 0
+    log = tmp_path / "iterations.csv"
+    files = ["--out", str(out), "--iterations", str(log)]
+    assert main(["ab", "--offline", "--json", "--trace", str(trace), *arguments, *engine, *files]) == 0
+    assert log.read_text().count("\n") > 6, "of the first run"
     document = json.loads(capsys.readouterr().out)
     assert [(run["label"], run["round"]) for run in document["rounds"]] == [
         ("fcfs", 0), ("patient", 0), ("patient", 1), ("fcfs", 1),

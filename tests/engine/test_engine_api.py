@@ -350,7 +350,7 @@ def test_a_watcher_that_raises_is_removed() -> None:
     with Engine.scripted() as engine:
         engine.add_watcher(lambda event: 1 / 0)
         assert len(engine.generate("x", ten())[0].token_ids) == 10
-        assert engine.loop.watch.watchers == ()
+        assert engine.feed.watchers == ()
 
 
 def test_a_snapshot_in_the_middle() -> None:

@@ -51,7 +51,7 @@ class Expanded(Observer):
         self._changes: tuple[list[Any], ...] = NOTHING
         self._chunks: list[tuple[int, int, int]] = []
 
-    def planned(self, plan: Plan) -> None:
+    def planned(self, plan: Plan, now: int) -> None:
         self._start = max(self.machine.ps, plan.now * 1000)
         self._changes = moves(plan)
         self._chunks = [(job.id, job.prefilled, tokens) for job, tokens in plan.prefill]

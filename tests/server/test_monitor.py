@@ -199,7 +199,7 @@ async def test_the_live_feed() -> None:
     with slow_engine(max_batch=2) as engine:
         app = create_app(engine)
         service = app.state.service
-        assert not engine.loop.watch.looked_at, "nothing is computed while nobody looks"
+        assert not engine.feed.looked_at, "nothing is computed while nobody looks"
         viewer = _get(app, "/live")
         while not messages(viewer):
             await asyncio.sleep(0.01)
@@ -223,7 +223,7 @@ async def test_the_live_feed() -> None:
         assert len(messages(viewer)) == silent, "nothing happens, nothing is said"
         viewer.hung_up.set()
         await asyncio.wait_for(viewer.task, 5)
-        assert not engine.loop.watch.looked_at and not service.hub.viewers
+        assert not engine.feed.looked_at and not service.hub.viewers
 
 
 async def test_a_viewer_who_does_not_read_gets_a_snapshot_instead(serve: Serve) -> None:

@@ -108,7 +108,7 @@ def test_timeline_iterations_and_explain(tmp_path: Path, capsys: pytest.CaptureF
     assert told.out.count("first token") == 2
     assert "seed 1\n" not in told.out
     assert "gaps between tokens: mean" in told.err
-    events = json.loads((tmp_path / "t.json").read_text())["traceEvents"]
+    events = json.loads((tmp_path / "t.json").read_text())
     assert {f"job {id}" for id in range(40)} <= {event["name"] for event in events}
     assert any(event["name"] == "queue levels" for event in events)  # of the first policy
     with (tmp_path / "deep" / "i.csv").open(newline="") as file:

@@ -95,6 +95,12 @@ class FastServeConfig(Second):
     """share of the device's memory that weights and KV may take"""
     latency: str | None = None
     """iteration times that the policy is told: a preset or a JSON file (by default measured at load)"""
+    timeline: Path | None = None
+    """write a Chrome trace of slots, preemptions and copies here, for ui.perfetto.dev, while the server runs"""
+    iterations: Path | None = None
+    """write a row per iteration here (CSV), while the server runs"""
+    observer: Words = ()
+    """your own observers, module:Class or ./file.py:Class; repeatable"""
 
     # -- server
     config: Path | None = None
