@@ -30,7 +30,7 @@ def test_the_environment_chooses_where_no_flag_does(
 
 def test_a_setting_that_the_body_does_not_have(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", "--backend", "scripted", "--prompt", "x", "--dtype", "float32"]) == 2
-    assert "backend scripted has no setting dtype; it has max_model_len" in capsys.readouterr().err
+    assert "backend scripted has no setting 'dtype'; it has max_model_len" in capsys.readouterr().err
 
 
 def test_a_name_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
