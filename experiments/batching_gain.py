@@ -98,9 +98,9 @@ def cases(scale: Scale) -> list[Case]:
 def run(case: Case) -> Numbers:
     """Tokens/s over the whole run, and the client's own times, s. ValueError if a request fails."""
     from fastserve.bench.api import HttpApi
-    from fastserve.bench.forms import Asking, NoBatch
+    from fastserve.bench.api_formats import NoBatch, RequestOptions
     from fastserve.bench.metrics import Selection, client_metrics
-    from fastserve.bench.target import Asker
+    from fastserve.bench.target import TargetClient
     from fastserve.compare.http import api_for, calls_for
     from fastserve.compare.subprocess_server import ServerError
 
@@ -110,13 +110,13 @@ def run(case: Case) -> Numbers:
         server = _server(str(options["model"]), str(options["dtype"]), slots)
     except ServerError as error:
         raise ValueError(str(error)) from None
-    target = Asker(server.url).probe()
+    target = TargetClient(server.url).probe()
     trace = case.workload.trace(1.0, case.seed)
     calls = calls_for(replace(trace, arrival=trace.arrival * 0), target, case.seed)
     api = api_for(server.url, target)
     if case.at["system"] == "no batching":
-        api = HttpApi(server.url, NoBatch(Asking(model=target.models[0], hide_lengths=True, ignore_eos=True,
-                                                         own=True)))  # fmt: skip
+        request = RequestOptions(model=target.models[0], hide_lengths=True, ignore_eos=True, own=True)
+        api = HttpApi(server.url, NoBatch(request))
     result = _sent(calls, api, int(case.at["clients"]))
     found = client_metrics(result, Selection(metrics=("ttft", "tpot", "e2el"), percentiles=(95.0,)))
     failed = next((sample.reply.error for sample in result.samples if not sample.reply.completed), None)

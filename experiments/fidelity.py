@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from experiments._lib.case import Case, Numbers, Row, Workload, points, to_json
 from experiments._lib.claim import Claim
 from experiments._lib.errors import COMPARED, document, draw_jobs, error, spread
-from experiments._lib.fault_injection import doubted, shown
+from experiments._lib.fault_injection import inject_faults, shown
 from experiments._lib.figure import COLUMN, PAGE, draw, legend, look_of
 from experiments._lib.live import PAIR, Rig, again, here, pair, plan
 from experiments._lib.sweep import main, sweep
@@ -121,7 +121,7 @@ def special(args: argparse.Namespace) -> bool:
     if args.json:
         print(json.dumps(to_json(document(sweep("fidelity", args.scale))), indent=1))
     if args.doubts:
-        print(shown(doubted(sweep("fidelity", args.scale))))
+        print(shown(inject_faults(sweep("fidelity", args.scale))))
     return bool(args.json or args.doubts)
 
 

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 from experiments._lib.case import At, Case, Numbers, Point, Row, Workload, point, points, ratio
 from experiments._lib.claim import Claim, Published, gained
 from experiments._lib.figure import PAGE, cells, draw, look_of
-from experiments._lib.live import PAIR, Rig, here, pair, plan, retold
-from experiments._lib.speed_trace import Tempo
+from experiments._lib.live import PAIR, Rig, here, pair, plan, resimulated
+from experiments._lib.speed_trace import SpeedTrace
 from experiments._lib.sweep import main, sweep
 from fastserve.metrics.summary import Ratio
 from fastserve.policies.spec import PolicySpec
@@ -147,7 +147,9 @@ def steady(rows: list[Row], run: list[Case], draws: int) -> list[Claim]:
         if case.seed == 0:
             for seed in range(draws):
                 rig = Rig(**case.options)
-                numbers = retold(replace(case, seed=seed), kept[_place(case.at)], case.policy, rig, Tempo((1.0,)))
+                numbers = resimulated(
+                    replace(case, seed=seed), kept[_place(case.at)], case.policy, rig, SpeedTrace((1.0,))
+                )
                 told.append(Row(case.at, seed, numbers))
     found = []
     for mine in points(told):

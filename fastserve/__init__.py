@@ -1,4 +1,4 @@
-"""A testbed for LLM-serving schedulers: one brain, two bodies."""
+"""A testbed for LLM-serving schedulers: one scheduler, in a simulator and on live engines."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ __all__ = ["FastServeServer", "Job", "Observer", "Policy", "check_policy"]
 
 
 def __getattr__(name: str) -> Any:
-    # importlib.metadata and the checks cost more to import than everything else here, and few ask for them.
+    # Imported at first use: importlib.metadata and the checks cost more to import than everything else here.
     if name == "__version__":
         from importlib.metadata import version
 

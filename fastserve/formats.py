@@ -1,4 +1,4 @@
-"""Versions of what is written for others to read, and the one check of them.
+"""Format versions of the files that are written, and the check of them on reading.
 
 A file says what it is: {"format": "bench/1", ...}; a flight log's header says {"flight_log": 1, ...}. A version rises
 when readers of the old one would misread the new one; what is only added raises none. Files that were written before
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 FORMAT: Final = "format"
-"""The key; of a parquet file, in the metadata of its schema."""
+"""Key of the version; in parquet, of the schema metadata."""
 
 VERSIONS: Final[Mapping[str, int]] = {
     "bench": 1,  # the result document of fastserve bench
@@ -23,31 +23,31 @@ VERSIONS: Final[Mapping[str, int]] = {
     "run": 1,  # run.json and summary.json of a simulation
     "sweep": 1,  # run.json, cases and summary.json of an experiment
 }
-"""What is written -> its version."""
+"""Kind of file -> current version."""
 
 OLD: Final[Mapping[str, str]] = {
     "flight_log": "record the run again with --flight-log",
     "sweep": "run the experiment again",
 }
-"""What is written -> what to do with one that is older than what is read; else: write it again."""
+"""Kind of file -> advice for a version that is too old; by default: write it again."""
 
 
 class FormatError(ValueError):
-    """A file is of another kind, or of a version that is not read; the text names it and says what to do."""
+    """A file of another kind, or of an unsupported version; the message says what to do."""
 
 
 def stamp(kind: str) -> dict[str, str]:
-    """The first entry of a document."""
+    """The version entry of a document."""
     return {FORMAT: f"{kind}/{VERSIONS[kind]}"}
 
 
 def metadata(kind: str) -> dict[bytes, bytes]:
-    """The same for the schema of a parquet file."""
+    """The version entry of the schema of a parquet file."""
     return {FORMAT.encode(): f"{kind}/{VERSIONS[kind]}".encode()}
 
 
 def check(kind: str, document: Mapping[str, Any], where: object) -> None:
-    """Raises FormatError unless the document is of this kind and of a version that is read. where: names it."""
+    """Raises FormatError unless the document has this kind and a supported version. where: its name in messages."""
     found = document.get(FORMAT)
     if found is None:
         return
@@ -58,7 +58,7 @@ def check(kind: str, document: Mapping[str, Any], where: object) -> None:
 
 
 def check_version(kind: str, version: object, where: object) -> None:
-    """Raises FormatError for a version that is not read, older or newer."""
+    """Raises FormatError for an unsupported version, older or newer."""
     ours = VERSIONS[kind]
     what = kind.replace("_", " ")
     if not isinstance(version, int) or isinstance(version, bool):

@@ -1,4 +1,4 @@
-"""Soak: random requests with cancels through an engine, and what is left of them afterwards.
+"""Soak test of the engine: random requests with cancels, then a check for leaks.
 
     python scripts/soak_engine.py --scripted 100000 --embedded 5000
 

@@ -1,4 +1,7 @@
-"""The simulator: arrivals, gpu and link as SimPy processes around the brain. `python -m sim`, or sim.replay()."""
+"""Simulator: arrivals, gpu and link as SimPy processes around a Scheduler. `python -m sim`, or sim.replay().
+
+Read: world, machine, inbox, link (one run); run, replay (policies, seeds, processes); settings, capacity; report/.
+"""
 
 from fastserve.policies.spec import PolicySpec
 from sim.replay import Result, replay

@@ -25,7 +25,7 @@ from sim.settings import OTHER_NAMES, Settings
 
 
 class Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong, and not the whole usage before it."""
+    """Errors are one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (--help lists everything)\n")
@@ -37,24 +37,26 @@ def parser() -> argparse.ArgumentParser:
         description="Replay a trace of requests under scheduling policies, and compare their job completion times.",
         epilog=f"latency presets: {', '.join(presets())}, roofline:MODEL/DEVICE, or a JSON file",
     )
-    parser.add_argument("trace", help="a trace file; recognised by its content")
+    parser.add_argument("trace", help="trace file; the format is detected")
     add_rows(parser.add_argument_group("policies (repeat for several)"))
     add_settings(parser.add_argument_group("settings"), Settings, others=OTHER_NAMES)
     trace = parser.add_argument_group("trace")
-    trace.add_argument("--num-requests", "--num-prompts", type=int, metavar="N", help="take the first N rows")
+    trace.add_argument("--num-requests", "--num-prompts", type=int, metavar="N", help="use the first N rows")
     trace.add_argument(
-        "--from", dest="start", type=float, default=0.0, metavar="S", help="take the rows from this second on (all)"
+        "--from", dest="start", type=float, default=0.0, metavar="S", help="use the rows from this second on (all)"
     )
-    trace.add_argument("--for", dest="duration", type=float, metavar="S", help="and for so many seconds")
-    trace.add_argument("--columns", metavar="SPEC", help="of an unknown format: arrival=ts:ms,prompt=a,output=b")
+    trace.add_argument("--for", dest="duration", type=float, metavar="S", help="use this many seconds")
     trace.add_argument(
-        "--lenient", action="store_true", help="drop and count bad rows instead of stopping at the first"
-    )
-    trace.add_argument(
-        "--arrivals", metavar="PROCESS", help="for lengths without arrivals: poisson, gamma:cv=4, onoff:on=10,off=30"
+        "--columns", metavar="SPEC", help="columns of an unknown format: arrival=ts:ms,prompt=a,output=b"
     )
     trace.add_argument(
-        "--lengths", metavar="LAW", help="for client rates without lengths: profile:sharegpt, lognormal:..., zipf:..."
+        "--lenient", action="store_true", help="drop and count invalid rows instead of stopping at the first"
+    )
+    trace.add_argument(
+        "--arrivals", metavar="SPEC", help="for lengths without arrivals: poisson, gamma:cv=4, onoff:on=10,off=30"
+    )
+    trace.add_argument(
+        "--lengths", metavar="SPEC", help="for client rates without lengths: profile:sharegpt, lognormal:..., zipf:..."
     )
     output = parser.add_argument_group("runs and output")
     output.add_argument(
@@ -62,9 +64,11 @@ def parser() -> argparse.ArgumentParser:
         type=int,
         default=1,
         metavar="N",
-        help="seeds 0 to N-1; seed 0 is the trace as it stands (%(default)s)",
+        help="seeds 0 to N-1; seed 0 leaves the trace as it is (%(default)s)",
     )
-    output.add_argument("--processes", type=int, metavar="N", help="worker processes (all cores where it pays)")
+    output.add_argument(
+        "--processes", type=int, metavar="N", help="worker processes (default: all cores for large runs)"
+    )
     output.add_argument("--json", action="store_true", help="print one JSON document and nothing else on stdout")
     output.add_argument("--out", metavar="DIR", help="write run.json, records.parquet and summary.json there")
     output.add_argument("--csv", action="store_true", help="with --out: records.csv too")
@@ -156,7 +160,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
 
 
 def outputs(args: argparse.Namespace) -> list[Path]:
-    """A file of each kind that will be written."""
+    """The output files, to be checked before the run."""
     paths = [Path(args.out) / "summary.json"] if args.out else []
     if args.plot is not None:
         paths.append(_plots(args) / "jct_cdf.pdf")
@@ -164,7 +168,7 @@ def outputs(args: argparse.Namespace) -> list[Path]:
 
 
 def deliver(args: argparse.Namespace, result: Result, closeup: Inspection) -> None:
-    """Writes the files, and shows the result even where they cannot be written."""
+    """Writes the files, and prints the result even if they cannot be written."""
     written: list[Path] = []
     remarks: list[str] = []
     try:

@@ -1,4 +1,4 @@
-"""What fcfs can just sustain: the rate that a load is measured in."""
+"""Capacity: the throughput that fcfs sustains; the unit of load."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The modelled machine: an Executor that runs a Plan by arithmetic. It alone knows the outputs and the next arrival."""
+"""ModelledMachine: an Executor that computes the time of a Plan. Only it knows true outputs and the next arrival."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""replay(): a trace under one policy or several, over seeds, in a process pool where it pays."""
+"""replay(): simulates a trace under one policy or several, over seeds, in a process pool if worthwhile."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
 POOL_PAYS = 20_000  # requests in all, below which starting processes costs more than it saves
 
 Observe = Callable[[PolicySpec, str, int], Callable[[World], None] | None]
-"""(policy, label, seed) -> what attaches observers to that run's world, or None where nobody looks."""
+"""(policy, label, seed) -> function that attaches observers to that run's world, or None."""
 
 
 class RunError(RuntimeError):
-    """A policy broke in another process; the text says which, where and how."""
+    """A policy failed in another process; the message says which, where and how."""
 
 
 @dataclass
 class Result:
-    """What came out. Printing it shows the table."""
+    """Results of a replay. Printing it shows the table."""
 
     settings: dict[str, Any]
     runs: list[Run] = field(default_factory=list)
@@ -149,12 +149,12 @@ def replay(
 
 
 def _names(run: Run) -> dict[str, object]:
-    """What tells this run from others, to stand in front."""
+    """Policy, label and seed of a run, for the first columns."""
     return {"policy": run.policy, "label": run.label, "seed": run.seed}
 
 
 def check(specs: Sequence[PolicySpec], settings: Settings) -> list[str]:
-    """The labels of the rows. Raises ValueError or FileNotFoundError for what can be known to be wrong before a run."""
+    """Validates before a run; returns the labels of the rows. Raises ValueError or FileNotFoundError."""
     hardware = settings.hardware()
     predictors.make(settings.predictor)
     for spec in specs:
@@ -174,7 +174,7 @@ def _run_all(
     watch: Callable[[int], object] | None,
     observe: Observe | None,
 ) -> None:
-    """Fills `runs` as they finish, so that an interrupt leaves those that have."""
+    """Appends to `runs` as they finish, so that an interrupt keeps finished ones."""
     attach = [None if observe is None else observe(task[0], row(task[0], settings), task[1]) for task in tasks]
     workers = min(len(tasks), processes or os.cpu_count() or 1)
     pays = processes is not None or len(trace) * len(tasks) >= POOL_PAYS
@@ -213,11 +213,11 @@ def _task(trace: Trace, spec: PolicySpec, settings: Settings, seed: int) -> Run:
     try:
         return run_one(trace.repaired(seed), spec, settings, seed)
     except PolicyError as error:
-        raise RunError(told(error)) from None  # neither the policy nor its traceback can be sent
+        raise RunError(told(error)) from None  # neither the policy nor its traceback can be pickled
 
 
 def told(error: PolicyError | ObserverError) -> str:
-    """The message, with the file and the line that raised what lies behind it."""
+    """The message, with the file and line that raised its cause."""
     cause = error.__cause__
     last = cause.__traceback__ if cause is not None else None
     if last is None:
@@ -228,12 +228,12 @@ def told(error: PolicyError | ObserverError) -> str:
 
 
 def _ignore_interrupts() -> None:
-    """Ctrl-C reaches the whole process group; the parent decides."""
+    """Ignores Ctrl-C in workers: it reaches the whole process group, and the parent handles it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _travels(tasks: list[tuple[PolicySpec, int]]) -> bool:
-    """A class made inside a function cannot be sent to another process; it then runs in this one."""
+    """Whether a policy can be pickled; a class defined in a function cannot, and runs in this process."""
     try:
         pickle.dumps(tasks)
     except (pickle.PicklingError, AttributeError, TypeError):

@@ -1,4 +1,4 @@
-"""One run: one trace, one policy, one seed. Deterministic to the bit, no global state."""
+"""One run: one trace, one policy, one seed. Deterministic bit for bit, no global state."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from sim.settings import Settings
 from sim.world import World
 
 Contender = PolicySpec
-"""The old name of PolicySpec, for scripts; it goes with the next release."""
+"""Deprecated name of PolicySpec; removed in the next release."""
 
 
 def row(spec: PolicySpec, settings: Settings) -> str:
@@ -35,7 +35,7 @@ def row(spec: PolicySpec, settings: Settings) -> str:
 
 
 def prepare(spec: PolicySpec, settings: Settings) -> None:
-    """Raises ValueError for what can be known to be wrong before a run."""
+    """Validates before a run. Raises ValueError."""
     guessed = predictors.make(settings.predictor) is not None
     spec.check(guesses="" if guessed else "oracle, lognormal:SIGMA or constant:TOKENS")
 
@@ -48,7 +48,7 @@ def build(
     hardware: Hardware,
     watch: Callable[[int], object] | None = None,
 ) -> tuple[World, Scheduler]:
-    """A world that is ready to run."""
+    """A World ready to run."""
     policy = spec.fresh()
     scheduler = settings.scheduler(policy, hardware, int(trace.prompt.max()))
     predictor = predictors.make(settings.predictor, seed) if "guess" in policy.needs else None

@@ -1,5 +1,5 @@
-"""Settings of a replay: the Scheduler's, and those of the modelled machine and of the run. One flat class for the
-command line, `sim.replay()` and the experiments.
+"""Settings of a replay: of the Scheduler, the modelled machine and the run, for the command line, `sim.replay()` and
+experiments.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from fastserve.sched.scheduler import Scheduler
 UNLIMITED = "unlimited"
 PRESET = "preset"
 OTHER_NAMES = config.OTHER_NAMES | {"request_rate": "rate"}
-"""What other tools call a setting -> the setting."""
+"""Name in other tools -> setting."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings(SchedulerConfig):
-    """Everything that a run depends on beside its trace, its policy and its seed. Times in seconds."""
+    """All inputs of a run except trace, policy and seed. Times in seconds."""
 
     latency: str = "opt-13b-a100"
     """the machine: a preset, roofline:MODEL/DEVICE, or a JSON file; brings its KV pools and its link"""
@@ -41,18 +41,18 @@ class Settings(SchedulerConfig):
     predictor: str = "oracle"
     """output lengths for policies that need a guess: oracle, lognormal:SIGMA, constant:TOKENS or none"""
     rate: float | None = None
-    """requests per second; the trace's gaps are stretched"""
+    """requests per second; the gaps of the trace are scaled"""
     load: float | None = None
     """rate over the saturated fcfs throughput with the same settings; excludes rate"""
     warmup: float = 0.0
-    """seconds of arrivals at the start that the measures leave out"""
+    """seconds of arrivals at the start that are excluded from measures"""
     max_backlog: int | None = None
     """a run with more live jobs than this is stopped, censored and marked as collapsed"""
 
     def __post_init__(self) -> None:
         SchedulerConfig.__post_init__(self)
         if self.rate is not None and self.load is not None:
-            raise ValueError("give a rate or a load, not both: a load is a rate in units of what fcfs can sustain")
+            raise ValueError("give a rate or a load, not both: a load is a rate relative to what fcfs sustains")
         for name in ("rate", "load", "link_gb_s"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
@@ -66,7 +66,7 @@ class Settings(SchedulerConfig):
                 raise ValueError(f'{name}={value!r} is neither a number of tokens nor "unlimited"')
 
     def hardware(self) -> Hardware:
-        """The machine with these settings' pools and link. FileNotFoundError or ValueError say what there is."""
+        """The machine with these settings' pools and link. Raises FileNotFoundError or ValueError."""
         found = load_hardware(self.latency)
         memory, link = found.memory, found.link
         block = self.block_tokens or memory.block_tokens
@@ -103,7 +103,7 @@ class Settings(SchedulerConfig):
         return replace(self, **given)
 
     def shown(self, hardware: Hardware) -> dict[str, Any]:
-        """What is printed with a result: every setting, the preset's own numbers filled in."""
+        """All settings for the result, with the numbers of the preset."""
         shown = asdict(self)
         memory, link = hardware.memory, hardware.link
         shown["token_budget"] = self.budget if self.budget < NEVER else UNLIMITED

@@ -1,4 +1,4 @@
-"""The simulated world: three SimPy processes, arrivals, gpu and link, around one Scheduler."""
+"""World: the simulation, three SimPy processes (arrivals, gpu, link) around one Scheduler."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The committed reference: what an experiment found, small enough for the repository.
+"""Reference results: condensed results of experiments, committed to the repository.
 
 results/reference/SCALE/EXPERIMENT.json: settings, the means over seeds of what claims and figures show, and the claims.
-Above the smoke scale the figures lie beside it. What ran live lies in results/reference/live with its provenance: its
-numbers are of one machine, and nothing is held against them.
+Above the smoke scale the figures are stored too. Live results are in results/reference/live with their provenance;
+they depend on the machine and are not checked.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ OWN = (
     "execute_s",
     "swap_share",
 )
-"""parts of the names of numbers that an experiment's own run() adds; kept too"""
+"""parts of the names of measures that an experiment's own run() adds; kept too"""
 BODIES = (
     "live_",
     "sim_",
@@ -49,17 +49,17 @@ BODIES = (
     "mean_",
     "p95_",
 )
-"""how the names of numbers begin that a live experiment keeps too"""
+"""prefixes of measures that a live experiment keeps too"""
 DIGITS = 6
 
 
 def path_of(experiment: str, scale: str) -> Path:
-    """Where the reference of an experiment is kept."""
+    """Path of the reference of an experiment."""
     return RESULTS / "reference" / ("live" if experiment in LIVE else scale) / f"{experiment}.json"
 
 
 def condensed(outcome: Outcome) -> dict[str, Any]:
-    """What is kept of a run: {experiment, scale, settings, seconds, points, claims}."""
+    """The condensed run: {experiment, scale, settings, seconds, points, claims}."""
     module = load(outcome.experiment)
     kept = []
     for point in points(outcome.rows):
@@ -99,7 +99,7 @@ def condensed(outcome: Outcome) -> dict[str, Any]:
 
 
 def accept(outcome: Outcome) -> Path:
-    """Makes a run the reference of its scale. ValueError for a live run that would replace a larger one."""
+    """Stores a run as the reference of its scale. ValueError for a live run that would replace a larger one."""
     path = path_of(outcome.experiment, outcome.scale)
     found = condensed(outcome)
     if outcome.experiment in LIVE:

@@ -1,14 +1,14 @@
-"""The bodies: what can do one iteration of a Plan. torch is the real one, scripted a modelled one without a model.
+"""Backends, by name: torch runs models, scripted is a modelled machine without a model.
 
-A body of your own comes by import path, module:Class or ./file.py:Class. It is called as Class(model, wanted, hardware,
-**options): see engine/backend.py for Wanted and for what its objects must do, and launch.Body for who calls it.
+A backend of your own is named by import path, module:Class or ./file.py:Class, and is constructed by launch.Body as
+Class(model, wanted, hardware, **options): see engine/backend.py for Wanted and the protocol.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from fastserve.sched.importing import module_of
+from fastserve.importing import module_of
 
 __all__ = ["ALIASES", "BACKENDS", "checked", "find"]
 

@@ -1,4 +1,4 @@
-"""ScriptedBackend: a body without a model or torch. Times come from a latency model, tokens from a seed."""
+"""ScriptedBackend: without a model or torch; times come from a latency model, tokens from a seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The result document: one JSON object, named and keyed as `vllm bench serve` has it where it has a name."""
+"""The result as one JSON object, with the keys of `vllm bench serve` where it has them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fastserve.formats import stamp
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class About:
-    """What a run was, for its document."""
+    """Metadata of a run."""
 
     api: str
     label: str | None = None
@@ -28,15 +28,15 @@ class About:
     request_rate: float = math.inf
     burstiness: float = 1.0
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """More that a reader needs: the trace, the seed, how lengths were asked for."""
+    """Further settings: the trace, the seed, how output lengths were requested."""
     exact: bool = False
-    """Answers were to have exactly their lengths."""
+    """Whether outputs were requested with exact lengths."""
 
 
 def as_document(result: Result, about: About, chosen: Selection, *, detailed: bool = False) -> dict[str, Any]:
     """vLLM's keys at the top; ours beside them: `loop`, `late`, `dispatch_lag_ms`, `from_arrival`, `settings` ...
 
-    Figures at the top count from the send; those under `from_arrival` from the intended arrival. JSON values only.
+    Times at the top level count from the send, those under `from_arrival` from the intended arrival. JSON types only.
     """
     lags = result.lags_ms()
     p50, p99 = np.percentile(lags, (50, 99)) if len(lags) else (None, None)
@@ -80,7 +80,7 @@ def as_document(result: Result, about: About, chosen: Selection, *, detailed: bo
 
 
 def counts(result: Result, exact: bool) -> dict[str, Any]:
-    """Where token counts come from, and how many completed answers or prompts have not the length asked for."""
+    """Source of token counts, and how many completed requests have another length than requested."""
     done = result.completed
     counted = sum([sample.reply.output_tokens is not None for sample in done])
     return {
@@ -101,7 +101,7 @@ def file_name(result: Result, about: About) -> str:
 
 
 def plain(value: Any) -> Any:
-    """In types that JSON has; what JSON cannot say of a float is None."""
+    """Converts to JSON types; NaN and infinity become None."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float):

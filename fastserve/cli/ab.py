@@ -1,4 +1,4 @@
-"""`fastserve ab`: one trace under several policies, in turns (A B, B A), compared pair by pair.
+"""`fastserve ab`: live A/B comparison of policies: one trace, alternating order (A B, B A), compared pairwise.
 
 Each run has a `fastserve serve` of its own and comes over HTTP; --offline: each has an engine in this process.
 """
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     from fastserve.workload import Trace
 
 SHARES = (10, 25, 50, 75, 90, 95, 99)
-"""Percentiles of the completion times that are printed."""
+"""Printed percentiles of the completion times."""
 
 
 class Lines:
-    """Where stderr is no terminal: a line for each run when it begins. It is a compare.Report."""
+    """Progress without a terminal: a line at the start of each run. A compare.Report."""
 
     def __init__(self) -> None:
         self.last = ""
@@ -56,28 +56,50 @@ class Lines:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--trace", required=True, metavar="FILE", help="recognised by its content")
+    add("--trace", required=True, metavar="FILE", help="trace file; the format is detected")
     add_rows(parser, Server)
-    add("--rounds", type=int, default=5, metavar="N", help="runs of each; an interval takes 4 (default: %(default)s)")
-    add("--offline", action="store_true", help="straight on the engine, in this process, without HTTP")
-    add("--start-timeout", type=float, default=600.0, metavar="S", help="that a server may take (default: %(default)g)")
-    add("--num-requests", type=int, metavar="N", help="the first so many of the trace")
-    add("--rate", type=float, metavar="R", help="requests/s: the trace's gaps are stretched")
-    add("--load", type=float, metavar="X", help="rate over what fcfs sustains, measured by one run with all at once")
-    add("--seed", type=int, default=0, help="of the first round; round i re-pairs arrivals and requests by seed + i")
+    add(
+        "--rounds",
+        type=int,
+        default=5,
+        metavar="N",
+        help="runs of each; at least 4 for an interval (default: %(default)s)",
+    )
+    add("--offline", action="store_true", help="run on engines in this process, without HTTP")
+    add(
+        "--start-timeout",
+        type=float,
+        default=600.0,
+        metavar="S",
+        help="timeout of a server's start (default: %(default)g)",
+    )
+    add("--num-requests", type=int, metavar="N", help="use the first N requests of the trace")
+    add("--rate", type=float, metavar="R", help="requests/s; the gaps of the trace are scaled")
+    add(
+        "--load",
+        type=float,
+        metavar="X",
+        help="rate relative to what fcfs sustains, measured by one run with all requests at once",
+    )
+    add(
+        "--seed",
+        type=int,
+        default=0,
+        help="seed of the first round; round i re-pairs arrivals and requests by seed + i",
+    )
     add("--json", action="store_true", help="print one JSON document and nothing else")
     add("--out", metavar="FILE", help="write the document with every job's times there; scripts/draw_ab.py draws it")
     engine = parser.add_argument_group("engine")
     add_settings(engine, EngineConfig, ENGINE_FLAGS)
     engine.add_argument(
-        "--latency", help="what the policies are told of the machine: a preset or file (default: a stored profile)"
+        "--latency", help="latency model for the policies: a preset or file (default: a stored profile)"
     )
     add_model_arguments(engine)
     add_observer_arguments(parser.add_argument_group("what to look at, with --offline (files: the first run)"))
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the comparison. Returns 0, 1 if a run failed, 2 for what is wrong with the arguments, 130 after Ctrl-C."""
+    """Prints the comparison. Returns 0, 1 if a run failed, 2 for invalid arguments, 130 after Ctrl-C."""
     try:
         from fastserve.compare.compare import CompareError, compare
         from fastserve.workload import read_trace
@@ -88,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
     contenders: list[Contender] = args.policies or [PolicySpec("fcfs"), PolicySpec("sj-mlfq")]
     try:
         if args.load is not None and any(isinstance(one, Server) for one in contenders):
-            raise ValueError("--load is in units of what fcfs sustains on our own server: give --rate with --url")
+            raise ValueError("--load is relative to what fcfs sustains on our own server: give --rate with --url")
         if not args.offline and (args.timeline or args.iterations or args.observer):
             raise ValueError("--timeline, --iterations and --observer need --offline: a server has its own")
         trace = read_trace(args.trace, rate=1.0 if args.rate is None and args.load is not None else args.rate)
@@ -124,7 +146,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _first(args: argparse.Namespace, contenders: Sequence[Contender]) -> str:
-    """What takes the first seconds."""
+    """The message before the first run."""
     if not args.offline:
         own = any(isinstance(one, PolicySpec) for one in contenders)
         return f"starting a server with {args.model} for each run: some seconds each" if own else "asking the servers"
@@ -165,7 +187,7 @@ def _servers(args: argparse.Namespace) -> Body:
 
 
 def text(found: Comparison) -> str:
-    """For people: settings, the ratios, and the distribution of completion times as a table."""
+    """Settings, ratios, and the distribution of completion times as text."""
     from fastserve.compare.compare import ENOUGH
 
     document = found.document()

@@ -1,4 +1,4 @@
-"""Flags that several commands share: which policies, how a Scheduler is set up, which model runs where.
+"""Arguments shared by commands: policies, scheduler settings, model and backend.
 
 The flags of settings come from the settings' own dataclass: name, default, type, valid values and help.
 """
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
 BACKEND_VARIABLE = "FASTSERVE_BACKEND"
 BACKEND_HELP = (
-    f"the body: {', '.join(BACKENDS)}, or your own as module:Class or ./file.py:Class (default: torch, or what "
-    f"{BACKEND_VARIABLE} says)"
+    f"{', '.join(BACKENDS)}, or your own as module:Class or ./file.py:Class (default: {BACKEND_VARIABLE}, else torch)"
 )
 MODEL_FLAGS = ("device", "dtype", "threads", "load_format", "max_model_len", "trust_remote_code", "native")
 SCHEDULER_FLAGS = tuple(field.name for field in fields(SchedulerConfig))
@@ -35,7 +34,7 @@ SET_HELP = "a keyword of that policy's constructor; may be repeated"
 
 
 def flags(name: str, others: Mapping[str, str] = OTHER_NAMES) -> list[str]:
-    """A setting's flag, and those under its other names."""
+    """The flag of a setting, and those of its aliases."""
     names = [name, *(other for other, setting in others.items() if setting == name)]
     return [f"--{each.replace('_', '-')}" for each in names]
 
@@ -94,7 +93,7 @@ class RowAction(argparse.Action):
             elif option_string == "--label":
                 rows[-1] = replace(rows[-1], label=values)
             elif not isinstance(rows[-1], PolicySpec):
-                raise ValueError(f"{rows[-1].title} is a server, and its settings are its own")
+                raise ValueError(f"{rows[-1].title} is a running server, whose settings cannot be changed")
             else:
                 rows[-1] = rows[-1].with_argument(values)
         except ValueError as error:
@@ -111,7 +110,7 @@ def add_rows(parser: argparse._ActionsContainer, url: Callable[[str], Any] | Non
     add = parser.add_argument
     add("--policy", metavar="NAME", const=PolicySpec, default=None, help=f"a row: {POLICY_HELP}", **rows)
     if url is not None:
-        add("--url", metavar="URL", const=url, default=None, help="a row: a server that is there already", **rows)
+        add("--url", metavar="URL", const=url, default=None, help="a row: a running server", **rows)
     add("--set", metavar="KEY=VALUE", default=argparse.SUPPRESS, help=SET_HELP, **rows)
     add("--label", metavar="TEXT", default=argparse.SUPPRESS, help="the name of that row", **rows)
 
@@ -134,26 +133,26 @@ def policy_of(args: argparse.Namespace) -> PolicySpec:
 
 
 def add_model_arguments(parser: argparse._ActionsContainer) -> None:
-    """Which model runs where; the names in MODEL_FLAGS, --model and --backend."""
+    """--model, --backend and the names in MODEL_FLAGS."""
     add = parser.add_argument
     add_backend(parser)
-    add("--model", default="embedded", help="embedded, a folder, or an id of the Hugging Face hub (default: embedded)")
+    add("--model", default="embedded", help="embedded, a folder, or a Hugging Face id (default: embedded)")
     add("--device", default="auto", help="auto, cpu, cuda or mps")
     add("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
-    add("--threads", type=int, help="of PyTorch")
+    add("--threads", type=int, help="CPU threads of PyTorch")
     add("--load-format", default="auto", choices=("auto", "dummy"), help="dummy: random weights")
-    add("--max-model-len", type=int, help="longest context")
+    add("--max-model-len", type=int, help="maximum context in tokens")
     add("--trust-remote-code", action="store_true")
-    add("--native", default="auto", choices=("auto", "off"), help="off: PyTorch alone")
+    add("--native", default="auto", choices=("auto", "off"), help="off: without the compiled kernels")
 
 
 def add_backend(parser: argparse._ActionsContainer) -> None:
-    """--backend: the body."""
+    """--backend."""
     parser.add_argument("--backend", type=_backend, default=_backend_default(), metavar="NAME", help=BACKEND_HELP)
 
 
 def body_of(args: argparse.Namespace, latency: str | None = None) -> Body:
-    """The body that --backend, --model and the names in MODEL_FLAGS describe, its model loaded."""
+    """Loads the model of --model on the backend of --backend, with the options in MODEL_FLAGS."""
     from fastserve.launch import Body
 
     options = {name: getattr(args, name) for name in MODEL_FLAGS}

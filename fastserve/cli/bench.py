@@ -57,41 +57,41 @@ def prepare(args: argparse.Namespace) -> Prepared:
     """Asks the server, reads the workload, makes the prompts. Raises ValueError or TargetError."""
     from fastserve import predictors
     from fastserve.bench.api import HttpApi
+    from fastserve.bench.api_formats import FORMATS, RequestOptions
     from fastserve.bench.document import About
-    from fastserve.bench.forms import FORMS, Asking
     from fastserve.bench.metrics import Selection
     from fastserve.bench.prompts import IdPrompts, TextPrompts, ids_of
     from fastserve.bench.schedule import calls_of
-    from fastserve.bench.target import Asker, TargetError
+    from fastserve.bench.target import TargetClient, TargetError
 
-    form = FORMS[args.api]
-    if args.prompts == "ids" and not form.ids:
+    format = FORMATS[args.api]
+    if args.prompts == "ids" and not format.ids:
         raise ValueError(f"--prompts ids: {args.api} takes text only")
     predictor = predictors.make(args.predictor, args.seed)
     key = args.api_key or os.environ.get("OPENAI_API_KEY")
     headers = ({"Authorization": f"Bearer {key}"} if key else {}) | dict(args.header)
-    asker = Asker(args.url, headers)
-    target = asker.probe(args.ready_check_timeout_sec)
+    client = TargetClient(args.url, headers)
+    target = client.probe(args.ready_check_timeout_sec)
     model = args.model or next(iter(target.models), None)
     if model is None and args.api.startswith("openai"):
-        raise TargetError(f"{asker.url} lists no model; name one with --model")
+        raise TargetError(f"{client.url} lists no model; name one with --model")
 
-    counting = _counter(args, asker, model)
+    counting = _counter(args, client, model)
     dataset = _dataset(args, counting)
     trace = dataset.trace
     exact = args.ignore_eos if args.ignore_eos is not None else dataset.texts is None
     hide = exact and (target.own if args.hide_lengths == "auto" else args.hide_lengths == "on")
     made: Any = dataset.texts
-    if made is None and (args.prompts == "ids" or (args.prompts == "auto" and form.ids)):
+    if made is None and (args.prompts == "ids" or (args.prompts == "auto" and format.ids)):
         low, high = args.token_ids or ids_of(target.vocab_size)
         made = IdPrompts(low, high, args.seed)
     elif made is None:
         made = TextPrompts(counting, args.seed)
     room = target.max_model_len
-    if room is not None and not form.ids:
+    if room is not None and not format.ids:
         room -= CHAT_TEMPLATE
     calls = calls_of(trace, made, predictor=predictor, max_model_len=room)
-    asking = Asking(
+    options = RequestOptions(
         model=model,
         hide_lengths=hide,
         ignore_eos=exact,
@@ -101,8 +101,8 @@ def prepare(args: argparse.Namespace) -> Prepared:
         extra=args.extra_body,
     )
     settings = {
-        "url": asker.url,
-        "endpoint": args.endpoint or form.path,
+        "url": client.url,
+        "endpoint": args.endpoint or format.path,
         "own_server": target.own,
         "backend": target.backend,
         "workload": trace.name,
@@ -141,7 +141,7 @@ def prepare(args: argparse.Namespace) -> Prepared:
     chosen = Selection(
         metrics=args.percentile_metrics, percentiles=args.metric_percentiles, goodput=dict(args.goodput) or None
     )
-    api = HttpApi(args.url, form(asking), endpoint=args.endpoint, headers=headers)
+    api = HttpApi(args.url, format(options), endpoint=args.endpoint, headers=headers)
     return Prepared(calls, api, about, chosen)
 
 
@@ -217,7 +217,7 @@ def _at_once(call: Any) -> Any:
     return replace(call, request=call.request._replace(arrival=0))
 
 
-def _counter(args: argparse.Namespace, asker: Any, model: str | None) -> Any:
+def _counter(args: argparse.Namespace, client: Any, model: str | None) -> Any:
     """text -> tokens: by --tokenizer, else by the server; None where neither can."""
     if args.tokenizer:
         try:
@@ -230,9 +230,9 @@ def _counter(args: argparse.Namespace, asker: Any, model: str | None) -> Any:
             raise ValueError(f"--tokenizer {args.tokenizer}: {error}") from None
         return lambda text: len(tokenizer(text).input_ids)
     texts = args.prompts == "text" or args.api == "openai-chat" or args.dataset_name in ("sharegpt", "custom")
-    if not texts or asker.counts(model, "one two three") is None:
+    if not texts or client.counts(model, "one two three") is None:
         return None
-    return lambda text: asker.counts(model, text) or 1
+    return lambda text: client.counts(model, text) or 1
 
 
 def _dataset(args: argparse.Namespace, counting: Any) -> Any:

@@ -1,4 +1,4 @@
-"""`fastserve check NAME`: does a policy keep the contract?"""
+"""`fastserve check NAME`: checks that a policy keeps the contract."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--quick", action="store_true", help="the first seed only")
     parser.add_argument(
-        "--live", action="store_true", help="serve requests on the live engine under it too (needs the engine extra)"
+        "--live", action="store_true", help="also serve requests with it on a live engine (needs the engine extra)"
     )
     add_backend(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the verdict. Returns 0 if the contract is kept, 1 if not, 2 if there is nothing to check."""
+    """Prints the result. Returns 0 if the contract is kept, 1 if not, 2 for invalid arguments."""
     try:
         if args.seeds < 1:
             raise ValueError(f"--seeds {args.seeds}: give at least 1")

@@ -1,4 +1,4 @@
-"""`fastserve generate`: prompts in, text out, on the live engine in this process."""
+"""`fastserve generate`: generates text for prompts, on a live engine in this process."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ OWN = ("predictor", "seed", "flight_log")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--prompt", action="append", metavar="TEXT", help="may be repeated; without it each line of stdin is one")
+    add("--prompt", action="append", metavar="TEXT", help="a prompt; may be repeated (default: each line of stdin)")
     add("--token-ids", action="store_true", help="prompts are token ids, separated by spaces or commas")
     add("--chat", action="store_true", help="put each prompt into the model's chat template, as the user's message")
-    add("--json", action="store_true", help="one JSON object a prompt, with tokens and record, and nothing else")
+    add("--json", action="store_true", help="print one JSON object a prompt, with tokens and record, and nothing else")
     sampling = parser.add_argument_group("sampling")
     more = sampling.add_argument
-    more("--max-tokens", type=int, default=64, help="output tokens at most (default: %(default)s)")
+    more("--max-tokens", type=int, default=64, help="maximum output tokens (default: %(default)s)")
     more("--temperature", type=float, help="0 is greedy (default: the model's own, else 1)")
     more("--top-k", type=int)
     more("--top-p", type=float)
     more("--min-p", type=float)
     more("--repetition-penalty", type=float)
-    more("--stop", action="append", default=[], metavar="TEXT", help="ends the output; may be repeated")
-    more("--sampling-seed", type=int, help="the same seed gives the same tokens, whatever else is in the batch")
+    more("--stop", action="append", default=[], metavar="TEXT", help="stop string; may be repeated")
+    more("--sampling-seed", type=int, help="seed of the sampling; the output does not depend on other requests")
     more("--ignore-eos", action="store_true")
     engine = parser.add_argument_group("engine")
     add_policy(engine, default=POLICY.name)
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints what the model says. Returns 0; 1 if a request failed; 2 for what is wrong with the arguments."""
+    """Prints the outputs. Returns 0; 1 if a request failed; 2 for invalid arguments."""
     from fastserve.engine import Engine, SamplingParams
     from fastserve.observers.explain import Explanation
     from fastserve.observers.named import chosen
@@ -104,7 +104,7 @@ def _prompt(engine: Engine, text: str, args: argparse.Namespace) -> str | list[i
         try:
             return [int(word) for word in text.replace(",", " ").split()]
         except ValueError:
-            raise ValueError(f"{text!r} is no list of token ids") from None
+            raise ValueError(f"{text!r} is not a list of token ids") from None
     if args.chat:
         if engine.tokenizer is None or not getattr(engine.tokenizer, "chat_template", None):
             raise ValueError(f"model {engine.model_name} has no chat template; leave out --chat")
@@ -115,7 +115,7 @@ def _prompt(engine: Engine, text: str, args: argparse.Namespace) -> str | list[i
 
 
 def _stream(engine: Engine, prompts: list[str | list[int]], params: SamplingParams, story: Explanation | None) -> int:
-    """Each output as it comes, in the order of the prompts; token ids where there is no text. Then the story."""
+    """Streams the outputs in the order of the prompts, token ids without a tokenizer; then the explanation."""
     handles = [engine.submit(prompt, params, beyond_capacity=True) for prompt in prompts]
     failed = 0
     for i, handle in enumerate(handles):
@@ -145,7 +145,7 @@ def _json(engine: Engine, prompts: list[str | list[int]], params: SamplingParams
 
 
 def _plain(output: Output, backend: str) -> dict[str, Any]:
-    """Null, never NaN."""
+    """As JSON; NaN becomes null."""
     record = {name: None if isinstance(value, float) and math.isnan(value) else value
               for name, value in output.record.items()}  # fmt: skip
     return {"id": output.id, "text": output.text, "token_ids": output.token_ids, "finish_reason": output.finish_reason,

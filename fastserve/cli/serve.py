@@ -1,4 +1,4 @@
-"""`fastserve serve`: the preemptive engine behind HTTP."""
+"""`fastserve serve`: the HTTP server."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ GROUPS = {
     "model": "model",
     "policy": "scheduler",
     "config": "server",
-    "max_new_tokens": "what a request gets that does not say",
-    "api_key": "who may come, and how much",
+    "max_new_tokens": "request defaults (native routes)",
+    "api_key": "authentication and limits",
     "metrics": "monitoring",
 }
 """The first field of each group of flags -> its heading."""
@@ -52,18 +52,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         group.add_argument(*flags(name, others), help=text, **options)
         if name == "kv_cache_gib":
             group.add_argument(
-                "--cache-size", metavar="MIB", default=argparse.SUPPRESS, help="the same in MiB, instead of it"
+                "--cache-size",
+                metavar="MIB",
+                default=argparse.SUPPRESS,
+                help="device KV pool in MiB, instead of --kv-cache-gib",
             )
 
 
 def _choices(name: str, annotation: Any) -> str:
-    """As they are shown; empty where nothing says them. The settings check them, with what they tell."""
+    """Choices as metavar; empty where they are not known. The settings validate the value."""
     valid = choices(name) or (get_args(annotation) if get_origin(annotation) is Literal else ())
     return f"{{{','.join(valid)}}}" if valid else ""
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serves until it is told to stop. Returns 0 after a clean end, 1 if model or port fail, 2 for settings."""
+    """Serves until stopped. Returns 0 after a clean shutdown, 1 if model or port fail, 2 for invalid settings."""
     from fastserve.server.config.settings import FastServeConfig, explain
 
     given = {name: value for name, value in vars(args).items() if name not in ("command", "show_config")}
@@ -81,11 +84,11 @@ def run(args: argparse.Namespace) -> int:
         FastServeServer(config).run()
     except StartError as error:
         return _failed(str(error), FAILED)
-    except KeyboardInterrupt:  # while the model was loaded
+    except KeyboardInterrupt:  # during loading of the model
         return INTERRUPTED
     return 0
 
 
-def _failed(why: str, status: int) -> int:
-    print(f"fastserve serve: error: {why}", file=sys.stderr)
+def _failed(message: str, status: int) -> int:
+    print(f"fastserve serve: error: {message}", file=sys.stderr)
     return status

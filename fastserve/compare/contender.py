@@ -1,4 +1,4 @@
-"""Who is compared: a policy on our own engine, or a server that somebody else has started."""
+"""Contenders of a comparison: a policy on our own engine (PolicySpec), or a running server (Server)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fastserve.policies.spec import PolicySpec, check_labels, told_apart
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """url: of a server that is there already; its policy and its settings are its own."""
+    """A running server at `url`, with its own policy and settings."""
 
     url: str
     label: str = ""
@@ -32,7 +32,7 @@ Contender = PolicySpec | Server
 
 
 def lined_up(contenders: Sequence[Contender]) -> list[Contender]:
-    """The same, with a title of its own each. Raises ValueError where two would be called alike."""
+    """The contenders with distinct labels. Raises ValueError for two of equal label."""
     own = iter(told_apart([one for one in contenders if isinstance(one, PolicySpec)]))
     found: list[Contender] = [next(own) if isinstance(one, PolicySpec) else one for one in contenders]
     check_labels([one.title for one in found])

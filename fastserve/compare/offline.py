@@ -1,4 +1,4 @@
-"""A comparison's body in this process: policies on one loaded model, without HTTP."""
+"""EngineBody: comparison in this process, on one loaded model, without HTTP."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from fastserve.workload import Trace
 
 
 class EngineBody:
-    """serving: settings that all contenders share, None for a default. What all policies are told of the machine is the
-    body's `latency`, else what is stored for its model, or measured once. ValueError for what cannot work.
+    """serving: settings that all contenders share, None for a default. The latency model of all policies is
+    the body's `latency`, else a stored profile, or measured once. Raises ValueError for invalid settings.
 
-    look: asked for each run but those that warm up, what to attach to its engine.
+    look: for each run except those that warm up: the observers to attach to its engine.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class EngineBody:
 
     def replay(self, contender: Contender, trace: Trace, seed: int, watch: Watch | None) -> Replay:
         chosen = serving_of(_policy(contender), self.shared)
-        if not self.warm:  # one process serves all runs
+        if not self.warm:  # once, as all runs share a process
             self._play(serving_of("fcfs", self.shared), warm_up(trace), seed, None)
             self.warm = True
         looking = [] if self.look is None else self.look(contender)
@@ -69,12 +69,12 @@ class EngineBody:
 
 
 def serving_of(policy: PolicyLike, shared: Mapping[str, Any]) -> EngineConfig:
-    """For a replay: guesses, where the policy needs them, come with the requests."""
+    """Settings for a replay; guesses, if the policy needs them, come with the requests."""
     spec = PolicySpec.of(policy)
     return EngineConfig.of({**shared, "policy": spec, "predictor": "client" if spec.needs_guess else None})
 
 
 def _policy(contender: Contender) -> PolicySpec:
     if isinstance(contender, Server):
-        raise ValueError(f"{contender.url} is a server, and there is no HTTP with --offline")
+        raise ValueError(f"{contender.url} is a server, which --offline cannot use")
     return contender

@@ -1,7 +1,7 @@
-"""Backend: the seam behind which bodies stand. A device that can do one iteration of a Plan, and knows no more.
+"""Backend: the protocol of a device that executes one iteration of a Plan.
 
-It never sees text, stop strings, ends or clients: it is given token ids and gives token ids back, and the engine makes
-of them what clients see (engine/output_processor.py). What else a body can is data, in its Traits.
+It works on token ids only. Detokenization, stop strings, finish reasons and clients are the engine's
+(engine/output_processor.py). Capabilities are data, in Traits.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""EngineConfig: every setting of an engine that does not depend on its model, and the Scheduler that they make."""
+"""EngineConfig: all settings of an engine that do not depend on its model; builds the Scheduler."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from fastserve.sched.policy import Policy
 from fastserve.sched.scheduler import Scheduler
 
 BLOCK = Blocks().tokens
-"""tokens of a KV block where nobody says another number"""
+"""default tokens of a KV block"""
 GUESSES = "constant:TOKENS, or client where each request brings its guess"
 POLICY = PolicySpec("sj-mlfq")
-"""Who goes first on a live engine, where nobody says otherwise."""
+"""Default policy of a live engine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig(SchedulerConfig):
-    """The Scheduler's settings, and what a live engine has beside. ValueError for what cannot work."""
+    """The Scheduler's settings and those of a live engine. Raises ValueError for invalid ones."""
 
     policy: PolicySpec = POLICY
-    """who goes first: a name, module:Class, ./file.py:Class, a class, or a function that makes one"""
+    """scheduling policy: a name, module:Class, ./file.py:Class, a class, or a function that makes one"""
     kv_tokens: int | None = None
     """device KV pool in tokens (by default what the memory allows)"""
     host_tokens: int | None = None
@@ -37,13 +37,13 @@ class EngineConfig(SchedulerConfig):
     predictor: str | None = None
     """output lengths for policies that need a guess: constant:TOKENS, or client (each request's own `guess`)"""
     queue_capacity: int | None = None
-    """requests that may wait beside a full batch before more are refused (by default no bound)"""
+    """maximum waiting requests beside a full batch; more are refused (by default no bound)"""
     keep_records: int | None = 10_000
-    """records of finished requests that are kept at least (None: all)"""
+    """minimum number of records of finished requests that are kept (None: all)"""
     flight_log: str | PathLike[str] | None = None
     """write every submit, plan and commit here, as JSON lines"""
     seed: int = 0
-    """what the seeds of requests without their own are drawn from"""
+    """seed for requests without their own"""
 
     def __post_init__(self) -> None:
         SchedulerConfig.__post_init__(self)
@@ -72,22 +72,22 @@ class EngineConfig(SchedulerConfig):
 
     @property
     def name(self) -> str:
-        """Of the policy: as find() takes it, where that is possible."""
+        """Name of the policy, importable by find() if possible."""
         return self.policy.path
 
     def predict(self) -> int | None:
-        """The guess for a request that brings none."""
+        """The guess for a request without one."""
         predictor = predictors.make(self.predictor) if self.predictor not in (None, "client") else None
         return predictor.tokens if isinstance(predictor, predictors.Constant) else None
 
     def scheduler(self, policy: Policy, hardware: Hardware, longest: int) -> Scheduler:
-        """longest: tokens of the longest prompt that will be accepted."""
+        """longest: maximum prompt tokens of a request."""
         memory = hardware.memory
         blocks = Blocks(memory.device_blocks, memory.host_blocks, memory.block_tokens)
         return self.build(policy, MachineTimes(hardware, self.max_batch, longest), blocks, macro=False)
 
     def header(self, hardware: Hardware, longest: int) -> dict[str, Any]:
-        """Of a flight log: all that the Scheduler is made of."""
+        """Header of a flight log: everything that the Scheduler is built from."""
         memory = hardware.memory
         return {
             "policy": self.policy.path,
@@ -104,7 +104,7 @@ class EngineConfig(SchedulerConfig):
         }
 
     def shown(self, hardware: Hardware) -> dict[str, Any]:
-        """Every setting, defaults filled in where a number stands behind them."""
+        """All settings, with the effective values of defaults."""
         shown = {field.name: getattr(self, field.name) for field in fields(self)}
         memory = hardware.memory
         shown |= {"policy": self.policy.path, "knobs": dict(self.policy.knobs)}

@@ -1,4 +1,4 @@
-"""OutputProcessor: the tokens of a Step become what clients see, once for all bodies: text, stop strings, ends."""
+"""OutputProcessor: detokenization, stop conditions and finish reasons for the tokens of a Step, for every backend."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastserve.sched.plan import Outcome, Plan
 
 
 class OutputProcessor:
-    """On the engine's thread. requests: by job, those that are admitted and have not ended.
+    """Engine's thread only. requests: the admitted, not ended ones, by job.
 
     lookahead: tokens beyond the first one of an iteration for which the Scheduler reserves blocks.
     """
@@ -25,7 +25,7 @@ class OutputProcessor:
         self.pieces: list[tuple[Request, Piece]] = []  # of the last step, in order
 
     def check(self, plan: Plan, step: Step) -> None:
-        """Before any request takes a token. RuntimeError for a step that is not what plan and traits allow."""
+        """Before any request takes a token. RuntimeError for a step that contradicts plan or traits."""
         fault = self._uneven_fault(plan, step) if self.uneven else self._even_fault(plan, step)
         if fault:
             raise RuntimeError(f"backend {self.name}: {fault}")
@@ -35,19 +35,19 @@ class OutputProcessor:
         for job, tokens in plan.prefill:
             due += _completes(job, tokens)
         if len(step.said) != due:
-            return f"{len(step.said)} jobs got tokens, {due} were due one; a body of which that is right says {UNEVEN}"
+            return f"{len(step.said)} jobs got tokens, {due} were due one; {UNEVEN}"
         for job, said in step.said:
             if job not in self.requests:
-                return f"job {job.id} got tokens and is not one of the engine's"
+                return f"job {job.id} got tokens and is not in the engine"
             if len(said) != 1:  # a Failed has one entry as well
-                return f"job {job.id} got {len(said)} tokens in one iteration; a body that does so says {UNEVEN}"
+                return f"job {job.id} got {len(said)} tokens in one iteration; {UNEVEN}"
         return ""
 
     def _uneven_fault(self, plan: Plan, step: Step) -> str:
         due = set(_due(plan))
         for job, said in step.said:
             if job not in due:
-                return f"job {job.id} got tokens, twice or without being due any"
+                return f"job {job.id} got tokens twice, or was not due any"
             due.remove(job)
             if not isinstance(said, Failed) and len(said) > 1 + self.lookahead:
                 return (
@@ -57,7 +57,7 @@ class OutputProcessor:
         return ""
 
     def accept(self, plan: Plan, step: Step) -> Outcome:
-        """Each request takes its tokens; `pieces` is what they came to. The times of the outcome are not filled in."""
+        """Appends the tokens to their requests and fills `pieces`. The times of the outcome are not set."""
         self.pieces = []
         requests, eos = self.requests, self.eos
         ended: list[Job] = []
@@ -81,14 +81,14 @@ class OutputProcessor:
         return Outcome(1, 0, step.stall, ended, step.copied, extra=extra)
 
 
-UNEVEN = "Traits(uneven=True)"
+UNEVEN = "a backend of uneven iterations sets Traits(uneven=True)"
 
 
 def _due(plan: Plan) -> list[Job]:
-    """Who yields a token in an even iteration of this plan."""
+    """Jobs that get a token in an even iteration of this plan."""
     return [job for job, tokens in plan.work if job.decoding or _completes(job, tokens)]
 
 
 def _completes(job: Job, tokens: int) -> bool:
-    """Does this chunk end its prefill?"""
+    """Whether this chunk completes its prefill."""
     return job.prefilled + tokens == job.prompt + job.generated

@@ -1,4 +1,4 @@
-"""Playback: a trace replayed on a live engine, on an absolute schedule, without HTTP."""
+"""Playback: replays a trace on a live engine on an absolute schedule, without HTTP."""
 
 from __future__ import annotations
 

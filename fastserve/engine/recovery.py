@@ -1,4 +1,4 @@
-"""Recovery: what becomes of a step that failed, of its requests, and of the batch cap afterwards."""
+"""Recovery from a failed step: its requests fail, all KV is recomputed, and out of memory reduces the batch cap."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ if TYPE_CHECKING:
 log = logging.getLogger("fastserve")
 
 PATIENCE = 500
-"""Full steps that must go well before the batch cap rises again; twice as many after each further shortage."""
+"""Successful full steps before the batch cap is raised again; doubled by each further out-of-memory."""
 
-HOPELESS = 8
-"""So many failed steps in a row, one batch of requests after the other, are the device's fault and not theirs."""
+MAX_FAILED_STEPS = 8
+"""Failed steps in a row after which the device, not the requests, is taken to be the cause: the engine stops."""
 
 
 class Recovery:
-    """A shortage of memory halves the batch cap. It may pass: another process, a crowd of long prompts. So the cap
-    doubles again, up to what was asked for, after ever longer stretches of full steps that went well.
+    """Out of memory halves the batch cap. The cause may pass: another process, several long prompts. So the cap doubles
+    again, up to its setting, after a growing number of successful full steps.
     """
 
     def __init__(self, loop: Loop) -> None:
         self.loop = loop
         self.asked = loop.scheduler.slots
-        self._patience = PATIENCE // 2  # doubled by each shortage, the first one too
+        self._patience = PATIENCE // 2  # doubled by each out-of-memory, the first included
         self._calm = 0  # full steps since the batch cap last changed
         self._in_a_row = 0
 
     def went_well(self) -> None:
-        """A step did."""
+        """After each successful step."""
         self._in_a_row = 0
         scheduler = self.loop.scheduler
         if scheduler.slots == self.asked or len(scheduler.running) < scheduler.slots:
             return
         self._calm += 1
         if self._calm >= self._patience:
-            log.info("%d full steps went well: the batch cap rises from %d again", self._calm, scheduler.slots)
+            log.info("%d full steps succeeded: the batch cap is raised from %d again", self._calm, scheduler.slots)
             self._resize(min(self.asked, 2 * scheduler.slots))
 
     def too_large(self, plan: Plan, error: MemoryError) -> None:
-        """The device has no room for the step: from now on at most half as many jobs share one."""
+        """Out of memory: the batch cap becomes half of this step's jobs; a single request fails."""
         self.loop.counters["oom"] += 1
         jobs = [job for job, _ in plan.work]
         if len(jobs) < 2:
@@ -58,7 +58,7 @@ class Recovery:
         self._resize(slots)
 
     def failed(self, plan: Plan, error: Exception) -> None:
-        """The step's requests fail with it. Raises RuntimeError when that has happened too often in a row."""
+        """Fails the requests of the step. Raises RuntimeError after MAX_FAILED_STEPS in a row."""
         self.loop.counters["failed_steps"] += 1
         jobs = [job for job, _ in plan.work]
         log.error("a step of %d requests failed, and they with it: %r", len(jobs), error, exc_info=error)
@@ -67,11 +67,11 @@ class Recovery:
             self.loop.requests[job].by_step = True
         self.start_over(jobs, why)
         self._in_a_row += 1
-        if self._in_a_row >= HOPELESS:
-            raise RuntimeError(f"{HOPELESS} steps in a row have failed, the last one with {why}")
+        if self._in_a_row >= MAX_FAILED_STEPS:
+            raise RuntimeError(f"{MAX_FAILED_STEPS} steps in a row have failed, the last one with {why}")
 
     def start_over(self, failed: list[Job], why: str) -> None:
-        """The failed plan is thrown away and all KV with it: every other job computes its own again."""
+        """Discards the failed plan and all KV: every other job recomputes its own."""
         loop = self.loop
         now = loop.now = loop.clock.now()
         loop.backend.reset()

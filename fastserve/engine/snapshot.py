@@ -1,4 +1,4 @@
-"""Snapshot: the engine between two iterations, as plain data."""
+"""Snapshot: the state of the engine between two iterations, as plain data."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class JobView:
     id: int
     state: str  # queued, running or preempted
     slot: int | None  # of the batch, while it runs
-    level: str  # what the policy says of it
+    level: str  # the policy's explain()
     prompt_tokens: int
-    prefilled_tokens: int  # of prompt and output, by prefills; less than prompt_tokens while its prefill goes on
+    prefilled_tokens: int  # of prompt and output, by prefills; less than prompt_tokens during its prefill
     output_tokens: int
     max_tokens: int
     arrival: float
     served: float
     preemptions: int
-    place: str  # of its KV: nowhere, device, leaving, host or coming
+    place: str  # where its KV is: nowhere, device, leaving, host or coming
     client: str
     program: str
     priority: int
@@ -41,8 +41,8 @@ class Pool:
     """KV of one memory, in tokens; total is None where it is unlimited."""
 
     total: int | None
-    used: int  # by running jobs (device), by kept KV (host)
-    parked: int  # KV of jobs that do not run, and of copies under way
+    used: int  # by running jobs (device), by KV kept on the host
+    parked: int  # KV of jobs that do not run, and of copies in flight
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +54,10 @@ class Snapshot:
     slots: int
     running: int
     waiting: int
-    jobs: tuple[JobView, ...]  # who runs, by slot; then who waits, in the order of submission, up to a bound
+    jobs: tuple[JobView, ...]  # running jobs by slot, then waiting jobs in the order of submission, up to a bound
     device: Pool
     host: Pool
-    copies: int  # under way
+    copies: int  # in flight
     steps: int
     scheduler_us: float  # an iteration's time in the Scheduler and its policy, mean since the start
     host_us: float  # an iteration's time outside the model and its copies, the Scheduler's included; mean likewise
@@ -70,7 +70,7 @@ class Snapshot:
 
 
 def take(loop: Loop, most: int) -> Snapshot:
-    """On the engine's thread. most: waiting jobs that are shown."""
+    """Engine's thread only. most: maximum number of waiting jobs listed."""
     scheduler = loop.scheduler
     seats = loop.observers.seats()
     running = sorted(scheduler.running, key=lambda job: seats.get(job, 0))

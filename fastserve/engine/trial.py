@@ -1,4 +1,4 @@
-"""A policy on the live engine: it must end every request, with the tokens of an undisturbed run."""
+"""Live trial of a policy: all requests must end, with the tokens of a run without preemption."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ REQUESTS = 16
 
 
 def live_trial(policy: PolicyLike, backend: str = "torch") -> str:
-    """Serves requests of the embedded model under the policy, in little memory. Returns what was seen, in a sentence.
+    """Serves requests of the embedded model under the policy with a small KV pool. Returns a sentence on the result.
 
     backend: the body; one whose tokens are not exact is only asked to end every request. If the policy needs guesses of
     output lengths, it gets the true ones. Raises ConformanceError when it breaks, or when tokens depend on it.

@@ -1,9 +1,9 @@
-"""Feeds a live engine's flight log to a fresh Scheduler, which must answer with the same plans.
+"""Replays the flight log of a live engine on a fresh Scheduler and compares every plan.
 
     python -m fastserve.flightlog.replay flight.jsonl
 
-Exits 0 if every plan is reproduced; 1 at the first that differs, and says which, in which field, with both values;
-2 if the log cannot be read. A policy that is no name and no module:Class in the log must be named: --policy mine:Mine.
+Exits 0 if every plan is reproduced; 1 at the first difference, with the plan, the field and both values; 2 if the log
+cannot be read. A policy that the log does not name as importable must be given: --policy mine:Mine.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from fastserve.sched.policy import Policy
 
 
 class LogError(ValueError):
-    """The file is no flight log, or a damaged one; the message says where."""
+    """The file is not a flight log, or damaged; the message says where."""
 
 
 class Line(NamedTuple):
@@ -40,14 +40,14 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """plans: how many were made again, before the first difference if there is one. jobs: that were submitted."""
+    """plans: reproduced ones, up to the first difference. jobs: submitted ones."""
 
     policy: str
     plans: int
     jobs: int
     seconds: float  # from the first event to the last
     difference: str | None
-    cut: bool  # the last line is incomplete: its writer was killed
+    cut: bool  # the last line is incomplete: the writer was killed
 
     def __str__(self) -> str:
         span = f"{self.plans} plans for {self.jobs} jobs under {self.policy} in {self.seconds:.3f} s"
@@ -58,7 +58,7 @@ class Report:
 
 
 def replay_log(path: str | PathLike[str], policy: PolicyLike | None = None) -> Report:
-    """policy: the one to try (None: the log's own). Raises LogError, ValueError for an unknown policy."""
+    """policy: overrides the log's own. Raises LogError, ValueError for an unknown policy."""
     lines = read(Path(path))
     header = next(lines, None)
     try:
@@ -80,7 +80,7 @@ def replay_log(path: str | PathLike[str], policy: PolicyLike | None = None) -> R
         if line.data.get("event") == "cut":
             break
         try:
-            difference = run.tell(line)
+            difference = run.apply(line)
         except (KeyError, TypeError, AttributeError, AssertionError) as error:
             raise LogError(f"{path}, line {line.number}: {type(error).__name__} {error}; is it damaged?") from None
         if difference is not None:
@@ -93,17 +93,17 @@ def replay_log(path: str | PathLike[str], policy: PolicyLike | None = None) -> R
 
 
 def read(path: Path) -> Iterator[Line]:
-    """Its lines; an incomplete last one comes as the event `cut`."""
+    """The lines; an incomplete last one becomes the event `cut`."""
     with path.open(encoding="utf-8") as file:
         for number, text in enumerate(file, 1):
             try:
                 data = json.loads(text)
             except ValueError:
                 if text.endswith("\n"):
-                    raise LogError(f"{path}, line {number} is no JSON") from None
+                    raise LogError(f"{path}, line {number} is not JSON") from None
                 data = {"event": "cut"}
             if not isinstance(data, dict):
-                raise LogError(f"{path}, line {number} is no JSON object")
+                raise LogError(f"{path}, line {number} is not a JSON object")
             yield Line(number, data)
 
 
@@ -122,8 +122,8 @@ class _Run:
         self.plans = 0
         self.now = 0
 
-    def tell(self, line: Line) -> str | None:
-        """One event. What is different, in words, or None."""
+    def apply(self, line: Line) -> str | None:
+        """Applies one event. Returns the difference as text, or None."""
         data = line.data
         now = self.now = data["now"]
         event = data["event"]
@@ -145,7 +145,7 @@ class _Run:
             else:
                 raise LogError(f"line {line.number}: there is no event {event!r}")
         except RefusedError:
-            pass  # it was refused then, too, and nothing came of it
+            pass  # it was refused in the log, too
         except PolicyError as error:
             return f"line {line.number}: {error}"
         return None
@@ -160,8 +160,8 @@ class _Run:
         self.plans -= 1
         where = f"line {line.number}, plan {self.plans + 1} at {self.now / 1e9:.6f} s"
         if ours is None or theirs is None:
-            said = {True: "nothing to do", False: "a plan"}
-            return f"{where}: this run has {said[ours is None]}, the log {said[theirs is None]}"
+            texts = {True: "nothing to do", False: "a plan"}
+            return f"{where}: this run has {texts[ours is None]}, the log {texts[theirs is None]}"
         field = next(name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name))
         return f"{where}: {field} is {ours.get(field)!r}, the log says {theirs.get(field)!r}"
 

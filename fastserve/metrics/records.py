@@ -1,7 +1,8 @@
-"""One record per job, one schema for the simulated and the live world.
+"""Recorder: one record per job, with one schema for simulated and live runs.
 
-A Recorder is the Observer that both drivers tell first. A plan costs it what changed in it: common gaps between tokens
-go on a stack of maxima over the iterations, and a job looks there once for each visit.
+A Recorder is the Observer that both drivers tell first. Its cost per committed plan is proportional to what changed:
+gaps between tokens common to the batch go on a monotonic stack of maxima over the iterations, and a job looks them up
+once for each visit.
 
 Several tokens of one iteration come together, at its end: there is no gap between them. A job that gets none of an
 iteration is out of step with the batch until its next token.

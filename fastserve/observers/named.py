@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from os import PathLike
 
+from fastserve.importing import class_of
 from fastserve.observers.iterations import IterationLog
 from fastserve.observers.timeline import Timeline
-from fastserve.sched.importing import class_of
 from fastserve.sched.observer import Observer
 
 

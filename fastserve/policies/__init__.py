@@ -1,4 +1,4 @@
-"""The policies that come with the testbed, one idea a file. Any other is named by import path, module:Class."""
+"""Shipped policies, one idea a file, and lookup by name, module:Class or ./file.py:Class."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from fastserve.importing import class_of
 from fastserve.policies.fcfs import Fcfs
 from fastserve.policies.fixed_priority import FixedPriority
 from fastserve.policies.las import Las
@@ -13,7 +14,6 @@ from fastserve.policies.mlfq import Mlfq
 from fastserve.policies.shortest import Sjf, Srpt
 from fastserve.policies.skip_join import SkipJoinMlfq
 from fastserve.sched.checks import check_names
-from fastserve.sched.importing import class_of
 from fastserve.sched.policy import Policy
 
 POLICIES: dict[str, type[Policy]] = {

@@ -1,4 +1,4 @@
-"""What KEY=VALUE means (`--set KEY=VALUE`), in every command, file and environment variable."""
+"""Parses KEY=VALUE arguments, in every command, file and environment variable."""
 
 from __future__ import annotations
 

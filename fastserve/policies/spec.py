@@ -1,5 +1,5 @@
-"""PolicySpec: which policy, with which arguments, under which label. Every command and every body makes its policies
-from one, fresh for each run, and what is wrong with it is said here and in policies/__init__.
+"""PolicySpec: policy, arguments and label. Every command and driver makes its policies from one, a new object for each
+run; its error messages are here and in policies/__init__.
 """
 
 from __future__ import annotations
@@ -8,15 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias, TypeVar
 
+from fastserve.importing import absolute, address
 from fastserve.policies import find, knobs, make
 from fastserve.policies.literal import argument
-from fastserve.sched.importing import absolute, address
 from fastserve.sched.policy import MUST_RANK, Policy
 
 T = TypeVar("T")
 
 PolicyLike: TypeAlias = "str | type[Policy] | Callable[[], Policy] | PolicySpec"
-"""What the Python interfaces take where a policy is wanted."""
+"""Accepted by Python interfaces as a policy."""
 
 PROVIDED = frozenset({"guess"})
 """Policy.needs that a driver can provide."""
@@ -26,14 +26,14 @@ PROVIDED = frozenset({"guess"})
 class PolicySpec:
     """policy: a name of the table, module:Class, ./file.py:Class, a class, or a function that makes a policy.
 
-    Raises ValueError for what is none of these.
+    Raises ValueError for anything else.
     """
 
     policy: str | type[Policy] | Callable[[], Policy]
     knobs: Mapping[str, Any] = field(default_factory=dict)
     """keywords of the policy's constructor"""
     label: str = ""
-    """its name in tables; empty: the policy's own"""
+    """label in tables; empty: the name of the policy"""
 
     def __post_init__(self) -> None:
         policy: object = self.policy
@@ -48,18 +48,18 @@ class PolicySpec:
 
     @classmethod
     def of(cls, policy: object, knobs: Mapping[str, Any] | None = None) -> PolicySpec:
-        """From whatever the Python interfaces take; knobs are added to a spec's own."""
+        """From anything in PolicyLike; knobs are added to those of a spec."""
         spec = policy if isinstance(policy, PolicySpec) else cls(policy)  # type: ignore[arg-type]
         return replace(spec, knobs={**spec.knobs, **knobs}) if knobs else spec
 
     def with_argument(self, text: str) -> PolicySpec:
-        """With one more of its arguments, as KEY=VALUE. Raises ValueError."""
+        """A copy with one more argument, KEY=VALUE. Raises ValueError."""
         key, value = argument(text)
         return replace(self, knobs={**self.knobs, key: value})
 
     @property
     def name(self) -> str:
-        """For people: as it was given, or the class's name."""
+        """Display name: as given, or the class name."""
         return self.policy if isinstance(self.policy, str) else getattr(self.policy, "__name__", repr(self.policy))
 
     @property
@@ -68,12 +68,12 @@ class PolicySpec:
 
     @property
     def path(self) -> str:
-        """For other processes and later days: what find() takes, where there is such a name."""
+        """Importable name for find(), if there is one."""
         return absolute(self.policy) if isinstance(self.policy, str) else address(self.policy)
 
     @property
     def kind(self) -> type[Policy] | Callable[[], Policy]:
-        """Its class, or the function that makes it. Raises ValueError, whatever the user's module raises."""
+        """Its class or factory. Raises ValueError, also for exceptions of the user's module."""
         name = self.policy
         return self._guarded(lambda: find(name)) if isinstance(name, str) else name
 
@@ -83,17 +83,17 @@ class PolicySpec:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Keywords that it takes, with their defaults; of a function that makes a policy none are known."""
+        """Its keywords with their defaults; empty for a factory function."""
         kind = self.kind
         return knobs(kind) if isinstance(kind, type) else {}
 
     def fresh(self) -> Policy:
-        """A policy for one run. Raises ValueError for an unknown name or setting, and whatever its code raises."""
+        """A new policy for one run. Raises ValueError for an unknown name or setting, and what its code raises."""
         kind = self.policy
         return self._guarded(lambda: make(kind, self.knobs) if isinstance(kind, str | type) else kind(**self.knobs))
 
     def check(self, *, guesses: str = "") -> None:
-        """Raises ValueError for everything that can be known to be wrong before a run.
+        """Validates before a run. Raises ValueError.
 
         guesses: where nobody guesses output lengths, what to say that there is: "oracle or constant:TOKENS".
         """
@@ -120,7 +120,7 @@ class PolicySpec:
             raise ValueError(f"policy {self.name} cannot be imported and made: {what}") from error
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A class from a file travels as its path: another process would not find its module."""
+        """A class from a file is pickled as its path: other processes cannot import its module."""
         policy = address(self.policy) if _of_file(self.policy) else self.policy
         return PolicySpec, (policy, dict(self.knobs), self.label)
 
@@ -130,7 +130,7 @@ def _of_file(policy: object) -> bool:
 
 
 def told_apart(specs: Sequence[PolicySpec]) -> list[PolicySpec]:
-    """The same, those without a label that share a name labelled by the arguments in which they differ."""
+    """The specs, where those of equal name without a label are labelled by the arguments in which they differ."""
     found = []
     for spec in specs:
         alike = [other.knobs for other in specs if not other.label and other.name == spec.name]
@@ -144,7 +144,7 @@ def told_apart(specs: Sequence[PolicySpec]) -> list[PolicySpec]:
 
 
 def check_labels(labels: Sequence[str]) -> None:
-    """Raises ValueError where two rows of a comparison would be called alike."""
+    """Raises ValueError for two rows of equal label."""
     for label in labels:
         if labels.count(label) > 1:
-            raise ValueError(f"two rows would be called {label!r}: give them labels")
+            raise ValueError(f"two rows have the label {label!r}: give them labels")

@@ -1,4 +1,4 @@
-"""What is shown and kept of runs: the table, the JSON document, the files of a folder."""
+"""Output of runs: the JSON document and the files of a result folder."""
 
 import json
 import math
@@ -41,7 +41,7 @@ def document(settings: Mapping[str, object], runs: Sequence[Run]) -> dict[str, A
 
 
 def plain(value: object) -> Any:
-    """`value` in types that JSON has; what JSON cannot say of a float (NaN, infinities) is None."""
+    """`value` as JSON types; NaN and infinities become None."""
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, bool | int | str):
@@ -103,7 +103,7 @@ def _write_csv(path: Path, runs: Sequence[Run]) -> Path:
 
 
 def _rows(run: Run) -> "pa.Table":
-    """The records of `run` with what tells them from other runs' records; NaN becomes null."""
+    """The records of `run`, with policy, label and seed in front; NaN becomes null."""
     import pyarrow as pa
 
     n = len(run.records["id"])

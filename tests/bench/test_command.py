@@ -14,7 +14,7 @@ import pytest
 
 from fastserve.__main__ import main
 from fastserve.bench.stub import Behaviour
-from fastserve.bench.target import Asker
+from fastserve.bench.target import TargetClient
 from tests.bench.conftest import Served
 
 Serve = Callable[..., Served]
@@ -186,7 +186,7 @@ def test_flags_that_make_no_sense(words: list[str]) -> None:
 
 def test_nobody_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--url", "http://127.0.0.1:9"]) == 1
-    assert "nobody answers at http://127.0.0.1:9" in capsys.readouterr().err
+    assert "no connection to http://127.0.0.1:9" in capsys.readouterr().err
 
 
 def test_an_unwritable_folder_is_found_before_the_run(
@@ -200,9 +200,9 @@ def test_an_unwritable_folder_is_found_before_the_run(
 
 
 def test_probe(serve: Serve) -> None:
-    own = Asker(serve(owned_by="fastserve", max_model_len=77).url).probe()
+    own = TargetClient(serve(owned_by="fastserve", max_model_len=77).url).probe()
     assert (own.own, own.models, own.max_model_len, own.vocab_size) == (True, ("stub",), 77, 257)
-    assert not Asker(serve().url).probe().own
+    assert not TargetClient(serve().url).probe().own
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")

@@ -163,7 +163,7 @@ def test_the_document_is_json() -> None:
 def test_a_run_without_any_answer_can_be_reported() -> None:
     found = as_document(result([], planned=7, interrupted=True), About(api="openai"), Selection())
     assert (found["not_sent"], found["mean_ttft_ms"], found["dispatch_lag_ms"]["p99"]) == (7, None, None)
-    assert "7 never sent" in report(found)
+    assert "7 not sent" in report(found)
 
 
 def test_file_names() -> None:

@@ -46,7 +46,7 @@ def test_token_ids_where_there_is_no_tokenizer(tmp_path: Path, capsys: pytest.Ca
     assert main([*model, "--prompt", "text"]) == 2
     assert "has no tokenizer: give the prompt as a list of token ids" in capsys.readouterr().err
     assert main([*model, "--token-ids", "--prompt", "1 x"]) == 2
-    assert "is no list of token ids" in capsys.readouterr().err
+    assert "is not a list of token ids" in capsys.readouterr().err
     assert main([*model, "--chat", "--prompt", "x"]) == 2
     assert "has no chat template" in capsys.readouterr().err
 

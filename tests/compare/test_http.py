@@ -19,7 +19,7 @@ pytest.importorskip("fastapi")
 pytest.importorskip("httptools")
 
 from fastserve.__main__ import main
-from fastserve.bench.target import Asker, Target
+from fastserve.bench.target import Target, TargetClient
 from fastserve.compare import http, subprocess_server
 from fastserve.compare.compare import CompareError
 from fastserve.compare.contender import Server
@@ -88,7 +88,7 @@ def test_the_truth_does_not_leak_into_what_our_server_is_sent() -> None:
     trace, target = tiny(20), Target(models=("m",), own=True, max_model_len=4096, vocab_size=264)
     for guesses in (False, True):
         api = api_for("http://127.0.0.1:1", target)
-        bodies = [api.form.body(call) for call in calls_for(trace, target, 0, guesses=guesses)]
+        bodies = [api.format.body(call) for call in calls_for(trace, target, 0, guesses=guesses)]
         assert {body["max_new_tokens"] for body in bodies} == {int(trace.output.max())}
         assert [body["stop_after"] for body in bodies] == trace.output.tolist()
         assert [body.get("guess") for body in bodies] == (trace.output.tolist() if guesses else [None] * 20)
@@ -110,7 +110,7 @@ def test_a_server_without_a_predictor_does_not_start_and_one_with_client_wants_a
     with pytest.raises(ServerError, match=r"before it was ready(.|\n)*policy srpt needs a guess"):
         ServerProcess(["--policy", "srpt"], start_s=PATIENCE)
     with ServerProcess(["--policy", "srpt", "--predictor", "client"], start_s=PATIENCE) as server:
-        target = Asker(server.url).probe()
+        target = TargetClient(server.url).probe()
         with_guess, without = (calls_for(tiny(1), target, 0, guesses=guesses) for guesses in (True, False))
         done = [http.on_best_loop(http._watched(calls, api_for(server.url, target), None))[0]
                 for calls in (with_guess, without)]  # fmt: skip
@@ -239,5 +239,5 @@ def test_a_server_that_is_not_ours_is_told_the_lengths_and_the_result_says_so(st
 
 
 def test_nobody_there() -> None:
-    with pytest.raises(CompareError, match="nobody answers at"):
+    with pytest.raises(CompareError, match="no connection to"):
         HttpBody([], {"max_batch": 2}).replay(Server("http://127.0.0.1:9"), tiny(), 0, None)

@@ -102,7 +102,10 @@ def test_an_even_body_must_give_one_token_each(said: Said, words: str, caplog: p
     with caplog.at_level(logging.CRITICAL, "fastserve"):
         output = one(Parrot(lambda job, index: said if index == 2 else None))
     assert (output.finish_reason, output.text) == ("error", "ab")
-    assert f"RuntimeError: backend tests:Parrot: {words}; a body that does so says Traits(uneven=True)" == output.error
+    assert (
+        f"RuntimeError: backend tests:Parrot: {words}; a backend of uneven iterations sets Traits(uneven=True)"
+        == output.error
+    )
 
 
 def test_a_body_that_leaves_somebody_out_is_told(caplog: pytest.LogCaptureFixture) -> None:

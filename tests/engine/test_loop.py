@@ -295,7 +295,7 @@ def test_clocks() -> None:
     then = wall.now()
     assert then > 0
     assert wall.now() >= then
-    with pytest.raises(ValueError, match="goes nowhere"):
+    with pytest.raises(ValueError, match="clock speed"):
         WallClock(0)
     assert virtual.now() < NEVER
 

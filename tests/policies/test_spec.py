@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 import sim
+from fastserve.importing import load
 from fastserve.policies import POLICIES
 from fastserve.policies.fcfs import Fcfs
 from fastserve.policies.spec import PolicySpec, check_labels, told_apart
-from fastserve.sched.importing import load
 from fastserve.sched.job import Job
 from fastserve.sched.policy import Policy
 
@@ -213,7 +213,7 @@ def test_rows_of_one_policy_are_told_apart_by_their_arguments() -> None:
 
 def test_rows_that_do_not_differ_need_labels() -> None:
     same = told_apart([PolicySpec("las", {"quantum": 1}), PolicySpec("las", {"quantum": 1})])
-    with pytest.raises(ValueError, match="two rows would be called 'las': give them labels"):
+    with pytest.raises(ValueError, match="two rows have the label 'las': give them labels"):
         check_labels([row.title for row in same])
 
 

@@ -223,18 +223,18 @@ async def test_the_live_feed() -> None:
         assert len(messages(viewer)) == silent, "nothing happens, nothing is said"
         viewer.hung_up.set()
         await asyncio.wait_for(viewer.task, 5)
-        assert not engine.feed.looked_at and not service.hub.viewers
+        assert not engine.feed.looked_at and not service.broadcaster.viewers
 
 
 async def test_a_viewer_who_does_not_read_gets_a_snapshot_instead(serve: Serve) -> None:
     from fastserve.server.telemetry.live import BACKLOG, Viewer
 
     async with serve() as client:
-        viewer = Viewer(client.service.hub, None)
+        viewer = Viewer(client.service.broadcaster, None)
         chunks = viewer.chunks()
         assert b'"type":"snapshot"' in await anext(chunks)
         for number in range(BACKLOG + 5):
-            viewer.tell({"type": "events", "number": number})
+            viewer.send({"type": "events", "number": number})
         assert b'"type":"snapshot"' in await anext(chunks)
         assert len(viewer.messages) < BACKLOG
         await chunks.aclose()
@@ -244,7 +244,7 @@ async def test_a_viewer_does_not_learn_who_the_others_are(serve: Serve) -> None:
     from fastserve.server.telemetry.live import Viewer
 
     async with serve() as client:
-        viewer = Viewer(client.service.hub, "alice")
+        viewer = Viewer(client.service.broadcaster, "alice")
         told = viewer._event({"events": [{"id": 1, "client": "bob"}, {"id": 2, "client": "alice"}]})
         assert b"bob" not in told and b"alice" in told
 

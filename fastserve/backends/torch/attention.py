@@ -1,6 +1,6 @@
-"""Attention over the paged cache, in plain PyTorch: the specification, and the path wherever nothing faster is at hand.
+"""Paged attention in plain PyTorch: the specification, and the fallback where no kernel is available.
 
-`write` and `attend` are twins of the functions of fastserve.backends.torch.native. On a CPU a row's result depends on
+`write` and `attend` have the signatures of fastserve.backends.torch.native. On a CPU a row's result depends on
 its own sequence alone: each is gathered and attended to by itself. Elsewhere the decodes share one padded call.
 """
 

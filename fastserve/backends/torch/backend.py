@@ -1,4 +1,4 @@
-"""TorchBackend: a Plan becomes one packed step of a model of transformers, and its logits become tokens."""
+"""TorchBackend: runs a Plan as one packed step of a transformers model, and samples tokens from its logits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""BlockManager: which physical KV blocks hold what, driven by Plans. It counts what the Scheduler's ledger counts.
+"""BlockManager: block tables and free lists of physical KV blocks, driven by Plans; consistent with the ledger.
 
 A block is in one free list, in one job's table, or the destination of one copy. A block that a copy still reads may be
 free already; whoever takes it next waits for that copy first.

@@ -1,4 +1,4 @@
-"""InputBatch: the sequences of one iteration in one packed row, made once and shared by all layers."""
+"""InputBatch: the sequences of an iteration packed into one row, made once and shared by all layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much memory KV may take: the sizes of the two pools."""
+"""Sizes of the device and host KV pools."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import torch
 
 GIB = 1 << 30
 MOST_ON_HOST = 2 * GIB
-"""Bytes that the device pool takes at most where the device is the host: a CPU, or a GPU that shares its memory."""
+"""Maximum bytes of the device pool on a CPU, or a GPU that shares the host's memory."""
 
 MOST_PINNED = 32 * GIB
-"""Bytes that the host pool of a CUDA device takes at most: they are locked in memory."""
+"""Maximum bytes of the host pool of a CUDA device: they are pinned."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pools:
-    """Blocks of the two KV pools, and where the numbers come from, for the log."""
+    """Blocks of the two KV pools, and the origin of the numbers, for the log."""
 
     blocks: int
     host_blocks: int

@@ -1,4 +1,4 @@
-"""Model: a causal language model of transformers, run on packed rows over a paged cache."""
+"""Model: a causal language model of transformers, run on packed sequences over a paged KV cache."""
 
 from __future__ import annotations
 

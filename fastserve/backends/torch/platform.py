@@ -1,4 +1,4 @@
-"""Where a model runs, in which type, and how long its contexts may be."""
+"""Selection of device, dtype and context length."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sampler: one row of logits and one state per request in, one token per request out.
+"""Sampler: draws the next token of each request from its row of logits and its sampling state.
 
 The order is transformers': suppressed tokens, tokens barred by min_tokens, penalties, temperature, top_k, top_p, min_p.
 Logprobs are taken after the penalties and before the temperature.

@@ -1,7 +1,7 @@
-"""Accept or refuse a model: what cannot be right here is refused at load, with the reason, and is never silently wrong.
+"""Verification of a model at load: an architecture that would be computed wrongly is refused, with the reason.
 
-A family's code can ignore transformers' attention interface and still run, with wrong numbers and no error. So the
-config is read first, and then the loaded model is tried: its own forward pass and ours must give the same logits.
+Model code can ignore transformers' attention interface and still run, with wrong results and no error. So the config
+is checked first, and then the loaded model: its original forward pass and ours must give the same logits.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Warm-up: about a second of measuring at load, for what policies are told about the machine.
+"""Warm-up: measures the latency model for policies at load, in about a second.
 
 Prefills of a few lengths and decodes of a few batches are fitted by a line each, with coefficients that are never
-negative; copies by a rate and a time each. It is rough on purpose: `latency=FILE` or a stored profile replaces it.
+negative; copies by a rate and a time each. It is an approximation: `latency=FILE` or a stored profile replaces it.
 """
 
 from __future__ import annotations

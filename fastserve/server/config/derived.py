@@ -1,4 +1,4 @@
-"""The server's settings that are an engine's: made of EngineConfig's fields, so that each is written down once."""
+"""Server settings derived from the fields of EngineConfig, so that each is defined once."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ M = TypeVar("M", bound=BaseModel)
 
 SCHEDULER = tuple(field.name for field in fields(SchedulerConfig))
 ENGINE = (*SCHEDULER, "kv_tokens", "host_tokens", "predictor", "flight_log", "seed")
-"""Fields of EngineConfig that a server has under the same name. Its policy and knobs are `policy` and `set` here."""
+"""Fields of EngineConfig with the same name in the server. Policy and knobs are `policy` and `set` here."""
 
 
 def derived(name: str, base: type[M], names: Iterable[str]) -> type[M]:
-    """base with more fields: EngineConfig's types, defaults and help. Their checks are EngineConfig's own."""
+    """base with additional fields: types, defaults and help from EngineConfig, which also validates them."""
     hints, texts = get_type_hints(EngineConfig), describe(EngineConfig)
     own = {field.name: field for field in fields(EngineConfig)}
     made: Any = {each: (hints[each], Field(own[each].default, description=texts[each])) for each in names}

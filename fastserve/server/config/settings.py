@@ -1,7 +1,7 @@
-"""FastServeConfig: every setting of the server. Flags, environment, .env and YAML all fill this one class.
+"""FastServeConfig: all settings of the server, from flags, environment, .env and YAML.
 
 Order of precedence: keyword arguments (flags), environment, .env, the YAML file named by `config`, defaults.
-sources.py reads the outer forms; this page holds names, defaults, meanings and what goes with what.
+sources.py reads them; this module has names, defaults, help and validation.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class First(BaseSettings):
-    """Which model, and which policy."""
+    """Settings of model and policy."""
 
     model_config = SettingsConfigDict(
         extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True
@@ -41,7 +41,7 @@ class First(BaseSettings):
     served_model_name: str | None = None
     """name that clients use (by default as given to --model)"""
     backend: str = "torch"
-    """the body: torch, scripted (a modelled machine, no model), or your own as module:Class or ./file.py:Class"""
+    """backend: torch, scripted (a modelled machine, no model), or your own as module:Class or ./file.py:Class"""
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     """where the model runs"""
     dtype: str = "auto"
@@ -63,7 +63,7 @@ class First(BaseSettings):
 
     # -- scheduler; names mean what they mean in `python -m sim`
     policy: str = POLICY.name
-    """who goes first: a shipped policy, or your own as module:Class or ./file.py:Class"""
+    """scheduling policy: a shipped one, or your own as module:Class or ./file.py:Class"""
     set: Knobs = {}
     """settings of the policy, KEY=VALUE"""
     num_queues: Count | None = None
@@ -73,7 +73,7 @@ class First(BaseSettings):
 if TYPE_CHECKING:
 
     class Second(First):
-        """And all that an engine has: see derived.ENGINE."""
+        """With the settings of an engine: see derived.ENGINE."""
 
         def __getattr__(self, name: str) -> Any: ...
 
@@ -82,7 +82,7 @@ else:
 
 
 class FastServeConfig(Second):
-    """Raises ValueError (ValidationError is one) for unknown names, wrong values, and settings that exclude each other.
+    """Raises ValueError (ValidationError is one) for unknown names, invalid values, and conflicting settings.
 
     Frozen: a running server does not change.
     """
@@ -94,7 +94,7 @@ class FastServeConfig(Second):
     gpu_memory_utilization: Share = 0.9
     """share of the device's memory that weights and KV may take"""
     latency: str | None = None
-    """iteration times that the policy is told: a preset or a JSON file (by default measured at load)"""
+    """latency model for the policy: a preset or a JSON file (by default measured at load)"""
     timeline: Path | None = None
     """write a Chrome trace of slots, preemptions and copies here, for ui.perfetto.dev, while the server runs"""
     iterations: Path | None = None
@@ -112,7 +112,7 @@ class FastServeConfig(Second):
     workers: int = 1
     """always 1: one engine a process"""
     queue_capacity: Annotated[int, Field(ge=0)] = 1000
-    """requests that may wait; beyond that 503: whom nobody knows must not fill the memory (an engine has no bound)"""
+    """maximum waiting requests; more are refused with 503, to bound memory (an engine has no bound)"""
     request_timeout: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 600.0
     """seconds from arrival to the end, 0 for no limit; jobs sent to /jobs have none"""
     drain_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0
@@ -120,59 +120,59 @@ class FastServeConfig(Second):
     state_dir: Path | None = None
     """where durable jobs are kept (by default the user's state folder, by port)"""
     keep_jobs: Count = 10_000
-    """finished jobs that still answer"""
+    """maximum finished jobs that are kept"""
     keep_hours: Positive = 24.0
-    """hours for which finished jobs still answer"""
+    """hours for which finished jobs are kept"""
     cors_origins: Words = ()
-    """origins that browsers may call from; "*" for all; none by default"""
+    """CORS: allowed origins; "*" for all; none by default"""
     max_body_mib: Positive = 8.0
-    """largest request body"""
+    """maximum request body, MiB"""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """least severity that is logged"""
+    """minimum severity of log lines"""
     log_format: Literal["text", "json"] = "text"
-    """shape of log lines"""
+    """format of log lines"""
 
-    # -- what a request gets that does not say (native routes only)
+    # -- request defaults (native routes only)
     max_new_tokens: Count = 100
     """output tokens"""
     temperature: Annotated[float, Field(ge=0, le=100)] = 0.7
     """sampling temperature"""
     top_p: Share = 0.9
-    """nucleus"""
+    """nucleus sampling"""
     top_k: Annotated[int, Field(ge=0)] = 50
-    """most likely tokens that are drawn from; 0 is all"""
+    """sample from the k likeliest tokens; 0 is all"""
 
-    # -- who may come, and how much
+    # -- authentication and limits
     api_key: Secrets = ()
     """bearer token, or "TOKEN CLIENT" to name its client; repeatable. Any token switches auth on"""
     api_key_file: Path | None = None
     """file with one TOKEN [CLIENT] a line"""
     token_validation_url: str | None = None
-    """OAuth introspection endpoint (RFC 7662) that is asked about tokens which are not listed here"""
+    """OAuth introspection endpoint (RFC 7662) for tokens that are not listed here"""
     required_scopes: Words = ()
-    """scopes that a token from there must have"""
+    """scopes that an introspected token must have"""
     requests_per_minute: Count | None = None
-    """requests a minute and client"""
+    """requests per minute and client"""
     tokens_per_minute: Count | None = None
-    """prompt and output tokens a minute and client"""
+    """prompt and output tokens per minute and client"""
     burst_allowance: Count | None = None
-    """requests within one second and client"""
+    """requests per second and client"""
     max_prompt_length: Count | None = None
-    """longest prompt in tokens that is accepted"""
+    """maximum prompt tokens of a request"""
     max_tokens: Count | None = None
-    """most output tokens that a request may ask for"""
+    """maximum output tokens of a request"""
 
     # -- monitoring
     metrics: bool = True
     """serve Prometheus metrics"""
     metrics_endpoint: str = "/metrics"
-    """where"""
+    """path of the metrics endpoint"""
     alert_error_rate: Share | None = None
-    """warn when this share of the last requests failed"""
+    """warn when more than this share of recent requests failed"""
     alert_latency_p99: Positive | None = None
-    """warn when the 99th percentile of completion times is above so many seconds"""
+    """warn when the 99th percentile of completion times exceeds this, in seconds"""
     alert_gpu_memory_usage: Share | None = None
-    """warn when this share of device memory is in use"""
+    """warn when more than this share of device memory is in use"""
 
     def __init__(self, **values: Any) -> None:
         super().__init__(**sources.named(values))
@@ -209,7 +209,7 @@ class FastServeConfig(Second):
     @classmethod
     def _tokens(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
         if not all(secret.get_secret_value().strip() for secret in value):
-            raise ValueError('a token is empty: give TOKEN or "TOKEN CLIENT"; leave it out to serve everybody')
+            raise ValueError('a token is empty: give TOKEN or "TOKEN CLIENT"; leave it out to disable authentication')
         return value
 
     @field_validator("workers")
@@ -251,7 +251,7 @@ class FastServeConfig(Second):
 
     @property
     def model_name(self) -> str:
-        """What clients call the model."""
+        """Model name for clients."""
         return self.served_model_name or self.model
 
     @property
@@ -272,7 +272,7 @@ class FastServeConfig(Second):
 
 
 def explain(error: ValueError, flags: dict[str, Any] | None = None) -> str:
-    """A refused configuration in one line a fault: the name, what is wrong, where the value came from."""
+    """Validation errors as one line: setting, what is wrong, and the source of the value."""
     if not isinstance(error, ValidationError):
         return str(error)
     came = sources.origins(sources.named(flags or {}))

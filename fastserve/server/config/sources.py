@@ -1,4 +1,4 @@
-"""Where settings come from: environment, .env and YAML, each read into {field: value}; and other names of a field."""
+"""Sources of settings: environment, .env and YAML, each read into {field: value}, aliases resolved."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ PLAIN: dict[str, str] = {
 PREFIX = "FASTSERVE_"
 
 DOTENV = "FASTSERVE_DOTENV"
-"""Set to off in the environment, .env is not read: servers that are measured take nothing from where they start."""
+"""Environment variable: off disables .env, for servers started by benchmarks."""
 
 
 class Source(PydanticBaseSettingsSource):
-    """One layer for pydantic-settings."""
+    """A settings source of pydantic-settings."""
 
     def __init__(self, settings_cls: type[BaseSettings], read: Callable[[Mapping[str, Any]], dict[str, Any]]) -> None:
         super().__init__(settings_cls)
@@ -49,17 +49,17 @@ class Source(PydanticBaseSettingsSource):
 
 
 def environment(_: Mapping[str, Any]) -> dict[str, Any]:
-    """What the process environment says."""
+    """Settings from the process environment."""
     return {field: value for field, (_, value) in _variables(os.environ).items()}
 
 
 def dotenv(_: Mapping[str, Any]) -> dict[str, Any]:
-    """What .env in the current folder says."""
+    """Settings from .env in the current folder."""
     return {field: value for field, (_, value) in _variables(_dotenv_values()).items()}
 
 
 def file(above: Mapping[str, Any]) -> dict[str, Any]:
-    """What the YAML file says that the layers above name. Raises ValueError."""
+    """Settings from the YAML file that a source of higher precedence names. Raises ValueError."""
     path = above.get("config")
     if not path:
         return {}
@@ -74,14 +74,14 @@ def file(above: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def named(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values by field, whatever accepted name they were given under. Raises ValueError for a name nobody knows."""
+    """Values by field, whatever accepted name they were given under. Raises ValueError for an unknown name."""
     found = renamed({name: converted(name, value) for name, value in values.items()}, ALIASES)
     check_names("the server", found, fields())
     return found
 
 
 def origins(given: Mapping[str, Any]) -> dict[str, str]:
-    """Field -> the layer that decides it, in words; fields left at their defaults are absent."""
+    """Field -> the source of its value, as text; fields at their defaults are absent."""
     found = dict.fromkeys(given, "argument")
     for where, variables in (("environment", os.environ), (".env", _dotenv_values())):
         for field, (name, value) in _variables(variables).items():

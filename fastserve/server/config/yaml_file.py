@@ -1,4 +1,4 @@
-"""The settings file: YAML, with or without the `serving:` tree of other servers, read into {field: (key, value)}."""
+"""Settings file: YAML, with or without the `serving:` tree of other servers, read into {field: (key, value)}."""
 
 from __future__ import annotations
 
@@ -35,29 +35,29 @@ FIXED: dict[str, tuple[Any, str]] = {
     "auth.auth_type": ("bearer_token", "the only kind of authentication is bearer_token"),
     "pytorch.compile_model": (False, "compiling the model with torch.compile does not exist here yet; set it to false"),
 }
-"""Key -> the one value that it may have, and why."""
+"""Key -> its only valid value, and the reason."""
 
-IDLE = {"batching.batch_timeout_ms": "a continuous batch never waits for company"}
-"""Keys of other servers that are taken and change nothing, and why."""
+IDLE = {"batching.batch_timeout_ms": "continuous batching does not wait to fill a batch"}
+"""Keys of other servers that are accepted without effect, and the reason."""
 
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "auth.enabled": ("api_key", "api_key_file", "token_validation_url"),
     "rate_limiting.enabled": ("requests_per_minute", "tokens_per_minute", "burst_allowance"),
 }
-"""What is switched on -> the settings of which it needs one: nobody shall think it is on while it is not."""
+"""Switch -> settings of which it needs at least one to have an effect."""
 
 
 class Sheet(NamedTuple):
-    """What a settings file says."""
+    """Content of a settings file."""
 
     values: dict[str, tuple[str, Any]]  # field -> (key, value)
     on: tuple[str, ...]  # switches that are on
-    idle: tuple[str, ...]  # keys that are taken and change nothing
+    idle: tuple[str, ...]  # keys without effect
 
 
 def read(path: Path) -> Sheet:
-    """Raises ValueError, in one sentence that names the file."""
+    """Raises ValueError with the file name."""
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Prometheus metrics: under our names, and under vLLM's so that dashboards and load generators for it work."""
+"""Prometheus metrics, as fastserve_* and as vllm:* so that dashboards and load generators for vLLM work."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ HISTOGRAMS: dict[str, tuple[str, tuple[float, ...]]] = {
 
 
 class Metrics:
-    """text() asks the engine, so it may take an iteration: not on the event loop."""
+    """text() waits for the engine, up to one iteration: call it from a thread, not on the event loop."""
 
     def __init__(self, engine: Engine, model: str) -> None:
         self.registry = CollectorRegistry()
@@ -49,7 +49,7 @@ class Metrics:
         self.registry.register(_Collector(engine, model, self.histograms))
 
     def ended(self, output: Output, handle: Handle) -> None:
-        """One request, however it ended."""
+        """Observes one request that has ended."""
         record = output.record
         queued = (seconds(record.get("queued")) or 0.0) + (seconds(record.get("preempted")) or 0.0)
         jct = seconds(record.get("jct_from_arrival"))
@@ -81,7 +81,7 @@ class _Collector(Collector):
         self.labels = {"model_name": model, "engine": "0"}
 
     def describe(self) -> Iterable[Metric]:
-        return []  # else the registry would collect once at registration
+        return []  # otherwise the registry collects at registration
 
     def collect(self) -> Iterator[Metric]:
         snapshot = self.engine.snapshot()
@@ -140,7 +140,7 @@ class _Collector(Collector):
         yield levels
 
     def _both(self, family: Metric, name: str) -> Iterator[Metric]:
-        """A family under our name and under vLLM's."""
+        """A metric family under both names."""
         yield family
         alias = Metric(f"vllm:{name}", family.documentation, family.type)
         for sample in family.samples:

@@ -1,4 +1,4 @@
-"""The Python face of kernels.cpp: tensors in, tensors out."""
+"""Python bindings of kernels.cpp, on tensors."""
 
 import ctypes
 import logging
