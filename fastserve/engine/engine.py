@@ -37,7 +37,6 @@ from fastserve.sched.observer import Observer
 if TYPE_CHECKING:
     from os import PathLike
 
-    from fastserve.backends.scripted import Fail, FailStep
 
 __all__ = ["Engine", "QueueFull", "RefusedError"]
 
@@ -284,14 +283,14 @@ class Engine:
         latency: str | PathLike[str] = "opt-13b-a100",
         realtime: bool | float = False,
         max_model_len: int = 2048,
-        fail: Fail | None = None,
-        fail_step: FailStep | None = None,
+        fail: Any = None,
+        fail_step: Any = None,
         **serving: Any,
     ) -> Engine:
         """An engine without a model or torch. What it says depends on each request's seed alone.
 
         latency: the modelled machine; its pools are the default. realtime: False: no waiting at all, times are the
-        model's; a number: real time, so many times as fast. fail, fail_step: see scripted.Fail and FailStep. serving:
+        model's; a number: real time, so many times as fast. fail, fail_step: see backends.scripted. serving:
         see EngineConfig.
         """
         from fastserve.launch import scripted

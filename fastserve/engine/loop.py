@@ -213,6 +213,25 @@ class Loop:
                 last.finish_reason = end.finish_reason
         job.finish = request.finish_reason
 
+    # -- what recovery from a failed step does ---------------------------------------------------------------------
+
+    def start_over(self, failed: list[Job], why: str) -> None:
+        """Discards the failed plan and all KV: every other job recomputes its own."""
+        now = self.now = self.clock.now()
+        self.backend.reset()
+        lost = self.scheduler.forget_all(now)
+        self.recorder.failed(lost, now)
+        self.observers.failed(lost, now)
+        self.counters["preemptions"] += len(lost)
+        for job in failed:
+            self.cancel(self.requests[job], "error", now, why)
+
+    def resize(self, slots: int) -> None:
+        """From now on at most so many jobs share a step."""
+        self.scheduler.resize(slots)
+        self.counters["slots"] = slots
+        self.observers.resized(slots, self.now)
+
     # -- what comes from outside -----------------------------------------------------------------------------------
 
     def drain(self) -> None:

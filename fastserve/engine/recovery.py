@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from fastserve.engine.request import Request
 from fastserve.sched.job import Job
 from fastserve.sched.plan import Plan
-
-if TYPE_CHECKING:
-    from fastserve.engine.loop import Loop
+from fastserve.sched.scheduler import Scheduler
 
 log = logging.getLogger("fastserve")
 
@@ -20,12 +19,23 @@ MAX_FAILED_STEPS = 8
 """Failed steps in a row after which the device, not the requests, is taken to be the cause: the engine stops."""
 
 
+class Recoverable(Protocol):
+    """What recovery needs of the loop."""
+
+    scheduler: Scheduler
+    counters: dict[str, int]
+    requests: dict[Job, Request]
+
+    def start_over(self, failed: list[Job], why: str) -> None: ...
+    def resize(self, slots: int) -> None: ...
+
+
 class Recovery:
     """Out of memory halves the batch cap. The cause may pass: another process, several long prompts. So the cap doubles
     again, up to its setting, after a growing number of successful full steps.
     """
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Recoverable) -> None:
         self.loop = loop
         self.asked = loop.scheduler.slots
         self._patience = PATIENCE // 2  # doubled by each out-of-memory, the first included
@@ -49,9 +59,9 @@ class Recovery:
         jobs = [job for job, _ in plan.work]
         if len(jobs) < 2:
             log.warning("out of memory for one request alone, which fails: %s", error)
-            self.start_over(jobs, f"out of memory: {error}")
+            self.loop.start_over(jobs, f"out of memory: {error}")
             return
-        self.start_over([], "")
+        self.loop.start_over([], "")
         slots = min(self.loop.scheduler.slots, len(jobs)) // 2
         log.warning("out of memory in a step of %d requests: the batch cap falls to %d (%s)", len(jobs), slots, error)
         self._patience *= 2
@@ -65,26 +75,11 @@ class Recovery:
         why = f"{type(error).__name__}: {error}"
         for job in jobs:
             self.loop.requests[job].by_step = True
-        self.start_over(jobs, why)
+        self.loop.start_over(jobs, why)
         self._in_a_row += 1
         if self._in_a_row >= MAX_FAILED_STEPS:
             raise RuntimeError(f"{MAX_FAILED_STEPS} steps in a row have failed, the last one with {why}")
 
-    def start_over(self, failed: list[Job], why: str) -> None:
-        """Discards the failed plan and all KV: every other job recomputes its own."""
-        loop = self.loop
-        now = loop.now = loop.clock.now()
-        loop.backend.reset()
-        lost = loop.scheduler.forget_all(now)
-        loop.recorder.failed(lost, now)
-        loop.observers.failed(lost, now)
-        loop.counters["preemptions"] += len(lost)
-        for job in failed:
-            loop.cancel(loop.requests[job], "error", now, why)
-
     def _resize(self, slots: int) -> None:
-        loop = self.loop
         self._calm = 0
-        loop.scheduler.resize(slots)
-        loop.counters["slots"] = slots
-        loop.observers.resized(slots, loop.now)
+        self.loop.resize(slots)

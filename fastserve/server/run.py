@@ -43,7 +43,7 @@ class FastServeServer:
         """Serves until SIGTERM or Ctrl-C, then drains. Raises StartError."""
         config = self.config
         logs.set_up(config.log_level, config.log_format)
-        for warning in sources.strays(config.config):
+        for warning in sources.strays(FastServeConfig.model_fields, config.config):
             log.warning(warning)
         with _bind(config.host, config.port) as listener:
             port = listener.getsockname()[1]

@@ -94,7 +94,7 @@ def test_what_a_file_says_in_vain_is_warned_of(tmp_path: Path) -> None:
     file = tmp_path / "serving.yaml"
     file.write_text("batching: {batch_timeout_ms: 5}\n")
     assert FastServeConfig(config=file).max_batch == 64
-    (warning,) = sources.strays(file)
+    (warning,) = sources.strays(FastServeConfig.model_fields, file)
     assert "batching.batch_timeout_ms changes nothing" in warning
 
 
@@ -139,7 +139,8 @@ def test_plain_variables_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_misspelt_variable_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTSERVE_PROT", "1")
     monkeypatch.setenv("FASTSERVE_TRACES", "somewhere")
-    assert sources.strays() == ["environment variable FASTSERVE_PROT is not known; did you mean FASTSERVE_PORT?"]
+    known = FastServeConfig.model_fields
+    assert sources.strays(known) == ["environment variable FASTSERVE_PROT is not known; did you mean FASTSERVE_PORT?"]
 
 
 def test_names_in_python() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from pydantic import SecretStr
@@ -20,13 +19,6 @@ ALIASES: dict[str, str] = OTHER_NAMES | {
     "cache_size": "kv_cache_gib",
 }
 """Other name -> field; on the command line, in the environment, in files and in Python alike."""
-
-
-def fields() -> Iterable[str]:
-    """Of FastServeConfig."""
-    from fastserve.server.config.settings import FastServeConfig
-
-    return FastServeConfig.model_fields
 
 
 def words(value: Any) -> Any:

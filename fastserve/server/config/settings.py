@@ -175,7 +175,7 @@ class FastServeConfig(Second):
     """warn when more than this share of device memory is in use"""
 
     def __init__(self, **values: Any) -> None:
-        super().__init__(**sources.named(values))
+        super().__init__(**sources.named(values, type(self).model_fields))
 
     @classmethod
     def settings_customise_sources(
@@ -266,16 +266,22 @@ class FastServeConfig(Second):
 
     def shown(self, flags: dict[str, Any] | None = None) -> list[tuple[str, str, str]]:
         """(name, value, where it came from) of every setting, secrets masked. flags: as given to the constructor."""
-        came = sources.origins(sources.named(flags or {}))
+        came = came_from(flags or {})
         fields = type(self).model_fields
         return [(name, aliases.plain(getattr(self, name)), came.get(name, "default")) for name in fields]
+
+
+def came_from(flags: dict[str, Any]) -> dict[str, str]:
+    """Field -> the source of its value, as text; fields at their defaults are absent. flags: as given."""
+    known = FastServeConfig.model_fields
+    return sources.origins(sources.named(flags, known), known)
 
 
 def explain(error: ValueError, flags: dict[str, Any] | None = None) -> str:
     """Validation errors as one line: setting, what is wrong, and the source of the value."""
     if not isinstance(error, ValidationError):
         return str(error)
-    came = sources.origins(sources.named(flags or {}))
+    came = came_from(flags or {})
     lines = []
     for fault in error.errors(include_url=False, include_context=False):
         what = fault["msg"].removeprefix("Value error, ")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from fastserve.sched.checks import check_names, renamed
 from fastserve.server.config import yaml_file
-from fastserve.server.config.aliases import ALIASES, converted, fields
+from fastserve.server.config.aliases import ALIASES, converted
 
 PLAIN: dict[str, str] = {
     "HF_MODEL": "model",
@@ -34,10 +34,14 @@ DOTENV = "FASTSERVE_DOTENV"
 """Environment variable: off disables .env, for servers started by benchmarks."""
 
 
+Read = Callable[[Mapping[str, Any], Iterable[str]], dict[str, Any]]
+"""(what sources of higher precedence say, names of all fields) -> what this one says"""
+
+
 class Source(PydanticBaseSettingsSource):
     """A settings source of pydantic-settings."""
 
-    def __init__(self, settings_cls: type[BaseSettings], read: Callable[[Mapping[str, Any]], dict[str, Any]]) -> None:
+    def __init__(self, settings_cls: type[BaseSettings], read: Read) -> None:
         super().__init__(settings_cls)
         self.read = read
 
@@ -45,25 +49,25 @@ class Source(PydanticBaseSettingsSource):
         return self().get(field_name), field_name, False
 
     def __call__(self) -> dict[str, Any]:
-        return self.read(self.current_state)
+        return self.read(self.current_state, self.settings_cls.model_fields)
 
 
-def environment(_: Mapping[str, Any]) -> dict[str, Any]:
+def environment(_: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
     """Settings from the process environment."""
-    return {field: value for field, (_, value) in _variables(os.environ).items()}
+    return {field: value for field, (_, value) in _variables(os.environ, known).items()}
 
 
-def dotenv(_: Mapping[str, Any]) -> dict[str, Any]:
+def dotenv(_: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
     """Settings from .env in the current folder."""
-    return {field: value for field, (_, value) in _variables(_dotenv_values()).items()}
+    return {field: value for field, (_, value) in _variables(_dotenv_values(), known).items()}
 
 
-def file(above: Mapping[str, Any]) -> dict[str, Any]:
+def file(above: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
     """Settings from the YAML file that a source of higher precedence names. Raises ValueError."""
     path = above.get("config")
     if not path:
         return {}
-    sheet = yaml_file.read(Path(path))
+    sheet = yaml_file.read(Path(path), known)
     values = {field: value for field, (_, value) in sheet.values.items()}
     together = values | dict(above)
     for switch in sheet.on:
@@ -73,38 +77,38 @@ def file(above: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def named(values: Mapping[str, Any]) -> dict[str, Any]:
+def named(values: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
     """Values by field, whatever accepted name they were given under. Raises ValueError for an unknown name."""
     found = renamed({name: converted(name, value) for name, value in values.items()}, ALIASES)
-    check_names("the server", found, fields())
+    check_names("the server", found, known)
     return found
 
 
-def origins(given: Mapping[str, Any]) -> dict[str, str]:
+def origins(given: Mapping[str, Any], known: Iterable[str]) -> dict[str, str]:
     """Field -> the source of its value, as text; fields at their defaults are absent."""
     found = dict.fromkeys(given, "argument")
     for where, variables in (("environment", os.environ), (".env", _dotenv_values())):
-        for field, (name, value) in _variables(variables).items():
+        for field, (name, value) in _variables(variables, known).items():
             found.setdefault(field, f"{where} {name}")
             if field == "config" and "config" not in given:
                 given = {**given, "config": value}
     if given.get("config"):
-        for field, (key, _) in yaml_file.read(Path(given["config"])).values.items():
+        for field, (key, _) in yaml_file.read(Path(given["config"]), known).values.items():
             found.setdefault(field, f"{given['config']} {key}")
     return found
 
 
-def strays(config: Path | None = None) -> list[str]:
+def strays(known: Iterable[str], config: Path | None = None) -> list[str]:
     """Warnings: environment variables that look like misspelt settings, keys of the file that change nothing."""
-    known = {PREFIX + name.upper() for name in (*fields(), *ALIASES)}
+    variables = {PREFIX + name.upper() for name in (*known, *ALIASES)}
     found = []
     for name in os.environ:
-        if name.startswith(PREFIX) and name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.88)
+        if name.startswith(PREFIX) and name not in variables:
+            near = difflib.get_close_matches(name, variables, n=1, cutoff=0.88)
             if near:
                 found.append(f"environment variable {name} is not known; did you mean {near[0]}?")
     if config is not None:
-        idle = yaml_file.read(config).idle
+        idle = yaml_file.read(config, known).idle
         found += [f"config file {config}: {key} changes nothing here: {yaml_file.IDLE[key]}" for key in idle]
     return found
 
@@ -113,9 +117,9 @@ def _dotenv_values() -> dict[str, str | None]:
     return {} if os.environ.get(DOTENV) == "off" else dotenv_values(".env")
 
 
-def _variables(variables: Mapping[str, str | None]) -> dict[str, tuple[str, Any]]:
+def _variables(variables: Mapping[str, str | None], known: Iterable[str]) -> dict[str, tuple[str, Any]]:
     """Field -> (variable, value). Our own prefix wins over the plain names; an empty variable counts as not given."""
-    names = {PREFIX + field.upper(): field for field in fields()}
+    names = {PREFIX + field.upper(): field for field in known}
     names |= {PREFIX + alias.upper(): alias for alias in ALIASES}
     found: dict[str, tuple[str, Any]] = {}
     for variable, name in (names | PLAIN).items():

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from fastserve.sched.checks import nearest
-from fastserve.server.config.aliases import ALIASES, converted, fields
+from fastserve.server.config.aliases import ALIASES, converted
 
 TREE: dict[str, str] = {
     "pytorch.device": "device",
@@ -56,7 +56,7 @@ class Sheet(NamedTuple):
     idle: tuple[str, ...]  # keys without effect
 
 
-def read(path: Path) -> Sheet:
+def read(path: Path, known: Iterable[str]) -> Sheet:
     """Raises ValueError with the file name."""
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -75,7 +75,7 @@ def read(path: Path) -> Sheet:
         tree = tree["serving"] or {}
     if not isinstance(tree, dict):
         raise ValueError(f"config file {path} must hold keys and values, not {type(tree).__name__}")
-    leaves = dict(_leaves(tree, ""))
+    leaves = dict(_leaves(tree, "", _keys(known)))
     off = tuple(switch.removesuffix("enabled") for switch in SWITCHES if leaves.get(switch) is False)
     found: dict[str, tuple[str, Any]] = {}
     for key, value in leaves.items():
@@ -90,23 +90,23 @@ def read(path: Path) -> Sheet:
                 found["metrics"] = (key, value)
         elif key not in IDLE and not key.startswith(off):
             field = TREE.get(key) or ALIASES.get(key, key)
-            if field not in fields():
-                raise ValueError(f"config file {path}: there is no key {key!r}{nearest(key, _keys())}")
+            if field not in known:
+                raise ValueError(f"config file {path}: there is no key {key!r}{nearest(key, _keys(known))}")
             found[field] = (key, converted(key, value))
     on = tuple(switch for switch in SWITCHES if leaves.get(switch) is True)
     return Sheet(found, on, tuple(key for key in IDLE if key in leaves))
 
 
-def _leaves(tree: Mapping[Any, Any], above: str) -> Iterable[tuple[str, Any]]:
+def _leaves(tree: Mapping[Any, Any], above: str, keys: list[str]) -> Iterable[tuple[str, Any]]:
     """(dotted key, value); a mapping is gone into where the tree has a group of that name."""
-    groups = {key[: at + 1] for key in _keys() for at, letter in enumerate(key) if letter == "."}
+    groups = {key[: at + 1] for key in keys for at, letter in enumerate(key) if letter == "."}
     for key, value in tree.items():
         path = f"{above}{key}"
         if isinstance(value, dict) and f"{path}." in groups:
-            yield from _leaves(value, f"{path}.")
+            yield from _leaves(value, f"{path}.", keys)
         else:
             yield path, value
 
 
-def _keys() -> list[str]:
-    return [*TREE, *SWITCHES, *FIXED, *IDLE, *fields(), *ALIASES]
+def _keys(known: Iterable[str]) -> list[str]:
+    return [*TREE, *SWITCHES, *FIXED, *IDLE, *known, *ALIASES]
