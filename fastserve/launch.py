@@ -76,7 +76,12 @@ class Body:
         self, config: EngineConfig, hardware: Hardware | None = None, *, clock: Clock | None = None,
         kv_bytes: int | None = None, host_bytes: int | None = None,
     ) -> Engine:  # fmt: skip
-        return Engine(self.backend(config, hardware, kv_bytes=kv_bytes, host_bytes=host_bytes), config, clock)
+        made = self.backend(config, hardware, kv_bytes=kv_bytes, host_bytes=host_bytes)
+        try:
+            return Engine(made, config, clock)
+        except BaseException:
+            made.close()
+            raise
 
 
 def wanted_of(config: EngineConfig, kv_bytes: int | None = None, host_bytes: int | None = None) -> Wanted:

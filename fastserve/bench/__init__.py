@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastserve.bench.api import HttpApi
-    from fastserve.bench.api_formats import FORMATS, Chat, Completions, Format, Native, NoBatch
+    from fastserve.bench.api_formats import FORMATS, Chat, Completions, Format, Native, NoBatch, RequestOptions
     from fastserve.bench.call import Call, Reply
     from fastserve.bench.document import About, as_document
     from fastserve.bench.loop import Api, Progress, run

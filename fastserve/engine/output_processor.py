@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fastserve.engine.backend import Backend, Failed, Said, Step
+from fastserve.engine.backend import Backend, Failed, Step
 from fastserve.engine.request import Piece, Request
 from fastserve.sched.job import Job
 from fastserve.sched.plan import Outcome, Plan
@@ -59,33 +59,26 @@ class OutputProcessor:
     def accept(self, plan: Plan, step: Step) -> Outcome:
         """Appends the tokens to their requests and fills `pieces`. The times of the outcome are not set."""
         self.pieces = []
+        requests, eos = self.requests, self.eos
         ended: list[Job] = []
-        taken: dict[Job, int] = {}
+        before = {job: len(requests[job].tokens) for job in _due(plan)} if self.uneven else {}
         for job, said in step.said:
-            request = self.requests[job]
-            before = len(request.tokens)
-            pieces = self._take(request, said)
-            if pieces and pieces[-1].finish_reason:
+            request = requests[job]
+            if isinstance(said, Failed):
                 ended.append(job)
-            self.pieces += [(request, piece) for piece in pieces]
-            taken[job] = len(request.tokens) - before
-        extra = [(job, taken.get(job, 0) - 1) for job in _due(plan) if taken.get(job, 0) != 1] if self.uneven else ()
+                self.pieces.append((request, request.end("error", said.error)))
+                continue
+            for id, logprob, top in said:
+                try:
+                    piece = request.accept(id, eos, logprob, top)
+                except Exception as error:
+                    piece = request.end("error", f"{type(error).__name__}: {error}")
+                self.pieces.append((request, piece))
+                if piece.finish_reason:  # tokens behind its end are dropped
+                    ended.append(job)
+                    break
+        extra = [(job, delta) for job, had in before.items() if (delta := len(requests[job].tokens) - had - 1)]
         return Outcome(1, 0, step.stall, ended, step.copied, extra=extra)
-
-    def _take(self, request: Request, said: Said) -> list[Piece]:
-        """The pieces of these tokens; those after the end of the request are dropped. A failure ends it too."""
-        if isinstance(said, Failed):
-            return [request.end("error", said.error)]
-        pieces = []
-        for token in said:
-            try:
-                piece = request.accept(token.id, self.eos, token.logprob, token.top)
-            except Exception as error:
-                piece = request.end("error", f"{type(error).__name__}: {error}")
-            pieces.append(piece)
-            if piece.finish_reason:
-                break
-        return pieces
 
 
 UNEVEN = "a backend of uneven iterations sets Traits(uneven=True)"

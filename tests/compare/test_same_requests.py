@@ -129,8 +129,8 @@ def test_a_policy_is_told_the_same_everywhere(policy: str, tmp_path: Path) -> No
     with ServerProcess(flags, start_s=PATIENCE) as server:
         for route in ("native", "openai"):
             calls = calls_of(TRACE, IdPrompts(40, 90), predictor=predictors.make("oracle"))
-            asking = RequestOptions(hide_lengths=True, ignore_eos=True, own=True)
-            sent, _ = on_best_loop(http._watched(calls, HttpApi(server.url, FORMATS[route](asking)), None))
+            options = RequestOptions(hide_lengths=True, ignore_eos=True, own=True)
+            sent, _ = on_best_loop(http._watched(calls, HttpApi(server.url, FORMATS[route](options)), None))
             assert not [sample.reply.error for sample in sent.samples if not sample.reply.completed]
     ab(policy, logs["ab"], tmp_path / "t.jsonl")
 

@@ -140,8 +140,8 @@ def test_a_log_whose_writer_was_killed_is_good_up_to_there(tmp_path: Path) -> No
         ("", "no flight log"),
         ("{}\n", "no flight log"),
         ('{"flight_log": 1, "policy": "fcfs", "knobs": {}}\n', "header lacks"),
-        ("nonsense\n", "line 1 is no JSON"),
-        ("[]\n", "line 1 is no JSON object"),
+        ("nonsense\n", "line 1 is not JSON"),
+        ("[]\n", "line 1 is not a JSON object"),
     ],
 )
 def test_what_is_no_log(text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

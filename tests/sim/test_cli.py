@@ -65,7 +65,7 @@ def test_json_is_one_document_and_nothing_else(capsys: pytest.CaptureFixture[str
     assert main([*FEW, *policies, "--seeds", "2", "--json"]) == 0
     told = capsys.readouterr()
     document = json.loads(told.out, parse_constant=lambda name: pytest.fail(f"{name} in the document"))
-    assert set(document) == {"settings", "runs"}
+    assert set(document) == {"format", "settings", "runs"}
     assert [(run["policy"], run["label"], run["seed"]) for run in document["runs"]] == [
         ("mlfq", "slow", 0),
         ("mlfq", "slow", 1),
@@ -201,7 +201,7 @@ def test_what_cannot_be_written_is_refused_before_the_run(
     if flag in ("--timeline", "--iterations"):
         assert "is a folder" in refused(capsys, BUNDLED, flag, str(tmp_path))
         os.mkfifo(tmp_path.with_suffix(".pipe"))
-        assert "no ordinary file" in refused(capsys, BUNDLED, flag, str(tmp_path.with_suffix(".pipe")))
+        assert "not a regular file" in refused(capsys, BUNDLED, flag, str(tmp_path.with_suffix(".pipe")))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
