@@ -57,7 +57,7 @@ class LiveFeed(Observer):
                 self.remove(watcher)
 
     def level(self, job: Job) -> str:
-        return explained(self.run.scheduler.policy, job).partition(",")[0]
+        return observer.headline(explained(self.run.scheduler.policy, job))
 
     # -- what it is told -------------------------------------------------------------------------------------------
 

@@ -210,3 +210,8 @@ def level(text: str) -> int | None:
     """The queue level that an explanation begins with, "Q3, 4 ms left" -> 3; None for a policy without levels."""
     found = LEVEL.match(text)
     return int(found[1]) if found else None
+
+
+def headline(text: str) -> str:
+    """An explanation without what follows its first comma: "Q3, 4 ms left" -> "Q3"."""
+    return text.partition(",")[0]

@@ -15,6 +15,7 @@ from fastserve.engine import Engine, Output
 from fastserve.engine.loop import FINISHES
 from fastserve.engine.request import Handle
 from fastserve.engine.snapshot import Snapshot
+from fastserve.sched.observer import headline
 from fastserve.server.jobs.jobs import seconds
 
 LATENCIES = (0.01, 0.03, 0.1, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 60, 120, 240, 480, 960, 1920)
@@ -135,7 +136,7 @@ class _Collector(Collector):
             pools.add_metric([pool, kind], tokens)
         yield pools
         levels = GaugeMetricFamily("fastserve_queue_level_requests", "Live requests by queue level", labels=["level"])
-        for level, jobs in sorted(Count(job.level.partition(",")[0] for job in snapshot.jobs).items()):
+        for level, jobs in sorted(Count(headline(job.level) for job in snapshot.jobs).items()):
             levels.add_metric([level], jobs)
         yield levels
 

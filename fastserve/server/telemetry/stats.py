@@ -12,6 +12,7 @@ import psutil
 from typing_extensions import TypedDict
 
 from fastserve.engine.snapshot import Snapshot
+from fastserve.sched.observer import headline
 from fastserve.server.api.native_schema import GpuMemory, Health
 from fastserve.server.jobs.jobs import STATES
 from fastserve.server.service import Service
@@ -164,7 +165,7 @@ async def detailed(service: Service) -> Detailed:
     found: Any = {
         **stats(service),
         "policy": service.engine.serving.name,
-        "queues": dict(sorted(Counter(job.level.partition(",")[0] for job in snapshot.jobs).items())),
+        "queues": dict(sorted(Counter(headline(job.level) for job in snapshot.jobs).items())),
         "jobs": {state: live.get(state, 0) for state in STATES},
         "waiting": snapshot.waiting,
         "device_kv": _pool(snapshot, "device"),
