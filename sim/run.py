@@ -22,7 +22,7 @@ from fastserve.sched.scheduler import Scheduler
 from fastserve.workload import Trace
 from sim.inbox import Inbox
 from sim.link import Link
-from sim.machine import ModelledMachine
+from sim.machine import Alone, ModelledMachine
 from sim.report.document import Run
 from sim.settings import Settings
 from sim.world import World
@@ -129,12 +129,7 @@ def build(
     link = Link(hardware.link, hardware.memory.block_bytes)
     machine = ModelledMachine(hardware.latency, link, outputs, inbox)
     budget = scheduler.batching.budget if settings.batching == "chunked" else None
-    latency = hardware.latency
-
-    def alone(prompt: int, output: int) -> float:
-        return latency.alone_ps(prompt, output, budget) / 1e12
-
-    recorder = Recorder(hardware.memory.block_bytes, alone, _slo_of(trace))
+    recorder = Recorder(hardware.memory.block_bytes, Alone(hardware.latency, budget).ps, _slo_of(trace))
     world = World(scheduler, machine, link, inbox, recorder, max_backlog=settings.max_backlog, watch=watch)
     return world, scheduler
 
