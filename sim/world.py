@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import Any, Final
 
 import simpy
 
@@ -16,6 +16,10 @@ from sim.clock import Clock
 from sim.inbox import Inbox
 from sim.link import Link
 from sim.machine import ModelledMachine
+
+
+STRIDE: Final = 256
+"""Once in so many turns SimPy gets its own all the same, and with it Ctrl-C."""
 
 
 class World:
@@ -44,6 +48,7 @@ class World:
         self.link = link
         self.observer: Observer | None = None
         self.env: Any = Clock()  # its times are whole ns; SimPy would call them numbers
+        self.now = 0  # ns; the clock may lag behind, see Clock
         self.idle = self.env.event()
         self.wake = self.env.event()
         self.env.process(self.gpu())
@@ -63,7 +68,7 @@ class World:
         self.env.run()
         if self.broken is not None:
             raise self.broken
-        self.recorder.close(self.env.now, self.scheduler.live)
+        self.recorder.close(self.now, self.scheduler.live)
 
     def gpu(self) -> Generator[simpy.Event, Any, None]:
         """SimPy remakes what a process raises from its args, which a PolicyError does not survive; so it is kept."""
@@ -81,7 +86,9 @@ class World:
         inbox = self.inbox
         watch = self.watch
         observer = self.observer
-        now: int = env.now
+        due: list[Any] = env.due
+        now = 0
+        turns = 0
         while True:
             if inbox.at <= now:
                 self.drain(now)
@@ -96,19 +103,18 @@ class World:
                     if scheduler.live:
                         raise self._stuck()
                     return
-                if env.jump(max(now, wakes)):
-                    now = max(now, wakes)
-                else:
+                now = self.now = max(now, wakes)
+                turns += 1
+                if turns % STRIDE == 0 or (due and due[0][0] <= now):
                     yield self.something(opens)
-                    now = env.now
                 continue
             if observer is not None:
                 observer.planned(plan)
             outcome = machine.run(plan)
-            duration = outcome.stall + outcome.service
-            now += duration
-            if not env.jump(now):
-                yield env.timeout(duration)
+            now = self.now = now + outcome.stall + outcome.service
+            turns += 1
+            if turns % STRIDE == 0 or (due and due[0][0] <= now):
+                yield env.until(now)
             finished = scheduler.commit(plan, outcome, now)
             recorder.commit(plan, outcome, finished, now)
             if observer is not None:
