@@ -7,39 +7,75 @@ SHELL := /bin/bash
 # The first of these that runs and is new enough makes the virtual environment; `make PYTHON=...` chooses another.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
-VENV := .venv
+# LATEST=1 (make test LATEST=1): the newest releases instead of the locked ones, in an environment of its own, made anew.
+LATEST ?=
+VENV := $(if $(LATEST),.venv-latest,.venv)
 PY := $(VENV)/bin/python
-PIP := $(PY) -m pip install --quiet --no-input --disable-pip-version-check
+LOCK := requirements/constraints.txt
 TRACE := traces/azure-conv-like.jsonl
 
-# The released CPU build is pinned where no NVIDIA GPU is found; elsewhere the engine extra takes what pip finds.
-CPU_TORCH := torch==2.13.0
+# pip brings uv, uv brings the rest. It says what it does, holds to the lock, and looks where pip was told to look.
+LOCKED := $(if $(LATEST),,--constraint $(LOCK))
+UV := $(PY) -m uv pip install --python $(PY) $(LOCKED) $(LOCKED:--constraint%=--build-constraint%)
+export UV_FIND_LINKS ?= $(shell printf '%s' "$$PIP_FIND_LINKS" | tr -s ' ' ,)
+export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 
-.PHONY: help setup setup-all demo test check format smoke compiled bench-sim bench-engine figures notebooks acceptance bench-server soak soak-engine soak-server clean
+.PHONY: help setup setup-all upgrade demo test check format smoke compiled bench-sim bench-engine figures notebooks acceptance bench-server soak soak-engine soak-server clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(VENV)/.installed ## create .venv with the simulator (once)
-setup-all: $(VENV)/.installed-all ## add PyTorch, the engine, the server and the development tools (once)
+setup: $(VENV)/.installed ## create .venv with the simulator (once, and when pyproject.toml or the lock has changed)
+setup-all: $(VENV)/.installed-all ## add PyTorch, the engine, the server and the development tools (likewise)
 
-$(PY):
+$(PY): $(if $(LATEST),afresh)
 	@if [ -z "$(PYTHON)" ]; then echo "No Python 3.11 or newer was found. Install one, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; fi
 	@if ! $(PYTHON) -c 'import ensurepip, venv' >/dev/null 2>&1; then \
 		echo "$(PYTHON) cannot create virtual environments. Install its venv package (Debian, Ubuntu: apt-get install python3-venv)." >&2; exit 1; fi
-	$(PYTHON) -m venv $(VENV)
+	@echo "=== creating $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: pyproject.toml | $(PY)
-	@echo "installing the simulator into $(VENV): about a minute"
-	$(PIP) --editable '.[sim]'
+.PHONY: afresh
+afresh:
+	@rm -rf $(VENV)
+
+$(VENV)/.uv: pyproject.toml $(LOCK) $(if $(LATEST),afresh) | $(PY)
+	@echo "=== installing uv, which installs the rest"
+	@$(PY) -m pip install --quiet --no-input --disable-pip-version-check $(LOCKED) uv
 	@touch $@
 
-# A resolver left alone would fetch gigabytes of CUDA for a machine without a GPU.
-$(VENV)/.installed-all: pyproject.toml | $(PY)
-	@echo "installing PyTorch, the server and the development tools: some minutes"
-	if [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null 2>&1; then $(PIP) '$(CPU_TORCH)'; fi
-	$(PIP) --editable '.[dev,engine,server,notebooks]'
+$(VENV)/.installed: $(VENV)/.uv
+	@echo "=== installing the simulator into $(VENV)$(if $(LATEST),: the newest releases,, as locked in $(LOCK))"
+	@$(UV) --editable '.[sim]'
+	@touch $@
+
+$(VENV)/.installed-all: $(VENV)/.uv
+	$(if $(CPU_ONLY),$(cpu-torch))
+	@echo "=== installing the engine, the server and the development tools into $(VENV)$(if $(LATEST),: the newest releases,, as locked in $(LOCK))"
+	@$(UV) --editable '.[dev,engine,server,notebooks]'
 	@touch $@ $(VENV)/.installed
+
+# The PyTorch that PyPI has for Linux brings gigabytes of CUDA. Where there is no NVIDIA GPU, the CPU build is taken first:
+# a wheel in a folder that PIP_FIND_LINKS names, else from PyTorch's own index of CPU builds, which uv knows. On macOS and
+# Windows PyPI's own wheel is that build.
+CPU_ONLY := $(shell [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null 2>&1 && echo yes)
+define cpu-torch
+@echo "=== installing PyTorch for the CPU (no NVIDIA GPU was found)"
+@$(UV) --quiet --no-index --no-deps torch 2>/dev/null || $(UV) --torch-backend cpu --no-deps torch || { \
+	echo "No CPU build of PyTorch could be had. Put its wheel into a folder and name that folder in PIP_FIND_LINKS," >&2; \
+	echo "or take PyPI's, with several GB of CUDA: make setup-all CPU_ONLY=" >&2; exit 1; }
+endef
+
+upgrade: ## renew the lock: the newest releases that the bounds of pyproject.toml and requirements/held.txt allow
+	@echo "=== resolving with the newest uv, in build/upgrade"
+	@rm -rf build/upgrade && $(PYTHON) -m venv build/upgrade
+	@build/upgrade/bin/python -m pip install --quiet --no-input --disable-pip-version-check uv
+	@echo "# Every release that the tests run with, for Linux, macOS and Windows: constraints of pip and uv. Written by make upgrade." \
+		> build/upgrade/constraints.txt
+	@build/upgrade/bin/python -m uv pip compile pyproject.toml --all-extras --constraint requirements/held.txt --universal \
+		--python-version 3.11 --upgrade --quiet --no-header --annotation-style line >> build/upgrade/constraints.txt
+	@mv build/upgrade/constraints.txt $(LOCK)
+	@git --no-pager diff --stat -- $(LOCK) || true
 
 demo: setup ## replay a bundled trace under four policies and print the table of completion times
 	$(PY) -m sim $(TRACE) --policy fcfs --policy mlfq --policy sj-mlfq --policy srpt --max-batch 16 --load 0.8
@@ -67,7 +103,7 @@ compiled: $(COMPILED) ## optional: the brain compiled with mypyc, in build/compi
 
 # Made again when its source has changed: a result never comes from older text than the checkout's.
 $(COMPILED): $(shell find fastserve sim scripts/compile.py -name '*.py') | setup
-	$(PIP) 'setuptools>=68' 'mypy>=1.15'
+	$(UV) setuptools mypy
 	$(PY) scripts/compile.py && touch $@
 
 bench-sim: setup ## measure the simulator's speed on this machine, interpreted and compiled (minutes; see results/LOG.md)
@@ -105,4 +141,4 @@ soak-server: setup-all ## five minutes of 200 clients who stream, cancel at rand
 	FASTSERVE_EXAMPLES=2000 $(PY) -m pytest -q tests/server/test_schema.py
 
 clean: ## remove the virtual environment and every cache
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf .venv .venv-latest .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -24,7 +24,7 @@ from experiments._lib.claim import curve as published_curve
 from experiments._lib.figure import PAGE, curve, draw, legend, look_of, published_points
 from experiments._lib.search import search
 from experiments._lib.sweep import main
-from sim.report.document import Run
+from sim.report.run import Run
 from sim.run import Contender
 from sim.settings import Settings
 

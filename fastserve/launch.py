@@ -1,123 +1,114 @@
-"""How an engine is put together: a scripted one, or one on a model."""
+"""Launch: the way from a model, a body's name and settings to an Engine. The one module that knows engine and bodies.
+
+with Body("embedded", "torch", dtype="float32").engine(EngineConfig(policy="las")) as engine: ...
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import inspect
+from collections.abc import Mapping
 from os import PathLike
-from typing import Any, Literal
+from typing import Any, cast
 
-from fastserve.backends.scripted import Fail, ScriptedExecutor
-from fastserve.engine.byte_tokenizer import EOS, ByteTokenizer
+from fastserve import backends
+from fastserve.engine.backend import Backend, Profiled, Wanted
 from fastserve.engine.clock import Clock, VirtualClock, WallClock
 from fastserve.engine.config import EngineConfig
-from fastserve.engine.detokenizer import Alphabet
 from fastserve.engine.engine import Engine
-from fastserve.engine.model_info import ModelInfo
-from fastserve.hardware import Hardware, Memory, load_hardware
+from fastserve.hardware import DecodePiece, Hardware, LinearLatency, Link, Memory, PrefillFit, load_hardware
+
+DEFAULTS: dict[str, Any] = {
+    "device": "auto", "dtype": "auto", "threads": None, "load_format": "auto", "max_model_len": None,
+    "trust_remote_code": False, "native": "auto", "gpu_memory_utilization": 0.9,
+}  # fmt: skip
+"""Settings of bodies that command lines and servers have. One at its default is not handed on, so that a body that
+does not know it can be chosen without naming it.
+"""
+
+PLACEHOLDER = Hardware(LinearLatency(PrefillFit(1.0, 0.0, 0.0), [DecodePiece(1, 1.0, 0.0, 0.0)]), Memory(), Link())
+"""Times for a policy that reads none: nothing is measured or looked up where they are given."""
 
 
-def scripted(
-    latency: str | PathLike[str], realtime: bool | float, max_model_len: int, fail: Fail | None, serving: EngineConfig
-) -> Engine:
-    """See Engine.scripted()."""
-    hardware = with_pools(load_hardware(latency), serving)
-    clock: Clock = WallClock(float(realtime)) if realtime else VirtualClock()
-    tokenizer = ByteTokenizer()
-    info = ModelInfo(
-        "scripted", tokenizer, Alphabet(tokenizer).voice, max_model_len, len(tokenizer), frozenset({EOS})
-    )  # fmt: skip
-    executor = ScriptedExecutor(hardware, clock, eos=info.eos_ids, fail=fail)
-    own: dict[str, Any] = {"model": info.name, "latency": hardware.name, "realtime": realtime,
-                           "max_model_len": max_model_len}  # fmt: skip
-    return Engine(executor, info, hardware, serving, clock, own | serving.shown(hardware), f"preset {hardware.name}")
+class Body:
+    """A body's class and its model, loaded once: engines are made on it one after the other.
+
+    backend: a name of fastserve.backends, module:Class or ./file.py:Class. latency: the times that policies are told, a
+    preset or file (None: a stored profile, else what the body says). options: settings of the body itself.
+
+    Raises ValueError for what it does not have, and what loading raises.
+    """
+
+    def __init__(
+        self, model: Any = "embedded", backend: str = "torch", *, latency: str | PathLike[str] | None = None,
+        **options: Any,
+    ) -> None:  # fmt: skip
+        given = None if latency is None else load_hardware(latency)  # a wrong name is known before a model is loaded
+        self.name = backends.checked(backend)
+        self.kind = backends.find(backend)
+        self.given = given
+        options = {name: value for name, value in options.items() if name not in DEFAULTS or value != DEFAULTS[name]}
+        load = getattr(self.kind, "load", None)
+        loading, making = _keywords(load), _keywords(self.kind)
+        for name in options:
+            if name not in (*loading, *making):
+                valid = ", ".join([*loading, *making]) or "none"
+                raise ValueError(f"backend {self.name} has no setting {name}; it has {valid}")
+        self.options = {name: value for name, value in options.items() if name in making}
+        own = {name: value for name, value in options.items() if name in loading}
+        self.model = load(model, **own) if load is not None and isinstance(model, str | PathLike) else model
+
+    def backend(
+        self, config: EngineConfig, hardware: Hardware | None = None, *, kv_bytes: int | None = None,
+        host_bytes: int | None = None,
+    ) -> Backend:  # fmt: skip
+        """A fresh object of the body. hardware: its times, in place of the given, a stored profile or a measurement."""
+        wanted = Wanted(
+            config.block_tokens, config.kv_tokens, config.host_tokens, kv_bytes, host_bytes,
+            config.residency in ("reactive", "proactive"), config.max_batch,
+        )  # fmt: skip
+        hardware = hardware or self.given
+        made = cast(Backend, self.kind(self.model, wanted, hardware, **self.options))
+        facts: Mapping[str, Any] | None = getattr(made, "facts", None)
+        if hardware is None and facts is not None:
+            from fastserve.profiler.store import stored
+
+            found = stored(facts)
+            if found is not None:
+                cast(Profiled, made).use(found, "a stored profile")
+        return made
+
+    def engine(
+        self, config: EngineConfig, hardware: Hardware | None = None, *, clock: Clock | None = None,
+        kv_bytes: int | None = None, host_bytes: int | None = None,
+    ) -> Engine:  # fmt: skip
+        return Engine(self.backend(config, hardware, kv_bytes=kv_bytes, host_bytes=host_bytes), config, clock)
 
 
-def with_pools(hardware: Hardware, serving: EngineConfig) -> Hardware:
-    """The same machine with the pools that were asked for, rounded up to whole blocks."""
-    block = serving.block_tokens
-
-    def whole(tokens: int) -> int:
-        return -(-tokens // block) * block
-
-    memory = hardware.memory
-    bytes_per_token = memory.bytes_per_token or 1
-    host_bytes = memory.host_bytes
-    if serving.host_tokens is not None:
-        host_bytes = whole(serving.host_tokens) * bytes_per_token
-    device_tokens = memory.device_tokens if serving.kv_tokens is None else serving.kv_tokens
-    if device_tokens is not None:
-        device_tokens = whole(device_tokens)
-    return replace(hardware, memory=Memory(block, device_tokens, host_bytes, bytes_per_token))
-
-
-def pretrained(
-    name: str,
-    *,
-    dtype: str,
-    device: str,
-    threads: int | None,
-    load_format: Literal["auto", "dummy"],
-    latency: str | PathLike[str] | None,
-    max_model_len: int | None,
-    gpu_memory_utilization: float,
-    trust_remote_code: bool,
-    native: Literal["auto", "off"],
-    serving: EngineConfig,
-) -> Engine:
-    """See Engine.from_pretrained()."""
-    from fastserve.backends.torch.model import load_model
-
-    given = None if latency is None else load_hardware(latency)  # a wrong name is known before the model is loaded
-    model = load_model(
-        name, device=device, dtype=dtype, load_format=load_format, max_model_len=max_model_len,
-        trust_remote_code=trust_remote_code, native=native, threads=threads,
-    )  # fmt: skip
-    return on_model(model, serving, hardware=given, gpu_memory_utilization=gpu_memory_utilization)
+def profiled(body: Body, config: EngineConfig) -> Profiled:
+    """A fresh object of the body, to be measured. ValueError for a body whose times cannot be."""
+    made = body.backend(config, PLACEHOLDER)
+    if not hasattr(made, "facts"):
+        raise ValueError(f"backend {body.name} cannot be profiled: its times are given, or not its own")
+    return cast(Profiled, made)
 
 
 def on_model(
-    model: Any,
-    serving: EngineConfig,
-    *,
-    hardware: Hardware | None = None,
-    gpu_memory_utilization: float = 0.9,
-    clock: Clock | None = None,
+    model: Any, config: EngineConfig, *, hardware: Hardware | None = None, clock: Clock | None = None
 ) -> Engine:
-    """An engine on a loaded model.Model. hardware: its times, in place of a stored profile or a warm-up."""
-    import torch
+    """An engine on a loaded model of backends.torch. hardware: its times, in place of a stored profile or a warm-up."""
+    return Body(model).engine(config, hardware, clock=clock)
 
-    from fastserve.backends.torch.executor import TorchExecutor
-    from fastserve.backends.torch.kv_cache import Cache
-    from fastserve.backends.torch.platform import size_pools
-    from fastserve.backends.torch.warmup import measure
-    from fastserve.profiler.store import stored
 
-    block = serving.block_tokens
-    block_bytes = model.block_bytes(block)
-    swaps = serving.residency in ("reactive", "proactive")
-    pools = size_pools(
-        block_bytes, model.device, block_tokens=block, kv_tokens=serving.kv_tokens,
-        host_tokens=serving.host_tokens if swaps else 0, gpu_memory_utilization=gpu_memory_utilization,
-    )  # fmt: skip
-    cache = Cache(
-        model.layers, model.kv_heads, model.head_dim, pools.blocks, pools.host_blocks, block, model.dtype, model.device
-    )
-    memory = Memory(block, pools.blocks * block, pools.host_blocks * block_bytes, block_bytes // block)
-    machine = "as given"
-    if hardware is None:
-        hardware, machine = stored(model), "a stored profile"
-    if hardware is None:
-        hardware, machine = measure(model, cache, memory, serving.max_batch), "measured at load"
-    hardware = replace(hardware, memory=memory)
-    voice = None if model.tokenizer is None else Alphabet(model.tokenizer).voice
-    info = ModelInfo(
-        model.name, model.tokenizer, voice, model.max_model_len, model.vocab_size, model.eos_ids, model.defaults
-    )
-    own: dict[str, Any] = {
-        "model": model.name, "dtype": str(model.dtype).removeprefix("torch."), "device": str(model.device),
-        "threads": torch.get_num_threads(), "native": model.native is not None, "latency": hardware.name,
-        "max_model_len": model.max_model_len, "gpu_memory_utilization": gpu_memory_utilization, "pools": pools.why,
-    }  # fmt: skip
-    executor = TorchExecutor(model, cache)
-    settings = own | serving.shown(hardware)
-    return Engine(executor, info, hardware, serving, clock or WallClock(), settings, f"{hardware.name} ({machine})")
+def scripted(
+    config: EngineConfig, *, latency: str | PathLike[str], realtime: bool | float = False, **options: Any
+) -> Engine:
+    """See Engine.scripted()."""
+    clock: Clock = WallClock(float(realtime)) if realtime else VirtualClock()
+    return Body("scripted", "scripted", latency=latency, **options).engine(config, clock=clock)
+
+
+def _keywords(call: Any) -> list[str]:
+    """The keyword-only parameters of a class or function: a body's own settings."""
+    if call is None:
+        return []
+    return [name for name, one in inspect.signature(call).parameters.items() if one.kind is one.KEYWORD_ONLY]

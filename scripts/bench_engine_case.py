@@ -96,8 +96,7 @@ class Clocks:
     def _read(self) -> dict[str, int]:
         self.engine.snapshot()  # after it, the last iteration has been counted
         loop = self.engine.loop
-        executor = loop.executor
-        return {"steps": loop.steps, "busy": loop.busy_ns, "model": executor.model_ns, "waited": executor.waited_ns,
+        return {"steps": loop.steps, "busy": loop.busy_ns, "model": loop.model_ns, "waited": loop.waited_ns,
                 "scheduler": loop.scheduler_ns}  # fmt: skip
 
     def shares(self) -> Measured:

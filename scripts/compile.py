@@ -32,6 +32,7 @@ MODULES = (
     *[f"fastserve/hardware/{name}.py" for name in ("base", "lines", "linear", "machine_times")],
     *[f"fastserve/policies/{name}.py" for name in ("fcfs", "fixed_priority", "las", "mlfq", "shortest", "skip_join")],
     "fastserve/metrics/records.py",
+    "fastserve/workload/requests.py",
     "sim/inbox.py",
     "sim/link.py",
     "sim/machine.py",

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from sim.report.document import OutputError, Run
+from fastserve.atomic_files import OutputError
 from sim.report.plot import draw
+from sim.report.run import Run
 
 
 def runs_of(document: dict[str, Any]) -> list[Run]:

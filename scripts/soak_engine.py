@@ -104,12 +104,8 @@ def _held(engine: Engine) -> list[str]:
         "requests that count for the queue": engine.input_processor.outstanding,
         "alarms": sum([alarms.next_served() < NEVER, alarms.next_tokens() < NEVER, alarms.next_waited() < NEVER]),
     }
-    executor: Any = loop.executor
-    held["requests of the executor"] = len(executor.requests)
-    blocks = getattr(executor, "blocks", None)
-    if blocks is not None:
-        held["physical device blocks"] = blocks.device.size - len(blocks.device.free)
-        held["physical host blocks"] = blocks.host.size - len(blocks.host.free)
+    backend: Any = loop.backend
+    held |= {f"{what} of the body": count for what, count in backend.held().items()}
     return [f"{count} {what} are left" for what, count in held.items() if count]
 
 

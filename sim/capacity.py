@@ -12,8 +12,9 @@ import numpy as np
 
 from fastserve.atomic_files import OutputError, atomically
 from fastserve.workload import Trace
+from fastserve.workload.requests import outputs_of
 from sim.report.provenance import fingerprint
-from sim.run import Contender, outputs_of, run_one
+from sim.run import Contender, run_one
 from sim.settings import Settings
 
 REQUESTS = 2000

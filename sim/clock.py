@@ -1,4 +1,4 @@
-"""The clock of a simulated world: SimPy's Environment, whose time may pass without an event while nothing is due."""
+"""A simulated world's clock: SimPy's Environment, whose time may pass without an event where nothing else is due."""
 
 from __future__ import annotations
 

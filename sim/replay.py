@@ -17,7 +17,8 @@ from fastserve.sched.errors import PolicyError
 from fastserve.sched.policy import Policy
 from fastserve.workload import Trace, read_trace
 from sim.capacity import capacity
-from sim.report.document import Run, document, table, write_out
+from sim.report.document import document, table, write_out
+from sim.report.run import Run
 from sim.run import Contender, prepare, run_one
 from sim.settings import Settings
 from sim.world import World

@@ -13,17 +13,17 @@ from typing import Any
 
 from fastserve import predictors
 from fastserve.hardware import Hardware
-from fastserve.metrics.records import Recorder, Slo, slos
+from fastserve.metrics.records import Recorder
 from fastserve.metrics.summary import summarise
 from fastserve.policies import find, knobs, make
-from fastserve.sched.job import NEVER, Job
 from fastserve.sched.policy import Policy
 from fastserve.sched.scheduler import Scheduler
 from fastserve.workload import Trace
+from fastserve.workload.requests import jobs_of, outputs_of, targets_of
 from sim.inbox import Inbox
 from sim.link import Link
 from sim.machine import Alone, ModelledMachine
-from sim.report.document import Run
+from sim.report.run import Run
 from sim.settings import Settings
 from sim.world import World
 
@@ -79,39 +79,6 @@ def prepare(contender: Contender, settings: Settings) -> None:
         )
 
 
-def jobs_of(trace: Trace, predictor: predictors.Predictor | None, outputs: list[int]) -> Iterator[Job]:
-    """The trace's requests, made one at a time. The limit is the trace's own max_tokens, else its largest output."""
-    constant = max(outputs, default=0)
-    limits = trace.max_tokens.tolist() if trace.max_tokens is not None else None
-    priorities = trace.priority.tolist() if trace.priority is not None else None
-    ttft = trace.ttft_slo.tolist() if trace.ttft_slo is not None else None
-    e2e = trace.e2e_slo.tolist() if trace.e2e_slo is not None else None
-    arrivals, prompts = trace.arrival.tolist(), trace.prompt.tolist()
-    for i, (arrival, prompt) in enumerate(zip(arrivals, prompts, strict=True)):
-        objective = (e2e[i] if e2e else 0) or (ttft[i] if ttft else 0)
-        job = Job(
-            i,
-            arrival,
-            prompt,
-            (limits[i] if limits else 0) or constant,
-            trace.client[i] if trace.client else "",
-            trace.program[i] if trace.program else "",
-            priorities[i] if priorities else 0,
-            arrival + objective if objective else NEVER,
-        )
-        if predictor is not None:
-            job.guess = predictor.predict(job, outputs[i])
-        yield job
-
-
-def outputs_of(trace: Trace) -> list[int]:
-    """The truth, by job id: what a request generates is bounded by its own max_tokens."""
-    outputs: list[int] = trace.output.tolist()
-    if trace.max_tokens is not None:
-        outputs = [min(o, m) if m else o for o, m in zip(outputs, trace.max_tokens.tolist(), strict=True)]
-    return outputs
-
-
 def build(
     trace: Trace,
     contender: Contender,
@@ -124,22 +91,15 @@ def build(
     policy = contender.fresh()
     scheduler = settings.scheduler(policy, hardware, int(trace.prompt.max()))
     predictor = predictors.make(settings.predictor, seed) if "guess" in policy.needs else None
-    outputs = outputs_of(trace)
-    inbox = Inbox(jobs_of(trace, predictor, outputs))
+    inbox = Inbox(jobs_of(trace, predictor))
     link = Link(hardware.link, hardware.memory.block_bytes)
-    machine = ModelledMachine(hardware.latency, link, outputs, inbox)
+    machine = ModelledMachine(hardware.latency, link, outputs_of(trace), inbox)
     budget = scheduler.batching.budget if settings.batching == "chunked" else None
-    recorder = Recorder(hardware.memory.block_bytes, Alone(hardware.latency, budget).ps, _slo_of(trace))
+    targets = targets_of(trace)
+    slo = None if targets is None else lambda id: targets[id].seconds()
+    recorder = Recorder(hardware.memory.block_bytes, Alone(hardware.latency, budget).ps, slo)
     world = World(scheduler, machine, link, inbox, recorder, max_backlog=settings.max_backlog, watch=watch)
     return world, scheduler
-
-
-def _slo_of(trace: Trace) -> Callable[[int], Slo] | None:
-    columns = (trace.ttft_slo, trace.tpot_slo, trace.e2e_slo)
-    if all(column is None for column in columns):
-        return None
-    lists = [None if column is None else column.tolist() for column in columns]
-    return lambda id: slos(*[0 if values is None else values[id] for values in lists])
 
 
 @contextmanager

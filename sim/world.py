@@ -17,7 +17,6 @@ from sim.inbox import Inbox
 from sim.link import Link
 from sim.machine import ModelledMachine
 
-
 STRIDE: Final = 256
 """Once in so many turns SimPy gets its own all the same, and with it Ctrl-C."""
 

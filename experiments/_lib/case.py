@@ -13,7 +13,8 @@ import numpy as np
 from fastserve.metrics.summary import Ratio, paired_ratio
 from fastserve.workload import Trace, read_trace, synthesise
 from sim.capacity import capacity
-from sim.report.document import Run, plain
+from sim.report.document import plain
+from sim.report.run import Run
 from sim.run import Contender, run_one
 from sim.settings import Settings
 from sim.world import World

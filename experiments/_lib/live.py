@@ -294,12 +294,13 @@ def _moment(case: Case, rig: Rig) -> str:
 def _calibrated(rig: Rig, longest: int, moment: str) -> Calibration:
     """A machine that others share changes within a minute: one for each moment, see _moment()."""
     from fastserve.compare.offline import serving_of
+    from fastserve.launch import Body, profiled
     from fastserve.profiler.calibrate import calibrate
 
     shared = {name: getattr(rig, name) for name in ("max_batch", "kv_tokens", "host_tokens")}
-    return calibrate(
-        _model(rig.model, rig.dtype, rig.threads), serving_of("fcfs", {}, shared), rig.calibrate_s, longest=longest
-    )
+    serving = serving_of("fcfs", {}, shared)
+    backend = profiled(Body(_model(rig.model, rig.dtype, rig.threads)), serving)
+    return calibrate(backend, serving, rig.calibrate_s, longest=longest)
 
 
 @lru_cache(maxsize=1)

@@ -1,21 +1,30 @@
-"""ScriptedExecutor: the interface of the real one, without torch. Times come from a latency model, text from a seed."""
+"""ScriptedBackend: a body without a model or torch. Times come from a latency model, tokens from a seed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from time import perf_counter_ns
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
 
-from fastserve.engine.clock import Clock
-from fastserve.engine.request import Piece, Request
-from fastserve.hardware import Hardware
+from fastserve.engine.backend import Failed, Said, Step, Token, Traits, Wanted
+from fastserve.engine.byte_tokenizer import EOS, ByteTokenizer
+from fastserve.engine.model_info import ModelInfo
+from fastserve.engine.params import SamplingParams
+from fastserve.hardware import Hardware, Memory, load_hardware
 from fastserve.sched.job import Job
-from fastserve.sched.plan import Copy, Outcome, Plan
+from fastserve.sched.plan import Copy, Plan
 
 PRINTABLE = tuple(range(32, 127))
 """The bytes of printable ASCII."""
 
+PRESET = "opt-13b-a100"
+"""The modelled machine where none is given."""
+
 Fail = Callable[[Job, int], object]
 """(job, index of its next token) -> anything; what it raises fails that request alone, a MemoryError the whole step."""
+
+FailStep = Callable[[Plan], object] | Mapping[int, Exception]
+"""What fails whole steps: called with each plan, it may raise; or what each of these calls of run() raises, from 0."""
 
 _MASK = (1 << 64) - 1
 
@@ -28,67 +37,90 @@ def draw(seed: int, index: int) -> int:
     return z ^ (z >> 31)
 
 
-class ScriptedExecutor:
-    """One iteration at a time, in the time that the modelled machine would take. tokens: what it may say."""
+class _Script(NamedTuple):
+    """What a job's tokens depend on. logprobs: how many likeliest tokens are reported; None: none are asked for."""
+
+    seed: int
+    logprobs: int | None
+
+
+class ScriptedBackend:
+    """One iteration at a time, in the time that the modelled machine would take.
+
+    wanted: pools, in place of the machine's own. hardware: the machine (None: PRESET). fail, fail_step: what goes
+    wrong. Whose clock is real lives its times in real time.
+    """
+
+    traits = Traits(swaps=True, exact="always")
 
     def __init__(
         self,
-        hardware: Hardware,
-        clock: Clock,
+        model: str = "scripted",
+        wanted: Wanted | None = None,
+        hardware: Hardware | None = None,
         *,
-        tokens: Sequence[int] = PRINTABLE,
-        eos: frozenset[int] = frozenset(),
+        max_model_len: int = 2048,
         fail: Fail | None = None,
+        fail_step: FailStep | None = None,
     ) -> None:
-        self.hardware = hardware
-        self.clock = clock
-        self.tokens = tokens
-        self.eos = eos
+        machine = load_hardware(PRESET) if hardware is None else hardware
+        self.machine = machine if wanted is None else with_pools(machine, wanted)
+        tokenizer = ByteTokenizer()
+        self.info = ModelInfo("scripted", tokenizer, max_model_len, len(tokenizer), frozenset({EOS}),
+                              backend="scripted")  # fmt: skip
+        self.settings: dict[str, Any] = {"times": "modelled"}
+        self.tokens = PRINTABLE
         self.fail = fail
-        self.produced: list[tuple[Request, Piece]] = []
-        self.model_ns = 0
-        self.waited_ns = 0  # its copies are waited for with its iterations
-        self.requests: dict[Job, Request] = {}
+        self.fail_step = fail_step
+        self.scripts: dict[Job, _Script] = {}
+        self._steps = 0
         self._ps = 0  # the modelled machine's own clock
         self._free_at = {True: 0, False: 0}  # by direction: ns, when its channel has nothing left to do
         self._moving: dict[Copy, int] = {}  # copies under way: ns, when they end
 
-    def admit(self, job: Job, request: Request) -> None:
-        self.requests[job] = request
+    def hardware(self) -> Hardware:
+        return self.machine
+
+    def admit(self, job: Job, prompt: list[int], params: SamplingParams, seed: int) -> None:
+        self.scripts[job] = _Script(seed, params.logprobs)
 
     def forget(self, job: Job) -> None:
-        self.requests.pop(job, None)
+        self.scripts.pop(job, None)
 
     def reset(self) -> None:
         self._moving.clear()
 
     def close(self) -> None:
-        self.requests.clear()
+        self.scripts.clear()
         self._moving.clear()
 
-    @property
-    def copies(self) -> int:
-        """How many are under way."""
-        return len(self._moving)
+    def held(self) -> dict[str, int]:
+        """What it holds of its jobs: nothing, when all have departed."""
+        return {"jobs": len(self.scripts), "copies": len(self._moving)}
 
-    def run(self, plan: Plan) -> Outcome:
+    def run(self, plan: Plan) -> Step:
+        self._fail_step(plan)
         speakers = [job for job, tokens in plan.work if job.decoding or _completes(job, tokens)]
         failed = self._try(speakers)
         start = max(self._ps, plan.now * 1000)
         stall = self._copy(plan) if plan.moves else 0
         start += stall * 1000
         chunks = [(job.prefilled, tokens) for job, tokens in plan.prefill]
-        self._ps = start + self.hardware.latency.iteration_ps(plan.batch, plan.context, chunks)
+        self._ps = start + self.machine.latency.iteration_ps(plan.batch, plan.context, chunks)
         after = self._ps // 1000
-        began = perf_counter_ns()
-        self.clock.sleep_until(after)
-        self.model_ns += perf_counter_ns() - began
-        self.produced = [(self.requests[job], self._speak(job, failed.get(job))) for job in speakers]
-        ended = [request.job for request, piece in self.produced if piece.finish_reason]
-        return Outcome(1, after - plan.now - stall, stall, ended, self._landed(after), after - plan.now)
+        said = [(job, failed.get(job) or self._speak(job)) for job in speakers]
+        return Step(said, stall, self._landed(after), after - plan.now - stall)
 
-    def _try(self, speakers: list[Job]) -> dict[Job, Exception]:
-        failed: dict[Job, Exception] = {}
+    def _fail_step(self, plan: Plan) -> None:
+        step, self._steps = self._steps, self._steps + 1
+        if isinstance(self.fail_step, Mapping):
+            if step in self.fail_step:
+                raise self.fail_step[step]
+        elif self.fail_step is not None:
+            self.fail_step(plan)
+
+    def _try(self, speakers: list[Job]) -> dict[Job, Failed]:
+        failed: dict[Job, Failed] = {}
         if self.fail is not None:
             for job in speakers:
                 try:
@@ -96,24 +128,18 @@ class ScriptedExecutor:
                 except MemoryError:
                     raise
                 except Exception as error:
-                    failed[job] = error
+                    failed[job] = Failed(f"{type(error).__name__}: {error}")
         return failed
 
-    def _speak(self, job: Job, error: Exception | None) -> Piece:
-        request = self.requests[job]
-        if error is not None:
-            return request.end("error", f"{type(error).__name__}: {error}")
+    def _speak(self, job: Job) -> Said:
+        script = self.scripts[job]
         tokens = self.tokens
-        index = job.generated
-        token = tokens[draw(request.seed, index) % len(tokens)]
-        wanted = request.params.logprobs
-        try:
-            if wanted is None:
-                return request.accept(token, self.eos)
-            top = {tokens[(tokens.index(token) + i) % len(tokens)]: -1.0 - i for i in range(min(wanted, len(tokens)))}
-            return request.accept(token, self.eos, -1.0, top)
-        except Exception as problem:
-            return request.end("error", f"{type(problem).__name__}: {problem}")
+        token = tokens[draw(script.seed, job.generated) % len(tokens)]
+        wanted = script.logprobs
+        if wanted is None:
+            return (Token(token),)
+        top = {tokens[(tokens.index(token) + i) % len(tokens)]: -1.0 - i for i in range(min(wanted, len(tokens)))}
+        return (Token(token, -1.0, top),)
 
     def _landed(self, now: int) -> list[Copy]:
         landed = sorted([copy for copy, end in self._moving.items() if end <= now], key=self._moving.__getitem__)
@@ -137,8 +163,8 @@ class ScriptedExecutor:
 
     def _send(self, copy: Copy, at: int) -> None:
         """Copies are served first come, first served, per direction."""
-        link = self.hardware.link
-        end = max(at, self._free_at[copy.out]) + link.copy_ns(copy.blocks * self.hardware.memory.block_bytes, copy.out)
+        link = self.machine.link
+        end = max(at, self._free_at[copy.out]) + link.copy_ns(copy.blocks * self.machine.memory.block_bytes, copy.out)
         self._free_at[copy.out] = self._moving[copy] = end
         if not link.duplex:
             self._free_at[not copy.out] = end
@@ -147,3 +173,22 @@ class ScriptedExecutor:
 def _completes(job: Job, tokens: int) -> bool:
     """Does this chunk end its prefill, so that it yields a token?"""
     return job.prefilled + tokens == job.prompt + job.generated
+
+
+def with_pools(hardware: Hardware, wanted: Wanted) -> Hardware:
+    """The same machine with the pools that are asked for, rounded up to whole blocks."""
+    block = wanted.block_tokens
+    memory = hardware.memory
+    bytes_per_token = memory.bytes_per_token or 1
+    wanted = wanted.in_tokens(bytes_per_token)
+
+    def whole(tokens: int) -> int:
+        return -(-tokens // block) * block
+
+    host_bytes = memory.host_bytes
+    if wanted.host_tokens is not None:
+        host_bytes = whole(wanted.host_tokens) * bytes_per_token
+    device_tokens = memory.device_tokens if wanted.kv_tokens is None else wanted.kv_tokens
+    if device_tokens is not None:
+        device_tokens = whole(device_tokens)
+    return replace(hardware, memory=Memory(block, device_tokens, host_bytes, bytes_per_token))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass, field
 
-from fastserve.metrics.records import NO_SLO, Slo
+from fastserve.workload.requests import TraceRequest
 from fastserve.workload.trace import IntArray
 
 UNFINISHED = "unfinished"
@@ -13,29 +13,19 @@ REJECTED = "rejected"
 CANCELLED = "cancelled"
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False, kw_only=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Call:
     """One request to send."""
 
-    index: int
-    """Dense from 0, in order of `due`."""
-    due: int
-    """ns after the start of the run: the intended arrival."""
+    request: TraceRequest
+    """Arrives when it is due."""
     prompt: IntArray | str
-    """Token ids or text."""
-    prompt_tokens: int
-    """How many tokens it was meant to have."""
-    output_tokens: int
-    """How many tokens the answer shall have: the truth, which a scheduler must not see."""
-    limit: int
-    """max_tokens where the truth is hidden: the same for everybody, or the client's own. At least `output_tokens`."""
-    client: str = ""
-    program: str = ""
-    priority: int | None = None
-    guess: int | None = None
-    """A predictor's output tokens."""
-    slo: Slo = NO_SLO
-    """Objectives (TTFT, TPOT, end to end) in s; NaN where there is none."""
+    """Token ids or text, meant to have `request.prompt` tokens."""
+
+    @property
+    def due(self) -> int:
+        """ns after the start of the run: the intended arrival."""
+        return self.request.arrival
 
 
 @dataclass(slots=True, eq=False, repr=False)

@@ -83,8 +83,8 @@ def counts(result: Result, exact: bool) -> dict[str, Any]:
     counted = sum([sample.reply.output_tokens is not None for sample in done])
     return {
         "output_tokens_by": "server" if counted == len(done) else "events" if not counted else "server, else events",
-        "wrong_outputs": sum([sample.reply.tokens != sample.call.output_tokens for sample in done]) if exact else None,
-        "wrong_prompts": sum([sample.reply.prompt_tokens not in (None, sample.call.prompt_tokens) for sample in done]),
+        "wrong_outputs": sum([sample.reply.tokens != sample.call.request.output for sample in done]) if exact else None,
+        "wrong_prompts": sum([sample.reply.prompt_tokens not in (None, sample.call.request.prompt) for sample in done]),
         "preemptions_by": "server" if result.knows_preemptions else None,
     }
 

@@ -25,7 +25,7 @@ class Asking:
     ignore_eos: bool = False
     """Answers shall have exactly their lengths."""
     own: bool = False
-    """The server is ours: it is told priority and guess too, which others refuse or do not know."""
+    """The server is ours: it is told program, priority, deadline, SLOs and guess too; others refuse them."""
     temperature: float | None = 0.0
     keep_text: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
@@ -54,24 +54,23 @@ class Form(ABC):
 
     def common(self, call: Call) -> dict[str, Any]:
         """The fields that all routes have."""
-        asking = self.asking
+        asking, request = self.asking, call.request
         hidden = asking.hide_lengths and asking.ignore_eos
-        body: dict[str, Any] = {self.limit_name: call.limit if hidden else call.output_tokens}
+        body: dict[str, Any] = {self.limit_name: request.limit if hidden else request.output}
         if hidden:
-            body["stop_after"] = call.output_tokens
+            body["stop_after"] = request.output
         elif asking.ignore_eos:
             body["ignore_eos"] = True
         if asking.model is not None:
             body["model"] = asking.model
         if asking.temperature is not None:
             body["temperature"] = asking.temperature
-        if call.client:
-            body["user"] = call.client
+        if request.client:
+            body["user"] = request.client
         if asking.own:
-            if call.priority is not None:
-                body["priority"] = call.priority
-            if call.guess is not None:
-                body["guess"] = call.guess
+            body |= request.scheduling
+            if request.guess is not None:
+                body["guess"] = request.guess
         return body
 
     def prompt(self, call: Call) -> str | list[int]:

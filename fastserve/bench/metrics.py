@@ -106,7 +106,7 @@ def _values(result: Result, done: Sequence[Sample]) -> dict[str, Floats]:
 
 def _prompt(sample: Sample) -> int:
     counted = sample.reply.prompt_tokens
-    return sample.call.prompt_tokens if counted is None else counted
+    return sample.call.request.prompt if counted is None else counted
 
 
 def _due(result: Result, sample: Sample) -> int:

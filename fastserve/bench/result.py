@@ -123,15 +123,15 @@ class Result:
         return sum([which(sample) for sample in self.samples])
 
     def _row(self, sample: Sample) -> dict[str, Any]:
-        call, reply = sample.call, sample.reply
+        request, reply = sample.call.request, sample.reply
         finish = reply.finish or UNFINISHED
         first, last, tokens = sample.first, sample.last, reply.tokens
         ended = reply.completed or finish == CANCELLED
         jct = nan if finish == REJECTED else (last - sample.arrival) / 1e9
         gaps = np.diff(np.frombuffer(reply.stamps, np.int64)) if len(reply.stamps) > 1 else None
-        prompt = call.prompt_tokens if reply.prompt_tokens is None else reply.prompt_tokens
+        prompt = request.prompt if reply.prompt_tokens is None else reply.prompt_tokens
         known = dict.fromkeys(COLUMNS, nan) | {
-            "id": call.index,
+            "id": request.id,
             "arrival": (sample.arrival - self.started) / 1e9,
             "prompt_tokens": prompt,
             "output_tokens": tokens,
@@ -145,19 +145,17 @@ class Result:
             "largest_gap": nan if gaps is None else float(gaps.max()) / 1e9,
             "preemptions": reply.preemptions or 0,
             **dict.fromkeys(UNKNOWN, 0),
-            "client": call.client,
-            "program": call.program,
-            "priority": call.priority or 0,
-            "ttft_slo": call.slo[0],
-            "tpot_slo": call.slo[1],
-            "e2e_slo": call.slo[2],
+            "client": request.client,
+            "program": request.program,
+            "priority": request.priority,
+            **dict(zip(("ttft_slo", "tpot_slo", "e2e_slo"), request.slo.seconds(), strict=True)),
         }
         return known | {
             "sent": (reply.sent - self.started) / 1e9 if reply.sent else nan,
             "lag": sample.lag / 1e9 if reply.sent else nan,
             "latency_from_send": (last - reply.sent) / 1e9 if reply.completed else nan,
             "ttft_from_send": nan if first is None else (first - reply.sent) / 1e9,
-            "asked_tokens": call.output_tokens,
+            "asked_tokens": request.output,
             "events": len(reply.stamps),
             "status": reply.status,
             "error": reply.error,

@@ -145,13 +145,15 @@ def _first(args: argparse.Namespace, contenders: Sequence[Contender]) -> str:
 
 
 def _engine(args: argparse.Namespace, trace: Trace) -> Body:
-    from fastserve.backends.torch.model import load_model
     from fastserve.compare.offline import EngineBody
-    from fastserve.compare.trace import fitting
+    from fastserve.compare.trace import check_fits
+    from fastserve.launch import Body
 
-    model = load_model(args.model, **{name: getattr(args, name) for name in MODEL_FLAGS})
-    fitting(trace, model.max_model_len, model.name)  # before anything is measured
-    return EngineBody(model, {name: getattr(args, name) for name in BATCH_FLAGS}, latency=args.latency)
+    body = Body(args.model, latency=args.latency, **{name: getattr(args, name) for name in MODEL_FLAGS})
+    longest = getattr(body.model, "max_model_len", None)
+    if longest is not None:
+        check_fits(trace, longest, body.model.name)  # before anything is measured
+    return EngineBody(body, {name: getattr(args, name) for name in BATCH_FLAGS})
 
 
 def _servers(args: argparse.Namespace) -> Body:

@@ -116,8 +116,10 @@ def prepare(args: argparse.Namespace) -> Prepared:
         else "text",
         "inexact_prompts": made.inexact if isinstance(made, TextPrompts) else 0,
         "lengths": _lengths(exact, hide),
-        "max_tokens": max([call.limit for call in calls]) if hide else None,
-        "shortened_limits": len({call.limit for call in calls}) > 1 and trace.max_tokens is None if hide else False,
+        "max_tokens": max([call.request.limit for call in calls]) if hide else None,
+        "shortened_limits": len({call.request.limit for call in calls}) > 1 and trace.max_tokens is None
+        if hide
+        else False,
         "predictor": args.predictor,
         "temperature": args.temperature,
         "extra_body": args.extra_body,
@@ -201,13 +203,17 @@ async def _run(args: argparse.Namespace, plan: Prepared) -> Any:
     limits = {"max_concurrency": args.max_concurrency, "timeout_s": args.timeout, "stop": stop}
     try:
         if args.num_warmups > 0:
-            await run([replace(call, due=0) for call in plan.calls[: args.num_warmups]], plan.backend, **limits)
+            await run([_at_once(call) for call in plan.calls[: args.num_warmups]], plan.backend, **limits)
         return await run(plan.calls, plan.backend, watch=watch, **limits)
     finally:
         for line in lines:
             line.cancel()
         await asyncio.gather(*lines, return_exceptions=True)
         plan.backend.close()
+
+
+def _at_once(call: Any) -> Any:
+    return replace(call, request=call.request._replace(arrival=0))
 
 
 def _counter(args: argparse.Namespace, asker: Any, model: str | None) -> Any:

@@ -42,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measures, prints and stores. Returns 0, also for a poor fit, which it says; 2 for what cannot be measured."""
     try:
-        from fastserve.backends.torch.model import load_model
         from fastserve.engine.config import EngineConfig
+        from fastserve.launch import Body, profiled
         from fastserve.profiler.calibrate import calibrate
         from fastserve.profiler.store import store
     except ImportError as error:
@@ -51,11 +51,12 @@ def run(args: argparse.Namespace) -> int:
     try:
         if not args.budget > 0:
             raise ValueError(f"--budget {args.budget:g}: give seconds above 0")
-        model = load_model(args.model, **{name: getattr(args, name) for name in MODEL_FLAGS})
+        body = Body(args.model, **{name: getattr(args, name) for name in MODEL_FLAGS})
         serving = EngineConfig(max_batch=args.max_batch, kv_tokens=args.kv_tokens, host_tokens=args.host_tokens)
         bar = Bar(sys.stderr.isatty() and not args.json)
         try:
-            found = calibrate(model, serving, args.budget, longest=args.longest, report=bar)
+            backend = profiled(body, serving)
+            found = calibrate(backend, serving, args.budget, longest=args.longest, report=bar)
         finally:
             bar.close()
     except (ValueError, OSError) as error:
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     kept = []
     try:
         if not args.no_store:
-            path = store(model, found.hardware)
+            path = store(backend.facts, found.hardware)
             path.with_suffix(".measured.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
             kept.append(str(path))
         if args.out is not None:

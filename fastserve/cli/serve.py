@@ -11,6 +11,7 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "max_batch": ("--max-batch-size", "--batch-size", "--max-num-seqs"),
     "num_queues": ("--num-priority-queues",),
     "model": ("--model-name",),
+    "backend": ("--backend-type",),
 }
 REPEATED = ("set", "api_key", "required_scopes", "cors_origins")
 GROUPS = {

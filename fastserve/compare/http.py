@@ -20,7 +20,7 @@ from fastserve.bench.schedule import calls_of
 from fastserve.bench.target import Asker, Target, TargetError
 from fastserve.compare.compare import CompareError, Contender, Replay, Watch
 from fastserve.compare.subprocess_server import ServerError, ServerProcess
-from fastserve.compare.trace import fitting, warm_up
+from fastserve.compare.trace import check_fits, warm_up
 from fastserve.policies import make
 from fastserve.predictors import Oracle
 from fastserve.workload import Trace
@@ -80,7 +80,7 @@ class HttpBody:
         except TargetError as error:
             raise CompareError(str(error)) from None
         if target.max_model_len is not None:
-            fitting(trace, target.max_model_len, next(iter(target.models), url))
+            check_fits(trace, target.max_model_len, next(iter(target.models), url))
         self._send(contender, url, target, warm_up(trace), seed + 1, None, server)
         result = self._send(contender, url, target, trace, seed, watch, server)
         return Replay(result.columns(), result.summary(), notes(result, target, server))
@@ -119,7 +119,7 @@ def notes(result: Result, target: Target, server: ServerProcess | None) -> dict[
     """How a run went. warnings: sentences, the same for runs that went wrong alike."""
     lag = float(np.percentile(result.lags_ms(), 99))
     greeting = "" if server is None else server.greeting
-    wrong = result.count(lambda sample: sample.reply.tokens != sample.call.output_tokens)
+    wrong = result.count(lambda sample: sample.reply.tokens != sample.call.request.output)
     said = []
     if result.late:
         said.append(f"late: the client's p99 lag was above {LATE_NS / 1e6:g} ms, the load not quite the schedule's; "

@@ -6,30 +6,29 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from fastserve.backends.torch.model import Model
 from fastserve.compare.compare import CompareError, Contender, Replay, Watch
-from fastserve.compare.trace import fitting, warm_up
+from fastserve.compare.trace import check_fits, warm_up
 from fastserve.engine.config import EngineConfig
 from fastserve.engine.playback import PlaybackError, play
-from fastserve.hardware import Hardware, load_hardware
-from fastserve.launch import on_model
+from fastserve.hardware import Hardware
+from fastserve.launch import Body
 from fastserve.metrics.summary import summarise
 from fastserve.profiler.load import machine
 from fastserve.workload import Trace
 
 
 class EngineBody:
-    """serving: settings that all contenders share, None for a default. latency: what all policies are told of the
-    machine, a preset or file; else what is stored for this model, or measured once. ValueError for what cannot work.
+    """serving: settings that all contenders share, None for a default. What all policies are told of the machine is the
+    body's `latency`, else what is stored for its model, or measured once. ValueError for what cannot work.
     """
 
-    def __init__(self, model: Model, serving: Mapping[str, Any], *, latency: str | None = None) -> None:
-        self.model = model
+    def __init__(self, body: Body, serving: Mapping[str, Any]) -> None:
+        self.body = body
         self.shared = {name: value for name, value in serving.items() if value is not None} | {"keep_records": None}
-        given = None if latency is None else load_hardware(latency)
-        with on_model(model, serving_of("fcfs", {}, self.shared), hardware=given) as engine:
+        with body.engine(serving_of("fcfs", {}, self.shared)) as engine:
             self.hardware: Hardware = engine.hardware
-            self.about = {"body": "engine", "model": model.name, "latency": engine.hardware.name, **serving,
+            self.about = {"body": "engine", "backend": body.name, "model": engine.model_name,
+                          "latency": engine.hardware.name, **serving,
                           "max_batch": engine.serving.max_batch}  # fmt: skip
         self.warm = False
 
@@ -50,9 +49,11 @@ class EngineBody:
         return machine()
 
     def _play(self, serving: EngineConfig, trace: Trace, seed: int, watch: Watch | None) -> Any:
-        with on_model(self.model, serving, hardware=self.hardware) as engine:
+        with self.body.engine(serving, self.hardware) as engine:
+            context = engine.max_model_len
+            check_fits(trace, context, engine.model_name)
             try:
-                return play(engine, fitting(trace, engine.max_model_len, self.model.name), seed=seed, watch=watch)
+                return play(engine, trace, seed=seed, max_model_len=context, watch=watch)
             except PlaybackError as error:
                 raise CompareError(str(error)) from None
 

@@ -1,26 +1,22 @@
-"""The trace as a comparison's bodies replay it: with limits that a context holds, after a few requests that warm up."""
+"""A trace before a comparison's bodies replay it: whether a context holds it, and a few requests that warm up."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import numpy as np
 
 from fastserve.workload import Trace
+from fastserve.workload.requests import outputs_of
 
 WARM, WARM_TOKENS = 4, 8
 """Requests, and tokens of each output at most, before a body is measured."""
 
 
-def fitting(trace: Trace, context: int, model: str) -> Trace:
-    """The trace with limits that leave every request within `context` tokens; none is below a request's output.
+def check_fits(trace: Trace, context: int, model: str) -> None:
+    """ValueError that counts the requests whose prompt and output do not fit `context` tokens: none is dropped or cut.
 
-    ValueError that counts the requests whose prompt and output do not fit: none is dropped or cut.
+    Where it passes, workload.requests.within() leaves a limit above no output.
     """
-    limits = np.full(len(trace), trace.output.max())
-    if trace.max_tokens is not None:
-        limits = np.where(trace.max_tokens > 0, trace.max_tokens, limits)
-    need = trace.prompt + np.minimum(trace.output, limits)
+    need = trace.prompt + np.array(outputs_of(trace))
     long = int((need > context).sum())
     if long:
         raise ValueError(
@@ -29,9 +25,6 @@ def fitting(trace: Trace, context: int, model: str) -> Trace:
             f"trace of shorter requests, such as `python -m sim.trace synthesise tiny.jsonl -n 24 --rate 4 "
             f"--lengths profile:alpaca` writes"
         )
-    if bool((trace.prompt + limits <= context).all()):
-        return trace
-    return replace(trace, max_tokens=np.minimum(limits, context - trace.prompt))
 
 
 def warm_up(trace: Trace) -> Trace:

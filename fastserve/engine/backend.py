@@ -1,28 +1,159 @@
-"""LiveExecutor: what a body must be for the loop to drive it."""
+"""Backend: the seam behind which bodies stand. A device that can do one iteration of a Plan, and knows no more.
+
+It never sees text, stop strings, ends or clients: it is given token ids and gives token ids back, and the engine makes
+of them what clients see (engine/output_processor.py). What else a body can is data, in its Traits.
+"""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, Protocol
 
-from fastserve.engine.request import Piece, Request
+from fastserve.engine.model_info import ModelInfo
+from fastserve.engine.params import SamplingParams
+from fastserve.hardware import Hardware
 from fastserve.sched.job import Job
-from fastserve.sched.plan import Outcome, Plan
+from fastserve.sched.plan import Copy, Plan
+
+Exact = Literal["always", "same-composition", "no"]
 
 
-class LiveExecutor(Protocol):
-    """The brain's Executor, and what a server needs besides.
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What a body can."""
 
-    run() does one iteration and puts the tokens of it into `produced`. What one request does wrong fails that request
-    alone. It raises MemoryError when the device has no room for the step, anything else when the step itself failed,
-    and does so before any request has accepted a token; its KV is then as it may be, until reset() has made it empty.
+    swaps: bool = True
+    """It keeps KV on the host and copies it back; else who leaves computes again."""
+    exact: Exact = "no"
+    """Whether tokens do not depend on preemption: always, while the batch is composed alike, or not at all."""
+    uneven: bool = False
+    """A job may get no token in an iteration, or several; else each that is due gets exactly one."""
+    reports_cached: bool = False
+    """It says itself which prefixes it found in its cache."""
+
+
+class Token(NamedTuple):
+    """One token of one job. logprob, top (likeliest ids and their logprobs): for requests that ask for them."""
+
+    id: int
+    logprob: float | None = None
+    top: dict[int, float] | None = None
+
+
+class Failed(NamedTuple):
+    """The job's own request failed in this step, and no other. error: what its client is told."""
+
+    error: str
+
+
+Said = Sequence[Token] | Failed
+
+
+@dataclass(slots=True, eq=False)
+class Step:
+    """What one iteration of a Plan came to. Times in ns.
+
+    said: for each job that was due a token, in any order: what it got. Due are those that decode and those whose
+    prefill this iteration ended; a body that is uneven leaves out who got none.
+    stall: that the iteration waited for copies. copied: the copies that have ended by now, each reported once, the
+    plan's `clear` and `load` among them. service: of a modelled machine, what the iteration took without the stall:
+    the engine's clock goes there; None: what the clock says. model_ns: of real time, in the model or waiting for it.
     """
 
-    produced: list[tuple[Request, Piece]]  # of the last run, in order; each request's last piece says how it ended
-    model_ns: int  # so far, inside the model or waiting for it
-    waited_ns: int  # so far, for copies; the rest of an iteration is the host's own work
+    said: Sequence[tuple[Job, Said]]
+    stall: int = 0
+    copied: Sequence[Copy] = ()
+    service: int | None = None
+    model_ns: int = 0
 
-    def run(self, plan: Plan) -> Outcome: ...
-    def admit(self, job: Job, request: Request) -> None: ...  # before Scheduler.submit
-    def forget(self, job: Job) -> None: ...  # after it departed; copies under way are respected
-    def reset(self) -> None: ...  # all KV is gone, no copy is under way; the requests stay
-    def close(self) -> None: ...
+
+class Backend(Protocol):
+    """Called by the engine's thread alone, except that info and traits, which never change, may be read by any.
+
+    What one request does wrong fails that request alone: admit() raises, or its entry in Step.said is Failed. run()
+    raises MemoryError when the device has no room for the step, and anything else when the step itself failed; no job
+    has then got a token, and its KV is as it may be until reset() has made it empty.
+    """
+
+    info: ModelInfo
+    traits: Traits
+
+    def hardware(self) -> Hardware:
+        """Its times, memory and link, which the Scheduler and its policy are told; asked once, before any request."""
+        ...
+
+    def admit(self, job: Job, prompt: list[int], params: SamplingParams, seed: int) -> None:
+        """Before Scheduler.submit. params: resolved. seed: of its draws. What it raises fails this request."""
+        ...
+
+    def run(self, plan: Plan) -> Step:
+        """One iteration."""
+        ...
+
+    def forget(self, job: Job) -> None:
+        """It has departed. Copies of its KV that are under way still end and are reported."""
+        ...
+
+    def reset(self) -> None:
+        """All KV is gone and no copy is under way; the jobs stay, and will be asked for their prefill again."""
+        ...
+
+    def close(self) -> None:
+        """The engine has ended."""
+        ...
+
+
+# -- what launch and the profiler need besides -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What an engine's settings ask of the body's memory. None: what the memory allows. Bytes count where tokens are
+    not given. swaps: whether the residency uses the host at all. max_batch: the largest batch that matters.
+    """
+
+    block_tokens: int = 16
+    kv_tokens: int | None = None
+    host_tokens: int | None = None
+    kv_bytes: int | None = None
+    host_bytes: int | None = None
+    swaps: bool = True
+    max_batch: int = 16
+
+    def in_tokens(self, bytes_per_token: int) -> Wanted:
+        """The same with bytes turned into tokens."""
+        kv, host = self.kv_tokens, self.host_tokens
+        if kv is None and self.kv_bytes is not None:
+            kv = self.kv_bytes // bytes_per_token
+        if host is None and self.host_bytes is not None:
+            host = self.host_bytes // bytes_per_token
+        return replace(self, kv_tokens=kv, host_tokens=host, kv_bytes=None, host_bytes=None)
+
+
+class CopyTime(NamedTuple):
+    """A copy that was timed on the idle body: the median of a few."""
+
+    out: bool
+    bytes: int
+    seconds: float
+
+
+class Profiled(Backend, Protocol):
+    """A body that `fastserve profile` can measure and whose profile is found again."""
+
+    facts: Mapping[str, Any]  # all that its times depend on, as JSON values
+
+    def use(self, hardware: Hardware, origin: str) -> None:
+        """These are its times; hardware() measures none. Its memory stays its own. origin: where they come from."""
+        ...
+
+    def copy_times(self) -> list[CopyTime]:
+        """Copies by size, each way. Before any request: the contents of the pools are lost."""
+        ...
+
+
+def settings_of(backend: Backend) -> dict[str, Any]:
+    """Its own settings as they turned out, for those who show them; `times` says where hardware() comes from."""
+    found: Mapping[str, Any] = getattr(backend, "settings", {})
+    return dict(found)

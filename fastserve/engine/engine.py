@@ -8,51 +8,55 @@ with Engine.from_pretrained("embedded", policy="sj-mlfq", max_batch=16) as engin
 
 from __future__ import annotations
 
+import logging
 import time
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import CancelledError
+from dataclasses import replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
 
-from fastserve.engine.backend import LiveExecutor
-from fastserve.engine.clock import Clock
+from fastserve.engine.backend import Backend, settings_of
+from fastserve.engine.clock import Clock, WallClock
 from fastserve.engine.config import EngineConfig
 from fastserve.engine.inbox import Inbox
 from fastserve.engine.input_processor import InputProcessor, QueueFull
 from fastserve.engine.lifecycle import Lifecycle
 from fastserve.engine.loop import Loop
-from fastserve.engine.model_info import ModelInfo
 from fastserve.engine.params import SamplingParams
 from fastserve.engine.request import Handle, Listener, Output, Request
 from fastserve.engine.snapshot import Snapshot, take
 from fastserve.engine.watch import Watcher
 from fastserve.flightlog.write import FlightLog
-from fastserve.hardware import Hardware
 from fastserve.metrics.records import Columns, Recorder
 from fastserve.sched.errors import RefusedError
 
 if TYPE_CHECKING:
     from os import PathLike
 
-    from fastserve.backends.scripted import Fail
+    from fastserve.backends.scripted import Fail, FailStep
 
 __all__ = ["Engine", "QueueFull", "RefusedError"]
+
+log = logging.getLogger("fastserve")
 
 Prompt = str | Sequence[int]
 
 
 class Engine:
-    """Made by from_pretrained() or scripted(); closed by close(), as a context manager, or when nobody holds it or a
-    Handle of it any more. Threads do not survive a fork: make it in the process that uses it.
+    """Made by from_pretrained(), scripted() or on(); closed by close(), as a context manager, or when nobody holds it
+    or a Handle of it any more. Threads do not survive a fork: make it in the process that uses it.
 
-    settings: all of them, defaults filled in. info: what it knows of its model.
+    settings: all of them, defaults filled in. info: what it knows of its model and its body.
     """
 
-    def __init__(
-        self, executor: LiveExecutor, info: ModelInfo, hardware: Hardware, serving: EngineConfig, clock: Clock,
-        settings: dict[str, Any], machine: str,
-    ) -> None:  # fmt: skip
+    def __init__(self, backend: Backend, serving: EngineConfig, clock: Clock | None = None) -> None:
+        if not backend.traits.swaps and serving.residency in ("reactive", "proactive"):
+            log.info("backend %s keeps no KV on the host: who leaves computes again", backend.info.backend)
+            serving = replace(serving, residency="recompute")
+        clock = clock or WallClock()
+        info, hardware = backend.info, backend.hardware()
         policy = serving.fresh_policy()
         scheduler = serving.scheduler(policy, hardware, info.max_model_len)
         budget = scheduler.batching.budget if serving.batching == "chunked" else None
@@ -72,10 +76,12 @@ class Engine:
         self.serving = serving
         self.hardware = hardware
         self.clock = clock
-        self.settings = settings
-        self.machine = machine  # in words: where the times that the policy is told come from
+        own = settings_of(backend)
+        self.machine = own.pop("times", "the body's own")  # in words: where the times that the policy is told come from
+        self.settings = {"model": info.name, "backend": info.backend, "latency": hardware.name,
+                         "max_model_len": info.max_model_len, **own, **serving.shown(hardware)}  # fmt: skip
         self.started_at = time.time() - clock.now() / 1e9  # s since 1970 at which the engine's clock read 0
-        self.loop = Loop(scheduler, executor, recorder, clock, self.inbox, flight)
+        self.loop = Loop(scheduler, backend, recorder, clock, self.inbox, flight)
         self._lifecycle = Lifecycle(self.loop)  # its thread holds the loop, and the loop nothing that holds this object
         weakref.finalize(self, self._lifecycle.drop).atexit = False
 
@@ -90,6 +96,8 @@ class Engine:
         program: str = "",
         priority: int = 0,
         deadline_s: float | None = None,
+        ttft_slo_s: float | None = None,
+        tpot_slo_s: float | None = None,
         timeout_s: float | None = None,
         arrival: float | None = None,
         listener: Listener | None = None,
@@ -97,10 +105,12 @@ class Engine:
     ) -> Handle:
         """Takes a request and returns at once.
 
-        deadline_s: when it should have ended, s after its arrival: for policies and records. timeout_s: s after its
-        arrival, when it is cancelled with finish reason timeout. arrival: s of now(); one to come is waited for, a past
-        one counts as waiting (None: now). listener: called with every piece on the engine's thread; it must be quick.
-        beyond_capacity: neither refused for nor counted towards the bound of the queue.
+        deadline_s: when it should have ended, s after its arrival. ttft_slo_s: when it should have said its first
+        token; without a deadline_s it is the deadline that a policy sees. tpot_slo_s: s for each later token. All three
+        are in the records. timeout_s: s after its arrival, when it is cancelled with finish reason timeout. arrival: s
+        of now(); one to come is waited for, a past one counts as waiting (None: now). listener: called with every
+        piece on the engine's thread; it must be quick. beyond_capacity: neither refused for nor counted
+        towards the bound of the queue.
 
         Raises ValueError for what is wrong with it, RefusedError (a ValueError) when it can never fit, QueueFull,
         RuntimeError when the engine is closed or broken.
@@ -110,8 +120,8 @@ class Engine:
             raise RuntimeError(f"the engine has stopped: {self.error or 'it was closed'}")
         request = self.input_processor.admit(
             self.loop.scheduler, prompt, params, client=client, program=program, priority=priority,
-            deadline_s=deadline_s, timeout_s=timeout_s, arrival=arrival, listener=listener,
-            beyond_capacity=beyond_capacity,
+            deadline_s=deadline_s, ttft_slo_s=ttft_slo_s, tpot_slo_s=tpot_slo_s, timeout_s=timeout_s, arrival=arrival,
+            listener=listener, beyond_capacity=beyond_capacity,
         )  # fmt: skip
         return Handle(request, self._cancel)
 
@@ -212,13 +222,14 @@ class Engine:
         return self.info.eos_ids
 
     def start_line(self) -> str:
-        """One line: the model, the policy, the pools, and where the machine's times come from."""
+        """One line: the model and its body, the policy, the pools, and where the machine's times come from."""
         memory = self.hardware.memory
         host = memory.host_blocks
         pool = "unlimited" if memory.device_tokens is None else f"{memory.device_tokens:,} tokens"
         beside = "unlimited" if host is None else f"{host * memory.block_tokens:,} tokens"
-        return (f"{self.info.name}, policy {self.serving.name}, batch cap {self.serving.max_batch}, KV pool {pool}, "
-                f"host {beside}, {self.serving.residency}; times: {self.machine}")  # fmt: skip
+        return (f"{self.info.name} on {self.info.backend}, policy {self.serving.name}, batch cap "
+                f"{self.serving.max_batch}, KV pool {pool}, host {beside}, {self.serving.residency}; times: "
+                f"{self.hardware.name} ({self.machine})")  # fmt: skip
 
     # -- its life --------------------------------------------------------------------------------------------------
 
@@ -232,7 +243,12 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # -- how to make one -------------------------------------------------------------------------------------------
+    # -- how to make one: launch knows the bodies, and is imported when it is asked ---------------------------------
+
+    @staticmethod
+    def on(backend: Backend, *, clock: Clock | None = None, **serving: Any) -> Engine:
+        """An engine on a body. clock: real time by default. serving: see EngineConfig."""
+        return Engine(backend, EngineConfig.of(serving), clock)
 
     @staticmethod
     def scripted(
@@ -241,21 +257,27 @@ class Engine:
         realtime: bool | float = False,
         max_model_len: int = 2048,
         fail: Fail | None = None,
+        fail_step: FailStep | None = None,
         **serving: Any,
     ) -> Engine:
         """An engine without a model or torch. What it says depends on each request's seed alone.
 
         latency: the modelled machine; its pools are the default. realtime: False: no waiting at all, times are the
-        model's; a number: real time, so many times as fast. fail: see scripted.Fail. serving: see EngineConfig.
+        model's; a number: real time, so many times as fast. fail, fail_step: see scripted.Fail and FailStep. serving:
+        see EngineConfig.
         """
         from fastserve.launch import scripted
 
-        return scripted(latency, realtime, max_model_len, fail, EngineConfig.of(serving))
+        return scripted(
+            EngineConfig.of(serving), latency=latency, realtime=realtime, max_model_len=max_model_len, fail=fail,
+            fail_step=fail_step,
+        )  # fmt: skip
 
     @staticmethod
     def from_pretrained(
         model: str = "embedded",
         *,
+        backend: str = "torch",
         dtype: str = "auto",
         device: str = "auto",
         threads: int | None = None,
@@ -269,14 +291,18 @@ class Engine:
     ) -> Engine:
         """An engine on a Hugging Face model by id or path, or the embedded one.
 
+        backend: the body: a name of fastserve.backends, module:Class or ./file.py:Class. A setting below that it does
+        not have must be left at its default.
         latency: the times that the policy is told: a preset or file (None: a stored profile for this model, dtype,
         device and threads, else about a second of measuring). load_format="dummy": random weights. serving: see
         EngineConfig.
         """
-        from fastserve.launch import pretrained
+        from fastserve.launch import Body
 
-        return pretrained(
-            model, dtype=dtype, device=device, threads=threads, load_format=load_format, latency=latency,
+        config = EngineConfig.of(serving)
+        body = Body(
+            model, backend, latency=latency, dtype=dtype, device=device, threads=threads, load_format=load_format,
             max_model_len=max_model_len, gpu_memory_utilization=gpu_memory_utilization,
-            trust_remote_code=trust_remote_code, native=native, serving=EngineConfig.of(serving),
+            trust_remote_code=trust_remote_code, native=native,
         )  # fmt: skip
+        return body.engine(config)

@@ -9,13 +9,15 @@ from collections.abc import Sequence
 
 from fastserve.engine.clock import Clock
 from fastserve.engine.config import EngineConfig
+from fastserve.engine.detokenizer import Alphabet
 from fastserve.engine.inbox import Inbox
 from fastserve.engine.model_info import ModelInfo
 from fastserve.engine.params import SamplingParams
 from fastserve.engine.request import Listener, Request
 from fastserve.metrics.records import NO_SLO, Slo
-from fastserve.sched.job import NEVER, Job
+from fastserve.sched.job import Job
 from fastserve.sched.scheduler import Scheduler
+from fastserve.sched.slo import NO_TARGETS, SloTargets
 
 
 class QueueFull(RuntimeError):
@@ -30,9 +32,10 @@ class InputProcessor:
         self.serving = serving
         self.clock = clock
         self.inbox = inbox
-        self.slos: dict[int, float] = {}  # by id of a live job: s from its arrival to its deadline
+        self.slos: dict[int, Slo] = {}  # by id of a live job that has any
         self.outstanding = 0  # requests that count towards the bound of the queue
         self._guess = serving.predict()
+        self._alphabet = None if info.tokenizer is None else Alphabet(info.tokenizer)
         self._rng = random.Random(serving.seed)
         self._lock = threading.Lock()
         self._next_id = 0
@@ -47,21 +50,25 @@ class InputProcessor:
         program: str,
         priority: int,
         deadline_s: float | None,
+        ttft_slo_s: float | None,
+        tpot_slo_s: float | None,
         timeout_s: float | None,
         arrival: float | None,
         listener: Listener | None,
         beyond_capacity: bool,
     ) -> Request:
         """Puts the request into the inbox. See Engine.submit()."""
-        for name, span in (("deadline_s", deadline_s), ("timeout_s", timeout_s)):
+        spans = {"deadline_s": deadline_s, "ttft_slo_s": ttft_slo_s, "tpot_slo_s": tpot_slo_s, "timeout_s": timeout_s}
+        for name, span in spans.items():
             if span is not None and not 0 <= span < math.inf:
                 raise ValueError(f"{name}={span}: give a number of seconds from 0 on, or None")
         if arrival is not None and not math.isfinite(arrival):
             raise ValueError(f"arrival={arrival}: give seconds of the engine's now(), or None for now")
+        slo = SloTargets(_ns(ttft_slo_s), _ns(tpot_slo_s), _ns(deadline_s))
         params = (params or SamplingParams()).resolved(self.info.defaults)
         ids = self.info.encode(prompt)
         limit = self.info.limit(len(ids), params)
-        voice = None if self.info.voice is None else self.info.voice(params, ids)
+        voice = None if self._alphabet is None else self._alphabet.voice(params, ids)
         if params.stop and voice is None:
             raise ValueError(f"stop strings need text, and model {self.info.name} has no tokenizer")
         guess = None
@@ -69,8 +76,7 @@ class InputProcessor:
             guess = params.guess or self._guess
         with self._lock:
             at = self.clock.now() if arrival is None else round(arrival * 1e9)
-            due = NEVER if deadline_s is None else at + round(deadline_s * 1e9)
-            job = Job(self._next_id, at, len(ids), limit, client, program, priority, due, guess)
+            job = Job(self._next_id, at, len(ids), limit, client, program, priority, slo.deadline(at), guess)
             scheduler.check(job)
             if not beyond_capacity:
                 self._make_sure_of_room(scheduler.slots)
@@ -81,16 +87,15 @@ class InputProcessor:
             self.inbox.put(request)
             self._next_id += 1
             self.outstanding += not beyond_capacity
-            if deadline_s is not None:
-                self.slos[job.id] = deadline_s
+            if slo != NO_TARGETS:
+                self.slos[job.id] = slo.seconds()
         if timeout_s is not None:
             self.inbox.cancel(request, "timeout", at + round(timeout_s * 1e9))
         return request
 
     def slo_of(self, id: int) -> Slo:
         """For the Recorder."""
-        deadline = self.slos.get(id)
-        return NO_SLO if deadline is None else (*NO_SLO[:2], deadline)
+        return self.slos.get(id, NO_SLO)
 
     def _make_sure_of_room(self, slots: int) -> None:
         capacity = self.serving.queue_capacity
@@ -105,3 +110,7 @@ class InputProcessor:
 
     def _uncounted(self, request: Request) -> None:
         self.slos.pop(request.job.id, None)
+
+
+def _ns(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * 1e9)

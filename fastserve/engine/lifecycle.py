@@ -39,5 +39,5 @@ class Lifecycle:
         try:
             loop.run()
         finally:
-            loop.executor.close()
+            loop.backend.close()
             atexit.unregister(self.close)

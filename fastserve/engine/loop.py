@@ -1,4 +1,4 @@
-"""The loop: one thread that owns the Scheduler and the executor.
+"""The loop: one thread that owns the Scheduler and the body.
 
 A turn is: drain the inbox (arrivals by (arrival, id), then cancels), plan, run, commit, hand out; nothing else calls
 the Scheduler. Idle, it rests on the inbox and never polls. It knows neither torch nor whether its clock is a real one.
@@ -10,9 +10,10 @@ import logging
 from time import perf_counter_ns
 from typing import Any
 
-from fastserve.engine.backend import LiveExecutor
+from fastserve.engine.backend import Backend, Step
 from fastserve.engine.clock import Clock
 from fastserve.engine.inbox import Inbox
+from fastserve.engine.output_processor import OutputProcessor
 from fastserve.engine.recovery import Recovery
 from fastserve.engine.request import Piece, Request
 from fastserve.engine.watch import Watch
@@ -20,7 +21,8 @@ from fastserve.flightlog.write import FlightLog
 from fastserve.metrics.records import Recorder
 from fastserve.sched.errors import RefusedError
 from fastserve.sched.job import Job
-from fastserve.sched.plan import Outcome, Plan
+from fastserve.sched.observer import Observer
+from fastserve.sched.plan import Plan
 from fastserve.sched.scheduler import Scheduler
 
 log = logging.getLogger("fastserve")
@@ -34,20 +36,22 @@ class Loop:
     def __init__(
         self,
         scheduler: Scheduler,
-        executor: LiveExecutor,
+        backend: Backend,
         recorder: Recorder,
         clock: Clock,
         inbox: Inbox,
         flight: FlightLog | None = None,
     ) -> None:
         self.scheduler = scheduler
-        self.executor = executor
+        self.backend = backend
         self.recorder = recorder
         self.clock = clock
         self.inbox = inbox
         self.flight = flight
         self.watch = Watch(scheduler)
+        self.observer: Observer | None = None
         self.requests: dict[Job, Request] = {}  # admitted, and not ended
+        self.output = OutputProcessor(backend, self.requests)
         self.now = 0  # ns: the boundary at which the loop stands
         self.alive = True
         self.error: str | None = None
@@ -57,6 +61,8 @@ class Loop:
         self.counters.update({f"finished_{reason}": 0 for reason in FINISHES})
         self.busy_ns = 0  # in turns that had something to run
         self.scheduler_ns = 0  # of these, in the Scheduler and its policy
+        self.model_ns = 0  # of these, in the model or waiting for it
+        self.waited_ns = 0  # of these, for copies; the rest is the host's own work
         self._scheduling = 0  # of this turn
         self.recovery = Recovery(self)
         recorder.watch = self.row
@@ -103,7 +109,8 @@ class Loop:
         if plan is None:
             return False
         try:
-            outcome = self.executor.run(plan)
+            step = self.backend.run(plan)
+            self.output.check(plan, step)
         except MemoryError as error:
             self.recovery.too_large(plan, error)
             self.watch.failed(self.now)
@@ -111,7 +118,7 @@ class Loop:
             self.recovery.failed(plan, error)
             self.watch.failed(self.now)
         else:
-            self._commit(plan, outcome)
+            self._commit(plan, step)
             self.steps += 1
             self.recovery.went_well()
         self.scheduler_ns += self._scheduling
@@ -126,9 +133,13 @@ class Loop:
             self.flight.planned(self.now, plan)
         if plan is not None:
             self.watch.planned(plan, self.clock.now())
+            if self.observer is not None:
+                self.observer.planned(plan)
         return plan
 
-    def _commit(self, plan: Plan, outcome: Outcome) -> None:
+    def _commit(self, plan: Plan, step: Step) -> None:
+        self._pass(plan, step)
+        outcome = self.output.accept(step)
         now = self.now = self.clock.now()
         outcome.first = now - plan.now
         outcome.service = outcome.first - outcome.stall
@@ -138,29 +149,44 @@ class Loop:
         finished = self.scheduler.commit(plan, outcome, now)
         self._scheduling += perf_counter_ns() - began
         self.counters["preemptions"] += len(plan.left)
-        produced = self.executor.produced
+        produced = self.output.pieces
         self.counters["output_tokens"] += sum([piece.token_id is not None for _, piece in produced])
         for job in finished:
             self._finish(job, produced)
         self.recorder.commit(plan, outcome, finished, now)
+        if self.observer is not None:
+            self.observer.committed(plan, outcome, finished, now)
         if self.watch.looked_at:
             self.watch.committed(finished, now)
         for job in finished:
-            self.executor.forget(job)
+            self.backend.forget(job)
             self.watch.seats.leave(job)
             del self.requests[job]
         for request, piece in produced:
             piece.at_ns = now
             self._hand_out(request, piece)
 
+    def _pass(self, plan: Plan, step: Step) -> None:
+        """The time of a modelled step passes here; that of a real one has passed."""
+        if step.service is None:
+            self.model_ns += step.model_ns
+            self.waited_ns += step.stall
+        else:
+            began = perf_counter_ns()
+            self.clock.sleep_until(plan.now + step.stall + step.service)
+            self.model_ns += perf_counter_ns() - began
+
     def _finish(self, job: Job, produced: list[tuple[Request, Piece]]) -> None:
-        """The executor has ended it; or it outgrew the pool, and the Scheduler has cut it after its last token."""
+        """Its tokens have ended it; or it outgrew the pool, and the Scheduler has cut it after its last token."""
         request = self.requests[job]
         if not request.finish_reason:
-            last = next(piece for owner, piece in produced if owner is request)
             end = request.end(job.finish)
-            last.text += end.text
-            last.finish_reason = end.finish_reason
+            last = next((piece for owner, piece in reversed(produced) if owner is request), None)
+            if last is None:  # it got no token in this step
+                produced.append((request, end))
+            else:
+                last.text += end.text
+                last.finish_reason = end.finish_reason
         job.finish = request.finish_reason
 
     # -- what comes from outside -----------------------------------------------------------------------------------
@@ -178,7 +204,7 @@ class Loop:
     def _submit(self, request: Request, now: int) -> None:
         job = request.job
         try:
-            self.executor.admit(job, request)
+            self.backend.admit(job, request.prompt, request.params, request.seed)
         except Exception as error:
             del self.requests[job]
             self._hand_out(request, request.end("error", f"{type(error).__name__}: {error}"))
@@ -189,7 +215,7 @@ class Loop:
         try:
             self.scheduler.submit(job, now)
         except RefusedError as error:
-            self.executor.forget(job)
+            self.backend.forget(job)
             self.recorder.reject(job)
             del self.requests[job]
             self._hand_out(request, request.end("error", str(error)))
@@ -211,7 +237,7 @@ class Loop:
             began = perf_counter_ns()
             self.scheduler.cancel(job, now)
             self._scheduling += perf_counter_ns() - began
-            self.executor.forget(job)
+            self.backend.forget(job)
             self.watch.seats.leave(job)
             job.finish = reason
             self.recorder.cancel(job, now)

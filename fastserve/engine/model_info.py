@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import index
 from typing import Any
 
 from fastserve.engine.params import SamplingParams
-from fastserve.engine.request import Voice
 from fastserve.sched.errors import RefusedError
-
-VoiceOf = Callable[[SamplingParams, Sequence[int]], Voice]
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """voice: (params, prompt) -> what turns one request's tokens into text; None without a tokenizer."""
+    """tokenizer: a Hugging Face one, or what has encode and decode as it does; None: ids only.
+
+    parameters: weights, one that several layers share counted once; None where there are none or nobody knows.
+    """
 
     name: str
     tokenizer: Any
-    voice: VoiceOf | None
     max_model_len: int
     vocab_size: int
     eos_ids: frozenset[int]
     defaults: Mapping[str, Any] = field(default_factory=dict)  # of generation_config
+    parameters: int | None = None
+    device: str = ""
+    dtype: str = ""
+    backend: str = "own"
+    """the body's name: of the table of backends, or module:Class"""
 
     def encode(self, prompt: str | Sequence[int]) -> list[int]:
         """Token ids of a prompt. Raises ValueError for one that is no prompt of this model."""

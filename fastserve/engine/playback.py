@@ -9,14 +9,17 @@ from typing import Any
 
 from fastserve.engine.engine import Engine
 from fastserve.engine.params import SamplingParams
-from fastserve.engine.request import Handle, Listener, Piece
+from fastserve.engine.request import Handle, Piece
 from fastserve.metrics.records import Columns
+from fastserve.predictors import Oracle, Predictor
 from fastserve.profiler.load import prompt_of
 from fastserve.sched.errors import RefusedError
 from fastserve.workload import Trace
+from fastserve.workload.requests import TraceRequest, requests_of, within
+from fastserve.workload.trace import NS
 
-LEAD_S, LEAD_EACH_S = 0.5, 0.002
-"""s before the first arrival, for all submissions and each of them: the engine's own inbox keeps the schedule"""
+LEAD_NS, LEAD_EACH_NS = 500_000_000, 2_000_000
+"""ns before the first arrival, for all submissions and each of them: the engine's own inbox keeps the schedule"""
 
 TIMES = ("arrival", "first_token", "end")
 
@@ -25,18 +28,30 @@ class PlaybackError(RuntimeError):
     """A request of the trace failed on the engine, or it stopped."""
 
 
-def play(engine: Engine, trace: Trace, *, seed: int = 0, watch: Callable[[int], object] | None = None) -> Columns:
+def play(
+    engine: Engine,
+    trace: Trace,
+    *,
+    seed: int = 0,
+    predictor: Predictor | None = None,
+    max_model_len: int | None = None,
+    watch: Callable[[int], object] | None = None,
+) -> Columns:
     """The records of a fresh engine, one row per request, by row of the trace; times count from the trace's start.
 
-    The truth does not leak: outputs end by stop_after, while max_tokens is the trace's own column, or its largest
-    output for all. A policy that needs guesses gets the true outputs, if its engine has predictor="client". Prompts
-    are ids at random by `seed`, outputs greedy. watch: told how many requests have ended, on the engine's thread.
+    Requests are those of the simulator (fastserve.workload.requests): arrival, limit, client, program, priority,
+    deadline and objectives. The truth does not leak: outputs end by stop_after, and the limit says nothing about them.
+    predictor: of the guesses, if the engine has predictor="client"; None: the true outputs. max_model_len: limits are
+    cut to what a context of so many tokens leaves. Prompts are ids at random by `seed`, outputs greedy. watch: told how
+    many requests have ended, on the engine's thread.
 
     Raises PlaybackError; ValueError for a request that the engine refuses.
     """
     rng = random.Random(seed)
-    constant = int(trace.output.max())
-    limits = trace.max_tokens.tolist() if trace.max_tokens is not None else [0] * len(trace)
+    guesses = engine.serving.predictor == "client"
+    requests = requests_of(trace, (predictor or Oracle()) if guesses else None)
+    if max_model_len is not None:
+        requests = within(requests, max_model_len)
     over = threading.Event()
     ended = 0
 
@@ -49,9 +64,27 @@ def play(engine: Engine, trace: Trace, *, seed: int = 0, watch: Callable[[int], 
             if ended == len(trace):
                 over.set()
 
-    origin = engine.now() + LEAD_S + LEAD_EACH_S * len(trace)
+    def submit(request: TraceRequest) -> Handle:
+        params = SamplingParams(
+            temperature=0.0, max_tokens=request.limit, stop_after=request.output, seed=request.id,
+            guess=request.guess if guesses else None,
+        )  # fmt: skip
+        try:
+            return engine.submit(
+                prompt_of(engine, request.prompt, rng),
+                params,
+                arrival=(origin + request.arrival) / NS,
+                listener=listen,
+                client=request.client,
+                beyond_capacity=True,
+                **request.scheduling,
+            )
+        except RefusedError as error:
+            raise ValueError(f"request {request.id} of {trace.name}: {error}") from None
+
+    origin = engine.clock.now() + LEAD_NS + LEAD_EACH_NS * len(trace)
     with engine.inbox.condition:  # nothing begins before everything is there, whatever kind of clock it is
-        handles = [_submit(engine, trace, i, rng, limits[i] or constant, origin, listen) for i in range(len(trace))]
+        handles = [submit(request) for request in requests]
     while not over.wait(1.0):
         if not engine.alive:
             raise PlaybackError(f"the engine stopped during the replay: {engine.error}")
@@ -60,26 +93,5 @@ def play(engine: Engine, trace: Trace, *, seed: int = 0, watch: Callable[[int], 
         raise PlaybackError(f"request {failed.id} failed during the replay: {failed.error}")
     columns: dict[str, Any] = dict(engine.records())
     for name in TIMES:
-        columns[name] = columns[name] - round(origin * 1e9) / 1e9
+        columns[name] = columns[name] - origin / NS
     return columns
-
-
-def _submit(
-    engine: Engine, trace: Trace, i: int, rng: random.Random, limit: int, origin: float, listen: Listener
-) -> Handle:
-    output = min(int(trace.output[i]), limit)
-    guess = output if engine.serving.predictor == "client" else None
-    params = SamplingParams(temperature=0.0, max_tokens=limit, stop_after=output, guess=guess, seed=i)
-    try:
-        return engine.submit(
-            prompt_of(engine, int(trace.prompt[i]), rng),
-            params,
-            arrival=origin + int(trace.arrival[i]) / 1e9,
-            listener=listen,
-            client=trace.client[i] if trace.client else "",
-            program=trace.program[i] if trace.program else "",
-            priority=int(trace.priority[i]) if trace.priority is not None else 0,
-            beyond_capacity=True,
-        )
-    except RefusedError as error:
-        raise ValueError(f"request {i} of {trace.name}: {error}") from None

@@ -74,7 +74,7 @@ class Recovery:
         """The failed plan is thrown away and all KV with it: every other job computes its own again."""
         loop = self.loop
         now = loop.now = loop.clock.now()
-        loop.executor.reset()
+        loop.backend.reset()
         if loop.flight is not None:
             loop.flight.forgot(now)
         lost = loop.scheduler.forget_all(now)

@@ -47,7 +47,7 @@ class Output:
 
 
 class Voice(Protocol):
-    """Tokens into text, a token at a time: see detokenise.Detokenizer."""
+    """Tokens into text, a token at a time: see detokenizer.Detokenizer."""
 
     @property
     def stopped(self) -> bool: ...  # a stop string is complete; text after it is cut off
@@ -63,7 +63,7 @@ class Request:
 
     __slots__ = (
         "at_end", "by_step", "ended", "error", "finish_reason", "job", "listener", "logprobs", "params", "pieces",
-        "prompt", "record", "sampling", "seed", "signal", "speech", "tokens", "voice",
+        "prompt", "record", "seed", "signal", "speech", "tokens", "voice",
     )  # fmt: skip
 
     def __init__(
@@ -86,7 +86,6 @@ class Request:
         self.tokens: list[int] = []
         self.speech: list[str] = []
         self.logprobs: list[dict[int, float]] | None = None if params.logprobs is None else []
-        self.sampling: Any = None  # the Sampler's state of it; the executor's own
         self.finish_reason = ""
         self.error: str | None = None
         self.by_step = False  # it failed because a whole step did, which may be another request's fault or the device's
@@ -95,7 +94,7 @@ class Request:
         self.signal = threading.Condition()  # for who iterates
         self.ended = threading.Event()  # for who waits for the end, and need not be woken by every token
 
-    # -- what the executor does ------------------------------------------------------------------------------------
+    # -- what the output processor does ----------------------------------------------------------------------------
 
     def accept(
         self,

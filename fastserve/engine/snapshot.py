@@ -76,7 +76,7 @@ def take(loop: Loop, most: int) -> Snapshot:
     shown = [loop.requests[job] for job in [*running, *waiting] if job in loop.requests]
     device, host = pools(scheduler)
     steps, busy = max(1, loop.steps), max(1, loop.busy_ns)
-    host_ns = loop.busy_ns - loop.executor.model_ns - loop.executor.waited_ns
+    host_ns = loop.busy_ns - loop.model_ns - loop.waited_ns
     return Snapshot(
         at=loop.clock.now() / 1e9,
         alive=loop.alive,

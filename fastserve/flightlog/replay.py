@@ -167,7 +167,7 @@ class _Run:
         self.copies.landed(copied)
         outcome = Outcome(
             data["iterations"], data["service"], data["stall"], [self.jobs[id] for id in data["ended"]], copied,
-            data["first"], data["gap"],
+            data["first"], data["gap"], [(self.jobs[id], delta) for id, delta in data.get("extra", ())],
         )  # fmt: skip
         self.scheduler.commit(self.plan, outcome, self.now)
         self.plan = None

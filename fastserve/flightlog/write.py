@@ -7,7 +7,7 @@ The first line is the header: version, policy (a name or module:Class), knobs, h
 longest, and settings, the Scheduler's keywords. Each further line is one event with its time `now`, in the order in
 which the Scheduler was told: submit (the facts of the job), cancel, plan, commit, forget_all, resize.
 A plan is null where jobs wait and nothing can be done. Copies are [number, job, blocks, "out" or "in"], numbered as
-they appear.
+they appear. A commit has `extra`, [job, delta] for jobs that got 1 + delta tokens, where the iteration was uneven.
 """
 
 from __future__ import annotations
@@ -102,10 +102,12 @@ class FlightLog:
 
     def committed(self, now: int, outcome: Outcome) -> None:
         """Before the Scheduler is told."""
+        extra = [[job.id, delta] for job, delta in outcome.extra]
         self._tell({
             "event": "commit", "now": now, "iterations": outcome.iterations, "service": outcome.service,
             "stall": outcome.stall, "ended": [job.id for job in outcome.ended],
             "copied": self._copies.landed(outcome.copied), "first": outcome.first, "gap": outcome.gap,
+            **({"extra": extra} if extra else {}),
         })  # fmt: skip
 
     def forgot(self, now: int) -> None:

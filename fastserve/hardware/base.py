@@ -80,20 +80,6 @@ class LatencyModel:
         """Write a file that `load` reads; the folder must exist."""
         Path(path).write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
 
-    @staticmethod
-    def from_json(data: object, where: str = "latency") -> LatencyModel:
-        """Build the model that `data["kind"]` names; ValueError for an unknown kind or key or a bad number."""
-        from fastserve.hardware.registry import latency_from_json
-
-        return latency_from_json(data, where)
-
-    @staticmethod
-    def load(name_or_path: str | PathLike[str]) -> LatencyModel:
-        """The latency of a preset, a roofline name or a JSON file, see `load_hardware`."""
-        from fastserve.hardware.hardware import load_hardware
-
-        return load_hardware(name_or_path).latency
-
 
 GUESSED: Final = 1 << 52
 """ps, 75 minutes: up to here floats are exact, and the root in floats is within a step or two of the true one."""

@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from fastserve.sched.job import NEVER
-
 COLUMNS: dict[str, str] = {
     "id": "i8",
     "arrival": "f8",  # s; all times are seconds from the same origin
@@ -106,9 +104,3 @@ def columns_of(
 def empty() -> Columns:
     """Of no jobs."""
     return {name: np.empty(0, dtype=kind) for name, kind in COLUMNS.items()}
-
-
-def slos(ttft: int, tpot: int, e2e: int) -> Slo:
-    """From ns, NEVER or 0 where there is none."""
-    ns = (ttft, tpot, e2e)
-    return tuple([value / 1e9 if 0 < value < NEVER else float("nan") for value in ns])  # type: ignore[return-value]

@@ -2,6 +2,9 @@
 
 A Recorder is told of every committed plan and costs what changed in it: common gaps between tokens go on a stack of
 maxima over the iterations, and a job looks there once for each visit.
+
+Several tokens of one iteration come together, at its end: there is no gap between them. A job that gets none of an
+iteration is out of step with the batch until its next token.
 """
 
 from __future__ import annotations
@@ -13,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from fastserve.metrics.columns import COLUMNS, FINISHES, NO_SLO, NUMBERS, Columns, Slo, columns_of, empty, slos
+from fastserve.metrics.columns import COLUMNS, FINISHES, NO_SLO, NUMBERS, Columns, Slo, columns_of, empty
 from fastserve.sched.job import Job
 from fastserve.sched.plan import Copy, Outcome, Plan
 
-__all__ = ["COLUMNS", "NO_SLO", "Columns", "Recorder", "Slo", "slos"]
+__all__ = ["COLUMNS", "NO_SLO", "Columns", "Recorder", "Slo"]
 
 PACK = Struct(f"{len(NUMBERS)}q").pack
 FLUSH = 20_000  # rows kept as whole numbers before they go into columns
@@ -101,8 +104,9 @@ class Recorder:
             self._copies(plan)
         if self.fetched:
             self.fetched.difference_update(outcome.copied)
+        silent = self._silent(outcome) if outcome.extra else None
         if plan.batch:
-            self._decoded(plan.now, outcome)
+            self._decoded(plan.now, outcome, now)
             self.token_at = now
             self.waited = 0
         else:
@@ -110,8 +114,10 @@ class Recorder:
         for job, tokens in plan.prefill:
             trail = self.trails[job]
             trail.computed += outcome.iterations * tokens
-            if job.rolling or job.finish:
+            if (job.rolling or job.finish) and (silent is None or job not in silent):
                 self._prefilled(job, trail, now)
+        if silent:
+            self.awaiting.update(silent)
         for job in finished:
             self._finish(job, now)
 
@@ -166,6 +172,15 @@ class Recorder:
             if (job.rolling or job.finish) and job not in [other for other, _ in plan.prefill]:
                 self.awaiting[job] = trail
 
+    def _silent(self, outcome: Outcome) -> dict[Job, Trail]:
+        """Who got no token from this iteration, with the longest gap and the last token before it noted."""
+        silent: dict[Job, Trail] = {}
+        for job, delta in outcome.extra:
+            if delta < 0:
+                silent[job] = trail = self.trails[job]
+                self._settle(job, trail)
+        return silent
+
     def _copies(self, plan: Plan) -> None:
         for copy in plan.park:
             self.trails[copy.job].blocks_out += copy.blocks
@@ -178,7 +193,7 @@ class Recorder:
             else:
                 self.trails[copy.job].blocks_in += copy.blocks
 
-    def _decoded(self, start: int, outcome: Outcome) -> None:
+    def _decoded(self, start: int, outcome: Outcome, now: int) -> None:
         first = self.waited + outcome.first
         self.count += 1
         if not self.awaiting:
@@ -188,7 +203,9 @@ class Recorder:
         self.count += 1
         token = start + outcome.first
         for trail in self.awaiting.values():
-            if token - trail.last > trail.gap:
+            if trail.first < 0:  # its prefill has yielded none, and whoever has none is looked at each iteration
+                trail.first = now
+            elif token - trail.last > trail.gap:
                 trail.gap = token - trail.last
             trail.last = -1
             trail.mark = self.count

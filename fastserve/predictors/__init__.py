@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import math
 import random
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from fastserve.sched.job import Job
+
+N = TypeVar("N", int, float)
 
 
 class Predictor(Protocol):
@@ -60,9 +62,16 @@ def make(spec: str, seed: int = 0) -> Predictor | None:
         if name == "oracle" and not argument:
             return Oracle()
         if name == "lognormal":
-            return Lognormal(float(argument or 0.5), seed)
+            return Lognormal(_number(float, argument or "0.5", "SIGMA", "a number"), seed)
         if name == "constant":
-            return Constant(int(argument or 256))
+            return Constant(_number(int, argument or "256", "TOKENS", "a whole number"))
     except ValueError as error:
         raise ValueError(f"predictor {spec!r}: {error}") from None
     raise ValueError(f"no predictor {spec!r}; there are oracle, lognormal:SIGMA, constant:TOKENS and none")
+
+
+def _number(kind: type[N], text: str, name: str, what: str) -> N:
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"{name}={text!r} must be {what}") from None

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastserve.backends.torch.warmup import fit
 from fastserve.hardware import DecodePiece, LatencyModel, LinearLatency, PrefillFit
+from fastserve.hardware.least_squares import fit
 
 BEND = 0.05
 """Relative miss of a straight line at some batch size, above which the decode is fitted size by size."""

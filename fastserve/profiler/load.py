@@ -13,6 +13,8 @@ from fastserve.engine.engine import Engine
 from fastserve.engine.params import SamplingParams
 from fastserve.hardware.processor import processor
 from fastserve.profiler.fit import Iteration
+from fastserve.sched.job import Job
+from fastserve.sched.observer import Observer
 from fastserve.sched.plan import Outcome, Plan
 
 PREFILLS = (16, 64, 256, 128, 512, 32, 1024, 2048)
@@ -23,37 +25,32 @@ Report = Callable[[float, str], object]
 """(share of the budget that is spent, what is being measured)"""
 
 
-class Meter:
-    """A LiveExecutor around an engine's own that notes each iteration. Attach it before the first request."""
+class Meter(Observer):
+    """Notes each iteration that is committed. Attach it before the first request."""
 
-    def __init__(self, inner: Any) -> None:
-        self.inner = inner
-        self.noted: list[tuple[int, int, int, int, int, Outcome]] = []
+    def __init__(self) -> None:
+        self.noted: list[Iteration] = []
+        self._sums = (0, 0)
 
     @classmethod
     def attach(cls, engine: Engine) -> Meter:
-        """Between the engine's loop and its executor."""
-        meter = cls(engine.loop.executor)
-        engine.loop.executor = meter
+        meter = cls()
+        engine.loop.observer = meter
         return meter
 
-    def run(self, plan: Plan) -> Outcome:
-        tokens = sum([n for _, n in plan.prefill])
-        squared = sum([n * (2 * job.prefilled + n) for job, n in plan.prefill])
-        outcome: Outcome = self.inner.run(plan)
-        self.noted.append((plan.batch, plan.context, tokens, squared, plan.now, outcome))
-        return outcome
+    def planned(self, plan: Plan, now: int = 0) -> None:
+        self._sums = (
+            sum([n for _, n in plan.prefill]),
+            sum([n * (2 * job.prefilled + n) for job, n in plan.prefill]),
+        )
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
+    def committed(self, plan: Plan, outcome: Outcome, finished: Sequence[Job], now: int) -> None:
+        if outcome.service > 0:
+            self.noted.append(Iteration(plan.batch, plan.context, *self._sums, outcome.service / 1e6, plan.now / 1e9))
 
     def iterations(self) -> list[Iteration]:
-        """All so far. The loop fills in an outcome's time after run(): ask when no request is left."""
-        return [
-            Iteration(batch, context, tokens, squared, outcome.service / 1e6, now / 1e9)
-            for batch, context, tokens, squared, now, outcome in self.noted
-            if outcome.service > 0
-        ]
+        """All so far."""
+        return list(self.noted)
 
 
 class Bout(NamedTuple):

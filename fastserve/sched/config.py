@@ -115,7 +115,9 @@ class SchedulerConfig:
             machine,
             slots=self.max_batch,
             batching=batching,
-            ledger=Ledger(device, host if residency.swaps else 0, self.block_tokens, self.whole_context),
+            ledger=Ledger(
+                device, host if residency.swaps else 0, self.block_tokens, self.whole_context, self.lookahead
+            ),
             residency=residency,
             charging=CHARGINGS[self.charging](),
             visit=self.visit,

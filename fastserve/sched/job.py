@@ -32,10 +32,11 @@ COMING: Final = Place.COMING
 class Meter:
     """The clocks of one Scheduler, shared with its jobs: a stretch of iterations moves every running job at once."""
 
-    __slots__ = ("block", "now", "service", "steps")
+    __slots__ = ("block", "lookahead", "now", "service", "steps")
 
-    def __init__(self, block: int) -> None:
+    def __init__(self, block: int, lookahead: int = 0) -> None:
         self.block = block  # tokens in a KV block
+        self.lookahead = lookahead  # tokens beyond the next one that an iteration may write
         self.now = 0  # ns, the wall: the time of the last thing the Scheduler was told
         self.steps = 0  # decode iterations so far
         self.service = 0  # ns of charged iteration time so far
@@ -128,9 +129,10 @@ class Job:
     @property
     def blocks(self) -> int:
         """KV blocks that it holds or would need next, on the device or the host; 0 while its KV is nowhere."""
-        if self.place is NOWHERE or self.meter is None:
+        meter = self.meter
+        if self.place is NOWHERE or meter is None:
             return 0
-        return -(-(self.prompt + self.generated - (not self.running)) // self.meter.block)
+        return -(-(self.prompt + self.generated + (meter.lookahead if self.running else -1)) // meter.block)
 
     @property
     def decoding(self) -> bool:

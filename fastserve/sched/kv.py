@@ -14,17 +14,22 @@ from fastserve.sched.plan import Copy
 
 
 class Ledger:
-    """blocks, host: the pools, in blocks of `block` tokens. whole: reserve prompt + limit at once, as Orca does."""
+    """blocks, host: the pools, in blocks of `block` tokens. whole: reserve prompt + limit at once, as Orca does.
+
+    lookahead: tokens beyond the next one that an iteration may write.
+    """
 
     __slots__ = (
-        "away", "block", "blocks", "cold", "copies", "host", "hosted", "leaving", "parked", "phase", "used", "whole",
+        "away", "block", "blocks", "cold", "copies", "host", "hosted", "leaving", "lookahead", "parked", "phase",
+        "used", "whole",
     )  # fmt: skip
 
-    def __init__(self, blocks: int, host: int, block: int, whole: bool) -> None:
+    def __init__(self, blocks: int, host: int, block: int, whole: bool, lookahead: int = 0) -> None:
         self.blocks = blocks
         self.host = host
         self.block = block
         self.whole = whole
+        self.lookahead = lookahead
         self.used = 0
         self.cold = 0
         self.leaving = 0  # the part of `cold` that a copy out will free by itself
@@ -35,10 +40,10 @@ class Ledger:
         self.phase = [0] * block  # growing rolling jobs by (their tokens - steps) mod block: who needs a block when
 
     def need(self, job: Job) -> int:
-        """Blocks for its next iteration."""
+        """Blocks for its next iteration, however many tokens that yields."""
         if self.whole and job.limit < NEVER:
-            return -(-(job.prompt + job.limit) // self.block)
-        return -(-(job.prompt + job.generated) // self.block)
+            return -(-(job.prompt + job.limit + self.lookahead) // self.block)
+        return -(-(job.prompt + job.generated + self.lookahead) // self.block)
 
     def grows(self, job: Job) -> bool:
         """Does it take more blocks as it runs? Not one whose limit was reserved."""
@@ -89,6 +94,7 @@ class Ledger:
         """k decode iterations from `steps` on: the rolling jobs take their next blocks."""
         phase = self.phase
         block = self.block
+        steps += self.lookahead  # so much earlier a job needs each block
         if k == 1:
             self.used += phase[-steps % block]
             return
@@ -98,9 +104,18 @@ class Ledger:
         for i in range(steps, steps + k):
             self.used += phase[-i % block]
 
+    def amend(self, job: Job, delta: int) -> None:
+        """A rolling job got so many tokens more than the step counter has given it."""
+        used = self.need(job)
+        self.roll(job, -1)
+        job.tokens_base += delta
+        self.roll(job, 1)
+        self.used += self.need(job) - used
+
     def steps_within(self, room: int, batch: int, steps: int, most: int, plan_phase: list[int]) -> int:
         """The first number of iterations, at most `most`, after which the batch has outgrown `room` more blocks."""
         block = self.block
+        steps += self.lookahead
         cycles = room // batch  # in `block` steps every job takes one block
         done = cycles * block
         if done >= most:

@@ -137,10 +137,17 @@ class Outcome:
 
     service: ns of iteration time; stall: ns that the step waited for copies. first: ns from the start to the end of the
     first iteration, the stall included; gap: ns, the longest of the other iterations (both rounded up). ended: who has
-    its last token. copied: the copies that have ended by now, those of this plan's load and clear among them.
+    its last token, or will get none. copied: the copies that have ended by now, those of this plan's load and clear
+    among them.
+
+    extra: of an uneven iteration, (job, delta) for each job that got 1 + delta tokens where an even one yields one: -1
+    is none; the most is the Scheduler's `lookahead`, for so many blocks are reserved. Only members that decode or end
+    their prefill in the plan can be named, and only after a single iteration. A job's tokens of one iteration come
+    together, at its end. The body ends a job at its own end and at its limit, and tells of no token beyond. Whatever
+    the step wrote, a job's KV counts as complete but for its newest token, which the next step writes (again, if so).
     """
 
-    __slots__ = ("copied", "ended", "first", "gap", "iterations", "service", "stall")
+    __slots__ = ("copied", "ended", "extra", "first", "gap", "iterations", "service", "stall")
 
     def __init__(
         self,
@@ -151,6 +158,7 @@ class Outcome:
         copied: Sequence[Copy] = (),
         first: int = 0,
         gap: int = 0,
+        extra: Sequence[tuple[Job, int]] = (),
     ) -> None:
         self.iterations = iterations
         self.service = service
@@ -159,6 +167,7 @@ class Outcome:
         self.copied = copied
         self.first = first
         self.gap = gap
+        self.extra = extra
 
     def __repr__(self) -> str:
         took = f"{self.service} ns and a stall of {self.stall} ns"

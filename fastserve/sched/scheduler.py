@@ -10,7 +10,7 @@ for the jobs in it, which keep offsets only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from fastserve.sched.alarms import Alarms
 from fastserve.sched.batching import Batching, owed
@@ -24,6 +24,7 @@ from fastserve.sched.plan import Moves, Outcome, Plan
 from fastserve.sched.policy import Policy
 from fastserve.sched.ranking import Ranking
 from fastserve.sched.residency import Residency
+from fastserve.sched.uneven import check_extra, silent
 
 
 class Scheduler:
@@ -56,7 +57,7 @@ class Scheduler:
         self.charging = charging
         self.bounded = ledger.blocks < NEVER
         self.macro = macro and policy.settled and charging.even
-        self.meter = Meter(ledger.block)
+        self.meter = Meter(ledger.block, ledger.lookahead)
         self.live: dict[Job, None] = {}
         self.running: dict[Job, None] = {}
         self.prefilling: dict[Job, None] = {}  # running, with a prefill to do
@@ -128,6 +129,8 @@ class Scheduler:
             what = f"a prompt of {job.prompt} tokens"
             if self.ledger.whole and job.limit < NEVER:
                 what += f" with up to {job.limit} more reserved"
+            if self.ledger.lookahead:
+                what += f" and a lookahead of {self.ledger.lookahead}"
             raise RefusedError(
                 f"job {job.id}: {what} needs {blocks} KV blocks of {self.ledger.block} tokens, "
                 f"the device has {self.ledger.blocks}"
@@ -243,6 +246,9 @@ class Scheduler:
         k = outcome.iterations
         if not 1 <= k <= plan.iterations:
             raise ValueError(f"a plan for 1 to {plan.iterations} iterations was run {k} times")
+        extra = outcome.extra
+        if extra:
+            check_extra(plan, outcome, self.ledger.lookahead)
         meter = self.meter
         ledger = self.ledger
         self.plans += 1
@@ -251,6 +257,8 @@ class Scheduler:
             self.gone = []
         # The guard is asked again once anything has changed that its answer may rest on; an unsettled rank always may.
         freed = bool(self.fresh) and plan.batch > 0  # they may be displaced from now on
+        if extra and freed:
+            freed = not silent(extra).issuperset(self.fresh)
         changed = freed or plan.moves is not None or bool(plan.left) or bool(outcome.copied)
         self.hold = 0 if changed or not self.ranking.settled else plan.hold
         if plan.left:
@@ -275,6 +283,8 @@ class Scheduler:
             for copy in outcome.copied:
                 ledger.finish(copy)
         charge = self.charging.charge(plan, outcome.service, self.prefilling, self.alarms)
+        # Who joined or ends its prefill with this plan, and got no token from it, stays safe.
+        tokenless = [job for job in silent(extra) if job.fresh or not job.rolling] if extra else ()
         if plan.batch:
             ledger.advance(meter.steps, k)
             self.context += k * self.batch
@@ -290,6 +300,8 @@ class Scheduler:
                 job.prefilled += k * tokens
                 if job.prefilled == job.prompt + job.tokens_base:
                     self._prefilled(job)
+        if extra:
+            self._amend(extra, tokenless)
         if self.alarms.ripe(now) and self.alarms.ring(now):
             self.hold = 0
         ended = list(outcome.ended)
@@ -306,11 +318,22 @@ class Scheduler:
     def _prefilled(self, job: Job) -> None:
         """Its cache is complete, and the iteration has yielded a token."""
         del self.prefilling[job]
-        if job.prefilled % self.ledger.block == 0 and self.ledger.grows(job):
-            self.ledger.used += 1
+        ledger = self.ledger
+        if (job.prefilled + ledger.lookahead) % ledger.block == 0 and ledger.grows(job):
+            ledger.used += 1
         job.tokens_base += 1
         self.hold = 0
         self._roll(job)
+
+    def _amend(self, extra: Iterable[tuple[Job, int]], tokenless: Iterable[Job]) -> None:
+        """The step counter has given each of them one token. tokenless: whose visit has yielded none so far."""
+        for job, delta in extra:
+            self.ledger.amend(job, delta)
+            self.context += delta
+            self.alarms.watch_tokens(job)
+        for job in tokenless:
+            job.fresh = True
+            self.fresh.append(job)
 
     def _join(self, job: Job) -> None:
         whole = job.place is not NOWHERE

@@ -14,7 +14,8 @@ from typing import Any
 import uvicorn
 
 from fastserve.engine import Engine
-from fastserve.hardware import load_hardware
+from fastserve.engine.config import EngineConfig
+from fastserve.launch import Body
 from fastserve.server.app import create_app
 from fastserve.server.config import sources
 from fastserve.server.config.settings import FastServeConfig
@@ -125,26 +126,13 @@ def make_engine(config: FastServeConfig) -> Engine:
         "predictor", "queue_capacity", "flight_log", "seed",
     )  # fmt: skip
     serving: dict[str, Any] = {name: getattr(config, name) for name in names} | {"knobs": config.knobs}
-    if config.kv_cache_gib is None and config.host_cache_gib is None:
-        return Engine.from_pretrained(
-            config.model,
-            latency=config.latency,
-            gpu_memory_utilization=config.gpu_memory_utilization,
-            **loading,
-            **serving,
-        )
-    from fastserve.backends.torch.model import load_model
-    from fastserve.engine.config import EngineConfig
-    from fastserve.launch import on_model
-
-    hardware = None if config.latency is None else load_hardware(config.latency)
-    model = load_model(config.model, **loading)
-    for tokens, gib in (("kv_tokens", config.kv_cache_gib), ("host_tokens", config.host_cache_gib)):
-        if gib is not None:
-            serving[tokens] = int(gib * GIB) // model.block_bytes(1)
-    return on_model(
-        model, EngineConfig.of(serving), hardware=hardware, gpu_memory_utilization=config.gpu_memory_utilization
-    )
+    chosen = EngineConfig.of(serving)
+    body = Body(
+        config.model, config.backend, latency=config.latency, gpu_memory_utilization=config.gpu_memory_utilization,
+        **loading,
+    )  # fmt: skip
+    kv, host = (None if gib is None else int(gib * GIB) for gib in (config.kv_cache_gib, config.host_cache_gib))
+    return body.engine(chosen, kv_bytes=kv, host_bytes=host)
 
 
 def advice(config: FastServeConfig) -> str:

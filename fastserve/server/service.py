@@ -23,7 +23,7 @@ from fastserve.server.api.tokenization import Tokenization
 from fastserve.server.auth import Auth
 from fastserve.server.config.settings import FastServeConfig
 from fastserve.server.jobs.durable import Durable, Plea, interrupted
-from fastserve.server.jobs.jobs import END_STATES, Board, Group, ServedJob, answer_of, new_id
+from fastserve.server.jobs.jobs import END_STATES, Board, Group, Scheduling, ServedJob, answer_of, new_id
 from fastserve.server.jobs.store import Store
 from fastserve.server.limits import RateLimits
 from fastserve.server.telemetry.alerts import Alerts
@@ -112,14 +112,13 @@ class Service:
         *,
         client: str,
         kind: str,
+        scheduling: Scheduling,
         metadata: dict[str, Any] | None = None,
-        program: str = "",
-        priority: int = 0,
         streams: bool = False,
     ) -> ServedJob:
         """A request to the engine, as the next choice of its group. Raises ApiError 400 or 503."""
         job = ServedJob(new_id(), client, kind, self.model, len(prompt), metadata or {})
-        self._submit(job, prompt, params, group, program=program, priority=priority, streams=streams)
+        self._submit(job, prompt, params, group, scheduling, streams=streams)
         return job
 
     def _submit(
@@ -128,9 +127,8 @@ class Service:
         prompt: list[int],
         params: SamplingParams,
         group: Group | None,
+        scheduling: Scheduling,
         *,
-        program: str = "",
-        priority: int = 0,
         streams: bool = False,
         beyond_capacity: bool = False,
     ) -> None:
@@ -153,11 +151,10 @@ class Service:
                 prompt,
                 params,
                 client=job.client,
-                program=program,
-                priority=priority,
                 timeout_s=None if job.durable else self.config.request_timeout or None,
                 listener=every if streams else last,
                 beyond_capacity=beyond_capacity,
+                **scheduling._asdict(),
             )
         except QueueFull as error:
             raise ApiError(503, str(error), retry_after=1) from error
@@ -203,7 +200,7 @@ class Service:
         job.error = output.error
         if output.finish_reason == "cancelled" and self.cut:
             job.error = DRAINED
-        job.answer = answer_of(job, output)
+        job.answer = answer_of(job, output, self.engine.info.backend)
         self.limits.book(job.client, len(output.token_ids))
         self.tally.ended(job, output)
         self.metrics.ended(output, handle)
@@ -244,14 +241,15 @@ class Service:
     # -- durable jobs ----------------------------------------------------------------------------------------------
 
     async def enqueue(
-        self, prompt: list[int], params: SamplingParams, *, client: str, metadata: dict[str, Any], priority: int = 0
-    ) -> ServedJob:
+        self, prompt: list[int], params: SamplingParams, *, client: str, metadata: dict[str, Any],
+        scheduling: Scheduling,
+    ) -> ServedJob:  # fmt: skip
         """A job that is on disk when this returns. Raises ApiError 400 or 503, and then it is not."""
-        plea = Plea(self.engine.model_name, prompt, params, metadata, priority)
+        plea = Plea(self.engine.model_name, prompt, params, metadata, scheduling)
         return await self.durable.enqueue(client, self.model, plea)
 
     def _run(self, job: ServedJob, plea: Plea, beyond_capacity: bool) -> None:
-        self._submit(job, plea.prompt, plea.params, None, priority=plea.priority, beyond_capacity=beyond_capacity)
+        self._submit(job, plea.prompt, plea.params, None, plea.scheduling, beyond_capacity=beyond_capacity)
 
     def resume(self) -> int:
         """Jobs of an earlier run: who has ended still answers, who has not runs again. How many run again."""

@@ -1,8 +1,9 @@
-"""Workloads: read, write, describe and synthesise request traces."""
+"""Workloads: read, write, describe and synthesise request traces, and make requests of them."""
 
 from fastserve.workload.errors import TraceError
 from fastserve.workload.profile import Profile, load_profile, profile_names
 from fastserve.workload.read import read_trace
+from fastserve.workload.requests import TraceRequest, requests_of
 from fastserve.workload.statistics import Description, describe
 from fastserve.workload.synthesis import synthesise
 from fastserve.workload.trace import Trace
@@ -13,10 +14,12 @@ __all__ = [
     "Profile",
     "Trace",
     "TraceError",
+    "TraceRequest",
     "describe",
     "load_profile",
     "profile_names",
     "read_trace",
+    "requests_of",
     "synthesise",
     "write_trace",
 ]

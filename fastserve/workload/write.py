@@ -45,7 +45,7 @@ def _ours(trace: Trace) -> Iterator[str]:
         line += "".join(f', "{name}": {json.dumps(column[i])}' for name, column in texts)
         if trace.priority is not None:
             line += f', "priority": {trace.priority[i]}'
-        line += "".join(f', "{name}": {column[i]}' for name, column in wholes if column is not None)
+        line += "".join(f', "{name}": {column[i]}' for name, column in wholes if column is not None and column[i])
         slo = [f'"{name}": {_decimal(int(column[i]), 6)}' for name, column in targets if column is not None]
         if slo:
             line += f', "slo": {{{", ".join(slo)}}}'

@@ -1,0 +1,1 @@
+"""What is made of finished runs: run (the data), table, document (JSON and files), plot and style, provenance."""

@@ -3,35 +3,22 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastserve.atomic_files import OutputError, atomically
-from fastserve.metrics.summary import Columns, Summary
+from fastserve.atomic_files import atomically
 from sim.report.provenance import provenance
+from sim.report.run import Run
 from sim.report.table import table
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["OutputError", "Run", "document", "table", "write_out"]
+__all__ = ["document", "table", "write_out"]
 
 TEXT = ("finish", "client", "program")  # the record columns that are text; all others are numbers
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One policy under one seed."""
-
-    policy: str  # name or module:Class
-    label: str  # names the row; several runs of one label differ in their seed
-    seed: int
-    settings: Mapping[str, object]  # of this run alone: the policy's parameters, its load where it was measured
-    records: Columns  # one row per job, seconds
-    summary: Summary
 
 
 def document(settings: Mapping[str, object], runs: Sequence[Run]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastserve.atomic_files import atomically
-from sim.report.document import Run
+from sim.report.run import Run
 from sim.report.style import COLUMN, PAGE, RC, Look, look
 
 if TYPE_CHECKING:

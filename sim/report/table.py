@@ -4,13 +4,10 @@ import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING
 
 from fastserve.metrics.summary import Ratio, paired_ratio
+from sim.report.run import Run
 from sim.settings import Settings
-
-if TYPE_CHECKING:
-    from sim.report.document import Run
 
 WIDTH = 120
 
@@ -38,7 +35,7 @@ FIRST = (
 DEFAULTS = {field.name: field.default for field in fields(Settings)}
 
 
-def table(runs: Sequence["Run"], settings: Mapping[str, object]) -> str:
+def table(runs: Sequence[Run], settings: Mapping[str, object]) -> str:
     """Settings, one row per label in order of appearance, then each label's own settings and what the marks mean.
 
     Figures are means over seeds. The last column is the mean JCT of the first label over that of the row, paired by
@@ -77,7 +74,7 @@ def table(runs: Sequence["Run"], settings: Mapping[str, object]) -> str:
     return "\n".join([*_header(runs, settings), "", *(line.rstrip() for line in lines), *_notes(groups, marks)]) + "\n"
 
 
-def _header(runs: Sequence["Run"], settings: Mapping[str, object]) -> list[str]:
+def _header(runs: Sequence[Run], settings: Mapping[str, object]) -> list[str]:
     """Every setting: what matters and what was changed, then in few words what is as by default."""
     seeds = sorted({run.seed for run in runs})
     jobs = sorted({int(run.summary["n"] or 0) for run in runs})
@@ -105,7 +102,7 @@ def _usual(name: str, settings: Mapping[str, object]) -> bool:
     return settings[name] == default
 
 
-def _notes(groups: Mapping[str, Sequence["Run"]], marks: Mapping[str, str]) -> list[str]:
+def _notes(groups: Mapping[str, Sequence[Run]], marks: Mapping[str, str]) -> list[str]:
     notes = []
     for label, group in groups.items():
         parameters = [f"{name}={_value(value)}" for name, value in group[0].settings.items() if name != "load"]
@@ -120,7 +117,7 @@ def _notes(groups: Mapping[str, Sequence["Run"]], marks: Mapping[str, str]) -> l
     return ["", *notes] if notes else []
 
 
-def _mark(group: Sequence["Run"]) -> str | None:
+def _mark(group: Sequence[Run]) -> str | None:
     """Collapsed: the run was stopped for its backlog. Saturated: the queue grew to the end."""
     collapsed = [run for run in group if run.summary.get("collapsed")]
     if collapsed:
@@ -131,11 +128,11 @@ def _mark(group: Sequence["Run"]) -> str | None:
     return None
 
 
-def _share(some: Sequence["Run"], group: Sequence["Run"]) -> str:
+def _share(some: Sequence[Run], group: Sequence[Run]) -> str:
     return f" in {len(some)} of {len(group)} seeds" if len(group) > 1 else ""
 
 
-def _ratio(first: Sequence["Run"], group: Sequence["Run"]) -> Ratio | None:
+def _ratio(first: Sequence[Run], group: Sequence[Run]) -> Ratio | None:
     """Paired over the seeds that both have: an interrupted sweep may lack some."""
     mine = {run.seed: run.summary["mean_jct_s"] for run in group}
     pairs = [(run.summary["mean_jct_s"], mine.get(run.seed)) for run in first]
@@ -151,12 +148,12 @@ def _ratio_text(ratio: Ratio | None) -> str:
     return f"{ratio.mean:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
 
 
-def _average(group: Sequence["Run"], key: str, settings: Mapping[str, object]) -> float | None:
+def _average(group: Sequence[Run], key: str, settings: Mapping[str, object]) -> float | None:
     found = [value for run in group if (value := _figure(run, key, settings)) is not None]
     return sum(found) / len(found) if found else None
 
 
-def _figure(run: "Run", key: str, settings: Mapping[str, object]) -> float | None:
+def _figure(run: Run, key: str, settings: Mapping[str, object]) -> float | None:
     if key == "swap_gib":
         return (run.summary["swapped_out_gib"] or 0.0) + (run.summary["swapped_in_gib"] or 0.0)
     value = run.summary.get(key, run.settings.get(key, settings.get(key)))

@@ -8,18 +8,16 @@ from typing import Any
 import numpy as np
 
 from fastserve.bench import Call, Reply, Result, Sample
+from fastserve.workload.requests import TraceRequest
 
 MS = 1_000_000
 
 
-def call(index: int = 0, due_ms: float = 0.0, **fields: Any) -> Call:
-    given: dict[str, Any] = {
-        "prompt": np.array([7, 8, 9]),
-        "prompt_tokens": 3,
-        "output_tokens": 4,
-        "limit": 100,
-    } | fields
-    return Call(index=index, due=round(due_ms * MS), **given)
+def call(index: int = 0, due_ms: float = 0.0, prompt: Any = None, **fields: Any) -> Call:
+    """fields: of its request."""
+    given: dict[str, Any] = {"prompt": 3, "output": 4, "limit": 100} | fields
+    request = TraceRequest(index, round(due_ms * MS), **given)
+    return Call(request, np.array([7, 8, 9]) if prompt is None else prompt)
 
 
 def reply(sent_ms: float, stamps_ms: list[float], finish: str = "length", **fields: Any) -> Reply:

@@ -7,6 +7,7 @@ import pytest
 
 from fastserve.bench import FORMS, Asking, Chat, Completions, Form, Native, NoBatch, Reply
 from fastserve.bench.backend import Answer
+from fastserve.sched.slo import SloTargets
 from tests.bench.calls import call
 
 HIDDEN = Asking(model="m", hide_lengths=True, ignore_eos=True, own=True)
@@ -14,26 +15,38 @@ TOLD = Asking(model="m", ignore_eos=True)
 
 
 def test_hidden_lengths_do_not_show_in_max_tokens() -> None:
-    body = Completions(HIDDEN).body(call(output_tokens=4, limit=100))
+    body = Completions(HIDDEN).body(call(output=4, limit=100))
     assert (body["max_tokens"], body["stop_after"]) == (100, 4)
     assert "ignore_eos" not in body
 
 
 def test_foreign_servers_get_max_tokens_and_ignore_eos() -> None:
-    body = Completions(TOLD).body(call(output_tokens=4, limit=100, priority=2, guess=9))
-    assert (body["max_tokens"], body["ignore_eos"]) == (4, True)
-    assert not {"stop_after", "priority", "guess"} & set(body)
+    slo = SloTargets(ttft=1, tpot=2, e2e=3)
+    body = Completions(TOLD).body(call(output=4, limit=100, priority=2, guess=9, program="p", client="ann", slo=slo))
+    assert (body["max_tokens"], body["ignore_eos"], body["user"]) == (4, True, "ann")
+    assert set(body) == {
+        "prompt",
+        "max_tokens",
+        "ignore_eos",
+        "model",
+        "temperature",
+        "user",
+        "stream",
+        "stream_options",
+    }
 
 
 def test_an_answer_that_may_end_before_has_neither() -> None:
-    body = Completions(Asking(hide_lengths=True, own=True)).body(call(output_tokens=4))
+    body = Completions(Asking(hide_lengths=True, own=True)).body(call(output=4))
     assert body["max_tokens"] == 4
     assert not {"stop_after", "ignore_eos", "model"} & set(body)
 
 
-def test_our_server_is_told_client_priority_and_guess() -> None:
-    body = Native(HIDDEN).body(call(client="ann", priority=2, guess=9))
-    assert (body["user"], body["priority"], body["guess"]) == ("ann", 2, 9)
+def test_our_server_is_told_all_that_its_policy_may_know() -> None:
+    slo = SloTargets(ttft=1_500_000_000, e2e=9_000_000_001)
+    body = Native(HIDDEN).body(call(client="ann", program="p", priority=2, guess=9, slo=slo))
+    assert (body["user"], body["program"], body["priority"], body["guess"]) == ("ann", "p", 2, 9)
+    assert (body["ttft_slo_s"], body["deadline_s"]) == (1.5, 9.000000001) and "tpot_slo_s" not in body
     assert (body["max_new_tokens"], body["stop_after"]) == (100, 4)
 
 

@@ -22,7 +22,7 @@ class Held:
         self.open = asyncio.Event()
 
     def encode(self, call: Call) -> bytes:
-        return str(call.index).encode()
+        return str(call.request.id).encode()
 
     async def send(self, message: bytes, reply: Reply) -> None:
         reply.sent = perf_counter_ns()
@@ -122,7 +122,7 @@ def test_stop_keeps_what_there_is() -> None:
 
     result = go(work)
     assert result.interrupted
-    assert [sample.call.index for sample in result.samples] == [0, 1, 2, 3]
+    assert [sample.call.request.id for sample in result.samples] == [0, 1, 2, 3]
     assert [sample.reply.finish for sample in result.samples] == ["length"] * 3 + ["unfinished"]
     assert "stopped" in result.samples[3].reply.error
     assert result.planned - len(result.samples) == 1

@@ -30,33 +30,33 @@ IDS = IdPrompts(100, 1000)
 
 def test_a_call_for_each_request() -> None:
     calls = calls_of(trace(client=["a", "", "b"], ttft_slo=[0, 2_000_000_000, 0]), IDS)
-    assert [call.index for call in calls] == [0, 1, 2]
+    assert [call.request.id for call in calls] == [0, 1, 2]
     assert [call.due for call in calls] == [0, 5, 9]
-    assert [(call.prompt_tokens, len(call.prompt), call.output_tokens) for call in calls] == [
+    assert [(call.request.prompt, len(call.prompt), call.request.output) for call in calls] == [
         (10, 10, 3), (20, 20, 7), (30, 30, 5)
     ]  # fmt: skip
-    assert [call.client for call in calls] == ["a", "", "b"]
-    assert calls[1].slo[0] == 2.0
-    assert np.isnan(calls[0].slo).all()
+    assert [call.request.client for call in calls] == ["a", "", "b"]
+    assert calls[1].request.slo.seconds()[0] == 2.0
+    assert np.isnan(calls[0].request.slo.seconds()).all()
 
 
 def test_the_limit_is_one_constant() -> None:
-    assert [call.limit for call in calls_of(trace(), IDS)] == [7, 7, 7]
+    assert [call.request.limit for call in calls_of(trace(), IDS)] == [7, 7, 7]
 
 
 def test_the_limit_is_the_clients_own_and_bounds_the_output() -> None:
     calls = calls_of(trace(max_tokens=[100, 4, 0]), IDS)
-    assert [(call.limit, call.output_tokens) for call in calls] == [(100, 3), (4, 4), (5, 5)]
+    assert [(call.request.limit, call.request.output) for call in calls] == [(100, 3), (4, 4), (5, 5)]
 
 
 def test_the_limit_leaves_room_for_the_prompt_but_never_less_than_the_output() -> None:
-    assert [call.limit for call in calls_of(trace(), IDS, max_model_len=26)] == [7, 7, 5]
+    assert [call.request.limit for call in calls_of(trace(), IDS, max_model_len=26)] == [7, 7, 5]
 
 
 def test_guesses() -> None:
-    assert [call.guess for call in calls_of(trace(guess=[4, 0, 2]), IDS)] == [4, None, 2]
+    assert [call.request.guess for call in calls_of(trace(guess=[4, 0, 2]), IDS)] == [4, None, 2]
     oracle = calls_of(trace(guess=[4, 0, 2]), IDS, predictor=predictors.make("oracle"))
-    assert [call.guess for call in oracle] == [3, 7, 5]
+    assert [call.request.guess for call in oracle] == [3, 7, 5]
 
 
 def test_id_prompts_are_their_own_for_each_request_and_the_same_again() -> None:

@@ -16,12 +16,13 @@ from fastserve.__main__ import main
 from fastserve.cli.ab import text
 from fastserve.compare.compare import Comparison, Contender, Replay, Round, Watch, compare, sustained
 from fastserve.compare.offline import serving_of
-from fastserve.compare.trace import fitting
+from fastserve.compare.trace import check_fits
 from fastserve.engine import Engine
 from fastserve.engine.playback import play
 from fastserve.metrics.summary import summarise
 from fastserve.sched.policy import Policy
 from fastserve.workload import Trace, synthesise, write_trace
+from fastserve.workload.requests import requests_of, within
 from sim.capacity import capacity
 from sim.run import Contender as Simulated
 from sim.run import run_one
@@ -124,11 +125,11 @@ def test_settings_are_rounded_and_wrapped() -> None:
 def test_requests_beyond_the_context_are_counted_and_none_is_dropped() -> None:
     trace = synthesise(3, rate=1, lengths="", prompt="fixed:50", output="fixed:10")
     trace.prompt[1], trace.output[2] = 95, 40
-    assert fitting(trace, 135, "m") is trace
-    cut = fitting(trace, 110, "m")
-    assert cut.max_tokens is not None and cut.max_tokens.tolist() == [40, 15, 40]
+    for context, limits in ((135, [40, 40, 40]), (110, [40, 15, 40])):
+        check_fits(trace, context, "m")
+        assert [request.limit for request in within(requests_of(trace), context)] == limits
     with pytest.raises(ValueError, match=r"1 of the 3 requests of .* context of m, 100 tokens \(the longest needs 105"):
-        fitting(trace, 100, "m")
+        check_fits(trace, 100, "m")
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,7 @@ def test_swapping_changes_no_bit(residency: str, rounded: Any) -> None:
         rounded.layers, rounded.kv_heads, rounded.head_dim, width * len(LENGTHS), 0, BLOCK, rounded.dtype,
         rounded.device,
     )  # fmt: skip
-    for step, logits, owners in zip(stage.witness.steps, stage.witness.logits, stage.executor.owners, strict=True):
+    for step, logits, owners in zip(stage.witness.steps, stage.witness.logits, stage.backend.owners, strict=True):
         with torch.inference_mode():
             assert torch.equal(rounded.forward(on_blocks(step, owners, width), still), logits)
 
@@ -220,7 +220,7 @@ def test_on_an_accelerator(device: str, residency: str, folder: Path) -> None:
 def by_request(stage: Stage) -> list[Any]:
     """(tokens, vocabulary) of each request: the logits that its tokens were taken from."""
     found: list[list[Any]] = [[] for _ in stage.requests]
-    for step, logits, owners in zip(stage.witness.steps, stage.witness.logits, stage.executor.owners, strict=True):
+    for step, logits, owners in zip(stage.witness.steps, stage.witness.logits, stage.backend.owners, strict=True):
         ends = (step.starts[1:] - 1).tolist()
         for row, at in zip(logits, step.wanted.tolist(), strict=True):
             found[owners[ends.index(at)]].append(row)

@@ -6,13 +6,17 @@ import subprocess
 import sys
 import threading
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fastserve import Job, Policy
+from fastserve.backends.scripted import PRINTABLE, ScriptedBackend, draw
 from fastserve.engine import Engine, SamplingParams
+from fastserve.engine.byte_tokenizer import ByteTokenizer
+from fastserve.engine.clock import VirtualClock
 from fastserve.engine.inbox import MOST_STALE
 from fastserve.engine.request import Piece
 from fastserve.metrics.records import Columns
@@ -163,19 +167,17 @@ def test_a_cancel_needs_a_reason() -> None:
 
 
 def test_a_tokenizer_that_fails_fails_the_request_alone() -> None:
-    class Broken:
-        stopped = False
+    first = PRINTABLE[draw(1, 0) % len(PRINTABLE)]
 
-        def add(self, token: int) -> str:
-            raise UnicodeError("no such token")
+    class Broken(ByteTokenizer):
+        def decode(self, token_ids: Any, *, skip_special_tokens: bool = False, **_: Any) -> str:
+            if first in token_ids:
+                raise UnicodeError("no such token")
+            return super().decode(token_ids)
 
-        flush = add
-
-    with Engine.scripted() as engine:
-        voice = engine.info.voice
-        assert voice is not None
-        mixed = lambda params, ids: Broken() if params.seed == 1 else voice(params, ids)  # noqa: E731
-        object.__setattr__(engine.info, "voice", mixed)
+    body = ScriptedBackend()
+    body.info = replace(body.info, tokenizer=Broken())
+    with Engine.on(body, clock=VirtualClock()) as engine:
         bad, good = engine.generate(["x", "x"], [SamplingParams(max_tokens=5, seed=i) for i in (1, 2)])
         assert (bad.finish_reason, good.finish_reason) == ("error", "length")
         assert engine.alive

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fastserve.backends.scripted import ScriptedExecutor, draw
+from fastserve.backends.scripted import ScriptedBackend, draw
 from fastserve.engine.clock import VirtualClock, WallClock
 from fastserve.engine.inbox import Inbox
 from fastserve.engine.loop import Loop
@@ -48,24 +48,27 @@ class Book(Scheduler):
         return super().commit(plan, outcome, now)
 
 
-def book(policy: str, **options: Any) -> Any:
-    """A Scheduler that writes down what it is told."""
+def book(policy: str, **options: Any) -> Book:
     scheduler = scheduler_of(tuned(policy, True), MachineTimes(COARSE, options["max_batch"], 600), **options)
     scheduler.__class__ = Book
-    scheduler.said = []  # type: ignore[attr-defined]
+    assert isinstance(scheduler, Book)
+    scheduler.said = []
     return scheduler
 
 
 class Setting:
     """A loop without a thread."""
 
-    def __init__(self, policy: str = "fcfs", fail: Any = None, **options: Any) -> None:
+    def __init__(
+        self, policy: str = "fcfs", backend: ScriptedBackend | None = None, clock: VirtualClock | None = None,
+        **options: Any,
+    ) -> None:  # fmt: skip
         options = {"max_batch": 4, **options}
-        self.clock = VirtualClock()
+        self.clock = clock or VirtualClock()
         self.scheduler = book(policy, **options)
         self.inbox = Inbox()
-        self.executor = ScriptedExecutor(COARSE, self.clock, fail=fail)
-        self.loop = Loop(self.scheduler, self.executor, Recorder(), self.clock, self.inbox)
+        self.backend = backend or ScriptedBackend(hardware=COARSE)
+        self.loop = Loop(self.scheduler, self.backend, Recorder(), self.clock, self.inbox)
 
     def put(self, id: int, at: int = 0, prompt: int = 10, params: SamplingParams = PARAMS) -> Request:
         assert params.max_tokens is not None
@@ -110,35 +113,31 @@ def test_a_cancel_takes_effect_within_one_iteration() -> None:
     assert request.record["finish"] == "gone"
     assert setting.scheduler.ledger.used == 0
     assert not setting.loop.requests
-    assert not setting.executor.requests
+    assert not any(setting.backend.held().values())
 
 
 def test_service_is_all_of_a_turn_but_the_stall() -> None:
     """Time that passes between the end of the run and the commit is charged too."""
-    setting = Setting()
+
+    class Late(VirtualClock):
+        def sleep_until(self, at: int) -> None:
+            super().sleep_until(at + 7 * MS)
+
+    setting = Setting(clock=Late())
     request = setting.put(0)
-    run = setting.executor.run
-
-    def slow(plan: Plan) -> Outcome:
-        outcome = run(plan)
-        setting.clock.sleep_until(setting.clock.now() + 7 * MS)
-        return outcome
-
-    setting.executor.run = slow  # type: ignore[method-assign]
     setting.play()
     assert request.job.served == setting.clock.now() == (2 + 4 + 5 * 7) * MS
 
 
 def test_a_request_whose_admission_fails_fails_alone() -> None:
-    setting = Setting()
-    admit = setting.executor.admit
 
-    def strict(job: Job, request: Request) -> None:
-        if job.id == 1:
-            raise LookupError("no such adapter")
-        admit(job, request)
+    class Strict(ScriptedBackend):
+        def admit(self, job: Job, prompt: list[int], params: SamplingParams, seed: int) -> None:
+            if job.id == 1:
+                raise LookupError("no such adapter")
+            super().admit(job, prompt, params, seed)
 
-    setting.executor.admit = strict  # type: ignore[method-assign]
+    setting = Setting(backend=Strict(hardware=COARSE))
     requests = [setting.put(id) for id in range(3)]
     setting.play()
     assert [request.finish_reason for request in requests] == ["length", "error", "length"]
@@ -147,15 +146,8 @@ def test_a_request_whose_admission_fails_fails_alone() -> None:
 
 def test_a_step_that_fails_takes_its_own_requests_with_it(caplog: pytest.LogCaptureFixture) -> None:
     """Who waited goes on, and so does who had its KV anywhere: it computes it again."""
-    setting = Setting(max_batch=2)
-    run = setting.executor.run
-
-    def flaky(plan: Plan) -> Outcome:
-        if setting.loop.steps == 2 and not setting.loop.counters["failed_steps"]:
-            raise RuntimeError("device side assert")
-        return run(plan)
-
-    setting.executor.run = flaky  # type: ignore[method-assign]
+    flaky = ScriptedBackend(hardware=COARSE, fail_step={2: RuntimeError("device side assert")})
+    setting = Setting(backend=flaky, max_batch=2)
     requests = [setting.put(id) for id in range(4)]
     with caplog.at_level(logging.CRITICAL, logger="fastserve"):
         setting.play()
@@ -169,8 +161,7 @@ def test_idle_it_rests_and_a_put_rouses_it() -> None:
     """On a real clock, in a thread; it is asked for nothing while it rests."""
     clock, inbox = WallClock(), Inbox()
     scheduler = book("fcfs", max_batch=4)
-    scheduler.said = []
-    loop = Loop(scheduler, ScriptedExecutor(COARSE, clock), Recorder(), clock, inbox)
+    loop = Loop(scheduler, ScriptedBackend(hardware=COARSE), Recorder(), clock, inbox)
     thread = threading.Thread(target=loop.run)
     thread.start()
     inbox.ask(lambda: None).result(10)

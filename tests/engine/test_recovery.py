@@ -2,7 +2,6 @@
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -86,23 +85,10 @@ def test_out_of_memory_for_one_alone_fails_it() -> None:
         tokens_of(at_once(engine, 2))
 
 
-def failing(engine: Engine, steps: int) -> None:
-    """The engine's next steps fail as a whole."""
-    run, left = engine.loop.executor.run, [steps]
-
-    def broken(plan: Any) -> Any:
-        if left[0]:
-            left[0] -= 1
-            raise OSError("the device is gone")
-        return run(plan)
-
-    engine.loop.executor.run = broken  # type: ignore[method-assign]
-
-
 @pytest.mark.parametrize("steps", [HOPELESS - 1, HOPELESS])
 def test_a_device_that_fails_every_step_stops_the_engine(steps: int, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.CRITICAL, "fastserve"), Engine.scripted(max_batch=1) as engine:
-        failing(engine, steps)
+    broken = {step: OSError("the device is gone") for step in range(steps)}
+    with caplog.at_level(logging.CRITICAL, "fastserve"), Engine.scripted(max_batch=1, fail_step=broken) as engine:
         outputs = [handle.result(10) for handle in at_once(engine, HOPELESS + 2)]
         assert [output.finish_reason for output in outputs[:steps]] == ["error"] * steps
         assert [output.by_step for output in outputs] == [True] * steps + [False] * (HOPELESS + 2 - steps)

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from fastserve.backends.scripted import ScriptedExecutor
+from fastserve.backends.scripted import ScriptedBackend
+from fastserve.engine.backend import Step
 from fastserve.engine.clock import VirtualClock
 from fastserve.engine.inbox import Inbox
 from fastserve.engine.loop import Loop
@@ -67,10 +68,10 @@ class Expanded(Observer):
             ps += self.latency.iteration_ps(plan.batch, context, [(cached, n) for _, cached, n in chunks])
 
 
-class Recording(ScriptedExecutor):
+class Recording(ScriptedBackend):
     iterations: list[Iteration]
 
-    def run(self, plan: Plan) -> Outcome:
+    def run(self, plan: Plan) -> Step:
         chunks = [(job.id, job.prefilled, tokens) for job, tokens in plan.prefill]
         self.iterations.append((plan.now, moves(plan), chunks, plan.batch, plan.context))
         return super().run(plan)
@@ -80,12 +81,12 @@ def live(name: str, work: Work, coarse: bool, options: dict[str, Any]) -> tuple[
     """The same script through the engine's loop, one iteration at a time."""
     machine = hardware(coarse)
     clock, inbox = VirtualClock(), Inbox()
-    executor = Recording(machine, clock)
-    executor.iterations = []
+    backend = Recording(hardware=machine)
+    backend.iterations = []
     times = MachineTimes(machine, options["max_batch"], max(work.prompt))
     scheduler = scheduler_of(tuned(name, coarse), times, macro=False, **options)
     recorder = Recorder(machine.memory.block_bytes)
-    loop = Loop(scheduler, executor, recorder, clock, inbox)
+    loop = Loop(scheduler, backend, recorder, clock, inbox)
     requests = []
     for job in work.jobs():
         params = SamplingParams(max_tokens=None, stop_after=work.output[job.id]).resolved({})
@@ -97,7 +98,7 @@ def live(name: str, work: Work, coarse: bool, options: dict[str, Any]) -> tuple[
         if not loop.turn() and (not inbox.empty or scheduler.live):
             loop.rest()
     assert loop.counters["failed_steps"] == 0
-    return executor.iterations, recorder
+    return backend.iterations, recorder
 
 
 @pytest.mark.parametrize("batching", ["chunked", "mixed", "prefill-first", "static"])

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
+from fastserve.backends.scripted import ScriptedBackend
 from fastserve.engine.params import SamplingParams
 from fastserve.engine.snapshot import take
 from fastserve.sched.job import Job
-from fastserve.sched.plan import Outcome, Plan
+from fastserve.sched.plan import Plan
 from tests.engine.test_loop import Setting
-from tests.sched.worlds import MS
+from tests.sched.worlds import COARSE, MS
 
 
 class Viewer:
@@ -42,14 +43,15 @@ class Viewer:
 def compare(setting: Setting, viewer: Viewer) -> Counter[str]:
     """Plays to the end; before each step and at each boundary, who runs by events is who runs. Returns what is told."""
     loop = setting.loop
-    run = setting.executor.run
     steps: list[tuple[set[int], set[int]]] = []
+    broken = setting.backend.fail_step
 
-    def step(plan: Plan) -> Outcome:
+    def step(plan: Plan) -> None:
         steps.append((set(viewer.seats), {job.id for job in plan.members}))  # what is raised here, the loop would catch
-        return run(plan)
+        if callable(broken):
+            broken(plan)
 
-    setting.executor.run = step  # type: ignore[method-assign]
+    setting.backend.fail_step = step
     while not setting.inbox.empty or setting.scheduler.live:
         if not loop.turn():
             loop.rest()
@@ -88,7 +90,7 @@ def test_nor_do_they_differ_after_a_step_that_failed() -> None:
             met.add((job.id, index))
             raise MemoryError("as asked")
 
-    setting = Setting("mlfq", fail=fail)
+    setting = Setting("mlfq", backend=ScriptedBackend(hardware=COARSE, fail=fail))
     viewer = Viewer(setting)
     crowd(setting)
     kinds = compare(setting, viewer)

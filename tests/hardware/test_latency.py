@@ -23,6 +23,12 @@ from fastserve.hardware import (
     roofline,
     rooflines,
 )
+from fastserve.hardware.registry import latency_from_json
+
+
+def made(data: object) -> LatencyModel:
+    return latency_from_json(data, "latency")
+
 
 FOUR = {
     "kind": "linear",
@@ -94,12 +100,12 @@ def roofline_json(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-models = (linear_json() | table_json() | roofline_json()).map(LatencyModel.from_json)
+models = (linear_json() | table_json() | roofline_json()).map(made)
 
 
 def toy_roofline(intensity: float, vocab: int) -> LatencyModel:
     device = {"flops_per_s": 1e9 * intensity, "bytes_per_s": 1e9}
-    return LatencyModel.from_json({"kind": "roofline", "model": {**TOY_MODEL, "vocab": vocab}, "device": device})
+    return made({"kind": "roofline", "model": {**TOY_MODEL, "vocab": vocab}, "device": device})
 
 
 def iterations(model: LatencyModel, k: int, batch: int, context: int) -> list[int]:
@@ -157,7 +163,7 @@ def test_a_mixed_iteration_is_no_shorter_than_its_parts(
 
 @given(linear_json() | table_json(), st.integers(1, 3000), st.integers(1, 700))
 def test_chunks_add_up_to_the_whole_prompt(data: dict[str, Any], prompt: int, size: int) -> None:
-    model = LatencyModel.from_json(data)
+    model = made(data)
     fixed = model.iteration_ps(0, 0, [(0, 0)])
     chunks = [(start, min(size, prompt - start)) for start in range(0, prompt, size)]
     parts = sum(model.iteration_ps(0, 0, [chunk]) - fixed for chunk in chunks)
@@ -180,8 +186,8 @@ def test_alone_is_the_job_stepped_by_hand(model: LatencyModel, prompt: int, outp
 @given(linear_json() | table_json() | roofline_json(), batches, contexts)
 @example(FOUR, 1, 1)
 def test_json_gives_the_same_model_again(data: dict[str, Any], batch: int, context: int) -> None:
-    model = LatencyModel.from_json(data)
-    again = LatencyModel.from_json(json.loads(json.dumps(model.to_json())))
+    model = made(data)
+    again = made(json.loads(json.dumps(model.to_json())))
     assert again.to_json() == model.to_json()
     work = (batch, context, ((0, 100), (50, 7)))
     assert again.iteration_ps(*work) == model.iteration_ps(*work)
@@ -200,7 +206,7 @@ def test_the_roofline_bounds_change_places_exactly_once(intensity: float, vocab:
 
 def test_published_numbers_of_opt_13b() -> None:
     """The figures that the authors' fits give: prefills of 512 and 1024 tokens, a decode of 16 jobs with 300 each."""
-    model = LatencyModel.load("opt-13b-a100")
+    model = load_hardware("opt-13b-a100").latency
     assert model.prefill_ns(512) / 1e6 == pytest.approx(72.15, abs=0.01)
     assert model.prefill_ns(1024) / 1e6 == pytest.approx(129.93, abs=0.01)
     assert model.iteration_ps(16, 16 * 300, ()) / 1e9 == pytest.approx(23.57, abs=0.01)
@@ -209,32 +215,32 @@ def test_published_numbers_of_opt_13b() -> None:
 
 def test_the_fit_changes_with_the_batch() -> None:
     """19.93 + 0.0385 n + 6.27e-4 (context + n) below 95 jobs, 7.17 + 0.158 n + 5.80e-4 (context + n) from there on."""
-    model = LatencyModel.load("opt-13b-a100")
+    model = load_hardware("opt-13b-a100").latency
     below, above = (model.iteration_ps(n, 300 * n, ()) / 1e9 for n in (94, 95))
     assert below == pytest.approx(19.9347 + 0.038507 * 94 + 6.26936e-4 * 301 * 94, abs=1e-3)
     assert above == pytest.approx(7.16619 + 0.158311 * 95 + 5.79800e-4 * 301 * 95, abs=1e-3)
 
 
 def test_a_mixed_linear_iteration_pays_the_larger_fixed_cost_once() -> None:
-    model = LatencyModel.from_json({**FOUR, "prefill_ms_per_squared_token": 1e-5, "decode_ms_per_sequence": 0.5})
+    model = made({**FOUR, "prefill_ms_per_squared_token": 1e-5, "decode_ms_per_sequence": 0.5})
     # 20 (decode's, the larger) + 0.5 * 4 + 6e-4 * 1000 + 0.1 * 50 + 1e-5 * (150^2 - 100^2)
     assert model.iteration_ps(4, 1000, [(100, 50)]) == round((20 + 2 + 0.6 + 5 + 0.125) * 1e9)
-    slow = LatencyModel.from_json({**FOUR, "prefill_ms": 30, "decode_ms_per_sequence": 0.5})
+    slow = made({**FOUR, "prefill_ms": 30, "decode_ms_per_sequence": 0.5})
     assert slow.iteration_ps(4, 1000, [(0, 50)]) == round((30 + 2 + 0.6 + 5) * 1e9)
 
 
 def test_an_iteration_of_nothing_takes_no_time() -> None:
-    for model in (LatencyModel.from_json(FOUR), LatencyModel.from_json(TABLE), toy_roofline(1, 100)):
+    for model in (made(FOUR), made(TABLE), toy_roofline(1, 100)):
         assert model.iteration_ps(0, 0, ()) == 0
 
 
 def test_a_large_batch_needs_no_declaration() -> None:
-    model = LatencyModel.from_json({**FOUR, "decode_ms_per_sequence": 0.01})
+    model = made({**FOUR, "decode_ms_per_sequence": 0.01})
     assert model.span_ps(2, 5000, 10_000) == 2 * 76_000_000_000 + 5000 * 600_000
 
 
 def test_a_table_is_read_between_below_and_beyond_its_rows() -> None:
-    model = LatencyModel.from_json(TABLE)
+    model = made(TABLE)
     # the first segment is drawn back to 10 ms at 0 tokens; the last one rises 0.2 ms a token
     expected = {0: 10, 50: 15, 100: 20, 150: 25, 300: 50, 400: 70, 500: 90}
     assert {n: model.prefill_ns(n) / 1e6 for n in expected} == expected
@@ -245,7 +251,7 @@ def test_a_table_is_read_between_below_and_beyond_its_rows() -> None:
 
 
 def test_roofline_counts_weights_and_kv() -> None:
-    model = LatencyModel.from_json(
+    model = made(
         {"kind": "roofline", "model": TOY_MODEL, "device": {"flops_per_s": 1e30, "bytes_per_s": 1e9, "overhead_ms": 1}}
     )
     assert isinstance(model, RooflineLatency)
@@ -254,15 +260,13 @@ def test_roofline_counts_weights_and_kv() -> None:
     assert model.model.kv_bytes_per_token == 2 * 2 * 2 * 16 * 2
     # 1 ms, 1 ns a byte: weights and output projection once, 10 tokens of context read, 3 written
     assert model.iteration_ps(3, 10, ()) == 10**9 + 1000 * (2 * (2 * layer + 6400) + 13 * 256)
-    compute = LatencyModel.from_json(
-        {"kind": "roofline", "model": TOY_MODEL, "device": {"flops_per_s": 1e9, "bytes_per_s": 1e30}}
-    )
+    compute = made({"kind": "roofline", "model": TOY_MODEL, "device": {"flops_per_s": 1e9, "bytes_per_s": 1e30}})
     # 1 ns a FLOP: 7 tokens through the layers, one sampled, pairs 4 + 5 + ... + 10 = 49
     assert compute.iteration_ps(0, 0, [(3, 7)]) == 1000 * (7 * 2 * 2 * layer + 2 * 6400 + 49 * 4 * 2 * 64)
 
 
 def test_the_roofline_of_opt_13b_is_near_the_fit() -> None:
-    fit, guess = LatencyModel.load("opt-13b-a100"), roofline("opt-13b", "a100-80g").latency
+    fit, guess = load_hardware("opt-13b-a100").latency, roofline("opt-13b", "a100-80g").latency
     for tokens in (512, 1024, 2048):
         assert guess.prefill_ns(tokens) == pytest.approx(fit.prefill_ns(tokens), rel=0.2)
     for batch, context in ((1, 300), (16, 4800), (64, 19_200), (64, 64_000)):
@@ -392,7 +396,7 @@ def test_a_name_that_does_not_exist_lists_those_that_do(tmp_path: Path) -> None:
 
 
 def test_a_job_needs_tokens() -> None:
-    model = LatencyModel.from_json(FOUR)
+    model = made(FOUR)
     for prompt, output, budget in ((0, 1, None), (1, 0, None), (1, 1, 0)):
         with pytest.raises(ValueError, match="at least 1"):
             model.alone_ps(prompt, output, budget)

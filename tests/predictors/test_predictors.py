@@ -75,9 +75,9 @@ def test_specs() -> None:
         ("oracle:1", "no predictor 'oracle:1'"),
         ("none:1", "no predictor 'none:1'"),
         ("lognormal:-1", "predictor 'lognormal:-1': lognormal: sigma=-1.0 must not be negative"),
-        ("lognormal:x", "predictor 'lognormal:x': could not convert"),
+        ("lognormal:x", "predictor 'lognormal:x': SIGMA='x' must be a number"),
         ("constant:0", "predictor 'constant:0': constant: 0 tokens; guess at least 1"),
-        ("constant:1.5", "predictor 'constant:1.5': invalid literal"),
+        ("constant:1.5", "predictor 'constant:1.5': TOKENS='1.5' must be a whole number"),
         ("", "no predictor ''"),
     ],
 )

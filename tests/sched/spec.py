@@ -28,6 +28,7 @@ class SpecJob:
         # for the record
         self.queued = self.first_token = self.last_token = self.end = None
         self.preempted = self.stalled = self.gap = self.computed = self.blocks_out = self.blocks_in = 0
+        self.turns = 0  # iterations that might have yielded it a token
 
     @property
     def last_served(self):
@@ -50,7 +51,8 @@ def age(job):
 class Spec:
     def __init__(self, policy, machine, hardware, *, max_batch, batching, token_budget, device_blocks, host_blocks,
                  residency, visit, kv_reserve, prefetch_quota, evict="policy", whole_context=False, skip_misfits=False,
-                 prefill_guard=0.0, charging="iteration", static_timeout=0, macro=None):  # fmt: skip
+                 prefill_guard=0.0, charging="iteration", static_timeout=0, macro=None,
+                 lookahead=0):  # fmt: skip
         self.policy, self.machine, self.hardware = policy, machine, hardware
         self.slots, self.shape, self.budget = max_batch, batching, NEVER if token_budget is None else token_budget
         self.device = NEVER if device_blocks is None else device_blocks
@@ -60,7 +62,7 @@ class Spec:
         self.visit = (NEVER if residency == "defer" else visit) if device_blocks is not None else 0
         self.reserve, self.quota, self.evict, self.whole = kv_reserve, prefetch_quota, evict, whole_context
         self.skip, self.floor, self.charging = skip_misfits, round(self.host * prefill_guard), charging
-        self.timeout = static_timeout
+        self.timeout, self.lookahead = static_timeout, lookahead
         self.live, self.copies = [], []  # copies under way, in the order of issue
         self.channel = {True: 0, False: 0}
         self.service = self.ps = self.hold = 0
@@ -88,9 +90,8 @@ class Spec:
         return -(-tokens // 16)
 
     def need(self, job):
-        if self.whole and job.limit < NEVER:
-            return self.blocks(job.prompt + job.limit)
-        return self.blocks(job.prompt + job.generated)
+        tokens = job.limit if self.whole and job.limit < NEVER else job.generated
+        return self.blocks(job.prompt + tokens + self.lookahead)
 
     def held(self, job):
         return self.blocks(job.prompt + job.generated - 1)
@@ -257,7 +258,7 @@ class Spec:
             left -= owed(job)
         return chunks
 
-    def iterate(self, output):
+    def iterate(self, speak):
         """Returns False if there is nothing to run now."""
         policy, now = self.policy, self.ps // 1000
         policy.now = now
@@ -318,7 +319,9 @@ class Spec:
                 job.blocks_in += self.held(job)
             job.running, job.owes_token, job.place = True, True, DEVICE
             job.joined_at = self.service
-        fresh = any(job.owes_token and job not in joined for job in decode)
+        ending = [job for job, n in chunks if job.prefilled + n == job.prompt + job.generated]
+        said = {job: speak(job.id, job.turns, job.generated) for job in decode + ending}
+        fresh = any(job.owes_token and job not in joined and said[job][0] for job in decode)
         moves = load or park or clear or drop or prefetch
         self.hold = hold if policy.settled and not (fresh or moves or left) else 0
         for copy in clear:
@@ -340,24 +343,24 @@ class Spec:
             else:
                 job.served += service // tokens * (dict(chunks).get(job, 0) + (job in decode))
         self.service += service if self.charging == "iteration" else service // tokens * bool(decode)
-        for job in decode:
-            job.generated += 1
-            job.owes_token = False
-            job.gap = max(job.gap, now + first - job.last_token)
-            job.last_token = after
         for job, n in chunks:
             job.prefilled += n
             job.computed += n
-            if job.prefilled == job.prompt + job.generated:
+            if job in ending:
                 self.hold = 0
-                job.generated += 1
-                job.cached, job.owes_token = True, False
+                job.cached = True
+        for job, (n, _) in said.items():
+            job.turns += 1
+            job.generated += n
+            if n:
+                job.owes_token = False
                 if job.first_token is None:
                     job.first_token = after
                 else:
-                    job.gap = max(job.gap, after - job.last_token)
+                    at = after if job in ending else now + first
+                    job.gap = max(job.gap, at - job.last_token)
                 job.last_token = after
-        ended = [job for job in members if job.generated == output[job.id]]
+        ended = [job for job in said if said[job][1]]
         self.ring(after)
         for job in sorted(ended, key=age):
             self.remove(job, after, "stop")
@@ -400,8 +403,13 @@ class Spec:
         self.policy.depart(job)
 
 
-def simulate(spec, jobs, outputs, cancels):
-    """The driver loop of the specification. Returns its jobs."""
+def simulate(spec, jobs, outputs, cancels, speak=None):
+    """The driver loop of the specification. Returns its jobs.
+
+    outputs: true tokens by job id. speak: (id, iterations that might have yielded a token before, tokens so far) ->
+    (tokens, whether it has ended), of an uneven body; an even one yields one token at a time.
+    """
+    speak = speak or (lambda id, turn, tokens: (1, tokens + 1 == outputs[id]))
     specs = [SpecJob(job) for job in jobs]
     for job in specs:
         job.now = lambda: spec.policy.now
@@ -422,7 +430,7 @@ def simulate(spec, jobs, outputs, cancels):
         for job in sorted((specs[id] for id in due), key=age):
             if job in spec.live:
                 spec.remove(job, now, "cancelled")
-        if not (spec.live and spec.iterate(outputs)):
+        if not (spec.live and spec.iterate(speak)):
             times = [job.arrival for job in arrivals[:1]] + [at for at, _ in gone[:1]]
             if spec.live and spec.shape == "static":
                 times.append(min(age(job) for job in spec.live)[0] + spec.timeout)

@@ -114,7 +114,14 @@ def differences(ours: dict[str, Any], theirs: list[Any], block_bytes: int) -> li
 
 
 def compare(
-    name: str, seed: int, batching: str, memory: str, guard: bool, n: int = 60, limitless: bool = False
+    name: str,
+    seed: int,
+    batching: str,
+    memory: str,
+    guard: bool,
+    n: int = 60,
+    limitless: bool = False,
+    lookahead: int = 0,
 ) -> dict[str, float]:
     """limitless: the whole context is to be reserved, and no job says how long that may become."""
     rng = random.Random(f"{name} {seed} {batching} {memory} {guard}")
@@ -124,6 +131,7 @@ def compare(
     options = options_for(rng, work, slots, batching, memory, guard)
     if limitless:
         work.limit, options["whole_context"] = NEVER, True
+    options["lookahead"] = lookahead
     machine = hardware(coarse)
     case = f"{name} seed {seed} {'coarse' if coarse else 'fine'} {options}"
 

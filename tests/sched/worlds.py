@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -211,12 +211,17 @@ def scheduler_of(
 
 
 def build(
-    policy: Policy, work: Work, machine: Hardware, options: dict[str, object], macro: bool = True
+    policy: Policy,
+    work: Work,
+    machine: Hardware,
+    options: dict[str, object],
+    macro: bool = True,
+    body: Callable[..., ModelledMachine] = ModelledMachine,
 ) -> tuple[World, Scheduler]:
-    """A simulated world around this policy, ready to run."""
+    """A simulated world around this policy, ready to run. body: made of latency model, link, outputs and inbox."""
     times = MachineTimes(machine, int(options["max_batch"]), max(work.prompt))  # type: ignore[call-overload]
     scheduler = scheduler_of(policy, times, macro=macro, **options)
     carrier = link.Link(machine.link, machine.memory.block_bytes)
     inbox = Inbox(iter(work.jobs()), work.cancels)
-    executor = ModelledMachine(machine.latency, carrier, work.output, inbox)
+    executor = body(machine.latency, carrier, work.output, inbox)
     return World(scheduler, executor, carrier, inbox, Recorder(machine.memory.block_bytes)), scheduler

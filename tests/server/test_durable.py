@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
+from fastserve.backends.scripted import FailStep
 from fastserve.engine import Engine
 from fastserve.sched.job import Job
+from fastserve.sched.plan import Plan
 from fastserve.sched.policy import Policy
 from fastserve.server.jobs.durable import ATTEMPTS
 from tests.server.conftest import Client, Serve, slow_engine
@@ -95,17 +97,14 @@ async def test_jobs_outlive_an_engine_that_breaks(serve: Serve, tmp_path: Path) 
         assert (await client.get(f"/jobs/{jobs[2]}")).json()["state"] == "cancelled"
 
 
-def breaking(engine: Engine, breaks: Callable[[Job], bool]) -> Engine:
+def breaking(breaks: Callable[[Job], bool]) -> FailStep:
     """Every step with such a job in it fails as a whole."""
-    run = engine.loop.executor.run
 
-    def broken(plan: Any) -> Any:
+    def broken(plan: Plan) -> None:
         if any(breaks(job) for job, _ in plan.work):
             raise OSError("the device is gone")
-        return run(plan)
 
-    engine.loop.executor.run = broken  # type: ignore[method-assign]
-    return engine
+    return broken
 
 
 def poisonous(job: Job) -> bool:
@@ -114,7 +113,7 @@ def poisonous(job: Job) -> bool:
 
 async def test_jobs_outlive_a_device_that_fails_every_step(serve: Serve, tmp_path: Path) -> None:
     """Their first steps fail before the engine knows that it is not they."""
-    dead = breaking(Engine.scripted(max_batch=4), lambda job: True)
+    dead = Engine.scripted(max_batch=4, fail_step=breaking(lambda job: True))
     async with serve(dead, state_dir=tmp_path / "state") as client:
         jobs = [await submit(client, seed=number) for number in range(3)]
         while client.service.engine.alive:
@@ -136,18 +135,15 @@ async def test_jobs_outlive_a_device_that_fails_every_step(serve: Serve, tmp_pat
 
 async def test_a_cancelled_job_is_not_tried_once_more(serve: Serve) -> None:
     """Its step fails when the cancel has been asked for and the engine has not seen it."""
-    engine = slow_engine()
-    run = engine.loop.executor.run
     inside, go = threading.Event(), threading.Event()
 
-    def broken(plan: Any) -> Any:
-        if go.is_set():
-            return run(plan)
-        inside.set()
-        go.wait(10)
-        raise OSError("the device is gone")
+    def broken(plan: Plan) -> None:
+        if not go.is_set():
+            inside.set()
+            go.wait(10)
+            raise OSError("the device is gone")
 
-    engine.loop.executor.run = broken  # type: ignore[method-assign]
+    engine = slow_engine(fail_step=broken)
     async with serve(engine) as client:
         job = await submit(client, max_new_tokens=1000)
         assert await asyncio.to_thread(inside.wait, 10)
@@ -162,7 +158,7 @@ async def test_a_cancelled_job_is_not_tried_once_more(serve: Serve) -> None:
 
 
 async def test_a_poisonous_job_fails_alone(serve: Serve) -> None:
-    async with serve(breaking(Engine.scripted(max_batch=4), poisonous)) as client:
+    async with serve(Engine.scripted(max_batch=4, fail_step=breaking(poisonous))) as client:
         with client.service.engine.inbox.condition:  # so that they share a step
             asked = [submit(client, prompt=prompt) for prompt in ("poison", "a", "b", "c")]
             jobs = [await one for one in asked]
@@ -174,13 +170,13 @@ async def test_a_poisonous_job_fails_alone(serve: Serve) -> None:
 
 
 async def test_a_poisonous_job_has_its_last_attempt_after_a_restart(serve: Serve, tmp_path: Path) -> None:
-    async with serve(breaking(Engine.scripted(), poisonous), state_dir=tmp_path / "state") as client:
+    async with serve(Engine.scripted(fail_step=breaking(poisonous)), state_dir=tmp_path / "state") as client:
         job = await submit(client, prompt="poison")
         while client.service.board.jobs[job].attempts < ATTEMPTS - 1:
             await asyncio.sleep(0.01)
         found = (await client.get(f"/jobs/{job}")).json()
         assert found["state"] == "queued" and "when the server is started again" in found["error"]
-    async with serve(breaking(Engine.scripted(), poisonous), state_dir=tmp_path / "state") as client:
+    async with serve(Engine.scripted(fail_step=breaking(poisonous)), state_dir=tmp_path / "state") as client:
         found = await end_of(client, job)
         assert found["state"] == "failed" and found["error"] == "OSError: the device is gone"
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from fastserve.backends.scripted import ScriptedBackend
 from fastserve.engine import Engine
 from fastserve.sched.job import Job
 from fastserve.sched.policy import Policy
@@ -54,20 +56,11 @@ async def test_models(serve: Serve) -> None:
 
 
 async def test_how_many_parameters_a_model_has(serve: Serve) -> None:
-    class Weight:
-        def numel(self) -> int:
-            return 12
-
-    class Module:
-        def parameters(self) -> list[Weight]:
-            return [Weight(), Weight()]
-
-    class Model:
-        module = Module()
-
+    body = ScriptedBackend()
+    body.info = replace(body.info, parameters=24)
     async with serve() as client:
         assert (await client.get("/models")).json()["models"][0]["parameters"] is None, "a script has none"
-        client.service.engine.loop.executor.model = Model()  # type: ignore[attr-defined]
+    async with serve(Engine.on(body)) as client:
         assert (await client.get("/models")).json()["models"][0]["parameters"] == 24
 
 

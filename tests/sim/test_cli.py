@@ -150,7 +150,7 @@ REFUSALS = [
     (["--policy", "fcfs", "--policy", "fcfs"], "two rows would be called 'fcfs': give them labels"),
     (["--policy", "fcfs", "--policy", "mlfq", "--label", "fcfs"], "two rows would be called 'fcfs'"),
     (["--load", "0.8", "--rate", "2"], "not both"),
-    (["--batching", "magic"], "invalid choice: 'magic'"),
+    (["--batching", "magic"], "--batching.*magic.*mixed"),
     (["--kv-tokens", "many"], "'many' is neither"),
     (["--seeds", "0"], "at least 1"),
     (["--processes", "0"], "at least 1"),

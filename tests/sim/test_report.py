@@ -15,9 +15,10 @@ import pytest
 
 from fastserve.atomic_files import OutputError, atomically
 from fastserve.metrics.summary import summarise
-from sim.report.document import Run, document, plain, table, write_out
+from sim.report.document import document, plain, table, write_out
 from sim.report.plot import draw
 from sim.report.provenance import provenance
+from sim.report.run import Run
 from sim.report.style import LOOKS, look
 from sim.settings import Settings
 from tests.metrics.made import make_records

@@ -94,3 +94,12 @@ def test_errors_are_sentences(tmp_path: Path) -> None:
         write_trace(trace, tmp_path / "t", "parquet")
     with pytest.raises(TraceError, match="cannot be written"):
         write_trace(trace, tmp_path / "absent" / "t")
+
+
+def test_a_row_without_a_limit_or_a_guess_stays_without(tmp_path: Path) -> None:
+    two = np.array([1, 1])
+    trace = Trace("t", "s", np.array([0, 1]), two, two, max_tokens=np.array([0, 4]), guess=np.array([3, 0]))
+    write_trace(trace, tmp_path / "t.jsonl")
+    back = read_trace(tmp_path / "t.jsonl")
+    assert back.max_tokens is not None and back.max_tokens.tolist() == [0, 4]
+    assert back.guess is not None and back.guess.tolist() == [3, 0]

@@ -19,6 +19,7 @@ from typing import Any, Final
 from safetensors.numpy import save_file
 
 from fastserve.backends.torch import embedded_weights as shape
+from fastserve.cache_folder import cache_folder
 
 VERSION: Final = 1
 """To be raised with any change of what is written: folders of other versions are left alone."""
@@ -51,12 +52,10 @@ _JSON: Final = ("config.json", "generation_config.json", "tokenizer.json", "toke
 def make_embedded(folder: str | os.PathLike[str] | None = None) -> Path:
     """The folder that holds the model, made now unless it is there. It appears whole, by one rename.
 
-    folder: where it goes, new or empty; by default one in the cache folder of native.build.cache_folder(). A damaged
+    folder: where it goes, new or empty; by default one in cache_folder(). A damaged
     one is made anew. FileExistsError where something else is in its place, OSError where nothing can be written.
     """
     if folder is None:
-        from fastserve.backends.torch.native.build import cache_folder  # loads torch, which nothing else here needs
-
         folder = cache_folder() / f"embedded-{VERSION}"
     home = Path(folder)
     if _whole(home):

@@ -52,6 +52,11 @@ class Model:
         """The compiled kernels, None where PyTorch does the attention."""
         return self._kernels if isinstance(self._kernels, Native) else None
 
+    @property
+    def parameters(self) -> int:
+        """Weights, one that several layers share counted once."""
+        return sum([weight.numel() for weight in self.module.parameters()])
+
     def block_bytes(self, block_tokens: int) -> int:
         """Bytes of one KV block, all layers."""
         return 2 * self.layers * self.kv_heads * self.head_dim * block_tokens * self.dtype.itemsize

@@ -6,24 +6,29 @@ negative; copies by a rate and a time each. It is rough on purpose: `latency=FIL
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
-from itertools import combinations
-from time import perf_counter_ns
-from typing import Any
+from statistics import median
+from time import perf_counter, perf_counter_ns, sleep
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from fastserve.backends.torch.input_batch import Rows, pack
 from fastserve.backends.torch.kv_cache import Cache, Ticket
 from fastserve.backends.torch.model import Model
 from fastserve.backends.torch.step import Step
+from fastserve.engine.backend import CopyTime
 from fastserve.hardware import DecodePiece, Hardware, LinearLatency, Link, Memory, PrefillFit
+from fastserve.hardware.least_squares import fit
 
 SECONDS = 1.0
 LENGTHS = (16, 64, 256, 128, 512, 1024)  # of prefills, in the order in which they are tried
 CONTEXTS = (32, 512)  # of each decoding sequence
+
+COPIES = (1, 2, 4, 8, 16, 32, 64, 128)  # blocks
+SPREAD = 256  # blocks of each pool that a measured copy takes its own from
+REPEATS = 7
+REST_S = 0.002  # before a copy that is timed
 
 
 def measure(model: Model, cache: Cache, memory: Memory, max_batch: int) -> Hardware:
@@ -97,26 +102,6 @@ def _decode_fit(points: Sequence[tuple[int, int, float]]) -> DecodePiece:
     return DecodePiece(1, constant, batch, context)
 
 
-def fit(rows: Sequence[Sequence[float]], times: Sequence[float], weights: Sequence[float] | None = None) -> list[float]:
-    """Coefficients, none negative, that minimise the squares of the relative errors, each times its weight (1).
-
-    times: above 0. Every choice of columns that are not 0 is tried: there are six at most.
-    """
-    wanted = np.ones(len(times)) if weights is None else np.sqrt(np.array(weights, float))
-    a: NDArray[Any] = np.array(rows, float) * (wanted / np.array(times, float))[:, None]
-    best, least = np.zeros(a.shape[1]), float(wanted @ wanted) + 1
-    for size in range(1, min(a.shape) + 1):
-        for columns in combinations(range(a.shape[1]), size):
-            chosen = list(columns)
-            found = np.linalg.lstsq(a[:, chosen], wanted)[0]
-            error = float(np.square(a[:, chosen] @ found - wanted).sum())
-            if (found >= 0).all() and error < least:
-                least = error
-                best = np.zeros(a.shape[1])
-                best[chosen] = found
-    return [float(value) for value in best]
-
-
 def _link(cache: Cache) -> Link:
     """From copies of one block and of many."""
     many = min(64, cache.blocks, cache.host_blocks)
@@ -138,3 +123,32 @@ def _link(cache: Cache) -> Link:
         rates.append(max(1, round(cache.block_bytes / per_block)))
         latencies.append(max(0, round((one - per_block) * 1e9)))
     return Link(rates[0], rates[1], max(latencies))
+
+
+def copy_times(cache: Cache) -> list[CopyTime]:
+    """Copies by size, each way, on an idle engine. Contents of the pools are lost.
+
+    As a busy engine meets them: blocks from anywhere in up to SPREAD of each pool, and a copying thread that has gone
+    to sleep since its last copy. The median of a few, since in so few one hiccup would be all that is seen.
+    """
+    found = []
+    rng = random.Random(0)
+    device, host = (range(min(SPREAD, pool)) for pool in (cache.blocks, cache.host_blocks))
+    for block in range(max(len(device), len(host))):  # a first use takes longer, and happens once
+        cache.copy_in([block % len(host)], [block % len(device)]).wait()
+        cache.copy_out([block % len(device)], [block % len(host)]).wait()
+    for out, copy, sources, targets in ((True, cache.copy_out, device, host), (False, cache.copy_in, host, device)):
+        for blocks in COPIES:
+            if blocks <= min(len(device), len(host)):
+                seconds = median(
+                    _timed(copy, rng.sample(sources, blocks), rng.sample(targets, blocks)) for _ in range(REPEATS)
+                )
+                found.append(CopyTime(out, blocks * cache.block_bytes, seconds))
+    return found
+
+
+def _timed(copy: Callable[[list[int], list[int]], Ticket], sources: list[int], targets: list[int]) -> float:
+    sleep(REST_S)
+    began = perf_counter()
+    copy(sources, targets).wait()
+    return perf_counter() - began

@@ -8,8 +8,9 @@ from fastapi import Request
 
 from fastserve.engine import Output
 from fastserve.server.api.errors import ApiError
+from fastserve.server.api.fields import Scheduled
 from fastserve.server.api.streaming import departure
-from fastserve.server.jobs.jobs import Group
+from fastserve.server.jobs.jobs import Group, Scheduling
 from fastserve.server.service import DRAINED, Service
 
 STATUS = {"cancelled": 409, "timeout": 504, "error": 500}
@@ -27,9 +28,9 @@ def client_of(request: Request, user: str | None) -> str:
     return known or user or "default"
 
 
-def program_of(request: Request) -> str:
-    """Load generators mark the requests of one session so."""
-    return request.headers.get("x-session-affinity", "")
+def scheduling_of(request: Request, body: Scheduled) -> Scheduling:
+    """Load generators mark the requests of one session by a header."""
+    return body.scheduling(request.headers.get("x-session-affinity", ""))
 
 
 async def finished(request: Request, group: Group) -> list[Output]:

@@ -131,6 +131,10 @@ def not_json(error: Exception | str) -> str:
     """Why a body could not be read."""
     if isinstance(error, RecursionError):
         return "the body is not JSON that can be read: it is nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        return f"the body is not JSON: it is not UTF-8 text ({error.reason} at byte {error.start})"
+    if isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError):
+        return f"the body is not JSON that can be read: a number has too many digits ({error})"
     return f"the body is not JSON: {error}"
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, ValidationError, WrapValidator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WrapValidator
 from pydantic import ValidatorFunctionWrapHandler as Handler
+
+from fastserve.server.jobs.jobs import Scheduling
 
 Token = Annotated[int, Field(ge=0, lt=1 << 31)]
 DEEPEST = 64
@@ -58,3 +60,27 @@ Stop = Annotated[
     expecting("text of at least one character, or a list of at most 64 of them"),
 ]
 Metadata = Annotated[dict[str, Any], AfterValidator(_json)]
+Seconds = Annotated[float, Field(ge=0, lt=1e9, allow_inf_nan=False)]
+
+
+class Scheduled(BaseModel):
+    """Fields that every request has, on native and OpenAI's routes: what a policy may look at. Null means not given."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    priority: Annotated[int, Field(ge=-(1 << 31), lt=1 << 31)] | None = None
+    """smaller is more urgent, where the policy looks at it"""
+    program: Name | None = None
+    """the session or agent run that it belongs to; the header X-Session-Affinity says it too"""
+    deadline_s: Seconds | None = None
+    """seconds from its arrival within which it should have ended: a goal for policies, never enforced"""
+    ttft_slo_s: Seconds | None = None
+    """seconds from its arrival to its first token; without deadline_s, the deadline that a policy sees"""
+    tpot_slo_s: Seconds | None = None
+    """seconds for each later token"""
+
+    def scheduling(self, session: str) -> Scheduling:
+        """session: of the header, for a request that names no program."""
+        return Scheduling(
+            self.program or session, self.priority or 0, self.deadline_s, self.ttft_slo_s, self.tpot_slo_s
+        )

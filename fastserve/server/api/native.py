@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from fastserve.engine import SamplingParams
 from fastserve.engine.snapshot import JobView as Live
-from fastserve.server.api.dependencies import client_of, finished, program_of, service_of
+from fastserve.server.api.dependencies import client_of, finished, scheduling_of, service_of
 from fastserve.server.api.errors import ApiError, Json, declared
 from fastserve.server.api.native_format import NativeFormat, whole
 from fastserve.server.api.native_schema import (
@@ -87,8 +87,7 @@ def begin(request: Request, body: Sampling, prompt: list[int], kind: str, stream
         client=client,
         kind=kind,
         metadata=body.metadata,
-        program=program_of(request),
-        priority=body.priority,
+        scheduling=scheduling_of(request, body),
         streams=streams,
     )
     return group
@@ -132,7 +131,8 @@ async def enqueue(request: Request, body: GenerateRequest) -> ServedJob:
     client = client_of(request, body.user)
     params = sampling(service, body, prompt)
     service.admit(client, [prompt])
-    return await service.enqueue(prompt, params, client=client, metadata=body.metadata, priority=body.priority)
+    scheduling = scheduling_of(request, body)
+    return await service.enqueue(prompt, params, client=client, metadata=body.metadata, scheduling=scheduling)
 
 
 @router.get("/jobs", responses=declared(401), tags=["Jobs"])

@@ -8,11 +8,11 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import TypedDict
 
 from fastserve.engine import SamplingParams
-from fastserve.server.api.fields import Metadata, Name, Prompt, Stop, Text, Tokens
+from fastserve.server.api.fields import Metadata, Name, Prompt, Scheduled, Stop, Text, Tokens
 from fastserve.server.config.settings import FastServeConfig
 
 
-class Sampling(BaseModel):
+class Sampling(Scheduled):
     """Fields that every native request has; what is not given comes from the server's settings."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
@@ -34,8 +34,6 @@ class Sampling(BaseModel):
     """false is greedy, whatever the temperature"""
     repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
     seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
-    priority: Annotated[int, Field(ge=-(1 << 31), lt=1 << 31)] = 0
-    """smaller is more urgent, where the policy looks at it"""
     user: Name | None = None
     """client id, where tokens do not say it"""
     ignore_eos: bool = False
@@ -50,7 +48,7 @@ class Sampling(BaseModel):
     """answer as server-sent events, one a token"""
     model: str | None = Field(None, validation_alias=AliasChoices("model", "model_name"))
     """one of /models; by default the loaded one"""
-    metadata: Metadata = {}
+    metadata: Metadata = Field({})
     """returned as it came"""
 
     @model_validator(mode="after")

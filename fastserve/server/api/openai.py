@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from fastserve.server.api.dependencies import client_of, finished, program_of, service_of
+from fastserve.server.api.dependencies import client_of, finished, scheduling_of, service_of
 from fastserve.server.api.errors import ApiError, Json, declared
 from fastserve.server.api.openai_answer import ChatCompletion, Completion
 from fastserve.server.api.openai_format import ChatFormat, CompletionFormat, Reply
@@ -144,8 +144,7 @@ def _start(
                     group,
                     client=client,
                     kind=kind,
-                    program=program_of(request),
-                    priority=body.priority or 0,
+                    scheduling=scheduling_of(request, body),
                     streams=bool(body.stream),
                 )
     except (ApiError, ValueError) as error:

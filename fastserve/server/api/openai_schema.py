@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from fastserve.engine import SamplingParams
-from fastserve.server.api.fields import Name, Prompt, Stop, Text, Token, Tokens, expecting
+from fastserve.server.api.fields import Name, Prompt, Scheduled, Stop, Text, Token, Tokens, expecting
 
 MOST_CHOICES = 128
 UNSUPPORTED = ("tools", "functions", "logit_bias", "suffix", "echo")
@@ -19,7 +19,7 @@ class StreamOptions(BaseModel):
     continuous_usage_stats: bool | None = None
 
 
-class Generation(BaseModel):
+class Generation(Scheduled):
     """Fields that completions and chat share. Null means not given."""
 
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
@@ -41,7 +41,6 @@ class Generation(BaseModel):
     stream_options: StreamOptions | None = None
     ignore_eos: bool | None = None
     min_tokens: Annotated[int, Field(ge=0, lt=1 << 31)] | None = None
-    priority: Annotated[int, Field(ge=-(1 << 31), lt=1 << 31)] | None = None
     user: Name | None = None
     stop_after: Tokens | None = None
     guess: Tokens | None = None

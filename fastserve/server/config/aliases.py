@@ -12,6 +12,7 @@ from fastserve.policies.literal import literal
 
 ALIASES: dict[str, str] = {
     "model_name": "model",
+    "backend_type": "backend",
     "max_length": "max_model_len",
     "max_batch_size": "max_batch",
     "batch_size": "max_batch",

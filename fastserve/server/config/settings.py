@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from fastserve import backends
 from fastserve.engine.config import EngineConfig
 from fastserve.policies import find, knobs
 from fastserve.sched.batching import BATCHINGS
@@ -42,6 +43,8 @@ class FastServeConfig(BaseSettings):
     """model: "embedded", a Hugging Face id or a local folder"""
     served_model_name: str | None = None
     """name that clients use (by default as given to --model)"""
+    backend: str = "torch"
+    """the body: torch, scripted (a modelled machine, no model), or your own as module:Class or ./file.py:Class"""
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     """where the model runs"""
     dtype: str = "auto"
@@ -187,6 +190,11 @@ class FastServeConfig(BaseSettings):
             sources.Source(settings_cls, sources.dotenv),
             sources.Source(settings_cls, sources.file),
         )
+
+    @field_validator("backend")
+    @classmethod
+    def _backend(cls, value: str) -> str:
+        return backends.checked(value)
 
     @field_validator("dtype")
     @classmethod

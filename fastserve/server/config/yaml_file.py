@@ -31,7 +31,6 @@ TREE: dict[str, str] = {
 
 SWITCHES = ("auth.enabled", "rate_limiting.enabled", "monitoring.enabled")
 FIXED: dict[str, tuple[Any, str]] = {
-    "backend_type": ("pytorch", "the only backend is pytorch"),
     "auth.auth_type": ("bearer_token", "the only kind of authentication is bearer_token"),
     "pytorch.compile_model": (False, "compiling the model with torch.compile does not exist here yet; set it to false"),
 }

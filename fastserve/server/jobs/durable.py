@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from fastserve.engine import Output, SamplingParams
 from fastserve.server.api.errors import ApiError
-from fastserve.server.jobs.jobs import ServedJob, new_id
+from fastserve.server.jobs.jobs import Scheduling, ServedJob, new_id
 from fastserve.server.jobs.store import Row, Store, StoreError
 
 log = logging.getLogger("fastserve.server")
@@ -24,23 +24,28 @@ ATTEMPTS = 3
 class Plea(NamedTuple):
     """What a durable job asks of the engine. model: the engine's name of it, for token ids mean nothing elsewhere.
 
-    attempts: steps that failed with it in earlier runs of the server.
+    scheduling: its spans count from when the engine takes it, after a restart anew. attempts: steps that failed with it
+    in earlier runs of the server.
     """
 
     model: str
     prompt: list[int]
     params: SamplingParams
     metadata: dict[str, Any]
-    priority: int
+    scheduling: Scheduling
     attempts: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        return self._asdict() | {"params": asdict(self.params)}
+        fields = self._asdict() | self.scheduling._asdict() | {"params": asdict(self.params)}
+        del fields["scheduling"]
+        return fields
 
     @staticmethod
     def of(fields: dict[str, Any]) -> Plea:
         """Raises KeyError, TypeError or ValueError for what to_json() did not make."""
-        return Plea(**{**fields, "params": SamplingParams(**fields["params"])})
+        scheduling = {name: fields[name] for name in Scheduling._fields if name in fields}
+        rest = {name: value for name, value in fields.items() if name not in scheduling}
+        return Plea(**{**rest, "params": SamplingParams(**rest["params"]), "scheduling": Scheduling(**scheduling)})
 
 
 Submit = Callable[[ServedJob, Plea, bool], None]

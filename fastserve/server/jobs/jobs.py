@@ -8,7 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastserve.engine.request import Handle, Output
 from fastserve.server.api.outbox import Feed
@@ -23,12 +23,20 @@ END_STATES = {
 }
 """Finish reason -> state of a job that has ended."""
 
-BACKEND = "pytorch"
-
 
 def new_id() -> str:
     """Never given twice, in this process or another."""
     return secrets.token_hex(12)
+
+
+class Scheduling(NamedTuple):
+    """What a request says for policies: arguments of Engine.submit(), by their names. Spans in s from its arrival."""
+
+    program: str = ""
+    priority: int = 0
+    deadline_s: float | None = None
+    ttft_slo_s: float | None = None
+    tpot_slo_s: float | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -121,7 +129,7 @@ class Board:
             yield self.jobs.pop(oldest)
 
 
-def answer_of(job: ServedJob, output: Output) -> dict[str, Any]:
+def answer_of(job: ServedJob, output: Output, backend: str) -> dict[str, Any]:
     """A GenerateAnswer."""
     record = output.record
     generated = len(output.token_ids)
@@ -147,7 +155,7 @@ def answer_of(job: ServedJob, output: Output) -> dict[str, Any]:
         "tokens_per_second": generated / took if took > 0 else 0.0,
         "preemption_count": int(record.get("preemptions", 0)),
         "finish_reason": output.finish_reason,
-        "metadata": {**job.metadata, "model_name": job.model, "backend": BACKEND},
+        "metadata": {**job.metadata, "model_name": job.model, "backend": backend},
     }
 
 

@@ -13,7 +13,6 @@ from fastserve.server.api.dependencies import service_of
 from fastserve.server.api.errors import Json, declared
 from fastserve.server.api.native_schema import Health, ModelList, Ready
 from fastserve.server.api.streaming import EVENTS, EventStream
-from fastserve.server.jobs.jobs import BACKEND
 from fastserve.server.telemetry import stats
 from fastserve.server.telemetry.live import Viewer
 
@@ -40,10 +39,10 @@ async def models(request: Request) -> ModelList:
     entry: Any = {
         "name": service.model,
         "type": "causal-lm",
-        "parameters": stats.parameters(engine),
+        "parameters": engine.info.parameters,
         "context_length": engine.max_model_len,
         "loaded": True,
-        "backend": BACKEND,
+        "backend": engine.info.backend,
     }
     return {"models": [entry], "default_model": service.model}
 

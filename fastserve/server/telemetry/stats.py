@@ -11,10 +11,9 @@ from typing import Any
 import psutil
 from typing_extensions import TypedDict
 
-from fastserve.engine import Engine
 from fastserve.engine.snapshot import Snapshot
 from fastserve.server.api.native_schema import GpuMemory, Health
-from fastserve.server.jobs.jobs import BACKEND, STATES
+from fastserve.server.jobs.jobs import STATES
 from fastserve.server.service import Service
 from fastserve.server.telemetry.totals import percentiles
 
@@ -126,7 +125,7 @@ def health(service: Service) -> Health:
         "status": "healthy" if alive else "unhealthy",
         "is_loaded": alive,
         "is_ready": ready(service)[0],
-        "backend_type": BACKEND,
+        "backend_type": service.engine.info.backend,
         "model_loaded": alive,
         "tokenizer_loaded": service.engine.tokenizer is not None,
         "gpu_available": count > 0,
@@ -141,7 +140,7 @@ def stats(service: Service) -> Stats:
     return {
         "is_loaded": service.engine.alive,
         "is_ready": ready(service)[0],
-        "backend_type": BACKEND,
+        "backend_type": service.engine.info.backend,
         "request_count": tally.count,
         "total_tokens_generated": tally.tokens,
         "total_inference_time": tally.seconds,
@@ -226,12 +225,6 @@ def _process(process: psutil.Process) -> Process:
             "memory_bytes": process.memory_info().rss,
             "threads": process.num_threads(),
         }
-
-
-def parameters(engine: Engine) -> int | None:
-    """Of the model, one that several layers share counted once; None for an engine without a model."""
-    model = getattr(engine.loop.executor, "model", None)
-    return None if model is None else sum([weight.numel() for weight in model.module.parameters()])
 
 
 def gpu() -> tuple[int, GpuMemory]:

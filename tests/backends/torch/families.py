@@ -30,6 +30,15 @@ WINDOWED = {"sliding_window": WINDOW, "layer_types": ["sliding_attention", "full
 EXPERTS = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
 GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256, "n_inner": 48}
 
+ALONE: dict[str, dict[str, Any]] = {"bloom": {}, "mpt": {}, "gptj": {"rotary_dim": 4}, "codegen": {"rotary_dim": 4}}
+"""Families that computed their attention themselves in some release of transformers, and may call ours in the next."""
+
+
+def alone(kind: str) -> bool:
+    """Whether the installed transformers has a class for this kind that never calls our attention."""
+    architecture = AutoModelForCausalLM._model_mapping[type(AutoConfig.for_model(kind))]
+    return not architecture._can_set_attn_implementation()
+
 
 def write(folder: Path, kind: str, seed: int = 0, **settings: Any) -> Path:
     """A model of this kind with weights from `seed`, in safetensors."""

@@ -6,15 +6,17 @@ not depend on how fast the machine is.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fastserve.backends.torch.executor import TorchExecutor
+from fastserve.backends.torch.backend import TorchBackend
 from fastserve.backends.torch.kv_cache import Cache
 from fastserve.backends.torch.model import Model, load_model
-from fastserve.backends.torch.step import Step
+from fastserve.backends.torch.step import Step as Packed
+from fastserve.engine.backend import Step, Wanted
 from fastserve.engine.clock import VirtualClock
 from fastserve.engine.inbox import Inbox
 from fastserve.engine.loop import Loop
@@ -24,7 +26,7 @@ from fastserve.hardware.machine_times import MachineTimes
 from fastserve.metrics.records import Recorder
 from fastserve.policies import make
 from fastserve.sched.job import Job
-from fastserve.sched.plan import Outcome, Plan
+from fastserve.sched.plan import Plan
 from fastserve.sched.policy import Policy
 from tests.backends.torch.families import write
 from tests.sched.worlds import COARSE, MS, scheduler_of, tuned
@@ -50,54 +52,57 @@ class Witness:
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.steps: list[Step] = []
+        self.steps: list[Packed] = []
         self.logits: list[torch.Tensor] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
 
-    def forward(self, step: Step, cache: Cache) -> torch.Tensor:
+    def forward(self, step: Packed, cache: Cache) -> torch.Tensor:
         logits = self.model.forward(step, cache)
         self.steps.append(step)
         self.logits.append(logits.clone())
         return logits
 
 
-class Timed(TorchExecutor):
+class Timed(TorchBackend):
     """Its iterations take the time that the script says. owners: whose each sequence of each step was, by job id."""
 
-    def __init__(self, model: Any, cache: Cache, clock: VirtualClock) -> None:
-        super().__init__(model, cache)
-        self.clock = clock
+    def __init__(self, model: Any, wanted: Wanted) -> None:
+        super().__init__(model, wanted)
         self.owners: list[list[int]] = []
 
-    def run(self, plan: Plan) -> Outcome:
+    def run(self, plan: Plan) -> Step:
         decodes = [job.id for job, _ in plan.work[len(plan.prefill) :]]
         self.owners.append(decodes + [job.id for job, _ in plan.prefill])
-        outcome = super().run(plan)
-        outcome.stall = 0
+        step = super().run(plan)
         chunks = sum([tokens for _, tokens in plan.prefill])
-        self.clock.sleep_until(plan.now + MS * (1 + -(-chunks // 64)))
-        return outcome
+        return replace(step, stall=0, service=MS * (1 + -(-chunks // 64)))
 
 
 class Stage:
-    """options: of the Scheduler. Requests are given before play(); the tokens of each stand in tokens[id] after it."""
+    """options: of the Scheduler. facts: of the model, changed. Requests are given before play(); the tokens of each
+    stand in tokens[id] after it.
+    """
 
-    def __init__(self, model: Model, policy: str, blocks: int, host: int, **options: Any) -> None:
+    def __init__(
+        self, model: Model, policy: str, blocks: int, host: int, *, facts: dict[str, Any] | None = None, **options: Any
+    ) -> None:
         options = {"max_batch": 4, "token_budget": 16 if options.get("batching", "chunked") == "chunked" else None,
                    "visit": 0, **options}  # fmt: skip
         self.clock = VirtualClock()
-        self.cache = Cache(model.layers, model.kv_heads, model.head_dim, blocks, host, BLOCK, model.dtype, model.device)
         self.witness = Witness(model)
-        self.executor = Timed(self.witness, self.cache, self.clock)
+        for name, value in (facts or {}).items():
+            setattr(self.witness, name, value)
+        self.backend = Timed(self.witness, Wanted(BLOCK, blocks * BLOCK, host * BLOCK))
+        self.cache = self.backend.cache
         times = MachineTimes(COARSE, options["max_batch"], model.max_model_len)
         self.scheduler = scheduler_of(
             sharp(policy), times, device_blocks=blocks, host_blocks=host, block_tokens=BLOCK, macro=False,
             **options,
         )  # fmt: skip
         self.inbox = Inbox()
-        self.loop = Loop(self.scheduler, self.executor, Recorder(), self.clock, self.inbox)
+        self.loop = Loop(self.scheduler, self.backend, Recorder(), self.clock, self.inbox)
         self.requests: list[Request] = []
 
     def add(self, prompt: list[int], params: SamplingParams = GREEDY, seed: int = 0, at: int = 0) -> Request:
@@ -120,11 +125,11 @@ class Stage:
                 self.loop.now = max(self.loop.now, min(self.inbox.next(), self.scheduler.opens_at()))
                 self.clock.sleep_until(self.loop.now)
         assert self.loop.counters["failed_steps"] == failed_steps
-        blocks = self.executor.blocks
+        blocks = self.backend.blocks
         blocks.reset()
         assert len(blocks.device.free) == self.cache.blocks
         assert len(blocks.host.free) == self.cache.host_blocks
-        self.executor.close()
+        self.backend.close()
         return [request.tokens for request in self.requests]
 
     @property

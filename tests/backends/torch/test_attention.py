@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
-from fastserve.engine import attention  # noqa: E402
+from fastserve.backends.torch import attention  # noqa: E402
 from tests.backends.torch.rows import Sequence, Table, dense  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")

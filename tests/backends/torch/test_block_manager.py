@@ -8,16 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastserve.backends.torch.block_manager import BlockManager
+from fastserve.engine.backend import Step, Token, Traits
 from fastserve.engine.clock import VirtualClock
 from fastserve.engine.inbox import Inbox
 from fastserve.engine.loop import Loop
+from fastserve.engine.model_info import ModelInfo
 from fastserve.engine.params import SamplingParams
-from fastserve.engine.request import Piece, Request
+from fastserve.engine.request import Request
+from fastserve.hardware import Hardware
 from fastserve.hardware.machine_times import MachineTimes
 from fastserve.metrics.records import Recorder
 from fastserve.sched.errors import RefusedError
 from fastserve.sched.job import LEAVING, Job
-from fastserve.sched.plan import Outcome, Plan
+from fastserve.sched.plan import Plan
 from fastserve.sched.scheduler import Scheduler
 from tests.sched.audit import audit
 from tests.sched.worlds import COARSE, MS, NAMES, Work, scheduler_of, tuned
@@ -88,27 +91,28 @@ class Memory:
 
 
 class Marker:
-    """An executor whose KV is marks: it writes what it computes and reads all that a step would attend to."""
+    """A body whose KV is marks: it writes what it computes and reads all that a step would attend to."""
 
-    def __init__(self, rng: random.Random, scheduler: Scheduler, outputs: list[int], device: int, host: int) -> None:
+    info = ModelInfo("marks", None, 200, 257, frozenset())
+    traits = Traits()
+
+    def __init__(self, rng: random.Random, scheduler: Scheduler, device: int, host: int) -> None:
         self.scheduler = scheduler
-        self.outputs = outputs
         self.memory = Memory(rng, device, host)
         self.blocks = BlockManager(device, host, BLOCK, self.memory)
         self.clock = VirtualClock()
-        self.requests: dict[Job, Request] = {}
-        self.produced: list[tuple[Request, Piece]] = []
-        self.model_ns = 0
         self.preemptions = 0
         self.rejoined: set[Job] = set()  # while they were copied out: that copy may go on reading what is theirs
         self.rng = rng
         self.fails = 0.0
 
-    def admit(self, job: Job, request: Request) -> None:
-        self.requests[job] = request
+    def hardware(self) -> Hardware:
+        return COARSE
+
+    def admit(self, job: Job, prompt: list[int], params: SamplingParams, seed: int) -> None:
+        pass
 
     def forget(self, job: Job) -> None:
-        self.requests.pop(job, None)
         self.blocks.forget(job)
 
     def reset(self) -> None:
@@ -117,7 +121,7 @@ class Marker:
     def close(self) -> None:
         self.blocks.reset()
 
-    def run(self, plan: Plan) -> Outcome:
+    def run(self, plan: Plan) -> Step:
         self.counts()
         self.preemptions += len(plan.left)
         self.rejoined.update([job for job in plan.joined if job.place is LEAVING])
@@ -138,17 +142,9 @@ class Marker:
             read = [self.memory.device[table[p // BLOCK]].get(p % BLOCK) for p in range(end)]
             assert read == [(job.id, position) for position in range(end)]
             if end == job.prompt + job.generated:
-                speakers.append(self.requests[job])
-        self.clock.sleep_until(plan.now + MS * (1 + len(plan.work) // 8))
-        self.produced = [(request, self.speak(request)) for request in speakers]
-        ended = [request.job for request, piece in self.produced if piece.finish_reason]
-        return Outcome(1, 0, 0, ended, self.blocks.landed())
-
-    def speak(self, request: Request) -> Piece:
-        piece = request.accept(65, frozenset())
-        if len(request.tokens) == self.outputs[request.job.id]:
-            request.finish_reason = piece.finish_reason = "stop"
-        return piece
+                speakers.append(job)
+        said = [(job, (Token(65),)) for job in speakers]
+        return Step(said, 0, self.blocks.landed(), service=MS * (1 + len(plan.work) // 8))
 
     def counts(self) -> None:
         """Between commit and plan: nobody shares a block, and the sums are the ledger's."""
@@ -180,12 +176,14 @@ def play(seed: int, name: str, options: dict[str, object], fails: float = 0.0) -
     times = MachineTimes(COARSE, int(str(options["max_batch"])), max(work.prompt))
     scheduler = scheduler_of(tuned(name, True), times, macro=False, block_tokens=BLOCK, **options)  # type: ignore[arg-type]
     device, host = int(str(options["device_blocks"])), int(str(options["host_blocks"]))
-    marker = Marker(rng, scheduler, work.output, device, host)
+    marker = Marker(rng, scheduler, device, host)
     marker.fails = fails
     inbox = Inbox()
     loop = Loop(scheduler, marker, Recorder(), marker.clock, inbox)
-    params = SamplingParams(max_tokens=200).resolved({})
-    requests = [Request(job, [1] * job.prompt, params, 0, None) for job in work.jobs()]
+    requests = [
+        Request(job, [1] * job.prompt, SamplingParams(stop_after=work.output[job.id]).resolved({}), 0, None)
+        for job in work.jobs()
+    ]
     for request in requests:
         try:
             scheduler.check(request.job)

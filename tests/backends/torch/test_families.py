@@ -11,9 +11,9 @@ transformers = pytest.importorskip("transformers")
 
 from fastserve.backends.torch.kv_cache import Cache  # noqa: E402
 from fastserve.backends.torch.model import Model, load_model  # noqa: E402
+from tests.backends.torch import families  # noqa: E402
 from tests.backends.torch.families import EXPERTS, VOCABULARY, WINDOWED  # noqa: E402
 from tests.backends.torch.rows import Sequence, Table  # noqa: E402
-from tests.engine import families  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -56,7 +56,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "hunyuan_v1_dense": {}, "jetmoe": {}, "ministral": WINDOWED, "nanochat": {}, "nemotron": {}, "olmoe": EXPERTS,
     "persimmon": {}, "qwen2_moe": {**EXPERTS, "shared_expert_intermediate_size": 24}, "qwen3_moe": EXPERTS,
     "seed_oss": {}, "smollm3": {}, "stablelm": {}, "starcoder2": {"sliding_window": families.WINDOW},
-    "vaultgemma": WINDOWED,
+    "vaultgemma": WINDOWED, **families.ALONE,
 }  # fmt: skip
 
 
@@ -141,6 +141,8 @@ def test_greedy_tokens_equal_generate(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", OTHERS)
 def test_packed_logits_equal_the_stock_ones(kind: str, tmp_path: Path) -> None:
+    if kind in families.ALONE and families.alone(kind):
+        pytest.skip(f"in transformers {transformers.__version__} {kind} never calls our attention: see test_probe.py")
     families.write(tmp_path, kind, **OTHERS[kind])
     own = stock(tmp_path)
     texts = prompts()

@@ -13,13 +13,13 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from fastserve.backends.torch import checkpoint  # noqa: E402
 from fastserve.backends.torch.checkpoint import ModelNotFoundError  # noqa: E402
 from fastserve.backends.torch.kv_cache import Cache  # noqa: E402
 from fastserve.backends.torch.model import Model, load_model  # noqa: E402
 from fastserve.backends.torch.verify import RefusedModelError  # noqa: E402
-from fastserve.engine import checkpoint  # noqa: E402
+from tests.backends.torch import families  # noqa: E402
 from tests.backends.torch.rows import Sequence, Table  # noqa: E402
-from tests.engine import families  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -18,10 +18,10 @@ from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from torch.nn.functional import linear, silu  # noqa: E402
 
+from fastserve.backends.torch import native as package  # noqa: E402
 from fastserve.backends.torch.native import build  # noqa: E402
 from fastserve.backends.torch.native.stack import fuse  # noqa: E402
 from fastserve.backends.torch.native.surgery import operate  # noqa: E402
-from fastserve.engine import native as package  # noqa: E402
 from tests.backends.torch.packed import logits_of, model_of, texts  # noqa: E402
 
 NATIVE = package.load()

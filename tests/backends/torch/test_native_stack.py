@@ -9,16 +9,16 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from fastserve.backends.torch import attention  # noqa: E402
 from fastserve.backends.torch.attention_interface import Call, Pass, forward  # noqa: E402
 from fastserve.backends.torch.model import load_model  # noqa: E402
 from fastserve.backends.torch.native import Native, load  # noqa: E402
 from fastserve.backends.torch.native.stack import Stack, fuse, unfuse  # noqa: E402
 from fastserve.backends.torch.native.surgery import operate  # noqa: E402
-from fastserve.engine import attention  # noqa: E402
+from tests.backends.torch import families  # noqa: E402
 from tests.backends.torch.families import EXPERTS, WINDOWED  # noqa: E402
 from tests.backends.torch.packed import logits_of, model_of, texts  # noqa: E402
 from tests.backends.torch.rows import Sequence, Table  # noqa: E402
-from tests.engine import families  # noqa: E402
 
 NATIVE = load()
 pytestmark = [

@@ -7,8 +7,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from fastserve.backends.torch import platform  # noqa: E402
 from fastserve.backends.torch.platform import GIB, clamp_length, cpu_has_bfloat16, free_host_memory, size_pools  # noqa: E402
-from fastserve.engine import sizes  # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -118,36 +118,36 @@ def test_bfloat16_where_the_cpu_has_the_instructions() -> None:
     assert cpu_has_bfloat16({"amx_bf16": True})
     assert not cpu_has_bfloat16({"avx2": True, "avx512_f": True, "avx512_bf16": False})
     expected = torch.bfloat16 if cpu_has_bfloat16(torch.cpu.get_capabilities()) else torch.float32
-    choice = sizes.pick_dtype("auto", CPU)
+    choice = platform.pick_dtype("auto", CPU)
     assert choice.dtype == expected
     assert "bfloat16" in choice.why
-    assert sizes.pick_dtype("float16", CPU).dtype == torch.float16
+    assert platform.pick_dtype("float16", CPU).dtype == torch.float16
 
 
 @pytest.mark.parametrize("name", ["bf16", "int8", ""])
 def test_an_unknown_dtype_is_an_error(name: str) -> None:
     with pytest.raises(ValueError, match="give auto, float32, bfloat16, float16"):
-        sizes.pick_dtype(name, CPU)
+        platform.pick_dtype(name, CPU)
 
 
 def test_devices() -> None:
-    assert sizes.pick_device("cpu") == CPU
-    assert sizes.pick_device("auto").type in {"cuda", "mps", "cpu"}
+    assert platform.pick_device("cpu") == CPU
+    assert platform.pick_device("auto").type in {"cuda", "mps", "cpu"}
     for name in ("gpu", "meta"):
         with pytest.raises(ValueError, match="give auto, cuda, cuda:1, mps or cpu"):
-            sizes.pick_device(name)
+            platform.pick_device(name)
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="no CUDA device here"):
-            sizes.pick_device("cuda")
+            platform.pick_device("cuda")
     if not torch.backends.mps.is_available():
         with pytest.raises(ValueError, match="no Apple GPU here"):
-            sizes.pick_device("mps")
+            platform.pick_device("mps")
 
 
 @pytest.mark.cuda
 def test_a_cuda_device_equals_that_of_its_tensors() -> None:
-    device = sizes.pick_device("cuda")
+    device = platform.pick_device("cuda")
     assert torch.empty(1, device=device).device == device
     with pytest.raises(ValueError, match="counted from 0"):
-        sizes.pick_device(f"cuda:{torch.cuda.device_count()}")
+        platform.pick_device(f"cuda:{torch.cuda.device_count()}")
     assert size_pools(1 << 20, device).blocks > 0

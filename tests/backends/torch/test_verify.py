@@ -9,19 +9,15 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from fastserve.backends.torch import attention, model  # noqa: E402
 from fastserve.backends.torch.model import load_model  # noqa: E402
-from fastserve.backends.torch.verify import Probe, RefusedModelError  # noqa: E402
-from fastserve.engine import attention, model  # noqa: E402
+from fastserve.backends.torch.verify import Probe, RefusedModelError, refuse_by_config  # noqa: E402
+from tests.backends.torch import families  # noqa: E402
 from tests.backends.torch.families import EXPERTS, WINDOWED  # noqa: E402
-from tests.engine import families  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "bloom": ({}, "BloomForCausalLM computes its attention itself and never calls ours"),
-    "mpt": ({}, "MptForCausalLM computes its attention itself"),
-    "gptj": ({}, "GPTJForCausalLM computes its attention itself"),
-    "codegen": ({}, "CodeGenForCausalLM computes its attention itself"),
     "deepseek_v2": ({}, "K and V heads of different sizes"),
     "deepseek_v3": ({}, "K and V heads of different sizes"),
     "mamba": ({}, "recurrent state"),
@@ -48,11 +44,35 @@ def test_what_cannot_be_exact_is_refused(kind: str, tmp_path: Path) -> None:
         load_model(tmp_path, load_format="dummy", device="cpu", dtype="float32")
 
 
-def test_falcon_is_refused(tmp_path: Path) -> None:
-    sizes = {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-    transformers.AutoConfig.for_model("falcon", **sizes).save_pretrained(tmp_path)
-    with pytest.raises(RefusedModelError, match="FalconForCausalLM computes its attention itself"):
+@pytest.mark.parametrize("kind", [*families.ALONE, "falcon"])
+def test_a_family_that_never_calls_our_attention_is_refused(kind: str, tmp_path: Path) -> None:
+    if not families.alone(kind):
+        pytest.skip(f"in transformers {transformers.__version__} {kind} calls our attention: see test_families.py")
+    if kind == "falcon":  # has no head_dim to set
+        sizes = {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+        transformers.AutoConfig.for_model(kind, **sizes).save_pretrained(tmp_path)
+    else:
+        families.write_config(tmp_path, kind, **families.ALONE[kind])
+    with pytest.raises(RefusedModelError, match=r"ForCausalLM computes its attention itself and never calls ours\.$"):
         load_model(tmp_path, load_format="dummy", device="cpu", dtype="float32")
+
+
+def test_an_architecture_that_never_calls_our_attention_is_refused() -> None:
+    class Alone:
+        @classmethod
+        def _can_set_attn_implementation(cls) -> bool:
+            return False
+
+    with pytest.raises(RefusedModelError, match="mine is refused: transformers' Alone computes its attention itself"):
+        refuse_by_config("mine", transformers.AutoConfig.for_model("llama"), Alone)
+
+
+def test_a_model_that_fails_on_a_prompt_is_refused() -> None:
+    config = transformers.AutoConfig.for_model("llama", **families.SIZES)
+    module = transformers.AutoModelForCausalLM.from_config(config).eval()
+    module.model.layers[1].mlp.up_proj = torch.nn.Linear(7, 48)
+    with pytest.raises(RefusedModelError, match="mine is refused: its forward pass fails on a plain prompt: "):
+        Probe("mine", module, 256)
 
 
 def test_a_window_as_long_as_the_context_hides_nothing(tmp_path: Path) -> None:

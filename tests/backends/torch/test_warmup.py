@@ -10,10 +10,13 @@ torch = pytest.importorskip("torch")
 from hypothesis import given, settings  # noqa: E402 (after importorskip)
 from hypothesis import strategies as st  # noqa: E402
 
+from fastserve.backends.torch.backend import TorchBackend  # noqa: E402
 from fastserve.backends.torch.kv_cache import Cache  # noqa: E402
-from fastserve.backends.torch.warmup import fit, measure  # noqa: E402
+from fastserve.backends.torch.warmup import measure  # noqa: E402
 from fastserve.engine import Engine  # noqa: E402
+from fastserve.engine.backend import Wanted  # noqa: E402
 from fastserve.hardware import Memory, load_hardware  # noqa: E402
+from fastserve.hardware.least_squares import fit  # noqa: E402
 from fastserve.profiler.store import profile_path, store, stored  # noqa: E402
 from tests.backends.torch.stage import BLOCK, tiny  # noqa: E402
 
@@ -30,6 +33,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def cache_of(model: Any, blocks: int, host: int) -> Cache:
     return Cache(model.layers, model.kv_heads, model.head_dim, blocks, host, BLOCK, model.dtype, model.device)
+
+
+def facts_of(model: Any) -> dict[str, Any]:
+    return TorchBackend(model, Wanted(BLOCK, 64, 64)).facts
 
 
 @pytest.mark.parametrize(("blocks", "host"), [(400, 400), (3, 0), (8, 1)])
@@ -66,12 +73,12 @@ def test_a_stored_profile_replaces_the_measuring(folder: Path) -> None:
     settings: dict[str, Any] = {"dtype": "float32", "device": "cpu", "kv_tokens": 400, "host_tokens": 400}
     with Engine.from_pretrained(str(folder), **settings) as engine:
         assert "warm-up (measured at load)" in engine.start_line()
-    model = tiny(folder)
-    assert stored(model) is None
+    facts = facts_of(tiny(folder))
+    assert stored(facts) is None
     hardware = load_hardware("opt-13b-a100")
-    path = store(model, hardware)
-    assert path == profile_path(model)
-    found = stored(model)
+    path = store(facts, hardware)
+    assert path == profile_path(facts)
+    found = stored(facts)
     assert found is not None
     assert found.to_json() == hardware.to_json()
     with Engine.from_pretrained(str(folder), native="off", **settings) as engine:
@@ -79,6 +86,6 @@ def test_a_stored_profile_replaces_the_measuring(folder: Path) -> None:
         assert engine.hardware.memory.device_tokens == 400  # the pools are this engine's own
     with Engine.from_pretrained(str(folder), latency="opt-66b-a100", **settings) as engine:
         assert "opt-66b-a100 (as given)" in engine.start_line()
-    other = tiny(folder, "bfloat16")
+    other = facts_of(tiny(folder, "bfloat16"))
     assert profile_path(other) != path
     assert stored(other) is None

@@ -15,6 +15,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from fastserve.cache_folder import cache_folder
+
 SOURCE = Path(__file__).with_name("kernels.cpp")  # includes the headers beside it
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-shared", "-fPIC")
 SECONDS = 180
@@ -22,15 +24,6 @@ SECONDS = 180
 
 class BuildError(Exception):
     """Why there is no library, in one sentence."""
-
-
-def cache_folder() -> Path:
-    """FASTSERVE_CACHE, else $XDG_CACHE_HOME/fastserve, else ~/.cache/fastserve; not created here."""
-    if own := os.environ.get("FASTSERVE_CACHE"):
-        return Path(own)
-    if shared := os.environ.get("XDG_CACHE_HOME"):
-        return Path(shared) / "fastserve"
-    return Path.home() / ".cache" / "fastserve"
 
 
 def compiler() -> list[str]:

@@ -1,4 +1,4 @@
-"""The executor on a real model, where something goes wrong in the middle of a step."""
+"""The torch body on a real model, where something goes wrong in the middle of a step."""
 
 from typing import Any
 
@@ -25,6 +25,12 @@ def staged(model: Any, **options: Any) -> Stage:
     for i, prompt in enumerate(PROMPTS):
         stage.add(prompt, at=i * MS)
     return stage
+
+
+def sampling(stage: Stage, id: int) -> Any:
+    """What the draws of a live request depend on; None once it has departed."""
+    state = stage.backend.states.get(stage.requests[id].job)
+    return None if state is None else state.sampling
 
 
 class Flawed:
@@ -89,14 +95,14 @@ def test_no_memory_for_a_row_drawn_alone_fails_its_own_request(model: Any) -> No
         stage = Stage(model, "fcfs", 64, 0)
         for prompt in PROMPTS[:3]:
             stage.add(prompt, warm, seed=7)
-        sample, last = stage.executor.sampler.sample, stage.requests[2]
+        sample, last = stage.backend.sampler.sample, stage.requests[2]
 
         def scarce(logits: Any, states: Any) -> Any:
-            if last.sampling in states and len(last.tokens) == spoilt:
+            if sampling(stage, 2) in states and len(last.tokens) == spoilt:
                 raise ValueError("as asked") if len(states) > 1 else MemoryError("none left")
             return sample(logits, states)
 
-        stage.executor.sampler.sample = scarce  # type: ignore[method-assign]
+        stage.backend.sampler.sample = scarce  # type: ignore[method-assign]
         stage.play()
         return stage
 
@@ -129,8 +135,7 @@ def test_text_that_cannot_be_made_fails_its_own_request(model: Any) -> None:
 def test_eos_ends_a_request_and_is_its_last_token(model: Any) -> None:
     want = alone(model, PROMPTS[1])
     eos = want[4]
-    stage = Stage(model, "fcfs", 64, 0)
-    stage.witness.eos_ids = frozenset({eos})  # type: ignore[attr-defined]
+    stage = Stage(model, "fcfs", 64, 0, facts={"eos_ids": frozenset({eos})})
     stage.add(PROMPTS[1])
     stage.add(PROMPTS[1], SamplingParams(max_tokens=12, temperature=0, ignore_eos=True).resolved({}))
     stage.add(PROMPTS[1], SamplingParams(max_tokens=12, temperature=0, stop_after=9).resolved({}))
@@ -144,14 +149,14 @@ def test_eos_ends_a_request_and_is_its_last_token(model: Any) -> None:
 def test_copies_are_counted_as_stall_where_a_step_waits_for_them(model: Any) -> None:
     stage = staged(model, residency="reactive")
     stalls = []
-    follow = stage.executor.blocks.follow
+    follow = stage.backend.blocks.follow
 
     def spy(plan: Any) -> int:
         stall = follow(plan)
         stalls.append((stall, bool(plan.clear or plan.load)))
         return stall
 
-    stage.executor.blocks.follow = spy  # type: ignore[method-assign]
+    stage.backend.blocks.follow = spy  # type: ignore[method-assign]
     stage.play()
     assert any(waits for _, waits in stalls)
     assert all(stall >= 0 and (waits or stall == 0) for stall, waits in stalls)
@@ -166,7 +171,7 @@ def test_more_blocks_than_there_are_is_a_bug_and_says_so() -> None:
 @pytest.mark.parametrize("residency", ["reactive", "proactive"])
 def test_a_copy_that_fails_costs_its_step_and_no_more(residency: str, model: Any) -> None:
     stage = staged(model, residency=residency)
-    send = stage.executor.blocks.mover.copy_out
+    send = stage.backend.blocks.mover.copy_out
     failed = []
 
     class Broken:
@@ -181,7 +186,7 @@ def test_a_copy_that_fails_costs_its_step_and_no_more(residency: str, model: Any
         failed.append(device)
         return Broken()
 
-    stage.executor.blocks.mover.copy_out = flawed  # type: ignore[method-assign]
+    stage.backend.blocks.mover.copy_out = flawed  # type: ignore[method-assign]
     stage.play(failed_steps=1)
     assert failed
     reasons = [request.finish_reason for request in stage.requests]
@@ -197,17 +202,17 @@ def test_an_exception_in_one_requests_sampling_fails_that_request_alone(model: A
     stage = Stage(model, "fcfs", 64, 0)
     for prompt in PROMPTS[:3]:
         stage.add(prompt, hot)
-    sample = stage.executor.sampler.sample
+    sample = stage.backend.sampler.sample
 
     def flawed(logits: Any, states: Any) -> Any:
-        bad = [state for state in states if state is stage.requests[1].sampling and state.generated == 3]
+        bad = [state for state in states if state is sampling(stage, 1) and state.generated == 3]
         if bad and len(states) > 1:
             logits.fill_(7.0)
         if bad:
             raise ArithmeticError("the penalty overflowed")
         return sample(logits, states)
 
-    stage.executor.sampler.sample = flawed  # type: ignore[method-assign]
+    stage.backend.sampler.sample = flawed  # type: ignore[method-assign]
     tokens = stage.play()
     assert [tokens[0], tokens[2]] == [wanted[0], wanted[2]]
     assert tokens[1] == wanted[1][:3]
@@ -220,7 +225,7 @@ def test_a_shortage_of_memory_while_sampling_is_the_steps(model: Any) -> None:
     stage = Stage(model, "fcfs", 64, 0)
     for prompt in PROMPTS[:2]:
         stage.add(prompt)
-    sample, left = stage.executor.sampler.sample, [1]
+    sample, left = stage.backend.sampler.sample, [1]
 
     def flawed(logits: Any, states: Any) -> Any:
         if len(states) == 2 and left[0]:
@@ -228,7 +233,7 @@ def test_a_shortage_of_memory_while_sampling_is_the_steps(model: Any) -> None:
             raise torch.OutOfMemoryError("as asked")
         return sample(logits, states)
 
-    stage.executor.sampler.sample = flawed  # type: ignore[method-assign]
+    stage.backend.sampler.sample = flawed  # type: ignore[method-assign]
     assert stage.play() == wanted
     assert stage.loop.counters["oom"] == 1
     assert stage.scheduler.slots == 1

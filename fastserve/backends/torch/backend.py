@@ -1,0 +1,214 @@
+"""TorchBackend: a Plan becomes one packed step of a model of transformers, and its logits become tokens."""
+
+from __future__ import annotations
+
+import logging
+import platform
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter_ns
+from typing import Any, NamedTuple
+
+import torch
+
+from fastserve.backends.torch.block_manager import BlockManager
+from fastserve.backends.torch.input_batch import Rows, pack
+from fastserve.backends.torch.kv_cache import Cache
+from fastserve.backends.torch.model import Model, load_model
+from fastserve.backends.torch.platform import size_pools
+from fastserve.backends.torch.sampler import Sampled, Sampler, SamplingError
+from fastserve.backends.torch.sampling_state import SamplingState
+from fastserve.backends.torch.step import Step as Packed
+from fastserve.backends.torch.warmup import copy_times, measure
+from fastserve.engine.backend import CopyTime, Failed, Said, Step, Token, Traits, Wanted
+from fastserve.engine.model_info import ModelInfo
+from fastserve.engine.params import SamplingParams
+from fastserve.hardware import Hardware, Memory
+from fastserve.sched.job import Job
+from fastserve.sched.plan import Plan
+
+log = logging.getLogger("fastserve")
+
+
+class JobState(NamedTuple):
+    """What the body knows of a job: its prompt, the tokens that it has got, and what its next draw depends on."""
+
+    prompt: list[int]
+    tokens: list[int]
+    sampling: SamplingState
+
+
+class TorchBackend:
+    """One iteration a run. model: loaded, or what load_model() takes. wanted: its pools. hardware: its times (None:
+    they are measured when hardware() is asked, about a second). gpu_memory_utilization: share of a GPU's memory for
+    weights and KV.
+    """
+
+    traits = Traits(swaps=True, exact="always")
+    load = staticmethod(load_model)
+
+    def __init__(
+        self,
+        model: Model | str | Path,
+        wanted: Wanted | None = None,
+        hardware: Hardware | None = None,
+        *,
+        gpu_memory_utilization: float = 0.9,
+    ) -> None:
+        if isinstance(model, str | Path):
+            model = load_model(model)
+        wanted = wanted or Wanted()
+        block = wanted.block_tokens
+        wanted = wanted.in_tokens(model.block_bytes(1))
+        block_bytes = model.block_bytes(block)
+        pools = size_pools(
+            block_bytes, model.device, block_tokens=block, kv_tokens=wanted.kv_tokens,
+            host_tokens=wanted.host_tokens if wanted.swaps else 0, gpu_memory_utilization=gpu_memory_utilization,
+        )  # fmt: skip
+        self.model = model
+        self.cache = cache = Cache(
+            model.layers, model.kv_heads, model.head_dim, pools.blocks, pools.host_blocks, block, model.dtype,
+            model.device,
+        )  # fmt: skip
+        self.memory = Memory(block, pools.blocks * block, pools.host_blocks * block_bytes, block_bytes // block)
+        self.max_batch = wanted.max_batch
+        self.blocks = BlockManager(cache.blocks, cache.host_blocks, cache.block_tokens, cache)
+        self.sampler = Sampler(model.suppress)
+        self.states: dict[Job, JobState] = {}
+        self.info = ModelInfo(
+            model.name, model.tokenizer, model.max_model_len, model.vocab_size, model.eos_ids, model.defaults,
+            model.parameters, str(model.device), str(model.dtype).removeprefix("torch."), "torch",
+        )  # fmt: skip
+        self.settings: dict[str, Any] = {
+            "dtype": self.info.dtype, "device": self.info.device, "threads": torch.get_num_threads(),
+            "native": model.native is not None, "gpu_memory_utilization": gpu_memory_utilization, "pools": pools.why,
+        }  # fmt: skip
+        self._hardware: Hardware | None = None
+        self._model_ns = 0  # of the current step
+        if hardware is not None:
+            self.use(hardware, "as given")
+
+    # -- its times -------------------------------------------------------------------------------------------------
+
+    def hardware(self) -> Hardware:
+        if self._hardware is None:
+            self.use(measure(self.model, self.cache, self.memory, self.max_batch), "measured at load")
+        assert self._hardware is not None
+        return self._hardware
+
+    def use(self, hardware: Hardware, origin: str) -> None:
+        self._hardware = replace(hardware, memory=self.memory)
+        self.settings["times"] = origin
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        model = self.model
+        device = platform.processor() or platform.machine()
+        if model.device.type == "cuda":
+            device = torch.cuda.get_device_name(model.device)
+        config: dict[str, Any] = model.config.to_diff_dict()
+        return {
+            "config": {name: config[name] for name in config if name not in ("transformers_version", "_name_or_path")},
+            "dtype": str(model.dtype),
+            "device": [model.device.type, device],
+            "threads": torch.get_num_threads(),
+            "native": model.native is not None,
+        }
+
+    def copy_times(self) -> list[CopyTime]:
+        return copy_times(self.cache)
+
+    # -- its jobs --------------------------------------------------------------------------------------------------
+
+    def admit(self, job: Job, prompt: list[int], params: SamplingParams, seed: int) -> None:
+        sampling = SamplingState(params, seed=seed, prompt=prompt, eos_ids=self.model.eos_ids)
+        self.states[job] = JobState(prompt, [], sampling)
+
+    def forget(self, job: Job) -> None:
+        self.states.pop(job, None)
+        self.blocks.forget(job)
+
+    def reset(self) -> None:
+        self.blocks.reset()
+        if self.model.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def close(self) -> None:
+        self.blocks.reset()
+        self.states.clear()
+        self.cache.close()
+
+    def held(self) -> dict[str, int]:
+        """What it holds of its jobs: nothing, when all have departed and no copy is under way."""
+        device, host = self.blocks.device, self.blocks.host
+        return {"jobs": len(self.states), "device blocks": device.size - len(device.free),
+                "host blocks": host.size - len(host.free)}  # fmt: skip
+
+    def run(self, plan: Plan) -> Step:
+        stall = self.blocks.follow(plan)
+        self._model_ns = 0
+        try:
+            speakers, drawn = self._step(plan)
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+                raise MemoryError(str(error)) from error
+            raise
+        landed = self.blocks.landed()  # it may raise what a copy raised; then no job has got its token
+        said = [(job, self._say(job, token)) for job, token in zip(speakers, drawn, strict=True)]
+        return Step(said, stall, landed, None, self._model_ns)
+
+    def _say(self, job: Job, drawn: Sampled | SamplingError) -> Said:
+        if isinstance(drawn, SamplingError):
+            return Failed(str(drawn))
+        self.states[job].tokens.append(drawn.token)
+        return (Token(drawn.token, drawn.logprob, None if drawn.top is None else dict(drawn.top)),)
+
+    @torch.inference_mode()
+    def _step(self, plan: Plan) -> tuple[list[Job], list[Sampled | SamplingError]]:
+        """The jobs that get a token, in the order of their logits, and what was drawn for them."""
+        decodes, chunks, speakers = self._rows(plan)
+        step = pack(decodes, chunks, self.cache.block_tokens)
+        states = [self.states[job].sampling for job in speakers]
+        logits = self._forward(step)
+        try:
+            return speakers, self.sampler.sample(logits, states)
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # one request's, but whose?
+            log.warning("sampling failed (%r): each request of this step is drawn for alone", error)
+        logits = self._forward(step)  # the same numbers: the sampler has written into the first ones
+        return speakers, [self._draw_alone(row, state) for row, state in zip(logits.split(1), states, strict=True)]
+
+    def _forward(self, step: Packed) -> torch.Tensor:
+        began = perf_counter_ns()
+        logits = self.model.forward(step, self.cache)
+        if logits.is_cuda:
+            torch.cuda.synchronize(logits.device)
+        self._model_ns += perf_counter_ns() - began
+        return logits
+
+    def _draw_alone(self, row: torch.Tensor, state: SamplingState) -> Sampled | SamplingError:
+        try:
+            return self.sampler.sample(row, [state])[0]
+        except Exception as error:  # a shortage of memory too: the rows before have moved on, the step must stand
+            return SamplingError(f"{type(error).__name__}: {error}")
+
+    def _rows(self, plan: Plan) -> tuple[list[Rows], list[Rows], list[Job]]:
+        """Who decodes, who prefills how much, and whose logits come in which order."""
+        prefills = plan.prefill
+        decodes = []
+        speakers = []
+        for job, _ in plan.work[len(prefills) :]:
+            at = job.prompt + job.generated - 1
+            decodes.append(Rows(self.states[job].tokens[-1:], at, self.blocks.table(job), True))
+            speakers.append(job)
+        chunks = []
+        for job, more in prefills:
+            state = self.states[job]
+            first, end = job.prefilled, job.prefilled + more
+            known = state.prompt if end <= job.prompt else state.prompt + state.tokens
+            completes = end == job.prompt + job.generated
+            chunks.append(Rows(known[first:end], first, self.blocks.table(job), completes))
+            if completes:
+                speakers.append(job)
+        return decodes, chunks, speakers

@@ -1,0 +1,15 @@
+"""Where what was built, measured or unpacked once is kept for the next time."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """FASTSERVE_CACHE, else $XDG_CACHE_HOME/fastserve, else ~/.cache/fastserve; not created here."""
+    if own := os.environ.get("FASTSERVE_CACHE"):
+        return Path(own)
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return Path(shared) / "fastserve"
+    return Path.home() / ".cache" / "fastserve"

@@ -1,0 +1,143 @@
+"""From a trace to requests: the one way, for the simulator, the replay on an engine, the bench client and `ab`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import repeat
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fastserve.sched.job import NEVER, Job
+from fastserve.sched.slo import NO_TARGETS, SloTargets
+from fastserve.workload.trace import NS, IntArray, Trace
+
+if TYPE_CHECKING:
+    from fastserve.predictors import Predictor
+
+
+class TraceRequest(NamedTuple):
+    """One row of a trace, as whoever replays it knows it. A scheduler gets its Job, which lacks `output`."""
+
+    id: int
+    """Its row, dense from 0."""
+    arrival: int
+    """ns since the trace's start."""
+    prompt: int
+    """Prompt tokens."""
+    output: int
+    """Output tokens: the truth, which a scheduler must not see. Bounded by the row's own max_tokens."""
+    limit: int
+    """Output tokens that the client allows: the row's own max_tokens, else the largest output of the trace."""
+    client: str = ""
+    program: str = ""
+    priority: int = 0
+    """The smaller, the more urgent."""
+    slo: SloTargets = NO_TARGETS
+    guess: int | None = None
+    """Output tokens as predicted: by the driver's predictor, else by the trace itself."""
+
+    @property
+    def deadline(self) -> int:
+        """ns since the trace's start; NEVER without one."""
+        return self.slo.deadline(self.arrival)
+
+    @property
+    def scheduling(self) -> dict[str, Any]:
+        """What Engine.submit() and the routes of our own server take for policies, by their names; spans in s.
+
+        What the row does not say is left out. Client and guess have places of their own there.
+        """
+        ttft, tpot, e2e = [None if span is None else span / NS for span in self.slo]
+        fields = {"program": self.program or None, "priority": self.priority or None, "deadline_s": e2e,
+                  "ttft_slo_s": ttft, "tpot_slo_s": tpot}  # fmt: skip
+        return {name: value for name, value in fields.items() if value is not None}
+
+    def job(self) -> Job:
+        """What a scheduler may know of it, but for the guess, which is for policies that need one."""
+        id, arrival, prompt, _, limit, client, program, priority, slo, _ = self
+        deadline = NEVER if slo is NO_TARGETS else slo.deadline(arrival)
+        return Job(id, arrival, prompt, limit, client, program, priority, deadline)
+
+
+def requests_of(trace: Trace, predictor: Predictor | None = None) -> Iterator[TraceRequest]:
+    """The trace's requests in order of arrival, made one at a time: for a driver that sends them to somebody.
+
+    predictor: asked once for each of them; without one the trace's own guesses stand.
+    """
+    requests = _plain(trace)
+    if predictor is None:
+        return requests
+    jobs = jobs_of(trace, predictor)
+    return (request._replace(guess=job.guess) for request, job in zip(requests, jobs, strict=True))
+
+
+def jobs_of(trace: Trace, predictor: Predictor | None = None) -> Iterator[Job]:
+    """The same requests as Jobs, for a driver that has the Scheduler itself. Without a predictor no job has a guess."""
+    for id, arrival, prompt, output, limit, client, program, priority, slo, _ in _rows(trace):
+        deadline = NEVER if slo is NO_TARGETS else slo.deadline(arrival)
+        job = Job(id, arrival, prompt, limit, client, program, priority, deadline)
+        if predictor is not None:
+            job.guess = predictor.predict(job, output)
+        yield job
+
+
+def _plain(trace: Trace) -> Iterator[TraceRequest]:
+    """As the trace has them."""
+    return map(TraceRequest._make, _rows(trace))
+
+
+def _rows(trace: Trace) -> Iterator[tuple[int, int, int, int, int, str, str, int, SloTargets, int | None]]:
+    """The fields of each TraceRequest."""
+    outputs = outputs_of(trace)
+    return zip(
+        range(len(trace)),
+        trace.arrival.tolist(),
+        trace.prompt.tolist(),
+        outputs,
+        limits_of(trace, outputs),
+        trace.client or repeat(""),
+        trace.program or repeat(""),
+        repeat(0) if trace.priority is None else trace.priority.tolist(),
+        targets_of(trace) or repeat(NO_TARGETS),
+        repeat(None) if trace.guess is None else [guess or None for guess in trace.guess.tolist()],
+        strict=False,  # repeat() has no end; a Trace's columns are of equal length
+    )
+
+
+def outputs_of(trace: Trace) -> list[int]:
+    """The truth, by row: what a request generates is bounded by its own max_tokens."""
+    outputs: list[int] = trace.output.tolist()
+    if trace.max_tokens is not None:
+        outputs = [min(o, m) if m else o for o, m in zip(outputs, trace.max_tokens.tolist(), strict=True)]
+    return outputs
+
+
+def limits_of(trace: Trace, outputs: list[int]) -> Iterable[int]:
+    """A row's own max_tokens, else the largest output: one constant, so that no limit tells its output."""
+    constant = max(outputs)
+    if trace.max_tokens is None:
+        return repeat(constant, len(outputs))
+    return [limit or constant for limit in trace.max_tokens.tolist()]
+
+
+def targets_of(trace: Trace) -> list[SloTargets] | None:
+    """By row; None for a trace that has no such column."""
+    columns = (trace.ttft_slo, trace.tpot_slo, trace.e2e_slo)
+    if all(column is None for column in columns):
+        return None
+    none: list[int | None] = [None] * len(trace)
+    spans = [none if column is None else _spans(column) for column in columns]
+    return [SloTargets(*row) for row in zip(*spans, strict=True)]
+
+
+def _spans(column: IntArray) -> list[int | None]:
+    return [span if 0 < span < NEVER else None for span in column.tolist()]
+
+
+def within(requests: Iterable[TraceRequest], context: int) -> Iterator[TraceRequest]:
+    """Their limits cut to what a context of so many tokens leaves behind the prompt, but never below the output.
+
+    For a body that refuses a limit which its context does not hold. A request that does not fit at all stays so.
+    """
+    for request in requests:
+        room = max(context - request.prompt, request.output)
+        yield request if request.limit <= room else request._replace(limit=room)

@@ -1,0 +1,18 @@
+"""Run: what came out of one policy under one seed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fastserve.metrics.summary import Columns, Summary
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One policy under one seed."""
+
+    policy: str  # name or module:Class
+    label: str  # names the row; several runs of one label differ in their seed
+    seed: int
+    settings: Mapping[str, object]  # of this run alone: the policy's parameters, its load where it was measured
+    records: Columns  # one row per job, seconds
+    summary: Summary

@@ -1,0 +1,67 @@
+"""requirements/constraints.txt is a whole lock: each requirement of pyproject.toml has a pin within its bounds."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+packaging = pytest.importorskip("packaging.requirements")
+
+ROOT = Path(__file__).resolve().parent.parent
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+SYSTEMS = [
+    {"sys_platform": platform, "platform_system": system, "platform_machine": machine, "python_full_version": python}
+    for platform, system, machine in (
+        ("linux", "Linux", "x86_64"), ("darwin", "Darwin", "arm64"), ("win32", "Windows", "AMD64"),
+    )
+    for python in ("3.11.9", "3.13.1")
+]  # fmt: skip
+
+
+def pins(name: str):
+    """Each pin of this file as a requirement."""
+    for line in (ROOT / "requirements" / name).read_text(encoding="utf-8").splitlines():
+        text = line.split("#")[0].strip()
+        if text:
+            yield packaging.Requirement(text)
+
+
+def wanted():
+    """Each requirement of the package, of its extras and of its build, without those on itself."""
+    texts = [*PYPROJECT["project"]["dependencies"], *PYPROJECT["build-system"]["requires"]]
+    for extra in PYPROJECT["project"]["optional-dependencies"].values():
+        texts += extra
+    return [each for text in texts if (each := packaging.Requirement(text)).name != PYPROJECT["project"]["name"]]
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@pytest.mark.parametrize(
+    "system", SYSTEMS, ids=lambda system: f"{system['sys_platform']}-{system['python_full_version']}"
+)
+def test_each_requirement_has_one_pin_within_its_bounds(system: dict[str, str]) -> None:
+    locked: dict[str, str] = {}
+    for pin in pins("constraints.txt"):
+        if pin.marker is None or pin.marker.evaluate(system):
+            (exact,) = pin.specifier
+            assert exact.operator == "==" and canonical(pin.name) not in locked, pin
+            locked[canonical(pin.name)] = exact.version
+    for each in wanted():
+        if each.marker is None or each.marker.evaluate(system):
+            version = locked.get(canonical(each.name))
+            assert version and each.specifier.contains(version), f"{each}: locked is {version}; run make upgrade"
+
+
+def test_what_is_held_is_locked_so() -> None:
+    locked = {canonical(pin.name): pin.specifier for pin in pins("constraints.txt")}
+    for held in pins("held.txt"):
+        (exact,) = locked[canonical(held.name)]
+        assert held.specifier.contains(exact.version), f"{held}: run make upgrade"
+
+
+def test_the_lock_holds_no_address_and_no_option() -> None:
+    text = (ROOT / "requirements" / "constraints.txt").read_text(encoding="utf-8")
+    assert not re.search(r"://|^\s*-| @ |--hash", text, re.MULTILINE)
