@@ -25,7 +25,12 @@ export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(VENV)/.installed ## create .venv with the simulator (once, and when pyproject.toml or the lock has changed)
+# With a C compiler the simulator's brain is compiled too: half a minute, and runs take a quarter of the time. The result
+# is used while the checkout's text is the one that it was made of. `make setup COMPILE=` does without.
+COMPILE ?= $(shell command -v cc)
+COMPILED = build/compiled/built.json
+
+setup: $(VENV)/.installed $(if $(COMPILE),$(COMPILED)) ## create .venv with the simulator (once, and when something has changed)
 setup-all: $(VENV)/.installed-all ## add PyTorch, the engine, the server and the development tools (likewise)
 
 $(PY): $(if $(LATEST),afresh)
@@ -99,26 +104,23 @@ smoke: setup-all ## a small run of everything that produces results, checked aga
 	$(PY) -m experiments.check --scale smoke
 	$(PY) -m notebooks --scale smoke
 
-COMPILED = build/compiled/.made
-compiled: $(COMPILED) ## optional: the brain compiled with mypyc, in build/compiled (needs a C compiler)
+compiled: $(COMPILED) ## the brain compiled with mypyc, in build/compiled (as `make setup` does where there is a C compiler)
 
-# Made again when its source has changed: a result never comes from older text than the checkout's.
-$(COMPILED): $(shell find fastserve sim scripts/compile.py -name '*.py') | setup
-	$(UV) setuptools mypy
-	$(PY) scripts/compile.py && touch $@
+$(COMPILED): $(shell find fastserve/sched fastserve/hardware fastserve/metrics fastserve/policies fastserve/workload sim scripts/compile.py -name '*.py') | $(VENV)/.installed
+	@echo "=== compiling the brain; make COMPILE= does without"
+	@$(UV) setuptools mypy
+	@$(PY) scripts/compile.py || echo "the simulator runs interpreted" >&2
 
 bench-sim: setup ## benchmark the simulator on this machine, interpreted and compiled (minutes; see results/LOG.md)
-	$(PY) -m sim.bench --million
-	if command -v cc >/dev/null 2>&1; then $(MAKE) --no-print-directory compiled && PYTHONPATH=build/compiled $(PY) -P -m sim.bench --million; fi
+	FASTSERVE_COMPILED=off $(PY) -m sim.bench --million
+	$(if $(COMPILE),$(PY) -m sim.bench --million)
 
 bench-engine: setup-all ## benchmark the live engine against plain PyTorch, transformers' continuous batching and vLLM (an hour; see --help)
 	$(PY) scripts/bench_engine.py
 
 SCALE ?= small
-# With a C compiler the brain is compiled first, which halves the time; `make figures FASTER=` does without.
-FASTER ?= $(if $(filter-out smoke,$(SCALE)),$(shell command -v cc))
-figures: setup $(if $(FASTER),$(COMPILED)) ## run every experiment at SCALE=smoke, small (default, half an hour) or paper, and draw its figures
-	$(if $(FASTER),PYTHONPATH=build/compiled:. $(PY) -P,$(PY)) -m experiments --scale $(SCALE)
+figures: setup ## run every experiment at SCALE=smoke, small (default, half an hour) or paper, and draw its figures
+	$(PY) -m experiments --scale $(SCALE)
 
 notebooks: setup ## execute every notebook on the last results, into build/notebooks (SCALE=small or smoke chooses which)
 	$(PY) -m notebooks $(if $(filter command line environment,$(origin SCALE)),--scale $(SCALE))

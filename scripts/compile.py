@@ -2,10 +2,9 @@
 
     python scripts/compile.py
 
-The result is a copy of fastserve/ and sim/ with extension modules beside the sources, in a folder of its own: the
-checkout never runs code older than its text. It is used with
-
-    PYTHONPATH=build/compiled python -P -m sim ...
+The result is a copy of fastserve/ and sim/ with extension modules beside the sources, in a folder of its own, and the
+hash of the text they were made of. `python -m sim`, experiments and notebooks use it while that is the checkout's text
+(sim/compiled.py), so the checkout never runs code older than its text.
 
 Policies of your own stay interpreted and work unchanged. Needs a C compiler, mypy and setuptools.
 """
@@ -14,6 +13,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -21,13 +21,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "build" / "compiled"
+INT64 = "fastserve/sched/int64.py"
+"""Its i64 becomes a machine integer; the brain itself imports the standard library only."""
+
 MODULES = (
+    INT64,
     *[f"fastserve/sched/{name}.py" for name in ("job", "plan", "link", "policy", "ranking", "kv", "batching")],
     *[f"fastserve/sched/{name}.py" for name in ("residency", "charging", "eviction", "checks", "alarms", "bounds")],
     *[f"fastserve/sched/{name}.py" for name in ("choose", "uneven", "scheduler", "seats", "observer")],
     *[f"fastserve/hardware/{name}.py" for name in ("base", "lines", "linear", "machine_times")],
     *[f"fastserve/policies/{name}.py" for name in ("fcfs", "fixed_priority", "las", "mlfq", "shortest", "skip_join")],
     "fastserve/metrics/records.py",
+    "fastserve/workload/requests.py",
     "sim/inbox.py",
     "sim/link.py",
     "sim/machine.py",
@@ -42,6 +47,9 @@ OPEN = {
     "fastserve/hardware/lines.py": "LineModel",
 }
 """Classes that interpreted code may subclass; mypyc must be told, and the brain imports the standard library only."""
+
+FLAGS = "-fno-semantic-interposition -fno-plt -fomit-frame-pointer"
+"""Of GCC and clang on Linux, unless CFLAGS says otherwise; some three per cent."""
 
 DECORATOR = "from mypy_extensions import mypyc_attr\n\n\n@mypyc_attr(allow_interpreted_subclasses=True)\n"
 SETUP = """from mypyc.build import mypycify
@@ -65,6 +73,9 @@ def main() -> int:
     for package in ("fastserve", "sim"):
         shutil.copytree(ROOT / package, TARGET / package, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
     shutil.copytree(ROOT / "traces", TARGET / "traces")
+    compiled = runpy.run_path(str(ROOT / "sim" / "compiled.py"))
+    hashed = compiled["digest"](TARGET, MODULES)  # of the copy: the checkout may change while this works
+    plain = {path: (TARGET / path).read_bytes() for path in (*OPEN, INT64)}
     for path, name in OPEN.items():
         file = TARGET / path
         text, count = re.subn(
@@ -73,8 +84,10 @@ def main() -> int:
         if count != 1:
             raise SystemExit(f"{path} has no class {name} any more: adapt scripts/compile.py")
         file.write_text(text, encoding="utf-8")
+    (TARGET / INT64).write_text("from mypy_extensions import i64 as i64\n", encoding="utf-8")
     (TARGET / "setup.py").write_text(SETUP.format(modules=list(MODULES)), encoding="utf-8")
     (TARGET / "mypy.ini").write_text(CONFIG, encoding="utf-8")
+    flags = {"CFLAGS": FLAGS} if sys.platform == "linux" else {}
     log = TARGET / "compile.log"
     with log.open("wb") as out:
         done = subprocess.run(
@@ -82,7 +95,7 @@ def main() -> int:
             cwd=TARGET,
             stdout=out,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"MYPYPATH": str(TARGET)},
+            env=flags | dict(os.environ) | {"MYPYPATH": str(TARGET)},
             check=False,
         )
     if done.returncode:
@@ -91,8 +104,9 @@ def main() -> int:
         print(f"scripts/compile.py: mypyc failed; the whole log is {log}", file=sys.stderr)
         return 1
     shutil.rmtree(TARGET / "build", ignore_errors=True)
-    for path in OPEN:
-        shutil.copy2(ROOT / path, TARGET / path)  # the extension is what runs; the text is what a result is traced to
+    for path, content in plain.items():
+        (TARGET / path).write_bytes(content)  # the extension is what runs; the text is what a result is traced to
+    compiled["stamp"](TARGET, hashed, MODULES)
     print(f"compiled {len(MODULES)} modules into {TARGET.relative_to(ROOT)}")
     return 0
 

@@ -3,9 +3,13 @@
 Read: world, machine, inbox, link (one run); run, replay (policies, seeds, processes); settings, capacity; report/.
 """
 
-from fastserve.policies.spec import PolicySpec
-from sim.replay import Result, replay
-from sim.run import Contender
-from sim.settings import Settings
+from sim import compiled
+
+compiled.use()  # before the first import of fastserve
+
+from fastserve.policies.spec import PolicySpec  # noqa: E402
+from sim.replay import Result, replay  # noqa: E402
+from sim.run import Contender  # noqa: E402
+from sim.settings import Settings  # noqa: E402
 
 __all__ = ["Contender", "PolicySpec", "Result", "Settings", "replay"]

@@ -2,7 +2,8 @@
 
 Every figure is the CPU time of one process for everything between reading the trace and the summary: stretching the
 trace, the run inside SimPy with the link on, the records, the measures. The rate that stands for a load is measured
-before and cached, so it is left out. Each case is the best of a few repetitions; quote ratios of one run.
+before and cached, so it is left out. Each case is the best of a few repetitions; quote ratios of one run. The first
+lines are such ratios: to the project's first prototype, by a yardstick that takes as long (sim/yardstick.py).
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ import time  # noqa: TID251  a benchmark reads a clock; nothing that a replay co
 from pathlib import Path
 
 from fastserve.policies import POLICIES
-from fastserve.policies.fcfs import Fcfs
 from fastserve.sched.job import Job
 from fastserve.sched.policy import Policy
 from fastserve.workload import Trace, read_trace
+from sim import yardstick
 from sim.capacity import capacity
 from sim.report.provenance import provenance
 from sim.run import Contender, run_one
@@ -44,12 +45,12 @@ class Unsettled(MyFcfs):
     settled = False
 
 
-def trace() -> Trace:
-    """10,000 requests of the public Azure trace if it is at hand, else of the bundled one, tiled."""
+def trace(n: int = 10_000) -> Trace:
+    """n requests of the public Azure trace if it is at hand, else of the bundled one, tiled."""
     folder = Path(os.environ.get("FASTSERVE_TRACES", Path("..") / "shared" / "traces"))
     if (folder / AZURE).exists():
-        return read_trace(folder / AZURE).head(10_000)
-    return read_trace(BUNDLED).tiled(10_000)
+        return read_trace(folder / AZURE).head(n)
+    return read_trace(BUNDLED).tiled(n)
 
 
 def timed(trace: Trace, contender: Contender, settings: Settings, rate: float, repeat: int = 3) -> dict[str, float]:
@@ -71,6 +72,18 @@ def timed(trace: Trace, contender: Contender, settings: Settings, rate: float, r
     }
 
 
+def ratios(repeat: int = 5) -> None:
+    """The two figures that mean the same on every machine: runs and yardstick by turns, the second best of each."""
+    requests = trace(19_000)
+    for policy, settings in (("fcfs", Settings()), ("sj-mlfq", Settings(kv_tokens="unlimited"))):
+        runs, sticks = [], []
+        for _ in range(repeat):
+            runs.append(timed(requests, Contender(policy), settings, 1.86, repeat=1)["seconds"])
+            sticks.append(yardstick.measure(yardstick.TURNS[policy]))
+        ratio = sorted(sticks)[1] / sorted(runs)[1]
+        print(f"{policy:8s} {len(requests):,} requests at 1.86 req/s: {ratio:.2f} times the prototype", flush=True)
+
+
 def show(name: str, figures: dict[str, float], note: str = "") -> None:
     print(
         f"{name:52s} {figures['requests_per_s']:9,.0f} req/s {figures['events_per_s']:9,.0f} events/s "
@@ -82,8 +95,15 @@ def show(name: str, figures: dict[str, float], note: str = "") -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m sim.bench", description=__doc__)
     parser.add_argument("--million", action="store_true", help="also 1,000,000 requests, and the memory they take")
+    parser.add_argument("--ratios", action="store_true", help="only the ratios to the prototype")
     parser.add_argument("--only-linear", type=int, metavar="N", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if not args.only_linear:
+        machine = provenance()
+        print(f"{machine['machine']}, Python {machine['python']}, commit {machine['commit']}, brain {machine['brain']}")
+        ratios()
+        if args.ratios:
+            return 0
     requests = trace()
     wide = Settings(max_batch=64)
     free = Settings(max_batch=64, kv_tokens="unlimited")
@@ -93,10 +113,6 @@ def main() -> int:
         figures = timed(requests.tiled(args.only_linear), Contender("fcfs"), wide, rate, repeat=1)
         show(f"fcfs, {args.only_linear:,} requests", figures, f"{peak_mib():.0f} MiB")
         return 0
-    machine = provenance()
-    source = sys.modules[Fcfs.__module__].__file__ or ""
-    compiled = "pure Python" if source.endswith(".py") else "compiled with mypyc"
-    print(f"{machine['machine']}, Python {machine['python']}, commit {machine['commit']}, {compiled}")
     print(f"{requests.name}, {len(requests):,} requests, load 0.8: {rate:.3f} req/s at cap 64, {narrow_rate:.3f} at 16")
     fcfs = timed(requests, Contender("fcfs"), wide, rate)
     show("fcfs, the preset's pool, cap 64", fcfs)

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import simpy
 
-STRIDE = 256
-"""Once in so many stretches SimPy gets its turn all the same, and with it Ctrl-C."""
-
 
 class Clock(simpy.Environment):
-    """Whole nanoseconds. The one place that knows SimPy's private names (simpy 4: `_now`, and `_queue` by time)."""
+    """Whole nanoseconds. The one place that knows SimPy's private names (simpy 4).
+
+    A process that keeps the time itself may go on without an event while `due` holds none until then: nobody could look
+    at the clock meanwhile. Before it lets others run it waits with until(), which sets the clock right.
+    """
 
     def __init__(self) -> None:
         super().__init__(initial_time=0)
-        self._stretches = 0
+        self.due = self._queue  # the events to come, the earliest first: a heap of (ns, ...)
 
-    def jump(self, to: int) -> bool:
-        """Sets the time to `to`, unless an event is due until then; False: the process has to wait for it as usual."""
-        self._stretches += 1
-        queue = self._queue
-        if (queue and queue[0][0] <= to) or self._stretches % STRIDE == 0:
-            return False
-        self._now = to
-        return True
+    def until(self, time: int) -> simpy.Event:
+        """An event at this time (ns); at once if it has passed."""
+        return self.timeout(max(0, time - self._now))

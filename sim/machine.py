@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from heapq import heappop, heappush
+from typing import Final
 
 from fastserve.hardware import LatencyModel
-from fastserve.sched.job import Job
+from fastserve.sched.int64 import i64
+from fastserve.sched.job import NEVER, Job
 from fastserve.sched.plan import Copy, Outcome, Plan
 from sim.inbox import Inbox
 from sim.link import Link
+
+push: Final = heappush  # (compiled, a Final name costs no look-up)
+pop: Final = heappop
+FAR: Final = NEVER // 1000
+"""ns, 13 days: a boundary this far from the start of a plan bounds nothing; in ps it might not fit 64 bits."""
 
 
 class ModelledMachine:
     """outputs: true output tokens by job id. inbox: tells when the next arrival or cancel comes.
 
-    Its clock counts picoseconds; the world sees whole nanoseconds of it, rounded down.
+    It counts picoseconds from the start of each plan; the world sees whole nanoseconds of them, rounded down. What is
+    left over goes into the next plan, if that follows at once.
     """
 
     def __init__(self, latency: LatencyModel, link: Link, outputs: Sequence[int], inbox: Inbox) -> None:
@@ -23,89 +31,139 @@ class ModelledMachine:
         self.link = link
         self.outputs = outputs
         self.inbox = inbox
-        self.ps = 0
-        self.steps = 0
+        self.at: i64 = 0  # ns: when the last plan ended, and the picoseconds beyond
+        self.rest: i64 = 0
+        self.steps: i64 = 0
         self.ends: list[tuple[int, int, Job]] = []  # (step, id, job): a heap with lazy deletion
-        self.end: dict[Job, int] = {}  # step at which a decoding member has its last token
+        self.end = [0] * len(outputs)  # by job id: the step at which it has its last token; 0 while it does not decode
 
     def run(self, plan: Plan) -> Outcome:
         """As many iterations as the plan and the truth allow."""
+        self._follow(plan)
         latency = self.latency
-        end = self.end
-        for job in plan.gone:
-            end.pop(job, None)
-        for job in plan.left:
-            end.pop(job, None)
-        for job in plan.joined:
-            if job.decoding:
-                self._expect(job, self.outputs[job.id] - job.generated)
-        now = plan.now
-        start = max(self.ps, now * 1000)
-        stall = 0
-        if plan.moves:
+        now: i64 = plan.now
+        begun: i64 = self.rest if now == self.at else 0  # ps since `now`
+        stall: i64 = 0
+        if plan.moves is not None:
             stall = self.link.follow(plan)
-            start += stall * 1000
-        k = 1
-        ended: list[Job] = []
-        batch = plan.batch
-        gap = 0
-        most = plan.iterations
+            begun += stall * 1000
+        batch: i64 = plan.batch
+        context: i64 = plan.context
+        most: i64 = plan.iterations
         if most > 1 and batch:
-            most = min(most, self._next_end() - self.steps)
-        limit = 0
-        if most > 1:
-            boundary = min(now + stall + plan.service, plan.until, self.inbox.at)
-            if self.link.moving:
-                boundary = min(boundary, self.link.next_end())
-            limit = boundary * 1000 - start
-        context = plan.context
+            to_end: i64 = self._next_end()
+            to_end -= self.steps
+            if to_end < most:
+                most = to_end
+        limit: i64 = self._limit(plan, now, stall) - begun if most > 1 else 0
+        k: i64 = 1
+        first: i64
+        gap: i64 = 0  # ns, the longest iteration after the first
+        span: i64
         if plan.prefill:
-            span = first = latency.iteration_ps(batch, context, [(job.prefilled, n) for job, n in plan.prefill])
+            chunks = [(job.prefilled, n) for job, n in plan.prefill]
+            span = first = latency.iteration_ps(batch, context, chunks)
             while k < most and span < limit:
-                job, n = plan.prefill[0]
-                ps = latency.iteration_ps(batch, context + k * batch, [(job.prefilled + k * n, n)])
+                cached, n = chunks[0]
+                ps: i64 = latency.iteration_ps(batch, context + k * batch, [(cached + k * n, n)])
                 span += ps
-                gap = max(gap, -(-ps // 1000))
+                ps = -(-ps // 1000)
+                if ps > gap:
+                    gap = ps
                 k += 1
         else:
-            span = first = latency.span_ps(1, batch, context)
+            span = first = latency.last_ps(1, batch, context)
             if most > 1 and span < limit:
-                k = min(most, latency.steps_for(limit, batch, context))
+                k = latency.steps_for(limit, batch, context) if limit < NEVER else most
+                if k > most:
+                    k = most
                 span = latency.span_ps(k, batch, context)
                 gap = -(-latency.last_ps(k, batch, context) // 1000)
-        if batch:
+        ended = self._advance(plan, k)
+        span += begun
+        took: i64 = span // 1000
+        self.rest = span - took * 1000
+        self.at = now + took
+        copied: Sequence[Copy] = self.link.landed(self.at) if self.link.moving else ()
+        return Outcome(k, took - stall, stall, ended, copied, stall - (-first // 1000), gap)
+
+    def _follow(self, plan: Plan) -> None:
+        """Who decodes from now on, and who no longer."""
+        end = self.end
+        if plan.gone:
+            for job in plan.gone:
+                end[job.id] = 0
+        if plan.left:
+            for job in plan.left:
+                end[job.id] = 0
+        if plan.joined:
+            for job in plan.joined:
+                if job.decoding:
+                    self._expect(job, self.outputs[job.id] - job.generated)
+
+    def _limit(self, plan: Plan, now: i64, stall: i64) -> i64:
+        """ps from `now` to the first boundary that the plan or the world sets; NEVER if there is none."""
+        boundary: i64 = plan.service + now + stall
+        other: i64 = plan.until
+        if other < boundary:
+            boundary = other
+        other = self.inbox.at
+        if other < boundary:
+            boundary = other
+        if self.link.moving:
+            other = self.link.next_end()
+            if other < boundary:
+                boundary = other
+        boundary -= now
+        return boundary * 1000 if boundary < FAR else 2 * NEVER
+
+    def _advance(self, plan: Plan, k: i64) -> Sequence[Job]:
+        """The k iterations are done: who decodes next, and who has its last token."""
+        ended: list[Job] = []
+        if plan.batch:
             self.steps += k
-        for job, n in plan.prefill:
-            if job.prefilled + n == job.prompt + job.generated:
-                more = self.outputs[job.id] - job.generated - 1
-                if more > 0:
-                    self._expect(job, more)
-                else:
+        if plan.prefill:
+            for job, n in plan.prefill:
+                if job.prefilled + n == job.prompt + job.tokens_base:
+                    more = self.outputs[job.id] - job.tokens_base - 1
+                    if more > 0:
+                        self._expect(job, more)
+                    else:
+                        ended.append(job)
+        if plan.batch:
+            ends = self.ends
+            end = self.end
+            while ends and ends[0][0] <= self.steps:
+                at, id, job = pop(ends)
+                if end[id] == at:
+                    end[id] = 0
                     ended.append(job)
-        if batch:
-            self._collect(ended)
-        self.ps = start + span
-        after = self.ps // 1000
-        copied: Sequence[Copy] = self.link.landed(after) if self.link.moving else ()
-        return Outcome(k, after - now - stall, stall, ended, copied, stall - (-first // 1000), gap)
+        return ended
 
     def _expect(self, job: Job, more: int) -> None:
-        at = self.steps + more
-        self.end[job] = at
-        heappush(self.ends, (at, job.id, job))
+        at: int = self.steps + more
+        self.end[job.id] = at
+        push(self.ends, (at, job.id, job))
 
     def _next_end(self) -> int:
         ends = self.ends
-        end = self.end
-        while end.get(ends[0][2]) != ends[0][0]:
-            heappop(ends)
-        return ends[0][0]
+        while True:
+            at, id, _ = ends[0]
+            if self.end[id] == at:
+                return at
+            pop(ends)
 
-    def _collect(self, ended: list[Job]) -> None:
-        ends = self.ends
-        end = self.end
-        while ends and ends[0][0] <= self.steps:
-            at, _, job = heappop(ends)
-            if end.get(job) == at:
-                del end[job]
-                ended.append(job)
+
+class Alone:
+    """How long a job takes on the empty machine, see LatencyModel.alone_ps; each prompt's prefill is kept."""
+
+    def __init__(self, latency: LatencyModel, token_budget: int | None) -> None:
+        self.latency = latency
+        self.token_budget = token_budget
+        self.prefills: dict[int, int] = {}  # prompt -> ps
+
+    def ps(self, prompt: int, output: int) -> int:
+        prefill = self.prefills.get(prompt, 0)
+        if prefill == 0:
+            prefill = self.prefills[prompt] = self.latency.alone_ps(prompt, 1, self.token_budget)
+        return prefill + self.latency.span_ps(output - 1, 1, prompt + 1)

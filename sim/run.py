@@ -20,7 +20,7 @@ from fastserve.workload import Trace
 from fastserve.workload.requests import jobs_of, outputs_of, targets_of
 from sim.inbox import Inbox
 from sim.link import Link
-from sim.machine import ModelledMachine
+from sim.machine import Alone, ModelledMachine
 from sim.report.run import Run
 from sim.settings import Settings
 from sim.world import World
@@ -56,14 +56,9 @@ def build(
     link = Link(hardware.link, hardware.memory.block_bytes)
     machine = ModelledMachine(hardware.latency, link, outputs_of(trace), inbox)
     budget = scheduler.batching.budget if settings.batching == "chunked" else None
-    latency = hardware.latency
-
-    def alone(prompt: int, output: int) -> float:
-        return latency.alone_ps(prompt, output, budget) / 1e12
-
     targets = targets_of(trace)
     slo = None if targets is None else lambda id: targets[id].seconds()
-    recorder = Recorder(hardware.memory.block_bytes, alone, slo)
+    recorder = Recorder(hardware.memory.block_bytes, Alone(hardware.latency, budget).ps, slo)
     about = {"trace": trace.name, "policy": row(spec, settings), "seed": seed}
     world = World(scheduler, machine, link, inbox, recorder, max_backlog=settings.max_backlog, watch=watch, about=about)
     return world, scheduler

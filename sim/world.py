@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
-from typing import Any
+from typing import Any, Final
 
 import simpy
 
@@ -17,6 +17,9 @@ from sim.clock import Clock
 from sim.inbox import Inbox
 from sim.link import Link
 from sim.machine import ModelledMachine
+
+STRIDE: Final = 256
+"""Once in so many turns SimPy gets its own all the same, and with it Ctrl-C."""
 
 
 class World:
@@ -50,6 +53,7 @@ class World:
         self.observers = Observers(scheduler, about)
         self.planned_at = 0  # ns, of the last plan that somebody looked at
         self.env: Any = Clock()  # its times are whole ns; SimPy would call them numbers
+        self.now = 0  # ns; the clock may lag behind, see Clock
         self.idle = self.env.event()
         self.wake = self.env.event()
         self.env.process(self.gpu())
@@ -71,9 +75,9 @@ class World:
             self.env.run()
             if self.broken is not None:
                 raise self.broken
-            self.recorder.ended(self.env.now)
+            self.recorder.ended(self.now)
         finally:
-            self.observers.ended(self.env.now)
+            self.observers.ended(self.now)
 
     def gpu(self) -> Generator[simpy.Event, Any, None]:
         """SimPy remakes what a process raises from its args, which these errors do not survive; so they are kept."""
@@ -91,7 +95,9 @@ class World:
         inbox = self.inbox
         watch = self.watch
         observers = self.observers
-        now: int = env.now
+        due: list[Any] = env.due
+        now = 0
+        turns = 0
         while True:
             if inbox.at <= now:
                 self.drain(now)
@@ -108,21 +114,20 @@ class World:
                     if scheduler.live:
                         raise self._stuck()
                     return
-                if env.jump(max(now, wakes)):
-                    now = max(now, wakes)
-                else:
+                now = self.now = max(now, wakes)
+                turns += 1
+                if turns % STRIDE == 0 or (due and due[0][0] <= now):
                     yield self.something(opens)
-                    now = env.now
                 continue
             looked_at = bool(observers.members)
             if looked_at:
                 self.planned_at = now
                 observers.planned(plan, now)
             outcome = machine.run(plan)
-            duration = outcome.stall + outcome.service
-            now += duration
-            if not env.jump(now):
-                yield env.timeout(duration)
+            now = self.now = now + outcome.stall + outcome.service
+            turns += 1
+            if turns % STRIDE == 0 or (due and due[0][0] <= now):
+                yield env.until(now)
             try:
                 finished = scheduler.commit(plan, outcome, now)
             except PolicyError:

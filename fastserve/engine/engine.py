@@ -66,7 +66,7 @@ class Engine:
         self.input_processor = InputProcessor(info, serving, clock, self.inbox)
         recorder = Recorder(
             hardware.memory.block_bytes,
-            lambda prompt, output: latency.alone_ps(prompt, output, budget) / 1e12,
+            lambda prompt, output: latency.alone_ps(prompt, output, budget),
             self.input_processor.slo_of,
             keep=serving.keep_records,
         )

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from math import isqrt
+from math import isqrt, sqrt
 from os import PathLike
 from pathlib import Path
+from typing import Final
+
+from fastserve.sched.int64 import i64
 
 
 class LatencyModel:
     """The time of one iteration, and of many decode iterations of one batch at once.
 
     Invariants of every subclass: `span_ps` is exactly the sum of its iterations; a decode iteration takes at least 1 ps
-    and never less with more context; a prefill never takes less with more tokens. No floats after loading.
-    Subclasses override the four methods that raise here. (No ABC: under mypyc 2.4 its instances crash the collector.)
+    and never less with more context; a prefill never takes less with more tokens. Whole numbers decide, floats guess.
+    Subclasses override the four methods that raise here. Compiled, a span must fit 64 bits: 106 days.
+    (No ABC: under mypyc 2.4 its instances crash the collector.)
     """
 
     name: str
@@ -24,7 +28,7 @@ class LatencyModel:
         self.name = name
         self.provenance = provenance
 
-    def iteration_ps(self, batch: int, context: int, chunks: Sequence[tuple[int, int]]) -> int:
+    def iteration_ps(self, batch: i64, context: i64, chunks: Sequence[tuple[int, int]]) -> i64:
         """One iteration of `batch` decoding jobs and of prefill `chunks`, 0 if there is neither.
 
         context: sum over the decoding jobs of prompt + generated, the token being processed included.
@@ -32,11 +36,11 @@ class LatencyModel:
         """
         raise NotImplementedError
 
-    def span_ps(self, k: int, batch: int, context: int) -> int:
+    def span_ps(self, k: i64, batch: i64, context: i64) -> i64:
         """k decode iterations of one batch of at least 1; each adds `batch` tokens to the context."""
         raise NotImplementedError
 
-    def steps_for(self, ps: int, batch: int, context: int) -> int:
+    def steps_for(self, ps: i64, batch: i64, context: i64) -> i64:
         """The smallest k >= 1 with span_ps(k, batch, context) >= ps. Constant time for any ps."""
         raise NotImplementedError
 
@@ -44,7 +48,7 @@ class LatencyModel:
         """The numbers as they were given, not as quantised; `from_json` builds the same model again."""
         raise NotImplementedError
 
-    def last_ps(self, k: int, batch: int, context: int) -> int:
+    def last_ps(self, k: i64, batch: i64, context: i64) -> i64:
         """The longest of k decode iterations: the last, because the context only grows."""
         return self.iteration_ps(batch, context + (k - 1) * batch, ())
 
@@ -77,12 +81,33 @@ class LatencyModel:
         Path(path).write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
 
 
-def steps_on_line(ps: int, first: int, growth: int) -> int:
+GUESSED: Final = 1 << 52
+"""ps, 75 minutes: up to here floats are exact, and the root in floats is within a step or two of the true one."""
+
+
+def steps_on_line(ps: i64, first: i64, growth: i64) -> i64:
     """The smallest k >= 1 with k * first + growth * k * (k - 1) / 2 >= ps, for first >= 1 and growth >= 0."""
     if ps <= first:
         return 1
     if growth == 0:
         return -(-ps // first)
+    if ps >= GUESSED:
+        return _steps_by_isqrt(ps, first, growth)
+    # A guess in floats, by the form of the root that loses no digits; whole numbers decide.
+    b = float(2 * first - growth)
+    root = sqrt(b * b + 8.0 * float(growth) * float(ps))
+    k: i64 = int(4.0 * float(ps) / (b + root)) if b > 0.0 else int((root - b) / (2.0 * float(growth)))
+    if k < 1:
+        k = 1
+    while k * first + growth * (k * (k - 1) // 2) < ps:
+        k += 1
+    while k > 1 and (k - 1) * first + growth * ((k - 1) * (k - 2) // 2) >= ps:
+        k -= 1
+    return k
+
+
+def _steps_by_isqrt(ps: int, first: int, growth: int) -> int:
+    """The same in whole numbers of any size."""
     # floor((isqrt(d) - b) / 2a) is the floor of the real root, because b and 2a are whole; so one correction is enough
     b = 2 * first - growth
     k = (isqrt(b * b + 8 * growth * ps) - b) // (2 * growth)

@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from fastserve.hardware.json_fields import Fields, picoseconds
 from fastserve.hardware.lines import LineModel
+from fastserve.sched.int64 import i64
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +59,16 @@ class LinearLatency(LineModel):
         constant = picoseconds(piece.ms) + picoseconds(piece.ms_per_sequence) * batch
         return constant, picoseconds(piece.ms_per_context_token)
 
-    def iteration_ps(self, batch: int, context: int, chunks: Sequence[tuple[int, int]]) -> int:
+    def iteration_ps(self, batch: i64, context: i64, chunks: Sequence[tuple[int, int]]) -> i64:
         if batch >= self._known:
             self._grow(batch)
         if not chunks:
             return self._constant[batch] + self._slope[batch] * context
-        ps = self._mixed[batch] + self._slope[batch] * context
-        per_token = self._per_token
-        squared = self._per_squared_token
+        ps: i64 = self._mixed[batch] + self._slope[batch] * context
+        per_token: i64 = self._per_token
+        squared: i64 = self._per_squared_token
+        cached: i64
+        tokens: i64
         for cached, tokens in chunks:
             ps += tokens * (per_token + squared * (2 * cached + tokens))  # end^2 - start^2, factored
         return ps

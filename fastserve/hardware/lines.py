@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastserve.hardware.base import LatencyModel, steps_on_line
+from fastserve.sched.int64 import i64
 
 
 class LineModel(LatencyModel):
@@ -13,7 +14,7 @@ class LineModel(LatencyModel):
     It is never shorter than its prefill alone or its decode alone.
     """
 
-    _known: int  # batch sizes below this one have their lines; index 0 is the iteration without decoding jobs
+    _known: i64  # batch sizes below this one have their lines; index 0 is the iteration without decoding jobs
     _constant: list[int]
     _slope: list[int]
     _mixed: list[int]  # stands for the constant when the iteration also prefills
@@ -43,19 +44,19 @@ class LineModel(LatencyModel):
             self._mixed.append(max(self._prefill_fixed, constant + self._extra))
         self._known = size
 
-    def span_ps(self, k: int, batch: int, context: int) -> int:
+    def span_ps(self, k: i64, batch: i64, context: i64) -> i64:
         if batch >= self._known:
             self._grow(batch)
-        slope = self._slope[batch]
+        slope: i64 = self._slope[batch]
         return k * (self._constant[batch] + slope * context) + slope * batch * (k * (k - 1) // 2)
 
-    def steps_for(self, ps: int, batch: int, context: int) -> int:
+    def steps_for(self, ps: i64, batch: i64, context: i64) -> i64:
         if batch >= self._known:
             self._grow(batch)
-        slope = self._slope[batch]
+        slope: i64 = self._slope[batch]
         return steps_on_line(ps, self._constant[batch] + slope * context, slope * batch)
 
-    def last_ps(self, k: int, batch: int, context: int) -> int:
+    def last_ps(self, k: i64, batch: i64, context: i64) -> i64:
         if batch >= self._known:
             self._grow(batch)
         return self._constant[batch] + self._slope[batch] * (context + (k - 1) * batch)

@@ -12,50 +12,20 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
+from struct import Struct
 from typing import Any
 
 import numpy as np
 
+from fastserve.metrics.columns import COLUMNS, FINISHES, NO_SLO, NUMBERS, Columns, Slo, columns_of, empty
 from fastserve.sched.job import Job
 from fastserve.sched.observer import Observer, Run
 from fastserve.sched.plan import Copy, Outcome, Plan
 
-COLUMNS: dict[str, str] = {
-    "id": "i8",
-    "arrival": "f8",  # s; all times are seconds from the same origin
-    "prompt_tokens": "i8",
-    "output_tokens": "i8",  # delivered
-    "finish": "O",  # stop, length, cancelled, rejected, unfinished
-    "first_token": "f8",  # s; nan if there was none
-    "end": "f8",  # s; nan if it has not ended
-    "jct_from_arrival": "f8",  # s; of an unfinished job so far, a lower bound; nan if rejected
-    "ttft": "f8",  # s
-    "s_per_token": "f8",  # JCT / output tokens: the papers' normalised latency
-    "tpot_excl_first": "f8",  # s; nan below two tokens
-    "slowdown": "f8",  # JCT / alone
-    "alone": "f8",  # s; the same job on an empty machine
-    "queued": "f8",  # s before its first place in the batch
-    "preempted": "f8",  # s between its visits
-    "stalled": "f8",  # s that its batch waited for copies
-    "service": "f8",  # s charged
-    "largest_gap": "f8",  # s between two of its tokens; nan below two
-    "preemptions": "i8",
-    "recomputed_tokens": "i8",
-    "swapped_out_bytes": "i8",
-    "swapped_in_bytes": "i8",
-    "client": "O",
-    "program": "O",
-    "priority": "i8",
-    "ttft_slo": "f8",  # s; nan if none
-    "tpot_slo": "f8",
-    "e2e_slo": "f8",
-}
-"""Column -> numpy kind; units beside it."""
+__all__ = ["COLUMNS", "NO_SLO", "Columns", "Recorder", "Slo"]
 
-Columns = dict[str, np.ndarray[Any, np.dtype[Any]]]
-Slo = tuple[float, float, float]
-NO_SLO: Slo = (float("nan"), float("nan"), float("nan"))
-FLUSH = 20_000  # rows kept as Python objects before they go into arrays
+PACK = Struct(f"{len(NUMBERS)}q").pack
+FLUSH = 20_000  # rows kept as whole numbers before they go into columns
 
 
 class Trail:
@@ -82,7 +52,7 @@ class Trail:
 
 
 class Recorder(Observer):
-    """block_bytes: of a KV block. alone: (prompt, output tokens) -> s on an empty machine. slo: job id -> SLOs, s.
+    """block_bytes: of a KV block. alone: (prompt, output tokens) -> ps on an empty machine. slo: job id -> SLOs, s.
 
     keep: rows that are kept at least; older ones may go, as a server that runs for months must have it. None keeps all.
     watch: told of each job's row, by column, when it is made.
@@ -91,7 +61,7 @@ class Recorder(Observer):
     def __init__(
         self,
         block_bytes: int = 0,
-        alone: Callable[[int, int], float] | None = None,
+        alone: Callable[[int, int], int] | None = None,
         slo: Callable[[int], Slo] | None = None,
         *,
         keep: int | None = None,
@@ -104,7 +74,9 @@ class Recorder(Observer):
         self.alone = alone
         self.slo = slo
         self.trails: dict[Job, Trail] = {}
-        self.rows: list[tuple[Any, ...]] = []
+        self.rows = bytearray()  # the NUMBERS of each
+        self.texts: list[tuple[str, str]] = []  # client and program of each
+        self.finishes = dict(FINISHES)
         self.parts: list[Columns] = []
         self.stall = 0  # ns of stall so far
         self.waited = 0  # ns since the batch last decoded, through iterations in which decodes idle
@@ -193,7 +165,6 @@ class Recorder(Observer):
                 trail.gap = peaks[at][1]
 
     def _joined(self, plan: Plan, stall: int) -> None:
-        prefilled = {job for job, _ in plan.prefill}
         for job in plan.joined:
             self.joins += 1
             trail = self.trails.get(job)
@@ -203,7 +174,7 @@ class Recorder(Observer):
             else:
                 trail.preempted += plan.now - trail.left
             trail.stall = self.stall - stall
-            if job not in prefilled and (job.rolling or job.finish):
+            if (job.rolling or job.finish) and job not in [other for other, _ in plan.prefill]:
                 self.awaiting[job] = trail
 
     def _silent(self, outcome: Outcome) -> dict[Job, Trail]:
@@ -277,56 +248,40 @@ class Recorder(Observer):
         self._row(job, trail, now, finish or job.finish)
 
     def _row(self, job: Job, trail: Trail, now: int, finish: str) -> None:
-        nan = float("nan")
         tokens = job.generated
-        jct = nan if finish == "rejected" else (now - job.arrival) / 1e9
-        ended = finish != "unfinished"
-        ttft = (trail.first - job.arrival) / 1e9 if trail.first >= 0 else nan
-        alone = self.alone(job.prompt, tokens) if self.alone is not None and tokens else nan
-        row = (
+        row: bytes = PACK(
             job.id,
-            job.arrival / 1e9,
+            job.arrival,
             job.prompt,
             tokens,
-            finish,
-            trail.first / 1e9 if trail.first >= 0 else nan,
-            now / 1e9 if ended else nan,
-            jct,
-            ttft,
-            jct / tokens if tokens else nan,
-            (now - trail.first) / 1e9 / (tokens - 1) if tokens > 1 and ended else nan,
-            jct / alone if alone > 0 else nan,
-            alone,
-            trail.queued / 1e9 if trail.queued >= 0 else nan,
-            trail.preempted / 1e9,
-            trail.stalled / 1e9,
-            job.served / 1e9,
-            trail.gap / 1e9 if tokens > 1 else nan,
+            self.finishes.setdefault(finish, len(self.finishes)),
+            trail.first,
+            now,
+            self.alone(job.prompt, tokens) if self.alone is not None and tokens else 0,
+            trail.queued,
+            trail.preempted,
+            trail.stalled,
+            job.served,
+            trail.gap,
             job.preemptions,
-            max(0, trail.computed - job.prompt),
-            trail.blocks_out * self.block_bytes,
-            trail.blocks_in * self.block_bytes,
-            job.client,
-            job.program,
+            trail.computed,
+            trail.blocks_out,
+            trail.blocks_in,
             job.priority,
-            *(NO_SLO if self.slo is None else self.slo(job.id)),
         )
-        self.rows.append(row)
+        self.rows += row
+        self.texts.append((job.client, job.program))
         if self.watch is not None:
-            self.watch(job, dict(zip(COLUMNS, row, strict=True)))
-        if len(self.rows) >= self.flush:
+            columns = columns_of(row, self.texts[-1:], self.finishes, self.block_bytes, self.slo)
+            self.watch(job, {name: values.tolist()[0] for name, values in columns.items()})
+        if len(self.texts) >= self.flush:
             self._flush()
 
     def _flush(self) -> None:
-        if self.rows:
-            values = zip(*self.rows, strict=True)
-            self.parts.append(
-                {
-                    name: np.array(column, dtype=kind)
-                    for (name, kind), column in zip(COLUMNS.items(), values, strict=True)
-                }
-            )
-            self.rows.clear()
+        if self.texts:
+            self.parts.append(columns_of(self.rows, self.texts, self.finishes, self.block_bytes, self.slo))
+            self.rows = bytearray()
+            self.texts = []
             if self.keep is not None:
                 while sum([len(part["id"]) for part in self.parts[1:]]) >= self.keep:
                     del self.parts[0]
@@ -335,7 +290,7 @@ class Recorder(Observer):
         """The records so far, by id; arrays of equal length."""
         self._flush()
         if not self.parts:
-            return {name: np.empty(0, dtype=kind) for name, kind in COLUMNS.items()}
+            return empty()
         if len(self.parts) > 1:
             # Column by column, so that a million jobs are never held twice.
             self.parts = [{name: np.concatenate([part.pop(name) for part in self.parts]) for name in COLUMNS}]

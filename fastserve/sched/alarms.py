@@ -1,18 +1,22 @@
 """What rings: the alarms that policies set with wake(), on three clocks.
 
-Each clock has a heap of (at, arrival, id, job). No table says which entries count: one is current while it names the
+Each clock has a heap of (at, id, job). No table says which entries count: one is current while it names the
 time at which its job's alarm is due by the job's goal and base, and stale otherwise; stale ones are dropped when seen.
 """
 
 from __future__ import annotations
 
 from heapq import heappop, heappush
+from typing import Final
 
 from fastserve.sched.errors import PolicyError
 from fastserve.sched.job import NEVER, Job, Meter
 from fastserve.sched.policy import KEEP, Policy
 
-Entry = tuple[int, int, int, Job]  # (at, arrival, id, job): the id is unique, so jobs are never compared
+Entry = tuple[int, int, Job]  # (at, id, job): the id is unique, so jobs are never compared
+
+push: Final = heappush  # (compiled, a Final name costs no look-up)
+pop: Final = heappop
 
 
 def served_at(job: Job) -> int:
@@ -44,27 +48,33 @@ class Alarms:
 
     def wake(self, job: Job, served: int | None, tokens: int | None, waited: int | None) -> None:
         """See Policy.wake()."""
-        if served != KEEP:
-            job.served_goal = NEVER if served is None else job.served + max(1, served)
+        if served is None:
+            job.served_goal = NEVER
+        elif served != KEEP:
+            job.served_goal = job.served + (served if served > 0 else 1)
             self.watch_served(job)
-        if tokens != KEEP:
-            job.tokens_goal = NEVER if tokens is None else job.generated + max(1, tokens)
+        if tokens is None:
+            job.tokens_goal = NEVER
+        elif tokens != KEEP:
+            job.tokens_goal = job.generated + (tokens if tokens > 0 else 1)
             self.watch_tokens(job)
-        if waited != KEEP:
-            job.waited = 0 if waited is None else max(1, waited)
+        if waited is None:
+            job.waited = 0
+        elif waited != KEEP:
+            job.waited = waited if waited > 0 else 1
             self.watch_waited(job)
 
     def watch_served(self, job: Job) -> None:
         if job.running and job.served_goal < NEVER:
-            heappush(self.served, (job.served_goal - job.clock_base, job.arrival, job.id, job))
+            push(self.served, (job.served_goal - job.clock_base, job.id, job))
 
     def watch_tokens(self, job: Job) -> None:
         if job.rolling and job.tokens_goal < NEVER:
-            heappush(self.tokens, (job.tokens_goal - job.tokens_base, job.arrival, job.id, job))
+            push(self.tokens, (job.tokens_goal - job.tokens_base, job.id, job))
 
     def watch_waited(self, job: Job) -> None:
         if job.waited and not job.running:
-            heappush(self.waited, (job.since + job.waited, job.arrival, job.id, job))
+            push(self.waited, (job.since + job.waited, job.id, job))
 
     # -- when the next one rings; NEVER if none does ---------------------------------------------------------------
 
@@ -72,27 +82,27 @@ class Alarms:
         heap = self.served
         while heap:
             entry = heap[0]
-            if served_at(entry[3]) == entry[0]:
+            if served_at(entry[2]) == entry[0]:
                 return entry[0]
-            heappop(heap)
+            pop(heap)
         return NEVER
 
     def next_tokens(self) -> int:
         heap = self.tokens
         while heap:
             entry = heap[0]
-            if tokens_at(entry[3]) == entry[0]:
+            if tokens_at(entry[2]) == entry[0]:
                 return entry[0]
-            heappop(heap)
+            pop(heap)
         return NEVER
 
     def next_waited(self) -> int:
         heap = self.waited
         while heap:
             entry = heap[0]
-            if waited_at(entry[3]) == entry[0]:
+            if waited_at(entry[2]) == entry[0]:
                 return entry[0]
-            heappop(heap)
+            pop(heap)
         return NEVER
 
     # -- the end of an iteration -----------------------------------------------------------------------------------
@@ -117,14 +127,14 @@ class Alarms:
         turns: list[tuple[int, int, bool, Job]] = []
         served = self.served
         while served and served[0][0] <= service:
-            entry = heappop(served)
-            if served_at(entry[3]) == entry[0]:
-                turns.append((entry[1], entry[2], False, entry[3]))
+            at, id, job = pop(served)
+            if served_at(job) == at:
+                turns.append((job.arrival, id, False, job))
         tokens = self.tokens
         while tokens and tokens[0][0] <= steps:
-            entry = heappop(tokens)
-            if tokens_at(entry[3]) == entry[0]:
-                turns.append((entry[1], entry[2], True, entry[3]))
+            at, id, job = pop(tokens)
+            if tokens_at(job) == at:
+                turns.append((job.arrival, id, True, job))
         if len(turns) > 1:
             turns.sort()
         rung = False
@@ -146,9 +156,9 @@ class Alarms:
         heap = self.waited
         turns: list[tuple[int, int, Job]] = []
         while heap and heap[0][0] <= now:
-            entry = heappop(heap)
-            if waited_at(entry[3]) == entry[0]:
-                turns.append((entry[1], entry[2], entry[3]))
+            at, id, job = pop(heap)
+            if waited_at(job) == at:
+                turns.append((job.arrival, id, job))
         if len(turns) > 1:
             turns.sort()
         rung = False

@@ -65,8 +65,8 @@ class Chooser:
         self.room = 0  # device blocks left over by the members, parked KV not counted
         self.hold = 0  # meter.service until which the visit guard keeps the batch as it is; 0: it does not
         self.steady = True  # would it say the same at the next boundary if nothing happens until then?
-        # What it works with: ranking.run[top:] leave.
-        self._top = 0
+        # What it works with: ranking.run[top:] leave; -1 until the order of those who run matters.
+        self._top = -1
         self._places = 0
         self._cold = 0  # blocks of KV that would be parked
 
@@ -87,7 +87,7 @@ class Chooser:
             return
         if ranking.dirty or not ranking.settled:
             ranking.refresh()
-        self._top = len(ranking.run)
+        self._top = -1 if ranking.lazy else self._line_up()
         self._places = self.slots - len(self.running)
         self._cold = ledger.cold
         left: list[Job] = []
@@ -95,6 +95,7 @@ class Chooser:
         self.left = left
         self.joined = joined
         if room < 0:
+            self._top = self._line_up()
             self._shed(left)
         closed = False
         if self.hold:
@@ -103,6 +104,11 @@ class Chooser:
         elif (ranking.wait or ranking.own_queue) and (not self.batching.gated or self._opens(now, waiting)):
             closed = self._admit(left, joined)
         self.steady = self._places <= 0 or (not left and not (closed and ranking.own_queue))
+
+    def _line_up(self) -> int:
+        """Brings the order of those who run up to date. Returns how many may be displaced."""
+        self.ranking.refresh_run()
+        return len(self.ranking.run)
 
     def _shed(self, left: list[Job]) -> None:
         """The running jobs have outgrown the device: the weakest leave."""
@@ -139,9 +145,11 @@ class Chooser:
             if left and not self._beats(rank, run[top], job):
                 return True  # nobody takes the place of a better one that had to leave
             need = ledger.need(job)
-            t = top
             places = self._places
             room = self.room
+            if top < 0 and (places <= 0 or room < need):
+                top = self._top = self._line_up()
+            t = top
             fits = True
             while places <= 0 or room < need:
                 if t == 0 or not self._beats(rank, run[t - 1], job):

@@ -99,11 +99,11 @@ class Scheduler:
     # -- what the policy asks for ----------------------------------------------------------------------------------
 
     def rerank(self, job: Job) -> None:
-        if job in self.live:
+        if job.meter is self.meter and not job.finish:  # as `job in self.live` says, but quicker
             self.ranking.dirty[job] = None
 
     def wake(self, job: Job, served: int | None, tokens: int | None, waited: int | None) -> None:
-        if job in self.live:
+        if job.meter is self.meter and not job.finish:
             self.alarms.wake(job, served, tokens, waited)
 
     # -- what the driver tells -------------------------------------------------------------------------------------

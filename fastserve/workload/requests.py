@@ -72,17 +72,23 @@ def requests_of(trace: Trace, predictor: Predictor | None = None) -> Iterator[Tr
 
 def jobs_of(trace: Trace, predictor: Predictor | None = None) -> Iterator[Job]:
     """The same requests as Jobs, for drivers of a Scheduler. Without a predictor no job has a guess."""
-    for request in _plain(trace):
-        job = request.job()
+    for id, arrival, prompt, output, limit, client, program, priority, slo, _ in _rows(trace):
+        deadline = NEVER if slo is NO_TARGETS else slo.deadline(arrival)
+        job = Job(id, arrival, prompt, limit, client, program, priority, deadline)
         if predictor is not None:
-            job.guess = predictor.predict(job, request.output)
+            job.guess = predictor.predict(job, output)
         yield job
 
 
 def _plain(trace: Trace) -> Iterator[TraceRequest]:
     """Rows of the trace as requests."""
+    return map(TraceRequest._make, _rows(trace))
+
+
+def _rows(trace: Trace) -> Iterator[tuple[int, int, int, int, int, str, str, int, SloTargets, int | None]]:
+    """The fields of each TraceRequest."""
     outputs = outputs_of(trace)
-    rows = zip(
+    return zip(
         range(len(trace)),
         trace.arrival.tolist(),
         trace.prompt.tolist(),
@@ -95,7 +101,6 @@ def _plain(trace: Trace) -> Iterator[TraceRequest]:
         repeat(None) if trace.guess is None else [guess or None for guess in trace.guess.tolist()],
         strict=False,  # repeat() has no end; a Trace's columns are of equal length
     )
-    return map(TraceRequest._make, rows)
 
 
 def outputs_of(trace: Trace) -> list[int]:

@@ -52,7 +52,8 @@ class Expanded(Observer):
         self._chunks: list[tuple[int, int, int]] = []
 
     def planned(self, plan: Plan, now: int) -> None:
-        self._start = max(self.machine.ps, plan.now * 1000)
+        machine = self.machine
+        self._start = plan.now * 1000 + (machine.rest if machine.at == plan.now else 0)
         self._changes = moves(plan)
         self._chunks = [(job.id, job.prefilled, tokens) for job, tokens in plan.prefill]
 

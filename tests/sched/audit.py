@@ -31,7 +31,7 @@ def audit(scheduler: Scheduler) -> None:
         residues[(job.prompt + job.tokens_base + ledger.lookahead) % ledger.block] += ledger.grows(job)
     assert ledger.phase == residues
     for at, heap in ((served_at, alarms.served), (tokens_at, alarms.tokens), (waited_at, alarms.waited)):
-        entries = {(entry[0], entry[3]) for entry in heap}
+        entries = {(entry[0], entry[-1]) for entry in heap}
         assert all(at(job) == NEVER or (at(job), job) in entries for job in scheduler.live)
     assert ledger.cold == _held(ledger, waiting, "device", "leaving", "coming") + _blocks(orphans, out=False)
     assert ledger.leaving == _held(ledger, waiting, "leaving")

@@ -1,0 +1,106 @@
+"""The columns of a record, and the one set of formulas that makes them: from whole numbers, in NumPy, many at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+COLUMNS: dict[str, str] = {
+    "id": "i8",
+    "arrival": "f8",  # s; all times are seconds from the same origin
+    "prompt_tokens": "i8",
+    "output_tokens": "i8",  # delivered
+    "finish": "O",  # stop, length, cancelled, rejected, unfinished
+    "first_token": "f8",  # s; nan if there was none
+    "end": "f8",  # s; nan if it has not ended
+    "jct_from_arrival": "f8",  # s; of an unfinished job so far, a lower bound; nan if rejected
+    "ttft": "f8",  # s
+    "s_per_token": "f8",  # JCT / output tokens: the papers' normalised latency
+    "tpot_excl_first": "f8",  # s; nan below two tokens
+    "slowdown": "f8",  # JCT / alone
+    "alone": "f8",  # s; the same job on an empty machine
+    "queued": "f8",  # s before its first place in the batch
+    "preempted": "f8",  # s between its visits
+    "stalled": "f8",  # s that its batch waited for copies
+    "service": "f8",  # s charged
+    "largest_gap": "f8",  # s between two of its tokens; nan below two
+    "preemptions": "i8",
+    "recomputed_tokens": "i8",
+    "swapped_out_bytes": "i8",
+    "swapped_in_bytes": "i8",
+    "client": "O",
+    "program": "O",
+    "priority": "i8",
+    "ttft_slo": "f8",  # s; nan if none
+    "tpot_slo": "f8",
+    "e2e_slo": "f8",
+}
+"""Column -> numpy kind; units beside it."""
+
+Columns = dict[str, np.ndarray[Any, np.dtype[Any]]]
+Slo = tuple[float, float, float]
+NO_SLO: Slo = (float("nan"), float("nan"), float("nan"))
+NUMBERS = (
+    "id", "arrival", "prompt", "tokens", "finish", "first", "now", "alone", "queued", "preempted", "stalled", "served",
+    "gap", "preemptions", "computed", "blocks_out", "blocks_in", "priority",
+)  # fmt: skip
+"""What is kept of a job until its columns are made. Times in ns, -1 for what never happened; alone in ps, 0 unknown."""
+
+REJECTED, UNFINISHED = 0, 1
+FINISHES = {"rejected": REJECTED, "unfinished": UNFINISHED}
+"""Number of each word for how a job finished; others follow as they come."""
+
+
+def columns_of(
+    rows: bytes | bytearray,
+    texts: Sequence[tuple[str, str]],
+    finishes: Mapping[str, int],
+    block_bytes: int,
+    slo: Callable[[int], Slo] | None,
+) -> Columns:
+    """rows: the NUMBERS of each job as int64. texts: its client and program. finishes: word -> number."""
+    nan = float("nan")
+    table = np.frombuffer(rows, np.int64).reshape(-1, len(NUMBERS)).T.copy()
+    n = dict(zip(NUMBERS, table, strict=True))
+    tokens, finish, begun = n["tokens"], n["finish"], n["first"] >= 0
+    ended = finish != UNFINISHED
+    with np.errstate(divide="ignore", invalid="ignore"):
+        jct = np.where(finish != REJECTED, (n["now"] - n["arrival"]) / 1e9, nan)
+        alone = np.where(n["alone"] > 0, n["alone"] / 1e12, nan)
+        columns: Columns = {
+            "id": n["id"],
+            "arrival": n["arrival"] / 1e9,
+            "prompt_tokens": n["prompt"],
+            "output_tokens": tokens,
+            "finish": np.array(list(finishes), "O")[finish],
+            "first_token": np.where(begun, n["first"] / 1e9, nan),
+            "end": np.where(ended, n["now"] / 1e9, nan),
+            "jct_from_arrival": jct,
+            "ttft": np.where(begun, (n["first"] - n["arrival"]) / 1e9, nan),
+            "s_per_token": np.where(tokens > 0, jct / tokens, nan),
+            "tpot_excl_first": np.where((tokens > 1) & ended, (n["now"] - n["first"]) / 1e9 / (tokens - 1), nan),
+            "slowdown": jct / alone,
+            "alone": alone,
+            "queued": np.where(n["queued"] >= 0, n["queued"] / 1e9, nan),
+            "preempted": n["preempted"] / 1e9,
+            "stalled": n["stalled"] / 1e9,
+            "service": n["served"] / 1e9,
+            "largest_gap": np.where(tokens > 1, n["gap"] / 1e9, nan),
+            "preemptions": n["preemptions"],
+            "recomputed_tokens": np.maximum(0, n["computed"] - n["prompt"]),
+            "swapped_out_bytes": n["blocks_out"] * block_bytes,
+            "swapped_in_bytes": n["blocks_in"] * block_bytes,
+            "client": np.array([client for client, _ in texts], "O"),
+            "program": np.array([program for _, program in texts], "O"),
+            "priority": n["priority"],
+        }
+    slos = np.full((len(texts), 3), nan) if slo is None else np.array([slo(id) for id in n["id"].tolist()], "f8")
+    columns["ttft_slo"], columns["tpot_slo"], columns["e2e_slo"] = slos.T.copy()
+    return columns
+
+
+def empty() -> Columns:
+    """Of no jobs."""
+    return {name: np.empty(0, dtype=kind) for name, kind in COLUMNS.items()}
