@@ -8,7 +8,7 @@ import pytest
 
 from fastserve.sched.job import NEVER, Job
 from fastserve.sched.link import ModelledLink, carry
-from fastserve.sched.plan import Copy, Plan
+from fastserve.sched.plan import Copy, Moves, Plan
 
 
 def copy(blocks: int, out: bool, id: int = 0) -> Copy:
@@ -34,9 +34,10 @@ class Book:
 
 
 def plan_of(now: int = 0, **moves: list[Copy]) -> Plan:
-    plan = Plan(now, {}, [])
+    asked = Moves()
     for name, copies in moves.items():
-        setattr(plan, name, copies)
+        setattr(asked, name, copies)
+    plan = Plan(now, {}, moves=asked)
     return plan
 
 
