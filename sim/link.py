@@ -9,8 +9,9 @@ from typing import Any
 import simpy
 
 from fastserve import hardware
+from fastserve.sched.job import Copy
 from fastserve.sched.link import ModelledLink
-from fastserve.sched.plan import Copy, Transfer
+from fastserve.sched.plan import Transfer
 
 
 class Link(ModelledLink):

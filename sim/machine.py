@@ -8,8 +8,8 @@ from typing import Final
 
 from fastserve.hardware import LatencyModel
 from fastserve.sched.int64 import i64
-from fastserve.sched.job import NEVER, Job
-from fastserve.sched.plan import Copy, Outcome, Plan
+from fastserve.sched.job import NEVER, Copy, Job
+from fastserve.sched.plan import Outcome, Plan
 from sim.inbox import Inbox
 from sim.link import Link
 

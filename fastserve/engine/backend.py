@@ -13,8 +13,8 @@ from typing import Any, Literal, NamedTuple, Protocol
 from fastserve.engine.model_info import ModelInfo
 from fastserve.engine.params import SamplingParams
 from fastserve.hardware import Hardware
-from fastserve.sched.job import Job
-from fastserve.sched.plan import Copy, Plan, Transfer
+from fastserve.sched.job import Copy, Job
+from fastserve.sched.plan import Plan, Transfer
 
 Exact = Literal["always", "same-composition", "no"]
 

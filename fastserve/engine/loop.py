@@ -19,9 +19,9 @@ from fastserve.engine.recovery import Recovery
 from fastserve.engine.request import Piece, Request
 from fastserve.metrics.records import Recorder
 from fastserve.sched.errors import ObserverError, RefusedError
-from fastserve.sched.job import Job
+from fastserve.sched.job import Copy, Job
 from fastserve.sched.observer import Observers
-from fastserve.sched.plan import Copy, Plan, Transfer
+from fastserve.sched.plan import Plan, Transfer
 from fastserve.sched.scheduler import Scheduler
 
 log = logging.getLogger("fastserve")

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any, Final, TextIO
 
 from fastserve.formats import VERSIONS
-from fastserve.sched.job import NEVER, Job
+from fastserve.sched.job import NEVER, Copy, Job
 from fastserve.sched.observer import Observer
-from fastserve.sched.plan import Copy, Outcome, Plan
+from fastserve.sched.plan import Outcome, Plan
 
 log = logging.getLogger("fastserve")
 

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from fastserve.metrics.columns import COLUMNS, FINISHES, NO_SLO, NUMBERS, Columns, Slo, columns_of, empty
-from fastserve.sched.job import Job
+from fastserve.sched.job import Copy, Job
 from fastserve.sched.observer import Observer, Run
-from fastserve.sched.plan import Copy, Outcome, Plan
+from fastserve.sched.plan import Outcome, Plan
 
 __all__ = ["COLUMNS", "NO_SLO", "Columns", "Recorder", "Slo"]
 

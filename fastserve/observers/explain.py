@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from fastserve.observers.reason import why_left
-from fastserve.sched.job import Job, Place
+from fastserve.sched.job import Copy, Job, Place
 from fastserve.sched.observer import Observer, Run, level, said
-from fastserve.sched.plan import Copy, Outcome, Plan, Transfer
+from fastserve.sched.plan import Outcome, Plan, Transfer
 
 COMES_WITH = {
     Place.DEVICE: "its KV is still on the device",

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fastserve.sched.job import COMING, DEVICE, HOST, LEAVING, NEVER, NOWHERE, Job
-from fastserve.sched.plan import Copy
+from fastserve.sched.job import COMING, DEVICE, HOST, LEAVING, NEVER, NOWHERE, Copy, Job
 
 
 class Ledger:

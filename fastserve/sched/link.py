@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from fastserve.sched.job import NEVER
-from fastserve.sched.plan import Copy, Plan, Transfer
+from fastserve.sched.job import NEVER, Copy
+from fastserve.sched.plan import Plan, Transfer
 
 
 class Carrier(Protocol):

@@ -17,16 +17,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastserve.sched.errors import ObserverError, PolicyError
 from fastserve.sched.job import Job
 from fastserve.sched.plan import Outcome, Plan, Transfer
 from fastserve.sched.policy import Policy
+from fastserve.sched.scheduler import Scheduler
 from fastserve.sched.seats import Seats
-
-if TYPE_CHECKING:
-    from fastserve.sched.scheduler import Scheduler
 
 LEVEL = re.compile(r"Q(\d+)\b")
 

@@ -21,13 +21,13 @@ from fastserve.sched.errors import PolicyError, RefusedError
 from fastserve.sched.job import NEVER, NOWHERE, Job, Meter
 from fastserve.sched.kv import Ledger
 from fastserve.sched.plan import Moves, Outcome, Plan
-from fastserve.sched.policy import Policy
+from fastserve.sched.policy import Policy, PolicyContext
 from fastserve.sched.ranking import Ranking
 from fastserve.sched.residency import Residency
 from fastserve.sched.uneven import check_extra
 
 
-class Scheduler:
+class Scheduler(PolicyContext):
     """Made by SchedulerConfig.build(). Raises PolicyError when the policy breaks.
 
     policy: bound to this Scheduler from here on; ValueError if it has served another. machine: its times, handed on to

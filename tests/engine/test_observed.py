@@ -15,9 +15,9 @@ pytest.importorskip("torch")
 from fastserve.engine import Engine, SamplingParams
 from fastserve.observers.iterations import IterationLog
 from fastserve.observers.timeline import BATCH, LINK, Timeline
-from fastserve.sched.job import Job
+from fastserve.sched.job import Copy, Job
 from fastserve.sched.observer import Observer
-from fastserve.sched.plan import Copy, Outcome, Plan, Transfer
+from fastserve.sched.plan import Outcome, Plan, Transfer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 LITTLE: dict[str, Any] = {

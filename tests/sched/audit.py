@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from fastserve.sched.alarms import served_at, tokens_at, waited_at
-from fastserve.sched.job import NEVER, Job
+from fastserve.sched.job import NEVER, Copy, Job
 from fastserve.sched.kv import Ledger
-from fastserve.sched.plan import Copy
 from fastserve.sched.scheduler import Scheduler
 
 

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 from fastserve.hardware.machine_times import MachineTimes
 from fastserve.sched.errors import RefusedError
-from fastserve.sched.job import NEVER, Job
+from fastserve.sched.job import NEVER, Copy, Job
 from fastserve.sched.kv import Ledger
 from fastserve.sched.link import carry
-from fastserve.sched.plan import Copy, Outcome, Plan
+from fastserve.sched.plan import Outcome, Plan
 from fastserve.sched.scheduler import Scheduler
 from tests.sched.audit import audit
 from tests.sched.test_specification import fields

@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from fastserve.sched.job import NEVER, Job
+from fastserve.sched.job import NEVER, Copy, Job
 from fastserve.sched.link import ModelledLink, carry
-from fastserve.sched.plan import Copy, Moves, Plan
+from fastserve.sched.plan import Moves, Plan
 
 
 def copy(blocks: int, out: bool, id: int = 0) -> Copy:

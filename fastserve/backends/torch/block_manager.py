@@ -11,9 +11,9 @@ from contextlib import suppress
 from time import perf_counter_ns
 from typing import Protocol
 
-from fastserve.sched.job import LEAVING, Job
+from fastserve.sched.job import LEAVING, Copy, Job
 from fastserve.sched.link import carry
-from fastserve.sched.plan import Copy, Plan
+from fastserve.sched.plan import Plan
 
 
 class Passage(Protocol):
