@@ -56,8 +56,8 @@ class Echo:
 
     def run(self, plan):
         due = [job for job, n in plan.work if job.decoding or job.prefilled + n == job.prompt + job.generated]
-        said = [(job, [Token(self.prompts[job][job.generated % job.prompt])]) for job in due]
-        return Step(said, copied=[*plan.park, *plan.load, *plan.prefetch])
+        results = [(job, [Token(self.prompts[job][job.generated % job.prompt])]) for job in due]
+        return Step(results, copied=[*plan.park, *plan.load, *plan.prefetch])
 
     def forget(self, job):
         self.prompts.pop(job, None)

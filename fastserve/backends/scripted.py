@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from fastserve.engine.backend import Failed, Said, Step, Token, Traits, Wanted
+from fastserve.engine.backend import Failed, Result, Step, Token, Traits, Wanted
 from fastserve.engine.byte_tokenizer import EOS, ByteTokenizer
 from fastserve.engine.model_info import ModelInfo
 from fastserve.engine.params import SamplingParams
@@ -112,9 +112,9 @@ class ScriptedBackend:
         chunks = [(job.prefilled, tokens) for job, tokens in plan.prefill]
         self._ps = start + self.machine.latency.iteration_ps(plan.batch, plan.context, chunks)
         after = self._ps // 1000
-        said = [(job, failed.get(job) or self._speak(job)) for job in speakers]
+        results = [(job, failed.get(job) or self._speak(job)) for job in speakers]
         landed = self.link.landed(after)
-        return Step(said, stall, landed, after - plan.now - stall, transfers=tuple(self._transfers))
+        return Step(results, stall, landed, after - plan.now - stall, transfers=tuple(self._transfers))
 
     def _fail_step(self, plan: Plan) -> None:
         step, self._steps = self._steps, self._steps + 1
@@ -136,7 +136,7 @@ class ScriptedBackend:
                     failed[job] = Failed(f"{type(error).__name__}: {error}")
         return failed
 
-    def _speak(self, job: Job) -> Said:
+    def _speak(self, job: Job) -> Result:
         script = self.scripts[job]
         tokens = self.tokens
         token = tokens[draw(script.seed, job.generated) % len(tokens)]

@@ -47,14 +47,14 @@ class Failed(NamedTuple):
     error: str
 
 
-Said = Sequence[Token] | Failed
+Result = Sequence[Token] | Failed
 
 
 @dataclass(slots=True, eq=False)
 class Step:
     """What one iteration of a Plan came to. Times in ns.
 
-    said: for each job that was due a token, in any order: what it got. Due are those that decode and those whose
+    results: for each job that was due a token, in any order: what it got. Due are those that decode and those whose
     prefill this iteration ended; a body that is uneven leaves out who got none.
     stall: that the iteration waited for copies. copied: the copies that have ended by now, each reported once, the
     plan's `clear` and `load` among them. service: of a modelled machine, what the iteration took without the stall:
@@ -62,7 +62,7 @@ class Step:
     transfers: of a modelled link, the copies that this plan asked for, with their ends; None: nobody knows these yet.
     """
 
-    said: Sequence[tuple[Job, Said]]
+    results: Sequence[tuple[Job, Result]]
     stall: int = 0
     copied: Sequence[Copy] = ()
     service: int | None = None
@@ -73,7 +73,7 @@ class Step:
 class Backend(Protocol):
     """Called by the engine's thread alone, except that info and traits, which never change, may be read by any.
 
-    What one request does wrong fails that request alone: admit() raises, or its entry in Step.said is Failed. run()
+    What one request does wrong fails that request alone: admit() raises, or its entry in Step.results is Failed. run()
     raises MemoryError when the device has no room for the step, and anything else when the step itself failed; no job
     has then got a token, and its KV is as it may be until reset() has made it empty.
     """

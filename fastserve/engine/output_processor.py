@@ -34,25 +34,25 @@ class OutputProcessor:
         due = plan.batch
         for job, tokens in plan.prefill:
             due += _completes(job, tokens)
-        if len(step.said) != due:
-            return f"{len(step.said)} jobs got tokens, {due} were due one; {UNEVEN}"
-        for job, said in step.said:
+        if len(step.results) != due:
+            return f"{len(step.results)} jobs got tokens, {due} were due one; {UNEVEN}"
+        for job, result in step.results:
             if job not in self.requests:
                 return f"job {job.id} got tokens and is not in the engine"
-            if len(said) != 1:  # a Failed has one entry as well
-                return f"job {job.id} got {len(said)} tokens in one iteration; {UNEVEN}"
+            if len(result) != 1:  # a Failed has one entry as well
+                return f"job {job.id} got {len(result)} tokens in one iteration; {UNEVEN}"
         return ""
 
     def _uneven_fault(self, plan: Plan, step: Step) -> str:
         due = set(_due(plan))
-        for job, said in step.said:
+        for job, result in step.results:
             if job not in due:
                 return f"job {job.id} got tokens twice, or was not due any"
             due.remove(job)
-            if not isinstance(said, Failed) and len(said) > 1 + self.lookahead:
+            if not isinstance(result, Failed) and len(result) > 1 + self.lookahead:
                 return (
-                    f"job {job.id} got {len(said)} tokens in one iteration, and blocks are reserved for "
-                    f"{1 + self.lookahead}: set lookahead to {len(said) - 1} or more"
+                    f"job {job.id} got {len(result)} tokens in one iteration, and blocks are reserved for "
+                    f"{1 + self.lookahead}: set lookahead to {len(result) - 1} or more"
                 )
         return ""
 
@@ -62,13 +62,13 @@ class OutputProcessor:
         requests, eos = self.requests, self.eos
         ended: list[Job] = []
         before = {job: len(requests[job].tokens) for job in _due(plan)} if self.uneven else {}
-        for job, said in step.said:
+        for job, result in step.results:
             request = requests[job]
-            if isinstance(said, Failed):
+            if isinstance(result, Failed):
                 ended.append(job)
-                self.pieces.append((request, request.end("error", said.error)))
+                self.pieces.append((request, request.end("error", result.error)))
                 continue
-            for id, logprob, top in said:
+            for id, logprob, top in result:
                 try:
                     piece = request.accept(id, eos, logprob, top)
                 except Exception as error:

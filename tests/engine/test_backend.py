@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fastserve.engine import Engine, Output, SamplingParams
-from fastserve.engine.backend import Failed, Said, Step, Token, Traits
+from fastserve.engine.backend import Failed, Result, Step, Token, Traits
 from fastserve.engine.byte_tokenizer import EOS, ByteTokenizer
 from fastserve.engine.model_info import ModelInfo
 from fastserve.hardware import Hardware, load_hardware
@@ -24,7 +24,7 @@ class Parrot:
 
     info = ModelInfo("parrot", ByteTokenizer(), 200, 257, frozenset({EOS}), backend="tests:Parrot")
 
-    def __init__(self, say: Callable[[Job, int], Said | None] = lambda job, index: None, **traits: Any) -> None:
+    def __init__(self, say: Callable[[Job, int], Result | None] = lambda job, index: None, **traits: Any) -> None:
         self.traits = Traits(**traits)
         self.say = say
         self.prompts: dict[Job, list[int]] = {}
@@ -41,7 +41,7 @@ class Parrot:
         copies = [*plan.park, *plan.load, *plan.prefetch]
         return Step([(job, self.tokens(job, job.generated)) for job in due], copied=copies)
 
-    def tokens(self, job: Job, index: int) -> Said:
+    def tokens(self, job: Job, index: int) -> Result:
         said = self.say(job, index)
         return [Token(self.prompts[job][index % job.prompt])] if said is None else said
 
@@ -79,7 +79,7 @@ def test_stop_strings_and_eos_end_a_request_though_the_body_would_go_on() -> Non
 
 
 def test_logprobs_go_to_who_asks_for_them() -> None:
-    def say(job: Job, index: int) -> Said:
+    def say(job: Job, index: int) -> Result:
         return [Token(65, -0.5, {65: -0.5, 66: -1.5})]
 
     assert one(Parrot(say), max_tokens=2, logprobs=2).logprobs == [{65: -0.5, 66: -1.5}] * 2
@@ -98,7 +98,7 @@ def test_a_failed_job_fails_its_own_request_alone() -> None:
     ("said", "words"),
     [([Token(65), Token(66)], "job 0 got 2 tokens in one iteration"), ([], "job 0 got 0 tokens in one iteration")],
 )
-def test_an_even_body_must_give_one_token_each(said: Said, words: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_even_body_must_give_one_token_each(said: Result, words: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.CRITICAL, "fastserve"):
         output = one(Parrot(lambda job, index: said if index == 2 else None))
     assert (output.finish_reason, output.text) == ("error", "ab")
@@ -111,7 +111,7 @@ def test_an_even_body_must_give_one_token_each(said: Said, words: str, caplog: p
 def test_a_body_that_leaves_somebody_out_is_told(caplog: pytest.LogCaptureFixture) -> None:
     class Forgetful(Parrot):
         def run(self, plan: Plan) -> Step:
-            return Step(super().run(plan).said[1:])
+            return Step(super().run(plan).results[1:])
 
     with caplog.at_level(logging.CRITICAL, "fastserve"):
         assert "0 jobs got tokens, 1 were due one" in str(one(Forgetful()).error)
@@ -120,7 +120,7 @@ def test_a_body_that_leaves_somebody_out_is_told(caplog: pytest.LogCaptureFixtur
 def test_an_uneven_body_gives_none_or_several() -> None:
     """Text, ends and records count what was taken: what is behind a stop string or the limit is dropped."""
 
-    def say(job: Job, index: int) -> Said:
+    def say(job: Job, index: int) -> Result:
         bursts[0] += 1
         count = (2, 0, 3, 1)[bursts[0] % 4]
         return [Token(body.prompts[job][(index + i) % job.prompt]) for i in range(count)]
@@ -143,7 +143,7 @@ def test_an_uneven_body_may_leave_out_who_got_none() -> None:
 
         def run(self, plan: Plan) -> Step:
             self.turn += 1
-            return Step(super().run(plan).said if self.turn % 3 == 0 else [])
+            return Step(super().run(plan).results if self.turn % 3 == 0 else [])
 
     output = one(Slow(uneven=True))
     assert (output.text, output.finish_reason) == ("abcdefabcd", "length")

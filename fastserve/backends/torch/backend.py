@@ -19,7 +19,7 @@ from fastserve.backends.torch.model import Model, load_model
 from fastserve.backends.torch.sampler import Sampled, Sampler, SamplingError
 from fastserve.backends.torch.sampling_state import SamplingState
 from fastserve.backends.torch.warmup import copy_times, measure
-from fastserve.engine.backend import CopyTime, Failed, Said, Step, Token, Traits, Wanted
+from fastserve.engine.backend import CopyTime, Failed, Result, Step, Token, Traits, Wanted
 from fastserve.engine.model_info import ModelInfo
 from fastserve.engine.params import SamplingParams
 from fastserve.hardware import Hardware, Memory
@@ -153,10 +153,10 @@ class TorchBackend:
                 raise MemoryError(str(error)) from error
             raise
         landed = self.blocks.landed()  # it may raise what a copy raised; then no job has got its token
-        said = [(job, self._say(job, token)) for job, token in zip(speakers, drawn, strict=True)]
-        return Step(said, stall, landed, None, self._model_ns)
+        results = [(job, self._say(job, token)) for job, token in zip(speakers, drawn, strict=True)]
+        return Step(results, stall, landed, None, self._model_ns)
 
-    def _say(self, job: Job, drawn: Sampled | SamplingError) -> Said:
+    def _say(self, job: Job, drawn: Sampled | SamplingError) -> Result:
         if isinstance(drawn, SamplingError):
             return Failed(str(drawn))
         self.states[job].tokens.append(drawn.token)
