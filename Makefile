@@ -1,4 +1,4 @@
-# The only truth about how to set up, run, check and measure this repository. `make` lists the targets.
+# Targets to set up, run, check and measure this repository; CI uses the same. `make` lists them.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -61,12 +61,13 @@ $(VENV)/.installed-all: $(VENV)/.uv
 	@touch $@ $(VENV)/.installed
 
 # The PyTorch that PyPI has for Linux brings gigabytes of CUDA. Where there is no NVIDIA GPU, the CPU build is taken first:
-# a wheel in a folder that PIP_FIND_LINKS names, else from PyTorch's own index of CPU builds, which uv knows. On macOS and
-# Windows PyPI's own wheel is that build.
+# a wheel in a folder that pip is told of (PIP_FIND_LINKS, find-links in its configuration), else from PyTorch's own index of
+# CPU builds, which uv knows. On macOS and Windows PyPI's own wheel is that build.
 CPU_ONLY := $(shell [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null 2>&1 && echo yes)
 define cpu-torch
 @echo "=== installing PyTorch for the CPU (no NVIDIA GPU was found)"
-@$(UV) --quiet --no-index --no-deps torch 2>/dev/null || $(UV) --torch-backend cpu --no-deps torch || { \
+@export UV_FIND_LINKS="$${UV_FIND_LINKS:-$$($(PY) -m pip config get global.find-links 2>/dev/null | tr -s ' ' ,)}"; \
+$(UV) --quiet --no-index --no-deps torch 2>/dev/null || $(UV) --torch-backend cpu --no-deps torch || { \
 	echo "No CPU build of PyTorch could be had. Put its wheel into a folder and name that folder in PIP_FIND_LINKS," >&2; \
 	echo "or take PyPI's, with several GB of CUDA: make setup-all CPU_ONLY=" >&2; exit 1; }
 endef
@@ -77,7 +78,7 @@ upgrade: ## renew the lock: the newest releases that the bounds of pyproject.tom
 	@build/upgrade/bin/python -m pip install --quiet --no-input --disable-pip-version-check uv
 	@echo "# Every release that the tests run with, for Linux, macOS and Windows: constraints of pip and uv. Written by make upgrade." \
 		> build/upgrade/constraints.txt
-	@build/upgrade/bin/python -m uv pip compile pyproject.toml --all-extras --constraint requirements/held.txt --universal \
+	@UV_FIND_LINKS= build/upgrade/bin/python -m uv pip compile pyproject.toml --all-extras --constraint requirements/held.txt --universal \
 		--python-version 3.11 --upgrade --quiet --no-header --annotation-style line >> build/upgrade/constraints.txt
 	@mv build/upgrade/constraints.txt $(LOCK)
 	@git --no-pager diff --stat -- $(LOCK) || true
@@ -97,7 +98,7 @@ format: setup-all ## sort imports and format in place
 	$(PY) -m ruff check --fix-only --quiet .
 	$(PY) -m ruff format --quiet .
 
-smoke: setup-all ## one small run of everything that produces results, held against results/reference (under three minutes)
+smoke: setup-all ## a small run of everything that produces results, checked against results/reference (under three minutes)
 	$(PY) -m sim $(TRACE) --num-requests 300 --policy fcfs --policy sj-mlfq --policy srpt --max-batch 16 --load 0.8 --seeds 2
 	$(PY) -m experiments --scale smoke
 	$(PY) -m experiments.check --scale smoke
@@ -110,37 +111,37 @@ $(COMPILED): $(shell find fastserve/sched fastserve/hardware fastserve/metrics f
 	@$(UV) setuptools mypy
 	@$(PY) scripts/compile.py || echo "the simulator runs interpreted" >&2
 
-bench-sim: setup ## measure the simulator's speed on this machine, interpreted and compiled (minutes; see results/LOG.md)
+bench-sim: setup ## benchmark the simulator on this machine, interpreted and compiled (minutes; see results/LOG.md)
 	FASTSERVE_COMPILED=off $(PY) -m sim.bench --million
 	$(if $(COMPILE),$(PY) -m sim.bench --million)
 
-bench-engine: setup-all ## the live engine against PyTorch alone, transformers' own batching and vLLM, same hour (an hour; see --help)
+bench-engine: setup-all ## benchmark the live engine against plain PyTorch, transformers' continuous batching and vLLM (an hour; see --help)
 	$(PY) scripts/bench_engine.py
 
 SCALE ?= small
 figures: setup ## run every experiment at SCALE=smoke, small (default, half an hour) or paper, and draw its figures
 	$(PY) -m experiments --scale $(SCALE)
 
-notebooks: setup ## execute every notebook on the last results: pages and figures in build/notebooks (SCALE=small or smoke fixes which)
+notebooks: setup ## execute every notebook on the last results, into build/notebooks (SCALE=small or smoke chooses which)
 	$(PY) -m notebooks $(if $(filter command line environment,$(origin SCALE)),--scale $(SCALE))
 
-acceptance: setup-all ## run clients that nobody here wrote (openai, aiperf) against a server; installs them in build/acceptance
+acceptance: setup-all ## acceptance tests with third-party clients (openai, aiperf), installed in build/acceptance
 	test -x build/acceptance/bin/python || $(PY) -m venv build/acceptance
 	build/acceptance/bin/python -m pip install --quiet --no-input --disable-pip-version-check openai
 	build/acceptance/bin/python -m pip install --quiet --no-input --disable-pip-version-check aiperf || echo "aiperf could not be installed: only openai is run"
 	build/acceptance/bin/python scripts/acceptance.py --server $(PY)
 
-bench-server: setup-all ## throughput through HTTP against the engine's own, five alternated runs (minutes)
+bench-server: setup-all ## benchmark throughput over HTTP against the engine alone, five alternated runs (minutes)
 	$(PY) scripts/bench_server.py
 
-soak: soak-engine soak-server ## everything that must not leak, for long
+soak: soak-engine soak-server ## long leak tests of engine and server
 
-soak-engine: setup-all ## 100,000 requests with cancels on the scripted executor and 5,000 on the embedded model (minutes)
+soak-engine: setup-all ## 100,000 requests with cancels on the scripted backend and 5,000 on the embedded model (minutes)
 	$(PY) scripts/soak_engine.py
 
-soak-server: setup-all ## five minutes of 200 clients who stream, cancel at random and send nonsense; nothing may leak
+soak-server: setup-all ## five minutes of 200 clients that stream, cancel at random and send invalid requests, then a leak check
 	$(PY) scripts/soak_server.py --seconds 300
 	FASTSERVE_EXAMPLES=2000 $(PY) -m pytest -q tests/server/test_schema.py
 
-clean: ## remove the virtual environment and every cache
+clean: ## remove the virtual environment and all caches
 	rm -rf .venv .venv-latest .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

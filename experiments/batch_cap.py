@@ -23,7 +23,7 @@ from experiments._lib.claim import Claim, published, rated
 from experiments._lib.figure import COLUMN, draw, look_of
 from experiments._lib.search import search
 from experiments._lib.sweep import main
-from sim.run import Contender
+from fastserve.policies.spec import PolicySpec
 from sim.settings import Settings
 
 if TYPE_CHECKING:
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 A_SLOT = 25  # requests for each slot of the batch, where they are scaled with it
 OBJECTIVE = 0.25  # s per output token, where the paper's text reads its figure
 POLICIES = {
-    "fcfs": Contender("fcfs"),
-    "sj-mlfq": Contender("sj-mlfq"),
-    "sj-mlfq (artifact)": Contender("sj-mlfq", {"preset": "artifact"}),
+    "fcfs": PolicySpec("fcfs"),
+    "sj-mlfq": PolicySpec("sj-mlfq"),
+    "sj-mlfq (artifact)": PolicySpec("sj-mlfq", {"preset": "artifact"}),
 }
 
 

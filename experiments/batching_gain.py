@@ -28,12 +28,12 @@ from experiments._lib.live import ROOT, here
 from experiments._lib.sweep import main
 from fastserve.atomic_files import atomically
 from fastserve.metrics.summary import Ratio
+from fastserve.policies.spec import PolicySpec
 from sim.report.style import BLACK, BLUE, ORANGE, Look
-from sim.run import Contender
 from sim.settings import Settings
 
 if TYPE_CHECKING:
-    from fastserve.bench.backend import HttpBackend
+    from fastserve.bench.api import HttpApi
     from fastserve.bench.call import Call
     from fastserve.bench.result import Result
     from fastserve.compare.subprocess_server import ServerProcess
@@ -89,7 +89,7 @@ def cases(scale: Scale) -> list[Case]:
     return [
         Case(
             at={"system": system, "clients": clients}, workload=workload, settings=Settings(), seed=seed,
-            policy=Contender("fcfs"), options=options,
+            policy=PolicySpec("fcfs"), options=options,
         )
         for seed in range(scale.repeats) for clients in scale.clients for system in SYSTEMS
     ]  # fmt: skip
@@ -97,11 +97,11 @@ def cases(scale: Scale) -> list[Case]:
 
 def run(case: Case) -> Numbers:
     """Tokens/s over the whole run, and the client's own times, s. ValueError if a request fails."""
-    from fastserve.bench.backend import HttpBackend
-    from fastserve.bench.forms import Asking, NoBatch
+    from fastserve.bench.api import HttpApi
+    from fastserve.bench.api_formats import NoBatch, RequestOptions
     from fastserve.bench.metrics import Selection, client_metrics
-    from fastserve.bench.target import Asker
-    from fastserve.compare.http import backend_for, calls_for
+    from fastserve.bench.target import TargetClient
+    from fastserve.compare.http import api_for, calls_for
     from fastserve.compare.subprocess_server import ServerError
 
     options = case.options
@@ -110,14 +110,14 @@ def run(case: Case) -> Numbers:
         server = _server(str(options["model"]), str(options["dtype"]), slots)
     except ServerError as error:
         raise ValueError(str(error)) from None
-    target = Asker(server.url).probe()
+    target = TargetClient(server.url).probe()
     trace = case.workload.trace(1.0, case.seed)
     calls = calls_for(replace(trace, arrival=trace.arrival * 0), target, case.seed)
-    backend = backend_for(server.url, target)
+    api = api_for(server.url, target)
     if case.at["system"] == "no batching":
-        backend = HttpBackend(server.url, NoBatch(Asking(model=target.models[0], hide_lengths=True, ignore_eos=True,
-                                                         own=True)))  # fmt: skip
-    result = _sent(calls, backend, int(case.at["clients"]))
+        request = RequestOptions(model=target.models[0], hide_lengths=True, ignore_eos=True, own=True)
+        api = HttpApi(server.url, NoBatch(request))
+    result = _sent(calls, api, int(case.at["clients"]))
     found = client_metrics(result, Selection(metrics=("ttft", "tpot", "e2el"), percentiles=(95.0,)))
     failed = next((sample.reply.error for sample in result.samples if not sample.reply.completed), None)
     if failed is not None or found["total_output_tokens"] != int(trace.output.sum()):
@@ -127,17 +127,17 @@ def run(case: Case) -> Numbers:
     return {"tokens_per_s": found["output_throughput"], "duration_s": found["duration"], **seconds}
 
 
-def _sent(calls: Sequence[Call], backend: HttpBackend, clients: int) -> Result:
+def _sent(calls: Sequence[Call], api: HttpApi, clients: int) -> Result:
     """The calls by so many clients, after a few that are not measured."""
     from fastserve.bench.event_loop import on_best_loop, undisturbed
     from fastserve.bench.loop import run as send
 
     async def both() -> Result:
         try:
-            await send(calls[:clients], backend, max_concurrency=clients, timeout_s=PATIENCE_S)
-            return await send(calls, backend, max_concurrency=clients, timeout_s=PATIENCE_S)
+            await send(calls[:clients], api, max_concurrency=clients, timeout_s=PATIENCE_S)
+            return await send(calls, api, max_concurrency=clients, timeout_s=PATIENCE_S)
         finally:
-            backend.close()
+            api.close()
 
     with undisturbed():
         return on_best_loop(both())[0]

@@ -21,7 +21,7 @@ from experiments._lib.claim import Claim, published
 from experiments._lib.figure import PAGE, draw, look_of, plain_log
 from experiments._lib.sweep import main
 from fastserve.metrics.summary import Ratio
-from sim.run import Contender
+from fastserve.policies.spec import PolicySpec
 from sim.settings import Settings
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def cases(scale: Scale) -> list[Case]:
                         rate=load * sustained, max_backlog=scale.backlog, whole_context=label == "orca"
                     )
                     at: At = {"theta": theta, "cv": cv, "load": load, "policy": label}
-                    policy = Contender("fcfs" if label == "orca" else label)
+                    policy = PolicySpec("fcfs" if label == "orca" else label)
                     found += [
                         Case(at=at, workload=workload, settings=settings, policy=policy, seed=seed)
                         for seed in range(scale.seeds)

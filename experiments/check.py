@@ -1,4 +1,4 @@
-"""python -m experiments.check --scale smoke|small: is the last run what results/reference says? Exit 1 if not.
+"""python -m experiments.check --scale smoke|small: compares the last run with results/reference; exits 1 if different.
 
 Runs are deterministic for a seed, so that only a change of the source moves a number. Allowed are 2 % on means over
 seeds, 5 % on P95, P99 and maxima, 0.02 on shares; the status of a point (ok, saturated, collapsed) and a verdict must
@@ -21,7 +21,7 @@ MEAN, TAIL, SHARE = 0.02, 0.05, 0.02
 
 
 def differences(name: str, ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[list[str], int]:
-    """Lines that say what differs, and how many of the reference's points cannot be made here."""
+    """Lines with the differences, and the number of reference points that cannot be produced here."""
     absent = getattr(load(name), "absent", lambda at: False)
     mine = {_key(point["at"]): point for point in ours["points"]}
     found: list[str] = []
@@ -51,7 +51,7 @@ def differences(name: str, ours: dict[str, Any], theirs: dict[str, Any]) -> tupl
 
 
 def near(measure: str, ours: float | None, theirs: float | None) -> bool:
-    """Whether two values of a measure are as close as the tolerances ask."""
+    """Whether two values of a measure are within tolerance."""
     if ours is None or theirs is None:
         return ours is theirs
     if "share" in measure or "attained" in measure or measure in ("collapsed",):

@@ -21,20 +21,20 @@ from experiments._lib.case import At, Case, Numbers, Row, Workload, points, repl
 from experiments._lib.claim import Claim, compared
 from experiments._lib.figure import PAGE, draw, legend, look_of, plain_log
 from experiments._lib.sweep import main
-from sim.run import Contender
+from fastserve.policies.spec import PolicySpec
 from sim.settings import Settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 POLICIES = {
-    "fcfs": Contender("fcfs"),
-    "mlfq": Contender("mlfq"),
-    "sj-mlfq": Contender("sj-mlfq"),
-    "sj-mlfq, no ageing": Contender("sj-mlfq", {"alpha": 0.0}),
-    "las": Contender("las", {"quantum": 1.0}),
-    "fixed-priority": Contender("fixed-priority"),
-    "srpt (oracle)": Contender("srpt"),
+    "fcfs": PolicySpec("fcfs"),
+    "mlfq": PolicySpec("mlfq"),
+    "sj-mlfq": PolicySpec("sj-mlfq"),
+    "sj-mlfq, no ageing": PolicySpec("sj-mlfq", {"alpha": 0.0}),
+    "las": PolicySpec("las", {"quantum": 1.0}),
+    "fixed-priority": PolicySpec("fixed-priority"),
+    "srpt (oracle)": PolicySpec("srpt"),
 }
 CLASSES = ("shortest", "short", "long", "longest")
 

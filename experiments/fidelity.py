@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any
 from experiments._lib.case import Case, Numbers, Row, Workload, points, to_json
 from experiments._lib.claim import Claim
 from experiments._lib.errors import COMPARED, document, draw_jobs, error, spread
-from experiments._lib.fault_injection import doubted, shown
+from experiments._lib.fault_injection import inject_faults, shown
 from experiments._lib.figure import COLUMN, PAGE, draw, legend, look_of
 from experiments._lib.live import PAIR, Rig, again, here, pair, plan
 from experiments._lib.sweep import main, sweep
-from sim.run import Contender
+from fastserve.policies.spec import PolicySpec
 from sim.settings import Settings
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def cases(scale: Scale) -> list[Case]:
                 rig = replace(scale.rig, load=load, residency=residency, again=bool(more), place=place)
                 found.append(
                     Case(
-                        at=at | more, workload=workload, settings=Settings(load=load), policy=Contender(policy),
+                        at=at | more, workload=workload, settings=Settings(load=load), policy=PolicySpec(policy),
                         seed=seed, options=asdict(rig),
                     )
                 )  # fmt: skip
@@ -121,7 +121,7 @@ def special(args: argparse.Namespace) -> bool:
     if args.json:
         print(json.dumps(to_json(document(sweep("fidelity", args.scale))), indent=1))
     if args.doubts:
-        print(shown(doubted(sweep("fidelity", args.scale))))
+        print(shown(inject_faults(sweep("fidelity", args.scale))))
     return bool(args.json or args.doubts)
 
 

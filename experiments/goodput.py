@@ -24,19 +24,19 @@ from experiments._lib.claim import curve as published_curve
 from experiments._lib.figure import PAGE, curve, draw, legend, look_of, published_points
 from experiments._lib.search import search
 from experiments._lib.sweep import main
+from fastserve.policies.spec import PolicySpec
 from sim.report.run import Run
-from sim.run import Contender
 from sim.settings import Settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 POLICIES = {
-    "fcfs": Contender("fcfs"),
-    "mlfq": Contender("mlfq"),
-    "sj-mlfq": Contender("sj-mlfq"),
-    "sj-mlfq (artifact)": Contender("sj-mlfq", {"preset": "artifact"}),
-    "srpt (oracle)": Contender("srpt"),
+    "fcfs": PolicySpec("fcfs"),
+    "mlfq": PolicySpec("mlfq"),
+    "sj-mlfq": PolicySpec("sj-mlfq"),
+    "sj-mlfq (artifact)": PolicySpec("sj-mlfq", {"preset": "artifact"}),
+    "srpt (oracle)": PolicySpec("srpt"),
 }
 SEARCHED = ("fcfs", "sj-mlfq", "sj-mlfq (artifact)")
 OBJECTIVES = {"5x": (1.55, 0.15), "10x": (3.1, 0.3), "20x": (6.2, 0.6)}

@@ -39,19 +39,19 @@ from experiments._lib.figure import PAGE, cells, curve, draw, legend, look_of, p
 from experiments._lib.search import search
 from experiments._lib.sweep import main
 from fastserve.metrics.summary import Ratio
-from sim.run import Contender
+from fastserve.policies.spec import PolicySpec
 from sim.settings import Settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 POLICIES = {
-    "fcfs": Contender("fcfs"),
-    "mlfq": Contender("mlfq"),
-    "sj-mlfq": Contender("sj-mlfq"),
-    "sj-mlfq (artifact)": Contender("sj-mlfq", {"preset": "artifact"}),
-    "fixed-priority": Contender("fixed-priority"),
-    "srpt (oracle)": Contender("srpt"),
+    "fcfs": PolicySpec("fcfs"),
+    "mlfq": PolicySpec("mlfq"),
+    "sj-mlfq": PolicySpec("sj-mlfq"),
+    "sj-mlfq (artifact)": PolicySpec("sj-mlfq", {"preset": "artifact"}),
+    "fixed-priority": PolicySpec("fixed-priority"),
+    "srpt (oracle)": PolicySpec("srpt"),
 }
 SEARCHED = ("fcfs", "sj-mlfq", "sj-mlfq (artifact)")
 OBJECTIVE = 0.3  # s per output token

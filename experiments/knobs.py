@@ -18,8 +18,8 @@ from experiments._lib.case import At, Case, Row, Workload, points
 from experiments._lib.claim import Claim, compared
 from experiments._lib.figure import PAGE, draw, plain_log
 from experiments._lib.sweep import main
+from fastserve.policies.spec import PolicySpec
 from sim.report.style import BLUE, ORANGE
-from sim.run import Contender
 from sim.settings import Settings
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def cases(scale: Scale) -> list[Case]:
             for seed in range(scale.seeds):
                 for label in ("fcfs", *scale.knobs):
                     at: At = {"lengths": lengths, "load": load, "variant": label}
-                    policy = Contender("fcfs") if label == "fcfs" else Contender("sj-mlfq", KNOBS.get(label, {}))
+                    policy = PolicySpec("fcfs") if label == "fcfs" else PolicySpec("sj-mlfq", KNOBS.get(label, {}))
                     changed = settings.with_(**SETTINGS.get(label, {}))
                     found.append(Case(at=at, workload=workload, settings=changed, policy=policy, seed=seed))
     return found

@@ -36,8 +36,8 @@ from experiments._lib.figure import COLUMN, PAGE, curve, draw, legend, plain_log
 from experiments._lib.search import search
 from experiments._lib.sweep import main
 from fastserve.metrics.summary import Ratio
+from fastserve.policies.spec import PolicySpec
 from sim.report.style import BLUE, GREEN, ORANGE, SKY, VERMILION, Look
-from sim.run import Contender
 from sim.settings import Settings
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def cases(scale: Scale) -> list[Case]:
     found = []
     workload = Workload(requests=scale.requests, lengths="profile:sharegpt")
     base = PAPER.with_(max_backlog=scale.backlog)
-    policy = Contender("sj-mlfq")
+    policy = PolicySpec("sj-mlfq")
     for seed in range(scale.seeds):
         for visit in scale.visits:
             for residency in RESIDENCIES:

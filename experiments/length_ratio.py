@@ -20,7 +20,7 @@ from experiments._lib.case import At, Case, Point, Row, Workload, points, ratio
 from experiments._lib.claim import Claim, published
 from experiments._lib.figure import PAGE, curve, draw, legend, plain_log
 from experiments._lib.sweep import main
-from sim.run import Contender
+from fastserve.policies.spec import PolicySpec
 from sim.settings import Settings
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def cases(scale: Scale) -> list[Case]:
             for label in POLICIES:
                 at: At = {"ratio": split, "load": load, "policy": label}
                 found += [
-                    Case(at=at, workload=workload, settings=settings, policy=Contender(label), seed=seed)
+                    Case(at=at, workload=workload, settings=settings, policy=PolicySpec(label), seed=seed)
                     for seed in range(scale.seeds)
                 ]
     return found

@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any
 from experiments._lib.case import At, Case, Numbers, Point, Row, Workload, point, points, ratio
 from experiments._lib.claim import Claim, Published, gained
 from experiments._lib.figure import PAGE, cells, draw, look_of
-from experiments._lib.live import PAIR, Rig, here, pair, plan, retold
-from experiments._lib.speed_trace import Tempo
+from experiments._lib.live import PAIR, Rig, here, pair, plan, resimulated
+from experiments._lib.speed_trace import SpeedTrace
 from experiments._lib.sweep import main, sweep
 from fastserve.metrics.summary import Ratio
-from sim.run import Contender
+from fastserve.policies.spec import PolicySpec
 from sim.settings import Settings
 
 if TYPE_CHECKING:
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 __all__ = ["SCALES", "cases", "claims", "plan", "plot", "run"]
 
 POLICIES = {
-    "fcfs": Contender("fcfs"),
-    "mlfq": Contender("mlfq"),
-    "sj-mlfq": Contender("sj-mlfq"),
-    "sj-mlfq (artifact)": Contender("sj-mlfq", {"preset": "artifact"}),
-    "sj-mlfq (no aging)": Contender("sj-mlfq", {"alpha": 0.0}),
-    "srpt": Contender("srpt"),
+    "fcfs": PolicySpec("fcfs"),
+    "mlfq": PolicySpec("mlfq"),
+    "sj-mlfq": PolicySpec("sj-mlfq"),
+    "sj-mlfq (artifact)": PolicySpec("sj-mlfq", {"preset": "artifact"}),
+    "sj-mlfq (no aging)": PolicySpec("sj-mlfq", {"alpha": 0.0}),
+    "srpt": PolicySpec("srpt"),
 }
 OUTPUTS = {
     "a": "lognormal:3.0,1.6,1,1024",
@@ -147,7 +147,9 @@ def steady(rows: list[Row], run: list[Case], draws: int) -> list[Claim]:
         if case.seed == 0:
             for seed in range(draws):
                 rig = Rig(**case.options)
-                numbers = retold(replace(case, seed=seed), kept[_place(case.at)], case.policy, rig, Tempo((1.0,)))
+                numbers = resimulated(
+                    replace(case, seed=seed), kept[_place(case.at)], case.policy, rig, SpeedTrace((1.0,))
+                )
                 told.append(Row(case.at, seed, numbers))
     found = []
     for mine in points(told):

@@ -23,9 +23,10 @@ from experiments._lib.case import Case, Numbers, Row, Workload, points
 from experiments._lib.claim import Claim, compared
 from experiments._lib.figure import PAGE, draw, plain_log
 from experiments._lib.sweep import main
+from fastserve.policies.spec import PolicySpec
 from fastserve.workload import Trace
 from sim.report.style import BLUE, GREEN, ORANGE, SKY, VERMILION, YELLOW
-from sim.run import Contender, run_one
+from sim.run import run_one
 from sim.settings import UNLIMITED, Settings
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def cases(scale: Scale) -> list[Case]:
                     for alpha in scale.alphas:
                         for visit in scale.visits:
                             at = where | {"policy": "sj-mlfq", "alpha": alpha, "visit": visit}
-                            policy = Contender("sj-mlfq", {"alpha": alpha})
+                            policy = PolicySpec("sj-mlfq", {"alpha": alpha})
                             found.append(replace(base, at=at, settings=settings.with_(visit=visit), policy=policy))
     return found
 

@@ -20,7 +20,7 @@ from experiments._lib.claim import Claim
 from experiments._lib.figure import PAGE, curve, draw, legend, look_of
 from experiments._lib.sweep import main
 from fastserve.metrics.summary import Ratio
-from sim.run import Contender
+from fastserve.policies.spec import PolicySpec
 from sim.settings import Settings
 
 if TYPE_CHECKING:
@@ -65,7 +65,12 @@ def cases(scale: Scale) -> list[Case]:
                     at: dict[str, str | int | float] = {"lengths": lengths, "policy": label, "sigma": sigma}
                     found.append(
                         Case(
-                            at=at, workload=workload, settings=settings, policy=Contender(policy), seed=seed, warmup=0.1
+                            at=at,
+                            workload=workload,
+                            settings=settings,
+                            policy=PolicySpec(policy),
+                            seed=seed,
+                            warmup=0.1,
                         )
                     )
     return found

@@ -22,22 +22,23 @@ from experiments._lib.case import At, Case, Row, Workload, points, recorded
 from experiments._lib.claim import Claim, compared
 from experiments._lib.figure import PAGE, cells, curve, draw, legend, plain_log
 from experiments._lib.sweep import ROOT, main
+from fastserve.cli.arguments import add_settings
+from fastserve.policies.spec import PolicySpec
 from sim.replay import replay
-from sim.run import Contender
 from sim.settings import Settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 POLICIES = {
-    "fcfs": Contender("fcfs"),
-    "mlfq": Contender("mlfq"),
-    "sj-mlfq": Contender("sj-mlfq"),
-    "sj-mlfq (artifact)": Contender("sj-mlfq", {"preset": "artifact"}),
-    "las": Contender("las", {"quantum": 1.0}),
-    "fixed-priority": Contender("fixed-priority"),
-    "sjf (oracle)": Contender("sjf"),
-    "srpt (oracle)": Contender("srpt"),
+    "fcfs": PolicySpec("fcfs"),
+    "mlfq": PolicySpec("mlfq"),
+    "sj-mlfq": PolicySpec("sj-mlfq"),
+    "sj-mlfq (artifact)": PolicySpec("sj-mlfq", {"preset": "artifact"}),
+    "las": PolicySpec("las", {"quantum": 1.0}),
+    "fixed-priority": PolicySpec("fixed-priority"),
+    "sjf (oracle)": PolicySpec("sjf"),
+    "srpt (oracle)": PolicySpec("srpt"),
 }
 LONG = "roofline:llama-3-8b/h100"
 BUNDLED = ROOT / "traces" / "azure-conv-like.jsonl"
@@ -151,8 +152,7 @@ def _draw_measure(rows: list[Row], folder: Path, name: str, measure: str, title:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """For a trace of the user's own."""
     parser.add_argument("--trace", metavar="FILE", help="answer the question for this trace, and print tables")
-    parser.add_argument("--latency", default="opt-13b-a100", help="with --trace: the machine")
-    parser.add_argument("--max-batch", type=int, default=64, help="with --trace: the batch cap")
+    add_settings(parser.add_argument_group("with --trace"), Settings, ("latency", "max_batch"))
     parser.add_argument("--num-requests", type=int, help="with --trace: the first so many (default: the scale's)")
     parser.add_argument("--seeds", type=int, help="with --trace: how many (default: the scale's)")
 
@@ -164,7 +164,8 @@ def special(args: argparse.Namespace) -> bool:
     scale = SCALES[args.scale]
     workload = recorded(Path(args.trace), args.num_requests or scale.requests)
     contenders = [
-        Contender(policy.policy, policy.knobs, "" if policy.kind.needs else label) for label, policy in POLICIES.items()
+        PolicySpec(policy.policy, policy.knobs, "" if policy.needs_guess else label)
+        for label, policy in POLICIES.items()
     ]
     for load in scale.loads:
         settings = Settings(

@@ -30,7 +30,7 @@ python -m experiments.real_traces --trace FILE    # what would I gain on my own 
 ```
 
 Each run lands in `results/EXPERIMENT/RUN-ID/` with its settings, commit, rows and figures. More cores: `--jobs N`; a
-cluster: `--backend ray --address ...` or `--backend dask --address ...` with the extra `cluster`.
+cluster: `--pool ray --address ...` or `--pool dask --address ...` with the extra `cluster`.
 
 Ratios are means over seeds with common random numbers, paired by seed, with 95 % bootstrap intervals. "agrees": *yes*,
 our interval meets the published number or range; *close*, it misses it by less than 15 %; *no*; *open*, ours is a bound

@@ -1,19 +1,20 @@
-"""A testbed for LLM-serving schedulers: one brain, two bodies."""
+"""A testbed for LLM-serving schedulers: one scheduler, in a simulator and on live engines."""
 
 from typing import TYPE_CHECKING, Any
 
 from fastserve.sched.job import Job
+from fastserve.sched.observer import Observer
 from fastserve.sched.policy import Policy
 
 if TYPE_CHECKING:
     from fastserve.sched.conformance.check import check_policy
     from fastserve.server.run import FastServeServer
 
-__all__ = ["FastServeServer", "Job", "Policy", "check_policy"]
+__all__ = ["FastServeServer", "Job", "Observer", "Policy", "check_policy"]
 
 
 def __getattr__(name: str) -> Any:
-    # importlib.metadata and the checks cost more to import than everything else here, and few ask for them.
+    # Imported at first use: importlib.metadata and the checks cost more to import than everything else here.
     if name == "__version__":
         from importlib.metadata import version
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import fastserve
 
-GONE = 141
-"""Exit status when nobody reads the output any more: what a shell shows for SIGPIPE."""
+BROKEN_PIPE = 141
+"""Exit status when the reader of the output has exited: 128 + SIGPIPE."""
 
 
 class Command(NamedTuple):
@@ -24,24 +24,28 @@ class Command(NamedTuple):
 
 COMMANDS: dict[str, Command] = {
     "check": Command(
-        "fastserve.cli.check", "does a policy keep the contract? exits 0 if it does, 1 if not, and says what to change"
+        "fastserve.cli.check",
+        "check that a policy keeps the contract: exits 0 if it does, 1 if not, with what to change",
     ),
     "bench": Command(
-        "fastserve.cli.bench", "send a trace or a dataset to a server on schedule, and measure what comes back"
+        "fastserve.cli.bench",
+        "benchmark a server: send a trace or a dataset on schedule (open loop) and measure the responses",
     ),
-    "generate": Command("fastserve.cli.generate", "prompts in, text out, on the live engine in this process"),
+    "generate": Command("fastserve.cli.generate", "generate text for prompts, on a live engine in this process"),
     "profile": Command(
-        "fastserve.cli.profile", "measure how long iterations take on this machine, for skip-join and for the simulator"
+        "fastserve.cli.profile", "measure iteration times on this machine, for policies and for the simulator"
     ),
-    "ab": Command("fastserve.cli.ab", "replay one trace under several policies on live servers, in turns, and compare"),
+    "ab": Command(
+        "fastserve.cli.ab", "replay one trace under several policies on live servers, alternating, and compare"
+    ),
     "serve": Command(
-        "fastserve.cli.serve", "the preemptive engine behind HTTP: OpenAI's routes and our own, and a live page"
+        "fastserve.cli.serve", "HTTP server: OpenAI's routes and native ones, metrics and a live dashboard"
     ),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command. Returns its exit status; usage errors exit with 2. A reader that has gone ends it quietly."""
+    """Runs one command. Returns its exit status; usage errors exit with 2, a closed output pipe with 141."""
     try:
         try:
             return _main(argv)
@@ -49,10 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
     except BrokenPipeError:
         try:
-            print(flush=True)  # fails again if the output is the broken pipe, and no connection of the command's
+            print(flush=True)  # fails again if the broken pipe is the output and not a connection of the command
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more
-            return GONE
+            return BROKEN_PIPE
         raise
 
 
@@ -61,8 +65,8 @@ def _main(argv: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(
         prog="fastserve", description="A testbed for LLM-serving schedulers.", allow_abbrev=False
     )
-    said = f"fastserve {fastserve.__version__}" if "--version" in words else ""  # read only when asked for
-    parser.add_argument("--version", action="version", version=said)
+    shown = f"fastserve {fastserve.__version__}" if "--version" in words else ""  # slow to import
+    parser.add_argument("--version", action="version", version=shown)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     chosen = next((word for word in words if not word.startswith("-")), None)
     module = None

@@ -1,4 +1,4 @@
-"""Result files appear whole or not at all."""
+"""Atomic writes of result files."""
 
 import os
 from collections.abc import Iterator
@@ -7,18 +7,18 @@ from pathlib import Path
 
 
 class OutputError(Exception):
-    """A result could not be written; its text is one line for the user."""
+    """A result could not be written; the message is one line for the user."""
 
 
 def check_writable(path: Path) -> None:
-    """Can a file be written there? Makes the folders on the way to it. Raises OutputError, in one line, where not.
+    """Checks that a file can be written there, and creates its folders. Raises OutputError.
 
-    To be asked before a long run; the disk may of course fill up meanwhile.
+    Call it before a long run; the disk may still fill up meanwhile.
     """
     if path.is_dir():
         raise OutputError(f"Cannot write {path}: it is a folder. Name a file in it.")
     if path.exists() and not path.is_file():
-        raise OutputError(f"Cannot write {path}: it is no ordinary file, and would be replaced by one. Name another.")
+        raise OutputError(f"Cannot write {path}: it is not a regular file, and would be replaced by one. Name another.")
     probe = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,7 +44,6 @@ def atomically(path: Path) -> Iterator[Path]:
         reason = error.strerror or str(error)
         raise OutputError(f"Cannot write {path}: {reason}. Free some space, or choose another folder.") from error
     finally:
-        # After a full disk or Ctrl-C; after success there is nothing left of that name. Where even the folder is out of
-        # reach there is no draft either.
+        # After a full disk or Ctrl-C; after success the draft has been renamed.
         with suppress(OSError):
             draft.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Where what was built, measured or unpacked once is kept for the next time."""
+"""The cache folder: compiled kernels, measured profiles, the embedded model."""
 
 from __future__ import annotations
 

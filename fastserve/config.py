@@ -1,4 +1,4 @@
-"""The settings of the server under the name that scripts know: they live in fastserve.server.config."""
+"""Old import path of the server's settings: see fastserve.server.config."""
 
 from fastserve.server.config.settings import FastServeConfig, explain
 

@@ -1,4 +1,4 @@
-"""Launch: the way from a model, a body's name and settings to an Engine. The one module that knows engine and bodies.
+"""Launch: makes an Engine from a model, a backend and settings. The only module that imports engine and backends.
 
 with Body("embedded", "torch", dtype="float32").engine(EngineConfig(policy="las")) as engine: ...
 """
@@ -16,26 +16,27 @@ from fastserve.engine.clock import Clock, VirtualClock, WallClock
 from fastserve.engine.config import EngineConfig
 from fastserve.engine.engine import Engine
 from fastserve.hardware import DecodePiece, Hardware, LinearLatency, Link, Memory, PrefillFit, load_hardware
+from fastserve.sched.checks import check_names
 
 DEFAULTS: dict[str, Any] = {
     "device": "auto", "dtype": "auto", "threads": None, "load_format": "auto", "max_model_len": None,
     "trust_remote_code": False, "native": "auto", "gpu_memory_utilization": 0.9,
 }  # fmt: skip
-"""Settings of bodies that command lines and servers have. One at its default is not handed on, so that a body that
-does not know it can be chosen without naming it.
+"""Backend options of command lines and servers. Those at their defaults are not passed on, so that a backend without
+such an option can be used.
 """
 
 PLACEHOLDER = Hardware(LinearLatency(PrefillFit(1.0, 0.0, 0.0), [DecodePiece(1, 1.0, 0.0, 0.0)]), Memory(), Link())
-"""Times for a policy that reads none: nothing is measured or looked up where they are given."""
+"""Hardware for policies that read no times: with it, nothing is measured or looked up."""
 
 
 class Body:
-    """A body's class and its model, loaded once: engines are made on it one after the other.
+    """A backend class and its model, loaded once: engines are made on it one after the other.
 
-    backend: a name of fastserve.backends, module:Class or ./file.py:Class. latency: the times that policies are told, a
-    preset or file (None: a stored profile, else what the body says). options: settings of the body itself.
+    backend: a name of fastserve.backends, module:Class or ./file.py:Class. latency: the latency model
+    for policies, a preset or file (None: a stored profile, else the backend's own). options: of the backend.
 
-    Raises ValueError for what it does not have, and what loading raises.
+    Raises ValueError for an unknown backend or option, and what loading raises.
     """
 
     def __init__(
@@ -49,10 +50,7 @@ class Body:
         options = {name: value for name, value in options.items() if name not in DEFAULTS or value != DEFAULTS[name]}
         load = getattr(self.kind, "load", None)
         loading, making = _keywords(load), _keywords(self.kind)
-        for name in options:
-            if name not in (*loading, *making):
-                valid = ", ".join([*loading, *making]) or "none"
-                raise ValueError(f"backend {self.name} has no setting {name}; it has {valid}")
+        check_names(f"backend {self.name}", options, [*loading, *making])
         self.options = {name: value for name, value in options.items() if name in making}
         own = {name: value for name, value in options.items() if name in loading}
         self.model = load(model, **own) if load is not None and isinstance(model, str | PathLike) else model
@@ -61,11 +59,8 @@ class Body:
         self, config: EngineConfig, hardware: Hardware | None = None, *, kv_bytes: int | None = None,
         host_bytes: int | None = None,
     ) -> Backend:  # fmt: skip
-        """A fresh object of the body. hardware: its times, in place of the given, a stored profile or a measurement."""
-        wanted = Wanted(
-            config.block_tokens, config.kv_tokens, config.host_tokens, kv_bytes, host_bytes,
-            config.residency in ("reactive", "proactive"), config.max_batch,
-        )  # fmt: skip
+        """A new backend. hardware: overrides the latency, a stored profile and a measurement."""
+        wanted = wanted_of(config, kv_bytes, host_bytes)
         hardware = hardware or self.given
         made = cast(Backend, self.kind(self.model, wanted, hardware, **self.options))
         facts: Mapping[str, Any] | None = getattr(made, "facts", None)
@@ -81,11 +76,24 @@ class Body:
         self, config: EngineConfig, hardware: Hardware | None = None, *, clock: Clock | None = None,
         kv_bytes: int | None = None, host_bytes: int | None = None,
     ) -> Engine:  # fmt: skip
-        return Engine(self.backend(config, hardware, kv_bytes=kv_bytes, host_bytes=host_bytes), config, clock)
+        made = self.backend(config, hardware, kv_bytes=kv_bytes, host_bytes=host_bytes)
+        try:
+            return Engine(made, config, clock)
+        except BaseException:
+            made.close()
+            raise
+
+
+def wanted_of(config: EngineConfig, kv_bytes: int | None = None, host_bytes: int | None = None) -> Wanted:
+    """The memory request of an engine's settings."""
+    return Wanted(
+        config.block, config.kv_tokens, config.host_tokens, kv_bytes, host_bytes,
+        config.residency in ("reactive", "proactive"), config.max_batch,
+    )  # fmt: skip
 
 
 def profiled(body: Body, config: EngineConfig) -> Profiled:
-    """A fresh object of the body, to be measured. ValueError for a body whose times cannot be."""
+    """A new backend to be profiled. ValueError for one that cannot be."""
     made = body.backend(config, PLACEHOLDER)
     if not hasattr(made, "facts"):
         raise ValueError(f"backend {body.name} cannot be profiled: its times are given, or not its own")
@@ -95,7 +103,7 @@ def profiled(body: Body, config: EngineConfig) -> Profiled:
 def on_model(
     model: Any, config: EngineConfig, *, hardware: Hardware | None = None, clock: Clock | None = None
 ) -> Engine:
-    """An engine on a loaded model of backends.torch. hardware: its times, in place of a stored profile or a warm-up."""
+    """An engine on a loaded model of backends.torch. hardware: overrides a stored profile and the warm-up."""
     return Body(model).engine(config, hardware, clock=clock)
 
 
@@ -108,7 +116,7 @@ def scripted(
 
 
 def _keywords(call: Any) -> list[str]:
-    """The keyword-only parameters of a class or function: a body's own settings."""
+    """Keyword-only parameters of a class or function: the options of a backend."""
     if call is None:
         return []
     return [name for name, one in inspect.signature(call).parameters.items() if one.kind is one.KEYWORD_ONLY]

@@ -1,4 +1,4 @@
-"""Clients that nobody here wrote, against a real server process: the openai package, and aiperf where it is installed.
+"""Acceptance tests with third-party clients against a server process: the openai package, and aiperf if installed.
 
     make acceptance            # installs them into build/acceptance and runs this with that Python
 

@@ -1,4 +1,4 @@
-"""Does the bench client keep its schedule? Requests at a fixed rate against a stub in a process of its own.
+"""Measures the dispatch lag of the bench client at a fixed rate against a stub server in another process.
 
     python scripts/bench_client.py [--rate 200] [--requests 2000] [--tokens 16] [--runs 3]
 
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from fastserve.bench import Asking, Completions, HttpBackend, IdPrompts, Result, calls_of, run
+from fastserve.bench import Completions, HttpApi, IdPrompts, RequestOptions, Result, calls_of, run
 from fastserve.bench.result import LATE_NS
 from fastserve.workload import synthesise
 
@@ -41,14 +41,14 @@ async def send(url: str, args: argparse.Namespace, seed: int) -> Result:
     trace = synthesise(
         args.requests, rate=args.rate, lengths=lengths, prompt="lognormal:6,1,8,4000", output=lengths, seed=seed
     )
-    backend = HttpBackend(url, Completions(Asking(model="stub", ignore_eos=True)))
+    api = HttpApi(url, Completions(RequestOptions(model="stub", ignore_eos=True)))
     calls = calls_of(trace, IdPrompts(100, 1000, seed))
     gc.collect()
     gc.freeze()
     try:
-        return await run(calls, backend)
+        return await run(calls, api)
     finally:
-        backend.close()
+        api.close()
 
 
 def on_loop(kind: str, work: Any) -> Any:

@@ -1,8 +1,8 @@
-"""make bench-engine: the live engine against others on this machine, in the same minutes.
+"""make bench-engine: throughput of the live engine and of other engines on this machine, interleaved.
 
     python scripts/bench_engine.py            # the whole workload; half an hour where a CPU computes in bfloat16
     python scripts/bench_engine.py --quick    # its first 25 requests, one round; half an hour on two slow cores
-    python scripts/bench_engine.py --resume   # goes on with the newest run that was cut off
+    python scripts/bench_engine.py --resume   # resumes the newest interrupted run
 
 Each figure is one process of scripts/bench_engine_case.py, which says what the workload is and what is equal for all:
 

@@ -1,4 +1,4 @@
-"""The tables of make bench-engine, from what its processes measured."""
+"""Tables of make bench-engine, from the measurements of its processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Throughput through HTTP streaming against the engine's own, in alternated runs on one engine.
+"""Throughput over HTTP streaming against Engine.generate, in alternated runs on one engine.
 
     python scripts/bench_server.py
     python scripts/bench_server.py --model embedded --requests 128 --tokens 64
@@ -120,7 +120,7 @@ def over_http(base: str) -> float:
 
 
 async def drive(base: str, args: argparse.Namespace) -> dict[str, float]:
-    """Plain sockets: the clients shall cost little, for they share the machine with what is measured."""
+    """Plain sockets: cheap clients, as they share the machine with the server."""
     waiting = prompts(args.requests, 127, 0)
     host, port = base.removeprefix("http://").split(":")
     tokens = 0

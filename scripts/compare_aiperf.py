@@ -1,11 +1,11 @@
-"""Do aiperf and `fastserve bench` measure the same? One schedule, one stub server, both clients in turn.
+"""Compares the measurements of aiperf and `fastserve bench`: one schedule, one stub server, both clients in turn.
 
     python -m venv build/aiperf && build/aiperf/bin/pip install aiperf
     python scripts/compare_aiperf.py build/aiperf/bin/aiperf [--requests 100] [--rate 5] [--rounds 5]
 
-Theirs and ours: time_to_first_token and ttft, request_latency and e2el, inter_token_latency and tpot (aiperf's is per
-request, over its tokens, so it is our tpot and not our itl). Needs transformers. Exits 1 where a mean differs by 2 %
-in the median round.
+Metrics, aiperf's and ours: time_to_first_token and ttft, request_latency and e2el, inter_token_latency and tpot
+(aiperf's is per request, over its tokens, so it is our tpot and not our itl). Needs transformers. Exits 1 if a mean
+differs by 2 % in the median round.
 """
 
 from __future__ import annotations

@@ -26,9 +26,9 @@ INT64 = "fastserve/sched/int64.py"
 
 MODULES = (
     INT64,
-    *[f"fastserve/sched/{name}.py" for name in ("job", "plan", "policy", "ranking", "kv", "batching", "residency")],
-    *[f"fastserve/sched/{name}.py" for name in ("charging", "eviction", "checks", "alarms", "bounds", "choose")],
-    "fastserve/sched/scheduler.py",
+    *[f"fastserve/sched/{name}.py" for name in ("job", "plan", "link", "policy", "ranking", "kv", "batching")],
+    *[f"fastserve/sched/{name}.py" for name in ("residency", "charging", "eviction", "checks", "alarms", "bounds")],
+    *[f"fastserve/sched/{name}.py" for name in ("choose", "uneven", "scheduler", "seats", "observer")],
     *[f"fastserve/hardware/{name}.py" for name in ("base", "lines", "linear", "machine_times")],
     *[f"fastserve/policies/{name}.py" for name in ("fcfs", "fixed_priority", "las", "mlfq", "shortest", "skip_join")],
     "fastserve/metrics/records.py",
@@ -40,6 +40,7 @@ MODULES = (
 )
 OPEN = {
     "fastserve/sched/policy.py": "Policy",
+    "fastserve/sched/observer.py": "Observer",
     "fastserve/policies/mlfq.py": "Mlfq",
     "fastserve/policies/skip_join.py": "SkipJoinMlfq",
     "fastserve/hardware/base.py": "LatencyModel",

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 
 from fastserve.atomic_files import OutputError
+from fastserve.formats import check
 from sim.report.plot import draw
 from sim.report.run import Run
 
 
 def runs_of(document: dict[str, Any]) -> list[Run]:
     """The rounds as runs of the simulator's report, whose figures these are."""
+    check("comparison", document, "the document")
     found = []
     for one in document["rounds"]:
         columns = {
@@ -35,7 +37,7 @@ def main() -> int:
         for path in draw(runs_of(document), Path(sys.argv[2])):
             print(path)
     except (OSError, ValueError, KeyError, OutputError) as error:
-        print(f"{sys.argv[1]} cannot be drawn: {error!r}; write it with fastserve ab --out", file=sys.stderr)
+        print(f"{sys.argv[1]} cannot be drawn: {error}; write it with fastserve ab --out", file=sys.stderr)
         return 2
     return 0
 

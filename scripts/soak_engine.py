@@ -1,4 +1,4 @@
-"""Soak: random requests with cancels through an engine, and what is left of them afterwards.
+"""Soak test of the engine: random requests with cancels, then a check for leaks.
 
     python scripts/soak_engine.py --scripted 100000 --embedded 5000
 
@@ -95,7 +95,7 @@ def _held(engine: Engine) -> list[str]:
     held = {
         "requests": len(loop.requests),
         "jobs": len(scheduler.live),
-        "seats": len(loop.watch.seats.of),
+        "seats": len(loop.observers.seats()),
         "trails": len(loop.recorder.trails),
         "prefetches of the recorder": len(loop.recorder.fetched),
         "device blocks": ledger.used + ledger.cold,

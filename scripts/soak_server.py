@@ -1,4 +1,4 @@
-"""Many clients for minutes: they stream, leave at random and send nonsense. At the end nothing may be left.
+"""Soak test of the server: many clients stream, disconnect at random and send invalid requests; then a check for leaks.
 
     python scripts/soak_server.py --seconds 300 --clients 200 --model embedded
 
@@ -161,8 +161,8 @@ def soak(engine: Engine, seconds: float, clients: int, slack: float) -> tuple[di
     figures = {
         "seconds": round(took, 1),
         **run.counts,
-        "jobs": service.tally.count,
-        "tokens": service.tally.tokens,
+        "jobs": service.totals.count,
+        "tokens": service.totals.tokens,
         "preemptions": snapshot.counters["preemptions"],
         "threads": [threads, threads_left],
         "files": [files, files_left],
@@ -171,7 +171,7 @@ def soak(engine: Engine, seconds: float, clients: int, slack: float) -> tuple[di
     }
     wrong = list(run.wrong)
     held = {
-        "jobs that have not ended": len(service.board.names),
+        "jobs that have not ended": len(service.registry.engine_ids),
         "jobs in the engine": snapshot.running + snapshot.waiting,
         "KV tokens on the device": snapshot.device.used + snapshot.device.parked,
         "KV tokens on the host": snapshot.host.used + snapshot.host.parked,
@@ -190,7 +190,7 @@ def soak(engine: Engine, seconds: float, clients: int, slack: float) -> tuple[di
 def settled(service: Any) -> None:
     """Waits until the server has heard the end of every job and closed every connection."""
     until = time.monotonic() + 30
-    while time.monotonic() < until and service.board.names:
+    while time.monotonic() < until and service.registry.engine_ids:
         time.sleep(0.05)
     time.sleep(0.3)
 
@@ -201,7 +201,7 @@ def held_now(process: psutil.Process, service: Any) -> tuple[int, int, int]:
     async def tasks() -> int:
         return len(asyncio.all_tasks())
 
-    found = asyncio.run_coroutine_threadsafe(tasks(), service.outbox.loop).result()
+    found = asyncio.run_coroutine_threadsafe(tasks(), service.dispatcher.loop).result()
     return threading.active_count(), process.num_fds(), found
 
 

@@ -1,11 +1,15 @@
-"""The simulator: arrivals, gpu and link as SimPy processes around the brain. `python -m sim`, or sim.replay()."""
+"""Simulator: arrivals, gpu and link as SimPy processes around a Scheduler. `python -m sim`, or sim.replay().
+
+Read: world, machine, inbox, link (one run); run, replay (policies, seeds, processes); settings, capacity; report/.
+"""
 
 from sim import compiled
 
 compiled.use()  # before the first import of fastserve
 
+from fastserve.policies.spec import PolicySpec  # noqa: E402
 from sim.replay import Result, replay  # noqa: E402
 from sim.run import Contender  # noqa: E402
 from sim.settings import Settings  # noqa: E402
 
-__all__ = ["Contender", "Result", "Settings", "replay"]
+__all__ = ["Contender", "PolicySpec", "Result", "Settings", "replay"]

@@ -8,63 +8,27 @@ import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import BrokenExecutor
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from fastserve.atomic_files import OutputError, check_writable
+from fastserve.cli.arguments import add_rows, add_settings
 from fastserve.hardware import presets
-from fastserve.policies import POLICIES
-from fastserve.policies.literal import literal
-from fastserve.sched.config import choices
-from fastserve.sched.errors import PolicyError
+from fastserve.observers.named import find
+from fastserve.policies.spec import PolicySpec, told_apart
+from fastserve.sched.errors import ObserverError, PolicyError
 from fastserve.workload import TraceError, read_trace
 from sim.inspect import Inspection
 from sim.replay import Result, RunError, check, replay, told
-from sim.run import Contender
-from sim.settings import PRESET, Settings, describe
+from sim.settings import OTHER_NAMES, Settings
 
 
 class Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong, and not the whole usage before it."""
+    """Errors are one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (--help lists everything)\n")
-
-
-class PolicyAction(argparse.Action):
-    """--policy starts a row; --set and --label belong to the --policy before them."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
-        rows: list[dict[str, Any]] = namespace.policy or []
-        if option_string == "--policy":
-            rows = [*rows, {"policy": values, "knobs": {}, "label": ""}]
-            namespace.policy = rows
-            return
-        if not rows:
-            parser.error(f"{option_string} {values}: it belongs to the --policy before it, and there is none")
-        if option_string == "--label":
-            rows[-1]["label"] = values
-            return
-        key, equals, text = values.partition("=")
-        if not equals or not key:
-            parser.error(f"--set {values}: write it as key=value")
-        rows[-1]["knobs"][key.replace("-", "_")] = literal(text)
-
-
-def tokens(text: str) -> int | str:
-    if text in ("unlimited", PRESET):
-        return text
-    try:
-        return int(text.replace("_", ""))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of tokens nor 'unlimited'") from None
 
 
 def parser() -> argparse.ArgumentParser:
@@ -72,58 +36,39 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m sim",
         description="Replay a trace of requests under scheduling policies, and compare their job completion times.",
         epilog=f"latency presets: {', '.join(presets())}, roofline:MODEL/DEVICE, or a JSON file",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("trace", help="a trace file; recognised by its content")
-    rows = parser.add_argument_group("policies (repeat for several)")
-    rows.add_argument(
-        "--policy", action=PolicyAction, metavar="NAME", default=None, help=f"{', '.join(POLICIES)}, or module:Class"
-    )
-    rows.add_argument(
-        "--set", action=PolicyAction, metavar="KEY=VALUE", default=argparse.SUPPRESS, help="a setting of that policy"
-    )
-    rows.add_argument(
-        "--label", action=PolicyAction, metavar="TEXT", default=argparse.SUPPRESS, help="the name of that row"
-    )
-    group = parser.add_argument_group("settings")
-    aliases = {"rate": ["--request-rate"]}
-    texts = describe()
-    for field in fields(Settings):
-        flag = "--" + field.name.replace("_", "-")
-        default = None if field.default is MISSING else field.default
-        options: dict[str, Any] = {"help": texts[field.name], "default": default}
-        kind = str(field.type)
-        if kind.startswith("bool"):
-            options["action"] = argparse.BooleanOptionalAction
-        elif field.name in ("kv_tokens", "host_tokens"):
-            options |= {"type": tokens, "metavar": "N|unlimited"}
-        elif choices(field.name):
-            options["choices"] = list(choices(field.name))
-        else:
-            options["type"] = int if kind.startswith("int") else float if kind.startswith("float") else str
-            options["metavar"] = {int: "N", float: "X"}.get(options["type"], "TEXT")
-        group.add_argument(flag, *aliases.get(field.name, []), dest=field.name, **options)
+    parser.add_argument("trace", help="trace file; the format is detected")
+    add_rows(parser.add_argument_group("policies (repeat for several)"))
+    add_settings(parser.add_argument_group("settings"), Settings, others=OTHER_NAMES)
     trace = parser.add_argument_group("trace")
-    trace.add_argument("--num-requests", "--num-prompts", type=int, metavar="N", help="take the first N rows")
+    trace.add_argument("--num-requests", "--num-prompts", type=int, metavar="N", help="use the first N rows")
     trace.add_argument(
-        "--from", dest="start", type=float, default=0.0, metavar="S", help="take the rows from this second on"
+        "--from", dest="start", type=float, default=0.0, metavar="S", help="use the rows from this second on (all)"
     )
-    trace.add_argument("--for", dest="duration", type=float, metavar="S", help="and for so many seconds")
-    trace.add_argument("--columns", metavar="SPEC", help="of an unknown format: arrival=ts:ms,prompt=a,output=b")
+    trace.add_argument("--for", dest="duration", type=float, metavar="S", help="use this many seconds")
     trace.add_argument(
-        "--lenient", action="store_true", help="drop and count bad rows instead of stopping at the first"
-    )
-    trace.add_argument(
-        "--arrivals", metavar="PROCESS", help="for lengths without arrivals: poisson, gamma:cv=4, onoff:on=10,off=30"
+        "--columns", metavar="SPEC", help="columns of an unknown format: arrival=ts:ms,prompt=a,output=b"
     )
     trace.add_argument(
-        "--lengths", metavar="LAW", help="for client rates without lengths: profile:sharegpt, lognormal:..., zipf:..."
+        "--lenient", action="store_true", help="drop and count invalid rows instead of stopping at the first"
+    )
+    trace.add_argument(
+        "--arrivals", metavar="SPEC", help="for lengths without arrivals: poisson, gamma:cv=4, onoff:on=10,off=30"
+    )
+    trace.add_argument(
+        "--lengths", metavar="SPEC", help="for client rates without lengths: profile:sharegpt, lognormal:..., zipf:..."
     )
     output = parser.add_argument_group("runs and output")
     output.add_argument(
-        "--seeds", type=int, default=1, metavar="N", help="seeds 0 to N-1; seed 0 is the trace as it stands"
+        "--seeds",
+        type=int,
+        default=1,
+        metavar="N",
+        help="seeds 0 to N-1; seed 0 leaves the trace as it is (%(default)s)",
     )
-    output.add_argument("--processes", type=int, metavar="N", help="worker processes (all cores where it pays)")
+    output.add_argument(
+        "--processes", type=int, metavar="N", help="worker processes (default: all cores for large runs)"
+    )
     output.add_argument("--json", action="store_true", help="print one JSON document and nothing else on stdout")
     output.add_argument("--out", metavar="DIR", help="write run.json, records.parquet and summary.json there")
     output.add_argument("--csv", action="store_true", help="with --out: records.csv too")
@@ -142,6 +87,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="JOB",
         help="tell one job's life under each policy, first seed (in the --json document: explain)",
     )
+    output.add_argument(
+        "--observer", action="append", default=[], metavar="MODULE:CLASS", help="your own, made fresh for each run"
+    )
     return parser
 
 
@@ -149,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     try:
         return run(args)
-    except PolicyError as error:
+    except (PolicyError, ObserverError) as error:
         return failed(told(error), 1)
     except RunError as error:
         return failed(str(error), 1)
@@ -170,14 +118,16 @@ def failed(why: str, status: int) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    settings = Settings(**{field.name: getattr(args, field.name) for field in fields(Settings)})
+    settings = settings_of(args)
     if args.seeds < 1:
         raise ValueError(f"--seeds {args.seeds}: give at least 1")
     if args.processes is not None and args.processes < 1:
         raise ValueError(f"--processes {args.processes}: give at least 1")
-    contenders = [Contender(**row) for row in args.policy or [{"policy": "fcfs"}, {"policy": "sj-mlfq"}]]
-    check(contenders, settings)
-    closeup = Inspection(_path(args.timeline), _path(args.iterations), args.explain)
+    specs = told_apart(args.policies or [PolicySpec("fcfs"), PolicySpec("sj-mlfq")])
+    check(specs, settings)
+    closeup = Inspection(_path(args.timeline), _path(args.iterations), args.explain, args.observer)
+    for name in args.observer:
+        find(name)
     for path in outputs(args):
         check_writable(path)
     trace = read_trace(
@@ -194,7 +144,7 @@ def run(args: argparse.Namespace) -> int:
     if args.explain is not None and not 0 <= args.explain < len(trace):
         raise ValueError(f"--explain {args.explain}: there is no such job; they are 0 to {len(trace) - 1}")
     result = replay(
-        trace, contenders, seeds=args.seeds, settings=settings, processes=args.processes, observe=closeup.observe
+        trace, specs, seeds=args.seeds, settings=settings, processes=args.processes, observe=closeup.observe
     )
     deliver(args, result, closeup)
     if not result.interrupted:
@@ -205,8 +155,12 @@ def run(args: argparse.Namespace) -> int:
     return failed(f"interrupted; {done} of {result.planned} runs were finished{part}{what}", 130)
 
 
+def settings_of(args: argparse.Namespace) -> Settings:
+    return Settings(**{field.name: getattr(args, field.name) for field in fields(Settings)})
+
+
 def outputs(args: argparse.Namespace) -> list[Path]:
-    """A file of each kind that will be written."""
+    """The output files, to be checked before the run."""
     paths = [Path(args.out) / "summary.json"] if args.out else []
     if args.plot is not None:
         paths.append(_plots(args) / "jct_cdf.pdf")
@@ -214,7 +168,7 @@ def outputs(args: argparse.Namespace) -> list[Path]:
 
 
 def deliver(args: argparse.Namespace, result: Result, closeup: Inspection) -> None:
-    """Writes the files, and shows the result even where they cannot be written."""
+    """Writes the files, and prints the result even if they cannot be written."""
     written: list[Path] = []
     remarks: list[str] = []
     try:

@@ -1,4 +1,4 @@
-"""What fcfs can just sustain: the rate that a load is measured in."""
+"""Capacity: the throughput that fcfs sustains; the unit of load."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from fastserve.atomic_files import OutputError, atomically
+from fastserve.policies.spec import PolicySpec
 from fastserve.workload import Trace
 from fastserve.workload.requests import outputs_of
 from sim.report.provenance import fingerprint
-from sim.run import Contender, run_one
+from sim.run import run_one
 from sim.settings import Settings
 
 REQUESTS = 2000
@@ -52,7 +53,7 @@ def _burst(trace: Trace) -> Trace:
 
 
 def _measure(burst: Trace, settings: Settings) -> float:
-    run = run_one(burst, Contender("fcfs"), settings, seed=0)
+    run = run_one(burst, PolicySpec("fcfs"), settings, seed=0)
     if run.settings.get("interrupted"):
         raise KeyboardInterrupt
     makespan = run.summary["makespan_s"]

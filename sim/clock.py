@@ -1,4 +1,4 @@
-"""A simulated world's clock: SimPy's Environment, whose time may pass without an event where nothing else is due."""
+"""The simulation clock: SimPy's Environment that can advance without an event when nothing else is due."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The inbox: everything that comes from outside, in the order in which both drivers hand it to the Scheduler."""
+"""Inbox: arrivals and cancels, in the order in which both drivers submit them to the Scheduler."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The modelled machine: an Executor that runs a Plan by arithmetic. It alone knows the outputs and the next arrival."""
+"""ModelledMachine: an Executor that computes the time of a Plan. Only it knows true outputs and the next arrival."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Final
 
 from fastserve.hardware import LatencyModel
 from fastserve.sched.int64 import i64
-from fastserve.sched.job import NEVER, Job
-from fastserve.sched.plan import Copy, Moves, Outcome, Plan
+from fastserve.sched.job import NEVER, Copy, Job
+from fastserve.sched.plan import Outcome, Plan
 from sim.inbox import Inbox
 from sim.link import Link
 
@@ -46,7 +46,7 @@ class ModelledMachine:
         begun: i64 = self.rest if now == self.at else 0  # ps since `now`
         stall: i64 = 0
         if plan.moves is not None:
-            stall = self._copy(plan, plan.moves)
+            stall = self.link.follow(plan)
             begun += stall * 1000
         batch: i64 = plan.batch
         context: i64 = plan.context
@@ -153,25 +153,6 @@ class ModelledMachine:
             if self.end[id] == at:
                 return at
             pop(ends)
-
-    def _copy(self, plan: Plan, moves: Moves) -> int:
-        """Starts the plan's copies; ns until those that the step needs have ended.
-
-        Copies out go first. What the step loads may not start before the room is clear; prefetches queue behind.
-        """
-        link = self.link
-        now = plan.now
-        for copy in moves.park:
-            link.send(copy, now)
-        clear = now
-        for copy in moves.clear:
-            clear = max(clear, link.ends(copy))
-        ready = clear
-        for copy in moves.load:
-            ready = max(ready, link.send(copy, clear) if copy.job.copy is not copy else link.ends(copy))
-        for copy in moves.prefetch:
-            link.send(copy, clear)
-        return ready - now
 
 
 class Alone:

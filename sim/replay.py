@@ -1,4 +1,4 @@
-"""replay(): a trace under one policy or several, over seeds, in a process pool where it pays."""
+"""replay(): simulates a trace under one policy or several, over seeds, in a process pool if worthwhile."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastserve import predictors
-from fastserve.sched.errors import PolicyError
-from fastserve.sched.policy import Policy
+from fastserve.policies.spec import PolicyLike, PolicySpec, check_labels, told_apart
+from fastserve.sched.errors import ObserverError, PolicyError
 from fastserve.workload import Trace, read_trace
 from sim.capacity import capacity
 from sim.report.document import document, table, write_out
 from sim.report.run import Run
-from sim.run import Contender, prepare, run_one
+from sim.run import prepare, row, run_one
 from sim.settings import Settings
 from sim.world import World
 
@@ -28,20 +28,17 @@ if TYPE_CHECKING:
 
 POOL_PAYS = 20_000  # requests in all, below which starting processes costs more than it saves
 
-ALIASES = {"request_rate": "rate"}  # the name that other tools give it
-
-PolicyLike = str | type[Policy] | Contender
-Observe = Callable[[Contender, str, int], Callable[[World], None] | None]
-"""(contender, label, seed) -> what attaches observers to that run's world, or None where nobody looks."""
+Observe = Callable[[PolicySpec, str, int], Callable[[World], None] | None]
+"""(policy, label, seed) -> function that attaches observers to that run's world, or None."""
 
 
 class RunError(RuntimeError):
-    """A policy broke in another process; the text says which, where and how."""
+    """A policy failed in another process; the message says which, where and how."""
 
 
 @dataclass
 class Result:
-    """What came out. Printing it shows the table."""
+    """Results of a replay. Printing it shows the table."""
 
     settings: dict[str, Any]
     runs: list[Run] = field(default_factory=list)
@@ -96,25 +93,23 @@ def replay(
 ) -> Result:
     """Replay a trace under one policy or several, with a fresh policy object for each run.
 
-    trace: a Trace, or the path of one. policy: a name, "module:Class", a class, a Contender with knobs and a label, or
-    a list of these. seeds: how many, or which. Seed 0 is the trace as it stands; any other re-pairs its arrivals with
-    its requests, alike for all policies (common random numbers), and seeds the predictor. changes: settings by name,
-    such as load=0.8 (sim.settings.Settings lists them). processes: 1 keeps everything in this one. progress: a bar on
-    stderr (None: when that is a terminal). observe: asked once for each run, in order; what is looked at runs in this
-    process. num_requests: the first so many rows. reading: how to read the file at a path, as read_trace() takes it:
-    columns, lenient, arrivals, lengths, start_s, duration_s.
+    trace: a Trace, or the path of one. policy: a name, "module:Class", "./file.py:Class", a class, a PolicySpec with
+    knobs and a label, or a list of these; rows of one policy without labels are named by the knobs in which they
+    differ. seeds: how many, or which. Seed 0 is the trace as it stands; any other re-pairs its arrivals with its
+    requests, alike for all policies (common random numbers), and seeds the predictor. changes: settings by name, such
+    as load=0.8 (sim.settings.Settings lists them). processes: 1 keeps everything in this one. progress: a bar on stderr
+    (None: when that is a terminal). observe: asked once for each run, in order; what is looked at runs in this process.
+    num_requests: the first so many rows. reading: how to read the file at a path, as read_trace() takes it: columns,
+    lenient, arrivals, lengths, start_s, duration_s.
 
     Raises ValueError (TraceError for the trace) with what was wrong; PolicyError, or RunError from another process,
-    when a policy breaks. After Ctrl-C returns what has finished.
+    when a policy breaks; ObserverError when an observer does. After Ctrl-C returns what has finished.
     """
-    for alias, name in ALIASES.items():
-        if alias in changes:
-            changes[name] = changes.pop(alias)
     chosen = (settings or Settings()).with_(**changes)
-    contenders = [_contender(entry) for entry in (policy if isinstance(policy, list | tuple) else [policy])]
-    if not contenders:
+    specs = told_apart([PolicySpec.of(entry) for entry in (policy if isinstance(policy, list | tuple) else [policy])])
+    if not specs:
         raise ValueError("give at least one policy")
-    rows = check(contenders, chosen)
+    rows = check(specs, chosen)
     numbers = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not numbers or len(set(numbers)) < len(numbers):
         raise ValueError(f"seeds {numbers}: give at least one, and each once")
@@ -138,7 +133,7 @@ def replay(
     shown["seeds"] = numbers
     if trace.dropped:
         shown["dropped_rows"] = dict(trace.dropped)
-    tasks = [(contender, seed) for contender in contenders for seed in numbers]
+    tasks = [(spec, seed) for spec in specs for seed in numbers]
     result = Result(shown, planned=len(tasks))
     bar = _bar(len(tasks) * len(trace), progress)
     try:
@@ -148,52 +143,39 @@ def replay(
     finally:
         if bar is not None:
             bar.close()
-    order = {row: place for place, row in enumerate(rows)}
+    order = {label: place for place, label in enumerate(rows)}
     result.runs.sort(key=lambda run: (order[run.label], run.seed))
     return result
 
 
 def _names(run: Run) -> dict[str, object]:
-    """What tells this run from others, to stand in front."""
+    """Policy, label and seed of a run, for the first columns."""
     return {"policy": run.policy, "label": run.label, "seed": run.seed}
 
 
-def check(contenders: Sequence[Contender], settings: Settings) -> list[str]:
-    """The labels of the rows. Raises ValueError or FileNotFoundError for what can be known to be wrong before a run."""
+def check(specs: Sequence[PolicySpec], settings: Settings) -> list[str]:
+    """Validates before a run; returns the labels of the rows. Raises ValueError or FileNotFoundError."""
     hardware = settings.hardware()
     predictors.make(settings.predictor)
-    rows = []
-    for contender in contenders:
-        prepare(contender, settings)
-        settings.scheduler(contender.fresh(), hardware, longest=1)
-        rows.append(contender.row(settings))
-    for row in rows:
-        if rows.count(row) > 1:
-            raise ValueError(f"two rows would be called {row!r}: give them labels")
+    for spec in specs:
+        prepare(spec, settings)
+        settings.scheduler(spec.fresh(), hardware, longest=1)
+    rows = [row(spec, settings) for spec in specs]
+    check_labels(rows)
     return rows
-
-
-def _contender(entry: object) -> Contender:
-    if isinstance(entry, Contender):
-        return entry
-    if isinstance(entry, str) or (isinstance(entry, type) and issubclass(entry, Policy)):
-        return Contender(entry)
-    if isinstance(entry, Policy):
-        raise ValueError(f"give the class {type(entry).__name__} and not an object of it: each run needs a fresh one")
-    raise ValueError(f"{entry!r} is no policy: give a name, module:Class, a subclass of fastserve.Policy, a Contender")
 
 
 def _run_all(
     trace: Trace,
     settings: Settings,
-    tasks: list[tuple[Contender, int]],
+    tasks: list[tuple[PolicySpec, int]],
     processes: int | None,
     runs: list[Run],
     watch: Callable[[int], object] | None,
     observe: Observe | None,
 ) -> None:
-    """Fills `runs` as they finish, so that an interrupt leaves those that have."""
-    attach = [None if observe is None else observe(task[0], task[0].row(settings), task[1]) for task in tasks]
+    """Appends to `runs` as they finish, so that an interrupt keeps finished ones."""
+    attach = [None if observe is None else observe(task[0], row(task[0], settings), task[1]) for task in tasks]
     workers = min(len(tasks), processes or os.cpu_count() or 1)
     pays = processes is not None or len(trace) * len(tasks) >= POOL_PAYS
     pooled = workers > 1 and pays and _travels(tasks)
@@ -203,10 +185,10 @@ def _run_all(
     futures: dict[Future[Run], bool] = {}  # and whether its run is in `runs`
     try:
         if pool is not None:
-            futures = {pool.submit(_task, trace, contender, settings, seed): False for contender, seed in away}
+            futures = {pool.submit(_task, trace, spec, settings, seed): False for spec, seed in away}
         for i in here:
-            contender, seed = tasks[i]
-            runs.append(run_one(trace.repaired(seed), contender, settings, seed, watch=watch, observe=attach[i]))
+            spec, seed = tasks[i]
+            runs.append(run_one(trace.repaired(seed), spec, settings, seed, watch=watch, observe=attach[i]))
             if runs[-1].settings.get("interrupted"):
                 raise KeyboardInterrupt
         for future in as_completed(futures):
@@ -227,15 +209,15 @@ def _run_all(
         pool.shutdown()
 
 
-def _task(trace: Trace, contender: Contender, settings: Settings, seed: int) -> Run:
+def _task(trace: Trace, spec: PolicySpec, settings: Settings, seed: int) -> Run:
     try:
-        return run_one(trace.repaired(seed), contender, settings, seed)
+        return run_one(trace.repaired(seed), spec, settings, seed)
     except PolicyError as error:
-        raise RunError(told(error)) from None  # neither the policy nor its traceback can be sent
+        raise RunError(told(error)) from None  # neither the policy nor its traceback can be pickled
 
 
-def told(error: PolicyError) -> str:
-    """The message, with the file and the line of the policy that raised what lies behind it."""
+def told(error: PolicyError | ObserverError) -> str:
+    """The message, with the file and line that raised its cause."""
     cause = error.__cause__
     last = cause.__traceback__ if cause is not None else None
     if last is None:
@@ -246,12 +228,12 @@ def told(error: PolicyError) -> str:
 
 
 def _ignore_interrupts() -> None:
-    """Ctrl-C reaches the whole process group; the parent decides."""
+    """Ignores Ctrl-C in workers: it reaches the whole process group, and the parent handles it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _travels(tasks: list[tuple[Contender, int]]) -> bool:
-    """A class made inside a function cannot be sent to another process; it then runs in this one."""
+def _travels(tasks: list[tuple[PolicySpec, int]]) -> bool:
+    """Whether a policy can be pickled; a class defined in a function cannot, and runs in this process."""
     try:
         pickle.dumps(tasks)
     except (pickle.PicklingError, AttributeError, TypeError):

@@ -1,4 +1,4 @@
-"""One run: one trace, one policy, one seed. Deterministic to the bit, no global state."""
+"""One run: one trace, one policy, one seed. Deterministic bit for bit, no global state."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
@@ -15,8 +14,7 @@ from fastserve import predictors
 from fastserve.hardware import Hardware
 from fastserve.metrics.records import Recorder
 from fastserve.metrics.summary import summarise
-from fastserve.policies import find, knobs, make
-from fastserve.sched.policy import Policy
+from fastserve.policies.spec import PolicySpec
 from fastserve.sched.scheduler import Scheduler
 from fastserve.workload import Trace
 from fastserve.workload.requests import jobs_of, outputs_of, targets_of
@@ -27,68 +25,31 @@ from sim.report.run import Run
 from sim.settings import Settings
 from sim.world import World
 
-
-@dataclass(frozen=True, slots=True)
-class Contender:
-    """A policy as a row of the comparison. policy: a name, module:Class, a class. knobs: its constructor's keywords."""
-
-    policy: str | type[Policy]
-    knobs: dict[str, Any] = field(default_factory=dict)
-    label: str = ""
-
-    @property
-    def name(self) -> str:
-        return self.policy if isinstance(self.policy, str) else self.policy.__name__
-
-    @property
-    def kind(self) -> type[Policy]:
-        return find(self.policy) if isinstance(self.policy, str) else self.policy
-
-    def fresh(self) -> Policy:
-        """A policy for one run. Raises ValueError for an unknown name or setting."""
-        if isinstance(self.policy, str):
-            return make(self.policy, self.knobs)
-        valid = knobs(self.policy)
-        for key in self.knobs:
-            if key not in valid:
-                raise ValueError(f"{self.name} has no setting {key!r}; it has {', '.join(valid) or 'none'}")
-        return self.policy(**self.knobs)
-
-    def row(self, settings: Settings) -> str:
-        """Its label; a policy that used a predictor says so."""
-        label = self.label or self.name
-        return f"{label} ({settings.predictor})" if self.kind.needs else label
+Contender = PolicySpec
+"""Deprecated name of PolicySpec; removed in the next release."""
 
 
-def prepare(contender: Contender, settings: Settings) -> None:
-    """Raises ValueError for what can be known to be wrong before a run."""
-    try:
-        policy = contender.fresh()
-    except (ValueError, KeyboardInterrupt):
-        raise
-    except (Exception, SystemExit) as error:
-        what = f"{type(error).__name__}: {error}"
-        raise ValueError(f"policy {contender.name} cannot be imported and made: {what}") from error
-    unknown = policy.needs - {"guess"}
-    if unknown:
-        raise ValueError(f"policy {contender.name} needs {', '.join(sorted(unknown))}, which no driver provides")
-    if "guess" in policy.needs and predictors.make(settings.predictor) is None:
-        raise ValueError(
-            f"policy {contender.name} needs a guess of the output length: choose a predictor, "
-            f"oracle, lognormal:SIGMA or constant:TOKENS"
-        )
+def row(spec: PolicySpec, settings: Settings) -> str:
+    """The spec's label; a policy that used a predictor says so."""
+    return f"{spec.title} ({settings.predictor})" if spec.needs_guess else spec.title
+
+
+def prepare(spec: PolicySpec, settings: Settings) -> None:
+    """Validates before a run. Raises ValueError."""
+    guessed = predictors.make(settings.predictor) is not None
+    spec.check(guesses="" if guessed else "oracle, lognormal:SIGMA or constant:TOKENS")
 
 
 def build(
     trace: Trace,
-    contender: Contender,
+    spec: PolicySpec,
     settings: Settings,
     seed: int,
     hardware: Hardware,
     watch: Callable[[int], object] | None = None,
 ) -> tuple[World, Scheduler]:
-    """A world that is ready to run."""
-    policy = contender.fresh()
+    """A World ready to run."""
+    policy = spec.fresh()
     scheduler = settings.scheduler(policy, hardware, int(trace.prompt.max()))
     predictor = predictors.make(settings.predictor, seed) if "guess" in policy.needs else None
     inbox = Inbox(jobs_of(trace, predictor))
@@ -98,7 +59,8 @@ def build(
     targets = targets_of(trace)
     slo = None if targets is None else lambda id: targets[id].seconds()
     recorder = Recorder(hardware.memory.block_bytes, Alone(hardware.latency, budget).ps, slo)
-    world = World(scheduler, machine, link, inbox, recorder, max_backlog=settings.max_backlog, watch=watch)
+    about = {"trace": trace.name, "policy": row(spec, settings), "seed": seed}
+    world = World(scheduler, machine, link, inbox, recorder, max_backlog=settings.max_backlog, watch=watch, about=about)
     return world, scheduler
 
 
@@ -124,7 +86,7 @@ def interruptible(world: World) -> Iterator[None]:
 
 def run_one(
     trace: Trace,
-    contender: Contender,
+    spec: PolicySpec,
     settings: Settings,
     seed: int,
     *,
@@ -137,10 +99,10 @@ def run_one(
     Ctrl-C ends the run at the next boundary; what has finished is kept, and the run's settings say "interrupted".
     """
     hardware = settings.hardware()
-    world, scheduler = build(trace, contender, settings, seed, hardware, watch)
+    world, scheduler = build(trace, spec, settings, seed, hardware, watch)
     if observe is not None:
         observe(world)
-    own = dict(contender.knobs) | (shown or {})
+    own = dict(spec.knobs) | (shown or {})
     collected = gc.isenabled()
     gc.disable()  # departed jobs are free of cycles, and young collections would walk all the live ones
     try:
@@ -158,4 +120,4 @@ def run_one(
     summary["iterations"] = world.recorder.iterations
     summary["scheduling_events"] = scheduler.plans + world.recorder.joins + world.recorder.leaves
     summary["collapsed"] = world.collapsed
-    return Run(contender.name, contender.row(settings), seed, own, columns, summary)
+    return Run(spec.name, row(spec, settings), seed, own, columns, summary)

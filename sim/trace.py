@@ -1,8 +1,8 @@
-"""Traces from the command line.
+"""python -m sim.trace: describe, convert, synthesise and rescale traces.
 
-    python -m sim.trace describe TRACE...                       what it looks like
+    python -m sim.trace describe TRACE...                       statistics
     python -m sim.trace convert TRACE OUT --format mooncake     another format, a window, the first N
-    python -m sim.trace synthesise OUT -n 1000 --rate 5.53      arrivals and lengths from recipes
+    python -m sim.trace synthesise OUT -n 1000 --rate 5.53      arrivals and lengths from distributions
     python -m sim.trace rescale TRACE OUT --rate 8              the same gaps, stretched
 
 OUT may be - for the standard output. Errors are one line on stderr, exit code 2.
@@ -24,7 +24,7 @@ from fastserve.workload.write import FORMATS, lines
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse prints its usage above an error; here an error is one line."""
+    """Errors are one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (--help shows the options)\n")
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TraceError as error:
         print(f"{error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # the reader of our output, such as head, has had enough
+    except BrokenPipeError:  # the reader of the output, such as head, has exited
         _silence_stdout()
     except OSError as error:
         print(f"standard output: cannot be written ({error.strerror})", file=sys.stderr)
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _silence_stdout() -> None:
-    """What is still buffered goes nowhere: the interpreter would flush it at exit and fail again."""
+    """Discards the buffer: the interpreter would flush it at exit and fail again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -82,7 +82,7 @@ def _parser() -> _Parser:
     _add_writing(command)
     _add_reading(command, rate_required=True)
 
-    command = commands.add_parser("synthesise", help="a trace from an arrival process and a law of lengths")
+    command = commands.add_parser("synthesise", help="a trace from an arrival process and a distribution of lengths")
     _add_writing(command)
     command.add_argument("-n", "--num-requests", "--num-prompts", type=int, default=1000, metavar="N")
     command.add_argument("--rate", "--request-rate", type=float, required=True, metavar="R", help="requests/s")
@@ -99,8 +99,8 @@ def _parser() -> _Parser:
         help="prompt and output tokens: lognormal:MU,SIGMA,LO,HI, zipf:THETA,LO,HI, fixed:N or profile:NAME with NAME "
         f"one of {', '.join(profile_names())} (default: %(default)s)",
     )
-    command.add_argument("--prompt", metavar="SPEC", help="a law for the prompts alone")
-    command.add_argument("--output", metavar="SPEC", help="a law for the outputs alone")
+    command.add_argument("--prompt", metavar="SPEC", help="distribution of prompt lengths alone")
+    command.add_argument("--output", metavar="SPEC", help="distribution of output lengths alone")
     command.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     return parser
 
@@ -126,7 +126,7 @@ def _add_reading(command: argparse.ArgumentParser, rate_required: bool = False) 
     group.add_argument(
         "--lengths", metavar="SPEC", help="lengths of client rates that have none, e.g. profile:sharegpt"
     )
-    group.add_argument("--seed", type=int, default=0, help="for what has to be drawn (default: %(default)s)")
+    group.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
 
 
 def _add_writing(command: argparse.ArgumentParser) -> None:

@@ -1,16 +1,17 @@
-"""The simulated world: three SimPy processes, arrivals, gpu and link, around one Scheduler."""
+"""World: the simulation, three SimPy processes (arrivals, gpu, link) around one Scheduler."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, Final
 
 import simpy
 
 from fastserve.metrics.records import Recorder
-from fastserve.sched.errors import PolicyError, RefusedError
-from fastserve.sched.job import NEVER
-from fastserve.sched.observer import Observer
+from fastserve.sched.errors import ObserverError, PolicyError, RefusedError
+from fastserve.sched.job import NEVER, Job
+from fastserve.sched.observer import Observer, Observers
+from fastserve.sched.plan import Transfer
 from fastserve.sched.scheduler import Scheduler
 from sim.clock import Clock
 from sim.inbox import Inbox
@@ -22,7 +23,10 @@ STRIDE: Final = 256
 
 
 class World:
-    """One run. max_backlog: live jobs above which it stops as collapsed. watch: told how many jobs just finished."""
+    """One run. max_backlog: live jobs above which it stops as collapsed. watch: told how many jobs just finished.
+
+    about: what run it is, for observers.
+    """
 
     def __init__(
         self,
@@ -34,6 +38,7 @@ class World:
         *,
         max_backlog: int | None = None,
         watch: Callable[[int], object] | None = None,
+        about: Mapping[str, Any] | None = None,
     ) -> None:
         self.scheduler = scheduler
         self.machine = machine
@@ -43,9 +48,10 @@ class World:
         self.watch = watch
         self.collapsed = False
         self.stopped = False  # asked for from outside: the run ends at the next boundary
-        self.broken: PolicyError | None = None
+        self.broken: PolicyError | ObserverError | None = None
         self.link = link
-        self.observer: Observer | None = None
+        self.observers = Observers(scheduler, about)
+        self.planned_at = 0  # ns, of the last plan that somebody looked at
         self.env: Any = Clock()  # its times are whole ns; SimPy would call them numbers
         self.now = 0  # ns; the clock may lag behind, see Clock
         self.idle = self.env.event()
@@ -55,25 +61,29 @@ class World:
         self.env.process(link.process(self.env))
 
     def attach(self, observer: Observer) -> None:
-        """Before run(): tells it everything that happens."""
-        self.observer = observer
-        self.link.sent = observer.sent
+        """Before run(): tells it everything that happens. Raises ObserverError where it cannot begin."""
+        self.link.sent = self._sent
+        self.observers.attach(observer)
 
     def run(self) -> None:
         """Until every job has ended, the backlog has passed its bound, or somebody has set `stopped`.
 
-        Raises PolicyError.
+        Raises PolicyError; ObserverError where an observer breaks.
         """
-        self.env.run()
-        if self.broken is not None:
-            raise self.broken
-        self.recorder.close(self.now, self.scheduler.live)
+        self.recorder.began(self.observers.run, 0)
+        try:
+            self.env.run()
+            if self.broken is not None:
+                raise self.broken
+            self.recorder.ended(self.now)
+        finally:
+            self.observers.ended(self.now)
 
     def gpu(self) -> Generator[simpy.Event, Any, None]:
-        """SimPy remakes what a process raises from its args, which a PolicyError does not survive; so it is kept."""
+        """SimPy remakes what a process raises from its args, which these errors do not survive; so they are kept."""
         try:
             yield from self.drive()
-        except PolicyError as error:
+        except (PolicyError, ObserverError) as error:
             self.broken = error
 
     def drive(self) -> Generator[simpy.Event, Any, None]:
@@ -84,7 +94,7 @@ class World:
         recorder = self.recorder
         inbox = self.inbox
         watch = self.watch
-        observer = self.observer
+        observers = self.observers
         due: list[Any] = env.due
         now = 0
         turns = 0
@@ -98,6 +108,8 @@ class World:
             if plan is None:
                 opens = scheduler.opens_at()
                 wakes = min(opens, inbox.at)
+                if observers.members and scheduler.live:
+                    observers.idle(now)
                 if wakes == NEVER:
                     if scheduler.live:
                         raise self._stuck()
@@ -107,17 +119,23 @@ class World:
                 if turns % STRIDE == 0 or (due and due[0][0] <= now):
                     yield self.something(opens)
                 continue
-            if observer is not None:
-                observer.planned(plan)
+            looked_at = bool(observers.members)
+            if looked_at:
+                self.planned_at = now
+                observers.planned(plan, now)
             outcome = machine.run(plan)
             now = self.now = now + outcome.stall + outcome.service
             turns += 1
             if turns % STRIDE == 0 or (due and due[0][0] <= now):
                 yield env.until(now)
-            finished = scheduler.commit(plan, outcome, now)
-            recorder.commit(plan, outcome, finished, now)
-            if observer is not None:
-                observer.committed(plan, outcome, finished, now)
+            try:
+                finished = scheduler.commit(plan, outcome, now)
+            except PolicyError:
+                observers.last("committed", plan, outcome, (), now)
+                raise
+            recorder.committed(plan, outcome, finished, now)
+            if looked_at:
+                observers.committed(plan, outcome, finished, now)
             if watch is not None and finished:
                 watch(len(finished))
             if self.stopped:
@@ -131,23 +149,37 @@ class World:
         return RuntimeError(f"{waiting} jobs wait and nothing will happen; a bug in the Scheduler")
 
     def drain(self, now: int) -> None:
-        observer = self.observer
+        observers = self.observers
         for job in self.inbox.arrived(now):
             try:
                 self.scheduler.submit(job, now)
             except RefusedError as error:
-                self.recorder.reject(job)
-                if observer is not None:
-                    observer.refused(job, now, str(error))
-            else:
-                if observer is not None:
-                    observer.arrived(job, now)
+                self.recorder.rejected(job, now, str(error))
+                if observers.members:
+                    observers.rejected(job, now, str(error))
+                continue
+            except PolicyError:
+                observers.last("submitted", job, now)
+                raise
+            if observers.members:
+                observers.submitted(job, now)
         for job in self.inbox.cancelled(now):
             if not job.finish:
-                self.scheduler.cancel(job, now)
-                self.recorder.cancel(job, now)
-                if observer is not None:
-                    observer.cancelled(job, now)
+                self._cancel(job, now)
+
+    def _cancel(self, job: Job, now: int) -> None:
+        try:
+            self.scheduler.cancel(job, now)
+        except PolicyError:
+            self.observers.last("cancelled", job, now)
+            raise
+        self.recorder.cancelled(job, now)
+        if self.observers.members:
+            self.observers.cancelled(job, now)
+
+    def _sent(self, transfer: Transfer) -> None:
+        """By the machine, within the run of a plan."""
+        self.observers.copied(transfer, self.planned_at)
 
     def something(self, opens: int) -> simpy.Event:
         """The next arrival, or the time at which admission opens by itself."""

@@ -62,6 +62,6 @@ def test_what_is_held_is_locked_so() -> None:
         assert held.specifier.contains(exact.version), f"{held}: run make upgrade"
 
 
-def test_the_lock_holds_no_address_and_no_option() -> None:
+def test_the_lock_holds_no_address_no_option_and_no_local_build() -> None:
     text = (ROOT / "requirements" / "constraints.txt").read_text(encoding="utf-8")
-    assert not re.search(r"://|^\s*-| @ |--hash", text, re.MULTILINE)
+    assert not re.search(r"://|^\s*-| @ |--hash|==\S*\+", text, re.MULTILINE)

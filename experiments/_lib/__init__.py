@@ -1,3 +1,3 @@
-"""What experiments share. Read: case (what is run), sweep (enumerate, run, resume), search, claim (published against
-ours), reference, figure; for live experiments live, speed_trace, errors, fault_injection.
+"""Shared machinery of experiments. Read: case (workload, policy, settings), sweep (enumerate, run, resume), search,
+claim (published against measured), reference, figure; for live experiments live, speed_trace, errors, fault_injection.
 """

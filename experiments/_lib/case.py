@@ -1,4 +1,4 @@
-"""What an experiment runs: cases, the workloads behind them, and the rows that come out."""
+"""Case: workload, policy, settings and seed of one run. Row: its result. Point: rows over seeds."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from fastserve.metrics.summary import Ratio, paired_ratio
+from fastserve.policies.spec import PolicySpec
 from fastserve.workload import Trace, read_trace, synthesise
 from sim.capacity import capacity
 from sim.report.document import plain
 from sim.report.run import Run
-from sim.run import Contender, run_one
+from sim.run import run_one
 from sim.settings import Settings
 from sim.world import World
 
@@ -27,24 +28,24 @@ CALIBRATION = 2000  # requests of the trace on which a synthetic workload's capa
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """Requests by recipe, or of a file. Seeds draw a recipe anew, and re-pair a file's arrivals with its requests."""
+    """Synthetic requests, or those of a trace file. A seed draws a synthetic trace, and re-pairs a file's arrivals."""
 
     requests: int
-    """how many; of a file: the first so many"""
+    """number of requests; of a file: the first ones"""
     arrivals: str = "poisson"
-    """arrival process of a recipe"""
+    """arrival process, if synthetic"""
     lengths: str = "profile:sharegpt"
-    """law of the lengths of a recipe"""
+    """distribution of lengths, if synthetic"""
     prompt: str | None = None
-    """law of the prompts, if another"""
+    """distribution of prompt lengths, if another"""
     output: str | None = None
-    """law of the outputs, if another"""
+    """distribution of output lengths, if another"""
     path: str = ""
-    """a trace file, instead of a recipe"""
+    """a trace file, instead of a synthetic trace"""
     digest: str = ""
-    """of the file's contents, so that a run-id depends on them"""
+    """digest of the file's contents, so that a run-id depends on them"""
     ratio: float | None = None
-    """mean prompt over mean output, to which the recipe's lengths are scaled; their mean total stays"""
+    """mean prompt over mean output, to which synthetic lengths are scaled; their mean total is kept"""
 
     def trace(self, rate: float, seed: int) -> Trace:
         """The requests at `rate` requests/s. Raises TraceError."""
@@ -53,7 +54,7 @@ class Workload:
         return self._drawn(self.requests, rate, self.arrivals, seed)
 
     def capacity(self, settings: Settings) -> float:
-        """What fcfs sustains of it, requests/s: the unit of a load."""
+        """Throughput that fcfs sustains, requests/s: the unit of load."""
         if self.path:
             return capacity(_read(self.path, self.requests), settings)
         return capacity(self._drawn(CALIBRATION, 1.0, "poisson", 0), settings)
@@ -87,17 +88,17 @@ def recorded(path: Path, requests: int) -> Workload:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One run: a workload under a policy, a seed. `at` names its row: what tells it from the others."""
+    """One run: a workload under a policy, a seed. `at`: the coordinates of its row."""
 
     at: At
     workload: Workload
     settings: Settings
-    policy: Contender = field(default_factory=lambda: Contender("fcfs"))
+    policy: PolicySpec = field(default_factory=lambda: PolicySpec("fcfs"))
     seed: int = 0
     warmup: float = 0.0
-    """share of the requests at the start that the measures leave out"""
+    """share of the first requests that are excluded from measures"""
     options: dict[str, Any] = field(default_factory=dict)
-    """what the experiment's own run() wants to know beside"""
+    """additional arguments of the experiment's own run()"""
 
     @property
     def rate(self) -> float:
@@ -111,7 +112,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What is kept of a case. numbers: the flat summary of its run (fastserve.metrics), or what run() made of it."""
+    """The result of a case. numbers: the summary of its run (fastserve.metrics), or what run() returned."""
 
     at: At
     seed: int
@@ -123,7 +124,7 @@ def replayed(
 ) -> Run:
     """The run of a case, its records included.
 
-    rate: instead of the case's own. observe: is given the world before it runs, its trace, and the warm-up in s.
+    rate: overrides the case's. observe: called before the run with the world, its trace, and the warm-up in s.
     """
     rate = rate or case.rate
     warmup = case.warmup * case.workload.requests / rate
@@ -142,10 +143,10 @@ def simulate(case: Case) -> Numbers:
 
 
 def status(numbers: Numbers) -> str:
-    """What became of a run: "ok", "saturated" or "collapsed".
+    """Outcome of a run: "ok", "saturated" or "collapsed".
 
-    Collapsed: it passed its bound of live jobs at a load below 1, which fcfs sustains. Saturated: its queue grew to the
-    end, or it passed the bound at a load of 1 or more.
+    Collapsed: it exceeded its bound of live jobs at a load below 1, which fcfs sustains. Saturated: its queue grew to
+    the end, or it exceeded the bound at a load of 1 or more.
     """
     if numbers.get("collapsed"):
         return "collapsed" if (numbers.get("load") or 0.0) < 1 else "saturated"
@@ -154,7 +155,7 @@ def status(numbers: Numbers) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """The rows that differ in their seed alone."""
+    """Rows that differ only in their seed."""
 
     at: At
     rows: tuple[Row, ...]
@@ -175,7 +176,7 @@ class Point:
 
     @property
     def status(self) -> str:
-        """The worst of its seeds'."""
+        """The worst status of its seeds."""
         found = {status(row.numbers) for row in self.rows}
         return next((word for word in ("collapsed", "saturated") if word in found), "ok")
 
@@ -190,7 +191,7 @@ def points(rows: Iterable[Row], **where: str | int | float) -> list[Point]:
 
 
 def point(rows: Iterable[Row], **where: str | int | float) -> Point:
-    """The one point there. Raises KeyError when there is none or more than one."""
+    """The only point with these coordinates. Raises KeyError when there is none or more than one."""
     found = points(rows, **where)
     if len(found) != 1:
         raise KeyError(f"{len(found)} points are at {where}, where there should be one")
@@ -206,7 +207,7 @@ def ratio(base: Point, other: Point, measure: str) -> Ratio | None:
 
 
 def rate_gain(mine: Iterable[Point], base: Iterable[Point], measure: str) -> Ratio | None:
-    """Rate at an objective over that of a baseline, paired by seed; several points' seeds are taken together."""
+    """Rate at an objective over that of a baseline, paired by seed; the seeds of several points are pooled."""
     gains = []
     for one, other in zip(mine, base, strict=True):
         theirs = {row.seed: row.numbers.get(f"{measure}_rate") for row in other.rows}

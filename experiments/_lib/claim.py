@@ -1,4 +1,4 @@
-"""Claims: what was published, what came out here, and whether the two agree."""
+"""Claims: a published number, our measurement, and whether they agree."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from experiments._lib.case import Point, rate_gain, ratio
 from fastserve.metrics.summary import Ratio
 
 NEAR = 0.15
-"""relative distance up to which a number that misses the published range counts as close"""
+"""relative distance from the published range up to which a number counts as close"""
 
 
 class Published(NamedTuple):
@@ -28,23 +28,23 @@ class Published(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A row of experiments/README.md. ours: None where it has no value here, such as a rate that was never reached."""
+    """A row of experiments/README.md. ours: None where there is no value, such as a rate that was never reached."""
 
     figure: str
     text: str
     ours: Ratio | None
     published: Published | None = None
     why: str = ""
-    """if they disagree: the explanation, with the experiment that supports it"""
+    """if they disagree: the explanation, and the experiment that supports it"""
     note: str = ""
-    """beside our number: what it is when it is no number, or how it was cut"""
+    """note on our number: what it is if not a number, or how it was truncated"""
     side: str = ""
     """"at least" or "at most" where ours is a bound"""
 
     @property
     def verdict(self) -> str:
-        """yes: our interval meets the published range; close: within 15 % of it; no; open: ours is a bound that leaves
-        room for it, or no number; "ours": nothing was published."""
+        """yes: our interval meets the published range; close: within 15 % of it; no; open: ours is a bound
+        compatible with it, or not a number; "ours": nothing was published."""
         if self.published is None:
             return "ours"
         if self.ours is None:
@@ -72,7 +72,7 @@ class Claim:
 
 
 def ends(ratio: Ratio) -> tuple[float, float]:
-    """Of its interval; the mean twice where it has none."""
+    """Ends of its interval; the mean twice if it has none."""
     return (ratio.mean if ratio.low is None else ratio.low), (ratio.mean if ratio.high is None else ratio.high)
 
 
@@ -84,7 +84,7 @@ def shown(ratio: Ratio) -> str:
 
 
 class Rated(NamedTuple):
-    """A ratio of searched rates. side: "at least" or "at most" where a search ended at its highest rate."""
+    """A ratio of searched rates. side: "at least" or "at most" if a search ended at its highest rate."""
 
     ours: Ratio | None
     side: str = ""
@@ -92,7 +92,7 @@ class Rated(NamedTuple):
 
 
 def rated(mine: Point, base: Point, measure: str) -> Rated:
-    """The rate at an objective over that of a baseline, and what it is worth: no ratio where it could be anything."""
+    """The rate at an objective over that of a baseline; a bound where one side is censored, None where both are."""
     name = f"{measure}_censored"
     pairs = [(one.numbers[name], other.numbers[name]) for one, other in zip(mine.rows, base.rows, strict=True)]
     ours, theirs = sum(one for one, _ in pairs), sum(other for _, other in pairs)
@@ -104,7 +104,7 @@ def rated(mine: Point, base: Point, measure: str) -> Rated:
 
 
 def gained(figure: str, where: str, base: Point, mine: Point, prefix: str = "") -> Claim:
-    """The mean completion time of base over mine's, with that of the P95 as its note. prefix: of the numbers' names."""
+    """Mean completion time of base over that of mine, with the P95 ratio as a note. prefix: of the measure names."""
     tail = ratio(base, mine, f"{prefix}p95_jct_s")
     text = f"{where}: mean JCT, {base.at['policy']} over {mine.at['policy']}"
     note = "" if tail is None else f"P95 {shown(tail)}"
@@ -112,7 +112,7 @@ def gained(figure: str, where: str, base: Point, mine: Point, prefix: str = "") 
 
 
 def compared(base: Point, mine: Point, measure: str) -> tuple[Ratio | None, str]:
-    """base over mine, paired by seed, and a mark. No ratio where a run was stopped: it has no mean to compare."""
+    """(base over mine, paired by seed; a note). No ratio if a run was stopped: its mean is censored."""
     runs = [row for point in (base, mine) for row in point.rows]
     stopped = sum(bool(row.numbers.get("collapsed")) for row in runs)
     if stopped:
@@ -131,19 +131,19 @@ def _published() -> dict[tuple[str, str], Published]:
 
 
 def published(figure: str, what: str) -> Published:
-    """From published.csv. Raises KeyError for what is not in it."""
+    """A number of published.csv. Raises KeyError."""
     return _published()[figure, what]
 
 
 class Curve(NamedTuple):
-    """A published curve: rates in requests/s and what was measured there."""
+    """A published curve: rates in requests/s and the values at them."""
 
     rates: list[float]
     values: list[float]
 
 
 def curve(figure: str, panel: str, system: str) -> Curve:
-    """From curves.csv, without the points that the authors padded. Raises KeyError."""
+    """A curve of curves.csv, without the authors' padding points. Raises KeyError."""
     with (Path(__file__).parents[1] / "curves.csv").open(encoding="utf-8", newline="") as file:
         rows = [
             (float(row["rate"]), float(row["value"]))

@@ -1,4 +1,4 @@
-"""Errors of simulations against live runs: what experiments.fidelity and the notebook make of the pairs."""
+"""Errors of simulations against live runs, for experiments.fidelity and its notebook."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from fastserve.metrics.summary import Ratio, paired_ratio
 
 COMPARED = {
     "sim": ("o", "predicted", "simulated"),
-    "tempo": ("+", "at the machine's tempo", "simulated at the machine's tempo"),
+    "tempo": ("+", "at the machine's measured speed", "simulated at the machine's measured speed"),
     "hindsight": ("|", "with its own times", "simulated with the run's own times"),
     "again": ("x", "live again", "live again"),
 }
-"""What a live run is compared with: marker, in a legend, in a claim."""
+"""Each comparison with a live run: (marker, legend, text in a claim)."""
 ERRORS = ("mean_jct_s", "p50_jct_s", "p95_jct_s", "p99_jct_s", "mean_ttft_s", "preemptions_per_job", "mean_stalled_s",
           "swapped_out_gib", "output_tokens_per_s")  # fmt: skip
 
@@ -46,7 +46,7 @@ def worst(cells: list[Point], of: str = "sim", measure: str = "mean_jct_s") -> f
 
 
 def ranked(cells: list[Point]) -> list[tuple[Point, Point]]:
-    """Pairs of policies at one load and residency whose live intervals are disjoint: what the live runs settle."""
+    """Pairs of policies at one load and residency with disjoint live intervals: those that the live runs rank."""
     found = []
     for one, other in combinations(cells, 2):
         if all(one.at[name] == other.at[name] for name in ("load", "residency")):
@@ -57,7 +57,7 @@ def ranked(cells: list[Point]) -> list[tuple[Point, Point]]:
 
 
 def misranked(cells: list[Point], of: str = "sim") -> list[str]:
-    """Those that the simulation orders otherwise."""
+    """Those pairs that the simulation ranks differently."""
     found = []
     for one, other in ranked(cells):
         live = one.mean("live_mean_jct_s") < other.mean("live_mean_jct_s")
@@ -68,7 +68,7 @@ def misranked(cells: list[Point], of: str = "sim") -> list[str]:
 
 
 def interval(cell: Point) -> tuple[float, float]:
-    """Of the mean over the live runs of their mean completion times, s."""
+    """Interval of the mean completion time over the live runs, s."""
     values = cell.values("live_mean_jct_s")
     return ends(paired_ratio(values, [1.0] * len(values)))
 
@@ -80,7 +80,7 @@ def spread(cell: Point, of: str) -> Ratio | None:
 
 
 def document(outcome: Outcome) -> dict[str, Any]:
-    """What --json prints."""
+    """The --json document."""
     cells = points(outcome.rows)
     about = json.loads((outcome.folder / "run.json").read_text(encoding="utf-8"))
     wrong = misranked(cells)

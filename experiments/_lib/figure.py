@@ -1,4 +1,4 @@
-"""Figures of experiments: the look of sim.report.style, one colour per policy, PDF and PNG."""
+"""Figures of experiments, in the style of sim.report.style: one colour per policy, PDF and PNG."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 __all__ = ["COLUMN", "PAGE", "cells", "curve", "draw", "legend", "look_of", "plain_log", "published_points"]
 
 VARIANTS = ("artifact", "no aging")
-"""Knobs of a policy that a label names in brackets: dashed, dotted."""
+"""Variants in brackets in a label: drawn dashed, dotted."""
 
 
 def look_of(label: str) -> Look:
-    """The look of a row: its policy's, and for other knobs another dash."""
+    """The style of a row: its policy's, with another dash for a variant."""
     policy = label.split(" ")[0]
     return look(policy, next((i + 1 for i, variant in enumerate(VARIANTS) if variant in label), 0))
 
@@ -44,9 +44,9 @@ def draw(folder: Path, name: str, size: tuple[float, float], fill: Callable[[Fig
 
 
 def curve(axes: Axes, points: Sequence[Point], x: str, measure: str, label: str, style: Look | None = None) -> None:
-    """Means over seeds, joined; a band spans the seeds. Saturated points are hollow; crosses, where a run was stopped.
+    """Means over seeds, joined; a band spans the seeds. Saturated points are hollow; a cross if a run was stopped.
 
-    A stopped run's jobs are censored: what is drawn there is a lower bound, whatever its neighbours say.
+    Jobs of a stopped run are censored: its point is a lower bound.
     """
     style = style or look_of(label)
     xs = [float(point.at[x]) if x in point.at else point.mean(x) for point in points]
@@ -56,13 +56,13 @@ def curve(axes: Axes, points: Sequence[Point], x: str, measure: str, label: str,
     if len(points):
         axes.fill_between(xs, band[:, 0], band[:, 1], color=style.colour, alpha=0.15, linewidth=0)
     for at, value, point in zip(xs, ys, points, strict=True):
-        face = style.colour if point.status == "ok" else "white"
+        fill = style.colour if point.status == "ok" else "white"
         marker = "x" if any(point.values("collapsed")) else style.marker
-        axes.plot([at], [value], marker=marker, markerfacecolor=face, markeredgecolor=style.colour, linestyle="none")
+        axes.plot([at], [value], marker=marker, markerfacecolor=fill, markeredgecolor=style.colour, linestyle="none")
 
 
 def cells(figure: Figure, count: int, columns: int = 3, sharex: bool = False, sharey: bool = False) -> list[Axes]:
-    """So many axes in rows of at most `columns`; what is left of the last row stays empty."""
+    """`count` axes in rows of at most `columns`."""
     columns = min(columns, count)
     grid = figure.subplots(-(-count // columns), columns, squeeze=False, sharex=sharex, sharey=sharey)
     found: list[Axes] = list(grid.flat)
@@ -72,7 +72,7 @@ def cells(figure: Figure, count: int, columns: int = 3, sharex: bool = False, sh
 
 
 def plain_log(axis: Axis) -> None:
-    """Labels such as 0.05 and 20 on a log axis whose data are drawn, so few that they stay apart."""
+    """Labels such as 0.05 and 20 on a log axis, few enough not to overlap; call it after drawing the data."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
     low, high = axis.get_view_interval()
@@ -86,7 +86,7 @@ def plain_log(axis: Axis) -> None:
 
 
 def published_points(axes: Axes, rates: Sequence[float], values: Sequence[float], style: Look) -> None:
-    """A published curve, thin and grey-edged behind ours."""
+    """A published curve, thin and dotted behind ours."""
     axes.plot(
         rates, values, color=style.colour, alpha=0.45, linewidth=0.7, linestyle=":", marker=".", markersize=3, zorder=1
     )

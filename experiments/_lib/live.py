@@ -1,4 +1,4 @@
-"""A live run and its simulation: the same trace, policy object, pools and settings; the prediction is made first."""
+"""A live run and its simulation with the same trace, policy class, pools and settings; the simulation runs first."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import platform
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -17,15 +17,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments._lib.case import Case, Numbers, Workload, to_json
-from experiments._lib.speed_trace import Tempo, tempo_of
+from experiments._lib.speed_trace import SpeedTrace, speed_trace_of
 from fastserve.atomic_files import atomically
 from fastserve.hardware import Hardware, load_hardware
 from fastserve.metrics.summary import Columns, summarise
+from fastserve.policies.spec import PolicySpec
+from fastserve.sched.config import SchedulerConfig
 from fastserve.sched.policy import Policy
 from fastserve.sched.scheduler import Scheduler
 from fastserve.workload import Trace
 from sim.report.provenance import fingerprint
-from sim.run import Contender, run_one
+from sim.run import run_one
 from sim.settings import Settings
 
 if TYPE_CHECKING:
@@ -38,9 +40,9 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("fastserve/engine", "fastserve/backends", "fastserve/launch.py", "fastserve/profiler", "fastserve/compare")
-"""What a live run depends on, in the checkout."""
+"""Source files that live results depend on."""
 PAIR = ("experiments/_lib/live.py", "experiments/_lib/speed_trace.py")
-"""What here() is asked for beside the engine by an experiment that uses pair()."""
+"""Further files that results of pair() depend on, for here()."""
 MEASURES = (
     "mean_jct_s", "p50_jct_s", "p95_jct_s", "p99_jct_s", "mean_ttft_s", "p95_ttft_s", "preemptions_per_job",
     "output_tokens_per_s", "mean_stalled_s", "swapped_out_gib",
@@ -52,37 +54,35 @@ class LiveSettings(Settings):
     """Settings of a simulation of a live run."""
 
     longest: int
-    """tokens of the longest prompt that the live scheduler was told of; it sets the number of levels"""
+    """tokens of the longest prompt, as the live scheduler has it; it sets the number of levels"""
 
     def scheduler(self, policy: Policy, hardware: Hardware, longest: int) -> Scheduler:
         return Settings.scheduler(self, policy, hardware, self.longest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rig:
-    """What a live case runs on, beside its policy: goes into the case's options, and so into the run-id."""
+class Rig(SchedulerConfig):
+    """Setup of a live case except its policy; part of the case's options, and so of the run-id."""
 
     model: str = "embedded"
     dtype: str = "float32"
     threads: int = 1
-    """of PyTorch; one, so that the machine's other core is left to everything else"""
+    """PyTorch threads; one leaves the other core of the machine to everything else"""
     max_batch: int = 8
-    residency: str = "proactive"
     kv_tokens: int = 2048
     host_tokens: int = 8192
-    visit: int = 64
     calibrate_s: float = 6.0
     """seconds of `fastserve profile` just before each live run: the prediction is made from it"""
     load: float = 0.8
     """rate over what fcfs sustains in the simulation; fixed by the first calibration, for all cases of a workload"""
     again: bool = False
-    """the live run alone, once more on the same trace: the noise floor"""
+    """repeat only the live run on the same trace: the noise floor"""
     place: str = ""
-    """of the sources and of the machine; fill it in by here()"""
+    """hash of sources and machine, from here()"""
 
 
 def here(*more: str) -> str:
-    """16 digits of what a live number depends on: the engine's source and `more`, processor and versions.
+    """Hash (16 digits) of what live results depend on: the engine's source and `more`, CPU and versions.
 
     more: other files or folders of the checkout. FileNotFoundError for one without a source.
     """
@@ -103,8 +103,8 @@ def here(*more: str) -> str:
 
 
 def pair(case: Case, rig: Rig) -> Numbers:
-    """Calibrates unless a run beside it just has, predicts, runs live, and simulates twice more: with the run's own
-    times, and with the profile at the tempo that the machine had (speed_trace.py).
+    """Calibrates (once a moment), simulates, runs live, and simulates twice more: with times fitted to the run itself,
+    and with the profile at the measured speed of the machine (speed_trace.py).
 
     Numbers: live_M, sim_M, hindsight_M and tempo_M for each measure M; the jobs' completion times; the machine's load
     average, and by the profile its tempo each second. load is in units of the anchor, load_now in units of what fcfs
@@ -117,7 +117,7 @@ def pair(case: Case, rig: Rig) -> Numbers:
     predicted = _simulate(case, rig, trace, hardware, model)
     records, iterations, origin, shares = _live(model, _serving(case, rig), hardware, trace, case.seed)
     cells = cells_of(iterations)
-    tempo = tempo_of(iterations, hardware.latency, origin)
+    tempo = speed_trace_of(iterations, hardware.latency, origin)
     now = rate / case.workload.capacity(_settings(_plain(rig), hardware, model))
     numbers: Numbers = {"rate": rate, "load": rig.load, "load_now": now, "load_average": os.getloadavg()[0], **shares}
     numbers |= _measured("live", records) | _measured("sim", predicted)
@@ -138,8 +138,8 @@ def pair(case: Case, rig: Rig) -> Numbers:
     return numbers
 
 
-def retold(case: Case, numbers: Numbers, policy: Contender, rig: Rig, tempo: Tempo) -> Numbers:
-    """A pair's simulation once more, from what pair() kept, under this policy on this rig at this tempo: retold_M."""
+def resimulated(case: Case, numbers: Numbers, policy: PolicySpec, rig: Rig, tempo: SpeedTrace) -> Numbers:
+    """Repeats the simulation of a pair with another policy, rig or speed trace: retold_M for each measure M."""
     hardware = load_hardware(str(_profile(numbers["profile"])))
     model = _model(rig.model, rig.dtype, rig.threads)
     trace = case.workload.trace(numbers["rate"], case.seed)
@@ -148,13 +148,13 @@ def retold(case: Case, numbers: Numbers, policy: Contender, rig: Rig, tempo: Tem
 
 
 def again(case: Case, rig: Rig) -> Numbers:
-    """The live run of pair() once more: again_M for each measure M."""
+    """Repeats the live run of pair(): again_M for each measure M."""
     model, found, _, trace = _prepared(case, rig)
     return _measured("again", _live(model, _serving(case, rig), found.hardware, trace, case.seed)[0])
 
 
 def plan(cases: Sequence[Case]) -> str:
-    """What is about to be run and how long it takes here, for people. Measures what fcfs sustains where nobody has yet.
+    """A sentence on the runs ahead and their duration. Measures what fcfs sustains if that is not stored yet.
 
     A run is taken to last until its last arrival, or as long as fcfs needs for all of it in an overload.
     """
@@ -208,7 +208,7 @@ def _live(
 
 
 def _fitted(world: World, latency: LatencyModel) -> None:
-    """The machine has other times; what policies are told of it stays."""
+    """Replaces the machine's latency model; the one that policies see stays."""
     world.machine.latency = latency
 
 
@@ -220,12 +220,12 @@ def _simulate(
 
 
 def _plain(rig: Rig) -> Rig:
-    """What a calibration and an anchor depend on: the same for all policies, loads and residencies."""
+    """The rig without policy, load and residency, which calibration and sustained rate do not depend on."""
     return replace(rig, load=1.0, again=False, residency="proactive")
 
 
 def sustained(workload: Workload, rig: Rig, model: Model, hardware: Hardware) -> float:
-    """Requests/s that fcfs sustains in the simulation, by the first calibration for this workload on this rig here."""
+    """Requests/s that fcfs sustains in the simulation, by the first calibration of this workload on this rig."""
     found = _kept(workload, rig, model)
     if found is not None:
         return found
@@ -238,7 +238,7 @@ def sustained(workload: Workload, rig: Rig, model: Model, hardware: Hardware) ->
 
 
 def _kept(workload: Workload, rig: Rig, model: Model) -> float | None:
-    """What was found before, on the very same machine, model, settings, versions and sources; else None."""
+    """The stored value for the same machine, model, settings, versions and sources; else None."""
     facts = _facts(workload, rig, model)
     try:
         kept = json.loads(_path(facts).read_text(encoding="utf-8"))
@@ -248,7 +248,7 @@ def _kept(workload: Workload, rig: Rig, model: Model) -> float | None:
 
 
 def _facts(workload: Workload, rig: Rig, model: Model) -> dict[str, Any]:
-    """All that the answer depends on. The rig's place: the engine's sources, processor and versions."""
+    """Everything that it depends on. rig.place: the engine's sources, CPU and versions."""
     facts: dict[str, Any] = {
         "workload": to_json(workload), "rig": to_json(replace(rig, calibrate_s=0.0)), "device": str(model.device),
         "native": model.native is not None, "machine": platform.node(), "brain": fingerprint(),
@@ -262,15 +262,14 @@ def _path(facts: dict[str, Any]) -> Path:
 
 
 def _settings(rig: Rig, hardware: Hardware, model: Model) -> LiveSettings:
-    """Of a simulation with this hardware, which is kept under a name made of its contents."""
+    """Settings of a simulation with this hardware, which is stored under the hash of its content."""
     text = json.dumps(hardware.to_json(), sort_keys=True)
     path = _profile(f"profile-{hashlib.sha256(text.encode()).hexdigest()[:16]}")
     if not path.exists():
         with atomically(path) as draft:
             hardware.save(draft)
     return LiveSettings(
-        latency=str(path), max_batch=rig.max_batch, residency=rig.residency, visit=rig.visit,
-        longest=model.max_model_len,
+        latency=str(path), longest=model.max_model_len, **_scheduler(rig),
     )  # fmt: skip
 
 
@@ -281,24 +280,30 @@ def _profile(name: str) -> Path:
 def _serving(case: Case, rig: Rig) -> EngineConfig:
     from fastserve.compare.offline import serving_of
 
-    shared = {name: getattr(rig, name) for name in ("max_batch", "residency", "kv_tokens", "host_tokens", "visit")}
-    return serving_of(case.policy.policy, case.policy.knobs, shared | {"keep_records": None})
+    return serving_of(case.policy, _scheduler(rig) | _pools(rig) | {"keep_records": None})
+
+
+def _scheduler(rig: Rig) -> dict[str, Any]:
+    return {field.name: getattr(rig, field.name) for field in fields(SchedulerConfig)}
+
+
+def _pools(rig: Rig) -> dict[str, int]:
+    return {"kv_tokens": rig.kv_tokens, "host_tokens": rig.host_tokens}
 
 
 def _moment(case: Case, rig: Rig) -> str:
-    """Cases of one moment share a calibration: a live run and the same once more."""
+    """Cases of one moment share a calibration: a live run and its repetition."""
     return json.dumps([to_json(replace(rig, again=False)), to_json(case.workload), to_json(case.policy), case.seed])
 
 
 @lru_cache(maxsize=1)
 def _calibrated(rig: Rig, longest: int, moment: str) -> Calibration:
-    """A machine that others share changes within a minute: one for each moment, see _moment()."""
+    """One calibration for each moment (see _moment()): a shared machine changes within a minute."""
     from fastserve.compare.offline import serving_of
     from fastserve.launch import Body, profiled
     from fastserve.profiler.calibrate import calibrate
 
-    shared = {name: getattr(rig, name) for name in ("max_batch", "kv_tokens", "host_tokens")}
-    serving = serving_of("fcfs", {}, shared)
+    serving = serving_of("fcfs", _scheduler(rig) | _pools(rig))
     backend = profiled(Body(_model(rig.model, rig.dtype, rig.threads)), serving)
     return calibrate(backend, serving, rig.calibrate_s, longest=longest)
 
@@ -311,7 +316,7 @@ def _model(name: str, dtype: str, threads: int) -> Model:
 
 
 def _longest(case: Case) -> int:
-    """Tokens of the longest context that most of the workload's requests have."""
+    """90th percentile of the context lengths of the workload, in tokens."""
     trace = case.workload.trace(1.0, case.seed)
     return int(np.percentile(trace.prompt + trace.output, 90))
 

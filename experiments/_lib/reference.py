@@ -1,8 +1,8 @@
-"""The committed reference: what an experiment found, small enough for the repository.
+"""Reference results: condensed results of experiments, committed to the repository.
 
 results/reference/SCALE/EXPERIMENT.json: settings, the means over seeds of what claims and figures show, and the claims.
-Above the smoke scale the figures lie beside it. What ran live lies in results/reference/live with its provenance: its
-numbers are of one machine, and nothing is held against them.
+Above the smoke scale the figures are stored too. Live results are in results/reference/live with their provenance;
+they depend on the machine and are not checked.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 from experiments._lib.case import points, to_json
 from experiments._lib.sweep import LIVE, RESULTS, SCALES, Outcome, load
 from fastserve.atomic_files import atomically
+from fastserve.formats import check, stamp
 
 KEPT = (
     "rate", "load", "mean_jct_s", "p95_jct_s", "p99_jct_s", "mean_s_per_token", "p95_s_per_token", "mean_ttft_s",
@@ -35,7 +36,7 @@ OWN = (
     "execute_s",
     "swap_share",
 )
-"""parts of the names of numbers that an experiment's own run() adds; kept too"""
+"""parts of the names of measures that an experiment's own run() adds; kept too"""
 BODIES = (
     "live_",
     "sim_",
@@ -48,17 +49,17 @@ BODIES = (
     "mean_",
     "p95_",
 )
-"""how the names of numbers begin that a live experiment keeps too"""
+"""prefixes of measures that a live experiment keeps too"""
 DIGITS = 6
 
 
 def path_of(experiment: str, scale: str) -> Path:
-    """Where the reference of an experiment is kept."""
+    """Path of the reference of an experiment."""
     return RESULTS / "reference" / ("live" if experiment in LIVE else scale) / f"{experiment}.json"
 
 
 def condensed(outcome: Outcome) -> dict[str, Any]:
-    """What is kept of a run: {experiment, scale, settings, seconds, points, claims}."""
+    """The condensed run: {experiment, scale, settings, seconds, points, claims}."""
     module = load(outcome.experiment)
     kept = []
     for point in points(outcome.rows):
@@ -83,7 +84,12 @@ def condensed(outcome: Outcome) -> dict[str, Any]:
         for claim in outcome.claims
     ]
     settings = to_json(module.SCALES[outcome.scale])
-    head = {"experiment": outcome.experiment, "scale": outcome.scale, "run": outcome.folder.name, "settings": settings}
+    head = stamp("reference") | {
+        "experiment": outcome.experiment,
+        "scale": outcome.scale,
+        "run": outcome.folder.name,
+        "settings": settings,
+    }
     if outcome.experiment in LIVE:
         about = json.loads((outcome.folder / "run.json").read_text(encoding="utf-8"))
         head["provenance"] = about["provenance"]
@@ -93,7 +99,7 @@ def condensed(outcome: Outcome) -> dict[str, Any]:
 
 
 def accept(outcome: Outcome) -> Path:
-    """Makes a run the reference of its scale. ValueError for a live run that would replace a larger one."""
+    """Stores a run as the reference of its scale. ValueError for a live run that would replace a larger one."""
     path = path_of(outcome.experiment, outcome.scale)
     found = condensed(outcome)
     if outcome.experiment in LIVE:
@@ -120,6 +126,7 @@ def reference(experiment: str, scale: str) -> dict[str, Any] | None:
         found: dict[str, Any] = json.loads(path_of(experiment, scale).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    check("reference", found, path_of(experiment, scale))
     return found
 
 

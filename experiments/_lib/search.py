@@ -1,4 +1,4 @@
-"""The rate at which a policy passes an objective, by bisection; runs that cannot meet it any more are cut short."""
+"""Finds the rate at which a policy exceeds an objective, by bisection; runs that can no longer meet it are stopped."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from sim.world import World
 
 Floats = NDArray[np.float64]
 Statistic = Callable[[Floats], float]
-EVERY = 500  # commits between two looks
+EVERY = 500  # commits between two checks
 
 
-class Hopeless(Observer):
-    """Stops a run of which every statistic of s/token is known to end above the objective.
+class EarlyStop(Observer):
+    """Stops a run once every statistic of s/token is certain to end above the objective.
 
-    A request that has ended has its s/token; one that lives has at least its age over its output; one that is still to
-    come has at least 0. Means and percentiles grow with each value, so what they say of these is a lower bound. Exact:
-    a run that is stopped would have failed.
+    The s/token of an ended request is known; that of a live one is at least its age over its output; that of a future
+    one at least 0. Means and percentiles are monotone, so over these values they are lower bounds. Exact: a run that is
+    stopped would have failed.
     """
 
     def __init__(self, world: World, trace: Trace, start: float, statistics: Sequence[Statistic], above: float) -> None:
@@ -37,7 +37,7 @@ class Hopeless(Observer):
         self.arrival = trace.arrival * 1e-9
         self.output = np.asarray(outputs_of(trace), dtype=np.float64)
         self.measured = self.arrival >= self.arrival[0] + start
-        self.ended: Floats = np.full(len(self.output), np.nan)
+        self.took: Floats = np.full(len(self.output), np.nan)
         self.statistics = statistics
         self.above = above * (1 + 1e-9)
         self.commits = 0
@@ -45,21 +45,21 @@ class Hopeless(Observer):
 
     def committed(self, plan: Plan, outcome: Outcome, finished: Sequence[Job], now: int) -> None:
         for job in finished:
-            self.ended[job.id] = (now * 1e-9 - self.arrival[job.id]) / self.output[job.id]
+            self.took[job.id] = (now * 1e-9 - self.arrival[job.id]) / self.output[job.id]
         self.commits += 1
-        if self.commits % EVERY == 0 and not self.stopped and self.hopeless(now):
+        if self.commits % EVERY == 0 and not self.stopped and self.certain_to_fail(now):
             self.stopped = self.world.stopped = True
 
-    def refused(self, job: Job, now: int, why: str) -> None:
+    def rejected(self, job: Job, now: int, why: str) -> None:
         self.measured[job.id] = False
 
     def cancelled(self, job: Job, now: int) -> None:
         self.measured[job.id] = False
 
-    def hopeless(self, now: int) -> bool:
+    def certain_to_fail(self, now: int) -> bool:
         """now: ns."""
         alive = np.maximum(now * 1e-9 - self.arrival, 0.0) / self.output
-        least = np.where(np.isnan(self.ended), alive, self.ended)[self.measured]
+        least = np.where(np.isnan(self.took), alive, self.took)[self.measured]
         return all(statistic(least) > self.above for statistic in self.statistics)
 
 
@@ -69,12 +69,12 @@ def search(
     objective: float,
     statistics: Sequence[Statistic] = (),
 ) -> Numbers:
-    """The first rate at which each measure passes its objective, by bisection on one seed.
+    """The first rate at which each measure exceeds its objective, by bisection on one seed.
 
-    statistics: where all the measures are statistics of s/token, what they are; a run that is bound to fail them all is
-    then cut short, which changes no result.
-    options: highest and lowest, in units of the capacity, and tolerance, relative. A collapsed run counts as one that
-    passed. NAME_rate is None where the lowest rate already fails; NAME_censored: not even the highest does, and
+    statistics: if all measures are statistics of s/token, these; a run that is certain to fail them all is then stopped
+    early, which changes no result.
+    options: highest and lowest, in units of the capacity, and tolerance, relative. A collapsed run counts as exceeding.
+    NAME_rate is None where the lowest rate already fails; NAME_censored: not even the highest does, and
     NAME_rate is that rate.
     """
     sustained = case.workload.capacity(case.settings)
@@ -84,14 +84,14 @@ def search(
     def measured(rate: float) -> dict[str, float | None]:
         nonlocal cut
         if rate not in known:
-            looking: list[Hopeless] = []
+            stops: list[EarlyStop] = []
 
             def observe(world: World, trace: Trace, warmup: float) -> None:
-                looking.append(Hopeless(world, trace, warmup, statistics, objective))
-                world.attach(looking[0])
+                stops.append(EarlyStop(world, trace, warmup, statistics, objective))
+                world.attach(stops[0])
 
             done = replayed(case, rate, observe if statistics else None)
-            stopped = any(look.stopped for look in looking)
+            stopped = any(stop.stopped for stop in stops)
             cut += stopped
             failed = stopped or bool(done.summary["collapsed"])
             known[rate] = {name: None if failed else of(done) for name, of in measures.items()}

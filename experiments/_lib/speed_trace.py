@@ -1,13 +1,13 @@
-"""Tempo: how fast the machine was during a live run, second by second, and the run's simulation at that tempo.
+"""SpeedTrace: the machine's relative speed during a live run, second by second, and a simulation at that speed.
 
-A machine that others share is faster in one second than in the next, and near its capacity a queue makes five or ten
-per cent of delay out of one per cent of speed. No profile can know that beforehand. But afterwards the live run tells
-it: tempo is the time that the profile gives to the iterations of a second over the time that they took. The simulator
-runs the same profile at that tempo: an iteration that begins in a slow second takes longer by as much.
+The speed of a shared machine varies from second to second, and near capacity one per cent of speed changes queueing
+delay by five or ten per cent, which no profile can predict. The speed of a second is the time that the profile predicts
+for its iterations over the time that they took. The simulator runs the same profile at that speed: an iteration that
+starts in a slow second takes proportionally longer.
 
-So a tempo forgives whatever makes a second's iterations longer than the profile says: the machine, but also a profile
-of another minute, and what arrivals and copies cost the engine's thread. It does not touch which jobs run when, who is
-preempted, what is copied and for how long: these are the simulator's own. Noise below a second stays.
+This corrects for everything that makes a second's iterations longer than the profile predicts: the machine, an outdated
+profile, and the cost of arrivals and copies on the engine's thread. It does not change which jobs run when, preemptions
+or copies: the simulator computes these. Noise below a second remains.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
     from fastserve.profiler.fit import Iteration
 
 FEW_MS = 200.0
-"""Iterations of a second that took less than this together tell nothing: it has the tempo of the whole run."""
+"""Busy ms of a second below which it is assigned the speed of the whole run."""
 _SECOND_PS = 10**12
 
 
 @dataclass(frozen=True, slots=True)
-class Tempo:
-    """each: work done in each second since the trace's beginning, s, all above 0; beyond the last it goes on so."""
+class SpeedTrace:
+    """each: work done in each second since the start of the trace, s, all above 0; the last value holds beyond."""
 
     each: tuple[float, ...]
 
     def wall_ps(self, at_ps: int, work_ps: int) -> int:
-        """How long work takes that begins then."""
+        """The time that this work takes when it starts at at_ps."""
         left, now = float(work_ps), float(at_ps)
         while True:
             second = min(int(now // _SECOND_PS), len(self.each) - 1)
@@ -49,14 +49,14 @@ class Tempo:
             left, now = left - done, until
 
     def attach(self, world: World) -> None:
-        """Before world.run(): its machine runs at this tempo."""
-        world.machine = Paced(world.machine, self)  # type: ignore[assignment]
+        """Call before world.run(): its machine runs at this speed."""
+        world.machine = PacedMachine(world.machine, self)  # type: ignore[assignment]
 
 
-class Paced:
-    """An Executor: a modelled machine at a tempo, one iteration at a time."""
+class PacedMachine:
+    """An Executor: a modelled machine at varying speed, one iteration at a time."""
 
-    def __init__(self, inner: ModelledMachine, tempo: Tempo) -> None:
+    def __init__(self, inner: ModelledMachine, tempo: SpeedTrace) -> None:
         self.inner = inner
         self.latency = inner.latency = PacedLatency(inner.latency, tempo)
 
@@ -67,9 +67,9 @@ class Paced:
 
 
 class PacedLatency(LatencyModel):
-    """An iteration's time where the machine's tempo is that of now_ps."""
+    """Iteration times at the speed of now_ps."""
 
-    def __init__(self, inner: LatencyModel, tempo: Tempo) -> None:
+    def __init__(self, inner: LatencyModel, tempo: SpeedTrace) -> None:
         super().__init__(inner.name, inner.provenance)
         self.inner = inner
         self.tempo = tempo
@@ -82,21 +82,21 @@ class PacedLatency(LatencyModel):
         return self.tempo.wall_ps(self.now_ps, self.inner.span_ps(k, batch, context))
 
 
-def tempo_of(iterations: Sequence[Iteration], latency: LatencyModel, origin_s: float) -> Tempo:
-    """Of a live run whose trace began at origin_s of the clock that Iteration.at counts by; at its end the whole run's.
+def speed_trace_of(iterations: Sequence[Iteration], latency: LatencyModel, origin_s: float) -> SpeedTrace:
+    """The speed trace of a live run whose trace started at origin_s of the clock of Iteration.at.
 
-    ValueError without iterations, or with one before the beginning.
+    Beyond the end: the speed of the whole run. ValueError without iterations, or with one before the start.
     """
     from fastserve.profiler.fit import predict_ms
 
     if not iterations:
-        raise ValueError("no iteration was seen, so nothing tells the machine's tempo")
+        raise ValueError("no iteration was measured, so the machine's speed is unknown")
     at = np.array([one.at - origin_s for one in iterations])
     if at.min() < -1e-3:
         raise ValueError(f"an iteration began {-at.min():.3f} s before the trace did: this is not its clock")
     seconds = np.maximum(at, 0.0).astype(int)
     took = np.bincount(seconds, [one.ms for one in iterations])
-    told = np.bincount(seconds, [predict_ms(latency, one) for one in iterations])
-    whole = float(told.sum() / took.sum())
-    each = [float(work / wall) if wall >= FEW_MS else whole for work, wall in zip(told, took, strict=True)]
-    return Tempo((*each, whole))
+    predicted = np.bincount(seconds, [predict_ms(latency, one) for one in iterations])
+    whole = float(predicted.sum() / took.sum())
+    each = [float(work / wall) if wall >= FEW_MS else whole for work, wall in zip(predicted, took, strict=True)]
+    return SpeedTrace((*each, whole))

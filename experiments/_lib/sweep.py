@@ -1,4 +1,4 @@
-"""Run an experiment's cases, keep each result, go on where a killed run stopped; the command line of every experiment.
+"""Runs the cases of an experiment, stores each result, resumes a killed run; the command line of every experiment.
 
 results/EXPERIMENT/RUN-ID/cases/*.json   one file a case, written whole as soon as the case is done
 results/EXPERIMENT/RUN-ID/run.json       settings and provenance
@@ -30,6 +30,7 @@ from typing import Any, TypeVar
 from experiments._lib.case import Case, Numbers, Row, simulate, to_json
 from experiments._lib.claim import Claim
 from fastserve.atomic_files import OutputError, atomically
+from fastserve.formats import check, stamp
 from fastserve.workload import TraceError
 from sim.report.provenance import fingerprint, provenance
 
@@ -38,12 +39,13 @@ T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "results"
 SCALES = ("smoke", "small", "paper")
+POOLS = ("local", "ray", "dask")
 LIVE = ("batching_gain", "fidelity", "live_headline")
-"""experiments on the live engine: their numbers are this machine's, so they run by name and no reference is kept"""
+"""experiments on the live engine: results depend on the machine, so they run only by name and are not checked"""
 ROUND = 8
-"""cases for each core of a cluster whose results come back together"""
+"""cases for each core of a cluster that return together"""
 PRESENTING = ("plot", "claims", "published", "plan", "joined")
-"""functions of an experiment that read numbers and make none: editing them reruns nothing"""
+"""functions of an experiment that only present results: editing them reruns nothing"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,26 +66,26 @@ class Outcome:
 
 
 class IncompleteError(Exception):
-    """There is no complete run with the present source and settings; the text says what to run."""
+    """There is no complete run of the current source and settings; the message says what to run."""
 
 
 def load(experiment: str) -> ModuleType:
     """The module experiments/EXPERIMENT.py: SCALES, cases(), claims(), plot(), perhaps run(); and its docstring.
 
-    It may have plan(cases), a sentence that is printed before they are run, and joined(rows), what is read of its rows.
+    Optional: plan(cases), a sentence printed before they run, and joined(rows), a transformation of its rows.
     """
     return importlib.import_module(f"experiments.{experiment}")
 
 
 def names() -> list[str]:
-    """All experiments whose numbers are the same everywhere, by file name: not those of LIVE."""
+    """All deterministic experiments, by file name: not those of LIVE."""
     shared = {"__init__", "__main__", "check", "table", *LIVE}
     found = (path.stem for path in (ROOT / "experiments").glob("*.py"))
     return sorted(name for name in found if not name.startswith("_") and name not in shared)
 
 
 def run_id(experiment: str, scale: str, cases: Sequence[Case]) -> str:
-    """16 hexadecimal digits: the same if and only if the numbers must be."""
+    """16 hexadecimal digits: equal if and only if the results must be equal."""
     module = load(experiment)
     own = hashlib.sha256()
     here = Path(__file__).parent
@@ -94,7 +96,7 @@ def run_id(experiment: str, scale: str, cases: Sequence[Case]) -> str:
 
 
 def _computing(path: Path) -> str:
-    """A file's syntax without docstrings, comments and the functions that only present."""
+    """The AST of a file without docstrings, comments and presenting functions."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     kept = []
     for node in tree.body:
@@ -105,21 +107,21 @@ def _computing(path: Path) -> str:
 
 
 def case_id(case: Case) -> str:
-    """Names a case's file within its run."""
+    """Name of a case's file within its run."""
     return hashlib.sha256(json.dumps(to_json(case), sort_keys=True).encode()).hexdigest()[:20]
 
 
 def compute(experiment: str, case: Case) -> tuple[Numbers, float]:
-    """One case, in whichever process or machine: its numbers, and the seconds it took."""
+    """Runs one case, in any process or machine: its numbers, and the seconds it took."""
     began = time.perf_counter()
     numbers = getattr(load(experiment), "run", simulate)(case)
     return to_json(numbers), time.perf_counter() - began
 
 
 def sweep(
-    experiment: str, scale: str, *, jobs: int | None = None, backend: str = "local", address: str | None = None
+    experiment: str, scale: str, *, jobs: int | None = None, pool: str = "local", address: str | None = None
 ) -> Outcome:
-    """Runs what is not there yet. backend: local, or ray or dask by way of joblib. Raises OutputError, TraceError."""
+    """Runs the missing cases. pool: local processes, or ray or dask by way of joblib. OutputError, TraceError."""
     module = load(experiment)
     settings = module.SCALES[scale]
     cases: list[Case] = module.cases(settings)
@@ -129,20 +131,25 @@ def sweep(
         raise ValueError(f"{experiment}: {len(cases) - len(wanted)} of its cases are there twice")
     there = folder / "summary.json"
     if not there.exists():
-        about = {"experiment": experiment, "scale": scale, "settings": to_json(settings), "provenance": provenance()}
+        about = stamp("sweep") | {
+            "experiment": experiment,
+            "scale": scale,
+            "settings": to_json(settings),
+            "provenance": provenance(),
+        }
         _write(folder / "run.json", about)
         missing = {name: case for name, case in wanted.items() if not (folder / "cases" / f"{name}.json").exists()}
         plan: Callable[[Sequence[Case]], str] | None = getattr(module, "plan", None)
         if plan is not None and missing:
             print(f"{experiment}: {plan(list(missing.values()))}", file=sys.stderr, flush=True)
-        results = _computed(experiment, missing, jobs, backend, address)
+        results = _computed(experiment, missing, jobs, pool, address)
         for name, (numbers, seconds) in _progress(results, experiment, len(cases), len(cases) - len(missing)):
             kept = {"at": to_json(wanted[name].at), "seed": wanted[name].seed, "numbers": numbers, "seconds": seconds}
             _write(folder / "cases" / f"{name}.json", kept, indent=None)
         entries = [json.loads((folder / "cases" / f"{name}.json").read_text(encoding="utf-8")) for name in wanted]
         total = sum(entry.pop("seconds") for entry in entries)
         _write(there, about | {"seconds": total, "rows": entries}, indent=None)
-    # Read from this folder, not from wherever the present source would put it: it may have been edited during the run.
+    # Read from this folder: the source, and with it the run-id, may have changed during the run.
     outcome = _read(experiment, scale, there)
     if not list(folder.glob("*.pdf")) or _older(folder, Path(str(module.__file__))):
         module.plot(outcome.rows, folder)
@@ -150,7 +157,7 @@ def sweep(
 
 
 def finished(experiment: str, scale: str) -> Outcome:
-    """The complete run of the present source. Raises IncompleteError, which says whether it is missing or stale."""
+    """The complete run of the current source. Raises IncompleteError, which says whether it is missing or stale."""
     module = load(experiment)
     folder = RESULTS / experiment / run_id(experiment, scale, module.cases(module.SCALES[scale]))
     path = folder / "summary.json"
@@ -165,6 +172,7 @@ def finished(experiment: str, scale: str) -> Outcome:
 
 def _read(experiment: str, scale: str, summary: Path) -> Outcome:
     found = json.loads(summary.read_text(encoding="utf-8"))
+    check("sweep", found, summary)
     rows = [Row(row["at"], row["seed"], row["numbers"]) for row in found["rows"]]
     joined: Callable[[list[Row]], list[Row]] | None = getattr(load(experiment), "joined", None)
     return Outcome(experiment, scale, summary.parent, rows if joined is None else joined(rows), found["seconds"])
@@ -187,58 +195,58 @@ def _write(path: Path, value: Any, indent: int | None = 1) -> None:
 
 
 def _computed(
-    experiment: str, cases: dict[str, Case], jobs: int | None, backend: str, address: str | None
+    experiment: str, cases: dict[str, Case], jobs: int | None, pool: str, address: str | None
 ) -> Iterator[tuple[str, tuple[Numbers, float]]]:
-    if experiment in LIVE and backend != "local":
-        raise ValueError(f"{experiment} measures this machine's live engine: leave --backend {backend} out")
+    if experiment in LIVE and pool != "local":
+        raise ValueError(f"{experiment} measures this machine's live engine: leave --pool {pool} out")
     workers = 1 if experiment in LIVE else jobs or os.cpu_count() or 1
-    if backend != "local":
-        yield from _on_cluster(experiment, cases, jobs, backend, address)
+    if pool != "local":
+        yield from _on_cluster(experiment, cases, jobs, pool, address)
     elif workers < 2 or len(cases) < 2:
         for name, case in cases.items():
             yield name, compute(experiment, case)
     else:
-        with ProcessPoolExecutor(min(workers, len(cases))) as pool:
+        with ProcessPoolExecutor(min(workers, len(cases))) as workshop:
             try:
-                futures = {pool.submit(compute, experiment, case): name for name, case in cases.items()}
+                futures = {workshop.submit(compute, experiment, case): name for name, case in cases.items()}
                 for future in as_completed(futures):
                     yield futures[future], future.result()
             except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
+                workshop.shutdown(wait=False, cancel_futures=True)
                 raise
 
 
 def _on_cluster(
-    experiment: str, cases: dict[str, Case], jobs: int | None, backend: str, address: str | None
+    experiment: str, cases: dict[str, Case], jobs: int | None, pool: str, address: str | None
 ) -> Iterator[tuple[str, tuple[Numbers, float]]]:
-    """The same cases through one of joblib's backends, on all its cores unless `jobs` says how many.
+    """The same cases through one of joblib's pools, on all its cores unless `jobs` says how many.
 
-    Results are kept as they come back; from a backend that cannot return them one by one, as Ray's, in rounds.
+    Results are stored as they arrive; from a pool that cannot return them one by one (Ray), in rounds.
     """
     try:
         import joblib
 
-        if backend == "ray":
+        if pool == "ray":
             import ray
             from ray.util.joblib import register_ray
 
             if not ray.is_initialized():
                 ray.init(address=address, runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}}, log_to_driver=False)
             register_ray()
-        elif backend == "dask":
+        elif pool == "dask":
             from dask.distributed import Client
 
             Client(address)
     except ImportError as error:
         raise ValueError(
-            f"--backend {backend} needs {error.name}, which is not installed: pip install -e '.[cluster]'"
+            f"--pool {pool} needs {error.name}, which is not installed: pip install -e '.[cluster]'"
         ) from None
 
     def named(name: str, case: Case) -> tuple[str, tuple[Numbers, float]]:
         return name, compute(experiment, case)
 
     work = [joblib.delayed(named)(name, case) for name, case in cases.items()]
-    with joblib.parallel_config(backend=backend, n_jobs=jobs or -1):
+    with joblib.parallel_config(backend=pool, n_jobs=jobs or -1):
         if joblib.parallel.get_active_backend()[0].supports_return_generator:
             yield from joblib.Parallel(return_as="generator_unordered", batch_size=1)(work)
             return
@@ -248,7 +256,7 @@ def _on_cluster(
 
 
 def _progress(items: Iterable[T], title: str, total: int, done: int) -> Iterator[T]:
-    """A bar on stderr; without a terminal, a line at the start and one a minute."""
+    """A progress bar on stderr; without a terminal, a line at the start and one a minute."""
     from tqdm import tqdm  # type: ignore[import-untyped]
 
     every = {"mininterval": 0.5} if sys.stderr.isatty() else {"mininterval": 60.0, "ncols": 90}
@@ -271,20 +279,28 @@ def main(experiment: str, arguments: Sequence[str] | None = None) -> int:
     return guarded(lambda: show(args, experiment))
 
 
+class Moved(argparse.Action):
+    """--backend is the backend of an engine, in every command."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        parser.error(f"--backend {values}: a pool of processes is --pool {'|'.join(POOLS)} now")
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Those that every experiment has."""
+    """Options of every experiment."""
     parser.add_argument("--scale", choices=SCALES, default="small", help="smoke: seconds; small: minutes; paper: hours")
     parser.add_argument("--jobs", type=int, metavar="N", help="processes at once (default: the cores of this machine)")
-    parser.add_argument("--backend", choices=("local", "ray", "dask"), default="local", help="where the cases run")
+    parser.add_argument("--pool", choices=POOLS, default="local", help="the processes that the cases run in")
+    parser.add_argument("--backend", action=Moved, help=argparse.SUPPRESS)
     parser.add_argument("--address", help="of a running Ray or Dask cluster (default: a local one)")
 
 
 def show(args: argparse.Namespace, experiment: str) -> int:
-    """Runs one experiment and prints what it claims and found."""
+    """Runs one experiment and prints its claims."""
     special = getattr(load(experiment), "special", None)
     if special is not None and special(args):
         return 0
-    outcome = sweep(experiment, args.scale, jobs=args.jobs, backend=args.backend, address=args.address)
+    outcome = sweep(experiment, args.scale, jobs=args.jobs, pool=args.pool, address=args.address)
     print(f"{experiment} ({args.scale}, {len(outcome.rows)} cases, {outcome.seconds:.0f} s of computing)")
     for claim in outcome.claims:
         print(f"  {claim}")
@@ -293,11 +309,11 @@ def show(args: argparse.Namespace, experiment: str) -> int:
 
 
 def guarded(work: Callable[[], int]) -> int:
-    """Exit code of `work`; what a user can mend is one line on stderr."""
+    """Exit code of `work`; user errors are one line on stderr."""
     try:
         return work()
     except KeyboardInterrupt:
-        print("interrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)
+        print("interrupted; finished cases are kept, and the same command resumes from there", file=sys.stderr)
         return 130
     except (OutputError, TraceError, ValueError, FileNotFoundError) as error:
         print(error, file=sys.stderr)

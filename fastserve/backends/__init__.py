@@ -1,15 +1,14 @@
-"""The bodies: what can do one iteration of a Plan. torch is the real one, scripted a modelled one without a model.
+"""Backends, by name: torch runs models, scripted is a modelled machine without a model.
 
-A body of your own comes by import path, module:Class or ./file.py:Class. It is called as Class(model, wanted, hardware,
-**options): see engine/backend.py for Wanted and for what its objects must do, and launch.Body for who calls it.
+A backend of your own is named by import path, module:Class or ./file.py:Class, and is constructed by launch.Body as
+Class(model, wanted, hardware, **options): see engine/backend.py for Wanted and the protocol.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
 from typing import Any
+
+from fastserve.importing import module_of
 
 __all__ = ["ALIASES", "BACKENDS", "checked", "find"]
 
@@ -38,19 +37,8 @@ def find(name: str) -> Any:
     """The class of a body. ValueError for a name that is none, ImportError for what it needs and is not there."""
     name = checked(name)
     where, _, attribute = BACKENDS.get(name, name).rpartition(":")
-    module = _from_file(Path(where)) if where.endswith(".py") else import_module(where)
+    module = module_of(f"backend {name!r}", where)
     try:
         return getattr(module, attribute)
     except AttributeError:
         raise ValueError(f"backend {name!r}: {where} has no {attribute}") from None
-
-
-def _from_file(path: Path) -> Any:
-    if not path.is_file():
-        raise ValueError(f"backend {path}: there is no such file")
-    spec = spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

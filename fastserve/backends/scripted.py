@@ -1,4 +1,4 @@
-"""ScriptedBackend: a body without a model or torch. Times come from a latency model, tokens from a seed."""
+"""ScriptedBackend: without a model or torch; times come from a latency model, tokens from a seed."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from fastserve.engine.backend import Failed, Said, Step, Token, Traits, Wanted
+from fastserve.engine.backend import Failed, Result, Step, Token, Traits, Wanted
 from fastserve.engine.byte_tokenizer import EOS, ByteTokenizer
 from fastserve.engine.model_info import ModelInfo
 from fastserve.engine.params import SamplingParams
 from fastserve.hardware import Hardware, Memory, load_hardware
 from fastserve.sched.job import Job
-from fastserve.sched.plan import Copy, Plan
+from fastserve.sched.link import ModelledLink
+from fastserve.sched.plan import Plan, Transfer
 
 PRINTABLE = tuple(range(32, 127))
 """The bytes of printable ASCII."""
@@ -75,8 +76,10 @@ class ScriptedBackend:
         self.scripts: dict[Job, _Script] = {}
         self._steps = 0
         self._ps = 0  # the modelled machine's own clock
-        self._free_at = {True: 0, False: 0}  # by direction: ns, when its channel has nothing left to do
-        self._moving: dict[Copy, int] = {}  # copies under way: ns, when they end
+        times, size = self.machine.link, self.machine.memory.block_bytes
+        self.link = ModelledLink(lambda blocks, out: times.copy_ns(blocks * size, out), times.duplex)
+        self._transfers: list[Transfer] = []  # of this step
+        self.link.sent = self._transfers.append
 
     def hardware(self) -> Hardware:
         return self.machine
@@ -88,28 +91,30 @@ class ScriptedBackend:
         self.scripts.pop(job, None)
 
     def reset(self) -> None:
-        self._moving.clear()
+        self.link.forget()
 
     def close(self) -> None:
         self.scripts.clear()
-        self._moving.clear()
+        self.link.forget()
 
     def held(self) -> dict[str, int]:
         """What it holds of its jobs: nothing, when all have departed."""
-        return {"jobs": len(self.scripts), "copies": len(self._moving)}
+        return {"jobs": len(self.scripts), "copies": len(self.link.moving)}
 
     def run(self, plan: Plan) -> Step:
         self._fail_step(plan)
         speakers = [job for job, tokens in plan.work if job.decoding or _completes(job, tokens)]
         failed = self._try(speakers)
         start = max(self._ps, plan.now * 1000)
-        stall = self._copy(plan) if plan.moves else 0
+        self._transfers.clear()
+        stall = self.link.follow(plan) if plan.moves else 0
         start += stall * 1000
         chunks = [(job.prefilled, tokens) for job, tokens in plan.prefill]
         self._ps = start + self.machine.latency.iteration_ps(plan.batch, plan.context, chunks)
         after = self._ps // 1000
-        said = [(job, failed.get(job) or self._speak(job)) for job in speakers]
-        return Step(said, stall, self._landed(after), after - plan.now - stall)
+        results = [(job, failed.get(job) or self._speak(job)) for job in speakers]
+        landed = self.link.landed(after)
+        return Step(results, stall, landed, after - plan.now - stall, transfers=tuple(self._transfers))
 
     def _fail_step(self, plan: Plan) -> None:
         step, self._steps = self._steps, self._steps + 1
@@ -131,7 +136,7 @@ class ScriptedBackend:
                     failed[job] = Failed(f"{type(error).__name__}: {error}")
         return failed
 
-    def _speak(self, job: Job) -> Said:
+    def _speak(self, job: Job) -> Result:
         script = self.scripts[job]
         tokens = self.tokens
         token = tokens[draw(script.seed, job.generated) % len(tokens)]
@@ -140,34 +145,6 @@ class ScriptedBackend:
             return (Token(token),)
         top = {tokens[(tokens.index(token) + i) % len(tokens)]: -1.0 - i for i in range(min(wanted, len(tokens)))}
         return (Token(token, -1.0, top),)
-
-    def _landed(self, now: int) -> list[Copy]:
-        landed = sorted([copy for copy, end in self._moving.items() if end <= now], key=self._moving.__getitem__)
-        for copy in landed:
-            del self._moving[copy]
-        return landed
-
-    def _copy(self, plan: Plan) -> int:
-        """Starts the plan's copies: those out, then loads into the cleared room, then prefetches. Returns the stall."""
-        now = plan.now
-        for copy in plan.park:
-            self._send(copy, now)
-        clear = max([now, *[self._moving[copy] for copy in plan.clear]])
-        for copy in plan.load:
-            if copy not in self._moving:
-                self._send(copy, clear)
-        ready = max([clear, *[self._moving[copy] for copy in plan.load]])
-        for copy in plan.prefetch:
-            self._send(copy, clear)
-        return ready - now
-
-    def _send(self, copy: Copy, at: int) -> None:
-        """Copies are served first come, first served, per direction."""
-        link = self.machine.link
-        end = max(at, self._free_at[copy.out]) + link.copy_ns(copy.blocks * self.machine.memory.block_bytes, copy.out)
-        self._free_at[copy.out] = self._moving[copy] = end
-        if not link.duplex:
-            self._free_at[not copy.out] = end
 
 
 def _completes(job: Job, tokens: int) -> bool:

@@ -1,4 +1,4 @@
-"""Call: one request of a benchmark before it is sent. Reply: what came of it."""
+"""Call: one request of a benchmark. Reply: its response, as measured."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ class Call:
 
 @dataclass(slots=True, eq=False, repr=False)
 class Reply:
-    """Filled while the answer comes in: an interrupted one is there as far as it got. Times: perf_counter ns."""
+    """Filled while the response arrives; an interrupted one is partial. Times: perf_counter ns."""
 
     sent: int = 0
-    """When it was handed to the socket; 0 before. A connection may still have had to be made."""
+    """When the client started to send it (connecting included); 0 before."""
     stamps: array[int] = field(default_factory=lambda: array("q"))
-    """When each event that carries tokens came."""
+    """Arrival of each event that carries tokens."""
     closed: int = 0
-    """When nothing more could come; 0 before."""
+    """When the exchange was over; 0 before."""
     status: int = 0
-    """HTTP status; 0: there was no answer."""
+    """HTTP status; 0: no response."""
     finish: str = ""
-    """stop, length, cancelled, rejected, unfinished, in the sense of fastserve.metrics.records; "" while it is open."""
+    """stop, length, cancelled, rejected, unfinished, as in fastserve.metrics.records; "" while in progress."""
     error: str = ""
     prompt_tokens: int | None = None
-    """As the server counted; None where it did not say. So the next two."""
+    """The server's count, None where it reports none; likewise the next two."""
     output_tokens: int | None = None
     preemptions: int | None = None
     streamed: bool = True
     text: list[str] | None = None
-    """The answer's text, where it is kept."""
+    """The output text, where it is kept."""
 
     @property
     def tokens(self) -> int:
@@ -60,7 +60,7 @@ class Reply:
     def completed(self) -> bool:
         return self.finish not in ("", UNFINISHED, REJECTED, CANCELLED)
 
-    def fail(self, why: str, finish: str = UNFINISHED) -> None:
-        """It has failed; the first failure stays."""
+    def fail(self, error: str, finish: str = UNFINISHED) -> None:
+        """Records a failure; only the first one is kept."""
         if not self.error:
-            self.error, self.finish = why, finish
+            self.error, self.finish = error, finish

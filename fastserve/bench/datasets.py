@@ -1,6 +1,6 @@
-"""Workloads that are no trace: random lengths, conversations, prompts of one's own. All of them become a Trace.
+"""Datasets, each converted to a Trace: random lengths, ShareGPT conversations, custom prompts.
 
-Their flags and defaults are those of `vllm bench serve`; their random numbers are our own.
+Flags and defaults are those of `vllm bench serve`; the random numbers differ.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from fastserve.workload.seed import seed_sequence
 from fastserve.workload.trace import IntArray
 
 SHORTEST, LONGEST_PROMPT, LONGEST = 4, 1024, 2048
-"""Conversations with fewer tokens on a side, more in the prompt or more in all are left out, as is usual."""
+"""Conversations with fewer tokens on a side, more in the prompt or more in total are skipped, as vLLM does."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """texts: the prompts, where the set has its own; None: any text of these lengths will do."""
+    """texts: the dataset's prompts; None: prompts are generated to the trace's lengths."""
 
     trace: Trace
     texts: list[str] | None = None
@@ -35,9 +35,9 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrivals:
-    """When n requests come: all at once at an infinite rate, else with Gamma gaps of this shape (1: Poisson).
+    """Arrival process: all at once at an infinite rate, else Gamma gaps of this shape (1: Poisson).
 
-    The gaps have a mean of 1 / rate; they are not rescaled to it, so that the rate of a short run varies as it would.
+    Gaps have a mean of 1 / rate and are not rescaled, so the rate of a short run varies.
     """
 
     rate: float = math.inf
@@ -71,7 +71,7 @@ def random_lengths(
 def sharegpt(
     path: Path, n: int, arrivals: Arrivals, count: Count, *, output: int | None = None, seed: int = 0
 ) -> Dataset:
-    """First turns of a ShareGPT file, shuffled by `seed`. output: instead of the answers' own lengths."""
+    """First turns of a ShareGPT file, shuffled by `seed`. output: overrides the lengths of the responses."""
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
         turns = [entry["conversations"] for entry in entries if len(entry.get("conversations", ())) >= 2]

@@ -1,4 +1,4 @@
-"""The result document: one JSON object, named and keyed as `vllm bench serve` has it where it has a name."""
+"""The result as one JSON object, with the keys of `vllm bench serve` where it has them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ import numpy as np
 
 from fastserve.bench.metrics import Selection, client_metrics, details
 from fastserve.bench.result import LATE_NS, Result
+from fastserve.formats import stamp
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class About:
-    """What a run was, for its document."""
+    """Metadata of a run."""
 
-    backend: str
+    api: str
     label: str | None = None
     model: str | None = None
     tokenizer: str | None = None
@@ -27,15 +28,15 @@ class About:
     request_rate: float = math.inf
     burstiness: float = 1.0
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """More that a reader needs: the trace, the seed, how lengths were asked for."""
+    """Further settings: the trace, the seed, how output lengths were requested."""
     exact: bool = False
-    """Answers were to have exactly their lengths."""
+    """Whether outputs were requested with exact lengths."""
 
 
 def as_document(result: Result, about: About, chosen: Selection, *, detailed: bool = False) -> dict[str, Any]:
     """vLLM's keys at the top; ours beside them: `loop`, `late`, `dispatch_lag_ms`, `from_arrival`, `settings` ...
 
-    Figures at the top count from the send; those under `from_arrival` from the intended arrival. JSON values only.
+    Times at the top level count from the send, those under `from_arrival` from the intended arrival. JSON types only.
     """
     lags = result.lags_ms()
     p50, p99 = np.percentile(lags, (50, 99)) if len(lags) else (None, None)
@@ -44,9 +45,10 @@ def as_document(result: Result, about: About, chosen: Selection, *, detailed: bo
         if sample.reply.error:
             errors[sample.reply.error] = errors.get(sample.reply.error, 0) + 1
     found: dict[str, Any] = {
+        **stamp("bench"),
         "date": datetime.fromtimestamp(result.date).strftime("%Y%m%d-%H%M%S"),
-        "endpoint_type": about.backend,
-        "backend": about.backend,
+        "endpoint_type": about.api,
+        "backend": about.api,
         "label": about.label,
         "model_id": about.model,
         "tokenizer_id": about.tokenizer,
@@ -78,7 +80,7 @@ def as_document(result: Result, about: About, chosen: Selection, *, detailed: bo
 
 
 def counts(result: Result, exact: bool) -> dict[str, Any]:
-    """Where token counts come from, and how many completed answers or prompts have not the length asked for."""
+    """Source of token counts, and how many completed requests have another length than requested."""
     done = result.completed
     counted = sum([sample.reply.output_tokens is not None for sample in done])
     return {
@@ -90,16 +92,16 @@ def counts(result: Result, exact: bool) -> dict[str, Any]:
 
 
 def file_name(result: Result, about: About) -> str:
-    """{label or backend}-{rate}qps[-concurrencyN]-{model}-{date}-{time}.json"""
+    """{label or api}-{rate}qps[-concurrencyN]-{model}-{date}-{time}.json"""
     many = "" if result.max_concurrency is None else f"-concurrency{result.max_concurrency}"
     model = (about.model or "model").rstrip("/").rpartition("/")[2]
     date = datetime.fromtimestamp(result.date).strftime("%Y%m%d-%H%M%S")
-    name = f"{about.label or about.backend}-{about.request_rate:.4g}qps{many}-{model}-{date}.json"
+    name = f"{about.label or about.api}-{about.request_rate:.4g}qps{many}-{model}-{date}.json"
     return re.sub(r"[^\w.+=-]+", "_", name)
 
 
 def plain(value: Any) -> Any:
-    """In types that JSON has; what JSON cannot say of a float is None."""
+    """Converts to JSON types; NaN and infinity become None."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float):

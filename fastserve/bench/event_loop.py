@@ -1,4 +1,4 @@
-"""How a client runs so that it keeps its schedule: on the fastest event loop, with sockets enough, uninterrupted."""
+"""Environment of the client: uvloop if installed, more file descriptors, garbage collection frozen."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def on_best_loop(work: Coroutine[Any, Any, T]) -> tuple[T, str]:
-    """On uvloop where it is installed: its timers and sockets cost less than half. What came, and the loop's name."""
+    """Runs on uvloop if installed (timers and sockets cost less than half). Returns (result, name of the loop)."""
     try:
         import uvloop
     except ModuleNotFoundError:
@@ -23,7 +23,7 @@ def on_best_loop(work: Coroutine[Any, Any, T]) -> tuple[T, str]:
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Sockets for an open loop under overload; and no collection walks through thousands of prompts meanwhile."""
+    """Raises the socket limit, and freezes the heap so that garbage collection skips the prompts."""
     _more_sockets()
     gc.collect()
     gc.freeze()
@@ -34,7 +34,7 @@ def undisturbed() -> Iterator[None]:
 
 
 def _more_sockets() -> None:
-    """An open loop under overload needs a socket for each waiting request."""
+    """An open loop under overload needs a socket for each request in flight."""
     try:
         import resource
     except ModuleNotFoundError:

@@ -1,7 +1,7 @@
-"""HTTP/1.1 requests over as many connections as there are requests under way.
+"""HTTP/1.1 client with one connection for each request in flight.
 
-Answers are stamped in the very callback that the event loop makes for a readable socket; nothing is awaited for a piece
-of an answer. The general clients were measured first and could not keep the schedule (docs/bench.md).
+Timestamps are taken in the event loop's data_received callback; nothing is awaited for a chunk of a response. General
+HTTP clients were measured first and could not keep the schedule (docs/bench.md).
 """
 
 from __future__ import annotations
@@ -15,43 +15,43 @@ from urllib.parse import urlsplit
 import httptools
 
 IDLE_S = 2.0
-"""A connection that has been idle for longer is not used again: servers close theirs after some five seconds."""
+"""A connection idle for longer is not reused: servers close theirs after about five seconds."""
 
 
 class HttpClientError(Exception):
-    """No whole answer came; the text says why."""
+    """No complete response was received; the message says why."""
 
 
 class ConnectError(HttpClientError):
-    """There is no connection: the server never saw the request."""
+    """The connection failed: the server did not receive the request."""
 
 
 class Receiver(Protocol):
-    """Takes an answer as it comes. Must be quick, and raise nothing."""
+    """Receives a response incrementally. Must be fast, and must not raise."""
 
     def head(self, status: int, content_type: str) -> None: ...
     def data(self, now: int, chunk: bytes) -> None: ...
 
 
 class HttpClient:
-    """Connections to one server. url: http or https, a path in it is a prefix. ValueError for anything else.
+    """Connections to one server. url: http or https, its path is a prefix. Raises ValueError for any other.
 
-    Neither proxies nor redirects are followed, and answers are asked for uncompressed.
+    Proxies and redirects are ignored, and responses are uncompressed.
     """
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url if "://" in url else f"http://{url}")
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-            raise ValueError(f"{url!r} is no address of a server; write it as http://HOST:PORT")
+            raise ValueError(f"{url!r} is not a server URL; write it as http://HOST:PORT")
         self.ssl = ssl.create_default_context() if parts.scheme == "https" else None
         self.host = parts.hostname
         self.port = parts.port or (443 if self.ssl else 80)
         self.prefix = parts.path.rstrip("/")
         self.netloc = parts.netloc.rpartition("@")[2]
-        self._idle: list[tuple[float, Link]] = []
+        self._idle: list[tuple[float, Connection]] = []
 
     async def send(self, request: bytes, receiver: Receiver) -> None:
-        """Sends a request and returns when its answer is complete. Cancelled, it closes the connection.
+        """Sends a request and returns when its response is complete. Cancellation closes the connection.
 
         Raises HttpClientError.
         """
@@ -72,7 +72,7 @@ class HttpClient:
             link.transport.abort()
         self._idle.clear()
 
-    def _reused(self) -> Link | None:
+    def _reused(self) -> Connection | None:
         oldest = asyncio.get_running_loop().time() - IDLE_S
         while self._idle:
             since, link = self._idle.pop()
@@ -81,18 +81,18 @@ class HttpClient:
             link.transport.abort()
         return None
 
-    async def _connect(self) -> Link:
+    async def _connect(self) -> Connection:
         loop = asyncio.get_running_loop()
         try:
-            _, link = await loop.create_connection(Link, self.host, self.port, ssl=self.ssl)
+            _, link = await loop.create_connection(Connection, self.host, self.port, ssl=self.ssl)
         except OSError as error:
-            why = error.strerror or str(error)
-            raise ConnectError(f"no connection to {self.netloc}: {why}") from None
+            reason = error.strerror or str(error)
+            raise ConnectError(f"no connection to {self.netloc}: {reason}") from None
         return link
 
 
-class Link(asyncio.Protocol):
-    """One connection, with one request at a time on it."""
+class Connection(asyncio.Protocol):
+    """One connection, with one request at a time."""
 
     transport: asyncio.Transport
 
@@ -108,7 +108,7 @@ class Link(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._now = 0
         self._kind = ""
-        self._framed = False  # the end of the body shows in the data
+        self._framed = False  # the response has a length or is chunked
         self._status = 0
         self.reusable = False
         if self.lost:
@@ -123,13 +123,13 @@ class Link(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._done is None or self._done.done():
-            self.transport.abort()  # nobody has asked for anything
+            self.transport.abort()  # data without a request
             return
         self._now = perf_counter_ns()
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
-            self._fail(f"the answer is not HTTP: {error}")
+            self._fail(f"the response is not HTTP: {error}")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
@@ -137,15 +137,15 @@ class Link(asyncio.Protocol):
         if self._done is None or self._done.done():
             return
         if exc is None and self._status >= 200 and not self._framed:
-            self._done.set_result(None)  # such a body ends with its connection
+            self._done.set_result(None)  # a body without a length ends with the connection
         else:
-            why = "the server closed the connection" if exc is None else f"the connection broke: {exc}"
-            self._fail(f"{why} {'within its answer' if self._status else 'before it answered'}")
+            reason = "the server closed the connection" if exc is None else f"the connection was lost: {exc}"
+            self._fail(f"{reason} {'during its response' if self._status else 'before its response'}")
 
-    def _fail(self, why: str) -> None:
+    def _fail(self, error: str) -> None:
         assert self._done is not None
         if not self._done.done():
-            self._done.set_exception(HttpClientError(why))
+            self._done.set_exception(HttpClientError(error))
 
     # -- httptools -------------------------------------------------------------------------------------------------
 
@@ -169,7 +169,7 @@ class Link(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         if not self._status:
-            return  # an interim answer; the real one follows
+            return  # 1xx; the final response follows
         self.reusable = self._framed and self._parser.should_keep_alive()
         assert self._done is not None
         if not self._done.done():

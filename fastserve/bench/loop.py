@@ -1,4 +1,4 @@
-"""run(): send a schedule of calls, on time whatever becomes of them."""
+"""run(): sends a schedule of calls on time (open loop, optionally with a concurrency limit)."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ HEAD_START = 50_000_000
 """ns from the call of run() to the start of the schedule."""
 
 
-class Backend(Protocol):
-    """Where calls go."""
+class Api(Protocol):
+    """Sends calls to a server."""
 
     def encode(self, call: Call) -> bytes: ...
 
     async def send(self, message: bytes, reply: Reply) -> None:
-        """Fills `reply` as the answer comes; sets `sent` first. Returns at its end; a failure goes into `reply`."""
+        """Sets `reply.sent`, then fills `reply` until the response is complete. A failure is recorded there."""
 
 
 class Progress:
-    """Where a run stands. Changed by run() alone, read by whoever watches."""
+    """Progress of a run. Written by run(), read by `watch`."""
 
     def __init__(self, calls: Sequence[Call]) -> None:
         self.total = len(calls)
@@ -34,7 +34,7 @@ class Progress:
         self.samples: list[Sample] = []  # of the calls sent
         self.done = 0
         self.failed = 0
-        self.tokens = 0  # of the answers that have ended
+        self.tokens = 0  # of completed responses
 
     @property
     def running(self) -> int:
@@ -43,23 +43,23 @@ class Progress:
 
 async def run(
     calls: Sequence[Call],
-    backend: Backend,
+    api: Api,
     *,
     max_concurrency: int | None = None,
     timeout_s: float | None = None,
     stop: asyncio.Event | None = None,
     watch: Callable[[Progress], object] | None = None,
 ) -> Result:
-    """Sends each call at its time and returns when all have been answered.
+    """Sends each call when it is due and returns when all have ended.
 
-    Open loop: call i goes out at start + due, however slow the answers are, on as many connections as that takes. With
+    Open loop: call i is sent at start + due, however slow the server is, on as many connections as needed. With
     max_concurrency, a call also waits for one of so many slots. If all calls are due at once the loop is then closed: a
     call arrives when its slot becomes free. Otherwise it arrives when it is due, and waiting for a slot is part of its
     time.
 
-    timeout_s: a request that has taken longer since it was sent is given up, and unfinished. stop: when it is set,
-    nothing more is sent, and what is under way is given up; the result holds what there is. watch: called once, at the
-    start. Raises ValueError for calls out of order, and what the backend raises in an ExceptionGroup.
+    timeout_s: a request that takes longer from its send is aborted and counts as unfinished. stop: once set, nothing
+    more is sent, and requests in flight are aborted; the result holds the rest. watch: called once, at the start.
+    Raises ValueError for calls out of order, and exceptions of the api in an ExceptionGroup.
     """
     if any(later.due < earlier.due for earlier, later in pairwise(calls)):
         raise ValueError("the calls must be in order of their due times")
@@ -73,7 +73,7 @@ async def run(
     if watch is not None:
         watch(progress)
     slots = None if max_concurrency is None else Slots(max_concurrency, progress.started)
-    sender = asyncio.ensure_future(_send_all(calls, backend, progress, slots, closed, timeout_s))
+    sender = asyncio.ensure_future(_send_all(calls, api, progress, slots, closed, timeout_s))
     stopper = asyncio.ensure_future((stop or asyncio.Event()).wait())
     waited_for: tuple[asyncio.Future[Any], ...] = sender, stopper
     try:
@@ -82,7 +82,7 @@ async def run(
         interrupted = not sender.done()
         sender.cancel()
         stopper.cancel()
-        # Its own end: it has to cancel what it has started.
+        # It has to cancel the requests that it has started.
         await asyncio.wait({sender})
     if not sender.cancelled():
         sender.result()
@@ -101,18 +101,18 @@ async def run(
 
 async def _send_all(
     calls: Sequence[Call],
-    backend: Backend,
+    api: Api,
     progress: Progress,
     slots: Slots | None,
     closed: bool,
     timeout_s: float | None,
 ) -> None:
-    """Returns when all calls have ended. What the first failing task raises goes on to the caller."""
+    """Returns when all calls have ended. Exceptions of tasks propagate to the caller."""
     async with asyncio.TaskGroup() as tasks:
         for call in calls:
-            message = backend.encode(call)
+            message = api.encode(call)
             due = ready = progress.started + call.due
-            # At least once, so that what was sent before gets its turn; more often if a timer is early.
+            # At least once, so that earlier sends run; more often if a timer fires early.
             await asyncio.sleep(max(0, due - perf_counter_ns()) / 1e9)
             while (left := due - perf_counter_ns()) > 0:
                 await asyncio.sleep(left / 1e9)
@@ -120,20 +120,20 @@ async def _send_all(
                 ready = max(due, await slots.take())
             sample = Sample(call, arrival=ready if closed else due, ready=ready)
             progress.samples.append(sample)
-            tasks.create_task(_send(message, backend, sample, progress, slots, timeout_s))
+            tasks.create_task(_send(message, api, sample, progress, slots, timeout_s))
 
 
 async def _send(
-    message: bytes, backend: Backend, sample: Sample, progress: Progress, slots: Slots | None, timeout_s: float | None
+    message: bytes, api: Api, sample: Sample, progress: Progress, slots: Slots | None, timeout_s: float | None
 ) -> None:
     reply = sample.reply
     try:
         async with asyncio.timeout(timeout_s):
-            await backend.send(message, reply)
+            await api.send(message, reply)
     except TimeoutError:
-        reply.fail(f"no whole answer within {timeout_s:g} s")
+        reply.fail(f"no complete response within {timeout_s:g} s")
     except asyncio.CancelledError:
-        reply.fail("given up when the run was stopped")
+        reply.fail("aborted when the run was stopped")
         raise
     finally:
         reply.closed = perf_counter_ns()
@@ -145,7 +145,7 @@ async def _send(
 
 
 class Slots:
-    """So many requests at a time; each slot knows since when it has been free (perf_counter ns)."""
+    """Concurrency limit; each slot stores since when it has been free (perf_counter ns)."""
 
     def __init__(self, count: int, now: int) -> None:
         self._free = deque([now] * count)

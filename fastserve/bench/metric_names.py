@@ -1,10 +1,10 @@
-"""Names that the command line and the measures share. Imports nothing, so that --help needs no numpy."""
+"""Metric names, shared by command line and metrics. Imports nothing, so that --help needs no numpy."""
 
 METRICS = ("ttft", "tpot", "itl", "e2el", "client_queue_time", "e2el_including_client_queue")
 """As `vllm bench serve` calls them."""
 
 QUEUED = METRICS[4:]
-"""Only where --max-concurrency lets a request wait in the client."""
+"""Only with --max-concurrency, where requests wait in the client."""
 
 GOODPUT = ("ttft", "tpot", "e2el")
 """Metrics that can have a limit."""

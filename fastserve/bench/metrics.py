@@ -1,7 +1,7 @@
-"""The measures of `vllm bench serve`, under its keys and by its definitions: from the send, over completed requests.
+"""Metrics of `vllm bench serve`, with its keys and definitions: from the send, over completed requests.
 
 ttft: first event - send. e2el: last event - send. tpot: (e2el - ttft) / (tokens - 1), for two tokens and more.
-itl: gaps between events, pooled. Percentiles interpolate linearly. Our own measures are in Result.summary.
+itl: gaps between events, pooled. Percentiles interpolate linearly. Our own metrics are in Result.summary.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """What is reported. goodput: metric -> ms that it may take."""
+    """Metrics to report. goodput: metric -> limit in ms."""
 
     metrics: tuple[str, ...] = ("ttft", "tpot", "itl", "e2el")
     percentiles: tuple[float, ...] = (99.0,)
@@ -55,8 +55,8 @@ def client_metrics(result: Result, chosen: Selection) -> dict[str, Any]:
         "request_goodput": rate(_good(done, chosen.goodput)) if chosen.goodput else None,
         "output_throughput": rate(outputs),
         "total_token_throughput": rate(inputs + outputs),
-        "max_output_tokens_per_s": _busiest_second(result),
-        "max_concurrent_requests": _most_at_once(result),
+        "max_output_tokens_per_s": _peak_tokens_per_s(result),
+        "max_concurrent_requests": _peak_concurrency(result),
     }
     values = _values(result, done)
     for name in chosen.metrics:
@@ -142,8 +142,8 @@ def _good(done: Sequence[Sample], limits: Mapping[str, float]) -> int:
     return count
 
 
-def _busiest_second(result: Result) -> float | None:
-    """Most output tokens in one second of the run; an answer's tokens are spread over its events."""
+def _peak_tokens_per_s(result: Result) -> float | None:
+    """Peak output tokens in one second of the run; a response's tokens are spread evenly over its events."""
     stamps, weights = [], []
     for sample in result.completed:
         events = np.frombuffer(sample.reply.stamps, np.int64)
@@ -155,8 +155,8 @@ def _busiest_second(result: Result) -> float | None:
     return float(np.bincount(np.concatenate(stamps), np.concatenate(weights)).max())
 
 
-def _most_at_once(result: Result) -> int:
-    """Most requests under way at one moment."""
+def _peak_concurrency(result: Result) -> int:
+    """Peak number of requests in flight."""
     starts = np.array([sample.reply.sent for sample in result.samples], np.int64)
     ends = np.array([sample.last for sample in result.samples], np.int64)
     moments = np.concatenate((ends, starts))  # at equal times, ends first

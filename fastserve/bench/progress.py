@@ -1,4 +1,4 @@
-"""The live line of a run on a terminal."""
+"""Progress line of a run on a terminal."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from fastserve.bench.loop import Progress
 
 EVERY_S = 0.25
 RECENT = 2000
-"""Sends that the lag shown is taken over."""
+"""Number of last sends that the displayed lag is computed over."""
 
 
 def line(progress: Progress, now: int) -> str:
-    """Where the run stands at `now` (perf_counter ns)."""
+    """The progress at `now` (perf_counter ns)."""
     seconds = max(0.0, (now - progress.started) / 1e9)
     sent = len(progress.samples)
     lags = [sample.lag for sample in progress.samples[-RECENT:] if sample.reply.sent]
@@ -30,7 +30,7 @@ def line(progress: Progress, now: int) -> str:
 
 
 async def show(progress: Progress, out: TextIO) -> None:
-    """Rewrites one line of a terminal until it is cancelled, and leaves it empty."""
+    """Rewrites one terminal line until cancelled, then clears it."""
     try:
         while True:
             out.write(f"\r\x1b[K{line(progress, perf_counter_ns())}")

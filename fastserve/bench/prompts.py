@@ -1,4 +1,4 @@
-"""Prompts of a given number of tokens."""
+"""Random prompts of a given number of tokens."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ USUAL_IDS = (100, 1000)
 """Token ids from 100 up to 999 are ordinary text in nearly every vocabulary of unknown size."""
 
 Count = Callable[[str], int]
-"""How many tokens a text has."""
+"""text -> number of tokens."""
 
 
 class Prompts(Protocol):
@@ -29,7 +29,7 @@ class IdPrompts:
 
     def __init__(self, low: int, high: int, seed: int = 0) -> None:
         if not 0 <= low < high:
-            raise ValueError(f"token ids from {low} up to {high - 1}: there are none")
+            raise ValueError(f"token ids from {low} up to {high - 1}: the range is empty")
         self.low, self.high, self.seed = low, high, seed
 
     def make(self, index: int, tokens: int) -> IntArray:
@@ -46,9 +46,9 @@ def ids_of(vocab_size: int | None) -> tuple[int, int]:
 
 
 class TextPrompts:
-    """Words of random letters, cut to the length by asking `count`; `inexact` counts the prompts that missed it.
+    """Words of random letters, trimmed to the length by `count`; `inexact` counts prompts of another length.
 
-    Without a `count`, a prompt has about as many words as it should have tokens.
+    Without `count`, a prompt has as many words as requested tokens.
     """
 
     def __init__(self, count: Count | None, seed: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""What a run prints."""
+"""The result of a run as text, and its warnings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOOPS = {
 
 
 def report(found: Mapping[str, Any]) -> str:
-    """A document (see document.py) as text."""
+    """The result document as text (see document.py)."""
     lines = [
         f"{found['backend']} {found['model_id'] or ''}  {LOOPS[found['loop']].format(n=found['max_concurrency'])}",
         _row("requests", f"{found['completed']} completed, {found['failed']} failed", _unsent(found)),
@@ -55,31 +55,31 @@ def report(found: Mapping[str, Any]) -> str:
         ("largest gap", "largest_gap_s"),
     ):
         lines.append(_table_row(title, [_cell(ours[f"{column}_{name}"]) for column in columns]))
-    return "\n".join([*lines, *[f"  {why}: {count}" for why, count in found["failures"].items()]])
+    return "\n".join([*lines, *[f"  {error}: {count}" for error, count in found["failures"].items()]])
 
 
 def warnings(found: Mapping[str, Any]) -> list[str]:
-    """What a reader must know before the figures are believed."""
-    said = []
+    """Warnings about the validity of the results."""
+    warned: list[str] = []
     lag, counts = found["dispatch_lag_ms"], found["counts"]
     if found["late"]:
-        said.append(
-            f"late: the p99 dispatch lag is {lag['p99']:.1f} ms, above {lag['limit_p99']:g} ms; the load was not what "
-            "the schedule says. Give the client a core of its own, or lower the rate"
+        warned.append(
+            f"late: the p99 dispatch lag is {lag['p99']:.1f} ms, above {lag['limit_p99']:g} ms; the load was not "
+            "the scheduled one. Give the client a core of its own, or lower the rate"
         )
     if found["failed"]:
-        said.append(
+        warned.append(
             f"{found['failed']} requests failed; they are in the records, and outside the latencies from the send"
         )
     if counts["wrong_outputs"]:
-        said.append(f"{counts['wrong_outputs']} answers have not the length that was asked for")
+        warned.append(f"{counts['wrong_outputs']} outputs do not have the requested length")
     if counts["wrong_prompts"] and found["backend"] != "openai-chat":
-        said.append(f"{counts['wrong_prompts']} prompts had another length for the server than they were meant to have")
+        warned.append(f"{counts['wrong_prompts']} prompts do not have the requested length by the server's count")
     if counts["output_tokens_by"] != "server":
-        said.append("the server does not count its tokens: an event is taken for a token")
+        warned.append("the server reports no token counts: each event is counted as one token")
     if found["from_arrival"]["saturated"]:
-        said.append("saturated: the queue grew to the end, so means tell the length of the run")
-    return said
+        warned.append("saturated: the queue grew until the end, so means depend on the length of the run")
+    return warned
 
 
 def _row(title: str, *cells: str) -> str:
@@ -99,8 +99,8 @@ def _cell(value: float | None) -> str:
 
 
 def _unsent(found: Mapping[str, Any]) -> str:
-    why = "stopped before the end: " if found["interrupted"] else ""
-    return f"{why}{found['not_sent']} never sent" if found["not_sent"] or why else ""
+    prefix = "stopped before the end: " if found["interrupted"] else ""
+    return f"{prefix}{found['not_sent']} not sent" if found["not_sent"] or prefix else ""
 
 
 def _source(found: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Result: what a run measured, as records in the columns that a simulated run has too."""
+"""Result: the measurements of a run, as records with the columns of a simulated run."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from fastserve.metrics.summary import Slo, Summary, summarise
 Loop = Literal["open", "closed", "capped"]
 
 LATE_NS = 10_000_000
-"""A run whose p99 dispatch lag is above this did not keep its schedule."""
+"""p99 dispatch lag above which a run is reported as late."""
 
 UNKNOWN = ("recomputed_tokens", "swapped_out_bytes", "swapped_in_bytes")
-"""Integer columns that a client never learns: 0 throughout."""
+"""Integer columns unknown to a client: always 0."""
 
 MORE_COLUMNS: dict[str, str] = {
-    "sent": "f8",  # s after the start: when it was handed to the socket
-    "lag": "f8",  # s that this was late: after it was due and, with max_concurrency, had a slot
+    "sent": "f8",  # s after the start: when it was sent
+    "lag": "f8",  # s from when it was due (and, with max_concurrency, had a slot) to its send
     "latency_from_send": "f8",  # s; nan if it was not completed
     "ttft_from_send": "f8",  # s; nan without a token
-    "asked_tokens": "i8",  # the output it was meant to have
+    "asked_tokens": "i8",  # requested output length
     "events": "i8",  # that carried tokens
     "status": "i8",  # HTTP; 0 without an answer
     "error": "O",
@@ -41,9 +41,9 @@ class Sample:
 
     call: Call
     arrival: int
-    """What its completion time counts from: when it was due; in a closed loop, when its slot was free."""
+    """Start of its completion time: when it was due; in a closed loop, when its slot became free."""
     ready: int
-    """From when on it could be sent."""
+    """Earliest time at which it could be sent."""
     reply: Reply = field(default_factory=Reply)
 
     @property
@@ -56,7 +56,7 @@ class Sample:
 
     @property
     def last(self) -> int:
-        """The end of a completed answer, or as far as another one got."""
+        """The last token of a completed response; of any other, when the exchange was over."""
         return self.reply.stamps[-1] if self.reply.completed and self.reply.stamps else self.reply.closed
 
 
@@ -67,14 +67,14 @@ class Result:
     samples: list[Sample]
     """Of the calls that were sent, in their order."""
     planned: int
-    """Calls that there were to send."""
+    """Number of calls in the schedule."""
     started: int
     ended: int
-    """When the last answer ended, or was given up."""
+    """When the last response ended or was aborted."""
     date: float
     """Of `started`, s since the epoch."""
     loop: Loop
-    """open: calls went out when due. capped: and when one of max_concurrency slots was free. closed: only that."""
+    """open: calls are sent when due. capped: when due and a slot is free. closed: when a slot is free."""
     max_concurrency: int | None = None
     interrupted: bool = False
 
@@ -93,22 +93,22 @@ class Result:
 
     @property
     def late(self) -> bool:
-        """p99 of the dispatch lag is above 10 ms: the offered load was not what the schedule says."""
+        """Whether the p99 dispatch lag is above 10 ms: the offered load was not the scheduled one."""
         lags = self.lags_ms()
         return bool(len(lags)) and float(np.percentile(lags, 99)) > LATE_NS / 1e6
 
     def columns(self) -> Columns:
         """One row per call sent: the columns of fastserve.metrics.records, then MORE_COLUMNS.
 
-        What a client cannot know is NaN; counts that it cannot know are 0 (see UNKNOWN; preemptions too, unless the
-        server told them). A request that failed within its answer is `unfinished`: its time so far is a lower bound.
+        Values unknown to a client are NaN; counts are 0 (see UNKNOWN; preemptions too, unless the server reports them).
+        A request that failed during its response is `unfinished`: its time so far is a lower bound.
         """
         rows = [self._row(sample) for sample in self.samples]
         kinds = COLUMNS | MORE_COLUMNS
         return {name: np.array([row[name] for row in rows], dtype=kind) for name, kind in kinds.items()}
 
     def summary(self, slo: Slo | None = None) -> Summary:
-        """metrics.summarise() over the records, from intended arrivals; None for what a client cannot know."""
+        """metrics.summarise() over the records, from intended arrivals; None for values unknown to a client."""
         found = summarise(self.columns(), horizon_s=self.duration_s, slo=slo)
         unknown = ["recomputed_tokens", "recomputed_share", "swapped_out_gib", "swapped_in_gib"]
         if not self.knows_preemptions:
@@ -163,7 +163,7 @@ class Result:
 
 
 def _tpot(sample: Sample) -> float:
-    """s per token after the first; NaN where there is no other, or all came in one answer."""
+    """s per token after the first; NaN below two tokens, or without streaming."""
     reply, first = sample.reply, sample.first
     if first is None or reply.tokens < 2 or not reply.streamed:
         return nan

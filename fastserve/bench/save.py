@@ -1,4 +1,4 @@
-"""Result files: the document and the records, each whole or not at all."""
+"""Writes result files atomically: the JSON document and the records."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from fastserve.formats import metadata
 from fastserve.metrics.records import Columns
 
 
 class SaveError(Exception):
-    """A file could not be written; the text is one line for the user."""
+    """A file could not be written; the message is one line for the user."""
 
 
 def check_folder(folder: Path) -> None:
-    """Can files be written there? To be asked before a long run. Makes the folder. Raises SaveError."""
+    """Checks before a long run that the folder is writable, and creates it. Raises SaveError."""
     probe = folder / f".probe.{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -31,15 +32,15 @@ def check_folder(folder: Path) -> None:
 
 def save_document(path: Path, document: Mapping[str, Any]) -> Path:
     """Raises SaveError."""
-    with _whole(path) as draft:
+    with _atomically(path) as draft:
         draft.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     return path
 
 
 def save_records(stem: Path, columns: Columns, *, policy: str, label: str, seed: int) -> Path:
-    """One row per request, with policy, label and seed in front, as the simulator's records have them.
+    """One row per request, with policy, label and seed in front, as in the simulator's records.
 
-    Writes stem.records.parquet where pyarrow is installed, else stem.records.csv, NaN as nothing. Raises SaveError.
+    Writes stem.records.parquet where pyarrow is installed, else stem.records.csv, NaN as empty. Raises SaveError.
     """
     names: dict[str, Any] = {"policy": policy, "label": label, "seed": seed}
     try:
@@ -47,7 +48,7 @@ def save_records(stem: Path, columns: Columns, *, policy: str, label: str, seed:
         import pyarrow.parquet as pq
     except ModuleNotFoundError:
         path = stem.with_name(f"{stem.name}.records.csv")
-        with _whole(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
+        with _atomically(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow([*names, *columns])
             lists = [column.tolist() for column in columns.values()]
@@ -60,13 +61,13 @@ def save_records(stem: Path, columns: Columns, *, policy: str, label: str, seed:
     table: dict[str, Any] = {name: pa.array([value] * n) for name, value in names.items()}
     for name, column in columns.items():
         table[name] = pa.array(column, pa.string() if column.dtype == object else None, from_pandas=True)
-    with _whole(path) as draft:
-        pq.write_table(pa.table(table), draft)
+    with _atomically(path) as draft:
+        pq.write_table(pa.table(table).replace_schema_metadata(metadata("records")), draft)
     return path
 
 
 @contextmanager
-def _whole(path: Path) -> Iterator[Path]:
+def _atomically(path: Path) -> Iterator[Path]:
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Server-sent events out of bytes as they arrive, as the HTML standard has them (section 9.2.6). Sans-IO."""
+"""Incremental parser of server-sent events (HTML standard, section 9.2.6). Sans-IO."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class Event(NamedTuple):
-    """name: of its `event:` line, "" without one. data: its `data:` lines, joined by newlines."""
+    """name: its `event:` field, "" without one. data: its `data:` lines, joined by newlines."""
 
     name: str
     data: str
 
 
 class EventParser:
-    """feed() takes chunks cut anywhere. An event counts once its blank line is there; what comes after is kept."""
+    """feed() accepts chunks split anywhere. An event is complete at its blank line; the rest is buffered."""
 
     def __init__(self) -> None:
         self._rest = b""
-        self._after_cr = False  # a line feed that comes next belongs to the carriage return before it
+        self._after_cr = False  # a line feed now belongs to the carriage return before it
         self._begun = False
         self._name = ""
         self._data: list[str] = []

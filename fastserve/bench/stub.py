@@ -1,9 +1,9 @@
-"""A server without a model that keeps to given delays: what a client measures against it is the client's own doing.
+"""Stub server with given delays and no model, to measure the overhead of a client.
 
     python -m fastserve.bench.stub --port 9000 --ttft-ms 20 --tpot-ms 5
 
-It answers the routes that the client has backends for, one token an event; a letter of a text is a token. Standard
-library only: it must not be slower than what it measures.
+It serves the routes of all request formats, one token an event; a character of text is a token. Standard library only:
+it must not be slower than the client.
 """
 
 from __future__ import annotations
@@ -16,49 +16,49 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-TEXT = {"id": "cmpl-0", "object": "text_completion", "created": 0, "model": "stub"}
-SAID = {"id": "chatcmpl-0", "object": "chat.completion.chunk", "created": 0, "model": "stub"}
+TEXT_CHUNK = {"id": "cmpl-0", "object": "text_completion", "created": 0, "model": "stub"}
+CHAT_CHUNK = {"id": "chatcmpl-0", "object": "chat.completion.chunk", "created": 0, "model": "stub"}
 STATUS = {200: "OK", 400: "Bad Request", 404: "Not Found", 503: "Service Unavailable"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Behaviour:
-    """How one request is answered. Times in seconds."""
+    """Behaviour for one request. Times in seconds."""
 
     ttft: float = 0.0
     tpot: float = 0.0
     tokens: int | None = None
-    """Output tokens; None: stop_after, else what the request allows."""
+    """Output tokens; None: stop_after, else the request's limit."""
     status: int = 200
-    """Other than 200: an error in OpenAI's shape, and nothing else."""
+    """Other than 200: only an error in OpenAI's format."""
     breaks_after: int | None = None
-    """The connection is cut after so many tokens."""
+    """Close the connection after so many tokens."""
     error_after: int | None = None
-    """An error event, and the end, after so many tokens."""
+    """End with an error event after so many tokens."""
     hangs: bool = False
-    """No answer at all, until the client leaves."""
+    """No response, until the client disconnects."""
 
 
 @dataclass(slots=True)
-class Seen:
-    """A request as it came."""
+class ReceivedRequest:
+    """A request, as received."""
 
     path: str
     headers: dict[str, str]
     body: dict[str, Any]
     left: bool = False
-    """The client went before its answer was complete."""
+    """The client disconnected before its response was complete."""
 
 
 @dataclass(slots=True)
 class Stub:
-    """answer: asked for each request, with its number from 0 on and its body."""
+    """answer: called for each request with its number, from 0, and its body."""
 
     answer: Callable[[int, dict[str, Any]], Behaviour] = field(default=lambda number, body: Behaviour())
     owned_by: str = "stub"
-    """`fastserve` makes clients believe that this is our own server."""
+    """`fastserve`: clients treat it as our own server."""
     max_model_len: int = 1 << 20
-    seen: list[Seen] = field(default_factory=list)
+    seen: list[ReceivedRequest] = field(default_factory=list)
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> asyncio.Server:
         """A listening server; port 0 is a free one (see `address`)."""
@@ -69,14 +69,14 @@ class Stub:
             while (head := await reader.readuntil(b"\r\n\r\n")) and await self._request(head, reader, writer):
                 pass
         except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass  # the client has left, or the loop is at its end: Python 3.11 reports that as an error otherwise
+            pass  # disconnect, or the event loop is closing: Python 3.11 reports that as an error otherwise
         finally:
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
 
     async def _request(self, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """Answers one request. Returns whether the connection lives on."""
+        """Handles one request. Returns whether the connection stays open."""
         first, *lines = head.decode("latin-1").rstrip("\r\n").split("\r\n")
         method, path, _ = first.split(" ")
         headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
@@ -91,11 +91,11 @@ class Stub:
         elif path not in EVENTS and path != NOBATCH:
             self._whole(writer, *self._look(path))
         else:
-            return await self._answer(Seen(path, headers, body, left=True), writer)
+            return await self._answer(ReceivedRequest(path, headers, body, left=True), writer)
         await writer.drain()
         return True
 
-    async def _answer(self, seen: Seen, writer: asyncio.StreamWriter) -> bool:
+    async def _answer(self, seen: ReceivedRequest, writer: asyncio.StreamWriter) -> bool:
         self.seen.append(seen)
         lives = await self._generate(seen, self.answer(len(self.seen) - 1, seen.body), writer)
         await writer.drain()
@@ -116,7 +116,7 @@ class Stub:
         head = f"HTTP/1.1 {status} {STATUS[status]}\r\ncontent-type: application/json\r\ncontent-length: {len(data)}"
         writer.write(head.encode() + b"\r\n\r\n" + (data if body else b""))
 
-    async def _generate(self, seen: Seen, how: Behaviour, writer: asyncio.StreamWriter) -> bool:
+    async def _generate(self, seen: ReceivedRequest, how: Behaviour, writer: asyncio.StreamWriter) -> bool:
         if how.hangs:
             await asyncio.Event().wait()
         if how.status != 200:
@@ -131,7 +131,7 @@ class Stub:
         body = seen.body
         allowed = body.get("max_tokens") or body.get("max_completion_tokens") or body.get("max_new_tokens") or 16
         tokens = how.tokens or min(body.get("stop_after") or allowed, allowed)
-        prompt = body["prompt"] if "prompt" in body else "".join([said["content"] for said in body["messages"]])
+        prompt = body["prompt"] if "prompt" in body else "".join([message["content"] for message in body["messages"]])
         usage = {
             "prompt_tokens": len(prompt),
             "completion_tokens": tokens,
@@ -163,7 +163,7 @@ class Stub:
             writer.write(chunked(final | {"tokens_generated": tokens, "usage": usage, "preemption_count": 0}))
         else:
             if body.get("stream_options", {}).get("include_usage"):
-                writer.write(chunked((SAID if events is chat else TEXT) | {"choices": [], "usage": usage}))
+                writer.write(chunked((CHAT_CHUNK if events is chat else TEXT_CHUNK) | {"choices": [], "usage": usage}))
             writer.write(chunked(b"[DONE]"))
         writer.write(b"0\r\n\r\n")
         return True
@@ -178,16 +178,18 @@ def chunked(event: Any) -> bytes:
 
 def completion(at: int, tokens: int) -> bytes:
     reason = "length" if at == tokens - 1 else None
-    return chunked(TEXT | {"choices": [{"index": 0, "text": "x", "logprobs": None, "finish_reason": reason}]})
+    return chunked(TEXT_CHUNK | {"choices": [{"index": 0, "text": "x", "logprobs": None, "finish_reason": reason}]})
 
 
 def chat(at: int, tokens: int) -> bytes:
-    """The first event has a chunk before it that says the role and carries no token."""
+    """The first event is preceded by a chunk with the role and no token."""
     reason = "length" if at == tokens - 1 else None
     role = (
-        chunked(SAID | {"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]}) if at == 0 else b""
+        chunked(CHAT_CHUNK | {"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]})
+        if at == 0
+        else b""
     )
-    return role + chunked(SAID | {"choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": reason}]})
+    return role + chunked(CHAT_CHUNK | {"choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": reason}]})
 
 
 def native(at: int, tokens: int) -> bytes:
@@ -212,10 +214,10 @@ async def serve(stub: Stub, port: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m fastserve.bench.stub", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free one; the first line printed says which")
+    parser.add_argument("--port", type=int, default=0, help="0 takes a free one, which is printed first")
     parser.add_argument("--ttft-ms", type=float, default=20.0)
     parser.add_argument("--tpot-ms", type=float, default=5.0)
-    parser.add_argument("--own", action="store_true", help="claim to be this package's own server")
+    parser.add_argument("--own", action="store_true", help="report owned_by=fastserve, as this package's own server")
     args = parser.parse_args()
     how = Behaviour(ttft=args.ttft_ms / 1e3, tpot=args.tpot_ms / 1e3)
     stub = Stub(lambda number, body: how, owned_by="fastserve" if args.own else "stub")

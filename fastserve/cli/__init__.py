@@ -1,1 +1,1 @@
-"""The command line, one file a command: check, generate, serve, bench, profile, ab; `arguments` is shared."""
+"""Command line, one file a command: check, generate, serve, bench, profile, ab; `arguments` is shared."""

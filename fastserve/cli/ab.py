@@ -1,4 +1,4 @@
-"""`fastserve ab`: one trace under several policies, in turns (A B, B A), compared pair by pair.
+"""`fastserve ab`: live A/B comparison of policies: one trace, alternating order (A B, B A), compared pairwise.
 
 Each run has a `fastserve serve` of its own and comes over HTTP; --offline: each has an engine in this process.
 """
@@ -13,20 +13,33 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastserve.cli.arguments import BATCH_FLAGS, MODEL_FLAGS, add_batch_arguments, add_model_arguments
-from fastserve.cli.check import setting
+from fastserve.atomic_files import OutputError
+from fastserve.cli.arguments import (
+    ENGINE_FLAGS,
+    MODEL_FLAGS,
+    add_model_arguments,
+    add_observer_arguments,
+    add_rows,
+    add_settings,
+    body_of,
+    loading,
+)
 from fastserve.cli.profile import Bar
+from fastserve.compare.contender import Contender, Server
+from fastserve.engine.config import EngineConfig
+from fastserve.policies.spec import PolicySpec
 
 if TYPE_CHECKING:
-    from fastserve.compare.compare import Body, Comparison, Contender
+    from fastserve.compare.compare import Body, Comparison
+    from fastserve.sched.observer import Observer
     from fastserve.workload import Trace
 
 SHARES = (10, 25, 50, 75, 90, 95, 99)
-"""Percentiles of the completion times that are printed."""
+"""Printed percentiles of the completion times."""
 
 
 class Lines:
-    """Where stderr is no terminal: a line for each run when it begins. It is a compare.Report."""
+    """Progress without a terminal: a line at the start of each run. A compare.Report."""
 
     def __init__(self) -> None:
         self.last = ""
@@ -41,79 +54,77 @@ class Lines:
         pass
 
 
-class PolicyAction(argparse.Action):
-    """--policy and --url start a contender; --set and --label belong to the one before them."""
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        rows: list[dict[str, Any]] = list(namespace.policies or [])
-        if option_string in ("--policy", "--url"):
-            rows.append({option_string.removeprefix("--"): values, "knobs": {}, "label": ""})
-        elif not rows:
-            parser.error(f"{option_string} {values}: it belongs to the --policy before it, and there is none")
-        elif option_string == "--set" and "url" in rows[-1]:
-            parser.error(f"--set {values}: {rows[-1]['url']} is a server, and its settings are its own")
-        elif option_string == "--label":
-            rows[-1] = rows[-1] | {"label": values}
-        else:
-            try:
-                key, value = setting(values)
-            except ValueError as error:
-                parser.error(str(error))
-            rows[-1] = rows[-1] | {"knobs": rows[-1]["knobs"] | {key: value}}
-        namespace.policies = rows
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--trace", required=True, metavar="FILE", help="recognised by its content")
-    rows: dict[str, Any] = {"action": PolicyAction, "dest": "policies"}
-    add("--policy", metavar="NAME", help="a contender; the first is the baseline", default=None, **rows)
-    add("--url", metavar="URL", help="a contender: a server that is there already", default=None, **rows)
-    add("--set", metavar="KEY=VALUE", help="a setting of that policy", default=argparse.SUPPRESS, **rows)
-    add("--label", metavar="TEXT", help="its name in the tables", default=argparse.SUPPRESS, **rows)
-    add("--rounds", type=int, default=5, metavar="N", help="runs of each; an interval takes 4 (default: %(default)s)")
-    add("--offline", action="store_true", help="straight on the engine, in this process, without HTTP")
-    add("--start-timeout", type=float, default=600.0, metavar="S", help="that a server may take (default: %(default)g)")
-    add("--num-requests", type=int, metavar="N", help="the first so many of the trace")
-    add("--rate", type=float, metavar="R", help="requests/s: the trace's gaps are stretched")
-    add("--load", type=float, metavar="X", help="rate over what fcfs sustains, measured by one run with all at once")
-    add("--seed", type=int, default=0, help="of the first round; round i re-pairs arrivals and requests by seed + i")
+    add("--trace", required=True, metavar="FILE", help="trace file; the format is detected")
+    add_rows(parser, Server)
+    add(
+        "--rounds",
+        type=int,
+        default=5,
+        metavar="N",
+        help="runs of each; at least 4 for an interval (default: %(default)s)",
+    )
+    add("--offline", action="store_true", help="run on engines in this process, without HTTP")
+    add(
+        "--start-timeout",
+        type=float,
+        default=600.0,
+        metavar="S",
+        help="timeout of a server's start (default: %(default)g)",
+    )
+    add("--num-requests", type=int, metavar="N", help="use the first N requests of the trace")
+    add("--rate", type=float, metavar="R", help="requests/s; the gaps of the trace are scaled")
+    add(
+        "--load",
+        type=float,
+        metavar="X",
+        help="rate relative to what fcfs sustains, measured by one run with all requests at once",
+    )
+    add(
+        "--seed",
+        type=int,
+        default=0,
+        help="seed of the first round; round i re-pairs arrivals and requests by seed + i",
+    )
     add("--json", action="store_true", help="print one JSON document and nothing else")
     add("--out", metavar="FILE", help="write the document with every job's times there; scripts/draw_ab.py draws it")
     engine = parser.add_argument_group("engine")
-    add_batch_arguments(engine)
+    add_settings(engine, EngineConfig, ENGINE_FLAGS)
     engine.add_argument(
-        "--latency", help="what the policies are told of the machine: a preset or file (default: a stored profile)"
+        "--latency", help="latency model for the policies: a preset or file (default: a stored profile)"
     )
     add_model_arguments(engine)
+    add_observer_arguments(parser.add_argument_group("what to look at, with --offline (files: the first run)"))
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the comparison. Returns 0, 1 if a run failed, 2 for what is wrong with the arguments, 130 after Ctrl-C."""
+    """Prints the comparison. Returns 0, 1 if a run failed, 2 for invalid arguments, 130 after Ctrl-C."""
     try:
-        from fastserve.compare.compare import CompareError, Contender, compare
+        from fastserve.compare.compare import CompareError, compare
         from fastserve.workload import read_trace
     except ImportError as error:
         return _refuse(_missing(error))
     shown = sys.stderr.isatty()
     bar: Bar | Lines = Bar(shown and not args.json) if shown or args.json else Lines()
-    rows = args.policies or [{"policy": "fcfs"}, {"policy": "sj-mlfq"}]
+    contenders: list[Contender] = args.policies or [PolicySpec("fcfs"), PolicySpec("sj-mlfq")]
     try:
-        contenders = [Contender(**row) for row in rows]
-        if args.load is not None and any(one.url for one in contenders):
-            raise ValueError("--load is in units of what fcfs sustains on our own server: give --rate with --url")
+        if args.load is not None and any(isinstance(one, Server) for one in contenders):
+            raise ValueError("--load is relative to what fcfs sustains on our own server: give --rate with --url")
+        if not args.offline and (args.timeline or args.iterations or args.observer):
+            raise ValueError("--timeline, --iterations and --observer need --offline: a server has its own")
         trace = read_trace(args.trace, rate=1.0 if args.rate is None and args.load is not None else args.rate)
         if args.num_requests is not None:
             trace = trace.head(args.num_requests)
         if not args.json:
             print(_first(args, contenders), file=sys.stderr, flush=True)
-        body = _engine(args, trace) if args.offline else _servers(args)
+        body = _engine(args, trace, contenders[0]) if args.offline else _servers(args)
         found = compare(
             body, trace, contenders, rounds=args.rounds, rate=args.rate, load=args.load, seed=args.seed, report=bar
         )
     except ImportError as error:
         return _refuse(_missing(error))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, OutputError) as error:
         return _refuse(str(error))
     except CompareError as error:
         print(f"fastserve ab: {error}", file=sys.stderr)
@@ -135,31 +146,38 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _first(args: argparse.Namespace, contenders: Sequence[Contender]) -> str:
-    """What takes the first seconds."""
+    """The message before the first run."""
     if not args.offline:
-        own = any(not one.url for one in contenders)
+        own = any(isinstance(one, PolicySpec) for one in contenders)
         return f"starting a server with {args.model} for each run: some seconds each" if own else "asking the servers"
-    if args.latency is not None:
-        return f"loading {args.model}: some seconds"
-    return f"loading {args.model} and, where no profile of it is stored, measuring its iteration times: some seconds"
+    return loading(args)
 
 
-def _engine(args: argparse.Namespace, trace: Trace) -> Body:
+def _engine(args: argparse.Namespace, trace: Trace, first: Contender) -> Body:
     from fastserve.compare.offline import EngineBody
     from fastserve.compare.trace import check_fits
-    from fastserve.launch import Body
+    from fastserve.observers.named import chosen, find
 
-    body = Body(args.model, latency=args.latency, **{name: getattr(args, name) for name in MODEL_FLAGS})
+    for name in args.observer:
+        find(name)
+    files = [args.timeline, args.iterations]
+
+    def look(one: Contender) -> list[Observer]:
+        made = chosen(files[0], files[1], args.observer) if one is first else chosen(names=args.observer)
+        files[:] = [None, None] if one is first else files
+        return made
+
+    body = body_of(args, latency=args.latency)
     longest = getattr(body.model, "max_model_len", None)
     if longest is not None:
         check_fits(trace, longest, body.model.name)  # before anything is measured
-    return EngineBody(body, {name: getattr(args, name) for name in BATCH_FLAGS})
+    return EngineBody(body, {name: getattr(args, name) for name in ENGINE_FLAGS}, look)
 
 
 def _servers(args: argparse.Namespace) -> Body:
     from fastserve.compare.http import HttpBody
 
-    about = {name: getattr(args, name) for name in ("model", "latency", *BATCH_FLAGS, *MODEL_FLAGS)}
+    about = {name: getattr(args, name) for name in ("model", "backend", "latency", *ENGINE_FLAGS, *MODEL_FLAGS)}
     flags = []
     for name, value in about.items():
         flag = f"--{name.replace('_', '-')}"
@@ -169,7 +187,7 @@ def _servers(args: argparse.Namespace) -> Body:
 
 
 def text(found: Comparison) -> str:
-    """For people: settings, the ratios, and the distribution of completion times as a table."""
+    """Settings, ratios, and the distribution of completion times as text."""
     from fastserve.compare.compare import ENOUGH
 
     document = found.document()

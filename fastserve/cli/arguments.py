@@ -1,33 +1,199 @@
-"""Flags that several commands share: which model runs where, and how its engine batches."""
+"""Arguments shared by commands: policies, scheduler settings, model and backend.
+
+The flags of settings come from the settings' own dataclass: name, default, type, valid values and help.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
 
+from fastserve.backends import BACKENDS, checked
+from fastserve.policies import POLICIES
+from fastserve.policies.literal import argument
+from fastserve.policies.spec import PolicySpec
+from fastserve.sched.config import OTHER_NAMES, SchedulerConfig, choices, describe
+
+if TYPE_CHECKING:
+    from fastserve.launch import Body
+
+BACKEND_VARIABLE = "FASTSERVE_BACKEND"
+BACKEND_HELP = (
+    f"{', '.join(BACKENDS)}, or your own as module:Class or ./file.py:Class (default: {BACKEND_VARIABLE}, else torch)"
+)
 MODEL_FLAGS = ("device", "dtype", "threads", "load_format", "max_model_len", "trust_remote_code", "native")
-BATCH_FLAGS = ("max_batch", "batching", "token_budget", "residency", "visit", "kv_tokens", "host_tokens")
+SCHEDULER_FLAGS = tuple(field.name for field in fields(SchedulerConfig))
+ENGINE_FLAGS = (*SCHEDULER_FLAGS, "kv_tokens", "host_tokens")
+"""Fields of EngineConfig that every command with an engine has as flags."""
+
+POLICY_HELP = f"{', '.join(POLICIES)}, or your own as module:Class or ./file.py:Class"
+SET_HELP = "a keyword of that policy's constructor; may be repeated"
+
+
+def flags(name: str, others: Mapping[str, str] = OTHER_NAMES) -> list[str]:
+    """The flag of a setting, and those of its aliases."""
+    names = [name, *(other for other, setting in others.items() if setting == name)]
+    return [f"--{each.replace('_', '-')}" for each in names]
+
+
+def add_settings(
+    parser: argparse._ActionsContainer,
+    kind: Any,
+    names: Iterable[str] | None = None,
+    others: Mapping[str, str] = OTHER_NAMES,
+) -> None:
+    """A flag for each field of a dataclass of settings, or for those of `names`. others: other name -> setting."""
+    texts = describe(kind)
+    wanted = None if names is None else set(names)
+    for field in fields(kind):
+        if wanted is not None and field.name not in wanted:
+            continue
+        text = texts[field.name].replace("%", "%%")
+        if field.default is not None and "default" not in text:
+            text += " (default: %(default)s)"
+        options: dict[str, Any] = {"dest": field.name, "default": field.default, "help": text}
+        written = str(field.type)
+        if written.startswith("bool"):
+            options["action"] = argparse.BooleanOptionalAction
+        elif choices(field.name):
+            options["choices"] = choices(field.name)
+        elif written.startswith("int | str"):
+            options |= {"type": _count_or_word, "metavar": "N|unlimited"}
+        else:
+            options["type"] = int if written.startswith("int") else float if written.startswith("float") else str
+            options["metavar"] = {int: "N", float: "X"}.get(options["type"], "TEXT")
+        parser.add_argument(*flags(field.name, others), **options)
+
+
+def _count_or_word(text: str) -> int | str:
+    try:
+        return int(text)
+    except ValueError:
+        return text
+
+
+# -- policies ----------------------------------------------------------------------------------------------------------
+
+
+class RowAction(argparse.Action):
+    """A flag with a `const` starts a row of the comparison, const(value); --set and --label belong to the row before
+    them. The rows, in a list under `dest`, are PolicySpecs or what another const makes.
+    """
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        rows = list(getattr(namespace, self.dest, None) or [])
+        try:
+            if self.const is not None:
+                rows.append(self.const(values))
+            elif not rows:
+                raise ValueError("it belongs to the --policy before it, and there is none")
+            elif option_string == "--label":
+                rows[-1] = replace(rows[-1], label=values)
+            elif not isinstance(rows[-1], PolicySpec):
+                raise ValueError(f"{rows[-1].title} is a running server, whose settings cannot be changed")
+            else:
+                rows[-1] = rows[-1].with_argument(values)
+        except ValueError as error:
+            parser.error(f"{option_string} {values}: {error}")
+        setattr(namespace, self.dest, rows)
+
+
+def add_rows(parser: argparse._ActionsContainer, url: Callable[[str], Any] | None = None) -> None:
+    """--policy, --set and --label, each repeatable; args.policies is a list of PolicySpecs or None.
+
+    url: what a --url starts, for a command that compares servers too.
+    """
+    rows: dict[str, Any] = {"action": RowAction, "dest": "policies"}
+    add = parser.add_argument
+    add("--policy", metavar="NAME", const=PolicySpec, default=None, help=f"a row: {POLICY_HELP}", **rows)
+    if url is not None:
+        add("--url", metavar="URL", const=url, default=None, help="a row: a running server", **rows)
+    add("--set", metavar="KEY=VALUE", default=argparse.SUPPRESS, help=SET_HELP, **rows)
+    add("--label", metavar="TEXT", default=argparse.SUPPRESS, help="the name of that row", **rows)
+
+
+def add_policy(parser: argparse._ActionsContainer, *, positional: bool = False, default: str | None = None) -> None:
+    """One policy and its --set, in any order; policy_of() makes a PolicySpec of them."""
+    if positional:
+        parser.add_argument("policy", help=POLICY_HELP)
+    else:
+        parser.add_argument("--policy", metavar="NAME", default=default, help=f"{POLICY_HELP} (default: %(default)s)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=SET_HELP)
+
+
+def policy_of(args: argparse.Namespace) -> PolicySpec:
+    """Raises ValueError for a --set that cannot be read."""
+    return PolicySpec(args.policy, dict(map(argument, args.set)))
+
+
+# -- models ------------------------------------------------------------------------------------------------------------
 
 
 def add_model_arguments(parser: argparse._ActionsContainer) -> None:
-    """Which model runs where; the names in MODEL_FLAGS, and --model."""
+    """--model, --backend and the names in MODEL_FLAGS."""
     add = parser.add_argument
-    add("--model", default="embedded", help="embedded, a folder, or an id of the Hugging Face hub (default: embedded)")
+    add_backend(parser)
+    add("--model", default="embedded", help="embedded, a folder, or a Hugging Face id (default: embedded)")
     add("--device", default="auto", help="auto, cpu, cuda or mps")
     add("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
-    add("--threads", type=int, help="of PyTorch")
+    add("--threads", type=int, help="CPU threads of PyTorch")
     add("--load-format", default="auto", choices=("auto", "dummy"), help="dummy: random weights")
-    add("--max-model-len", type=int, help="longest context")
+    add("--max-model-len", type=int, help="maximum context in tokens")
     add("--trust-remote-code", action="store_true")
-    add("--native", default="auto", choices=("auto", "off"), help="off: PyTorch alone")
+    add("--native", default="auto", choices=("auto", "off"), help="off: without the compiled kernels")
 
 
-def add_batch_arguments(parser: argparse._ActionsContainer) -> None:
-    """The names in BATCH_FLAGS: fields of EngineConfig."""
+def add_backend(parser: argparse._ActionsContainer) -> None:
+    """--backend."""
+    parser.add_argument("--backend", type=_backend, default=_backend_default(), metavar="NAME", help=BACKEND_HELP)
+
+
+def body_of(args: argparse.Namespace, latency: str | None = None) -> Body:
+    """Loads the model of --model on the backend of --backend, with the options in MODEL_FLAGS."""
+    from fastserve.launch import Body
+
+    options = {name: getattr(args, name) for name in MODEL_FLAGS}
+    return Body(args.model, args.backend, latency=latency, **options)
+
+
+def loading(args: argparse.Namespace) -> str:
+    """What takes the first seconds, for people."""
+    if args.backend == "scripted":
+        return "starting a scripted engine: modelled times, no model"
+    measured = "" if args.latency else " and, where no profile of it is stored, measuring its iteration times"
+    return f"loading {args.model} on {args.backend}{measured}: some seconds"
+
+
+def _backend(text: str) -> str:
+    try:
+        return checked(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _backend_default() -> str:
+    return os.environ.get(BACKEND_VARIABLE) or "torch"
+
+
+def add_engine_arguments(parser: argparse._ActionsContainer) -> None:
+    """The names in ENGINE_FLAGS."""
+    from fastserve.engine.config import EngineConfig
+
+    add_settings(parser, EngineConfig, ENGINE_FLAGS)
+
+
+def add_observer_arguments(parser: argparse._ActionsContainer) -> None:
+    """timeline, iterations and observer, as fastserve.observers.named.chosen() takes them."""
     add = parser.add_argument
-    add("--max-batch", type=int, default=16, help="batch cap (default: %(default)s)")
-    add("--batching", default="chunked", choices=("mixed", "prefill-first", "chunked", "static"))
-    add("--token-budget", type=int, help="tokens an iteration")
-    add("--residency", default="proactive", choices=("recompute", "reactive", "proactive", "defer"))
-    add("--visit", type=int, default=64, help="visit guard; 0 is off (default: %(default)s)")
-    add("--kv-tokens", type=int, help="device KV pool (default: what the memory allows)")
-    add("--host-tokens", type=int, help="host KV pool (default: what the memory allows)")
+    add("--timeline", metavar="FILE", help="a Chrome trace of the run, for ui.perfetto.dev, written as it goes on")
+    add("--iterations", metavar="FILE", help="a row per iteration (CSV), written as the run goes on")
+    add(
+        "--observer",
+        action="append",
+        default=[],
+        metavar="MODULE:CLASS",
+        help="your own, or ./file.py:Class; may be repeated",
+    )

@@ -48,7 +48,7 @@ class Prepared:
     """All that is known before the first request."""
 
     calls: Sequence[Any]
-    backend: Any
+    api: Any
     about: Any
     chosen: Any
 
@@ -56,42 +56,42 @@ class Prepared:
 def prepare(args: argparse.Namespace) -> Prepared:
     """Asks the server, reads the workload, makes the prompts. Raises ValueError or TargetError."""
     from fastserve import predictors
-    from fastserve.bench.backend import HttpBackend
+    from fastserve.bench.api import HttpApi
+    from fastserve.bench.api_formats import FORMATS, RequestOptions
     from fastserve.bench.document import About
-    from fastserve.bench.forms import FORMS, Asking
     from fastserve.bench.metrics import Selection
     from fastserve.bench.prompts import IdPrompts, TextPrompts, ids_of
     from fastserve.bench.schedule import calls_of
-    from fastserve.bench.target import Asker, TargetError
+    from fastserve.bench.target import TargetClient, TargetError
 
-    form = FORMS[args.backend]
-    if args.prompts == "ids" and not form.ids:
-        raise ValueError(f"--prompts ids: {args.backend} takes text only")
+    format = FORMATS[args.api]
+    if args.prompts == "ids" and not format.ids:
+        raise ValueError(f"--prompts ids: {args.api} takes text only")
     predictor = predictors.make(args.predictor, args.seed)
     key = args.api_key or os.environ.get("OPENAI_API_KEY")
     headers = ({"Authorization": f"Bearer {key}"} if key else {}) | dict(args.header)
-    asker = Asker(args.url, headers)
-    target = asker.probe(args.ready_check_timeout_sec)
+    client = TargetClient(args.url, headers)
+    target = client.probe(args.ready_check_timeout_sec)
     model = args.model or next(iter(target.models), None)
-    if model is None and args.backend.startswith("openai"):
-        raise TargetError(f"{asker.url} lists no model; name one with --model")
+    if model is None and args.api.startswith("openai"):
+        raise TargetError(f"{client.url} lists no model; name one with --model")
 
-    counting = _counter(args, asker, model)
+    counting = _counter(args, client, model)
     dataset = _dataset(args, counting)
     trace = dataset.trace
     exact = args.ignore_eos if args.ignore_eos is not None else dataset.texts is None
     hide = exact and (target.own if args.hide_lengths == "auto" else args.hide_lengths == "on")
     made: Any = dataset.texts
-    if made is None and (args.prompts == "ids" or (args.prompts == "auto" and form.ids)):
+    if made is None and (args.prompts == "ids" or (args.prompts == "auto" and format.ids)):
         low, high = args.token_ids or ids_of(target.vocab_size)
         made = IdPrompts(low, high, args.seed)
     elif made is None:
         made = TextPrompts(counting, args.seed)
     room = target.max_model_len
-    if room is not None and not form.ids:
+    if room is not None and not format.ids:
         room -= CHAT_TEMPLATE
     calls = calls_of(trace, made, predictor=predictor, max_model_len=room)
-    asking = Asking(
+    options = RequestOptions(
         model=model,
         hide_lengths=hide,
         ignore_eos=exact,
@@ -101,9 +101,10 @@ def prepare(args: argparse.Namespace) -> Prepared:
         extra=args.extra_body,
     )
     settings = {
-        "url": asker.url,
-        "endpoint": args.endpoint or form.path,
+        "url": client.url,
+        "endpoint": args.endpoint or format.path,
         "own_server": target.own,
+        "backend": target.backend,
         "workload": trace.name,
         "source": trace.source,
         "digest": trace.digest(),
@@ -127,7 +128,7 @@ def prepare(args: argparse.Namespace) -> Prepared:
         "num_warmups": args.num_warmups,
     }
     about = About(
-        backend=args.backend,
+        api=args.api,
         label=args.label,
         model=model,
         tokenizer=args.tokenizer,
@@ -140,8 +141,8 @@ def prepare(args: argparse.Namespace) -> Prepared:
     chosen = Selection(
         metrics=args.percentile_metrics, percentiles=args.metric_percentiles, goodput=dict(args.goodput) or None
     )
-    backend = HttpBackend(args.url, form(asking), endpoint=args.endpoint, headers=headers)
-    return Prepared(calls, backend, about, chosen)
+    api = HttpApi(args.url, format(options), endpoint=args.endpoint, headers=headers)
+    return Prepared(calls, api, about, chosen)
 
 
 def measure(args: argparse.Namespace, plan: Prepared) -> int:
@@ -161,7 +162,7 @@ def measure(args: argparse.Namespace, plan: Prepared) -> int:
     if args.save_result or args.save_detailed:
         name = args.result_filename or file_name(result, about)
         path = Path(args.result_dir) / name
-        label = args.label or args.backend
+        label = args.label or args.api
         policy = about.metadata.get("policy", label)
         try:
             saved = [save_document(path, found)]
@@ -203,20 +204,20 @@ async def _run(args: argparse.Namespace, plan: Prepared) -> Any:
     limits = {"max_concurrency": args.max_concurrency, "timeout_s": args.timeout, "stop": stop}
     try:
         if args.num_warmups > 0:
-            await run([_at_once(call) for call in plan.calls[: args.num_warmups]], plan.backend, **limits)
-        return await run(plan.calls, plan.backend, watch=watch, **limits)
+            await run([_at_once(call) for call in plan.calls[: args.num_warmups]], plan.api, **limits)
+        return await run(plan.calls, plan.api, watch=watch, **limits)
     finally:
         for line in lines:
             line.cancel()
         await asyncio.gather(*lines, return_exceptions=True)
-        plan.backend.close()
+        plan.api.close()
 
 
 def _at_once(call: Any) -> Any:
     return replace(call, request=call.request._replace(arrival=0))
 
 
-def _counter(args: argparse.Namespace, asker: Any, model: str | None) -> Any:
+def _counter(args: argparse.Namespace, client: Any, model: str | None) -> Any:
     """text -> tokens: by --tokenizer, else by the server; None where neither can."""
     if args.tokenizer:
         try:
@@ -228,10 +229,10 @@ def _counter(args: argparse.Namespace, asker: Any, model: str | None) -> Any:
         except (OSError, ValueError) as error:
             raise ValueError(f"--tokenizer {args.tokenizer}: {error}") from None
         return lambda text: len(tokenizer(text).input_ids)
-    texts = args.prompts == "text" or args.backend == "openai-chat" or args.dataset_name in ("sharegpt", "custom")
-    if not texts or asker.counts(model, "one two three") is None:
+    texts = args.prompts == "text" or args.api == "openai-chat" or args.dataset_name in ("sharegpt", "custom")
+    if not texts or client.counts(model, "one two three") is None:
         return None
-    return lambda text: asker.counts(model, text) or 1
+    return lambda text: client.counts(model, text) or 1
 
 
 def _dataset(args: argparse.Namespace, counting: Any) -> Any:

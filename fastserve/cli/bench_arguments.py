@@ -1,9 +1,10 @@
-"""The flags of `fastserve bench`; names and meanings of `vllm bench serve` where it has them."""
+"""Arguments of `fastserve bench`, with the names and meanings of `vllm bench serve` where it has them."""
 
 from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -12,60 +13,97 @@ from fastserve.bench.metric_names import GOODPUT, METRICS
 T = TypeVar("T", int, float)
 LENGTHS = ("auto", "on", "off")
 DATASET_NAMES = ("random", "sharegpt", "custom")
-BACKENDS = ("openai", "openai-chat", "native", "nobatch")
+APIS = ("openai", "openai-chat", "native", "nobatch")
+
+
+class OldName(argparse.Action):
+    """--backend, which means the body of an engine everywhere else, is taken for --api until the next release."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        print(f"fastserve bench: warning: --backend {values} is called --api {values} now", file=sys.stderr)
+        setattr(namespace, self.dest, values)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=110)
     server = parser.add_argument_group("server")
-    server.add_argument("--url", "--base-url", default="http://127.0.0.1:8000", help="where it is (%(default)s)")
-    server.add_argument("--backend", choices=BACKENDS, default="openai", help="how it is spoken to (%(default)s)")
-    server.add_argument("--endpoint", metavar="PATH", help="instead of the backend's own route")
-    server.add_argument("--model", metavar="NAME", help="the first one that the server lists, by default")
-    server.add_argument("--api-key", metavar="KEY", help="bearer token; by default OPENAI_API_KEY, where it is set")
-    server.add_argument("--header", nargs="+", action="extend", type=pair, default=[], metavar="NAME=VALUE")
-    server.add_argument("--timeout", type=seconds, default=3600.0, metavar="S", help="per request (%(default)g)")
     server.add_argument(
-        "--ready-check-timeout-sec", type=float, default=0.0, metavar="S", help="wait so long for a server that starts"
+        "--url", "--base-url", default="http://127.0.0.1:8000", help="base URL of the server (%(default)s)"
+    )
+    server.add_argument("--api", choices=APIS, default="openai", help="API of the server (%(default)s)")
+    server.add_argument("--backend", dest="api", choices=APIS, action=OldName, help=argparse.SUPPRESS)
+    server.add_argument("--endpoint", metavar="PATH", help="path, instead of the default route")
+    server.add_argument("--model", metavar="NAME", help="model name (default: the first one that the server lists)")
+    server.add_argument("--api-key", metavar="KEY", help="bearer token (default: OPENAI_API_KEY, if set)")
+    server.add_argument("--header", nargs="+", action="extend", type=pair, default=[], metavar="NAME=VALUE")
+    server.add_argument(
+        "--timeout", type=seconds, default=3600.0, metavar="S", help="timeout of a request (%(default)g)"
+    )
+    server.add_argument(
+        "--ready-check-timeout-sec",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="wait this long until the server is reachable",
     )
     what = parser.add_argument_group("requests")
-    what.add_argument("--trace", metavar="FILE", help="replay this trace; recognised by its content")
-    what.add_argument("--dataset-name", choices=DATASET_NAMES, help="without --trace (random)")
-    what.add_argument("--dataset-path", metavar="FILE", help="of sharegpt and custom")
-    what.add_argument("--num-prompts", "--num-requests", type=count, metavar="N", help="all of a trace, else 1000")
-    what.add_argument("--from", dest="start", type=float, default=0.0, metavar="S", help="of a trace: from this second")
-    what.add_argument("--for", dest="duration", type=float, metavar="S", help="of a trace: for so many seconds")
-    what.add_argument("--columns", metavar="SPEC", help="of an unknown trace: arrival=ts:ms,prompt=a,output=b")
-    what.add_argument("--lenient", action="store_true", help="drop and count bad rows of a trace")
+    what.add_argument("--trace", metavar="FILE", help="trace to replay; the format is detected")
+    what.add_argument("--dataset-name", choices=DATASET_NAMES, help="dataset, without --trace (random)")
+    what.add_argument("--dataset-path", metavar="FILE", help="file of sharegpt or custom")
     what.add_argument(
-        "--input-len", "--random-input-len", type=count, default=1024, metavar="N", help="of random (%(default)s)"
+        "--num-prompts",
+        "--num-requests",
+        type=count,
+        metavar="N",
+        help="number of requests (all of a trace, else 1000)",
+    )
+    what.add_argument(
+        "--from", dest="start", type=float, default=0.0, metavar="S", help="replay the trace from this second"
+    )
+    what.add_argument("--for", dest="duration", type=float, metavar="S", help="replay this many seconds of the trace")
+    what.add_argument("--columns", metavar="SPEC", help="columns of an unknown format: arrival=ts:ms,prompt=a,output=b")
+    what.add_argument("--lenient", action="store_true", help="drop and count invalid rows of a trace")
+    what.add_argument(
+        "--input-len",
+        "--random-input-len",
+        type=count,
+        default=1024,
+        metavar="N",
+        help="prompt tokens of random (%(default)s)",
     )
     what.add_argument(
         "--output-len", "--random-output-len", "--sharegpt-output-len", "--custom-output-len", type=int, metavar="N",
-        help="random: 128; sharegpt: the answers' own; custom: 256, and -1 takes output_tokens of each line",
+        help="output tokens; random: 128; sharegpt: as recorded; custom: 256, -1: output_tokens of each line",
     )  # fmt: skip
     what.add_argument(
         "--random-range-ratio", type=float, default=0.0, metavar="X", help="lengths within 1 - X to 1 + X (%(default)s)"
     )
-    what.add_argument("--prompts", choices=("auto", "ids", "text"), default="auto", help="ids, except for chat")
-    what.add_argument("--token-ids", type=id_range, metavar="LOW-HIGH", help="which ids prompts are made of")
-    what.add_argument("--tokenizer", metavar="PATH", help="counts tokens of texts; else the server's /tokenize does")
-    what.add_argument("--seed", type=int, default=0, metavar="N", help="0 is a trace as it stands (%(default)s)")
-    answers = parser.add_argument_group("answers")
+    what.add_argument(
+        "--prompts",
+        choices=("auto", "ids", "text"),
+        default="auto",
+        help="prompts as token ids or text; auto: ids, except for chat",
+    )
+    what.add_argument("--token-ids", type=id_range, metavar="LOW-HIGH", help="range of the token ids of prompts")
+    what.add_argument(
+        "--tokenizer", metavar="PATH", help="tokenizer that counts tokens (default: the server's /tokenize)"
+    )
+    what.add_argument("--seed", type=int, default=0, metavar="N", help="0 leaves a trace as it is (%(default)s)")
+    answers = parser.add_argument_group("outputs")
     answers.add_argument(
-        "--ignore-eos", action=argparse.BooleanOptionalAction, help="exact lengths (on for traces and random)"
+        "--ignore-eos", action=argparse.BooleanOptionalAction, help="exact output lengths (on for traces and random)"
     )
     answers.add_argument(
         "--hide-lengths", choices=LENGTHS, default="auto",
-        help="end exact answers by stop_after, with one max_tokens for all: a scheduler cannot read the lengths; "
+        help="end outputs by stop_after, with one max_tokens for all, so that a scheduler cannot see the lengths; "
         "auto: if the server is our own (%(default)s)",
     )  # fmt: skip
     answers.add_argument(
-        "--predictor", default="none", metavar="NAME", help="send a guess: oracle, lognormal:S, constant:N"
+        "--predictor", default="none", metavar="NAME", help="send predicted lengths: oracle, lognormal:S, constant:N"
     )
     answers.add_argument("--temperature", type=float, default=0.0, metavar="X", help="(%(default)g)")
     answers.add_argument(
-        "--extra-body", type=json_object, default={}, metavar="JSON", help="more fields of each request"
+        "--extra-body", type=json_object, default={}, metavar="JSON", help="additional fields of each request"
     )
     load = parser.add_argument_group("load")
     load.add_argument(
@@ -73,15 +111,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rate",
         type=rate,
         metavar="R",
-        help="requests/s, or inf; a trace's gaps are stretched to it",
+        help="requests/s, or inf; the gaps of a trace are scaled to it",
     )
     load.add_argument(
         "--burstiness", type=float, default=1.0, metavar="B", help="shape of Gamma gaps; 1: Poisson (%(default)g)"
     )
     load.add_argument(
-        "--max-concurrency", type=count, metavar="C", help="at most so many at a time; closed loop at rate inf"
+        "--max-concurrency", type=count, metavar="C", help="maximum requests in flight; a closed loop at rate inf"
     )
-    load.add_argument("--num-warmups", type=int, default=0, metavar="N", help="send the first N before, unmeasured")
+    load.add_argument(
+        "--num-warmups", type=int, default=0, metavar="N", help="send the first N requests before, unmeasured"
+    )
     out = parser.add_argument_group("result")
     out.add_argument("--goodput", nargs="+", type=objective, default=[], metavar="NAME:MS", help=", ".join(GOODPUT))
     out.add_argument(
@@ -90,12 +130,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     out.add_argument("--metric-percentiles", type=percentiles, default=(99.0,), metavar="P,P", help="(99)")
     out.add_argument("--save-result", action="store_true", help="write the JSON document, and the records beside it")
-    out.add_argument(
-        "--save-detailed", action="store_true", help="with a list of every request's figures and texts in it"
-    )
+    out.add_argument("--save-detailed", action="store_true", help="add per-request lists, outputs included")
     out.add_argument("--result-dir", default=".", metavar="DIR", help="(%(default)s)")
-    out.add_argument("--result-filename", metavar="NAME", help="by default label, rate, model and time")
-    out.add_argument("--label", metavar="TEXT", help="names the run (the backend)")
+    out.add_argument("--result-filename", metavar="NAME", help="file name (default: from label, rate, model and time)")
+    out.add_argument("--label", metavar="TEXT", help="name of the run")
     out.add_argument("--metadata", nargs="+", action="extend", type=pair, default=[], metavar="KEY=VALUE")
     out.add_argument("--json", action="store_true", help="print the document and nothing else on stdout")
 
@@ -121,7 +159,7 @@ def count(text: str) -> int:
 def seconds(text: str) -> float:
     value = _number(float, text, text, 0.0)
     if value == 0:
-        raise argparse.ArgumentTypeError("0 s leave no time for an answer")
+        raise argparse.ArgumentTypeError("a timeout of 0 s is not possible")
     return value
 
 
@@ -139,7 +177,7 @@ def id_range(text: str) -> tuple[int, int]:
         raise argparse.ArgumentTypeError(f"{text!r}: write it as LOW-HIGH")
     bounds = _number(int, low, text, 0), _number(int, high, text, 0) + 1
     if bounds[0] >= bounds[1]:
-        raise argparse.ArgumentTypeError(f"{text!r}: there are none")
+        raise argparse.ArgumentTypeError(f"{text!r}: the range is empty")
     return bounds
 
 
@@ -166,7 +204,7 @@ def json_object(text: str) -> dict[str, Any]:
     except ValueError:
         value = None
     if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"{text!r} is no JSON object")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a JSON object")
     return value
 
 
@@ -174,7 +212,7 @@ def _number(kind: Callable[[str], T], part: str, whole: str, least: T) -> T:
     try:
         value = kind(part)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{whole!r} is no number") from None
+        raise argparse.ArgumentTypeError(f"{whole!r} is not a number") from None
     if math.isnan(value) or value < least:
         raise argparse.ArgumentTypeError(f"{whole!r}: give at least {least:g}")
     return value

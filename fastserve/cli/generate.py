@@ -1,4 +1,4 @@
-"""`fastserve generate`: prompts in, text out, on the live engine in this process."""
+"""`fastserve generate`: generates text for prompts, on a live engine in this process."""
 
 from __future__ import annotations
 
@@ -8,47 +8,62 @@ import math
 import sys
 from typing import TYPE_CHECKING, Any
 
-from fastserve.cli.arguments import BATCH_FLAGS, MODEL_FLAGS, add_batch_arguments, add_model_arguments
-from fastserve.cli.check import setting
+from fastserve.atomic_files import OutputError
+from fastserve.cli.arguments import (
+    ENGINE_FLAGS,
+    MODEL_FLAGS,
+    add_model_arguments,
+    add_observer_arguments,
+    add_policy,
+    add_settings,
+    loading,
+    policy_of,
+)
+from fastserve.engine.config import POLICY, EngineConfig
 
 if TYPE_CHECKING:
     from fastserve.engine import Engine, Output, SamplingParams
+    from fastserve.observers.explain import Explanation
 
-OWN = ("policy", "predictor", "seed", "flight_log", "latency")
+OWN = ("predictor", "seed", "flight_log")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--prompt", action="append", metavar="TEXT", help="may be repeated; without it each line of stdin is one")
+    add("--prompt", action="append", metavar="TEXT", help="a prompt; may be repeated (default: each line of stdin)")
     add("--token-ids", action="store_true", help="prompts are token ids, separated by spaces or commas")
     add("--chat", action="store_true", help="put each prompt into the model's chat template, as the user's message")
-    add("--json", action="store_true", help="one JSON object a prompt, with tokens and record, and nothing else")
+    add("--json", action="store_true", help="print one JSON object a prompt, with tokens and record, and nothing else")
     sampling = parser.add_argument_group("sampling")
     more = sampling.add_argument
-    more("--max-tokens", type=int, default=64, help="output tokens at most (default: %(default)s)")
+    more("--max-tokens", type=int, default=64, help="maximum output tokens (default: %(default)s)")
     more("--temperature", type=float, help="0 is greedy (default: the model's own, else 1)")
     more("--top-k", type=int)
     more("--top-p", type=float)
     more("--min-p", type=float)
     more("--repetition-penalty", type=float)
-    more("--stop", action="append", default=[], metavar="TEXT", help="ends the output; may be repeated")
-    more("--sampling-seed", type=int, help="the same seed gives the same tokens, whatever else is in the batch")
+    more("--stop", action="append", default=[], metavar="TEXT", help="stop string; may be repeated")
+    more("--sampling-seed", type=int, help="seed of the sampling; the output does not depend on other requests")
     more("--ignore-eos", action="store_true")
     engine = parser.add_argument_group("engine")
-    also = engine.add_argument
-    also("--policy", default="sj-mlfq", help="who goes first: a name or module:Class (default: %(default)s)")
-    also("--set", action="append", default=[], metavar="KEY=VALUE", help="a keyword of its constructor")
-    add_batch_arguments(engine)
-    also("--predictor", help="guesses for policies that need one: constant:TOKENS")
-    also("--seed", type=int, default=0, help="what seeds of requests without their own are drawn from")
-    also("--flight-log", metavar="FILE", help="everything that the scheduler was told and answered")
-    also("--latency", help="what the policy is told of the machine: a preset or file (default: measured at load)")
+    add_policy(engine, default=POLICY.name)
+    add_settings(engine, EngineConfig, (*ENGINE_FLAGS, *OWN))
+    engine.add_argument(
+        "--latency", help="what the policy is told of the machine: a preset or file (default: measured at load)"
+    )
     add_model_arguments(engine)
+    looking = parser.add_argument_group("what to look at")
+    add_observer_arguments(looking)
+    looking.add_argument(
+        "--explain", type=int, metavar="N", help="tell the life of prompt N, from 0 (with --json: in its object)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints what the model says. Returns 0; 1 if a request failed; 2 for what is wrong with the arguments."""
+    """Prints the outputs. Returns 0; 1 if a request failed; 2 for invalid arguments."""
     from fastserve.engine import Engine, SamplingParams
+    from fastserve.observers.explain import Explanation
+    from fastserve.observers.named import chosen
 
     try:
         texts = args.prompt if args.prompt is not None else [line.rstrip("\n") for line in sys.stdin]
@@ -59,19 +74,24 @@ def run(args: argparse.Namespace) -> int:
             min_p=args.min_p, repetition_penalty=args.repetition_penalty, stop=args.stop, seed=args.sampling_seed,
             ignore_eos=args.ignore_eos,
         )  # fmt: skip
-        settings = {name: getattr(args, name) for name in OWN + BATCH_FLAGS + MODEL_FLAGS}
-        measured = "" if args.latency else " and, where no profile of it is stored, measuring its iteration times"
-        print(f"loading {args.model}{measured}: some seconds", file=sys.stderr, flush=True)
-        engine = Engine.from_pretrained(args.model, knobs=dict(map(setting, args.set)), **settings)
+        if args.explain is not None and not 0 <= args.explain < len(texts):
+            raise ValueError(f"--explain {args.explain}: there is no such prompt; they are 0 to {len(texts) - 1}")
+        story = None if args.explain is None else Explanation(args.explain)
+        observers = [*chosen(args.timeline, args.iterations, args.observer), *([] if story is None else [story])]
+        settings = {name: getattr(args, name) for name in (*OWN, *ENGINE_FLAGS, "latency", *MODEL_FLAGS)}
+        print(loading(args), file=sys.stderr, flush=True)
+        engine = Engine.from_pretrained(args.model, backend=args.backend, policy=policy_of(args), **settings)
     except ImportError as error:
         return _refuse(f"{error}; the live engine needs its extra: pip install 'fastserve-testbed[engine]'")
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, OutputError) as error:
         return _refuse(str(error))
     with engine:
         print(engine.start_line(), file=sys.stderr)
+        for observer in observers:
+            engine.attach(observer)
         try:
             prompts = [_prompt(engine, text, args) for text in texts]
-            return _stream(engine, prompts, params) if not args.json else _json(engine, prompts, params)
+            return _json(engine, prompts, params, story) if args.json else _stream(engine, prompts, params, story)
         except ValueError as error:
             return _refuse(str(error))
         except KeyboardInterrupt:
@@ -84,7 +104,7 @@ def _prompt(engine: Engine, text: str, args: argparse.Namespace) -> str | list[i
         try:
             return [int(word) for word in text.replace(",", " ").split()]
         except ValueError:
-            raise ValueError(f"{text!r} is no list of token ids") from None
+            raise ValueError(f"{text!r} is not a list of token ids") from None
     if args.chat:
         if engine.tokenizer is None or not getattr(engine.tokenizer, "chat_template", None):
             raise ValueError(f"model {engine.model_name} has no chat template; leave out --chat")
@@ -94,8 +114,8 @@ def _prompt(engine: Engine, text: str, args: argparse.Namespace) -> str | list[i
     return text
 
 
-def _stream(engine: Engine, prompts: list[str | list[int]], params: SamplingParams) -> int:
-    """Each output as it comes, in the order of the prompts; token ids where there is no text."""
+def _stream(engine: Engine, prompts: list[str | list[int]], params: SamplingParams, story: Explanation | None) -> int:
+    """Streams the outputs in the order of the prompts, token ids without a tokenizer; then the explanation."""
     handles = [engine.submit(prompt, params, beyond_capacity=True) for prompt in prompts]
     failed = 0
     for i, handle in enumerate(handles):
@@ -111,23 +131,26 @@ def _stream(engine: Engine, prompts: list[str | list[int]], params: SamplingPara
         if output.error is not None:
             failed += 1
             print(f"request {output.id}: {output.error}", file=sys.stderr)
+    if story is not None:
+        print(f"\n{story.text(engine.serving.name)}", end="")
     return int(failed > 0)
 
 
-def _json(engine: Engine, prompts: list[str | list[int]], params: SamplingParams) -> int:
+def _json(engine: Engine, prompts: list[str | list[int]], params: SamplingParams, story: Explanation | None) -> int:
     outputs = engine.generate(prompts, params)
     for output in outputs:
-        print(json.dumps(_plain(output)))
+        told = {} if story is None or story.id != output.id else {"explain": [line.document() for line in story.told()]}
+        print(json.dumps(_plain(output, engine.info.backend) | told))
     return int(any(output.error is not None for output in outputs))
 
 
-def _plain(output: Output) -> dict[str, Any]:
-    """Null, never NaN."""
+def _plain(output: Output, backend: str) -> dict[str, Any]:
+    """As JSON; NaN becomes null."""
     record = {name: None if isinstance(value, float) and math.isnan(value) else value
               for name, value in output.record.items()}  # fmt: skip
     return {"id": output.id, "text": output.text, "token_ids": output.token_ids, "finish_reason": output.finish_reason,
             "prompt_tokens": len(output.prompt_token_ids), "seed": output.seed, "error": output.error,
-            "record": record}  # fmt: skip
+            "record": record, "backend": backend}  # fmt: skip
 
 
 def _refuse(message: str) -> int:

@@ -1,4 +1,4 @@
-"""`fastserve profile`: how long an iteration takes here, measured on the live engine and stored for its next start."""
+"""`fastserve profile`: measures iteration times on a live engine and stores the fitted profile for its next start."""
 
 from __future__ import annotations
 
@@ -8,42 +8,43 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from fastserve.cli.arguments import MODEL_FLAGS, add_model_arguments
+from fastserve.cli.arguments import add_model_arguments, add_settings, body_of
+from fastserve.engine.config import EngineConfig
 
 if TYPE_CHECKING:
     from fastserve.profiler.fit import Residual
 
 
 POOR = 0.10
-"""Median relative miss of a kind of iterations, or its bias, above which the fit is called poor."""
+"""Median relative error or bias of a kind of iterations above which a warning is printed."""
 
 NOISY = 0.15
-"""Mean relative distance of like iterations from each other, above which the machine is called noisy."""
+"""Mean relative deviation of similar iterations above which a warning is printed."""
 
 REFRESH_S = 0.25
+
+PROFILED = ("max_batch", "kv_tokens", "host_tokens", "block_tokens")
+"""Settings that a measurement depends on; max_batch is the largest batch that is measured."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
-    parser.add_argument(
-        "--max-batch", type=int, default=16, help="largest batch that is measured (default: %(default)s)"
-    )
+    add_settings(parser, EngineConfig, PROFILED)
     parser.add_argument("--budget", type=float, default=120.0, metavar="S", help="seconds (default: %(default)g)")
-    parser.add_argument("--longest", type=int, metavar="TOKENS", help="longest context that matters (default: 2560)")
-    parser.add_argument("--kv-tokens", type=int, help="device KV pool (default: what the memory allows)")
-    parser.add_argument("--host-tokens", type=int, help="host KV pool (default: what the memory allows)")
+    parser.add_argument("--longest", type=int, metavar="TOKENS", help="longest context to measure (default: 2560)")
     parser.add_argument(
-        "--out", metavar="FILE", help="write it there too, for --latency FILE here and in the simulator"
+        "--out",
+        metavar="FILE",
+        help="also write the profile to this file, for --latency FILE here and in the simulator",
     )
-    parser.add_argument("--no-store", action="store_true", help="do not keep it for the next start of this model")
+    parser.add_argument("--no-store", action="store_true", help="do not store it for the next start of this model")
     parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measures, prints and stores. Returns 0, also for a poor fit, which it says; 2 for what cannot be measured."""
+    """Measures, prints and stores. Returns 0, with warnings for a poor fit; 2 if it cannot be measured."""
     try:
-        from fastserve.engine.config import EngineConfig
-        from fastserve.launch import Body, profiled
+        from fastserve.launch import profiled
         from fastserve.profiler.calibrate import calibrate
         from fastserve.profiler.store import store
     except ImportError as error:
@@ -51,8 +52,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         if not args.budget > 0:
             raise ValueError(f"--budget {args.budget:g}: give seconds above 0")
-        body = Body(args.model, **{name: getattr(args, name) for name in MODEL_FLAGS})
-        serving = EngineConfig(max_batch=args.max_batch, kv_tokens=args.kv_tokens, host_tokens=args.host_tokens)
+        body = body_of(args)
+        serving = EngineConfig.of({name: getattr(args, name) for name in PROFILED})
         bar = Bar(sys.stderr.isatty() and not args.json)
         try:
             backend = profiled(body, serving)
@@ -82,28 +83,28 @@ def run(args: argparse.Namespace) -> int:
 
 
 def warnings(residuals: dict[str, Residual], machine: dict[str, Any]) -> list[str]:
-    """Sentences on what is poor about the fit, and what to do."""
+    """Warnings about the quality of the fit, with what to do."""
     found = []
     for kind, one in residuals.items():
         if one.median > POOR or abs(one.bias) > POOR:
             found.append(
-                f"{kind} iterations are missed by {one.median:.0%} in the median (bias {one.bias:+.0%}): simulations "
-                f"with this profile will be off by as much; give a longer --budget on a quiet machine"
+                f"{kind} iterations have a median error of {one.median:.0%} (bias {one.bias:+.0%}): simulations "
+                f"with this profile will have the same error; give a longer --budget on a quiet machine"
             )
         if one.noise > NOISY:
             found.append(
-                f"like {kind} iterations differ by {one.noise:.0%}: the machine is noisy, and no model can say more"
+                f"similar {kind} iterations differ by {one.noise:.0%}: the machine is noisy, which limits any model"
             )
     unseen = [kind for kind in ("prefill", "decode", "mixed") if kind not in residuals]
-    found += [f"no {kind} iteration was seen: give a longer --budget" for kind in unseen]
+    found += [f"no {kind} iteration was measured: give a longer --budget" for kind in unseen]
     load, cores = machine.get("load_average"), machine.get("cores")
     if load is not None and cores and load > 1.5 * cores:
-        found.append(f"{load:.1f} jobs wanted one of {cores} cores: other programs share this machine, measure again")
+        found.append(f"load average {load:.1f} on {cores} cores: other programs use this machine, measure again")
     return found
 
 
 def text(document: dict[str, Any], residuals: dict[str, Residual]) -> str:
-    """The same for people."""
+    """The document as text."""
     machine = document["machine"]
     lines = [
         f"{document['model']}, {document['dtype']}, {document['device']}, {document['threads']} threads, on "
@@ -128,7 +129,7 @@ def text(document: dict[str, Any], residuals: dict[str, Residual]) -> str:
 
 
 class Bar:
-    """One line on stderr that is rewritten; nothing where nobody looks. It is a profiling.Report."""
+    """Progress line on stderr; disabled without a terminal. A profiler Report."""
 
     def __init__(self, shown: bool) -> None:
         self.shown = shown

@@ -1,4 +1,4 @@
-"""`fastserve serve`: the preemptive engine behind HTTP."""
+"""`fastserve serve`: the HTTP server."""
 
 from __future__ import annotations
 
@@ -6,20 +6,16 @@ import argparse
 import sys
 from typing import Any, Literal, get_args, get_origin
 
-FLAGS: dict[str, tuple[str, ...]] = {
-    "max_model_len": ("--max-length",),
-    "max_batch": ("--max-batch-size", "--batch-size", "--max-num-seqs"),
-    "num_queues": ("--num-priority-queues",),
-    "model": ("--model-name",),
-    "backend": ("--backend-type",),
-}
-REPEATED = ("set", "api_key", "required_scopes", "cors_origins")
+from fastserve.cli.arguments import flags
+from fastserve.sched.config import choices
+
+REPEATED = ("set", "observer", "api_key", "required_scopes", "cors_origins")
 GROUPS = {
     "model": "model",
     "policy": "scheduler",
     "config": "server",
-    "max_new_tokens": "what a request gets that does not say",
-    "api_key": "who may come, and how much",
+    "max_new_tokens": "request defaults (native routes)",
+    "api_key": "authentication and limits",
     "metrics": "monitoring",
 }
 """The first field of each group of flags -> its heading."""
@@ -29,12 +25,14 @@ FAILED, USAGE, INTERRUPTED = 1, 2, 130
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """A flag for every field of FastServeConfig, under its own name with dashes."""
     try:
+        from fastserve.server.config.aliases import ALIASES
         from fastserve.server.config.settings import FastServeConfig
     except ModuleNotFoundError as error:
         sys.exit(f"fastserve serve: error: {error.name} is not installed: pip install -e '.[server]' in a clone")
     parser.formatter_class = lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=110)
     parser.add_argument("--show-config", action="store_true", help="print every setting and where it came from; stop")
     group: Any = parser
+    others = {other: name for other, name in ALIASES.items() if other != "cache_size"}
     for name, field in FastServeConfig.model_fields.items():
         if name in GROUPS:
             group = parser.add_argument_group(GROUPS[name])
@@ -44,25 +42,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         elif name in REPEATED:
             options.update(action="append", metavar="KEY=VALUE" if name == "set" else "TEXT")
         else:
-            options["metavar"] = "N" if field.annotation in (int, float) else _choices(field.annotation) or "VALUE"
+            options["metavar"] = (
+                "N" if field.annotation in (int, float) else _choices(name, field.annotation) or "VALUE"
+            )
         shown = field.get_default(call_default_factory=True)
         text = (field.description or "").replace("%", "%%")
         if shown not in (None, (), {}, False):
             text += f" (default: {shown})"
-        group.add_argument(f"--{name.replace('_', '-')}", *FLAGS.get(name, ()), help=text, **options)
+        group.add_argument(*flags(name, others), help=text, **options)
         if name == "kv_cache_gib":
             group.add_argument(
-                "--cache-size", metavar="MIB", default=argparse.SUPPRESS, help="the same in MiB, instead of it"
+                "--cache-size",
+                metavar="MIB",
+                default=argparse.SUPPRESS,
+                help="device KV pool in MiB, instead of --kv-cache-gib",
             )
 
 
-def _choices(annotation: Any) -> str:
-    """As they are shown; empty where the type does not say them. The settings check them, with what they tell."""
-    return f"{{{','.join(get_args(annotation))}}}" if get_origin(annotation) is Literal else ""
+def _choices(name: str, annotation: Any) -> str:
+    """Choices as metavar; empty where they are not known. The settings validate the value."""
+    valid = choices(name) or (get_args(annotation) if get_origin(annotation) is Literal else ())
+    return f"{{{','.join(valid)}}}" if valid else ""
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serves until it is told to stop. Returns 0 after a clean end, 1 if model or port fail, 2 for settings."""
+    """Serves until stopped. Returns 0 after a clean shutdown, 1 if model or port fail, 2 for invalid settings."""
     from fastserve.server.config.settings import FastServeConfig, explain
 
     given = {name: value for name, value in vars(args).items() if name not in ("command", "show_config")}
@@ -80,11 +84,11 @@ def run(args: argparse.Namespace) -> int:
         FastServeServer(config).run()
     except StartError as error:
         return _failed(str(error), FAILED)
-    except KeyboardInterrupt:  # while the model was loaded
+    except KeyboardInterrupt:  # during loading of the model
         return INTERRUPTED
     return 0
 
 
-def _failed(why: str, status: int) -> int:
-    print(f"fastserve serve: error: {why}", file=sys.stderr)
+def _failed(message: str, status: int) -> int:
+    print(f"fastserve serve: error: {message}", file=sys.stderr)
     return status

@@ -1,3 +1,3 @@
-"""Policies against each other, live, in turns. Read: compare (the arithmetic), trace, then the two places where
-contenders run: offline (an engine in this process) and http (a server each, started by subprocess_server).
+"""Live A/B comparison of policies. Read: contender, compare (schedule, statistics), trace, then where contenders run:
+offline (an engine in this process) and http (a server each, started by subprocess_server).
 """

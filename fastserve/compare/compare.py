@@ -1,6 +1,6 @@
-"""compare(): several contenders, the same trace in turns (A B, B A), and their ratios pair by pair.
+"""compare(): replays one trace under several contenders in alternating order (A B, B A), with paired ratios.
 
-Here is the arithmetic, and nothing of a machine: a Body replays, fastserve.compare.offline in this process and
+This module has only schedule and statistics; a Body replays: fastserve.compare.offline in this process and
 fastserve.compare.http against servers.
 """
 
@@ -13,8 +13,10 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from fastserve.compare.contender import Contender, lined_up
+from fastserve.formats import stamp
 from fastserve.metrics.summary import Columns, Summary, paired_ratio
-from fastserve.policies import find
+from fastserve.policies.spec import PolicySpec
 from fastserve.workload import Trace
 
 MEASURES = (
@@ -23,45 +25,26 @@ MEASURES = (
 )  # fmt: skip
 KEPT = ("id", "arrival", "prompt_tokens", "output_tokens", "finish", "jct_from_arrival", "ttft", "preemptions")
 BURST, BATCHES = 200, 4
-"""Requests of the run that measures what fcfs sustains: so many or a shorter trace, and at least so many batches."""
+"""Requests of the run that measures what fcfs sustains: BURST or the whole trace, and at least BATCHES batches."""
 ENOUGH = 4
-"""Rounds below which no interval is given: draws from two or three are no distribution."""
+"""Minimum rounds for a bootstrap interval."""
 DRIFT = 1.5
-"""Ratio of a contender's slowest round to its fastest, by pace(), above which the machine was not the same."""
+"""Ratio of a contender's slowest round to its fastest, by pace(), above which drift of the machine is reported."""
 PACED = 10
-"""Jobs with a time per token below which a run has no pace."""
+"""Minimum jobs with a time per token for pace()."""
 
 Watch = Callable[[int], object]
-"""Told how many requests of a run have ended."""
+"""Called with the number of ended requests of a run."""
 Report = Callable[[float, str], object]
-"""(share that is done, what is being done)"""
+"""(share done, current run)"""
 
 
 class CompareError(RuntimeError):
-    """A run failed; the text says which and why."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Contender:
-    """A policy on our own engine, or a server that somebody else has started."""
-
-    policy: str = ""
-    knobs: Mapping[str, Any] = field(default_factory=dict)
-    label: str = ""
-    url: str = ""
-
-    @property
-    def name(self) -> str:
-        return self.label or self.policy or self.url
-
-    @property
-    def needs_guess(self) -> bool:
-        """Its policy reads a guess of the output's length. ValueError for an unknown policy."""
-        return bool(self.policy) and "guess" in getattr(find(self.policy), "needs", ())
+    """A run failed; the message says which and why."""
 
 
 class Replay(NamedTuple):
-    """A run. notes: what a reader must know of it."""
+    """A run. notes: additional facts, warnings among them."""
 
     records: Columns
     summary: Summary
@@ -69,20 +52,20 @@ class Replay(NamedTuple):
 
 
 class Body(Protocol):
-    """Where contenders run."""
+    """Replays traces for contenders."""
 
     @property
     def about(self) -> Mapping[str, Any]:
-        """Its settings, for the result."""
+        """Settings, for the result."""
 
     def check(self, contender: Contender) -> None:
-        """Raises ValueError for one that cannot run here; asked before anything runs."""
+        """Raises ValueError for a contender that cannot run here; called before the first run."""
 
     def replay(self, contender: Contender, trace: Trace, seed: int, watch: Watch | None) -> Replay:
-        """The trace on a fresh, warm engine. Raises CompareError; ValueError for a request that can never be served."""
+        """The trace on a fresh, warm engine. Raises CompareError; ValueError for a request that never fits."""
 
     def machine(self) -> dict[str, Any]:
-        """Where it ran."""
+        """Facts of the machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +82,7 @@ class Round:
 
 @dataclass(slots=True)
 class Comparison:
-    """All runs, in the order in which they were made. settings: what they share."""
+    """All runs in order. settings: shared by all."""
 
     settings: dict[str, Any]
     machine: dict[str, Any]
@@ -107,22 +90,22 @@ class Comparison:
 
     @property
     def labels(self) -> list[str]:
-        """Of the contenders, the baseline first."""
+        """Labels of the contenders, the baseline first."""
         return list(dict.fromkeys(run.label for run in self.rounds))
 
     def values(self, label: str, measure: str) -> list[float]:
-        """One per round; a measure without a value is NaN."""
+        """Values of a measure, one per round; NaN if missing."""
         found = [run.summary[measure] for run in self.rounds if run.label == label]
         return [math.nan if value is None else float(value) for value in found]
 
     def percentiles(self, label: str, shares: Sequence[float]) -> list[float]:
-        """Of the completion times of all rounds together, s."""
+        """Percentiles of completion times over all rounds, s."""
         jct = np.concatenate([run.records["jct_from_arrival"] for run in self.rounds if run.label == label])
         found: list[float] = np.percentile(jct, shares).tolist()
         return found
 
     def warnings(self) -> list[str]:
-        """What must be known before the figures are believed."""
+        """Warnings about the validity of the comparison."""
         said: dict[str, list[str]] = {}
         for run in self.rounds:
             for warning in run.notes.get("warnings", ()):
@@ -149,6 +132,7 @@ class Comparison:
         """
         baseline, *others = self.labels
         return {
+            **stamp("comparison"),
             "settings": self.settings,
             "machine": self.machine,
             "means": {label: {key: _mean(self.values(label, key)) for key in MEASURES} for label in self.labels},
@@ -192,10 +176,7 @@ def compare(
         raise ValueError(
             f"rounds={rounds}, rate={rate}, load={load}: give at least one round, and a rate or a load > 0"
         )
-    names = [one.name for one in contenders]
-    again = next((name for name in names if names.count(name) > 1), None)
-    if again is not None:
-        raise ValueError(f"two contenders would be called {again!r}: give them labels")
+    contenders = lined_up(contenders)
     for one in contenders:
         body.check(one)
     sustains = None
@@ -217,14 +198,14 @@ def compare(
             watch = None
             if report is not None:
                 done, total = len(found.rounds), rounds * len(contenders)
-                what = f"round {number + 1} of {rounds}: {one.name}"
+                what = f"round {number + 1} of {rounds}: {one.title}"
                 report(done / total, what)
                 watch = _watcher(report, done, total, len(trace), what)
             try:
                 records, summary, notes = body.replay(one, mine, seed + number, watch)
             except CompareError as error:
-                raise CompareError(f"{one.name}, round {number + 1}: {error}") from None
-            found.rounds.append(Round(one.name, one.policy or one.url, number, records, summary, notes))
+                raise CompareError(f"{one.title}, round {number + 1}: {error}") from None
+            found.rounds.append(Round(one.title, one.name, number, records, summary, notes))
     found.machine = body.machine()
     return found
 
@@ -237,7 +218,7 @@ def sustained(body: Body, trace: Trace) -> float:
     rows = np.arange(n) * len(trace) // n
     burst = Trace(trace.name, trace.source, np.zeros(n, np.int64), trace.prompt[rows], trace.output[rows])
     try:
-        return n * done_while_full(body.replay(Contender(policy="fcfs"), burst, 0, None).records)
+        return n * done_while_full(body.replay(PolicySpec("fcfs"), burst, 0, None).records)
     except CompareError as error:
         raise CompareError(f"fcfs, {n} requests at once: {error}") from None
 

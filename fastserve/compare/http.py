@@ -1,4 +1,4 @@
-"""A comparison over HTTP: `fastserve serve` for each run, or servers that are there, and the open-loop client."""
+"""HttpBody: comparison over HTTP, with a `fastserve serve` for each run or running servers, and the bench client."""
 
 from __future__ import annotations
 
@@ -9,35 +9,36 @@ from typing import Any
 
 import numpy as np
 
-from fastserve.bench.backend import HttpBackend
+from fastserve.bench.api import HttpApi
+from fastserve.bench.api_formats import Completions, Native, RequestOptions
 from fastserve.bench.call import Call
 from fastserve.bench.event_loop import on_best_loop, undisturbed
-from fastserve.bench.forms import Asking, Completions, Native
 from fastserve.bench.loop import Progress, run
 from fastserve.bench.prompts import IdPrompts, ids_of
 from fastserve.bench.result import LATE_NS, Result
 from fastserve.bench.schedule import calls_of
-from fastserve.bench.target import Asker, Target, TargetError
-from fastserve.compare.compare import CompareError, Contender, Replay, Watch
+from fastserve.bench.target import Target, TargetClient, TargetError
+from fastserve.compare.compare import CompareError, Replay, Watch
+from fastserve.compare.contender import Contender, Server
 from fastserve.compare.subprocess_server import ServerError, ServerProcess
 from fastserve.compare.trace import check_fits, warm_up
-from fastserve.policies import make
+from fastserve.policies.spec import PolicySpec
 from fastserve.predictors import Oracle
 from fastserve.workload import Trace
 
 TIMEOUT_S = 3600.0
-"""s after which a request is given up, which fails its run."""
+"""s after which a request times out, which fails its run."""
 LOOK_S = 0.25
 MEASURED = "measured at load"
-"""How a server's greeting says that no profile was stored or given."""
+"""In a server's start line: no profile was stored or given."""
 
 
 class HttpBody:
     """flags: of `fastserve serve`, for every contender that is a policy; each run has a fresh server of its own.
     about: the same settings, for the result; `max_batch` among them. start_s: how long a server may take to start.
 
-    Our own servers get an output's length by stop_after, and max_tokens is one constant, so that it does not leak.
-    Other servers, by url, get max_tokens and ignore_eos, and are neither started nor ended here.
+    Our own servers get an output's length by stop_after, and max_tokens is one constant, so that the length is hidden.
+    Other servers, by url, get max_tokens and ignore_eos, and are neither started nor stopped here.
     """
 
     def __init__(self, flags: Sequence[str], about: Mapping[str, Any], *, start_s: float = 600.0) -> None:
@@ -46,11 +47,11 @@ class HttpBody:
         self.start_s = start_s
 
     def check(self, contender: Contender) -> None:
-        if not contender.url:
-            make(contender.policy, dict(contender.knobs))
+        if isinstance(contender, PolicySpec):
+            contender.check()
 
     def replay(self, contender: Contender, trace: Trace, seed: int, watch: Watch | None) -> Replay:
-        if contender.url:
+        if isinstance(contender, Server):
             return self._replay(contender, contender.url, None, trace, seed, watch)
         try:
             with ServerProcess(self._flags(contender, len(trace)), start_s=self.start_s) as server:
@@ -63,8 +64,8 @@ class HttpBody:
 
         return machine()
 
-    def _flags(self, contender: Contender, requests: int) -> list[str]:
-        own = ["--policy", contender.policy, "--queue-capacity", str(requests), "--request-timeout", "0",
+    def _flags(self, contender: PolicySpec, requests: int) -> list[str]:
+        own = ["--policy", contender.path, "--queue-capacity", str(requests), "--request-timeout", "0",
                "--drain-seconds", "0", "--log-level", "warning"]  # fmt: skip
         for key, value in contender.knobs.items():
             own += ["--set", f"{key}={value!r}"]
@@ -76,7 +77,7 @@ class HttpBody:
         self, contender: Contender, url: str, server: ServerProcess | None, trace: Trace, seed: int, watch: Watch | None
     ) -> Replay:
         try:
-            target = Asker(url).probe()
+            target = TargetClient(url).probe()
         except TargetError as error:
             raise CompareError(str(error)) from None
         if target.max_model_len is not None:
@@ -90,9 +91,9 @@ class HttpBody:
         server: ServerProcess | None,
     ) -> Result:  # fmt: skip
         calls = calls_for(trace, target, seed, guesses=contender.needs_guess)
-        backend = backend_for(url, target)
+        api = api_for(url, target)
         with undisturbed():
-            result, _ = on_best_loop(_watched(calls, backend, watch))
+            result, _ = on_best_loop(_watched(calls, api, watch))
         failed = [sample.reply.error for sample in result.samples if not sample.reply.completed]
         if failed:
             if server is not None:
@@ -102,46 +103,46 @@ class HttpBody:
 
 
 def calls_for(trace: Trace, target: Target, seed: int, *, guesses: bool = False) -> list[Call]:
-    """The same requests for whoever is asked. guesses: with the true lengths."""
+    """The calls for a server, the same for all contenders. guesses: with the true lengths."""
     prompts = IdPrompts(*ids_of(target.vocab_size), seed)
     plain = trace if guesses else replace(trace, guess=None)
     return calls_of(plain, prompts, predictor=Oracle() if guesses else None, max_model_len=target.max_model_len)
 
 
-def backend_for(url: str, target: Target) -> HttpBackend:
-    """Native streams of our own servers, which tell preemptions; /v1/completions of others."""
+def api_for(url: str, target: Target) -> HttpApi:
+    """Native streams of our own servers, which report preemptions; /v1/completions of others."""
     model = next(iter(target.models), None)
-    asking = Asking(model=model, hide_lengths=target.own, ignore_eos=True, own=target.own, temperature=0.0)
-    return HttpBackend(url, Native(asking) if target.own else Completions(asking))
+    options = RequestOptions(model=model, hide_lengths=target.own, ignore_eos=True, own=target.own, temperature=0.0)
+    return HttpApi(url, Native(options) if target.own else Completions(options))
 
 
 def notes(result: Result, target: Target, server: ServerProcess | None) -> dict[str, Any]:
-    """How a run went. warnings: sentences, the same for runs that went wrong alike."""
+    """Facts of a run. warnings: sentences, equal for equal problems."""
     lag = float(np.percentile(result.lags_ms(), 99))
-    greeting = "" if server is None else server.greeting
+    start_line = "" if server is None else server.start_line
     wrong = result.count(lambda sample: sample.reply.tokens != sample.call.request.output)
-    said = []
+    warnings = []
     if result.late:
-        said.append(f"late: the client's p99 lag was above {LATE_NS / 1e6:g} ms, the load not quite the schedule's; "
+        warnings.append(f"late: the client's p99 lag was above {LATE_NS / 1e6:g} ms, not the scheduled load; "
                     f"give it a core of its own or lower the rate")  # fmt: skip
     if wrong:
-        said.append("answers came with other lengths than asked for, so that the work is not the same")
+        warnings.append("outputs have other lengths than requested, so that the work is not the same")
     if not target.own:
-        said.append("a server that is not ours was told each length, by max_tokens with ignore_eos")
-    if MEASURED in greeting:
-        said.append("the server measured its own times when it started, a little different each time; run `fastserve "
+        warnings.append("a server that is not ours was told each length, by max_tokens with ignore_eos")
+    if MEASURED in start_line:
+        warnings.append("each server measured its latency model at its start, with small differences; run `fastserve "
                     "profile` first, or give --latency")  # fmt: skip
     return {
         "lengths": "hidden" if target.own else "told",
         "late": result.late,
         "dispatch_lag_p99_ms": lag,
         "wrong_outputs": wrong,
-        "server": greeting,
-        "warnings": said,
+        "server": start_line,
+        "warnings": warnings,
     }
 
 
-async def _watched(calls: Sequence[Call], backend: HttpBackend, watch: Watch | None) -> Result:
+async def _watched(calls: Sequence[Call], api: HttpApi, watch: Watch | None) -> Result:
     looks: list[asyncio.Task[None]] = []
 
     async def look(progress: Progress) -> None:
@@ -153,9 +154,9 @@ async def _watched(calls: Sequence[Call], backend: HttpBackend, watch: Watch | N
         looks.append(asyncio.create_task(look(progress)))
 
     try:
-        return await run(calls, backend, timeout_s=TIMEOUT_S, watch=begin)
+        return await run(calls, api, timeout_s=TIMEOUT_S, watch=begin)
     finally:
         for task in looks:
             task.cancel()
         await asyncio.gather(*looks, return_exceptions=True)
-        backend.close()
+        api.close()

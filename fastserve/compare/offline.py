@@ -1,31 +1,38 @@
-"""A comparison's body in this process: policies on one loaded model, without HTTP."""
+"""EngineBody: comparison in this process, on one loaded model, without HTTP."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from fastserve.compare.compare import CompareError, Contender, Replay, Watch
+from fastserve.compare.compare import CompareError, Replay, Watch
+from fastserve.compare.contender import Contender, Server
 from fastserve.compare.trace import check_fits, warm_up
 from fastserve.engine.config import EngineConfig
 from fastserve.engine.playback import PlaybackError, play
 from fastserve.hardware import Hardware
 from fastserve.launch import Body
 from fastserve.metrics.summary import summarise
+from fastserve.policies.spec import PolicyLike, PolicySpec
 from fastserve.profiler.load import machine
+from fastserve.sched.observer import Observer
 from fastserve.workload import Trace
 
 
 class EngineBody:
-    """serving: settings that all contenders share, None for a default. What all policies are told of the machine is the
-    body's `latency`, else what is stored for its model, or measured once. ValueError for what cannot work.
+    """serving: settings that all contenders share, None for a default. The latency model of all policies is
+    the body's `latency`, else a stored profile, or measured once. Raises ValueError for invalid settings.
+
+    look: for each run except those that warm up: the observers to attach to its engine.
     """
 
-    def __init__(self, body: Body, serving: Mapping[str, Any]) -> None:
+    def __init__(
+        self, body: Body, serving: Mapping[str, Any], look: Callable[[Contender], list[Observer]] | None = None
+    ) -> None:
         self.body = body
+        self.look = look
         self.shared = {name: value for name, value in serving.items() if value is not None} | {"keep_records": None}
-        with body.engine(serving_of("fcfs", {}, self.shared)) as engine:
+        with body.engine(serving_of("fcfs", self.shared)) as engine:
             self.hardware: Hardware = engine.hardware
             self.about = {"body": "engine", "backend": body.name, "model": engine.model_name,
                           "latency": engine.hardware.name, **serving,
@@ -33,23 +40,26 @@ class EngineBody:
         self.warm = False
 
     def check(self, contender: Contender) -> None:
-        if contender.url:
-            raise ValueError(f"{contender.url} is a server, and there is no HTTP with --offline")
-        serving_of(contender.policy, contender.knobs, self.shared).fresh_policy()
+        serving_of(_policy(contender), self.shared)
 
     def replay(self, contender: Contender, trace: Trace, seed: int, watch: Watch | None) -> Replay:
-        chosen = serving_of(contender.policy, contender.knobs, self.shared)
-        if not self.warm:  # one process serves all runs
-            self._play(serving_of("fcfs", {}, self.shared), warm_up(trace), seed, None)
+        chosen = serving_of(_policy(contender), self.shared)
+        if not self.warm:  # once, as all runs share a process
+            self._play(serving_of("fcfs", self.shared), warm_up(trace), seed, None)
             self.warm = True
-        records = self._play(chosen, trace, seed, watch)
+        looking = [] if self.look is None else self.look(contender)
+        records = self._play(chosen, trace, seed, watch, looking)
         return Replay(records, summarise(records, horizon_s=float(records["end"].max())), {})
 
     def machine(self) -> dict[str, Any]:
         return machine()
 
-    def _play(self, serving: EngineConfig, trace: Trace, seed: int, watch: Watch | None) -> Any:
+    def _play(
+        self, serving: EngineConfig, trace: Trace, seed: int, watch: Watch | None, looking: Sequence[Observer] = ()
+    ) -> Any:
         with self.body.engine(serving, self.hardware) as engine:
+            for observer in looking:
+                engine.attach(observer)
             context = engine.max_model_len
             check_fits(trace, context, engine.model_name)
             try:
@@ -58,7 +68,13 @@ class EngineBody:
                 raise CompareError(str(error)) from None
 
 
-def serving_of(policy: Any, knobs: Mapping[str, Any], shared: Mapping[str, Any]) -> EngineConfig:
-    """For a replay: guesses, where the policy needs them, come with the requests."""
-    serving = EngineConfig.of(dict(shared) | {"policy": policy, "knobs": dict(knobs), "predictor": "client"})
-    return serving if "guess" in getattr(serving.kind, "needs", ()) else replace(serving, predictor=None)
+def serving_of(policy: PolicyLike, shared: Mapping[str, Any]) -> EngineConfig:
+    """Settings for a replay; guesses, if the policy needs them, come with the requests."""
+    spec = PolicySpec.of(policy)
+    return EngineConfig.of({**shared, "policy": spec, "predictor": "client" if spec.needs_guess else None})
+
+
+def _policy(contender: Contender) -> PolicySpec:
+    if isinstance(contender, Server):
+        raise ValueError(f"{contender.url} is a server, which --offline cannot use")
+    return contender

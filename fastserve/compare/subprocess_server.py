@@ -1,6 +1,6 @@
-"""A server in a process of its own that ends with its parent.
+"""ServerProcess: `fastserve serve` as a child process that ends with its parent.
 
-`python -m fastserve.compare.subprocess_server FLAGS` is `fastserve serve FLAGS` that does not read .env.
+`python -m fastserve.compare.subprocess_server FLAGS` is `fastserve serve FLAGS` without .env.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from pathlib import Path
 
 OURS = "FASTSERVE_"
 PLAIN = ("HF_MODEL", "MAX_BATCH", "MAX_NEW_TOKENS", "SEED", "TEMPERATURE", "TOP_K", "TOP_P")
-"""Environment variables that `fastserve serve` takes settings from: a child has its flags, and nothing else."""
+"""Environment variables that set the server's settings: removed for the child, which has only its flags."""
 KEPT = (OURS + "CACHE", OURS + "NATIVE")
-"""The machine's, for engines in this process too: where kernels and profiles are kept, and whether kernels are used."""
+"""Passed on: the cache folder of kernels and profiles, and whether kernels are used."""
 
 COMMAND = [sys.executable, "-m", "fastserve.compare.subprocess_server"]
 READY = re.compile(r"serving at (http://\S+)")
 LAST_LINES = 15
 POLL_S = 0.05
 GRACE_S = 10.0
-"""s that a server may take to end before it is killed."""
+"""s that a server may take to exit before it is killed."""
 
 
 class ServerError(RuntimeError):
-    """The server did not start, or ended too soon; the text has its last lines and says where the others are."""
+    """The server did not start, or exited early; the message has the last lines of its log and the path of it."""
 
 
 class ServerProcess:
-    """`fastserve serve FLAGS` on a free port of 127.0.0.1. Ready when it is made; use it as a context manager.
+    """`fastserve serve FLAGS` on a free port of 127.0.0.1. Ready on construction; use it as a context manager.
 
     flags: of the policy, the engine and the server, but for host, port and state. start_s: how long it may take to
-    start. It is ended by its own pid, and ends by itself when this process is gone. Its log is kept if the block
-    inside fails. Raises ServerError.
+    start. It is terminated by its pid, and exits by itself when this process dies. Its log is kept if the block
+    fails. Raises ServerError.
     """
 
     def __init__(self, flags: Sequence[str], *, start_s: float = 600.0) -> None:
@@ -50,11 +50,11 @@ class ServerProcess:
         with self.log.open("wb") as out:
             self.process = subprocess.Popen(
                 [*COMMAND, *own, *flags],
-                stdin=subprocess.PIPE,  # closed by the system when this process dies, however it does
+                stdin=subprocess.PIPE,  # closed by the system when this process dies
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 env=environment(),
-                start_new_session=True,  # Ctrl-C is for the parent, which ends its child
+                start_new_session=True,  # Ctrl-C reaches only the parent, which terminates its child
             )
         try:
             self.url = self._ready(start_s)
@@ -69,16 +69,16 @@ class ServerProcess:
         self.close(keep=kind is not None and issubclass(kind, Exception))
 
     @property
-    def said(self) -> list[str]:
-        """The lines of its log so far."""
+    def log_lines(self) -> list[str]:
+        """Its log so far."""
         return self.log.read_text(encoding="utf-8", errors="replace").splitlines()
 
     @property
-    def greeting(self) -> str:
-        """What it said of its engine when it was ready."""
-        said = self.said
-        at = next((i for i, line in enumerate(said) if READY.search(line)), len(said))
-        return next((line for line in reversed(said[:at]) if "policy" in line), "")
+    def start_line(self) -> str:
+        """The line about its engine that it prints when ready (Engine.start_line())."""
+        lines = self.log_lines
+        at = next((i for i, line in enumerate(lines) if READY.search(line)), len(lines))
+        return next((line for line in reversed(lines[:at]) if "policy" in line), "")
 
     def check(self) -> None:
         """Raises ServerError if it has ended."""
@@ -87,7 +87,7 @@ class ServerProcess:
             raise self._error(f"the server ended with status {code}")
 
     def close(self, *, keep: bool = False) -> None:
-        """Ends it. keep: its log stays where it is."""
+        """Terminates it. keep: the log is not deleted."""
         if self.process.poll() is None:
             self.process.terminate()
             try:
@@ -103,7 +103,7 @@ class ServerProcess:
         until = time.monotonic() + start_s
         while True:
             code = self.process.poll()
-            if code is None and (found := READY.search("\n".join(self.said))):
+            if code is None and (found := READY.search("\n".join(self.log_lines))):
                 return found[1]
             if code is not None:
                 raise self._error(f"the server ended with status {code} before it was ready")
@@ -112,12 +112,12 @@ class ServerProcess:
             time.sleep(POLL_S)
 
     def _error(self, what: str) -> ServerError:
-        lines = "".join([f"\n  {line}" for line in self.said[-LAST_LINES:]]) or " (none)"
+        lines = "".join([f"\n  {line}" for line in self.log_lines[-LAST_LINES:]]) or " (none)"
         return ServerError(f"{what}. Its log is {self.log}; the last lines:{lines}")
 
 
 def environment() -> dict[str, str]:
-    """This process's, without what would be taken for settings of one server."""
+    """The environment of this process without the server's settings."""
 
     def passes(name: str) -> bool:
         return name in KEPT or not (name.startswith(OURS) or name in PLAIN)

@@ -1,4 +1,4 @@
-"""A trace before a comparison's bodies replay it: whether a context holds it, and a few requests that warm up."""
+"""Checks that a trace fits a context, and makes warm-up requests."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from fastserve.workload import Trace
 from fastserve.workload.requests import outputs_of
 
 WARM, WARM_TOKENS = 4, 8
-"""Requests, and tokens of each output at most, before a body is measured."""
+"""Requests of a warm-up, and maximum output tokens of each."""
 
 
 def check_fits(trace: Trace, context: int, model: str) -> None:
-    """ValueError that counts the requests whose prompt and output do not fit `context` tokens: none is dropped or cut.
+    """Raises ValueError if prompt and output of any request exceed `context` tokens: none is dropped or truncated.
 
     Where it passes, workload.requests.within() leaves a limit above no output.
     """
@@ -28,6 +28,6 @@ def check_fits(trace: Trace, context: int, model: str) -> None:
 
 
 def warm_up(trace: Trace) -> Trace:
-    """A few short requests of the trace, all at once: the first steps of a process are its slowest."""
+    """A few short requests of the trace, all at once: the first steps of a process are the slowest."""
     few = trace.head(WARM)
     return Trace("warm-up", trace.source, np.zeros(len(few), np.int64), few.prompt, np.minimum(few.output, WARM_TOKENS))

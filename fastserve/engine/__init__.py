@@ -1,7 +1,7 @@
-"""The live body: the Scheduler of fastserve.sched on a PyTorch model, token by token.
+"""The live engine: the Scheduler of fastserve.sched drives a backend, iteration by iteration.
 
-Importing this package imports no torch: a name is loaded from its module when it is first asked for, and an engine on
-a scripted executor never needs torch at all.
+Importing this package does not import torch: names are loaded from their modules at first use, and an engine on the
+scripted backend never needs torch.
 """
 
 import os

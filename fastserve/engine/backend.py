@@ -1,7 +1,7 @@
-"""Backend: the seam behind which bodies stand. A device that can do one iteration of a Plan, and knows no more.
+"""Backend: the protocol of a device that executes one iteration of a Plan.
 
-It never sees text, stop strings, ends or clients: it is given token ids and gives token ids back, and the engine makes
-of them what clients see (engine/output_processor.py). What else a body can is data, in its Traits.
+It works on token ids only. Detokenization, stop strings, finish reasons and clients are the engine's
+(engine/output_processor.py). Capabilities are data, in Traits.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any, Literal, NamedTuple, Protocol
 from fastserve.engine.model_info import ModelInfo
 from fastserve.engine.params import SamplingParams
 from fastserve.hardware import Hardware
-from fastserve.sched.job import Job
-from fastserve.sched.plan import Copy, Plan
+from fastserve.sched.job import Copy, Job
+from fastserve.sched.plan import Plan, Transfer
 
 Exact = Literal["always", "same-composition", "no"]
 
@@ -47,31 +47,33 @@ class Failed(NamedTuple):
     error: str
 
 
-Said = Sequence[Token] | Failed
+Result = Sequence[Token] | Failed
 
 
 @dataclass(slots=True, eq=False)
 class Step:
     """What one iteration of a Plan came to. Times in ns.
 
-    said: for each job that was due a token, in any order: what it got. Due are those that decode and those whose
+    results: for each job that was due a token, in any order: what it got. Due are those that decode and those whose
     prefill this iteration ended; a body that is uneven leaves out who got none.
     stall: that the iteration waited for copies. copied: the copies that have ended by now, each reported once, the
     plan's `clear` and `load` among them. service: of a modelled machine, what the iteration took without the stall:
     the engine's clock goes there; None: what the clock says. model_ns: of real time, in the model or waiting for it.
+    transfers: of a modelled link, the copies that this plan asked for, with their ends; None: nobody knows these yet.
     """
 
-    said: Sequence[tuple[Job, Said]]
+    results: Sequence[tuple[Job, Result]]
     stall: int = 0
     copied: Sequence[Copy] = ()
     service: int | None = None
     model_ns: int = 0
+    transfers: Sequence[Transfer] | None = None
 
 
 class Backend(Protocol):
     """Called by the engine's thread alone, except that info and traits, which never change, may be read by any.
 
-    What one request does wrong fails that request alone: admit() raises, or its entry in Step.said is Failed. run()
+    What one request does wrong fails that request alone: admit() raises, or its entry in Step.results is Failed. run()
     raises MemoryError when the device has no room for the step, and anything else when the step itself failed; no job
     has then got a token, and its KV is as it may be until reset() has made it empty.
     """

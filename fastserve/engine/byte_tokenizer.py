@@ -1,4 +1,4 @@
-"""A tokenizer of the standard library alone: one byte of UTF-8, one token. The scripted engine's own."""
+"""ByteTokenizer: one UTF-8 byte, one token; without dependencies. Used by the scripted backend."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ByteTokenizer:
         return list(text.encode())
 
     def decode(self, token_ids: int | Sequence[int], *, skip_special_tokens: bool = False, **_: Any) -> str:
-        """Bytes that are no UTF-8 become U+FFFD."""
+        """Invalid UTF-8 becomes U+FFFD."""
         ids = [token_ids] if isinstance(token_ids, int) else token_ids
         parts: list[str] = []
         run = bytearray()
@@ -43,7 +43,7 @@ class ByteTokenizer:
         self, conversation: Sequence[Mapping[str, Any]], *, tokenize: bool = True, add_generation_prompt: bool = False,
         **_: Any,
     ) -> str | list[int]:  # fmt: skip
-        """One line a message, `role: content`."""
+        """One `role: content` line a message."""
         text = "".join([f"{message['role']}: {message['content']}\n" for message in conversation])
         if add_generation_prompt:
             text += "assistant: "

@@ -10,7 +10,7 @@ from fastserve.sched.job import NEVER
 
 
 class Clock(Protocol):
-    """Only the engine's thread sleeps and waits; anybody may ask for the time."""
+    """now() from any thread; wait() and sleep_until() from the engine's thread only."""
 
     def now(self) -> int: ...
     def wait(self, condition: threading.Condition, until: int) -> None:
@@ -21,11 +21,11 @@ class Clock(Protocol):
 
 
 class WallClock:
-    """Real time; speed 10 makes each real second count for ten."""
+    """Real time; with speed 10 each real second counts as ten."""
 
     def __init__(self, speed: float = 1.0) -> None:
         if not speed > 0:
-            raise ValueError(f"a clock of speed {speed} goes nowhere; give a number above 0")
+            raise ValueError(f"clock speed {speed}: give a number above 0")
         self.speed = speed
         self.origin = time.perf_counter_ns()
 
@@ -48,7 +48,7 @@ class WallClock:
 
 
 class VirtualClock:
-    """Time passes when the engine's thread sleeps, and at once: a run on it does not depend on the machine's speed."""
+    """Simulated time: a sleep advances it at once, so a run does not depend on the machine's speed."""
 
     def __init__(self) -> None:
         self._now = 0

@@ -13,6 +13,7 @@ import time
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import CancelledError
+from contextlib import suppress
 from dataclasses import replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,15 +28,15 @@ from fastserve.engine.loop import Loop
 from fastserve.engine.params import SamplingParams
 from fastserve.engine.request import Handle, Listener, Output, Request
 from fastserve.engine.snapshot import Snapshot, take
-from fastserve.engine.watch import Watcher
 from fastserve.flightlog.write import FlightLog
 from fastserve.metrics.records import Columns, Recorder
+from fastserve.observers.live_feed import LiveFeed, Watcher
 from fastserve.sched.errors import RefusedError
+from fastserve.sched.observer import Observer
 
 if TYPE_CHECKING:
     from os import PathLike
 
-    from fastserve.backends.scripted import Fail, FailStep
 
 __all__ = ["Engine", "QueueFull", "RefusedError"]
 
@@ -57,7 +58,7 @@ class Engine:
             serving = replace(serving, residency="recompute")
         clock = clock or WallClock()
         info, hardware = backend.info, backend.hardware()
-        policy = serving.fresh_policy()
+        policy = serving.policy.fresh()
         scheduler = serving.scheduler(policy, hardware, info.max_model_len)
         budget = scheduler.batching.budget if serving.batching == "chunked" else None
         latency = hardware.latency
@@ -69,9 +70,6 @@ class Engine:
             self.input_processor.slo_of,
             keep=serving.keep_records,
         )
-        flight = None
-        if serving.flight_log is not None:
-            flight = FlightLog(serving.flight_log, serving.header(hardware, info.max_model_len))
         self.info = info
         self.serving = serving
         self.hardware = hardware
@@ -81,7 +79,11 @@ class Engine:
         self.settings = {"model": info.name, "backend": info.backend, "latency": hardware.name,
                          "max_model_len": info.max_model_len, **own, **serving.shown(hardware)}  # fmt: skip
         self.started_at = time.time() - clock.now() / 1e9  # s since 1970 at which the engine's clock read 0
-        self.loop = Loop(scheduler, backend, recorder, clock, self.inbox, flight)
+        self.loop = Loop(scheduler, backend, recorder, clock, self.inbox, self.settings)
+        self.feed = LiveFeed()
+        if serving.flight_log is not None:
+            header = {"backend": info.backend, **serving.header(hardware, info.max_model_len)}
+            self.loop.observers.attach(FlightLog(serving.flight_log, header))
         self._lifecycle = Lifecycle(self.loop)  # its thread holds the loop, and the loop nothing that holds this object
         weakref.finalize(self, self._lifecycle.drop).atexit = False
 
@@ -168,7 +170,10 @@ class Engine:
         return snapshot
 
     def records(self) -> Columns:
-        """Of the requests that have ended, by id: see fastserve.metrics.records.COLUMNS."""
+        """Of the requests that have ended, by id: see fastserve.metrics.records.COLUMNS.
+
+        Of an engine that has stopped by itself also of those that it left, as unfinished.
+        """
         try:
             columns: Columns = self.inbox.ask(self.loop.recorder.columns).result()
         except CancelledError:
@@ -176,12 +181,34 @@ class Engine:
             return self.loop.recorder.columns()
         return columns
 
+    def attach(self, observer: Observer) -> None:
+        """From the next iteration on it is told what happens, on the engine's thread; it must be quick.
+
+        At once for the requests that this thread submits next. RuntimeError when the engine is closed or broken.
+        """
+        if self.inbox.ask(lambda: self.loop.observers.attach(observer, self.loop.now), first=True).cancelled():
+            raise RuntimeError(f"the engine has stopped: {self.error or 'it was closed'}")
+
+    def detach(self, observer: Observer) -> None:
+        """Returns when it is told nothing more. What has been detached, or has been left out because it raised, is
+        left alone.
+        """
+        with suppress(CancelledError):
+            self.inbox.ask(lambda: self.loop.observers.detach(observer, self.loop.now)).result()
+
     def add_watcher(self, watcher: Watcher) -> None:
-        """It is called with every event of engine/watch.py, on the engine's thread; it must be quick."""
-        self.loop.watch.add(watcher)
+        """It is called with every event of fastserve.observers.live_feed, on the engine's thread; it must be quick."""
+        self.feed.add(watcher)
+        self.inbox.ask(lambda: self.loop.observers.attach(self.feed, self.loop.now), first=True)
 
     def remove_watcher(self, watcher: Watcher) -> None:
-        self.loop.watch.remove(watcher)
+        self.feed.remove(watcher)
+        if not self.feed.looked_at:
+            self.inbox.ask(self._leave_feed, first=True)
+
+    def _leave_feed(self) -> None:
+        if not self.feed.looked_at:
+            self.loop.observers.detach(self.feed, self.loop.now)
 
     def now(self) -> float:
         """s of the engine's clock, which read 0 when it was made."""
@@ -256,14 +283,14 @@ class Engine:
         latency: str | PathLike[str] = "opt-13b-a100",
         realtime: bool | float = False,
         max_model_len: int = 2048,
-        fail: Fail | None = None,
-        fail_step: FailStep | None = None,
+        fail: Any = None,
+        fail_step: Any = None,
         **serving: Any,
     ) -> Engine:
         """An engine without a model or torch. What it says depends on each request's seed alone.
 
         latency: the modelled machine; its pools are the default. realtime: False: no waiting at all, times are the
-        model's; a number: real time, so many times as fast. fail, fail_step: see scripted.Fail and FailStep. serving:
+        model's; a number: real time, so many times as fast. fail, fail_step: see backends.scripted. serving:
         see EngineConfig.
         """
         from fastserve.launch import scripted

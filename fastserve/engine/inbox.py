@@ -1,4 +1,4 @@
-"""The inbox: everything that other threads want of the engine's thread, in the order in which both drivers take it."""
+"""Inbox: thread-safe queue of arrivals, cancels and queries for the engine's thread, in the order of both drivers."""
 
 from __future__ import annotations
 
@@ -15,26 +15,25 @@ from fastserve.sched.job import NEVER
 
 Ask = Callable[[], Any]
 
-
-MOST_STALE = 1000
-"""Cancels of requests that have ended are thrown away when so many are there, or twice those that matter."""
+MAX_STALE = 1000
+"""Cancels of ended requests are purged when there are so many cancels, or twice those still needed."""
 
 
 class Inbox:
-    """Any thread of the process that made it puts; the engine's thread takes, between iterations."""
+    """Any thread of the process that made it may put; the engine's thread takes, between iterations."""
 
     def __init__(self) -> None:
         self.condition = threading.Condition()
         self.closed = False
         self._arrivals: list[tuple[int, int, Request]] = []  # (arrival, id): a heap
         self._cancels: list[tuple[int, int, int, Request, str]] = []  # (at, arrival, id): a heap
-        self._room = MOST_STALE  # of the cancels, before they are looked through
-        self._asks: list[tuple[Ask, Future[Any]]] = []
+        self._room = MAX_STALE  # of the cancels, before stale ones are purged
+        self._asks: list[tuple[Ask, Future[Any], bool]] = []  # the last: before the inbox is drained
         self._process = os.getpid()
         self._owner = 0
 
     def put(self, request: Request) -> None:
-        """To be submitted once its arrival has come. RuntimeError when closed, or in a fork of the process."""
+        """Schedules a request for its arrival time. RuntimeError when closed, or in a fork of the process."""
         self.check_process()
         with self.condition:
             if self.closed:
@@ -43,7 +42,7 @@ class Inbox:
             self.condition.notify()
 
     def cancel(self, request: Request, reason: str, at: int = -NEVER) -> None:
-        """To be cancelled once this time has come; a request that has ended by then is left alone.
+        """Schedules a cancel for this time; no effect on a request that has ended by then.
 
         ValueError without a reason. RuntimeError in a fork of the process.
         """
@@ -51,17 +50,18 @@ class Inbox:
         if not reason:
             raise ValueError("a cancel needs a reason: it becomes the finish reason")
         with self.condition:
-            if len(self._cancels) >= self._room:  # those whose time is long after their request's end
+            if len(self._cancels) >= self._room:  # timeouts far beyond their request's end
                 self._cancels = [entry for entry in self._cancels if not entry[3].finish_reason]
                 heapify(self._cancels)
-                self._room = max(MOST_STALE, 2 * len(self._cancels))
+                self._room = max(MAX_STALE, 2 * len(self._cancels))
             heappush(self._cancels, (at, request.job.arrival, request.job.id, request, reason))
             self.condition.notify()
 
-    def ask(self, question: Ask) -> Future[Any]:
-        """To be answered by the engine's thread between two iterations, at once where that asks itself.
+    def ask(self, question: Ask, *, first: bool = False) -> Future[Any]:
+        """Runs a query on the engine's thread between two iterations; at once when called on that thread.
 
-        Cancelled when closed. RuntimeError in a fork of the process.
+        first: before what has been put since is submitted, else after. Cancelled when closed. RuntimeError in a fork of
+        the process.
         """
         self.check_process()
         future: Future[Any] = Future()
@@ -72,13 +72,13 @@ class Inbox:
             if self.closed:
                 future.cancel()
             else:
-                self._asks.append((question, future))
+                self._asks.append((question, future, first))
                 self.condition.notify()
         return future
 
     @property
     def forked(self) -> bool:
-        """This is a fork of the process that made it, and the engine's thread is not here."""
+        """Whether this is a fork of the process that made it: the engine's thread does not exist here."""
         return os.getpid() != self._process
 
     def check_process(self) -> None:
@@ -90,7 +90,7 @@ class Inbox:
     def close(self) -> None:
         with self.condition:
             self.closed = True
-            for _, future in self._asks:
+            for _, future, _ in self._asks:
                 future.cancel()
             self._asks.clear()
             self.condition.notify()
@@ -98,20 +98,20 @@ class Inbox:
     # -- for the engine's thread -----------------------------------------------------------------------------------
 
     def owned(self) -> None:
-        """The calling thread is the engine's."""
+        """Declares the calling thread to be the engine's."""
         self._owner = threading.get_ident()
 
-    def answer(self) -> None:
-        """Takes out what was asked, and answers it."""
+    def answer(self, *, first: bool = False) -> None:
+        """Runs the pending queries. first: only those that precede the rest of the inbox."""
         with self.condition:
-            asks = self._asks
-            self._asks = []
-        for question, future in asks:
+            asks = [ask for ask in self._asks if ask[2] or not first]
+            self._asks = [ask for ask in self._asks if first and not ask[2]]
+        for question, future, _ in asks:
             _answer(question, future)
 
     @property
     def empty(self) -> bool:
-        """Without the lock: what is put meanwhile is found at the next boundary."""
+        """Without the lock: anything put meanwhile is found at the next iteration boundary."""
         return not (self._arrivals or self._cancels or self._asks)
 
     def next(self) -> int:
@@ -126,7 +126,7 @@ class Inbox:
         return min(at, self._cancels[0][0]) if self._cancels else at
 
     def arrived(self, now: int) -> list[Request]:
-        """Takes out who has come by now, by (arrival, id)."""
+        """Removes and returns the requests that have arrived by now, by (arrival, id)."""
         came = []
         with self.condition:
             while self._arrivals and self._arrivals[0][0] <= now:
@@ -134,7 +134,7 @@ class Inbox:
         return came
 
     def cancelled(self, now: int) -> list[tuple[Request, str]]:
-        """Takes out the cancels that are due and still matter, by (arrival, id); the first reason counts."""
+        """Removes and returns due cancels of live requests, by (arrival, id); the first reason counts."""
         due: dict[Request, str] = {}
         with self.condition:
             while self._cancels and (self._cancels[0][0] <= now or self._cancels[0][3].finish_reason):
@@ -144,11 +144,11 @@ class Inbox:
         return sorted(due.items(), key=lambda item: (item[0].job.arrival, item[0].job.id))
 
     def waiting(self) -> list[Request]:
-        """Takes out all who have not arrived, by (arrival, id)."""
+        """Removes and returns all requests that have not arrived, by (arrival, id)."""
         return self.arrived(NEVER)
 
     def rest(self, clock: Clock, until: int) -> None:
-        """Until something is due, the time has come, or it is closed."""
+        """Blocks until something is due, or until `until`, or until closed."""
         with self.condition:
             while not (self.closed or self._asks):
                 at = min(until, self._next())

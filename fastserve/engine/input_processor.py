@@ -1,4 +1,4 @@
-"""InputProcessor: who comes in. Checks, ids, seeds, guesses, deadlines, and the bound of the queue."""
+"""InputProcessor: request admission: validation, tokenization, ids, seeds, guesses, deadlines, queue capacity."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from fastserve.engine.clock import Clock
 from fastserve.engine.config import EngineConfig
-from fastserve.engine.detokenizer import Alphabet
+from fastserve.engine.detokenizer import TokenDecoder
 from fastserve.engine.inbox import Inbox
 from fastserve.engine.model_info import ModelInfo
 from fastserve.engine.params import SamplingParams
@@ -21,11 +21,11 @@ from fastserve.sched.slo import NO_TARGETS, SloTargets
 
 
 class QueueFull(RuntimeError):
-    """As many requests wait as may; one more can be taken when one has ended."""
+    """The queue is at capacity; retry when a request has ended."""
 
 
 class InputProcessor:
-    """Any thread may call it."""
+    """Thread-safe."""
 
     def __init__(self, info: ModelInfo, serving: EngineConfig, clock: Clock, inbox: Inbox) -> None:
         self.info = info
@@ -35,7 +35,7 @@ class InputProcessor:
         self.slos: dict[int, Slo] = {}  # by id of a live job that has any
         self.outstanding = 0  # requests that count towards the bound of the queue
         self._guess = serving.predict()
-        self._alphabet = None if info.tokenizer is None else Alphabet(info.tokenizer)
+        self._decoder = None if info.tokenizer is None else TokenDecoder(info.tokenizer)
         self._rng = random.Random(serving.seed)
         self._lock = threading.Lock()
         self._next_id = 0
@@ -68,8 +68,8 @@ class InputProcessor:
         params = (params or SamplingParams()).resolved(self.info.defaults)
         ids = self.info.encode(prompt)
         limit = self.info.limit(len(ids), params)
-        voice = None if self._alphabet is None else self._alphabet.voice(params, ids)
-        if params.stop and voice is None:
+        detokenizer = None if self._decoder is None else self._decoder.detokenizer(params, ids)
+        if params.stop and detokenizer is None:
             raise ValueError(f"stop strings need text, and model {self.info.name} has no tokenizer")
         guess = None
         if "guess" in scheduler.policy.needs:
@@ -82,7 +82,7 @@ class InputProcessor:
                 self._make_sure_of_room(scheduler.slots)
             seed = self._rng.getrandbits(63) if params.seed is None else params.seed
             request = Request(
-                job, ids, params, seed, voice, listener, self._uncounted if beyond_capacity else self._left
+                job, ids, params, seed, detokenizer, listener, self._uncounted if beyond_capacity else self._left
             )
             self.inbox.put(request)
             self._next_id += 1
@@ -94,7 +94,7 @@ class InputProcessor:
         return request
 
     def slo_of(self, id: int) -> Slo:
-        """For the Recorder."""
+        """SLOs of a job, for the Recorder."""
         return self.slos.get(id, NO_SLO)
 
     def _make_sure_of_room(self, slots: int) -> None:

@@ -1,4 +1,4 @@
-"""Lifecycle: the engine's thread, from its start to its end."""
+"""Lifecycle: start and end of the engine's thread."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fastserve.engine.loop import Loop
 
 
 class Lifecycle:
-    """It ends by close(), with the interpreter, or when nobody holds the engine any more (see drop)."""
+    """The thread ends by close(), at interpreter exit, or when the engine is garbage-collected (see drop)."""
 
     def __init__(self, loop: Loop) -> None:
         self.inbox = loop.inbox
@@ -27,11 +27,11 @@ class Lifecycle:
 
     @property
     def here(self) -> bool:
-        """This is the engine's thread."""
+        """Whether the caller is the engine's thread."""
         return threading.current_thread() is self.thread
 
     def drop(self) -> None:
-        """Without waiting: a garbage collection may be anywhere, with any lock held."""
+        """Does not wait: garbage collection may run anywhere, with any lock held."""
         if not self.inbox.forked:
             self.inbox.close()
 

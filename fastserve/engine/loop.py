@@ -7,6 +7,7 @@ the Scheduler. Idle, it rests on the inbox and never polls. It knows neither tor
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from time import perf_counter_ns
 from typing import Any
 
@@ -16,13 +17,11 @@ from fastserve.engine.inbox import Inbox
 from fastserve.engine.output_processor import OutputProcessor
 from fastserve.engine.recovery import Recovery
 from fastserve.engine.request import Piece, Request
-from fastserve.engine.watch import Watch
-from fastserve.flightlog.write import FlightLog
 from fastserve.metrics.records import Recorder
-from fastserve.sched.errors import RefusedError
-from fastserve.sched.job import Job
-from fastserve.sched.observer import Observer
-from fastserve.sched.plan import Plan
+from fastserve.sched.errors import ObserverError, RefusedError
+from fastserve.sched.job import Copy, Job
+from fastserve.sched.observer import Observers
+from fastserve.sched.plan import Plan, Transfer
 from fastserve.sched.scheduler import Scheduler
 
 log = logging.getLogger("fastserve")
@@ -31,7 +30,10 @@ FINISHES = ("stop", "length", "cancelled", "timeout", "error")
 
 
 class Loop:
-    """recorder: its rows must reach Request.record, see row(). flight: everything the Scheduler was told, or None."""
+    """recorder: an Observer like others, but told always and first; its rows must reach Request.record, see row().
+
+    about: what run it is, for observers.
+    """
 
     def __init__(
         self,
@@ -40,18 +42,18 @@ class Loop:
         recorder: Recorder,
         clock: Clock,
         inbox: Inbox,
-        flight: FlightLog | None = None,
+        about: Mapping[str, Any] | None = None,
     ) -> None:
         self.scheduler = scheduler
         self.backend = backend
         self.recorder = recorder
         self.clock = clock
         self.inbox = inbox
-        self.flight = flight
-        self.watch = Watch(scheduler)
-        self.observer: Observer | None = None
+        self.observers = Observers(scheduler, about, _broken)
+        self._planned_at = 0  # ns: when observers were told of the last plan
+        self._copies: dict[Copy, int] = {}  # under way: ns, the boundary of the plan that asked for it
         self.requests: dict[Job, Request] = {}  # admitted, and not ended
-        self.output = OutputProcessor(backend, self.requests)
+        self.output = OutputProcessor(backend, self.requests, scheduler.ledger.lookahead)
         self.now = 0  # ns: the boundary at which the loop stands
         self.alive = True
         self.error: str | None = None
@@ -66,6 +68,7 @@ class Loop:
         self._scheduling = 0  # of this turn
         self.recovery = Recovery(self)
         recorder.watch = self.row
+        recorder.began(self.observers.run, 0)
 
     def run(self) -> None:
         """Until the inbox is closed, or the Scheduler or its policy breaks; then whoever is left is told."""
@@ -91,8 +94,10 @@ class Loop:
             except BaseException as error:
                 self.requests.clear()
                 self._hand_out(request, request.end("error", str(error)))
-        if self.flight is not None:
-            self.flight.close()
+        try:
+            self.recorder.ended(self.now)
+        finally:
+            self.observers.ended(self.now)
 
     def rest(self) -> None:
         """Nothing to do until something comes, or admission opens by itself."""
@@ -113,10 +118,8 @@ class Loop:
             self.output.check(plan, step)
         except MemoryError as error:
             self.recovery.too_large(plan, error)
-            self.watch.failed(self.now)
         except Exception as error:
             self.recovery.failed(plan, error)
-            self.watch.failed(self.now)
         else:
             self._commit(plan, step)
             self.steps += 1
@@ -129,42 +132,63 @@ class Loop:
         began = perf_counter_ns()
         plan = self.scheduler.plan(self.now)
         self._scheduling += perf_counter_ns() - began
-        if self.flight is not None and self.scheduler.live:
-            self.flight.planned(self.now, plan)
-        if plan is not None:
-            self.watch.planned(plan, self.clock.now())
-            if self.observer is not None:
-                self.observer.planned(plan)
+        if self.observers.members:
+            if plan is not None:
+                self._planned_at = self.clock.now()
+                self.observers.planned(plan, self._planned_at)
+            elif self.scheduler.live:
+                self.observers.idle(self.now)
         return plan
 
     def _commit(self, plan: Plan, step: Step) -> None:
+        looked_at = bool(self.observers.members)
         self._pass(plan, step)
-        outcome = self.output.accept(step)
-        now = self.now = self.clock.now()
+        outcome = self.output.accept(plan, step)
+        now = self.clock.now()
+        if looked_at:
+            self._tell_copies(plan, step, now)
+        self.now = now
         outcome.first = now - plan.now
         outcome.service = outcome.first - outcome.stall
-        if self.flight is not None:
-            self.flight.committed(now, outcome)
         began = perf_counter_ns()
-        finished = self.scheduler.commit(plan, outcome, now)
+        try:
+            finished = self.scheduler.commit(plan, outcome, now)
+        except BaseException:
+            self.observers.last("committed", plan, outcome, (), now)
+            raise
         self._scheduling += perf_counter_ns() - began
         self.counters["preemptions"] += len(plan.left)
         produced = self.output.pieces
         self.counters["output_tokens"] += sum([piece.token_id is not None for _, piece in produced])
         for job in finished:
             self._finish(job, produced)
-        self.recorder.commit(plan, outcome, finished, now)
-        if self.observer is not None:
-            self.observer.committed(plan, outcome, finished, now)
-        if self.watch.looked_at:
-            self.watch.committed(finished, now)
+        self.recorder.committed(plan, outcome, finished, now)
+        if looked_at:
+            self.observers.committed(plan, outcome, finished, now)
         for job in finished:
             self.backend.forget(job)
-            self.watch.seats.leave(job)
             del self.requests[job]
         for request, piece in produced:
             piece.at_ns = now
             self._hand_out(request, piece)
+
+    def _tell_copies(self, plan: Plan, step: Step, now: int) -> None:
+        """Those of a modelled link, which knows their ends; else those that have ended: from the plan that asked for
+        them, until now at the latest.
+        """
+        if step.transfers is not None:
+            for transfer in step.transfers:
+                self.observers.copied(transfer, self._planned_at)
+            return
+        under_way = self.scheduler.ledger.copies
+        if len(self._copies) > len(under_way):  # some have ended while nobody looked, or with a step that failed
+            self._copies = {copy: at for copy, at in self._copies.items() if copy in under_way}
+        for copy in [*plan.park, *plan.load, *plan.prefetch]:
+            self._copies.setdefault(copy, plan.now)
+        for copy in step.copied:
+            start = self._copies.pop(copy, None)
+            if start is not None:  # else it began before anybody looked
+                self.observers.copied(Transfer(copy, start, now), now)
 
     def _pass(self, plan: Plan, step: Step) -> None:
         """The time of a modelled step passes here; that of a real one has passed."""
@@ -189,10 +213,30 @@ class Loop:
                 last.finish_reason = end.finish_reason
         job.finish = request.finish_reason
 
+    # -- what recovery from a failed step does ---------------------------------------------------------------------
+
+    def start_over(self, failed: list[Job], why: str) -> None:
+        """Discards the failed plan and all KV: every other job recomputes its own."""
+        now = self.now = self.clock.now()
+        self.backend.reset()
+        lost = self.scheduler.forget_all(now)
+        self.recorder.failed(lost, now)
+        self.observers.failed(lost, now)
+        self.counters["preemptions"] += len(lost)
+        for job in failed:
+            self.cancel(self.requests[job], "error", now, why)
+
+    def resize(self, slots: int) -> None:
+        """From now on at most so many jobs share a step."""
+        self.scheduler.resize(slots)
+        self.counters["slots"] = slots
+        self.observers.resized(slots, self.now)
+
     # -- what comes from outside -----------------------------------------------------------------------------------
 
     def drain(self) -> None:
         now = self.now
+        self.inbox.answer(first=True)
         came = [request for request in self.inbox.arrived(now) if not request.finish_reason]
         self.requests.update([(request.job, request) for request in came])  # from here on the loop answers for them
         for request in came:
@@ -209,22 +253,25 @@ class Loop:
             del self.requests[job]
             self._hand_out(request, request.end("error", f"{type(error).__name__}: {error}"))
             return
-        if self.flight is not None:
-            self.flight.submitted(now, job)
         began = perf_counter_ns()
         try:
             self.scheduler.submit(job, now)
         except RefusedError as error:
             self.backend.forget(job)
-            self.recorder.reject(job)
+            self.recorder.rejected(job, now, str(error))
+            if self.observers.members:
+                self.observers.rejected(job, now, str(error))
             del self.requests[job]
             self._hand_out(request, request.end("error", str(error)))
             return
+        except BaseException:
+            self.observers.last("submitted", job, now)
+            raise
         self._scheduling += perf_counter_ns() - began
         self.counters["requests"] += 1
         self.counters["prompt_tokens"] += job.prompt
-        if self.watch.looked_at:
-            self.watch.arrived(job, now)
+        if self.observers.members:
+            self.observers.submitted(job, now)
 
     def cancel(self, request: Request, reason: str, now: int, error: str | None = None) -> None:
         """It ends now, wherever it is, and whoever waits for it is told."""
@@ -232,18 +279,19 @@ class Loop:
         piece = request.end(reason, error)
         piece.at_ns = now
         if job in self.requests:
-            if self.flight is not None:
-                self.flight.cancelled(now, job)
             began = perf_counter_ns()
-            self.scheduler.cancel(job, now)
+            try:
+                self.scheduler.cancel(job, now)
+            except BaseException:
+                self.observers.last("cancelled", job, now)
+                raise
             self._scheduling += perf_counter_ns() - began
             self.backend.forget(job)
-            self.watch.seats.leave(job)
             job.finish = reason
-            self.recorder.cancel(job, now)
+            self.recorder.cancelled(job, now)
+            if self.observers.members:
+                self.observers.cancelled(job, now)
             del self.requests[job]
-            if self.watch.looked_at:
-                self.watch.ended(job, now)
         self._hand_out(request, piece)
 
     def _hand_out(self, request: Request, piece: Piece) -> None:
@@ -260,3 +308,7 @@ class Loop:
         request = self.requests.get(job)
         if request is not None:
             request.record = row
+
+
+def _broken(error: ObserverError) -> None:
+    log.error("%s; it is told nothing more", error, exc_info=error.__cause__)

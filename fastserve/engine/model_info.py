@@ -1,4 +1,4 @@
-"""ModelInfo: what the engine must know of its model to take requests for it, without the model itself."""
+"""ModelInfo: properties of the model that the engine needs to admit requests, and tokenization of prompts."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from fastserve.sched.errors import RefusedError
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """tokenizer: a Hugging Face one, or what has encode and decode as it does; None: ids only.
+    """tokenizer: a Hugging Face one, or with the same encode and decode; None: token ids only.
 
-    parameters: weights, one that several layers share counted once; None where there are none or nobody knows.
+    parameters: number of weights, shared ones counted once; None without weights or if unknown.
     """
 
     name: str
@@ -28,10 +28,10 @@ class ModelInfo:
     device: str = ""
     dtype: str = ""
     backend: str = "own"
-    """the body's name: of the table of backends, or module:Class"""
+    """name of the backend: of the table of backends, or module:Class"""
 
     def encode(self, prompt: str | Sequence[int]) -> list[int]:
-        """Token ids of a prompt. Raises ValueError for one that is no prompt of this model."""
+        """Token ids of a prompt. Raises ValueError for an invalid one."""
         if isinstance(prompt, str):
             if self.tokenizer is None:
                 raise ValueError(f"model {self.name} has no tokenizer: give the prompt as a list of token ids")
@@ -39,19 +39,19 @@ class ModelInfo:
         elif isinstance(prompt, Iterable) and not isinstance(prompt, bytes | Mapping):
             ids = [self._token(id) for id in prompt]
         else:
-            raise ValueError(f"{prompt!r} is no prompt: give text, or a list of token ids")
+            raise ValueError(f"{prompt!r} is not a prompt: give text, or a list of token ids")
         if not ids:
             raise ValueError("the prompt is empty: give at least one token")
         return ids
 
     def _token(self, id: Any) -> int:
-        """numpy's and torch's integers count."""
+        """numpy and torch integers are accepted."""
         try:
             token = -1 if isinstance(id, bool) else index(id)
         except (TypeError, ValueError):
             token = -1
         if not 0 <= token < self.vocab_size:
-            raise ValueError(f"{id!r} is no token of model {self.name}: ids go from 0 to {self.vocab_size - 1}")
+            raise ValueError(f"{id!r} is not a token of model {self.name}: ids go from 0 to {self.vocab_size - 1}")
         return token
 
     def limit(self, prompt_tokens: int, params: SamplingParams) -> int:

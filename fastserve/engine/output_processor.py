@@ -1,66 +1,94 @@
-"""OutputProcessor: the tokens of a Step become what clients see, once for all bodies: text, stop strings, ends."""
+"""OutputProcessor: detokenization, stop conditions and finish reasons for the tokens of a Step, for every backend."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fastserve.engine.backend import Backend, Failed, Said, Step
+from fastserve.engine.backend import Backend, Failed, Step
 from fastserve.engine.request import Piece, Request
 from fastserve.sched.job import Job
 from fastserve.sched.plan import Outcome, Plan
 
 
 class OutputProcessor:
-    """On the engine's thread. requests: by job, those that are admitted and have not ended."""
+    """Engine's thread only. requests: the admitted, not ended ones, by job.
 
-    def __init__(self, backend: Backend, requests: Mapping[Job, Request]) -> None:
+    lookahead: tokens beyond the first one of an iteration for which the Scheduler reserves blocks.
+    """
+
+    def __init__(self, backend: Backend, requests: Mapping[Job, Request], lookahead: int = 0) -> None:
         self.name = backend.info.backend
         self.eos = backend.info.eos_ids
         self.uneven = backend.traits.uneven
         self.requests = requests
+        self.lookahead = lookahead
         self.pieces: list[tuple[Request, Piece]] = []  # of the last step, in order
 
     def check(self, plan: Plan, step: Step) -> None:
-        """Before any request has accepted a token. RuntimeError for a step that is not what the body's traits say."""
-        strangers = [job.id for job, _ in step.said if job not in self.requests]
-        if strangers:
-            raise RuntimeError(f"backend {self.name}: job {strangers[0]} got tokens and is not one of the engine's")
-        if self.uneven:
-            return
+        """Before any request takes a token. RuntimeError for a step that contradicts plan or traits."""
+        fault = self._uneven_fault(plan, step) if self.uneven else self._even_fault(plan, step)
+        if fault:
+            raise RuntimeError(f"backend {self.name}: {fault}")
+
+    def _even_fault(self, plan: Plan, step: Step) -> str:
         due = plan.batch
         for job, tokens in plan.prefill:
-            due += job.prefilled + tokens == job.prompt + job.generated
-        wrong = [job.id for job, said in step.said if not isinstance(said, Failed) and len(said) != 1]
-        if wrong or len(step.said) != due:
-            what = (
-                f"job {wrong[0]} got other than one token" if wrong else f"{len(step.said)} jobs spoke, {due} were due"
-            )
-            raise RuntimeError(
-                f"backend {self.name}: {what} in one iteration; a body that does so must say Traits(uneven=True)"
-            )
+            due += _completes(job, tokens)
+        if len(step.results) != due:
+            return f"{len(step.results)} jobs got tokens, {due} were due one; {UNEVEN}"
+        for job, result in step.results:
+            if job not in self.requests:
+                return f"job {job.id} got tokens and is not in the engine"
+            if len(result) != 1:  # a Failed has one entry as well
+                return f"job {job.id} got {len(result)} tokens in one iteration; {UNEVEN}"
+        return ""
 
-    def accept(self, step: Step) -> Outcome:
-        """Each request takes its tokens; `pieces` is what they came to. The times of the outcome are not filled in."""
+    def _uneven_fault(self, plan: Plan, step: Step) -> str:
+        due = set(_due(plan))
+        for job, result in step.results:
+            if job not in due:
+                return f"job {job.id} got tokens twice, or was not due any"
+            due.remove(job)
+            if not isinstance(result, Failed) and len(result) > 1 + self.lookahead:
+                return (
+                    f"job {job.id} got {len(result)} tokens in one iteration, and blocks are reserved for "
+                    f"{1 + self.lookahead}: set lookahead to {len(result) - 1} or more"
+                )
+        return ""
+
+    def accept(self, plan: Plan, step: Step) -> Outcome:
+        """Appends the tokens to their requests and fills `pieces`. The times of the outcome are not set."""
         self.pieces = []
+        requests, eos = self.requests, self.eos
         ended: list[Job] = []
-        for job, said in step.said:
-            pieces = self._take(self.requests[job], said)
-            if pieces and pieces[-1].finish_reason:
+        before = {job: len(requests[job].tokens) for job in _due(plan)} if self.uneven else {}
+        for job, result in step.results:
+            request = requests[job]
+            if isinstance(result, Failed):
                 ended.append(job)
-            self.pieces += [(self.requests[job], piece) for piece in pieces]
-        return Outcome(1, 0, step.stall, ended, step.copied)
+                self.pieces.append((request, request.end("error", result.error)))
+                continue
+            for id, logprob, top in result:
+                try:
+                    piece = request.accept(id, eos, logprob, top)
+                except Exception as error:
+                    piece = request.end("error", f"{type(error).__name__}: {error}")
+                self.pieces.append((request, piece))
+                if piece.finish_reason:  # tokens behind its end are dropped
+                    ended.append(job)
+                    break
+        extra = [(job, delta) for job, had in before.items() if (delta := len(requests[job].tokens) - had - 1)]
+        return Outcome(1, 0, step.stall, ended, step.copied, extra=extra)
 
-    def _take(self, request: Request, said: Said) -> list[Piece]:
-        """What it takes of these tokens: those behind its end are dropped. A failure is an end like any other."""
-        if isinstance(said, Failed):
-            return [request.end("error", said.error)]
-        pieces = []
-        for token in said:
-            try:
-                piece = request.accept(token.id, self.eos, token.logprob, token.top)
-            except Exception as error:
-                piece = request.end("error", f"{type(error).__name__}: {error}")
-            pieces.append(piece)
-            if piece.finish_reason:
-                break
-        return pieces
+
+UNEVEN = "a backend of uneven iterations sets Traits(uneven=True)"
+
+
+def _due(plan: Plan) -> list[Job]:
+    """Jobs that get a token in an even iteration of this plan."""
+    return [job for job, tokens in plan.work if job.decoding or _completes(job, tokens)]
+
+
+def _completes(job: Job, tokens: int) -> bool:
+    """Whether this chunk completes its prefill."""
+    return job.prefilled + tokens == job.prompt + job.generated

@@ -1,4 +1,4 @@
-"""SamplingParams: how one request wants its tokens drawn and when it ends. Imports no torch."""
+"""SamplingParams: sampling parameters and stop conditions of one request. Imports no torch."""
 
 from __future__ import annotations
 
@@ -8,49 +8,49 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
 _DEFAULTED: Final = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
-"""What None stands for where the model's generation_config is silent too."""
+"""Defaults where the model's generation_config has none."""
 
 _SEEDS: Final = (-(1 << 63), (1 << 64) - 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
-    """ValueError, in one sentence, for a value outside its range. Equal objects mean equal requests."""
+    """Raises ValueError for a value outside its range."""
 
     max_tokens: int | None = 16
-    """Output tokens at most; None: what the context leaves."""
+    """Maximum output tokens; None: the rest of the context."""
     min_tokens: int = 0
-    """EOS, `stop_token_ids` and `stop` end nothing before this many tokens are out."""
+    """EOS, `stop_token_ids` and `stop` have no effect before this many output tokens."""
     temperature: float | None = None
     """0 is greedy. This and the next four: None takes the default of the model's generation_config."""
     top_k: int | None = None
-    """Draw among the k likeliest tokens, and those as likely as the last of them; 0 (or -1): among all."""
+    """Sample from the k likeliest tokens, ties with the last included; 0 (or -1): from all."""
     top_p: float | None = None
-    """Draw among the fewest likeliest tokens whose probabilities reach this sum; 1: among all."""
+    """Nucleus: sample from the fewest likeliest tokens whose probabilities reach this sum; 1: from all."""
     min_p: float | None = None
-    """Drop tokens less likely than this fraction of the likeliest; 0: none."""
+    """Exclude tokens less likely than this fraction of the likeliest; 0: off."""
     repetition_penalty: float | None = None
     """Logits of tokens in prompt and output are divided by it where positive, else multiplied; 1: off."""
     presence_penalty: float = 0.0
-    """Taken off the logit of each token in the output; -2 to 2."""
+    """Subtracted from the logit of each token in the output; -2 to 2."""
     frequency_penalty: float = 0.0
-    """Taken off the logit of each token in the output, once per occurrence; -2 to 2."""
+    """Subtracted from the logit of each token in the output, once per occurrence; -2 to 2."""
     seed: int | None = None
-    """The same seed gives the same tokens, whatever else is in the batch; None: one is drawn at acceptance."""
+    """The same seed gives the same tokens, whatever else is in the batch; None: one is drawn at submission."""
     stop: str | Sequence[str] = ()
-    """Texts that end the output; kept as a tuple."""
+    """Stop strings; kept as a tuple."""
     stop_token_ids: Sequence[int] = ()
     """Tokens that end the output as EOS does; kept as a tuple."""
     include_stop: bool = False
-    """Keep the stop text at the end of the output."""
+    """Keep the stop string at the end of the output."""
     ignore_eos: bool = False
-    """Go on after EOS."""
+    """Continue after EOS."""
     logprobs: int | None = None
-    """Report the logprob of each token and of this many likeliest ones; None: no logprobs."""
+    """Return the logprob of each token and of this many top tokens; None: no logprobs."""
     stop_after: int | None = None
-    """End after this many tokens, EOS ignored: the true length of a replay, which only the executor sees."""
+    """End after exactly this many tokens, EOS ignored: the true length in a replay, hidden from the scheduler."""
     guess: int | None = None
-    """A client's own prediction of its output length, for policies that need one."""
+    """Predicted output length, for policies that need one."""
     skip_special_tokens: bool = True
     """Leave special tokens out of the text."""
 
@@ -89,7 +89,7 @@ class SamplingParams:
                 )
 
     def resolved(self, defaults: Mapping[str, Any]) -> SamplingParams:
-        """The same with each None among the five sampling fields filled in.
+        """A copy in which each None among the five sampling fields is filled in.
 
         `defaults` is the model's generation_config; other keys and None values in it are ignored. ValueError where one
         of its values is outside our ranges.

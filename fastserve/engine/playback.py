@@ -1,10 +1,10 @@
-"""Playback: a trace replayed on a live engine, on an absolute schedule, without HTTP."""
+"""Playback: replays a trace on a live engine on an absolute schedule, without HTTP."""
 
 from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastserve.engine.engine import Engine
@@ -12,7 +12,6 @@ from fastserve.engine.params import SamplingParams
 from fastserve.engine.request import Handle, Piece
 from fastserve.metrics.records import Columns
 from fastserve.predictors import Oracle, Predictor
-from fastserve.profiler.load import prompt_of
 from fastserve.sched.errors import RefusedError
 from fastserve.workload import Trace
 from fastserve.workload.requests import TraceRequest, requests_of, within
@@ -22,6 +21,9 @@ LEAD_NS, LEAD_EACH_NS = 500_000_000, 2_000_000
 """ns before the first arrival, for all submissions and each of them: the engine's own inbox keeps the schedule"""
 
 TIMES = ("arrival", "first_token", "end")
+
+LETTERS = range(32, 127)
+"""ids that stand for printable text where tokens are bytes; anything else is as good"""
 
 
 class PlaybackError(RuntimeError):
@@ -95,3 +97,9 @@ def play(
     for name in TIMES:
         columns[name] = columns[name] - origin / NS
     return columns
+
+
+def prompt_of(engine: Engine, tokens: int, rng: random.Random) -> list[int]:
+    """Token ids at random."""
+    ids: Sequence[int] = LETTERS if engine.vocab_size > LETTERS[-1] else range(engine.vocab_size)
+    return rng.choices(ids, k=tokens)

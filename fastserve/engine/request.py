@@ -1,4 +1,4 @@
-"""Request: what one client asked for and what it has been given so far; Handle: the client's end of it."""
+"""Request: one request and its output so far, in the engine. Handle: its client side. Piece, Output: results."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Listener = Callable[["Piece"], object]
 
 @dataclass(slots=True, eq=False)
 class Piece:
-    """One token as its client sees it. Times in ns of the engine's clock.
+    """One token of an output. Times in ns of the engine's clock.
 
-    token_id is None in a last piece without a token of its own: the client cancelled, or something failed.
-    text may be empty while half a character, or what may become a stop string, is held back.
+    token_id is None in a last piece without a token: the request was cancelled or failed. text may be empty while an
+    incomplete character, or a possible prefix of a stop string, is held back.
     """
 
     token_id: int | None
@@ -32,7 +32,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """All that came of a request. record: its row of metrics.records.COLUMNS, empty if it never got that far."""
+    """The result of a request. record: its row of metrics.records.COLUMNS, empty if it was never submitted."""
 
     id: int
     prompt_token_ids: list[int]
@@ -43,27 +43,27 @@ class Output:
     seed: int
     error: str | None
     record: Mapping[str, Any] = field(repr=False)
-    by_step: bool = field(default=False, repr=False)  # failed because a whole step did; perhaps not its own fault
+    by_step: bool = field(default=False, repr=False)  # failed because its whole step failed
 
 
-class Voice(Protocol):
-    """Tokens into text, a token at a time: see detokenizer.Detokenizer."""
+class IncrementalDetokenizer(Protocol):
+    """Incremental detokenization, as of detokenizer.Detokenizer."""
 
     @property
-    def stopped(self) -> bool: ...  # a stop string is complete; text after it is cut off
+    def stopped(self) -> bool: ...  # a stop string is complete; the text ends with it
     def add(self, token: int) -> str: ...
-    def flush(self) -> str: ...  # what was held back
+    def flush(self) -> str: ...  # the text held back
 
 
 class Request:
-    """params: resolved. seed: the params' own, or the one drawn at acceptance. limit: output tokens at most.
+    """params: resolved. seed: the params' own, or the one drawn at submission.
 
-    The engine's thread writes it; clients read it through their Handle.
+    Written by the engine's thread; clients read it through their Handle.
     """
 
     __slots__ = (
-        "at_end", "by_step", "ended", "error", "finish_reason", "job", "listener", "logprobs", "params", "pieces",
-        "prompt", "record", "seed", "signal", "speech", "tokens", "voice",
+        "at_end", "by_step", "detokenizer", "ended", "error", "finish_reason", "job", "listener", "logprobs", "params",
+        "pieces", "prompt", "record", "seed", "signal", "texts", "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -72,7 +72,7 @@ class Request:
         prompt: list[int],
         params: SamplingParams,
         seed: int,
-        voice: Voice | None,
+        detokenizer: IncrementalDetokenizer | None,
         listener: Listener | None = None,
         at_end: Callable[[Request], object] | None = None,
     ) -> None:
@@ -80,21 +80,21 @@ class Request:
         self.prompt = prompt
         self.params = params
         self.seed = seed
-        self.voice = voice  # None without a tokenizer
+        self.detokenizer = detokenizer  # None without a tokenizer
         self.listener = listener
         self.at_end = at_end  # called once, after the last piece
         self.tokens: list[int] = []
-        self.speech: list[str] = []
+        self.texts: list[str] = []
         self.logprobs: list[dict[int, float]] | None = None if params.logprobs is None else []
         self.finish_reason = ""
         self.error: str | None = None
-        self.by_step = False  # it failed because a whole step did, which may be another request's fault or the device's
+        self.by_step = False  # it failed because its step failed; the cause may be another request or the device
         self.record: Mapping[str, Any] = {}
         self.pieces: list[Piece] = []
-        self.signal = threading.Condition()  # for who iterates
-        self.ended = threading.Event()  # for who waits for the end, and need not be woken by every token
+        self.signal = threading.Condition()  # for iterators
+        self.ended = threading.Event()  # for waiters on the end, without a wake-up per token
 
-    # -- what the output processor does ----------------------------------------------------------------------------
+    # -- called by the output processor ----------------------------------------------------------------------------
 
     def accept(
         self,
@@ -103,45 +103,45 @@ class Request:
         logprob: float | None = None,
         top: dict[int, float] | None = None,
     ) -> Piece:
-        """The next token has been drawn. The piece says whether the request has ended by it."""
+        """Appends the next token. The piece has a finish_reason if the request ends with it."""
         params = self.params
         self.tokens.append(token)
         count = len(self.tokens)
-        closing = False  # ended by what the token is, and not by what it says
+        closing = False  # ended by the token id, not by its text
         if count >= params.min_tokens:
             closing = token in params.stop_token_ids
             if token in eos and not params.ignore_eos and params.stop_after is None:
                 closing = True
         text = ""
-        voice = self.voice
-        if voice is not None and (not closing or params.include_stop):
-            text = voice.add(token)
-        if closing or count == params.stop_after or (voice is not None and voice.stopped):
+        detokenizer = self.detokenizer
+        if detokenizer is not None and (not closing or params.include_stop):
+            text = detokenizer.add(token)
+        if closing or count == params.stop_after or (detokenizer is not None and detokenizer.stopped):
             self.finish_reason = "stop"
         elif count >= self.job.limit:
             self.finish_reason = "length"
-        if self.finish_reason and voice is not None:
-            text += voice.flush()
+        if self.finish_reason and detokenizer is not None:
+            text += detokenizer.flush()
         if self.logprobs is not None and logprob is not None:
             self.logprobs.append({token: logprob} | (top or {}))
-        self.speech.append(text)
+        self.texts.append(text)
         return Piece(token, text, count - 1, self.finish_reason, logprob, top)
 
     def end(self, reason: str, error: str | None = None) -> Piece:
-        """It ends for a reason outside its own tokens."""
+        """Ends the request for a reason other than its tokens."""
         self.finish_reason = reason
         self.error = error
         try:
-            text = "" if self.voice is None else self.voice.flush()
-        except Exception:  # a tokenizer that has failed may fail again, and the end must come
+            text = "" if self.detokenizer is None else self.detokenizer.flush()
+        except Exception:  # a tokenizer that has failed may fail again
             text = ""
-        self.speech.append(text)
+        self.texts.append(text)
         return Piece(None, text, len(self.tokens), reason)
 
-    # -- what the loop does ----------------------------------------------------------------------------------------
+    # -- called by the loop ----------------------------------------------------------------------------------------
 
     def hand_out(self, piece: Piece) -> None:
-        """To the listener, and to whoever iterates or waits. Raises as the listener does, which is not called again."""
+        """Delivers a piece to the listener and to iterators. Raises as the listener does, which is then removed."""
         try:
             if self.listener is not None:
                 self.listener(piece)
@@ -164,7 +164,7 @@ class Request:
 
 
 class Handle:
-    """Iterate over it for its pieces as they come, from the first one on; every iteration starts there."""
+    """Iterate over it for pieces as they are produced; every iteration starts with the first one."""
 
     __slots__ = ("_cancel", "_request")
 
@@ -199,7 +199,7 @@ class Handle:
         return self._request.over
 
     def cancel(self, reason: str = "cancelled") -> None:
-        """It ends with this finish_reason after the iteration that is running; one that has ended is left alone."""
+        """Ends it with this finish_reason after the current iteration; no effect on an ended request."""
         self._cancel(self._request, reason)
 
     def __iter__(self) -> Iterator[Piece]:
@@ -225,7 +225,7 @@ class Handle:
             id=self.id,
             prompt_token_ids=list(request.prompt),
             token_ids=list(request.tokens),
-            text=None if request.voice is None else "".join(request.speech),
+            text=None if request.detokenizer is None else "".join(request.texts),
             finish_reason=request.finish_reason,
             logprobs=request.logprobs,
             seed=request.seed,

@@ -1,15 +1,17 @@
-"""Snapshot: the engine between two iterations, as plain data."""
+"""Snapshot: the state of the engine between two iterations, as plain data."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
 
 from fastserve.engine.loop import Loop
 from fastserve.engine.request import Request, state_of
-from fastserve.sched.job import NEVER
+from fastserve.observers.live_feed import explained
+from fastserve.sched.job import NEVER, Job
+from fastserve.sched.policy import Policy
 from fastserve.sched.scheduler import Scheduler
 
 
@@ -20,15 +22,15 @@ class JobView:
     id: int
     state: str  # queued, running or preempted
     slot: int | None  # of the batch, while it runs
-    level: str  # what the policy says of it
+    level: str  # the policy's explain()
     prompt_tokens: int
-    prefilled_tokens: int  # of prompt and output, by prefills; less than prompt_tokens while its prefill goes on
+    prefilled_tokens: int  # of prompt and output, by prefills; less than prompt_tokens during its prefill
     output_tokens: int
     max_tokens: int
     arrival: float
     served: float
     preemptions: int
-    place: str  # of its KV: nowhere, device, leaving, host or coming
+    place: str  # where its KV is: nowhere, device, leaving, host or coming
     client: str
     program: str
     priority: int
@@ -39,8 +41,8 @@ class Pool:
     """KV of one memory, in tokens; total is None where it is unlimited."""
 
     total: int | None
-    used: int  # by running jobs (device), by kept KV (host)
-    parked: int  # KV of jobs that do not run, and of copies under way
+    used: int  # by running jobs (device), by KV kept on the host
+    parked: int  # KV of jobs that do not run, and of copies in flight
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +54,10 @@ class Snapshot:
     slots: int
     running: int
     waiting: int
-    jobs: tuple[JobView, ...]  # who runs, by slot; then who waits, in the order of submission, up to a bound
+    jobs: tuple[JobView, ...]  # running jobs by slot, then waiting jobs in the order of submission, up to a bound
     device: Pool
     host: Pool
-    copies: int  # under way
+    copies: int  # in flight
     steps: int
     scheduler_us: float  # an iteration's time in the Scheduler and its policy, mean since the start
     host_us: float  # an iteration's time outside the model and its copies, the Scheduler's included; mean likewise
@@ -68,9 +70,9 @@ class Snapshot:
 
 
 def take(loop: Loop, most: int) -> Snapshot:
-    """On the engine's thread. most: waiting jobs that are shown."""
+    """Engine's thread only. most: maximum number of waiting jobs listed."""
     scheduler = loop.scheduler
-    seats = loop.watch.seats.of
+    seats = loop.observers.seats()
     running = sorted(scheduler.running, key=lambda job: seats.get(job, 0))
     waiting = islice((job for job in scheduler.live if not job.running), most)
     shown = [loop.requests[job] for job in [*running, *waiting] if job in loop.requests]
@@ -85,7 +87,7 @@ def take(loop: Loop, most: int) -> Snapshot:
         slots=scheduler.slots,
         running=len(running),
         waiting=len(scheduler.live) - len(running),
-        jobs=tuple(_views(loop, shown)),
+        jobs=tuple(_views(scheduler.policy, seats, shown)),
         device=device,
         host=host,
         copies=len(scheduler.ledger.copies),
@@ -111,14 +113,14 @@ def _total(blocks: int, block: int) -> int | None:
     return None if blocks >= NEVER else blocks * block
 
 
-def _views(loop: Loop, requests: Iterable[Request]) -> Iterable[JobView]:
+def _views(policy: Policy, seats: Mapping[Job, int], requests: Iterable[Request]) -> Iterable[JobView]:
     for request in requests:
         job = request.job
         yield JobView(
             id=job.id,
             state=state_of(job),
-            slot=loop.watch.seats.of.get(job),
-            level=loop.watch.explained(job),
+            slot=seats.get(job),
+            level=explained(policy, job),
             prompt_tokens=job.prompt,
             prefilled_tokens=job.prefilled,
             output_tokens=job.generated,

@@ -1,3 +1,3 @@
-"""The flight log: all that a Scheduler was told and answered, as JSON lines. Read: write, then replay, which feeds a
-log to a fresh Scheduler and asks for the same plans.
+"""Flight log: all inputs and plans of a Scheduler as JSON lines. Read: write, then replay, which feeds a log to a fresh
+Scheduler and compares the plans.
 """

@@ -1,9 +1,9 @@
-"""Feeds a live engine's flight log to a fresh Scheduler, which must answer with the same plans.
+"""Replays the flight log of a live engine on a fresh Scheduler and compares every plan.
 
     python -m fastserve.flightlog.replay flight.jsonl
 
-Exits 0 if every plan is reproduced; 1 at the first that differs, and says which, in which field, with both values;
-2 if the log cannot be read. A policy that is no name and no module:Class in the log must be named: --policy mine:Mine.
+Exits 0 if every plan is reproduced; 1 at the first difference, with the plan, the field and both values; 2 if the log
+cannot be read. A policy that the log does not name as importable must be given: --policy mine:Mine.
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fastserve import policies
-from fastserve.flightlog.write import FACTS, VERSION, Copies, plan_data
+from fastserve.flightlog.write import FACTS, Copies, plan_data
+from fastserve.formats import FormatError, check_version
 from fastserve.hardware import hardware_from_json
 from fastserve.hardware.machine_times import MachineTimes
+from fastserve.policies.spec import PolicyLike, PolicySpec
 from fastserve.sched.config import Blocks, SchedulerConfig
 from fastserve.sched.errors import PolicyError, RefusedError
 from fastserve.sched.job import Job
@@ -29,7 +30,7 @@ from fastserve.sched.policy import Policy
 
 
 class LogError(ValueError):
-    """The file is no flight log, or a damaged one; the message says where."""
+    """The file is not a flight log, or damaged; the message says where."""
 
 
 class Line(NamedTuple):
@@ -39,14 +40,14 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """plans: how many were made again, before the first difference if there is one. jobs: that were submitted."""
+    """plans: reproduced ones, up to the first difference. jobs: submitted ones."""
 
     policy: str
     plans: int
     jobs: int
     seconds: float  # from the first event to the last
     difference: str | None
-    cut: bool  # the last line is incomplete: its writer was killed
+    cut: bool  # the last line is incomplete: the writer was killed
 
     def __str__(self) -> str:
         span = f"{self.plans} plans for {self.jobs} jobs under {self.policy} in {self.seconds:.3f} s"
@@ -56,14 +57,18 @@ class Report:
         return f"differs after {span}: {self.difference}"
 
 
-def replay_log(path: str | PathLike[str], policy: Callable[[], Policy] | None = None) -> Report:
-    """policy: makes the one to try (None: the log's own). Raises LogError, ValueError for an unknown policy."""
+def replay_log(path: str | PathLike[str], policy: PolicyLike | None = None) -> Report:
+    """policy: overrides the log's own. Raises LogError, ValueError for an unknown policy."""
     lines = read(Path(path))
     header = next(lines, None)
-    if header is None or header.data.get("flight_log") != VERSION:
-        raise LogError(f"{path} is no flight log of version {VERSION}: its first line must hold that number")
     try:
-        fresh = policies.make(header.data["policy"], header.data["knobs"]) if policy is None else policy()
+        check_version("flight_log", None if header is None else header.data.get("flight_log"), path)
+    except FormatError as error:
+        raise LogError(str(error)) from None
+    assert header is not None
+    try:
+        own = PolicySpec(header.data["policy"], header.data["knobs"])
+        fresh = (own if policy is None else PolicySpec.of(policy)).fresh()
         run = _Run(header.data, fresh)
     except (KeyError, TypeError) as error:
         raise LogError(f"{path}, line 1: the header lacks or mistakes {error}") from None
@@ -75,7 +80,7 @@ def replay_log(path: str | PathLike[str], policy: Callable[[], Policy] | None = 
         if line.data.get("event") == "cut":
             break
         try:
-            difference = run.tell(line)
+            difference = run.apply(line)
         except (KeyError, TypeError, AttributeError, AssertionError) as error:
             raise LogError(f"{path}, line {line.number}: {type(error).__name__} {error}; is it damaged?") from None
         if difference is not None:
@@ -88,17 +93,17 @@ def replay_log(path: str | PathLike[str], policy: Callable[[], Policy] | None = 
 
 
 def read(path: Path) -> Iterator[Line]:
-    """Its lines; an incomplete last one comes as the event `cut`."""
+    """The lines; an incomplete last one becomes the event `cut`."""
     with path.open(encoding="utf-8") as file:
         for number, text in enumerate(file, 1):
             try:
                 data = json.loads(text)
             except ValueError:
                 if text.endswith("\n"):
-                    raise LogError(f"{path}, line {number} is no JSON") from None
+                    raise LogError(f"{path}, line {number} is not JSON") from None
                 data = {"event": "cut"}
             if not isinstance(data, dict):
-                raise LogError(f"{path}, line {number} is no JSON object")
+                raise LogError(f"{path}, line {number} is not a JSON object")
             yield Line(number, data)
 
 
@@ -117,8 +122,8 @@ class _Run:
         self.plans = 0
         self.now = 0
 
-    def tell(self, line: Line) -> str | None:
-        """One event. What is different, in words, or None."""
+    def apply(self, line: Line) -> str | None:
+        """Applies one event. Returns the difference as text, or None."""
         data = line.data
         now = self.now = data["now"]
         event = data["event"]
@@ -140,7 +145,7 @@ class _Run:
             else:
                 raise LogError(f"line {line.number}: there is no event {event!r}")
         except RefusedError:
-            pass  # it was refused then, too, and nothing came of it
+            pass  # it was refused in the log, too
         except PolicyError as error:
             return f"line {line.number}: {error}"
         return None
@@ -155,8 +160,8 @@ class _Run:
         self.plans -= 1
         where = f"line {line.number}, plan {self.plans + 1} at {self.now / 1e9:.6f} s"
         if ours is None or theirs is None:
-            said = {True: "nothing to do", False: "a plan"}
-            return f"{where}: this run has {said[ours is None]}, the log {said[theirs is None]}"
+            texts = {True: "nothing to do", False: "a plan"}
+            return f"{where}: this run has {texts[ours is None]}, the log {texts[theirs is None]}"
         field = next(name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name))
         return f"{where}: {field} is {ours.get(field)!r}, the log says {theirs.get(field)!r}"
 
@@ -180,11 +185,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
     parser.add_argument("log", help="a flight log, as an engine with flight_log=FILE writes it")
-    parser.add_argument("--policy", help="try this policy, a name or module:Class with its defaults, not the log's own")
+    parser.add_argument(
+        "--policy", help="try this policy with its defaults, not the log's own: a name, module:Class or ./file.py:Class"
+    )
     args = parser.parse_args(argv)
     try:
-        make = None if args.policy is None else policies.find(args.policy)
-        report = replay_log(args.log, make)
+        report = replay_log(args.log, args.policy)
     except (ValueError, OSError) as error:
         print(f"python -m fastserve.flightlog.replay: error: {error}", file=sys.stderr)
         return 2

@@ -14,18 +14,19 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final, TextIO
 
-from fastserve.sched.job import NEVER, Job
-from fastserve.sched.plan import Copy, Outcome, Plan
+from fastserve.formats import VERSIONS
+from fastserve.sched.job import NEVER, Copy, Job
+from fastserve.sched.observer import Observer
+from fastserve.sched.plan import Outcome, Plan
 
 log = logging.getLogger("fastserve")
 
-VERSION: Final = 1
 FACTS: Final = ("id", "arrival", "prompt", "limit", "client", "program", "priority", "deadline", "guess")
 """What of a Job is known when it is submitted: its constructor's arguments."""
 
@@ -78,30 +79,35 @@ def plan_data(plan: Plan | None, copies: Copies) -> dict[str, Any] | None:
     }
 
 
-class FlightLog:
-    """Writes one. Each line is whole on disk before the next event, so that a crash leaves what led to it."""
+class FlightLog(Observer):
+    """Writes one, in any driver. Each line is whole on disk before the next event: a crash leaves what led to it."""
 
     def __init__(self, path: str | PathLike[str], header: dict[str, Any]) -> None:
         """OSError where the file cannot be written. If that fails later, the log ends there and says so."""
         self._file: TextIO | None = Path(path).open("w", encoding="utf-8", buffering=1)  # noqa: SIM115 (closed by close())
         self._copies = Copies()
-        self._file.write(_line({"flight_log": VERSION, **header}))
+        self._file.write(_line({"flight_log": VERSIONS["flight_log"], **header}))
 
-    def submitted(self, now: int, job: Job) -> None:
+    def submitted(self, job: Job, now: int) -> None:
         facts = {name: getattr(job, name) for name in FACTS}
         for name in ("limit", "deadline"):
             if facts[name] == NEVER:
                 del facts[name]
         self._tell({"event": "submit", "now": now, **facts})
 
-    def cancelled(self, now: int, job: Job) -> None:
+    def rejected(self, job: Job, now: int, why: str) -> None:
+        self.submitted(job, now)
+
+    def cancelled(self, job: Job, now: int) -> None:
         self._tell({"event": "cancel", "now": now, "id": job.id})
 
-    def planned(self, now: int, plan: Plan | None) -> None:
-        self._tell({"event": "plan", "now": now, "plan": plan_data(plan, self._copies)})
+    def planned(self, plan: Plan, now: int) -> None:
+        self._tell({"event": "plan", "now": plan.now, "plan": plan_data(plan, self._copies)})
 
-    def committed(self, now: int, outcome: Outcome) -> None:
-        """Before the Scheduler is told."""
+    def idle(self, now: int) -> None:
+        self._tell({"event": "plan", "now": now, "plan": None})
+
+    def committed(self, plan: Plan, outcome: Outcome, finished: Sequence[Job], now: int) -> None:
         extra = [[job.id, delta] for job, delta in outcome.extra]
         self._tell({
             "event": "commit", "now": now, "iterations": outcome.iterations, "service": outcome.service,
@@ -110,14 +116,14 @@ class FlightLog:
             **({"extra": extra} if extra else {}),
         })  # fmt: skip
 
-    def forgot(self, now: int) -> None:
+    def failed(self, lost: Sequence[Job], now: int) -> None:
         self._copies.clear()
         self._tell({"event": "forget_all", "now": now})
 
-    def resized(self, now: int, slots: int) -> None:
+    def resized(self, slots: int, now: int) -> None:
         self._tell({"event": "resize", "now": now, "slots": slots})
 
-    def close(self) -> None:
+    def ended(self, now: int) -> None:
         file, self._file = self._file, None
         if file is not None:
             file.close()
@@ -130,7 +136,7 @@ class FlightLog:
         except OSError as error:  # a full disk must not end the service
             log.error("the flight log %s ends here, the engine goes on: %s", self._file.name, error)
             with suppress(OSError):
-                self.close()
+                self.ended(0)
 
 
 def _line(data: dict[str, Any]) -> str:

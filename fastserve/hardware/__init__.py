@@ -1,4 +1,7 @@
-"""Iteration-time models with the memory and the link of the machine; JSON in and out, each with its provenance."""
+"""Latency models with the memory and the link of a machine, loaded from and saved to JSON with their provenance.
+
+Read: base, linear, table, roofline (latency models), memory, hardware, catalogue.
+"""
 
 from fastserve.hardware.base import LatencyModel
 from fastserve.hardware.hardware import (

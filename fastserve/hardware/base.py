@@ -1,4 +1,4 @@
-"""LatencyModel: how long an iteration takes. Every duration inside is a whole number of picoseconds."""
+"""LatencyModel: the time of an iteration. Durations are whole picoseconds."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from fastserve.sched.int64 import i64
 class LatencyModel:
     """The time of one iteration, and of many decode iterations of one batch at once.
 
-    Invariants of every kind: `span_ps` is exactly the sum of its iterations; a decode iteration takes at least 1 ps
+    Invariants of every subclass: `span_ps` is exactly the sum of its iterations; a decode iteration takes at least 1 ps
     and never less with more context; a prefill never takes less with more tokens. Whole numbers decide, floats guess.
-    A kind overrides the four methods that raise here. Compiled, a span must fit 64 bits: 106 days.
+    Subclasses override the four methods that raise here. Compiled, a span must fit 64 bits: 106 days.
     (No ABC: under mypyc 2.4 its instances crash the collector.)
     """
 
@@ -53,7 +53,7 @@ class LatencyModel:
         return self.iteration_ps(batch, context + (k - 1) * batch, ())
 
     def prefill_ns(self, tokens: int) -> int:
-        """A whole prompt in an iteration of its own, to the nearest ns: what policies see as machine.prefill_ns."""
+        """A whole prompt in an iteration of its own, to the nearest ns; policies read it as machine.prefill_ns."""
         return (self.iteration_ps(0, 0, ((0, tokens),)) + 500) // 1000
 
     @property

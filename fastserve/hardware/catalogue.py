@@ -36,7 +36,7 @@ class Catalogue:
     provenance: str
 
     def pool_tokens(self, model: str, device: str) -> int:
-        """What is left for KV once the weights are loaded, in whole blocks; 0 if they do not fit."""
+        """KV pool after the weights are loaded, in whole blocks; 0 if they do not fit."""
         shape = self.models[model]
         left = self.accelerators[device].memory_bytes * _USABLE_TENTHS // 10 - shape.weight_bytes
         return max(0, left // (shape.kv_bytes_per_token * BLOCK_TOKENS)) * BLOCK_TOKENS

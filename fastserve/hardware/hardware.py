@@ -17,7 +17,7 @@ from fastserve.hardware.registry import latency_from_json
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """Everything that the modelled machine is made of."""
+    """A modelled machine: latency model, memory, link."""
 
     latency: LatencyModel
     memory: Memory

@@ -1,4 +1,4 @@
-"""Strict reading of a JSON object: every key is known, every number is in range, every error says which."""
+"""Strict reading of JSON objects: unknown keys and numbers out of range are errors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _LARGEST = 1e30  # keeps every later product of floats finite
 
 
 class Fields:
-    """The keys of one JSON object, taken one by one; `close()` refuses what nobody took.
+    """The keys of one JSON object, taken one by one; `close()` refuses keys that were not taken.
 
     `where` names the object in messages, e.g. "latency of my-gpu.json". All errors are ValueError.
     """

@@ -1,4 +1,4 @@
-"""Decode time as a straight line in the context, one line for each batch size: what linear fits and tables share."""
+"""LineModel: decode time linear in the context for each batch size; base class of linear fits and tables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class LineModel(LatencyModel):
     """decode(batch, context) = constant[batch] + slope[batch] * context, kept as integer lists grown on demand.
 
     A mixed iteration pays the larger of the two fixed costs once. The decode's fixed cost is that of the smallest
-    batch: the intercept of a fit over large batches only is an extrapolation, nothing that an iteration could share.
+    batch: the intercept of a fit over large batches only is an extrapolation, not a cost that an iteration could share.
     It is never shorter than its prefill alone or its decode alone.
     """
 

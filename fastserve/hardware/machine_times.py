@@ -1,4 +1,4 @@
-"""MachineTimes: what the Scheduler and its policy are told about the machine, from a latency model and a link."""
+"""MachineTimes: the machine facts that the Scheduler and its policy may use, from a latency model and a link."""
 
 from __future__ import annotations
 

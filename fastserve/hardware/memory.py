@@ -1,4 +1,4 @@
-"""What holds KV and what moves it: the device and host pools in blocks, and the link between them."""
+"""Memory: device and host KV pools in blocks. Link: the transfers between them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fastserve.hardware.json_fields import Fields
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Pools for KV. device_tokens, host_bytes: None is unlimited. bytes_per_token 0 is unknown: copies carry nothing.
+    """Pools for KV. device_tokens, host_bytes: None is unlimited. bytes_per_token 0 is unknown: copies have size 0.
 
     A token's KV is 2 (K and V) x layers x KV heads x head size x bytes per number.
     """
@@ -53,7 +53,7 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """The way between device and host; `out` is device to host. duplex: both directions at full rate at once."""
+    """The link between device and host; `out` is device to host. duplex: both directions at full rate at once."""
 
     out_bytes_per_s: int = 32_000_000_000
     in_bytes_per_s: int = 32_000_000_000

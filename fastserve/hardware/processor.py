@@ -1,4 +1,4 @@
-"""The processor's name, for what a measurement is told to have run on."""
+"""The CPU model name, for the provenance of measurements."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def processor() -> str | None:
-    """As well as it can be told; None where nothing says."""
+    """The CPU model name; None where the system does not report it."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

@@ -1,4 +1,4 @@
-"""The table of latency kinds, and the one way from JSON to a model."""
+"""Registry of latency model kinds, and the constructor from JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measured times: prefill at some prompt lengths, decode at some batch sizes, straight lines in between."""
+"""TableLatency: measured prefill and decode times, interpolated linearly."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class DecodePoint:
 
 
 class TableLatency(LineModel):
-    """Prefill: the first segment is drawn back to 0 tokens for the fixed cost, the last one goes on for ever.
+    """Prefill: the first segment is extrapolated to 0 tokens for the fixed cost, the last one beyond the last length.
 
     A chunk costs the difference of its end's and its start's time, so chunks add up to the whole prompt plus their
-    fixed costs. Decode: below the smallest measured batch its row holds; above the largest, its slope holds and its
-    constant goes on rising as between the last two rows.
+    fixed costs. Decode: below the smallest measured batch its row applies; above the largest, its slope applies and its
+    constant is extrapolated from the last two rows.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class TableLatency(LineModel):
         super().__init__(name, provenance, self._times[0], self._constants[0])
 
     def prefix_ps(self, tokens: int) -> int:
-        """The curve of prefill times, its fixed cost included; rising in tokens."""
+        """Prefill time of this many tokens, fixed cost included; increasing in tokens."""
         lengths, times = self._lengths, self._times
         i = min(bisect_right(lengths, tokens), len(lengths) - 1)
         start, low = lengths[i - 1], times[i - 1]

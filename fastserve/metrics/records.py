@@ -1,7 +1,8 @@
-"""One record per job, one schema for the simulated and the live world.
+"""Recorder: one record per job, with one schema for simulated and live runs.
 
-A Recorder is told of every committed plan and costs what changed in it: common gaps between tokens go on a stack of
-maxima over the iterations, and a job looks there once for each visit.
+A Recorder is the Observer that both drivers tell first. Its cost per committed plan is proportional to what changed:
+gaps between tokens common to the batch go on a monotonic stack of maxima over the iterations, and a job looks them up
+once for each visit.
 
 Several tokens of one iteration come together, at its end: there is no gap between them. A job that gets none of an
 iteration is out of step with the batch until its next token.
@@ -17,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from fastserve.metrics.columns import COLUMNS, FINISHES, NO_SLO, NUMBERS, Columns, Slo, columns_of, empty
-from fastserve.sched.job import Job
-from fastserve.sched.plan import Copy, Outcome, Plan
+from fastserve.sched.job import Copy, Job
+from fastserve.sched.observer import Observer, Run
+from fastserve.sched.plan import Outcome, Plan
 
 __all__ = ["COLUMNS", "NO_SLO", "Columns", "Recorder", "Slo"]
 
@@ -49,7 +51,7 @@ class Trail:
         self.blocks_in = 0
 
 
-class Recorder:
+class Recorder(Observer):
     """block_bytes: of a KV block. alone: (prompt, output tokens) -> ps on an empty machine. slo: job id -> SLOs, s.
 
     keep: rows that are kept at least; older ones may go, as a server that runs for months must have it. None keeps all.
@@ -88,15 +90,18 @@ class Recorder:
         self.plans = 0
         self.joins = 0
         self.leaves = 0
+        self.live: dict[Job, None] = {}  # the Scheduler's own
 
     # -- what the driver tells -------------------------------------------------------------------------------------
 
-    def commit(self, plan: Plan, outcome: Outcome, finished: Sequence[Job], now: int) -> None:
-        """After every commit: the plan, what came of it, the jobs that have finished, and the time (ns)."""
+    def began(self, run: Run, now: int) -> None:
+        self.live = run.scheduler.live
+
+    def committed(self, plan: Plan, outcome: Outcome, finished: Sequence[Job], now: int) -> None:
         self.plans += 1
         self.iterations += outcome.iterations
         if plan.left:
-            self.evicted(plan.left, plan.now)
+            self._evicted(plan.left, plan.now)
         self.stall += outcome.stall
         if plan.joined:
             self._joined(plan, outcome.stall)
@@ -121,32 +126,32 @@ class Recorder:
         for job in finished:
             self._finish(job, now)
 
-    def evicted(self, jobs: Iterable[Job], at: int) -> None:
-        """They have lost their places outside a commit, at `at` (ns): see Scheduler.forget_all()."""
+    def failed(self, lost: Sequence[Job], now: int) -> None:
+        self._evicted(lost, now)
+
+    def rejected(self, job: Job, now: int, why: str) -> None:
+        job.finish = "rejected"
+        self._row(job, Trail(), job.arrival, "rejected")
+
+    def cancelled(self, job: Job, now: int) -> None:
+        self._finish(job, now)
+
+    def ended(self, now: int) -> None:
+        """Who still lives is unfinished."""
+        self.horizon = now
+        for job in self.live:
+            self._finish(job, now, "unfinished")
+
+    # -- gaps and visits -------------------------------------------------------------------------------------------
+
+    def _evicted(self, jobs: Iterable[Job], at: int) -> None:
+        """They have lost their places, at `at` (ns)."""
         for job in jobs:
             trail = self.trails[job]
             self.leaves += 1
             trail.left = at
             trail.stalled += self.stall - trail.stall
             self._settle(job, trail)
-
-    def reject(self, job: Job) -> None:
-        """A job that the Scheduler refused."""
-        job.finish = "rejected"
-        self.trails[job] = Trail()
-        self._row(job, self.trails.pop(job), job.arrival, "rejected")
-
-    def cancel(self, job: Job, now: int) -> None:
-        """A job that was cancelled, after Scheduler.cancel()."""
-        self._finish(job, now)
-
-    def close(self, now: int, live: Iterable[Job]) -> None:
-        """The run is over at `now`; who still lives is unfinished."""
-        self.horizon = now
-        for job in live:
-            self._finish(job, now, "unfinished")
-
-    # -- gaps and visits -------------------------------------------------------------------------------------------
 
     def _settle(self, job: Job, trail: Trail) -> None:
         """It is no longer in step with the batch: note its longest gap and its last token."""

@@ -1,4 +1,4 @@
-"""How many jobs are in the system, from records: the backlog, its integral, and whether it grows to the end."""
+"""Saturation: the number of jobs in the system over time, its integral, and whether it grows until the end."""
 
 import math
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ Floats = NDArray[np.float64]
 
 
 def saturated(columns: Columns, *, horizon_s: float) -> bool | None:
-    """Whether the queue grows to the end of the arrivals: means then tell the trace's length, not the policy's worth.
+    """Whether the queue grows until the last arrival: means then depend on the length of the trace, not on the policy.
 
     The backlog is the number of jobs that have arrived and not left. It is averaged over ten equal parts of the second
     half of the arrivals. The run is saturated when all three hold: a straight line through the ten averages rises with

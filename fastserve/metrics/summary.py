@@ -1,4 +1,4 @@
-"""What is computed from records: one flat summary a run, ratios between runs, the largest rate under an objective.
+"""Metrics from records: a flat summary per run, ratios between runs, the largest rate that meets an objective.
 
 Records come as columns: equally long numpy arrays, one row per job, all times float seconds. Units stand in the keys of
 a summary. A measure that has no value is None, never NaN.

@@ -1,3 +1,3 @@
 """Observers that come with the testbed, one file a format, for every driver: timeline (Perfetto), iterations (CSV),
-explain (the life of one job), inter_token (gaps, from an iteration log), seats (which slot a job holds).
+explain (the life of one job), live_feed (events for the page), inter_token (gaps, from an iteration log).
 """

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from fastserve.observers.seats import Seats
-from fastserve.sched.job import Job, Place
-from fastserve.sched.observer import Observer, level, said
-from fastserve.sched.plan import Copy, Outcome, Plan, Transfer
-from fastserve.sched.scheduler import Scheduler
+from fastserve.observers.reason import why_left
+from fastserve.sched.job import Copy, Job, Place
+from fastserve.sched.observer import Observer, Run, level, said
+from fastserve.sched.plan import Outcome, Plan, Transfer
 
 COMES_WITH = {
     Place.DEVICE: "its KV is still on the device",
@@ -42,14 +41,12 @@ class Line(NamedTuple):
 class Explanation(Observer):
     """Of the job with this id. Levels are told of policies whose explain() begins with one, as in "Q3, 4 ms left"."""
 
-    def __init__(self, scheduler: Scheduler, id: int) -> None:
-        self.scheduler = scheduler
+    def __init__(self, id: int) -> None:
         self.id = id
-        self.seats = Seats(scheduler)
         self.lines: list[Line] = []
         self.job: Job | None = None  # from its arrival until it ends
         self.chunks: list[int] = []  # tokens of the prefill under way
-        self.began = 0  # ns: its present visit, or its present wait
+        self.began_at = 0  # ns: its present visit, or its present wait
         self.had = 0  # tokens when the visit began
         self.first = True  # it has yet to have a first token
         self.level: int | None = None
@@ -60,18 +57,22 @@ class Explanation(Observer):
 
     # -- what it is told -------------------------------------------------------------------------------------------
 
-    def arrived(self, job: Job, now: int) -> None:
+    def began(self, run: Run, now: int) -> None:
+        self.run = run
+        self.scheduler = run.scheduler
+        for job in run.scheduler.live:
+            if job.id == self.id:
+                self._take_up(job, now)
+
+    def submitted(self, job: Job, now: int) -> None:
         if job.id != self.id:
             return
-        self.job = job
-        self.began = job.arrival
-        word = said(self.scheduler.policy, job)
-        self.level = level(word)
+        word = self._take_up(job, job.arrival)
         running = len(self.scheduler.running)
         others = f"{running} others run, {len(self.scheduler.live) - running - 1} wait"
         self._note(job, job.arrival, f"arrived: prompt of {job.prompt:,} tokens; {word}; {others}")
 
-    def refused(self, job: Job, now: int, why: str) -> None:
+    def rejected(self, job: Job, now: int, why: str) -> None:
         if job.id == self.id:
             self._note(job, job.arrival, f"arrived and was refused: {why}")
 
@@ -79,21 +80,12 @@ class Explanation(Observer):
         if job is self.job:
             self._end(job, now)
 
-    def planned(self, plan: Plan) -> None:
+    def planned(self, plan: Plan, now: int) -> None:
         job = self.job
-        seats = self.seats
-        for gone in plan.gone:
-            if gone in seats.of:
-                seats.give(gone)
-        if plan.left:
-            if job is not None and job in plan.left:
-                self._left(job, plan)
-            for other in plan.left:
-                seats.give(other)
-        for other in plan.joined:
-            seats.take(other)
         if job is None:
             return
+        if job in plan.left:
+            self._left(job, plan)
         if job in plan.joined:
             self._joined(job, plan)
         if job in plan.drop:
@@ -102,7 +94,7 @@ class Explanation(Observer):
             if copy.job is job and not copy.out and not copy.orphan:
                 self._note(job, plan.now, "its way back is broken off: running jobs need the room")
 
-    def sent(self, transfer: Transfer) -> None:
+    def copied(self, transfer: Transfer, now: int) -> None:
         copy = transfer.copy
         if copy.job is not self.job:
             return
@@ -111,9 +103,6 @@ class Explanation(Observer):
         self._note(copy.job, transfer.start, f"its KV ({copy.blocks:,} blocks) {what}")
 
     def committed(self, plan: Plan, outcome: Outcome, finished: Sequence[Job], now: int) -> None:
-        for other in finished:
-            if other in self.seats.of:
-                self.seats.give(other)
         job = self.job
         if job is None:
             return
@@ -131,18 +120,37 @@ class Explanation(Observer):
         else:
             self._moved(job, now)
 
+    def failed(self, lost: Sequence[Job], now: int) -> None:
+        job = self.job
+        if job is not None:
+            self.moving.clear()
+            self._note(job, now, "a step failed: all KV is forgotten, and will have to be computed again")
+            if job in lost or job in self.run.seats.of:
+                self.began_at = now
+                self.chunks = []
+
     # -- what it makes of it ---------------------------------------------------------------------------------------
+
+    def _take_up(self, job: Job, now: int) -> str:
+        """Returns what its policy says of it."""
+        self.job = job
+        self.began_at = now
+        self.had = job.generated
+        self.first = job.generated == 0
+        word = said(self.scheduler.policy, job)
+        self.level = level(word)
+        return word
 
     def _note(self, job: Job, at: int, what: str) -> None:
         self.lines.append(Line(at, at - job.arrival, job.served, job.generated, what))
 
     def _joined(self, job: Job, plan: Plan) -> None:
-        wait = plan.now - self.began
+        wait = plan.now - self.began_at
         if job.preemptions:
             self.between += wait
         else:
             self.waited += wait
-        self.began = plan.now
+        self.began_at = plan.now
         self.had = job.generated
         self.chunks = []
         owed = job.prompt + job.generated - job.prefilled
@@ -150,15 +158,17 @@ class Explanation(Observer):
         beaten = ", ".join([f"job {other.id}" for other in plan.left])
         instead = f", as {beaten} left" if beaten else ""
         word = said(self.scheduler.policy, job)
-        slot = self.seats.of[job]
+        slot = self.run.seats.of[job]
         self._note(job, plan.now, f"joined slot {slot} after {_time(wait)} of waiting{instead}; {how}; {word}")
 
     def _left(self, job: Job, plan: Plan) -> None:
-        stay = plan.now - self.began
-        self.began = plan.now
+        stay = plan.now - self.began_at
+        self.began_at = plan.now
         word = said(self.scheduler.policy, job)
         gained = f"{job.generated - self.had:,} tokens in {_time(stay)}"
-        self._note(job, plan.now, f"preempted after {gained}: {self.seats.why(plan)}; {word}; its KV is parked")
+        self._note(
+            job, plan.now, f"preempted after {gained}: {why_left(plan, self.scheduler)}; {word}; its KV is parked"
+        )
 
     def _chunk(self, job: Job, tokens: list[int], now: int) -> None:
         self.chunks += tokens
@@ -197,9 +207,9 @@ class Explanation(Observer):
         """By time. A copy's end may be known before other things that happen meanwhile."""
         return sorted(self.lines, key=lambda line: line.at)
 
-    def text(self, label: str, seed: int) -> str:
+    def text(self, label: str, seed: int | None = None) -> str:
         """A heading and a line each; seconds."""
-        lines = [f"job {self.id} under {label}, seed {seed}"]
+        lines = [f"job {self.id} under {label}" + ("" if seed is None else f", seed {seed}")]
         if not self.lines:
             return f"{lines[0]}: the run was stopped before it arrived\n"
         lines.append(f"{'at s':>12}  {'age s':>11}  {'served s':>11}  {'tokens':>6}")

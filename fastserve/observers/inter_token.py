@@ -57,7 +57,8 @@ def gaps(log: Iterable[Stretch], latency: LatencyModel) -> Gaps:
 
     Jobs that decode side by side have the same gaps, so one value with a count stands for all of them; only a job that
     has just joined or completed a prefill has a gap of its own. latency: of the run; it says how long each iteration of
-    a stretch took. Takes time and memory proportional to the iterations.
+    a stretch took. Tokens of one uneven iteration come together, with no time between them. Takes time and memory
+    proportional to the iterations.
     """
     values: list[int] = []
     counts: list[int] = []
@@ -80,24 +81,33 @@ def gaps(log: Iterable[Stretch], latency: LatencyModel) -> Gaps:
                     last[id] = token_at
         rolling.update(row.resumed)
         own.update(row.resumed)
+        silent = {id for id, delta in row.extra if delta < 0}  # they fall out of step
+        for id in silent & rolling - own:
+            last[id] = token_at
+            own.add(id)
         if row.batch:
             first = row.end
             if row.iterations > 1:
                 first = row.start + row.stall + _ns(latency, 0, row)
-            for id in own:
-                note(first - last.pop(id), 1)
+            for id in own - silent:
+                if id in last:  # else it has yet to have a token
+                    note(first - last.pop(id), 1)
             if row.batch > len(own):
                 note(first - token_at, row.batch - len(own))
-            own.clear()
+            own &= silent
             for i in range(1, row.iterations):
                 note(_ns(latency, i, row), row.batch)
             token_at = row.end
         for id in row.prefilled:
-            if id in last:
-                note(row.end - last[id], 1)
-            last[id] = row.end
+            if id not in silent:
+                if id in last:
+                    note(row.end - last[id], 1)
+                last[id] = row.end
             rolling.add(id)
             own.add(id)
+        together = sum([delta for _, delta in row.extra if delta > 0])
+        if together:
+            note(0, together)
         for id in row.ended:
             rolling.discard(id)
             own.discard(id)

@@ -11,25 +11,23 @@ service_s        s of iteration time
 stall_s          s that the step waited for copies, before its first iteration
 joined           ids of the jobs that got a place and have a prefill to do (ids are separated by spaces)
 resumed          ids of those that got a place with their KV kept: they decode at once
-left             ids of those that lost their place before the stretch
+left             ids of those that lost their place before the stretch, by a step that failed too
 prefilled        ids of those whose prefill was complete at its end: that gave them a token
 ended            ids of those that were finished at its end
+extra            of an uneven iteration: ID:N for who got N tokens more than one; -1 is none
 waiting          live jobs without a place during the stretch
 kv_used, kv_parked, kv_hosted   blocks at its end: of running jobs, of others on the device, on the host
 """
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from fastserve.atomic_files import atomically
+from fastserve.observers.lines import Lines, Out
 from fastserve.sched.job import NOWHERE, Job
-from fastserve.sched.observer import Observer
+from fastserve.sched.observer import Observer, Run
 from fastserve.sched.plan import Outcome, Plan
-from fastserve.sched.scheduler import Scheduler
 
 
 class Stretch(NamedTuple):
@@ -48,6 +46,7 @@ class Stretch(NamedTuple):
     left: tuple[int, ...]
     prefilled: tuple[int, ...]
     ended: tuple[int, ...]
+    extra: tuple[tuple[int, int], ...]
     waiting: int
     kv_used: int
     kv_parked: int
@@ -62,19 +61,33 @@ COLUMNS = tuple([f"{name}_s" if name in ("start", "service", "stall") else name 
 
 
 class IterationLog(Observer):
-    def __init__(self, scheduler: Scheduler) -> None:
-        self.scheduler = scheduler
+    """out: a path, to be written as the run goes on and closed at its end, or an open text stream; None writes nothing.
+
+    keep: keeps the rows in `rows` too, for gaps(). Raises OutputError for a path that cannot be written.
+    """
+
+    def __init__(self, out: Out | None = None, *, keep: bool = False) -> None:
         self.rows: list[Stretch] = []
+        self._keep = keep
+        self._lines = None if out is None else Lines(out)
+        if self._lines is not None:
+            self._lines.write(",".join(COLUMNS) + "\n")
         self._members: set[Job] = set()
+        self._gone: list[Job] = []  # who had a place before a step that failed, or would have had one by it
         self._resumed: tuple[int, ...] = ()
         self._joined: tuple[int, ...] = ()
         self._left: tuple[int, ...] = ()
         self._cached = 0
         self._waiting = 0
 
-    def planned(self, plan: Plan) -> None:
+    def began(self, run: Run, now: int) -> None:
+        self.scheduler = run.scheduler
+        self._members = set(run.scheduler.running)
+
+    def planned(self, plan: Plan, now: int) -> None:
         members = self._members
-        left = [*[job for job in plan.gone if job in members], *plan.left]
+        left = [*self._gone, *[job for job in plan.gone if job in members], *plan.left]
+        self._gone = []
         members.difference_update(left)
         members.update(plan.joined)
         self._left = _ids(left)
@@ -83,45 +96,50 @@ class IterationLog(Observer):
         self._cached = plan.prefill[0][0].prefilled if plan.prefill else 0
         self._waiting = len(self.scheduler.live) - len(members)
 
+    def failed(self, lost: Sequence[Job], now: int) -> None:
+        self._gone = list(lost)
+        self._members.clear()
+
     def committed(self, plan: Plan, outcome: Outcome, finished: Sequence[Job], now: int) -> None:
         self._members.difference_update(finished)
         ledger = self.scheduler.ledger
-        self.rows.append(
-            Stretch(
-                start=plan.now,
-                iterations=outcome.iterations,
-                batch=plan.batch,
-                context=plan.context,
-                prefill_tokens=sum([tokens for _, tokens in plan.prefill]),
-                prefill_cached=self._cached,
-                service=outcome.service,
-                stall=outcome.stall,
-                joined=self._joined,
-                resumed=self._resumed,
-                left=self._left,
-                prefilled=_ids([job for job, _ in plan.prefill if job.rolling or job.finish]),
-                ended=_ids(finished),
-                waiting=self._waiting,
-                kv_used=ledger.used,
-                kv_parked=ledger.cold,
-                kv_hosted=ledger.hosted,
-            )
+        row = Stretch(
+            start=plan.now,
+            iterations=outcome.iterations,
+            batch=plan.batch,
+            context=plan.context,
+            prefill_tokens=sum([tokens for _, tokens in plan.prefill]),
+            prefill_cached=self._cached,
+            service=outcome.service,
+            stall=outcome.stall,
+            joined=self._joined,
+            resumed=self._resumed,
+            left=self._left,
+            prefilled=_ids([job for job, _ in plan.prefill if job.rolling or job.finish]),
+            ended=_ids(finished),
+            extra=tuple([(job.id, delta) for job, delta in outcome.extra]),
+            waiting=self._waiting,
+            kv_used=ledger.used,
+            kv_parked=ledger.cold,
+            kv_hosted=ledger.hosted,
         )
+        if self._keep:
+            self.rows.append(row)
+        if self._lines is not None:
+            self._lines.write(",".join([_cell(name, value) for name, value in zip(COLUMNS, row, strict=True)]) + "\n")
 
-    def write(self, path: Path) -> None:
-        """As CSV. Raises OutputError where the file cannot be written; it appears whole or not at all."""
-        with atomically(path) as draft, draft.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(COLUMNS)
-            for row in self.rows:
-                writer.writerow([_cell(column, value) for column, value in zip(COLUMNS, row, strict=True)])
+    def ended(self, now: int) -> None:
+        if self._lines is not None:
+            self._lines.close()
 
 
 def _ids(jobs: Sequence[Job]) -> tuple[int, ...]:
     return tuple([job.id for job in jobs])
 
 
-def _cell(column: str, value: Any) -> int | str:
+def _cell(column: str, value: Any) -> str:
+    if column == "extra":
+        return " ".join([f"{id}:{delta}" for id, delta in value])
     if isinstance(value, tuple):
         return " ".join([str(id) for id in value])
-    return f"{value // 10**9}.{value % 10**9:09d}" if column.endswith("_s") else int(value)
+    return f"{value // 10**9}.{value % 10**9:09d}" if column.endswith("_s") else str(value)

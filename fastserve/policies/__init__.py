@@ -1,19 +1,19 @@
-"""The policies that come with the testbed, one idea a file. Any other is named by import path, module:Class."""
+"""Shipped policies, one idea a file, and lookup by name, module:Class or ./file.py:Class."""
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import os
-import sys
+from collections.abc import Mapping
 from typing import Any
 
+from fastserve.importing import class_of
 from fastserve.policies.fcfs import Fcfs
 from fastserve.policies.fixed_priority import FixedPriority
 from fastserve.policies.las import Las
 from fastserve.policies.mlfq import Mlfq
 from fastserve.policies.shortest import Sjf, Srpt
 from fastserve.policies.skip_join import SkipJoinMlfq
+from fastserve.sched.checks import check_names
 from fastserve.sched.policy import Policy
 
 POLICIES: dict[str, type[Policy]] = {
@@ -28,30 +28,11 @@ POLICIES: dict[str, type[Policy]] = {
 
 
 def find(name: str) -> type[Policy]:
-    """The class behind a name of the table or an import path module:Class; the current folder is importable.
+    """The class behind a name of the table, module:Class or ./file.py:Class; the current folder is importable.
 
     Raises ValueError with what was looked for and what there is.
     """
-    if name in POLICIES:
-        return POLICIES[name]
-    module_name, _, class_name = name.partition(":")
-    if not class_name:
-        raise ValueError(f"no policy {name!r}; there are {', '.join(POLICIES)}, or give your own as module:Class")
-    here = os.getcwd()
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name != module_name:
-            raise
-        raise ValueError(f"policy {name!r}: no module {module_name!r} in {here} or on the Python path") from None
-    found = getattr(module, class_name, None)
-    if not (inspect.isclass(found) and issubclass(found, Policy)):
-        mine = [key for key, value in vars(module).items() if inspect.isclass(value) and issubclass(value, Policy)]
-        what = "is no subclass of fastserve.Policy" if found is not None else "does not exist"
-        raise ValueError(f"policy {name!r}: {class_name} {what}; {module_name} has {', '.join(mine) or 'no policies'}")
-    return found
+    return POLICIES[name] if name in POLICIES else class_of("policy", name, Policy, ", ".join(POLICIES))
 
 
 def knobs(policy: type[Policy]) -> dict[str, Any]:
@@ -73,15 +54,13 @@ def knobs(policy: type[Policy]) -> dict[str, Any]:
     return found
 
 
-def make(name: str, settings: dict[str, Any] | None = None) -> Policy:
-    """A fresh policy. Raises ValueError for an unknown name or setting, or a value that the policy refuses."""
-    policy = find(name)
+def make(policy: str | type[Policy], settings: Mapping[str, Any] | None = None) -> Policy:
+    """A fresh policy, by name or of a class. Raises ValueError for an unknown name or setting, or a refused value."""
+    kind = find(policy) if isinstance(policy, str) else policy
+    owner = f"policy {policy if isinstance(policy, str) else policy.__name__}"
     settings = settings or {}
-    valid = knobs(policy)
-    for key in settings:
-        if key not in valid:
-            raise ValueError(f"policy {name} has no setting {key!r}; it has {', '.join(valid) or 'none'}")
+    check_names(owner, settings, knobs(kind))
     try:
-        return policy(**settings)
+        return kind(**settings)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"policy {name}: {error}") from error
+        raise ValueError(f"{owner}: {error}") from error

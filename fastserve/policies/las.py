@@ -1,4 +1,4 @@
-"""Least attained service (foreground-background), noticed once a quantum: the limit that MLFQ approximates."""
+"""Least attained service (foreground-background), updated once a quantum: the limit that MLFQ approximates."""
 
 from __future__ import annotations
 

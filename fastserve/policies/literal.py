@@ -1,9 +1,17 @@
-"""What a value written as text means (`--set KEY=VALUE`), in every command."""
+"""Parses KEY=VALUE arguments, in every command, file and environment variable."""
 
 from __future__ import annotations
 
 import ast
 from typing import Any
+
+
+def argument(text: str) -> tuple[str, Any]:
+    """The key, its dashes made underscores, and the value. Raises ValueError for what is not KEY=VALUE."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ValueError(f"write it as KEY=VALUE, not {text!r}")
+    return key.strip().replace("-", "_"), literal(value.strip())
 
 
 def literal(text: str) -> Any:

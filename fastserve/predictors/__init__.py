@@ -15,20 +15,20 @@ N = TypeVar("N", int, float)
 
 
 class Predictor(Protocol):
-    """Its guess may depend on the seed and the job alone, so that every policy of a comparison sees the same."""
+    """A guess may depend only on the seed and the job, so that all policies of a comparison see the same."""
 
     def predict(self, job: Job, truth: int) -> int: ...
 
 
 class Oracle:
-    """Knows the truth."""
+    """The true length."""
 
     def predict(self, job: Job, truth: int) -> int:
         return truth
 
 
 class Lognormal:
-    """The truth times exp(sigma * z), z standard normal, at least 1 token."""
+    """The true length times exp(sigma * z), z standard normal, at least 1 token."""
 
     def __init__(self, sigma: float = 0.5, seed: int = 0) -> None:
         if sigma < 0:
@@ -42,7 +42,7 @@ class Lognormal:
 
 
 class Constant:
-    """The same guess for everybody."""
+    """The same guess for all jobs."""
 
     def __init__(self, tokens: int = 256) -> None:
         if tokens < 1:

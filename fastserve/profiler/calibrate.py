@@ -1,4 +1,4 @@
-"""Calibration: a loaded model becomes measured Hardware, with how well the fit describes it."""
+"""Calibration: measures a backend and fits its Hardware, with the errors of the fit."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from typing import Any
 from fastserve.engine.backend import CopyTime, Profiled
 from fastserve.engine.config import EngineConfig
 from fastserve.engine.engine import Engine
+from fastserve.formats import stamp
 from fastserve.hardware import Hardware, Link
 from fastserve.hardware.least_squares import fit
+from fastserve.policies.spec import PolicySpec
 from fastserve.profiler.fit import Cell, Iteration, Residual, cells_of, fit_latency, predict_ms, residuals
-from fastserve.profiler.load import Report, campaign, machine
+from fastserve.profiler.load import Report, machine, measure
 
 ABOUT = ("model", "backend", "dtype", "device", "threads", "native", "max_batch")
 """Settings of the engine that a profile's document repeats; None where the body has none of that name."""
@@ -23,7 +25,7 @@ SHOWN = {"prefill 128": (0, 0, 128, 128**2), "decode 1 x 128": (1, 128, 0, 0), "
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What was measured. seconds: how long it took."""
+    """Result of a calibration. seconds: its duration."""
 
     hardware: Hardware
     residuals: dict[str, Residual]
@@ -34,9 +36,10 @@ class Calibration:
     seconds: float
 
     def document(self) -> dict[str, Any]:
-        """As plain JSON values; "hardware" is what load_hardware() reads."""
+        """As JSON values; load_hardware() reads "hardware"."""
         latency = self.hardware.latency
         return {
+            **stamp("profile"),
             **{name: self.settings.get(name) for name in ABOUT},
             "machine": self.machine,
             "seconds": self.seconds,
@@ -57,17 +60,17 @@ def calibrate(
     longest: int | None = None,
     report: Report | None = None,
 ) -> Calibration:
-    """Serves a planned load under fcfs on an engine on this body for the budget. The engine closes the body.
+    """Runs the profiling load under fcfs on an engine on this backend for the budget. The engine closes the backend.
 
-    serving: batch cap and batching; policy and records are the measurement's own. ValueError where the pools are too
-    small, or the budget too short to see a prefill and a decode.
+    serving: batch cap and batching; policy and records are set here. ValueError if the pools are too small, or the
+    budget is too short for a prefill and a decode.
     """
     began = perf_counter()
     before = machine()
-    plain = replace(serving, policy="fcfs", knobs={}, predictor=None, flight_log=None, keep_records=1)
+    plain = replace(serving, policy=PolicySpec("fcfs"), predictor=None, flight_log=None, keep_records=1)
     copies = backend.copy_times()
     with Engine(backend, plain) as engine:
-        cells = cells_of(campaign(engine, budget_s, longest=longest, report=report))
+        cells = cells_of(measure(engine, budget_s, longest=longest, report=report))
         settings, memory, info = engine.settings, engine.hardware.memory, engine.info
     after = machine()
     before["load_average"] = max(before["load_average"] or 0.0, after["load_average"] or 0.0)
@@ -86,7 +89,7 @@ def calibrate(
 
 
 def fit_link(copies: Sequence[CopyTime]) -> Link:
-    """A rate each way, and one time per copy for both. Without copies: the default link, which nobody will use."""
+    """Fits a bandwidth each way and one latency per copy. Without copies: the default link, which is unused then."""
     ways = [[copy for copy in copies if copy.out is out] for out in (True, False)]
     if not all(len(way) > 1 for way in ways):
         return Link()

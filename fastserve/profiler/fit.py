@@ -1,4 +1,4 @@
-"""Fitting: measured iterations become the linear latency model that comes closest to them."""
+"""Least-squares fit of a linear latency model to measured iterations."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 from fastserve.hardware import DecodePiece, LatencyModel, LinearLatency, PrefillFit
 from fastserve.hardware.least_squares import fit
 
-BEND = 0.05
-"""Relative miss of a straight line at some batch size, above which the decode is fitted size by size."""
+LINEAR_TOLERANCE = 0.05
+"""Relative error of a straight line at any batch size above which decodes are fitted piecewise by batch size."""
 
 
 class Iteration(NamedTuple):
-    """One whole iteration, from one plan to the next, without the time it waited for copies."""
+    """One iteration, from one plan to the next, without its stall for copies."""
 
     batch: int  # jobs that decode
     context: int  # tokens that they attend to, summed
@@ -27,7 +27,7 @@ class Iteration(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """Iterations of like shape; their means. A mean, since hiccups of the machine are time too."""
+    """Means over iterations of similar shape. Means, not medians: outliers of the machine are real time."""
 
     batch: int
     context: float
@@ -44,7 +44,7 @@ class Cell(NamedTuple):
 
 
 class Residual(NamedTuple):
-    """How far the fit is from the cells of one kind, relative to their times; noise: of single iterations."""
+    """Relative errors of the fit over the cells of one kind; noise: of single iterations around their cell."""
 
     cells: int
     iterations: int
@@ -55,7 +55,7 @@ class Residual(NamedTuple):
 
 
 def cells_of(iterations: Iterable[Iteration]) -> list[Cell]:
-    """Grouped by batch size and, to a factor of about 1.4, by context and prefill."""
+    """Groups iterations by batch size and, within a factor of about 1.4, by context and prefill."""
     groups: dict[tuple[int, ...], list[Iteration]] = {}
     for one in iterations:
         key = (one.batch, *[_octave(value) for value in (one.context, one.tokens, one.squared)])
@@ -70,7 +70,7 @@ def cells_of(iterations: Iterable[Iteration]) -> list[Cell]:
 
 
 def fit_latency(cells: Sequence[Cell], name: str, provenance: str = "") -> LinearLatency:
-    """One fit over prefills, decodes and mixed iterations. ValueError unless some prefill and some decode is there."""
+    """One fit over prefills, decodes and mixed iterations. ValueError without any prefill or any decode."""
     if not any(cell.kind == "decode" for cell in cells) or not any(cell.tokens for cell in cells):
         raise ValueError("a latency model needs decode iterations and iterations with a prefill: measure for longer")
     times, weights = [cell.ms for cell in cells], [float(cell.seen) for cell in cells]
@@ -90,13 +90,13 @@ def fit_latency(cells: Sequence[Cell], name: str, provenance: str = "") -> Linea
     line = LinearLatency(prefills, [DecodePiece(1, decode, batch, context)], name, provenance)
     sizes = _sizes(cells, context)
     missed = [abs(decode + batch * size - ms) / ms for size, ms, _ in sizes]
-    if len(sizes) < 3 or max(missed) <= BEND:
+    if len(sizes) < 3 or max(missed) <= LINEAR_TOLERANCE:
         return line
     return LinearLatency(prefills, _pieces(sizes, context), name, provenance)
 
 
 def residuals(cells: Sequence[Cell], latency: LatencyModel) -> dict[str, Residual]:
-    """By kind, those kinds that were measured. Quantiles count each iteration with its cell."""
+    """By kind, the measured kinds only. Quantiles are weighted by iterations."""
     found = {}
     for kind in ("prefill", "decode", "mixed"):
         mine = [cell for cell in cells if cell.kind == kind]
@@ -113,7 +113,7 @@ def residuals(cells: Sequence[Cell], latency: LatencyModel) -> dict[str, Residua
 
 
 def predict_ms(latency: LatencyModel, shape: Iteration | Cell) -> float:
-    """What the model says of an iteration of this shape; several chunks count as one of the same sums."""
+    """Predicted ms of an iteration of this shape; several chunks are treated as one of the same sums."""
     chunks = []
     if shape.tokens:
         tokens = round(shape.tokens)
@@ -122,7 +122,7 @@ def predict_ms(latency: LatencyModel, shape: Iteration | Cell) -> float:
 
 
 def _row(cell: Cell, with_prefill: bool) -> tuple[float, ...]:
-    """What the six coefficients are multiplied with. with_prefill: mixed iterations pay the prefill's constant."""
+    """Regressors of the six coefficients. with_prefill: mixed iterations have the prefill's constant."""
     prefill = cell.kind == "prefill" or (cell.kind == "mixed" and with_prefill)
     return float(not prefill), float(prefill), float(cell.batch), cell.context, cell.tokens, cell.squared
 
@@ -132,7 +132,7 @@ def _octave(value: float) -> int:
 
 
 def _sizes(cells: Sequence[Cell], per_context: float) -> list[tuple[int, float, int]]:
-    """(batch, ms without the context's part, iterations) of the decodes, by batch; only batches seen often enough."""
+    """(batch, ms without the context's part, iterations) of decodes, by batch; only sizes with enough iterations."""
     groups: dict[int, list[Cell]] = {}
     for cell in cells:
         if cell.kind == "decode":
@@ -147,8 +147,8 @@ def _sizes(cells: Sequence[Cell], per_context: float) -> list[tuple[int, float, 
 
 
 def _pieces(sizes: Sequence[tuple[int, float, int]], per_context: float) -> list[DecodePiece]:
-    """One piece a batch size up to the largest measured: never falling, straight between the measured ones."""
-    blocks: list[list[float]] = []  # [ms, weight, sizes]: neighbours that fall are pooled until none does
+    """One piece a batch size up to the largest measured: monotone (pooled), interpolated between measured sizes."""
+    blocks: list[list[float]] = []  # [ms, weight, sizes]: pool adjacent violators
     for _, ms, count in sizes:
         blocks.append([ms, float(count), 1.0])
         while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
@@ -160,6 +160,6 @@ def _pieces(sizes: Sequence[tuple[int, float, int]], per_context: float) -> list
     found = [
         DecodePiece(batch, float(np.interp(batch, batches, level)), 0.0, per_context) for batch in range(1, batches[-1])
     ]
-    slope = max(0.0, level[-1] - level[0]) / max(1, batches[-1] - batches[0])  # beyond them: as steep as over them all
+    slope = max(0.0, level[-1] - level[0]) / max(1, batches[-1] - batches[0])  # extrapolated with the overall slope
     constant = max(0.0, level[-1] - slope * batches[-1])
     return [*found, DecodePiece(batches[-1], constant, (level[-1] - constant) / batches[-1], per_context)]

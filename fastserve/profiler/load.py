@@ -1,4 +1,4 @@
-"""Profiling: a live engine serves a planned load while every whole iteration is timed, from one plan to the next."""
+"""Profiling load: prefills, decodes and bursts on a live engine, every iteration timed from one plan to the next."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from fastserve.engine.engine import Engine
 from fastserve.engine.params import SamplingParams
+from fastserve.engine.playback import prompt_of
 from fastserve.hardware.processor import processor
 from fastserve.profiler.fit import Iteration
 from fastserve.sched.job import Job
@@ -18,15 +19,14 @@ from fastserve.sched.observer import Observer
 from fastserve.sched.plan import Outcome, Plan
 
 PREFILLS = (16, 64, 256, 128, 512, 32, 1024, 2048)
-DECODES = 16  # tokens of each output of a bout that is there for its decodes
-LETTERS = range(32, 127)  # ids that stand for printable text where tokens are bytes; anything else is as good
+DECODES = 16  # output tokens of a request in a decode phase
 
 Report = Callable[[float, str], object]
-"""(share of the budget that is spent, what is being measured)"""
+"""(share of the budget spent, current phase)"""
 
 
 class Meter(Observer):
-    """Notes each iteration that is committed. Attach it before the first request."""
+    """Records the time of each committed iteration. Attach it before the first request."""
 
     def __init__(self) -> None:
         self.noted: list[Iteration] = []
@@ -35,10 +35,10 @@ class Meter(Observer):
     @classmethod
     def attach(cls, engine: Engine) -> Meter:
         meter = cls()
-        engine.loop.observer = meter
+        engine.attach(meter)
         return meter
 
-    def planned(self, plan: Plan, now: int = 0) -> None:
+    def planned(self, plan: Plan, now: int) -> None:
         self._sums = (
             sum([n for _, n in plan.prefill]),
             sum([n * (2 * job.prefilled + n) for job, n in plan.prefill]),
@@ -49,21 +49,21 @@ class Meter(Observer):
             self.noted.append(Iteration(plan.batch, plan.context, *self._sums, outcome.service / 1e6, plan.now / 1e9))
 
     def iterations(self) -> list[Iteration]:
-        """All so far."""
+        """All iterations so far."""
         return list(self.noted)
 
 
-class Bout(NamedTuple):
-    """Requests that are submitted together: (prompt tokens, output tokens)."""
+class LoadPhase(NamedTuple):
+    """Requests submitted together: (prompt tokens, output tokens)."""
 
     what: str
     requests: list[tuple[int, int]]
 
 
-def bouts(slots: int, longest: int, rng: random.Random) -> Iterator[Bout]:
-    """One round: a crowd with lengths at random, prefills by length, decodes by batch and context, in turns.
+def phases(slots: int, longest: int, rng: random.Random) -> Iterator[LoadPhase]:
+    """One round: bursts of random lengths, prefills by length, decodes by batch and context, alternating.
 
-    longest: tokens of the longest context that matters. A crowd's prefills run beside others' decodes.
+    longest: tokens of the longest context that matters. In a burst, prefills run together with decodes.
     """
     room = max(1, longest - DECODES)
     lengths = [n for n in PREFILLS if n < room] or [max(1, room // 2)]
@@ -72,18 +72,18 @@ def bouts(slots: int, longest: int, rng: random.Random) -> Iterator[Bout]:
     turns = max(len(lengths), len(decodes))
     for i in range(turns):
         if i % 4 == 0:
-            yield Bout("crowd", [_at_random(room, rng) for _ in range(2 * slots)])
+            yield LoadPhase("burst", [_at_random(room, rng) for _ in range(2 * slots)])
         if i < len(lengths):
-            yield Bout(f"prefill of {lengths[i]}", [(lengths[i], 1)])
+            yield LoadPhase(f"prefill of {lengths[i]}", [(lengths[i], 1)])
         if i < len(decodes):
             batch, context = decodes[i]
-            yield Bout(f"decode of {batch} x {context}", [(context, DECODES)] * batch)
+            yield LoadPhase(f"decode of {batch} x {context}", [(context, DECODES)] * batch)
 
 
-def campaign(
+def measure(
     engine: Engine, budget_s: float, *, longest: int | None = None, seed: int = 0, report: Report | None = None
 ) -> list[Iteration]:
-    """Rounds of bouts until the budget (s) is spent; at least a crowd, a prefill and a decode.
+    """Rounds of phases until the budget (s) is spent; at least a burst, a prefill and a decode.
 
     longest: tokens of the longest context (None: 2,560, or what the engine takes). Greedy, no text is stopped early.
     """
@@ -96,13 +96,13 @@ def campaign(
     began = perf_counter()
     done = 0
     while True:
-        for bout in bouts(scheduler.slots, longest, rng):
+        for phase in phases(scheduler.slots, longest, rng):
             share = (perf_counter() - began) / budget_s
             if done >= 3 and share >= 1:
                 return meter.iterations()
             if report is not None:
-                report(min(1.0, share), bout.what)
-            _serve(engine, bout.requests, rng)
+                report(min(1.0, share), phase.what)
+            _serve(engine, phase.requests, rng)
             done += 1
 
 
@@ -114,19 +114,13 @@ def _serve(engine: Engine, requests: Sequence[tuple[int, int]], rng: random.Rand
         raise RuntimeError(f"a request of the measurement failed: {failed}")
 
 
-def prompt_of(engine: Engine, tokens: int, rng: random.Random) -> list[int]:
-    """Token ids at random."""
-    ids: Sequence[int] = LETTERS if engine.vocab_size > LETTERS[-1] else range(engine.vocab_size)
-    return rng.choices(ids, k=tokens)
-
-
 def _at_random(room: int, rng: random.Random) -> tuple[int, int]:
     prompt = round(room ** rng.uniform(0.3, 0.95))
     return max(1, prompt), min(rng.randint(2, 2 * DECODES), max(1, room - prompt))
 
 
 def machine() -> dict[str, Any]:
-    """Where the times were taken. load_average: how many wanted a core in the last minute."""
+    """Facts of the machine. load_average: runnable processes, mean of the last minute."""
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": cpu(),
@@ -136,5 +130,5 @@ def machine() -> dict[str, Any]:
 
 
 def cpu() -> str:
-    """The name of the processor, as well as it can be told; else its architecture."""
+    """The CPU model name, else the architecture."""
     return processor() or platform.machine()

@@ -1,4 +1,4 @@
-"""Stored profiles: measured Hardware by all that its times depend on, found again at the next load."""
+"""Stored profiles: measured Hardware in the cache folder, keyed by everything that its times depend on."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from fastserve.hardware import Hardware, load_hardware
 
 
 def profile_path(facts: Mapping[str, Any]) -> Path:
-    """Where the profile of a body with these facts is kept: see engine.backend.Profiled. The name is their hash."""
+    """Path of the profile of a backend with these facts (engine.backend.Profiled); the file name is their hash."""
     text = json.dumps(facts, sort_keys=True, default=str)
     return cache_folder() / "profiles" / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
 
 
 def stored(facts: Mapping[str, Any]) -> Hardware | None:
-    """The profile that was stored for it here; None if there is none. ValueError for a file that is broken."""
+    """The stored profile; None if there is none. ValueError for a damaged file."""
     path = profile_path(facts)
     return load_hardware(path) if path.is_file() else None
 
 
 def store(facts: Mapping[str, Any], hardware: Hardware) -> Path:
-    """Keeps it for later loads. OSError where the cache folder cannot be written."""
+    """Stores a profile. OSError where the cache folder cannot be written."""
     path = profile_path(facts)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".draft")

@@ -68,12 +68,13 @@ class Bounds:
         phase = ledger.phase
         if joined or left:
             block = ledger.block
+            lookahead = ledger.lookahead
             phase = phase.copy()
             for job in left:
                 if ledger.grows(job):
-                    phase[(job.prompt + job.tokens_base) % block] -= 1
+                    phase[(job.prompt + job.tokens_base + lookahead) % block] -= 1
             for job in joined:
                 if ledger.grows(job):
-                    phase[(job.prompt + job.tokens_base - steps) % block] += 1
+                    phase[(job.prompt + job.tokens_base + lookahead - steps) % block] += 1
         growing = sum(phase) if ledger.whole else batch
         return ledger.steps_within(room, growing, steps, k, phase) if growing else k

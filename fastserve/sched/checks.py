@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from math import isfinite
+from typing import Any
 
 
 def check_names(owner: str, given: Iterable[str], valid: Iterable[str]) -> None:
@@ -10,7 +12,31 @@ def check_names(owner: str, given: Iterable[str], valid: Iterable[str]) -> None:
     names = list(valid)
     for name in given:
         if name not in names:
-            raise ValueError(f"{owner} has no setting {name!r}; it has {', '.join(names) or 'none'}")
+            raise ValueError(
+                f"{owner} has no setting {name!r}; it has {', '.join(names) or 'none'}{nearest(name, names)}"
+            )
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """'; did you mean x?' or nothing."""
+    from difflib import get_close_matches  # not before something is wrong
+
+    near = get_close_matches(name, list(names), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def renamed(given: Mapping[str, Any], others: Mapping[str, str]) -> dict[str, Any]:
+    """Values by setting, whatever name they were given under. others: other name -> setting.
+
+    Raises ValueError for a setting that is given twice.
+    """
+    found: dict[str, Any] = {}
+    for name, value in given.items():
+        setting = others.get(name, name)
+        if setting in found:
+            raise ValueError(f"{setting} is given twice, the second time as {name}")
+        found[setting] = value
+    return found
 
 
 def at_least(name: str, value: int | None, least: int) -> None:
@@ -27,3 +53,9 @@ def one_of(name: str, value: object, valid: Iterable[str]) -> None:
     """Raises ValueError that lists the valid values for one that is none of them."""
     if value not in list(valid):
         raise ValueError(f"{name}={value!r} is none of {', '.join(valid)}")
+
+
+def seconds(name: str, value: float | None) -> None:
+    """Raises ValueError for what is no time; None stands for a default and passes."""
+    if value is not None and not (isfinite(value) and value >= 0):
+        raise ValueError(f"{name}={value} must be a finite number of seconds, and not negative")

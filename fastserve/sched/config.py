@@ -10,12 +10,11 @@ import ast
 import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from math import isfinite
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from fastserve.sched.batching import BATCHINGS, usual_budget
 from fastserve.sched.charging import CHARGINGS
-from fastserve.sched.checks import at_least, check_names, one_of
+from fastserve.sched.checks import at_least, check_names, one_of, renamed, seconds
 from fastserve.sched.choose import CopyingMachine
 from fastserve.sched.eviction import ORDERS
 from fastserve.sched.job import NEVER
@@ -26,17 +25,18 @@ from fastserve.sched.scheduler import Scheduler
 
 
 class Blocks(NamedTuple):
-    """The KV pools in blocks of block_tokens; None is unlimited."""
+    """The KV pools in blocks, and the tokens of one; None is unlimited."""
 
     device: int | None = None
     host: int | None = 0
+    tokens: int = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerConfig:
     """Raises ValueError, naming the setting and what it may be, for what cannot work."""
 
-    max_batch: int = 64
+    max_batch: int = 64  # in every body: where KV memory is short, that binds long before; see docs/design.md
     """batch cap: how many jobs hold a place at once"""
     batching: str = "chunked"
     """shape of an iteration: mixed, prefill-first, chunked or static"""
@@ -62,29 +62,22 @@ class SchedulerConfig:
     """what a job is charged: iteration (each one's whole time) or tokens (its share of them)"""
     static_timeout: float = 1.0
     """static batching: seconds after which a batch starts though it is not full"""
-    block_tokens: int = 16
-    """tokens of a KV block"""
+    block_tokens: int | None = None
+    """tokens of a KV block (by default the machine's own, which is 16 in every preset)"""
     lookahead: int = 0
     """tokens beyond the next one that an iteration may write, and for which blocks are reserved (speculation)"""
 
     def __post_init__(self) -> None:
-        for name, least in LEAST.items():
-            at_least(name, getattr(self, name), least)
-        for name in CHOICES:
-            one_of(name, getattr(self, name), choices(name))
-        if not 0 <= self.prefill_guard < 1:
-            raise ValueError(f"prefill_guard={self.prefill_guard} must be at least 0 and below 1")
-        if not (isfinite(self.static_timeout) and self.static_timeout >= 0):
-            raise ValueError(
-                f"static_timeout={self.static_timeout} must be a finite number of seconds, and not negative"
-            )
+        for field in fields(SchedulerConfig):
+            check(field.name, getattr(self, field.name))
         BATCHINGS[self.batching](self.budget).check(self.max_batch)
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any], owner: str = "a scheduler") -> SchedulerConfig:
-        """From keywords. Raises ValueError that lists the valid ones for an unknown one."""
-        check_names(owner, settings, [field.name for field in fields(cls)])
-        return cls(**settings)
+    def of(cls, settings: Mapping[str, Any], owner: str = "a scheduler") -> Self:
+        """From keywords, under OTHER_NAMES too. Raises ValueError that lists the valid ones for an unknown one."""
+        given = renamed(settings, OTHER_NAMES)
+        check_names(owner, given, [field.name for field in fields(cls)])
+        return cls(**given)
 
     @property
     def budget(self) -> int:
@@ -104,7 +97,8 @@ class SchedulerConfig:
     def build(self, policy: Policy, machine: CopyingMachine, blocks: Blocks, *, macro: bool = True) -> Scheduler:
         """A Scheduler around this policy, for one run. macro: False plans one iteration at a time.
 
-        machine: what the policy and the visit guard are told of the body's times; its slots are max_batch.
+        machine: what the policy and the visit guard are told of the body's times; its slots are max_batch. blocks: of
+        block_tokens where that is given.
         """
         batching = BATCHINGS[self.batching](self.budget, round(self.static_timeout * 1e9))
         residency = RESIDENCIES[self.residency](ORDERS[self.evict](), self.reserve, self.quota)
@@ -116,7 +110,11 @@ class SchedulerConfig:
             slots=self.max_batch,
             batching=batching,
             ledger=Ledger(
-                device, host if residency.swaps else 0, self.block_tokens, self.whole_context, self.lookahead
+                device,
+                host if residency.swaps else 0,
+                self.block_tokens or blocks.tokens,
+                self.whole_context,
+                self.lookahead,
             ),
             residency=residency,
             charging=CHARGINGS[self.charging](),
@@ -127,6 +125,9 @@ class SchedulerConfig:
         )
 
 
+OTHER_NAMES: dict[str, str] = {"max_batch_size": "max_batch", "batch_size": "max_batch", "max_num_seqs": "max_batch"}
+"""What other tools call a setting -> the setting; taken wherever settings are given by name."""
+
 LEAST: dict[str, int] = {
     "max_batch": 1, "token_budget": 1, "visit": 0, "kv_reserve": 0, "prefetch_quota": 0, "block_tokens": 1,
     "lookahead": 0,
@@ -136,6 +137,18 @@ LEAST: dict[str, int] = {
 CHOICES: dict[str, Iterable[str]] = {
     "batching": BATCHINGS, "residency": RESIDENCIES, "evict": ORDERS, "charging": CHARGINGS,
 }  # fmt: skip
+
+
+def check(name: str, value: Any) -> None:
+    """Raises ValueError, naming the setting and what it may be, for a value that it cannot have."""
+    if name in LEAST:
+        at_least(name, value, LEAST[name])
+    elif name in CHOICES:
+        one_of(name, value, choices(name))
+    elif name == "prefill_guard" and not 0 <= value < 1:
+        raise ValueError(f"prefill_guard={value} must be at least 0 and below 1")
+    elif name == "static_timeout":
+        seconds(name, value)
 
 
 def choices(name: str) -> tuple[str, ...]:

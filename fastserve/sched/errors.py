@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from fastserve.sched.job import Job
-    from fastserve.sched.policy import Policy
+from fastserve.sched.job import Job
+from fastserve.sched.policy import Policy
 
 
 class RefusedError(ValueError):
@@ -23,3 +20,12 @@ class PolicyError(RuntimeError):
         self.policy = policy
         self.method = method
         self.job = job
+
+
+class ObserverError(RuntimeError):
+    """An observer broke: the message names it, its method and what it raised."""
+
+    def __init__(self, observer: object, method: str, cause: BaseException) -> None:
+        super().__init__(f"observer {type(observer).__name__}, {method}(): {type(cause).__name__}: {cause}")
+        self.observer = observer
+        self.method = method

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final
-
-if TYPE_CHECKING:
-    from fastserve.sched.plan import Copy
+from typing import Any, Final
 
 NEVER: Final = 1 << 60
 """A time, a count or a number of blocks beyond all others."""
@@ -142,3 +139,21 @@ class Job:
     def __repr__(self) -> str:
         state = self.finish or ("running" if self.running else f"waiting, KV {self.place.value}")
         return f"<Job {self.id}: prompt {self.prompt}, generated {self.generated}, {state}>"
+
+
+class Copy:
+    """One job's KV on its way between device and host. The Executor knows when it ends and reports it by identity.
+
+    Whatever becomes of the job, the destination stays occupied until the copy has ended.
+    """
+
+    __slots__ = ("blocks", "job", "orphan", "out")
+
+    def __init__(self, job: Job, blocks: int, out: bool) -> None:
+        self.job = job
+        self.blocks = blocks
+        self.out = out  # device to host; else host to device
+        self.orphan = False  # nobody waits for it any more; the Scheduler writes this
+
+    def __repr__(self) -> str:
+        return f"<Copy {'out' if self.out else 'in'} of job {self.job.id}, {self.blocks} blocks>"

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from fastserve.sched.errors import RefusedError
-from fastserve.sched.job import COMING, DEVICE, HOST, LEAVING, NEVER, NOWHERE, Job
-from fastserve.sched.plan import Copy
+from fastserve.sched.job import COMING, DEVICE, HOST, LEAVING, NEVER, NOWHERE, Copy, Job
 
 
 class Ledger:
@@ -21,8 +20,8 @@ class Ledger:
     """
 
     __slots__ = (
-        "away", "block", "blocks", "cold", "copies", "host", "hosted", "leaving", "lookahead", "parked", "phase",
-        "used", "whole",
+        "away", "block", "blocks", "cold", "copies", "host", "hosted", "leaving", "lookahead", "margin", "parked",
+        "phase", "used", "whole",
     )  # fmt: skip
 
     def __init__(self, blocks: int, host: int, block: int, whole: bool, lookahead: int = 0) -> None:
@@ -31,6 +30,7 @@ class Ledger:
         self.block = block
         self.whole = whole
         self.lookahead = lookahead
+        self.margin = lookahead + block - 1  # the lookahead, and whole blocks
         self.used = 0
         self.cold = 0
         self.leaving = 0  # the part of `cold` that a copy out will free by itself
@@ -38,13 +38,13 @@ class Ledger:
         self.parked: dict[Job, None] = {}  # waiting jobs at DEVICE
         self.away: dict[Job, None] = {}  # waiting jobs at HOST
         self.copies: dict[Copy, None] = {}  # under way, in the order of issue
-        self.phase = [0] * block  # growing rolling jobs by (their tokens - steps) mod block: who needs a block when
+        self.phase = [0] * block  # growing rolling jobs by (tokens + lookahead - steps) mod block: who needs one when
 
     def need(self, job: Job) -> int:
         """Blocks for its next iteration, however many tokens that yields."""
         if self.whole and job.limit < NEVER:
-            return -(-(job.prompt + job.limit + self.lookahead) // self.block)
-        return -(-(job.prompt + job.generated + self.lookahead) // self.block)
+            return (job.prompt + job.limit + self.margin) // self.block
+        return (job.prompt + job.generated + self.margin) // self.block
 
     def check(self, job: Job) -> None:
         """Raises RefusedError for a job whose first iteration would not fit even alone."""
@@ -102,13 +102,12 @@ class Ledger:
     def roll(self, job: Job, by: int) -> None:
         """by = 1: job.tokens_base has just been made relative to the step counter; -1: it is about to stop being so."""
         if self.grows(job):
-            self.phase[(job.prompt + job.tokens_base) % self.block] += by
+            self.phase[(job.prompt + job.tokens_base + self.lookahead) % self.block] += by
 
     def advance(self, steps: int, k: int) -> None:
         """k decode iterations from `steps` on: the rolling jobs take their next blocks."""
         phase = self.phase
         block = self.block
-        steps += self.lookahead  # so much earlier a job needs each block
         if k == 1:
             self.used += phase[-steps % block]
             return
@@ -129,7 +128,6 @@ class Ledger:
     def steps_within(self, room: int, batch: int, steps: int, most: int, plan_phase: list[int]) -> int:
         """The first number of iterations, at most `most`, after which the batch has outgrown `room` more blocks."""
         block = self.block
-        steps += self.lookahead
         cycles = room // batch  # in `block` steps every job takes one block
         done = cycles * block
         if done >= most:

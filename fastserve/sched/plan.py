@@ -5,25 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from fastserve.sched.job import NEVER, Job
-
-
-class Copy:
-    """One job's KV on its way between device and host. The Executor knows when it ends and reports it by identity.
-
-    Whatever becomes of the job, the destination stays occupied until the copy has ended.
-    """
-
-    __slots__ = ("blocks", "job", "orphan", "out")
-
-    def __init__(self, job: Job, blocks: int, out: bool) -> None:
-        self.job = job
-        self.blocks = blocks
-        self.out = out  # device to host; else host to device
-        self.orphan = False  # nobody waits for it any more; the Scheduler writes this
-
-    def __repr__(self) -> str:
-        return f"<Copy {'out' if self.out else 'in'} of job {self.job.id}, {self.blocks} blocks>"
+from fastserve.sched.job import NEVER, Copy, Job
 
 
 class Transfer:

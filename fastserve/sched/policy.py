@@ -13,14 +13,16 @@ time) belongs to the Scheduler: preemption is being in the last plan and not in 
 from __future__ import annotations
 
 from collections.abc import Iterable, KeysView
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
-if TYPE_CHECKING:
-    from fastserve.sched.job import Job
-    from fastserve.sched.scheduler import Scheduler
+from fastserve.sched.job import Job
 
 KEEP: Final = -(1 << 60)
 """wake(): an alarm that is not mentioned stays as it is."""
+
+
+MUST_RANK: Final = "must define rank(self, job): any comparable value, the smaller goes first"
+"""Said of a policy that does not."""
 
 
 class Machine(Protocol):
@@ -33,6 +35,16 @@ class Machine(Protocol):
     @property
     def longest(self) -> int: ...  # tokens of the longest prompt that the machine takes
     def prefill_ns(self, tokens: int) -> int: ...  # ns of a whole prefill, alone
+
+
+class PolicyContext:
+    """What a policy may ask for, see Policy.rerank() and wake(). The Scheduler is one."""
+
+    def rerank(self, job: Job) -> None:
+        raise NotImplementedError
+
+    def wake(self, job: Job, served: int | None, tokens: int | None, waited: int | None) -> None:
+        raise NotImplementedError
 
 
 class Policy:
@@ -53,11 +65,11 @@ class Policy:
     now: int = 0  # ns
     jobs: KeysView[Job]  # the live jobs, in the order of their submission
     machine: Machine
-    _scheduler: Scheduler | None = None
+    _scheduler: PolicyContext | None = None
 
     def rank(self, job: Job) -> Any:
         """Any comparable value; the smaller goes first. Ties: who runs, then (arrival, id). Equal never preempts."""
-        raise NotImplementedError(f"{type(self).__name__} must define rank(self, job)")
+        raise NotImplementedError(f"{type(self).__name__} {MUST_RANK}")
 
     def arrive(self, job: Job) -> None:
         """A job came."""
@@ -107,7 +119,7 @@ class Policy:
                     )
         self._bound_to().wake(job, served, tokens, waited)
 
-    def _bound_to(self) -> Scheduler:
+    def _bound_to(self) -> PolicyContext:
         if self._scheduler is None:
             raise RuntimeError(f"{type(self).__name__} is not bound to a Scheduler: it can act only from arrive() on")
         return self._scheduler

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 from fastserve.sched.eviction import Order
-from fastserve.sched.job import COMING, HOST, LEAVING, NOWHERE, Job
+from fastserve.sched.job import COMING, HOST, LEAVING, NOWHERE, Copy, Job
 from fastserve.sched.kv import Ledger
-from fastserve.sched.plan import Copy, Moves
+from fastserve.sched.plan import Moves
 from fastserve.sched.ranking import Ranking
 
 

@@ -21,13 +21,13 @@ from fastserve.sched.errors import PolicyError
 from fastserve.sched.job import NEVER, NOWHERE, Job, Meter
 from fastserve.sched.kv import Ledger
 from fastserve.sched.plan import Moves, Outcome, Plan
-from fastserve.sched.policy import Policy
+from fastserve.sched.policy import Policy, PolicyContext
 from fastserve.sched.ranking import Ranking
 from fastserve.sched.residency import Residency
-from fastserve.sched.uneven import check_extra, silent
+from fastserve.sched.uneven import check_extra
 
 
-class Scheduler:
+class Scheduler(PolicyContext):
     """Made by SchedulerConfig.build(). Raises PolicyError when the policy breaks.
 
     policy: bound to this Scheduler from here on; ValueError if it has served another. machine: its times, handed on to
@@ -221,6 +221,8 @@ class Scheduler:
         extra = outcome.extra
         if extra:
             check_extra(plan, outcome, self.ledger.lookahead)
+            # Who joins or ends its prefill with this plan, and got no token from it, stays safe.
+            tokenless = [job for job, delta in extra if delta < 0 and (job.fresh or not job.rolling)]
         meter = self.meter
         ledger = self.ledger
         self.plans += 1
@@ -229,8 +231,8 @@ class Scheduler:
             self.gone = []
         # The guard is asked again once anything has changed that its answer may rest on; an unsettled rank always may.
         freed = bool(self.fresh) and plan.batch > 0  # they may be displaced from now on
-        if extra and freed:
-            freed = not silent(extra).issuperset(self.fresh)
+        if freed and extra:
+            freed = not set(tokenless).issuperset(self.fresh)
         changed = freed or plan.moves is not None or bool(plan.left) or bool(outcome.copied)
         self.hold = 0 if changed or not self.ranking.settled else plan.hold
         if plan.left:
@@ -257,8 +259,6 @@ class Scheduler:
         charge = outcome.service
         if not self.charging.even:
             charge = self.charging.charge(plan, charge, self.prefilling, self.alarms)
-        # Who joined or ends its prefill with this plan, and got no token from it, stays safe.
-        tokenless = [job for job in silent(extra) if job.fresh or not job.rolling] if extra else ()
         if plan.batch:
             ledger.advance(meter.steps, k)
             self.context += k * self.batch
@@ -383,7 +383,7 @@ class Scheduler:
             raise PolicyError(self.policy, "depart", job, error) from error
 
     def _cut(self, job: Job, finish: str) -> None:
-        """It ends though the executor has not ended it: the next plan says so."""
+        """It ends though the body has not ended it: the next plan says so."""
         self.gone.append(job)
         self._depart(job, self.meter.now, finish)
 

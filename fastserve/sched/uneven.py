@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from fastserve.sched.job import NOWHERE, Job
 from fastserve.sched.plan import Outcome, Plan
-
-
-def silent(extra: Iterable[tuple[Job, int]]) -> set[Job]:
-    """Who got no token."""
-    return {job for job, delta in extra if delta < 0}
 
 
 def check_extra(plan: Plan, outcome: Outcome, lookahead: int) -> None:

@@ -1,4 +1,7 @@
-"""The live engine behind HTTP: create_app(engine) makes the app, FastServeServer(config).run() the process."""
+"""The HTTP server. create_app(engine) makes the FastAPI app; FastServeServer(config).run() runs it in this process.
+
+Read: app, middleware, service; api/ (routes), jobs/ (job store), telemetry/ (metrics, stats, live feed), config/.
+"""
 
 from typing import TYPE_CHECKING, Any
 

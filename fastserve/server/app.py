@@ -1,4 +1,4 @@
-"""create_app: the engine behind HTTP. `create_app(engine)` works as it is; the settings' defaults then hold."""
+"""create_app: the FastAPI application of one engine. `create_app(engine)` uses the default settings."""
 
 from __future__ import annotations
 
@@ -22,24 +22,22 @@ from fastserve.server.telemetry import monitor
 
 log = logging.getLogger("fastserve.server")
 
-ABOUT = (
-    """One preemptive engine behind three families of routes: OpenAI's, our own, and names that other servers use."""
-)
+ABOUT = """One preemptive engine with three groups of routes: OpenAI's, our own, and aliases that other servers use."""
 
 
 def create_app(engine: Engine, config: FastServeConfig | None = None) -> FastAPI:
-    """The app; the engine stays its caller's to close. Without a state_dir in the settings, jobs live in memory only.
+    """The app. The caller closes the engine. Without a state_dir in the settings, durable jobs are kept in memory only.
 
-    Raises ValueError for files and folders of the settings that cannot be used.
+    Raises ValueError for files and folders in the settings that cannot be used.
     """
     config = config or FastServeConfig()
     service = Service(engine, config)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        again = service.resume()
-        if again:
-            log.info("%d jobs of an earlier run go on", again)
+        resumed = service.resume()
+        if resumed:
+            log.info("%d durable jobs of an earlier run were resumed", resumed)
         try:
             yield
         finally:
@@ -73,9 +71,9 @@ def create_app(engine: Engine, config: FastServeConfig | None = None) -> FastAPI
 
 
 def _describe(app: FastAPI) -> None:
-    """The schema with the error bodies, without what FastAPI assumes: its 422 for OpenAI's routes, strings as events.
+    """Corrects the OpenAPI schema: adds the error bodies, drops FastAPI's 422 from OpenAI's routes.
 
-    Streams are described event by event (itemSchema).
+    Streams are described by the schema of one event (itemSchema), not as a string.
     """
     made = app.openapi
 
@@ -85,7 +83,7 @@ def _describe(app: FastAPI) -> None:
             schema.setdefault("components", {}).setdefault("schemas", {}).update(errors.SCHEMAS)
             for path, operations in schema["paths"].items():
                 for operation in operations.values():
-                    if errors.speaks_openai(path):
+                    if errors.uses_openai_errors(path):
                         operation["responses"].pop("422", None)
                     for response in operation["responses"].values():
                         response.get("content", {}).get("text/event-stream", {}).pop("schema", None)

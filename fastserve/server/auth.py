@@ -1,4 +1,4 @@
-"""Who asks: bearer tokens of a file or the settings, or those that an introspection endpoint vouches for."""
+"""Authentication: bearer tokens from the settings, a token file, or an OAuth introspection endpoint (RFC 7662)."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import httpx
 from fastserve.server.api.errors import ApiError
 from fastserve.server.config.settings import FastServeConfig
 
-OPEN = ("/health", "/ping", "/page/")
-"""Paths below these need no token; nor does the shell of the page at /."""
+PUBLIC_PATHS = ("/health", "/ping", "/page/")
+"""Prefixes of paths that need no token; nor does the static page at /."""
 
-TRUST_SECONDS = 60.0
-REMEMBERED = 10_000
+CACHE_SECONDS = 60.0
+CACHE_SIZE = 10_000
+"""How long, and for how many tokens, a successful introspection is cached."""
 
 
 class Auth:
@@ -34,7 +35,8 @@ class Auth:
             self.clients[digest] = rest[0] if rest else f"client-{digest.hex()[:8]}"
         self.url = config.token_validation_url
         self.scopes = frozenset(config.required_scopes)
-        self.vouched: OrderedDict[bytes, tuple[float, str]] = OrderedDict()  # digest -> until (s, monotonic), client
+        # Digest -> expiry (monotonic s), client.
+        self.introspected: OrderedDict[bytes, tuple[float, str]] = OrderedDict()
         self.http: httpx.AsyncClient | None = None
 
     @property
@@ -42,8 +44,8 @@ class Auth:
         return bool(self.clients) or self.url is not None
 
     def is_open(self, path: str) -> bool:
-        """Whether anybody may read this path."""
-        return path == "/" or path.startswith(OPEN)
+        """Whether this path needs no token."""
+        return path == "/" or path.startswith(PUBLIC_PATHS)
 
     async def client(self, header: str | None) -> str:
         """The client id behind an Authorization header. Raises ApiError 401, 403 or 503."""
@@ -53,41 +55,41 @@ class Auth:
             raise ApiError(401, "a token is needed: send the header `Authorization: Bearer TOKEN`")
         digest = _digest(token)
         found = None
-        for known, client in self.clients.items():  # all of them, whatever matches: equal time for every token
+        for known, client in self.clients.items():  # no early exit: constant time
             if hmac.compare_digest(known, digest):
                 found = client
         if found is not None:
             return found
         if self.url is None:
             raise ApiError(401, "this token is not known here")
-        until, client = self.vouched.get(digest, (0.0, ""))
+        until, client = self.introspected.get(digest, (0.0, ""))
         return client if time.monotonic() < until else await self._introspect(token, digest)
 
     async def _introspect(self, token: str, digest: bytes) -> str:
-        """RFC 7662; a good answer is trusted for a minute, a bad one not remembered."""
+        """RFC 7662. An active token is cached for CACHE_SECONDS; an inactive one is not cached."""
         assert self.url is not None
         if self.http is None:
             self.http = httpx.AsyncClient(timeout=5.0)
         try:
             response = await self.http.post(self.url, data={"token": token})
             response.raise_for_status()
-            said = response.json()
-            if not isinstance(said, dict):
-                raise ValueError("the answer is no object")
+            claims = response.json()
+            if not isinstance(claims, dict):
+                raise ValueError("the response is not a JSON object")
         except (httpx.HTTPError, ValueError) as error:
             raise ApiError(
                 503, f"the token cannot be checked now: {type(error).__name__} at the validation URL", retry_after=5
             ) from error
-        if said.get("active") is not True:
+        if claims.get("active") is not True:
             raise ApiError(401, "the validation URL says that this token is not active")
-        scope = said.get("scope") or said.get("scopes") or ""
+        scope = claims.get("scope") or claims.get("scopes") or ""
         missing = self.scopes - set(scope.split() if isinstance(scope, str) else map(str, scope))
         if missing:
             raise ApiError(403, f"this token lacks the scope {', '.join(sorted(missing))}")
-        client = str(said.get("client_id") or said.get("sub") or f"client-{digest.hex()[:8]}")
-        self.vouched[digest] = time.monotonic() + TRUST_SECONDS, client
-        if len(self.vouched) > REMEMBERED:
-            self.vouched.popitem(last=False)
+        client = str(claims.get("client_id") or claims.get("sub") or f"client-{digest.hex()[:8]}")
+        self.introspected[digest] = time.monotonic() + CACHE_SECONDS, client
+        if len(self.introspected) > CACHE_SIZE:
+            self.introspected.popitem(last=False)
         return client
 
     async def close(self) -> None:

@@ -1,4 +1,4 @@
-"""How much a client may ask for: requests and tokens a minute, and requests at once."""
+"""Rate limits of a client: requests a second, requests a minute and tokens a minute."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from fastserve.server.config.settings import FastServeConfig
 
 
 class RateLimits:
-    """Requests are counted in moving windows. Tokens are booked: the prompt at acceptance, the output at the end, so a
-    client may overdraw its minute, and is refused until that minute is over.
+    """Requests are counted in moving windows, tokens in fixed ones: prompt tokens at admission, output tokens at the
+    end. So a client may exceed its tokens a minute, and is then refused until the window is over.
     """
 
     def __init__(self, config: FastServeConfig) -> None:
@@ -29,7 +29,7 @@ class RateLimits:
         self.tokens = None if config.tokens_per_minute is None else RateLimitItemPerMinute(config.tokens_per_minute)
 
     def admit(self, client: str, prompt_tokens: int) -> None:
-        """One request, with all its prompts. Raises ApiError 429, and then books nothing."""
+        """Counts one request with all its prompts. Raises ApiError 429, and then counts nothing."""
         if self.tokens is not None and not self.fixed.test(self.tokens, "tokens", client):
             self._refuse(self.fixed, self.tokens, "tokens", client, "tokens a minute")
         for item, what in self.requests:
@@ -37,10 +37,10 @@ class RateLimits:
                 self._refuse(self.moving, item, "requests", client, what)
         for item, _ in self.requests:
             self.moving.hit(item, "requests", client)
-        self.book(client, prompt_tokens)
+        self.charge(client, prompt_tokens)
 
-    def book(self, client: str, tokens: int) -> None:
-        """These tokens were used, whether or not they were left."""
+    def charge(self, client: str, tokens: int) -> None:
+        """Counts tokens against the limit, also beyond it."""
         if self.tokens is not None and tokens:
             self.fixed.hit(self.tokens, "tokens", client, cost=tokens)
 

@@ -1,4 +1,4 @@
-"""What every request meets around its route: a name, the question who asks, a log line, and an answer if it fails."""
+"""ASGI middleware: request id, body size limit, authentication, access log, and the 500 of an unhandled exception."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from fastserve.server.api.errors import ApiError, answer
+from fastserve.server.api.errors import ApiError, error_response
 from fastserve.server.jobs.jobs import new_id
 from fastserve.server.service import Service
 
@@ -23,18 +23,17 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-NAME = re.compile(r"[\x21-\x7e]{1,128}")
-"""What an X-Request-Id may be; anything else is replaced."""
+REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+"""A valid X-Request-Id; any other is replaced by a new one."""
 
+CLIENT_CLOSED = 499
+"""Status in the access log when the client disconnected before its request was complete; no response is sent."""
 
-LEFT = 499
-"""What the log says of a client that left before its request was whole; nobody is answered."""
-
-TOO_LARGE = "the body is larger than the {:,} bytes that this server takes"
+TOO_LARGE = "the body is larger than the limit of {:,} bytes"
 
 
 class Middleware:
-    """Plain ASGI, so that a disconnect reaches the route."""
+    """Pure ASGI (not BaseHTTPMiddleware), so that a disconnect reaches the route."""
 
     def __init__(self, app: App, service: Service) -> None:
         self.app = app
@@ -46,58 +45,58 @@ class Middleware:
             return
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
-        name = given if NAME.fullmatch(given) else new_id()
+        request_id = given if REQUEST_ID.fullmatch(given) else new_id()
         state = scope.setdefault("state", {})
-        state["request_id"] = name
+        state["request_id"] = request_id
         state["client"] = None
-        began = time.perf_counter()
+        started = time.perf_counter()
         status = 0
 
-        async def named(message: MutableMapping[str, Any]) -> None:
+        async def send_with_id(message: MutableMapping[str, Any]) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-Id"] = name
+                MutableHeaders(scope=message)["X-Request-Id"] = request_id
             await send(message)
 
-        most = round(self.service.config.max_body_mib * (1 << 20))
+        max_bytes = round(self.service.config.max_body_mib * (1 << 20))
         read = 0
 
-        async def bounded() -> MutableMapping[str, Any]:
+        async def receive_limited() -> MutableMapping[str, Any]:
             nonlocal read
             message = await receive()
             read += len(message.get("body", b""))
-            if read > most:
-                raise HTTPException(413, TOO_LARGE.format(most))
+            if read > max_bytes:
+                raise HTTPException(413, TOO_LARGE.format(max_bytes))
             return message
 
         try:
             length = headers.get("content-length") or "0"
             if not length.isdecimal():
-                raise ApiError(400, f"Content-Length: {length!r} is no number of bytes")
-            if int(length) > most:
-                raise ApiError(413, TOO_LARGE.format(most))
+                raise ApiError(400, f"Content-Length: {length!r} is not a number of bytes")
+            if int(length) > max_bytes:
+                raise ApiError(413, TOO_LARGE.format(max_bytes))
             auth = self.service.auth
             if auth.on and not auth.is_open(scope["path"]) and scope["method"] != "OPTIONS":
                 state["client"] = await auth.client(headers.get("authorization"))
-            await self.app(scope, bounded, named)
+            await self.app(scope, receive_limited, send_with_id)
         except ApiError as error:
-            await answer(scope["path"], error)(scope, receive, named)
+            await error_response(scope["path"], error)(scope, receive, send_with_id)
         except ClientDisconnect:
-            status = LEFT
+            status = CLIENT_CLOSED
         except Exception as error:
-            log.error("request %s failed", name, exc_info=error)
-            if status:  # too late to say so
+            log.error("request %s failed", request_id, exc_info=error)
+            if status:  # the response has started
                 raise
-            failure = ApiError(500, f"request {name} failed inside the server; see its log")
-            await answer(scope["path"], failure)(scope, receive, named)
+            failure = ApiError(500, f"request {request_id} failed inside the server; see its log")
+            await error_response(scope["path"], failure)(scope, receive, send_with_id)
         finally:
             facts = {
                 "method": scope["method"],
                 "path": scope["path"],
                 "status": status,
-                "ms": round((time.perf_counter() - began) * 1e3, 1),
-                "request_id": name,
+                "ms": round((time.perf_counter() - started) * 1e3, 1),
+                "request_id": request_id,
                 "client": state["client"],
             }
             log.info("%(method)s %(path)s %(status)s", facts, extra={"facts": facts})

@@ -1,4 +1,4 @@
-"""FastServeServer: a process that serves. It binds its port first, loads the model, serves, drains and ends."""
+"""FastServeServer: the server process. Binds the port, loads the model, serves; on SIGTERM drains and exits."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from typing import Any
 
 import uvicorn
 
+from fastserve.atomic_files import OutputError
 from fastserve.engine import Engine
-from fastserve.engine.config import EngineConfig
 from fastserve.launch import Body
+from fastserve.observers.named import chosen
 from fastserve.server.app import create_app
 from fastserve.server.config import sources
 from fastserve.server.config.settings import FastServeConfig
@@ -29,7 +30,7 @@ LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 class StartError(RuntimeError):
-    """The server could not start; the message is for its user."""
+    """The server could not start; the message is shown to the user."""
 
 
 class FastServeServer:
@@ -39,20 +40,26 @@ class FastServeServer:
         self.config = config or FastServeConfig()
 
     def run(self) -> None:
-        """Serves until SIGTERM or Ctrl-C and drained. Raises StartError."""
+        """Serves until SIGTERM or Ctrl-C, then drains. Raises StartError."""
         config = self.config
         logs.set_up(config.log_level, config.log_format)
-        for warning in sources.strays(config.config):
+        for warning in sources.strays(FastServeConfig.model_fields, config.config):
             log.warning(warning)
-        with _bound(config.host, config.port) as listener:
+        with _bind(config.host, config.port) as listener:
             port = listener.getsockname()[1]
             if config.state_dir is None:
                 config = config.model_copy(update={"state_dir": state_folder(port)})
+            try:
+                observers = chosen(config.timeline, config.iterations, config.observer)
+            except (OutputError, ValueError) as error:
+                raise StartError(str(error)) from error
             try:
                 engine = make_engine(config)
             except (ValueError, OSError, ImportError, MemoryError) as error:
                 raise StartError(f"model {config.model}: {error}") from error
             with engine:
+                for observer in observers:
+                    engine.attach(observer)
                 try:
                     app = create_app(engine, config)
                 except ValueError as error:
@@ -60,8 +67,8 @@ class FastServeServer:
                 service: Service = app.state.service
                 try:
                     listener.listen()
-                except OSError as error:  # two that were bound to one port: who listens first has it
-                    raise StartError(_taken(config.host, port, error)) from error
+                except OSError as error:  # two processes may bind one port; the second one fails here
+                    raise StartError(_cannot_listen(config.host, port, error)) from error
                 if config.host not in LOCAL and not service.auth.on:
                     log.warning(
                         "anybody who reaches %s may use this server: set --api-key, or listen at 127.0.0.1", config.host
@@ -70,7 +77,7 @@ class FastServeServer:
                 server = _Server(
                     uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=5),
                     service,
-                    f"{engine.start_line()}\n{advice(config)}serving at http://{host}:{port} "
+                    f"{engine.start_line()}\n{embedded_note(config)}serving at http://{host}:{port} "
                     f"(page /, documentation /docs, metrics {config.metrics_endpoint})",
                 )
                 with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
@@ -78,23 +85,23 @@ class FastServeServer:
 
 
 class _Server(uvicorn.Server):
-    """The first signal drains, the second ends at once."""
+    """The first signal starts the drain, the second exits at once."""
 
-    def __init__(self, config: uvicorn.Config, service: Service, greeting: str) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, banner: str) -> None:
         super().__init__(config)
         self.service = service
-        self.greeting = greeting
+        self.banner = banner
         self.loop: asyncio.AbstractEventLoop | None = None
         self.draining: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self.loop = asyncio.get_running_loop()
         await super().startup(sockets)
-        print(self.greeting, flush=True)
+        print(self.banner, flush=True)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)
-        if self.force_exit:  # uvicorn would leave the app as it is: durable jobs must be left queued on disk
+        if self.force_exit:  # uvicorn skips it then; durable jobs must stay queued on disk
             await self.lifespan.shutdown()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -105,39 +112,34 @@ class _Server(uvicorn.Server):
 
     def _drain(self) -> None:
         if self.draining is None:
-            self.draining = asyncio.ensure_future(self._end())
+            self.draining = asyncio.ensure_future(self._drain_and_exit())
 
-    async def _end(self) -> None:
-        log.info("draining: at most %g s for the requests under way", self.service.config.drain_seconds)
+    async def _drain_and_exit(self) -> None:
+        log.info("draining: at most %g s for the requests in flight", self.service.config.drain_seconds)
         await self.service.drain()
         self.should_exit = True
 
 
 def make_engine(config: FastServeConfig) -> Engine:
     """The engine that these settings describe. Raises ValueError or OSError."""
+
     if config.hf_token is not None:
         os.environ.setdefault("HF_TOKEN", config.hf_token.get_secret_value())
     loading: dict[str, Any] = {
         name: getattr(config, name)
         for name in ("device", "dtype", "load_format", "max_model_len", "trust_remote_code", "native", "threads")
     }
-    names = (
-        "policy", "max_batch", "batching", "token_budget", "residency", "visit", "kv_tokens", "host_tokens",
-        "predictor", "queue_capacity", "flight_log", "seed",
-    )  # fmt: skip
-    serving: dict[str, Any] = {name: getattr(config, name) for name in names} | {"knobs": config.knobs}
-    chosen = EngineConfig.of(serving)
     body = Body(
         config.model, config.backend, latency=config.latency, gpu_memory_utilization=config.gpu_memory_utilization,
         **loading,
     )  # fmt: skip
     kv, host = (None if gib is None else int(gib * GIB) for gib in (config.kv_cache_gib, config.host_cache_gib))
-    return body.engine(chosen, kv_bytes=kv, host_bytes=host)
+    return body.engine(config.engine(), kv_bytes=kv, host_bytes=host)
 
 
-def advice(config: FastServeConfig) -> str:
-    """For the embedded model: what it is, and how to serve a real one."""
-    if config.model != "embedded":
+def embedded_note(config: FastServeConfig) -> str:
+    """A note for users of the embedded model; empty for any other."""
+    if config.model != "embedded" or config.backend != "torch":
         return ""
     return (
         "the embedded model is untrained: it writes seeded nonsense, for trying things out; a real one: "
@@ -146,7 +148,7 @@ def advice(config: FastServeConfig) -> str:
 
 
 def state_folder(port: int) -> Path:
-    """The user's own, one for each port."""
+    """The default state_dir: in the user's home, one for each port."""
     if sys.platform == "win32":
         base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
     elif sys.platform == "darwin":
@@ -156,17 +158,17 @@ def state_folder(port: int) -> Path:
     return base / "fastserve" / f"port-{port}"
 
 
-def _bound(host: str, port: int) -> socket.socket:
-    """Bound and not yet listening: a port that is taken is known before the model is loaded."""
+def _bind(host: str, port: int) -> socket.socket:
+    """Bound and not yet listening, so that a port in use is found before the model is loaded."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         found = socket.socket(family, kind, protocol)
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind(address)
     except OSError as error:
-        raise StartError(_taken(host, port, error)) from error
+        raise StartError(_cannot_listen(host, port, error)) from error
     return found
 
 
-def _taken(host: str, port: int, error: OSError) -> str:
+def _cannot_listen(host: str, port: int, error: OSError) -> str:
     return f"cannot listen at {host} port {port}: {error.strerror or error}; another --port, or 0 for a free one"

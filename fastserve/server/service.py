@@ -1,6 +1,6 @@
-"""Service: what one app does with its engine. The routes are about words, this is about jobs.
+"""Service: request admission, job lifecycle, drain and shutdown of one app. Routes parse and format; this runs jobs.
 
-It lives on the event loop. The engine's thread reaches it only through an Outbox.
+Event loop only. The engine's thread reaches it through a LoopDispatcher.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from fastserve.engine.engine import QueueFull
 from fastserve.engine.request import Piece
 from fastserve.server.api.chat_template import ChatTemplate
 from fastserve.server.api.errors import ApiError
-from fastserve.server.api.outbox import Outbox
+from fastserve.server.api.piece_queue import LoopDispatcher
 from fastserve.server.api.tokenization import Tokenization
 from fastserve.server.auth import Auth
 from fastserve.server.config.settings import FastServeConfig
-from fastserve.server.jobs.durable import Durable, Plea, interrupted
-from fastserve.server.jobs.jobs import END_STATES, Board, Group, Scheduling, ServedJob, answer_of, new_id
+from fastserve.server.jobs.durable import Durable, JobRequest, interrupted
+from fastserve.server.jobs.jobs import END_STATES, Group, JobRegistry, Scheduling, ServedJob, answer_of, new_id
 from fastserve.server.jobs.store import Store
 from fastserve.server.limits import RateLimits
 from fastserve.server.telemetry.alerts import Alerts
-from fastserve.server.telemetry.live import Hub
+from fastserve.server.telemetry.live import Broadcaster
 from fastserve.server.telemetry.metrics import Metrics
 from fastserve.server.telemetry.totals import Totals
 
 log = logging.getLogger("fastserve.server")
 
-DRAINING = "the server is shutting down and takes no new requests"
+DRAINING = "the server is shutting down and accepts no new requests"
 DRAINED = "the server was shut down before this request had ended"
 
 
@@ -47,35 +47,35 @@ class Service:
         self.started = time.time()
         self.auth = Auth(config)
         self.limits = RateLimits(config)
-        self.words = Tokenization(engine, ChatTemplate(engine.tokenizer, config.chat_template))
-        self.board = Board(config.keep_jobs, config.keep_hours)
-        self.tally = Totals()
+        self.tokenization = Tokenization(engine, ChatTemplate(engine.tokenizer, config.chat_template))
+        self.registry = JobRegistry(config.keep_jobs, config.keep_hours)
+        self.totals = Totals()
         self.metrics = Metrics(engine, self.model)
         self.alerts = Alerts(config.alerts)
-        self.hub = Hub(engine, self.board, self.tally)
-        self.alone = asyncio.Lock()  # /v1/generate_nobatch
+        self.broadcaster = Broadcaster(engine, self.registry, self.totals)
+        self.nobatch_lock = asyncio.Lock()  # /v1/generate_nobatch
         self.process = psutil.Process()
-        self.process.cpu_percent()  # what is asked next is measured from here
+        self.process.cpu_percent()  # the first call starts the interval of the next
         self.draining = False
-        self.cut = False  # the time to drain is over: who is cancelled now is not cancelled by its client
-        self.outbox: Outbox | None = None
+        self.stopping = False  # the drain is over: cancellations now are the server's, not the client's
+        self.dispatcher: LoopDispatcher | None = None
         self.store = Store(config.state_dir)
         self.durable = Durable(self.store, engine.model_name, self._run)
 
-    # -- taking requests -------------------------------------------------------------------------------------------
+    # -- admission -------------------------------------------------------------------------------------------------
 
     @property
     def load(self) -> int:
-        """Requests of waiting clients that are under way."""
-        return sum(job.handle is not None and not job.durable for job in self.board.jobs.values())
+        """Requests in flight, durable jobs not counted."""
+        return sum(job.handle is not None and not job.durable for job in self.registry.jobs.values())
 
     def check_model(self, name: str | None) -> None:
-        """Raises ApiError 404 for a model that is not served here."""
+        """Raises ApiError 404 for a model that this server does not serve."""
         if name is not None and name not in (self.model, self.engine.model_name):
             raise ApiError(404, f"the model {name!r} is not served here; there is {self.model!r}", param="model")
 
     def admit(self, client: str, prompts: list[list[int]]) -> None:
-        """One HTTP request, whatever number of jobs it makes. Raises ApiError 400, 429 or 503."""
+        """Admits one HTTP request, with all its prompts. Raises ApiError 400, 429 or 503."""
         if self.draining:
             raise ApiError(503, DRAINING, retry_after=self.config.drain_seconds)
         if not self.engine.alive:
@@ -83,18 +83,18 @@ class Service:
         longest = max(map(len, prompts))
         most = self.config.max_prompt_length
         if most is not None and longest > most:
-            raise ApiError(400, f"a prompt of {longest} tokens; this server takes at most {most}", param="prompt")
+            raise ApiError(400, f"a prompt of {longest} tokens; this server accepts at most {most}", param="prompt")
         self.limits.admit(client, sum(map(len, prompts)))
 
-    def room(self, prompt_tokens: int, wanted: int | None, default: int | None) -> int | None:
-        """Output tokens of a request: what it wants, else the default as far as context and settings allow it.
+    def output_limit(self, prompt_tokens: int, wanted: int | None, default: int | None) -> int | None:
+        """max_tokens of a request: as requested, else the default, cut to what context and settings allow.
 
-        A default of None is what the context leaves, and stays None. Raises ApiError 400 with both numbers.
+        A default of None stays None: the rest of the context. Raises ApiError 400 above the server's limit.
         """
         most = self.config.max_tokens
         if wanted is not None:
             if most is not None and wanted > most:
-                what = f"{wanted} output tokens asked for; this server gives at most {most}"
+                what = f"{wanted} output tokens requested; this server allows at most {most}"
                 raise ApiError(400, what, param="max_tokens")
             return wanted
         left = self.engine.max_model_len - prompt_tokens
@@ -116,7 +116,7 @@ class Service:
         metadata: dict[str, Any] | None = None,
         streams: bool = False,
     ) -> ServedJob:
-        """A request to the engine, as the next choice of its group. Raises ApiError 400 or 503."""
+        """Submits a job to the engine, as the next choice of its group. Raises ApiError 400 or 503."""
         job = ServedJob(new_id(), client, kind, self.model, len(prompt), metadata or {})
         self._submit(job, prompt, params, group, scheduling, streams=streams)
         return job
@@ -133,18 +133,18 @@ class Service:
         beyond_capacity: bool = False,
     ) -> None:
         loop = asyncio.get_running_loop()
-        if self.outbox is None or self.outbox.loop is not loop:
-            self.outbox = Outbox(loop)
-        post = self.outbox.post
+        if self.dispatcher is None or self.dispatcher.loop is not loop:
+            self.dispatcher = LoopDispatcher(loop)
+        post = self.dispatcher.post
         choice = 0 if group is None else len(group.jobs)
-        take = partial(self._heard, job, job.attempts, group, choice)
+        on_piece = partial(self._on_piece, job, job.attempts, group, choice)
 
         def every(piece: Piece) -> None:
-            post(take, piece)
+            post(on_piece, piece)
 
         def last(piece: Piece) -> None:
             if piece.finish_reason:
-                post(take, piece)
+                post(on_piece, piece)
 
         try:
             job.handle = self.engine.submit(
@@ -162,79 +162,79 @@ class Service:
             raise ApiError(400, str(error)) from error
         except RuntimeError as error:
             raise ApiError(503, str(error)) from error
-        self.board.add(job)
+        self.registry.add(job)
         if group is not None:
             group.jobs.append(job)
 
-    def _heard(self, job: ServedJob, attempts: int, group: Group | None, choice: int, piece: Piece) -> None:
-        """On the event loop, in the order in which the engine spoke."""
+    def _on_piece(self, job: ServedJob, attempts: int, group: Group | None, choice: int, piece: Piece) -> None:
+        """On the event loop, in the order of the engine's output."""
         if attempts != job.attempts:
-            return  # settled already, and the job goes on
+            return  # handled already, and the job was submitted again
         if piece.finish_reason:
             output = self._end(job)
             job.output = None
             if group is not None:
                 group.outputs[choice] = output
         if group is not None:
-            group.feed.put(choice, piece)
+            group.queue.put(choice, piece)
 
     def settle(self, job: ServedJob) -> None:
-        """A job that the engine has ended is written down, also if the event loop that should hear of it is gone."""
+        """Records the end of a job that the engine has ended, even if its last piece has not reached the event loop."""
         if job.handle is not None and job.handle.done:
             self._end(job)
 
     def _end(self, job: ServedJob) -> Output:
-        """The last piece of this job was handed out, or is about to be: its listener hears of it a moment before."""
+        """Records the end of a job: state, result, totals, metrics, rate limits, job store."""
         handle = job.handle
         if handle is None:
             assert job.output is not None
             return job.output
         output = job.output = handle.result()
-        self.board.names.pop(handle.id, None)
+        self.registry.engine_ids.pop(handle.id, None)
         job.handle = None
-        if job.durable and self._goes_on(job, output):
-            self._try_again(False)
+        if job.durable and self._resumes(job, output):
+            self._retry_one(well=False)
             return output
         job.ended = time.time()
         job.state = END_STATES[output.finish_reason]
         job.error = output.error
-        if output.finish_reason == "cancelled" and self.cut:
+        if output.finish_reason == "cancelled" and self.stopping:
             job.error = DRAINED
         job.answer = answer_of(job, output, self.engine.info.backend)
-        self.limits.book(job.client, len(output.token_ids))
-        self.tally.ended(job, output)
+        self.limits.charge(job.client, len(output.token_ids))
+        self.totals.ended(job, output)
         self.metrics.ended(output, handle)
         if self.alerts.limits:
-            self.alert(self.tally.recent())
+            self.alert(self.totals.recent())
         if job.durable:
             self.durable.write(job)
         self._forget(job)
-        self._try_again(output.finish_reason in ("stop", "length"))
+        self._retry_one(output.finish_reason in ("stop", "length"))
         return output
 
-    def _try_again(self, well: bool) -> None:
-        """A durable job that a failed step took may run again, now that another one has ended."""
-        if self.durable.parked and not self.cut:
-            self.durable.try_again(well, idle=not self._live())
+    def _retry_one(self, well: bool) -> None:
+        """Retries a durable job of a failed step, now that another job has ended."""
+        if self.durable.failed and not self.stopping:
+            self.durable.retry_one(well, idle=not self._live())
 
-    def _goes_on(self, job: ServedJob, output: Output) -> bool:
-        """Whether a durable job was only interrupted: it stays queued on disk, for the next run of the server."""
-        if self.cut and output.finish_reason == "cancelled":
-            job.error = f"{DRAINED}; it goes on when the server is started again"
+    def _resumes(self, job: ServedJob, output: Output) -> bool:
+        """Whether a durable job was only interrupted: it stays queued on disk, to be resumed or retried."""
+        if self.stopping and output.finish_reason == "cancelled":
+            job.error = f"{DRAINED}; it is resumed when the server is restarted"
         elif not self.engine.alive and interrupted(output, self.engine.error):
-            job.error = f"the engine has stopped: {output.error}; this job goes on when the server is started again"
+            job.error = f"the engine has stopped: {output.error}; this job is resumed when the server is restarted"
         else:
-            return output.by_step and self.durable.lost_its_step(job, str(output.error))
+            return output.by_step and self.durable.step_failed(job, str(output.error))
         return True
 
     def _forget(self, ended: ServedJob) -> None:
-        """Who has been remembered for long enough, now that this one has ended."""
-        for job in self.board.end(ended):
+        """Drops ended jobs beyond keep_jobs and keep_hours, also from the store."""
+        for job in self.registry.end(ended):
             if job.durable:
                 self.store.remove(job.id)
 
     def alert(self, values: dict[str, float]) -> None:
-        """One warning for each threshold that is newly crossed."""
+        """Logs a warning for each threshold that is newly crossed."""
         for name, (value, limit) in self.alerts.crossed(values).items():
             log.warning("alert: %s is %.3g, above the threshold of %.3g", name, value, limit)
 
@@ -244,35 +244,35 @@ class Service:
         self, prompt: list[int], params: SamplingParams, *, client: str, metadata: dict[str, Any],
         scheduling: Scheduling,
     ) -> ServedJob:  # fmt: skip
-        """A job that is on disk when this returns. Raises ApiError 400 or 503, and then it is not."""
-        plea = Plea(self.engine.model_name, prompt, params, metadata, scheduling)
-        return await self.durable.enqueue(client, self.model, plea)
+        """A durable job: on disk when this returns. Raises ApiError 400 or 503, and then it is not stored."""
+        request = JobRequest(self.engine.model_name, prompt, params, metadata, scheduling)
+        return await self.durable.enqueue(client, self.model, request)
 
-    def _run(self, job: ServedJob, plea: Plea, beyond_capacity: bool) -> None:
-        self._submit(job, plea.prompt, plea.params, None, plea.scheduling, beyond_capacity=beyond_capacity)
+    def _run(self, job: ServedJob, request: JobRequest, beyond_capacity: bool) -> None:
+        self._submit(job, request.prompt, request.params, None, request.scheduling, beyond_capacity=beyond_capacity)
 
     def resume(self) -> int:
-        """Jobs of an earlier run: who has ended still answers, who has not runs again. How many run again."""
+        """Restores the durable jobs of earlier runs; returns how many were submitted again."""
         rows = self.store.rows(self.config.keep_jobs, self.config.keep_hours)
         jobs = [self.durable.restore(row, self.model) for row in rows]
         for job in jobs:
-            self.board.add(job)
-        if self.durable.parked:
-            self.durable.try_again(well=True, idle=True)
-        waits = sum(job.handle is None and job.ended is None for job in jobs)
-        if waits:
-            log.warning("%d jobs of an earlier run wait for another model, or for an engine that works", waits)
+            self.registry.add(job)
+        if self.durable.failed:
+            self.durable.retry_one(well=True, idle=True)
+        waiting = sum(job.handle is None and job.ended is None for job in jobs)
+        if waiting:
+            log.warning("%d durable jobs of an earlier run stay queued: for another model, or for a retry", waiting)
         return sum(job.handle is not None for job in jobs)
 
     def drop(self, job: ServedJob) -> None:
-        """A durable job that waits for another run of the server shall not go on."""
+        """Cancels a durable job that the engine does not hold."""
         self.durable.end(job, "cancelled", None)
         self._forget(job)
 
-    # -- the end ---------------------------------------------------------------------------------------------------
+    # -- shutdown --------------------------------------------------------------------------------------------------
 
     async def drain(self) -> None:
-        """No new requests; those of waiting clients may end within drain_seconds, then all are cut off."""
+        """Refuses new requests; those in flight may end within drain_seconds, then all jobs are cancelled."""
         self.draining = True
         deadline = time.monotonic() + self.config.drain_seconds
         while time.monotonic() < deadline and any(not job.durable for job in self._live()):
@@ -280,9 +280,9 @@ class Service:
         await self._stop()
 
     async def _stop(self) -> None:
-        """Everything that still runs is cut off; durable jobs stay queued on disk."""
-        self.cut = True
-        self.hub.close()
+        """Cancels everything that still runs; durable jobs stay queued on disk."""
+        self.stopping = True
+        self.broadcaster.close()
         for job in self._live():
             job.cancel()
         for _ in range(100):
@@ -291,10 +291,10 @@ class Service:
             await asyncio.sleep(0.02)
 
     def _live(self) -> list[ServedJob]:
-        return [job for job in self.board.jobs.values() if job.handle is not None]
+        return [job for job in self.registry.jobs.values() if job.handle is not None]
 
     async def close(self) -> None:
-        """The engine is its owner's to close."""
+        """The caller closes the engine."""
         await self._stop()
         await self.auth.close()
         await asyncio.to_thread(self.store.close)

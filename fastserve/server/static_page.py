@@ -1,4 +1,4 @@
-"""The page at /: files of the package, and nothing from anywhere else."""
+"""The dashboard at /: static files of the package; the content security policy allows no other source."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from starlette.staticfiles import StaticFiles
 FOLDER = Path(__file__).parent / "page"
 
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-"""Said outright: what a system's own table says of .js may keep a browser from running it."""
+"""Set explicitly: the operating system's own MIME table may give .js a type that browsers refuse to run."""
 
 HEADERS = {
-    "Cache-Control": "no-cache",  # asked for again each time, so that the parts of two versions never meet
+    "Cache-Control": "no-cache",  # revalidated each time, so that files of two versions never mix
     "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
 
 
-class Parts(StaticFiles):
+class PageFiles(StaticFiles):
     def file_response(self, full_path: Any, *args: Any, **kwargs: Any) -> Response:
         response = super().file_response(full_path, *args, **kwargs)
         response.headers.update(HEADERS | _type(Path(full_path)))
@@ -30,8 +30,8 @@ class Parts(StaticFiles):
 
 
 def add_page(app: FastAPI) -> None:
-    """index.html at /, what it needs under /page/."""
-    app.mount("/page", Parts(directory=FOLDER), name="page")
+    """Serves index.html at / and its files under /page/."""
+    app.mount("/page", PageFiles(directory=FOLDER), name="page")
     index = FOLDER / "index.html"
 
     @app.get("/", include_in_schema=False)

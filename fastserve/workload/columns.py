@@ -1,4 +1,4 @@
-"""Which column of a file holds what: by the names that published traces use, or as the user says."""
+"""Column mapping: by the names that published traces use, or by --columns."""
 
 from __future__ import annotations
 

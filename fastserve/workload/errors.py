@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class TraceError(ValueError):
-    """A trace, a recipe or an option that cannot be used; the message says where, what is wrong and what to do.
+    """An invalid trace, spec or option; the message has the place, the error and what to do.
 
     `path` and `line` (1-based) are kept when the fault lies in a file; the message then starts with `path:line:`.
     """

@@ -1,4 +1,4 @@
-"""Laws of token counts.
+"""Distributions of prompt and output lengths, in tokens.
 
 lognormal:mu,sigma,lo,hi   exp(normal(mu, sigma)), rounded, then clipped to lo..hi
 zipf:theta,lo,hi           a length L in lo..hi has probability proportional to L^-theta
@@ -16,7 +16,7 @@ from fastserve.workload.profile import Quantiles, load_profile
 from fastserve.workload.recipe import parse
 from fastserve.workload.trace import IntArray
 
-LAWS: dict[str, dict[str, float | None]] = {
+DISTRIBUTIONS: dict[str, dict[str, float | None]] = {
     "lognormal": {"mu": None, "sigma": None, "lo": 1.0, "hi": None},
     "zipf": {"theta": None, "lo": 1.0, "hi": None},
     "fixed": {"n": None},
@@ -29,7 +29,7 @@ def draw_lengths(
 ) -> tuple[IntArray, IntArray]:
     """(prompt, output) of n requests, drawn independently from two streams of `seed`.
 
-    `lengths` rules both; `prompt` and `output` override it for one side, without touching the stream of the other.
+    `lengths` is the distribution of both; `prompt` and `output` override it for one, without changing the other.
     Where both come from one profile with a largest total, the output is cut to it.
     """
     streams = [np.random.default_rng(child) for child in seed.spawn(2)]
@@ -48,7 +48,7 @@ def _draw(spec: str, side: str, n: int, rng: np.random.Generator) -> IntArray:
         table: Quantiles = profile.prompt if side == "prompt" else profile.output
         return table.at(rng.random(n))
     try:
-        name, values = parse(spec, LAWS)
+        name, values = parse(spec, DISTRIBUTIONS)
     except TraceError as error:
         raise TraceError(f"{error} (or profile:NAME)") from None
     if name == "fixed":
@@ -62,11 +62,11 @@ def _draw(spec: str, side: str, n: int, rng: np.random.Generator) -> IntArray:
         # Clipping the exponent first keeps exp() finite.
         exponent = np.minimum(values["mu"] + values["sigma"] * rng.standard_normal(n), np.log(LARGEST))
         return np.clip(np.rint(np.exp(exponent)), lo, hi).astype(np.int64)
-    ladder = np.cumsum((np.arange(lo, hi + 1) / lo) ** -values["theta"])
-    if not np.isfinite(ladder[-1]):
+    cumulative = np.cumsum((np.arange(lo, hi + 1) / lo) ** -values["theta"])
+    if not np.isfinite(cumulative[-1]):
         raise TraceError(f"theta in {spec!r} is too far below 0")
-    rung = np.searchsorted(ladder, rng.random(n) * ladder[-1], side="right")
-    drawn: IntArray = np.minimum(rung, hi - lo).astype(np.int64)
+    index = np.searchsorted(cumulative, rng.random(n) * cumulative[-1], side="right")
+    drawn: IntArray = np.minimum(index, hi - lo).astype(np.int64)
     return drawn + lo
 
 

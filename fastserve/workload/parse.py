@@ -1,4 +1,4 @@
-"""From the cells of a file to integers, and a fault for every cell that cannot be one.
+"""Parses cells of a file to integers, with a Fault for every cell that is not one.
 
 A cell is what CSV or JSON gave: text (JSON decimals are kept as text, so that nothing is rounded), int, None, or
 anything else, which is a fault. Times are exact: digits below a nanosecond are dropped, none above is lost.
@@ -17,7 +17,7 @@ import numpy as np
 from fastserve.workload.trace import NS, IntArray
 
 LARGEST = 10_000_000
-"""Tokens above which a length is taken for a mistake."""
+"""Largest plausible length in tokens; above it a row is refused."""
 
 UNITS = {"s": 9, "ms": 6, "us": 3, "ns": 0}
 """Unit of a time column -> its decimal digits above the nanosecond."""
@@ -38,7 +38,7 @@ class Fault(NamedTuple):
 
 
 class Numbers(NamedTuple):
-    """A column; `values` at the rows in `faults` mean nothing."""
+    """A parsed column; `values` at the rows in `faults` are undefined."""
 
     values: IntArray
     faults: dict[int, Fault]

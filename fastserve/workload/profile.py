@@ -18,7 +18,7 @@ _FOLDER = files("fastserve.workload") / "profiles"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Quantiles:
-    """An empirical law: tokens[i] is the quantile at levels[i]; both increase, levels from 0 to 1."""
+    """An empirical distribution: tokens[i] is the quantile at levels[i]; both increase, levels from 0 to 1."""
 
     levels: npt.NDArray[np.float64]
     tokens: npt.NDArray[np.float64]

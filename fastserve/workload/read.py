@@ -1,4 +1,4 @@
-"""read_trace: any known request trace or set of lengths, recognised by content."""
+"""read_trace: reads any supported trace or dataset of lengths; the format is detected from the content."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def read_trace(
     lenient: drop rows that cannot be used and count them in Trace.dropped, instead of raising at the first.
     rate: requests/s; a set of lengths without arrival times needs it, any other trace is stretched to it.
     arrivals: the process that gives a set of lengths its times (see arrivals.py; default poisson).
-    lengths: the law that gives ServeGen client rates without lengths their tokens (see lengths.py).
+    lengths: the distribution for ServeGen client rates without lengths (see lengths.py).
     seed: shuffles and times a set of lengths, draws ServeGen requests; a recorded trace ignores it.
     start_s, duration_s: the window in seconds since the first arrival (ServeGen: since midnight of its first day).
 

@@ -1,4 +1,4 @@
-"""The small language of arrivals and lengths: `name`, `name:4`, `name:cv=4` or `name:3.0,1.6,1,1024`."""
+"""Parser for specs of arrivals and lengths: `name`, `name:4`, `name:cv=4` or `name:3.0,1.6,1,1024`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a trace to requests: the one way, for the simulator, the replay on an engine, the bench client and `ab`."""
+"""Converts a trace to requests, for the simulator, playback on an engine, the bench client and `ab`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class TraceRequest(NamedTuple):
-    """One row of a trace, as whoever replays it knows it. A scheduler gets its Job, which lacks `output`."""
+    """One row of a trace, for drivers. A scheduler gets its Job, without `output`."""
 
     id: int
     """Its row, dense from 0."""
@@ -24,16 +24,16 @@ class TraceRequest(NamedTuple):
     prompt: int
     """Prompt tokens."""
     output: int
-    """Output tokens: the truth, which a scheduler must not see. Bounded by the row's own max_tokens."""
+    """True output length in tokens, which schedulers never see. Bounded by the row's own max_tokens."""
     limit: int
-    """Output tokens that the client allows: the row's own max_tokens, else the largest output of the trace."""
+    """max_tokens: the row's own, else the largest output of the trace."""
     client: str = ""
     program: str = ""
     priority: int = 0
     """The smaller, the more urgent."""
     slo: SloTargets = NO_TARGETS
     guess: int | None = None
-    """Output tokens as predicted: by the driver's predictor, else by the trace itself."""
+    """Predicted output tokens: by the driver's predictor, else from the trace."""
 
     @property
     def deadline(self) -> int:
@@ -42,9 +42,9 @@ class TraceRequest(NamedTuple):
 
     @property
     def scheduling(self) -> dict[str, Any]:
-        """What Engine.submit() and the routes of our own server take for policies, by their names; spans in s.
+        """Scheduling arguments of Engine.submit() and of our own server's routes, by name; times in s.
 
-        What the row does not say is left out. Client and guess have places of their own there.
+        Missing values are left out. Client and guess are passed separately.
         """
         ttft, tpot, e2e = [None if span is None else span / NS for span in self.slo]
         fields = {"program": self.program or None, "priority": self.priority or None, "deadline_s": e2e,
@@ -52,16 +52,16 @@ class TraceRequest(NamedTuple):
         return {name: value for name, value in fields.items() if value is not None}
 
     def job(self) -> Job:
-        """What a scheduler may know of it, but for the guess, which is for policies that need one."""
+        """The Job for a scheduler, without the guess, which is only for policies that need one."""
         id, arrival, prompt, _, limit, client, program, priority, slo, _ = self
         deadline = NEVER if slo is NO_TARGETS else slo.deadline(arrival)
         return Job(id, arrival, prompt, limit, client, program, priority, deadline)
 
 
 def requests_of(trace: Trace, predictor: Predictor | None = None) -> Iterator[TraceRequest]:
-    """The trace's requests in order of arrival, made one at a time: for a driver that sends them to somebody.
+    """The trace's requests in order of arrival, made one at a time, for drivers of an engine or server.
 
-    predictor: asked once for each of them; without one the trace's own guesses stand.
+    predictor: called once for each; without one the trace's own guesses are used.
     """
     requests = _plain(trace)
     if predictor is None:
@@ -71,7 +71,7 @@ def requests_of(trace: Trace, predictor: Predictor | None = None) -> Iterator[Tr
 
 
 def jobs_of(trace: Trace, predictor: Predictor | None = None) -> Iterator[Job]:
-    """The same requests as Jobs, for a driver that has the Scheduler itself. Without a predictor no job has a guess."""
+    """The same requests as Jobs, for drivers of a Scheduler. Without a predictor no job has a guess."""
     for id, arrival, prompt, output, limit, client, program, priority, slo, _ in _rows(trace):
         deadline = NEVER if slo is NO_TARGETS else slo.deadline(arrival)
         job = Job(id, arrival, prompt, limit, client, program, priority, deadline)
@@ -81,7 +81,7 @@ def jobs_of(trace: Trace, predictor: Predictor | None = None) -> Iterator[Job]:
 
 
 def _plain(trace: Trace) -> Iterator[TraceRequest]:
-    """As the trace has them."""
+    """Rows of the trace as requests."""
     return map(TraceRequest._make, _rows(trace))
 
 
@@ -104,7 +104,7 @@ def _rows(trace: Trace) -> Iterator[tuple[int, int, int, int, int, str, str, int
 
 
 def outputs_of(trace: Trace) -> list[int]:
-    """The truth, by row: what a request generates is bounded by its own max_tokens."""
+    """True output lengths by row, bounded by the row's own max_tokens."""
     outputs: list[int] = trace.output.tolist()
     if trace.max_tokens is not None:
         outputs = [min(o, m) if m else o for o, m in zip(outputs, trace.max_tokens.tolist(), strict=True)]
@@ -112,7 +112,7 @@ def outputs_of(trace: Trace) -> list[int]:
 
 
 def limits_of(trace: Trace, outputs: list[int]) -> Iterable[int]:
-    """A row's own max_tokens, else the largest output: one constant, so that no limit tells its output."""
+    """A row's own max_tokens, else the largest output: one constant, so that a limit does not reveal its output."""
     constant = max(outputs)
     if trace.max_tokens is None:
         return repeat(constant, len(outputs))
@@ -136,7 +136,7 @@ def _spans(column: IntArray) -> list[int | None]:
 def within(requests: Iterable[TraceRequest], context: int) -> Iterator[TraceRequest]:
     """Their limits cut to what a context of so many tokens leaves behind the prompt, but never below the output.
 
-    For a body that refuses a limit which its context does not hold. A request that does not fit at all stays so.
+    For backends that refuse a limit beyond their context. A request that does not fit at all is unchanged.
     """
     for request in requests:
         room = max(context - request.prompt, request.output)

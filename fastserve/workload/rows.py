@@ -1,4 +1,4 @@
-"""The typed rows of a request table: which can be used, and what is wrong with the others."""
+"""Rows: the typed rows of a request table, validated."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Blocks(NamedTuple):
 
 
 class Rows:
-    """The typed columns of a table, the faults of its rows, and the count of what was left out."""
+    """Typed columns of a table, validation faults by row, and counts of dropped rows."""
 
     def __init__(self, table: Table, columns: Columns) -> None:
         self.table = table
@@ -54,7 +54,7 @@ class Rows:
             self.numbers["guess"] = Numbers(np.where(given, np.maximum(values, 1), 0), faults)
 
     def usable(self, lenient: bool) -> npt.NDArray[np.intp]:
-        """Indices of the good rows. Strict: TraceError at the first bad line. Lenient: bad rows are counted."""
+        """Indices of the valid rows. Strict: TraceError at the first invalid one. Lenient: drops and counts them."""
         table, faults = self.table, {}
         for numbers in reversed(self.numbers.values()):
             faults.update(numbers.faults)

@@ -1,4 +1,4 @@
-"""Seeds: one non-negative integer, from which each component gets a stream of its own."""
+"""Seeds: independent random streams for each component from one non-negative integer."""
 
 from __future__ import annotations
 

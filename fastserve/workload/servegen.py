@@ -1,8 +1,8 @@
-"""ServeGen services: not a log of requests but, per client and 10 minutes, a rate and a law of gaps.
+"""ServeGen services: not a log of requests but, per client and 10 minutes, a rate and a distribution of gaps.
 
-A client's window of rate r gets r x 600 requests; their gaps are drawn from its law and rescaled so that they fill the
-window. Lengths come from the client's distributions of that part of the day, prompt and output independently, or from a
-law of lengths where the files have none. Every client and window has streams of its own, so a part of the day holds the
+A client's window of rate r gets r x 600 requests; their gaps are drawn from its distribution and rescaled to fill the
+window. Lengths come from the client's distributions of that part of the day, prompt and output independently, or from
+`--lengths` where the files have none. Every client and window has streams of its own, so a part of the day holds the
 same requests whichever part is asked for.
 """
 
@@ -36,11 +36,11 @@ LIMIT = 3_000_000
 _MEMBER = re.compile(r"(?:.*/)?chunk-(\d+)-(trace\.csv|dataset\.json)")
 _COLUMNS = ("client", "window_start_s", "rate_rps", "cv", "dist", "param1", "param2")
 _MEDIA = ("image", "audio", "video")
-_LAWS = ("Gamma", "Weibull")
+_DISTRIBUTIONS = ("Gamma", "Weibull")
 
 
 class GapWindow(NamedTuple):
-    """One client from start_s on, for WINDOW_S. The scale of the law is immaterial: the gaps are rescaled."""
+    """One client from start_s on, for WINDOW_S. law: distribution of gaps; its scale is not used, gaps are rescaled."""
 
     start_s: float
     rate: float
@@ -106,11 +106,13 @@ def requests(
 ) -> Trace:
     """The requests from start_s for duration_s (None: to the end), arrivals counted from the first of them.
 
-    `lengths` is the law for clients without lengths of their own. A client whose files have an empty distribution all
-    day is left out and its requests are counted in Trace.dropped.
+    `lengths` is the distribution for clients without lengths of their own. A client whose own distributions are all
+    empty is dropped and its requests are counted in Trace.dropped.
     """
     if lengths is None and not any(client.lengths for client in clients):
-        raise TraceError("these client rates have no lengths; give a law, such as --lengths profile:sharegpt", path)
+        raise TraceError(
+            "these client rates have no lengths; give a distribution, such as --lengths profile:sharegpt", path
+        )
     check_window(start_s, duration_s)
     end_s = float("inf") if duration_s is None else start_s + duration_s
     chosen = [
@@ -175,8 +177,10 @@ def _window(cells: Sequence[object], path: str, line: int) -> GapWindow:
         raise TraceError("window start, rate and shape must be numbers", path, line) from None
     if not (0 <= window.start_s < float("inf") and 0 <= window.rate < float("inf")):
         raise TraceError("window start and rate must be finite and not negative", path, line)
-    if window.rate and (law not in _LAWS or not 0 < window.shape < float("inf")):
-        raise TraceError(f"gaps of law {law!r} and shape {shape!r}; known laws are {', '.join(_LAWS)}", path, line)
+    if window.rate and (law not in _DISTRIBUTIONS or not 0 < window.shape < float("inf")):
+        raise TraceError(
+            f"gaps of law {law!r} and shape {shape!r}; known ones are {', '.join(_DISTRIBUTIONS)}", path, line
+        )
     return window
 
 
@@ -214,7 +218,7 @@ class _DayLengths:
         field = "input_tokens" if "input_tokens" in client.lengths[part] else "text_tokens"
         prompt = self._sample(c, part, field, n, inputs)
         for kind in _MEDIA:
-            # A request's items of one kind are given the same size; the files hold no joint law.
+            # Items of one kind in a request get the same size; the files have no joint distribution.
             if f"{kind}_tokens" in client.lengths[part]:
                 items = self._sample(c, part, f"{kind}_count", n, media)
                 prompt = prompt + items * self._sample(c, part, f"{kind}_tokens", n, media)
@@ -231,9 +235,9 @@ class _DayLengths:
         table = self._table(c, part, field)
         if table is None:
             return np.zeros(n, np.int64)
-        values, ladder = table
-        rung = np.searchsorted(ladder, rng.random(n) * ladder[-1], side="right")
-        drawn: IntArray = values[np.minimum(rung, len(values) - 1)]
+        values, cumulative = table
+        index = np.searchsorted(cumulative, rng.random(n) * cumulative[-1], side="right")
+        drawn: IntArray = values[np.minimum(index, len(values) - 1)]
         return drawn
 
     def _table(self, c: int, part: int, field: str) -> tuple[IntArray, npt.NDArray[np.float64]] | None:
@@ -244,11 +248,11 @@ class _DayLengths:
             try:
                 law = ast.literal_eval(text)
                 values = np.array([int(value) for value in law], np.int64)
-                ladder = np.cumsum(np.array(list(law.values()), np.float64))
+                cumulative = np.cumsum(np.array(list(law.values()), np.float64))
             except (ValueError, OverflowError, SyntaxError, AttributeError, TypeError):
                 client = self.clients[c].name
                 raise TraceError(f"client {client}, second {part}: {field} is not a dict of probabilities") from None
-            if len(values) and (values.min() < 0 or not 0 < ladder[-1] < float("inf")):
+            if len(values) and (values.min() < 0 or not 0 < cumulative[-1] < float("inf")):
                 raise TraceError(f"client {self.clients[c].name}, second {part}: {field} has impossible numbers")
-            self.tables[key] = (values, ladder) if len(values) else None
+            self.tables[key] = (values, cumulative) if len(values) else None
         return self.tables[key]

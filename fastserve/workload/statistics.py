@@ -1,4 +1,4 @@
-"""What a trace looks like: the numbers that tell whether a scheduler has anything to do on it."""
+"""describe(): statistics of a trace: rate, burstiness, lengths, their correlation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Synthetic traces: an arrival process, a law of lengths, a seed."""
+"""Synthetic traces: an arrival process, a distribution of lengths, a seed."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def synthesise(
 ) -> Trace:
     """n requests at `rate` requests/s in the long run; arrivals.py and lengths.py say what the recipes mean.
 
-    `prompt` and `output` are laws that override `lengths` for one side. Arrivals, prompts and outputs have streams of
-    their own: changing the recipe of one leaves the others as they were (common random numbers). Raises TraceError.
+    `prompt` and `output` override the distribution `lengths` for one side. Arrivals, prompts and outputs have their own
+    random streams: changing the spec of one leaves the others as they were (common random numbers). Raises TraceError.
     """
     times, tokens = seed_sequence(seed).spawn(2)
     arrival = arrival_times(arrivals, n, rate, times)

@@ -1,4 +1,4 @@
-"""CSV, JSON lines or a JSON array as columns of cells. What the columns mean is decided elsewhere."""
+"""Reads CSV, JSON lines or a JSON array into columns of raw cells."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A trace: who asks for how much, and when. Columns of equal length, one row per request."""
+"""Trace: arrivals, lengths and optional attributes of requests, as columns with one row per request."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class Trace:
     prompt: IntArray
     """Prompt tokens, >= 1."""
     output: IntArray
-    """Output tokens, >= 1: the truth that only a replayer may know."""
+    """True output length in tokens, >= 1; schedulers never see it."""
     client: list[str] | None = None
-    """Who asked; "" where a row does not say."""
+    """Client id; "" where a row has none."""
     program: list[str] | None = None
-    """The session or agent run that the request belongs to; "" where a row does not say."""
+    """Session or agent run that the request belongs to; "" where a row has none."""
     priority: IntArray | None = None
     ttft_slo: IntArray | None = None
     """ns to the first token; 0 = no such target."""
@@ -59,9 +59,9 @@ class Trace:
     block_size: int = 512
     """Prompt tokens per entry of `hash_ids`."""
     guess: IntArray | None = None
-    """Output tokens predicted by somebody else, >= 1; 0 = none given."""
+    """Predicted output length in the trace, >= 1; 0 = none given."""
     dropped: dict[str, int] = field(default_factory=dict)
-    """reason -> rows left out, by a lenient read or by the format's own rule (`failed` in BurstGPT)."""
+    """reason -> rows dropped, by a lenient read or by the format's own rule (`failed` in BurstGPT)."""
 
     def __post_init__(self) -> None:
         n = len(self.arrival)

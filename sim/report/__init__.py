@@ -1,1 +1,1 @@
-"""What is made of finished runs: run (the data), table, document (JSON and files), plot and style, provenance."""
+"""Reports on finished runs. Read: run (the data), table, document (JSON and files), plot, style, provenance."""

@@ -1,4 +1,4 @@
-"""What is shown and kept of runs: the table, the JSON document, the files of a folder."""
+"""Output of runs: the JSON document and the files of a result folder."""
 
 import json
 import math
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastserve.atomic_files import atomically
+from fastserve.formats import metadata, stamp
 from sim.report.provenance import provenance
 from sim.report.run import Run
 from sim.report.table import table
@@ -24,6 +25,7 @@ TEXT = ("finish", "client", "program")  # the record columns that are text; all 
 def document(settings: Mapping[str, object], runs: Sequence[Run]) -> dict[str, Any]:
     """All runs as plain JSON values: {"settings", "runs": [{policy, label, seed, settings, summary}]}, null for NaN."""
     return {
+        **stamp("run"),
         "settings": plain(settings),
         "runs": [
             {
@@ -39,7 +41,7 @@ def document(settings: Mapping[str, object], runs: Sequence[Run]) -> dict[str, A
 
 
 def plain(value: object) -> Any:
-    """`value` in types that JSON has; what JSON cannot say of a float (NaN, infinities) is None."""
+    """`value` as JSON types; NaN and infinities become None."""
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, bool | int | str):
@@ -63,7 +65,11 @@ def write_out(folder: Path, settings: Mapping[str, object], runs: Sequence[Run],
 
     Raises OutputError, whose text is one line, when the folder cannot be written or the disk is full.
     """
-    written = [_write_json(folder / "run.json", {"settings": plain(settings), "provenance": plain(provenance())})]
+    written = [
+        _write_json(
+            folder / "run.json", stamp("run") | {"settings": plain(settings), "provenance": plain(provenance())}
+        )
+    ]
     if runs:
         written.append(_write_parquet(folder / "records.parquet", runs))
         if csv:
@@ -97,7 +103,7 @@ def _write_csv(path: Path, runs: Sequence[Run]) -> Path:
 
 
 def _rows(run: Run) -> "pa.Table":
-    """The records of `run` with what tells them from other runs' records; NaN becomes null."""
+    """The records of `run`, with policy, label and seed in front; NaN becomes null."""
     import pyarrow as pa
 
     n = len(run.records["id"])
@@ -108,4 +114,4 @@ def _rows(run: Run) -> "pa.Table":
     }
     for name, column in run.records.items():
         columns[name] = pa.array(column, pa.string() if name in TEXT else None, from_pandas=True)
-    return pa.table(columns)
+    return pa.table(columns).replace_schema_metadata(metadata("records"))

@@ -1,4 +1,4 @@
-"""Two figures of a set of runs: the distribution of completion times, and their mean and p99."""
+"""Figures of a set of runs: the CDF of completion times, and bars of their mean and p99."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
-POINTS = 400  # of a distribution's curve: more than a column's width can show
+POINTS = 400  # of a curve: more than a column's width resolves
 
 
 def draw(runs: Sequence[Run], folder: Path) -> list[Path]:
@@ -60,7 +60,7 @@ def _cdf(groups: Mapping[str, Sequence[Run]], looks: Mapping[str, Look]) -> "Fig
     completed = [_completed(run) for group in groups.values() for run in group]
     times = np.concatenate([jct for jct, _ in completed])
     times = times[times > 0]
-    # The few shortest jobs would take a decade of the axis for nothing.
+    # The few shortest jobs would take a decade of the axis.
     low, high = np.quantile(times, (0.002, 1.0)) if len(times) else (0.1, 1.0)
     grid = np.geomspace(low, max(high, low * 1.01), POINTS)
     for label, group in groups.items():
@@ -84,14 +84,14 @@ def _cdf(groups: Mapping[str, Sequence[Run]], looks: Mapping[str, Look]) -> "Fig
 
 
 def _completed(run: Run) -> tuple[Floats, int]:
-    """Sorted completion times, and the number of jobs that they are a share of."""
+    """Sorted completion times, and the number of all jobs."""
     finish, jct = run.records["finish"], run.records["jct_from_arrival"]
     done = (finish == "stop") | (finish == "length")
     return np.sort(jct[done]), int(np.count_nonzero(done | (finish == "unfinished")))
 
 
 def _markers(curve: Floats, nth: int) -> list[int]:
-    """Where markers stand on a curve: evenly in its share, shifted per label so that they do not hide each other."""
+    """Marker positions on a curve: evenly spaced in the share, shifted per label to avoid overlap."""
     shares = (np.arange(5) + 0.5 + 0.1 * (nth % 5)) / 6 * curve[-1]
     return sorted(set(np.searchsorted(curve, shares).tolist()))
 

@@ -1,4 +1,4 @@
-"""Where a result came from: what a reader needs to make it again."""
+"""Provenance of a result: what is needed to reproduce it."""
 
 import hashlib
 import os
@@ -37,7 +37,7 @@ def provenance() -> dict[str, object]:
 
 
 def fingerprint(*more: Path) -> str:
-    """Of the source text that can change a simulated result, and of `more` files: 16 hexadecimal digits."""
+    """Hash of the source text that can change a simulated result, and of `more` files: 16 hexadecimal digits."""
     root = Path(__file__).parents[2]
     library = root / "fastserve"
     found = [*(root / "sim").glob("*.py")]
@@ -50,7 +50,7 @@ def fingerprint(*more: Path) -> str:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git says about this checkout; None where there is no git or no checkout."""
+    """Output of a git command in this checkout; None without git or a checkout."""
     try:
         answer = subprocess.run(
             ["git", *arguments],

@@ -1,4 +1,4 @@
-"""Run: what came out of one policy under one seed."""
+"""Run: records and summary of one policy under one seed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,11 +1,11 @@
-"""How figures look: one page for all of them, so that a policy has one colour everywhere."""
+"""Style of all figures, so that a policy has the same colour everywhere."""
 
 import zlib
 from typing import Any, NamedTuple
 
 COLUMN, PAGE = 3.33, 7.0  # inches: one column and the text width of two-column conference styles
 
-# Okabe and Ito's palette, which stays apart for colour-blind readers and in print.
+# Okabe and Ito's palette: distinguishable by colour-blind readers and in print.
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 
@@ -40,7 +40,7 @@ RC: dict[Any, Any] = {
 
 
 class Look(NamedTuple):
-    """How one policy is drawn: never by colour alone."""
+    """The style of one policy: colour, dash and marker, never colour alone."""
 
     colour: str
     marker: str
@@ -67,6 +67,6 @@ SPARE = [
 
 
 def look(policy: str, nth: int = 0) -> Look:
-    """The look of a policy's name, the same in every figure; `nth` tells labels of one policy apart, by dashes."""
+    """The style of a policy, the same in every figure; `nth` distinguishes labels of one policy by dashes."""
     base = LOOKS.get(policy) or SPARE[zlib.crc32(policy.encode()) % len(SPARE)]
     return base._replace(dash=DASHES[(DASHES.index(base.dash) + nth) % len(DASHES)])

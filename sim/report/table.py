@@ -1,4 +1,4 @@
-"""The table of results: one row a label, averaged over its seeds, readable at 120 columns."""
+"""Results as a text table: one row a label, averaged over its seeds, within 120 columns."""
 
 import math
 import textwrap
@@ -11,7 +11,7 @@ from sim.settings import Settings
 
 WIDTH = 120
 
-# Heading (two lines) and the key of the summary that stands below it.
+# Heading (two lines) and the key of the summary below it.
 COLUMNS = (
     ("mean", "JCT s", "mean_jct_s"),
     ("p50", "JCT s", "p50_jct_s"),
@@ -75,7 +75,7 @@ def table(runs: Sequence[Run], settings: Mapping[str, object]) -> str:
 
 
 def _header(runs: Sequence[Run], settings: Mapping[str, object]) -> list[str]:
-    """Every setting: what matters and what was changed, then in few words what is as by default."""
+    """All settings: the important and the changed ones, then briefly those at their defaults."""
     seeds = sorted({run.seed for run in runs})
     jobs = sorted({int(run.summary["n"] or 0) for run in runs})
     items = [f"n {_span(jobs)}", f"seeds {_span(seeds)}"]
@@ -97,7 +97,7 @@ def _header(runs: Sequence[Run], settings: Mapping[str, object]) -> list[str]:
 
 
 def _usual(name: str, settings: Mapping[str, object]) -> bool:
-    """Is it as by default? Where that is one per slot, the batch cap stands for it."""
+    """Whether a setting has its default; a default of one per slot is the batch cap."""
     default = settings.get("max_batch") if name in ("kv_reserve", "prefetch_quota") else DEFAULTS[name]
     return settings[name] == default
 
@@ -111,9 +111,9 @@ def _notes(groups: Mapping[str, Sequence[Run]], marks: Mapping[str, str]) -> lis
     notes += [f"* {label}: {mark}" for label, mark in marks.items()]
     for label, group in groups.items():
         lost = {kind: sum(int(run.summary[kind] or 0) for run in group) for kind in ("rejected", "unfinished")}
-        told = [f"{count:,} {kind}" for kind, count in lost.items() if count]
-        if told:
-            notes.append(f"{label}: {', '.join(told)} (unfinished jobs count with the time they have waited so far)")
+        parts = [f"{count:,} {kind}" for kind, count in lost.items() if count]
+        if parts:
+            notes.append(f"{label}: {', '.join(parts)} (unfinished jobs count with the time they have waited so far)")
     return ["", *notes] if notes else []
 
 
@@ -133,7 +133,7 @@ def _share(some: Sequence[Run], group: Sequence[Run]) -> str:
 
 
 def _ratio(first: Sequence[Run], group: Sequence[Run]) -> Ratio | None:
-    """Paired over the seeds that both have: an interrupted sweep may lack some."""
+    """Paired over the common seeds: an interrupted run may lack some."""
     mine = {run.seed: run.summary["mean_jct_s"] for run in group}
     pairs = [(run.summary["mean_jct_s"], mine.get(run.seed)) for run in first]
     both = [(base, other) for base, other in pairs if base and other]
@@ -161,7 +161,7 @@ def _figure(run: Run, key: str, settings: Mapping[str, object]) -> float | None:
 
 
 def _number(value: float | None) -> str:
-    """Three significant digits, all digits of the integer part; no exponent in the range that people meet."""
+    """Three significant digits, all digits of the integer part; no exponent in the usual range."""
     if value is None:
         return "-"
     if value == 0:
@@ -187,7 +187,7 @@ def _value(value: object) -> str:
 
 
 def _span(values: Sequence[int]) -> str:
-    """0, 1, 2 -> "0-2 (3)"; a single value stands alone."""
+    """0, 1, 2 -> "0-2 (3)"; a single value as it is."""
     if len(values) == 1:
         return f"{values[0]:,}"
     if list(values) == list(range(values[0], values[-1] + 1)):
@@ -196,7 +196,7 @@ def _span(values: Sequence[int]) -> str:
 
 
 def _wrapped(items: Sequence[str]) -> list[str]:
-    """Items side by side, never broken inside unless one alone is too long."""
+    """Joins items into lines, broken only between items unless one is too long."""
     lines = [""]
     for item in items:
         joined = f"{lines[-1]}   {item}" if lines[-1] else item

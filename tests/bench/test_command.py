@@ -14,7 +14,7 @@ import pytest
 
 from fastserve.__main__ import main
 from fastserve.bench.stub import Behaviour
-from fastserve.bench.target import Asker
+from fastserve.bench.target import TargetClient
 from tests.bench.conftest import Served
 
 Serve = Callable[..., Served]
@@ -44,21 +44,27 @@ def bench(capsys: pytest.CaptureFixture[str], *words: object, status: int = 0) -
     return found
 
 
-@pytest.mark.parametrize("backend", ["openai", "openai-chat", "native", "nobatch"])
-def test_a_trace_on_every_backend(serve: Serve, trace: Path, capsys: pytest.CaptureFixture[str], backend: str) -> None:
+def test_the_api_under_its_old_name(serve: Serve, trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     served = serve()
-    found = bench(capsys, "--url", served.url, "--backend", backend, "--trace", trace)
+    found = bench(capsys, "--url", served.url, "--backend", "native", "--trace", trace)
+    assert found["endpoint_type"] == "native"
+
+
+@pytest.mark.parametrize("api", ["openai", "openai-chat", "native", "nobatch"])
+def test_a_trace_on_every_api(serve: Serve, trace: Path, capsys: pytest.CaptureFixture[str], api: str) -> None:
+    served = serve()
+    found = bench(capsys, "--url", served.url, "--api", api, "--trace", trace)
     assert (found["completed"], found["failed"], found["total_output_tokens"]) == (3, 0, 10)
     assert found["from_arrival"]["completed"] == 3
     assert found["counts"] == {
         "output_tokens_by": "server",
         "wrong_outputs": 0,
         "wrong_prompts": 0,
-        "preemptions_by": None if backend.startswith("openai") else "server",
+        "preemptions_by": None if api.startswith("openai") else "server",
     }
     bodies = [seen.body for seen in served.stub.seen]
     assert [body.get("user") for body in bodies] == ["ann", None, "bob"]
-    prompts = [body["messages"][0]["content"] if backend == "openai-chat" else body["prompt"] for body in bodies]
+    prompts = [body["messages"][0]["content"] if api == "openai-chat" else body["prompt"] for body in bodies]
     assert [len(prompt) for prompt in prompts] == [5, 9, 2]
 
 
@@ -148,7 +154,7 @@ def test_seeds_repair_a_trace_as_the_simulator_does(
         (["--dataset-name", "sharegpt"], "needs --dataset-path"),
         (["--trace", "x", "--dataset-name", "random"], "not both"),
         (["--trace", "/nowhere"], "no such file"),
-        (["--backend", "openai-chat", "--prompts", "ids"], "takes text only"),
+        (["--api", "openai-chat", "--prompts", "ids"], "takes text only"),
         (["--predictor", "psychic"], "no predictor"),
         (["--random-range-ratio", "2"], "below 1"),
     ],
@@ -180,7 +186,7 @@ def test_flags_that_make_no_sense(words: list[str]) -> None:
 
 def test_nobody_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--url", "http://127.0.0.1:9"]) == 1
-    assert "nobody answers at http://127.0.0.1:9" in capsys.readouterr().err
+    assert "no connection to http://127.0.0.1:9" in capsys.readouterr().err
 
 
 def test_an_unwritable_folder_is_found_before_the_run(
@@ -194,9 +200,9 @@ def test_an_unwritable_folder_is_found_before_the_run(
 
 
 def test_probe(serve: Serve) -> None:
-    own = Asker(serve(owned_by="fastserve", max_model_len=77).url).probe()
+    own = TargetClient(serve(owned_by="fastserve", max_model_len=77).url).probe()
     assert (own.own, own.models, own.max_model_len, own.vocab_size) == (True, ("stub",), 77, 257)
-    assert not Asker(serve().url).probe().own
+    assert not TargetClient(serve().url).probe().own
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")

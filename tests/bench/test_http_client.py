@@ -119,9 +119,9 @@ def test_an_empty_body() -> None:
 @pytest.mark.parametrize(
     ("said", "why"),
     [
-        (CHUNKED + b"5\r\nhel", "closed the connection within its answer"),
-        (b"", "closed the connection before it answered"),
-        (LENGTH + b"a", "within its answer"),
+        (CHUNKED + b"5\r\nhel", "closed the connection during its response"),
+        (b"", "closed the connection before its response"),
+        (LENGTH + b"a", "during its response"),
         (b"SSH-2.0-OpenSSH\r\n", "not HTTP"),
     ],
 )
@@ -169,7 +169,7 @@ def test_giving_up_closes_the_connection() -> None:
 
 @pytest.mark.parametrize("url", ["ftp://a", "http://", "http://a/?x=1"])
 def test_addresses(url: str) -> None:
-    with pytest.raises(ValueError, match="no address"):
+    with pytest.raises(ValueError, match="is not a server URL"):
         HttpClient(url)
 
 

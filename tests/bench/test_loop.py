@@ -1,4 +1,4 @@
-"""The loop, against backends that answer when they are told to. Nothing here depends on how long anything takes."""
+"""The loop, against APIs that answer when they are told to. Nothing here depends on how long anything takes."""
 
 from __future__ import annotations
 
@@ -73,14 +73,14 @@ def test_nothing_is_sent_before_it_is_due_and_arrivals_are_the_schedule() -> Non
 
 def test_closed_loop() -> None:
     """All due at once, two slots: never more than two, and a call arrives when an earlier one has ended."""
-    backends: list[Held] = []
+    apis: list[Held] = []
 
     async def work() -> Result:
-        backends.append(Held(needed=2))
-        return await run([call(i) for i in range(20)], backends[0], max_concurrency=2)
+        apis.append(Held(needed=2))
+        return await run([call(i) for i in range(20)], apis[0], max_concurrency=2)
 
     result = go(work)
-    assert (result.loop, backends[0].most) == ("closed", 2)
+    assert (result.loop, apis[0].most) == ("closed", 2)
     ends = sorted(sample.reply.closed for sample in result.samples)
     arrivals = [sample.arrival for sample in result.samples]
     assert arrivals[:2] == [result.started] * 2
@@ -88,14 +88,14 @@ def test_closed_loop() -> None:
 
 
 def test_a_capped_loop_counts_the_wait_for_a_slot() -> None:
-    backends: list[Held] = []
+    apis: list[Held] = []
 
     async def work() -> Result:
-        backends.append(Held())
-        return await run([call(i, due_ms=i / 10) for i in range(20)], backends[0], max_concurrency=1)
+        apis.append(Held())
+        return await run([call(i, due_ms=i / 10) for i in range(20)], apis[0], max_concurrency=1)
 
     result = go(work)
-    assert (result.loop, backends[0].most) == ("capped", 1)
+    assert (result.loop, apis[0].most) == ("capped", 1)
     for i, sample in enumerate(result.samples):
         assert sample.arrival == result.started + round(i * 1e5)
         assert sample.ready >= sample.arrival

@@ -133,20 +133,20 @@ def test_details() -> None:
 def test_late_is_the_p99_lag(slow: int, late: bool) -> None:
     """Of 100 requests, `slow` were sent 50 ms late."""
     samples = [sample(call(i, due_ms=i), reply(i + (50 if i < slow else 1), [i + 60])) for i in range(100)]
-    found = as_document(result(samples), About(backend="openai"), Selection())
+    found = as_document(result(samples), About(api="openai"), Selection())
     assert found["late"] is late
     assert found["dispatch_lag_ms"]["max"] == pytest.approx(50 if slow else 1)
     assert any(line.startswith("late:") for line in warnings(found)) is late
 
 
 def test_the_document_is_json() -> None:
-    about = About(backend="openai", model="org/m", metadata={"policy": "fcfs"}, settings={"x": math.nan}, exact=True)
+    about = About(api="openai", model="org/m", metadata={"policy": "fcfs"}, settings={"x": math.nan}, exact=True)
     found = as_document(three(), about, Selection(goodput={"ttft": 5.0}), detailed=True)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     expected = {
-        "date", "endpoint_type", "backend", "label", "model_id", "tokenizer_id", "num_prompts", "request_rate",
-        "burstiness", "max_concurrency", "duration", "completed", "failed", "total_input_tokens", "total_output_tokens",
-        "request_throughput", "request_goodput", "output_throughput", "total_token_throughput",
+        "format", "date", "endpoint_type", "backend", "label", "model_id", "tokenizer_id", "num_prompts",
+        "request_rate", "burstiness", "max_concurrency", "duration", "completed", "failed", "total_input_tokens",
+        "total_output_tokens", "request_throughput", "request_goodput", "output_throughput", "total_token_throughput",
         "max_output_tokens_per_s", "max_concurrent_requests", "input_lens", "output_lens", "ttfts", "itls",
         "start_times", "generated_texts", "errors", "policy",
     }  # fmt: skip
@@ -161,16 +161,16 @@ def test_the_document_is_json() -> None:
 
 
 def test_a_run_without_any_answer_can_be_reported() -> None:
-    found = as_document(result([], planned=7, interrupted=True), About(backend="openai"), Selection())
+    found = as_document(result([], planned=7, interrupted=True), About(api="openai"), Selection())
     assert (found["not_sent"], found["mean_ttft_ms"], found["dispatch_lag_ms"]["p99"]) == (7, None, None)
-    assert "7 never sent" in report(found)
+    assert "7 not sent" in report(found)
 
 
 def test_file_names() -> None:
-    about = About(backend="openai", model="org/some model", request_rate=2.5)
+    about = About(api="openai", model="org/some model", request_rate=2.5)
     run = result([], max_concurrency=4)
     assert file_name(run, about).startswith("openai-2.5qps-concurrency4-some_model-")
-    assert file_name(result([]), About(backend="native", label="a/b")).startswith("a_b-infqps-model-")
+    assert file_name(result([]), About(api="native", label="a/b")).startswith("a_b-infqps-model-")
 
 
 def test_saved_records_are_read_back(tmp_path: Path) -> None:

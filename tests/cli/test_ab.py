@@ -14,17 +14,18 @@ pytest.importorskip("torch")
 
 from fastserve.__main__ import main
 from fastserve.cli.ab import text
-from fastserve.compare.compare import Comparison, Contender, Replay, Round, Watch, compare, sustained
+from fastserve.compare.compare import Comparison, Replay, Round, Watch, compare, sustained
+from fastserve.compare.contender import Contender
 from fastserve.compare.offline import serving_of
 from fastserve.compare.trace import check_fits
 from fastserve.engine import Engine
 from fastserve.engine.playback import play
 from fastserve.metrics.summary import summarise
+from fastserve.policies.spec import PolicySpec
 from fastserve.sched.policy import Policy
 from fastserve.workload import Trace, synthesise, write_trace
 from fastserve.workload.requests import requests_of, within
 from sim.capacity import capacity
-from sim.run import Contender as Simulated
 from sim.run import run_one
 from sim.settings import Settings
 
@@ -41,11 +42,11 @@ def small(n: int = 30, rate: float = 3.0) -> Trace:
 def test_a_replay_on_a_scripted_engine_is_the_simulation(policy: str) -> None:
     """One brain, two bodies: with the modelled times in both, job by job to the microsecond."""
     trace = small()
-    serving = serving_of(policy, {"levels": 6} if policy == "mlfq" else {}, {"max_batch": 4})
-    settings = {"policy": policy, "knobs": dict(serving.knobs), "predictor": serving.predictor, "max_batch": 4}
+    serving = serving_of(PolicySpec(policy, {"levels": 6} if policy == "mlfq" else {}), {"max_batch": 4})
+    settings = {"policy": policy, "knobs": dict(serving.policy.knobs), "predictor": serving.predictor, "max_batch": 4}
     with Engine.scripted(latency="opt-13b-a100", keep_records=None, **settings) as engine:
         live = play(engine, trace)
-    simulated = run_one(trace, Simulated(policy, dict(serving.knobs)), Settings(max_batch=4), 0).records
+    simulated = run_one(trace, PolicySpec(policy, dict(serving.policy.knobs)), Settings(max_batch=4), 0).records
     assert live["output_tokens"].tolist() == trace.output.tolist()
     np.testing.assert_allclose(live["arrival"], simulated["arrival"], atol=1e-6)
     np.testing.assert_allclose(live["jct_from_arrival"], simulated["jct_from_arrival"], rtol=1e-4, atol=1e-5)
@@ -110,7 +111,7 @@ def test_a_machine_that_changed_is_named() -> None:
 
 def test_a_policy_without_a_rank_is_refused_before_it_runs() -> None:
     with pytest.raises(ValueError, match=r"Unranked must define rank\(self, job\)"):
-        serving_of(Unranked, {}, {})
+        serving_of(Unranked, {})
     with pytest.raises(ValueError, match="--predictor constant:TOKENS"):
         Engine.scripted(policy="sjf")
 
@@ -137,6 +138,7 @@ def test_requests_beyond_the_context_are_counted_and_none_is_dropped() -> None:
     [
         (["--trace", "nowhere.csv"], "nowhere.csv"),
         (["--trace", "nowhere.csv", "--offline"], "nowhere.csv"),
+        (["--trace", "nowhere.csv", "--timeline", "t.json"], "need --offline"),
         (["--trace", "t", "--load", "1", "--url", "http://127.0.0.1:1"], "--rate"),
     ],
 )
@@ -162,7 +164,7 @@ class Scripted:
         return {}
 
     def replay(self, contender: Contender, trace: Trace, seed: int, watch: Watch | None) -> Replay:
-        serving = serving_of(contender.policy, contender.knobs, {"max_batch": self.max_batch})
+        serving = serving_of(contender, {"max_batch": self.max_batch})
         with Engine.scripted(
             policy=contender.policy, predictor=serving.predictor, max_batch=self.max_batch, keep_records=None
         ) as engine:
@@ -176,7 +178,7 @@ def test_a_load_is_in_units_of_what_the_simulator_too_calls_sustained(requests: 
     trace = small(requests)
     found = sustained(Scripted(cap), trace)
     assert found == pytest.approx(capacity(trace, Settings(max_batch=cap)), rel=0.1)
-    run = compare(Scripted(cap), trace, [Contender(policy="fcfs")], rounds=1, load=0.5)
+    run = compare(Scripted(cap), trace, [PolicySpec("fcfs")], rounds=1, load=0.5)
     assert run.settings["sustained_rps"] == found and run.settings["load"] == 0.5
     assert run.settings["rate"] == pytest.approx(0.5 * found, rel=1e-6)
     arrivals = run.rounds[0].records["arrival"]
@@ -184,7 +186,7 @@ def test_a_load_is_in_units_of_what_the_simulator_too_calls_sustained(requests: 
 
 
 def test_contenders_take_turns_on_the_same_trace() -> None:
-    found = compare(Scripted(4), small(8), [Contender(policy="fcfs"), Contender(policy="srpt")], rounds=2, seed=3)
+    found = compare(Scripted(4), small(8), [PolicySpec("fcfs"), PolicySpec("srpt")], rounds=2, seed=3)
     assert [(run.label, run.number) for run in found.rounds] == [("fcfs", 0), ("srpt", 0), ("srpt", 1), ("fcfs", 1)]
     first, second, _, third = (run.records for run in found.rounds)
     for column in ("arrival", "prompt_tokens", "output_tokens"):
@@ -194,7 +196,7 @@ def test_contenders_take_turns_on_the_same_trace() -> None:
 
 
 def test_what_a_duel_refuses() -> None:
-    two = [Contender(policy="fcfs"), Contender(policy="fcfs")]
+    two = [PolicySpec("fcfs"), PolicySpec("fcfs")]
     with pytest.raises(ValueError, match="labels"):
         compare(Scripted(4), small(8), two)
     for wrong in ({"rounds": 0}, {"load": 0.0}, {"load": float("nan")}, {"load": 1.0, "rate": 1.0}):
@@ -213,7 +215,10 @@ def test_the_command_compares_in_turns(tmp_path: Path, capsys: pytest.CaptureFix
     write_trace(synthesise(5, rate=20, lengths="fixed:6"), trace)
     arguments = ["--policy", "fcfs", "--policy", "sj-mlfq", "--set", "alpha=0", "--label", "patient", "--rounds", "2"]
     engine = ["--max-batch", "2", "--kv-tokens", "256", "--host-tokens", "256", "--latency", "opt-13b-a100"]
-    assert main(["ab", "--offline", "--json", "--trace", str(trace), *arguments, *engine, "--out", str(out)]) == 0
+    log = tmp_path / "iterations.csv"
+    files = ["--out", str(out), "--iterations", str(log)]
+    assert main(["ab", "--offline", "--json", "--trace", str(trace), *arguments, *engine, *files]) == 0
+    assert log.read_text().count("\n") > 6, "of the first run"
     document = json.loads(capsys.readouterr().out)
     assert [(run["label"], run["round"]) for run in document["rounds"]] == [
         ("fcfs", 0), ("patient", 0), ("patient", 1), ("fcfs", 1),

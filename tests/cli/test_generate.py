@@ -46,7 +46,7 @@ def test_token_ids_where_there_is_no_tokenizer(tmp_path: Path, capsys: pytest.Ca
     assert main([*model, "--prompt", "text"]) == 2
     assert "has no tokenizer: give the prompt as a list of token ids" in capsys.readouterr().err
     assert main([*model, "--token-ids", "--prompt", "1 x"]) == 2
-    assert "is no list of token ids" in capsys.readouterr().err
+    assert "is not a list of token ids" in capsys.readouterr().err
     assert main([*model, "--chat", "--prompt", "x"]) == 2
     assert "has no chat template" in capsys.readouterr().err
 
@@ -63,7 +63,7 @@ def test_random_weights_for_a_config_alone(tmp_path: Path, capsys: pytest.Captur
     [
         (["--policy", "nonsense"], "no policy 'nonsense'"),
         (["--policy", "srpt"], "policy srpt needs a guess"),
-        (["--set", "quantum"], "write it as key=value"),
+        (["--set", "quantum"], "write it as KEY=VALUE"),
         (["--temperature", "-1"], "temperature=-1.0 must be"),
         (["--model", "/no/such/folder"], "There is no folder /no/such/folder"),
         (["--latency", "nonsense"], "no latency preset"),
@@ -99,4 +99,4 @@ def test_a_policy_that_breaks_on_the_live_engine(tmp_path: Path, monkeypatch: py
             return job.arrival
 
     with pytest.raises(ConformanceError, match=r"on the live engine: policy Late, rank\(\) of job"):
-        live_trial(Late, "Late")
+        live_trial(Late)

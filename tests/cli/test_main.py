@@ -98,10 +98,10 @@ def test_a_constructor_that_needs_arguments(mine: str, capsys: pytest.CaptureFix
         (["nope"], "no policy 'nope'; there are fcfs"),
         (["nowhere_at_all:Mine"], "no module 'nowhere_at_all'"),
         (["mine_of_test_main:Yours"], "Yours does not exist; mine_of_test_main has"),
-        (["broken_of_test_main:Mine"], "cannot be imported: SyntaxError"),
+        (["broken_of_test_main:Mine"], "cannot be imported and made: SyntaxError"),
         (["mine_of_test_main:Mine", "--set", "size=1"], "no setting 'size'; it has sign, name"),
         (["mine_of_test_main:Mine", "--set", "sign=3"], "sign=3 must be 1 or -1"),
-        (["mine_of_test_main:Mine", "--set", "sign"], "--set sign: write it as key=value"),
+        (["mine_of_test_main:Mine", "--set", "sign"], "write it as KEY=VALUE, not 'sign'"),
         (["mine_of_test_main:Mine", "--seeds", "0"], "give at least 1"),
     ],
 )

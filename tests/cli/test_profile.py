@@ -1,4 +1,4 @@
-"""`fastserve profile`: the fit, the campaign and what is said of them."""
+"""`fastserve profile`: the fit, the measure and what is said of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fastserve.engine import Engine
 from fastserve.hardware import DecodePiece, LinearLatency, PrefillFit, hardware_from_json
 from fastserve.profiler.calibrate import CopyTime, fit_link
 from fastserve.profiler.fit import Iteration, cells_of, fit_latency, predict_ms, residuals
-from fastserve.profiler.load import Meter, bouts, campaign
+from fastserve.profiler.load import Meter, measure, phases
 
 
 def shapes(seed: int = 0) -> list[tuple[int, int, int, int]]:
@@ -79,7 +79,7 @@ def test_without_prefills_there_is_no_model() -> None:
 def test_whole_iterations_of_an_engine_give_its_own_model_back() -> None:
     """The scripted engine takes exactly the modelled time for each iteration."""
     with Engine.scripted(policy="fcfs", max_batch=8, latency="opt-13b-a100") as engine:
-        cells = cells_of(campaign(engine, 0.2, longest=600))
+        cells = cells_of(measure(engine, 0.2, longest=600))
         truth = engine.hardware.latency
     assert {cell.kind for cell in cells} == {"prefill", "decode", "mixed"}
     found = fit_latency(cells, "found")
@@ -106,9 +106,9 @@ def test_the_meter_notes_every_iteration_with_its_shape() -> None:
 
 def test_bouts_stay_within_the_longest_context() -> None:
     for longest in (8, 40, 300, 4096):
-        for bout in bouts(6, longest, random.Random(1)):
-            assert all(prompt >= 1 and output >= 1 for prompt, output in bout.requests)
-            assert all(prompt + output <= max(longest, 18) for prompt, output in bout.requests)
+        for phase in phases(6, longest, random.Random(1)):
+            assert all(prompt >= 1 and output >= 1 for prompt, output in phase.requests)
+            assert all(prompt + output <= max(longest, 18) for prompt, output in phase.requests)
 
 
 def test_copies_by_size_give_rate_and_latency() -> None:
@@ -126,8 +126,8 @@ def test_what_is_poor_is_said() -> None:
     assert warnings(good, {"load_average": 0.3, "cores": 2}) == []
     wrong = LinearLatency(PrefillFit(4.0, 0.4, 0.0), [DecodePiece(1, 8.0, 0.2, 0.0)])
     said = warnings(residuals(cells_of(timed(wrong)), truth), {"load_average": 9.0, "cores": 2})
-    assert any(text.startswith("decode iterations are missed") for text in said)
-    assert any("share this machine" in text for text in said)
+    assert any(text.startswith("decode iterations have a median error") for text in said)
+    assert any("use this machine" in text for text in said)
 
 
 @pytest.fixture

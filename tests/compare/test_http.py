@@ -19,12 +19,14 @@ pytest.importorskip("fastapi")
 pytest.importorskip("httptools")
 
 from fastserve.__main__ import main
-from fastserve.bench.target import Asker, Target
+from fastserve.bench.target import Target, TargetClient
 from fastserve.compare import http, subprocess_server
-from fastserve.compare.compare import CompareError, Contender
-from fastserve.compare.http import HttpBody, backend_for, calls_for
+from fastserve.compare.compare import CompareError
+from fastserve.compare.contender import Server
+from fastserve.compare.http import HttpBody, api_for, calls_for
 from fastserve.compare.subprocess_server import ServerError, ServerProcess
 from fastserve.policies.literal import literal
+from fastserve.policies.spec import PolicySpec
 from fastserve.workload import Trace, synthesise, write_trace
 
 PATIENCE = 60.0
@@ -77,7 +79,7 @@ def test_the_command_compares_in_turns(tmp_path: Path, capsys: pytest.CaptureFix
 def test_a_servers_settings_are_the_contenders() -> None:
     """Text that looks like something else stays text."""
     knobs = {"preset": "no", "alpha": 0.5, "q1": 1, "none": None, "yes": True, "number": "1"}
-    flags = HttpBody([], {})._flags(Contender(policy="sj-mlfq", knobs=knobs), 3)
+    flags = HttpBody([], {})._flags(PolicySpec("sj-mlfq", knobs), 3)
     said = [value.partition("=") for flag, value in pairwise(flags) if flag == "--set"]
     assert {key: literal(value) for key, _, value in said} == knobs
 
@@ -85,8 +87,8 @@ def test_a_servers_settings_are_the_contenders() -> None:
 def test_the_truth_does_not_leak_into_what_our_server_is_sent() -> None:
     trace, target = tiny(20), Target(models=("m",), own=True, max_model_len=4096, vocab_size=264)
     for guesses in (False, True):
-        backend = backend_for("http://127.0.0.1:1", target)
-        bodies = [backend.form.body(call) for call in calls_for(trace, target, 0, guesses=guesses)]
+        api = api_for("http://127.0.0.1:1", target)
+        bodies = [api.format.body(call) for call in calls_for(trace, target, 0, guesses=guesses)]
         assert {body["max_new_tokens"] for body in bodies} == {int(trace.output.max())}
         assert [body["stop_after"] for body in bodies] == trace.output.tolist()
         assert [body.get("guess") for body in bodies] == (trace.output.tolist() if guesses else [None] * 20)
@@ -97,8 +99,8 @@ def test_the_truth_does_not_leak_into_what_our_server_is_sent() -> None:
 
 def test_a_policy_that_reads_guesses_gets_a_server_that_demands_them() -> None:
     body = HttpBody(["--max-batch", "2"], {"max_batch": 2})
-    assert "--predictor" not in body._flags(Contender(policy="sj-mlfq"), 3)
-    flags = body._flags(Contender(policy="srpt"), 3)
+    assert "--predictor" not in body._flags(PolicySpec("sj-mlfq"), 3)
+    flags = body._flags(PolicySpec("srpt"), 3)
     assert flags[flags.index("--predictor") + 1] == "client"
     assert flags[flags.index("--queue-capacity") + 1] == "3"
 
@@ -108,9 +110,9 @@ def test_a_server_without_a_predictor_does_not_start_and_one_with_client_wants_a
     with pytest.raises(ServerError, match=r"before it was ready(.|\n)*policy srpt needs a guess"):
         ServerProcess(["--policy", "srpt"], start_s=PATIENCE)
     with ServerProcess(["--policy", "srpt", "--predictor", "client"], start_s=PATIENCE) as server:
-        target = Asker(server.url).probe()
+        target = TargetClient(server.url).probe()
         with_guess, without = (calls_for(tiny(1), target, 0, guesses=guesses) for guesses in (True, False))
-        done = [http.on_best_loop(http._watched(calls, backend_for(server.url, target), None))[0]
+        done = [http.on_best_loop(http._watched(calls, api_for(server.url, target), None))[0]
                 for calls in (with_guess, without)]  # fmt: skip
     assert done[0].samples[0].reply.completed
     assert done[1].samples[0].reply.status == 400 and "guess" in done[1].samples[0].reply.error
@@ -160,10 +162,10 @@ def test_a_server_has_the_machines_variables_and_no_settings(monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    ("module", "budget"), [("fastserve.compare.subprocess_server", "none"), ("fastserve serve", "17")]
+    ("module", "budget"), [("fastserve.compare.subprocess_server", "none"), ("fastserve serve", "170")]
 )
 def test_a_server_that_is_measured_reads_no_dotenv(module: str, budget: str, tmp_path: Path) -> None:
-    (tmp_path / ".env").write_text("FASTSERVE_TOKEN_BUDGET=17\n")
+    (tmp_path / ".env").write_text("FASTSERVE_TOKEN_BUDGET=170\n")
     with subprocess.Popen(
         [sys.executable, "-m", *module.split(), "--show-config"],
         cwd=tmp_path, env=subprocess_server.environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -179,7 +181,7 @@ def test_a_server_that_is_measured_reads_no_dotenv(module: str, budget: str, tmp
 def test_a_token_in_dotenv_locks_no_run_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".env").write_text("FASTSERVE_API_KEY=s3cret\n")
     monkeypatch.chdir(tmp_path)
-    _, summary, notes = HttpBody([], {"max_batch": 2}).replay(Contender(policy="fcfs"), tiny(), 0, None)
+    _, summary, notes = HttpBody([], {"max_batch": 2}).replay(PolicySpec("fcfs"), tiny(), 0, None)
     assert summary["completed"] == 5 and notes["wrong_outputs"] == 0
 
 
@@ -200,7 +202,7 @@ def test_a_server_that_dies_in_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
         servers[0].process.wait(PATIENCE)
 
     with pytest.raises(CompareError, match="the server ended with status -9"):
-        HttpBody([], {"max_batch": 2}).replay(Contender(policy="fcfs"), long, 0, kill)
+        HttpBody([], {"max_batch": 2}).replay(PolicySpec("fcfs"), long, 0, kill)
 
 
 def test_a_server_ends_when_its_parent_is_gone() -> None:
@@ -230,12 +232,12 @@ def stub() -> Iterator[str]:
 
 
 def test_a_server_that_is_not_ours_is_told_the_lengths_and_the_result_says_so(stub: str) -> None:
-    records, summary, notes = HttpBody([], {"max_batch": 2}).replay(Contender(url=stub), tiny(), 0, None)
+    records, summary, notes = HttpBody([], {"max_batch": 2}).replay(Server(stub), tiny(), 0, None)
     assert notes["lengths"] == "told" and any("not ours" in warning for warning in notes["warnings"])
     assert records["output_tokens"].tolist() == tiny().output.tolist()
     assert summary["preemptions_per_job"] is None
 
 
 def test_nobody_there() -> None:
-    with pytest.raises(CompareError, match="nobody answers at"):
-        HttpBody([], {"max_batch": 2}).replay(Contender(url="http://127.0.0.1:9"), tiny(), 0, None)
+    with pytest.raises(CompareError, match="no connection to"):
+        HttpBody([], {"max_batch": 2}).replay(Server("http://127.0.0.1:9"), tiny(), 0, None)

@@ -7,7 +7,6 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,19 +17,18 @@ pytest.importorskip("httptools")
 
 from fastserve import predictors
 from fastserve.__main__ import main
-from fastserve.compare import subprocess_server
-from fastserve.compare.compare import Contender
-from fastserve.compare.http import HttpBody
+from fastserve.bench import FORMATS, HttpApi, IdPrompts, RequestOptions, calls_of
+from fastserve.bench.event_loop import on_best_loop
+from fastserve.compare import http, subprocess_server
 from fastserve.compare.subprocess_server import ServerProcess
 from fastserve.compare.trace import WARM
 from fastserve.engine import Engine
 from fastserve.engine.playback import play
+from fastserve.metrics.records import Columns
 from fastserve.sched.job import NEVER
 from fastserve.workload import Trace, write_trace
 from fastserve.workload.requests import requests_of
-from sim.run import Contender as Simulated
-from sim.run import run_one
-from sim.settings import Settings
+from sim import replay
 
 PATIENCE = 60.0
 POLICY = """
@@ -66,7 +64,6 @@ TRACE = Trace(
     e2e_slo=np.array([0, 0, 2_345_678_901, 800 * MS, 17, 0]),
     max_tokens=np.array([0, 0, 20, 0, 3, 0]),
 )  # fmt: skip
-SLOS = ("ttft_slo", "tpot_slo", "e2e_slo")
 
 Told = dict[str, list[Any]]
 """Program -> arrival (ns after the first), deadline (ns after the arrival), client, priority, limit, guess, prompt."""
@@ -98,22 +95,44 @@ def policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "edf_that_notes:Edf"
 
 
+def simulate(log: Path) -> Columns:
+    from edf_that_notes import Edf  # type: ignore[import-not-found]
+
+    here: Any = type("Here", (Edf,), {"__init__": lambda self: Edf.__init__(self, str(log))})
+    return replay(TRACE, here, predictor="oracle", processes=1).runs[0].records
+
+
+def ab(policy: str, log: Path, trace: Path, *flags: str) -> None:
+    given = [
+        "--policy",
+        policy,
+        "--set",
+        f"log={str(log)!r}",
+        "--trace",
+        str(trace),
+        "--rounds",
+        "1",
+        "--max-batch",
+        "2",
+    ]
+    assert main(["ab", *given, *flags]) == 0
+
+
 def test_a_policy_is_told_the_same_everywhere(policy: str, tmp_path: Path) -> None:
     logs = {name: tmp_path / f"{name}.log" for name in ("simulated", "played", "bench", "ab")}
-    knobs = {name: {"log": str(log)} for name, log in logs.items()}
-
-    simulated = run_one(TRACE, Simulated(policy, knobs["simulated"]), Settings(predictor="oracle"), seed=0).records
-    with Engine.scripted(policy=policy, knobs=knobs["played"], predictor="client", max_batch=2) as engine:
-        played = play(engine, TRACE, predictor=predictors.make("oracle"))
     write_trace(TRACE, tmp_path / "t.jsonl")
+    simulated = simulate(logs["simulated"])
+    knobs = {"log": str(logs["played"])}
+    with Engine.scripted(policy=policy, knobs=knobs, predictor="client", max_batch=2) as engine:
+        played = play(engine, TRACE, predictor=predictors.make("oracle"))
     flags = ["--policy", policy, "--set", f"log={str(logs['bench'])!r}", "--predictor", "client"]
     with ServerProcess(flags, start_s=PATIENCE) as server:
-        for api in ("native", "openai"):
-            ask = ["bench", "--url", server.url, "--backend", api, "--trace", str(tmp_path / "t.jsonl"),
-                   "--predictor", "oracle", "--timeout", str(PATIENCE)]  # fmt: skip
-            assert main(ask) == 0
-    contender = Contender(policy=policy, knobs=knobs["ab"])
-    compared = HttpBody([], {"max_batch": 2}, start_s=PATIENCE).replay(contender, TRACE, 0, None).records
+        for route in ("native", "openai"):
+            calls = calls_of(TRACE, IdPrompts(40, 90), predictor=predictors.make("oracle"))
+            options = RequestOptions(hide_lengths=True, ignore_eos=True, own=True)
+            sent, _ = on_best_loop(http._watched(calls, HttpApi(server.url, FORMATS[route](options)), None))
+            assert not [sample.reply.error for sample in sent.samples if not sample.reply.completed]
+    ab(policy, logs["ab"], tmp_path / "t.jsonl")
 
     expected = read(logs["simulated"])
     assert expected == {
@@ -129,21 +148,14 @@ def test_a_policy_is_told_the_same_everywhere(policy: str, tmp_path: Path) -> No
     n = len(TRACE)
     for name, rows in (("bench", slice(n)), ("bench", slice(n, None)), ("ab", slice(WARM, None))):
         assert but_arrivals(read(logs[name], rows)) == but_arrivals(expected), name
-    for name in (*SLOS, "client", "program", "priority", "output_tokens"):
-        for records in (played, compared):
+    for name in ("ttft_slo", "tpot_slo", "e2e_slo", "client", "program", "priority", "output_tokens"):
+        for records in (played, sent.columns()):
             np.testing.assert_array_equal(records[name], simulated[name], err_msg=name)
 
 
-def test_without_http_as_well(policy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ab_without_http_as_well(policy: str, tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    from fastserve.compare import offline
-
-    def on_model(model: Any, serving: Any, **_: Any) -> Engine:
-        return Engine.scripted(policy=serving.policy, knobs=serving.knobs, predictor=serving.predictor, max_batch=2)
-
-    monkeypatch.setattr(offline, "on_model", on_model)
-    log, simulated = tmp_path / "offline.log", tmp_path / "simulated.log"
-    body = offline.EngineBody(SimpleNamespace(name="scripted"), {"max_batch": 2})  # type: ignore[arg-type]
-    body.replay(Contender(policy=policy, knobs={"log": str(log)}), TRACE, 0, None)
-    run_one(TRACE, Simulated(policy, {"log": str(simulated)}), Settings(predictor="oracle"), seed=0)
-    assert read(log) == read(simulated)
+    write_trace(TRACE, tmp_path / "t.jsonl")
+    simulate(tmp_path / "simulated.log")
+    ab(policy, tmp_path / "ab.log", tmp_path / "t.jsonl", "--offline", "--latency", "opt-13b-a100")
+    assert read(tmp_path / "ab.log") == read(tmp_path / "simulated.log")

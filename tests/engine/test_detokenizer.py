@@ -12,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastserve.engine.byte_tokenizer import EOS, ByteTokenizer
-from fastserve.engine.detokenizer import HALF, Alphabet, Detokenizer
+from fastserve.engine.detokenizer import REPLACEMENT, Detokenizer, StopStrings, TokenDecoder
 from fastserve.engine.params import SamplingParams
-from fastserve.engine.stop_strings import StopStrings
 
 TEXTS = (
     "the cat sat on the mat, the hat; a rat ran at that cat",
@@ -58,9 +57,9 @@ def tokenizer_of(kind: str) -> Any:
         backend = tokenizers.Tokenizer(models.BPE())
         backend.pre_tokenizer = pre.ByteLevel(add_prefix_space=False)
         backend.decoder = decoders.ByteLevel()
-        alphabet = pre.ByteLevel.alphabet()
+        decoder = pre.ByteLevel.alphabet()
         backend.train_from_iterator(
-            TEXTS, trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, special_tokens=["<end>"])
+            TEXTS, trainers.BpeTrainer(vocab_size=400, initial_alphabet=decoder, special_tokens=["<end>"])
         )
         return Bare(backend, frozenset({backend.token_to_id("<end>")}))
     if kind == "unigram":  # as T5 has it: a space is part of the word, the first one is dropped
@@ -112,10 +111,10 @@ def test_pieces_of_a_text_add_up_to_it_and_no_character_is_halved(kind: str, dat
     tokenizer = tokenizer_of(kind)
     text = data.draw(st.one_of(st.text(max_size=30), st.lists(st.sampled_from(TEXTS)).map(" ".join)))
     ids = tokenizer.encode(text)
-    pieces = speak(Detokenizer(Alphabet(tokenizer)), ids)
+    pieces = speak(Detokenizer(TokenDecoder(tokenizer)), ids)
     assert "".join(pieces) == whole(tokenizer, ids)
-    if HALF not in text and kind != "unigram":
-        assert HALF not in "".join(pieces)
+    if REPLACEMENT not in text and kind != "unigram":
+        assert REPLACEMENT not in "".join(pieces)
         assert pieces[-1] == ""  # nothing is left for the end
 
 
@@ -126,7 +125,7 @@ def test_pieces_of_a_text_add_up_to_it_and_no_character_is_halved(kind: str, dat
 def test_pieces_of_any_tokens_add_up_to_what_the_tokenizer_says(kind: str, skip: bool, data: st.DataObject) -> None:
     tokenizer = tokenizer_of(kind)
     ids = data.draw(st.lists(st.integers(0, tokenizer.size - 1), max_size=60))
-    pieces = speak(Detokenizer(Alphabet(tokenizer), skip_special_tokens=skip), ids)
+    pieces = speak(Detokenizer(TokenDecoder(tokenizer), skip_special_tokens=skip), ids)
     assert "".join(pieces) == whole(tokenizer, ids, skip)
 
 
@@ -140,22 +139,22 @@ def test_behind_a_prompt_comes_what_the_whole_has_after_it(kind: str, data: st.D
     cut = data.draw(st.integers(0, len(ids)))
     prompt, output = ids[:cut], ids[cut:]
     ends = (whole(tokenizer, prompt[:end]) for end in range(cut, -1, -1))
-    before = next(text for text in ends if HALF not in text)  # half a character at its end is the output's
-    pieces = speak(Detokenizer(Alphabet(tokenizer), prompt=prompt), output)
+    before = next(text for text in ends if REPLACEMENT not in text)  # half a character at its end is the output's
+    pieces = speak(Detokenizer(TokenDecoder(tokenizer), prompt=prompt), output)
     assert before + "".join(pieces) == whole(tokenizer, ids) or not output
 
 
 def test_a_character_waits_for_its_last_byte() -> None:
     ids = list("a€b".encode())
-    assert speak(Detokenizer(Alphabet(Bytes())), ids) == ["a", "", "", "€", "b", ""]
-    assert speak(Detokenizer(Alphabet(Bytes())), ids[:3]) == ["a", "", "", HALF]
+    assert speak(Detokenizer(TokenDecoder(Bytes())), ids) == ["a", "", "", "€", "b", ""]
+    assert speak(Detokenizer(TokenDecoder(Bytes())), ids[:3]) == ["a", "", "", REPLACEMENT]
 
 
 def test_what_comes_before_half_a_character_does_not_wait() -> None:
     tokenizer = tokenizer_of("bpe")
     ids = tokenizer.encode("the ")
     first = tokenizer.encode("€")[0]
-    detokeniser = Detokenizer(Alphabet(tokenizer))
+    detokeniser = Detokenizer(TokenDecoder(tokenizer))
     assert "".join(detokeniser.add(token) for token in [*ids, first]) == "the "
 
 
@@ -164,14 +163,14 @@ def test_a_special_token_amid_a_character_does_not_split_it() -> None:
     [end] = tokenizer.all_special_ids
     head, *rest = tokenizer.encode("€")
     ids = [head, end, *rest]
-    assert "".join(speak(Detokenizer(Alphabet(tokenizer)), ids)) == whole(tokenizer, ids) == "€"
+    assert "".join(speak(Detokenizer(TokenDecoder(tokenizer)), ids)) == whole(tokenizer, ids) == "€"
 
 
 def test_the_first_word_keeps_its_space_behind_a_prompt_only() -> None:
     tokenizer = tokenizer_of("fallback")
     the, cat = (tokenizer.backend_tokenizer.token_to_id(word) for word in ("▁the", "▁cat"))
-    assert "".join(speak(Detokenizer(Alphabet(tokenizer)), [cat])) == "cat"
-    assert "".join(speak(Detokenizer(Alphabet(tokenizer), prompt=[the]), [cat])) == " cat"
+    assert "".join(speak(Detokenizer(TokenDecoder(tokenizer)), [cat])) == "cat"
+    assert "".join(speak(Detokenizer(TokenDecoder(tokenizer), prompt=[the]), [cat])) == " cat"
 
 
 class Counting(Bytes):
@@ -187,15 +186,15 @@ class Counting(Bytes):
 @pytest.mark.parametrize("ids", [[97], [0x80], [0xE4, 0xBD], [300], [97, 300, 0xF0]], ids=str)
 def test_the_cost_of_a_token_does_not_grow(ids: list[int]) -> None:
     tokenizer = Counting()
-    pieces = speak(Detokenizer(Alphabet(tokenizer), skip_special_tokens=False), ids * 2_000)
+    pieces = speak(Detokenizer(TokenDecoder(tokenizer), skip_special_tokens=False), ids * 2_000)
     assert tokenizer.decoded < 60 * 2_000 * len(ids)
     assert "".join(pieces) == whole(tokenizer, ids * 2_000, skip=False)
 
 
 def test_bytes_that_are_no_character_come_out_before_the_end() -> None:
-    detokeniser = Detokenizer(Alphabet(Bytes()))
+    detokeniser = Detokenizer(TokenDecoder(Bytes()))
     said = "".join(detokeniser.add(0x80) for _ in range(100))
-    assert len(said) > 70 and set(said) == {HALF}
+    assert len(said) > 70 and set(said) == {REPLACEMENT}
 
 
 # -- stop strings ----------------------------------------------------------------------------------------------
@@ -219,7 +218,7 @@ STOPS = st.lists(st.text("ab€", min_size=1, max_size=4), min_size=1, max_size=
 def test_text_is_cut_at_the_first_stop_string(text: str, stops: list[str], keep: bool, kind: str) -> None:
     tokenizer = tokenizer_of(kind)
     ids = tokenizer.encode(text)
-    detokeniser = Detokenizer(Alphabet(tokenizer), stop=stops, include_stop=keep)
+    detokeniser = Detokenizer(TokenDecoder(tokenizer), stop=stops, include_stop=keep)
     said = "".join(speak(detokeniser, ids))
     place = first_stop(text, stops)
     assert detokeniser.stopped == (place is not None)
@@ -234,7 +233,7 @@ def test_text_is_cut_at_the_first_stop_string(text: str, stops: list[str], keep:
 @settings(max_examples=100, deadline=None)
 @given(text=st.text("ab", max_size=30), stops=st.lists(st.text("ab", min_size=1, max_size=4), min_size=1))
 def test_only_what_may_become_a_stop_string_is_held_back(text: str, stops: list[str]) -> None:
-    detokeniser = Detokenizer(Alphabet(Bytes()), stop=stops)
+    detokeniser = Detokenizer(TokenDecoder(Bytes()), stop=stops)
     said = ""
     for count, token in enumerate(text.encode(), 1):
         said += detokeniser.add(token)
@@ -248,7 +247,7 @@ def test_only_what_may_become_a_stop_string_is_held_back(text: str, stops: list[
 @settings(max_examples=100, deadline=None)
 @given(text=st.text("ab", max_size=20), stop=st.text("ab", min_size=1, max_size=3), least=st.integers(0, 20))
 def test_stop_strings_complete_before_min_tokens_are_text(text: str, stop: str, least: int) -> None:
-    detokeniser = Detokenizer(Alphabet(Bytes()), stop=[stop], min_tokens=least)
+    detokeniser = Detokenizer(TokenDecoder(Bytes()), stop=[stop], min_tokens=least)
     said = "".join(speak(detokeniser, list(text.encode())))
     ends = [end for end in range(max(1, least), len(text) + 1) if text[:end].endswith(stop)]
     assert said == (text[: ends[0] - len(stop)] if ends else text)
@@ -270,17 +269,17 @@ def test_a_stop_string_that_was_complete_before_min_tokens_stays_text() -> None:
 
 
 def test_what_was_held_back_comes_at_the_end() -> None:
-    assert speak(Detokenizer(Alphabet(Bytes()), stop=["END"]), list(b"aEN")) == ["a", "", "", "EN"]
+    assert speak(Detokenizer(TokenDecoder(Bytes()), stop=["END"]), list(b"aEN")) == ["a", "", "", "EN"]
 
 
 # -- the rest of the engine ------------------------------------------------------------------------------------
 
 
 def test_a_voice_has_the_wishes_of_the_parameters() -> None:
-    alphabet = Alphabet(Bytes())
+    decoder = TokenDecoder(Bytes())
     params = SamplingParams(stop="b", include_stop=True, min_tokens=2, skip_special_tokens=False)
-    assert speak(alphabet.voice(params), [*b"b", EOS, *b"abc"]) == ["b", "<eos>", "a", "b", ""]
-    assert speak(alphabet.voice(SamplingParams()), [EOS, 97]) == ["", "a", ""]
+    assert speak(decoder.detokenizer(params), [*b"b", EOS, *b"abc"]) == ["b", "<eos>", "a", "b", ""]
+    assert speak(decoder.detokenizer(SamplingParams()), [EOS, 97]) == ["", "a", ""]
 
 
 def test_every_added_token_that_is_special_is_hidden() -> None:
@@ -290,10 +289,10 @@ def test_every_added_token_that_is_special_is_hidden() -> None:
     backend.add_special_tokens([tokenizers.AddedToken("<turn>", special=True)])
     backend.add_tokens([tokenizers.AddedToken("plain", special=False)])
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=backend)
-    alphabet = Alphabet(tokenizer)
-    assert 2 in alphabet.special and 3 not in alphabet.special
+    decoder = TokenDecoder(tokenizer)
+    assert 2 in decoder.special and 3 not in decoder.special
     ids = [1, 2, 3]
-    said = "".join(speak(Detokenizer(alphabet), ids))
+    said = "".join(speak(Detokenizer(decoder), ids))
     assert said == tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False) == "word plain"
 
 

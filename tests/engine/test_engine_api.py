@@ -1,4 +1,4 @@
-"""The facade: what scripts, the server and the benchmarks rely on. All on the scripted executor."""
+"""The facade: what scripts, the server and the benchmarks rely on. All on the scripted body."""
 
 import math
 import subprocess
@@ -141,13 +141,13 @@ def test_logprobs() -> None:
     [
         ("", {}, "empty"),
         ([], {}, "empty"),
-        ([1, 999], {}, "999 is no token"),
-        ([True], {}, "True is no token"),
-        ([1.5], {}, r"1\.5 is no token"),
-        (["a"], {}, "'a' is no token"),
-        (None, {}, "None is no prompt: give text, or a list of token ids"),
-        (7, {}, "7 is no prompt"),
-        (b"x", {}, "b'x' is no prompt"),
+        ([1, 999], {}, "999 is not a token"),
+        ([True], {}, "True is not a token"),
+        ([1.5], {}, r"1\.5 is not a token"),
+        (["a"], {}, "'a' is not a token"),
+        (None, {}, "None is not a prompt: give text, or a list of token ids"),
+        (7, {}, "7 is not a prompt"),
+        (b"x", {}, "b'x' is not a prompt"),
         ("x" * 2048, {"max_tokens": None}, "2048 tokens with 1 more to generate exceeds the context of 2048"),
         ("x" * 2000, {"max_tokens": 49}, "2000 tokens with 49 more to generate exceeds the context of 2048"),
         ("x" * 200, {}, "200 tokens needs 13 KV blocks of 16 tokens, the device has 8"),
@@ -350,7 +350,7 @@ def test_a_watcher_that_raises_is_removed() -> None:
     with Engine.scripted() as engine:
         engine.add_watcher(lambda event: 1 / 0)
         assert len(engine.generate("x", ten())[0].token_ids) == 10
-        assert engine.loop.watch.watchers == ()
+        assert engine.feed.watchers == ()
 
 
 def test_a_snapshot_in_the_middle() -> None:
@@ -401,13 +401,16 @@ def test_records_are_those_of_the_simulators_schema_and_bounded() -> None:
 
 
 def test_settings_are_checked() -> None:
-    with pytest.raises(ValueError, match="has no setting 'max_bath'; it has policy, knobs, max_batch"):
+    with pytest.raises(
+        ValueError,
+        match=r"has no setting 'max_bath'; it has max_batch, .*, policy, .*, knobs; did you mean max_batch",
+    ):
         Engine.scripted(max_bath=3)
     with pytest.raises(ValueError, match="policy srpt needs a guess"):
         Engine.scripted(policy="srpt")
     with pytest.raises(ValueError, match="a live engine knows no true lengths"):
         Engine.scripted(predictor="oracle")
-    with pytest.raises(ValueError, match="kv_tokens=3: give at least 16"):
+    with pytest.raises(ValueError, match="kv_tokens=3 must be at least 16"):
         Engine.scripted(kv_tokens=3)
     with pytest.raises(ValueError, match="no policy 'nonsense'"):
         Engine.scripted(policy="nonsense")

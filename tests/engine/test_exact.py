@@ -21,9 +21,12 @@ torch = pytest.importorskip("torch")
 from hypothesis import HealthCheck, given, settings  # noqa: E402 (after importorskip)
 from hypothesis import strategies as st  # noqa: E402
 
-from fastserve.backends.torch.input_batch import Rows, pack  # noqa: E402
+from fastserve.backends.torch.input_batch import (  # noqa: E402
+    InputBatch,
+    Rows,
+    pack,
+)
 from fastserve.backends.torch.kv_cache import Cache  # noqa: E402
-from fastserve.backends.torch.step import Step  # noqa: E402
 from fastserve.engine.params import SamplingParams  # noqa: E402
 from fastserve.policies import POLICIES  # noqa: E402
 from tests.backends.torch.families import VOCABULARY  # noqa: E402
@@ -182,7 +185,7 @@ def test_swapping_changes_no_bit(residency: str, rounded: Any) -> None:
             assert torch.equal(rounded.forward(on_blocks(step, owners, width), still), logits)
 
 
-def on_blocks(step: Step, owners: list[int], width: int) -> Step:
+def on_blocks(step: InputBatch, owners: list[int], width: int) -> InputBatch:
     """The same step, with the blocks from job * width on for each job."""
     rows = []
     for i, job in enumerate(owners):

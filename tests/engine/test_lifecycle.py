@@ -17,7 +17,7 @@ from fastserve.backends.scripted import PRINTABLE, ScriptedBackend, draw
 from fastserve.engine import Engine, SamplingParams
 from fastserve.engine.byte_tokenizer import ByteTokenizer
 from fastserve.engine.clock import VirtualClock
-from fastserve.engine.inbox import MOST_STALE
+from fastserve.engine.inbox import MAX_STALE
 from fastserve.engine.request import Piece
 from fastserve.metrics.records import Columns
 
@@ -150,10 +150,10 @@ def test_timeouts_of_requests_that_have_ended_are_not_kept() -> None:
     with Engine.scripted() as engine:
         for _ in range(5):
             with engine.inbox.condition:
-                handles = [engine.submit("x", SamplingParams(max_tokens=1), timeout_s=1e6) for _ in range(MOST_STALE)]
+                handles = [engine.submit("x", SamplingParams(max_tokens=1), timeout_s=1e6) for _ in range(MAX_STALE)]
             for handle in handles:
                 handle.result(60)
-        assert len(engine.inbox._cancels) <= 2 * MOST_STALE
+        assert len(engine.inbox._cancels) <= 2 * MAX_STALE
         late = engine.submit("x", LONG, timeout_s=0.5)
         assert late.result(60).finish_reason == "timeout"
 

@@ -1,4 +1,4 @@
-"""Steps that fail, on the scripted executor: who pays for them, and what becomes of the batch cap."""
+"""Steps that fail, on the scripted body: who pays for them, and what becomes of the batch cap."""
 
 import logging
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from fastserve import Job
 from fastserve.engine import Engine, SamplingParams
-from fastserve.engine.recovery import HOPELESS, PATIENCE
+from fastserve.engine.recovery import MAX_FAILED_STEPS, PATIENCE
 from fastserve.engine.request import Handle
 from fastserve.flightlog.replay import replay_log
 
@@ -85,18 +85,18 @@ def test_out_of_memory_for_one_alone_fails_it() -> None:
         tokens_of(at_once(engine, 2))
 
 
-@pytest.mark.parametrize("steps", [HOPELESS - 1, HOPELESS])
+@pytest.mark.parametrize("steps", [MAX_FAILED_STEPS - 1, MAX_FAILED_STEPS])
 def test_a_device_that_fails_every_step_stops_the_engine(steps: int, caplog: pytest.LogCaptureFixture) -> None:
     broken = {step: OSError("the device is gone") for step in range(steps)}
     with caplog.at_level(logging.CRITICAL, "fastserve"), Engine.scripted(max_batch=1, fail_step=broken) as engine:
-        outputs = [handle.result(10) for handle in at_once(engine, HOPELESS + 2)]
+        outputs = [handle.result(10) for handle in at_once(engine, MAX_FAILED_STEPS + 2)]
         assert [output.finish_reason for output in outputs[:steps]] == ["error"] * steps
-        assert [output.by_step for output in outputs] == [True] * steps + [False] * (HOPELESS + 2 - steps)
-        if steps < HOPELESS:
+        assert [output.by_step for output in outputs] == [True] * steps + [False] * (MAX_FAILED_STEPS + 2 - steps)
+        if steps < MAX_FAILED_STEPS:
             assert [output.finish_reason for output in outputs[steps:]] == ["length"] * 3
             assert engine.alive
         else:
             engine._lifecycle.thread.join(10)
             said = "steps in a row have failed, the last one with OSError: the device is gone"
-            assert engine.error == f"{HOPELESS} {said}"
+            assert engine.error == f"{MAX_FAILED_STEPS} {said}"
             assert {output.error for output in outputs[steps:]} == {engine.error}

@@ -19,9 +19,9 @@ from fastserve.hardware import LatencyModel
 from fastserve.hardware.machine_times import MachineTimes
 from fastserve.metrics.records import Recorder
 from fastserve.sched.errors import RefusedError
-from fastserve.sched.job import Job
+from fastserve.sched.job import Copy, Job
 from fastserve.sched.observer import Observer
-from fastserve.sched.plan import Copy, Outcome, Plan
+from fastserve.sched.plan import Outcome, Plan
 from sim.machine import ModelledMachine
 from tests.sched.worlds import NAMES, Work, build, hardware, scheduler_of, tuned, workload
 
@@ -51,7 +51,7 @@ class Expanded(Observer):
         self._changes: tuple[list[Any], ...] = NOTHING
         self._chunks: list[tuple[int, int, int]] = []
 
-    def planned(self, plan: Plan) -> None:
+    def planned(self, plan: Plan, now: int) -> None:
         machine = self.machine
         self._start = plan.now * 1000 + (machine.rest if machine.at == plan.now else 0)
         self._changes = moves(plan)

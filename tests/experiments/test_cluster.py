@@ -25,7 +25,7 @@ def test_a_sweep_on_ray_equals_the_local_one(tiny: ModuleType, monkeypatch: pyte
     here = sweep("batch_cap", "smoke", jobs=1)
     monkeypatch.setattr(sweeping, "RESULTS", sweeping.RESULTS.parent / "cluster")
     try:
-        there = sweep("batch_cap", "smoke", jobs=2, backend="ray")
+        there = sweep("batch_cap", "smoke", jobs=2, pool="ray")
     finally:
         ray.shutdown()
     assert there.rows == here.rows

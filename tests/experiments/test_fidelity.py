@@ -18,7 +18,7 @@ from experiments import fidelity
 from experiments._lib import errors, fault_injection, live
 from experiments._lib import sweep as sweeping
 from experiments._lib.case import Case, Row, Workload, points
-from experiments._lib.speed_trace import Tempo
+from experiments._lib.speed_trace import SpeedTrace
 from experiments._lib.sweep import Outcome
 from fastserve.hardware import load_hardware
 from sim.run import Contender
@@ -187,17 +187,17 @@ def test_a_pair_runs_live_and_simulated(tmp_path: Path, monkeypatch: pytest.Monk
     assert min(numbers["live_jct"]) > 0 and min(numbers["sim_jct"]) > 0
     assert numbers["rate"] > 0 and 0 < numbers["scheduler_share"] < 1
     assert {f"{of}_mean_jct_s" for of in ("live", "sim", "tempo", "hindsight")} <= set(numbers)
-    told = live.retold(case, numbers, case.policy, rig, Tempo(tuple(numbers["tempo"])))
+    told = live.resimulated(case, numbers, case.policy, rig, SpeedTrace(tuple(numbers["tempo"])))
     assert told["retold_mean_jct_s"] == pytest.approx(numbers["tempo_mean_jct_s"], rel=1e-3)
     outcome = Outcome("fidelity", "smoke", tmp_path, [Row({}, 0, numbers)], 1.0)
     module = SimpleNamespace(SCALES={"smoke": None}, cases=lambda scale: [case])
     monkeypatch.setattr(fault_injection, "load", lambda name: module)
-    found = {row["what"]: row["mean_jct_s"]["worst"] for row in fault_injection.doubted(outcome)}
-    assert len(found) == len(fault_injection.DOUBTS)
+    found = {row["what"]: row["mean_jct_s"]["worst"] for row in fault_injection.inject_faults(outcome)}
+    assert len(found) == len(fault_injection.FAULTS)
     assert found["nothing wrong"] == pytest.approx(
         abs(numbers["tempo_mean_jct_s"] / numbers["live_mean_jct_s"] - 1), abs=1e-3
     )
     assert found["a slot less"] != found["nothing wrong"]
-    assert "a slot less" in fault_injection.shown(fault_injection.doubted(outcome))
+    assert "a slot less" in fault_injection.shown(fault_injection.inject_faults(outcome))
     assert numbers["load_now"] == pytest.approx(0.9)  # the anchor was found by this very profile
     assert set(second) == {f"again_{measure}" for measure in live.MEASURES} and second["again_mean_jct_s"] > 0

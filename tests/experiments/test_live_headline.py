@@ -16,13 +16,13 @@ def test_steady_simulates_all_that_ran_live_on_one_machine(monkeypatch: pytest.M
     cases = live_headline.cases(live_headline.SCALES["small"])
     asked: list[tuple[Any, int, str]] = []
 
-    def retold(case: Case, numbers: dict[str, Any], policy: Any, rig: Any, tempo: Any) -> dict[str, Any]:
+    def resimulated(case: Case, numbers: dict[str, Any], policy: Any, rig: Any, tempo: Any) -> dict[str, Any]:
         assert tempo.each == (1.0,)
         asked.append((case.at["load"], case.seed, numbers["profile"]))
         mean = {"fcfs": 6.0, "srpt": 2.0}.get(str(case.at["policy"]), 3.0) + 0.001 * case.seed
         return {"retold_mean_jct_s": mean, "retold_p95_jct_s": 1.0}
 
-    monkeypatch.setattr(live_headline, "retold", retold)
+    monkeypatch.setattr(live_headline, "resimulated", resimulated)
     rows = [
         Row(case.at, case.seed, {"profile": f"{case.at['policy']} {case.at['load']} {case.seed}"}) for case in cases
     ]

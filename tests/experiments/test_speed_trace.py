@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from experiments._lib.speed_trace import Tempo, tempo_of
+from experiments._lib.speed_trace import SpeedTrace, speed_trace_of
 from fastserve.hardware import load_hardware
 from fastserve.profiler.fit import Iteration, predict_ms
 from fastserve.profiler.load import Meter
@@ -34,7 +34,7 @@ def slowed(factors: list[float]) -> list[Iteration]:
 
 
 def test_the_tempo_of_each_second_is_found_and_at_the_end_that_of_the_run() -> None:
-    found = tempo_of(slowed([1.0, 2.0, 0.5]), LATENCY, 5.0).each
+    found = speed_trace_of(slowed([1.0, 2.0, 0.5]), LATENCY, 5.0).each
     assert found[:3] == pytest.approx((1.0, 0.5, 2.0), rel=1e-6)
     assert len(found) == 4 and found[3] == pytest.approx(3.5 / 3, rel=0.05)
 
@@ -43,15 +43,15 @@ def test_a_second_in_which_little_ran_has_the_tempo_of_the_run() -> None:
     early = [one for one in slowed([2.0, 2.0]) if one.at < 6.0]
     cold = early[0]._replace(at=7.5, ms=100.0)  # after an idle second: tells nothing of the machine
     whole = sum(predict_ms(LATENCY, one) for one in [*early, cold]) / sum(one.ms for one in [*early, cold])
-    found = tempo_of([*early, cold], LATENCY, 5.0).each
+    found = speed_trace_of([*early, cold], LATENCY, 5.0).each
     assert found[0] == pytest.approx(0.5) and found[1:] == pytest.approx((whole,) * 3)
 
 
 def test_iterations_of_another_clock_are_refused() -> None:
     with pytest.raises(ValueError, match="no iteration"):
-        tempo_of([], LATENCY, 0.0)
+        speed_trace_of([], LATENCY, 0.0)
     with pytest.raises(ValueError, match="not its clock"):
-        tempo_of(slowed([1.0]), LATENCY, 5.5)
+        speed_trace_of(slowed([1.0]), LATENCY, 5.5)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_iterations_of_another_clock_are_refused() -> None:
     ],
 )
 def test_work_takes_as_long_as_the_seconds_it_passes_through(at: float, work: float, takes: float) -> None:
-    tempo = Tempo((0.5, 2.0))
+    tempo = SpeedTrace((0.5, 2.0))
     assert tempo.wall_ps(round(at * SECOND), round(work * SECOND)) == pytest.approx(takes * SECOND, abs=2)
 
 
@@ -75,7 +75,7 @@ def test_at_its_own_tempo_a_machine_is_as_it_was() -> None:
     trace, settings = synthesise(60, rate=2.0, seed=3), Settings(max_batch=4)
     for policy in ("fcfs", "sj-mlfq"):
         plain = run_one(trace, Contender(policy), settings, 0).records
-        paced = run_one(trace, Contender(policy), settings, 0, observe=Tempo((1.0,)).attach).records
+        paced = run_one(trace, Contender(policy), settings, 0, observe=SpeedTrace((1.0,)).attach).records
         for name in ("arrival", "first_token", "end", "preemptions"):
             assert paced[name].tolist() == plain[name].tolist(), (policy, name)
 
@@ -84,7 +84,7 @@ def test_a_slow_stretch_delays_who_is_there() -> None:
     trace = synthesise(60, rate=1.0, seed=3)
     settings, fcfs = Settings(max_batch=8), Contender("fcfs")
     plain = run_one(trace, fcfs, settings, 0).records
-    slow = Tempo((1.0,) * 20 + (0.25,) * 5 + (1.0,))
+    slow = SpeedTrace((1.0,) * 20 + (0.25,) * 5 + (1.0,))
     paced = run_one(trace, fcfs, settings, 0, observe=slow.attach).records
     longer = paced["jct_from_arrival"] - plain["jct_from_arrival"]
     before = plain["end"] < 20.0
@@ -97,7 +97,7 @@ def test_a_run_tells_its_own_tempo_and_nothing_more() -> None:
     """The loop closed: a run at a known tempo, with preemptions and copies, is simulated again at the tempo that its
     iterations tell. With something wrong the same tempo does not help.
     """
-    known = Tempo(tuple(np.random.default_rng(5).uniform(0.7, 1.3, 300).tolist()))
+    known = SpeedTrace(tuple(np.random.default_rng(5).uniform(0.7, 1.3, 300).tolist()))
     settings = Settings(max_batch=4, kv_tokens=1500)
     trace = synthesise(
         200, rate=1.4, lengths="", prompt="lognormal:4,0.6,8,256", output="lognormal:4.3,1,1,400", seed=4
@@ -112,13 +112,13 @@ def test_a_run_tells_its_own_tempo_and_nothing_more() -> None:
     policy = Contender("mlfq")
     live = run_one(trace, policy, settings, 0, observe=watched).records
     assert live["preemptions"].sum() > 500 and live["stalled"].sum() > 1.0
-    tempo = tempo_of(meters[0].iterations(), settings.hardware().latency, 0.0)
+    tempo = speed_trace_of(meters[0].iterations(), settings.hardware().latency, 0.0)
     assert tempo.each[:25] == pytest.approx(known.each[:25], rel=0.05)  # then comes an idle second
 
-    def miss(settings: Settings, tempo: Tempo) -> float:
+    def miss(settings: Settings, tempo: SpeedTrace) -> float:
         told = run_one(trace, policy, settings, 0, observe=tempo.attach).records
         return abs(float(told["jct_from_arrival"].mean() / live["jct_from_arrival"].mean()) - 1)
 
     assert miss(settings, tempo) < 0.015
     assert miss(settings.with_(max_batch=3), tempo) > 0.3
-    assert miss(settings, Tempo((1.0,))) > 0.03
+    assert miss(settings, SpeedTrace((1.0,))) > 0.03

@@ -126,7 +126,15 @@ def test_a_missing_backend_is_one_sentence(tiny: ModuleType, capsys: pytest.Capt
     try:
         import dask.distributed  # noqa: F401
     except ImportError:
-        assert main("tiny", ["--scale", "smoke", "--backend", "dask"]) == 2
+        assert main("tiny", ["--scale", "smoke", "--pool", "dask"]) == 2
         assert "not installed" in capsys.readouterr().err
     else:
         pytest.skip("dask is installed")
+
+
+def test_a_pool_under_its_old_name_is_refused_with_the_new_one(
+    tiny: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main("tiny", ["--scale", "smoke", "--backend", "ray"])
+    assert "--backend ray: a pool of processes is --pool local|ray|dask now" in capsys.readouterr().err

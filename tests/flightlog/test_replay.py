@@ -2,6 +2,7 @@
 
 import json
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 import pytest
 
 from fastserve.engine import Engine, SamplingParams
+from fastserve.engine.backend import Token
 from fastserve.flightlog.replay import LogError, main, replay_log
 from fastserve.policies import POLICIES
+from tests.engine.test_backend import Parrot
 
 
 def fly(path: Path, policy: str = "sj-mlfq", **settings: Any) -> Path:
@@ -41,6 +44,43 @@ def test_every_plan_is_reproduced(policy: str, residency: str, tmp_path: Path) -
     assert report.difference is None
     assert report.plans > 100
     assert not report.cut
+
+
+def test_a_log_of_a_policy_in_a_file_is_reproduced_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    source = (
+        "from fastserve import Policy\n\nclass Last(Policy):\n    def rank(self, job):\n        return -job.arrival\n"
+    )
+    (tmp_path / "last.py").write_text(source, encoding="utf-8")
+    path = fly(tmp_path / "log", "./last.py:Last")
+    monkeypatch.chdir(tmp_path.parent)
+    assert replay_log(path).difference is None
+    assert main([str(path), "--policy", f"{tmp_path}/last.py:Last"]) == 0
+    assert main([str(path), "--policy", "fcfs"]) == 1
+
+
+@pytest.mark.parametrize("policy", ["las", "mlfq", "sj-mlfq", "srpt"])
+def test_uneven_iterations_are_reproduced(policy: str, tmp_path: Path) -> None:
+    rng, whims = random.Random(policy), random.Random(policy)
+    path = tmp_path / "log"
+    body = Parrot(lambda job, index: [Token(65)] * whims.choice([0, 0, 1, 3, 5]), uneven=True)
+    params = [SamplingParams(max_tokens=tokens, guess=tokens) for tokens in (rng.randint(1, 60) for _ in range(40))]
+    with Engine.on(
+        body, policy=policy, flight_log=path, max_batch=4, lookahead=4, kv_tokens=400, host_tokens=800, visit=0,
+        predictor="client",
+    ) as engine:  # fmt: skip
+        handles = [engine.submit([65] * rng.randint(1, 130), each) for each in params]
+        tokens = [len(handle.result().token_ids) for handle in handles]
+    assert tokens == [each.max_tokens for each in params]
+    report = replay_log(path)
+    assert report.difference is None
+    extras = [
+        job for line in path.read_text(encoding="utf-8").splitlines() for job in json.loads(line).get("extra", ())
+    ]
+    assert {delta for _, delta in extras} >= {-1, 2, 4}
+    tamper(path, lambda data: data["extra"].pop(), len(extras) // 20, '"extra"')
+    assert replay_log(path).difference is not None, "an extra that is lost shows in a later plan"
 
 
 def tamper(path: Path, change: Callable[[dict[str, Any]], None], number: int, *parts: str) -> int:
@@ -100,8 +140,8 @@ def test_a_log_whose_writer_was_killed_is_good_up_to_there(tmp_path: Path) -> No
         ("", "no flight log"),
         ("{}\n", "no flight log"),
         ('{"flight_log": 1, "policy": "fcfs", "knobs": {}}\n', "header lacks"),
-        ("nonsense\n", "line 1 is no JSON"),
-        ("[]\n", "line 1 is no JSON object"),
+        ("nonsense\n", "line 1 is not JSON"),
+        ("[]\n", "line 1 is not a JSON object"),
     ],
 )
 def test_what_is_no_log(text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

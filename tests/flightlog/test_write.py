@@ -12,7 +12,7 @@ import pytest
 from fastserve.engine import Engine, SamplingParams
 from fastserve.engine.config import EngineConfig
 from fastserve.flightlog.replay import replay_log
-from fastserve.flightlog.write import FACTS
+from fastserve.flightlog.write import FACTS, FlightLog
 
 SECRET = "the launch code is 0000"
 
@@ -87,8 +87,8 @@ def test_a_step_that_ran_out_of_memory_is_in_it(tmp_path: Path) -> None:
 def test_a_policy_made_by_a_function_is_named_as_well_as_can_be() -> None:
     from fastserve.policies.fcfs import Fcfs
 
-    assert EngineConfig(policy=Fcfs).name == "fastserve.policies.fcfs:Fcfs"
-    assert EngineConfig(policy=lambda: Fcfs()).name.endswith("<lambda>")
+    assert EngineConfig.of({"policy": Fcfs}).name == "fastserve.policies.fcfs:Fcfs"
+    assert EngineConfig.of({"policy": lambda: Fcfs()}).name.endswith("<lambda>")
 
 
 def test_a_full_disk_ends_the_log_and_not_the_engine(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -99,10 +99,11 @@ def test_a_full_disk_ends_the_log_and_not_the_engine(tmp_path: Path, caplog: pyt
             raise OSError(28, "No space left on device")
 
     with Engine.scripted(flight_log=tmp_path / "flight.jsonl") as engine:
-        assert engine.loop.flight is not None
-        assert engine.loop.flight._file is not None
-        engine.loop.flight._file.close()
-        engine.loop.flight._file = Full()
+        (flight,) = engine.loop.observers.members
+        assert isinstance(flight, FlightLog)
+        assert flight._file is not None
+        flight._file.close()
+        flight._file = Full()
         with caplog.at_level(logging.ERROR, "fastserve"):
             assert len(engine.generate("hello", SamplingParams(max_tokens=3))[0].token_ids) == 3
         assert engine.alive

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastserve.policies import make
@@ -48,13 +49,16 @@ class Desk:
         self.scheduler.submit(job, self.now)
         return job
 
-    def run(self, ms: float, *ended: Job) -> list[Job]:
-        """One iteration of so many ms, in which these jobs end. Returns who held a place, by id."""
+    def run(self, ms: float, *ended: Job, extra: Sequence[tuple[Job, int]] = ()) -> list[Job]:
+        """One iteration of so many ms, in which these jobs end. Returns who held a place, by id.
+
+        extra: (job, delta) for who got 1 + delta tokens.
+        """
         plan = self.scheduler.plan(self.now)
         assert plan is not None
         members = sorted(plan.members, key=lambda job: job.id)
         self.now += round(ms * MS)
-        self.scheduler.commit(plan, Outcome(1, round(ms * MS), ended=ended), self.now)
+        self.scheduler.commit(plan, Outcome(1, round(ms * MS), ended=ended, extra=extra), self.now)
         return members
 
     def others(self, ms: int) -> None:

@@ -1,17 +1,13 @@
-"""Values written as text mean the same wherever --set is read: the simulator, check, ab, generate and serve."""
+"""KEY=VALUE means the same wherever --set is read: the simulator, check, ab, generate and serve."""
 
 from __future__ import annotations
 
+import argparse
 from typing import Any
 
 import pytest
 
-pytest.importorskip("pydantic")
-
-from fastserve.cli.check import setting
-from fastserve.policies.literal import literal
-from fastserve.server.config.aliases import pairs
-from sim.__main__ import literal as literal_of_sim
+from fastserve.policies.literal import argument, literal
 
 TABLE: list[tuple[str, Any]] = [
     ("yes", True), ("No", False), ("true", True), ("FALSE", False), ("True", True), ("False", False),
@@ -22,20 +18,41 @@ TABLE: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(("text", "value"), TABLE)
-def test_one_rule(text: str, value: Any) -> None:
-    read = [literal(text), literal_of_sim(text), setting(f"key={text}")[1], pairs([f"key={text}"])["key"]]
-    assert read == [value] * 4
-    assert {type(found) for found in read} == {type(value)}  # 1 == True
+def test_what_a_value_means(text: str, value: Any) -> None:
+    for read in (literal(text), argument(f"key={text}")[1]):
+        assert read == value
+        assert type(read) is type(value)  # 1 == True
 
 
 def test_a_key_may_have_dashes() -> None:
-    assert setting("num-queues=3") == ("num_queues", 3)
-    assert pairs(["num-queues=3"]) == {"num_queues": 3}
+    assert argument("num-queues=3") == ("num_queues", 3)
+    assert argument(" num-queues = 3 ") == ("num_queues", 3)
 
 
-@pytest.mark.parametrize("text", ["key", "=1"])
+@pytest.mark.parametrize("text", ["key", "=1", ""])
 def test_no_pair(text: str) -> None:
-    with pytest.raises(ValueError, match="--set"):
-        setting(text)
-    with pytest.raises(ValueError, match="KEY=VALUE"):
-        pairs([text])
+    with pytest.raises(ValueError, match=f"write it as KEY=VALUE, not '{text}'"):
+        argument(text)
+
+
+@pytest.mark.parametrize("text", ["yes", "0.5", "[1, 2]", "unbounded", "a=b"])
+def test_every_command_reads_it_alike(text: str) -> None:
+    pytest.importorskip("pydantic")
+    from fastserve.cli import ab, check, generate
+    from fastserve.cli.arguments import policy_of
+    from fastserve.server.config.aliases import pairs
+    from sim.__main__ import parser
+
+    def parsed(add: Any, *words: str) -> argparse.Namespace:
+        found = argparse.ArgumentParser()
+        add(found)
+        return found.parse_args([*words, "--set", f"some-key={text}"])
+
+    read = [
+        parser().parse_args(["t", "--policy", "las", "--set", f"some-key={text}"]).policies[0].knobs,
+        parsed(ab.add_arguments, "--trace", "t", "--policy", "las").policies[0].knobs,
+        policy_of(parsed(check.add_arguments, "las")).knobs,
+        policy_of(parsed(generate.add_arguments)).knobs,
+        pairs([f"some-key={text}"]),
+    ]
+    assert read == [{"some_key": literal(text)}] * 5

@@ -73,7 +73,7 @@ def test_knobs_include_those_of_the_base() -> None:
         ("no_such_module:Mine", "no module 'no_such_module' in .* or on the Python path"),
         ("my_policies_here:Nobody", "Nobody does not exist; my_policies_here has .*Mine, Bare"),
         ("my_policies_here:number", "number is no subclass of fastserve.Policy"),
-        ("pathlib:Path", "Path is no subclass of fastserve.Policy; pathlib has no policies"),
+        ("pathlib:Path", "Path is no subclass of fastserve.Policy; pathlib has no policy"),
     ],
 )
 def test_a_wrong_name(folder: Path, name: str, words: str) -> None:

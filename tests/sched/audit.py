@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fastserve.sched.job import Job
+from fastserve.sched.alarms import served_at, tokens_at, waited_at
+from fastserve.sched.job import NEVER, Copy, Job
 from fastserve.sched.kv import Ledger
-from fastserve.sched.plan import Copy
 from fastserve.sched.scheduler import Scheduler
 
 
 def audit(scheduler: Scheduler) -> None:
     """AssertionError if one has. Between commit() and plan()."""
     ledger = scheduler.ledger
+    alarms = scheduler.alarms
     running = list(scheduler.running)
     waiting = [job for job in scheduler.live if not job.running]
     rolling = [job for job in running if job.rolling]
@@ -24,6 +25,13 @@ def audit(scheduler: Scheduler) -> None:
     assert set(scheduler.prefilling) == {job for job in running if not job.rolling}
     assert set(scheduler.fresh) == {job for job in running if job.fresh}
     assert ledger.used == sum(ledger.need(job) for job in running)
+    residues = [0] * ledger.block
+    for job in rolling:
+        residues[(job.prompt + job.tokens_base + ledger.lookahead) % ledger.block] += ledger.grows(job)
+    assert ledger.phase == residues
+    for at, heap in ((served_at, alarms.served), (tokens_at, alarms.tokens), (waited_at, alarms.waited)):
+        entries = {(entry[0], entry[-1]) for entry in heap}
+        assert all(at(job) == NEVER or (at(job), job) in entries for job in scheduler.live)
     assert ledger.cold == _held(ledger, waiting, "device", "leaving", "coming") + _blocks(orphans, out=False)
     assert ledger.leaving == _held(ledger, waiting, "leaving")
     assert ledger.hosted == _held(ledger, waiting, "host", "leaving", "coming") + _blocks(orphans, out=True)

@@ -2,13 +2,14 @@
 
 The body is live-like: iterations of any length, stops anywhere within the plan's bounds, copies that land when they
 like but in order per direction. It keeps its own books of tokens and blocks, from the plans alone, and holds the
-Scheduler to them.
+Scheduler to them. An uneven one drafts as many tokens as the lookahead allows, writes them all, and keeps some.
 """
 
 from __future__ import annotations
 
 import random
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -17,8 +18,10 @@ from hypothesis import strategies as st
 
 from fastserve.hardware.machine_times import MachineTimes
 from fastserve.sched.errors import RefusedError
-from fastserve.sched.job import NEVER, Job
-from fastserve.sched.plan import Copy, Outcome, Plan
+from fastserve.sched.job import NEVER, Copy, Job
+from fastserve.sched.kv import Ledger
+from fastserve.sched.link import carry
+from fastserve.sched.plan import Outcome, Plan
 from fastserve.sched.scheduler import Scheduler
 from tests.sched.audit import audit
 from tests.sched.test_specification import fields
@@ -30,12 +33,21 @@ MEMORIES = ("unlimited", "recompute", "reactive", "proactive", "defer")
 
 
 class Body:
-    """Blocks and tokens as a device would hold them. outputs: true tokens by job id. device, host: blocks."""
+    """Blocks and tokens as a device would hold them. outputs: true tokens by job id. device, host: blocks.
 
-    def __init__(self, rng: random.Random, outputs: list[int], block: int, device: int, host: int) -> None:
+    uneven: whether some of its iterations are.
+    """
+
+    def __init__(
+        self, rng: random.Random, outputs: list[int], ledger: Ledger, lookahead: int = 0, uneven: bool = False
+    ) -> None:
         self.rng = rng
         self.outputs = outputs
-        self.block, self.device, self.host = block, device, host
+        self.block, self.device, self.host = ledger.block, ledger.blocks, ledger.host
+        self.reserved = ledger.need
+        self.lookahead, self.uneven = lookahead, uneven
+        self.uneven_steps = 0
+        self.extra: list[tuple[Job, int]] = []  # of this iteration
         self.members: set[Job] = set()
         self.cached: dict[Job, int] = {}  # tokens in its KV
         self.tokens: dict[Job, int] = {}  # it has put out
@@ -43,6 +55,7 @@ class Body:
         self.on_host: dict[Job, int] = {}  # copies on their way in included
         self.queues: dict[bool, deque[Copy]] = {True: deque(), False: deque()}  # by direction, in flight
         self.orphans: set[Copy] = set()
+        self.landed: list[Copy] = []  # by the current plan's order
         self.most_on_host = 0
 
     def blocks(self, tokens: int) -> int:
@@ -86,51 +99,68 @@ class Body:
             assert all(copy in self.orphans for copy in self.queues[True] if copy.job is job)
             del self.on_device[job]
             self.cached[job] = 0
-        for copy in plan.park:
-            assert copy.out and copy.blocks == self.on_device[copy.job] == self.blocks(self.cached[copy.job])
-            self.queues[True].append(copy)
         for copy in plan.clear:
-            if copy.out:
-                while copy in self.queues[True]:
-                    landed.append(self.queues[True][0])
-                    self.land(landed[-1])
-            else:  # a prefetch gives way: its KV is still on the host
+            if not copy.out:  # a prefetch gives way: its KV is still on the host
                 self.queues[False].remove(copy)
                 self.orphans.discard(copy)
                 landed.append(copy)
-        for copy in plan.load:
-            if copy not in self.queues[False]:
-                assert copy.blocks == self.on_host[copy.job] == self.blocks(self.cached[copy.job])
-                self.queues[False].append(copy)
-            while copy in self.queues[False]:
-                landed.append(self.queues[False][0])
-                self.land(landed[-1])
+        self.landed = landed
+        carry(plan, self)
         for job in plan.joined:
             assert job not in self.members and job not in self.on_host, "its KV is in two places"
             held = self.on_device.pop(job, 0)
             assert held == self.blocks(self.cached.setdefault(job, 0))
             assert self.cached[job] in (0, job.prompt + self.tokens.setdefault(job, 0) - 1)
             self.members.add(job)
-        for copy in plan.prefetch:
-            assert copy.blocks == self.on_host[copy.job] == self.blocks(self.cached[copy.job])
-            self.queues[False].append(copy)
 
-    def step(self, plan: Plan, work: list[tuple[Job, int]]) -> list[Job]:
-        """One iteration. Returns who has its last token."""
+    def send(self, copy: Copy) -> None:
+        """For carry(): what it copies is where it says."""
+        held = self.on_device if copy.out else self.on_host
+        assert copy not in self.queues[copy.out]
+        assert copy.blocks == held[copy.job] == self.blocks(self.cached[copy.job])
+        self.queues[copy.out].append(copy)
+
+    def wait(self, copies: Sequence[Copy]) -> None:
+        """For carry(): copies land in order, per direction."""
+        for copy in copies:
+            while copy in self.queues[copy.out]:
+                self.landed.append(self.queues[copy.out][0])
+                self.land(self.landed[-1])
+
+    def step(self, plan: Plan, work: list[tuple[Job, int]], uneven: bool) -> list[Job]:
+        """One iteration. Returns who has its last token, or will get none."""
         need = sum(self.blocks(job.prompt + self.tokens[job]) for job in self.members)
         assert need + self.cold() <= self.device, "the device has overflowed"
         assert self.hosted() <= self.host, "the host has overflowed"
         self.most_on_host = max(self.most_on_host, self.hosted())
+        written = {job: self.blocks(self.cached[job]) for job in self.members}
         ended = []
         for job, tokens in work:
             self.cached[job] += tokens
             whole = job.prompt + self.tokens[job]
             assert self.cached[job] <= whole
             if self.cached[job] == whole:
-                self.tokens[job] += 1
-                if self.tokens[job] == self.outputs[job.id]:
+                got = self.speak(job, uneven)
+                drafts = self.lookahead if uneven else 0
+                written[job] = self.blocks(whole + drafts)
+                self.tokens[job] += got
+                self.cached[job] += got - 1  # what was drafted in vain is not kept
+                if self.tokens[job] == self.outputs[job.id] and (got == 0 or not uneven or self.rng.random() < 0.7):
                     ended.append(job)
+            else:
+                written[job] = self.blocks(self.cached[job])
+        if uneven:
+            assert all(blocks <= self.reserved(job) for job, blocks in written.items()), "written and not reserved"
+        assert sum(written.values()) + self.cold() <= self.device, "the device has overflowed with drafts"
         return ended
+
+    def speak(self, job: Job, uneven: bool) -> int:
+        """Its tokens of this iteration."""
+        left = self.outputs[job.id] - self.tokens[job]
+        got = min(left, self.rng.choice([0, 1, self.rng.randint(0, 1 + self.lookahead)]) if uneven else 1)
+        if got != 1 or (uneven and self.rng.random() < 0.2):
+            self.extra.append((job, got - 1))
+        return got
 
     def run(self, plan: Plan) -> Outcome:
         rng = self.rng
@@ -146,12 +176,16 @@ class Body:
             assert tokens == 1 and self.cached[job] == job.prompt + self.tokens[job] - 1, "it decodes without its KV"
         stall = rng.choice([0, rng.randint(1, 30 * MS)]) if plan.load or plan.clear else 0
         service = k = 0
-        stop = rng.choice([1, 3, 1000])
+        uneven = self.uneven and rng.random() < 0.7
+        finishing = any(self.tokens[job] == self.outputs[job.id] for job, _ in work)  # it ends without a token
+        stop = 1 if uneven or finishing else rng.choice([1, 3, 1000])
+        self.uneven_steps += uneven
+        self.extra = []
         ended: list[Job] = []
         while not ended and k < min(plan.iterations, stop):
             if k and (service >= plan.service or plan.now + stall + service >= plan.until):
                 break
-            ended = self.step(plan, work)
+            ended = self.step(plan, work, uneven)
             service += rng.choice([MS, 2 * MS, rng.randint(1, 9 * MS)])
             k += 1
         for queue in self.queues.values():
@@ -161,14 +195,19 @@ class Body:
         for job in ended:
             self.forget(job)
         rng.shuffle(ended)
-        return Outcome(k, service, stall, ended, landed)
+        return Outcome(k, service, stall, ended, landed, extra=self.extra)
 
 
 class Run:
     """The live driver's loop over a list of jobs: (arrival ms, prompt, output, None or cancelled after so many ms)."""
 
     def __init__(
-        self, name: str, rng: random.Random, jobs: list[tuple[int, int, int, int | None]], options: dict[str, Any]
+        self,
+        name: str,
+        rng: random.Random,
+        jobs: list[tuple[int, int, int, int | None]],
+        options: dict[str, Any],
+        uneven: bool = False,
     ) -> None:
         limit = max(output for _, _, output, _ in jobs)
         self.jobs = [
@@ -180,8 +219,7 @@ class Run:
         self.cancels = [(at + after, i) for i, (at, _, _, after) in enumerate(ordered) if after is not None]
         times = MachineTimes(COARSE, options["max_batch"], max(prompt for _, prompt, _, _ in jobs))
         self.scheduler = scheduler_of(tuned(name, True), times, **options)
-        ledger = self.scheduler.ledger
-        self.body = Body(rng, self.outputs, ledger.block, ledger.blocks, ledger.host)
+        self.body = Body(rng, self.outputs, self.scheduler.ledger, options["lookahead"], uneven)
         self.ended: list[Job] = []
         self.refused: list[Job] = []
         self.submitted = 0
@@ -191,7 +229,7 @@ class Run:
         while self.submitted < len(self.jobs) and self.jobs[self.submitted].arrival <= now:
             job = self.jobs[self.submitted]
             self.submitted += 1
-            most = job.prompt + (job.limit if scheduler.ledger.whole else 0)
+            most = job.prompt + (job.limit if scheduler.ledger.whole else 0) + self.body.lookahead
             if self.body.blocks(most) > self.body.device:
                 with pytest.raises(RefusedError, match=f"job {job.id}"):
                     scheduler.submit(job, now)
@@ -256,7 +294,7 @@ class Run:
             assert not job.decoding or body.cached[job] == job.prompt + job.generated - 1
 
 
-def check(name: str, batching: str, memory: str, draw: st.DataObject) -> Run:
+def check(name: str, batching: str, memory: str, draw: st.DataObject, uneven: bool = False) -> Run:
     slots = draw.draw(st.integers(1, 5), "slots")
     size = st.integers(1, 40)
     job = st.tuples(st.integers(0, 150), size, st.integers(1, 25), st.none() | st.none() | st.integers(0, 300))
@@ -277,12 +315,13 @@ def check(name: str, batching: str, memory: str, draw: st.DataObject) -> Run:
         "prefill_guard": draw.draw(st.sampled_from([0.0, 0.0, 0.3]), "prefill guard"),
         "charging": draw.draw(st.sampled_from(["iteration", "iteration", "tokens"]), "charging"),
         "macro": draw.draw(st.booleans(), "macro"),
+        "lookahead": draw.draw(st.sampled_from([0, 1, 4] if uneven else [0, 0, 0, 3]), "lookahead"),
     }
     tokens = draw.draw(st.integers(20, 120), "device tokens")
     options["device_blocks"] = None if memory == "unlimited" else max(1, tokens // options["block_tokens"])
     options["host_blocks"] = draw.draw(st.none() | st.integers(0, 100 // options["block_tokens"]), "host blocks")
     rng = random.Random(draw.draw(st.integers(0, 1 << 32), "whims"))
-    run = Run(name, rng, jobs, options)
+    run = Run(name, rng, jobs, options, uneven)
     run.loop()
     end(run)
     return run
@@ -298,7 +337,9 @@ def end(run: Run) -> None:
         if job.finish == "stop":
             assert job.generated == due
         elif job.finish == "length":
-            assert job.generated < due and run.body.blocks(job.prompt + job.generated) > run.body.device
+            most = job.prompt + job.generated + run.body.lookahead
+            # An uneven body may end a job an iteration after its last token.
+            assert job.generated < due + run.body.uneven and run.body.blocks(most) > run.body.device
         else:
             assert job.finish == "cancelled" and job.generated <= due
     ledger = scheduler.ledger
@@ -313,3 +354,12 @@ def end(run: Run) -> None:
 @given(draw=st.data())
 def test_nothing_is_lost(name: str, batching: str, memory: str, draw: st.DataObject) -> None:
     check(name, batching, memory, draw)
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+@pytest.mark.parametrize("batching", BATCHINGS)
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=4, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(draw=st.data())
+def test_nothing_is_lost_in_uneven_iterations(name: str, batching: str, memory: str, draw: st.DataObject) -> None:
+    check(name, batching, memory, draw, uneven=True)

@@ -54,13 +54,14 @@ class UnevenMachine(ModelledMachine):
         super().__init__(latency, link, truth.outputs, inbox)
         self.truth = truth
         self.turns: Counter[Job] = Counter()
+        self.clock = 0  # ps
         self.extras = 0
         self.stretches = 0  # plans that were run several times
 
     def run(self, plan: Plan) -> Outcome:
         now = plan.now
-        stall = self._copy(plan) if plan.moves else 0
-        start = max(self.ps, now * 1000) + stall * 1000
+        stall = self.link.follow(plan) if plan.moves else 0
+        start = max(self.clock, now * 1000) + stall * 1000
         work = plan.work
         end = min(now + stall + plan.service, plan.until, self.inbox.at)
         if self.link.moving:
@@ -75,8 +76,8 @@ class UnevenMachine(ModelledMachine):
             gap = max(gap, -(-ps // 1000))
             k += 1
         self.stretches += k > 1
-        self.ps = start + span
-        after = self.ps // 1000
+        self.clock = start + span
+        after = self.clock // 1000
         ended: list[Job] = []
         extra: list[tuple[Job, int]] = []
         for job, n in work:

@@ -81,7 +81,7 @@ async def test_who_leaves_or_waits_too_long_gives_up_its_turn() -> None:
     with slow_engine() as engine:
         app = create_app(engine, FastServeConfig(request_timeout=0.2))
         service = app.state.service
-        await service.alone.acquire()
+        await service.nobatch_lock.acquire()
         fields = {"prompt": "hello", "max_new_tokens": 2}
         left, late = [Caller(app, "/v1/generate_nobatch", fields) for _ in range(2)]
         await asyncio.sleep(0.02)
@@ -89,13 +89,13 @@ async def test_who_leaves_or_waits_too_long_gives_up_its_turn() -> None:
         await asyncio.wait_for(left.task, 5)
         await asyncio.wait_for(late.task, 5)
         assert late.sent[0]["status"] == 504 and b"turn" in late.sent[1]["body"]
-        assert not service.board.jobs, "neither has become a job"
-        service.alone.release()
+        assert not service.registry.jobs, "neither has become a job"
+        service.nobatch_lock.release()
         patient = create_app(engine, FastServeConfig())  # who is served may take as long as it needs
-        patient.state.service.alone = service.alone
+        patient.state.service.nobatch_lock = service.nobatch_lock
         served = Caller(patient, "/v1/generate_nobatch", fields)
         await asyncio.wait_for(served.task, 30)
-        assert served.sent[0]["status"] == 200 and not service.alone.locked()
+        assert served.sent[0]["status"] == 200 and not service.nobatch_lock.locked()
 
 
 async def test_model(serve: Serve) -> None:

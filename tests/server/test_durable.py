@@ -86,7 +86,7 @@ async def test_jobs_outlive_an_engine_that_breaks(serve: Serve, tmp_path: Path) 
             await asyncio.sleep(0.01)
         for job in jobs:
             found = (await client.get(f"/jobs/{job}")).json()
-            assert found["state"] == "queued" and found["ended"] is None and "goes on when" in found["error"]
+            assert found["state"] == "queued" and found["ended"] is None and "is resumed when" in found["error"]
         gone = (await client.delete(f"/jobs/{jobs[2]}")).json()
         assert gone["state"] == "cancelled" and gone["ended"] is not None
         assert (await client.get(f"/get_task_status/{jobs[0]}")).json()["status"] == "PENDING"
@@ -121,7 +121,7 @@ async def test_jobs_outlive_a_device_that_fails_every_step(serve: Serve, tmp_pat
         for job in jobs:
             found = (await client.get(f"/jobs/{job}")).json()
             assert found["state"] == "queued" and found["ended"] is None, found
-            assert "the device is gone" in found["error"] and "goes on when" in found["error"]
+            assert "the device is gone" in found["error"] and "is retried when" in found["error"]
         assert (await client.delete(f"/jobs/{jobs[2]}")).json()["state"] == "cancelled"
     async with serve(state_dir=tmp_path / "state") as client:
         for job in jobs[:2]:
@@ -152,9 +152,9 @@ async def test_a_cancelled_job_is_not_tried_once_more(serve: Serve) -> None:
             await asyncio.sleep(0.01)
         go.set()
         assert (await asked).json()["state"] == "cancelled"
-        assert client.service.board.jobs[job].attempts == 1
+        assert client.service.registry.jobs[job].attempts == 1
         assert (await client.get(f"/jobs/{job}")).json()["state"] == "cancelled"
-        assert not client.service.durable.parked
+        assert not client.service.durable.failed
 
 
 async def test_a_poisonous_job_fails_alone(serve: Serve) -> None:
@@ -166,16 +166,16 @@ async def test_a_poisonous_job_fails_alone(serve: Serve) -> None:
         assert states == ["failed", "finished", "finished", "finished"]
         assert client.service.engine.counters["failed_steps"] == ATTEMPTS and client.service.engine.alive
         durable = client.service.durable
-        assert not durable.parked and not durable.pleas
+        assert not durable.failed and not durable.requests
 
 
 async def test_a_poisonous_job_has_its_last_attempt_after_a_restart(serve: Serve, tmp_path: Path) -> None:
     async with serve(Engine.scripted(fail_step=breaking(poisonous)), state_dir=tmp_path / "state") as client:
         job = await submit(client, prompt="poison")
-        while client.service.board.jobs[job].attempts < ATTEMPTS - 1:
+        while client.service.registry.jobs[job].attempts < ATTEMPTS - 1:
             await asyncio.sleep(0.01)
         found = (await client.get(f"/jobs/{job}")).json()
-        assert found["state"] == "queued" and "when the server is started again" in found["error"]
+        assert found["state"] == "queued" and "when the server is restarted" in found["error"]
     async with serve(Engine.scripted(fail_step=breaking(poisonous)), state_dir=tmp_path / "state") as client:
         found = await end_of(client, job)
         assert found["state"] == "failed" and found["error"] == "OSError: the device is gone"

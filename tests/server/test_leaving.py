@@ -70,9 +70,9 @@ async def test_who_leaves_is_cancelled(path: str, body: dict[str, Any]) -> None:
         assert after.steps <= before.steps + 10, "within an iteration, give or take this test's own naps"
         assert after.waiting == 0 and after.device.used == after.device.parked == 0
         assert after.counters["finished_cancelled"] == before.running + before.waiting
-        while any(job.handle is not None for job in app.state.service.board.jobs.values()):
+        while any(job.handle is not None for job in app.state.service.registry.jobs.values()):
             await asyncio.sleep(0.005)
-        assert {job.state for job in app.state.service.board.jobs.values()} == {"cancelled"}
+        assert {job.state for job in app.state.service.registry.jobs.values()} == {"cancelled"}
 
 
 async def test_jobs_do_not_mind(serve: Serve) -> None:
@@ -84,7 +84,7 @@ async def test_jobs_do_not_mind(serve: Serve) -> None:
 
 
 async def test_a_silent_stream_shows_that_it_lives(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastserve.server.api.streaming.SILENCE", 0.005)
+    monkeypatch.setattr("fastserve.server.api.streaming.KEEPALIVE_S", 0.005)
     with slow_engine() as engine:
         caller = Caller(create_app(engine), "/generate/stream", {"prompt": "hello", "max_new_tokens": 3})
         await asyncio.wait_for(caller.task, 5)

@@ -31,6 +31,18 @@ async def test_health(serve: Serve) -> None:
         assert (await client.get("/health/ready")).json() == {"ready": True, "reason": None}
 
 
+async def test_the_body_says_its_name_wherever_the_engine_is_described(serve: Serve) -> None:
+    body = ScriptedBackend()
+    body.info = replace(body.info, backend="mine:Body")
+    async with serve(Engine.on(body)) as client:
+        for path in ("/health", "/stats"):
+            assert (await client.get(path)).json()["backend_type"] == "mine:Body", path
+        assert (await client.get("/models")).json()["models"][0]["backend"] == "mine:Body"
+        answer = (await client.post("/generate", json={"prompt": "a", "max_new_tokens": 2})).json()
+        assert answer["metadata"]["backend"] == "mine:Body"
+        assert "scripted on mine:Body" in client.service.engine.start_line()
+
+
 async def test_a_dead_engine_is_unhealthy(serve: Serve) -> None:
     class Broken(Policy):
         def rank(self, job: Job) -> int:
@@ -187,7 +199,7 @@ async def test_the_live_feed() -> None:
     with slow_engine(max_batch=2) as engine:
         app = create_app(engine)
         service = app.state.service
-        assert not engine.loop.watch.looked_at, "nothing is computed while nobody looks"
+        assert not engine.feed.looked_at, "nothing is computed while nobody looks"
         viewer = _get(app, "/live")
         while not messages(viewer):
             await asyncio.sleep(0.01)
@@ -211,18 +223,18 @@ async def test_the_live_feed() -> None:
         assert len(messages(viewer)) == silent, "nothing happens, nothing is said"
         viewer.hung_up.set()
         await asyncio.wait_for(viewer.task, 5)
-        assert not engine.loop.watch.looked_at and not service.hub.viewers
+        assert not engine.feed.looked_at and not service.broadcaster.viewers
 
 
 async def test_a_viewer_who_does_not_read_gets_a_snapshot_instead(serve: Serve) -> None:
     from fastserve.server.telemetry.live import BACKLOG, Viewer
 
     async with serve() as client:
-        viewer = Viewer(client.service.hub, None)
+        viewer = Viewer(client.service.broadcaster, None)
         chunks = viewer.chunks()
         assert b'"type":"snapshot"' in await anext(chunks)
         for number in range(BACKLOG + 5):
-            viewer.tell({"type": "events", "number": number})
+            viewer.send({"type": "events", "number": number})
         assert b'"type":"snapshot"' in await anext(chunks)
         assert len(viewer.messages) < BACKLOG
         await chunks.aclose()
@@ -232,7 +244,7 @@ async def test_a_viewer_does_not_learn_who_the_others_are(serve: Serve) -> None:
     from fastserve.server.telemetry.live import Viewer
 
     async with serve() as client:
-        viewer = Viewer(client.service.hub, "alice")
+        viewer = Viewer(client.service.broadcaster, "alice")
         told = viewer._event({"events": [{"id": 1, "client": "bob"}, {"id": 2, "client": "alice"}]})
         assert b"bob" not in told and b"alice" in told
 

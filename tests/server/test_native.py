@@ -10,7 +10,7 @@ import pytest
 
 from fastserve.engine import Engine
 from fastserve.sched.job import Job
-from fastserve.server.api.fields import LARGEST
+from fastserve.server.api.fields import MAX_BYTES
 from tests.server.conftest import Serve, slow_engine
 from tests.server.sse import chunks, every_data_line
 
@@ -31,7 +31,7 @@ async def test_generate(serve: Serve) -> None:
         assert answer["tokens_per_second"] == pytest.approx(7 / answer["generation_time"])
         assert 0 < answer["time_to_first_token"] < answer["generation_time"]
         assert answer["preemption_count"] == 0 and answer["finish_reason"] == "length"
-        assert answer["metadata"] == {"a": [1], "model_name": "scripted", "backend": "pytorch"}
+        assert answer["metadata"] == {"a": [1], "model_name": "scripted", "backend": "scripted"}
 
 
 async def test_other_names_of_fields(serve: Serve) -> None:
@@ -147,9 +147,9 @@ async def test_a_job_while_it_lives(serve: Serve) -> None:
 async def test_who_looks_at_a_job_in_its_last_moment_does_not_take_its_end_away(serve: Serve) -> None:
     async with serve() as client:
         asked = asyncio.create_task(client.post("/generate", json={"prompt": "ab", "max_new_tokens": 3}))
-        while not client.service.board.jobs:
+        while not client.service.registry.jobs:
             await asyncio.sleep(0)
-        (job,) = client.service.board.jobs.values()
+        (job,) = client.service.registry.jobs.values()
         assert job.handle is not None
         job.handle.result()  # the event loop has not heard of it yet
         client.service.settle(job)
@@ -270,7 +270,7 @@ async def test_what_a_client_sends_along_cannot_spoil_the_list_of_jobs(serve: Se
 
 async def test_what_is_kept_with_a_job_is_small(serve: Serve) -> None:
     async with serve() as client:
-        fits = {"k": "x" * (LARGEST - len('{"k": ""}'))}
+        fits = {"k": "x" * (MAX_BYTES - len('{"k": ""}'))}
         fields = {"prompt": "a", "max_new_tokens": 1, "metadata": fits, "user": "u" * 256}
         assert (await client.post("/generate", json=fields)).status_code == 200
         for extra, words in (({"metadata": {"k": fits["k"] + "x"}}, "16385 bytes"), ({"user": "u" * 257}, "256")):

@@ -303,12 +303,12 @@ def test_a_token_is_asked_for_and_kept_in_the_tab(site: Callable[..., Site], vis
 def test_the_feed_is_closed_while_the_tab_is_hidden(site: Callable[..., Site], visit: Open) -> None:
     shown = site()
     page = visit(shown.url)
-    assert shown.engine.loop.watch.looked_at
+    assert shown.engine.feed.looked_at
     page.evaluate(HIDE, True)
-    wait(lambda: [page.wait_for_timeout(20), not shown.engine.loop.watch.looked_at][1], "the server works for nobody")
+    wait(lambda: [page.wait_for_timeout(20), not shown.engine.feed.looked_at][1], "the server works for nobody")
     page.evaluate(HIDE, False)
     connected(page)
-    assert shown.engine.loop.watch.looked_at
+    assert shown.engine.feed.looked_at
 
 
 HIDE = """(hidden) => {

@@ -171,7 +171,7 @@ def test_a_hundred_jobs_survive_kill_9(tmp_path: Path) -> None:
         assert client.delete(f"/jobs/{cancelled}").json()["state"] == "cancelled"
         assert first.end(signal.SIGKILL) == -signal.SIGKILL
     with server(*flags, "--queue-capacity", "1", speed=50) as second, httpx.Client(base_url=second.base) as client:
-        second.wait_for("jobs of an earlier run go on")
+        second.wait_for("durable jobs of an earlier run were resumed")
         until = time.monotonic() + PATIENCE
         while time.monotonic() < until:
             jobs = client.get("/jobs", params={"limit": 1000}).json()["jobs"]

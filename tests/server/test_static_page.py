@@ -50,7 +50,7 @@ async def heard(client: Any, until: Any) -> list[Any]:
     from fastserve.server.telemetry.live import Viewer
 
     messages: list[Any] = []
-    chunks = Viewer(client.service.hub, None).chunks()
+    chunks = Viewer(client.service.broadcaster, None).chunks()
     try:
         async for chunk in chunks:
             messages += every_data_line(chunk.decode())
@@ -72,7 +72,7 @@ async def test_progress_is_told_while_nothing_else_happens(serve: Serve) -> None
         async with asyncio.timeout(20):
             told = await heard(client, still)
         assert told[0]["type"] == "snapshot" and told[-1]["stats"]["levels"] == []
-        assert client.service.hub.pulse is None and not engine.loop.watch.looked_at, "nothing for nobody"
+        assert client.service.broadcaster.progress is None and not engine.feed.looked_at, "nothing for nobody"
 
 
 async def test_knobs_and_levels(serve: Serve) -> None:

@@ -65,7 +65,7 @@ def test_json_is_one_document_and_nothing_else(capsys: pytest.CaptureFixture[str
     assert main([*FEW, *policies, "--seeds", "2", "--json"]) == 0
     told = capsys.readouterr()
     document = json.loads(told.out, parse_constant=lambda name: pytest.fail(f"{name} in the document"))
-    assert set(document) == {"settings", "runs"}
+    assert set(document) == {"format", "settings", "runs"}
     assert [(run["policy"], run["label"], run["seed"]) for run in document["runs"]] == [
         ("mlfq", "slow", 0),
         ("mlfq", "slow", 1),
@@ -108,7 +108,7 @@ def test_timeline_iterations_and_explain(tmp_path: Path, capsys: pytest.CaptureF
     assert told.out.count("first token") == 2
     assert "seed 1\n" not in told.out
     assert "gaps between tokens: mean" in told.err
-    events = json.loads((tmp_path / "t.json").read_text())["traceEvents"]
+    events = json.loads((tmp_path / "t.json").read_text())
     assert {f"job {id}" for id in range(40)} <= {event["name"] for event in events}
     assert any(event["name"] == "queue levels" for event in events)  # of the first policy
     with (tmp_path / "deep" / "i.csv").open(newline="") as file:
@@ -140,15 +140,15 @@ REFUSALS = [
     (["--policy", "lifo"], r"no policy 'lifo'; there are fcfs, .*srpt"),
     (["--policy", "nowhere:Mine"], "no module 'nowhere'"),
     (["--policy", "mlfq", "--set", "quantum=1"], "has no setting 'quantum'; it has q1, ratio, levels"),
-    (["--policy", "mlfq", "--set", "q1"], "write it as key=value"),
+    (["--policy", "mlfq", "--set", "q1"], "write it as KEY=VALUE"),
     (["--policy", "mlfq", "--set", "q1=-1"], "q1=-1"),
     (["--policy", "mlfq", "--set", "q1=long"], "policy mlfq: "),
     (["--set", "q1=1", "--policy", "mlfq"], "belongs to the --policy before it"),
     (["--latency", "opt-13b-a1000"], "opt-13b-a1000.*presets: .*opt-13b-a100"),
     (["--policy", "srpt", "--predictor", "none"], "srpt needs a guess.*predictor"),
     (["--policy", "srpt", "--predictor", "tarot"], "no predictor 'tarot'"),
-    (["--policy", "fcfs", "--policy", "fcfs"], "two rows would be called 'fcfs': give them labels"),
-    (["--policy", "fcfs", "--policy", "mlfq", "--label", "fcfs"], "two rows would be called 'fcfs'"),
+    (["--policy", "fcfs", "--policy", "fcfs"], "two rows have the label 'fcfs': give them labels"),
+    (["--policy", "fcfs", "--policy", "mlfq", "--label", "fcfs"], "two rows have the label 'fcfs'"),
     (["--load", "0.8", "--rate", "2"], "not both"),
     (["--batching", "magic"], "--batching.*magic.*mixed"),
     (["--kv-tokens", "many"], "'many' is neither"),
@@ -201,7 +201,7 @@ def test_what_cannot_be_written_is_refused_before_the_run(
     if flag in ("--timeline", "--iterations"):
         assert "is a folder" in refused(capsys, BUNDLED, flag, str(tmp_path))
         os.mkfifo(tmp_path.with_suffix(".pipe"))
-        assert "no ordinary file" in refused(capsys, BUNDLED, flag, str(tmp_path.with_suffix(".pipe")))
+        assert "not a regular file" in refused(capsys, BUNDLED, flag, str(tmp_path.with_suffix(".pipe")))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

@@ -1,7 +1,7 @@
-"""The PyTorch body: transformers models over a paged KV cache. Importing the package imports no torch.
+"""The PyTorch backend: transformers models over a paged KV cache. Importing the package does not import torch.
 
-Read: executor (a Plan becomes one packed step), input_batch, block_manager and kv_cache (which physical blocks, copies
-between pools), attention_interface and attention (the seam to transformers, and the specification), sampler; then how a
-model is loaded: model, checkpoint, platform, verify (is the architecture computed right?), warmup; native/ is optional
+Read: backend (runs a Plan as one packed step), input_batch, block_manager and kv_cache (block tables, copies between
+pools), attention_interface and attention (the hook into transformers, and the specification), sampler; then loading a
+model: model, checkpoint, platform, memory, verify (is it computed correctly?), warmup; native/ is optional
 C++.
 """

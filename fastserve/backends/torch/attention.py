@@ -1,6 +1,6 @@
-"""Attention over the paged cache, in plain PyTorch: the specification, and the path wherever nothing faster is at hand.
+"""Paged attention in plain PyTorch: the specification, and the fallback where no kernel is available.
 
-`write` and `attend` are twins of the functions of fastserve.backends.torch.native. On a CPU a row's result depends on
+`write` and `attend` have the signatures of fastserve.backends.torch.native. On a CPU a row's result depends on
 its own sequence alone: each is gathered and attended to by itself. Elsewhere the decodes share one padded call.
 """
 
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastserve.backends.torch.step import Span, Step
+from fastserve.backends.torch.input_batch import InputBatch, Span
 
 TILE = 128
 """Query rows taken at once on a CPU: a tile sees no later keys, so a long prompt costs half, and its mask stays small.
@@ -32,7 +32,7 @@ def attend(
     query: Tensor,
     pool: Tensor,
     layer: int,
-    step: Step,
+    step: InputBatch,
     scale: float,
     window: int | None = None,
     softcap: float | None = None,
@@ -78,7 +78,7 @@ def attend_decodes(
     query: Tensor,
     pool: Tensor,
     layer: int,
-    step: Step,
+    step: InputBatch,
     scale: float,
     window: int | None = None,
     softcap: float | None = None,
@@ -124,7 +124,7 @@ def _rows(pool: Tensor, tables: Tensor) -> Tensor:
     return (tables.long()[..., None, None, :] * (layers * 2 * kv_heads) + which).flatten()
 
 
-def _gather(pool: Tensor, layer: int, step: Step, index: int, first: int) -> tuple[Tensor, Tensor]:
+def _gather(pool: Tensor, layer: int, step: InputBatch, index: int, first: int) -> tuple[Tensor, Tensor]:
     """K and V of sequence `index` from its block `first` on: each (kv_heads, tokens, head_dim)."""
     kv_heads, size, dim = pool.shape[3:]
     length = step.spans[index].length
@@ -136,7 +136,7 @@ def _gather(pool: Tensor, layer: int, step: Step, index: int, first: int) -> tup
     return both[0], both[1]
 
 
-def _mask(step: Step, span: Span, at: int, end: int, low: int, window: int | None) -> Tensor:
+def _mask(step: InputBatch, span: Span, at: int, end: int, low: int, window: int | None) -> Tensor:
     """(rows, keys): whether rows at:end of a sequence see its keys from `low` to the last row's own."""
     mask = step.memo.get(("mask", at, window))
     if mask is None:

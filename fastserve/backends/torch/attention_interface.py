@@ -1,8 +1,8 @@
-"""The seam to transformers: the attention function that its model code calls in place of its own.
+"""The attention function that transformers' model code calls in place of its own, over the paged KV cache.
 
 transformers looks the function up by NAME in its AttentionInterface. Its mask interface does not know that name and so
-builds no mask. What a forward pass is about travels beside transformers' arguments, in a context variable: each thread
-has its own, so engines in one process do not meet.
+builds no mask. The context of a forward pass is passed in a context variable: each thread has its own, so
+engines in one process do not interfere.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
-from fastserve.backends.torch.step import Step
+from fastserve.backends.torch.input_batch import InputBatch
 
 NAME = "fastserve"
 
@@ -37,7 +37,7 @@ class Kernels(Protocol):
         query: Tensor,
         pool: Tensor,
         layer: int,
-        step: Step,
+        step: InputBatch,
         scale: float,
         window: int | None = None,
         softcap: float | None = None,
@@ -62,7 +62,7 @@ class Call(NamedTuple):
 class Pass:
     """One forward pass of one step over a pool of a Cache."""
 
-    step: Step
+    step: InputBatch
     pool: Tensor
     kernels: Kernels
     watch: Callable[[Call], None] | None = None

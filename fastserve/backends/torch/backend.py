@@ -1,4 +1,4 @@
-"""TorchBackend: a Plan becomes one packed step of a model of transformers, and its logits become tokens."""
+"""TorchBackend: runs a Plan as one packed step of a transformers model, and samples tokens from its logits."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from typing import Any, NamedTuple
 import torch
 
 from fastserve.backends.torch.block_manager import BlockManager
-from fastserve.backends.torch.input_batch import Rows, pack
+from fastserve.backends.torch.input_batch import InputBatch, Rows, pack
 from fastserve.backends.torch.kv_cache import Cache
+from fastserve.backends.torch.memory import size_pools
 from fastserve.backends.torch.model import Model, load_model
-from fastserve.backends.torch.platform import size_pools
 from fastserve.backends.torch.sampler import Sampled, Sampler, SamplingError
 from fastserve.backends.torch.sampling_state import SamplingState
-from fastserve.backends.torch.step import Step as Packed
 from fastserve.backends.torch.warmup import copy_times, measure
-from fastserve.engine.backend import CopyTime, Failed, Said, Step, Token, Traits, Wanted
+from fastserve.engine.backend import CopyTime, Failed, Result, Step, Token, Traits, Wanted
 from fastserve.engine.model_info import ModelInfo
 from fastserve.engine.params import SamplingParams
 from fastserve.hardware import Hardware, Memory
@@ -154,10 +153,10 @@ class TorchBackend:
                 raise MemoryError(str(error)) from error
             raise
         landed = self.blocks.landed()  # it may raise what a copy raised; then no job has got its token
-        said = [(job, self._say(job, token)) for job, token in zip(speakers, drawn, strict=True)]
-        return Step(said, stall, landed, None, self._model_ns)
+        results = [(job, self._say(job, token)) for job, token in zip(speakers, drawn, strict=True)]
+        return Step(results, stall, landed, None, self._model_ns)
 
-    def _say(self, job: Job, drawn: Sampled | SamplingError) -> Said:
+    def _say(self, job: Job, drawn: Sampled | SamplingError) -> Result:
         if isinstance(drawn, SamplingError):
             return Failed(str(drawn))
         self.states[job].tokens.append(drawn.token)
@@ -179,7 +178,7 @@ class TorchBackend:
         logits = self._forward(step)  # the same numbers: the sampler has written into the first ones
         return speakers, [self._draw_alone(row, state) for row, state in zip(logits.split(1), states, strict=True)]
 
-    def _forward(self, step: Packed) -> torch.Tensor:
+    def _forward(self, step: InputBatch) -> torch.Tensor:
         began = perf_counter_ns()
         logits = self.model.forward(step, self.cache)
         if logits.is_cuda:

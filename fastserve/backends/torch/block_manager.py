@@ -1,4 +1,4 @@
-"""BlockManager: which physical KV blocks hold what, driven by Plans. It counts what the Scheduler's ledger counts.
+"""BlockManager: block tables and free lists of physical KV blocks, driven by Plans; consistent with the ledger.
 
 A block is in one free list, in one job's table, or the destination of one copy. A block that a copy still reads may be
 free already; whoever takes it next waits for that copy first.
@@ -11,8 +11,9 @@ from contextlib import suppress
 from time import perf_counter_ns
 from typing import Protocol
 
-from fastserve.sched.job import LEAVING, Job
-from fastserve.sched.plan import Copy, Plan
+from fastserve.sched.job import LEAVING, Copy, Job
+from fastserve.sched.link import carry
+from fastserve.sched.plan import Plan
 
 
 class Passage(Protocol):
@@ -92,6 +93,7 @@ class BlockManager:
         self.away: dict[Job, list[int]] = {}  # host blocks of each job
         self.moves: dict[Copy, Move] = {}  # under way, in the order of issue
         self._landed: list[Copy] = []  # ended, and not yet reported
+        self._waited = 0  # ns, for the copies of the current plan
 
     def follow(self, plan: Plan) -> int:
         """Does what the plan asks and gives its members the blocks of their next tokens. Returns ns of waiting."""
@@ -143,26 +145,31 @@ class BlockManager:
     # -- a plan's moves --------------------------------------------------------------------------------------------
 
     def _move(self, plan: Plan) -> int:
-        """Copies out first; what the step loads waits for the room to be clear; prefetches queue behind."""
+        """The plan's moves. Returns ns of waiting for copies."""
         for job in plan.joined:
             if job.place is LEAVING:  # its blocks stay its own
                 assert job.copy is not None
                 self._abandon(job.copy)
         for job in plan.drop:
             self.device.give(self.tables.pop(job))
-        for copy in plan.park:
-            self._send_out(copy)
         for copy in plan.clear:
             if not copy.out:  # a prefetch gives way: its job stays on the host
                 self._abandon(copy)
-        stall = sum([self._await(copy) for copy in plan.clear])
-        for copy in plan.load:
-            if copy not in self.moves:
-                self._send_in(copy)
-        stall += sum([self._await(copy) for copy in plan.load])
-        for copy in plan.prefetch:
+        self._waited = 0
+        carry(plan, self)
+        return self._waited
+
+    def send(self, copy: Copy) -> None:
+        """For carry()."""
+        if copy.out:
+            self._send_out(copy)
+        else:
             self._send_in(copy)
-        return stall
+
+    def wait(self, copies: Sequence[Copy]) -> None:
+        """For carry(): returns when these have ended."""
+        for copy in copies:
+            self._waited += self._await(copy)
 
     def _send_out(self, copy: Copy) -> None:
         device = self.tables[copy.job]

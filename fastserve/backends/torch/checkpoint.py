@@ -1,4 +1,4 @@
-"""What a model is read from: a folder or an id of the Hugging Face hub, with config, weights and tokenizer."""
+"""Checkpoint: config, weights and tokenizer of a model, from a folder or the Hugging Face hub."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""The embedded model: a small Llama and a byte tokenizer, made from a seed at first use, so that all runs offline.
+"""The embedded model: a small Llama and a byte tokenizer, generated from a seed at first use; needs no network.
 
 11 million random parameters, a context of 4,096 tokens, one token per byte. It emits printable ASCII and the newline
 only, one character a token: generation_config.json suppresses all else, the end token included. Its EOS is the
 newline: an output is one line, about a hundred characters at temperature 1 and longer when greedy. With `ignore_eos`
-the lines go on, and every token is still a character.
+the output continues with further lines.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The weights of the embedded model: whole numbers from a counter-based generator, so every machine has the same ones.
+"""Weights of the embedded model: whole numbers from a counter-based generator, the same on every machine.
 
-A random transformer is a hash of its context: lively, but noise. So a few channels of the residual stream, which no
-layer writes to, carry what kind of character came last, and the output head reads from them how welcome each next one
-is. What the layers make of the whole context is added to that. It reads like words, and does not go round in circles.
+The output of a random transformer is noise. So a few channels of the residual stream, which no layer writes to, encode
+the kind of the last character, and the output head reads from them a bias for each next one; the layers' output over
+the whole context is added. The text resembles words and does not repeat.
 
 All values are products of a small whole number and a power of two, the same in float32, bfloat16 and float16.
 """

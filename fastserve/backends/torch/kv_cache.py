@@ -1,9 +1,9 @@
-"""Cache: the device pool and the host pool of KV blocks, and the copies between them.
+"""Cache: device and host pools of KV blocks, and asynchronous copies between them.
 
 A block holds `block_tokens` tokens of all layers and is one contiguous run, so that a copy is one move a block. Copies
 start at once and run in order, each direction on its own: on a stream of its own on CUDA, on a thread of its own
-elsewhere. Who may touch which block when is the caller's care: a block that a copy reads or writes is not to be used
-before that copy's ticket has been waited for.
+elsewhere. The caller synchronises: a block that a copy reads or writes must not be used before that copy's ticket has
+been waited for.
 """
 
 from __future__ import annotations

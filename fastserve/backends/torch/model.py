@@ -1,4 +1,4 @@
-"""Model: a causal language model of transformers, run on packed rows over a paged cache."""
+"""Model: a causal language model of transformers, run on packed sequences over a paged KV cache."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor
 
 from fastserve.backends.torch import attention, checkpoint
 from fastserve.backends.torch.attention_interface import Kernels, Pass, forward
+from fastserve.backends.torch.input_batch import InputBatch
 from fastserve.backends.torch.kv_cache import Cache
 from fastserve.backends.torch.native import Native, load
 from fastserve.backends.torch.platform import clamp_length, pick_device, pick_dtype
-from fastserve.backends.torch.step import Step
 from fastserve.backends.torch.verify import Probe, RefusedModelError, Shape
 
 LOG = logging.getLogger("fastserve")
@@ -61,7 +61,7 @@ class Model:
         """Bytes of one KV block, all layers."""
         return 2 * self.layers * self.kv_heads * self.head_dim * block_tokens * self.dtype.itemsize
 
-    def forward(self, step: Step, cache: Cache) -> Tensor:
+    def forward(self, step: InputBatch, cache: Cache) -> Tensor:
         """Logits of the wanted rows, (m, vocab_size) float32 on the model's device; writes K and V of all rows."""
         return forward(self.module, Pass(step.to(self.device), cache.pool, self._kernels))
 

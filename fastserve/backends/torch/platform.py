@@ -1,24 +1,14 @@
-"""Where a model runs, in which type, and how much memory its KV may take."""
+"""Selection of device, dtype and context length."""
 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 LOG = logging.getLogger("fastserve")
-
-GIB = 1 << 30
-MOST_ON_HOST = 2 * GIB
-"""Bytes that the device pool takes at most where the device is the host: a CPU, or a GPU that shares its memory."""
-
-MOST_PINNED = 32 * GIB
-"""Bytes that the host pool of a CUDA device takes at most: they are locked in memory."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -27,15 +17,6 @@ class Choice(NamedTuple):
     """A dtype and why it was chosen, for the log."""
 
     dtype: torch.dtype
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Pools:
-    """Blocks of the two KV pools, and where the numbers come from, for the log."""
-
-    blocks: int
-    host_blocks: int
     why: str
 
 
@@ -108,107 +89,3 @@ def clamp_length(asked: int | None, own: int | None) -> int:
     if asked is not None and asked > own:
         LOG.warning("max_model_len=%d is above the model's own %d tokens: it is now %d", asked, own, own)
     return own if asked is None else min(asked, own)
-
-
-def size_pools(
-    block_bytes: int,
-    device: torch.device,
-    *,
-    block_tokens: int = 16,
-    kv_tokens: int | None = None,
-    host_tokens: int | None = None,
-    gpu_memory_utilization: float = 0.9,
-    free: int | None = None,
-) -> Pools:
-    """The pools for a model that is loaded. A number of tokens that is given is taken, rounded up to whole blocks.
-
-    Else, on CUDA: the device pool takes `gpu_memory_utilization` of what was free before this process took memory,
-    less what it has taken; the host pool twice that, at most a quarter of the host's free memory and MOST_PINNED.
-    Elsewhere the device pool takes an eighth of free memory, at most MOST_ON_HOST, and the host pool twice that. free:
-    bytes of free host memory, measured when None. ValueError where not one block fits.
-    """
-    if not 0 < gpu_memory_utilization <= 1:
-        raise ValueError(f"gpu_memory_utilization={gpu_memory_utilization} must be above 0 and at most 1")
-    for name, tokens in (("kv_tokens", kv_tokens), ("host_tokens", host_tokens)):
-        if tokens is not None and tokens < (name == "kv_tokens"):
-            raise ValueError(f"{name}={tokens} is too small: give a number of tokens")
-    if free is None:
-        free = free_host_memory()
-    if device.type == "cuda":
-        left, _ = torch.cuda.mem_get_info(device)
-        ours = torch.cuda.memory_reserved(device)
-        room = int((left + ours) * gpu_memory_utilization) - torch.cuda.memory_allocated(device)
-        most_on_host = min(free // 4, MOST_PINNED)
-        why = f"{gpu_memory_utilization:.0%} of {(left + ours) / GIB:.1f} GiB of device memory, less the weights"
-    else:
-        room = min(free // 8, MOST_ON_HOST)
-        most_on_host = 2 * room
-        why = f"an eighth of {free / GIB:.1f} GiB of free memory, at most {MOST_ON_HOST // GIB} GiB"
-    if kv_tokens is None:
-        blocks = max(room, 0) // block_bytes
-        if blocks < 1:
-            raise ValueError(
-                f"No KV block of {block_bytes} bytes fits into {why}: take a smaller model, or give kv_tokens yourself."
-            )
-    else:
-        blocks, why = -(-kv_tokens // block_tokens), "as asked"
-    if host_tokens is None:
-        host_blocks = min(2 * blocks, most_on_host // block_bytes)
-    else:
-        host_blocks = -(-host_tokens // block_tokens)
-    return Pools(blocks, host_blocks, why)
-
-
-def free_host_memory(root: Path = Path("/")) -> int:
-    """Bytes of memory that this process may still take: what the machine has left, or its container.
-
-    root: where proc and sys/fs/cgroup are. A machine without /proc counts half of its memory as free.
-    """
-    meminfo = root / "proc/meminfo"
-    try:
-        fields = dict(line.split(":", 1) for line in meminfo.read_text(encoding="utf-8").splitlines())
-        free = int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):
-        try:
-            free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-        except (AttributeError, ValueError, OSError):
-            free = 4 * GIB
-    return min([free, *_left_in_groups(root)])
-
-
-def _left_in_groups(root: Path) -> list[int]:
-    """What each memory limit of the control groups around this process leaves, versions 1 and 2."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    left = []
-    for line in lines:
-        _, controllers, inside = line.split(":", 2)
-        if controllers == "":
-            base, limit, usage, cached = root / "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"
-        elif "memory" in controllers.split(","):
-            base, limit, usage = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
-            cached = "total_inactive_file"
-        else:
-            continue
-        # Each group on the way up may have a limit. In a container the path may be the host's: then only base is there.
-        parts = Path(inside.lstrip("/")).parts
-        for depth in range(len(parts), -1, -1):
-            group = base.joinpath(*parts[:depth])
-            try:
-                most = int((group / limit).read_text(encoding="utf-8"))
-                used = int((group / usage).read_text(encoding="utf-8"))
-            except (OSError, ValueError):  # not there, or "max"
-                continue
-            left.append(max(0, most - used + _statistic(group / "memory.stat", cached)))
-    return left
-
-
-def _statistic(path: Path, name: str) -> int:
-    """One number of a memory.stat file: here the page cache, which makes room when asked."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.split()[:1] == [name]), 0)

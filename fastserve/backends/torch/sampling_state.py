@@ -1,4 +1,4 @@
-"""SamplingState: what the sampler must remember of one request from token to token. Preemption does not touch it."""
+"""SamplingState: the sampler's state of one request between tokens; preemption does not change it."""
 
 from __future__ import annotations
 

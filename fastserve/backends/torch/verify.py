@@ -1,7 +1,7 @@
-"""Accept or refuse a model: what cannot be right here is refused at load, with the reason, and is never silently wrong.
+"""Verification of a model at load: an architecture that would be computed wrongly is refused, with the reason.
 
-A family's code can ignore transformers' attention interface and still run, with wrong numbers and no error. So the
-config is read first, and then the loaded model is tried: its own forward pass and ours must give the same logits.
+Model code can ignore transformers' attention interface and still run, with wrong results and no error. So the config
+is checked first, and then the loaded model: its original forward pass and ours must give the same logits.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from fastserve.backends.torch.attention_interface import NAME, Call, Kernels, Pass, forward
+from fastserve.backends.torch.input_batch import InputBatch
 from fastserve.backends.torch.kv_cache import Cache
-from fastserve.backends.torch.step import Step
 
 LONG = 20
 """Tokens of both prompts: more than a block of 16, so that tables count."""
@@ -170,14 +170,14 @@ class Probe:
                 f"({TOLERANCE[self.module.dtype]} is allowed in {_name(self.module.dtype)})",
             )
 
-    def _steps(self, size: int) -> Iterator[tuple[Step, list[tuple[int, int]]]]:
+    def _steps(self, size: int) -> Iterator[tuple[InputBatch, list[tuple[int, int]]]]:
         """Each step, and the (prompt, position) of its rows. The blocks of the prompts alternate."""
         width = -(-LONG // size)
         tables = [list(range(2 * width - 1, -1, -2)), list(range(0, 2 * width, 2))]
         for work in (((0, 0, LONG - 1), (1, 0, 9)), ((0, LONG - 1, LONG), (1, 9, LONG))):
             rows = [(prompt, position) for prompt, first, end in work for position in range(first, end)]
             counts = [end - first for _, first, end in work]
-            step = Step(
+            step = InputBatch(
                 tokens=torch.tensor([self.ids[prompt][position] for prompt, position in rows]),
                 positions=torch.tensor([position for _, position in rows]),
                 slots=torch.tensor([tables[prompt][at // size] * size + at % size for prompt, at in rows]),

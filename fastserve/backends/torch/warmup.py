@@ -1,7 +1,7 @@
-"""Warm-up: about a second of measuring at load, for what policies are told about the machine.
+"""Warm-up: measures the latency model for policies at load, in about a second.
 
 Prefills of a few lengths and decodes of a few batches are fitted by a line each, with coefficients that are never
-negative; copies by a rate and a time each. It is rough on purpose: `latency=FILE` or a stored profile replaces it.
+negative; copies by a rate and a time each. It is an approximation: `latency=FILE` or a stored profile replaces it.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from time import perf_counter, perf_counter_ns, sleep
 
 import torch
 
-from fastserve.backends.torch.input_batch import Rows, pack
+from fastserve.backends.torch.input_batch import InputBatch, Rows, pack
 from fastserve.backends.torch.kv_cache import Cache, Ticket
 from fastserve.backends.torch.model import Model
-from fastserve.backends.torch.step import Step
 from fastserve.engine.backend import CopyTime
 from fastserve.hardware import DecodePiece, Hardware, LinearLatency, Link, Memory, PrefillFit
 from fastserve.hardware.least_squares import fit
@@ -81,7 +80,7 @@ class _Bench:
         return Rows([i * 7 % self.model.vocab_size for i in range(tokens)], first, table, True)
 
     @torch.inference_mode()
-    def _run(self, step: Step) -> float:
+    def _run(self, step: InputBatch) -> float:
         began = perf_counter_ns()
         logits = self.model.forward(step, self.cache)
         logits.argmax(-1).tolist()  # waits for the device

@@ -18,7 +18,7 @@ from fastserve.sched.conformance.scripts import SHAPES, Event, Run, Script, Stuc
 from fastserve.sched.errors import PolicyError
 from fastserve.sched.job import Job
 from fastserve.sched.plan import Plan
-from fastserve.sched.policy import Policy
+from fastserve.sched.policy import MUST_RANK, Policy
 
 KNOWN_NEEDS = frozenset({"guess"})
 STORM = 16  # alarms in a row, each set for almost nothing
@@ -79,9 +79,7 @@ def _first_look(make: Callable[[], Policy]) -> str:
             "make", f"make() returned the same {name} twice; one object serves one run, make a fresh one"
         )
     if type(policy).rank is Policy.rank:
-        raise ConformanceError(
-            "rank", f"{name} must define rank(self, job): any comparable value, the smaller goes first"
-        )
+        raise ConformanceError("rank", f"{name} {MUST_RANK}")
     settled: object = policy.settled
     if not isinstance(settled, bool):
         raise ConformanceError("settled", f"{name}.settled is {settled!r}; write settled = True or leave it out")

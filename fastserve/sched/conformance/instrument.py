@@ -30,6 +30,7 @@ class Watched(Policy):
         self.name = type(inner).__name__
         self.ears = Purity()
         self.known: dict[Job, tuple[Any, bool]] = {}  # of a settled policy: rank and running when last looked at
+        self.dirty: dict[Job, None] = {}
         self.current = False  # known holds what can be read now: nothing has been run or told since
         self.looks = 0
         self.rung = 0  # alarms
@@ -39,6 +40,7 @@ class Watched(Policy):
     def bind(self, scheduler: Scheduler) -> None:
         """The Scheduler has bound itself to this; now the inner policy is bound too."""
         self.inner._scheduler = scheduler
+        self.dirty = scheduler.ranking.dirty  # whose rank must be read anew, as the inner policy has said
         self.inner.machine = self.machine
         self.inner.jobs = self.jobs
 
@@ -115,8 +117,7 @@ class Watched(Policy):
             return
         self.inner.now = self.now
         self.current = True
-        assert self.inner._scheduler is not None
-        noticed = self.inner._scheduler.ranking.dirty
+        noticed = self.dirty
         known = self.known
         for job in self.jobs:
             if job is skip:

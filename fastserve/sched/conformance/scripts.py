@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 from fastserve.sched.config import Blocks, SchedulerConfig
 from fastserve.sched.job import NEVER, Job
-from fastserve.sched.plan import Copy, Outcome, Plan
+from fastserve.sched.link import ModelledLink
+from fastserve.sched.plan import Outcome, Plan
 from fastserve.sched.policy import Policy
 
 JOBS = 32
@@ -71,8 +72,7 @@ class ScriptedMachine:
         self.longest = LONGEST_PROMPT
         self.decode_ns = script.tick
         self.next_event = NEVER  # ns: filled by the loop before each plan is run
-        self.free_at = {True: 0, False: 0}  # by direction: ns, when its channel has nothing left to do
-        self.moving: dict[Copy, int] = {}  # copies under way: ns, when they end
+        self.link = ModelledLink(lambda blocks, out: self._copy_ns(blocks))
 
     def prefill_ns(self, tokens: int) -> int:
         return self._iteration_ns(0, tokens)
@@ -81,7 +81,7 @@ class ScriptedMachine:
         return 2 * self._copy_ns(blocks)
 
     def run(self, plan: Plan) -> Outcome:
-        stall = self._copy(plan)
+        stall = self.link.follow(plan)
         outputs = self.script.outputs
         left = {job: outputs[job.id] - job.generated for job, tokens in plan.work if job.decoding}
         for job, tokens in plan.prefill:
@@ -94,13 +94,10 @@ class ScriptedMachine:
             service = k * each
             now = plan.now + stall + service
             ended = [job for job, tokens in left.items() if tokens <= k]
-            landed = [copy for copy, end in self.moving.items() if end <= now]
+            landed = self.link.landed(now)
             bound = k >= plan.iterations or service >= plan.service or now >= min(plan.until, self.next_event)
             if bound or ended or landed:
                 break
-        landed.sort(key=self.moving.__getitem__)
-        for copy in landed:
-            del self.moving[copy]
         return Outcome(k, service, stall, ended, landed, stall + each, each)
 
     def _iteration_ns(self, batch: int, tokens: int) -> int:
@@ -108,22 +105,6 @@ class ScriptedMachine:
 
     def _copy_ns(self, blocks: int) -> int:
         return self.decode_ns * (1 + blocks // 4)
-
-    def _copy(self, plan: Plan) -> int:
-        """Starts the plan's copies: those out, then loads into the cleared room, then prefetches. Returns the stall."""
-        for copy in plan.park:
-            self._send(copy, plan.now)
-        clear = max([plan.now, *(self.moving[copy] for copy in plan.clear)])
-        for copy in plan.load:
-            if copy not in self.moving:
-                self._send(copy, clear)
-        ready = max([clear, *(self.moving[copy] for copy in plan.load)])
-        for copy in plan.prefetch:
-            self._send(copy, clear)
-        return ready - plan.now
-
-    def _send(self, copy: Copy, at: int) -> None:
-        self.free_at[copy.out] = self.moving[copy] = max(at, self.free_at[copy.out]) + self._copy_ns(copy.blocks)
 
 
 class Run:

@@ -1,3 +1,3 @@
-"""The routes and their words: native, openai, compat (names of other servers); each with its schema and format beside
-it. dependencies is what all generating routes share, streaming and outbox carry tokens to a client that may leave.
+"""HTTP routes: native, openai, compat (aliases of other servers), each with its schema and format (request, response).
+Shared: dependencies, errors, fields, tokenization, chat_template; streaming and piece_queue send tokens as SSE.
 """

@@ -1,4 +1,4 @@
-"""Messages into a prompt: the tokenizer's template, one from the settings, or a plain one."""
+"""Chat messages to a prompt: the template from the settings, else the tokenizer's, else `role: content` lines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Messages = Sequence[dict[str, str]]
 
 
 class ChatTemplate:
-    """override: a Jinja template, or a file that holds one. Raises ValueError when the file cannot be read."""
+    """override: a Jinja template, or the path of one. Raises ValueError for one that cannot be read or parsed."""
 
     def __init__(self, tokenizer: Any, override: str | None) -> None:
         self.tokenizer = tokenizer
@@ -38,8 +38,8 @@ class ChatTemplate:
             if getattr(self.tokenizer, "chat_template", None):
                 text = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
                 return str(text), False
-        except Exception as error:  # templates raise what they like at messages they do not take
-            raise ApiError(400, f"the chat template refuses these messages: {error}", param="messages") from error
+        except Exception as error:  # a template may raise anything for messages that it does not support
+            raise ApiError(400, f"the chat template rejects these messages: {error}", param="messages") from error
         if not self.warned:
             self.warned = True
             log.warning("the tokenizer has no chat template; messages are joined as `role: content` lines")
@@ -47,7 +47,7 @@ class ChatTemplate:
 
 
 def plain(messages: Messages) -> str:
-    """One line a message, then the assistant's turn."""
+    """One `role: content` line a message, then `assistant:`."""
     return "".join([f"{message['role']}: {message['content']}\n" for message in messages]) + "assistant:"
 
 

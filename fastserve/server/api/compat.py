@@ -1,4 +1,4 @@
-"""The names that other servers of this kind use. Nothing else of the server knows them."""
+"""Aliases of other servers' routes: /v1/generate, /stream, /model, task queues. No other module knows these names."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from typing_extensions import TypedDict
 
 from fastserve.engine.request import Piece
 from fastserve.server.api import native
-from fastserve.server.api.dependencies import STATUS, finished, service_of, why
-from fastserve.server.api.errors import ApiError, Json, declared, not_json
+from fastserve.server.api.dependencies import STATUS, failure_message, finished, service_of
+from fastserve.server.api.errors import ApiError, Json, error_responses, not_json
 from fastserve.server.api.fields import Prompt
 from fastserve.server.api.native_schema import GenerateAnswer, GenerateRequest
-from fastserve.server.api.streaming import EVENTS, EventStream, departure, stream_of
+from fastserve.server.api.streaming import EVENTS, EventStream, on_disconnect, stream_response
 from fastserve.server.jobs.jobs import Group, ServedJob
 from fastserve.server.service import Service
 
@@ -50,25 +50,25 @@ STATUSES: dict[str, Literal["PENDING", "STARTED", "SUCCESS", "FAILURE", "REVOKED
     "failed": "FAILURE",
     "cancelled": "REVOKED",
 }
-"""State of a job -> the word that clients of task queues know."""
+"""State of a job -> status of a task, in Celery's terms."""
 
 
 class RawFormat:
-    """Text as it is: a line break inside a token becomes another `data:` line of the same event."""
+    """SSE of raw text: a line break inside a token becomes another `data:` line of the same event."""
 
     def __init__(self, group: Group) -> None:
         self.job = group.jobs[0]
-        self.began = time.monotonic()
-        self.spoke = False
+        self.started = time.monotonic()
+        self.has_first_token = False
 
     def opening(self) -> bytes:
         return b""
 
     def piece(self, choice: int, piece: Piece) -> bytes:
         first = ""
-        if not self.spoke and piece.token_id is not None:
-            self.spoke = True
-            first = f"event: ttft\ndata: {time.monotonic() - self.began:.6f}\n\n"
+        if not self.has_first_token and piece.token_id is not None:
+            self.has_first_token = True
+            first = f"event: ttft\ndata: {time.monotonic() - self.started:.6f}\n\n"
         if piece.token_id is None and not piece.text:
             return b""
         lines = piece.text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
@@ -79,7 +79,7 @@ class RawFormat:
         reason = self.job.answer["finish_reason"]
         failure = ""
         if reason in STATUS:
-            text = " ".join(why(reason, self.job.id, self.job.error).split())
+            text = " ".join(failure_message(reason, self.job.id, self.job.error).split())
             failure = f"event: error\ndata: {text}\n\n"
         return (failure + "event: done\ndata: \n\n").encode()
 
@@ -92,38 +92,38 @@ async def v1_generate(request: Request, body: GenerateRequest) -> Response:
 async def _raw(request: Request, body: GenerateRequest) -> Response:
     service = service_of(request)
     service.check_model(body.model)
-    group = native.begin(request, body, await service.words.prompt(body.prompt), "generate", streams=True)
-    return stream_of(group, RawFormat(group))
+    group = native.start_job(request, body, await service.tokenization.prompt(body.prompt), "generate", streams=True)
+    return stream_response(group, RawFormat(group))
 
 
 @router.post("/v1/generate_nobatch", responses=native.REFUSALS)
 async def v1_generate_nobatch(request: Request, body: GenerateRequest) -> GenerateAnswer:
-    """The baseline: one of these at a time."""
+    """A baseline without batching: requests to this route run one at a time."""
     service = service_of(request)
     service.check_model(body.model)
-    prompt = await service.words.prompt(body.prompt)
-    async with _turn(request, service):
-        group = native.begin(request, body, prompt, "generate", streams=False)
+    prompt = await service.tokenization.prompt(body.prompt)
+    async with _nobatch_turn(request, service):
+        group = native.start_job(request, body, prompt, "generate", streams=False)
         await finished(request, group)
     answer: Any = group.jobs[0].answer
     return Json(answer)  # type: ignore[return-value]
 
 
 @contextlib.asynccontextmanager
-async def _turn(request: Request, service: Service) -> AsyncIterator[None]:
-    """Alone among these. Raises ApiError for a client that leaves before, or whose time is over."""
-    turn = asyncio.create_task(service.alone.acquire())
+async def _nobatch_turn(request: Request, service: Service) -> AsyncIterator[None]:
+    """Holds the lock of /v1/generate_nobatch. Raises ApiError 409 when the client disconnects first, 504 on timeout."""
+    turn = asyncio.create_task(service.nobatch_lock.acquire())
     try:
-        async with departure(request.receive, turn.cancel):
+        async with on_disconnect(request.receive, turn.cancel):
             await asyncio.wait([turn], timeout=service.config.request_timeout or None)
         if turn.cancelled():
             raise ApiError(409, "the client closed the connection")
         if not turn.done():
-            raise ApiError(504, "this request waited for its turn longer than the server allows; ask again later")
+            raise ApiError(504, "this request waited for its turn longer than the server allows; try again later")
         yield
     finally:
         if not turn.cancel() and not turn.cancelled():
-            service.alone.release()
+            service.nobatch_lock.release()
 
 
 @router.post(
@@ -135,12 +135,12 @@ async def _turn(request: Request, service: Service) -> AsyncIterator[None]:
     openapi_extra=BODY,
 )
 async def stream(request: Request) -> Response:
-    """The body is JSON, whatever its Content-Type says: curl -d sends a form's."""
+    """The body is parsed as JSON whatever its Content-Type: `curl -d` sends that of a form."""
     try:
         fields = json.loads(await request.body())
     except (ValueError, RecursionError) as error:
         raise ApiError(400, not_json(error)) from error
-    return await _raw(request, _checked(fields, "body"))
+    return await _raw(request, _validated(fields, "body"))
 
 
 @router.get("/stream", response_model=None, status_code=200, response_class=EventStream, responses=RAW)
@@ -163,10 +163,10 @@ async def stream_get(
         "top_p": top_p,
         "seed": seed,
     }
-    return await _raw(request, _checked({name: value for name, value in given.items() if value is not None}, "query"))
+    return await _raw(request, _validated({name: value for name, value in given.items() if value is not None}, "query"))
 
 
-def _checked(fields: Any, where: str) -> GenerateRequest:
+def _validated(fields: Any, where: str) -> GenerateRequest:
     try:
         return GenerateRequest.model_validate(fields)
     except ValidationError as error:
@@ -181,7 +181,7 @@ class ModelFacts(TypedDict):
     max_batch_size: int
 
 
-@router.get("/model", responses=declared(401))
+@router.get("/model", responses=error_responses(401))
 async def model(request: Request) -> ModelFacts:
     engine = service_of(request).engine
     return {
@@ -192,7 +192,7 @@ async def model(request: Request) -> ModelFacts:
     }
 
 
-# -- tasks: durable jobs under other words -----------------------------------------------------------------------------
+# -- durable jobs as tasks of a task queue -----------------------------------------------------------------------------
 
 
 class SendText(BaseModel):
@@ -219,26 +219,26 @@ async def send_text(request: Request, body: SendText) -> TaskAccepted:
     return {"task_id": job.id}
 
 
-@router.get("/get_task_status/{task_id}", responses=declared(401, 404))
+@router.get("/get_task_status/{task_id}", responses=error_responses(401, 404))
 async def get_task_status(request: Request, task_id: str) -> Task:
     return _task(service_of(request), native.find(request, task_id))
 
 
-@router.get("/poll_task_status", responses=declared(401, 404))
+@router.get("/poll_task_status", responses=error_responses(401, 404))
 async def poll_task_status(request: Request, task_id: str) -> Task:
     return _task(service_of(request), native.find(request, task_id))
 
 
-@router.get("/tasks/", responses=declared(401))
+@router.get("/tasks/", responses=error_responses(401))
 async def tasks(request: Request) -> list[Task]:
     service = service_of(request)
-    own = service.board.seen_by(request.scope["state"].get("client"))
+    own = service.registry.visible_to(request.scope["state"].get("client"))
     return [_task(service, job) for job in own if job.durable]
 
 
 def _task(service: Service, job: ServedJob) -> Task:
-    """result: the text of a success, the reason of a failure."""
-    status = STATUSES[native.now(service, job)]
+    """result: the text when it succeeded, the error message when it failed."""
+    status = STATUSES[native.state_of(service, job)]
     result = job.error
     if status == "SUCCESS" and job.answer is not None:
         result = job.answer["text"]

@@ -1,4 +1,4 @@
-"""What every route that generates does with its request: who asks, waiting for the end, and what its end means."""
+"""Shared by all generating routes: client id, program id, waiting for the outputs, and failed requests as ApiError."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from fastapi import Request
 from fastserve.engine import Output
 from fastserve.server.api.errors import ApiError
 from fastserve.server.api.fields import Scheduled
-from fastserve.server.api.streaming import departure
+from fastserve.server.api.streaming import on_disconnect
 from fastserve.server.jobs.jobs import Group, Scheduling
 from fastserve.server.service import DRAINED, Service
 
 STATUS = {"cancelled": 409, "timeout": 504, "error": 500}
-"""Finish reason -> status of a plain answer; stop and length are answers."""
+"""Finish reason -> HTTP status of a failed request; stop and length are successes."""
 
 
 def service_of(request: Request) -> Service:
@@ -23,23 +23,23 @@ def service_of(request: Request) -> Service:
 
 
 def client_of(request: Request, user: str | None) -> str:
-    """The token's client; without tokens `user`, else "default"."""
+    """Client id: the bearer token's, else `user` of the body, else "default"."""
     known: str | None = request.scope["state"].get("client")
     return known or user or "default"
 
 
 def scheduling_of(request: Request, body: Scheduled) -> Scheduling:
-    """Load generators mark the requests of one session by a header."""
+    """The scheduling fields of the body; the program (session) id also by the header of load generators."""
     return body.scheduling(request.headers.get("x-session-affinity", ""))
 
 
 async def finished(request: Request, group: Group) -> list[Output]:
-    """The outputs, by choice. Raises ApiError for the first choice that did not end by itself.
+    """The outputs, by choice. Raises ApiError for the first choice that failed.
 
-    When the client leaves, the jobs are cancelled and nothing is left to answer.
+    When the client disconnects, the jobs are cancelled.
     """
     try:
-        async with departure(request.receive, group.feed.leave):
+        async with on_disconnect(request.receive, group.queue.disconnect):
             ended = await group.wait()
     finally:
         group.cancel()
@@ -48,17 +48,17 @@ async def finished(request: Request, group: Group) -> list[Output]:
     outputs = [group.outputs[choice] for choice in range(len(group.jobs))]
     for job, output in zip(group.jobs, outputs, strict=True):
         if output.finish_reason in STATUS:
-            refuse(output.finish_reason, job.id, job.error)
+            raise_failure(output.finish_reason, job.id, job.error)
     return outputs
 
 
-def refuse(reason: str, job: str, error: str | None) -> NoReturn:
-    """Raises ApiError for a job that did not end by itself."""
-    raise ApiError(503 if error == DRAINED else STATUS[reason], why(reason, job, error))
+def raise_failure(reason: str, job: str, error: str | None) -> NoReturn:
+    """Raises ApiError for a job that failed."""
+    raise ApiError(503 if error == DRAINED else STATUS[reason], failure_message(reason, job, error))
 
 
-def why(reason: str, job: str, error: str | None) -> str:
-    """One sentence that names the request."""
+def failure_message(reason: str, job: str, error: str | None) -> str:
+    """The error message of a failed request, with its id."""
     what = {
         "cancelled": "was cancelled",
         "timeout": "took longer than the server allows and was stopped",

@@ -1,4 +1,4 @@
-"""Refusals and failures as clients see them: OpenAI's shape under /v1, FastAPI's elsewhere."""
+"""Error responses: in OpenAI's format under /v1, in FastAPI's elsewhere."""
 
 from __future__ import annotations
 
@@ -25,17 +25,16 @@ TYPES: dict[int, str] = {
     503: "ServiceUnavailableError",
     504: "TimeoutError",
 }
-"""HTTP status -> `type` of an error in OpenAI's shape."""
+"""HTTP status -> `type` of an error in OpenAI's format."""
 
-MOST_FAULTS = 8
-"""Faults of one body that are told: a list may hold a million of the same."""
+MAX_FAULTS = 8
+"""Validation errors of one body that are reported; a long list may have the same one for each item."""
 
-
-NOT_SAID = "the body is not said to be JSON: send Content-Type: application/json"
+WRONG_CONTENT_TYPE = "the Content-Type is not JSON: send Content-Type: application/json"
 
 
 class ApiError(Exception):
-    """Ends the request that is being handled. retry_after: s, for the header of that name."""
+    """An HTTP error response. retry_after: s, for the Retry-After header."""
 
     def __init__(
         self, status: int, message: str, *, param: str | None = None, retry_after: float | None = None
@@ -48,8 +47,8 @@ class ApiError(Exception):
 
 
 class Json(Response):
-    """JSON in ASCII, so that whatever a client sent, lone surrogates included, can be sent back; with a line's end, for
-    those who read it in a terminal.
+    """JSON escaped to ASCII, so that any text of a client, lone surrogates included, can be sent back. It ends with a
+    newline, for terminals.
     """
 
     media_type = "application/json"
@@ -59,13 +58,13 @@ class Json(Response):
 
 
 def openai_body(status: int, message: str, param: str | None = None) -> dict[str, Any]:
-    """The body of an error in OpenAI's shape."""
+    """JSON body of an error in OpenAI's format."""
     return {"error": {"message": message, "type": TYPES.get(status, "Error"), "param": param, "code": status}}
 
 
-def answer(path: str, error: ApiError) -> Json:
-    """The answer to a request at this path."""
-    if speaks_openai(path):
+def error_response(path: str, error: ApiError) -> Json:
+    """The error response to a request at this path."""
+    if uses_openai_errors(path):
         content: dict[str, Any] = openai_body(error.status, error.message, error.param)
     else:
         content = {"detail": error.message}
@@ -77,50 +76,50 @@ def answer(path: str, error: ApiError) -> Json:
     return Json(content, error.status, headers)
 
 
-def speaks_openai(path: str) -> bool:
-    """Whether clients of this path read errors in OpenAI's shape."""
+def uses_openai_errors(path: str) -> bool:
+    """Whether errors at this path have OpenAI's format."""
     return path.startswith("/v1/") and not path.startswith("/v1/generate")
 
 
 def install(app: FastAPI) -> None:
-    """Refusals that a route lets out become answers. What is no refusal is a failure: see manners."""
+    """Exception handlers: ApiError, HTTPException and validation errors. The middleware handles any other exception."""
 
-    async def refused(request: Request, error: Exception) -> Response:
+    async def api_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, ApiError)
-        return answer(request.url.path, error)
+        return error_response(request.url.path, error)
 
-    async def http(request: Request, error: Exception) -> Response:
+    async def http_exception(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         what = str(error.detail)
         if isinstance(error.__cause__, (ValueError, RecursionError)):  # FastAPI could not parse the body
             what = not_json(error.__cause__)
-        found = answer(request.url.path, ApiError(error.status_code, what))
+        found = error_response(request.url.path, ApiError(error.status_code, what))
         found.headers.update(error.headers or {})
         return found
 
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         errors = error.errors()
-        faults = [_told(fault) for fault in errors[:MOST_FAULTS]]
-        if isinstance(error.body, bytes):  # FastAPI leaves a body alone that is not said to be JSON
-            unread = {"loc": ["body"], "msg": NOT_SAID, "type": "content_type"}
+        faults = [_fault_json(fault) for fault in errors[:MAX_FAULTS]]
+        if isinstance(error.body, bytes):  # FastAPI does not parse a body of another Content-Type
+            unread = {"loc": ["body"], "msg": WRONG_CONTENT_TYPE, "type": "content_type"}
             faults = [unread if fault["loc"] == ["body"] else fault for fault in faults]
         if rest := len(errors) - len(faults):
             faults.append({"loc": ["body"], "msg": f"and {rest} more of this kind", "type": "more"})
-        if not speaks_openai(request.url.path):
+        if not uses_openai_errors(request.url.path):
             return Json({"detail": faults}, 422)
         fields = [".".join(map(str, fault["loc"][1:])) for fault in faults]
-        told = zip(fields, faults, strict=True)
-        message = "; ".join(f"{field}: {fault['msg']}" if field else fault["msg"] for field, fault in told)
+        pairs = zip(fields, faults, strict=True)
+        message = "; ".join(f"{field}: {fault['msg']}" if field else fault["msg"] for field, fault in pairs)
         return Json(openai_body(400, message, fields[0] or None), 400)
 
-    app.add_exception_handler(ApiError, refused)
-    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(ApiError, api_error)
+    app.add_exception_handler(HTTPException, http_exception)
     app.add_exception_handler(RequestValidationError, invalid)
 
 
-def _told(fault: Mapping[str, Any]) -> dict[str, Any]:
-    """A fault as clients read it."""
+def _fault_json(fault: Mapping[str, Any]) -> dict[str, Any]:
+    """One validation error as JSON."""
     if fault["type"] == "json_invalid":
         what = f"{not_json(fault['ctx']['error'])} at character {fault['loc'][-1]}"
         return {"loc": ["body"], "msg": what, "type": "json_invalid"}
@@ -128,18 +127,18 @@ def _told(fault: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def not_json(error: Exception | str) -> str:
-    """Why a body could not be read."""
+    """The error message for a body that is not JSON."""
     if isinstance(error, RecursionError):
-        return "the body is not JSON that can be read: it is nested too deeply"
+        return "the body is not JSON that can be parsed: it is nested too deeply"
     if isinstance(error, UnicodeDecodeError):
         return f"the body is not JSON: it is not UTF-8 text ({error.reason} at byte {error.start})"
     if isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError):
-        return f"the body is not JSON that can be read: a number has too many digits ({error})"
+        return f"the body is not JSON that can be parsed: a number has too many digits ({error})"
     return f"the body is not JSON: {error}"
 
 
-def declared(*statuses: int, openai: bool = False) -> dict[int | str, dict[str, Any]]:
-    """Error answers for a route's `responses`."""
+def error_responses(*statuses: int, openai: bool = False) -> dict[int | str, dict[str, Any]]:
+    """Error responses for a route's `responses`, as FastAPI takes them."""
     schema: Mapping[str, Any] = {"$ref": "#/components/schemas/OpenAIError" if openai else "#/components/schemas/Error"}
     return {
         status: {"description": DESCRIPTIONS[status], "content": {"application/json": {"schema": schema}}}
@@ -148,16 +147,16 @@ def declared(*statuses: int, openai: bool = False) -> dict[int | str, dict[str, 
 
 
 DESCRIPTIONS: dict[int, str] = {
-    400: "The request cannot be served as it is",
+    400: "Invalid request",
     401: "No valid token",
     403: "The token lacks a scope",
     404: "Not found",
-    409: "Somebody else cancelled it",
-    413: "The body is too large",
+    409: "The request was cancelled",
+    413: "The request body is too large",
     429: "Too many requests or tokens a minute; see Retry-After",
-    500: "The engine failed at this request",
-    503: "Busy, draining or dead; see Retry-After",
-    504: "It took longer than the server allows",
+    500: "The engine failed while it ran this request",
+    503: "The queue is full, the server is shutting down, or the engine has stopped; see Retry-After",
+    504: "Timeout: the request took longer than the server allows",
 }
 
 SCHEMAS: dict[str, Any] = {
@@ -183,4 +182,4 @@ SCHEMAS: dict[str, Any] = {
         },
     },
 }
-"""What `declared` refers to; put into the schema by the app."""
+"""Schemas that `error_responses` refers to; create_app adds them to the OpenAPI schema."""

@@ -1,4 +1,4 @@
-"""Types of request fields that several routes share, each with one sentence for whatever does not fit."""
+"""Types of request fields that several routes share, each with one validation message."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pydantic import ValidatorFunctionWrapHandler as Handler
 from fastserve.server.jobs.jobs import Scheduling
 
 Token = Annotated[int, Field(ge=0, lt=1 << 31)]
-DEEPEST = 64
-"""Levels of metadata: what is kept must be writable by every JSON encoder that it may meet."""
-LARGEST = 16 << 10
-"""Bytes of metadata as JSON: it is kept for as long as its job is."""
+MAX_DEPTH = 64
+"""Nesting of metadata: JSON encoders have recursion limits."""
+MAX_BYTES = 16 << 10
+"""Size of metadata as JSON: it is stored as long as its job."""
 
 
 def expecting(what: str) -> WrapValidator:
-    """One sentence for a field of several types, instead of a complaint for each of them."""
+    """One validation message for a field of several types, instead of one for each type."""
 
     def check(value: Any, handler: Handler) -> Any:
         try:
@@ -31,20 +31,20 @@ def expecting(what: str) -> WrapValidator:
 
 def _unicode(value: str) -> str:
     if any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise ValueError("it holds half of a surrogate pair, which is no text")
+        raise ValueError("it contains a lone surrogate, which is not valid Unicode text")
     return value
 
 
 def _json(value: dict[str, Any]) -> dict[str, Any]:
-    size = len(json.dumps(value, allow_nan=False))  # ValueError for what JSON cannot carry back
-    if size > LARGEST:
-        raise ValueError(f"it is {size} bytes of JSON; at most {LARGEST} are kept")
+    size = len(json.dumps(value, allow_nan=False))  # ValueError for NaN and infinity
+    if size > MAX_BYTES:
+        raise ValueError(f"it is {size} bytes of JSON; at most {MAX_BYTES} are kept")
     level: list[Any] = [value]
-    for _ in range(DEEPEST):
+    for _ in range(MAX_DEPTH):
         level = [item for outer in level for item in (outer.values() if isinstance(outer, dict) else outer)
                  if isinstance(item, (dict, list))]  # fmt: skip
     if level:
-        raise ValueError(f"it is nested more than {DEEPEST} levels deep")
+        raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
     return value
 
 
@@ -64,23 +64,23 @@ Seconds = Annotated[float, Field(ge=0, lt=1e9, allow_inf_nan=False)]
 
 
 class Scheduled(BaseModel):
-    """Fields that every request has, on native and OpenAI's routes: what a policy may look at. Null means not given."""
+    """Scheduling fields of every request, on native and OpenAI's routes. Null means not given."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     priority: Annotated[int, Field(ge=-(1 << 31), lt=1 << 31)] | None = None
-    """smaller is more urgent, where the policy looks at it"""
+    """smaller is more urgent, for policies that use it"""
     program: Name | None = None
-    """the session or agent run that it belongs to; the header X-Session-Affinity says it too"""
+    """session or agent run that it belongs to; also by the header X-Session-Affinity"""
     deadline_s: Seconds | None = None
-    """seconds from its arrival within which it should have ended: a goal for policies, never enforced"""
+    """seconds from its arrival to its end: an objective for policies, not enforced"""
     ttft_slo_s: Seconds | None = None
-    """seconds from its arrival to its first token; without deadline_s, the deadline that a policy sees"""
+    """seconds from its arrival to its first token; without deadline_s, the deadline for policies"""
     tpot_slo_s: Seconds | None = None
     """seconds for each later token"""
 
     def scheduling(self, session: str) -> Scheduling:
-        """session: of the header, for a request that names no program."""
+        """session: from the header, for a request without a program."""
         return Scheduling(
             self.program or session, self.priority or 0, self.deadline_s, self.ttft_slo_s, self.tpot_slo_s
         )

@@ -1,4 +1,4 @@
-"""The native routes that generate, and those about jobs."""
+"""Native routes: /generate, /chat, and /jobs (durable jobs, job status, cancellation)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from fastserve.engine import SamplingParams
-from fastserve.engine.snapshot import JobView as Live
+from fastserve.engine.snapshot import JobView as EngineJobView
 from fastserve.server.api.dependencies import client_of, finished, scheduling_of, service_of
-from fastserve.server.api.errors import ApiError, Json, declared
-from fastserve.server.api.native_format import NativeFormat, whole
+from fastserve.server.api.errors import ApiError, Json, error_responses
+from fastserve.server.api.native_format import NativeFormat, response_body
 from fastserve.server.api.native_schema import (
     ChatAnswer,
     ChatRequest,
@@ -24,23 +24,23 @@ from fastserve.server.api.native_schema import (
     Sampling,
     State,
 )
-from fastserve.server.api.streaming import EVENTS, EventStream, stream_of
+from fastserve.server.api.streaming import EVENTS, EventStream, stream_response
 from fastserve.server.jobs.jobs import Group, ServedJob
 from fastserve.server.service import Service
 
 router = APIRouter()
-REFUSALS = declared(400, 401, 404, 409, 413, 429, 500, 503, 504)
+REFUSALS = error_responses(400, 401, 404, 409, 413, 429, 500, 503, 504)
 
 
 def _either(model: Any) -> dict[int | str, dict[str, Any]]:
-    return {200: {"model": model, "content": EVENTS, "description": "The answer, or its stream"}, **REFUSALS}
+    return {200: {"model": model, "content": EVENTS, "description": "The response, or an SSE stream"}, **REFUSALS}
 
 
 @router.post("/generate", response_model=None, responses=_either(GenerateAnswer), tags=["Generate"])
 async def generate(request: Request, body: GenerateRequest) -> Response:
     service = service_of(request)
     service.check_model(body.model)
-    return await _answer(request, body, await service.words.prompt(body.prompt), chat=False)
+    return await _answer(request, body, await service.tokenization.prompt(body.prompt), chat=False)
 
 
 @router.post(
@@ -48,7 +48,7 @@ async def generate(request: Request, body: GenerateRequest) -> Response:
     response_model=None,
     status_code=200,
     response_class=EventStream,
-    responses={200: {"content": EVENTS, "description": "One event a token"}, **REFUSALS},
+    responses={200: {"content": EVENTS, "description": "SSE stream, one event a token"}, **REFUSALS},
     tags=["Generate"],
 )
 async def generate_stream(request: Request, body: GenerateRequest) -> Response:
@@ -59,22 +59,22 @@ async def generate_stream(request: Request, body: GenerateRequest) -> Response:
 async def chat(request: Request, body: ChatRequest) -> Response:
     service = service_of(request)
     service.check_model(body.model)
-    prompt = await service.words.conversation([message.model_dump() for message in body.messages])
+    prompt = await service.tokenization.conversation([message.model_dump() for message in body.messages])
     return await _answer(request, body, prompt, chat=True)
 
 
 async def _answer(request: Request, body: Sampling, prompt: list[int], chat: bool) -> Response:
-    group = begin(request, body, prompt, "chat" if chat else "generate", streams=body.stream)
+    group = start_job(request, body, prompt, "chat" if chat else "generate", streams=body.stream)
     if body.stream:
-        return stream_of(group, NativeFormat(group, chat))
+        return stream_response(group, NativeFormat(group, chat))
     await finished(request, group)
     answer = group.jobs[0].answer
     assert answer is not None
-    return Json(whole(answer, chat))
+    return Json(response_body(answer, chat))
 
 
-def begin(request: Request, body: Sampling, prompt: list[int], kind: str, streams: bool) -> Group:
-    """One job for this request, started. Raises ApiError."""
+def start_job(request: Request, body: Sampling, prompt: list[int], kind: str, streams: bool) -> Group:
+    """Admits this request and submits its one job to the engine. Raises ApiError."""
     service = service_of(request)
     client = client_of(request, body.user)
     params = sampling(service, body, prompt)
@@ -94,7 +94,7 @@ def begin(request: Request, body: Sampling, prompt: list[int], kind: str, stream
 
 
 def sampling(service: Service, body: Sampling, prompt: list[int]) -> SamplingParams:
-    """With the server's defaults. Raises ApiError 400."""
+    """SamplingParams, defaults from the server's settings. Raises ApiError 400."""
     wanted = body.max_new_tokens
     if body.max_length is not None:
         wanted = body.max_length - len(prompt)
@@ -102,7 +102,7 @@ def sampling(service: Service, body: Sampling, prompt: list[int]) -> SamplingPar
             raise ApiError(
                 400, f"max_length={body.max_length} leaves nothing to generate: the prompt has {len(prompt)} tokens"
             )
-    tokens = service.room(len(prompt), wanted, service.config.max_new_tokens)
+    tokens = service.output_limit(len(prompt), wanted, service.config.max_new_tokens)
     assert tokens is not None
     try:
         return body.params(service.config, max(tokens, body.min_tokens) if wanted is None else tokens)
@@ -115,7 +115,7 @@ def sampling(service: Service, body: Sampling, prompt: list[int]) -> SamplingPar
 
 @router.post("/jobs", status_code=202, responses=REFUSALS, tags=["Jobs"])
 async def submit_job(request: Request, response: Response, body: GenerateRequest) -> JobAccepted:
-    """Durable: once this is answered, the job will be done, whatever happens to the server."""
+    """A durable job: stored on disk before the response, resumed after a crash or restart of the server."""
     job = await enqueue(request, body)
     response.headers["Location"] = f"/jobs/{job.id}"
     return {"job_id": job.id, "state": job.current_state}
@@ -126,8 +126,8 @@ async def enqueue(request: Request, body: GenerateRequest) -> ServedJob:
     service = service_of(request)
     service.check_model(body.model)
     if body.stream:
-        raise ApiError(400, "a job does not stream; ask GET /jobs/{id} for it, or use /generate/stream")
-    prompt = await service.words.prompt(body.prompt)
+        raise ApiError(400, "a job does not stream; poll GET /jobs/{id}, or use /generate/stream")
+    prompt = await service.tokenization.prompt(body.prompt)
     client = client_of(request, body.user)
     params = sampling(service, body, prompt)
     service.admit(client, [prompt])
@@ -135,20 +135,20 @@ async def enqueue(request: Request, body: GenerateRequest) -> ServedJob:
     return await service.enqueue(prompt, params, client=client, metadata=body.metadata, scheduling=scheduling)
 
 
-@router.get("/jobs", responses=declared(401), tags=["Jobs"])
+@router.get("/jobs", responses=error_responses(401), tags=["Jobs"])
 async def jobs(
     request: Request, state: State | None = None, limit: Annotated[int, Query(ge=1, le=1000)] = 100
 ) -> JobList:
     """Newest first."""
     service = service_of(request)
     live = await _live(service)
-    own = list(service.board.seen_by(request.scope["state"].get("client")))
-    found = [job for job in own if state is None or now(service, job) == state]
+    own = list(service.registry.visible_to(request.scope["state"].get("client")))
+    found = [job for job in own if state is None or state_of(service, job) == state]
     views = [view(service, job, live) for job in found[:limit]]
     return Json({"jobs": views, "total": len(found)})  # type: ignore[return-value]
 
 
-@router.get("/jobs/{job_id}", responses=declared(401, 404), tags=["Jobs"])
+@router.get("/jobs/{job_id}", responses=error_responses(401, 404), tags=["Jobs"])
 async def job(request: Request, job_id: str) -> JobView:
     service = service_of(request)
     found = find(request, job_id)
@@ -156,12 +156,12 @@ async def job(request: Request, job_id: str) -> JobView:
     return Json(view(service, found, live))  # type: ignore[return-value]
 
 
-@router.delete("/jobs/{job_id}", responses=declared(401, 404), tags=["Jobs"])
+@router.delete("/jobs/{job_id}", responses=error_responses(401, 404), tags=["Jobs"])
 async def cancel_job(request: Request, job_id: str) -> JobView:
     """A job that has ended stays as it is."""
     service = service_of(request)
     found = find(request, job_id)
-    while (handle := found.handle) is not None:  # a step that fails just now has a durable job begin once more
+    while (handle := found.handle) is not None:  # a step that fails meanwhile restarts a durable job
         handle.cancel()
         await asyncio.to_thread(handle.result)
         service.settle(found)
@@ -174,26 +174,26 @@ async def cancel_job(request: Request, job_id: str) -> JobView:
 
 def find(request: Request, job_id: str) -> ServedJob:
     """A job of this client. Raises ApiError 404."""
-    job = service_of(request).board.jobs.get(job_id)
+    job = service_of(request).registry.jobs.get(job_id)
     client = request.scope["state"].get("client")
     if job is None or (client is not None and job.client != client):
         raise ApiError(404, f"there is no job {job_id!r}; finished ones are kept for a while only")
     return job
 
 
-def now(service: Service, job: ServedJob) -> str:
-    """Its state at this moment."""
+def state_of(service: Service, job: ServedJob) -> str:
+    """Its current state."""
     service.settle(job)
     return job.current_state
 
 
-async def _live(service: Service) -> dict[int, tuple[int | None, Live]]:
-    """Engine's id -> (place among those that wait, what it looks like)."""
+async def _live(service: Service) -> dict[int, tuple[int | None, EngineJobView]]:
+    """Engine's job id -> (position among the waiting jobs, None while it runs; its state in the engine)."""
     if not service.engine.alive:
         return {}
     snapshot = await asyncio.to_thread(service.engine.snapshot)
     place = 0
-    found: dict[int, tuple[int | None, Live]] = {}
+    found: dict[int, tuple[int | None, EngineJobView]] = {}
     for job in snapshot.jobs:
         waits = job.state != "running"
         place += waits
@@ -201,8 +201,8 @@ async def _live(service: Service) -> dict[int, tuple[int | None, Live]]:
     return found
 
 
-def view(service: Service, job: ServedJob, live: dict[int, tuple[int | None, Live]]) -> JobView:
-    """position: place among those that wait, in the order of their coming; the policy decides who is next."""
+def view(service: Service, job: ServedJob, live: dict[int, tuple[int | None, EngineJobView]]) -> JobView:
+    """position: place among the waiting jobs by arrival; the policy decides which one is next."""
     service.settle(job)
     place, seen = (None, None) if job.handle is None else live.get(job.handle.id, (None, None))
     answer: Any = job.answer

@@ -1,4 +1,4 @@
-"""What the native routes take and answer. One name each; the other accepted names of a field are its later choices."""
+"""Request and response bodies of the native routes. The first name of a field is ours, the others are aliases."""
 
 from __future__ import annotations
 
@@ -13,43 +13,43 @@ from fastserve.server.config.settings import FastServeConfig
 
 
 class Sampling(Scheduled):
-    """Fields that every native request has; what is not given comes from the server's settings."""
+    """Sampling fields of every native request; defaults come from the server's settings."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
 
     max_new_tokens: Tokens | None = Field(
         None, validation_alias=AliasChoices("max_new_tokens", "max_tokens", "max_completion_tokens")
     )
-    """output tokens at most (100 unless the server is set otherwise)"""
+    """maximum output tokens (100, or the server's setting)"""
     max_length: Tokens | None = None
-    """prompt and output tokens at most, instead of max_new_tokens"""
+    """maximum prompt and output tokens together, instead of max_new_tokens"""
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
-    """0 is greedy (0.7)"""
+    """sampling temperature; 0 is greedy (0.7)"""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    """nucleus (0.9)"""
+    """nucleus sampling (0.9)"""
     top_k: Annotated[int, Field(ge=-1, lt=1 << 31)] | None = None
-    """draw from so many likeliest tokens; 0 or -1 is all (50)"""
+    """sample from the k likeliest tokens; 0 or -1 is all (50)"""
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     do_sample: bool = True
     """false is greedy, whatever the temperature"""
     repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
     seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
     user: Name | None = None
-    """client id, where tokens do not say it"""
+    """client id, when the server has no bearer tokens"""
     ignore_eos: bool = False
     min_tokens: Annotated[int, Field(ge=0, lt=1 << 31)] = 0
-    """nothing but a limit ends the output before"""
+    """minimum output tokens: neither EOS nor stop strings end the output before"""
     stop_after: Tokens | None = None
-    """end after exactly so many tokens, which the scheduler is not told: for replays"""
+    """end after exactly so many tokens, hidden from the scheduler: for replays of traces"""
     guess: Tokens | None = None
-    """a predictor's output length, for policies that need one"""
+    """predicted output length, for policies that need one"""
     stop_sequences: Stop | None = Field(None, validation_alias=AliasChoices("stop_sequences", "stop"))
     stream: bool = False
-    """answer as server-sent events, one a token"""
+    """respond with server-sent events, one a token"""
     model: str | None = Field(None, validation_alias=AliasChoices("model", "model_name"))
     """one of /models; by default the loaded one"""
     metadata: Metadata = Field({})
-    """returned as it came"""
+    """returned unchanged"""
 
     @model_validator(mode="after")
     def _one_limit(self) -> Sampling:
@@ -58,7 +58,7 @@ class Sampling(Scheduled):
         return self
 
     def params(self, config: FastServeConfig, output_tokens: int) -> SamplingParams:
-        """output_tokens: the limit, defaults resolved. ValueError says which value is out of its range."""
+        """output_tokens: the limit, defaults resolved. Raises ValueError for a value out of its range."""
         temperature = config.temperature if self.temperature is None else self.temperature
         stop = self.stop_sequences or ()
         return SamplingParams(
@@ -92,7 +92,7 @@ class ChatRequest(Sampling):
     messages: Annotated[list[Message], Field(min_length=1)]
 
 
-# -- answers -----------------------------------------------------------------------------------------------------------
+# -- responses ---------------------------------------------------------------------------------------------------------
 
 
 class Usage(TypedDict):
@@ -102,7 +102,7 @@ class Usage(TypedDict):
 
 
 class Figures(TypedDict):
-    """How a request fared. Times in seconds."""
+    """Timings and counts of a request. Times in seconds."""
 
     tokens_generated: int
     total_tokens: int
@@ -125,13 +125,13 @@ class GenerateAnswer(Figures):
     generated_text: str | None
 
 
-class SaidMessage(TypedDict):
+class ReplyMessage(TypedDict):
     role: str
     content: str | None
 
 
 class ChatAnswer(GenerateAnswer):
-    message: SaidMessage
+    message: ReplyMessage
 
 
 class JobAccepted(TypedDict):
@@ -143,7 +143,7 @@ State = Literal["queued", "running", "preempted", "finished", "cancelled", "fail
 
 
 class JobView(TypedDict):
-    """A job as its client sees it. Times: s since the epoch."""
+    """Response of GET /jobs/{id}. Times: s since the epoch."""
 
     job_id: str
     kind: str

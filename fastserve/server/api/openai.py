@@ -1,4 +1,4 @@
-"""OpenAI's routes: /v1/models, /v1/completions, /v1/chat/completions; and those that vLLM's clients add to them."""
+"""OpenAI's routes: models, completions, chat completions; vLLM's: tokenize, detokenize, version, ping, load."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from fastserve.server.api.dependencies import client_of, finished, scheduling_of, service_of
-from fastserve.server.api.errors import ApiError, Json, declared
+from fastserve.server.api.errors import ApiError, Json, error_responses
 from fastserve.server.api.openai_answer import ChatCompletion, Completion
-from fastserve.server.api.openai_format import ChatFormat, CompletionFormat, Reply
+from fastserve.server.api.openai_format import ChatFormat, CompletionFormat, ReplyState
 from fastserve.server.api.openai_schema import (
     ChatCompletionRequest,
     CompletionRequest,
@@ -20,19 +20,19 @@ from fastserve.server.api.openai_schema import (
     Generation,
     TokenizeRequest,
 )
-from fastserve.server.api.streaming import EVENTS, stream_of
+from fastserve.server.api.streaming import EVENTS, stream_response
 from fastserve.server.jobs.jobs import Group
 from fastserve.server.service import Service
 
 COMPLETION_TOKENS = 16
-"""OpenAI's default output limit of completions; of chat it is what the context leaves."""
+"""OpenAI's default max_tokens of completions; of chat it is the rest of the context."""
 
 router = APIRouter(tags=["OpenAI"])
-REFUSALS = declared(400, 401, 404, 409, 413, 429, 500, 503, 504, openai=True)
+REFUSALS = error_responses(400, 401, 404, 409, 413, 429, 500, 503, 504, openai=True)
 
 
 def _either(model: Any) -> dict[int | str, dict[str, Any]]:
-    return {200: {"model": model, "content": EVENTS, "description": "The answer, or its stream"}, **REFUSALS}
+    return {200: {"model": model, "content": EVENTS, "description": "The response, or an SSE stream"}, **REFUSALS}
 
 
 class ModelCard(TypedDict):
@@ -68,12 +68,12 @@ class Detokenized(TypedDict):
     prompt: str
 
 
-@router.get("/v1/models", responses=declared(401, openai=True))
+@router.get("/v1/models", responses=error_responses(401, openai=True))
 async def models(request: Request) -> ModelCards:
     return {"object": "list", "data": [_card(service_of(request))]}
 
 
-@router.get("/v1/models/{name:path}", responses=declared(401, 404, openai=True))
+@router.get("/v1/models/{name:path}", responses=error_responses(401, 404, openai=True))
 async def model(request: Request, name: str) -> ModelCard:
     service = service_of(request)
     service.check_model(name)
@@ -96,29 +96,30 @@ def _card(service: Service) -> ModelCard:
 async def completions(request: Request, body: CompletionRequest) -> Response:
     service = service_of(request)
     service.check_model(body.model)
-    prompts = [await service.words.prompt(prompt) for prompt in body.prompts]
+    prompts = [await service.tokenization.prompt(prompt) for prompt in body.prompts]
     group = _start(service, request, body, prompts, "completion", COMPLETION_TOKENS, body.logprobs)
-    reply = Reply(service, group, prompts, body.choices, body.stream_options, body.logprobs or 0)
+    reply = ReplyState(service, group, prompts, body.choices, body.stream_options, body.logprobs or 0)
     form = CompletionFormat(reply)
     if body.stream:
-        return stream_of(group, form)
+        return stream_response(group, form)
     outputs = await finished(request, group)
-    return Json(form.whole(outputs))
+    return Json(form.response(outputs))
 
 
 @router.post("/v1/chat/completions", response_model=None, responses=_either(ChatCompletion))
 async def chat_completions(request: Request, body: ChatCompletionRequest) -> Response:
     service = service_of(request)
     service.check_model(body.model)
-    prompt = await service.words.conversation([{"role": said.role, "content": said.text} for said in body.messages])
+    messages = [{"role": message.role, "content": message.text} for message in body.messages]
+    prompt = await service.tokenization.conversation(messages)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     body.max_tokens = body.max_completion_tokens or body.max_tokens
     group = _start(service, request, body, [prompt], "chat completion", None, logprobs)
-    form = ChatFormat(Reply(service, group, [prompt], body.choices, body.stream_options, logprobs or 0))
+    form = ChatFormat(ReplyState(service, group, [prompt], body.choices, body.stream_options, logprobs or 0))
     if body.stream:
-        return stream_of(group, form)
+        return stream_response(group, form)
     outputs = await finished(request, group)
-    return Json(form.whole(outputs))
+    return Json(form.response(outputs))
 
 
 def _start(
@@ -130,13 +131,13 @@ def _start(
     default_tokens: int | None,
     logprobs: int | None,
 ) -> Group:
-    """A job for each choice: all of them, or none."""
+    """Submits one job for each choice: all of them, or none."""
     client = client_of(request, body.user)
     service.admit(client, prompts)
     group = Group()
     try:
         for prompt in prompts:
-            tokens = service.room(len(prompt), body.max_tokens, default_tokens)
+            tokens = service.output_limit(len(prompt), body.max_tokens, default_tokens)
             for _ in range(body.choices):
                 service.start(
                     prompt,
@@ -153,22 +154,22 @@ def _start(
     return group
 
 
-@router.post("/tokenize", responses=declared(400, 401, 404, 413))
+@router.post("/tokenize", responses=error_responses(400, 401, 404, 413))
 async def tokenize(request: Request, body: TokenizeRequest) -> Tokenized:
     service = service_of(request)
     service.check_model(body.model)
-    tokens = await service.words.tokens(body.prompt, body.add_special_tokens)
+    tokens = await service.tokenization.tokens(body.prompt, body.add_special_tokens)
     return {"count": len(tokens), "max_model_len": service.engine.max_model_len, "tokens": tokens}
 
 
-@router.post("/detokenize", responses=declared(400, 401, 404, 413))
+@router.post("/detokenize", responses=error_responses(400, 401, 404, 413))
 async def detokenize(request: Request, body: DetokenizeRequest) -> Detokenized:
     service = service_of(request)
     service.check_model(body.model)
-    return {"prompt": service.words.text(body.tokens)}
+    return {"prompt": service.tokenization.text(body.tokens)}
 
 
-@router.get("/version", responses=declared(401))
+@router.get("/version", responses=error_responses(401))
 async def version_(request: Request) -> Version:
     return {"version": version("fastserve-testbed")}
 
@@ -178,7 +179,7 @@ async def ping() -> Response:
     return Response()
 
 
-@router.get("/load", responses=declared(401))
+@router.get("/load", responses=error_responses(401))
 async def load(request: Request) -> Load:
-    """Requests of waiting clients that are under way."""
+    """Requests in flight, durable jobs not counted."""
     return {"server_load": service_of(request).load}

@@ -1,4 +1,4 @@
-"""The plain answers of OpenAI's routes, for the schema."""
+"""Response bodies of OpenAI's routes (not streamed), for the OpenAPI schema."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers and chunks in OpenAI's shapes. Chunks are put together by hand: there is one for every token."""
+"""Responses and SSE chunks in OpenAI's formats. Chunks are formatted by hand for speed: there is one a token."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from fastserve.engine import Output
 from fastserve.engine.request import Piece
-from fastserve.server.api.dependencies import STATUS, why
+from fastserve.server.api.dependencies import STATUS, failure_message
 from fastserve.server.api.errors import openai_body
 from fastserve.server.api.openai_schema import StreamOptions
 from fastserve.server.jobs.jobs import Group
@@ -18,8 +18,8 @@ from fastserve.server.service import Service
 DONE = b"data: [DONE]\n\n"
 
 
-class Reply:
-    """What both shapes are made from. Choice i belongs to prompt i // each. top: likeliest tokens that are wanted."""
+class ReplyState:
+    """State shared by both formats. Choice i belongs to prompt i // each. top: number of top logprobs requested."""
 
     def __init__(
         self,
@@ -39,14 +39,14 @@ class Reply:
         self.top = top
         self.model = service.model
         self.created = int(time.time())
-        self.tokens = [0] * len(group.jobs)  # told so far, by choice
+        self.tokens = [0] * len(group.jobs)  # sent so far, by choice
 
     @property
     def id(self) -> str:
         return self.group.jobs[0].id
 
     def token(self, id: int) -> str:
-        return self.service.words.text([id])
+        return self.service.tokenization.text([id])
 
     def usage(self) -> dict[str, int]:
         return usage(sum(self.prompts), sum(self.tokens))
@@ -55,17 +55,17 @@ class Reply:
         return b"data: " + json.dumps(content, separators=(",", ":")).encode() + b"\n\n"
 
     def failure(self, choice: int, piece: Piece) -> bytes:
-        """The event of a choice that did not end by itself."""
+        """The error event of a choice that failed."""
         job = self.group.jobs[choice]
         status = STATUS[piece.finish_reason]
-        return self.event(openai_body(status, why(piece.finish_reason, job.id, job.error)))
+        return self.event(openai_body(status, failure_message(piece.finish_reason, job.id, job.error)))
 
 
 class CompletionFormat:
     object = "text_completion"
     prefix = "cmpl-"
 
-    def __init__(self, reply: Reply) -> None:
+    def __init__(self, reply: ReplyState) -> None:
         self.reply = reply
         self.id = self.prefix + reply.id
         head = {"id": self.id, "object": self.chunk_object, "created": reply.created, "model": reply.model}
@@ -93,8 +93,8 @@ class CompletionFormat:
         body = self.delta(piece.text)
         tail = ""
         if reply.counts:
-            told = usage(reply.prompts[choice // reply.each], reply.tokens[choice])
-            tail = ',"usage":' + json.dumps(told)
+            counts = usage(reply.prompts[choice // reply.each], reply.tokens[choice])
+            tail = ',"usage":' + json.dumps(counts)
         text = f'data: {self.head}{choice},{body},"logprobs":{logprobs},"finish_reason":{reason}}}]{tail}}}\n\n'
         return text.encode("ascii")
 
@@ -115,9 +115,9 @@ class CompletionFormat:
         }
         return reply.event(last) + DONE
 
-    # -- one answer ------------------------------------------------------------------------------------------------
+    # -- one response ----------------------------------------------------------------------------------------------
 
-    def whole(self, outputs: Sequence[Output]) -> dict[str, Any]:
+    def response(self, outputs: Sequence[Output]) -> dict[str, Any]:
         reply = self.reply
         reply.tokens = [len(output.token_ids) for output in outputs]
         return {
@@ -128,7 +128,7 @@ class CompletionFormat:
             "choices": [
                 {
                     "index": choice,
-                    **self.said(output),
+                    **self.content(output),
                     "logprobs": self.all_logprobs(choice, output),
                     "finish_reason": output.finish_reason,
                 }
@@ -137,7 +137,7 @@ class CompletionFormat:
             "usage": reply.usage(),
         }
 
-    def said(self, output: Output) -> dict[str, Any]:
+    def content(self, output: Output) -> dict[str, Any]:
         return {"text": output.text or ""}
 
     def all_logprobs(self, choice: int, output: Output) -> dict[str, Any] | None:
@@ -150,7 +150,7 @@ class CompletionFormat:
         return self.logprobs(choice, pieces)
 
     def logprobs(self, choice: int, pieces: Sequence[Piece]) -> dict[str, Any]:
-        """The legacy shape: parallel lists."""
+        """The legacy format of completions: parallel lists."""
         tokens, offsets = [], []
         for piece in pieces:
             assert piece.token_id is not None
@@ -168,7 +168,7 @@ class CompletionFormat:
         }
 
     def likeliest(self, piece: Piece, chosen: bool) -> list[tuple[int, float]]:
-        """The likeliest tokens at this place, best first; with the one that was chosen, if it shall be among them."""
+        """(id, logprob) of the top tokens at this position, best first. chosen: always with the sampled token."""
         assert piece.token_id is not None
         found = sorted((piece.top_logprobs or {}).items(), key=lambda item: -item[1])[: self.reply.top]
         if chosen and all(id != piece.token_id for id, _ in found):
@@ -191,27 +191,27 @@ class ChatFormat(CompletionFormat):
     def delta(self, text: str) -> str:
         return f'"delta":{{"content":{json.dumps(text)}}}'
 
-    def said(self, output: Output) -> dict[str, Any]:
+    def content(self, output: Output) -> dict[str, Any]:
         return {"message": {"role": "assistant", "content": output.text, "refusal": None}}
 
     def logprobs(self, choice: int, pieces: Sequence[Piece]) -> dict[str, Any]:
         content = []
         for piece in pieces:
             assert piece.token_id is not None
-            top = [self._named(id, logprob) for id, logprob in self.likeliest(piece, chosen=False)]
-            content.append({**self._named(piece.token_id, _finite(piece.logprob)), "top_logprobs": top})
+            top = [self._logprob(id, logprob) for id, logprob in self.likeliest(piece, chosen=False)]
+            content.append({**self._logprob(piece.token_id, _finite(piece.logprob)), "top_logprobs": top})
         return {"content": content}
 
-    def _named(self, id: int, logprob: float) -> dict[str, Any]:
+    def _logprob(self, id: int, logprob: float) -> dict[str, Any]:
         token = self.reply.token(id)
         return {"token": token, "logprob": logprob, "bytes": list(token.encode())}
 
 
 def usage(prompt: int, completion: int) -> dict[str, int]:
-    """Tokens in OpenAI's shape."""
+    """`usage` in OpenAI's format."""
     return {"prompt_tokens": prompt, "total_tokens": prompt + completion, "completion_tokens": completion}
 
 
 def _finite(logprob: float | None) -> float:
-    """JSON has no infinity: a token that cannot come has -9999, as vLLM has it."""
+    """JSON has no infinity: -inf becomes -9999, as in vLLM."""
     return -9999.0 if logprob is None or logprob < -9999.0 else logprob

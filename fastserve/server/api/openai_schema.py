@@ -1,4 +1,4 @@
-"""What OpenAI's routes take. Unknown fields are tolerated; known ones that do nothing here are refused by name."""
+"""Request bodies of OpenAI's routes. Unknown fields are ignored; known but unsupported ones are refused by name."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from fastserve.engine import SamplingParams
 from fastserve.server.api.fields import Name, Prompt, Scheduled, Stop, Text, Token, Tokens, expecting
 
-MOST_CHOICES = 128
+MAX_CHOICES = 128
 UNSUPPORTED = ("tools", "functions", "logit_bias", "suffix", "echo")
-"""Refused unless null, false or empty."""
+"""Unsupported fields: refused unless null, false or empty."""
 
 
 class StreamOptions(BaseModel):
@@ -20,7 +20,7 @@ class StreamOptions(BaseModel):
 
 
 class Generation(Scheduled):
-    """Fields that completions and chat share. Null means not given."""
+    """Fields of both completions and chat. Null means not given."""
 
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
 
@@ -36,7 +36,7 @@ class Generation(Scheduled):
     seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
     stop: Stop | None = None
     stop_token_ids: Annotated[list[Token], Field(max_length=1024)] | None = None
-    n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     ignore_eos: bool | None = None
@@ -64,11 +64,11 @@ class Generation(Scheduled):
     @classmethod
     def _text_only(cls, value: Any) -> Any:
         if value is not None and (not isinstance(value, dict) or value.get("type", "text") != "text"):
-            raise ValueError("this server answers with text only; leave it out")
+            raise ValueError("this server supports text only; leave it out")
         return value
 
     def params(self, output_tokens: int | None, choice: int, logprobs: int | None) -> SamplingParams:
-        """Of one choice: its seed is the request's plus its index. ValueError says which value is out of its range."""
+        """Of one choice: its seed is the request's plus its index. Raises ValueError for a value out of range."""
         return SamplingParams(
             max_tokens=output_tokens,
             min_tokens=self.min_tokens or 0,
@@ -91,8 +91,8 @@ class Generation(Scheduled):
 
 class CompletionRequest(Generation):
     prompt: Annotated[
-        Prompt | Annotated[list[Prompt], Field(min_length=1, max_length=MOST_CHOICES)],
-        expecting(f"text, a list of token ids, or a list of at most {MOST_CHOICES} of these; none of them empty"),
+        Prompt | Annotated[list[Prompt], Field(min_length=1, max_length=MAX_CHOICES)],
+        expecting(f"text, a list of token ids, or a list of at most {MAX_CHOICES} of these; none of them empty"),
     ]
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     best_of: Annotated[int, Field(ge=1)] | None = None
@@ -109,8 +109,8 @@ class CompletionRequest(Generation):
     def _countable(self) -> CompletionRequest:
         if self.best_of is not None and self.best_of > self.choices:
             raise ValueError("best_of above n is not supported by this server; leave it out")
-        if len(self.prompts) * self.choices > MOST_CHOICES:
-            raise ValueError(f"{len(self.prompts)} prompts with n={self.choices} are more than {MOST_CHOICES} choices")
+        if len(self.prompts) * self.choices > MAX_CHOICES:
+            raise ValueError(f"{len(self.prompts)} prompts with n={self.choices} are more than {MAX_CHOICES} choices")
         return self
 
 
@@ -120,7 +120,7 @@ class Part(BaseModel):
 
 
 class ChatMessage(BaseModel):
-    """Fields such as name are tolerated. Content of several text parts is their concatenation."""
+    """Other fields, such as name, are ignored. Several text parts are concatenated."""
 
     role: Text
     content: Annotated[Text | list[Part] | None, expecting("text, or a list of parts with a type")] = None

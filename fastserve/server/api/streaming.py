@@ -1,4 +1,4 @@
-"""Answers that arrive as they are made: server-sent events, and the client who may leave at any moment."""
+"""Server-sent events (SSE): streaming responses, keep-alive comments, and cancellation when the client disconnects."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from starlette.responses import Response
 from fastserve.engine.request import Piece
 from fastserve.server.jobs.jobs import Group
 
-SILENCE = 15.0
-"""Seconds after which a comment shows that the stream lives: its request may be preempted."""
+KEEPALIVE_S = 15.0
+"""Seconds without an event after which a keep-alive comment is sent: the request may be preempted."""
 
-WAIT = b": wait\n\n"
+KEEPALIVE = b": wait\n\n"
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 EVENTS: dict[str, Any] = {
@@ -27,7 +27,7 @@ EVENTS: dict[str, Any] = {
         }
     }
 }
-"""The `content` of a declared answer that is a stream."""
+"""`content` of a streaming response in the OpenAPI schema."""
 
 HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -37,21 +37,21 @@ HEADERS = [
 
 
 class EventStream(Response):
-    """chunks: whole events. leave() is called as soon as the client has left, and must end `chunks` soon."""
+    """chunks: whole events. disconnect() is called when the client has disconnected, and must end `chunks` soon."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, chunks: AsyncIterator[bytes], leave: Callable[[], None]) -> None:
+    def __init__(self, chunks: AsyncIterator[bytes], disconnect: Callable[[], None]) -> None:
         self.chunks = chunks
-        self.leave = leave
+        self.disconnect = disconnect
         self.status_code = 200
         self.background = None
         self.body = b""
         self.raw_headers = list(HEADERS)
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        async with departure(receive, self.leave), contextlib.aclosing(self.chunks):  # type: ignore[type-var]
-            with contextlib.suppress(OSError):  # the client has left while it was written to
+        async with on_disconnect(receive, self.disconnect), contextlib.aclosing(self.chunks):  # type: ignore[type-var]
+            with contextlib.suppress(OSError):  # the client disconnected during a write
                 await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
                 async for chunk in self.chunks:
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
@@ -59,29 +59,29 @@ class EventStream(Response):
 
 
 class Format(Protocol):
-    """How one kind of client reads the stream of a group. Each method returns whole events, or nothing."""
+    """An API's SSE format. Each method returns whole events, or nothing."""
 
     def opening(self) -> bytes: ...
     def piece(self, choice: int, piece: Piece) -> bytes: ...
     def closing(self) -> bytes: ...
 
 
-def stream_of(group: Group, form: Format) -> EventStream:
-    """What this group says. When the client leaves, its jobs are cancelled within one iteration."""
-    return EventStream(_said(group, form), group.feed.leave)
+def stream_response(group: Group, form: Format) -> EventStream:
+    """The SSE response of a group. When the client disconnects, its jobs are cancelled within one iteration."""
+    return EventStream(_events(group, form), group.queue.disconnect)
 
 
-async def _said(group: Group, form: Format) -> AsyncIterator[bytes]:
-    feed = group.feed
+async def _events(group: Group, form: Format) -> AsyncIterator[bytes]:
+    queue = group.queue
     try:
         opening = form.opening()
         if opening:
             yield opening
-        while feed.pieces or not group.ended:
-            taken = await feed.take(SILENCE)
-            if feed.gone:
+        while queue.pieces or not group.ended:
+            taken = await queue.get(KEEPALIVE_S)
+            if queue.disconnected:
                 return
-            chunk = b"".join([form.piece(choice, piece) for choice, piece in taken]) if taken else WAIT
+            chunk = b"".join([form.piece(choice, piece) for choice, piece in taken]) if taken else KEEPALIVE
             if chunk:
                 yield chunk
         yield form.closing()
@@ -90,16 +90,16 @@ async def _said(group: Group, form: Format) -> AsyncIterator[bytes]:
 
 
 @contextlib.asynccontextmanager
-async def departure(receive: Receive, left: Callable[[], object]) -> AsyncIterator[None]:
-    """While the block runs, left() is called as soon as the client closes the connection.
+async def on_disconnect(receive: Receive, callback: Callable[[], object]) -> AsyncIterator[None]:
+    """While the block runs, callback() is called when the client closes the connection.
 
-    The request's body must have been read: what comes next can only be the disconnect.
+    The request's body must have been read before, so that the next ASGI message can only be the disconnect.
     """
 
     async def watch() -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        left()
+        callback()
 
     watcher = asyncio.create_task(watch())
     try:

@@ -1,4 +1,4 @@
-"""Tokenization: text into token ids and back, refusing as a server does."""
+"""Tokenization: text to token ids and back. Raises ApiError."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from fastserve.server.api.chat_template import ChatTemplate, Messages
 from fastserve.server.api.errors import ApiError
 
 LONG_TEXT = 50_000
-"""Characters from which on a prompt is tokenised beside the event loop."""
+"""Characters above which a prompt is tokenized in a thread, not on the event loop."""
 
 
 class Tokenization:
-    """Raises ApiError 400 for what is no prompt of this model."""
+    """Raises ApiError 400 for an invalid prompt."""
 
     def __init__(self, engine: Engine, chat: ChatTemplate) -> None:
         self.engine = engine
@@ -23,7 +23,7 @@ class Tokenization:
     async def prompt(self, prompt: str | list[int]) -> list[int]:
         """Token ids of a prompt: text, or token ids already."""
         most = self.engine.max_model_len
-        if not isinstance(prompt, str) and len(prompt) >= most:  # before each id is looked at, on the event loop
+        if not isinstance(prompt, str) and len(prompt) >= most:  # refused before each id is checked
             what = f"a prompt of {len(prompt)} tokens; the context of {most} leaves room for {most - 1}"
             raise ApiError(400, what, param="prompt")
         try:
@@ -34,12 +34,12 @@ class Tokenization:
             raise ApiError(400, str(error), param="prompt") from error
 
     async def conversation(self, messages: Messages) -> list[int]:
-        """Token ids of a conversation and the assistant's turn."""
+        """Token ids of a chat, with the generation prompt."""
         text, special = self.chat.prompt(messages)
         return await self.tokens(text, special)
 
     async def tokens(self, text: str, special: bool) -> list[int]:
-        """special: with the tokens that the tokenizer puts around a text."""
+        """special: add the tokenizer's special tokens."""
         tokenizer = self.engine.tokenizer
         if tokenizer is None:
             raise ApiError(400, "this model has no tokenizer", param="prompt")
@@ -47,11 +47,13 @@ class Tokenization:
         return list(await asyncio.to_thread(encode) if len(text) > LONG_TEXT else encode())
 
     def text(self, tokens: list[int]) -> str:
-        """Of token ids that the model has."""
+        """Detokenizes. Raises ApiError 400 for an id outside the vocabulary."""
         tokenizer = self.engine.tokenizer
         if tokenizer is None:
             raise ApiError(400, "this model has no tokenizer", param="tokens")
         wrong = next((id for id in tokens if not 0 <= id < self.engine.vocab_size), None)
         if wrong is not None:
-            raise ApiError(400, f"{wrong} is no token: ids go from 0 to {self.engine.vocab_size - 1}", param="tokens")
+            raise ApiError(
+                400, f"{wrong} is not a token: ids go from 0 to {self.engine.vocab_size - 1}", param="tokens"
+            )
         return str(tokenizer.decode(tokens))

@@ -1,3 +1,3 @@
-"""FastServeConfig: every setting of the server (settings), where values come from (sources, yaml_file), other names of
-a field (aliases).
+"""FastServeConfig. Read: settings (fields, validation), sources (environment, .env, arguments), yaml_file, aliases
+(other names of a field).
 """

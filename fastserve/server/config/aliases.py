@@ -2,40 +2,23 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
 from typing import Any
 
 from pydantic import SecretStr
 
-from fastserve.policies.literal import literal
+from fastserve.policies.literal import argument
+from fastserve.sched.config import OTHER_NAMES
 
-ALIASES: dict[str, str] = {
+ALIASES: dict[str, str] = OTHER_NAMES | {
     "model_name": "model",
     "backend_type": "backend",
     "max_length": "max_model_len",
-    "max_batch_size": "max_batch",
-    "batch_size": "max_batch",
-    "max_num_seqs": "max_batch",
     "num_priority_queues": "num_queues",
     "api_keys": "api_key",
     "torch_dtype": "dtype",
     "cache_size": "kv_cache_gib",
 }
 """Other name -> field; on the command line, in the environment, in files and in Python alike."""
-
-
-def fields() -> Iterable[str]:
-    """Of FastServeConfig."""
-    from fastserve.server.config.settings import FastServeConfig
-
-    return FastServeConfig.model_fields
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """'; did you mean x?' or nothing."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 def words(value: Any) -> Any:
@@ -51,13 +34,7 @@ def pairs(value: Any) -> Any:
         value = [part for part in value.split(",") if part.strip()]
     if not isinstance(value, (list, tuple)):
         return value
-    found = {}
-    for text in value:
-        key, equals, written = str(text).partition("=")
-        if not equals or not key.strip():
-            raise ValueError(f"write it as KEY=VALUE, not {text!r}")
-        found[key.strip().replace("-", "_")] = literal(written.strip())
-    return found
+    return dict(argument(str(text)) for text in value)
 
 
 def plain(value: Any) -> str:

@@ -1,23 +1,23 @@
-"""FastServeConfig: every setting of the server. Flags, environment, .env and YAML all fill this one class.
+"""FastServeConfig: all settings of the server, from flags, environment, .env and YAML.
 
 Order of precedence: keyword arguments (flags), environment, .env, the YAML file named by `config`, defaults.
-sources.py reads the outer forms; this page holds names, defaults, meanings and what goes with what.
+sources.py reads them; this module has names, defaults, help and validation.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from fastserve import backends
-from fastserve.engine.config import EngineConfig
-from fastserve.policies import find, knobs
-from fastserve.sched.batching import BATCHINGS
-from fastserve.sched.residency import RESIDENCIES
+from fastserve.engine.config import POLICY, EngineConfig
+from fastserve.policies.spec import PolicySpec
 from fastserve.server.config import aliases, sources
+from fastserve.server.config.derived import ENGINE, derived
 
 Words = Annotated[tuple[str, ...], BeforeValidator(aliases.words)]
 Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(aliases.words)]
@@ -28,11 +28,8 @@ SECRET = ("api_key", "hf_token")
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-class FastServeConfig(BaseSettings):
-    """Raises ValueError (ValidationError is one) for unknown names, wrong values, and settings that exclude each other.
-
-    Frozen: a running server does not change.
-    """
+class First(BaseSettings):
+    """Settings of model and policy."""
 
     model_config = SettingsConfigDict(
         extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True
@@ -44,7 +41,7 @@ class FastServeConfig(BaseSettings):
     served_model_name: str | None = None
     """name that clients use (by default as given to --model)"""
     backend: str = "torch"
-    """the body: torch, scripted (a modelled machine, no model), or your own as module:Class or ./file.py:Class"""
+    """backend: torch, scripted (a modelled machine, no model), or your own as module:Class or ./file.py:Class"""
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     """where the model runs"""
     dtype: str = "auto"
@@ -63,42 +60,47 @@ class FastServeConfig(BaseSettings):
     """CPU threads of the model"""
     native: Literal["auto", "off"] = "auto"
     """off: pure PyTorch without the compiled kernels"""
-    seed: int = 0
-    """seed of the engine"""
 
     # -- scheduler; names mean what they mean in `python -m sim`
-    policy: str = "sj-mlfq"
-    """who goes first: a shipped policy or your own as module:Class"""
+    policy: str = POLICY.name
+    """scheduling policy: a shipped one, or your own as module:Class or ./file.py:Class"""
     set: Knobs = {}
     """settings of the policy, KEY=VALUE"""
     num_queues: Count | None = None
     """levels of a policy that has levels"""
-    max_batch: Count = 16
-    """batch cap: how many requests hold a slot at once"""
-    batching: str = "chunked"
-    """shape of an iteration: mixed, prefill-first, chunked or static"""
-    token_budget: Count | None = None
-    """tokens an iteration"""
-    residency: str = "proactive"
-    """where preempted KV goes: recompute, reactive, proactive or defer"""
-    kv_tokens: Count | None = None
-    """device KV pool in tokens (by default from free memory)"""
+
+
+if TYPE_CHECKING:
+
+    class Second(First):
+        """With the settings of an engine: see derived.ENGINE."""
+
+        def __getattr__(self, name: str) -> Any: ...
+
+else:
+    Second = derived("Second", First, ENGINE)
+
+
+class FastServeConfig(Second):
+    """Raises ValueError (ValidationError is one) for unknown names, invalid values, and conflicting settings.
+
+    Frozen: a running server does not change.
+    """
+
     kv_cache_gib: Positive | None = None
     """device KV pool in GiB, instead of --kv-tokens"""
-    host_tokens: Annotated[int, Field(ge=0)] | None = None
-    """host KV pool in tokens (by default twice the device's)"""
     host_cache_gib: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     """host KV pool in GiB, instead of --host-tokens"""
     gpu_memory_utilization: Share = 0.9
     """share of the device's memory that weights and KV may take"""
-    visit: Annotated[int, Field(ge=0)] = 64
-    """visit guard: while memory is short a visit lasts this many times the cost of coming back; 0 is off"""
     latency: str | None = None
-    """iteration times that the policy is told: a preset or a JSON file (by default measured at load)"""
-    predictor: str | None = None
-    """output lengths for policies that need a guess: constant:TOKENS or client (the request's `guess`)"""
-    flight_log: Path | None = None
-    """write every submit, plan and commit here, as JSON lines"""
+    """latency model for the policy: a preset or a JSON file (by default measured at load)"""
+    timeline: Path | None = None
+    """write a Chrome trace of slots, preemptions and copies here, for ui.perfetto.dev, while the server runs"""
+    iterations: Path | None = None
+    """write a row per iteration here (CSV), while the server runs"""
+    observer: Words = ()
+    """your own observers, module:Class or ./file.py:Class; repeatable"""
 
     # -- server
     config: Path | None = None
@@ -110,7 +112,7 @@ class FastServeConfig(BaseSettings):
     workers: int = 1
     """always 1: one engine a process"""
     queue_capacity: Annotated[int, Field(ge=0)] = 1000
-    """requests that may wait; beyond that 503"""
+    """maximum waiting requests; more are refused with 503, to bound memory (an engine has no bound)"""
     request_timeout: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 600.0
     """seconds from arrival to the end, 0 for no limit; jobs sent to /jobs have none"""
     drain_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0
@@ -118,62 +120,62 @@ class FastServeConfig(BaseSettings):
     state_dir: Path | None = None
     """where durable jobs are kept (by default the user's state folder, by port)"""
     keep_jobs: Count = 10_000
-    """finished jobs that still answer"""
+    """maximum finished jobs that are kept"""
     keep_hours: Positive = 24.0
-    """hours for which finished jobs still answer"""
+    """hours for which finished jobs are kept"""
     cors_origins: Words = ()
-    """origins that browsers may call from; "*" for all; none by default"""
+    """CORS: allowed origins; "*" for all; none by default"""
     max_body_mib: Positive = 8.0
-    """largest request body"""
+    """maximum request body, MiB"""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """least severity that is logged"""
+    """minimum severity of log lines"""
     log_format: Literal["text", "json"] = "text"
-    """shape of log lines"""
+    """format of log lines"""
 
-    # -- what a request gets that does not say (native routes only)
+    # -- request defaults (native routes only)
     max_new_tokens: Count = 100
     """output tokens"""
     temperature: Annotated[float, Field(ge=0, le=100)] = 0.7
     """sampling temperature"""
     top_p: Share = 0.9
-    """nucleus"""
+    """nucleus sampling"""
     top_k: Annotated[int, Field(ge=0)] = 50
-    """most likely tokens that are drawn from; 0 is all"""
+    """sample from the k likeliest tokens; 0 is all"""
 
-    # -- who may come, and how much
+    # -- authentication and limits
     api_key: Secrets = ()
     """bearer token, or "TOKEN CLIENT" to name its client; repeatable. Any token switches auth on"""
     api_key_file: Path | None = None
     """file with one TOKEN [CLIENT] a line"""
     token_validation_url: str | None = None
-    """OAuth introspection endpoint (RFC 7662) that is asked about tokens which are not listed here"""
+    """OAuth introspection endpoint (RFC 7662) for tokens that are not listed here"""
     required_scopes: Words = ()
-    """scopes that a token from there must have"""
+    """scopes that an introspected token must have"""
     requests_per_minute: Count | None = None
-    """requests a minute and client"""
+    """requests per minute and client"""
     tokens_per_minute: Count | None = None
-    """prompt and output tokens a minute and client"""
+    """prompt and output tokens per minute and client"""
     burst_allowance: Count | None = None
-    """requests within one second and client"""
+    """requests per second and client"""
     max_prompt_length: Count | None = None
-    """longest prompt in tokens that is accepted"""
+    """maximum prompt tokens of a request"""
     max_tokens: Count | None = None
-    """most output tokens that a request may ask for"""
+    """maximum output tokens of a request"""
 
     # -- monitoring
     metrics: bool = True
     """serve Prometheus metrics"""
     metrics_endpoint: str = "/metrics"
-    """where"""
+    """path of the metrics endpoint"""
     alert_error_rate: Share | None = None
-    """warn when this share of the last requests failed"""
+    """warn when more than this share of recent requests failed"""
     alert_latency_p99: Positive | None = None
-    """warn when the 99th percentile of completion times is above so many seconds"""
+    """warn when the 99th percentile of completion times exceeds this, in seconds"""
     alert_gpu_memory_usage: Share | None = None
-    """warn when this share of device memory is in use"""
+    """warn when more than this share of device memory is in use"""
 
     def __init__(self, **values: Any) -> None:
-        super().__init__(**sources.named(values))
+        super().__init__(**sources.named(values, type(self).model_fields))
 
     @classmethod
     def settings_customise_sources(
@@ -203,21 +205,11 @@ class FastServeConfig(BaseSettings):
         value = short.get(name := value.removeprefix("torch."), name)
         return _one_of(value, ("auto", "float32", "bfloat16", "float16"))
 
-    @field_validator("batching")
-    @classmethod
-    def _batching(cls, value: str) -> str:
-        return _one_of(value, tuple(BATCHINGS))
-
-    @field_validator("residency")
-    @classmethod
-    def _residency(cls, value: str) -> str:
-        return _one_of(value, tuple(RESIDENCIES))
-
     @field_validator("api_key")
     @classmethod
     def _tokens(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
         if not all(secret.get_secret_value().strip() for secret in value):
-            raise ValueError('a token is empty: give TOKEN or "TOKEN CLIENT"; leave it out to serve everybody')
+            raise ValueError('a token is empty: give TOKEN or "TOKEN CLIENT"; leave it out to disable authentication')
         return value
 
     @field_validator("workers")
@@ -242,30 +234,24 @@ class FastServeConfig(BaseSettings):
         for tokens, gib in (("kv_tokens", "kv_cache_gib"), ("host_tokens", "host_cache_gib")):
             if getattr(self, tokens) is not None and getattr(self, gib) is not None:
                 raise ValueError(f"give {tokens} or {gib}, not both: they size the same pool")
-        known = knobs(find(self.policy))
-        for key in self.set:
-            if key not in known:
-                raise ValueError(f"policy {self.policy} has no setting {key!r}; it has {', '.join(known) or 'none'}")
-        if self.num_queues is not None and "levels" not in known:
+        if self.num_queues is not None and "levels" not in PolicySpec(self.policy).settings:
             raise ValueError(f"num_queues={self.num_queues}: policy {self.policy} has no levels; mlfq and sj-mlfq have")
-        self._can_schedule()
+        self.engine()  # what the engine would refuse is known before its model is loaded
         return self
-
-    def _can_schedule(self) -> None:
-        """What the engine would refuse is known before its model is loaded. Raises ValueError."""
-        names = ("policy", "predictor", "kv_tokens", "host_tokens", "queue_capacity", "max_batch", "batching")
-        serving = EngineConfig(knobs=self.knobs, **{name: getattr(self, name) for name in names})
-        serving.predict()
-        serving.fresh_policy()
 
     @property
     def knobs(self) -> dict[str, Any]:
         """The policy's settings, num_queues among them."""
         return self.set if self.num_queues is None else {**self.set, "levels": self.num_queues}
 
+    def engine(self, **changes: Any) -> EngineConfig:
+        """The engine's settings, with some changed. Raises ValueError."""
+        own = {name: getattr(self, name) for name in (*ENGINE, "queue_capacity")}
+        return EngineConfig.of(own | {"policy": PolicySpec(self.policy, self.knobs)} | changes)
+
     @property
     def model_name(self) -> str:
-        """What clients call the model."""
+        """Model name for clients."""
         return self.served_model_name or self.model
 
     @property
@@ -280,24 +266,32 @@ class FastServeConfig(BaseSettings):
 
     def shown(self, flags: dict[str, Any] | None = None) -> list[tuple[str, str, str]]:
         """(name, value, where it came from) of every setting, secrets masked. flags: as given to the constructor."""
-        came = sources.origins(sources.named(flags or {}))
+        came = came_from(flags or {})
         fields = type(self).model_fields
         return [(name, aliases.plain(getattr(self, name)), came.get(name, "default")) for name in fields]
 
 
+def came_from(flags: dict[str, Any]) -> dict[str, str]:
+    """Field -> the source of its value, as text; fields at their defaults are absent. flags: as given."""
+    known = FastServeConfig.model_fields
+    return sources.origins(sources.named(flags, known), known)
+
+
 def explain(error: ValueError, flags: dict[str, Any] | None = None) -> str:
-    """A refused configuration in one line a fault: the name, what is wrong, where the value came from."""
+    """Validation errors as one line: setting, what is wrong, and the source of the value."""
     if not isinstance(error, ValidationError):
         return str(error)
-    came = sources.origins(sources.named(flags or {}))
+    came = came_from(flags or {})
     lines = []
     for fault in error.errors(include_url=False, include_context=False):
-        name = str(fault["loc"][0]) if fault["loc"] else ""
         what = fault["msg"].removeprefix("Value error, ")
+        told = re.match(r"(\w+)=", what)  # what an engine refuses begins with the setting
+        name = str(fault["loc"][0]) if fault["loc"] else ""
         value = fault["input"]
         shows = isinstance(value, (str, int, float)) and len(str(value)) < 80 and name not in SECRET
         given = (f"{name}={value}: " if shows else f"{name}: ") if name else ""
-        source = f" (from {came[name]})" if name in came and came[name] != "argument" else ""
+        cause = name or (told.group(1) if told else "")
+        source = f" (from {came[cause]})" if came.get(cause, "argument") != "argument" else ""
         lines.append(f"{given}{what[:1].lower()}{what[1:]}{source}")
     return "; ".join(lines)
 

@@ -1,10 +1,10 @@
-"""Where settings come from: environment, .env and YAML, each read into {field: value}; and other names of a field."""
+"""Sources of settings: environment, .env and YAML, each read into {field: value}, aliases resolved."""
 
 from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ from dotenv import dotenv_values
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
+from fastserve.sched.checks import check_names, renamed
 from fastserve.server.config import yaml_file
-from fastserve.server.config.aliases import ALIASES, converted, fields, nearest
+from fastserve.server.config.aliases import ALIASES, converted
 
 PLAIN: dict[str, str] = {
     "HF_MODEL": "model",
@@ -30,13 +31,17 @@ PLAIN: dict[str, str] = {
 PREFIX = "FASTSERVE_"
 
 DOTENV = "FASTSERVE_DOTENV"
-"""Set to off in the environment, .env is not read: servers that are measured take nothing from where they start."""
+"""Environment variable: off disables .env, for servers started by benchmarks."""
+
+
+Read = Callable[[Mapping[str, Any], Iterable[str]], dict[str, Any]]
+"""(what sources of higher precedence say, names of all fields) -> what this one says"""
 
 
 class Source(PydanticBaseSettingsSource):
-    """One layer for pydantic-settings."""
+    """A settings source of pydantic-settings."""
 
-    def __init__(self, settings_cls: type[BaseSettings], read: Callable[[Mapping[str, Any]], dict[str, Any]]) -> None:
+    def __init__(self, settings_cls: type[BaseSettings], read: Read) -> None:
         super().__init__(settings_cls)
         self.read = read
 
@@ -44,25 +49,25 @@ class Source(PydanticBaseSettingsSource):
         return self().get(field_name), field_name, False
 
     def __call__(self) -> dict[str, Any]:
-        return self.read(self.current_state)
+        return self.read(self.current_state, self.settings_cls.model_fields)
 
 
-def environment(_: Mapping[str, Any]) -> dict[str, Any]:
-    """What the process environment says."""
-    return {field: value for field, (_, value) in _variables(os.environ).items()}
+def environment(_: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
+    """Settings from the process environment."""
+    return {field: value for field, (_, value) in _variables(os.environ, known).items()}
 
 
-def dotenv(_: Mapping[str, Any]) -> dict[str, Any]:
-    """What .env in the current folder says."""
-    return {field: value for field, (_, value) in _variables(_dotenv_values()).items()}
+def dotenv(_: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
+    """Settings from .env in the current folder."""
+    return {field: value for field, (_, value) in _variables(_dotenv_values(), known).items()}
 
 
-def file(above: Mapping[str, Any]) -> dict[str, Any]:
-    """What the YAML file says that the layers above name. Raises ValueError."""
+def file(above: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
+    """Settings from the YAML file that a source of higher precedence names. Raises ValueError."""
     path = above.get("config")
     if not path:
         return {}
-    sheet = yaml_file.read(Path(path))
+    sheet = yaml_file.read(Path(path), known)
     values = {field: value for field, (_, value) in sheet.values.items()}
     together = values | dict(above)
     for switch in sheet.on:
@@ -72,44 +77,38 @@ def file(above: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def named(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values by field, whatever accepted name they were given under. Raises ValueError for a name nobody knows."""
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        field = ALIASES.get(name, name)
-        if field not in fields():
-            raise ValueError(f"there is no setting {name!r}{nearest(name, [*fields(), *ALIASES])}")
-        if field in found:
-            raise ValueError(f"{field} is given twice, the second time as {name}")
-        found[field] = converted(name, value)
+def named(values: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
+    """Values by field, whatever accepted name they were given under. Raises ValueError for an unknown name."""
+    found = renamed({name: converted(name, value) for name, value in values.items()}, ALIASES)
+    check_names("the server", found, known)
     return found
 
 
-def origins(given: Mapping[str, Any]) -> dict[str, str]:
-    """Field -> the layer that decides it, in words; fields left at their defaults are absent."""
+def origins(given: Mapping[str, Any], known: Iterable[str]) -> dict[str, str]:
+    """Field -> the source of its value, as text; fields at their defaults are absent."""
     found = dict.fromkeys(given, "argument")
     for where, variables in (("environment", os.environ), (".env", _dotenv_values())):
-        for field, (name, value) in _variables(variables).items():
+        for field, (name, value) in _variables(variables, known).items():
             found.setdefault(field, f"{where} {name}")
             if field == "config" and "config" not in given:
                 given = {**given, "config": value}
     if given.get("config"):
-        for field, (key, _) in yaml_file.read(Path(given["config"])).values.items():
+        for field, (key, _) in yaml_file.read(Path(given["config"]), known).values.items():
             found.setdefault(field, f"{given['config']} {key}")
     return found
 
 
-def strays(config: Path | None = None) -> list[str]:
+def strays(known: Iterable[str], config: Path | None = None) -> list[str]:
     """Warnings: environment variables that look like misspelt settings, keys of the file that change nothing."""
-    known = {PREFIX + name.upper() for name in (*fields(), *ALIASES)}
+    variables = {PREFIX + name.upper() for name in (*known, *ALIASES)}
     found = []
     for name in os.environ:
-        if name.startswith(PREFIX) and name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.88)
+        if name.startswith(PREFIX) and name not in variables:
+            near = difflib.get_close_matches(name, variables, n=1, cutoff=0.88)
             if near:
                 found.append(f"environment variable {name} is not known; did you mean {near[0]}?")
     if config is not None:
-        idle = yaml_file.read(config).idle
+        idle = yaml_file.read(config, known).idle
         found += [f"config file {config}: {key} changes nothing here: {yaml_file.IDLE[key]}" for key in idle]
     return found
 
@@ -118,9 +117,9 @@ def _dotenv_values() -> dict[str, str | None]:
     return {} if os.environ.get(DOTENV) == "off" else dotenv_values(".env")
 
 
-def _variables(variables: Mapping[str, str | None]) -> dict[str, tuple[str, Any]]:
+def _variables(variables: Mapping[str, str | None], known: Iterable[str]) -> dict[str, tuple[str, Any]]:
     """Field -> (variable, value). Our own prefix wins over the plain names; an empty variable counts as not given."""
-    names = {PREFIX + field.upper(): field for field in fields()}
+    names = {PREFIX + field.upper(): field for field in known}
     names |= {PREFIX + alias.upper(): alias for alias in ALIASES}
     found: dict[str, tuple[str, Any]] = {}
     for variable, name in (names | PLAIN).items():

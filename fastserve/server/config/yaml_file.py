@@ -1,4 +1,4 @@
-"""The settings file: YAML, with or without the `serving:` tree of other servers, read into {field: (key, value)}."""
+"""Settings file: YAML, with or without the `serving:` tree of other servers, read into {field: (key, value)}."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from fastserve.server.config.aliases import ALIASES, converted, fields, nearest
+from fastserve.sched.checks import nearest
+from fastserve.server.config.aliases import ALIASES, converted
 
 TREE: dict[str, str] = {
     "pytorch.device": "device",
@@ -34,29 +35,29 @@ FIXED: dict[str, tuple[Any, str]] = {
     "auth.auth_type": ("bearer_token", "the only kind of authentication is bearer_token"),
     "pytorch.compile_model": (False, "compiling the model with torch.compile does not exist here yet; set it to false"),
 }
-"""Key -> the one value that it may have, and why."""
+"""Key -> its only valid value, and the reason."""
 
-IDLE = {"batching.batch_timeout_ms": "a continuous batch never waits for company"}
-"""Keys of other servers that are taken and change nothing, and why."""
+IDLE = {"batching.batch_timeout_ms": "continuous batching does not wait to fill a batch"}
+"""Keys of other servers that are accepted without effect, and the reason."""
 
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "auth.enabled": ("api_key", "api_key_file", "token_validation_url"),
     "rate_limiting.enabled": ("requests_per_minute", "tokens_per_minute", "burst_allowance"),
 }
-"""What is switched on -> the settings of which it needs one: nobody shall think it is on while it is not."""
+"""Switch -> settings of which it needs at least one to have an effect."""
 
 
 class Sheet(NamedTuple):
-    """What a settings file says."""
+    """Content of a settings file."""
 
     values: dict[str, tuple[str, Any]]  # field -> (key, value)
     on: tuple[str, ...]  # switches that are on
-    idle: tuple[str, ...]  # keys that are taken and change nothing
+    idle: tuple[str, ...]  # keys without effect
 
 
-def read(path: Path) -> Sheet:
-    """Raises ValueError, in one sentence that names the file."""
+def read(path: Path, known: Iterable[str]) -> Sheet:
+    """Raises ValueError with the file name."""
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -74,7 +75,7 @@ def read(path: Path) -> Sheet:
         tree = tree["serving"] or {}
     if not isinstance(tree, dict):
         raise ValueError(f"config file {path} must hold keys and values, not {type(tree).__name__}")
-    leaves = dict(_leaves(tree, ""))
+    leaves = dict(_leaves(tree, "", _keys(known)))
     off = tuple(switch.removesuffix("enabled") for switch in SWITCHES if leaves.get(switch) is False)
     found: dict[str, tuple[str, Any]] = {}
     for key, value in leaves.items():
@@ -89,23 +90,23 @@ def read(path: Path) -> Sheet:
                 found["metrics"] = (key, value)
         elif key not in IDLE and not key.startswith(off):
             field = TREE.get(key) or ALIASES.get(key, key)
-            if field not in fields():
-                raise ValueError(f"config file {path}: there is no key {key!r}{nearest(key, _keys())}")
+            if field not in known:
+                raise ValueError(f"config file {path}: there is no key {key!r}{nearest(key, _keys(known))}")
             found[field] = (key, converted(key, value))
     on = tuple(switch for switch in SWITCHES if leaves.get(switch) is True)
     return Sheet(found, on, tuple(key for key in IDLE if key in leaves))
 
 
-def _leaves(tree: Mapping[Any, Any], above: str) -> Iterable[tuple[str, Any]]:
+def _leaves(tree: Mapping[Any, Any], above: str, keys: list[str]) -> Iterable[tuple[str, Any]]:
     """(dotted key, value); a mapping is gone into where the tree has a group of that name."""
-    groups = {key[: at + 1] for key in _keys() for at, letter in enumerate(key) if letter == "."}
+    groups = {key[: at + 1] for key in keys for at, letter in enumerate(key) if letter == "."}
     for key, value in tree.items():
         path = f"{above}{key}"
         if isinstance(value, dict) and f"{path}." in groups:
-            yield from _leaves(value, f"{path}.")
+            yield from _leaves(value, f"{path}.", keys)
         else:
             yield path, value
 
 
-def _keys() -> list[str]:
-    return [*TREE, *SWITCHES, *FIXED, *IDLE, *fields(), *ALIASES]
+def _keys(known: Iterable[str]) -> list[str]:
+    return [*TREE, *SWITCHES, *FIXED, *IDLE, *known, *ALIASES]

@@ -1,1 +1,1 @@
-"""Every request is a job: jobs (what is remembered), durable (on disk before its client hears), store (the file)."""
+"""Every request is a job: jobs (in memory), durable (retry and resume of durable jobs), store (SQLite)."""

@@ -1,4 +1,4 @@
-"""Durable jobs: on disk before their client hears that they are taken, and run until they have an end of their own."""
+"""Durable jobs: stored on disk before they are accepted, resumed after a restart, retried when an engine step fails."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from fastserve.server.jobs.store import Row, Store, StoreError
 log = logging.getLogger("fastserve.server")
 
 ATTEMPTS = 3
-"""A durable job with which so many steps failed is taken to be their cause."""
+"""A durable job fails after so many failed steps: it is then presumed to be their cause."""
 
 
-class Plea(NamedTuple):
-    """What a durable job asks of the engine. model: the engine's name of it, for token ids mean nothing elsewhere.
+class JobRequest(NamedTuple):
+    """The stored request of a durable job. model: the engine's name of it; token ids are of its vocabulary.
 
-    scheduling: its spans count from when the engine takes it, after a restart anew. attempts: steps that failed with it
-    in earlier runs of the server.
+    scheduling: its times count from submission to the engine, anew after a restart. attempts: steps that failed with
+    it in earlier runs of the server.
     """
 
     model: str
@@ -41,56 +41,57 @@ class Plea(NamedTuple):
         return fields
 
     @staticmethod
-    def of(fields: dict[str, Any]) -> Plea:
-        """Raises KeyError, TypeError or ValueError for what to_json() did not make."""
+    def of(fields: dict[str, Any]) -> JobRequest:
+        """The inverse of to_json(). Raises KeyError, TypeError or ValueError for other fields."""
         scheduling = {name: fields[name] for name in Scheduling._fields if name in fields}
         rest = {name: value for name, value in fields.items() if name not in scheduling}
-        return Plea(**{**rest, "params": SamplingParams(**rest["params"]), "scheduling": Scheduling(**scheduling)})
+        params = SamplingParams(**rest["params"])
+        return JobRequest(**{**rest, "params": params, "scheduling": Scheduling(**scheduling)})
 
 
-Submit = Callable[[ServedJob, Plea, bool], None]
-"""(job, plea, beyond the bound of the queue) -> the engine has it. Raises ApiError 400 or 503."""
+Submit = Callable[[ServedJob, JobRequest, bool], None]
+"""(job, request, beyond_capacity): submits it to the engine. Raises ApiError 400 or 503."""
 
 
 class Durable:
-    """model: the engine's name of what is served.
+    """model: the engine's name of the served model.
 
-    A failed step takes all its requests with it, and any of them, or the device, may be the cause. So a durable job
-    that it took is tried again, one at a time: once when nothing else runs, otherwise when another request has ended
-    well or the server is started again. A device that has died thus uses up no job's last attempt.
+    A failed step fails all its requests, and any of them, or the device, may be the cause. So its durable jobs are
+    retried one at a time: once when nothing else runs, otherwise when another request has succeeded or the server is
+    restarted. A device that has died thus does not use up the last attempt of any job.
     """
 
     def __init__(self, store: Store, model: str, submit: Submit) -> None:
         self.store = store
         self.model = model
         self.submit = submit
-        self.pleas: dict[str, Plea] = {}  # of jobs that the engine has, or will be given again
-        self.parked: deque[ServedJob] = deque()  # a step failed with them
-        self.trial: ServedJob | None = None  # the one of them that was given to the engine again
+        self.requests: dict[str, JobRequest] = {}  # of jobs in the engine or to be retried
+        self.failed: deque[ServedJob] = deque()  # jobs of failed steps, to be retried
+        self.retried: ServedJob | None = None  # the one that was submitted again
 
-    async def enqueue(self, client: str, served: str, plea: Plea) -> ServedJob:
-        """A job that is on disk when this returns. Raises ApiError 400 or 503, and then it is not.
+    async def enqueue(self, client: str, served: str, request: JobRequest) -> ServedJob:
+        """Stores and submits a job: on disk when this returns. Raises ApiError 400 or 503, and then it is not stored.
 
-        served: the model's name for clients. A plea without a seed gets one, so that running it again gives the same.
+        served: the model's name for clients. A request without a seed gets one, so that a retry gives equal output.
         """
-        if plea.params.seed is None:
-            plea = plea._replace(params=replace(plea.params, seed=secrets.randbits(63)))
-        job = ServedJob(new_id(), client, "job", served, len(plea.prompt), plea.metadata, durable=True)
+        if request.params.seed is None:
+            request = request._replace(params=replace(request.params, seed=secrets.randbits(63)))
+        job = ServedJob(new_id(), client, "job", served, len(request.prompt), request.metadata, durable=True)
         try:
-            await self.store.add(job.id, client, job.created, plea.to_json())
+            await self.store.add(job.id, client, job.created, request.to_json())
         except StoreError as error:
-            raise ApiError(503, f"the job cannot be stored, so it was not taken: {error}", retry_after=30) from error
+            raise ApiError(503, f"the job cannot be stored, so it was not accepted: {error}", retry_after=30) from error
         try:
-            self._run(job, plea, False)
+            self._run(job, request, False)
         except ApiError:
             self.store.remove(job.id)
             raise
         return job
 
     def restore(self, row: Row, served: str) -> ServedJob:
-        """A job of an earlier run: one that had ended answers as before, any other runs again.
+        """A job of an earlier run: one that had ended keeps its result, any other is submitted again.
 
-        A job for another model stays queued until that is served from this folder; one that can never run has failed.
+        A job of another model stays queued until that model is served from this folder; an invalid one fails.
         """
         fields = row.request
         model = fields.get("model")
@@ -103,79 +104,79 @@ class Durable:
             job.answer, job.error = (row.answer["answer"], row.answer["error"]) if row.answer else (None, None)
             return job
         if model != self.model:
-            job.error = f"this job waits until model {model} is served again from this state folder"
+            job.error = f"this job stays queued until model {model} is served again from this state folder"
             return job
         try:
-            plea = Plea.of(fields)
-            if plea.attempts:
-                job.attempts = plea.attempts
-                self._park(job, plea, " in an earlier run of the server")
+            request = JobRequest.of(fields)
+            if request.attempts:
+                job.attempts = request.attempts
+                self._schedule_retry(job, request, " in an earlier run of the server")
             else:
-                self._run(job, plea, True)
+                self._run(job, request, True)
         except (KeyError, TypeError, ValueError) as error:
-            self.end(job, "failed", f"what is stored of this job cannot be read: {error}")
+            self.end(job, "failed", f"the stored request of this job cannot be read: {error}")
         except ApiError as error:
             if error.status == 503:
-                job.error = f"{error.message}; this job goes on after a restart"
+                job.error = f"{error.message}; this job is resumed after a restart"
             else:
                 self.end(job, "failed", error.message)
         return job
 
-    def lost_its_step(self, job: ServedJob, why: str) -> bool:
-        """Whether a job that failed with its step stays queued, to be tried again."""
+    def step_failed(self, job: ServedJob, error: str) -> bool:
+        """Counts a failed step of this job; whether the job stays queued, to be retried."""
         job.attempts += 1
         if job.attempts >= ATTEMPTS:
             return False
         self.store.attempted(job.id, job.attempts)
-        self._park(job, self.pleas[job.id], f" ({why})")
+        self._schedule_retry(job, self.requests[job.id], f" ({error})")
         return True
 
-    def try_again(self, well: bool, idle: bool) -> None:
-        """One parked job, if it may run now. well: the engine has shown that it works; idle: it has nothing to do."""
-        if self.trial is not None and self.trial.handle is not None:
+    def retry_one(self, well: bool, idle: bool) -> None:
+        """Submits one job of a failed step again, if it may run now. well: a request has succeeded; idle: none runs."""
+        if self.retried is not None and self.retried.handle is not None:
             return
-        job = next((job for job in self.parked if well or (idle and job.attempts < ATTEMPTS - 1)), None)
+        job = next((job for job in self.failed if well or (idle and job.attempts < ATTEMPTS - 1)), None)
         if job is None:
             return
         try:
-            self._run(job, self.pleas[job.id], True)
+            self._run(job, self.requests[job.id], True)
         except ApiError as error:
-            if error.status == 503:  # the engine has stopped: a restart goes on from here
+            if error.status == 503:  # the engine has stopped: a restart resumes the job
                 return
             self.end(job, "failed", error.message)
             return
         job.error = None
-        self.parked.remove(job)
-        self.trial = job
+        self.failed.remove(job)
+        self.retried = job
 
-    def _run(self, job: ServedJob, plea: Plea, beyond_capacity: bool) -> None:
-        self.submit(job, plea, beyond_capacity)
-        self.pleas[job.id] = plea
+    def _run(self, job: ServedJob, request: JobRequest, beyond_capacity: bool) -> None:
+        self.submit(job, request, beyond_capacity)
+        self.requests[job.id] = request
 
-    def _park(self, job: ServedJob, plea: Plea, which: str) -> None:
+    def _schedule_retry(self, job: ServedJob, request: JobRequest, which: str) -> None:
         job.error = (
-            f"a step of the engine failed{which}, and this job with it; it goes on when another request has ended "
-            "well, or when the server is started again"
+            f"a step of the engine failed{which}, and this job with it; it is retried when another request has "
+            "succeeded, or when the server is restarted"
         )
-        self.pleas[job.id] = plea
-        self.parked.append(job)
+        self.requests[job.id] = request
+        self.failed.append(job)
 
     def end(self, job: ServedJob, state: str, error: str | None) -> None:
-        """It ends without the engine's help."""
+        """Ends a job that the engine does not hold."""
         job.ended, job.state, job.error = time.time(), state, error
         self.write(job)
 
     def write(self, job: ServedJob) -> None:
-        """How it ended."""
+        """Stores the end of a job."""
         assert job.ended is not None
-        self.pleas.pop(job.id, None)
-        if job in self.parked:
-            self.parked.remove(job)
+        self.requests.pop(job.id, None)
+        if job in self.failed:
+            self.failed.remove(job)
         self.store.end(job.id, job.state, {"answer": job.answer, "error": job.error}, job.ended)
 
 
 def interrupted(output: Output, error: str | None) -> bool:
-    """Whether this output of an engine that has stopped is no end of the job's own. error: what stopped the engine."""
+    """Whether this output ended only because the engine stopped. error: what stopped the engine."""
     if output.error is None:
-        return False  # its client cancelled it, or it was done
+        return False  # cancelled by its client, or finished
     return output.finish_reason == "cancelled" or (output.finish_reason == "error" and output.error == error)

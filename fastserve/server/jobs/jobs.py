@@ -1,4 +1,4 @@
-"""Every request is a job: what is remembered of it while it lives, and for a while after."""
+"""ServedJob: one request, in memory while it runs and for a while after. JobRegistry: all of them by id."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from fastserve.engine.request import Handle, Output
-from fastserve.server.api.outbox import Feed
+from fastserve.server.api.piece_queue import PieceQueue
 
 STATES = ("queued", "running", "preempted", "finished", "cancelled", "failed")
 END_STATES = {
@@ -25,12 +25,12 @@ END_STATES = {
 
 
 def new_id() -> str:
-    """Never given twice, in this process or another."""
+    """A unique id, across processes."""
     return secrets.token_hex(12)
 
 
 class Scheduling(NamedTuple):
-    """What a request says for policies: arguments of Engine.submit(), by their names. Spans in s from its arrival."""
+    """Arguments of Engine.submit() for policies. Times in s from the arrival."""
 
     program: str = ""
     priority: int = 0
@@ -51,16 +51,16 @@ class ServedJob:
     metadata: dict[str, Any]
     durable: bool = False
     created: float = field(default_factory=time.time)
-    handle: Handle | None = None  # None before the engine has it, and once it has ended
+    handle: Handle | None = None  # None before it is submitted, and once it has ended
     ended: float | None = None
-    state: str = "queued"  # as it ended; while it lives the handle knows
+    state: str = "queued"  # final state; see current_state
     answer: dict[str, Any] | None = None  # a GenerateAnswer, once ended
-    output: Output | None = None  # from its end until its client's handler has taken it
+    output: Output | None = None  # set at its end, cleared when its group has it
     error: str | None = None
-    attempts: int = 0  # of a durable one: steps that failed with it
+    attempts: int = 0  # of a durable job: failed steps
 
     def cancel(self, reason: str = "cancelled") -> None:
-        """A job that has ended stays as it is."""
+        """No effect on a job that has ended."""
         if self.handle is not None:
             self.handle.cancel(reason)
 
@@ -70,12 +70,12 @@ class ServedJob:
 
 
 class Group:
-    """The jobs of one HTTP request, one for each choice, and the feed that their pieces arrive in."""
+    """The jobs of one HTTP request, one for each choice, and the queue of their output pieces."""
 
     def __init__(self) -> None:
         self.jobs: list[ServedJob] = []
         self.outputs: dict[int, Output] = {}  # by choice
-        self.feed = Feed()
+        self.queue = PieceQueue()
 
     @property
     def ended(self) -> bool:
@@ -87,37 +87,37 @@ class Group:
                 job.cancel()
 
     async def wait(self) -> bool:
-        """Until all have ended: True. False when the client has left before."""
-        while not self.ended and not self.feed.gone:
-            await self.feed.take()
+        """True when all have ended, False when the client has disconnected before."""
+        while not self.ended and not self.queue.disconnected:
+            await self.queue.get()
         return self.ended
 
 
-class Board:
-    """Jobs by id: the living, and those that ended not too long ago: so many durable ones, and as many others."""
+class JobRegistry:
+    """Jobs by id: live ones, and ended ones for `hours`, at most `keep` durable ones and `keep` others."""
 
     def __init__(self, keep: int, hours: float) -> None:
         self.keep = keep
         self.seconds = hours * 3600
-        self.jobs: dict[str, ServedJob] = {}  # in the order of their coming
-        self.names: dict[int, str] = {}  # the engine's id of a live job -> ours
+        self.jobs: dict[str, ServedJob] = {}  # in order of arrival
+        self.engine_ids: dict[int, str] = {}  # engine's id of a live job -> job id
         self._ended: dict[bool, OrderedDict[str, float]] = {True: OrderedDict(), False: OrderedDict()}  # by durable
 
     def add(self, job: ServedJob) -> None:
         self.jobs[job.id] = job
         if job.handle is not None:
-            self.names[job.handle.id] = job.id
+            self.engine_ids[job.handle.id] = job.id
         if job.ended is not None:
             self._ended[job.durable][job.id] = job.ended
 
     def end(self, job: ServedJob) -> list[ServedJob]:
-        """It has ended now; who is forgotten for it."""
+        """Records that it has ended; returns the jobs that are dropped for it."""
         assert job.ended is not None
         self._ended[job.durable][job.id] = job.ended
-        return [forgotten for ended in self._ended.values() for forgotten in self._prune(ended, job.ended)]
+        return [dropped for ended in self._ended.values() for dropped in self._prune(ended, job.ended)]
 
-    def seen_by(self, client: str | None) -> Iterator[ServedJob]:
-        """Newest first. client: only its own; None: all."""
+    def visible_to(self, client: str | None) -> Iterator[ServedJob]:
+        """Newest first. client: only that client's jobs; None: all."""
         return (job for job in reversed(self.jobs.values()) if client is None or job.client == client)
 
     def _prune(self, ended: OrderedDict[str, float], now: float) -> Iterator[ServedJob]:
@@ -160,5 +160,5 @@ def answer_of(job: ServedJob, output: Output, backend: str) -> dict[str, Any]:
 
 
 def seconds(value: Any) -> float | None:
-    """A time of a record; None where it is missing or not a number."""
+    """A time of a record; None where it is missing or not finite."""
     return None if value is None or not math.isfinite(value) else float(value)

@@ -1,4 +1,4 @@
-"""The durable part of jobs: what was accepted is on disk before its client hears so, and so is what came of it."""
+"""Job store: durable jobs and their results in SQLite, on disk before the client gets its response."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ class Row(NamedTuple):
 
 
 class StoreError(RuntimeError):
-    """The disk does not take it, in the words of SQLite: full, read-only, gone."""
+    """A write failed; the message is SQLite's: disk full, read-only, gone."""
 
 
 class Store:
-    """SQLite in `folder`, or in memory without one. One thread of its own does all of it, in order.
+    """SQLite in `folder`, or in memory without one. One thread runs all statements, in order.
 
-    Raises ValueError when another server holds the folder, or it cannot be written.
+    Raises ValueError when another server uses the folder, or it cannot be written.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -63,8 +63,8 @@ class Store:
                 raise ValueError(
                     f"state folder {folder} is in use by another server; stop it, or give another --state-dir"
                 ) from error
-            why = error.strerror if isinstance(error, OSError) else error
-            raise ValueError(f"state folder {folder} cannot be used: {why}; give another --state-dir") from error
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise ValueError(f"state folder {folder} cannot be used: {reason}; give another --state-dir") from error
 
     def _open(self) -> sqlite3.Connection:
         if self.folder is None:
@@ -92,28 +92,28 @@ class Store:
             raise StoreError(str(error)) from error
 
     def end(self, job: str, state: str, answer: dict[str, Any], ended: float) -> None:
-        """Soon on disk. If the process dies before, or the disk does not take it, the job runs again from its stored
-        request, to the same end."""
+        """Written in the background. If the process dies before, or the write fails, the job runs again from its stored
+        request, with the same seed."""
         row = ended, state, json.dumps(answer), job
         statement = "update jobs set ended = ?, state = ?, answer = ? where id = ?"
-        self._told(self._later(lambda: self.db.execute(statement, row)), job)
+        self._log_failure(self._later(lambda: self.db.execute(statement, row)), job)
 
     def attempted(self, job: str, attempts: int) -> None:
-        """So many steps have failed with it: a restart knows it, unless the disk does not take it."""
+        """Stores how many steps have failed with it, in the background."""
         row = attempts, job
         statement = "update jobs set request = json_set(request, '$.attempts', ?) where id = ?"
-        self._told(self._later(lambda: self.db.execute(statement, row)), job)
+        self._log_failure(self._later(lambda: self.db.execute(statement, row)), job)
 
     async def written(self) -> None:
-        """Everything that was asked of it before is on disk when this returns."""
+        """All earlier writes are on disk when this returns."""
         await asyncio.wrap_future(self._later(lambda: None))
 
     def remove(self, job: str) -> None:
-        """It was never accepted after all, or is forgotten by now."""
-        self._told(self._later(lambda: self.db.execute("delete from jobs where id = ?", (job,))), job)
+        """Deletes a job, in the background."""
+        self._log_failure(self._later(lambda: self.db.execute("delete from jobs where id = ?", (job,))), job)
 
     def rows(self, keep_jobs: int, keep_hours: float) -> list[Row]:
-        """All that is known, oldest first; what ended too long ago is forgotten for good."""
+        """All jobs, oldest first; those that ended too long ago, or beyond keep_jobs, are deleted."""
 
         def read() -> list[Row]:
             self.db.execute("delete from jobs where ended < ?", (time.time() - keep_hours * 3600,))
@@ -133,16 +133,16 @@ class Store:
         return self._now(read)
 
     def close(self) -> None:
-        """After everything that was asked of it has reached the disk."""
+        """After all earlier writes."""
         self._now(self.db.close)
         self.thread.shutdown()
 
-    def _told(self, written: Future[Any], job: str) -> None:
-        """What nobody waits for is logged when it fails."""
+    def _log_failure(self, written: Future[Any], job: str) -> None:
+        """Logs a failed write that nobody awaits."""
 
         def look(done: Future[Any]) -> None:
             if error := done.exception():
-                log.error("what became of job %s cannot be stored, so a restart will run it again: %s", job, error)
+                log.error("the result of job %s cannot be stored, so a restart will run it again: %s", job, error)
 
         written.add_done_callback(look)
 

@@ -4,6 +4,7 @@ import { calm } from "./dom.js";
 import { colours, hue } from "./palette.js";
 
 const SECONDS = 30;
+const MOST = 384; // px of all rows: 64, the usual batch cap, can still be told apart
 const AXIS = 18; // px below the rows
 const LEFT = 26; // px beside them
 const TEXT = 11; // px; rows that are lower carry no numbers
@@ -41,7 +42,7 @@ export class Slots {
   }
 
   get height() {
-    return this.rows <= 16 ? 14 : Math.max(2, Math.floor(240 / this.rows));
+    return Math.max(2, Math.min(14, Math.floor(MOST / this.rows)));
   }
 
   frame(at) {

@@ -1,3 +1,3 @@
-"""What the server tells of itself: monitor (the routes), stats, metrics (Prometheus), live (the feed of the page),
-totals, alerts, logs. Nothing here changes anything.
+"""Monitoring, read-only: monitor (routes), stats, metrics (Prometheus), live (the dashboard's SSE stream), totals,
+alerts, logs.
 """

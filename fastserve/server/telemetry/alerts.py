@@ -1,4 +1,4 @@
-"""Alerts: thresholds from the settings that are crossed now. Crossing one is told once, until it is over."""
+"""Alerts: thresholds from the settings. Each crossing is reported once, until the value is below again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Alerts:
         self.now: Crossed = {}
 
     def crossed(self, values: Mapping[str, float]) -> Crossed:
-        """Looks at these values; returns the alerts that are new. A value that is not given keeps its state."""
+        """Compares values with their thresholds; returns the new alerts. A missing value keeps its state."""
         fresh: Crossed = {}
         for name in self.limits.keys() & values.keys():
             value, limit = values[name], self.limits[name]

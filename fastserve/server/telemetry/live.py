@@ -1,4 +1,4 @@
-"""GET /live: the scheduler as it works, for the page. Nothing is computed while nobody looks.
+"""GET /live: SSE stream of scheduler events for the dashboard. Nothing is computed without viewers.
 
 The first message is {"type": "snapshot", ...}; then, at most every 100 ms while something happens and every 500 ms
 while jobs only run, {"type": "events", "events": [...], "stats": {...}, "jobs": [...]}. docs/serving.md has the fields.
@@ -15,38 +15,37 @@ from typing import Any
 
 from fastserve.engine import Engine
 from fastserve.engine.snapshot import Snapshot
-from fastserve.policies import knobs
 from fastserve.policies.skip_join import PRESETS
-from fastserve.server.api.streaming import SILENCE, WAIT
-from fastserve.server.jobs.jobs import Board
+from fastserve.server.api.streaming import KEEPALIVE, KEEPALIVE_S
+from fastserve.server.jobs.jobs import JobRegistry
 from fastserve.server.telemetry.totals import Totals, percentiles
 
-BEAT = 0.1
+INTERVAL = 0.1
 """Seconds between two messages."""
 
-PULSE = 0.5
-"""Seconds until the progress of jobs that run is told although nothing else happens."""
+PROGRESS_INTERVAL = 0.5
+"""Seconds between progress updates while jobs run and nothing else happens."""
 
 BACKLOG = 50
-"""Messages after which a viewer who does not read gets a fresh snapshot instead of them."""
+"""Unread messages after which a slow viewer gets a fresh snapshot instead of them."""
 
 
 class Viewer:
-    """One open stream. client: whose jobs it may see by name; None: everybody's."""
+    """One open stream. client: the only client whose name it may see; None: all."""
 
-    def __init__(self, hub: Hub, client: str | None) -> None:
-        self.hub = hub
+    def __init__(self, broadcaster: Broadcaster, client: str | None) -> None:
+        self.broadcaster = broadcaster
         self.client = client
         self.messages: deque[dict[str, Any]] = deque()
-        self.stale = True  # it needs a snapshot before events make sense to it
-        self.gone = False
+        self.stale = True  # it needs a snapshot before events
+        self.disconnected = False
         self.awake = asyncio.Event()
 
-    def leave(self) -> None:
-        self.gone = True
+    def disconnect(self) -> None:
+        self.disconnected = True
         self.awake.set()
 
-    def tell(self, message: dict[str, Any]) -> None:
+    def send(self, message: dict[str, Any]) -> None:
         if len(self.messages) >= BACKLOG:
             self.messages.clear()
             self.stale = True
@@ -54,22 +53,22 @@ class Viewer:
         self.awake.set()
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        self.hub.join(self)
+        self.broadcaster.join(self)
         try:
-            while not self.gone:
+            while not self.disconnected:
                 self.awake.clear()
                 if self.stale:
                     self.stale = False
                     self.messages.clear()
-                    yield self._event(await self.hub.snapshot())
+                    yield self._event(await self.broadcaster.snapshot())
                 while self.messages and not self.stale:
                     yield self._event(self.messages.popleft())
                 try:
-                    await asyncio.wait_for(self.awake.wait(), SILENCE)
+                    await asyncio.wait_for(self.awake.wait(), KEEPALIVE_S)
                 except TimeoutError:
-                    yield WAIT
+                    yield KEEPALIVE
         finally:
-            self.hub.leave(self)
+            self.broadcaster.leave(self)
 
     def _event(self, message: dict[str, Any]) -> bytes:
         if self.client is not None:
@@ -83,90 +82,90 @@ class Viewer:
         return b"data: " + json.dumps(message, separators=(",", ":")).encode() + b"\n\n"
 
 
-class Hub:
-    """Watches the engine while there are viewers."""
+class Broadcaster:
+    """Sends engine events to all viewers; subscribed to the engine only while there are viewers."""
 
-    def __init__(self, engine: Engine, board: Board, tally: Totals) -> None:
+    def __init__(self, engine: Engine, registry: JobRegistry, totals: Totals) -> None:
         self.engine = engine
-        self.board = board
-        self.tally = tally
+        self.registry = registry
+        self.totals = totals
         self.viewers: set[Viewer] = set()
         self.events: deque[dict[str, Any]] = deque()
         self.loop: asyncio.AbstractEventLoop | None = None
-        self.armed = False  # a beat is coming
-        self.beats: set[asyncio.Task[None]] = set()
-        self.pulse: asyncio.TimerHandle | None = None
+        self.scheduled = False  # a flush is scheduled
+        self.flushes: set[asyncio.Task[None]] = set()
+        self.progress: asyncio.TimerHandle | None = None
 
     def join(self, viewer: Viewer) -> None:
         self.loop = asyncio.get_running_loop()
         if not self.viewers:
-            self.armed = False
+            self.scheduled = False
             self.events.clear()
-            self.engine.add_watcher(self._saw)
+            self.engine.add_watcher(self._on_event)
         self.viewers.add(viewer)
 
     def leave(self, viewer: Viewer) -> None:
         self.viewers.discard(viewer)
         if not self.viewers:
-            self.engine.remove_watcher(self._saw)
-            self._quiet()
+            self.engine.remove_watcher(self._on_event)
+            self._cancel_progress()
 
     def close(self) -> None:
-        """Streams end."""
+        """Ends all streams."""
         for viewer in self.viewers:
-            viewer.leave()
+            viewer.disconnect()
 
-    def _saw(self, event: dict[str, Any]) -> None:
+    def _on_event(self, event: dict[str, Any]) -> None:
         """On the engine's thread."""
         self.events.append(event)
-        if not self.armed and self.loop is not None:
-            self.armed = True
-            self.loop.call_soon_threadsafe(self._arm)
+        if not self.scheduled and self.loop is not None:
+            self.scheduled = True
+            self.loop.call_soon_threadsafe(self._schedule)
 
-    def _arm(self) -> None:
+    def _schedule(self) -> None:
         assert self.loop is not None
-        self.loop.call_later(BEAT, self._beat)
+        self.loop.call_later(INTERVAL, self._flush)
 
-    def _beat(self) -> None:
-        task = asyncio.ensure_future(self._tell())
-        self.beats.add(task)
-        task.add_done_callback(self.beats.discard)
+    def _flush(self) -> None:
+        task = asyncio.ensure_future(self._send())
+        self.flushes.add(task)
+        task.add_done_callback(self.flushes.discard)
 
-    async def _tell(self) -> None:
-        self.armed = False
-        self._quiet()
+    async def _send(self) -> None:
+        self.scheduled = False
+        self._cancel_progress()
         events = [self.events.popleft() for _ in range(len(self.events))]
         if not self.viewers:
             return
         snapshot = await asyncio.to_thread(self.engine.snapshot, 0)
-        self._go_on(snapshot)
-        names = {event["id"]: self._name(event["id"]) for event in events if event["type"] == "arrive"}
+        self._schedule_progress(snapshot)
+        names = {event["id"]: self._job_id(event["id"]) for event in events if event["type"] == "arrive"}
         message = {
             "type": "events",
             "events": [{**event, "job_id": names[event["id"]]} if event["id"] in names else event for event in events],
             **self._state(snapshot),
         }
         for viewer in self.viewers:
-            viewer.tell(message)
+            viewer.send(message)
 
-    def _go_on(self, snapshot: Snapshot) -> None:
-        """While jobs run, and somebody looks."""
-        self._quiet()
+    def _schedule_progress(self, snapshot: Snapshot) -> None:
+        """While jobs run and there are viewers."""
+        self._cancel_progress()
         if snapshot.running and self.viewers and self.loop is not None:
-            self.pulse = self.loop.call_later(PULSE, self._pulse)
+            self.progress = self.loop.call_later(PROGRESS_INTERVAL, self._on_progress)
 
-    def _pulse(self) -> None:
-        if not self.armed:
-            self._beat()
+    def _on_progress(self) -> None:
+        if not self.scheduled:
+            self._flush()
 
-    def _quiet(self) -> None:
-        if self.pulse is not None:
-            self.pulse.cancel()
-            self.pulse = None
+    def _cancel_progress(self) -> None:
+        if self.progress is not None:
+            self.progress.cancel()
+            self.progress = None
 
     async def snapshot(self) -> dict[str, Any]:
         snapshot = await asyncio.to_thread(self.engine.snapshot)
-        self._go_on(snapshot)
+        self._schedule_progress(snapshot)
         settings = {name: _plain(value) for name, value in self.engine.settings.items()}
         return {
             "type": "snapshot",
@@ -179,22 +178,22 @@ class Hub:
     def _state(self, snapshot: Snapshot) -> dict[str, Any]:
         stats = replace(snapshot, jobs=()).to_json()
         del stats["jobs"]
-        ends = list(self.tally.ends)
+        ends = list(self.totals.ends)
         for name in ("jct", "ttft", "tpot"):
             stats[name] = percentiles([getattr(end, name) for end in ends], 50, 95, 99)
         stats["levels"] = [quantum / 1e9 for quantum in getattr(self.engine.loop.scheduler.policy, "quanta", ())]
         jobs = snapshot.to_json()["jobs"]
-        return {"stats": stats, "jobs": [{**job, "job_id": self._name(job["id"])} for job in jobs]}
+        return {"stats": stats, "jobs": [{**job, "job_id": self._job_id(job["id"])} for job in jobs]}
 
-    def _name(self, engine_id: int) -> str | None:
-        """job_id of a live job, as the other routes know it."""
-        return self.board.names.get(engine_id)
+    def _job_id(self, engine_id: int) -> str | None:
+        """job_id of a live job, by the engine's id."""
+        return self.registry.engine_ids.get(engine_id)
 
 
 def _knobs(engine: Engine) -> dict[str, Any]:
-    """Every setting of the policy: as given, else of its preset, else by default."""
-    kind, given = engine.serving.kind, engine.serving.knobs
-    found = knobs(kind) if isinstance(kind, type) else {}
+    """Every setting of the policy: as given, else from its preset, else its default."""
+    policy = engine.serving.policy
+    found, given = policy.settings, policy.knobs
     if "preset" in found:
         found |= PRESETS.get(given.get("preset", found["preset"]), {})
     return found | dict(given)

@@ -1,4 +1,4 @@
-"""Log lines: one event a line, as text for people or as JSON for machines. Never a prompt or an output."""
+"""Log formats: one event a line, text or JSON. Prompts and outputs are never logged."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class _Json(logging.Formatter):
 
 
 def set_up(level: str, form: str) -> None:
-    """Everything of this process goes to standard error. level: debug, info, warning or error. form: text or json."""
+    """Configures the root logger, to standard error. level: debug, info, warning or error. form: text or json."""
     handler = logging.StreamHandler()
     handler.setFormatter(_Json() if form == "json" else _Text())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

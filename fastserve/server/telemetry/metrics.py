@@ -1,4 +1,4 @@
-"""Prometheus metrics: under our names, and under vLLM's so that dashboards and load generators for it work."""
+"""Prometheus metrics, as fastserve_* and as vllm:* so that dashboards and load generators for vLLM work."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from fastserve.engine import Engine, Output
 from fastserve.engine.loop import FINISHES
 from fastserve.engine.request import Handle
 from fastserve.engine.snapshot import Snapshot
+from fastserve.sched.observer import headline
 from fastserve.server.jobs.jobs import seconds
 
 LATENCIES = (0.01, 0.03, 0.1, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 60, 120, 240, 480, 960, 1920)
@@ -38,7 +39,7 @@ HISTOGRAMS: dict[str, tuple[str, tuple[float, ...]]] = {
 
 
 class Metrics:
-    """text() asks the engine, so it may take an iteration: not on the event loop."""
+    """text() waits for the engine, up to one iteration: call it from a thread, not on the event loop."""
 
     def __init__(self, engine: Engine, model: str) -> None:
         self.registry = CollectorRegistry()
@@ -49,7 +50,7 @@ class Metrics:
         self.registry.register(_Collector(engine, model, self.histograms))
 
     def ended(self, output: Output, handle: Handle) -> None:
-        """One request, however it ended."""
+        """Observes one request that has ended."""
         record = output.record
         queued = (seconds(record.get("queued")) or 0.0) + (seconds(record.get("preempted")) or 0.0)
         jct = seconds(record.get("jct_from_arrival"))
@@ -81,7 +82,7 @@ class _Collector(Collector):
         self.labels = {"model_name": model, "engine": "0"}
 
     def describe(self) -> Iterable[Metric]:
-        return []  # else the registry would collect once at registration
+        return []  # otherwise the registry collects at registration
 
     def collect(self) -> Iterator[Metric]:
         snapshot = self.engine.snapshot()
@@ -135,12 +136,12 @@ class _Collector(Collector):
             pools.add_metric([pool, kind], tokens)
         yield pools
         levels = GaugeMetricFamily("fastserve_queue_level_requests", "Live requests by queue level", labels=["level"])
-        for level, jobs in sorted(Count(job.level.partition(",")[0] for job in snapshot.jobs).items()):
+        for level, jobs in sorted(Count(headline(job.level) for job in snapshot.jobs).items()):
             levels.add_metric([level], jobs)
         yield levels
 
     def _both(self, family: Metric, name: str) -> Iterator[Metric]:
-        """A family under our name and under vLLM's."""
+        """A metric family under both names."""
         yield family
         alias = Metric(f"vllm:{name}", family.documentation, family.type)
         for sample in family.samples:

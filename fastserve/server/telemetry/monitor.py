@@ -1,4 +1,4 @@
-"""The routes that look and change nothing: health, models, stats, metrics, and the live feed."""
+"""Read-only routes: health, readiness, models, stats, metrics, live stream."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import PlainTextResponse, Response
 
 from fastserve.server.api.dependencies import service_of
-from fastserve.server.api.errors import Json, declared
+from fastserve.server.api.errors import Json, error_responses
 from fastserve.server.api.native_schema import Health, ModelList, Ready
 from fastserve.server.api.streaming import EVENTS, EventStream
 from fastserve.server.telemetry import stats
@@ -19,20 +19,20 @@ from fastserve.server.telemetry.live import Viewer
 router = APIRouter(tags=["Monitoring"])
 
 
-@router.get("/health", responses={503: {"model": Health, "description": "The engine's thread has died"}})
+@router.get("/health", responses={503: {"model": Health, "description": "The engine has stopped"}})
 async def health(request: Request) -> Health:
     found = stats.health(service_of(request))
     return found if found["status"] == "healthy" else Json(found, 503)  # type: ignore[return-value]
 
 
-@router.get("/health/ready", responses={503: {"model": Ready, "description": "New requests are not taken"}})
+@router.get("/health/ready", responses={503: {"model": Ready, "description": "New requests are not accepted"}})
 async def health_ready(request: Request) -> Ready:
     is_ready, reason = stats.ready(service_of(request))
     found: Ready = {"ready": is_ready, "reason": reason}
     return found if is_ready else Json(found, 503)  # type: ignore[return-value]
 
 
-@router.get("/models", responses=declared(401))
+@router.get("/models", responses=error_responses(401))
 async def models(request: Request) -> ModelList:
     service = service_of(request)
     engine = service.engine
@@ -47,12 +47,12 @@ async def models(request: Request) -> ModelList:
     return {"models": [entry], "default_model": service.model}
 
 
-@router.get("/stats", responses=declared(401))
+@router.get("/stats", responses=error_responses(401))
 async def stats_(request: Request) -> stats.Stats:
     return stats.stats(service_of(request))
 
 
-@router.get("/stats/detailed", responses=declared(401))
+@router.get("/stats/detailed", responses=error_responses(401))
 async def stats_detailed(request: Request) -> stats.Detailed:
     return await stats.detailed(service_of(request))
 
@@ -62,13 +62,13 @@ async def stats_detailed(request: Request) -> stats.Detailed:
     response_model=None,
     status_code=200,
     response_class=EventStream,
-    responses={200: {"content": EVENTS}, **declared(401)},
+    responses={200: {"content": EVENTS}, **error_responses(401)},
 )
 async def live(request: Request) -> Response:
-    """Never ends: a snapshot, then what happens to jobs, for the page."""
+    """SSE stream for the dashboard: a snapshot, then scheduler events. It does not end."""
     service = service_of(request)
-    viewer = Viewer(service.hub, request.scope["state"].get("client"))
-    return EventStream(viewer.chunks(), viewer.leave)
+    viewer = Viewer(service.broadcaster, request.scope["state"].get("client"))
+    return EventStream(viewer.chunks(), viewer.disconnect)
 
 
 async def metrics(request: Request) -> Response:
@@ -79,12 +79,12 @@ async def metrics(request: Request) -> Response:
 
 METRICS: dict[int | str, dict[str, Any]] = {
     200: {"content": {CONTENT_TYPE_LATEST.partition(";")[0]: {"schema": {"type": "string"}}}},
-    **declared(401),
+    **error_responses(401),
 }
 
 
 def metrics_router(path: str) -> APIRouter:
-    """At the path that the settings say."""
+    """Router of the metrics endpoint at `path`."""
     found = APIRouter(tags=["Monitoring"])
     found.add_api_route(
         path, metrics, methods=["GET"], response_model=None, response_class=PlainTextResponse, responses=METRICS

@@ -1,4 +1,4 @@
-"""What the server knows of itself, for /health, /stats and /stats/detailed."""
+"""Data of /health, /stats and /stats/detailed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import psutil
 from typing_extensions import TypedDict
 
 from fastserve.engine.snapshot import Snapshot
+from fastserve.sched.observer import headline
 from fastserve.server.api.native_schema import GpuMemory, Health
 from fastserve.server.jobs.jobs import STATES
 from fastserve.server.service import Service
@@ -110,7 +111,7 @@ class Detailed(Stats):
 
 
 def ready(service: Service) -> tuple[bool, str | None]:
-    """Whether new requests are taken, and if not why."""
+    """(ready, reason): whether new requests are accepted, and if not why."""
     if not service.engine.alive:
         return False, f"the engine has stopped: {service.engine.error or 'it was closed'}"
     if service.draining:
@@ -135,46 +136,46 @@ def health(service: Service) -> Health:
 
 
 def stats(service: Service) -> Stats:
-    tally = service.tally
-    requests = max(1, tally.count)
+    totals = service.totals
+    requests = max(1, totals.count)
     return {
         "is_loaded": service.engine.alive,
         "is_ready": ready(service)[0],
         "backend_type": service.engine.info.backend,
-        "request_count": tally.count,
-        "total_tokens_generated": tally.tokens,
-        "total_inference_time": tally.seconds,
-        "avg_tokens_per_request": tally.tokens / requests,
-        "avg_time_per_request": tally.seconds / requests,
-        "avg_tokens_per_second": tally.tokens / tally.seconds if tally.seconds else 0.0,
+        "request_count": totals.count,
+        "total_tokens_generated": totals.tokens,
+        "total_inference_time": totals.seconds,
+        "avg_tokens_per_request": totals.tokens / requests,
+        "avg_time_per_request": totals.seconds / requests,
+        "avg_tokens_per_second": totals.tokens / totals.seconds if totals.seconds else 0.0,
         "uptime": time.time() - service.started,
     }
 
 
 async def detailed(service: Service) -> Detailed:
     snapshot = await asyncio.to_thread(service.engine.snapshot)
-    tally = service.tally
-    ends = list(tally.ends)
+    totals = service.totals
+    ends = list(totals.ends)
     count, memory = gpu()
-    values = tally.recent()
+    values = totals.recent()
     if count and memory["total"]:
         values["gpu_memory_usage"] = memory["used"] / memory["total"]
     service.alert(values)
-    live = Counter(job.current_state for job in service.board.jobs.values())
+    live = Counter(job.current_state for job in service.registry.jobs.values())
     found: Any = {
         **stats(service),
         "policy": service.engine.serving.name,
-        "queues": dict(sorted(Counter(job.level.partition(",")[0] for job in snapshot.jobs).items())),
+        "queues": dict(sorted(Counter(headline(job.level) for job in snapshot.jobs).items())),
         "jobs": {state: live.get(state, 0) for state in STATES},
         "waiting": snapshot.waiting,
         "device_kv": _pool(snapshot, "device"),
         "host_kv": _pool(snapshot, "host"),
         "copies_in_flight": snapshot.copies,
-        "bytes_moved": tally.moved,
+        "bytes_moved": totals.moved,
         "preemptions": {
             "count": snapshot.counters["preemptions"],
-            "recomputed_tokens": tally.recomputed,
-            "seconds": tally.preempted,
+            "recomputed_tokens": totals.recomputed,
+            "seconds": totals.preempted,
         },
         "batch": {
             "slots": snapshot.slots,
@@ -183,8 +184,8 @@ async def detailed(service: Service) -> Detailed:
         },
         **{name: percentiles([getattr(end, name) for end in ends], 50, 95, 99) for name in ("jct", "ttft", "tpot")},
         "throughput": _throughput(service),
-        "error_rate": tally.share("error"),
-        "timeout_rate": tally.share("timeout"),
+        "error_rate": totals.share("error"),
+        "timeout_rate": totals.share("timeout"),
         "process": _process(service.process),
         "gpu_memory": memory,
         "scheduler_us_per_iteration": snapshot.scheduler_us,
@@ -200,11 +201,11 @@ async def detailed(service: Service) -> Detailed:
 
 
 def _throughput(service: Service) -> Throughput:
-    """Of the jobs that ended in the last minute; of the last thousand where there were more."""
+    """Of the jobs that ended in the last WINDOW seconds, at most the last RECENT."""
     now = time.time()
     window = min(WINDOW, max(1e-3, now - service.started))
-    ends = [end for end in service.tally.ends if end.at > now - window]
-    if len(ends) == service.tally.ends.maxlen:
+    ends = [end for end in service.totals.ends if end.at > now - window]
+    if len(ends) == service.totals.ends.maxlen:
         window = max(1e-3, now - ends[0].at)
     return {
         "requests_per_second": len(ends) / window,
@@ -218,7 +219,7 @@ def _pool(snapshot: Snapshot, name: str) -> PoolUse:
 
 
 def _process(process: psutil.Process) -> Process:
-    """cpu_percent: since it was last asked for."""
+    """cpu_percent: since the last call."""
     with process.oneshot():
         return {
             "cpu_percent": process.cpu_percent(),
@@ -228,7 +229,7 @@ def _process(process: psutil.Process) -> Process:
 
 
 def gpu() -> tuple[int, GpuMemory]:
-    """How many CUDA devices this process sees, and the memory of the current one in bytes. Never loads torch."""
+    """(visible CUDA devices, memory of the current one in bytes). Never imports torch."""
     nothing: GpuMemory = {"total": 0, "used": 0, "free": 0}
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""Totals: running totals of what has ended, and the last thousand ends for rates and percentiles."""
+"""Running totals of ended jobs, and the last RECENT of them for rates and percentiles."""
 
 from __future__ import annotations
 
@@ -53,17 +53,17 @@ class Totals:
         return self.reasons.total()
 
     def share(self, *reasons: str) -> float:
-        """Of the last ends, how many ended so."""
+        """Share of the recent jobs with one of these finish reasons, 0 to 1."""
         return sum(end.reason in reasons for end in self.ends) / len(self.ends) if self.ends else 0.0
 
     def recent(self) -> dict[str, float]:
-        """What alerts look at."""
+        """Values for alerts."""
         p99 = percentiles([end.jct for end in self.ends], 99)["p99"]
         return {"error_rate": self.share("error"), "latency_p99": p99 or 0.0}
 
 
 def percentiles(values: Iterable[float | None], *at: int) -> dict[str, float | None]:
-    """mean, and pNN by the nearest rank, of those that are there."""
+    """mean, and pNN by nearest rank, of the values that are not None."""
     there = sorted([value for value in values if value is not None])
     found: dict[str, float | None] = {"mean": sum(there) / len(there) if there else None}
     for percent in at:

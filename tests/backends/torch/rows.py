@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fastserve.backends.torch.step import Step
+from fastserve.backends.torch.input_batch import InputBatch
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Table:
         self.free = list(range(blocks))
         random.Random(seed).shuffle(self.free)
 
-    def step(self, work: list[tuple[Sequence, int]], wanted: list[int] | None = None) -> Step:
+    def step(self, work: list[tuple[Sequence, int]], wanted: list[int] | None = None) -> InputBatch:
         """The next tokens of each: (sequence, tokens), those with one token first. wanted: each one's last row."""
         work = sorted(work, key=lambda pair: pair[1] != 1)
         tokens, positions, slots, starts, lengths = [], [], [], [0], []
@@ -47,7 +47,7 @@ class Table:
         tables = [sequence.blocks + [0] * (widest - len(sequence.blocks)) for sequence, _ in work]
         if wanted is None:
             wanted = [end - 1 for end in starts[1:]]
-        return Step(
+        return InputBatch(
             tokens=torch.tensor(tokens),
             positions=torch.tensor(positions),
             slots=torch.tensor(slots),

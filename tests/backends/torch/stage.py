@@ -1,4 +1,4 @@
-"""The real executor on a tiny model, driven by the engine's own loop, without a thread and on a clock of its own.
+"""The torch body on a tiny model, driven by the engine's own loop, without a thread and on a clock of its own.
 
 Each decode takes 1 ms and each 64 prefilled tokens one more, so that quanta of a few ms end all the time and a run does
 not depend on how fast the machine is.
@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from fastserve.backends.torch.backend import TorchBackend
+from fastserve.backends.torch.input_batch import InputBatch
 from fastserve.backends.torch.kv_cache import Cache
 from fastserve.backends.torch.model import Model, load_model
-from fastserve.backends.torch.step import Step as Packed
 from fastserve.engine.backend import Step, Wanted
 from fastserve.engine.clock import VirtualClock
 from fastserve.engine.inbox import Inbox
@@ -52,13 +52,13 @@ class Witness:
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.steps: list[Packed] = []
+        self.steps: list[InputBatch] = []
         self.logits: list[torch.Tensor] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
 
-    def forward(self, step: Packed, cache: Cache) -> torch.Tensor:
+    def forward(self, step: InputBatch, cache: Cache) -> torch.Tensor:
         logits = self.model.forward(step, cache)
         self.steps.append(step)
         self.logits.append(logits.clone())

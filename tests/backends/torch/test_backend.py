@@ -125,7 +125,7 @@ def test_text_that_cannot_be_made_fails_its_own_request(model: Any) -> None:
             return ""
 
     stage = staged(model)
-    stage.requests[2].voice = Mute()
+    stage.requests[2].detokenizer = Mute()
     tokens = stage.play()
     assert [request.finish_reason for request in stage.requests] == ["length", "length", "error", "length", "length"]
     assert stage.requests[2].error == "UnicodeError: as asked"

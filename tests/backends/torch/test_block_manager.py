@@ -143,8 +143,8 @@ class Marker:
             assert read == [(job.id, position) for position in range(end)]
             if end == job.prompt + job.generated:
                 speakers.append(job)
-        said = [(job, (Token(65),)) for job in speakers]
-        return Step(said, 0, self.blocks.landed(), service=MS * (1 + len(plan.work) // 8))
+        results = [(job, (Token(65),)) for job in speakers]
+        return Step(results, 0, self.blocks.landed(), service=MS * (1 + len(plan.work) // 8))
 
     def counts(self) -> None:
         """Between commit and plan: nobody shares a block, and the sums are the ledger's."""

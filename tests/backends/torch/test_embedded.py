@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from fastserve.backends.torch.embedded import EMITTED, SPECIAL, VERSION, make_embedded  # noqa: E402
-from fastserve.engine.detokenizer import Alphabet, Detokenizer  # noqa: E402  (transformers first, or skip)
+from fastserve.engine.detokenizer import Detokenizer, TokenDecoder  # noqa: E402  (transformers first, or skip)
 
 WEIGHTS_OF_VERSION = {1: "9c684af5a690151e991763934fdb461d979c5f5c55c65b072e3a0651bdfd41a4"}
 """SHA-256 of model.safetensors. A change of the weights needs a new version, or caches go on serving the old ones."""
@@ -70,7 +70,7 @@ def test_a_token_is_a_byte(tokenizer: Any, text: str) -> None:
 @settings(max_examples=200, deadline=None)
 @given(ids=st.lists(st.integers(0, 255 + len(SPECIAL)), max_size=50), skip=st.booleans())
 def test_pieces_add_up_to_what_the_tokenizer_says(tokenizer: Any, ids: list[int], skip: bool) -> None:
-    detokeniser = Detokenizer(Alphabet(tokenizer), skip_special_tokens=skip)
+    detokeniser = Detokenizer(TokenDecoder(tokenizer), skip_special_tokens=skip)
     pieces = [detokeniser.add(token) for token in ids] + [detokeniser.flush()]
     assert "".join(pieces) == tokenizer.decode(ids, skip_special_tokens=skip)
 

@@ -142,7 +142,7 @@ def test_greedy_tokens_equal_generate(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", OTHERS)
 def test_packed_logits_equal_the_stock_ones(kind: str, tmp_path: Path) -> None:
     if kind in families.ALONE and families.alone(kind):
-        pytest.skip(f"in transformers {transformers.__version__} {kind} never calls our attention: see test_probe.py")
+        pytest.skip(f"in transformers {transformers.__version__} {kind} never calls our attention: see test_verify.py")
     families.write(tmp_path, kind, **OTHERS[kind])
     own = stock(tmp_path)
     texts = prompts()

@@ -17,8 +17,7 @@ from fastserve.engine.params import SamplingParams
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from fastserve.backends.torch.draw import ONE, draw, pick, weigh  # noqa: E402  (torch first, or skip)
-from fastserve.backends.torch.sampler import Sampled, Sampler, SamplingError  # noqa: E402
+from fastserve.backends.torch.sampler import ONE, Sampled, Sampler, SamplingError, draw, pick, weigh  # noqa: E402  (torch first, or skip)  # noqa: E402
 from fastserve.backends.torch.sampling_state import SamplingState  # noqa: E402
 
 VOCAB = 97

@@ -1,4 +1,4 @@
-"""Optional CPU kernels (README.md beside this file). `load()` gives them, or None where PyTorch has to do."""
+"""Optional CPU kernels (README.md beside this file). `load()` returns them, or None where they are not available."""
 
 from fastserve.backends.torch.native.library import Native, Packed, load
 

@@ -1,8 +1,8 @@
 """Builds kernels.cpp with the system's compiler at first use and finds the library again afterwards.
 
 A built file is named KEY-DIGEST.so. KEY covers the source, the command, the compiler's version and the processor's
-features, so that a home folder shared between machines never hands one the other's instructions. DIGEST covers the
-file's own bytes: a damaged file is noticed before it is loaded. The file appears under its name by one rename, so
+features, so that machines with a shared home folder do not use each other's builds. DIGEST covers the file's own bytes:
+a damaged file is detected before it is loaded. The file appears under its name by one rename, so
 several processes may build at once.
 """
 

@@ -1,4 +1,4 @@
-"""The Python face of kernels.cpp: tensors in, tensors out."""
+"""Python bindings of kernels.cpp, on tensors."""
 
 import ctypes
 import logging
@@ -12,7 +12,7 @@ from torch import Tensor
 from fastserve.backends.torch.native import build
 
 if TYPE_CHECKING:
-    from fastserve.backends.torch.step import Step
+    from fastserve.backends.torch.input_batch import InputBatch
 
 LOG = logging.getLogger("fastserve")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -82,7 +82,7 @@ class Native:
         query: Tensor,
         pool: Tensor,
         layer: int,
-        step: "Step",
+        step: "InputBatch",
         scale: float,
         window: int | None = None,
         softcap: float | None = None,
@@ -214,7 +214,7 @@ class Native:
         return out
 
     def stack(
-        self, layers: "ctypes.Array[CLayer]", x: Tensor, cosine: Tensor, sine: Tensor, pool: Tensor, step: "Step",
+        self, layers: "ctypes.Array[CLayer]", x: Tensor, cosine: Tensor, sine: Tensor, pool: Tensor, step: "InputBatch",
         heads: int, scale: float,
     ) -> Tensor:  # fmt: skip
         """All decoder layers of the Llama kind. x (T, hidden); cosine, sine (T, head_dim); the pool is written to."""

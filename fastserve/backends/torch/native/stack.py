@@ -1,7 +1,7 @@
 """One call for all decoder layers of a Llama-shaped model, in place of one module after the other.
 
-Specification: the modules themselves, after surgery. The numbers are theirs, bit by bit; what is saved is Python, and
-the passes over memory between the kernels.
+Specification: the modules themselves, after surgery. The results are equal bit by bit; it saves Python overhead and
+passes over memory between the kernels.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
-"""Puts the kernels under a loaded model: packed weights in place of its linear layers, and what can share one call.
+"""Replaces modules of a loaded model by kernels: linear layers by packed weights, and fused calls where possible.
 
 Only modules whose computation is known are replaced, and a replaced MLP or norm has first given the same numbers as the
-original on random rows. The originals are let go layer by layer, so that memory peaks at one layer above the weights.
+original on random rows. The originals are freed layer by layer, so that memory peaks at one layer above the weights.
 """
 
 from collections.abc import Iterator

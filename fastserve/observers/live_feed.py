@@ -1,55 +1,25 @@
-"""Watch: what happens to jobs, told to whoever looks while it happens. Nothing is computed while nobody does."""
+"""LiveFeed: what happens to jobs, as events for whoever watches while it happens, such as the page."""
 
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Sequence
-from heapq import heappop, heappush
 from typing import Any
 
+from fastserve.sched import observer
+from fastserve.sched.errors import PolicyError
 from fastserve.sched.job import Job
-from fastserve.sched.plan import Plan
-from fastserve.sched.scheduler import Scheduler
+from fastserve.sched.observer import Observer, Run
+from fastserve.sched.plan import Outcome, Plan
+from fastserve.sched.policy import Policy
 
 log = logging.getLogger("fastserve")
 
 Watcher = Callable[[dict[str, Any]], object]
-LEVEL = re.compile(r"Q(\d+)\b")
 
 
-class Seats:
-    """Which slot each member of the batch holds: numbered from 0, who joins gets the lowest free one.
-
-    A plan's moves count as soon as it is made. lost: who held a slot when all was forgotten, until Watch.failed().
-    """
-
-    def __init__(self, slots: int) -> None:
-        self.slots = slots
-        self.of: dict[Job, int] = {}
-        self.lost: list[Job] = []
-        self._free = list(range(slots))
-
-    def follow(self, plan: Plan) -> None:
-        for job in plan.left:
-            self.leave(job)
-        for job in plan.joined:
-            self.of[job] = heappop(self._free)
-
-    def leave(self, job: Job) -> None:
-        """Who holds none is ignored."""
-        seat = self.of.pop(job, None)
-        if seat is not None:
-            heappush(self._free, seat)
-
-    def clear(self) -> None:
-        self.lost += self.of
-        self.of.clear()
-        self._free = list(range(self.slots))
-
-
-class Watch:
-    """Called on the engine's thread. Each event is a dict with `type`, `at` (s of the engine's clock) and `id`:
+class LiveFeed(Observer):
+    """Watchers are called on the driver's thread, each event a dict with `type`, `at` (s of its clock) and `id`:
 
     arrive   prompt_tokens, client, level
     join     slot, resumed (its KV was kept), level: told before the step that it joins for, as are leave, copy and drop
@@ -62,9 +32,7 @@ class Watch:
     level is what the policy's explain() says of the job, without what follows the first comma.
     """
 
-    def __init__(self, scheduler: Scheduler) -> None:
-        self.scheduler = scheduler
-        self.seats = Seats(scheduler.slots)
+    def __init__(self) -> None:
         self.watchers: tuple[Watcher, ...] = ()  # replaced as a whole: any thread may do so
         self._levels: dict[Job, str] = {}
 
@@ -73,8 +41,6 @@ class Watch:
         return bool(self.watchers)
 
     def add(self, watcher: Watcher) -> None:
-        if not self.watchers:
-            self._levels = {}
         self.watchers = (*self.watchers, watcher)
 
     def remove(self, watcher: Watcher) -> None:
@@ -90,27 +56,21 @@ class Watch:
                 log.warning("a watcher raised and is not called again: %r", error)
                 self.remove(watcher)
 
-    def explained(self, job: Job) -> str:
-        """What its policy says of a live job; empty where it cannot."""
-        try:
-            return str(self.scheduler.policy.explain(job))
-        except Exception:
-            return ""
-
     def level(self, job: Job) -> str:
-        return self.explained(job).partition(",")[0]
+        return observer.headline(explained(self.run.scheduler.policy, job))
 
-    # -- what the loop tells ---------------------------------------------------------------------------------------
+    # -- what it is told -------------------------------------------------------------------------------------------
 
-    def arrived(self, job: Job, now: int) -> None:
+    def began(self, run: Run, now: int) -> None:
+        self.run = run
+        self._levels = {}
+
+    def submitted(self, job: Job, now: int) -> None:
         self._levels[job] = level = self.level(job)
         self.tell("arrive", now, job, prompt_tokens=job.prompt, client=job.client, level=level)
 
     def planned(self, plan: Plan, now: int) -> None:
-        """now: ns, when it was made: after a snapshot that was taken at the boundary before it. The seats follow it."""
-        self.seats.follow(plan)
-        if not self.looked_at:
-            return
+        """At `now`, not plan.now: after a snapshot that was taken at the boundary before it."""
         for job in plan.left:
             self.tell("leave", now, job, level=self.level(job))
         if plan.moves:
@@ -123,34 +83,41 @@ class Watch:
                     self.tell("copy", now, copy.job, direction=way, blocks=copy.blocks, ahead=ahead)
         for job in plan.joined:
             level = self._levels.get(job) or self.level(job)
-            self.tell("join", now, job, slot=self.seats.of[job], resumed=job.decoding, level=level)
+            self.tell("join", now, job, slot=self.run.seats.of[job], resumed=job.decoding, level=level)
 
-    def failed(self, now: int) -> None:
-        """The step whose plan was told has failed: whoever has not ended with it has left its slot."""
-        lost, self.seats.lost = self.seats.lost, []
-        if self.looked_at:
-            for job in lost:
-                if not job.finish:
-                    self.tell("leave", now, job, level=self.level(job))
+    def failed(self, lost: Sequence[Job], now: int) -> None:
+        for job in self.run.seats.of:
+            self.tell("leave", now, job, level=self.level(job))
 
-    def committed(self, finished: Sequence[Job], now: int) -> None:
+    def committed(self, plan: Plan, outcome: Outcome, finished: Sequence[Job], now: int) -> None:
         for job in finished:
-            self.ended(job, now)
-        for job in list(self.scheduler.ranking.dirty):  # whoever's rank may have changed is there until the next plan
+            self._end(job, now)
+        for job in list(self.run.scheduler.ranking.dirty):  # whose rank may have changed is there until the next plan
             level = self.level(job)
             was = self._levels.get(job, level)
             self._levels[job] = level
             if level != was:
                 self.tell("level", now, job, direction=direction(was, level), was=was, level=level)
 
-    def ended(self, job: Job, now: int) -> None:
+    def cancelled(self, job: Job, now: int) -> None:
+        self._end(job, now)
+
+    def _end(self, job: Job, now: int) -> None:
         self._levels.pop(job, None)
         self.tell("end", now, job, reason=job.finish, output_tokens=job.generated)
 
 
+def explained(policy: Policy, job: Job) -> str:
+    """What its policy says of a live job; empty where it cannot."""
+    try:
+        return observer.said(policy, job)
+    except PolicyError:
+        return ""
+
+
 def direction(was: str, level: str) -> str:
     """Between two levels such as "Q1" and "Q3": demoted or promoted; changed where there are no levels."""
-    old, new = LEVEL.match(was), LEVEL.match(level)
-    if old is None or new is None or old[1] == new[1]:
+    old, new = observer.level(was), observer.level(level)
+    if old is None or new is None or old == new:
         return "changed"
-    return "demoted" if int(new[1]) > int(old[1]) else "promoted"
+    return "demoted" if new > old else "promoted"

@@ -10,6 +10,7 @@ import pytest
 from fastserve.backends.scripted import ScriptedBackend
 from fastserve.engine.params import SamplingParams
 from fastserve.engine.snapshot import take
+from fastserve.observers.live_feed import LiveFeed
 from fastserve.sched.job import Job
 from fastserve.sched.plan import Plan
 from tests.engine.test_loop import Setting
@@ -23,7 +24,9 @@ class Viewer:
         self.seats: dict[int, int] = {}
         self.since = 0.0
         self.told: list[dict[str, Any]] = []
-        setting.loop.watch.add(self.see)
+        self.feed = LiveFeed()
+        self.feed.add(self.see)
+        setting.loop.observers.attach(self.feed)
 
     def see(self, event: dict[str, Any]) -> None:
         self.told.append(event)
@@ -57,7 +60,7 @@ def compare(setting: Setting, viewer: Viewer) -> Counter[str]:
             loop.rest()
         views = take(loop, 0).jobs
         assert viewer.seats == {view.id: view.slot for view in views if view.state == "running"}
-    assert loop.watch.watchers == (viewer.see,)  # it never raised
+    assert viewer.feed.watchers == (viewer.see,)  # it never raised
     assert viewer.seats == {}
     assert len(steps) > 12
     assert [told for told, _ in steps] == [members for _, members in steps]

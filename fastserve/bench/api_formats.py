@@ -1,7 +1,7 @@
-"""How each kind of route is asked, and how its answers are read.
+"""Request formats: for each API the JSON body of a request and the parser of its events.
 
-An event that carries tokens is stamped when it came. The last stamp is the end of an answer; events without tokens (a
-chat's role, usage, a native stream's summary) are not stamped.
+Events that carry tokens are timestamped on arrival; the last of them is the end of the output. Events without tokens (a
+chat's role, usage, a native stream's summary) have no timestamp.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from fastserve.bench.sse import Event
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asking:
-    """What all requests of a run have in common."""
+class RequestOptions:
+    """Options of all requests of a run."""
 
     model: str | None = None
     hide_lengths: bool = False
-    """`stop_after` ends an answer, and max_tokens says nothing about it. Only our own server knows stop_after."""
+    """End outputs by `stop_after`, so that max_tokens does not reveal the length. Only our own server supports it."""
     ignore_eos: bool = False
-    """Answers shall have exactly their lengths."""
+    """Outputs have exactly the requested lengths."""
     own: bool = False
-    """The server is ours: it is told program, priority, deadline, SLOs and guess too; others refuse them."""
+    """The server is ours: program, priority, deadline, SLOs and guess are sent too; other servers refuse them."""
     temperature: float | None = 0.0
     keep_text: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
-    """More fields of every body; they win."""
+    """Additional fields of every body; they override."""
 
 
-class Form(ABC):
-    """One kind of route."""
+class Format(ABC):
+    """The format of one API."""
 
     path: ClassVar[str]
     streamed: ClassVar[bool] = True
@@ -41,8 +41,8 @@ class Form(ABC):
     """Prompts may be token ids."""
     limit_name: ClassVar[str] = "max_tokens"
 
-    def __init__(self, asking: Asking) -> None:
-        self.asking = asking
+    def __init__(self, options: RequestOptions) -> None:
+        self.options = options
 
     @abstractmethod
     def body(self, call: Call) -> dict[str, Any]:
@@ -50,24 +50,24 @@ class Form(ABC):
 
     @abstractmethod
     def read(self, event: Event, now: int, reply: Reply) -> None:
-        """An event of a stream, or the one answer that is none. ValueError or the like if it makes no sense."""
+        """Parses an event of a stream, or a whole response. ValueError, KeyError or TypeError for an invalid one."""
 
     def common(self, call: Call) -> dict[str, Any]:
-        """The fields that all routes have."""
-        asking, request = self.asking, call.request
-        hidden = asking.hide_lengths and asking.ignore_eos
+        """Fields of all formats."""
+        options, request = self.options, call.request
+        hidden = options.hide_lengths and options.ignore_eos
         body: dict[str, Any] = {self.limit_name: request.limit if hidden else request.output}
         if hidden:
             body["stop_after"] = request.output
-        elif asking.ignore_eos:
+        elif options.ignore_eos:
             body["ignore_eos"] = True
-        if asking.model is not None:
-            body["model"] = asking.model
-        if asking.temperature is not None:
-            body["temperature"] = asking.temperature
+        if options.model is not None:
+            body["model"] = options.model
+        if options.temperature is not None:
+            body["temperature"] = options.temperature
         if request.client:
             body["user"] = request.client
-        if asking.own:
+        if options.own:
             body |= request.scheduling
             if request.guess is not None:
                 body["guess"] = request.guess
@@ -82,13 +82,13 @@ class Form(ABC):
             reply.text.append(text)
 
 
-class Completions(Form):
+class Completions(Format):
     """POST /v1/completions, streamed. Every chunk with a choice counts, also one whose text is empty."""
 
     path = "/v1/completions"
 
     def body(self, call: Call) -> dict[str, Any]:
-        return {"prompt": self.prompt(call), **self.common(call), **STREAM, **self.asking.extra}
+        return {"prompt": self.prompt(call), **self.common(call), **STREAM, **self.options.extra}
 
     def read(self, event: Event, now: int, reply: Reply) -> None:
         if event.data == "[DONE]":
@@ -96,7 +96,7 @@ class Completions(Form):
             return
         chunk = json.loads(event.data)
         if chunk.get("error"):
-            reply.fail(told(chunk))
+            reply.fail(error_message(chunk))
             return
         if chunk.get("usage"):
             counted(chunk["usage"], reply)
@@ -118,28 +118,28 @@ class Chat(Completions):
 
     def body(self, call: Call) -> dict[str, Any]:
         messages = [{"role": "user", "content": call.prompt}]
-        return {"messages": messages, **self.common(call), **STREAM, **self.asking.extra}
+        return {"messages": messages, **self.common(call), **STREAM, **self.options.extra}
 
     def choice(self, choice: dict[str, Any], now: int, reply: Reply) -> None:
         delta = choice.get("delta") or {}
-        said = [delta[name] for name in ("content", "reasoning_content", "reasoning") if delta.get(name) is not None]
-        if any(said) or (said and "role" not in delta) or delta.get("tool_calls"):
-            self._token("".join(said), now, reply)
+        texts = [delta[name] for name in ("content", "reasoning_content", "reasoning") if delta.get(name) is not None]
+        if any(texts) or (texts and "role" not in delta) or delta.get("tool_calls"):
+            self._token("".join(texts), now, reply)
 
 
-class Native(Form):
+class Native(Format):
     """POST /generate/stream of our own server."""
 
     path = "/generate/stream"
     limit_name = "max_new_tokens"
 
     def body(self, call: Call) -> dict[str, Any]:
-        return {"prompt": self.prompt(call), **self.common(call), **self.asking.extra}
+        return {"prompt": self.prompt(call), **self.common(call), **self.options.extra}
 
     def read(self, event: Event, now: int, reply: Reply) -> None:
         chunk = json.loads(event.data)
         if chunk.get("error"):
-            reply.fail(told(chunk))
+            reply.fail(error_message(chunk))
         elif chunk.get("is_final"):
             summed(chunk, reply)
         else:
@@ -147,7 +147,7 @@ class Native(Form):
 
 
 class NoBatch(Native):
-    """POST /v1/generate_nobatch: the unbatched baseline. One answer, so that its first token comes with its last."""
+    """POST /v1/generate_nobatch: the unbatched baseline. Not streamed: the first token arrives with the last."""
 
     path = "/v1/generate_nobatch"
     streamed = False
@@ -161,17 +161,17 @@ class NoBatch(Native):
 
 STREAM = {"stream": True, "stream_options": {"include_usage": True}}
 
-FORMS: dict[str, type[Form]] = {
+FORMATS: dict[str, type[Format]] = {
     "openai": Completions,
     "openai-chat": Chat,
     "native": Native,
     "nobatch": NoBatch,
 }
-"""--backend -> its route."""
+"""--api -> format."""
 
 
-def told(body: Any) -> str:
-    """The message of an error body, in OpenAI's shape or FastAPI's; else the body itself, cut."""
+def error_message(body: Any) -> str:
+    """The message of an error body in OpenAI's or FastAPI's format; else the body itself, truncated."""
     inner = body.get("error", body.get("detail", body)) if isinstance(body, dict) else body
     if isinstance(inner, dict) and isinstance(inner.get("message"), str):
         return str(inner["message"])
@@ -179,7 +179,7 @@ def told(body: Any) -> str:
 
 
 def counted(usage: dict[str, Any], reply: Reply) -> None:
-    """The server's own counts; a later one replaces an earlier one."""
+    """Takes token counts from a usage object; the latest one counts."""
     if usage.get("prompt_tokens") is not None:
         reply.prompt_tokens = int(usage["prompt_tokens"])
     if usage.get("completion_tokens") is not None:
@@ -187,7 +187,7 @@ def counted(usage: dict[str, Any], reply: Reply) -> None:
 
 
 def summed(answer: dict[str, Any], reply: Reply) -> None:
-    """The summary of a native answer."""
+    """Takes counts and finish reason from a native response."""
     counted(answer.get("usage") or {}, reply)
     if answer.get("tokens_generated") is not None:
         reply.output_tokens = int(answer["tokens_generated"])
@@ -197,7 +197,7 @@ def summed(answer: dict[str, Any], reply: Reply) -> None:
 
 
 def ended(reason: str | None, reply: Reply) -> None:
-    """A finish reason of whatever server, in the words of fastserve.metrics.records."""
+    """Maps any server's finish reason to those of fastserve.metrics.records."""
     if reason is None or reply.error:
         return
     if reason in ("cancelled", "abort"):

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from fastserve.bench import FORMS, Asking, Chat, Completions, Form, Native, NoBatch, Reply
-from fastserve.bench.backend import Answer
+from fastserve.bench import FORMATS, Chat, Completions, Format, Native, NoBatch, Reply, RequestOptions
+from fastserve.bench.api import ResponseReader
 from fastserve.sched.slo import SloTargets
 from tests.bench.calls import call
 
-HIDDEN = Asking(model="m", hide_lengths=True, ignore_eos=True, own=True)
-TOLD = Asking(model="m", ignore_eos=True)
+HIDDEN = RequestOptions(model="m", hide_lengths=True, ignore_eos=True, own=True)
+TOLD = RequestOptions(model="m", ignore_eos=True)
 
 
 def test_hidden_lengths_do_not_show_in_max_tokens() -> None:
@@ -37,7 +37,7 @@ def test_foreign_servers_get_max_tokens_and_ignore_eos() -> None:
 
 
 def test_an_answer_that_may_end_before_has_neither() -> None:
-    body = Completions(Asking(hide_lengths=True, own=True)).body(call(output=4))
+    body = Completions(RequestOptions(hide_lengths=True, own=True)).body(call(output=4))
     assert body["max_tokens"] == 4
     assert not {"stop_after", "ignore_eos", "model"} & set(body)
 
@@ -56,18 +56,18 @@ def test_prompts() -> None:
     assert Chat(TOLD).body(call(prompt="hi"))["max_completion_tokens"] == 4
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", FORMATS)
 def test_extra_fields_win(name: str) -> None:
-    asking = Asking(extra={"temperature": 1.5, "x": [1]})
-    body = FORMS[name](asking).body(call(prompt="hi"))
+    options = RequestOptions(extra={"temperature": 1.5, "x": [1]})
+    body = FORMATS[name](options).body(call(prompt="hi"))
     assert (body["temperature"], body["x"]) == (1.5, [1])
     json.dumps(body)
 
 
-def read(form: type[Form], *chunks: Any, status: int = 200, kind: str = "text/event-stream") -> Reply:
+def read(form: type[Format], *chunks: Any, status: int = 200, kind: str = "text/event-stream") -> Reply:
     """The reply after these events, the i-th one at time i + 1; strings as they are."""
     reply = Reply(text=[])
-    answer = Answer(form(TOLD), reply)
+    answer = ResponseReader(form(TOLD), reply)
     answer.head(status, kind)
     for now, chunk in enumerate(chunks, 1):
         text = chunk if isinstance(chunk, str) else json.dumps(chunk)
@@ -137,12 +137,12 @@ def test_no_batch_has_its_first_token_with_its_last() -> None:
         (lambda: read(Completions, text("a")), "unfinished", "without a finish reason"),
         (lambda: read(Completions), "unfinished", "without a finish reason"),
         (lambda: read(Completions, text("a"), {"error": {"message": "broke"}}, "[DONE]"), "unfinished", "broke"),
-        (lambda: read(Completions, text("a"), "{nonsense"), "unfinished", "makes no sense"),
-        (lambda: read(Completions, {"choices": 3}), "unfinished", "makes no sense"),
-        (lambda: read(Completions, "[1]"), "unfinished", "makes no sense"),
+        (lambda: read(Completions, text("a"), "{nonsense"), "unfinished", "cannot be parsed"),
+        (lambda: read(Completions, {"choices": 3}), "unfinished", "cannot be parsed"),
+        (lambda: read(Completions, "[1]"), "unfinished", "cannot be parsed"),
         (lambda: read(Completions, {}, kind="application/json"), "unfinished", "did not stream"),
-        (lambda: read(NoBatch, {}), "unfinished", "streamed its answer"),
-        (lambda: read(NoBatch, {"x": 1}, kind="application/json"), "unfinished", "makes no sense"),
+        (lambda: read(NoBatch, {}), "unfinished", "streamed its response"),
+        (lambda: read(NoBatch, {"x": 1}, kind="application/json"), "unfinished", "cannot be parsed"),
         (lambda: read(Native, {"is_final": True, "finish_reason": "cancelled"}), "cancelled", "cancelled"),
         (lambda: read(Native, {"is_final": True, "finish_reason": "timeout"}), "unfinished", "timeout"),
         (lambda: read(Chat, {"error": {"message": "no"}}, status=503, kind="text/plain"), "rejected", "HTTP 503: no"),

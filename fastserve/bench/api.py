@@ -1,4 +1,4 @@
-"""HttpBackend: calls out, replies in."""
+"""HttpApi: sends calls over HTTP and fills their replies."""
 
 from __future__ import annotations
 
@@ -6,68 +6,68 @@ import json
 from collections.abc import Mapping
 from time import perf_counter_ns
 
+from fastserve.bench.api_formats import Format, error_message
 from fastserve.bench.call import CANCELLED, REJECTED, UNFINISHED, Call, Reply
-from fastserve.bench.forms import Form, told
 from fastserve.bench.http_client import ConnectError, HttpClient, HttpClientError
 from fastserve.bench.sse import Event, EventParser
 
 STATUS_FINISH = {408: UNFINISHED, 409: CANCELLED, 504: UNFINISHED}
-"""What an answer other than 200 means for the request; all others: it was refused."""
+"""HTTP status other than 200 -> outcome of the request; any other status: rejected."""
 
 
-class HttpBackend:
-    """A server behind HTTP.
+class HttpApi:
+    """A server at an HTTP URL.
 
-    url: of the server. endpoint: instead of the route that belongs to `form`. headers: more of them. ValueError where
-    one of these makes no sense.
+    endpoint: a path instead of that of `format`. headers: additional ones. Raises ValueError for an invalid URL or
+    header.
     """
 
     def __init__(
-        self, url: str, form: Form, *, endpoint: str | None = None, headers: Mapping[str, str] | None = None
+        self, url: str, format: Format, *, endpoint: str | None = None, headers: Mapping[str, str] | None = None
     ) -> None:
-        self.form = form
-        self.wire = HttpClient(url)
-        path = self.wire.prefix + "/" + (endpoint or form.path).lstrip("/")
+        self.format = format
+        self.client = HttpClient(url)
+        path = self.client.prefix + "/" + (endpoint or format.path).lstrip("/")
         fields = {
-            "Host": self.wire.netloc,
+            "Host": self.client.netloc,
             "Content-Type": "application/json",
-            "Accept": "text/event-stream" if form.streamed else "application/json",
+            "Accept": "text/event-stream" if format.streamed else "application/json",
             **(headers or {}),
         }
         for name, value in fields.items():
             if not name.isascii() or any(sign in name + value for sign in "\r\n\0") or ":" in name or " " in name:
-                raise ValueError(f"{name!r}: {value!r} is no HTTP header")
+                raise ValueError(f"{name!r}: {value!r} is not a valid HTTP header")
         lines = "".join([f"{name}: {value}\r\n" for name, value in fields.items()])
         self._head = f"POST {path} HTTP/1.1\r\n{lines}Content-Length: ".encode("latin-1")
 
     def encode(self, call: Call) -> bytes:
-        """The whole request. Done before a call is due, so that it costs the schedule nothing."""
-        body = json.dumps(self.form.body(call), separators=(",", ":")).encode()
+        """The HTTP request as bytes. Called before the call is due, so that it does not delay the schedule."""
+        body = json.dumps(self.format.body(call), separators=(",", ":")).encode()
         return b"%b%d\r\n\r\n%b" % (self._head, len(body), body)
 
     async def send(self, message: bytes, reply: Reply) -> None:
-        """Sends what encode() made and fills `reply`. Raises nothing for a request that fails."""
-        if self.form.asking.keep_text:
+        """Sends an encoded request and fills `reply`. A failure is recorded there, not raised."""
+        if self.format.options.keep_text:
             reply.text = []
-        answer = Answer(self.form, reply)
+        response = ResponseReader(self.format, reply)
         reply.sent = perf_counter_ns()
         try:
-            await self.wire.send(message, answer)
-            answer.end()
+            await self.client.send(message, response)
+            response.end()
         except ConnectError as error:
             reply.fail(str(error), REJECTED)
         except HttpClientError as error:
             reply.fail(str(error))
 
     def close(self) -> None:
-        self.wire.close()
+        self.client.close()
 
 
-class Answer:
-    """One answer on its way into a Reply."""
+class ResponseReader:
+    """Parses one HTTP response into a Reply."""
 
-    def __init__(self, form: Form, reply: Reply) -> None:
-        self.form = form
+    def __init__(self, format: Format, reply: Reply) -> None:
+        self.format = format
         self.reply = reply
         self._streams = False
         self._events: EventParser | None = None
@@ -77,7 +77,7 @@ class Answer:
     def head(self, status: int, content_type: str) -> None:
         self.reply.status = status
         self._streams = status == 200 and content_type.startswith("text/event-stream")
-        if self._streams and self.form.streamed:
+        if self._streams and self.format.streamed:
             self._events = EventParser()
 
     def data(self, now: int, chunk: bytes) -> None:
@@ -89,23 +89,23 @@ class Answer:
             self._read(event, now)
 
     def end(self) -> None:
-        """The answer is complete."""
+        """The response is complete."""
         reply = self.reply
         if reply.status != 200:
             try:
-                why = told(json.loads(self._body))
+                message = error_message(json.loads(self._body))
             except ValueError:
-                why = self._body[:500].decode(errors="replace")
-            reply.fail(f"HTTP {reply.status}: {why}".rstrip(": "), STATUS_FINISH.get(reply.status, REJECTED))
-        elif self.form.streamed is not self._streams:
-            reply.fail(f"the server {'did not stream' if self.form.streamed else 'streamed'} its answer")
-        elif not self.form.streamed:
+                message = self._body[:500].decode(errors="replace")
+            reply.fail(f"HTTP {reply.status}: {message}".rstrip(": "), STATUS_FINISH.get(reply.status, REJECTED))
+        elif self.format.streamed is not self._streams:
+            reply.fail(f"the server {'did not stream' if self.format.streamed else 'streamed'} its response")
+        elif not self.format.streamed:
             self._read(Event("", self._body.decode(errors="replace")), self._now)
         elif not reply.finish:
             reply.fail("the stream ended without a finish reason")
 
     def _read(self, event: Event, now: int) -> None:
         try:
-            self.form.read(event, now, self.reply)
+            self.format.read(event, now, self.reply)
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-            self.reply.fail(f"an event makes no sense ({type(error).__name__}: {error}): {event.data[:200]}")
+            self.reply.fail(f"an event cannot be parsed ({type(error).__name__}: {error}): {event.data[:200]}")

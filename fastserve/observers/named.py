@@ -1,0 +1,42 @@
+"""Observers as command lines ask for them: the shipped ones by their files, your own by where its class is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from os import PathLike
+
+from fastserve.importing import class_of
+from fastserve.observers.iterations import IterationLog
+from fastserve.observers.timeline import Timeline
+from fastserve.sched.observer import Observer
+
+
+def find(name: str) -> type[Observer]:
+    """The class behind module:Class or ./file.py:Class. Raises ValueError with what is wrong."""
+    return class_of("observer", name, Observer)
+
+
+def make(name: str) -> Observer:
+    """A fresh one. Raises ValueError where it cannot be imported or made without arguments."""
+    try:
+        return find(name)()
+    except (ValueError, KeyboardInterrupt):
+        raise
+    except (Exception, SystemExit) as error:  # the user's own module or constructor
+        what = f"{type(error).__name__}: {error}"
+        raise ValueError(f"observer {name!r} cannot be imported and made without arguments: {what}") from error
+
+
+def chosen(
+    timeline: str | PathLike[str] | None = None,
+    iterations: str | PathLike[str] | None = None,
+    names: Iterable[str] = (),
+) -> list[Observer]:
+    """For one live run, whose files are written as it goes on.
+
+    Raises OutputError for a file that cannot be written, ValueError for an observer that cannot be made.
+    """
+    own = [make(name) for name in names]
+    shipped: list[Observer] = [] if timeline is None else [Timeline(timeline)]
+    shipped += [] if iterations is None else [IterationLog(iterations)]
+    return shipped + own
