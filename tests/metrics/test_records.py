@@ -28,7 +28,7 @@ class Told(Desk):
         ns = round(ms * MS)
         outcome = Outcome(1, ns, ended=ended, first=ns)
         self.now += ns
-        self.recorder.commit(plan, outcome, self.scheduler.commit(plan, outcome, self.now), self.now)
+        self.recorder.committed(plan, outcome, self.scheduler.commit(plan, outcome, self.now), self.now)
         return []
 
     def row(self, id: int) -> dict[str, Any]:
@@ -71,8 +71,9 @@ def test_the_rejected_and_the_unfinished() -> None:
     job, _ = desk.come(1), desk.come(1)
     desk.run(1)
     refused = Job(2, desk.now, 10**6)
-    desk.recorder.reject(refused)
-    desk.recorder.close(desk.now + MS, desk.scheduler.live)
+    desk.recorder.rejected(refused, refused.arrival, "too long")
+    desk.recorder.live = desk.scheduler.live
+    desk.recorder.ended(desk.now + MS)
     running, waited, rejected = (desk.row(id) for id in range(3))
     assert running["finish"] == waited["finish"] == "unfinished" and math.isnan(running["end"])
     assert running["jct_from_arrival"] == 0.002 and waited["queued"] == 0.002 and math.isnan(waited["ttft"])
@@ -114,7 +115,7 @@ def test_any_word_may_end_a_job() -> None:
     for id, word in enumerate(("timeout", "length", "timeout")):
         job = Job(id, 0, 1)
         job.finish = word
-        recorder.cancel(job, MS)
+        recorder.cancelled(job, MS)
     assert recorder.columns()["finish"].tolist() == ["timeout", "length", "timeout"]
 
 
@@ -126,11 +127,11 @@ def test_copies_count_once_however_they_come() -> None:
     moves = Moves()
     copy = Copy(job, 3, False)
     moves.prefetch.append(copy)
-    recorder.commit(Plan(desk.now, {}, moves=moves), Outcome(1, 0), (), desk.now)
+    recorder.committed(Plan(desk.now, {}, moves=moves), Outcome(1, 0), (), desk.now)
     again = Moves()
     again.load.append(copy)
     again.park.append(Copy(job, 2, True))
-    recorder.commit(Plan(desk.now, {}, moves=again), Outcome(1, 0), (), desk.now)
+    recorder.committed(Plan(desk.now, {}, moves=again), Outcome(1, 0), (), desk.now)
     desk.run(1, job)
     assert (desk.row(0)["swapped_in_bytes"], desk.row(0)["swapped_out_bytes"]) == (30, 20)
 
