@@ -202,7 +202,7 @@ class Recorder(Observer):
         first = self.waited + outcome.first
         self.count += 1
         if not self.awaiting:
-            self._push(max(first, outcome.gap))
+            self._push(first if first > outcome.gap else outcome.gap)
             return
         self._push(first)
         self.count += 1
