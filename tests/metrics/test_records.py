@@ -53,6 +53,16 @@ def test_a_life_in_columns() -> None:
     assert math.isnan(other["largest_gap"]) and math.isnan(other["tpot_excl_first"])
 
 
+def test_objectives_are_those_of_the_time_of_the_end() -> None:
+    """An engine forgets a request when it has ended, and columns are made later."""
+    known = {0: (0.5, math.nan, 2.0)}
+    desk = Told("fcfs", recorder=Recorder(slo=lambda id: known.pop(id)))
+    desk.run(1, desk.come(1))
+    assert not known
+    row = desk.row(0)
+    assert (row["ttft_slo"], row["e2e_slo"]) == (0.5, 2.0) and math.isnan(row["tpot_slo"])
+
+
 def test_every_column_has_its_kind() -> None:
     desk = Told("fcfs")
     assert {name: values.dtype.kind for name, values in desk.recorder.columns().items()} == {
