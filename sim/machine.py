@@ -45,8 +45,9 @@ class ModelledMachine:
         now: i64 = plan.now
         begun: i64 = self.rest if now == self.at else 0  # ps since `now`
         stall: i64 = 0
+        link = self.link
         if plan.moves is not None:
-            stall = self.link.follow(plan)
+            stall = link.follow(plan)
             begun += stall * 1000
         batch: i64 = plan.batch
         context: i64 = plan.context
@@ -61,8 +62,14 @@ class ModelledMachine:
         first: i64
         gap: i64 = 0  # ns, the longest iteration after the first
         span: i64
+        whole: list[Job] = []  # who ends its prefill
         if plan.prefill:
-            chunks = [(job.prefilled, n) for job, n in plan.prefill]
+            chunks: list[tuple[int, int]] = []
+            for job, n in plan.prefill:
+                cached = job.prefilled
+                chunks.append((cached, n))
+                if cached + n == job.prompt + job.tokens_base:
+                    whole.append(job)
             span = first = latency.iteration_ps(batch, context, chunks)
             while k < most and span < limit:
                 cached, n = chunks[0]
@@ -80,12 +87,22 @@ class ModelledMachine:
                     k = most
                 span = latency.span_ps(k, batch, context)
                 gap = -(-latency.last_ps(k, batch, context) // 1000)
-        ended = self._advance(plan, k)
+        if batch:
+            self.steps += k
+        ended: list[Job] = []
+        for job in whole:
+            more = self.outputs[job.id] - job.tokens_base - 1
+            if more > 0:
+                self._expect(job, more)
+            else:
+                ended.append(job)
+        if batch and self.ends and self.ends[0][0] <= self.steps:
+            self._ended(ended)
         span += begun
         took: i64 = span // 1000
         self.rest = span - took * 1000
         self.at = now + took
-        copied: Sequence[Copy] = self.link.landed(self.at) if self.link.moving else ()
+        copied: Sequence[Copy] = link.landed(self.at) if link.moving else ()
         return Outcome(k, took - stall, stall, ended, copied, stall - (-first // 1000), gap)
 
     def _follow(self, plan: Plan) -> None:
@@ -118,28 +135,15 @@ class ModelledMachine:
         boundary -= now
         return boundary * 1000 if boundary < FAR else 2 * NEVER
 
-    def _advance(self, plan: Plan, k: i64) -> Sequence[Job]:
-        """The k iterations are done: who decodes next, and who has its last token."""
-        ended: list[Job] = []
-        if plan.batch:
-            self.steps += k
-        if plan.prefill:
-            for job, n in plan.prefill:
-                if job.prefilled + n == job.prompt + job.tokens_base:
-                    more = self.outputs[job.id] - job.tokens_base - 1
-                    if more > 0:
-                        self._expect(job, more)
-                    else:
-                        ended.append(job)
-        if plan.batch:
-            ends = self.ends
-            end = self.end
-            while ends and ends[0][0] <= self.steps:
-                at, id, job = pop(ends)
-                if end[id] == at:
-                    end[id] = 0
-                    ended.append(job)
-        return ended
+    def _ended(self, ended: list[Job]) -> None:
+        """Who of those that decoded has its last token."""
+        ends = self.ends
+        end = self.end
+        while ends and ends[0][0] <= self.steps:
+            at, id, job = pop(ends)
+            if end[id] == at:
+                end[id] = 0
+                ended.append(job)
 
     def _expect(self, job: Job, more: int) -> None:
         at: int = self.steps + more

@@ -99,6 +99,7 @@ class Recorder(Observer):
         self.live = run.scheduler.live
 
     def committed(self, plan: Plan, outcome: Outcome, finished: Sequence[Job], now: int) -> None:
+        trails = self.trails
         self.plans += 1
         self.iterations += outcome.iterations
         if plan.left:
@@ -112,13 +113,23 @@ class Recorder(Observer):
             self.fetched.difference_update(outcome.copied)
         silent = self._silent(outcome) if outcome.extra else None
         if plan.batch:
-            self._decoded(plan.now, outcome, now)
+            if self.awaiting:
+                self._awaited(plan.now, outcome, now)
+            else:
+                self.count += 1
+                gap = self.waited + outcome.first
+                if outcome.gap > gap:
+                    gap = outcome.gap
+                peaks = self.peaks
+                while peaks and peaks[-1][1] <= gap:
+                    peaks.pop()
+                peaks.append((self.count, gap))
             self.token_at = now
             self.waited = 0
         else:
             self.waited += outcome.service + outcome.stall
         for job, tokens in plan.prefill:
-            trail = self.trails[job]
+            trail = trails[job]
             trail.computed += outcome.iterations * tokens
             if (job.rolling or job.finish) and (silent is None or job not in silent):
                 self._prefilled(job, trail, now)
@@ -199,13 +210,10 @@ class Recorder(Observer):
             else:
                 self.trails[copy.job].blocks_in += copy.blocks
 
-    def _decoded(self, start: int, outcome: Outcome, now: int) -> None:
-        first = self.waited + outcome.first
+    def _awaited(self, start: int, outcome: Outcome, now: int) -> None:
+        """A decode that gives tokens to those in `awaiting` too: they are in step from its second iteration on."""
         self.count += 1
-        if not self.awaiting:
-            self._push(first if first > outcome.gap else outcome.gap)
-            return
-        self._push(first)
+        self._push(self.waited + outcome.first)
         self.count += 1
         token = start + outcome.first
         for trail in self.awaiting.values():

@@ -51,8 +51,15 @@ class Alarms:
         if served is None:
             job.served_goal = NEVER
         elif served != KEEP:
-            job.served_goal = job.served + (served if served > 0 else 1)
-            self.watch_served(job)
+            if served < 1:
+                served = 1
+            if job.running:
+                at = self.meter.service + served
+                job.served_goal = goal = at + job.clock_base
+                if goal < NEVER:
+                    push(self.served, (at, job.id, job))
+            else:
+                job.served_goal = job.clock_base + served
         if tokens is None:
             job.tokens_goal = NEVER
         elif tokens != KEEP:
@@ -81,9 +88,9 @@ class Alarms:
     def next_served(self) -> int:
         heap = self.served
         while heap:
-            entry = heap[0]
-            if served_at(entry[2]) == entry[0]:
-                return entry[0]
+            at, _, job = heap[0]
+            if job.running and job.served_goal < NEVER and job.served_goal - job.clock_base == at:
+                return at
             pop(heap)
         return NEVER
 
@@ -109,12 +116,11 @@ class Alarms:
 
     def ripe(self, now: int) -> bool:
         """May one have fallen due? Cheap; a stale entry says yes as well."""
-        meter = self.meter
-        return (
-            (bool(self.served) and self.served[0][0] <= meter.service)
-            or (bool(self.tokens) and self.tokens[0][0] <= meter.steps)
-            or (bool(self.waited) and self.waited[0][0] <= now)
-        )
+        if self.served and self.served[0][0] <= self.meter.service:
+            return True
+        if self.tokens and self.tokens[0][0] <= self.meter.steps:
+            return True
+        return len(self.waited) > 0 and self.waited[0][0] <= now
 
     def ring(self, now: int) -> bool:
         """Each that is due rings if it still is at its turn; what falls due meanwhile rings at the next boundary.
@@ -128,7 +134,7 @@ class Alarms:
         served = self.served
         while served and served[0][0] <= service:
             at, id, job = pop(served)
-            if served_at(job) == at:
+            if job.running and job.served_goal - job.clock_base == at:  # as served_at() says; `at` is far from NEVER
                 turns.append((job.arrival, id, False, job))
         tokens = self.tokens
         while tokens and tokens[0][0] <= steps:
@@ -144,7 +150,7 @@ class Alarms:
                     job.tokens_goal = NEVER
                     self._tell(job, "tokens")
                     rung = True
-            elif served_at(job) <= service:
+            elif job.running and job.served_goal - job.clock_base <= service:
                 job.served_goal = NEVER
                 self._tell(job, "served")
                 rung = True

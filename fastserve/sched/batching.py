@@ -83,7 +83,7 @@ class Chunked(Batching):
         left = self.budget - decodes
         chunks: Chunks = []
         for job in prefills:
-            tokens = owed(job)
+            tokens = job.prompt + job.tokens_base - job.prefilled  # owed(job)
             if tokens > left:
                 tokens = left
             if tokens <= 0:

@@ -36,8 +36,8 @@ class Bounds:
         until = NEVER
         if alarms.tokens:
             at = alarms.next_tokens()
-            if at < NEVER:
-                k = min(k, at - meter.steps)
+            if at < NEVER and at - meter.steps < k:
+                k = at - meter.steps
         if alarms.served:
             at = alarms.next_served()
             if at < NEVER:
@@ -46,10 +46,10 @@ class Bounds:
             until = alarms.next_waited()
         if joined:
             for job in joined:
-                if job.tokens_goal < NEVER:
-                    k = min(k, job.tokens_goal - job.tokens_base)
-                if job.served_goal < NEVER:
-                    service = min(service, job.served_goal - job.clock_base)
+                if job.tokens_goal < NEVER and job.tokens_goal - job.tokens_base < k:
+                    k = job.tokens_goal - job.tokens_base
+                if job.served_goal < NEVER and job.served_goal - job.clock_base < service:
+                    service = job.served_goal - job.clock_base
         if left:
             for job in left:
                 if job.waited:
@@ -57,7 +57,11 @@ class Bounds:
         if hold:
             service = min(service, hold - meter.service)
         if self.bounded and k > 1 and batch:
-            k = self._room_for(k, joined, left, batch, room)
+            ledger = self.ledger
+            if joined or left or ledger.whole:
+                k = self._room_for(k, joined, left, batch, room)
+            else:
+                k = ledger.steps_within(room, batch, meter.steps, k, ledger.phase)
         self.service = service if service > 0 else 1
         self.until = until
         self.iterations = k if k > 0 else 1

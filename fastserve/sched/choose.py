@@ -52,6 +52,7 @@ class Chooser:
         self.ranking = ranking
         self.ledger = ledger
         self.batching = batching
+        self.gated = batching.gated
         self.swaps = residency.swaps
         self.slots = slots
         self.bounded = ledger.blocks < NEVER
@@ -79,7 +80,7 @@ class Chooser:
         ledger = self.ledger
         ranking = self.ranking
         self.room = room = ledger.blocks - ledger.used
-        self.hold = hold if hold > self.meter.service else 0
+        self.hold = hold if hold and hold > self.meter.service else 0
         waiting = len(self.live) - len(self.running)
         if ranking.lazy and waiting == 0 and room >= 0:
             self.joined = self.left = NOBODY
@@ -101,7 +102,7 @@ class Chooser:
         if self.hold:
             if left:
                 self.hold = 0
-        elif (ranking.wait or ranking.own_queue) and (not self.batching.gated or self._opens(now, waiting)):
+        elif (ranking.wait or ranking.own_queue) and (not self.gated or self._opens(now, waiting)):
             closed = self._admit(left, joined)
         self.steady = self._places <= 0 or (not left and not (closed and ranking.own_queue))
 

@@ -141,6 +141,11 @@ class Job:
         return f"<Job {self.id}: prompt {self.prompt}, generated {self.generated}, {state}>"
 
 
+def age(job: Job) -> tuple[int, int]:
+    """The order of jobs wherever nothing else decides: by arrival, then by id."""
+    return job.arrival, job.id
+
+
 class Copy:
     """One job's KV on its way between device and host. The Executor knows when it ends and reports it by identity.
 

@@ -44,7 +44,8 @@ class Ledger:
         """Blocks for its next iteration, however many tokens that yields."""
         if self.whole and job.limit < NEVER:
             return (job.prompt + job.limit + self.margin) // self.block
-        return (job.prompt + job.generated + self.margin) // self.block
+        generated = job.generated if job.rolling else job.tokens_base  # (to ask a property takes time)
+        return (job.prompt + generated + self.margin) // self.block
 
     def check(self, job: Job) -> None:
         """Raises RefusedError for a job whose first iteration would not fit even alone."""
@@ -101,7 +102,7 @@ class Ledger:
 
     def roll(self, job: Job, by: int) -> None:
         """by = 1: job.tokens_base has just been made relative to the step counter; -1: it is about to stop being so."""
-        if self.grows(job):
+        if not self.whole or job.limit >= NEVER:  # it grows
             self.phase[(job.prompt + job.tokens_base + self.lookahead) % self.block] += by
 
     def advance(self, steps: int, k: int) -> None:
@@ -164,6 +165,15 @@ class Ledger:
             job.place = COMING
             self.cold += copy.blocks
 
+    def begin(self, drop: Iterable[Job], park: Iterable[Copy], prefetch: Iterable[Copy]) -> None:
+        """What a plan does with the KV of waiting jobs."""
+        for job in drop:
+            self.drop(job)
+        for copy in park:
+            self.start(copy)
+        for copy in prefetch:
+            self.start(copy)
+
     def finish(self, copy: Copy) -> None:
         """A copy has ended. One that its job has joined by is no longer on the books."""
         if copy not in self.copies:
@@ -186,6 +196,12 @@ class Ledger:
             self.hosted -= copy.blocks
             job.place = DEVICE
             self.parked[job] = None
+
+    def give_way(self, copies: Iterable[Copy]) -> None:
+        """Of these, the prefetches give their room to somebody else."""
+        for copy in copies:
+            if not copy.out:
+                self.abort(copy)
 
     def abort(self, copy: Copy) -> None:
         """A prefetch gave its room to somebody else; the KV is still on the host."""

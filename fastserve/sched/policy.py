@@ -99,7 +99,8 @@ class Policy:
 
     def rerank(self, job: Job) -> None:
         """The rank of this job has changed. A job that has departed is ignored."""
-        self._bound_to().rerank(job)
+        scheduler = self._scheduler or self._bound_to()
+        scheduler.rerank(job)
 
     def wake(
         self, job: Job, *, served: int | None = KEEP, tokens: int | None = KEEP, waited: int | None = KEEP
@@ -117,7 +118,8 @@ class Policy:
                     raise TypeError(
                         f"wake() takes whole nanoseconds and tokens, not {amount!r}; try round(seconds * 1e9)"
                     )
-        self._bound_to().wake(job, served, tokens, waited)
+        scheduler = self._scheduler or self._bound_to()
+        scheduler.wake(job, served, tokens, waited)
 
     def _bound_to(self) -> PolicyContext:
         if self._scheduler is None:

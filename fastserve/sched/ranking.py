@@ -47,7 +47,14 @@ class Ranking:
 
     def best_first(self, jobs: list[Job]) -> list[Job]:
         """Any live jobs, by rank as of now; ties: who runs first, then (arrival, id)."""
-        keys = [(self.entry_of(job)[0], not job.running, job.arrival, job.id, job) for job in jobs]
+        keys: list[tuple[Any, bool, int, int, Job]] = []
+        policy = self.policy
+        for job in jobs:
+            try:
+                rank = policy.rank(job)
+            except (Exception, SystemExit) as error:
+                raise PolicyError(policy, "rank", job, error) from error
+            keys.append((rank, not job.running, job.arrival, job.id, job))
         try:
             keys.sort()
         except Exception as error:

@@ -18,7 +18,7 @@ from fastserve.sched.bounds import Bounds
 from fastserve.sched.charging import Charging
 from fastserve.sched.choose import Chooser, CopyingMachine
 from fastserve.sched.errors import PolicyError
-from fastserve.sched.job import NEVER, NOWHERE, Job, Meter
+from fastserve.sched.job import NEVER, NOWHERE, Job, Meter, age
 from fastserve.sched.kv import Ledger
 from fastserve.sched.plan import Moves, Outcome, Plan
 from fastserve.sched.policy import Policy, PolicyContext
@@ -56,6 +56,8 @@ class Scheduler(PolicyContext):
         self.residency = residency
         self.charging = charging
         self.bounded = ledger.blocks < NEVER
+        self.even = charging.even
+        self.decodes_wait = batching.decodes_wait
         self.macro = macro and policy.settled and charging.even
         self.meter = Meter(ledger.block, ledger.lookahead)
         self.live: dict[Job, None] = {}
@@ -133,7 +135,7 @@ class Scheduler(PolicyContext):
         a place, by (arrival, id): preempted, as any other that leaves without having ended.
         """
         self.meter.now = self.policy.now = now
-        lost = sorted(self.running, key=_age)
+        lost = sorted(self.running, key=age)
         for job in lost:
             self._leave(job, now)
         self.ledger.forget_all(self.live)
@@ -177,25 +179,27 @@ class Scheduler(PolicyContext):
         prefill: Sequence[tuple[Job, int]] = ()
         most = NEVER
         if self.prefilling or joined or left:
-            for job in left:
-                batch -= 1
-                context -= job.prompt + job.generated
             prefills = list(self.prefilling)
-            for job in joined:
-                if job.place is NOWHERE:
-                    prefills.append(job)
-                else:
-                    batch += 1
-                    context += job.prompt + job.tokens_base
+            if joined or left:
+                for job in left:
+                    batch -= 1
+                    context -= job.prompt + job.generated
+                for job in joined:
+                    if job.place is NOWHERE:
+                        prefills.append(job)
+                    else:
+                        batch += 1
+                        context += job.prompt + job.tokens_base
             if prefills:
-                if len(prefills) > 1:
+                alone = len(prefills) == 1
+                if not alone:
                     prefills = self.ranking.best_first(prefills)
                 chunks = self.batching.chunks(prefills, batch)
                 prefill = chunks
-                if self.batching.decodes_wait:
+                if self.decodes_wait:
                     batch = context = 0
                 # A lone prefill goes on chunk by chunk; its last chunk, which yields a token, is another plan.
-                most = (owed(prefills[0]) - 1) // chunks[0][1] if len(prefills) == 1 else 1
+                most = (owed(prefills[0]) - 1) // chunks[0][1] if alone else 1
         if not (batch or prefill):
             return None
         iterations = 1
@@ -216,7 +220,7 @@ class Scheduler(PolicyContext):
     def commit(self, plan: Plan, outcome: Outcome, now: int) -> list[Job]:
         """The plan has been run. Returns the jobs that are finished, by (arrival, id)."""
         k = outcome.iterations
-        if not 1 <= k <= plan.iterations:
+        if k < 1 or k > plan.iterations:
             raise ValueError(f"a plan for 1 to {plan.iterations} iterations was run {k} times")
         extra = outcome.extra
         if extra:
@@ -229,35 +233,22 @@ class Scheduler(PolicyContext):
         meter.now = self.policy.now = now
         if plan.gone:
             self.gone = []
-        # The guard is asked again once anything has changed that its answer may rest on; an unsettled rank always may.
-        freed = bool(self.fresh) and plan.batch > 0  # they may be displaced from now on
-        if freed and extra:
-            freed = not set(tokenless).issuperset(self.fresh)
-        changed = freed or plan.moves is not None or bool(plan.left) or bool(outcome.copied)
-        self.hold = 0 if changed or not self.ranking.settled else plan.hold
-        if plan.left:
-            for job in plan.left:
-                self._leave(job, plan.now)
-        if plan.moves is not None:
-            for job in plan.moves.drop:
-                ledger.drop(job)
-                self.ranking.dirty[job] = None
-            for copy in plan.moves.park:
-                ledger.start(copy)
-            for copy in plan.moves.prefetch:
-                ledger.start(copy)
-        if plan.joined:
-            for job in plan.joined:
-                self._join(job)
-        if plan.moves is not None:
-            for copy in plan.moves.clear:
-                if not copy.out:
-                    ledger.abort(copy)
+        hold = plan.hold
+        if hold:
+            # The guard is asked again once anything has changed that its answer may rest on; an unsettled rank always
+            # may. Who has been fresh may be displaced from now on.
+            fresh = self.fresh
+            freed = bool(fresh) and plan.batch > 0 and not (extra and set(tokenless).issuperset(fresh))
+            if freed or plan.moves is not None or plan.left or outcome.copied or not self.ranking.settled:
+                hold = 0
+        self.hold = hold
+        if plan.joined or plan.left or plan.moves is not None:
+            self._follow(plan)
         if outcome.copied:
             for copy in outcome.copied:
                 ledger.finish(copy)
         charge = outcome.service
-        if not self.charging.even:
+        if not self.even:
             charge = self.charging.charge(plan, charge, self.prefilling, self.alarms)
         if plan.batch:
             ledger.advance(meter.steps, k)
@@ -269,11 +260,10 @@ class Scheduler(PolicyContext):
                     self.ranking.dirty[job] = None
                 self.fresh = []
         meter.service += charge
-        if plan.prefill:
-            for job, tokens in plan.prefill:
-                job.prefilled += k * tokens
-                if job.prefilled == job.prompt + job.tokens_base:
-                    self._prefilled(job)
+        for job, tokens in plan.prefill:
+            job.prefilled += k * tokens
+            if job.prefilled == job.prompt + job.tokens_base:
+                self._prefilled(job)
         if extra:
             self._amend(extra, tokenless)
         alarms = self.alarms
@@ -283,13 +273,27 @@ class Scheduler(PolicyContext):
         if outcome.ended:
             ended += outcome.ended
             if len(ended) > 1:
-                ended.sort(key=_age)
+                ended.sort(key=age)
             for job in ended:
                 if job in self.live:
                     self._depart(job, now, "stop")
         if ledger.used > ledger.blocks:
-            ended = sorted(ended + self._cut_outgrown(), key=_age)
+            ended = sorted(ended + self._cut_outgrown(), key=age)
         return ended
+
+    def _follow(self, plan: Plan) -> None:
+        """Who gives up a place, whose KV moves, and who takes a place, in this order."""
+        moves = plan.moves
+        for job in plan.left:
+            self._leave(job, plan.now)
+        if moves is not None:
+            self.ledger.begin(moves.drop, moves.park, moves.prefetch)
+            for job in moves.drop:
+                self.ranking.dirty[job] = None
+        for job in plan.joined:
+            self._join(job)
+        if moves is not None:
+            self.ledger.give_way(moves.clear)
 
     def _prefilled(self, job: Job) -> None:
         """Its cache is complete, and the iteration has yielded a token."""
@@ -390,10 +394,6 @@ class Scheduler(PolicyContext):
     def _cut_outgrown(self) -> list[Job]:
         """Jobs whose next token would not fit in the device even alone have come to their length."""
         outgrown = [job for job in self.running if job.rolling and self.ledger.need(job) > self.ledger.blocks]
-        for job in sorted(outgrown, key=_age):
+        for job in sorted(outgrown, key=age):
             self._cut(job, "length")
         return outgrown
-
-
-def _age(job: Job) -> tuple[int, int]:
-    return job.arrival, job.id
