@@ -48,6 +48,8 @@ def run(args: argparse.Namespace) -> int:
             print(live_trial(spec, args.backend))
     except ImportError as error:
         return _refuse(f"--live needs the engine's extra, pip install 'fastserve-testbed[engine]': {error}")
+    except (ValueError, OSError) as error:  # the body of --live cannot be made, or does not work by itself
+        return _refuse(f"--live: {error}")
     except ConformanceError as error:
         print(f"{kind.__name__} breaks the contract ({error.check}).\n{error}")
         return BROKEN
