@@ -88,7 +88,7 @@ def _fault(job: Job, due: set[Job], result: Result) -> str:
     if job not in due:
         return f"job {job.id} got tokens twice, or was not due any"
     due.remove(job)
-    if isinstance(result, Failed) or all([isinstance(token, Token) for token in result]):
+    if isinstance(result, Failed) or all(isinstance(token, Token) for token in result):
         return ""
     return f"job {job.id} got {result!r}, and not a sequence of fastserve.engine.backend.Token, or Failed"
 

@@ -17,8 +17,8 @@ def live_trial(policy: PolicyLike, backend: str = "torch") -> str:
     """Serves requests of the embedded model under the policy with a small KV pool. Returns a sentence on the result.
 
     backend: the body; one whose tokens are not exact is only asked to end every request. If the policy needs guesses of
-    output lengths, it gets the true ones. Raises ConformanceError when it breaks, or when tokens depend on it; ValueError
-    for a body that cannot be made, or that fails a request without any preemption.
+    output lengths, it gets the true ones. Raises ConformanceError when it breaks, or when tokens depend on it;
+    ValueError for a body that cannot be made, or that fails a request without any preemption.
     """
     spec = PolicySpec.of(policy)
     name = getattr(spec.kind, "__name__", spec.name)

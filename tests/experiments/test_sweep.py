@@ -133,7 +133,9 @@ def test_a_missing_backend_is_one_sentence(tiny: ModuleType, capsys: pytest.Capt
         pytest.skip("dask is installed")
 
 
-def test_a_pool_under_its_old_name_is_taken_with_a_warning(tiny: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pool_under_its_old_name_is_taken_with_a_warning(
+    tiny: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.tiny")
     add_options(parser)
     assert parser.parse_args(["--backend", "ray"]).pool == "ray"
