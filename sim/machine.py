@@ -39,7 +39,8 @@ class ModelledMachine:
 
     def run(self, plan: Plan) -> Outcome:
         """As many iterations as the plan and the truth allow."""
-        self._follow(plan)
+        if plan.joined or plan.left or plan.gone:
+            self._follow(plan)
         latency = self.latency
         now: i64 = plan.now
         begun: i64 = self.rest if now == self.at else 0  # ps since `now`

@@ -1,9 +1,12 @@
 """What every test shares: settings, devices that may be missing, and torch on one thread."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+
+os.environ["FASTSERVE_COMPILED"] = "off"  # tests look into the brain, and are about its text; processes inherit this
 
 # No test may depend on how fast the machine is; a failure prints what reproduces it.
 settings.register_profile("fastserve", deadline=None, print_blob=True)

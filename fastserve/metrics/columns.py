@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,11 +56,12 @@ FINISHES = {"rejected": REJECTED, "unfinished": UNFINISHED}
 def columns_of(
     rows: bytes | bytearray,
     texts: Sequence[tuple[str, str]],
+    slos: Sequence[Slo],
     finishes: Mapping[str, int],
     block_bytes: int,
-    slo: Callable[[int], Slo] | None,
 ) -> Columns:
-    """rows: the NUMBERS of each job as int64. texts: its client and program. finishes: word -> number."""
+    """rows: the NUMBERS of each job as int64. texts: its client and program. slos: of each job, or of none at all.
+    finishes: word -> number."""
     nan = float("nan")
     table = np.frombuffer(rows, np.int64).reshape(-1, len(NUMBERS)).T.copy()
     n = dict(zip(NUMBERS, table, strict=True))
@@ -96,8 +97,8 @@ def columns_of(
             "program": np.array([program for _, program in texts], "O"),
             "priority": n["priority"],
         }
-    slos = np.full((len(texts), 3), nan) if slo is None else np.array([slo(id) for id in n["id"].tolist()], "f8")
-    columns["ttft_slo"], columns["tpot_slo"], columns["e2e_slo"] = slos.T.copy()
+    targets = np.array(slos, "f8") if slos else np.full((len(texts), 3), nan)
+    columns["ttft_slo"], columns["tpot_slo"], columns["e2e_slo"] = targets.T.copy()
     return columns
 
 

@@ -76,6 +76,7 @@ class Recorder(Observer):
         self.trails: dict[Job, Trail] = {}
         self.rows = bytearray()  # the NUMBERS of each
         self.texts: list[tuple[str, str]] = []  # client and program of each
+        self.slos: list[Slo] = []  # of each, where there are any
         self.finishes = dict(FINISHES)
         self.parts: list[Columns] = []
         self.stall = 0  # ns of stall so far
@@ -202,7 +203,7 @@ class Recorder(Observer):
         first = self.waited + outcome.first
         self.count += 1
         if not self.awaiting:
-            self._push(max(first, outcome.gap))
+            self._push(first if first > outcome.gap else outcome.gap)
             return
         self._push(first)
         self.count += 1
@@ -271,17 +272,20 @@ class Recorder(Observer):
         )
         self.rows += row
         self.texts.append((job.client, job.program))
+        if self.slo is not None:
+            self.slos.append(self.slo(job.id))  # now: whoever is asked may forget a job that has ended
         if self.watch is not None:
-            columns = columns_of(row, self.texts[-1:], self.finishes, self.block_bytes, self.slo)
+            columns = columns_of(row, self.texts[-1:], self.slos[-1:], self.finishes, self.block_bytes)
             self.watch(job, {name: values.tolist()[0] for name, values in columns.items()})
         if len(self.texts) >= self.flush:
             self._flush()
 
     def _flush(self) -> None:
         if self.texts:
-            self.parts.append(columns_of(self.rows, self.texts, self.finishes, self.block_bytes, self.slo))
+            self.parts.append(columns_of(self.rows, self.texts, self.slos, self.finishes, self.block_bytes))
             self.rows = bytearray()
             self.texts = []
+            self.slos = []
             if self.keep is not None:
                 while sum([len(part["id"]) for part in self.parts[1:]]) >= self.keep:
                     del self.parts[0]

@@ -16,7 +16,8 @@ prefilled        ids of those whose prefill was complete at its end: that gave t
 ended            ids of those that were finished at its end
 extra            of an uneven iteration: ID:N for who got N tokens more than one; -1 is none
 waiting          live jobs without a place during the stretch
-kv_used, kv_parked, kv_hosted   blocks at its end: of running jobs, of others on the device, on the host
+kv_used, kv_parked, kv_hosted   blocks at its end: of running jobs, those of their next tokens included, so that it
+                 exceeds the pool where somebody must leave next; of others on the device; on the host
 """
 
 from __future__ import annotations

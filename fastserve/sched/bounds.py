@@ -1,4 +1,4 @@
-"""How long a plan holds: until the Scheduler would have to think again, if nothing happens before."""
+"""How long a plan holds that may be repeated: until the Scheduler would have to think again by itself."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fastserve.sched.kv import Ledger
 
 
 class Bounds:
-    """One iteration, unless extend() finds that more are right. reset() before each plan."""
+    """extend() fills its attributes anew: a plan holds for so many iterations, ns of service, and until a time (ns)."""
 
     def __init__(self, alarms: Alarms, meter: Meter, ledger: Ledger) -> None:
         self.alarms = alarms
@@ -18,12 +18,8 @@ class Bounds:
         self.ledger = ledger
         self.bounded = ledger.blocks < NEVER
         self.iterations = 1
-        self.service = NEVER  # ns of service
-        self.until = NEVER  # ns, the wall clock
-
-    def reset(self) -> None:
-        self.iterations = 1
-        self.service = self.until = NEVER
+        self.service = NEVER
+        self.until = NEVER
 
     def extend(
         self, now: int, joined: Sequence[Job], left: Sequence[Job], hold: int, batch: int, room: int, most: int
@@ -35,13 +31,25 @@ class Bounds:
         """
         meter = self.meter
         alarms = self.alarms
-        k = min(most, alarms.next_tokens() - meter.steps)
-        service = alarms.next_served() - meter.service
-        until = alarms.next_waited()
+        k = most
+        service = NEVER
+        until = NEVER
+        if alarms.tokens:
+            at = alarms.next_tokens()
+            if at < NEVER:
+                k = min(k, at - meter.steps)
+        if alarms.served:
+            at = alarms.next_served()
+            if at < NEVER:
+                service = at - meter.service
+        if alarms.waited:
+            until = alarms.next_waited()
         if joined:
             for job in joined:
-                k = min(k, job.tokens_goal - job.tokens_base)
-                service = min(service, job.served_goal - job.clock_base)
+                if job.tokens_goal < NEVER:
+                    k = min(k, job.tokens_goal - job.tokens_base)
+                if job.served_goal < NEVER:
+                    service = min(service, job.served_goal - job.clock_base)
         if left:
             for job in left:
                 if job.waited:
@@ -50,9 +58,9 @@ class Bounds:
             service = min(service, hold - meter.service)
         if self.bounded and k > 1 and batch:
             k = self._room_for(k, joined, left, batch, room)
-        self.service = max(1, service)
+        self.service = service if service > 0 else 1
         self.until = until
-        self.iterations = max(1, k)
+        self.iterations = k if k > 0 else 1
 
     def _room_for(self, k: int, joined: Sequence[Job], left: Sequence[Job], batch: int, room: int) -> int:
         ledger = self.ledger

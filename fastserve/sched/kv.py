@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from fastserve.sched.errors import RefusedError
 from fastserve.sched.job import COMING, DEVICE, HOST, LEAVING, NEVER, NOWHERE, Copy, Job
 
 
@@ -44,6 +45,19 @@ class Ledger:
         if self.whole and job.limit < NEVER:
             return (job.prompt + job.limit + self.margin) // self.block
         return (job.prompt + job.generated + self.margin) // self.block
+
+    def check(self, job: Job) -> None:
+        """Raises RefusedError for a job whose first iteration would not fit even alone."""
+        blocks = self.need(job)
+        if blocks > self.blocks:
+            what = f"a prompt of {job.prompt} tokens"
+            if self.whole and job.limit < NEVER:
+                what += f" with up to {job.limit} more reserved"
+            if self.lookahead:
+                what += f" and a lookahead of {self.lookahead}"
+            raise RefusedError(
+                f"job {job.id}: {what} needs {blocks} KV blocks of {self.block} tokens, the device has {self.blocks}"
+            )
 
     def grows(self, job: Job) -> bool:
         """Does it take more blocks as it runs? Not one whose limit was reserved."""

@@ -76,6 +76,9 @@ class Ranking:
 
     def refresh_run(self) -> None:
         """After refresh(): brings `run` up to date. Who takes nobody's place need not ask for it."""
+        if len(self.stale) * 4 > len(self.run):
+            self._sort_run()
+            return
         for job in self.stale:
             if job.running:
                 if job.queue is not None:
@@ -84,6 +87,24 @@ class Ranking:
                 if job.rolling and not job.fresh:
                     self._put(self.run, job)
         self.stale.clear()
+
+    def _sort_run(self) -> None:
+        """The same for many at once."""
+        stale = self.stale
+        run = [entry for entry in self.run if entry[3] not in stale]
+        for job in stale:
+            if job.running:
+                job.queue = None
+                if job.rolling and not job.fresh:
+                    job.queue = self.run
+                    job.entry = entry = self.entry_of(job)
+                    run.append(entry)
+        try:
+            run.sort()
+        except Exception as error:
+            raise self._incomparable(run[0], run, error) from error
+        self.run[:] = run
+        stale.clear()
 
     def _put(self, queue: list[Entry], job: Job) -> None:
         job.queue = queue

@@ -17,7 +17,7 @@ from fastserve.sched.batching import Batching, owed
 from fastserve.sched.bounds import Bounds
 from fastserve.sched.charging import Charging
 from fastserve.sched.choose import Chooser, CopyingMachine
-from fastserve.sched.errors import PolicyError, RefusedError
+from fastserve.sched.errors import PolicyError
 from fastserve.sched.job import NEVER, NOWHERE, Job, Meter
 from fastserve.sched.kv import Ledger
 from fastserve.sched.plan import Moves, Outcome, Plan
@@ -72,19 +72,9 @@ class Scheduler(PolicyContext):
         self.alarms = Alarms(policy, self.meter)
         self.bounds = Bounds(self.alarms, self.meter, ledger)
         self.chooser = Chooser(
-            machine,
-            self.meter,
-            self.live,
-            self.running,
-            self.ranking,
-            ledger,
-            batching,
-            residency,
-            slots=slots,
-            visit=visit,
-            prefill_guard=prefill_guard,
-            skip_misfits=skip_misfits,
-        )
+            machine, self.meter, self.live, self.running, self.ranking, ledger, batching, residency, slots=slots,
+            visit=visit, prefill_guard=prefill_guard, skip_misfits=skip_misfits,
+        )  # fmt: skip
         if policy._scheduler is not None:
             raise ValueError(f"this {type(policy).__name__} has served another run; make a fresh one for each")
         policy._scheduler = self
@@ -124,17 +114,7 @@ class Scheduler(PolicyContext):
 
     def check(self, job: Job) -> None:
         """Raises what submit() would, for the job alone: RefusedError or ValueError. May be asked from any thread."""
-        blocks = self.ledger.need(job)
-        if blocks > self.ledger.blocks:
-            what = f"a prompt of {job.prompt} tokens"
-            if self.ledger.whole and job.limit < NEVER:
-                what += f" with up to {job.limit} more reserved"
-            if self.ledger.lookahead:
-                what += f" and a lookahead of {self.ledger.lookahead}"
-            raise RefusedError(
-                f"job {job.id}: {what} needs {blocks} KV blocks of {self.ledger.block} tokens, "
-                f"the device has {self.ledger.blocks}"
-            )
+        self.ledger.check(job)
         if "guess" in self.policy.needs and job.guess is None:
             raise ValueError(
                 f"job {job.id} has no guess, and policy {type(self.policy).__name__} needs one: add a predictor"
@@ -218,26 +198,18 @@ class Scheduler(PolicyContext):
                 most = (owed(prefills[0]) - 1) // chunks[0][1] if len(prefills) == 1 else 1
         if not (batch or prefill):
             return None
-        bounds = self.bounds
-        bounds.reset()
+        iterations = 1
+        service = until = NEVER
         if most > 1 and chosen.steady and self.macro and moves is None and not self.fresh:
-            # (Who has been fresh may be displaced after one token.)
+            bounds = self.bounds  # (who has been fresh may be displaced after one token)
             bounds.extend(now, joined, left, chosen.hold, batch, room, most)
+            iterations = bounds.iterations
+            service = bounds.service
+            until = bounds.until
         return Plan(
-            now,
-            self.running,
-            self.gone,
-            joined,
-            left,
-            prefill,
-            moves,
-            batch,
-            context,
-            bounds.iterations,
-            bounds.service,
-            bounds.until,
+            now, self.running, self.gone, joined, left, prefill, moves, batch, context, iterations, service, until,
             chosen.hold,
-        )
+        )  # fmt: skip
 
     # -- commit: all bookkeeping -----------------------------------------------------------------------------------
 
@@ -284,7 +256,9 @@ class Scheduler(PolicyContext):
         if outcome.copied:
             for copy in outcome.copied:
                 ledger.finish(copy)
-        charge = self.charging.charge(plan, outcome.service, self.prefilling, self.alarms)
+        charge = outcome.service
+        if not self.charging.even:
+            charge = self.charging.charge(plan, charge, self.prefilling, self.alarms)
         if plan.batch:
             ledger.advance(meter.steps, k)
             self.context += k * self.batch
@@ -302,10 +276,12 @@ class Scheduler(PolicyContext):
                     self._prefilled(job)
         if extra:
             self._amend(extra, tokenless)
-        if self.alarms.ripe(now) and self.alarms.ring(now):
+        alarms = self.alarms
+        if (alarms.served or alarms.tokens or alarms.waited) and alarms.ripe(now) and alarms.ring(now):
             self.hold = 0
-        ended = list(outcome.ended)
-        if ended:
+        ended: list[Job] = []
+        if outcome.ended:
+            ended += outcome.ended
             if len(ended) > 1:
                 ended.sort(key=_age)
             for job in ended:
