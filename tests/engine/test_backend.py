@@ -181,6 +181,16 @@ def test_more_tokens_than_blocks_are_reserved_for_are_refused(caplog: pytest.Log
     )
 
 
+def test_what_stops_an_engine_is_told_with_its_kind(caplog: pytest.LogCaptureFixture) -> None:
+    class Clumsy(Parrot):
+        def forget(self, job: Job) -> None:
+            raise KeyError(job.id)
+
+    with caplog.at_level(logging.CRITICAL, "fastserve"), Engine.on(Clumsy(), policy="fcfs") as engine:
+        output = engine.generate("ab", SamplingParams(max_tokens=2))[0]
+    assert output.error == engine.error == "KeyError: 0"
+
+
 def test_a_body_that_does_not_swap_computes_again() -> None:
     with Engine.on(Parrot(swaps=False), residency="proactive") as engine:
         assert engine.settings["residency"] == "recompute"
