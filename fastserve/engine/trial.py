@@ -7,6 +7,7 @@ from typing import Any
 
 from fastserve.engine.engine import Engine
 from fastserve.engine.params import SamplingParams
+from fastserve.hardware import DEFAULT
 from fastserve.policies.spec import PolicyLike, PolicySpec
 from fastserve.sched.conformance.errors import ConformanceError
 
@@ -29,7 +30,7 @@ def live_trial(policy: PolicyLike, backend: str = "torch") -> str:
         SamplingParams(max_tokens=tokens, guess=tokens, seed=i, ignore_eos=True) for i, tokens in enumerate(lengths)
     ]
     settings: dict[str, Any] = {
-        "backend": backend, "max_batch": 4, "residency": "proactive", "latency": "opt-13b-a100",
+        "backend": backend, "max_batch": 4, "residency": "proactive", "latency": DEFAULT,
         "dtype": "float32" if backend == "torch" else "auto",
     }  # fmt: skip
     with Engine.from_pretrained("embedded", policy="fcfs", **settings) as calm:
