@@ -27,6 +27,7 @@ from fastserve.cli.arguments import (
 from fastserve.cli.profile import Bar
 from fastserve.compare.contender import Contender, Server, lined_up
 from fastserve.engine.config import EngineConfig
+from fastserve.importing import extra
 from fastserve.policies.spec import PolicySpec
 
 if TYPE_CHECKING:
@@ -231,7 +232,7 @@ def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _missing(error: ImportError) -> str:
-    return f"{error}; it needs the server and the bench extra: pip install 'fastserve-testbed[server,bench]'"
+    return f"{error}; {extra('server,bench')}"
 
 
 def _refuse(message: str) -> int:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fastserve.cli.bench_arguments import add_arguments
+from fastserve.importing import extra
 
 __all__ = ["add_arguments", "run"]
 
@@ -31,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
         from fastserve.atomic_files import OutputError, check_writable
         from fastserve.bench.target import TargetError
     except ModuleNotFoundError as error:
-        return _failed(f"{error.name} is not installed: pip install 'fastserve-testbed[bench]'", USAGE)
+        return _failed(f"{error.name} is not installed; {extra('bench')}", USAGE)
     try:
         if args.save_result or args.save_detailed:
             check_writable(Path(args.result_dir) / "result.json")
@@ -224,7 +225,7 @@ def _counter(args: argparse.Namespace, client: Any, model: str | None) -> Any:
         try:
             from transformers import AutoTokenizer
         except ModuleNotFoundError:
-            raise ValueError("--tokenizer needs transformers: pip install 'fastserve-testbed[engine]'") from None
+            raise ValueError(f"--tokenizer needs transformers; {extra('engine')}") from None
         try:
             tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
         except (OSError, ValueError) as error:
