@@ -12,6 +12,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import TypeVar, cast
 
+
+def extra(names: str) -> str:
+    """What to do where something optional is not installed. names: of the extras, with commas."""
+    return f"in a clone: make setup-all, or pip install -e '.[{names}]'"
+
+
 T = TypeVar("T")
 SUFFIX = ".py"
 _files: dict[str, Path] = {}

@@ -17,6 +17,7 @@ from fastserve.engine.config import EngineConfig
 from fastserve.engine.engine import Engine
 from fastserve.hardware import DecodePiece, Hardware, LinearLatency, Link, Memory, PrefillFit, load_hardware
 from fastserve.sched.checks import check_names
+from fastserve.sched.residency import RESIDENCIES
 
 DEFAULTS: dict[str, Any] = {
     "device": "auto", "dtype": "auto", "threads": None, "load_format": "auto", "max_model_len": None,
@@ -62,7 +63,12 @@ class Body:
         """A new backend. hardware: overrides the latency, a stored profile and a measurement."""
         wanted = wanted_of(config, kv_bytes, host_bytes)
         hardware = hardware or self.given
-        made = cast(Backend, self.kind(self.model, wanted, hardware, **self.options))
+        try:
+            made = cast(Backend, self.kind(self.model, wanted, hardware, **self.options))
+        except (ValueError, OSError, ImportError, MemoryError):
+            raise
+        except Exception as error:
+            raise ValueError(f"backend {self.name} cannot be made: {type(error).__name__}: {error}") from error
         facts: Mapping[str, Any] | None = getattr(made, "facts", None)
         if hardware is None and facts is not None:
             from fastserve.profiler.store import stored
@@ -88,7 +94,7 @@ def wanted_of(config: EngineConfig, kv_bytes: int | None = None, host_bytes: int
     """The memory request of an engine's settings."""
     return Wanted(
         config.block, config.kv_tokens, config.host_tokens, kv_bytes, host_bytes,
-        config.residency in ("reactive", "proactive"), config.max_batch,
+        RESIDENCIES[config.residency].swaps, config.max_batch,
     )  # fmt: skip
 
 

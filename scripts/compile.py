@@ -38,15 +38,21 @@ MODULES = (
     "sim/machine.py",
     "sim/world.py",
 )
-OPEN = {
-    "fastserve/sched/policy.py": "Policy",
-    "fastserve/sched/observer.py": "Observer",
-    "fastserve/policies/mlfq.py": "Mlfq",
-    "fastserve/policies/skip_join.py": "SkipJoinMlfq",
-    "fastserve/hardware/base.py": "LatencyModel",
-    "fastserve/hardware/lines.py": "LineModel",
+OPEN: dict[str, tuple[str, ...]] = {
+    "fastserve/sched/policy.py": ("Policy",),
+    "fastserve/sched/observer.py": ("Observer",),
+    "fastserve/policies/fcfs.py": ("Fcfs",),
+    "fastserve/policies/fixed_priority.py": ("FixedPriority",),
+    "fastserve/policies/las.py": ("Las",),
+    "fastserve/policies/mlfq.py": ("Mlfq",),
+    "fastserve/policies/shortest.py": ("Sjf", "Srpt"),
+    "fastserve/policies/skip_join.py": ("SkipJoinMlfq",),
+    "fastserve/hardware/base.py": ("LatencyModel",),
+    "fastserve/hardware/lines.py": ("LineModel",),
 }
-"""Classes that interpreted code may subclass; mypyc must be told, and the brain imports the standard library only."""
+"""Classes that interpreted code may subclass, every shipped policy among them. mypyc must be told, and the brain
+imports the standard library only.
+"""
 
 FLAGS = "-fno-semantic-interposition -fno-plt -fomit-frame-pointer"
 """Of GCC and clang on Linux, unless CFLAGS says otherwise; some three per cent."""
@@ -76,7 +82,7 @@ def main() -> int:
     compiled = runpy.run_path(str(ROOT / "sim" / "compiled.py"))
     hashed = compiled["digest"](TARGET, MODULES)  # of the copy: the checkout may change while this works
     plain = {path: (TARGET / path).read_bytes() for path in (*OPEN, INT64)}
-    for path, name in OPEN.items():
+    for path, name in [(path, name) for path, names in OPEN.items() for name in names]:
         file = TARGET / path
         text, count = re.subn(
             rf"^class {name}\b", f"{DECORATOR}class {name}", file.read_text(encoding="utf-8"), flags=re.M

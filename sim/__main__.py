@@ -15,7 +15,7 @@ from typing import NoReturn
 from fastserve.atomic_files import OutputError, check_writable
 from fastserve.cli.arguments import add_rows, add_settings
 from fastserve.hardware import presets
-from fastserve.observers.named import find
+from fastserve.observers.named import check_apart, find
 from fastserve.policies.spec import PolicySpec, told_apart
 from fastserve.sched.errors import ObserverError, PolicyError
 from fastserve.workload import TraceError, read_trace
@@ -126,6 +126,7 @@ def run(args: argparse.Namespace) -> int:
     specs = told_apart(args.policies or [PolicySpec("fcfs"), PolicySpec("sj-mlfq")])
     check(specs, settings)
     closeup = Inspection(_path(args.timeline), _path(args.iterations), args.explain, args.observer)
+    check_apart(args.timeline, args.iterations)
     for name in args.observer:
         find(name)
     for path in outputs(args):

@@ -17,13 +17,14 @@ import time  # noqa: TID251  a benchmark reads a clock; nothing that a replay co
 from pathlib import Path
 
 from fastserve.policies import POLICIES
+from fastserve.policies.spec import PolicySpec
 from fastserve.sched.job import Job
 from fastserve.sched.policy import Policy
 from fastserve.workload import Trace, read_trace
 from sim import yardstick
 from sim.capacity import capacity
 from sim.report.provenance import provenance
-from sim.run import Contender, run_one
+from sim.run import run_one
 from sim.settings import Settings
 
 BUNDLED = Path(__file__).parent.parent / "traces" / "azure-conv-like.jsonl"
@@ -53,7 +54,7 @@ def trace(n: int = 10_000) -> Trace:
     return read_trace(BUNDLED).tiled(n)
 
 
-def timed(trace: Trace, contender: Contender, settings: Settings, rate: float, repeat: int = 3) -> dict[str, float]:
+def timed(trace: Trace, contender: PolicySpec, settings: Settings, rate: float, repeat: int = 3) -> dict[str, float]:
     """Best of `repeat`: requests/s, events/s and what the run was like."""
     best = float("inf")
     for _ in range(repeat):
@@ -78,7 +79,7 @@ def ratios(repeat: int = 5) -> None:
     for policy, settings in (("fcfs", Settings()), ("sj-mlfq", Settings(kv_tokens="unlimited"))):
         runs, sticks = [], []
         for _ in range(repeat):
-            runs.append(timed(requests, Contender(policy), settings, 1.86, repeat=1)["seconds"])
+            runs.append(timed(requests, PolicySpec(policy), settings, 1.86, repeat=1)["seconds"])
             sticks.append(yardstick.measure(yardstick.TURNS[policy]))
         ratio = sorted(sticks)[1] / sorted(runs)[1]
         print(f"{policy:8s} {len(requests):,} requests at 1.86 req/s: {ratio:.2f} times the prototype", flush=True)
@@ -110,24 +111,24 @@ def main() -> int:
     narrow = Settings(max_batch=16)
     rate, free_rate, narrow_rate = (0.8 * capacity(requests, settings) for settings in (wide, free, narrow))
     if args.only_linear:
-        figures = timed(requests.tiled(args.only_linear), Contender("fcfs"), wide, rate, repeat=1)
+        figures = timed(requests.tiled(args.only_linear), PolicySpec("fcfs"), wide, rate, repeat=1)
         show(f"fcfs, {args.only_linear:,} requests", figures, f"{peak_mib():.0f} MiB")
         return 0
     print(f"{requests.name}, {len(requests):,} requests, load 0.8: {rate:.3f} req/s at cap 64, {narrow_rate:.3f} at 16")
-    fcfs = timed(requests, Contender("fcfs"), wide, rate)
+    fcfs = timed(requests, PolicySpec("fcfs"), wide, rate)
     show("fcfs, the preset's pool, cap 64", fcfs)
-    show("sj-mlfq, unlimited memory, cap 64", timed(requests, Contender("sj-mlfq"), free, free_rate))
+    show("sj-mlfq, unlimited memory, cap 64", timed(requests, PolicySpec("sj-mlfq"), free, free_rate))
     head = requests.head(2000)
     bounded = 0.8 * capacity(head, narrow)
-    show("sj-mlfq, the preset's pool, cap 16, first 2,000", timed(head, Contender("sj-mlfq"), narrow, bounded))
-    mine = timed(requests, Contender(MyFcfs), wide, rate)
+    show("sj-mlfq, the preset's pool, cap 16, first 2,000", timed(head, PolicySpec("sj-mlfq"), narrow, bounded))
+    mine = timed(requests, PolicySpec(MyFcfs), wide, rate)
     show("a user's settled policy", mine, f"{mine['requests_per_s'] / fcfs['requests_per_s']:.2f} of the built-in")
-    show("a user's unsettled policy", timed(requests, Contender(Unsettled), wide, rate, repeat=1))
-    over = timed(requests, Contender("fcfs"), wide, 2 * rate)
+    show("a user's unsettled policy", timed(requests, PolicySpec(Unsettled), wide, rate, repeat=1))
+    over = timed(requests, PolicySpec("fcfs"), wide, 2 * rate)
     show("fcfs in an overload (load 1.6)", over, f"{fcfs['requests_per_s'] / over['requests_per_s']:.2f} times slower")
     for name in POLICIES:
         if name not in ("fcfs", "sj-mlfq"):
-            show(f"{name}, unlimited memory, cap 64", timed(requests, Contender(name), free, free_rate, repeat=1))
+            show(f"{name}, unlimited memory, cap 64", timed(requests, PolicySpec(name), free, free_rate, repeat=1))
     sizes = [10_000, 100_000] + ([1_000_000] if args.million else [])
     for n in sizes:
         subprocess.run(

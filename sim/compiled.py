@@ -79,6 +79,11 @@ def use() -> bool:
     return True
 
 
+def brain() -> str:
+    """Which one this process runs, for its results."""
+    return "compiled" if runs_compiled() else "interpreted"
+
+
 def runs_compiled() -> bool:
     """Is the brain of this process compiled?"""
     module = sys.modules.get(PROBE)

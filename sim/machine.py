@@ -1,4 +1,4 @@
-"""ModelledMachine: an Executor that computes the time of a Plan. Only it knows true outputs and the next arrival."""
+"""ModelledMachine: the body that computes the time of a Plan. Only it knows true outputs and the next arrival."""
 
 from __future__ import annotations
 

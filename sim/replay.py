@@ -17,6 +17,7 @@ from fastserve.policies.spec import PolicyLike, PolicySpec, check_labels, told_a
 from fastserve.sched.errors import ObserverError, PolicyError
 from fastserve.workload import Trace, read_trace
 from sim.capacity import capacity
+from sim.compiled import brain
 from sim.report.document import document, table, write_out
 from sim.report.run import Run
 from sim.run import prepare, row, run_one
@@ -127,7 +128,7 @@ def replay(
         trace = trace.with_rate(chosen.load * sustained)
     elif chosen.rate is not None:
         trace = trace.with_rate(chosen.rate)
-    shown = {"trace": trace.name} | chosen.shown(hardware)
+    shown = {"trace": trace.name, "brain": brain()} | chosen.shown(hardware)
     shown["rate"] = trace.rate if trace.rate < float("inf") else None
     shown["load"] = None if shown["rate"] is None else trace.rate / sustained
     shown["seeds"] = numbers

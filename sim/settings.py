@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from fastserve.hardware import Hardware, Link, Memory, load_hardware
+from fastserve.hardware import DEFAULT, Hardware, Link, Memory, load_hardware
 from fastserve.hardware.machine_times import MachineTimes
 from fastserve.sched import config
 from fastserve.sched.checks import at_least, check_names, renamed, seconds
@@ -26,7 +26,7 @@ OTHER_NAMES = config.OTHER_NAMES | {"request_rate": "rate"}
 class Settings(SchedulerConfig):
     """All inputs of a run except trace, policy and seed. Times in seconds."""
 
-    latency: str = "opt-13b-a100"
+    latency: str = DEFAULT
     """the machine: a preset, roofline:MODEL/DEVICE, or a JSON file; brings its KV pools and its link"""
     kv_tokens: int | str = PRESET
     """device KV pool in tokens, "unlimited", or the preset's"""

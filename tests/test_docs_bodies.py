@@ -17,12 +17,12 @@ CODE = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 def test_the_example_runs() -> None:
     assert len(CODE) == 1
-    exec(compile(CODE[0], "docs/bodies.md", "exec"), {"__name__": "docs"})
+    exec(compile(CODE[0], "docs/bodies.md", "exec"), {"__name__": "__main__"})
 
 
 def test_the_example_serves_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "parrot.py"
-    file.write_text(CODE[0].partition("\nwith Engine")[0])
+    file.write_text(CODE[0])
     words = ["generate", "--backend", f"{file}:Parrot", "--prompt", "abc", "--max-tokens", "4", "--json"]
     assert main(words) == 0
     assert json.loads(capsys.readouterr().out)["text"] == "abca"

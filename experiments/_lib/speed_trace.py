@@ -54,7 +54,7 @@ class SpeedTrace:
 
 
 class PacedMachine:
-    """An Executor: a modelled machine at varying speed, one iteration at a time."""
+    """A body: a modelled machine at varying speed, one iteration at a time."""
 
     def __init__(self, inner: ModelledMachine, tempo: SpeedTrace) -> None:
         self.inner = inner

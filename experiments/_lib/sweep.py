@@ -280,10 +280,13 @@ def main(experiment: str, arguments: Sequence[str] | None = None) -> int:
 
 
 class Moved(argparse.Action):
-    """--backend is the backend of an engine, in every command."""
+    """The old name of --pool, taken for one release: --backend is the backend of an engine, in every command."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        parser.error(f"--backend {values}: a pool of processes is --pool {'|'.join(POOLS)} now")
+        if values not in POOLS:
+            parser.error(f"--backend {values}: a pool of processes is --pool {'|'.join(POOLS)} now")
+        print(f"{parser.prog}: warning: --backend {values} is called --pool {values} now", file=sys.stderr)
+        namespace.pool = values
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -18,6 +18,9 @@ BACKENDS: dict[str, str] = {
 }
 """Name -> where its class is. It is imported when it is asked for."""
 
+METHODS = ("hardware", "admit", "run", "forget", "reset", "close")
+"""Of engine.backend.Backend, which this module need not import."""
+
 ALIASES: dict[str, str] = {"pytorch": "torch"}
 
 
@@ -38,7 +41,12 @@ def find(name: str) -> Any:
     name = checked(name)
     where, _, attribute = BACKENDS.get(name, name).rpartition(":")
     module = module_of(f"backend {name!r}", where)
-    try:
-        return getattr(module, attribute)
-    except AttributeError:
-        raise ValueError(f"backend {name!r}: {where} has no {attribute}") from None
+    found = getattr(module, attribute, None)
+    if found is None:
+        raise ValueError(f"backend {name!r}: {where} has no {attribute}")
+    lacking = [method for method in METHODS if not callable(getattr(found, method, None))]
+    if lacking:
+        raise ValueError(
+            f"backend {name!r}: {attribute} is no fastserve.engine.backend.Backend, it has no {', '.join(lacking)}"
+        )
+    return found

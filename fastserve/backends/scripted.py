@@ -10,16 +10,13 @@ from fastserve.engine.backend import Failed, Result, Step, Token, Traits, Wanted
 from fastserve.engine.byte_tokenizer import EOS, ByteTokenizer
 from fastserve.engine.model_info import ModelInfo
 from fastserve.engine.params import SamplingParams
-from fastserve.hardware import Hardware, Memory, load_hardware
+from fastserve.hardware import DEFAULT, Hardware, Memory, load_hardware
 from fastserve.sched.job import Job
 from fastserve.sched.link import ModelledLink
 from fastserve.sched.plan import Plan, Transfer
 
 PRINTABLE = tuple(range(32, 127))
 """The bytes of printable ASCII."""
-
-PRESET = "opt-13b-a100"
-"""The modelled machine where none is given."""
 
 Fail = Callable[[Job, int], object]
 """(job, index of its next token) -> anything; what it raises fails that request alone, a MemoryError the whole step."""
@@ -48,7 +45,7 @@ class _Script(NamedTuple):
 class ScriptedBackend:
     """One iteration at a time, in the time that the modelled machine would take.
 
-    wanted: pools, in place of the machine's own. hardware: the machine (None: PRESET). fail, fail_step: what goes
+    wanted: pools, in place of the machine's own. hardware: the machine (None: the default). fail, fail_step: what goes
     wrong. Whose clock is real lives its times in real time.
     """
 
@@ -64,7 +61,7 @@ class ScriptedBackend:
         fail: Fail | None = None,
         fail_step: FailStep | None = None,
     ) -> None:
-        machine = load_hardware(PRESET) if hardware is None else hardware
+        machine = load_hardware(DEFAULT) if hardware is None else hardware
         self.machine = machine if wanted is None else with_pools(machine, wanted)
         tokenizer = ByteTokenizer()
         self.info = ModelInfo("scripted", tokenizer, max_model_len, len(tokenizer), frozenset({EOS}),

@@ -5,34 +5,18 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fastserve.atomic_files import atomically
 from fastserve.formats import metadata
 from fastserve.metrics.records import Columns
 
 
-class SaveError(Exception):
-    """A file could not be written; the message is one line for the user."""
-
-
-def check_folder(folder: Path) -> None:
-    """Checks before a long run that the folder is writable, and creates it. Raises SaveError."""
-    probe = folder / f".probe.{os.getpid()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise SaveError(f"cannot write to {folder}: {error.strerror or error}; choose another --result-dir") from None
-
-
 def save_document(path: Path, document: Mapping[str, Any]) -> Path:
-    """Raises SaveError."""
-    with _atomically(path) as draft:
+    """Raises OutputError."""
+    with atomically(path) as draft:
         draft.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     return path
 
@@ -40,7 +24,7 @@ def save_document(path: Path, document: Mapping[str, Any]) -> Path:
 def save_records(stem: Path, columns: Columns, *, policy: str, label: str, seed: int) -> Path:
     """One row per request, with policy, label and seed in front, as in the simulator's records.
 
-    Writes stem.records.parquet where pyarrow is installed, else stem.records.csv, NaN as empty. Raises SaveError.
+    Writes stem.records.parquet where pyarrow is installed, else stem.records.csv, NaN as empty. Raises OutputError.
     """
     names: dict[str, Any] = {"policy": policy, "label": label, "seed": seed}
     try:
@@ -48,7 +32,7 @@ def save_records(stem: Path, columns: Columns, *, policy: str, label: str, seed:
         import pyarrow.parquet as pq
     except ModuleNotFoundError:
         path = stem.with_name(f"{stem.name}.records.csv")
-        with _atomically(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
+        with atomically(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow([*names, *columns])
             lists = [column.tolist() for column in columns.values()]
@@ -61,20 +45,6 @@ def save_records(stem: Path, columns: Columns, *, policy: str, label: str, seed:
     table: dict[str, Any] = {name: pa.array([value] * n) for name, value in names.items()}
     for name, column in columns.items():
         table[name] = pa.array(column, pa.string() if column.dtype == object else None, from_pandas=True)
-    with _atomically(path) as draft:
+    with atomically(path) as draft:
         pq.write_table(pa.table(table).replace_schema_metadata(metadata("records")), draft)
     return path
-
-
-@contextmanager
-def _atomically(path: Path) -> Iterator[Path]:
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield draft
-        draft.replace(path)
-    except OSError as error:
-        raise SaveError(f"cannot write {path}: {error.strerror or error}") from None
-    finally:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)

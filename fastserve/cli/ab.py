@@ -25,8 +25,9 @@ from fastserve.cli.arguments import (
     loading,
 )
 from fastserve.cli.profile import Bar
-from fastserve.compare.contender import Contender, Server
+from fastserve.compare.contender import Contender, Server, lined_up
 from fastserve.engine.config import EngineConfig
+from fastserve.importing import extra
 from fastserve.policies.spec import PolicySpec
 
 if TYPE_CHECKING:
@@ -107,8 +108,8 @@ def run(args: argparse.Namespace) -> int:
         return _refuse(_missing(error))
     shown = sys.stderr.isatty()
     bar: Bar | Lines = Bar(shown and not args.json) if shown or args.json else Lines()
-    contenders: list[Contender] = args.policies or [PolicySpec("fcfs"), PolicySpec("sj-mlfq")]
     try:
+        contenders = lined_up(args.policies or [PolicySpec("fcfs"), PolicySpec("sj-mlfq")])
         if args.load is not None and any(isinstance(one, Server) for one in contenders):
             raise ValueError("--load is relative to what fcfs sustains on our own server: give --rate with --url")
         if not args.offline and (args.timeline or args.iterations or args.observer):
@@ -160,7 +161,7 @@ def _engine(args: argparse.Namespace, trace: Trace, first: Contender) -> Body:
 
     for name in args.observer:
         find(name)
-    files = [args.timeline, args.iterations]
+    files = [args.timeline, args.iterations]  # of the first one's first run; --load measures fcfs before it
 
     def look(one: Contender) -> list[Observer]:
         made = chosen(files[0], files[1], args.observer) if one is first else chosen(names=args.observer)
@@ -231,7 +232,7 @@ def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _missing(error: ImportError) -> str:
-    return f"{error}; it needs the server and the bench extra: pip install 'fastserve-testbed[server,bench]'"
+    return f"{error}; {extra('server,bench')}"
 
 
 def _refuse(message: str) -> int:

@@ -178,13 +178,6 @@ def _backend_default() -> str:
     return os.environ.get(BACKEND_VARIABLE) or "torch"
 
 
-def add_engine_arguments(parser: argparse._ActionsContainer) -> None:
-    """The names in ENGINE_FLAGS."""
-    from fastserve.engine.config import EngineConfig
-
-    add_settings(parser, EngineConfig, ENGINE_FLAGS)
-
-
 def add_observer_arguments(parser: argparse._ActionsContainer) -> None:
     """timeline, iterations and observer, as fastserve.observers.named.chosen() takes them."""
     add = parser.add_argument

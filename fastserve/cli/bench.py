@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fastserve.cli.bench_arguments import add_arguments
+from fastserve.importing import extra
 
 __all__ = ["add_arguments", "run"]
 
@@ -28,15 +29,15 @@ CHAT_TEMPLATE = 64
 def run(args: argparse.Namespace) -> int:
     """Returns 0 after a run, 1 if nobody answered or nothing was completed, 2 for usage, 130 after Ctrl-C."""
     try:
-        from fastserve.bench.save import SaveError, check_folder
+        from fastserve.atomic_files import OutputError, check_writable
         from fastserve.bench.target import TargetError
     except ModuleNotFoundError as error:
-        return _failed(f"{error.name} is not installed: pip install 'fastserve-testbed[bench]'", USAGE)
+        return _failed(f"{error.name} is not installed; {extra('bench')}", USAGE)
     try:
         if args.save_result or args.save_detailed:
-            check_folder(Path(args.result_dir))
+            check_writable(Path(args.result_dir) / "result.json")
         plan = prepare(args)
-    except (TargetError, SaveError) as error:
+    except (TargetError, OutputError) as error:
         return _failed(str(error), FAILED)
     except ValueError as error:
         return _failed(str(error), USAGE)
@@ -147,10 +148,11 @@ def prepare(args: argparse.Namespace) -> Prepared:
 
 def measure(args: argparse.Namespace, plan: Prepared) -> int:
     """Runs, prints, saves."""
+    from fastserve.atomic_files import OutputError
     from fastserve.bench.document import as_document, file_name
     from fastserve.bench.event_loop import on_best_loop, undisturbed
     from fastserve.bench.report import report, warnings
-    from fastserve.bench.save import SaveError, save_document, save_records
+    from fastserve.bench.save import save_document, save_records
 
     with undisturbed():
         result, loop = on_best_loop(_run(args, plan))
@@ -169,7 +171,7 @@ def measure(args: argparse.Namespace, plan: Prepared) -> int:
             saved.append(
                 save_records(path.with_suffix(""), result.columns(), policy=policy, label=label, seed=args.seed)
             )
-        except SaveError as error:
+        except OutputError as error:
             return _failed(str(error), FAILED)
         print(f"saved {', '.join(map(str, saved))}", file=sys.stderr)
     if result.interrupted:
@@ -223,7 +225,7 @@ def _counter(args: argparse.Namespace, client: Any, model: str | None) -> Any:
         try:
             from transformers import AutoTokenizer
         except ModuleNotFoundError:
-            raise ValueError("--tokenizer needs transformers: pip install 'fastserve-testbed[engine]'") from None
+            raise ValueError(f"--tokenizer needs transformers; {extra('engine')}") from None
         try:
             tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
         except (OSError, ValueError) as error:

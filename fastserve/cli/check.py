@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from fastserve.cli.arguments import add_backend, add_policy, policy_of
+from fastserve.importing import extra
 from fastserve.sched.conformance.check import ConformanceError, check_policy
 from fastserve.sched.policy import Policy
 
@@ -47,7 +48,9 @@ def run(args: argparse.Namespace) -> int:
 
             print(live_trial(spec, args.backend))
     except ImportError as error:
-        return _refuse(f"--live needs the engine's extra, pip install 'fastserve-testbed[engine]': {error}")
+        return _refuse(f"--live: {error}; {extra('engine')}")
+    except (ValueError, OSError) as error:  # the body of --live cannot be made, or does not work by itself
+        return _refuse(f"--live: {error}")
     except ConformanceError as error:
         print(f"{kind.__name__} breaks the contract ({error.check}).\n{error}")
         return BROKEN

@@ -20,6 +20,7 @@ from fastserve.cli.arguments import (
     policy_of,
 )
 from fastserve.engine.config import POLICY, EngineConfig
+from fastserve.importing import extra
 
 if TYPE_CHECKING:
     from fastserve.engine import Engine, Output, SamplingParams
@@ -82,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         print(loading(args), file=sys.stderr, flush=True)
         engine = Engine.from_pretrained(args.model, backend=args.backend, policy=policy_of(args), **settings)
     except ImportError as error:
-        return _refuse(f"{error}; the live engine needs its extra: pip install 'fastserve-testbed[engine]'")
+        return _refuse(f"{error}; {extra('engine')}")
     except (ValueError, OSError, OutputError) as error:
         return _refuse(str(error))
     with engine:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastserve.cli.arguments import add_model_arguments, add_settings, body_of
 from fastserve.engine.config import EngineConfig
+from fastserve.importing import extra
 
 if TYPE_CHECKING:
     from fastserve.profiler.fit import Residual
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         from fastserve.profiler.calibrate import calibrate
         from fastserve.profiler.store import store
     except ImportError as error:
-        return _refuse(f"{error}; the live engine needs its extra: pip install 'fastserve-testbed[engine]'")
+        return _refuse(f"{error}; {extra('engine')}")
     try:
         if not args.budget > 0:
             raise ValueError(f"--budget {args.budget:g}: give seconds above 0")

@@ -7,6 +7,7 @@ import sys
 from typing import Any, Literal, get_args, get_origin
 
 from fastserve.cli.arguments import flags
+from fastserve.importing import extra
 from fastserve.sched.config import choices
 
 REPEATED = ("set", "observer", "api_key", "required_scopes", "cors_origins")
@@ -28,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         from fastserve.server.config.aliases import ALIASES
         from fastserve.server.config.settings import FastServeConfig
     except ModuleNotFoundError as error:
-        sys.exit(f"fastserve serve: error: {error.name} is not installed: pip install -e '.[server]' in a clone")
+        sys.exit(f"fastserve serve: error: {error.name} is not installed; {extra('server')}")
     parser.formatter_class = lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=110)
     parser.add_argument("--show-config", action="store_true", help="print every setting and where it came from; stop")
     group: Any = parser

@@ -7,12 +7,13 @@ It works on token ids only. Detokenization, stop strings, finish reasons and cli
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Protocol
 
 from fastserve.engine.model_info import ModelInfo
 from fastserve.engine.params import SamplingParams
 from fastserve.hardware import Hardware
+from fastserve.sched.config import SchedulerConfig
 from fastserve.sched.job import Copy, Job
 from fastserve.sched.plan import Plan, Transfer
 
@@ -121,7 +122,7 @@ class Wanted:
     kv_bytes: int | None = None
     host_bytes: int | None = None
     swaps: bool = True
-    max_batch: int = 16
+    max_batch: int = field(default_factory=lambda: SchedulerConfig().max_batch)
 
     def in_tokens(self, bytes_per_token: int) -> Wanted:
         """The same with bytes turned into tokens."""

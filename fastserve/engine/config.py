@@ -50,6 +50,7 @@ class EngineConfig(SchedulerConfig):
         at_least("kv_tokens", self.kv_tokens, self.block)
         at_least("host_tokens", self.host_tokens, 0)
         at_least("queue_capacity", self.queue_capacity, 0)
+        at_least("keep_records", self.keep_records, 1)
         if self.predictor not in (None, "client") and not str(self.predictor).startswith("constant"):
             raise ValueError(f"predictor={self.predictor!r}: a live engine knows no true lengths; give {GUESSES}")
         self.predict()

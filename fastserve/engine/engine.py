@@ -29,6 +29,7 @@ from fastserve.engine.params import SamplingParams
 from fastserve.engine.request import Handle, Listener, Output, Request
 from fastserve.engine.snapshot import Snapshot, take
 from fastserve.flightlog.write import FlightLog
+from fastserve.hardware import DEFAULT
 from fastserve.metrics.records import Columns, Recorder
 from fastserve.observers.live_feed import LiveFeed, Watcher
 from fastserve.sched.errors import RefusedError
@@ -280,7 +281,7 @@ class Engine:
     @staticmethod
     def scripted(
         *,
-        latency: str | PathLike[str] = "opt-13b-a100",
+        latency: str | PathLike[str] = DEFAULT,
         realtime: bool | float = False,
         max_model_len: int = 2048,
         fail: Any = None,

@@ -18,7 +18,7 @@ from fastserve.engine.output_processor import OutputProcessor
 from fastserve.engine.recovery import Recovery
 from fastserve.engine.request import Piece, Request
 from fastserve.metrics.records import Recorder
-from fastserve.sched.errors import ObserverError, RefusedError
+from fastserve.sched.errors import ObserverError, PolicyError, RefusedError
 from fastserve.sched.job import Copy, Job
 from fastserve.sched.observer import Observers
 from fastserve.sched.plan import Plan, Transfer
@@ -78,7 +78,7 @@ class Loop:
                 if not self.turn():
                     self.rest()
         except BaseException as error:  # a policy's SystemExit too: nobody may wait for ever
-            self.error = str(error) or type(error).__name__
+            self.error = _why(error)
             log.error("the engine has stopped: %s", self.error, exc_info=error)
         self.alive = False
         self.inbox.close()
@@ -93,7 +93,7 @@ class Loop:
                 self.cancel(request, reason, self.now, text)
             except BaseException as error:
                 self.requests.clear()
-                self._hand_out(request, request.end("error", str(error)))
+                self._hand_out(request, request.end("error", _why(error)))
         try:
             self.recorder.ended(self.now)
         finally:
@@ -312,3 +312,11 @@ class Loop:
 
 def _broken(error: ObserverError) -> None:
     log.error("%s; it is told nothing more", error, exc_info=error.__cause__)
+
+
+def _why(error: BaseException) -> str:
+    """For people: what a policy or the recovery says as it stands; of any other error its kind as well."""
+    kind, said = type(error).__name__, str(error)
+    if said and isinstance(error, PolicyError | RuntimeError):
+        return said
+    return f"{kind}: {said}" if said else kind

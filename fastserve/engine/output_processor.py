@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fastserve.engine.backend import Backend, Failed, Step
+from fastserve.engine.backend import Backend, Failed, Result, Step, Token
 from fastserve.engine.request import Piece, Request
 from fastserve.sched.job import Job
 from fastserve.sched.plan import Outcome, Plan
@@ -31,14 +31,13 @@ class OutputProcessor:
             raise RuntimeError(f"backend {self.name}: {fault}")
 
     def _even_fault(self, plan: Plan, step: Step) -> str:
-        due = plan.batch
-        for job, tokens in plan.prefill:
-            due += _completes(job, tokens)
-        if len(step.results) != due:
-            return f"{len(step.results)} jobs got tokens, {due} were due one; {UNEVEN}"
+        due = set(_due(plan))
+        if len(step.results) != len(due):
+            return f"{len(step.results)} jobs got tokens, {len(due)} were due one; {UNEVEN}"
         for job, result in step.results:
-            if job not in self.requests:
-                return f"job {job.id} got tokens and is not in the engine"
+            fault = _fault(job, due, result)
+            if fault:
+                return fault
             if len(result) != 1:  # a Failed has one entry as well
                 return f"job {job.id} got {len(result)} tokens in one iteration; {UNEVEN}"
         return ""
@@ -46,9 +45,9 @@ class OutputProcessor:
     def _uneven_fault(self, plan: Plan, step: Step) -> str:
         due = set(_due(plan))
         for job, result in step.results:
-            if job not in due:
-                return f"job {job.id} got tokens twice, or was not due any"
-            due.remove(job)
+            fault = _fault(job, due, result)
+            if fault:
+                return fault
             if not isinstance(result, Failed) and len(result) > 1 + self.lookahead:
                 return (
                     f"job {job.id} got {len(result)} tokens in one iteration, and blocks are reserved for "
@@ -82,6 +81,16 @@ class OutputProcessor:
 
 
 UNEVEN = "a backend of uneven iterations sets Traits(uneven=True)"
+
+
+def _fault(job: Job, due: set[Job], result: Result) -> str:
+    """What is wrong with one entry of Step.results. due: who has got nothing yet in this step; the job is taken out."""
+    if job not in due:
+        return f"job {job.id} got tokens twice, or was not due any"
+    due.remove(job)
+    if isinstance(result, Failed) or all(isinstance(token, Token) for token in result):
+        return ""
+    return f"job {job.id} got {result!r}, and not a sequence of fastserve.engine.backend.Token, or Failed"
 
 
 def _due(plan: Plan) -> list[Job]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from fastserve.engine.engine import Engine
 from fastserve.engine.params import SamplingParams
+from fastserve.hardware import DEFAULT
 from fastserve.policies.spec import PolicyLike, PolicySpec
 from fastserve.sched.conformance.errors import ConformanceError
 
@@ -17,7 +18,8 @@ def live_trial(policy: PolicyLike, backend: str = "torch") -> str:
     """Serves requests of the embedded model under the policy with a small KV pool. Returns a sentence on the result.
 
     backend: the body; one whose tokens are not exact is only asked to end every request. If the policy needs guesses of
-    output lengths, it gets the true ones. Raises ConformanceError when it breaks, or when tokens depend on it.
+    output lengths, it gets the true ones. Raises ConformanceError when it breaks, or when tokens depend on it;
+    ValueError for a body that cannot be made, or that fails a request without any preemption.
     """
     spec = PolicySpec.of(policy)
     name = getattr(spec.kind, "__name__", spec.name)
@@ -28,11 +30,14 @@ def live_trial(policy: PolicyLike, backend: str = "torch") -> str:
         SamplingParams(max_tokens=tokens, guess=tokens, seed=i, ignore_eos=True) for i, tokens in enumerate(lengths)
     ]
     settings: dict[str, Any] = {
-        "backend": backend, "max_batch": 4, "residency": "proactive", "latency": "opt-13b-a100",
+        "backend": backend, "max_batch": 4, "residency": "proactive", "latency": DEFAULT,
         "dtype": "float32" if backend == "torch" else "auto",
     }  # fmt: skip
     with Engine.from_pretrained("embedded", policy="fcfs", **settings) as calm:
         wanted = calm.generate(prompts, params)
+    for want in wanted:
+        if want.error is not None:
+            raise ValueError(f"backend {backend} fails request {want.id} undisturbed, under fcfs: {want.error}")
     with Engine.from_pretrained(
         "embedded", policy=spec, predictor="client" if spec.needs_guess else None, kv_tokens=320, host_tokens=4096,
         visit=0, **settings,
@@ -42,6 +47,8 @@ def live_trial(policy: PolicyLike, backend: str = "torch") -> str:
     if error is not None:
         raise ConformanceError("live", f"on the live engine: {error}")
     for want, got in zip(wanted, found, strict=True):
+        if got.error is not None:
+            raise ConformanceError("live", f"on the live engine, request {got.id} under {name} failed: {got.error}")
         if len(want.token_ids) != len(got.token_ids) or (exact == "always" and want.token_ids != got.token_ids):
             raise ConformanceError(
                 "live",

@@ -5,6 +5,7 @@ Read: base, linear, table, roofline (latency models), memory, hardware, catalogu
 
 from fastserve.hardware.base import LatencyModel
 from fastserve.hardware.hardware import (
+    DEFAULT,
     Hardware,
     hardware_from_json,
     load_hardware,
@@ -18,6 +19,7 @@ from fastserve.hardware.roofline import Device, ModelConfig, RooflineLatency
 from fastserve.hardware.table import DecodePoint, PrefillPoint, TableLatency
 
 __all__ = [
+    "DEFAULT",
     "DecodePiece",
     "DecodePoint",
     "Device",

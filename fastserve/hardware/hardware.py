@@ -14,6 +14,9 @@ from fastserve.hardware.json_fields import Fields
 from fastserve.hardware.memory import Link, Memory, read_link, read_memory
 from fastserve.hardware.registry import latency_from_json
 
+DEFAULT = "opt-13b-a100"
+"""The preset where no machine is named."""
+
 
 @dataclass(frozen=True, slots=True)
 class Hardware:

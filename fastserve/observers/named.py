@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from os import PathLike
+from pathlib import Path
 
 from fastserve.importing import class_of
 from fastserve.observers.iterations import IterationLog
@@ -18,13 +19,23 @@ def find(name: str) -> type[Observer]:
 
 def make(name: str) -> Observer:
     """A fresh one. Raises ValueError where it cannot be imported or made without arguments."""
+    kind: type[Observer] | None = None
     try:
-        return find(name)()
-    except (ValueError, KeyboardInterrupt):
+        kind = find(name)
+        return kind()
+    except KeyboardInterrupt:
         raise
     except (Exception, SystemExit) as error:  # the user's own module or constructor
+        if kind is None and isinstance(error, ValueError):  # find() has said what is wrong with the name
+            raise
         what = f"{type(error).__name__}: {error}"
         raise ValueError(f"observer {name!r} cannot be imported and made without arguments: {what}") from error
+
+
+def check_apart(timeline: str | PathLike[str] | None, iterations: str | PathLike[str] | None) -> None:
+    """Raises ValueError where both are to be written into one file."""
+    if timeline is not None and iterations is not None and Path(timeline).resolve() == Path(iterations).resolve():
+        raise ValueError(f"timeline and iterations are both {timeline}: give each a file of its own")
 
 
 def chosen(
@@ -36,6 +47,7 @@ def chosen(
 
     Raises OutputError for a file that cannot be written, ValueError for an observer that cannot be made.
     """
+    check_apart(timeline, iterations)
     own = [make(name) for name in names]
     shipped: list[Observer] = [] if timeline is None else [Timeline(timeline)]
     shipped += [] if iterations is None else [IterationLog(iterations)]

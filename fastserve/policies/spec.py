@@ -90,7 +90,12 @@ class PolicySpec:
     def fresh(self) -> Policy:
         """A new policy for one run. Raises ValueError for an unknown name or setting, and what its code raises."""
         kind = self.policy
-        return self._guarded(lambda: make(kind, self.knobs) if isinstance(kind, str | type) else kind(**self.knobs))
+        made: object = self._guarded(
+            lambda: make(kind, self.knobs) if isinstance(kind, str | type) else kind(**self.knobs)
+        )
+        if not isinstance(made, Policy):
+            raise ValueError(f"policy {self.name} has made {made!r}, which is no fastserve.Policy")
+        return made
 
     def check(self, *, guesses: str = "") -> None:
         """Validates before a run. Raises ValueError.

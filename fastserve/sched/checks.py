@@ -43,7 +43,7 @@ def at_least(name: str, value: int | None, least: int) -> None:
     """Raises ValueError unless it is a whole number that is large enough; None stands for a default and passes."""
     if value is None:
         return
-    if not isinstance(value, int):
+    if not isinstance(value, int) or isinstance(value, bool):
         raise ValueError(f"{name}={value!r} must be a whole number")
     if value < least:
         raise ValueError(f"{name}={value} must be at least {least}")
@@ -57,5 +57,5 @@ def one_of(name: str, value: object, valid: Iterable[str]) -> None:
 
 def seconds(name: str, value: float | None) -> None:
     """Raises ValueError for what is no time; None stands for a default and passes."""
-    if value is not None and not (isfinite(value) and value >= 0):
-        raise ValueError(f"{name}={value} must be a finite number of seconds, and not negative")
+    if value is not None and not (isinstance(value, int | float) and isfinite(value) and value >= 0):
+        raise ValueError(f"{name}={value!r} must be a finite number of seconds, and not negative")

@@ -139,14 +139,22 @@ CHOICES: dict[str, Iterable[str]] = {
 }  # fmt: skip
 
 
+DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(SchedulerConfig)}
+
+
 def check(name: str, value: Any) -> None:
     """Raises ValueError, naming the setting and what it may be, for a value that it cannot have."""
+    usual = DEFAULTS[name]
+    if value is None and usual is not None:
+        raise ValueError(f"{name}=None: leave it out for its default, {usual}")
+    if isinstance(usual, bool) and not isinstance(value, bool):
+        raise ValueError(f"{name}={value!r} must be True or False")
     if name in LEAST:
         at_least(name, value, LEAST[name])
     elif name in CHOICES:
         one_of(name, value, choices(name))
-    elif name == "prefill_guard" and not 0 <= value < 1:
-        raise ValueError(f"prefill_guard={value} must be at least 0 and below 1")
+    elif name == "prefill_guard" and not (isinstance(value, int | float) and 0 <= value < 1):
+        raise ValueError(f"prefill_guard={value!r} must be at least 0 and below 1")
     elif name == "static_timeout":
         seconds(name, value)
 

@@ -147,7 +147,7 @@ def age(job: Job) -> tuple[int, int]:
 
 
 class Copy:
-    """One job's KV on its way between device and host. The Executor knows when it ends and reports it by identity.
+    """One job's KV on its way between device and host. The body knows when it ends and reports it by identity.
 
     Whatever becomes of the job, the destination stays occupied until the copy has ended.
     """

@@ -1,9 +1,8 @@
-"""Plan and Outcome: what the Scheduler asks for and what the Executor reports. Data, no behaviour."""
+"""Plan and Outcome: what the Scheduler asks for and what the body reports. Data, no behaviour."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 from fastserve.sched.job import NEVER, Copy, Job
 
@@ -154,9 +153,3 @@ class Outcome:
     def __repr__(self) -> str:
         took = f"{self.service} ns and a stall of {self.stall} ns"
         return f"<Outcome: {self.iterations} iterations in {took}, {len(self.ended)} ended>"
-
-
-class Executor(Protocol):
-    """The body: it alone knows the truth, when jobs end and when the next arrival comes."""
-
-    def run(self, plan: Plan) -> Outcome: ...

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from fastserve.hardware.processor import processor
-from sim.compiled import runs_compiled
+from sim.compiled import brain
 
 PACKAGES = ("fastserve-testbed", "simpy", "numpy", "pandas", "pyarrow", "matplotlib")
 
@@ -23,7 +23,7 @@ def provenance() -> dict[str, object]:
         "dirty": None if changes is None else bool(changes),
         "command": sys.argv,
         "python": platform.python_version(),
-        "brain": "compiled" if runs_compiled() else "interpreted",
+        "brain": brain(),
         "versions": {package: _version(package) for package in PACKAGES},
         "machine": {
             "system": f"{platform.system()} {platform.release()}",

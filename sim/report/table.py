@@ -91,8 +91,9 @@ def _header(runs: Sequence[Run], settings: Mapping[str, object]) -> list[str]:
             unset.append(words)
         else:
             usual.append(f"{words} {_value(value)}")
-    usual += [f"no {', '.join(unset)}"] if unset else []
-    apart = textwrap.wrap(f"by default: {', '.join(usual)}", WIDTH, subsequent_indent="  ") if usual else []
+    parts = [f"by default: {', '.join(usual)}"] if usual else []
+    parts += [f"off: {', '.join(unset)}"] if unset else []
+    apart = textwrap.wrap("; ".join(parts), WIDTH, subsequent_indent="  ")
     return [*_wrapped(items), *apart]
 
 

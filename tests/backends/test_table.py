@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from fastserve import backends
 from fastserve.backends.scripted import ScriptedBackend
 from fastserve.engine import Engine
+from fastserve.engine.backend import Backend
 from fastserve.engine.config import EngineConfig
 from fastserve.launch import Body
 
@@ -20,6 +22,11 @@ class Mine(ScriptedBackend):
         super().__init__(model, wanted, hardware)
         self.settings |= {"shout": shout, "asked for": model}
 """
+
+
+def test_the_methods_of_the_table_are_the_protocols() -> None:
+    own = [name for name, value in vars(Backend).items() if inspect.isfunction(value) and not name.startswith("_")]
+    assert list(backends.METHODS) == own
 
 
 def test_names_and_paths() -> None:
@@ -37,6 +44,7 @@ def test_names_and_paths() -> None:
     [
         ("vllm", "no backend is called 'vllm': give torch, scripted, or one of your own as module:Class"),
         ("./nowhere.py:Mine", "backend .*nowhere.py:Mine.: there is no file"),
+        ("fastserve.engine.clock:WallClock", "WallClock is no .*Backend, it has no hardware, admit, run"),
         ("fastserve.backends.scripted:Mine", "fastserve.backends.scripted has no Mine"),
     ],
 )

@@ -195,7 +195,7 @@ def test_an_unwritable_folder_is_found_before_the_run(
     served = serve()
     words = ["--url", served.url, "--trace", trace, "--save-result", "--result-dir", trace / "sub"]
     assert main(["bench", *map(str, words)]) == 1
-    assert "cannot write to" in capsys.readouterr().err
+    assert "Cannot write" in capsys.readouterr().err
     assert not served.stub.seen
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -225,3 +226,15 @@ def test_the_command_compares_in_turns(tmp_path: Path, capsys: pytest.CaptureFix
     ]  # fmt: skip
     assert document["ratios"]["patient"]["mean_jct_s"]["low"] is None
     assert len(json.loads(out.read_text())["rounds"][0]["records"]["ttft"]) == 5
+
+
+def test_files_are_of_the_first_row_though_its_label_is_made(tmp_path: Path) -> None:
+    """Two rows of one policy, labelled by what differs; --load measures fcfs first, whose run nobody asked for."""
+    trace, lines = tmp_path / "t.csv", tmp_path / "i.csv"
+    trace.write_text("arrival_s,prompt_tokens,output_tokens\n" + "".join([f"{i / 9},8,4\n" for i in range(6)]))
+    rows = ["--policy", "mlfq", "--set", "levels=2", "--policy", "mlfq", "--set", "levels=3"]
+    engine = ["--backend", "scripted", "--rounds", "1", "--load", "0.5", "--iterations", str(lines)]
+    assert main(["ab", "--offline", "--json", "--trace", str(trace), *rows, *engine]) == 0
+    with lines.open(encoding="utf-8") as file:
+        ended = " ".join([row["ended"] for row in csv.DictReader(file)]).split()
+    assert sorted(ended) == [str(i) for i in range(6)]

@@ -83,3 +83,13 @@ def test_serve(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", "--show-config", *words]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["backend", "torch"] in [line[:2] for line in lines]
+
+
+def test_a_body_that_cannot_be_made_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = "class Bad:\n    def __init__(self, model, wanted, hardware):\n        {}['key']\n"
+    methods = "".join(
+        f"    def {name}(self, *_): ...\n" for name in ("hardware", "admit", "run", "forget", "reset", "close")
+    )
+    (tmp_path / "bad.py").write_text(source + methods)
+    assert main(["generate", "--backend", f"{tmp_path}/bad.py:Bad", "--prompt", "x"]) == 2
+    assert "bad.py:Bad cannot be made: KeyError: 'key'" in capsys.readouterr().err

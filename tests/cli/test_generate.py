@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,36 @@ def test_a_policy_that_breaks_on_the_live_engine(tmp_path: Path, monkeypatch: py
 
     with pytest.raises(ConformanceError, match=r"on the live engine: policy Late, rank\(\) of job"):
         live_trial(Late)
+
+
+BODIES = """
+from fastserve.backends.scripted import ScriptedBackend
+
+class Broken(ScriptedBackend):
+    def run(self, plan):
+        raise KeyError("no such device")
+
+class Small(ScriptedBackend):
+    def run(self, plan):
+        if self.machine.memory.device_tokens == 320:  # the trial's short pool
+            raise KeyError("no such device")
+        return super().run(plan)
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        ("Broken", 2, "--live: backend .*Broken fails request 0 undisturbed, under fcfs: KeyError: 'no such device'"),
+        ("Small", 1, "on the live engine, request 0 under Fcfs failed: KeyError: 'no such device'"),
+        ("Missing", 2, "--live: backend .*has no Missing"),
+    ],
+)
+def test_a_trial_on_a_body_that_fails_is_no_success(
+    body: str, status: int, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bodies.py").write_text(BODIES)
+    assert main(["check", "fcfs", "--quick", "--live", "--backend", f"{tmp_path}/bodies.py:{body}"]) == status
+    told = capsys.readouterr()
+    assert re.search(words, told.out + told.err)
+    assert "tokens as undisturbed" not in told.out

@@ -43,6 +43,11 @@ class Ends(Observer):
             print(self.about["policy"], self.ends, file=file)
 
 
+class Unset(Observer):
+    def __init__(self):
+        raise ValueError("no folder is set")
+
+
 class Breaks(Observer):
     def planned(self, plan, now):
         raise RuntimeError("as asked")
@@ -128,6 +133,11 @@ def test_generate_tells_a_life_as_json(capsys: pytest.CaptureFixture[str]) -> No
         ),
         (["--observer", "mine:None"], "observer 'mine:None': None does not exist; mine has Ends"),
         (["--observer", "absent:Ends"], "observer 'absent:Ends': no module 'absent'"),
+        (["--timeline", "t.out", "--iterations", "./t.out"], "timeline and iterations are both t.out: give each"),
+        (
+            ["--observer", "mine:Unset"],
+            "observer 'mine:Unset' cannot be imported and made without arguments: ValueError: no folder is set",
+        ),
         (["--observer", "mine:Picky"], "observer 'mine:Picky' cannot be imported and made without arguments"),
     ],
 )
@@ -162,6 +172,8 @@ def test_in_the_simulator_one_that_breaks_ends_the_run(folder: Path, capsys: pyt
     assert line.startswith("python -m sim: observer Breaks, planned(): RuntimeError: as asked (")
     at = OWN.splitlines().index('        raise RuntimeError("as asked")') + 1
     assert f"mine.py, line {at})" in line
+    assert simulate([str(trace), "--timeline", "t.out", "--iterations", "./t.out"]) == 2
+    assert "timeline and iterations are both t.out" in capsys.readouterr().err
     assert simulate([str(trace), "--observer", "mine:Other"]) == 2
     assert "is no subclass of fastserve.Observer" in capsys.readouterr().err
 

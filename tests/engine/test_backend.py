@@ -117,6 +117,30 @@ def test_a_body_that_leaves_somebody_out_is_told(caplog: pytest.LogCaptureFixtur
         assert "0 jobs got tokens, 1 were due one" in str(one(Forgetful()).error)
 
 
+@pytest.mark.parametrize("uneven", [False, True])
+def test_a_body_that_mixes_up_its_jobs_is_told(uneven: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """Equal counts are not enough: one job twice and another not at all would shift the tokens of both."""
+
+    class Mixed(Parrot):
+        def run(self, plan: Plan) -> Step:
+            results = list(super().run(plan).results)
+            return Step([results[0]] * len(results))
+
+    with caplog.at_level(logging.CRITICAL, "fastserve"), Engine.on(Mixed(uneven=uneven), policy="fcfs") as engine:
+        outputs = engine.generate(["good", "bad"], SamplingParams(max_tokens=6))
+    assert {output.error for output in outputs} == {
+        "RuntimeError: backend tests:Parrot: job 0 got tokens twice, or was not due any"
+    }
+
+
+@pytest.mark.parametrize("uneven", [False, True])
+def test_plain_ids_in_place_of_tokens_are_told(uneven: bool, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.CRITICAL, "fastserve"):
+        output = one(Parrot(lambda job, index: [65] if index == 2 else None, uneven=uneven))  # type: ignore[list-item]
+    assert output.text == "ab"
+    assert "job 0 got [65], and not a sequence of fastserve.engine.backend.Token" in str(output.error)
+
+
 def test_an_uneven_body_gives_none_or_several() -> None:
     """Text, ends and records count what was taken: what is behind a stop string or the limit is dropped."""
 
@@ -155,6 +179,16 @@ def test_more_tokens_than_blocks_are_reserved_for_are_refused(caplog: pytest.Log
     assert "got 3 tokens in one iteration, and blocks are reserved for 1: set lookahead to 2 or more" in str(
         output.error
     )
+
+
+def test_what_stops_an_engine_is_told_with_its_kind(caplog: pytest.LogCaptureFixture) -> None:
+    class Clumsy(Parrot):
+        def forget(self, job: Job) -> None:
+            raise KeyError(job.id)
+
+    with caplog.at_level(logging.CRITICAL, "fastserve"), Engine.on(Clumsy(), policy="fcfs") as engine:
+        output = engine.generate("ab", SamplingParams(max_tokens=2))[0]
+    assert output.error == engine.error == "KeyError: 0"
 
 
 def test_a_body_that_does_not_swap_computes_again() -> None:

@@ -460,3 +460,9 @@ def test_no_knobs_are_no_knobs() -> None:
 def test_a_skipped_special_token_does_not_split_a_character() -> None:
     with Engine.scripted() as engine:
         assert engine.tokenizer.decode([194, 256, 128], skip_special_tokens=True) == "\x80"
+
+
+@pytest.mark.parametrize("keep", [0, -1])
+def test_to_keep_no_record_is_refused(keep: int) -> None:
+    with pytest.raises(ValueError, match=f"keep_records={keep} must be at least 1"):
+        Engine.scripted(keep_records=keep)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from types import ModuleType
@@ -10,7 +11,7 @@ import pytest
 
 from experiments._lib import sweep as sweeping
 from experiments._lib.case import simulate
-from experiments._lib.sweep import IncompleteError, finished, main, sweep
+from experiments._lib.sweep import IncompleteError, add_options, finished, main, sweep
 
 
 def test_a_second_run_computes_nothing(tiny: ModuleType) -> None:
@@ -132,9 +133,13 @@ def test_a_missing_backend_is_one_sentence(tiny: ModuleType, capsys: pytest.Capt
         pytest.skip("dask is installed")
 
 
-def test_a_pool_under_its_old_name_is_refused_with_the_new_one(
+def test_a_pool_under_its_old_name_is_taken_with_a_warning(
     tiny: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    parser = argparse.ArgumentParser(prog="python -m experiments.tiny")
+    add_options(parser)
+    assert parser.parse_args(["--backend", "ray"]).pool == "ray"
+    assert "tiny: warning: --backend ray is called --pool ray now" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        main("tiny", ["--scale", "smoke", "--backend", "ray"])
-    assert "--backend ray: a pool of processes is --pool local|ray|dask now" in capsys.readouterr().err
+        main("tiny", ["--scale", "smoke", "--backend", "torch"])
+    assert "--backend torch: a pool of processes is --pool local|ray|dask now" in capsys.readouterr().err

@@ -122,6 +122,14 @@ def test_what_is_wrong_is_known_before_a_run(spec: PolicySpec, words: str) -> No
         spec.check(guesses="a or b")
 
 
+def test_a_function_that_makes_no_policy_is_told() -> None:
+    def made() -> object:
+        return 3
+
+    with pytest.raises(ValueError, match=r"policy made has made 3, which is no fastserve\.Policy"):
+        PolicySpec.of(made).fresh()
+
+
 def test_what_is_right_passes() -> None:
     for name in POLICIES:
         PolicySpec(name).check()

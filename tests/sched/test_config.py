@@ -51,6 +51,13 @@ def test_a_wider_list_of_settings_inherits_the_help() -> None:
         ({"evict": "best"}, "evict='best' is none of policy, reverse, lru"),
         ({"prefill_guard": 1.0}, r"prefill_guard=1\.0 must be at least 0 and below 1"),
         ({"static_timeout": float("inf")}, "static_timeout=inf must be a finite number of seconds"),
+        ({"prefill_guard": "much"}, "prefill_guard='much' must be at least 0 and below 1"),
+        ({"static_timeout": "1"}, "static_timeout='1' must be a finite number of seconds"),
+        ({"static_timeout": None}, "static_timeout=None: leave it out for its default, 1.0"),
+        ({"max_batch": None}, "max_batch=None: leave it out for its default, 64"),
+        ({"lookahead": True}, "lookahead=True must be a whole number"),
+        ({"whole_context": "no"}, "whole_context='no' must be True or False"),
+        ({"skip_misfits": None}, "skip_misfits=None: leave it out for its default, False"),
         ({"token_budget": 8, "max_batch": 8}, "a token budget of 8 and a batch cap of 8 may starve"),
     ],
 )

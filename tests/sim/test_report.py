@@ -103,7 +103,7 @@ def test_every_setting_is_printed_and_the_usual_ones_stand_apart() -> None:
     assert "warmup 30" in head
     assert "evict policy" in usual
     assert "kv reserve 64" in usual
-    assert "whole context" in usual.partition(", no ")[2]
+    assert "whole context" in usual.partition("; off: ")[2]
 
 
 def test_lost_jobs_are_told() -> None:

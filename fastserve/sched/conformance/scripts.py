@@ -64,7 +64,7 @@ class Script:
 
 
 class ScriptedMachine:
-    """Executor and machine times in one. A decode takes a tick, more if crowded; 64 prefilled tokens take one more."""
+    """Body and machine times in one. A decode takes a tick, more if crowded; 64 prefilled tokens take one more."""
 
     def __init__(self, script: Script) -> None:
         self.script = script
