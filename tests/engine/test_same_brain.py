@@ -13,8 +13,6 @@ from fastserve.engine.backend import Step
 from fastserve.engine.clock import VirtualClock
 from fastserve.engine.inbox import Inbox
 from fastserve.engine.loop import Loop
-from fastserve.engine.params import SamplingParams
-from fastserve.engine.request import Request
 from fastserve.hardware import LatencyModel
 from fastserve.hardware.machine_times import MachineTimes
 from fastserve.metrics.records import Recorder
@@ -23,6 +21,7 @@ from fastserve.sched.job import Copy, Job
 from fastserve.sched.observer import Observer
 from fastserve.sched.plan import Outcome, Plan
 from sim.machine import ModelledMachine
+from tests.observers.both import serve
 from tests.sched.worlds import NAMES, Work, build, hardware, scheduler_of, tuned, workload
 
 Iteration = tuple[Any, ...]
@@ -86,18 +85,7 @@ def live(name: str, work: Work, coarse: bool, options: dict[str, Any]) -> tuple[
     times = MachineTimes(machine, options["max_batch"], max(work.prompt))
     scheduler = scheduler_of(tuned(name, coarse), times, macro=False, **options)
     recorder = Recorder(machine.memory.block_bytes)
-    loop = Loop(scheduler, backend, recorder, clock, inbox)
-    requests = []
-    for job in work.jobs():
-        params = SamplingParams(max_tokens=None, stop_after=work.output[job.id]).resolved({})
-        requests.append(Request(job, [1] * job.prompt, params, job.id, None))
-        inbox.put(requests[-1])
-    for at, id in work.cancels:
-        inbox.cancel(requests[id], "cancelled", at)
-    while not inbox.empty or scheduler.live:
-        if not loop.turn() and (not inbox.empty or scheduler.live):
-            loop.rest()
-    assert loop.counters["failed_steps"] == 0
+    serve(Loop(scheduler, backend, recorder, clock, inbox), work)
     return backend.iterations, recorder
 
 

@@ -44,6 +44,22 @@ def simulated(
     return world.recorder
 
 
+def serve(loop: Loop, work: Work) -> None:
+    """All of the work through an engine's loop without a thread."""
+    inbox, scheduler = loop.inbox, loop.scheduler
+    requests = []
+    for job in work.jobs():
+        params = SamplingParams(max_tokens=None, stop_after=work.output[job.id]).resolved({})
+        requests.append(Request(job, [1] * job.prompt, params, job.id, None))
+        inbox.put(requests[-1])
+    for at, id in work.cancels:
+        inbox.cancel(requests[id], "cancelled", at)
+    while not inbox.empty or scheduler.live:
+        if not loop.turn() and (not inbox.empty or scheduler.live):
+            loop.rest()
+    assert loop.counters["failed_steps"] == 0
+
+
 def lived(policy: str | Policy, work: Work, options: dict[str, Any], *observers: Observer) -> Recorder:
     machine = hardware(False)
     clock, inbox = VirtualClock(), Inbox()
@@ -53,18 +69,8 @@ def lived(policy: str | Policy, work: Work, options: dict[str, Any], *observers:
     loop = Loop(scheduler, ScriptedBackend(hardware=machine), recorder, clock, inbox)
     for observer in observers:
         loop.observers.attach(observer)
-    requests = []
-    for job in work.jobs():
-        params = SamplingParams(max_tokens=None, stop_after=work.output[job.id]).resolved({})
-        requests.append(Request(job, [1] * job.prompt, params, job.id, None))
-        inbox.put(requests[-1])
-    for at, id in work.cancels:
-        inbox.cancel(requests[id], "cancelled", at)
     try:
-        while not inbox.empty or scheduler.live:
-            if not loop.turn() and (not inbox.empty or scheduler.live):
-                loop.rest()
-        assert loop.counters["failed_steps"] == 0
+        serve(loop, work)
     finally:
         loop.recorder.ended(loop.now)
         loop.observers.ended(loop.now)
