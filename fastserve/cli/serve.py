@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from fastserve.cli.arguments import flags
@@ -43,9 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         elif name in REPEATED:
             options.update(action="append", metavar="KEY=VALUE" if name == "set" else "TEXT")
         else:
-            options["metavar"] = (
-                "N" if field.annotation in (int, float) else _choices(name, field.annotation) or "VALUE"
-            )
+            options["metavar"] = _choices(name, field.annotation) or _written(field.annotation)
         shown = field.get_default(call_default_factory=True)
         text = (field.description or "").replace("%", "%%")
         if shown not in (None, (), {}, False):
@@ -58,6 +57,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                 default=argparse.SUPPRESS,
                 help="device KV pool in MiB, instead of --kv-cache-gib",
             )
+
+
+def _written(annotation: Any) -> str:
+    """How a value of this type is shown: N, PATH, else VALUE; of a union the first that is known."""
+    if annotation in (int, float):
+        return "N"
+    if annotation is Path:
+        return "PATH"
+    return next((shown for part in get_args(annotation) if (shown := _written(part)) != "VALUE"), "VALUE")
 
 
 def _choices(name: str, annotation: Any) -> str:

@@ -36,7 +36,7 @@ class EngineBody:
             self.hardware: Hardware = engine.hardware
             self.about = {"body": "engine", "backend": body.name, "model": engine.model_name,
                           "latency": engine.hardware.name, **serving,
-                          "max_batch": engine.serving.max_batch}  # fmt: skip
+                          "max_batch": engine.serving.max_batch, "residency": engine.serving.residency}  # fmt: skip
         self.warm = False
 
     def check(self, contender: Contender) -> None:

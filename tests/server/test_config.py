@@ -231,3 +231,17 @@ def test_a_setting_of_every_name_that_people_know() -> None:
         "kv-tokens host-tokens visit max-batch latency predictor show-config",
     )
     assert [name for line in wanted for name in line.split() if f"--{name}" not in known] == []
+
+
+def test_help_shows_what_is_written(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["serve", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    for flag in (
+        "--kv-reserve N",
+        "--kv-tokens N",
+        "--prefill-guard N",
+        "--timeline PATH",
+        "--evict {policy,reverse,lru}",
+    ):
+        assert flag in shown
