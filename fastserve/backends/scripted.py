@@ -100,7 +100,7 @@ class ScriptedBackend:
 
     def run(self, plan: Plan) -> Step:
         self._fail_step(plan)
-        speakers = [job for job, tokens in plan.work if job.decoding or _completes(job, tokens)]
+        speakers = plan.due
         failed = self._try(speakers)
         start = max(self._ps, plan.now * 1000)
         self._transfers.clear()
@@ -142,11 +142,6 @@ class ScriptedBackend:
             return (Token(token),)
         top = {tokens[(tokens.index(token) + i) % len(tokens)]: -1.0 - i for i in range(min(wanted, len(tokens)))}
         return (Token(token, -1.0, top),)
-
-
-def _completes(job: Job, tokens: int) -> bool:
-    """Does this chunk end its prefill, so that it yields a token?"""
-    return job.prefilled + tokens == job.prompt + job.generated
 
 
 def with_pools(hardware: Hardware, wanted: Wanted) -> Hardware:

@@ -34,6 +34,7 @@ from fastserve.metrics.records import Columns, Recorder
 from fastserve.observers.live_feed import LiveFeed, Watcher
 from fastserve.sched.errors import RefusedError
 from fastserve.sched.observer import Observer
+from fastserve.sched.residency import RESIDENCIES
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -54,7 +55,7 @@ class Engine:
     """
 
     def __init__(self, backend: Backend, serving: EngineConfig, clock: Clock | None = None) -> None:
-        if not backend.traits.swaps and serving.residency in ("reactive", "proactive"):
+        if not backend.traits.swaps and RESIDENCIES[serving.residency].swaps:
             log.info("backend %s keeps no KV on the host: who leaves computes again", backend.info.backend)
             serving = replace(serving, residency="recompute")
         clock = clock or WallClock()

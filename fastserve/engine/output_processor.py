@@ -31,7 +31,7 @@ class OutputProcessor:
             raise RuntimeError(f"backend {self.name}: {fault}")
 
     def _even_fault(self, plan: Plan, step: Step) -> str:
-        due = set(_due(plan))
+        due = set(plan.due)
         if len(step.results) != len(due):
             return f"{len(step.results)} jobs got tokens, {len(due)} were due one; {UNEVEN}"
         for job, result in step.results:
@@ -43,7 +43,7 @@ class OutputProcessor:
         return ""
 
     def _uneven_fault(self, plan: Plan, step: Step) -> str:
-        due = set(_due(plan))
+        due = set(plan.due)
         for job, result in step.results:
             fault = _fault(job, due, result)
             if fault:
@@ -60,7 +60,7 @@ class OutputProcessor:
         self.pieces = []
         requests, eos = self.requests, self.eos
         ended: list[Job] = []
-        before = {job: len(requests[job].tokens) for job in _due(plan)} if self.uneven else {}
+        before = {job: len(requests[job].tokens) for job in plan.due} if self.uneven else {}
         for job, result in step.results:
             request = requests[job]
             if isinstance(result, Failed):
@@ -91,13 +91,3 @@ def _fault(job: Job, due: set[Job], result: Result) -> str:
     if isinstance(result, Failed) or all(isinstance(token, Token) for token in result):
         return ""
     return f"job {job.id} got {result!r}, and not a sequence of fastserve.engine.backend.Token, or Failed"
-
-
-def _due(plan: Plan) -> list[Job]:
-    """Jobs that get a token in an even iteration of this plan."""
-    return [job for job, tokens in plan.work if job.decoding or _completes(job, tokens)]
-
-
-def _completes(job: Job, tokens: int) -> bool:
-    """Whether this chunk completes its prefill."""
-    return job.prefilled + tokens == job.prompt + job.generated

@@ -31,6 +31,11 @@ class Moves:
         self.prefetch: list[Copy] = []  # should come, off the critical path
 
 
+def completes(job: Job, tokens: int) -> bool:
+    """Does a prefill of so many tokens more complete its cache, so that it yields a token?"""
+    return job.prefilled + tokens == job.prompt + job.generated
+
+
 class Plan:
     """What to do next. The first iteration does everything; the others repeat its decode step, and its chunk: a lone
     prefill goes on with as many of its next tokens.
@@ -105,6 +110,11 @@ class Plan:
         """Members with tokens in this iteration: (job, tokens), prefills first. Only before the plan is committed."""
         decodes = [(job, 1) for job in self.members if job.decoding] if self.batch else []
         return [*self.prefill, *decodes]
+
+    @property
+    def due(self) -> list[Job]:
+        """Members that get a token in an even iteration, prefills first. Only before the plan is committed."""
+        return [job for job, tokens in self.work if job.decoding or completes(job, tokens)]
 
     def __repr__(self) -> str:
         return (

@@ -24,7 +24,7 @@ from fastserve.engine.model_info import ModelInfo
 from fastserve.engine.params import SamplingParams
 from fastserve.hardware import Hardware, Memory
 from fastserve.sched.job import Job
-from fastserve.sched.plan import Plan
+from fastserve.sched.plan import Plan, completes
 
 log = logging.getLogger("fastserve")
 
@@ -206,8 +206,8 @@ class TorchBackend:
             state = self.states[job]
             first, end = job.prefilled, job.prefilled + more
             known = state.prompt if end <= job.prompt else state.prompt + state.tokens
-            completes = end == job.prompt + job.generated
-            chunks.append(Rows(known[first:end], first, self.blocks.table(job), completes))
-            if completes:
+            whole = completes(job, more)
+            chunks.append(Rows(known[first:end], first, self.blocks.table(job), whole))
+            if whole:
                 speakers.append(job)
         return decodes, chunks, speakers

@@ -83,10 +83,7 @@ class ScriptedMachine:
     def run(self, plan: Plan) -> Outcome:
         stall = self.link.follow(plan)
         outputs = self.script.outputs
-        left = {job: outputs[job.id] - job.generated for job, tokens in plan.work if job.decoding}
-        for job, tokens in plan.prefill:
-            if job.prefilled + tokens == job.prompt + job.generated:
-                left[job] = outputs[job.id] - job.generated
+        left = {job: outputs[job.id] - job.generated for job in plan.due}
         each = self._iteration_ns(plan.batch, sum(tokens for _, tokens in plan.prefill))
         k = 0
         while True:
