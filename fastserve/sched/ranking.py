@@ -207,15 +207,3 @@ class Ranking:
         job.entry = None  # it points back at the job: a departed job must be free of cycles
         self.dirty.pop(job, None)
         self.stale.pop(job, None)
-
-    def broken_promises(self) -> list[tuple[Job, Any, Any]]:
-        """(job, stored rank, rank now) of whom the promise of a settled policy does not hold for."""
-        self.refresh()
-        self.refresh_run()
-        found = []
-        for stored in (self.wait, self.run):
-            for rank, _, _, job in stored:
-                now = self.entry_of(job)[0]
-                if now != rank if stored is self.wait else rank < now:
-                    found.append((job, rank, now))
-        return found

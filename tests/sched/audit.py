@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from fastserve.sched.alarms import served_at, tokens_at, waited_at
 from fastserve.sched.job import NEVER, Copy, Job
 from fastserve.sched.kv import Ledger
+from fastserve.sched.ranking import Ranking
 from fastserve.sched.scheduler import Scheduler
 
 
@@ -38,6 +40,19 @@ def audit(scheduler: Scheduler) -> None:
     assert ledger.hosted <= ledger.host
     assert set(ledger.parked) == {job for job in waiting if job.place.value == "device"}
     assert set(ledger.away) == {job for job in waiting if job.place.value == "host"}
+
+
+def broken_promises(ranking: Ranking) -> list[tuple[Job, Any, Any]]:
+    """(job, stored rank, rank now) of whom the promise of a settled policy does not hold for."""
+    ranking.refresh()
+    ranking.refresh_run()
+    found = []
+    for stored in (ranking.wait, ranking.run):
+        for rank, _, _, job in stored:
+            now = ranking.entry_of(job)[0]
+            if now != rank if stored is ranking.wait else rank < now:
+                found.append((job, rank, now))
+    return found
 
 
 def _held(ledger: Ledger, jobs: Iterable[Job], *places: str) -> int:

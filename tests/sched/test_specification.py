@@ -13,7 +13,7 @@ from fastserve.sched.job import NEVER
 from fastserve.sched.plan import Plan
 from fastserve.sched.scheduler import Scheduler
 from sim.world import World
-from tests.sched.audit import audit
+from tests.sched.audit import audit, broken_promises
 from tests.sched.spec import Spec, simulate
 from tests.sched.worlds import NAMES, Work, build, hardware, tuned, workload
 
@@ -67,7 +67,7 @@ def audited(world: World, scheduler: Scheduler) -> World:
         second = ask(now)
         assert second is not None and fields(first) == fields(second), "plan() is not pure"
         if scheduler.policy.settled:
-            assert not scheduler.ranking.broken_promises()
+            assert not broken_promises(scheduler.ranking)
         assert len(first.members) <= scheduler.slots
         assert len({job.id for job in first.members}) == len(first.members)
         return first
