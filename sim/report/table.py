@@ -72,7 +72,10 @@ def table(runs: Sequence[Run], settings: Mapping[str, object]) -> str:
         for row in rows
     ]
     lines.insert(2, "-" * len(lines[0]))
-    return "\n".join([*_header(runs, settings), "", *(line.rstrip() for line in lines), *_notes(groups, marks)]) + "\n"
+    return (
+        "\n".join([*_header(runs, settings), "", *(line.rstrip() for line in lines), *_notes(groups, marks, settings)])
+        + "\n"
+    )
 
 
 def _header(runs: Sequence[Run], settings: Mapping[str, object]) -> list[str]:
@@ -104,7 +107,7 @@ def _usual(name: str, settings: Mapping[str, object]) -> bool:
     return settings[name] == default
 
 
-def _notes(groups: Mapping[str, Sequence[Run]], marks: Mapping[str, str]) -> list[str]:
+def _notes(groups: Mapping[str, Sequence[Run]], marks: Mapping[str, str], settings: Mapping[str, object]) -> list[str]:
     notes = []
     for label, group in groups.items():
         parameters = [f"{name}={_value(value)}" for name, value in group[0].settings.items() if name != "load"]
@@ -112,8 +115,24 @@ def _notes(groups: Mapping[str, Sequence[Run]], marks: Mapping[str, str]) -> lis
             notes += textwrap.wrap(f"{label}: {', '.join(parameters)}", WIDTH, subsequent_indent="  ")
     notes += [f"* {label}: {mark}" for label, mark in marks.items()]
     notes += _losses(groups)
-    return ["", *notes] if notes else []
+    notes += textwrap.wrap(_window(groups, settings), WIDTH, subsequent_indent="  ")
+    return ["", *notes]
 
+
+def _window(groups: Mapping[str, Sequence[Run]], settings: Mapping[str, object]) -> str:
+    """Over which time rates are counted, and where much of it is the drain after the last arrival, how much."""
+    begin = "the end of the warmup" if settings.get("warmup") else "the first arrival"
+    text = f"done req/s: completed jobs over the time from {begin} to the last end"
+    spans = {}
+    for label, group in groups.items():
+        window, drain = (_average(group, key, settings) for key in ("rate_window_s", "rate_drain_s"))
+        if window and drain and drain >= NOTABLE * window:
+            spans[label] = f"{label} {_number(window)} s, {_number(drain)} s of it after the last arrival"
+    return f"{text} ({'; '.join(spans.values())})" if spans else text
+
+
+NOTABLE = 0.1
+"""Share of the drain in the window of the rates from which the notes tell it."""
 
 LOSSES = {
     "rejected": "rejected jobs can never fit in the KV pool; they stand outside all times",
