@@ -16,7 +16,7 @@ import numpy as np
 from fastserve.compare.contender import Contender, lined_up
 from fastserve.formats import stamp
 from fastserve.metrics.summary import Columns, Summary, paired_ratio
-from fastserve.policies.spec import PolicySpec
+from fastserve.policies.spec import PolicySpec, unread_facts
 from fastserve.workload import Trace
 
 MEASURES = (
@@ -191,6 +191,9 @@ def compare(
     settings = {"trace": trace.name, "requests": len(trace), "rate": trace.rate, "load": load,
                 "sustained_rps": sustains, "rounds": rounds, "seed": seed,
                 "predictor": "oracle" if guessed else "none", **body.about}  # fmt: skip
+    ours = [one for one in contenders if isinstance(one, PolicySpec)]
+    if unread := unread_facts(ours, [one.title for one in ours], trace.facts):
+        settings["unread"] = unread
     found = Comparison(settings, {})
     for number in range(rounds):
         mine = trace.repaired(seed + number)

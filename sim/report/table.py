@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
 from fastserve.metrics.summary import Ratio, paired_ratio
+from fastserve.policies.spec import unread_line
 from sim.report.run import Run
 from sim.settings import Settings
 
@@ -31,6 +32,9 @@ FIRST = (
     "predictor", "rate", "load",
 )  # fmt: skip
 """Settings that are read with every result. The others are set apart where they are as --help says."""
+
+APART = ("seeds", "unread")
+"""Settings that have a place of their own."""
 
 DEFAULTS = {field.name: field.default for field in fields(Settings)}
 
@@ -83,7 +87,7 @@ def _header(runs: Sequence[Run], settings: Mapping[str, object]) -> list[str]:
     unset: list[str] = []
     for name, value in settings.items():
         words = name.replace("_", " ")
-        if name == "seeds":
+        if name in APART:
             continue
         if name in FIRST or name not in DEFAULTS or not _usual(name, settings):
             items.append(f"{words} {_value(value)}")
@@ -91,6 +95,7 @@ def _header(runs: Sequence[Run], settings: Mapping[str, object]) -> list[str]:
             unset.append(words)
         else:
             usual.append(f"{words} {_value(value)}")
+    items.append(unread_line(settings.get("unread", {})))  # type: ignore[arg-type]
     parts = [f"by default: {', '.join(usual)}"] if usual else []
     parts += [f"off: {', '.join(unset)}"] if unset else []
     apart = textwrap.wrap("; ".join(parts), WIDTH, subsequent_indent="  ")
