@@ -200,8 +200,9 @@ def text(found: Comparison) -> str:
     rows = [["policy", "mean JCT s", "p95", "p99", "TTFT s", "tok/s", "baseline/row: mean JCT", "p95", "tok/s"]]
     for label, means in document["means"].items():
         ratios = document["ratios"].get(label)
-        mine = [f"{means[key]:.3f}" for key in ("mean_jct_s", "p95_jct_s", "p99_jct_s", "mean_ttft_s")]
-        mine.append(f"{means['output_tokens_per_s']:.0f}")
+        times = ("mean_jct_s", "p95_jct_s", "p99_jct_s", "mean_ttft_s")
+        mine = ["-" if means[key] is None else f"{means[key]:.3f}" for key in times]
+        mine.append("-" if (speed := means["output_tokens_per_s"]) is None else f"{speed:.0f}")
         keys = ("mean_jct_s", "p95_jct_s", "output_tokens_per_s")
         rows.append([label, *mine, *(["1"] * 3 if ratios is None else [_shown(ratios[key]) for key in keys])])
     lines += _columns(rows)
