@@ -88,13 +88,17 @@ class Settings(SchedulerConfig):
         )
         return Hardware(found.latency, memory, link, found.about)
 
-    def scheduler(self, policy: Policy, hardware: Hardware, longest: int) -> Scheduler:
-        """A Scheduler around this policy. longest: tokens of the longest prompt."""
+    def scheduler(self, policy: Policy, hardware: Hardware, longest: int, context: int) -> Scheduler:
+        """A Scheduler around this policy. longest: tokens of the longest prompt. context: of the longest request, which
+        bounds what the machine takes where its pool does not.
+        """
         host_blocks = hardware.memory.host_blocks
         if self.host_tokens not in (PRESET, UNLIMITED):
             host_blocks = int(self.host_tokens) // hardware.memory.block_tokens
         blocks = Blocks(hardware.memory.device_blocks, host_blocks, hardware.memory.block_tokens)
-        return self.build(policy, MachineTimes(hardware, self.max_batch, longest), blocks)
+        pool = hardware.memory.device_tokens
+        times = MachineTimes(hardware, self.max_batch, longest, context if pool is None else pool)
+        return self.build(policy, times, blocks)
 
     def with_(self, **changes: Any) -> Settings:
         """These settings with some changed. Raises ValueError that lists the valid names for an unknown one."""

@@ -29,6 +29,7 @@ from fastserve.compare.contender import Contender, Server, lined_up
 from fastserve.engine.config import EngineConfig
 from fastserve.importing import extra
 from fastserve.policies.spec import PolicySpec
+from fastserve.wording import policy_in_words
 
 if TYPE_CHECKING:
     from fastserve.compare.compare import Body, Comparison
@@ -204,6 +205,9 @@ def text(found: Comparison) -> str:
         keys = ("mean_jct_s", "p95_jct_s", "output_tokens_per_s")
         rows.append([label, *mine, *(["1"] * 3 if ratios is None else [_shown(ratios[key]) for key in keys])])
     lines += _columns(rows)
+    for label, knobs in document["policies"].items():
+        own = policy_in_words(knobs)
+        lines += textwrap.wrap(f"{label}: {own}", width=100, subsequent_indent="  ") if own else []
     fewest = min(len(found.values(label, "mean_jct_s")) for label in found.labels)
     if fewest < ENOUGH:
         lines.append(f"too few rounds for an interval: {fewest}; --rounds {ENOUGH} or more gives one")
