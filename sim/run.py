@@ -40,6 +40,14 @@ def prepare(spec: PolicySpec, settings: Settings) -> None:
     spec.check(guesses="" if guessed else "oracle, lognormal:SIGMA or constant:TOKENS")
 
 
+def accepted(trace: Trace, hardware: Hardware) -> int:
+    """Tokens of the longest request that the machine accepts: what its pool and its model's context leave room for; of
+    a machine without bounds what is asked for.
+    """
+    bounds = [bound for bound in (hardware.memory.device_tokens, hardware.context) if bound is not None]
+    return min(bounds) if bounds else longest_of(trace)
+
+
 def build(
     trace: Trace,
     spec: PolicySpec,
@@ -50,7 +58,7 @@ def build(
 ) -> tuple[World, Scheduler]:
     """A World ready to run."""
     policy = spec.fresh()
-    scheduler = settings.scheduler(policy, hardware, int(trace.prompt.max()), longest_of(trace))
+    scheduler = settings.scheduler(policy, hardware, int(trace.prompt.max()), accepted(trace, hardware))
     predictor = predictors.make(settings.predictor, seed) if "guess" in policy.needs else None
     inbox = Inbox(jobs_of(trace, predictor))
     link = Link(hardware.link, hardware.memory.block_bytes)
