@@ -162,7 +162,7 @@ def check(specs: Sequence[PolicySpec], settings: Settings) -> list[str]:
     predictors.make(settings.predictor)
     for spec in specs:
         prepare(spec, settings)
-        settings.scheduler(spec.fresh(), hardware, longest=1)
+        settings.scheduler(spec.fresh(), hardware, longest=1, context=1)
     rows = [row(spec, settings) for spec in specs]
     check_labels(rows)
     return rows

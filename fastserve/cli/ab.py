@@ -29,6 +29,7 @@ from fastserve.compare.contender import Contender, Server, lined_up
 from fastserve.engine.config import EngineConfig
 from fastserve.importing import extra
 from fastserve.policies.spec import PolicySpec, unread_line
+from fastserve.wording import policy_in_words
 
 if TYPE_CHECKING:
     from fastserve.compare.compare import Body, Comparison
@@ -208,6 +209,9 @@ def text(found: Comparison) -> str:
     lines += _columns(rows)
     if unread := unread_line(document["settings"].get("unread", {})):
         lines.append(unread)
+    for label, knobs in document["policies"].items():
+        own = policy_in_words(knobs)
+        lines += textwrap.wrap(f"{label}: {own}", width=100, subsequent_indent="  ") if own else []
     fewest = min(len(found.values(label, "mean_jct_s")) for label in found.labels)
     if fewest < ENOUGH:
         lines.append(f"too few rounds for an interval: {fewest}; --rounds {ENOUGH} or more gives one")

@@ -12,6 +12,7 @@ from fastserve.importing import absolute, address
 from fastserve.policies import find, knobs, make
 from fastserve.policies.literal import argument
 from fastserve.policies.reads import facts_read
+from fastserve.sched.errors import PolicyError
 from fastserve.sched.policy import MUST_RANK, Policy
 
 T = TypeVar("T")
@@ -84,9 +85,28 @@ class PolicySpec:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Its keywords with their defaults; empty for a factory function."""
-        kind = self.kind
-        return knobs(kind) if isinstance(kind, type) else {}
+        """Its keywords with their defaults; of a function those that it shows."""
+        return knobs(self.kind)
+
+    @property
+    def in_effect(self) -> dict[str, Any]:
+        """Each of its keywords: as given, else as its preset has it, else its default."""
+        found = self.settings
+        chosen = self.knobs.get("preset", found.get("preset"))
+        presets = getattr(self.kind, "presets", {})
+        preset = presets.get(chosen, {}) if isinstance(presets, Mapping) and isinstance(chosen, str) else {}
+        return found | dict(preset) | dict(self.knobs)
+
+    def told(self, policy: Policy) -> dict[str, Any]:
+        """All settings of `policy`, for results: in_effect, and under "derived" what it makes of them on the machine
+        that it is bound to. policy: a fresh() one. Raises PolicyError.
+        """
+        hook: object = policy.derived_settings
+        try:
+            derived = dict(hook()) if callable(hook) else {}
+        except Exception as error:
+            raise PolicyError(policy, "derived_settings", None, error) from error
+        return self.in_effect | ({"derived": derived} if derived else {})
 
     def fresh(self) -> Policy:
         """A new policy for one run. Raises ValueError for an unknown name or setting, and what its code raises."""
@@ -129,6 +149,12 @@ class PolicySpec:
         """A class from a file is pickled as its path: other processes cannot import its module."""
         policy = address(self.policy) if _of_file(self.policy) else self.policy
         return PolicySpec, (policy, dict(self.knobs), self.label)
+
+
+def told_by(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """PolicySpec.told(), from the settings of an engine."""
+    derived = settings.get("derived")
+    return dict(settings.get("knobs", {})) | ({"derived": derived} if derived else {})
 
 
 def _of_file(policy: object) -> bool:

@@ -71,6 +71,7 @@ class ScriptedMachine:
         self.slots = script.config.max_batch
         self.longest = LONGEST_PROMPT
         self.decode_ns = script.tick
+        self.output_ns = LONGEST_OUTPUT * script.tick
         self.next_event = NEVER  # ns: filled by the loop before each plan is run
         self.link = ModelledLink(lambda blocks, out: self._copy_ns(blocks))
 
