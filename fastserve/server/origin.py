@@ -64,7 +64,10 @@ class Origins:
         return any(entry.host == host.host and entry.port in (None, host.port) for entry in entries)
 
     def check_page(self, headers: Headers, hosts: list[Address | None], reads: bool) -> None:
-        """hosts: what this request calls the server. reads: it changes nothing. Raises ApiError 403 for a page of another origin."""
+        """hosts: what this request calls the server. reads: it changes nothing.
+
+        Raises ApiError 403 for a page of another origin.
+        """
         if ANY in self.pages:
             return
         site = headers.get("sec-fetch-site")

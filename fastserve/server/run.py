@@ -75,7 +75,14 @@ class FastServeServer:
                     )
                 host = f"[{config.host}]" if ":" in config.host else config.host
                 server = _Server(
-                    uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", proxy_headers=False, timeout_graceful_shutdown=5),
+                    uvicorn.Config(
+                        app,
+                        log_config=None,
+                        access_log=False,
+                        lifespan="on",
+                        proxy_headers=False,
+                        timeout_graceful_shutdown=5,
+                    ),
                     service,
                     f"{engine.start_line()}\n{embedded_note(config)}serving at http://{host}:{port} "
                     f"(page /, documentation /docs, metrics {config.metrics_endpoint})",

@@ -44,7 +44,12 @@ async def test_a_foreign_host_is_refused(serve: Serve) -> None:
             assert await called(client, host) == 200, host
         for host in [*FOREIGN, *OF_THE_NETWORK]:
             assert await called(client, host) == 403, host
-        for method, path in (("POST", "/generate"), ("POST", "/v1/completions"), ("GET", "/live"), ("DELETE", "/jobs/x")):
+        for method, path in (
+            ("POST", "/generate"),
+            ("POST", "/v1/completions"),
+            ("GET", "/live"),
+            ("DELETE", "/jobs/x"),
+        ):
             answer = await client.request(method, path, json=BODY, headers={"Host": "evil.example:8000"})
             assert answer.status_code == 403 and "--allowed-hosts evil.example " in answer.text, path
         twice = await client.get("/health", headers=[("Host", "localhost"), ("Host", "evil.example")])
@@ -64,7 +69,14 @@ async def test_a_server_that_others_reach_knows_names_of_its_network(serve: Serv
 
 async def test_allowed_hosts(serve: Serve) -> None:
     async with serve(allowed_hosts=["llm.example,.corp.example", "*.lab.example", "at.example:8443"]) as client:
-        for host in ("llm.example", "LLM.example:9", "a.b.corp.example", "corp.example", "x.lab.example", "at.example:8443"):
+        for host in (
+            "llm.example",
+            "LLM.example:9",
+            "a.b.corp.example",
+            "corp.example",
+            "x.lab.example",
+            "at.example:8443",
+        ):
             assert await called(client, host) == 200, host
         for host in ("evil.llm.example", "evilcorp.example", "lab.example.evil.example", "at.example:80"):
             assert await called(client, host) == 403, host
@@ -133,7 +145,13 @@ async def test_pages_of_other_origins(serve: Serve, headers: dict[str, str], rig
 
 
 async def test_a_link_from_elsewhere_may_lead_here(serve: Serve) -> None:
-    visit = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document", **CHROME, **OWN}
+    visit = {
+        "Sec-Fetch-Site": "cross-site",
+        "Sec-Fetch-Mode": "navigate",
+        "Sec-Fetch-Dest": "document",
+        **CHROME,
+        **OWN,
+    }
     async with serve() as client:
         for path in ("/", "/docs", "/stats"):
             assert (await client.get(path, headers=visit)).status_code == 200
@@ -179,12 +197,16 @@ async def test_what_curl_sends_goes_on_working(serve: Serve) -> None:
             assert answer.status_code == 200, kind
 
 
-@pytest.mark.parametrize("kind", [{}, FORM, {"Content-Type": "text/plain"}, {"Content-Type": "text/plain; application/json"}])
+@pytest.mark.parametrize(
+    "kind", [{}, FORM, {"Content-Type": "text/plain"}, {"Content-Type": "text/plain; application/json"}]
+)
 async def test_whatever_starts_work_is_said_to_be_json(serve: Serve, kind: dict[str, str]) -> None:
     """A beacon or a form cannot say so without being asked first; a Blob without a type says nothing at all."""
     async with serve() as client:
-        for path in ("/generate", "/generate/stream", "/chat", "/jobs", "/v1/generate", "/v1/generate_nobatch", "/send_text",
-                     "/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize"):  # fmt: skip
+        for path in (
+            "/generate", "/generate/stream", "/chat", "/jobs", "/v1/generate", "/v1/generate_nobatch", "/send_text",
+            "/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize",
+        ):  # fmt: skip
             fields = '{"prompt": "x", "messages": [{"role": "user", "content": "x"}], "tokens": [1]}'
             answer = await client.post(path, content=fields, headers=kind)
             assert answer.status_code in (400, 422) and "Content-Type: application/json" in answer.text, path
@@ -274,7 +296,9 @@ async def test_what_is_open_stays_so_behind_a_path(serve: Serve) -> None:
             assert (await client.get(path)).status_code != 200, path
 
 
-@pytest.mark.parametrize("prefix", ["//evil.example", "/a//b", "http://evil.example", '/"onload="x', "/..", "/a/..", "llm", "/a b"])
+@pytest.mark.parametrize(
+    "prefix", ["//evil.example", "/a//b", "http://evil.example", '/"onload="x', "/..", "/a/..", "llm", "/a b"]
+)
 async def test_a_prefix_that_is_none(serve: Serve, prefix: str) -> None:
     async with serve() as client:
         answer = await client.post("/jobs", json=BODY, headers={"X-Forwarded-Prefix": prefix})

@@ -138,7 +138,7 @@ async def _nobatch_turn(request: Request, service: Service) -> AsyncIterator[Non
     openapi_extra=BODY,
 )
 async def stream(request: Request) -> Response:
-    """The body is parsed as JSON whatever its Content-Type: `curl -d` sends that of a form. A web page must send JSON's."""
+    """The body is parsed as JSON whatever its Content-Type (`curl -d` sends that of a form), except of a browser."""
     if by_browser(request.headers) and not is_json(request.headers.get("content-type", "")):
         raise ApiError(403, f"from a web page: {WRONG_CONTENT_TYPE}")
     try:

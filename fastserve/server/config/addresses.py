@@ -57,7 +57,7 @@ def is_local(host: str) -> bool:
     return host == "localhost" or (ip is not None and ip.is_loopback)
 
 
-# -- settings: each raises ValueError with what was wrong ----------------------------------------------------------------
+# -- settings: each raises ValueError with what was wrong --------------------------------------------------------------
 
 
 def host_name(text: str) -> str:
@@ -65,7 +65,9 @@ def host_name(text: str) -> str:
     if "://" in text or "/" in text:
         raise ValueError(f"{text!r} is no name of a host: give NAME or NAME:PORT, without http:// and without a path")
     if text != ANY and address(text.removeprefix(ANY).removeprefix(".")) is None:
-        raise ValueError(f"{text!r} is no name of a host: give NAME, NAME:PORT, .NAME for all below it, or {ANY} for any")
+        raise ValueError(
+            f"{text!r} is no name of a host: give NAME, NAME:PORT, .NAME for all below it, or {ANY} for any"
+        )
     return text.lower()
 
 

@@ -124,7 +124,7 @@ class FastServeConfig(Second):
     keep_hours: Positive = 24.0
     """hours for which finished jobs are kept"""
     allowed_hosts: Words = ()
-    """other names that this server is called by, such as a proxy's: NAME, NAME:PORT, .NAME for all below it, "*" for any"""
+    """further names of this server, such as a proxy's: NAME, NAME:PORT, .NAME for all below it, "*" for any"""
     cors_origins: Words = ()
     """web pages elsewhere that may use this server, by origin (http://NAME:PORT); "*" for all; none by default"""
     root_path: str = ""
