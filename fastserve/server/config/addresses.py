@@ -6,6 +6,7 @@ import ipaddress
 import re
 from collections.abc import Iterable
 from typing import NamedTuple, TypeAlias
+from urllib.parse import urlsplit
 
 ANY = "*"
 NAME = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
@@ -85,6 +86,18 @@ def root_path(text: str) -> str:
     if found and not PREFIX.fullmatch(found):
         raise ValueError(f"{text!r} must be a path such as /llm, of letters, digits, and . _ ~ -")
     return found
+
+
+def url(text: str) -> str:
+    """An http or https URL."""
+    try:
+        parts = urlsplit(text)
+        known = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        known = False
+    if not known or not text.isprintable() or " " in text:
+        raise ValueError(f"{text!r} is no URL: give https://NAME/PATH")
+    return text
 
 
 def networks(texts: Iterable[str]) -> tuple[Network, ...]:

@@ -249,6 +249,11 @@ class FastServeConfig(Second):
         addresses.networks(value)
         return value
 
+    @field_validator("token_validation_url")
+    @classmethod
+    def _url(cls, value: str | None) -> str | None:
+        return None if value is None else addresses.url(value)
+
     @field_validator("root_path")
     @classmethod
     def _root(cls, value: str) -> str:
