@@ -13,7 +13,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from fastserve.server.api.errors import ApiError, error_response
+from fastserve.server.forwarded import route_path
 from fastserve.server.jobs.jobs import new_id
+from fastserve.server.origin import Origins
 from fastserve.server.service import Service
 
 log = logging.getLogger("fastserve.access")
@@ -38,6 +40,7 @@ class Middleware:
     def __init__(self, app: App, service: Service) -> None:
         self.app = app
         self.service = service
+        self.origins = Origins(service.config, service.auth.on)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -49,6 +52,7 @@ class Middleware:
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
         state["client"] = None
+        path = route_path(scope)
         started = time.perf_counter()
         status = 0
 
@@ -76,12 +80,13 @@ class Middleware:
                 raise ApiError(400, f"Content-Length: {length!r} is not a number of bytes")
             if int(length) > max_bytes:
                 raise ApiError(413, TOO_LARGE.format(max_bytes))
+            self.origins.check(headers, scope)
             auth = self.service.auth
-            if auth.on and not auth.is_open(scope["path"]) and scope["method"] != "OPTIONS":
+            if auth.on and not auth.is_open(path) and scope["method"] != "OPTIONS":
                 state["client"] = await auth.client(headers.get("authorization"))
             await self.app(scope, receive_limited, send_with_id)
         except ApiError as error:
-            await error_response(scope["path"], error)(scope, receive, send_with_id)
+            await error_response(path, error)(scope, receive, send_with_id)
         except ClientDisconnect:
             status = CLIENT_CLOSED
         except Exception as error:
@@ -89,7 +94,7 @@ class Middleware:
             if status:  # the response has started
                 raise
             failure = ApiError(500, f"request {request_id} failed inside the server; see its log")
-            await error_response(scope["path"], failure)(scope, receive, send_with_id)
+            await error_response(path, failure)(scope, receive, send_with_id)
         finally:
             facts = {
                 "method": scope["method"],

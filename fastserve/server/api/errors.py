@@ -12,6 +12,8 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from fastserve.server.forwarded import route_path
+
 TYPES: dict[int, str] = {
     400: "BadRequestError",
     401: "AuthenticationError",
@@ -86,14 +88,14 @@ def install(app: FastAPI) -> None:
 
     async def api_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, ApiError)
-        return error_response(request.url.path, error)
+        return error_response(route_path(request.scope), error)
 
     async def http_exception(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         what = str(error.detail)
         if isinstance(error.__cause__, (ValueError, RecursionError)):  # FastAPI could not parse the body
             what = not_json(error.__cause__)
-        found = error_response(request.url.path, ApiError(error.status_code, what))
+        found = error_response(route_path(request.scope), ApiError(error.status_code, what))
         found.headers.update(error.headers or {})
         return found
 
@@ -106,7 +108,7 @@ def install(app: FastAPI) -> None:
             faults = [unread if fault["loc"] == ["body"] else fault for fault in faults]
         if rest := len(errors) - len(faults):
             faults.append({"loc": ["body"], "msg": f"and {rest} more of this kind", "type": "more"})
-        if not uses_openai_errors(request.url.path):
+        if not uses_openai_errors(route_path(request.scope)):
             return Json({"detail": faults}, 422)
         fields = [".".join(map(str, fault["loc"][1:])) for fault in faults]
         pairs = zip(fields, faults, strict=True)
