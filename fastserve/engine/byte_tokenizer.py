@@ -1,4 +1,4 @@
-"""ByteTokenizer: one UTF-8 byte, one token. Used by the scripted backend. Only templates of one's own take a library."""
+"""ByteTokenizer: one UTF-8 byte, one token. Used by the scripted backend, without dependencies."""
 
 from __future__ import annotations
 
