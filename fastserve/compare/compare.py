@@ -15,9 +15,10 @@ import numpy as np
 
 from fastserve.compare.contender import Contender, lined_up
 from fastserve.formats import stamp
+from fastserve.json_values import plain
 from fastserve.metrics.finish import is_outcome
 from fastserve.metrics.summary import Columns, Summary, paired_ratio
-from fastserve.policies.spec import PolicySpec
+from fastserve.policies.spec import PolicySpec, unread_facts
 from fastserve.workload import Trace
 
 MEASURES = (
@@ -51,7 +52,7 @@ class CompareError(RuntimeError):
 
 
 class Replay(NamedTuple):
-    """A run. notes: additional facts, warnings among them."""
+    """A run. notes: additional facts, warnings among them; under "policy" PolicySpec.told(), where that is known."""
 
     records: Columns
     summary: Summary
@@ -85,6 +86,8 @@ class Round:
     records: Columns
     summary: Summary
     notes: Mapping[str, Any] = field(default_factory=dict)
+    knobs: Mapping[str, Any] = field(default_factory=dict)
+    """all settings of its policy, where they are known"""
 
 
 @dataclass(slots=True)
@@ -99,6 +102,13 @@ class Comparison:
     def labels(self) -> list[str]:
         """Labels of the contenders, the baseline first."""
         return list(dict.fromkeys(run.label for run in self.rounds))
+
+    def policies(self) -> dict[str, dict[str, Any]]:
+        """Label -> all settings of its policy; empty where they are not known."""
+        found: dict[str, dict[str, Any]] = {}
+        for run in self.rounds:
+            found.setdefault(run.label, plain(run.knobs))
+        return found
 
     def values(self, label: str, measure: str) -> list[float]:
         """Values of a measure, one per round; NaN if missing."""
@@ -151,14 +161,15 @@ class Comparison:
                 f"and run again")  # fmt: skip
 
     def document(self, *, jobs: bool = False) -> dict[str, Any]:
-        """Plain JSON values: {settings, machine, means, ratios, warnings, rounds}. ratios: the baseline's mean over the
-        row's, pairs drawn again for the interval, so above 1 where the row is smaller; low and high are None below
-        ENOUGH rounds; no ratio where the two truncated different requests. jobs: with each job's times.
+        """Plain JSON values: {settings, policies, machine, means, ratios, warnings, rounds}. ratios: the baseline's
+        mean over the row's, paired, so above 1 where the row is smaller; low and high are None below ENOUGH rounds;
+        no ratio where the two truncated different requests. jobs: with each job's times.
         """
         baseline, *others = self.labels
         return {
             **stamp("comparison"),
             "settings": self.settings,
+            "policies": self.policies(),
             "machine": self.machine,
             "means": {label: {key: _mean(self.values(label, key)) for key in MEASURES} for label in self.labels},
             "ratios": {label: {key: self._ratio(baseline, label, key) for key in MEASURES} for label in others},
@@ -218,6 +229,9 @@ def compare(
     settings = {"trace": trace.name, "requests": len(trace), "rate": trace.rate, "load": load,
                 "sustained_rps": sustains, "rounds": rounds, "seed": seed,
                 "predictor": "oracle" if guessed else "none", **body.about}  # fmt: skip
+    ours = [one for one in contenders if isinstance(one, PolicySpec)]
+    if unread := unread_facts(ours, [one.title for one in ours], trace.facts):
+        settings["unread"] = unread
     found = Comparison(settings, {})
     for number in range(rounds):
         mine = trace.repaired(seed + number)
@@ -232,7 +246,8 @@ def compare(
                 records, summary, notes = body.replay(one, mine, seed + number, watch)
             except CompareError as error:
                 raise CompareError(f"{one.title}, round {number + 1}: {error}") from None
-            found.rounds.append(Round(one.title, one.name, number, records, summary, notes))
+            knobs = notes.pop("policy", {})
+            found.rounds.append(Round(one.title, one.name, number, records, summary, notes, knobs))
     found.machine = body.machine()
     return found
 

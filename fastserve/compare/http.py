@@ -22,7 +22,7 @@ from fastserve.compare.compare import CompareError, Replay, Watch
 from fastserve.compare.contender import Contender, Server
 from fastserve.compare.subprocess_server import ServerError, ServerProcess
 from fastserve.compare.trace import check_fits, warm_up
-from fastserve.policies.spec import PolicySpec
+from fastserve.policies.spec import PolicySpec, told_by
 from fastserve.predictors import Oracle
 from fastserve.workload import Trace
 
@@ -138,6 +138,7 @@ def notes(result: Result, target: Target, server: ServerProcess | None) -> dict[
         "dispatch_lag_p99_ms": lag,
         "wrong_outputs": wrong,
         "server": start_line,
+        "policy": told_by(target.settings),
         "warnings": warnings,
     }
 

@@ -4,9 +4,12 @@ import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from typing import Any
 
 from fastserve.metrics.finish import is_outcome
 from fastserve.metrics.summary import Ratio, paired_ratio
+from fastserve.policies.spec import unread_line
+from fastserve.wording import policy_in_words, value_in_words
 from sim.report.run import Run
 from sim.settings import Settings
 
@@ -32,6 +35,9 @@ FIRST = (
     "predictor", "rate", "load",
 )  # fmt: skip
 """Settings that are read with every result. The others are set apart where they are as --help says."""
+
+APART = ("seeds", "unread")
+"""Settings that have a place of their own."""
 
 DEFAULTS = {field.name: field.default for field in fields(Settings)}
 
@@ -87,14 +93,15 @@ def _header(runs: Sequence[Run], settings: Mapping[str, object]) -> list[str]:
     unset: list[str] = []
     for name, value in settings.items():
         words = name.replace("_", " ")
-        if name == "seeds":
+        if name in APART:
             continue
         if name in FIRST or name not in DEFAULTS or not _usual(name, settings):
-            items.append(f"{words} {_value(value)}")
+            items.append(f"{words} {value_in_words(value)}")
         elif not value:
             unset.append(words)
         else:
-            usual.append(f"{words} {_value(value)}")
+            usual.append(f"{words} {value_in_words(value)}")
+    items.append(unread_line(settings.get("unread", {})))  # type: ignore[arg-type]
     parts = [f"by default: {', '.join(usual)}"] if usual else []
     parts += [f"off: {', '.join(unset)}"] if unset else []
     apart = textwrap.wrap("; ".join(parts), WIDTH, subsequent_indent="  ")
@@ -110,9 +117,9 @@ def _usual(name: str, settings: Mapping[str, object]) -> bool:
 def _notes(groups: Mapping[str, Sequence[Run]], marks: Mapping[str, str], settings: Mapping[str, object]) -> list[str]:
     notes = []
     for label, group in groups.items():
-        parameters = [f"{name}={_value(value)}" for name, value in group[0].settings.items() if name != "load"]
-        if parameters:
-            notes += textwrap.wrap(f"{label}: {', '.join(parameters)}", WIDTH, subsequent_indent="  ")
+        own = policy_in_words(_over_seeds(group))
+        if own:
+            notes += textwrap.wrap(f"{label}: {own}", WIDTH, subsequent_indent="  ")
     notes += [f"* {label}: {mark}" for label, mark in marks.items()]
     notes += _losses(groups)
     notes += textwrap.wrap(_window(groups, settings), WIDTH, subsequent_indent="  ")
@@ -173,6 +180,16 @@ def _truncated(run: Run) -> set[int]:
     return set(run.records["id"][is_outcome(run.records["finish"], "truncated")].tolist())
 
 
+def _over_seeds(group: Sequence[Run]) -> dict[str, Any]:
+    """The policy's settings; what it derives from them may depend on a seed's requests, and then all of it is said."""
+    found: list[Mapping[str, Any]] = [run.settings.get("derived", {}) for run in group]
+    derived: dict[str, Any] = {}
+    for name, value in found[0].items():
+        words = list(dict.fromkeys(value_in_words(one.get(name)) for one in found))
+        derived[name] = value if len(words) == 1 else " or ".join(words)
+    return dict(group[0].settings) | ({"derived": derived} if derived else {})
+
+
 def _mark(group: Sequence[Run]) -> str | None:
     """Collapsed: the run was stopped for its backlog. Saturated: the queue grew to the end."""
     collapsed = [run for run in group if run.summary.get("collapsed")]
@@ -214,7 +231,7 @@ def _average(group: Sequence[Run], key: str, settings: Mapping[str, object]) -> 
 def _figure(run: Run, key: str, settings: Mapping[str, object]) -> float | None:
     if key == "swap_gib":
         return (run.summary["swapped_out_gib"] or 0.0) + (run.summary["swapped_in_gib"] or 0.0)
-    value = run.summary.get(key, run.settings.get(key, settings.get(key)))
+    value = run.summary.get(key, settings.get(key))
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
@@ -228,20 +245,6 @@ def _number(value: float | None) -> str:
         return f"{value:.1e}"
     decimals = max(0, 2 - math.floor(math.log10(abs(value))))
     return f"{value:.{min(decimals, 5)}f}"
-
-
-def _value(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}" if abs(value) >= 10_000 else str(value)
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, Mapping):
-        return "(" + ", ".join(f"{name}={_value(item)}" for name, item in value.items()) + ")"
-    if isinstance(value, list | tuple):
-        return ", ".join(_value(item) for item in value)
-    return "none" if value is None else str(value)
 
 
 def _span(values: Sequence[int]) -> str:

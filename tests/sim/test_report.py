@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from fastserve.atomic_files import OutputError, atomically
+from fastserve.json_values import plain
 from fastserve.metrics.summary import summarise
-from sim.report.document import document, plain, table, write_out
+from sim.report.document import document, table, write_out
 from sim.report.plot import draw
 from sim.report.provenance import provenance
 from sim.report.run import Run
