@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from fastserve.metrics.finish import is_outcome
+from fastserve.metrics.finish import Outcome, is_outcome
 from fastserve.metrics.summary import Ratio, paired_ratio
 from fastserve.policies.spec import unread_line
 from fastserve.wording import policy_in_words, value_in_words
@@ -169,15 +169,15 @@ def _losses(groups: Mapping[str, Sequence[Run]]) -> list[str]:
 
 
 def _same_work(first: Sequence[Run], group: Sequence[Run]) -> bool:
-    """Whether the same jobs were truncated under every common seed. Who truncates more has less to do."""
-    cut = {run.seed: _truncated(run) for run in group}
-    return all(_truncated(run) == cut.get(run.seed, _truncated(run)) for run in first)
+    """Whether, under every common seed, none completed what the other truncated. Who truncates more has less to do."""
+    others = {run.seed: run for run in group}
+    pairs = [(run, other) for run in first if (other := others.get(run.seed)) is not None]
+    cut = [(one, two) for pair in pairs for one, two in (pair, pair[::-1]) if one.summary.get("truncated")]
+    return not any(_ids(one, "truncated") & _ids(two, "completed") for one, two in cut)
 
 
-def _truncated(run: Run) -> set[int]:
-    if not run.summary.get("truncated"):
-        return set()
-    return set(run.records["id"][is_outcome(run.records["finish"], "truncated")].tolist())
+def _ids(run: Run, outcome: Outcome) -> set[int]:
+    return set(run.records["id"][is_outcome(run.records["finish"], outcome)].tolist())
 
 
 def _over_seeds(group: Sequence[Run]) -> dict[str, Any]:
