@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from fastserve.server.api.body import TOO_LARGE
 from fastserve.server.api.errors import ApiError, error_response
 from fastserve.server.jobs.jobs import new_id
 from fastserve.server.service import Service
@@ -28,8 +28,6 @@ REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 CLIENT_CLOSED = 499
 """Status in the access log when the client disconnected before its request was complete; no response is sent."""
-
-TOO_LARGE = "the body is larger than the limit of {:,} bytes"
 
 
 class Middleware:
@@ -59,27 +57,16 @@ class Middleware:
                 MutableHeaders(scope=message)["X-Request-Id"] = request_id
             await send(message)
 
-        max_bytes = round(self.service.config.max_body_mib * (1 << 20))
-        read = 0
-
-        async def receive_limited() -> MutableMapping[str, Any]:
-            nonlocal read
-            message = await receive()
-            read += len(message.get("body", b""))
-            if read > max_bytes:
-                raise HTTPException(413, TOO_LARGE.format(max_bytes))
-            return message
-
         try:
             length = headers.get("content-length") or "0"
             if not length.isdecimal():
                 raise ApiError(400, f"Content-Length: {length!r} is not a number of bytes")
-            if int(length) > max_bytes:
-                raise ApiError(413, TOO_LARGE.format(max_bytes))
+            if len(length) > 18 or int(length) > self.service.max_body_bytes:
+                raise ApiError(413, TOO_LARGE.format(self.service.max_body_bytes))
             auth = self.service.auth
             if auth.on and not auth.is_open(scope["path"]) and scope["method"] != "OPTIONS":
                 state["client"] = await auth.client(headers.get("authorization"))
-            await self.app(scope, receive_limited, send_with_id)
+            await self.app(scope, receive, send_with_id)
         except ApiError as error:
             await error_response(scope["path"], error)(scope, receive, send_with_id)
         except ClientDisconnect:

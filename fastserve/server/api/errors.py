@@ -30,6 +30,9 @@ TYPES: dict[int, str] = {
 MAX_FAULTS = 8
 """Validation errors of one body that are reported; a long list may have the same one for each item."""
 
+MAX_MESSAGE = 2000
+"""Characters of an error message, and of the name of a field in it."""
+
 WRONG_CONTENT_TYPE = "the Content-Type is not JSON: send Content-Type: application/json"
 
 
@@ -41,9 +44,17 @@ class ApiError(Exception):
     ) -> None:
         super().__init__(message)
         self.status = status
-        self.message = message
+        self.message = clipped(message)
         self.param = param
         self.retry_after = retry_after
+
+
+class InvalidBody(RequestValidationError):
+    """more: faults of the same kind beyond those in its list."""
+
+    def __init__(self, faults: list[dict[str, Any]], more: int = 0) -> None:
+        super().__init__(faults)
+        self.more = more
 
 
 class Json(Response):
@@ -55,6 +66,11 @@ class Json(Response):
 
     def render(self, content: Any) -> bytes:
         return json.dumps(content, separators=(",", ":"), allow_nan=False).encode("ascii") + b"\n"
+
+
+def clipped(text: str) -> str:
+    """A text for an answer: what a client sent may be in it, and may be megabytes."""
+    return text if len(text) <= MAX_MESSAGE else f"{text[: MAX_MESSAGE // 2]} ... {text[-MAX_MESSAGE // 4 :]}"
 
 
 def openai_body(status: int, message: str, param: str | None = None) -> dict[str, Any]:
@@ -101,10 +117,7 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, RequestValidationError)
         errors = error.errors()
         faults = [_fault_json(fault) for fault in errors[:MAX_FAULTS]]
-        if isinstance(error.body, bytes):  # FastAPI does not parse a body of another Content-Type
-            unread = {"loc": ["body"], "msg": WRONG_CONTENT_TYPE, "type": "content_type"}
-            faults = [unread if fault["loc"] == ["body"] else fault for fault in faults]
-        if rest := len(errors) - len(faults):
+        if rest := len(errors) - len(faults) + getattr(error, "more", 0):
             faults.append({"loc": ["body"], "msg": f"and {rest} more of this kind", "type": "more"})
         if not uses_openai_errors(request.url.path):
             return Json({"detail": faults}, 422)
@@ -123,7 +136,8 @@ def _fault_json(fault: Mapping[str, Any]) -> dict[str, Any]:
     if fault["type"] == "json_invalid":
         what = f"{not_json(fault['ctx']['error'])} at character {fault['loc'][-1]}"
         return {"loc": ["body"], "msg": what, "type": "json_invalid"}
-    return {"loc": list(fault["loc"]), "msg": fault["msg"].removeprefix("Value error, "), "type": fault["type"]}
+    place = [clipped(part) if isinstance(part, str) else part for part in fault["loc"]]
+    return {"loc": place, "msg": clipped(fault["msg"].removeprefix("Value error, ")), "type": fault["type"]}
 
 
 def not_json(error: Exception | str) -> str:

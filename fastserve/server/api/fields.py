@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
+from functools import cache
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WrapValidator
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationError, WrapValidator
 from pydantic import ValidatorFunctionWrapHandler as Handler
 
+from fastserve.server.api.errors import MAX_FAULTS
 from fastserve.server.jobs.jobs import Scheduling
 
+SURROGATE = re.compile("[\ud800-\udfff]")
 Token = Annotated[int, Field(ge=0, lt=1 << 31)]
 MAX_DEPTH = 64
 """Nesting of metadata: JSON encoders have recursion limits."""
@@ -29,8 +34,34 @@ def expecting(what: str) -> WrapValidator:
     return WrapValidator(check)
 
 
+def few_unknown(fields: Any, model: type[BaseModel]) -> tuple[Any, int]:
+    """(fields with at most MAX_FAULTS unknown ones, how many more there were): each one costs an error of 1 KB."""
+    if not isinstance(fields, dict) or model.model_config.get("extra") != "forbid":
+        return fields, 0
+    known = _names(model)
+    unknown = [name for name in fields if name not in known]
+    if len(unknown) <= MAX_FAULTS:
+        return fields, 0
+    left_out = set(unknown[MAX_FAULTS:])
+    return {name: value for name, value in fields.items() if name not in left_out}, len(left_out)
+
+
+@cache
+def _names(model: type[BaseModel]) -> frozenset[str]:
+    """All names that fields of this model have in JSON."""
+
+    def names() -> Iterator[str]:
+        for name, field in model.model_fields.items():
+            if isinstance(field.validation_alias, AliasChoices):
+                yield from map(str, field.validation_alias.choices)
+            else:
+                yield name if field.validation_alias is None else str(field.validation_alias)
+
+    return frozenset(names())
+
+
 def _unicode(value: str) -> str:
-    if any("\ud800" <= letter <= "\udfff" for letter in value):
+    if SURROGATE.search(value):
         raise ValueError("it contains a lone surrogate, which is not valid Unicode text")
     return value
 
@@ -50,13 +81,16 @@ def _json(value: dict[str, Any]) -> dict[str, Any]:
 
 Text = Annotated[str, AfterValidator(_unicode)]
 Name = Annotated[Text, Field(max_length=256)]
+ModelName = Annotated[str, Field(max_length=1024)]
 Prompt = Annotated[
-    Annotated[str, Field(min_length=1), AfterValidator(_unicode)] | Annotated[list[Token], Field(min_length=1)],
+    Annotated[str, Field(min_length=1), AfterValidator(_unicode)]
+    | Annotated[list[Token], Field(min_length=1, fail_fast=True)],
     expecting("text of at least one character, or a list of at least one token id"),
 ]
 Tokens = Annotated[int, Field(ge=1, lt=1 << 31)]
 Stop = Annotated[
-    Annotated[str, Field(min_length=1)] | Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=64)],
+    Annotated[str, Field(min_length=1)]
+    | Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=64, fail_fast=True)],
     expecting("text of at least one character, or a list of at most 64 of them"),
 ]
 Metadata = Annotated[dict[str, Any], AfterValidator(_json)]

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
+from fastserve.server.api.body import BodyRoute
 from fastserve.server.api.dependencies import client_of, finished, scheduling_of, service_of
 from fastserve.server.api.errors import ApiError, Json, error_responses
 from fastserve.server.api.openai_answer import ChatCompletion, Completion
@@ -27,7 +28,7 @@ from fastserve.server.service import Service
 COMPLETION_TOKENS = 16
 """OpenAI's default max_tokens of completions; of chat it is the rest of the context."""
 
-router = APIRouter(tags=["OpenAI"])
+router = APIRouter(route_class=BodyRoute, tags=["OpenAI"])
 REFUSALS = error_responses(400, 401, 404, 409, 413, 429, 500, 503, 504, openai=True)
 
 
@@ -159,14 +160,15 @@ async def tokenize(request: Request, body: TokenizeRequest) -> Tokenized:
     service = service_of(request)
     service.check_model(body.model)
     tokens = await service.tokenization.tokens(body.prompt, body.add_special_tokens)
-    return {"count": len(tokens), "max_model_len": service.engine.max_model_len, "tokens": tokens}
+    found = {"count": len(tokens), "max_model_len": service.engine.max_model_len, "tokens": tokens}
+    return Json(found)  # type: ignore[return-value]
 
 
 @router.post("/detokenize", responses=error_responses(400, 401, 404, 413))
 async def detokenize(request: Request, body: DetokenizeRequest) -> Detokenized:
     service = service_of(request)
     service.check_model(body.model)
-    return {"prompt": service.tokenization.text(body.tokens)}
+    return {"prompt": await service.tokenization.text_of(body.tokens)}
 
 
 @router.get("/version", responses=error_responses(401))

@@ -127,6 +127,8 @@ class FastServeConfig(Second):
     """CORS: allowed origins; "*" for all; none by default"""
     max_body_mib: Positive = 8.0
     """maximum request body, MiB"""
+    max_body_items: Annotated[int, Field(ge=64)] = 16384
+    """maximum strings, objects and lists in a request body"""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """minimum severity of log lines"""
     log_format: Literal["text", "json"] = "text"
