@@ -4,9 +4,9 @@
     python scripts/bench_hostile.py --only dicts --mib 8 --json build/hostile.json
     python scripts/bench_hostile.py --model ./folder      # flags of `fastserve serve` follow --model
 
-/ping is asked again and again while the body is sent and answered. A row has the longest wait of a ping in wall time, the
-most CPU time that the server took during one (what a quiet machine would show), and how far its peak of resident memory
-rose above what it was before, in multiples of the body. Linux only: /proc/PID/clear_refs resets the peak.
+/ping is asked again and again while the body is sent and answered. A row has the longest wait of a ping in wall time,
+the most CPU time that the server took during one (what a quiet machine would show), and how far its peak of resident
+memory rose above what it was before, in multiples of the body. Linux only: /proc/PID/clear_refs resets the peak.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ BODIES: dict[str, tuple[str, Callable[[int], bytes]]] = {
     "long message": (CHAT, repeated('{"messages":[{"role":"user","content":"', "word ", '"}]}')),
     "many long messages": (
         CHAT,
-        repeated('{"messages":[', f'{{"role":"user","content":"{"word " * 2000}"}},', '{"role":"user","content":"a"}]}'),
+        repeated('{"messages":[', f'{{"role":"user","content":"{"word " * 2000}"}},', '{"role":"a","content":"a"}]}'),
     ),
     "messages is text": (CHAT, repeated('{"messages":"', "x", '"}')),
     "parts": (CHAT, repeated('{"messages":[{"role":"user","content":[', '{"type":"text"},', '{"type":"text"}]}]}')),
@@ -223,7 +223,8 @@ HEADER = f"{'body':24}  MiB status  took ms  ping ms  cpu ms  MiB up x body  ans
 
 def shown(row: Row) -> str:
     times = f"{row.took_ms:8.0f} {row.ping_wall_ms:8.1f} {row.ping_cpu_ms:7.1f}"
-    return f"{row.name:24} {row.mib:4.0f} {row.status:6} {times} {row.peak_mib:7.1f} {row.times_body:6.2f}  {row.answer[:60]!r}"
+    memory = f"{row.peak_mib:7.1f} {row.times_body:6.2f}"
+    return f"{row.name:24} {row.mib:4.0f} {row.status:6} {times} {memory}  {row.answer[:60]!r}"
 
 
 def rows(server: Server, args: argparse.Namespace) -> Iterator[Row]:

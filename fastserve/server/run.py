@@ -20,6 +20,7 @@ from fastserve.observers.named import chosen
 from fastserve.server.app import create_app
 from fastserve.server.config import sources
 from fastserve.server.config.settings import FastServeConfig
+from fastserve.server.http_protocol import bounded
 from fastserve.server.service import Service
 from fastserve.server.telemetry import logs
 
@@ -75,11 +76,14 @@ class FastServeServer:
                     )
                 host = f"[{config.host}]" if ":" in config.host else config.host
                 server = _Server(
-                    uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=5),
+                    uvicorn.Config(
+                        app, http=bounded(config), ws="none", log_config=None, access_log=False, lifespan="on",
+                        timeout_graceful_shutdown=5,
+                    ),
                     service,
                     f"{engine.start_line()}\n{embedded_note(config)}serving at http://{host}:{port} "
                     f"(page /, documentation /docs, metrics {config.metrics_endpoint})",
-                )
+                )  # fmt: skip
                 with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
                     runner.run(server.serve(sockets=[listener]))
 

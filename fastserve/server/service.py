@@ -6,8 +6,10 @@ Event loop only. The engine's thread reaches it through a LoopDispatcher.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -97,6 +99,16 @@ class Service:
             raise ApiError(400, f"a prompt of {longest} tokens; this server accepts at most {most}", param="prompt")
         self.limits.admit(client, sum(map(len, prompts)))
 
+    @contextlib.contextmanager
+    def place(self) -> Iterator[None]:
+        """A place in the engine's queue for a request that waits before it. Raises ApiError 503."""
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(self.engine.place())
+            except QueueFull as error:
+                raise _queue_full(error) from error
+            yield
+
     def output_limit(self, prompt_tokens: int, wanted: int | None, default: int | None) -> int | None:
         """max_tokens of a request: as requested, else the default, cut to what context and settings allow.
 
@@ -168,7 +180,7 @@ class Service:
                 **scheduling._asdict(),
             )
         except QueueFull as error:
-            raise ApiError(503, str(error), retry_after=1) from error
+            raise _queue_full(error) from error
         except ValueError as error:
             raise ApiError(400, str(error)) from error
         except RuntimeError as error:
@@ -310,3 +322,7 @@ class Service:
         self.input_pool.close()
         await self.auth.close()
         await asyncio.to_thread(self.store.close)
+
+
+def _queue_full(error: QueueFull) -> ApiError:
+    return ApiError(503, str(error), retry_after=1)

@@ -110,11 +110,15 @@ async def v1_generate_nobatch(request: Request, body: GenerateRequest) -> Genera
 
 @contextlib.asynccontextmanager
 async def _nobatch_turn(request: Request, service: Service) -> AsyncIterator[None]:
-    """Holds the lock of /v1/generate_nobatch. Raises ApiError 409 when the client disconnects first, 504 on timeout."""
+    """Holds the lock of /v1/generate_nobatch. Who waits for it counts in the bound of the queue.
+
+    Raises ApiError 409 when the client disconnects first, 503 when the queue is full, 504 on timeout.
+    """
     turn = asyncio.create_task(service.nobatch_lock.acquire())
     try:
         async with on_disconnect(request.receive, turn.cancel):
-            await asyncio.wait([turn], timeout=service.config.request_timeout or None)
+            with service.place():
+                await asyncio.wait([turn], timeout=service.config.request_timeout or None)
         if turn.cancelled():
             raise ApiError(409, "the client closed the connection")
         if not turn.done():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from importlib.metadata import version
 from typing import Any
 
@@ -22,6 +23,7 @@ from fastserve.server.api.openai_schema import (
     TokenizeRequest,
 )
 from fastserve.server.api.streaming import EVENTS, stream_response
+from fastserve.server.api.tokenization import SHORT_LIST
 from fastserve.server.jobs.jobs import Group
 from fastserve.server.service import Service
 
@@ -97,8 +99,8 @@ def _card(service: Service) -> ModelCard:
 async def completions(request: Request, body: CompletionRequest) -> Response:
     service = service_of(request)
     service.check_model(body.model)
-    prompts = [await service.tokenization.prompt(prompt) for prompt in body.prompts]
-    group = _start(service, request, body, prompts, "completion", COMPLETION_TOKENS, body.logprobs)
+    prompts = await service.tokenization.prompts(body.prompts)
+    group = await _start(service, request, body, prompts, "completion", COMPLETION_TOKENS, body.logprobs)
     reply = ReplyState(service, group, prompts, body.choices, body.stream_options, body.logprobs or 0)
     form = CompletionFormat(reply)
     if body.stream:
@@ -115,7 +117,7 @@ async def chat_completions(request: Request, body: ChatCompletionRequest) -> Res
     prompt = await service.tokenization.conversation(messages)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     body.max_tokens = body.max_completion_tokens or body.max_tokens
-    group = _start(service, request, body, [prompt], "chat completion", None, logprobs)
+    group = await _start(service, request, body, [prompt], "chat completion", None, logprobs)
     form = ChatFormat(ReplyState(service, group, [prompt], body.choices, body.stream_options, logprobs or 0))
     if body.stream:
         return stream_response(group, form)
@@ -123,7 +125,7 @@ async def chat_completions(request: Request, body: ChatCompletionRequest) -> Res
     return Json(form.response(outputs))
 
 
-def _start(
+async def _start(
     service: Service,
     request: Request,
     body: Generation,
@@ -140,6 +142,8 @@ def _start(
         for prompt in prompts:
             tokens = service.output_limit(len(prompt), body.max_tokens, default_tokens)
             for _ in range(body.choices):
+                if group.jobs and len(prompt) > SHORT_LIST:  # each is checked again, and others have their turn
+                    await asyncio.sleep(0)
                 service.start(
                     prompt,
                     body.params(tokens, len(group.jobs), logprobs),
@@ -149,9 +153,12 @@ def _start(
                     scheduling=scheduling_of(request, body),
                     streams=bool(body.stream),
                 )
-    except (ApiError, ValueError) as error:
+    except ValueError as error:
         group.cancel()
-        raise error if isinstance(error, ApiError) else ApiError(400, str(error)) from error
+        raise ApiError(400, str(error)) from error
+    except BaseException:  # ApiError, or the server ends
+        group.cancel()
+        raise
     return group
 
 

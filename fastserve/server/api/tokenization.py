@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -37,18 +37,24 @@ class Tokenization:
 
     async def prompt(self, prompt: str | list[int]) -> list[int]:
         """Token ids of a prompt: text, or token ids already."""
-        most = self.engine.max_model_len
-        if not isinstance(prompt, str) and len(prompt) >= most:  # refused before each id is checked
-            what = f"a prompt of {len(prompt)} tokens; the context of {most} leaves room for {most - 1}"
-            raise ApiError(400, what, param="prompt")
+        return (await self.prompts([prompt]))[0]
 
-        def encode() -> list[int]:
+    async def prompts(self, prompts: Sequence[str | list[int]]) -> list[list[int]]:
+        """Of several prompts; the first one that cannot fit is refused before the next one is looked at."""
+        short = sum(map(len, prompts)) <= SHORT_TEXT
+        return [await self._run(partial(self._prompt, prompt), short) for prompt in prompts]
+
+    def _prompt(self, prompt: str | list[int]) -> list[int]:
+        most = self.engine.max_model_len
+        ids = prompt
+        try:
             if isinstance(prompt, str):
                 self._check_length([prompt], most)
-            return self.engine.info.encode(prompt)
-
-        try:
-            return await self._run(encode, len(prompt) <= SHORT_TEXT)
+                ids = self.engine.info.encode(prompt)
+            if len(ids) >= most:  # refused before each id is checked
+                what = f"a prompt of {len(ids)} tokens; the context of {most} leaves room for {most - 1}"
+                raise ApiError(400, what, param="prompt")
+            return self.engine.info.encode(prompt) if ids is prompt else list(ids)  # type: ignore[arg-type]
         except ValueError as error:
             raise ApiError(400, str(error), param="prompt") from error
 
