@@ -135,7 +135,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self.unread = 0
-        if not self.ordinary and self.url.partition(b"?")[0].decode("latin-1") not in HEALTH:
+        if not self.ordinary and not self.url.partition(b"?")[0].decode("latin-1").endswith(HEALTH):
             self._stop(ApiError(503, _TOO_MANY, retry_after=1))
         if len(self.pipeline) >= MAX_PIPELINED:
             self.pipeline[0][0].keep_alive = False  # the newest: the connection is closed behind it

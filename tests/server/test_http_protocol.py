@@ -95,7 +95,8 @@ async def served(engine: Engine | None = None, **settings: Any) -> AsyncIterator
 
 def post(path: str, fields: Any) -> bytes:
     body = json.dumps(fields).encode()
-    return f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    return head.encode() + b"\r\n\r\n" + body
 
 
 async def test_ordinary_requests_go_on_as_before() -> None:
@@ -139,7 +140,7 @@ async def test_too_large_or_too_many_headers(headers: bytes) -> None:
 
 async def test_a_long_request_line() -> None:
     async with served() as server:
-        assert (await server.ask(b"GET /stream?prompt=" + b"a" * 50_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n"))[0] == 431
+        assert (await server.ask(b"GET /stream?prompt=" + b"a" * 50_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n"))[0] == 431
         assert (await server.ask(b"GET /stream?prompt=" + b"a" * 400_000))[0] == 431
 
 
@@ -168,7 +169,10 @@ async def test_a_request_that_does_not_arrive(sent: bytes) -> None:
 async def test_a_trickle_is_no_progress() -> None:
     """A byte now and then extends nothing."""
     async with served(header_timeout=0.2, body_timeout=0.2) as server:
-        for start in (b"GET /ping HTTP/1.1\r\nX: ", b"POST /generate HTTP/1.1\r\nContent-Length: 100000\r\n\r\n"):
+        for start in (
+            b"GET /ping HTTP/1.1\r\nX: ",
+            b"POST /generate HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n",
+        ):
             peer = await server.peer()
             await peer.send(start)
             answer = asyncio.create_task(peer.answer())
@@ -253,7 +257,7 @@ async def test_refused_bodies_that_are_sent_on_are_not_kept() -> None:
     async with served() as server:
         peer = await server.peer()
         size = 4 << 20
-        await peer.send(f"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n".encode())
+        await peer.send(f"POST /nowhere HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\n\r\n".encode())
         assert (await peer.answer())[0] == 404
         await peer.send(b"x" * size)
         await peer.send(PING)
@@ -263,7 +267,7 @@ async def test_refused_bodies_that_are_sent_on_are_not_kept() -> None:
 async def test_a_refused_body_that_never_ends_does_not_hold_its_connection() -> None:
     async with served(body_timeout=0.1) as server:
         peer = await server.peer()
-        await peer.send(b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+        await peer.send(b"POST /nowhere HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n")
         assert (await peer.answer())[0] == 404
         assert (await peer.answer())[0] == 408
         assert await peer.closed()

@@ -22,6 +22,8 @@ from fastserve.server.api.errors import WRONG_CONTENT_TYPE, ApiError, InvalidBod
 from fastserve.server.api.fields import few_unknown
 from fastserve.server.api.openai_schema import MAX_CHOICES, DetokenizeRequest, TokenizeRequest
 from fastserve.server.body_scan import MAX_LITERAL, BodyLimits, Excess, Scan
+from fastserve.server.forwarded import route_path
+from fastserve.server.origin import is_json
 from fastserve.server.service import Service
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -52,7 +54,7 @@ class BodyRoute(APIRoute):
         assert issubclass(model, BaseModel)
 
         async def handle_parsed(request: Request) -> Response:
-            if not is_json(request.headers.get("content-type")):
+            if not is_json(request.headers.get("content-type", "")):
                 raise _invalid({"loc": (), "msg": WRONG_CONTENT_TYPE, "type": "content_type"})
             return await handle(_Parsed(request, await read(request, model)))
 
@@ -71,12 +73,6 @@ class _Parsed(Request):
 
     async def json(self) -> Any:
         return self.model
-
-
-def is_json(content_type: str | None) -> bool:
-    """Whether a Content-Type says JSON; without one it is taken for JSON."""
-    kind = (content_type or "application/json").partition(";")[0].strip().lower()
-    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
 
 
 async def read(request: Request, model: type[Model]) -> Model | None:
@@ -108,7 +104,7 @@ async def read(request: Request, model: type[Model]) -> Model | None:
 async def _chunks(request: Request, service: Service) -> AsyncIterator[bytes]:
     """The body as it arrives, as long as it is within its limits. Raises ApiError 400 or 413."""
     most = service.max_body_bytes
-    limits = limits_of(service, request.url.path)
+    limits = limits_of(service, route_path(request.scope))
     scan = Scan(limits)
     size = 0
     while True:
@@ -131,7 +127,7 @@ async def _chunks(request: Request, service: Service) -> AsyncIterator[bytes]:
 def limits_of(service: Service, path: str) -> BodyLimits:
     """What a body for this path may hold: what the context of the model has room for, and some more."""
     items = service.config.max_body_items
-    prompts = MAX_CHOICES if path.endswith("/v1/completions") else 1
+    prompts = MAX_CHOICES if path.removeprefix("/v1") == "/completions" else 1
     context = service.engine.max_model_len
     longest = max(context, ROOM)
     text = max(service.tokenization.most_characters, ROOM)
@@ -146,11 +142,11 @@ def _refusal(service: Service, excess: Excess, limits: BodyLimits) -> ApiError:
         case "numbers":
             what = f"the body holds more than {limits.numbers:,} numbers; send fewer prompts at once"
         case "run":
-            return service.tokenization.too_long(f"a list of more than {limits.run:,} values")
+            return service.tokenization.uncounted(f"a list of more than {limits.run:,} values")
         case "string":
-            return service.tokenization.too_long(f"a text of more than {limits.string:,} characters")
+            return service.tokenization.uncounted(f"a text of more than {limits.string:,} characters")
         case "text":
-            return service.tokenization.too_long(f"texts of more than {limits.text:,} characters")
+            return service.tokenization.uncounted(f"texts of more than {limits.text:,} characters")
         case "depth":
             what = not_json(RecursionError())
         case _:

@@ -8,7 +8,18 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import TypedDict
 
 from fastserve.engine import SamplingParams
-from fastserve.server.api.fields import Metadata, ModelName, Name, Prompt, Scheduled, Stop, Text, Tokens, few_unknown
+from fastserve.server.api.fields import (
+    FirstFault,
+    Metadata,
+    ModelName,
+    Name,
+    Prompt,
+    Scheduled,
+    Stop,
+    Text,
+    Tokens,
+    few_unknown,
+)
 from fastserve.server.config.settings import FastServeConfig
 
 
@@ -94,7 +105,7 @@ class Message(BaseModel):
 
 
 class ChatRequest(Sampling):
-    messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
+    messages: Annotated[list[Message], Field(min_length=1), FirstFault()]
 
 
 # -- responses ---------------------------------------------------------------------------------------------------------
@@ -206,6 +217,22 @@ class ModelEntry(TypedDict):
     backend: str
 
 
+class ModelCard(TypedDict):
+    """A model as OpenAI's routes list it."""
+
+    id: str
+    object: str
+    created: int
+    owned_by: str
+    root: str
+    parent: None
+    max_model_len: int
+
+
 class ModelList(TypedDict):
+    """Response of GET /models. object, data: as of GET /v1/models, for OpenAI's clients whose base URL lacks /v1."""
+
+    object: str
+    data: list[ModelCard]
     models: list[ModelEntry]
     default_model: str

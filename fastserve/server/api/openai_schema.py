@@ -7,7 +7,18 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from fastserve.engine import SamplingParams
-from fastserve.server.api.fields import ModelName, Name, Prompt, Scheduled, Stop, Text, Token, Tokens, expecting
+from fastserve.server.api.fields import (
+    FirstFault,
+    ModelName,
+    Name,
+    Prompt,
+    Scheduled,
+    Stop,
+    Text,
+    Token,
+    Tokens,
+    expecting,
+)
 
 MAX_CHOICES = 128
 UNSUPPORTED = ("tools", "functions", "logit_bias", "suffix", "echo")
@@ -35,7 +46,7 @@ class Generation(Scheduled):
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
     stop: Stop | None = None
-    stop_token_ids: Annotated[list[Token], Field(max_length=1024, fail_fast=True)] | None = None
+    stop_token_ids: Annotated[list[Token], Field(max_length=1024), FirstFault()] | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -91,7 +102,7 @@ class Generation(Scheduled):
 
 class CompletionRequest(Generation):
     prompt: Annotated[
-        Prompt | Annotated[list[Prompt], Field(min_length=1, max_length=MAX_CHOICES, fail_fast=True)],
+        Prompt | Annotated[list[Prompt], Field(min_length=1, max_length=MAX_CHOICES), FirstFault()],
         expecting(f"text, a list of token ids, or a list of at most {MAX_CHOICES} of these; none of them empty"),
     ]
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
@@ -124,7 +135,7 @@ class ChatMessage(BaseModel):
 
     role: Text
     content: Annotated[
-        Text | Annotated[list[Part], Field(fail_fast=True)] | None, expecting("text, or a list of parts with a type")
+        Text | Annotated[list[Part], FirstFault()] | None, expecting("text, or a list of parts with a type")
     ] = None
 
     @property
@@ -142,7 +153,7 @@ class ChatMessage(BaseModel):
 
 
 class ChatCompletionRequest(Generation):
-    messages: Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1), FirstFault()]
     max_completion_tokens: Tokens | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
@@ -164,4 +175,4 @@ class TokenizeRequest(BaseModel):
 class DetokenizeRequest(BaseModel):
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
     model: ModelName | None = None
-    tokens: Annotated[list[Token], Field(fail_fast=True)]
+    tokens: Annotated[list[int], FirstFault()]

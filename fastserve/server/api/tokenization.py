@@ -7,6 +7,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from fastserve.engine import Engine
+from fastserve.engine.model_info import too_long
 from fastserve.server.api.chat_template import ChatTemplate, Messages
 from fastserve.server.api.errors import ApiError
 from fastserve.server.input_pool import InputPool
@@ -52,8 +53,7 @@ class Tokenization:
                 self._check_length([prompt], most)
                 ids = self.engine.info.encode(prompt)
             if len(ids) >= most:  # refused before each id is checked
-                what = f"a prompt of {len(ids)} tokens; the context of {most} leaves room for {most - 1}"
-                raise ApiError(400, what, param="prompt")
+                raise ApiError(400, too_long(most, len(ids)), param="prompt")
             return self.engine.info.encode(prompt) if ids is prompt else list(ids)  # type: ignore[arg-type]
         except ValueError as error:
             raise ApiError(400, str(error), param="prompt") from error
@@ -99,13 +99,9 @@ class Tokenization:
         """Characters of the longest text that can fit into the context: each token is the longest one."""
         return self.engine.max_model_len * _longest_token(self.engine.tokenizer)
 
-    def too_long(self, what: str) -> ApiError:
-        """The refusal of a prompt that was not even counted; clients look for these words."""
-        return ApiError(
-            400,
-            f"This model's maximum context length is {self.engine.max_model_len} tokens, and this is {what}: the "
-            "prompt is too long",
-        )
+    def uncounted(self, what: str) -> ApiError:
+        """The refusal of a prompt whose tokens were not counted."""
+        return ApiError(400, too_long(self.engine.max_model_len, what))
 
     def _encode(self, text: str, special: bool) -> list[int]:
         tokenizer = self.engine.tokenizer
@@ -129,7 +125,7 @@ class Tokenization:
                 count = len(self._encode(text[start : start + SLICE], False))
                 found += max(0, count - count // 64 - FORGIVEN)
                 if found > most:
-                    raise self.too_long(f"a text of {characters:,} characters, more than {found:,} tokens")
+                    raise self.uncounted(f"a text of {characters:,} characters, more than {found:,} tokens")
 
     async def _run(self, work: Any, short: bool) -> Any:
         return work() if short else await self.pool.run(work)
