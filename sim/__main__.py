@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from fastserve.atomic_files import OutputError, check_writable
 from fastserve.cli.arguments import add_rows, add_settings
+from fastserve.cli.trace_arguments import add_reading, beyond_context, reading_of, tell
 from fastserve.hardware import presets
 from fastserve.observers.named import check_apart, find
 from fastserve.policies.spec import PolicySpec, told_apart
@@ -46,12 +47,7 @@ def parser() -> argparse.ArgumentParser:
         "--from", dest="start", type=float, default=0.0, metavar="S", help="use the rows from this second on (all)"
     )
     trace.add_argument("--for", dest="duration", type=float, metavar="S", help="use this many seconds")
-    trace.add_argument(
-        "--columns", metavar="SPEC", help="columns of an unknown format: arrival=ts:ms,prompt=a,output=b"
-    )
-    trace.add_argument(
-        "--lenient", action="store_true", help="drop and count invalid rows instead of stopping at the first"
-    )
+    add_reading(trace)
     trace.add_argument(
         "--arrivals", metavar="SPEC", help="for lengths without arrivals: poisson, gamma:cv=4, onoff:on=10,off=30"
     )
@@ -133,8 +129,7 @@ def run(args: argparse.Namespace) -> int:
         check_writable(path)
     trace = read_trace(
         args.trace,
-        columns=args.columns,
-        lenient=args.lenient,
+        **reading_of(args),
         rate=settings.rate or (1.0 if settings.load else None),
         arrivals=args.arrivals,
         lengths=args.lengths,
@@ -142,6 +137,9 @@ def run(args: argparse.Namespace) -> int:
         duration_s=args.duration,
         num_requests=args.num_requests,
     )
+    tell(trace)
+    if (longer := beyond_context(trace, settings.latency)) is not None:
+        print(f"{trace.name}: {longer}", file=sys.stderr)
     if args.explain is not None and not 0 <= args.explain < len(trace):
         raise ValueError(f"--explain {args.explain}: there is no such job; they are 0 to {len(trace) - 1}")
     result = replay(

@@ -25,6 +25,7 @@ from fastserve.cli.arguments import (
     loading,
 )
 from fastserve.cli.profile import Bar
+from fastserve.cli.trace_arguments import add_reading, reading_of, tell
 from fastserve.compare.contender import Contender, Server, lined_up
 from fastserve.engine.config import EngineConfig
 from fastserve.importing import extra
@@ -58,6 +59,7 @@ class Lines:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--trace", required=True, metavar="FILE", help="trace file; the format is detected")
+    add_reading(parser)
     add_rows(parser, Server)
     add(
         "--rounds",
@@ -114,9 +116,10 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError("--load is relative to what fcfs sustains on our own server: give --rate with --url")
         if not args.offline and (args.timeline or args.iterations or args.observer):
             raise ValueError("--timeline, --iterations and --observer need --offline: a server has its own")
-        trace = read_trace(args.trace, rate=1.0 if args.rate is None and args.load is not None else args.rate)
-        if args.num_requests is not None:
-            trace = trace.head(args.num_requests)
+        rate = 1.0 if args.rate is None and args.load is not None else args.rate
+        trace = read_trace(args.trace, **reading_of(args), rate=rate, num_requests=args.num_requests)
+        if not args.json:
+            tell(trace)
         if not args.json:
             print(_first(args, contenders), file=sys.stderr, flush=True)
         body = _engine(args, trace, contenders[0]) if args.offline else _servers(args)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fastserve.cli.bench_arguments import add_arguments
+from fastserve.cli.trace_arguments import reading_of, tell
 from fastserve.importing import extra
 
 __all__ = ["add_arguments", "run"]
@@ -248,14 +249,14 @@ def _dataset(args: argparse.Namespace, counting: Any) -> Any:
         finite = rate if rate is not None and math.isfinite(rate) else None
         trace = read_trace(
             args.trace,
-            columns=args.columns,
-            lenient=args.lenient,
+            **reading_of(args),
             rate=finite,
             seed=args.seed,
             start_s=args.start,
             duration_s=args.duration,
             num_requests=args.num_prompts,
         ).repaired(args.seed)
+        tell(trace)
         return Dataset(trace if finite == rate else replace(trace, arrival=trace.arrival * 0))
     arrivals = Arrivals(rate=math.inf if rate is None else rate, burstiness=args.burstiness)
     n = args.num_prompts or 1000

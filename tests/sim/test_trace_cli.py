@@ -63,7 +63,7 @@ def test_convert_rescale_and_windows(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_dropped_rows_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bad = tmp_path / "bad.csv"
-    bad.write_text("t,in,out\n0,1,1\n1,-1,1\n2,3,3\n3,4,0\n4,0,2\n")
+    bad.write_text("t,in,out\n0,1,1\n1,-1,1\n2,3,3\n3,4,0\n4,0,2\n" + "".join(f"{t},2,2\n" for t in range(5, 90)))
     assert main(["describe", "--lenient", str(bad)]) == 0
     assert "1 negative, 2 zero" in capsys.readouterr().out
     assert main(["describe", str(bad)]) == 2
