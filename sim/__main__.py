@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from fastserve.atomic_files import OutputError, check_writable
 from fastserve.cli.arguments import add_rows, add_settings
-from fastserve.cli.trace_arguments import add_reading, beyond_context, reading_of, tell
+from fastserve.cli.trace_arguments import add_reading, reading_of, told as read_as
 from fastserve.hardware import presets
 from fastserve.observers.named import check_apart, find
 from fastserve.policies.spec import PolicySpec, told_apart
@@ -137,14 +137,15 @@ def run(args: argparse.Namespace) -> int:
         duration_s=args.duration,
         num_requests=args.num_requests,
     )
-    tell(trace)
-    if (longer := beyond_context(trace, settings.latency)) is not None:
-        print(f"{trace.name}: {longer}", file=sys.stderr)
     if args.explain is not None and not 0 <= args.explain < len(trace):
         raise ValueError(f"--explain {args.explain}: there is no such job; they are 0 to {len(trace) - 1}")
+    reading = read_as(trace, settings.latency)
+    if not args.json:
+        print(*reading, sep="\n", flush=True)
     result = replay(
         trace, specs, seeds=args.seeds, settings=settings, processes=args.processes, observe=closeup.observe
     )
+    result.reading = reading
     deliver(args, result, closeup)
     if not result.interrupted:
         return 0

@@ -65,11 +65,12 @@ def prepare(args: argparse.Namespace) -> Prepared:
     from fastserve.bench.prompts import IdPrompts, TextPrompts, ids_of
     from fastserve.bench.schedule import calls_of
     from fastserve.bench.target import TargetClient, TargetError
+    from fastserve.workload.requests import guesses_of
 
     format = FORMATS[args.api]
     if args.prompts == "ids" and not format.ids:
         raise ValueError(f"--prompts ids: {args.api} takes text only")
-    predictor = predictors.make(args.predictor, args.seed)
+    predictors.check(args.predictor)
     key = args.api_key or os.environ.get("OPENAI_API_KEY")
     headers = ({"Authorization": f"Bearer {key}"} if key else {}) | dict(args.header)
     client = TargetClient(args.url, headers)
@@ -81,6 +82,7 @@ def prepare(args: argparse.Namespace) -> Prepared:
     counting = _counter(args, client, model)
     dataset = _dataset(args, counting)
     trace = dataset.trace
+    predictor = predictors.make(args.predictor, args.seed, guesses_of(trace))
     exact = args.ignore_eos if args.ignore_eos is not None else dataset.texts is None
     hide = exact and (target.own if args.hide_lengths == "auto" else args.hide_lengths == "on")
     made: Any = dataset.texts

@@ -99,7 +99,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "auto: if the server is our own (%(default)s)",
     )  # fmt: skip
     answers.add_argument(
-        "--predictor", default="none", metavar="NAME", help="send predicted lengths: oracle, lognormal:S, constant:N"
+        "--predictor",
+        default="none",
+        metavar="NAME",
+        help="send predicted lengths: oracle, lognormal:S, constant:N, trace (its column guess), module:Class",
     )
     answers.add_argument("--temperature", type=float, default=0.0, metavar="X", help="(%(default)g)")
     answers.add_argument(

@@ -35,11 +35,17 @@ def reading_of(args: argparse.Namespace) -> dict[str, Any]:
     return {"columns": args.columns, "time_unit": args.time_unit, "lenient": args.lenient}
 
 
+def told(trace: Trace, machine: str | None = None) -> list[str]:
+    """What was read as what, for the lines above a result. machine: a latency model's name, for its context."""
+    lines = [] if trace.reading is None else trace.reading.lines()
+    longer = None if machine is None else beyond_context(trace, machine)
+    return [f"{trace.name}: {line}" for line in lines + ([longer] if longer else [])]
+
+
 def tell(trace: Trace) -> None:
-    """What was read as what, on stderr: before the first run of a command."""
-    if trace.reading is not None:
-        for line in trace.reading.lines():
-            print(f"{trace.name}: {line}", file=sys.stderr)
+    """The same on stderr, for a command whose output is for another program."""
+    for line in told(trace):
+        print(line, file=sys.stderr)
     sys.stderr.flush()
 
 

@@ -103,6 +103,11 @@ def _rows(trace: Trace) -> Iterator[tuple[int, int, int, int, int, str, str, int
     )
 
 
+def guesses_of(trace: Trace) -> list[int] | None:
+    """The trace's own guesses by row, for predictors.make(); 0 where a row has none."""
+    return None if trace.guess is None else trace.guess.tolist()
+
+
 def outputs_of(trace: Trace) -> list[int]:
     """True output lengths by row, bounded by the row's own max_tokens."""
     outputs: list[int] = trace.output.tolist()

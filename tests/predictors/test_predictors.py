@@ -71,7 +71,7 @@ def test_specs() -> None:
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ("psychic", "no predictor 'psychic'; there are oracle, lognormal:SIGMA, constant:TOKENS and none"),
+        ("psychic", "no predictor 'psychic'; there are oracle, lognormal:SIGMA, constant:TOKENS, trace and none"),
         ("oracle:1", "no predictor 'oracle:1'"),
         ("none:1", "no predictor 'none:1'"),
         ("lognormal:-1", "predictor 'lognormal:-1': lognormal: sigma=-1.0 must not be negative"),

@@ -141,7 +141,8 @@ def _quick_times(cells: Cells, digits: int) -> IntArray | None:
     plain = _all_whole(cells)
     if plain is None or (len(plain) and not 0 <= int(plain.min()) <= int(plain.max()) <= LATEST // 10**digits):
         return None
-    return np.multiply(plain, 10**digits)
+    scaled: IntArray = plain * 10**digits
+    return scaled
 
 
 def _all_whole(cells: Cells) -> IntArray | None:
