@@ -14,7 +14,8 @@ from typing import NoReturn
 
 from fastserve.atomic_files import OutputError, check_writable
 from fastserve.cli.arguments import add_rows, add_settings
-from fastserve.cli.trace_arguments import add_reading, reading_of, told as read_as
+from fastserve.cli.trace_arguments import add_reading, reading_of
+from fastserve.cli.trace_arguments import told as read_as
 from fastserve.hardware import presets
 from fastserve.observers.named import check_apart, find
 from fastserve.policies.spec import PolicySpec, told_apart

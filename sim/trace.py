@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _write(trace, args)
             tell(trace)
         sys.stdout.flush()
-    except TraceError as error:
+    except (TraceError, ValueError, FileNotFoundError) as error:
         print(f"{error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of the output, such as head, has exited

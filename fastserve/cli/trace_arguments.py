@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 from fastserve.hardware.contexts import context_of
@@ -11,6 +12,7 @@ from fastserve.hardware.contexts import context_of
 if TYPE_CHECKING:
     from fastserve.workload import Trace
 
+WIDTH = 120
 UNITS = ("s", "ms", "us", "ns")
 
 
@@ -39,7 +41,11 @@ def told(trace: Trace, machine: str | None = None) -> list[str]:
     """What was read as what, for the lines above a result. machine: a latency model's name, for its context."""
     lines = [] if trace.reading is None else trace.reading.lines()
     longer = None if machine is None else beyond_context(trace, machine)
-    return [f"{trace.name}: {line}" for line in lines + ([longer] if longer else [])]
+    return [
+        part
+        for line in lines + ([longer] if longer else [])
+        for part in textwrap.wrap(f"{trace.name}: {line}", WIDTH, subsequent_indent="  ", break_long_words=False)
+    ]
 
 
 def tell(trace: Trace) -> None:

@@ -1,8 +1,9 @@
-"""The context of a machine's model, where the machine's name tells the model."""
+"""The context of a machine's model, as the machine's file says it or as its name tells the model."""
 
 from __future__ import annotations
 
 from fastserve.hardware.catalogue import PREFIX
+from fastserve.hardware.hardware import load_hardware
 
 CONTEXTS = {
     "opt-": 2_048,
@@ -17,6 +18,12 @@ CONTEXTS = {
 
 
 def context_of(machine: str) -> int | None:
-    """Tokens of prompt and output together, of a preset or of roofline:MODEL/DEVICE; None where it is not known."""
+    """Tokens of prompt and output together, of a preset, a file or roofline:MODEL/DEVICE; None where it is not known.
+
+    Raises FileNotFoundError or ValueError as load_hardware() does.
+    """
+    measured = load_hardware(machine).context
+    if measured is not None:
+        return measured
     model = machine.removeprefix(PREFIX)
     return next((tokens for begin, tokens in CONTEXTS.items() if model.startswith(begin)), None)

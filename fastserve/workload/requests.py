@@ -124,6 +124,13 @@ def limits_of(trace: Trace, outputs: list[int]) -> Iterable[int]:
     return [limit or constant for limit in trace.max_tokens.tolist()]
 
 
+def longest_of(trace: Trace) -> int:
+    """Tokens of the longest request that the trace asks for: prompt and limit together."""
+    limits = limits_of(trace, outputs_of(trace))
+    prompts: list[int] = trace.prompt.tolist()
+    return max(prompt + limit for prompt, limit in zip(prompts, limits, strict=True))
+
+
 def targets_of(trace: Trace) -> list[SloTargets] | None:
     """By row; None for a trace that has no such column."""
     columns = (trace.ttft_slo, trace.tpot_slo, trace.e2e_slo)
