@@ -37,10 +37,10 @@ _SYNONYMS: dict[str, str] = {
 _TIMES = frozenset({"arrival", "ttft_slo", "tpot_slo", "e2e_slo"})
 TEXTS = frozenset({"client", "program"})
 
+_UNIT = "s|secs?|seconds?|ms|msecs?|millis|milliseconds?|us|usecs?|micros|microseconds?|ns|nsecs?|nanos|nanoseconds?"
 _SUFFIX = re.compile(
-    r"(?:[_\s.(]|(?<=[a-z])(?=[MUNS]))(?:unix_?)?(s|secs?|seconds?|ms|msecs?|millis|milliseconds?|us|usecs?|micros|"
-    r"microseconds?|ns|nsecs?|nanos|nanoseconds?)\)?$|^(?:arrival|time|timestamp|ts)(ms|us|ns)$",
-    re.IGNORECASE,
+    rf"(?i:[_\s.(\[]+(?:unix_?)?({_UNIT})[)\]]?$)|(?<=[a-z])(Ms|Us|Ns|Secs?|Seconds|Millis|Micros|Nanos)$|"
+    r"(?<=time|tamp|ival)(ms|us|ns)$"
 )
 """The unit at the end of a column's name: arrival_ms, "Time (us)", timestampMs."""
 
@@ -107,7 +107,7 @@ def unit_in(name: str) -> str | None:
     match = _SUFFIX.search(name)
     if match is None:
         return None
-    text = (match[1] or match[2]).lower()
+    text = next(group for group in match.groups() if group).lower()
     return "s" if text.startswith("s") else "ms" if text.startswith("m") and not text.startswith("micro") else (
         "ns" if text.startswith("n") else "us"
     )  # fmt: skip
@@ -121,6 +121,10 @@ def _by_name(found: Sequence[str]) -> dict[str, str]:
         hit = next((known_names[plain(s)] for s in synonyms.split() if plain(s) in known_names), None)
         if hit is not None:
             hits[field] = hit
+    if "arrival" not in hits:
+        bare = {plain(name[: match.start()]): name for name in reversed(found) if (match := _SUFFIX.search(name))}
+        hit = next((bare[plain(s)] for s in _SYNONYMS["arrival"].split() if plain(s) in bare), None)
+        hits |= {} if hit is None else {"arrival": hit}
     return hits
 
 

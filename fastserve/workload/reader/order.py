@@ -27,6 +27,11 @@ class Order:
     """Rows that stand out of order beside those; 0: nothing has to be sorted."""
 
 
+def allowed(rows: int) -> int:
+    """How many of so many rows are few."""
+    return max(1, int(FEW * rows))
+
+
 def examine(arrival: IntArray) -> Order:
     """The fewest rows without which the others are in order (a longest non-decreasing subsequence) are out of place.
 
@@ -36,9 +41,8 @@ def examine(arrival: IntArray) -> Order:
     steps = np.diff(arrival)
     if not (steps < 0).any():
         return Order(none, 0)
-    allowed = max(1, int(FEW * len(arrival)))
     out = _out_of_place(arrival)
-    if len(out) > allowed:
+    if len(out) > allowed(len(arrival)):
         return Order(none, len(out))
     kept = np.ones(len(arrival), bool)
     kept[out] = False
@@ -53,7 +57,8 @@ def examine(arrival: IntArray) -> Order:
 
 
 def _out_of_place(arrival: IntArray) -> npt.NDArray[np.intp]:
-    """Rows outside of a longest non-decreasing subsequence; of several that would do, the later rows are outside.
+    """Rows outside of a longest non-decreasing subsequence; of several that would do, the later rows are outside, but
+    for the end, where a clock far ahead would stay.
 
     Patience sorting from the end, O(n log n).
     """
@@ -67,11 +72,15 @@ def _out_of_place(arrival: IntArray) -> npt.NDArray[np.intp]:
             tails[at] = value
         lengths.append(at)
     wanted, last = len(tails) - 1, None
-    outside = []
+    outside, ends = [], []
     times = arrival.tolist()
     for row, length in enumerate(reversed(lengths)):
         if length == wanted and (last is None or times[row] >= last):
             wanted, last = wanted - 1, times[row]
+            ends.append(row)
+        elif wanted < 0 and length == 0 and (len(ends) < 2 or times[row] >= times[ends[-2]]):
+            outside.append(ends[-1])  # of several rows that could be the last, the earliest time is
+            ends[-1] = row
         else:
             outside.append(row)
-    return np.array(outside, np.intp)
+    return np.array(sorted(outside), np.intp)

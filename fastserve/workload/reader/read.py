@@ -96,6 +96,8 @@ def _opened(source: Source) -> Tables:
     for magic in (PARQUET, ARROW):
         if source.head.startswith(magic):
             return Columnar(source.path, magic)
+    if source.encoding == "utf-8-sig" and b"\x00" in source.head:
+        raise source.no_text(1)
     head = source.head.decode(source.encoding, errors="ignore")
     first = head[:4096].lstrip()[:1]
     if not first:
@@ -201,7 +203,8 @@ class _File:
                 clock = replace(clock, epoch=units.first_at(int(arrival[0])))
             arrival = arrival - arrival[0]
             tokens = int(picked["prompt"].sum() + picked["output"].sum())
-            units.check(clock, len(arrival), tokens, int(arrival[-1]), self.path, names["arrival"][0])
+            if rate is None:  # else the gaps are stretched, whatever their unit
+                units.check(clock, len(arrival), tokens, int(arrival[-1]), self.path, names["arrival"][0])
             clock = replace(clock, why=clock.why + units.doubt(clock, len(arrival), int(arrival[-1])))
         else:
             assert rate is not None
@@ -256,7 +259,7 @@ class _File:
         how = "--columns says so" if "arrival" in self.columns.given and unit is not None else "by its name"
         if time_unit is not None:
             unit, how = time_unit, "--time-unit says so"
-        return units.decide(cells, unit, how, self.columns.format), None
+        return units.decide(cells, unit, how, self.columns.format, self.path, self.columns.names["arrival"][0]), None
 
     def _fill(self, rows: Rows, first: Table, parts: Iterator[Table], stop: _Stop | None) -> list[str]:
         """Reads the parts, all or as many as are needed. Returns a note where some were not."""

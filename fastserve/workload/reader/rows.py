@@ -13,7 +13,7 @@ import numpy.typing as npt
 from fastserve.workload.errors import TraceError
 from fastserve.workload.reader.columns import TEXTS, Columns
 from fastserve.workload.reader.dates import Dates, looks_like_time
-from fastserve.workload.reader.order import examine
+from fastserve.workload.reader.order import allowed, examine
 from fastserve.workload.reader.parse import Fault, Numbers, counts, is_empty, times
 from fastserve.workload.reader.table import Table
 from fastserve.workload.trace import NS, IntArray
@@ -125,7 +125,11 @@ class Rows:
             return rows, None
         rows = rows[np.argsort(arrival[rows], kind="stable")]
         moved = f"{order.moved:,} of {self.count:,} rows stood out of order"
-        return rows, f"sorted by arrival: {moved}, as in a file merged of several"
+        few = order.moved <= allowed(self.count)
+        return (
+            rows,
+            f"sorted by arrival: {moved}, as {'rows that were written late' if few else 'in a file merged of several'}",
+        )
 
     def settle(self) -> None:
         """Checks what is left and what a lenient read has dropped."""

@@ -97,20 +97,20 @@ class Source:
             try:
                 text = decoder.decode(piece)
             except UnicodeDecodeError as error:
-                raise self._no_text(lines + piece.count(b"\n", 0, error.start) + 1) from None
+                raise self.no_text(lines + piece.count(b"\n", 0, error.start) + 1) from None
             lines += text.count("\n")
             yield text
         try:
             decoder.decode(b"", final=True)
         except UnicodeDecodeError:
-            raise self._no_text(lines + 1) from None
+            raise self.no_text(lines + 1) from None
 
     def text(self, block: bytes, lines_before: int) -> str:
         """A block as text."""
         try:
             return block.decode()
         except UnicodeDecodeError as error:
-            raise self._no_text(lines_before + block.count(b"\n", 0, error.start) + 1) from None
+            raise self.no_text(lines_before + block.count(b"\n", 0, error.start) + 1) from None
 
     def _utf8(self, size: int) -> Iterator[bytes]:
         if self.encoding != "utf-8-sig":
@@ -130,7 +130,7 @@ class Source:
         with self._guarded():
             return self._file.read(size)
 
-    def _no_text(self, line: int) -> TraceError:
+    def no_text(self, line: int) -> TraceError:
         known = "a trace is CSV, JSON lines, Parquet or a ServeGen tar"
         if b"\x00" in self.head:
             known = f"if it is UTF-16, it lacks the byte-order mark that would say so; {known}"

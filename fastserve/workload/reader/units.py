@@ -6,6 +6,7 @@ seconds. One that was not given is judged by what it makes of the trace.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ from itertools import islice, pairwise
 
 from fastserve.workload.errors import TraceError
 from fastserve.workload.reader.formats import Format
-from fastserve.workload.reader.parse import UNITS, Cells
+from fastserve.workload.reader.parse import LATEST, UNITS, Cells
 
 FASTEST_TOKENS = 250_000
 """Prompt and output tokens/s above which a unit is not believed: five times what a node of eight H100 takes in (52,300
@@ -46,8 +47,8 @@ class Clock:
     epoch: str = FROM_FIRST
 
 
-def decide(cells: Cells, unit: str | None, how: str, format: Format | None) -> Clock:
-    """From the first cells. unit: as given or named, with `how`; None where nobody said."""
+def decide(cells: Cells, unit: str | None, how: str, format: Format | None, path: str, column: str) -> Clock:
+    """From the first cells of `column`. unit: as given or named, with `how`; None where nobody said."""
     numbers = [number for cell in islice(cells, 10_000) if (number := _number(cell)) is not None]
     if unit is not None:
         return Clock(unit, how, epoch=_epoch(numbers, unit))
@@ -64,6 +65,14 @@ def decide(cells: Cells, unit: str | None, how: str, format: Format | None) -> C
             why = f"{format.name} files have whole {format.unit}, but these have fractions and are {gap:.3g} apart"
             return Clock("s", why, assumed=True)
         return Clock(format.unit, f"as {format.name} files have, {gap:.4g} apart", assumed=True)
+    middle = sorted(numbers)[len(numbers) // 2] if numbers else 0.0
+    if middle * 1e9 > LATEST:
+        best = min(_SHORTER["s"], key=lambda one: abs(math.log10(max(_gap(numbers), 1e-9) * 10.0 ** (UNITS[one] - 9))))
+        raise TraceError(
+            f"{column} has bare numbers like {middle:,.0f}, {_plain(_gap(numbers))} apart, which are no seconds. "
+            f"Say what they are: --time-unit {best} (or another of {', '.join(UNITS)})",
+            path,
+        )
     return Clock("s", f"assumed: {'numbers with fractions' if fractions else 'whole numbers'}", assumed=True)
 
 
@@ -93,7 +102,7 @@ def check(clock: Clock, requests: int, tokens: int, span: int, path: str, column
         f"{_plain(here)} requests/s, {_plain(here * mean)} tokens/s" if fast else f"one request in {_plain(1 / here)} s"
     )
     why = "more than any machine serves" if fast else "which bare numbers seldom mean"
-    best = others[0]
+    best = min(others, key=lambda one: abs(math.log10(rates[one])))  # the nearest to one request a second
     raise TraceError(
         f"{column} read as {clock.unit} ({clock.why}) makes {said}, {why}; as {best} it makes "
         f"{_plain(rates[best])} requests/s. Say which it is: --time-unit {best} (or --time-unit "
@@ -121,9 +130,10 @@ def _plain(number: float) -> str:
 
 def _number(cell: object) -> float | None:
     try:
-        return float(cell)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+        number = float(cell)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
         return None
+    return number if math.isfinite(number) else None
 
 
 def _gap(numbers: Sequence[float]) -> float:
