@@ -11,9 +11,11 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Route
 
 from fastserve.engine import Engine
 from fastserve.server.api import compat, errors, native, openai
+from fastserve.server.api.paths import uses_openai_errors
 from fastserve.server.config.settings import FastServeConfig
 from fastserve.server.forwarded import Forwarded
 from fastserve.server.middleware import Middleware
@@ -55,10 +57,12 @@ def create_app(engine: Engine, config: FastServeConfig | None = None) -> FastAPI
     )
     app.state.service = service
     errors.install(app)
-    for router in (openai.router, native.router, compat.router, monitor.router):
-        app.include_router(router)
+    routers = [openai.router, native.router, compat.router, monitor.router]
     if config.metrics:
-        app.include_router(monitor.metrics_router(config.metrics_endpoint))
+        routers.append(monitor.metrics_router(config.metrics_endpoint))
+    for router in routers:
+        app.include_router(router)
+    app.state.paths = [route.path for router in routers for route in router.routes if isinstance(route, Route)]
     _describe(app)
     add_page(app)
     app.add_middleware(Middleware, service=service)
@@ -92,7 +96,7 @@ def _describe(app: FastAPI) -> None:
             schema.setdefault("components", {}).setdefault("schemas", {}).update(errors.SCHEMAS)
             for path, operations in schema["paths"].items():
                 for operation in operations.values():
-                    if errors.uses_openai_errors(path):
+                    if uses_openai_errors(path):
                         operation["responses"].pop("422", None)
                     for response in operation["responses"].values():
                         response.get("content", {}).get("text/event-stream", {}).pop("schema", None)

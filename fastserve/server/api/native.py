@@ -29,7 +29,7 @@ from fastserve.server.jobs.jobs import Group, ServedJob
 from fastserve.server.service import Service
 
 router = APIRouter()
-REFUSALS = error_responses(400, 401, 404, 409, 413, 429, 500, 503, 504)
+REFUSALS = error_responses(400, 401, 404, 409, 413, 415, 429, 500, 503, 504)
 
 
 def _either(model: Any) -> dict[int | str, dict[str, Any]]:
