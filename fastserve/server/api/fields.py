@@ -10,7 +10,6 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
-    FailFast,
     Field,
     ValidationError,
     WrapValidator,
@@ -76,22 +75,16 @@ def _json(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-class FirstFault(FailFast):
-    """Validation of a list stops at the first wrong element."""
-
-    __hash__ = object.__hash__  # unions of types hash their members
-
-
 Text = Annotated[str, BeforeValidator(_unicode)]
 Name = Annotated[Text, Field(max_length=256)]
 Word = Annotated[str, Field(min_length=1), BeforeValidator(_unicode)]
 Prompt = Annotated[
-    Word | Annotated[list[int], FirstFault(), Field(min_length=1)],
+    Word | Annotated[list[int], Field(min_length=1, fail_fast=True)],
     expecting("text of at least one character, or a list of at least one token id"),
 ]
 Tokens = Annotated[int, Field(ge=1, lt=1 << 31)]
 Stop = Annotated[
-    Word | Annotated[list[Word], FirstFault(), Field(max_length=64)],
+    Word | Annotated[list[Word], Field(max_length=64, fail_fast=True)],
     expecting("text of at least one character, or a list of at most 64 of them"),
 ]
 Metadata = Annotated[dict[str, Any], AfterValidator(_json)]

@@ -21,6 +21,7 @@ from fastserve.server.api.openai_schema import (
     Generation,
     TokenizeRequest,
 )
+from fastserve.server.api.openai_refused import refuse
 from fastserve.server.api.streaming import EVENTS, stream_response
 from fastserve.server.jobs.jobs import Group
 from fastserve.server.service import Service
@@ -85,9 +86,12 @@ def model_card(service: Service) -> ModelCard:
 async def completions(request: Request, body: CompletionRequest) -> Response:
     service = service_of(request)
     service.check_model(body.model)
-    prompts = [await service.tokenization.prompt(prompt) for prompt in body.prompts]
+    refuse(body.model_extra or {})
+    cut = body.cut(COMPLETION_TOKENS)
+    prompts = [await service.tokenization.prompt(prompt, cut, body.add_special_tokens) for prompt in body.prompts]
     group = _start(service, request, body, prompts, "completion", COMPLETION_TOKENS, body.logprobs)
-    reply = ReplyState(service, group, prompts, body.choices, body.stream_options, body.logprobs or 0)
+    as_ids = bool(body.return_tokens_as_token_ids)
+    reply = ReplyState(service, group, prompts, body.choices, body.stream_options, body.logprobs or 0, as_ids)
     form = CompletionFormat(reply)
     if body.stream:
         return stream_response(group, form)
@@ -100,12 +104,14 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
 async def chat_completions(request: Request, body: ChatCompletionRequest) -> Response:
     service = service_of(request)
     service.check_model(body.model)
-    messages = [{"role": message.role, "content": message.text} for message in body.messages]
-    prompt = await service.tokenization.conversation(messages)
-    logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    refuse({**(body.model_extra or {}), "tools": body.tools})
+    messages = [message.to_template() for message in body.messages]
     body.max_tokens = body.max_completion_tokens or body.max_tokens
+    prompt = await service.tokenization.conversation(messages, body.rendering, body.cut(1), body.add_special_tokens)
+    logprobs = (body.top_logprobs or 0) if body.logprobs else None
     group = _start(service, request, body, [prompt], "chat completion", None, logprobs)
-    form = ChatFormat(ReplyState(service, group, [prompt], body.choices, body.stream_options, logprobs or 0))
+    as_ids = bool(body.return_tokens_as_token_ids)
+    form = ChatFormat(ReplyState(service, group, [prompt], body.choices, body.stream_options, logprobs or 0, as_ids))
     if body.stream:
         return stream_response(group, form)
     outputs = await finished(request, group)

@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
+from typing import NamedTuple
 
 from fastserve.engine import Engine
 from fastserve.engine.model_info import too_long
-from fastserve.server.api.chat_template import ChatTemplate, Messages
+from fastserve.server.api.chat_template import ANSWER, ChatTemplate, Messages, Rendering
 from fastserve.server.api.errors import ApiError
+from fastserve.server.api.fields import lone_surrogate
 
 LONG_TEXT = 50_000
 """Characters above which a prompt is tokenized in a thread, not on the event loop."""
+
+
+class Cut(NamedTuple):
+    """A prompt is cut to so many tokens, -1: to what leaves room for `output` ones. end: its end is kept."""
+
+    tokens: int
+    end: bool
+    output: int
+
+    def of(self, ids: list[int], context: int) -> list[int]:
+        most = self.tokens if self.tokens > 0 else max(1, context - self.output)
+        return ids[-most:] if self.end else ids[:most]
 
 
 class Tokenization:
@@ -21,22 +35,36 @@ class Tokenization:
         self.engine = engine
         self.chat = chat
 
-    async def prompt(self, prompt: str | list[int]) -> list[int]:
-        """Token ids of a prompt: text, or token ids already."""
+    async def prompt(self, prompt: str | list[int], cut: Cut | None = None, special: bool | None = None) -> list[int]:
+        """Token ids of a prompt: text, or token ids already.
+
+        special: whether the tokenizer adds its special tokens to a text (None: yes).
+        """
         most = self.engine.max_model_len
+        if not isinstance(prompt, str) and cut is not None:
+            prompt, cut = cut.of(prompt, most), None
         if not isinstance(prompt, str) and len(prompt) >= most:  # refused before each id is checked
             raise ApiError(400, too_long(most, len(prompt)), param="prompt")
+        if isinstance(prompt, str) and special is False:
+            prompt = await self.tokens(prompt, special)
         try:
             if isinstance(prompt, str) and len(prompt) > LONG_TEXT:
-                return await asyncio.to_thread(self.engine.info.encode, prompt)
-            return self.engine.info.encode(prompt)
+                ids = await asyncio.to_thread(self.engine.info.encode, prompt)
+            else:
+                ids = self.engine.info.encode(prompt)
         except ValueError as error:
             raise ApiError(400, str(error), param="prompt") from error
+        return ids if cut is None else cut.of(ids, most)
 
-    async def conversation(self, messages: Messages) -> list[int]:
-        """Token ids of a chat, with the generation prompt."""
-        text, special = self.chat.prompt(messages)
-        return await self.tokens(text, special)
+    async def conversation(
+        self, messages: Messages, how: Rendering = ANSWER, cut: Cut | None = None, special: bool | None = None
+    ) -> list[int]:
+        """Token ids of a chat. special: as in prompt(); None: only where no template has written them."""
+        text, usual = self.chat.prompt(messages, how)
+        if (fault := lone_surrogate(text)) is not None:
+            raise ApiError(400, f"messages: {fault}", param="messages")
+        ids = await self.tokens(text, usual if special is None else special)
+        return ids if cut is None else cut.of(ids, self.engine.max_model_len)
 
     async def tokens(self, text: str, special: bool) -> list[int]:
         """special: add the tokenizer's special tokens."""
