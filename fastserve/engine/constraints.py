@@ -20,6 +20,14 @@ BEFORE = 6
 """Tokens of the prompt that decide how the output's first token is written."""
 
 
+class ConstraintError(ValueError):
+    """What this model or its body cannot do. param: the field of SamplingParams that asks for it."""
+
+    def __init__(self, param: str, what: str) -> None:
+        super().__init__(f"{param}: {what}")
+        self.param = param
+
+
 class Speller:
     """Words as the tokens of one model. decoder: None without a tokenizer. Thread-safe."""
 
@@ -31,7 +39,7 @@ class Speller:
     def spelled(self, params: SamplingParams, prompt: Sequence[int]) -> SamplingParams:
         """The same with `bad_words` and `choices` as token ids, in `bad_token_ids` and `choice_token_ids`.
 
-        Raises ValueError for what this model cannot do: ids that it does not have or never emits, words without a
+        Raises ConstraintError for what this model cannot do: ids that it does not have or never emits, words without a
         tokenizer, choices that it cannot write.
         """
         info = self.info
@@ -48,17 +56,18 @@ class Speller:
         ):
             wrong = next((id for id in ids if id >= info.vocab_size), None)
             if wrong is not None:
-                raise ValueError(
-                    f"{name}: {wrong} is not a token of model {info.name}: ids go from 0 to {info.vocab_size - 1}"
-                )
+                what = f"{wrong} is not a token of model {info.name}: ids go from 0 to {info.vocab_size - 1}"
+                raise ConstraintError(name, what)
         if params.allowed_token_ids is not None and info.suppressed.issuperset(params.allowed_token_ids):
-            raise ValueError(f"allowed_token_ids: model {info.name} never emits any of them (its suppress_tokens)")
+            raise ConstraintError("allowed_token_ids", f"model {info.name} never emits any of them (suppress_tokens)")
         for choice in params.choice_token_ids:
             if never := info.suppressed.intersection(choice):
-                raise ValueError(f"choices: model {info.name} never emits token {min(never)} (its suppress_tokens)")
+                what = f"model {info.name} never emits token {min(never)} (suppress_tokens), which one of them needs"
+                raise ConstraintError("choices", what)
             more = _next(choice, params.choice_token_ids)
             if more and not info.eos_ids - more:
-                raise ValueError("choices: one begins with another, and the model has no end token to tell them apart")
+                what = "one begins with another, and the model has no end token to tell them apart"
+                raise ConstraintError("choices", what)
         return params
 
     def _spell(self, bad_words: tuple[str, ...], choices: tuple[str, ...], before: Ids) -> tuple[list[Ids], list[Ids]]:
@@ -66,7 +75,8 @@ class Speller:
             return [], []
         if self.decoder is None:
             given, instead = ("bad_words", "bad_token_ids") if bad_words else ("choices", "choice_token_ids")
-            raise ValueError(f"{given} need text, and model {self.info.name} has no tokenizer: give {instead}")
+            what = f"they need text, and model {self.info.name} has no tokenizer: give {instead}"
+            raise ConstraintError(given, what)
         bad = dict.fromkeys(ids for word in bad_words for ids in self._ways(word.strip() or word))
         return list(bad), list(dict.fromkeys(self._exactly(choice, before) for choice in choices))
 
@@ -75,7 +85,7 @@ class Speller:
         return [ids for ids in (self._ids(text), self._ids(" " + text), self._inside(text)) if ids]
 
     def _exactly(self, text: str, before: Ids) -> Ids:
-        """Tokens that write it behind the prompt, and no space more. Raises ValueError where there are none."""
+        """Tokens that write it behind the prompt, and no space more. Raises ConstraintError where there are none."""
         for ids in (self._ids(text), self._inside(text)):
             if ids and self._written(ids, before) == text:
                 return ids
@@ -83,7 +93,7 @@ class Speller:
         together = tuple(id for ids in letters for id in ids)
         if self._written(together, before) == text:
             return together
-        raise ValueError(f"choices: {text!r} cannot be written with the tokens of model {self.info.name}")
+        raise ConstraintError("choices", f"{text!r} cannot be written with the tokens of model {self.info.name}")
 
     def _ids(self, text: str) -> Ids:
         return tuple(self.info.tokenizer.encode(text, add_special_tokens=False))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from fastserve.engine.clock import Clock
 from fastserve.engine.config import EngineConfig
-from fastserve.engine.constraints import Speller
+from fastserve.engine.constraints import ConstraintError, Speller
 from fastserve.engine.detokenizer import TokenDecoder
 from fastserve.engine.inbox import Inbox
 from fastserve.engine.model_info import ModelInfo
@@ -75,8 +75,9 @@ class InputProcessor:
         limit = self.info.limit(len(ids), params)
         if params.constrained:
             if not self.constrains:
-                raise ValueError(f"backend {self.info.backend} cannot constrain an output: leave out "
-                                 f"{', '.join(params.constrained)}")  # fmt: skip
+                raise ConstraintError(
+                    params.constrained[0], f"backend {self.info.backend} cannot constrain an output; leave it out"
+                )
             params = self._speller.spelled(params, ids)
         detokenizer = None if self._decoder is None else self._decoder.detokenizer(params, ids)
         if params.stop and detokenizer is None:

@@ -17,6 +17,7 @@ from fastserve.engine import Engine
 from fastserve.server.api import compat, errors, native, openai
 from fastserve.server.api.paths import uses_openai_errors
 from fastserve.server.config.settings import FastServeConfig
+from fastserve.server.forwarded import Forwarded
 from fastserve.server.middleware import Middleware
 from fastserve.server.service import Service
 from fastserve.server.static_page import add_page
@@ -25,6 +26,9 @@ from fastserve.server.telemetry import monitor
 log = logging.getLogger("fastserve.server")
 
 ABOUT = """One preemptive engine with three groups of routes: OpenAI's, our own, and aliases that other servers use."""
+
+UNLISTED = ("/page", "/docs", "/redoc", "/openapi.json", "/static-offline-docs")
+"""Paths that the OpenAPI schema does not have."""
 
 
 def create_app(engine: Engine, config: FastServeConfig | None = None) -> FastAPI:
@@ -50,7 +54,6 @@ def create_app(engine: Engine, config: FastServeConfig | None = None) -> FastAPI
         description=ABOUT,
         version=version("fastserve-testbed"),
         lifespan=lifespan,
-        strict_content_type=False,
     )
     app.state.service = service
     errors.install(app)
@@ -71,6 +74,12 @@ def create_app(engine: Engine, config: FastServeConfig | None = None) -> FastAPI
             allow_headers=["*"],
             expose_headers=["X-Request-Id", "Location", "Retry-After"],
         )
+    app.add_middleware(
+        Forwarded,
+        root_path=config.root_path,
+        trusted=config.forwarded_allow_ips,
+        routes=lambda: (*app.openapi()["paths"], *UNLISTED),
+    )
     return app
 
 

@@ -14,7 +14,9 @@ from starlette.requests import ClientDisconnect
 
 from fastserve.server.api.errors import UNCOMPRESSED, ApiError, error_response
 from fastserve.server.api.paths import clean_path
+from fastserve.server.forwarded import route_path
 from fastserve.server.jobs.jobs import new_id
+from fastserve.server.origin import Origins
 from fastserve.server.service import Service
 
 log = logging.getLogger("fastserve.access")
@@ -42,12 +44,14 @@ class Middleware:
     def __init__(self, app: App, service: Service) -> None:
         self.app = app
         self.service = service
+        self.origins = Origins(service.config, service.auth.on)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        path, method = clean_path(scope["path"]), scope["method"]
+        path, method = clean_path(route_path(scope)), scope["method"]
+        prefix = scope["path"].removesuffix(route_path(scope))
         head = method == "HEAD" and path not in ENDLESS
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
@@ -84,13 +88,16 @@ class Middleware:
                 raise ApiError(400, f"Content-Length: {length!r} is not a number of bytes")
             if int(length) > max_bytes:
                 raise ApiError(413, TOO_LARGE.format(max_bytes))
+            self.origins.check(headers, scope)
             encoding = headers.get("content-encoding") or "identity"
             if encoding.strip().lower() != "identity":
                 raise ApiError(415, f"Content-Encoding: the body is compressed ({encoding!r}); {UNCOMPRESSED}")
             auth = self.service.auth
             if auth.on and not auth.is_open(path) and scope["method"] != "OPTIONS":
                 state["client"] = await auth.client(headers.get("authorization"))
-            await self.app({**scope, "path": path, "method": "GET" if head else method}, receive_limited, send_with_id)
+            await self.app(
+                {**scope, "path": prefix + path, "method": "GET" if head else method}, receive_limited, send_with_id
+            )
         except ApiError as error:
             await error_response(path, error)(scope, receive, send_with_id)
         except ClientDisconnect:

@@ -160,7 +160,7 @@ class Service:
         except QueueFull as error:
             raise ApiError(503, str(error), retry_after=1) from error
         except ValueError as error:
-            raise ApiError(400, str(error)) from error
+            raise ApiError(400, str(error), param=getattr(error, "param", None)) from error
         except RuntimeError as error:
             raise ApiError(503, str(error)) from error
         self.registry.add(job)
@@ -210,7 +210,7 @@ class Service:
         if job.durable:
             self.durable.write(job)
         self._forget(job)
-        self._retry_one(output.finish_reason in ("stop", "length"))
+        self._retry_one(END_STATES[output.finish_reason] == "finished")
         return output
 
     def _retry_one(self, well: bool) -> None:

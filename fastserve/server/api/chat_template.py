@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fastserve.importing import extra
 from fastserve.server.api.errors import ApiError
 
 log = logging.getLogger("fastserve.server")
@@ -45,14 +46,18 @@ ANSWER = Rendering()
 
 
 class ChatTemplate:
-    """override: a Jinja template, or the path of one. Raises ValueError for one that cannot be read or parsed."""
+    """override: a Jinja template, or the path of one. Raises ValueError for one that cannot be read or parsed.
+
+    Templates are rendered by transformers in any case: in its sandbox, with what it gives them (strftime_now,
+    raise_exception, {% generation %}, a tojson that escapes nothing).
+    """
 
     def __init__(self, tokenizer: Any, override: str | None) -> None:
         self.tokenizer = tokenizer
         self.override = None if override is None else _read(override)
         self.warned = False
-        if self.override is not None:
-            _check(self.override)
+        if self.override is not None and tokenizer is not None:
+            _check(tokenizer, self.override)
 
     def prompt(self, messages: Messages, how: Rendering = ANSWER) -> tuple[str, bool]:
         """(text, whether the tokenizer may add its special tokens to it). Raises ApiError 400.
@@ -97,17 +102,8 @@ class ChatTemplate:
     def _render(self, source: str, messages: list[Message], how: Rendering) -> str:
         fields = how._asdict() | {"tools": how.tools or None}
         more = fields.pop("more")
-        if hasattr(self.tokenizer, "get_chat_template"):  # transformers' own, which knows its special tokens
-            text = self.tokenizer.apply_chat_template(messages, chat_template=source, tokenize=False, **fields, **more)
-            return str(text)
-        from transformers.utils.chat_template_utils import render_jinja_template
-
-        special = {
-            name: getattr(self.tokenizer, name, None) or ""
-            for name in ("bos_token", "eos_token", "pad_token", "unk_token")
-        }
-        rendered, _ = render_jinja_template([messages], chat_template=source, **fields, **{**special, **more})
-        return str(rendered[0])
+        text = self.tokenizer.apply_chat_template(messages, chat_template=source, tokenize=False, **fields, **more)
+        return str(text)
 
 
 # -- what a template can say -------------------------------------------------------------------------------------------
@@ -209,15 +205,15 @@ def _read(override: str) -> str:
         raise ValueError(f"chat template {override} cannot be read: {error.strerror}") from error
 
 
-def _check(source: str) -> None:
-    """Raises ValueError for what transformers cannot compile."""
-    from jinja2 import TemplateError
+def _check(tokenizer: Any, template: str) -> None:
+    """Raises ValueError for what is no Jinja template; what it says to messages is seen when there are some."""
+    from jinja2 import TemplateSyntaxError
 
     try:
-        from transformers.utils.chat_template_utils import _compile_jinja_template
+        tokenizer.apply_chat_template([{"role": "user", "content": ""}], chat_template=template, tokenize=False)
+    except TemplateSyntaxError as error:
+        raise ValueError(f"the chat template is not valid Jinja: line {error.lineno}: {error.message}") from error
     except ImportError as error:
-        raise ValueError("a chat template needs transformers: install fastserve-testbed[server]") from error
-    try:
-        _compile_jinja_template(source)
-    except TemplateError as error:
-        raise ValueError(f"the chat template is not valid Jinja: {error}") from error
+        raise ValueError(f"a chat template is rendered by transformers: {error}; {extra('engine')}") from error
+    except Exception as error:
+        log.debug("the chat template does not take an empty message: %r", error)

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from fastserve.server.api.paths import not_allowed, not_served, uses_openai_errors
+from fastserve.server.forwarded import route_path
 
 TYPES: dict[int, str] = {
     400: "BadRequestError",
@@ -96,14 +97,14 @@ def install(app: FastAPI) -> None:
 
     async def api_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, ApiError)
-        return error_response(request.url.path, error)
+        return error_response(route_path(request.scope), error)
 
     async def http_exception(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         what = str(error.detail)
         if isinstance(error.__cause__, (ValueError, RecursionError)):  # FastAPI could not parse the body
             what = not_json(error.__cause__)
-        method, path = request.scope["method"], request.url.path
+        method, path = request.scope["method"], route_path(request.scope)
         if what == HTTPStatus.NOT_FOUND.phrase:
             what = not_served(method, path, request.app.state.paths)
         elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
@@ -121,7 +122,7 @@ def install(app: FastAPI) -> None:
             faults = [unread if fault["loc"] == ["body"] else fault for fault in faults]
         if rest := len(errors) - len(faults):
             faults.append({"loc": ["body"], "msg": f"and {rest} more of this kind", "type": "more"})
-        if not uses_openai_errors(request.url.path):
+        if not uses_openai_errors(route_path(request.scope)):
             return Json({"detail": faults}, 422)
         fields = [".".join(map(str, fault["loc"][1:])) for fault in faults]
         pairs = zip(fields, faults, strict=True)

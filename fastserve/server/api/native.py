@@ -117,7 +117,7 @@ def sampling(service: Service, body: Sampling, prompt: list[int]) -> SamplingPar
 async def submit_job(request: Request, response: Response, body: GenerateRequest) -> JobAccepted:
     """A durable job: stored on disk before the response, resumed after a crash or restart of the server."""
     job = await enqueue(request, body)
-    response.headers["Location"] = f"/jobs/{job.id}"
+    response.headers["Location"] = f"{request.scope.get('root_path', '')}/jobs/{job.id}"
     return {"job_id": job.id, "state": job.current_state}
 
 

@@ -14,6 +14,7 @@ from fastserve.server.api.errors import ApiError, Json, error_responses
 from fastserve.server.api.native_schema import ModelCard
 from fastserve.server.api.openai_answer import ChatCompletion, Completion, ModelCards
 from fastserve.server.api.openai_format import ChatFormat, CompletionFormat, ReplyState
+from fastserve.server.api.openai_refused import refuse
 from fastserve.server.api.openai_schema import (
     ChatCompletionRequest,
     CompletionRequest,
@@ -21,7 +22,6 @@ from fastserve.server.api.openai_schema import (
     Generation,
     TokenizeRequest,
 )
-from fastserve.server.api.openai_refused import refuse
 from fastserve.server.api.streaming import EVENTS, stream_response
 from fastserve.server.jobs.jobs import Group
 from fastserve.server.service import Service
@@ -146,6 +146,8 @@ def _start(
                 )
     except (ApiError, ValueError) as error:
         group.cancel()
+        if getattr(error, "param", None) == "choices":
+            error.param = "guided_choice" if body.guided_choice else "structured_outputs"  # type: ignore[union-attr]
         raise error if isinstance(error, ApiError) else ApiError(400, str(error)) from error
     return group
 

@@ -61,7 +61,7 @@ def refuse(fields: Mapping[str, Any]) -> None:
 
 
 def _refuse_tools(fields: Mapping[str, Any]) -> None:
-    """Tools are for the template to show, so that an old conversation can go on; the model cannot be made to call one."""
+    """Tools are for the template to show, so that an old conversation goes on; none can be called."""
     for list_of, choice in (("tools", "tool_choice"), ("functions", "function_call")):
         wanted = fields.get(choice)
         if wanted not in (None, "auto", "none"):

@@ -9,7 +9,18 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fastserve.engine import SamplingParams
 from fastserve.server.api.chat_template import Rendering
-from fastserve.server.api.fields import Name, Prompt, Scheduled, Stop, Text, Token, Tokens, Word, expecting, lone_surrogate
+from fastserve.server.api.fields import (
+    Name,
+    Prompt,
+    Scheduled,
+    Stop,
+    Text,
+    Token,
+    Tokens,
+    Word,
+    expecting,
+    lone_surrogate,
+)
 from fastserve.server.api.openai_refused import LEAVE_OUT, TO_FORM
 from fastserve.server.api.tokenization import Cut
 
@@ -30,7 +41,7 @@ class StreamOptions(BaseModel):
 
 
 class StructuredOutputs(BaseModel):
-    """What the output has to be: one of these texts. The kinds that this server cannot do are among the extra fields."""
+    """What the output has to be: one of these texts. Kinds that this server cannot do are among the extra fields."""
 
     model_config = ConfigDict(extra="allow", protected_namespaces=())
 
