@@ -107,11 +107,10 @@ def _constrain(logits: Tensor, states: Sequence[SamplingState]) -> None:
             row[ids] += torch.tensor(values, dtype=row.dtype, device=row.device)
         if constraint.allowed is not None:
             if constraint.mask is None:
-                allowed = [token for token in constraint.allowed if token < len(row)]
-                constraint.mask = torch.tensor(allowed, dtype=torch.int64, device=row.device)
-            kept = row[constraint.mask]
-            row.fill_(-torch.inf)
-            row[constraint.mask] = kept
+                constraint.mask = torch.ones(len(row), dtype=torch.bool)
+                constraint.mask[[token for token in constraint.allowed if token < len(row)]] = False
+                constraint.mask = constraint.mask.to(row.device)
+            row.masked_fill_(constraint.mask, -torch.inf)
         if constraint.barred:
             row[constraint.barred] = -torch.inf
 
