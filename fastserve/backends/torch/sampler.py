@@ -107,10 +107,10 @@ def _constrain(logits: Tensor, states: Sequence[SamplingState]) -> None:
             row[ids] += torch.tensor(values, dtype=row.dtype, device=row.device)
         if constraint.allowed is not None:
             if constraint.mask is None:
-                constraint.mask = torch.ones(len(row), dtype=torch.bool)
-                constraint.mask[[token for token in constraint.allowed if token < len(row)]] = False
-                constraint.mask = constraint.mask.to(row.device)
-            row.masked_fill_(constraint.mask, -torch.inf)
+                mask = torch.full((len(row),), -torch.inf)
+                mask[[token for token in constraint.allowed if token < len(row)]] = 0.0
+                constraint.mask = mask.to(row.device)
+            row += constraint.mask
         if constraint.barred:
             row[constraint.barred] = -torch.inf
 
