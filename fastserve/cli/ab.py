@@ -215,6 +215,7 @@ def text(found: Comparison) -> str:
     fewest = min(len(found.values(label, "mean_jct_s")) for label in found.labels)
     if fewest < ENOUGH:
         lines.append(f"too few rounds for an interval: {fewest}; --rounds {ENOUGH} or more gives one")
+    lines.append("tok/s: output tokens over the time from the first arrival to the last end, drain included")
     lines.append("completion times (s) below which so many percent of the jobs ended, all rounds together:")
     table = [["policy", *(f"{share} %" for share in SHARES)]]
     table += [[label, *(f"{value:.3f}" for value in found.percentiles(label, SHARES))] for label in document["means"]]

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from functools import cache
 from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
+    AliasChoices,
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    FailFast,
     Field,
     ValidationError,
     WrapValidator,
 )
 from pydantic import ValidatorFunctionWrapHandler as Handler
 
+from fastserve.server.api.errors import MAX_FAULTS
 from fastserve.server.jobs.jobs import Scheduling
 
 Token = Annotated[int, Field(ge=0, lt=1 << 31)]
@@ -42,6 +47,32 @@ def expecting(what: str) -> WrapValidator:
             raise ValueError(ours[0] if ours else f"{MUST_BE} {what}") from error
 
     return WrapValidator(check)
+
+
+def few_unknown(fields: Any, model: type[BaseModel]) -> tuple[Any, int]:
+    """(fields with at most MAX_FAULTS unknown ones, how many more there were): each one costs an error of 1 KB."""
+    if not isinstance(fields, dict) or model.model_config.get("extra") != "forbid":
+        return fields, 0
+    known = _names(model)
+    unknown = [name for name in fields if name not in known]
+    if len(unknown) <= MAX_FAULTS:
+        return fields, 0
+    left_out = set(unknown[MAX_FAULTS:])
+    return {name: value for name, value in fields.items() if name not in left_out}, len(left_out)
+
+
+@cache
+def _names(model: type[BaseModel]) -> frozenset[str]:
+    """All names that fields of this model have in JSON."""
+
+    def names() -> Iterator[str]:
+        for name, field in model.model_fields.items():
+            if isinstance(field.validation_alias, AliasChoices):
+                yield from map(str, field.validation_alias.choices)
+            else:
+                yield name if field.validation_alias is None else str(field.validation_alias)
+
+    return frozenset(names())
 
 
 def _unicode(value: Any) -> Any:
@@ -75,16 +106,23 @@ def _json(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
+class FirstFault(FailFast):
+    """Validation of a list stops at the first wrong element."""
+
+    __hash__ = object.__hash__  # unions of types hash their members
+
+
 Text = Annotated[str, BeforeValidator(_unicode)]
 Name = Annotated[Text, Field(max_length=256)]
+ModelName = Annotated[str, Field(max_length=1024)]
 Word = Annotated[str, Field(min_length=1), BeforeValidator(_unicode)]
 Prompt = Annotated[
-    Word | Annotated[list[int], Field(min_length=1, fail_fast=True)],
+    Word | Annotated[list[int], FirstFault(), Field(min_length=1)],
     expecting("text of at least one character, or a list of at least one token id"),
 ]
 Tokens = Annotated[int, Field(ge=1, lt=1 << 31)]
 Stop = Annotated[
-    Word | Annotated[list[Word], Field(max_length=64, fail_fast=True)],
+    Word | Annotated[list[Word], FirstFault(), Field(max_length=64)],
     expecting("text of at least one character, or a list of at most 64 of them"),
 ]
 Metadata = Annotated[dict[str, Any], AfterValidator(_json)]

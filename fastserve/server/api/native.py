@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from fastserve.engine import SamplingParams
 from fastserve.engine.snapshot import JobView as EngineJobView
+from fastserve.server.api.body import BodyRoute
 from fastserve.server.api.dependencies import client_of, finished, scheduling_of, service_of
 from fastserve.server.api.errors import ApiError, Json, error_responses
 from fastserve.server.api.native_format import NativeFormat, response_body
@@ -28,7 +29,7 @@ from fastserve.server.api.streaming import EVENTS, EventStream, stream_response
 from fastserve.server.jobs.jobs import Group, ServedJob
 from fastserve.server.service import Service
 
-router = APIRouter()
+router = APIRouter(route_class=BodyRoute)
 REFUSALS = error_responses(400, 401, 404, 409, 413, 415, 429, 500, 503, 504)
 
 

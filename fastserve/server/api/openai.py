@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from importlib.metadata import version
 from typing import Any
 
@@ -9,6 +10,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
+from fastserve.server.api.body import BodyRoute
 from fastserve.server.api.dependencies import client_of, finished, scheduling_of, service_of
 from fastserve.server.api.errors import ApiError, Json, error_responses
 from fastserve.server.api.native_schema import ModelCard
@@ -23,13 +25,14 @@ from fastserve.server.api.openai_schema import (
     TokenizeRequest,
 )
 from fastserve.server.api.streaming import EVENTS, stream_response
+from fastserve.server.api.tokenization import SHORT_LIST
 from fastserve.server.jobs.jobs import Group
 from fastserve.server.service import Service
 
 COMPLETION_TOKENS = 16
 """OpenAI's default max_tokens of completions; of chat it is the rest of the context."""
 
-router = APIRouter(tags=["OpenAI"])
+router = APIRouter(route_class=BodyRoute, tags=["OpenAI"])
 REFUSALS = error_responses(400, 401, 404, 409, 413, 415, 429, 500, 503, 504, openai=True)
 
 
@@ -88,8 +91,8 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
     service.check_model(body.model)
     refuse(body.model_extra or {})
     cut = body.cut(COMPLETION_TOKENS)
-    prompts = [await service.tokenization.prompt(prompt, cut, body.add_special_tokens) for prompt in body.prompts]
-    group = _start(service, request, body, prompts, "completion", COMPLETION_TOKENS, body.logprobs)
+    prompts = await service.tokenization.prompts(body.prompts, cut, body.add_special_tokens)
+    group = await _start(service, request, body, prompts, "completion", COMPLETION_TOKENS, body.logprobs)
     as_ids = bool(body.return_tokens_as_token_ids)
     reply = ReplyState(service, group, prompts, body.choices, body.stream_options, body.logprobs or 0, as_ids)
     form = CompletionFormat(reply)
@@ -109,7 +112,7 @@ async def chat_completions(request: Request, body: ChatCompletionRequest) -> Res
     body.max_tokens = body.max_completion_tokens or body.max_tokens
     prompt = await service.tokenization.conversation(messages, body.rendering, body.cut(1), body.add_special_tokens)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    group = _start(service, request, body, [prompt], "chat completion", None, logprobs)
+    group = await _start(service, request, body, [prompt], "chat completion", None, logprobs)
     as_ids = bool(body.return_tokens_as_token_ids)
     form = ChatFormat(ReplyState(service, group, [prompt], body.choices, body.stream_options, logprobs or 0, as_ids))
     if body.stream:
@@ -118,7 +121,7 @@ async def chat_completions(request: Request, body: ChatCompletionRequest) -> Res
     return Json(form.response(outputs))
 
 
-def _start(
+async def _start(
     service: Service,
     request: Request,
     body: Generation,
@@ -135,6 +138,8 @@ def _start(
         for prompt in prompts:
             tokens = service.output_limit(len(prompt), body.max_tokens, default_tokens)
             for _ in range(body.choices):
+                if group.jobs and len(prompt) > SHORT_LIST:  # each is checked again, and others have their turn
+                    await asyncio.sleep(0)
                 service.start(
                     prompt,
                     body.params(tokens, len(group.jobs), logprobs),
@@ -144,11 +149,14 @@ def _start(
                     scheduling=scheduling_of(request, body),
                     streams=bool(body.stream),
                 )
-    except (ApiError, ValueError) as error:
+    except ValueError as error:
         group.cancel()
-        if getattr(error, "param", None) == "choices":
-            error.param = "guided_choice" if body.guided_choice else "structured_outputs"  # type: ignore[union-attr]
-        raise error if isinstance(error, ApiError) else ApiError(400, str(error)) from error
+        raise ApiError(400, str(error)) from error
+    except BaseException as error:  # ApiError, or the server ends
+        group.cancel()
+        if isinstance(error, ApiError) and error.param == "choices":
+            error.param = "guided_choice" if body.guided_choice else "structured_outputs"
+        raise
     return group
 
 
@@ -157,14 +165,15 @@ async def tokenize(request: Request, body: TokenizeRequest) -> Tokenized:
     service = service_of(request)
     service.check_model(body.model)
     tokens = await service.tokenization.tokens(body.prompt, body.add_special_tokens)
-    return {"count": len(tokens), "max_model_len": service.engine.max_model_len, "tokens": tokens}
+    found = {"count": len(tokens), "max_model_len": service.engine.max_model_len, "tokens": tokens}
+    return Json(found)  # type: ignore[return-value]
 
 
 @router.post("/detokenize", responses=error_responses(400, 401, 404, 413))
 async def detokenize(request: Request, body: DetokenizeRequest) -> Detokenized:
     service = service_of(request)
     service.check_model(body.model)
-    return {"prompt": service.tokenization.text(body.tokens)}
+    return {"prompt": await service.tokenization.text_of(body.tokens)}
 
 
 @router.get("/version", responses=error_responses(401))

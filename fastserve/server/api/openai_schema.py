@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from fastserve.engine import SamplingParams
 from fastserve.server.api.chat_template import Rendering
 from fastserve.server.api.fields import (
+    FirstFault,
+    ModelName,
     Name,
     Prompt,
     Scheduled,
@@ -30,8 +32,8 @@ MAX_WORDS = 256
 MAX_TOKEN_IDS = 1 << 18
 """Of a list that stands for a part of the vocabulary."""
 
-TokenIds = Annotated[list[Token], Field(min_length=1, max_length=MAX_TOKEN_IDS, fail_fast=True)]
-Choice = Annotated[list[Word], Field(min_length=1, max_length=MAX_WORDS, fail_fast=True)]
+TokenIds = Annotated[list[Token], Field(min_length=1, max_length=MAX_TOKEN_IDS), FirstFault()]
+Choice = Annotated[list[Word], Field(min_length=1, max_length=MAX_WORDS), FirstFault()]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
@@ -60,7 +62,7 @@ class Generation(Scheduled):
 
     model_config = ConfigDict(extra="allow", protected_namespaces=())
 
-    model: str | None = None
+    model: ModelName | None = None
     max_tokens: Tokens | None = None
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -71,7 +73,7 @@ class Generation(Scheduled):
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
     stop: Stop | None = None
-    stop_token_ids: Annotated[list[Token], Field(max_length=1024)] | None = None
+    stop_token_ids: Annotated[list[Token], Field(max_length=1024), FirstFault()] | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -82,7 +84,7 @@ class Generation(Scheduled):
     guess: Tokens | None = None
     logit_bias: Annotated[dict[Token, Bias], Field(max_length=MAX_TOKEN_IDS)] | None = None
     allowed_token_ids: TokenIds | None = None
-    bad_words: Annotated[list[Word], Field(max_length=MAX_WORDS, fail_fast=True)] | None = None
+    bad_words: Annotated[list[Word], Field(max_length=MAX_WORDS), FirstFault()] | None = None
     structured_outputs: StructuredOutputs | None = None
     guided_choice: Choice | None = None
     include_stop_str_in_output: bool | None = None
@@ -138,7 +140,7 @@ class Generation(Scheduled):
 
 class CompletionRequest(Generation):
     prompt: Annotated[
-        Prompt | Annotated[list[Prompt], Field(min_length=1, max_length=MAX_CHOICES)],
+        Prompt | Annotated[list[Prompt], Field(min_length=1, max_length=MAX_CHOICES), FirstFault()],
         expecting(f"text, a list of token ids, or a list of at most {MAX_CHOICES} of these; none of them empty"),
     ]
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
@@ -184,7 +186,7 @@ class Part(BaseModel):
         return (self.model_extra or {}).get(TEXTS[self.type])
 
 
-Parts = Annotated[list[Text | Part], Field(fail_fast=True)]
+Parts = Annotated[list[Text | Part], FirstFault()]
 
 
 class ChatMessage(BaseModel):
@@ -194,7 +196,7 @@ class ChatMessage(BaseModel):
 
     role: Text
     content: Annotated[Text | Parts | None, expecting("text, or a list of parts with a type")] = None
-    tool_calls: Annotated[list[dict[str, Any]], Field(fail_fast=True)] | None = None
+    tool_calls: Annotated[list[dict[str, Any]], FirstFault()] | None = None
     reasoning_content: Text | None = None
     reasoning: Text | None = None
 
@@ -227,7 +229,7 @@ def _call(call: dict[str, Any]) -> dict[str, Any]:
 
 
 class ChatCompletionRequest(Generation):
-    messages: Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1), FirstFault()]
     max_completion_tokens: Tokens | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
@@ -235,8 +237,8 @@ class ChatCompletionRequest(Generation):
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     reasoning_effort: Text | None = None
-    tools: Annotated[list[dict[str, Any]], Field(fail_fast=True)] | None = None
-    documents: Annotated[list[dict[str, Any]], Field(fail_fast=True)] | None = None
+    tools: Annotated[list[dict[str, Any]], FirstFault()] | None = None
+    documents: Annotated[list[dict[str, Any]], FirstFault()] | None = None
 
     @model_validator(mode="after")
     def _together(self) -> ChatCompletionRequest:
@@ -261,12 +263,12 @@ class ChatCompletionRequest(Generation):
 
 class TokenizeRequest(BaseModel):
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
-    model: str | None = None
+    model: ModelName | None = None
     prompt: Text
     add_special_tokens: bool = True
 
 
 class DetokenizeRequest(BaseModel):
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
-    model: str | None = None
-    tokens: Annotated[list[int], Field(fail_fast=True)]
+    model: ModelName | None = None
+    tokens: Annotated[list[int], FirstFault()]
