@@ -23,6 +23,9 @@ Messages = Sequence[Message]
 NEEDED = ("tool_calls", "function_call")
 """Fields that change what a message says: refused where the template does not mention them. Others are optional."""
 
+USUAL = frozenset(("system", "developer", "user", "assistant", "tool"))
+"""Roles that a template is taken to know."""
+
 RESERVED = frozenset(
     ("conversation", "messages", "tools", "documents", "chat_template", "add_generation_prompt",
      "continue_final_message", "tokenize", "padding", "truncation", "max_length", "return_tensors", "return_dict",
@@ -148,7 +151,7 @@ def _refuse_left_out(place: int, message: Message, facts: _Facts, text: str) -> 
     """Raises ApiError 400 for a message of a role that the template passes over."""
     role = message["role"]
     said = flat(message.get("content")).strip()
-    if role not in facts.roles and role != "developer" and said and said not in text:
+    if role not in USUAL and role not in facts.roles and said and said not in text:
         what = f"messages.{place}.role: the chat template of this model leaves out messages of role {role!r}"
         raise ApiError(400, f"{what}; use system, user or assistant", param=f"messages.{place}.role")
 
