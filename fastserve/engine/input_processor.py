@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from fastserve.engine.clock import Clock
 from fastserve.engine.config import EngineConfig
+from fastserve.engine.constraints import ConstraintError, Speller
 from fastserve.engine.detokenizer import TokenDecoder
 from fastserve.engine.inbox import Inbox
 from fastserve.engine.model_info import ModelInfo
@@ -25,10 +26,13 @@ class QueueFull(RuntimeError):
 
 
 class InputProcessor:
-    """Thread-safe."""
+    """Thread-safe. constrains: what the body's traits say."""
 
-    def __init__(self, info: ModelInfo, serving: EngineConfig, clock: Clock, inbox: Inbox) -> None:
+    def __init__(
+        self, info: ModelInfo, serving: EngineConfig, clock: Clock, inbox: Inbox, constrains: bool = False
+    ) -> None:
         self.info = info
+        self.constrains = constrains
         self.serving = serving
         self.clock = clock
         self.inbox = inbox
@@ -36,6 +40,7 @@ class InputProcessor:
         self.outstanding = 0  # requests that count towards the bound of the queue
         self._guesser = serving.guesser()
         self._decoder = None if info.tokenizer is None else TokenDecoder(info.tokenizer)
+        self._speller = Speller(info, self._decoder)
         self._rng = random.Random(serving.seed)
         self._lock = threading.Lock()
         self._next_id = 0
@@ -68,6 +73,12 @@ class InputProcessor:
         params = (params or SamplingParams()).resolved(self.info.defaults)
         ids = self.info.encode(prompt)
         limit = self.info.limit(len(ids), params)
+        if params.constrained:
+            if not self.constrains:
+                raise ConstraintError(
+                    params.constrained[0], f"backend {self.info.backend} cannot constrain an output; leave it out"
+                )
+            params = self._speller.spelled(params, ids)
         detokenizer = None if self._decoder is None else self._decoder.detokenizer(params, ids)
         if params.stop and detokenizer is None:
             raise ValueError(f"stop strings need text, and model {self.info.name} has no tokenizer")
