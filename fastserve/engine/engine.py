@@ -79,7 +79,8 @@ class Engine:
         own = settings_of(backend)
         self.machine = own.pop("times", "the body's own")  # in words: where the times that the policy is told come from
         self.settings = {"model": info.name, "backend": info.backend, "latency": hardware.name,
-                         "max_model_len": info.max_model_len, **own, **serving.shown(hardware)}  # fmt: skip
+                         "max_model_len": info.max_model_len, **own, **serving.shown(hardware),
+                         "derived": serving.policy.told(policy).get("derived", {})}  # fmt: skip
         self.started_at = time.time() - clock.now() / 1e9  # s since 1970 at which the engine's clock read 0
         self.loop = Loop(scheduler, backend, recorder, clock, self.inbox, self.settings)
         self.feed = LiveFeed()

@@ -59,8 +59,15 @@ class ModelInfo:
         left = self.max_model_len - prompt_tokens
         wanted = 1 if params.max_tokens is None else params.max_tokens
         if wanted > left:
-            raise RefusedError(
-                f"a prompt of {prompt_tokens} tokens with {wanted} more to generate exceeds the context of "
-                f"{self.max_model_len} tokens; shorten the prompt or lower max_tokens"
-            )
+            raise RefusedError(too_long(self.max_model_len, prompt_tokens, wanted))
         return left if params.max_tokens is None else params.max_tokens
+
+
+def too_long(context: int, prompt_tokens: int, wanted: int = 1) -> str:
+    """The message for what exceeds the context. Clients look for "maximum context length is" and "prompt is too long"
+    (litellm, langchain-openai), and then shorten the conversation or take another model.
+    """
+    return (
+        f"This model's maximum context length is {context} tokens: a prompt of {prompt_tokens} tokens with {wanted} "
+        f"more to generate exceeds the context of {context}; the prompt is too long, shorten it or lower max_tokens"
+    )

@@ -70,8 +70,8 @@ class Service:
         return sum(job.handle is not None and not job.durable for job in self.registry.jobs.values())
 
     def check_model(self, name: str | None) -> None:
-        """Raises ApiError 404 for a model that this server does not serve."""
-        if name is not None and name not in (self.model, self.engine.model_name):
+        """Raises ApiError 404 for a model that this server does not serve; none and "" mean the one that it does."""
+        if name and name not in (self.model, self.engine.model_name):
             raise ApiError(404, f"the model {name!r} is not served here; there is {self.model!r}", param="model")
 
     def admit(self, client: str, prompts: list[list[int]]) -> None:
@@ -83,7 +83,8 @@ class Service:
         longest = max(map(len, prompts))
         most = self.config.max_prompt_length
         if most is not None and longest > most:
-            raise ApiError(400, f"a prompt of {longest} tokens; this server accepts at most {most}", param="prompt")
+            what = f"a prompt of {longest} tokens; this server accepts at most {most}: the prompt is too long"
+            raise ApiError(400, what, param="prompt")
         self.limits.admit(client, sum(map(len, prompts)))
 
     def output_limit(self, prompt_tokens: int, wanted: int | None, default: int | None) -> int | None:
@@ -209,7 +210,7 @@ class Service:
         if job.durable:
             self.durable.write(job)
         self._forget(job)
-        self._retry_one(output.finish_reason in ("stop", "length"))
+        self._retry_one(END_STATES[output.finish_reason] == "finished")
         return output
 
     def _retry_one(self, well: bool) -> None:

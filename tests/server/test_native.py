@@ -285,7 +285,7 @@ async def test_token_ids_beyond_the_context_are_refused_unread(serve: Serve) -> 
         for path in ("/generate", "/jobs", "/v1/completions"):
             response = await client.post(path, json={"prompt": [999_999] * most, "max_tokens": 1})
             assert response.status_code == 400, response.text
-            assert f"a prompt of {most} tokens; the context of {most} leaves room for {most - 1}" in response.text
+            assert f"a prompt of {most} tokens with 1 more to generate exceeds the context of {most}" in response.text
 
 
 async def test_durable_jobs_are_not_forgotten_for_others(serve: Serve) -> None:

@@ -18,11 +18,12 @@ from typing_extensions import TypedDict
 from fastserve.engine.request import Piece
 from fastserve.server.api import native
 from fastserve.server.api.dependencies import STATUS, failure_message, finished, service_of
-from fastserve.server.api.errors import ApiError, Json, error_responses, not_json
+from fastserve.server.api.errors import WRONG_CONTENT_TYPE, ApiError, Json, error_responses, not_json
 from fastserve.server.api.fields import Prompt
 from fastserve.server.api.native_schema import GenerateAnswer, GenerateRequest
 from fastserve.server.api.streaming import EVENTS, EventStream, on_disconnect, stream_response
 from fastserve.server.jobs.jobs import Group, ServedJob
+from fastserve.server.origin import by_browser, is_json
 from fastserve.server.service import Service
 
 router = APIRouter(tags=["Other servers' names"])
@@ -51,6 +52,8 @@ STATUSES: dict[str, Literal["PENDING", "STARTED", "SUCCESS", "FAILURE", "REVOKED
     "cancelled": "REVOKED",
 }
 """State of a job -> status of a task, in Celery's terms."""
+
+GET_FROM_BROWSER = "a GET of a browser starts nothing here: send POST /stream with a JSON body, or use curl -N"
 
 
 class RawFormat:
@@ -135,7 +138,9 @@ async def _nobatch_turn(request: Request, service: Service) -> AsyncIterator[Non
     openapi_extra=BODY,
 )
 async def stream(request: Request) -> Response:
-    """The body is parsed as JSON whatever its Content-Type: `curl -d` sends that of a form."""
+    """The body is parsed as JSON whatever its Content-Type (`curl -d` sends that of a form), except of a browser."""
+    if by_browser(request.headers) and not is_json(request.headers.get("content-type", "")):
+        raise ApiError(403, f"from a web page: {WRONG_CONTENT_TYPE}")
     try:
         fields = json.loads(await request.body())
     except (ValueError, RecursionError) as error:
@@ -154,6 +159,9 @@ async def stream_get(
     top_p: float | None = None,
     seed: int | None = None,
 ) -> Response:
+    """For `curl -N`. A browser that follows a link or loads an image must not start anything."""
+    if by_browser(request.headers):
+        raise ApiError(403, GET_FROM_BROWSER)
     given = {
         "prompt": prompt,
         "max_new_tokens": max_new_tokens,

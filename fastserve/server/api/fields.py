@@ -5,7 +5,16 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WrapValidator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    FailFast,
+    Field,
+    ValidationError,
+    WrapValidator,
+)
 from pydantic import ValidatorFunctionWrapHandler as Handler
 
 from fastserve.server.jobs.jobs import Scheduling
@@ -17,22 +26,41 @@ MAX_BYTES = 16 << 10
 """Size of metadata as JSON: it is stored as long as its job."""
 
 
+MUST_BE = "it must be"
+
+
 def expecting(what: str) -> WrapValidator:
-    """One validation message for a field of several types, instead of one for each type."""
+    """One validation message for a field of several types, instead of one for each type: `what`, unless the value is of
+    a right type and a validator of ours has said what is wrong with it.
+    """
 
     def check(value: Any, handler: Handler) -> Any:
         try:
             return handler(value)
         except ValidationError as error:
-            raise ValueError(f"it must be {what}") from error
+            faults = [fault["ctx"]["error"] for fault in error.errors() if fault["type"] == "value_error"]
+            ours = [str(fault) for fault in faults if not str(fault).startswith(MUST_BE)]
+            raise ValueError(ours[0] if ours else f"{MUST_BE} {what}") from error
 
     return WrapValidator(check)
 
 
-def _unicode(value: str) -> str:
-    if any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise ValueError("it contains a lone surrogate, which is not valid Unicode text")
+def _unicode(value: Any) -> Any:
+    if isinstance(value, str) and (fault := lone_surrogate(value)) is not None:
+        raise ValueError(fault)
     return value
+
+
+def lone_surrogate(text: str) -> str | None:
+    """What is wrong with text that JSON can carry and no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return (
+            f"it contains the lone surrogate \\u{ord(text[error.start]):04x} at character {error.start}, half of a "
+            "character beyond U+FFFF: send both halves, or the character itself"
+        )
+    return None
 
 
 def _json(value: dict[str, Any]) -> dict[str, Any]:
@@ -48,15 +76,22 @@ def _json(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-Text = Annotated[str, AfterValidator(_unicode)]
+class FirstFault(FailFast):
+    """Validation of a list stops at the first wrong element."""
+
+    __hash__ = object.__hash__  # unions of types hash their members
+
+
+Text = Annotated[str, BeforeValidator(_unicode)]
 Name = Annotated[Text, Field(max_length=256)]
+Word = Annotated[str, Field(min_length=1), BeforeValidator(_unicode)]
 Prompt = Annotated[
-    Annotated[str, Field(min_length=1), AfterValidator(_unicode)] | Annotated[list[Token], Field(min_length=1)],
+    Word | Annotated[list[int], FirstFault(), Field(min_length=1)],
     expecting("text of at least one character, or a list of at least one token id"),
 ]
 Tokens = Annotated[int, Field(ge=1, lt=1 << 31)]
 Stop = Annotated[
-    Annotated[str, Field(min_length=1)] | Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=64)],
+    Word | Annotated[list[Word], FirstFault(), Field(max_length=64)],
     expecting("text of at least one character, or a list of at most 64 of them"),
 ]
 Metadata = Annotated[dict[str, Any], AfterValidator(_json)]

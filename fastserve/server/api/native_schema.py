@@ -201,6 +201,22 @@ class ModelEntry(TypedDict):
     backend: str
 
 
+class ModelCard(TypedDict):
+    """A model as OpenAI's routes list it."""
+
+    id: str
+    object: str
+    created: int
+    owned_by: str
+    root: str
+    parent: None
+    max_model_len: int
+
+
 class ModelList(TypedDict):
+    """Response of GET /models. object, data: as of GET /v1/models, for OpenAI's clients whose base URL lacks /v1."""
+
+    object: str
+    data: list[ModelCard]
     models: list[ModelEntry]
     default_model: str

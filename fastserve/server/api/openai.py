@@ -11,7 +11,8 @@ from typing_extensions import TypedDict
 
 from fastserve.server.api.dependencies import client_of, finished, scheduling_of, service_of
 from fastserve.server.api.errors import ApiError, Json, error_responses
-from fastserve.server.api.openai_answer import ChatCompletion, Completion
+from fastserve.server.api.native_schema import ModelCard
+from fastserve.server.api.openai_answer import ChatCompletion, Completion, ModelCards
 from fastserve.server.api.openai_format import ChatFormat, CompletionFormat, ReplyState
 from fastserve.server.api.openai_schema import (
     ChatCompletionRequest,
@@ -28,26 +29,11 @@ COMPLETION_TOKENS = 16
 """OpenAI's default max_tokens of completions; of chat it is the rest of the context."""
 
 router = APIRouter(tags=["OpenAI"])
-REFUSALS = error_responses(400, 401, 404, 409, 413, 429, 500, 503, 504, openai=True)
+REFUSALS = error_responses(400, 401, 404, 409, 413, 415, 429, 500, 503, 504, openai=True)
 
 
 def _either(model: Any) -> dict[int | str, dict[str, Any]]:
     return {200: {"model": model, "content": EVENTS, "description": "The response, or an SSE stream"}, **REFUSALS}
-
-
-class ModelCard(TypedDict):
-    id: str
-    object: str
-    created: int
-    owned_by: str
-    root: str
-    parent: None
-    max_model_len: int
-
-
-class ModelCards(TypedDict):
-    object: str
-    data: list[ModelCard]
 
 
 class Version(TypedDict):
@@ -70,17 +56,19 @@ class Detokenized(TypedDict):
 
 @router.get("/v1/models", responses=error_responses(401, openai=True))
 async def models(request: Request) -> ModelCards:
-    return {"object": "list", "data": [_card(service_of(request))]}
+    return {"object": "list", "data": [model_card(service_of(request))]}
 
 
+@router.get("/models/{name:path}", include_in_schema=False)
 @router.get("/v1/models/{name:path}", responses=error_responses(401, 404, openai=True))
 async def model(request: Request, name: str) -> ModelCard:
     service = service_of(request)
     service.check_model(name)
-    return _card(service)
+    return model_card(service)
 
 
-def _card(service: Service) -> ModelCard:
+def model_card(service: Service) -> ModelCard:
+    """The served model as OpenAI's routes list it."""
     return {
         "id": service.model,
         "object": "model",
@@ -92,6 +80,7 @@ def _card(service: Service) -> ModelCard:
     }
 
 
+@router.post("/completions", response_model=None, include_in_schema=False)
 @router.post("/v1/completions", response_model=None, responses=_either(Completion))
 async def completions(request: Request, body: CompletionRequest) -> Response:
     service = service_of(request)
@@ -106,6 +95,7 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
     return Json(form.response(outputs))
 
 
+@router.post("/chat/completions", response_model=None, include_in_schema=False)
 @router.post("/v1/chat/completions", response_model=None, responses=_either(ChatCompletion))
 async def chat_completions(request: Request, body: ChatCompletionRequest) -> Response:
     service = service_of(request)

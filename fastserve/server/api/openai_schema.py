@@ -162,4 +162,4 @@ class TokenizeRequest(BaseModel):
 class DetokenizeRequest(BaseModel):
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
     model: str | None = None
-    tokens: list[Token]
+    tokens: list[int]

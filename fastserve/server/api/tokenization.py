@@ -6,6 +6,7 @@ import asyncio
 from functools import partial
 
 from fastserve.engine import Engine
+from fastserve.engine.model_info import too_long
 from fastserve.server.api.chat_template import ChatTemplate, Messages
 from fastserve.server.api.errors import ApiError
 
@@ -24,8 +25,7 @@ class Tokenization:
         """Token ids of a prompt: text, or token ids already."""
         most = self.engine.max_model_len
         if not isinstance(prompt, str) and len(prompt) >= most:  # refused before each id is checked
-            what = f"a prompt of {len(prompt)} tokens; the context of {most} leaves room for {most - 1}"
-            raise ApiError(400, what, param="prompt")
+            raise ApiError(400, too_long(most, len(prompt)), param="prompt")
         try:
             if isinstance(prompt, str) and len(prompt) > LONG_TEXT:
                 return await asyncio.to_thread(self.engine.info.encode, prompt)
