@@ -7,6 +7,7 @@ from functools import partial
 
 from fastserve.engine import Engine
 from fastserve.engine.model_info import too_long
+from fastserve.engine.token_text import TokenText
 from fastserve.server.api.chat_template import ChatTemplate, Messages
 from fastserve.server.api.errors import ApiError
 
@@ -20,6 +21,8 @@ class Tokenization:
     def __init__(self, engine: Engine, chat: ChatTemplate) -> None:
         self.engine = engine
         self.chat = chat
+        self.pieces = None if engine.tokenizer is None else TokenText(engine.tokenizer)
+        """what single tokens are in a text"""
 
     async def prompt(self, prompt: str | list[int]) -> list[int]:
         """Token ids of a prompt: text, or token ids already."""
