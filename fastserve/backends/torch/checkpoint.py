@@ -82,7 +82,7 @@ def read_weights(name: str, source: str, config: Any, dtype: torch.dtype, place:
     """The model with its own weights. Raises ModelNotFoundError where some are missing or do not fit, MemoryError."""
     _refuse_quantised(name, config)
     folder = Path(source)
-    file = check_weights(folder, name) if folder.is_dir() else "its file"
+    file = check_weights(folder, name) if folder.is_dir() else "the hub's file"
     try:
         with _quiet(folder.is_dir()):
             loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -90,7 +90,7 @@ def read_weights(name: str, source: str, config: Any, dtype: torch.dtype, place:
                 ignore_mismatched_sizes=True,
             )  # fmt: skip
         module, told = loaded
-        _check_told(name, told, config.get_text_config(decoder=True).num_hidden_layers)
+        _check_told(f"{name} ({file})", told, config.get_text_config(decoder=True).num_hidden_layers)
         return module.to(place)
     except ModelNotFoundError:
         raise
@@ -122,7 +122,7 @@ def _refuse_quantised(name: str, config: Any) -> None:
 
 
 def _check_told(name: str, told: Any, layers: int) -> None:
-    """What transformers says of the weights that it has read. layers: of the config."""
+    """What transformers says of the weights that it has read. name: with their file. layers: of the config."""
     wrong = sorted(told["mismatched_keys"])
     if wrong:
         tensor, there, wanted = wrong[0]
