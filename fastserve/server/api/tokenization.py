@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from fastserve.engine import Engine
 from fastserve.engine.model_info import too_long
+from fastserve.engine.token_text import TokenText
 from fastserve.server.api.chat_template import ANSWER, ChatTemplate, Messages, Rendering
 from fastserve.server.api.errors import ApiError
 from fastserve.server.api.fields import lone_surrogate
@@ -41,6 +42,8 @@ class Tokenization:
         self.engine = engine
         self.chat = chat
         self.pool = pool
+        self.pieces = None if engine.tokenizer is None else TokenText(engine.tokenizer)
+        """what single tokens are in a text"""
 
     async def prompt(self, prompt: str | list[int]) -> list[int]:
         """Token ids of a prompt: text, or token ids already."""
