@@ -17,7 +17,7 @@ from fastserve.metrics.summary import summarise, with_not_arrived
 from fastserve.policies.spec import PolicySpec
 from fastserve.sched.scheduler import Scheduler
 from fastserve.workload import Trace
-from fastserve.workload.requests import jobs_of, longest_of, outputs_of, targets_of
+from fastserve.workload.requests import guesses_of, jobs_of, longest_of, outputs_of, targets_of
 from sim.inbox import Inbox
 from sim.link import Link
 from sim.machine import Alone, ModelledMachine
@@ -36,8 +36,8 @@ def row(spec: PolicySpec, settings: Settings) -> str:
 
 def prepare(spec: PolicySpec, settings: Settings) -> None:
     """Validates before a run. Raises ValueError."""
-    guessed = predictors.make(settings.predictor) is not None
-    spec.check(guesses="" if guessed else "oracle, lognormal:SIGMA or constant:TOKENS")
+    guessed = predictors.check(settings.predictor)
+    spec.check(guesses="" if guessed else f"{predictors.KNOWN} or your own as module:Class")
 
 
 def accepted(trace: Trace, hardware: Hardware) -> int:
@@ -59,7 +59,7 @@ def build(
     """A World ready to run."""
     policy = spec.fresh()
     scheduler = settings.scheduler(policy, hardware, int(trace.prompt.max()), accepted(trace, hardware))
-    predictor = predictors.make(settings.predictor, seed) if "guess" in policy.needs else None
+    predictor = predictors.make(settings.predictor, seed, guesses_of(trace)) if "guess" in policy.needs else None
     inbox = Inbox(jobs_of(trace, predictor))
     link = Link(hardware.link, hardware.memory.block_bytes)
     machine = ModelledMachine(hardware.latency, link, outputs_of(trace), inbox)
