@@ -65,7 +65,7 @@ class Engine:
         budget = scheduler.batching.budget if serving.batching == "chunked" else None
         latency = hardware.latency
         self.inbox = Inbox()
-        self.input_processor = InputProcessor(info, serving, clock, self.inbox)
+        self.input_processor = InputProcessor(info, serving, clock, self.inbox, backend.traits.constrains)
         recorder = Recorder(
             hardware.memory.block_bytes,
             lambda prompt, output: latency.alone_ps(prompt, output, budget),
