@@ -38,7 +38,7 @@ class InputProcessor:
         self.inbox = inbox
         self.slos: dict[int, Slo] = {}  # by id of a live job that has any
         self.outstanding = 0  # requests that count towards the bound of the queue
-        self._guess = serving.predict()
+        self._guesser = serving.guesser()
         self._decoder = None if info.tokenizer is None else TokenDecoder(info.tokenizer)
         self._speller = Speller(info, self._decoder)
         self._rng = random.Random(serving.seed)
@@ -84,10 +84,12 @@ class InputProcessor:
             raise ValueError(f"stop strings need text, and model {self.info.name} has no tokenizer")
         guess = None
         if "guess" in scheduler.policy.needs:
-            guess = params.guess or self._guess
+            guess = params.guess
         with self._lock:
             at = self.clock.now() if arrival is None else round(arrival * 1e9)
             job = Job(self._next_id, at, len(ids), limit, client, program, priority, slo.deadline(at), guess)
+            if guess is None and self._guesser is not None and "guess" in scheduler.policy.needs:
+                job.guess = self._guesser.predict(job, 0)
             scheduler.check(job)
             if not beyond_capacity:
                 self._make_sure_of_room(scheduler.slots)

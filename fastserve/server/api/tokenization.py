@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 from fastserve.engine import Engine
 from fastserve.engine.model_info import too_long
-from fastserve.server.api.chat_template import ANSWER, ChatTemplate, Messages, Rendering, flat
+from fastserve.engine.token_text import TokenText
+from fastserve.server.api.chat_template import ANSWER, ChatTemplate, Messages, Rendering
 from fastserve.server.api.errors import ApiError
 from fastserve.server.api.fields import lone_surrogate
+from fastserve.server.body_scan import fragments
 from fastserve.server.input_pool import InputPool
+from fastserve.server.token_bound import TokenBound
 
 SHORT_TEXT = 8_000
 """Characters up to which a text is tokenized on the event loop."""
 
 SHORT_CHAT, SHORT_LIST = 64, 4096
 """Messages and token ids up to which it is done there as well."""
-
-SLICE = 1 << 15
-"""Characters of a long text that are tokenized at once when it is to be known whether it can fit."""
-
-FORGIVEN = 16
-"""Tokens of a slice, beside 1 in 64, that the text as a whole may not have."""
-
-ANSWERED_TOKENS = 1 << 16
-"""Tokens that /tokenize answers with at least, however short the context; twice the context if that is more."""
 
 
 class Cut(NamedTuple):
@@ -48,6 +42,8 @@ class Tokenization:
         self.engine = engine
         self.chat = chat
         self.pool = pool
+        self.pieces = None if engine.tokenizer is None else TokenText(engine.tokenizer)
+        """what single tokens are in a text"""
 
     async def prompt(self, prompt: str | list[int]) -> list[int]:
         """Token ids of a prompt: text, or token ids already."""
@@ -70,8 +66,6 @@ class Tokenization:
         ids = prompt
         try:
             if isinstance(prompt, str):
-                if cut is None:
-                    self._check_length([prompt], most)
                 ids = self.engine.info.encode(prompt if special is not False else self._encode(prompt, False))
                 ids = ids if cut is None else cut.of(ids, most)
             if len(ids) >= most:  # refused before each id is checked
@@ -86,11 +80,7 @@ class Tokenization:
         """Token ids of a chat. special: as in prompts(); None: only where no template has written them."""
 
         def encode() -> list[int]:
-            if cut is None:
-                self._check_length(map(_content, messages), self.engine.max_model_len)
             text, usual = self.chat.prompt(messages, how)
-            if cut is None:
-                self._check_length([text], self.engine.max_model_len)
             if (fault := lone_surrogate(text)) is not None:
                 raise ApiError(400, f"messages: {fault}", param="messages")
             ids = self._encode(text, usual if special is None else special)
@@ -99,13 +89,9 @@ class Tokenization:
         return await self._run(encode, len(messages) <= SHORT_CHAT and _is_short([messages, how]))
 
     async def tokens(self, text: str, special: bool) -> list[int]:
-        """For /tokenize. special: add the tokenizer's special tokens. Raises ApiError 400 for very many tokens."""
-
-        def encode() -> list[int]:
-            self._check_length([text], max(2 * self.engine.max_model_len, ANSWERED_TOKENS))
-            return self._encode(text, special)
-
-        return await self._run(encode, len(text) <= SHORT_TEXT)
+        """For /tokenize. special: add the tokenizer's special tokens."""
+        found: list[int] = await self._run(partial(self._encode, text, special), len(text) <= SHORT_TEXT)
+        return found
 
     async def text_of(self, tokens: list[int]) -> str:
         """For /detokenize: text(), off the event loop when they are many."""
@@ -128,6 +114,13 @@ class Tokenization:
         """Characters of the longest text that can fit into the context: each token is the longest one."""
         return self.engine.max_model_len * _longest_token(self.engine.tokenizer)
 
+    def check_texts(self, body: bytearray, batch: bool) -> None:
+        """Raises ApiError 400 if the strings of a body are clearly longer than a prompt. batch: each may be one."""
+        if self.engine.tokenizer is not None:
+            bound = TokenBound(partial(self._encode, special=False), together=not batch)
+            if bound.exceeds(fragments(body), self.engine.max_model_len):
+                raise self.uncounted(f"a prompt of more than {bound.tokens} tokens")
+
     def uncounted(self, what: str) -> ApiError:
         """The refusal of a prompt whose tokens were not counted."""
         return ApiError(400, too_long(self.engine.max_model_len, what))
@@ -137,24 +130,6 @@ class Tokenization:
         if tokenizer is None:
             raise ApiError(400, "this model has no tokenizer", param="prompt")
         return list(tokenizer.encode(text, add_special_tokens=special))
-
-    def _check_length(self, texts: Iterable[str], most: int) -> None:
-        """Refuses texts that are clearly more than `most` tokens, by tokenizing slices of them until they are too many.
-
-        A whole text costs a hundred times its size. A slice may have a few tokens more than its share of the whole, so
-        some are forgiven: what is refused is too long, and the exact count decides about the rest.
-        """
-        texts = [text for text in texts if len(text) > FORGIVEN]
-        characters = sum(map(len, texts))
-        if characters <= max(2 * SLICE, 3 * most) or self.engine.tokenizer is None:
-            return
-        found = 0
-        for text in texts:
-            for start in range(0, len(text), SLICE):
-                count = len(self._encode(text[start : start + SLICE], False))
-                found += max(0, count - count // 64 - FORGIVEN)
-                if found > most:
-                    raise self.uncounted(f"a text of {characters:,} characters, more than {found:,} tokens")
 
     async def _run(self, work: Any, short: bool) -> Any:
         return work() if short else await self.pool.run(work)
@@ -172,10 +147,6 @@ def _is_short(value: Any) -> bool:
             return False
         nests += [item for item in items if isinstance(item, list | tuple | Mapping)]
     return True
-
-
-def _content(message: Mapping[str, Any]) -> str:
-    return flat(message.get("content"))
 
 
 def _longest_token(tokenizer: Any) -> int:
