@@ -255,6 +255,7 @@ def langchain(base: str) -> None:
 
 
 def litellm(base: str) -> None:
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # it looks for prices elsewhere otherwise
     import litellm as library
 
     library.suppress_debug_info = True
@@ -278,9 +279,10 @@ def litellm(base: str) -> None:
 def llm_command(base: str) -> None:
     """Simon Willison's command line, which keeps a conversation."""
     with tempfile.TemporaryDirectory() as folder:
-        model = {"model_id": "here", "model_name": MODEL, "api_base": f"{base}/v1"}
+        model = {"model_id": "here", "model_name": MODEL, "api_base": f"{base}/v1", "api_key_name": "here"}
+        Path(folder, "keys.json").write_text(json.dumps({"here": "sesame"}))
         Path(folder, "extra-openai-models.yaml").write_text(json.dumps([model]))
-        environment = {**os.environ, "LLM_USER_PATH": folder, "OPENAI_API_KEY": "sesame"}
+        environment = {**os.environ, "LLM_USER_PATH": folder}
         command = [sys.executable, "-m", "llm", "-m", "here", "-o", "max_tokens", "8"]
         for words in (["Hi"], ["-s", "Be brief", "--no-stream", "Hi"], ["-c", "Go on"]):
             done = subprocess.run([*command, *words], env=environment, capture_output=True, text=True, timeout=120)
