@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 from typing import Any, Final
+
+from fastserve.sched.units import Run, Tree
 
 NEVER: Final = 1 << 60
 """A time, a count or a number of blocks beyond all others."""
@@ -29,14 +32,15 @@ COMING: Final = Place.COMING
 class Meter:
     """The clocks of one Scheduler, shared with its jobs: a stretch of iterations moves every running job at once."""
 
-    __slots__ = ("block", "lookahead", "now", "service", "steps")
+    __slots__ = ("block", "lookahead", "now", "service", "steps", "tree")
 
-    def __init__(self, block: int, lookahead: int = 0) -> None:
+    def __init__(self, block: int, lookahead: int = 0, tree: Tree | None = None) -> None:
         self.block = block  # tokens in a KV block
         self.lookahead = lookahead  # tokens beyond the next one that an iteration may write
         self.now = 0  # ns, the wall: the time of the last thing the Scheduler was told
         self.steps = 0  # decode iterations so far
         self.service = 0  # ns of charged iteration time so far
+        self.tree = tree  # what the device remembers by content; None: prefixes are not cached
 
 
 class Job:
@@ -46,13 +50,14 @@ class Job:
 
     id: dense from 0 in a replay. arrival: ns. prompt, limit, guess: tokens (limit: the client's max tokens; guess: a
     predictor's output length, None unless the policy `needs` it). client, program: names. priority: the smaller, the
-    more urgent. deadline: ns, arrival + slo.e2e, else + slo.ttft; NEVER without one.
+    more urgent. deadline: ns, arrival + slo.e2e, else + slo.ttft; NEVER without one. ids: of the units that its prompt
+    fills, each naming its content and all before it; empty where that is not known.
     """
 
     __slots__ = (
-        "arrival", "client", "clock_base", "copy", "deadline", "entry", "finish", "fresh", "guess", "id", "joined_at",
-        "last", "limit", "meter", "place", "preemptions", "prefilled", "priority", "program", "prompt", "queue",
-        "rolling", "running", "served_goal", "since", "tokens_base", "tokens_goal", "waited",
+        "arrival", "client", "clock_base", "copy", "deadline", "entry", "finish", "fresh", "guess", "id", "ids",
+        "joined_at", "last", "limit", "meter", "place", "preemptions", "prefilled", "priority", "program", "prompt",
+        "queue", "rolling", "running", "served_goal", "since", "tail", "tokens_base", "tokens_goal", "waited",
     )  # fmt: skip
 
     def __init__(
@@ -66,6 +71,7 @@ class Job:
         priority: int = 0,
         deadline: int = NEVER,
         guess: int | None = None,
+        ids: Sequence[int] = (),
     ) -> None:
         self.id = id
         self.arrival = arrival
@@ -76,6 +82,7 @@ class Job:
         self.priority = priority
         self.deadline = deadline
         self.guess = guess
+        self.ids = ids
 
         self.prefilled = 0  # tokens that prefills have put into its KV; 0 again once that is forgotten
         self.running = False  # has a place in the batch
@@ -95,6 +102,7 @@ class Job:
         self.waited = 0  # ns, the period of the third alarm; 0: none
         self.joined_at = 0  # meter.service when this visit began
         self.copy: Copy | None = None  # the copy under way, while LEAVING or COMING
+        self.tail: Run | None = None  # the last run of the units that it holds
         self.entry: tuple[Any, int, int, Job] | None = None
         self.queue: list[tuple[Any, int, int, Job]] | None = None
         self.meter: Meter | None = None
@@ -130,6 +138,24 @@ class Job:
         if self.place is NOWHERE or meter is None:
             return 0
         return -(-(self.prompt + self.generated + (meter.lookahead if self.running else -1)) // meter.block)
+
+    @property
+    def shared(self) -> int:
+        """Units of its prompt that it holds on the device, the leading ones; others may hold them too."""
+        return self.tail.end if self.tail is not None else 0
+
+    @property
+    def cached(self) -> int:
+        """Tokens that it would find on the device if it joined now; all but the newest where its KV is there.
+
+        It changes as others compute and lose KV, so only an unsettled policy may rank by it as it stands; a settled one
+        may read it when the job arrives, or in waiting().
+        """
+        if self.running or not (self.place is NOWHERE or self.place is HOST):
+            return self.prompt + self.generated - 1 if self.decoding else self.prefilled
+        if self.meter is None or self.meter.tree is None:
+            return 0
+        return self.meter.tree.found(self.ids, self.prompt + self.generated - 1)
 
     @property
     def decoding(self) -> bool:

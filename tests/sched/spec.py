@@ -13,9 +13,13 @@ NAN = float("nan")
 
 class SpecJob:
     def __init__(self, job):
-        for name in ("id", "arrival", "prompt", "limit", "client", "program", "priority", "deadline", "guess"):
+        facts = ("id", "arrival", "prompt", "limit", "client", "program", "priority", "deadline", "guess", "ids")
+        for name in facts:
             setattr(self, name, getattr(job, name))
-        self.running = self.cached = False  # cached: its KV is complete but for the newest token
+        self.shared = 0  # units of its prompt that it holds
+        self.found = None  # tokens that it found when it first joined
+        self.spec = None
+        self.running = self.complete = False  # complete: its KV is, but for the newest token
         self.generated = self.served = self.prefilled = self.preemptions = 0
         self.place = NOWHERE
         self.since = self.left_at = self.arrival
@@ -36,7 +40,13 @@ class SpecJob:
 
     @property
     def decoding(self):
-        return self.cached
+        return self.complete
+
+    @property
+    def cached(self):
+        if self.running or self.place not in (NOWHERE, HOST):
+            return self.prompt + self.generated - 1 if self.complete else self.prefilled
+        return self.spec.found(self) * self.spec.unit
 
 
 class SpecCopy:
@@ -52,7 +62,10 @@ class Spec:
     def __init__(self, policy, machine, hardware, *, max_batch, batching, token_budget, device_blocks, host_blocks,
                  residency, visit, kv_reserve, prefetch_quota, evict="policy", whole_context=False, skip_misfits=False,
                  prefill_guard=0.0, charging="iteration", static_timeout=0, macro=None,
-                 lookahead=0):  # fmt: skip
+                 lookahead=0, prefix_cache="off", prefix_tokens=None):  # fmt: skip
+        self.shares, self.unit = prefix_cache == "on", prefix_tokens or 16
+        self.size = self.unit // 16
+        self.idle = []  # units that nobody holds, the next to go first
         self.policy, self.machine, self.hardware = policy, machine, hardware
         self.slots, self.shape, self.budget = max_batch, batching, NEVER if token_budget is None else token_budget
         self.device = NEVER if device_blocks is None else device_blocks
@@ -96,6 +109,66 @@ class Spec:
     def held(self, job):
         return self.blocks(job.prompt + job.generated - 1)
 
+    # -- units: what several jobs may share
+
+    def found(self, job):
+        """How many of its leading units are there; its newest token is always left to compute."""
+        n = 0
+        while n < min(len(job.ids), (job.prompt + job.generated - 1) // self.unit):
+            if not self.shares or (job.ids[n] not in self.idle and not self.holders(job.ids[n])):
+                break
+            n += 1
+        return n
+
+    def holders(self, id, but=()):
+        return [job for job in self.live if id in job.ids[: job.shared] and job not in but]
+
+    def units(self, job):
+        """Those that it holds, or would if it joined."""
+        n = job.shared if job.running or job.place not in (NOWHERE, HOST) else self.found(job)
+        return set(job.ids[:n])
+
+    def union(self, jobs):
+        return set().union(*[self.units(job) for job in jobs])
+
+    def taken(self, members):
+        """Blocks that these would use together: a unit that several hold counts once."""
+        private = sum(self.need(job) - self.size * len(self.units(job)) for job in members)
+        return private + self.size * len(self.union(members))
+
+    def take(self, job, upto):
+        """It holds its first `upto` units."""
+        if self.shares:
+            for id in job.ids[job.shared : upto]:
+                if id in self.idle:
+                    self.idle.remove(id)
+            job.shared = max(job.shared, upto)
+
+    def take_all(self, job):
+        """All its KV is there."""
+        self.take(job, min(len(job.ids), (job.prompt + job.generated - 1) // self.unit))
+
+    def let_go(self, job, answer=()):
+        """It holds nothing. answer: units that it has filled beyond those of its prompt."""
+        ids = [*job.ids[: job.shared], *answer] if self.shares else ()
+        job.shared = 0
+        for id in reversed(ids):
+            if not self.holders(id):
+                if id in self.idle:
+                    self.idle.remove(id)
+                self.idle.append(id)
+
+    def settle(self):
+        """Idle units go where the jobs have taken the room."""
+        if not self.idle:
+            return
+        members = [job for job in self.live if job.running]
+        room = max(0, self.device - self.taken(members) - self.cold(members, []))
+        while len(self.idle) * self.size > room:
+            self.idle.pop(0)
+
+    # -- the host
+
     def hosted(self):
         held = sum(self.held(job) for job in self.live if not job.running and job.place in (HOST, LEAVING, COMING))
         return held + sum(copy.blocks for copy in self.copies if copy.orphan and copy.out)
@@ -114,7 +187,7 @@ class Spec:
         def staying(joined):
             stay = []
             for job in running:
-                if len(joined + stay) == self.slots or sum(map(self.need, joined + stay + [job])) > self.device:
+                if len(joined + stay) == self.slots or self.taken(joined + stay + [job]) > self.device:
                     break
                 stay.append(job)
             return stay
@@ -137,7 +210,7 @@ class Spec:
             ahead = joined + [other for other in running if other in pinned or not rank[job] < rank[other]]
             if len(ahead) >= self.slots:
                 break
-            if sum(map(self.need, ahead)) + self.need(job) > self.device:
+            if self.taken([*ahead, job]) > self.device:
                 if self.skip:
                     continue
                 break
@@ -145,7 +218,7 @@ class Spec:
             displaced = [other for other in running if other not in stay and other not in left]
             members = [*joined, job, *stay]
             cold = self.cold(members, [other for other in running if other not in stay])
-            short = sum(map(self.need, members)) + cold > self.device
+            short = self.taken(members) + cold > self.device
             guard = max([other.joined_at + self.visit * self.return_ns(other) for other in displaced], default=0)
             if short and self.visit and guard > self.service:
                 hold = guard
@@ -153,7 +226,7 @@ class Spec:
             joined.append(job)
         stay = staying(joined)
         left = [job for job in running if job not in stay]
-        prefill = [job for job in best_first if job in joined + stay and not job.cached]
+        prefill = [job for job in best_first if job in joined + stay and not job.complete]
         return joined, stay, left, prefill, hold
 
     def return_ns(self, job):
@@ -162,12 +235,13 @@ class Spec:
             return self.machine.return_ns(self.held(job))
         return self.machine.prefill_ns(job.prompt + job.generated)
 
-    def cold(self, members, left):
-        """Blocks that neither the members use nor are free."""
-        parked = [job for job in self.live if not job.running and job not in members]
-        held = sum(self.held(job) for job in parked if job.place in (DEVICE, LEAVING, COMING))
+    def cold(self, members, left, gone=()):
+        """Blocks that neither the members use nor are free or idle, once the KV of `gone` is gone."""
+        parked = [job for job in self.live if not job.running and job.place in (DEVICE, LEAVING, COMING)] + left
+        parked = [job for job in parked if job not in members and job not in gone]
         orphans = sum(copy.blocks for copy in self.copies if copy.orphan and not copy.out)
-        return held + orphans + sum(map(self.held, left))
+        private = sum(self.held(job) - self.size * len(self.units(job)) for job in parked)
+        return private + orphans + self.size * len(self.union(parked) - self.union(members))
 
     # -- where KV lives
 
@@ -180,24 +254,31 @@ class Spec:
 
     def make_room(self, joined, stay, left):
         members = joined + stay
-        load = [SpecCopy(job, self.held(job), False) for job in joined if job.place is HOST]
+        missing = lambda job: self.held(job) - self.size * len(self.units(job))  # noqa: E731
+        load = [SpecCopy(job, missing(job), False) for job in joined if job.place is HOST]
         load += [copy for copy in self.copies if not copy.orphan and not copy.out and copy.job in joined]
         park, clear, drop, prefetch = [], [], [], []
         if self.device >= NEVER:
-            return load, park, clear, drop, prefetch
-        free = self.device - sum(map(self.need, members)) - self.cold(members, left)
+            return load, park, clear, drop, prefetch, []
+        gone, spared = [], 0  # whose KV goes; blocks of prefetches for nobody that give way
+
+        def free():
+            return self.device - self.taken(members) - self.cold(members, left, gone) + spared
+
+        def alone(job):
+            return self.cold(members, left, gone) - self.cold(members, left, [*gone, job])
+
         host = self.host - self.hosted()
         leaving = [copy for copy in self.copies if copy.out and not copy.orphan and copy.job not in joined]
-        soon = free + sum(copy.blocks for copy in leaving)
         parked = [job for job in self.live if not job.running and job.place is DEVICE and job not in joined] + left
-        for copy in leaving:
-            if free < 0:
+        for copy in list(leaving):
+            if free() < 0:
                 clear.append(copy)
-                free += copy.blocks
-        for job in self.coldest(parked) if free < 0 else []:
-            if free < 0:
-                free += self.held(job)
-                soon += self.held(job)
+                gone.append(copy.job)
+                leaving.remove(copy)
+        for job in self.coldest(parked) if free() < 0 else []:
+            if free() < 0:
+                gone.append(job)
                 if self.swaps and self.held(job) <= host:
                     host -= self.held(job)
                     park.append(SpecCopy(job, self.held(job), True))
@@ -206,30 +287,51 @@ class Spec:
                     drop.append(job)
                 parked.remove(job)
         for copy in self.copies:
-            if free < 0 and not copy.out and copy not in load:
+            if free() < 0 and not copy.out and copy not in load:
                 clear.append(copy)
-                free += copy.blocks
-                soon += copy.blocks
-        assert free >= 0
+                if copy.orphan:
+                    spared += copy.blocks
+                else:
+                    gone.append(copy.job)
+        room = free()
+        assert room >= 0
+        soon = room + sum(alone(copy.job) for copy in leaving)
+        fetched, taken = set(), 0
         if self.ahead and soon < self.reserve:
             for job in self.coldest(parked):
                 if soon < self.reserve and self.held(job) <= host:
                     host -= self.held(job)
-                    soon += self.held(job)
+                    soon += alone(job)
                     park.append(SpecCopy(job, self.held(job), True))
         elif self.ahead and not park:
             rank = {job: self.policy.rank(job) for job in self.live}
             queue = sorted((job for job in self.live if not job.running), key=lambda job: (rank[job], *age(job)))
             if type(self.policy).waiting is not Policy.waiting:
                 queue = list(self.policy.waiting())
-            spare = free - self.reserve
+            spare = room - self.reserve
+            there = [job for job in self.live if job not in gone and job.place not in (HOST, NOWHERE)] + joined
             for job in [job for job in queue if job not in joined][: self.quota]:
+                if spare <= taken:
+                    break
                 if job.place is HOST:
-                    if self.held(job) > spare:
+                    cost = self.held(job) - self.size * len(self.units(job) & (self.union(there) | fetched))
+                    if cost > spare - taken:
                         break
-                    spare -= self.held(job)
-                    prefetch.append(SpecCopy(job, self.held(job), False))
-        return load, park, clear, drop, prefetch
+                    taken += cost
+                    fetched |= self.units(job)
+                    prefetch.append(SpecCopy(job, missing(job), False))
+        return load, park, clear, drop, prefetch, self.evicted(joined, drop, clear, fetched, room - taken)
+
+    def evicted(self, joined, drop, clear, fetched, room):
+        """The idle units that go before the step: what is idle already, then what becomes so, unless it is found."""
+        kept = self.union(joined) | fetched
+        idle = [id for id in self.idle if id not in kept]
+        order = drop + [copy.job for copy in clear if not copy.out and not copy.orphan]
+        order += [copy.job for copy in clear if copy.out]
+        for i, job in enumerate(order):
+            last = [id for id in job.ids[: job.shared] if not self.holders(id, but=order[: i + 1])]
+            idle += [id for id in reversed(last) if id not in kept]
+        return idle[: max(0, -(-(len(idle) * self.size - room) // self.size))]
 
     def send(self, copy, at):
         copy.end = max(at, self.channel[copy.out]) + self.hardware.link.copy_ns(
@@ -264,8 +366,15 @@ class Spec:
         policy.now = now
         joined, stay, left, prefill, hold = self.choose(now)
         members = joined + stay
-        load, park, clear, drop, prefetch = self.make_room(joined, stay, left)
-        decode = [job for job in members if job.cached]
+        load, park, clear, drop, prefetch, evict = self.make_room(joined, stay, left)
+        coming = [job for job in [*joined, *[copy.job for copy in prefetch]] if job.place in (NOWHERE, HOST)]
+        found = {job: self.found(job) for job in coming}
+        for job in joined:
+            if job.place is NOWHERE:
+                job.prefilled = found[job] * self.unit
+            if job.found is None:
+                job.found = job.prefilled
+        decode = [job for job in members if job.complete]
         chunks = self.chunks(prefill, len(decode))
         if self.shape == "prefill-first" and chunks:
             decode = []
@@ -297,13 +406,15 @@ class Spec:
             job.since = job.left_at = now
             job.place = DEVICE
         for job in drop:
-            job.place, job.cached, job.prefilled = NOWHERE, False, 0
+            self.let_go(job)
+            job.place, job.complete, job.prefilled = NOWHERE, False, 0
         for copy in park + prefetch:
             copy.job.place = LEAVING if copy.out else COMING
             if copy.out:
                 copy.job.blocks_out += copy.blocks
             else:
                 copy.job.blocks_in += copy.blocks
+                self.take(copy.job, found[copy.job])
             self.copies.append(copy)
         for job in joined:
             if job.queued is None:
@@ -316,7 +427,9 @@ class Spec:
                 else:
                     self.copies.remove(copy)
             if job.place is HOST:
-                job.blocks_in += self.held(job)
+                job.blocks_in += next(copy.blocks for copy in load if copy.job is job)
+            if job in found:
+                self.take(job, found[job])
             job.running, job.owes_token, job.place = True, True, DEVICE
             job.joined_at = self.service
         ending = [job for job, n in chunks if job.prefilled + n == job.prompt + job.generated]
@@ -328,6 +441,16 @@ class Spec:
             if not copy.out and not copy.orphan:
                 copy.job.place = HOST
                 self.copies.remove(copy)
+                self.let_go(copy.job)
+        for copy in [copy for copy in clear if copy.out]:
+            copy.job.place = HOST
+            self.copies.remove(copy)
+            self.let_go(copy.job)
+        for id in evict:
+            self.idle.remove(id)
+        for job in joined:
+            if job.complete:
+                self.take_all(job)
         landed = [copy for copy in [*self.copies, *load, *clear] if copy.end <= after]
         if landed:
             self.hold = 0
@@ -335,6 +458,7 @@ class Spec:
             self.copies.remove(copy)
             if not copy.orphan:
                 copy.job.place = HOST if copy.out else DEVICE
+                (self.let_go if copy.out else self.take_all)(copy.job)
         tokens = len(decode) + sum(n for _, n in chunks)
         for job in members:
             job.stalled += stall
@@ -346,9 +470,10 @@ class Spec:
         for job, n in chunks:
             job.prefilled += n
             job.computed += n
+            self.take(job, min(len(job.ids), job.prefilled // self.unit))
             if job in ending:
                 self.hold = 0
-                job.cached = True
+                job.complete = True
         for job, (n, _) in said.items():
             job.turns += 1
             job.generated += n
@@ -363,10 +488,11 @@ class Spec:
         ended = [job for job in said if said[job][1]]
         self.ring(after)
         for job in sorted(ended, key=age):
-            self.remove(job, after, "stop")
+            self.remove(job, after, "stop", self.answers[job.id])
         for job in sorted(self.live, key=age):
-            if job.running and job.cached and self.need(job) > self.device:
+            if job.running and job.complete and self.need(job) > self.device:
                 self.remove(job, after, "truncated")
+        self.settle()
         return True
 
     def ring(self, now):
@@ -388,8 +514,10 @@ class Spec:
                 self.hold = 0
                 self.policy.alarm(job, "waited")
 
-    def remove(self, job, now, finish):
+    def remove(self, job, now, finish, answer=()):
         self.live.remove(job)
+        filled = (job.prompt + job.generated - 1) // self.unit
+        self.let_go(job, answer[: max(0, filled - job.shared)] if job.shared == len(job.ids) else ())
         for copy in self.copies:
             if copy.job is job:
                 copy.orphan = True
@@ -403,15 +531,18 @@ class Spec:
         self.policy.depart(job)
 
 
-def simulate(spec, jobs, outputs, cancels, speak=None):
+def simulate(spec, jobs, outputs, cancels, speak=None, answers=None):
     """The driver loop of the specification. Returns its jobs.
 
     outputs: true tokens by job id. speak: (id, iterations that might have yielded a token before, tokens so far) ->
-    (tokens, whether it has ended), of an uneven body; an even one yields one token at a time.
+    (tokens, whether it has ended), of an uneven body; an even one yields one token at a time. answers: by job id, the
+    units that prompt and answer fill beyond those of the prompt.
     """
     speak = speak or (lambda id, turn, tokens: (1, tokens + 1 == outputs[id]))
     specs = [SpecJob(job) for job in jobs]
+    spec.answers = answers or [()] * len(specs)
     for job in specs:
+        job.spec = spec
         job.now = lambda: spec.policy.now
     arrivals, gone = sorted(specs, key=age), sorted(cancels)
     while arrivals or gone or spec.live:
@@ -430,6 +561,7 @@ def simulate(spec, jobs, outputs, cancels, speak=None):
         for job in sorted((specs[id] for id in due), key=age):
             if job in spec.live:
                 spec.remove(job, now, "cancelled")
+                spec.settle()
         if not (spec.live and spec.iterate(speak)):
             times = [job.arrival for job in arrivals[:1]] + [at for at, _ in gone[:1]]
             if spec.live and spec.shape == "static":
