@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 from typing import Final
 
@@ -10,6 +10,7 @@ from fastserve.hardware import LatencyModel
 from fastserve.sched.int64 import i64
 from fastserve.sched.job import NEVER, Copy, Job
 from fastserve.sched.plan import Outcome, Plan
+from fastserve.sched.units import Ids
 from sim.inbox import Inbox
 from sim.link import Link
 
@@ -26,7 +27,13 @@ class ModelledMachine:
     left over goes into the next plan, if that follows at once.
     """
 
-    def __init__(self, latency: LatencyModel, link: Link, outputs: Sequence[int], inbox: Inbox) -> None:
+    def __init__(
+        self,
+        latency: LatencyModel,
+        link: Link,
+        outputs: Sequence[int],
+        inbox: Inbox,
+    ) -> None:
         self.latency = latency
         self.link = link
         self.outputs = outputs
@@ -66,7 +73,7 @@ class ModelledMachine:
         if plan.prefill:
             chunks: list[tuple[int, int]] = []
             for job, n in plan.prefill:
-                cached = job.prefilled
+                cached = job.prefilled if plan.shares is None else plan.first(job)
                 chunks.append((cached, n))
                 if cached + n == job.prompt + job.tokens_base:
                     whole.append(job)
@@ -157,6 +164,29 @@ class ModelledMachine:
             if self.end[id] == at:
                 return at
             pop(ends)
+
+
+class AnsweringMachine(ModelledMachine):
+    """One that tells what its answers are. answers: job id -> the ids of the units that prompt and answer fill beyond
+    those of the prompt.
+    """
+
+    def __init__(
+        self,
+        latency: LatencyModel,
+        link: Link,
+        outputs: Sequence[int],
+        inbox: Inbox,
+        answers: Callable[[int], Ids],
+    ) -> None:
+        super().__init__(latency, link, outputs, inbox)
+        self.answers = answers
+
+    def run(self, plan: Plan) -> Outcome:
+        outcome = super().run(plan)
+        if outcome.ended:
+            outcome.answers = {job: self.answers(job.id) for job in outcome.ended}
+        return outcome
 
 
 class Alone:

@@ -119,7 +119,7 @@ class World:
                 if turns % STRIDE == 0 or (due and due[0][0] <= now):
                     yield self.something(opens)
                 continue
-            looked_at = bool(observers.members)
+            looked_at = observers.members
             if looked_at:
                 self.planned_at = now
                 observers.planned(plan, now)

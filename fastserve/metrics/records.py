@@ -32,8 +32,8 @@ class Trail:
     """What is remembered of a job while it lives. Times in ns."""
 
     __slots__ = (
-        "blocks_in", "blocks_out", "computed", "first", "gap", "last", "left", "mark", "preempted", "queued", "stall",
-        "stalled",
+        "blocks_in", "blocks_out", "cached", "computed", "first", "gap", "last", "left", "mark", "preempted", "queued",
+        "stall", "stalled",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -47,6 +47,7 @@ class Trail:
         self.stall = 0  # the stall clock when it joined
         self.stalled = 0
         self.computed = 0  # tokens that its prefills have processed
+        self.cached = 0  # tokens that were there when it first joined
         self.blocks_out = 0
         self.blocks_in = 0
 
@@ -183,6 +184,8 @@ class Recorder(Observer):
             if trail is None:
                 trail = self.trails[job] = Trail()
                 trail.queued = plan.now - job.arrival
+                if plan.shares is not None:
+                    trail.cached = plan.shares.found.get(job, 0)
             else:
                 trail.preempted += plan.now - trail.left
             trail.stall = self.stall - stall
@@ -274,6 +277,7 @@ class Recorder(Observer):
             trail.gap,
             job.preemptions,
             trail.computed,
+            trail.cached,
             trail.blocks_out,
             trail.blocks_in,
             job.priority,

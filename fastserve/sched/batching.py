@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from fastserve.sched.job import NEVER, Job
+from fastserve.sched.plan import NOTHING
 
 Chunks = list[tuple[Job, int]]
+Found = Mapping[Job, int]  # tokens that are there already, of who joins with this plan
 
 
 def owed(job: Job) -> int:
@@ -38,7 +41,7 @@ class Batching:
         """ns: when admission opens by itself, if it is closed."""
         return NEVER
 
-    def chunks(self, prefills: list[Job], decodes: int) -> Chunks:
+    def chunks(self, prefills: list[Job], decodes: int, found: Found = NOTHING) -> Chunks:
         """prefills: members with a prefill to do, best first. decodes: members that would decode."""
         raise NotImplementedError
 
@@ -48,11 +51,13 @@ class Mixed(Batching):
 
     name: ClassVar[str] = "mixed"
 
-    def chunks(self, prefills: list[Job], decodes: int) -> Chunks:
+    def chunks(self, prefills: list[Job], decodes: int, found: Found = NOTHING) -> Chunks:
         left = self.budget - (0 if self.decodes_wait else decodes)
         chunks: Chunks = []
         for job in prefills:
             tokens = owed(job)
+            if found:
+                tokens -= found.get(job, 0)
             if chunks and tokens > left:
                 break
             chunks.append((job, tokens))
@@ -79,11 +84,13 @@ class Chunked(Batching):
                 f"a prefill: decodes alone can fill the budget; make it larger than the batch cap"
             )
 
-    def chunks(self, prefills: list[Job], decodes: int) -> Chunks:
+    def chunks(self, prefills: list[Job], decodes: int, found: Found = NOTHING) -> Chunks:
         left = self.budget - decodes
         chunks: Chunks = []
         for job in prefills:
             tokens = job.prompt + job.tokens_base - job.prefilled  # owed(job)
+            if found:
+                tokens -= found.get(job, 0)
             if tokens > left:
                 tokens = left
             if tokens <= 0:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from fastserve.sched.batching import Batching
+from fastserve.sched.draft import Draft
 from fastserve.sched.errors import PolicyError
 from fastserve.sched.job import NEVER, NOWHERE, Job, Meter
 from fastserve.sched.kv import Ledger
@@ -39,6 +40,7 @@ class Chooser:
         ledger: Ledger,
         batching: Batching,
         residency: Residency,
+        draft: Draft | None,
         *,
         slots: int,
         visit: int,
@@ -51,6 +53,7 @@ class Chooser:
         self.running = running
         self.ranking = ranking
         self.ledger = ledger
+        self.draft = draft  # where blocks are shared: by how much the sums here are too high
         self.batching = batching
         self.gated = batching.gated
         self.swaps = residency.swaps
@@ -64,12 +67,12 @@ class Chooser:
         self.joined: Sequence[Job] = NOBODY
         self.left: Sequence[Job] = NOBODY
         self.room = 0  # device blocks left over by the members, parked KV not counted
+        self.parked = 0  # where anybody joins or leaves: blocks of KV that would be parked beyond ledger.cold
         self.hold = 0  # meter.service until which the visit guard keeps the batch as it is; 0: it does not
         self.steady = True  # would it say the same at the next boundary if nothing happens until then?
         # What it works with: ranking.run[top:] leave; -1 until the order of those who run matters.
         self._top = -1
         self._places = 0
-        self._cold = 0  # blocks of KV that would be parked
 
     def choose(self, now: int, hold: int) -> None:
         """hold: meter.service until which an earlier choice of the guard stands.
@@ -90,7 +93,7 @@ class Chooser:
             ranking.refresh()
         self._top = -1 if ranking.lazy else self._line_up()
         self._places = self.slots - len(self.running)
-        self._cold = ledger.cold
+        self.parked = 0
         left: list[Job] = []
         joined: list[Job] = []
         self.left = left
@@ -123,9 +126,11 @@ class Chooser:
             self._top -= 1
             job = ranking.run[self._top][3]
             left.append(job)
-            self._cold += ledger.held(job)
+            self.parked += ledger.held(job)
             self.room += ledger.need(job)
             self._places += 1
+            if self.draft is not None:
+                self.room -= self.draft.leave(job)
 
     def _admit(self, left: list[Job], joined: list[Job], waiting: int) -> bool:
         """The best waiting jobs join, each displacing the weakest running ones that it strictly beats.
@@ -135,7 +140,7 @@ class Chooser:
         ledger = self.ledger
         ranking = self.ranking
         run = ranking.run
-        bounded = self.bounded
+        draft = self.draft
         closed = False
         for entry in ranking.queue(waiting):
             rank = entry[0]
@@ -146,43 +151,52 @@ class Chooser:
             if left and not self._beats(rank, run[top], job):
                 return True  # nobody takes the place of a better one that had to leave
             need = ledger.need(job)
+            if draft is not None:
+                need -= draft.used(job)
+                draft.mark()
             places = self._places
             room = self.room
             if top < 0 and (places <= 0 or room < need):
                 top = self._top = self._line_up()
             t = top
-            fits = True
             while places <= 0 or room < need:
                 if t == 0 or not self._beats(rank, run[t - 1], job):
-                    fits = False
                     break
                 if ranking.improve(t):
                     continue
                 t -= 1
                 places += 1
                 room += ledger.need(run[t][3])
-            if not fits:
-                if self.skip_misfits and places > 0:
-                    closed = True
-                    continue
-                return True
-            if bounded:
-                cold = self._cold
-                if job.place is not NOWHERE and job not in ledger.away:
-                    cold -= ledger.held(job)
-                for i in range(t, top):
-                    cold += ledger.held(run[i][3])
-                if t < top and self.guarding and room - need < cold and self._guarded(t, top):
-                    return True
-                self._cold = cold
-            while top > t:
-                top -= 1
-                left.append(run[top][3])
-            joined.append(job)
-            self._top = top
-            self._places = places - 1
-            self.room = room - need
-            closed = False
+                if draft is not None:
+                    room -= draft.leave(run[t][3])
+                    need = ledger.need(job) - draft.used(job)
+            else:
+                if t < top or job.place is not NOWHERE:
+                    parked = self._parked(t, top, job)
+                    if t < top and self.guarding and self._short(room - need, parked, job) and self._guarded(t, top):
+                        if draft is not None:
+                            draft.undo()
+                        return True
+                    self.parked = parked
+                    self._top = t
+                    while top > t:
+                        top -= 1
+                        left.append(run[top][3])
+                if draft is not None:
+                    draft.join(job)
+                joined.append(job)
+                self._places = places - 1
+                self.room = room - need
+                closed = False
+                continue
+            if draft is not None:
+                draft.undo()
+                if places > 0:
+                    draft.misfits.append(job)
+            if self.skip_misfits and places > 0:
+                closed = True
+                continue
+            return True
         return closed
 
     def _beats(self, rank: Any, entry: Entry, job: Job) -> bool:
@@ -201,8 +215,25 @@ class Chooser:
             return False
         return self.ledger.host - self.ledger.hosted < self.host_floor
 
+    def _parked(self, t: int, top: int, job: Job) -> int:
+        """What `parked` comes to if this job joins and run[t:top] leave. Of an unbounded pool nobody asks."""
+        ledger = self.ledger
+        parked = self.parked
+        if self.bounded:
+            if job.place is not NOWHERE and job not in ledger.away:
+                parked -= ledger.held(job)
+            for i in range(t, top):
+                parked += ledger.held(self.ranking.run[i][3])
+        return parked
+
+    def _short(self, room: int, parked: int, job: Job) -> bool:
+        """Would parked KV have to go if this job joined?"""
+        if self.draft is not None:
+            parked -= self.ledger.saved + self.draft.saving(job)
+        return room < self.ledger.cold + parked
+
     def _guarded(self, t: int, top: int) -> bool:
-        """Memory is short: does the visit guard protect anybody in run[t:top]? Then the batch holds until it ends."""
+        """Does the visit guard protect anybody in run[t:top]? Then the batch holds until it ends."""
         until = 0
         for _, _, _, job in self.ranking.run[t:top]:
             until = max(until, job.joined_at + self.visit * self._return_ns(job))

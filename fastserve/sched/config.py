@@ -20,8 +20,10 @@ from fastserve.sched.eviction import ORDERS
 from fastserve.sched.job import NEVER
 from fastserve.sched.kv import Ledger
 from fastserve.sched.policy import Policy
+from fastserve.sched.prefix import PrefixScheduler
 from fastserve.sched.residency import RESIDENCIES
 from fastserve.sched.scheduler import Scheduler
+from fastserve.sched.sharing import SharedLedger
 
 
 class Blocks(NamedTuple):
@@ -64,6 +66,10 @@ class SchedulerConfig:
     """static batching: seconds after which a batch starts though it is not full"""
     block_tokens: int | None = None
     """tokens of a KV block (by default the machine's own, which is 16 in every preset)"""
+    prefix_cache: str = "off"
+    """whether prompts that begin alike share KV, and later ones find it: on, off, or auto (where content is known)"""
+    prefix_tokens: int | None = None
+    """prefix cache: tokens of the unit that is shared, a whole number of KV blocks (by default one block)"""
     lookahead: int = 0
     """tokens beyond the next one that an iteration may write, and for which blocks are reserved (speculation)"""
 
@@ -98,24 +104,21 @@ class SchedulerConfig:
         """A Scheduler around this policy, for one run. macro: False plans one iteration at a time.
 
         machine: what the policy and the visit guard are told of the body's times; its slots are max_batch. blocks: of
-        block_tokens where that is given.
+        block_tokens where that is given. What prefix_cache="auto" comes to is for the driver to say; here it is off.
         """
         batching = BATCHINGS[self.batching](self.budget, round(self.static_timeout * 1e9))
         residency = RESIDENCIES[self.residency](ORDERS[self.evict](), self.reserve, self.quota)
         device = NEVER if blocks.device is None else blocks.device
         host = NEVER if blocks.host is None else blocks.host
-        return Scheduler(
+        block = self.block_tokens or blocks.tokens
+        pools = device, host if residency.swaps else 0, block, self.whole_context, self.lookahead
+        shares = self.prefix_cache == "on"
+        return (PrefixScheduler if shares else Scheduler)(
             policy,
             machine,
             slots=self.max_batch,
             batching=batching,
-            ledger=Ledger(
-                device,
-                host if residency.swaps else 0,
-                self.block_tokens or blocks.tokens,
-                self.whole_context,
-                self.lookahead,
-            ),
+            ledger=SharedLedger(*pools, self.prefix_tokens or block) if shares else Ledger(*pools),
             residency=residency,
             charging=CHARGINGS[self.charging](),
             visit=self.visit,
@@ -130,12 +133,13 @@ OTHER_NAMES: dict[str, str] = {"max_batch_size": "max_batch", "batch_size": "max
 
 LEAST: dict[str, int] = {
     "max_batch": 1, "token_budget": 1, "visit": 0, "kv_reserve": 0, "prefetch_quota": 0, "block_tokens": 1,
-    "lookahead": 0,
+    "lookahead": 0, "prefix_tokens": 1,
 }  # fmt: skip
 """Whole-number setting -> its smallest value."""
 
 CHOICES: dict[str, Iterable[str]] = {
     "batching": BATCHINGS, "residency": RESIDENCIES, "evict": ORDERS, "charging": CHARGINGS,
+    "prefix_cache": ("auto", "on", "off"),
 }  # fmt: skip
 
 

@@ -21,7 +21,7 @@ class Ledger:
 
     __slots__ = (
         "away", "block", "blocks", "cold", "copies", "host", "hosted", "leaving", "lookahead", "margin", "parked",
-        "phase", "used", "whole",
+        "phase", "saved", "used", "whole",
     )  # fmt: skip
 
     def __init__(self, blocks: int, host: int, block: int, whole: bool, lookahead: int = 0) -> None:
@@ -33,6 +33,7 @@ class Ledger:
         self.margin = lookahead + block - 1  # the lookahead, and whole blocks
         self.used = 0
         self.cold = 0
+        self.saved = 0  # blocks that a plan under way has counted as cold, and that are in use or cold by another job
         self.leaving = 0  # the part of `cold` that a copy out will free by itself
         self.hosted = 0
         self.parked: dict[Job, None] = {}  # waiting jobs at DEVICE
@@ -68,6 +69,25 @@ class Ledger:
     def held(self, job: Job) -> int:
         """Blocks of its KV as it stands, when that is complete: all tokens but the newest."""
         return -(-(job.prompt + job.generated - 1) // self.block)
+
+    # -- what if: asked while a plan is made; where blocks are shared, SharedLedger knows better ------------------
+
+    def missing(self, job: Job) -> int:
+        """Blocks of KV on the host that a copy in must bring."""
+        return self.held(job)
+
+    def alone(self, job: Job) -> int:
+        """Device blocks that a waiting job, or one that leaves, would free if its KV went."""
+        return self.held(job)
+
+    def release(self, job: Job) -> int:
+        """The same, and its KV does go with this plan."""
+        return self.held(job)
+
+    def fetch(self, job: Job, most: int) -> int:
+        """Device blocks that its prefetch takes, and it comes with this plan; above `most` it does not: -1."""
+        held = self.held(job)
+        return held if held <= most else -1
 
     # -- the running jobs ------------------------------------------------------------------------------------------
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 from fastserve.sched.job import NEVER, Copy, Job
+from fastserve.sched.units import Ids, Range
 
 
 class Transfer:
@@ -31,9 +33,18 @@ class Moves:
         self.prefetch: list[Copy] = []  # should come, off the critical path
 
 
-def completes(job: Job, tokens: int) -> bool:
-    """Does a prefill of so many tokens more complete its cache, so that it yields a token?"""
-    return job.prefilled + tokens == job.prompt + job.generated
+NOTHING: Final[dict[Job, int]] = {}
+"""Found of no job; never written."""
+
+
+class Shares:
+    """What a plan does with KV that is named by its content, where prefixes are cached."""
+
+    __slots__ = ("evict", "found")
+
+    def __init__(self, found: Mapping[Job, int], evict: Sequence[Range]) -> None:
+        self.found = found  # tokens on the device of the prefix of who joins from nowhere or the host, or is prefetched
+        self.evict = evict  # (ids, start, end): the units ids[start:end] go, the last first; in this order
 
 
 class Plan:
@@ -42,11 +53,15 @@ class Plan:
 
     It may be repeated as it stands until the first of three bounds: so many `iterations`, the first one that brings the
     service to `service` ns, the first boundary at or after the wall clock `until` (ns).
+
+    Where prefixes are cached, a body shares blocks as the plan says and decides nothing: it frees the units of `evict`,
+    and who is `found` begins with the blocks of so many tokens of its prefix, which are on the device. Before both, a
+    job that drops its KV, or has been cleared, lets go of its units, which stay until they are evicted.
     """
 
     __slots__ = (
         "batch", "context", "gone", "hold", "iterations", "joined", "left", "moves", "now", "prefill", "running",
-        "service", "until",
+        "service", "shares", "until",
     )  # fmt: skip
 
     def __init__(
@@ -78,6 +93,15 @@ class Plan:
         self.service = service
         self.until = until
         self.hold = hold  # meter.service until which the visit guard keeps the batch as it is
+        self.shares: Shares | None = None  # None where prefixes are not cached
+
+    def first(self, job: Job) -> int:
+        """The first token that a prefill of this plan processes. Only before the plan is committed."""
+        return job.prefilled if self.shares is None else job.prefilled + self.shares.found.get(job, 0)
+
+    def completes(self, job: Job, tokens: int) -> bool:
+        """Does a prefill of so many tokens complete its cache, so that it yields a token? Only before the commit."""
+        return self.first(job) + tokens == job.prompt + job.generated
 
     @property
     def load(self) -> Sequence[Copy]:
@@ -100,6 +124,14 @@ class Plan:
         return self.moves.prefetch if self.moves is not None else ()
 
     @property
+    def found(self) -> Mapping[Job, int]:
+        return self.shares.found if self.shares is not None else NOTHING
+
+    @property
+    def evict(self) -> Sequence[Range]:
+        return self.shares.evict if self.shares is not None else ()
+
+    @property
     def members(self) -> list[Job]:
         """Who holds a place in the batch. Only before the plan is committed."""
         left = set(self.left)
@@ -114,7 +146,7 @@ class Plan:
     @property
     def due(self) -> list[Job]:
         """Members that get a token in an even iteration, prefills first. Only before the plan is committed."""
-        return [job for job, tokens in self.work if job.decoding or completes(job, tokens)]
+        return [job for job, tokens in self.work if job.decoding or self.completes(job, tokens)]
 
     def __repr__(self) -> str:
         return (
@@ -136,9 +168,12 @@ class Outcome:
     their prefill in the plan can be named, and only after a single iteration. A job's tokens of one iteration come
     together, at its end. The body ends a job at its own end and at its limit, and tells of no token beyond. Whatever
     the step wrote, a job's KV counts as complete but for its newest token, which the next step writes (again, if so).
+
+    answers: of jobs that have ended, the ids of the units that prompt and answer fill beyond those of the prompt, so
+    that who continues the answer finds it. What is not told is not found.
     """
 
-    __slots__ = ("copied", "ended", "extra", "first", "gap", "iterations", "service", "stall")
+    __slots__ = ("answers", "copied", "ended", "extra", "first", "gap", "iterations", "service", "stall")
 
     def __init__(
         self,
@@ -150,6 +185,7 @@ class Outcome:
         first: int = 0,
         gap: int = 0,
         extra: Sequence[tuple[Job, int]] = (),
+        answers: Mapping[Job, Ids] | None = None,
     ) -> None:
         self.iterations = iterations
         self.service = service
@@ -159,6 +195,7 @@ class Outcome:
         self.first = first
         self.gap = gap
         self.extra = extra
+        self.answers = answers
 
     def __repr__(self) -> str:
         took = f"{self.service} ns and a stall of {self.stall} ns"

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 from fastserve.sched.eviction import Order
-from fastserve.sched.job import COMING, HOST, LEAVING, NOWHERE, Copy, Job
+from fastserve.sched.job import COMING, HOST, Copy, Job
 from fastserve.sched.kv import Ledger
 from fastserve.sched.plan import Moves
 from fastserve.sched.ranking import Ranking
@@ -43,65 +43,49 @@ class Residency:
         self.ledger = ledger
         self.ranking = ranking
 
-    def make_room(self, joined: Sequence[Job], left: Sequence[Job], room: int) -> int:
+    def make_room(self, joined: Sequence[Job], left: Sequence[Job], free: int) -> int:
         """What has to move when these jobs join and leave: see `moves`.
 
-        room: device blocks that the members leave over. Returns by how many blocks the members may grow before this
-        would answer otherwise.
+        free: device blocks that the members and the parked KV leave over; below 0, some of that must go. Returns by how
+        many blocks the members may grow before this would answer otherwise.
         """
         moves = Moves()
-        free = self._fill(moves, joined, left, room - self.ledger.cold)
+        free = self._fill(moves, joined, left, free + self.ledger.saved)
         moving = bool(moves.load or moves.clear or moves.park or moves.drop or moves.prefetch)
         self.moves = moves if moving else None
         return free
 
     def _fill(self, moves: Moves, joined: Sequence[Job], left: Sequence[Job], free: int) -> int:
         ledger = self.ledger
-        leaving = ledger.leaving
-        for job in left:
-            free -= ledger.held(job)
         for job in joined:
-            place = job.place
-            if place is NOWHERE:
-                continue
-            held = ledger.held(job)
-            if place is HOST:
-                moves.load.append(Copy(job, held, False))
-                continue
-            free += held
-            if place is LEAVING:
-                leaving -= held
-            elif place is COMING:
+            if job.place is HOST:
+                moves.load.append(Copy(job, ledger.missing(job), False))
+            elif job.place is COMING:
                 assert job.copy is not None
                 moves.load.append(job.copy)
         host = ledger.host - ledger.hosted if self.swaps else 0
         if free < 0:
-            free, leaving, host = self._evict(moves, joined, left, free, leaving, host)
-        return self._ahead(moves, joined, left, free, leaving, host)
+            free, host = self._evict(moves, joined, left, free, host)
+        return self._ahead(moves, joined, left, free, host)
 
-    def _ahead(
-        self, moves: Moves, joined: Sequence[Job], left: Sequence[Job], free: int, leaving: int, host: int
-    ) -> int:
+    def _ahead(self, moves: Moves, joined: Sequence[Job], left: Sequence[Job], free: int, host: int) -> int:
         """What need not be done yet. Returns what make_room() does."""
         return free
 
-    def _evict(
-        self, moves: Moves, joined: Sequence[Job], left: Sequence[Job], free: int, leaving: int, host: int
-    ) -> tuple[int, int, int]:
+    def _evict(self, moves: Moves, joined: Sequence[Job], left: Sequence[Job], free: int, host: int) -> tuple[int, int]:
         """The step needs the room: it waits for copies out, then parked KV goes, then prefetches give way."""
         ledger = self.ledger
         for copy in ledger.copies:
             if copy.out and not copy.orphan and copy.job not in joined:
                 moves.clear.append(copy)
-                free += copy.blocks
-                leaving -= copy.blocks
+                free += ledger.release(copy.job)
                 if free >= 0:
-                    return free, leaving, host
+                    return free, host
         parked = [job for job in ledger.parked if job not in joined]
         parked += left
         for job in self._coldest(parked):
             held = ledger.held(job)
-            free += held
+            free += ledger.release(job)
             if held <= host:
                 host -= held
                 copy = Copy(job, held, True)
@@ -110,13 +94,13 @@ class Residency:
             else:
                 moves.drop.append(job)
             if free >= 0:
-                return free, leaving, host
+                return free, host
         for copy in ledger.copies:
             if not copy.out and copy not in moves.load:
                 moves.clear.append(copy)
-                free += copy.blocks
+                free += copy.blocks if copy.orphan else ledger.release(copy.job)
                 if free >= 0:
-                    return free, leaving, host
+                    return free, host
         raise RuntimeError("the running jobs need more blocks than the device has; this is a bug in the Scheduler")
 
     def _coldest(self, parked: list[Job]) -> Iterable[Job]:
@@ -135,10 +119,9 @@ class Proactive(Reactive):
 
     name: ClassVar[str] = "proactive"
 
-    def _ahead(
-        self, moves: Moves, joined: Sequence[Job], left: Sequence[Job], free: int, leaving: int, host: int
-    ) -> int:
+    def _ahead(self, moves: Moves, joined: Sequence[Job], left: Sequence[Job], free: int, host: int) -> int:
         ledger = self.ledger
+        leaving = self._leaving(moves, joined) if ledger.leaving else 0
         soon = free + leaving
         if soon < self.reserve:
             soon, host = self._park_ahead(moves, joined, left, soon, host)
@@ -148,6 +131,15 @@ class Proactive(Reactive):
         if soon >= self.reserve and (ledger.parked or left):
             return min(free, soon - self.reserve)
         return free
+
+    def _leaving(self, moves: Moves, joined: Sequence[Job]) -> int:
+        """Blocks that copies out will free by themselves."""
+        ledger = self.ledger
+        soon = 0
+        for copy in ledger.copies:
+            if copy.out and not copy.orphan and copy not in moves.clear and copy.job not in joined:
+                soon += ledger.alone(copy.job)
+        return soon
 
     def _park_ahead(
         self, moves: Moves, joined: Sequence[Job], left: Sequence[Job], soon: int, host: int
@@ -166,7 +158,7 @@ class Proactive(Reactive):
             held = ledger.held(job)
             if held <= host:
                 host -= held
-                soon += held
+                soon += ledger.alone(job)
                 moves.park.append(Copy(job, held, True))
                 if soon >= self.reserve:
                     break
@@ -174,6 +166,7 @@ class Proactive(Reactive):
 
     def _prefetch(self, moves: Moves, joined: Sequence[Job], spare: int) -> int:
         """The best waiting jobs come back while there is room beyond the reserve. Returns the blocks taken."""
+        ledger = self.ledger
         taken = 0
         looked = 0
         for _, _, _, job in self.ranking.queue():
@@ -183,11 +176,11 @@ class Proactive(Reactive):
                 continue
             looked += 1
             if job.place is HOST:
-                held = self.ledger.held(job)
-                if held > spare - taken:
+                blocks = ledger.fetch(job, spare - taken)
+                if blocks < 0:
                     break
-                moves.prefetch.append(Copy(job, held, False))
-                taken += held
+                moves.prefetch.append(Copy(job, ledger.missing(job), False))
+                taken += blocks
         return taken
 
 

@@ -10,24 +10,23 @@ for the jobs in it, which keep offsets only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from fastserve.sched.alarms import Alarms
 from fastserve.sched.batching import Batching, owed
 from fastserve.sched.bounds import Bounds
 from fastserve.sched.charging import Charging
 from fastserve.sched.choose import Chooser, CopyingMachine
 from fastserve.sched.errors import PolicyError
-from fastserve.sched.job import NEVER, NOWHERE, Job, Meter, age
+from fastserve.sched.job import NEVER, NOWHERE, Job, age
 from fastserve.sched.kv import Ledger
+from fastserve.sched.members import Members
 from fastserve.sched.plan import Moves, Outcome, Plan
-from fastserve.sched.policy import Policy, PolicyContext
-from fastserve.sched.ranking import Ranking
+from fastserve.sched.policy import Policy
 from fastserve.sched.residency import Residency
 from fastserve.sched.uneven import check_extra
 
 
-class Scheduler(PolicyContext):
+class Scheduler(Members):
     """Made by SchedulerConfig.build(). Raises PolicyError when the policy breaks.
 
     policy: bound to this Scheduler from here on; ValueError if it has served another. machine: its times, handed on to
@@ -50,32 +49,21 @@ class Scheduler(PolicyContext):
         skip_misfits: bool = False,
         macro: bool = True,
     ) -> None:
-        self.policy = policy
+        super().__init__(policy, ledger)
         self.batching = batching
-        self.ledger = ledger
         self.residency = residency
         self.charging = charging
         self.bounded = ledger.blocks < NEVER
         self.even = charging.even
         self.decodes_wait = batching.decodes_wait
         self.macro = macro and policy.settled and charging.even
-        self.meter = Meter(ledger.block, ledger.lookahead)
-        self.live: dict[Job, None] = {}
-        self.running: dict[Job, None] = {}
-        self.prefilling: dict[Job, None] = {}  # running, with a prefill to do
-        self.fresh: list[Job] = []  # running with a complete cache, and no token since they joined
-        self.batch = 0  # rolling jobs, and the tokens they will attend to in their next iteration
-        self.context = 0
-        self.hold = 0  # meter.service until which the visit guard keeps the batch as it is
-        self.gone: list[Job] = []  # cancelled or cut off since the last plan
         self.plans = 0
-        self.ranking = Ranking(policy, self.live)
         residency.bind(ledger, self.ranking)
-        self.alarms = Alarms(policy, self.meter)
         self.bounds = Bounds(self.alarms, self.meter, ledger)
         self.chooser = Chooser(
-            machine, self.meter, self.live, self.running, self.ranking, ledger, batching, residency, slots=slots,
-            visit=visit, prefill_guard=prefill_guard, skip_misfits=skip_misfits,
+            machine, self.meter, self.live, self.running, self.ranking, ledger, batching, residency,
+            None if self.sharing is None else self.sharing.draft, slots=slots, visit=visit,
+            prefill_guard=prefill_guard, skip_misfits=skip_misfits,
         )  # fmt: skip
         if policy._scheduler is not None:
             raise ValueError(f"this {type(policy).__name__} has served another run; make a fresh one for each")
@@ -172,7 +160,10 @@ class Scheduler(PolicyContext):
         moves: Moves | None = None
         ledger = self.ledger
         if self.bounded and (ledger.cold or left or ledger.away):
-            room = self.residency.make_room(joined, left, room)
+            free = room - ledger.cold
+            if joined or left:
+                free -= chosen.parked
+            room = self.residency.make_room(joined, left, free)
             moves = self.residency.moves
         batch = self.batch
         context = self.context
@@ -194,7 +185,7 @@ class Scheduler(PolicyContext):
                 alone = len(prefills) == 1
                 if not alone:
                     prefills = self.ranking.best_first(prefills)
-                chunks = self.batching.chunks(prefills, batch)
+                chunks = self.batching.chunks(prefills, batch, self.found)
                 prefill = chunks
                 if self.decodes_wait:
                     batch = context = 0
@@ -244,12 +235,8 @@ class Scheduler(PolicyContext):
         self.hold = hold
         if plan.joined or plan.left or plan.moves is not None:
             self._follow(plan)
-        if outcome.copied:
-            for copy in outcome.copied:
-                ledger.finish(copy)
-        charge = outcome.service
-        if not self.even:
-            charge = self.charging.charge(plan, charge, self.prefilling, self.alarms)
+        if self.sharing is not None:
+            self.sharing.follow(plan, k)
         if plan.batch:
             ledger.advance(meter.steps, k)
             self.context += k * self.batch
@@ -259,6 +246,12 @@ class Scheduler(PolicyContext):
                     job.fresh = False
                     self.ranking.dirty[job] = None
                 self.fresh = []
+        if outcome.copied:
+            for copy in outcome.copied:
+                ledger.finish(copy)
+        charge = outcome.service
+        if not self.even:
+            charge = self.charging.charge(plan, charge, self.prefilling, self.alarms)
         meter.service += charge
         for job, tokens in plan.prefill:
             job.prefilled += k * tokens
@@ -276,7 +269,7 @@ class Scheduler(PolicyContext):
                 ended.sort(key=age)
             for job in ended:
                 if job in self.live:
-                    self._depart(job, now, "stop")
+                    self._depart(job, now, "stop", outcome)
         if ledger.used > ledger.blocks:
             ended = sorted(ended + self._cut_outgrown(), key=age)
         return ended
@@ -294,106 +287,3 @@ class Scheduler(PolicyContext):
             self._join(job)
         if moves is not None:
             self.ledger.give_way(moves.clear)
-
-    def _prefilled(self, job: Job) -> None:
-        """Its cache is complete, and the iteration has yielded a token."""
-        del self.prefilling[job]
-        ledger = self.ledger
-        if (job.prefilled + ledger.lookahead) % ledger.block == 0 and ledger.grows(job):
-            ledger.used += 1
-        job.tokens_base += 1
-        self.hold = 0
-        self._roll(job)
-
-    def _amend(self, extra: Iterable[tuple[Job, int]], tokenless: Iterable[Job]) -> None:
-        """The step counter has given each of them one token. tokenless: whose visit has yielded none so far."""
-        for job, delta in extra:
-            self.ledger.amend(job, delta)
-            self.context += delta
-            self.alarms.watch_tokens(job)
-        for job in tokenless:
-            job.fresh = True
-            self.fresh.append(job)
-
-    def _join(self, job: Job) -> None:
-        whole = job.place is not NOWHERE
-        self.ledger.join(job)
-        self.running[job] = None
-        job.running = True
-        job.clock_base -= self.meter.service
-        self.alarms.watch_served(job)
-        job.joined_at = self.meter.service
-        if whole:
-            job.fresh = True
-            self.fresh.append(job)
-            self._roll(job)
-        else:
-            self.prefilling[job] = None
-            self.ranking.dirty[job] = None
-
-    def _roll(self, job: Job) -> None:
-        """Its cache is complete: from here on the step counter counts its tokens."""
-        self.batch += 1
-        self.context += job.prompt + job.tokens_base
-        job.tokens_base -= self.meter.steps
-        job.rolling = True
-        self.ledger.roll(job, 1)
-        self.ranking.dirty[job] = None
-        self.alarms.watch_tokens(job)
-
-    def _stop(self, job: Job) -> None:
-        """It gives up its place."""
-        self.ledger.used -= self.ledger.need(job)
-        if job.rolling:
-            self.ledger.roll(job, -1)
-            job.tokens_base += self.meter.steps
-            job.rolling = False
-            self.batch -= 1
-            self.context -= job.prompt + job.tokens_base
-            if job.fresh:
-                job.fresh = False
-                self.fresh.remove(job)
-        else:
-            del self.prefilling[job]
-        job.clock_base += self.meter.service
-        job.running = False
-        del self.running[job]
-
-    def _leave(self, job: Job, then: int) -> None:
-        self._stop(job)
-        job.preemptions += 1
-        job.since = job.last = then
-        self.alarms.watch_waited(job)
-        self.ranking.dirty[job] = None
-        self.ledger.leave(job)
-
-    def _depart(self, job: Job, now: int, finish: str) -> None:
-        if job.running:
-            self._stop(job)
-            job.last = now
-            job.place = NOWHERE
-        else:
-            self.ledger.remove(job)
-        self.ranking.remove(job)
-        job.waited = 0  # its clocks stand still for good, and with them what it has in the heaps of alarms
-        del self.live[job]
-        job.finish = finish
-        self.hold = 0
-        try:
-            self.policy.depart(job)
-        except PolicyError:
-            raise
-        except (Exception, SystemExit) as error:
-            raise PolicyError(self.policy, "depart", job, error) from error
-
-    def _cut(self, job: Job, finish: str) -> None:
-        """It ends though the body has not ended it: the next plan says so."""
-        self.gone.append(job)
-        self._depart(job, self.meter.now, finish)
-
-    def _cut_outgrown(self) -> list[Job]:
-        """Jobs whose next token would not fit in the device even alone: no policy could go on with them."""
-        outgrown = [job for job in self.running if job.rolling and self.ledger.need(job) > self.ledger.blocks]
-        for job in sorted(outgrown, key=age):
-            self._cut(job, "truncated")
-        return outgrown

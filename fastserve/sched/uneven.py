@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastserve.sched.job import NOWHERE, Job
-from fastserve.sched.plan import Outcome, Plan, completes
+from fastserve.sched.plan import Outcome, Plan
 
 
 def check_extra(plan: Plan, outcome: Outcome, lookahead: int) -> None:
@@ -40,5 +40,5 @@ def _speaks(plan: Plan, job: Job) -> bool:
         return plan.batch > 0 and job not in plan.left
     for other, tokens in plan.prefill:
         if other is job:
-            return completes(job, tokens)
+            return plan.completes(job, tokens)
     return plan.batch > 0 and job.place is not NOWHERE and job in plan.joined

@@ -52,7 +52,8 @@ def fields(plan: Plan) -> tuple[Any, ...]:
 
     chosen = plan.now, list(plan.gone), plan.joined, plan.left, plan.prefill, plan.drop, plan.batch, plan.context
     moved = copies(plan.load), copies(plan.clear), copies(plan.park), copies(plan.prefetch)
-    return *chosen, *moved, plan.iterations, plan.service, plan.until, plan.hold, plan.members
+    shared = dict(plan.found), list(plan.evict)
+    return *chosen, *moved, *shared, plan.iterations, plan.service, plan.until, plan.hold, plan.members
 
 
 def audited(world: World, scheduler: Scheduler) -> World:
@@ -102,7 +103,8 @@ def differences(ours: dict[str, Any], theirs: list[Any], block_bytes: int) -> li
             "service": second(job.served),
             "largest_gap": second(job.gap) if job.generated > 1 else float("nan"),
             "preemptions": job.preemptions,
-            "recomputed_tokens": max(0, job.computed - job.prompt),
+            "recomputed_tokens": max(0, job.computed + (job.found or 0) - job.prompt),
+            "cached_tokens": job.found or 0,
             "swapped_out_bytes": job.blocks_out * block_bytes,
             "swapped_in_bytes": job.blocks_in * block_bytes,
         }

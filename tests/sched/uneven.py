@@ -81,7 +81,7 @@ class UnevenMachine(ModelledMachine):
         ended: list[Job] = []
         extra: list[tuple[Job, int]] = []
         for job, n in work:
-            if job.decoding or job.prefilled + n == job.prompt + job.generated:
+            if job.decoding or plan.completes(job, n):
                 turn = self.turns[job] + k - 1
                 tokens, over = self.truth.speak(job.id, turn, job.generated + k - 1)
                 self.turns[job] += k
@@ -95,7 +95,7 @@ class UnevenMachine(ModelledMachine):
 
     def _iteration(self, plan: Plan, i: int) -> int:
         """ps of the iteration number i of this plan."""
-        chunks = [(job.prefilled + i * n, n) for job, n in plan.prefill]
+        chunks = [(plan.first(job) + i * n, n) for job, n in plan.prefill]
         return self.latency.iteration_ps(plan.batch, plan.context + i * plan.batch, chunks)
 
     def _even(self, work: list[tuple[Job, int]], most: int) -> int:

@@ -62,12 +62,15 @@ class Work:
     output: list[int]
     limit: int
     cancels: list[tuple[int, int]]  # (ns, id)
+    ids: list[list[int]] | None = None  # of the units of each prompt, and of those that prompt and answer fill beyond
+    answers: list[list[int]] | None = None
 
     def jobs(self) -> list[Job]:
         return [
             Job(
                 i, at, self.prompt[i], limit=self.limit, client=f"c{i % 7}", program=f"p{i // 4}",
                 priority=i * 7919 % 5, deadline=at + (i * 104729 % 60 + 1) * 10**9, guess=self.output[i],
+                ids=() if self.ids is None else tuple(self.ids[i]),
             )
             for i, at in enumerate(self.arrival)
         ]  # fmt: skip

@@ -24,7 +24,7 @@ from fastserve.engine.model_info import ModelInfo
 from fastserve.engine.params import SamplingParams
 from fastserve.hardware import Hardware, Memory
 from fastserve.sched.job import Job
-from fastserve.sched.plan import Plan, completes
+from fastserve.sched.plan import Plan
 
 log = logging.getLogger("fastserve")
 
@@ -207,7 +207,7 @@ class TorchBackend:
             state = self.states[job]
             first, end = job.prefilled, job.prefilled + more
             known = state.prompt if end <= job.prompt else state.prompt + state.tokens
-            whole = completes(job, more)
+            whole = plan.completes(job, more)
             chunks.append(Rows(known[first:end], first, self.blocks.table(job), whole))
             if whole:
                 speakers.append(job)

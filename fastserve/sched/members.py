@@ -1,0 +1,140 @@
+"""Members: who has a place in the batch, and what becomes of a job as it joins, leaves and ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from fastserve.sched.alarms import Alarms
+from fastserve.sched.errors import PolicyError
+from fastserve.sched.job import NOWHERE, Job, Meter, age
+from fastserve.sched.kv import Ledger
+from fastserve.sched.plan import NOTHING, Outcome
+from fastserve.sched.policy import Policy, PolicyContext
+from fastserve.sched.ranking import Ranking
+from fastserve.sched.sharing import SharedLedger
+
+
+class Members(PolicyContext):
+    """Sums over the batch stand for the jobs in it, which keep offsets only; each change here keeps both right."""
+
+    def __init__(self, policy: Policy, ledger: Ledger) -> None:
+        self.policy = policy
+        self.ledger = ledger
+        self.sharing = ledger if isinstance(ledger, SharedLedger) else None
+        self.meter = Meter(ledger.block, ledger.lookahead, None if self.sharing is None else self.sharing.tree)
+        self.live: dict[Job, None] = {}
+        self.running: dict[Job, None] = {}
+        self.prefilling: dict[Job, None] = {}  # running, with a prefill to do
+        self.fresh: list[Job] = []  # running with a complete cache, and no token since they joined
+        self.batch = 0  # rolling jobs, and the tokens they will attend to in their next iteration
+        self.context = 0
+        self.hold = 0  # meter.service until which the visit guard keeps the batch as it is
+        self.gone: list[Job] = []  # cancelled or cut off since the last plan
+        self.found: Mapping[Job, int] = NOTHING  # of a plan that is made: tokens that who joins would find
+        self.ranking = Ranking(policy, self.live)
+        self.alarms = Alarms(policy, self.meter)
+
+    def _prefilled(self, job: Job) -> None:
+        """Its cache is complete, and the iteration has yielded a token."""
+        del self.prefilling[job]
+        ledger = self.ledger
+        if (job.prefilled + ledger.lookahead) % ledger.block == 0 and ledger.grows(job):
+            ledger.used += 1
+        job.tokens_base += 1
+        self.hold = 0
+        self._roll(job)
+
+    def _amend(self, extra: Iterable[tuple[Job, int]], tokenless: Iterable[Job]) -> None:
+        """The step counter has given each of them one token. tokenless: whose visit has yielded none so far."""
+        for job, delta in extra:
+            self.ledger.amend(job, delta)
+            self.context += delta
+            self.alarms.watch_tokens(job)
+        for job in tokenless:
+            job.fresh = True
+            self.fresh.append(job)
+
+    def _join(self, job: Job) -> None:
+        whole = job.place is not NOWHERE
+        self.ledger.join(job)
+        self.running[job] = None
+        job.running = True
+        job.clock_base -= self.meter.service
+        self.alarms.watch_served(job)
+        job.joined_at = self.meter.service
+        if whole:
+            job.fresh = True
+            self.fresh.append(job)
+            self._roll(job)
+        else:
+            self.prefilling[job] = None
+            self.ranking.dirty[job] = None
+
+    def _roll(self, job: Job) -> None:
+        """Its cache is complete: from here on the step counter counts its tokens."""
+        self.batch += 1
+        self.context += job.prompt + job.tokens_base
+        job.tokens_base -= self.meter.steps
+        job.rolling = True
+        self.ledger.roll(job, 1)
+        self.ranking.dirty[job] = None
+        self.alarms.watch_tokens(job)
+
+    def _stop(self, job: Job) -> None:
+        """It gives up its place."""
+        self.ledger.used -= self.ledger.need(job)
+        if job.rolling:
+            self.ledger.roll(job, -1)
+            job.tokens_base += self.meter.steps
+            job.rolling = False
+            self.batch -= 1
+            self.context -= job.prompt + job.tokens_base
+            if job.fresh:
+                job.fresh = False
+                self.fresh.remove(job)
+        else:
+            del self.prefilling[job]
+        job.clock_base += self.meter.service
+        job.running = False
+        del self.running[job]
+
+    def _leave(self, job: Job, then: int) -> None:
+        self._stop(job)
+        job.preemptions += 1
+        job.since = job.last = then
+        self.alarms.watch_waited(job)
+        self.ranking.dirty[job] = None
+        self.ledger.leave(job)
+
+    def _depart(self, job: Job, now: int, finish: str, outcome: Outcome | None = None) -> None:
+        if job.running:
+            self._stop(job)
+            if self.sharing is not None:
+                self.sharing.end(job, outcome)
+            job.last = now
+            job.place = NOWHERE
+        else:
+            self.ledger.remove(job)
+        self.ranking.remove(job)
+        job.waited = 0  # its clocks stand still for good, and with them what it has in the heaps of alarms
+        del self.live[job]
+        job.finish = finish
+        self.hold = 0
+        try:
+            self.policy.depart(job)
+        except PolicyError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise PolicyError(self.policy, "depart", job, error) from error
+
+    def _cut(self, job: Job, finish: str) -> None:
+        """It ends though the body has not ended it: the next plan says so."""
+        self.gone.append(job)
+        self._depart(job, self.meter.now, finish)
+
+    def _cut_outgrown(self) -> list[Job]:
+        """Jobs whose next token would not fit in the device even alone: no policy could go on with them."""
+        outgrown = [job for job in self.running if job.rolling and self.ledger.need(job) > self.ledger.blocks]
+        for job in sorted(outgrown, key=age):
+            self._cut(job, "truncated")
+        return outgrown

@@ -1,0 +1,67 @@
+"""PrefixScheduler: the Scheduler where prefixes are cached. What it adds costs nothing where they are not."""
+
+from __future__ import annotations
+
+from fastserve.sched.job import NEVER, Job
+from fastserve.sched.plan import Outcome, Plan, Shares
+from fastserve.sched.scheduler import Scheduler
+from fastserve.sched.sharing import SharedLedger
+
+
+class PrefixScheduler(Scheduler):
+    """Its ledger is a SharedLedger, and its plans say what is found and what goes."""
+
+    def cancel(self, job: Job, now: int) -> None:
+        super().cancel(job, now)
+        self._shared().settle()
+
+    def plan(self, now: int) -> Plan | None:
+        draft = self._shared().draft
+        draft.begin()
+        self.found = draft.found
+        plan = super().plan(now)
+        if plan is not None:
+            plan.shares = self._shares(plan)
+            if plan.iterations > 1 and plan.prefill:
+                self._bound(plan)
+        return plan
+
+    def commit(self, plan: Plan, outcome: Outcome, now: int) -> list[Job]:
+        ended = super().commit(plan, outcome, now)
+        self._shared().settle()
+        return ended
+
+    def _shared(self) -> SharedLedger:
+        assert self.sharing is not None
+        return self.sharing
+
+    def _shares(self, plan: Plan) -> Shares:
+        """What is there of who joins or is fetched ahead; and which units go: those that have gone already as the jobs
+        that ran took the room, and those that must for this step.
+        """
+        ledger = self._shared()
+        draft = ledger.draft
+        free = self.chooser.room - ledger.cold
+        if plan.joined or plan.left:
+            free -= self.chooser.parked
+        coming = list(plan.joined)
+        gone: list[Job] = []
+        moves = plan.moves
+        if moves is not None:
+            coming += [copy.job for copy in moves.prefetch]
+            gone += moves.drop
+            gone += [copy.job for copy in moves.clear if not copy.out and not copy.orphan]
+            gone += [copy.job for copy in moves.clear if copy.out]
+            free += sum([copy.blocks for copy in moves.clear if copy.orphan])
+        found = {job: draft.found[job] for job in coming if job in draft.found}
+        return Shares(found, [*ledger.tree.lost, *draft.evicted(gone, free)])
+
+    def _bound(self, plan: Plan) -> None:
+        """A lone prefill that is to go on holds for no longer than it lasts, and not at all if it gives room."""
+        job, tokens = plan.prefill[0]
+        most = (job.prompt + job.tokens_base - plan.first(job) - 1) // tokens
+        if most <= 1 or self._shared().draft.unsteady(job):
+            plan.iterations = 1
+            plan.service = plan.until = NEVER
+        elif most < plan.iterations:
+            plan.iterations = most

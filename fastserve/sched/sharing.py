@@ -1,0 +1,236 @@
+"""SharedLedger: the KV ledger where prefixes are cached, so that jobs share blocks and later jobs find them.
+
+It answers what Ledger answers. A unit that several jobs hold counts once: as used if one of them runs, else as cold.
+Idle units are neither, for they count as free. A job that joins from nowhere takes up the units of its prompt that it
+finds, and what an iteration computes others find from its end on; where two have computed the same, one copy stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from fastserve.sched.draft import Draft
+from fastserve.sched.job import Copy, Job
+from fastserve.sched.kv import Ledger
+from fastserve.sched.plan import Outcome, Plan
+from fastserve.sched.units import Ids, Run, Tree
+
+
+class SharedLedger(Ledger):
+    """unit: tokens of a unit; ValueError unless that is a whole number of blocks. The rest: see Ledger."""
+
+    __slots__ = ("draft", "size", "tree", "unit")
+
+    def __init__(self, blocks: int, host: int, block: int, whole: bool, lookahead: int, unit: int) -> None:
+        super().__init__(blocks, host, block, whole, lookahead)
+        if unit % block:
+            raise ValueError(
+                f"prefix_tokens={unit} is not a whole number of KV blocks of {block} tokens: give a multiple of these"
+            )
+        self.unit = unit
+        self.size = unit // block  # blocks of a unit
+        self.tree = Tree(unit)
+        self.draft = Draft(self, self.tree, self.size)
+
+    # -- what if: while a plan is made -----------------------------------------------------------------------------
+
+    def missing(self, job: Job) -> int:
+        return self.draft.missing(job)
+
+    def alone(self, job: Job) -> int:
+        return self.draft.alone(job)
+
+    def release(self, job: Job) -> int:
+        return self.draft.release(job)
+
+    def fetch(self, job: Job, most: int) -> int:
+        return self.draft.fetch(job, most)
+
+    # -- what a plan has done --------------------------------------------------------------------------------------
+
+    def follow(self, plan: Plan, iterations: int) -> None:
+        """Who joined and what is fetched takes up what the plan found; then units go, once the step's room is clear.
+
+        What the prefills complete others find from here on: nothing of it is asked before the step has run.
+        """
+        tree = self.tree
+        unit = self.unit
+        shares = plan.shares
+        if shares is not None:
+            for job, tokens in shares.found.items():
+                self.hold(job, tokens // unit, job.running)
+                if job.running and not job.rolling:
+                    job.prefilled = tokens
+        for copy in plan.clear:
+            if copy.out:
+                self.finish(copy)
+        if shares is not None:
+            tree.shrink(sum([end - start for _, start, end in shares.evict[len(tree.lost) :]]))
+        tree.lost = []
+        for job in plan.joined:
+            if job.rolling:
+                self._hold_all(job, True)
+        for job, tokens in plan.prefill:
+            if job.ids:
+                self.hold(job, tree.whole(job.ids, job.prefilled + iterations * tokens), True)
+
+    def advance(self, steps: int, k: int) -> None:
+        """Up to the last iteration; who ends in that takes no more from what is idle."""
+        if k > 1:
+            super().advance(steps, k - 1)
+            self.settle()
+        super().advance(steps + k - 1, 1)
+
+    def end(self, job: Job, outcome: Outcome | None) -> None:
+        """A job that ran has departed, and its blocks are off `used`. outcome: what may name its answer's units."""
+        answer: Ids = ()
+        if outcome is not None and outcome.answers:
+            answer = outcome.answers.get(job, ())
+        if answer and job.shared == len(job.ids):
+            ids = (*job.ids, *answer)
+            self.tree.leave_behind(ids, job.shared, job.tail, self.tree.whole(ids, job.prompt + job.generated - 1))
+        self._let_go(job, True)
+
+    def settle(self) -> None:
+        """Idle units make room for what the jobs occupy."""
+        tree = self.tree
+        if tree.idle_units:
+            size = self.size
+            over = tree.idle_units * size - max(0, self.blocks - self.used - self.cold)
+            if over > 0:
+                tree.lost += tree.shrink(-(-over // size))
+
+    # -- who holds what --------------------------------------------------------------------------------------------
+
+    def hold(self, job: Job, upto: int, running: bool) -> None:
+        """It holds its units from job.shared to `upto`: found ones, or its own, which from here on others find."""
+        ids = job.ids
+        at = job.shared
+        tail = job.tail
+        if upto <= at:
+            return
+        tree = self.tree
+        size = self.size
+        while at < upto:
+            run = tree.cut(ids, at, upto)
+            if run is None:
+                if tail is not None and tail.holders == 1 and tail.children == 0 and tail.runners == int(running):
+                    tail.ids = ids
+                    tail.end = upto
+                else:
+                    tail = tree.first[ids[at]] = Run(ids, at, upto, tail, 1, int(running))
+                break
+            n = run.end - at
+            if run.holders == 0:
+                tree.idle.pop(run, None)
+                tree.idle_units -= n
+            elif running and run.runners:
+                self.used -= n * size
+            else:
+                self.cold -= n * size
+            run.holders += 1
+            run.runners += int(running)
+            if tail is not None and tail.children == 1 and tail.holders == run.holders and tail.runners == run.runners:
+                del tree.first[ids[at]]  # nobody else holds just the upper of the two: they are one
+                run.start = tail.start
+                run.parent = tail.parent
+                tree.first[ids[run.start]] = run
+            tail = run
+            at = run.end
+        job.tail = tail
+
+    def _hold_all(self, job: Job, running: bool) -> None:
+        """Its KV is complete on the device: it shares what can be."""
+        if job.ids:
+            self.hold(job, self.tree.whole(job.ids, job.prompt + job.generated - 1), running)
+
+    def _let_go(self, job: Job, running: bool) -> None:
+        """It holds nothing any more. What nobody else holds is idle from now on, the deepest first."""
+        tree = self.tree
+        used = cold = 0
+        run = job.tail
+        while run is not None:
+            n = run.end - run.start
+            run.holders -= 1
+            if running:
+                run.runners -= 1
+            if run.runners:
+                if running:
+                    used += n
+                else:
+                    cold += n
+            elif run.holders:
+                cold += n
+            else:
+                tree.idle[run] = None
+                tree.idle_units += n
+            run = run.parent
+        self.used += used * self.size
+        self.cold += cold * self.size
+        job.tail = None
+
+    def _turn(self, job: Job, by: int) -> None:
+        """It runs again (1), or waits from now on (-1), and goes on holding. Before or after its own blocks move."""
+        others = 0
+        run = job.tail
+        while run is not None:
+            if by < 0:
+                run.runners -= 1
+            if run.runners:
+                others += run.end - run.start
+            if by > 0:
+                run.runners += 1
+            run = run.parent
+        self.used -= by * others * self.size
+        self.cold += by * others * self.size
+
+    # -- as Ledger -------------------------------------------------------------------------------------------------
+
+    def join(self, job: Job) -> None:
+        if job.tail is not None:
+            self._turn(job, 1)
+        super().join(job)
+
+    def leave(self, job: Job) -> None:
+        super().leave(job)
+        if job.tail is not None:
+            self._turn(job, -1)
+
+    def drop(self, job: Job) -> None:
+        super().drop(job)
+        self._let_go(job, False)
+
+    def start(self, copy: Copy) -> None:
+        super().start(copy)
+        if not copy.out:
+            self.cold += self.held(copy.job) - copy.blocks  # it will hold what is found, too; see hold()
+
+    def finish(self, copy: Copy) -> None:
+        known = copy in self.copies and not copy.orphan
+        super().finish(copy)
+        if known:
+            job = copy.job
+            if copy.out:
+                self._let_go(job, False)
+            else:
+                self.hosted -= self.held(job) - copy.blocks
+                self._hold_all(job, False)
+
+    def abort(self, copy: Copy) -> None:
+        if not copy.orphan:
+            super().abort(copy)
+            self.cold -= self.held(copy.job) - copy.blocks
+            self._let_go(copy.job, False)
+
+    def forget_all(self, jobs: Iterable[Job]) -> None:
+        super().forget_all(jobs)
+        self.tree.clear()
+        for job in jobs:
+            job.tail = None
+
+    def remove(self, job: Job) -> None:
+        copy = job.copy
+        if copy is not None and not copy.out:
+            self.cold -= self.held(job) - copy.blocks
+        super().remove(job)
+        self._let_go(job, False)
