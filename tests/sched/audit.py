@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,6 +11,8 @@ from fastserve.sched.job import NEVER, Copy, Job
 from fastserve.sched.kv import Ledger
 from fastserve.sched.ranking import Ranking
 from fastserve.sched.scheduler import Scheduler
+from fastserve.sched.sharing import SharedLedger
+from fastserve.sched.units import Run
 
 
 def audit(scheduler: Scheduler) -> None:
@@ -26,7 +29,8 @@ def audit(scheduler: Scheduler) -> None:
     assert scheduler.context == sum(job.prompt + job.generated for job in rolling)
     assert set(scheduler.prefilling) == {job for job in running if not job.rolling}
     assert set(scheduler.fresh) == {job for job in running if job.fresh}
-    assert ledger.used == sum(ledger.need(job) for job in running)
+    saved = _units(ledger, running, waiting) if isinstance(ledger, SharedLedger) else (0, 0)
+    assert ledger.used == sum(ledger.need(job) for job in running) - saved[0]
     residues = [0] * ledger.block
     for job in rolling:
         residues[(job.prompt + job.tokens_base + ledger.lookahead) % ledger.block] += ledger.grows(job)
@@ -34,7 +38,8 @@ def audit(scheduler: Scheduler) -> None:
     for at, heap in ((served_at, alarms.served), (tokens_at, alarms.tokens), (waited_at, alarms.waited)):
         entries = {(entry[0], entry[-1]) for entry in heap}
         assert all(at(job) == NEVER or (at(job), job) in entries for job in scheduler.live)
-    assert ledger.cold == _held(ledger, waiting, "device", "leaving", "coming") + _blocks(orphans, out=False)
+    parked = _held(ledger, waiting, "device", "leaving", "coming") + _blocks(orphans, out=False)
+    assert ledger.cold == parked - saved[1]
     assert ledger.leaving == _held(ledger, waiting, "leaving")
     assert ledger.hosted == _held(ledger, waiting, "host", "leaving", "coming") + _blocks(orphans, out=True)
     assert ledger.hosted <= ledger.host
@@ -53,6 +58,43 @@ def broken_promises(ranking: Ranking) -> list[tuple[Job, Any, Any]]:
             if now != rank if stored is ranking.wait else rank < now:
                 found.append((job, rank, now))
     return found
+
+
+def _units(ledger: SharedLedger, running: list[Job], waiting: list[Job]) -> tuple[int, int]:
+    """The blocks that the sums over jobs count too often, among used and cold ones. The tree is what the jobs hold."""
+    tree = ledger.tree
+    runs: Counter[int] = Counter()
+    waits: Counter[int] = Counter()
+    for jobs, counts in ((running, runs), (waiting, waits)):
+        for job in jobs:
+            place = job.place.value
+            assert (job.tail.end if job.tail is not None else 0) == job.shared
+            assert not job.shared or job.running or place in ("device", "leaving", "coming")
+            if not job.running and place in ("device", "leaving"):
+                assert job.shared == tree.whole(job.ids, job.prompt + job.generated - 1)
+            counts.update(job.ids[: job.shared])
+    told: dict[int, tuple[int, int]] = {}
+    children: Counter[Run] = Counter()
+    for id, run in tree.first.items():
+        assert id == run.ids[run.start] and run.start < run.end and (run.parent is None) == (run.start == 0)
+        if run.parent is not None:
+            children[run.parent] += 1
+            assert run.parent.end == run.start and run.parent.holders >= run.holders
+            assert run.parent.ids[run.start - 1] == run.ids[run.start - 1]
+            assert tree.first[run.parent.ids[run.parent.start]] is run.parent
+        assert (run.holders == 0) == (run in tree.idle)
+        for at in range(run.start, run.end):
+            assert run.ids[at] not in told
+            told[run.ids[at]] = run.runners, run.holders
+    assert all(run.children == children[run] for run in tree.first.values())
+    assert {id: (runs[id], runs[id] + waits[id]) for id in runs | waits} == {
+        id: counts for id, counts in told.items() if counts[1]
+    }
+    assert tree.idle_units == len(tree.idle_ids())
+    assert not tree.idle or tree.idle_units * ledger.size <= ledger.blocks - ledger.used - ledger.cold
+    used = sum(n - 1 for n in runs.values())
+    cold = sum(n if id in runs else n - 1 for id, n in waits.items())
+    return used * ledger.size, cold * ledger.size
 
 
 def _held(ledger: Ledger, jobs: Iterable[Job], *places: str) -> int:
