@@ -173,6 +173,7 @@ class _Run:
         outcome = Outcome(
             data["iterations"], data["service"], data["stall"], [self.jobs[id] for id in data["ended"]], copied,
             data["first"], data["gap"], [(self.jobs[id], delta) for id, delta in data.get("extra", ())],
+            {self.jobs[id]: ids for id, ids in data.get("answers", ())},
         )  # fmt: skip
         self.scheduler.commit(self.plan, outcome, self.now)
         self.plan = None

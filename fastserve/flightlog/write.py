@@ -9,6 +9,9 @@ with its time `now`, in the order in which the Scheduler was told: submit (the f
 forget_all, resize.
 A plan is null where jobs wait and nothing can be done. Copies are [number, job, blocks, "out" or "in"], numbered as
 they appear. A commit has `extra`, [job, delta] for jobs that got 1 + delta tokens, where the iteration was uneven.
+
+Where prefixes are cached, a submit has `ids`, of the units that its prompt fills; a plan `found`, [job, tokens], and
+`evict`, the ids of the units that go, in this order; a commit `answers`, [job, ids] of jobs that have ended.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from fastserve.sched.plan import Outcome, Plan
 
 log = logging.getLogger("fastserve")
 
-FACTS: Final = ("id", "arrival", "prompt", "limit", "client", "program", "priority", "deadline", "guess")
+FACTS: Final = ("id", "arrival", "prompt", "limit", "client", "program", "priority", "deadline", "guess", "ids")
 """What of a Job is known when it is submitted: its constructor's arguments."""
 
 
@@ -61,6 +64,10 @@ def plan_data(plan: Plan | None, copies: Copies) -> dict[str, Any] | None:
     if plan is None:
         return None
     moves = {"park": plan.park, "load": plan.load, "clear": plan.clear, "prefetch": plan.prefetch}
+    shared: dict[str, Any] = {}
+    if plan.shares is not None:
+        shared["found"] = [[job.id, tokens] for job, tokens in plan.found.items()]
+        shared["evict"] = [id for ids, start, end in plan.evict for id in reversed(ids[start:end])]
     return {
         "gone": [job.id for job in plan.gone],
         "left": [job.id for job in plan.left],
@@ -77,6 +84,7 @@ def plan_data(plan: Plan | None, copies: Copies) -> dict[str, Any] | None:
         "service": plan.service,
         "until": plan.until,
         "hold": plan.hold,
+        **shared,
     }
 
 
@@ -94,6 +102,8 @@ class FlightLog(Observer):
         for name in ("limit", "deadline"):
             if facts[name] == NEVER:
                 del facts[name]
+        if not job.ids:
+            del facts["ids"]
         self._tell({"event": "submit", "now": now, **facts})
 
     def rejected(self, job: Job, now: int, why: str) -> None:
@@ -110,11 +120,12 @@ class FlightLog(Observer):
 
     def committed(self, plan: Plan, outcome: Outcome, finished: Sequence[Job], now: int) -> None:
         extra = [[job.id, delta] for job, delta in outcome.extra]
+        answers = [[job.id, list(ids)] for job, ids in (outcome.answers or {}).items() if ids]
         self._tell({
             "event": "commit", "now": now, "iterations": outcome.iterations, "service": outcome.service,
             "stall": outcome.stall, "ended": [job.id for job in outcome.ended],
             "copied": self._copies.landed(outcome.copied), "first": outcome.first, "gap": outcome.gap,
-            **({"extra": extra} if extra else {}),
+            **({"extra": extra} if extra else {}), **({"answers": answers} if answers else {}),
         })  # fmt: skip
 
     def failed(self, lost: Sequence[Job], now: int) -> None:
