@@ -122,7 +122,8 @@ def limits_of(trace: Trace, outputs: list[int]) -> Iterable[int]:
 def longest_of(trace: Trace) -> int:
     """Tokens of the longest request that the trace asks for: prompt and limit together."""
     limits = limits_of(trace, outputs_of(trace))
-    return max(prompt + limit for prompt, limit in zip(trace.prompt.tolist(), limits, strict=True))
+    longest: int = max(prompt + limit for prompt, limit in zip(trace.prompt.tolist(), limits, strict=True))
+    return longest
 
 
 def targets_of(trace: Trace) -> list[SloTargets] | None:
