@@ -124,6 +124,10 @@ def run_one(
     columns = world.recorder.columns()
     horizon = world.recorder.horizon / 1e9
     summary = summarise(columns, horizon_s=horizon, warmup_s=settings.warmup)
+    to_come = len(trace) - len(columns["id"])  # of a run that was stopped: they are in no record, and in no figure
+    summary["n"] = int(summary["n"] or 0) + to_come
+    summary["unfinished"] = int(summary["unfinished"] or 0) + to_come
+    summary["not_arrived"] = to_come
     summary["plans"] = scheduler.plans
     summary["iterations"] = world.recorder.iterations
     summary["scheduling_events"] = scheduler.plans + world.recorder.joins + world.recorder.leaves

@@ -1,5 +1,6 @@
 """Metrics of `vllm bench serve`, with its keys and definitions: from the send, over completed requests.
 
+A truncated request is not completed here (vLLM counts it): one that was cut short is not one that was quick.
 ttft: first event - send. e2el: last event - send. tpot: (e2el - ttft) / (tokens - 1), for two tokens and more.
 itl: gaps between events, pooled. Percentiles interpolate linearly. Our own metrics are in Result.summary.
 """
@@ -48,7 +49,8 @@ def client_metrics(result: Result, chosen: Selection) -> dict[str, Any]:
     found: dict[str, Any] = {
         "duration": seconds,
         "completed": len(done),
-        "failed": len(result.samples) - len(done),
+        "truncated": (cut := len(result.truncated)),
+        "failed": len(result.samples) - len(done) - cut,
         "total_input_tokens": inputs,
         "total_output_tokens": outputs,
         "request_throughput": rate(len(done)),

@@ -94,7 +94,7 @@ class HttpBody:
         api = api_for(url, target)
         with undisturbed():
             result, _ = on_best_loop(_watched(calls, api, watch))
-        failed = [sample.reply.error for sample in result.samples if not sample.reply.completed]
+        failed = [one.reply.error for one in result.samples if not (one.reply.completed or one.reply.truncated)]
         if failed:
             if server is not None:
                 server.check()

@@ -5,10 +5,12 @@ a summary. A measure that has no value is None, never NaN.
 
 Who counts:
 
-* Completed jobs (`finish` is "stop" or "length") and unfinished ones make up all latency figures. An unfinished job is
-  censored, never dropped: its `jct_from_arrival` is how long it has been in the system when observation ended, and
-  stands for its time to first token too where it has had none. A summary with `unfinished` > 0 shows lower bounds.
-* Rejected and cancelled jobs are counted but stand outside all latency figures.
+* Each job is one of completed, rejected, truncated, cancelled and unfinished (metrics.finish); they sum to `n`.
+* Completed jobs and unfinished ones make up all latency figures. An unfinished job is censored, never dropped: its
+  `jct_from_arrival` is how long it has been in the system when observation ended, and stands for its time to first
+  token too where it has had none. A summary with `unfinished` > 0 shows lower bounds.
+* Rejected, truncated and cancelled jobs are counted but stand outside all latency figures: a job that was cut short is
+  not a job that was quick.
 * Percentiles interpolate linearly between order statistics (numpy's default).
 """
 
@@ -20,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastserve.metrics.finish import OUTCOMES, is_outcome
 from fastserve.metrics.saturation import Columns, Floats, area_until, covered, left_at, saturated
 
 Summary = dict[str, float | int | None]
@@ -62,17 +65,11 @@ def summarise(columns: Columns, *, horizon_s: float, warmup_s: float = 0.0, slo:
     start = _start(columns, warmup_s)
     measured = columns["arrival"] >= start
     jobs = _rows(columns, measured)
-    finish = jobs["finish"]
-    rejected, cancelled, unfinished = (finish == kind for kind in ("rejected", "cancelled", "unfinished"))
-    counted = _rows(jobs, ~(rejected | cancelled))
+    are = {outcome: is_outcome(jobs["finish"], outcome) for outcome in OUTCOMES}
+    counted = _rows(jobs, are["completed"] | are["unfinished"])
 
-    summary: Summary = {
-        "n": len(finish),
-        "completed": int(np.count_nonzero(~(rejected | cancelled | unfinished))),
-        "rejected": int(np.count_nonzero(rejected)),
-        "cancelled": int(np.count_nonzero(cancelled)),
-        "unfinished": int(np.count_nonzero(unfinished)),
-    }
+    summary: Summary = {"n": len(jobs["finish"])}
+    summary |= {outcome: int(np.count_nonzero(rows)) for outcome, rows in are.items()}
     summary |= _distribution("jct_s", counted["jct_from_arrival"])
     summary |= _distribution("ttft_s", _censored_ttft(counted))
     summary |= _distribution("tpot_s", counted["tpot_excl_first"])
@@ -227,7 +224,7 @@ def _rates(columns: Columns, start: float, horizon_s: float) -> Summary:
         )
     last = float(arrival.max())
     stop = max(float(left.max()), last)
-    served = (columns["finish"] == "stop") | (columns["finish"] == "length")
+    served = is_outcome(columns["finish"], "completed")
     ended = np.count_nonzero(served & (end >= start) & (end <= last))
     first = columns["first_token"]
     begun = ~np.isnan(first)
@@ -251,9 +248,10 @@ def _rates(columns: Columns, start: float, horizon_s: float) -> Summary:
 def _goodput(jobs: Columns, slo: Slo, window: float | None) -> Summary:
     """Jobs that met every objective they have, per second and as a share of those that have one.
 
-    Rejected and unfinished jobs missed theirs. Cancelled ones are left out: what they would have done is not known.
+    Rejected, truncated and unfinished jobs missed theirs. Cancelled ones are left out: what they would have done is not
+    known.
     """
-    met = (jobs["finish"] == "stop") | (jobs["finish"] == "length")
+    met = is_outcome(jobs["finish"], "completed")
     asked = np.zeros(len(met), dtype=bool)
     for objectives, default, values in (
         (jobs["ttft_slo"], slo.ttft_s, jobs["ttft"]),
@@ -264,7 +262,7 @@ def _goodput(jobs: Columns, slo: Slo, window: float | None) -> Summary:
         asked |= ~np.isnan(limits)
         # No limit, or no value (one token has no TPOT): nothing that could be missed.
         met &= np.isnan(limits) | np.isnan(values) | (values <= limits)
-    asked &= jobs["finish"] != "cancelled"
+    asked &= ~is_outcome(jobs["finish"], "cancelled")
     good = int(np.count_nonzero(met & asked))
     total = int(np.count_nonzero(asked))
     return {

@@ -11,6 +11,7 @@ from fastserve.policies.fcfs import Fcfs
 from fastserve.policies.fixed_priority import FixedPriority
 from fastserve.policies.las import Las
 from fastserve.policies.mlfq import Mlfq
+from fastserve.policies.priority import Priority
 from fastserve.policies.shortest import Sjf, Srpt
 from fastserve.policies.skip_join import SkipJoinMlfq
 from fastserve.sched.checks import check_names
@@ -21,6 +22,7 @@ POLICIES: dict[str, type[Policy]] = {
     "fixed-priority": FixedPriority,
     "las": Las,
     "mlfq": Mlfq,
+    "priority": Priority,
     "sj-mlfq": SkipJoinMlfq,
     "sjf": Sjf,
     "srpt": Srpt,

@@ -4,13 +4,14 @@ run; its error messages are here and in policies/__init__.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias, TypeVar
 
 from fastserve.importing import absolute, address
 from fastserve.policies import find, knobs, make
 from fastserve.policies.literal import argument
+from fastserve.policies.reads import facts_read
 from fastserve.sched.errors import PolicyError
 from fastserve.sched.policy import MUST_RANK, Policy
 
@@ -172,6 +173,23 @@ def told_apart(specs: Sequence[PolicySpec]) -> list[PolicySpec]:
         ]
         found.append(spec if spec.label or not own else replace(spec, label=f"{spec.name} {' '.join(own)}"))
     return found
+
+
+def unread_facts(specs: Sequence[PolicySpec], labels: Sequence[str], facts: Collection[str]) -> dict[str, list[str]]:
+    """Of what a trace tells of its requests (Trace.facts): which policies do not look at it."""
+    unread: dict[str, list[str]] = {}
+    for spec, label in zip(specs, labels, strict=True):
+        read = facts_read(spec.kind)
+        for fact in facts:
+            if read is not None and fact not in read:
+                unread.setdefault(fact, []).append(label)
+    return unread
+
+
+def unread_line(unread: Mapping[str, Sequence[str]]) -> str:
+    """The same as a line; empty if there is nothing to say."""
+    parts = [f"{fact} by {', '.join(labels)}" for fact, labels in unread.items()]
+    return f"of the trace, not read: {'; '.join(parts)}" if parts else ""
 
 
 def check_labels(labels: Sequence[str]) -> None:

@@ -209,7 +209,7 @@ class Service:
         if job.durable:
             self.durable.write(job)
         self._forget(job)
-        self._retry_one(output.finish_reason in ("stop", "length"))
+        self._retry_one(END_STATES[output.finish_reason] == "finished")
         return output
 
     def _retry_one(self, well: bool) -> None:

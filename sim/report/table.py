@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+from fastserve.metrics.finish import is_outcome
 from fastserve.metrics.summary import Ratio, paired_ratio
+from fastserve.policies.spec import unread_line
 from fastserve.wording import policy_in_words, value_in_words
 from sim.report.run import Run
 from sim.settings import Settings
@@ -33,6 +35,9 @@ FIRST = (
     "predictor", "rate", "load",
 )  # fmt: skip
 """Settings that are read with every result. The others are set apart where they are as --help says."""
+
+APART = ("seeds", "unread")
+"""Settings that have a place of their own."""
 
 DEFAULTS = {field.name: field.default for field in fields(Settings)}
 
@@ -85,7 +90,7 @@ def _header(runs: Sequence[Run], settings: Mapping[str, object]) -> list[str]:
     unset: list[str] = []
     for name, value in settings.items():
         words = name.replace("_", " ")
-        if name == "seeds":
+        if name in APART:
             continue
         if name in FIRST or name not in DEFAULTS or not _usual(name, settings):
             items.append(f"{words} {value_in_words(value)}")
@@ -93,6 +98,7 @@ def _header(runs: Sequence[Run], settings: Mapping[str, object]) -> list[str]:
             unset.append(words)
         else:
             usual.append(f"{words} {value_in_words(value)}")
+    items.append(unread_line(settings.get("unread", {})))  # type: ignore[arg-type]
     parts = [f"by default: {', '.join(usual)}"] if usual else []
     parts += [f"off: {', '.join(unset)}"] if unset else []
     apart = textwrap.wrap("; ".join(parts), WIDTH, subsequent_indent="  ")
@@ -112,11 +118,7 @@ def _notes(groups: Mapping[str, Sequence[Run]], marks: Mapping[str, str]) -> lis
         if own:
             notes += textwrap.wrap(f"{label}: {own}", WIDTH, subsequent_indent="  ")
     notes += [f"* {label}: {mark}" for label, mark in marks.items()]
-    for label, group in groups.items():
-        lost = {kind: sum(int(run.summary[kind] or 0) for run in group) for kind in ("rejected", "unfinished")}
-        parts = [f"{count:,} {kind}" for kind, count in lost.items() if count]
-        if parts:
-            notes.append(f"{label}: {', '.join(parts)} (unfinished jobs count with the time they have waited so far)")
+    notes += _losses(groups)
     return ["", *notes] if notes else []
 
 
@@ -128,6 +130,45 @@ def _over_seeds(group: Sequence[Run]) -> dict[str, Any]:
         words = list(dict.fromkeys(value_in_words(one.get(name)) for one in found))
         derived[name] = value if len(words) == 1 else " or ".join(words)
     return dict(group[0].settings) | ({"derived": derived} if derived else {})
+
+
+LOSSES = {
+    "rejected": "rejected jobs can never fit in the KV pool; they stand outside all times",
+    "truncated": "truncated jobs outgrew the KV pool; they stand outside all times, and others had less company, so "
+    "that no pool that truncates can be compared with one that does not: give more kv tokens",
+    "cancelled": "cancelled jobs stand outside all times",
+    "unfinished": "unfinished jobs count with the time they have waited so far, those that had not arrived not at all",
+}
+"""What becomes of jobs that were not completed, in the words of the notes."""
+
+
+def _losses(groups: Mapping[str, Sequence[Run]]) -> list[str]:
+    """How many jobs of each label were not completed, and what that does to the figures."""
+    found, kinds = [], set()
+    for label, group in groups.items():
+        lost = {kind: sum(int(run.summary.get(kind) or 0) for run in group) for kind in LOSSES}
+        parts = [f"{count:,} {kind}" for kind, count in lost.items() if count]
+        kinds |= {kind for kind, count in lost.items() if count}
+        if parts:
+            found.append(f"{label}: {', '.join(parts)} of {sum(int(run.summary['n'] or 0) for run in group):,} jobs")
+    if "truncated" in kinds:
+        first, *others = groups.items()
+        unlike = [label for label, group in others if not _same_work(first[1], group)]
+        found += [f"{', '.join(unlike)}: no ratio, for {first[0]} truncated other jobs"] if unlike else []
+    told = [text for kind, text in LOSSES.items() if kind in kinds]
+    return [*found, *(line for text in told for line in textwrap.wrap(text, WIDTH, subsequent_indent="  "))]
+
+
+def _same_work(first: Sequence[Run], group: Sequence[Run]) -> bool:
+    """Whether the same jobs were truncated under every common seed. Who truncates more has less to do."""
+    cut = {run.seed: _truncated(run) for run in group}
+    return all(_truncated(run) == cut.get(run.seed, _truncated(run)) for run in first)
+
+
+def _truncated(run: Run) -> set[int]:
+    if not run.summary.get("truncated"):
+        return set()
+    return set(run.records["id"][is_outcome(run.records["finish"], "truncated")].tolist())
 
 
 def _mark(group: Sequence[Run]) -> str | None:
@@ -146,7 +187,9 @@ def _share(some: Sequence[Run], group: Sequence[Run]) -> str:
 
 
 def _ratio(first: Sequence[Run], group: Sequence[Run]) -> Ratio | None:
-    """Paired over the common seeds: an interrupted run may lack some."""
+    """Paired over the common seeds: an interrupted run may lack some. None where the two truncated different jobs."""
+    if not _same_work(first, group):
+        return None
     mine = {run.seed: run.summary["mean_jct_s"] for run in group}
     pairs = [(run.summary["mean_jct_s"], mine.get(run.seed)) for run in first]
     both = [(base, other) for base, other in pairs if base and other]

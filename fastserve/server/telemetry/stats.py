@@ -106,6 +106,7 @@ class Detailed(Stats):
     throughput: Throughput
     error_rate: float
     timeout_rate: float
+    truncated_rate: float
     process: Process
     gpu_memory: GpuMemory
     scheduler_us_per_iteration: float
@@ -191,6 +192,7 @@ async def detailed(service: Service) -> Detailed:
         "throughput": _throughput(service),
         "error_rate": totals.share("error"),
         "timeout_rate": totals.share("timeout"),
+        "truncated_rate": totals.share("truncated"),
         "process": _process(service.process),
         "gpu_memory": memory,
         "scheduler_us_per_iteration": snapshot.scheduler_us,
