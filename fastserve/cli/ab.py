@@ -217,16 +217,17 @@ def text(found: Comparison) -> str:
         keys = ("mean_jct_s", "p95_jct_s", "output_tokens_per_s")
         rows.append([label, *mine, *(["1"] * 3 if ratios is None else [_shown(ratios[key]) for key in keys])])
     lines += _columns(rows)
+    if unread := unread_line(document["settings"].get("unread", {})):
+        lines.append(unread)
     for label, knobs in document["policies"].items():
         own = policy_in_words(knobs)
         lines += textwrap.wrap(f"{label}: {own}", width=100, subsequent_indent="  ") if own else []
-    if unread := unread_line(document["settings"].get("unread", {})):
-        lines.append(unread)
     fewest = min(len(found.values(label, "mean_jct_s")) for label in found.labels)
     if len(found.labels) > 1:
         settings = document["settings"]
         said = resampled(fewest, settings.get("resampled", ""), settings.get("samples")).replace("seeds", "rounds")
         lines += textwrap.wrap(said, width=100, subsequent_indent="  ")
+    lines.append("tok/s: output tokens over the time from the first arrival to the last end, drain included")
     lines.append("completion times (s) below which so many percent of the jobs ended, all rounds together:")
     table = [["policy", *(f"{share} %" for share in SHARES)]]
     table += [[label, *(f"{value:.3f}" for value in found.percentiles(label, SHARES))] for label in document["means"]]

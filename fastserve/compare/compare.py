@@ -162,8 +162,8 @@ class Comparison:
 
     def document(self, *, jobs: bool = False) -> dict[str, Any]:
         """Plain JSON values: {settings, policies, machine, means, ratios, warnings, rounds}. ratios: the baseline's
-        mean over the row's, paired, so above 1 where the row is smaller; low and high are None below ENOUGH rounds; no
-        ratio where the two truncated different requests. jobs: with each job's times.
+        mean over the row's, paired, so above 1 where the row is smaller; low and high are None below ENOUGH rounds;
+        no ratio where the two truncated different requests. jobs: with each job's times.
         """
         baseline, *others = self.labels
         return {

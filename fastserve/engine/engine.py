@@ -11,9 +11,9 @@ from __future__ import annotations
 import logging
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
@@ -129,6 +129,15 @@ class Engine:
             listener=listener, beyond_capacity=beyond_capacity,
         )  # fmt: skip
         return Handle(request, self._cancel)
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Meanwhile the bound of the queue counts a request that is not submitted yet. Raises QueueFull."""
+        self.input_processor.take_place(self.loop.scheduler.slots)
+        try:
+            yield
+        finally:
+            self.input_processor.give_place()
 
     def _cancel(self, request: Request, reason: str) -> None:
         """A Handle holds this method, and with it the engine."""

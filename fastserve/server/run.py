@@ -19,14 +19,15 @@ from fastserve.launch import Body
 from fastserve.observers.named import chosen
 from fastserve.server.app import create_app
 from fastserve.server.config import sources
+from fastserve.server.config.addresses import is_local
 from fastserve.server.config.settings import FastServeConfig
+from fastserve.server.http_protocol import bounded
 from fastserve.server.service import Service
 from fastserve.server.telemetry import logs
 
 log = logging.getLogger("fastserve.server")
 
 GIB = 1 << 30
-LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 class StartError(RuntimeError):
@@ -69,17 +70,26 @@ class FastServeServer:
                     listener.listen()
                 except OSError as error:  # two processes may bind one port; the second one fails here
                     raise StartError(_cannot_listen(config.host, port, error)) from error
-                if config.host not in LOCAL and not service.auth.on:
+                if not is_local(config.host) and not service.auth.on:
                     log.warning(
                         "anybody who reaches %s may use this server: set --api-key, or listen at 127.0.0.1", config.host
                     )
                 host = f"[{config.host}]" if ":" in config.host else config.host
                 server = _Server(
-                    uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=5),
+                    uvicorn.Config(
+                        app,
+                        http=bounded(config),
+                        ws="none",
+                        log_config=None,
+                        access_log=False,
+                        lifespan="on",
+                        proxy_headers=False,
+                        timeout_graceful_shutdown=5,
+                    ),
                     service,
                     f"{engine.start_line()}\n{embedded_note(config)}serving at http://{host}:{port} "
                     f"(page /, documentation /docs, metrics {config.metrics_endpoint})",
-                )
+                )  # fmt: skip
                 with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
                     runner.run(server.serve(sockets=[listener]))
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from fastserve.metrics.finish import is_outcome
+from fastserve.metrics.finish import Outcome, is_outcome
 from fastserve.metrics.intervals import Ratio, paired_ratio, resampled
 from fastserve.policies.spec import unread_line
 from fastserve.wording import policy_in_words, value_in_words
@@ -79,7 +79,7 @@ def table(runs: Sequence[Run], settings: Mapping[str, object]) -> str:
     ]
     lines.insert(2, "-" * len(lines[0]))
     body = [line.rstrip() for line in lines] + _resampled(groups, settings)
-    return "\n".join([*_header(runs, settings), "", *body, *_notes(groups, marks)]) + "\n"
+    return "\n".join([*_header(runs, settings), "", *body, *_notes(groups, marks, settings)]) + "\n"
 
 
 def _resampled(groups: Mapping[str, Sequence[Run]], settings: Mapping[str, Any]) -> list[str]:
@@ -121,7 +121,7 @@ def _usual(name: str, settings: Mapping[str, object]) -> bool:
     return settings[name] == default
 
 
-def _notes(groups: Mapping[str, Sequence[Run]], marks: Mapping[str, str]) -> list[str]:
+def _notes(groups: Mapping[str, Sequence[Run]], marks: Mapping[str, str], settings: Mapping[str, object]) -> list[str]:
     notes = []
     for label, group in groups.items():
         own = policy_in_words(_over_seeds(group))
@@ -129,18 +129,24 @@ def _notes(groups: Mapping[str, Sequence[Run]], marks: Mapping[str, str]) -> lis
             notes += textwrap.wrap(f"{label}: {own}", WIDTH, subsequent_indent="  ")
     notes += [f"* {label}: {mark}" for label, mark in marks.items()]
     notes += _losses(groups)
-    return ["", *notes] if notes else []
+    notes += textwrap.wrap(_window(groups, settings), WIDTH, subsequent_indent="  ")
+    return ["", *notes]
 
 
-def _over_seeds(group: Sequence[Run]) -> dict[str, Any]:
-    """The policy's settings; what it derives from them may depend on a seed's requests, and then all of it is said."""
-    found: list[Mapping[str, Any]] = [run.settings.get("derived", {}) for run in group]
-    derived: dict[str, Any] = {}
-    for name, value in found[0].items():
-        words = list(dict.fromkeys(value_in_words(one.get(name)) for one in found))
-        derived[name] = value if len(words) == 1 else " or ".join(words)
-    return dict(group[0].settings) | ({"derived": derived} if derived else {})
+def _window(groups: Mapping[str, Sequence[Run]], settings: Mapping[str, object]) -> str:
+    """Over which time rates are counted, and where much of it is the drain after the last arrival, how much."""
+    begin = "the end of the warmup" if settings.get("warmup") else "the first arrival"
+    text = f"done req/s: completed jobs over the time from {begin} to the last end"
+    spans = {}
+    for label, group in groups.items():
+        window, drain = (_average(group, key, settings) for key in ("rate_window_s", "rate_drain_s"))
+        if window and drain and drain >= NOTABLE * window:
+            spans[label] = f"{label} {_number(window)} s, {_number(drain)} s of it after the last arrival"
+    return f"{text} ({'; '.join(spans.values())})" if spans else text
 
+
+NOTABLE = 0.1
+"""Share of the drain in the window of the rates from which the notes tell it."""
 
 LOSSES = {
     "rejected": "rejected jobs can never fit in the KV pool; they stand outside all times",
@@ -170,15 +176,25 @@ def _losses(groups: Mapping[str, Sequence[Run]]) -> list[str]:
 
 
 def _same_work(first: Sequence[Run], group: Sequence[Run]) -> bool:
-    """Whether the same jobs were truncated under every common seed. Who truncates more has less to do."""
-    cut = {run.seed: _truncated(run) for run in group}
-    return all(_truncated(run) == cut.get(run.seed, _truncated(run)) for run in first)
+    """Whether, under every common seed, none completed what the other truncated. Who truncates more has less to do."""
+    others = {run.seed: run for run in group}
+    pairs = [(run, other) for run in first if (other := others.get(run.seed)) is not None]
+    cut = [(one, two) for pair in pairs for one, two in (pair, pair[::-1]) if one.summary.get("truncated")]
+    return not any(_ids(one, "truncated") & _ids(two, "completed") for one, two in cut)
 
 
-def _truncated(run: Run) -> set[int]:
-    if not run.summary.get("truncated"):
-        return set()
-    return set(run.records["id"][is_outcome(run.records["finish"], "truncated")].tolist())
+def _ids(run: Run, outcome: Outcome) -> set[int]:
+    return set(run.records["id"][is_outcome(run.records["finish"], outcome)].tolist())
+
+
+def _over_seeds(group: Sequence[Run]) -> dict[str, Any]:
+    """The policy's settings; what it derives from them may depend on a seed's requests, and then all of it is said."""
+    found: list[Mapping[str, Any]] = [run.settings.get("derived", {}) for run in group]
+    derived: dict[str, Any] = {}
+    for name, value in found[0].items():
+        words = list(dict.fromkeys(value_in_words(one.get(name)) for one in found))
+        derived[name] = value if len(words) == 1 else " or ".join(words)
+    return dict(group[0].settings) | ({"derived": derived} if derived else {})
 
 
 def _mark(group: Sequence[Run]) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from fastserve.cli.seeding import HOW
 from fastserve.workload import Synthesis, Trace, TraceError, synthesise
 from fastserve.workload.seeds import RESAMPLES, SHORTEST, Recorded, source_of
 
@@ -29,11 +30,12 @@ def made(n: int = 100) -> Trace:
 @pytest.mark.parametrize(
     ("text", "recipe"),
     [
-        ("n=1000,rate=2,arrivals=gamma:cv=4,lengths=profile:azure-conv-2023", Synthesis(n=1000, rate=2.0, arrivals="gamma:cv=4")),
+        ("n=9,rate=2,arrivals=gamma:cv=4,lengths=profile:alpaca",
+         Synthesis(n=9, rate=2.0, arrivals="gamma:cv=4", lengths="profile:alpaca")),
         ("rate=2", Synthesis(rate=2.0)),
         ("lengths=lognormal:5,1,1,1024,rate=0.5", Synthesis(rate=0.5, lengths="lognormal:5,1,1,1024")),
         ("rate=1, arrivals=onoff:on=10,off=30 , n=7", Synthesis(n=7, rate=1.0, arrivals="onoff:on=10,off=30")),
-        ("prompt=zipf:theta=1,lo=1,hi=9,output=fixed:n=3", Synthesis(prompt="zipf:theta=1,lo=1,hi=9", output="fixed:n=3")),
+        ("prompt=zipf:theta=1,hi=9,output=fixed:n=3", Synthesis(prompt="zipf:theta=1,hi=9", output="fixed:n=3")),
         ("num_requests=5,request_rate=3", Synthesis(n=5, rate=3.0)),
         ("", Synthesis()),
     ],
@@ -73,9 +75,9 @@ def test_what_is_wrong_with_one(text: str, words: str) -> None:
 
 def test_each_seed_is_a_draw_and_the_same_as_synthesise_makes() -> None:
     source = source_of(None, "n=50,rate=2,arrivals=gamma:cv=4,lengths=lognormal:4,1,1,500")
-    assert [source.trace(seed).digest() for seed in range(3)] == [
-        synthesise(50, rate=2, arrivals="gamma:cv=4", lengths="lognormal:4,1,1,500", seed=seed).digest() for seed in range(3)
-    ]  # fmt: skip
+    recipe = {"arrivals": "gamma:cv=4", "lengths": "lognormal:4,1,1,500"}
+    for seed in range(3):
+        assert source.trace(seed).digest() == synthesise(50, rate=2, seed=seed, **recipe).digest()
     one, other = source.trace(0), source.trace(1)
     assert (one.arrival != other.arrival).any() and (one.prompt != other.prompt).any()
     assert sorted(one.prompt.tolist()) != sorted(other.prompt.tolist()), "requests anew, not permuted"
@@ -101,6 +103,7 @@ def test_one_of_the_two(given: tuple[Trace | None, str | None]) -> None:
 
 def test_blocks_are_successive_requests_with_their_gaps() -> None:
     source = source_of(made(1000))
+    assert HOW == RESAMPLES, "the flag's choices"
     assert isinstance(source, Recorded) and source.how == RESAMPLES[0] == "blocks" and source.block == 100
     assert source.trace(0).digest() == made(1000).digest(), "seed 0 is the trace"
     found = source.trace(3)
