@@ -3,9 +3,9 @@
     python scripts/interval_coverage.py --out coverage.json
 
 Each repetition does what a user does: `python -m sim --synth ... --policy fcfs --policy srpt --seeds K`, with seeds of
-its own. Its interval should hold the long-run ratio in 95 of a hundred. Long run is taken twice: as the mean over runs of
-the same length, which is what the interval estimates, and as one run of many requests, which shows what a finite run that
-begins empty leaves out. docs/statistics.md has the figures; 200 repetitions take some minutes.
+its own. Its interval should hold the long-run ratio in 95 of a hundred. Long run is taken twice: as the mean over runs
+of the same length, which is what the interval estimates, and as one run of many requests, which shows what a finite run
+that begins empty leaves out. docs/statistics.md has the figures; 200 repetitions take some minutes.
 """
 
 from __future__ import annotations
