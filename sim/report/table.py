@@ -108,7 +108,8 @@ def _header(runs: Sequence[Run], settings: Mapping[str, object]) -> list[str]:
             unset.append(words)
         else:
             usual.append(f"{words} {value_in_words(value)}")
-    items.append(unread_line(settings.get("unread", {})))  # type: ignore[arg-type]
+    if unread := settings.get("unread"):
+        items.append(unread_line(unread))  # type: ignore[arg-type]
     parts = [f"by default: {', '.join(usual)}"] if usual else []
     parts += [f"off: {', '.join(unset)}"] if unset else []
     apart = textwrap.wrap("; ".join(parts), WIDTH, subsequent_indent="  ")
