@@ -89,6 +89,8 @@ def measure(name: str, args: argparse.Namespace, pool: ProcessPoolExecutor) -> d
     steady = long[0][0] / long[1][0]
     found: dict[str, Any] = {"load": traffic.load, "synth": traffic.synth, "n": args.n, "repetitions": args.repetitions}
     found |= {"long_run_ratio": truth, "one_long_run": steady, "requests_of_it": args.long}
+    if args.pairs is not None:
+        np.save(args.pairs / f"{name.replace(' ', '-')}.npy", np.array(pairs))
     found["coverage"] = {k: share(pairs, truth, k) for k in SEEDS}
     found["coverage_of_one_long_run"] = {k: share(pairs, steady, k) for k in SEEDS}
     reach = [paired_ratio(a, b) for a, b in pairs]
@@ -116,6 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--recorded", nargs="*", default=[], choices=("blocks", "windows", "pairs"), help="resamples too"
     )
     parser.add_argument("--jobs", type=int, default=1, help="processes (%(default)s)")
+    parser.add_argument("--pairs", type=Path, metavar="FOLDER", help="keep the mean completion times there")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args(argv)
     with ProcessPoolExecutor(args.jobs) as pool:

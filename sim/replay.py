@@ -138,7 +138,7 @@ def replay(
     elif chosen.rate is not None:
         source = source.at_rate(chosen.rate)
     first = source.trace(numbers[0])
-    shown = {"trace": first.name} | ({} if source.recipe is None else {"synth": str(source.recipe)})
+    shown: dict[str, Any] = {"trace": first.name} | ({} if source.recipe is None else {"synth": str(source.recipe)})
     shown |= {"brain": brain()} | chosen.shown(hardware)
     shown["rate"] = source.rate if source.rate < float("inf") else None
     shown["load"] = None if shown["rate"] is None else source.rate / sustained

@@ -21,11 +21,19 @@ def test_students_t(freedom: int, t: float) -> None:
 
 
 def test_by_hand() -> None:
-    """10.6 over 5.4: residuals base - 1.963 other of 0.0370, -0.3519, 0.3296, -0.0593, 0.0444; their stdev 0.2444."""
-    found = paired_ratio(BASE, OTHER)
-    assert found.mean == pytest.approx(10.6 / 5.4)
-    reach = exp(2.776 * 0.2444 / 2.12 / sqrt(5))
-    assert found == pytest.approx((10.6 / 5.4, 10.6 / 5.4 / reach, 10.6 / 5.4 * reach), rel=1e-3)
+    """10.6 over 5.4: residuals base - 1.963 other of 0.0370, -0.3519, 0.3296, -0.0593, 0.0444; their stdev 0.2444.
+
+    The second varies more, so the ratio may be smaller by more: skewed = (2 * 2.776^2 + 1) / 6 / sqrt(5) = 1.223.
+    """
+    error = 0.2444 / 2.12 / sqrt(5)
+    expected = (10.6 / 5.4, 10.6 / 5.4 / exp((2.776 + 1.223) * error), 10.6 / 5.4 * exp(2.776 * error))
+    assert paired_ratio(BASE, OTHER) == pytest.approx(expected, rel=1e-3)
+
+
+def test_exchanging_the_two_turns_it_over() -> None:
+    (mean, low, high), turned = paired_ratio(BASE, OTHER), paired_ratio(OTHER, BASE)
+    assert low is not None and high is not None
+    assert turned == pytest.approx((1 / mean, 1 / high, 1 / low), rel=0.01)
 
 
 @pytest.mark.parametrize("seeds", [1, 2, 3])
@@ -55,15 +63,19 @@ def test_overlapping_windows_count_as_what_fits_side_by_side() -> None:
     assert paired_ratio(BASE, OTHER, samples=9) == alone
 
 
-@pytest.mark.parametrize("seeds", [ENOUGH, 6, 10])
-def test_it_covers_what_it_should(seeds: int) -> None:
-    """Lognormal pairs, skewed as mean completion times are: of 4,000 intervals 93 to 97 % hold the true ratio."""
+@pytest.mark.parametrize("seeds", [ENOUGH, 5, 8, 16])
+@pytest.mark.parametrize("skewness", [0, 1, 2])
+def test_it_covers_what_it_should(seeds: int, skewness: float) -> None:
+    """Pairs whose first varies more, normal or with a long tail: 91 to 98.5 % of 4,000 intervals hold the ratio."""
     rng = np.random.default_rng(7)
-    common = rng.lognormal(0, 0.3, (4000, seeds))
-    base, other = 2 * common * rng.lognormal(0, 0.1, common.shape), common * rng.lognormal(0, 0.1, common.shape)
+    common = rng.lognormal(0, 0.1, (4000, seeds))
+    shape = 4 / skewness**2 if skewness else 1.0
+    own = (rng.gamma(shape, 1, common.shape) - shape) / sqrt(shape) if skewness else rng.normal(0, 1, common.shape)
+    base, other = 2 * common * (1 + 0.2 * own), common * rng.lognormal(0, 0.02, common.shape)
+    truth = 2 / exp(0.02**2 / 2)
     found = [paired_ratio(a, b) for a, b in zip(base.tolist(), other.tolist(), strict=True)]
-    share = np.mean([low <= 2 <= high for _, low, high in found if low is not None and high is not None])
-    assert 0.93 < share < 0.97
+    share = np.mean([low <= truth <= high for _, low, high in found if low is not None and high is not None])
+    assert 0.91 < share < 0.985
 
 
 def test_the_line_says_why_there_is_none() -> None:
