@@ -15,6 +15,8 @@ from typing import NoReturn
 from fastserve.atomic_files import OutputError, check_writable
 from fastserve.cli.arguments import add_rows, add_settings
 from fastserve.cli.seeding import add_seeding, source_from
+from fastserve.cli.trace_arguments import add_reading, reading_of
+from fastserve.cli.trace_arguments import told as read_as
 from fastserve.hardware import presets
 from fastserve.observers.named import check_apart, find
 from fastserve.policies.spec import PolicySpec, told_apart
@@ -48,12 +50,7 @@ def parser() -> argparse.ArgumentParser:
         "--from", dest="start", type=float, default=0.0, metavar="S", help="use the rows from this second on (all)"
     )
     trace.add_argument("--for", dest="duration", type=float, metavar="S", help="use this many seconds")
-    trace.add_argument(
-        "--columns", metavar="SPEC", help="columns of an unknown format: arrival=ts:ms,prompt=a,output=b"
-    )
-    trace.add_argument(
-        "--lenient", action="store_true", help="drop and count invalid rows instead of stopping at the first"
-    )
+    add_reading(trace)
     trace.add_argument(
         "--arrivals", metavar="SPEC", help="for lengths without arrivals: poisson, gamma:cv=4, onoff:on=10,off=30"
     )
@@ -138,9 +135,13 @@ def run(args: argparse.Namespace) -> int:
     )
     if args.explain is not None and not 0 <= args.explain < source.jobs:
         raise ValueError(f"--explain {args.explain}: there is no such job; they are 0 to {source.jobs - 1}")
+    reading = read_as(source.typical(), settings.latency)
+    if not args.json:
+        print(*reading, sep="\n", flush=True)
     result = replay(
         source, specs, seeds=args.seeds, settings=settings, processes=args.processes, observe=closeup.observe
     )
+    result.reading = reading
     deliver(args, result, closeup)
     if not result.interrupted:
         return 0
@@ -153,8 +154,7 @@ def run(args: argparse.Namespace) -> int:
 def _read(args: argparse.Namespace, settings: Settings, num_requests: int | None) -> Trace:
     return read_trace(
         args.trace,
-        columns=args.columns,
-        lenient=args.lenient,
+        **reading_of(args),
         rate=settings.rate or (1.0 if settings.load else None),
         arrivals=args.arrivals,
         lengths=args.lengths,

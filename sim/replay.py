@@ -44,6 +44,8 @@ class Result:
 
     settings: dict[str, Any]
     runs: list[Run] = field(default_factory=list)
+    reading: list[str] = field(default_factory=list)
+    """What was read of the trace's file as what."""
     planned: int = 0  # runs that were asked for; fewer are here after an interrupt
 
     @property
@@ -54,8 +56,8 @@ class Result:
         return table(self.runs, self.settings)
 
     def document(self) -> dict[str, Any]:
-        """The --json document: {"settings", "runs"}."""
-        return document(self.settings, self.runs)
+        """The --json document: {"settings", "runs", "reading"}."""
+        return document(self.settings, self.runs) | {"reading": list(self.reading)}
 
     def records(self) -> pd.DataFrame:
         """One row per job and run, with policy, label and seed in front; all times in seconds."""
@@ -149,7 +151,8 @@ def replay(
     if unread := unread_facts(specs, rows, first.facts):
         shown["unread"] = unread
     tasks = [(spec, seed) for spec in specs for seed in numbers]
-    result = Result(shown, planned=len(tasks))
+    read = [] if first.reading is None else first.reading.lines()
+    result = Result(shown, reading=read, planned=len(tasks))
     bar = _bar(len(tasks) * len(first), progress)
     pays = processes is not None or len(tasks) * len(first) >= POOL_PAYS
     try:
@@ -173,7 +176,7 @@ def _names(run: Run) -> dict[str, object]:
 def check(specs: Sequence[PolicySpec], settings: Settings) -> list[str]:
     """Validates before a run; returns the labels of the rows. Raises ValueError or FileNotFoundError."""
     hardware = settings.hardware()
-    predictors.make(settings.predictor)
+    predictors.check(settings.predictor)
     for spec in specs:
         prepare(spec, settings)
         settings.scheduler(spec.fresh(), hardware, longest=1, context=1)

