@@ -156,6 +156,8 @@ async def _start(
         group.cancel()
         if isinstance(error, ApiError) and error.param == "choices":
             error.param = "guided_choice" if body.guided_choice else "structured_outputs"
+        elif isinstance(error, ApiError) and error.param == "prompt" and isinstance(body, ChatCompletionRequest):
+            error.param = "messages"
         raise
     return group
 
@@ -164,7 +166,11 @@ async def _start(
 async def tokenize(request: Request, body: TokenizeRequest) -> Tokenized:
     service = service_of(request)
     service.check_model(body.model)
-    tokens = await service.tokenization.tokens(body.prompt, body.add_special_tokens)
+    if body.messages is None:
+        tokens = await service.tokenization.tokens(body.prompt or "", body.add_special_tokens is not False)
+    else:
+        messages = [message.to_template() for message in body.messages]
+        tokens = await service.tokenization.conversation(messages, body.rendering, special=body.add_special_tokens)
     found = {"count": len(tokens), "max_model_len": service.engine.max_model_len, "tokens": tokens}
     return Json(found)  # type: ignore[return-value]
 
