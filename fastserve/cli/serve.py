@@ -87,9 +87,9 @@ def run(args: argparse.Namespace) -> int:
             return 0
     except ValueError as error:
         return _failed(explain(error, given), USAGE)
-    from fastserve.server.run import FastServeServer, StartError
-
     try:
+        from fastserve.server.run import FastServeServer, StartError
+
         FastServeServer(config).run()
     except StartError as error:
         return _failed(str(error), FAILED)

@@ -15,6 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 from fastserve.engine import Engine
 from fastserve.server.api import compat, errors, native, openai
 from fastserve.server.config.settings import FastServeConfig
+from fastserve.server.jobs.store import Store
 from fastserve.server.middleware import Middleware
 from fastserve.server.service import Service
 from fastserve.server.static_page import add_page
@@ -25,13 +26,15 @@ log = logging.getLogger("fastserve.server")
 ABOUT = """One preemptive engine with three groups of routes: OpenAI's, our own, and aliases that other servers use."""
 
 
-def create_app(engine: Engine, config: FastServeConfig | None = None) -> FastAPI:
+def create_app(engine: Engine, config: FastServeConfig | None = None, store: Store | None = None) -> FastAPI:
     """The app. The caller closes the engine. Without a state_dir in the settings, durable jobs are kept in memory only.
+
+    store: of durable jobs, where the caller has opened it already; the app closes it.
 
     Raises ValueError for files and folders in the settings that cannot be used.
     """
     config = config or FastServeConfig()
-    service = Service(engine, config)
+    service = Service(engine, config, store)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

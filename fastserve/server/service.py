@@ -40,7 +40,7 @@ DRAINED = "the server was shut down before this request had ended"
 class Service:
     """Raises ValueError for a state folder, token file or chat template that cannot be used."""
 
-    def __init__(self, engine: Engine, config: FastServeConfig) -> None:
+    def __init__(self, engine: Engine, config: FastServeConfig, store: Store | None = None) -> None:
         self.engine = engine
         self.config = config
         self.model = config.served_model_name or engine.model_name
@@ -59,7 +59,7 @@ class Service:
         self.draining = False
         self.stopping = False  # the drain is over: cancellations now are the server's, not the client's
         self.dispatcher: LoopDispatcher | None = None
-        self.store = Store(config.state_dir)
+        self.store = Store(config.state_dir) if store is None else store
         self.durable = Durable(self.store, engine.model_name, self._run)
 
     # -- admission -------------------------------------------------------------------------------------------------
@@ -68,6 +68,16 @@ class Service:
     def load(self) -> int:
         """Requests in flight, durable jobs not counted."""
         return sum(job.handle is not None and not job.durable for job in self.registry.jobs.values())
+
+    @property
+    def unfinished(self) -> int:
+        """Requests that a drain waits for: durable jobs are resumed by the next start instead."""
+        return self.load
+
+    @property
+    def stored(self) -> int:
+        """Durable jobs that have not ended."""
+        return sum(job.durable and job.ended is None for job in self.registry.jobs.values())
 
     def check_model(self, name: str | None) -> None:
         """Raises ApiError 404 for a model that this server does not serve."""

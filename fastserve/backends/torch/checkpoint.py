@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils import logging as bars
 
+from fastserve.backends.torch.folder import ModelNotFoundError, folder_of
 from fastserve.backends.torch.verify import RefusedModelError, refuse_by_config
 
 LOG = logging.getLogger("fastserve")
@@ -28,24 +29,14 @@ TOKENIZER_FILES = (
 )
 
 
-class ModelNotFoundError(ValueError):
-    """There is no such model, or it cannot be read; the message says what is missing."""
-
-
 def find(name: str) -> str:
     """What transformers takes, a folder or an id. Raises ModelNotFoundError for a folder that holds no model."""
     if name == "embedded":
         from fastserve.backends.torch.embedded import make_embedded
 
         return str(make_embedded())
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ModelNotFoundError(f"The folder {name} is no model: it has no config.json.")
-        return str(folder)
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ModelNotFoundError(f"There is no folder {name}.")
-    return name
+    folder = folder_of(name)
+    return name if folder is None else str(folder)
 
 
 def read_config(name: str, source: str, trust_remote_code: bool) -> Any:

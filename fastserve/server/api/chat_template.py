@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from fastserve.server.api.errors import ApiError
+from fastserve.server.config import files
 
 log = logging.getLogger("fastserve.server")
 
@@ -22,7 +22,7 @@ class ChatTemplate:
         self.template = None
         self.warned = False
         if override is not None:
-            self.template = _compiled(_read(override))
+            self.template = _compiled(files.template(override))
 
     def prompt(self, messages: Messages) -> tuple[str, bool]:
         """(text, whether the tokenizer may add its special tokens to it). Raises ApiError 400."""
@@ -49,15 +49,6 @@ class ChatTemplate:
 def plain(messages: Messages) -> str:
     """One `role: content` line a message, then `assistant:`."""
     return "".join([f"{message['role']}: {message['content']}\n" for message in messages]) + "assistant:"
-
-
-def _read(override: str) -> str:
-    if "{{" in override or "{%" in override:
-        return override
-    try:
-        return Path(override).read_text(encoding="utf-8")
-    except OSError as error:
-        raise ValueError(f"chat template {override} cannot be read: {error.strerror}") from error
 
 
 def _compiled(text: str) -> Any:

@@ -54,6 +54,7 @@ class Store:
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
+        self.closed = False
         self.thread = ThreadPoolExecutor(1, "fastserve-store")
         try:
             self.db: sqlite3.Connection = self._now(self._open)
@@ -133,7 +134,10 @@ class Store:
         return self._now(read)
 
     def close(self) -> None:
-        """After all earlier writes."""
+        """After all earlier writes. A second call does nothing."""
+        if self.closed:
+            return
+        self.closed = True
         self._now(self.db.close)
         self.thread.shutdown()
 
