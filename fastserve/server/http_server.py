@@ -13,8 +13,11 @@ from fastserve.server.service import Service
 
 log = logging.getLogger("fastserve.server")
 
-FLUSH_S = 5
+FLUSH_S = 4.0
 """Seconds that open responses may take to reach clients that read slowly, once their requests have ended."""
+
+GRACE_S = 6
+"""Seconds after which uvicorn cancels what has not even noticed that it was cut off."""
 
 IDLE_FLUSH_S = 0.3
 """The same where no request was running: what is still open then never was a whole request."""
@@ -32,6 +35,7 @@ class HttpServer(uvicorn.Server):
         self.banner = banner
         self.loop: asyncio.AbstractEventLoop | None = None
         self.draining: asyncio.Task[None] | None = None
+        self.flush_s = FLUSH_S
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self.loop = asyncio.get_running_loop()
@@ -39,9 +43,17 @@ class HttpServer(uvicorn.Server):
         print(self.banner, flush=True)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        hanging_up = asyncio.ensure_future(self._hang_up())
         await super().shutdown(sockets)
+        hanging_up.cancel()
         if self.force_exit:  # uvicorn skips it then; durable jobs must stay queued on disk
             await self.lifespan.shutdown()
+
+    async def _hang_up(self) -> None:
+        """Whoever is still connected then is cut off, which its handler takes for a client that has left."""
+        await asyncio.sleep(self.flush_s)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.draining is None and self.loop is not None:
@@ -62,7 +74,8 @@ class HttpServer(uvicorn.Server):
             log.info("draining: no request is running")
         if service.stored:
             log.info("%d durable jobs stay queued and are resumed at the next start", service.stored)
-        self.config.timeout_graceful_shutdown = FLUSH_S if running else IDLE_FLUSH_S  # type: ignore[assignment]
+        if not running:
+            self.flush_s = IDLE_FLUSH_S
         telling = asyncio.ensure_future(self._tell())
         try:
             await service.drain()

@@ -57,7 +57,7 @@ def _serve(engine: Engine, held: Prepared) -> None:
     import uvicorn
 
     from fastserve.server.app import create_app
-    from fastserve.server.http_server import FLUSH_S, HttpServer
+    from fastserve.server.http_server import GRACE_S, HttpServer
 
     config = held.config
     for observer in held.observers:
@@ -78,7 +78,7 @@ def _serve(engine: Engine, held: Prepared) -> None:
         )
     host = f"[{config.host}]" if ":" in config.host else config.host
     server = HttpServer(
-        uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=FLUSH_S),
+        uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=GRACE_S),
         service,
         f"{engine.start_line()}\n{embedded_note(config)}serving at http://{host}:{port} "
         f"(page /, documentation /docs, metrics {config.metrics_endpoint})",
