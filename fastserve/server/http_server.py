@@ -1,4 +1,4 @@
-"""HttpServer: uvicorn with our end. The first signal starts the drain and says what it waits for, the second ends it."""
+"""HttpServer: uvicorn, but a first signal starts the drain and says what it waits for, and a second one ends it."""
 
 from __future__ import annotations
 

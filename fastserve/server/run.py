@@ -1,4 +1,4 @@
-"""FastServeServer: the server process. Holds port and state folder, loads the model, serves; on SIGTERM drains and exits.
+"""FastServeServer: the server process. Holds port and state folder, loads the model, serves; drains on SIGTERM.
 
 Importing this module imports neither fastapi nor torch: start.py refuses what it can before they are.
 """

@@ -1,4 +1,4 @@
-"""Where a model's files are: a folder, or an id of the hub. Imports nothing heavy, so that a wrong path is known at once."""
+"""Where a model's files are: a folder, or an id of the hub. Imports nothing heavy: a wrong path is known at once."""
 
 from __future__ import annotations
 

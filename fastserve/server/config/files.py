@@ -1,4 +1,4 @@
-"""Files that settings name: tokens, a chat template. Each is read here, before a model is loaded and when it is used."""
+"""Files that settings name: tokens, a chat template. They are read at the start and again where they are used."""
 
 from __future__ import annotations
 

@@ -122,7 +122,9 @@ class FastServeConfig(Second):
     keep_jobs: Count = 10_000
     """maximum finished jobs that are kept"""
     keep_hours: Positive = 24.0
-    """hours for which finished jobs are kept"""
+    """hours for which finished jobs are kept, counted while a server runs"""
+    keep_mib: Positive = 512.0
+    """MiB of memory for requests and finished jobs: prompts, metadata, results; the oldest finished ones go first"""
     cors_origins: Words = ()
     """CORS: allowed origins; "*" for all; none by default"""
     max_body_mib: Positive = 8.0
