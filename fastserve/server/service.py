@@ -297,7 +297,7 @@ class Service:
         jobs = []
         for row in self.store.rows(self.config.keep_jobs, self.config.keep_hours):
             job = self.durable.restore(row, self.model)
-            self.registry.add(job, 0.0 if row.aged is None else self.store.age - row.aged)
+            self.registry.add(job, self.store.age_of(row))
             if job.ended is None:
                 jobs.append(job)
         self._drop_all(self.registry.expire())

@@ -27,6 +27,9 @@ TYPES: dict[int, str] = {
 }
 """HTTP status -> `type` of an error in OpenAI's format."""
 
+LONGEST_WAIT_S = 60.0
+"""The largest Retry-After: who is asked to wait for long does not come back."""
+
 MAX_FAULTS = 8
 """Validation errors of one body that are reported; a long list may have the same one for each item."""
 
@@ -70,7 +73,7 @@ def error_response(path: str, error: ApiError) -> Json:
         content = {"detail": error.message}
     headers: dict[str, str] = {}
     if error.retry_after is not None:
-        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+        headers["Retry-After"] = str(max(1, math.ceil(min(error.retry_after, LONGEST_WAIT_S))))
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return Json(content, error.status, headers)

@@ -65,6 +65,12 @@ class Store:
         """Seconds that servers have run on this folder, this one included."""
         return self._age + time.monotonic() - self._opened
 
+    def age_of(self, row: Row) -> float:
+        """Seconds since its end, the smaller of what our age and the clock say: either may be wrong by years."""
+        if row.ended is None or row.aged is None:
+            return 0.0
+        return max(0.0, min(self.age - row.aged, time.time() - row.ended))
+
     async def add(self, job: str, client: str, created: float, request: dict[str, Any] | str) -> None:
         """On disk when this returns. request: also as JSON. Raises StoreError, and then it is not."""
         row = job, client, created, request if isinstance(request, str) else json.dumps(request)
