@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WrapValidator
 from pydantic import ValidatorFunctionWrapHandler as Handler
 
+from fastserve.sched.checks import LONGEST_S, SHORTEST_S
 from fastserve.server.jobs.jobs import Scheduling
 
 Token = Annotated[int, Field(ge=0, lt=1 << 31)]
@@ -48,6 +49,13 @@ def _json(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
+def not_tiny(value: float) -> float:
+    """Seconds that are more than 0 and less than the shortest time there is would count as 0."""
+    if 0 < value < SHORTEST_S:
+        raise ValueError(f"it must be 0 or at least a nanosecond ({SHORTEST_S:g})")
+    return value
+
+
 Text = Annotated[str, AfterValidator(_unicode)]
 Name = Annotated[Text, Field(max_length=256)]
 Prompt = Annotated[
@@ -60,7 +68,7 @@ Stop = Annotated[
     expecting("text of at least one character, or a list of at most 64 of them"),
 ]
 Metadata = Annotated[dict[str, Any], AfterValidator(_json)]
-Seconds = Annotated[float, Field(ge=0, lt=1e9, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0, le=LONGEST_S, allow_inf_nan=False), AfterValidator(not_tiny)]
 
 
 class Scheduled(BaseModel):

@@ -113,7 +113,9 @@ def _check_result(stored: dict[str, Any] | None) -> None:
     """{"answer": a GenerateAnswer or null, "error": text or null}"""
     if stored is None:
         return
-    answer, error = stored.get("answer"), stored.get("error")
+    if not {"answer", "error"} <= stored.keys():
+        raise DamagedRowError("its answer lacks a part")
+    answer, error = stored["answer"], stored["error"]
     if not isinstance(error, (str, type(None))):
         raise DamagedRowError("the error of its answer is not text")
     if answer is None:
