@@ -24,6 +24,7 @@ from experiments._lib.claim import curve as published_curve
 from experiments._lib.figure import PAGE, curve, draw, legend, look_of, published_points
 from experiments._lib.search import search
 from experiments._lib.sweep import main
+from fastserve.metrics.finish import is_outcome
 from fastserve.policies.spec import PolicySpec
 from sim.report.run import Run
 from sim.settings import Settings
@@ -93,7 +94,7 @@ def cases(scale: Scale) -> list[Case]:
 def missed(run: Run, ttft_s: float, s_per_token: float) -> float:
     """Share of the requests that miss either objective; one that was rejected or did not end misses."""
     records = run.records
-    done = (records["finish"] == "stop") | (records["finish"] == "length")
+    done = is_outcome(records["finish"], "completed")
     good = done & (records["ttft"] <= ttft_s) & (records["s_per_token"] <= s_per_token)
     return 1 - float(np.mean(good))
 

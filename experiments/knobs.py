@@ -34,6 +34,7 @@ KNOBS: dict[str, dict[str, Any]] = {
     "ratio 1.5": {"ratio": 1.5},
     "ratio 4": {"ratio": 4.0},
     "levels 4": {"levels": 4},
+    "levels for prefills": {"levels": "prefill"},
     "levels unbounded": {"levels": "unbounded"},
     "eta 2": {"eta": 2},
     "demote to fit": {"demote_to": "fit"},

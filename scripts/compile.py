@@ -30,7 +30,10 @@ MODULES = (
     *[f"fastserve/sched/{name}.py" for name in ("residency", "charging", "eviction", "checks", "alarms", "bounds")],
     *[f"fastserve/sched/{name}.py" for name in ("choose", "uneven", "scheduler", "seats", "observer")],
     *[f"fastserve/hardware/{name}.py" for name in ("base", "lines", "linear", "machine_times")],
-    *[f"fastserve/policies/{name}.py" for name in ("fcfs", "fixed_priority", "las", "mlfq", "shortest", "skip_join")],
+    *[
+        f"fastserve/policies/{name}.py"
+        for name in ("fcfs", "fixed_priority", "las", "mlfq", "priority", "shortest", "skip_join")
+    ],
     "fastserve/metrics/records.py",
     "fastserve/workload/requests.py",
     "sim/inbox.py",
@@ -45,6 +48,7 @@ OPEN: dict[str, tuple[str, ...]] = {
     "fastserve/policies/fixed_priority.py": ("FixedPriority",),
     "fastserve/policies/las.py": ("Las",),
     "fastserve/policies/mlfq.py": ("Mlfq",),
+    "fastserve/policies/priority.py": ("Priority",),
     "fastserve/policies/shortest.py": ("Sjf", "Srpt"),
     "fastserve/policies/skip_join.py": ("SkipJoinMlfq",),
     "fastserve/hardware/base.py": ("LatencyModel",),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastserve import predictors
-from fastserve.policies.spec import PolicyLike, PolicySpec, check_labels, told_apart
+from fastserve.policies.spec import PolicyLike, PolicySpec, check_labels, told_apart, unread_facts
 from fastserve.sched.errors import ObserverError, PolicyError
 from fastserve.workload import Trace, read_trace
 from sim.capacity import capacity
@@ -134,6 +134,8 @@ def replay(
     shown["seeds"] = numbers
     if trace.dropped:
         shown["dropped_rows"] = dict(trace.dropped)
+    if unread := unread_facts(specs, rows, trace.facts):
+        shown["unread"] = unread
     tasks = [(spec, seed) for spec in specs for seed in numbers]
     result = Result(shown, planned=len(tasks))
     bar = _bar(len(tasks) * len(trace), progress)
@@ -160,7 +162,7 @@ def check(specs: Sequence[PolicySpec], settings: Settings) -> list[str]:
     predictors.make(settings.predictor)
     for spec in specs:
         prepare(spec, settings)
-        settings.scheduler(spec.fresh(), hardware, longest=1)
+        settings.scheduler(spec.fresh(), hardware, longest=1, context=1)
     rows = [row(spec, settings) for spec in specs]
     check_labels(rows)
     return rows

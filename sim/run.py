@@ -17,7 +17,7 @@ from fastserve.metrics.summary import summarise
 from fastserve.policies.spec import PolicySpec
 from fastserve.sched.scheduler import Scheduler
 from fastserve.workload import Trace
-from fastserve.workload.requests import jobs_of, outputs_of, targets_of
+from fastserve.workload.requests import jobs_of, longest_of, outputs_of, targets_of
 from sim.inbox import Inbox
 from sim.link import Link
 from sim.machine import Alone, ModelledMachine
@@ -40,6 +40,14 @@ def prepare(spec: PolicySpec, settings: Settings) -> None:
     spec.check(guesses="" if guessed else "oracle, lognormal:SIGMA or constant:TOKENS")
 
 
+def accepted(trace: Trace, hardware: Hardware) -> int:
+    """Tokens of the longest request that the machine accepts: what its pool and its model's context leave room for; of
+    a machine without bounds what is asked for.
+    """
+    bounds = [bound for bound in (hardware.memory.device_tokens, hardware.context) if bound is not None]
+    return min(bounds) if bounds else longest_of(trace)
+
+
 def build(
     trace: Trace,
     spec: PolicySpec,
@@ -50,7 +58,7 @@ def build(
 ) -> tuple[World, Scheduler]:
     """A World ready to run."""
     policy = spec.fresh()
-    scheduler = settings.scheduler(policy, hardware, int(trace.prompt.max()))
+    scheduler = settings.scheduler(policy, hardware, int(trace.prompt.max()), accepted(trace, hardware))
     predictor = predictors.make(settings.predictor, seed) if "guess" in policy.needs else None
     inbox = Inbox(jobs_of(trace, predictor))
     link = Link(hardware.link, hardware.memory.block_bytes)
@@ -102,7 +110,7 @@ def run_one(
     world, scheduler = build(trace, spec, settings, seed, hardware, watch)
     if observe is not None:
         observe(world)
-    own = dict(spec.knobs) | (shown or {})
+    own = spec.told(scheduler.policy) | (shown or {})
     collected = gc.isenabled()
     gc.disable()  # departed jobs are free of cycles, and young collections would walk all the live ones
     try:
@@ -116,6 +124,10 @@ def run_one(
     columns = world.recorder.columns()
     horizon = world.recorder.horizon / 1e9
     summary = summarise(columns, horizon_s=horizon, warmup_s=settings.warmup)
+    to_come = len(trace) - len(columns["id"])  # of a run that was stopped: they are in no record, and in no figure
+    summary["n"] = int(summary["n"] or 0) + to_come
+    summary["unfinished"] = int(summary["unfinished"] or 0) + to_come
+    summary["not_arrived"] = to_come
     summary["plans"] = scheduler.plans
     summary["iterations"] = world.recorder.iterations
     summary["scheduling_events"] = scheduler.plans + world.recorder.joins + world.recorder.leaves

@@ -86,15 +86,18 @@ class Settings(SchedulerConfig):
             latency_ns=link.latency_ns if self.link_latency is None else round(self.link_latency * 1e9),
             duplex=link.duplex if self.duplex is None else self.duplex,
         )
-        return Hardware(found.latency, memory, link, found.about)
+        return Hardware(found.latency, memory, link, found.about, found.context)
 
-    def scheduler(self, policy: Policy, hardware: Hardware, longest: int) -> Scheduler:
-        """A Scheduler around this policy. longest: tokens of the longest prompt."""
+    def scheduler(self, policy: Policy, hardware: Hardware, longest: int, context: int = 0) -> Scheduler:
+        """A Scheduler around this policy. longest: tokens of the longest prompt. context: of the longest request
+        that is accepted, prompt and output; 0 is not known.
+        """
         host_blocks = hardware.memory.host_blocks
         if self.host_tokens not in (PRESET, UNLIMITED):
             host_blocks = int(self.host_tokens) // hardware.memory.block_tokens
         blocks = Blocks(hardware.memory.device_blocks, host_blocks, hardware.memory.block_tokens)
-        return self.build(policy, MachineTimes(hardware, self.max_batch, longest), blocks)
+        times = MachineTimes(hardware, self.max_batch, longest, context)
+        return self.build(policy, times, blocks)
 
     def with_(self, **changes: Any) -> Settings:
         """These settings with some changed. Raises ValueError that lists the valid names for an unknown one."""

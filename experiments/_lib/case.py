@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from fastserve.json_values import plain
 from fastserve.metrics.summary import Ratio, paired_ratio
 from fastserve.policies.spec import PolicySpec
 from fastserve.workload import Trace, read_trace, synthesise
 from sim.capacity import capacity
-from sim.report.document import plain
 from sim.report.run import Run
 from sim.run import run_one
 from sim.settings import Settings

@@ -54,10 +54,10 @@ class LiveSettings(Settings):
     """Settings of a simulation of a live run."""
 
     longest: int
-    """tokens of the longest prompt, as the live scheduler has it; it sets the number of levels"""
+    """tokens of the model's context, as the live scheduler has it; it sets the number of levels"""
 
-    def scheduler(self, policy: Policy, hardware: Hardware, longest: int) -> Scheduler:
-        return Settings.scheduler(self, policy, hardware, self.longest)
+    def scheduler(self, policy: Policy, hardware: Hardware, longest: int, context: int = 0) -> Scheduler:
+        return Settings.scheduler(self, policy, hardware, self.longest, hardware.memory.accepted(self.longest))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -103,6 +103,7 @@ class ResponseReader:
             self._read(Event("", self._body.decode(errors="replace")), self._now)
         elif not reply.finish:
             reply.fail("the stream ended without a finish reason")
+        self.format.closed(reply)
 
     def _read(self, event: Event, now: int) -> None:
         try:

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from fastserve.bench.call import CANCELLED, UNFINISHED, Call, Reply
+from fastserve.bench.call import CANCELLED, TRUNCATED, UNFINISHED, Call, Reply
 from fastserve.bench.sse import Event
 
 
@@ -30,6 +30,10 @@ class RequestOptions:
     keep_text: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
     """Additional fields of every body; they override."""
+
+
+LIMITS = {"max_tokens", "max_completion_tokens", "max_new_tokens", "max_length", "stop_after"}
+"""Fields that bound an output."""
 
 
 class Format(ABC):
@@ -72,6 +76,20 @@ class Format(ABC):
             if request.guess is not None:
                 body["guess"] = request.guess
         return body
+
+    def closed(self, reply: Reply) -> None:
+        """The response is complete. "length" before the length that was allowed: the server has cut it.
+
+        Known only where the server counts its tokens, and no field of the user's overrides the limit.
+        """
+        counted = reply.output_tokens
+        if (
+            reply.finish == "length"
+            and counted is not None
+            and counted < reply.asked
+            and not LIMITS & {*self.options.extra}
+        ):
+            reply.finish = TRUNCATED
 
     def prompt(self, call: Call) -> str | list[int]:
         return call.prompt if isinstance(call.prompt, str) else call.prompt.tolist()
@@ -205,4 +223,4 @@ def ended(reason: str | None, reply: Reply) -> None:
     elif reason in ("timeout", "error"):
         reply.fail(f"the server ended it: {reason}", UNFINISHED)
     else:
-        reply.finish = "length" if reason == "length" else "stop"
+        reply.finish = reason if reason in ("length", TRUNCATED) else "stop"

@@ -11,6 +11,7 @@ from fastserve.workload.trace import IntArray
 UNFINISHED = "unfinished"
 REJECTED = "rejected"
 CANCELLED = "cancelled"
+TRUNCATED = "truncated"
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -41,8 +42,10 @@ class Reply:
     status: int = 0
     """HTTP status; 0: no response."""
     finish: str = ""
-    """stop, length, cancelled, rejected, unfinished, as in fastserve.metrics.records; "" while in progress."""
+    """stop, length, truncated, cancelled, rejected, unfinished, as in metrics.finish; "" while in progress."""
     error: str = ""
+    asked: int = 0
+    """Output tokens that the request allowed at least; 0: not known."""
     prompt_tokens: int | None = None
     """The server's count, None where it reports none; likewise the next two."""
     output_tokens: int | None = None
@@ -58,7 +61,12 @@ class Reply:
 
     @property
     def completed(self) -> bool:
-        return self.finish not in ("", UNFINISHED, REJECTED, CANCELLED)
+        return self.finish not in ("", UNFINISHED, REJECTED, CANCELLED, TRUNCATED)
+
+    @property
+    def truncated(self) -> bool:
+        """The server cut it short, in an answer that is whole otherwise."""
+        return self.finish == TRUNCATED
 
     def fail(self, error: str, finish: str = UNFINISHED) -> None:
         """Records a failure; only the first one is kept."""

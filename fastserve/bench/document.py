@@ -14,6 +14,7 @@ import numpy as np
 from fastserve.bench.metrics import Selection, client_metrics, details
 from fastserve.bench.result import LATE_NS, Result
 from fastserve.formats import stamp
+from fastserve.json_values import plain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,16 +99,3 @@ def file_name(result: Result, about: About) -> str:
     date = datetime.fromtimestamp(result.date).strftime("%Y%m%d-%H%M%S")
     name = f"{about.label or about.api}-{about.request_rate:.4g}qps{many}-{model}-{date}.json"
     return re.sub(r"[^\w.+=-]+", "_", name)
-
-
-def plain(value: Any) -> Any:
-    """Converts to JSON types; NaN and infinity become None."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return value

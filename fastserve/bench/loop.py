@@ -119,6 +119,7 @@ async def _send_all(
             if slots is not None:
                 ready = max(due, await slots.take())
             sample = Sample(call, arrival=ready if closed else due, ready=ready)
+            sample.reply.asked = call.request.output
             progress.samples.append(sample)
             tasks.create_task(_send(message, api, sample, progress, slots, timeout_s))
 
@@ -138,7 +139,7 @@ async def _send(
     finally:
         reply.closed = perf_counter_ns()
         progress.done += 1
-        progress.failed += not reply.completed
+        progress.failed += not (reply.completed or reply.truncated)
         progress.tokens += reply.tokens
         if slots is not None:
             slots.give(reply.closed)

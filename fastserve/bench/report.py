@@ -24,9 +24,14 @@ def report(found: Mapping[str, Any]) -> str:
     """The result document as text (see document.py)."""
     lines = [
         f"{found['backend']} {found['model_id'] or ''}  {LOOPS[found['loop']].format(n=found['max_concurrency'])}",
-        _row("requests", f"{found['completed']} completed, {found['failed']} failed", _unsent(found)),
-        _row("duration", _number(found["duration"], "s")),
+        _row("requests", f"{found['completed']} completed, {_cut(found)}{found['failed']} failed", _unsent(found)),
+        _row("duration", _number(found["duration"], "s"), "from the start to the last response: all rates are over it"),
         _row("tokens", f"{found['total_input_tokens']:,} in, {found['total_output_tokens']:,} out", _source(found)),
+        _row(
+            "offered",
+            _number(found["request_offered"], "requests/s"),
+            f"they came at {_number(found['from_arrival']['arrival_rps'], 'requests/s')}",
+        ),
         _row(
             "throughput",
             _number(found["request_throughput"], "requests/s"),
@@ -71,6 +76,11 @@ def warnings(found: Mapping[str, Any]) -> list[str]:
         warned.append(
             f"{found['failed']} requests failed; they are in the records, and outside the latencies from the send"
         )
+    if found.get("truncated"):
+        warned.append(
+            f"{found['truncated']} outputs were truncated by the server before the length asked for; they are outside "
+            "all latencies, and it did less work than a server that does not truncate"
+        )
     if counts["wrong_outputs"]:
         warned.append(f"{counts['wrong_outputs']} outputs do not have the requested length")
     if counts["wrong_prompts"] and found["backend"] != "openai-chat":
@@ -96,6 +106,10 @@ def _number(value: float | None, unit: str) -> str:
 
 def _cell(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
+
+
+def _cut(found: Mapping[str, Any]) -> str:
+    return f"{found['truncated']} truncated, " if found.get("truncated") else ""
 
 
 def _unsent(found: Mapping[str, Any]) -> str:

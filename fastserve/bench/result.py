@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fastserve.bench.call import CANCELLED, REJECTED, UNFINISHED, Call, Reply
+from fastserve.bench.call import CANCELLED, REJECTED, TRUNCATED, UNFINISHED, Call, Reply
 from fastserve.metrics.records import COLUMNS, Columns
 from fastserve.metrics.summary import Slo, Summary, summarise
 
@@ -56,8 +56,9 @@ class Sample:
 
     @property
     def last(self) -> int:
-        """The last token of a completed response; of any other, when the exchange was over."""
-        return self.reply.stamps[-1] if self.reply.completed and self.reply.stamps else self.reply.closed
+        """The last token of a complete response; of any other, when the exchange was over."""
+        whole = self.reply.completed or self.reply.truncated
+        return self.reply.stamps[-1] if whole and self.reply.stamps else self.reply.closed
 
 
 @dataclass(slots=True, eq=False, repr=False, kw_only=True)
@@ -81,6 +82,10 @@ class Result:
     @property
     def completed(self) -> list[Sample]:
         return [sample for sample in self.samples if sample.reply.completed]
+
+    @property
+    def truncated(self) -> list[Sample]:
+        return [sample for sample in self.samples if sample.reply.truncated]
 
     @property
     def duration_s(self) -> float:
@@ -126,8 +131,8 @@ class Result:
         request, reply = sample.call.request, sample.reply
         finish = reply.finish or UNFINISHED
         first, last, tokens = sample.first, sample.last, reply.tokens
-        ended = reply.completed or finish == CANCELLED
-        jct = nan if finish == REJECTED else (last - sample.arrival) / 1e9
+        ended = reply.completed or finish in (CANCELLED, TRUNCATED)
+        jct = nan if finish in (REJECTED, TRUNCATED) else (last - sample.arrival) / 1e9
         gaps = np.diff(np.frombuffer(reply.stamps, np.int64)) if len(reply.stamps) > 1 else None
         prompt = request.prompt if reply.prompt_tokens is None else reply.prompt_tokens
         known = dict.fromkeys(COLUMNS, nan) | {

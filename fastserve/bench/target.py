@@ -7,7 +7,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastserve.bench.api_formats import error_message
@@ -31,6 +31,8 @@ class Target:
     vocab_size: int | None = None
     backend: str | None = None
     """The body of our own server's engine."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """All settings of our own server's engine; `knobs` are its policy's, and `derived` what that makes of them."""
 
 
 class TargetClient:
@@ -81,6 +83,8 @@ class TargetClient:
         about = about if isinstance(about, dict) else {}
         health = self.ask("/health") if own else None
         lengths = [entry["max_model_len"] for entry in entries if isinstance(entry.get("max_model_len"), int)]
+        detailed = self.ask("/stats/detailed") if own else None
+        settings = detailed.get("settings") if isinstance(detailed, dict) else None
         vocab = about.get("vocab_size")
         return Target(
             models=tuple([str(entry["id"]) for entry in entries if "id" in entry]),
@@ -88,6 +92,7 @@ class TargetClient:
             max_model_len=min(lengths, default=None),
             vocab_size=vocab if isinstance(vocab, int) else None,
             backend=health.get("backend_type") if isinstance(health, dict) else None,
+            settings=settings if isinstance(settings, dict) else {},
         )
 
     def counts(self, model: str | None, text: str) -> int | None:

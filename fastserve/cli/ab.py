@@ -28,7 +28,8 @@ from fastserve.cli.profile import Bar
 from fastserve.compare.contender import Contender, Server, lined_up
 from fastserve.engine.config import EngineConfig
 from fastserve.importing import extra
-from fastserve.policies.spec import PolicySpec
+from fastserve.policies.spec import PolicySpec, unread_line
+from fastserve.wording import policy_in_words
 
 if TYPE_CHECKING:
     from fastserve.compare.compare import Body, Comparison
@@ -193,20 +194,28 @@ def text(found: Comparison) -> str:
 
     document = found.document()
     lines = textwrap.wrap(
-        ", ".join(f"{name} {_figure(value)}" for name, value in document["settings"].items() if value is not None),
+        ", ".join(f"{name} {_figure(value)}" for name, value in document["settings"].items()
+                  if value is not None and name != "unread"),
         width=100, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False,
     )  # fmt: skip
     rows = [["policy", "mean JCT s", "p95", "p99", "TTFT s", "tok/s", "baseline/row: mean JCT", "p95", "tok/s"]]
     for label, means in document["means"].items():
         ratios = document["ratios"].get(label)
-        mine = [f"{means[key]:.3f}" for key in ("mean_jct_s", "p95_jct_s", "p99_jct_s", "mean_ttft_s")]
-        mine.append(f"{means['output_tokens_per_s']:.0f}")
+        times = ("mean_jct_s", "p95_jct_s", "p99_jct_s", "mean_ttft_s")
+        mine = ["-" if means[key] is None else f"{means[key]:.3f}" for key in times]
+        mine.append("-" if (speed := means["output_tokens_per_s"]) is None else f"{speed:.0f}")
         keys = ("mean_jct_s", "p95_jct_s", "output_tokens_per_s")
         rows.append([label, *mine, *(["1"] * 3 if ratios is None else [_shown(ratios[key]) for key in keys])])
     lines += _columns(rows)
+    if unread := unread_line(document["settings"].get("unread", {})):
+        lines.append(unread)
+    for label, knobs in document["policies"].items():
+        own = policy_in_words(knobs)
+        lines += textwrap.wrap(f"{label}: {own}", width=100, subsequent_indent="  ") if own else []
     fewest = min(len(found.values(label, "mean_jct_s")) for label in found.labels)
     if fewest < ENOUGH:
         lines.append(f"too few rounds for an interval: {fewest}; --rounds {ENOUGH} or more gives one")
+    lines.append("tok/s: output tokens over the time from the first arrival to the last end, drain included")
     lines.append("completion times (s) below which so many percent of the jobs ended, all rounds together:")
     table = [["policy", *(f"{share} %" for share in SHARES)]]
     table += [[label, *(f"{value:.3f}" for value in found.percentiles(label, SHARES))] for label in document["means"]]

@@ -106,6 +106,7 @@ def prepare(args: argparse.Namespace) -> Prepared:
         "endpoint": args.endpoint or format.path,
         "own_server": target.own,
         "backend": target.backend,
+        "server": dict(target.settings),
         "workload": trace.name,
         "source": trace.source,
         "digest": trace.digest(),

@@ -11,7 +11,7 @@ from fastserve.cli.arguments import flags
 from fastserve.importing import extra
 from fastserve.sched.config import choices
 
-REPEATED = ("set", "observer", "api_key", "required_scopes", "cors_origins")
+REPEATED = ("set", "observer", "api_key", "required_scopes", "allowed_hosts", "cors_origins")
 GROUPS = {
     "model": "model",
     "policy": "scheduler",

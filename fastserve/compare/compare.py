@@ -15,8 +15,10 @@ import numpy as np
 
 from fastserve.compare.contender import Contender, lined_up
 from fastserve.formats import stamp
+from fastserve.json_values import plain
+from fastserve.metrics.finish import is_outcome
 from fastserve.metrics.summary import Columns, Summary, paired_ratio
-from fastserve.policies.spec import PolicySpec
+from fastserve.policies.spec import PolicySpec, unread_facts
 from fastserve.workload import Trace
 
 MEASURES = (
@@ -33,6 +35,12 @@ DRIFT = 1.5
 PACED = 10
 """Minimum jobs with a time per token for pace()."""
 
+UNLIKE_WORK = (
+    "it and the baseline truncated different requests, so one did less of the work; give both a KV pool that holds "
+    "every request"
+)
+"""Why there is no ratio."""
+
 Watch = Callable[[int], object]
 """Called with the number of ended requests of a run."""
 Report = Callable[[float, str], object]
@@ -44,7 +52,7 @@ class CompareError(RuntimeError):
 
 
 class Replay(NamedTuple):
-    """A run. notes: additional facts, warnings among them."""
+    """A run. notes: additional facts, warnings among them; under "policy" PolicySpec.told(), where that is known."""
 
     records: Columns
     summary: Summary
@@ -78,6 +86,8 @@ class Round:
     records: Columns
     summary: Summary
     notes: Mapping[str, Any] = field(default_factory=dict)
+    knobs: Mapping[str, Any] = field(default_factory=dict)
+    """all settings of its policy, where they are known"""
 
 
 @dataclass(slots=True)
@@ -93,15 +103,24 @@ class Comparison:
         """Labels of the contenders, the baseline first."""
         return list(dict.fromkeys(run.label for run in self.rounds))
 
+    def policies(self) -> dict[str, dict[str, Any]]:
+        """Label -> all settings of its policy; empty where they are not known."""
+        found: dict[str, dict[str, Any]] = {}
+        for run in self.rounds:
+            found.setdefault(run.label, plain(run.knobs))
+        return found
+
     def values(self, label: str, measure: str) -> list[float]:
         """Values of a measure, one per round; NaN if missing."""
         found = [run.summary[measure] for run in self.rounds if run.label == label]
         return [math.nan if value is None else float(value) for value in found]
 
     def percentiles(self, label: str, shares: Sequence[float]) -> list[float]:
-        """Percentiles of completion times over all rounds, s."""
+        """Percentiles of completion times over all rounds, s, of jobs that have one; NaN if none has."""
         jct = np.concatenate([run.records["jct_from_arrival"] for run in self.rounds if run.label == label])
-        found: list[float] = np.percentile(jct, shares).tolist()
+        found: list[float] = np.percentile(
+            known if len(known := jct[np.isfinite(jct)]) else [math.nan], shares
+        ).tolist()
         return found
 
     def warnings(self) -> list[str]:
@@ -111,7 +130,23 @@ class Comparison:
             for warning in run.notes.get("warnings", ()):
                 said.setdefault(warning, []).append(f"{run.label} {run.number + 1}")
         named = [f"{', '.join(runs)}: {warning}" for warning, runs in said.items()]
+        baseline, *others = self.labels
+        named += [told for label in self.labels if (told := self._truncations(label))]
+        named += [f"no ratios of {label}: {UNLIKE_WORK}" for label in others if not self._same_work(baseline, label)]
         return [*named, *(drift for label in self.labels if (drift := self._drift(label)))]
+
+    def _truncations(self, label: str) -> str:
+        mine = [run for run in self.rounds if run.label == label]
+        cut, jobs = (sum([int(run.summary.get(key) or 0) for run in mine]) for key in ("truncated", "n"))
+        return f"{label}: {cut} of {jobs} requests were truncated; they are outside the completion times" if cut else ""
+
+    def _same_work(self, baseline: str, label: str) -> bool:
+        """Whether the two truncated the same requests. Who truncates more has less to do, and looks quicker by it."""
+        cut: dict[str, list[set[int]]] = {baseline: [], label: []}
+        for run in self.rounds:
+            if run.label in cut:
+                cut[run.label].append(set(run.records["id"][is_outcome(run.records["finish"], "truncated")].tolist()))
+        return cut[baseline] == cut[label]
 
     def _drift(self, label: str) -> str:
         paces = {run.number + 1: pace(run.records) for run in self.rounds if run.label == label}
@@ -126,14 +161,15 @@ class Comparison:
                 f"and run again")  # fmt: skip
 
     def document(self, *, jobs: bool = False) -> dict[str, Any]:
-        """Plain JSON values: {settings, machine, means, ratios, warnings, rounds}. ratios: the baseline's mean over the
-        row's, pairs drawn again for the interval, so above 1 where the row is smaller; low and high are None below
-        ENOUGH rounds. jobs: with each job's times.
+        """Plain JSON values: {settings, policies, machine, means, ratios, warnings, rounds}. ratios: the baseline's
+        mean over the row's, paired, so above 1 where the row is smaller; low and high are None below ENOUGH rounds;
+        no ratio where the two truncated different requests. jobs: with each job's times.
         """
         baseline, *others = self.labels
         return {
             **stamp("comparison"),
             "settings": self.settings,
+            "policies": self.policies(),
             "machine": self.machine,
             "means": {label: {key: _mean(self.values(label, key)) for key in MEASURES} for label in self.labels},
             "ratios": {label: {key: self._ratio(baseline, label, key) for key in MEASURES} for label in others},
@@ -147,6 +183,8 @@ class Comparison:
         }
 
     def _ratio(self, baseline: str, label: str, measure: str) -> dict[str, float | None] | None:
+        if not self._same_work(baseline, label):
+            return None
         try:
             base = self.values(baseline, measure)
             ratio = paired_ratio(base, self.values(label, measure))
@@ -191,6 +229,9 @@ def compare(
     settings = {"trace": trace.name, "requests": len(trace), "rate": trace.rate, "load": load,
                 "sustained_rps": sustains, "rounds": rounds, "seed": seed,
                 "predictor": "oracle" if guessed else "none", **body.about}  # fmt: skip
+    ours = [one for one in contenders if isinstance(one, PolicySpec)]
+    if unread := unread_facts(ours, [one.title for one in ours], trace.facts):
+        settings["unread"] = unread
     found = Comparison(settings, {})
     for number in range(rounds):
         mine = trace.repaired(seed + number)
@@ -205,7 +246,8 @@ def compare(
                 records, summary, notes = body.replay(one, mine, seed + number, watch)
             except CompareError as error:
                 raise CompareError(f"{one.title}, round {number + 1}: {error}") from None
-            found.rounds.append(Round(one.title, one.name, number, records, summary, notes))
+            knobs = notes.pop("policy", {})
+            found.rounds.append(Round(one.title, one.name, number, records, summary, notes, knobs))
     found.machine = body.machine()
     return found
 

@@ -22,7 +22,7 @@ from fastserve.compare.compare import CompareError, Replay, Watch
 from fastserve.compare.contender import Contender, Server
 from fastserve.compare.subprocess_server import ServerError, ServerProcess
 from fastserve.compare.trace import check_fits, warm_up
-from fastserve.policies.spec import PolicySpec
+from fastserve.policies.spec import PolicySpec, told_by
 from fastserve.predictors import Oracle
 from fastserve.workload import Trace
 
@@ -94,7 +94,7 @@ class HttpBody:
         api = api_for(url, target)
         with undisturbed():
             result, _ = on_best_loop(_watched(calls, api, watch))
-        failed = [sample.reply.error for sample in result.samples if not sample.reply.completed]
+        failed = [one.reply.error for one in result.samples if not (one.reply.completed or one.reply.truncated)]
         if failed:
             if server is not None:
                 server.check()
@@ -138,6 +138,7 @@ def notes(result: Result, target: Target, server: ServerProcess | None) -> dict[
         "dispatch_lag_p99_ms": lag,
         "wrong_outputs": wrong,
         "server": start_line,
+        "policy": told_by(target.settings),
         "warnings": warnings,
     }
 

@@ -13,7 +13,7 @@ from fastserve.engine.playback import PlaybackError, play
 from fastserve.hardware import Hardware
 from fastserve.launch import Body
 from fastserve.metrics.summary import summarise
-from fastserve.policies.spec import PolicyLike, PolicySpec
+from fastserve.policies.spec import PolicyLike, PolicySpec, told_by
 from fastserve.profiler.load import machine
 from fastserve.sched.observer import Observer
 from fastserve.workload import Trace
@@ -48,24 +48,26 @@ class EngineBody:
             self._play(serving_of("fcfs", self.shared), warm_up(trace), seed, None)
             self.warm = True
         looking = [] if self.look is None else self.look(contender)
-        records = self._play(chosen, trace, seed, watch, looking)
-        return Replay(records, summarise(records, horizon_s=float(records["end"].max())), {})
+        records, knobs = self._play(chosen, trace, seed, watch, looking)
+        return Replay(records, summarise(records, horizon_s=float(records["end"].max())), {"policy": knobs})
 
     def machine(self) -> dict[str, Any]:
         return machine()
 
     def _play(
         self, serving: EngineConfig, trace: Trace, seed: int, watch: Watch | None, looking: Sequence[Observer] = ()
-    ) -> Any:
+    ) -> tuple[Any, dict[str, Any]]:
+        """Records, and all settings of the policy."""
         with self.body.engine(serving, self.hardware) as engine:
             for observer in looking:
                 engine.attach(observer)
             context = engine.max_model_len
             check_fits(trace, context, engine.model_name)
             try:
-                return play(engine, trace, seed=seed, max_model_len=context, watch=watch)
+                records = play(engine, trace, seed=seed, max_model_len=context, watch=watch)
             except PlaybackError as error:
                 raise CompareError(str(error)) from None
+            return records, told_by(engine.settings)
 
 
 def serving_of(policy: PolicyLike, shared: Mapping[str, Any]) -> EngineConfig:

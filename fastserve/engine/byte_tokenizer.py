@@ -1,4 +1,4 @@
-"""ByteTokenizer: one UTF-8 byte, one token; without dependencies. Used by the scripted backend."""
+"""ByteTokenizer: one UTF-8 byte, one token. Used by the scripted backend, without dependencies."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ class ByteTokenizer:
     bos_token_id = None
     all_special_ids = (EOS,)
     vocab_size = 257
+    longest_token = 1
     chat_template = None
 
     def __len__(self) -> int:
@@ -40,11 +41,18 @@ class ByteTokenizer:
         return [f"<0x{id:02X}>" if id < EOS else "<eos>" for id in ids]
 
     def apply_chat_template(
-        self, conversation: Sequence[Mapping[str, Any]], *, tokenize: bool = True, add_generation_prompt: bool = False,
-        **_: Any,
+        self, conversation: Sequence[Mapping[str, Any]], *, chat_template: str | None = None, tokenize: bool = True,
+        add_generation_prompt: bool = False, **variables: Any,
     ) -> str | list[int]:  # fmt: skip
-        """One `role: content` line a message."""
-        text = "".join([f"{message['role']}: {message['content']}\n" for message in conversation])
-        if add_generation_prompt:
-            text += "assistant: "
+        """One `role: content` line a message; else what a Jinja template makes of them, which takes transformers."""
+        if chat_template is None:
+            text = "".join([f"{message['role']}: {message['content']}\n" for message in conversation])
+            text += "assistant: " if add_generation_prompt else ""
+        else:
+            from transformers.utils.chat_template_utils import render_jinja_template
+
+            chats = [list(conversation)]
+            [text], _ = render_jinja_template(
+                chats, chat_template=chat_template, add_generation_prompt=add_generation_prompt, **variables
+            )
         return self.encode(text) if tokenize else text

@@ -81,20 +81,22 @@ class EngineConfig(SchedulerConfig):
         predictor = predictors.make(self.predictor) if self.predictor not in (None, "client") else None
         return predictor.tokens if isinstance(predictor, predictors.Constant) else None
 
-    def scheduler(self, policy: Policy, hardware: Hardware, longest: int) -> Scheduler:
-        """longest: maximum prompt tokens of a request."""
+    def scheduler(self, policy: Policy, hardware: Hardware, context: int) -> Scheduler:
+        """context: tokens of the model's context."""
         memory = hardware.memory
         blocks = Blocks(memory.device_blocks, memory.host_blocks, memory.block_tokens)
-        return self.build(policy, MachineTimes(hardware, self.max_batch, longest), blocks, macro=False)
+        times = MachineTimes(hardware, self.max_batch, context, memory.accepted(context))
+        return self.build(policy, times, blocks, macro=False)
 
-    def header(self, hardware: Hardware, longest: int) -> dict[str, Any]:
+    def header(self, hardware: Hardware, context: int) -> dict[str, Any]:
         """Header of a flight log: everything that the Scheduler is built from."""
         memory = hardware.memory
         return {
             "policy": self.policy.path,
             "knobs": dict(self.policy.knobs),
             "hardware": hardware.to_json(),
-            "longest": longest,
+            "longest": context,
+            "context": memory.accepted(context),
             "settings": {field.name: getattr(self, field.name) for field in fields(SchedulerConfig)}
             | {
                 "block_tokens": memory.block_tokens,
@@ -108,7 +110,7 @@ class EngineConfig(SchedulerConfig):
         """All settings, with the effective values of defaults."""
         shown = {field.name: getattr(self, field.name) for field in fields(self)}
         memory = hardware.memory
-        shown |= {"policy": self.policy.path, "knobs": dict(self.policy.knobs)}
+        shown |= {"policy": self.policy.path, "knobs": self.policy.in_effect}
         shown["token_budget"] = None if self.budget >= NEVER else self.budget
         shown["kv_reserve"], shown["prefetch_quota"] = self.reserve, self.quota
         shown["block_tokens"] = memory.block_tokens

@@ -11,9 +11,9 @@ from __future__ import annotations
 import logging
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
@@ -79,7 +79,8 @@ class Engine:
         own = settings_of(backend)
         self.machine = own.pop("times", "the body's own")  # in words: where the times that the policy is told come from
         self.settings = {"model": info.name, "backend": info.backend, "latency": hardware.name,
-                         "max_model_len": info.max_model_len, **own, **serving.shown(hardware)}  # fmt: skip
+                         "max_model_len": info.max_model_len, **own, **serving.shown(hardware),
+                         "derived": serving.policy.told(policy).get("derived", {})}  # fmt: skip
         self.started_at = time.time() - clock.now() / 1e9  # s since 1970 at which the engine's clock read 0
         self.loop = Loop(scheduler, backend, recorder, clock, self.inbox, self.settings)
         self.feed = LiveFeed()
@@ -128,6 +129,15 @@ class Engine:
             listener=listener, beyond_capacity=beyond_capacity,
         )  # fmt: skip
         return Handle(request, self._cancel)
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Meanwhile the bound of the queue counts a request that is not submitted yet. Raises QueueFull."""
+        self.input_processor.take_place(self.loop.scheduler.slots)
+        try:
+            yield
+        finally:
+            self.input_processor.give_place()
 
     def _cancel(self, request: Request, reason: str) -> None:
         """A Handle holds this method, and with it the engine."""

@@ -96,6 +96,16 @@ class InputProcessor:
         """SLOs of a job, for the Recorder."""
         return self.slos.get(id, NO_SLO)
 
+    def take_place(self, slots: int) -> None:
+        """Counts a request that waits elsewhere in the bound of the queue, until give_place(). Raises QueueFull."""
+        with self._lock:
+            self._make_sure_of_room(slots)
+            self.outstanding += 1
+
+    def give_place(self) -> None:
+        with self._lock:
+            self.outstanding -= 1
+
     def _make_sure_of_room(self, slots: int) -> None:
         capacity = self.serving.queue_capacity
         if capacity is not None and self.outstanding >= capacity + slots:

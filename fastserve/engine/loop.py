@@ -26,7 +26,7 @@ from fastserve.sched.scheduler import Scheduler
 
 log = logging.getLogger("fastserve")
 
-FINISHES = ("stop", "length", "cancelled", "timeout", "error")
+FINISHES = ("stop", "length", "truncated", "cancelled", "timeout", "error")
 
 
 class Loop:

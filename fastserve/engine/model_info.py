@@ -35,14 +35,21 @@ class ModelInfo:
         if isinstance(prompt, str):
             if self.tokenizer is None:
                 raise ValueError(f"model {self.name} has no tokenizer: give the prompt as a list of token ids")
-            ids = [self._token(id) for id in self.tokenizer.encode(prompt)]
+            ids = self._tokens(self.tokenizer.encode(prompt))
         elif isinstance(prompt, Iterable) and not isinstance(prompt, bytes | Mapping):
-            ids = [self._token(id) for id in prompt]
+            ids = self._tokens(prompt)
         else:
             raise ValueError(f"{prompt!r} is not a prompt: give text, or a list of token ids")
         if not ids:
             raise ValueError("the prompt is empty: give at least one token")
         return ids
+
+    def _tokens(self, ids: Iterable[Any]) -> list[int]:
+        """A long list of ints is checked as a whole: a millisecond for 100,000."""
+        plain = isinstance(ids, list) and set(map(type, ids)) == {int}
+        if plain and min(ids) >= 0 and max(ids) < self.vocab_size:
+            return list(ids)
+        return [self._token(id) for id in ids]
 
     def _token(self, id: Any) -> int:
         """numpy and torch integers are accepted."""
@@ -59,8 +66,18 @@ class ModelInfo:
         left = self.max_model_len - prompt_tokens
         wanted = 1 if params.max_tokens is None else params.max_tokens
         if wanted > left:
-            raise RefusedError(
-                f"a prompt of {prompt_tokens} tokens with {wanted} more to generate exceeds the context of "
-                f"{self.max_model_len} tokens; shorten the prompt or lower max_tokens"
-            )
+            raise RefusedError(too_long(self.max_model_len, prompt_tokens, wanted))
         return left if params.max_tokens is None else params.max_tokens
+
+
+def too_long(context: int, prompt: int | str, wanted: int = 1) -> str:
+    """The message for what exceeds the context. prompt: its tokens, or what is known of one that was not counted.
+
+    Clients look for "maximum context length is" and "prompt is too long"
+    (litellm, langchain-openai), and then shorten the conversation or take another model.
+    """
+    what = prompt if isinstance(prompt, str) else f"a prompt of {prompt} tokens"
+    return (
+        f"This model's maximum context length is {context} tokens: {what} with {wanted} "
+        f"more to generate exceeds the context of {context}; the prompt is too long, shorten it or lower max_tokens"
+    )

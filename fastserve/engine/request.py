@@ -24,7 +24,7 @@ class Piece:
     token_id: int | None
     text: str
     index: int  # of the token in the output, from 0
-    finish_reason: str = ""  # only in the last: stop, length, cancelled, timeout, error
+    finish_reason: str = ""  # only in the last: one of loop.FINISHES, or the reason of a cancel
     logprob: float | None = None
     top_logprobs: dict[int, float] | None = None
     at_ns: int = 0  # when it was handed out; filled by the loop

@@ -114,7 +114,7 @@ class _Run:
         macro = settings.pop("macro")
         blocks = Blocks(settings.pop("device_blocks"), settings.pop("host_blocks"))
         config = SchedulerConfig.of(settings)
-        times = MachineTimes(hardware, config.max_batch, header["longest"])
+        times = MachineTimes(hardware, config.max_batch, header["longest"], header.get("context", 0))
         self.scheduler = config.build(policy, times, blocks, macro=macro)
         self.jobs: dict[int, Job] = {}
         self.copies = Copies()

@@ -4,8 +4,9 @@ From it every plan can be made again (`python -m fastserve.flightlog.replay LOG`
 and a bug report. It holds settings, lengths, ids and times, never a prompt or a token. Times are ns.
 
 The first line is the header: version, policy (a name or module:Class), knobs, hardware (as load_hardware() reads it),
-longest, and settings, the Scheduler's keywords. Each further line is one event with its time `now`, in the order in
-which the Scheduler was told: submit (the facts of the job), cancel, plan, commit, forget_all, resize.
+longest and context (tokens, see MachineTimes), and settings, the Scheduler's keywords. Each further line is one event
+with its time `now`, in the order in which the Scheduler was told: submit (the facts of the job), cancel, plan, commit,
+forget_all, resize.
 A plan is null where jobs wait and nothing can be done. Copies are [number, job, blocks, "out" or "in"], numbered as
 they appear. A commit has `extra`, [job, delta] for jobs that got 1 + delta tokens, where the iteration was uneven.
 """

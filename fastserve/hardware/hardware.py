@@ -20,12 +20,15 @@ DEFAULT = "opt-13b-a100"
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """A modelled machine: latency model, memory, link."""
+    """A modelled machine: latency model, memory, link. context: tokens that its model takes, its output included;
+    None is not known.
+    """
 
     latency: LatencyModel
     memory: Memory
     link: Link
     about: str = ""  # one line for listings
+    context: int | None = None
 
     @property
     def name(self) -> str:
@@ -41,6 +44,7 @@ class Hardware:
             "name": latency.pop("name"),
             "about": self.about,
             "provenance": latency.pop("provenance"),
+            **({} if self.context is None else {"context_tokens": self.context}),
             "latency": latency,
             "memory": self.memory.to_json(),
             "link": self.link.to_json(),
@@ -52,7 +56,7 @@ class Hardware:
 
 
 def hardware_from_json(data: object, where: str = "hardware") -> Hardware:
-    """From {"name", "about", "provenance", "latency", "memory", "link"}, or from a bare latency model.
+    """From {"name", "about", "provenance", "context_tokens", "latency", "memory", "link"}, or a bare latency model.
 
     A bare latency model, or a missing part, gets unlimited memory of unknown bytes per token and the default link.
     """
@@ -60,6 +64,7 @@ def hardware_from_json(data: object, where: str = "hardware") -> Hardware:
     if "kind" in fields:
         return Hardware(latency_from_json(data, where), Memory(), Link())
     about, name, provenance = fields.text("about"), fields.text("name"), fields.text("provenance")
+    context = fields.optional_integer("context_tokens")
     latency = fields.take("latency")
     if latency is None:
         raise ValueError(f'{where}: \'latency\' is missing; give it a model such as {{"kind": "linear", ...}}')
@@ -69,7 +74,7 @@ def hardware_from_json(data: object, where: str = "hardware") -> Hardware:
     memory = read_memory(fields.part("memory"))
     link = read_link(fields.part("link"))
     fields.close()
-    return Hardware(model, memory, link, about)
+    return Hardware(model, memory, link, about, context)
 
 
 def _preset_texts() -> dict[str, str]:

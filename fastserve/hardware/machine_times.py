@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from fastserve.hardware import Hardware
+
+EXACT: Final = 1 << 62
+"""ps, 53 days: a latency model adds spans up to here."""
 
 
 class MachineTimes:
-    """slots: the batch cap. longest: tokens of the longest prompt that will be accepted. All times in ns."""
+    """slots: the batch cap. longest: tokens of the longest prompt that will be accepted. context: tokens of the longest
+    prompt and output together; 0 is not known. All times in ns.
+    """
 
-    __slots__ = ("_block_bytes", "_hardware", "decode_ns", "longest", "slots")
+    __slots__ = ("_block_bytes", "_hardware", "context", "decode_ns", "longest", "slots")
 
-    def __init__(self, hardware: Hardware, slots: int, longest: int) -> None:
+    def __init__(self, hardware: Hardware, slots: int, longest: int, context: int = 0) -> None:
         self._hardware = hardware
         self._block_bytes = hardware.memory.block_bytes
         self.decode_ns: int = hardware.latency.decode_ns
         self.slots = slots
         self.longest = longest
+        self.context = context
+
+    @property
+    def output_ns(self) -> int:
+        """Service of the longest output that is accepted, alone: behind a prompt of one token; 0 is not known."""
+        if self.context < 2:
+            return 0
+        latency = self._hardware.latency
+        output = self.context - 1
+        last: int = latency.iteration_ps(1, self.context, ())
+        if output * last >= EXACT:
+            return latency.prefill_ns(1) + (output - 1) * last // 1000  # as if each took as long as the last
+        return (latency.alone_ps(1, output, None) + 500) // 1000
 
     def prefill_ns(self, tokens: int) -> int:
         return self._hardware.latency.prefill_ns(tokens)

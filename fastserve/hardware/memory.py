@@ -40,6 +40,10 @@ class Memory:
         """Whole blocks on the device, None if unlimited."""
         return None if self.device_tokens is None else self.device_tokens // self.block_tokens
 
+    def accepted(self, context: int) -> int:
+        """Tokens of the longest request that `context` and the device's pool leave room for."""
+        return context if self.device_tokens is None else min(context, self.device_tokens)
+
     @property
     def host_blocks(self) -> int | None:
         """Whole blocks on the host, None if unlimited."""

@@ -12,10 +12,10 @@ COLUMNS: dict[str, str] = {
     "arrival": "f8",  # s; all times are seconds from the same origin
     "prompt_tokens": "i8",
     "output_tokens": "i8",  # delivered
-    "finish": "O",  # stop, length, cancelled, rejected, unfinished
+    "finish": "O",  # stop, length, truncated, cancelled, rejected, unfinished ...: see finish.py
     "first_token": "f8",  # s; nan if there was none
     "end": "f8",  # s; nan if it has not ended
-    "jct_from_arrival": "f8",  # s; of an unfinished job so far, a lower bound; nan if rejected
+    "jct_from_arrival": "f8",  # s; of an unfinished job so far, a lower bound; nan if rejected or truncated
     "ttft": "f8",  # s
     "s_per_token": "f8",  # JCT / output tokens: the papers' normalised latency
     "tpot_excl_first": "f8",  # s; nan below two tokens
@@ -48,8 +48,8 @@ NUMBERS = (
 )  # fmt: skip
 """What is kept of a job until its columns are made. Times in ns, -1 for what never happened; alone in ps, 0 unknown."""
 
-REJECTED, UNFINISHED = 0, 1
-FINISHES = {"rejected": REJECTED, "unfinished": UNFINISHED}
+REJECTED, UNFINISHED, OUTGROWN = 0, 1, 2
+FINISHES = {"rejected": REJECTED, "unfinished": UNFINISHED, "truncated": OUTGROWN}
 """Number of each word for how a job finished; others follow as they come."""
 
 
@@ -68,7 +68,7 @@ def columns_of(
     tokens, finish, begun = n["tokens"], n["finish"], n["first"] >= 0
     ended = finish != UNFINISHED
     with np.errstate(divide="ignore", invalid="ignore"):
-        jct = np.where(finish != REJECTED, (n["now"] - n["arrival"]) / 1e9, nan)
+        jct = np.where((finish != REJECTED) & (finish != OUTGROWN), (n["now"] - n["arrival"]) / 1e9, nan)
         alone = np.where(n["alone"] > 0, n["alone"] / 1e12, nan)
         columns: Columns = {
             "id": n["id"],

@@ -5,10 +5,12 @@ a summary. A measure that has no value is None, never NaN.
 
 Who counts:
 
-* Completed jobs (`finish` is "stop" or "length") and unfinished ones make up all latency figures. An unfinished job is
-  censored, never dropped: its `jct_from_arrival` is how long it has been in the system when observation ended, and
-  stands for its time to first token too where it has had none. A summary with `unfinished` > 0 shows lower bounds.
-* Rejected and cancelled jobs are counted but stand outside all latency figures.
+* Each job is one of completed, rejected, truncated, cancelled and unfinished (metrics.finish); they sum to `n`.
+* Completed jobs and unfinished ones make up all latency figures. An unfinished job is censored, never dropped: its
+  `jct_from_arrival` is how long it has been in the system when observation ended, and stands for its time to first
+  token too where it has had none. A summary with `unfinished` > 0 shows lower bounds.
+* Rejected, truncated and cancelled jobs are counted but stand outside all latency figures: a job that was cut short is
+  not a job that was quick.
 * Percentiles interpolate linearly between order statistics (numpy's default).
 """
 
@@ -20,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastserve.metrics.finish import OUTCOMES, is_outcome
 from fastserve.metrics.saturation import Columns, Floats, area_until, covered, left_at, saturated
 
 Summary = dict[str, float | int | None]
@@ -56,23 +59,18 @@ def summarise(columns: Columns, *, horizon_s: float, warmup_s: float = 0.0, slo:
     warmup_s: jobs that arrive this soon after the first one are left out of all but the counting of the system's state.
     slo: objectives of jobs whose own are NaN. Without any objective the goodput is None.
 
-    Rates (`throughput_rps`, `output_tokens_per_s`, `goodput_rps`) are taken over the window from the end of the warm-up
-    to the last arrival, without the drain. `makespan_s` runs from the first arrival to the last end.
+    Rates (`offered_rps`, `throughput_rps`, `goodput_rps`, `output_tokens_per_s`) share one window, of `rate_window_s`:
+    from the first arrival, or the end of the warm-up, to the last end (or the horizon, if somebody is unfinished). Its
+    last `rate_drain_s` are after the last arrival. `arrival_rps` is of the arrivals alone: how fast they came.
     """
     start = _start(columns, warmup_s)
     measured = columns["arrival"] >= start
     jobs = _rows(columns, measured)
-    finish = jobs["finish"]
-    rejected, cancelled, unfinished = (finish == kind for kind in ("rejected", "cancelled", "unfinished"))
-    counted = _rows(jobs, ~(rejected | cancelled))
+    are = {outcome: is_outcome(jobs["finish"], outcome) for outcome in OUTCOMES}
+    counted = _rows(jobs, are["completed"] | are["unfinished"])
 
-    summary: Summary = {
-        "n": len(finish),
-        "completed": int(np.count_nonzero(~(rejected | cancelled | unfinished))),
-        "rejected": int(np.count_nonzero(rejected)),
-        "cancelled": int(np.count_nonzero(cancelled)),
-        "unfinished": int(np.count_nonzero(unfinished)),
-    }
+    summary: Summary = {"n": len(jobs["finish"])}
+    summary |= {outcome: int(np.count_nonzero(rows)) for outcome, rows in are.items()}
     summary |= _distribution("jct_s", counted["jct_from_arrival"])
     summary |= _distribution("ttft_s", _censored_ttft(counted))
     summary |= _distribution("tpot_s", counted["tpot_excl_first"])
@@ -84,7 +82,7 @@ def summarise(columns: Columns, *, horizon_s: float, warmup_s: float = 0.0, slo:
     summary["preemptions_per_job"] = _mean(counted["preemptions"])
     summary |= _copies(jobs)
     summary |= _rates(columns, start, horizon_s)
-    summary |= _goodput(jobs, slo or Slo(), _window(columns, start))
+    summary |= _goodput(jobs, slo or Slo(), summary["rate_window_s"])
     summary["jain_index"] = _client_fairness(jobs, horizon_s)
     summary["saturated"] = saturated(columns, horizon_s=horizon_s)
     return summary
@@ -173,12 +171,6 @@ def _start(columns: Columns, warmup_s: float) -> float:
     return float(columns["arrival"].min()) + warmup_s if len(columns["arrival"]) else 0.0
 
 
-def _window(columns: Columns, start: float) -> float | None:
-    """Seconds from the end of the warm-up to the last arrival; None where nothing spans them."""
-    window = float(columns["arrival"].max()) - start if len(columns["arrival"]) else 0.0
-    return window if window > 0 else None
-
-
 def _mean(values: NDArray[Any]) -> float | None:
     """Of the finite values: a job that never began has no time in the queue before it began."""
     finite = values[np.isfinite(values)]
@@ -216,44 +208,55 @@ def _copies(jobs: Columns) -> Summary:
 def _rates(columns: Columns, start: float, horizon_s: float) -> Summary:
     """Rates over the window, jobs of the warm-up included: they too are served in it.
 
-    A job's tokens count as delivered evenly between its first and its last one. Over a whole run `mean_in_system` times
-    `makespan_s` is the sum of all residence times: Little's law, for whoever wants to check it.
+    The window ends with the last job and not with the last arrival: the jobs of a burst all end after that, and who
+    counts what was finished before it has no throughput there, and a goodput above the capacity. A job's tokens count
+    as delivered evenly between its first and its last one. Over a whole run `mean_in_system` times `makespan_s` is the
+    sum of all residence times: Little's law, for whoever wants to check it.
     """
-    window = _window(columns, start)
     arrival, end, left = columns["arrival"], columns["end"], left_at(columns, horizon_s)
     if not len(arrival):
-        return dict.fromkeys(
-            ("throughput_rps", "output_tokens_per_s", "offered_rps", "makespan_s", "mean_in_system"), None
-        )
+        return dict.fromkeys(RATES, None)
     last = float(arrival.max())
     stop = max(float(left.max()), last)
-    served = (columns["finish"] == "stop") | (columns["finish"] == "length")
-    ended = np.count_nonzero(served & (end >= start) & (end <= last))
+    window = max(0.0, stop - start)
+    completed = np.count_nonzero(is_outcome(columns["finish"], "completed") & (end >= start))
     first = columns["first_token"]
     begun = ~np.isnan(first)
     begin, finish, tokens = first[begun], left[begun], columns["output_tokens"][begun]
-    overlap = np.clip(np.minimum(finish, last) - np.maximum(begin, start), 0.0, None)
     length = finish - begin
     # A job whose tokens all came at one instant has no length: all of it falls inside the window or outside.
-    share = np.where(length > 0, overlap / np.where(length > 0, length, 1.0), (begin >= start) & (begin <= last))
+    inside = np.clip(finish - np.maximum(begin, start), 0.0, None)
+    share = np.where(length > 0, inside / np.where(length > 0, length, 1.0), begin >= start)
     area = area_until(arrival, left, np.array([min(start, stop), stop]))
     offered = arrival[arrival >= start]
     span = last - float(offered.min()) if len(offered) else 0.0
-    return {
-        "throughput_rps": ended / window if window else None,
-        "output_tokens_per_s": float(np.sum(share * tokens)) / window if window else None,
-        "offered_rps": (len(offered) - 1) / span if span > 0 else None,
-        "makespan_s": stop - float(arrival.min()),
-        "mean_in_system": float(area[1] - area[0]) / (stop - start) if stop > start else None,
-    }
+    values = (
+        len(offered) / window if window else None,
+        completed / window if window else None,
+        float(np.sum(share * tokens)) / window if window else None,
+        window or None,
+        stop - last if window else None,
+        (len(offered) - 1) / span if span > 0 else None,
+        stop - float(arrival.min()),
+        float(area[1] - area[0]) / window if window else None,
+    )
+    return dict(zip(RATES, values, strict=True))
+
+
+RATES = (
+    "offered_rps", "throughput_rps", "output_tokens_per_s", "rate_window_s", "rate_drain_s", "arrival_rps",
+    "makespan_s", "mean_in_system",
+)  # fmt: skip
+"""What _rates() finds, in this order."""
 
 
 def _goodput(jobs: Columns, slo: Slo, window: float | None) -> Summary:
     """Jobs that met every objective they have, per second and as a share of those that have one.
 
-    Rejected and unfinished jobs missed theirs. Cancelled ones are left out: what they would have done is not known.
+    Rejected, truncated and unfinished jobs missed theirs. Cancelled ones are left out: what they would have done is not
+    known.
     """
-    met = (jobs["finish"] == "stop") | (jobs["finish"] == "length")
+    met = is_outcome(jobs["finish"], "completed")
     asked = np.zeros(len(met), dtype=bool)
     for objectives, default, values in (
         (jobs["ttft_slo"], slo.ttft_s, jobs["ttft"]),
@@ -264,7 +267,7 @@ def _goodput(jobs: Columns, slo: Slo, window: float | None) -> Summary:
         asked |= ~np.isnan(limits)
         # No limit, or no value (one token has no TPOT): nothing that could be missed.
         met &= np.isnan(limits) | np.isnan(values) | (values <= limits)
-    asked &= jobs["finish"] != "cancelled"
+    asked &= ~is_outcome(jobs["finish"], "cancelled")
     good = int(np.count_nonzero(met & asked))
     total = int(np.count_nonzero(asked))
     return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fastserve.importing import class_of
@@ -11,6 +11,7 @@ from fastserve.policies.fcfs import Fcfs
 from fastserve.policies.fixed_priority import FixedPriority
 from fastserve.policies.las import Las
 from fastserve.policies.mlfq import Mlfq
+from fastserve.policies.priority import Priority
 from fastserve.policies.shortest import Sjf, Srpt
 from fastserve.policies.skip_join import SkipJoinMlfq
 from fastserve.sched.checks import check_names
@@ -21,6 +22,7 @@ POLICIES: dict[str, type[Policy]] = {
     "fixed-priority": FixedPriority,
     "las": Las,
     "mlfq": Mlfq,
+    "priority": Priority,
     "sj-mlfq": SkipJoinMlfq,
     "sjf": Sjf,
     "srpt": Srpt,
@@ -35,9 +37,18 @@ def find(name: str) -> type[Policy]:
     return POLICIES[name] if name in POLICIES else class_of("policy", name, Policy, ", ".join(POLICIES))
 
 
-def knobs(policy: type[Policy]) -> dict[str, Any]:
-    """The settings of a policy: its constructor's keywords with their defaults, those of its bases included."""
+def knobs(policy: type[Policy] | Callable[[], Policy]) -> dict[str, Any]:
+    """The settings of a policy: its constructor's keywords with their defaults, those of its bases included; of a
+    function that makes one, the function's.
+    """
     found: dict[str, Any] = {}
+    if not isinstance(policy, type):
+        try:
+            shown = inspect.signature(policy).parameters.values()
+        except (TypeError, ValueError):  # it shows none
+            return found
+        named = (one for one in shown if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD))
+        return {one.name: None if one.default is one.empty else one.default for one in named}
     for base in policy.__mro__:
         constructor = vars(base).get("__init__")
         if constructor is None or base is object:

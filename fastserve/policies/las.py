@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from fastserve.sched.job import Job
 from fastserve.sched.policy import Policy
 
@@ -31,6 +34,9 @@ class Las(Policy):
 
     def depart(self, job: Job) -> None:
         del self.attained[job]
+
+    def derived_settings(self) -> Mapping[str, Any]:
+        return {"quantum": (self.quantum or self.machine.decode_ns) / 1e9}
 
     def explain(self, job: Job) -> str:
         return f"served {self.attained[job] / 1e6:.0f} ms"

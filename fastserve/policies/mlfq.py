@@ -7,7 +7,8 @@ released code and re-implementations differ; docs/policies.md has their sources.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from fastserve.sched.checks import one_of
 from fastserve.sched.job import Job
@@ -33,7 +34,8 @@ class Mlfq(Policy):
     """Rank: the level, then the turn, as one number. Level 0 is the paper's Q1.
 
     q1: s, quantum of the first level; 0 is one decode iteration. ratio: of each quantum to the one above.
-    levels: how many; 0: until a quantum covers the longest prefill that the machine takes; "unbounded".
+    levels: how many; 0: until a quantum covers the service of the longest output that the machine takes, and its
+    longest prefill; "prefill": until one covers the longest prefill; "unbounded": as many as there may be, MOST_LEVELS.
     eta: levels of a demotion. demote_to: "eta", or "fit": the next level whose quantum covers the next iteration.
     strict: demote when the charge exceeds the quantum, not when it reaches it. carry: overshoot counts below.
     reinsert: demoted jobs queue at the "back" or the "front". alpha: s of waiting until promotion to the first level; 0
@@ -65,8 +67,8 @@ class Mlfq(Policy):
                 f"q1={q1}, alpha={alpha} (s) and check={check} must not be negative; "
                 f"ratio={ratio} and eta={eta} must be at least 1"
             )
-        if levels != "unbounded" and not (isinstance(levels, int) and 0 <= levels <= MOST_LEVELS):
-            raise ValueError(f'levels={levels!r} is neither "unbounded" nor a number up to {MOST_LEVELS}')
+        if levels not in ("prefill", "unbounded") and not (isinstance(levels, int) and 0 <= levels <= MOST_LEVELS):
+            raise ValueError(f'levels={levels!r} is neither "prefill", "unbounded" nor a number up to {MOST_LEVELS}')
         one_of("demote_to", demote_to, ("eta", "fit"))
         one_of("reinsert", reinsert, ("back", "front"))
         one_of("promote_to", promote_to, ("back", "front"))
@@ -158,6 +160,11 @@ class Mlfq(Policy):
         starves = self.alpha if level and self.alpha else None
         self.wake(job, served=self.quanta[level] - charged + self.strict, waited=starves)
 
+    def derived_settings(self) -> Mapping[str, Any]:
+        if not self.quanta:
+            self._set_up()
+        return {"levels": len(self.quanta), "quanta": [quantum / 1e9 for quantum in self.quanta]}
+
     def explain(self, job: Job) -> str:
         at = self.standing[job]
         left = self.quanta[at.level] - (job.served - at.entered)
@@ -167,10 +174,12 @@ class Mlfq(Policy):
 
     def _set_up(self) -> None:
         first = self.q1 or self.machine.decode_ns
-        longest = self.machine.prefill_ns(self.machine.longest)
         count = self.levels if isinstance(self.levels, int) and self.levels else MOST_LEVELS
+        enough = self.machine.prefill_ns(self.machine.longest)
+        if self.levels == 0:
+            enough = max(enough, self.machine.output_ns)
         self.quanta = [first]
-        while len(self.quanta) < count and (self.levels or self.quanta[-1] < longest):
+        while len(self.quanta) < count and (self.levels not in (0, "prefill") or self.quanta[-1] < enough):
             self.quanta.append(round(self.quanta[-1] * self.ratio))
         self.population = [0] * len(self.quanta)
 

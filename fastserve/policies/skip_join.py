@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from fastserve.policies.mlfq import Mlfq
 from fastserve.sched.checks import one_of
@@ -30,6 +31,8 @@ class SkipJoinMlfq(Mlfq):
 
     preset: "paper" or "artifact"; any other keyword, as Mlfq's, overrides it.
     """
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
 
     def __init__(self, preset: str = "paper", **knobs: Any) -> None:
         one_of("preset", preset, PRESETS)

@@ -4,13 +4,15 @@ run; its error messages are here and in policies/__init__.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias, TypeVar
 
 from fastserve.importing import absolute, address
 from fastserve.policies import find, knobs, make
 from fastserve.policies.literal import argument
+from fastserve.policies.reads import facts_read
+from fastserve.sched.errors import PolicyError
 from fastserve.sched.policy import MUST_RANK, Policy
 
 T = TypeVar("T")
@@ -83,9 +85,28 @@ class PolicySpec:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Its keywords with their defaults; empty for a factory function."""
-        kind = self.kind
-        return knobs(kind) if isinstance(kind, type) else {}
+        """Its keywords with their defaults; of a function those that it shows."""
+        return knobs(self.kind)
+
+    @property
+    def in_effect(self) -> dict[str, Any]:
+        """Each of its keywords: as given, else as its preset has it, else its default."""
+        found = self.settings
+        chosen = self.knobs.get("preset", found.get("preset"))
+        presets = getattr(self.kind, "presets", {})
+        preset = presets.get(chosen, {}) if isinstance(presets, Mapping) and isinstance(chosen, str) else {}
+        return found | dict(preset) | dict(self.knobs)
+
+    def told(self, policy: Policy) -> dict[str, Any]:
+        """All settings of `policy`, for results: in_effect, and under "derived" what it makes of them on the machine
+        that it is bound to. policy: a fresh() one. Raises PolicyError.
+        """
+        hook: object = policy.derived_settings
+        try:
+            derived = dict(hook()) if callable(hook) else {}
+        except Exception as error:
+            raise PolicyError(policy, "derived_settings", None, error) from error
+        return self.in_effect | ({"derived": derived} if derived else {})
 
     def fresh(self) -> Policy:
         """A new policy for one run. Raises ValueError for an unknown name or setting, and what its code raises."""
@@ -130,6 +151,12 @@ class PolicySpec:
         return PolicySpec, (policy, dict(self.knobs), self.label)
 
 
+def told_by(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """PolicySpec.told(), from the settings of an engine."""
+    derived = settings.get("derived")
+    return dict(settings.get("knobs", {})) | ({"derived": derived} if derived else {})
+
+
 def _of_file(policy: object) -> bool:
     return isinstance(policy, type) and address(policy) != f"{policy.__module__}:{policy.__qualname__}"
 
@@ -146,6 +173,23 @@ def told_apart(specs: Sequence[PolicySpec]) -> list[PolicySpec]:
         ]
         found.append(spec if spec.label or not own else replace(spec, label=f"{spec.name} {' '.join(own)}"))
     return found
+
+
+def unread_facts(specs: Sequence[PolicySpec], labels: Sequence[str], facts: Collection[str]) -> dict[str, list[str]]:
+    """Of what a trace tells of its requests (Trace.facts): which policies do not look at it."""
+    unread: dict[str, list[str]] = {}
+    for spec, label in zip(specs, labels, strict=True):
+        read = facts_read(spec.kind)
+        for fact in facts:
+            if read is not None and fact not in read:
+                unread.setdefault(fact, []).append(label)
+    return unread
+
+
+def unread_line(unread: Mapping[str, Sequence[str]]) -> str:
+    """The same as a line; empty if there is nothing to say."""
+    parts = [f"{fact} by {', '.join(labels)}" for fact, labels in unread.items()]
+    return f"of the trace, not read: {'; '.join(parts)}" if parts else ""
 
 
 def check_labels(labels: Sequence[str]) -> None:

@@ -84,7 +84,9 @@ def calibrate(
         f"{before['load_average']:.1f}; {sum(cell.seen for cell in cells)} whole iterations in {seconds:.0f} s; "
         f"median miss: {missed}"
     )
-    hardware = Hardware(latency, memory, fit_link(copies), f"{info.name}, measured by fastserve profile")
+    hardware = Hardware(
+        latency, memory, fit_link(copies), f"{info.name}, measured by fastserve profile", info.max_model_len
+    )
     return Calibration(hardware, found, cells, copies, before, settings, seconds)
 
 

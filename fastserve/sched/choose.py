@@ -103,7 +103,7 @@ class Chooser:
             if left:
                 self.hold = 0
         elif (ranking.wait or ranking.own_queue) and (not self.gated or self._opens(now, waiting)):
-            closed = self._admit(left, joined)
+            closed = self._admit(left, joined, waiting)
         self.steady = self._places <= 0 or (not left and not (closed and ranking.own_queue))
 
     def _line_up(self) -> int:
@@ -127,7 +127,7 @@ class Chooser:
             self.room += ledger.need(job)
             self._places += 1
 
-    def _admit(self, left: list[Job], joined: list[Job]) -> bool:
+    def _admit(self, left: list[Job], joined: list[Job], waiting: int) -> bool:
         """The best waiting jobs join, each displacing the weakest running ones that it strictly beats.
 
         Returns whether one that could not has kept out those behind it.
@@ -137,7 +137,7 @@ class Chooser:
         run = ranking.run
         bounded = self.bounded
         closed = False
-        for entry in ranking.queue():
+        for entry in ranking.queue(waiting):
             rank = entry[0]
             job = entry[3]
             if self.host_floor and self._set_aside(job, joined):

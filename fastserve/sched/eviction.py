@@ -32,9 +32,10 @@ class ByPolicy(Order):
             return sorted(parked, key=_warmth(ranking), reverse=True)
         try:
             order = list(policy.coldest(list(parked)))
+            complete = len(order) == len(parked) and set(order) == set(parked)
         except (Exception, SystemExit) as error:
             raise PolicyError(policy, "coldest", None, error) from error
-        if len(order) != len(parked) or set(order) != set(parked):
+        if not complete:
             raise PolicyError(
                 policy, "coldest", None, f"named {len(order)} of {len(parked)} parked jobs; name each of them once"
             )

@@ -81,7 +81,7 @@ class Job:
         self.running = False  # has a place in the batch
         self.place: Place = NOWHERE
         self.preemptions = 0
-        self.finish = ""  # "stop", "length", "cancelled", "rejected"; empty while it lives
+        self.finish = ""  # "stop", "length", "truncated", "cancelled", "rejected"; empty while it lives
 
         # The Scheduler's own; policies have no use for these.
         self.rolling = False  # running with a complete cache: the step counter counts its tokens

@@ -57,7 +57,8 @@ class Ledger:
             if self.lookahead:
                 what += f" and a lookahead of {self.lookahead}"
             raise RefusedError(
-                f"job {job.id}: {what} needs {blocks} KV blocks of {self.block} tokens, the device has {self.blocks}"
+                f"job {job.id}: {what} needs {blocks} KV blocks of {self.block} tokens, the device has {self.blocks}: "
+                f"the prompt is too long"
             )
 
     def grows(self, job: Job) -> bool:

@@ -12,7 +12,7 @@ time) belongs to the Scheduler: preemption is being in the last plan and not in 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, KeysView
+from collections.abc import Iterable, KeysView, Mapping
 from typing import Any, ClassVar, Final, Protocol
 
 from fastserve.sched.job import Job
@@ -34,6 +34,8 @@ class Machine(Protocol):
     def slots(self) -> int: ...  # the batch cap
     @property
     def longest(self) -> int: ...  # tokens of the longest prompt that the machine takes
+    @property
+    def output_ns(self) -> int: ...  # ns of service of the longest output that the machine takes, alone; 0: not known
     def prefill_ns(self, tokens: int) -> int: ...  # ns of a whole prefill, alone
 
 
@@ -59,6 +61,7 @@ class Policy:
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()  # of the optional facts, e.g. {"guess"}: checked before a run starts
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # what its keyword `preset` sets: name -> keywords
     settled: ClassVar[bool] = False
 
     # Filled by the Scheduler before the first event.
@@ -87,6 +90,13 @@ class Policy:
     def explain(self, job: Job) -> str:
         """One short line for timelines and the live page, such as "Q3, 4 ms left"."""
         return f"rank {self.rank(job)}"
+
+    def derived_settings(self) -> Mapping[str, Any]:
+        """What it makes of its settings on this machine, such as levels and quanta, in the settings' units (s).
+
+        Shown beside the settings in every result. Asked once, before the first event, when `machine` is known.
+        """
+        return {}
 
     def waiting(self) -> Iterable[Job]:
         """Advanced: the waiting jobs, best first, lazily. It must agree with rank() and may only decide ties.

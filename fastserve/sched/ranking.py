@@ -12,6 +12,9 @@ from fastserve.sched.policy import Policy
 
 Entry = tuple[Any, int, int, Job]  # (rank, arrival, id, job): the id is unique, so jobs are never compared
 
+NAME_JOBS: Final = "give the Job objects themselves, as self.jobs has them"
+"""Said of a policy that names anything else."""
+
 insert: Final = insort  # (compiled, a Final name costs no look-up)
 place: Final = bisect_left
 
@@ -162,13 +165,16 @@ class Ranking:
             raise PolicyError(self.policy, "rank", job, message)
         del queue[at]
 
-    def queue(self) -> Iterator[Entry]:
-        """The waiting jobs, best first."""
+    def queue(self, waiting: int = 0) -> Iterator[Entry]:
+        """The waiting jobs, best first. waiting: how many a policy with a queue of its own must name."""
         if not self.own_queue:
             return iter(self.wait)
-        return self._policy_queue()
+        return self._policy_queue(waiting)
 
-    def _policy_queue(self) -> Iterator[Entry]:
+    def _policy_queue(self, waiting: int) -> Iterator[Entry]:
+        """As the policy names them. Whoever has asked to the end has heard of each, or a PolicyError says who is lost:
+        a job that is never named would wait for ever, here as on a live engine, where nobody can know what will come.
+        """
         seen: set[Job] = set()
         try:
             jobs = iter(self.policy.waiting())
@@ -176,27 +182,40 @@ class Ranking:
             raise PolicyError(self.policy, "waiting", None, error) from error
         while True:
             try:
-                job = next(jobs)
+                named: object = next(jobs)
             except StopIteration:
+                if len(seen) < waiting:
+                    raise self._left_out(seen) from None
                 return
             except (Exception, SystemExit) as error:
                 raise PolicyError(self.policy, "waiting", None, error) from error
+            if not isinstance(named, Job):
+                raise PolicyError(self.policy, "waiting", None, f"named {named!r}, which is no Job; {NAME_JOBS}")
+            job = named
             if job in seen or job.running or job not in self.live:
                 why = "twice" if job in seen else "that runs" if job.running else "that is not live"
                 raise PolicyError(self.policy, "waiting", job, f"named a job {why}; name each waiting job once")
             seen.add(job)
             yield self.entry_of(job)
 
+    def _left_out(self, seen: set[Job]) -> PolicyError:
+        lost = [job for job in self.live if not job.running and job not in seen]
+        message = f"left out {len(lost)} waiting jobs, such as job {lost[0].id}; name every waiting job once"
+        return PolicyError(self.policy, "waiting", None, message)
+
     def improve(self, top: int) -> bool:
         """Has run[top - 1] got better since it was read? Then it moves up, and the weakest is somebody else."""
         entry = self.run[top - 1]
         job = entry[3]
         fresh = self.entry_of(job)
-        if not fresh[0] < entry[0]:
-            return False
-        del self.run[top - 1]
-        job.entry = fresh
-        insert(self.run, fresh, 0, top - 1)
+        try:
+            if not fresh[0] < entry[0]:
+                return False
+            del self.run[top - 1]
+            job.entry = fresh
+            insert(self.run, fresh, 0, top - 1)
+        except Exception as error:
+            raise self._incomparable(fresh, self.run or [entry], error) from error
         return True
 
     def remove(self, job: Job) -> None:

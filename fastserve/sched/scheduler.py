@@ -392,8 +392,8 @@ class Scheduler(PolicyContext):
         self._depart(job, self.meter.now, finish)
 
     def _cut_outgrown(self) -> list[Job]:
-        """Jobs whose next token would not fit in the device even alone have come to their length."""
+        """Jobs whose next token would not fit in the device even alone: no policy could go on with them."""
         outgrown = [job for job in self.running if job.rolling and self.ledger.need(job) > self.ledger.blocks]
         for job in sorted(outgrown, key=age):
-            self._cut(job, "length")
+            self._cut(job, "truncated")
         return outgrown

@@ -11,10 +11,13 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Route
 
 from fastserve.engine import Engine
 from fastserve.server.api import compat, errors, native, openai
+from fastserve.server.api.paths import uses_openai_errors
 from fastserve.server.config.settings import FastServeConfig
+from fastserve.server.forwarded import Forwarded
 from fastserve.server.jobs.store import Store
 from fastserve.server.middleware import Middleware
 from fastserve.server.service import Service
@@ -24,6 +27,9 @@ from fastserve.server.telemetry import monitor
 log = logging.getLogger("fastserve.server")
 
 ABOUT = """One preemptive engine with three groups of routes: OpenAI's, our own, and aliases that other servers use."""
+
+UNLISTED = ("/page", "/docs", "/redoc", "/openapi.json", "/static-offline-docs")
+"""Paths that the OpenAPI schema does not have."""
 
 
 def create_app(engine: Engine, config: FastServeConfig | None = None, store: Store | None = None) -> FastAPI:
@@ -51,14 +57,15 @@ def create_app(engine: Engine, config: FastServeConfig | None = None, store: Sto
         description=ABOUT,
         version=version("fastserve-testbed"),
         lifespan=lifespan,
-        strict_content_type=False,
     )
     app.state.service = service
     errors.install(app)
-    for router in (openai.router, native.router, compat.router, monitor.router):
-        app.include_router(router)
+    routers = [openai.router, native.router, compat.router, monitor.router]
     if config.metrics:
-        app.include_router(monitor.metrics_router(config.metrics_endpoint))
+        routers.append(monitor.metrics_router(config.metrics_endpoint))
+    for router in routers:
+        app.include_router(router)
+    app.state.paths = [route.path for router in routers for route in router.routes if isinstance(route, Route)]
     _describe(app)
     add_page(app)
     app.add_middleware(Middleware, service=service)
@@ -70,6 +77,12 @@ def create_app(engine: Engine, config: FastServeConfig | None = None, store: Sto
             allow_headers=["*"],
             expose_headers=["X-Request-Id", "Location", "Retry-After"],
         )
+    app.add_middleware(
+        Forwarded,
+        root_path=config.root_path,
+        trusted=config.forwarded_allow_ips,
+        routes=lambda: (*app.openapi()["paths"], *UNLISTED),
+    )
     return app
 
 
@@ -86,7 +99,7 @@ def _describe(app: FastAPI) -> None:
             schema.setdefault("components", {}).setdefault("schemas", {}).update(errors.SCHEMAS)
             for path, operations in schema["paths"].items():
                 for operation in operations.values():
-                    if errors.uses_openai_errors(path):
+                    if uses_openai_errors(path):
                         operation["responses"].pop("422", None)
                     for response in operation["responses"].values():
                         response.get("content", {}).get("text/event-stream", {}).pop("schema", None)

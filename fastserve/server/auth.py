@@ -1,24 +1,17 @@
-"""Authentication: bearer tokens from the settings, a token file, or an OAuth introspection endpoint (RFC 7662)."""
+"""Authentication: bearer tokens from the settings, a token file, or an introspection endpoint."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-import time
-from collections import OrderedDict
-
-import httpx
 
 from fastserve.server.api.errors import ApiError
 from fastserve.server.config import files
 from fastserve.server.config.settings import FastServeConfig
+from fastserve.server.introspection import Introspection, unnamed
 
 PUBLIC_PATHS = ("/health", "/ping", "/page/")
 """Prefixes of paths that need no token; nor does the static page at /."""
-
-CACHE_SECONDS = 60.0
-CACHE_SIZE = 10_000
-"""How long, and for how many tokens, a successful introspection is cached."""
 
 
 class Auth:
@@ -32,16 +25,13 @@ class Auth:
         for line in lines:
             token, *rest = line.split(maxsplit=1)
             digest = _digest(token)
-            self.clients[digest] = rest[0] if rest else f"client-{digest.hex()[:8]}"
-        self.url = config.token_validation_url
-        self.scopes = frozenset(config.required_scopes)
-        # Digest -> expiry (monotonic s), client.
-        self.introspected: OrderedDict[bytes, tuple[float, str]] = OrderedDict()
-        self.http: httpx.AsyncClient | None = None
+            self.clients[digest] = rest[0] if rest else unnamed(digest)
+        url = config.token_validation_url
+        self.introspection = None if url is None else Introspection(url, frozenset(config.required_scopes))
 
     @property
     def on(self) -> bool:
-        return bool(self.clients) or self.url is not None
+        return bool(self.clients) or self.introspection is not None
 
     def is_open(self, path: str) -> bool:
         """Whether this path needs no token."""
@@ -60,42 +50,13 @@ class Auth:
                 found = client
         if found is not None:
             return found
-        if self.url is None:
+        if self.introspection is None:
             raise ApiError(401, "this token is not known here")
-        until, client = self.introspected.get(digest, (0.0, ""))
-        return client if time.monotonic() < until else await self._introspect(token, digest)
-
-    async def _introspect(self, token: str, digest: bytes) -> str:
-        """RFC 7662. An active token is cached for CACHE_SECONDS; an inactive one is not cached."""
-        assert self.url is not None
-        if self.http is None:
-            self.http = httpx.AsyncClient(timeout=5.0)
-        try:
-            response = await self.http.post(self.url, data={"token": token})
-            response.raise_for_status()
-            claims = response.json()
-            if not isinstance(claims, dict):
-                raise ValueError("the response is not a JSON object")
-        except (httpx.HTTPError, ValueError) as error:
-            raise ApiError(
-                503, f"the token cannot be checked now: {type(error).__name__} at the validation URL", retry_after=5
-            ) from error
-        if claims.get("active") is not True:
-            raise ApiError(401, "the validation URL says that this token is not active")
-        scope = claims.get("scope") or claims.get("scopes") or ""
-        missing = self.scopes - set(scope.split() if isinstance(scope, str) else map(str, scope))
-        if missing:
-            raise ApiError(403, f"this token lacks the scope {', '.join(sorted(missing))}")
-        client = str(claims.get("client_id") or claims.get("sub") or f"client-{digest.hex()[:8]}")
-        self.introspected[digest] = time.monotonic() + CACHE_SECONDS, client
-        if len(self.introspected) > CACHE_SIZE:
-            self.introspected.popitem(last=False)
-        return client
+        return await self.introspection.client(token, digest)
 
     async def close(self) -> None:
-        if self.http is not None:
-            await self.http.aclose()
-            self.http = None
+        if self.introspection is not None:
+            await self.introspection.close()
 
 
 def _digest(token: str) -> bytes:

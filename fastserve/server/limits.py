@@ -29,13 +29,18 @@ class RateLimits:
             self.requests.append(MovingWindow(config.requests_per_minute, MINUTE, "requests a minute"))
         self.tokens = None if config.tokens_per_minute is None else FixedWindow(config.tokens_per_minute, MINUTE)
 
-    def admit(self, client: str, prompt_tokens: int) -> None:
-        """Counts one request with all its prompts. Raises ApiError 429, and then counts nothing."""
+    def test(self, client: str) -> None:
+        """Raises ApiError 429 for a client that has used up a limit; counts nothing."""
         now = time.monotonic()
         if self.tokens is not None:
             _refuse(client, self.tokens.wait(client, now), self.tokens.most, "tokens a minute")
         for window in self.requests:
             _refuse(client, window.wait(client, now), window.most, window.what)
+
+    def admit(self, client: str, prompt_tokens: int) -> None:
+        """Counts one request with all its prompts. Raises ApiError 429, and then counts nothing."""
+        self.test(client)
+        now = time.monotonic()
         for window in self.requests:
             window.count(client, now)
         self.charge(client, prompt_tokens)

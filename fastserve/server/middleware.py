@@ -9,11 +9,14 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from fastserve.server.api.errors import ApiError, error_response
+from fastserve.server.api.body import TOO_LARGE
+from fastserve.server.api.errors import UNCOMPRESSED, ApiError, error_response
+from fastserve.server.api.paths import clean_path
+from fastserve.server.forwarded import route_path
 from fastserve.server.jobs.jobs import new_id
+from fastserve.server.origin import Origins
 from fastserve.server.service import Service
 
 log = logging.getLogger("fastserve.access")
@@ -29,7 +32,8 @@ REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 CLIENT_CLOSED = 499
 """Status in the access log when the client disconnected before its request was complete; no response is sent."""
 
-TOO_LARGE = "the body is larger than the limit of {:,} bytes"
+ENDLESS = ("/live", "/stream")
+"""GET routes that stream: a HEAD of any other is answered as its GET without the body."""
 
 
 class Middleware:
@@ -38,11 +42,15 @@ class Middleware:
     def __init__(self, app: App, service: Service) -> None:
         self.app = app
         self.service = service
+        self.origins = Origins(service.config, service.auth.on)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        path, method = clean_path(route_path(scope)), scope["method"]
+        prefix = scope["path"].removesuffix(route_path(scope))
+        head = method == "HEAD" and path not in ENDLESS
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
         request_id = given if REQUEST_ID.fullmatch(given) else new_id()
@@ -57,31 +65,26 @@ class Middleware:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 MutableHeaders(scope=message)["X-Request-Id"] = request_id
+            elif head:
+                message["body"] = b""
             await send(message)
-
-        max_bytes = round(self.service.config.max_body_mib * (1 << 20))
-        read = 0
-
-        async def receive_limited() -> MutableMapping[str, Any]:
-            nonlocal read
-            message = await receive()
-            read += len(message.get("body", b""))
-            if read > max_bytes:
-                raise HTTPException(413, TOO_LARGE.format(max_bytes))
-            return message
 
         try:
             length = headers.get("content-length") or "0"
             if not length.isdecimal():
                 raise ApiError(400, f"Content-Length: {length!r} is not a number of bytes")
-            if int(length) > max_bytes:
-                raise ApiError(413, TOO_LARGE.format(max_bytes))
+            if len(length) > 18 or int(length) > self.service.max_body_bytes:
+                raise ApiError(413, TOO_LARGE.format(self.service.max_body_bytes))
+            self.origins.check(headers, scope)
+            encoding = headers.get("content-encoding") or "identity"
+            if encoding.strip().lower() != "identity":
+                raise ApiError(415, f"Content-Encoding: the body is compressed ({encoding!r}); {UNCOMPRESSED}")
             auth = self.service.auth
-            if auth.on and not auth.is_open(scope["path"]) and scope["method"] != "OPTIONS":
+            if auth.on and not auth.is_open(path) and scope["method"] != "OPTIONS":
                 state["client"] = await auth.client(headers.get("authorization"))
-            await self.app(scope, receive_limited, send_with_id)
+            await self.app({**scope, "path": prefix + path, "method": "GET" if head else method}, receive, send_with_id)
         except ApiError as error:
-            await error_response(scope["path"], error)(scope, receive, send_with_id)
+            await error_response(path, error)(scope, receive, send_with_id)
         except ClientDisconnect:
             status = CLIENT_CLOSED
         except Exception as error:
@@ -89,7 +92,7 @@ class Middleware:
             if status:  # the response has started
                 raise
             failure = ApiError(500, f"request {request_id} failed inside the server; see its log")
-            await error_response(scope["path"], failure)(scope, receive, send_with_id)
+            await error_response(path, failure)(scope, receive, send_with_id)
         finally:
             facts = {
                 "method": scope["method"],

@@ -14,8 +14,9 @@ from typing import Any
 from fastserve.engine import Engine
 from fastserve.importing import extra
 from fastserve.launch import Body, loading
+from fastserve.server.config.addresses import is_local
 from fastserve.server.config.settings import FastServeConfig
-from fastserve.server.start import LOCAL, Prepared, StartError, cannot_listen, prepared, state_folder
+from fastserve.server.start import Prepared, StartError, cannot_listen, prepared, state_folder
 from fastserve.server.telemetry import logs
 
 __all__ = ["FastServeServer", "StartError", "embedded_note", "make_engine", "state_folder"]
@@ -57,6 +58,7 @@ def _serve(engine: Engine, held: Prepared) -> None:
     import uvicorn
 
     from fastserve.server.app import create_app
+    from fastserve.server.http_protocol import bounded
     from fastserve.server.http_server import GRACE_S, HttpServer
 
     config = held.config
@@ -72,17 +74,20 @@ def _serve(engine: Engine, held: Prepared) -> None:
         held.listener.listen()
     except OSError as error:  # two processes may bind one port; the second one fails here
         raise cannot_listen(config.host, port, error) from error
-    if config.host not in LOCAL and not service.auth.on:
+    if not is_local(config.host) and not service.auth.on:
         log.warning(
             "anybody who reaches %s may use this server: set --api-key-file, or listen at 127.0.0.1", config.host
         )
     host = f"[{config.host}]" if ":" in config.host else config.host
     server = HttpServer(
-        uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=GRACE_S),
+        uvicorn.Config(
+            app, http=bounded(config), ws="none", log_config=None, access_log=False, lifespan="on",
+            proxy_headers=False, timeout_graceful_shutdown=GRACE_S,
+        ),
         service,
         f"{engine.start_line()}\n{embedded_note(config)}serving at http://{host}:{port} "
         f"(page /, documentation /docs, metrics {config.metrics_endpoint})",
-    )
+    )  # fmt: skip
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
         runner.run(server.serve(sockets=[held.listener]))
 

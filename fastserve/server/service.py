@@ -6,8 +6,10 @@ Event loop only. The engine's thread reaches it through a LoopDispatcher.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -22,6 +24,7 @@ from fastserve.server.api.piece_queue import LoopDispatcher
 from fastserve.server.api.tokenization import Tokenization
 from fastserve.server.auth import Auth
 from fastserve.server.config.settings import FastServeConfig
+from fastserve.server.input_pool import InputPool
 from fastserve.server.jobs.durable import Durable, JobRequest, interrupted
 from fastserve.server.jobs.jobs import (
     END_STATES,
@@ -46,6 +49,8 @@ UPKEEP_S = 60.0
 """Seconds between two looks at the age of ended jobs."""
 
 DRAINING = "the server is shutting down and accepts no new requests"
+BODIES_AT_ONCE = 8
+"""Bodies of the largest size that may be in memory unparsed."""
 DRAINED = "the server was shut down before this request had ended"
 
 
@@ -59,7 +64,9 @@ class Service:
         self.started = time.time()
         self.auth = Auth(config)
         self.limits = RateLimits(config)
-        self.tokenization = Tokenization(engine, ChatTemplate(engine.tokenizer, config.chat_template))
+        self.max_body_bytes = round(config.max_body_mib * (1 << 20))
+        self.input_pool = InputPool(BODIES_AT_ONCE * self.max_body_bytes)
+        self.tokenization = Tokenization(engine, ChatTemplate(engine.tokenizer, config.chat_template), self.input_pool)
         self.registry = JobRegistry(config.keep_jobs, config.keep_hours, config.keep_mib * (1 << 20))
         self.totals = Totals()
         self.metrics = Metrics(engine, self.model)
@@ -93,20 +100,27 @@ class Service:
         return sum(job.durable and job.ended is None for job in self.registry.jobs.values())
 
     def check_model(self, name: str | None) -> None:
-        """Raises ApiError 404 for a model that this server does not serve."""
-        if name is not None and name not in (self.model, self.engine.model_name):
+        """Raises ApiError 404 for a model that this server does not serve; none and "" mean the one that it does."""
+        if name and name not in (self.model, self.engine.model_name):
             raise ApiError(404, f"the model {name!r} is not served here; there is {self.model!r}", param="model")
 
-    def admit(self, client: str, prompts: list[list[int]]) -> None:
-        """Admits one HTTP request, with all its prompts. Raises ApiError 400, 429 or 503."""
+    def check_open(self, client: str | None) -> None:
+        """Asked before a body is read. client: None for one that is not known yet. Raises ApiError 429 or 503."""
         if self.draining:
             raise ApiError(503, DRAINING, retry_after=self.config.drain_seconds)
         if not self.engine.alive:
             raise ApiError(503, f"the engine has stopped: {self.engine.error or 'it was closed'}")
+        if client is not None:
+            self.limits.test(client)
+
+    def admit(self, client: str, prompts: list[list[int]]) -> None:
+        """Admits one HTTP request, with all its prompts. Raises ApiError 400, 429 or 503."""
+        self.check_open(client)
         longest = max(map(len, prompts))
         most = self.config.max_prompt_length
         if most is not None and longest > most:
-            raise ApiError(400, f"a prompt of {longest} tokens; this server accepts at most {most}", param="prompt")
+            what = f"a prompt of {longest} tokens; this server accepts at most {most}: the prompt is too long"
+            raise ApiError(400, what, param="prompt")
         self._make_sure_of_memory(sum(map(weight_of, map(len, prompts))))
         self.limits.admit(client, sum(map(len, prompts)))
 
@@ -118,6 +132,16 @@ class Service:
             raise ApiError(400, f"{told}: more than there is; send less at once, or raise keep_mib", param="prompt")
         if not self.registry.has_room(weight):
             raise ApiError(503, f"{told}, and those that run or wait have taken it: try again later", retry_after=1)
+
+    @contextlib.contextmanager
+    def place(self) -> Iterator[None]:
+        """A place in the engine's queue for a request that waits before it. Raises ApiError 503."""
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(self.engine.place())
+            except QueueFull as error:
+                raise _queue_full(error) from error
+            yield
 
     def output_limit(self, prompt_tokens: int, wanted: int | None, default: int | None) -> int | None:
         """max_tokens of a request: as requested, else the default, cut to what context and settings allow.
@@ -190,7 +214,7 @@ class Service:
                 **scheduling._asdict(),
             )
         except QueueFull as error:
-            raise ApiError(503, str(error), retry_after=1) from error
+            raise _queue_full(error) from error
         except ValueError as error:
             raise ApiError(400, str(error)) from error
         except RuntimeError as error:
@@ -240,7 +264,7 @@ class Service:
         if job.durable:
             self.durable.write(job)
         self._forget(job)
-        self._retry_one(output.finish_reason in ("stop", "length"))
+        self._retry_one(END_STATES[output.finish_reason] == "finished")
         return output
 
     def _retry_one(self, well: bool) -> None:
@@ -343,5 +367,10 @@ class Service:
         await self._stop()
         if self.upkeep is not None:
             self.upkeep.cancel()
+        self.input_pool.close()
         await self.auth.close()
         await asyncio.to_thread(self.store.close)
+
+
+def _queue_full(error: QueueFull) -> ApiError:
+    return ApiError(503, str(error), retry_after=1)

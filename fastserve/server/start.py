@@ -25,8 +25,6 @@ from fastserve.server.jobs.store import Store
 
 log = logging.getLogger("fastserve.server")
 
-LOCAL = ("127.0.0.1", "localhost", "::1")
-
 
 class StartError(RuntimeError):
     """The server could not start; the message is shown to the user."""

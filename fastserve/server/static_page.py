@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from html import escape
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI
-from starlette.responses import FileResponse, Response
+from fastapi import FastAPI, Request
+from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
 
 FOLDER = Path(__file__).parent / "page"
@@ -16,7 +17,7 @@ TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".s
 
 HEADERS = {
     "Cache-Control": "no-cache",  # revalidated each time, so that files of two versions never mix
-    "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'self'; base-uri 'self'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
@@ -34,9 +35,15 @@ def add_page(app: FastAPI) -> None:
     app.mount("/page", PageFiles(directory=FOLDER), name="page")
     index = FOLDER / "index.html"
 
-    @app.get("/", include_in_schema=False)
-    async def page() -> FileResponse:
-        return FileResponse(index, headers=HEADERS | _type(index))
+    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+    async def page(request: Request) -> Response:
+        headers = HEADERS | _type(index)
+        root = request.scope.get("root_path", "")
+        if not root:
+            return FileResponse(index, headers=headers)
+        # Behind a proxy its address may lack the last slash, and what it names relative to itself is then elsewhere.
+        text = index.read_text(encoding="utf-8").replace("<head>", f'<head>\n<base href="{escape(root)}/">', 1)
+        return HTMLResponse(text, headers=headers)
 
 
 def _type(path: Path) -> dict[str, str]:

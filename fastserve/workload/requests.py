@@ -119,6 +119,12 @@ def limits_of(trace: Trace, outputs: list[int]) -> Iterable[int]:
     return [limit or constant for limit in trace.max_tokens.tolist()]
 
 
+def longest_of(trace: Trace) -> int:
+    """Tokens of the longest request that the trace asks for: prompt and limit together."""
+    limits = limits_of(trace, outputs_of(trace))
+    return max(prompt + limit for prompt, limit in zip(trace.prompt.tolist(), limits, strict=True))
+
+
 def targets_of(trace: Trace) -> list[SloTargets] | None:
     """By row; None for a trace that has no such column."""
     columns = (trace.ttft_slo, trace.tpot_slo, trace.e2e_slo)

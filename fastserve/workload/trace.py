@@ -96,6 +96,17 @@ class Trace:
             return 0.0
         return (len(self) - 1) * NS / self.span if self.span else float("inf")
 
+    @property
+    def facts(self) -> list[str]:
+        """What it tells of its requests that a policy may go by: client and priority where they differ, slo, guess."""
+        told = {
+            "client": self.client is not None and len(set(self.client)) > 1,
+            "priority": self.priority is not None and bool((self.priority != self.priority[0]).any()),
+            "slo": any(column is not None and bool(column.any()) for column in (self.ttft_slo, self.e2e_slo)),
+            "guess": self.guess is not None and bool(self.guess.any()),
+        }
+        return [name for name, is_there in told.items() if is_there]
+
     def head(self, n: int) -> Trace:
         """The first n requests (all of them when there are fewer)."""
         if n < 1:

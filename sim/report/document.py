@@ -1,7 +1,6 @@
 """Output of runs: the JSON document and the files of a result folder."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ import numpy as np
 
 from fastserve.atomic_files import atomically
 from fastserve.formats import metadata, stamp
+from fastserve.json_values import plain
 from sim.report.provenance import provenance
 from sim.report.run import Run
 from sim.report.table import table
@@ -40,36 +40,18 @@ def document(settings: Mapping[str, object], runs: Sequence[Run]) -> dict[str, A
     }
 
 
-def plain(value: object) -> Any:
-    """`value` as JSON types; NaN and infinities become None."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [plain(item) for item in value]
-    if isinstance(value, set | frozenset):
-        return sorted(plain(item) for item in value)
-    return str(value)
-
-
 def write_out(folder: Path, settings: Mapping[str, object], runs: Sequence[Run], csv: bool = False) -> list[Path]:
-    """Writes run.json (settings and provenance), summary.json (`document`) and records.parquet, on request records.csv.
+    """Writes run.json (settings, those of each label's policy, provenance), summary.json (`document`) and
+    records.parquet, on request records.csv.
 
     The records of all runs are one table with the columns policy, label and seed in front. Each file appears whole or
     not at all; summary.json comes last, so a folder that has one is complete. Returns the paths.
 
     Raises OutputError, whose text is one line, when the folder cannot be written or the disk is full.
     """
-    written = [
-        _write_json(
-            folder / "run.json", stamp("run") | {"settings": plain(settings), "provenance": plain(provenance())}
-        )
-    ]
+    policies = {run.label: run.settings for run in reversed(runs)}
+    about = {"settings": settings, "policies": dict(reversed(policies.items())), "provenance": provenance()}
+    written = [_write_json(folder / "run.json", stamp("run") | plain(about))]
     if runs:
         written.append(_write_parquet(folder / "records.parquet", runs))
         if csv:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastserve.atomic_files import atomically
+from fastserve.metrics.finish import is_outcome
 from sim.report.run import Run
 from sim.report.style import COLUMN, PAGE, RC, Look, look
 
@@ -86,7 +87,7 @@ def _cdf(groups: Mapping[str, Sequence[Run]], looks: Mapping[str, Look]) -> "Fig
 def _completed(run: Run) -> tuple[Floats, int]:
     """Sorted completion times, and the number of all jobs."""
     finish, jct = run.records["finish"], run.records["jct_from_arrival"]
-    done = (finish == "stop") | (finish == "length")
+    done = is_outcome(finish, "completed")
     return np.sort(jct[done]), int(np.count_nonzero(done | (finish == "unfinished")))
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from fastserve.metrics.summary import Columns, Summary
 
@@ -13,6 +14,6 @@ class Run:
     policy: str  # name or module:Class
     label: str  # names the row; several runs of one label differ in their seed
     seed: int
-    settings: Mapping[str, object]  # of this run alone: the policy's parameters, its load where it was measured
+    settings: Mapping[str, Any]  # of this run alone: all those of the policy, see PolicySpec.told()
     records: Columns  # one row per job, seconds
     summary: Summary

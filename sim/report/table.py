@@ -4,8 +4,12 @@ import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from typing import Any
 
+from fastserve.metrics.finish import Outcome, is_outcome
 from fastserve.metrics.summary import Ratio, paired_ratio
+from fastserve.policies.spec import unread_line
+from fastserve.wording import policy_in_words, value_in_words
 from sim.report.run import Run
 from sim.settings import Settings
 
@@ -31,6 +35,9 @@ FIRST = (
     "predictor", "rate", "load",
 )  # fmt: skip
 """Settings that are read with every result. The others are set apart where they are as --help says."""
+
+APART = ("seeds", "unread")
+"""Settings that have a place of their own."""
 
 DEFAULTS = {field.name: field.default for field in fields(Settings)}
 
@@ -71,7 +78,10 @@ def table(runs: Sequence[Run], settings: Mapping[str, object]) -> str:
         for row in rows
     ]
     lines.insert(2, "-" * len(lines[0]))
-    return "\n".join([*_header(runs, settings), "", *(line.rstrip() for line in lines), *_notes(groups, marks)]) + "\n"
+    return (
+        "\n".join([*_header(runs, settings), "", *(line.rstrip() for line in lines), *_notes(groups, marks, settings)])
+        + "\n"
+    )
 
 
 def _header(runs: Sequence[Run], settings: Mapping[str, object]) -> list[str]:
@@ -83,14 +93,16 @@ def _header(runs: Sequence[Run], settings: Mapping[str, object]) -> list[str]:
     unset: list[str] = []
     for name, value in settings.items():
         words = name.replace("_", " ")
-        if name == "seeds":
+        if name in APART:
             continue
         if name in FIRST or name not in DEFAULTS or not _usual(name, settings):
-            items.append(f"{words} {_value(value)}")
+            items.append(f"{words} {value_in_words(value)}")
         elif not value:
             unset.append(words)
         else:
-            usual.append(f"{words} {_value(value)}")
+            usual.append(f"{words} {value_in_words(value)}")
+    if unread := settings.get("unread"):
+        items.append(unread_line(unread))  # type: ignore[arg-type]
     parts = [f"by default: {', '.join(usual)}"] if usual else []
     parts += [f"off: {', '.join(unset)}"] if unset else []
     apart = textwrap.wrap("; ".join(parts), WIDTH, subsequent_indent="  ")
@@ -103,19 +115,80 @@ def _usual(name: str, settings: Mapping[str, object]) -> bool:
     return settings[name] == default
 
 
-def _notes(groups: Mapping[str, Sequence[Run]], marks: Mapping[str, str]) -> list[str]:
+def _notes(groups: Mapping[str, Sequence[Run]], marks: Mapping[str, str], settings: Mapping[str, object]) -> list[str]:
     notes = []
     for label, group in groups.items():
-        parameters = [f"{name}={_value(value)}" for name, value in group[0].settings.items() if name != "load"]
-        if parameters:
-            notes += textwrap.wrap(f"{label}: {', '.join(parameters)}", WIDTH, subsequent_indent="  ")
+        own = policy_in_words(_over_seeds(group))
+        if own:
+            notes += textwrap.wrap(f"{label}: {own}", WIDTH, subsequent_indent="  ")
     notes += [f"* {label}: {mark}" for label, mark in marks.items()]
+    notes += _losses(groups)
+    notes += textwrap.wrap(_window(groups, settings), WIDTH, subsequent_indent="  ")
+    return ["", *notes]
+
+
+def _window(groups: Mapping[str, Sequence[Run]], settings: Mapping[str, object]) -> str:
+    """Over which time rates are counted, and where much of it is the drain after the last arrival, how much."""
+    begin = "the end of the warmup" if settings.get("warmup") else "the first arrival"
+    text = f"done req/s: completed jobs over the time from {begin} to the last end"
+    spans = {}
     for label, group in groups.items():
-        lost = {kind: sum(int(run.summary[kind] or 0) for run in group) for kind in ("rejected", "unfinished")}
+        window, drain = (_average(group, key, settings) for key in ("rate_window_s", "rate_drain_s"))
+        if window and drain and drain >= NOTABLE * window:
+            spans[label] = f"{label} {_number(window)} s, {_number(drain)} s of it after the last arrival"
+    return f"{text} ({'; '.join(spans.values())})" if spans else text
+
+
+NOTABLE = 0.1
+"""Share of the drain in the window of the rates from which the notes tell it."""
+
+LOSSES = {
+    "rejected": "rejected jobs can never fit in the KV pool; they stand outside all times",
+    "truncated": "truncated jobs outgrew the KV pool; they stand outside all times, and others had less company, so "
+    "that no pool that truncates can be compared with one that does not: give more kv tokens",
+    "cancelled": "cancelled jobs stand outside all times",
+    "unfinished": "unfinished jobs count with the time they have waited so far, those that had not arrived not at all",
+}
+"""What becomes of jobs that were not completed, in the words of the notes."""
+
+
+def _losses(groups: Mapping[str, Sequence[Run]]) -> list[str]:
+    """How many jobs of each label were not completed, and what that does to the figures."""
+    found, kinds = [], set()
+    for label, group in groups.items():
+        lost = {kind: sum(int(run.summary.get(kind) or 0) for run in group) for kind in LOSSES}
         parts = [f"{count:,} {kind}" for kind, count in lost.items() if count]
+        kinds |= {kind for kind, count in lost.items() if count}
         if parts:
-            notes.append(f"{label}: {', '.join(parts)} (unfinished jobs count with the time they have waited so far)")
-    return ["", *notes] if notes else []
+            found.append(f"{label}: {', '.join(parts)} of {sum(int(run.summary['n'] or 0) for run in group):,} jobs")
+    if "truncated" in kinds:
+        first, *others = groups.items()
+        unlike = [label for label, group in others if not _same_work(first[1], group)]
+        found += [f"{', '.join(unlike)}: no ratio, for {first[0]} truncated other jobs"] if unlike else []
+    told = [text for kind, text in LOSSES.items() if kind in kinds]
+    return [*found, *(line for text in told for line in textwrap.wrap(text, WIDTH, subsequent_indent="  "))]
+
+
+def _same_work(first: Sequence[Run], group: Sequence[Run]) -> bool:
+    """Whether, under every common seed, none completed what the other truncated. Who truncates more has less to do."""
+    others = {run.seed: run for run in group}
+    pairs = [(run, other) for run in first if (other := others.get(run.seed)) is not None]
+    cut = [(one, two) for pair in pairs for one, two in (pair, pair[::-1]) if one.summary.get("truncated")]
+    return not any(_ids(one, "truncated") & _ids(two, "completed") for one, two in cut)
+
+
+def _ids(run: Run, outcome: Outcome) -> set[int]:
+    return set(run.records["id"][is_outcome(run.records["finish"], outcome)].tolist())
+
+
+def _over_seeds(group: Sequence[Run]) -> dict[str, Any]:
+    """The policy's settings; what it derives from them may depend on a seed's requests, and then all of it is said."""
+    found: list[Mapping[str, Any]] = [run.settings.get("derived", {}) for run in group]
+    derived: dict[str, Any] = {}
+    for name, value in found[0].items():
+        words = list(dict.fromkeys(value_in_words(one.get(name)) for one in found))
+        derived[name] = value if len(words) == 1 else " or ".join(words)
+    return dict(group[0].settings) | ({"derived": derived} if derived else {})
 
 
 def _mark(group: Sequence[Run]) -> str | None:
@@ -134,7 +207,9 @@ def _share(some: Sequence[Run], group: Sequence[Run]) -> str:
 
 
 def _ratio(first: Sequence[Run], group: Sequence[Run]) -> Ratio | None:
-    """Paired over the common seeds: an interrupted run may lack some."""
+    """Paired over the common seeds: an interrupted run may lack some. None where the two truncated different jobs."""
+    if not _same_work(first, group):
+        return None
     mine = {run.seed: run.summary["mean_jct_s"] for run in group}
     pairs = [(run.summary["mean_jct_s"], mine.get(run.seed)) for run in first]
     both = [(base, other) for base, other in pairs if base and other]
@@ -157,7 +232,7 @@ def _average(group: Sequence[Run], key: str, settings: Mapping[str, object]) -> 
 def _figure(run: Run, key: str, settings: Mapping[str, object]) -> float | None:
     if key == "swap_gib":
         return (run.summary["swapped_out_gib"] or 0.0) + (run.summary["swapped_in_gib"] or 0.0)
-    value = run.summary.get(key, run.settings.get(key, settings.get(key)))
+    value = run.summary.get(key, settings.get(key))
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
@@ -171,20 +246,6 @@ def _number(value: float | None) -> str:
         return f"{value:.1e}"
     decimals = max(0, 2 - math.floor(math.log10(abs(value))))
     return f"{value:.{min(decimals, 5)}f}"
-
-
-def _value(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}" if abs(value) >= 10_000 else str(value)
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, Mapping):
-        return "(" + ", ".join(f"{name}={_value(item)}" for name, item in value.items()) + ")"
-    if isinstance(value, list | tuple):
-        return ", ".join(_value(item) for item in value)
-    return "none" if value is None else str(value)
 
 
 def _span(values: Sequence[int]) -> str:

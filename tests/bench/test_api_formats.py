@@ -162,3 +162,23 @@ def test_failures(reply: Any, finish: str, error: str) -> None:
 def test_the_first_failure_stays() -> None:
     reply = read(Completions, {"error": {"message": "first"}}, {"error": {"message": "second"}}, text("a", "length"))
     assert (reply.error, reply.finish) == ("first", "unfinished")
+
+
+def test_an_output_that_the_server_cut_is_truncated_where_that_can_be_known() -> None:
+    final = {"text": "", "is_final": True, "finish_reason": "truncated", "tokens_generated": 2}
+    cut = read(Native, {"text": "a", "is_final": False}, final)
+    assert (cut.finish, cut.error) == ("truncated", "") and cut.truncated and not cut.completed
+
+    def completions(asked: int, *chunks: Any, **extra: Any) -> str:
+        reply = Reply(asked=asked)
+        reader = ResponseReader(Completions(RequestOptions(extra=extra)), reply)
+        reader.head(200, "text/event-stream")
+        for chunk in chunks:
+            reader.data(1, f"data: {chunk if isinstance(chunk, str) else json.dumps(chunk)}\n\n".encode())
+        reader.end()
+        return reply.finish
+
+    chunks = text("a"), text("b", "length"), USAGE, "[DONE]"  # 5 tokens by the server's count
+    assert [completions(asked, *chunks) for asked in (5, 6, 0)] == ["length", "truncated", "length"]
+    assert completions(6, *chunks, max_tokens=5) == "length"  # the user's own limit
+    assert completions(6, text("a"), text("b", "length"), "[DONE]") == "length"  # nobody counted

@@ -213,3 +213,16 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="Cannot write"):
         save_document(tmp_path / "file" / "x.json", {})
+
+
+def test_truncated_requests_stand_outside_all_times() -> None:
+    run = result([sample(call(0), reply(0, [10, 30])), sample(call(1), reply(0, [1, 2], "truncated"))])
+    columns, found = run.columns(), client_metrics(run, Selection())
+    assert columns["finish"].tolist() == ["length", "truncated"]
+    assert math.isnan(columns["jct_from_arrival"][1]) and columns["end"][1] == pytest.approx(0.002)
+    assert (found["completed"], found["truncated"], found["failed"]) == (1, 1, 0)
+    assert found["mean_e2el_ms"] == pytest.approx(30)
+    assert run.summary()["mean_jct_s"] == pytest.approx(0.03) and run.summary()["truncated"] == 1
+    document = as_document(run, About(api="openai"), Selection())
+    assert "1 truncated" in report(document)
+    assert any("truncated by the server" in warning for warning in warnings(document))

@@ -16,6 +16,7 @@ from fastserve.engine import Engine, SamplingParams
 from fastserve.engine.engine import QueueFull
 from fastserve.engine.request import Piece
 from fastserve.metrics.records import COLUMNS
+from fastserve.metrics.summary import summarise
 from fastserve.sched.errors import RefusedError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -161,12 +162,18 @@ def test_what_is_refused_at_once(prompt: Any, params: dict[str, Any], message: s
         assert engine.submit("fine", ten()).id == 0  # a refused request takes no id
 
 
-def test_a_request_that_outgrows_the_pool_ends_with_length() -> None:
+def test_a_request_that_outgrows_the_pool_is_truncated_and_one_at_its_own_limit_is_not() -> None:
     with Engine.scripted(kv_tokens=64) as engine:
         output = engine.generate("x" * 40, ten(max_tokens=200))[0]
-    assert output.finish_reason == "length"
+        whole = engine.generate("x" * 40, ten(max_tokens=25))[0]
+        found = summarise(engine.records(), horizon_s=1e9)
+        counters = engine.snapshot().counters
+    assert output.finish_reason == "truncated"
     assert len(output.token_ids) == 25  # the 65th token has no place; it is told, but nothing can follow it
-    assert output.record["finish"] == "length"
+    assert output.record["finish"] == "truncated" and math.isnan(output.record["jct_from_arrival"])
+    assert (whole.finish_reason, len(whole.token_ids)) == ("length", 25)  # the same tokens, and they were all it asked
+    assert (found["completed"], found["truncated"], found["n"]) == (1, 1, 2)
+    assert (counters["finished_length"], counters["finished_truncated"]) == (1, 1)
 
 
 def test_times_that_are_none_are_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import threading
 from typing import Any
 
@@ -19,6 +20,7 @@ from fastserve.hardware.machine_times import MachineTimes
 from fastserve.metrics.records import Recorder
 from fastserve.sched.job import NEVER, NOWHERE, Job
 from fastserve.sched.plan import Outcome, Plan
+from fastserve.sched.policy import Policy
 from fastserve.sched.scheduler import Scheduler
 from tests.sched.audit import audit
 from tests.sched.worlds import COARSE, MS, NAMES, scheduler_of, tuned, workload
@@ -184,6 +186,37 @@ def test_static_batching_opens_by_itself() -> None:
     request = setting.put(0, at=5 * MS)
     setting.play()
     assert request.record["queued"] == pytest.approx(0.030)
+
+
+class Hides(Policy):
+    """Names the even jobs only."""
+
+    def rank(self, job: Job) -> int:
+        return job.arrival
+
+    def waiting(self) -> list[Job]:
+        return [job for job in self.jobs if not job.running and job.id % 2 == 0]
+
+
+@pytest.mark.parametrize("batching", ["mixed", "chunked", "prefill-first", "static"])
+@pytest.mark.parametrize("others", [0, 2])
+def test_a_job_that_waiting_leaves_out_is_told_as_in_the_simulator(batching: str, others: int) -> None:
+    """It ends the engine, whose requests all hear why, and never turns for nothing: nobody can know who will come."""
+    scheduler = scheduler_of(
+        Hides(), MachineTimes(COARSE, 4, 600), batching=batching, static_timeout=30 * MS, max_batch=4
+    )
+    inbox = Inbox()
+    loop = Loop(scheduler, ScriptedBackend(hardware=COARSE), Recorder(), VirtualClock(), inbox)
+    requests = [Request(Job(id, 0, 10, 5), [65] * 10, PARAMS, id, None) for id in [1, *range(2, 2 + 2 * others, 2)]]
+    for request in requests:
+        inbox.put(request)
+    rests: list[int] = []
+    loop.rest = lambda: (rests.append(loop.now), Loop.rest(loop))  # type: ignore[method-assign, assignment, return-value]
+    loop.run()
+    assert len(rests) <= 2
+    left_out = r"policy Hides, waiting\(\) at .* left out 1 waiting jobs, such as job 1; name every waiting job once"
+    assert loop.error is not None and re.search(left_out, loop.error)
+    assert [(request.finish_reason, request.error) for request in requests] == [("error", loop.error)] * len(requests)
 
 
 # -- the doors that a failing step needs in the brain ------------------------------------------------------------------

@@ -167,6 +167,7 @@ def test_the_simulation_has_the_live_schedulers_levels_and_pools() -> None:
     hardware = settings.hardware()
     scheduler = settings.scheduler(Contender("fcfs").fresh(), hardware, longest=7)
     assert scheduler.policy.machine.longest == 4096
+    assert scheduler.policy.machine.context == 4096
 
 
 def test_a_pair_runs_live_and_simulated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

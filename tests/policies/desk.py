@@ -15,9 +15,10 @@ MS = 1_000_000
 
 
 class Times:
-    """A decode takes 10 ms, a prefill 1 ms a token; prompts of up to 1000 tokens."""
+    """A decode takes 10 ms, a prefill 1 ms a token; prompts of up to 1000 tokens, outputs of up to 500."""
 
     decode_ns = 10 * MS
+    output_ns = 500 * 10 * MS
     longest = 1000
 
     def __init__(self, slots: int) -> None:

@@ -33,7 +33,12 @@ def quanta(**knobs: Any) -> list[float]:
 
 
 def test_levels() -> None:
-    assert quanta() == [10, 20, 40, 80, 160, 320, 640, 1280], "until a quantum covers the longest prefill, 1000 ms"
+    to_1280 = [10, 20, 40, 80, 160, 320, 640, 1280]
+    assert quanta() == [*to_1280, 2560, 5120], "until a quantum covers the longest output, 500 tokens of 10 ms"
+    assert quanta(levels=0) == quanta()
+    assert quanta(levels="prefill") == to_1280, "until a quantum covers the longest prefill, 1000 ms"
+    assert quanta(q1=6.0) == [6000], "the first covers all"
+    assert quanta(ratio=1) == [10] * MOST_LEVELS, "no quantum ever covers it"
     assert quanta(levels=3) == [10, 20, 40]
     assert quanta(q1=0.005, ratio=4, levels=4) == [5, 20, 80, 320]
     assert quanta(ratio=1, levels=3) == [10, 10, 10]

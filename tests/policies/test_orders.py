@@ -119,3 +119,15 @@ def test_las_counts_a_long_iteration_whole() -> None:
 def test_las_refuses_a_negative_quantum() -> None:
     with pytest.raises(ValueError, match="policy las: quantum=-1 must not be negative"):
         make("las", {"quantum": -1})
+
+
+def test_priority_goes_by_the_requests_own_number_and_interrupts() -> None:
+    """vLLM's direction: the smaller, the sooner; unlike there also where slots are short and memory is not."""
+    desk = Desk("priority")
+    usual = desk.come(priority=5)
+    assert desk.run(1) == [usual]
+    equal, urgent = desk.come(priority=5), desk.come(priority=-3)
+    assert desk.run(1) == [urgent] and usual.preemptions == 1
+    desk.run(1, urgent)
+    assert desk.run(1) == [usual]
+    assert desk.policy.explain(equal) == "priority 5"

@@ -57,7 +57,24 @@ def test_papers_q1_is_one_decode_iteration() -> None:
     times = MachineTimes(load_hardware("opt-13b-a100"), 16, 2048)
     scheduler_of(policy, times).submit(Job(0, 0, 1), 0)
     assert policy.quanta[0] == times.decode_ns == pytest.approx(19.93e6 + 0.0385e6 + 627, rel=1e-3)
-    assert policy.quanta[-2] < times.prefill_ns(2048) <= policy.quanta[-1]
+    assert policy.quanta[-2] < times.prefill_ns(2048) <= policy.quanta[-1], "the context is not known: the prefill"
+
+
+def test_levels_until_a_quantum_covers_the_longest_output() -> None:
+    """OPT-13B, alone: a prefill of 1 token, 18.20 ms, then 2046 decodes of 19.97 ms and 0.627 us a token: 42.2 s.
+
+    q1 is 19.97 ms, and 19.97 ms * 2^12 = 81.8 s is the first quantum that covers it: 13 levels.
+    """
+    policy = SkipJoinMlfq()
+    times = MachineTimes(load_hardware("opt-13b-a100"), 16, 2048, 2048)
+    scheduler_of(policy, times)
+    derived = policy.derived_settings()
+    assert times.output_ns == pytest.approx(42.17e9, rel=1e-3)
+    assert derived["levels"] == len(derived["quanta"]) == 13
+    assert derived["quanta"][-1] == pytest.approx(81.8, rel=1e-3)
+    old = SkipJoinMlfq(levels="prefill")
+    scheduler_of(old, times)
+    assert old.derived_settings()["levels"] == 5
 
 
 def settings(policy: Mlfq) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,11 @@ from fastserve.importing import load
 from fastserve.policies import POLICIES
 from fastserve.policies.fcfs import Fcfs
 from fastserve.policies.spec import PolicySpec, check_labels, told_apart
+from fastserve.sched.errors import PolicyError
 from fastserve.sched.job import Job
 from fastserve.sched.policy import Policy
+from tests.policies.desk import Times
+from tests.sched.worlds import scheduler_of
 
 MINE = """
 from aside_of_test_spec import WEIGHT
@@ -235,3 +239,61 @@ def test_a_replay_labels_them() -> None:
 
 def test_the_old_name() -> None:
     assert sim.Contender is PolicySpec is sim.PolicySpec
+
+
+# -- every setting -----------------------------------------------------------------------------------------------------
+
+
+class Shaped(Slow):
+    """A policy with presets and a derived value of its own."""
+
+    presets = {"heavy": {"weight": 7, "depth": 4}}  # noqa: RUF012
+
+    def __init__(self, preset: str = "", depth: int = 1, **knobs: int) -> None:
+        super().__init__(**knobs)
+        self.depth = depth
+
+    def derived_settings(self) -> dict[str, object]:
+        return {"levels": self.depth * self.machine.slots}
+
+
+class Odd(Slow):
+    derived_settings = None  # type: ignore[assignment]  # somebody's own attribute of that name
+
+
+class Broken(Slow):
+    def derived_settings(self) -> dict[str, object]:
+        raise KeyError("slots")
+
+
+def bound(spec: PolicySpec) -> Policy:
+    policy = spec.fresh()
+    scheduler_of(policy, Times(3), max_batch=3)
+    return policy
+
+
+def test_settings_in_effect() -> None:
+    assert PolicySpec("fcfs").in_effect == {}
+    assert PolicySpec("las").in_effect == {"quantum": 0.0}
+    mine = PolicySpec("sj-mlfq", {"alpha": 1.5}).in_effect
+    assert mine["preset"] == "paper" and mine["alpha"] == 1.5 and mine["q1"] == 0.0 and mine["levels"] == 0
+    theirs = PolicySpec("sj-mlfq", {"preset": "artifact", "alpha": 1.5}).in_effect
+    assert theirs["q1"] == 0.01 and theirs["alpha"] == 1.5 and theirs["levels"] == "unbounded" and theirs["ratio"] == 2
+    assert PolicySpec(Slow).in_effect == {"weight": 2}
+    assert PolicySpec(Shaped).in_effect == {"preset": "", "depth": 1, "weight": 2}
+    assert PolicySpec(Shaped, {"preset": "heavy", "depth": 2}).in_effect == {"preset": "heavy", "depth": 2, "weight": 7}
+    assert PolicySpec(partial(Slow, weight=5)).in_effect == {"weight": 5}
+    assert PolicySpec(lambda: Slow(4)).in_effect == {}
+
+
+def test_what_a_policy_derives_is_told_with_its_settings() -> None:
+    for spec, derived in (
+        (PolicySpec("las"), {"quantum": 0.01}),
+        (PolicySpec("mlfq", {"levels": 2}), {"levels": 2, "quanta": [0.01, 0.02]}),
+        (PolicySpec(Shaped, {"depth": 2}), {"levels": 6}),
+    ):
+        assert spec.told(bound(spec)) == spec.in_effect | {"derived": derived}
+    assert PolicySpec(Slow).told(bound(PolicySpec(Slow))) == {"weight": 2}
+    assert PolicySpec(Odd).told(bound(PolicySpec(Odd))) == {"weight": 2}
+    with pytest.raises(PolicyError, match=r"policy Broken, derived_settings\(\) at .*KeyError: 'slots'"):
+        PolicySpec(Broken).told(bound(PolicySpec(Broken)))

@@ -366,7 +366,7 @@ class Spec:
             self.remove(job, after, "stop")
         for job in sorted(self.live, key=age):
             if job.running and job.cached and self.need(job) > self.device:
-                self.remove(job, after, "length")
+                self.remove(job, after, "truncated")
         return True
 
     def ring(self, now):

@@ -19,7 +19,8 @@ import pytest
 from fastserve import Job, Policy, check_policy
 from fastserve.policies import POLICIES, make
 from fastserve.sched.conformance.errors import ConformanceError
-from fastserve.sched.conformance.scripts import SHAPES, Run, Script, StuckError, write
+from fastserve.sched.conformance.scripts import SHAPES, Run, Script, write
+from fastserve.sched.errors import PolicyError
 from tests.sched.audit import audit
 from tests.sched.worlds import Chaos, Rounds, Stranger, tuned
 
@@ -72,7 +73,7 @@ RIGHT: dict[str, Callable[[], Policy]] = {
 @pytest.mark.parametrize("name", RIGHT)
 def test_a_right_policy_passes(name: str) -> None:
     report = check_policy(RIGHT[name], quick=True)
-    assert len(report.scripts) == len(SHAPES)
+    assert len(report.scripts) >= len(SHAPES)
     assert report.decisions > 100
     if name not in ("mlfq, every knob", "chaos"):  # these do set tiny alarms
         assert report.warnings == []
@@ -585,6 +586,33 @@ def test_waiting_without_an_end() -> None:
     breach(Endless, "waiting", "this job twice")
 
 
+@pytest.mark.parametrize("method", ["waiting", "coldest"])
+@pytest.mark.parametrize("what", [lambda job: job.id, lambda job: [job], lambda job: None])
+def test_a_queue_of_anything_but_jobs(method: str, what: Callable[[Job], object]) -> None:
+    class Names(Rounds):
+        pass
+
+    def named(self: Policy, *args: Any) -> list[Any]:
+        return [what(job) for job in getattr(Rounds if method == "waiting" else Policy, method)(self, *args)]
+
+    setattr(Names, method, named)
+    breach(Names, method, f"Names.{method}()", "which is no Job", "as self.jobs has them")
+    if method == "waiting":  # and where nobody watches
+        with pytest.raises(PolicyError, match="which is no Job"):
+            Run(Names(), write("queue", 0)).play()
+
+
+@pytest.mark.parametrize("own_queue", [False, True])
+def test_ranks_of_which_only_some_can_be_compared(own_queue: bool) -> None:
+    class Kinds(Policy):
+        def rank(self, job: Job) -> Any:
+            return (1, "a") if job.id % 3 == 0 else (job.id % 3, 2)
+
+    if own_queue:
+        Kinds.waiting = lambda self: [job for job in self.jobs if not job.running]  # type: ignore[method-assign]
+    breach(Kinds, "rank", "Kinds.rank() of job", "these cannot be compared", "one kind of value")
+
+
 def test_waiting_that_disagrees_with_rank() -> None:
     class Disagrees(Rounds):
         def rank(self, job: Job) -> int:
@@ -827,14 +855,14 @@ def test_departed_jobs_that_are_kept(keep: str) -> None:
     assert "Leaks.kept still refers to departed jobs" in warning and "depart()" in warning
 
 
-def test_a_queue_that_hides_jobs_gets_stuck() -> None:
-    """The net below the checks of waiting(): a run in which nothing more can happen is told from one that has ended."""
+def test_a_queue_that_hides_jobs_is_told_by_the_scheduler() -> None:
+    """Also where nobody watches: as soon as it has named all that it will, and not when nothing more can happen."""
 
     class Hides(Rounds):
         def waiting(self) -> list[Job]:
             return [job for job in super().waiting() if job.id != 3]
 
-    with pytest.raises(StuckError, match="1 jobs wait, such as job 3, and nobody runs"):
+    with pytest.raises(PolicyError, match="left out 1 waiting jobs, such as job 3; name every waiting job once"):
         Run(Hides(), write("queue", 0)).play()
 
 
@@ -854,7 +882,7 @@ def test_a_policy_that_behaves_while_it_is_watched() -> None:
                 return super().waiting()
             return [job for job in super().waiting() if job.id != 3]
 
-    breach(Sly, "end", "does not come to an end", "waiting() must name every job", "[script")
+    breach(Sly, "exception", "waiting() failed in a second run", "name every waiting job once")
     assert watched
 
 
@@ -886,3 +914,102 @@ def test_a_settled_policy_that_macro_steps_upset() -> None:
             self.key[job] = -job.prompt if self._scheduler.macro else job.prompt  # type: ignore[union-attr]
 
     breach(Upset, "macro", "many iterations taken at once", "settled = True promises")
+
+
+# -- alarms that the usual scripts are too short for -----------------------------------------------------------------
+
+
+class Late(Policy):
+    """Right: whoever has waited, been served or spoken for long enough goes first. setting: what it asks of wake()."""
+
+    settled = True
+    setting: ClassVar[dict[str, int]] = {"waited": 5_000 * MS}
+    tells: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        self.late: set[Job] = set()
+
+    def rank(self, job: Job) -> tuple[bool, int]:
+        return job not in self.late, job.arrival
+
+    def arrive(self, job: Job) -> None:
+        self.wake(job, **self.setting)
+
+    def alarm(self, job: Job, why: str) -> None:
+        self.late.add(job)
+        if self.tells:
+            self.rerank(job)
+
+    def depart(self, job: Job) -> None:
+        self.late.discard(job)
+
+
+LONG_ALARMS: list[dict[str, int]] = [
+    {"waited": 5_000 * MS},
+    {"served": 5_000 * MS},
+    {"waited": 3_600_000 * MS},
+    {"tokens": 300},
+]
+
+
+@pytest.mark.parametrize("alarms", LONG_ALARMS)
+def test_scripts_are_rescaled_until_an_alarm_rings(alarms: dict[str, int]) -> None:
+    class Right(Late):
+        setting = alarms
+
+    class Forgets(Right):
+        tells = False
+
+    report = check_policy(Right)
+    assert report.alarms > 0 and report.warnings == []
+    assert any("a tick of" in script or "times as long" in script for script in report.scripts)
+    breach(Forgets, "settled", "Forgets.alarm() of job", "without self.rerank(job)")
+
+
+def test_an_alarm_of_five_seconds_beside_one_of_an_iteration() -> None:
+    """One kind rings all the time; the other is of an absolute length, whatever the machine's speed, and never did."""
+
+    class Two(Late):
+        def arrive(self, job: Job) -> None:
+            self.wake(job, served=self.machine.decode_ns, waited=5_000 * MS)
+
+        def alarm(self, job: Job, why: str) -> None:
+            if why == "waited":
+                self.late.add(job)
+            else:
+                self.wake(job, served=self.machine.decode_ns)
+
+    breach(Two, "settled", "Two.alarm() of job", "without self.rerank(job)", "a tick of")
+
+
+def test_one_long_alarm_among_many_short_ones_of_its_kind() -> None:
+    class Some(Late):
+        def arrive(self, job: Job) -> None:
+            self.wake(job, waited=self.machine.decode_ns if job.id % 2 else 5_000 * MS)
+
+        def alarm(self, job: Job, why: str) -> None:
+            if job.id % 2 == 0:
+                self.late.add(job)
+
+    breach(Some, "settled", "Some.alarm() of job", "without self.rerank(job)", "a tick of")
+
+
+@pytest.mark.parametrize(
+    ("alarms", "words"),
+    [
+        ({"waited": 1 << 59}, "never rang as 'waited', which was set for 5.76461e+08 s or more"),
+        ({"tokens": 20_000}, "never rang as 'tokens', which was set for 20,000 tokens or more"),
+        ({}, "no alarm was ever set"),
+    ],
+)
+def test_an_alarm_that_never_rings_is_a_warning(alarms: dict[str, int], words: str) -> None:
+    class Mute(Late):
+        setting = alarms
+
+    (warning,) = check_policy(Mute).warnings
+    assert warning.startswith("Mute.alarm() ") and words in warning
+
+
+def test_policies_that_are_heard_at_once_are_not_rescaled() -> None:
+    for name in ("las", "mlfq", "sj-mlfq"):
+        assert len(check_policy(partial(make, name)).scripts) == 2 * len(SHAPES)

@@ -97,7 +97,7 @@ def test_blocks_for_the_lookahead_are_reserved() -> None:
     d.run(10, extra=[(first, 3)])
     assert d.scheduler.ledger.used == 4
     d.run(10, extra=[(first, 3)])  # 14 tokens and 3 would need 5
-    assert (first.finish, first.generated) == ("length", 9)
+    assert (first.finish, first.generated) == ("truncated", 9)
     assert d.run(10) == [second]
 
 

@@ -282,10 +282,10 @@ class Run:
             raise AssertionError(f"{len(scheduler.live)} jobs still live after {most} plans")
 
     def compare(self, scheduler: Scheduler) -> None:
-        """The Scheduler's books and the body's. Who was cut at its length stays with the body until the next plan."""
+        """The Scheduler's books and the body's. Who was truncated stays with the body until the next plan."""
         body = self.body
         ledger = scheduler.ledger
-        cut = {job for job in scheduler.gone if job.finish == "length"}
+        cut = {job for job in scheduler.gone if job.finish == "truncated"}
         assert set(scheduler.running) == body.members - cut
         assert (ledger.cold, ledger.hosted) == (body.cold(), body.hosted())
         assert len(ledger.copies) == sum(map(len, body.queues.values()))
@@ -336,7 +336,7 @@ def end(run: Run) -> None:
         due = run.outputs[job.id]
         if job.finish == "stop":
             assert job.generated == due
-        elif job.finish == "length":
+        elif job.finish == "truncated":
             most = job.prompt + job.generated + run.body.lookahead
             # An uneven body may end a job an iteration after its last token.
             assert job.generated < due + run.body.uneven and run.body.blocks(most) > run.body.device

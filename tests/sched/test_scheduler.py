@@ -87,12 +87,12 @@ def test_what_departed_can_neither_be_ranked_nor_woken() -> None:
     assert not one.scheduler.ranking.dirty
 
 
-def test_a_job_that_outgrows_the_device_ends_at_its_length() -> None:
+def test_a_job_that_outgrows_the_device_is_truncated() -> None:
     one = desk(device_blocks=1)
     job = one.come(15)
     one.run(1)
     one.run(1)
-    assert job.finish == "length" and job.generated == 2 and not one.scheduler.live
+    assert job.finish == "truncated" and job.generated == 2 and not one.scheduler.live
     with pytest.raises(RefusedError, match="needs 2 KV blocks"):
         one.come(17)
 

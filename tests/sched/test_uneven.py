@@ -61,7 +61,7 @@ def compare(
         "uneven": run.machine.extras,
         "stretches": run.machine.stretches,
         "preemptions": int(ours["preemptions"].sum()),
-        "cut": sum(job.finish == "length" for job in theirs),
+        "cut": sum(job.finish == "truncated" for job in theirs),
         "cancelled": sum(job.finish == "cancelled" for job in theirs),
     }
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from fastserve.engine import Engine
+from fastserve.engine.byte_tokenizer import ByteTokenizer
+from fastserve.server.api.chat_template import ChatTemplate
 from tests.server.conftest import Serve
 from tests.server.sse import chunks
 
@@ -117,6 +121,42 @@ async def test_chat_without_a_limit_takes_what_the_context_leaves(serve: Serve) 
         fields = {"messages": [{"role": "user", "content": "x"}], "ignore_eos": True}
         usage = (await client.post("/v1/chat/completions", json=fields)).json()["usage"]
         assert usage["total_tokens"] == 64
+
+
+async def test_a_chat_template_is_rendered_as_transformers_does(serve: Serve) -> None:
+    """What its own Jinja has: the date, {% generation %}, a tojson for people; in a sandbox."""
+    message = {"role": "user", "content": "<é>"}
+    asked = {"messages": [message], "max_tokens": 1}
+    for template, prompt in {
+        "{{ strftime_now('%Y')[:2] }}{% generation %}x{% endgeneration %}{{ messages|tojson }}": len(
+            '20x[{"role": "user", "content": "<é>"}]'.encode()
+        ),
+        "{% for m in messages %}{% if m.role == 'user' %}{% continue %}{% endif %}{% endfor %}four": 4,
+    }.items():
+        async with serve(chat_template=template) as client:
+            answer = (await client.post("/v1/chat/completions", json=asked)).json()
+            assert answer["usage"]["prompt_tokens"] == prompt, answer
+    for template, why in {
+        "{{ raise_exception('roles must alternate') }}": "roles must alternate",
+        "{{ messages.__class__.__mro__ }}": "unsafe|access|undefined",
+        "{{ messages.append(1) }}": "safe|append|callable",
+    }.items():
+        async with serve(chat_template=template) as client:
+            answer = await client.post("/v1/chat/completions", json=asked)
+            assert answer.status_code == 400
+            assert re.search(why, answer.json()["error"]["message"]), answer.text
+
+
+@pytest.mark.parametrize("name", ["embedded", "scripted"])
+def test_a_chat_template_that_is_no_jinja_is_told_at_once(name: str) -> None:
+    tokenizer: object = ByteTokenizer()
+    if name == "embedded":
+        pytest.importorskip("torch")
+        from fastserve.backends.torch import checkpoint
+
+        tokenizer = checkpoint.read_tokenizer(checkpoint.find("embedded"), False)
+    with pytest.raises(ValueError, match="not valid Jinja: line 2: Expected an expression"):
+        ChatTemplate(tokenizer, "{{ 1 }}\n{% if %}")
 
 
 async def test_a_chat_template_of_the_settings(serve: Serve) -> None:

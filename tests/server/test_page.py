@@ -22,6 +22,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from fastserve.engine import Engine
 from fastserve.server import create_app
 from fastserve.server.config.settings import FastServeConfig
+from fastserve.server.service import Service
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome"))), None
@@ -47,8 +48,11 @@ class Site:
         self.port = listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}/"
         app = create_app(engine, FastServeConfig(**settings))
+        self.service: Service = app.state.service
         self.server = uvicorn.Server(
-            uvicorn.Config(app, log_level="warning", ws="none", timeout_graceful_shutdown=1, lifespan="on")
+            uvicorn.Config(
+                app, log_level="warning", ws="none", timeout_graceful_shutdown=1, lifespan="on", proxy_headers=False
+            )
         )
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [listener]}, daemon=True)
         self.thread.start()

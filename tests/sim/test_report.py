@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from fastserve.atomic_files import OutputError, atomically
+from fastserve.json_values import plain
 from fastserve.metrics.summary import summarise
-from sim.report.document import document, plain, table, write_out
+from sim.report.document import document, table, write_out
 from sim.report.plot import draw
 from sim.report.provenance import provenance
 from sim.report.run import Run
@@ -108,7 +109,19 @@ def test_every_setting_is_printed_and_the_usual_ones_stand_apart() -> None:
 
 def test_lost_jobs_are_told() -> None:
     columns = {"finish": ["stop", "stop", "rejected", "unfinished", "unfinished", "stop"]}
-    assert "fcfs: 1 rejected, 2 unfinished" in table([make_run("fcfs", columns=columns)], SETTINGS)
+    text = table([make_run("fcfs", columns=columns)], SETTINGS)
+    assert "fcfs: 1 rejected, 2 unfinished of 6 jobs" in text
+    assert "unfinished jobs count with the time they have waited so far" in text and "truncated" not in text
+
+
+def test_a_pool_that_truncates_looks_no_faster() -> None:
+    cut = {"finish": ["stop", "truncated", "stop", "stop", "truncated", "stop"]}
+    runs = [make_run("fcfs"), make_run("small", columns=cut, scale=0.5), make_run("large", scale=0.5)]
+    text = table(runs, SETTINGS)
+    assert "small: 2 truncated of 6 jobs" in text and "small: no ratio, for fcfs truncated other jobs" in text
+    assert row_of(text, "small ").split()[-1] == "-" and row_of(text, "large ").split()[-1] == "2.00"
+    both = table([make_run("fcfs", columns=cut), make_run("srpt", columns=cut, scale=0.5)], SETTINGS)
+    assert row_of(both, "srpt ").split()[-1] == "2.00" and "no ratio" not in both  # of the same jobs
 
 
 def test_measures_without_a_value_are_dashes() -> None:

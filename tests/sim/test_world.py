@@ -96,5 +96,5 @@ class Hides(Policy):
 def test_what_a_policy_breaks_is_told_as_its_fault() -> None:
     with pytest.raises(PolicyError, match=r"policy Breaks, rank\(\) of job 5"):
         world(Breaks()).run()
-    with pytest.raises(PolicyError, match="left out 1 waiting jobs while nobody runs"):
+    with pytest.raises(PolicyError, match="left out 1 waiting jobs, such as job 0; name every waiting job once"):
         world(Hides(), Work([0], [1], [1], 1, [])).run()

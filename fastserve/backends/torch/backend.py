@@ -14,7 +14,7 @@ import torch
 from fastserve.backends.torch.block_manager import BlockManager
 from fastserve.backends.torch.input_batch import InputBatch, Rows, pack
 from fastserve.backends.torch.kv_cache import Cache
-from fastserve.backends.torch.memory import size_pools
+from fastserve.backends.torch.memory import ran_out, size_pools
 from fastserve.backends.torch.model import Model, load_model
 from fastserve.backends.torch.sampler import Sampled, Sampler, SamplingError
 from fastserve.backends.torch.sampling_state import SamplingState
@@ -149,7 +149,7 @@ class TorchBackend:
         try:
             speakers, drawn = self._step(plan)
         except RuntimeError as error:
-            if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            if ran_out(error):
                 raise MemoryError(str(error)) from error
             raise
         landed = self.blocks.landed()  # it may raise what a copy raised; then no job has got its token

@@ -15,7 +15,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils import logging as bars
 
 from fastserve.backends.torch.folder import ModelNotFoundError, folder_of
-from fastserve.backends.torch.verify import RefusedModelError, refuse_by_config
+from fastserve.backends.torch.verify import RefusedModelError, first_line, refuse_by_config
 
 LOG = logging.getLogger("fastserve")
 
@@ -45,10 +45,10 @@ def read_config(name: str, source: str, trust_remote_code: bool) -> Any:
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
     except OSError as error:
         raise ModelNotFoundError(
-            f"{name} is neither a folder here nor a model that can be fetched: {_first_line(error)}"
+            f"{name} is neither a folder here nor a model that can be fetched: {first_line(error)}"
         ) from error
     except (ValueError, KeyError) as error:
-        raise ModelNotFoundError(f"The config.json of {name} cannot be used: {_first_line(error)}") from error
+        raise ModelNotFoundError(f"The config.json of {name} cannot be used: {first_line(error)}") from error
     architecture: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     refuse_by_config(name, config, architecture)
     if architecture is None and not (trust_remote_code and "AutoModelForCausalLM" in getattr(config, "auto_map", {})):
@@ -65,7 +65,7 @@ def read_weights(name: str, source: str, config: Any, dtype: torch.dtype, place:
             )
     except OSError as error:
         raise ModelNotFoundError(
-            f"The weights of {name} cannot be read: {_first_line(error)} load_format=dummy does without them."
+            f"The weights of {name} cannot be read: {first_line(error)} load_format=dummy does without them."
         ) from error
     module, told = loaded
     missing = sorted(told["missing_keys"])
@@ -99,7 +99,7 @@ def read_tokenizer(source: str, trusted: bool) -> Any:
         LOG.warning(
             "the tokenizer of %s cannot be used, so prompts are token ids and there is no text: %s",
             source,
-            _first_line(error),
+            first_line(error),
         )
         return None
 
@@ -131,7 +131,3 @@ def _progress_bars(local: bool) -> Iterator[None]:
         yield
     finally:
         bars.enable_progress_bar()
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n", 1)[0]

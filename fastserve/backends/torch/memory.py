@@ -74,6 +74,11 @@ def size_pools(
     return Pools(blocks, host_blocks, why)
 
 
+def ran_out(error: Exception) -> bool:
+    """Whether it says that memory ran out, on the device or the host."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
 def free_host_memory(root: Path = Path("/")) -> int:
     """Bytes of memory that this process may still take: what the machine has left, or its container.
 

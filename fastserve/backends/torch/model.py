@@ -132,7 +132,7 @@ def _kernels(probe: Probe, native: str, dtype: torch.dtype, place: torch.device)
         return attention
     apply_native(probe.module, kernels)
     try:
-        probe.check(kernels)
+        probe.check(kernels, packed=True)
     except RefusedModelError as error:  # the weights are packed now, and there is no way back
         why = "the native layers change its numbers, and native=off does without them"
         raise RefusedModelError(probe.name, why) from error
@@ -156,7 +156,7 @@ def _fuse(probe: Probe, native: Native) -> None:
         LOG.info("native stack: none, the layers run one by one: this family's are not among those that it knows")
         return
     try:
-        probe.check(native)
+        probe.check(native, packed=True)
     except RefusedModelError as error:
         unfuse(probe.module, layers)
         LOG.warning("native stack: none, the layers run one by one: %s", error)

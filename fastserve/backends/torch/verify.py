@@ -1,29 +1,47 @@
 """Verification of a model at load: an architecture that would be computed wrongly is refused, with the reason.
 
 Model code can ignore transformers' attention interface and still run, with wrong results and no error. So the config
-is checked first, and then the loaded model: its original forward pass and ours must give the same logits.
+is checked first, and then the loaded model: in float32 its original forward pass and ours must give the same logits. In
+a half type two right computations may differ by a great deal. What is asked there is that ours be hardly farther from
+the logits in float32 than the model's own pass is.
 """
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastserve.backends.torch.attention_interface import NAME, Call, Kernels, Pass, forward
+from fastserve.backends.torch.in_float32 import in_float32
 from fastserve.backends.torch.input_batch import InputBatch
 from fastserve.backends.torch.kv_cache import Cache
+from fastserve.backends.torch.memory import ran_out
+
+LOG = logging.getLogger("fastserve")
 
 LONG = 20
-"""Tokens of both prompts: more than a block of 16, so that tables count."""
+"""Tokens of each prompt: more than a block of 16, so that tables count."""
 
-TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.15}
-"""Largest distance of a row of our logits from the stock ones, relative to their spread. A wrong family is off by the
-order of 1. In float32 every row counts; in the half types the median row, since rounding may send single tokens of a
-mixture of experts elsewhere.
+PROMPTS = 4
+"""Enough that the ratio of two rounding errors is known to a tenth."""
+
+STRUCTURE = 1e-3
+"""In float32: largest distance of any row of our logits from the model's own, relative to their spread. A wrong family
+is off by the order of 1.
+"""
+
+ROUNDING = 1.5
+"""In a half type: our distance from the logits in float32 over that of the model's own pass in that type.
+
+A trained model's own may be half of the spread, and differs by as much between transformers' kinds of attention. The
+distance of a row is a root mean square, the one of all rows the geometric mean, since rounding may send single tokens
+of a mixture of experts elsewhere.
 """
 
 
@@ -62,15 +80,17 @@ class Shape(NamedTuple):
 
 
 class Probe:
-    """Two random prompts, and what the model's own forward pass says to them, taken before anything is changed.
+    """Random prompts, and what the model's own forward pass says to them, taken before anything is changed.
 
-    longest: tokens of the longest context, for a sliding window that is no shorter hides nothing. Raises
-    RefusedModelError where that pass fails or gives no finite numbers.
+    exact: the logits with its weights in float32. rounding: in a half type, how far from them its own pass is. longest:
+    tokens of the longest context, for a sliding window that is no shorter hides nothing. Raises RefusedModelError where
+    the model's pass fails or gives no finite numbers, MemoryError where there is no room to compute in float32.
     """
 
     def __init__(self, name: str, module: Any, longest: int) -> None:
         self.name = name
         self.module = module
+        self.dtype: torch.dtype = module.dtype
         self.longest = longest
         text = module.config.get_text_config(decoder=True)
         special: set[int] = set()
@@ -79,30 +99,58 @@ class Probe:
                 special.update(value if isinstance(value, list) else [value])
         plain = [token for token in range(min(text.vocab_size, 10_000)) if token not in special]
         dice = random.Random(0)
-        self.ids = [[dice.choice(plain) for _ in range(LONG)] for _ in range(2)]
+        self.ids = [[dice.choice(plain) for _ in range(LONG)] for _ in range(PROMPTS)]
         module.set_attn_implementation("eager")  # the reference of every family: the others leave out soft caps, sinks
+        stock = self._stock()
+        if not stock.isfinite().all():
+            raise RefusedModelError(
+                name, f"it gives logits that are not finite in {_name(self.dtype)}; try dtype=bfloat16 or float32"
+            )
+        self.exact = stock
+        self.rounding = 0.0
+        if self.dtype != torch.float32:
+            with in_float32(module):
+                self.exact = self._stock()
+            if not self.exact.isfinite().all():
+                raise RefusedModelError(name, "it gives logits that are not finite in float32")
+            self.rounding = self._distance(stock)
+
+    def _stock(self) -> Tensor:
+        """Logits of the model's own pass, (prompts, LONG, vocabulary) float32."""
+        module = self.module
         try:
             with torch.inference_mode():
-                self.stock: Tensor = module(
-                    input_ids=torch.tensor(self.ids, device=module.device), use_cache=False
-                ).logits.float()
+                logits: Tensor = module(input_ids=torch.tensor(self.ids, device=module.device), use_cache=False).logits
+                return logits.float()
         except Exception as error:
-            raise RefusedModelError(name, f"its forward pass fails on a plain prompt: {error}") from error
-        if not self.stock.isfinite().all():
-            raise RefusedModelError(
-                name, f"it gives logits that are not finite in {_name(module.dtype)}; try dtype=bfloat16 or float32"
-            )
+            raise _failed(self.name, "a plain prompt", error) from error
 
-    def check(self, kernels: Kernels, block_tokens: int = 16) -> Shape:
-        """Runs the prompts through our attention: a chunk of each, then a decode beside a chunk.
+    def check(self, kernels: Kernels, block_tokens: int = 16, *, packed: bool = False) -> Shape:
+        """Runs the prompts through our attention: chunks, then decodes beside chunks; in float32, and in a half type
+        once more as it will be served. packed: the native layers are in, so only as it will be served.
 
         Leaves the model with our attention. Raises RefusedModelError for what differs.
         """
+        self.module.set_attn_implementation(NAME)
+        if self.dtype == torch.float32:
+            logits, shape = self._ours(kernels, block_tokens)
+            self._compare(logits)
+            return shape
+        if not packed:
+            with in_float32(self.module):
+                self._compare(self._ours(kernels, block_tokens)[0])
+        logits, shape = self._ours(kernels, block_tokens, self.dtype)
+        self._compare_rounding(logits)
+        return shape
+
+    def _ours(
+        self, kernels: Kernels, block_tokens: int, dtype: torch.dtype = torch.float32
+    ) -> tuple[Tensor, Shape]:  # fmt: skip
+        """Our logits, like `exact`, with KV of this type, and what the calls showed."""
         module = self.module
         text = module.config.get_text_config(decoder=True)
-        module.set_attn_implementation(NAME)
         caches: list[Cache] = []
-        logits = torch.empty_like(self.stock)
+        logits = torch.empty_like(self.exact)
         shapes: list[Shape] = []
         for step, rows in self._steps(block_tokens):
             calls: list[Call] = []
@@ -113,9 +161,9 @@ class Probe:
                 calls.append(call)
                 if not caches:
                     shapes.append(Shape(text.num_hidden_layers, call.query[0], *call.key))
-                    blocks = 2 * -(-LONG // block_tokens)
+                    blocks = PROMPTS * -(-LONG // block_tokens)
                     size = (text.num_hidden_layers, *call.key, blocks, 0, block_tokens)
-                    caches.append(Cache(*size, module.dtype, module.device))
+                    caches.append(Cache(*size, dtype, module.device))
                 if Shape(text.num_hidden_layers, call.query[0], *call.key) != shapes[0]:
                     raise RefusedModelError(self.name, "its layers differ in the number or the size of their heads")
                 current.pool = caches[0].pool
@@ -126,15 +174,14 @@ class Probe:
             except RefusedModelError:
                 raise
             except Exception as error:
-                raise RefusedModelError(self.name, f"its forward pass fails on a packed row: {error}") from error
+                raise _failed(self.name, "a packed row", error) from error
             if len(calls) != text.num_hidden_layers:
                 raise RefusedModelError(
                     self.name, f"{len(calls)} of its {text.num_hidden_layers} layers call our attention; all must"
                 )
             for (prompt, position), row in zip(rows, got, strict=True):
                 logits[prompt, position] = row
-        self._compare(logits)
-        return shapes[0]
+        return logits, shapes[0]
 
     def _inspect(self, call: Call, index: int, text: Any) -> None:
         """Raises for a call that our attention would answer wrongly."""
@@ -160,30 +207,51 @@ class Probe:
         return window if window is not None and window < self.longest else None
 
     def _compare(self, logits: Tensor) -> None:
-        spread = self.stock.std(-1).clamp_min(1e-12)
-        errors = ((logits - self.stock).abs().amax(-1) / spread).flatten()
-        error = float(errors.max() if self.module.dtype == torch.float32 else errors.median())
-        if not error <= TOLERANCE[self.module.dtype]:  # a NaN is refused too
+        """Both in float32."""
+        spread = self.exact.std(-1).clamp_min(1e-12)
+        error = float(((logits - self.exact).abs().amax(-1) / spread).max())
+        if not error <= STRUCTURE:  # a NaN is refused too
             raise RefusedModelError(
                 self.name,
-                f"our logits differ from its own by {error:.2g} of their spread on two short prompts "
-                f"({TOLERANCE[self.module.dtype]} is allowed in {_name(self.module.dtype)})",
+                f"our logits differ from its own by {error:.2g} of their spread on short prompts in float32 "
+                f"({STRUCTURE:g} is allowed)",
             )
+
+    def _compare_rounding(self, logits: Tensor) -> None:
+        ours = self._distance(logits)
+        LOG.debug("%s: %.2g of the spread from float32, its own pass %.2g", self.name, ours, self.rounding)
+        if not ours <= ROUNDING * self.rounding:
+            raise RefusedModelError(
+                self.name,
+                f"in {_name(self.dtype)} our logits are {ours:.2g} of their spread from those in float32, and its own "
+                f"pass {self.rounding:.2g} ({ROUNDING:g} times that is allowed)",
+            )
+
+    def _distance(self, logits: Tensor) -> float:
+        """From the exact ones, relative to their spread; no smaller than the rounding of one number may make it."""
+        spread = self.exact.std(-1).clamp_min(1e-12)
+        rows = (logits - self.exact).square().mean(-1).sqrt() / spread
+        return float(rows.clamp_min(torch.finfo(self.dtype).eps / 4).log().mean().exp())
 
     def _steps(self, size: int) -> Iterator[tuple[InputBatch, list[tuple[int, int]]]]:
         """Each step, and the (prompt, position) of its rows. The blocks of the prompts alternate."""
         width = -(-LONG // size)
-        tables = [list(range(2 * width - 1, -1, -2)), list(range(0, 2 * width, 2))]
-        for work in (((0, 0, LONG - 1), (1, 0, 9)), ((0, LONG - 1, LONG), (1, 9, LONG))):
+        tables = [list(range(at, PROMPTS * width, PROMPTS)) for at in range(PROMPTS)]
+        tables[0].reverse()
+        first = [LONG - 1 if prompt % 2 == 0 else 9 for prompt in range(PROMPTS)]
+        for work in (
+            [(prompt, 0, end) for prompt, end in enumerate(first)],
+            sorted([(prompt, start, LONG) for prompt, start in enumerate(first)], key=lambda it: LONG - it[1]),
+        ):
             rows = [(prompt, position) for prompt, first, end in work for position in range(first, end)]
             counts = [end - first for _, first, end in work]
             step = InputBatch(
                 tokens=torch.tensor([self.ids[prompt][position] for prompt, position in rows]),
                 positions=torch.tensor([position for _, position in rows]),
                 slots=torch.tensor([tables[prompt][at // size] * size + at % size for prompt, at in rows]),
-                starts=torch.tensor([0, counts[0], sum(counts)], dtype=torch.int32),
+                starts=torch.tensor([0, *accumulate(counts)], dtype=torch.int32),
                 lengths=torch.tensor([end for *_, end in work], dtype=torch.int32),
-                tables=torch.tensor(tables, dtype=torch.int32),
+                tables=torch.tensor([tables[prompt] for prompt, *_ in work], dtype=torch.int32),
                 decodes=counts.count(1),
                 wanted=torch.arange(len(rows)),
             )
@@ -197,6 +265,19 @@ def _window(text: Any, layer: int) -> int | None:
     if types is not None:
         return window if types[layer] == "sliding_attention" else None
     return window if getattr(text, "use_sliding_window", True) else None
+
+
+def _failed(name: str, on: str, error: Exception) -> Exception:
+    """A shortage of memory is not the model's fault."""
+    if ran_out(error):
+        return MemoryError(
+            f"there is no memory to verify it, which takes one layer in float32 beside its weights: {first_line(error)}"
+        )
+    return RefusedModelError(name, f"its forward pass fails on {on}: {error}")
+
+
+def first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n", 1)[0]
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from fastserve.sched.conformance.alarm_book import AlarmsHeard
 from fastserve.sched.conformance.errors import ConformanceError, explained
 from fastserve.sched.conformance.instrument import Watched, watch
 from fastserve.sched.conformance.purity import Purity
-from fastserve.sched.conformance.scripts import SHAPES, Event, Run, Script, StuckError, write
+from fastserve.sched.conformance.scripts import SHAPES, TICKS, Event, Run, Script, StuckError, write
 from fastserve.sched.errors import PolicyError
 from fastserve.sched.job import Job
 from fastserve.sched.plan import Plan
@@ -59,12 +60,20 @@ def check_policy(make: Callable[[], Policy], *, seeds: Iterable[int] = (0, 1), q
     if not seeds:
         raise ValueError("check_policy() needs at least one seed")
     report = Report(_first_look(make))
-    for seed in seeds:
-        for shape in SHAPES:
-            script = write(shape, seed)
-            _Case(make, script, report).check()
-            report.scripts.append(script.name)
+    heard = AlarmsHeard()
+    scripts = [write(shape, seed) for seed in seeds for shape in SHAPES]
+    _play(make, scripts, report, heard)
+    if type(make()).alarm is not Policy.alarm:
+        for tick, longer in heard.scales():
+            _play(make, [write(shape, seeds[0], tick, longer) for shape in SHAPES], report, heard)
+        report.warnings += heard.warnings(report.policy)
     return report
+
+
+def _play(make: Callable[[], Policy], scripts: Iterable[Script], report: Report, heard: AlarmsHeard) -> None:
+    for script in scripts:
+        _Case(make, script, report, heard).check()
+        report.scripts.append(script.name)
 
 
 def _first_look(make: Callable[[], Policy]) -> str:
@@ -125,10 +134,11 @@ def _made(make: Callable[[], Policy]) -> Policy:
 class _Case:
     """One script, and the runs of it that must agree."""
 
-    def __init__(self, make: Callable[[], Policy], script: Script, report: Report) -> None:
+    def __init__(self, make: Callable[[], Policy], script: Script, report: Report, heard: AlarmsHeard) -> None:
         self.make = make
         self.script = script
         self.report = report
+        self.heard = heard
         self.name = report.policy
 
     def check(self) -> None:
@@ -157,6 +167,8 @@ class _Case:
             raise self._failed("exception", text) from error
         except StuckError as error:
             raise self._stuck(error) from error
+        except (Exception, SystemExit) as error:
+            raise self._tripped(error, policy) from error
 
     def _watched(self) -> list[Event]:
         policy = self._fresh()
@@ -174,10 +186,11 @@ class _Case:
             if broken is None and isinstance(error, PolicyError):
                 raise self._failed(error.method, str(error)) from error
             if broken is None:
-                raise
+                raise self._tripped(error, policy) from error
             raise self._failed(broken.check, str(broken)) from broken.__cause__
         self.report.decisions += len(run.events)
         self.report.alarms += watched.rung
+        self.heard.add(self.script.tick, watched.alarms)
         self._warn(watched, run.jobs)
         return run.events
 
@@ -219,13 +232,19 @@ class _Case:
             f"{self.name} does not come to an end though arrivals have stopped: {error}; waiting() must name every job",
         )
 
+    def _tripped(self, error: BaseException, policy: Policy) -> ConformanceError:
+        """The Scheduler itself has failed, and nothing that the policy says by itself shows why."""
+        return self._failed(
+            "exception", f"the Scheduler cannot work with what {self.name} says: {explained(error, policy.needs)}"
+        )
+
     def _failed(self, check: str, text: str) -> ConformanceError:
         return ConformanceError(check, f"{text} [script {self.script.name}]")
 
     def _warn(self, watched: Watched, jobs: list[Job]) -> None:
         found = [_leak(self.name, key, value, jobs) for key, value in _own_state(watched.inner).items()]
         for why, streak in watched.storm.items():
-            if streak >= STORM:
+            if streak >= STORM and self.script.tick in TICKS:
                 found.append(
                     f"{self.name}.alarm() sets its {why!r} alarm again for a fraction of an iteration, {streak} times "
                     f"in a row for one job, so no plan outlasts one; wake it after self.machine.decode_ns or more"

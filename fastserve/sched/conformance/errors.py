@@ -27,7 +27,12 @@ def explained(error: BaseException, needs: frozenset[str]) -> str:
         text += "; its own dict does not hold that job: note every job in arrive() and forget it in depart() only"
     elif isinstance(error, AttributeError) and "'Job' object" in str(error):
         text += "; a Job is read-only and has no other fields: keep what the policy knows in a dict, keyed by job"
-    elif isinstance(error, TypeError) and "NoneType" in str(error) and "guess" not in needs:
+    elif (
+        isinstance(error, TypeError)
+        and "NoneType" in str(error)
+        and "iterable" not in str(error)
+        and "guess" not in needs
+    ):
         text += '; if this is job.guess: jobs have one only for a policy that says needs = frozenset({"guess"})'
     return text
 

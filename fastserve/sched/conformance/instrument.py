@@ -7,10 +7,12 @@ from itertools import islice, pairwise
 from operator import attrgetter
 from typing import Any, NoReturn
 
+from fastserve.sched.conformance.alarm_book import AlarmBook
 from fastserve.sched.conformance.errors import ConformanceError, explained
 from fastserve.sched.conformance.purity import Purity
 from fastserve.sched.job import NEVER, NOWHERE, Job
 from fastserve.sched.policy import Policy
+from fastserve.sched.ranking import NAME_JOBS
 from fastserve.sched.scheduler import Scheduler
 
 READ_ONLY = (
@@ -34,6 +36,7 @@ class Watched(Policy):
         self.current = False  # known holds what can be read now: nothing has been run or told since
         self.looks = 0
         self.rung = 0  # alarms
+        self.alarms = AlarmBook()
         self.streak: dict[tuple[Job, str], int] = {}  # alarms in a row that were set again for almost nothing
         self.storm: dict[str, int] = {}  # the longest of these, by kind
 
@@ -75,9 +78,11 @@ class Watched(Policy):
 
     def depart(self, job: Job) -> None:
         self.known.pop(job, None)
+        self.alarms.forget(job)
         self._tell("depart", job)
 
     def alarm(self, job: Job, why: str) -> None:
+        self.alarms.rang(job, why)
         self._tell("alarm", job, why)
         self.rung += 1
         again = {"served": job.served_goal - job.served, "waited": job.waited or NEVER}.get(why, NEVER)
@@ -210,20 +215,24 @@ class Watched(Policy):
         arriving = job if method == "arrive" else None
         self.settle(skip=arriving)
         self._ask(method, job, [*self.jobs, job], job, *args)
+        self.alarms.look(self.jobs)
         self.settle(method, job)
+
+    def _before(self, first: Job, a: Any, second: Job, b: Any) -> bool:
+        """Is rank `a` the smaller? Blames ranks that cannot be compared."""
+        try:
+            return bool(a < b)
+        except (Exception, SystemExit) as error:
+            self.blame(
+                "rank", "rank", second,
+                f"returned {b!r} where job {first.id} has {a!r}: these cannot be compared ({error}); "
+                f"return one kind of value for every job",
+            )  # fmt: skip
 
     def _order(self, ranks: list[tuple[Job, Any]]) -> None:
         """Two ranks are equal, or one of them is the smaller. Each is held against its neighbour by arrival."""
         for (first, a), (second, b) in pairwise(ranks):
-            try:
-                kinds = (bool(a < b), bool(b < a), bool(a == b))
-            except (Exception, SystemExit) as error:
-                self.blame(
-                    "rank", "rank", second,
-                    f"returned {b!r} where job {first.id} has {a!r}: these cannot be compared ({error}); "
-                    f"return one kind of value for every job",
-                )  # fmt: skip
-            if sum(kinds) != 1:
+            if self._before(first, a, second, b) + self._before(second, b, first, a) + bool(a == b) != 1:
                 self.blame(
                     "rank", "rank", second,
                     f"returned {b!r} where job {first.id} has {a!r}: neither equal nor one smaller than the other; "
@@ -237,7 +246,7 @@ class Watched(Policy):
             if job not in named:
                 self.blame("waiting", "waiting", job, "left out this job, which waits; name every waiting job once")
         for better, worse in pairwise(named):
-            if rank[worse] < rank[better]:
+            if self._before(worse, rank[worse], better, rank[better]):
                 self.blame(
                     "waiting", "waiting", None,
                     f"named job {better.id}, of rank {rank[better]!r}, before job {worse.id}, of rank {rank[worse]!r}; "
@@ -249,6 +258,8 @@ class Watched(Policy):
         most = len(parked) + 1
         order: list[Job] = self._ask("coldest", None, self.jobs, list(parked), most=most)
         for job in order:
+            if not isinstance(job, Job):
+                self.blame("coldest", "coldest", None, f"named {job!r}, which is no Job; {NAME_JOBS}")
             if job not in names:
                 self.blame("coldest", "coldest", job, "named a job that is not in `parked` (or named it twice); "
                            "name each job of `parked` once")  # fmt: skip
@@ -262,6 +273,8 @@ class Watched(Policy):
         most = len(self.jobs) + 1
         seen: set[Job] = set()
         for job in self._ask("waiting", None, self.jobs, most=most):
+            if not isinstance(job, Job):
+                self.blame("waiting", "waiting", None, f"named {job!r}, which is no Job; {NAME_JOBS}")
             if job in seen or job.running or job not in self.jobs:
                 why = (
                     "this job twice"

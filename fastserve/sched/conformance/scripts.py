@@ -21,7 +21,6 @@ JOBS = 32
 LONGEST_PROMPT = 320
 LONGEST_OUTPUT = 32
 BLOCK = 16
-BIGGEST = -(-(LONGEST_PROMPT + LONGEST_OUTPUT) // BLOCK)  # blocks that the largest job may need
 
 
 class Event(NamedTuple):
@@ -51,6 +50,7 @@ class Script:
     outputs: tuple[int, ...]
     guesses: tuple[int, ...]
     cancels: tuple[tuple[int, int], ...]
+    limit: int = LONGEST_OUTPUT  # tokens: of each output
 
     def jobs(self, guessed: bool) -> list[Job]:
         """Fresh jobs, by arrival; with a guess only for a policy that asked for one."""
@@ -59,7 +59,7 @@ class Script:
     @property
     def enough(self) -> int:
         """Iterations after which any run must have ended: each token may cost one whole prefill, chunk by chunk."""
-        chunks = -(-(LONGEST_PROMPT + LONGEST_OUTPUT) // 8)
+        chunks = -(-(LONGEST_PROMPT + self.limit) // 8)
         return sum(self.outputs) * (chunks + 1) + len(self.facts)
 
 
@@ -71,6 +71,7 @@ class ScriptedMachine:
         self.slots = script.config.max_batch
         self.longest = LONGEST_PROMPT
         self.decode_ns = script.tick
+        self.output_ns = LONGEST_OUTPUT * script.tick
         self.next_event = NEVER  # ns: filled by the loop before each plan is run
         self.link = ModelledLink(lambda blocks, out: self._copy_ns(blocks))
 
@@ -177,35 +178,43 @@ SHAPES: dict[str, dict[str, Any]] = {
     "queue": {"batching": "chunked", "token_budget": 64},
     "burst": {"batching": "mixed", "token_budget": 256},
     "recompute": {"residency": "recompute", "visit": 0, "token_budget": 64, "spare": 6},
-    "swap": {"residency": "reactive", "visit": 0, "token_budget": 64, "spare": 10, "host": 2 * BIGGEST},
-    "ahead": {"residency": "proactive", "visit": 1, "token_budget": 64, "spare": 14, "host": 4 * BIGGEST,
-              "kv_reserve": 4},
+    "swap": {"residency": "reactive", "visit": 0, "token_budget": 64, "spare": 10, "host": 2},
+    "ahead": {"residency": "proactive", "visit": 1, "token_budget": 64, "spare": 14, "host": 4, "kv_reserve": 4},
     "prefill-first": {"batching": "prefill-first", "residency": "recompute", "visit": 2, "spare": 12},
 }  # fmt: skip
-"""Scheduler settings by name. spare: blocks that the device pool has beyond the largest job's. host: of the host."""
+"""Scheduler settings by name. spare: blocks that the device pool has beyond the largest job's. host: of how many of the
+largest jobs the host pool takes the blocks.
+"""
 
 TICKS = (1_000_000, 20_000_000, 5_000_000)
 """ns, by seed: quanta and waits that are given in seconds should meet a fast machine and a slow one."""
 
 
-def write(shape: str, seed: int) -> Script:
-    """The script of this shape and seed: thirty-two jobs that overload few slots, in groups that arrive together."""
+def write(shape: str, seed: int, tick: int = 0, longer: int = 1) -> Script:
+    """The script of this shape and seed: thirty-two jobs that overload few slots, in groups that arrive together.
+
+    tick: ns; 0: the seed's. longer: makes each output so many times as long.
+    """
     rng = random.Random(f"{shape} {seed}")
-    tick = TICKS[seed % len(TICKS)]
+    scaled = f", a tick of {tick / 1e9:g} s" if tick else ""
+    scaled += f", outputs {longer} times as long" if longer > 1 else ""
+    tick = tick or TICKS[seed % len(TICKS)]
+    limit = longer * LONGEST_OUTPUT
+    biggest = -(-(LONGEST_PROMPT + limit) // BLOCK)
     settings = dict(SHAPES[shape])
     slots = 2 if shape == "burst" else rng.choice([3, 4, 6])
     spare = settings.pop("spare", None)
-    blocks = Blocks(None if spare is None else BIGGEST + spare, settings.pop("host", 0))
+    blocks = Blocks(None if spare is None else biggest + spare, settings.pop("host", 0) * biggest)
     facts = []
     outputs = []
     cancels = []
     at = 0
     for id in range(JOBS):
-        outputs.append(min(LONGEST_OUTPUT, 1 + int(rng.expovariate(1 / 10))))
+        outputs.append(longer * min(LONGEST_OUTPUT, 1 + int(rng.expovariate(1 / 10))))
         deadline = NEVER if id % 3 == 0 else at + rng.randint(1, 400) * tick
         facts.append({
             "id": id, "arrival": at, "prompt": min(LONGEST_PROMPT, 1 + int(rng.expovariate(1 / 80))),
-            "limit": LONGEST_OUTPUT, "client": f"client-{rng.randrange(4)}", "program": f"program-{id // 3}",
+            "limit": limit, "client": f"client-{rng.randrange(4)}", "program": f"program-{id // 3}",
             "priority": rng.randrange(4), "deadline": deadline,
         })  # fmt: skip
         if rng.random() < 0.15:
@@ -214,5 +223,5 @@ def write(shape: str, seed: int) -> Script:
             at += rng.randint(1, 12) * tick
     guesses = [max(1, round(tokens * rng.choice([0.5, 1, 1, 2]))) for tokens in outputs]
     config = SchedulerConfig(max_batch=slots, **settings)
-    return Script(f"{shape}, seed {seed}", tick, config, blocks, tuple(facts), tuple(outputs), tuple(guesses),
-                  tuple(sorted(cancels)))  # fmt: skip
+    return Script(f"{shape}, seed {seed}{scaled}", tick, config, blocks, tuple(facts), tuple(outputs), tuple(guesses),
+                  tuple(sorted(cancels)), limit)  # fmt: skip

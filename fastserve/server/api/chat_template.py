@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+from fastserve.importing import extra
 from fastserve.server.api.errors import ApiError
 from fastserve.server.config import files
 
@@ -15,35 +16,35 @@ Messages = Sequence[dict[str, str]]
 
 
 class ChatTemplate:
-    """override: a Jinja template, or the path of one. Raises ValueError for one that cannot be read or parsed."""
+    """override: a Jinja template, or the path of one. Raises ValueError for one that cannot be read or parsed.
+
+    Templates are rendered by transformers in any case: in its sandbox, with what it gives them (strftime_now,
+    raise_exception, {% generation %}, a tojson that escapes nothing).
+    """
 
     def __init__(self, tokenizer: Any, override: str | None) -> None:
         self.tokenizer = tokenizer
-        self.template = None
+        self.override = None if override is None else files.template(override)
         self.warned = False
-        if override is not None:
-            self.template = _compiled(files.template(override))
+        if self.override is not None and tokenizer is not None:
+            _check(tokenizer, self.override)
 
     def prompt(self, messages: Messages) -> tuple[str, bool]:
         """(text, whether the tokenizer may add its special tokens to it). Raises ApiError 400."""
         if self.tokenizer is None:
             raise ApiError(400, "this model has no tokenizer: send token ids as the prompt of /v1/completions")
+        if self.override is None and not getattr(self.tokenizer, "chat_template", None):
+            if not self.warned:
+                self.warned = True
+                log.warning("the tokenizer has no chat template; messages are joined as `role: content` lines")
+            return plain(messages), True
         try:
-            if self.template is not None:
-                special = {
-                    name: getattr(self.tokenizer, name, None) or ""
-                    for name in ("bos_token", "eos_token", "pad_token", "unk_token")
-                }
-                return self.template.render(messages=messages, add_generation_prompt=True, **special), False
-            if getattr(self.tokenizer, "chat_template", None):
-                text = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
-                return str(text), False
+            text = self.tokenizer.apply_chat_template(
+                list(messages), chat_template=self.override, tokenize=False, add_generation_prompt=True
+            )
         except Exception as error:  # a template may raise anything for messages that it does not support
             raise ApiError(400, f"the chat template rejects these messages: {error}", param="messages") from error
-        if not self.warned:
-            self.warned = True
-            log.warning("the tokenizer has no chat template; messages are joined as `role: content` lines")
-        return plain(messages), True
+        return str(text), False
 
 
 def plain(messages: Messages) -> str:
@@ -51,18 +52,15 @@ def plain(messages: Messages) -> str:
     return "".join([f"{message['role']}: {message['content']}\n" for message in messages]) + "assistant:"
 
 
-def _compiled(text: str) -> Any:
-    from jinja2 import TemplateError
-    from jinja2.ext import loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+def _check(tokenizer: Any, template: str) -> None:
+    """Raises ValueError for what is no Jinja template; what it says to messages is seen when there are some."""
+    from jinja2 import TemplateSyntaxError
 
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-
-    def raise_exception(message: str) -> None:
-        raise TemplateError(message)
-
-    environment.globals["raise_exception"] = raise_exception
     try:
-        return environment.from_string(text)
-    except TemplateError as error:
-        raise ValueError(f"the chat template is not valid Jinja: {error}") from error
+        tokenizer.apply_chat_template([{"role": "user", "content": ""}], chat_template=template, tokenize=False)
+    except TemplateSyntaxError as error:
+        raise ValueError(f"the chat template is not valid Jinja: line {error.lineno}: {error.message}") from error
+    except ImportError as error:
+        raise ValueError(f"a chat template is rendered by transformers: {error}; {extra('engine')}") from error
+    except Exception as error:
+        log.debug("the chat template does not take an empty message: %r", error)

@@ -14,7 +14,7 @@ from fastserve.server.jobs.jobs import Group, Scheduling
 from fastserve.server.service import DRAINED, Service
 
 STATUS = {"cancelled": 409, "timeout": 504, "error": 500}
-"""Finish reason -> HTTP status of a failed request; stop and length are successes."""
+"""Finish reason -> HTTP status of a failed request; stop, length and truncated are successes."""
 
 
 def service_of(request: Request) -> Service:

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from functools import cache
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WrapValidator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    FailFast,
+    Field,
+    ValidationError,
+    WrapValidator,
+)
 from pydantic import ValidatorFunctionWrapHandler as Handler
 
 from fastserve.sched.checks import LONGEST_S, SHORTEST_S
+from fastserve.server.api.errors import MAX_FAULTS
 from fastserve.server.jobs.jobs import Scheduling
 
 Token = Annotated[int, Field(ge=0, lt=1 << 31)]
@@ -18,22 +31,67 @@ MAX_BYTES = 16 << 10
 """Size of metadata as JSON: it is stored as long as its job."""
 
 
+MUST_BE = "it must be"
+
+
 def expecting(what: str) -> WrapValidator:
-    """One validation message for a field of several types, instead of one for each type."""
+    """One validation message for a field of several types, instead of one for each type: `what`, unless the value is of
+    a right type and a validator of ours has said what is wrong with it.
+    """
 
     def check(value: Any, handler: Handler) -> Any:
         try:
             return handler(value)
         except ValidationError as error:
-            raise ValueError(f"it must be {what}") from error
+            faults = [fault["ctx"]["error"] for fault in error.errors() if fault["type"] == "value_error"]
+            ours = [str(fault) for fault in faults if not str(fault).startswith(MUST_BE)]
+            raise ValueError(ours[0] if ours else f"{MUST_BE} {what}") from error
 
     return WrapValidator(check)
 
 
-def _unicode(value: str) -> str:
-    if any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise ValueError("it contains a lone surrogate, which is not valid Unicode text")
+def few_unknown(fields: Any, model: type[BaseModel]) -> tuple[Any, int]:
+    """(fields with at most MAX_FAULTS unknown ones, how many more there were): each one costs an error of 1 KB."""
+    if not isinstance(fields, dict) or model.model_config.get("extra") != "forbid":
+        return fields, 0
+    known = _names(model)
+    unknown = [name for name in fields if name not in known]
+    if len(unknown) <= MAX_FAULTS:
+        return fields, 0
+    left_out = set(unknown[MAX_FAULTS:])
+    return {name: value for name, value in fields.items() if name not in left_out}, len(left_out)
+
+
+@cache
+def _names(model: type[BaseModel]) -> frozenset[str]:
+    """All names that fields of this model have in JSON."""
+
+    def names() -> Iterator[str]:
+        for name, field in model.model_fields.items():
+            if isinstance(field.validation_alias, AliasChoices):
+                yield from map(str, field.validation_alias.choices)
+            else:
+                yield name if field.validation_alias is None else str(field.validation_alias)
+
+    return frozenset(names())
+
+
+def _unicode(value: Any) -> Any:
+    if isinstance(value, str) and (fault := lone_surrogate(value)) is not None:
+        raise ValueError(fault)
     return value
+
+
+def lone_surrogate(text: str) -> str | None:
+    """What is wrong with text that JSON can carry and no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return (
+            f"it contains the lone surrogate \\u{ord(text[error.start]):04x} at character {error.start}, half of a "
+            "character beyond U+FFFF: send both halves, or the character itself"
+        )
+    return None
 
 
 def _json(value: dict[str, Any]) -> dict[str, Any]:
@@ -56,15 +114,23 @@ def not_tiny(value: float) -> float:
     return value
 
 
-Text = Annotated[str, AfterValidator(_unicode)]
+class FirstFault(FailFast):
+    """Validation of a list stops at the first wrong element."""
+
+    __hash__ = object.__hash__  # unions of types hash their members
+
+
+Text = Annotated[str, BeforeValidator(_unicode)]
 Name = Annotated[Text, Field(max_length=256)]
+ModelName = Annotated[str, Field(max_length=1024)]
+Word = Annotated[str, Field(min_length=1), BeforeValidator(_unicode)]
 Prompt = Annotated[
-    Annotated[str, Field(min_length=1), AfterValidator(_unicode)] | Annotated[list[Token], Field(min_length=1)],
+    Word | Annotated[list[int], FirstFault(), Field(min_length=1)],
     expecting("text of at least one character, or a list of at least one token id"),
 ]
 Tokens = Annotated[int, Field(ge=1, lt=1 << 31)]
 Stop = Annotated[
-    Annotated[str, Field(min_length=1)] | Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=64)],
+    Word | Annotated[list[Word], FirstFault(), Field(max_length=64)],
     expecting("text of at least one character, or a list of at most 64 of them"),
 ]
 Metadata = Annotated[dict[str, Any], AfterValidator(_json)]

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from fastserve.engine import SamplingParams
 from fastserve.engine.snapshot import JobView as EngineJobView
+from fastserve.server.api.body import BodyRoute
 from fastserve.server.api.dependencies import client_of, finished, scheduling_of, service_of
 from fastserve.server.api.errors import ApiError, Json, error_responses
 from fastserve.server.api.native_format import NativeFormat, response_body
@@ -28,8 +29,8 @@ from fastserve.server.api.streaming import EVENTS, EventStream, stream_response
 from fastserve.server.jobs.jobs import Group, ServedJob
 from fastserve.server.service import Service
 
-router = APIRouter()
-REFUSALS = error_responses(400, 401, 404, 409, 413, 429, 500, 503, 504)
+router = APIRouter(route_class=BodyRoute)
+REFUSALS = error_responses(400, 401, 404, 409, 413, 415, 429, 500, 503, 504)
 
 
 def _either(model: Any) -> dict[int | str, dict[str, Any]]:
@@ -117,7 +118,7 @@ def sampling(service: Service, body: Sampling, prompt: list[int]) -> SamplingPar
 async def submit_job(request: Request, response: Response, body: GenerateRequest) -> JobAccepted:
     """A durable job: stored on disk before the response, resumed after a crash or restart of the server."""
     job = await enqueue(request, body)
-    response.headers["Location"] = f"/jobs/{job.id}"
+    response.headers["Location"] = f"{request.scope.get('root_path', '')}/jobs/{job.id}"
     return {"job_id": job.id, "state": job.current_state}
 
 

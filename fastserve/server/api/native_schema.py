@@ -8,7 +8,18 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import TypedDict
 
 from fastserve.engine import SamplingParams
-from fastserve.server.api.fields import Metadata, Name, Prompt, Scheduled, Stop, Text, Tokens
+from fastserve.server.api.fields import (
+    FirstFault,
+    Metadata,
+    ModelName,
+    Name,
+    Prompt,
+    Scheduled,
+    Stop,
+    Text,
+    Tokens,
+    few_unknown,
+)
 from fastserve.server.config.settings import FastServeConfig
 
 
@@ -46,7 +57,7 @@ class Sampling(Scheduled):
     stop_sequences: Stop | None = Field(None, validation_alias=AliasChoices("stop_sequences", "stop"))
     stream: bool = False
     """respond with server-sent events, one a token"""
-    model: str | None = Field(None, validation_alias=AliasChoices("model", "model_name"))
+    model: ModelName | None = Field(None, validation_alias=AliasChoices("model", "model_name"))
     """one of /models; by default the loaded one"""
     metadata: Metadata = Field({})
     """returned unchanged"""
@@ -87,9 +98,14 @@ class Message(BaseModel):
     role: Text
     content: Text
 
+    @model_validator(mode="before")
+    @classmethod
+    def _few_unknown(cls, fields: Any) -> Any:
+        return few_unknown(fields, cls)[0]
+
 
 class ChatRequest(Sampling):
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1), FirstFault()]
 
 
 # -- responses ---------------------------------------------------------------------------------------------------------
@@ -201,6 +217,22 @@ class ModelEntry(TypedDict):
     backend: str
 
 
+class ModelCard(TypedDict):
+    """A model as OpenAI's routes list it."""
+
+    id: str
+    object: str
+    created: int
+    owned_by: str
+    root: str
+    parent: None
+    max_model_len: int
+
+
 class ModelList(TypedDict):
+    """Response of GET /models. object, data: as of GET /v1/models, for OpenAI's clients whose base URL lacks /v1."""
+
+    object: str
+    data: list[ModelCard]
     models: list[ModelEntry]
     default_model: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from importlib.metadata import version
 from typing import Any
 
@@ -9,9 +10,11 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
+from fastserve.server.api.body import BodyRoute
 from fastserve.server.api.dependencies import client_of, finished, scheduling_of, service_of
 from fastserve.server.api.errors import ApiError, Json, error_responses
-from fastserve.server.api.openai_answer import ChatCompletion, Completion
+from fastserve.server.api.native_schema import ModelCard
+from fastserve.server.api.openai_answer import ChatCompletion, Completion, ModelCards
 from fastserve.server.api.openai_format import ChatFormat, CompletionFormat, ReplyState
 from fastserve.server.api.openai_schema import (
     ChatCompletionRequest,
@@ -21,33 +24,19 @@ from fastserve.server.api.openai_schema import (
     TokenizeRequest,
 )
 from fastserve.server.api.streaming import EVENTS, stream_response
+from fastserve.server.api.tokenization import SHORT_LIST
 from fastserve.server.jobs.jobs import Group
 from fastserve.server.service import Service
 
 COMPLETION_TOKENS = 16
 """OpenAI's default max_tokens of completions; of chat it is the rest of the context."""
 
-router = APIRouter(tags=["OpenAI"])
-REFUSALS = error_responses(400, 401, 404, 409, 413, 429, 500, 503, 504, openai=True)
+router = APIRouter(route_class=BodyRoute, tags=["OpenAI"])
+REFUSALS = error_responses(400, 401, 404, 409, 413, 415, 429, 500, 503, 504, openai=True)
 
 
 def _either(model: Any) -> dict[int | str, dict[str, Any]]:
     return {200: {"model": model, "content": EVENTS, "description": "The response, or an SSE stream"}, **REFUSALS}
-
-
-class ModelCard(TypedDict):
-    id: str
-    object: str
-    created: int
-    owned_by: str
-    root: str
-    parent: None
-    max_model_len: int
-
-
-class ModelCards(TypedDict):
-    object: str
-    data: list[ModelCard]
 
 
 class Version(TypedDict):
@@ -70,17 +59,19 @@ class Detokenized(TypedDict):
 
 @router.get("/v1/models", responses=error_responses(401, openai=True))
 async def models(request: Request) -> ModelCards:
-    return {"object": "list", "data": [_card(service_of(request))]}
+    return {"object": "list", "data": [model_card(service_of(request))]}
 
 
+@router.get("/models/{name:path}", include_in_schema=False)
 @router.get("/v1/models/{name:path}", responses=error_responses(401, 404, openai=True))
 async def model(request: Request, name: str) -> ModelCard:
     service = service_of(request)
     service.check_model(name)
-    return _card(service)
+    return model_card(service)
 
 
-def _card(service: Service) -> ModelCard:
+def model_card(service: Service) -> ModelCard:
+    """The served model as OpenAI's routes list it."""
     return {
         "id": service.model,
         "object": "model",
@@ -92,12 +83,13 @@ def _card(service: Service) -> ModelCard:
     }
 
 
+@router.post("/completions", response_model=None, include_in_schema=False)
 @router.post("/v1/completions", response_model=None, responses=_either(Completion))
 async def completions(request: Request, body: CompletionRequest) -> Response:
     service = service_of(request)
     service.check_model(body.model)
-    prompts = [await service.tokenization.prompt(prompt) for prompt in body.prompts]
-    group = _start(service, request, body, prompts, "completion", COMPLETION_TOKENS, body.logprobs)
+    prompts = await service.tokenization.prompts(body.prompts)
+    group = await _start(service, request, body, prompts, "completion", COMPLETION_TOKENS, body.logprobs)
     reply = ReplyState(service, group, prompts, body.choices, body.stream_options, body.logprobs or 0)
     form = CompletionFormat(reply)
     if body.stream:
@@ -106,6 +98,7 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
     return Json(form.response(outputs))
 
 
+@router.post("/chat/completions", response_model=None, include_in_schema=False)
 @router.post("/v1/chat/completions", response_model=None, responses=_either(ChatCompletion))
 async def chat_completions(request: Request, body: ChatCompletionRequest) -> Response:
     service = service_of(request)
@@ -114,7 +107,7 @@ async def chat_completions(request: Request, body: ChatCompletionRequest) -> Res
     prompt = await service.tokenization.conversation(messages)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     body.max_tokens = body.max_completion_tokens or body.max_tokens
-    group = _start(service, request, body, [prompt], "chat completion", None, logprobs)
+    group = await _start(service, request, body, [prompt], "chat completion", None, logprobs)
     form = ChatFormat(ReplyState(service, group, [prompt], body.choices, body.stream_options, logprobs or 0))
     if body.stream:
         return stream_response(group, form)
@@ -122,7 +115,7 @@ async def chat_completions(request: Request, body: ChatCompletionRequest) -> Res
     return Json(form.response(outputs))
 
 
-def _start(
+async def _start(
     service: Service,
     request: Request,
     body: Generation,
@@ -139,6 +132,8 @@ def _start(
         for prompt in prompts:
             tokens = service.output_limit(len(prompt), body.max_tokens, default_tokens)
             for _ in range(body.choices):
+                if group.jobs and len(prompt) > SHORT_LIST:  # each is checked again, and others have their turn
+                    await asyncio.sleep(0)
                 service.start(
                     prompt,
                     body.params(tokens, len(group.jobs), logprobs),
@@ -148,9 +143,12 @@ def _start(
                     scheduling=scheduling_of(request, body),
                     streams=bool(body.stream),
                 )
-    except (ApiError, ValueError) as error:
+    except ValueError as error:
         group.cancel()
-        raise error if isinstance(error, ApiError) else ApiError(400, str(error)) from error
+        raise ApiError(400, str(error)) from error
+    except BaseException:  # ApiError, or the server ends
+        group.cancel()
+        raise
     return group
 
 
@@ -159,14 +157,15 @@ async def tokenize(request: Request, body: TokenizeRequest) -> Tokenized:
     service = service_of(request)
     service.check_model(body.model)
     tokens = await service.tokenization.tokens(body.prompt, body.add_special_tokens)
-    return {"count": len(tokens), "max_model_len": service.engine.max_model_len, "tokens": tokens}
+    found = {"count": len(tokens), "max_model_len": service.engine.max_model_len, "tokens": tokens}
+    return Json(found)  # type: ignore[return-value]
 
 
 @router.post("/detokenize", responses=error_responses(400, 401, 404, 413))
 async def detokenize(request: Request, body: DetokenizeRequest) -> Detokenized:
     service = service_of(request)
     service.check_model(body.model)
-    return {"prompt": service.tokenization.text(body.tokens)}
+    return {"prompt": await service.tokenization.text_of(body.tokens)}
 
 
 @router.get("/version", responses=error_responses(401))

@@ -6,7 +6,7 @@ from typing import Literal
 
 from typing_extensions import TypedDict
 
-from fastserve.server.api.native_schema import Usage
+from fastserve.server.api.native_schema import ModelCard, Usage
 
 
 class Logprobs(TypedDict):
@@ -68,3 +68,8 @@ class ChatCompletion(TypedDict):
     model: str
     choices: list[ChatChoice]
     usage: Usage
+
+
+class ModelCards(TypedDict):
+    object: str
+    data: list[ModelCard]

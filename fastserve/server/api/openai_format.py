@@ -61,6 +61,11 @@ class ReplyState:
         return self.event(openai_body(status, failure_message(piece.finish_reason, job.id, job.error)))
 
 
+def finish_reason(own: str) -> str:
+    """OpenAI's word: its clients know of stop and length only, and whoever outgrew the pool has come to a length."""
+    return "length" if own == "truncated" else own
+
+
 class CompletionFormat:
     object = "text_completion"
     prefix = "cmpl-"
@@ -89,7 +94,7 @@ class CompletionFormat:
         logprobs = "null"
         if piece.logprob is not None:
             logprobs = json.dumps(self.logprobs(choice, [piece]))
-        reason = f'"{piece.finish_reason}"' if piece.finish_reason else "null"
+        reason = f'"{finish_reason(piece.finish_reason)}"' if piece.finish_reason else "null"
         body = self.delta(piece.text)
         tail = ""
         if reply.counts:
@@ -130,7 +135,7 @@ class CompletionFormat:
                     "index": choice,
                     **self.content(output),
                     "logprobs": self.all_logprobs(choice, output),
-                    "finish_reason": output.finish_reason,
+                    "finish_reason": finish_reason(output.finish_reason),
                 }
                 for choice, output in enumerate(outputs)
             ],

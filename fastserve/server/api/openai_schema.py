@@ -7,7 +7,18 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from fastserve.engine import SamplingParams
-from fastserve.server.api.fields import Name, Prompt, Scheduled, Stop, Text, Token, Tokens, expecting
+from fastserve.server.api.fields import (
+    FirstFault,
+    ModelName,
+    Name,
+    Prompt,
+    Scheduled,
+    Stop,
+    Text,
+    Token,
+    Tokens,
+    expecting,
+)
 
 MAX_CHOICES = 128
 UNSUPPORTED = ("tools", "functions", "logit_bias", "suffix", "echo")
@@ -24,7 +35,7 @@ class Generation(Scheduled):
 
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
 
-    model: str | None = None
+    model: ModelName | None = None
     max_tokens: Tokens | None = None
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -35,7 +46,7 @@ class Generation(Scheduled):
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
     stop: Stop | None = None
-    stop_token_ids: Annotated[list[Token], Field(max_length=1024)] | None = None
+    stop_token_ids: Annotated[list[Token], Field(max_length=1024), FirstFault()] | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -91,7 +102,7 @@ class Generation(Scheduled):
 
 class CompletionRequest(Generation):
     prompt: Annotated[
-        Prompt | Annotated[list[Prompt], Field(min_length=1, max_length=MAX_CHOICES)],
+        Prompt | Annotated[list[Prompt], Field(min_length=1, max_length=MAX_CHOICES), FirstFault()],
         expecting(f"text, a list of token ids, or a list of at most {MAX_CHOICES} of these; none of them empty"),
     ]
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
@@ -123,7 +134,9 @@ class ChatMessage(BaseModel):
     """Other fields, such as name, are ignored. Several text parts are concatenated."""
 
     role: Text
-    content: Annotated[Text | list[Part] | None, expecting("text, or a list of parts with a type")] = None
+    content: Annotated[
+        Text | Annotated[list[Part], FirstFault()] | None, expecting("text, or a list of parts with a type")
+    ] = None
 
     @property
     def text(self) -> str:
@@ -140,7 +153,7 @@ class ChatMessage(BaseModel):
 
 
 class ChatCompletionRequest(Generation):
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1), FirstFault()]
     max_completion_tokens: Tokens | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
@@ -154,12 +167,12 @@ class ChatCompletionRequest(Generation):
 
 class TokenizeRequest(BaseModel):
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
-    model: str | None = None
+    model: ModelName | None = None
     prompt: Text
     add_special_tokens: bool = True
 
 
 class DetokenizeRequest(BaseModel):
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
-    model: str | None = None
-    tokens: list[Token]
+    model: ModelName | None = None
+    tokens: Annotated[list[int], FirstFault()]

@@ -26,7 +26,7 @@ from fastserve.engine.config import POLICY, EngineConfig
 from fastserve.policies.spec import PolicySpec
 from fastserve.sched import checks
 from fastserve.sched.checks import LONGEST_S, MOST, SHORTEST_S
-from fastserve.server.config import aliases, sources
+from fastserve.server.config import addresses, aliases, sources
 from fastserve.server.config.derived import ENGINE, derived
 
 
@@ -144,10 +144,32 @@ class FastServeConfig(Second):
     """hours for which finished jobs are kept, counted while a server runs"""
     keep_mib: Positive = 512.0
     """MiB of memory for requests and finished jobs: prompts, metadata, results; the oldest finished ones go first"""
+    allowed_hosts: Words = ()
+    """further names of this server, such as a proxy's: NAME, NAME:PORT, .NAME for all below it, "*" for any"""
     cors_origins: Words = ()
-    """CORS: allowed origins; "*" for all; none by default"""
+    """web pages elsewhere that may use this server, by origin (http://NAME:PORT); "*" for all; none by default"""
+    root_path: str = ""
+    """path below which a proxy shows this server, such as /llm (the proxy's X-Forwarded-Prefix says it too)"""
+    forwarded_allow_ips: Words = ("127.0.0.1", "::1")
+    """proxies whose X-Forwarded-* headers are believed: addresses or networks, "*" for any"""
     max_body_mib: Positive = 8.0
     """maximum request body, MiB"""
+    max_body_items: Annotated[int, Field(ge=64)] = 16384
+    """maximum strings, objects and lists in a request body"""
+    max_header_kib: Positive = 32.0
+    """maximum request line and headers, KiB"""
+    max_headers: Count = 128
+    """maximum headers of a request"""
+    max_connections: Count = 2048
+    """maximum open connections; a few more are kept for /ping and /health"""
+    max_connections_per_address: Count = 1024
+    """maximum open connections of one address"""
+    header_timeout: Positive = 10.0
+    """seconds in which the headers of a request must have arrived"""
+    body_timeout: Positive = 60.0
+    """seconds in which its body must have arrived"""
+    stall_timeout: Positive = 60.0
+    """seconds after which a client that does not read its response is disconnected"""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """minimum severity of log lines"""
     log_format: Literal["text", "json"] = "text"
@@ -242,6 +264,37 @@ class FastServeConfig(Second):
                 "servers on ports of their own behind a load balancer"
             )
         return value
+
+    @field_validator("allowed_hosts", "cors_origins", "forwarded_allow_ips")
+    @classmethod
+    def _each(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple([word for text in value for word in aliases.words(text)])
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple([addresses.origin(text) for text in value])
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple([addresses.host_name(text) for text in value])
+
+    @field_validator("forwarded_allow_ips")
+    @classmethod
+    def _proxies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        addresses.networks(value)
+        return value
+
+    @field_validator("token_validation_url")
+    @classmethod
+    def _url(cls, value: str | None) -> str | None:
+        return None if value is None else addresses.url(value)
+
+    @field_validator("root_path")
+    @classmethod
+    def _root(cls, value: str) -> str:
+        return addresses.root_path(value)
 
     @field_validator("metrics_endpoint")
     @classmethod

@@ -17,6 +17,7 @@ STATES = ("queued", "running", "preempted", "finished", "cancelled", "failed")
 END_STATES = {
     "stop": "finished",
     "length": "finished",
+    "truncated": "finished",
     "cancelled": "cancelled",
     "timeout": "failed",
     "error": "failed",
@@ -257,8 +258,9 @@ def answer_of(job: ServedJob, output: Output, backend: str) -> dict[str, Any]:
     queued = seconds(record.get("queued")) or 0.0
     queued += seconds(record.get("preempted")) or 0.0
     took = seconds(record.get("jct_from_arrival"))
-    if took is None:
-        took = queued = max(0.0, (job.ended or job.created) - job.created)
+    if took is None:  # it never began; or it was truncated, and has no completion time but a time for which it ran
+        took = max(0.0, (job.ended or job.created) - job.created)
+        queued = min(queued, took) if generated else took
     total = job.prompt_tokens + generated
     return {
         "job_id": job.id,

@@ -128,5 +128,6 @@ function summary(event) {
   facts.push(`first after ${duration(event.time_to_first_token)}`, `${event.tokens_per_second.toFixed(1)} a second`);
   if (event.preemption_count) facts.push(`preempted ${event.preemption_count}×`);
   if (event.finish_reason === "length") facts.push("cut at the limit");
+  if (event.finish_reason === "truncated") facts.push("truncated: it outgrew the KV pool");
   return facts.join(" · ");
 }

@@ -69,13 +69,13 @@ export class Meters {
 
   /** What does not change while a server runs. */
   introduce() {
-    const { model, settings, knobs } = this.world.about;
+    const { model, settings, knobs, derived } = this.world.about;
     say(byId("model"), model);
     say(byId("policy"), settings.policy);
     const note = document.getElementById("untrained"); // gone once a conversation has begun
     if (note) note.hidden = settings.model !== "embedded";
-    const shown = [["policy", settings.policy], ...Object.entries(knobs)];
-    const { policy: _, knobs: __, model: ___, ...engine } = settings;
+    const shown = [["policy", settings.policy], ...Object.entries({ ...knobs, ...derived })];
+    const { policy: _, knobs: __, model: ___, derived: ____, ...engine } = settings;
     const list = byId("knobs");
     list.replaceChildren(
       ...shown.map(([name, value], index) => knob(name, value, index ? "knob" : "knob name")),

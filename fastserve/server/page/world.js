@@ -26,7 +26,7 @@ export class World {
     this.onEnd = new Set(); // called with each job that has ended
     this.spans = []; // {slot, id, level, from, to, preempted}; to is null while it lasts
     this.open = new Map(); // slot -> its span that lasts
-    this.about = null; // model, settings and knobs
+    this.about = null; // model, settings, knobs and what the policy derives from them
     this.stats = null;
     this.news = null; // {kind, text} of the last demotion, promotion or preemption
     this.turn = 0;
@@ -58,8 +58,8 @@ export class World {
   }
 
   begin(message) {
-    const { model, settings, knobs, stats } = message;
-    this.about = { model, settings, knobs };
+    const { model, settings, knobs, derived, stats } = message;
+    this.about = { model, settings, knobs, derived };
     this.since = stats.at;
     this.jobs.clear();
     for (const slot of [...this.open.keys()]) this.close(slot, stats.at);

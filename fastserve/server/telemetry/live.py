@@ -15,7 +15,7 @@ from typing import Any
 
 from fastserve.engine import Engine
 from fastserve.engine.snapshot import Snapshot
-from fastserve.policies.skip_join import PRESETS
+from fastserve.json_values import plain
 from fastserve.server.api.streaming import KEEPALIVE, KEEPALIVE_S
 from fastserve.server.jobs.jobs import JobRegistry
 from fastserve.server.telemetry.totals import Totals, percentiles
@@ -166,12 +166,13 @@ class Broadcaster:
     async def snapshot(self) -> dict[str, Any]:
         snapshot = await asyncio.to_thread(self.engine.snapshot)
         self._schedule_progress(snapshot)
-        settings = {name: _plain(value) for name, value in self.engine.settings.items()}
+        settings = {name: plain(value) for name, value in self.engine.settings.items()}
         return {
             "type": "snapshot",
             "model": self.engine.model_name,
             "settings": settings,
-            "knobs": {name: _plain(value) for name, value in _knobs(self.engine).items()},
+            "knobs": settings["knobs"],
+            "derived": settings["derived"],
             **self._state(snapshot),
         }
 
@@ -188,18 +189,3 @@ class Broadcaster:
     def _job_id(self, engine_id: int) -> str | None:
         """job_id of a live job, by the engine's id."""
         return self.registry.engine_ids.get(engine_id)
-
-
-def _knobs(engine: Engine) -> dict[str, Any]:
-    """Every setting of the policy: as given, else from its preset, else its default."""
-    policy = engine.serving.policy
-    found, given = policy.settings, policy.knobs
-    if "preset" in found:
-        found |= PRESETS.get(given.get("preset", found["preset"]), {})
-    return found | dict(given)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)

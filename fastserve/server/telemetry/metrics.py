@@ -38,6 +38,10 @@ HISTOGRAMS: dict[str, tuple[str, tuple[float, ...]]] = {
 """vLLM has all of these under the same names."""
 
 
+VLLM_REASONS = {word: (word,) for word in FINISHES if word != "truncated"} | {"length": ("length", "truncated")}
+"""finished_reason of vllm:request_success -> our finish reasons: vLLM has no word for who outgrew the pool."""
+
+
 class Metrics:
     """text() waits for the engine, up to one iteration: call it from a thread, not on the event loop."""
 
@@ -102,7 +106,9 @@ class _Collector(Collector):
         )
         for reason in FINISHES:
             reasons.add_metric([reason], counters.get(f"finished_{reason}", 0))
-            success.add_metric([*self.labels.values(), reason], counters.get(f"finished_{reason}", 0))
+        for reason, own in VLLM_REASONS.items():
+            count = sum([counters.get(f"finished_{word}", 0) for word in own])
+            success.add_metric([*self.labels.values(), reason], count)
         yield reasons
         yield success
         for name, histogram in self.histograms.items():

@@ -12,6 +12,7 @@ from starlette.responses import PlainTextResponse, Response
 from fastserve.server.api.dependencies import service_of
 from fastserve.server.api.errors import Json, error_responses
 from fastserve.server.api.native_schema import Health, ModelList, Ready
+from fastserve.server.api.openai import model_card
 from fastserve.server.api.streaming import EVENTS, EventStream
 from fastserve.server.telemetry import stats
 from fastserve.server.telemetry.live import Viewer
@@ -44,7 +45,8 @@ async def models(request: Request) -> ModelList:
         "loaded": True,
         "backend": engine.info.backend,
     }
-    return {"models": [entry], "default_model": service.model}
+    cards = {"object": "list", "data": [model_card(service)]}
+    return {**cards, "models": [entry], "default_model": service.model}  # type: ignore[typeddict-item]
 
 
 @router.get("/stats", responses=error_responses(401))

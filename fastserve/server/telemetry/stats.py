@@ -12,6 +12,7 @@ import psutil
 from typing_extensions import TypedDict
 
 from fastserve.engine.snapshot import Snapshot
+from fastserve.json_values import plain
 from fastserve.sched.observer import headline
 from fastserve.server.api.native_schema import GpuMemory, Health
 from fastserve.server.jobs.jobs import STATES
@@ -84,9 +85,12 @@ class Alert(TypedDict):
 
 
 class Detailed(Stats):
-    """scheduler_share: of the time of iterations, 0 to 1, since the start."""
+    """scheduler_share: of the time of iterations, 0 to 1, since the start. settings: of the engine, defaults filled in;
+    `knobs` are the policy's, `derived` what it makes of them on this machine.
+    """
 
     policy: str
+    settings: dict[str, Any]
     queues: dict[str, int]
     jobs: dict[str, int]
     waiting: int
@@ -102,6 +106,7 @@ class Detailed(Stats):
     throughput: Throughput
     error_rate: float
     timeout_rate: float
+    truncated_rate: float
     process: Process
     gpu_memory: GpuMemory
     scheduler_us_per_iteration: float
@@ -165,6 +170,7 @@ async def detailed(service: Service) -> Detailed:
     found: Any = {
         **stats(service),
         "policy": service.engine.serving.name,
+        "settings": plain(service.engine.settings),
         "queues": dict(sorted(Counter(headline(job.level) for job in snapshot.jobs).items())),
         "jobs": {state: live.get(state, 0) for state in STATES},
         "waiting": snapshot.waiting,
@@ -186,6 +192,7 @@ async def detailed(service: Service) -> Detailed:
         "throughput": _throughput(service),
         "error_rate": totals.share("error"),
         "timeout_rate": totals.share("timeout"),
+        "truncated_rate": totals.share("truncated"),
         "process": _process(service.process),
         "gpu_memory": memory,
         "scheduler_us_per_iteration": snapshot.scheduler_us,

@@ -1,0 +1,32 @@
+"""Values and settings in words, as tables and reports show them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+SHOWN = 8
+"""Items of a list that are shown; of a longer one the first three and the last."""
+
+
+def value_in_words(value: object) -> str:
+    """Numbers to four digits, whole ones in full; a longer list is abridged."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) >= 10_000 else str(value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        return "(" + ", ".join(f"{name}={value_in_words(item)}" for name, item in value.items()) + ")"
+    if isinstance(value, list | tuple):
+        words = [value_in_words(item) for item in value]
+        return ", ".join([*words[:3], "...", words[-1]] if len(words) > SHOWN else words)
+    return "none" if value is None else str(value)
+
+
+def policy_in_words(settings: Mapping[str, Any]) -> str:
+    """PolicySpec.told(): "q1=0, ratio=2; on this machine: levels 5, quanta 1, 2, 4, 8, 16"; empty for no settings."""
+    own = ", ".join(f"{name}={value_in_words(value)}" for name, value in settings.items() if name != "derived")
+    found = ", ".join(f"{name} {value_in_words(value)}" for name, value in settings.get("derived", {}).items())
+    return "; ".join([own] * bool(own) + [f"on this machine: {found}"] * bool(found))
