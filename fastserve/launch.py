@@ -46,7 +46,7 @@ class Body:
     ) -> None:  # fmt: skip
         given = None if latency is None else load_hardware(latency)  # a wrong name is known before a model is loaded
         self.name = backends.checked(backend)
-        backends.look(self.name, model)
+        backends.look(self.name, model, dummy=options.get("load_format") == "dummy")
         self.kind = backends.find(backend)
         self.given = given
         options = {name: value for name, value in options.items() if name not in DEFAULTS or value != DEFAULTS[name]}

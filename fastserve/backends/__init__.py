@@ -42,12 +42,12 @@ def checked(name: str) -> str:
     return name
 
 
-def look(name: str, model: Any) -> None:
-    """Raises ValueError for a model or a file of one's own that is not there; nothing heavy is imported."""
+def look(name: str, model: Any, *, dummy: bool = False) -> None:
+    """dummy: its weights are not read. Raises ValueError for a model or a file of one's own that is not there; nothing heavy is imported."""
     name = checked(name)
     if name in LOOKS and isinstance(model, str | PathLike):
         where, _, attribute = LOOKS[name].rpartition(":")
-        getattr(import_module(where), attribute)(str(model))
+        getattr(import_module(where), attribute)(str(model), dummy)
     where = name.rpartition(":")[0]
     if name not in BACKENDS and where.endswith(SUFFIX) and not Path(where).is_file():
         raise ValueError(f"backend {name!r}: there is no file {Path(where).resolve()}")

@@ -27,7 +27,18 @@ from fastserve.metrics.saturation import Columns, Floats, area_until, covered, l
 
 Summary = dict[str, float | int | None]
 
-__all__ = ["Columns", "Ratio", "Slo", "Summary", "jain", "largest_rate", "paired_ratio", "saturated", "summarise"]
+__all__ = [
+    "Columns",
+    "Ratio",
+    "Slo",
+    "Summary",
+    "jain",
+    "largest_rate",
+    "paired_ratio",
+    "saturated",
+    "summarise",
+    "with_not_arrived",
+]
 
 GIB = 2.0**30
 
@@ -86,6 +97,12 @@ def summarise(columns: Columns, *, horizon_s: float, warmup_s: float = 0.0, slo:
     summary["jain_index"] = _client_fairness(jobs, horizon_s)
     summary["saturated"] = saturated(columns, horizon_s=horizon_s)
     return summary
+
+
+def with_not_arrived(summary: Summary, count: int) -> Summary:
+    """Of a run that was stopped before so many jobs had come: they are unfinished, and in no other figure."""
+    known = {key: int(summary[key] or 0) + count for key in ("n", "unfinished")}
+    return summary | known | {"not_arrived": count}
 
 
 def jain(shares: Sequence[float] | Floats) -> float | None:

@@ -64,7 +64,7 @@ def prepared(config: FastServeConfig) -> Iterator[Prepared]:
 
 def _look(config: FastServeConfig) -> None:
     """Raises ValueError, OSError or OutputError for files of the settings that are not there or no use."""
-    backends.look(config.backend, config.model)
+    backends.look(config.backend, config.model, dummy=config.load_format == "dummy")
     if config.latency is not None:
         load_hardware(config.latency)
     if config.api_key_file is not None:
