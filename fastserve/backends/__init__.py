@@ -43,7 +43,10 @@ def checked(name: str) -> str:
 
 
 def look(name: str, model: Any, *, dummy: bool = False) -> None:
-    """dummy: its weights are not read. Raises ValueError for a model or a file of one's own that is not there; nothing heavy is imported."""
+    """Raises ValueError for a model or a file of one's own that is not there; nothing heavy is imported.
+
+    dummy: the model's weights are not read.
+    """
     name = checked(name)
     if name in LOOKS and isinstance(model, str | PathLike):
         where, _, attribute = LOOKS[name].rpartition(":")
