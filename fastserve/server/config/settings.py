@@ -70,7 +70,7 @@ class First(BaseSettings):
     trust_remote_code: bool = False
     """run model code that comes with the weights"""
     hf_token: SecretStr | None = None
-    """token for gated models (also HF_TOKEN)"""
+    """token for gated models; better as the environment's HF_TOKEN, which ps does not show"""
     max_model_len: Tokens | None = None
     """longest context in tokens; above the model's own it is cut with a warning"""
     chat_template: str | None = None
@@ -189,9 +189,10 @@ class FastServeConfig(Second):
 
     # -- authentication and limits
     api_key: Secrets = ()
-    """bearer token, or "TOKEN CLIENT" to name its client; repeatable. Any token switches auth on"""
+    """bearer token, or "TOKEN CLIENT" to name its client; repeatable. Any token switches auth on. On the command line
+    other users of the machine can read it (ps): api_key_file is for that"""
     api_key_file: Path | None = None
-    """file with one TOKEN [CLIENT] a line"""
+    """file with one TOKEN [CLIENT] a line; mode 0600 keeps it from others"""
     token_validation_url: str | None = None
     """OAuth introspection endpoint (RFC 7662) for tokens that are not listed here"""
     required_scopes: Words = ()
