@@ -140,7 +140,9 @@ async def test_too_large_or_too_many_headers(headers: bytes) -> None:
 
 async def test_a_long_request_line() -> None:
     async with served() as server:
-        assert (await server.ask(b"GET /stream?prompt=" + b"a" * 50_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n"))[0] == 431
+        assert (await server.ask(b"GET /stream?prompt=" + b"a" * 50_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n"))[
+            0
+        ] == 431
         assert (await server.ask(b"GET /stream?prompt=" + b"a" * 400_000))[0] == 431
 
 
