@@ -65,7 +65,7 @@ class Engine:
         budget = scheduler.batching.budget if serving.batching == "chunked" else None
         latency = hardware.latency
         self.inbox = Inbox()
-        self.input_processor = InputProcessor(info, serving, clock, self.inbox)
+        self.input_processor = InputProcessor(info, serving, clock, self.inbox, backend.traits.constrains)
         recorder = Recorder(
             hardware.memory.block_bytes,
             lambda prompt, output: latency.alone_ps(prompt, output, budget),
@@ -175,10 +175,10 @@ class Engine:
     def snapshot(self, most: int = 1000) -> Snapshot:
         """The state between two iterations. most: waiting jobs that are listed."""
         try:
-            snapshot: Snapshot = self.inbox.ask(lambda: take(self.loop, most)).result()
+            snapshot: Snapshot = self.inbox.ask(lambda: take(self.loop, most, self.serving.name)).result()
         except CancelledError:
             self._lifecycle.thread.join()
-            return take(self.loop, most)
+            return take(self.loop, most, self.serving.name)
         return snapshot
 
     def records(self) -> Columns:

@@ -183,7 +183,7 @@ class Service:
         except QueueFull as error:
             raise _queue_full(error) from error
         except ValueError as error:
-            raise ApiError(400, str(error)) from error
+            raise ApiError(400, str(error), param=getattr(error, "param", None)) from error
         except RuntimeError as error:
             raise ApiError(503, str(error)) from error
         self.registry.add(job)

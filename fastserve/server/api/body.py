@@ -21,6 +21,7 @@ from fastserve.server.api.dependencies import client_of, service_of
 from fastserve.server.api.errors import WRONG_CONTENT_TYPE, ApiError, InvalidBody, not_json
 from fastserve.server.api.fields import few_unknown
 from fastserve.server.api.openai_schema import MAX_CHOICES, DetokenizeRequest, TokenizeRequest
+from fastserve.server.api.unknown_fields import explained
 from fastserve.server.body_scan import MAX_LITERAL, BodyLimits, Excess, Scan
 from fastserve.server.forwarded import route_path
 from fastserve.server.origin import is_json
@@ -186,7 +187,8 @@ def validated(fields: Any, model: type[Model], where: str = "body") -> Model:
     try:
         return model.model_validate(fields)
     except ValidationError as error:
-        raise _invalid(*error.errors(include_url=False), more=more, where=where) from None
+        faults = [explained(fault, model) for fault in error.errors(include_url=False)]
+        raise _invalid(*faults, more=more, where=where) from None
 
 
 def _invalid(*faults: Any, more: int = 0, where: str = "body") -> RequestValidationError:

@@ -167,17 +167,7 @@ async def stream_get(
     """For `curl -N`. A browser that follows a link or loads an image must not start anything."""
     if by_browser(request.headers):
         raise ApiError(403, GET_FROM_BROWSER)
-    given = {
-        "prompt": prompt,
-        "max_new_tokens": max_new_tokens,
-        "max_length": max_length,
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "seed": seed,
-    }
-    found = validated({name: value for name, value in given.items() if value is not None}, GenerateRequest, "query")
-    return await _raw(request, found)
+    return await _raw(request, validated(dict(request.query_params), GenerateRequest, "query"))
 
 
 class ModelFacts(TypedDict):

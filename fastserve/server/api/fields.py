@@ -53,7 +53,7 @@ def few_unknown(fields: Any, model: type[BaseModel]) -> tuple[Any, int]:
     """(fields with at most MAX_FAULTS unknown ones, how many more there were): each one costs an error of 1 KB."""
     if not isinstance(fields, dict) or model.model_config.get("extra") != "forbid":
         return fields, 0
-    known = _names(model)
+    known = names_of(model)
     unknown = [name for name in fields if name not in known]
     if len(unknown) <= MAX_FAULTS:
         return fields, 0
@@ -62,7 +62,7 @@ def few_unknown(fields: Any, model: type[BaseModel]) -> tuple[Any, int]:
 
 
 @cache
-def _names(model: type[BaseModel]) -> frozenset[str]:
+def names_of(model: type[BaseModel]) -> frozenset[str]:
     """All names that fields of this model have in JSON."""
 
     def names() -> Iterator[str]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastserve.engine import Engine
 from fastserve.engine.model_info import too_long
-from fastserve.server.api.chat_template import ChatTemplate, Messages
+from fastserve.engine.token_text import TokenText
+from fastserve.server.api.chat_template import ANSWER, ChatTemplate, Messages, Rendering
 from fastserve.server.api.errors import ApiError
+from fastserve.server.api.fields import lone_surrogate
 from fastserve.server.body_scan import fragments
 from fastserve.server.input_pool import InputPool
 from fastserve.server.token_bound import TokenBound
@@ -21,6 +23,18 @@ SHORT_CHAT, SHORT_LIST = 64, 4096
 """Messages and token ids up to which it is done there as well."""
 
 
+class Cut(NamedTuple):
+    """A prompt is cut to so many tokens, -1: to what leaves room for `output` ones. end: its end is kept."""
+
+    tokens: int
+    end: bool
+    output: int
+
+    def of(self, ids: list[int], context: int) -> list[int]:
+        most = self.tokens if self.tokens > 0 else max(1, context - self.output)
+        return ids[-most:] if self.end else ids[:most]
+
+
 class Tokenization:
     """Raises ApiError 400 for an invalid prompt."""
 
@@ -28,37 +42,51 @@ class Tokenization:
         self.engine = engine
         self.chat = chat
         self.pool = pool
+        self.pieces = None if engine.tokenizer is None else TokenText(engine.tokenizer)
+        """what single tokens are in a text"""
 
     async def prompt(self, prompt: str | list[int]) -> list[int]:
         """Token ids of a prompt: text, or token ids already."""
         return (await self.prompts([prompt]))[0]
 
-    async def prompts(self, prompts: Sequence[str | list[int]]) -> list[list[int]]:
-        """Of several prompts; the first one that cannot fit is refused before the next one is looked at."""
-        short = sum(map(len, prompts)) <= SHORT_TEXT
-        return [await self._run(partial(self._prompt, prompt), short) for prompt in prompts]
+    async def prompts(
+        self, prompts: Sequence[str | list[int]], cut: Cut | None = None, special: bool | None = None
+    ) -> list[list[int]]:
+        """Of several prompts; the first one that cannot fit is refused before the next one is looked at.
 
-    def _prompt(self, prompt: str | list[int]) -> list[int]:
+        special: whether the tokenizer adds its special tokens to a text (None: yes).
+        """
+        short = sum(map(len, prompts)) <= SHORT_TEXT
+        return [await self._run(partial(self._prompt, prompt, cut, special), short) for prompt in prompts]
+
+    def _prompt(self, prompt: str | list[int], cut: Cut | None, special: bool | None) -> list[int]:
         most = self.engine.max_model_len
+        if cut is not None and not isinstance(prompt, str):
+            prompt = cut.of(prompt, most)
         ids = prompt
         try:
             if isinstance(prompt, str):
-                ids = self.engine.info.encode(prompt)
+                ids = self.engine.info.encode(prompt if special is not False else self._encode(prompt, False))
+                ids = ids if cut is None else cut.of(ids, most)
             if len(ids) >= most:  # refused before each id is checked
                 raise ApiError(400, too_long(most, len(ids)), param="prompt")
             return self.engine.info.encode(prompt) if ids is prompt else list(ids)  # type: ignore[arg-type]
         except ValueError as error:
             raise ApiError(400, str(error), param="prompt") from error
 
-    async def conversation(self, messages: Messages) -> list[int]:
-        """Token ids of a chat, with the generation prompt."""
+    async def conversation(
+        self, messages: Messages, how: Rendering = ANSWER, cut: Cut | None = None, special: bool | None = None
+    ) -> list[int]:
+        """Token ids of a chat. special: as in prompts(); None: only where no template has written them."""
 
         def encode() -> list[int]:
-            text, special = self.chat.prompt(messages)
-            return self._encode(text, special)
+            text, usual = self.chat.prompt(messages, how)
+            if (fault := lone_surrogate(text)) is not None:
+                raise ApiError(400, f"messages: {fault}", param="messages")
+            ids = self._encode(text, usual if special is None else special)
+            return ids if cut is None else cut.of(ids, self.engine.max_model_len)
 
-        size = sum(len(_content(message)) for message in messages[:SHORT_CHAT])
-        return await self._run(encode, len(messages) <= SHORT_CHAT and size <= SHORT_TEXT)
+        return await self._run(encode, len(messages) <= SHORT_CHAT and _is_short([messages, how]))
 
     async def tokens(self, text: str, special: bool) -> list[int]:
         """For /tokenize. special: add the tokenizer's special tokens."""
@@ -107,9 +135,18 @@ class Tokenization:
         return work() if short else await self.pool.run(work)
 
 
-def _content(message: Mapping[str, Any]) -> str:
-    content = message.get("content")
-    return content if isinstance(content, str) else ""
+def _is_short(value: Any) -> bool:
+    """Whether there are at most SHORT_TEXT characters and values in this nest of lists and objects."""
+    size = 0
+    nests = [value]
+    while nests:
+        nest = nests.pop()
+        items = [*nest.keys(), *nest.values()] if isinstance(nest, Mapping) else nest
+        size += len(items) + sum([len(item) for item in items if isinstance(item, str)])
+        if size > SHORT_TEXT:
+            return False
+        nests += [item for item in items if isinstance(item, list | tuple | Mapping)]
+    return True
 
 
 def _longest_token(tokenizer: Any) -> int:

@@ -105,6 +105,8 @@ class FastServeConfig(Second):
     # -- server
     config: Path | None = None
     """YAML file with settings"""
+    dotenv_code: bool = False
+    """let .env in the current folder name code: a policy of its own, a chat template, remote code (not from .env)"""
     host: str = "127.0.0.1"
     """address to listen at"""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
