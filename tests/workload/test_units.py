@@ -92,6 +92,15 @@ def test_few_requests_far_apart_and_named_ones_stand(tmp_path: Path) -> None:
     assert read(tmp_path, "arrival_s,in,out", steps(0, 250)).span == 19 * 250 * NS
 
 
+def test_whole_numbers_where_a_format_has_fractions_are_not_believed(tmp_path: Path) -> None:
+    vidur = "arrived_at,num_prefill_tokens,num_decode_tokens"
+    with pytest.raises(TraceError, match=r"arrived_at read as s \(as Vidur files have \(whole numbers\)\) makes one"):
+        read(tmp_path, vidur, steps(0, 250))
+    assert read(tmp_path, vidur, [f"{250.5 * i}" for i in range(20)]).span == 19 * 250.5 * NS
+    burst = "Timestamp,Request tokens,Response tokens,Total tokens"
+    assert read(tmp_path, burst, steps(5, 250), "100,20,120").span == 19 * 250 * NS
+
+
 def test_bare_numbers_are_seconds_and_what_else_they_could_be_is_told(tmp_path: Path) -> None:
     trace = read(tmp_path, "t,in,out", steps(0, 10))
     assert trace.span == 190 * NS

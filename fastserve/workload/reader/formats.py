@@ -22,20 +22,23 @@ class Format:
     """Of its arrivals, where the column's name does not say."""
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Field -> columns, where the names alone would not do."""
+    whole: bool = False
+    """Whether its arrivals are whole numbers; other ones have fractions, and a file without any is another's."""
     failed: str = ""
     """How a request that failed is marked: "output" by an output of 0 tokens, "status" by a status other than ok."""
 
 
 FORMATS = (
-    Format("BurstGPT", "timestamp request_tokens response_tokens total_tokens", "s", failed="output"),
+    Format("BurstGPT", "timestamp request_tokens response_tokens total_tokens", "s", whole=True, failed="output"),
     Format("Bailian", "timestamp input_length output_length hash_ids chat_id", "s"),
-    Format("Mooncake", "timestamp input_length output_length hash_ids", "ms"),
-    Format("SGLang autobench", "timestamp prompt prompt_len output_len", "ms"),
+    Format("Mooncake", "timestamp input_length output_length hash_ids", "ms", whole=True),
+    Format("SGLang autobench", "timestamp prompt prompt_len output_len", "ms", whole=True),
     Format(
         "TraceLab replay",
         "session_id arrival_time round_idx prefix_len input_len output_len",
         "ms",
         {"prompt": ("prefix_len", "input_len")},
+        whole=True,
     ),
     Format("Vidur", "arrived_at num_prefill_tokens num_decode_tokens", "s"),
     Format("splitwise-sim", "arrival_timestamp prompt_size token_size", "s"),

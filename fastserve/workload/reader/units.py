@@ -58,8 +58,9 @@ def decide(cells: Cells, unit: str | None, how: str, format: Format | None, path
     fractions = any(number % 1 for number in numbers)
     if format is not None and format.unit is not None:
         if format.unit == "s" or not fractions:
-            what = "" if fractions or format.unit == "s" else " (whole numbers)"
-            return Clock(format.unit, f"as {format.name} files have{what}", assumed=format.unit != "s")
+            what = "" if fractions else " (whole numbers)"
+            assumed = format.unit != "s" or not (fractions or format.whole)
+            return Clock(format.unit, f"as {format.name} files have{what}", assumed)
         gap = _gap(numbers)
         if gap < SLOWEST_GAP:
             why = f"{format.name} files have whole {format.unit}, but these have fractions and are {gap:.3g} apart"
