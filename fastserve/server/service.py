@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from fastserve.engine import Engine, Output, SamplingParams
-from fastserve.engine.engine import QueueFull
+from fastserve.engine.engine import QueueFull, RefusedError
 from fastserve.engine.request import Piece
 from fastserve.server.api.chat_template import ChatTemplate
 from fastserve.server.api.errors import ApiError
@@ -183,7 +183,8 @@ class Service:
         except QueueFull as error:
             raise _queue_full(error) from error
         except ValueError as error:
-            raise ApiError(400, str(error), param=getattr(error, "param", None)) from error
+            param = "prompt" if isinstance(error, RefusedError) else getattr(error, "param", None)
+            raise ApiError(400, str(error), param=param) from error
         except RuntimeError as error:
             raise ApiError(503, str(error)) from error
         self.registry.add(job)
