@@ -14,7 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
 from fastserve.engine import Engine
-from fastserve.server.api import compat, errors, native, openai
+from fastserve.server.api import compat, documentation, errors, native, openai
 from fastserve.server.api.paths import uses_openai_errors
 from fastserve.server.config.settings import FastServeConfig
 from fastserve.server.forwarded import Forwarded
@@ -87,7 +87,7 @@ def create_app(engine: Engine, config: FastServeConfig | None = None, store: Sto
 
 
 def _describe(app: FastAPI) -> None:
-    """Corrects the OpenAPI schema: adds the error bodies, drops FastAPI's 422 from OpenAI's routes.
+    """Corrects the OpenAPI schema: adds error bodies and what /docs says, drops FastAPI's 422 from OpenAI's routes.
 
     Streams are described by the schema of one event (itemSchema), not as a string.
     """
@@ -103,6 +103,7 @@ def _describe(app: FastAPI) -> None:
                         operation["responses"].pop("422", None)
                     for response in operation["responses"].values():
                         response.get("content", {}).get("text/event-stream", {}).pop("schema", None)
+            documentation.describe(schema)
             app.openapi_schema = schema
         return app.openapi_schema
 
