@@ -52,8 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             options["metavar"] = _choices(name, field.annotation) or _written(field.annotation)
         shown = field.get_default(call_default_factory=True)
         text = (field.description or "").replace("%", "%%")
-        if shown not in (None, (), {}, False):
-            text += f" (default: {shown})"
+        if shown not in (None, (), {}, False, ""):
+            text += f" (default: {', '.join(shown) if isinstance(shown, tuple) else shown})"
         group.add_argument(*flags(name, others), help=text, **options)
         if name == "kv_cache_gib":
             group.add_argument(
