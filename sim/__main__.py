@@ -14,6 +14,8 @@ from typing import NoReturn
 
 from fastserve.atomic_files import OutputError, check_writable
 from fastserve.cli.arguments import add_rows, add_settings
+from fastserve.cli.trace_arguments import add_reading, reading_of
+from fastserve.cli.trace_arguments import told as read_as
 from fastserve.hardware import presets
 from fastserve.observers.named import check_apart, find
 from fastserve.policies.spec import PolicySpec, told_apart
@@ -46,12 +48,7 @@ def parser() -> argparse.ArgumentParser:
         "--from", dest="start", type=float, default=0.0, metavar="S", help="use the rows from this second on (all)"
     )
     trace.add_argument("--for", dest="duration", type=float, metavar="S", help="use this many seconds")
-    trace.add_argument(
-        "--columns", metavar="SPEC", help="columns of an unknown format: arrival=ts:ms,prompt=a,output=b"
-    )
-    trace.add_argument(
-        "--lenient", action="store_true", help="drop and count invalid rows instead of stopping at the first"
-    )
+    add_reading(trace)
     trace.add_argument(
         "--arrivals", metavar="SPEC", help="for lengths without arrivals: poisson, gamma:cv=4, onoff:on=10,off=30"
     )
@@ -133,8 +130,7 @@ def run(args: argparse.Namespace) -> int:
         check_writable(path)
     trace = read_trace(
         args.trace,
-        columns=args.columns,
-        lenient=args.lenient,
+        **reading_of(args),
         rate=settings.rate or (1.0 if settings.load else None),
         arrivals=args.arrivals,
         lengths=args.lengths,
@@ -144,9 +140,13 @@ def run(args: argparse.Namespace) -> int:
     )
     if args.explain is not None and not 0 <= args.explain < len(trace):
         raise ValueError(f"--explain {args.explain}: there is no such job; they are 0 to {len(trace) - 1}")
+    reading = read_as(trace, settings.latency)
+    if not args.json:
+        print(*reading, sep="\n", flush=True)
     result = replay(
         trace, specs, seeds=args.seeds, settings=settings, processes=args.processes, observe=closeup.observe
     )
+    result.reading = reading
     deliver(args, result, closeup)
     if not result.interrupted:
         return 0

@@ -43,6 +43,8 @@ class Result:
 
     settings: dict[str, Any]
     runs: list[Run] = field(default_factory=list)
+    reading: list[str] = field(default_factory=list)
+    """What was read of the trace's file as what."""
     planned: int = 0  # runs that were asked for; fewer are here after an interrupt
 
     @property
@@ -53,8 +55,8 @@ class Result:
         return table(self.runs, self.settings)
 
     def document(self) -> dict[str, Any]:
-        """The --json document: {"settings", "runs"}."""
-        return document(self.settings, self.runs)
+        """The --json document: {"settings", "runs", "reading"}."""
+        return document(self.settings, self.runs) | {"reading": list(self.reading)}
 
     def records(self) -> pd.DataFrame:
         """One row per job and run, with policy, label and seed in front; all times in seconds."""
@@ -137,7 +139,8 @@ def replay(
     if unread := unread_facts(specs, rows, trace.facts):
         shown["unread"] = unread
     tasks = [(spec, seed) for spec in specs for seed in numbers]
-    result = Result(shown, planned=len(tasks))
+    read = [] if trace.reading is None else trace.reading.lines()
+    result = Result(shown, reading=read, planned=len(tasks))
     bar = _bar(len(tasks) * len(trace), progress)
     try:
         _run_all(trace, chosen, tasks, processes, result.runs, bar.update if bar is not None else None, observe)
@@ -159,7 +162,7 @@ def _names(run: Run) -> dict[str, object]:
 def check(specs: Sequence[PolicySpec], settings: Settings) -> list[str]:
     """Validates before a run; returns the labels of the rows. Raises ValueError or FileNotFoundError."""
     hardware = settings.hardware()
-    predictors.make(settings.predictor)
+    predictors.check(settings.predictor)
     for spec in specs:
         prepare(spec, settings)
         settings.scheduler(spec.fresh(), hardware, longest=1, context=1)

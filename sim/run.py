@@ -13,11 +13,11 @@ from typing import Any
 from fastserve import predictors
 from fastserve.hardware import Hardware
 from fastserve.metrics.records import Recorder
-from fastserve.metrics.summary import summarise
+from fastserve.metrics.summary import summarise, with_not_arrived
 from fastserve.policies.spec import PolicySpec
 from fastserve.sched.scheduler import Scheduler
 from fastserve.workload import Trace
-from fastserve.workload.requests import jobs_of, longest_of, outputs_of, targets_of
+from fastserve.workload.requests import guesses_of, jobs_of, longest_of, outputs_of, targets_of
 from sim.inbox import Inbox
 from sim.link import Link
 from sim.machine import Alone, ModelledMachine
@@ -36,8 +36,8 @@ def row(spec: PolicySpec, settings: Settings) -> str:
 
 def prepare(spec: PolicySpec, settings: Settings) -> None:
     """Validates before a run. Raises ValueError."""
-    guessed = predictors.make(settings.predictor) is not None
-    spec.check(guesses="" if guessed else "oracle, lognormal:SIGMA or constant:TOKENS")
+    guessed = predictors.check(settings.predictor)
+    spec.check(guesses="" if guessed else f"{predictors.KNOWN} or your own as module:Class")
 
 
 def accepted(trace: Trace, hardware: Hardware) -> int:
@@ -59,7 +59,7 @@ def build(
     """A World ready to run."""
     policy = spec.fresh()
     scheduler = settings.scheduler(policy, hardware, int(trace.prompt.max()), accepted(trace, hardware))
-    predictor = predictors.make(settings.predictor, seed) if "guess" in policy.needs else None
+    predictor = predictors.make(settings.predictor, seed, guesses_of(trace)) if "guess" in policy.needs else None
     inbox = Inbox(jobs_of(trace, predictor))
     link = Link(hardware.link, hardware.memory.block_bytes)
     machine = ModelledMachine(hardware.latency, link, outputs_of(trace), inbox)
@@ -124,10 +124,7 @@ def run_one(
     columns = world.recorder.columns()
     horizon = world.recorder.horizon / 1e9
     summary = summarise(columns, horizon_s=horizon, warmup_s=settings.warmup)
-    to_come = len(trace) - len(columns["id"])  # of a run that was stopped: they are in no record, and in no figure
-    summary["n"] = int(summary["n"] or 0) + to_come
-    summary["unfinished"] = int(summary["unfinished"] or 0) + to_come
-    summary["not_arrived"] = to_come
+    summary = with_not_arrived(summary, len(trace) - len(columns["id"]))
     summary["plans"] = scheduler.plans
     summary["iterations"] = world.recorder.iterations
     summary["scheduling_events"] = scheduler.plans + world.recorder.joins + world.recorder.leaves

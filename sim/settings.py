@@ -39,7 +39,8 @@ class Settings(SchedulerConfig):
     duplex: bool | None = None
     """whether both directions copy at full rate at once (by default the preset's)"""
     predictor: str = "oracle"
-    """output lengths for policies that need a guess: oracle, lognormal:SIGMA, constant:TOKENS or none"""
+    """output lengths for policies that need a guess: oracle, lognormal:SIGMA, constant:TOKENS, trace (its own column
+    guess), your own as module:Class, or none"""
     rate: float | None = None
     """requests per second; the gaps of the trace are scaled"""
     load: float | None = None

@@ -14,10 +14,13 @@ import argparse
 import json
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import NoReturn
 
+from fastserve.cli.trace_arguments import add_reading, beyond_context, reading_of, tell, too_long
+from fastserve.hardware.contexts import context_of
 from fastserve.workload import Trace, TraceError, describe, profile_names, read_trace, synthesise, write_trace
 from fastserve.workload.statistics import Description
 from fastserve.workload.write import FORMATS, lines
@@ -40,9 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             recipe = {key: getattr(args, key) for key in ("rate", "arrivals", "lengths", "prompt", "output", "seed")}
             _write(synthesise(args.num_requests, **recipe), args)
         else:
-            _write(_read(args, args.trace), args)
+            trace = _read(args, args.trace)
+            _write(trace, args)
+            tell(trace)
         sys.stdout.flush()
-    except TraceError as error:
+    except (TraceError, ValueError, FileNotFoundError) as error:
         print(f"{error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of the output, such as head, has exited
@@ -70,6 +75,9 @@ def _parser() -> _Parser:
     command = commands.add_parser("describe", help="count, rate, burstiness, lengths, clients, dropped rows")
     command.add_argument("traces", nargs="+", metavar="TRACE")
     command.add_argument("--json", action="store_true", help="one JSON document, a list with one entry per trace")
+    command.add_argument(
+        "--latency", metavar="NAME", help="a machine: says which requests its model's context cannot hold"
+    )
     _add_reading(command)
 
     command = commands.add_parser("convert", help="write a trace in our format or in Mooncake's")
@@ -107,10 +115,7 @@ def _parser() -> _Parser:
 
 def _add_reading(command: argparse.ArgumentParser, rate_required: bool = False) -> None:
     group = command.add_argument_group("reading")
-    group.add_argument("--columns", metavar="MAP", help="arrival=ts:ms,prompt=a,output=b when names are not recognised")
-    group.add_argument(
-        "--lenient", action="store_true", help="drop and count bad rows instead of stopping at the first"
-    )
+    add_reading(group)
     group.add_argument("--from", dest="start_s", type=float, default=0.0, metavar="S", help="window start (default: 0)")
     group.add_argument("--for", dest="duration_s", type=float, metavar="S", help="window length (default: to the end)")
     group.add_argument("--num-requests", "--num-prompts", type=int, metavar="N", help="the first N rows of the window")
@@ -135,8 +140,8 @@ def _add_writing(command: argparse.ArgumentParser) -> None:
 
 
 def _read(args: argparse.Namespace, path: str) -> Trace:
-    keys = ["columns", "lenient", "rate", "arrivals", "lengths", "seed", "start_s", "duration_s", "num_requests"]
-    return read_trace(path, **{key: getattr(args, key) for key in keys})
+    keys = ["rate", "arrivals", "lengths", "seed", "start_s", "duration_s", "num_requests"]
+    return read_trace(path, **reading_of(args), **{key: getattr(args, key) for key in keys})
 
 
 def _write(trace: Trace, args: argparse.Namespace) -> None:
@@ -152,13 +157,19 @@ def _write(trace: Trace, args: argparse.Namespace) -> None:
 def _describe(args: argparse.Namespace) -> None:
     traces = [_read(args, path) for path in args.traces]
     if args.json:
-        found = [{"name": trace.name, "source": trace.source, **asdict(describe(trace))} for trace in traces]
+        found = [_document(trace, args.latency) for trace in traces]
         print(json.dumps(found, indent=2, allow_nan=False))
         return
-    print("\n\n".join(_page(trace, describe(trace)) for trace in traces))
+    print("\n\n".join(_page(trace, describe(trace), args.latency) for trace in traces))
 
 
-def _page(trace: Trace, found: Description) -> str:
+def _document(trace: Trace, latency: str | None) -> dict[str, object]:
+    reading = None if trace.reading is None else asdict(trace.reading)
+    beyond = {} if latency is None else {"context": context_of(latency), "beyond_context": too_long(trace, latency)}
+    return {"name": trace.name, "source": trace.source, **asdict(describe(trace)), **beyond, "reading": reading}
+
+
+def _page(trace: Trace, found: Description, latency: str | None) -> str:
     def number(value: float | None, places: int = 2) -> str:
         return "-" if value is None else f"{value:,.{places}f}"
 
@@ -177,14 +188,31 @@ def _page(trace: Trace, found: Description) -> str:
         page.append("  clients      not recorded")
     else:
         shares = ", ".join(f"{100 * rows / found.n:.0f}" for rows in list(found.clients.values())[:5])
-        page.append(f"  clients      {len(found.clients):,}, the largest send {shares} % of the requests")
+        largest = f", the largest send {shares} % of the requests" if shares else ""
+        page.append(f"  clients      {len(found.clients):,}{largest}{_unnamed(found.without_client)}")
     if found.programs is not None:
-        page.append(f"  programs     {found.programs:,}")
+        page.append(f"  programs     {found.programs:,}{_unnamed(found.without_program)}")
     if found.block_ids is not None:
         page.append(f"  blocks       {found.block_ids:,} distinct ids of {trace.block_size} tokens")
     page.append(f"  dropped      {_counts(found.dropped) or 'none'}")
+    if trace.reading is not None:
+        page += [line for text in trace.reading.lines() for line in _wrapped(text)]
+    if latency is not None:
+        page += _wrapped(beyond_context(trace, latency) or f"context every request fits the model of {latency}")
     page.append(f"  digest       {found.digest}")
     return "\n".join(page)
+
+
+def _unnamed(requests: int) -> str:
+    return f"; {requests:,} requests unnamed" if requests else ""
+
+
+def _wrapped(text: str) -> list[str]:
+    """A sentence of a reading, its first word as a heading where it is one of the page's."""
+    head, _, rest = text.partition(" ")
+    if head not in ("read", "ignored"):
+        head, rest = "note", text
+    return textwrap.wrap(rest, 118, initial_indent=f"  {head:<13}", subsequent_indent=" " * 15, break_long_words=False)
 
 
 def _counts(dropped: dict[str, int]) -> str:

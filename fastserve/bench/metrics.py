@@ -2,7 +2,8 @@
 
 A truncated request is not completed here (vLLM counts it): one that was cut short is not one that was quick.
 ttft: first event - send. e2el: last event - send. tpot: (e2el - ttft) / (tokens - 1), for two tokens and more.
-itl: gaps between events, pooled. Percentiles interpolate linearly. Our own metrics are in Result.summary.
+itl: gaps between events, pooled. Percentiles interpolate linearly. All rates are over `duration`: from
+the start of the schedule to the last end, drain included. Our own metrics are in Result.summary.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ def client_metrics(result: Result, chosen: Selection) -> dict[str, Any]:
         "failed": len(result.samples) - len(done) - cut,
         "total_input_tokens": inputs,
         "total_output_tokens": outputs,
+        "request_offered": rate(len(result.samples)),
         "request_throughput": rate(len(done)),
         "request_goodput": rate(_good(done, chosen.goodput)) if chosen.goodput else None,
         "output_throughput": rate(outputs),

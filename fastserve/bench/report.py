@@ -25,8 +25,13 @@ def report(found: Mapping[str, Any]) -> str:
     lines = [
         f"{found['backend']} {found['model_id'] or ''}  {LOOPS[found['loop']].format(n=found['max_concurrency'])}",
         _row("requests", f"{found['completed']} completed, {_cut(found)}{found['failed']} failed", _unsent(found)),
-        _row("duration", _number(found["duration"], "s")),
+        _row("duration", _number(found["duration"], "s"), "from the start to the last response: all rates are over it"),
         _row("tokens", f"{found['total_input_tokens']:,} in, {found['total_output_tokens']:,} out", _source(found)),
+        _row(
+            "offered",
+            _number(found["request_offered"], "requests/s"),
+            f"they came at {_number(found['from_arrival']['arrival_rps'], 'requests/s')}",
+        ),
         _row(
             "throughput",
             _number(found["request_throughput"], "requests/s"),

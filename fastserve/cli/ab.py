@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastserve import predictors
 from fastserve.atomic_files import OutputError
 from fastserve.cli.arguments import (
     ENGINE_FLAGS,
@@ -25,6 +26,7 @@ from fastserve.cli.arguments import (
     loading,
 )
 from fastserve.cli.profile import Bar
+from fastserve.cli.trace_arguments import add_reading, reading_of, tell
 from fastserve.compare.contender import Contender, Server, lined_up
 from fastserve.engine.config import EngineConfig
 from fastserve.importing import extra
@@ -59,6 +61,7 @@ class Lines:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--trace", required=True, metavar="FILE", help="trace file; the format is detected")
+    add_reading(parser)
     add_rows(parser, Server)
     add(
         "--rounds",
@@ -89,6 +92,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0,
         help="seed of the first round; round i re-pairs arrivals and requests by seed + i",
     )
+    add(
+        "--predictor",
+        default="oracle",
+        metavar="NAME",
+        help="output lengths for policies that need a guess: oracle, lognormal:SIGMA, constant:TOKENS, trace (its own "
+        "column guess) or your own as module:Class (default: %(default)s)",
+    )
     add("--json", action="store_true", help="print one JSON document and nothing else")
     add("--out", metavar="FILE", help="write the document with every job's times there; scripts/draw_ab.py draws it")
     engine = parser.add_argument_group("engine")
@@ -105,6 +115,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         from fastserve.compare.compare import CompareError, compare
         from fastserve.workload import read_trace
+        from fastserve.workload.requests import guesses_of
     except ImportError as error:
         return _refuse(_missing(error))
     shown = sys.stderr.isatty()
@@ -115,10 +126,14 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError("--load is relative to what fcfs sustains on our own server: give --rate with --url")
         if not args.offline and (args.timeline or args.iterations or args.observer):
             raise ValueError("--timeline, --iterations and --observer need --offline: a server has its own")
-        trace = read_trace(args.trace, rate=1.0 if args.rate is None and args.load is not None else args.rate)
-        if args.num_requests is not None:
-            trace = trace.head(args.num_requests)
+        if not predictors.check(args.predictor):
+            raise ValueError(f"--predictor {args.predictor}: give {predictors.KNOWN} or your own as module:Class")
+        rate = 1.0 if args.rate is None and args.load is not None else args.rate
+        trace = read_trace(args.trace, **reading_of(args), rate=rate, num_requests=args.num_requests)
+        if args.predictor == predictors.TRACE:
+            predictors.make(args.predictor, 0, guesses_of(trace))  # before anything is started
         if not args.json:
+            tell(trace)
             print(_first(args, contenders), file=sys.stderr, flush=True)
         body = _engine(args, trace, contenders[0]) if args.offline else _servers(args)
         found = compare(
@@ -173,7 +188,7 @@ def _engine(args: argparse.Namespace, trace: Trace, first: Contender) -> Body:
     longest = getattr(body.model, "max_model_len", None)
     if longest is not None:
         check_fits(trace, longest, body.model.name)  # before anything is measured
-    return EngineBody(body, {name: getattr(args, name) for name in ENGINE_FLAGS}, look)
+    return EngineBody(body, {name: getattr(args, name) for name in ENGINE_FLAGS}, look, args.predictor)
 
 
 def _servers(args: argparse.Namespace) -> Body:
@@ -185,7 +200,7 @@ def _servers(args: argparse.Namespace) -> Body:
         flag = f"--{name.replace('_', '-')}"
         if value is not None:
             flags += [flag if value else f"--no-{flag[2:]}"] if isinstance(value, bool) else [flag, str(value)]
-    return HttpBody(flags, about, start_s=args.start_timeout)
+    return HttpBody(flags, about, start_s=args.start_timeout, predictor=args.predictor)
 
 
 def text(found: Comparison) -> str:
@@ -215,6 +230,7 @@ def text(found: Comparison) -> str:
     fewest = min(len(found.values(label, "mean_jct_s")) for label in found.labels)
     if fewest < ENOUGH:
         lines.append(f"too few rounds for an interval: {fewest}; --rounds {ENOUGH} or more gives one")
+    lines.append("tok/s: output tokens over the time from the first arrival to the last end, drain included")
     lines.append("completion times (s) below which so many percent of the jobs ended, all rounds together:")
     table = [["policy", *(f"{share} %" for share in SHARES)]]
     table += [[label, *(f"{value:.3f}" for value in found.percentiles(label, SHARES))] for label in document["means"]]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fastserve.cli.bench_arguments import add_arguments
+from fastserve.cli.trace_arguments import reading_of, tell
 from fastserve.importing import extra
 
 __all__ = ["add_arguments", "run"]
@@ -64,11 +65,12 @@ def prepare(args: argparse.Namespace) -> Prepared:
     from fastserve.bench.prompts import IdPrompts, TextPrompts, ids_of
     from fastserve.bench.schedule import calls_of
     from fastserve.bench.target import TargetClient, TargetError
+    from fastserve.workload.requests import guesses_of
 
     format = FORMATS[args.api]
     if args.prompts == "ids" and not format.ids:
         raise ValueError(f"--prompts ids: {args.api} takes text only")
-    predictor = predictors.make(args.predictor, args.seed)
+    predictors.check(args.predictor)
     key = args.api_key or os.environ.get("OPENAI_API_KEY")
     headers = ({"Authorization": f"Bearer {key}"} if key else {}) | dict(args.header)
     client = TargetClient(args.url, headers)
@@ -80,6 +82,7 @@ def prepare(args: argparse.Namespace) -> Prepared:
     counting = _counter(args, client, model)
     dataset = _dataset(args, counting)
     trace = dataset.trace
+    predictor = predictors.make(args.predictor, args.seed, guesses_of(trace))
     exact = args.ignore_eos if args.ignore_eos is not None else dataset.texts is None
     hide = exact and (target.own if args.hide_lengths == "auto" else args.hide_lengths == "on")
     made: Any = dataset.texts
@@ -249,14 +252,14 @@ def _dataset(args: argparse.Namespace, counting: Any) -> Any:
         finite = rate if rate is not None and math.isfinite(rate) else None
         trace = read_trace(
             args.trace,
-            columns=args.columns,
-            lenient=args.lenient,
+            **reading_of(args),
             rate=finite,
             seed=args.seed,
             start_s=args.start,
             duration_s=args.duration,
             num_requests=args.num_prompts,
         ).repaired(args.seed)
+        tell(trace)
         return Dataset(trace if finite == rate else replace(trace, arrival=trace.arrival * 0))
     arrivals = Arrivals(rate=math.inf if rate is None else rate, burstiness=args.burstiness)
     n = args.num_prompts or 1000

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from fastserve.bench.metric_names import GOODPUT, METRICS
+from fastserve.cli.trace_arguments import add_reading
 
 T = TypeVar("T", int, float)
 LENGTHS = ("auto", "on", "off")
@@ -61,8 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--from", dest="start", type=float, default=0.0, metavar="S", help="replay the trace from this second"
     )
     what.add_argument("--for", dest="duration", type=float, metavar="S", help="replay this many seconds of the trace")
-    what.add_argument("--columns", metavar="SPEC", help="columns of an unknown format: arrival=ts:ms,prompt=a,output=b")
-    what.add_argument("--lenient", action="store_true", help="drop and count invalid rows of a trace")
+    add_reading(what)
     what.add_argument(
         "--input-len",
         "--random-input-len",
@@ -99,7 +99,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "auto: if the server is our own (%(default)s)",
     )  # fmt: skip
     answers.add_argument(
-        "--predictor", default="none", metavar="NAME", help="send predicted lengths: oracle, lognormal:S, constant:N"
+        "--predictor",
+        default="none",
+        metavar="NAME",
+        help="send predicted lengths: oracle, lognormal:S, constant:N, trace (its column guess), module:Class",
     )
     answers.add_argument("--temperature", type=float, default=0.0, metavar="X", help="(%(default)g)")
     answers.add_argument(

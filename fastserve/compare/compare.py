@@ -206,7 +206,8 @@ def compare(
 ) -> Comparison:
     """rate: requests/s; load: in units of what fcfs sustains on this body, measured first. Round i replays
     trace.repaired(seed + i) under every contender, each time on an engine of its own; every second round in reverse
-    order, so that no contender always runs first. A policy that needs guesses gets the true lengths.
+    order, so that no contender always runs first. A policy that needs guesses gets the true lengths, or the guesses
+    of the predictor that the body names.
 
     ValueError for settings that cannot work; CompareError when a run fails.
     """
@@ -228,7 +229,8 @@ def compare(
     guessed = any(one.needs_guess for one in contenders)
     settings = {"trace": trace.name, "requests": len(trace), "rate": trace.rate, "load": load,
                 "sustained_rps": sustains, "rounds": rounds, "seed": seed,
-                "predictor": "oracle" if guessed else "none", **body.about}  # fmt: skip
+                "predictor": "none", **body.about}  # fmt: skip
+    settings["predictor"] = body.about.get("predictor", "oracle") if guessed else "none"
     ours = [one for one in contenders if isinstance(one, PolicySpec)]
     if unread := unread_facts(ours, [one.title for one in ours], trace.facts):
         settings["unread"] = unread

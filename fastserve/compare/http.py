@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fastserve import predictors
 from fastserve.bench.api import HttpApi
 from fastserve.bench.api_formats import Completions, Native, RequestOptions
 from fastserve.bench.call import Call
@@ -23,8 +24,8 @@ from fastserve.compare.contender import Contender, Server
 from fastserve.compare.subprocess_server import ServerError, ServerProcess
 from fastserve.compare.trace import check_fits, warm_up
 from fastserve.policies.spec import PolicySpec, told_by
-from fastserve.predictors import Oracle
 from fastserve.workload import Trace
+from fastserve.workload.requests import guesses_of
 
 TIMEOUT_S = 3600.0
 """s after which a request times out, which fails its run."""
@@ -41,9 +42,12 @@ class HttpBody:
     Other servers, by url, get max_tokens and ignore_eos, and are neither started nor stopped here.
     """
 
-    def __init__(self, flags: Sequence[str], about: Mapping[str, Any], *, start_s: float = 600.0) -> None:
+    def __init__(
+        self, flags: Sequence[str], about: Mapping[str, Any], *, start_s: float = 600.0, predictor: str = "oracle"
+    ) -> None:
+        self.predictor = predictor
         self.flags = list(flags)
-        self.about = {"body": "http", **about}
+        self.about = {"body": "http", **about, "predictor": predictor}
         self.start_s = start_s
 
     def check(self, contender: Contender) -> None:
@@ -82,15 +86,15 @@ class HttpBody:
             raise CompareError(str(error)) from None
         if target.max_model_len is not None:
             check_fits(trace, target.max_model_len, next(iter(target.models), url))
-        self._send(contender, url, target, warm_up(trace), seed + 1, None, server)
-        result = self._send(contender, url, target, trace, seed, watch, server)
+        self._send(contender, url, target, warm_up(trace), seed + 1, None, server, "oracle")
+        result = self._send(contender, url, target, trace, seed, watch, server, self.predictor)
         return Replay(result.columns(), result.summary(), notes(result, target, server))
 
     def _send(
         self, contender: Contender, url: str, target: Target, trace: Trace, seed: int, watch: Watch | None,
-        server: ServerProcess | None,
+        server: ServerProcess | None, predictor: str,
     ) -> Result:  # fmt: skip
-        calls = calls_for(trace, target, seed, guesses=contender.needs_guess)
+        calls = calls_for(trace, target, seed, guesses=contender.needs_guess, predictor=predictor)
         api = api_for(url, target)
         with undisturbed():
             result, _ = on_best_loop(_watched(calls, api, watch))
@@ -102,11 +106,14 @@ class HttpBody:
         return result
 
 
-def calls_for(trace: Trace, target: Target, seed: int, *, guesses: bool = False) -> list[Call]:
-    """The calls for a server, the same for all contenders. guesses: with the true lengths."""
+def calls_for(
+    trace: Trace, target: Target, seed: int, *, guesses: bool = False, predictor: str = "oracle"
+) -> list[Call]:
+    """The calls for a server, the same for all contenders. guesses: with those of `predictor`."""
+    made = predictors.make(predictor, seed, guesses_of(trace)) if guesses else None
     prompts = IdPrompts(*ids_of(target.vocab_size), seed)
     plain = trace if guesses else replace(trace, guess=None)
-    return calls_of(plain, prompts, predictor=Oracle() if guesses else None, max_model_len=target.max_model_len)
+    return calls_of(plain, prompts, predictor=made, max_model_len=target.max_model_len)
 
 
 def api_for(url: str, target: Target) -> HttpApi:

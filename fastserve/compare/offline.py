@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from fastserve import predictors
 from fastserve.compare.compare import CompareError, Replay, Watch
 from fastserve.compare.contender import Contender, Server
 from fastserve.compare.trace import check_fits, warm_up
@@ -17,26 +18,34 @@ from fastserve.policies.spec import PolicyLike, PolicySpec, told_by
 from fastserve.profiler.load import machine
 from fastserve.sched.observer import Observer
 from fastserve.workload import Trace
+from fastserve.workload.requests import guesses_of
 
 
 class EngineBody:
     """serving: settings that all contenders share, None for a default. The latency model of all policies is
     the body's `latency`, else a stored profile, or measured once. Raises ValueError for invalid settings.
 
-    look: for each run except those that warm up: the observers to attach to its engine.
+    look: for each run except those that warm up: the observers to attach to its engine. predictor: of the guesses
+    that requests bring to policies that need them, as predictors.make() takes it.
     """
 
     def __init__(
-        self, body: Body, serving: Mapping[str, Any], look: Callable[[Contender], list[Observer]] | None = None
+        self,
+        body: Body,
+        serving: Mapping[str, Any],
+        look: Callable[[Contender], list[Observer]] | None = None,
+        predictor: str = "oracle",
     ) -> None:
         self.body = body
+        self.predictor = predictor
         self.look = look
         self.shared = {name: value for name, value in serving.items() if value is not None} | {"keep_records": None}
         with body.engine(serving_of("fcfs", self.shared)) as engine:
             self.hardware: Hardware = engine.hardware
             self.about = {"body": "engine", "backend": body.name, "model": engine.model_name,
                           "latency": engine.hardware.name, **serving,
-                          "max_batch": engine.serving.max_batch, "residency": engine.serving.residency}  # fmt: skip
+                          "max_batch": engine.serving.max_batch, "residency": engine.serving.residency,
+                          "predictor": predictor}  # fmt: skip
         self.warm = False
 
     def check(self, contender: Contender) -> None:
@@ -63,8 +72,10 @@ class EngineBody:
                 engine.attach(observer)
             context = engine.max_model_len
             check_fits(trace, context, engine.model_name)
+            guesses = serving.predictor == "client"
+            predictor = predictors.make(self.predictor, seed, guesses_of(trace)) if guesses else None
             try:
-                records = play(engine, trace, seed=seed, max_model_len=context, watch=watch)
+                records = play(engine, trace, seed=seed, predictor=predictor, max_model_len=context, watch=watch)
             except PlaybackError as error:
                 raise CompareError(str(error)) from None
             return records, told_by(engine.settings)

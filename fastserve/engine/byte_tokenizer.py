@@ -15,6 +15,7 @@ class ByteTokenizer:
     bos_token_id = None
     all_special_ids = (EOS,)
     vocab_size = 257
+    longest_token = 1
     chat_template = None
 
     def __len__(self) -> int:

@@ -19,7 +19,7 @@ from fastserve.sched.scheduler import Scheduler
 
 BLOCK = Blocks().tokens
 """default tokens of a KV block"""
-GUESSES = "constant:TOKENS, or client where each request brings its guess"
+GUESSES = "constant:TOKENS, your own as module:Class, or client where each request brings its guess"
 POLICY = PolicySpec("sj-mlfq")
 """Default policy of a live engine."""
 
@@ -35,7 +35,8 @@ class EngineConfig(SchedulerConfig):
     host_tokens: int | None = None
     """host KV pool in tokens (by default twice the device's, where the memory allows it)"""
     predictor: str | None = None
-    """output lengths for policies that need a guess: constant:TOKENS, or client (each request's own `guess`)"""
+    """output lengths for policies that need a guess: constant:TOKENS, module:Class, or client (each request's own
+    `guess`)"""
     queue_capacity: int | None = None
     """maximum waiting requests beside a full batch; more are refused (by default no bound)"""
     keep_records: int | None = 10_000
@@ -52,9 +53,9 @@ class EngineConfig(SchedulerConfig):
         at_least("host_tokens", self.host_tokens, 0)
         at_least("queue_capacity", self.queue_capacity, 0)
         at_least("keep_records", self.keep_records, 1)
-        if self.predictor not in (None, "client") and not str(self.predictor).startswith("constant"):
+        if self.predictor not in (None, "client") and not self._guesses_live(self.predictor):
             raise ValueError(f"predictor={self.predictor!r}: a live engine knows no true lengths; give {GUESSES}")
-        self.predict()
+        self.guesser()
         self.policy.check(guesses="" if self.predictor else GUESSES)
 
     @classmethod
@@ -77,10 +78,14 @@ class EngineConfig(SchedulerConfig):
         """Name of the policy, importable by find() if possible."""
         return self.policy.path
 
-    def predict(self) -> int | None:
-        """The guess for a request without one."""
-        predictor = predictors.make(self.predictor) if self.predictor not in (None, "client") else None
-        return predictor.tokens if isinstance(predictor, predictors.Constant) else None
+    def guesser(self) -> predictors.Predictor | None:
+        """What guesses for a request without a guess of its own."""
+        return None if self.predictor in (None, "client") else predictors.make(self.predictor, self.seed)
+
+    @staticmethod
+    def _guesses_live(predictor: str) -> bool:
+        """Whether it can do without the true length."""
+        return predictor.startswith("constant") or predictors.is_own(predictor)
 
     def scheduler(self, policy: Policy, hardware: Hardware, context: int) -> Scheduler:
         """context: tokens of the model's context."""

@@ -11,9 +11,9 @@ from __future__ import annotations
 import logging
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
@@ -65,7 +65,7 @@ class Engine:
         budget = scheduler.batching.budget if serving.batching == "chunked" else None
         latency = hardware.latency
         self.inbox = Inbox()
-        self.input_processor = InputProcessor(info, serving, clock, self.inbox)
+        self.input_processor = InputProcessor(info, serving, clock, self.inbox, backend.traits.constrains)
         recorder = Recorder(
             hardware.memory.block_bytes,
             lambda prompt, output: latency.alone_ps(prompt, output, budget),
@@ -130,6 +130,15 @@ class Engine:
         )  # fmt: skip
         return Handle(request, self._cancel)
 
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Meanwhile the bound of the queue counts a request that is not submitted yet. Raises QueueFull."""
+        self.input_processor.take_place(self.loop.scheduler.slots)
+        try:
+            yield
+        finally:
+            self.input_processor.give_place()
+
     def _cancel(self, request: Request, reason: str) -> None:
         """A Handle holds this method, and with it the engine."""
         self.inbox.cancel(request, reason)
@@ -166,10 +175,10 @@ class Engine:
     def snapshot(self, most: int = 1000) -> Snapshot:
         """The state between two iterations. most: waiting jobs that are listed."""
         try:
-            snapshot: Snapshot = self.inbox.ask(lambda: take(self.loop, most)).result()
+            snapshot: Snapshot = self.inbox.ask(lambda: take(self.loop, most, self.serving.name)).result()
         except CancelledError:
             self._lifecycle.thread.join()
-            return take(self.loop, most)
+            return take(self.loop, most, self.serving.name)
         return snapshot
 
     def records(self) -> Columns:

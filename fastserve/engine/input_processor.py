@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from fastserve.engine.clock import Clock
 from fastserve.engine.config import EngineConfig
+from fastserve.engine.constraints import ConstraintError, Speller
 from fastserve.engine.detokenizer import TokenDecoder
 from fastserve.engine.inbox import Inbox
 from fastserve.engine.model_info import ModelInfo
@@ -25,17 +26,21 @@ class QueueFull(RuntimeError):
 
 
 class InputProcessor:
-    """Thread-safe."""
+    """Thread-safe. constrains: what the body's traits say."""
 
-    def __init__(self, info: ModelInfo, serving: EngineConfig, clock: Clock, inbox: Inbox) -> None:
+    def __init__(
+        self, info: ModelInfo, serving: EngineConfig, clock: Clock, inbox: Inbox, constrains: bool = False
+    ) -> None:
         self.info = info
+        self.constrains = constrains
         self.serving = serving
         self.clock = clock
         self.inbox = inbox
         self.slos: dict[int, Slo] = {}  # by id of a live job that has any
         self.outstanding = 0  # requests that count towards the bound of the queue
-        self._guess = serving.predict()
+        self._guesser = serving.guesser()
         self._decoder = None if info.tokenizer is None else TokenDecoder(info.tokenizer)
+        self._speller = Speller(info, self._decoder)
         self._rng = random.Random(serving.seed)
         self._lock = threading.Lock()
         self._next_id = 0
@@ -68,15 +73,23 @@ class InputProcessor:
         params = (params or SamplingParams()).resolved(self.info.defaults)
         ids = self.info.encode(prompt)
         limit = self.info.limit(len(ids), params)
+        if params.constrained:
+            if not self.constrains:
+                raise ConstraintError(
+                    params.constrained[0], f"backend {self.info.backend} cannot constrain an output; leave it out"
+                )
+            params = self._speller.spelled(params, ids)
         detokenizer = None if self._decoder is None else self._decoder.detokenizer(params, ids)
         if params.stop and detokenizer is None:
             raise ValueError(f"stop strings need text, and model {self.info.name} has no tokenizer")
         guess = None
         if "guess" in scheduler.policy.needs:
-            guess = params.guess or self._guess
+            guess = params.guess
         with self._lock:
             at = self.clock.now() if arrival is None else round(arrival * 1e9)
             job = Job(self._next_id, at, len(ids), limit, client, program, priority, slo.deadline(at), guess)
+            if guess is None and self._guesser is not None and "guess" in scheduler.policy.needs:
+                job.guess = self._guesser.predict(job, 0)
             scheduler.check(job)
             if not beyond_capacity:
                 self._make_sure_of_room(scheduler.slots)
@@ -96,6 +109,16 @@ class InputProcessor:
     def slo_of(self, id: int) -> Slo:
         """SLOs of a job, for the Recorder."""
         return self.slos.get(id, NO_SLO)
+
+    def take_place(self, slots: int) -> None:
+        """Counts a request that waits elsewhere in the bound of the queue, until give_place(). Raises QueueFull."""
+        with self._lock:
+            self._make_sure_of_room(slots)
+            self.outstanding += 1
+
+    def give_place(self) -> None:
+        with self._lock:
+            self.outstanding -= 1
 
     def _make_sure_of_room(self, slots: int) -> None:
         capacity = self.serving.queue_capacity

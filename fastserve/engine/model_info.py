@@ -29,20 +29,29 @@ class ModelInfo:
     dtype: str = ""
     backend: str = "own"
     """name of the backend: of the table of backends, or module:Class"""
+    suppressed: frozenset[int] = frozenset()
+    """tokens that it never emits, as its generation_config says"""
 
     def encode(self, prompt: str | Sequence[int]) -> list[int]:
         """Token ids of a prompt. Raises ValueError for an invalid one."""
         if isinstance(prompt, str):
             if self.tokenizer is None:
                 raise ValueError(f"model {self.name} has no tokenizer: give the prompt as a list of token ids")
-            ids = [self._token(id) for id in self.tokenizer.encode(prompt)]
+            ids = self._tokens(self.tokenizer.encode(prompt))
         elif isinstance(prompt, Iterable) and not isinstance(prompt, bytes | Mapping):
-            ids = [self._token(id) for id in prompt]
+            ids = self._tokens(prompt)
         else:
             raise ValueError(f"{prompt!r} is not a prompt: give text, or a list of token ids")
         if not ids:
             raise ValueError("the prompt is empty: give at least one token")
         return ids
+
+    def _tokens(self, ids: Iterable[Any]) -> list[int]:
+        """A long list of ints is checked as a whole: a millisecond for 100,000."""
+        plain = isinstance(ids, list) and set(map(type, ids)) == {int}
+        if plain and min(ids) >= 0 and max(ids) < self.vocab_size:
+            return list(ids)
+        return [self._token(id) for id in ids]
 
     def _token(self, id: Any) -> int:
         """numpy and torch integers are accepted."""
@@ -63,11 +72,14 @@ class ModelInfo:
         return left if params.max_tokens is None else params.max_tokens
 
 
-def too_long(context: int, prompt_tokens: int, wanted: int = 1) -> str:
-    """The message for what exceeds the context. Clients look for "maximum context length is" and "prompt is too long"
+def too_long(context: int, prompt: int | str, wanted: int = 1) -> str:
+    """The message for what exceeds the context. prompt: its tokens, or what is known of one that was not counted.
+
+    Clients look for "maximum context length is" and "prompt is too long"
     (litellm, langchain-openai), and then shorten the conversation or take another model.
     """
+    what = prompt if isinstance(prompt, str) else f"a prompt of {prompt} tokens"
     return (
-        f"This model's maximum context length is {context} tokens: a prompt of {prompt_tokens} tokens with {wanted} "
+        f"This model's maximum context length is {context} tokens: {what} with {wanted} "
         f"more to generate exceeds the context of {context}; the prompt is too long, shorten it or lower max_tokens"
     )

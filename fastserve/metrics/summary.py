@@ -27,7 +27,18 @@ from fastserve.metrics.saturation import Columns, Floats, area_until, covered, l
 
 Summary = dict[str, float | int | None]
 
-__all__ = ["Columns", "Ratio", "Slo", "Summary", "jain", "largest_rate", "paired_ratio", "saturated", "summarise"]
+__all__ = [
+    "Columns",
+    "Ratio",
+    "Slo",
+    "Summary",
+    "jain",
+    "largest_rate",
+    "paired_ratio",
+    "saturated",
+    "summarise",
+    "with_not_arrived",
+]
 
 GIB = 2.0**30
 
@@ -59,8 +70,9 @@ def summarise(columns: Columns, *, horizon_s: float, warmup_s: float = 0.0, slo:
     warmup_s: jobs that arrive this soon after the first one are left out of all but the counting of the system's state.
     slo: objectives of jobs whose own are NaN. Without any objective the goodput is None.
 
-    Rates (`throughput_rps`, `output_tokens_per_s`, `goodput_rps`) are taken over the window from the end of the warm-up
-    to the last arrival, without the drain. `makespan_s` runs from the first arrival to the last end.
+    Rates (`offered_rps`, `throughput_rps`, `goodput_rps`, `output_tokens_per_s`) share one window, of `rate_window_s`:
+    from the first arrival, or the end of the warm-up, to the last end (or the horizon, if somebody is unfinished). Its
+    last `rate_drain_s` are after the last arrival. `arrival_rps` is of the arrivals alone: how fast they came.
     """
     start = _start(columns, warmup_s)
     measured = columns["arrival"] >= start
@@ -81,10 +93,16 @@ def summarise(columns: Columns, *, horizon_s: float, warmup_s: float = 0.0, slo:
     summary["preemptions_per_job"] = _mean(counted["preemptions"])
     summary |= _copies(jobs)
     summary |= _rates(columns, start, horizon_s)
-    summary |= _goodput(jobs, slo or Slo(), _window(columns, start))
+    summary |= _goodput(jobs, slo or Slo(), summary["rate_window_s"])
     summary["jain_index"] = _client_fairness(jobs, horizon_s)
     summary["saturated"] = saturated(columns, horizon_s=horizon_s)
     return summary
+
+
+def with_not_arrived(summary: Summary, count: int) -> Summary:
+    """Of a run that was stopped before so many jobs had come: they are unfinished, and in no other figure."""
+    known = {key: int(summary[key] or 0) + count for key in ("n", "unfinished")}
+    return summary | known | {"not_arrived": count}
 
 
 def jain(shares: Sequence[float] | Floats) -> float | None:
@@ -170,12 +188,6 @@ def _start(columns: Columns, warmup_s: float) -> float:
     return float(columns["arrival"].min()) + warmup_s if len(columns["arrival"]) else 0.0
 
 
-def _window(columns: Columns, start: float) -> float | None:
-    """Seconds from the end of the warm-up to the last arrival; None where nothing spans them."""
-    window = float(columns["arrival"].max()) - start if len(columns["arrival"]) else 0.0
-    return window if window > 0 else None
-
-
 def _mean(values: NDArray[Any]) -> float | None:
     """Of the finite values: a job that never began has no time in the queue before it began."""
     finite = values[np.isfinite(values)]
@@ -213,36 +225,46 @@ def _copies(jobs: Columns) -> Summary:
 def _rates(columns: Columns, start: float, horizon_s: float) -> Summary:
     """Rates over the window, jobs of the warm-up included: they too are served in it.
 
-    A job's tokens count as delivered evenly between its first and its last one. Over a whole run `mean_in_system` times
-    `makespan_s` is the sum of all residence times: Little's law, for whoever wants to check it.
+    The window ends with the last job and not with the last arrival: the jobs of a burst all end after that, and who
+    counts what was finished before it has no throughput there, and a goodput above the capacity. A job's tokens count
+    as delivered evenly between its first and its last one. Over a whole run `mean_in_system` times `makespan_s` is the
+    sum of all residence times: Little's law, for whoever wants to check it.
     """
-    window = _window(columns, start)
     arrival, end, left = columns["arrival"], columns["end"], left_at(columns, horizon_s)
     if not len(arrival):
-        return dict.fromkeys(
-            ("throughput_rps", "output_tokens_per_s", "offered_rps", "makespan_s", "mean_in_system"), None
-        )
+        return dict.fromkeys(RATES, None)
     last = float(arrival.max())
     stop = max(float(left.max()), last)
-    served = is_outcome(columns["finish"], "completed")
-    ended = np.count_nonzero(served & (end >= start) & (end <= last))
+    window = max(0.0, stop - start)
+    completed = np.count_nonzero(is_outcome(columns["finish"], "completed") & (end >= start))
     first = columns["first_token"]
     begun = ~np.isnan(first)
     begin, finish, tokens = first[begun], left[begun], columns["output_tokens"][begun]
-    overlap = np.clip(np.minimum(finish, last) - np.maximum(begin, start), 0.0, None)
     length = finish - begin
     # A job whose tokens all came at one instant has no length: all of it falls inside the window or outside.
-    share = np.where(length > 0, overlap / np.where(length > 0, length, 1.0), (begin >= start) & (begin <= last))
+    inside = np.clip(finish - np.maximum(begin, start), 0.0, None)
+    share = np.where(length > 0, inside / np.where(length > 0, length, 1.0), begin >= start)
     area = area_until(arrival, left, np.array([min(start, stop), stop]))
     offered = arrival[arrival >= start]
     span = last - float(offered.min()) if len(offered) else 0.0
-    return {
-        "throughput_rps": ended / window if window else None,
-        "output_tokens_per_s": float(np.sum(share * tokens)) / window if window else None,
-        "offered_rps": (len(offered) - 1) / span if span > 0 else None,
-        "makespan_s": stop - float(arrival.min()),
-        "mean_in_system": float(area[1] - area[0]) / (stop - start) if stop > start else None,
-    }
+    values = (
+        len(offered) / window if window else None,
+        completed / window if window else None,
+        float(np.sum(share * tokens)) / window if window else None,
+        window or None,
+        stop - last if window else None,
+        (len(offered) - 1) / span if span > 0 else None,
+        stop - float(arrival.min()),
+        float(area[1] - area[0]) / window if window else None,
+    )
+    return dict(zip(RATES, values, strict=True))
+
+
+RATES = (
+    "offered_rps", "throughput_rps", "output_tokens_per_s", "rate_window_s", "rate_drain_s", "arrival_rps",
+    "makespan_s", "mean_in_system",
+)  # fmt: skip
+"""What _rates() finds, in this order."""
 
 
 def _goodput(jobs: Columns, slo: Slo, window: float | None) -> Summary:

@@ -12,9 +12,13 @@ def check_names(owner: str, given: Iterable[str], valid: Iterable[str]) -> None:
     names = list(valid)
     for name in given:
         if name not in names:
-            raise ValueError(
-                f"{owner} has no setting {name!r}; it has {', '.join(names) or 'none'}{nearest(name, names)}"
-            )
+            raise ValueError(unknown(f"{owner} has no setting", name, names))
+
+
+def unknown(lacks: str, name: str, valid: Iterable[str], others: Iterable[str] = ()) -> str:
+    """What is said of a name that is none. lacks: "policy las has no setting". others: names that are not listed."""
+    names = list(valid)
+    return f"{lacks} {name!r}; it has {', '.join(names) or 'none'}{nearest(name, [*names, *others])}"
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -28,13 +28,17 @@ class RateLimits:
             self.requests.append((RateLimitItemPerMinute(config.requests_per_minute), "requests a minute"))
         self.tokens = None if config.tokens_per_minute is None else RateLimitItemPerMinute(config.tokens_per_minute)
 
-    def admit(self, client: str, prompt_tokens: int) -> None:
-        """Counts one request with all its prompts. Raises ApiError 429, and then counts nothing."""
+    def test(self, client: str) -> None:
+        """Raises ApiError 429 for a client that has used up a limit; counts nothing."""
         if self.tokens is not None and not self.fixed.test(self.tokens, "tokens", client):
             self._refuse(self.fixed, self.tokens, "tokens", client, "tokens a minute")
         for item, what in self.requests:
             if not self.moving.test(item, "requests", client):
                 self._refuse(self.moving, item, "requests", client, what)
+
+    def admit(self, client: str, prompt_tokens: int) -> None:
+        """Counts one request with all its prompts. Raises ApiError 429, and then counts nothing."""
+        self.test(client)
         for item, _ in self.requests:
             self.moving.hit(item, "requests", client)
         self.charge(client, prompt_tokens)

@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from fastserve.server.api.body import TOO_LARGE
 from fastserve.server.api.errors import UNCOMPRESSED, ApiError, error_response
 from fastserve.server.api.paths import clean_path
 from fastserve.server.forwarded import route_path
@@ -34,8 +34,6 @@ CLIENT_CLOSED = 499
 
 ENDLESS = ("/live", "/stream")
 """GET routes that stream: a HEAD of any other is answered as its GET without the body."""
-
-TOO_LARGE = "the body is larger than the limit of {:,} bytes"
 
 
 class Middleware:
@@ -71,23 +69,12 @@ class Middleware:
                 message["body"] = b""
             await send(message)
 
-        max_bytes = round(self.service.config.max_body_mib * (1 << 20))
-        read = 0
-
-        async def receive_limited() -> MutableMapping[str, Any]:
-            nonlocal read
-            message = await receive()
-            read += len(message.get("body", b""))
-            if read > max_bytes:
-                raise HTTPException(413, TOO_LARGE.format(max_bytes))
-            return message
-
         try:
             length = headers.get("content-length") or "0"
             if not length.isdecimal():
                 raise ApiError(400, f"Content-Length: {length!r} is not a number of bytes")
-            if int(length) > max_bytes:
-                raise ApiError(413, TOO_LARGE.format(max_bytes))
+            if len(length) > 18 or int(length) > self.service.max_body_bytes:
+                raise ApiError(413, TOO_LARGE.format(self.service.max_body_bytes))
             self.origins.check(headers, scope)
             encoding = headers.get("content-encoding") or "identity"
             if encoding.strip().lower() != "identity":
@@ -95,9 +82,7 @@ class Middleware:
             auth = self.service.auth
             if auth.on and not auth.is_open(path) and scope["method"] != "OPTIONS":
                 state["client"] = await auth.client(headers.get("authorization"))
-            await self.app(
-                {**scope, "path": prefix + path, "method": "GET" if head else method}, receive_limited, send_with_id
-            )
+            await self.app({**scope, "path": prefix + path, "method": "GET" if head else method}, receive, send_with_id)
         except ApiError as error:
             await error_response(path, error)(scope, receive, send_with_id)
         except ClientDisconnect:

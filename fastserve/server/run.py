@@ -21,6 +21,7 @@ from fastserve.server.app import create_app
 from fastserve.server.config import sources
 from fastserve.server.config.addresses import is_local
 from fastserve.server.config.settings import FastServeConfig
+from fastserve.server.http_protocol import bounded
 from fastserve.server.service import Service
 from fastserve.server.telemetry import logs
 
@@ -77,6 +78,8 @@ class FastServeServer:
                 server = _Server(
                     uvicorn.Config(
                         app,
+                        http=bounded(config),
+                        ws="none",
                         log_config=None,
                         access_log=False,
                         lifespan="on",
@@ -86,7 +89,7 @@ class FastServeServer:
                     service,
                     f"{engine.start_line()}\n{embedded_note(config)}serving at http://{host}:{port} "
                     f"(page /, documentation /docs, metrics {config.metrics_endpoint})",
-                )
+                )  # fmt: skip
                 with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
                     runner.run(server.serve(sockets=[listener]))
 

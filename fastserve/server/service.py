@@ -6,8 +6,10 @@ Event loop only. The engine's thread reaches it through a LoopDispatcher.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -22,6 +24,7 @@ from fastserve.server.api.piece_queue import LoopDispatcher
 from fastserve.server.api.tokenization import Tokenization
 from fastserve.server.auth import Auth
 from fastserve.server.config.settings import FastServeConfig
+from fastserve.server.input_pool import InputPool
 from fastserve.server.jobs.durable import Durable, JobRequest, interrupted
 from fastserve.server.jobs.jobs import END_STATES, Group, JobRegistry, Scheduling, ServedJob, answer_of, new_id
 from fastserve.server.jobs.store import Store
@@ -34,6 +37,8 @@ from fastserve.server.telemetry.totals import Totals
 log = logging.getLogger("fastserve.server")
 
 DRAINING = "the server is shutting down and accepts no new requests"
+BODIES_AT_ONCE = 8
+"""Bodies of the largest size that may be in memory unparsed."""
 DRAINED = "the server was shut down before this request had ended"
 
 
@@ -47,7 +52,9 @@ class Service:
         self.started = time.time()
         self.auth = Auth(config)
         self.limits = RateLimits(config)
-        self.tokenization = Tokenization(engine, ChatTemplate(engine.tokenizer, config.chat_template))
+        self.max_body_bytes = round(config.max_body_mib * (1 << 20))
+        self.input_pool = InputPool(BODIES_AT_ONCE * self.max_body_bytes)
+        self.tokenization = Tokenization(engine, ChatTemplate(engine.tokenizer, config.chat_template), self.input_pool)
         self.registry = JobRegistry(config.keep_jobs, config.keep_hours)
         self.totals = Totals()
         self.metrics = Metrics(engine, self.model)
@@ -74,18 +81,34 @@ class Service:
         if name and name not in (self.model, self.engine.model_name):
             raise ApiError(404, f"the model {name!r} is not served here; there is {self.model!r}", param="model")
 
-    def admit(self, client: str, prompts: list[list[int]]) -> None:
-        """Admits one HTTP request, with all its prompts. Raises ApiError 400, 429 or 503."""
+    def check_open(self, client: str | None) -> None:
+        """Asked before a body is read. client: None for one that is not known yet. Raises ApiError 429 or 503."""
         if self.draining:
             raise ApiError(503, DRAINING, retry_after=self.config.drain_seconds)
         if not self.engine.alive:
             raise ApiError(503, f"the engine has stopped: {self.engine.error or 'it was closed'}")
+        if client is not None:
+            self.limits.test(client)
+
+    def admit(self, client: str, prompts: list[list[int]]) -> None:
+        """Admits one HTTP request, with all its prompts. Raises ApiError 400, 429 or 503."""
+        self.check_open(client)
         longest = max(map(len, prompts))
         most = self.config.max_prompt_length
         if most is not None and longest > most:
             what = f"a prompt of {longest} tokens; this server accepts at most {most}: the prompt is too long"
             raise ApiError(400, what, param="prompt")
         self.limits.admit(client, sum(map(len, prompts)))
+
+    @contextlib.contextmanager
+    def place(self) -> Iterator[None]:
+        """A place in the engine's queue for a request that waits before it. Raises ApiError 503."""
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(self.engine.place())
+            except QueueFull as error:
+                raise _queue_full(error) from error
+            yield
 
     def output_limit(self, prompt_tokens: int, wanted: int | None, default: int | None) -> int | None:
         """max_tokens of a request: as requested, else the default, cut to what context and settings allow.
@@ -158,9 +181,9 @@ class Service:
                 **scheduling._asdict(),
             )
         except QueueFull as error:
-            raise ApiError(503, str(error), retry_after=1) from error
+            raise _queue_full(error) from error
         except ValueError as error:
-            raise ApiError(400, str(error)) from error
+            raise ApiError(400, str(error), param=getattr(error, "param", None)) from error
         except RuntimeError as error:
             raise ApiError(503, str(error)) from error
         self.registry.add(job)
@@ -297,5 +320,10 @@ class Service:
     async def close(self) -> None:
         """The caller closes the engine."""
         await self._stop()
+        self.input_pool.close()
         await self.auth.close()
         await asyncio.to_thread(self.store.close)
+
+
+def _queue_full(error: QueueFull) -> ApiError:
+    return ApiError(503, str(error), retry_after=1)

@@ -2,7 +2,7 @@
 
 from fastserve.workload.errors import TraceError
 from fastserve.workload.profile import Profile, load_profile, profile_names
-from fastserve.workload.read import read_trace
+from fastserve.workload.reader.read import read_trace
 from fastserve.workload.requests import TraceRequest, requests_of
 from fastserve.workload.statistics import Description, describe
 from fastserve.workload.synthesis import synthesise

@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 
 from fastserve.workload.errors import TraceError
-from fastserve.workload.parse import LARGEST
 from fastserve.workload.profile import Quantiles, load_profile
+from fastserve.workload.reader.parse import LARGEST
 from fastserve.workload.recipe import parse
 from fastserve.workload.trace import IntArray
 

@@ -103,6 +103,11 @@ def _rows(trace: Trace) -> Iterator[tuple[int, int, int, int, int, str, str, int
     )
 
 
+def guesses_of(trace: Trace) -> list[int] | None:
+    """The trace's own guesses by row, for predictors.make(); 0 where a row has none."""
+    return None if trace.guess is None else trace.guess.tolist()
+
+
 def outputs_of(trace: Trace) -> list[int]:
     """True output lengths by row, bounded by the row's own max_tokens."""
     outputs: list[int] = trace.output.tolist()
@@ -122,7 +127,8 @@ def limits_of(trace: Trace, outputs: list[int]) -> Iterable[int]:
 def longest_of(trace: Trace) -> int:
     """Tokens of the longest request that the trace asks for: prompt and limit together."""
     limits = limits_of(trace, outputs_of(trace))
-    return max(prompt + limit for prompt, limit in zip(trace.prompt.tolist(), limits, strict=True))
+    prompts: list[int] = trace.prompt.tolist()
+    return max(prompt + limit for prompt, limit in zip(prompts, limits, strict=True))
 
 
 def targets_of(trace: Trace) -> list[SloTargets] | None:

@@ -38,17 +38,23 @@ class Description:
     rank_correlation: float | None
     """Spearman's, of prompt and output; None if one of them is constant."""
     clients: dict[str, int] | None
-    """Requests per client, the largest first."""
+    """Requests per client, the largest first; those that name none are in `without_client`."""
     programs: int | None
+    """Distinct ones, the nameless not counted."""
     block_ids: int | None
     """Distinct prompt blocks."""
     dropped: dict[str, int]
     digest: str
+    without_client: int = 0
+    """Requests of a trace with a column of clients that name none."""
+    without_program: int = 0
 
 
 def describe(trace: Trace) -> Description:
     gaps = np.diff(trace.arrival)
     tens, minutes = _bins(trace.arrival, 10), _bins(trace.arrival, 60)
+    clients = None if trace.client is None else dict(Counter(trace.client).most_common())
+    nameless = 0 if clients is None else clients.pop("", 0)
     spread = len(trace) > 1 and trace.span > 0
     return Description(
         n=len(trace),
@@ -60,11 +66,13 @@ def describe(trace: Trace) -> Description:
         prompt=_lengths(trace.prompt),
         output=_lengths(trace.output),
         rank_correlation=rank_correlation(trace.prompt, trace.output),
-        clients=None if trace.client is None else dict(Counter(trace.client).most_common()),
-        programs=None if trace.program is None else len(set(trace.program)),
+        clients=clients,
+        programs=None if trace.program is None else len(set(trace.program) - {""}),
         block_ids=None if trace.hash_ids is None else len({block for ids in trace.hash_ids for block in ids}),
         dropped=dict(trace.dropped),
         digest=trace.digest(),
+        without_client=nameless,
+        without_program=0 if trace.program is None else trace.program.count(""),
     )
 
 

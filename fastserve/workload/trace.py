@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastserve.workload.errors import TraceError
+from fastserve.workload.reading import Reading
 from fastserve.workload.seed import seed_sequence
 
 IntArray: TypeAlias = npt.NDArray[np.int64]
@@ -62,6 +63,8 @@ class Trace:
     """Predicted output length in the trace, >= 1; 0 = none given."""
     dropped: dict[str, int] = field(default_factory=dict)
     """reason -> rows dropped, by a lenient read or by the format's own rule (`failed` in BurstGPT)."""
+    reading: Reading | None = None
+    """What the reader took for what; None for a trace that was made."""
 
     def __post_init__(self) -> None:
         n = len(self.arrival)
@@ -120,6 +123,8 @@ class Trace:
         chosen = self.arrival >= start
         if duration_s is not None:
             chosen &= self.arrival < start + round(Fraction(duration_s) * NS)
+        if chosen.all():
+            return self
         if not chosen.any():
             raise TraceError(
                 f"no request of {self.name!r} arrives in the window from {start_s:g} s"
@@ -165,11 +170,11 @@ class Trace:
         return replace(self._rows(row, rebase=False), arrival=self.arrival[row] + copy * (self.span + gap))
 
     def digest(self) -> str:
-        """16 hexadecimal digits over all columns; name, source and `dropped` do not count."""
+        """16 hexadecimal digits over all columns; name, source, `dropped` and `reading` do not count."""
         sha = hashlib.sha256()
         for entry in fields(self):
             value = getattr(self, entry.name)
-            if entry.name in ("name", "source", "dropped") or value is None:
+            if entry.name in ("name", "source", "dropped", "reading") or value is None:
                 continue
             if entry.name == "block_size" and self.hash_ids is None:
                 continue
@@ -180,12 +185,11 @@ class Trace:
     def _rows(self, index: npt.NDArray[np.intp] | IntArray, rebase: bool = True) -> Trace:
         """Rows by index. With rebase the index must be increasing; without it the caller sets the arrivals."""
         arrival = self.arrival[index] - self.arrival[index[0]] if rebase else np.zeros(len(index), np.int64)
-        positions = index.tolist()
         changed: dict[str, Any] = {}
         for name in (*_ARRAYS, *_LISTS):
             column = getattr(self, name)
             if column is not None:
-                changed[name] = column[index] if name in _ARRAYS else [column[i] for i in positions]
+                changed[name] = column[index] if name in _ARRAYS else [column[i] for i in index.tolist()]
         return replace(self, arrival=arrival, **changed)
 
 

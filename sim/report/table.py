@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from fastserve.metrics.finish import is_outcome
+from fastserve.metrics.finish import Outcome, is_outcome
 from fastserve.metrics.summary import Ratio, paired_ratio
 from fastserve.policies.spec import unread_line
 from fastserve.wording import policy_in_words, value_in_words
@@ -78,7 +78,10 @@ def table(runs: Sequence[Run], settings: Mapping[str, object]) -> str:
         for row in rows
     ]
     lines.insert(2, "-" * len(lines[0]))
-    return "\n".join([*_header(runs, settings), "", *(line.rstrip() for line in lines), *_notes(groups, marks)]) + "\n"
+    return (
+        "\n".join([*_header(runs, settings), "", *(line.rstrip() for line in lines), *_notes(groups, marks, settings)])
+        + "\n"
+    )
 
 
 def _header(runs: Sequence[Run], settings: Mapping[str, object]) -> list[str]:
@@ -98,7 +101,8 @@ def _header(runs: Sequence[Run], settings: Mapping[str, object]) -> list[str]:
             unset.append(words)
         else:
             usual.append(f"{words} {value_in_words(value)}")
-    items.append(unread_line(settings.get("unread", {})))  # type: ignore[arg-type]
+    if unread := settings.get("unread"):
+        items.append(unread_line(unread))  # type: ignore[arg-type]
     parts = [f"by default: {', '.join(usual)}"] if usual else []
     parts += [f"off: {', '.join(unset)}"] if unset else []
     apart = textwrap.wrap("; ".join(parts), WIDTH, subsequent_indent="  ")
@@ -111,7 +115,7 @@ def _usual(name: str, settings: Mapping[str, object]) -> bool:
     return settings[name] == default
 
 
-def _notes(groups: Mapping[str, Sequence[Run]], marks: Mapping[str, str]) -> list[str]:
+def _notes(groups: Mapping[str, Sequence[Run]], marks: Mapping[str, str], settings: Mapping[str, object]) -> list[str]:
     notes = []
     for label, group in groups.items():
         own = policy_in_words(_over_seeds(group))
@@ -119,8 +123,24 @@ def _notes(groups: Mapping[str, Sequence[Run]], marks: Mapping[str, str]) -> lis
             notes += textwrap.wrap(f"{label}: {own}", WIDTH, subsequent_indent="  ")
     notes += [f"* {label}: {mark}" for label, mark in marks.items()]
     notes += _losses(groups)
-    return ["", *notes] if notes else []
+    notes += textwrap.wrap(_window(groups, settings), WIDTH, subsequent_indent="  ")
+    return ["", *notes]
 
+
+def _window(groups: Mapping[str, Sequence[Run]], settings: Mapping[str, object]) -> str:
+    """Over which time rates are counted, and where much of it is the drain after the last arrival, how much."""
+    begin = "the end of the warmup" if settings.get("warmup") else "the first arrival"
+    text = f"done req/s: completed jobs over the time from {begin} to the last end"
+    spans = {}
+    for label, group in groups.items():
+        window, drain = (_average(group, key, settings) for key in ("rate_window_s", "rate_drain_s"))
+        if window and drain and drain >= NOTABLE * window:
+            spans[label] = f"{label} {_number(window)} s, {_number(drain)} s of it after the last arrival"
+    return f"{text} ({'; '.join(spans.values())})" if spans else text
+
+
+NOTABLE = 0.1
+"""Share of the drain in the window of the rates from which the notes tell it."""
 
 LOSSES = {
     "rejected": "rejected jobs can never fit in the KV pool; they stand outside all times",
@@ -150,15 +170,15 @@ def _losses(groups: Mapping[str, Sequence[Run]]) -> list[str]:
 
 
 def _same_work(first: Sequence[Run], group: Sequence[Run]) -> bool:
-    """Whether the same jobs were truncated under every common seed. Who truncates more has less to do."""
-    cut = {run.seed: _truncated(run) for run in group}
-    return all(_truncated(run) == cut.get(run.seed, _truncated(run)) for run in first)
+    """Whether, under every common seed, none completed what the other truncated. Who truncates more has less to do."""
+    others = {run.seed: run for run in group}
+    pairs = [(run, other) for run in first if (other := others.get(run.seed)) is not None]
+    cut = [(one, two) for pair in pairs for one, two in (pair, pair[::-1]) if one.summary.get("truncated")]
+    return not any(_ids(one, "truncated") & _ids(two, "completed") for one, two in cut)
 
 
-def _truncated(run: Run) -> set[int]:
-    if not run.summary.get("truncated"):
-        return set()
-    return set(run.records["id"][is_outcome(run.records["finish"], "truncated")].tolist())
+def _ids(run: Run, outcome: Outcome) -> set[int]:
+    return set(run.records["id"][is_outcome(run.records["finish"], outcome)].tolist())
 
 
 def _over_seeds(group: Sequence[Run]) -> dict[str, Any]:

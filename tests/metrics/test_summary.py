@@ -59,7 +59,7 @@ def test_means_leave_out_jobs_without_a_value() -> None:
 
 
 def test_no_value_is_none_and_never_nan() -> None:
-    for records in (make_records([], []), make_records([0], [0], finish=["rejected"]), make_records([5], [1])):
+    for records in (make_records([], []), make_records([0], [0], finish=["rejected"]), make_records([5], [0])):
         found = summary_of(records)
         assert not [key for key, value in found.items() if isinstance(value, float) and not math.isfinite(value)]
         assert found["goodput_rps"] is None
@@ -67,27 +67,60 @@ def test_no_value_is_none_and_never_nan() -> None:
         assert found["throughput_rps"] is None
 
 
-def test_throughput_leaves_out_the_drain() -> None:
-    # Arrivals span 10 s; the jobs that end at 4 and 10 are inside, the one at 30 is not.
-    found = summary_of(make_records([0, 5, 10], [4, 5, 20]))
-    assert found["throughput_rps"] == pytest.approx(0.2)
-    assert found["offered_rps"] == pytest.approx(0.2)
-    assert found["makespan_s"] == 30
-    # Tokens of the first two in full; the third has its first one at 20, after the window.
-    assert found["output_tokens_per_s"] == pytest.approx(2.0)
+def test_rates_share_a_window_that_ends_with_the_last_job() -> None:
+    found = summary_of(make_records([0, 5, 10], [4, 5, 20], e2e_slo=[5, 3, 100]))
+    assert (found["rate_window_s"], found["rate_drain_s"], found["makespan_s"]) == (30, 20, 30)
+    assert found["throughput_rps"] == found["offered_rps"] == pytest.approx(3 / 30)
+    assert found["goodput_rps"] == pytest.approx(2 / 30)
+    assert found["output_tokens_per_s"] == pytest.approx(30 / 30)
+    assert found["arrival_rps"] == pytest.approx(0.2)  # two gaps of 5 s
+
+
+def test_a_burst_that_drains_has_a_throughput_and_no_more_goodput() -> None:
+    """Fifty jobs of 1 s within a second, one at a time, each in time: one job/s is all that the machine can do."""
+    arrival = np.linspace(0, 1, 50)
+    records = make_records(arrival.tolist(), (np.arange(1, 51) - arrival).tolist(), e2e_slo=[100] * 50)
+    found = summary_of(records)
+    assert found["throughput_rps"] == found["goodput_rps"] == found["offered_rps"] == pytest.approx(1)
+    assert found["arrival_rps"] == pytest.approx(49)
+    at_once = summary_of(make_records([0, 0, 0, 0], [1, 2, 3, 4]))
+    assert at_once["throughput_rps"] == pytest.approx(1) and at_once["arrival_rps"] is None
+
+
+@given(st.data())
+def test_goodput_is_never_above_throughput_nor_that_above_what_was_offered(data: st.DataObject) -> None:
+    n = data.draw(st.integers(1, 12))
+    times = st.lists(st.floats(0, 100), min_size=n, max_size=n)
+    finish = data.draw(
+        st.lists(st.sampled_from(["stop", "rejected", "unfinished", "truncated"]), min_size=n, max_size=n)
+    )
+    records = make_records(data.draw(times), data.draw(times), finish=finish)
+    found = summarise(records, horizon_s=250, warmup_s=data.draw(st.sampled_from([0.0, 30.0])), slo=Slo(e2e_s=20))
+    if found["rate_window_s"] is not None:
+        assert (found["goodput_rps"] or 0.0) <= (found["throughput_rps"] or 0.0)
+        if found["n"] == n:  # no warm-up: what was there before is served too
+            assert (found["throughput_rps"] or 0.0) <= (found["offered_rps"] or 0.0)
+
+
+def test_a_run_that_was_stopped_is_counted_until_then() -> None:
+    records = make_records([0, 10], [2, 90], finish=["stop", "unfinished"], first_token=[1, 20], output_tokens=[10, 16])
+    found = summary_of(records, horizon_s=100)
+    assert found["rate_window_s"] == 100 and found["throughput_rps"] == pytest.approx(0.01)
+    assert found["output_tokens_per_s"] == pytest.approx(0.26)
 
 
 def test_tokens_count_where_they_were_delivered() -> None:
-    # 10 tokens between 8 and 12 of a window that ends at 10.
+    # 10 tokens between 8 and 12 of a window that begins at 10, and 10 in it; it ends at 30.
     records = make_records([0, 10], [12, 20], first_token=[8, 25], output_tokens=[10, 10])
-    assert summary_of(records)["output_tokens_per_s"] == pytest.approx(0.5)
+    assert summary_of(records, warmup_s=10)["output_tokens_per_s"] == pytest.approx((5 + 10) / 20)
 
 
 def test_warm_up_is_left_out() -> None:
     found = summary_of(make_records([0, 10, 20], [100, 1, 3]), horizon_s=200, warmup_s=10)
     assert found["n"] == 2
     assert found["max_jct_s"] == 3
-    assert found["offered_rps"] == pytest.approx(0.1)
+    assert found["offered_rps"] == pytest.approx(2 / 90) and found["arrival_rps"] == pytest.approx(0.1)
+    assert found["throughput_rps"] == pytest.approx(3 / 90)  # one of them is of the warm-up
     # The long job of the warm-up is still in the system.
     assert found["mean_in_system"] == pytest.approx((90 + 1 + 3) / 90)
 
@@ -101,7 +134,7 @@ def test_goodput_counts_rejected_and_unfinished_as_missed() -> None:
     )
     found = summary_of(records)
     assert found["slo_attainment"] == pytest.approx(1 / 4)
-    assert found["goodput_rps"] == pytest.approx(1 / 4)
+    assert found["goodput_rps"] == pytest.approx(1 / found["rate_window_s"])
 
 
 def test_all_objectives_must_be_met_and_own_ones_come_first() -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import random
 import statistics
+from pathlib import Path
 
 import pytest
 
-from fastserve.predictors import Constant, Lognormal, Oracle, make
+from fastserve.predictors import Constant, FromTrace, Lognormal, Oracle, check, make
 from fastserve.sched.job import Job
 
 
@@ -71,7 +72,7 @@ def test_specs() -> None:
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ("psychic", "no predictor 'psychic'; there are oracle, lognormal:SIGMA, constant:TOKENS and none"),
+        ("psychic", "no predictor 'psychic'; there are oracle, lognormal:SIGMA, constant:TOKENS, trace and none"),
         ("oracle:1", "no predictor 'oracle:1'"),
         ("none:1", "no predictor 'none:1'"),
         ("lognormal:-1", "predictor 'lognormal:-1': lognormal: sigma=-1.0 must not be negative"),
@@ -84,3 +85,73 @@ def test_specs() -> None:
 def test_wrong_specs(spec: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         make(spec)
+
+
+def test_the_guesses_of_the_trace() -> None:
+    told = make("trace", guesses=[5, 7, 9])
+    assert isinstance(told, FromTrace)
+    assert [told.predict(Job(id, 0, 10), 1000) for id in (2, 0)] == [9, 5]
+    assert check("trace") and not check("none")
+    with pytest.raises(ValueError, match="predictor 'trace': the trace has no column of guesses"):
+        make("trace")
+    with pytest.raises(ValueError, match="predictor 'trace': 2 of the 3 requests have no guess"):
+        make("trace", guesses=[0, 7, 0])
+
+
+OWN = """
+class Half:
+    def predict(self, job, truth):
+        return max(1, truth // 2)
+
+class Seeded:
+    def __init__(self, seed=0):
+        self.seed = seed
+
+    def predict(self, job, truth):
+        return 1 + self.seed
+
+class Wrong:
+    def predict(self, job, truth):
+        return 1.5
+
+class Raises:
+    def predict(self, job, truth):
+        return {}["guess"]
+
+class Needs:
+    def __init__(self, what):
+        pass
+
+    def predict(self, job, truth):
+        return 1
+
+class No:
+    pass
+"""
+
+
+def test_a_predictor_of_ones_own(tmp_path: Path) -> None:
+    file = tmp_path / "foresight.py"
+    file.write_text(OWN)
+    job = Job(3, 0, 10)
+    half, seeded = make(f"{file}:Half"), make(f"{file}:Seeded", seed=6)
+    assert half is not None and half.predict(job, 11) == 5
+    assert seeded is not None and seeded.predict(job, 11) == 7
+    assert check(f"{file}:Half")
+    for name, words in (
+        ("Wrong", "guesses 1.5 for job 3: give a whole"),
+        ("Raises", "failed at job 3: KeyError: 'guess'"),
+    ):
+        made = make(f"{file}:{name}")
+        assert made is not None
+        with pytest.raises(ValueError, match=words):
+            made.predict(job, 11)
+    for name, words in (
+        ("Needs", "cannot be made: TypeError"),
+        ("No", "No has no method predict"),
+        ("Absent", "Absent does not exist"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            make(f"{file}:{name}")
+    with pytest.raises(ValueError, match="no module 'nowhere_to_be_found'"):
+        make("nowhere_to_be_found:Mine")

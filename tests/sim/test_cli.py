@@ -65,7 +65,7 @@ def test_json_is_one_document_and_nothing_else(capsys: pytest.CaptureFixture[str
     assert main([*FEW, *policies, "--seeds", "2", "--json"]) == 0
     told = capsys.readouterr()
     document = json.loads(told.out, parse_constant=lambda name: pytest.fail(f"{name} in the document"))
-    assert set(document) == {"format", "settings", "runs"}
+    assert set(document) == {"format", "settings", "reading", "runs"}
     assert [(run["policy"], run["label"], run["seed"]) for run in document["runs"]] == [
         ("mlfq", "slow", 0),
         ("mlfq", "slow", 1),

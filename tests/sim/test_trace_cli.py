@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import sim
 from fastserve.workload import read_trace
+from sim.__main__ import main as replay_main
 from sim.trace import main
 
 CHECKOUT = Path(__file__).parents[2]
@@ -63,7 +66,7 @@ def test_convert_rescale_and_windows(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_dropped_rows_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bad = tmp_path / "bad.csv"
-    bad.write_text("t,in,out\n0,1,1\n1,-1,1\n2,3,3\n3,4,0\n4,0,2\n")
+    bad.write_text("t,in,out\n0,1,1\n1,-1,1\n2,3,3\n3,4,0\n4,0,2\n" + "".join(f"{t},2,2\n" for t in range(5, 90)))
     assert main(["describe", "--lenient", str(bad)]) == 0
     assert "1 negative, 2 zero" in capsys.readouterr().out
     assert main(["describe", str(bad)]) == 2
@@ -105,3 +108,52 @@ def test_it_runs_as_a_module() -> None:
         [sys.executable, "-m", "sim.trace", "describe", "absent.csv"], cwd=CHECKOUT, capture_output=True, text=True
     )
     assert (run.returncode, run.stdout, run.stderr) == (2, "", "absent.csv: no such file\n")
+
+
+def test_what_was_read_is_on_the_page_and_in_the_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text("ts,in,out,guess,model\n" + "".join(f"{250 * i},{900 * (i + 1)},9,{i + 1},m\n" for i in range(10)))
+    assert main(["describe", str(path)]) == 2
+    assert "as ms it makes 4 requests/s. Say which it is: --time-unit ms" in capsys.readouterr().err
+    assert main(["describe", str(path), "--time-unit", "ms", "--latency", "opt-13b-a100"]) == 0
+    page = capsys.readouterr().out
+    assert re.search(
+        r"read +arrival = ts \(ms, --time-unit says so; counted from the first request\), prompt = in", page
+    )
+    assert re.search(r"ignored +model\n", page)
+    assert "8 of 10 requests are longer than the context of opt-13b-a100's model, 2,048 tokens" in page
+    assert (
+        main(["describe", str(path), "--time-unit", "ms", "--json", "--latency", "roofline:llama-3-8b/a100-80g"]) == 0
+    )
+    (found,) = json.loads(capsys.readouterr().out)
+    assert (found["context"], found["beyond_context"]) == (8192, 1)
+    assert found["reading"]["columns"]["guess"] == "guess"
+    assert found["reading"]["ignored"] == {"model": ""}
+    assert main(["describe", str(path), "--time-unit", "ms", "--latency", "abacus"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_replay_says_first_what_it_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "mine.jsonl"
+    row = '{"timestamp": %d, "input_length": 90, "output_length": 9, "guess": %d, "hash_ids": [1]}\n'
+    path.write_text("".join(row % (250 * i, 12 - i) for i in range(10)))
+    assert replay_main([str(path), "--policy", "sjf", "--predictor", "trace", "--processes", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("mine: read arrival = timestamp (ms, as Mooncake files have (whole numbers); counted from")
+    assert "mine: ignored hash_ids (kept, but no policy uses shared prefixes yet)" in shown
+    assert "sjf (trace)" in shown
+    assert replay_main([str(path), "--policy", "sjf", "--predictor", "trace", "--json", "--processes", "1"]) == 0
+    assert json.loads(capsys.readouterr().out)["reading"][0].startswith("mine: read arrival")
+    assert replay_main([str(BUNDLED), "--policy", "sjf", "--predictor", "trace", "--num-requests", "5"]) == 2
+    assert "the trace has no column of guesses" in capsys.readouterr().err
+
+
+def test_guesses_of_the_trace_order_the_jobs(tmp_path: Path) -> None:
+    """One slot: whoever is guessed the shortest goes first, whatever its true length."""
+    path = tmp_path / "mine.jsonl"
+    row = '{"arrival_s": 0, "prompt_tokens": 1, "output_tokens": %d, "guess": %d}\n'
+    path.write_text(row % (5, 1) + row % (1, 3) + row % (9, 2))
+    records = sim.replay(path, "sjf", predictor="trace", max_batch=1, processes=1).runs[0].records
+    assert np.argsort(records["end"]).tolist() == [0, 2, 1]
+    oracle = sim.replay(path, "sjf", max_batch=1, processes=1).runs[0].records
+    assert np.argsort(oracle["end"]).tolist() == [1, 0, 2]

@@ -66,7 +66,7 @@ def test_mooncake_comes_back_to_the_millisecond(trace: Trace) -> None:
         path = Path(folder) / "t"
         write_trace(trace, path, "mooncake")
         rows = [json.loads(line) for line in path.read_text().splitlines()]
-        back = read_trace(path)
+        back = read_trace(path, time_unit="ms")
     assert [set(row) for row in rows] == [{"timestamp", "input_length", "output_length", "hash_ids"}] * len(trace)
     assert np.abs(back.arrival - trace.arrival).max() <= 1_000_000
     assert back.prompt.tolist() == trace.prompt.tolist()

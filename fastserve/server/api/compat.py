@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
-from fastapi.exceptions import RequestValidationError
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from fastserve.engine.request import Piece
 from fastserve.server.api import native
+from fastserve.server.api.body import BodyRoute, read, validated
 from fastserve.server.api.dependencies import STATUS, failure_message, finished, service_of
-from fastserve.server.api.errors import WRONG_CONTENT_TYPE, ApiError, Json, error_responses, not_json
-from fastserve.server.api.fields import Prompt
+from fastserve.server.api.errors import WRONG_CONTENT_TYPE, ApiError, InvalidBody, Json, error_responses, not_json
+from fastserve.server.api.fields import ModelName, Prompt
 from fastserve.server.api.native_schema import GenerateAnswer, GenerateRequest
 from fastserve.server.api.streaming import EVENTS, EventStream, on_disconnect, stream_response
 from fastserve.server.jobs.jobs import Group, ServedJob
 from fastserve.server.origin import by_browser, is_json
 from fastserve.server.service import Service
 
-router = APIRouter(tags=["Other servers' names"])
+router = APIRouter(route_class=BodyRoute, tags=["Other servers' names"])
 RAW: dict[int | str, dict[str, Any]] = {
     200: {"content": EVENTS, "description": "`event: ttft`, then raw text, then `event: done`"},
     **native.REFUSALS,
@@ -114,11 +113,15 @@ async def v1_generate_nobatch(request: Request, body: GenerateRequest) -> Genera
 
 @contextlib.asynccontextmanager
 async def _nobatch_turn(request: Request, service: Service) -> AsyncIterator[None]:
-    """Holds the lock of /v1/generate_nobatch. Raises ApiError 409 when the client disconnects first, 504 on timeout."""
+    """Holds the lock of /v1/generate_nobatch. Who waits for it counts in the bound of the queue.
+
+    Raises ApiError 409 when the client disconnects first, 503 when the queue is full, 504 on timeout.
+    """
     turn = asyncio.create_task(service.nobatch_lock.acquire())
     try:
         async with on_disconnect(request.receive, turn.cancel):
-            await asyncio.wait([turn], timeout=service.config.request_timeout or None)
+            with service.place():
+                await asyncio.wait([turn], timeout=service.config.request_timeout or None)
         if turn.cancelled():
             raise ApiError(409, "the client closed the connection")
         if not turn.done():
@@ -142,10 +145,13 @@ async def stream(request: Request) -> Response:
     if by_browser(request.headers) and not is_json(request.headers.get("content-type", "")):
         raise ApiError(403, f"from a web page: {WRONG_CONTENT_TYPE}")
     try:
-        fields = json.loads(await request.body())
-    except (ValueError, RecursionError) as error:
-        raise ApiError(400, not_json(error)) from error
-    return await _raw(request, _validated(fields, "body"))
+        body = await read(request, GenerateRequest)
+    except InvalidBody as error:
+        fault = error.errors()[0]
+        if fault["type"] != "json_invalid":
+            raise
+        raise ApiError(400, not_json(fault["ctx"]["error"])) from None
+    return await _raw(request, validated({}, GenerateRequest) if body is None else body)
 
 
 @router.get("/stream", response_model=None, status_code=200, response_class=EventStream, responses=RAW)
@@ -162,24 +168,7 @@ async def stream_get(
     """For `curl -N`. A browser that follows a link or loads an image must not start anything."""
     if by_browser(request.headers):
         raise ApiError(403, GET_FROM_BROWSER)
-    given = {
-        "prompt": prompt,
-        "max_new_tokens": max_new_tokens,
-        "max_length": max_length,
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "seed": seed,
-    }
-    return await _raw(request, _validated({name: value for name, value in given.items() if value is not None}, "query"))
-
-
-def _validated(fields: Any, where: str) -> GenerateRequest:
-    try:
-        return GenerateRequest.model_validate(fields)
-    except ValidationError as error:
-        faults = [{**fault, "loc": (where, *fault["loc"])} for fault in error.errors()]
-        raise RequestValidationError(faults) from error
+    return await _raw(request, validated(dict(request.query_params), GenerateRequest, "query"))
 
 
 class ModelFacts(TypedDict):
@@ -206,7 +195,7 @@ async def model(request: Request) -> ModelFacts:
 class SendText(BaseModel):
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
     prompt: Prompt = Field(validation_alias=AliasChoices("prompt", "text"))
-    model_name: str | None = Field(None, validation_alias=AliasChoices("model_name", "model"))
+    model_name: ModelName | None = Field(None, validation_alias=AliasChoices("model_name", "model"))
 
 
 class TaskAccepted(TypedDict):

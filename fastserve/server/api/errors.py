@@ -22,10 +22,12 @@ TYPES: dict[int, str] = {
     403: "PermissionDeniedError",
     404: "NotFoundError",
     405: "MethodNotAllowedError",
+    408: "RequestTimeoutError",
     409: "ConflictError",
     413: "RequestTooLargeError",
     415: "UnsupportedMediaTypeError",
     429: "RateLimitError",
+    431: "HeadersTooLargeError",
     500: "InternalServerError",
     503: "ServiceUnavailableError",
     504: "TimeoutError",
@@ -40,6 +42,9 @@ are told not to; a 429 or 503 has cost nothing, and is worth another try.
 MAX_FAULTS = 8
 """Validation errors of one body that are reported; a long list may have the same one for each item."""
 
+MAX_MESSAGE = 2000
+"""Characters of an error message, and of the name of a field in it."""
+
 UNCOMPRESSED = "send it uncompressed, without a Content-Encoding"
 WRONG_CONTENT_TYPE = "the Content-Type is not JSON: send Content-Type: application/json"
 
@@ -52,9 +57,17 @@ class ApiError(Exception):
     ) -> None:
         super().__init__(message)
         self.status = status
-        self.message = message
+        self.message = clipped(message)
         self.param = param
         self.retry_after = retry_after
+
+
+class InvalidBody(RequestValidationError):
+    """more: faults of the same kind beyond those in its list."""
+
+    def __init__(self, faults: list[dict[str, Any]], more: int = 0) -> None:
+        super().__init__(faults)
+        self.more = more
 
 
 class Json(Response):
@@ -66,6 +79,11 @@ class Json(Response):
 
     def render(self, content: Any) -> bytes:
         return json.dumps(content, separators=(",", ":"), allow_nan=False).encode("ascii") + b"\n"
+
+
+def clipped(text: str) -> str:
+    """A text for an answer: what a client sent may be in it, and may be megabytes."""
+    return text if len(text) <= MAX_MESSAGE else f"{text[: MAX_MESSAGE // 2]} ... {text[-MAX_MESSAGE // 4 :]}"
 
 
 def openai_body(status: int, message: str, param: str | None = None) -> dict[str, Any]:
@@ -117,10 +135,7 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, RequestValidationError)
         errors = error.errors()
         faults = [_fault_json(fault) for fault in errors[:MAX_FAULTS]]
-        if isinstance(error.body, bytes):  # FastAPI does not parse a body of another Content-Type
-            unread = {"loc": ["body"], "msg": WRONG_CONTENT_TYPE, "type": "content_type"}
-            faults = [unread if fault["loc"] == ["body"] else fault for fault in faults]
-        if rest := len(errors) - len(faults):
+        if rest := len(errors) - len(faults) + getattr(error, "more", 0):
             faults.append({"loc": ["body"], "msg": f"and {rest} more of this kind", "type": "more"})
         if not uses_openai_errors(route_path(request.scope)):
             return Json({"detail": faults}, 422)
@@ -139,7 +154,8 @@ def _fault_json(fault: Mapping[str, Any]) -> dict[str, Any]:
     if fault["type"] == "json_invalid":
         what = f"{not_json(fault['ctx']['error'])} at character {fault['loc'][-1]}"
         return {"loc": ["body"], "msg": what, "type": "json_invalid"}
-    return {"loc": list(fault["loc"]), "msg": fault["msg"].removeprefix("Value error, "), "type": fault["type"]}
+    place = [clipped(part) if isinstance(part, str) else part for part in fault["loc"]]
+    return {"loc": place, "msg": clipped(fault["msg"].removeprefix("Value error, ")), "type": fault["type"]}
 
 
 def not_json(error: Exception | str) -> str:

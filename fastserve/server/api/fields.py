@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from functools import cache
 from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
+    AliasChoices,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -17,6 +20,7 @@ from pydantic import (
 )
 from pydantic import ValidatorFunctionWrapHandler as Handler
 
+from fastserve.server.api.errors import MAX_FAULTS
 from fastserve.server.jobs.jobs import Scheduling
 
 Token = Annotated[int, Field(ge=0, lt=1 << 31)]
@@ -43,6 +47,32 @@ def expecting(what: str) -> WrapValidator:
             raise ValueError(ours[0] if ours else f"{MUST_BE} {what}") from error
 
     return WrapValidator(check)
+
+
+def few_unknown(fields: Any, model: type[BaseModel]) -> tuple[Any, int]:
+    """(fields with at most MAX_FAULTS unknown ones, how many more there were): each one costs an error of 1 KB."""
+    if not isinstance(fields, dict) or model.model_config.get("extra") != "forbid":
+        return fields, 0
+    known = names_of(model)
+    unknown = [name for name in fields if name not in known]
+    if len(unknown) <= MAX_FAULTS:
+        return fields, 0
+    left_out = set(unknown[MAX_FAULTS:])
+    return {name: value for name, value in fields.items() if name not in left_out}, len(left_out)
+
+
+@cache
+def names_of(model: type[BaseModel]) -> frozenset[str]:
+    """All names that fields of this model have in JSON."""
+
+    def names() -> Iterator[str]:
+        for name, field in model.model_fields.items():
+            if isinstance(field.validation_alias, AliasChoices):
+                yield from map(str, field.validation_alias.choices)
+            else:
+                yield name if field.validation_alias is None else str(field.validation_alias)
+
+    return frozenset(names())
 
 
 def _unicode(value: Any) -> Any:
@@ -84,6 +114,7 @@ class FirstFault(FailFast):
 
 Text = Annotated[str, BeforeValidator(_unicode)]
 Name = Annotated[Text, Field(max_length=256)]
+ModelName = Annotated[str, Field(max_length=1024)]
 Word = Annotated[str, Field(min_length=1), BeforeValidator(_unicode)]
 Prompt = Annotated[
     Word | Annotated[list[int], FirstFault(), Field(min_length=1)],

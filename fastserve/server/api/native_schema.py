@@ -8,7 +8,18 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import TypedDict
 
 from fastserve.engine import SamplingParams
-from fastserve.server.api.fields import Metadata, Name, Prompt, Scheduled, Stop, Text, Tokens
+from fastserve.server.api.fields import (
+    FirstFault,
+    Metadata,
+    ModelName,
+    Name,
+    Prompt,
+    Scheduled,
+    Stop,
+    Text,
+    Tokens,
+    few_unknown,
+)
 from fastserve.server.config.settings import FastServeConfig
 
 
@@ -46,7 +57,7 @@ class Sampling(Scheduled):
     stop_sequences: Stop | None = Field(None, validation_alias=AliasChoices("stop_sequences", "stop"))
     stream: bool = False
     """respond with server-sent events, one a token"""
-    model: str | None = Field(None, validation_alias=AliasChoices("model", "model_name"))
+    model: ModelName | None = Field(None, validation_alias=AliasChoices("model", "model_name"))
     """one of /models; by default the loaded one"""
     metadata: Metadata = Field({})
     """returned unchanged"""
@@ -87,9 +98,14 @@ class Message(BaseModel):
     role: Text
     content: Text
 
+    @model_validator(mode="before")
+    @classmethod
+    def _few_unknown(cls, fields: Any) -> Any:
+        return few_unknown(fields, cls)[0]
+
 
 class ChatRequest(Sampling):
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1), FirstFault()]
 
 
 # -- responses ---------------------------------------------------------------------------------------------------------
@@ -142,8 +158,8 @@ class JobAccepted(TypedDict):
 State = Literal["queued", "running", "preempted", "finished", "cancelled", "failed"]
 
 
-class JobView(TypedDict):
-    """Response of GET /jobs/{id}. Times: s since the epoch."""
+class JobSummary(TypedDict):
+    """One of GET /jobs. Times: s since the epoch."""
 
     job_id: str
     kind: str
@@ -161,12 +177,18 @@ class JobView(TypedDict):
     reason: str | None
     error: str | None
     metadata: dict[str, Any]
+
+
+class JobView(JobSummary):
+    """Response of GET /jobs/{job_id}."""
+
     result: GenerateAnswer | None
 
 
 class JobList(TypedDict):
-    jobs: list[JobView]
+    jobs: list[JobSummary]
     total: int
+    next: str | None
 
 
 class GpuMemory(TypedDict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from importlib.metadata import version
 from typing import Any
 
@@ -9,11 +10,13 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
+from fastserve.server.api.body import BodyRoute
 from fastserve.server.api.dependencies import client_of, finished, scheduling_of, service_of
 from fastserve.server.api.errors import ApiError, Json, error_responses
 from fastserve.server.api.native_schema import ModelCard
 from fastserve.server.api.openai_answer import ChatCompletion, Completion, ModelCards
 from fastserve.server.api.openai_format import ChatFormat, CompletionFormat, ReplyState
+from fastserve.server.api.openai_refused import refuse
 from fastserve.server.api.openai_schema import (
     ChatCompletionRequest,
     CompletionRequest,
@@ -22,13 +25,14 @@ from fastserve.server.api.openai_schema import (
     TokenizeRequest,
 )
 from fastserve.server.api.streaming import EVENTS, stream_response
+from fastserve.server.api.tokenization import SHORT_LIST
 from fastserve.server.jobs.jobs import Group
 from fastserve.server.service import Service
 
 COMPLETION_TOKENS = 16
 """OpenAI's default max_tokens of completions; of chat it is the rest of the context."""
 
-router = APIRouter(tags=["OpenAI"])
+router = APIRouter(route_class=BodyRoute, tags=["OpenAI"])
 REFUSALS = error_responses(400, 401, 404, 409, 413, 415, 429, 500, 503, 504, openai=True)
 
 
@@ -85,9 +89,12 @@ def model_card(service: Service) -> ModelCard:
 async def completions(request: Request, body: CompletionRequest) -> Response:
     service = service_of(request)
     service.check_model(body.model)
-    prompts = [await service.tokenization.prompt(prompt) for prompt in body.prompts]
-    group = _start(service, request, body, prompts, "completion", COMPLETION_TOKENS, body.logprobs)
-    reply = ReplyState(service, group, prompts, body.choices, body.stream_options, body.logprobs or 0)
+    refuse(body.model_extra or {})
+    cut = body.cut(COMPLETION_TOKENS)
+    prompts = await service.tokenization.prompts(body.prompts, cut, body.add_special_tokens)
+    group = await _start(service, request, body, prompts, "completion", COMPLETION_TOKENS, body.logprobs)
+    as_ids = bool(body.return_tokens_as_token_ids)
+    reply = ReplyState(service, group, prompts, body.choices, body.stream_options, body.logprobs or 0, as_ids)
     form = CompletionFormat(reply)
     if body.stream:
         return stream_response(group, form)
@@ -100,19 +107,21 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
 async def chat_completions(request: Request, body: ChatCompletionRequest) -> Response:
     service = service_of(request)
     service.check_model(body.model)
-    messages = [{"role": message.role, "content": message.text} for message in body.messages]
-    prompt = await service.tokenization.conversation(messages)
-    logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    refuse({**(body.model_extra or {}), "tools": body.tools})
+    messages = [message.to_template() for message in body.messages]
     body.max_tokens = body.max_completion_tokens or body.max_tokens
-    group = _start(service, request, body, [prompt], "chat completion", None, logprobs)
-    form = ChatFormat(ReplyState(service, group, [prompt], body.choices, body.stream_options, logprobs or 0))
+    prompt = await service.tokenization.conversation(messages, body.rendering, body.cut(1), body.add_special_tokens)
+    logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    group = await _start(service, request, body, [prompt], "chat completion", None, logprobs)
+    as_ids = bool(body.return_tokens_as_token_ids)
+    form = ChatFormat(ReplyState(service, group, [prompt], body.choices, body.stream_options, logprobs or 0, as_ids))
     if body.stream:
         return stream_response(group, form)
     outputs = await finished(request, group)
     return Json(form.response(outputs))
 
 
-def _start(
+async def _start(
     service: Service,
     request: Request,
     body: Generation,
@@ -129,6 +138,8 @@ def _start(
         for prompt in prompts:
             tokens = service.output_limit(len(prompt), body.max_tokens, default_tokens)
             for _ in range(body.choices):
+                if group.jobs and len(prompt) > SHORT_LIST:  # each is checked again, and others have their turn
+                    await asyncio.sleep(0)
                 service.start(
                     prompt,
                     body.params(tokens, len(group.jobs), logprobs),
@@ -138,9 +149,14 @@ def _start(
                     scheduling=scheduling_of(request, body),
                     streams=bool(body.stream),
                 )
-    except (ApiError, ValueError) as error:
+    except ValueError as error:
         group.cancel()
-        raise error if isinstance(error, ApiError) else ApiError(400, str(error)) from error
+        raise ApiError(400, str(error)) from error
+    except BaseException as error:  # ApiError, or the server ends
+        group.cancel()
+        if isinstance(error, ApiError) and error.param == "choices":
+            error.param = "guided_choice" if body.guided_choice else "structured_outputs"
+        raise
     return group
 
 
@@ -149,14 +165,15 @@ async def tokenize(request: Request, body: TokenizeRequest) -> Tokenized:
     service = service_of(request)
     service.check_model(body.model)
     tokens = await service.tokenization.tokens(body.prompt, body.add_special_tokens)
-    return {"count": len(tokens), "max_model_len": service.engine.max_model_len, "tokens": tokens}
+    found = {"count": len(tokens), "max_model_len": service.engine.max_model_len, "tokens": tokens}
+    return Json(found)  # type: ignore[return-value]
 
 
 @router.post("/detokenize", responses=error_responses(400, 401, 404, 413))
 async def detokenize(request: Request, body: DetokenizeRequest) -> Detokenized:
     service = service_of(request)
     service.check_model(body.model)
-    return {"prompt": service.tokenization.text(body.tokens)}
+    return {"prompt": await service.tokenization.text_of(body.tokens)}
 
 
 @router.get("/version", responses=error_responses(401))

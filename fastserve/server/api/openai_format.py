@@ -20,7 +20,10 @@ DONE = b"data: [DONE]\n\n"
 
 
 class ReplyState:
-    """State shared by both formats. Choice i belongs to prompt i // each. top: number of top logprobs requested."""
+    """State shared by both formats. Choice i belongs to prompt i // each. top: number of top logprobs requested.
+
+    as_ids: tokens of logprobs are written as ids, in vLLM's way; always where there is no tokenizer.
+    """
 
     def __init__(
         self,
@@ -30,7 +33,9 @@ class ReplyState:
         each: int,
         options: StreamOptions | None,
         top: int,
+        as_ids: bool = False,
     ) -> None:
+        self.as_ids = as_ids or service.engine.tokenizer is None
         self.service = service
         self.group = group
         self.prompts = [len(prompt) for prompt in prompts]
@@ -49,6 +54,8 @@ class ReplyState:
         return self.group.jobs[0].id
 
     def token(self, id: int) -> str:
+        if self.as_ids:
+            return f"token_id:{id}"
         assert self.pieces is not None
         return self.pieces.text(id)
 

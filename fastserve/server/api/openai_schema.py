@@ -1,17 +1,40 @@
-"""Request bodies of OpenAI's routes. Unknown fields are ignored; known but unsupported ones are refused by name."""
+"""Request bodies of OpenAI's routes, with vLLM's fields. What they ask for beyond it is in openai_refused."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import json
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fastserve.engine import SamplingParams
-from fastserve.server.api.fields import Name, Prompt, Scheduled, Stop, Text, Token, Tokens, expecting
+from fastserve.server.api.chat_template import Rendering
+from fastserve.server.api.fields import (
+    FirstFault,
+    ModelName,
+    Name,
+    Prompt,
+    Scheduled,
+    Stop,
+    Text,
+    Token,
+    Tokens,
+    Word,
+    expecting,
+    lone_surrogate,
+)
+from fastserve.server.api.openai_refused import LEAVE_OUT, TO_FORM
+from fastserve.server.api.tokenization import Cut
 
 MAX_CHOICES = 128
-UNSUPPORTED = ("tools", "functions", "logit_bias", "suffix", "echo")
-"""Unsupported fields: refused unless null, false or empty."""
+MAX_WORDS = 256
+"""Choices, and words that are not to be said, of a request."""
+MAX_TOKEN_IDS = 1 << 18
+"""Of a list that stands for a part of the vocabulary."""
+
+TokenIds = Annotated[list[Token], Field(min_length=1, max_length=MAX_TOKEN_IDS), FirstFault()]
+Choice = Annotated[list[Word], Field(min_length=1, max_length=MAX_WORDS), FirstFault()]
+Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
 class StreamOptions(BaseModel):
@@ -19,12 +42,27 @@ class StreamOptions(BaseModel):
     continuous_usage_stats: bool | None = None
 
 
+class StructuredOutputs(BaseModel):
+    """What the output has to be: one of these texts. Kinds that this server cannot do are among the extra fields."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+    choice: Choice | None = None
+
+    @model_validator(mode="after")
+    def _choice_only(self) -> StructuredOutputs:
+        for name in ("json", "regex", "grammar", "json_object", "structural_tag"):
+            if (self.model_extra or {}).get(name):
+                raise ValueError(f"{name}: {TO_FORM}; {LEAVE_OUT}")
+        return self
+
+
 class Generation(Scheduled):
     """Fields of both completions and chat. Null means not given."""
 
-    model_config = ConfigDict(extra="ignore", protected_namespaces=())
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
 
-    model: str | None = None
+    model: ModelName | None = None
     max_tokens: Tokens | None = None
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -35,7 +73,7 @@ class Generation(Scheduled):
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
     stop: Stop | None = None
-    stop_token_ids: Annotated[list[Token], Field(max_length=1024)] | None = None
+    stop_token_ids: Annotated[list[Token], Field(max_length=1024), FirstFault()] | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -44,28 +82,33 @@ class Generation(Scheduled):
     user: Name | None = None
     stop_after: Tokens | None = None
     guess: Tokens | None = None
-    tools: Any = None
-    functions: Any = None
-    logit_bias: Any = None
-    response_format: Any = None
+    logit_bias: Annotated[dict[Token, Bias], Field(max_length=MAX_TOKEN_IDS)] | None = None
+    allowed_token_ids: TokenIds | None = None
+    bad_words: Annotated[list[Word], Field(max_length=MAX_WORDS), FirstFault()] | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_choice: Choice | None = None
+    include_stop_str_in_output: bool | None = None
+    skip_special_tokens: bool | None = None
+    add_special_tokens: bool | None = None
+    truncate_prompt_tokens: Literal[-1] | Tokens | None = None
+    truncation_side: Literal["left", "right"] | None = None
+    return_tokens_as_token_ids: bool | None = None
 
     @property
     def choices(self) -> int:
         return self.n or 1
 
-    @field_validator(*UNSUPPORTED, check_fields=False)
-    @classmethod
-    def _unsupported(cls, value: Any) -> Any:
-        if value:
-            raise ValueError("this server does not support it; leave it out")
-        return value
+    def cut(self, output: int) -> Cut | None:
+        """How the prompt is cut to fit. output: tokens that are wanted where max_tokens is not given."""
+        if self.truncate_prompt_tokens is None:
+            return None
+        return Cut(self.truncate_prompt_tokens, self.truncation_side != "right", self.max_tokens or output)
 
-    @field_validator("response_format")
-    @classmethod
-    def _text_only(cls, value: Any) -> Any:
-        if value is not None and (not isinstance(value, dict) or value.get("type", "text") != "text"):
-            raise ValueError("this server supports text only; leave it out")
-        return value
+    @model_validator(mode="after")
+    def _one_choice(self) -> Generation:
+        if self.guided_choice and self.structured_outputs and self.structured_outputs.choice:
+            raise ValueError("guided_choice and structured_outputs with choice are the same; give one of them")
+        return self
 
     def params(self, output_tokens: int | None, choice: int, logprobs: int | None) -> SamplingParams:
         """Of one choice: its seed is the request's plus its index. Raises ValueError for a value out of range."""
@@ -82,7 +125,13 @@ class Generation(Scheduled):
             seed=None if self.seed is None else self.seed + choice,
             stop=self.stop or (),
             stop_token_ids=self.stop_token_ids or (),
+            include_stop=bool(self.include_stop_str_in_output),
             ignore_eos=bool(self.ignore_eos),
+            skip_special_tokens=self.skip_special_tokens is not False,
+            allowed_token_ids=self.allowed_token_ids,
+            logit_bias=self.logit_bias or (),
+            bad_words=self.bad_words or (),
+            choices=self.guided_choice or (self.structured_outputs and self.structured_outputs.choice) or (),
             logprobs=logprobs,
             stop_after=self.stop_after,
             guess=self.guess,
@@ -91,13 +140,11 @@ class Generation(Scheduled):
 
 class CompletionRequest(Generation):
     prompt: Annotated[
-        Prompt | Annotated[list[Prompt], Field(min_length=1, max_length=MAX_CHOICES)],
+        Prompt | Annotated[list[Prompt], Field(min_length=1, max_length=MAX_CHOICES), FirstFault()],
         expecting(f"text, a list of token ids, or a list of at most {MAX_CHOICES} of these; none of them empty"),
     ]
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     best_of: Annotated[int, Field(ge=1)] | None = None
-    suffix: Any = None
-    echo: Any = None
 
     @property
     def prompts(self) -> list[str | list[int]]:
@@ -114,52 +161,114 @@ class CompletionRequest(Generation):
         return self
 
 
+TEXTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal", "thinking": "thinking"}
+"""Type of a part of a content that is text -> the field that has it."""
+
+
 class Part(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
     type: str
-    text: Text | None = None
+
+    @model_validator(mode="after")
+    def _text_only(self) -> Part:
+        if self.type not in TEXTS:
+            raise ValueError(f"content of type {self.type[:64]} is not supported by this server; send text")
+        text = self.text
+        if not isinstance(text, str):
+            raise ValueError(f"a part of type {self.type} has its text in {TEXTS[self.type]}")
+        if (fault := lone_surrogate(text)) is not None:
+            raise ValueError(fault)
+        return self
+
+    @property
+    def text(self) -> Any:
+        return (self.model_extra or {}).get(TEXTS[self.type])
+
+
+Parts = Annotated[list[Text | Part], FirstFault()]
 
 
 class ChatMessage(BaseModel):
-    """Other fields, such as name, are ignored. Several text parts are concatenated."""
+    """Other fields, as name and tool_call_id, reach the chat template as they are."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
 
     role: Text
-    content: Annotated[Text | list[Part] | None, expecting("text, or a list of parts with a type")] = None
+    content: Annotated[Text | Parts | None, expecting("text, or a list of parts with a type")] = None
+    tool_calls: Annotated[list[dict[str, Any]], FirstFault()] | None = None
+    reasoning_content: Text | None = None
+    reasoning: Text | None = None
 
-    @property
-    def text(self) -> str:
-        content = self.content or ""
-        return content if isinstance(content, str) else "".join([part.text or "" for part in content])
+    def to_template(self) -> dict[str, Any]:
+        """As templates take it: without what is null, arguments of tool calls as objects, thoughts under both names."""
+        content: Any = self.content
+        if isinstance(content, list):
+            texts = [part if isinstance(part, str) else part.text for part in content]
+            content = [{"type": "text", "text": text} for text in texts]
+        message = {name: value for name, value in (self.model_extra or {}).items() if value not in (None, [], {})}
+        message |= {"role": self.role, "content": content}
+        if self.tool_calls:
+            message["tool_calls"] = [_call(call) for call in self.tool_calls]
+        thoughts = self.reasoning_content or self.reasoning
+        if thoughts:
+            message |= {"reasoning_content": thoughts, "reasoning": thoughts}
+        return message
 
-    @model_validator(mode="after")
-    def _text_only(self) -> ChatMessage:
-        if isinstance(self.content, list):
-            for part in self.content:
-                if part.type != "text":
-                    raise ValueError(f"content of type {part.type} is not supported by this server; send text")
-        return self
+
+def _call(call: dict[str, Any]) -> dict[str, Any]:
+    """OpenAI's clients send the arguments as JSON text, templates take the object; what is no JSON stays text."""
+    function = call.get("function")
+    if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
+        return call
+    try:
+        arguments = json.loads(function["arguments"])
+    except (ValueError, RecursionError):
+        return call
+    return {**call, "function": {**function, "arguments": arguments}}
 
 
 class ChatCompletionRequest(Generation):
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1), FirstFault()]
     max_completion_tokens: Tokens | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    reasoning_effort: Text | None = None
+    tools: Annotated[list[dict[str, Any]], FirstFault()] | None = None
+    documents: Annotated[list[dict[str, Any]], FirstFault()] | None = None
 
     @model_validator(mode="after")
     def _together(self) -> ChatCompletionRequest:
         if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs to be true")
+        if self.continue_final_message and self.add_generation_prompt:
+            raise ValueError("continue_final_message and add_generation_prompt contradict each other: set one to false")
         return self
+
+    @property
+    def rendering(self) -> Rendering:
+        """How the messages become a prompt."""
+        more = dict(self.chat_template_kwargs or {})
+        if self.reasoning_effort is not None:
+            more.setdefault("reasoning_effort", self.reasoning_effort)
+            if self.reasoning_effort == "none":
+                more.setdefault("enable_thinking", False)
+        continues = bool(self.continue_final_message)
+        begins = not continues if self.add_generation_prompt is None else self.add_generation_prompt
+        return Rendering(begins, continues, self.tools, self.documents, more)
 
 
 class TokenizeRequest(BaseModel):
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
-    model: str | None = None
+    model: ModelName | None = None
     prompt: Text
     add_special_tokens: bool = True
 
 
 class DetokenizeRequest(BaseModel):
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
-    model: str | None = None
-    tokens: list[int]
+    model: ModelName | None = None
+    tokens: Annotated[list[int], FirstFault()]

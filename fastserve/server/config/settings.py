@@ -105,6 +105,8 @@ class FastServeConfig(Second):
     # -- server
     config: Path | None = None
     """YAML file with settings"""
+    dotenv_code: bool = False
+    """let .env in the current folder name code: a policy of its own, a chat template, remote code (not from .env)"""
     host: str = "127.0.0.1"
     """address to listen at"""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
@@ -133,6 +135,22 @@ class FastServeConfig(Second):
     """proxies whose X-Forwarded-* headers are believed: addresses or networks, "*" for any"""
     max_body_mib: Positive = 8.0
     """maximum request body, MiB"""
+    max_body_items: Annotated[int, Field(ge=64)] = 16384
+    """maximum strings, objects and lists in a request body"""
+    max_header_kib: Positive = 32.0
+    """maximum request line and headers, KiB"""
+    max_headers: Count = 128
+    """maximum headers of a request"""
+    max_connections: Count = 2048
+    """maximum open connections; a few more are kept for /ping and /health"""
+    max_connections_per_address: Count = 1024
+    """maximum open connections of one address"""
+    header_timeout: Positive = 10.0
+    """seconds in which the headers of a request must have arrived"""
+    body_timeout: Positive = 60.0
+    """seconds in which its body must have arrived"""
+    stall_timeout: Positive = 60.0
+    """seconds after which a client that does not read its response is disconnected"""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """minimum severity of log lines"""
     log_format: Literal["text", "json"] = "text"

@@ -21,11 +21,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fastserve.workload.columns import plain
 from fastserve.workload.errors import TraceError
 from fastserve.workload.lengths import draw_lengths
+from fastserve.workload.reader.formats import plain
+from fastserve.workload.reader.table import Table
 from fastserve.workload.seed import seed_sequence
-from fastserve.workload.table import Table
 from fastserve.workload.trace import NS, IntArray, Trace, check_window
 
 WINDOW_S = 600.0

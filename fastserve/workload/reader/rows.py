@@ -1,0 +1,393 @@
+"""Rows: the typed rows of a file, validated part by part; memory is that of the numbers kept."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fastserve.workload.errors import TraceError
+from fastserve.workload.reader.columns import TEXTS, Columns
+from fastserve.workload.reader.dates import Dates, looks_like_time
+from fastserve.workload.reader.order import allowed, examine
+from fastserve.workload.reader.parse import Fault, Numbers, counts, is_empty, times
+from fastserve.workload.reader.table import Table
+from fastserve.workload.trace import NS, IntArray
+
+MOST_BAD = 0.05
+"""Share of the rows that a lenient read may drop, and of the cells of an optional column that may be unreadable. More
+is no matter of single rows: the file is read wrongly. One row alone may always go."""
+
+REQUIRED = ("arrival", "prompt", "output")
+_OPTIONAL_COUNTS = {"priority": -(2**31), "max_tokens": -1, "guess": 0}
+"""Optional integer columns -> the least value allowed; a max_tokens of -1 is no limit."""
+_TARGETS = ("ttft_slo", "tpot_slo", "e2e_slo")
+
+
+class Blocks(NamedTuple):
+    """The prompts' block ids, row by row, and the tokens per block."""
+
+    ids: list[list[int]]
+    size: int
+
+
+class Bad(NamedTuple):
+    """Unreadable cells of an optional column."""
+
+    cells: int
+    line: int
+    message: str
+
+
+class Rows:
+    """Typed columns, validation faults by line, and counts of dropped rows."""
+
+    def __init__(self, path: str, columns: Columns, unit: str, dates: Dates | None, lenient: bool) -> None:
+        self.path = path
+        self.columns = columns
+        self.unit = unit
+        self.dates = dates
+        self.lenient = lenient
+        self.failed = 0
+        self.dropped: Counter[str] = Counter()
+        self.reasons: dict[str, tuple[int, str]] = {}
+        """Of dropped rows, by reason: line and message of the first."""
+        self.bad: dict[str, Bad] = {}
+        self.count = 0
+        self.sorted = True
+        """Whether the arrivals so far never decrease."""
+        self.last = -(2**63)
+        """ns: the last of them."""
+        self.seen: dict[str, None] = {}
+        """Columns in the order in which they came."""
+        self.wrong = 0
+        self._parts: dict[str, list[tuple[int, IntArray]]] = {}
+        self._texts: dict[str, list[str]] = {}
+        self._known: dict[str, dict[object, str]] = {field: {} for field in TEXTS}
+        self._ids: list[list[int]] | None = None
+        self._same: dict[int, int] = {}
+        self._id_kinds: set[type] = set()
+        self._sizes: list[object] = []
+        self._lines: list[tuple[int, Sequence[int]]] = []
+        self._marks = "" if columns.format is None else columns.format.failed
+
+    def add(self, table: Table) -> npt.NDArray[np.int64] | None:
+        """Takes in a part. Strict: TraceError at its first invalid row. Returns the arrivals of the rows kept."""
+        self.seen |= dict.fromkeys(table.names)
+        self.columns.extended(table.names)
+        faults: dict[int, Fault] = {}
+        numbers = {field: self._required(table, field) for field in REQUIRED if field in self.columns.names}
+        for one in reversed(numbers.values()):
+            faults.update(one.faults)
+        good = np.ones(len(table), bool)
+        failed = self._failed(table, numbers["output"].values, faults)
+        if failed is not None:
+            self.failed += int(failed.sum())
+            good &= ~failed
+            for row in np.flatnonzero(failed).tolist():
+                faults.pop(row, None)
+            for row in np.flatnonzero(good & (numbers["prompt"].values == 0)).tolist():
+                faults.setdefault(row, Fault("zero", "prompt tokens are 0 in a request that did not fail"))
+        good[list(faults)] = False
+        self._drop([*table.broken, *((int(table.lines[row]), fault) for row, fault in faults.items())])
+        keep = np.flatnonzero(good)
+        kept = {field: one.values[keep] if len(keep) < len(table) else one.values for field, one in numbers.items()}
+        for field, values in kept.items():
+            self._parts.setdefault(field, []).append((self.count, values))
+        self._optional(table, keep)
+        every = len(keep) == len(table)
+        self._lines.append((self.count, table.lines if every else _picked(table.lines, keep)))
+        self.count += len(keep)
+        arrival = kept.get("arrival")
+        if arrival is not None and len(arrival):
+            self.sorted &= bool(arrival[0] >= self.last and (np.diff(arrival) >= 0).all())
+            self.last = int(arrival[-1])
+        return arrival
+
+    def ordered(self) -> tuple[npt.NDArray[np.intp] | None, str | None]:
+        """(which rows in which order, None for all as they are; what was done, for a note).
+
+        Strict: TraceError at a row whose clock is wrong; lenient: it is dropped. Other rows are sorted.
+        """
+        if "arrival" not in self._parts or self.sorted:
+            return None, None
+        arrival = self.joined("arrival", keep=True)
+        order = examine(arrival)
+        wrong = order.wrong.tolist()
+        self.wrong = len(wrong)
+        self._drop([(self.line(row), self._clock_fault(arrival, row)) for row in wrong])
+        rows = np.delete(np.arange(self.count), order.wrong)
+        if not order.moved:
+            return rows, None
+        rows = rows[np.argsort(arrival[rows], kind="stable")]
+        moved = f"{order.moved:,} of {self.count:,} rows stood out of order"
+        few = order.moved <= allowed(self.count)
+        return (
+            rows,
+            f"sorted by arrival: {moved}, as {'rows that were written late' if few else 'in a file merged of several'}",
+        )
+
+    def settle(self) -> None:
+        """Checks what is left and what a lenient read has dropped."""
+        total = self.count - self.wrong + sum(self.dropped.values())
+        dropped = sum(self.dropped.values())
+        if not self.count:
+            left = ", ".join(f"{n} {reason}" for reason, n in self.all_dropped().items())
+            raise TraceError(f"the file holds no usable request{f' (dropped: {left})' if left else ''}", self.path)
+        if dropped > max(1, MOST_BAD * total):
+            first = "; ".join(
+                f"{n:,} {reason} (the first in line {self.reasons[reason][0]:,}: {self.reasons[reason][1]})"
+                for reason, n in self.dropped.most_common()
+            )
+            raise TraceError(
+                f"--lenient would drop {dropped:,} of {total:,} rows ({100 * dropped / total:.0f} %): {first}. It "
+                f"drops up to {100 * MOST_BAD:.0f} %, for more is no matter of single rows: name the right columns and "
+                "units with --columns, or take these rows out of the file",
+                self.path,
+            )
+
+    def all_dropped(self) -> dict[str, int]:
+        failed = {"failed": self.failed} if self.failed else {}
+        return failed | {reason: n for reason, n in self.dropped.items() if n}
+
+    def joined(self, field: str, keep: bool = False) -> IntArray:
+        """One array of all rows; zeros where a part had no such column. keep: it will be asked for again."""
+        parts = self._parts[field]
+        if len(parts) > 1 or len(parts[0][1]) < self.count:
+            whole = np.zeros(self.count, np.int64)
+            for start, values in parts:
+                whole[start : start + len(values)] = values
+            parts = [(0, whole)]
+        if keep:
+            self._parts[field] = parts
+        else:
+            del self._parts[field]
+        return parts[0][1]
+
+    def fields(self) -> list[str]:
+        """Those of numbers that are there, unreadable optional ones left out."""
+        return [field for field in self._parts if not self.unreadable(field)]
+
+    def texts(self, field: str) -> list[str] | None:
+        found = self._texts.pop(field, None)
+        return None if found is None else found + [""] * (self.count - len(found))
+
+    def unreadable(self, field: str) -> bool:
+        """Whether so many cells of an optional column cannot be read that it is left out."""
+        return field in self.bad and self.bad[field].cells > max(
+            1, MOST_BAD * (self.count + sum(self.dropped.values()))
+        )
+
+    def blocks(self, prompt: IntArray) -> Blocks | str | None:
+        """None when the file has none; why, when they cannot be used."""
+        if self._ids is None or self.unreadable("hash_ids"):
+            return None
+        ids = self._ids + [[]] * (self.count - len(self._ids))
+        if len(self._id_kinds) > 1:
+            return "numbers in some rows and texts in others"
+        held = np.array([len(row) for row in ids], np.int64)
+        if self._sizes:
+            size = self._sizes[0]
+            if type(size) is not int or size < 1 or len(self._sizes) > 1:
+                return "block_size is not one positive whole number, the same in every row"
+            return (
+                Blocks(ids, size) if _fits(held, prompt, size) else f"not the blocks of {size} tokens of their prompts"
+            )
+        for usual in (512, 16, 64, 128, 256, 32):
+            if bool(((held == 0) | (held == -(-prompt // usual))).all()):
+                return Blocks(ids, usual)
+        return "their number fits no usual block size; a column block_size would tell it"
+
+    def line(self, row: int) -> int:
+        """The line of a row that was kept."""
+        start, lines = next(part for part in reversed(self._lines) if part[0] <= row)
+        return int(lines[row - start])
+
+    def _required(self, table: Table, field: str) -> Numbers:
+        names = self.columns.names[field]
+        if field == "arrival":
+            cells = table.get(names[0])
+            found = times(cells, "arrival", self.unit) if self.dates is None else self.dates.ns(cells, "arrival")
+            if self.dates is None and found.faults:
+                return Numbers(found.values, {row: _dated(cells[row], fault) for row, fault in found.faults.items()})
+            return found
+        what = f"{field} tokens"
+        least = 0 if self._marks or len(names) > 1 else 1
+        parts = [counts(table.get(name), what, least) for name in names]
+        if len(parts) == 1:
+            return parts[0]
+        total = np.sum([part.values for part in parts], axis=0)
+        faults = {
+            row: Fault("zero", f"{what}: 0, but the least allowed is 1") for row in np.flatnonzero(total == 0).tolist()
+        }
+        for part in parts:
+            faults.update(part.faults)
+        return Numbers(total, faults)
+
+    def _failed(self, table: Table, output: IntArray, faults: dict[int, Fault]) -> npt.NDArray[np.bool_] | None:
+        """Rows that the format marks as requests that failed: no mistakes, and no requests of the workload either."""
+        if self._marks == "output":
+            failed: npt.NDArray[np.bool_] = output == 0
+            failed[list(faults)] = False
+            return failed
+        if self._marks == "status":
+            failed = np.array([str(cell).strip().lower() != "ok" for cell in table.get("status")], bool)
+            for row in np.flatnonzero(~failed & (output == 0)).tolist():
+                faults.setdefault(row, Fault("zero", "output tokens: 0, but the least allowed is 1"))
+            return failed
+        return None
+
+    def _optional(self, table: Table, keep: npt.NDArray[np.intp]) -> None:
+        names = self.columns.names
+        for field, least in _OPTIONAL_COUNTS.items():
+            if field in names:
+                cells = table.get(names[field][0])
+                found = counts(cells, field, least, absent=0)
+                values = found.values
+                if field == "max_tokens":
+                    values = np.where(values == -1, 0, values)
+                if field == "guess":  # a predicted length of 0 would read as "no guess"
+                    given = np.array([not is_empty(cell) for cell in cells], bool)
+                    values = np.where(given, np.maximum(values, 1), 0)
+                self._take(field, Numbers(values, found.faults), table, keep)
+        for field in _TARGETS:
+            if field in names:
+                cells = table.get(names[field][0])
+                self._take(field, times(cells, field, self.columns.units[field], absent=0), table, keep)
+        for field in TEXTS & names.keys():
+            self._take_texts(field, table, keep)
+        if "hash_ids" in names:
+            self._take_ids(table, keep)
+        if "block_size" in names:
+            sizes = dict.fromkeys(repr(cell) for cell in table.get(names["block_size"][0]) if not is_empty(cell))
+            seen = {repr(size) for size in self._sizes}
+            self._sizes += [_literal(size) for size in sizes if repr(_literal(size)) not in seen]
+
+    def _take(self, field: str, found: Numbers, table: Table, keep: npt.NDArray[np.intp]) -> None:
+        values = found.values
+        if found.faults:
+            values = values.copy()
+            values[list(found.faults)] = 0
+            row = min(found.faults)
+            self._tell_bad(field, len(found.faults), int(table.lines[row]), found.faults[row].message)
+        self._parts.setdefault(field, []).append((self.count, values[keep]))
+
+    def _take_texts(self, field: str, table: Table, keep: npt.NDArray[np.intp]) -> None:
+        known = self._known[field]
+        columns = [table.get(name) for name in self.columns.names[field]]
+        texts = self._texts.setdefault(field, [])
+        texts += [""] * (self.count - len(texts))
+        for row in keep.tolist():
+            cell = next((column[row] for column in columns if not is_empty(column[row])), None)
+            text = "" if cell is None else str(cell).strip()
+            texts.append(known.setdefault(text, text))
+
+    def _take_ids(self, table: Table, keep: npt.NDArray[np.intp]) -> None:
+        cells = table.get(self.columns.names["hash_ids"][0])
+        ids = self._ids = self._ids or []
+        ids += [[]] * (self.count - len(ids))
+        same = self._same
+        for row in keep.tolist():
+            found = _ids(cells[row])
+            if found is None:
+                self._tell_bad(
+                    "hash_ids", 1, int(table.lines[row]), "hash_ids must be a list of whole numbers or hex texts"
+                )
+                ids.append([])
+                continue
+            if found.ids:
+                self._id_kinds.add(found.kind)
+            ids.append([same.setdefault(one, one) for one in found.ids])
+
+    def _tell_bad(self, field: str, cells: int, line: int, message: str) -> None:
+        had = self.bad.get(field)
+        self.bad[field] = Bad(cells, line, message) if had is None else had._replace(cells=had.cells + cells)
+
+    def _drop(self, bad: list[tuple[int, Fault]]) -> None:
+        if not bad:
+            return
+        if not self.lenient:
+            line, fault = min(bad)
+            message = f"{fault.message}. Correct the row, or drop such rows with --lenient (lenient=True)"
+            raise TraceError(message, self.path, line)
+        for line, fault in sorted(bad):
+            self.dropped[fault.reason] += 1
+            self.reasons.setdefault(fault.reason, (line, fault.message))
+
+    def _clock_fault(self, arrival: IntArray, row: int) -> Fault:
+        here = int(arrival[row])
+        if row and here < arrival[row - 1]:
+            apart, where = int(arrival[row - 1]) - here, "before the one above it"
+        else:
+            apart, where = here - int(arrival[row + 1]), "after the one below it"
+        return Fault(
+            "unsorted", f"the request arrives {where}, by {apart / NS:,.4g} s, where the rows around are in order"
+        )
+
+
+def _picked(lines: Sequence[int], keep: npt.NDArray[np.intp]) -> Sequence[int]:
+    if isinstance(lines, range):
+        return (keep + lines.start).astype(np.int32)  # type: ignore[return-value]  # an array is one for our purpose
+    return [lines[row] for row in keep.tolist()]
+
+
+class _Ids(NamedTuple):
+    ids: list[int]
+    kind: type
+
+
+def _ids(cell: object) -> _Ids | None:
+    """The block ids in a cell; None if they cannot be read."""
+    if is_empty(cell):
+        return _Ids([], int)
+    if isinstance(cell, str):
+        try:
+            cell = json.loads(cell)
+        except ValueError:
+            return None
+    if not isinstance(cell, list):
+        return None
+    if all(type(one) is int for one in cell):
+        return _Ids(cell, int)
+    try:
+        return _Ids([int(one, 16) for one in cell], str)
+    except (TypeError, ValueError):
+        return None
+
+
+def _fits(held: IntArray, prompt: IntArray, size: int) -> bool:
+    """Whether every prompt has an id for each of its blocks, the last, partial one counted in all rows or in none."""
+    return any(bool(((held == 0) | (held == full)).all()) for full in (-(-prompt // size), prompt // size))
+
+
+def _literal(text: str) -> object:
+    """A repr of a block size back; CSV gives numbers as texts."""
+    bare = text.strip("'\"")
+    return int(bare) if bare.isdecimal() else bare
+
+
+def _dated(cell: object, fault: Fault) -> Fault:
+    """Says which dates are read where the cell seems to be one."""
+    if fault.reason != "not a number" or not looks_like_time(cell):
+        return fault
+    from fastserve.workload.reader.dates import FORMS
+
+    return Fault(fault.reason, f"arrival: {cell!r} is not a time that is read; forms that are: {FORMS}")
+
+
+def at_their_sessions_instant(arrival: IntArray, program: Sequence[str], most: int = 100_000) -> int:
+    """Of the first rows: requests that come at the very instant of an earlier one of their session."""
+    last: dict[str, int] = {}
+    rounds = 0
+    for time, name in _first(arrival, program, most):
+        rounds += bool(name) and last.get(name) == time
+        last[name] = time
+    return rounds
+
+
+def _first(arrival: IntArray, program: Sequence[str], most: int) -> Iterator[tuple[int, str]]:
+    return zip(arrival[:most].tolist(), program[:most], strict=True)
