@@ -119,6 +119,8 @@ class Offsets:
         """data: the token's bytes that stand in the text, b"" for one that is left out. A token that continues a
         character begins where the character does.
         """
+        if data and not 0x80 <= data[0] < 0xC0:  # it does not go on with what is there
+            self._at += len(self._decoder.decode(b"", True))
         at = self._at
         self._at += len(self._decoder.decode(data))
         return at

@@ -95,6 +95,7 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
     group = await _start(service, request, body, prompts, "completion", COMPLETION_TOKENS, body.logprobs)
     as_ids = bool(body.return_tokens_as_token_ids)
     reply = ReplyState(service, group, prompts, body.choices, body.stream_options, body.logprobs or 0, as_ids)
+    reply.skips_special = body.skip_special_tokens is not False
     form = CompletionFormat(reply)
     if body.stream:
         return stream_response(group, form)
@@ -114,7 +115,8 @@ async def chat_completions(request: Request, body: ChatCompletionRequest) -> Res
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     group = await _start(service, request, body, [prompt], "chat completion", None, logprobs)
     as_ids = bool(body.return_tokens_as_token_ids)
-    form = ChatFormat(ReplyState(service, group, [prompt], body.choices, body.stream_options, logprobs or 0, as_ids))
+    reply = ReplyState(service, group, [prompt], body.choices, body.stream_options, logprobs or 0, as_ids)
+    form = ChatFormat(reply)
     if body.stream:
         return stream_response(group, form)
     outputs = await finished(request, group)

@@ -72,9 +72,7 @@ def test_on_a_cpu_the_pool_is_an_eighth_of_free_memory_and_at_most_2_gib(free: i
 
 
 def test_more_than_is_free_is_refused_before_it_is_taken() -> None:
-    with pytest.raises(
-        ValueError, match=r"^KV pools of 48 tokens and 16 on the host take 4\.0 GiB of memory, "
-    ):
+    with pytest.raises(ValueError, match=r"^KV pools of 48 tokens and 16 on the host take 4\.0 GiB of memory, "):
         size_pools(GIB, CPU, kv_tokens=33, host_tokens=1, block_tokens=16, free=3 * GIB)
 
 
