@@ -125,10 +125,12 @@ figures: setup ## run every experiment at SCALE=smoke, small (default, half an h
 notebooks: setup ## execute every notebook on the last results, into build/notebooks (SCALE=small or smoke chooses which)
 	$(PY) -m notebooks $(if $(filter command line environment,$(origin SCALE)),--scale $(SCALE))
 
-acceptance: setup-all ## acceptance tests with third-party clients (openai, aiperf), installed in build/acceptance
+acceptance: setup-all ## acceptance tests with third-party clients (openai, langchain, litellm, llm, aiperf), installed in build/acceptance
 	test -x build/acceptance/bin/python || $(PY) -m venv build/acceptance
 	build/acceptance/bin/python -m pip install --quiet --no-input --disable-pip-version-check openai
-	build/acceptance/bin/python -m pip install --quiet --no-input --disable-pip-version-check aiperf || echo "aiperf could not be installed: only openai is run"
+	for package in langchain-openai litellm llm; do \
+		build/acceptance/bin/python -m pip install --quiet --no-input --disable-pip-version-check $$package || echo "$$package could not be installed"; done
+	build/acceptance/bin/python -m pip install --quiet --no-input --disable-pip-version-check aiperf || echo "aiperf could not be installed"
 	build/acceptance/bin/python scripts/acceptance.py --server $(PY)
 
 bench-server: setup-all ## benchmark throughput over HTTP against the engine alone, five alternated runs (minutes)

@@ -1,4 +1,5 @@
-"""Acceptance tests with third-party clients against a server process: the openai package, and aiperf if installed.
+"""Acceptance tests with third-party clients against a server process: the openai package, and if they are installed
+langchain-openai, litellm, the llm command line and aiperf.
 
     make acceptance            # installs them into build/acceptance and runs this with that Python
 
@@ -11,13 +12,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +37,7 @@ MESSAGES: Any = [{"role": "user", "content": "Tell me something."}]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="OpenAI's own package and aiperf against `fastserve serve`.")
+    parser = argparse.ArgumentParser(description="OpenAI's own package and others against `fastserve serve`.")
     parser.add_argument("--server", default=sys.executable, help="Python that has fastserve and its server extra")
     parser.add_argument("--only", choices=("openai", "aiperf"))
     args = parser.parse_args()
@@ -40,6 +45,12 @@ def main() -> int:
         checks: list[Callable[[str], None]] = []
         if args.only != "aiperf":
             checks += [models, completion, streamed, chat, asynchronous, errors, token_ids, documentation]
+            checks += [constrained, base_url_without_v1, once_only]
+            for name, check in {"langchain_openai": langchain, "litellm": litellm, "llm": llm_command}.items():
+                if importlib.util.find_spec(name):
+                    checks.append(check)
+                else:
+                    print(f"{name} is not installed beside this Python: its check is left out")
         if args.only != "openai":
             if shutil.which("aiperf", path=str(Path(sys.executable).parent)):
                 checks += [aiperf_completions, aiperf_chat, aiperf_replay]
@@ -160,6 +171,122 @@ def documentation(base: str) -> None:
     block = block.replace("http://127.0.0.1:8000", base).replace('api_key="none"', 'api_key="sesame"')
     done = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0 and done.stdout, done.stderr
+
+
+def constrained(base: str) -> None:
+    """vLLM's fields, by extra_body."""
+    client = client_of(base)
+    for more in ({"structured_outputs": {"choice": ["yes", "no"]}}, {"guided_choice": ["yes", "no"]}):
+        answer = client.chat.completions.create(model=MODEL, messages=MESSAGES, extra_body=more)
+        assert answer.choices[0].message.content in ("yes", "no") and answer.choices[0].finish_reason == "stop"
+    answer = client.chat.completions.create(model=MODEL, messages=MESSAGES, max_tokens=5, logit_bias={"120": 100})
+    assert answer.choices[0].message.content == "xxxxx"
+    for field in ("response_format", "tools"):
+        wanted: Any = {"type": "json_object"} if field == "response_format" else [{"type": "function", "function": {}}]
+        try:
+            client.chat.completions.create(model=MODEL, messages=MESSAGES, **{field: wanted})
+        except openai.BadRequestError as error:
+            assert error.param == field
+        else:
+            raise AssertionError(f"{field} was not refused")
+
+
+def base_url_without_v1(base: str) -> None:
+    client = openai.OpenAI(base_url=base, api_key="sesame", max_retries=0)
+    assert [model.id for model in client.models.list()] == [MODEL]
+    assert client.chat.completions.create(model=MODEL, messages=MESSAGES, max_tokens=3).choices[0].message.content
+    try:
+        client.embeddings.create(model=MODEL, input="a")
+    except openai.NotFoundError as error:
+        assert "embeddings" in error.message
+    else:
+        raise AssertionError("embeddings were not refused")
+
+
+def once_only(base: str) -> None:
+    """A cancelled request is not started again by a client that would repeat it."""
+    client = openai.OpenAI(base_url=f"{base}/v1", api_key="sesame", max_retries=2)
+    jobs = {"url": f"{base}/jobs", "headers": {"Authorization": "Bearer sesame"}}
+
+    def mine() -> list[dict[str, Any]]:
+        found = urllib.request.urlopen(urllib.request.Request(**jobs), timeout=30)  # type: ignore[arg-type]
+        return [job for job in json.load(found)["jobs"] if job["metadata"] == {} and job["kind"] == "chat completion"]
+
+    before = {job["job_id"] for job in mine()}
+    caught: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            client.chat.completions.create(
+                model=MODEL, messages=MESSAGES, max_tokens=3000, extra_body={"ignore_eos": True}
+            )
+        except openai.APIStatusError as error:
+            caught.append(error)
+
+    caller = threading.Thread(target=ask)
+    caller.start()
+    while caller.is_alive():
+        for job in mine():
+            if job["job_id"] not in before and job["state"] in ("queued", "running", "preempted"):
+                url = f"{jobs['url']}/{job['job_id']}"
+                urllib.request.urlopen(
+                    urllib.request.Request(url, headers=jobs["headers"], method="DELETE"),  # type: ignore[arg-type]
+                    timeout=30,
+                )
+        caller.join(0.02)
+    assert len(caught) == 1 and isinstance(caught[0], openai.ConflictError)
+    assert len({job["job_id"] for job in mine()} - before) == 1, "one call, one job"
+
+
+def langchain(base: str) -> None:
+    from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+    from langchain_openai import ChatOpenAI
+
+    model = ChatOpenAI(model=MODEL, base_url=f"{base}/v1", api_key="sesame", max_tokens=8, seed=1)  # type: ignore[arg-type]
+    history = [SystemMessage("Be brief"), HumanMessage("Hi"), AIMessage("Yes?"), HumanMessage("Go on")]
+    whole = model.invoke(history).content
+    assert whole and "".join([str(chunk.content) for chunk in model.stream(history)]) == whole
+    try:
+        model.invoke("x" * 9000)
+    except Exception as error:
+        assert type(error).__name__ == "OpenAIContextOverflowError", type(error)
+    else:
+        raise AssertionError("a prompt of 9000 tokens was taken")
+
+
+def litellm(base: str) -> None:
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # it looks for prices elsewhere otherwise
+    import litellm as library
+
+    library.suppress_debug_info = True
+    fields: Any = {
+        "model": f"openai/{MODEL}",
+        "api_base": f"{base}/v1",
+        "api_key": "sesame",
+        "seed": 1,
+        "max_tokens": 8,
+    }
+    whole = library.completion(messages=MESSAGES, **fields).choices[0].message.content
+    parts = library.completion(messages=MESSAGES, stream=True, **fields)
+    assert whole and "".join([part.choices[0].delta.content or "" for part in parts]) == whole
+    try:
+        library.completion(messages=[{"role": "user", "content": "x" * 9000}], **fields)
+    except library.ContextWindowExceededError:
+        return
+    raise AssertionError("a prompt of 9000 tokens was taken")
+
+
+def llm_command(base: str) -> None:
+    """Simon Willison's command line, which keeps a conversation."""
+    with tempfile.TemporaryDirectory() as folder:
+        model = {"model_id": "here", "model_name": MODEL, "api_base": f"{base}/v1", "api_key_name": "here"}
+        Path(folder, "keys.json").write_text(json.dumps({"here": "sesame"}))
+        Path(folder, "extra-openai-models.yaml").write_text(json.dumps([model]))
+        environment = {**os.environ, "LLM_USER_PATH": folder}
+        command = [sys.executable, "-m", "llm", "-m", "here", "-o", "max_tokens", "8"]
+        for words in (["Hi"], ["-s", "Be brief", "--no-stream", "Hi"], ["-c", "Go on"]):
+            done = subprocess.run([*command, *words], env=environment, capture_output=True, text=True, timeout=120)
+            assert done.returncode == 0 and done.stdout.strip(), done.stderr
 
 
 # -- aiperf ------------------------------------------------------------------------------------------------------------

@@ -83,7 +83,7 @@ class Soak:
         """The whole answer; with patience, what had come when it was over."""
         reader, writer = await asyncio.open_connection(self.host, self.port)
         head = (
-            f"POST {path} HTTP/1.1\r\nHost: soak\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+            f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
         )
         writer.write(f"{head}Connection: close\r\n\r\n{body}".encode())
         got = bytearray()

@@ -13,7 +13,7 @@ from typing import Any
 from fastserve import predictors
 from fastserve.hardware import Hardware
 from fastserve.metrics.records import Recorder
-from fastserve.metrics.summary import summarise
+from fastserve.metrics.summary import summarise, with_not_arrived
 from fastserve.policies.spec import PolicySpec
 from fastserve.sched.scheduler import Scheduler
 from fastserve.workload import Trace
@@ -124,10 +124,7 @@ def run_one(
     columns = world.recorder.columns()
     horizon = world.recorder.horizon / 1e9
     summary = summarise(columns, horizon_s=horizon, warmup_s=settings.warmup)
-    to_come = len(trace) - len(columns["id"])  # of a run that was stopped: they are in no record, and in no figure
-    summary["n"] = int(summary["n"] or 0) + to_come
-    summary["unfinished"] = int(summary["unfinished"] or 0) + to_come
-    summary["not_arrived"] = to_come
+    summary = with_not_arrived(summary, len(trace) - len(columns["id"]))
     summary["plans"] = scheduler.plans
     summary["iterations"] = world.recorder.iterations
     summary["scheduling_events"] = scheduler.plans + world.recorder.joins + world.recorder.leaves

@@ -165,7 +165,7 @@ def test_a_backend_knows_the_seam_and_no_other_backend() -> None:
 
 
 def test_torch_lives_in_one_backend() -> None:
-    """transformers too, but for the tokenizer of a benchmark's text prompts, and for rendering a chat template."""
+    """transformers too, but for the tokenizer of a benchmark's text prompts, and for chat templates of one's own."""
     found = set()
     for name, path in modules().items():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

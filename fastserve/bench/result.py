@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fastserve.bench.call import CANCELLED, REJECTED, TRUNCATED, UNFINISHED, Call, Reply
 from fastserve.metrics.records import COLUMNS, Columns
-from fastserve.metrics.summary import Slo, Summary, summarise
+from fastserve.metrics.summary import Slo, Summary, summarise, with_not_arrived
 
 Loop = Literal["open", "closed", "capped"]
 
@@ -115,6 +115,7 @@ class Result:
     def summary(self, slo: Slo | None = None) -> Summary:
         """metrics.summarise() over the records, from intended arrivals; None for values unknown to a client."""
         found = summarise(self.columns(), horizon_s=self.duration_s, slo=slo)
+        found = with_not_arrived(found, self.planned - len(self.samples))
         unknown = ["recomputed_tokens", "recomputed_share", "swapped_out_gib", "swapped_in_gib"]
         if not self.knows_preemptions:
             unknown.append("preemptions_per_job")

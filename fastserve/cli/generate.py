@@ -132,6 +132,9 @@ def _stream(engine: Engine, prompts: list[str | list[int]], params: SamplingPara
         if output.error is not None:
             failed += 1
             print(f"request {output.id}: {output.error}", file=sys.stderr)
+        if output.finish_reason == "truncated":
+            text = f"request {output.id}: truncated after {len(output.token_ids)} tokens: it outgrew the KV pool"
+            print(f"{text}; give more --kv-tokens", file=sys.stderr)
     if story is not None:
         print(f"\n{story.text(engine.serving.name)}", end="")
     return int(failed > 0)

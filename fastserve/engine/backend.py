@@ -30,6 +30,8 @@ class Traits:
     """Whether tokens do not depend on preemption: always, while the batch is composed alike, or not at all."""
     uneven: bool = False
     """A job may get no token in an iteration, or several; else each that is due gets exactly one."""
+    constrains: bool = False
+    """It keeps to logit_bias, allowed_token_ids, bad_token_ids and choice_token_ids; else such requests are refused."""
     reports_cached: bool = False
     """It says itself which prefixes it found in its cache."""
 

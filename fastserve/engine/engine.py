@@ -65,7 +65,7 @@ class Engine:
         budget = scheduler.batching.budget if serving.batching == "chunked" else None
         latency = hardware.latency
         self.inbox = Inbox()
-        self.input_processor = InputProcessor(info, serving, clock, self.inbox)
+        self.input_processor = InputProcessor(info, serving, clock, self.inbox, backend.traits.constrains)
         recorder = Recorder(
             hardware.memory.block_bytes,
             lambda prompt, output: latency.alone_ps(prompt, output, budget),
@@ -175,10 +175,10 @@ class Engine:
     def snapshot(self, most: int = 1000) -> Snapshot:
         """The state between two iterations. most: waiting jobs that are listed."""
         try:
-            snapshot: Snapshot = self.inbox.ask(lambda: take(self.loop, most)).result()
+            snapshot: Snapshot = self.inbox.ask(lambda: take(self.loop, most, self.serving.name)).result()
         except CancelledError:
             self._lifecycle.thread.join()
-            return take(self.loop, most)
+            return take(self.loop, most, self.serving.name)
         return snapshot
 
     def records(self) -> Columns:
@@ -266,7 +266,9 @@ class Engine:
         host = memory.host_blocks
         pool = "unlimited" if memory.device_tokens is None else f"{memory.device_tokens:,} tokens"
         beside = "unlimited" if host is None else f"{host * memory.block_tokens:,} tokens"
-        return (f"{self.info.name} on {self.info.backend}, policy {self.serving.name}, batch cap "
+        what = ", ".join(filter(None, (self.info.device, self.info.dtype)))
+        body = f"{self.info.backend} ({what})" if what else self.info.backend
+        return (f"{self.info.name} on {body}, policy {self.serving.name}, batch cap "
                 f"{self.serving.max_batch}, KV pool {pool}, host {beside}, {self.serving.residency}; times: "
                 f"{self.hardware.name} ({self.machine})")  # fmt: skip
 

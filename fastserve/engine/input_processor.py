@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import random
 import threading
 from collections.abc import Sequence
 
 from fastserve.engine.clock import Clock
 from fastserve.engine.config import EngineConfig
+from fastserve.engine.constraints import ConstraintError, Speller
 from fastserve.engine.detokenizer import TokenDecoder
 from fastserve.engine.inbox import Inbox
 from fastserve.engine.model_info import ModelInfo
 from fastserve.engine.params import SamplingParams
 from fastserve.engine.request import Listener, Request
 from fastserve.metrics.records import NO_SLO, Slo
+from fastserve.sched.checks import LONGEST_S, seconds
 from fastserve.sched.job import Job
 from fastserve.sched.scheduler import Scheduler
 from fastserve.sched.slo import NO_TARGETS, SloTargets
@@ -25,10 +26,13 @@ class QueueFull(RuntimeError):
 
 
 class InputProcessor:
-    """Thread-safe."""
+    """Thread-safe. constrains: what the body's traits say."""
 
-    def __init__(self, info: ModelInfo, serving: EngineConfig, clock: Clock, inbox: Inbox) -> None:
+    def __init__(
+        self, info: ModelInfo, serving: EngineConfig, clock: Clock, inbox: Inbox, constrains: bool = False
+    ) -> None:
         self.info = info
+        self.constrains = constrains
         self.serving = serving
         self.clock = clock
         self.inbox = inbox
@@ -36,6 +40,7 @@ class InputProcessor:
         self.outstanding = 0  # requests that count towards the bound of the queue
         self._guesser = serving.guesser()
         self._decoder = None if info.tokenizer is None else TokenDecoder(info.tokenizer)
+        self._speller = Speller(info, self._decoder)
         self._rng = random.Random(serving.seed)
         self._lock = threading.Lock()
         self._next_id = 0
@@ -60,14 +65,19 @@ class InputProcessor:
         """Puts the request into the inbox. See Engine.submit()."""
         spans = {"deadline_s": deadline_s, "ttft_slo_s": ttft_slo_s, "tpot_slo_s": tpot_slo_s, "timeout_s": timeout_s}
         for name, span in spans.items():
-            if span is not None and not 0 <= span < math.inf:
-                raise ValueError(f"{name}={span}: give a number of seconds from 0 on, or None")
-        if arrival is not None and not math.isfinite(arrival):
+            seconds(name, span)
+        if arrival is not None and not abs(arrival) <= LONGEST_S:
             raise ValueError(f"arrival={arrival}: give seconds of the engine's now(), or None for now")
         slo = SloTargets(_ns(ttft_slo_s), _ns(tpot_slo_s), _ns(deadline_s))
         params = (params or SamplingParams()).resolved(self.info.defaults)
         ids = self.info.encode(prompt)
         limit = self.info.limit(len(ids), params)
+        if params.constrained:
+            if not self.constrains:
+                raise ConstraintError(
+                    params.constrained[0], f"backend {self.info.backend} cannot constrain an output; leave it out"
+                )
+            params = self._speller.spelled(params, ids)
         detokenizer = None if self._decoder is None else self._decoder.detokenizer(params, ids)
         if params.stop and detokenizer is None:
             raise ValueError(f"stop strings need text, and model {self.info.name} has no tokenizer")

@@ -29,6 +29,8 @@ class ModelInfo:
     dtype: str = ""
     backend: str = "own"
     """name of the backend: of the table of backends, or module:Class"""
+    suppressed: frozenset[int] = frozenset()
+    """tokens that it never emits, as its generation_config says"""
 
     def encode(self, prompt: str | Sequence[int]) -> list[int]:
         """Token ids of a prompt. Raises ValueError for an invalid one."""

@@ -10,6 +10,10 @@ from typing import Any, Final
 _DEFAULTED: Final = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
 """Defaults where the model's generation_config has none."""
 
+_CONSTRAINTS: Final = (
+    "allowed_token_ids", "logit_bias", "bad_words", "bad_token_ids", "choices", "choice_token_ids",
+)  # fmt: skip
+
 _SEEDS: Final = (-(1 << 63), (1 << 64) - 1)
 
 
@@ -53,6 +57,18 @@ class SamplingParams:
     """Predicted output length, for policies that need one."""
     skip_special_tokens: bool = True
     """Leave special tokens out of the text."""
+    allowed_token_ids: Sequence[int] | None = None
+    """Only these are drawn; None: all. Kept as a tuple, as the next five."""
+    logit_bias: Mapping[int, float] | Sequence[tuple[int, float]] = ()
+    """Token -> what is added to its logit before the penalties, -100 to 100; kept as a tuple of pairs."""
+    bad_words: Sequence[str] = ()
+    """Words that are not completed: neither alone nor behind a space, as this tokenizer writes them."""
+    bad_token_ids: Sequence[Sequence[int]] = ()
+    """Sequences of tokens whose last one is not drawn behind the others; those of `bad_words` join them."""
+    choices: Sequence[str] = ()
+    """The output is one of these texts, and ends with it."""
+    choice_token_ids: Sequence[Sequence[int]] = ()
+    """The same as token ids; those of `choices` join them."""
 
     def __post_init__(self) -> None:
         stop = (self.stop,) if isinstance(self.stop, str) else _tuple("stop", self.stop)
@@ -63,6 +79,7 @@ class SamplingParams:
             raise ValueError(f"stop_token_ids={self.stop_token_ids!r}: each must be a token id, an integer from 0 on")
         object.__setattr__(self, "stop", stop)
         object.__setattr__(self, "stop_token_ids", ids)
+        self._keep_constraints()
 
         _integer("max_tokens", self.max_tokens, 1)
         _integer("min_tokens", self.min_tokens, 0, needed=True)
@@ -88,6 +105,30 @@ class SamplingParams:
                     f"min_tokens={self.min_tokens} is above {name}={most}; lower the one or raise the other"
                 )
 
+    def _keep_constraints(self) -> None:
+        if self.allowed_token_ids is not None:
+            object.__setattr__(self, "allowed_token_ids", _ids("allowed_token_ids", self.allowed_token_ids))
+        bias = self.logit_bias
+        pairs = tuple(bias.items()) if isinstance(bias, Mapping) else tuple(map(tuple, _tuple("logit_bias", bias)))
+        for pair in pairs:
+            if len(pair) != 2 or not (_is_integer(pair[0]) and pair[0] >= 0):
+                raise ValueError(
+                    f"logit_bias={pair[:1]!r}: each must be a token id, an integer from 0 on, and a number"
+                )
+            _number("logit_bias", pair[1], -100, 100, needed=True)
+        object.__setattr__(self, "logit_bias", pairs)
+        for name in ("bad_words", "choices"):
+            words = _tuple(name, getattr(self, name))
+            if not all(isinstance(word, str) and word for word in words):
+                raise ValueError(f"{name}={words!r}: each must be a text of at least one character")
+            object.__setattr__(self, name, words)
+        for name in ("bad_token_ids", "choice_token_ids"):
+            object.__setattr__(self, name, tuple(_ids(name, ids) for ids in _tuple(name, getattr(self, name))))
+        if self.choices or self.choice_token_ids:
+            for name, none in (("min_tokens", 0), ("stop_after", None), ("allowed_token_ids", None)):
+                if getattr(self, name) != none:
+                    raise ValueError(f"{name}={getattr(self, name)!r} and choices contradict each other: leave one out")
+
     def resolved(self, defaults: Mapping[str, Any]) -> SamplingParams:
         """A copy in which each None among the five sampling fields is filled in.
 
@@ -100,6 +141,17 @@ class SamplingParams:
             return replace(self, **(missing | theirs))
         except ValueError as error:
             raise ValueError(f"the model's generation_config: {error}; give the field in the request") from None
+
+    @property
+    def biases(self) -> tuple[tuple[int, float], ...]:
+        """`logit_bias` as it is kept."""
+        assert not isinstance(self.logit_bias, Mapping)
+        return tuple(self.logit_bias)
+
+    @property
+    def constrained(self) -> list[str]:
+        """The fields that say what the output may be, and are given."""
+        return [name for name in _CONSTRAINTS if getattr(self, name)]
 
     @classmethod
     def names(cls) -> frozenset[str]:
@@ -115,6 +167,13 @@ def _tuple(name: str, value: object) -> tuple[Any, ...]:
     if not isinstance(value, Sequence) or isinstance(value, str | bytes):
         raise ValueError(f"{name}={value!r} must be a list")
     return tuple(value)
+
+
+def _ids(name: str, value: object) -> tuple[int, ...]:
+    ids = _tuple(name, value)
+    if not ids or not all(_is_integer(id) and id >= 0 for id in ids):
+        raise ValueError(f"{name}={value!r} must be a list of token ids, integers from 0 on, at least one")
+    return ids
 
 
 def _integer(name: str, value: int | None, least: int, *, needed: bool = False) -> None:

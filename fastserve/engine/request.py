@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from fastserve.engine.constraints import complete, ended
 from fastserve.engine.params import SamplingParams
 from fastserve.sched.job import Job
 
@@ -107,16 +108,20 @@ class Request:
         params = self.params
         self.tokens.append(token)
         count = len(self.tokens)
+        choices = params.choice_token_ids
         closing = False  # ended by the token id, not by its text
         if count >= params.min_tokens:
             closing = token in params.stop_token_ids
-            if token in eos and not params.ignore_eos and params.stop_after is None:
+            if choices:
+                closing = closing or ended(self.tokens, choices, eos)
+            elif token in eos and not params.ignore_eos and params.stop_after is None:
                 closing = True
         text = ""
         detokenizer = self.detokenizer
         if detokenizer is not None and (not closing or params.include_stop):
             text = detokenizer.add(token)
-        if closing or count == params.stop_after or (detokenizer is not None and detokenizer.stopped):
+        whole = count == params.stop_after or bool(choices and complete(self.tokens, choices))
+        if closing or whole or (detokenizer is not None and detokenizer.stopped):
             self.finish_reason = "stop"
         elif count >= self.job.limit:
             self.finish_reason = "length"

@@ -50,7 +50,7 @@ class Snapshot:
     at: float  # s of the engine's clock
     alive: bool
     error: str | None
-    policy: str
+    policy: str  # as it was given: a name of the table, or module:Class
     slots: int
     running: int
     waiting: int
@@ -69,8 +69,8 @@ class Snapshot:
         return asdict(self)
 
 
-def take(loop: Loop, most: int) -> Snapshot:
-    """Engine's thread only. most: maximum number of waiting jobs listed."""
+def take(loop: Loop, most: int, policy: str = "") -> Snapshot:
+    """Engine's thread only. most: maximum number of waiting jobs listed. policy: its name, by default its class's."""
     scheduler = loop.scheduler
     seats = loop.observers.seats()
     running = sorted(scheduler.running, key=lambda job: seats.get(job, 0))
@@ -83,7 +83,7 @@ def take(loop: Loop, most: int) -> Snapshot:
         at=loop.clock.now() / 1e9,
         alive=loop.alive,
         error=loop.error,
-        policy=type(scheduler.policy).__name__,
+        policy=policy or type(scheduler.policy).__name__,
         slots=scheduler.slots,
         running=len(running),
         waiting=len(scheduler.live) - len(running),

@@ -165,6 +165,8 @@ def test_a_run_without_any_answer_can_be_reported() -> None:
     found = as_document(result([], planned=7, interrupted=True), About(api="openai"), Selection())
     assert (found["not_sent"], found["mean_ttft_ms"], found["dispatch_lag_ms"]["p99"]) == (7, None, None)
     assert "7 not sent" in report(found)
+    ours = found["from_arrival"]
+    assert (ours["n"], ours["unfinished"], ours["not_arrived"], ours["mean_jct_s"]) == (7, 7, 7, None)
 
 
 def test_file_names() -> None:

@@ -134,3 +134,11 @@ def test_a_trial_on_a_body_that_fails_is_no_success(
     told = capsys.readouterr()
     assert re.search(words, told.out + told.err)
     assert "tokens as undisturbed" not in told.out
+
+
+def test_an_output_that_outgrew_the_pool_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["generate", "--backend", "scripted", "--kv-tokens", "64", "--prompt", "x" * 40, "--ignore-eos"]
+    assert main([*command, "--max-tokens", "100"]) == 0
+    assert "truncated after 25 tokens: it outgrew the KV pool; give more --kv-tokens" in capsys.readouterr().err
+    assert main([*command, "--max-tokens", "25"]) == 0
+    assert "truncated" not in capsys.readouterr().err

@@ -40,6 +40,11 @@ LENGTHS = (3, 17, 40, 8, 25, 12, 31, 5, 20, 9)
 POOL = -(-(max(LENGTHS) + TOKENS) // BLOCK) + 3  # blocks: room for the largest request and little more
 HOST = 3 * POOL
 SWAPS = ("reactive", "proactive")
+CONSTRAINTS: dict[int, dict[str, Any]] = {  # of the request of this number
+    3: {"allowed_token_ids": range(0, VOCABULARY, 3), "bad_token_ids": [[6], [9, 12], [0, 3, 6]]},
+    4: {"logit_bias": {5: 4.0, 6: -100.0}, "bad_token_ids": [[i, j] for i in range(20) for j in range(0, 20, 2)]},
+    7: {"choice_token_ids": [[5] * 9, [5] * TOKENS, [5, 7, *[9] * (TOKENS - 2)], [8, *[11] * TOKENS]]},
+}
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +67,7 @@ def drawn(i: int) -> SamplingParams:
     return SamplingParams(
         max_tokens=TOKENS, temperature=0.7 + 0.1 * i, top_k=(0, 20)[i % 2], top_p=(1.0, 0.9, 0.95)[i % 3],
         repetition_penalty=(1.0, 1.2)[i % 2], presence_penalty=(0.0, 0.5)[i // 5], seed=1000 + i,
+        **CONSTRAINTS.get(i, {}),
     ).resolved({})  # fmt: skip
 
 

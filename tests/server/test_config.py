@@ -136,11 +136,15 @@ def test_plain_variables_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     assert FastServeConfig().model == "some/model", "an empty variable is none"
 
 
-def test_a_misspelt_variable_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FASTSERVE_PROT", "1")
-    monkeypatch.setenv("FASTSERVE_TRACES", "somewhere")
-    known = FastServeConfig.model_fields
-    assert sources.strays(known) == ["environment variable FASTSERVE_PROT is not known; did you mean FASTSERVE_PORT?"]
+def test_a_variable_that_is_no_setting_is_warned_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("FASTSERVE_PROT", "FASTSERVE_TRACES", "FASTSERVE_CACHE", "FASTSERVE_PORT", "FASTSERVE_BATCH_SIZE"):
+        monkeypatch.setenv(name, "1")
+    (tmp_path / ".env").write_text("FASTSERVE_XYZZYQ=1\nFASTSERVE_MAX_BTCH=2\nOTHER=3\n")
+    assert sources.strays(FastServeConfig.model_fields) == [
+        "the environment: FASTSERVE_PROT is no setting and changes nothing; did you mean FASTSERVE_PORT?",
+        ".env: FASTSERVE_MAX_BTCH is no setting and changes nothing; did you mean FASTSERVE_MAX_BATCH?",
+        ".env: FASTSERVE_XYZZYQ is no setting and changes nothing",
+    ]
 
 
 def test_names_in_python() -> None:
@@ -166,7 +170,7 @@ def test_lists_and_pairs() -> None:
         ({"policy": "srpt"}, "needs a guess"),
         ({"policy": "srpt", "predictor": "oracle"}, "knows no true lengths"),
         ({"predictor": "constant:many"}, "'many'"),
-        ({"kv_tokens": 3}, "at least 16"),
+        ({"kv_tokens": 3}, "must hold one KV block of 16 tokens"),
         ({"set": "alpha=-1"}, "alpha=-1"),
         ({"num_queues": 99}, "levels=99"),
         ({"api_key": ["", "s3cret"]}, "a token is empty"),
@@ -245,3 +249,82 @@ def test_help_shows_what_is_written(capsys: pytest.CaptureFixture[str]) -> None:
         "--evict {policy,reverse,lru}",
     ):
         assert flag in shown
+
+
+# -- code in .env ------------------------------------------------------------------------------------------------------
+
+EVIL = """
+import pathlib
+from fastserve import Policy
+pathlib.Path("ran").write_text("x")
+
+
+class Evil(Policy):
+    def rank(self, job):
+        return job.arrival
+"""
+CODE = [
+    "FASTSERVE_POLICY=./evil.py:Evil",
+    "FASTSERVE_POLICY=evil:Evil",
+    "FASTSERVE_POLICY='/tmp/evil.py:Evil'",
+    "FASTSERVE_BACKEND=evil:Evil",
+    "FASTSERVE_BACKEND_TYPE=./evil.py:Evil",
+    "FASTSERVE_PREDICTOR=evil:Evil",
+    "FASTSERVE_PREDICTOR=./evil.py:Evil",
+    "FASTSERVE_OBSERVER=ok:Fine,evil:Evil",
+    "FASTSERVE_TRUST_REMOTE_CODE=1",
+    "FASTSERVE_TRUST_REMOTE_CODE=yes",
+    "FASTSERVE_CHAT_TEMPLATE=./evil.jinja",
+    'FASTSERVE_CHAT_TEMPLATE="{% for x in y %}\n{{ x }}{% endfor %}"',
+    "FASTSERVE_CONFIG=evil.yaml",
+    "FASTSERVE_DOTENV_CODE=1\nFASTSERVE_POLICY=./evil.py:Evil",
+]
+
+
+@pytest.fixture
+def evil(tmp_path: Path) -> Path:
+    """The current folder, with code of somebody else's."""
+    (tmp_path / "evil.py").write_text(EVIL)
+    (tmp_path / "evil.jinja").write_text("{{ messages }}")
+    (tmp_path / "evil.yaml").write_text("serving: {port: 1, policy: './evil.py:Evil'}\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("line", CODE)
+def test_a_dotenv_cannot_name_code(evil: Path, line: str, capfd: pytest.CaptureFixture[str]) -> None:
+    (evil / ".env").write_text(line + "\n")
+    for more in ([], ["--show-config"]):
+        assert main(["serve", *more]) == 2
+        out, err = capfd.readouterr()
+        assert not out and err.count("\n") == 1 and err.startswith("fastserve serve: error: .env: FASTSERVE_"), err
+        assert "--dotenv-code" in err or "cannot be given there" in err
+    assert not (evil / "ran").exists()
+
+
+def test_who_may_name_code(evil: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (evil / ".env").write_text("FASTSERVE_POLICY=./evil.py:Evil\n")
+    assert FastServeConfig(policy="fcfs").policy == "fcfs", "what is not used does not matter"
+    assert FastServeConfig(dotenv_code=True).policy == "./evil.py:Evil" and (evil / "ran").exists()
+    monkeypatch.setenv("FASTSERVE_DOTENV_CODE", "1")
+    assert FastServeConfig().policy == "./evil.py:Evil"
+    monkeypatch.delenv("FASTSERVE_DOTENV_CODE")
+    monkeypatch.setenv("FASTSERVE_POLICY", "./evil.py:Evil")
+    assert FastServeConfig().policy == "./evil.py:Evil", "the environment is the user's own"
+    monkeypatch.delenv("FASTSERVE_POLICY")
+    (evil / ".env").write_text("FASTSERVE_CONFIG=evil.yaml\n")
+    assert FastServeConfig(policy="fcfs").port == 1
+    (evil / ".env").unlink()
+    assert FastServeConfig(config=evil / "evil.yaml").policy == "./evil.py:Evil", "a file that was asked for"
+
+
+def test_what_a_dotenv_may_name(evil: Path) -> None:
+    (evil / "fine.yaml").write_text("serving: {port: 2, policy: mlfq}\n")
+    (evil / ".env").write_text(
+        "HF_MODEL=some/model\nFASTSERVE_POLICY=srpt\nFASTSERVE_PREDICTOR=constant:256\nFASTSERVE_BACKEND=scripted\n"
+        "FASTSERVE_TRUST_REMOTE_CODE=false\nFASTSERVE_CONFIG=fine.yaml\nFASTSERVE_PORT=3\n"
+    )
+    config = FastServeConfig()
+    assert (config.model, config.policy, config.predictor, config.port) == ("some/model", "srpt", "constant:256", 3)
+    with pytest.raises(ValueError, match=r"HF_MODEL=some/model names code"):
+        FastServeConfig(trust_remote_code=True)
+    assert FastServeConfig(trust_remote_code=True, model="mine").model == "mine"

@@ -240,13 +240,65 @@ async def test_a_viewer_who_does_not_read_gets_a_snapshot_instead(serve: Serve) 
         await chunks.aclose()
 
 
-async def test_a_viewer_does_not_learn_who_the_others_are(serve: Serve) -> None:
+SECRETS = {"user": "carol-name", "program": "carol-program", "priority": 770077007, "metadata": {"a": "carol-metadata"}}
+
+
+async def test_a_viewer_does_not_learn_of_other_clients_jobs(serve: Serve) -> None:
+    """What the scheduler does with them is seen, whose they are is not: in snapshots, in progress and in events."""
+    from fastserve.server.telemetry.live import HIDDEN, SHOWN, Viewer
+
+    async with serve(slow_engine(max_batch=2), api_key=["aaa alice", "ccc carol"]) as client:
+        carol = {"Authorization": "Bearer ccc"}
+        viewers = {name: Viewer(client.service.broadcaster, name) for name in ("alice", "carol")}
+        chunks = {name: viewer.chunks() for name, viewer in viewers.items()}
+        body = {"prompt": "hello", "max_new_tokens": 2000, "ignore_eos": True, **SECRETS}
+        first = (await client.post("/jobs", json=body, headers=carol)).json()["job_id"]
+        told: dict[str, list[Any]] = {name: [] for name in viewers}
+
+        async def hear(kind: str, number: int) -> None:
+            for name, stream in chunks.items():
+                while sum(event["type"] == kind for each in told[name] for event in each.get("events", [])) < number:
+                    told[name] += every_data_line((await anext(stream)).decode())
+
+        for name, stream in chunks.items():
+            told[name] += every_data_line((await anext(stream)).decode())
+        second = (await client.post("/jobs", json=body, headers=carol)).json()["job_id"]
+        waits = (await client.post("/jobs", json=body, headers=carol)).json()["job_id"]
+        async with asyncio.timeout(20):
+            await hear("arrive", 2)
+            for job in (second, first, waits):
+                await client.delete(f"/jobs/{job}", headers=carol)
+            await hear("end", 3)
+        for stream in chunks.values():
+            await stream.aclose()
+        seen = {name: json.dumps(messages) for name, messages in told.items()}
+        for secret in ("carol", *(first, second, waits), "770077007"):
+            assert secret in seen["carol"] and secret not in seen["alice"], secret
+        assert "carol-metadata" not in seen["carol"]
+        for messages in told["alice"]:
+            for entry in [*messages["jobs"], *messages.get("events", [])]:
+                assert set(entry) <= SHOWN | set(HIDDEN)
+                assert all(entry[name] == value for name, value in HIDDEN.items() if name in entry)
+        kinds = [event["type"] for each in told["alice"] for event in each.get("events", [])]
+        assert {"arrive", "join", "end"} <= set(kinds)
+
+
+async def test_what_a_policy_says_of_others_is_their_queue(serve: Serve) -> None:
     from fastserve.server.telemetry.live import Viewer
 
     async with serve() as client:
         viewer = Viewer(client.service.broadcaster, "alice")
-        told = viewer._event({"events": [{"id": 1, "client": "bob"}, {"id": 2, "client": "alice"}]})
-        assert b"bob" not in told and b"alice" in told
+        for said, shown in (("Q2, 31 ms left of bob", "Q2"), ("next is bob", ""), ("Q1: bob", "Q1"), ("Quite bob", "")):
+            told = viewer._event({"jobs": [{"id": 1, "client": "bob", "level": said}], "events": []})
+            (job,) = every_data_line(told.decode())[0]["jobs"]
+            assert job["level"] == shown
+            mine = viewer._event({"jobs": [{"id": 1, "client": "alice", "level": said}]})
+            assert every_data_line(mine.decode())[0]["jobs"][0]["level"] == said
+
+
+async def test_the_policy_is_called_what_it_was_given_as(serve: Serve) -> None:
+    async with serve(Engine.scripted(policy="sj-mlfq")) as client:
+        assert (await client.service.broadcaster.snapshot())["stats"]["policy"] == "sj-mlfq"
 
 
 def _get(app: Any, path: str) -> Caller:

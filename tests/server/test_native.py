@@ -261,7 +261,9 @@ async def test_what_a_client_sends_along_cannot_spoil_the_list_of_jobs(serve: Se
                 assert (await client.post(path, content=body)).status_code == 422, extra
         odd = {"half": "\ud800", "deep": nested}
         content = json.dumps({"prompt": "a", "metadata": odd}).encode()
-        job = (await client.post("/jobs", content=content)).json()["job_id"]
+        job = (await client.post("/jobs", content=content, headers={"Content-Type": "application/json"})).json()[
+            "job_id"
+        ]
         await ended(client, job)
         for path in (f"/jobs/{job}", "/jobs", f"/get_task_status/{job}"):
             assert (await client.get(path)).status_code == 200, path

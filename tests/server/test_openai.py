@@ -154,7 +154,7 @@ def test_a_chat_template_that_is_no_jinja_is_told_at_once(name: str) -> None:
         pytest.importorskip("torch")
         from fastserve.backends.torch import checkpoint
 
-        tokenizer = checkpoint.read_tokenizer(checkpoint.find("embedded"), False)
+        tokenizer = checkpoint.read_tokenizer("embedded", checkpoint.find("embedded"), False)
     with pytest.raises(ValueError, match="not valid Jinja: line 2: Expected an expression"):
         ChatTemplate(tokenizer, "{{ 1 }}\n{% if %}")
 

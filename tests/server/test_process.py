@@ -165,7 +165,7 @@ def test_a_hundred_jobs_survive_kill_9(tmp_path: Path) -> None:
         early = {}
         while len(early) < 10:
             jobs = client.get("/jobs", params={"state": "finished"}).json()["jobs"]
-            early = {job["job_id"]: job["result"] for job in jobs}
+            early = {job["job_id"]: client.get(f"/jobs/{job['job_id']}").json()["result"] for job in jobs}
             time.sleep(0.02)
         cancelled = list(accepted)[99]
         assert client.delete(f"/jobs/{cancelled}").json()["state"] == "cancelled"
@@ -178,7 +178,7 @@ def test_a_hundred_jobs_survive_kill_9(tmp_path: Path) -> None:
             if all(job["ended"] for job in jobs):
                 break
             time.sleep(0.05)
-        found = {job["job_id"]: job for job in jobs}
+        found = {job["job_id"]: client.get(f"/jobs/{job['job_id']}").json() for job in jobs}
         assert found.keys() == accepted.keys()
         for job_id, body in accepted.items():
             job = found[job_id]
@@ -236,9 +236,11 @@ def test_clients_that_do_not_read_keep_nobody_from_ending() -> None:
         deaf.connect((host, int(port)))
         asked = {"prompt": ["a"] * 60, "max_tokens": 2000, "stream": True, "ignore_eos": True, "logprobs": 5}
         body = json.dumps(asked).encode()
-        head = f"POST /v1/completions HTTP/1.1\r\nHost: test\r\nContent-Length: {len(body)}\r\n\r\n"
+        json_type = "Content-Type: application/json"
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\n{json_type}\r\nContent-Length: {len(body)}\r\n\r\n"
         deaf.sendall(head.encode() + body)
-        while httpx.get(f"{found.base}/health").status_code == 200:
+        until = time.monotonic() + PATIENCE
+        while httpx.get(f"{found.base}/health").status_code == 200 and time.monotonic() < until:
             if httpx.get(f"{found.base}/jobs", params={"limit": 1}).json()["total"] == 60:
                 break
         assert httpx.post(f"{found.base}/generate", json={"prompt": "a", "max_new_tokens": 2}).status_code == 200
@@ -250,7 +252,9 @@ def test_a_body_that_never_comes_is_no_failure() -> None:
         host, _, port = found.base.removeprefix("http://").partition(":")
         for path in ("/stream", "/generate", "/v1/completions"):
             with socket.create_connection((host, int(port))) as half:
-                half.sendall(f'POST {path} HTTP/1.1\r\nHost: test\r\nContent-Length: 100\r\n\r\n{{"prom'.encode())
+                kind = "Content-Type: application/json"
+                head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\n{kind}\r\nContent-Length: 100\r\n\r\n"
+                half.sendall(f'{head}{{"prom'.encode())
             found.wait_for(rf"POST {path} (499|400)")
         assert "Traceback" not in "".join(found.said)
 

@@ -43,7 +43,7 @@ class TorchBackend:
     weights and KV.
     """
 
-    traits = Traits(swaps=True, exact="always")
+    traits = Traits(swaps=True, exact="always", constrains=True)
     load = staticmethod(load_model)
 
     def __init__(
@@ -77,6 +77,7 @@ class TorchBackend:
         self.info = ModelInfo(
             model.name, model.tokenizer, model.max_model_len, model.vocab_size, model.eos_ids, model.defaults,
             model.parameters, str(model.device), str(model.dtype).removeprefix("torch."), "torch",
+            frozenset(model.suppress),
         )  # fmt: skip
         self.settings: dict[str, Any] = {
             "dtype": self.info.dtype, "device": self.info.device, "threads": torch.get_num_threads(),

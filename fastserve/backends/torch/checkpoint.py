@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
+import pickle
+import re
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
-from transformers.utils import logging as bars
+from transformers.utils import logging as their_logging
 
-from fastserve.backends.torch.verify import RefusedModelError, first_line, refuse_by_config
+from fastserve.backends.torch.end_tokens import end_tokens
+from fastserve.backends.torch.folder import (
+    ModelNotFoundError,
+    check_tokenizer,
+    check_weights,
+    find_folder,
+    tokenizer_fault,
+)
+from fastserve.backends.torch.memory import ran_out
+from fastserve.backends.torch.verify import RefusedModelError, one_line, refuse_by_config
+from fastserve.importing import extra
+
+__all__ = ["ModelNotFoundError"]
 
 LOG = logging.getLogger("fastserve")
 
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "vocab.json",
-    "vocab.txt",
-    "spiece.model",
-)
+DEQUANTISED = frozenset({"mxfp4"})
+"""Ways to quantise that transformers undoes while it loads."""
 
+LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
+"""In the name of a tensor: which layer it belongs to."""
 
-class ModelNotFoundError(ValueError):
-    """There is no such model, or it cannot be read; the message says what is missing."""
+SIZES = ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size")
 
 
 def find(name: str) -> str:
@@ -38,14 +49,8 @@ def find(name: str) -> str:
         from fastserve.backends.torch.embedded import make_embedded
 
         return str(make_embedded())
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ModelNotFoundError(f"The folder {name} is no model: it has no config.json.")
-        return str(folder)
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ModelNotFoundError(f"There is no folder {name}.")
-    return name
+    folder = find_folder(name)
+    return name if folder is None else str(folder)
 
 
 def read_config(name: str, source: str, trust_remote_code: bool) -> Any:
@@ -54,10 +59,18 @@ def read_config(name: str, source: str, trust_remote_code: bool) -> Any:
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
     except OSError as error:
         raise ModelNotFoundError(
-            f"{name} is neither a folder here nor a model that can be fetched: {first_line(error)}"
+            f"{name} is neither a folder here nor a model that can be fetched: {one_line(error)}"
         ) from error
-    except (ValueError, KeyError) as error:
-        raise ModelNotFoundError(f"The config.json of {name} cannot be used: {first_line(error)}") from error
+    except Exception as error:
+        if not trust_remote_code and "trust_remote_code" in str(error):
+            why = "it has code of its own, which trust_remote_code runs; read it first"
+            raise ModelNotFoundError(f"The model {name} cannot be loaded: {why}.") from error
+        raise ModelNotFoundError(f"The config.json of {name} cannot be used: {one_line(error)}") from error
+    text = config.get_text_config(decoder=True)
+    for size in SIZES:
+        value = getattr(text, size, 1)
+        if not isinstance(value, int) or value < 1:
+            raise ModelNotFoundError(f"The config.json of {name} cannot be used: {size} is {value!r}.")
     architecture: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     refuse_by_config(name, config, architecture)
     if architecture is None and not (trust_remote_code and "AutoModelForCausalLM" in getattr(config, "auto_map", {})):
@@ -66,51 +79,145 @@ def read_config(name: str, source: str, trust_remote_code: bool) -> Any:
 
 
 def read_weights(name: str, source: str, config: Any, dtype: torch.dtype, place: torch.device, trusted: bool) -> Any:
-    """The model with its own weights. Raises ModelNotFoundError where some are missing."""
+    """The model with its own weights. Raises ModelNotFoundError where some are missing or do not fit, MemoryError."""
+    _refuse_quantised(name, config)
+    folder = Path(source)
+    file = check_weights(folder, name) if folder.is_dir() else "the hub's file"
     try:
-        with _progress_bars(Path(source).is_dir()):
+        with _quiet(folder.is_dir()):
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                source, config=config, dtype=dtype, trust_remote_code=trusted, output_loading_info=True
-            )
-    except OSError as error:
+                source, config=config, dtype=dtype, trust_remote_code=trusted, output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )  # fmt: skip
+        module, told = loaded
+        _check_told(f"{name} ({file})", told, config.get_text_config(decoder=True).num_hidden_layers)
+        return module.to(place)
+    except ModelNotFoundError:
+        raise
+    except pickle.UnpicklingError as error:
         raise ModelNotFoundError(
-            f"The weights of {name} cannot be read: {first_line(error)} load_format=dummy does without them."
+            f"The weights of {name} cannot be read: {file} is a pickle with more in it than weights, which could run "
+            "code. Convert it to safetensors where you trust it."
         ) from error
-    module, told = loaded
+    except Exception as error:
+        if ran_out(error):
+            raise MemoryError(f"the weights do not fit into memory as {dtype}: {one_line(error)}") from error
+        raise ModelNotFoundError(
+            f"The weights of {name} cannot be read: {one_line(error).rstrip('.')}. load_format=dummy does without them."
+        ) from error
+
+
+def _refuse_quantised(name: str, config: Any) -> None:
+    given = getattr(config, "quantization_config", None)
+    if given is None:
+        return
+    table = given if isinstance(given, dict) else given.to_dict()
+    method = str(getattr(table.get("quant_method"), "value", table.get("quant_method", "quantization_config")))
+    if method not in DEQUANTISED:
+        raise RefusedModelError(
+            name,
+            f"its weights are quantised ({method}), which is not implemented: give the model that they were made of, "
+            "in float32, bfloat16 or float16",
+        )
+
+
+def _check_told(name: str, told: Any, layers: int) -> None:
+    """What transformers says of the weights that it has read. name: with their file. layers: of the config."""
+    wrong = sorted(told["mismatched_keys"])
+    if wrong:
+        tensor, there, wanted = wrong[0]
+        raise ModelNotFoundError(
+            f"The weights of {name} are of another model than its config.json: {tensor} is {_shape(there)}, and the "
+            f"config makes it {_shape(wanted)} ({len(wrong)} tensors differ)."
+        )
     missing = sorted(told["missing_keys"])
     if missing:
         raise ModelNotFoundError(f"The weights of {name} lack {len(missing)} tensors, {missing[0]} among them.")
-    return module.to(place)
+    left = sorted(told["unexpected_keys"])
+    deepest = max((int(it[1]) for key in left if (it := LAYER.search(key))), default=-1)
+    if deepest >= layers:
+        raise ModelNotFoundError(
+            f"The weights of {name} are of another model than its config.json: they have a layer {deepest}, counted "
+            f"from 0, and the config has {layers} layers."
+        )
+    if left:
+        LOG.warning(
+            "%s: %d tensors of its weights are in no layer of its config, %s among them", name, len(left), left[0]
+        )
 
 
-def draw_weights(source: str, config: Any, dtype: torch.dtype, place: torch.device, seed: int, trusted: bool) -> Any:
+def _shape(shape: Any) -> str:
+    return " x ".join(map(str, shape))
+
+
+def draw_weights(
+    name: str, config: Any, dtype: torch.dtype, place: torch.device, seed: int, trusted: bool
+) -> Any:  # fmt: skip
     """The model with weights drawn from `seed`, as its family initialises them."""
     devices = [place] if place.type == "cuda" else []
-    with torch.random.fork_rng(devices), torch.device(place):
-        torch.manual_seed(seed)
-        module: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trusted)
     try:
-        module.generation_config = GenerationConfig.from_pretrained(source)
-    except OSError:
-        LOG.debug("%s has no generation_config.json", source)
+        with torch.random.fork_rng(devices), torch.device(place):
+            torch.manual_seed(seed)
+            module: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trusted)
+    except Exception as error:
+        if ran_out(error):
+            raise MemoryError(f"the weights do not fit into memory as {dtype}: {one_line(error)}") from error
+        raise ModelNotFoundError(f"The config.json of {name} cannot be used: {one_line(error)}") from error
     return module
 
 
-def read_tokenizer(source: str, trusted: bool) -> Any:
-    """None where the model comes without one: without these files transformers would make up an empty one."""
+def read_generation(name: str, source: str) -> Any:
+    """Of generation_config.json; None without one. Raises ModelNotFoundError."""
+    try:
+        return GenerationConfig.from_pretrained(source)
+    except OSError:
+        LOG.debug("%s has no generation_config.json", source)
+        return None
+    except Exception as error:
+        raise ModelNotFoundError(f"The generation_config.json of {name} cannot be used: {one_line(error)}") from error
+
+
+def read_ends(source: str, config: Any, generation: Any, tokenizer: Any, vocabulary: int) -> frozenset[int]:
+    """The tokens that end an answer."""
+    stated, _ = PreTrainedConfig.get_config_dict(source)
+    text = config.get_text_config(decoder=True)
+    return end_tokens(stated, text, generation, tokenizer, vocabulary)
+
+
+def read_tokenizer(name: str, source: str, trusted: bool) -> Any:
+    """None where the model comes without one: without its files transformers would make up an empty one.
+
+    Raises ModelNotFoundError for one that is there and cannot be read.
+    """
     folder = Path(source)
-    if folder.is_dir() and not any((folder / name).is_file() for name in TOKENIZER_FILES):
+    if folder.is_dir() and not check_tokenizer(folder, name):
         LOG.info("%s has no tokenizer: prompts are token ids, and there is no text", source)
         return None
-    try:
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=trusted)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        LOG.warning(
-            "the tokenizer of %s cannot be used, so prompts are token ids and there is no text: %s",
-            source,
-            first_line(error),
+    lacking = [it for it in ("sentencepiece", "google.protobuf") if not _installed(it)]
+    if lacking and folder.is_dir() and not (folder / "tokenizer.json").is_file() and list(folder.glob("*.model")):
+        raise ModelNotFoundError(
+            f"The tokenizer of {name} is a SentencePiece model, and {' and '.join(lacking)} cannot be imported: "
+            f"{extra('engine')}."
         )
-        return None
+    try:
+        with _quiet(folder.is_dir()):
+            return AutoTokenizer.from_pretrained(source, trust_remote_code=trusted)
+    except Exception as error:
+        if isinstance(error, OSError) and not folder.is_dir():
+            LOG.warning("%s has no tokenizer, so prompts are token ids and there is no text: %s", name, one_line(error))
+            return None
+        tokenizer_fault(folder, name)
+        raise ModelNotFoundError(
+            f"The tokenizer of {name} cannot be read: {one_line(error).rstrip('.')}. Without its files the model is "
+            "served by token ids."
+        ) from error
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of its parent
+        return False
 
 
 def own_length(config: Any) -> int | None:
@@ -130,13 +237,19 @@ def own_length(config: Any) -> int | None:
 
 
 @contextmanager
-def _progress_bars(local: bool) -> Iterator[None]:
-    """transformers' bars are shown where there is something to wait for, a download, and somebody to see it."""
-    if not bars.is_progress_bar_enabled() or (not local and sys.stderr.isatty()):
-        yield
-        return
-    bars.disable_progress_bar()
+def _quiet(local: bool) -> Iterator[None]:
+    """transformers' bars are shown where there is something to wait for, a download, and somebody to see it; its own
+    reports never: what matters of them is said here in a line.
+    """
+    bars = their_logging.is_progress_bar_enabled() and (local or not sys.stderr.isatty())
+    level = their_logging.get_verbosity()
+    their_logging.set_verbosity(logging.CRITICAL)
+    if bars:
+        their_logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings(action="ignore"):
+            yield
     finally:
-        bars.enable_progress_bar()
+        their_logging.set_verbosity(level)
+        if bars:
+            their_logging.enable_progress_bar()

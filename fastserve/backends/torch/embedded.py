@@ -20,6 +20,7 @@ from safetensors.numpy import save_file
 
 from fastserve.backends.torch import embedded_weights as shape
 from fastserve.cache_folder import cache_folder
+from fastserve.engine.token_text import LETTERS
 
 VERSION: Final = 1
 """To be raised with any change of what is written: folders of other versions are left alone."""
@@ -161,19 +162,10 @@ def _tokenizer() -> dict[str, Any]:
         "model": {
             "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
             "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
-            "vocab": {letter: byte for byte, letter in enumerate(_letters())},
+            "vocab": LETTERS,
             "merges": [],
         },
     }  # fmt: skip
-
-
-def _letters() -> list[str]:
-    """The visible letters that byte-level tokenizers write for the bytes: their own where they have one in Latin-1,
-    the ones from U+0100 on for the others, in order.
-    """
-    own = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = iter(range(0x100, 0x200))
-    return [chr(byte if byte in own else next(others)) for byte in range(BYTES)]
 
 
 def _tokenizer_config() -> dict[str, Any]:

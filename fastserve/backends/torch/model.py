@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastserve.backends.torch import attention, checkpoint
 from fastserve.backends.torch.attention_interface import Kernels, Pass, forward
+from fastserve.backends.torch.end_tokens import ids
 from fastserve.backends.torch.input_batch import InputBatch
 from fastserve.backends.torch.kv_cache import Cache
 from fastserve.backends.torch.native import Native, load
@@ -26,9 +27,9 @@ class Model:
     """Made by load_model. Forward passes are the engine thread's; everything else may be read from any thread."""
 
     def __init__(
-        self, name: str, module: Any, shape: Shape, kernels: Kernels, tokenizer: Any, max_model_len: int
-    ) -> None:
-        text = module.config.get_text_config(decoder=True)
+        self, name: str, module: Any, shape: Shape, kernels: Kernels, tokenizer: Any, max_model_len: int,
+        eos_ids: frozenset[int],
+    ) -> None:  # fmt: skip
         given = module.generation_config
         self.name = name
         self.module = module
@@ -39,9 +40,8 @@ class Model:
         self.layers, self.heads, self.kv_heads, self.head_dim = shape
         self.max_model_len = max_model_len
         self.vocab_size: int = module.get_output_embeddings().weight.shape[0]
-        eos = given.eos_token_id if given.eos_token_id is not None else getattr(text, "eos_token_id", None)
-        self.eos_ids: frozenset[int] = frozenset(_tuple(eos))
-        self.suppress: tuple[int, ...] = _tuple(given.suppress_tokens)
+        self.eos_ids = eos_ids
+        self.suppress: tuple[int, ...] = ids(given.suppress_tokens)
         self.defaults: dict[str, Any] = {
             name: value for name in SAMPLING if (value := getattr(given, name, None)) is not None
         }
@@ -99,16 +99,22 @@ def load_model(
     source = checkpoint.find(name)
     config = checkpoint.read_config(name, source, trust_remote_code)
     length = clamp_length(max_model_len, checkpoint.own_length(config))
+    generation = checkpoint.read_generation(name, source)
+    tokenizer = checkpoint.read_tokenizer(name, source, trust_remote_code)  # before the weights, which take long
     if load_format == "dummy":
-        module = checkpoint.draw_weights(source, config, choice.dtype, place, seed, trust_remote_code)
+        module = checkpoint.draw_weights(name, config, choice.dtype, place, seed, trust_remote_code)
     else:
         module = checkpoint.read_weights(name, source, config, choice.dtype, place, trust_remote_code)
     module.eval().requires_grad_(False)
+    if generation is not None:
+        module.generation_config = generation
     probe = Probe(name, module, length)
     shape = probe.check(attention)
     kernels = _kernels(probe, native, choice.dtype, place)
     LOG.info("model %s: %s on %s, %s", name, str(choice.dtype).removeprefix("torch."), place, choice.why)
-    return Model(name, module, shape, kernels, checkpoint.read_tokenizer(source, trust_remote_code), length)
+    vocabulary = module.get_output_embeddings().weight.shape[0]
+    ends = checkpoint.read_ends(source, config, generation, tokenizer, vocabulary)
+    return Model(name, module, shape, kernels, tokenizer, length, ends)
 
 
 def _kernels(probe: Probe, native: str, dtype: torch.dtype, place: torch.device) -> Kernels:
@@ -162,7 +168,3 @@ def _fuse(probe: Probe, native: Native) -> None:
         LOG.warning("native stack: none, the layers run one by one: %s", error)
         return
     LOG.info("native stack: %d layers in one call", len(layers))
-
-
-def _tuple(ids: int | list[int] | None) -> tuple[int, ...]:
-    return () if ids is None else (ids,) if isinstance(ids, int) else tuple(ids)

@@ -1,6 +1,7 @@
 """Sampler: draws the next token of each request from its row of logits and its sampling state.
 
-The order is transformers': suppressed tokens, tokens barred by min_tokens, penalties, temperature, top_k, top_p, min_p.
+The order is transformers': suppressed tokens, tokens barred by min_tokens, the request's constraints, penalties,
+temperature, top_k, top_p, min_p.
 Logprobs are taken after the penalties and before the temperature.
 
 Drawing is filters and inverse CDF over whole weights, so that a row's token never depends on the batch: a weight is a
@@ -64,6 +65,7 @@ class Sampler:
             logits = logits.cpu()
         logits = logits.float()
         self._bar(logits, states)
+        _constrain(logits, states)
         _penalise(logits, states)
         best = _argmax(logits)
         peak = logits.gather(1, best[:, None])
@@ -91,6 +93,26 @@ class Sampler:
         if barred:
             rows, tokens = torch.tensor(barred, device=logits.device).unbind(1)
             logits[rows, tokens] = -torch.inf
+
+
+def _constrain(logits: Tensor, states: Sequence[SamplingState]) -> None:
+    """Row by row: biases are added, then what a request does not allow becomes -inf."""
+    for i, state in enumerate(states):
+        constraint = state.constraint
+        if constraint is None:
+            continue
+        row = logits[i]
+        ids, values = constraint.bias
+        if ids:
+            row[ids] += torch.tensor(values, dtype=row.dtype, device=row.device)
+        if constraint.allowed is not None:
+            if constraint.mask is None:
+                mask = torch.full((len(row),), -torch.inf)
+                mask[[token for token in constraint.allowed if token < len(row)]] = 0.0
+                constraint.mask = mask.to(row.device)
+            row += constraint.mask
+        if constraint.barred:
+            row[constraint.barred] = -torch.inf
 
 
 def _penalise(logits: Tensor, states: Sequence[SamplingState]) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastserve.engine.constraints import Constraint
 from fastserve.engine.params import SamplingParams
 
 Number = TypeVar("Number", int, float)
@@ -19,17 +20,17 @@ _HARSHEST: Final = 1e30
 class SamplingState:
     """Made once, at acceptance; `accept` keeps it current at constant cost a token.
 
-    params: resolved. seed: the request's own, or the one drawn for it. prompt: token ids. eos_ids: the model's.
-    ValueError where `params` still leaves a field to the model.
+    params: resolved and spelled. seed: the request's own, or the one drawn for it. prompt: token ids. eos_ids: of the
+    model. ValueError where `params` still leaves a field to the model.
     """
 
     __slots__ = (
-        "_counts", "_ids", "_where", "barred", "generated", "logprobs", "min_p", "params", "penalised",
+        "_counts", "_ids", "_where", "barred", "constraint", "generated", "logprobs", "min_p", "params", "penalised",
         "repetition", "seed", "temperature", "top_k", "top_p",
     )  # fmt: skip
 
     def __init__(
-        self, params: SamplingParams, *, seed: int, prompt: Sequence[int] = (), eos_ids: Iterable[int] = ()
+        self, params: SamplingParams, *, seed: int, prompt: Sequence[int] = (), eos_ids: Collection[int] = ()
     ) -> None:
         self.params = params
         self.seed = seed
@@ -42,6 +43,9 @@ class SamplingState:
         self.logprobs = params.logprobs
         self.barred = sorted({*params.stop_token_ids, *eos_ids})
         """Tokens that may not be drawn while `must_go_on`."""
+
+        self.constraint = Constraint.of(params, frozenset(eos_ids))
+        """None for a request that allows anything."""
 
         self.penalised = bool(self.repetition != 1.0 or params.presence_penalty or params.frequency_penalty)
         known = dict.fromkeys(prompt) if self.repetition != 1.0 else {}
@@ -67,6 +71,8 @@ class SamplingState:
     def accept(self, token: int) -> None:
         """The request's next token is this one."""
         self.generated += 1
+        if self.constraint is not None:
+            self.constraint.accept(token)
         if not self.penalised:
             return
         size = len(self._where)

@@ -25,6 +25,9 @@ from fastserve.backends.torch.memory import ran_out
 
 LOG = logging.getLogger("fastserve")
 
+LONGEST = 400
+"""Characters of somebody else's error that are repeated."""
+
 LONG = 20
 """Tokens of each prompt: more than a block of 16, so that tables count."""
 
@@ -271,13 +274,15 @@ def _failed(name: str, on: str, error: Exception) -> Exception:
     """A shortage of memory is not the model's fault."""
     if ran_out(error):
         return MemoryError(
-            f"there is no memory to verify it, which takes one layer in float32 beside its weights: {first_line(error)}"
+            f"there is no memory to verify it, which takes one layer in float32 beside its weights: {one_line(error)}"
         )
-    return RefusedModelError(name, f"its forward pass fails on {on}: {error}")
+    return RefusedModelError(name, f"its forward pass fails on {on}: {one_line(error)}")
 
 
-def first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n", 1)[0]
+def one_line(error: BaseException) -> str:
+    """The first paragraph of its text, or what it is."""
+    text = " ".join(str(error).strip().split("\n\n", 1)[0].split())
+    return (text if len(text) <= LONGEST else text[:LONGEST] + "...") or type(error).__name__
 
 
 def _name(dtype: torch.dtype) -> str:

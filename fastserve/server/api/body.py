@@ -6,9 +6,9 @@ A route with a body is a BodyRoute: FastAPI gets the validated model instead of 
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import partial
+from json import JSONDecodeError, loads
 from typing import Any, TypeVar
 
 from fastapi import Request, Response
@@ -21,6 +21,7 @@ from fastserve.server.api.dependencies import client_of, service_of
 from fastserve.server.api.errors import WRONG_CONTENT_TYPE, ApiError, InvalidBody, not_json
 from fastserve.server.api.fields import few_unknown
 from fastserve.server.api.openai_schema import MAX_CHOICES, DetokenizeRequest, TokenizeRequest
+from fastserve.server.api.unknown_fields import explained
 from fastserve.server.body_scan import MAX_LITERAL, BodyLimits, Excess, Scan
 from fastserve.server.forwarded import route_path
 from fastserve.server.origin import is_json
@@ -31,6 +32,9 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 SHORT = 32 << 10
 """Bytes up to which a body is parsed on the event loop: well below a millisecond."""
+
+LONG = 1 << 16
+"""Bytes from which a body is asked before it is parsed whether its texts are too long, so that it does not double."""
 
 ROOM = 1 << 16
 """Characters and numbers that any body may have, however short the model's context."""
@@ -93,6 +97,8 @@ async def read(request: Request, model: type[Model]) -> Model | None:
         if not body:
             return None
         parse = partial(parsed, body, model)
+        if size > LONG:
+            await pool.run(partial(service.tokenization.check_texts, body, is_batch(request)))
         found = parse() if size <= SHORT else await pool.run(parse)
     finally:
         pool.let_go(size)
@@ -104,7 +110,7 @@ async def read(request: Request, model: type[Model]) -> Model | None:
 async def _chunks(request: Request, service: Service) -> AsyncIterator[bytes]:
     """The body as it arrives, as long as it is within its limits. Raises ApiError 400 or 413."""
     most = service.max_body_bytes
-    limits = limits_of(service, route_path(request.scope))
+    limits = limits_of(service, is_batch(request))
     scan = Scan(limits)
     size = 0
     while True:
@@ -124,10 +130,15 @@ async def _chunks(request: Request, service: Service) -> AsyncIterator[bytes]:
             return
 
 
-def limits_of(service: Service, path: str) -> BodyLimits:
-    """What a body for this path may hold: what the context of the model has room for, and some more."""
+def is_batch(request: Request) -> bool:
+    """Whether the body may have several prompts."""
+    return route_path(request.scope).removeprefix("/v1") == "/completions"
+
+
+def limits_of(service: Service, batch: bool) -> BodyLimits:
+    """What a body may hold: what the context of the model has room for, and some more."""
     items = service.config.max_body_items
-    prompts = MAX_CHOICES if path.removeprefix("/v1") == "/completions" else 1
+    prompts = MAX_CHOICES if batch else 1
     context = service.engine.max_model_len
     longest = max(context, ROOM)
     text = max(service.tokenization.most_characters, ROOM)
@@ -159,8 +170,8 @@ def parsed(body: bytearray, model: type[Model]) -> Model:
     try:
         text = body.decode("utf-8", "surrogatepass")
         body.clear()
-        fields = json.loads(text.removeprefix("\ufeff"))
-    except json.JSONDecodeError as error:
+        fields = loads(text.removeprefix("\ufeff"))
+    except JSONDecodeError as error:
         raise _invalid(
             {"loc": (error.pos,), "msg": "JSON decode error", "type": "json_invalid", "ctx": {"error": error.msg}}
         ) from None
@@ -176,7 +187,8 @@ def validated(fields: Any, model: type[Model], where: str = "body") -> Model:
     try:
         return model.model_validate(fields)
     except ValidationError as error:
-        raise _invalid(*error.errors(include_url=False), more=more, where=where) from None
+        faults = [explained(fault, model) for fault in error.errors(include_url=False)]
+        raise _invalid(*faults, more=more, where=where) from None
 
 
 def _invalid(*faults: Any, more: int = 0, where: str = "body") -> RequestValidationError:

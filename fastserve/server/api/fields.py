@@ -20,6 +20,7 @@ from pydantic import (
 )
 from pydantic import ValidatorFunctionWrapHandler as Handler
 
+from fastserve.sched.checks import LONGEST_S, SHORTEST_S
 from fastserve.server.api.errors import MAX_FAULTS
 from fastserve.server.jobs.jobs import Scheduling
 
@@ -53,7 +54,7 @@ def few_unknown(fields: Any, model: type[BaseModel]) -> tuple[Any, int]:
     """(fields with at most MAX_FAULTS unknown ones, how many more there were): each one costs an error of 1 KB."""
     if not isinstance(fields, dict) or model.model_config.get("extra") != "forbid":
         return fields, 0
-    known = _names(model)
+    known = names_of(model)
     unknown = [name for name in fields if name not in known]
     if len(unknown) <= MAX_FAULTS:
         return fields, 0
@@ -62,7 +63,7 @@ def few_unknown(fields: Any, model: type[BaseModel]) -> tuple[Any, int]:
 
 
 @cache
-def _names(model: type[BaseModel]) -> frozenset[str]:
+def names_of(model: type[BaseModel]) -> frozenset[str]:
     """All names that fields of this model have in JSON."""
 
     def names() -> Iterator[str]:
@@ -106,6 +107,13 @@ def _json(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
+def not_tiny(value: float) -> float:
+    """Seconds that are more than 0 and less than the shortest time there is would count as 0."""
+    if 0 < value < SHORTEST_S:
+        raise ValueError(f"it must be 0 or at least a nanosecond ({SHORTEST_S:g})")
+    return value
+
+
 class FirstFault(FailFast):
     """Validation of a list stops at the first wrong element."""
 
@@ -126,7 +134,7 @@ Stop = Annotated[
     expecting("text of at least one character, or a list of at most 64 of them"),
 ]
 Metadata = Annotated[dict[str, Any], AfterValidator(_json)]
-Seconds = Annotated[float, Field(ge=0, lt=1e9, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0, le=LONGEST_S, allow_inf_nan=False), AfterValidator(not_tiny)]
 
 
 class Scheduled(BaseModel):

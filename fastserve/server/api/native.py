@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
@@ -21,11 +21,13 @@ from fastserve.server.api.native_schema import (
     GenerateRequest,
     JobAccepted,
     JobList,
+    JobSummary,
     JobView,
     Sampling,
     State,
 )
 from fastserve.server.api.streaming import EVENTS, EventStream, stream_response
+from fastserve.server.api.unknown_fields import check_query
 from fastserve.server.jobs.jobs import Group, ServedJob
 from fastserve.server.service import Service
 
@@ -138,15 +140,33 @@ async def enqueue(request: Request, body: GenerateRequest) -> ServedJob:
 
 @router.get("/jobs", responses=error_responses(401), tags=["Jobs"])
 async def jobs(
-    request: Request, state: State | None = None, limit: Annotated[int, Query(ge=1, le=1000)] = 100
+    request: Request,
+    state: Annotated[State | None, Query(description="only jobs in this state")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000, description="at most so many jobs")] = 100,
+    after: Annotated[
+        str | None, Query(max_length=256, description="only jobs before this one: `next` of the last page")
+    ] = None,
 ) -> JobList:
-    """Newest first."""
+    """This client's jobs, newest first, without their results: GET /jobs/{job_id} has one's result.
+
+    `total` counts all jobs in that state; `next` is what the next page's `after` wants, and null on the last page.
+    """
+    check_query(request, ("state", "limit", "after"))
     service = service_of(request)
-    live = await _live(service)
     own = list(service.registry.visible_to(request.scope["state"].get("client")))
-    found = [job for job in own if state is None or state_of(service, job) == state]
-    views = [view(service, job, live) for job in found[:limit]]
-    return Json({"jobs": views, "total": len(found)})  # type: ignore[return-value]
+    found = [job for job in own if state in (None, state_of(service, job))]
+    page = found
+    if after is not None:
+        older = set(own[own.index(find(request, after)) + 1 :])
+        page = [job for job in found if job in older]
+    shown = page[:limit]
+    more = shown[-1].id if len(page) > limit else None
+    live = await _live(service) if any(job.handle is not None for job in shown) else {}
+
+    def rendered() -> Response:
+        return Json({"jobs": [summary(job, live) for job in shown], "total": len(found), "next": more})
+
+    return await asyncio.to_thread(rendered)  # type: ignore[return-value]  # they may be megabytes
 
 
 @router.get("/jobs/{job_id}", responses=error_responses(401, 404), tags=["Jobs"])
@@ -188,13 +208,16 @@ def state_of(service: Service, job: ServedJob) -> str:
     return job.current_state
 
 
-async def _live(service: Service) -> dict[int, tuple[int | None, EngineJobView]]:
-    """Engine's job id -> (position among the waiting jobs, None while it runs; its state in the engine)."""
+Live: TypeAlias = dict[int, tuple[int | None, EngineJobView]]
+"""Engine's job id -> (position among the waiting jobs, None while it runs; its state in the engine)."""
+
+
+async def _live(service: Service) -> Live:
     if not service.engine.alive:
         return {}
     snapshot = await asyncio.to_thread(service.engine.snapshot)
     place = 0
-    found: dict[int, tuple[int | None, EngineJobView]] = {}
+    found: Live = {}
     for job in snapshot.jobs:
         waits = job.state != "running"
         place += waits
@@ -202,11 +225,16 @@ async def _live(service: Service) -> dict[int, tuple[int | None, EngineJobView]]
     return found
 
 
-def view(service: Service, job: ServedJob, live: dict[int, tuple[int | None, EngineJobView]]) -> JobView:
-    """position: place among the waiting jobs by arrival; the policy decides which one is next."""
+def view(service: Service, job: ServedJob, live: Live) -> JobView:
     service.settle(job)
-    place, seen = (None, None) if job.handle is None else live.get(job.handle.id, (None, None))
     answer: Any = job.answer
+    return {**summary(job, live, answer), "result": answer}
+
+
+def summary(job: ServedJob, live: Live, answer: Any = None) -> JobSummary:
+    """position: place among the waiting jobs by arrival; the policy decides which one is next."""
+    place, seen = (None, None) if job.handle is None else live.get(job.handle.id, (None, None))
+    answer = answer or job.answer
     state: Any = job.current_state
     return {
         "job_id": job.id,
@@ -225,5 +253,4 @@ def view(service: Service, job: ServedJob, live: dict[int, tuple[int | None, Eng
         "reason": answer["finish_reason"] if answer else None,
         "error": job.error,
         "metadata": job.metadata,
-        "result": answer,
     }

@@ -158,8 +158,8 @@ class JobAccepted(TypedDict):
 State = Literal["queued", "running", "preempted", "finished", "cancelled", "failed"]
 
 
-class JobView(TypedDict):
-    """Response of GET /jobs/{id}. Times: s since the epoch."""
+class JobSummary(TypedDict):
+    """One of GET /jobs. Times: s since the epoch."""
 
     job_id: str
     kind: str
@@ -177,12 +177,18 @@ class JobView(TypedDict):
     reason: str | None
     error: str | None
     metadata: dict[str, Any]
+
+
+class JobView(JobSummary):
+    """Response of GET /jobs/{job_id}."""
+
     result: GenerateAnswer | None
 
 
 class JobList(TypedDict):
-    jobs: list[JobView]
+    jobs: list[JobSummary]
     total: int
+    next: str | None
 
 
 class GpuMemory(TypedDict):

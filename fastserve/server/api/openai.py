@@ -16,6 +16,7 @@ from fastserve.server.api.errors import ApiError, Json, error_responses
 from fastserve.server.api.native_schema import ModelCard
 from fastserve.server.api.openai_answer import ChatCompletion, Completion, ModelCards
 from fastserve.server.api.openai_format import ChatFormat, CompletionFormat, ReplyState
+from fastserve.server.api.openai_refused import refuse
 from fastserve.server.api.openai_schema import (
     ChatCompletionRequest,
     CompletionRequest,
@@ -88,10 +89,11 @@ def model_card(service: Service) -> ModelCard:
 async def completions(request: Request, body: CompletionRequest) -> Response:
     service = service_of(request)
     service.check_model(body.model)
-    prompts = await service.tokenization.prompts(body.prompts)
+    refuse(body.model_extra or {})
+    cut = body.cut(COMPLETION_TOKENS)
+    prompts = await service.tokenization.prompts(body.prompts, cut, body.add_special_tokens)
     group = await _start(service, request, body, prompts, "completion", COMPLETION_TOKENS, body.logprobs)
-    reply = ReplyState(service, group, prompts, body.choices, body.stream_options, body.logprobs or 0)
-    form = CompletionFormat(reply)
+    form = CompletionFormat(ReplyState(service, group, prompts, body, body.logprobs or 0))
     if body.stream:
         return stream_response(group, form)
     outputs = await finished(request, group)
@@ -103,12 +105,13 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
 async def chat_completions(request: Request, body: ChatCompletionRequest) -> Response:
     service = service_of(request)
     service.check_model(body.model)
-    messages = [{"role": message.role, "content": message.text} for message in body.messages]
-    prompt = await service.tokenization.conversation(messages)
-    logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    refuse({**(body.model_extra or {}), "tools": body.tools})
+    messages = [message.to_template() for message in body.messages]
     body.max_tokens = body.max_completion_tokens or body.max_tokens
+    prompt = await service.tokenization.conversation(messages, body.rendering, body.cut(1), body.add_special_tokens)
+    logprobs = (body.top_logprobs or 0) if body.logprobs else None
     group = await _start(service, request, body, [prompt], "chat completion", None, logprobs)
-    form = ChatFormat(ReplyState(service, group, [prompt], body.choices, body.stream_options, logprobs or 0))
+    form = ChatFormat(ReplyState(service, group, [prompt], body, logprobs or 0))
     if body.stream:
         return stream_response(group, form)
     outputs = await finished(request, group)
@@ -146,8 +149,12 @@ async def _start(
     except ValueError as error:
         group.cancel()
         raise ApiError(400, str(error)) from error
-    except BaseException:  # ApiError, or the server ends
+    except BaseException as error:  # ApiError, or the server ends
         group.cancel()
+        if isinstance(error, ApiError) and error.param == "choices":
+            error.param = "guided_choice" if body.guided_choice else "structured_outputs"
+        elif isinstance(error, ApiError) and error.param == "prompt" and isinstance(body, ChatCompletionRequest):
+            error.param = "messages"
         raise
     return group
 
@@ -156,7 +163,11 @@ async def _start(
 async def tokenize(request: Request, body: TokenizeRequest) -> Tokenized:
     service = service_of(request)
     service.check_model(body.model)
-    tokens = await service.tokenization.tokens(body.prompt, body.add_special_tokens)
+    if body.messages is None:
+        tokens = await service.tokenization.tokens(body.prompt or "", body.add_special_tokens is not False)
+    else:
+        messages = [message.to_template() for message in body.messages]
+        tokens = await service.tokenization.conversation(messages, body.rendering, special=body.add_special_tokens)
     found = {"count": len(tokens), "max_model_len": service.engine.max_model_len, "tokens": tokens}
     return Json(found)  # type: ignore[return-value]
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from fastserve.engine import Output
 from fastserve.engine.request import Piece
+from fastserve.engine.token_text import Offsets
 from fastserve.server.api.dependencies import STATUS, failure_message
 from fastserve.server.api.errors import openai_body
-from fastserve.server.api.openai_schema import StreamOptions
+from fastserve.server.api.openai_schema import Generation
 from fastserve.server.jobs.jobs import Group
 from fastserve.server.service import Service
 
@@ -19,24 +20,31 @@ DONE = b"data: [DONE]\n\n"
 
 
 class ReplyState:
-    """State shared by both formats. Choice i belongs to prompt i // each. top: number of top logprobs requested."""
+    """State shared by both formats. Choice i belongs to prompt i // each. top: number of top logprobs requested.
+
+    each: choices of a prompt. as_ids: tokens of logprobs are written as ids, in vLLM's way; always where there is no
+    tokenizer.
+    """
 
     def __init__(
         self,
         service: Service,
         group: Group,
         prompts: Sequence[Sequence[int]],
-        each: int,
-        options: StreamOptions | None,
+        body: Generation,
         top: int,
     ) -> None:
+        options = body.stream_options
+        self.as_ids = body.return_tokens_as_token_ids or service.engine.tokenizer is None
         self.service = service
         self.group = group
         self.prompts = [len(prompt) for prompt in prompts]
-        self.each = each
+        self.each = body.choices
         self.ends_with_usage = bool(options and options.include_usage)
         self.counts = bool(options and options.include_usage and options.continuous_usage_stats)
         self.top = top
+        self.pieces = service.tokenization.pieces
+        self.skips_special = body.skip_special_tokens is not False
         self.model = service.model
         self.created = int(time.time())
         self.tokens = [0] * len(group.jobs)  # sent so far, by choice
@@ -46,7 +54,18 @@ class ReplyState:
         return self.group.jobs[0].id
 
     def token(self, id: int) -> str:
-        return self.service.tokenization.text([id])
+        if self.as_ids:
+            return f"token_id:{id}"
+        assert self.pieces is not None
+        return self.pieces.text(id)
+
+    def data(self, id: int) -> bytes:
+        """What the token adds to a text."""
+        return b"" if self.pieces is None else self.pieces.data(id)
+
+    def hidden(self, id: int) -> bool:
+        """Whether the token is left out of the text."""
+        return self.skips_special and self.pieces is not None and id in self.pieces.special
 
     def usage(self) -> dict[str, int]:
         return usage(sum(self.prompts), sum(self.tokens))
@@ -75,7 +94,7 @@ class CompletionFormat:
         self.id = self.prefix + reply.id
         head = {"id": self.id, "object": self.chunk_object, "created": reply.created, "model": reply.model}
         self.head = json.dumps(head, separators=(",", ":"))[:-1] + ',"choices":[{"index":'
-        self.offsets = [0] * len(reply.group.jobs)
+        self.offsets = [None if reply.pieces is None else Offsets(reply.pieces) for _ in reply.group.jobs]
 
     @property
     def chunk_object(self) -> str:
@@ -156,21 +175,28 @@ class CompletionFormat:
 
     def logprobs(self, choice: int, pieces: Sequence[Piece]) -> dict[str, Any]:
         """The legacy format of completions: parallel lists."""
+        reply = self.reply
         tokens, offsets = [], []
         for piece in pieces:
             assert piece.token_id is not None
-            tokens.append(self.reply.token(piece.token_id))
-            offsets.append(self.offsets[choice])
-            self.offsets[choice] += len(tokens[-1])
+            tokens.append(reply.token(piece.token_id))
+            shown = b"" if reply.hidden(piece.token_id) else reply.data(piece.token_id)
+            told = self.offsets[choice]
+            offsets.append(0 if told is None else told.next(shown))
         return {
             "tokens": tokens,
             "token_logprobs": [_finite(piece.logprob) for piece in pieces],
-            "top_logprobs": [
-                {self.reply.token(id): logprob for id, logprob in self.likeliest(piece, chosen=True)}
-                for piece in pieces
-            ],
+            "top_logprobs": [self._by_text(self.likeliest(piece, chosen=True)) for piece in pieces],
             "text_offset": offsets,
         }
+
+    def _by_text(self, found: Sequence[tuple[int, float]]) -> dict[str, float]:
+        """Where two tokens have one text, the less likely goes by its id, as vLLM writes ids."""
+        told: dict[str, float] = {}
+        for id, logprob in found:
+            text = self.reply.token(id)
+            told[f"token_id:{id}" if text in told else text] = logprob
+        return told
 
     def likeliest(self, piece: Piece, chosen: bool) -> list[tuple[int, float]]:
         """(id, logprob) of the top tokens at this position, best first. chosen: always with the sampled token."""
@@ -208,8 +234,7 @@ class ChatFormat(CompletionFormat):
         return {"content": content}
 
     def _logprob(self, id: int, logprob: float) -> dict[str, Any]:
-        token = self.reply.token(id)
-        return {"token": token, "logprob": logprob, "bytes": list(token.encode())}
+        return {"token": self.reply.token(id), "logprob": logprob, "bytes": list(self.reply.data(id))}
 
 
 def usage(prompt: int, completion: int) -> dict[str, int]:

@@ -1,10 +1,10 @@
-"""Request bodies of OpenAI's routes. Unknown fields are ignored; known but unsupported ones are refused by name."""
+"""Request bodies of OpenAI's routes, with vLLM's fields. What they ask for beyond it is in openai_refused."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fastserve.engine import SamplingParams
 from fastserve.server.api.fields import (
@@ -17,12 +17,22 @@ from fastserve.server.api.fields import (
     Text,
     Token,
     Tokens,
+    Word,
     expecting,
 )
+from fastserve.server.api.openai_messages import Conversation, Messages
+from fastserve.server.api.openai_refused import LEAVE_OUT, TO_FORM
+from fastserve.server.api.tokenization import Cut
 
 MAX_CHOICES = 128
-UNSUPPORTED = ("tools", "functions", "logit_bias", "suffix", "echo")
-"""Unsupported fields: refused unless null, false or empty."""
+MAX_WORDS = 256
+"""Choices, and words that are not to be said, of a request."""
+MAX_TOKEN_IDS = 1 << 18
+"""Of a list that stands for a part of the vocabulary."""
+
+TokenIds = Annotated[list[Token], Field(min_length=1, max_length=MAX_TOKEN_IDS), FirstFault()]
+Choice = Annotated[list[Word], Field(min_length=1, max_length=MAX_WORDS), FirstFault()]
+Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
 class StreamOptions(BaseModel):
@@ -30,10 +40,25 @@ class StreamOptions(BaseModel):
     continuous_usage_stats: bool | None = None
 
 
+class StructuredOutputs(BaseModel):
+    """What the output has to be: one of these texts. Kinds that this server cannot do are among the extra fields."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+    choice: Choice | None = None
+
+    @model_validator(mode="after")
+    def _choice_only(self) -> StructuredOutputs:
+        for name in ("json", "regex", "grammar", "json_object", "structural_tag"):
+            if (self.model_extra or {}).get(name):
+                raise ValueError(f"{name}: {TO_FORM}; {LEAVE_OUT}")
+        return self
+
+
 class Generation(Scheduled):
     """Fields of both completions and chat. Null means not given."""
 
-    model_config = ConfigDict(extra="ignore", protected_namespaces=())
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
 
     model: ModelName | None = None
     max_tokens: Tokens | None = None
@@ -55,28 +80,33 @@ class Generation(Scheduled):
     user: Name | None = None
     stop_after: Tokens | None = None
     guess: Tokens | None = None
-    tools: Any = None
-    functions: Any = None
-    logit_bias: Any = None
-    response_format: Any = None
+    logit_bias: Annotated[dict[Token, Bias], Field(max_length=MAX_TOKEN_IDS)] | None = None
+    allowed_token_ids: TokenIds | None = None
+    bad_words: Annotated[list[Word], Field(max_length=MAX_WORDS), FirstFault()] | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_choice: Choice | None = None
+    include_stop_str_in_output: bool | None = None
+    skip_special_tokens: bool | None = None
+    add_special_tokens: bool | None = None
+    truncate_prompt_tokens: Literal[-1] | Tokens | None = None
+    truncation_side: Literal["left", "right"] | None = None
+    return_tokens_as_token_ids: bool | None = None
 
     @property
     def choices(self) -> int:
         return self.n or 1
 
-    @field_validator(*UNSUPPORTED, check_fields=False)
-    @classmethod
-    def _unsupported(cls, value: Any) -> Any:
-        if value:
-            raise ValueError("this server does not support it; leave it out")
-        return value
+    def cut(self, output: int) -> Cut | None:
+        """How the prompt is cut to fit. output: tokens that are wanted where max_tokens is not given."""
+        if self.truncate_prompt_tokens is None:
+            return None
+        return Cut(self.truncate_prompt_tokens, self.truncation_side != "right", self.max_tokens or output)
 
-    @field_validator("response_format")
-    @classmethod
-    def _text_only(cls, value: Any) -> Any:
-        if value is not None and (not isinstance(value, dict) or value.get("type", "text") != "text"):
-            raise ValueError("this server supports text only; leave it out")
-        return value
+    @model_validator(mode="after")
+    def _one_choice(self) -> Generation:
+        if self.guided_choice and self.structured_outputs and self.structured_outputs.choice:
+            raise ValueError("guided_choice and structured_outputs with choice are the same; give one of them")
+        return self
 
     def params(self, output_tokens: int | None, choice: int, logprobs: int | None) -> SamplingParams:
         """Of one choice: its seed is the request's plus its index. Raises ValueError for a value out of range."""
@@ -93,7 +123,13 @@ class Generation(Scheduled):
             seed=None if self.seed is None else self.seed + choice,
             stop=self.stop or (),
             stop_token_ids=self.stop_token_ids or (),
+            include_stop=bool(self.include_stop_str_in_output),
             ignore_eos=bool(self.ignore_eos),
+            skip_special_tokens=self.skip_special_tokens is not False,
+            allowed_token_ids=self.allowed_token_ids,
+            logit_bias=self.logit_bias or (),
+            bad_words=self.bad_words or (),
+            choices=self.guided_choice or (self.structured_outputs and self.structured_outputs.choice) or (),
             logprobs=logprobs,
             stop_after=self.stop_after,
             guess=self.guess,
@@ -107,8 +143,6 @@ class CompletionRequest(Generation):
     ]
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     best_of: Annotated[int, Field(ge=1)] | None = None
-    suffix: Any = None
-    echo: Any = None
 
     @property
     def prompts(self) -> list[str | list[int]]:
@@ -125,35 +159,8 @@ class CompletionRequest(Generation):
         return self
 
 
-class Part(BaseModel):
-    type: str
-    text: Text | None = None
-
-
-class ChatMessage(BaseModel):
-    """Other fields, such as name, are ignored. Several text parts are concatenated."""
-
-    role: Text
-    content: Annotated[
-        Text | Annotated[list[Part], FirstFault()] | None, expecting("text, or a list of parts with a type")
-    ] = None
-
-    @property
-    def text(self) -> str:
-        content = self.content or ""
-        return content if isinstance(content, str) else "".join([part.text or "" for part in content])
-
-    @model_validator(mode="after")
-    def _text_only(self) -> ChatMessage:
-        if isinstance(self.content, list):
-            for part in self.content:
-                if part.type != "text":
-                    raise ValueError(f"content of type {part.type} is not supported by this server; send text")
-        return self
-
-
-class ChatCompletionRequest(Generation):
-    messages: Annotated[list[ChatMessage], Field(min_length=1), FirstFault()]
+class ChatCompletionRequest(Generation, Conversation):
+    messages: Messages
     max_completion_tokens: Tokens | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
@@ -165,11 +172,20 @@ class ChatCompletionRequest(Generation):
         return self
 
 
-class TokenizeRequest(BaseModel):
+class TokenizeRequest(Conversation):
+    """A text, or the messages of a chat."""
+
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
     model: ModelName | None = None
-    prompt: Text
-    add_special_tokens: bool = True
+    prompt: Text | None = None
+    messages: Messages | None = None
+    add_special_tokens: bool | None = None
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> TokenizeRequest:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give prompt or messages, one of them")
+        return self
 
 
 class DetokenizeRequest(BaseModel):

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from fastserve.engine import Engine
 from fastserve.engine.model_info import too_long
-from fastserve.server.api.chat_template import ChatTemplate, Messages
+from fastserve.engine.token_text import TokenText
+from fastserve.server.api.chat_template import ANSWER, ChatTemplate, Messages, Rendering
 from fastserve.server.api.errors import ApiError
+from fastserve.server.api.fields import lone_surrogate
+from fastserve.server.body_scan import fragments
 from fastserve.server.input_pool import InputPool
+from fastserve.server.token_bound import TokenBound
+
+Result = TypeVar("Result")
+
+LONG_TEXT = 1 << 18
+"""Characters above which a text is not tokenized before it is known how much of it is needed."""
+
+AT_CUT = 64
+"""Tokens beside a cut that may be others when the text beyond is missing."""
 
 SHORT_TEXT = 8_000
 """Characters up to which a text is tokenized on the event loop."""
@@ -18,14 +30,20 @@ SHORT_TEXT = 8_000
 SHORT_CHAT, SHORT_LIST = 64, 4096
 """Messages and token ids up to which it is done there as well."""
 
-SLICE = 1 << 15
-"""Characters of a long text that are tokenized at once when it is to be known whether it can fit."""
 
-FORGIVEN = 16
-"""Tokens of a slice, beside 1 in 64, that the text as a whole may not have."""
+class Cut(NamedTuple):
+    """A prompt is cut to so many tokens, -1: to what leaves room for `output` ones. end: its end is kept."""
 
-ANSWERED_TOKENS = 1 << 16
-"""Tokens that /tokenize answers with at least, however short the context; twice the context if that is more."""
+    tokens: int
+    end: bool
+    output: int
+
+    def most(self, context: int) -> int:
+        return self.tokens if self.tokens > 0 else max(1, context - self.output)
+
+    def of(self, ids: list[int], context: int) -> list[int]:
+        most = self.most(context)
+        return ids[-most:] if self.end else ids[:most]
 
 
 class Tokenization:
@@ -35,48 +53,58 @@ class Tokenization:
         self.engine = engine
         self.chat = chat
         self.pool = pool
+        self.pieces = None if engine.tokenizer is None else TokenText(engine.tokenizer)
+        """what single tokens are in a text"""
 
     async def prompt(self, prompt: str | list[int]) -> list[int]:
         """Token ids of a prompt: text, or token ids already."""
         return (await self.prompts([prompt]))[0]
 
-    async def prompts(self, prompts: Sequence[str | list[int]]) -> list[list[int]]:
-        """Of several prompts; the first one that cannot fit is refused before the next one is looked at."""
-        short = sum(map(len, prompts)) <= SHORT_TEXT
-        return [await self._run(partial(self._prompt, prompt), short) for prompt in prompts]
+    async def prompts(
+        self, prompts: Sequence[str | list[int]], cut: Cut | None = None, special: bool | None = None
+    ) -> list[list[int]]:
+        """Of several prompts; the first one that cannot fit is refused before the next one is looked at.
 
-    def _prompt(self, prompt: str | list[int]) -> list[int]:
+        special: whether the tokenizer adds its special tokens to a text (None: yes).
+        """
+        short = sum(map(len, prompts)) <= SHORT_TEXT
+        return [await self._run(partial(self._prompt, prompt, cut, special), short) for prompt in prompts]
+
+    def _prompt(self, prompt: str | list[int], cut: Cut | None, special: bool | None) -> list[int]:
         most = self.engine.max_model_len
+        if cut is not None and not isinstance(prompt, str):
+            prompt = cut.of(prompt, most)
         ids = prompt
         try:
             if isinstance(prompt, str):
-                self._check_length([prompt], most)
-                ids = self.engine.info.encode(prompt)
+                prompt = self._bounded(prompt, cut)
+                ids = self.engine.info.encode(prompt if special is not False else self._encode(prompt, False))
+                ids = ids if cut is None else cut.of(ids, most)
             if len(ids) >= most:  # refused before each id is checked
                 raise ApiError(400, too_long(most, len(ids)), param="prompt")
-            return self.engine.info.encode(prompt) if ids is prompt else list(ids)  # type: ignore[arg-type]
+            return self.engine.info.encode(ids) if ids is prompt else list(ids)  # type: ignore[arg-type]
         except ValueError as error:
             raise ApiError(400, str(error), param="prompt") from error
 
-    async def conversation(self, messages: Messages) -> list[int]:
-        """Token ids of a chat, with the generation prompt."""
+    async def conversation(
+        self, messages: Messages, how: Rendering = ANSWER, cut: Cut | None = None, special: bool | None = None
+    ) -> list[int]:
+        """Token ids of a chat. special: as in prompts(); None: only where no template has written them."""
 
         def encode() -> list[int]:
-            self._check_length(map(_content, messages), self.engine.max_model_len)
-            text, special = self.chat.prompt(messages)
-            return self._encode(text, special)
+            text, usual = self.chat.prompt(messages, how)
+            if (fault := lone_surrogate(text)) is not None:
+                raise ApiError(400, f"messages: {fault}", param="messages")
+            text = self._bounded(text, cut)
+            ids = self._encode(text, usual if special is None else special)
+            return ids if cut is None else cut.of(ids, self.engine.max_model_len)
 
-        size = sum(len(_content(message)) for message in messages[:SHORT_CHAT])
-        return await self._run(encode, len(messages) <= SHORT_CHAT and size <= SHORT_TEXT)
+        return await self._run(encode, len(messages) <= SHORT_CHAT and _is_short([messages, how]))
 
     async def tokens(self, text: str, special: bool) -> list[int]:
-        """For /tokenize. special: add the tokenizer's special tokens. Raises ApiError 400 for very many tokens."""
-
-        def encode() -> list[int]:
-            self._check_length([text], max(2 * self.engine.max_model_len, ANSWERED_TOKENS))
-            return self._encode(text, special)
-
-        return await self._run(encode, len(text) <= SHORT_TEXT)
+        """For /tokenize. special: add the tokenizer's special tokens."""
+        found: list[int] = await self._run(partial(self._encode, text, special), len(text) <= SHORT_TEXT)
+        return found
 
     async def text_of(self, tokens: list[int]) -> str:
         """For /detokenize: text(), off the event loop when they are many."""
@@ -99,6 +127,34 @@ class Tokenization:
         """Characters of the longest text that can fit into the context: each token is the longest one."""
         return self.engine.max_model_len * _longest_token(self.engine.tokenizer)
 
+    def check_texts(self, body: bytearray, batch: bool) -> None:
+        """Raises ApiError 400 if the strings of a body are clearly longer than a prompt. batch: each may be one."""
+        if self.engine.tokenizer is not None and b'"truncate_prompt_tokens"' not in body:  # else: see _bounded()
+            bound = TokenBound(partial(self._encode, special=False), together=not batch)
+            if bound.exceeds(fragments(body), self.engine.max_model_len):
+                raise self.uncounted(f"a prompt of more than {bound.tokens} tokens")
+
+    def _bounded(self, text: str, cut: Cut | None) -> str:
+        """As much of a long text as can be needed: tokenizing costs a hundred times its size.
+
+        Raises ApiError 400 for one that is not to be cut and is clearly longer than a prompt.
+        """
+        if cut is None:
+            if len(text) <= LONG_TEXT:  # check_texts() has seen most
+                return text
+            bound = TokenBound(partial(self._encode, special=False), together=True)
+            if bound.exceeds([(text, True)], self.engine.max_model_len):
+                raise self.uncounted(f"a prompt of more than {bound.tokens} tokens")
+            return text
+        enough = cut.most(self.engine.max_model_len) + AT_CUT
+        size = max(SHORT_TEXT, 4 * enough)
+        while size < len(text):
+            part = text[-size:] if cut.end else text[:size]
+            if len(self._encode(part, False)) >= enough:
+                return part
+            size *= 4
+        return text
+
     def uncounted(self, what: str) -> ApiError:
         """The refusal of a prompt whose tokens were not counted."""
         return ApiError(400, too_long(self.engine.max_model_len, what))
@@ -109,31 +165,22 @@ class Tokenization:
             raise ApiError(400, "this model has no tokenizer", param="prompt")
         return list(tokenizer.encode(text, add_special_tokens=special))
 
-    def _check_length(self, texts: Iterable[str], most: int) -> None:
-        """Refuses texts that are clearly more than `most` tokens, by tokenizing slices of them until they are too many.
-
-        A whole text costs a hundred times its size. A slice may have a few tokens more than its share of the whole, so
-        some are forgiven: what is refused is too long, and the exact count decides about the rest.
-        """
-        texts = [text for text in texts if len(text) > FORGIVEN]
-        characters = sum(map(len, texts))
-        if characters <= max(2 * SLICE, 3 * most) or self.engine.tokenizer is None:
-            return
-        found = 0
-        for text in texts:
-            for start in range(0, len(text), SLICE):
-                count = len(self._encode(text[start : start + SLICE], False))
-                found += max(0, count - count // 64 - FORGIVEN)
-                if found > most:
-                    raise self.uncounted(f"a text of {characters:,} characters, more than {found:,} tokens")
-
-    async def _run(self, work: Any, short: bool) -> Any:
+    async def _run(self, work: Callable[[], Result], short: bool) -> Result:
         return work() if short else await self.pool.run(work)
 
 
-def _content(message: Mapping[str, Any]) -> str:
-    content = message.get("content")
-    return content if isinstance(content, str) else ""
+def _is_short(value: Any) -> bool:
+    """Whether there are at most SHORT_TEXT characters and values in this nest of lists and objects."""
+    size = 0
+    nests = [value]
+    while nests:
+        nest = nests.pop()
+        items = [*nest.keys(), *nest.values()] if isinstance(nest, Mapping) else nest
+        size += len(items) + sum([len(item) for item in items if isinstance(item, str)])
+        if size > SHORT_TEXT:
+            return False
+        nests += [item for item in items if isinstance(item, list | tuple | Mapping)]
+    return True
 
 
 def _longest_token(tokenizer: Any) -> int:
@@ -141,5 +188,5 @@ def _longest_token(tokenizer: Any) -> int:
     known: int | None = getattr(tokenizer, "longest_token", None)
     if known is not None:
         return known
-    vocabulary = getattr(tokenizer, "get_vocab", dict)()
+    vocabulary: dict[str, int] = getattr(tokenizer, "get_vocab", dict)()
     return max(map(len, vocabulary), default=256)

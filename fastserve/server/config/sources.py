@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -12,8 +11,8 @@ from dotenv import dotenv_values
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
-from fastserve.sched.checks import check_names, renamed
-from fastserve.server.config import yaml_file
+from fastserve.sched.checks import check_names, nearest, renamed
+from fastserve.server.config import named_code, yaml_file
 from fastserve.server.config.aliases import ALIASES, converted
 
 PLAIN: dict[str, str] = {
@@ -33,6 +32,8 @@ PREFIX = "FASTSERVE_"
 DOTENV = "FASTSERVE_DOTENV"
 """Environment variable: off disables .env, for servers started by benchmarks."""
 
+OTHERS = ("DOTENV", "CACHE", "COMPILED", "EXAMPLES", "NATIVE", "SCALE", "TRACE", "TRACES")
+"""Variables with our prefix that other parts of the package and its tests read."""
 
 Read = Callable[[Mapping[str, Any], Iterable[str]], dict[str, Any]]
 """(what sources of higher precedence say, names of all fields) -> what this one says"""
@@ -57,9 +58,11 @@ def environment(_: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
     return {field: value for field, (_, value) in _variables(os.environ, known).items()}
 
 
-def dotenv(_: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
-    """Settings from .env in the current folder."""
-    return {field: value for field, (_, value) in _variables(_dotenv_values(), known).items()}
+def dotenv(above: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
+    """Settings from .env in the current folder. Raises ValueError where it names code: see named_code."""
+    found = _variables(_dotenv_values(), known)
+    named_code.refuse(found, above, known)
+    return {field: value for field, (_, value) in found.items()}
 
 
 def file(above: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
@@ -99,18 +102,23 @@ def origins(given: Mapping[str, Any], known: Iterable[str]) -> dict[str, str]:
 
 
 def strays(known: Iterable[str], config: Path | None = None) -> list[str]:
-    """Warnings: environment variables that look like misspelt settings, keys of the file that change nothing."""
-    variables = {PREFIX + name.upper() for name in (*known, *ALIASES)}
+    """Warnings: variables with our prefix that are no settings, keys of the file that change nothing."""
+    settings = [name.upper() for name in (*known, *ALIASES)]
     found = []
-    for name in os.environ:
-        if name.startswith(PREFIX) and name not in variables:
-            near = difflib.get_close_matches(name, variables, n=1, cutoff=0.88)
-            if near:
-                found.append(f"environment variable {name} is not known; did you mean {near[0]}?")
+    for where, given in (("the environment", os.environ), (".env", _dotenv_values())):
+        names = [name.removeprefix(PREFIX) for name in sorted(given) if name.startswith(PREFIX)]
+        strange = [name for name in names if name not in settings and name not in OTHERS]
+        found += [
+            f"{where}: {PREFIX}{name} is no setting and changes nothing{_meant(name, settings)}" for name in strange
+        ]
     if config is not None:
         idle = yaml_file.read(config, known).idle
         found += [f"config file {config}: {key} changes nothing here: {yaml_file.IDLE[key]}" for key in idle]
     return found
+
+
+def _meant(name: str, settings: Iterable[str]) -> str:
+    return nearest(name, settings).replace("mean ", f"mean {PREFIX}")
 
 
 def _dotenv_values() -> dict[str, str | None]:

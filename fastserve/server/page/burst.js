@@ -38,7 +38,7 @@ export class Burst {
   async start() {
     const { signal } = (this.stop = new AbortController());
     const took = { short: [], steady: [], long: [] };
-    const ended = (job) => job.reason !== "cancelled" && took[job.client]?.push(job.took);
+    const ended = (job) => ["stop", "length"].includes(job.reason) && took[job.client]?.push(job.took);
     const preempted = this.world.stats.counters.preemptions;
     const { settings, stats } = { settings: this.world.about.settings, stats: this.world.stats };
     say(this.button, "Stop burst");

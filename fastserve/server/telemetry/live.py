@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -30,8 +31,21 @@ BACKLOG = 50
 """Unread messages after which a slow viewer gets a fresh snapshot instead of them."""
 
 
+SHOWN = frozenset((
+    "id", "type", "at", "state", "slot", "level", "was", "direction", "prompt_tokens", "prefilled_tokens",
+    "output_tokens", "max_tokens", "arrival", "served", "preemptions", "place", "resumed", "blocks", "ahead", "reason",
+))  # fmt: skip
+"""Fields of a job or an event that every viewer may see: what the scheduler does, not who it is done for."""
+
+HIDDEN: dict[str, Any] = {"client": "", "program": "", "priority": 0, "job_id": None}
+"""What stands for the other fields."""
+
+QUEUE = re.compile(r"Q\d+\b")
+"""A level of queues; whatever else a policy says of a job may name who it is for."""
+
+
 class Viewer:
-    """One open stream. client: the only client whose name it may see; None: all."""
+    """One open stream. client: the only client of whose jobs it may see more than SHOWN; None: all."""
 
     def __init__(self, broadcaster: Broadcaster, client: str | None) -> None:
         self.broadcaster = broadcaster
@@ -74,12 +88,19 @@ class Viewer:
         if self.client is not None:
             for key in ("jobs", "events"):
                 if key in message:
-                    own = [
-                        {**entry, "client": ""} if entry.get("client", self.client) != self.client else entry
-                        for entry in message[key]
-                    ]
-                    message = {**message, key: own}
+                    message = {**message, key: [self._visible(entry) for entry in message[key]]}
         return b"data: " + json.dumps(message, separators=(",", ":")).encode() + b"\n\n"
+
+    def _visible(self, entry: dict[str, Any]) -> dict[str, Any]:
+        if entry.get("client", self.broadcaster.client(entry["id"])) == self.client:
+            return entry
+        found = {name: value for name, value in entry.items() if name in SHOWN}
+        found |= {name: value for name, value in HIDDEN.items() if name in entry}
+        for name in ("level", "was"):
+            if name in found:
+                level = QUEUE.match(found[name])
+                found[name] = level[0] if level else ""
+        return found
 
 
 class Broadcaster:
@@ -185,6 +206,11 @@ class Broadcaster:
         stats["levels"] = [quantum / 1e9 for quantum in getattr(self.engine.loop.scheduler.policy, "quanta", ())]
         jobs = snapshot.to_json()["jobs"]
         return {"stats": stats, "jobs": [{**job, "job_id": self._job_id(job["id"])} for job in jobs]}
+
+    def client(self, engine_id: int) -> str | None:
+        """Client of a live job, by the engine's id."""
+        job = self.registry.jobs.get(self._job_id(engine_id) or "")
+        return None if job is None else job.client
 
     def _job_id(self, engine_id: int) -> str | None:
         """job_id of a live job, by the engine's id."""

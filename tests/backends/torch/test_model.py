@@ -69,7 +69,7 @@ def test_generation_config_gives_eos_suppressed_tokens_and_sampling_defaults(tmp
     given = {"eos_token_id": 9, "suppress_tokens": [1, 2], "do_sample": True, "temperature": 0.6, "top_k": 20}
     (tmp_path / "generation_config.json").write_text(json.dumps(given))
     model = load(tmp_path, load_format="dummy")
-    assert model.eos_ids == {9}
+    assert model.eos_ids == {5, 9}  # a fine-tune may have changed one of them only
     assert model.suppress == (1, 2)
     assert model.defaults == {"temperature": 0.6, "top_k": 20}
 
@@ -137,7 +137,7 @@ def test_long_rotary_factors_end_the_context_before_they_change() -> None:
     assert checkpoint.own_length(transformers.AutoConfig.for_model("llama", **families.SIZES)) == 256
 
 
-def test_a_tokenizer_is_loaded_where_there_is_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_tokenizer_is_loaded_where_there_is_one(tmp_path: Path) -> None:
     from tokenizers import Tokenizer, models
 
     families.write_config(tmp_path, "llama")
@@ -146,9 +146,8 @@ def test_a_tokenizer_is_loaded_where_there_is_one(tmp_path: Path, caplog: pytest
     model = load(tmp_path, load_format="dummy")
     assert model.tokenizer.decode([5]) == "w5"
     (tmp_path / "tokenizer.json").write_text("{}")
-    with caplog.at_level(logging.WARNING, "fastserve"):
-        assert load(tmp_path, load_format="dummy").tokenizer is None
-    assert "so prompts are token ids" in caplog.text
+    with pytest.raises(ModelNotFoundError, match=r"The tokenizer.json of .* it has no model\.$"):
+        load(tmp_path, load_format="dummy")
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "a/b/c"])

@@ -186,6 +186,36 @@ def test_min_tokens_bars_eos_and_stop_tokens_until_they_are_out() -> None:
     assert taken == [2, 2, 0, 0]
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_constraints_leave_what_they_allow(temperature: float) -> None:
+    """transformers' own processors allow the same."""
+    fields: dict[str, Any] = {"temperature": temperature, "logprobs": VOCAB, "max_tokens": None}
+    for seed in range(20):
+        logits = random_logits(seed, 1)
+        biased = transformers.SequenceBiasLogitsProcessor({(4,): 2.5, (9,): -1.0})(torch.tensor([[1]]), logits.clone())
+        barred = transformers.NoBadWordsLogitsProcessor([[6], [2, 8]], eos_token_id=None)(torch.tensor([[2]]), biased)
+        kept = torch.full_like(barred, -torch.inf)
+        kept[:, 4:20] = barred[:, 4:20]
+        state = state_of(
+            output=[2], seed=seed, allowed_token_ids=range(4, 20), logit_bias={4: 2.5, 9: -1.0},
+            bad_token_ids=[[6], [2, 8]], **fields,
+        )  # fmt: skip
+        [got] = Sampler().sample(logits.clone(), [state])
+        assert isinstance(got, Sampled) and got.top is not None
+        report = torch.full((VOCAB,), -torch.inf)
+        for token, logprob in got.top:
+            report[token] = logprob
+        torch.testing.assert_close(report[None], torch.log_softmax(kept, -1))
+        assert 4 <= got.token < 20 and got.token not in (6, 8)
+
+
+def test_nothing_left_is_one_requests_fault() -> None:
+    bad = state_of(allowed_token_ids=[5], bad_token_ids=[[5]], temperature=0)
+    got = Sampler().sample(random_logits(0, 2), [bad, state_of(temperature=0)])
+    assert isinstance(got[0], SamplingError) and "every token is barred" in str(got[0])
+    assert isinstance(got[1], Sampled)
+
+
 def test_a_state_needs_resolved_parameters() -> None:
     with pytest.raises(ValueError, match="resolved"):
         SamplingState(SamplingParams(temperature=1.0), seed=0)
@@ -204,6 +234,9 @@ CHOICES = st.fixed_dictionaries(
         "logprobs": st.sampled_from([None, 0, 3]),
         "min_tokens": st.sampled_from([0, 2]),
         "seed": st.integers(0, 3),
+        "allowed_token_ids": st.sampled_from([None, [1, 2, 5, 7, 8]]),
+        "logit_bias": st.sampled_from([(), {1: 2.0, 7: -1.5}]),
+        "bad_token_ids": st.sampled_from([(), [[5], [7, 8], [8, 7]]]),
     }
 )
 
