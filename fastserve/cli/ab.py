@@ -170,7 +170,7 @@ def _first(args: argparse.Namespace, contenders: Sequence[Contender]) -> str:
     if not args.offline:
         own = any(isinstance(one, PolicySpec) for one in contenders)
         return f"starting a server with {args.model} for each run: some seconds each" if own else "asking the servers"
-    return loading(args)
+    return loading(args, ", ".join(one.title for one in contenders))
 
 
 def _read(args: argparse.Namespace, num_requests: int | None) -> Trace:
