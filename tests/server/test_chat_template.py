@@ -80,6 +80,9 @@ async def test_a_history_of_tools_reaches_the_template(ask: Any) -> None:
     assert status == 400 and error["param"] == "messages.1.tool_calls", "the plain template has no place for them"
     status, error = await ask("{% for m in messages %}{{ m.content }}{% endfor %}", USER, calls)
     assert status == 400 and "messages.1.tool_calls" in error["message"] and "leave it out" in error["message"]
+    status, error = await ask(None, USER, {"role": "assistant", "audio": {"id": "a"}})
+    assert status == 400 and error["param"] == "messages.1.audio"
+    assert await ask(None, {"role": "assistant", "refusal": "No"}) == (200, len("assistant: No\nassistant:"))
     nothing = {"role": "assistant", "content": "ok", "tool_calls": [], "refusal": None, "audio": None}
     assert await ask(None, USER, nothing) == (200, len("user: Hi\nassistant: ok\nassistant:"))
 

@@ -56,6 +56,8 @@ class ChatMessage(BaseModel):
             texts = [part if isinstance(part, str) else part.text for part in content]
             content = [{"type": "text", "text": text} for text in texts]
         message = {name: value for name, value in (self.model_extra or {}).items() if value not in (None, [], {})}
+        if content is None:  # a model that refused has said it there
+            content = message.pop("refusal", None)
         message |= {"role": self.role, "content": content}
         if self.tool_calls:
             message["tool_calls"] = [_call(call) for call in self.tool_calls]
