@@ -64,6 +64,7 @@ async def test_variables_reach_the_template(ask: Any) -> None:
     assert await ask(STRICT, USER, chat_template_kwargs={"enable_thinking": True, "other": [1]}) == (200, plain)
     assert await ask(STRICT, USER, chat_template_kwargs=None) == (200, plain)
     assert await ask(STRICT, USER, reasoning_effort="none") == (200, thoughtless)
+    assert await ask(STRICT, USER, enable_thinking=False) == (200, thoughtless)
     assert await ask("{{ reasoning_effort }}", USER, reasoning_effort="high") == (200, 4)
     for name in ("messages", "tokenize", "chat_template", "add_generation_prompt"):
         status, error = await ask(STRICT, USER, chat_template_kwargs={name: 1})

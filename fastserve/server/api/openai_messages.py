@@ -89,6 +89,7 @@ class Conversation(BaseModel):
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     reasoning_effort: Text | None = None
+    enable_thinking: bool | None = None
     tools: Annotated[list[dict[str, Any]], FirstFault()] | None = None
     documents: Annotated[list[dict[str, Any]], FirstFault()] | None = None
 
@@ -106,6 +107,8 @@ class Conversation(BaseModel):
             more.setdefault("reasoning_effort", self.reasoning_effort)
             if self.reasoning_effort == "none":
                 more.setdefault("enable_thinking", False)
+        if self.enable_thinking is not None:
+            more.setdefault("enable_thinking", self.enable_thinking)
         continues = bool(self.continue_final_message)
         begins = not continues if self.add_generation_prompt is None else self.add_generation_prompt
         return Rendering(begins, continues, self.tools, self.documents, more)
