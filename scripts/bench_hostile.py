@@ -174,8 +174,7 @@ def request(address: tuple[str, int], head: str, body: bytes = b"", timeout: flo
 
 
 def ping(address: tuple[str, int]) -> None:
-    status, _ = request(address, "GET /ping HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
-    assert status == 200, status
+    request(address, "GET /ping HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
 
 
 def measure(server: Server, name: str, path: str, body: bytes) -> Row:

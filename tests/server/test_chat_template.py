@@ -162,6 +162,18 @@ async def test_the_final_message_is_continued(ask: Any) -> None:
     assert status == 400 and "continue_final_message and add_generation_prompt" in error["message"]
 
 
+async def test_tokenize_takes_messages_too(serve: Serve) -> None:
+    async with serve(chat_template=STRICT) as client:
+        body = {"messages": [USER], "chat_template_kwargs": {"enable_thinking": False}}
+        found = (await client.post("/tokenize", json=body)).json()
+        assert bytes(found["tokens"]).decode() == "<U>Hi\n<A><think></think>"
+        begun = {"messages": [USER, {"role": "assistant", "content": "The"}], "continue_final_message": True}
+        found = (await client.post("/tokenize", json=begun)).json()
+        assert bytes(found["tokens"]).decode() == "<U>Hi\n<A>The"
+        for wrong in ({}, {"prompt": "a", "messages": [USER]}):
+            assert "prompt or messages" in (await client.post("/tokenize", json=wrong)).text
+
+
 async def test_surrogates_in_what_reaches_the_template_are_told(serve: Serve) -> None:
     async with serve(chat_template="{{ messages|tojson }}{{ word }}") as client:
         for more in ('"name":"\\udc00","content":"a"}]', '"content":"a"}],"chat_template_kwargs":{"word":"\\ud83d"}'):

@@ -51,6 +51,15 @@ def find_folder(name: str) -> Path | None:
     return None
 
 
+def look(name: str, dummy: bool) -> None:
+    """Raises ModelNotFoundError for a folder that cannot be loaded. dummy: its weights are drawn, not read."""
+    folder = None if name == "embedded" else find_folder(name)
+    if folder is not None:
+        if not dummy:
+            check_weights(folder, name)
+        check_tokenizer(folder, name)
+
+
 def check_config(folder: Path, name: str) -> None:
     """Raises ModelNotFoundError where the folder is none of a model, or its config cannot be read."""
     try:

@@ -60,6 +60,10 @@ def not_served(method: str, path: str, routes: Iterable[str]) -> str:
     what = f"there is no route {method} {path[:100]}"
     if parts[:2] == ["v1", "v1"]:
         return f"{what}: the base URL ends with /v1 twice, once is right"
+    if parts[:2] in (["v1", "chat"], ["v1", "completions"]) and parts[-1] == "completions" and len(parts) > 3:
+        return f"{what}: the base URL ends with a route, it has to end with /v1"
+    if parts[0] == "openai":
+        return f"{what}: Azure's paths are not served; {OPENAI}"
     if parts[0] == "api":
         return f"{what}: Ollama's API is not served, OpenAI's is: {OPENAI}"
     if known and known[0] in ELSEWHERE:
