@@ -220,7 +220,7 @@ def read_tokenizer(name: str, source: str, trusted: bool) -> Any:
         LOG.info("%s has no tokenizer: prompts are token ids, and there is no text", source)
         return None
     lacking = [it for it in ("sentencepiece", "google.protobuf") if not _installed(it)]
-    if lacking and folder.is_dir() and not (folder / "tokenizer.json").is_file() and list(folder.glob("*.model")):
+    if lacking and folder.is_dir() and not (folder / "tokenizer.json").is_file() and any(folder.glob("*.model")):
         raise ModelNotFoundError(
             f"The tokenizer of {name} is a SentencePiece model, and {' and '.join(lacking)} cannot be imported: "
             f"{extra('engine')}."
