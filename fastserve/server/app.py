@@ -18,6 +18,7 @@ from fastserve.server.api import compat, documentation, errors, native, openai
 from fastserve.server.api.paths import uses_openai_errors
 from fastserve.server.config.settings import FastServeConfig
 from fastserve.server.forwarded import Forwarded
+from fastserve.server.jobs.store import Store
 from fastserve.server.middleware import Middleware
 from fastserve.server.service import Service
 from fastserve.server.static_page import add_page
@@ -31,13 +32,15 @@ UNLISTED = ("/page", "/docs", "/redoc", "/openapi.json", "/static-offline-docs")
 """Paths that the OpenAPI schema does not have."""
 
 
-def create_app(engine: Engine, config: FastServeConfig | None = None) -> FastAPI:
+def create_app(engine: Engine, config: FastServeConfig | None = None, store: Store | None = None) -> FastAPI:
     """The app. The caller closes the engine. Without a state_dir in the settings, durable jobs are kept in memory only.
+
+    store: of durable jobs, where the caller has opened it already; the app closes it.
 
     Raises ValueError for files and folders in the settings that cannot be used.
     """
     config = config or FastServeConfig()
-    service = Service(engine, config)
+    service = Service(engine, config, store)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

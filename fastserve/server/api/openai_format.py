@@ -61,7 +61,7 @@ class ReplyState:
 
     def data(self, id: int) -> bytes:
         """What the token adds to a text."""
-        return b"" if self.pieces is None else self.pieces.bytes(id)
+        return b"" if self.pieces is None else self.pieces.data(id)
 
     def hidden(self, id: int) -> bool:
         """Whether the token is left out of the text."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import compress
 from typing import NamedTuple
 
 import numpy as np
@@ -281,9 +282,10 @@ class Rows:
         columns = [table.get(name) for name in self.columns.names[field]]
         texts = self._texts.setdefault(field, [])
         texts += [""] * (self.count - len(texts))
-        for row in keep.tolist():
-            cell = next((column[row] for column in columns if not is_empty(column[row])), None)
-            text = "" if cell is None else str(cell).strip()
+        cells = columns[0] if len(columns) == 1 else map(_first_filled, zip(*columns, strict=True))
+        chosen = list(cells) if len(keep) == len(table) else list(compress(cells, _mask(keep, len(table))))
+        for cell in chosen:
+            text = cell.strip() if isinstance(cell, str) else "" if cell is None else str(cell).strip()
             texts.append(known.setdefault(text, text))
 
     def _take_ids(self, table: Table, keep: npt.NDArray[np.intp]) -> None:
@@ -327,6 +329,16 @@ class Rows:
         return Fault(
             "unsorted", f"the request arrives {where}, by {apart / NS:,.4g} s, where the rows around are in order"
         )
+
+
+def _first_filled(cells: tuple[object, ...]) -> object:
+    return next((cell for cell in cells if not is_empty(cell)), None)
+
+
+def _mask(keep: npt.NDArray[np.intp], rows: int) -> list[bool]:
+    mask = np.zeros(rows, bool)
+    mask[keep] = True
+    return mask.tolist()
 
 
 def _picked(lines: Sequence[int], keep: npt.NDArray[np.intp]) -> Sequence[int]:
