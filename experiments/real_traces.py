@@ -56,7 +56,7 @@ class Scale:
     """How much is run."""
 
     seeds: int = 5
-    """seed 0 is the trace as it stands; the others re-pair its arrivals with its requests"""
+    """seed 0 is the trace as it stands; the others put blocks of it together (workload.seeds)"""
     requests: int = 800
     """the first so many of each trace"""
     loads: tuple[float, ...] = (0.5, 0.8, 1.0, 1.2)

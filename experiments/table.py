@@ -32,9 +32,10 @@ python -m experiments.real_traces --trace FILE    # what would I gain on my own 
 Each run lands in `results/EXPERIMENT/RUN-ID/` with its settings, commit, rows and figures. More cores: `--jobs N`; a
 cluster: `--pool ray --address ...` or `--pool dask --address ...` with the extra `cluster`.
 
-Ratios are means over seeds with common random numbers, paired by seed, with 95 % bootstrap intervals. "agrees": *yes*,
-our interval meets the published number or range; *close*, it misses it by less than 15 %; *no*; *open*, ours is a bound
-that leaves room for it, or no number (a rate was not reached, a run was stopped). Published numbers and their sources
+Ratios are means over seeds with common random numbers, paired by seed, with 95 % intervals (none below 4 seeds:
+[docs/statistics.md](../docs/statistics.md)). "agrees": *yes*, our interval meets the published number or range;
+*close*, it misses it by less than 15 %; *no*; *open*, ours is a bound that leaves room for it, or no number (a rate was
+not reached, a run was stopped). Published numbers and their sources
 are in `published.csv` and `curves.csv`. Minutes are of computing, on {cores} cores, or of a live run.
 """
 

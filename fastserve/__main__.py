@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import atexit
+import gc
 import importlib
 import os
 import sys
@@ -46,6 +48,7 @@ COMMANDS: dict[str, Command] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command. Returns its exit status; usage errors exit with 2, a closed output pipe with 141."""
+    atexit.register(gc.freeze)  # else the interpreter's last collections walk all of torch's objects, for seconds
     try:
         try:
             return _main(argv)

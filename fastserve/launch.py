@@ -46,6 +46,7 @@ class Body:
     ) -> None:  # fmt: skip
         given = None if latency is None else load_hardware(latency)  # a wrong name is known before a model is loaded
         self.name = backends.checked(backend)
+        backends.look(self.name, model, dummy=options.get("load_format") == "dummy")
         self.kind = backends.find(backend)
         self.given = given
         options = {name: value for name, value in options.items() if name not in DEFAULTS or value != DEFAULTS[name]}
@@ -88,6 +89,17 @@ class Body:
         except BaseException:
             made.close()
             raise
+
+
+def loading(model: str, backend: str, policy: str, device: str = "auto", *, measures: bool = False) -> str:
+    """What takes the first seconds, for people. measures: no latency model was given."""
+    if backend == "scripted":
+        return f"starting a scripted engine with policy {policy}: modelled times, no model"
+    if backend != "torch":  # one of the user's own need not load any
+        return f"starting backend {backend} with policy {policy}" + ("" if model == "embedded" else f", model {model}")
+    where = "the best device here" if device == "auto" else device
+    measured = " and, where no profile of it is stored, measuring its iteration times" if measures else ""
+    return f"loading model {model} on {where} for policy {policy}{measured}: some seconds"
 
 
 def wanted_of(config: EngineConfig, kv_bytes: int | None = None, host_bytes: int | None = None) -> Wanted:

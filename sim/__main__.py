@@ -14,13 +14,14 @@ from typing import NoReturn
 
 from fastserve.atomic_files import OutputError, check_writable
 from fastserve.cli.arguments import add_rows, add_settings
+from fastserve.cli.seeding import add_seeding, source_from
 from fastserve.cli.trace_arguments import add_reading, reading_of
 from fastserve.cli.trace_arguments import told as read_as
 from fastserve.hardware import presets
 from fastserve.observers.named import check_apart, find
 from fastserve.policies.spec import PolicySpec, told_apart
 from fastserve.sched.errors import ObserverError, PolicyError
-from fastserve.workload import TraceError, read_trace
+from fastserve.workload import Trace, TraceError, read_trace
 from sim.inspect import Inspection
 from sim.replay import Result, RunError, check, replay, told
 from sim.settings import OTHER_NAMES, Settings
@@ -39,7 +40,8 @@ def parser() -> argparse.ArgumentParser:
         description="Replay a trace of requests under scheduling policies, and compare their job completion times.",
         epilog=f"latency presets: {', '.join(presets())}, roofline:MODEL/DEVICE, or a JSON file",
     )
-    parser.add_argument("trace", help="trace file; the format is detected")
+    parser.add_argument("trace", nargs="?", help="trace file; the format is detected")
+    add_seeding(parser)
     add_rows(parser.add_argument_group("policies (repeat for several)"))
     add_settings(parser.add_argument_group("settings"), Settings, others=OTHER_NAMES)
     trace = parser.add_argument_group("trace")
@@ -61,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
         type=int,
         default=1,
         metavar="N",
-        help="seeds 0 to N-1; seed 0 leaves the trace as it is (%(default)s)",
+        help="seeds 0 to N-1, from 4 on with an interval; seed 0 of a trace is the trace as it is (%(default)s)",
     )
     output.add_argument(
         "--processes", type=int, metavar="N", help="worker processes (default: all cores for large runs)"
@@ -128,23 +130,16 @@ def run(args: argparse.Namespace) -> int:
         find(name)
     for path in outputs(args):
         check_writable(path)
-    trace = read_trace(
-        args.trace,
-        **reading_of(args),
-        rate=settings.rate or (1.0 if settings.load else None),
-        arrivals=args.arrivals,
-        lengths=args.lengths,
-        start_s=args.start,
-        duration_s=args.duration,
-        num_requests=args.num_requests,
+    source = source_from(
+        args, lambda rows: _read(args, settings, rows), num_requests=args.num_requests, seeds=args.seeds
     )
-    if args.explain is not None and not 0 <= args.explain < len(trace):
-        raise ValueError(f"--explain {args.explain}: there is no such job; they are 0 to {len(trace) - 1}")
-    reading = read_as(trace, settings.latency)
+    if args.explain is not None and not 0 <= args.explain < source.jobs:
+        raise ValueError(f"--explain {args.explain}: there is no such job; they are 0 to {source.jobs - 1}")
+    reading = read_as(source.typical(), settings.latency)
     if not args.json:
         print(*reading, sep="\n", flush=True)
     result = replay(
-        trace, specs, seeds=args.seeds, settings=settings, processes=args.processes, observe=closeup.observe
+        source, specs, seeds=args.seeds, settings=settings, processes=args.processes, observe=closeup.observe
     )
     result.reading = reading
     deliver(args, result, closeup)
@@ -154,6 +149,19 @@ def run(args: argparse.Namespace) -> int:
     part = ", the last one only in part (its unfinished jobs are censored)" if done < len(result.runs) else ""
     what = ", and what is shown and written is from these" if result.runs else ", and nothing is written"
     return failed(f"interrupted; {done} of {result.planned} runs were finished{part}{what}", 130)
+
+
+def _read(args: argparse.Namespace, settings: Settings, num_requests: int | None) -> Trace:
+    return read_trace(
+        args.trace,
+        **reading_of(args),
+        rate=settings.rate or (1.0 if settings.load else None),
+        arrivals=args.arrivals,
+        lengths=args.lengths,
+        start_s=args.start,
+        duration_s=args.duration,
+        num_requests=num_requests,
+    )
 
 
 def settings_of(args: argparse.Namespace) -> Settings:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from fastserve import predictors
 from fastserve.policies.spec import PolicyLike, PolicySpec, check_labels, told_apart, unread_facts
 from fastserve.sched.errors import ObserverError, PolicyError
-from fastserve.workload import Trace, read_trace
+from fastserve.workload import Synthesis, Trace, read_trace
+from fastserve.workload.seeds import RESAMPLES, SeedSource, source_of
 from sim.capacity import capacity
 from sim.compiled import brain
 from sim.report.document import document, table, write_out
@@ -82,7 +83,7 @@ class Result:
 
 
 def replay(
-    trace: Trace | str | Path,
+    trace: Trace | SeedSource | str | Path | None = None,
     policy: PolicyLike | Sequence[PolicyLike] = "fcfs",
     *,
     seeds: int | Sequence[int] = 1,
@@ -92,18 +93,23 @@ def replay(
     observe: Observe | None = None,
     reading: Mapping[str, Any] | None = None,
     num_requests: int | None = None,
+    synth: str | Synthesis | None = None,
+    resample: str = RESAMPLES[0],
     **changes: Any,
 ) -> Result:
     """Replay a trace under one policy or several, with a fresh policy object for each run.
 
-    trace: a Trace, or the path of one. policy: a name, "module:Class", "./file.py:Class", a class, a PolicySpec with
-    knobs and a label, or a list of these; rows of one policy without labels are named by the knobs in which they
-    differ. seeds: how many, or which. Seed 0 is the trace as it stands; any other re-pairs its arrivals with its
-    requests, alike for all policies (common random numbers), and seeds the predictor. changes: settings by name, such
-    as load=0.8 (sim.settings.Settings lists them). processes: 1 keeps everything in this one. progress: a bar on stderr
-    (None: when that is a terminal). observe: asked once for each run, in order; what is looked at runs in this process.
-    num_requests: the first so many rows. reading: how to read the file at a path, as read_trace() takes it: columns,
-    lenient, arrivals, lengths, start_s, duration_s.
+    trace: a Trace, the path of one, or a SeedSource; or instead of it synth, as Synthesis.parse() reads it:
+    "n=1000,rate=2,arrivals=gamma:cv=4,lengths=profile:azure-conv-2023". policy: a name, "module:Class",
+    "./file.py:Class", a class, a PolicySpec with knobs and a label, or a list of these; rows of one policy without
+    labels are named by the knobs in which they differ. seeds: how many, or which; each gives all policies the same
+    requests (common random numbers), and seeds the predictor. Of a synthetic workload each seed is a draw; of a trace
+    seed 0 is the trace as it stands, and the others are taken from it as `resample` says: blocks, windows or pairs
+    (workload.seeds). changes: settings by name, such as load=0.8 (sim.settings.Settings lists them). processes: 1 keeps
+    everything in this one. progress: a bar on stderr (None: when that is a terminal). observe: asked once for each run,
+    in order; what is looked at runs in this process. num_requests: the first so many rows, of windows as many in each.
+    reading: how to read the file at a path, as read_trace() takes it: columns, lenient, arrivals, lengths, start_s,
+    duration_s.
 
     Raises ValueError (TraceError for the trace) with what was wrong; PolicyError, or RunError from another process,
     when a policy breaks; ObserverError when an observer does. After Ctrl-C returns what has finished.
@@ -116,34 +122,42 @@ def replay(
     numbers = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not numbers or len(set(numbers)) < len(numbers):
         raise ValueError(f"seeds {numbers}: give at least one, and each once")
-    if not isinstance(trace, Trace):
+    if isinstance(trace, str | Path):
         trace = read_trace(trace, rate=chosen.rate or (1.0 if chosen.load else None), **dict(reading or {}))
     elif reading:
-        raise ValueError(f"this trace has been read already: {', '.join(reading)} belong to read_trace()")
-    if num_requests is not None:
-        trace = trace.head(num_requests)
-    if chosen.load is not None and len(trace) < 2:
+        raise ValueError(f"there is no file to be read here: {', '.join(reading)} belong to read_trace()")
+    if trace is None or isinstance(trace, Trace):
+        source = source_of(trace, synth, resample=resample, num_requests=num_requests, seeds=max(numbers) + 1)
+    else:
+        source = trace
+    typical = source.typical()
+    if chosen.load is not None and len(typical) < 2:
         raise ValueError("one request has no rate, so there is no load to set: give two or more")
     hardware = chosen.hardware()
-    sustained = capacity(trace, chosen)
+    sustained = capacity(typical, chosen)
     if chosen.load is not None:
-        trace = trace.with_rate(chosen.load * sustained)
+        source = source.at_rate(chosen.load * sustained)
     elif chosen.rate is not None:
-        trace = trace.with_rate(chosen.rate)
-    shown = {"trace": trace.name, "brain": brain()} | chosen.shown(hardware)
-    shown["rate"] = trace.rate if trace.rate < float("inf") else None
-    shown["load"] = None if shown["rate"] is None else trace.rate / sustained
+        source = source.at_rate(chosen.rate)
+    first = source.trace(numbers[0])
+    shown: dict[str, Any] = {"trace": first.name} | ({} if source.recipe is None else {"synth": str(source.recipe)})
+    shown |= {"brain": brain()} | chosen.shown(hardware)
+    shown["rate"] = source.rate if source.rate < float("inf") else None
+    shown["load"] = None if shown["rate"] is None else source.rate / sustained
     shown["seeds"] = numbers
-    if trace.dropped:
-        shown["dropped_rows"] = dict(trace.dropped)
-    if unread := unread_facts(specs, rows, trace.facts):
+    shown["resample"], shown["resampled"], shown["samples"] = source.how, source.words, source.samples(max(numbers) + 1)
+    if first.dropped:
+        shown["dropped_rows"] = dict(first.dropped)
+    if unread := unread_facts(specs, rows, first.facts):
         shown["unread"] = unread
     tasks = [(spec, seed) for spec in specs for seed in numbers]
-    read = [] if trace.reading is None else trace.reading.lines()
+    read = [] if first.reading is None else first.reading.lines()
     result = Result(shown, reading=read, planned=len(tasks))
-    bar = _bar(len(tasks) * len(trace), progress)
+    bar = _bar(len(tasks) * len(first), progress)
+    pays = processes is not None or len(tasks) * len(first) >= POOL_PAYS
     try:
-        _run_all(trace, chosen, tasks, processes, result.runs, bar.update if bar is not None else None, observe)
+        update = None if bar is None else bar.update
+        _run_all(source, chosen, tasks, processes if pays else 1, result.runs, update, observe)
     except KeyboardInterrupt:
         pass
     finally:
@@ -172,7 +186,7 @@ def check(specs: Sequence[PolicySpec], settings: Settings) -> list[str]:
 
 
 def _run_all(
-    trace: Trace,
+    source: SeedSource,
     settings: Settings,
     tasks: list[tuple[PolicySpec, int]],
     processes: int | None,
@@ -183,25 +197,24 @@ def _run_all(
     """Appends to `runs` as they finish, so that an interrupt keeps finished ones."""
     attach = [None if observe is None else observe(task[0], row(task[0], settings), task[1]) for task in tasks]
     workers = min(len(tasks), processes or os.cpu_count() or 1)
-    pays = processes is not None or len(trace) * len(tasks) >= POOL_PAYS
-    pooled = workers > 1 and pays and _travels(tasks)
+    pooled = workers > 1 and _travels(tasks)
     here = [i for i in range(len(tasks)) if not pooled or attach[i] is not None]
     away = [task for i, task in enumerate(tasks) if i not in here]
     pool = ProcessPoolExecutor(min(workers, len(away)), initializer=_ignore_interrupts) if away else None
     futures: dict[Future[Run], bool] = {}  # and whether its run is in `runs`
     try:
         if pool is not None:
-            futures = {pool.submit(_task, trace, spec, settings, seed): False for spec, seed in away}
+            futures = {pool.submit(_task, source, spec, settings, seed): False for spec, seed in away}
         for i in here:
             spec, seed = tasks[i]
-            runs.append(run_one(trace.repaired(seed), spec, settings, seed, watch=watch, observe=attach[i]))
+            runs.append(run_one(source.trace(seed), spec, settings, seed, watch=watch, observe=attach[i]))
             if runs[-1].settings.get("interrupted"):
                 raise KeyboardInterrupt
         for future in as_completed(futures):
             runs.append(future.result())
             futures[future] = True
             if watch is not None:
-                watch(len(trace))
+                watch(len(runs[-1].records["id"]))
     except BaseException:
         for future, told in futures.items():
             if not told and future.done() and not future.cancelled() and future.exception() is None:
@@ -215,9 +228,9 @@ def _run_all(
         pool.shutdown()
 
 
-def _task(trace: Trace, spec: PolicySpec, settings: Settings, seed: int) -> Run:
+def _task(source: SeedSource, spec: PolicySpec, settings: Settings, seed: int) -> Run:
     try:
-        return run_one(trace.repaired(seed), spec, settings, seed)
+        return run_one(source.trace(seed), spec, settings, seed)
     except PolicyError as error:
         raise RunError(told(error)) from None  # neither the policy nor its traceback can be pickled
 

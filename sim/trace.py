@@ -20,7 +20,7 @@ from dataclasses import asdict
 from typing import NoReturn
 
 from fastserve.cli.trace_arguments import add_reading, beyond_context, reading_of, tell, too_long
-from fastserve.hardware.contexts import context_of
+from fastserve.hardware import load_hardware
 from fastserve.workload import Trace, TraceError, describe, profile_names, read_trace, synthesise, write_trace
 from fastserve.workload.statistics import Description
 from fastserve.workload.write import FORMATS, lines
@@ -165,7 +165,9 @@ def _describe(args: argparse.Namespace) -> None:
 
 def _document(trace: Trace, latency: str | None) -> dict[str, object]:
     reading = None if trace.reading is None else asdict(trace.reading)
-    beyond = {} if latency is None else {"context": context_of(latency), "beyond_context": too_long(trace, latency)}
+    beyond: dict[str, object] = {}
+    if latency is not None:
+        beyond = {"context": load_hardware(latency).context, "beyond_context": too_long(trace, latency)}
     return {"name": trace.name, "source": trace.source, **asdict(describe(trace)), **beyond, "reading": reading}
 
 

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from fastserve.json_values import plain
-from fastserve.metrics.summary import Ratio, paired_ratio
+from fastserve.metrics.intervals import Ratio, paired_ratio
 from fastserve.policies.spec import PolicySpec
 from fastserve.workload import Trace, read_trace, synthesise
+from fastserve.workload.seeds import SeedSource, source_of
+from fastserve.workload.synthesis import CALIBRATION
 from sim.capacity import capacity
 from sim.report.run import Run
 from sim.run import run_one
@@ -23,12 +25,10 @@ from sim.world import World
 At = dict[str, str | int | float]
 Numbers = dict[str, Any]
 
-CALIBRATION = 2000  # requests of the trace on which a synthetic workload's capacity is measured, the same for all seeds
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """Synthetic requests, or those of a trace file. A seed draws a synthetic trace, and re-pairs a file's arrivals."""
+    """Synthetic requests, or those of a trace file. A seed draws a synthetic trace, and resamples a file in blocks."""
 
     requests: int
     """number of requests; of a file: the first ones"""
@@ -50,8 +50,16 @@ class Workload:
     def trace(self, rate: float, seed: int) -> Trace:
         """The requests at `rate` requests/s. Raises TraceError."""
         if self.path:
-            return _read(self.path, self.requests).with_rate(rate).repaired(seed)
+            return self._file().at_rate(rate).trace(seed)
         return self._drawn(self.requests, rate, self.arrivals, seed)
+
+    @property
+    def samples(self) -> int | None:
+        """Independent samples behind its seeds, see paired_ratio()."""
+        return self._file().samples(1) if self.path else None
+
+    def _file(self) -> SeedSource:
+        return source_of(_read(self.path, self.requests))
 
     def capacity(self, settings: Settings) -> float:
         """Throughput that fcfs sustains, requests/s: the unit of load."""
@@ -139,6 +147,7 @@ def simulate(case: Case) -> Numbers:
     rate = case.rate
     numbers = dict(replayed(case, rate).summary)
     numbers["rate"], numbers["load"] = rate, rate / case.workload.capacity(case.settings)
+    numbers["samples"] = case.workload.samples
     return numbers
 
 
@@ -203,7 +212,8 @@ def ratio(base: Point, other: Point, measure: str) -> Ratio | None:
     mine = {row.seed: row.numbers.get(measure) for row in other.rows}
     pairs = [(row.numbers.get(measure), mine.get(row.seed)) for row in base.rows]
     both = [(float(a), float(b)) for a, b in pairs if a and b and np.isfinite(a) and np.isfinite(b)]
-    return paired_ratio([a for a, _ in both], [b for _, b in both]) if both else None
+    samples = base.rows[0].numbers.get("samples")
+    return paired_ratio([a for a, _ in both], [b for _, b in both], samples=samples) if both else None
 
 
 def rate_gain(mine: Iterable[Point], base: Iterable[Point], measure: str) -> Ratio | None:

@@ -68,9 +68,10 @@ def misranked(cells: list[Point], of: str = "sim") -> list[str]:
 
 
 def interval(cell: Point) -> tuple[float, float]:
-    """Interval of the mean completion time over the live runs, s."""
+    """Interval of the mean completion time over the live runs, s; of few runs the smallest and the largest."""
     values = cell.values("live_mean_jct_s")
-    return ends(paired_ratio(values, [1.0] * len(values)))
+    found = paired_ratio(values, [1.0] * len(values))
+    return ends(found) if found.low is not None else (min(values), max(values))
 
 
 def spread(cell: Point, of: str) -> Ratio | None:

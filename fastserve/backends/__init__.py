@@ -6,17 +6,23 @@ Class(model, wanted, hardware, **options): see engine/backend.py for Wanted and 
 
 from __future__ import annotations
 
+from importlib import import_module
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
-from fastserve.importing import module_of
+from fastserve.importing import SUFFIX, module_of
 
-__all__ = ["ALIASES", "BACKENDS", "checked", "find"]
+__all__ = ["ALIASES", "BACKENDS", "checked", "find", "look"]
 
 BACKENDS: dict[str, str] = {
     "torch": "fastserve.backends.torch.backend:TorchBackend",
     "scripted": "fastserve.backends.scripted:ScriptedBackend",
 }
 """Name -> where its class is. It is imported when it is asked for."""
+
+LOOKS: dict[str, str] = {"torch": "fastserve.backends.torch.folder:look"}
+"""Name -> what raises ValueError for a model that is not there, and imports nothing heavy."""
 
 METHODS = ("hardware", "admit", "run", "forget", "reset", "close")
 """Of engine.backend.Backend, which this module need not import."""
@@ -34,6 +40,20 @@ def checked(name: str) -> str:
             f"./file.py:Class"
         )
     return name
+
+
+def look(name: str, model: Any, *, dummy: bool = False) -> None:
+    """Raises ValueError for a model or a file of one's own that is not there; nothing heavy is imported.
+
+    dummy: the model's weights are not read.
+    """
+    name = checked(name)
+    if name in LOOKS and isinstance(model, str | PathLike):
+        where, _, attribute = LOOKS[name].rpartition(":")
+        getattr(import_module(where), attribute)(str(model), dummy)
+    where = name.rpartition(":")[0]
+    if name not in BACKENDS and where.endswith(SUFFIX) and not Path(where).is_file():
+        raise ValueError(f"backend {name!r}: there is no file {Path(where).resolve()}")
 
 
 def find(name: str) -> Any:

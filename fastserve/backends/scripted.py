@@ -61,6 +61,8 @@ class ScriptedBackend:
         fail: Fail | None = None,
         fail_step: FailStep | None = None,
     ) -> None:
+        if max_model_len < 1:
+            raise ValueError(f"max_model_len={max_model_len} must be at least 1 token")
         machine = load_hardware(DEFAULT) if hardware is None else hardware
         self.machine = machine if wanted is None else with_pools(machine, wanted)
         tokenizer = ByteTokenizer()

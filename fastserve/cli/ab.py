@@ -26,6 +26,7 @@ from fastserve.cli.arguments import (
     loading,
 )
 from fastserve.cli.profile import Bar
+from fastserve.cli.seeding import add_seeding, source_from
 from fastserve.cli.trace_arguments import add_reading, reading_of, tell
 from fastserve.compare.contender import Contender, Server, lined_up
 from fastserve.engine.config import EngineConfig
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from fastserve.compare.compare import Body, Comparison
     from fastserve.sched.observer import Observer
     from fastserve.workload import Trace
+    from fastserve.workload.seeds import SeedSource
 
 SHARES = (10, 25, 50, 75, 90, 95, 99)
 """Printed percentiles of the completion times."""
@@ -60,7 +62,8 @@ class Lines:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--trace", required=True, metavar="FILE", help="trace file; the format is detected")
+    add("--trace", metavar="FILE", help="trace file; the format is detected")
+    add_seeding(parser)
     add_reading(parser)
     add_rows(parser, Server)
     add(
@@ -90,7 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed",
         type=int,
         default=0,
-        help="seed of the first round; round i re-pairs arrivals and requests by seed + i",
+        help="seed of the first round; round i has the requests of seed + i (0)",
     )
     add(
         "--predictor",
@@ -114,7 +117,6 @@ def run(args: argparse.Namespace) -> int:
     """Prints the comparison. Returns 0, 1 if a run failed, 2 for invalid arguments, 130 after Ctrl-C."""
     try:
         from fastserve.compare.compare import CompareError, compare
-        from fastserve.workload import read_trace
         from fastserve.workload.requests import guesses_of
     except ImportError as error:
         return _refuse(_missing(error))
@@ -128,20 +130,21 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError("--timeline, --iterations and --observer need --offline: a server has its own")
         if not predictors.check(args.predictor):
             raise ValueError(f"--predictor {args.predictor}: give {predictors.KNOWN} or your own as module:Class")
-        rate = 1.0 if args.rate is None and args.load is not None else args.rate
-        trace = read_trace(args.trace, **reading_of(args), rate=rate, num_requests=args.num_requests)
+        source = source_from(
+            args, lambda rows: _read(args, rows), num_requests=args.num_requests, seeds=args.seed + args.rounds
+        )
         if args.predictor == predictors.TRACE:
-            predictors.make(args.predictor, 0, guesses_of(trace))  # before anything is started
+            predictors.make(args.predictor, 0, guesses_of(source.typical()))  # before anything is started
         if not args.json:
-            tell(trace)
+            tell(source.typical())
             print(_first(args, contenders), file=sys.stderr, flush=True)
-        body = _engine(args, trace, contenders[0]) if args.offline else _servers(args)
+        body = _engine(args, source, contenders[0]) if args.offline else _servers(args)
         found = compare(
-            body, trace, contenders, rounds=args.rounds, rate=args.rate, load=args.load, seed=args.seed, report=bar
+            body, source, contenders, rounds=args.rounds, rate=args.rate, load=args.load, seed=args.seed, report=bar
         )
     except ImportError as error:
         return _refuse(_missing(error))
-    except (ValueError, OSError, OutputError) as error:
+    except (ValueError, OSError, MemoryError, OutputError) as error:
         return _refuse(str(error))
     except CompareError as error:
         print(f"fastserve ab: {error}", file=sys.stderr)
@@ -167,10 +170,17 @@ def _first(args: argparse.Namespace, contenders: Sequence[Contender]) -> str:
     if not args.offline:
         own = any(isinstance(one, PolicySpec) for one in contenders)
         return f"starting a server with {args.model} for each run: some seconds each" if own else "asking the servers"
-    return loading(args)
+    return loading(args, ", ".join(one.title for one in contenders))
 
 
-def _engine(args: argparse.Namespace, trace: Trace, first: Contender) -> Body:
+def _read(args: argparse.Namespace, num_requests: int | None) -> Trace:
+    from fastserve.workload import read_trace
+
+    rate = 1.0 if args.rate is None and args.load is not None else args.rate
+    return read_trace(args.trace, **reading_of(args), rate=rate, num_requests=num_requests)
+
+
+def _engine(args: argparse.Namespace, source: SeedSource, first: Contender) -> Body:
     from fastserve.compare.offline import EngineBody
     from fastserve.compare.trace import check_fits
     from fastserve.observers.named import chosen, find
@@ -187,7 +197,9 @@ def _engine(args: argparse.Namespace, trace: Trace, first: Contender) -> Body:
     body = body_of(args, latency=args.latency)
     longest = getattr(body.model, "max_model_len", None)
     if longest is not None:
-        check_fits(trace, longest, body.model.name)  # before anything is measured
+        known = source if source.rate else source.at_rate(1.0)
+        for number in range(args.rounds):  # before anything is measured
+            check_fits(known.trace(args.seed + number), longest, body.model.name)
     return EngineBody(body, {name: getattr(args, name) for name in ENGINE_FLAGS}, look, args.predictor)
 
 
@@ -205,12 +217,12 @@ def _servers(args: argparse.Namespace) -> Body:
 
 def text(found: Comparison) -> str:
     """Settings, ratios, and the distribution of completion times as text."""
-    from fastserve.compare.compare import ENOUGH
+    from fastserve.metrics.intervals import resampled
 
     document = found.document()
     lines = textwrap.wrap(
         ", ".join(f"{name} {_figure(value)}" for name, value in document["settings"].items()
-                  if value is not None and name != "unread"),
+                  if value is not None and name not in ("unread", "resampled", "samples")),
         width=100, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False,
     )  # fmt: skip
     rows = [["policy", "mean JCT s", "p95", "p99", "TTFT s", "tok/s", "baseline/row: mean JCT", "p95", "tok/s"]]
@@ -228,8 +240,10 @@ def text(found: Comparison) -> str:
         own = policy_in_words(knobs)
         lines += textwrap.wrap(f"{label}: {own}", width=100, subsequent_indent="  ") if own else []
     fewest = min(len(found.values(label, "mean_jct_s")) for label in found.labels)
-    if fewest < ENOUGH:
-        lines.append(f"too few rounds for an interval: {fewest}; --rounds {ENOUGH} or more gives one")
+    if len(found.labels) > 1:
+        settings = document["settings"]
+        said = resampled(fewest, settings.get("resampled", ""), settings.get("samples")).replace("seeds", "rounds")
+        lines += textwrap.wrap(said, width=100, subsequent_indent="  ")
     lines.append("tok/s: output tokens over the time from the first arrival to the last end, drain included")
     lines.append("completion times (s) below which so many percent of the jobs ended, all rounds together:")
     table = [["policy", *(f"{share} %" for share in SHARES)]]

@@ -159,12 +159,11 @@ def body_of(args: argparse.Namespace, latency: str | None = None) -> Body:
     return Body(args.model, args.backend, latency=latency, **options)
 
 
-def loading(args: argparse.Namespace) -> str:
-    """What takes the first seconds, for people."""
-    if args.backend == "scripted":
-        return "starting a scripted engine: modelled times, no model"
-    measured = "" if args.latency else " and, where no profile of it is stored, measuring its iteration times"
-    return f"loading {args.model} on {args.backend}{measured}: some seconds"
+def loading(args: argparse.Namespace, policies: str = "") -> str:
+    """What takes the first seconds, for people. policies: what it is loaded for, where that is not args.policy."""
+    from fastserve import launch
+
+    return launch.loading(args.model, args.backend, policies or args.policy, args.device, measures=not args.latency)
 
 
 def _backend(text: str) -> str:

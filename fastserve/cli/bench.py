@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fastserve.cli.bench_arguments import add_arguments
+from fastserve.cli.seeding import source_from
 from fastserve.cli.trace_arguments import reading_of, tell
 from fastserve.importing import extra
 
@@ -114,6 +115,7 @@ def prepare(args: argparse.Namespace) -> Prepared:
         "source": trace.source,
         "digest": trace.digest(),
         "seed": args.seed,
+        "resample": None if args.trace is None else args.resample,
         "dropped_rows": dict(trace.dropped),
         "prompts": "the workload's texts"
         if dataset.texts is not None
@@ -243,22 +245,27 @@ def _counter(args: argparse.Namespace, client: Any, model: str | None) -> Any:
 
 def _dataset(args: argparse.Namespace, counting: Any) -> Any:
     from fastserve.bench.datasets import Arrivals, Dataset, custom, random_lengths, sharegpt
-    from fastserve.workload import read_trace
+    from fastserve.workload import Trace, read_trace
 
     rate = args.request_rate
-    if args.trace is not None:
+    if args.trace is not None or args.synth is not None:
         if args.dataset_name is not None:
-            raise ValueError("give --trace or --dataset-name, not both")
+            raise ValueError("give --trace or --synth, or --dataset-name, not both")
         finite = rate if rate is not None and math.isfinite(rate) else None
-        trace = read_trace(
-            args.trace,
-            **reading_of(args),
-            rate=finite,
-            seed=args.seed,
-            start_s=args.start,
-            duration_s=args.duration,
-            num_requests=args.num_prompts,
-        ).repaired(args.seed)
+
+        def read(num_requests: int | None) -> Trace:
+            return read_trace(
+                args.trace,
+                **reading_of(args),
+                rate=finite,
+                seed=args.seed,
+                start_s=args.start,
+                duration_s=args.duration,
+                num_requests=num_requests,
+            )
+
+        source = source_from(args, read, num_requests=args.num_prompts, seeds=args.seed + 1)
+        trace = (source if finite is None else source.at_rate(finite)).trace(args.seed)
         tell(trace)
         return Dataset(trace if finite == rate else replace(trace, arrival=trace.arrival * 0))
     arrivals = Arrivals(rate=math.inf if rate is None else rate, burstiness=args.burstiness)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from fastserve.bench.metric_names import GOODPUT, METRICS
+from fastserve.cli.seeding import add_seeding
 from fastserve.cli.trace_arguments import add_reading
 
 T = TypeVar("T", int, float)
@@ -49,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     what = parser.add_argument_group("requests")
     what.add_argument("--trace", metavar="FILE", help="trace to replay; the format is detected")
+    add_seeding(what)
     what.add_argument("--dataset-name", choices=DATASET_NAMES, help="dataset, without --trace (random)")
     what.add_argument("--dataset-path", metavar="FILE", help="file of sharegpt or custom")
     what.add_argument(
@@ -88,7 +90,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--tokenizer", metavar="PATH", help="tokenizer that counts tokens (default: the server's /tokenize)"
     )
-    what.add_argument("--seed", type=int, default=0, metavar="N", help="0 leaves a trace as it is (%(default)s)")
+    what.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="of prompts and requests; 0 leaves a trace as it is (%(default)s)",
+    )
     answers = parser.add_argument_group("outputs")
     answers.add_argument(
         "--ignore-eos", action=argparse.BooleanOptionalAction, help="exact output lengths (on for traces and random)"

@@ -53,15 +53,17 @@ def run(args: argparse.Namespace) -> int:
     try:
         if not args.budget > 0:
             raise ValueError(f"--budget {args.budget:g}: give seconds above 0")
-        body = body_of(args)
+        if args.longest is not None and args.longest < 1:
+            raise ValueError(f"--longest {args.longest}: give tokens, at least 3")
         serving = EngineConfig.of({name: getattr(args, name) for name in PROFILED})
+        body = body_of(args)
         bar = Bar(sys.stderr.isatty() and not args.json)
         try:
             backend = profiled(body, serving)
             found = calibrate(backend, serving, args.budget, longest=args.longest, report=bar)
         finally:
             bar.close()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         return _refuse(str(error))
     except KeyboardInterrupt:
         print("interrupted: nothing was stored", file=sys.stderr)
@@ -123,6 +125,8 @@ def text(document: dict[str, Any], residuals: dict[str, Residual]) -> str:
     lines.append(
         f"copies: {link['out_bytes_per_s'] / 1e9:.1f} GB/s out, {link['in_bytes_per_s'] / 1e9:.1f} GB/s in, "
         f"{link['latency_ns'] / 1e3:.0f} us each"
+        if document["copies"]
+        else "copies: not measured, there is no host pool"
     )
     lines += [f"warning: {warning}" for warning in document["warnings"]]
     lines += [f"stored: {path}" for path in document["kept"]]

@@ -22,6 +22,11 @@ GROUPS = {
 }
 """The first field of each group of flags -> its heading."""
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
+INSTEAD = {
+    "api_key": "put one TOKEN or TOKEN CLIENT a line into a file that only you can read, and give --api-key-file FILE",
+    "hf_token": "leave the flag out and set HF_TOKEN in the environment",
+}
+"""Secret -> what to do instead of writing it on the command line."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,8 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             options["metavar"] = _choices(name, field.annotation) or _written(field.annotation)
         shown = field.get_default(call_default_factory=True)
         text = (field.description or "").replace("%", "%%")
-        if shown not in (None, (), {}, False):
-            text += f" (default: {shown})"
+        if shown not in (None, (), {}, False, ""):
+            text += f" (default: {', '.join(shown) if isinstance(shown, tuple) else shown})"
         group.add_argument(*flags(name, others), help=text, **options)
         if name == "kv_cache_gib":
             group.add_argument(
@@ -87,13 +92,18 @@ def run(args: argparse.Namespace) -> int:
             return 0
     except ValueError as error:
         return _failed(explain(error, given), USAGE)
-    from fastserve.server.run import FastServeServer, StartError
-
+    for name, instead in INSTEAD.items():
+        if name in given:
+            print(f"fastserve serve: warning: whoever lists the processes of this machine (ps) can read "
+                  f"--{name.replace('_', '-')}: {instead}", file=sys.stderr)  # fmt: skip
     try:
+        from fastserve.server.run import FastServeServer, StartError
+
         FastServeServer(config).run()
     except StartError as error:
         return _failed(str(error), FAILED)
     except KeyboardInterrupt:  # during loading of the model
+        print("fastserve serve: interrupted before it served", file=sys.stderr)
         return INTERRUPTED
     return 0
 

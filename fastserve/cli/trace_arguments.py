@@ -7,7 +7,7 @@ import sys
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from fastserve.hardware.contexts import context_of
+from fastserve.hardware import load_hardware
 
 if TYPE_CHECKING:
     from fastserve.workload import Trace
@@ -59,7 +59,7 @@ def too_long(trace: Trace, machine: str) -> int:
     """Requests whose prompt and output exceed the context of the machine's model; 0 where that is not known."""
     from fastserve.workload.requests import outputs_of
 
-    context = context_of(machine)
+    context = load_hardware(machine).context
     if context is None:
         return 0
     lengths = zip(trace.prompt.tolist(), outputs_of(trace), strict=True)
@@ -73,5 +73,5 @@ def beyond_context(trace: Trace, machine: str) -> str | None:
         return None
     return (
         f"{found:,} of {len(trace):,} requests are longer than the context of {machine}'s model, "
-        f"{context_of(machine):,} tokens: the modelled machine serves them, the model could not"
+        f"{load_hardware(machine).context:,} tokens: the modelled machine serves them, the model could not"
     )

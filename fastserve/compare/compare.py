@@ -17,9 +17,11 @@ from fastserve.compare.contender import Contender, lined_up
 from fastserve.formats import stamp
 from fastserve.json_values import plain
 from fastserve.metrics.finish import is_outcome
-from fastserve.metrics.summary import Columns, Summary, paired_ratio
+from fastserve.metrics.intervals import paired_ratio
+from fastserve.metrics.summary import Columns, Summary
 from fastserve.policies.spec import PolicySpec, unread_facts
 from fastserve.workload import Trace
+from fastserve.workload.seeds import SeedSource, source_of
 
 MEASURES = (
     "mean_jct_s", "p50_jct_s", "p95_jct_s", "p99_jct_s", "mean_ttft_s", "mean_s_per_token", "output_tokens_per_s",
@@ -28,8 +30,6 @@ MEASURES = (
 KEPT = ("id", "arrival", "prompt_tokens", "output_tokens", "finish", "jct_from_arrival", "ttft", "preemptions")
 BURST, BATCHES = 200, 4
 """Requests of the run that measures what fcfs sustains: BURST or the whole trace, and at least BATCHES batches."""
-ENOUGH = 4
-"""Minimum rounds for a bootstrap interval."""
 DRIFT = 1.5
 """Ratio of a contender's slowest round to its fastest, by pace(), above which drift of the machine is reported."""
 PACED = 10
@@ -187,15 +187,15 @@ class Comparison:
             return None
         try:
             base = self.values(baseline, measure)
-            ratio = paired_ratio(base, self.values(label, measure))
-            return (ratio if len(base) >= ENOUGH else ratio._replace(low=None, high=None))._asdict()
+            samples = self.settings.get("samples")
+            return paired_ratio(base, self.values(label, measure), samples=samples)._asdict()
         except ValueError:  # a measure that is 0 or has no value somewhere
             return None
 
 
 def compare(
     body: Body,
-    trace: Trace,
+    trace: Trace | SeedSource,
     contenders: Sequence[Contender],
     *,
     rounds: int = 5,
@@ -204,10 +204,10 @@ def compare(
     seed: int = 0,
     report: Report | None = None,
 ) -> Comparison:
-    """rate: requests/s; load: in units of what fcfs sustains on this body, measured first. Round i replays
-    trace.repaired(seed + i) under every contender, each time on an engine of its own; every second round in reverse
-    order, so that no contender always runs first. A policy that needs guesses gets the true lengths, or the guesses
-    of the predictor that the body names.
+    """rate: requests/s; load: in units of what fcfs sustains on this body, measured first. Round i replays the requests
+    of seed + i under every contender, each time on an engine of its own; every second round in reverse order, so that
+    no contender always runs first. A Trace is resampled in blocks. A policy that needs guesses gets the true lengths,
+    or the guesses of the predictor that the body names.
 
     ValueError for settings that cannot work; CompareError when a run fails.
     """
@@ -215,6 +215,7 @@ def compare(
         raise ValueError(
             f"rounds={rounds}, rate={rate}, load={load}: give at least one round, and a rate or a load > 0"
         )
+    source = source_of(trace) if isinstance(trace, Trace) else trace
     contenders = lined_up(contenders)
     for one in contenders:
         body.check(one)
@@ -222,28 +223,31 @@ def compare(
     if load is not None:
         if report is not None:
             report(0.0, "what fcfs sustains")
-        sustains = sustained(body, trace)
+        sustains = sustained(body, source.typical())
         rate = load * sustains
     if rate is not None:
-        trace = trace.with_rate(rate)
+        source = source.at_rate(rate)
+    first = source.trace(seed)
     guessed = any(one.needs_guess for one in contenders)
-    settings = {"trace": trace.name, "requests": len(trace), "rate": trace.rate, "load": load,
-                "sustained_rps": sustains, "rounds": rounds, "seed": seed,
+    settings = {"trace": first.name, "synth": None if source.recipe is None else str(source.recipe),
+                "requests": len(first), "rate": source.rate, "load": load,
+                "sustained_rps": sustains, "rounds": rounds, "seed": seed, "resample": source.how,
+                "resampled": source.words, "samples": source.samples(seed + rounds),
                 "predictor": "none", **body.about}  # fmt: skip
     settings["predictor"] = body.about.get("predictor", "oracle") if guessed else "none"
     ours = [one for one in contenders if isinstance(one, PolicySpec)]
-    if unread := unread_facts(ours, [one.title for one in ours], trace.facts):
+    if unread := unread_facts(ours, [one.title for one in ours], first.facts):
         settings["unread"] = unread
     found = Comparison(settings, {})
     for number in range(rounds):
-        mine = trace.repaired(seed + number)
+        mine = source.trace(seed + number)
         for one in contenders if number % 2 == 0 else reversed(contenders):
             watch = None
             if report is not None:
                 done, total = len(found.rounds), rounds * len(contenders)
                 what = f"round {number + 1} of {rounds}: {one.title}"
                 report(done / total, what)
-                watch = _watcher(report, done, total, len(trace), what)
+                watch = _watcher(report, done, total, len(mine), what)
             try:
                 records, summary, notes = body.replay(one, mine, seed + number, watch)
             except CompareError as error:

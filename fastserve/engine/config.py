@@ -48,7 +48,9 @@ class EngineConfig(SchedulerConfig):
 
     def __post_init__(self) -> None:
         SchedulerConfig.__post_init__(self)
-        at_least("kv_tokens", self.kv_tokens, self.block)
+        at_least("kv_tokens", self.kv_tokens, 0)
+        if self.kv_tokens is not None and self.kv_tokens < self.block:
+            raise ValueError(f"kv_tokens={self.kv_tokens} must hold one KV block of {self.block} tokens")
         at_least("host_tokens", self.host_tokens, 0)
         at_least("queue_capacity", self.queue_capacity, 0)
         at_least("keep_records", self.keep_records, 1)

@@ -15,6 +15,7 @@ from fastserve.engine.model_info import ModelInfo
 from fastserve.engine.params import SamplingParams
 
 Ids = tuple[int, ...]
+Choices = Sequence[Sequence[int]]  # tuples, as SamplingParams keeps them
 
 BEFORE = 6
 """Tokens of the prompt that decide how the output's first token is written."""
@@ -50,7 +51,7 @@ class Speller:
         )  # fmt: skip
         for name, ids in (
             ("allowed_token_ids", params.allowed_token_ids or ()),
-            ("logit_bias", [id for id, _ in params.logit_bias]),
+            ("logit_bias", [id for id, _ in params.biases]),
             ("bad_token_ids", [id for word in params.bad_token_ids for id in word]),
             ("choice_token_ids", [id for choice in params.choice_token_ids for id in choice]),
         ):
@@ -58,8 +59,15 @@ class Speller:
             if wrong is not None:
                 what = f"{wrong} is not a token of model {info.name}: ids go from 0 to {info.vocab_size - 1}"
                 raise ConstraintError(name, what)
-        if params.allowed_token_ids is not None and info.suppressed.issuperset(params.allowed_token_ids):
-            raise ConstraintError("allowed_token_ids", f"model {info.name} never emits any of them (suppress_tokens)")
+        barred = info.suppressed.union([word[0] for word in params.bad_token_ids if len(word) == 1])
+        if params.allowed_token_ids is not None and barred.issuperset(params.allowed_token_ids):
+            what = f"model {info.name} never emits any of them (suppress_tokens), or bad_words bar them"
+            raise ConstraintError("allowed_token_ids", what)
+        if params.choice_token_ids and params.bad_token_ids:
+            left = [choice for choice in params.choice_token_ids if not _within(choice, params.bad_token_ids)]
+            if not left:
+                raise ConstraintError("choices", "each of them has one of the bad_words")
+            params = replace(params, choice_token_ids=left, bad_token_ids=())
         for choice in params.choice_token_ids:
             if never := info.suppressed.intersection(choice):
                 what = f"model {info.name} never emits token {min(never)} (suppress_tokens), which one of them needs"
@@ -109,22 +117,25 @@ class Speller:
         return decode([*before, *ids])[len(decode(list(before))) :]
 
 
-def complete(tokens: Sequence[int], choices: Sequence[Ids]) -> bool:
+def complete(tokens: Sequence[int], choices: Choices) -> bool:
     """Whether the output is one of the choices and could be no longer one."""
-    return tuple(tokens) in choices and not _longer(tuple(tokens), choices)
+    said = tuple(tokens)
+    return said in choices and not _next(said, choices)
 
 
-def ended(tokens: Sequence[int], choices: Sequence[Ids], eos: Collection[int]) -> bool:
+def ended(tokens: Sequence[int], choices: Choices, eos: Collection[int]) -> bool:
     """Whether the last token is an end token behind one of the choices."""
     said = tuple(tokens[:-1])
     return tokens[-1] in eos and said in choices and tokens[-1] not in _next(said, choices)
 
 
-def _longer(said: Ids, choices: Sequence[Ids]) -> bool:
-    return any(len(choice) > len(said) and choice[: len(said)] == said for choice in choices)
+def _within(ids: Sequence[int], words: Choices) -> bool:
+    """Whether one of the words is among these tokens."""
+    return any(tuple(ids[at : at + len(word)]) == word for word in words for at in range(len(ids)))
 
 
-def _next(said: Ids, choices: Sequence[Ids]) -> set[int]:
+def _next(said: Sequence[int], choices: Choices) -> set[int]:
+    """What the choices that begin so go on with."""
     size = len(said)
     return {choice[size] for choice in choices if len(choice) > size and choice[:size] == said}
 
@@ -139,7 +150,7 @@ class Constraint:
     __slots__ = ("_bad", "_choices", "_eos", "_said", "_single", "_tail", "allowed", "barred", "bias", "mask")
 
     def __init__(self, params: SamplingParams, eos_ids: Collection[int]) -> None:
-        pairs = params.logit_bias
+        pairs = params.biases
         self.bias: tuple[list[int], list[float]] = ([id for id, _ in pairs], [value for _, value in pairs])
         self.allowed = None if params.allowed_token_ids is None else sorted(set(params.allowed_token_ids))
         self._single = [ids[0] for ids in params.bad_token_ids if len(ids) == 1]

@@ -266,7 +266,9 @@ class Engine:
         host = memory.host_blocks
         pool = "unlimited" if memory.device_tokens is None else f"{memory.device_tokens:,} tokens"
         beside = "unlimited" if host is None else f"{host * memory.block_tokens:,} tokens"
-        return (f"{self.info.name} on {self.info.backend}, policy {self.serving.name}, batch cap "
+        what = ", ".join(filter(None, (self.info.device, self.info.dtype)))
+        body = f"{self.info.backend} ({what})" if what else self.info.backend
+        return (f"{self.info.name} on {body}, policy {self.serving.name}, batch cap "
                 f"{self.serving.max_batch}, KV pool {pool}, host {beside}, {self.serving.residency}; times: "
                 f"{self.hardware.name} ({self.machine})")  # fmt: skip
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import threading
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from fastserve.engine.model_info import ModelInfo
 from fastserve.engine.params import SamplingParams
 from fastserve.engine.request import Listener, Request
 from fastserve.metrics.records import NO_SLO, Slo
+from fastserve.sched.checks import LONGEST_S, seconds
 from fastserve.sched.job import Job
 from fastserve.sched.scheduler import Scheduler
 from fastserve.sched.slo import NO_TARGETS, SloTargets
@@ -65,9 +65,8 @@ class InputProcessor:
         """Puts the request into the inbox. See Engine.submit()."""
         spans = {"deadline_s": deadline_s, "ttft_slo_s": ttft_slo_s, "tpot_slo_s": tpot_slo_s, "timeout_s": timeout_s}
         for name, span in spans.items():
-            if span is not None and not 0 <= span < math.inf:
-                raise ValueError(f"{name}={span}: give a number of seconds from 0 on, or None")
-        if arrival is not None and not math.isfinite(arrival):
+            seconds(name, span)
+        if arrival is not None and not abs(arrival) <= LONGEST_S:
             raise ValueError(f"arrival={arrival}: give seconds of the engine's now(), or None for now")
         slo = SloTargets(_ns(ttft_slo_s), _ns(tpot_slo_s), _ns(deadline_s))
         params = (params or SamplingParams()).resolved(self.info.defaults)

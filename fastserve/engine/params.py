@@ -143,6 +143,12 @@ class SamplingParams:
             raise ValueError(f"the model's generation_config: {error}; give the field in the request") from None
 
     @property
+    def biases(self) -> tuple[tuple[int, float], ...]:
+        """`logit_bias` as it is kept."""
+        assert not isinstance(self.logit_bias, Mapping)
+        return tuple(self.logit_bias)
+
+    @property
     def constrained(self) -> list[str]:
         """The fields that say what the output may be, and are given."""
         return [name for name in _CONSTRAINTS if getattr(self, name)]

@@ -44,22 +44,22 @@ class TokenText:
         self.each_byte = self._one_for_each_byte()
         """Whether each byte that is no part of a character becomes a U+FFFD of its own in texts."""
 
-    def bytes(self, id: int) -> bytes:
+    def data(self, id: int) -> bytes:
         """All tokens of an output together are its text, in UTF-8. Empty for an id without a token."""
         found = self._known.get(id)
         if found is None:
-            found = self._known[id] = self._bytes(id)
+            found = self._known[id] = self._read(id)
         return found
 
     def text(self, id: int) -> str:
         r"""Its characters; bytes that are not whole characters as OpenAI writes them: \xf0\x9f."""
-        data = self.bytes(id)
+        data = self.data(id)
         try:
             return data.decode()
         except UnicodeDecodeError:
             return "".join([f"\\x{byte:02x}" for byte in data])
 
-    def _bytes(self, id: int) -> bytes:
+    def _read(self, id: int) -> bytes:
         name = self._name(id)
         if isinstance(name, bytes):
             return name
@@ -119,6 +119,8 @@ class Offsets:
         """data: the token's bytes that stand in the text, b"" for one that is left out. A token that continues a
         character begins where the character does.
         """
+        if data and not 0x80 <= data[0] < 0xC0:  # it does not go on with what is there
+            self._at += len(self._decoder.decode(b"", True))
         at = self._at
         self._at += len(self._decoder.decode(data))
         return at

@@ -1,9 +1,6 @@
-"""The context of a machine's model, as the machine's file says it or as its name tells the model."""
+"""The context of a model by its name, for machines whose file does not say it: presets and rooflines."""
 
 from __future__ import annotations
-
-from fastserve.hardware.catalogue import PREFIX
-from fastserve.hardware.hardware import load_hardware
 
 CONTEXTS = {
     "opt-": 2_048,
@@ -17,13 +14,6 @@ CONTEXTS = {
 """How a model's name begins -> tokens: `max_position_embeddings` of the models' own config.json."""
 
 
-def context_of(machine: str) -> int | None:
-    """Tokens of prompt and output together, of a preset, a file or roofline:MODEL/DEVICE; None where it is not known.
-
-    Raises FileNotFoundError or ValueError as load_hardware() does.
-    """
-    measured = load_hardware(machine).context
-    if measured is not None:
-        return measured
-    model = machine.removeprefix(PREFIX)
+def context_of(model: str) -> int | None:
+    """Tokens of prompt and output together; None for a name that is not known. Hardware.context asks it."""
     return next((tokens for begin, tokens in CONTEXTS.items() if model.startswith(begin)), None)

@@ -25,7 +25,9 @@ class Memory:
         if self.bytes_per_token < 0:
             raise ValueError(f"bytes_per_token must not be negative, got {self.bytes_per_token}")
         if self.device_tokens is not None and self.device_tokens < self.block_tokens:
-            raise ValueError(f"device_tokens must hold one block of {self.block_tokens}, got {self.device_tokens}")
+            raise ValueError(
+                f"a device pool of {self.device_tokens} tokens must hold one block of {self.block_tokens} tokens"
+            )
         if self.host_bytes is not None and self.host_bytes < 0:
             raise ValueError(f"host_bytes must not be negative, got {self.host_bytes}")
         if self.host_bytes and not self.bytes_per_token:

@@ -17,12 +17,13 @@ Who counts:
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastserve.metrics.finish import OUTCOMES, is_outcome
+from fastserve.metrics.intervals import Ratio, paired_ratio
 from fastserve.metrics.saturation import Columns, Floats, area_until, covered, left_at, saturated
 
 Summary = dict[str, float | int | None]
@@ -53,14 +54,6 @@ class Slo:
     ttft_s: float | None = None
     tpot_s: float | None = None
     e2e_s: float | None = None
-
-
-class Ratio(NamedTuple):
-    """A ratio of means with its 95 % interval; the interval is None when one seed leaves nothing to resample."""
-
-    mean: float
-    low: float | None
-    high: float | None
 
 
 def summarise(columns: Columns, *, horizon_s: float, warmup_s: float = 0.0, slo: Slo | None = None) -> Summary:
@@ -113,27 +106,6 @@ def jain(shares: Sequence[float] | Floats) -> float | None:
     x = np.asarray(shares, dtype=float)
     squares = float(np.sum(x * x))
     return float(np.sum(x)) ** 2 / (len(x) * squares) if squares > 0 else None
-
-
-def paired_ratio(baseline: Sequence[float], other: Sequence[float], *, seed: int = 0, resamples: int = 10_000) -> Ratio:
-    """Mean of `baseline` over mean of `other`, above 1 where `other` is the smaller; one value per seed, paired.
-
-    The interval holds 95 % of the ratios when seeds are drawn again with replacement, a seed's two values together
-    (percentile bootstrap): jobs within a run are correlated, runs are not.
-
-    Raises ValueError when the lists differ in length, are empty, or hold values that are not finite and positive.
-    """
-    base, rest = np.asarray(baseline, dtype=float), np.asarray(other, dtype=float)
-    if len(base) != len(rest) or not len(base):
-        raise ValueError(f"A paired ratio needs one value per seed on both sides, not {len(base)} and {len(rest)}.")
-    if not (np.all(np.isfinite(base) & np.isfinite(rest)) and np.all(base > 0) and np.all(rest > 0)):
-        raise ValueError("A paired ratio needs finite values above 0 on both sides.")
-    mean = float(base.mean() / rest.mean())
-    if len(base) == 1:
-        return Ratio(mean, None, None)
-    drawn = np.random.default_rng(seed).integers(len(base), size=(resamples, len(base)))
-    low, high = np.quantile(base[drawn].mean(axis=1) / rest[drawn].mean(axis=1), (0.025, 0.975))
-    return Ratio(mean, float(low), float(high))
 
 
 def largest_rate(

@@ -91,13 +91,18 @@ def calibrate(
 
 
 def fit_link(copies: Sequence[CopyTime]) -> Link:
-    """Fits a bandwidth each way and one latency per copy. Without copies: the default link, which is unused then."""
+    """Fits a bandwidth each way and one latency per copy. Without copies: the default link, which is unused then.
+
+    Copies of one size alone, as a pool of one block has them, are a bandwidth without a latency.
+    """
     ways = [[copy for copy in copies if copy.out is out] for out in (True, False)]
-    if not all(len(way) > 1 for way in ways):
+    if not all(ways):
         return Link()
     rates, latencies = [], []
     for way in ways:
-        each, per_byte = fit([(1.0, copy.bytes) for copy in way], [copy.seconds for copy in way])
+        sizes = {copy.bytes for copy in way}
+        rows = [(1.0 if len(sizes) > 1 else 0.0, copy.bytes) for copy in way]
+        each, per_byte = fit(rows, [copy.seconds for copy in way])
         rates.append(max(1, round(1 / max(per_byte, 1e-12))))
         latencies.append(round(each * 1e9))
     return Link(rates[0], rates[1], round(sum(latencies) / 2))

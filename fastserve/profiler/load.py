@@ -19,6 +19,7 @@ from fastserve.sched.observer import Observer
 from fastserve.sched.plan import Outcome, Plan
 
 PREFILLS = (16, 64, 256, 128, 512, 32, 1024, 2048)
+SHORTEST = 3  # tokens of a context: one of a prompt, two of an output
 DECODES = 16  # output tokens of a request in a decode phase
 
 Report = Callable[[float, str], object]
@@ -86,10 +87,17 @@ def measure(
     """Rounds of phases until the budget (s) is spent; at least a burst, a prefill and a decode.
 
     longest: tokens of the longest context (None: 2,560, or what the engine takes). Greedy, no text is stopped early.
+    ValueError where the longest context is too short for a prefill and a decode.
     """
     scheduler = engine.loop.scheduler
     pool = engine.hardware.memory.device_tokens
-    longest = min(engine.max_model_len, longest or PREFILLS[-1] + 512, pool or engine.max_model_len)
+    longest = PREFILLS[-1] + 512 if longest is None else longest
+    longest = min(engine.max_model_len, longest, pool or engine.max_model_len)
+    if longest < SHORTEST:
+        raise ValueError(
+            f"the longest context is {longest} tokens, and {SHORTEST} are the fewest that can be measured: give a "
+            "larger KV pool, max_model_len or longest"
+        )
     _serve(engine, [(min(16, longest - 2), 2)], random.Random(seed))  # the first steps of a process are the slowest
     meter = Meter.attach(engine)
     rng = random.Random(seed)

@@ -43,14 +43,26 @@ def renamed(given: Mapping[str, Any], others: Mapping[str, str]) -> dict[str, An
     return found
 
 
-def at_least(name: str, value: int | None, least: int) -> None:
-    """Raises ValueError unless it is a whole number that is large enough; None stands for a default and passes."""
+MOST = 10**12
+"""The largest whole number of a setting: more than any machine has of anything, and far from where sums overflow."""
+
+LONGEST_S = 1e9
+"""The longest time of a setting, 31 years: in nanoseconds it fits into 64 bits, and so does what is added to it."""
+
+SHORTEST_S = 1e-9
+"""The shortest that is not 0: times inside are whole nanoseconds."""
+
+
+def at_least(name: str, value: int | None, least: int, most: int = MOST) -> None:
+    """Raises ValueError unless it is a whole number in these bounds; None stands for a default and passes."""
     if value is None:
         return
     if not isinstance(value, int) or isinstance(value, bool):
         raise ValueError(f"{name}={value!r} must be a whole number")
     if value < least:
         raise ValueError(f"{name}={value} must be at least {least}")
+    if value > most:
+        raise ValueError(f"{name}={value} must be at most {most:,}")
 
 
 def one_of(name: str, value: object, valid: Iterable[str]) -> None:
@@ -61,5 +73,11 @@ def one_of(name: str, value: object, valid: Iterable[str]) -> None:
 
 def seconds(name: str, value: float | None) -> None:
     """Raises ValueError for what is no time; None stands for a default and passes."""
-    if value is not None and not (isinstance(value, int | float) and isfinite(value) and value >= 0):
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value) or value < 0:
         raise ValueError(f"{name}={value!r} must be a finite number of seconds, and not negative")
+    if value > LONGEST_S:
+        raise ValueError(f"{name}={value!r} must be at most {LONGEST_S:g} seconds, which is 31 years")
+    if 0 < value < SHORTEST_S:
+        raise ValueError(f"{name}={value!r} must be 0 or at least a nanosecond ({SHORTEST_S:g})")

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, Self
 
+from fastserve.sched import checks
 from fastserve.sched.batching import BATCHINGS, usual_budget
 from fastserve.sched.charging import CHARGINGS
 from fastserve.sched.checks import at_least, check_names, one_of, renamed, seconds
@@ -137,6 +138,9 @@ LEAST: dict[str, int] = {
 }  # fmt: skip
 """Whole-number setting -> its smallest value."""
 
+MOST: dict[str, int] = {"max_batch": 1_000_000, "block_tokens": 1 << 20, "lookahead": 1 << 20}
+"""Whole-number setting -> its largest value, where what is made of it would not fit into memory long before."""
+
 CHOICES: dict[str, Iterable[str]] = {
     "batching": BATCHINGS, "residency": RESIDENCIES, "evict": ORDERS, "charging": CHARGINGS,
     "prefix_cache": ("auto", "on", "off"),
@@ -154,7 +158,7 @@ def check(name: str, value: Any) -> None:
     if isinstance(usual, bool) and not isinstance(value, bool):
         raise ValueError(f"{name}={value!r} must be True or False")
     if name in LEAST:
-        at_least(name, value, LEAST[name])
+        at_least(name, value, LEAST[name], MOST.get(name, checks.MOST))
     elif name in CHOICES:
         one_of(name, value, choices(name))
     elif name == "prefill_guard" and not (isinstance(value, int | float) and 0 <= value < 1):

@@ -14,10 +14,11 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
 from fastserve.engine import Engine
-from fastserve.server.api import compat, errors, native, openai
+from fastserve.server.api import compat, documentation, errors, native, openai
 from fastserve.server.api.paths import uses_openai_errors
 from fastserve.server.config.settings import FastServeConfig
 from fastserve.server.forwarded import Forwarded
+from fastserve.server.jobs.store import Store
 from fastserve.server.middleware import Middleware
 from fastserve.server.service import Service
 from fastserve.server.static_page import add_page
@@ -31,13 +32,15 @@ UNLISTED = ("/page", "/docs", "/redoc", "/openapi.json", "/static-offline-docs")
 """Paths that the OpenAPI schema does not have."""
 
 
-def create_app(engine: Engine, config: FastServeConfig | None = None) -> FastAPI:
+def create_app(engine: Engine, config: FastServeConfig | None = None, store: Store | None = None) -> FastAPI:
     """The app. The caller closes the engine. Without a state_dir in the settings, durable jobs are kept in memory only.
+
+    store: of durable jobs, where the caller has opened it already; the app closes it.
 
     Raises ValueError for files and folders in the settings that cannot be used.
     """
     config = config or FastServeConfig()
-    service = Service(engine, config)
+    service = Service(engine, config, store)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -84,7 +87,7 @@ def create_app(engine: Engine, config: FastServeConfig | None = None) -> FastAPI
 
 
 def _describe(app: FastAPI) -> None:
-    """Corrects the OpenAPI schema: adds the error bodies, drops FastAPI's 422 from OpenAI's routes.
+    """Corrects the OpenAPI schema: adds error bodies and what /docs says, drops FastAPI's 422 from OpenAI's routes.
 
     Streams are described by the schema of one event (itemSchema), not as a string.
     """
@@ -100,6 +103,7 @@ def _describe(app: FastAPI) -> None:
                         operation["responses"].pop("422", None)
                     for response in operation["responses"].values():
                         response.get("content", {}).get("text/event-stream", {}).pop("schema", None)
+            documentation.describe(schema)
             app.openapi_schema = schema
         return app.openapi_schema
 

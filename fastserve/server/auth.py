@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from pathlib import Path
 
 from fastserve.server.api.errors import ApiError
+from fastserve.server.config import files
 from fastserve.server.config.settings import FastServeConfig
 from fastserve.server.introspection import Introspection, unnamed
 
@@ -20,7 +20,7 @@ class Auth:
     def __init__(self, config: FastServeConfig) -> None:
         lines = [secret.get_secret_value() for secret in config.api_key]
         if config.api_key_file is not None:
-            lines += _lines(config.api_key_file)
+            lines += files.tokens(config.api_key_file)
         self.clients: dict[bytes, str] = {}
         for line in lines:
             token, *rest = line.split(maxsplit=1)
@@ -61,16 +61,3 @@ class Auth:
 
 def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except OSError as error:
-        raise ValueError(f"token file {path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"token file {path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
-    found = [line for line in lines if line and not line.startswith("#")]
-    if not found:
-        raise ValueError(f"token file {path} holds no token; write one TOKEN or TOKEN CLIENT a line")
-    return found

@@ -32,7 +32,7 @@ BACKSLASH, QUOTE = b"\x01", b"\x02"
 class BodyLimits(NamedTuple):
     """items: strings (keys too), objects and lists. numbers: all other values, in all. run: values of one list.
 
-    string: characters of one string; text: of all of them.
+    string: characters of one string, at least PIECE; text: of all of them.
     """
 
     items: int
@@ -110,6 +110,7 @@ class Scan:
             self._check("string", self.string)
         if parts.quotes and self.splitter.inside:
             self.string = _characters(parts.strings[-1])
+            self._check("string", self.string)
         self.text += _characters(b"".join(parts.strings))
         self._check("text", self.text)
         if self.quotes // 2 + self.brackets // 2 > self.limits.items:

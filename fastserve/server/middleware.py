@@ -16,7 +16,7 @@ from fastserve.server.api.errors import UNCOMPRESSED, ApiError, error_response
 from fastserve.server.api.paths import clean_path
 from fastserve.server.forwarded import route_path
 from fastserve.server.jobs.jobs import new_id
-from fastserve.server.origin import Origins
+from fastserve.server.origin import UNUSED_ELSEWHERE, Origins
 from fastserve.server.service import Service
 
 log = logging.getLogger("fastserve.access")
@@ -64,7 +64,10 @@ class Middleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+                found = MutableHeaders(scope=message)
+                found["X-Request-Id"] = request_id
+                for name, value in UNUSED_ELSEWHERE.items():
+                    found.setdefault(name, value)
             elif head:
                 message["body"] = b""
             await send(message)

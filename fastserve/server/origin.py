@@ -20,6 +20,13 @@ from fastserve.server.forwarded import Scope
 PRIVATE = (".local", ".internal")
 """Ends of names that exist within a network only: nobody can register them to point elsewhere."""
 
+UNUSED_ELSEWHERE = {
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+"""Headers of all responses: no page of another origin embeds one, not even where its browser does not say who asks."""
+
 
 class Origins:
     """allowed_hosts: names that this server is called by, beside those that cannot be foreign; `.name` is all below it,

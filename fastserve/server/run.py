@@ -1,37 +1,29 @@
-"""FastServeServer: the server process. Binds the port, loads the model, serves; on SIGTERM drains and exits."""
+"""FastServeServer: the server process. Holds port and state folder, loads the model, serves; drains on SIGTERM.
+
+Importing this module imports neither fastapi nor torch: start.py refuses what it can before they are.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import os
-import socket
 import sys
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import uvicorn
-
-from fastserve.atomic_files import OutputError
 from fastserve.engine import Engine
-from fastserve.launch import Body
-from fastserve.observers.named import chosen
-from fastserve.server.app import create_app
-from fastserve.server.config import sources
+from fastserve.importing import extra
+from fastserve.launch import Body, loading
 from fastserve.server.config.addresses import is_local
 from fastserve.server.config.settings import FastServeConfig
-from fastserve.server.http_protocol import bounded
-from fastserve.server.service import Service
+from fastserve.server.start import Prepared, StartError, cannot_listen, prepared, state_folder
 from fastserve.server.telemetry import logs
+
+__all__ = ["FastServeServer", "StartError", "embedded_note", "make_engine", "state_folder"]
 
 log = logging.getLogger("fastserve.server")
 
 GIB = 1 << 30
-
-
-class StartError(RuntimeError):
-    """The server could not start; the message is shown to the user."""
 
 
 class FastServeServer:
@@ -42,92 +34,62 @@ class FastServeServer:
 
     def run(self) -> None:
         """Serves until SIGTERM or Ctrl-C, then drains. Raises StartError."""
-        config = self.config
-        logs.set_up(config.log_level, config.log_format)
-        for warning in sources.strays(FastServeConfig.model_fields, config.config):
-            log.warning(warning)
-        with _bind(config.host, config.port) as listener:
-            port = listener.getsockname()[1]
-            if config.state_dir is None:
-                config = config.model_copy(update={"state_dir": state_folder(port)})
+        logs.set_up(self.config.log_level, self.config.log_format)
+        with prepared(self.config) as held:
+            config = held.config
+            print(
+                loading(config.model, config.backend, config.policy, config.device, measures=config.latency is None),
+                file=sys.stderr, flush=True,
+            )  # fmt: skip
             try:
-                observers = chosen(config.timeline, config.iterations, config.observer)
-            except (OutputError, ValueError) as error:
-                raise StartError(str(error)) from error
+                import fastserve.server.app  # what is not installed is known before the model is loaded
+                import fastserve.server.http_server  # noqa: F401
+            except ModuleNotFoundError as error:
+                raise StartError(f"{error.name} is not installed; {extra('server')}") from error
             try:
                 engine = make_engine(config)
             except (ValueError, OSError, ImportError, MemoryError) as error:
                 raise StartError(f"model {config.model}: {error}") from error
             with engine:
-                for observer in observers:
-                    engine.attach(observer)
-                try:
-                    app = create_app(engine, config)
-                except ValueError as error:
-                    raise StartError(str(error)) from error
-                service: Service = app.state.service
-                try:
-                    listener.listen()
-                except OSError as error:  # two processes may bind one port; the second one fails here
-                    raise StartError(_cannot_listen(config.host, port, error)) from error
-                if not is_local(config.host) and not service.auth.on:
-                    log.warning(
-                        "anybody who reaches %s may use this server: set --api-key, or listen at 127.0.0.1", config.host
-                    )
-                host = f"[{config.host}]" if ":" in config.host else config.host
-                server = _Server(
-                    uvicorn.Config(
-                        app,
-                        http=bounded(config),
-                        ws="none",
-                        log_config=None,
-                        access_log=False,
-                        lifespan="on",
-                        proxy_headers=False,
-                        timeout_graceful_shutdown=5,
-                    ),
-                    service,
-                    f"{engine.start_line()}\n{embedded_note(config)}serving at http://{host}:{port} "
-                    f"(page /, documentation /docs, metrics {config.metrics_endpoint})",
-                )  # fmt: skip
-                with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
-                    runner.run(server.serve(sockets=[listener]))
+                _serve(engine, held)
 
 
-class _Server(uvicorn.Server):
-    """The first signal starts the drain, the second exits at once."""
+def _serve(engine: Engine, held: Prepared) -> None:
+    import uvicorn
 
-    def __init__(self, config: uvicorn.Config, service: Service, banner: str) -> None:
-        super().__init__(config)
-        self.service = service
-        self.banner = banner
-        self.loop: asyncio.AbstractEventLoop | None = None
-        self.draining: asyncio.Task[None] | None = None
+    from fastserve.server.app import create_app
+    from fastserve.server.http_protocol import bounded
+    from fastserve.server.http_server import GRACE_S, HttpServer
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        self.loop = asyncio.get_running_loop()
-        await super().startup(sockets)
-        print(self.banner, flush=True)
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().shutdown(sockets)
-        if self.force_exit:  # uvicorn skips it then; durable jobs must stay queued on disk
-            await self.lifespan.shutdown()
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self.draining is None and self.loop is not None:
-            self.loop.call_soon_threadsafe(self._drain)
-        else:
-            self.should_exit = self.force_exit = True
-
-    def _drain(self) -> None:
-        if self.draining is None:
-            self.draining = asyncio.ensure_future(self._drain_and_exit())
-
-    async def _drain_and_exit(self) -> None:
-        log.info("draining: at most %g s for the requests in flight", self.service.config.drain_seconds)
-        await self.service.drain()
-        self.should_exit = True
+    config = held.config
+    for observer in held.observers:
+        engine.attach(observer)
+    try:
+        app = create_app(engine, config, held.store)
+    except ValueError as error:
+        raise StartError(str(error)) from error
+    service = app.state.service
+    port = held.listener.getsockname()[1]
+    try:
+        held.listener.listen()
+    except OSError as error:  # two processes may bind one port; the second one fails here
+        raise cannot_listen(config.host, port, error) from error
+    if not is_local(config.host) and not service.auth.on:
+        log.warning(
+            "anybody who reaches %s may use this server: set --api-key-file, or listen at 127.0.0.1", config.host
+        )
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    server = HttpServer(
+        uvicorn.Config(
+            app, http=bounded(config), ws="none", log_config=None, access_log=False, lifespan="on",
+            proxy_headers=False, timeout_graceful_shutdown=GRACE_S,
+        ),
+        service,
+        f"{engine.start_line()}\n{embedded_note(config)}serving at http://{host}:{port} "
+        f"(page /, documentation /docs, metrics {config.metrics_endpoint})",
+    )  # fmt: skip
+    with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+        runner.run(server.serve(sockets=[held.listener]))
 
 
 def make_engine(config: FastServeConfig) -> Engine:
@@ -155,30 +117,3 @@ def embedded_note(config: FastServeConfig) -> str:
         "the embedded model is untrained: it writes seeded nonsense, for trying things out; a real one: "
         "fastserve serve --model Qwen/Qwen2.5-0.5B-Instruct\n"
     )
-
-
-def state_folder(port: int) -> Path:
-    """The default state_dir: in the user's home, one for each port."""
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Application Support"
-    else:
-        base = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    return base / "fastserve" / f"port-{port}"
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    """Bound and not yet listening, so that a port in use is found before the model is loaded."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        found = socket.socket(family, kind, protocol)
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind(address)
-    except OSError as error:
-        raise StartError(_cannot_listen(host, port, error)) from error
-    return found
-
-
-def _cannot_listen(host: str, port: int, error: OSError) -> str:
-    return f"cannot listen at {host} port {port}: {error.strerror or error}; another --port, or 0 for a free one"

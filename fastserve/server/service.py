@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from fastserve.engine import Engine, Output, SamplingParams
-from fastserve.engine.engine import QueueFull
+from fastserve.engine.engine import QueueFull, RefusedError
 from fastserve.engine.request import Piece
 from fastserve.server.api.chat_template import ChatTemplate
 from fastserve.server.api.errors import ApiError
@@ -26,7 +26,16 @@ from fastserve.server.auth import Auth
 from fastserve.server.config.settings import FastServeConfig
 from fastserve.server.input_pool import InputPool
 from fastserve.server.jobs.durable import Durable, JobRequest, interrupted
-from fastserve.server.jobs.jobs import END_STATES, Group, JobRegistry, Scheduling, ServedJob, answer_of, new_id
+from fastserve.server.jobs.jobs import (
+    END_STATES,
+    Group,
+    JobRegistry,
+    Scheduling,
+    ServedJob,
+    answer_of,
+    new_id,
+    weight_of,
+)
 from fastserve.server.jobs.store import Store
 from fastserve.server.limits import RateLimits
 from fastserve.server.telemetry.alerts import Alerts
@@ -35,6 +44,9 @@ from fastserve.server.telemetry.metrics import Metrics
 from fastserve.server.telemetry.totals import Totals
 
 log = logging.getLogger("fastserve.server")
+
+UPKEEP_S = 60.0
+"""Seconds between two looks at the age of ended jobs."""
 
 DRAINING = "the server is shutting down and accepts no new requests"
 BODIES_AT_ONCE = 8
@@ -45,7 +57,7 @@ DRAINED = "the server was shut down before this request had ended"
 class Service:
     """Raises ValueError for a state folder, token file or chat template that cannot be used."""
 
-    def __init__(self, engine: Engine, config: FastServeConfig) -> None:
+    def __init__(self, engine: Engine, config: FastServeConfig, store: Store | None = None) -> None:
         self.engine = engine
         self.config = config
         self.model = config.served_model_name or engine.model_name
@@ -55,7 +67,7 @@ class Service:
         self.max_body_bytes = round(config.max_body_mib * (1 << 20))
         self.input_pool = InputPool(BODIES_AT_ONCE * self.max_body_bytes)
         self.tokenization = Tokenization(engine, ChatTemplate(engine.tokenizer, config.chat_template), self.input_pool)
-        self.registry = JobRegistry(config.keep_jobs, config.keep_hours)
+        self.registry = JobRegistry(config.keep_jobs, config.keep_hours, config.keep_mib * (1 << 20))
         self.totals = Totals()
         self.metrics = Metrics(engine, self.model)
         self.alerts = Alerts(config.alerts)
@@ -66,7 +78,8 @@ class Service:
         self.draining = False
         self.stopping = False  # the drain is over: cancellations now are the server's, not the client's
         self.dispatcher: LoopDispatcher | None = None
-        self.store = Store(config.state_dir)
+        self.store = Store(config.state_dir) if store is None else store
+        self.upkeep: asyncio.Task[None] | None = None
         self.durable = Durable(self.store, engine.model_name, self._run)
 
     # -- admission -------------------------------------------------------------------------------------------------
@@ -75,6 +88,16 @@ class Service:
     def load(self) -> int:
         """Requests in flight, durable jobs not counted."""
         return sum(job.handle is not None and not job.durable for job in self.registry.jobs.values())
+
+    @property
+    def unfinished(self) -> int:
+        """Requests that a drain waits for: durable jobs are resumed by the next start instead."""
+        return self.load
+
+    @property
+    def stored(self) -> int:
+        """Durable jobs that have not ended."""
+        return sum(job.durable and job.ended is None for job in self.registry.jobs.values())
 
     def check_model(self, name: str | None) -> None:
         """Raises ApiError 404 for a model that this server does not serve; none and "" mean the one that it does."""
@@ -98,7 +121,17 @@ class Service:
         if most is not None and longest > most:
             what = f"a prompt of {longest} tokens; this server accepts at most {most}: the prompt is too long"
             raise ApiError(400, what, param="prompt")
+        self._make_sure_of_memory(sum(map(weight_of, map(len, prompts))))
         self.limits.admit(client, sum(map(len, prompts)))
+
+    def _make_sure_of_memory(self, weight: int) -> None:
+        """Raises ApiError 400 for a request that never fits into keep_mib, 503 for one that does not now."""
+        most = self.config.keep_mib
+        told = f"this request takes {weight / (1 << 20):.3g} MiB of this server's memory for requests ({most:g} MiB)"
+        if weight > most * (1 << 20):
+            raise ApiError(400, f"{told}: more than there is; send less at once, or raise keep_mib", param="prompt")
+        if not self.registry.has_room(weight):
+            raise ApiError(503, f"{told}, and those that run or wait have taken it: try again later", retry_after=1)
 
     @contextlib.contextmanager
     def place(self) -> Iterator[None]:
@@ -183,7 +216,8 @@ class Service:
         except QueueFull as error:
             raise _queue_full(error) from error
         except ValueError as error:
-            raise ApiError(400, str(error), param=getattr(error, "param", None)) from error
+            param = "prompt" if isinstance(error, RefusedError) else getattr(error, "param", None)
+            raise ApiError(400, str(error), param=param) from error
         except RuntimeError as error:
             raise ApiError(503, str(error)) from error
         self.registry.add(job)
@@ -219,9 +253,7 @@ class Service:
         if job.durable and self._resumes(job, output):
             self._retry_one(well=False)
             return output
-        job.ended = time.time()
-        job.state = END_STATES[output.finish_reason]
-        job.error = output.error
+        job.end(END_STATES[output.finish_reason], output.error)
         if output.finish_reason == "cancelled" and self.stopping:
             job.error = DRAINED
         job.answer = answer_of(job, output, self.engine.info.backend)
@@ -253,9 +285,19 @@ class Service:
 
     def _forget(self, ended: ServedJob) -> None:
         """Drops ended jobs beyond keep_jobs and keep_hours, also from the store."""
-        for job in self.registry.end(ended):
+        self._drop_all(self.registry.end(ended))
+
+    def _drop_all(self, jobs: list[ServedJob]) -> None:
+        for job in jobs:
             if job.durable:
                 self.store.remove(job.id)
+
+    async def _upkeep(self) -> None:
+        """What is due with time and not with requests: old jobs go though no other one ends."""
+        while True:
+            await asyncio.sleep(UPKEEP_S)
+            self._drop_all(self.registry.expire())
+            self.store.keep_age()
 
     def alert(self, values: dict[str, float]) -> None:
         """Logs a warning for each threshold that is newly crossed."""
@@ -277,10 +319,14 @@ class Service:
 
     def resume(self) -> int:
         """Restores the durable jobs of earlier runs; returns how many were submitted again."""
-        rows = self.store.rows(self.config.keep_jobs, self.config.keep_hours)
-        jobs = [self.durable.restore(row, self.model) for row in rows]
-        for job in jobs:
-            self.registry.add(job)
+        jobs = []
+        for row in self.store.rows(self.config.keep_jobs, self.config.keep_hours):
+            job = self.durable.restore(row, self.model)
+            self.registry.add(job, self.store.age_of(row))
+            if job.ended is None:
+                jobs.append(job)
+        self._drop_all(self.registry.expire())
+        self.upkeep = asyncio.ensure_future(self._upkeep())
         if self.durable.failed:
             self.durable.retry_one(well=True, idle=True)
         waiting = sum(job.handle is None and job.ended is None for job in jobs)
@@ -320,6 +366,8 @@ class Service:
     async def close(self) -> None:
         """The caller closes the engine."""
         await self._stop()
+        if self.upkeep is not None:
+            self.upkeep.cancel()
         self.input_pool.close()
         await self.auth.close()
         await asyncio.to_thread(self.store.close)

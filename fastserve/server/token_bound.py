@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Sized
 
 from fastserve.server.body_scan import Fragment
 
-SLICE = 1 << 15
+SLICE = 1 << 11
 """Characters that are tokenized at once."""
 
-FORGIVEN = 16
+FORGIVEN = 8
 """Tokens of a slice, beside 1 in 64 and 2 of each string, that the whole may not have."""
 
 

@@ -5,13 +5,14 @@ from fastserve.workload.profile import Profile, load_profile, profile_names
 from fastserve.workload.reader.read import read_trace
 from fastserve.workload.requests import TraceRequest, requests_of
 from fastserve.workload.statistics import Description, describe
-from fastserve.workload.synthesis import synthesise
+from fastserve.workload.synthesis import Synthesis, synthesise
 from fastserve.workload.trace import Trace
 from fastserve.workload.write import write_trace
 
 __all__ = [
     "Description",
     "Profile",
+    "Synthesis",
     "Trace",
     "TraceError",
     "TraceRequest",

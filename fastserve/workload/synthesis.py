@@ -2,10 +2,109 @@
 
 from __future__ import annotations
 
-from fastserve.workload.arrivals import arrival_times
-from fastserve.workload.lengths import draw_lengths
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final
+
+from fastserve.sched.checks import check_names
+from fastserve.workload.arrivals import PROCESSES, arrival_times
+from fastserve.workload.errors import TraceError
+from fastserve.workload.lengths import DISTRIBUTIONS, draw_lengths
 from fastserve.workload.seed import seed_sequence
 from fastserve.workload.trace import Trace
+
+OTHER_NAMES: Final = {"num_requests": "n", "num_prompts": "n", "request_rate": "rate"}
+"""What the flags of `sim.trace synthesise` are called -> key."""
+
+INNER: Final = frozenset(key for table in (PROCESSES, DISTRIBUTIONS) for known in table.values() for key in known)
+"""Keys within a recipe, such as cv in gamma:cv=4."""
+
+CALIBRATION: Final = 2000
+"""Requests of the draw, the same for all seeds, on which what the machine sustains is measured."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Synthesis:
+    """What a synthetic trace is drawn from, all but its seed; arrivals.py and lengths.py say what the recipes mean."""
+
+    n: int = 1000
+    """requests"""
+    rate: float | None = None
+    """requests/s in the long run; None: still to be set"""
+    arrivals: str = "poisson"
+    lengths: str = "profile:azure-conv-2023"
+    prompt: str | None = None
+    """distribution of prompt lengths, if another"""
+    output: str | None = None
+    """distribution of output lengths, if another"""
+
+    @classmethod
+    def parse(cls, text: str) -> Synthesis:
+        """From n=1000,rate=2,arrivals=gamma:cv=4,lengths=profile:azure-conv-2023; any order, any part left out.
+
+        Commas within a recipe need no care: lengths=lognormal:5,1,1,1024,rate=2. Raises TraceError, also for a recipe
+        from which nothing can be drawn.
+        """
+        try:
+            given: dict[str, Any] = dict(_pairs(text, [field.name for field in fields(cls)]))
+            for key, kind, what in (("n", int, "a whole number"), ("rate", float, "a number of requests/s")):
+                if key in given:
+                    given[key] = _number(given[key], kind, key, what)
+        except ValueError as error:
+            raise TraceError(f"--synth: {error}") from None
+        recipe = cls(**given)
+        replace(recipe, n=min(recipe.n, 1), rate=1.0 if recipe.rate is None else recipe.rate).trace(0)
+        return recipe
+
+    def trace(self, seed: int) -> Trace:
+        """The draw of this seed. Raises TraceError."""
+        if self.rate is None:
+            raise TraceError("the synthetic workload has no rate: give rate=R (requests/s), or --rate or --load")
+        return synthesise(
+            self.n,
+            rate=self.rate,
+            arrivals=self.arrivals,
+            lengths=self.lengths,
+            prompt=self.prompt,
+            output=self.output,
+            seed=seed,
+        )
+
+    def typical(self) -> Trace:
+        """A draw of its lengths that is large enough to measure a capacity with."""
+        return replace(self, n=CALIBRATION, rate=1.0, arrivals="poisson").trace(0)
+
+    def __str__(self) -> str:
+        """As parse() reads it."""
+        parts = [(field.name, getattr(self, field.name)) for field in fields(self)]
+        return ",".join(f"{key}={value:g}" if key == "rate" else f"{key}={value}" for key, value in parts if value)
+
+
+def _pairs(text: str, names: list[str]) -> Iterable[tuple[str, str]]:
+    """(key, value) of each part, the parts of a recipe put together again. Raises ValueError."""
+    found: dict[str, str] = {}
+    last = ""
+    for part in text.split(","):
+        key, equals, value = (word.strip() for word in part.partition("="))
+        key = OTHER_NAMES.get(key, key)
+        if equals and key in names:
+            if key in found:
+                raise ValueError(f"{key} is given twice")
+            found[key], last = value, key
+        elif ":" in found.get(last, "") and (not equals or key in INNER):
+            found[last] += f",{part.strip()}"
+        elif equals:
+            check_names("a synthetic workload", [key], names)
+        elif part.strip():
+            raise ValueError(f"{part.strip()!r} is out of place; write KEY=VALUE with keys {', '.join(names)}")
+    return found.items()
+
+
+def _number(text: str, kind: type[int] | type[float], key: str, what: str) -> int | float:
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"{key}={text} is not {what}") from None
 
 
 def synthesise(

@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from fastserve.metrics.finish import Outcome, is_outcome
-from fastserve.metrics.summary import Ratio, paired_ratio
+from fastserve.metrics.intervals import Ratio, paired_ratio, resampled
 from fastserve.policies.spec import unread_line
 from fastserve.wording import policy_in_words, value_in_words
 from sim.report.run import Run
@@ -36,7 +36,7 @@ FIRST = (
 )  # fmt: skip
 """Settings that are read with every result. The others are set apart where they are as --help says."""
 
-APART = ("seeds", "unread")
+APART = ("seeds", "unread", "resampled", "samples")
 """Settings that have a place of their own."""
 
 DEFAULTS = {field.name: field.default for field in fields(Settings)}
@@ -46,7 +46,7 @@ def table(runs: Sequence[Run], settings: Mapping[str, object]) -> str:
     """Settings, one row per label in order of appearance, then each label's own settings and what the marks mean.
 
     Figures are means over seeds. The last column is the mean JCT of the first label over that of the row, paired by
-    seed, with a 95 % bootstrap interval where there are several seeds.
+    seed, with a 95 % interval where there are seeds enough; the line under the table says what was resampled.
     """
     if not runs:
         return "No run was finished."
@@ -67,7 +67,7 @@ def table(runs: Sequence[Run], settings: Mapping[str, object]) -> str:
             [
                 f"{label} {'*' if mark else ''}".rstrip(),
                 *values,
-                "1" if group is first else _ratio_text(_ratio(first, group)),
+                "1" if group is first else _ratio_text(_ratio(first, group, settings)),
             ]
         )
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
@@ -78,10 +78,17 @@ def table(runs: Sequence[Run], settings: Mapping[str, object]) -> str:
         for row in rows
     ]
     lines.insert(2, "-" * len(lines[0]))
-    return (
-        "\n".join([*_header(runs, settings), "", *(line.rstrip() for line in lines), *_notes(groups, marks, settings)])
-        + "\n"
-    )
+    body = [line.rstrip() for line in lines] + _resampled(groups, settings)
+    return "\n".join([*_header(runs, settings), "", *body, *_notes(groups, marks, settings)]) + "\n"
+
+
+def _resampled(groups: Mapping[str, Sequence[Run]], settings: Mapping[str, Any]) -> list[str]:
+    """What the intervals are over, or why there are none: one line under the table, which may wrap."""
+    seeds = min(len({run.seed for run in group}) for group in groups.values())
+    words = settings.get("resampled")
+    if words is None or (seeds < 2 and len(groups) < 2):
+        return []
+    return textwrap.wrap(resampled(seeds, words, settings.get("samples")), WIDTH, subsequent_indent="  ")
 
 
 def _header(runs: Sequence[Run], settings: Mapping[str, object]) -> list[str]:
@@ -206,14 +213,16 @@ def _share(some: Sequence[Run], group: Sequence[Run]) -> str:
     return f" in {len(some)} of {len(group)} seeds" if len(group) > 1 else ""
 
 
-def _ratio(first: Sequence[Run], group: Sequence[Run]) -> Ratio | None:
+def _ratio(first: Sequence[Run], group: Sequence[Run], settings: Mapping[str, Any]) -> Ratio | None:
     """Paired over the common seeds: an interrupted run may lack some. None where the two truncated different jobs."""
     if not _same_work(first, group):
         return None
     mine = {run.seed: run.summary["mean_jct_s"] for run in group}
     pairs = [(run.summary["mean_jct_s"], mine.get(run.seed)) for run in first]
     both = [(base, other) for base, other in pairs if base and other]
-    return paired_ratio([base for base, _ in both], [other for _, other in both]) if both else None
+    if not both:
+        return None
+    return paired_ratio([base for base, _ in both], [other for _, other in both], samples=settings.get("samples"))
 
 
 def _ratio_text(ratio: Ratio | None) -> str:

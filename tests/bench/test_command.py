@@ -15,6 +15,7 @@ import pytest
 from fastserve.__main__ import main
 from fastserve.bench.stub import Behaviour
 from fastserve.bench.target import TargetClient
+from fastserve.workload.seeds import source_of
 from tests.bench.conftest import Served
 
 Serve = Callable[..., Served]
@@ -137,15 +138,27 @@ def test_headers_and_key(serve: Serve, trace: Path, capsys: pytest.CaptureFixtur
     assert "sesame" not in json.dumps(found)
 
 
-def test_seeds_repair_a_trace_as_the_simulator_does(
+def test_seeds_resample_a_trace_as_the_simulator_does(
     serve: Serve, trace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from fastserve.workload import read_trace
 
     served = serve()
-    bench(capsys, "--url", served.url, "--trace", trace, "--seed", 5)
-    expected = read_trace(trace).repaired(5).output.tolist()
-    assert [seen.body["max_tokens"] for seen in served.stub.seen] == expected
+    for words, how in (([], "blocks"), (["--resample", "pairs"], "pairs")):
+        served.stub.seen.clear()
+        bench(capsys, "--url", served.url, "--trace", trace, "--seed", 5, *words)
+        expected = source_of(read_trace(trace), resample=how).trace(5).output.tolist()
+        assert [seen.body["max_tokens"] for seen in served.stub.seen] == expected
+
+
+def test_a_synthetic_workload_needs_no_file(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
+    served = serve()
+    found = bench(
+        capsys, "--url", served.url, "--synth", "n=4,rate=200,lengths=fixed:9,output=lognormal:2,1,1,30", "--seed", 2
+    )
+    drawn = source_of(None, "n=4,rate=200,lengths=fixed:9,output=lognormal:2,1,1,30").trace(2)
+    assert [seen.body["max_tokens"] for seen in served.stub.seen] == drawn.output.tolist()
+    assert found["settings"]["workload"] == "synthetic" and found["settings"]["source"] == drawn.source
 
 
 @pytest.mark.parametrize(
@@ -153,6 +166,9 @@ def test_seeds_repair_a_trace_as_the_simulator_does(
     [
         (["--dataset-name", "sharegpt"], "needs --dataset-path"),
         (["--trace", "x", "--dataset-name", "random"], "not both"),
+        (["--trace", "x", "--synth", "rate=2"], "give one of the two"),
+        (["--synth", "rat=2"], "no setting 'rat'"),
+        (["--synth", "rate=2", "--lenient"], "--lenient is about reading a trace file"),
         (["--trace", "/nowhere"], "no such file"),
         (["--api", "openai-chat", "--prompts", "ids"], "takes text only"),
         (["--predictor", "psychic"], "no predictor"),

@@ -417,7 +417,7 @@ def test_settings_are_checked() -> None:
         Engine.scripted(policy="srpt")
     with pytest.raises(ValueError, match="a live engine knows no true lengths"):
         Engine.scripted(predictor="oracle")
-    with pytest.raises(ValueError, match="kv_tokens=3 must be at least 16"):
+    with pytest.raises(ValueError, match="kv_tokens=3 must hold one KV block of 16 tokens"):
         Engine.scripted(kv_tokens=3)
     with pytest.raises(ValueError, match="no policy 'nonsense'"):
         Engine.scripted(policy="nonsense")

@@ -48,7 +48,9 @@ def searched(*censored: bool) -> Point:
 
 def test_a_ratio_of_searched_rates_says_what_it_is_worth() -> None:
     found, missed, mixed = searched(False, False), searched(True, True), searched(False, True)
-    assert rated(found, found, "x").ours == Ratio(1.0, 1.0, 1.0)
+    assert rated(found, found, "x").ours == Ratio(1.0, None, None)
+    four = searched(False, False, False, False)
+    assert rated(four, four, "x").ours == Ratio(1.0, 1.0, 1.0)
     assert rated(found, found, "x")[1:] == ("", "")
     assert rated(missed, found, "x").side == "at least"
     assert rated(found, mixed, "x").side == "at most"

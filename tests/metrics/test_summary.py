@@ -249,7 +249,6 @@ def test_the_interval_holds_the_ratio_and_repeats() -> None:
     assert found.high is not None
     assert found.low < found.mean < found.high
     assert found == paired_ratio(baseline, other)
-    assert found != paired_ratio(baseline, other, seed=1)
 
 
 @pytest.mark.parametrize(("baseline", "other"), [([], []), ([1.0], [1.0, 2.0]), ([1.0], [0.0]), ([NAN], [1.0])])

@@ -170,7 +170,7 @@ def test_lists_and_pairs() -> None:
         ({"policy": "srpt"}, "needs a guess"),
         ({"policy": "srpt", "predictor": "oracle"}, "knows no true lengths"),
         ({"predictor": "constant:many"}, "'many'"),
-        ({"kv_tokens": 3}, "at least 16"),
+        ({"kv_tokens": 3}, "must hold one KV block of 16 tokens"),
         ({"set": "alpha=-1"}, "alpha=-1"),
         ({"num_queues": 99}, "levels=99"),
         ({"api_key": ["", "s3cret"]}, "a token is empty"),

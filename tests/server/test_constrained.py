@@ -85,6 +85,14 @@ async def test_prompts_are_cut(engine: Engine, client: httpx.AsyncClient) -> Non
     assert await text(prompt="abcdef", truncate_prompt_tokens=3) == await text(prompt="def")
     cut = {"truncate_prompt_tokens": 3, "truncation_side": "right"}
     assert await text(prompt="abcdef", **cut) == await text(prompt="abc") == await text(prompt=list(b"abcdef"), **cut)
+    long = "".join([chr(97 + i % 26) for i in range(60_000)])
+    for cut in ({}, {"truncation_side": "right"}):
+        part = long[-50:] if not cut else long[:50]
+        assert await text(prompt=long, truncate_prompt_tokens=50, **cut) == await text(prompt=part)
+    assert await tokens(prompt=long, truncate_prompt_tokens=-1) == most - 4
+    for body in ({"prompt": long}, {"prompt": long, "truncate_prompt_tokens": None}):
+        refused = await client.post("/v1/completions", json=body)
+        assert refused.status_code == 400 and "prompt is too long" in refused.text
     assert (await ask(client, truncate_prompt_tokens=0))["param"].startswith("truncate_prompt_tokens")
 
 
@@ -123,6 +131,9 @@ async def test_prompts_are_cut(engine: Engine, client: httpx.AsyncClient) -> Non
         ({"audio": {"voice": "x"}}, "audio"),
         ({"chat_template": "{{ 1 }}"}, "chat_template"),
         ({"echo": True}, "echo"),
+        ({"max_new_tokens": 5}, "max_new_tokens"),
+        ({"stop_sequences": ["a"]}, "stop_sequences"),
+        ({"lora_path": "x"}, "lora_path"),
         ({"allowed_token_ids": []}, "allowed_token_ids"),
         ({"allowed_token_ids": [-1]}, "allowed_token_ids.0"),
         ({"allowed_token_ids": [9999]}, "allowed_token_ids"),

@@ -233,9 +233,8 @@ def test_a_state_folder_that_cannot_be_used(tmp_path: Path) -> None:
 
     file = tmp_path / "file"
     file.write_text("nothing")
-    garbage = tmp_path / "garbage"
-    garbage.mkdir()
-    (garbage / "jobs.sqlite").write_bytes(b"this is no database" * 500)
-    for folder in (file, file / "below", garbage, Path("/proc/none")):
+    inside = tmp_path / "inside"
+    (inside / "jobs.sqlite").mkdir(parents=True)
+    for folder in (file, file / "below", inside, Path("/proc/none")):
         with pytest.raises(ValueError, match=rf"state folder {folder} cannot be used: \w"):
             Store(folder)

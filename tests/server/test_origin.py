@@ -144,6 +144,15 @@ async def test_pages_of_other_origins(serve: Serve, headers: dict[str, str], rig
             assert (await client.options(f"/jobs/{kept}", headers=preflight)).status_code == 403
 
 
+async def test_no_response_can_be_embedded_elsewhere(serve: Serve) -> None:
+    """Over plain HTTP to another machine a browser does not say who asks: it is told what not to do with the answer."""
+    async with serve() as client:
+        for path in ("/", "/docs", "/jobs", "/nothing", "/stats", "/page/app.js"):
+            headers = (await client.get(path)).headers
+            assert headers["x-frame-options"] == "DENY" and headers["x-content-type-options"] == "nosniff", path
+            assert headers["cross-origin-resource-policy"] == "same-origin"
+
+
 async def test_a_link_from_elsewhere_may_lead_here(serve: Serve) -> None:
     visit = {
         "Sec-Fetch-Site": "cross-site",

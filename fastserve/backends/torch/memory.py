@@ -40,7 +40,7 @@ def size_pools(
     Else, on CUDA: the device pool takes `gpu_memory_utilization` of what was free before this process took memory,
     less what it has taken; the host pool twice that, at most a quarter of the host's free memory and MOST_PINNED.
     Elsewhere the device pool takes an eighth of free memory, at most MOST_ON_HOST, and the host pool twice that. free:
-    bytes of free host memory, measured when None. ValueError where not one block fits.
+    bytes of free host memory, measured when None. ValueError where not one block fits, or more is asked than there is.
     """
     if not 0 < gpu_memory_utilization <= 1:
         raise ValueError(f"gpu_memory_utilization={gpu_memory_utilization} must be above 0 and at most 1")
@@ -52,10 +52,12 @@ def size_pools(
     if device.type == "cuda":
         left, _ = torch.cuda.mem_get_info(device)
         ours = torch.cuda.memory_reserved(device)
+        on_device = left + ours - torch.cuda.memory_allocated(device)
         room = int((left + ours) * gpu_memory_utilization) - torch.cuda.memory_allocated(device)
         most_on_host = min(free // 4, MOST_PINNED)
         why = f"{gpu_memory_utilization:.0%} of {(left + ours) / GIB:.1f} GiB of device memory, less the weights"
     else:
+        on_device = None
         room = min(free // 8, MOST_ON_HOST)
         most_on_host = 2 * room
         why = f"an eighth of {free / GIB:.1f} GiB of free memory, at most {MOST_ON_HOST // GIB} GiB"
@@ -71,7 +73,25 @@ def size_pools(
         host_blocks = min(2 * blocks, most_on_host // block_bytes)
     else:
         host_blocks = -(-host_tokens // block_tokens)
+    tokens, host_tokens = blocks * block_tokens, host_blocks * block_tokens
+    if on_device is None:
+        asked = f"KV pools of {tokens:,} tokens and {host_tokens:,} on the host take"
+        _check_room(asked, (blocks + host_blocks) * block_bytes, free, "memory")
+    else:
+        _check_room(f"A KV pool of {tokens:,} tokens takes", blocks * block_bytes, on_device, "device memory")
+        _check_room(
+            f"A host pool of {host_tokens:,} tokens takes", host_blocks * block_bytes, free, "the host's memory"
+        )
     return Pools(blocks, host_blocks, why)
+
+
+def _check_room(asked: str, size: int, free: int, where: str) -> None:
+    """Before anything is allocated: a system may promise more memory than it has, and then end the process."""
+    if size > free:
+        raise ValueError(
+            f"{asked} {size / GIB:,.1f} GiB of {where}, and {free / GIB:,.1f} GiB are free: give fewer tokens, or none "
+            "for what fits."
+        )
 
 
 def ran_out(error: Exception) -> bool:

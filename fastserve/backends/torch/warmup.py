@@ -128,9 +128,12 @@ def copy_times(cache: Cache) -> list[CopyTime]:
     """Copies by size, each way, on an idle engine. Contents of the pools are lost.
 
     As a busy engine meets them: blocks from anywhere in up to SPREAD of each pool, and a copying thread that has gone
-    to sleep since its last copy. The median of a few, since in so few one hiccup would be all that is seen.
+    to sleep since its last copy. The median of a few, since in so few one hiccup would be all that is seen. Empty where
+    one of the pools is: then nothing is ever copied.
     """
-    found = []
+    found: list[CopyTime] = []
+    if not cache.blocks or not cache.host_blocks:
+        return found
     rng = random.Random(0)
     device, host = (range(min(SPREAD, pool)) for pool in (cache.blocks, cache.host_blocks))
     for block in range(max(len(device), len(host))):  # a first use takes longer, and happens once

@@ -6,9 +6,9 @@ A route with a body is a BodyRoute: FastAPI gets the validated model instead of 
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import partial
+from json import JSONDecodeError, loads
 from typing import Any, TypeVar
 
 from fastapi import Request, Response
@@ -170,8 +170,8 @@ def parsed(body: bytearray, model: type[Model]) -> Model:
     try:
         text = body.decode("utf-8", "surrogatepass")
         body.clear()
-        fields = json.loads(text.removeprefix("\ufeff"))
-    except json.JSONDecodeError as error:
+        fields = loads(text.removeprefix("\ufeff"))
+    except JSONDecodeError as error:
         raise _invalid(
             {"loc": (error.pos,), "msg": "JSON decode error", "type": "json_invalid", "ctx": {"error": error.msg}}
         ) from None

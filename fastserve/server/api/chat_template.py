@@ -9,18 +9,18 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastserve.importing import extra
 from fastserve.server.api.errors import ApiError
+from fastserve.server.config import files
 
 log = logging.getLogger("fastserve.server")
 
 Message = dict[str, Any]
 Messages = Sequence[Message]
 
-NEEDED = ("tool_calls", "function_call")
+NEEDED = ("tool_calls", "function_call", "audio")
 """Fields that change what a message says: refused where the template does not mention them. Others are optional."""
 
 USUAL = frozenset(("system", "developer", "user", "assistant", "tool"))
@@ -57,7 +57,7 @@ class ChatTemplate:
 
     def __init__(self, tokenizer: Any, override: str | None) -> None:
         self.tokenizer = tokenizer
-        self.override = None if override is None else _read(override)
+        self.override = None if override is None else files.template(override)
         self.warned = False
         if self.override is not None and tokenizer is not None:
             _check(tokenizer, self.override)
@@ -197,15 +197,6 @@ def plain(messages: Messages, how: Rendering = ANSWER) -> str:
     if how.continue_final_message:
         return text[:-1]
     return text + "assistant:" if how.add_generation_prompt else text
-
-
-def _read(override: str) -> str:
-    if "{{" in override or "{%" in override:
-        return override
-    try:
-        return Path(override).read_text(encoding="utf-8")
-    except OSError as error:
-        raise ValueError(f"chat template {override} cannot be read: {error.strerror}") from error
 
 
 def _check(tokenizer: Any, template: str) -> None:

@@ -104,24 +104,23 @@ async def v1_generate_nobatch(request: Request, body: GenerateRequest) -> Genera
     service = service_of(request)
     service.check_model(body.model)
     prompt = await service.tokenization.prompt(body.prompt)
-    async with _nobatch_turn(request, service):
-        group = native.start_job(request, body, prompt, "generate", streams=False)
-        await finished(request, group)
+    with contextlib.ExitStack() as place:
+        place.enter_context(service.place())
+        async with _nobatch_turn(request, service):
+            place.close()  # the engine counts it from here on
+            group = native.start_job(request, body, prompt, "generate", streams=False)
+            await finished(request, group)
     answer: Any = group.jobs[0].answer
     return Json(answer)  # type: ignore[return-value]
 
 
 @contextlib.asynccontextmanager
 async def _nobatch_turn(request: Request, service: Service) -> AsyncIterator[None]:
-    """Holds the lock of /v1/generate_nobatch. Who waits for it counts in the bound of the queue.
-
-    Raises ApiError 409 when the client disconnects first, 503 when the queue is full, 504 on timeout.
-    """
+    """Holds the lock of /v1/generate_nobatch. Raises ApiError 409 when the client disconnects first, 504 on timeout."""
     turn = asyncio.create_task(service.nobatch_lock.acquire())
     try:
         async with on_disconnect(request.receive, turn.cancel):
-            with service.place():
-                await asyncio.wait([turn], timeout=service.config.request_timeout or None)
+            await asyncio.wait([turn], timeout=service.config.request_timeout or None)
         if turn.cancelled():
             raise ApiError(409, "the client closed the connection")
         if not turn.done():

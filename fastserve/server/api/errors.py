@@ -34,6 +34,9 @@ TYPES: dict[int, str] = {
 }
 """HTTP status -> `type` of an error in OpenAI's format."""
 
+LONGEST_WAIT_S = 60.0
+"""The largest Retry-After: who is asked to wait for long does not come back."""
+
 SPENT = (409, 500, 504)
 """Statuses of a request that was run and did not end well. OpenAI's clients send it again, as a new job, unless they
 are told not to; a 429 or 503 has cost nothing, and is worth another try.
@@ -99,7 +102,7 @@ def error_response(path: str, error: ApiError) -> Json:
         content = {"detail": error.message}
     headers: dict[str, str] = {}
     if error.retry_after is not None:
-        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+        headers["Retry-After"] = str(max(1, math.ceil(min(error.retry_after, LONGEST_WAIT_S))))
     if error.status in SPENT:
         headers["X-Should-Retry"] = "false"
     if error.status == 401:

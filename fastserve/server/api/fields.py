@@ -20,6 +20,7 @@ from pydantic import (
 )
 from pydantic import ValidatorFunctionWrapHandler as Handler
 
+from fastserve.sched.checks import LONGEST_S, SHORTEST_S
 from fastserve.server.api.errors import MAX_FAULTS
 from fastserve.server.jobs.jobs import Scheduling
 
@@ -106,6 +107,13 @@ def _json(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
+def not_tiny(value: float) -> float:
+    """Seconds that are more than 0 and less than the shortest time there is would count as 0."""
+    if 0 < value < SHORTEST_S:
+        raise ValueError(f"it must be 0 or at least a nanosecond ({SHORTEST_S:g})")
+    return value
+
+
 class FirstFault(FailFast):
     """Validation of a list stops at the first wrong element."""
 
@@ -114,7 +122,7 @@ class FirstFault(FailFast):
 
 Text = Annotated[str, BeforeValidator(_unicode)]
 Name = Annotated[Text, Field(max_length=256)]
-ModelName = Annotated[str, Field(max_length=1024)]
+ModelName = Annotated[Text, Field(max_length=1024)]
 Word = Annotated[str, Field(min_length=1), BeforeValidator(_unicode)]
 Prompt = Annotated[
     Word | Annotated[list[int], FirstFault(), Field(min_length=1)],
@@ -126,7 +134,7 @@ Stop = Annotated[
     expecting("text of at least one character, or a list of at most 64 of them"),
 ]
 Metadata = Annotated[dict[str, Any], AfterValidator(_json)]
-Seconds = Annotated[float, Field(ge=0, lt=1e9, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0, le=LONGEST_S, allow_inf_nan=False), AfterValidator(not_tiny)]
 
 
 class Scheduled(BaseModel):

@@ -93,9 +93,7 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
     cut = body.cut(COMPLETION_TOKENS)
     prompts = await service.tokenization.prompts(body.prompts, cut, body.add_special_tokens)
     group = await _start(service, request, body, prompts, "completion", COMPLETION_TOKENS, body.logprobs)
-    as_ids = bool(body.return_tokens_as_token_ids)
-    reply = ReplyState(service, group, prompts, body.choices, body.stream_options, body.logprobs or 0, as_ids)
-    form = CompletionFormat(reply)
+    form = CompletionFormat(ReplyState(service, group, prompts, body, body.logprobs or 0))
     if body.stream:
         return stream_response(group, form)
     outputs = await finished(request, group)
@@ -113,8 +111,7 @@ async def chat_completions(request: Request, body: ChatCompletionRequest) -> Res
     prompt = await service.tokenization.conversation(messages, body.rendering, body.cut(1), body.add_special_tokens)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     group = await _start(service, request, body, [prompt], "chat completion", None, logprobs)
-    as_ids = bool(body.return_tokens_as_token_ids)
-    form = ChatFormat(ReplyState(service, group, [prompt], body.choices, body.stream_options, logprobs or 0, as_ids))
+    form = ChatFormat(ReplyState(service, group, [prompt], body, logprobs or 0))
     if body.stream:
         return stream_response(group, form)
     outputs = await finished(request, group)
@@ -156,6 +153,8 @@ async def _start(
         group.cancel()
         if isinstance(error, ApiError) and error.param == "choices":
             error.param = "guided_choice" if body.guided_choice else "structured_outputs"
+        elif isinstance(error, ApiError) and error.param == "prompt" and isinstance(body, ChatCompletionRequest):
+            error.param = "messages"
         raise
     return group
 
@@ -164,7 +163,11 @@ async def _start(
 async def tokenize(request: Request, body: TokenizeRequest) -> Tokenized:
     service = service_of(request)
     service.check_model(body.model)
-    tokens = await service.tokenization.tokens(body.prompt, body.add_special_tokens)
+    if body.messages is None:
+        tokens = await service.tokenization.tokens(body.prompt or "", body.add_special_tokens is not False)
+    else:
+        messages = [message.to_template() for message in body.messages]
+        tokens = await service.tokenization.conversation(messages, body.rendering, special=body.add_special_tokens)
     found = {"count": len(tokens), "max_model_len": service.engine.max_model_len, "tokens": tokens}
     return Json(found)  # type: ignore[return-value]
 

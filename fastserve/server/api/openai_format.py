@@ -12,7 +12,7 @@ from fastserve.engine.request import Piece
 from fastserve.engine.token_text import Offsets
 from fastserve.server.api.dependencies import STATUS, failure_message
 from fastserve.server.api.errors import openai_body
-from fastserve.server.api.openai_schema import StreamOptions
+from fastserve.server.api.openai_schema import Generation
 from fastserve.server.jobs.jobs import Group
 from fastserve.server.service import Service
 
@@ -22,7 +22,8 @@ DONE = b"data: [DONE]\n\n"
 class ReplyState:
     """State shared by both formats. Choice i belongs to prompt i // each. top: number of top logprobs requested.
 
-    as_ids: tokens of logprobs are written as ids, in vLLM's way; always where there is no tokenizer.
+    each: choices of a prompt. as_ids: tokens of logprobs are written as ids, in vLLM's way; always where there is no
+    tokenizer.
     """
 
     def __init__(
@@ -30,21 +31,20 @@ class ReplyState:
         service: Service,
         group: Group,
         prompts: Sequence[Sequence[int]],
-        each: int,
-        options: StreamOptions | None,
+        body: Generation,
         top: int,
-        as_ids: bool = False,
     ) -> None:
-        self.as_ids = as_ids or service.engine.tokenizer is None
+        options = body.stream_options
+        self.as_ids = body.return_tokens_as_token_ids or service.engine.tokenizer is None
         self.service = service
         self.group = group
         self.prompts = [len(prompt) for prompt in prompts]
-        self.each = each
+        self.each = body.choices
         self.ends_with_usage = bool(options and options.include_usage)
         self.counts = bool(options and options.include_usage and options.continuous_usage_stats)
         self.top = top
         self.pieces = service.tokenization.pieces
-        self.skips_special = True
+        self.skips_special = body.skip_special_tokens is not False
         self.model = service.model
         self.created = int(time.time())
         self.tokens = [0] * len(group.jobs)  # sent so far, by choice
@@ -61,7 +61,7 @@ class ReplyState:
 
     def data(self, id: int) -> bytes:
         """What the token adds to a text."""
-        return b"" if self.pieces is None else self.pieces.bytes(id)
+        return b"" if self.pieces is None else self.pieces.data(id)
 
     def hidden(self, id: int) -> bool:
         """Whether the token is left out of the text."""

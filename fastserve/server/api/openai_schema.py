@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from fastserve.engine import SamplingParams
-from fastserve.server.api.chat_template import Rendering
+from fastserve.server.api.errors import MAX_FAULTS
 from fastserve.server.api.fields import (
     FirstFault,
     ModelName,
@@ -21,8 +20,8 @@ from fastserve.server.api.fields import (
     Tokens,
     Word,
     expecting,
-    lone_surrogate,
 )
+from fastserve.server.api.openai_messages import Conversation, Messages
 from fastserve.server.api.openai_refused import LEAVE_OUT, TO_FORM
 from fastserve.server.api.tokenization import Cut
 
@@ -35,6 +34,18 @@ MAX_TOKEN_IDS = 1 << 18
 TokenIds = Annotated[list[Token], Field(min_length=1, max_length=MAX_TOKEN_IDS), FirstFault()]
 Choice = Annotated[list[Word], Field(min_length=1, max_length=MAX_WORDS), FirstFault()]
 Bias = Annotated[float, Field(ge=-100, le=100)]
+BIASES: TypeAdapter[dict[int, float]] = TypeAdapter(dict[Token, Bias])
+
+
+def _first_wrong(value: Any) -> Any:
+    """Of a large mapping with a wrong entry that entry alone: pydantic would make an error of 1 KB for each of them."""
+    if isinstance(value, dict) and len(value) > MAX_FAULTS:
+        for name, bias in value.items():
+            try:
+                BIASES.validate_python({name: bias})
+            except ValidationError:
+                return {name: bias}
+    return value
 
 
 class StreamOptions(BaseModel):
@@ -82,7 +93,9 @@ class Generation(Scheduled):
     user: Name | None = None
     stop_after: Tokens | None = None
     guess: Tokens | None = None
-    logit_bias: Annotated[dict[Token, Bias], Field(max_length=MAX_TOKEN_IDS)] | None = None
+    logit_bias: Annotated[
+        Annotated[dict[Token, Bias], Field(max_length=MAX_TOKEN_IDS)] | None, BeforeValidator(_first_wrong)
+    ] = None
     allowed_token_ids: TokenIds | None = None
     bad_words: Annotated[list[Word], Field(max_length=MAX_WORDS), FirstFault()] | None = None
     structured_outputs: StructuredOutputs | None = None
@@ -161,111 +174,33 @@ class CompletionRequest(Generation):
         return self
 
 
-TEXTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal", "thinking": "thinking"}
-"""Type of a part of a content that is text -> the field that has it."""
-
-
-class Part(BaseModel):
-    model_config = ConfigDict(extra="allow")
-
-    type: str
-
-    @model_validator(mode="after")
-    def _text_only(self) -> Part:
-        if self.type not in TEXTS:
-            raise ValueError(f"content of type {self.type[:64]} is not supported by this server; send text")
-        text = self.text
-        if not isinstance(text, str):
-            raise ValueError(f"a part of type {self.type} has its text in {TEXTS[self.type]}")
-        if (fault := lone_surrogate(text)) is not None:
-            raise ValueError(fault)
-        return self
-
-    @property
-    def text(self) -> Any:
-        return (self.model_extra or {}).get(TEXTS[self.type])
-
-
-Parts = Annotated[list[Text | Part], FirstFault()]
-
-
-class ChatMessage(BaseModel):
-    """Other fields, as name and tool_call_id, reach the chat template as they are."""
-
-    model_config = ConfigDict(extra="allow", protected_namespaces=())
-
-    role: Text
-    content: Annotated[Text | Parts | None, expecting("text, or a list of parts with a type")] = None
-    tool_calls: Annotated[list[dict[str, Any]], FirstFault()] | None = None
-    reasoning_content: Text | None = None
-    reasoning: Text | None = None
-
-    def to_template(self) -> dict[str, Any]:
-        """As templates take it: without what is null, arguments of tool calls as objects, thoughts under both names."""
-        content: Any = self.content
-        if isinstance(content, list):
-            texts = [part if isinstance(part, str) else part.text for part in content]
-            content = [{"type": "text", "text": text} for text in texts]
-        message = {name: value for name, value in (self.model_extra or {}).items() if value not in (None, [], {})}
-        message |= {"role": self.role, "content": content}
-        if self.tool_calls:
-            message["tool_calls"] = [_call(call) for call in self.tool_calls]
-        thoughts = self.reasoning_content or self.reasoning
-        if thoughts:
-            message |= {"reasoning_content": thoughts, "reasoning": thoughts}
-        return message
-
-
-def _call(call: dict[str, Any]) -> dict[str, Any]:
-    """OpenAI's clients send the arguments as JSON text, templates take the object; what is no JSON stays text."""
-    function = call.get("function")
-    if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
-        return call
-    try:
-        arguments = json.loads(function["arguments"])
-    except (ValueError, RecursionError):
-        return call
-    return {**call, "function": {**function, "arguments": arguments}}
-
-
-class ChatCompletionRequest(Generation):
-    messages: Annotated[list[ChatMessage], Field(min_length=1), FirstFault()]
+class ChatCompletionRequest(Generation, Conversation):
+    messages: Messages
     max_completion_tokens: Tokens | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    add_generation_prompt: bool | None = None
-    continue_final_message: bool | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-    reasoning_effort: Text | None = None
-    tools: Annotated[list[dict[str, Any]], FirstFault()] | None = None
-    documents: Annotated[list[dict[str, Any]], FirstFault()] | None = None
 
     @model_validator(mode="after")
     def _together(self) -> ChatCompletionRequest:
         if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs to be true")
-        if self.continue_final_message and self.add_generation_prompt:
-            raise ValueError("continue_final_message and add_generation_prompt contradict each other: set one to false")
         return self
 
-    @property
-    def rendering(self) -> Rendering:
-        """How the messages become a prompt."""
-        more = dict(self.chat_template_kwargs or {})
-        if self.reasoning_effort is not None:
-            more.setdefault("reasoning_effort", self.reasoning_effort)
-            if self.reasoning_effort == "none":
-                more.setdefault("enable_thinking", False)
-        continues = bool(self.continue_final_message)
-        begins = not continues if self.add_generation_prompt is None else self.add_generation_prompt
-        return Rendering(begins, continues, self.tools, self.documents, more)
 
+class TokenizeRequest(Conversation):
+    """A text, or the messages of a chat."""
 
-class TokenizeRequest(BaseModel):
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
     model: ModelName | None = None
-    prompt: Text
-    add_special_tokens: bool = True
+    prompt: Text | None = None
+    messages: Messages | None = None
+    add_special_tokens: bool | None = None
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> TokenizeRequest:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give prompt or messages, one of them")
+        return self
 
 
 class DetokenizeRequest(BaseModel):

@@ -39,10 +39,11 @@ OPENAI = "clients for OpenAI's API want this server's address with /v1 as their 
 
 
 def clean_path(path: str) -> str:
-    """Without doubled slashes, as /v1//models has them, and below /v1 without one at the end."""
+    """Without doubled slashes, as /v1//models has them, and of OpenAI's routes without one at the end."""
     if "//" in path:
         path = re.sub("/+", "/", path)
-    return path.rstrip("/") if path.startswith("/v1/") else path
+    bare = path.rstrip("/")
+    return bare if bare == "/models" or (bare and uses_openai_errors(bare)) else path
 
 
 def uses_openai_errors(path: str) -> bool:
@@ -60,6 +61,10 @@ def not_served(method: str, path: str, routes: Iterable[str]) -> str:
     what = f"there is no route {method} {path[:100]}"
     if parts[:2] == ["v1", "v1"]:
         return f"{what}: the base URL ends with /v1 twice, once is right"
+    if parts[:2] in (["v1", "chat"], ["v1", "completions"]) and parts[-1] == "completions" and len(parts) > 3:
+        return f"{what}: the base URL ends with a route, it has to end with /v1"
+    if parts[0] == "openai":
+        return f"{what}: Azure's paths are not served; {OPENAI}"
     if parts[0] == "api":
         return f"{what}: Ollama's API is not served, OpenAI's is: {OPENAI}"
     if known and known[0] in ELSEWHERE:

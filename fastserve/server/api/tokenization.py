@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from fastserve.engine import Engine
 from fastserve.engine.model_info import too_long
@@ -12,9 +12,17 @@ from fastserve.engine.token_text import TokenText
 from fastserve.server.api.chat_template import ANSWER, ChatTemplate, Messages, Rendering
 from fastserve.server.api.errors import ApiError
 from fastserve.server.api.fields import lone_surrogate
-from fastserve.server.body_scan import fragments
+from fastserve.server.body_scan import Fragment, fragments
 from fastserve.server.input_pool import InputPool
 from fastserve.server.token_bound import TokenBound
+
+Result = TypeVar("Result")
+
+LONG_TEXT = 1 << 18
+"""Characters above which a text is not tokenized before it is known how much of it is needed."""
+
+AT_CUT = 64
+"""Tokens beside a cut that may be others when the text beyond is missing."""
 
 SHORT_TEXT = 8_000
 """Characters up to which a text is tokenized on the event loop."""
@@ -30,8 +38,11 @@ class Cut(NamedTuple):
     end: bool
     output: int
 
+    def most(self, context: int) -> int:
+        return self.tokens if self.tokens > 0 else max(1, context - self.output)
+
     def of(self, ids: list[int], context: int) -> list[int]:
-        most = self.tokens if self.tokens > 0 else max(1, context - self.output)
+        most = self.most(context)
         return ids[-most:] if self.end else ids[:most]
 
 
@@ -66,11 +77,12 @@ class Tokenization:
         ids = prompt
         try:
             if isinstance(prompt, str):
+                prompt = self._bounded(prompt, cut)
                 ids = self.engine.info.encode(prompt if special is not False else self._encode(prompt, False))
                 ids = ids if cut is None else cut.of(ids, most)
             if len(ids) >= most:  # refused before each id is checked
                 raise ApiError(400, too_long(most, len(ids)), param="prompt")
-            return self.engine.info.encode(prompt) if ids is prompt else list(ids)  # type: ignore[arg-type]
+            return self.engine.info.encode(ids) if ids is prompt else list(ids)  # type: ignore[arg-type]
         except ValueError as error:
             raise ApiError(400, str(error), param="prompt") from error
 
@@ -83,6 +95,7 @@ class Tokenization:
             text, usual = self.chat.prompt(messages, how)
             if (fault := lone_surrogate(text)) is not None:
                 raise ApiError(400, f"messages: {fault}", param="messages")
+            text = self._bounded(text, cut)
             ids = self._encode(text, usual if special is None else special)
             return ids if cut is None else cut.of(ids, self.engine.max_model_len)
 
@@ -116,10 +129,31 @@ class Tokenization:
 
     def check_texts(self, body: bytearray, batch: bool) -> None:
         """Raises ApiError 400 if the strings of a body are clearly longer than a prompt. batch: each may be one."""
-        if self.engine.tokenizer is not None:
+        if self.engine.tokenizer is not None and b'"truncate_prompt_tokens"' not in body:  # else: see _bounded()
             bound = TokenBound(partial(self._encode, special=False), together=not batch)
             if bound.exceeds(fragments(body), self.engine.max_model_len):
                 raise self.uncounted(f"a prompt of more than {bound.tokens} tokens")
+
+    def _bounded(self, text: str, cut: Cut | None) -> str:
+        """As much of a long text as can be needed: tokenizing costs a hundred times its size.
+
+        Raises ApiError 400 for one that is not to be cut and is clearly longer than a prompt.
+        """
+        if cut is None:
+            if len(text) <= LONG_TEXT:  # check_texts() has seen most
+                return text
+            bound = TokenBound(partial(self._encode, special=False), together=True)
+            if bound.exceeds([Fragment(text, True)], self.engine.max_model_len):
+                raise self.uncounted(f"a prompt of more than {bound.tokens} tokens")
+            return text
+        enough = cut.most(self.engine.max_model_len) + AT_CUT
+        size = max(SHORT_TEXT, 4 * enough)
+        while size < len(text):
+            part = text[-size:] if cut.end else text[:size]
+            if len(self._encode(part, False)) >= enough:
+                return part
+            size *= 4
+        return text
 
     def uncounted(self, what: str) -> ApiError:
         """The refusal of a prompt whose tokens were not counted."""
@@ -131,7 +165,7 @@ class Tokenization:
             raise ApiError(400, "this model has no tokenizer", param="prompt")
         return list(tokenizer.encode(text, add_special_tokens=special))
 
-    async def _run(self, work: Any, short: bool) -> Any:
+    async def _run(self, work: Callable[[], Result], short: bool) -> Result:
         return work() if short else await self.pool.run(work)
 
 
@@ -154,5 +188,5 @@ def _longest_token(tokenizer: Any) -> int:
     known: int | None = getattr(tokenizer, "longest_token", None)
     if known is not None:
         return known
-    vocabulary = getattr(tokenizer, "get_vocab", dict)()
+    vocabulary: dict[str, int] = getattr(tokenizer, "get_vocab", dict)()
     return max(map(len, vocabulary), default=256)

@@ -10,22 +10,41 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from fastserve import backends
 from fastserve.engine.config import POLICY, EngineConfig
 from fastserve.policies.spec import PolicySpec
+from fastserve.sched import checks
+from fastserve.sched.checks import LONGEST_S, MOST, SHORTEST_S
 from fastserve.server.config import addresses, aliases, sources
 from fastserve.server.config.derived import ENGINE, derived
+
+
+def _a_time(value: float) -> float:
+    checks.seconds("it", value)
+    return value
+
 
 Words = Annotated[tuple[str, ...], BeforeValidator(aliases.words)]
 Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(aliases.words)]
 Knobs = Annotated[dict[str, Any], BeforeValidator(aliases.pairs)]
 Share = Annotated[float, Field(gt=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=MOST)]
+Tokens = Annotated[int, Field(ge=1, lt=1 << 31)]
+Seconds = Annotated[float, Field(ge=0, le=LONGEST_S, allow_inf_nan=False), AfterValidator(_a_time)]
 SECRET = ("api_key", "hf_token")
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(ge=SHORTEST_S, le=LONGEST_S, allow_inf_nan=False)]
+"""Hours, MiB or GiB."""
 
 
 class First(BaseSettings):
@@ -51,12 +70,12 @@ class First(BaseSettings):
     trust_remote_code: bool = False
     """run model code that comes with the weights"""
     hf_token: SecretStr | None = None
-    """token for gated models (also HF_TOKEN)"""
-    max_model_len: Count | None = None
+    """token for gated models; better as the environment's HF_TOKEN, which ps does not show"""
+    max_model_len: Tokens | None = None
     """longest context in tokens; above the model's own it is cut with a warning"""
     chat_template: str | None = None
     """a Jinja file, or the template itself, instead of the tokenizer's"""
-    threads: Count | None = None
+    threads: Annotated[int, Field(ge=1, le=4096)] | None = None
     """CPU threads of the model"""
     native: Literal["auto", "off"] = "auto"
     """off: pure PyTorch without the compiled kernels"""
@@ -89,7 +108,7 @@ class FastServeConfig(Second):
 
     kv_cache_gib: Positive | None = None
     """device KV pool in GiB, instead of --kv-tokens"""
-    host_cache_gib: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    host_cache_gib: Annotated[float, Field(ge=0, le=LONGEST_S, allow_inf_nan=False)] | None = None
     """host KV pool in GiB, instead of --host-tokens"""
     gpu_memory_utilization: Share = 0.9
     """share of the device's memory that weights and KV may take"""
@@ -113,18 +132,20 @@ class FastServeConfig(Second):
     """port to listen at; 0 takes a free one"""
     workers: int = 1
     """always 1: one engine a process"""
-    queue_capacity: Annotated[int, Field(ge=0)] = 1000
+    queue_capacity: Annotated[int, Field(ge=0, le=MOST)] = 1000
     """maximum waiting requests; more are refused with 503, to bound memory (an engine has no bound)"""
-    request_timeout: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 600.0
+    request_timeout: Seconds = 600.0
     """seconds from arrival to the end, 0 for no limit; jobs sent to /jobs have none"""
-    drain_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0
+    drain_seconds: Seconds = 30.0
     """after SIGTERM: seconds that running requests may take to end"""
     state_dir: Path | None = None
     """where durable jobs are kept (by default the user's state folder, by port)"""
     keep_jobs: Count = 10_000
     """maximum finished jobs that are kept"""
     keep_hours: Positive = 24.0
-    """hours for which finished jobs are kept"""
+    """hours for which finished jobs are kept, counted while a server runs"""
+    keep_mib: Positive = 512.0
+    """MiB of memory for requests and finished jobs: prompts, metadata, results; the oldest finished ones go first"""
     allowed_hosts: Words = ()
     """further names of this server, such as a proxy's: NAME, NAME:PORT, .NAME for all below it, "*" for any"""
     cors_origins: Words = ()
@@ -157,20 +178,21 @@ class FastServeConfig(Second):
     """format of log lines"""
 
     # -- request defaults (native routes only)
-    max_new_tokens: Count = 100
+    max_new_tokens: Tokens = 100
     """output tokens"""
     temperature: Annotated[float, Field(ge=0, le=100)] = 0.7
     """sampling temperature"""
     top_p: Share = 0.9
     """nucleus sampling"""
-    top_k: Annotated[int, Field(ge=0)] = 50
+    top_k: Annotated[int, Field(ge=0, lt=1 << 31)] = 50
     """sample from the k likeliest tokens; 0 is all"""
 
     # -- authentication and limits
     api_key: Secrets = ()
-    """bearer token, or "TOKEN CLIENT" to name its client; repeatable. Any token switches auth on"""
+    """bearer token, or "TOKEN CLIENT" to name its client; repeatable. Any token switches auth on. On the command line
+    other users of the machine can read it (ps): api_key_file is for that"""
     api_key_file: Path | None = None
-    """file with one TOKEN [CLIENT] a line"""
+    """file with one TOKEN [CLIENT] a line; mode 0600 keeps it from others"""
     token_validation_url: str | None = None
     """OAuth introspection endpoint (RFC 7662) for tokens that are not listed here"""
     required_scopes: Words = ()
@@ -181,9 +203,9 @@ class FastServeConfig(Second):
     """prompt and output tokens per minute and client"""
     burst_allowance: Count | None = None
     """requests per second and client"""
-    max_prompt_length: Count | None = None
+    max_prompt_length: Tokens | None = None
     """maximum prompt tokens of a request"""
-    max_tokens: Count | None = None
+    max_tokens: Tokens | None = None
     """maximum output tokens of a request"""
 
     # -- monitoring

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import secrets
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -13,7 +14,8 @@ from typing import Any, NamedTuple
 from fastserve.engine import Output, SamplingParams
 from fastserve.server.api.errors import ApiError
 from fastserve.server.jobs.jobs import Scheduling, ServedJob, new_id
-from fastserve.server.jobs.store import Row, Store, StoreError
+from fastserve.server.jobs.rows import Row
+from fastserve.server.jobs.store import Store, StoreError
 
 log = logging.getLogger("fastserve.server")
 
@@ -43,10 +45,28 @@ class JobRequest(NamedTuple):
     @staticmethod
     def of(fields: dict[str, Any]) -> JobRequest:
         """The inverse of to_json(). Raises KeyError, TypeError or ValueError for other fields."""
-        scheduling = {name: fields[name] for name in Scheduling._fields if name in fields}
-        rest = {name: value for name, value in fields.items() if name not in scheduling}
-        params = SamplingParams(**rest["params"])
-        return JobRequest(**{**rest, "params": params, "scheduling": Scheduling(**scheduling)})
+        scheduling = Scheduling(**{name: fields[name] for name in Scheduling._fields if name in fields})
+        rest = {name: value for name, value in fields.items() if name not in Scheduling._fields}
+        request = JobRequest(**{**rest, "params": SamplingParams(**rest["params"]), "scheduling": scheduling})
+        request.check()
+        return request
+
+    def check(self) -> None:
+        """What SamplingParams does not: types, which a policy relies upon. Raises ValueError."""
+        own = self.scheduling
+        numbers = [*self.prompt, own.priority, self.attempts] if isinstance(self.prompt, list) else [None]
+        times = [span for span in (own.deadline_s, own.ttft_slo_s, own.tpot_slo_s) if span is not None]
+        right = {
+            "model": isinstance(self.model, str),
+            "prompt, priority or attempts": all(type(number) is int for number in numbers),
+            "metadata": isinstance(self.metadata, dict),
+            "program": isinstance(own.program, str),
+            "deadline_s, ttft_slo_s or tpot_slo_s": all(
+                type(at) in (int, float) and 0 <= at < math.inf for at in times
+            ),
+        }
+        if wrong := [name for name, well in right.items() if not well]:
+            raise ValueError(f"{wrong[0]} of another type than it can have")
 
 
 Submit = Callable[[ServedJob, JobRequest, bool], None]
@@ -65,7 +85,7 @@ class Durable:
         self.store = store
         self.model = model
         self.submit = submit
-        self.requests: dict[str, JobRequest] = {}  # of jobs in the engine or to be retried
+        self.requests: dict[str, str] = {}  # as JSON: of jobs in the engine or to be retried
         self.failed: deque[ServedJob] = deque()  # jobs of failed steps, to be retried
         self.retried: ServedJob | None = None  # the one that was submitted again
 
@@ -77,12 +97,13 @@ class Durable:
         if request.params.seed is None:
             request = request._replace(params=replace(request.params, seed=secrets.randbits(63)))
         job = ServedJob(new_id(), client, "job", served, len(request.prompt), request.metadata, durable=True)
+        stored = json.dumps(request.to_json(), separators=(",", ":"))
         try:
-            await self.store.add(job.id, client, job.created, request.to_json())
+            await self.store.add(job.id, client, job.created, stored)
         except StoreError as error:
             raise ApiError(503, f"the job cannot be stored, so it was not accepted: {error}", retry_after=30) from error
         try:
-            self._run(job, request, False)
+            self._run(job, request, stored, beyond_capacity=False)
         except ApiError:
             self.store.remove(job.id)
             raise
@@ -94,27 +115,31 @@ class Durable:
         A job of another model stays queued until that model is served from this folder; an invalid one fails.
         """
         fields = row.request
-        model = fields.get("model")
+        model, prompt, metadata = fields.get("model"), fields.get("prompt"), fields.get("metadata")
         job = ServedJob(
-            row.id, row.client, "job", served if model == self.model else str(model), len(fields.get("prompt", ())),
-            fields.get("metadata", {}), durable=True, created=row.created,
+            row.id, row.client, "job", served if model in (self.model, None) else str(model),
+            len(prompt) if isinstance(prompt, list) else 0, metadata if isinstance(metadata, dict) else {},
+            durable=True, created=row.created,
         )  # fmt: skip
         if row.ended is not None and row.state is not None:
             job.ended, job.state = row.ended, row.state
             job.answer, job.error = (row.answer["answer"], row.answer["error"]) if row.answer else (None, None)
             return job
-        if model != self.model:
+        if isinstance(model, str) and model != self.model:
             job.error = f"this job stays queued until model {model} is served again from this state folder"
             return job
         try:
             request = JobRequest.of(fields)
+            stored = json.dumps(fields, separators=(",", ":"))
             if request.attempts:
                 job.attempts = request.attempts
-                self._schedule_retry(job, request, " in an earlier run of the server")
+                self._schedule_retry(job, stored, " in an earlier run of the server")
             else:
-                self._run(job, request, True)
+                self._run(job, request, stored, beyond_capacity=True)
         except (KeyError, TypeError, ValueError) as error:
-            self.end(job, "failed", f"the stored request of this job cannot be read: {error}")
+            what = f"the stored request of this job cannot be read: {type(error).__name__}: {error}"
+            log.error("job %s: %s", job.id, what)
+            self.end(job, "failed", what)
         except ApiError as error:
             if error.status == 503:
                 job.error = f"{error.message}; this job is resumed after a restart"
@@ -138,8 +163,9 @@ class Durable:
         job = next((job for job in self.failed if well or (idle and job.attempts < ATTEMPTS - 1)), None)
         if job is None:
             return
+        stored = self.requests[job.id]
         try:
-            self._run(job, self.requests[job.id], True)
+            self._run(job, JobRequest.of(json.loads(stored)), stored, beyond_capacity=True)
         except ApiError as error:
             if error.status == 503:  # the engine has stopped: a restart resumes the job
                 return
@@ -149,30 +175,33 @@ class Durable:
         self.failed.remove(job)
         self.retried = job
 
-    def _run(self, job: ServedJob, request: JobRequest, beyond_capacity: bool) -> None:
+    def _run(self, job: ServedJob, request: JobRequest, stored: str, *, beyond_capacity: bool) -> None:
+        job.stored = len(stored)
         self.submit(job, request, beyond_capacity)
-        self.requests[job.id] = request
+        self.requests[job.id] = stored
 
-    def _schedule_retry(self, job: ServedJob, request: JobRequest, which: str) -> None:
+    def _schedule_retry(self, job: ServedJob, stored: str, which: str) -> None:
         job.error = (
             f"a step of the engine failed{which}, and this job with it; it is retried when another request has "
             "succeeded, or when the server is restarted"
         )
-        self.requests[job.id] = request
+        job.stored = len(stored)
+        self.requests[job.id] = stored
         self.failed.append(job)
 
     def end(self, job: ServedJob, state: str, error: str | None) -> None:
         """Ends a job that the engine does not hold."""
-        job.ended, job.state, job.error = time.time(), state, error
+        job.end(state, error)
         self.write(job)
 
     def write(self, job: ServedJob) -> None:
         """Stores the end of a job."""
         assert job.ended is not None
         self.requests.pop(job.id, None)
+        job.stored = 0
         if job in self.failed:
             self.failed.remove(job)
-        self.store.end(job.id, job.state, {"answer": job.answer, "error": job.error}, job.ended)
+        self.store.end(job.id, job.state, {"answer": job.kept_answer, "error": job.error}, job.ended)
 
 
 def interrupted(output: Output, error: str | None) -> bool:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from fastserve.engine.request import Handle, Output
@@ -40,25 +40,107 @@ class Scheduling(NamedTuple):
     tpot_slo_s: float | None = None
 
 
-@dataclass(slots=True, eq=False)
-class ServedJob:
-    """One request to the engine. Times in s since the epoch."""
+def pack(value: Any) -> bytes:
+    """As JSON: parsed, a client's data may take twenty times the bytes that it sent."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
 
-    id: str
-    client: str
-    kind: str  # generate, chat, completion, chat completion or job
-    model: str
-    prompt_tokens: int
-    metadata: dict[str, Any]
-    durable: bool = False
-    created: float = field(default_factory=time.time)
-    handle: Handle | None = None  # None before it is submitted, and once it has ended
-    ended: float | None = None
-    state: str = "queued"  # final state; see current_state
-    answer: dict[str, Any] | None = None  # a GenerateAnswer, once ended
-    output: Output | None = None  # set at its end, cleared when its group has it
-    error: str | None = None
-    attempts: int = 0  # of a durable job: failed steps
+
+def unpack(data: bytes) -> Any:
+    return json.loads(data.decode("utf-8", "surrogatepass"))
+
+
+OVERHEAD = 2048
+"""Bytes that a job takes beside its prompt, metadata and result: measured, with its places in tables."""
+
+TOKEN_BYTES = 48
+"""Bytes of a token of a prompt while its job lives: the engine has it as an integer, in two lists."""
+
+REPEATED = ("generated_text", "request_id")
+"""What of an answer repeats another part of it, and is not kept."""
+
+
+def weight_of(prompt_tokens: int) -> int:
+    """Bytes of a new job, metadata aside."""
+    return OVERHEAD + TOKEN_BYTES * prompt_tokens
+
+
+class ServedJob:
+    """One request to the engine. Times in s since the epoch.
+
+    Metadata and answer are kept packed, so that a job costs what it weighs.
+    """
+
+    __slots__ = (
+        "_answer", "_metadata", "attempts", "client", "created", "durable", "ended", "error", "handle", "id", "kind",
+        "model", "output", "prompt_tokens", "started", "state", "stored",
+    )  # fmt: skip
+
+    def __init__(
+        self, id: str, client: str, kind: str, model: str, prompt_tokens: int, metadata: dict[str, Any],
+        durable: bool = False, created: float | None = None,
+    ) -> None:  # fmt: skip
+        self.id = id
+        self.client = client
+        self.kind = kind  # generate, chat, completion, chat completion or job
+        self.model = model
+        self.prompt_tokens = prompt_tokens
+        self._metadata = pack(metadata) if metadata else b""
+        self.durable = durable
+        now = time.time()
+        self.created = now if created is None else created
+        self.started = time.monotonic() - max(0.0, now - self.created)  # the clock may be set while it lives
+        self.handle: Handle | None = None  # None before it is submitted, and once it has ended
+        self.ended: float | None = None
+        self.state = "queued"  # final state; see current_state
+        self._answer = b""
+        self.output: Output | None = None  # set at its end, cleared when its group has it
+        self.error: str | None = None
+        self.attempts = 0  # of a durable job: failed steps
+        self.stored = 0  # bytes of the request of a durable job that may be tried again
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The client's own data, a fresh copy."""
+        found: dict[str, Any] = unpack(self._metadata) if self._metadata else {}
+        return found
+
+    @property
+    def answer(self) -> dict[str, Any] | None:
+        """A GenerateAnswer, once it has ended; a fresh copy."""
+        if not self._answer:
+            return None
+        found: dict[str, Any] = unpack(self._answer)
+        found["generated_text"], found["request_id"] = found["text"], found["job_id"]
+        found["metadata"] = self.metadata | found["metadata"]
+        return found
+
+    @answer.setter
+    def answer(self, answer: dict[str, Any] | None) -> None:
+        if answer is None:
+            self._answer = b""
+            return
+        own = self.metadata
+        kept = {name: value for name, value in answer.items() if name not in REPEATED}
+        kept["metadata"] = {name: value for name, value in answer["metadata"].items() if own.get(name, own) != value}
+        self._answer = pack(kept)
+
+    @property
+    def kept_answer(self) -> dict[str, Any] | None:
+        """What of the answer is stored: all that its metadata and its other parts do not say. The setter takes it."""
+        found: dict[str, Any] | None = unpack(self._answer) if self._answer else None
+        return found
+
+    def end(self, state: str, error: str | None) -> None:
+        """Sets its end, at now; never before it was created, however the clock was set meanwhile."""
+        self.ended = self.created + (time.monotonic() - self.started)
+        self.state, self.error = state, error
+
+    @property
+    def weight(self) -> int:
+        """Bytes that it takes in memory."""
+        texts = len(self.client) + len(self.error or "") + len(self.model)
+        live = weight_of(self.prompt_tokens if self.ended is None else 0)
+        return live + self.stored + len(self._metadata) + len(self._answer) + texts
 
     def cancel(self, reason: str = "cancelled") -> None:
         """No effect on a job that has ended."""
@@ -95,27 +177,50 @@ class Group:
 
 
 class JobRegistry:
-    """Jobs by id: live ones, and ended ones for `hours`, at most `keep` durable ones and `keep` others."""
+    """Jobs by id: live ones, and ended ones for `hours`, at most `keep` durable ones and `keep` others; of all of them
+    together at most `bytes_kept`, for which ended ones go: others before durable ones, the oldest first.
 
-    def __init__(self, keep: int, hours: float) -> None:
+    Ages are of time.monotonic().
+    """
+
+    def __init__(self, keep: int, hours: float, bytes_kept: float = math.inf) -> None:
         self.keep = keep
         self.seconds = hours * 3600
+        self.bytes_kept = bytes_kept
+        self.bytes = 0  # what all of them weigh
+        self.live_bytes = 0  # what those weigh that have not ended
         self.jobs: dict[str, ServedJob] = {}  # in order of arrival
         self.engine_ids: dict[int, str] = {}  # engine's id of a live job -> job id
-        self._ended: dict[bool, OrderedDict[str, float]] = {True: OrderedDict(), False: OrderedDict()}  # by durable
+        self._weights: dict[str, int] = {}
+        self._ended: dict[bool, OrderedDict[str, float]] = {False: OrderedDict(), True: OrderedDict()}  # by durable
 
-    def add(self, job: ServedJob) -> None:
+    def add(self, job: ServedJob, age_s: float = 0.0) -> None:
+        """age_s: of its end, where it has ended."""
         self.jobs[job.id] = job
         if job.handle is not None:
             self.engine_ids[job.handle.id] = job.id
+        self._weigh(job)
         if job.ended is not None:
-            self._ended[job.durable][job.id] = job.ended
+            self._ended[job.durable][job.id] = time.monotonic() - age_s
 
     def end(self, job: ServedJob) -> list[ServedJob]:
         """Records that it has ended; returns the jobs that are dropped for it."""
-        assert job.ended is not None
-        self._ended[job.durable][job.id] = job.ended
-        return [dropped for ended in self._ended.values() for dropped in self._prune(ended, job.ended)]
+        self._weigh(job)
+        self._ended[job.durable][job.id] = time.monotonic()
+        return self.expire()
+
+    def expire(self) -> list[ServedJob]:
+        """Drops what is too old, too many or too much, and returns it."""
+        now = time.monotonic()
+        dropped = [job for ended in self._ended.values() for job in self._prune(ended, now)]
+        for ended in self._ended.values():
+            while ended and self.bytes > self.bytes_kept:
+                dropped.append(self._drop(ended))
+        return dropped
+
+    def has_room(self, weight: int) -> bool:
+        """Whether a new job of this weight may come, if those that have ended go for it."""
+        return self.live_bytes + weight <= self.bytes_kept
 
     def visible_to(self, client: str | None) -> Iterator[ServedJob]:
         """Newest first. client: only that client's jobs; None: all."""
@@ -123,11 +228,27 @@ class JobRegistry:
 
     def _prune(self, ended: OrderedDict[str, float], now: float) -> Iterator[ServedJob]:
         while ended:
-            oldest, at = next(iter(ended.items()))
+            at = next(iter(ended.values()))
             if len(ended) <= self.keep and at > now - self.seconds:
                 return
-            del ended[oldest]
-            yield self.jobs.pop(oldest)
+            yield self._drop(ended)
+
+    def _drop(self, ended: OrderedDict[str, float]) -> ServedJob:
+        """The one that ended first."""
+        oldest, _ = ended.popitem(last=False)
+        self.bytes -= self._weights.pop(oldest)
+        return self.jobs.pop(oldest)
+
+    def _weigh(self, job: ServedJob) -> None:
+        """A job that lives or has just ended. An ended one's weight does not change any more."""
+        was, weighs = self._weights.get(job.id, 0), job.weight
+        lived = job.id in self._weights
+        self._weights[job.id] = weighs
+        self.bytes += weighs - was
+        if lived:
+            self.live_bytes -= was
+        if job.ended is None:
+            self.live_bytes += weighs
 
 
 def answer_of(job: ServedJob, output: Output, backend: str) -> dict[str, Any]:

@@ -5,41 +5,23 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
+
+from fastserve.server.jobs import database
+from fastserve.server.jobs.rows import DamagedRowError, Raw, Row, row_of, text
 
 log = logging.getLogger("fastserve.server")
 
 Result = TypeVar("Result")
 
-TABLE = """
-create table if not exists jobs (
-    id text primary key,
-    client text not null,
-    created real not null,
-    request text not null,
-    ended real,
-    state text,
-    answer text
-) strict;
-create index if not exists jobs_by_end on jobs (ended);
-"""
-
-
-class Row(NamedTuple):
-    """One durable job. ended, state and answer are None while it has not ended. Times: s since the epoch."""
-
-    id: str
-    client: str
-    created: float
-    request: dict[str, Any]
-    ended: float | None
-    state: str | None
-    answer: dict[str, Any] | None
+MOST_TOLD = 20
+"""Damaged rows that are told one by one; of more, the number."""
 
 
 class StoreError(RuntimeError):
@@ -49,12 +31,16 @@ class StoreError(RuntimeError):
 class Store:
     """SQLite in `folder`, or in memory without one. One thread runs all statements, in order.
 
+    Its age counts the seconds that servers have run on this folder, so that no step of the clock makes a result old.
     Raises ValueError when another server uses the folder, or it cannot be written.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
+        self.closed = False
         self.thread = ThreadPoolExecutor(1, "fastserve-store")
+        self._opened = time.monotonic()
+        self._age = 0.0  # when it was opened
         try:
             self.db: sqlite3.Connection = self._now(self._open)
         except (sqlite3.Error, OSError) as error:
@@ -67,23 +53,27 @@ class Store:
             raise ValueError(f"state folder {folder} cannot be used: {reason}; give another --state-dir") from error
 
     def _open(self) -> sqlite3.Connection:
-        if self.folder is None:
-            db = sqlite3.connect(":memory:", isolation_level=None)
-        else:
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            db = sqlite3.connect(self.folder / "jobs.sqlite", timeout=1.0, isolation_level=None)
-            # The exclusive lock is taken at the first write and held until this process ends, however it ends.
-            db.execute("pragma locking_mode = exclusive")
-            db.execute("pragma journal_mode = wal")
-            db.execute("pragma synchronous = full")
-        db.executescript(TABLE)
-        db.execute("begin exclusive")
-        db.execute("commit")
+        db = database.in_memory() if self.folder is None else database.connect(self.folder)
+        db.text_factory = bytes  # of a damaged file not all text is UTF-8
+        ages = [value for (value,) in db.execute("select value from meta where name = 'age' union all "
+                                                 "select max(aged) from jobs")]  # fmt: skip
+        self._age = max((age for age in ages if isinstance(age, float) and 0 <= age < math.inf), default=0.0)
         return db
 
-    async def add(self, job: str, client: str, created: float, request: dict[str, Any]) -> None:
-        """On disk when this returns. Raises StoreError, and then it is not."""
-        row = job, client, created, json.dumps(request)
+    @property
+    def age(self) -> float:
+        """Seconds that servers have run on this folder, this one included."""
+        return self._age + time.monotonic() - self._opened
+
+    def age_of(self, row: Row) -> float:
+        """Seconds since its end, the smaller of what our age and the clock say: either may be wrong by years."""
+        if row.ended is None or row.aged is None:
+            return 0.0
+        return max(0.0, min(self.age - row.aged, time.time() - row.ended))
+
+    async def add(self, job: str, client: str, created: float, request: dict[str, Any] | str) -> None:
+        """On disk when this returns. request: also as JSON. Raises StoreError, and then it is not."""
+        row = job, client, created, request if isinstance(request, str) else json.dumps(request)
         statement = "insert into jobs (id, client, created, request) values (?, ?, ?, ?)"
         try:
             await asyncio.wrap_future(self._later(lambda: self.db.execute(statement, row)))
@@ -94,8 +84,8 @@ class Store:
     def end(self, job: str, state: str, answer: dict[str, Any], ended: float) -> None:
         """Written in the background. If the process dies before, or the write fails, the job runs again from its stored
         request, with the same seed."""
-        row = ended, state, json.dumps(answer), job
-        statement = "update jobs set ended = ?, state = ?, answer = ? where id = ?"
+        row = ended, state, json.dumps(answer), self.age, job
+        statement = "update jobs set ended = ?, state = ?, answer = ?, aged = ? where id = ?"
         self._log_failure(self._later(lambda: self.db.execute(statement, row)), job)
 
     def attempted(self, job: str, attempts: int) -> None:
@@ -112,30 +102,96 @@ class Store:
         """Deletes a job, in the background."""
         self._log_failure(self._later(lambda: self.db.execute("delete from jobs where id = ?", (job,))), job)
 
-    def rows(self, keep_jobs: int, keep_hours: float) -> list[Row]:
-        """All jobs, oldest first; those that ended too long ago, or beyond keep_jobs, are deleted."""
+    def keep_age(self) -> None:
+        """Stores the age, in the background."""
+        self._later(self._write_age).add_done_callback(lambda done: done.exception())
 
-        def read() -> list[Row]:
-            self.db.execute("delete from jobs where ended < ?", (time.time() - keep_hours * 3600,))
-            self.db.execute(
-                "delete from jobs where ended is not null and id not in "
-                "(select id from jobs where ended is not null order by ended desc limit ?)",
-                (keep_jobs,),
-            )
-            found: Iterator[tuple[Any, ...]] = self.db.execute(
-                "select id, client, created, request, ended, state, answer from jobs order by created, rowid"
-            )
-            return [
-                Row(id_, client, created, json.loads(request), ended, state, answer and json.loads(answer))
-                for id_, client, created, request, ended, state, answer in found
-            ]
+    def rows(self, keep_jobs: int, keep_hours: float) -> Iterator[Row]:
+        """All jobs in the order of their arrival, one at a time.
 
-        return self._now(read)
+        Those that ended beyond keep_jobs are deleted, and those of which the age and the clock agree that they ended
+        keep_hours ago: neither a clock that was set nor a damaged age deletes anything. Damaged rows are moved to the
+        table `damaged` and told.
+        """
+        try:
+            self._now(lambda: self._prune(keep_jobs, keep_hours * 3600))
+        except sqlite3.Error as error:  # full or read-only: what is there can be served all the same
+            log.error("old jobs cannot be deleted in %s: %s", self.folder, error)
+        last, told = -(1 << 63), 0
+        while True:
+            batch = self._now(lambda last=last: self._after(last))  # type: ignore[misc]
+            if not batch:
+                break
+            for raw in batch:
+                last = raw.rowid
+                try:
+                    yield row_of(raw)
+                except DamagedRowError as error:
+                    told += 1
+                    if told <= MOST_TOLD:
+                        log.error("job %s: the stored row is damaged (%s); it was moved to the table `damaged` of %s",
+                                  _shown(raw.id), error, self.folder)  # fmt: skip
+                    replaced = self._now(lambda raw=raw, error=error: self._set_aside(raw, str(error)))  # type: ignore[misc]
+                    if replaced is not None:
+                        yield replaced
+        if told > MOST_TOLD:
+            log.error("and %d more damaged rows", told - MOST_TOLD)
 
     def close(self) -> None:
-        """After all earlier writes."""
+        """After all earlier writes. A second call does nothing."""
+        if self.closed:
+            return
+        self.closed = True
+        self.keep_age()
         self._now(self.db.close)
         self.thread.shutdown()
+
+    # -- on its thread ---------------------------------------------------------------------------------------------
+
+    def _prune(self, keep_jobs: int, seconds: float) -> None:
+        now = self.age
+        odd = "aged is null or aged not between 0 and ?"
+        self.db.execute(f"update jobs set aged = ? where ended is not null and ({odd})", (now, now))
+        self.db.execute("delete from jobs where aged < ? and ended < ?", (now - seconds, time.time() - seconds))
+        self.db.execute(
+            "delete from jobs where ended is not null and rowid not in "
+            "(select rowid from jobs where ended is not null order by aged desc, rowid desc limit ?)",
+            (keep_jobs,),
+        )
+
+    def _after(self, rowid: int) -> list[Raw]:
+        """The next rows: few enough that large ones do not take much memory at once."""
+        found = self.db.execute(
+            f"select rowid, {database.COLUMNS}, aged from jobs where rowid > ? order by rowid limit 16",
+            (rowid,),
+        )
+        return [Raw(*values) for values in found]
+
+    def _set_aside(self, raw: Raw, reason: str) -> Row | None:
+        """Moves a row to `damaged`. Its client finds the job failed, and why; None where nobody could find it."""
+        values = [_plain(value) for value in raw[1:-1]]
+        columns = f"{database.COLUMNS}, reason, set_aside"
+        what = f"the stored job was damaged and is set aside: {reason}"
+        replaced = _failed(raw, what, self.age)
+        try:
+            with self.db:
+                self.db.execute("begin")
+                self.db.execute(f"insert into damaged ({columns}) values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                                (*values, reason, time.time()))  # fmt: skip
+                self.db.execute("delete from jobs where rowid = ?", (raw.rowid,))
+                if replaced is not None:
+                    self.db.execute(
+                        f"insert into jobs (rowid, {database.COLUMNS}, aged) values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                        (raw.rowid, *replaced[:3], "{}", *replaced[4:6], json.dumps(replaced.answer), replaced.aged),
+                    )
+        except sqlite3.Error as error:
+            log.error(
+                "job %s: its row cannot be moved, so it is told again at the next start: %s", _shown(raw.id), error
+            )
+        return replaced
+
+    def _write_age(self) -> None:
+        self.db.execute("insert or replace into meta (name, value) values ('age', ?)", (self.age,))
 
     def _log_failure(self, written: Future[Any], job: str) -> None:
         """Logs a failed write that nobody awaits."""
@@ -151,3 +207,28 @@ class Store:
 
     def _now(self, work: Callable[[], Result]) -> Result:
         return self.thread.submit(work).result()
+
+
+def _failed(raw: Raw, what: str, age: float) -> Row | None:
+    """What stands for a damaged row; None where it has no id or client to be found by."""
+    try:
+        id_, client = text("id", raw.id), text("client", raw.client)
+    except DamagedRowError:
+        return None
+    now = time.time()
+    created = raw.created if isinstance(raw.created, float) and 0 <= raw.created < now else now
+    return Row(id_, client, created, {}, now, "failed", {"answer": None, "error": what}, age)
+
+
+def _plain(value: Any) -> Any:
+    """Text where it can be read as such, else its bytes."""
+    if isinstance(value, bytes):
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError:
+            return value
+    return value
+
+
+def _shown(id_: Any) -> str:
+    return repr(_plain(id_))[:80]

@@ -60,9 +60,14 @@ class _Rows:
         self.lines.append(line)
 
     def table(self) -> Table:
-        names = list(dict.fromkeys(name for row in self.rows for name in row))
+        alike = all(row.keys() == self.rows[0].keys() for row in self.rows)
+        names = list(self.rows[0] if self.rows else []) if alike else _union(self.rows)
         columns: list[Cells] = [[row.get(name) for row in self.rows] for name in names]
         return Table(self.path, names, columns, self.lines, self.broken)
+
+
+def _union(rows: list[dict[str, object]]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row))
 
 
 def _lines(source: Source) -> Iterator[Table]:
@@ -74,7 +79,9 @@ def _lines(source: Source) -> Iterator[Table]:
             if not line or line.isspace():
                 continue
             try:
-                row = DECODER.decode(line)
+                row, end = DECODER.raw_decode(line)
+                if end < len(line):
+                    row = DECODER.decode(line)  # space around it, or more than one value
             except (ValueError, RecursionError) as error:
                 rows.broken.append((number, Fault("malformed", f"this line is not JSON ({error})")))
                 continue

@@ -71,8 +71,13 @@ def test_on_a_cpu_the_pool_is_an_eighth_of_free_memory_and_at_most_2_gib(free: i
     assert pools.host_blocks == 2 * room >> 20
 
 
+def test_more_than_is_free_is_refused_before_it_is_taken() -> None:
+    with pytest.raises(ValueError, match=r"^KV pools of 48 tokens and 16 on the host take 4\.0 GiB of memory, "):
+        size_pools(GIB, CPU, kv_tokens=33, host_tokens=1, block_tokens=16, free=3 * GIB)
+
+
 def test_tokens_that_are_given_are_taken_in_whole_blocks() -> None:
-    pools = size_pools(1 << 20, CPU, kv_tokens=33, host_tokens=0, block_tokens=16, free=1 << 20)
+    pools = size_pools(1 << 20, CPU, kv_tokens=33, host_tokens=0, block_tokens=16, free=3 << 20)
     assert (pools.blocks, pools.host_blocks) == (3, 0)
     assert size_pools(1 << 20, CPU, kv_tokens=160, free=GIB).host_blocks == 20
 

@@ -1,0 +1,205 @@
+"""What a seed of a run takes: a synthetic workload is drawn anew, a recorded trace is resampled.
+
+A SeedSource says which requests a seed has, in words for the reader how they came about, and how many independent
+samples there are behind so many seeds. Simulator, `ab`, `bench` and experiments ask it; docs/statistics.md says why.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
+
+import numpy as np
+
+from fastserve.sched.checks import one_of
+from fastserve.workload.errors import TraceError
+from fastserve.workload.seed import seed_sequence
+from fastserve.workload.synthesis import Synthesis
+from fastserve.workload.trace import NS, Trace
+
+RESAMPLES: Final = ("blocks", "windows", "pairs")
+"""How seeds of a recorded trace come about; the first is the default. See Recorded."""
+
+SHORTEST: Final = 64
+"""Requests of a trace that has four blocks: of fewer, a bootstrap says nothing."""
+
+
+class SeedSource(Protocol):
+    """A workload from which each seed takes its requests."""
+
+    @property
+    def recipe(self) -> Synthesis | None: ...  # of a synthetic one
+    @property
+    def how(self) -> str: ...  # "drawn", or one of RESAMPLES
+    @property
+    def rate(self) -> float: ...  # requests/s of the whole workload; 0.0 where there is none, infinite for a burst
+    @property
+    def jobs(self) -> int: ...  # requests of a seed
+    @property
+    def words(self) -> str: ...  # what a seed takes, a clause for the line under a table
+
+    def trace(self, seed: int) -> Trace: ...  # the same for the same seed; raises TraceError
+    def at_rate(self, rate: float) -> SeedSource: ...  # requests/s
+    def typical(self) -> Trace: ...  # to measure a capacity with
+    def samples(self, seeds: int) -> int | None: ...  # behind seeds 0 to seeds - 1, see paired_ratio(); 0: too few
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Each seed is a draw of its own."""
+
+    recipe: Synthesis
+
+    @property
+    def how(self) -> str:
+        return "drawn"
+
+    @property
+    def words(self) -> str:
+        return "each seed draws arrivals and requests anew"
+
+    @property
+    def rate(self) -> float:
+        return self.recipe.rate or 0.0
+
+    @property
+    def jobs(self) -> int:
+        return self.recipe.n
+
+    def trace(self, seed: int) -> Trace:
+        return self.recipe.trace(seed)
+
+    def at_rate(self, rate: float) -> Drawn:
+        return Drawn(replace(self.recipe, rate=rate))
+
+    def typical(self) -> Trace:
+        return self.recipe.typical()
+
+    def samples(self, seeds: int) -> int | None:
+        return None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Recorded:
+    """A recorded trace. how:
+
+    blocks   seed 0 is the trace; any other puts as many requests together from blocks of `block` successive ones, each
+             with the gap before it, that start anywhere (circular block bootstrap over time): it keeps bursts that are
+             shorter than a block. All are resamples of one sample.
+    windows  each seed is a window of `rows` successive requests (None: the trace is divided among the seeds), spread
+             evenly from the first to the last. They are independent samples as far as they do not overlap.
+    pairs    re-pairing: seed 0 is the trace; any other has the same arrivals, the requests behind them permuted.
+    """
+
+    recorded: Trace
+    how: str = RESAMPLES[0]
+    rows: int | None = None
+    seeds: int = 1
+    """of windows: how many there are"""
+
+    @property
+    def recipe(self) -> None:
+        return None
+
+    def __post_init__(self) -> None:
+        one_of("resample", self.how, RESAMPLES)
+        if self.rows is not None and self.rows < 1:
+            raise TraceError(f"cannot take the first {self.rows} requests; ask for at least 1")
+
+    @property
+    def rate(self) -> float:
+        return self.recorded.rate
+
+    @property
+    def jobs(self) -> int:
+        return self.size if self.how == "windows" else len(self.recorded)
+
+    @property
+    def words(self) -> str:
+        n = len(self.recorded)
+        if self.how == "pairs":
+            return (
+                "seed 0 is the trace, the others re-pair it: the same arrivals, the requests behind them permuted, "
+                "which says nothing of other traffic"
+            )
+        if self.how == "blocks":
+            few = "" if n >= SHORTEST else f"; an interval takes a trace of {SHORTEST} requests or more"
+            return (
+                f"seed 0 is the trace, the others put blocks of {self.block:,} successive requests of it together "
+                f"(block bootstrap); a longer trace narrows an interval, more seeds do not{few}"
+            )
+        apart = n // self.size
+        overlap = f"; they overlap, no more than {apart} fit side by side" if apart < self.seeds else ""
+        return f"each seed is another window, {self.size:,} successive requests of {n:,}{overlap}"
+
+    @property
+    def block(self) -> int:
+        """n^(2/3) requests: a busy period fits in, and a thousand requests have ten of them."""
+        length: float = len(self.recorded) ** (2 / 3)
+        return max(1, round(length))
+
+    @property
+    def size(self) -> int:
+        """Requests of a window."""
+        n = len(self.recorded)
+        return max(1, n // self.seeds) if self.rows is None else min(n, self.rows)
+
+    def trace(self, seed: int) -> Trace:
+        if self.how == "pairs":
+            return self.recorded.repaired(seed)
+        if self.how == "windows":
+            spare = len(self.recorded) - self.size
+            first = seed * spare // max(1, self.seeds - 1)
+            if not 0 <= first <= spare:
+                raise TraceError(f"seed {seed}: there are {self.seeds} windows, 0 to {self.seeds - 1}")
+            return self.recorded._rows(np.arange(first, first + self.size))
+        return self.recorded if seed == 0 else _of_blocks(self.recorded, self.block, seed)
+
+    def at_rate(self, rate: float) -> Recorded:
+        return replace(self, recorded=self.recorded.with_rate(rate))
+
+    def typical(self) -> Trace:
+        return self.recorded
+
+    def samples(self, seeds: int) -> int | None:
+        if self.how == "windows":
+            apart = len(self.recorded) // self.size
+            return None if apart >= seeds else 0 if apart == 1 else apart
+        if self.how == "blocks":
+            return 1 if len(self.recorded) >= SHORTEST else 0
+        return None
+
+
+def source_of(
+    trace: Trace | None,
+    synth: str | Synthesis | None = None,
+    *,
+    resample: str = RESAMPLES[0],
+    num_requests: int | None = None,
+    seeds: int = 1,
+) -> SeedSource:
+    """From a trace or a synthetic workload, whichever is given. num_requests: the first so many, or of each window.
+
+    Raises ValueError for both or neither; TraceError.
+    """
+    if (trace is None) is (synth is None):
+        raise ValueError("give a trace or a synthetic workload (--synth), one of the two")
+    if synth is not None:
+        recipe = Synthesis.parse(synth) if isinstance(synth, str) else synth
+        return Drawn(recipe if num_requests is None else replace(recipe, n=num_requests))
+    assert trace is not None
+    if resample == "windows":
+        return Recorded(trace, resample, num_requests, seeds)
+    return Recorded(trace if num_requests is None else trace.head(num_requests), resample)
+
+
+def _of_blocks(trace: Trace, block: int, seed: int) -> Trace:
+    """As many requests, by blocks that start anywhere and wrap around; the first request's gap is the mean one."""
+    n = len(trace)
+    rng = np.random.default_rng(seed_sequence(seed))
+    starts = rng.integers(n, size=-(-n // block))
+    rows = ((starts[:, None] + np.arange(block)) % n).reshape(-1)[:n]
+    mean = trace.span // (n - 1) if n > 1 else NS
+    gaps = np.diff(trace.arrival, prepend=-mean)[rows]
+    gaps[0] = 0
+    return replace(trace._rows(rows, rebase=False), arrival=np.cumsum(gaps))
