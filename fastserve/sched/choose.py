@@ -151,11 +151,12 @@ class Chooser:
             if left and not self._beats(rank, run[top], job):
                 return True  # nobody takes the place of a better one that had to leave
             need = ledger.need(job)
-            if draft is not None:
-                need -= draft.used(job)
-                draft.mark()
             places = self._places
             room = self.room
+            if draft is not None:
+                draft.mark()
+                if places > 0 and room < need:
+                    need -= draft.used(job)
             if top < 0 and (places <= 0 or room < need):
                 top = self._top = self._line_up()
             t = top
@@ -171,6 +172,8 @@ class Chooser:
                     room -= draft.leave(run[t][3])
                     need = ledger.need(job) - draft.used(job)
             else:
+                if draft is not None:
+                    need = ledger.need(job) - draft.used(job)
                 if t < top or job.place is not NOWHERE:
                     parked = self._parked(t, top, job)
                     if t < top and self.guarding and self._short(room - need, parked, job) and self._guarded(t, top):

@@ -39,22 +39,24 @@ class Draft:
 
     def begin(self) -> None:
         self.ledger.saved = 0
-        self.units.clear()
-        self.found.clear()
-        self.misfits.clear()
         self._idle = self.tree.idle_units
         self._freed = 0
-        self._paths.clear()
-        self._changes.clear()
+        if self.units:
+            self.units.clear()
+            self.found.clear()
+            self.misfits.clear()
+        if self._paths:
+            self._paths.clear()
+            self._changes.clear()
 
     # -- who is in the batch ---------------------------------------------------------------------------------------
 
     def shared(self, job: Job) -> int:
         """Units that it holds, or would hold if it joined; at least its newest token is always left to compute."""
-        if job.running or not (job.place is NOWHERE or job.place is HOST):
-            return job.shared
         n = self.units.get(job, -1)
         if n < 0:
+            if job.running or not (job.place is NOWHERE or job.place is HOST):
+                return job.shared
             ids = job.ids
             self._paths[job], n = self.tree.walk(ids, self.tree.whole(ids, job.prompt + job.generated - 1))
             self.units[job] = n

@@ -47,6 +47,10 @@ class Shares:
         self.evict = evict  # (ids, start, end): the units ids[start:end] go, the last first; in this order
 
 
+UNSHARED: Final = Shares(NOTHING, ())
+"""Of a plan that neither finds nor evicts."""
+
+
 class Plan:
     """What to do next. The first iteration does everything; the others repeat its decode step, and its chunk: a lone
     prefill goes on with as many of its next tokens.

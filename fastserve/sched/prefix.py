@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastserve.sched.job import NEVER, Job
-from fastserve.sched.plan import Outcome, Plan, Shares
+from fastserve.sched.plan import UNSHARED, Outcome, Plan, Shares
 from fastserve.sched.scheduler import Scheduler
 from fastserve.sched.sharing import SharedLedger
 
@@ -40,13 +40,15 @@ class PrefixScheduler(Scheduler):
         that ran took the room, and those that must for this step.
         """
         ledger = self._shared()
+        moves = plan.moves
+        if not (plan.joined or plan.left or moves is not None or ledger.tree.lost):
+            return UNSHARED
         draft = ledger.draft
         free = self.chooser.room - ledger.cold
         if plan.joined or plan.left:
             free -= self.chooser.parked
         coming = list(plan.joined)
         gone: list[Job] = []
-        moves = plan.moves
         if moves is not None:
             coming += [copy.job for copy in moves.prefetch]
             gone += moves.drop

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from fastserve.sched.draft import Draft
 from fastserve.sched.job import Copy, Job
 from fastserve.sched.kv import Ledger
-from fastserve.sched.plan import Outcome, Plan
+from fastserve.sched.plan import UNSHARED, Outcome, Plan
 from fastserve.sched.units import Ids, Run, Tree
 
 
@@ -54,22 +54,22 @@ class SharedLedger(Ledger):
         What the prefills complete others find from here on: nothing of it is asked before the step has run.
         """
         tree = self.tree
-        unit = self.unit
         shares = plan.shares
-        if shares is not None:
+        if shares is not None and shares is not UNSHARED:
+            unit = self.unit
             for job, tokens in shares.found.items():
                 self.hold(job, tokens // unit, job.running)
                 if job.running and not job.rolling:
                     job.prefilled = tokens
-        for copy in plan.clear:
-            if copy.out:
-                self.finish(copy)
-        if shares is not None:
+            if plan.moves is not None:
+                for copy in plan.moves.clear:
+                    if copy.out:
+                        self.finish(copy)
             tree.shrink(sum([end - start for _, start, end in shares.evict[len(tree.lost) :]]))
-        tree.lost = []
-        for job in plan.joined:
-            if job.rolling:
-                self._hold_all(job, True)
+            tree.lost = []
+            for job in plan.joined:
+                if job.rolling:
+                    self._hold_all(job, True)
         for job, tokens in plan.prefill:
             if job.ids:
                 self.hold(job, tree.whole(job.ids, job.prefilled + iterations * tokens), True)
