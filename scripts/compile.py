@@ -26,9 +26,10 @@ INT64 = "fastserve/sched/int64.py"
 
 MODULES = (
     INT64,
-    *[f"fastserve/sched/{name}.py" for name in ("job", "plan", "link", "policy", "ranking", "kv", "batching")],
-    *[f"fastserve/sched/{name}.py" for name in ("residency", "charging", "eviction", "checks", "alarms", "bounds")],
-    *[f"fastserve/sched/{name}.py" for name in ("choose", "uneven", "scheduler", "seats", "observer")],
+    *[f"fastserve/sched/{name}.py" for name in ("units", "job", "plan", "link", "policy", "ranking", "kv")],
+    *[f"fastserve/sched/{name}.py" for name in ("batching", "residency", "charging", "eviction", "checks", "alarms")],
+    *[f"fastserve/sched/{name}.py" for name in ("bounds", "draft", "sharing", "choose", "uneven", "members")],
+    *[f"fastserve/sched/{name}.py" for name in ("scheduler", "prefix", "seats", "observer")],
     *[f"fastserve/hardware/{name}.py" for name in ("base", "lines", "linear", "machine_times")],
     *[
         f"fastserve/policies/{name}.py"

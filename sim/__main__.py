@@ -22,6 +22,7 @@ from fastserve.observers.named import check_apart, find
 from fastserve.policies.spec import PolicySpec, told_apart
 from fastserve.sched.errors import ObserverError, PolicyError
 from fastserve.workload import Trace, TraceError, read_trace
+from sim import prefix_cache
 from sim.inspect import Inspection
 from sim.replay import Result, RunError, check, replay, told
 from sim.settings import OTHER_NAMES, Settings
@@ -136,6 +137,8 @@ def run(args: argparse.Namespace) -> int:
     if args.explain is not None and not 0 <= args.explain < source.jobs:
         raise ValueError(f"--explain {args.explain}: there is no such job; they are 0 to {source.jobs - 1}")
     reading = read_as(source.typical(), settings.latency)
+    if settings.prefix_cache != "auto" or source.typical().hash_ids is not None:
+        reading.append(prefix_cache.told(settings, source.typical()))
     if not args.json:
         print(*reading, sep="\n", flush=True)
     result = replay(

@@ -24,9 +24,10 @@ REQUESTS = 2000
 def capacity(trace: Trace, settings: Settings) -> float:
     """Saturated fcfs throughput in requests/s: 2,000 requests drawn evenly from the trace, all at time 0.
 
-    A shorter trace is repeated. The answer is kept in the user's cache folder, by trace, settings and source.
+    A shorter trace is repeated, and no prefix is cached: a draw shares what no run of the trace would. It is kept
+    in the user's cache folder, by trace, settings and source.
     """
-    plain = settings.with_(rate=None, load=None, warmup=0.0, max_backlog=None, predictor="none")
+    plain = settings.with_(rate=None, load=None, warmup=0.0, max_backlog=None, predictor="none", prefix_cache="off")
     burst = _burst(trace)
     lengths = hashlib.sha256(burst.prompt.tobytes() + burst.output.tobytes()).hexdigest()
     key = [lengths, asdict(plain), plain.hardware().to_json(), fingerprint()]

@@ -16,9 +16,11 @@ from fastserve import predictors
 from fastserve.policies.spec import PolicyLike, PolicySpec, check_labels, told_apart, unread_facts
 from fastserve.sched.errors import ObserverError, PolicyError
 from fastserve.workload import Synthesis, Trace, read_trace
+from fastserve.workload.content import unit_of
 from fastserve.workload.seeds import RESAMPLES, SeedSource, source_of
 from sim.capacity import capacity
 from sim.compiled import brain
+from sim.prefix_cache import decided
 from sim.report.document import document, table, write_out
 from sim.report.run import Run
 from sim.run import prepare, row, run_one
@@ -140,6 +142,9 @@ def replay(
     elif chosen.rate is not None:
         source = source.at_rate(chosen.rate)
     first = source.trace(numbers[0])
+    chosen = decided(chosen, first)
+    if chosen.prefix_cache == "on" and first.hash_ids is not None:
+        chosen = chosen.with_(prefix_tokens=unit_of(first, hardware.memory.block_tokens, chosen.prefix_tokens))
     shown: dict[str, Any] = {"trace": first.name} | ({} if source.recipe is None else {"synth": str(source.recipe)})
     shown |= {"brain": brain()} | chosen.shown(hardware)
     shown["rate"] = source.rate if source.rate < float("inf") else None

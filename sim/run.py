@@ -15,12 +15,15 @@ from fastserve.hardware import Hardware
 from fastserve.metrics.records import Recorder
 from fastserve.metrics.summary import summarise, with_not_arrived
 from fastserve.policies.spec import PolicySpec
+from fastserve.sched.job import Job
 from fastserve.sched.scheduler import Scheduler
 from fastserve.workload import Trace
+from fastserve.workload.content import Content
 from fastserve.workload.requests import guesses_of, jobs_of, longest_of, outputs_of, targets_of
 from sim.inbox import Inbox
 from sim.link import Link
-from sim.machine import Alone, ModelledMachine
+from sim.machine import Alone, AnsweringMachine, ModelledMachine
+from sim.prefix_cache import content_of, decided
 from sim.report.run import Run
 from sim.settings import Settings
 from sim.world import World
@@ -55,14 +58,21 @@ def build(
     seed: int,
     hardware: Hardware,
     watch: Callable[[int], object] | None = None,
+    shared: Content | None = None,
 ) -> tuple[World, Scheduler]:
-    """A World ready to run."""
+    """A World ready to run. shared: what the prompts share, which is cached."""
+    if shared is not None:
+        settings = settings.with_(prefix_cache="on", prefix_tokens=shared.unit)
     policy = spec.fresh()
     scheduler = settings.scheduler(policy, hardware, int(trace.prompt.max()), accepted(trace, hardware))
     predictor = predictors.make(settings.predictor, seed, guesses_of(trace)) if "guess" in policy.needs else None
-    inbox = Inbox(jobs_of(trace, predictor))
+    jobs = jobs_of(trace, predictor)
+    inbox = Inbox(jobs if shared is None else _named(jobs, shared))
     link = Link(hardware.link, hardware.memory.block_bytes)
-    machine = ModelledMachine(hardware.latency, link, outputs_of(trace), inbox)
+    if shared is None:
+        machine = ModelledMachine(hardware.latency, link, outputs_of(trace), inbox)
+    else:
+        machine = AnsweringMachine(hardware.latency, link, outputs_of(trace), inbox, shared.answer)
     budget = scheduler.batching.budget if settings.batching == "chunked" else None
     targets = targets_of(trace)
     slo = None if targets is None else lambda id: targets[id].seconds()
@@ -70,6 +80,12 @@ def build(
     about = {"trace": trace.name, "policy": row(spec, settings), "seed": seed}
     world = World(scheduler, machine, link, inbox, recorder, max_backlog=settings.max_backlog, watch=watch, about=about)
     return world, scheduler
+
+
+def _named(jobs: Iterator[Job], shared: Content) -> Iterator[Job]:
+    for job in jobs:
+        job.ids = shared.prompt(job.id)
+        yield job
 
 
 @contextmanager
@@ -107,7 +123,8 @@ def run_one(
     Ctrl-C ends the run at the next boundary; what has finished is kept, and the run's settings say "interrupted".
     """
     hardware = settings.hardware()
-    world, scheduler = build(trace, spec, settings, seed, hardware, watch)
+    shared = content_of(decided(settings, trace), trace, hardware.memory.block_tokens)
+    world, scheduler = build(trace, spec, settings, seed, hardware, watch, shared)
     if observe is not None:
         observe(world)
     own = spec.told(scheduler.policy) | (shown or {})
@@ -129,4 +146,5 @@ def run_one(
     summary["iterations"] = world.recorder.iterations
     summary["scheduling_events"] = scheduler.plans + world.recorder.joins + world.recorder.leaves
     summary["collapsed"] = world.collapsed
+    summary["hit_rate_unlimited"] = None if shared is None else shared.hit_rate(trace)
     return Run(spec.name, row(spec, settings), seed, own, columns, summary)

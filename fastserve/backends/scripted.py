@@ -108,7 +108,7 @@ class ScriptedBackend:
         self._transfers.clear()
         stall = self.link.follow(plan) if plan.moves else 0
         start += stall * 1000
-        chunks = [(job.prefilled, tokens) for job, tokens in plan.prefill]
+        chunks = [(plan.first(job), tokens) for job, tokens in plan.prefill]
         self._ps = start + self.machine.latency.iteration_ps(plan.batch, plan.context, chunks)
         after = self._ps // 1000
         results = [(job, failed.get(job) or self._speak(job)) for job in speakers]

@@ -56,8 +56,6 @@ class EngineConfig(SchedulerConfig):
         at_least("keep_records", self.keep_records, 1)
         if self.predictor not in (None, "client") and not self._guesses_live(self.predictor):
             raise ValueError(f"predictor={self.predictor!r}: a live engine knows no true lengths; give {GUESSES}")
-        if self.prefix_cache == "on":
-            raise ValueError("prefix_cache='on': no backend of the engine shares KV blocks yet; leave it off")
         self.guesser()
         self.policy.check(guesses="" if self.predictor else GUESSES)
 

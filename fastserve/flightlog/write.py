@@ -102,7 +102,8 @@ class FlightLog(Observer):
         for name in ("limit", "deadline"):
             if facts[name] == NEVER:
                 del facts[name]
-        if not job.ids:
+        facts["ids"] = list(job.ids)
+        if not facts["ids"]:
             del facts["ids"]
         self._tell({"event": "submit", "now": now, **facts})
 

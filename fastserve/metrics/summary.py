@@ -182,11 +182,20 @@ def _censored_ttft(counted: Columns) -> Floats:
 
 
 def _copies(jobs: Columns) -> Summary:
-    """Recomputation and swapping. The share is of all tokens computed: prompts, outputs and what was computed again."""
+    """What was found, recomputation and swapping, of jobs that have had a token.
+
+    hit_rate: share of the prompts' tokens that were on the device when the job first joined. recomputed_share: of all
+    tokens computed: prompts without what was found, outputs, and what was computed again.
+    """
     started = ~np.isnan(jobs["first_token"])
     again = int(np.sum(jobs["recomputed_tokens"]))
-    useful = int(np.sum(jobs["prompt_tokens"][started])) + int(np.sum(jobs["output_tokens"]))
+    found = jobs.get("cached_tokens")  # older records, and those of other servers, do not tell
+    cached = 0 if found is None else int(np.sum(found[started]))
+    prompts = int(np.sum(jobs["prompt_tokens"][started]))
+    useful = prompts - cached + int(np.sum(jobs["output_tokens"]))
     return {
+        "cached_tokens": cached,
+        "hit_rate": cached / prompts if prompts and found is not None else None,
         "recomputed_tokens": again,
         "recomputed_share": again / (again + useful) if again + useful else None,
         "swapped_out_gib": float(np.sum(jobs["swapped_out_bytes"])) / GIB,

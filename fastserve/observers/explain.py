@@ -153,8 +153,10 @@ class Explanation(Observer):
         self.began_at = plan.now
         self.had = job.generated
         self.chunks = []
-        owed = job.prompt + job.generated - job.prefilled
+        found = plan.found.get(job, 0)
+        owed = job.prompt + job.generated - plan.first(job)
         how = COMES_WITH.get(job.place) or f"{owed:,} tokens to prefill" + (" again" if job.generated else "")
+        how += f", {found:,} found" if found else ""
         beaten = ", ".join([f"job {other.id}" for other in plan.left])
         instead = f", as {beaten} left" if beaten else ""
         word = said(self.scheduler.policy, job)

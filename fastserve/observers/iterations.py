@@ -94,7 +94,7 @@ class IterationLog(Observer):
         self._left = _ids(left)
         self._joined = _ids([job for job in plan.joined if job.place is NOWHERE])
         self._resumed = _ids([job for job in plan.joined if job.place is not NOWHERE])
-        self._cached = plan.prefill[0][0].prefilled if plan.prefill else 0
+        self._cached = plan.first(plan.prefill[0][0]) if plan.prefill else 0
         self._waiting = len(self.scheduler.live) - len(members)
 
     def failed(self, lost: Sequence[Job], now: int) -> None:

@@ -42,7 +42,7 @@ class Meter(Observer):
     def planned(self, plan: Plan, now: int) -> None:
         self._sums = (
             sum([n for _, n in plan.prefill]),
-            sum([n * (2 * job.prefilled + n) for job, n in plan.prefill]),
+            sum([n * (2 * plan.first(job) + n) for job, n in plan.prefill]),
         )
 
     def committed(self, plan: Plan, outcome: Outcome, finished: Sequence[Job], now: int) -> None:

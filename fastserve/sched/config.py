@@ -67,8 +67,8 @@ class SchedulerConfig:
     """static batching: seconds after which a batch starts though it is not full"""
     block_tokens: int | None = None
     """tokens of a KV block (by default the machine's own, which is 16 in every preset)"""
-    prefix_cache: str = "off"
-    """whether prompts that begin alike share KV, and later ones find it: on, off, or auto (where content is known)"""
+    prefix_cache: str = "auto"
+    """whether prompts that begin alike share KV: on, off, or auto (on for a trace with block ids and programs)"""
     prefix_tokens: int | None = None
     """prefix cache: tokens of the unit that is shared, a whole number of KV blocks (by default one block)"""
     lookahead: int = 0
@@ -143,7 +143,7 @@ MOST: dict[str, int] = {"max_batch": 1_000_000, "block_tokens": 1 << 20, "lookah
 
 CHOICES: dict[str, Iterable[str]] = {
     "batching": BATCHINGS, "residency": RESIDENCIES, "evict": ORDERS, "charging": CHARGINGS,
-    "prefix_cache": ("auto", "on", "off"),
+    "prefix_cache": ("auto", "off", "on"),
 }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from fastserve.sched.draft import Draft
 from fastserve.sched.job import Copy, Job
 from fastserve.sched.kv import Ledger
+from fastserve.sched.path import joined
 from fastserve.sched.plan import UNSHARED, Outcome, Plan
 from fastserve.sched.units import Ids, Run, Tree
 
@@ -87,7 +88,7 @@ class SharedLedger(Ledger):
         if outcome is not None and outcome.answers:
             answer = outcome.answers.get(job, ())
         if answer and job.shared == len(job.ids):
-            ids = (*job.ids, *answer)
+            ids = joined(job.ids, answer)
             self.tree.leave_behind(ids, job.shared, job.tail, self.tree.whole(ids, job.prompt + job.generated - 1))
         self._let_go(job, True)
 

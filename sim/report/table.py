@@ -39,7 +39,8 @@ FIRST = (
 APART = ("seeds", "unread", "resampled", "samples")
 """Settings that have a place of their own."""
 
-DEFAULTS = {field.name: field.default for field in fields(Settings)}
+DEFAULTS = {field.name: field.default for field in fields(Settings)} | {"prefix_cache": "off"}
+"""As --help says; of the prefix cache, what auto comes to where a trace does not tell what its prompts share."""
 
 
 def table(runs: Sequence[Run], settings: Mapping[str, object]) -> str:
@@ -129,9 +130,18 @@ def _notes(groups: Mapping[str, Sequence[Run]], marks: Mapping[str, str], settin
         if own:
             notes += textwrap.wrap(f"{label}: {own}", WIDTH, subsequent_indent="  ")
     notes += [f"* {label}: {mark}" for label, mark in marks.items()]
+    if any(run.summary.get("hit_rate_unlimited") is not None for group in groups.values() for run in group):
+        notes += textwrap.wrap(_found(groups, settings), WIDTH, subsequent_indent="  ")
     notes += _losses(groups)
     notes += textwrap.wrap(_window(groups, settings), WIDTH, subsequent_indent="  ")
     return ["", *notes]
+
+
+def _found(groups: Mapping[str, Sequence[Run]], settings: Mapping[str, object]) -> str:
+    """What the prefix cache did."""
+    rates = [f"{label} {_number(_average(group, 'hit_rate', settings))}" for label, group in groups.items()]
+    best = _average(next(iter(groups.values())), "hit_rate_unlimited", settings)
+    return f"prompt tokens found in the prefix cache: {', '.join(rates)} (an unlimited one: {_number(best)})"
 
 
 def _window(groups: Mapping[str, Sequence[Run]], settings: Mapping[str, object]) -> str:

@@ -49,10 +49,18 @@ def another(name: str) -> Any:
     return 3 if usual == 0 else (usual or 127) + 1
 
 
+def given(name: str) -> dict[str, Any]:
+    """The same as keywords; the unit of the prefix cache with that on, for off it changes nothing."""
+    return {name: another(name)} | ({"prefix_cache": "on"} if name == "prefix_tokens" else {})
+
+
 def written(name: str) -> list[str]:
     """The same on a command line."""
-    value, flag = another(name), name.replace("_", "-")
-    return [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+    words = []
+    for one, value in given(name).items():
+        flag = one.replace("_", "-")
+        words += [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+    return words
 
 
 def inside(thing: Any, where: str = "", seen: tuple[Any, ...] = ()) -> dict[str, Any]:
@@ -138,7 +146,7 @@ EVERYWHERE = pytest.mark.parametrize("name", SCHEDULER_FLAGS)
 @pytest.fixture
 def wanted(name: str) -> dict[str, Any]:
     """What the setting changes in a Scheduler."""
-    found = changed(lambda other: from_settings(Settings(**{name: another(name)} if other else {})))
+    found = changed(lambda other: from_settings(Settings(**given(name) if other else {})))
     assert found, f"{name} changes nothing in a Scheduler"
     return found
 
@@ -158,14 +166,15 @@ def test_by_flag_of_ab_offline(name: str, wanted: dict[str, Any]) -> None:
 @EVERYWHERE
 @pytest.mark.parametrize("way", [by_replay, by_engine])
 def test_by_keyword(name: str, wanted: dict[str, Any], way: Callable[[dict[str, Any]], Any]) -> None:
-    assert pools_apart(changed(lambda other: way({name: another(name)} if other else {}))) == pools_apart(wanted)
+    assert pools_apart(changed(lambda other: way(given(name) if other else {}))) == pools_apart(wanted)
 
 
 @EVERYWHERE
 def test_by_environment(name: str, wanted: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     def make(other: bool) -> Scheduler:
         if other:
-            monkeypatch.setenv(f"FASTSERVE_{name.upper()}", str(another(name)))
+            for one, value in given(name).items():
+                monkeypatch.setenv(f"FASTSERVE_{one.upper()}", str(value))
         return from_settings(FastServeConfig().engine())
 
     assert pools_apart(changed(make)) == pools_apart(wanted)
@@ -174,7 +183,7 @@ def test_by_environment(name: str, wanted: dict[str, Any], monkeypatch: pytest.M
 @EVERYWHERE
 def test_by_yaml(name: str, wanted: dict[str, Any], tmp_path: Path) -> None:
     file = tmp_path / "serving.yaml"
-    file.write_text(f"serving: {json.dumps({name: another(name)})}\n", encoding="utf-8")
+    file.write_text(f"serving: {json.dumps(given(name))}\n", encoding="utf-8")
     made = changed(lambda other: from_settings(FastServeConfig(config=file if other else None).engine()))
     assert pools_apart(made) == pools_apart(wanted)
 

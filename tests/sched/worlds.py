@@ -14,8 +14,10 @@ from fastserve.policies import make
 from fastserve.sched.choose import CopyingMachine
 from fastserve.sched.config import Blocks, SchedulerConfig
 from fastserve.sched.job import Job
+from fastserve.sched.path import Path
 from fastserve.sched.policy import Policy
 from fastserve.sched.scheduler import Scheduler
+from fastserve.sched.units import Ids
 from sim import link
 from sim.inbox import Inbox
 from sim.machine import ModelledMachine
@@ -70,10 +72,16 @@ class Work:
             Job(
                 i, at, self.prompt[i], limit=self.limit, client=f"c{i % 7}", program=f"p{i // 4}",
                 priority=i * 7919 % 5, deadline=at + (i * 104729 % 60 + 1) * 10**9, guess=self.output[i],
-                ids=() if self.ids is None else tuple(self.ids[i]),
+                ids=() if self.ids is None else path(self.ids[i]),
             )
             for i, at in enumerate(self.arrival)
         ]  # fmt: skip
+
+
+def path(ids: list[int]) -> Ids:
+    """The same in one part or in two."""
+    half = len(ids) // 2
+    return Path((ids[:half], tuple(ids[half:]))) if half % 3 == 1 else tuple(ids)
 
 
 def workload(rng: random.Random, n: int, coarse: bool, slots: int, cancels: bool) -> Work:

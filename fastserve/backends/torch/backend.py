@@ -205,7 +205,8 @@ class TorchBackend:
         chunks = []
         for job, more in prefills:
             state = self.states[job]
-            first, end = job.prefilled, job.prefilled + more
+            first = plan.first(job)
+            end = first + more
             known = state.prompt if end <= job.prompt else state.prompt + state.tokens
             whole = plan.completes(job, more)
             chunks.append(Rows(known[first:end], first, self.blocks.table(job), whole))

@@ -310,7 +310,7 @@ class _File:
 
     def _reading(self, rows: Rows, clock: units.Clock, unused: dict[str, str], notes: list[str]) -> Reading:
         names = self.columns.names
-        kept = "kept, but no policy uses shared prefixes yet"
+        kept = "kept, for the prefix cache"
         off = {"hash_ids": unused.get("hash_ids", kept), "block_size": "it is of the hash_ids"}
         off |= {
             field: f"{bad.message}, first in line {bad.line:,}"

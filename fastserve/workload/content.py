@@ -1,0 +1,240 @@
+"""Content: what the prompts of a trace say, as chained units, and what the answers add to them.
+
+A file's own block ids may name a block by its content alone, count from 0 in every conversation, or come from a hash of
+the text so far. Here they are chained anew: the id of a unit names its content and everything before it, so equal ids
+are equal prefixes whatever the file means by its own.
+
+The units form a tree. Its nodes are numbered as they come, so those of one continuation follow each other, and a path
+is a few ranges of numbers: memory grows with distinct units and requests, never with the sum of the prompts.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Sequence
+from math import lcm
+from typing import Any
+
+from fastserve.sched.path import Path
+from fastserve.sched.units import Ids
+from fastserve.workload.errors import TraceError
+from fastserve.workload.requests import outputs_of
+from fastserve.workload.trace import Trace
+
+ROOT = -1
+
+
+class Paths:
+    """A tree of units: a node's number is the id of its path from the root."""
+
+    def __init__(self) -> None:
+        self.labels: list[Any] = []  # by node: what the file calls its content
+        self.starts = array("q")  # the nodes at which a continuation begins, rising; until the next one each follows
+        self.parents = array("q")  # theirs
+        self.branches: dict[tuple[int, Any], int] = {}  # (parent, label) of these -> node
+
+    def add(self, node: int, labels: Sequence[Any]) -> int:
+        """Goes on from this node along these labels, which are added where they are new. Returns the last node."""
+        known = self.labels
+        for at, label in enumerate(labels):
+            after = node + 1
+            if node != ROOT and after < len(known) and known[after] == label and not self._begins(after):
+                node = after
+                continue
+            branch = self.branches.get((node, label), ROOT)
+            if branch != ROOT:
+                node = branch
+                continue
+            if after != len(known) or node == ROOT:
+                self.branches[node, label] = len(known)
+                self.starts.append(len(known))
+                self.parents.append(node)
+            known.extend(labels[at:])
+            return len(known) - 1
+        return node
+
+    def _begins(self, node: int) -> bool:
+        at = bisect_right(self.starts, node) - 1
+        return self.starts[at] == node
+
+    def up(self, node: int, steps: int) -> int:
+        """The node so many steps above; ROOT beyond the first."""
+        while steps > 0 and node != ROOT:
+            at = bisect_right(self.starts, node) - 1
+            start = self.starts[at]
+            if node - steps >= start:
+                return node - steps
+            steps -= node - start + 1
+            node = self.parents[at]
+        return node
+
+    def ranges(self, node: int, last: int) -> list[range]:
+        """The last so many nodes of the path to this one, the deepest range first."""
+        found = []
+        while last > 0:
+            at = bisect_right(self.starts, node) - 1
+            start = max(self.starts[at], node - last + 1)
+            found.append(range(start, node + 1))
+            last -= node + 1 - start
+            node = self.parents[at]
+        return found
+
+    def ids(self, node: int, last: int) -> Ids:
+        """The last so many ids of the path to this node, in order."""
+        ranges = self.ranges(node, last)
+        if len(ranges) == 1:
+            return ranges[0]
+        return Path(tuple(reversed(ranges))) if ranges else ()
+
+    def straightened(self) -> tuple[Paths, array[int]]:
+        """The same tree, its nodes numbered so that each is followed by the first that went on from it; and by what the
+        numbers of each continuation have risen, by its place in `starts`. Labels are left behind.
+        """
+        starts, parents = self.starts, self.parents
+        ends = [start - 1 for start in starts[1:]] + [len(self.labels) - 1]
+        at_end = {end: at for at, end in enumerate(ends)}
+        following: dict[int, int] = {}  # continuation -> the one that goes on where it ends
+        for at, parent in enumerate(parents):
+            before = at_end.get(parent)
+            if before is not None and before not in following:
+                following[before] = at
+        follows = set(following.values())
+        rise = array("q", bytes(8 * len(starts)))
+        other = Paths()
+        node = 0
+        for head in range(len(starts)):
+            if head in follows:
+                continue
+            other.starts.append(node)
+            other.parents.append(head)  # for now; its parent's new number may not be known yet
+            at: int | None = head
+            while at is not None:
+                rise[at] = node - starts[at]
+                node += ends[at] + 1 - starts[at]
+                at = following.get(at)
+        for i, head in enumerate(other.parents):
+            parent = parents[head]
+            other.parents[i] = ROOT if parent == ROOT else parent + rise[bisect_right(starts, parent) - 1]
+        return other, rise
+
+
+class Content:
+    """By row of a trace. unit: tokens of a unit."""
+
+    def __init__(self, unit: int, paths: Paths, ends: array[int], units: array[int]) -> None:
+        self.unit = unit
+        self.paths = paths
+        self._ends = ends  # the last unit that the prompt fills, and how many it does
+        self._units = units
+        self._answers: dict[int, tuple[int, int]] = {}  # the same of the answer, where that is known
+        self.distinct = 0  # units of all prompts, each counted once
+        self._known = array("q")  # of its units, those that earlier rows and their answers have
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def prompt(self, row: int) -> Ids:
+        """The ids of the units that its prompt fills."""
+        return self.paths.ids(self._ends[row], self._units[row])
+
+    def answer(self, row: int) -> Ids:
+        """The ids of those that prompt and answer fill beyond them; empty where nothing tells what it says."""
+        end, units = self._answers.get(row, (ROOT, 0))
+        return self.paths.ids(end, units)
+
+    def repeats(self, row: int, earlier: int, tokens: list[int], outputs: list[int], programs: list[str]) -> bool:
+        """Does this row, which repeats all units of an earlier one, go on with its answer? Then that is known."""
+        if programs[row] != programs[earlier] or tokens[row] < tokens[earlier] + outputs[earlier]:
+            return False
+        more = self._units[row] - self._units[earlier]
+        filled = min(more, (tokens[earlier] + outputs[earlier] - 1) // self.unit - self._units[earlier])
+        self._answers[earlier] = self.paths.up(self._ends[row], more - filled), filled
+        self._known[row] = max(self._known[row], self._units[earlier] + filled)
+        return True
+
+    def straighten(self) -> None:
+        """When all is known: numbers the units so that a conversation is one range of them."""
+        self.distinct = len(self.paths.labels)
+        paths, rise = self.paths.straightened()
+        starts = self.paths.starts
+        for row, end in enumerate(self._ends):
+            if end != ROOT:
+                self._ends[row] = end + rise[bisect_right(starts, end) - 1]
+        for row, (end, units) in self._answers.items():
+            self._answers[row] = end + rise[bisect_right(starts, end) - 1], units
+        self.paths = paths
+
+    def hit_rate(self, trace: Trace) -> float:
+        """Share of the trace's prompt tokens that an unlimited cache would find, were each request answered before the
+        next one comes; its newest token is always computed.
+        """
+        tokens: list[int] = trace.prompt.tolist()
+        found = [min(known, (n - 1) // self.unit) for known, n in zip(self._known, tokens, strict=True)]
+        return self.unit * sum(found) / sum(tokens)
+
+
+def unit_of(trace: Trace, block: int, unit: int | None = None) -> int:
+    """Tokens of a unit: the smallest number of the trace's blocks that is whole KV blocks of `block` tokens.
+
+    unit: what was asked for. TraceError where there is none.
+    """
+    if unit is None:
+        unit = lcm(block, trace.block_size)
+    if unit % block or unit % trace.block_size:
+        raise TraceError(
+            f"units of {unit} tokens are not whole KV blocks of {block} tokens and whole blocks of {trace.block_size} "
+            f"tokens of the trace: give --prefix-tokens a multiple of both, or --block-tokens a divisor of the latter"
+        )
+    return unit
+
+
+def content(trace: Trace, unit: int, scopes: Sequence[object] | None = None) -> Content | None:
+    """None for a trace without block ids. unit: see unit_of(). scopes: by row; ids of different scopes never meet.
+
+    Of a block that a prompt does not fill nothing is shared. An answer is what the first later request says there that
+    repeats the whole prompt and has room for the answer; where the trace names programs, one of the same program.
+    """
+    if trace.hash_ids is None:
+        return None
+    group = unit // trace.block_size
+    paths = Paths()
+    ends, units = array("q"), array("q")
+    found = Content(unit, paths, ends, units)
+    tokens: list[int] = trace.prompt.tolist()
+    outputs = outputs_of(trace)
+    programs = trace.program or [""] * len(trace)
+    last: dict[object, tuple[list[int], int]] = {}  # scope and program -> its last row's file ids, and that row
+    unanswered: dict[int, list[int]] = {}  # the end of a prompt -> rows whose answer nobody has repeated yet
+    for row, ids in enumerate(trace.hash_ids):
+        whole = min(len(ids) // group, tokens[row] // unit)
+        scope = None if scopes is None else scopes[row]
+        kin = scope, programs[row]
+        node, done = ROOT, 0
+        if kin in last:  # most prompts go on from the one before
+            before, at = last[kin]
+            done = min(whole, units[at])
+            if ids[: done * group] == before[: done * group]:
+                node = paths.up(ends[at], units[at] - done)
+            else:
+                done = 0
+        labels: list[Any] = ids[done:whole]
+        if group > 1:
+            labels = [tuple(ids[i * group : (i + 1) * group]) for i in range(done, whole)]
+        if not done and labels and scope is not None:
+            labels[0] = scope, labels[0]
+        distinct = len(paths.labels)
+        ends.append(paths.add(node, labels))
+        units.append(whole)
+        found._known.append(whole - (len(paths.labels) - distinct))
+        last[kin] = ids, row
+        for run in paths.ranges(paths.up(ends[row], 1), whole - 1):
+            for end in unanswered.keys() & run:
+                rows = unanswered.pop(end)
+                left = [earlier for earlier in rows if not found.repeats(row, earlier, tokens, outputs, programs)]
+                if left:
+                    unanswered[end] = left
+        if whole and whole == tokens[row] // unit and (tokens[row] + outputs[row] - 1) // unit > whole:
+            unanswered.setdefault(ends[row], []).append(row)
+    found.straighten()
+    return found
