@@ -16,7 +16,7 @@ def decided(settings: Settings, trace: Trace) -> Settings:
 
 def content_of(settings: Settings, trace: Trace, block: int) -> Content | None:
     """What the prompts share, where that is cached. block: tokens of a KV block. Raises TraceError."""
-    if settings.prefix_cache != "on":
+    if settings.prefix_cache != "on" or trace.hash_ids is None:
         return None
     return content(trace, unit_of(trace, block, settings.prefix_tokens))
 

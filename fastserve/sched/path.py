@@ -33,12 +33,13 @@ class Path(Sequence[int]):
     def __getitem__(self, at: int | slice) -> int | Sequence[int]:
         if isinstance(at, slice):
             return tuple(self)[at]
+        ends = self._ends
         if at < 0:
             at += len(self)
-        if not 0 <= at < len(self):
-            raise IndexError(at)
-        part = bisect_right(self._ends, at)
-        return self._parts[part][at - self._ends[part]]  # counted from the part's end
+            if at < 0:
+                raise IndexError(at)
+        part = bisect_right(ends, at)
+        return self._parts[part][at - ends[part]]  # counted from the part's end; past the last part an IndexError
 
     def __iter__(self) -> Iterator[int]:
         return chain.from_iterable(self._parts)

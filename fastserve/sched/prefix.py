@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastserve.sched.job import NEVER, Job
-from fastserve.sched.plan import UNSHARED, Outcome, Plan, Shares
+from fastserve.sched.plan import NOTHING, UNSHARED, Outcome, Plan, Shares
 from fastserve.sched.scheduler import Scheduler
 from fastserve.sched.sharing import SharedLedger
 
@@ -41,8 +41,8 @@ class PrefixScheduler(Scheduler):
         """
         ledger = self._shared()
         moves = plan.moves
-        if not (plan.joined or plan.left or moves is not None or ledger.tree.lost):
-            return UNSHARED
+        if not (plan.joined or plan.left or moves is not None):  # then all has its room already
+            return Shares(NOTHING, ledger.tree.lost) if ledger.tree.lost else UNSHARED
         draft = ledger.draft
         free = self.chooser.room - ledger.cold
         if plan.joined or plan.left:

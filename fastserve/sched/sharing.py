@@ -113,7 +113,7 @@ class SharedLedger(Ledger):
         tree = self.tree
         size = self.size
         while at < upto:
-            run = tree.cut(ids, at, upto)
+            run = tree.cut(ids, at, upto) if ids[at] in tree.first else None
             if run is None:
                 if tail is not None and tail.holders == 1 and tail.children == 0 and tail.runners == int(running):
                     tail.ids = ids

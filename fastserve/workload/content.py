@@ -13,6 +13,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import chain
 from math import lcm
 from typing import Any
 
@@ -23,6 +24,8 @@ from fastserve.workload.requests import outputs_of
 from fastserve.workload.trace import Trace
 
 ROOT = -1
+SHORT = 64
+"""Units of a path that is copied, because that is quicker to read than its parts."""
 
 
 class Paths:
@@ -85,7 +88,8 @@ class Paths:
         ranges = self.ranges(node, last)
         if len(ranges) == 1:
             return ranges[0]
-        return Path(tuple(reversed(ranges))) if ranges else ()
+        ranges.reverse()
+        return tuple(chain.from_iterable(ranges)) if last <= SHORT else Path(tuple(ranges))
 
     def straightened(self) -> tuple[Paths, array[int]]:
         """The same tree, its nodes numbered so that each is followed by the first that went on from it; and by what the
