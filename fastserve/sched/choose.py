@@ -153,9 +153,9 @@ class Chooser:
             need = ledger.need(job)
             places = self._places
             room = self.room
-            if draft is not None:
+            if draft is not None and (places <= 0 or room < need):
                 draft.mark()
-                if places > 0 and room < need:
+                if places > 0:
                     need -= draft.used(job)
             if top < 0 and (places <= 0 or room < need):
                 top = self._top = self._line_up()

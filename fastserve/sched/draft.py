@@ -58,7 +58,10 @@ class Draft:
             if job.running or not (job.place is NOWHERE or job.place is HOST):
                 return job.shared
             ids = job.ids
-            self._paths[job], n = self.tree.walk(ids, self.tree.whole(ids, job.prompt + job.generated - 1))
+            if ids and ids[0] in self.tree.first:
+                self._paths[job], n = self.tree.walk(ids, self.tree.whole(ids, job.prompt + job.tokens_base - 1))
+            else:
+                n = 0
             self.units[job] = n
             if n:
                 self.found[job] = n * self.tree.unit
@@ -66,7 +69,8 @@ class Draft:
 
     def used(self, job: Job) -> int:
         """Blocks of a waiting job that members use already."""
-        return self.size * self._with(job, self.shared(job), 1, True)
+        n = self.shared(job)
+        return self.size * self._with(job, n, 1, True) if n else 0
 
     def leave(self, job: Job) -> int:
         """A running job would be parked. Returns the blocks of it that other members use too."""

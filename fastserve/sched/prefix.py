@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fastserve.sched.draft import Draft
 from fastserve.sched.job import NEVER, Job
 from fastserve.sched.plan import NOTHING, UNSHARED, Outcome, Plan, Shares
 from fastserve.sched.scheduler import Scheduler
@@ -13,36 +14,37 @@ class PrefixScheduler(Scheduler):
 
     def cancel(self, job: Job, now: int) -> None:
         super().cancel(job, now)
-        self._shared().settle()
+        assert self.sharing is not None
+        self.sharing.settle()
 
     def plan(self, now: int) -> Plan | None:
-        draft = self._shared().draft
+        sharing = self.sharing
+        assert sharing is not None
+        draft = sharing.draft
         draft.begin()
         self.found = draft.found
         plan = super().plan(now)
         if plan is not None:
-            plan.shares = self._shares(plan)
+            if plan.joined or plan.left or plan.moves is not None:
+                plan.shares = self._shares(plan, sharing)
+            else:  # all has its room already
+                lost = sharing.tree.lost
+                plan.shares = Shares(NOTHING, lost) if lost else UNSHARED
             if plan.iterations > 1 and plan.prefill:
-                self._bound(plan)
+                self._bound(plan, draft)
         return plan
 
     def commit(self, plan: Plan, outcome: Outcome, now: int) -> list[Job]:
         ended = super().commit(plan, outcome, now)
-        self._shared().settle()
+        assert self.sharing is not None
+        self.sharing.settle()
         return ended
 
-    def _shared(self) -> SharedLedger:
-        assert self.sharing is not None
-        return self.sharing
-
-    def _shares(self, plan: Plan) -> Shares:
+    def _shares(self, plan: Plan, ledger: SharedLedger) -> Shares:
         """What is there of who joins or is fetched ahead; and which units go: those that have gone already as the jobs
         that ran took the room, and those that must for this step.
         """
-        ledger = self._shared()
         moves = plan.moves
-        if not (plan.joined or plan.left or moves is not None):  # then all has its room already
-            return Shares(NOTHING, ledger.tree.lost) if ledger.tree.lost else UNSHARED
         draft = ledger.draft
         free = self.chooser.room - ledger.cold
         if plan.joined or plan.left:
@@ -58,11 +60,11 @@ class PrefixScheduler(Scheduler):
         found = {job: draft.found[job] for job in coming if job in draft.found}
         return Shares(found, [*ledger.tree.lost, *draft.evicted(gone, free)])
 
-    def _bound(self, plan: Plan) -> None:
+    def _bound(self, plan: Plan, draft: Draft) -> None:
         """A lone prefill that is to go on holds for no longer than it lasts, and not at all if it gives room."""
         job, tokens = plan.prefill[0]
         most = (job.prompt + job.tokens_base - plan.first(job) - 1) // tokens
-        if most <= 1 or self._shared().draft.unsteady(job):
+        if most <= 1 or draft.unsteady(job):
             plan.iterations = 1
             plan.service = plan.until = NEVER
         elif most < plan.iterations:

@@ -55,9 +55,9 @@ class SharedLedger(Ledger):
         What the prefills complete others find from here on: nothing of it is asked before the step has run.
         """
         tree = self.tree
+        unit = self.unit
         shares = plan.shares
         if shares is not None and shares is not UNSHARED:
-            unit = self.unit
             for job, tokens in shares.found.items():
                 self.hold(job, tokens // unit, job.running)
                 if job.running and not job.rolling:
@@ -73,7 +73,9 @@ class SharedLedger(Ledger):
                     self._hold_all(job, True)
         for job, tokens in plan.prefill:
             if job.ids:
-                self.hold(job, tree.whole(job.ids, job.prefilled + iterations * tokens), True)
+                whole = min(len(job.ids), (job.prefilled + iterations * tokens) // unit)
+                if job.tail is None or job.tail.end < whole:
+                    self.hold(job, whole, True)
 
     def advance(self, steps: int, k: int) -> None:
         """Up to the last iteration; who ends in that takes no more from what is idle."""
