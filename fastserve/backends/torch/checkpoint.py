@@ -26,7 +26,7 @@ from fastserve.backends.torch.folder import (
     find_folder,
     tokenizer_fault,
 )
-from fastserve.backends.torch.memory import ran_out
+from fastserve.backends.torch.memory import GIB, free_host_memory, ran_out
 from fastserve.backends.torch.verify import RefusedModelError, one_line, refuse_by_config
 from fastserve.engine.params import SamplingParams
 from fastserve.importing import extra
@@ -79,13 +79,27 @@ def read_config(name: str, source: str, trust_remote_code: bool) -> Any:
     refuse_by_config(name, config, architecture)
     if architecture is None and not (trust_remote_code and "AutoModelForCausalLM" in getattr(config, "auto_map", {})):
         raise RefusedModelError(name, f"transformers has no causal language model of the type {config.model_type}")
-    if architecture is not None:
-        try:
-            with _quiet(True), torch.device("meta"):  # takes no memory
-                architecture(config)
-        except Exception as error:
-            raise ModelNotFoundError(f"The config.json of {name} cannot be used: {one_line(error)}") from error
     return config
+
+
+def check_size(name: str, config: Any, dtype: torch.dtype, place: torch.device) -> None:
+    """Before anything is read. Raises ModelNotFoundError for a config of which no model can be made, MemoryError for a
+    model that is larger than the memory there is.
+    """
+    architecture: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if architecture is None:  # code of its own
+        return
+    try:
+        with _quiet(True), torch.device("meta"):  # takes no memory
+            size = sum([weight.numel() for weight in architecture(config).parameters()]) * dtype.itemsize
+    except Exception as error:
+        raise ModelNotFoundError(f"The config.json of {name} cannot be used: {one_line(error)}") from error
+    free = torch.cuda.mem_get_info(place)[0] if place.type == "cuda" else free_host_memory()
+    if size > free:
+        raise MemoryError(
+            f"The weights of {name} take {size / GIB:,.1f} GiB in {str(dtype).removeprefix('torch.')}, and "
+            f"{free / GIB:,.1f} GiB are free."
+        )
 
 
 def read_weights(name: str, source: str, config: Any, dtype: torch.dtype, place: torch.device, trusted: bool) -> Any:

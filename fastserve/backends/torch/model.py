@@ -94,6 +94,7 @@ def load_model(
     name = str(model)
     source = checkpoint.find(name)
     config = checkpoint.read_config(name, source, trust_remote_code)
+    checkpoint.check_size(name, config, choice.dtype, place)
     length = clamp_length(max_model_len, checkpoint.own_length(config))
     generation = checkpoint.read_generation(name, source)
     tokenizer = checkpoint.read_tokenizer(name, source, trust_remote_code)  # before the weights, which take long

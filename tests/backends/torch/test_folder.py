@@ -316,3 +316,15 @@ def test_a_tokenizer_of_sentencepiece_without_the_library(
     monkeypatch.setattr("fastserve.backends.torch.checkpoint._installed", lambda module: module != "sentencepiece")
     with pytest.raises(ModelNotFoundError, match="is a SentencePiece model, and sentencepiece cannot be imported: "):
         load_model(tmp_path, load_format="dummy")
+
+
+def test_a_model_larger_than_the_memory_is_told_before_it_is_read(
+    good: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fastserve.__main__ import main
+
+    monkeypatch.setattr("fastserve.backends.torch.checkpoint.free_host_memory", lambda: 1000)
+    with pytest.raises(MemoryError, match=r"^The weights of .* take 0\.0 GiB in float32, and 0\.0 GiB are free\.$"):
+        load_model(good, device="cpu", dtype="float32")
+    assert main(["generate", "--model", str(good), "--device", "cpu", "--prompt", "1", "--token-ids"]) == 2
+    assert "generate: error: The weights of" in capsys.readouterr().err
