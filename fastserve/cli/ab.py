@@ -144,7 +144,7 @@ def run(args: argparse.Namespace) -> int:
         )
     except ImportError as error:
         return _refuse(_missing(error))
-    except (ValueError, OSError, OutputError) as error:
+    except (ValueError, OSError, MemoryError, OutputError) as error:
         return _refuse(str(error))
     except CompareError as error:
         print(f"fastserve ab: {error}", file=sys.stderr)

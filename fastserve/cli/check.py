@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
             print(live_trial(spec, args.backend))
     except ImportError as error:
         return _refuse(f"--live: {error}; {extra('engine')}")
-    except (ValueError, OSError) as error:  # the body of --live cannot be made, or does not work by itself
+    except (ValueError, OSError, MemoryError) as error:  # the body of --live cannot be made, or does not work by itself
         return _refuse(f"--live: {error}")
     except ConformanceError as error:
         print(f"{kind.__name__} breaks the contract ({error.check}).\n{error}")

@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
         engine = Engine.from_pretrained(args.model, backend=args.backend, policy=policy_of(args), **settings)
     except ImportError as error:
         return _refuse(f"{error}; {extra('engine')}")
-    except (ValueError, OSError, OutputError) as error:
+    except (ValueError, OSError, MemoryError, OutputError) as error:
         return _refuse(str(error))
     with engine:
         print(engine.start_line(), file=sys.stderr)

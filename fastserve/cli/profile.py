@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
             found = calibrate(backend, serving, args.budget, longest=args.longest, report=bar)
         finally:
             bar.close()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         return _refuse(str(error))
     except KeyboardInterrupt:
         print("interrupted: nothing was stored", file=sys.stderr)

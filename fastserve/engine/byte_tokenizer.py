@@ -51,8 +51,9 @@ class ByteTokenizer:
         else:
             from transformers.utils.chat_template_utils import render_jinja_template
 
-            chats = [list(conversation)]
-            [text], _ = render_jinja_template(
+            chats = [[dict(message) for message in conversation]]
+            rendered: Any = render_jinja_template(
                 chats, chat_template=chat_template, add_generation_prompt=add_generation_prompt, **variables
             )
+            text = str(rendered[0][0])  # with where the answers are in it, of each chat
         return self.encode(text) if tokenize else text

@@ -26,8 +26,9 @@ from fastserve.backends.torch.folder import (
     find_folder,
     tokenizer_fault,
 )
-from fastserve.backends.torch.memory import ran_out
+from fastserve.backends.torch.memory import GIB, free_host_memory, ran_out
 from fastserve.backends.torch.verify import RefusedModelError, one_line, refuse_by_config
+from fastserve.engine.params import SamplingParams
 from fastserve.importing import extra
 
 __all__ = ["ModelNotFoundError"]
@@ -37,10 +38,12 @@ LOG = logging.getLogger("fastserve")
 DEQUANTISED = frozenset({"mxfp4"})
 """Ways to quantise that transformers undoes while it loads."""
 
+SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+
 LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 """In the name of a tensor: which layer it belongs to."""
 
-SIZES = ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size")
+SIZES = ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size", "max_position_embeddings")
 
 
 def find(name: str) -> str:
@@ -56,7 +59,8 @@ def find(name: str) -> str:
 def read_config(name: str, source: str, trust_remote_code: bool) -> Any:
     """Raises ModelNotFoundError, and RefusedModelError for what the config alone rules out."""
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        with _quiet(Path(source).is_dir()):
+            config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
     except OSError as error:
         raise ModelNotFoundError(
             f"{name} is neither a folder here nor a model that can be fetched: {one_line(error)}"
@@ -68,8 +72,8 @@ def read_config(name: str, source: str, trust_remote_code: bool) -> Any:
         raise ModelNotFoundError(f"The config.json of {name} cannot be used: {one_line(error)}") from error
     text = config.get_text_config(decoder=True)
     for size in SIZES:
-        value = getattr(text, size, 1)
-        if not isinstance(value, int) or value < 1:
+        value = getattr(text, size, None)
+        if value is not None and (not isinstance(value, int) or value < 1):
             raise ModelNotFoundError(f"The config.json of {name} cannot be used: {size} is {value!r}.")
     architecture: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     refuse_by_config(name, config, architecture)
@@ -78,11 +82,33 @@ def read_config(name: str, source: str, trust_remote_code: bool) -> Any:
     return config
 
 
+def check_size(name: str, config: Any, dtype: torch.dtype, place: torch.device) -> None:
+    """Before anything is read. Raises ModelNotFoundError for a config of which no model can be made, MemoryError for a
+    model that is larger than the memory there is.
+    """
+    architecture: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if architecture is None:  # code of its own
+        return
+    try:
+        with _quiet(True), torch.device("meta"):  # takes no memory
+            size = sum([weight.numel() for weight in architecture(config).parameters()]) * dtype.itemsize
+    except Exception as error:
+        raise ModelNotFoundError(f"The config.json of {name} cannot be used: {one_line(error)}") from error
+    free = torch.cuda.mem_get_info(place)[0] if place.type == "cuda" else free_host_memory()
+    if size > free:
+        raise MemoryError(
+            f"The weights of {name} take {size / GIB:,.1f} GiB in {str(dtype).removeprefix('torch.')}, and "
+            f"{free / GIB:,.1f} GiB are free."
+        )
+
+
 def read_weights(name: str, source: str, config: Any, dtype: torch.dtype, place: torch.device, trusted: bool) -> Any:
     """The model with its own weights. Raises ModelNotFoundError where some are missing or do not fit, MemoryError."""
     _refuse_quantised(name, config)
     folder = Path(source)
     file = check_weights(folder, name) if folder.is_dir() else "the hub's file"
+    if (folder / "adapter_config.json").is_file():
+        LOG.warning("%s holds an adapter beside the model: the model is served without it", name)
     try:
         with _quiet(folder.is_dir()):
             loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -103,7 +129,8 @@ def read_weights(name: str, source: str, config: Any, dtype: torch.dtype, place:
         if ran_out(error):
             raise MemoryError(f"the weights do not fit into memory as {dtype}: {one_line(error)}") from error
         raise ModelNotFoundError(
-            f"The weights of {name} cannot be read: {one_line(error).rstrip('.')}. load_format=dummy does without them."
+            f"The weights of {name} ({file}) cannot be read: {one_line(error).rstrip('.')}. load_format=dummy does "
+            "without them."
         ) from error
 
 
@@ -169,7 +196,9 @@ def draw_weights(
 def read_generation(name: str, source: str) -> Any:
     """Of generation_config.json; None without one. Raises ModelNotFoundError."""
     try:
-        return GenerationConfig.from_pretrained(source)
+        found = GenerationConfig.from_pretrained(source)
+        SamplingParams(**sampling_defaults(found))
+        return found
     except OSError:
         LOG.debug("%s has no generation_config.json", source)
         return None
@@ -177,11 +206,22 @@ def read_generation(name: str, source: str) -> Any:
         raise ModelNotFoundError(f"The generation_config.json of {name} cannot be used: {one_line(error)}") from error
 
 
+def sampling_defaults(generation: Any) -> dict[str, Any]:
+    """What requests have that do not say otherwise."""
+    return {name: value for name in SAMPLING if (value := getattr(generation, name, None)) is not None}
+
+
 def read_ends(source: str, config: Any, generation: Any, tokenizer: Any, vocabulary: int) -> frozenset[int]:
     """The tokens that end an answer."""
     stated, _ = PreTrainedConfig.get_config_dict(source)
     text = config.get_text_config(decoder=True)
-    return end_tokens(stated, text, generation, tokenizer, vocabulary)
+    if tokenizer is not None and len(tokenizer) > vocabulary:
+        what = "the tokenizer of %s has %d tokens, the model %d: texts with the others are refused"
+        LOG.warning(what, source, len(tokenizer), vocabulary)
+    try:
+        return end_tokens(stated, text, generation, tokenizer, vocabulary)
+    except ValueError as error:
+        raise ModelNotFoundError(f"The model {source} does not say how an answer ends: {error}.") from error
 
 
 def read_tokenizer(name: str, source: str, trusted: bool) -> Any:
@@ -194,7 +234,7 @@ def read_tokenizer(name: str, source: str, trusted: bool) -> Any:
         LOG.info("%s has no tokenizer: prompts are token ids, and there is no text", source)
         return None
     lacking = [it for it in ("sentencepiece", "google.protobuf") if not _installed(it)]
-    if lacking and folder.is_dir() and not (folder / "tokenizer.json").is_file() and list(folder.glob("*.model")):
+    if lacking and folder.is_dir() and not (folder / "tokenizer.json").is_file() and any(folder.glob("*.model")):
         raise ModelNotFoundError(
             f"The tokenizer of {name} is a SentencePiece model, and {' and '.join(lacking)} cannot be imported: "
             f"{extra('engine')}."

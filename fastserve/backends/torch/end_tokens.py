@@ -42,6 +42,9 @@ def _end_of_turn(tokenizer: Any) -> int | None:
     return special[max(ends, key=len)] if ends else None
 
 
-def ids(given: int | list[int] | None) -> tuple[int, ...]:
-    """One id or several, as configs have them."""
-    return () if given is None else (given,) if isinstance(given, int) else tuple(given)
+def ids(given: Any) -> tuple[int, ...]:
+    """One id or several, as configs have them. ValueError for anything else."""
+    found = () if given is None else (given,) if isinstance(given, int) else given
+    if not isinstance(found, list | tuple) or not all(isinstance(id, int) for id in found):
+        raise ValueError(f"a config of the model has {given!r} where ids of tokens belong")
+    return tuple(found)

@@ -17,11 +17,18 @@ WEIGHTS = (SAFETENSORS, f"{SAFETENSORS}.index.json", PICKLE, f"{PICKLE}.index.js
 """Of these transformers reads the first that is there."""
 
 TOKENIZER_JSON = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json")
+TOKENIZER_TEXT = ("merges.txt", "chat_template.jinja", "chat_template.json")
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 """Files of which a tokenizer can be made."""
 
 OTHER = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx")
 """Endings of files that may be weights under another name or of another library."""
+
+QUANTISED = (".qweight", ".qzeros", ".weight_packed", ".weight_scale", ".weight_scale_inv", ".absmax")
+"""Endings of tensors that quantised weights have."""
+
+VALUES = frozenset({"F64", "F32", "F16", "BF16"})
+"""Types of values of which weights may be made."""
 
 MOST_HEADER = 100_000_000
 """Bytes that safetensors allows for the header of a file."""
@@ -92,7 +99,7 @@ def check_tokenizer(folder: Path, name: str) -> bool:
     for each in TOKENIZER_JSON:
         if (folder / each).is_file():
             read_json(folder / each, name, whole=each != "tokenizer.json")
-    for each in VOCABULARIES:
+    for each in (*VOCABULARIES, *TOKENIZER_TEXT):
         if (folder / each).is_file() and (fault := fault_of(folder / each)):
             raise ModelNotFoundError(f"The {each} of {name} is {fault}.")
     if any((folder / each).is_file() for each in VOCABULARIES):
@@ -103,6 +110,12 @@ def check_tokenizer(folder: Path, name: str) -> bool:
         raise ModelNotFoundError(
             f"The tokenizer of {name} has no vocabulary: there is a tokenizer_config.json, and none of "
             f"{', '.join(VOCABULARIES)}. Without tokenizer_config.json the model is served by token ids."
+        )
+    other = sorted(each.name for each in (*folder.glob("tekken.json"), *folder.glob("*.tiktoken")))
+    if other and not (folder / "tokenizer_config.json").is_file():
+        raise ModelNotFoundError(
+            f"The tokenizer of {name} is {other[0]}, which is not read here: put the tokenizer.json of the version for "
+            "transformers beside it."
         )
     return (folder / "tokenizer_config.json").is_file()
 
@@ -257,6 +270,15 @@ def _safetensors_fault(path: Path, tensors: Iterable[str]) -> str:
         return f"cut short: it should have {end} bytes and has {size}; fetch it again"
     if end < size:
         return f"damaged: it should have {end} bytes and has {size}; fetch it again"
+    packed = sorted(key for key in parts if key.endswith(QUANTISED)) or sorted(
+        key for key, part in parts.items() if key.endswith(".weight") and part.get("dtype") not in VALUES
+    )
+    if packed:
+        kind = parts[packed[0]].get("dtype")
+        return (
+            f"quantised ({packed[0]} is there, of type {kind}), which is not implemented: give the model that it was "
+            "made of"
+        )
     lacking = sorted(set(tensors) - set(parts))
     if lacking:
         return f"not the one of its index: it lacks {len(lacking)} tensors, {lacking[0]} among them"

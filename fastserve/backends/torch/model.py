@@ -20,8 +20,6 @@ from fastserve.backends.torch.verify import Probe, RefusedModelError, Shape
 
 LOG = logging.getLogger("fastserve")
 
-SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
-
 
 class Model:
     """Made by load_model. Forward passes are the engine thread's; everything else may be read from any thread."""
@@ -42,9 +40,7 @@ class Model:
         self.vocab_size: int = module.get_output_embeddings().weight.shape[0]
         self.eos_ids = eos_ids
         self.suppress: tuple[int, ...] = ids(given.suppress_tokens)
-        self.defaults: dict[str, Any] = {
-            name: value for name in SAMPLING if (value := getattr(given, name, None)) is not None
-        }
+        self.defaults = checkpoint.sampling_defaults(given)
         self._kernels = kernels
 
     @property
@@ -98,6 +94,7 @@ def load_model(
     name = str(model)
     source = checkpoint.find(name)
     config = checkpoint.read_config(name, source, trust_remote_code)
+    checkpoint.check_size(name, config, choice.dtype, place)
     length = clamp_length(max_model_len, checkpoint.own_length(config))
     generation = checkpoint.read_generation(name, source)
     tokenizer = checkpoint.read_tokenizer(name, source, trust_remote_code)  # before the weights, which take long

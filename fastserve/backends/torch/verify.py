@@ -106,9 +106,9 @@ class Probe:
         module.set_attn_implementation("eager")  # the reference of every family: the others leave out soft caps, sinks
         stock = self._stock()
         if not stock.isfinite().all():
-            raise RefusedModelError(
-                name, f"it gives logits that are not finite in {_name(self.dtype)}; try dtype=bfloat16 or float32"
-            )
+            half = self.dtype != torch.float32
+            hint = "try dtype=bfloat16 or float32" if half else "its weights are damaged"
+            raise RefusedModelError(name, f"it gives logits that are not finite in {_name(self.dtype)}; {hint}")
         self.exact = stock
         self.rounding = 0.0
         if self.dtype != torch.float32:
@@ -227,7 +227,7 @@ class Probe:
             raise RefusedModelError(
                 self.name,
                 f"in {_name(self.dtype)} our logits are {ours:.2g} of their spread from those in float32, and its own "
-                f"pass {self.rounding:.2g} ({ROUNDING:g} times that is allowed)",
+                f"pass {self.rounding:.2g} ({ROUNDING:g} times that is allowed); try dtype=float32",
             )
 
     def _distance(self, logits: Tensor) -> float:
@@ -281,7 +281,8 @@ def _failed(name: str, on: str, error: Exception) -> Exception:
 
 def one_line(error: BaseException) -> str:
     """The first paragraph of its text, or what it is."""
-    text = " ".join(str(error).strip().split("\n\n", 1)[0].split())
+    said = f"{error} is not known" if isinstance(error, KeyError) else str(error)
+    text = " ".join(said.strip().split("\n\n", 1)[0].split())
     return (text if len(text) <= LONGEST else text[:LONGEST] + "...") or type(error).__name__
 
 

@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from safetensors.torch import load_file  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 
 from fastserve.backends.torch.folder import ModelNotFoundError  # noqa: E402
 from fastserve.backends.torch.model import load_model  # noqa: E402
@@ -66,6 +66,17 @@ def pickled(folder: Path, what: Any, torch_save: bool) -> None:
     (folder / WEIGHTS).unlink()
     with (folder / "pytorch_model.bin").open("wb") as file:
         torch.save(what, file) if torch_save else pickle.dump(what, file)
+
+
+def renamed(folder: Path, old: str, new: str) -> None:
+    found = load_file(folder / WEIGHTS)
+    save_file({key.replace(old, new): it for key, it in found.items()}, folder / WEIGHTS, {"format": "pt"})
+
+
+def retyped(folder: Path, dtype: Any, times: float = 1.0) -> None:
+    found = load_file(folder / WEIGHTS)
+    changed = {key: (times * it).to(dtype) if "_proj" in key else it for key, it in found.items()}
+    save_file(changed, folder / WEIGHTS, {"format": "pt"})
 
 
 BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
@@ -139,6 +150,25 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda it: change(it / "config.json", quantization_config={"quant_method": "awq", "bits": 4}),
         r"its weights are quantised \(awq\)",
     ),
+    "GPTQ that config.json does not name": (
+        lambda it: renamed(it, ".up_proj.weight", ".up_proj.qweight"),
+        r"model\.safetensors of .* is quantised \(model\.layers\.0\.mlp\.up_proj\.qweight is there",
+    ),
+    "weights: numbers of eight bits": (
+        lambda it: retyped(it, torch.float8_e4m3fn),
+        r"is quantised \(.*_proj\.weight is there, of type F8_E4M3\)",
+    ),
+    "weights: not numbers": (
+        lambda it: retyped(it, torch.float32, float("nan")),
+        "logits that are not finite in float32; its weights are damaged",
+    ),
+    "weights: half a pickle": (
+        lambda it: (
+            pickled(it, {"a": torch.ones(99)}, True),
+            os.truncate(it / "pytorch_model.bin", 400),
+        ),
+        r"\(pytorch_model\.bin\) cannot be read: ",
+    ),
     "the makers' own files": (
         lambda it: ((it / "config.json").unlink(), (it / "params.json").write_text("{}")),
         "in their makers' own format",
@@ -159,6 +189,27 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "config: no heads": (lambda it: change(it / "config.json", num_attention_heads=0), r"config\.json of .* cannot be"),
     "config: no layers": (lambda it: change(it / "config.json", num_hidden_layers=-2), "num_hidden_layers is -2"),
+    "config: an odd rope": (
+        lambda it: change(it / "config.json", rope_parameters={"rope_type": "odd", "rope_theta": 1e4}),
+        r"config\.json of .* cannot be used: 'odd' is not known",
+    ),
+    "config: no context": (lambda it: change(it / "config.json", max_position_embeddings=0), "embeddings is 0"),
+    "generation config: text for an id": (
+        lambda it: (it / "generation_config.json").write_text('{"eos_token_id": "abc"}'),
+        "has 'abc' where ids of tokens belong",
+    ),
+    "generation config: a negative temperature": (
+        lambda it: (it / "generation_config.json").write_text('{"temperature": -1, "do_sample": true}'),
+        r"generation_config\.json of .* cannot be used: temperature=-1",
+    ),
+    "template: a pointer": (
+        lambda it: ((it / "tokenizer.model").write_bytes(b"x"), (it / "chat_template.jinja").write_text(POINTER)),
+        r"chat_template\.jinja of .* Git LFS pointer",
+    ),
+    "tokenizer: another library's": (
+        lambda it: (it / "tekken.json").write_text("{}"),
+        r"is tekken\.json, which is not",
+    ),
     "config: code of its own": (
         lambda it: change(it / "config.json", model_type="mine", auto_map={"AutoConfig": "a.B"}),
         "it has code of its own, which trust_remote_code runs",
@@ -265,3 +316,15 @@ def test_a_tokenizer_of_sentencepiece_without_the_library(
     monkeypatch.setattr("fastserve.backends.torch.checkpoint._installed", lambda module: module != "sentencepiece")
     with pytest.raises(ModelNotFoundError, match="is a SentencePiece model, and sentencepiece cannot be imported: "):
         load_model(tmp_path, load_format="dummy")
+
+
+def test_a_model_larger_than_the_memory_is_told_before_it_is_read(
+    good: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fastserve.__main__ import main
+
+    monkeypatch.setattr("fastserve.backends.torch.checkpoint.free_host_memory", lambda: 1000)
+    with pytest.raises(MemoryError, match=r"^The weights of .* take 0\.0 GiB in float32, and 0\.0 GiB are free\.$"):
+        load_model(good, device="cpu", dtype="float32")
+    assert main(["generate", "--model", str(good), "--device", "cpu", "--prompt", "1", "--token-ids"]) == 2
+    assert "generate: error: The weights of" in capsys.readouterr().err
