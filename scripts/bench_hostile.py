@@ -2,6 +2,7 @@
 
     python scripts/bench_hostile.py                       # a server of its own, every body at 1, 4 and 8 MiB
     python scripts/bench_hostile.py --only dicts --mib 8 --json build/hostile.json
+    python scripts/bench_hostile.py --connections 3000    # half-sent requests and endless headers instead
     python scripts/bench_hostile.py --model ./folder      # flags of `fastserve serve` follow --model
 
 /ping is asked again and again while the body is sent and answered. A row has the longest wait of a ping in wall time,
@@ -15,6 +16,7 @@ import argparse
 import contextlib
 import json
 import re
+import select
 import socket
 import subprocess
 import sys
@@ -234,10 +236,55 @@ def rows(server: Server, args: argparse.Namespace) -> Iterator[Row]:
             yield measure(server, name, path, make(int(mib * MIB) - 64))
 
 
+def connections(server: Server, count: int) -> None:
+    """Half-sent requests on so many connections, and headers that do not end."""
+    before = server.reset_peak()
+    halves: list[socket.socket] = []
+    for number in range(count):
+        with contextlib.suppress(OSError):
+            half = socket.create_connection(server.address, 10)
+            half.sendall(b"POST /generate HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Le"[: 20 + number % 20])
+            halves.append(half)
+    waits = []
+    for _ in range(50):
+        at = time.perf_counter()
+        ping(server.address)
+        waits.append((time.perf_counter() - at) * 1e3)
+    rose = server.memory_mib() - before
+    files = len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
+    print(
+        f"{len(halves)} half-sent requests: /ping takes at most {max(waits):.0f} ms, {files} files, {rose:.1f} MiB more"
+    )
+    started = time.perf_counter()
+    statuses: dict[bytes, int] = {}
+    for half in halves:
+        half.settimeout(60)
+        with contextlib.suppress(OSError):
+            status = half.recv(1 << 16).partition(b"\r\n")[0]
+            statuses[status] = statuses.get(status, 0) + 1
+        half.close()
+    print(f"all answered after {time.perf_counter() - started:.1f} s: {statuses}")
+    before = server.reset_peak()
+    for what, head in (("one header", b"X: "), ("many headers", b"")):
+        unit = b"a" * 65536 if head else b"X: a\r\n" * 10922
+        sent = 0
+        with socket.create_connection(server.address, 10) as found:
+            found.sendall(b"GET /ping HTTP/1.1\r\nHost: 127.0.0.1\r\n" + head)
+            with contextlib.suppress(OSError):
+                found.settimeout(1)
+                while sent < 64 * MIB and not select.select([found], [], [], 0)[0]:
+                    sent += found.send(unit)
+            status = found.recv(1 << 16).partition(b"\r\n")[0]
+        print(
+            f"{what} without end: {status!r} after {sent / 1024:.0f} KiB, {server.memory_mib() - before:.1f} MiB more"
+        )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Hostile bodies against a server of its own.")
     parser.add_argument("--mib", type=float, nargs="+", default=[1.0, 4.0, 8.0])
     parser.add_argument("--only", nargs="+", help="words of the names of bodies")
+    parser.add_argument("--connections", type=int, metavar="N")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--model", nargs=argparse.REMAINDER, default=["embedded"], help="a model, and flags of serve")
     args = parser.parse_args()
@@ -246,6 +293,9 @@ def main() -> int:
     try:
         for _ in range(20):  # warm: imports, caches, threads
             ping(server.address)
+        if args.connections:
+            connections(server, args.connections)
+            return 0
         for small in (b'{"prompt":"a","max_tokens":1}', b'{"prompt":"' + b"a " * 40_000 + b'"}'):
             measure(server, "warm", TEXT, small)
         print(HEADER)

@@ -82,10 +82,8 @@ class Soak:
     async def ask(self, path: str, body: str, patience: float | None) -> bytes:
         """The whole answer; with patience, what had come when it was over."""
         reader, writer = await asyncio.open_connection(self.host, self.port)
-        head = (
-            f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-        )
-        writer.write(f"{head}Connection: close\r\n\r\n{body}".encode())
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
+        writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
         got = bytearray()
         try:
             async with asyncio.timeout(patience):

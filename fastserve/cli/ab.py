@@ -198,7 +198,8 @@ def _engine(args: argparse.Namespace, source: SeedSource, first: Contender) -> B
     longest = getattr(body.model, "max_model_len", None)
     if longest is not None:
         known = source if source.rate else source.at_rate(1.0)
-        check_fits(known.trace(args.seed), longest, body.model.name)  # before anything is measured
+        for number in range(args.rounds):  # before anything is measured
+            check_fits(known.trace(args.seed + number), longest, body.model.name)
     return EngineBody(body, {name: getattr(args, name) for name in ENGINE_FLAGS}, look, args.predictor)
 
 

@@ -48,6 +48,7 @@ class EngineConfig(SchedulerConfig):
 
     def __post_init__(self) -> None:
         SchedulerConfig.__post_init__(self)
+        at_least("kv_tokens", self.kv_tokens, 0)
         if self.kv_tokens is not None and self.kv_tokens < self.block:
             raise ValueError(f"kv_tokens={self.kv_tokens} must hold one KV block of {self.block} tokens")
         at_least("host_tokens", self.host_tokens, 0)

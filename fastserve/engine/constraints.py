@@ -59,8 +59,15 @@ class Speller:
             if wrong is not None:
                 what = f"{wrong} is not a token of model {info.name}: ids go from 0 to {info.vocab_size - 1}"
                 raise ConstraintError(name, what)
-        if params.allowed_token_ids is not None and info.suppressed.issuperset(params.allowed_token_ids):
-            raise ConstraintError("allowed_token_ids", f"model {info.name} never emits any of them (suppress_tokens)")
+        barred = info.suppressed.union([word[0] for word in params.bad_token_ids if len(word) == 1])
+        if params.allowed_token_ids is not None and barred.issuperset(params.allowed_token_ids):
+            what = f"model {info.name} never emits any of them (suppress_tokens), or bad_words bar them"
+            raise ConstraintError("allowed_token_ids", what)
+        if params.choice_token_ids and params.bad_token_ids:
+            left = [choice for choice in params.choice_token_ids if not _within(choice, params.bad_token_ids)]
+            if not left:
+                raise ConstraintError("choices", "each of them has one of the bad_words")
+            params = replace(params, choice_token_ids=left, bad_token_ids=())
         for choice in params.choice_token_ids:
             if never := info.suppressed.intersection(choice):
                 what = f"model {info.name} never emits token {min(never)} (suppress_tokens), which one of them needs"
@@ -120,6 +127,11 @@ def ended(tokens: Sequence[int], choices: Choices, eos: Collection[int]) -> bool
     """Whether the last token is an end token behind one of the choices."""
     said = tuple(tokens[:-1])
     return tokens[-1] in eos and said in choices and tokens[-1] not in _next(said, choices)
+
+
+def _within(ids: Sequence[int], words: Choices) -> bool:
+    """Whether one of the words is among these tokens."""
+    return any(tuple(ids[at : at + len(word)]) == word for word in words for at in range(len(ids)))
 
 
 def _next(said: Sequence[int], choices: Choices) -> set[int]:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from fastserve.server.config.addresses import PREFIX, Address, networks
+from fastserve.server.config.addresses import LONGEST, PREFIX, Address, networks
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -48,7 +48,7 @@ class Forwarded:
         if self.trusts(scope):
             scope.setdefault("state", {})["forwarded_host"] = headers.get("x-forwarded-host", "")
             said = headers.get("x-forwarded-prefix", "").rstrip("/")
-            root = said if PREFIX.fullmatch(said) else root
+            root = said if len(said) <= LONGEST and PREFIX.fullmatch(said) else root
         if root and not scope.get("root_path"):
             scope["root_path"] = root
             path = scope["path"]

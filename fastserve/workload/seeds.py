@@ -135,13 +135,14 @@ class Recorded:
     @property
     def block(self) -> int:
         """n^(2/3) requests: a busy period fits in, and a thousand requests have ten of them."""
-        return max(1, round(len(self.recorded) ** (2 / 3)))
+        length: float = len(self.recorded) ** (2 / 3)
+        return max(1, round(length))
 
     @property
     def size(self) -> int:
         """Requests of a window."""
         n = len(self.recorded)
-        return min(n, self.rows) if self.rows is not None else max(1, n // self.seeds)
+        return max(1, n // self.seeds) if self.rows is None else min(n, self.rows)
 
     def trace(self, seed: int) -> Trace:
         if self.how == "pairs":

@@ -24,10 +24,11 @@ def bytes_spelled(**fields: Any) -> SamplingParams:
 
 
 def test_words_become_tokens() -> None:
-    params = bytes_spelled(bad_words=["ab", " c "], bad_token_ids=[[1, 2]], choices=["ja", "näh"])
-    assert params.bad_words == params.choices == ()
+    params = bytes_spelled(bad_words=["ab", " c "], bad_token_ids=[[1, 2]])
+    assert params.bad_words == ()
     assert params.bad_token_ids == ((1, 2), (97, 98), (32, 97, 98), (99,), (32, 99))
-    assert params.choice_token_ids == ((106, 97), tuple("näh".encode()))
+    params = bytes_spelled(choices=["ja", "näh"], choice_token_ids=[[5]])
+    assert params.choices == () and params.choice_token_ids == ((5,), (106, 97), tuple("näh".encode()))
 
 
 def test_choices_have_no_space_that_a_tokenizer_adds() -> None:
@@ -58,6 +59,14 @@ def test_choices_have_no_space_that_a_tokenizer_adds() -> None:
         ({"bad_words": ["x"]}, "bad_words: they need text, and model m has no tokenizer: give bad_token_ids"),
         ({"choices": ["x"]}, "choices: they need text, and model m has no tokenizer: give choice_token_ids"),
         ({"choice_token_ids": [[1], [1, EOS]]}, "no end token to tell them apart"),
+        (
+            {"choice_token_ids": [[1, 2], [3, 1, 2]], "bad_token_ids": [[1, 2]]},
+            "choices: each of them has one of the bad",
+        ),
+        (
+            {"allowed_token_ids": [1, 2, 7], "bad_token_ids": [[1], [2]]},
+            "allowed_token_ids: model m never emits any of",
+        ),
     ],
 )
 def test_what_a_model_cannot_do_is_said(fields: dict[str, Any], words: str) -> None:
@@ -101,6 +110,11 @@ def test_parameters_survive_json() -> None:
     again = SamplingParams(**json.loads(json.dumps(asdict(params))))
     assert again == params and hash(again) == hash(params)
     assert params.constrained == ["allowed_token_ids", "logit_bias", "bad_words", "bad_token_ids"]
+
+
+def test_choices_with_bad_words_are_left_out() -> None:
+    params = bytes_spelled(bad_words=["no"], choices=["yes", "no", "know"])
+    assert params.choice_token_ids == (tuple(b"yes"),) and params.bad_token_ids == ()
 
 
 def constraint(eos: frozenset[int] = frozenset({0}), **fields: Any) -> Constraint:

@@ -242,6 +242,7 @@ async def test_validation_stops_at_the_first_wrong_element(serve: Serve) -> None
             ("/v1/completions", {"prompt": [{}] * 5000}),
             ("/v1/completions", {"prompt": "a", "stop": [1] * 5000}),
             ("/v1/completions", {"prompt": "a", "stop_token_ids": ["a"] * 1000}),
+            ("/v1/completions", {"prompt": "a", "logit_bias": {f"x{i}": "y" for i in range(5000)}}),
             ("/generate", {"prompt": ["a"] * 5000}),
             ("/detokenize", {"tokens": ["a"] * 5000}),
         ):

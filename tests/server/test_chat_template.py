@@ -64,6 +64,7 @@ async def test_variables_reach_the_template(ask: Any) -> None:
     assert await ask(STRICT, USER, chat_template_kwargs={"enable_thinking": True, "other": [1]}) == (200, plain)
     assert await ask(STRICT, USER, chat_template_kwargs=None) == (200, plain)
     assert await ask(STRICT, USER, reasoning_effort="none") == (200, thoughtless)
+    assert await ask(STRICT, USER, enable_thinking=False) == (200, thoughtless)
     assert await ask("{{ reasoning_effort }}", USER, reasoning_effort="high") == (200, 4)
     for name in ("messages", "tokenize", "chat_template", "add_generation_prompt"):
         status, error = await ask(STRICT, USER, chat_template_kwargs={name: 1})
@@ -80,6 +81,9 @@ async def test_a_history_of_tools_reaches_the_template(ask: Any) -> None:
     assert status == 400 and error["param"] == "messages.1.tool_calls", "the plain template has no place for them"
     status, error = await ask("{% for m in messages %}{{ m.content }}{% endfor %}", USER, calls)
     assert status == 400 and "messages.1.tool_calls" in error["message"] and "leave it out" in error["message"]
+    status, error = await ask(None, USER, {"role": "assistant", "audio": {"id": "a"}})
+    assert status == 400 and error["param"] == "messages.1.audio"
+    assert await ask(None, {"role": "assistant", "refusal": "No"}) == (200, len("assistant: No\nassistant:"))
     nothing = {"role": "assistant", "content": "ok", "tool_calls": [], "refusal": None, "audio": None}
     assert await ask(None, USER, nothing) == (200, len("user: Hi\nassistant: ok\nassistant:"))
 

@@ -283,6 +283,20 @@ async def test_a_viewer_does_not_learn_of_other_clients_jobs(serve: Serve) -> No
         assert {"arrive", "join", "end"} <= set(kinds)
 
 
+async def test_without_tokens_nobody_learns_of_a_program(serve: Serve) -> None:
+    from fastserve.server.telemetry.live import Viewer
+
+    async with serve(slow_engine()) as client:
+        body = {"prompt": "hello", "max_new_tokens": 2000, "ignore_eos": True, **SECRETS}
+        job = (await client.post("/jobs", json=body)).json()["job_id"]
+        chunks = Viewer(client.service.broadcaster, None).chunks()
+        (first,) = every_data_line((await anext(chunks)).decode())
+        (shown,) = first["jobs"]
+        assert shown["client"] == "carol-name" and shown["program"] == "" and shown["job_id"] == job
+        await chunks.aclose()
+        await client.delete(f"/jobs/{job}")
+
+
 async def test_what_a_policy_says_of_others_is_their_queue(serve: Serve) -> None:
     from fastserve.server.telemetry.live import Viewer
 

@@ -27,7 +27,7 @@ async def test_a_base_url_without_v1_works(serve: Serve) -> None:
         assert refused.status_code == 400 and refused.json()["error"]["param"] == "messages"
 
 
-@pytest.mark.parametrize("path", ["/v1/models/", "/v1//models", "//v1/models", "/v1/models//"])
+@pytest.mark.parametrize("path", ["/v1/models/", "/v1//models", "//v1/models", "/v1/models//", "/models/"])
 async def test_slashes_too_many(serve: Serve, path: str) -> None:
     async with serve() as client:
         assert (await client.get(f"http://127.0.0.1{path}")).json()["data"][0]["id"] == "scripted"
@@ -109,6 +109,7 @@ async def test_a_lone_surrogate_is_said_to_be_one(serve: Serve) -> None:
             ("/v1/completions", '{"prompt":%s}', "prompt"),
             ("/v1/completions", '{"prompt":["ok",%s]}', "prompt"),
             ("/v1/completions", '{"prompt":"a","stop":[%s]}', "stop"),
+            ("/v1/completions", '{"prompt":"a","model":%s}', "model"),
             ("/generate", '{"prompt":%s}', "prompt"),
             ("/tokenize", '{"prompt":%s}', "prompt"),
         ):

@@ -82,3 +82,11 @@ async def test_knobs_and_levels(serve: Serve) -> None:
             first = (await heard(client, lambda message: True))[0]
     assert first["knobs"] | {"preset": "artifact", "q1": 0.01, "alpha": 1.5, "ratio": 2.0} == first["knobs"]
     assert first["stats"]["levels"][:3] == [0.01, 0.02, 0.04]
+    assert first["derived"]["levels"] == 48 and first["derived"]["quanta"] == first["stats"]["levels"]
+    assert first["settings"]["knobs"] == first["knobs"]
+
+
+async def test_detailed_statistics_name_every_setting(serve: Serve) -> None:
+    async with serve(slow_engine(policy="las")) as client:
+        found = (await client.get("/stats/detailed")).json()
+    assert found["settings"]["knobs"] == {"quantum": 0.0} and found["settings"]["derived"]["quantum"] > 0

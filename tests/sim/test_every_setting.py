@@ -9,10 +9,15 @@ from typing import Any
 import pytest
 
 import sim
+from fastserve.cli import ab
+from fastserve.compare.compare import compare
+from fastserve.compare.offline import EngineBody
 from fastserve.engine import Engine
+from fastserve.launch import Body
 from fastserve.policies.spec import PolicySpec
 from fastserve.sched.job import Job
 from fastserve.sched.policy import Policy
+from fastserve.workload import read_trace
 from sim.__main__ import main
 
 JOBS = [10, 2, 1]
@@ -93,3 +98,19 @@ def test_levels_are_the_same_live_and_simulated() -> None:
     (run,) = sim.replay("traces/azure-conv-like.jsonl", "sj-mlfq", kv_tokens=256, num_requests=3).runs
     with Engine.scripted(policy="sj-mlfq", max_model_len=2048, kv_tokens=256) as engine:
         assert engine.settings["derived"] == run.settings["derived"] != live
+
+
+def test_a_live_comparison_names_them(case: list[str]) -> None:
+    specs = [PolicySpec("fcfs"), PolicySpec("mlfq", {"alpha": 0}), PolicySpec(Weighed, {"load": 9})]
+    body = EngineBody(Body(backend="scripted", latency=case[2], max_model_len=16), {"max_batch": 1, "visit": 0})
+    found = compare(body, read_trace(case[0]), specs, rounds=1)
+    assert found.document()["policies"]["Weighed"] == {"load": 9, "name": None}
+    mlfq = found.document()["policies"]["mlfq"]
+    assert mlfq["alpha"] == 0 and mlfq["eviction"] == "enst" and mlfq["derived"]["levels"] == 5
+    assert "policy" not in found.rounds[0].notes
+    text = ab.text(found)
+    assert (
+        "mlfq: q1=0, ratio=2, levels=0" in text
+        and "on this machine: levels 5, quanta 1, 2, 4, 8, 16" in text.replace("\n  ", " ")
+    )
+    assert found.values("mlfq", "mean_jct_s") == pytest.approx([22 / 3], rel=1e-2)

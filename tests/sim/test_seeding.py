@@ -116,22 +116,24 @@ def test_files_say_how(tmp_path: Path) -> None:
     assert settings["resample"] == "blocks" and settings["samples"] == 1 and "block bootstrap" in settings["resampled"]
 
 
-def test_intervals_of_fcfs_over_srpt_hold_the_long_run_ratio() -> None:
-    """A small copy of scripts/interval_coverage.py: 50 repetitions of four short runs. Between 90 and 99 in a hundred
-    intervals should hold the ratio; the percentile bootstrap, which this took the place of, held 73.
-    """
-    seeds, repetitions = 4, 50
-    result = sim.replay(
-        synth="n=100,lengths=lognormal:4,1,1,400", policy=["fcfs", "srpt"], seeds=seeds * repetitions, load=0.7,
-        max_batch=2, processes=1, latency="opt-13b-a100",
-    )  # fmt: skip
-    base, other = (
-        np.array([run.summary["mean_jct_s"] for run in result.runs if run.policy == policy], dtype=float)
-        for policy in ("fcfs", "srpt")
-    )
+POOL = Path(__file__).parent / "fcfs_and_srpt.csv"
+"""Mean completion times (s) under fcfs and srpt of the 1,600 seeds of scripts/interval_coverage.py, "poisson 0.7"."""
+
+
+def test_the_pool_is_what_the_simulator_gives() -> None:
+    machine = {"latency": "opt-13b-a100", "max_batch": 4, "load": 0.7}
+    runs = sim.replay(synth="n=1000,lengths=profile:azure-conv-2023", policy=["fcfs", "srpt"], seeds=2, **machine).runs  # type: ignore[arg-type]
+    found = [run.summary["mean_jct_s"] for run in runs]
+    kept = np.loadtxt(POOL, delimiter=",", skiprows=1)
+    assert found == pytest.approx([kept[0, 0], kept[1, 0], kept[0, 1], kept[1, 1]], rel=1e-4)
+
+
+@pytest.mark.parametrize("seeds", [4, 5, 8])
+def test_intervals_of_fcfs_over_srpt_hold_the_long_run_ratio(seeds: int) -> None:
+    """Of 200 repetitions between 90 and 99 in a hundred; the percentile bootstrap, the rule before, held 79 to 85."""
+    base, other = np.loadtxt(POOL, delimiter=",", skiprows=1).T
     truth = base.mean() / other.mean()
-    assert truth > 1.05
-    pairs = zip(base.reshape(repetitions, seeds), other.reshape(repetitions, seeds), strict=True)
+    pairs = zip(base.reshape(200, 8)[:, :seeds], other.reshape(200, 8)[:, :seeds], strict=True)
     found = [paired_ratio(a.tolist(), b.tolist()) for a, b in pairs]
     held = [low <= truth <= high for _, low, high in found if low is not None and high is not None]
-    assert len(held) == repetitions and np.mean(held) >= 0.90
+    assert len(held) == 200 and 0.90 <= np.mean(held) <= 0.99

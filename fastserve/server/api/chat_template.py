@@ -20,7 +20,7 @@ log = logging.getLogger("fastserve.server")
 Message = dict[str, Any]
 Messages = Sequence[Message]
 
-NEEDED = ("tool_calls", "function_call")
+NEEDED = ("tool_calls", "function_call", "audio")
 """Fields that change what a message says: refused where the template does not mention them. Others are optional."""
 
 USUAL = frozenset(("system", "developer", "user", "assistant", "tool"))

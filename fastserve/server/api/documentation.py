@@ -119,6 +119,7 @@ FIELDS = {
     "continue_final_message": "go on within the last message instead of a new turn",
     "chat_template_kwargs": "further arguments of the chat template, such as enable_thinking",
     "reasoning_effort": "handed to the chat template",
+    "enable_thinking": "handed to the chat template: whether the model may think first",
     "tools": "functions that the template may show",
     "documents": "handed to the chat template",
     "tool_calls": "functions that the model has called",

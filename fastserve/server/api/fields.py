@@ -122,7 +122,7 @@ class FirstFault(FailFast):
 
 Text = Annotated[str, BeforeValidator(_unicode)]
 Name = Annotated[Text, Field(max_length=256)]
-ModelName = Annotated[str, Field(max_length=1024)]
+ModelName = Annotated[Text, Field(max_length=1024)]
 Word = Annotated[str, Field(min_length=1), BeforeValidator(_unicode)]
 Prompt = Annotated[
     Word | Annotated[list[int], FirstFault(), Field(min_length=1)],

@@ -163,10 +163,11 @@ async def jobs(
     more = shown[-1].id if len(page) > limit else None
     live = await _live(service) if any(job.handle is not None for job in shown) else {}
 
-    def rendered() -> Response:
-        return Json({"jobs": [summary(job, live) for job in shown], "total": len(found), "next": more})
+    def rendered() -> JobList:
+        listed: JobList = {"jobs": [summary(job, live) for job in shown], "total": len(found), "next": more}
+        return Json(listed)  # type: ignore[return-value]
 
-    return await asyncio.to_thread(rendered)  # type: ignore[return-value]  # they may be megabytes
+    return await asyncio.to_thread(rendered)  # they may be megabytes
 
 
 @router.get("/jobs/{job_id}", responses=error_responses(401, 404), tags=["Jobs"])

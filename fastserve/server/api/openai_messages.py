@@ -56,6 +56,8 @@ class ChatMessage(BaseModel):
             texts = [part if isinstance(part, str) else part.text for part in content]
             content = [{"type": "text", "text": text} for text in texts]
         message = {name: value for name, value in (self.model_extra or {}).items() if value not in (None, [], {})}
+        if content is None:  # a model that refused has said it there
+            content = message.pop("refusal", None)
         message |= {"role": self.role, "content": content}
         if self.tool_calls:
             message["tool_calls"] = [_call(call) for call in self.tool_calls]
@@ -87,6 +89,7 @@ class Conversation(BaseModel):
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     reasoning_effort: Text | None = None
+    enable_thinking: bool | None = None
     tools: Annotated[list[dict[str, Any]], FirstFault()] | None = None
     documents: Annotated[list[dict[str, Any]], FirstFault()] | None = None
 
@@ -104,6 +107,8 @@ class Conversation(BaseModel):
             more.setdefault("reasoning_effort", self.reasoning_effort)
             if self.reasoning_effort == "none":
                 more.setdefault("enable_thinking", False)
+        if self.enable_thinking is not None:
+            more.setdefault("enable_thinking", self.enable_thinking)
         continues = bool(self.continue_final_message)
         begins = not continues if self.add_generation_prompt is None else self.add_generation_prompt
         return Rendering(begins, continues, self.tools, self.documents, more)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from fastserve.engine import SamplingParams
+from fastserve.server.api.errors import MAX_FAULTS
 from fastserve.server.api.fields import (
     FirstFault,
     ModelName,
@@ -33,6 +34,18 @@ MAX_TOKEN_IDS = 1 << 18
 TokenIds = Annotated[list[Token], Field(min_length=1, max_length=MAX_TOKEN_IDS), FirstFault()]
 Choice = Annotated[list[Word], Field(min_length=1, max_length=MAX_WORDS), FirstFault()]
 Bias = Annotated[float, Field(ge=-100, le=100)]
+BIASES: TypeAdapter[dict[int, float]] = TypeAdapter(dict[Token, Bias])
+
+
+def _first_wrong(value: Any) -> Any:
+    """Of a large mapping with a wrong entry that entry alone: pydantic would make an error of 1 KB for each of them."""
+    if isinstance(value, dict) and len(value) > MAX_FAULTS:
+        for name, bias in value.items():
+            try:
+                BIASES.validate_python({name: bias})
+            except ValidationError:
+                return {name: bias}
+    return value
 
 
 class StreamOptions(BaseModel):
@@ -80,7 +93,9 @@ class Generation(Scheduled):
     user: Name | None = None
     stop_after: Tokens | None = None
     guess: Tokens | None = None
-    logit_bias: Annotated[dict[Token, Bias], Field(max_length=MAX_TOKEN_IDS)] | None = None
+    logit_bias: Annotated[
+        Annotated[dict[Token, Bias], Field(max_length=MAX_TOKEN_IDS)] | None, BeforeValidator(_first_wrong)
+    ] = None
     allowed_token_ids: TokenIds | None = None
     bad_words: Annotated[list[Word], Field(max_length=MAX_WORDS), FirstFault()] | None = None
     structured_outputs: StructuredOutputs | None = None

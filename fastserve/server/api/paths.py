@@ -39,10 +39,11 @@ OPENAI = "clients for OpenAI's API want this server's address with /v1 as their 
 
 
 def clean_path(path: str) -> str:
-    """Without doubled slashes, as /v1//models has them, and below /v1 without one at the end."""
+    """Without doubled slashes, as /v1//models has them, and of OpenAI's routes without one at the end."""
     if "//" in path:
         path = re.sub("/+", "/", path)
-    return path.rstrip("/") if path.startswith("/v1/") else path
+    bare = path.rstrip("/")
+    return bare if bare == "/models" or (bare and uses_openai_errors(bare)) else path
 
 
 def uses_openai_errors(path: str) -> bool:

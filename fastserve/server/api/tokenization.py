@@ -12,7 +12,7 @@ from fastserve.engine.token_text import TokenText
 from fastserve.server.api.chat_template import ANSWER, ChatTemplate, Messages, Rendering
 from fastserve.server.api.errors import ApiError
 from fastserve.server.api.fields import lone_surrogate
-from fastserve.server.body_scan import fragments
+from fastserve.server.body_scan import Fragment, fragments
 from fastserve.server.input_pool import InputPool
 from fastserve.server.token_bound import TokenBound
 
@@ -143,7 +143,7 @@ class Tokenization:
             if len(text) <= LONG_TEXT:  # check_texts() has seen most
                 return text
             bound = TokenBound(partial(self._encode, special=False), together=True)
-            if bound.exceeds([(text, True)], self.engine.max_model_len):
+            if bound.exceeds([Fragment(text, True)], self.engine.max_model_len):
                 raise self.uncounted(f"a prompt of more than {bound.tokens} tokens")
             return text
         enough = cut.most(self.engine.max_model_len) + AT_CUT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, get_args
 
 from fastapi import Request
@@ -18,7 +19,7 @@ LONGEST = 100
 """Characters of a name that are looked at: a client may send megabytes."""
 
 
-def explained(fault: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
+def explained(fault: Mapping[str, Any], model: type[BaseModel]) -> Mapping[str, Any]:
     """A validation error of this model; that of an unknown field says which fields there are."""
     if fault["type"] != EXTRA:
         return fault

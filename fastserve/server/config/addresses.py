@@ -14,6 +14,9 @@ ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/]{1,255}")
 PREFIX = re.compile(r"(/[A-Za-z0-9._~-]*[A-Za-z0-9_~-])+")
 """A path that can stand in a page and in a Location as it is: neither //, nor dots alone, nor quotes."""
 
+LONGEST = 253
+"""Characters of a name of a host, or of a prefix."""
+
 DEFAULT_PORTS = (80, 443)
 Ip: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -44,7 +47,7 @@ def address(text: str) -> Address | None:
     else:
         host, _, port = host.partition(":")
         host = host.removesuffix(".")
-        if not NAME.fullmatch(host):
+        if len(host) > LONGEST or not NAME.fullmatch(host):
             return None
     if port and not (port.isascii() and port.isdigit() and int(port) <= 65535):
         return None

@@ -114,12 +114,6 @@ class ServedJob:
         found["metadata"] = self.metadata | found["metadata"]
         return found
 
-    @property
-    def kept_answer(self) -> dict[str, Any] | None:
-        """What of the answer is stored: all that its metadata and its other parts do not say. The setter takes it."""
-        found: dict[str, Any] | None = unpack(self._answer) if self._answer else None
-        return found
-
     @answer.setter
     def answer(self, answer: dict[str, Any] | None) -> None:
         if answer is None:
@@ -129,6 +123,12 @@ class ServedJob:
         kept = {name: value for name, value in answer.items() if name not in REPEATED}
         kept["metadata"] = {name: value for name, value in answer["metadata"].items() if own.get(name, own) != value}
         self._answer = pack(kept)
+
+    @property
+    def kept_answer(self) -> dict[str, Any] | None:
+        """What of the answer is stored: all that its metadata and its other parts do not say. The setter takes it."""
+        found: dict[str, Any] | None = unpack(self._answer) if self._answer else None
+        return found
 
     def end(self, state: str, error: str | None) -> None:
         """Sets its end, at now; never before it was created, however the clock was set meanwhile."""

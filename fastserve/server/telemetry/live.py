@@ -45,7 +45,11 @@ QUEUE = re.compile(r"Q\d+\b")
 
 
 class Viewer:
-    """One open stream. client: the only client of whose jobs it may see more than SHOWN; None: all."""
+    """One open stream. client: the only client of whose jobs it may see more than SHOWN.
+
+    None: without tokens nobody is told from another, so it may see all but their programs: whoever knows a session's
+    id may take part in it.
+    """
 
     def __init__(self, broadcaster: Broadcaster, client: str | None) -> None:
         self.broadcaster = broadcaster
@@ -85,13 +89,14 @@ class Viewer:
             self.broadcaster.leave(self)
 
     def _event(self, message: dict[str, Any]) -> bytes:
-        if self.client is not None:
-            for key in ("jobs", "events"):
-                if key in message:
-                    message = {**message, key: [self._visible(entry) for entry in message[key]]}
+        for key in ("jobs", "events"):
+            if key in message:
+                message = {**message, key: [self._visible(entry) for entry in message[key]]}
         return b"data: " + json.dumps(message, separators=(",", ":")).encode() + b"\n\n"
 
     def _visible(self, entry: dict[str, Any]) -> dict[str, Any]:
+        if self.client is None:
+            return {**entry, "program": ""} if entry.get("program") else entry
         if entry.get("client", self.broadcaster.client(entry["id"])) == self.client:
             return entry
         found = {name: value for name, value in entry.items() if name in SHOWN}

@@ -13,7 +13,7 @@ from fastserve.workload.reader.parse import Cells, Fault
 from fastserve.workload.reader.source import Source
 from fastserve.workload.reader.table import Table
 
-ROWS = 65_536
+ROWS = 16_384
 """Rows of a part, at most, where the csv module reads."""
 
 

@@ -59,7 +59,7 @@ class Fixed:
         whole, fraction = divmod(int(self.values[row]), 10**9)
         if self.dates:
             return f"{date(1970, 1, 1) + timedelta(whole // 86_400)} ({whole % 86_400}.{fraction:09d} s)"
-        return f"{whole}.{fraction:09d}"
+        return f"{whole}.{fraction:09d}".rstrip("0").removesuffix(".")
 
 
 Cells: TypeAlias = "Sequence[object] | Fixed | IntArray"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import compress
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastserve.workload.errors import TraceError
+from fastserve.workload.reader.block_ids import Blocks, blocks_of, ids_in, literal
 from fastserve.workload.reader.columns import TEXTS, Columns
 from fastserve.workload.reader.dates import Dates, looks_like_time
 from fastserve.workload.reader.order import allowed, examine
@@ -27,13 +27,6 @@ REQUIRED = ("arrival", "prompt", "output")
 _OPTIONAL_COUNTS = {"priority": -(2**31), "max_tokens": -1, "guess": 0}
 """Optional integer columns -> the least value allowed; a max_tokens of -1 is no limit."""
 _TARGETS = ("ttft_slo", "tpot_slo", "e2e_slo")
-
-
-class Blocks(NamedTuple):
-    """The prompts' block ids, row by row, and the tokens per block."""
-
-    ids: list[list[int]]
-    size: int
 
 
 class Bad(NamedTuple):
@@ -188,20 +181,7 @@ class Rows:
         if self._ids is None or self.unreadable("hash_ids"):
             return None
         ids = self._ids + [[]] * (self.count - len(self._ids))
-        if len(self._id_kinds) > 1:
-            return "numbers in some rows and texts in others"
-        held = np.array([len(row) for row in ids], np.int64)
-        if self._sizes:
-            size = self._sizes[0]
-            if type(size) is not int or size < 1 or len(self._sizes) > 1:
-                return "block_size is not one positive whole number, the same in every row"
-            return (
-                Blocks(ids, size) if _fits(held, prompt, size) else f"not the blocks of {size} tokens of their prompts"
-            )
-        for usual in (512, 16, 64, 128, 256, 32):
-            if bool(((held == 0) | (held == -(-prompt // usual))).all()):
-                return Blocks(ids, usual)
-        return "their number fits no usual block size; a column block_size would tell it"
+        return blocks_of(ids, self._id_kinds, self._sizes, prompt)
 
     def line(self, row: int) -> int:
         """The line of a row that was kept."""
@@ -266,7 +246,7 @@ class Rows:
         if "block_size" in names:
             sizes = dict.fromkeys(repr(cell) for cell in table.get(names["block_size"][0]) if not is_empty(cell))
             seen = {repr(size) for size in self._sizes}
-            self._sizes += [_literal(size) for size in sizes if repr(_literal(size)) not in seen]
+            self._sizes += [literal(size) for size in sizes if repr(literal(size)) not in seen]
 
     def _take(self, field: str, found: Numbers, table: Table, keep: npt.NDArray[np.intp]) -> None:
         values = found.values
@@ -294,7 +274,7 @@ class Rows:
         ids += [[]] * (self.count - len(ids))
         same = self._same
         for row in keep.tolist():
-            found = _ids(cells[row])
+            found = ids_in(cells[row])
             if found is None:
                 self._tell_bad(
                     "hash_ids", 1, int(table.lines[row]), "hash_ids must be a list of whole numbers or hex texts"
@@ -345,41 +325,6 @@ def _picked(lines: Sequence[int], keep: npt.NDArray[np.intp]) -> Sequence[int]:
     if isinstance(lines, range):
         return (keep + lines.start).astype(np.int32)  # type: ignore[return-value]  # an array is one for our purpose
     return [lines[row] for row in keep.tolist()]
-
-
-class _Ids(NamedTuple):
-    ids: list[int]
-    kind: type
-
-
-def _ids(cell: object) -> _Ids | None:
-    """The block ids in a cell; None if they cannot be read."""
-    if is_empty(cell):
-        return _Ids([], int)
-    if isinstance(cell, str):
-        try:
-            cell = json.loads(cell)
-        except ValueError:
-            return None
-    if not isinstance(cell, list):
-        return None
-    if all(type(one) is int for one in cell):
-        return _Ids(cell, int)
-    try:
-        return _Ids([int(one, 16) for one in cell], str)
-    except (TypeError, ValueError):
-        return None
-
-
-def _fits(held: IntArray, prompt: IntArray, size: int) -> bool:
-    """Whether every prompt has an id for each of its blocks, the last, partial one counted in all rows or in none."""
-    return any(bool(((held == 0) | (held == full)).all()) for full in (-(-prompt // size), prompt // size))
-
-
-def _literal(text: str) -> object:
-    """A repr of a block size back; CSV gives numbers as texts."""
-    bare = text.strip("'\"")
-    return int(bare) if bare.isdecimal() else bare
 
 
 def _dated(cell: object, fault: Fault) -> Fault:

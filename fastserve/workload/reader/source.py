@@ -13,7 +13,7 @@ from typing import Self
 from fastserve.workload.errors import TraceError
 
 HEAD = 65_536
-FIRST, LARGEST = 2**18, 2**23
+FIRST, LARGEST = 2**18, 2**22
 """Bytes of the first block and of the largest: who wants a few rows reads little, who wants all reads in big pieces."""
 
 _BOMS = ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"),
@@ -84,7 +84,7 @@ class Source:
             if not cut:
                 held.append(piece)
                 continue
-            yield b"".join([*held, piece[:cut]])
+            yield b"".join([*held, memoryview(piece)[:cut]]) if held or cut < len(piece) else piece
             held = [piece[cut:]] if cut < len(piece) else []
         if held:
             yield b"".join(held)

@@ -388,8 +388,9 @@ def test_cuda_draws_what_the_cpu_draws() -> None:
         {"top_p": 0.8},
         {"temperature": 0},
         {"min_p": 0.1, "logprobs": 2},
+        {"allowed_token_ids": range(0, 5_000, 7), "logit_bias": {14: 3.0}, "bad_token_ids": [[7], [21, 28]]},
     ]
-    make = [fields[i % 5] | {"seed": i} for i in range(16)]
+    make = [fields[i % 6] | {"seed": i} for i in range(16)]
     cpu = Sampler([1]).sample(logits.clone(), [state_of(**f) for f in make])
     cuda = Sampler([1]).sample(logits.cuda(), [state_of(**f) for f in make])
     assert tokens_of(cpu) == tokens_of(cuda)
