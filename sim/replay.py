@@ -17,7 +17,7 @@ from fastserve.policies.spec import PolicyLike, PolicySpec, check_labels, told_a
 from fastserve.sched.errors import ObserverError, PolicyError
 from fastserve.workload import Synthesis, Trace, read_trace
 from fastserve.workload.content import unit_of
-from fastserve.workload.seeds import RESAMPLES, SeedSource, source_of
+from fastserve.workload.seeds import ONE_OF_THE_TWO, RESAMPLES, SeedSource, source_of
 from sim.capacity import capacity
 from sim.compiled import brain
 from sim.prefix_cache import decided
@@ -130,6 +130,8 @@ def replay(
         raise ValueError(f"there is no file to be read here: {', '.join(reading)} belong to read_trace()")
     if trace is None or isinstance(trace, Trace):
         source = source_of(trace, synth, resample=resample, num_requests=num_requests, seeds=max(numbers) + 1)
+    elif synth is not None:
+        raise ValueError(ONE_OF_THE_TWO)
     else:
         source = trace
     typical = source.typical()

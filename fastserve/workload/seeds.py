@@ -20,6 +20,8 @@ from fastserve.workload.trace import NS, Trace
 RESAMPLES: Final = ("blocks", "windows", "pairs")
 """How seeds of a recorded trace come about; the first is the default. See Recorded."""
 
+ONE_OF_THE_TWO: Final = "give a trace or a synthetic workload (--synth), one of the two"
+
 SHORTEST: Final = 64
 """Requests of a trace that has four blocks: of fewer, a bootstrap says nothing."""
 
@@ -183,7 +185,7 @@ def source_of(
     Raises ValueError for both or neither; TraceError.
     """
     if (trace is None) is (synth is None):
-        raise ValueError("give a trace or a synthetic workload (--synth), one of the two")
+        raise ValueError(ONE_OF_THE_TWO)
     if synth is not None:
         recipe = Synthesis.parse(synth) if isinstance(synth, str) else synth
         return Drawn(recipe if num_requests is None else replace(recipe, n=num_requests))

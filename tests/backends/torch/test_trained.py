@@ -37,8 +37,8 @@ def test_trained_weights_are_served(kind: str, dtype: str, native: Any, tmp_path
 
 
 def test_what_a_half_type_costs_the_model_itself_is_no_fault() -> None:
-    """Large scores and many layers: its own two kinds of attention differ by more than a fixed bound could allow."""
-    module = trained.model("llama", torch.bfloat16, sharper=8.0, copies=12)
+    """Large scores and many layers: its own two kinds of attention differ by more than a fixed bound would allow."""
+    module = trained.model("llama", torch.bfloat16, sharper=16.0, copies=12)
     probe = Probe("mine", module, 256)
     logits = {}
     for kind in ("eager", "sdpa"):
@@ -46,7 +46,7 @@ def test_what_a_half_type_costs_the_model_itself_is_no_fault() -> None:
         with torch.inference_mode():
             logits[kind] = module(input_ids=torch.tensor(probe.ids), use_cache=False).logits.float()
     apart = (logits["eager"] - logits["sdpa"]).abs().amax(-1) / logits["eager"].std(-1)
-    assert float(apart.mean()) > 0.1
+    assert float(apart.max()) > 0.15
     assert probe.check(attention).layers == 24
 
 

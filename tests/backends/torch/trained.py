@@ -1,15 +1,18 @@
-"""A small model trained from a seed on this repository's own text: logits with the spread of a trained model's."""
+"""A small model trained from a seed on sentences of a little grammar: logits with the spread of a trained model's."""
 
 from __future__ import annotations
 
+import random
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-TEXT = Path(__file__).resolve().parents[3] / "docs" / "design.md"
+WORDS = (
+    ("the", "a", "every", "some"), ("red", "old", "quick", "quiet"), ("cat", "engine", "queue", "policy", "job"),
+    ("waits for", "sees", "leaves", "follows"), ("the", "another", "no"), ("block", "token", "batch", "mat"),
+)  # fmt: skip
 STEPS, ROWS, LENGTH, RATE = 200, 16, 48, 1e-2
 
 SIZES: dict[str, Any] = {
@@ -20,18 +23,23 @@ SIZES: dict[str, Any] = {
 }  # fmt: skip
 
 
+def text(sentences: int = 600) -> bytes:
+    dice = random.Random(0)
+    return b"".join(f"{' '.join(map(dice.choice, WORDS))}.\n".encode() for _ in range(sentences))
+
+
 @cache
 def _weights(kind: str) -> dict[str, torch.Tensor]:
     """About five seconds."""
-    text = torch.tensor(list(TEXT.read_bytes()))
+    data = torch.tensor(list(text()))
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
         module = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **SIZES)).train()
         optimiser = torch.optim.AdamW(module.parameters(), RATE, betas=(0.9, 0.95), weight_decay=0.0)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, STEPS)
         for _ in range(STEPS):
-            starts = torch.randint(len(text) - LENGTH, (ROWS,)).tolist()
-            rows = torch.stack([text[start : start + LENGTH] for start in starts])
+            starts = torch.randint(len(data) - LENGTH, (ROWS,)).tolist()
+            rows = torch.stack([data[start : start + LENGTH] for start in starts])
             loss = module(input_ids=rows, labels=rows).loss
             optimiser.zero_grad()
             loss.backward()
