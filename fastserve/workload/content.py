@@ -40,26 +40,29 @@ class Paths:
     def add(self, node: int, labels: Sequence[Any]) -> int:
         """Goes on from this node along these labels, which are added where they are new. Returns the last node."""
         known = self.labels
-        for at, label in enumerate(labels):
+        at = 0
+        while at < len(labels):
             after = node + 1
-            if node != ROOT and after < len(known) and known[after] == label and not self._begins(after):
-                node = after
-                continue
-            branch = self.branches.get((node, label), ROOT)
+            if node != ROOT and after < len(known):  # as far as the present continuation is the same
+                later = bisect_right(self.starts, node)
+                end = self.starts[later] if later < len(self.starts) else len(known)
+                same = _alike(known, after, labels, at, min(end - after, len(labels) - at))
+                node += same
+                at += same
+                if at == len(labels):
+                    return node
+            branch = self.branches.get((node, labels[at]), ROOT)
             if branch != ROOT:
                 node = branch
+                at += 1
                 continue
-            if after != len(known) or node == ROOT:
-                self.branches[node, label] = len(known)
+            if node + 1 != len(known) or node == ROOT:
+                self.branches[node, labels[at]] = len(known)
                 self.starts.append(len(known))
                 self.parents.append(node)
             known.extend(labels[at:])
             return len(known) - 1
         return node
-
-    def _begins(self, node: int) -> bool:
-        at = bisect_right(self.starts, node) - 1
-        return self.starts[at] == node
 
     def up(self, node: int, steps: int) -> int:
         """The node so many steps above; ROOT beyond the first."""
@@ -112,15 +115,25 @@ class Paths:
                 continue
             other.starts.append(node)
             other.parents.append(head)  # for now; its parent's new number may not be known yet
-            at: int | None = head
-            while at is not None:
-                rise[at] = node - starts[at]
-                node += ends[at] + 1 - starts[at]
-                at = following.get(at)
+            next_one: int | None = head
+            while next_one is not None:
+                rise[next_one] = node - starts[next_one]
+                node += ends[next_one] + 1 - starts[next_one]
+                next_one = following.get(next_one)
         for i, head in enumerate(other.parents):
             parent = parents[head]
             other.parents[i] = ROOT if parent == ROOT else parent + rise[bisect_right(starts, parent) - 1]
         return other, rise
+
+
+def _alike(known: list[Any], after: int, labels: Sequence[Any], at: int, most: int) -> int:
+    """How many of known[after:] and labels[at:] are equal, of at most so many."""
+    if known[after : after + most] == labels[at : at + most]:
+        return most
+    for i in range(most):
+        if known[after + i] != labels[at + i]:
+            return i
+    return most
 
 
 class Content:
