@@ -114,6 +114,8 @@ class SharedLedger(Ledger):
             return
         tree = self.tree
         size = self.size
+        if tree.lost:
+            tree.keep(ids, upto)
         while at < upto:
             run = tree.cut(ids, at, upto) if ids[at] in tree.first else None
             if run is None:

@@ -119,7 +119,7 @@ class Tree:
         if held >= whole:
             return
         if self.lost:
-            self._keep(ids, whole)
+            self.keep(ids, whole)
         if ids[held] not in self.first and tail is not None and tail.holders == 1 and tail.children == 0:
             tail.ids = ids
             tail.end = whole
@@ -139,8 +139,8 @@ class Tree:
             self.idle.pop(run, None)
             self.idle[run] = None
 
-    def _keep(self, ids: Ids, whole: int) -> None:
-        """What went a moment ago, and has not been told yet, is there again."""
+    def keep(self, ids: Ids, whole: int) -> None:
+        """Of what has gone and not been told yet, these units are there again."""
         kept = []
         for others, start, end in self.lost:
             if others[0] == ids[0]:

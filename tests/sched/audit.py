@@ -86,6 +86,7 @@ def _units(ledger: SharedLedger, running: list[Job], waiting: list[Job]) -> tupl
         for at in range(run.start, run.end):
             assert run.ids[at] not in told
             told[run.ids[at]] = run.runners, run.holders
+    assert not any(id in told for ids, start, end in tree.lost for id in ids[start:end])
     assert all(run.children == children[run] for run in tree.first.values())
     assert {id: (runs[id], runs[id] + waits[id]) for id in runs | waits} == {
         id: counts for id, counts in told.items() if counts[1]

@@ -103,8 +103,13 @@ def programs(rng: random.Random, work: Work, unit: int) -> None:
             ids = ids[: rng.randint(0, len(ids))]
         more = (work.prompt[i] + work.output[i] - 1) // unit - len(ids)
         told = rng.random() < 0.7 and len(ids) == full
+        answer = [next(new) for _ in range(more)] if told else []
+        if i and rng.random() < 0.15:  # somebody has asked the same, and got the same answer
+            twin = rng.randrange(max(0, i - 8), i)
+            work.prompt[i], work.output[i] = work.prompt[twin], work.output[twin]
+            ids, answer = work.ids[twin], work.answers[twin]
         work.ids.append(ids)
-        work.answers.append([next(new) for _ in range(more)] if told else [])
+        work.answers.append(answer)
 
 
 def compare(
