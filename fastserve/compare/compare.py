@@ -141,10 +141,10 @@ class Comparison:
         return f"{label}: {cut} of {jobs} requests were truncated; they are outside the completion times" if cut else ""
 
     def _same_work(self, baseline: str, label: str) -> bool:
-        ours, theirs = (
-            {run.number: run.records for run in self.rounds if run.label == one} for one in (baseline, label)
-        )
-        return all(same_work(ours[number], theirs[number]) for number in ours.keys() & theirs.keys())
+        """Whether they did in every round, see same_work()."""
+        base = {run.number: run.records for run in self.rounds if run.label == baseline}
+        mine = {run.number: run.records for run in self.rounds if run.label == label}
+        return all(same_work(base[number], mine[number]) for number in base.keys() & mine.keys())
 
     def _drift(self, label: str) -> str:
         paces = {run.number + 1: pace(run.records) for run in self.rounds if run.label == label}
