@@ -8,8 +8,7 @@ from typing import Any
 
 from fastserve.metrics.finish import same_work
 from fastserve.metrics.intervals import Ratio, paired_ratio, resampled
-from fastserve.policies.spec import unread_line
-from fastserve.wording import policy_in_words, value_in_words
+from fastserve.policies.in_words import policy_in_words, unread_line, value_in_words
 from sim.report.run import Run
 from sim.settings import Settings
 
