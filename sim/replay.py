@@ -44,9 +44,9 @@ class Result:
 
     settings: dict[str, Any]
     runs: list[Run] = field(default_factory=list)
+    planned: int = 0  # runs that were asked for; fewer are here after an interrupt
     reading: list[str] = field(default_factory=list)
     """What was read of the trace's file as what."""
-    planned: int = 0  # runs that were asked for; fewer are here after an interrupt
 
     @property
     def interrupted(self) -> bool:

@@ -186,12 +186,6 @@ def unread_facts(specs: Sequence[PolicySpec], labels: Sequence[str], facts: Coll
     return unread
 
 
-def unread_line(unread: Mapping[str, Sequence[str]]) -> str:
-    """The same as a line; empty if there is nothing to say."""
-    parts = [f"{fact} by {', '.join(labels)}" for fact, labels in unread.items()]
-    return f"columns of the trace that are not used: {'; '.join(parts)}" if parts else ""
-
-
 def missing_facts(specs: Sequence[PolicySpec], labels: Sequence[str], facts: Collection[str]) -> dict[str, list[str]]:
     """What policies look at and the trace does not tell, or tells alike of all its requests; of a guess the predictor
     answers for.
@@ -202,12 +196,6 @@ def missing_facts(specs: Sequence[PolicySpec], labels: Sequence[str], facts: Col
             if fact not in facts and fact != "guess":
                 missing.setdefault(fact, []).append(label)
     return missing
-
-
-def missing_line(missing: Mapping[str, Sequence[str]]) -> str:
-    """The same as a line; empty if there is nothing to say."""
-    parts = [f"{fact}, which {', '.join(labels)} would go by" for fact, labels in missing.items()]
-    return f"not in the trace, or alike for all: {'; '.join(parts)}" if parts else ""
 
 
 def check_labels(labels: Sequence[str]) -> None:
