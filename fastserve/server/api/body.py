@@ -174,8 +174,9 @@ def parsed(body: bytearray, model: type[Model]) -> Model:
         body.clear()
         fields = loads(text.removeprefix("\ufeff"))
     except JSONDecodeError as error:
+        said = error.msg.removesuffix(" at")
         raise _invalid(
-            {"loc": (error.pos,), "msg": "JSON decode error", "type": "json_invalid", "ctx": {"error": error.msg}}
+            {"loc": (error.pos,), "msg": "JSON decode error", "type": "json_invalid", "ctx": {"error": said}}
         ) from None
     except (ValueError, RecursionError) as error:
         raise ApiError(400, not_json(error)) from None
