@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from fastserve.cli import trace_arguments
 from fastserve.workload import Trace, TraceError, read_trace
+from fastserve.workload.reader import parse
 
 NS = 10**9
 
@@ -182,3 +184,7 @@ def _semicolons(folder: Path, times: list[str]) -> Trace:
     path = folder / "semicolons"
     path.write_text("t;in;out\n" + "".join(f"{time};1;1\n" for time in times))
     return read_trace(path)
+
+
+def test_the_flag_has_the_units_of_the_reader() -> None:
+    assert tuple(parse.UNITS) == trace_arguments.UNITS
