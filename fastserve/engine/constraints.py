@@ -71,7 +71,7 @@ class Speller:
             if not left:
                 raise ConstraintError("choices", "each of them has one of the bad_words")
             params = replace(params, choice_token_ids=left, bad_token_ids=())
-        ordered = sorted(params.choice_token_ids)  # those that begin with one follow it
+        ordered = sorted(map(tuple, params.choice_token_ids))  # those that begin with one follow it
         for place, choice in enumerate(ordered):
             if never := info.suppressed.intersection(choice):
                 what = f"model {info.name} never emits token {min(never)} (suppress_tokens), which one of them needs"
