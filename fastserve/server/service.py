@@ -168,10 +168,14 @@ class Service:
         scheduling: Scheduling,
         metadata: dict[str, Any] | None = None,
         streams: bool = False,
+        prepared: bool = False,
     ) -> ServedJob:
-        """Submits a job to the engine, as the next choice of its group. Raises ApiError 400 or 503."""
+        """Submits a job to the engine, as the next choice of its group. prepared: see Engine.submit().
+
+        Raises ApiError 400 or 503.
+        """
         job = ServedJob(new_id(), client, kind, self.model, len(prompt), metadata or {})
-        self._submit(job, prompt, params, group, scheduling, streams=streams)
+        self._submit(job, prompt, params, group, scheduling, streams=streams, prepared=prepared)
         return job
 
     def _submit(
@@ -184,6 +188,7 @@ class Service:
         *,
         streams: bool = False,
         beyond_capacity: bool = False,
+        prepared: bool = False,
     ) -> None:
         loop = asyncio.get_running_loop()
         if self.dispatcher is None or self.dispatcher.loop is not loop:
@@ -207,6 +212,7 @@ class Service:
                 timeout_s=None if job.durable else self.config.request_timeout or None,
                 listener=every if streams else last,
                 beyond_capacity=beyond_capacity,
+                prepared=prepared,
                 **scheduling._asdict(),
             )
         except QueueFull as error:

@@ -22,7 +22,7 @@ from fastserve.server.api.errors import WRONG_CONTENT_TYPE, ApiError, InvalidBod
 from fastserve.server.api.fields import few_unknown
 from fastserve.server.api.openai_schema import MAX_CHOICES, DetokenizeRequest, TokenizeRequest
 from fastserve.server.api.unknown_fields import explained
-from fastserve.server.body_scan import MAX_LITERAL, BodyLimits, Excess, Scan
+from fastserve.server.body_scan import MAX_DIGITS, MAX_LITERAL, BodyLimits, Excess, Scan
 from fastserve.server.forwarded import route_path
 from fastserve.server.origin import is_json
 from fastserve.server.service import Service
@@ -161,6 +161,8 @@ def _refusal(service: Service, excess: Excess, limits: BodyLimits) -> ApiError:
             return service.tokenization.uncounted(f"texts of more than {limits.text:,} characters")
         case "depth":
             what = not_json(RecursionError())
+        case "digits":
+            what = f"the body holds a number of more than {MAX_DIGITS:,} digits; send fewer digits"
         case _:
             what = not_json(f"a number or a word of more than {MAX_LITERAL:,} bytes")
     return ApiError(400, what)
@@ -173,8 +175,9 @@ def parsed(body: bytearray, model: type[Model]) -> Model:
         body.clear()
         fields = loads(text.removeprefix("\ufeff"))
     except JSONDecodeError as error:
+        said = error.msg.removesuffix(" at")
         raise _invalid(
-            {"loc": (error.pos,), "msg": "JSON decode error", "type": "json_invalid", "ctx": {"error": error.msg}}
+            {"loc": (error.pos,), "msg": "JSON decode error", "type": "json_invalid", "ctx": {"error": said}}
         ) from None
     except (ValueError, RecursionError) as error:
         raise ApiError(400, not_json(error)) from None

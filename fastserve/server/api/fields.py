@@ -30,6 +30,9 @@ MAX_DEPTH = 64
 MAX_BYTES = 16 << 10
 """Size of metadata as JSON: it is stored as long as its job."""
 
+MAX_NAME = 256
+"""Characters of a client's, user's or program's name."""
+
 
 MUST_BE = "it must be"
 
@@ -114,7 +117,7 @@ class FirstFault(FailFast):
 
 
 Text = Annotated[str, BeforeValidator(_unicode)]
-Name = Annotated[Text, Field(max_length=256)]
+Name = Annotated[Text, Field(max_length=MAX_NAME)]
 ModelName = Annotated[Text, Field(max_length=1024)]
 Word = Annotated[str, Field(min_length=1), BeforeValidator(_unicode)]
 Prompt = Annotated[

@@ -43,7 +43,7 @@ class First(BaseSettings):
     )
 
     # -- model
-    model: str = "embedded"
+    model: Annotated[str, Field(min_length=1)] = "embedded"
     """model: "embedded", a Hugging Face id or a local folder"""
     served_model_name: str | None = None
     """name that clients use (by default as given to --model)"""
