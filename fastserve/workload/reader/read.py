@@ -79,6 +79,8 @@ def read_trace(
                     raise TraceError(
                         "this file has its own lengths; --lengths is only for client rates without any", where
                     )
+                if isinstance(opened, JsonRows):
+                    opened.refuse_no_objects()
                 refuse_hourly_counts(opened.names, where)
                 if not all(f"{field}=" in (columns or "") for field in GIVEN):
                     refuse_sessions(opened.names, where)
@@ -276,12 +278,20 @@ class _File:
 
     def _rest(self, rows: Rows) -> str | None:
         """What to tell of a rest that is not read; None where it has to be, because it is not in order."""
+        unseen = f"read the first {rows.count:,} rows; what follows was not looked at"
         if isinstance(self.opened, Columnar):
-            return f"read the first {rows.count:,} rows; what follows was not looked at"
+            if self.opened.read == self.opened.rows:
+                return ""
+            ordered = self.opened.in_order(self.columns.names["arrival"][0])
+            if ordered is None:
+                return unseen
+            return (
+                f"read the first {rows.count:,} rows; what follows is in order, and was not read" if ordered else None
+            )
         if self.source.ended():
             return ""
         if not self.source.seekable or self.source.encoding != "utf-8-sig":
-            return f"read the first {rows.count:,} rows; what follows was not looked at"
+            return unseen
 
         def ns(cell: object) -> int | None:
             found = times([cell], "", rows.unit) if rows.dates is None else rows.dates.ns([cell], "")
@@ -289,7 +299,7 @@ class _File:
 
         delimiter = self.opened.delimiter if isinstance(self.opened, CsvRows) else None
         if delimiter is None and self.source.head.lstrip()[:1] == b"[":
-            return f"read the first {rows.count:,} rows; what follows was not looked at"
+            return unseen
         column = self.columns.names["arrival"][0]
         start, last = self.source.offset(), rows.last
         if not probe.in_order(self.source.path, start, last, self.opened.names, column, delimiter, ns):

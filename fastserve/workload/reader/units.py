@@ -14,6 +14,7 @@ from itertools import islice, pairwise
 
 from fastserve.workload.errors import TraceError
 from fastserve.workload.reader.formats import Format
+from fastserve.workload.reader.order import allowed
 from fastserve.workload.reader.parse import LATEST, UNITS, Cells
 
 FASTEST_TOKENS = 250_000
@@ -52,7 +53,7 @@ def decide(cells: Cells, unit: str | None, how: str, format: Format | None, path
     numbers = [number for cell in islice(cells, 10_000) if (number := _number(cell)) is not None]
     if unit is not None:
         return Clock(unit, how, epoch=_epoch(numbers, unit))
-    unix = next((one for one in UNITS if numbers and _is_unix(min(numbers), one)), None)
+    unix = next((one for one in UNITS if numbers and _is_unix(_early(numbers), one)), None)
     if unix is not None:
         return Clock(unix, f"by their size, Unix times in {unix}", epoch=_epoch(numbers, unix))
     fractions = any(number % 1 for number in numbers)
@@ -120,8 +121,8 @@ def doubt(clock: Clock, requests: int, span: int) -> str:
 
 
 def first_at(ns: int) -> str:
-    """The epoch of dates. ns: since 1970, of the first request."""
-    return f"the first at {_moment(ns)}"
+    """The epoch of dates. ns: since 1970, of the first request; of a duration or a time of day, less than a day."""
+    return FROM_FIRST if 0 <= ns < 86_400 * 10**9 else f"the first at {_moment(ns)}"
 
 
 def _plain(number: float) -> str:
@@ -143,13 +144,19 @@ def _gap(numbers: Sequence[float]) -> float:
     return sum(gaps) / len(gaps) if gaps else 0.0
 
 
+def _early(numbers: Sequence[float]) -> float:
+    """The earliest, but for the few that may be wrong."""
+    return sorted(numbers)[min(allowed(len(numbers)), (len(numbers) - 1) // 2)]
+
+
 def _is_unix(number: float, unit: str) -> bool:
     return _YEAR_2000 <= number * 10.0 ** (UNITS[unit] - 9) < _YEAR_2100
 
 
 def _epoch(numbers: Sequence[float], unit: str) -> str:
-    if numbers and _is_unix(min(numbers), unit):
-        return f"Unix time, the first at {_moment(int(numbers[0] * 10 ** UNITS[unit]))}"
+    if numbers and _is_unix(_early(numbers), unit):
+        first = next(number for number in numbers if _is_unix(number, unit))
+        return f"Unix time, the first at {_moment(int(first * 10 ** UNITS[unit]))}"
     return FROM_FIRST
 
 
