@@ -218,3 +218,18 @@ def test_durations_and_times_of_day_of_a_columnar_file_have_their_own_unit(
     trace = read_trace(tmp_path / "file")
     assert trace.arrival.tolist() == [2 * i * NS for i in range(20)]
     assert why(trace)[2] == "counted from the first request"
+
+
+def test_an_absurd_rate_is_refused_where_no_longer_unit_is_read_either(tmp_path: Path) -> None:
+    days = [f"{45_000 + i / 86_400:.9f}" for i in range(20)]
+    with pytest.raises(TraceError, match=r"more than any machine serves, and no longer unit is read: .*--time-unit s"):
+        read(tmp_path, "TIMESTAMP,in,out", days)
+    assert len(read(tmp_path, "TIMESTAMP,in,out", days, time_unit="s")) == 20
+    assert len(read(tmp_path, "arrival_s,in,out", days)) == 20  # its name says so
+
+
+def test_a_formats_own_unit_is_not_believed_where_it_makes_next_to_no_requests(tmp_path: Path) -> None:
+    header, tokens = "timestamp,prompt,prompt_len,output_len", "hello,100,20"
+    with pytest.raises(TraceError, match=r"read as ms .*one request in 500 s.* --time-unit us \(or --time-unit ms"):
+        read(tmp_path, header, steps(0, 500_000), tokens)
+    assert read(tmp_path, header, steps(0, 500_000), tokens, time_unit="us").span == 19 * NS // 2

@@ -26,6 +26,8 @@ is no matter of single rows: the file is read wrongly. One row alone may always 
 REQUIRED = ("arrival", "prompt", "output")
 _OPTIONAL_COUNTS = {"priority": -(2**31), "max_tokens": -1, "guess": 0}
 """Optional integer columns -> the least value allowed; a max_tokens of -1 is no limit."""
+_WELL = frozenset({"ok", "success", "completed"})
+"""A status of a request that did not fail."""
 _TARGETS = ("ttft_slo", "tpot_slo", "e2e_slo")
 
 
@@ -235,7 +237,7 @@ class Rows:
             failed[list(faults)] = False
             return failed
         if self._marks == "status":
-            failed = np.array([str(cell).strip().lower() != "ok" for cell in table.get("status")], bool)
+            failed = np.array([str(cell).strip().lower() not in _WELL for cell in table.get("status")], bool)
             for row in np.flatnonzero(~failed & (output == 0)).tolist():
                 faults.setdefault(row, Fault("zero", "output tokens: 0, but the least allowed is 1"))
             return failed

@@ -25,8 +25,8 @@ FASTEST_REQUESTS = 1_000
 """Requests/s above which it is not believed, however short they are."""
 
 SLOWEST_GAP = 31.6
-"""Mean seconds between two requests above which bare numbers are not believed to be seconds: nearer to one request a
-second they are as milliseconds (the root of 1,000 is the middle)."""
+"""Mean seconds between two requests above which an assumed unit is not believed: nearer to one request a second they
+are as the next shorter one (the root of 1,000 is the middle)."""
 
 FEWEST = 10
 """Requests below which a unit is not judged: a burst, or a few requests far apart, are as likely."""
@@ -88,7 +88,7 @@ def check(clock: Clock, requests: int, tokens: int, span: int, path: str, column
     mean = tokens / requests
     here = rates[clock.unit]
     fast = here > FASTEST_REQUESTS or here * mean > FASTEST_TOKENS
-    slow = clock.assumed and clock.unit == "s" and 1 / here > SLOWEST_GAP
+    slow = clock.assumed and 1 / here > SLOWEST_GAP
     if not fast and not slow:
         return
     others = [
@@ -98,12 +98,18 @@ def check(clock: Clock, requests: int, tokens: int, span: int, path: str, column
     ]
     if fast and "unix" in clock.why.lower():
         return
-    if not others or (fast and clock.why.startswith("--")):
+    if (not others and not clock.assumed) or (fast and clock.why.startswith("--")):
         return
     said = (
         f"{_plain(here)} requests/s, {_plain(here * mean)} tokens/s" if fast else f"one request in {_plain(1 / here)} s"
     )
     why = "more than any machine serves" if fast else "which bare numbers seldom mean"
+    if not others:
+        raise TraceError(
+            f"{column} read as {clock.unit} ({clock.why}) makes {said}, {why}, and no longer unit is "
+            f"read: give the column in seconds, or say --time-unit {clock.unit} if that is right",
+            path,
+        )
     best = min(others, key=lambda one: abs(math.log10(rates[one])))  # the nearest to one request a second
     raise TraceError(
         f"{column} read as {clock.unit} ({clock.why}) makes {said}, {why}; as {best} it makes "
