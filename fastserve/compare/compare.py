@@ -235,6 +235,8 @@ def compare(
                 "resampled": source.words, "samples": source.samples(seed + rounds),
                 "predictor": "none", **body.about}  # fmt: skip
     settings["predictor"] = body.about.get("predictor", "oracle") if guessed else "none"
+    if source.typical().dropped:
+        settings["dropped_rows"] = dict(source.typical().dropped)
     ours = [one for one in contenders if isinstance(one, PolicySpec)]
     if unread := unread_facts(ours, [one.title for one in ours], first.facts):
         settings["unread"] = unread
