@@ -135,7 +135,7 @@ def run(args: argparse.Namespace) -> int:
     )
     if args.explain is not None and not 0 <= args.explain < source.jobs:
         raise ValueError(f"--explain {args.explain}: there is no such job; they are 0 to {source.jobs - 1}")
-    reading = read_as(source.typical(), settings.latency)
+    reading = read_as(source.typical() if source.recipe is None else source.at_rate(1.0).trace(0), settings.latency)
     if not args.json:
         print(*reading, sep="\n", flush=True)
     result = replay(

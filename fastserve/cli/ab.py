@@ -31,8 +31,8 @@ from fastserve.cli.trace_arguments import add_reading, reading_of, tell
 from fastserve.compare.contender import Contender, Server, lined_up
 from fastserve.engine.config import EngineConfig
 from fastserve.importing import extra
-from fastserve.policies.spec import PolicySpec, unread_line
-from fastserve.wording import policy_in_words
+from fastserve.policies.in_words import policy_in_words, unread_line
+from fastserve.policies.spec import PolicySpec
 
 if TYPE_CHECKING:
     from fastserve.compare.compare import Body, Comparison

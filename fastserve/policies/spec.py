@@ -186,12 +186,6 @@ def unread_facts(specs: Sequence[PolicySpec], labels: Sequence[str], facts: Coll
     return unread
 
 
-def unread_line(unread: Mapping[str, Sequence[str]]) -> str:
-    """The same as a line; empty if there is nothing to say."""
-    parts = [f"{fact} by {', '.join(labels)}" for fact, labels in unread.items()]
-    return f"of the trace, not read: {'; '.join(parts)}" if parts else ""
-
-
 def check_labels(labels: Sequence[str]) -> None:
     """Raises ValueError for two rows of equal label."""
     for label in labels:

@@ -48,9 +48,10 @@ log = logging.getLogger("fastserve.server")
 UPKEEP_S = 60.0
 """Seconds between two looks at the age of ended jobs."""
 
-DRAINING = "the server is shutting down and accepts no new requests"
 BODIES_AT_ONCE = 8
 """Bodies of the largest size that may be in memory unparsed."""
+
+DRAINING = "the server is shutting down and accepts no new requests"
 DRAINED = "the server was shut down before this request had ended"
 
 
@@ -86,13 +87,8 @@ class Service:
 
     @property
     def load(self) -> int:
-        """Requests in flight, durable jobs not counted."""
+        """Requests in flight, for which a drain waits; durable jobs are resumed by the next start and do not count."""
         return sum(job.handle is not None and not job.durable for job in self.registry.jobs.values())
-
-    @property
-    def unfinished(self) -> int:
-        """Requests that a drain waits for: durable jobs are resumed by the next start instead."""
-        return self.load
 
     @property
     def stored(self) -> int:

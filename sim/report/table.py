@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from fastserve.metrics.finish import Outcome, is_outcome
+from fastserve.metrics.finish import same_work
 from fastserve.metrics.intervals import Ratio, paired_ratio, resampled
-from fastserve.policies.spec import unread_line
-from fastserve.wording import policy_in_words, value_in_words
+from fastserve.policies.in_words import policy_in_words, unread_line, value_in_words
 from sim.report.run import Run
 from sim.settings import Settings
 
@@ -179,15 +178,10 @@ def _losses(groups: Mapping[str, Sequence[Run]]) -> list[str]:
 
 
 def _same_work(first: Sequence[Run], group: Sequence[Run]) -> bool:
-    """Whether, under every common seed, none completed what the other truncated. Who truncates more has less to do."""
+    """Whether they are, under every common seed (see same_work)."""
     others = {run.seed: run for run in group}
     pairs = [(run, other) for run in first if (other := others.get(run.seed)) is not None]
-    cut = [(one, two) for pair in pairs for one, two in (pair, pair[::-1]) if one.summary.get("truncated")]
-    return not any(_ids(one, "truncated") & _ids(two, "completed") for one, two in cut)
-
-
-def _ids(run: Run, outcome: Outcome) -> set[int]:
-    return set(run.records["id"][is_outcome(run.records["finish"], outcome)].tolist())
+    return all(same_work(one.records, other.records) for one, other in pairs)
 
 
 def _over_seeds(group: Sequence[Run]) -> dict[str, Any]:

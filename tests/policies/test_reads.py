@@ -9,8 +9,9 @@ import pytest
 
 import sim
 from fastserve.policies import POLICIES
+from fastserve.policies.in_words import unread_line
 from fastserve.policies.reads import FACTS, facts_read
-from fastserve.policies.spec import PolicySpec, unread_facts, unread_line
+from fastserve.policies.spec import PolicySpec, unread_facts
 from fastserve.workload import Trace
 
 BUILT_IN = {"priority": {"priority"}, "sjf": {"guess"}, "srpt": {"guess"}}

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from fastserve.cli import trace_arguments
 from fastserve.workload import Trace, TraceError, read_trace
+from fastserve.workload.reader import parse
 
 NS = 10**9
 
@@ -233,3 +235,7 @@ def test_a_formats_own_unit_is_not_believed_where_it_makes_next_to_no_requests(t
     with pytest.raises(TraceError, match=r"read as ms .*one request in 500 s.* --time-unit us \(or --time-unit ms"):
         read(tmp_path, header, steps(0, 500_000), tokens)
     assert read(tmp_path, header, steps(0, 500_000), tokens, time_unit="us").span == 19 * NS // 2
+
+
+def test_the_flag_has_the_units_of_the_reader() -> None:
+    assert tuple(parse.UNITS) == trace_arguments.UNITS

@@ -44,6 +44,7 @@ MOST_NUMBERS = 1 << 20
 
 TOO_LARGE = "the body is larger than the limit of {:,} bytes"
 STARTS_NOTHING = (TokenizeRequest, DetokenizeRequest)
+"""Bodies that are read while the server takes no requests, whatever a client has used up."""
 
 
 class BodyRoute(APIRoute):
@@ -82,10 +83,10 @@ class _Parsed(Request):
 async def read(request: Request, model: type[Model]) -> Model | None:
     """The validated body; None for an empty one. Raises ApiError, RequestValidationError or ClientDisconnect."""
     service = service_of(request)
-    asked_for = None if issubclass(model, STARTS_NOTHING) else service.check_open
+    ask = None if issubclass(model, STARTS_NOTHING) else service.check_open
     known = request.scope["state"].get("client")
-    if asked_for:
-        asked_for(known)
+    if ask:
+        ask(known)
     size = 0
     body = bytearray()
     pool = service.input_pool
@@ -102,8 +103,8 @@ async def read(request: Request, model: type[Model]) -> Model | None:
         found = parse() if size <= SHORT else await pool.run(parse)
     finally:
         pool.let_go(size)
-    if asked_for and known is None:
-        asked_for(client_of(request, getattr(found, "user", None)))
+    if ask and known is None:
+        ask(client_of(request, getattr(found, "user", None)))
     return found
 
 

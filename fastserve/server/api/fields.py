@@ -20,8 +20,8 @@ from pydantic import (
 )
 from pydantic import ValidatorFunctionWrapHandler as Handler
 
-from fastserve.sched.checks import LONGEST_S, SHORTEST_S
 from fastserve.server.api.errors import MAX_FAULTS
+from fastserve.server.config.ranges import Seconds
 from fastserve.server.jobs.jobs import Scheduling
 
 Token = Annotated[int, Field(ge=0, lt=1 << 31)]
@@ -107,13 +107,6 @@ def _json(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-def not_tiny(value: float) -> float:
-    """Seconds that are more than 0 and less than the shortest time there is would count as 0."""
-    if 0 < value < SHORTEST_S:
-        raise ValueError(f"it must be 0 or at least a nanosecond ({SHORTEST_S:g})")
-    return value
-
-
 class FirstFault(FailFast):
     """Validation of a list stops at the first wrong element."""
 
@@ -128,13 +121,11 @@ Prompt = Annotated[
     Word | Annotated[list[int], FirstFault(), Field(min_length=1)],
     expecting("text of at least one character, or a list of at least one token id"),
 ]
-Tokens = Annotated[int, Field(ge=1, lt=1 << 31)]
 Stop = Annotated[
     Word | Annotated[list[Word], FirstFault(), Field(max_length=64)],
     expecting("text of at least one character, or a list of at most 64 of them"),
 ]
 Metadata = Annotated[dict[str, Any], AfterValidator(_json)]
-Seconds = Annotated[float, Field(ge=0, le=LONGEST_S, allow_inf_nan=False), AfterValidator(not_tiny)]
 
 
 class Scheduled(BaseModel):

@@ -138,7 +138,7 @@ async def enqueue(request: Request, body: GenerateRequest) -> ServedJob:
     return await service.enqueue(prompt, params, client=client, metadata=body.metadata, scheduling=scheduling)
 
 
-@router.get("/jobs", responses=error_responses(401), tags=["Jobs"])
+@router.get("/jobs", responses=error_responses(401, 404), tags=["Jobs"])
 async def jobs(
     request: Request,
     state: Annotated[State | None, Query(description="only jobs in this state")] = None,

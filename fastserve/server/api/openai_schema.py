@@ -17,13 +17,13 @@ from fastserve.server.api.fields import (
     Stop,
     Text,
     Token,
-    Tokens,
     Word,
     expecting,
 )
 from fastserve.server.api.openai_messages import Conversation, Messages
 from fastserve.server.api.openai_refused import LEAVE_OUT, TO_FORM
 from fastserve.server.api.tokenization import Cut
+from fastserve.server.config.ranges import Tokens
 
 MAX_CHOICES = 128
 MAX_WORDS = 256

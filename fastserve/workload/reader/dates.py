@@ -34,6 +34,11 @@ def looks_like_time(cell: object) -> bool:
     )
 
 
+def not_read(cell: object, what: str) -> Fault:
+    """What is wrong with a cell that is a time in none of FORMS."""
+    return Fault("not a number", f"{what}: {cell!r} is not a time that is read; forms that are: {FORMS}")
+
+
 class Dates:
     """Reads the cells of one file; the order of day and month, where it varies, is settled once for the whole file."""
 
@@ -71,8 +76,7 @@ class Dates:
             except CellError as error:
                 faults[row], ns = error.fault, 0
             except (ValueError, IndexError):
-                message = f"{what}: {cell!r} is not a time that is read; forms that are: {FORMS}"
-                faults[row], ns = Fault("not a number", message), 0
+                faults[row], ns = not_read(cell, what), 0
             values.append(ns)
         return Numbers(np.array(values, np.int64), faults)
 

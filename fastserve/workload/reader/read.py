@@ -21,7 +21,7 @@ from fastserve.workload.reader.dates import Dates, is_date
 from fastserve.workload.reader.formats import GIVEN, refuse_hourly_counts, refuse_sessions
 from fastserve.workload.reader.json_rows import DECODER, JsonRows
 from fastserve.workload.reader.parse import UNITS, Cells, Fixed, times
-from fastserve.workload.reader.rows import Rows, at_their_sessions_instant
+from fastserve.workload.reader.rows import Rows, rounds_at_once
 from fastserve.workload.reader.servegen import (
     clients_in_archive,
     clients_in_table,
@@ -257,11 +257,13 @@ class _File:
             if wrong is not None:
                 raise TraceError(f"arrival: {wrong}", self.path)
             return units.Clock("date", "without a zone taken as UTC"), dates
-        unit = self.columns.units.get("arrival")
-        how = "--columns says so" if "arrival" in self.columns.given and unit is not None else "by its name"
+        told: units.Clock | None = None
         if time_unit is not None:
-            unit, how = time_unit, "--time-unit says so"
-        return units.decide(cells, unit, how, self.columns.format, self.path, self.columns.names["arrival"][0]), None
+            told = units.Clock(time_unit, "--time-unit says so", given=True)
+        elif unit := self.columns.units.get("arrival"):
+            given = "arrival" in self.columns.given
+            told = units.Clock(unit, "--columns says so" if given else "by its name", given=given)
+        return units.decide(cells, told, self.columns.format, self.path, self.columns.names["arrival"][0]), None
 
     def _fill(self, rows: Rows, first: Table, parts: Iterator[Table], stop: _Stop | None) -> list[str]:
         """Reads the parts, all or as many as are needed. Returns a note where some were not."""
@@ -310,8 +312,8 @@ class _File:
         )
 
     def _rounds(self, arrival: IntArray, program: list[str]) -> list[str]:
-        rounds = at_their_sessions_instant(arrival, program)
-        if rounds < 0.1 * min(len(program), 100_000):
+        rounds = rounds_at_once(arrival, program)
+        if not rounds:
             return []
         return [
             f"{rounds:,} requests come at the very instant of an earlier one of their program: these are rounds of "

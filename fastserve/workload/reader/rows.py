@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import compress
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from fastserve.workload.errors import TraceError
 from fastserve.workload.reader.block_ids import Blocks, blocks_of, ids_in, literal
 from fastserve.workload.reader.columns import TEXTS, Columns
-from fastserve.workload.reader.dates import Dates, looks_like_time
+from fastserve.workload.reader.dates import Dates, looks_like_time, not_read
 from fastserve.workload.reader.order import alone, examine
 from fastserve.workload.reader.parse import Fault, Numbers, counts, is_absent, is_empty, times
 from fastserve.workload.reader.table import Table
@@ -22,6 +22,9 @@ from fastserve.workload.trace import NS, IntArray
 MOST_BAD = 0.05
 """Share of the rows that a lenient read may drop, and of the cells of an optional column that may be unreadable. More
 is no matter of single rows: the file is read wrongly. One row alone may always go."""
+
+LOOKED_AT, HABIT = 100_000, 0.1
+"""Rows that are searched for rounds of sessions at one instant, and the share of them from which they are told."""
 
 REQUIRED = ("arrival", "prompt", "output")
 _OPTIONAL_COUNTS = {"priority": -(2**31), "max_tokens": -1, "guess": 0}
@@ -350,20 +353,15 @@ def _dated(cell: object, fault: Fault) -> Fault:
     """Says which dates are read where the cell seems to be one."""
     if fault.reason != "not a number" or not looks_like_time(cell):
         return fault
-    from fastserve.workload.reader.dates import FORMS
-
-    return Fault(fault.reason, f"arrival: {cell!r} is not a time that is read; forms that are: {FORMS}")
+    return not_read(cell, "arrival")
 
 
-def at_their_sessions_instant(arrival: IntArray, program: Sequence[str], most: int = 100_000) -> int:
-    """Of the first rows: requests that come at the very instant of an earlier one of their session."""
+def rounds_at_once(arrival: IntArray, program: Sequence[str]) -> int:
+    """Requests that come at the very instant of an earlier one of their program; 0 where they are no habit."""
+    looked_at = min(len(program), LOOKED_AT)
     last: dict[str, int] = {}
     rounds = 0
-    for time, name in _first(arrival, program, most):
+    for time, name in zip(arrival[:looked_at].tolist(), program[:looked_at], strict=True):
         rounds += bool(name) and last.get(name) == time
         last[name] = time
-    return rounds
-
-
-def _first(arrival: IntArray, program: Sequence[str], most: int) -> Iterator[tuple[int, str]]:
-    return zip(arrival[:most].tolist(), program[:most], strict=True)
+    return rounds if rounds >= HABIT * looked_at else 0

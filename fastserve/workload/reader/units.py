@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice, pairwise
 
@@ -45,17 +45,21 @@ class Clock:
     why: str
     assumed: bool = False
     """Whether nothing in the file says so."""
+    given: bool = False
+    """Whether the user says so."""
+    unix: bool = False
+    """Whether the numbers can only be Unix times in this unit."""
     epoch: str = FROM_FIRST
 
 
-def decide(cells: Cells, unit: str | None, how: str, format: Format | None, path: str, column: str) -> Clock:
-    """From the first cells of `column`. unit: as given or named, with `how`; None where nobody said."""
+def decide(cells: Cells, told: Clock | None, format: Format | None, path: str, column: str) -> Clock:
+    """From the first cells of `column`. told: the unit as given or named; None where nobody said."""
     numbers = [number for cell in islice(cells, 10_000) if (number := _number(cell)) is not None]
-    if unit is not None:
-        return Clock(unit, how, epoch=_epoch(numbers, unit))
+    if told is not None:
+        return replace(told, epoch=_epoch(numbers, told.unit))
     unix = next((one for one in UNITS if numbers and _is_unix(_early(numbers), one)), None)
     if unix is not None:
-        return Clock(unix, f"by their size, Unix times in {unix}", epoch=_epoch(numbers, unix))
+        return Clock(unix, f"by their size, Unix times in {unix}", unix=True, epoch=_epoch(numbers, unix))
     fractions = any(number % 1 for number in numbers)
     if format is not None and format.unit is not None:
         if format.unit == "s" or not fractions:
@@ -96,9 +100,7 @@ def check(clock: Clock, requests: int, tokens: int, span: int, path: str, column
         for one in (_LONGER if fast else _SHORTER)[clock.unit]
         if rates[one] <= FASTEST_REQUESTS and rates[one] * mean <= FASTEST_TOKENS
     ]
-    if fast and "unix" in clock.why.lower():
-        return
-    if (not others and not clock.assumed) or (fast and clock.why.startswith("--")):
+    if (not others and not (fast and clock.assumed)) or (fast and (clock.unix or clock.given)):
         return
     said = (
         f"{_plain(here)} requests/s, {_plain(here * mean)} tokens/s" if fast else f"one request in {_plain(1 / here)} s"
