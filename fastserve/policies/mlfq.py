@@ -66,7 +66,7 @@ class Mlfq(Policy):
         seconds("alpha", alpha)
         at_least("eta", eta, 1)
         at_least("check", check, 0)
-        if isinstance(ratio, str) or not 1 <= ratio < float("inf"):
+        if not isinstance(ratio, int | float) or not 1 <= ratio < float("inf"):
             raise ValueError(f"ratio={ratio!r} must be a finite number, and at least 1")
         if levels not in ("prefill", "unbounded") and not (isinstance(levels, int) and 0 <= levels <= MOST_LEVELS):
             raise ValueError(f'levels={levels!r} is neither "prefill", "unbounded" nor a number up to {MOST_LEVELS}')
