@@ -273,3 +273,21 @@ def test_a_columnar_file_whose_rest_is_out_of_order_is_read_whole(tmp_path: Path
     else:
         assert trace.prompt.tolist() == [1, 2, 3]
         assert ("what follows is in order, and was not read" if ordered else "sorted by arrival: 100,000") in told
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize("kind", ["gzip", "utf-16", "gzip of lines"])
+def test_a_packed_file_whose_rest_is_out_of_order_is_read_whole(tmp_path: Path, kind: str, ordered: bool) -> None:
+    times = list(range(100_000))
+    times = times if ordered else times[50_000:] + times[:50_000]
+    if kind == "gzip of lines":
+        text = "".join(f'{{"arrival_s": {t}, "in": {t % 900 + 1}, "out": 3}}\n' for t in times)
+    else:
+        text = "arrival_s,in,out\n" + "".join(f"{t},{t % 900 + 1},3\n" for t in times)
+    path = tmp_path / "file"
+    path.write_bytes(text.encode("utf-16") if kind == "utf-16" else gzip.compress(text.encode(), 1))
+    trace = read_trace(path, num_requests=3)
+    assert trace.prompt.tolist() == [1, 2, 3]
+    assert trace.reading is not None
+    told = " ".join(trace.reading.notes)
+    assert ("is in order at the places that were looked at" if ordered else "sorted by arrival: 50,000") in told

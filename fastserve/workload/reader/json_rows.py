@@ -23,6 +23,7 @@ _LONGEST = 2**26
 class JsonRows:
     def __init__(self, source: Source, array: bool) -> None:
         self.source = source
+        self.array = array
         self._parts = _array(source) if array else _lines(source)
         self._first = next(self._parts, None)
         self.names = [] if self._first is None else self._first.names

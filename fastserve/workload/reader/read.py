@@ -292,7 +292,7 @@ class _File:
             )
         if self.source.ended():
             return ""
-        if not self.source.seekable or self.source.encoding != "utf-8-sig":
+        if isinstance(self.opened, JsonRows) and self.opened.array:
             return unseen
 
         def ns(cell: object) -> int | None:
@@ -300,16 +300,16 @@ class _File:
             return None if found.faults else int(found.values[0])
 
         delimiter = self.opened.delimiter if isinstance(self.opened, CsvRows) else None
-        if delimiter is None and self.source.head.lstrip()[:1] == b"[":
-            return unseen
-        column = self.columns.names["arrival"][0]
-        start, last = self.source.offset(), rows.last
-        if not probe.in_order(self.source.path, start, last, self.opened.names, column, delimiter, ns):
-            return None
-        return (
-            f"read the first {rows.count:,} rows; what follows is in order at {probe.PLACES} places that were looked "
-            "at, and was not read"
-        )
+        names, column = self.opened.names, self.columns.names["arrival"][0]
+        if self.source.seekable and self.source.encoding == "utf-8-sig":
+            start, last, places = self.source.offset(), rows.last, f"{probe.PLACES} places"
+            ordered = probe.in_order(self.source.path, start, last, names, column, delimiter, ns)
+        else:
+            places = "the places"
+            with Source(self.source.path) as again:
+                ordered = probe.blocks_in_order(again.blocks(), names, column, delimiter, ns)
+        seen = f"read the first {rows.count:,} rows; what follows is in order at {places} that were looked at, and was"
+        return f"{seen} not read" if ordered else None
 
     def _rounds(self, arrival: IntArray, program: list[str]) -> list[str]:
         rounds = rounds_at_once(arrival, program)
