@@ -14,6 +14,7 @@ from typing import NamedTuple
 import fastserve
 
 BROKEN_PIPE = 141
+INTERRUPTED = 130
 """Exit status when the reader of the output has exited: 128 + SIGPIPE."""
 
 
@@ -54,6 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _main(argv)
         finally:
             sys.stdout.flush()
+    except KeyboardInterrupt:  # before a command has its own way of ending, such as while it is imported
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
     except BrokenPipeError:
         try:
             print(flush=True)  # fails again if the broken pipe is the output and not a connection of the command

@@ -200,7 +200,7 @@ def show(args: argparse.Namespace, result: Result, closeup: Inspection) -> None:
         explain = {} if args.explain is None else {"explain": closeup.lives_document}
         print(json.dumps(result.document() | explain, indent=1))
     else:
-        print(result, end="")
+        print(result.table(), end="")
         if args.explain is not None:
             print(f"\n{closeup.lives}", end="")
     sys.stdout.flush()

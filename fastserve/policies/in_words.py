@@ -35,4 +35,10 @@ def policy_in_words(settings: Mapping[str, Any]) -> str:
 def unread_line(unread: Mapping[str, Sequence[str]]) -> str:
     """unread_facts() as a line; empty if there is nothing to say."""
     parts = [f"{fact} by {', '.join(labels)}" for fact, labels in unread.items()]
-    return f"of the trace, not read: {'; '.join(parts)}" if parts else ""
+    return f"columns of the trace that are not used: {'; '.join(parts)}" if parts else ""
+
+
+def missing_line(missing: Mapping[str, Sequence[str]]) -> str:
+    """The same as a line; empty if there is nothing to say."""
+    parts = [f"{fact}, which {', '.join(labels)} would go by" for fact, labels in missing.items()]
+    return f"not in the trace, or alike for all: {'; '.join(parts)}" if parts else ""

@@ -186,6 +186,18 @@ def unread_facts(specs: Sequence[PolicySpec], labels: Sequence[str], facts: Coll
     return unread
 
 
+def missing_facts(specs: Sequence[PolicySpec], labels: Sequence[str], facts: Collection[str]) -> dict[str, list[str]]:
+    """What policies look at and the trace does not tell, or tells alike of all its requests; of a guess the predictor
+    answers for.
+    """
+    missing: dict[str, list[str]] = {}
+    for spec, label in zip(specs, labels, strict=True):
+        for fact in facts_read(spec.kind) or ():
+            if fact not in facts and fact != "guess":
+                missing.setdefault(fact, []).append(label)
+    return missing
+
+
 def check_labels(labels: Sequence[str]) -> None:
     """Raises ValueError for two rows of equal label."""
     for label in labels:

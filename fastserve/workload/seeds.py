@@ -127,7 +127,7 @@ class Recorded:
         if self.how == "blocks":
             few = "" if n >= SHORTEST else f"; an interval takes a trace of {SHORTEST} requests or more"
             return (
-                f"seed 0 is the trace, the others put blocks of {self.block:,} successive requests of it together "
+                f"seed 0 is the trace, the others draw it anew in blocks of {self.block:,} successive requests "
                 f"(block bootstrap); a longer trace narrows an interval, more seeds do not{few}"
             )
         apart = n // self.size

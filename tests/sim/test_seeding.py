@@ -58,8 +58,8 @@ def test_one_row_of_one_seed_has_nothing_to_say_of_intervals(capsys: pytest.Capt
 @pytest.mark.parametrize(
     ("how", "line"),
     [
-        ([], "put blocks of 22 successive requests of it together (block bootstrap)"),
-        (["--resample", "blocks"], "put blocks of 22"),
+        ([], "draw it anew in blocks of 22 successive requests (block bootstrap)"),
+        (["--resample", "blocks"], "blocks of 22"),
         (["--resample", "pairs"], "re-pair it: the same arrivals, the requests behind them permuted"),
         (["--resample", "windows"], "each seed is another window, 100 successive requests of 1,000"),
     ],
