@@ -232,6 +232,8 @@ def compare(
                 "sustained_rps": sustains, "rounds": rounds, "seed": seed, "resample": source.how,
                 "resampled": source.words, "samples": source.samples(seed + rounds),
                 **body.about, "predictor": body.about.get("predictor", "oracle") if guessed else "none"}  # fmt: skip
+    if source.typical().dropped:
+        settings["dropped_rows"] = dict(source.typical().dropped)
     ours = [one for one in contenders if isinstance(one, PolicySpec)]
     if unread := unread_facts(ours, [one.title for one in ours], first.facts):
         settings["unread"] = unread

@@ -169,6 +169,8 @@ def _losses(groups: Mapping[str, Sequence[Run]]) -> list[str]:
     """How many jobs of each label were not completed, and what that does to the figures."""
     found, kinds = [], set()
     for label, group in groups.items():
+        if not any(run.summary["n"] for run in group):
+            found.append(f"{label}: no job came after the warmup, so that there is nothing to take means of")
         lost = {kind: sum(int(run.summary.get(kind) or 0) for run in group) for kind in LOSSES}
         n = sum(int(run.summary["n"] or 0) for run in group)
         timed = n - sum(count for kind, count in lost.items() if kind != "unfinished")

@@ -79,6 +79,8 @@ def read_trace(
                     raise TraceError(
                         "this file has its own lengths; --lengths is only for client rates without any", where
                     )
+                if isinstance(opened, JsonRows):
+                    opened.refuse_no_objects()
                 refuse_hourly_counts(opened.names, where)
                 if not all(f"{field}=" in (columns or "") for field in GIVEN):
                     refuse_sessions(opened.names, where)
@@ -278,28 +280,36 @@ class _File:
 
     def _rest(self, rows: Rows) -> str | None:
         """What to tell of a rest that is not read; None where it has to be, because it is not in order."""
+        unseen = f"read the first {rows.count:,} rows; what follows was not looked at"
         if isinstance(self.opened, Columnar):
-            return f"read the first {rows.count:,} rows; what follows was not looked at"
+            if self.opened.read == self.opened.rows:
+                return ""
+            ordered = self.opened.in_order(self.columns.names["arrival"][0])
+            if ordered is None:
+                return unseen
+            return (
+                f"read the first {rows.count:,} rows; what follows is in order, and was not read" if ordered else None
+            )
         if self.source.ended():
             return ""
-        if not self.source.seekable or self.source.encoding != "utf-8-sig":
-            return f"read the first {rows.count:,} rows; what follows was not looked at"
+        if isinstance(self.opened, JsonRows) and self.opened.array:
+            return unseen
 
         def ns(cell: object) -> int | None:
             found = times([cell], "", rows.unit) if rows.dates is None else rows.dates.ns([cell], "")
             return None if found.faults else int(found.values[0])
 
         delimiter = self.opened.delimiter if isinstance(self.opened, CsvRows) else None
-        if delimiter is None and self.source.head.lstrip()[:1] == b"[":
-            return f"read the first {rows.count:,} rows; what follows was not looked at"
-        column = self.columns.names["arrival"][0]
-        start, last = self.source.offset(), rows.last
-        if not probe.in_order(self.source.path, start, last, self.opened.names, column, delimiter, ns):
-            return None
-        return (
-            f"read the first {rows.count:,} rows; what follows is in order at {probe.PLACES} places that were looked "
-            "at, and was not read"
-        )
+        names, column = self.opened.names, self.columns.names["arrival"][0]
+        if self.source.seekable and self.source.encoding == "utf-8-sig":
+            start, last, places = self.source.offset(), rows.last, f"{probe.PLACES} places"
+            ordered = probe.in_order(self.source.path, start, last, names, column, delimiter, ns)
+        else:
+            places = "the places"
+            with Source(self.source.path) as again:
+                ordered = probe.blocks_in_order(again.blocks(), names, column, delimiter, ns)
+        seen = f"read the first {rows.count:,} rows; what follows is in order at {places} that were looked at, and was"
+        return f"{seen} not read" if ordered else None
 
     def _rounds(self, arrival: IntArray, program: list[str]) -> list[str]:
         rounds = rounds_at_once(arrival, program)
