@@ -15,6 +15,8 @@ import fastserve
 
 BROKEN_PIPE = 141
 """Exit status when the reader of the output has exited: 128 + SIGPIPE."""
+INTERRUPTED = 130
+"""Exit status after Ctrl-C: 128 + SIGINT."""
 
 
 class Command(NamedTuple):
@@ -47,13 +49,19 @@ COMMANDS: dict[str, Command] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command. Returns its exit status; usage errors exit with 2, a closed output pipe with 141."""
+    """Runs one command. Returns its exit status; usage errors exit with 2.
+
+    130 after Ctrl-C, 141 with a closed output pipe.
+    """
     atexit.register(gc.freeze)  # else the interpreter's last collections walk all of torch's objects, for seconds
     try:
         try:
             return _main(argv)
         finally:
             sys.stdout.flush()
+    except KeyboardInterrupt:  # while a command's modules are imported, or where it has no last words of its own
+        print("fastserve: interrupted", file=sys.stderr)
+        return INTERRUPTED
     except BrokenPipeError:
         try:
             print(flush=True)  # fails again if the broken pipe is the output and not a connection of the command

@@ -136,9 +136,10 @@ def run(args: argparse.Namespace) -> int:
     )
     if args.explain is not None and not 0 <= args.explain < source.jobs:
         raise ValueError(f"--explain {args.explain}: there is no such job; they are 0 to {source.jobs - 1}")
-    reading = read_as(source.typical(), settings.latency)
-    if settings.prefix_cache != "auto" or source.typical().hash_ids is not None:
-        reading.append(prefix_cache.told(settings, source.typical()))
+    sample = source.typical() if source.recipe is None else source.at_rate(1.0).trace(0)
+    reading = read_as(sample, settings.latency)
+    if settings.prefix_cache != "auto" or sample.hash_ids is not None:
+        reading.append(prefix_cache.told(settings, sample))
     if not args.json:
         print(*reading, sep="\n", flush=True)
     result = replay(
@@ -203,7 +204,7 @@ def show(args: argparse.Namespace, result: Result, closeup: Inspection) -> None:
         explain = {} if args.explain is None else {"explain": closeup.lives_document}
         print(json.dumps(result.document() | explain, indent=1))
     else:
-        print(result, end="")
+        print(result.table(), end="")
         if args.explain is not None:
             print(f"\n{closeup.lives}", end="")
     sys.stdout.flush()

@@ -14,11 +14,10 @@ from fastserve.atomic_files import OutputError, atomically
 from fastserve.policies.spec import PolicySpec
 from fastserve.workload import Trace
 from fastserve.workload.requests import outputs_of
+from fastserve.workload.synthesis import CALIBRATION
 from sim.report.provenance import fingerprint
 from sim.run import run_one
 from sim.settings import Settings
-
-REQUESTS = 2000
 
 
 def capacity(trace: Trace, settings: Settings) -> float:
@@ -48,9 +47,9 @@ def capacity(trace: Trace, settings: Settings) -> float:
 
 
 def _burst(trace: Trace) -> Trace:
-    rows = np.arange(REQUESTS) * len(trace) // REQUESTS
+    rows = np.arange(CALIBRATION) * len(trace) // CALIBRATION
     outputs = np.array(outputs_of(trace), np.int64)
-    return Trace(trace.name, trace.source, np.zeros(REQUESTS, np.int64), trace.prompt[rows], outputs[rows])
+    return Trace(trace.name, trace.source, np.zeros(CALIBRATION, np.int64), trace.prompt[rows], outputs[rows])
 
 
 def _measure(burst: Trace, settings: Settings) -> float:

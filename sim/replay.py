@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastserve import predictors
-from fastserve.policies.spec import PolicyLike, PolicySpec, check_labels, told_apart, unread_facts
+from fastserve.policies.spec import PolicyLike, PolicySpec, check_labels, missing_facts, told_apart, unread_facts
 from fastserve.sched.errors import ObserverError, PolicyError
 from fastserve.workload import Synthesis, Trace, read_trace
 from fastserve.workload.content import unit_of
@@ -46,15 +46,19 @@ class Result:
 
     settings: dict[str, Any]
     runs: list[Run] = field(default_factory=list)
+    planned: int = 0  # runs that were asked for; fewer are here after an interrupt
     reading: list[str] = field(default_factory=list)
     """What was read of the trace's file as what."""
-    planned: int = 0  # runs that were asked for; fewer are here after an interrupt
 
     @property
     def interrupted(self) -> bool:
         return len(self.runs) < self.planned or any(run.settings.get("interrupted") for run in self.runs)
 
     def __str__(self) -> str:
+        """What was read as what, and the table."""
+        return "".join([f"{line}\n" for line in self.reading]) + self.table()
+
+    def table(self) -> str:
         return table(self.runs, self.settings)
 
     def document(self) -> dict[str, Any]:
@@ -137,6 +141,7 @@ def replay(
     typical = source.typical()
     if chosen.load is not None and len(typical) < 2:
         raise ValueError("one request has no rate, so there is no load to set: give two or more")
+    recorded = source.rate
     hardware = chosen.hardware()
     sustained = capacity(typical, chosen)
     if chosen.load is not None:
@@ -151,12 +156,16 @@ def replay(
     shown |= {"brain": brain()} | chosen.shown(hardware)
     shown["rate"] = source.rate if source.rate < float("inf") else None
     shown["load"] = None if shown["rate"] is None else source.rate / sustained
+    if source.recipe is None and 0 < recorded < float("inf") and source.rate != recorded:
+        shown["gaps_stretched"] = recorded / source.rate
     shown["seeds"] = numbers
     shown["resample"], shown["resampled"], shown["samples"] = source.how, source.words, source.samples(max(numbers) + 1)
     if first.dropped:
         shown["dropped_rows"] = dict(first.dropped)
     if unread := unread_facts(specs, rows, first.facts):
         shown["unread"] = unread
+    if missing := missing_facts(specs, rows, first.facts):
+        shown["missing"] = missing
     tasks = [(spec, seed) for spec in specs for seed in numbers]
     read = [] if first.reading is None else first.reading.lines()
     result = Result(shown, reading=read, planned=len(tasks))

@@ -31,8 +31,8 @@ from fastserve.cli.trace_arguments import add_reading, reading_of, tell
 from fastserve.compare.contender import Contender, Server, lined_up
 from fastserve.engine.config import EngineConfig
 from fastserve.importing import extra
-from fastserve.policies.spec import PolicySpec, unread_line
-from fastserve.wording import policy_in_words
+from fastserve.policies.in_words import missing_line, policy_in_words, unread_line
+from fastserve.policies.spec import PolicySpec
 
 if TYPE_CHECKING:
     from fastserve.compare.compare import Body, Comparison
@@ -222,26 +222,29 @@ def text(found: Comparison) -> str:
     document = found.document()
     lines = textwrap.wrap(
         ", ".join(f"{name} {_figure(value)}" for name, value in document["settings"].items()
-                  if value is not None and name not in ("unread", "resampled", "samples")),
+                  if value is not None and name not in ("unread", "missing", "resampled", "samples")),
         width=100, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False,
     )  # fmt: skip
-    rows = [["policy", "mean JCT s", "p95", "p99", "TTFT s", "tok/s", "baseline/row: mean JCT", "p95", "tok/s"]]
+    rows = [["policy", "mean JCT s", "p95", "p99", "TTFT s", "tok/s", "gain: mean JCT", "p95", "tok/s"]]
     for label, means in document["means"].items():
         ratios = document["ratios"].get(label)
         times = ("mean_jct_s", "p95_jct_s", "p99_jct_s", "mean_ttft_s")
         mine = ["-" if means[key] is None else f"{means[key]:.3f}" for key in times]
         mine.append("-" if (speed := means["output_tokens_per_s"]) is None else f"{speed:.0f}")
         keys = ("mean_jct_s", "p95_jct_s", "output_tokens_per_s")
-        rows.append([label, *mine, *(["1"] * 3 if ratios is None else [_shown(ratios[key]) for key in keys])])
+        gains = ["1"] * 3 if ratios is None else [_shown(_gain(key, ratios[key])) for key in keys]
+        rows.append([label, *mine, *gains])
     lines += _columns(rows)
-    if unread := unread_line(document["settings"].get("unread", {})):
-        lines.append(unread)
+    if document["ratios"]:
+        lines.append(f"gain: how many times better than {found.labels[0]}; above 1 the row is better")
+    settings = document["settings"]
+    facts = (unread_line(settings.get("unread", {})), missing_line(settings.get("missing", {})))
+    lines += [line for line in facts if line]
     for label, knobs in document["policies"].items():
         own = policy_in_words(knobs)
         lines += textwrap.wrap(f"{label}: {own}", width=100, subsequent_indent="  ") if own else []
     fewest = min(len(found.values(label, "mean_jct_s")) for label in found.labels)
     if len(found.labels) > 1:
-        settings = document["settings"]
         said = resampled(fewest, settings.get("resampled", ""), settings.get("samples")).replace("seeds", "rounds")
         lines += textwrap.wrap(said, width=100, subsequent_indent="  ")
     lines.append("tok/s: output tokens over the time from the first arrival to the last end, drain included")
@@ -253,6 +256,14 @@ def text(found: Comparison) -> str:
 
 def _figure(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _gain(key: str, ratio: dict[str, float | None] | None) -> dict[str, float | None] | None:
+    """Of times the baseline over the row, as the document has it; of a rate the row over the baseline."""
+    if ratio is None or not key.endswith("_per_s"):
+        return ratio
+    turned = {end: None if value is None else 1 / value for end, value in ratio.items()}
+    return {"mean": turned["mean"], "low": turned["high"], "high": turned["low"]}
 
 
 def _shown(ratio: dict[str, float | None] | None) -> str:

@@ -47,14 +47,15 @@ def run(args: argparse.Namespace) -> int:
     try:
         from fastserve.launch import profiled
         from fastserve.profiler.calibrate import calibrate
+        from fastserve.profiler.load import SHORTEST
         from fastserve.profiler.store import store
     except ImportError as error:
         return _refuse(f"{error}; {extra('engine')}")
     try:
         if not args.budget > 0:
             raise ValueError(f"--budget {args.budget:g}: give seconds above 0")
-        if args.longest is not None and args.longest < 1:
-            raise ValueError(f"--longest {args.longest}: give tokens, at least 3")
+        if args.longest is not None and args.longest < SHORTEST:
+            raise ValueError(f"--longest {args.longest}: give tokens, at least {SHORTEST}")
         serving = EngineConfig.of({name: getattr(args, name) for name in PROFILED})
         body = body_of(args)
         bar = Bar(sys.stderr.isatty() and not args.json)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 WIDTH = 120
 UNITS = ("s", "ms", "us", "ns")
+"""Those of workload.reader.parse, which a command line that only shows its help should not import."""
 
 
 def add_reading(parser: argparse._ActionsContainer) -> None:

@@ -16,10 +16,10 @@ import numpy as np
 from fastserve.compare.contender import Contender, lined_up
 from fastserve.formats import stamp
 from fastserve.json_values import plain
-from fastserve.metrics.finish import is_outcome
+from fastserve.metrics.finish import same_work
 from fastserve.metrics.intervals import paired_ratio
 from fastserve.metrics.summary import Columns, Summary
-from fastserve.policies.spec import PolicySpec, unread_facts
+from fastserve.policies.spec import PolicySpec, missing_facts, unread_facts
 from fastserve.workload import Trace
 from fastserve.workload.seeds import SeedSource, source_of
 
@@ -141,12 +141,10 @@ class Comparison:
         return f"{label}: {cut} of {jobs} requests were truncated; they are outside the completion times" if cut else ""
 
     def _same_work(self, baseline: str, label: str) -> bool:
-        """Whether the two truncated the same requests. Who truncates more has less to do, and looks quicker by it."""
-        cut: dict[str, list[set[int]]] = {baseline: [], label: []}
-        for run in self.rounds:
-            if run.label in cut:
-                cut[run.label].append(set(run.records["id"][is_outcome(run.records["finish"], "truncated")].tolist()))
-        return cut[baseline] == cut[label]
+        """Whether they did in every round, see same_work()."""
+        base = {run.number: run.records for run in self.rounds if run.label == baseline}
+        mine = {run.number: run.records for run in self.rounds if run.label == label}
+        return all(same_work(base[number], mine[number]) for number in base.keys() & mine.keys())
 
     def _drift(self, label: str) -> str:
         paces = {run.number + 1: pace(run.records) for run in self.rounds if run.label == label}
@@ -233,11 +231,14 @@ def compare(
                 "requests": len(first), "rate": source.rate, "load": load,
                 "sustained_rps": sustains, "rounds": rounds, "seed": seed, "resample": source.how,
                 "resampled": source.words, "samples": source.samples(seed + rounds),
-                "predictor": "none", **body.about}  # fmt: skip
-    settings["predictor"] = body.about.get("predictor", "oracle") if guessed else "none"
+                **body.about, "predictor": body.about.get("predictor", "oracle") if guessed else "none"}  # fmt: skip
+    if source.typical().dropped:
+        settings["dropped_rows"] = dict(source.typical().dropped)
     ours = [one for one in contenders if isinstance(one, PolicySpec)]
     if unread := unread_facts(ours, [one.title for one in ours], first.facts):
         settings["unread"] = unread
+    if missing := missing_facts(ours, [one.title for one in ours], first.facts):
+        settings["missing"] = missing
     found = Comparison(settings, {})
     for number in range(rounds):
         mine = source.trace(seed + number)

@@ -5,9 +5,10 @@ Pure Python: a body turns `Constraint.allowed` and `Constraint.barred` into mask
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
+from itertools import islice, takewhile
 from typing import Any
 
 from fastserve.engine.detokenizer import TokenDecoder
@@ -43,11 +44,12 @@ class Speller:
         Raises ConstraintError for what this model cannot do: ids that it does not have or never emits, words without a
         tokenizer, choices that it cannot write.
         """
-        info = self.info
+        info, allowed = self.info, params.allowed_token_ids
         bad, choices = self._spelled(params.bad_words, params.choices, tuple(prompt[-BEFORE:]))
         params = replace(
             params, bad_words=(), bad_token_ids=(*params.bad_token_ids, *bad), choices=(),
-            choice_token_ids=(*params.choice_token_ids, *choices),
+            choice_token_ids=tuple(dict.fromkeys((*params.choice_token_ids, *choices))),
+            allowed_token_ids=allowed and tuple(dict.fromkeys(allowed)),
         )  # fmt: skip
         for name, ids in (
             ("allowed_token_ids", params.allowed_token_ids or ()),
@@ -64,15 +66,17 @@ class Speller:
             what = f"model {info.name} never emits any of them (suppress_tokens), or bad_words bar them"
             raise ConstraintError("allowed_token_ids", what)
         if params.choice_token_ids and params.bad_token_ids:
-            left = [choice for choice in params.choice_token_ids if not _within(choice, params.bad_token_ids)]
+            words = frozenset(params.bad_token_ids)
+            left = [choice for choice in params.choice_token_ids if not _within(choice, words)]
             if not left:
                 raise ConstraintError("choices", "each of them has one of the bad_words")
             params = replace(params, choice_token_ids=left, bad_token_ids=())
-        for choice in params.choice_token_ids:
+        ordered = sorted(map(tuple, params.choice_token_ids))  # those that begin with one follow it
+        for place, choice in enumerate(ordered):
             if never := info.suppressed.intersection(choice):
                 what = f"model {info.name} never emits token {min(never)} (suppress_tokens), which one of them needs"
                 raise ConstraintError("choices", what)
-            more = _next(choice, params.choice_token_ids)
+            more = _next(choice, takewhile(partial(_begins, choice), islice(ordered, place + 1, None)))
             if more and not info.eos_ids - more:
                 what = "one begins with another, and the model has no end token to tell them apart"
                 raise ConstraintError("choices", what)
@@ -129,12 +133,17 @@ def ended(tokens: Sequence[int], choices: Choices, eos: Collection[int]) -> bool
     return tokens[-1] in eos and said in choices and tokens[-1] not in _next(said, choices)
 
 
-def _within(ids: Sequence[int], words: Choices) -> bool:
-    """Whether one of the words is among these tokens."""
-    return any(tuple(ids[at : at + len(word)]) == word for word in words for at in range(len(ids)))
+def _within(ids: Sequence[int], words: Collection[Sequence[int]]) -> bool:
+    """Whether one of the words (a set) is among these tokens."""
+    sizes = {len(word) for word in words}
+    return any(tuple(ids[at : at + size]) in words for size in sizes for at in range(len(ids) + 1 - size))
 
 
-def _next(said: Sequence[int], choices: Choices) -> set[int]:
+def _begins(said: Sequence[int], choice: Sequence[int]) -> bool:
+    return choice[: len(said)] == said
+
+
+def _next(said: Sequence[int], choices: Iterable[Sequence[int]]) -> set[int]:
     """What the choices that begin so go on with."""
     size = len(said)
     return {choice[size] for choice in choices if len(choice) > size and choice[:size] == said}

@@ -107,6 +107,7 @@ class Engine:
         arrival: float | None = None,
         listener: Listener | None = None,
         beyond_capacity: bool = False,
+        prepared: bool = False,
     ) -> Handle:
         """Takes a request and returns at once.
 
@@ -115,7 +116,7 @@ class Engine:
         are in the records. timeout_s: s after its arrival, when it is cancelled with finish reason timeout. arrival: s
         of now(); one to come is waited for, a past one counts as waiting (None: now). listener: called with every
         piece on the engine's thread; it must be quick. beyond_capacity: neither refused for nor counted
-        towards the bound of the queue.
+        towards the bound of the queue. prepared: params are of prepare(), for this prompt.
 
         Raises ValueError for what is wrong with it, RefusedError (a ValueError) when it can never fit, QueueFull,
         RuntimeError when the engine is closed or broken.
@@ -126,9 +127,17 @@ class Engine:
         request = self.input_processor.admit(
             self.loop.scheduler, prompt, params, client=client, program=program, priority=priority,
             deadline_s=deadline_s, ttft_slo_s=ttft_slo_s, tpot_slo_s=tpot_slo_s, timeout_s=timeout_s, arrival=arrival,
-            listener=listener, beyond_capacity=beyond_capacity,
+            listener=listener, beyond_capacity=beyond_capacity, prepared=prepared,
         )  # fmt: skip
         return Handle(request, self._cancel)
+
+    def prepare(self, prompt: Sequence[int], params: SamplingParams) -> SamplingParams:
+        """What submit() makes of the parameters for this prompt: the model's defaults, words as token ids.
+
+        It may take a while with many words; several outputs of a prompt can share it (SamplingParams.seeded). Any
+        thread. Raises ValueError.
+        """
+        return self.input_processor.prepare(prompt, params)
 
     @contextmanager
     def place(self) -> Iterator[None]:

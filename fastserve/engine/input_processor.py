@@ -61,6 +61,7 @@ class InputProcessor:
         arrival: float | None,
         listener: Listener | None,
         beyond_capacity: bool,
+        prepared: bool,
     ) -> Request:
         """Puts the request into the inbox. See Engine.submit()."""
         spans = {"deadline_s": deadline_s, "ttft_slo_s": ttft_slo_s, "tpot_slo_s": tpot_slo_s, "timeout_s": timeout_s}
@@ -69,15 +70,10 @@ class InputProcessor:
         if arrival is not None and not abs(arrival) <= LONGEST_S:
             raise ValueError(f"arrival={arrival}: give seconds of the engine's now(), or None for now")
         slo = SloTargets(_ns(ttft_slo_s), _ns(tpot_slo_s), _ns(deadline_s))
-        params = (params or SamplingParams()).resolved(self.info.defaults)
         ids = self.info.encode(prompt)
+        if params is None or not prepared:
+            params = self.prepare(ids, params or SamplingParams())
         limit = self.info.limit(len(ids), params)
-        if params.constrained:
-            if not self.constrains:
-                raise ConstraintError(
-                    params.constrained[0], f"backend {self.info.backend} cannot constrain an output; leave it out"
-                )
-            params = self._speller.spelled(params, ids)
         detokenizer = None if self._decoder is None else self._decoder.detokenizer(params, ids)
         if params.stop and detokenizer is None:
             raise ValueError(f"stop strings need text, and model {self.info.name} has no tokenizer")
@@ -104,6 +100,17 @@ class InputProcessor:
         if timeout_s is not None:
             self.inbox.cancel(request, "timeout", at + round(timeout_s * 1e9))
         return request
+
+    def prepare(self, prompt: Sequence[int], params: SamplingParams) -> SamplingParams:
+        """See Engine.prepare()."""
+        params = params.resolved(self.info.defaults)
+        if not params.constrained:
+            return params
+        if not self.constrains:
+            raise ConstraintError(
+                params.constrained[0], f"backend {self.info.backend} cannot constrain an output; leave it out"
+            )
+        return self._speller.spelled(params, prompt)
 
     def slo_of(self, id: int) -> Slo:
         """SLOs of a job, for the Recorder."""

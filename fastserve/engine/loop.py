@@ -17,6 +17,7 @@ from fastserve.engine.inbox import Inbox
 from fastserve.engine.output_processor import OutputProcessor
 from fastserve.engine.recovery import Recovery
 from fastserve.engine.request import Piece, Request
+from fastserve.metrics.finish import COMPLETED, TRUNCATED
 from fastserve.metrics.records import Recorder
 from fastserve.sched.errors import ObserverError, PolicyError, RefusedError
 from fastserve.sched.job import Copy, Job
@@ -26,7 +27,8 @@ from fastserve.sched.scheduler import Scheduler
 
 log = logging.getLogger("fastserve")
 
-FINISHES = ("stop", "length", "truncated", "cancelled", "timeout", "error")
+FINISHES = (*COMPLETED, *TRUNCATED, "cancelled")
+"""Words for how a live job finishes; a cancel may have another, its reason."""
 
 
 class Loop:

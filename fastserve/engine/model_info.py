@@ -79,7 +79,11 @@ def too_long(context: int, prompt: int | str, wanted: int = 1) -> str:
     (litellm, langchain-openai), and then shorten the conversation or take another model.
     """
     what = prompt if isinstance(prompt, str) else f"a prompt of {prompt} tokens"
+    advice = "the prompt is too long, shorten it or lower max_tokens"
+    if not isinstance(prompt, str) and prompt < context:
+        most = context - prompt
+        advice = f"lower max_tokens to {most} or less, or shorten it: for so much output the prompt is too long"
     return (
         f"This model's maximum context length is {context} tokens: {what} with {wanted} "
-        f"more to generate exceeds the context of {context}; the prompt is too long, shorten it or lower max_tokens"
+        f"more to generate exceeds the context of {context}; {advice}"
     )

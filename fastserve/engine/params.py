@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
@@ -137,10 +138,18 @@ class SamplingParams:
         """
         missing = {name: value for name, value in _DEFAULTED.items() if getattr(self, name) is None}
         theirs = {name: defaults[name] for name in missing if defaults.get(name) is not None}
+        if not missing:
+            return self
         try:
             return replace(self, **(missing | theirs))
         except ValueError as error:
             raise ValueError(f"the model's generation_config: {error}; give the field in the request") from None
+
+    def seeded(self, seed: int | None) -> SamplingParams:
+        """A copy with this seed, an integer of 64 bits; nothing is checked again."""
+        found = copy(self)
+        object.__setattr__(found, "seed", seed)
+        return found
 
     @property
     def biases(self) -> tuple[tuple[int, float], ...]:

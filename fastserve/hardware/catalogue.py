@@ -29,9 +29,10 @@ class Accelerator:
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """models and accelerators by name; provenance covers all of them."""
+    """models, the tokens of their contexts, and accelerators by name; provenance covers all of them."""
 
     models: dict[str, ModelConfig]
+    contexts: dict[str, int]
     accelerators: dict[str, Accelerator]
     provenance: str
 
@@ -67,8 +68,11 @@ def read_catalogue() -> Catalogue:
     shares = {key: assumed.number(key) for key in ("compute_efficiency", "memory_efficiency", "overhead_ms")}
     assumed.close()
     models, devices = fields.part("models"), fields.part("devices")
+    shapes = {name: models.part(name) for name in models.names()}
+    contexts = {name: shape.integer("context_tokens", least=1) for name, shape in shapes.items()}
     catalogue = Catalogue(
-        {name: read_model(models.part(name)) for name in models.names()},
+        {name: read_model(shape) for name, shape in shapes.items()},
+        contexts,
         {name: _accelerator(devices.part(name), shares, host_bytes) for name in devices.names()},
         fields.text("provenance"),
     )

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.resources import files
 from os import PathLike
 from pathlib import Path
 
 from fastserve.hardware import catalogue
 from fastserve.hardware.base import LatencyModel
-from fastserve.hardware.contexts import context_of
 from fastserve.hardware.json_fields import Fields
 from fastserve.hardware.memory import Link, Memory, read_link, read_memory
 from fastserve.hardware.registry import latency_from_json
@@ -117,7 +116,7 @@ def roofline(model: str, device: str) -> Hardware:
         found.memory(model, device),
         found.accelerators[device].link,
         _roofline_about(found, model, device),
-        context_of(model),
+        found.contexts[model],
     )
 
 
@@ -137,8 +136,7 @@ def load_hardware(name_or_path: str | PathLike[str]) -> Hardware:
         return roofline(model, device)
     texts = _preset_texts()
     if name in texts:
-        preset = hardware_from_json(json.loads(texts[name]), f"preset {name}")
-        return replace(preset, context=preset.context or context_of(name))
+        return hardware_from_json(json.loads(texts[name]), f"preset {name}")
     path = Path(name)
     if not path.is_file():
         raise FileNotFoundError(

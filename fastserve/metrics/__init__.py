@@ -1,3 +1,4 @@
 """Metrics of a run. Read: records (one row a job, the same for every driver), finish (how a job ended), summary (one
-flat dict a run, paired ratios, the largest rate under an objective), saturation (does the queue grow to the end?).
+flat dict a run, the largest rate under an objective), saturation (do more jobs come than can leave?), intervals (ratios
+between runs).
 """

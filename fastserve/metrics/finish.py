@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -36,3 +37,17 @@ def truncations(finish: NDArray[Any]) -> dict[str, int]:
     """How many were truncated, by word."""
     words = finish[is_outcome(finish, "truncated")].tolist()
     return {word: words.count(word) for word in TRUNCATED if word in words}
+
+
+def same_work(one: Mapping[str, NDArray[Any]], other: Mapping[str, NDArray[Any]]) -> bool:
+    """Whether neither of two runs of the same requests completed what the other truncated. Records of both, with `id`
+    and `finish`. Who truncates more has less to do and looks quicker by it, so that there is no ratio of the two.
+    """
+    return not any(
+        cut and cut & _ids(whole, "completed")
+        for cut, whole in ((_ids(one, "truncated"), other), (_ids(other, "truncated"), one))
+    )
+
+
+def _ids(records: Mapping[str, NDArray[Any]], outcome: Outcome) -> set[int]:
+    return set(records["id"][is_outcome(records["finish"], outcome)].tolist())

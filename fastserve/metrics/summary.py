@@ -203,6 +203,13 @@ def _copies(jobs: Columns) -> Summary:
     }
 
 
+RATES = (
+    "offered_rps", "throughput_rps", "output_tokens_per_s", "rate_window_s", "rate_drain_s", "arrival_rps",
+    "makespan_s", "mean_in_system",
+)  # fmt: skip
+"""What _rates() finds, in this order."""
+
+
 def _rates(columns: Columns, start: float, horizon_s: float) -> Summary:
     """Rates over the window, jobs of the warm-up included: they too are served in it.
 
@@ -239,13 +246,6 @@ def _rates(columns: Columns, start: float, horizon_s: float) -> Summary:
         float(area[1] - area[0]) / window if window else None,
     )
     return dict(zip(RATES, values, strict=True))
-
-
-RATES = (
-    "offered_rps", "throughput_rps", "output_tokens_per_s", "rate_window_s", "rate_drain_s", "arrival_rps",
-    "makespan_s", "mean_in_system",
-)  # fmt: skip
-"""What _rates() finds, in this order."""
 
 
 def _goodput(jobs: Columns, slo: Slo, window: float | None) -> Summary:

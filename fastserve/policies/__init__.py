@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import MISSING
 from typing import Any
 
 from fastserve.importing import class_of
@@ -48,7 +49,7 @@ def knobs(policy: type[Policy] | Callable[[], Policy]) -> dict[str, Any]:
         except (TypeError, ValueError):  # it shows none
             return found
         named = (one for one in shown if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD))
-        return {one.name: None if one.default is one.empty else one.default for one in named}
+        return {one.name: _default(one) for one in named}
     for base in policy.__mro__:
         constructor = vars(base).get("__init__")
         if constructor is None or base is object:
@@ -57,12 +58,18 @@ def knobs(policy: type[Policy] | Callable[[], Policy]) -> dict[str, Any]:
             parameters = list(inspect.signature(constructor).parameters.values())[1:]
         else:  # compiled: only the class still knows
             parameters = list(inspect.signature(base).parameters.values())
+        fields = getattr(base, "__dataclass_fields__", {}).values()
+        made = {one.name: one.default_factory() for one in fields if one.default_factory is not MISSING}
         for parameter in parameters:
             if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-                found.setdefault(parameter.name, None if parameter.default is parameter.empty else parameter.default)
+                found.setdefault(parameter.name, made.get(parameter.name, _default(parameter)))
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
             break
     return found
+
+
+def _default(parameter: inspect.Parameter) -> Any:
+    return None if parameter.default is parameter.empty else parameter.default
 
 
 def make(policy: str | type[Policy], settings: Mapping[str, Any] | None = None) -> Policy:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fastserve.sched.checks import seconds
 from fastserve.sched.job import Job
 from fastserve.sched.policy import Policy
 
@@ -15,8 +16,9 @@ class Las(Policy):
     settled = True
 
     def __init__(self, quantum: float = 0.0) -> None:
-        if quantum < 0:
+        if isinstance(quantum, int | float) and quantum < 0:
             raise ValueError(f"quantum={quantum} must not be negative; it is in seconds, 0 is one decode iteration")
+        seconds("quantum", quantum)
         self.quantum = round(quantum * 1e9)
         self.attained: dict[Job, int] = {}
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from fastserve.sched.checks import one_of
+from fastserve.sched.checks import at_least, one_of, seconds
 from fastserve.sched.job import Job
 from fastserve.sched.policy import Policy
 
@@ -62,11 +62,12 @@ class Mlfq(Policy):
         reset: bool = True,
         eviction: str = "enst",
     ) -> None:
-        if q1 < 0 or ratio < 1 or eta < 1 or alpha < 0 or check < 0:
-            raise ValueError(
-                f"q1={q1}, alpha={alpha} (s) and check={check} must not be negative; "
-                f"ratio={ratio} and eta={eta} must be at least 1"
-            )
+        seconds("q1", q1)
+        seconds("alpha", alpha)
+        at_least("eta", eta, 1)
+        at_least("check", check, 0)
+        if not isinstance(ratio, int | float) or not 1 <= ratio < float("inf"):
+            raise ValueError(f"ratio={ratio!r} must be a finite number, and at least 1")
         if levels not in ("prefill", "unbounded") and not (isinstance(levels, int) and 0 <= levels <= MOST_LEVELS):
             raise ValueError(f'levels={levels!r} is neither "prefill", "unbounded" nor a number up to {MOST_LEVELS}')
         one_of("demote_to", demote_to, ("eta", "fit"))

@@ -186,10 +186,16 @@ def unread_facts(specs: Sequence[PolicySpec], labels: Sequence[str], facts: Coll
     return unread
 
 
-def unread_line(unread: Mapping[str, Sequence[str]]) -> str:
-    """The same as a line; empty if there is nothing to say."""
-    parts = [f"{fact} by {', '.join(labels)}" for fact, labels in unread.items()]
-    return f"of the trace, not read: {'; '.join(parts)}" if parts else ""
+def missing_facts(specs: Sequence[PolicySpec], labels: Sequence[str], facts: Collection[str]) -> dict[str, list[str]]:
+    """What policies look at and the trace does not tell, or tells alike of all its requests; of a guess the predictor
+    answers for.
+    """
+    missing: dict[str, list[str]] = {}
+    for spec, label in zip(specs, labels, strict=True):
+        for fact in facts_read(spec.kind) or ():
+            if fact not in facts and fact != "guess":
+                missing.setdefault(fact, []).append(label)
+    return missing
 
 
 def check_labels(labels: Sequence[str]) -> None:

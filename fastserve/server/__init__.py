@@ -1,6 +1,9 @@
 """The HTTP server. create_app(engine) makes the FastAPI app; FastServeServer(config).run() runs it in this process.
 
-Read: app, middleware, service; api/ (routes), jobs/ (job store), telemetry/ (metrics, stats, live feed), config/.
+Read: start, run (from the settings to a listening process); app, middleware, service. What a request passes before it
+reaches a route: connections, http_protocol (arrival), forwarded (proxies), origin (web pages), auth, introspection,
+limits, then its body: body_scan, token_bound, input_pool. http_server drains. Then api/ (routes), jobs/ (job store),
+telemetry/ (metrics, stats, live feed), config/.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -62,6 +62,9 @@ def create_app(engine: Engine, config: FastServeConfig | None = None, store: Sto
     errors.install(app)
     routers = [openai.router, native.router, compat.router, monitor.router]
     if config.metrics:
+        at = config.metrics_endpoint
+        if any(isinstance(route, Route) and route.path == at for router in routers for route in router.routes):
+            raise ValueError(f"metrics_endpoint={at}: another route has this path; give one of its own, as /metrics")
         routers.append(monitor.metrics_router(config.metrics_endpoint))
     for router in routers:
         app.include_router(router)

@@ -22,6 +22,9 @@ HEALTH = ("/ping", "/health", "/health/ready", "/health_check")
 OWN_FILES = 256
 """File descriptors for the log, the job store, the model and what else this process opens."""
 
+FEWEST_OWN = 64
+"""The same where the limit of open files is low: some 20 are open when nothing happens."""
+
 LOG_SECONDS = 10.0
 """Refusals of connections are logged at most so often, with their number."""
 
@@ -91,7 +94,7 @@ def fit_descriptors(most: int) -> int:
         except (ValueError, OSError):
             pass
         if soft < needed:
-            fits = max(1, soft - RESERVED - OWN_FILES)
+            fits = max(1, soft - RESERVED - min(OWN_FILES, max(FEWEST_OWN, soft // 4)))
             log.warning(
                 "the limit of %d open files has room for %d connections, not for %d: raise it (ulimit -n) or lower "
                 "--max-connections", soft, fits, most

@@ -31,6 +31,8 @@ LINGER_SECONDS = 2.0
 CHUNKED = 8
 """Bytes of framing that a byte of a chunked body may cost."""
 
+_TOO_MANY = "too many connections are open; only health is answered on further ones"
+
 
 class Bounds(NamedTuple):
     """Bytes and seconds."""
@@ -255,6 +257,3 @@ class BoundedProtocol(HttpToolsProtocol):
         head = [f"HTTP/1.1 {refusal.status} {HTTPStatus(refusal.status).phrase}\r\n".encode()]
         head += [name + b": " + value + b"\r\n" for name, value in response.raw_headers]
         return b"".join([*head, b"connection: close\r\n\r\n", bytes(response.body)])
-
-
-_TOO_MANY = "too many connections are open; only health is answered on further ones"

@@ -67,7 +67,7 @@ class HttpServer(uvicorn.Server):
 
     async def _drain_and_exit(self) -> None:
         service = self.service
-        running = service.unfinished
+        running = service.load
         if running:
             log.warning("draining: %s; Ctrl-C or SIGTERM again ends now", self._waits(service.config.drain_seconds))
         else:
@@ -84,7 +84,7 @@ class HttpServer(uvicorn.Server):
         self.should_exit = True
 
     def _waits(self, seconds: float) -> str:
-        running = self.service.unfinished
+        running = self.service.load
         return f"waiting for {running} running request{'s' * (running != 1)}, at most {seconds:g} s"
 
     async def _tell(self) -> None:
@@ -93,5 +93,5 @@ class HttpServer(uvicorn.Server):
         until = loop.time() + self.service.config.drain_seconds
         while True:
             await asyncio.sleep(TOLD_S)
-            if self.service.unfinished:
+            if self.service.load:
                 log.warning("draining: still %s", self._waits(max(0.0, round(until - loop.time()))))

@@ -48,9 +48,10 @@ log = logging.getLogger("fastserve.server")
 UPKEEP_S = 60.0
 """Seconds between two looks at the age of ended jobs."""
 
-DRAINING = "the server is shutting down and accepts no new requests"
 BODIES_AT_ONCE = 8
 """Bodies of the largest size that may be in memory unparsed."""
+
+DRAINING = "the server is shutting down and accepts no new requests"
 DRAINED = "the server was shut down before this request had ended"
 
 
@@ -86,13 +87,8 @@ class Service:
 
     @property
     def load(self) -> int:
-        """Requests in flight, durable jobs not counted."""
+        """Requests in flight, for which a drain waits; durable jobs are resumed by the next start and do not count."""
         return sum(job.handle is not None and not job.durable for job in self.registry.jobs.values())
-
-    @property
-    def unfinished(self) -> int:
-        """Requests that a drain waits for: durable jobs are resumed by the next start instead."""
-        return self.load
 
     @property
     def stored(self) -> int:
@@ -172,10 +168,14 @@ class Service:
         scheduling: Scheduling,
         metadata: dict[str, Any] | None = None,
         streams: bool = False,
+        prepared: bool = False,
     ) -> ServedJob:
-        """Submits a job to the engine, as the next choice of its group. Raises ApiError 400 or 503."""
+        """Submits a job to the engine, as the next choice of its group. prepared: see Engine.submit().
+
+        Raises ApiError 400 or 503.
+        """
         job = ServedJob(new_id(), client, kind, self.model, len(prompt), metadata or {})
-        self._submit(job, prompt, params, group, scheduling, streams=streams)
+        self._submit(job, prompt, params, group, scheduling, streams=streams, prepared=prepared)
         return job
 
     def _submit(
@@ -188,6 +188,7 @@ class Service:
         *,
         streams: bool = False,
         beyond_capacity: bool = False,
+        prepared: bool = False,
     ) -> None:
         loop = asyncio.get_running_loop()
         if self.dispatcher is None or self.dispatcher.loop is not loop:
@@ -211,6 +212,7 @@ class Service:
                 timeout_s=None if job.durable else self.config.request_timeout or None,
                 listener=every if streams else last,
                 beyond_capacity=beyond_capacity,
+                prepared=prepared,
                 **scheduling._asdict(),
             )
         except QueueFull as error:

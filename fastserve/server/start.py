@@ -6,6 +6,7 @@ So a port in use, a locked state folder or a path that is not there is refused i
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import socket
@@ -106,4 +107,7 @@ def bind(host: str, port: int) -> socket.socket:
 def cannot_listen(host: str, port: int, error: Exception) -> StartError:
     """Why this address cannot be had, and what to do."""
     reason = getattr(error, "strerror", None) or error
-    return StartError(f"cannot listen at {host} port {port}: {reason}; another --port, or 0 for a free one")
+    other = "another --port, or 0 for a free one"
+    if isinstance(error, socket.gaierror | UnicodeError) or getattr(error, "errno", None) == errno.EADDRNOTAVAIL:
+        other = "another --host: 127.0.0.1 for programs of this machine, 0.0.0.0 for all of its addresses"
+    return StartError(f"cannot listen at {host} port {port}: {reason}; {other}")

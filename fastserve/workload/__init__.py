@@ -1,4 +1,8 @@
-"""Workloads: read, write, describe and synthesise request traces, and make requests of them."""
+"""Workloads: read, write, describe and synthesise request traces, and make requests of them.
+
+Read: trace, reader/ (one format a file) and reading (what was taken for what), synthesis with arrivals and lengths,
+seeds (which requests a seed has), requests, statistics, write.
+"""
 
 from fastserve.workload.errors import TraceError
 from fastserve.workload.profile import Profile, load_profile, profile_names

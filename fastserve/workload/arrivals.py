@@ -25,6 +25,9 @@ PROCESSES: dict[str, dict[str, float | None]] = {
 
 Floats = npt.NDArray[np.float64]
 
+MOST = 50_000_000
+"""Requests; some 100 bytes each."""
+
 
 def arrival_times(spec: str, n: int, rate: float, seed: np.random.SeedSequence) -> IntArray:
     """n arrivals in ns, the first at 0, of `rate` requests/s in the long run.
@@ -35,6 +38,8 @@ def arrival_times(spec: str, n: int, rate: float, seed: np.random.SeedSequence) 
     name, values = parse(spec, PROCESSES)
     if n < 1:
         raise TraceError(f"cannot synthesise {n} requests; ask for at least 1")
+    if n > MOST:
+        raise TraceError(f"cannot synthesise {n:,} requests; ask for at most {MOST:,}, which is what fits in memory")
     if not 0 < rate < float("inf"):
         raise TraceError(f"a rate must be a positive number of requests per second, not {rate}")
     bad = [key for key, value in values.items() if not value > 0]

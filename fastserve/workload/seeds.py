@@ -127,7 +127,7 @@ class Recorded:
         if self.how == "blocks":
             few = "" if n >= SHORTEST else f"; an interval takes a trace of {SHORTEST} requests or more"
             return (
-                f"seed 0 is the trace, the others put blocks of {self.block:,} successive requests of it together "
+                f"seed 0 is the trace, the others draw it anew in blocks of {self.block:,} successive requests "
                 f"(block bootstrap); a longer trace narrows an interval, more seeds do not{few}"
             )
         apart = n // self.size
@@ -154,7 +154,7 @@ class Recorded:
             first = seed * spare // max(1, self.seeds - 1)
             if not 0 <= first <= spare:
                 raise TraceError(f"seed {seed}: there are {self.seeds} windows, 0 to {self.seeds - 1}")
-            return self.recorded._rows(np.arange(first, first + self.size))
+            return self.recorded.take(np.arange(first, first + self.size))
         return self.recorded if seed == 0 else _of_blocks(self.recorded, self.block, seed)
 
     def at_rate(self, rate: float) -> Recorded:
@@ -204,4 +204,4 @@ def _of_blocks(trace: Trace, block: int, seed: int) -> Trace:
     mean = trace.span // (n - 1) if n > 1 else NS
     gaps = np.diff(trace.arrival, prepend=-mean)[rows]
     gaps[0] = 0
-    return replace(trace._rows(rows, rebase=False), arrival=np.cumsum(gaps))
+    return replace(trace.take(rows, rebase=False), arrival=np.cumsum(gaps))

@@ -20,7 +20,7 @@ INNER: Final = frozenset(key for table in (PROCESSES, DISTRIBUTIONS) for known i
 """Keys within a recipe, such as cv in gamma:cv=4."""
 
 CALIBRATION: Final = 2000
-"""Requests of the draw, the same for all seeds, on which what the machine sustains is measured."""
+"""Requests on which what a machine sustains is measured (sim.capacity); of a synthetic workload a draw of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

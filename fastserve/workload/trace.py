@@ -114,7 +114,7 @@ class Trace:
         """The first n requests (all of them when there are fewer)."""
         if n < 1:
             raise TraceError(f"cannot take the first {n} requests; ask for at least 1")
-        return self if n >= len(self) else self._rows(np.arange(n))
+        return self if n >= len(self) else self.take(np.arange(n))
 
     def window(self, start_s: float = 0.0, duration_s: float | None = None) -> Trace:
         """Requests with start_s <= arrival < start_s + duration_s, in seconds since the first arrival of this trace."""
@@ -130,7 +130,7 @@ class Trace:
                 f"no request of {self.name!r} arrives in the window from {start_s:g} s"
                 f"{'' if duration_s is None else f' for {duration_s:g} s'}; the trace lasts {self.span / NS:g} s"
             )
-        return self._rows(np.flatnonzero(chosen))
+        return self.take(np.flatnonzero(chosen))
 
     def with_rate(self, rate: float) -> Trace:
         """The same requests with all gaps stretched by one factor, so that (n - 1) / span = rate (requests/s).
@@ -159,7 +159,7 @@ class Trace:
         if seed == 0:
             return self
         order = np.random.default_rng(seed_sequence(seed)).permutation(len(self))
-        return replace(self._rows(order, rebase=False), arrival=self.arrival)
+        return replace(self.take(order, rebase=False), arrival=self.arrival)
 
     def tiled(self, n: int) -> Trace:
         """Repeats the trace end to end until it has n rows; one mean gap (1 s for a single row) parts two copies."""
@@ -167,7 +167,7 @@ class Trace:
             return self.head(n)
         gap = round(Fraction(self.span, len(self) - 1)) if len(self) > 1 else NS
         copy, row = np.divmod(np.arange(n, dtype=np.int64), len(self))
-        return replace(self._rows(row, rebase=False), arrival=self.arrival[row] + copy * (self.span + gap))
+        return replace(self.take(row, rebase=False), arrival=self.arrival[row] + copy * (self.span + gap))
 
     def digest(self) -> str:
         """16 hexadecimal digits over all columns; name, source, `dropped` and `reading` do not count."""
@@ -182,7 +182,7 @@ class Trace:
             sha.update(value.astype("<i8").tobytes() if isinstance(value, np.ndarray) else json.dumps(value).encode())
         return sha.hexdigest()[:16]
 
-    def _rows(self, index: npt.NDArray[np.intp] | IntArray, rebase: bool = True) -> Trace:
+    def take(self, index: npt.NDArray[np.intp] | IntArray, rebase: bool = True) -> Trace:
         """Rows by index. With rebase the index must be increasing; without it the caller sets the arrivals."""
         arrival = self.arrival[index] - self.arrival[index[0]] if rebase else np.zeros(len(index), np.int64)
         changed: dict[str, Any] = {}

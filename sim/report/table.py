@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from fastserve.metrics.finish import Outcome, is_outcome
+from fastserve.metrics.finish import same_work
 from fastserve.metrics.intervals import Ratio, paired_ratio, resampled
-from fastserve.policies.spec import unread_line
-from fastserve.wording import policy_in_words, value_in_words
+from fastserve.policies.in_words import missing_line, policy_in_words, unread_line, value_in_words
 from sim.report.run import Run
 from sim.settings import Settings
 
@@ -36,7 +35,7 @@ FIRST = (
 )  # fmt: skip
 """Settings that are read with every result. The others are set apart where they are as --help says."""
 
-APART = ("seeds", "unread", "resampled", "samples")
+APART = ("seeds", "unread", "missing", "resampled", "samples")
 """Settings that have a place of their own."""
 
 DEFAULTS = {field.name: field.default for field in fields(Settings)} | {"prefix_cache": "off"}
@@ -68,7 +67,7 @@ def table(runs: Sequence[Run], settings: Mapping[str, object]) -> str:
             [
                 f"{label} {'*' if mark else ''}".rstrip(),
                 *values,
-                "1" if group is first else _ratio_text(_ratio(first, group, settings)),
+                "1" if group is first else _ratio_text(_ratio(first, group, settings), bool(mark or _mark(first))),
             ]
         )
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
@@ -96,7 +95,7 @@ def _header(runs: Sequence[Run], settings: Mapping[str, object]) -> list[str]:
     """All settings: the important and the changed ones, then briefly those at their defaults."""
     seeds = sorted({run.seed for run in runs})
     jobs = sorted({int(run.summary["n"] or 0) for run in runs})
-    items = [f"n {_span(jobs)}", f"seeds {_span(seeds)}"]
+    items = [f"n {_span(jobs)}", f"{'seed' if len(seeds) == 1 else 'seeds'} {_span(seeds)}"]
     usual: list[str] = []
     unset: list[str] = []
     for name, value in settings.items():
@@ -109,8 +108,9 @@ def _header(runs: Sequence[Run], settings: Mapping[str, object]) -> list[str]:
             unset.append(words)
         else:
             usual.append(f"{words} {value_in_words(value)}")
-    if unread := settings.get("unread"):
-        items.append(unread_line(unread))  # type: ignore[arg-type]
+    unread: Any = settings.get("unread", {})
+    missing: Any = settings.get("missing", {})
+    items += [line for line in (unread_line(unread), missing_line(missing)) if line]
     parts = [f"by default: {', '.join(usual)}"] if usual else []
     parts += [f"off: {', '.join(unset)}"] if unset else []
     apart = textwrap.wrap("; ".join(parts), WIDTH, subsequent_indent="  ")
@@ -129,7 +129,11 @@ def _notes(groups: Mapping[str, Sequence[Run]], marks: Mapping[str, str], settin
         own = policy_in_words(_over_seeds(group))
         if own:
             notes += textwrap.wrap(f"{label}: {own}", WIDTH, subsequent_indent="  ")
-    notes += [f"* {label}: {mark}" for label, mark in marks.items()]
+    alike: dict[str, list[str]] = {}
+    for label, mark in marks.items():
+        alike.setdefault(mark, []).append(label)
+    for mark, labels in alike.items():
+        notes += textwrap.wrap(f"* {', '.join(labels)}: {mark}", WIDTH, subsequent_indent="  ")
     if any(run.summary.get("hit_rate_unlimited") is not None for group in groups.values() for run in group):
         notes += textwrap.wrap(_found(groups, settings), WIDTH, subsequent_indent="  ")
     notes += _losses(groups)
@@ -153,6 +157,8 @@ def _window(groups: Mapping[str, Sequence[Run]], settings: Mapping[str, object])
         window, drain = (_average(group, key, settings) for key in ("rate_window_s", "rate_drain_s"))
         if window and drain and drain >= NOTABLE * window:
             spans[label] = f"{label} {_number(window)} s, {_number(drain)} s of it after the last arrival"
+    if len(spans) > 2:  # which row has which is in the summaries
+        return f"{text}, of which {NOTABLE:.0%} or more is after the last arrival under {', '.join(spans)}"
     return f"{text} ({'; '.join(spans.values())})" if spans else text
 
 
@@ -161,8 +167,8 @@ NOTABLE = 0.1
 
 LOSSES = {
     "rejected": "rejected jobs can never fit in the KV pool; they stand outside all times",
-    "truncated": "truncated jobs outgrew the KV pool; they stand outside all times, and others had less company, so "
-    "that no pool that truncates can be compared with one that does not: give more kv tokens",
+    "truncated": "truncated jobs outgrew the KV pool and have no times; without them the others had less company, so "
+    "compare runs only where none is truncated (a larger --kv-tokens)",
     "cancelled": "cancelled jobs stand outside all times",
     "unfinished": "unfinished jobs count with the time they have waited so far, those that had not arrived not at all",
 }
@@ -173,11 +179,16 @@ def _losses(groups: Mapping[str, Sequence[Run]]) -> list[str]:
     """How many jobs of each label were not completed, and what that does to the figures."""
     found, kinds = [], set()
     for label, group in groups.items():
+        if not any(run.summary["n"] for run in group):
+            found.append(f"{label}: no job came after the warmup, so that there is nothing to take means of")
         lost = {kind: sum(int(run.summary.get(kind) or 0) for run in group) for kind in LOSSES}
+        n = sum(int(run.summary["n"] or 0) for run in group)
+        timed = n - sum(count for kind, count in lost.items() if kind != "unfinished")
         parts = [f"{count:,} {kind}" for kind, count in lost.items() if count]
         kinds |= {kind for kind, count in lost.items() if count}
         if parts:
-            found.append(f"{label}: {', '.join(parts)} of {sum(int(run.summary['n'] or 0) for run in group):,} jobs")
+            few = f"; its times are those of the other {timed:,}" if timed < n else ""
+            found.append(f"{label}: {', '.join(parts)} of {n:,} jobs{few}")
     if "truncated" in kinds:
         first, *others = groups.items()
         unlike = [label for label, group in others if not _same_work(first[1], group)]
@@ -187,15 +198,10 @@ def _losses(groups: Mapping[str, Sequence[Run]]) -> list[str]:
 
 
 def _same_work(first: Sequence[Run], group: Sequence[Run]) -> bool:
-    """Whether, under every common seed, none completed what the other truncated. Who truncates more has less to do."""
+    """Whether they are, under every common seed (see same_work)."""
     others = {run.seed: run for run in group}
     pairs = [(run, other) for run in first if (other := others.get(run.seed)) is not None]
-    cut = [(one, two) for pair in pairs for one, two in (pair, pair[::-1]) if one.summary.get("truncated")]
-    return not any(_ids(one, "truncated") & _ids(two, "completed") for one, two in cut)
-
-
-def _ids(run: Run, outcome: Outcome) -> set[int]:
-    return set(run.records["id"][is_outcome(run.records["finish"], outcome)].tolist())
+    return all(same_work(one.records, other.records) for one, other in pairs)
 
 
 def _over_seeds(group: Sequence[Run]) -> dict[str, Any]:
@@ -212,10 +218,12 @@ def _mark(group: Sequence[Run]) -> str | None:
     """Collapsed: the run was stopped for its backlog. Saturated: the queue grew to the end."""
     collapsed = [run for run in group if run.summary.get("collapsed")]
     if collapsed:
-        return f"collapsed{_share(collapsed, group)}: stopped when more jobs were waiting than --max-backlog allows"
+        share = _share(collapsed, group)
+        return f"collapsed{share}: stopped when more jobs were waiting than --max-backlog allows; no ratio"
     grown = [run for run in group if run.summary["saturated"]]
     if grown:
-        return f"saturated{_share(grown, group)}: the queue grew to the end, so the means depend on the trace's length"
+        share = _share(grown, group)
+        return f"saturated{share}: the queue grew to the end, so means and ratios depend on the trace's length"
     return None
 
 
@@ -225,7 +233,8 @@ def _share(some: Sequence[Run], group: Sequence[Run]) -> str:
 
 def _ratio(first: Sequence[Run], group: Sequence[Run], settings: Mapping[str, Any]) -> Ratio | None:
     """Paired over the common seeds: an interrupted run may lack some. None where the two truncated different jobs."""
-    if not _same_work(first, group):
+    cut_short = any(run.summary.get("collapsed") or run.settings.get("interrupted") for run in (*first, *group))
+    if cut_short or not _same_work(first, group):
         return None
     mine = {run.seed: run.summary["mean_jct_s"] for run in group}
     pairs = [(run.summary["mean_jct_s"], mine.get(run.seed)) for run in first]
@@ -235,12 +244,13 @@ def _ratio(first: Sequence[Run], group: Sequence[Run], settings: Mapping[str, An
     return paired_ratio([base for base, _ in both], [other for _, other in both], samples=settings.get("samples"))
 
 
-def _ratio_text(ratio: Ratio | None) -> str:
+def _ratio_text(ratio: Ratio | None, marked: bool) -> str:
+    """marked: one of the two sides is."""
     if ratio is None:
         return "-"
     if ratio.low is None or ratio.high is None:
-        return f"{ratio.mean:.2f}"
-    return f"{ratio.mean:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
+        return f"{ratio.mean:.2f}" + " *" * marked
+    return f"{ratio.mean:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]" + " *" * marked
 
 
 def _average(group: Sequence[Run], key: str, settings: Mapping[str, object]) -> float | None:
@@ -284,5 +294,5 @@ def _wrapped(items: Sequence[str]) -> list[str]:
         if len(joined) <= WIDTH:
             lines[-1] = joined
         else:
-            lines += textwrap.wrap(item, WIDTH, subsequent_indent="  ")
+            lines += textwrap.wrap(item, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
     return [line for line in lines if line]

@@ -17,7 +17,9 @@ def test_generate(capsys: pytest.CaptureFixture[str]) -> None:
     captured = capsys.readouterr()
     found = json.loads(captured.out)
     assert (found["backend"], len(found["token_ids"])) == ("scripted", 4)
-    assert captured.err.startswith("starting a scripted engine: modelled times, no model\nscripted on scripted, policy")
+    assert captured.err.startswith(
+        "starting a scripted engine with policy sj-mlfq: modelled times, no model\nscripted on scripted, policy sj-mlfq"
+    )
 
 
 def test_the_environment_chooses_where_no_flag_does(

@@ -114,9 +114,11 @@ def test_profile(name: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_what_is_too_short_to_be_measured(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torch")
-    for argv in (["--block-tokens", "1", "--kv-tokens", "2"], ["--max-model-len", "2"], ["--longest", "2"]):
+    for argv in (["--block-tokens", "1", "--kv-tokens", "2"], ["--max-model-len", "2"]):
         assert "2 tokens, and 3 are the fewest that can be measured" in check(profile, argv, False, capsys)
-    assert "--longest 0: give tokens" in check(profile, ["--longest", "0"], False, capsys)
+    for longest in ("0", "2"):
+        said = check(profile, ["--longest", longest], False, capsys)
+        assert f"--longest {longest}: give tokens, at least 3" in said
 
 
 def test_more_than_there_is_is_refused_before_it_is_taken(tmp_path: Path) -> None:

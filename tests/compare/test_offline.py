@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from fastserve.__main__ import main
 from fastserve.compare.offline import EngineBody
 from fastserve.launch import Body
 
@@ -25,3 +27,11 @@ def test_the_residency_is_that_of_the_engine(tmp_path: Path, name: str, residenc
     file.write_text(SOURCE)
     body = EngineBody(Body("scripted", f"{file}:{name}"), {"max_batch": 2, "residency": "proactive"})
     assert body.about["residency"] == residency
+
+
+def test_rows_that_were_dropped_stand_in_the_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "trace.csv"
+    file.write_text("arrival_s,in,out\n" + "".join(f"{i / 100},5,{-1 if i == 3 else 2}\n" for i in range(30)))
+    flags = ["ab", "--trace", str(file), "--offline", "--backend", "scripted", "--latency", "opt-13b-a100"]
+    assert main([*flags, "--policy", "fcfs", "--rounds", "1", "--lenient", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["settings"]["dropped_rows"] == {"negative": 1}

@@ -150,7 +150,8 @@ def test_whatever_comes_when(
             stage.cancel(id, (at + cancel) * MS)
     for (i, tokens, _, cancel), got, request in zip(jobs, stage.play(), stage.requests, strict=True):
         assert got == reference(model, i)[: len(got)]
-        assert request.finish_reason == ("length" if len(got) == tokens else "cancelled")
+        chosen = bool(i % 2) and got in CONSTRAINTS.get(i, {}).get("choice_token_ids", ())
+        assert request.finish_reason == ("stop" if chosen else "length" if len(got) == tokens else "cancelled")
         assert cancel is not None or len(got) == tokens
 
 

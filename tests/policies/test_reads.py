@@ -9,8 +9,9 @@ import pytest
 
 import sim
 from fastserve.policies import POLICIES
+from fastserve.policies.in_words import unread_line
 from fastserve.policies.reads import FACTS, facts_read
-from fastserve.policies.spec import PolicySpec, unread_facts, unread_line
+from fastserve.policies.spec import PolicySpec, unread_facts
 from fastserve.workload import Trace
 
 BUILT_IN = {"priority": {"priority"}, "sjf": {"guess"}, "srpt": {"guess"}}
@@ -83,7 +84,7 @@ def test_what_a_trace_tells(tmp_path: Path) -> None:
     (tmp_path / "due.py").write_text(DUE)
     specs = [PolicySpec("fcfs"), PolicySpec("priority"), PolicySpec("srpt"), PolicySpec(f"{tmp_path}/due.py:Due")]
     assert unread_line(unread_facts(specs, ["fcfs", "priority", "srpt", "due"], full.facts)) == (
-        "of the trace, not read: client by fcfs, priority, srpt, due; priority by fcfs, srpt, due; "
+        "columns of the trace that are not used: client by fcfs, priority, srpt, due; priority by fcfs, srpt, due; "
         "slo by fcfs, priority, srpt; guess by fcfs, priority, due"
     )
 
@@ -91,6 +92,13 @@ def test_what_a_trace_tells(tmp_path: Path) -> None:
 def test_a_table_says_it_once() -> None:
     urgent = trace(priority=np.array([5, 5, 0]))
     found = str(sim.replay(urgent, policy=["fcfs", "priority", "srpt"], progress=False))
-    assert found.count("of the trace, not read: priority by fcfs, srpt (oracle)") == 1
-    assert "not read" not in str(sim.replay(urgent, policy="priority", progress=False))
-    assert "not read" not in str(sim.replay(trace(), policy="fcfs", progress=False))
+    assert found.count("columns of the trace that are not used: priority by fcfs, srpt (oracle)") == 1
+    assert "not used" not in str(sim.replay(urgent, policy="priority", progress=False))
+    assert "not used" not in str(sim.replay(trace(), policy="fcfs", progress=False))
+
+
+def test_what_the_trace_lacks_is_said_too() -> None:
+    same = trace(priority=np.array([5, 5, 5]))
+    found = str(sim.replay(same, policy=["fcfs", "priority"], progress=False))
+    assert "not in the trace, or alike for all: priority, which priority would go by" in found
+    assert "not in the trace" not in str(sim.replay(trace(), policy=["fcfs", "srpt"], progress=False))

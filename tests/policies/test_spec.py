@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -297,3 +298,29 @@ def test_what_a_policy_derives_is_told_with_its_settings() -> None:
     assert PolicySpec(Odd).told(bound(PolicySpec(Odd))) == {"weight": 2}
     with pytest.raises(PolicyError, match=r"policy Broken, derived_settings\(\) at .*KeyError: 'slots'"):
         PolicySpec(Broken).told(bound(PolicySpec(Broken)))
+
+
+def test_a_default_that_a_dataclass_makes_is_shown_as_it_is_made() -> None:
+    @dataclass
+    class Mine(Policy):
+        alpha: float = 0.5
+        weights: list[int] = field(default_factory=lambda: [1, 2])
+
+    assert PolicySpec(Mine).in_effect == {"alpha": 0.5, "weights": [1, 2]}
+    assert PolicySpec(Mine, {"weights": [3]}).in_effect == {"alpha": 0.5, "weights": [3]}
+
+
+@pytest.mark.parametrize(
+    ("name", "knobs", "words"),
+    [
+        ("mlfq", {"q1": "nan"}, "q1='nan' must be a finite number of seconds, and not negative"),
+        ("mlfq", {"alpha": float("inf")}, "alpha=inf must be a finite number of seconds"),
+        ("sj-mlfq", {"ratio": float("inf")}, "ratio=inf must be a finite number, and at least 1"),
+        ("mlfq", {"ratio": "two"}, "ratio='two' must be a finite number, and at least 1"),
+        ("mlfq", {"check": 1.5}, "check=1.5 must be a whole number"),
+        ("las", {"quantum": "x"}, "quantum='x' must be a finite number of seconds"),
+    ],
+)
+def test_numbers_that_are_none_are_refused_by_name(name: str, knobs: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=f"policy {name}: {words}"):
+        PolicySpec(name, knobs).fresh()

@@ -949,6 +949,7 @@ LONG_ALARMS: list[dict[str, int]] = [
     {"served": 5_000 * MS},
     {"waited": 3_600_000 * MS},
     {"tokens": 300},
+    {"tokens": 1024},
 ]
 
 

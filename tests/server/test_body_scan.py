@@ -119,14 +119,15 @@ def test_texts_over_several_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
         (b"[" + b'"xxxxxxxxxx",' * 21, "text"),
         (b"[" * 600, "depth"),
         (b'{"a":' * 600, "depth"),
-        (b"9" * 70_000, "literal"),
+        (b"9" * 70_000, "digits"),
+        (b"[1,-" + b"1234567890" * 103 + b"]", "digits"),
         (b"nonsense" * 9000, "literal"),
     ],
 )
 @pytest.mark.parametrize("piece", [1 << 16, 11])
 def test_limits(body: bytes, kind: str, piece: int) -> None:
     limits = BodyLimits(items=100, numbers=50, run=50, string=50, text=200)
-    if kind in ("depth", "literal"):
+    if kind in ("depth", "literal", "digits"):
         limits = NONE
     with pytest.raises(Excess) as error:
         feed(Scan(limits), body, piece)
@@ -146,3 +147,9 @@ def test_what_is_refused_at_the_start_is_not_looked_at_to_the_end(monkeypatch: p
     with pytest.raises(Excess):
         Scan(NONE._replace(items=1000)).feed(b"[" + b"{}," * (2 << 20))
     assert looked == 1
+
+
+def test_numbers_of_as_many_digits_as_there_may_be() -> None:
+    number = b"9" * body_scan.MAX_DIGITS
+    for piece in (1 << 16, 11, 1):
+        feed(Scan(NONE), b"[%s,-%s,%s.%s]" % (number, number, number, number), piece)

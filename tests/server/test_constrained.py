@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ pytest.importorskip("torch")
 
 import httpx
 
-from fastserve.engine import Engine
+from fastserve.engine import Engine, SamplingParams
 from fastserve.server import create_app
 from fastserve.server.config.settings import FastServeConfig
 from tests.server.sse import chunks
@@ -96,9 +97,52 @@ async def test_prompts_are_cut(engine: Engine, client: httpx.AsyncClient) -> Non
     assert (await ask(client, truncate_prompt_tokens=0))["param"].startswith("truncate_prompt_tokens")
 
 
+async def test_what_many_outputs_share_is_prepared_once(
+    client: httpx.AsyncClient, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A body of 128 KB with 128 outputs held the event loop for 5 to 13 s: words and lists were read for each."""
+    encoded, made = [], []
+    encode, init = engine.tokenizer.encode, SamplingParams.__post_init__
+
+    def counted(text: str, **more: Any) -> Any:
+        encoded.append(threading.current_thread().name)
+        return encode(text, **more)
+
+    def checked(params: SamplingParams) -> None:
+        made.append(threading.current_thread().name)
+        init(params)
+
+    monkeypatch.setattr(engine.tokenizer, "encode", counted, raising=False)
+    monkeypatch.setattr(SamplingParams, "__post_init__", checked)
+    words = [f"{number:03}" for number in range(256)]
+    for fields in ({"guided_choice": words}, {"bad_words": words}, {"allowed_token_ids": [97, 98] * 20_000}):
+        encoded.clear()
+        made.clear()
+        answer = await client.post("/v1/completions", json={"prompt": "Hi", "n": 32, "max_tokens": 3, **fields})
+        assert answer.status_code == 200 and len(answer.json()["choices"]) == 32
+        assert len(encoded) <= 4 * 256 + 1 and len(made) <= 3
+        assert encoded.count("MainThread") <= 1 and "MainThread" not in made  # the prompt, which is short
+
+
+async def test_outputs_that_share_parameters_have_seeds_of_their_own(client: httpx.AsyncClient) -> None:
+    fields = {"prompt": ["Hi", "Ho"], "n": 2, "seed": 7, "temperature": 2, "max_tokens": 12}
+    told = (await client.post("/v1/completions", json=fields)).json()["choices"]
+    alone = [await ask(client, "completions", prompt=text, seed=7 + place, temperature=2, ignore_eos=False)
+             for place, text in enumerate(("Hi", "Hi", "Ho", "Ho"))]  # fmt: skip
+    assert [choice["text"] for choice in told] == [choice["text"] for choice in alone]
+
+
+async def test_words_are_bounded(client: httpx.AsyncClient) -> None:
+    for name in ("bad_words", "guided_choice"):
+        told = await ask(client, **{name: ["a" * 8192, "b" * 8193]})
+        assert told["param"] == name
+        assert told["message"] == f"{name}: they have 16,385 characters in all; send at most 16,384"
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
+        ({"structured_outputs": {"choices": ["yes", "no"]}}, "structured_outputs"),
         ({"structured_outputs": {"json": {"type": "object"}}}, "structured_outputs"),
         ({"structured_outputs": {"regex": "a+"}}, "structured_outputs"),
         ({"structured_outputs": {"grammar": "root ::= a"}}, "structured_outputs"),

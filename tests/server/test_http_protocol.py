@@ -239,6 +239,9 @@ def test_descriptors(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureF
     limits["now"] = (1024, 1024)
     assert connections.fit_descriptors(2000) == 1024 - connections.RESERVED - connections.OWN_FILES
     assert "room for 736 connections" in caplog.text
+    for limit, fits in ((256, 160), (512, 352), (64, 1)):
+        limits["now"] = (limit, limit)
+        assert connections.fit_descriptors(2000) == fits
 
 
 async def test_a_pipeline_is_answered_in_order_and_bounded() -> None:

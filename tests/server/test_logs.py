@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
@@ -30,8 +31,8 @@ def written(form: str, message: str, *args: object, **more: object) -> str:
     level = logging.getLogger().level
     try:
         logs.set_up("info", form)
-        logging.getLogger().handlers[0].setStream(stream)  # type: ignore[attr-defined]
-        logging.getLogger("fastserve.access").info(message, *args, **more)  # type: ignore[arg-type]
+        with contextlib.redirect_stderr(stream):
+            logging.getLogger("fastserve.access").info(message, *args, **more)  # type: ignore[arg-type]
     finally:
         logging.getLogger().handlers[:] = before
         logging.getLogger().setLevel(level)

@@ -16,6 +16,7 @@ from fastserve.engine import Engine
 from fastserve.sched.job import Job
 from fastserve.sched.policy import Policy
 from fastserve.server import create_app
+from fastserve.server.config.settings import FastServeConfig
 from tests.server.conftest import Serve, slow_engine
 from tests.server.sse import every_data_line
 from tests.server.test_leaving import Caller
@@ -171,6 +172,8 @@ async def test_metrics_may_be_elsewhere_or_off(serve: Serve) -> None:
         assert (await client.get("/m")).status_code == 200 and (await client.get("/metrics")).status_code == 404
     async with serve(metrics=False) as client:
         assert (await client.get("/metrics")).status_code == 404
+    with Engine.scripted() as engine, pytest.raises(ValueError, match="metrics_endpoint=/ping: another route has"):
+        create_app(engine, FastServeConfig(metrics_endpoint="/ping"))
 
 
 async def test_documentation_works_offline(serve: Serve) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import re
@@ -20,7 +21,7 @@ import httpx
 import pytest
 
 from fastserve.engine import Engine
-from fastserve.server import run
+from fastserve.server import http_server, run
 from fastserve.server.config.settings import FastServeConfig
 from fastserve.server.telemetry import logs
 from tests.server.sse import chunks, every_data_line
@@ -274,6 +275,24 @@ def test_two_that_start_on_one_port_at_once(tmp_path: Path, monkeypatch: pytest.
         config = FastServeConfig(port=other.getsockname()[1], state_dir=tmp_path / "state")
         with pytest.raises(run.StartError, match=r"cannot listen at 127\.0\.0\.1 port"):
             run.FastServeServer(config).run()
+
+
+def test_the_garbage_collector_does_not_walk_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full collection over torch's objects held all threads for 0.2 s, at the first long answer."""
+    frozen = []
+
+    async def serve(_: http_server.HttpServer, sockets: list[socket.socket]) -> None:
+        frozen.append(gc.get_freeze_count())
+
+    gc.unfreeze()
+    monkeypatch.setattr(http_server.HttpServer, "serve", serve)
+    monkeypatch.setattr(run, "make_engine", lambda _: Engine.scripted())
+    monkeypatch.setattr(logs, "set_up", lambda *_: None)
+    try:
+        run.FastServeServer(FastServeConfig(port=0, state_dir=tmp_path / "state")).run()
+    finally:
+        gc.unfreeze()
+    assert frozen[0] > 10_000
 
 
 def test_a_second_server_beside_it(tmp_path: Path) -> None:

@@ -62,6 +62,8 @@ async def test_a_request_says_how_urgent_it_is(serve: Serve, route: str) -> None
         assert await ask(dict.fromkeys(["X-Session-Affinity"], "s")) == ("s", 0, NEVER)
         assert await ask(dict.fromkeys(["X-Session-Affinity"], "s"), program="p") == ("p", 0, NEVER)
         assert await ask(**dict.fromkeys(SAID)) == ("", 0, NEVER), "null is not given"
+        refused = await client.post(route, json=body, headers={"X-Session-Affinity": "s" * 257})
+        assert refused.status_code == 400 and "X-Session-Affinity: it has 257 characters" in refused.text
         for field in ("deadline_s", "ttft_slo_s", "tpot_slo_s"):
             refused = await client.post(route, json=body | {field: -1})
             assert refused.status_code in (400, 422) and field in refused.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -61,8 +62,10 @@ def test_refused_before_anything_heavy_is_imported(tmp_path: Path) -> None:
         for statement in ("pragma locking_mode = exclusive", "create table x (a)", "begin exclusive"):
             other.execute(statement)
         cases: list[tuple[list[str], str]] = [
-            (["--port", str(taken.getsockname()[1])], "cannot listen at 127.0.0.1"),
-            (["--host", "bad..host"], "cannot listen at bad..host"),
+            (["--port", str(taken.getsockname()[1])], "; another --port, or 0 for a free one"),
+            (["--host", "bad..host"], "; another --host: 127.0.0.1 for programs of this machine"),
+            (["--host", "256.1.1.1"], "; another --host: 127.0.0.1 for programs of this machine"),
+            (["--model", ""], "model=: string should have at least 1 character"),
             (["--model", none], f"There is no folder {none}"),
             (["--model", str(empty)], "it has no config.json"),
             (["--model", str(tmp_path / "file")], "is a file"),
@@ -286,3 +289,14 @@ async def test_odd_times_over_http(serve: Serve) -> None:
                     assert refused.status_code in (400, 422), (path, body, refused.text)
                     assert name in refused.text or "JSON" in refused.text, refused.text
         assert (await client.post("/generate", json={"prompt": "a", "deadline_s": 5})).status_code == 200
+
+
+def test_ctrl_c_while_a_command_is_imported_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib, "import_module", interrupted)
+    assert main(["serve"]) == 130
+    assert capsys.readouterr().err == "fastserve: interrupted\n"

@@ -75,3 +75,8 @@ def test_a_long_run_just_above_capacity_is_marked_and_one_just_below_is_not(
     trace = Trace("md1", "", arrival - arrival[0], np.ones(n, np.int64), np.full(n, 10, np.int64))
     (run,) = replay(trace, "fcfs", latency=unit, max_batch=1, load=load, processes=1, progress=False).runs
     assert run.summary["saturated"] is marked
+
+
+def test_a_warmup_that_no_job_comes_after_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([BUNDLED, "--num-requests", "5", "--rate", "1", "--warmup", "600", "--policy", "fcfs"]) == 0
+    assert "fcfs: no job came after the warmup, so that there is nothing to take means of" in capsys.readouterr().out

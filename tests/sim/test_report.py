@@ -44,7 +44,7 @@ def test_the_table_has_a_row_per_label_and_repeats_the_settings() -> None:
     for told in ("trace by-hand", "rate rps 0.5", "load 0.8", "max batch 16", "kv tokens 66,144", "predictor none"):
         assert told in text
     assert "n 6" in text
-    assert "seeds 0" in text
+    assert "seed 0" in text
     assert "mlfq: q1=20 ms" in text
     assert row_of(text, "fcfs ").split()[1] == "2.67"
     assert row_of(text, "mlfq ").split()[1] == "5.33"
@@ -86,8 +86,10 @@ def test_saturated_and_collapsed_runs_are_marked() -> None:
     seeds = [make_run("mlfq", seed, summary=stopped if seed else grown) for seed in range(3)]
     assert "* mlfq: collapsed in 2 of 3 seeds" in table(seeds, SETTINGS)
     text = table([make_run("fcfs", summary=grown), make_run("mlfq", summary=grown)], SETTINGS | {"load": 1.2})
-    assert "* fcfs: saturated" in text
-    assert "* mlfq: saturated" in text
+    assert "* fcfs, mlfq: saturated" in text
+    assert row_of(text, "mlfq").endswith(" *"), "nor is a ratio of theirs worth more than they are"
+    text = table([make_run("fcfs"), make_run("mlfq", summary=stopped)], SETTINGS)
+    assert row_of(text, "mlfq").endswith(" -"), "the means of what was stopped are lower bounds"
     assert "*" not in table([make_run("fcfs")], SETTINGS)
 
 

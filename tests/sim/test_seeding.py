@@ -58,8 +58,8 @@ def test_one_row_of_one_seed_has_nothing_to_say_of_intervals(capsys: pytest.Capt
 @pytest.mark.parametrize(
     ("how", "line"),
     [
-        ([], "put blocks of 22 successive requests of it together (block bootstrap)"),
-        (["--resample", "blocks"], "put blocks of 22"),
+        ([], "draw it anew in blocks of 22 successive requests (block bootstrap)"),
+        (["--resample", "blocks"], "blocks of 22"),
         (["--resample", "pairs"], "re-pair it: the same arrivals, the requests behind them permuted"),
         (["--resample", "windows"], "each seed is another window, 100 successive requests of 1,000"),
     ],
@@ -137,3 +137,10 @@ def test_intervals_of_fcfs_over_srpt_hold_the_long_run_ratio(seeds: int) -> None
     found = [paired_ratio(a.tolist(), b.tolist()) for a, b in pairs]
     held = [low <= truth <= high for _, low, high in found if low is not None and high is not None]
     assert len(held) == 200 and 0.90 <= np.mean(held) <= 0.99
+
+
+def test_a_synthetic_workload_longer_than_the_context_is_counted_by_its_own_requests(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["--synth", "n=40,prompt=fixed:3000,output=fixed:10", "--load", "0.5", "--policy", "fcfs"]) == 0
+    assert "40 of 40 requests are longer than the context" in " ".join(capsys.readouterr().out.split())

@@ -65,7 +65,7 @@ class Queue:
         """A simulated world, ready to run."""
         hardware = Hardware(Meted(self.token_ns, self.decode_ns), Memory(), Link())
         times = MachineTimes(hardware, self.slots, self.longest or max(self.prompt))
-        options: dict[str, object] = {"batching": "mixed", "token_budget": 1 << 40} | self.options
+        options: dict[str, object] = {"batching": "mixed", "token_budget": 10**12} | self.options
         scheduler = scheduler_of(policy, times, max_batch=self.slots, **options)  # type: ignore[arg-type]
         carrier = link.Link(hardware.link, 0)
         inbox = Inbox(self.jobs())

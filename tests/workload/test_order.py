@@ -149,3 +149,44 @@ def test_sums_of_columns(tmp_path: Path) -> None:
         read_trace(path, columns="prompt=cached+fresh")
     with pytest.raises(TraceError, match="there is no column 'stale'"):
         read_trace(path, columns="prompt=cached+stale")
+
+
+@pytest.mark.parametrize("lenient", [False, True])
+@pytest.mark.parametrize(
+    ("rows", "second"), [(1000, range(0, 1000, 30)), (1000, range(3)), (5000, range(100, 4900, 700))]
+)
+def test_a_short_second_source_is_sorted_wherever_it_stands(
+    tmp_path: Path, rows: int, second: range, lenient: bool
+) -> None:
+    first = [float(i) for i in range(rows)]
+    for times in ([*first, *(i + 0.5 for i in second)], [*first[:700], *(i + 0.5 for i in second), *first[700:]]):
+        trace = read(tmp_path, times, lenient=lenient)
+        assert trace.arrival.tolist() == [int(time * NS) for time in sorted(times)]
+        assert trace.dropped == {}
+        assert "as in a file merged of several" in note(trace)
+
+
+def test_a_last_row_whose_clock_is_behind_is_blamed_with_others(tmp_path: Path) -> None:
+    times = [float(i) for i in range(100)]
+    times[40], times[41], times[-2], times[-1] = 9999.0, 9998.0, 7.0, 5.0
+    with pytest.raises(TraceError, match=r":42: the request arrives after the one below it, by 9,957 s"):
+        read(tmp_path, times)
+    trace = read(tmp_path, times, lenient=True)
+    assert trace.dropped == {"unsorted": 4} and len(trace) == 96
+
+
+def test_two_neighbours_that_changed_places_are_no_wrong_clock_in_a_short_file_either(tmp_path: Path) -> None:
+    times = [float(i) for i in range(20)]
+    times[5], times[6] = times[6], times[5]
+    trace = read(tmp_path, times)
+    assert len(trace) == 20 and "1 of 20 rows stood out of order, as rows that were written late" in note(trace)
+
+
+@pytest.mark.parametrize("row", [0, -1])
+def test_a_first_or_last_row_far_from_all_others_is_told_and_a_lenient_read_drops_it(tmp_path: Path, row: int) -> None:
+    times = [1e6 + i for i in range(20)]
+    times[row] = 0.0 if row == 0 else 9e6
+    assert "if its clock is wrong, --lenient drops it" in note(read(tmp_path, times))
+    trace = read(tmp_path, times, lenient=True)
+    assert len(trace) == 19 and trace.dropped == {"unsorted": 1}
+    assert int(trace.arrival[-1]) == 18 * NS

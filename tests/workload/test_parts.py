@@ -249,3 +249,45 @@ def test_a_column_of_columnar_files(tmp_path: Path) -> None:
 def test_the_window_of_a_whole_trace_copies_nothing(tmp_path: Path) -> None:
     trace = read_trace(burst(tmp_path, list(range(100))))
     assert trace.window() is trace
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize("kind", ["int64", "float64", "timestamp", "dictionary"])
+def test_a_columnar_file_whose_rest_is_out_of_order_is_read_whole(tmp_path: Path, kind: str, ordered: bool) -> None:
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    times = np.arange(200_000)
+    times = times if ordered else np.roll(times, 100_000)
+    column = {
+        "int64": pa.array(times),
+        "float64": pa.array(times.astype(float)),
+        "timestamp": pa.array(times, pa.timestamp("s")),
+        "dictionary": pa.array(times.astype(str)).dictionary_encode(),
+    }[kind]
+    parquet.write_table(pa.table({"arrival": column, "in": times % 900 + 1, "out": times % 9 + 1}), tmp_path / "file")
+    trace = read_trace(tmp_path / "file", num_requests=3)
+    assert trace.reading is not None
+    told = " ".join(trace.reading.notes)
+    if kind == "dictionary":
+        assert "what follows was not looked at" in told
+    else:
+        assert trace.prompt.tolist() == [1, 2, 3]
+        assert ("what follows is in order, and was not read" if ordered else "sorted by arrival: 100,000") in told
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize("kind", ["gzip", "utf-16", "gzip of lines"])
+def test_a_packed_file_whose_rest_is_out_of_order_is_read_whole(tmp_path: Path, kind: str, ordered: bool) -> None:
+    times = list(range(100_000))
+    times = times if ordered else times[50_000:] + times[:50_000]
+    if kind == "gzip of lines":
+        text = "".join(f'{{"arrival_s": {t}, "in": {t % 900 + 1}, "out": 3}}\n' for t in times)
+    else:
+        text = "arrival_s,in,out\n" + "".join(f"{t},{t % 900 + 1},3\n" for t in times)
+    path = tmp_path / "file"
+    path.write_bytes(text.encode("utf-16") if kind == "utf-16" else gzip.compress(text.encode(), 1))
+    trace = read_trace(path, num_requests=3)
+    assert trace.prompt.tolist() == [1, 2, 3]
+    assert trace.reading is not None
+    told = " ".join(trace.reading.notes)
+    assert ("is in order at the places that were looked at" if ordered else "sorted by arrival: 50,000") in told

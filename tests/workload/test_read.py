@@ -315,3 +315,29 @@ def test_window_then_first_rows_then_rate(tmp_path: Path) -> None:
     trace = read(tmp_path, text, start_s=10, duration_s=50, num_requests=11, rate=10.0)
     assert trace.prompt.tolist() == list(range(11, 22))
     assert trace.span == NS
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", "the file holds no usable request"),
+        ("{}", "the file holds no usable request"),
+        ("[1, 2]", ":1: this is not a JSON object with one request; a trace has one JSON object a request"),
+        ('{"arrival_s": 0, "prompt_tokens"\n', ":1: this line is not JSON"),
+    ],
+)
+def test_a_file_without_a_column_says_what_is_wrong_with_it(tmp_path: Path, text: str, message: str) -> None:
+    assert message in fault(tmp_path, text)
+
+
+@pytest.mark.parametrize("word", ["nan", "NaN", "None", "null", "N/A", "<NA>"])
+def test_words_for_nothing_are_empty_cells_of_optional_columns(tmp_path: Path, word: str) -> None:
+    path = tmp_path / "file"
+    path.write_text(
+        "arrival_s,in,out,priority,max_tokens,guess,slo_e2e_ms\n"
+        + "".join(f"{i},5,1,{word if i % 2 else 3},{word},{word},{word if i % 2 else 9}\n" for i in range(10))
+    )
+    trace = read_trace(path)
+    assert trace.priority is not None and trace.priority.tolist() == [3, 0] * 5
+    assert trace.e2e_slo is not None and trace.e2e_slo.tolist() == [9_000_000, 0] * 5
+    assert trace.reading is not None and not trace.reading.ignored and not trace.reading.notes

@@ -103,3 +103,8 @@ def test_errors_say_what_would_be_right(options: dict[str, object], message: str
     with pytest.raises(TraceError) as caught:
         synthesise(**{"n": 5, "rate": 1.0, **options})  # type: ignore[arg-type]
     assert message in str(caught.value)
+
+
+def test_more_requests_than_fit_in_memory_are_refused_before_they_are_drawn() -> None:
+    with pytest.raises(TraceError, match="cannot synthesise 99,999,999,999 requests; ask for at most 50,000,000"):
+        synthesise(n=99_999_999_999, rate=1.0)

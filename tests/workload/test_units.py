@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from fastserve.cli import trace_arguments
 from fastserve.workload import Trace, TraceError, read_trace
+from fastserve.workload.reader import parse
 
 NS = 10**9
 
@@ -182,3 +184,58 @@ def _semicolons(folder: Path, times: list[str]) -> Trace:
     path = folder / "semicolons"
     path.write_text("t;in;out\n" + "".join(f"{time};1;1\n" for time in times))
     return read_trace(path)
+
+
+@pytest.mark.parametrize("row", [0, 7, 19])
+def test_one_wrong_time_does_not_hide_the_unit_of_the_others(tmp_path: Path, row: int) -> None:
+    times = steps(1_752_000_000_000, 2000)
+    times[row] = "0"
+    trace = read(tmp_path, "timestamp,in,out", times, lenient=True)
+    assert len(trace) == 19 and trace.dropped == {"unsorted": 1}
+    found, _, epoch = why(trace)
+    assert found == "ms" and "Unix time, the first at 2025-07-08 18:40:0" in epoch
+
+
+def test_a_comma_before_the_fraction_of_a_second(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text(
+        '{"timestamp": "2023-11-16 18:15:46,500", "in": 5, "out": 1}\n'
+        '{"timestamp": "2023-11-16T18:15:48,250Z", "in": 5, "out": 1}\n'
+    )
+    assert read_trace(path).span == 1_750_000_000
+
+
+@pytest.mark.parametrize("name", ["arrival", "arrival_ms"])
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+@pytest.mark.parametrize("kind", ["duration", "time"])
+def test_durations_and_times_of_day_of_a_columnar_file_have_their_own_unit(
+    tmp_path: Path, name: str, unit: str, kind: str
+) -> None:
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    scale = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[unit]
+    of_day = pa.time32(unit) if unit in ("s", "ms") else pa.time64(unit)
+    arrival = pa.array([2 * i * scale for i in range(20)], pa.duration(unit) if kind == "duration" else of_day)
+    parquet.write_table(pa.table({name: arrival, "in": [5] * 20, "out": [1] * 20}), tmp_path / "file")
+    trace = read_trace(tmp_path / "file")
+    assert trace.arrival.tolist() == [2 * i * NS for i in range(20)]
+    assert why(trace)[2] == "counted from the first request"
+
+
+def test_an_absurd_rate_is_refused_where_no_longer_unit_is_read_either(tmp_path: Path) -> None:
+    days = [f"{45_000 + i / 86_400:.9f}" for i in range(20)]
+    with pytest.raises(TraceError, match=r"more than any machine serves, and no longer unit is read: .*--time-unit s"):
+        read(tmp_path, "TIMESTAMP,in,out", days)
+    assert len(read(tmp_path, "TIMESTAMP,in,out", days, time_unit="s")) == 20
+    assert len(read(tmp_path, "arrival_s,in,out", days)) == 20  # its name says so
+
+
+def test_a_formats_own_unit_is_not_believed_where_it_makes_next_to_no_requests(tmp_path: Path) -> None:
+    header, tokens = "timestamp,prompt,prompt_len,output_len", "hello,100,20"
+    with pytest.raises(TraceError, match=r"read as ms .*one request in 500 s.* --time-unit us \(or --time-unit ms"):
+        read(tmp_path, header, steps(0, 500_000), tokens)
+    assert read(tmp_path, header, steps(0, 500_000), tokens, time_unit="us").span == 19 * NS // 2
+
+
+def test_the_flag_has_the_units_of_the_reader() -> None:
+    assert tuple(parse.UNITS) == trace_arguments.UNITS

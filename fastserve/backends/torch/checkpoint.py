@@ -20,6 +20,7 @@ from transformers.utils import logging as their_logging
 
 from fastserve.backends.torch.end_tokens import end_tokens
 from fastserve.backends.torch.folder import (
+    WITHOUT,
     ModelNotFoundError,
     check_tokenizer,
     check_weights,
@@ -129,8 +130,7 @@ def read_weights(name: str, source: str, config: Any, dtype: torch.dtype, place:
         if ran_out(error):
             raise MemoryError(f"the weights do not fit into memory as {dtype}: {one_line(error)}") from error
         raise ModelNotFoundError(
-            f"The weights of {name} ({file}) cannot be read: {one_line(error).rstrip('.')}. load_format=dummy does "
-            "without them."
+            f"The weights of {name} ({file}) cannot be read: {one_line(error).rstrip('.')}. {WITHOUT}"
         ) from error
 
 

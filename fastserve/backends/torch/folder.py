@@ -30,6 +30,9 @@ QUANTISED = (".qweight", ".qzeros", ".weight_packed", ".weight_scale", ".weight_
 VALUES = frozenset({"F64", "F32", "F16", "BF16"})
 """Types of values of which weights may be made."""
 
+WITHOUT = "load_format=dummy does without them."
+"""What can be done where weights cannot be read."""
+
 MOST_HEADER = 100_000_000
 """Bytes that safetensors allows for the header of a file."""
 
@@ -83,8 +86,7 @@ def check_weights(folder: Path, name: str) -> str:
     if found is None:
         held = sorted(each.name for each in folder.iterdir())
         raise ModelNotFoundError(
-            f"The weights of {name} cannot be read: there is no {SAFETENSORS}{_instead(folder, held)}. "
-            "load_format=dummy does without them."
+            f"The weights of {name} cannot be read: there is no {SAFETENSORS}{_instead(folder, held)}. {WITHOUT}"
         )
     if found.suffix == ".json":
         for shard, tensors in _shards(found, name).items():
@@ -195,9 +197,7 @@ def _instead(folder: Path, held: list[str]) -> str:
     below = [*folder.glob(f"*/{CONFIG}"), *folder.glob(f"snapshots/*/{CONFIG}")]
     if below:
         return f". There is one below it: {max(below, key=lambda each: each.stat().st_mtime).parent}"
-    other = [
-        each for each in held if each.endswith((".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx"))
-    ]
+    other = [each for each in held if each.endswith(OTHER)]
     if other:
         more = f" and {len(other) - 1} more" if len(other) > 1 else ""
         return f", only {other[0]}{more}, which transformers does not look for"

@@ -21,6 +21,10 @@ from fastserve.hardware import DecodePiece, Hardware, LinearLatency, Link, Memor
 from fastserve.hardware.least_squares import fit
 
 SECONDS = 1.0
+EACH_S, TRIES = 0.08, 5
+"""A step is tried again while it has taken less than so long in all, so often at most, and its least time counts:
+beside another program one try may take ten times as long, and a policy's quanta would be of that length.
+"""
 LENGTHS = (16, 64, 256, 128, 512, 1024)  # of prefills, in the order in which they are tried
 CONTEXTS = (32, 512)  # of each decoding sequence
 
@@ -81,12 +85,14 @@ class _Bench:
 
     @torch.inference_mode()
     def _run(self, step: InputBatch) -> float:
-        began = perf_counter_ns()
-        logits = self.model.forward(step, self.cache)
-        logits.argmax(-1).tolist()  # waits for the device
-        took = perf_counter_ns() - began
-        self.spent += took / 1e9
-        return took / 1e6
+        took: list[float] = []
+        while len(took) < TRIES and sum(took) < EACH_S:
+            began = perf_counter_ns()
+            logits = self.model.forward(step, self.cache)
+            logits.argmax(-1).tolist()  # waits for the device
+            took.append((perf_counter_ns() - began) / 1e9)
+        self.spent += sum(took)
+        return min(took) * 1e3
 
 
 def _prefill_fit(points: Sequence[tuple[int, float]]) -> PrefillFit:

@@ -1,5 +1,6 @@
-"""check_policy: does a policy keep the contract? Read: scripts (what is played), instrument (what is watched), purity
-(clocks and shared randomness), errors (how a breach is told), check (the questions, in order).
+"""check_policy: does a policy keep the contract? Read: scripts (what is played), instrument (what is watched),
+alarm_book (which alarms rang), purity (clocks and shared randomness), errors (how a breach is told), check (the
+questions, in order).
 """
 
 from fastserve.sched.conformance.check import check_policy

@@ -14,7 +14,7 @@ TICKS_UNTIL: Final = 8
 """A rescaled script lets the longest alarm of an absolute length ring after so many of its ticks."""
 LONGEST: Final = NEVER >> 12
 """ns: an alarm for longer (some three days) is beyond any script."""
-LONGER: Final = (4, 16)
+LONGER: Final = (4, 16, 64)
 """By how much outputs are made longer for alarms that a longer tick does not reach."""
 
 
@@ -68,13 +68,16 @@ class AlarmsHeard:
             self.asked[kind].setdefault(tick, set()).update(amount for amount in book.asked[kind] if amount < NEVER)
             self.rung[kind] |= book.rung[kind]
 
-    def scales(self) -> Iterator[tuple[int, int]]:
-        """(tick in ns, or 0 for the usual one; how many times as long outputs are), while an alarm has never rung."""
+    def scales(self, longest: int) -> Iterator[tuple[int, int]]:
+        """(tick in ns, or 0 for the usual one; how many times as long outputs are), while an alarm that some script
+        can reach has never rung. longest: tokens of a usual script's longest output.
+        """
         times = [amount for kind in ("served", "waited") for amount in self.missing(kind) if amount <= LONGEST]
         if times:
             yield max(1, max(times) // TICKS_UNTIL), 1
         for longer in LONGER:
-            if any(map(self.missing, KINDS)):
+            tokens = any(amount <= longer * longest for amount in self.missing("tokens"))
+            if tokens or any(amount <= LONGEST for kind in ("served", "waited") for amount in self.missing(kind)):
                 yield 0, longer
 
     def missing(self, kind: str) -> set[int]:

@@ -15,7 +15,7 @@ from fastserve.sched.conformance.alarm_book import AlarmsHeard
 from fastserve.sched.conformance.errors import ConformanceError, explained
 from fastserve.sched.conformance.instrument import Watched, watch
 from fastserve.sched.conformance.purity import Purity
-from fastserve.sched.conformance.scripts import SHAPES, TICKS, Event, Run, Script, StuckError, write
+from fastserve.sched.conformance.scripts import LONGEST_OUTPUT, SHAPES, TICKS, Event, Run, Script, StuckError, write
 from fastserve.sched.errors import PolicyError
 from fastserve.sched.job import Job
 from fastserve.sched.plan import Plan
@@ -64,7 +64,7 @@ def check_policy(make: Callable[[], Policy], *, seeds: Iterable[int] = (0, 1), q
     scripts = [write(shape, seed) for seed in seeds for shape in SHAPES]
     _play(make, scripts, report, heard)
     if type(make()).alarm is not Policy.alarm:
-        for tick, longer in heard.scales():
+        for tick, longer in heard.scales(LONGEST_OUTPUT):
             _play(make, [write(shape, seeds[0], tick, longer) for shape in SHAPES], report, heard)
         report.warnings += heard.warnings(report.policy)
     return report

@@ -22,7 +22,7 @@ from fastserve.server.api.errors import WRONG_CONTENT_TYPE, ApiError, InvalidBod
 from fastserve.server.api.fields import few_unknown
 from fastserve.server.api.openai_schema import MAX_CHOICES, DetokenizeRequest, TokenizeRequest
 from fastserve.server.api.unknown_fields import explained
-from fastserve.server.body_scan import MAX_LITERAL, BodyLimits, Excess, Scan
+from fastserve.server.body_scan import MAX_DIGITS, MAX_LITERAL, BodyLimits, Excess, Scan
 from fastserve.server.forwarded import route_path
 from fastserve.server.origin import is_json
 from fastserve.server.service import Service
@@ -44,6 +44,7 @@ MOST_NUMBERS = 1 << 20
 
 TOO_LARGE = "the body is larger than the limit of {:,} bytes"
 STARTS_NOTHING = (TokenizeRequest, DetokenizeRequest)
+"""Bodies that are read while the server takes no requests, whatever a client has used up."""
 
 
 class BodyRoute(APIRoute):
@@ -82,10 +83,10 @@ class _Parsed(Request):
 async def read(request: Request, model: type[Model]) -> Model | None:
     """The validated body; None for an empty one. Raises ApiError, RequestValidationError or ClientDisconnect."""
     service = service_of(request)
-    asked_for = None if issubclass(model, STARTS_NOTHING) else service.check_open
+    ask = None if issubclass(model, STARTS_NOTHING) else service.check_open
     known = request.scope["state"].get("client")
-    if asked_for:
-        asked_for(known)
+    if ask:
+        ask(known)
     size = 0
     body = bytearray()
     pool = service.input_pool
@@ -102,8 +103,8 @@ async def read(request: Request, model: type[Model]) -> Model | None:
         found = parse() if size <= SHORT else await pool.run(parse)
     finally:
         pool.let_go(size)
-    if asked_for and known is None:
-        asked_for(client_of(request, getattr(found, "user", None)))
+    if ask and known is None:
+        ask(client_of(request, getattr(found, "user", None)))
     return found
 
 
@@ -160,6 +161,8 @@ def _refusal(service: Service, excess: Excess, limits: BodyLimits) -> ApiError:
             return service.tokenization.uncounted(f"texts of more than {limits.text:,} characters")
         case "depth":
             what = not_json(RecursionError())
+        case "digits":
+            what = f"the body holds a number of more than {MAX_DIGITS:,} digits; send fewer digits"
         case _:
             what = not_json(f"a number or a word of more than {MAX_LITERAL:,} bytes")
     return ApiError(400, what)
@@ -172,8 +175,9 @@ def parsed(body: bytearray, model: type[Model]) -> Model:
         body.clear()
         fields = loads(text.removeprefix("\ufeff"))
     except JSONDecodeError as error:
+        said = error.msg.removesuffix(" at")
         raise _invalid(
-            {"loc": (error.pos,), "msg": "JSON decode error", "type": "json_invalid", "ctx": {"error": error.msg}}
+            {"loc": (error.pos,), "msg": "JSON decode error", "type": "json_invalid", "ctx": {"error": said}}
         ) from None
     except (ValueError, RecursionError) as error:
         raise ApiError(400, not_json(error)) from None

@@ -29,7 +29,7 @@ USUAL = frozenset(("system", "developer", "user", "assistant", "tool"))
 RESERVED = frozenset(
     ("conversation", "messages", "tools", "documents", "chat_template", "add_generation_prompt",
      "continue_final_message", "tokenize", "padding", "truncation", "max_length", "return_tensors", "return_dict",
-     "return_assistant_tokens_mask", "tokenizer_kwargs", "sanitize_control_tokens")
+     "return_assistant_tokens_mask", "tokenizer_kwargs", "sanitize_control_tokens", "self")
 )  # fmt: skip
 """Names that chat_template_kwargs may not have: fields of the request, or transformers' own."""
 

@@ -8,7 +8,7 @@ from fastapi import Request
 
 from fastserve.engine import Output
 from fastserve.server.api.errors import ApiError
-from fastserve.server.api.fields import Scheduled
+from fastserve.server.api.fields import MAX_NAME, Scheduled
 from fastserve.server.api.streaming import on_disconnect
 from fastserve.server.jobs.jobs import Group, Scheduling
 from fastserve.server.service import DRAINED, Service
@@ -29,8 +29,14 @@ def client_of(request: Request, user: str | None) -> str:
 
 
 def scheduling_of(request: Request, body: Scheduled) -> Scheduling:
-    """The scheduling fields of the body; the program (session) id also by the header of load generators."""
-    return body.scheduling(request.headers.get("x-session-affinity", ""))
+    """The scheduling fields of the body; the program (session) id also by the header of load generators.
+
+    Raises ApiError 400 for a header that is longer than a program may be.
+    """
+    session = request.headers.get("x-session-affinity", "")
+    if len(session) > MAX_NAME:
+        raise ApiError(400, f"X-Session-Affinity: it has {len(session)} characters; send at most {MAX_NAME}")
+    return body.scheduling(session)
 
 
 async def finished(request: Request, group: Group) -> list[Output]:

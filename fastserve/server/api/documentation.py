@@ -154,7 +154,7 @@ FIELDS = {
     "requests_per_second": "requests that ended, over seconds",
     "preemption_count": "how often other jobs took its place in the batch",
     "preemptions": "how often jobs lost their place in the batch to others",
-    "finish_reason": "stop, length, cancelled, timeout or error",
+    "finish_reason": "stop, length, truncated, cancelled, timeout or error; of OpenAI's routes stop or length",
     "metadata": "what the client sent along, unchanged",
     "state": "queued, running, preempted, finished, cancelled or failed",
     "kind": "generate, chat, completion, chat completion or job",

@@ -81,7 +81,12 @@ class Json(Response):
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
-        return json.dumps(content, separators=(",", ":"), allow_nan=False).encode("ascii") + b"\n"
+        return encoded(content) + b"\n"
+
+
+def encoded(content: Any) -> bytes:
+    """Compact JSON in ASCII."""
+    return json.dumps(content, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
 def clipped(text: str) -> str:

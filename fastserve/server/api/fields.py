@@ -20,8 +20,8 @@ from pydantic import (
 )
 from pydantic import ValidatorFunctionWrapHandler as Handler
 
-from fastserve.sched.checks import LONGEST_S, SHORTEST_S
 from fastserve.server.api.errors import MAX_FAULTS
+from fastserve.server.config.ranges import Seconds
 from fastserve.server.jobs.jobs import Scheduling
 
 Token = Annotated[int, Field(ge=0, lt=1 << 31)]
@@ -29,6 +29,9 @@ MAX_DEPTH = 64
 """Nesting of metadata: JSON encoders have recursion limits."""
 MAX_BYTES = 16 << 10
 """Size of metadata as JSON: it is stored as long as its job."""
+
+MAX_NAME = 256
+"""Characters of a client's, user's or program's name."""
 
 
 MUST_BE = "it must be"
@@ -107,13 +110,6 @@ def _json(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-def not_tiny(value: float) -> float:
-    """Seconds that are more than 0 and less than the shortest time there is would count as 0."""
-    if 0 < value < SHORTEST_S:
-        raise ValueError(f"it must be 0 or at least a nanosecond ({SHORTEST_S:g})")
-    return value
-
-
 class FirstFault(FailFast):
     """Validation of a list stops at the first wrong element."""
 
@@ -121,20 +117,18 @@ class FirstFault(FailFast):
 
 
 Text = Annotated[str, BeforeValidator(_unicode)]
-Name = Annotated[Text, Field(max_length=256)]
+Name = Annotated[Text, Field(max_length=MAX_NAME)]
 ModelName = Annotated[Text, Field(max_length=1024)]
 Word = Annotated[str, Field(min_length=1), BeforeValidator(_unicode)]
 Prompt = Annotated[
     Word | Annotated[list[int], FirstFault(), Field(min_length=1)],
     expecting("text of at least one character, or a list of at least one token id"),
 ]
-Tokens = Annotated[int, Field(ge=1, lt=1 << 31)]
 Stop = Annotated[
     Word | Annotated[list[Word], FirstFault(), Field(max_length=64)],
     expecting("text of at least one character, or a list of at most 64 of them"),
 ]
 Metadata = Annotated[dict[str, Any], AfterValidator(_json)]
-Seconds = Annotated[float, Field(ge=0, le=LONGEST_S, allow_inf_nan=False), AfterValidator(not_tiny)]
 
 
 class Scheduled(BaseModel):

@@ -17,9 +17,9 @@ from fastserve.server.api.fields import (
     Scheduled,
     Stop,
     Text,
-    Tokens,
     few_unknown,
 )
+from fastserve.server.config.ranges import Tokens
 from fastserve.server.config.settings import FastServeConfig
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -10,6 +11,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
+from fastserve.engine import Output
 from fastserve.server.api.body import BodyRoute
 from fastserve.server.api.dependencies import client_of, finished, scheduling_of, service_of
 from fastserve.server.api.errors import ApiError, Json, error_responses
@@ -31,6 +33,12 @@ from fastserve.server.service import Service
 
 COMPLETION_TOKENS = 16
 """OpenAI's default max_tokens of completions; of chat it is the rest of the context."""
+
+AT_ONCE = 16
+"""Choices that are submitted without a pause."""
+
+SHORT_LOGPROBS = 256
+"""Tokens whose log probabilities are written on the event loop."""
 
 router = APIRouter(route_class=BodyRoute, tags=["OpenAI"])
 REFUSALS = error_responses(400, 401, 404, 409, 413, 415, 429, 500, 503, 504, openai=True)
@@ -97,7 +105,7 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
     if body.stream:
         return stream_response(group, form)
     outputs = await finished(request, group)
-    return Json(form.response(outputs))
+    return await _answer(service, form, outputs)
 
 
 @router.post("/chat/completions", response_model=None, include_in_schema=False)
@@ -115,7 +123,17 @@ async def chat_completions(request: Request, body: ChatCompletionRequest) -> Res
     if body.stream:
         return stream_response(group, form)
     outputs = await finished(request, group)
-    return Json(form.response(outputs))
+    return await _answer(service, form, outputs)
+
+
+async def _answer(service: Service, form: CompletionFormat, outputs: list[Output]) -> Response:
+    entries = sum([len(output.token_ids) for output in outputs if output.logprobs is not None])
+    content = (
+        form.response(outputs)
+        if entries <= SHORT_LOGPROBS
+        else await service.input_pool.run(partial(form.response, outputs))
+    )
+    return Response(content, media_type=Json.media_type)
 
 
 async def _start(
@@ -134,21 +152,21 @@ async def _start(
     try:
         for prompt in prompts:
             tokens = service.output_limit(len(prompt), body.max_tokens, default_tokens)
+            make = partial(body.params, tokens, logprobs)
+            params = await service.tokenization.prepared(prompt, make, short=not body.constrains)
             for _ in range(body.choices):
-                if group.jobs and len(prompt) > SHORT_LIST:  # each is checked again, and others have their turn
+                if len(group.jobs) % AT_ONCE == AT_ONCE - 1 or len(prompt) > SHORT_LIST:  # others have their turn
                     await asyncio.sleep(0)
                 service.start(
                     prompt,
-                    body.params(tokens, len(group.jobs), logprobs),
+                    params.seeded(None if body.seed is None else body.seed + len(group.jobs)),
                     group,
                     client=client,
                     kind=kind,
                     scheduling=scheduling_of(request, body),
                     streams=bool(body.stream),
+                    prepared=True,
                 )
-    except ValueError as error:
-        group.cancel()
-        raise ApiError(400, str(error)) from error
     except BaseException as error:  # ApiError, or the server ends
         group.cancel()
         if isinstance(error, ApiError) and error.param == "choices":

@@ -11,10 +11,13 @@ from fastserve.engine import Output
 from fastserve.engine.request import Piece
 from fastserve.engine.token_text import Offsets
 from fastserve.server.api.dependencies import STATUS, failure_message
-from fastserve.server.api.errors import openai_body
+from fastserve.server.api.errors import encoded, openai_body
 from fastserve.server.api.openai_schema import Generation
 from fastserve.server.jobs.jobs import Group
 from fastserve.server.service import Service
+
+AT_ONCE = 64
+"""Tokens whose log probabilities are written in one go."""
 
 DONE = b"data: [DONE]\n\n"
 
@@ -141,25 +144,21 @@ class CompletionFormat:
 
     # -- one response ----------------------------------------------------------------------------------------------
 
-    def response(self, outputs: Sequence[Output]) -> dict[str, Any]:
+    def response(self, outputs: Sequence[Output]) -> bytes:
+        """JSON. In parts: json.dumps lets no other thread run, and log probabilities may be megabytes."""
         reply = self.reply
         reply.tokens = [len(output.token_ids) for output in outputs]
-        return {
-            "id": self.id,
-            "object": self.object,
-            "created": reply.created,
-            "model": reply.model,
-            "choices": [
-                {
-                    "index": choice,
-                    **self.content(output),
-                    "logprobs": self.all_logprobs(choice, output),
-                    "finish_reason": finish_reason(output.finish_reason),
-                }
-                for choice, output in enumerate(outputs)
-            ],
-            "usage": reply.usage(),
-        }
+        head = {"id": self.id, "object": self.object, "created": reply.created, "model": reply.model}
+        choices = [self.choice(choice, output) for choice, output in enumerate(outputs)]
+        tail = encoded({"usage": reply.usage()})
+        return b"".join([encoded(head)[:-1], b',"choices":[', b",".join(choices), b"],", tail[1:], b"\n"])
+
+    def choice(self, choice: int, output: Output) -> bytes:
+        found = self.all_logprobs(choice, output)
+        lists = b"null" if found is None else b"{%s}" % b",".join([_list(name, found[name]) for name in found])
+        head = encoded({"index": choice, **self.content(output)})
+        tail = encoded({"finish_reason": finish_reason(output.finish_reason)})
+        return b"".join([head[:-1], b',"logprobs":', lists, b",", tail[1:]])
 
     def content(self, output: Output) -> dict[str, Any]:
         return {"text": output.text or ""}
@@ -240,6 +239,11 @@ class ChatFormat(CompletionFormat):
 def usage(prompt: int, completion: int) -> dict[str, int]:
     """`usage` in OpenAI's format."""
     return {"prompt_tokens": prompt, "total_tokens": prompt + completion, "completion_tokens": completion}
+
+
+def _list(name: str, values: Sequence[Any]) -> bytes:
+    parts = [encoded(values[start : start + AT_ONCE])[1:-1] for start in range(0, len(values), AT_ONCE)]
+    return encoded(name) + b":[" + b",".join(parts) + b"]"
 
 
 def _finite(logprob: float | None) -> float:

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from fastserve.engine import SamplingParams
+from fastserve.sched.checks import unknown
 from fastserve.server.api.errors import MAX_FAULTS
 from fastserve.server.api.fields import (
     FirstFault,
@@ -17,13 +27,13 @@ from fastserve.server.api.fields import (
     Stop,
     Text,
     Token,
-    Tokens,
     Word,
     expecting,
 )
 from fastserve.server.api.openai_messages import Conversation, Messages
 from fastserve.server.api.openai_refused import LEAVE_OUT, TO_FORM
 from fastserve.server.api.tokenization import Cut
+from fastserve.server.config.ranges import Tokens
 
 MAX_CHOICES = 128
 MAX_WORDS = 256
@@ -31,8 +41,20 @@ MAX_WORDS = 256
 MAX_TOKEN_IDS = 1 << 18
 """Of a list that stands for a part of the vocabulary."""
 
+MAX_WORD_CHARACTERS = 1 << 14
+"""Of all of them together: each is tokenized up to four times."""
+
+
+def _few_characters(words: list[str]) -> list[str]:
+    size = sum(map(len, words))
+    if size > MAX_WORD_CHARACTERS:
+        raise ValueError(f"they have {size:,} characters in all; send at most {MAX_WORD_CHARACTERS:,}")
+    return words
+
+
 TokenIds = Annotated[list[Token], Field(min_length=1, max_length=MAX_TOKEN_IDS), FirstFault()]
-Choice = Annotated[list[Word], Field(min_length=1, max_length=MAX_WORDS), FirstFault()]
+Few = AfterValidator(_few_characters)
+Choice = Annotated[list[Word], Field(min_length=1, max_length=MAX_WORDS), FirstFault(), Few]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 BIASES: TypeAdapter[dict[int, float]] = TypeAdapter(dict[Token, Bias])
 
@@ -53,6 +75,11 @@ class StreamOptions(BaseModel):
     continuous_usage_stats: bool | None = None
 
 
+FORMS = ("json", "regex", "grammar", "json_object", "structural_tag")
+HOW = ("disable_fallback", "disable_any_whitespace", "disable_additional_properties", "whitespace_pattern")
+"""vLLM's fields of structured_outputs, beside choice: other kinds of it, and what matters to those alone."""
+
+
 class StructuredOutputs(BaseModel):
     """What the output has to be: one of these texts. Kinds that this server cannot do are among the extra fields."""
 
@@ -62,9 +89,11 @@ class StructuredOutputs(BaseModel):
 
     @model_validator(mode="after")
     def _choice_only(self) -> StructuredOutputs:
-        for name in ("json", "regex", "grammar", "json_object", "structural_tag"):
-            if (self.model_extra or {}).get(name):
+        for name, value in (self.model_extra or {}).items():
+            if name in FORMS and value:
                 raise ValueError(f"{name}: {TO_FORM}; {LEAVE_OUT}")
+            if name not in (*FORMS, *HOW):  # an unknown constraint must not be dropped
+                raise ValueError(unknown("it has no field", name[:100], ("choice",)))
         return self
 
 
@@ -97,13 +126,15 @@ class Generation(Scheduled):
         Annotated[dict[Token, Bias], Field(max_length=MAX_TOKEN_IDS)] | None, BeforeValidator(_first_wrong)
     ] = None
     allowed_token_ids: TokenIds | None = None
-    bad_words: Annotated[list[Word], Field(max_length=MAX_WORDS), FirstFault()] | None = None
+    bad_words: Annotated[list[Word], Field(max_length=MAX_WORDS), FirstFault(), Few] | None = None
     structured_outputs: StructuredOutputs | None = None
     guided_choice: Choice | None = None
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
     add_special_tokens: bool | None = None
-    truncate_prompt_tokens: Literal[-1] | Tokens | None = None
+    truncate_prompt_tokens: Annotated[Literal[-1] | Tokens, expecting("-1, or a whole number of at least 1")] | None = (
+        None
+    )
     truncation_side: Literal["left", "right"] | None = None
     return_tokens_as_token_ids: bool | None = None
 
@@ -123,8 +154,14 @@ class Generation(Scheduled):
             raise ValueError("guided_choice and structured_outputs with choice are the same; give one of them")
         return self
 
-    def params(self, output_tokens: int | None, choice: int, logprobs: int | None) -> SamplingParams:
-        """Of one choice: its seed is the request's plus its index. Raises ValueError for a value out of range."""
+    @property
+    def constrains(self) -> bool:
+        """Whether it says what the output may be: then it takes some milliseconds to prepare."""
+        lists = (self.allowed_token_ids, self.logit_bias, self.bad_words, self.guided_choice, self.structured_outputs)
+        return any(lists)
+
+    def params(self, output_tokens: int | None, logprobs: int | None) -> SamplingParams:
+        """Of the first choice. Raises ValueError for a value out of range."""
         return SamplingParams(
             max_tokens=output_tokens,
             min_tokens=self.min_tokens or 0,
@@ -135,7 +172,7 @@ class Generation(Scheduled):
             repetition_penalty=self.repetition_penalty,
             presence_penalty=self.presence_penalty or 0.0,
             frequency_penalty=self.frequency_penalty or 0.0,
-            seed=None if self.seed is None else self.seed + choice,
+            seed=self.seed,
             stop=self.stop or (),
             stop_token_ids=self.stop_token_ids or (),
             include_stop=bool(self.include_stop_str_in_output),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any, NamedTuple, TypeVar
 
-from fastserve.engine import Engine
+from fastserve.engine import Engine, SamplingParams
 from fastserve.engine.model_info import too_long
 from fastserve.engine.token_text import TokenText
 from fastserve.server.api.chat_template import ANSWER, ChatTemplate, Messages, Rendering
@@ -100,6 +100,17 @@ class Tokenization:
             return ids if cut is None else cut.of(ids, self.engine.max_model_len)
 
         return await self._run(encode, len(messages) <= SHORT_CHAT and _is_short([messages, how]))
+
+    async def prepared(self, prompt: list[int], make: Callable[[], SamplingParams], *, short: bool) -> SamplingParams:
+        """make(), ready for submit(). short: it has no lists of tokens or words."""
+
+        def prepare() -> SamplingParams:
+            try:
+                return self.engine.prepare(prompt, make())
+            except ValueError as error:
+                raise ApiError(400, str(error), param=getattr(error, "param", None)) from error
+
+        return await self._run(prepare, short)
 
     async def tokens(self, text: str, special: bool) -> list[int]:
         """For /tokenize. special: add the tokenizer's special tokens."""

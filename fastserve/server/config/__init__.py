@@ -1,3 +1,3 @@
-"""FastServeConfig. Read: settings (fields, validation), sources (environment, .env, arguments), yaml_file, aliases
-(other names of a field).
+"""FastServeConfig. Read: settings (fields, validation), ranges, addresses and files (what values may be), sources
+(environment, .env, arguments), named_code (what .env may not say), yaml_file, aliases (other names of a field).
 """

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     BeforeValidator,
     Field,
     SecretStr,
@@ -24,27 +23,16 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from fastserve import backends
 from fastserve.engine.config import POLICY, EngineConfig
 from fastserve.policies.spec import PolicySpec
-from fastserve.sched import checks
-from fastserve.sched.checks import LONGEST_S, MOST, SHORTEST_S
+from fastserve.sched.checks import LONGEST_S, MOST
 from fastserve.server.config import addresses, aliases, sources
 from fastserve.server.config.derived import ENGINE, derived
-
-
-def _a_time(value: float) -> float:
-    checks.seconds("it", value)
-    return value
-
+from fastserve.server.config.ranges import Count, Positive, Seconds, Tokens
 
 Words = Annotated[tuple[str, ...], BeforeValidator(aliases.words)]
 Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(aliases.words)]
 Knobs = Annotated[dict[str, Any], BeforeValidator(aliases.pairs)]
 Share = Annotated[float, Field(gt=0, le=1)]
-Count = Annotated[int, Field(ge=1, le=MOST)]
-Tokens = Annotated[int, Field(ge=1, lt=1 << 31)]
-Seconds = Annotated[float, Field(ge=0, le=LONGEST_S, allow_inf_nan=False), AfterValidator(_a_time)]
 SECRET = ("api_key", "hf_token")
-Positive = Annotated[float, Field(ge=SHORTEST_S, le=LONGEST_S, allow_inf_nan=False)]
-"""Hours, MiB or GiB."""
 
 
 class First(BaseSettings):
@@ -55,7 +43,7 @@ class First(BaseSettings):
     )
 
     # -- model
-    model: str = "embedded"
+    model: Annotated[str, Field(min_length=1)] = "embedded"
     """model: "embedded", a Hugging Face id or a local folder"""
     served_model_name: str | None = None
     """name that clients use (by default as given to --model)"""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -66,9 +67,19 @@ def word(value: object) -> str:
     return '"' + printable(text.replace("\\", "\\\\").replace('"', '\\"')) + '"'
 
 
+class ToStderr(logging.Handler):
+    """Writes to what sys.stderr is at that moment, and so holds on to none that somebody has replaced or closed."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            print(self.format(record), file=sys.stderr, flush=True)
+        except Exception:
+            self.handleError(record)
+
+
 def set_up(level: str, form: str) -> None:
     """Configures the root logger, to standard error. level: debug, info, warning or error. form: text or json."""
-    handler = logging.StreamHandler()
+    handler = ToStderr()
     handler.setFormatter(_Json() if form == "json" else _Text())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for noisy in ("httpx", "httpcore", "uvicorn", "asyncio", "filelock", "urllib3", "huggingface_hub", "transformers"):

@@ -18,9 +18,11 @@ _SYNONYMS: dict[str, str] = {
     "request_time req_time start_time start_time_s start_time_ms start_time_us start_time_ns request_timestamp time "
     "time_s time_ms time_us time_ns datetime ts ts_ms t",
     "prompt": "prompt_tokens num_prefill_tokens input_length context_tokens request_tokens input_tokens prompt_length "
-    "prompt_len input_len num_prompt_tokens num_input_tokens prompt_size input_toks input_token_num isl in",
+    "prompt_len input_len num_prompt_tokens num_input_tokens prompt_size input_toks input_token_num "
+    "number_input_tokens isl in prompt",
     "output": "output_tokens num_decode_tokens output_length generated_tokens response_tokens completion_tokens "
-    "output_len num_output_tokens token_size output_toks output_token_num osl out",
+    "output_len num_output_tokens token_size output_toks output_token_num "
+    "number_output_tokens response_length response_len osl out output",
     "client": "client client_id user user_id tenant tenant_id",
     "program": "program program_id session session_id conversation_id",
     "priority": "priority",

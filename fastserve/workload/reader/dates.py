@@ -16,7 +16,7 @@ FORMS = "2023-11-16 18:15:46.68, 2023-11-16T18:15:46Z, 2023/11/16 18:15:46, 11/1
 _ISO = re.compile(r"(\d{4})[-/](\d\d?)[-/](\d\d?)")
 _OTHER = re.compile(r"(\d\d?)([/.-])(\d\d?)\2(\d{4})")
 _CLOCK = re.compile(
-    r"[ T,]*(\d\d?):(\d\d)(?::(\d\d)(?:\.(\d*))?)?\s*([AaPp]\.?[Mm]\.?)?\s*(?:Z|UTC|GMT|([+-])(\d\d)(?::?(\d\d))?)?"
+    r"[ T,]*(\d\d?):(\d\d)(?::(\d\d)(?:[.,](\d*))?)?\s*([AaPp]\.?[Mm]\.?)?\s*(?:Z|UTC|GMT|([+-])(\d\d)(?::?(\d\d))?)?"
 )
 
 
@@ -32,6 +32,11 @@ def looks_like_time(cell: object) -> bool:
         isinstance(cell, str)
         and re.search(r"\d:\d\d|jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec", cell, re.I) is not None
     )
+
+
+def not_read(cell: object, what: str) -> Fault:
+    """What is wrong with a cell that is a time in none of FORMS."""
+    return Fault("not a number", f"{what}: {cell!r} is not a time that is read; forms that are: {FORMS}")
 
 
 class Dates:
@@ -71,8 +76,7 @@ class Dates:
             except CellError as error:
                 faults[row], ns = error.fault, 0
             except (ValueError, IndexError):
-                message = f"{what}: {cell!r} is not a time that is read; forms that are: {FORMS}"
-                faults[row], ns = Fault("not a number", message), 0
+                faults[row], ns = not_read(cell, what), 0
             values.append(ns)
         return Numbers(np.array(values, np.int64), faults)
 

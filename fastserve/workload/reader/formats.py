@@ -25,7 +25,7 @@ class Format:
     whole: bool = False
     """Whether its arrivals are whole numbers; other ones have fractions, and a file without any is another's."""
     failed: str = ""
-    """How a request that failed is marked: "output" by an output of 0 tokens, "status" by a status other than ok."""
+    """How a request that failed is marked: "output" by an output of 0 tokens, "status" by its status."""
 
 
 FORMATS = (

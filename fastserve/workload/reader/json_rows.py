@@ -23,12 +23,19 @@ _LONGEST = 2**26
 class JsonRows:
     def __init__(self, source: Source, array: bool) -> None:
         self.source = source
+        self.array = array
         self._parts = _array(source) if array else _lines(source)
         self._first = next(self._parts, None)
         self.names = [] if self._first is None else self._first.names
 
-    def first(self) -> Table | None:
-        return self._first
+    def refuse_no_objects(self) -> None:
+        """TraceError where the first part has no object with a column: there is nothing to name columns of."""
+        if self.names:
+            return
+        if self._first is not None and self._first.broken:
+            line, fault = self._first.broken[0]
+            raise TraceError(f"{fault.message}; a trace has one JSON object a request", self.source.where, line)
+        raise TraceError("the file holds no usable request", self.source.where)
 
     def tables(self, wanted: Mapping[str, bool]) -> Iterator[Table]:
         if self._first is not None:

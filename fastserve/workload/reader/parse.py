@@ -22,6 +22,8 @@ LARGEST = 10_000_000
 UNITS = {"s": 9, "ms": 6, "us": 3, "ns": 0}
 """Unit of a time column -> its decimal digits above the nanosecond."""
 
+_NOTHING = frozenset({"nan", "none", "null", "n/a", "na", "<na>"})
+
 LATEST = 2**62
 """ns; 146 years, so that differences of two times fit 64 bits."""
 
@@ -80,7 +82,7 @@ def counts(cells: Cells, what: str, least: int = 1, most: int = LARGEST, absent:
         values = np.full(len(cells), least, np.int64)
         filled = np.ones(len(cells), bool)
         for row, cell in enumerate(cells):
-            if absent is not None and is_empty(cell):
+            if absent is not None and is_absent(cell):
                 values[row] = absent
                 filled[row] = False
                 continue
@@ -114,7 +116,7 @@ def times(cells: Cells, what: str, unit: str, absent: int | None = None) -> Numb
         try:
             if type(cell) is int or isinstance(cell, np.integer):
                 ns = int(cell) * scale
-            elif absent is not None and is_empty(cell):
+            elif absent is not None and is_absent(cell):
                 ns = absent
             else:
                 whole, _, fraction = cell.partition(".") if isinstance(cell, str) else ("", "", "")
@@ -162,6 +164,11 @@ def _all_whole(cells: Cells) -> IntArray | None:
 
 def is_empty(cell: object) -> bool:
     return cell is None or (isinstance(cell, str) and not cell.strip())
+
+
+def is_absent(cell: object) -> bool:
+    """Whether it is empty, or a word by which programs write that nothing is there."""
+    return is_empty(cell) or (isinstance(cell, str) and cell.strip().lower() in _NOTHING)
 
 
 def _decimal(cell: object, what: str) -> Decimal:

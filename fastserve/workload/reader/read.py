@@ -21,7 +21,7 @@ from fastserve.workload.reader.dates import Dates, is_date
 from fastserve.workload.reader.formats import GIVEN, refuse_hourly_counts, refuse_sessions
 from fastserve.workload.reader.json_rows import DECODER, JsonRows
 from fastserve.workload.reader.parse import UNITS, Cells, Fixed, times
-from fastserve.workload.reader.rows import Rows, at_their_sessions_instant
+from fastserve.workload.reader.rows import Rows, rounds_at_once
 from fastserve.workload.reader.servegen import (
     clients_in_archive,
     clients_in_table,
@@ -79,6 +79,8 @@ def read_trace(
                     raise TraceError(
                         "this file has its own lengths; --lengths is only for client rates without any", where
                     )
+                if isinstance(opened, JsonRows):
+                    opened.refuse_no_objects()
                 refuse_hourly_counts(opened.names, where)
                 if not all(f"{field}=" in (columns or "") for field in GIVEN):
                     refuse_sessions(opened.names, where)
@@ -255,11 +257,13 @@ class _File:
             if wrong is not None:
                 raise TraceError(f"arrival: {wrong}", self.path)
             return units.Clock("date", "without a zone taken as UTC"), dates
-        unit = self.columns.units.get("arrival")
-        how = "--columns says so" if "arrival" in self.columns.given and unit is not None else "by its name"
+        told: units.Clock | None = None
         if time_unit is not None:
-            unit, how = time_unit, "--time-unit says so"
-        return units.decide(cells, unit, how, self.columns.format, self.path, self.columns.names["arrival"][0]), None
+            told = units.Clock(time_unit, "--time-unit says so", given=True)
+        elif unit := self.columns.units.get("arrival"):
+            given = "arrival" in self.columns.given
+            told = units.Clock(unit, "--columns says so" if given else "by its name", given=given)
+        return units.decide(cells, told, self.columns.format, self.path, self.columns.names["arrival"][0]), None
 
     def _fill(self, rows: Rows, first: Table, parts: Iterator[Table], stop: _Stop | None) -> list[str]:
         """Reads the parts, all or as many as are needed. Returns a note where some were not."""
@@ -276,32 +280,40 @@ class _File:
 
     def _rest(self, rows: Rows) -> str | None:
         """What to tell of a rest that is not read; None where it has to be, because it is not in order."""
+        unseen = f"read the first {rows.count:,} rows; what follows was not looked at"
         if isinstance(self.opened, Columnar):
-            return f"read the first {rows.count:,} rows; what follows was not looked at"
+            if self.opened.read == self.opened.rows:
+                return ""
+            ordered = self.opened.in_order(self.columns.names["arrival"][0])
+            if ordered is None:
+                return unseen
+            return (
+                f"read the first {rows.count:,} rows; what follows is in order, and was not read" if ordered else None
+            )
         if self.source.ended():
             return ""
-        if not self.source.seekable or self.source.encoding != "utf-8-sig":
-            return f"read the first {rows.count:,} rows; what follows was not looked at"
+        if isinstance(self.opened, JsonRows) and self.opened.array:
+            return unseen
 
         def ns(cell: object) -> int | None:
             found = times([cell], "", rows.unit) if rows.dates is None else rows.dates.ns([cell], "")
             return None if found.faults else int(found.values[0])
 
         delimiter = self.opened.delimiter if isinstance(self.opened, CsvRows) else None
-        if delimiter is None and self.source.head.lstrip()[:1] == b"[":
-            return f"read the first {rows.count:,} rows; what follows was not looked at"
-        column = self.columns.names["arrival"][0]
-        start, last = self.source.offset(), rows.last
-        if not probe.in_order(self.source.path, start, last, self.opened.names, column, delimiter, ns):
-            return None
-        return (
-            f"read the first {rows.count:,} rows; what follows is in order at {probe.PLACES} places that were looked "
-            "at, and was not read"
-        )
+        names, column = self.opened.names, self.columns.names["arrival"][0]
+        if self.source.seekable and self.source.encoding == "utf-8-sig":
+            start, last, places = self.source.offset(), rows.last, f"{probe.PLACES} places"
+            ordered = probe.in_order(self.source.path, start, last, names, column, delimiter, ns)
+        else:
+            places = "the places"
+            with Source(self.source.path) as again:
+                ordered = probe.blocks_in_order(again.blocks(), names, column, delimiter, ns)
+        seen = f"read the first {rows.count:,} rows; what follows is in order at {places} that were looked at, and was"
+        return f"{seen} not read" if ordered else None
 
     def _rounds(self, arrival: IntArray, program: list[str]) -> list[str]:
-        rounds = at_their_sessions_instant(arrival, program)
-        if rounds < 0.1 * min(len(program), 100_000):
+        rounds = rounds_at_once(arrival, program)
+        if not rounds:
             return []
         return [
             f"{rounds:,} requests come at the very instant of an earlier one of their program: these are rounds of "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import compress
 from typing import NamedTuple
 
@@ -13,9 +13,9 @@ import numpy.typing as npt
 from fastserve.workload.errors import TraceError
 from fastserve.workload.reader.block_ids import Blocks, blocks_of, ids_in, literal
 from fastserve.workload.reader.columns import TEXTS, Columns
-from fastserve.workload.reader.dates import Dates, looks_like_time
-from fastserve.workload.reader.order import allowed, examine
-from fastserve.workload.reader.parse import Fault, Numbers, counts, is_empty, times
+from fastserve.workload.reader.dates import Dates, looks_like_time, not_read
+from fastserve.workload.reader.order import alone, examine
+from fastserve.workload.reader.parse import Fault, Numbers, counts, is_absent, is_empty, times
 from fastserve.workload.reader.table import Table
 from fastserve.workload.trace import NS, IntArray
 
@@ -23,9 +23,14 @@ MOST_BAD = 0.05
 """Share of the rows that a lenient read may drop, and of the cells of an optional column that may be unreadable. More
 is no matter of single rows: the file is read wrongly. One row alone may always go."""
 
+LOOKED_AT, HABIT = 100_000, 0.1
+"""Rows that are searched for rounds of sessions at one instant, and the share of them from which they are told."""
+
 REQUIRED = ("arrival", "prompt", "output")
 _OPTIONAL_COUNTS = {"priority": -(2**31), "max_tokens": -1, "guess": 0}
 """Optional integer columns -> the least value allowed; a max_tokens of -1 is no limit."""
+_WELL = frozenset({"ok", "success", "completed"})
+"""A status of a request that did not fail."""
 _TARGETS = ("ttft_slo", "tpot_slo", "e2e_slo")
 
 
@@ -107,23 +112,42 @@ class Rows:
 
         Strict: TraceError at a row whose clock is wrong; lenient: it is dropped. Other rows are sorted.
         """
-        if "arrival" not in self._parts or self.sorted:
+        if "arrival" not in self._parts:
             return None, None
+        if self.sorted:
+            return self._alone()
         arrival = self.joined("arrival", keep=True)
         order = examine(arrival)
-        wrong = order.wrong.tolist()
-        self.wrong = len(wrong)
-        self._drop([(self.line(row), self._clock_fault(arrival, row)) for row in wrong])
+        self._drop_wrong(order.wrong.tolist(), [_clock_fault(apart) for apart in order.apart.tolist()])
         rows = np.delete(np.arange(self.count), order.wrong)
         if not order.moved:
             return rows, None
         rows = rows[np.argsort(arrival[rows], kind="stable")]
         moved = f"{order.moved:,} of {self.count:,} rows stood out of order"
-        few = order.moved <= allowed(self.count)
-        return (
-            rows,
-            f"sorted by arrival: {moved}, as {'rows that were written late' if few else 'in a file merged of several'}",
+        why = "in a file merged of several" if order.merged else "rows that were written late"
+        return rows, f"sorted by arrival: {moved}, as {why}"
+
+    def _alone(self) -> tuple[npt.NDArray[np.intp] | None, str | None]:
+        """The first or last row, in order but far from all others: told, and dropped by a lenient read."""
+        arrival = self.joined("arrival", keep=True) if self.count else np.empty(0, np.int64)
+        row = alone(arrival)
+        if row is None:
+            return None, None
+        gap = int(arrival[1] - arrival[0] if row == 0 else arrival[-1] - arrival[-2]) / NS
+        message = (
+            f"the {'first' if row == 0 else 'last'} request (line {self.line(row):,}) comes {gap:,.4g} s "
+            f"{'before' if row == 0 else 'after'} all others, which come within "
+            f"{int(arrival[-1] - arrival[1] if row == 0 else arrival[-2] - arrival[0]) / NS:,.4g} s"
         )
+        if not self.lenient:
+            return None, f"{message}: if its clock is wrong, --lenient drops it"
+        self._drop_wrong([row], [Fault("unsorted", message)])
+        return np.delete(np.arange(self.count), row), None
+
+    def _drop_wrong(self, rows: list[int], faults: list[Fault]) -> None:
+        """Drops rows that were kept and whose clocks are wrong."""
+        self.wrong = len(rows)
+        self._drop([(self.line(row), fault) for row, fault in zip(rows, faults, strict=True)])
 
     def settle(self) -> None:
         """Checks what is left and what a lenient read has dropped."""
@@ -216,7 +240,7 @@ class Rows:
             failed[list(faults)] = False
             return failed
         if self._marks == "status":
-            failed = np.array([str(cell).strip().lower() != "ok" for cell in table.get("status")], bool)
+            failed = np.array([str(cell).strip().lower() not in _WELL for cell in table.get("status")], bool)
             for row in np.flatnonzero(~failed & (output == 0)).tolist():
                 faults.setdefault(row, Fault("zero", "output tokens: 0, but the least allowed is 1"))
             return failed
@@ -232,7 +256,7 @@ class Rows:
                 if field == "max_tokens":
                     values = np.where(values == -1, 0, values)
                 if field == "guess":  # a predicted length of 0 would read as "no guess"
-                    given = np.array([not is_empty(cell) for cell in cells], bool)
+                    given = np.array([not is_absent(cell) for cell in cells], bool)
                     values = np.where(given, np.maximum(values, 1), 0)
                 self._take(field, Numbers(values, found.faults), table, keep)
         for field in _TARGETS:
@@ -300,15 +324,13 @@ class Rows:
             self.dropped[fault.reason] += 1
             self.reasons.setdefault(fault.reason, (line, fault.message))
 
-    def _clock_fault(self, arrival: IntArray, row: int) -> Fault:
-        here = int(arrival[row])
-        if row and here < arrival[row - 1]:
-            apart, where = int(arrival[row - 1]) - here, "before the one above it"
-        else:
-            apart, where = here - int(arrival[row + 1]), "after the one below it"
-        return Fault(
-            "unsorted", f"the request arrives {where}, by {apart / NS:,.4g} s, where the rows around are in order"
-        )
+
+def _clock_fault(apart: int) -> Fault:
+    """apart: as in Order."""
+    where = "after the one below it" if apart > 0 else "before the one above it"
+    return Fault(
+        "unsorted", f"the request arrives {where}, by {abs(apart) / NS:,.4g} s, where the rows around are in order"
+    )
 
 
 def _first_filled(cells: tuple[object, ...]) -> object:
@@ -331,20 +353,15 @@ def _dated(cell: object, fault: Fault) -> Fault:
     """Says which dates are read where the cell seems to be one."""
     if fault.reason != "not a number" or not looks_like_time(cell):
         return fault
-    from fastserve.workload.reader.dates import FORMS
-
-    return Fault(fault.reason, f"arrival: {cell!r} is not a time that is read; forms that are: {FORMS}")
+    return not_read(cell, "arrival")
 
 
-def at_their_sessions_instant(arrival: IntArray, program: Sequence[str], most: int = 100_000) -> int:
-    """Of the first rows: requests that come at the very instant of an earlier one of their session."""
+def rounds_at_once(arrival: IntArray, program: Sequence[str]) -> int:
+    """Requests that come at the very instant of an earlier one of their program; 0 where they are no habit."""
+    looked_at = min(len(program), LOOKED_AT)
     last: dict[str, int] = {}
     rounds = 0
-    for time, name in _first(arrival, program, most):
+    for time, name in zip(arrival[:looked_at].tolist(), program[:looked_at], strict=True):
         rounds += bool(name) and last.get(name) == time
         last[name] = time
-    return rounds
-
-
-def _first(arrival: IntArray, program: Sequence[str], most: int) -> Iterator[tuple[int, str]]:
-    return zip(arrival[:most].tolist(), program[:most], strict=True)
+    return rounds if rounds >= HABIT * looked_at else 0

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice, pairwise
 
 from fastserve.workload.errors import TraceError
 from fastserve.workload.reader.formats import Format
+from fastserve.workload.reader.order import allowed
 from fastserve.workload.reader.parse import LATEST, UNITS, Cells
 
 FASTEST_TOKENS = 250_000
@@ -24,8 +25,8 @@ FASTEST_REQUESTS = 1_000
 """Requests/s above which it is not believed, however short they are."""
 
 SLOWEST_GAP = 31.6
-"""Mean seconds between two requests above which bare numbers are not believed to be seconds: nearer to one request a
-second they are as milliseconds (the root of 1,000 is the middle)."""
+"""Mean seconds between two requests above which an assumed unit is not believed: nearer to one request a second they
+are as the next shorter one (the root of 1,000 is the middle)."""
 
 FEWEST = 10
 """Requests below which a unit is not judged: a burst, or a few requests far apart, are as likely."""
@@ -44,17 +45,21 @@ class Clock:
     why: str
     assumed: bool = False
     """Whether nothing in the file says so."""
+    given: bool = False
+    """Whether the user says so."""
+    unix: bool = False
+    """Whether the numbers can only be Unix times in this unit."""
     epoch: str = FROM_FIRST
 
 
-def decide(cells: Cells, unit: str | None, how: str, format: Format | None, path: str, column: str) -> Clock:
-    """From the first cells of `column`. unit: as given or named, with `how`; None where nobody said."""
+def decide(cells: Cells, told: Clock | None, format: Format | None, path: str, column: str) -> Clock:
+    """From the first cells of `column`. told: the unit as given or named; None where nobody said."""
     numbers = [number for cell in islice(cells, 10_000) if (number := _number(cell)) is not None]
-    if unit is not None:
-        return Clock(unit, how, epoch=_epoch(numbers, unit))
-    unix = next((one for one in UNITS if numbers and _is_unix(min(numbers), one)), None)
+    if told is not None:
+        return replace(told, epoch=_epoch(numbers, told.unit))
+    unix = next((one for one in UNITS if numbers and _is_unix(_early(numbers), one)), None)
     if unix is not None:
-        return Clock(unix, f"by their size, Unix times in {unix}", epoch=_epoch(numbers, unix))
+        return Clock(unix, f"by their size, Unix times in {unix}", unix=True, epoch=_epoch(numbers, unix))
     fractions = any(number % 1 for number in numbers)
     if format is not None and format.unit is not None:
         if format.unit == "s" or not fractions:
@@ -87,7 +92,7 @@ def check(clock: Clock, requests: int, tokens: int, span: int, path: str, column
     mean = tokens / requests
     here = rates[clock.unit]
     fast = here > FASTEST_REQUESTS or here * mean > FASTEST_TOKENS
-    slow = clock.assumed and clock.unit == "s" and 1 / here > SLOWEST_GAP
+    slow = clock.assumed and 1 / here > SLOWEST_GAP
     if not fast and not slow:
         return
     others = [
@@ -95,14 +100,18 @@ def check(clock: Clock, requests: int, tokens: int, span: int, path: str, column
         for one in (_LONGER if fast else _SHORTER)[clock.unit]
         if rates[one] <= FASTEST_REQUESTS and rates[one] * mean <= FASTEST_TOKENS
     ]
-    if fast and "unix" in clock.why.lower():
-        return
-    if not others or (fast and clock.why.startswith("--")):
+    if (not others and not (fast and clock.assumed)) or (fast and (clock.unix or clock.given)):
         return
     said = (
         f"{_plain(here)} requests/s, {_plain(here * mean)} tokens/s" if fast else f"one request in {_plain(1 / here)} s"
     )
     why = "more than any machine serves" if fast else "which bare numbers seldom mean"
+    if not others:
+        raise TraceError(
+            f"{column} read as {clock.unit} ({clock.why}) makes {said}, {why}, and no longer unit is "
+            f"read: give the column in seconds, or say --time-unit {clock.unit} if that is right",
+            path,
+        )
     best = min(others, key=lambda one: abs(math.log10(rates[one])))  # the nearest to one request a second
     raise TraceError(
         f"{column} read as {clock.unit} ({clock.why}) makes {said}, {why}; as {best} it makes "
@@ -120,8 +129,8 @@ def doubt(clock: Clock, requests: int, span: int) -> str:
 
 
 def first_at(ns: int) -> str:
-    """The epoch of dates. ns: since 1970, of the first request."""
-    return f"the first at {_moment(ns)}"
+    """The epoch of dates. ns: since 1970, of the first request; of a duration or a time of day, less than a day."""
+    return FROM_FIRST if 0 <= ns < 86_400 * 10**9 else f"the first at {_moment(ns)}"
 
 
 def _plain(number: float) -> str:
@@ -143,13 +152,19 @@ def _gap(numbers: Sequence[float]) -> float:
     return sum(gaps) / len(gaps) if gaps else 0.0
 
 
+def _early(numbers: Sequence[float]) -> float:
+    """The earliest, but for the few that may be wrong."""
+    return sorted(numbers)[min(allowed(len(numbers)), (len(numbers) - 1) // 2)]
+
+
 def _is_unix(number: float, unit: str) -> bool:
     return _YEAR_2000 <= number * 10.0 ** (UNITS[unit] - 9) < _YEAR_2100
 
 
 def _epoch(numbers: Sequence[float], unit: str) -> str:
-    if numbers and _is_unix(min(numbers), unit):
-        return f"Unix time, the first at {_moment(int(numbers[0] * 10 ** UNITS[unit]))}"
+    if numbers and _is_unix(_early(numbers), unit):
+        first = next(number for number in numbers if _is_unix(number, unit))
+        return f"Unix time, the first at {_moment(int(first * 10 ** UNITS[unit]))}"
     return FROM_FIRST
 
 

@@ -1,8 +1,8 @@
-"""Values and settings in words, as tables and reports show them."""
+"""Settings, and what a policy does not read of a trace, in words, as tables and reports show them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 SHOWN = 8
@@ -30,3 +30,15 @@ def policy_in_words(settings: Mapping[str, Any]) -> str:
     own = ", ".join(f"{name}={value_in_words(value)}" for name, value in settings.items() if name != "derived")
     found = ", ".join(f"{name} {value_in_words(value)}" for name, value in settings.get("derived", {}).items())
     return "; ".join([own] * bool(own) + [f"on this machine: {found}"] * bool(found))
+
+
+def unread_line(unread: Mapping[str, Sequence[str]]) -> str:
+    """unread_facts() as a line; empty if there is nothing to say."""
+    parts = [f"{fact} by {', '.join(labels)}" for fact, labels in unread.items()]
+    return f"columns of the trace that are not used: {'; '.join(parts)}" if parts else ""
+
+
+def missing_line(missing: Mapping[str, Sequence[str]]) -> str:
+    """The same as a line; empty if there is nothing to say."""
+    parts = [f"{fact}, which {', '.join(labels)} would go by" for fact, labels in missing.items()]
+    return f"not in the trace, or alike for all: {'; '.join(parts)}" if parts else ""
