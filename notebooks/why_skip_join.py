@@ -101,7 +101,8 @@ def by_ratio(figure):
                 marker=style.marker, label=f"over {base}",
             )  # fmt: skip
             axes.fill_between(
-                [split for split, _ in there], [gain.low for _, gain in there], [gain.high for _, gain in there],
+                [split for split, _ in there], [gain.low or gain.mean for _, gain in there],
+                [gain.high or gain.mean for _, gain in there],
                 color=style.colour, alpha=0.15, linewidth=0,
             )  # fmt: skip
         axes.axhline(1, color="#777777", linewidth=0.6)

@@ -16,7 +16,7 @@ import numpy as np
 from fastserve.compare.contender import Contender, lined_up
 from fastserve.formats import stamp
 from fastserve.json_values import plain
-from fastserve.metrics.finish import same_work
+from fastserve.metrics.finish import is_outcome, same_work
 from fastserve.metrics.intervals import paired_ratio
 from fastserve.metrics.summary import Columns, Summary
 from fastserve.policies.spec import PolicySpec, missing_facts, unread_facts
@@ -116,8 +116,13 @@ class Comparison:
         return [math.nan if value is None else float(value) for value in found]
 
     def percentiles(self, label: str, shares: Sequence[float]) -> list[float]:
-        """Percentiles of completion times over all rounds, s, of jobs that have one; NaN if none has."""
-        jct = np.concatenate([run.records["jct_from_arrival"] for run in self.rounds if run.label == label])
+        """Percentiles of completion times over all rounds, s, of the jobs that the means are of; NaN without any."""
+        timed = []
+        for run in self.rounds:
+            finish = run.records["finish"]
+            counts = is_outcome(finish, "completed") | is_outcome(finish, "unfinished")
+            timed += [run.records["jct_from_arrival"][counts]] if run.label == label else []
+        jct = np.concatenate(timed)
         found: list[float] = np.percentile(
             known if len(known := jct[np.isfinite(jct)]) else [math.nan], shares
         ).tolist()
