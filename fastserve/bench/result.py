@@ -19,7 +19,7 @@ Loop = Literal["open", "closed", "capped"]
 LATE_NS = 10_000_000
 """p99 dispatch lag above which a run is reported as late."""
 
-UNKNOWN = ("recomputed_tokens", "swapped_out_bytes", "swapped_in_bytes")
+UNKNOWN = ("recomputed_tokens", "cached_tokens", "swapped_out_bytes", "swapped_in_bytes")
 """Integer columns unknown to a client: always 0."""
 
 MORE_COLUMNS: dict[str, str] = {
@@ -116,7 +116,9 @@ class Result:
         """metrics.summarise() over the records, from intended arrivals; None for values unknown to a client."""
         found = summarise(self.columns(), horizon_s=self.duration_s, slo=slo)
         found = with_not_arrived(found, self.planned - len(self.samples))
-        unknown = ["recomputed_tokens", "recomputed_share", "swapped_out_gib", "swapped_in_gib"]
+        unknown = [
+            "recomputed_tokens", "recomputed_share", "cached_tokens", "hit_rate", "swapped_out_gib", "swapped_in_gib",
+        ]  # fmt: skip
         if not self.knows_preemptions:
             unknown.append("preemptions_per_job")
         return found | dict.fromkeys(unknown)
