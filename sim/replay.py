@@ -141,7 +141,6 @@ def replay(
     typical = source.typical()
     if chosen.load is not None and len(typical) < 2:
         raise ValueError("one request has no rate, so there is no load to set: give two or more")
-    recorded = source.rate
     hardware = chosen.hardware()
     sustained = capacity(typical, chosen)
     if chosen.load is not None:
@@ -156,8 +155,6 @@ def replay(
     shown |= {"brain": brain()} | chosen.shown(hardware)
     shown["rate"] = source.rate if source.rate < float("inf") else None
     shown["load"] = None if shown["rate"] is None else source.rate / sustained
-    if source.recipe is None and 0 < recorded < float("inf") and source.rate != recorded:
-        shown["gaps_stretched"] = recorded / source.rate
     shown["seeds"] = numbers
     shown["resample"], shown["resampled"], shown["samples"] = source.how, source.words, source.samples(max(numbers) + 1)
     if first.dropped:
