@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastserve import predictors
-from fastserve.policies.spec import PolicyLike, PolicySpec, check_labels, missing_facts, told_apart, unread_facts
+from fastserve.policies.spec import PolicyLike, PolicySpec, check_labels, facts_told, told_apart
 from fastserve.sched.errors import ObserverError, PolicyError
 from fastserve.workload import Synthesis, Trace, read_trace
 from fastserve.workload.content import unit_of
@@ -159,10 +159,7 @@ def replay(
     shown["resample"], shown["resampled"], shown["samples"] = source.how, source.words, source.samples(max(numbers) + 1)
     if first.dropped:
         shown["dropped_rows"] = dict(first.dropped)
-    if unread := unread_facts(specs, rows, first.facts):
-        shown["unread"] = unread
-    if missing := missing_facts(specs, rows, first.facts):
-        shown["missing"] = missing
+    shown |= facts_told(specs, rows, first.facts)
     tasks = [(spec, seed) for spec in specs for seed in numbers]
     read = [] if first.reading is None else first.reading.lines()
     result = Result(shown, reading=read, planned=len(tasks))

@@ -31,7 +31,7 @@ from fastserve.cli.trace_arguments import add_reading, reading_of, tell
 from fastserve.compare.contender import Contender, Server, lined_up
 from fastserve.engine.config import EngineConfig
 from fastserve.importing import extra
-from fastserve.policies.in_words import missing_line, policy_in_words, unread_line
+from fastserve.policies.in_words import fact_lines, policy_in_words
 from fastserve.policies.spec import PolicySpec
 
 if TYPE_CHECKING:
@@ -238,8 +238,7 @@ def text(found: Comparison) -> str:
     if document["ratios"]:
         lines.append(f"gain: how many times better than {found.labels[0]}; above 1 the row is better")
     settings = document["settings"]
-    facts = (unread_line(settings.get("unread", {})), missing_line(settings.get("missing", {})))
-    lines += [line for line in facts if line]
+    lines += fact_lines(settings)
     for label, knobs in document["policies"].items():
         own = policy_in_words(knobs)
         lines += textwrap.wrap(f"{label}: {own}", width=100, subsequent_indent="  ") if own else []

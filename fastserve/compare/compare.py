@@ -19,7 +19,7 @@ from fastserve.json_values import plain
 from fastserve.metrics.finish import is_outcome, same_work
 from fastserve.metrics.intervals import paired_ratio
 from fastserve.metrics.summary import Columns, Summary
-from fastserve.policies.spec import PolicySpec, missing_facts, unread_facts
+from fastserve.policies.spec import PolicySpec, facts_told
 from fastserve.workload import Trace
 from fastserve.workload.seeds import SeedSource, source_of
 
@@ -240,10 +240,7 @@ def compare(
     if source.typical().dropped:
         settings["dropped_rows"] = dict(source.typical().dropped)
     ours = [one for one in contenders if isinstance(one, PolicySpec)]
-    if unread := unread_facts(ours, [one.title for one in ours], first.facts):
-        settings["unread"] = unread
-    if missing := missing_facts(ours, [one.title for one in ours], first.facts):
-        settings["missing"] = missing
+    settings |= facts_told(ours, [one.title for one in ours], first.facts)
     found = Comparison(settings, {})
     for number in range(rounds):
         mine = source.trace(seed + number)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 SHOWN = 8
@@ -32,13 +32,9 @@ def policy_in_words(settings: Mapping[str, Any]) -> str:
     return "; ".join([own] * bool(own) + [f"on this machine: {found}"] * bool(found))
 
 
-def unread_line(unread: Mapping[str, Sequence[str]]) -> str:
-    """unread_facts() as a line; empty if there is nothing to say."""
-    parts = [f"{fact} by {', '.join(labels)}" for fact, labels in unread.items()]
-    return f"columns of the trace that are not used: {'; '.join(parts)}" if parts else ""
-
-
-def missing_line(missing: Mapping[str, Sequence[str]]) -> str:
-    """The same as a line; empty if there is nothing to say."""
-    parts = [f"{fact}, which {', '.join(labels)} would go by" for fact, labels in missing.items()]
-    return f"not in the trace, or alike for all: {'; '.join(parts)}" if parts else ""
+def fact_lines(settings: Mapping[str, Any]) -> list[str]:
+    """What facts_told() has put among these settings, a line each."""
+    unread = [f"{fact} by {', '.join(labels)}" for fact, labels in settings.get("unread", {}).items()]
+    missing = [f"{fact}, which {', '.join(labels)} would go by" for fact, labels in settings.get("missing", {}).items()]
+    lines = [f"columns of the trace that are not used: {'; '.join(unread)}"] if unread else []
+    return lines + ([f"not in the trace, or alike for all: {'; '.join(missing)}"] if missing else [])

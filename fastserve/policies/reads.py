@@ -12,7 +12,7 @@ from typing import Final
 
 from fastserve.sched.policy import Policy
 
-FACTS: Final = {"priority": "priority", "slo": "deadline", "client": "client", "guess": "guess"}
+FACTS: Final = {"client": "client", "priority": "priority", "slo": "deadline", "guess": "guess"}
 """What a trace may say of a request -> the attribute of Job that carries it."""
 
 

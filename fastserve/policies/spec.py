@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, TypeVar
 from fastserve.importing import absolute, address
 from fastserve.policies import find, knobs, make
 from fastserve.policies.literal import argument
-from fastserve.policies.reads import facts_read
+from fastserve.policies.reads import FACTS, facts_read
 from fastserve.sched.errors import PolicyError
 from fastserve.sched.policy import MUST_RANK, Policy
 
@@ -175,27 +175,25 @@ def told_apart(specs: Sequence[PolicySpec]) -> list[PolicySpec]:
     return found
 
 
-def unread_facts(specs: Sequence[PolicySpec], labels: Sequence[str], facts: Collection[str]) -> dict[str, list[str]]:
-    """Of what a trace tells of its requests (Trace.facts): which policies do not look at it."""
-    unread: dict[str, list[str]] = {}
-    for spec, label in zip(specs, labels, strict=True):
-        read = facts_read(spec.kind)
-        for fact in facts:
-            if read is not None and fact not in read:
-                unread.setdefault(fact, []).append(label)
-    return unread
-
-
-def missing_facts(specs: Sequence[PolicySpec], labels: Sequence[str], facts: Collection[str]) -> dict[str, list[str]]:
-    """What policies look at and the trace does not tell, or tells alike of all its requests; of a guess the predictor
-    answers for.
+def facts_told(
+    specs: Sequence[PolicySpec], labels: Sequence[str], facts: Collection[str]
+) -> dict[str, dict[str, list[str]]]:
+    """Where policies and what a trace tells of its requests (Trace.facts) do not meet: fact -> labels, for the settings
+    of a result. "unread": who does not look at it. "missing": who does, though the trace does not tell it, or alike of
+    all its requests; of a guess the predictor answers for. Without what is empty.
     """
+    unread: dict[str, list[str]] = {}
     missing: dict[str, list[str]] = {}
     for spec, label in zip(specs, labels, strict=True):
-        for fact in facts_read(spec.kind) or ():
-            if fact not in facts and fact != "guess":
+        read = facts_read(spec.kind)
+        if read is None:
+            continue
+        for fact in FACTS:
+            if fact in facts and fact not in read:
+                unread.setdefault(fact, []).append(label)
+            elif fact not in facts and fact in read and fact != "guess":
                 missing.setdefault(fact, []).append(label)
-    return missing
+    return {name: found for name, found in (("unread", unread), ("missing", missing)) if found}
 
 
 def check_labels(labels: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastserve.metrics.finish import same_work
 from fastserve.metrics.intervals import Ratio, paired_ratio, resampled
-from fastserve.policies.in_words import missing_line, policy_in_words, unread_line, value_in_words
+from fastserve.policies.in_words import fact_lines, policy_in_words, value_in_words
 from sim.report.run import Run
 from sim.settings import Settings
 
@@ -108,9 +108,7 @@ def _header(runs: Sequence[Run], settings: Mapping[str, object]) -> list[str]:
             unset.append(words)
         else:
             usual.append(f"{words} {value_in_words(value)}")
-    unread: Any = settings.get("unread", {})
-    missing: Any = settings.get("missing", {})
-    items += [line for line in (unread_line(unread), missing_line(missing)) if line]
+    items += fact_lines(settings)
     parts = [f"by default: {', '.join(usual)}"] if usual else []
     parts += [f"off: {', '.join(unset)}"] if unset else []
     apart = textwrap.wrap("; ".join(parts), WIDTH, subsequent_indent="  ")

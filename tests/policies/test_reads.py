@@ -9,9 +9,9 @@ import pytest
 
 import sim
 from fastserve.policies import POLICIES
-from fastserve.policies.in_words import unread_line
+from fastserve.policies.in_words import fact_lines
 from fastserve.policies.reads import FACTS, facts_read
-from fastserve.policies.spec import PolicySpec, unread_facts
+from fastserve.policies.spec import PolicySpec, facts_told
 from fastserve.workload import Trace
 
 BUILT_IN = {"priority": {"priority"}, "sjf": {"guess"}, "srpt": {"guess"}}
@@ -72,7 +72,7 @@ def test_without_a_source_nothing_is_claimed() -> None:
     kind = typed["Typed"]
     assert isinstance(kind, type)
     assert facts_read(kind) is None
-    assert unread_facts([PolicySpec(kind)], ["typed"], ["priority"]) == {}
+    assert facts_told([PolicySpec(kind)], ["typed"], ["priority"]) == {}
 
 
 def test_what_a_trace_tells(tmp_path: Path) -> None:
@@ -83,10 +83,10 @@ def test_what_a_trace_tells(tmp_path: Path) -> None:
     assert sorted(full.facts) == sorted(FACTS)
     (tmp_path / "due.py").write_text(DUE)
     specs = [PolicySpec("fcfs"), PolicySpec("priority"), PolicySpec("srpt"), PolicySpec(f"{tmp_path}/due.py:Due")]
-    assert unread_line(unread_facts(specs, ["fcfs", "priority", "srpt", "due"], full.facts)) == (
+    assert fact_lines(facts_told(specs, ["fcfs", "priority", "srpt", "due"], full.facts)) == [
         "columns of the trace that are not used: client by fcfs, priority, srpt, due; priority by fcfs, srpt, due; "
         "slo by fcfs, priority, srpt; guess by fcfs, priority, due"
-    )
+    ]
 
 
 def test_a_table_says_it_once() -> None:

@@ -21,14 +21,6 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
-@pytest.fixture
-def unit(tmp_path: Path) -> str:
-    """A machine on which every iteration takes 100 ms."""
-    path = tmp_path / "unit.json"
-    path.write_text('{"kind": "linear", "name": "unit100ms", "prefill_ms": 100, "decode_ms": 100}')
-    return str(path)
-
-
 def summary(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
     assert main([*arguments, "--policy", "fcfs", "--json"]) == 0
     (run,) = json.loads(capsys.readouterr().out)["runs"]
