@@ -187,8 +187,11 @@ class Content:
         next one comes; its newest token is always computed.
         """
         tokens: list[int] = trace.prompt.tolist()
-        found = [min(known, (n - 1) // self.unit) for known, n in zip(self._known, tokens, strict=True)]
-        return self.unit * sum(found) / sum(tokens)
+        return sum(self.found(tokens)) / sum(tokens)
+
+    def found(self, tokens: Sequence[int]) -> list[int]:
+        """By row: prompt tokens that this unlimited cache would find. tokens: of the prompts."""
+        return [self.unit * min(known, (n - 1) // self.unit) for known, n in zip(self._known, tokens, strict=True)]
 
 
 def unit_of(trace: Trace, block: int, unit: int | None = None) -> int:
