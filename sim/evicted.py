@@ -13,8 +13,8 @@ COMPUTED, ANSWERED, JOINED = 0, 1, 2  # in this order where they happen at once:
 
 
 def with_evicted(columns: Columns, content: Content) -> Columns:
-    """The records with `evicted_tokens`: of each prompt, what an earlier request had computed by the time this one first
-    joined and the device no longer had. They are computed again, so they are `recomputed_tokens` as well.
+    """The records with `evicted_tokens`: of each prompt, what earlier requests had computed by the time this one first
+    joined, and the device no longer had. They are computed again, so they are `recomputed_tokens` as well.
 
     What a prefill that never yielded a token had computed is not known to anybody here: a lower bound.
     """

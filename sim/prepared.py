@@ -59,7 +59,7 @@ class Prepared:
 
 
 def turns_alone(trace: Trace, latency: LatencyModel, budget: int | None, content: Content | None) -> list[int]:
-    """ps of each request on the empty machine, where all is found that earlier rows of the trace and their answers said."""
+    """ps of each request on the empty machine, where all is found that earlier rows and their answers said."""
     prompts: list[int] = trace.prompt.tolist()
     found = [0] * len(trace) if content is None else content.found(prompts)
     return [

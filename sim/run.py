@@ -13,8 +13,8 @@ from typing import Any
 
 from fastserve import predictors
 from fastserve.hardware import Hardware
-from fastserve.metrics.records import Recorder
 from fastserve.metrics.programs import SUMMARY, programs_saturated, summarise_programs, table_of, window_at_work
+from fastserve.metrics.records import Recorder
 from fastserve.metrics.summary import Columns, Summary, summarise, with_not_arrived
 from fastserve.policies.spec import PolicySpec
 from fastserve.sched.job import Job
@@ -23,10 +23,10 @@ from fastserve.workload import Trace
 from fastserve.workload.content import Content
 from fastserve.workload.requests import guesses_of, job_maker, jobs_of, longest_of, outputs_of, targets_of
 from fastserve.workload.session import Sessions
+from sim.evicted import with_evicted
 from sim.inbox import Inbox
 from sim.link import Link
 from sim.machine import Alone, AnsweringMachine, ModelledMachine
-from sim.evicted import with_evicted
 from sim.prepared import Prepared
 from sim.report.run import Run
 from sim.session_inbox import SessionInbox
@@ -176,7 +176,6 @@ def run_one(
     if world.stopped:
         own["interrupted"] = True
     columns = world.recorder.columns()
-    horizon = world.recorder.horizon / 1e9
     if shared is not None:
         columns = with_evicted(columns, shared)
     summary, table = _measured(world, columns, trace, settings, prepared)
@@ -207,4 +206,6 @@ def _measured(
     summary = summarise(columns, horizon_s=horizon, warmup_s=settings.warmup, window=window)
     summary["saturated"] = None if settings.sessions is not None else programs_saturated(table, horizon)
     summary = with_not_arrived(summary, len(trace) - len(columns["id"]) - len(sessions.abandoned))
-    return summary | summarise_programs(table, columns, members, horizon_s=horizon, window=window), table
+    after = trace.after if settings.open_loop else None
+    programs = summarise_programs(table, columns, members, horizon_s=horizon, window=window, after=after)
+    return summary | programs, table

@@ -24,7 +24,9 @@ class SessionInbox(Inbox):
         self.patience = patience
         self.due: list[tuple[int, int]] = []  # (ns, row): a heap
         self.waits: list[tuple[int, int, Job]] = []  # (ns at which its client gives up, id, job), a heap
+        self.now = 0
         self.over: list[str] = []  # programs of which nothing is left, until the Scheduler has been told
+        self.first: Callable[[Job], int] = _never  # ns of a job's first token, -1 if there is none: the World knows
         super().__init__(iter(()))
         self._feed(sessions.begin())
 
@@ -36,7 +38,7 @@ class SessionInbox(Inbox):
     def _look(self) -> None:
         at = self.due[0][0] if self.due else NEVER
         waits = self.waits
-        while waits and (waits[0][2].finish or waits[0][2].generated):
+        while waits and (waits[0][2].finish or (waits[0][0] > self.now and waits[0][2].generated)):
             heappop(waits)
         if waits and waits[0][0] < at:
             at = waits[0][0]
@@ -44,6 +46,7 @@ class SessionInbox(Inbox):
 
     def arrived(self, now: int) -> list[Job]:
         came: list[Job] = []
+        self.now = now
         while self.due and self.due[0][0] <= now:
             at, row = heappop(self.due)
             job = self.make(row, at)
@@ -54,17 +57,20 @@ class SessionInbox(Inbox):
         return came
 
     def cancelled(self, now: int) -> list[Job]:
-        """Takes out the jobs whose clients have given up by now, by (arrival, id)."""
+        """Takes out the jobs whose clients have given up by now, by (arrival, id): a token that comes later than that,
+        with the iteration that is under way, finds nobody.
+        """
         gone: list[Job] = []
         while self.waits and self.waits[0][0] <= now:
-            _, _, job = heappop(self.waits)
-            if not (job.finish or job.generated):
+            at, _, job = heappop(self.waits)
+            if not job.finish and not 0 <= self.first(job) <= at:
                 gone.append(job)
         self._look()
         return sorted(gone, key=lambda job: (job.arrival, job.id))
 
     def left(self, job: Job, now: int) -> None:
         """It is over, as job.finish says: what comes after it comes, or is abandoned."""
+        self.now = now
         sessions = self.sessions
         come = sessions.ended(job.id, now, job.finish in COMPLETED)
         if job.program and sessions.is_last(job.id):
@@ -76,3 +82,7 @@ class SessionInbox(Inbox):
         over, self.over = self.over, []
         self._look()
         return over
+
+
+def _never(job: Job) -> int:
+    return -1

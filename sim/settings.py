@@ -60,7 +60,9 @@ class Settings(SessionSettings, SchedulerConfig):
         paced = "sessions" if self.sessions is not None else "program_rate" if self.program_rate is not None else None
         for name in ("rate", "load"):
             if paced is not None and getattr(self, name) is not None:
-                raise ValueError(f"{name} stretches recorded arrivals, and {paced} leaves these no say: give one of the two")
+                raise ValueError(
+                    f"{name} stretches recorded arrivals, and {paced} leaves these no say: give one of the two"
+                )
         for name in ("rate", "load", "link_gb_s"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
@@ -102,15 +104,24 @@ class Settings(SessionSettings, SchedulerConfig):
         return SessionSettings(**{field.name: getattr(self, field.name) for field in fields(SessionSettings)})
 
     def in_sessions(self, trace: Trace) -> bool:
-        """Whether what comes next depends on what has ended. Raises TraceError for a load, which has no meaning then."""
-        waits = trace.after is not None and not self.open_loop
-        if waits and self.load is not None:
-            raise TraceError(
-                f"load {self.load:g}: requests of {trace.name!r} come when others have been answered, so there is no "
-                "rate to set: give --sessions (programs at once), --program-rate (programs/s), or --open-loop with it"
-            )
-        asked = self.sessions is not None or self.program_rate is not None or self.client_timeout is not None
-        return asked or trace.after is not None
+        """Whether a run of it needs to be told who has ended: programs are measured, and clients may give up."""
+        return trace.after is not None or self.client_timeout is not None or self.waits(trace)
+
+    def waits(self, trace: Trace) -> bool:
+        """Whether its requests come when others have ended, or programs begin, and not at arrivals of their own.
+
+        Raises TraceError for a load, which is a rate, and then there is none to set.
+        """
+        waits = self.sessions is not None or self.program_rate is not None
+        if trace.after is not None and not self.open_loop:
+            waits = True
+            if self.load is not None:
+                raise TraceError(
+                    f"load {self.load:g}: requests of {trace.name!r} come when others have been answered, so there is "
+                    "no rate to set: give --sessions (programs at once), --program-rate (programs a second), or "
+                    "--open-loop with it"
+                )
+        return waits
 
     def scheduler(self, policy: Policy, hardware: Hardware, longest: int, context: int = 0) -> Scheduler:
         """A Scheduler around this policy. longest: tokens of the longest prompt. context: of the longest request

@@ -49,6 +49,8 @@ class World:
         self.inbox = inbox
         self.fed = inbox if isinstance(inbox, SessionInbox) else None
         self.recorder = recorder
+        if self.fed is not None:
+            self.fed.first = recorder.first_token
         self.max_backlog = NEVER if max_backlog is None else max_backlog
         self.watch = watch
         self.collapsed = False

@@ -44,6 +44,7 @@ PROGRAM_COLUMNS: dict[str, str] = {
 
 SUMMARY = (
     "programs", "programs_completed", "programs_abandoned", "programs_unfinished", "abandoned_requests", "gave_up",
+    "early_requests",
     "program_time_mean_s", "program_time_p50_s", "program_time_p95_s", "program_time_max_s", "program_service_mean_s",
     "program_slowdown_mean", "stall_per_turn_mean_s", "programs_per_hour", "program_window_s", "at_work_mean",
     "ttft_first_turn_p50_s", "ttft_first_turn_p99_s", "ttft_first_turn_max_s",
@@ -89,7 +90,11 @@ def table_of(
         word = "unfinished" if not over else "abandoned" if failed else "completed"
         time = float("nan") if word == "abandoned" else last - begin
         usual = float("nan") if alone is None or alone[number] <= 0 else alone[number]
-        stalls = [] if alone_turn is None else [float(jct[row]) - alone_turn[columns["id"][row]] for row in rows if done[row]]
+        stalls = (
+            []
+            if alone_turn is None
+            else [float(jct[row]) - alone_turn[columns["id"][row]] for row in rows if done[row]]
+        )
         first = place.get(ids[0])
         longest = waits[rows][~np.isnan(waits[rows])]
         row_of = {
@@ -138,8 +143,10 @@ def summarise_programs(
     *,
     horizon_s: float,
     window: tuple[float, float] | None = None,
+    after: Sequence[Sequence[int]] | None = None,
 ) -> Summary:
-    """Measures of programs, for the summary of the run. window: s, of the rates; None: the whole run.
+    """Measures of programs, for the summary of the run. window: s, of the rates; None: the whole run. after: of an open
+    loop, by id the ids of the requests that it repeats.
 
     programs_per_hour: completed requests of programs that were not abandoned, each 1 / turns of its program, that ended
     in the window. Over a whole run this is completed programs over its length, and in part of one it does not hang on
@@ -164,6 +171,7 @@ def summarise_programs(
         *[int(np.count_nonzero(words == word)) for word in ("completed", "abandoned", "unfinished")],
         int(table["abandoned"].sum()),
         int(np.count_nonzero(columns["finish"] == GAVE_UP)),
+        None if after is None else _early(columns, after),
         _mean(table["time"]),
         _percentile(table["time"], 50),
         _percentile(table["time"], 95),
@@ -212,6 +220,14 @@ def _completed(table: Columns) -> dict[str, float]:
     names = [name or f"\0{row}" for row, name in enumerate(table["program"].tolist())]
     done = (table["finish"] == "completed").tolist()
     return {name: time for name, time, ended in zip(names, table["time"].tolist(), done, strict=True) if ended}
+
+
+def _early(columns: Columns, after: Sequence[Sequence[int]]) -> int:
+    """Requests that came before one that they repeat had ended."""
+    ids: list[int] = columns["id"].tolist()
+    ends = dict(zip(ids, np.where(np.isnan(columns["end"]), np.inf, columns["end"]).tolist(), strict=True))
+    arrivals = zip(ids, columns["arrival"].tolist(), strict=True)
+    return sum([any(ends.get(other, np.inf) > arrival for other in after[id]) for id, arrival in arrivals])
 
 
 def _begun(members: Sequence[Sequence[int]], columns: Columns) -> list[Sequence[int]]:

@@ -158,6 +158,11 @@ class Recorder(Observer):
         for job in self.live:
             self._finish(job, now, "unfinished")
 
+    def first_token(self, job: Job) -> int:
+        """ns at which a live job had its first token; -1 if it has had none."""
+        trail = self.trails.get(job)
+        return -1 if trail is None else trail.first
+
     # -- gaps and visits -------------------------------------------------------------------------------------------
 
     def _evicted(self, jobs: Iterable[Job], at: int) -> None:

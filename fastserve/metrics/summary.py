@@ -199,8 +199,9 @@ def _censored_ttft(counted: Columns) -> Floats:
 def _copies(jobs: Columns) -> Summary:
     """What was found, recomputation and swapping, of jobs that have had a token.
 
-    hit_rate: share of the prompts' tokens that were on the device when the job first joined. recomputed_share: of all
-    tokens computed: prompts without what was found, outputs, and what was computed again.
+    hit_rate: share of the prompts' tokens that were on the device when the job first joined. evicted_share: of those
+    that had been and were not any more (`evicted_tokens`, which are among `recomputed_tokens`). recomputed_share: of
+    all tokens computed: prompts without what was found, outputs, and what was computed again.
     """
     started = ~np.isnan(jobs["first_token"])
     again = int(np.sum(jobs["recomputed_tokens"]))
@@ -213,6 +214,7 @@ def _copies(jobs: Columns) -> Summary:
         "cached_tokens": cached,
         "hit_rate": cached / prompts if prompts and found is not None else None,
         "evicted_tokens": evicted,
+        "evicted_share": evicted / prompts if prompts and found is not None else None,
         "recomputed_tokens": again,
         "recomputed_share": again / (again + useful) if again + useful else None,
         "swapped_out_gib": float(np.sum(jobs["swapped_out_bytes"])) / GIB,

@@ -21,6 +21,7 @@ from fastserve.sched.path import Path
 from fastserve.sched.units import Ids
 from fastserve.workload.errors import TraceError
 from fastserve.workload.requests import outputs_of
+from fastserve.workload.seen import Seen
 from fastserve.workload.trace import Trace
 
 ROOT = -1
@@ -146,7 +147,7 @@ class Content:
         self._units = units
         self._answers: dict[int, tuple[int, int]] = {}  # the same of the answer, where that is known
         self.distinct = 0  # units of all prompts, each counted once
-        self._known = array("q")  # of its units, those that earlier rows and their answers have
+        self._found: list[int] = []  # see found()
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -167,7 +168,6 @@ class Content:
         more = self._units[row] - self._units[earlier]
         filled = min(more, (tokens[earlier] + outputs[earlier] - 1) // self.unit - self._units[earlier])
         self._answers[earlier] = self.paths.up(self._ends[row], more - filled), filled
-        self._known[row] = max(self._known[row], self._units[earlier] + filled)
         return True
 
     def straighten(self) -> None:
@@ -191,7 +191,15 @@ class Content:
 
     def found(self, tokens: Sequence[int]) -> list[int]:
         """By row: prompt tokens that this unlimited cache would find. tokens: of the prompts."""
-        return [self.unit * min(known, (n - 1) // self.unit) for known, n in zip(self._known, tokens, strict=True)]
+        if not self._found:
+            seen = Seen(self.distinct)
+            for row, n in enumerate(tokens):
+                path = self.prompt(row)
+                known = seen.leading(path)
+                self._found.append(self.unit * min(known, (n - 1) // self.unit))
+                seen.add(path, known)
+                seen.add(self.answer(row))
+        return self._found
 
 
 def unit_of(trace: Trace, block: int, unit: int | None = None) -> int:
@@ -243,10 +251,8 @@ def content(trace: Trace, unit: int, scopes: Sequence[object] | None = None) -> 
             labels = [tuple(ids[i * group : (i + 1) * group]) for i in range(done, whole)]
         if not done and labels and scope is not None:
             labels[0] = scope, labels[0]
-        distinct = len(paths.labels)
         ends.append(paths.add(node, labels))
         units.append(whole)
-        found._known.append(whole - (len(paths.labels) - distinct))
         last[kin] = ids, row
         for run in paths.ranges(paths.up(ends[row], 1), whole - 1):
             for end in unanswered.keys() & run:
