@@ -18,7 +18,7 @@ def content_of(settings: Settings, trace: Trace, block: int) -> Content | None:
     """What the prompts share, where that is cached. block: tokens of a KV block. Raises TraceError."""
     if settings.prefix_cache != "on" or trace.hash_ids is None:
         return None
-    return content(trace, unit_of(trace, block, settings.prefix_tokens), trace.scope)
+    return content(trace, unit_of(trace, block, settings.prefix_tokens))
 
 
 def told(settings: Settings, trace: Trace) -> str:

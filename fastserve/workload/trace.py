@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from typing import Any, TypeAlias
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastserve.workload.after import After, can_come, check_after, programs_of, taken
+from fastserve.workload.block_ids import BlockIds
 from fastserve.workload.errors import TraceError
 from fastserve.workload.reading import Reading
 from fastserve.workload.seed import seed_sequence
@@ -59,8 +61,8 @@ class Trace:
     """ns to the last token; 0 = no such target."""
     max_tokens: IntArray | None = None
     """The client's own limit on the output; 0 = none given."""
-    hash_ids: list[list[int]] | None = None
-    """Ids of the prompt's blocks in order; equal leading ids mean a shared prefix."""
+    hash_ids: Sequence[Sequence[int]] | None = None
+    """Ids of the prompt's blocks in order; equal leading ids mean a shared prefix. Of many rows, a BlockIds."""
     block_size: int = 512
     """Prompt tokens per entry of `hash_ids`."""
     guess: IntArray | None = None
@@ -225,7 +227,14 @@ class Trace:
             if entry.name == "block_size" and self.hash_ids is None:
                 continue
             sha.update(f"{entry.name}\n".encode())
-            sha.update(value.astype("<i8").tobytes() if isinstance(value, np.ndarray) else json.dumps(value).encode())
+            if isinstance(value, np.ndarray):
+                sha.update(value.astype("<i8").tobytes())
+            elif entry.name == "hash_ids":
+                for row, ids in enumerate(value):  # a row at a time: as one text they would be larger than the trace
+                    sha.update(f"{', ' if row else '['}{json.dumps(ids)}".encode())
+                sha.update(b"]")
+            else:
+                sha.update(json.dumps(value).encode())
         return sha.hexdigest()[:16]
 
     def take(self, index: npt.NDArray[np.intp] | IntArray, rebase: bool = True) -> Trace:
@@ -237,8 +246,12 @@ class Trace:
         changed: dict[str, Any] = {} if self.after is None else {"after": taken(self.after, index)}
         for name in (*_ARRAYS, *_LISTS):
             column = getattr(self, name)
-            if column is not None:
-                changed[name] = column[index] if name in _ARRAYS else [column[i] for i in index.tolist()]
+            if isinstance(column, np.ndarray):
+                changed[name] = column[index]
+            elif isinstance(column, BlockIds):
+                changed[name] = column.take(index)
+            elif column is not None:
+                changed[name] = [column[i] for i in index.tolist()]
         return replace(self, arrival=arrival, **changed)
 
 
