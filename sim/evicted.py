@@ -6,10 +6,12 @@ import numpy as np
 
 from fastserve.metrics.columns import Columns
 from fastserve.metrics.finish import is_outcome
+from fastserve.sched.units import Ids
 from fastserve.workload.content import Content
 from fastserve.workload.seen import Seen
 
-COMPUTED, ANSWERED, JOINED = 0, 1, 2  # in this order where they happen at once: a commit, then a plan
+COMPUTED, ANSWERED, JOINED = 0, 1, 2
+"""In this order where they happen at once: a commit, then a plan."""
 
 
 def with_evicted(columns: Columns, content: Content) -> Columns:
@@ -32,16 +34,16 @@ def with_evicted(columns: Columns, content: Content) -> Columns:
     ids: list[int] = columns["id"].tolist()
     prompts: list[int] = columns["prompt_tokens"].tolist()
     cached: list[int] = columns["cached_tokens"].tolist()
+    paths: dict[int, Ids] = {}
     for _, what, row in events:
-        path = content.prompt(ids[row])
-        known = seen.leading(path)
         if what == JOINED:
-            found = content.unit * min(known, (prompts[row] - 1) // content.unit)
+            path = paths[row] = content.prompt(ids[row])
+            found = content.unit * min(seen.leading(path), (prompts[row] - 1) // content.unit)
             evicted[row] = max(0, found - cached[row])
+        elif what == COMPUTED:
+            seen.add(paths.pop(row, None) or content.prompt(ids[row]))
         else:
-            seen.add(path, known)
-            if what == ANSWERED:
-                seen.add(content.answer(ids[row]))
+            seen.add(content.answer(ids[row]))
     return columns | {"evicted_tokens": evicted, "recomputed_tokens": columns["recomputed_tokens"] + evicted}
 
 

@@ -197,7 +197,7 @@ class Content:
                 path = self.prompt(row)
                 known = seen.leading(path)
                 self._found.append(self.unit * min(known, (n - 1) // self.unit))
-                seen.add(path, known)
+                seen.add(path)
                 seen.add(self.answer(row))
         return self._found
 

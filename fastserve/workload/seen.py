@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from fastserve.sched.path import Path
 from fastserve.sched.units import Ids
 
 
@@ -12,21 +15,29 @@ class Seen:
         self._seen = bytearray(distinct)
 
     def leading(self, ids: Ids) -> int:
-        """How many of the first units of this path have been seen. Takes log(units) looks."""
-        low, high = 0, len(ids)
-        while low < high:
-            middle = (low + high) // 2
-            if self._seen[ids[middle]]:
-                low = middle + 1
+        """How many of the first units of this path have been seen."""
+        known = 0
+        for part in _parts(ids):
+            if isinstance(part, range):
+                at = self._seen.find(0, part.start, part.stop)
+                if at >= 0:
+                    return known + at - part.start
             else:
-                high = middle
-        return low
+                for at, id in enumerate(part):
+                    if not self._seen[id]:
+                        return known + at
+            known += len(part)
+        return known
 
-    def add(self, ids: Ids, known: int = 0) -> None:
-        """All of them are. known: the first so many of them are already."""
-        more = ids[known:]
-        if isinstance(more, range):
-            self._seen[more.start : more.stop] = b"\1" * len(more)
-        else:
-            for id in more:
-                self._seen[id] = 1
+    def add(self, ids: Ids) -> None:
+        """All of them are."""
+        for part in _parts(ids):
+            if isinstance(part, range):
+                self._seen[part.start : part.stop] = b"\1" * len(part)
+            else:
+                for id in part:
+                    self._seen[id] = 1
+
+
+def _parts(ids: Ids) -> Sequence[Ids]:
+    return ids.parts if isinstance(ids, Path) else (ids,)
