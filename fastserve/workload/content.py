@@ -11,7 +11,7 @@ is a few ranges of numbers: memory grows with distinct units and requests, never
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
 from itertools import chain
 from math import lcm
@@ -236,6 +236,7 @@ def content(trace: Trace, unit: int, scopes: Sequence[object] | None = None) -> 
     programs = trace.program or [""] * len(trace)
     last: dict[object, int] = {}  # scope and program -> its last row
     unanswered: dict[int, list[int]] = {}  # the end of a prompt -> rows whose answer nobody has repeated yet
+    open_ends: list[int] = []  # these ends, rising
     for row, ids in enumerate(trace.hash_ids):
         whole = min(len(ids) // group, tokens[row] // unit)
         scope = None if scopes is None else scopes[row]
@@ -257,12 +258,18 @@ def content(trace: Trace, unit: int, scopes: Sequence[object] | None = None) -> 
         units.append(whole)
         last[kin] = row
         for run in paths.ranges(paths.up(ends[row], 1), whole - 1):
-            for end in unanswered.keys() & run:
-                rows = unanswered.pop(end)
+            at = bisect_left(open_ends, run.start)
+            while at < len(open_ends) and open_ends[at] < run.stop:
+                rows = unanswered[open_ends[at]]
                 left = [earlier for earlier in rows if not found.repeats(row, earlier, tokens, outputs, programs)]
                 if left:
-                    unanswered[end] = left
+                    unanswered[open_ends[at]] = left
+                    at += 1
+                else:
+                    del unanswered[open_ends[at]], open_ends[at]
         if whole and whole == tokens[row] // unit and (tokens[row] + outputs[row] - 1) // unit > whole:
+            if ends[row] not in unanswered:
+                insort(open_ends, ends[row])
             unanswered.setdefault(ends[row], []).append(row)
     found.straighten()
     return found
