@@ -22,12 +22,14 @@ from fastserve.engine.inbox import Inbox
 from fastserve.engine.loop import Loop
 from fastserve.engine.params import SamplingParams
 from fastserve.engine.request import Request
+from fastserve.engine.unit_names import UnitNames
 from fastserve.hardware.machine_times import MachineTimes
 from fastserve.metrics.records import Recorder
 from fastserve.policies import make
 from fastserve.sched.job import Job
 from fastserve.sched.plan import Plan
 from fastserve.sched.policy import Policy
+from tests.backends.torch.block_audit import audit_blocks
 from tests.backends.torch.families import write
 from tests.sched.worlds import COARSE, MS, scheduler_of, tuned
 
@@ -94,7 +96,8 @@ class Stage:
         self.witness = Witness(model)
         for name, value in (facts or {}).items():
             setattr(self.witness, name, value)
-        self.backend = Timed(self.witness, Wanted(BLOCK, blocks * BLOCK, host * BLOCK))
+        unit = options.get("prefix_tokens")
+        self.backend = Timed(self.witness, Wanted(BLOCK, blocks * BLOCK, host * BLOCK, unit_tokens=unit))
         self.cache = self.backend.cache
         times = MachineTimes(COARSE, options["max_batch"], model.max_model_len)
         self.scheduler = scheduler_of(
@@ -102,15 +105,20 @@ class Stage:
             **options,
         )  # fmt: skip
         self.inbox = Inbox()
-        self.loop = Loop(self.scheduler, self.backend, Recorder(), self.clock, self.inbox)
+        self.names = UnitNames(unit or BLOCK) if options.get("prefix_cache") == "on" else None
+        self.loop = Loop(self.scheduler, self.backend, Recorder(), self.clock, self.inbox, names=self.names)
         self.requests: list[Request] = []
 
-    def add(self, prompt: list[int], params: SamplingParams = GREEDY, seed: int = 0, at: int = 0) -> Request:
+    def add(
+        self, prompt: list[int], params: SamplingParams = GREEDY, seed: int = 0, at: int = 0, salt: str = ""
+    ) -> Request:
         assert params.max_tokens is not None
         id = len(self.requests)
+        root = b"" if self.names is None else self.names.root(salt)
+        ids = () if self.names is None else self.names.of(prompt, root=root)
         job = Job(id, at, len(prompt), params.max_tokens, priority=id * 7 % 5, program=f"p{id // 4}",
-                  guess=params.max_tokens)  # fmt: skip
-        request = Request(job, prompt, params, params.seed if params.seed is not None else seed, None)
+                  guess=params.max_tokens, ids=ids)  # fmt: skip
+        request = Request(job, prompt, params, params.seed if params.seed is not None else seed, None, root=root)
         self.requests.append(request)
         self.inbox.put(request)
         return request
@@ -118,13 +126,19 @@ class Stage:
     def cancel(self, id: int, at: int) -> None:
         self.inbox.cancel(self.requests[id], "cancelled", at)
 
-    def play(self, failed_steps: int = 0) -> list[list[int]]:
-        """Until all have ended, with so many failed steps on the way. Returns their tokens."""
+    def go(self) -> None:
+        """Until all have ended; blocks are audited at each boundary."""
         while not self.inbox.empty or self.scheduler.live:
             if not self.loop.turn():
                 self.loop.now = max(self.loop.now, min(self.inbox.next(), self.scheduler.opens_at()))
                 self.clock.sleep_until(self.loop.now)
+            audit_blocks(self.backend.blocks, self.scheduler)
+
+    def play(self, failed_steps: int = 0) -> list[list[int]]:
+        """go(), with so many failed steps on the way. Returns the tokens of all requests."""
+        self.go()
         assert self.loop.counters["failed_steps"] == failed_steps
+        assert not any(self.backend.held().values())
         blocks = self.backend.blocks
         blocks.reset()
         assert len(blocks.device.free) == self.cache.blocks
