@@ -114,9 +114,9 @@ class Engine:
     ) -> Handle:
         """Takes a request and returns at once.
 
-        cache_salt: its KV is shared only with requests of the same one. deadline_s: when it should have ended, s after its
-        arrival. ttft_slo_s: when it should have said its first token; without a deadline_s it is the deadline that a
-        policy sees. tpot_slo_s: s for each later token. All three are in the records. timeout_s: s after its arrival,
+        cache_salt: its KV is shared only with requests of the same one. deadline_s: when it should have ended, s after
+        its arrival. ttft_slo_s: when it should have said its first token; without a deadline_s it is the deadline that
+        a policy sees. tpot_slo_s: s for each later token. All three are in the records. timeout_s: s after its arrival,
         when it is cancelled with finish reason timeout. arrival: s of now(); one to come is waited for, a past one
         counts as waiting (None: now). listener: called with every piece on the engine's thread; it must be quick.
         beyond_capacity: neither refused for nor counted towards the bound of the queue. prepared: params are of

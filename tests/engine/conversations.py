@@ -6,6 +6,10 @@ goes on beyond the runs of the ordinary tests. In each run four conversations of
 repeat all that was said, policy, residency, batching, pool and unit are drawn, some turns are cancelled, and where it
 says so steps fail or run out of memory. Every token is compared with that of the request alone, and blocks are audited
 at each boundary.
+
+A prefill behind a cached prefix sums in another order than one that computes all, so in float32 a logit may differ in
+its last digits, and a draw at the very edge between two tokens then falls on the other side: once in some ten thousand.
+Where a token differs, its logits must agree to ROUNDING, else the run fails; such requests are counted.
 """
 
 from __future__ import annotations
@@ -23,13 +27,15 @@ from typing import Any
 import torch
 
 from fastserve.engine.params import SamplingParams
+from fastserve.engine.request import Request
 from fastserve.policies import POLICIES
 from fastserve.sched.plan import Plan
 from tests.backends.torch.families import VOCABULARY
-from tests.backends.torch.stage import BLOCK, GREEDY, Stage, alone, tiny
+from tests.backends.torch.stage import BLOCK, GREEDY, Stage, alone, by_request, forced, tiny
 from tests.sched.worlds import MS
 
 TOKENS, TURNS, TALKS = 12, 3, 4
+ROUNDING = 2e-5  # of logits whose standard deviation is 1.7
 NAMES = (*POLICIES, "chaos", "stranger")
 FAULTS = ("", "", "", "out of memory", "failing copies", "cancels")
 
@@ -154,13 +160,22 @@ class Run:
 
     def check(self) -> None:
         """Tokens are those of each request alone, as far as it came; all of them where nothing has ended it."""
+        self.on_the_edge = 0
         assert self.failed == 0 or self.case.fault == "failing copies", f"{self.case}: {self.failed} steps failed"
         for request in self.stage.requests:
             wanted = alone_(self.model, request.prompt, request.job.id)
             ended = request.finish_reason
-            assert request.tokens == wanted[: len(request.tokens)], f"{self.case}: request {request.job.id}"
+            if request.tokens != wanted[: len(request.tokens)]:
+                self._look_closer(request, wanted)
             if ended != "length":
                 assert (ended, bool(self.case.fault)) in (("error", True), ("cancelled", True)), f"{self.case}: {ended}"
+
+    def _look_closer(self, request: Request, wanted: list[int]) -> None:
+        at = next(i for i, (a, b) in enumerate(zip(request.tokens, wanted, strict=False)) if a != b)
+        seen = by_request(self.stage)[request.job.id][: at + 1]
+        apart = (seen - forced(self.model, request.prompt, request.tokens[: at + 1])).abs().max().item()
+        assert apart <= ROUNDING, f"{self.case}: request {request.job.id}, token {at}: logits {apart:.2g} apart"
+        self.on_the_edge += 1
 
 
 _ALONE: dict[tuple[int, int, tuple[int, ...]], list[int]] = {}
@@ -214,6 +229,7 @@ def main() -> int:
             total["preemptions"] += run.preemptions
             total["out of memory"] += run.oom
             total["failed steps"] += run.failed
+            total["on the edge"] += run.on_the_edge
             total[f"with {case.fault or 'no fault'}"] += 1
     print(dict(total), f"{bad} runs differ, {time.process_time() - began:.0f} s of CPU")
     return bad > 0

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from fastserve.backends.torch.backend import TorchBackend
-from fastserve.backends.torch.input_batch import InputBatch
+from fastserve.backends.torch.input_batch import InputBatch, Rows, pack
 from fastserve.backends.torch.kv_cache import Cache
 from fastserve.backends.torch.model import Model, load_model
 from fastserve.engine.backend import Step, Wanted
@@ -73,13 +73,18 @@ class Timed(TorchBackend):
     def __init__(self, model: Any, wanted: Wanted) -> None:
         super().__init__(model, wanted)
         self.owners: list[list[int]] = []
+        self._whose: list[int] = []
 
     def run(self, plan: Plan) -> Step:
         decodes = [job.id for job, _ in plan.work[len(plan.prefill) :]]
-        self.owners.append(decodes + [job.id for job, _ in plan.prefill])
+        self._whose = decodes + [job.id for job, _ in plan.prefill]
         step = super().run(plan)
         chunks = sum([tokens for _, tokens in plan.prefill])
         return replace(step, stall=0, service=MS * (1 + -(-chunks // 64)))
+
+    def _forward(self, step: InputBatch) -> torch.Tensor:
+        self.owners.append(self._whose)
+        return super()._forward(step)
 
 
 class Stage:
@@ -156,3 +161,25 @@ def alone(model: Model, prompt: list[int], params: SamplingParams = GREEDY, seed
     stage = Stage(model, "fcfs", 64, 0)
     stage.add(prompt, params, seed)
     return stage.play()[0]
+
+
+def by_request(stage: Stage) -> list[torch.Tensor]:
+    """(tokens, vocabulary) of each request: the logits that its tokens were taken from."""
+    found: list[list[torch.Tensor]] = [[] for _ in stage.requests]
+    for step, logits, owners in zip(stage.witness.steps, stage.witness.logits, stage.backend.owners, strict=True):
+        ends = (step.starts[1:] - 1).tolist()
+        for row, at in zip(logits, step.wanted.tolist(), strict=True):
+            found[owners[ends.index(at)]].append(row)
+    return [torch.stack(rows) for rows in found]
+
+
+def forced(model: Model, prompt: list[int], tokens: list[int]) -> torch.Tensor:
+    """The logits that a request alone would have seen on its way to these tokens."""
+    width = -(-(len(prompt) + len(tokens)) // BLOCK)
+    cache = Cache(model.layers, model.kv_heads, model.head_dim, width, 0, BLOCK, model.dtype, model.device)
+    with torch.inference_mode():
+        rows = [model.forward(pack([], [Rows(prompt, 0, range(width), True)], BLOCK), cache)]
+        for i, token in enumerate(tokens[:-1]):
+            step = pack([Rows([token], len(prompt) + i, range(width), True)], [], BLOCK)
+            rows.append(model.forward(step, cache))
+    return torch.cat(rows)
