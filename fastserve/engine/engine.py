@@ -136,6 +136,17 @@ class Engine:
         )  # fmt: skip
         return Handle(request, self._cancel)
 
+    def reset_prefix_cache(self) -> bool:
+        """Cached prefixes that no live request holds are forgotten before the next iteration. Returns whether none is
+        left, as vLLM's does: False while live requests hold some, which stay and can be found; ask again when these
+        have ended. True too where prefixes are not cached. RuntimeError when the engine is closed or broken.
+        """
+        try:
+            empty: bool = self.inbox.ask(self.loop.reset_prefix_cache).result()
+        except CancelledError:
+            raise RuntimeError(f"the engine has stopped: {self.error or 'it was closed'}") from None
+        return empty
+
     def prepare(self, prompt: Sequence[int], params: SamplingParams) -> SamplingParams:
         """What submit() makes of the parameters for this prompt: the model's defaults, words as token ids.
 

@@ -24,6 +24,7 @@ from fastserve.sched.errors import ObserverError, PolicyError, RefusedError
 from fastserve.sched.job import Copy, Job
 from fastserve.sched.observer import Observers
 from fastserve.sched.plan import Plan, Transfer
+from fastserve.sched.prefix import PrefixScheduler
 from fastserve.sched.scheduler import Scheduler
 
 log = logging.getLogger("fastserve")
@@ -237,6 +238,16 @@ class Loop:
         self.scheduler.resize(slots)
         self.counters["slots"] = slots
         self.observers.resized(slots, self.now)
+
+    def reset_prefix_cache(self) -> bool:
+        """See Engine.reset_prefix_cache(). Between two iterations."""
+        scheduler = self.scheduler
+        if not isinstance(scheduler, PrefixScheduler):
+            return True
+        empty = scheduler.forget_idle(self.now)
+        if self.observers.members:
+            self.observers.cache_reset(self.now)
+        return empty
 
     # -- what comes from outside -----------------------------------------------------------------------------------
 

@@ -46,6 +46,11 @@ class Output:
     record: Mapping[str, Any] = field(repr=False)
     by_step: bool = field(default=False, repr=False)  # failed because its whole step failed
 
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens of its prompt that were found in the prefix cache when it first joined."""
+        return int(self.record.get("cached_tokens", 0))
+
 
 class IncrementalDetokenizer(Protocol):
     """Incremental detokenization, as of detokenizer.Detokenizer."""

@@ -1,6 +1,5 @@
 """Shared blocks on the torch body: tokens as without a cache, whatever happens to memory, copies and clients."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest

@@ -230,6 +230,8 @@ def play(seed: int, name: str, options: dict[str, object], fails: float = 0.0, s
     while not inbox.empty or scheduler.live:
         if loop.turn():
             audit(scheduler)
+            if shares and rng.random() < 0.02:
+                loop.reset_prefix_cache()
             audit_blocks(marker.blocks, scheduler)
         else:
             loop.now = max(loop.now, min(inbox.next(), scheduler.opens_at()))
