@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from fastserve.observers.held import held_ns, is_held, overruled
 from fastserve.observers.reason import why_left
 from fastserve.sched.job import Copy, Job, Place
 from fastserve.sched.observer import Observer, Run, level, said
@@ -50,6 +51,7 @@ class Explanation(Observer):
         self.had = 0  # tokens when the visit began
         self.first = True  # it has yet to have a first token
         self.level: int | None = None
+        self.held = False  # its policy holds it back
         self.moving: dict[Copy, Transfer] = {}
         self.waited = 0  # ns before the first visit, between visits, and still in the batch's stalls
         self.between = 0
@@ -71,6 +73,7 @@ class Explanation(Observer):
         running = len(self.scheduler.running)
         others = f"{running} others run, {len(self.scheduler.live) - running - 1} wait"
         self._note(job, job.arrival, f"arrived: prompt of {job.prompt:,} tokens; {word}; {others}")
+        self.held = is_held(job)  # the policy has said so, and why
 
     def rejected(self, job: Job, now: int, why: str) -> None:
         if job.id == self.id:
@@ -80,10 +83,14 @@ class Explanation(Observer):
         if job is self.job:
             self._end(job, now)
 
+    def idle(self, now: int) -> None:
+        self._holds(now)
+
     def planned(self, plan: Plan, now: int) -> None:
         job = self.job
         if job is None:
             return
+        self._holds(plan.now)
         if job in plan.left:
             self._left(job, plan)
         if job in plan.joined:
@@ -119,6 +126,7 @@ class Explanation(Observer):
             self._end(job, now)
         else:
             self._moved(job, now)
+            self._holds(now)
 
     def failed(self, lost: Sequence[Job], now: int) -> None:
         job = self.job
@@ -140,6 +148,20 @@ class Explanation(Observer):
         word = said(self.scheduler.policy, job)
         self.level = level(word)
         return word
+
+    def _holds(self, now: int) -> None:
+        """Its policy has come to hold it back, or has ceased to."""
+        job = self.job
+        if job is None or is_held(job) == self.held:
+            return
+        self.held = is_held(job)
+        if self.held:
+            self._note(job, now, said(self.scheduler.policy, job))
+        else:
+            over = (
+                "nothing else ran, so the Scheduler overruled its policy" if overruled(job) else "no longer held back"
+            )
+            self._note(job, now, f"{over}, after {_time(held_ns(job))}")
 
     def _note(self, job: Job, at: int, what: str) -> None:
         self.lines.append(Line(at, at - job.arrival, job.served, job.generated, what))
