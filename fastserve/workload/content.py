@@ -207,13 +207,15 @@ def unit_of(trace: Trace, block: int, unit: int | None = None) -> int:
 
 
 def content(trace: Trace, unit: int, scopes: Sequence[object] | None = None) -> Content | None:
-    """None for a trace without block ids. unit: see unit_of(). scopes: by row; ids of different scopes never meet.
+    """None for a trace without block ids. unit: see unit_of(). scopes: by row (by default the trace's own); ids of
+    different scopes never meet.
 
     Of a block that a prompt does not fill nothing is shared. An answer is what the first later request says there that
     repeats the whole prompt and has room for the answer; where the trace names programs, one of the same program.
     """
     if trace.hash_ids is None:
         return None
+    scopes = trace.scope if scopes is None else scopes
     group = unit // trace.block_size
     paths = Paths()
     ends, units = array("q"), array("q")
@@ -221,7 +223,7 @@ def content(trace: Trace, unit: int, scopes: Sequence[object] | None = None) -> 
     tokens: list[int] = trace.prompt.tolist()
     outputs = outputs_of(trace)
     programs = trace.program or [""] * len(trace)
-    last: dict[object, tuple[list[int], int]] = {}  # scope and program -> its last row's file ids, and that row
+    last: dict[object, int] = {}  # scope and program -> its last row
     unanswered: dict[int, list[int]] = {}  # the end of a prompt -> rows whose answer nobody has repeated yet
     for row, ids in enumerate(trace.hash_ids):
         whole = min(len(ids) // group, tokens[row] // unit)
@@ -229,13 +231,13 @@ def content(trace: Trace, unit: int, scopes: Sequence[object] | None = None) -> 
         kin = scope, programs[row]
         node, done = ROOT, 0
         if kin in last:  # most prompts go on from the one before
-            before, at = last[kin]
+            at = last[kin]
             done = min(whole, units[at])
-            if ids[: done * group] == before[: done * group]:
+            if ids[: done * group] == trace.hash_ids[at][: done * group]:
                 node = paths.up(ends[at], units[at] - done)
             else:
                 done = 0
-        labels: list[Any] = ids[done:whole]
+        labels: list[Any] = list(ids[done:whole])
         if group > 1:
             labels = [tuple(ids[i * group : (i + 1) * group]) for i in range(done, whole)]
         if not done and labels and scope is not None:
@@ -244,7 +246,7 @@ def content(trace: Trace, unit: int, scopes: Sequence[object] | None = None) -> 
         ends.append(paths.add(node, labels))
         units.append(whole)
         found._known.append(whole - (len(paths.labels) - distinct))
-        last[kin] = ids, row
+        last[kin] = row
         for run in paths.ranges(paths.up(ends[row], 1), whole - 1):
             for end in unanswered.keys() & run:
                 rows = unanswered.pop(end)
