@@ -281,6 +281,8 @@ class Recorder(Observer):
             trail.blocks_out,
             trail.blocks_in,
             job.priority,
+            job.held,
+            job.overruled,
         )
         self.rows += row
         self.texts.append((job.client, job.program))

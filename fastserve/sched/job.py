@@ -51,13 +51,15 @@ class Job:
     id: dense from 0 in a replay. arrival: ns. prompt, limit, guess: tokens (limit: the client's max tokens; guess: a
     predictor's output length, None unless the policy `needs` it). client, program: names. priority: the smaller, the
     more urgent. deadline: ns, arrival + slo.e2e, else + slo.ttft; NEVER without one. ids: of the units that its prompt
-    fills, each naming its content and all before it; empty where that is not known.
+    fills, each naming its content and all before it; empty where that is not known. tool: the name of the one whose
+    result its prompt brings. final: the client says that nothing of its program follows.
     """
 
     __slots__ = (
-        "arrival", "client", "clock_base", "copy", "deadline", "entry", "finish", "fresh", "guess", "id", "ids",
-        "joined_at", "last", "limit", "meter", "place", "preemptions", "prefilled", "priority", "program", "prompt",
-        "queue", "rolling", "running", "served_goal", "since", "tail", "tokens_base", "tokens_goal", "waited",
+        "arrival", "calls", "client", "clock_base", "copy", "deadline", "entry", "final", "finish", "fresh", "guess",
+        "held_back", "held_base", "id", "ids", "joined_at", "last", "limit", "meter", "overruled", "place",
+        "preemptions", "prefilled", "priority", "program", "prompt", "queue", "rolling", "running", "served_goal",
+        "since", "tail", "tokens_base", "tokens_goal", "tool", "waited",
     )  # fmt: skip
 
     def __init__(
@@ -72,6 +74,8 @@ class Job:
         deadline: int = NEVER,
         guess: int | None = None,
         ids: Sequence[int] = (),
+        tool: str = "",
+        final: bool = False,
     ) -> None:
         self.id = id
         self.arrival = arrival
@@ -83,16 +87,22 @@ class Job:
         self.deadline = deadline
         self.guess = guess
         self.ids = ids
+        self.tool = tool
+        self.final = final
 
         self.prefilled = 0  # tokens that prefills have put into its KV; 0 again once that is forgotten
         self.running = False  # has a place in the batch
         self.place: Place = NOWHERE
         self.preemptions = 0
         self.finish = ""  # "stop", "length", "truncated", "cancelled", "rejected"; empty while it lives
+        self.calls = ""  # the tool that its answer calls; empty until it has ended, and where that is not known
+        self.held_back = False  # by the policy: waits, and is not offered for admission
+        self.overruled = False  # joined once though it was held back, because nothing ran and nobody would have woken
 
         # The Scheduler's own; policies have no use for these.
         self.rolling = False  # running with a complete cache: the step counter counts its tokens
         self.fresh = False  # running, and without a token since it joined: its place is safe
+        self.held_base = 0  # ns held back; while it is: the same less the wall clock
         self.tokens_base = 0  # tokens generated; while rolling: the same less meter.steps
         self.clock_base = 0  # ns served; while running: the same less meter.service
         self.last = arrival  # ns, when it last gave up its place
@@ -122,6 +132,14 @@ class Job:
             assert self.meter is not None
             return self.clock_base + self.meter.service
         return self.clock_base
+
+    @property
+    def held(self) -> int:
+        """Nanoseconds that the policy has held it back, so far."""
+        if self.held_back:
+            assert self.meter is not None
+            return self.held_base + self.meter.now
+        return self.held_base
 
     @property
     def last_served(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastserve.sched.draft import Draft
-from fastserve.sched.job import NEVER, Job
+from fastserve.sched.job import NEVER, NOWHERE, Job
 from fastserve.sched.plan import NOTHING, UNSHARED, Outcome, Plan, Shares
 from fastserve.sched.scheduler import Scheduler
 from fastserve.sched.sharing import SharedLedger
@@ -35,6 +35,10 @@ class PrefixScheduler(Scheduler):
         return plan
 
     def commit(self, plan: Plan, outcome: Outcome, now: int) -> list[Job]:
+        assert self.lately is not None
+        for job in plan.joined:
+            if job.place is NOWHERE:
+                self.lately.begun(plan.now, plan.found.get(job, 0), job.prompt + job.generated)
         ended = super().commit(plan, outcome, now)
         assert self.sharing is not None
         self.sharing.settle()
