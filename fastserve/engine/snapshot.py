@@ -9,7 +9,6 @@ from typing import Any
 
 from fastserve.engine.loop import Loop
 from fastserve.engine.request import Request, state_of
-from fastserve.observers.held import held_jobs, held_ns, is_held
 from fastserve.observers.live_feed import explained
 from fastserve.sched.job import NEVER, Job
 from fastserve.sched.scheduler import Scheduler
@@ -92,7 +91,7 @@ def take(loop: Loop, most: int, policy: str = "") -> Snapshot:
         slots=scheduler.slots,
         running=len(running),
         waiting=len(scheduler.live) - len(running),
-        held=len(held_jobs(scheduler)),
+        held=len(scheduler.holding.jobs),
         jobs=tuple(_views(loop, seats, shown)),
         device=device,
         host=host,
@@ -143,6 +142,6 @@ def _views(loop: Loop, seats: Mapping[Job, int], requests: Iterable[Request]) ->
             program=job.program,
             priority=job.priority,
             cached_tokens=0 if trail is None else trail.cached,
-            held=held_ns(job) / 1e9,
-            held_back=is_held(job),
+            held=job.held / 1e9,
+            held_back=job.held_back,
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from fastserve.observers.held import held_ns, is_held, overruled
 from fastserve.observers.reason import why_left
 from fastserve.sched.job import Copy, Job, Place
 from fastserve.sched.observer import Observer, Run, level, said
@@ -73,7 +72,7 @@ class Explanation(Observer):
         running = len(self.scheduler.running)
         others = f"{running} others run, {len(self.scheduler.live) - running - 1} wait"
         self._note(job, job.arrival, f"arrived: prompt of {job.prompt:,} tokens; {word}; {others}")
-        self.held = is_held(job)  # the policy has said so, and why
+        self.held = job.held_back  # the policy has said so, and why
 
     def rejected(self, job: Job, now: int, why: str) -> None:
         if job.id == self.id:
@@ -152,16 +151,10 @@ class Explanation(Observer):
     def _holds(self, now: int) -> None:
         """Its policy has come to hold it back, or has ceased to."""
         job = self.job
-        if job is None or is_held(job) == self.held:
-            return
-        self.held = is_held(job)
-        if self.held:
-            self._note(job, now, said(self.scheduler.policy, job))
-        else:
-            over = (
-                "nothing else ran, so the Scheduler overruled its policy" if overruled(job) else "no longer held back"
-            )
-            self._note(job, now, f"{over}, after {_time(held_ns(job))}")
+        if job is not None and job.held_back != self.held:
+            self.held = job.held_back
+            word = said(self.scheduler.policy, job)
+            self._note(job, now, word if self.held else f"held back no longer, after {_time(job.held)}; {word}")
 
     def _note(self, job: Job, at: int, what: str) -> None:
         self.lines.append(Line(at, at - job.arrival, job.served, job.generated, what))
@@ -177,6 +170,9 @@ class Explanation(Observer):
         self.chunks = []
         found = plan.found.get(job, 0)
         owed = job.prompt + job.generated - plan.first(job)
+        if job.held_back:  # it was overruled
+            self.held = False
+            self._note(job, plan.now, "its policy holds everybody back and nothing runs: the oldest joins all the same")
         how = COMES_WITH.get(job.place) or f"{owed:,} tokens to prefill" + (" again" if job.generated else "")
         how += f", {found:,} found" if found else ""
         beaten = ", ".join([f"job {other.id}" for other in plan.left])

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from typing import Any
 
 from fastserve.observers.contexts import Contexts
-from fastserve.observers.held import held_jobs, held_ns
 from fastserve.sched import observer
 from fastserve.sched.errors import PolicyError
 from fastserve.sched.job import Job
@@ -91,10 +90,10 @@ class LiveFeed(Observer):
 
     def _holds(self, now: int) -> None:
         """Who is held back now and was not, and who was and is not."""
-        holding = held_jobs(self.run.scheduler)
+        holding = self.run.scheduler.holding.jobs
         for job in [job for job in self._held if job not in holding]:
             del self._held[job]
-            self.tell("release", now, job, held=held_ns(job) / 1e9)
+            self.tell("release", now, job, held=job.held / 1e9)
         for job in holding:
             if job not in self._held:
                 self._held[job] = None

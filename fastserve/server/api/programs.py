@@ -14,7 +14,8 @@ from typing_extensions import TypedDict
 from fastserve.server.api.body import BodyRoute
 from fastserve.server.api.dependencies import service_of
 from fastserve.server.api.errors import ApiError, error_responses
-from fastserve.server.api.program_names import MAX_NAME, name_of, read_by
+from fastserve.server.api.fields import MAX_NAME
+from fastserve.server.api.program_names import name_of, read_by
 from fastserve.server.api.unknown_fields import check_query
 from fastserve.server.service import Service
 

@@ -294,7 +294,7 @@ def answer_of(job: ServedJob, output: Output, backend: str) -> dict[str, Any]:
 
 def cached_tokens(output: Output) -> int:
     """Of its prompt, found in the prefix cache when it first joined."""
-    return int(output.record.get("cached_tokens", 0))
+    return output.cached_tokens
 
 
 def held_s(output: Output) -> float:
