@@ -106,14 +106,14 @@ class Chooser:
             self._top = self._line_up()
             self._shed(left)
         closed = False
-        if self.held:
-            waiting -= len(self.held)
         if self.hold:
             if left:
                 self.hold = 0
-        elif self.held and not waiting and not self.running:
-            self._overrule(now, left, joined)
-        elif (ranking.wait or ranking.own_queue) and (not self.gated or self._opens(now, waiting)):
+        elif self.held:
+            closed = self._admit_unheld(now, left, joined, waiting - len(self.held))
+        elif (ranking.wait or ranking.own_queue) and (
+            not self.gated or self._opens(now, waiting, next(iter(self.live)).arrival)
+        ):
             closed = self._admit(left, joined, ranking.queue(waiting))
         self.steady = self._places <= 0 or (not left and not (closed and ranking.own_queue))
 
@@ -210,11 +210,17 @@ class Chooser:
             return True
         return closed
 
-    def _overrule(self, now: int, left: list[Job], joined: list[Job]) -> None:
-        """Every live job is held back: see Holding."""
-        job = self.holding.first()
-        if job is not None and (not self.gated or self.batching.may_join(now, 0, self.slots, 1, job.arrival)):
-            self._admit(left, joined, (self.ranking.entry_of(job),))
+    def _admit_unheld(self, now: int, left: list[Job], joined: list[Job], waiting: int) -> bool:
+        """The same where jobs are held back. waiting: the others. Where all are held, see Holding.first()."""
+        ranking = self.ranking
+        if not waiting and not self.running:
+            first = self.holding.first()
+            if first is not None and self._opens(now, 1, first.arrival):
+                self._admit(left, joined, (ranking.entry_of(first),))
+            return False
+        if (ranking.wait or ranking.own_queue) and self._opens(now, waiting, self.holding.oldest()):
+            return self._admit(left, joined, ranking.queue(waiting))
+        return False
 
     def _beats(self, rank: Any, entry: Entry, job: Job) -> bool:
         try:
@@ -223,8 +229,7 @@ class Chooser:
             message = f"ranks {rank!r} and {entry[0]!r} cannot be compared ({error}); return one kind of value"
             raise PolicyError(self.ranking.policy, "rank", job, message) from error
 
-    def _opens(self, now: int, waiting: int) -> bool:
-        oldest = self.holding.oldest() if self.held else next(iter(self.live)).arrival
+    def _opens(self, now: int, waiting: int, oldest: int) -> bool:
         return self.batching.may_join(now, len(self.running), self.slots, waiting, oldest)
 
     def _set_aside(self, job: Job, joined: list[Job]) -> bool:

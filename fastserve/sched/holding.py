@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from fastserve.sched.alarms import Alarms, waited_at
 from fastserve.sched.batching import Batching
-from fastserve.sched.job import NEVER, Job, Meter, age
+from fastserve.sched.job import NEVER, Hold, Job, Meter, age
 from fastserve.sched.ranking import Ranking
 
 PATIENCE = 10_000
@@ -39,30 +39,34 @@ class Holding:
                 f"job {job.id} runs and cannot be held back: hold a job when it arrives, or while it waits; to take "
                 f"its place away give another one a better rank"
             )
-        if not job.held_back:
-            job.held_back = True
-            job.held_base -= self.meter.now
+        if job not in self.jobs:
+            if job.hold is None:
+                job.hold = Hold()
+            job.hold.on = True
+            job.hold.base -= self.meter.now
             self.jobs[job] = self.ranking.dirty[job] = None
 
     def release(self, job: Job) -> None:
         """One that is not held is left alone."""
-        if job.held_back:
+        if job in self.jobs:
             self.end(job, self.meter.now)
             self.wakes = 0
             self.ranking.dirty[job] = None
 
-    def end(self, job: Job, at: int) -> None:
+    def end(self, job: Job, at: int) -> Hold:
         """It is held no longer, since `at` (ns)."""
-        job.held_back = False
-        job.held_base += at
+        hold = job.hold
+        assert hold is not None
+        hold.on = False
+        hold.base += at
         del self.jobs[job]
+        return hold
 
     def overrule(self, job: Job, at: int) -> None:
         """It joins though it is held."""
-        self.end(job, at)
+        self.end(job, at).overruled = True
         self.wakes = 0
         self.overruled += 1
-        job.overruled = True
 
     def first(self) -> Job | None:
         """Where every live job is held: who joins all the same, if anybody does."""
@@ -74,7 +78,7 @@ class Holding:
 
     def oldest(self) -> int:
         """ns: when the first of those who are not held arrived; NEVER if all are."""
-        return next((job.arrival for job in self.live if not job.held_back), NEVER)
+        return next((job.arrival for job in self.live if job not in self.jobs), NEVER)
 
     # -- while nothing runs ----------------------------------------------------------------------------------------
 

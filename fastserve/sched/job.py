@@ -57,9 +57,9 @@ class Job:
 
     __slots__ = (
         "arrival", "calls", "client", "clock_base", "copy", "deadline", "entry", "final", "finish", "fresh", "guess",
-        "held_back", "held_base", "id", "ids", "joined_at", "last", "limit", "meter", "overruled", "place",
-        "preemptions", "prefilled", "priority", "program", "prompt", "queue", "rolling", "running", "served_goal",
-        "since", "tail", "tokens_base", "tokens_goal", "tool", "waited",
+        "hold", "id", "ids", "joined_at", "last", "limit", "meter", "place", "preemptions", "prefilled", "priority",
+        "program", "prompt", "queue", "rolling", "running", "served_goal", "since", "tail", "tokens_base",
+        "tokens_goal", "tool", "waited",
     )  # fmt: skip
 
     def __init__(
@@ -96,13 +96,10 @@ class Job:
         self.preemptions = 0
         self.finish = ""  # "stop", "length", "truncated", "cancelled", "rejected"; empty while it lives
         self.calls = ""  # the tool that its answer calls; empty until it has ended, and where that is not known
-        self.held_back = False  # by the policy: waits, and is not offered for admission
-        self.overruled = False  # joined once though it was held back, because nothing ran and nobody would have woken
 
         # The Scheduler's own; policies have no use for these.
         self.rolling = False  # running with a complete cache: the step counter counts its tokens
         self.fresh = False  # running, and without a token since it joined: its place is safe
-        self.held_base = 0  # ns held back; while it is: the same less the wall clock
         self.tokens_base = 0  # tokens generated; while rolling: the same less meter.steps
         self.clock_base = 0  # ns served; while running: the same less meter.service
         self.last = arrival  # ns, when it last gave up its place
@@ -111,6 +108,7 @@ class Job:
         self.tokens_goal = NEVER
         self.waited = 0  # ns, the period of the third alarm; 0: none
         self.joined_at = 0  # meter.service when this visit began
+        self.hold: Hold | None = None  # None: the policy has never held it back
         self.copy: Copy | None = None  # the copy under way, while LEAVING or COMING
         self.tail: Run | None = None  # the last run of the units that it holds
         self.entry: tuple[Any, int, int, Job] | None = None
@@ -134,12 +132,25 @@ class Job:
         return self.clock_base
 
     @property
+    def held_back(self) -> bool:
+        """By the policy: it waits, and is not offered for admission."""
+        return self.hold is not None and self.hold.on
+
+    @property
     def held(self) -> int:
         """Nanoseconds that the policy has held it back, so far."""
-        if self.held_back:
+        hold = self.hold
+        if hold is None:
+            return 0
+        if hold.on:
             assert self.meter is not None
-            return self.held_base + self.meter.now
-        return self.held_base
+            return hold.base + self.meter.now
+        return hold.base
+
+    @property
+    def overruled(self) -> bool:
+        """It joined once though it was held back, since nothing ran and nobody would have been woken."""
+        return self.hold is not None and self.hold.overruled
 
     @property
     def last_served(self) -> int:
@@ -188,6 +199,17 @@ class Job:
 def age(job: Job) -> tuple[int, int]:
     """The order of jobs wherever nothing else decides: by arrival, then by id."""
     return job.arrival, job.id
+
+
+class Hold:
+    """What became of a job that a policy has held back."""
+
+    __slots__ = ("base", "on", "overruled")
+
+    def __init__(self) -> None:
+        self.on = False
+        self.base = 0  # ns held back; while it is on: the same less the wall clock
+        self.overruled = False
 
 
 class Copy:

@@ -127,7 +127,7 @@ class Members(PolicyContext):
         del self.live[job]
         job.finish = finish
         self.guarded = 0
-        if job.held_back:
+        if job.hold is not None and job.hold.on:
             self.holding.end(job, now)
         if job.program:
             self.programs.went(job, now, outcome)

@@ -86,7 +86,7 @@ class Ranking:
                 if job.queue is not None:
                     self._take(job.queue, job)
                     job.queue = None
-                if not (self.own_queue or job.held_back):
+                if not (self.own_queue or (job.hold is not None and job.hold.on)):
                     self._put(self.wait, job)
         self.dirty.clear()
 
@@ -137,7 +137,7 @@ class Ranking:
             if job.running:
                 queue = run if job.rolling and not job.fresh else None
             else:
-                queue = None if self.own_queue or job.held_back else wait
+                queue = None if self.own_queue or (job.hold is not None and job.hold.on) else wait
             job.queue = queue
             if queue is not None:
                 job.entry = entry = self.entry_of(job)

@@ -338,7 +338,7 @@ class Scheduler(Members):
                 self.ranking.dirty[job] = None
         if self.held:
             for job in plan.joined:
-                if job.held_back:
+                if job in self.held:
                     self.holding.overrule(job, plan.now)
         for job in plan.joined:
             self._join(job)
