@@ -124,6 +124,8 @@ class World:
                 turns += 1
                 if turns % STRIDE == 0 or (due and due[0][0] <= now):
                     yield self.something(opens)
+                if opens <= now:
+                    self.tick(now)
                 continue
             looked_at = observers.members
             if looked_at:
@@ -153,6 +155,16 @@ class World:
 
     def _stuck(self) -> RuntimeError:
         return RuntimeError(f"{len(self.scheduler.live)} jobs wait and nothing will happen; a bug in the Scheduler")
+
+    def tick(self, now: int) -> None:
+        """Nothing runs, and the Scheduler wanted to be asked again by now."""
+        try:
+            rung = self.scheduler.tick(now)
+        except PolicyError:
+            self.observers.last("ticked", now)
+            raise
+        if rung and self.observers.members:
+            self.observers.ticked(now)
 
     def drain(self, now: int) -> None:
         observers = self.observers

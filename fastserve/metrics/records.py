@@ -289,7 +289,8 @@ class Recorder(Observer):
             trail.blocks_out,
             trail.blocks_in,
             job.priority,
-            getattr(job, "held", 0),
+            job.held,
+            job.overruled,
             0 if self.turn is None else self.turn(job.id),
         )
         self.rows += row
