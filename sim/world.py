@@ -188,7 +188,17 @@ class World:
             if not job.finish:
                 self._cancel(job, now)
         if fed is not None:
-            fed.ended()
+            for program in fed.ended():
+                self._end_program(program, now)
+
+    def _end_program(self, program: str, now: int) -> None:
+        try:
+            self.scheduler.end_program(program, now)
+        except PolicyError:
+            self.observers.last("program_ended", program, now)
+            raise
+        if self.observers.members:
+            self.observers.program_ended(program, now)
 
     def _cancel(self, job: Job, now: int) -> None:
         try:

@@ -14,6 +14,8 @@ import pytest
 
 from fastserve.flightlog.replay import replay_log
 from fastserve.policies.spec import PolicySpec
+from fastserve.sched.job import Job
+from fastserve.sched.policy import Policy
 from fastserve.workload import Trace, TraceError, write_trace
 from sim import prefix_cache, replay
 from sim.__main__ import main
@@ -343,3 +345,63 @@ def test_the_command_line_has_it_all(unit: str, tmp_path: Path, capsys: pytest.C
     assert len(lines) == 1 + 2 * 4 and "first_arrival" in lines[0]
     assert (tmp_path / "out" / "programs.csv").read_text() == csv.read_text()
     assert (tmp_path / "out" / "program_cdf.pdf").exists()
+
+
+class Listens(Policy):
+    """Notes what it is told of tools and ends."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[int, str, str]] = []
+        self.met: list[tuple[str, str]] = []
+
+    def rank(self, job: Job) -> int:
+        return job.arrival
+
+    def arrive(self, job: Job) -> None:
+        self.met.append((job.program, job.tool))
+
+    def depart(self, job: Job) -> None:
+        self.heard.append((self.now, job.program, job.calls))
+
+    def ended(self, program: str) -> None:
+        self.heard.append((self.now, program, "over"))
+
+
+@pytest.mark.parametrize("ids", [True, False])
+def test_a_policy_hears_of_tools_and_of_the_end_of_a_program(ids: bool, unit: str) -> None:
+    one = trace([chain((0, 2), (1, 1)), chain((0, 3))], ids=ids)
+    one = replace(one, tool=["bash" if row == 0 else "" for row in range(3)])
+    made = []
+
+    def make() -> Listens:
+        made.append(Listens())
+        return made[-1]
+
+    run_one(one, PolicySpec(make), Settings(latency=unit, sessions=1), 0)
+    policy = made[-1]
+    assert policy.met == [("p0", ""), ("p0", "bash"), ("p1", "")]
+    mine = [(at / S, *rest) for at, *rest in policy.heard]
+    assert mine == [
+        (0.2, "p0", "bash"), (1.3, "p0", ""), (1.3, "p0", "over"), (1.6, "p1", ""), (1.6, "p1", "over"),
+    ]  # fmt: skip
+
+
+class Sleeps(Policy):
+    """Holds everybody back for two seconds."""
+
+    def rank(self, job: Job) -> int:
+        return job.arrival
+
+    def arrive(self, job: Job) -> None:
+        self.hold(job)
+        self.wake(job, waited=2 * S)
+
+    def alarm(self, job: Job, why: str) -> None:
+        self.release(job)
+
+
+def test_what_is_held_back_is_woken_and_told(unit: str) -> None:
+    found = run_one(trace([chain((0, 2), (1, 1))]), PolicySpec(Sleeps), Settings(latency=unit, sessions=1), 0)
+    assert found.records["held_s"].tolist() == [2, 2]
+    assert found.summary["held_mean_s"] == found.summary["held_max_s"] == 2
+    assert found.records["arrival"].tolist() == pytest.approx([0, 3.2])
