@@ -15,13 +15,15 @@ class PrefixScheduler(Scheduler):
     def cancel(self, job: Job, now: int) -> None:
         super().cancel(job, now)
         assert self.sharing is not None
-        self.sharing.settle()
+        self.sharing.settle(now)
 
     def plan(self, now: int) -> Plan | None:
         sharing = self.sharing
         assert sharing is not None
         draft = sharing.draft
         draft.begin()
+        pins = sharing.tree.pins
+        pins.at = now
         self.found = draft.found
         plan = super().plan(now)
         if plan is not None:
@@ -32,6 +34,8 @@ class PrefixScheduler(Scheduler):
                 plan.shares = Shares(NOTHING, lost) if lost else UNSHARED
             if plan.iterations > 1 and plan.prefill:
                 self._bound(plan, draft)
+            if plan.iterations > 1 and pins.of:
+                plan.until = pins.bound(now, plan.until)
         return plan
 
     def commit(self, plan: Plan, outcome: Outcome, now: int) -> list[Job]:
@@ -41,7 +45,7 @@ class PrefixScheduler(Scheduler):
                 self.lately.begun(plan.now, plan.found.get(job, 0), job.prompt + job.generated)
         ended = super().commit(plan, outcome, now)
         assert self.sharing is not None
-        self.sharing.settle()
+        self.sharing.settle(now)
         return ended
 
     def _shares(self, plan: Plan, ledger: SharedLedger) -> Shares:
