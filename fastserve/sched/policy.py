@@ -176,10 +176,10 @@ class Policy:
         scheduler.release(job)
 
     def keep(self, program: str, until: int, key: float | None = None) -> None:
-        """What jobs of this program let go, where prefixes are cached, stays on the device until `until` (ns; 0 ends it),
-        unless what running jobs need takes it: first goes what is not kept, then what has the smallest key (by default
-        `until`), then what was let go first. What is shared goes with the last program that let it go, and never before
-        what is beyond it. Ask for it where hold() may be asked for; "" names no program.
+        """What jobs of this program let go, where prefixes are cached, stays on the device until `until` (ns; 0 ends
+        it), unless what running jobs need takes it: first goes what is not kept, then what has the smallest key (by
+        default `until`), then what was let go first. What is shared goes with the last program that let it go, and
+        never before what is beyond it. Ask for it where hold() may be asked for; "" names no program.
         """
         if not isinstance(until, int) or (key is not None and not key == key):
             raise TypeError(f"keep() takes whole nanoseconds, and a number as key, not {until!r} and {key!r}")

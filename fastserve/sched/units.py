@@ -194,5 +194,5 @@ class Tree:
         self.lost = []
 
     def idle_ids(self) -> list[int]:
-        """Of the idle units, the next to go first if nothing is kept. Costs all of them: for audits, never for a plan."""
+        """Of the idle units, the next to go first if none is kept. Costs all of them: for audits, never for a plan."""
         return [run.ids[at] for run in self.idle for at in range(run.end - 1, run.start - 1, -1)]
