@@ -90,6 +90,9 @@ class Observer:
     def resized(self, slots: int, now: int) -> None:
         """From now on so many jobs at most share an iteration."""
 
+    def cache_reset(self, now: int) -> None:
+        """Cached prefixes that no live job holds are forgotten, because somebody asked for it."""
+
     def ended(self, now: int) -> None:
         """The run is over, or has broken off, or this observer was detached: nothing more is told."""
 
@@ -203,6 +206,9 @@ class Observers(Observer):
 
     def resized(self, slots: int, now: int) -> None:
         self._tell("resized", slots, now)
+
+    def cache_reset(self, now: int) -> None:
+        self._tell("cache_reset", now)
 
     def ended(self, now: int) -> None:
         self._tell("ended", now)

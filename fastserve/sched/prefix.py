@@ -17,6 +17,17 @@ class PrefixScheduler(Scheduler):
         assert self.sharing is not None
         self.sharing.settle(now)
 
+    def forget_idle(self, now: int) -> bool:
+        """Units that nobody holds are forgotten; a body hears of it by the next plan. Returns whether none is left:
+        those that live jobs hold stay, and others may find them.
+        """
+        sharing = self.sharing
+        assert sharing is not None
+        self.meter.now = self.policy.now = now
+        self.guarded = 0
+        sharing.tree.forget_idle()
+        return not sharing.tree.first
+
     def plan(self, now: int) -> Plan | None:
         sharing = self.sharing
         assert sharing is not None

@@ -187,6 +187,10 @@ class Tree:
                 beyond[run.parent] = rank
         return sorted(ranks, key=ranks.__getitem__)
 
+    def forget_idle(self) -> None:
+        """All that are idle go; the next plan tells."""
+        self.lost += self.shrink(self.idle_units)
+
     def clear(self) -> None:
         self.first.clear()
         self.idle.clear()

@@ -91,16 +91,16 @@ def tuned(name: str, coarse: bool, seed: int = 0) -> Policy:
     return OWN[name]() if name in OWN else worlds.tuned(name, coarse, seed)
 
 
-def programs(rng: random.Random, work: Work, unit: int) -> None:
+def programs(rng: random.Random, work: Work, unit: int, longest: int = 600) -> None:
     """Gives the prompts content: conversations that go on, fork and repeat, behind a few system prompts; some full to
-    the last token of a unit, some of which not all is known, some whose answer nobody learns.
+    the last token of a unit, some of which not all is known, some whose answer nobody learns. longest: tokens.
     """
     new = iter(range(10**9))
     systems = [[next(new) for _ in range(rng.randint(1, 12))] for _ in range(rng.choice([1, 3]))]
     work.ids, work.answers = [], []
     for i in range(len(work.prompt)):
         if rng.random() < 0.7:  # longer ones, so that there is something to share
-            work.prompt[i] = min(600, work.prompt[i] + rng.choice([0, 100, 200, 300]))
+            work.prompt[i] = min(longest, work.prompt[i] + rng.choice([0, 100, 200, 300]))
         if rng.random() < 0.3:
             work.prompt[i] = max(1, work.prompt[i] // unit) * unit
         full = work.prompt[i] // unit
