@@ -54,6 +54,7 @@ class Explanation(Observer):
         self.waited = 0  # ns before the first visit, between visits, and still in the batch's stalls
         self.between = 0
         self.stalled = 0
+        self.held = False  # as was last told
 
     # -- what it is told -------------------------------------------------------------------------------------------
 
@@ -66,6 +67,7 @@ class Explanation(Observer):
 
     def submitted(self, job: Job, now: int) -> None:
         if job.id != self.id:
+            self._look(now)
             return
         word = self._take_up(job, job.arrival)
         running = len(self.scheduler.running)
@@ -79,6 +81,13 @@ class Explanation(Observer):
     def cancelled(self, job: Job, now: int) -> None:
         if job is self.job:
             self._end(job, now)
+        self._look(now)
+
+    def program_ended(self, program: str, now: int) -> None:
+        self._look(now)
+
+    def ticked(self, now: int) -> None:
+        self._look(now)
 
     def planned(self, plan: Plan, now: int) -> None:
         job = self.job
@@ -119,6 +128,7 @@ class Explanation(Observer):
             self._end(job, now)
         else:
             self._moved(job, now)
+            self._look(now)
 
     def failed(self, lost: Sequence[Job], now: int) -> None:
         job = self.job
@@ -139,7 +149,19 @@ class Explanation(Observer):
         self.first = job.generated == 0
         word = said(self.scheduler.policy, job)
         self.level = level(word)
+        self.held = job.held_back
         return word
+
+    def _look(self, now: int) -> None:
+        """Has the policy held it back, or released it?"""
+        job = self.job
+        if job is None or job.held_back == self.held:
+            return
+        self.held = job.held_back
+        if self.held:
+            self._note(job, now, said(self.scheduler.policy, job))
+        elif not job.running:
+            self._note(job, now, f"released, {_time(job.held)} held back so far; {said(self.scheduler.policy, job)}")
 
     def _note(self, job: Job, at: int, what: str) -> None:
         self.lines.append(Line(at, at - job.arrival, job.served, job.generated, what))
@@ -160,6 +182,8 @@ class Explanation(Observer):
         beaten = ", ".join([f"job {other.id}" for other in plan.left])
         instead = f", as {beaten} left" if beaten else ""
         word = said(self.scheduler.policy, job)
+        if job.held_back:
+            word += "; overruled, as nothing ran and nobody would have been woken"
         slot = self.run.seats.of[job]
         self._note(job, plan.now, f"joined slot {slot} after {_time(wait)} of waiting{instead}; {how}; {word}")
 
@@ -193,13 +217,14 @@ class Explanation(Observer):
             self.level = new
 
     def _end(self, job: Job, now: int) -> None:
+        held = f"held back {_time(job.held)} of it, " if job.held else ""
         times = "once" if job.preemptions == 1 else f"{job.preemptions} times"
         self._note(
             job,
             now,
             f"ended ({job.finish}) with {job.generated:,} tokens after {_time(now - job.arrival)}: waited "
-            f"{_time(self.waited)} at first and {_time(self.between)} between visits, served {_time(job.served)}, "
-            f"stalled {_time(self.stalled)} by copies; preempted {times}",
+            f"{_time(self.waited)} at first and {_time(self.between)} between visits, {held}"
+            f"served {_time(job.served)}, stalled {_time(self.stalled)} by copies; preempted {times}",
         )
         self.job = None
 
