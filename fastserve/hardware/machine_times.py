@@ -40,6 +40,11 @@ class MachineTimes:
     def prefill_ns(self, tokens: int) -> int:
         return self._hardware.latency.prefill_ns(tokens)
 
+    def load_ns(self, tokens: int) -> int:
+        """Copying the KV of so many tokens, in whole blocks, to the device on an empty link."""
+        memory = self._hardware.memory
+        return self._hardware.link.copy_ns(-(-tokens // memory.block_tokens) * self._block_bytes, False)
+
     def return_ns(self, blocks: int) -> int:
         """Copying so many blocks out and in again, on an empty link."""
         link = self._hardware.link

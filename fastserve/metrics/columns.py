@@ -29,6 +29,7 @@ COLUMNS: dict[str, str] = {
     "preemptions": "i8",
     "recomputed_tokens": "i8",
     "cached_tokens": "i8",  # of its prompt, found when it first joined: not computed
+    "cached_host_tokens": "i8",  # of these, those that were loaded from the host
     "swapped_out_bytes": "i8",
     "swapped_in_bytes": "i8",
     "client": "O",
@@ -45,7 +46,7 @@ Slo = tuple[float, float, float]
 NO_SLO: Slo = (float("nan"), float("nan"), float("nan"))
 NUMBERS = (
     "id", "arrival", "prompt", "tokens", "finish", "first", "now", "alone", "queued", "preempted", "stalled", "served",
-    "gap", "preemptions", "computed", "cached", "blocks_out", "blocks_in", "priority",
+    "gap", "preemptions", "computed", "cached", "loaded", "blocks_out", "blocks_in", "priority",
 )  # fmt: skip
 """What is kept of a job until its columns are made. Times in ns, -1 for what never happened; alone in ps, 0 unknown."""
 
@@ -93,6 +94,7 @@ def columns_of(
             "preemptions": n["preemptions"],
             "recomputed_tokens": np.maximum(0, n["computed"] + n["cached"] - n["prompt"]),
             "cached_tokens": n["cached"],
+            "cached_host_tokens": n["loaded"],
             "swapped_out_bytes": n["blocks_out"] * block_bytes,
             "swapped_in_bytes": n["blocks_in"] * block_bytes,
             "client": np.array([client for client, _ in texts], "O"),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Any, Final
 
-from fastserve.sched.units import Run, Tree
+from fastserve.sched.units import Range, Run, Tree
 
 NEVER: Final = 1 << 60
 """A time, a count or a number of blocks beyond all others."""
@@ -173,18 +173,20 @@ def age(job: Job) -> tuple[int, int]:
 
 
 class Copy:
-    """One job's KV on its way between device and host. The body knows when it ends and reports it by identity.
+    """KV on its way between device and host: all that one job has, or `units` of a path, which stay where they come from.
+    The body knows when it ends and reports it by identity.
 
     Whatever becomes of the job, the destination stays occupied until the copy has ended.
     """
 
-    __slots__ = ("blocks", "job", "orphan", "out")
+    __slots__ = ("blocks", "job", "orphan", "out", "units")
 
-    def __init__(self, job: Job, blocks: int, out: bool) -> None:
-        self.job = job
+    def __init__(self, job: Job, blocks: int, out: bool, units: Range | None = None) -> None:
+        self.job = job  # of units that go out: what stands for the job that has left them behind, with its id
         self.blocks = blocks
         self.out = out  # device to host; else host to device
         self.orphan = False  # nobody waits for it any more; the Scheduler writes this
+        self.units = units
 
     def __repr__(self) -> str:
         return f"<Copy {'out' if self.out else 'in'} of job {self.job.id}, {self.blocks} blocks>"

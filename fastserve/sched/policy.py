@@ -37,6 +37,7 @@ class Machine(Protocol):
     @property
     def output_ns(self) -> int: ...  # ns of service of the longest output that the machine takes, alone; 0: not known
     def prefill_ns(self, tokens: int) -> int: ...  # ns of a whole prefill, alone
+    def load_ns(self, tokens: int) -> int: ...  # ns of copying the KV of so many tokens in, on an empty link
 
 
 class PolicyContext:

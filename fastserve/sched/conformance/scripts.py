@@ -78,6 +78,9 @@ class ScriptedMachine:
     def prefill_ns(self, tokens: int) -> int:
         return self._iteration_ns(0, tokens)
 
+    def load_ns(self, tokens: int) -> int:
+        return self._copy_ns(-(-tokens // 16))
+
     def return_ns(self, blocks: int) -> int:
         return 2 * self._copy_ns(blocks)
 
