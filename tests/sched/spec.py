@@ -183,7 +183,7 @@ class Spec:
                 break
             n += 1
         computing = self.machine.prefill_ns(n * self.unit) - self.machine.prefill_ns(max(1, here * self.unit))
-        return n if job.place is NOWHERE and self.machine.load_ns((n - here) * self.size) < computing else here
+        return n if job.place is NOWHERE and self.machine.load_ns((n - here) * self.unit) < computing else here
 
     def leave_behind(self, job, path):
         """The job has ended, and held these units: what the host lacks of them is to be copied there, the first ones
