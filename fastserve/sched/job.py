@@ -173,10 +173,10 @@ def age(job: Job) -> tuple[int, int]:
 
 
 class Copy:
-    """KV on its way between device and host: all that one job has, or `units` of a path, which stay where they come from.
-    The body knows when it ends and reports it by identity.
+    """KV on its way between device and host: all that a job has, or `units` of a path, which stay where they come from.
 
-    Whatever becomes of the job, the destination stays occupied until the copy has ended.
+    The body knows when it ends and reports it by identity. Whatever becomes of the job, the destination stays occupied
+    until the copy has ended.
     """
 
     __slots__ = ("blocks", "job", "orphan", "out", "units")

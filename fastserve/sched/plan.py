@@ -62,10 +62,10 @@ class Plan:
     service to `service` ns, the first boundary at or after the wall clock `until` (ns).
 
     Where prefixes are cached, a body shares blocks as the plan says and decides nothing: it frees the units of `evict`,
-    and who is `found` begins with the blocks of so many tokens of its prefix, which are on the device, or come with a copy
-    of units in `load`. Before both, a job that drops its KV, or has been cleared, lets go of its units, which stay until
-    they are evicted. Where the host remembers units, too, it frees those of `forget` there, and then copies to it what is
-    in `store`: blocks on the device that stay as they are until that copy has ended.
+    and who is `found` begins with the blocks of so many tokens of its prefix, which are on the device, or come with a
+    copy of units in `load`. Before both, a job that drops its KV, or has been cleared, lets go of its units, which stay
+    until they are evicted. Where the host remembers units, too, it frees those of `forget` there and then copies to it
+    what is in `store`: units on the device that stay as they are until that copy has ended.
     """
 
     __slots__ = (

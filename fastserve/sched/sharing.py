@@ -20,8 +20,8 @@ from fastserve.sched.units import Ids, Run, Tree
 
 
 class SharedLedger(Ledger):
-    """unit: tokens of a unit; ValueError unless that is a whole number of blocks. tier: room for so many tokens of units
-    on the host, and the machine's times. The rest: see Ledger.
+    """unit: tokens of a unit; ValueError unless that is a whole number of blocks. tier: room on the host for so many
+    tokens of units, and the machine's times. The rest: see Ledger.
     """
 
     __slots__ = ("draft", "size", "tier", "tree", "unit")

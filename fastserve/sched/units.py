@@ -112,7 +112,7 @@ class Tree:
         return upper
 
     def unite(self, tail: Run | None, run: Run) -> None:
-        """A run and the one before it, whose holders have become the same ones, are one, if nothing else follows that."""
+        """A run and the one before it become one, if the same jobs hold both and nothing else follows the latter."""
         if tail is not None and tail.children == 1 and tail.holders == run.holders and tail.runners == run.runners:
             del self.first[run.ids[run.start]]
             run.start = tail.start

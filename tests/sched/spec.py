@@ -372,7 +372,9 @@ class Spec:
             if type(self.policy).waiting is not Policy.waiting:
                 queue = list(self.policy.waiting())
             spare = room - self.reserve
-            there = [job for job in self.live + self.lefts if job not in gone and job.place not in (HOST, NOWHERE)] + joined
+            there = [
+                job for job in self.live + self.lefts if job not in gone and job.place not in (HOST, NOWHERE)
+            ] + joined
             for job in [job for job in queue if job not in joined][: self.quota]:
                 if spare <= taken:
                     break
