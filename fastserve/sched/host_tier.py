@@ -1,10 +1,10 @@
 """HostTier: units that the host remembers for the device.
 
-What a job leaves behind when it ends is copied to the host while that has room, as if written through: the units of its
-path that the host lacks, from the first one on. So a unit that goes from the device later costs nothing, and whoever
-comes finds it on the host. The host forgets its oldest units to make room, first those whose path was left behind
-first, of one path the deepest first, and none that a copy under way needs; so it has of every path a whole beginning.
-A unit may be in both places, and loading it leaves the host's copy where it is.
+Units are written through: when a job has completed its prefill, and again when it ends, those of its path that the host
+lacks are copied there, from the first one on while it has room. So a unit that goes from the device later costs
+nothing, and whoever comes finds it on the host. The host forgets its oldest units to make room, first those whose path
+was written or ended first, of one path the deepest first, and none that a copy under way needs; so it has of every path
+a whole beginning. A unit may be in both places, and loading it leaves the host's copy where it is.
 
 A copy to the host holds the units of its path from the first one on, on the device too, until it has ended.
 """
@@ -47,9 +47,9 @@ class HostTier:
                 return there
         return here
 
-    def leave_behind(self, job: Job, ids: Ids, whole: int) -> Copy | None:
-        """The job has ended, and held so many units of this path. Returns the copy of those that the host lacks; its
-        job, a stand-in for that one, is to hold all up to the last of them until it has ended.
+    def take(self, job: Job, ids: Ids, whole: int) -> Copy | None:
+        """The job holds so many units of this path, and has just computed them, or ends. Returns the copy of those that
+        the host lacks; its job, a stand-in for that one, is to hold all up to the last of them until it has ended.
         """
         tree = self.tree
         at = tree.walk(ids, whole)[1]

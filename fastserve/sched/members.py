@@ -42,6 +42,8 @@ class Members(PolicyContext):
             ledger.used += 1
         job.tokens_base += 1
         self.hold = 0
+        if self.sharing is not None:
+            self.sharing.computed(job)
         self._roll(job)
 
     def _amend(self, extra: Iterable[tuple[Job, int]], tokenless: Iterable[Job]) -> None:

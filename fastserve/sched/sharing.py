@@ -97,6 +97,11 @@ class SharedLedger(Ledger):
             self.settle()
         super().advance(steps + k - 1, 1)
 
+    def computed(self, job: Job) -> None:
+        """Its prefill is complete: what it has computed goes to the host, where that keeps units, beside its decodes."""
+        if self.tier is not None and job.tail is not None:
+            self._store(self.tier.take(job, job.ids, job.shared))
+
     def end(self, job: Job, outcome: Outcome | None) -> None:
         """A job that ran has departed, and its blocks are off `used`. outcome: what may name its answer's units."""
         answer: Ids = ()
@@ -109,7 +114,7 @@ class SharedLedger(Ledger):
             whole = self.tree.whole(ids, job.prompt + job.generated - 1)
             self.tree.leave_behind(ids, job.shared, job.tail, whole)
         if self.tier is not None and whole:
-            self._store(self.tier.leave_behind(job, ids, whole))
+            self._store(self.tier.take(job, ids, whole))
         self._let_go(job, True)
 
     def settle(self) -> None:
@@ -277,5 +282,5 @@ class SharedLedger(Ledger):
             self.cold -= self.held(job) - copy.blocks
         super().remove(job)
         if self.tier is not None and job.tail is not None:
-            self._store(self.tier.leave_behind(job, job.ids, job.shared))
+            self._store(self.tier.take(job, job.ids, job.shared))
         self._let_go(job, False)

@@ -56,7 +56,7 @@ class SpecCopy:
 
 
 class SpecLeft:
-    """What a job that has ended leaves behind while it is copied to the host: it holds these units until then."""
+    """What a job has computed while it is copied to the host: it holds these units until then."""
 
     def __init__(self, job, ids, unit):
         self.id, self.arrival, self.ids, self.shared = job.id, job.arrival, ids, len(ids)
@@ -185,10 +185,12 @@ class Spec:
         computing = self.machine.prefill_ns(n * self.unit) - self.machine.prefill_ns(max(1, here * self.unit))
         return n if job.place is NOWHERE and self.machine.load_ns((n - here) * self.unit) < computing else here
 
-    def leave_behind(self, job, path):
-        """The job has ended, and held these units: what the host lacks of them is to be copied there, the first ones
+    def write(self, job, path):
+        """The job has computed these units, or ends: what the host lacks of them is to be copied there, the first ones
         if it has no room for all. It forgets others for them, the oldest first.
         """
+        if not self.tier:
+            return
         n = 0
         while n < len(path) and self.hosts(path[n]):
             n += 1
@@ -213,7 +215,7 @@ class Spec:
                 self.kept.append(id)
 
     def landed(self, left):
-        """What a job left behind has been copied."""
+        """It has been copied."""
         self.lefts.remove(left)
         self.let_go(left)
         self.age_out(left.ids)
@@ -335,7 +337,7 @@ class Spec:
         leaving = [copy for copy in self.copies if copy.out and not copy.orphan and copy.job not in joined]
         parked = [job for job in self.live if not job.running and job.place is DEVICE and job not in joined] + left
         for copy in list(leaving):
-            if free() < 0:
+            if free() < 0 and (copy.job not in self.lefts or alone(copy.job)):
                 clear.append(copy)
                 gone.append(copy.job)
                 leaving.remove(copy)
@@ -356,6 +358,11 @@ class Spec:
                     spared += copy.blocks
                 else:
                     gone.append(copy.job)
+        for copy in list(leaving):
+            if free() < 0 and copy.job in self.lefts:
+                clear.append(copy)
+                gone.append(copy.job)
+                leaving.remove(copy)
         room = free()
         assert room >= 0
         soon = room + sum(alone(copy.job) for copy in leaving)
@@ -546,6 +553,7 @@ class Spec:
             if job in ending:
                 self.hold = 0
                 job.complete = True
+                self.write(job, job.ids[: job.shared])
         for job, (n, _) in said.items():
             job.turns += 1
             job.generated += n
@@ -590,8 +598,7 @@ class Spec:
         self.live.remove(job)
         filled = (job.prompt + job.generated - 1) // self.unit
         answer = answer[: max(0, filled - job.shared)] if job.shared == len(job.ids) else ()
-        if self.tier:
-            self.leave_behind(job, [*job.ids[: job.shared], *answer])
+        self.write(job, [*job.ids[: job.shared], *answer])
         self.let_go(job, answer)
         for copy in self.copies:
             if copy.job is job:
