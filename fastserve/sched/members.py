@@ -21,7 +21,10 @@ class Members(PolicyContext):
         self.policy = policy
         self.ledger = ledger
         self.sharing = ledger if isinstance(ledger, SharedLedger) else None
-        self.meter = Meter(ledger.block, ledger.lookahead, None if self.sharing is None else self.sharing.tree)
+        sharing = self.sharing
+        tree = None if sharing is None else sharing.tree
+        reach = None if sharing is None or sharing.tier is None else sharing.tier.reach
+        self.meter = Meter(ledger.block, ledger.lookahead, tree, reach)
         self.live: dict[Job, None] = {}
         self.running: dict[Job, None] = {}
         self.prefilling: dict[Job, None] = {}  # running, with a prefill to do

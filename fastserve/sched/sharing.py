@@ -98,7 +98,7 @@ class SharedLedger(Ledger):
         super().advance(steps + k - 1, 1)
 
     def computed(self, job: Job) -> None:
-        """Its prefill is complete: what it has computed goes to the host, where that keeps units, beside its decodes."""
+        """Its prefill is complete: what it has computed goes to the host, if that keeps units, beside its decodes."""
         if self.tier is not None and job.tail is not None:
             self._store(self.tier.take(job, job.ids, job.shared))
 
