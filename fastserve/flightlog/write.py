@@ -6,14 +6,14 @@ and a bug report. It holds settings, lengths, ids and times, never a prompt or a
 The first line is the header: version, policy (a name or module:Class), knobs, hardware (as load_hardware() reads it),
 longest and context (tokens, see MachineTimes), and settings, the Scheduler's keywords. Each further line is one event
 with its time `now`, in the order in which the Scheduler was told: submit (the facts of the job), cancel, plan, commit,
-forget_all, resize.
+forget_all, resize, reset_prefix_cache (what is idle there is forgotten).
 A plan is null where jobs wait and nothing can be done. Copies are [number, job, blocks, "out" or "in"], numbered as
 they appear. A commit has `extra`, [job, delta] for jobs that got 1 + delta tokens, where the iteration was uneven.
 
 Where prefixes are cached, a submit has `ids`, of the units that its prompt fills; a plan `found`, [job, tokens], and
 `evict`, the ids of the units that go, in this order; a commit `answers`, [job, ids] of jobs that have ended. Where the
-host remembers units, too, a plan that copies any there has these copies in `store` and what is forgotten for them in
-`forget`, as `evict`; a copy of units ends with the first one on the path of its job and the one behind the last.
+host remembers units, too, a plan may have `store`, copies of units that go there, and `forget`, those that it forgets,
+as `evict`; a copy of units ends with the first one on the path of its job and the one behind the last.
 """
 
 from __future__ import annotations
@@ -78,6 +78,7 @@ def plan_data(plan: Plan | None, copies: Copies) -> dict[str, Any] | None:
         shared["evict"] = _units(plan.evict)
         if plan.store:
             moves["store"] = plan.store
+        if plan.forget:
             shared["forget"] = _units(plan.forget)
     return {
         "gone": [job.id for job in plan.gone],
@@ -153,6 +154,9 @@ class FlightLog(Observer):
 
     def resized(self, slots: int, now: int) -> None:
         self._tell({"event": "resize", "now": now, "slots": slots})
+
+    def cache_reset(self, now: int) -> None:
+        self._tell({"event": "reset_prefix_cache", "now": now})
 
     def ended(self, now: int) -> None:
         file, self._file = self._file, None

@@ -80,6 +80,24 @@ class HostTier:
         """It has ended: what it alone held are the youngest units now."""
         self._let_go(self._tails.pop(copy))
 
+    def forget_idle(self) -> list[Copy]:
+        """All that no copy under way needs is forgotten. Returns the copies that no plan had told of: they are off."""
+        stores = self.stores
+        self.stores = []
+        new: set[int] = set()  # units that are not there yet
+        for copy in stores:
+            assert copy.units is not None
+            ids, start, end = copy.units
+            new.update(ids[start:end])
+            self.finish(copy)
+        for ids, start, end in self.tree.shrink(self.tree.idle_units):
+            self.units -= end - start
+            while start < end and ids[end - 1] in new:
+                end -= 1
+            if start < end:
+                self.forgotten.append((ids, start, end))
+        return stores
+
     def told(self) -> None:
         """A plan that told of all this has been carried out."""
         if self.stores or self.forgotten:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastserve.sched.draft import Draft
 from fastserve.sched.host_tier import HostTier
-from fastserve.sched.job import NEVER, Copy, Job
+from fastserve.sched.job import NEVER, NOWHERE, Copy, Job
 from fastserve.sched.plan import NOTHING, UNSHARED, Moves, Outcome, Plan, Shares
 from fastserve.sched.scheduler import Scheduler
 from fastserve.sched.sharing import SharedLedger
@@ -17,6 +17,16 @@ class PrefixScheduler(Scheduler):
         super().cancel(job, now)
         assert self.sharing is not None
         self.sharing.settle()
+
+    def forget_idle(self, now: int) -> bool:
+        """Units that nobody holds are forgotten; a body hears of it by the next plan. Returns whether none is left:
+        those that live jobs hold stay, and others may find them.
+        """
+        sharing = self.sharing
+        assert sharing is not None
+        self.meter.now = self.policy.now = now
+        self.hold = 0
+        return sharing.forget_idle()
 
     def plan(self, now: int) -> Plan | None:
         sharing = self.sharing
@@ -31,16 +41,20 @@ class PrefixScheduler(Scheduler):
                 self._units(plan, draft, tier)
             if plan.joined or plan.left or plan.moves is not None:
                 plan.shares = self._shares(plan, sharing)
-                if tier is not None:
-                    plan.shares.forget = tier.forgotten
             else:  # all has its room already
                 lost = sharing.tree.lost
-                plan.shares = Shares(NOTHING, lost) if lost else UNSHARED
+                plan.shares = Shares(NOTHING, lost) if lost or (tier is not None and tier.forgotten) else UNSHARED
+            if tier is not None and tier.forgotten:
+                plan.shares.forget = tier.forgotten
             if plan.iterations > 1 and plan.prefill:
                 self._bound(plan, draft)
         return plan
 
     def commit(self, plan: Plan, outcome: Outcome, now: int) -> list[Job]:
+        assert self.lately is not None
+        for job in plan.joined:
+            if job.place is NOWHERE:
+                self.lately.begun(plan.now, plan.found.get(job, 0), job.prompt + job.generated)
         ended = super().commit(plan, outcome, now)
         assert self.sharing is not None
         self.sharing.settle()
@@ -67,10 +81,7 @@ class PrefixScheduler(Scheduler):
         return Shares(found, [*ledger.tree.lost, *draft.evicted(gone, free)])
 
     def _units(self, plan: Plan, draft: Draft, tier: HostTier) -> None:
-        """Copies of units: of what jobs that have ended left behind, and of what who joins finds on the host.
-
-        Nothing is forgotten there but for the first of these.
-        """
+        """Copies of units: of what jobs have computed, and of what who joins finds on the host."""
         load = [job for job in plan.joined if job in draft.loads]
         if not (load or tier.stores):
             return

@@ -137,12 +137,20 @@ class SharedLedger(Ledger):
             self.cold += self.held(left)
             self.hold(left, left.prompt // self.unit, False)
 
-    def _stored(self, copy: Copy, tier: HostTier) -> None:
+    def _stored(self, copy: Copy) -> None:
         del self.copies[copy]
         self.leaving -= copy.blocks
         self.cold -= self.held(copy.job)
         self._let_go(copy.job, False)
-        tier.finish(copy)
+
+    def forget_idle(self) -> bool:
+        """All units that nobody holds are forgotten, here and on the host. Returns whether none is left at all."""
+        tier = self.tier
+        if tier is not None:
+            for copy in tier.forget_idle():
+                self._stored(copy)
+        self.tree.forget_idle()
+        return not (self.tree.first or (tier is not None and tier.tree.first))
 
     # -- who holds what --------------------------------------------------------------------------------------------
 
@@ -251,7 +259,8 @@ class SharedLedger(Ledger):
         known = copy in self.copies and not copy.orphan
         if copy.units is not None and self.tier is not None:
             if known:
-                self._stored(copy, self.tier)
+                self._stored(copy)
+                self.tier.finish(copy)
             return
         super().finish(copy)
         if known:

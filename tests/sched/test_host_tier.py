@@ -175,6 +175,36 @@ def test_all_is_forgotten_with_the_kv() -> None:
     assert not plan.store and not plan.load
 
 
+def test_a_reset_forgets_what_is_on_the_host_and_calls_off_what_was_to_go_there() -> None:
+    there = desk()
+    write(there, A, B)
+    assert not serve(there, B)
+    job = there.come(50, ids=(*A, 9))
+    step(there)
+    step(there, job)
+    there.come(1)
+    assert there.scheduler.forget_idle(there.now) is False  # the copy of 9 is under way
+    plan = step(there)
+    assert [id for ids, start, end in plan.forget for id in reversed(ids[start:end])] == [4, 3]
+
+
+def test_a_reset_at_rest_leaves_nothing() -> None:
+    there = desk(device_blocks=10)
+    job = there.come(50, ids=(*A, 9))
+    step(there)
+    plan = step(there)
+    assert units(plan.store) == [[1, 2, 9]]
+    step(there, job, copied=plan.store)
+    job = there.come(70, ids=(*A, 7, 8))
+    step(there, job)
+    assert units(ledger(there).tier.stores) == [[7, 8]]  # type: ignore[union-attr]
+    assert there.scheduler.forget_idle(there.now)
+    audit(there.scheduler)
+    there.come(1)
+    plan = step(there)
+    assert not plan.store and [list(ids[a:b]) for ids, a, b in plan.forget] == [[9], [1, 2]]
+
+
 @pytest.mark.parametrize("options", [{"host_prefix_tokens": 15}, {"device_blocks": None}, {"prefix_cache": "off"}])
 def test_there_is_none_where_it_is_of_no_use(options: dict[str, object]) -> None:
     there = desk(**options)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -196,7 +197,7 @@ class _File:
         order, sorted_note = rows.ordered()
         rows.settle()
         notes += [sorted_note] if sorted_note else []
-        picked = {field: rows.joined(field) for field in rows.fields()}
+        picked: dict[str, Any] = {field: rows.joined(field) for field in rows.fields()}
         if timed:
             if order is not None:
                 picked = {field: values[order] for field, values in picked.items()}
