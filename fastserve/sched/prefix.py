@@ -25,7 +25,7 @@ class PrefixScheduler(Scheduler):
         sharing = self.sharing
         assert sharing is not None
         self.meter.now = self.policy.now = now
-        self.hold = 0
+        self.guarded = 0
         return sharing.forget_idle()
 
     def plan(self, now: int) -> Plan | None:
