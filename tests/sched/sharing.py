@@ -159,7 +159,7 @@ def compare(
         dice = random.Random(f"tier {seed} {name} {batching} {memory} {guard}")
         most = options["device_blocks"] or 100
         options["host_prefix_tokens"] = 16 * dice.choice([most // 4, most, 3 * most, 30 * most]) + dice.randint(0, 20)
-        machine = replace(machine, link=dice.choice([machine.link, FAST, SLOW, ONE_WAY]))
+        machine = replace(machine, link=dice.choice([machine.link, FAST, FAST, SLOW, ONE_WAY]))
     truth = None
     if rng.random() < 0.2:
         truth = Truth(rng.randrange(1000), work.output, 1 + options["lookahead"], rng.choice([0, 4]))
