@@ -16,6 +16,7 @@ from fastserve.hardware import Hardware
 from fastserve.sched.config import SchedulerConfig
 from fastserve.sched.job import Copy, Job
 from fastserve.sched.plan import Plan, Transfer
+from fastserve.sched.units import Ids
 
 Exact = Literal["always", "same-composition", "no"]
 
@@ -34,6 +35,8 @@ class Traits:
     """It keeps to logit_bias, allowed_token_ids, bad_token_ids and choice_token_ids; else such requests are refused."""
     reports_cached: bool = False
     """It says itself which prefixes it found in its cache."""
+    shares: bool = False
+    """It shares KV by content as its plans say, see Sharing; else prefixes are not cached."""
 
 
 class Token(NamedTuple):
@@ -109,6 +112,21 @@ class Backend(Protocol):
         ...
 
 
+class Sharing(Backend, Protocol):
+    """A body whose traits say that it shares. It follows Plan.found, Plan.evict and Plan.first(), and decides nothing.
+
+    What the prefills of a step complete is there for others once the step has run; a copy of what is there already is
+    free again. Nothing else that a job computes is shared, but for answer().
+    """
+
+    def answer(self, job: Job, ids: Ids) -> None:
+        """The job has ended, and been committed; forget() comes next. ids: of the units that prompt and answer fill
+        beyond those of the prompt. Those whose KV is complete are idle units from now on, if it shares all of its
+        prompt's.
+        """
+        ...
+
+
 # -- what launch and the profiler need besides -------------------------------------------------------------------------
 
 
@@ -116,6 +134,7 @@ class Backend(Protocol):
 class Wanted:
     """What an engine's settings ask of the body's memory. None: what the memory allows. Bytes count where tokens are
     not given. swaps: whether the residency uses the host at all. max_batch: the largest batch that matters.
+    unit_tokens: of what is shared where prefixes are cached (None: a block).
     """
 
     block_tokens: int = 16
@@ -125,6 +144,7 @@ class Wanted:
     host_bytes: int | None = None
     swaps: bool = True
     max_batch: int = field(default_factory=lambda: SchedulerConfig().max_batch)
+    unit_tokens: int | None = None
 
     def in_tokens(self, bytes_per_token: int) -> Wanted:
         """The same with bytes turned into tokens."""

@@ -14,6 +14,7 @@ from fastserve.engine.inbox import Inbox
 from fastserve.engine.model_info import ModelInfo
 from fastserve.engine.params import SamplingParams
 from fastserve.engine.request import Listener, Request
+from fastserve.engine.unit_names import UnitNames
 from fastserve.metrics.records import NO_SLO, Slo
 from fastserve.sched.checks import LONGEST_S, seconds
 from fastserve.sched.job import Job
@@ -26,13 +27,15 @@ class QueueFull(RuntimeError):
 
 
 class InputProcessor:
-    """Thread-safe. constrains: what the body's traits say."""
+    """Thread-safe. constrains: what the body's traits say. names: of units, where prefixes are cached."""
 
     def __init__(
-        self, info: ModelInfo, serving: EngineConfig, clock: Clock, inbox: Inbox, constrains: bool = False
-    ) -> None:
+        self, info: ModelInfo, serving: EngineConfig, clock: Clock, inbox: Inbox, constrains: bool = False,
+        names: UnitNames | None = None,
+    ) -> None:  # fmt: skip
         self.info = info
         self.constrains = constrains
+        self.names = names
         self.serving = serving
         self.clock = clock
         self.inbox = inbox
@@ -53,6 +56,7 @@ class InputProcessor:
         *,
         client: str,
         program: str,
+        cache_salt: str,
         priority: int,
         deadline_s: float | None,
         ttft_slo_s: float | None,
@@ -77,12 +81,17 @@ class InputProcessor:
         detokenizer = None if self._decoder is None else self._decoder.detokenizer(params, ids)
         if params.stop and detokenizer is None:
             raise ValueError(f"stop strings need text, and model {self.info.name} has no tokenizer")
+        root, units = b"", ()
+        if self.names is not None:
+            root = self.names.root(cache_salt)
+            units = self.names.of(ids, root=root)
         guess = None
         if "guess" in scheduler.policy.needs:
             guess = params.guess
         with self._lock:
             at = self.clock.now() if arrival is None else round(arrival * 1e9)
-            job = Job(self._next_id, at, len(ids), limit, client, program, priority, slo.deadline(at), guess)
+            job = Job(self._next_id, at, len(ids), limit, client, program, priority, slo.deadline(at), guess,
+                      units)  # fmt: skip
             if guess is None and self._guesser is not None and "guess" in scheduler.policy.needs:
                 job.guess = self._guesser.predict(job, 0)
             scheduler.check(job)
@@ -90,7 +99,7 @@ class InputProcessor:
                 self._make_sure_of_room(scheduler.slots)
             seed = self._rng.getrandbits(63) if params.seed is None else params.seed
             request = Request(
-                job, ids, params, seed, detokenizer, listener, self._uncounted if beyond_capacity else self._left
+                job, ids, params, seed, detokenizer, listener, self._uncounted if beyond_capacity else self._left, root
             )
             self.inbox.put(request)
             self._next_id += 1

@@ -9,20 +9,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from time import perf_counter_ns
-from typing import Any
+from typing import Any, cast
 
-from fastserve.engine.backend import Backend, Step
+from fastserve.engine.backend import Backend, Sharing, Step
 from fastserve.engine.clock import Clock
 from fastserve.engine.inbox import Inbox
 from fastserve.engine.output_processor import OutputProcessor
 from fastserve.engine.recovery import Recovery
 from fastserve.engine.request import Piece, Request
+from fastserve.engine.unit_names import UnitNames
 from fastserve.metrics.finish import COMPLETED, TRUNCATED
 from fastserve.metrics.records import Recorder
 from fastserve.sched.errors import ObserverError, PolicyError, RefusedError
 from fastserve.sched.job import Copy, Job
 from fastserve.sched.observer import Observers
 from fastserve.sched.plan import Plan, Transfer
+from fastserve.sched.prefix import PrefixScheduler
 from fastserve.sched.scheduler import Scheduler
 
 log = logging.getLogger("fastserve")
@@ -34,7 +36,7 @@ FINISHES = (*COMPLETED, *TRUNCATED, "cancelled")
 class Loop:
     """recorder: an Observer like others, but told always and first; its rows must reach Request.record, see row().
 
-    about: what run it is, for observers.
+    about: what run it is, for observers. names: of units, where prefixes are cached; the backend then is a Sharing.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Loop:
         clock: Clock,
         inbox: Inbox,
         about: Mapping[str, Any] | None = None,
+        names: UnitNames | None = None,
     ) -> None:
         self.scheduler = scheduler
         self.backend = backend
@@ -55,7 +58,7 @@ class Loop:
         self._planned_at = 0  # ns: when observers were told of the last plan
         self._copies: dict[Copy, int] = {}  # under way: ns, the boundary of the plan that asked for it
         self.requests: dict[Job, Request] = {}  # admitted, and not ended
-        self.output = OutputProcessor(backend, self.requests, scheduler.ledger.lookahead)
+        self.output = OutputProcessor(backend, self.requests, scheduler.ledger.lookahead, names)
         self.now = 0  # ns: the boundary at which the loop stands
         self.alive = True
         self.error: str | None = None
@@ -168,6 +171,8 @@ class Loop:
         if looked_at:
             self.observers.committed(plan, outcome, finished, now)
         for job in finished:
+            if outcome.answers and job in outcome.answers:
+                cast(Sharing, self.backend).answer(job, outcome.answers[job])
             self.backend.forget(job)
             del self.requests[job]
         for request, piece in produced:
@@ -233,6 +238,16 @@ class Loop:
         self.scheduler.resize(slots)
         self.counters["slots"] = slots
         self.observers.resized(slots, self.now)
+
+    def reset_prefix_cache(self) -> bool:
+        """See Engine.reset_prefix_cache(). Between two iterations."""
+        scheduler = self.scheduler
+        if not isinstance(scheduler, PrefixScheduler):
+            return True
+        empty = scheduler.forget_idle(self.now)
+        if self.observers.members:
+            self.observers.cache_reset(self.now)
+        return empty
 
     # -- what comes from outside -----------------------------------------------------------------------------------
 

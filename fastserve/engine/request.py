@@ -46,6 +46,11 @@ class Output:
     record: Mapping[str, Any] = field(repr=False)
     by_step: bool = field(default=False, repr=False)  # failed because its whole step failed
 
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens of its prompt that were found in the prefix cache when it first joined."""
+        return int(self.record.get("cached_tokens", 0))
+
 
 class IncrementalDetokenizer(Protocol):
     """Incremental detokenization, as of detokenizer.Detokenizer."""
@@ -64,7 +69,7 @@ class Request:
 
     __slots__ = (
         "at_end", "by_step", "detokenizer", "ended", "error", "finish_reason", "job", "listener", "logprobs", "params",
-        "pieces", "prompt", "record", "seed", "signal", "texts", "tokens",
+        "pieces", "prompt", "record", "root", "seed", "signal", "texts", "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -76,6 +81,7 @@ class Request:
         detokenizer: IncrementalDetokenizer | None,
         listener: Listener | None = None,
         at_end: Callable[[Request], object] | None = None,
+        root: bytes = b"",
     ) -> None:
         self.job = job
         self.prompt = prompt
@@ -84,6 +90,7 @@ class Request:
         self.detokenizer = detokenizer  # None without a tokenizer
         self.listener = listener
         self.at_end = at_end  # called once, after the last piece
+        self.root = root  # where the names of its units begin: see UnitNames.root()
         self.tokens: list[int] = []
         self.texts: list[str] = []
         self.logprobs: list[dict[int, float]] | None = None if params.logprobs is None else []

@@ -27,6 +27,7 @@ from fastserve.sched.errors import PolicyError, RefusedError
 from fastserve.sched.job import Job
 from fastserve.sched.plan import Outcome, Plan
 from fastserve.sched.policy import Policy
+from fastserve.sched.prefix import PrefixScheduler
 
 
 class LogError(ValueError):
@@ -142,6 +143,9 @@ class _Run:
                 self.scheduler.forget_all(now)
             elif event == "resize":
                 self.scheduler.resize(data["slots"])
+            elif event == "reset_prefix_cache":
+                assert isinstance(self.scheduler, PrefixScheduler)
+                self.scheduler.forget_idle(now)
             else:
                 raise LogError(f"line {line.number}: there is no event {event!r}")
         except RefusedError:

@@ -6,7 +6,7 @@ and a bug report. It holds settings, lengths, ids and times, never a prompt or a
 The first line is the header: version, policy (a name or module:Class), knobs, hardware (as load_hardware() reads it),
 longest and context (tokens, see MachineTimes), and settings, the Scheduler's keywords. Each further line is one event
 with its time `now`, in the order in which the Scheduler was told: submit (the facts of the job), cancel, plan, commit,
-forget_all, resize.
+forget_all, resize, reset_prefix_cache (what is idle there is forgotten).
 A plan is null where jobs wait and nothing can be done. Copies are [number, job, blocks, "out" or "in"], numbered as
 they appear. A commit has `extra`, [job, delta] for jobs that got 1 + delta tokens, where the iteration was uneven.
 
@@ -135,6 +135,9 @@ class FlightLog(Observer):
 
     def resized(self, slots: int, now: int) -> None:
         self._tell({"event": "resize", "now": now, "slots": slots})
+
+    def cache_reset(self, now: int) -> None:
+        self._tell({"event": "reset_prefix_cache", "now": now})
 
     def ended(self, now: int) -> None:
         file, self._file = self._file, None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from fastserve.hardware import Hardware
+from fastserve.sched.job import NEVER
 
 EXACT: Final = 1 << 62
 """ps, 53 days: a latency model adds spans up to here."""
@@ -15,7 +16,7 @@ class MachineTimes:
     prompt and output together; 0 is not known. All times in ns.
     """
 
-    __slots__ = ("_block_bytes", "_hardware", "context", "decode_ns", "longest", "slots")
+    __slots__ = ("_block_bytes", "_hardware", "context", "decode_ns", "host_tokens", "longest", "pool_tokens", "slots")
 
     def __init__(self, hardware: Hardware, slots: int, longest: int, context: int = 0) -> None:
         self._hardware = hardware
@@ -24,6 +25,8 @@ class MachineTimes:
         self.slots = slots
         self.longest = longest
         self.context = context
+        self.pool_tokens: int = NEVER  # of the pools: the Scheduler says
+        self.host_tokens: int = 0
 
     @property
     def output_ns(self) -> int:

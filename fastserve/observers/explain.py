@@ -50,6 +50,7 @@ class Explanation(Observer):
         self.had = 0  # tokens when the visit began
         self.first = True  # it has yet to have a first token
         self.level: int | None = None
+        self.held = False  # its policy holds it back
         self.moving: dict[Copy, Transfer] = {}
         self.waited = 0  # ns before the first visit, between visits, and still in the batch's stalls
         self.between = 0
@@ -71,6 +72,7 @@ class Explanation(Observer):
         running = len(self.scheduler.running)
         others = f"{running} others run, {len(self.scheduler.live) - running - 1} wait"
         self._note(job, job.arrival, f"arrived: prompt of {job.prompt:,} tokens; {word}; {others}")
+        self.held = job.held_back  # the policy has said so, and why
 
     def rejected(self, job: Job, now: int, why: str) -> None:
         if job.id == self.id:
@@ -80,10 +82,14 @@ class Explanation(Observer):
         if job is self.job:
             self._end(job, now)
 
+    def idle(self, now: int) -> None:
+        self._holds(now)
+
     def planned(self, plan: Plan, now: int) -> None:
         job = self.job
         if job is None:
             return
+        self._holds(plan.now)
         if job in plan.left:
             self._left(job, plan)
         if job in plan.joined:
@@ -119,6 +125,7 @@ class Explanation(Observer):
             self._end(job, now)
         else:
             self._moved(job, now)
+            self._holds(now)
 
     def failed(self, lost: Sequence[Job], now: int) -> None:
         job = self.job
@@ -141,6 +148,14 @@ class Explanation(Observer):
         self.level = level(word)
         return word
 
+    def _holds(self, now: int) -> None:
+        """Its policy has come to hold it back, or has ceased to."""
+        job = self.job
+        if job is not None and job.held_back != self.held:
+            self.held = job.held_back
+            word = said(self.scheduler.policy, job)
+            self._note(job, now, word if self.held else f"held back no longer, after {_time(job.held)}; {word}")
+
     def _note(self, job: Job, at: int, what: str) -> None:
         self.lines.append(Line(at, at - job.arrival, job.served, job.generated, what))
 
@@ -155,6 +170,9 @@ class Explanation(Observer):
         self.chunks = []
         found = plan.found.get(job, 0)
         owed = job.prompt + job.generated - plan.first(job)
+        if job.held_back:  # it was overruled
+            self.held = False
+            self._note(job, plan.now, "its policy holds everybody back and nothing runs: the oldest joins all the same")
         how = COMES_WITH.get(job.place) or f"{owed:,} tokens to prefill" + (" again" if job.generated else "")
         how += f", {found:,} found" if found else ""
         beaten = ", ".join([f"job {other.id}" for other in plan.left])

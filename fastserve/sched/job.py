@@ -51,13 +51,15 @@ class Job:
     id: dense from 0 in a replay. arrival: ns. prompt, limit, guess: tokens (limit: the client's max tokens; guess: a
     predictor's output length, None unless the policy `needs` it). client, program: names. priority: the smaller, the
     more urgent. deadline: ns, arrival + slo.e2e, else + slo.ttft; NEVER without one. ids: of the units that its prompt
-    fills, each naming its content and all before it; empty where that is not known.
+    fills, each naming its content and all before it; empty where that is not known. tool: the name of the one whose
+    result its prompt brings. final: the client says that nothing of its program follows.
     """
 
     __slots__ = (
-        "arrival", "client", "clock_base", "copy", "deadline", "entry", "finish", "fresh", "guess", "id", "ids",
-        "joined_at", "last", "limit", "meter", "place", "preemptions", "prefilled", "priority", "program", "prompt",
-        "queue", "rolling", "running", "served_goal", "since", "tail", "tokens_base", "tokens_goal", "waited",
+        "arrival", "calls", "client", "clock_base", "copy", "deadline", "entry", "final", "finish", "fresh", "guess",
+        "hold", "id", "ids", "joined_at", "last", "limit", "meter", "place", "preemptions", "prefilled", "priority",
+        "program", "prompt", "queue", "rolling", "running", "served_goal", "since", "tail", "tokens_base",
+        "tokens_goal", "tool", "waited",
     )  # fmt: skip
 
     def __init__(
@@ -72,6 +74,8 @@ class Job:
         deadline: int = NEVER,
         guess: int | None = None,
         ids: Sequence[int] = (),
+        tool: str = "",
+        final: bool = False,
     ) -> None:
         self.id = id
         self.arrival = arrival
@@ -83,12 +87,15 @@ class Job:
         self.deadline = deadline
         self.guess = guess
         self.ids = ids
+        self.tool = tool
+        self.final = final
 
         self.prefilled = 0  # tokens that prefills have put into its KV; 0 again once that is forgotten
         self.running = False  # has a place in the batch
         self.place: Place = NOWHERE
         self.preemptions = 0
         self.finish = ""  # "stop", "length", "truncated", "cancelled", "rejected"; empty while it lives
+        self.calls = ""  # the tool that its answer calls; empty until it has ended, and where that is not known
 
         # The Scheduler's own; policies have no use for these.
         self.rolling = False  # running with a complete cache: the step counter counts its tokens
@@ -101,6 +108,7 @@ class Job:
         self.tokens_goal = NEVER
         self.waited = 0  # ns, the period of the third alarm; 0: none
         self.joined_at = 0  # meter.service when this visit began
+        self.hold: Hold | None = None  # None: the policy has never held it back
         self.copy: Copy | None = None  # the copy under way, while LEAVING or COMING
         self.tail: Run | None = None  # the last run of the units that it holds
         self.entry: tuple[Any, int, int, Job] | None = None
@@ -122,6 +130,27 @@ class Job:
             assert self.meter is not None
             return self.clock_base + self.meter.service
         return self.clock_base
+
+    @property
+    def held_back(self) -> bool:
+        """By the policy: it waits, and is not offered for admission."""
+        return self.hold is not None and self.hold.on
+
+    @property
+    def held(self) -> int:
+        """Nanoseconds that the policy has held it back, so far."""
+        hold = self.hold
+        if hold is None:
+            return 0
+        if hold.on:
+            assert self.meter is not None
+            return hold.base + self.meter.now
+        return hold.base
+
+    @property
+    def overruled(self) -> bool:
+        """It joined once though it was held back, since nothing ran and nobody would have been woken."""
+        return self.hold is not None and self.hold.overruled
 
     @property
     def last_served(self) -> int:
@@ -170,6 +199,17 @@ class Job:
 def age(job: Job) -> tuple[int, int]:
     """The order of jobs wherever nothing else decides: by arrival, then by id."""
     return job.arrival, job.id
+
+
+class Hold:
+    """What became of a job that a policy has held back."""
+
+    __slots__ = ("base", "on", "overruled")
+
+    def __init__(self) -> None:
+        self.on = False
+        self.base = 0  # ns held back; while it is on: the same less the wall clock
+        self.overruled = False
 
 
 class Copy:

@@ -175,9 +175,11 @@ class Outcome:
 
     answers: of jobs that have ended, the ids of the units that prompt and answer fill beyond those of the prompt, so
     that who continues the answer finds it. What is not told is not found.
+
+    calls: of jobs that have ended, the tool that the answer calls, where that is known.
     """
 
-    __slots__ = ("answers", "copied", "ended", "extra", "first", "gap", "iterations", "service", "stall")
+    __slots__ = ("answers", "calls", "copied", "ended", "extra", "first", "gap", "iterations", "service", "stall")
 
     def __init__(
         self,
@@ -190,6 +192,7 @@ class Outcome:
         gap: int = 0,
         extra: Sequence[tuple[Job, int]] = (),
         answers: Mapping[Job, Ids] | None = None,
+        calls: Mapping[Job, str] | None = None,
     ) -> None:
         self.iterations = iterations
         self.service = service
@@ -200,6 +203,7 @@ class Outcome:
         self.gap = gap
         self.extra = extra
         self.answers = answers
+        self.calls = calls
 
     def __repr__(self) -> str:
         took = f"{self.service} ns and a stall of {self.stall} ns"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastserve.sched.draft import Draft
-from fastserve.sched.job import NEVER, Job
+from fastserve.sched.job import NEVER, NOWHERE, Job
 from fastserve.sched.plan import NOTHING, UNSHARED, Outcome, Plan, Shares
 from fastserve.sched.scheduler import Scheduler
 from fastserve.sched.sharing import SharedLedger
@@ -16,6 +16,17 @@ class PrefixScheduler(Scheduler):
         super().cancel(job, now)
         assert self.sharing is not None
         self.sharing.settle()
+
+    def forget_idle(self, now: int) -> bool:
+        """Units that nobody holds are forgotten; a body hears of it by the next plan. Returns whether none is left:
+        those that live jobs hold stay, and others may find them.
+        """
+        sharing = self.sharing
+        assert sharing is not None
+        self.meter.now = self.policy.now = now
+        self.guarded = 0
+        sharing.tree.forget_idle()
+        return not sharing.tree.first
 
     def plan(self, now: int) -> Plan | None:
         sharing = self.sharing
@@ -35,6 +46,10 @@ class PrefixScheduler(Scheduler):
         return plan
 
     def commit(self, plan: Plan, outcome: Outcome, now: int) -> list[Job]:
+        assert self.lately is not None
+        for job in plan.joined:
+            if job.place is NOWHERE:
+                self.lately.begun(plan.now, plan.found.get(job, 0), job.prompt + job.generated)
         ended = super().commit(plan, outcome, now)
         assert self.sharing is not None
         self.sharing.settle()

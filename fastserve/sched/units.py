@@ -167,6 +167,10 @@ class Tree:
                     run.parent.children -= 1
         return gone
 
+    def forget_idle(self) -> None:
+        """All that are idle go; the next plan tells."""
+        self.lost += self.shrink(self.idle_units)
+
     def clear(self) -> None:
         self.first.clear()
         self.idle.clear()

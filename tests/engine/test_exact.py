@@ -30,7 +30,16 @@ from fastserve.backends.torch.kv_cache import Cache  # noqa: E402
 from fastserve.engine.params import SamplingParams  # noqa: E402
 from fastserve.policies import POLICIES  # noqa: E402
 from tests.backends.torch.families import VOCABULARY  # noqa: E402
-from tests.backends.torch.stage import BLOCK, GREEDY, Stage, alone, tiny  # noqa: E402
+from tests.backends.torch.stage import (  # noqa: E402
+    BLOCK,
+    GREEDY,
+    Stage,
+    alone,
+    by_request,
+    forced,
+    tiny,
+)
+from tests.devices import DEVICES, need  # noqa: E402
 from tests.sched.worlds import MS  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -52,9 +61,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("tiny")
 
 
-@pytest.fixture(scope="module")
-def model(folder: Path) -> Any:
-    return tiny(folder)
+@pytest.fixture(scope="module", params=DEVICES)
+def model(request: pytest.FixtureRequest, folder: Path) -> Any:
+    need(request.param)
+    return tiny(folder, device=request.param)
 
 
 def prompts() -> list[list[int]]:
@@ -162,11 +172,15 @@ def _fields(params: SamplingParams) -> dict[str, Any]:
 # -- bfloat16 ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=["off", "auto"])
+@pytest.fixture(
+    scope="module", params=[("cpu", "off"), ("cpu", "auto"), pytest.param(("cuda", "off"), marks=pytest.mark.cuda)]
+)
 def rounded(request: pytest.FixtureRequest, folder: Path) -> Any:
     """The model in bfloat16, with PyTorch's attention and with the compiled one where there is a compiler."""
+    device, native = request.param
+    need(device)
     tiny(folder)
-    return tiny(folder, "bfloat16", request.param)
+    return tiny(folder, "bfloat16", native, device)
 
 
 def crowded(model: Any, residency: str) -> Stage:
@@ -202,8 +216,9 @@ def on_blocks(step: InputBatch, owners: list[int], width: int) -> InputBatch:
     return pack(rows[: step.decodes], rows[step.decodes :], BLOCK)
 
 
-def test_recomputing_differs_by_rounding_alone(model: Any, rounded: Any) -> None:
+def test_recomputing_differs_by_rounding_alone(folder: Path, rounded: Any) -> None:
     """The logits of each token, against those of the same tokens prefilled once and decoded one by one."""
+    model = tiny(folder, device=str(rounded.device))
     stage = crowded(rounded, "recompute")
     assert sum(stage.preemptions) > 2 * len(LENGTHS)
     apart = rounding = 0.0
@@ -216,34 +231,10 @@ def test_recomputing_differs_by_rounding_alone(model: Any, rounded: Any) -> None
 
 
 @pytest.mark.parametrize("residency", ["recompute", *SWAPS])
-@pytest.mark.parametrize(
-    "device", [pytest.param("cuda", marks=pytest.mark.cuda), pytest.param("mps", marks=pytest.mark.mps)]
-)
+@pytest.mark.parametrize("device", [pytest.param("mps", marks=pytest.mark.mps)])
 def test_on_an_accelerator(device: str, residency: str, folder: Path) -> None:
     """float32 tokens as undisturbed there; the blocks travel on streams of their own."""
     there = tiny(folder, device=device)
     stage = crowded(there, residency)
     assert sum(stage.preemptions) > 2 * len(LENGTHS)
     assert [request.tokens for request in stage.requests] == [alone(there, prompt) for prompt in prompts()]
-
-
-def by_request(stage: Stage) -> list[Any]:
-    """(tokens, vocabulary) of each request: the logits that its tokens were taken from."""
-    found: list[list[Any]] = [[] for _ in stage.requests]
-    for step, logits, owners in zip(stage.witness.steps, stage.witness.logits, stage.backend.owners, strict=True):
-        ends = (step.starts[1:] - 1).tolist()
-        for row, at in zip(logits, step.wanted.tolist(), strict=True):
-            found[owners[ends.index(at)]].append(row)
-    return [torch.stack(rows) for rows in found]
-
-
-def forced(model: Any, prompt: list[int], tokens: list[int]) -> Any:
-    """The logits that a request alone would have seen on its way to these tokens."""
-    width = -(-(len(prompt) + len(tokens)) // BLOCK)
-    cache = Cache(model.layers, model.kv_heads, model.head_dim, width, 0, BLOCK, model.dtype, model.device)
-    with torch.inference_mode():
-        rows = [model.forward(pack([], [Rows(prompt, 0, range(width), True)], BLOCK), cache)]
-        for i, token in enumerate(tokens[:-1]):
-            step = pack([Rows([token], len(prompt) + i, range(width), True)], [], BLOCK)
-            rows.append(model.forward(step, cache))
-    return torch.cat(rows)

@@ -24,10 +24,12 @@ from fastserve.sched.policy import Policy
 from fastserve.sched.sharing import SharedLedger
 from sim.machine import AnsweringMachine, ModelledMachine
 from tests.sched import worlds
+from tests.sched.closed import Loop
+from tests.sched.gates import GATES
 from tests.sched.spec import Spec, simulate
-from tests.sched.test_specification import BATCHINGS, MEMORIES, audited, differences, options_for, records
+from tests.sched.test_specification import BATCHINGS, MEMORIES, audited, differences, options_for, records, unalike
 from tests.sched.uneven import Truth, UnevenMachine
-from tests.sched.worlds import Work, build, hardware, workload
+from tests.sched.worlds import Work, build, chained, hardware, workload
 
 POOLS = (*MEMORIES, "defer")
 UNITS = (16, 32, 64)
@@ -69,24 +71,36 @@ class UnevenAnswers(UnevenMachine):
         return outcome
 
 
+class Answers(AnsweringMachine):
+    def __init__(self, latency: Any, link: Any, outputs: Any, inbox: Any, work: Work) -> None:
+        assert work.answers is not None
+        super().__init__(latency, link, outputs, inbox, work.answers.__getitem__)
+        self.calls = work.calls
+
+    def run(self, plan: Plan) -> Outcome:
+        outcome = super().run(plan)
+        outcome.calls = {job: self.calls[job.id] for job in outcome.ended if self.calls[job.id]}
+        return outcome
+
+
 OWN = {"longest": Longest, "uncached": Uncached}
 NAMES = (*worlds.NAMES, *OWN)
 
 
-def tuned(name: str, coarse: bool) -> Policy:
-    return OWN[name]() if name in OWN else worlds.tuned(name, coarse)
+def tuned(name: str, coarse: bool, seed: int = 0) -> Policy:
+    return OWN[name]() if name in OWN else worlds.tuned(name, coarse, seed)
 
 
-def programs(rng: random.Random, work: Work, unit: int) -> None:
+def programs(rng: random.Random, work: Work, unit: int, longest: int = 600) -> None:
     """Gives the prompts content: conversations that go on, fork and repeat, behind a few system prompts; some full to
-    the last token of a unit, some of which not all is known, some whose answer nobody learns.
+    the last token of a unit, some of which not all is known, some whose answer nobody learns. longest: tokens.
     """
     new = iter(range(10**9))
     systems = [[next(new) for _ in range(rng.randint(1, 12))] for _ in range(rng.choice([1, 3]))]
     work.ids, work.answers = [], []
     for i in range(len(work.prompt)):
         if rng.random() < 0.7:  # longer ones, so that there is something to share
-            work.prompt[i] = min(600, work.prompt[i] + rng.choice([0, 100, 200, 300]))
+            work.prompt[i] = min(longest, work.prompt[i] + rng.choice([0, 100, 200, 300]))
         if rng.random() < 0.3:
             work.prompt[i] = max(1, work.prompt[i] // unit) * unit
         full = work.prompt[i] // unit
@@ -113,7 +127,14 @@ def programs(rng: random.Random, work: Work, unit: int) -> None:
 
 
 def compare(
-    name: str, seed: int, batching: str, memory: str, guard: bool, n: int = 30, unit: int | None = None
+    name: str,
+    seed: int,
+    batching: str,
+    memory: str,
+    guard: bool,
+    n: int = 30,
+    unit: int | None = None,
+    closed: bool | None = None,
 ) -> dict[str, float]:
     """All columns, and the order of the idle units, of macro-steps, single steps and the specification."""
     rng = random.Random(f"sharing {name} {seed} {batching} {memory} {guard}")
@@ -128,6 +149,9 @@ def compare(
     truth = None
     if rng.random() < 0.2:
         truth = Truth(rng.randrange(1000), work.output, 1 + options["lookahead"], rng.choice([0, 4]))
+    if closed or (closed is None and rng.random() < (0.6 if name in GATES else 0.25)):
+        chained(rng, work)
+    patience = rng.choice([2, 10_000])
     case = f"{name} seed {seed} {'coarse' if coarse else 'fine'} {options}"
 
     def body(*facts: Any) -> ModelledMachine:
@@ -135,13 +159,16 @@ def compare(
         assert work.answers is not None
         if truth is not None:
             return UnevenAnswers(latency, carrier, truth, inbox, work.answers)
-        return AnsweringMachine(latency, carrier, outputs, inbox, work.answers.__getitem__)
+        return Answers(latency, carrier, outputs, inbox, work)
 
     ours: dict[str, Any] = {}
     plans = []
+    policies: list[Policy] = []
     idle: list[list[int]] = []
     for macro, watched in ((True, False), (False, True), (True, True)):
-        world, scheduler = build(tuned(name, coarse), work, machine, options, macro=macro, body=body)
+        world, scheduler = build(tuned(name, coarse, seed), work, machine, options, macro=macro, body=body)
+        policies.append(scheduler.policy)
+        scheduler.holding.patience = patience
         found = records(audited(world, scheduler) if watched else world)
         ledger = scheduler.ledger
         assert isinstance(ledger, SharedLedger) and not scheduler.live and not scheduler.running, case
@@ -154,18 +181,25 @@ def compare(
         idle.append(ledger.tree.idle_ids())
         plans.append(scheduler.plans)
 
-    spec = Spec(tuned(name, coarse), MachineTimes(machine, slots, max(work.prompt)), machine, **options)
+    spec = Spec(tuned(name, coarse, seed), MachineTimes(machine, slots, max(work.prompt)), machine, **options)
+    spec.patience = patience
     speak = None if truth is None else truth.speak
-    theirs = simulate(spec, work.jobs(), work.output, work.cancels, speak, work.answers)
-    wrong = differences(ours, theirs, machine.memory.block_bytes)
+    calls = work.calls if truth is None else None
+    loop = None if work.after is None else Loop(work)
+    theirs = simulate(spec, work.jobs(), work.output, work.cancels, speak, work.answers, calls, loop)
+    wrong = differences(ours, theirs, machine.memory.block_bytes) + unalike([spec.policy, *policies])
     assert not wrong, f"{case}:\n" + "\n".join(wrong[:12])
     assert idle == [spec.idle] * 3, case
     return {
-        "comparisons": len(theirs) * 16 + 3,
+        "comparisons": len(theirs) * 18 + 3 + 3 * len(getattr(spec.policy, "noted", ())),
         "jobs": len(theirs),
         "plans": plans[0],
         "iterations": plans[1],
         "uneven": truth is not None,
+        "closed": work.after is not None,
+        "held": int((ours["held_s"] > 0).sum()),
+        "overruled": int(ours["overruled"].sum()),
+        "notes": len(getattr(spec.policy, "noted", ())),
         "cancelled": int((ours["finish"] == "cancelled").sum()),
         "refused": int((ours["finish"] == "rejected").sum()),
         "preemptions": float(ours["preemptions"].sum()),

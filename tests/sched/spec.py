@@ -13,7 +13,8 @@ NAN = float("nan")
 
 class SpecJob:
     def __init__(self, job):
-        facts = ("id", "arrival", "prompt", "limit", "client", "program", "priority", "deadline", "guess", "ids")
+        facts = ("id", "arrival", "prompt", "limit", "client", "program", "priority", "deadline", "guess", "ids",
+                 "tool", "final")  # fmt: skip
         for name in facts:
             setattr(self, name, getattr(job, name))
         self.shared = 0  # units of its prompt that it holds
@@ -27,12 +28,18 @@ class SpecJob:
         self.waited = None
         self.joined_at = 0
         self.owes_token = False  # this visit has not yielded one yet
-        self.finish = ""
+        self.finish = self.calls = ""
         self.now = lambda: 0
+        self.held_back = self.overruled = False
+        self.held_before = self.held_since = 0
         # for the record
         self.queued = self.first_token = self.last_token = self.end = None
         self.preempted = self.stalled = self.gap = self.computed = self.blocks_out = self.blocks_in = 0
         self.turns = 0  # iterations that might have yielded it a token
+
+    @property
+    def held(self):
+        return self.held_before + (self.now() - self.held_since if self.held_back else 0)
 
     @property
     def last_served(self):
@@ -78,7 +85,12 @@ class Spec:
         self.timeout, self.lookahead = static_timeout, lookahead
         self.live, self.copies = [], []  # copies under way, in the order of issue
         self.channel = {True: 0, False: 0}
-        self.service = self.ps = self.hold = 0
+        self.service = self.ps = self.guarded = 0
+        self.patience, self.wakes = 10_000, 0
+        self.last = {}  # by program: ns, and which of its jobs ended then
+        self.begun = []  # (ns, tokens found, tokens asked) of each prefill
+        machine.pool_tokens = self.device if self.device >= NEVER else self.device * 16
+        machine.host_tokens = self.host if self.host >= NEVER else self.host * 16
         policy._scheduler, policy.machine, policy.jobs = self, machine, self.live
 
     # -- what a policy asks for
@@ -96,6 +108,51 @@ class Spec:
                 job.goals[why] = so_far + max(1, amount)
         if waited != KEEP:
             job.waited = None if waited is None else max(1, waited)
+
+    def hold(self, job):
+        if job in self.live and not job.held_back:
+            assert not job.running
+            job.held_back, job.held_since = True, self.policy.now
+
+    def release(self, job):
+        if job in self.live and job.held_back:
+            job.held_before, job.held_back, self.wakes = job.held, False, 0
+
+    def contexts(self, programs):
+        found, seen, there = [], [], set()
+        for name in [getattr(named, "program", named) or named for named in programs]:
+            jobs = [job for job in self.live if name and job.program == name]
+            if isinstance(name, SpecJob):
+                jobs = [name]
+            elif not jobs and name in self.last:
+                jobs = self.last[name][1]
+            tokens = {job: job.prompt + job.generated for job in jobs if name not in seen}
+            seen.append(name)
+            if not self.shares:
+                found.append(max(tokens.values(), default=0))
+                continue
+            ids = {job: self.path(job)[: tokens[job] // self.unit] for job in tokens}
+            new = set().union(*ids.values()) - there
+            there |= new
+            found.append(sum(tokens[job] - len(ids[job]) * self.unit for job in tokens) + len(new) * self.unit)
+        return found
+
+    def path(self, job):
+        answer = self.answers[job.id] if job.finish == "stop" and job.program else ()
+        return [*job.ids, *answer]
+
+    def hits(self, window):
+        if not self.shares:
+            return 0, 0
+        lately = [begun for begun in self.begun if begun[0] > self.policy.now - window]
+        return sum(found for _, found, _ in lately), sum(asked for _, _, asked in lately)
+
+    def pool_used(self):
+        running = [job for job in self.live if job.running]
+        return 16 * (self.taken(running) + self.cold(running, []))
+
+    def pool_idle(self):
+        return len(self.idle) * self.unit
 
     # -- arithmetic
 
@@ -180,9 +237,10 @@ class Spec:
         best_first = sorted(self.live, key=lambda job: (rank[job], not job.running, *age(job)))
         pinned = [job for job in best_first if job.running and job.owes_token]
         running = pinned + [job for job in best_first if job.running and not job.owes_token]
-        waiting = [job for job in best_first if not job.running]
+        waiting = [job for job in best_first if not job.running and not job.held_back]
         if type(self.policy).waiting is not Policy.waiting:
             waiting = list(self.policy.waiting())
+        waiting = waiting or self.overruled()
 
         def staying(joined):
             stay = []
@@ -193,12 +251,12 @@ class Spec:
             return stay
 
         joined, hold = [], 0
-        held_still = self.hold > self.service
+        held_still = self.guarded > self.service
         if held_still:
-            hold = self.hold if len(staying([])) == len(running) else 0
+            hold = self.guarded if len(staying([])) == len(running) else 0
         if self.shape == "static":
-            oldest = min(age(job) for job in self.live)[0]
-            if running or not (len(waiting) >= self.slots or now >= oldest + self.timeout):
+            oldest = min([age(job) for job in waiting], default=(0, 0))[0]
+            if running or not waiting or not (len(waiting) >= self.slots or now >= oldest + self.timeout):
                 held_still = True
         for job in [] if held_still else waiting:
             someone = running or joined
@@ -228,6 +286,29 @@ class Spec:
         left = [job for job in running if job not in stay]
         prefill = [job for job in best_first if job in joined + stay and not job.complete]
         return joined, stay, left, prefill, hold
+
+    def overruled(self):
+        """Whom nobody would ever wake, though nothing runs: the oldest."""
+        if not self.live or any(job.running or not job.held_back for job in self.live):
+            return []
+        if any(job.waited for job in self.live) and self.wakes < self.patience:
+            return []
+        return [min(self.live, key=age)]
+
+    def tick(self):
+        """Nothing runs, and time has passed."""
+        now = self.policy.now
+        late = [job for job in self.live if job.held_back and job.waited and now - job.since >= job.waited]
+        self.wakes += bool(late)
+        self.ring_waited(sorted(late, key=age), now)
+
+    def opens_at(self):
+        """When to tick, or a batch starts though it is not full."""
+        times = [job.since + job.waited for job in self.live if job.held_back and job.waited]
+        offered = [job for job in self.live if not job.held_back] or self.overruled()
+        if self.shape == "static" and offered:
+            times.append(min(age(job) for job in offered)[0] + self.timeout)
+        return times
 
     def return_ns(self, job):
         """What coming back would cost a running job that is displaced now."""
@@ -305,7 +386,8 @@ class Spec:
                     park.append(SpecCopy(job, self.held(job), True))
         elif self.ahead and not park:
             rank = {job: self.policy.rank(job) for job in self.live}
-            queue = sorted((job for job in self.live if not job.running), key=lambda job: (rank[job], *age(job)))
+            queue = [job for job in self.live if not job.running and not job.held_back]
+            queue.sort(key=lambda job: (rank[job], *age(job)))
             if type(self.policy).waiting is not Policy.waiting:
                 queue = list(self.policy.waiting())
             spare = room - self.reserve
@@ -374,6 +456,8 @@ class Spec:
                 job.prefilled = found[job] * self.unit
             if job.found is None:
                 job.found = job.prefilled
+            if job.place is NOWHERE:
+                self.begun.append((now, job.prefilled, job.prompt + job.generated))
         decode = [job for job in members if job.complete]
         chunks = self.chunks(prefill, len(decode))
         if self.shape == "prefill-first" and chunks:
@@ -417,6 +501,9 @@ class Spec:
                 self.take(copy.job, found[copy.job])
             self.copies.append(copy)
         for job in joined:
+            if job.held_back:
+                job.overruled, job.held_before, job.held_back = True, job.held_before + now - job.held_since, False
+                self.wakes = 0
             if job.queued is None:
                 job.queued = now - job.arrival
             else:
@@ -436,7 +523,7 @@ class Spec:
         said = {job: speak(job.id, job.turns, job.generated) for job in decode + ending}
         fresh = any(job.owes_token and job not in joined and said[job][0] for job in decode)
         moves = load or park or clear or drop or prefetch
-        self.hold = hold if policy.settled and not (fresh or moves or left) else 0
+        self.guarded = hold if policy.settled and not (fresh or moves or left) else 0
         for copy in clear:
             if not copy.out and not copy.orphan:
                 copy.job.place = HOST
@@ -453,7 +540,7 @@ class Spec:
                 self.take_all(job)
         landed = [copy for copy in [*self.copies, *load, *clear] if copy.end <= after]
         if landed:
-            self.hold = 0
+            self.guarded = 0
         for copy in [copy for copy in self.copies if copy.end <= after]:
             self.copies.remove(copy)
             if not copy.orphan:
@@ -472,7 +559,7 @@ class Spec:
             job.computed += n
             self.take(job, min(len(job.ids), job.prefilled // self.unit))
             if job in ending:
-                self.hold = 0
+                self.guarded = 0
                 job.complete = True
         for job, (n, _) in said.items():
             job.turns += 1
@@ -506,12 +593,15 @@ class Spec:
         for job, why in [(job, why) for job in jobs for why in ("served", "tokens") if due(job, why)]:
             if due(job, why):
                 del job.goals[why]
-                self.hold = 0
+                self.guarded = 0
                 self.policy.alarm(job, why)
-        for job in [job for job in jobs if late(job)]:
-            if late(job):
+        self.ring_waited([job for job in jobs if late(job)], now)
+
+    def ring_waited(self, jobs, now):
+        for job in jobs:
+            if not job.running and job.waited and now - job.since >= job.waited:
                 job.since = now
-                self.hold = 0
+                self.guarded = 0
                 self.policy.alarm(job, "waited")
 
     def remove(self, job, now, finish, answer=()):
@@ -527,47 +617,94 @@ class Spec:
             else:
                 job.preempted += now - job.left_at
         job.running, job.place, job.end, job.finish = False, NOWHERE, now, finish
-        self.hold = 0
+        if job.held_back:
+            job.held_before, job.held_back = job.held, False
+        if job.program:
+            at, ended = self.last.get(job.program, (now, []))
+            self.last[job.program] = now, [*(ended if at == now else []), job]
+        job.calls = self.calls[job.id] if finish == "stop" else ""
+        self.guarded = 0
         self.policy.depart(job)
+        self.gone(job.id, now)
+
+    def end_program(self, program):
+        self.guarded = 0
+        self.policy.ended(program)
+        self.last.pop(program, None)
 
 
-def simulate(spec, jobs, outputs, cancels, speak=None, answers=None):
+def simulate(spec, jobs, outputs, cancels, speak=None, answers=None, calls=None, loop=None):
     """The driver loop of the specification. Returns its jobs.
 
     outputs: true tokens by job id. speak: (id, iterations that might have yielded a token before, tokens so far) ->
     (tokens, whether it has ended), of an uneven body; an even one yields one token at a time. answers: by job id, the
-    units that prompt and answer fill beyond those of the prompt.
+    units that prompt and answer fill beyond those of the prompt. calls: by job id, the tool that its answer calls.
+    loop: says who comes, who goes and which program is over as others end; else jobs and cancels are all there is.
     """
     speak = speak or (lambda id, turn, tokens: (1, tokens + 1 == outputs[id]))
-    specs = [SpecJob(job) for job in jobs]
-    spec.answers = answers or [()] * len(specs)
-    for job in specs:
-        job.spec = spec
-        job.now = lambda: spec.policy.now
-    arrivals, gone = sorted(specs, key=age), sorted(cancels)
-    while arrivals or gone or spec.live:
+    loop = loop or OpenLoop(jobs, cancels)
+    specs = {}
+    spec.answers = answers or [()] * len(jobs)
+    spec.calls = calls or [""] * len(jobs)
+    spec.gone = loop.ended
+    while loop.at < NEVER or spec.live:
         now = spec.ps // 1000
         spec.policy.now = now
-        while arrivals and arrivals[0].arrival <= now:
-            job = arrivals.pop(0)
+        for at, id in loop.arrived(now):
+            job = specs[id] = SpecJob(loop.job(id, at))
+            job.spec = spec
+            job.now = lambda: spec.policy.now
             if spec.need(job) > spec.device:
                 job.finish = "rejected"
+                loop.ended(id, now)
                 continue
             spec.live.append(job)
-            spec.hold = 0
+            spec.guarded = 0
             spec.policy.arrive(job)
-        due = [id for at, id in gone if at <= now]
-        gone = [(at, id) for at, id in gone if at > now]
-        for job in sorted((specs[id] for id in due), key=age):
+        for job in sorted((specs[id] for id in loop.left(now)), key=age):
             if job in spec.live:
                 spec.remove(job, now, "cancelled")
                 spec.settle()
+        for program in loop.over(now):
+            spec.end_program(program)
         if not (spec.live and spec.iterate(speak)):
-            times = [job.arrival for job in arrivals[:1]] + [at for at, _ in gone[:1]]
-            if spec.live and spec.shape == "static":
-                times.append(min(age(job) for job in spec.live)[0] + spec.timeout)
-            if times:
+            times = [loop.at, *spec.opens_at()]
+            if min(times) < NEVER:
                 spec.ps = max(spec.ps, min(times) * 1000)
+                spec.policy.now = spec.ps // 1000
+                spec.tick()
             else:
                 assert not spec.live, "jobs wait and nothing will happen"
-    return specs
+    return [specs[id] for id in sorted(specs)]
+
+
+class OpenLoop:
+    """Who comes and who goes at what time is known."""
+
+    def __init__(self, jobs, cancels):
+        self.jobs = {job.id: job for job in jobs}
+        self.coming = sorted((job.arrival, job.id) for job in jobs)
+        self.leaving = sorted(cancels)
+
+    @property
+    def at(self):
+        return min([at for at, _ in self.coming[:1] + self.leaving[:1]], default=NEVER)
+
+    def job(self, id, at):
+        return self.jobs[id]
+
+    def arrived(self, now):
+        due = [(at, id) for at, id in self.coming if at <= now]
+        self.coming = self.coming[len(due) :]
+        return due
+
+    def left(self, now):
+        due = [id for at, id in self.leaving if at <= now]
+        self.leaving = self.leaving[len(due) :]
+        return due
+
+    def over(self, now):
+        return []
+
+    def ended(self, id, now):
+        pass

@@ -16,6 +16,7 @@ from fastserve.backends.torch.input_batch import InputBatch, Rows, pack
 from fastserve.backends.torch.kv_cache import Cache
 from fastserve.backends.torch.memory import ran_out, size_pools
 from fastserve.backends.torch.model import Model, load_model
+from fastserve.backends.torch.platform import device_name
 from fastserve.backends.torch.sampler import Sampled, Sampler, SamplingError
 from fastserve.backends.torch.sampling_state import SamplingState
 from fastserve.backends.torch.warmup import copy_times, measure
@@ -25,6 +26,7 @@ from fastserve.engine.params import SamplingParams
 from fastserve.hardware import Hardware, Memory
 from fastserve.sched.job import Job
 from fastserve.sched.plan import Plan
+from fastserve.sched.units import Ids
 
 log = logging.getLogger("fastserve")
 
@@ -43,7 +45,7 @@ class TorchBackend:
     weights and KV.
     """
 
-    traits = Traits(swaps=True, exact="always", constrains=True)
+    traits = Traits(swaps=True, exact="always", constrains=True, shares=True)
     load = staticmethod(load_model)
 
     def __init__(
@@ -71,12 +73,12 @@ class TorchBackend:
         )  # fmt: skip
         self.memory = Memory(block, pools.blocks * block, pools.host_blocks * block_bytes, block_bytes // block)
         self.max_batch = wanted.max_batch
-        self.blocks = BlockManager(cache.blocks, cache.host_blocks, cache.block_tokens, cache)
+        self.blocks = BlockManager(cache.blocks, cache.host_blocks, cache.block_tokens, cache, wanted.unit_tokens)
         self.sampler = Sampler(model.suppress)
         self.states: dict[Job, JobState] = {}
         self.info = ModelInfo(
             model.name, model.tokenizer, model.max_model_len, model.vocab_size, model.eos_ids, model.defaults,
-            model.parameters, str(model.device), str(model.dtype).removeprefix("torch."), "torch",
+            model.parameters, device_name(model.device), str(model.dtype).removeprefix("torch."), "torch",
             frozenset(model.suppress),
         )  # fmt: skip
         self.settings: dict[str, Any] = {
@@ -124,6 +126,9 @@ class TorchBackend:
         sampling = SamplingState(params, seed=seed, prompt=prompt, eos_ids=self.model.eos_ids)
         self.states[job] = JobState(prompt, [], sampling)
 
+    def answer(self, job: Job, ids: Ids) -> None:
+        self.blocks.answer(job, ids)
+
     def forget(self, job: Job) -> None:
         self.states.pop(job, None)
         self.blocks.forget(job)
@@ -136,12 +141,12 @@ class TorchBackend:
     def close(self) -> None:
         self.blocks.reset()
         self.states.clear()
-        self.cache.close()
+        self.cache.free()
 
     def held(self) -> dict[str, int]:
         """What it holds of its jobs: nothing, when all have departed and no copy is under way."""
         device, host = self.blocks.device, self.blocks.host
-        return {"jobs": len(self.states), "device blocks": device.size - len(device.free),
+        return {"jobs": len(self.states), "device blocks": device.size - len(device.free) - self.blocks.idle(),
                 "host blocks": host.size - len(host.free)}  # fmt: skip
 
     def run(self, plan: Plan) -> Step:
@@ -153,6 +158,7 @@ class TorchBackend:
             if ran_out(error):
                 raise MemoryError(str(error)) from error
             raise
+        self.blocks.computed(plan)
         landed = self.blocks.landed()  # it may raise what a copy raised; then no job has got its token
         results = [(job, self._say(job, token)) for job, token in zip(speakers, drawn, strict=True)]
         return Step(results, stall, landed, None, self._model_ns)

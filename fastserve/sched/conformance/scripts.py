@@ -72,6 +72,7 @@ class ScriptedMachine:
         self.longest = LONGEST_PROMPT
         self.decode_ns = script.tick
         self.output_ns = LONGEST_OUTPUT * script.tick
+        self.pool_tokens = self.host_tokens = 0  # the Scheduler says
         self.next_event = NEVER  # ns: filled by the loop before each plan is run
         self.link = ModelledLink(lambda blocks, out: self._copy_ns(blocks))
 
@@ -142,6 +143,7 @@ class Run:
                 if wakes >= NEVER:
                     break
                 self.now = max(self.now, wakes)
+                scheduler.tick(self.now)
                 continue
             self.machine.next_event = next_event
             outcome = self.machine.run(plan)
