@@ -24,7 +24,7 @@ class PrefixScheduler(Scheduler):
         sharing = self.sharing
         assert sharing is not None
         self.meter.now = self.policy.now = now
-        self.hold = 0
+        self.guarded = 0
         sharing.tree.forget_idle()
         return not sharing.tree.first
 
