@@ -21,6 +21,7 @@ from fastserve.sched.checks import LONGEST_S, seconds
 from fastserve.sched.job import Job
 from fastserve.sched.scheduler import Scheduler
 from fastserve.sched.slo import NO_TARGETS, SloTargets
+from fastserve.sched.units import Ids
 
 
 class QueueFull(RuntimeError):
@@ -71,6 +72,7 @@ class InputProcessor:
         listener: Listener | None,
         beyond_capacity: bool,
         prepared: bool,
+        units: tuple[Ids, Ids] | None = None,
     ) -> Request:
         """Puts the request into the inbox. See Engine.submit()."""
         spans = {"deadline_s": deadline_s, "ttft_slo_s": ttft_slo_s, "tpot_slo_s": tpot_slo_s, "timeout_s": timeout_s}
@@ -86,18 +88,20 @@ class InputProcessor:
         detokenizer = None if self._decoder is None else self._decoder.detokenizer(params, ids)
         if params.stop and detokenizer is None:
             raise ValueError(f"stop strings need text, and model {self.info.name} has no tokenizer")
-        root, units = b"", ()
-        if self.names is not None:
+        root, named, answer = b"", (), None
+        if self.names is not None and units is not None:
+            named, answer = units
+        elif self.names is not None:
             root = self.names.root(cache_salt)
-            units = self.names.of(ids, root=root)
-            program = program or self.programs.of(client, ids, units)
+            named = self.names.of(ids, root=root)
+            program = program or self.programs.of(client, ids, named)
         guess = None
         if "guess" in scheduler.policy.needs:
             guess = params.guess
         with self._lock:
             at = self.clock.now() if arrival is None else round(arrival * 1e9)
             job = Job(self._next_id, at, len(ids), limit, client, program, priority, slo.deadline(at), guess,
-                      units, tool, final)  # fmt: skip
+                      named, tool, final)  # fmt: skip
             if guess is None and self._guesser is not None and "guess" in scheduler.policy.needs:
                 job.guess = self._guesser.predict(job, 0)
             scheduler.check(job)
@@ -106,7 +110,7 @@ class InputProcessor:
             seed = self._rng.getrandbits(63) if params.seed is None else params.seed
             request = Request(
                 job, ids, params, seed, detokenizer, listener, self._uncounted if beyond_capacity else self._left, root,
-                calls,
+                calls, answer,
             )  # fmt: skip
             self.programs.came(program, final)
             self.inbox.put(request)

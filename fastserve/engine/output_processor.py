@@ -91,9 +91,12 @@ class OutputProcessor:
         """What they leave behind beyond the units of their prompts: no KV has been computed of their last tokens."""
         assert self.names is not None
         unit = self.names.unit
-        answers = {}
+        answers: dict[Job, Ids] = {}
         for job in ended:
             request = self.requests[job]
+            if request.named:
+                answers[job] = request.answer
+                continue
             rest = (request.prompt[unit * len(job.ids) :] + request.tokens)[
                 : job.prompt + job.generated - unit * len(job.ids)
             ]

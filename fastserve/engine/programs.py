@@ -70,7 +70,7 @@ class Programs:
         """A request has ended, however. Returns the programs that are over by that."""
         program = request.job.program
         with self._lock:
-            if request.finish_reason in COMPLETED:
+            if request.finish_reason in COMPLETED and not request.named:
                 self._remember(request, program or f"{NAME}{request.job.id}")
             if not program:
                 return []

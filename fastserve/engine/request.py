@@ -70,7 +70,7 @@ class Request:
 
     __slots__ = (
         "answer", "at_end", "by_step", "calls", "detokenizer", "ended", "error", "finish_reason", "job", "listener",
-        "logprobs", "params", "pieces", "prompt", "record", "root", "seed", "signal", "texts", "tokens",
+        "logprobs", "named", "params", "pieces", "prompt", "record", "root", "seed", "signal", "texts", "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -84,6 +84,7 @@ class Request:
         at_end: Callable[[Request], object] | None = None,
         root: bytes = b"",
         calls: str = "",
+        answer: Ids | None = None,
     ) -> None:
         self.job = job
         self.prompt = prompt
@@ -93,7 +94,8 @@ class Request:
         self.listener = listener
         self.at_end = at_end  # called once, after the last piece
         self.root = root  # where the names of its units begin: see UnitNames.root()
-        self.answer: Ids = ()  # of the units that prompt and output fill beyond the prompt's, once it has ended
+        self.answer: Ids = answer or ()  # of the units that prompt and output fill beyond the prompt's
+        self.named = answer is not None  # else its tokens say what they are, once it has ended
         self.calls = calls  # the tool that its output will call, as its client knows beforehand
         self.tokens: list[int] = []
         self.texts: list[str] = []
