@@ -34,7 +34,11 @@ MODULES = (
     *[f"fastserve/hardware/{name}.py" for name in ("base", "lines", "linear", "machine_times")],
     *[
         f"fastserve/policies/{name}.py"
-        for name in ("fcfs", "fixed_priority", "las", "mlfq", "priority", "shortest", "skip_join")
+        for name in ("fcfs", "fixed_priority", "las", "mlfq", "priority", "shortest", "skip_join", "programs")
+    ],
+    *[
+        f"fastserve/policies/{name}.py"
+        for name in ("program_fcfs", "plas", "atlas", "deepest_first", "lpm", "cachewise")
     ],
     "fastserve/metrics/records.py",
     "fastserve/workload/requests.py",
@@ -53,6 +57,13 @@ OPEN: dict[str, tuple[str, ...]] = {
     "fastserve/policies/priority.py": ("Priority",),
     "fastserve/policies/shortest.py": ("Sjf", "Srpt"),
     "fastserve/policies/skip_join.py": ("SkipJoinMlfq",),
+    "fastserve/policies/programs.py": ("Program", "Programs"),
+    "fastserve/policies/program_fcfs.py": ("ProgramFcfs",),
+    "fastserve/policies/plas.py": ("Plas", "Served"),
+    "fastserve/policies/atlas.py": ("Atlas",),
+    "fastserve/policies/deepest_first.py": ("DeepestFirst",),
+    "fastserve/policies/lpm.py": ("Lpm",),
+    "fastserve/policies/cachewise.py": ("CacheWise",),
     "fastserve/hardware/base.py": ("LatencyModel",),
     "fastserve/hardware/lines.py": ("LineModel",),
 }

@@ -17,6 +17,10 @@ from sim.clock import Clock
 from sim.inbox import Inbox
 from sim.link import Link
 from sim.machine import ModelledMachine
+from sim.session_inbox import SessionInbox
+
+GAVE_UP: Final = "gave_up"
+"""How a job finishes whose client would not wait any longer."""
 
 STRIDE: Final = 256
 """Once in so many turns SimPy gets its own all the same, and with it Ctrl-C."""
@@ -43,7 +47,10 @@ class World:
         self.scheduler = scheduler
         self.machine = machine
         self.inbox = inbox
+        self.fed = inbox if isinstance(inbox, SessionInbox) else None
         self.recorder = recorder
+        if self.fed is not None:
+            self.fed.first = recorder.first_token
         self.max_backlog = NEVER if max_backlog is None else max_backlog
         self.watch = watch
         self.collapsed = False
@@ -94,12 +101,13 @@ class World:
         recorder = self.recorder
         inbox = self.inbox
         watch = self.watch
+        fed = self.fed
         observers = self.observers
         due: list[Any] = env.due
         now = 0
         turns = 0
         while True:
-            if inbox.at <= now:
+            while inbox.at <= now:  # once; again where what it brought is over at once, and other things come of that
                 self.drain(now)
                 if len(scheduler.live) > self.max_backlog:
                     self.collapsed = True
@@ -138,8 +146,12 @@ class World:
             recorder.committed(plan, outcome, finished, now)
             if looked_at:
                 observers.committed(plan, outcome, finished, now)
-            if watch is not None and finished:
-                watch(len(finished))
+            if finished:
+                if fed is not None:
+                    for job in finished:
+                        fed.left(job, now)
+                if watch is not None:
+                    watch(len(finished))
             if self.stopped:
                 return
 
@@ -158,6 +170,7 @@ class World:
 
     def drain(self, now: int) -> None:
         observers = self.observers
+        fed = self.fed
         for job in self.inbox.arrived(now):
             try:
                 self.scheduler.submit(job, now)
@@ -165,6 +178,8 @@ class World:
                 self.recorder.rejected(job, now, str(error))
                 if observers.members:
                     observers.rejected(job, now, str(error))
+                if fed is not None:
+                    fed.left(job, now)
                 continue
             except PolicyError:
                 observers.last("submitted", job, now)
@@ -174,6 +189,8 @@ class World:
         for job in self.inbox.cancelled(now):
             if not job.finish:
                 self._cancel(job, now)
+        if fed is not None:
+            fed.ended()
 
     def _cancel(self, job: Job, now: int) -> None:
         try:
@@ -181,9 +198,13 @@ class World:
         except PolicyError:
             self.observers.last("cancelled", job, now)
             raise
+        if self.fed is not None:
+            job.finish = GAVE_UP
         self.recorder.cancelled(job, now)
         if self.observers.members:
             self.observers.cancelled(job, now)
+        if self.fed is not None:
+            self.fed.left(job, now)
 
     def _sent(self, transfer: Transfer) -> None:
         """By the machine, within the run of a plan."""
@@ -192,6 +213,9 @@ class World:
     def something(self, opens: int) -> simpy.Event:
         """The next arrival, or the time at which admission opens by itself."""
         env = self.env
+        if self.fed is not None:  # what the arrivals process sleeps for need not be what comes next
+            soon: simpy.Event = env.until(min(opens, self.inbox.at))
+            return soon
         self.wake = env.event()
         if self.inbox.at < NEVER and not self.idle.triggered:
             self.idle.succeed()

@@ -31,10 +31,12 @@ COLUMNS: dict[str, str] = {
     "overruled": "i8",  # 1: it joined though it was held back, since nothing ran and nobody would have been woken
     "recomputed_tokens": "i8",
     "cached_tokens": "i8",  # of its prompt, found when it first joined: not computed
+    "evicted_tokens": "i8",  # of its prompt, computed by others before and forgotten by then: among recomputed_tokens
     "swapped_out_bytes": "i8",
     "swapped_in_bytes": "i8",
     "client": "O",
     "program": "O",
+    "turn": "i8",  # its place among its program's requests, from 1; 0 where nobody knows
     "priority": "i8",
     "ttft_slo": "f8",  # s; nan if none
     "tpot_slo": "f8",
@@ -47,7 +49,7 @@ Slo = tuple[float, float, float]
 NO_SLO: Slo = (float("nan"), float("nan"), float("nan"))
 NUMBERS = (
     "id", "arrival", "prompt", "tokens", "finish", "first", "now", "alone", "queued", "preempted", "stalled", "served",
-    "gap", "preemptions", "computed", "cached", "blocks_out", "blocks_in", "priority", "held", "overruled",
+    "gap", "preemptions", "computed", "cached", "blocks_out", "blocks_in", "priority", "held", "overruled", "turn",
 )  # fmt: skip
 """What is kept of a job until its columns are made. Times in ns, -1 for what never happened; alone in ps, 0 unknown."""
 
@@ -97,10 +99,12 @@ def columns_of(
             "overruled": n["overruled"],
             "recomputed_tokens": np.maximum(0, n["computed"] + n["cached"] - n["prompt"]),
             "cached_tokens": n["cached"],
+            "evicted_tokens": np.zeros(len(texts), np.int64),  # who knows the content fills it in
             "swapped_out_bytes": n["blocks_out"] * block_bytes,
             "swapped_in_bytes": n["blocks_in"] * block_bytes,
             "client": np.array([client for client, _ in texts], "O"),
             "program": np.array([program for _, program in texts], "O"),
+            "turn": n["turn"],
             "priority": n["priority"],
         }
     targets = np.array(slos, "f8") if slos else np.full((len(texts), 3), nan)

@@ -55,6 +55,7 @@ class Trail:
 class Recorder(Observer):
     """block_bytes: of a KV block. alone: (prompt, output tokens) -> ps on an empty machine. slo: job id -> SLOs, s.
 
+    turn: job id -> its place among its program's requests, from 1.
     keep: rows that are kept at least; older ones may go, as a server that runs for months must have it. None keeps all.
     watch: told of each job's row, by column, when it is made.
     """
@@ -65,6 +66,7 @@ class Recorder(Observer):
         alone: Callable[[int, int], int] | None = None,
         slo: Callable[[int], Slo] | None = None,
         *,
+        turn: Callable[[int], int] | None = None,
         keep: int | None = None,
         watch: Callable[[Job, dict[str, Any]], object] | None = None,
     ) -> None:
@@ -74,6 +76,7 @@ class Recorder(Observer):
         self.block_bytes = block_bytes
         self.alone = alone
         self.slo = slo
+        self.turn = turn
         self.trails: dict[Job, Trail] = {}
         self.rows = bytearray()  # the NUMBERS of each
         self.texts: list[tuple[str, str]] = []  # client and program of each
@@ -154,6 +157,11 @@ class Recorder(Observer):
         self.horizon = now
         for job in self.live:
             self._finish(job, now, "unfinished")
+
+    def first_token(self, job: Job) -> int:
+        """ns at which a live job had its first token; -1 if it has had none."""
+        trail = self.trails.get(job)
+        return -1 if trail is None else trail.first
 
     # -- gaps and visits -------------------------------------------------------------------------------------------
 
@@ -283,6 +291,7 @@ class Recorder(Observer):
             job.priority,
             job.held,
             job.overruled,
+            0 if self.turn is None else self.turn(job.id),
         )
         self.rows += row
         self.texts.append((job.client, job.program))

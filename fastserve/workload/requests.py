@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import repeat
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from fastserve.sched.job import NEVER, Job
 from fastserve.sched.slo import NO_TARGETS, SloTargets
@@ -12,6 +12,10 @@ from fastserve.workload.trace import NS, IntArray, Trace
 
 if TYPE_CHECKING:
     from fastserve.predictors import Predictor
+
+
+_Row: TypeAlias = tuple[int, int, int, int, int, str, str, int, SloTargets, int | None]
+"""The fields of a TraceRequest."""
 
 
 class TraceRequest(NamedTuple):
@@ -72,12 +76,23 @@ def requests_of(trace: Trace, predictor: Predictor | None = None) -> Iterator[Tr
 
 def jobs_of(trace: Trace, predictor: Predictor | None = None) -> Iterator[Job]:
     """The same requests as Jobs, for drivers of a Scheduler. Without a predictor no job has a guess."""
-    for id, arrival, prompt, output, limit, client, program, priority, slo, _ in _rows(trace):
-        deadline = NEVER if slo is NO_TARGETS else slo.deadline(arrival)
-        job = Job(id, arrival, prompt, limit, client, program, priority, deadline)
-        if predictor is not None:
-            job.guess = predictor.predict(job, output)
-        yield job
+    for row in _rows(trace):
+        yield _job(row, row[1], predictor)
+
+
+def job_maker(trace: Trace, predictor: Predictor | None = None) -> Callable[[int, int], Job]:
+    """The same for a driver that learns only while it runs when a request comes: (row, ns) -> the Job of that row."""
+    rows = list(_rows(trace))
+    return lambda row, arrival: _job(rows[row], arrival, predictor)
+
+
+def _job(row: _Row, arrival: int, predictor: Predictor | None) -> Job:
+    id, _, prompt, output, limit, client, program, priority, slo, _ = row
+    deadline = NEVER if slo is NO_TARGETS else slo.deadline(arrival)
+    job = Job(id, arrival, prompt, limit, client, program, priority, deadline)
+    if predictor is not None:
+        job.guess = predictor.predict(job, output)
+    return job
 
 
 def _plain(trace: Trace) -> Iterator[TraceRequest]:
@@ -85,7 +100,7 @@ def _plain(trace: Trace) -> Iterator[TraceRequest]:
     return map(TraceRequest._make, _rows(trace))
 
 
-def _rows(trace: Trace) -> Iterator[tuple[int, int, int, int, int, str, str, int, SloTargets, int | None]]:
+def _rows(trace: Trace) -> Iterator[_Row]:
     """The fields of each TraceRequest."""
     outputs = outputs_of(trace)
     return zip(

@@ -218,12 +218,15 @@ def tuned(name: str, coarse: bool, seed: int = 0) -> Policy:
         )
     if name in ("mlfq", "sj-mlfq") and coarse:
         return make(name, {"alpha": 0.050})
+    if name in ("plas", "atlas"):
+        return make(name, {"beta": 2.0})
     return make(name)
 
 
 NAMES = (
     "chaos", "stranger", "rounds", "fcfs", "fixed-priority", "las", "mlfq", "sj-mlfq", "sj-mlfq:artifact",
-    "sj-mlfq:knobs", "sjf", "srpt", *GATES,
+    "sj-mlfq:knobs", "sjf", "srpt", "program-fcfs", "plas", "atlas", "deepest-first", "lpm", "cachewise",
+    *GATES,
 )  # fmt: skip
 
 
