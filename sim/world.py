@@ -190,7 +190,17 @@ class World:
             if not job.finish:
                 self._cancel(job, now)
         if fed is not None:
-            fed.ended()
+            for program in fed.ended():
+                self._program_ended(program, now)
+
+    def _program_ended(self, program: str, now: int) -> None:
+        try:
+            self.scheduler.end_program(program, now)
+        except PolicyError:
+            self.observers.last("program_ended", program, now)
+            raise
+        if self.observers.members:
+            self.observers.program_ended(program, now)
 
     def _cancel(self, job: Job, now: int) -> None:
         try:
