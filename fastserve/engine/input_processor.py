@@ -88,7 +88,9 @@ class InputProcessor:
         detokenizer = None if self._decoder is None else self._decoder.detokenizer(params, ids)
         if params.stop and detokenizer is None:
             raise ValueError(f"stop strings need text, and model {self.info.name} has no tokenizer")
-        root, named, answer = b"", (), None
+        root = b""
+        named: Ids = ()
+        answer: Ids | None = None
         if self.names is not None and units is not None:
             named, answer = units
         elif self.names is not None:
