@@ -90,7 +90,13 @@ class Explanation(Observer):
     def ticked(self, now: int) -> None:
         self._holds(now)
 
+    def program_ended(self, program: str, now: int) -> None:
+        self._holds(now)
+
     def idle(self, now: int) -> None:
+        self._holds(now)
+
+    def ticked(self, now: int) -> None:
         self._holds(now)
 
     def planned(self, plan: Plan, now: int) -> None:
