@@ -93,13 +93,17 @@ def test_off_nothing_changes() -> None:
 
 @pytest.mark.parametrize("residency", ["recompute", "reactive", "proactive"])
 @pytest.mark.parametrize("policy", ["fcfs", "srpt", "sj-mlfq"])
-def test_its_flight_log_is_reproduced(policy: str, residency: str, tmp_path: Path) -> None:
-    settings = SMALL.with_(residency=residency, kv_tokens=4000, host_tokens=3000)
+@pytest.mark.parametrize("tier", [0, 4000])
+def test_its_flight_log_is_reproduced(policy: str, residency: str, tier: int, tmp_path: Path) -> None:
+    settings = SMALL.with_(residency=residency, kv_tokens=4000, host_tokens=3000, host_prefix_tokens=tier)
     trace = conversations(gap=0.5)
     path = tmp_path / "log"
     _, events = flown(trace, policy, settings, path)
     plans = [event["plan"] for event in events if event.get("event") == "plan"]
     assert any(plan["found"] for plan in plans) and any(plan["evict"] for plan in plans)
+    for name in ("store", "forget"):
+        assert any(plan.get(name) for plan in plans) is bool(tier)
+    assert any(len(copy) > 4 for plan in plans for copy in plan["load"]) is bool(tier)
     assert any("answers" in event for event in events) and any("ids" in event for event in events)
     report = replay_log(path)
     assert report.difference is None and report.plans == len(plans)
