@@ -9,7 +9,7 @@ all times, for what would have followed never came.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -200,12 +200,17 @@ def programs_saturated(table: Columns, horizon_s: float) -> bool | None:
 def time_ratio(pairs: Iterable[tuple[Columns, Columns]]) -> Ratio | None:
     """Mean program time of the one over the mean of the other, with its interval over programs, paired by program.
 
-    pairs: tables of the same programs under two policies, one pair for each seed; a program's times are averaged over
-    seeds and copies. None where a program was completed by one of the two alone.
+    pairs: tables of the same programs under two policies, one pair for each seed. See paired_times().
+    """
+    return paired_times([(completed_times(one), completed_times(other)) for one, other in pairs])
+
+
+def paired_times(pairs: Iterable[tuple[Mapping[str, float], Mapping[str, float]]]) -> Ratio | None:
+    """The same of times by program. A program's are averaged over seeds and copies. None where a program was completed
+    by one of the two alone.
     """
     times: dict[str, list[tuple[float, float]]] = {}  # of each program, by its name in the trace
-    for one, other in pairs:
-        mine, theirs = _completed(one), _completed(other)
+    for mine, theirs in pairs:
         if mine.keys() != theirs.keys():
             return None
         for name, time in mine.items():
@@ -216,8 +221,8 @@ def time_ratio(pairs: Iterable[tuple[Columns, Columns]]) -> Ratio | None:
     return paired_ratio([float(pair[0]) for pair in both], [float(pair[1]) for pair in both])
 
 
-def _completed(table: Columns) -> dict[str, float]:
-    """Program -> its time; programs without a name by when they are in the table."""
+def completed_times(table: Columns) -> dict[str, float]:
+    """Program -> its time, s; programs without a name by when they are in the table."""
     names = [name or f"\0{row}" for row, name in enumerate(table["program"].tolist())]
     done = (table["finish"] == "completed").tolist()
     return {name: time for name, time, ended in zip(names, table["time"].tolist(), done, strict=True) if ended}
