@@ -148,4 +148,5 @@ def test_what_the_comparisons_play_is_deterministic(name: str) -> None:
         try:
             check_policy(lambda seed=seed: GATES[name](seed))  # type: ignore[misc]
         except ConformanceError as error:
-            assert error.check == "held", error
+            if error.check != "held":
+                raise
