@@ -168,6 +168,8 @@ class Draft:
         if more <= 0:
             return going
         holds = [(ids, n) for ids, n, _, held in self._changes if held > 0 and n]
+        if self.tree.pins.of:
+            return self._evicted_in_order(gone, more, holds)
         for run in self.tree.idle:
             low = _kept(run.ids, run.start, run.end, holds)
             if low < run.end:
@@ -188,6 +190,37 @@ class Draft:
                 more -= job.shared - low
                 if more == 0:
                     break
+        return going
+
+    def _evicted_in_order(self, gone: Sequence[Job], more: int, holds: list[tuple[Ids, int]]) -> list[Range]:
+        """The same where something is kept."""
+        parts: dict[Run, tuple[int, int]] = {}
+        owners: list[tuple[Run, str]] = []
+        for run in self.tree.idle:
+            low = _kept(run.ids, run.start, run.end, holds)
+            if low < run.end:
+                parts[run] = low, run.end
+                owners.append((run, run.owner))
+        later = [(job.ids, job.shared) for job in gone if job.shared]
+        for job in gone:
+            if not job.shared:
+                continue
+            later.pop(0)
+            low = _kept(job.ids, self._with(job, job.shared, 1, False), job.shared, later)
+            for run in reversed(self._path(job)):
+                start = max(low, run.start)
+                end = min(job.shared, run.end)
+                if start < end:
+                    parts[run] = start, end
+                    owners.append((run, job.program))
+        going: list[Range] = []
+        for run in self.tree.in_order(owners):
+            start, end = parts[run]
+            start = max(start, end - more)
+            going.append((run.ids, start, end))
+            more -= end - start
+            if more == 0:
+                break
         return going
 
     # -- who holds what, with the changes --------------------------------------------------------------------------

@@ -16,7 +16,7 @@ class PrefixScheduler(Scheduler):
     def cancel(self, job: Job, now: int) -> None:
         super().cancel(job, now)
         assert self.sharing is not None
-        self.sharing.settle()
+        self.sharing.settle(now)
 
     def forget_idle(self, now: int) -> bool:
         """Units that nobody holds are forgotten; a body hears of it by the next plan. Returns whether none is left:
@@ -33,6 +33,8 @@ class PrefixScheduler(Scheduler):
         assert sharing is not None
         draft = sharing.draft
         draft.begin()
+        pins = sharing.tree.pins
+        pins.at = now
         self.found = draft.found
         plan = super().plan(now)
         if plan is not None:
@@ -48,6 +50,8 @@ class PrefixScheduler(Scheduler):
                 plan.shares.forget = tier.forgotten
             if plan.iterations > 1 and plan.prefill:
                 self._bound(plan, draft)
+            if plan.iterations > 1 and pins.of:
+                plan.until = pins.bound(now, plan.until)
         return plan
 
     def commit(self, plan: Plan, outcome: Outcome, now: int) -> list[Job]:
@@ -57,7 +61,7 @@ class PrefixScheduler(Scheduler):
                 self.lately.begun(plan.now, plan.found.get(job, 0), job.prompt + job.generated)
         ended = super().commit(plan, outcome, now)
         assert self.sharing is not None
-        self.sharing.settle()
+        self.sharing.settle(now)
         return ended
 
     def _shares(self, plan: Plan, ledger: SharedLedger) -> Shares:

@@ -65,6 +65,7 @@ class SharedLedger(Ledger):
         What the prefills complete others find from here on: nothing of it is asked before the step has run.
         """
         tree = self.tree
+        tree.pins.at = plan.now  # what is kept does not change before the last iteration ends
         unit = self.unit
         shares = plan.shares
         if self.tier is not None:
@@ -94,7 +95,7 @@ class SharedLedger(Ledger):
         """Up to the last iteration; who ends in that takes no more from what is idle."""
         if k > 1:
             super().advance(steps, k - 1)
-            self.settle()
+            self.settle(self.tree.pins.at)
         super().advance(steps + k - 1, 1)
 
     def computed(self, job: Job) -> None:
@@ -112,14 +113,15 @@ class SharedLedger(Ledger):
         if answer and whole == len(ids):
             ids = joined(ids, answer)
             whole = self.tree.whole(ids, job.prompt + job.generated - 1)
-            self.tree.leave_behind(ids, job.shared, job.tail, whole)
+            self.tree.leave_behind(ids, job.shared, job.tail, whole, job.program)
         if self.tier is not None and whole:
             self._store(self.tier.take(job, ids, whole))
         self._let_go(job, True)
 
-    def settle(self) -> None:
-        """Idle units make room for what the jobs occupy."""
+    def settle(self, now: int) -> None:
+        """Idle units make room for what the jobs occupy. now: ns, for which what is kept is asked."""
         tree = self.tree
+        tree.pins.at = now
         if tree.idle_units:
             size = self.size
             over = tree.idle_units * size - max(0, self.blocks - self.used - self.cold)
@@ -214,6 +216,7 @@ class SharedLedger(Ledger):
             else:
                 tree.idle[run] = None
                 tree.idle_units += n
+                run.owner = job.program
             run = run.parent
         self.used += used * self.size
         self.cold += cold * self.size

@@ -66,7 +66,7 @@ class SpecLeft:
     """What a job has computed while it is copied to the host: it holds these units until then."""
 
     def __init__(self, job, ids, unit):
-        self.id, self.arrival, self.ids, self.shared = job.id, job.arrival, ids, len(ids)
+        self.id, self.arrival, self.program, self.ids, self.shared = job.id, job.arrival, job.program, ids, len(ids)
         self.running, self.place, self.prompt, self.generated = False, LEAVING, len(ids) * unit + 1, 0
 
 
@@ -99,6 +99,8 @@ class Spec:
         self.channel = {True: 0, False: 0}
         self.service = self.ps = self.guarded = 0
         self.patience, self.wakes = 10_000, 0
+        self.pins = {}  # by program: ns until which what it let go is kept, and the key
+        self.owner, self.above = {}, {}  # of an idle unit: the program that let it go last, and the unit above it
         self.last = {}  # by program: ns, and which of its jobs ended then
         self.begun = []  # (ns, tokens found, tokens asked) of each prefill
         machine.pool_tokens = self.device if self.device >= NEVER else self.device * 16
@@ -129,6 +131,9 @@ class Spec:
     def release(self, job):
         if job in self.live and job.held_back:
             job.held_before, job.held_back, self.wakes = job.held, False, 0
+
+    def keep(self, program, until, key):
+        self.pins[program] = until, until if key is None else key
 
     def contexts(self, programs):
         found, seen, there = [], [], set()
@@ -221,11 +226,26 @@ class Spec:
         """It holds nothing. answer: units that it has filled beyond those of its prompt."""
         ids = [*job.ids[: job.shared], *answer] if self.shares else ()
         job.shared = 0
-        for id in reversed(ids):
+        for at, id in reversed(list(enumerate(ids))):
             if not self.holders(id):
                 if id in self.idle:
                     self.idle.remove(id)
                 self.idle.append(id)
+                self.owner[id] = job.program
+                self.above[id] = ids[at - 1] if at else None
+
+    def in_order(self, idle, owner):
+        """Idle units as they go: what is kept last, by its key; what is above what is kept is kept as well."""
+        rank = {}
+        for id in idle:
+            until, key = self.pins.get(owner[id], (0, 0)) if owner[id] else (0, 0)
+            rank[id] = (1, key) if until > self.policy.now else (0, 0)
+        for id in idle:
+            up = self.above[id]
+            while up in rank:
+                rank[up] = max(rank[up], rank[id])
+                up = self.above[up]
+        return sorted(idle, key=rank.get)
 
     # -- units on the host
 
@@ -283,8 +303,8 @@ class Spec:
             return
         members = [job for job in self.live if job.running]
         room = max(0, self.device - self.taken(members) - self.cold(members, []))
-        while len(self.idle) * self.size > room:
-            self.idle.pop(0)
+        for id in self.in_order(self.idle, self.owner)[: max(0, -(-(len(self.idle) * self.size - room) // self.size))]:
+            self.idle.remove(id)
 
     # -- the host
 
@@ -480,12 +500,15 @@ class Spec:
         """The idle units that go before the step: what is idle already, then what becomes so, unless it is found."""
         kept = self.union(joined) | fetched
         idle = [id for id in self.idle if id not in kept]
+        owner = dict(self.owner)
         order = drop + [copy.job for copy in clear if not copy.out and not copy.orphan]
         order += [copy.job for copy in clear if copy.out]
         for i, job in enumerate(order):
             last = [id for id in job.ids[: job.shared] if not self.holders(id, but=order[: i + 1])]
             idle += [id for id in reversed(last) if id not in kept]
-        return idle[: max(0, -(-(len(idle) * self.size - room) // self.size))]
+            owner |= dict.fromkeys(last, job.program)
+            self.above |= dict(zip(job.ids[: job.shared], [None, *job.ids], strict=False))
+        return self.in_order(idle, owner)[: max(0, -(-(len(idle) * self.size - room) // self.size))]
 
     def send(self, copy, at):
         copy.end = max(at, self.channel[copy.out]) + self.hardware.link.copy_ns(
@@ -713,6 +736,7 @@ class Spec:
         self.guarded = 0
         self.policy.ended(program)
         self.last.pop(program, None)
+        self.pins.pop(program, None)
 
 
 def simulate(spec, jobs, outputs, cancels, speak=None, answers=None, calls=None, loop=None):
