@@ -81,8 +81,8 @@ class EngineConfig(SchedulerConfig):
         return self.policy.path
 
     def sharing(self, body: str, shares: bool) -> Self:
-        """The same with prefix_cache on or off: auto is on where the body shares. ValueError where it, or its room on the
-        host, is asked for in vain.
+        """The same with prefix_cache on or off: auto is on where the body shares. ValueError where it or room for
+        it on the host is asked for in vain.
         """
         if self.prefix_cache == "on" and not shares:
             raise ValueError(

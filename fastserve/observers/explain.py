@@ -87,12 +87,6 @@ class Explanation(Observer):
     def program_ended(self, program: str, now: int) -> None:
         self._holds(now)
 
-    def ticked(self, now: int) -> None:
-        self._holds(now)
-
-    def program_ended(self, program: str, now: int) -> None:
-        self._holds(now)
-
     def idle(self, now: int) -> None:
         self._holds(now)
 
