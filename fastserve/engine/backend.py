@@ -35,6 +35,8 @@ class Traits:
     """It keeps to logit_bias, allowed_token_ids, bad_token_ids and choice_token_ids; else such requests are refused."""
     reports_cached: bool = False
     """It says itself which prefixes it found in its cache."""
+    modelled: bool = False
+    """Its tokens mean nothing: it reads no prompt, so a replay of a trace says itself what its answers are."""
     shares: bool = False
     """It shares KV by content as its plans say, see Sharing; else prefixes are not cached."""
 

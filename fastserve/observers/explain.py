@@ -67,6 +67,7 @@ class Explanation(Observer):
 
     def submitted(self, job: Job, now: int) -> None:
         if job.id != self.id:
+            self._holds(now)
             return
         word = self._take_up(job, job.arrival)
         running = len(self.scheduler.running)
@@ -81,8 +82,15 @@ class Explanation(Observer):
     def cancelled(self, job: Job, now: int) -> None:
         if job is self.job:
             self._end(job, now)
+        self._holds(now)
+
+    def program_ended(self, program: str, now: int) -> None:
+        self._holds(now)
 
     def idle(self, now: int) -> None:
+        self._holds(now)
+
+    def ticked(self, now: int) -> None:
         self._holds(now)
 
     def planned(self, plan: Plan, now: int) -> None:
@@ -106,7 +114,8 @@ class Explanation(Observer):
             return
         self.moving[copy] = transfer
         what = "starts to leave for the host" if copy.out else "starts to come back from the host"
-        self._note(copy.job, transfer.start, f"its KV ({copy.blocks:,} blocks) {what}")
+        kv = "its KV" if copy.units is None else "the part of its prefix that the host has"
+        self._note(copy.job, transfer.start, f"{kv} ({copy.blocks:,} blocks) {what}")
 
     def committed(self, plan: Plan, outcome: Outcome, finished: Sequence[Job], now: int) -> None:
         job = self.job
@@ -115,7 +124,8 @@ class Explanation(Observer):
         for copy in outcome.copied:
             transfer = self.moving.pop(copy, None)
             if transfer is not None and not copy.orphan:
-                self._note(job, transfer.end, f"its KV is {'on the host' if copy.out else 'back on the device'}")
+                kv = "its KV" if copy.units is None else "that part"
+                self._note(job, transfer.end, f"{kv} is {'on the host' if copy.out else 'back on the device'}")
         if job.running or job in finished:
             self.stalled += outcome.stall
         for other, tokens in plan.prefill:
@@ -178,6 +188,8 @@ class Explanation(Observer):
         beaten = ", ".join([f"job {other.id}" for other in plan.left])
         instead = f", as {beaten} left" if beaten else ""
         word = said(self.scheduler.policy, job)
+        if job.held_back:
+            word += "; overruled, as nothing ran and nobody would have been woken"
         slot = self.run.seats.of[job]
         self._note(job, plan.now, f"joined slot {slot} after {_time(wait)} of waiting{instead}; {how}; {word}")
 
@@ -211,13 +223,14 @@ class Explanation(Observer):
             self.level = new
 
     def _end(self, job: Job, now: int) -> None:
+        held = f"held back {_time(job.held)} of it, " if job.held else ""
         times = "once" if job.preemptions == 1 else f"{job.preemptions} times"
         self._note(
             job,
             now,
             f"ended ({job.finish}) with {job.generated:,} tokens after {_time(now - job.arrival)}: waited "
-            f"{_time(self.waited)} at first and {_time(self.between)} between visits, served {_time(job.served)}, "
-            f"stalled {_time(self.stalled)} by copies; preempted {times}",
+            f"{_time(self.waited)} at first and {_time(self.between)} between visits, {held}"
+            f"served {_time(job.served)}, stalled {_time(self.stalled)} by copies; preempted {times}",
         )
         self.job = None
 

@@ -216,9 +216,10 @@ class Observers(Observer):
 
 
 def said(policy: Policy, job: Job) -> str:
-    """What the policy says of a live job. Raises PolicyError where its explain() breaks."""
+    """What the policy says of a live job, and that it holds it back. Raises PolicyError where its explain() breaks."""
     try:
-        return str(policy.explain(job))
+        text = str(policy.explain(job))
+        return f"held back: {text}" if job.held_back else text
     except (Exception, SystemExit) as error:
         raise PolicyError(policy, "explain", job, error) from error
 
@@ -230,5 +231,5 @@ def level(text: str) -> int | None:
 
 
 def headline(text: str) -> str:
-    """An explanation without what follows its first comma: "Q3, 4 ms left" -> "Q3"."""
-    return text.partition(",")[0]
+    """An explanation without what follows its first comma or colon: "Q3, 4 ms left" -> "Q3"."""
+    return text.partition(",")[0].partition(":")[0]

@@ -137,6 +137,7 @@ class Stage:
             if not self.loop.turn():
                 self.loop.now = max(self.loop.now, min(self.inbox.next(), self.scheduler.opens_at()))
                 self.clock.sleep_until(self.loop.now)
+                self.loop.tick(self.loop.now)
             audit_blocks(self.backend.blocks, self.scheduler)
 
     def play(self, failed_steps: int = 0) -> list[list[int]]:
