@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import simpy
 
+from fastserve.metrics.programs import GAVE_UP
 from fastserve.metrics.records import Recorder
 from fastserve.sched.errors import ObserverError, PolicyError, RefusedError
 from fastserve.sched.job import NEVER, Job
@@ -18,9 +19,6 @@ from sim.inbox import Inbox
 from sim.link import Link
 from sim.machine import ModelledMachine
 from sim.session_inbox import SessionInbox
-
-GAVE_UP: Final = "gave_up"
-"""How a job finishes whose client would not wait any longer."""
 
 STRIDE: Final = 256
 """Once in so many turns SimPy gets its own all the same, and with it Ctrl-C."""
@@ -190,7 +188,17 @@ class World:
             if not job.finish:
                 self._cancel(job, now)
         if fed is not None:
-            fed.ended()
+            for program in fed.ended():
+                self._end_program(program, now)
+
+    def _end_program(self, program: str, now: int) -> None:
+        try:
+            self.scheduler.end_program(program, now)
+        except PolicyError:
+            self.observers.last("program_ended", program, now)
+            raise
+        if self.observers.members:
+            self.observers.program_ended(program, now)
 
     def _cancel(self, job: Job, now: int) -> None:
         try:

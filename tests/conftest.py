@@ -6,6 +6,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from tests.devices import need
+
 os.environ["FASTSERVE_COMPILED"] = "off"  # tests look into the brain, and are about its text; processes inherit this
 
 # No test may depend on how fast the machine is; a failure prints what reproduces it.
@@ -16,14 +18,9 @@ settings.load_profile("fastserve")
 @pytest.fixture(autouse=True)
 def _needs_device(request: pytest.FixtureRequest) -> None:
     """Skips a test marked cuda or mps where there is no such device."""
-    wanted = [name for name in ("cuda", "mps") if request.node.get_closest_marker(name)]
-    if not wanted:
-        return
-    torch = pytest.importorskip("torch")
-    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    for name in wanted:
-        if not found[name]:
-            pytest.skip(f"there is no {name} device here")
+    for name in ("cuda", "mps"):
+        if request.node.get_closest_marker(name):
+            need(name)
 
 
 @pytest.fixture

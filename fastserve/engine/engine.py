@@ -11,12 +11,12 @@ from __future__ import annotations
 import logging
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from fastserve.engine.backend import Backend, settings_of
 from fastserve.engine.clock import Clock, WallClock
@@ -46,6 +46,7 @@ __all__ = ["Engine", "QueueFull", "RefusedError"]
 log = logging.getLogger("fastserve")
 
 Prompt = str | Sequence[int]
+Seen = TypeVar("Seen")
 
 
 class Engine:
@@ -213,24 +214,23 @@ class Engine:
 
     def snapshot(self, most: int = 1000) -> Snapshot:
         """The state between two iterations. most: waiting jobs that are listed."""
-        try:
-            snapshot: Snapshot = self.inbox.ask(lambda: take(self.loop, most, self.serving.name)).result()
-        except CancelledError:
-            self._lifecycle.thread.join()
-            return take(self.loop, most, self.serving.name)
-        return snapshot
+        return self.look(lambda: take(self.loop, most, self.serving.name))
 
     def records(self) -> Columns:
         """Of the requests that have ended, by id: see fastserve.metrics.records.COLUMNS.
 
         Of an engine that has stopped by itself also of those that it left, as unfinished.
         """
+        return self.look(self.loop.recorder.columns)
+
+    def look(self, at: Callable[[], Seen]) -> Seen:
+        """What this call returns on the engine's thread between two iterations. It must be quick and change nothing."""
         try:
-            columns: Columns = self.inbox.ask(self.loop.recorder.columns).result()
+            seen: Seen = self.inbox.ask(at).result()
         except CancelledError:
             self._lifecycle.thread.join()
-            return self.loop.recorder.columns()
-        return columns
+            return at()
+        return seen
 
     def attach(self, observer: Observer) -> None:
         """From the next iteration on it is told what happens, on the engine's thread; it must be quick.

@@ -138,6 +138,10 @@ class _Run:
                 self.scheduler.submit(job, now)
             elif event == "cancel":
                 self.scheduler.cancel(self.jobs[data["id"]], now)
+            elif event == "end_program":
+                self.scheduler.end_program(data["program"], now)
+            elif event == "tick":
+                self.scheduler.tick(now)
             elif event == "forget_all":
                 self.copies.clear()
                 self.scheduler.forget_all(now)
@@ -178,6 +182,7 @@ class _Run:
             data["iterations"], data["service"], data["stall"], [self.jobs[id] for id in data["ended"]], copied,
             data["first"], data["gap"], [(self.jobs[id], delta) for id, delta in data.get("extra", ())],
             {self.jobs[id]: ids for id, ids in data.get("answers", ())},
+            {self.jobs[id]: tool for id, tool in data.get("calls", ())},
         )  # fmt: skip
         self.scheduler.commit(self.plan, outcome, self.now)
         self.plan = None

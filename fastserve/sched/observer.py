@@ -216,9 +216,10 @@ class Observers(Observer):
 
 
 def said(policy: Policy, job: Job) -> str:
-    """What the policy says of a live job. Raises PolicyError where its explain() breaks."""
+    """What the policy says of a live job, and that it holds it back. Raises PolicyError where its explain() breaks."""
     try:
-        return str(policy.explain(job))
+        text = str(policy.explain(job))
+        return f"held back: {text}" if job.held_back else text
     except (Exception, SystemExit) as error:
         raise PolicyError(policy, "explain", job, error) from error
 

@@ -39,8 +39,10 @@ class Machine(Protocol):
 
     pool_tokens: int  # of the KV pool on the device; NEVER: unlimited. Filled by the Scheduler
     host_tokens: int  # of the one on the host; NEVER: unlimited, 0: there is none. Filled by the Scheduler
+    host_prefix_tokens: int  # of the one there for cached prefixes; 0: there is none. Filled by the Scheduler
 
     def prefill_ns(self, tokens: int) -> int: ...  # ns of a whole prefill, alone
+    def load_ns(self, tokens: int) -> int: ...  # ns of copying the KV of so many tokens in, on an empty link
 
 
 class PolicyContext:
@@ -59,6 +61,9 @@ class PolicyContext:
         raise NotImplementedError
 
     def contexts(self, programs: Iterable[str | Job]) -> list[int]:
+        raise NotImplementedError
+
+    def keep(self, program: str, until: int, key: float | None) -> None:
         raise NotImplementedError
 
     def hits(self, window: int) -> tuple[int, int]:
@@ -171,6 +176,17 @@ class Policy:
         """It is held back no longer. One that is not held, or has departed, is ignored."""
         scheduler = self._scheduler or self._bound_to()
         scheduler.release(job)
+
+    def keep(self, program: str, until: int, key: float | None = None) -> None:
+        """What jobs of this program let go, where prefixes are cached, stays on the device until `until` (ns; 0 ends
+        it), unless what running jobs need takes it: first goes what is not kept, then what has the smallest key (by
+        default `until`), then what was let go first. What is shared goes with the last program that let it go, and
+        never before what is beyond it. Ask for it where hold() may be asked for; "" names no program.
+        """
+        if not isinstance(until, int) or (key is not None and not key == key):
+            raise TypeError(f"keep() takes whole nanoseconds, and a number as key, not {until!r} and {key!r}")
+        scheduler = self._scheduler or self._bound_to()
+        scheduler.keep(program, until, key)
 
     # -- what a policy may know beside its jobs; a settled one must not rank by it as it stands ----------------------
 

@@ -71,6 +71,8 @@ class Scheduler(Members):
         policy._scheduler = self
         machine.pool_tokens = ledger.blocks * ledger.block if self.bounded else NEVER
         machine.host_tokens = ledger.host * ledger.block if ledger.host < NEVER else NEVER
+        tier = None if self.sharing is None else self.sharing.tier
+        machine.host_prefix_tokens = 0 if tier is None else tier.room * tier.tree.unit
         policy.machine = machine
         policy.jobs = self.live.keys()
 
@@ -99,6 +101,10 @@ class Scheduler(Members):
 
     def contexts(self, programs: Iterable[str | Job]) -> list[int]:
         return self.programs.sizes(programs)
+
+    def keep(self, program: str, until: int, key: float | None) -> None:
+        if self.sharing is not None:
+            self.sharing.tree.pins.keep(program, until, key, self.meter.now)
 
     def hits(self, window: int) -> tuple[int, int]:
         return (0, 0) if self.lately is None else self.lately.since(self.meter.now - window)
@@ -152,6 +158,7 @@ class Scheduler(Members):
         except (Exception, SystemExit) as error:
             raise PolicyError(self.policy, "ended", None, error) from error
         self.programs.end(program)
+        self.keep(program, 0, None)
 
     def tick(self, now: int) -> bool:
         """Time has passed in which nothing ran, since plan() said None: in the place of a commit. The `waited` alarms

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Iterator
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import psutil
@@ -38,6 +39,7 @@ from fastserve.server.jobs.jobs import (
 )
 from fastserve.server.jobs.store import Store
 from fastserve.server.limits import RateLimits
+from fastserve.server.programs import Programs
 from fastserve.server.telemetry.alerts import Alerts
 from fastserve.server.telemetry.live import Broadcaster
 from fastserve.server.telemetry.metrics import Metrics
@@ -65,12 +67,13 @@ class Service:
         self.started = time.time()
         self.auth = Auth(config)
         self.limits = RateLimits(config)
+        self.programs = Programs(apart=config.share_prefixes == "client")
         self.max_body_bytes = round(config.max_body_mib * (1 << 20))
         self.input_pool = InputPool(BODIES_AT_ONCE * self.max_body_bytes)
         self.tokenization = Tokenization(engine, ChatTemplate(engine.tokenizer, config.chat_template), self.input_pool)
         self.registry = JobRegistry(config.keep_jobs, config.keep_hours, config.keep_mib * (1 << 20))
         self.totals = Totals()
-        self.metrics = Metrics(engine, self.model)
+        self.metrics = Metrics(engine, self.model, self.totals)
         self.alerts = Alerts(config.alerts)
         self.broadcaster = Broadcaster(engine, self.registry, self.totals)
         self.nobatch_lock = asyncio.Lock()  # /v1/generate_nobatch
@@ -94,6 +97,10 @@ class Service:
     def stored(self) -> int:
         """Durable jobs that have not ended."""
         return sum(job.durable and job.ended is None for job in self.registry.jobs.values())
+
+    @property
+    def caches_prefixes(self) -> bool:
+        return self.engine.serving.prefix_cache == "on"
 
     def check_model(self, name: str | None) -> None:
         """Raises ApiError 404 for a model that this server does not serve; none and "" mean the one that it does."""
@@ -213,7 +220,7 @@ class Service:
                 listener=every if streams else last,
                 beyond_capacity=beyond_capacity,
                 prepared=prepared,
-                **scheduling._asdict(),
+                **arguments(scheduling),
             )
         except QueueFull as error:
             raise _queue_full(error) from error
@@ -373,6 +380,14 @@ class Service:
         self.input_pool.close()
         await self.auth.close()
         await asyncio.to_thread(self.store.close)
+
+
+TAKEN = frozenset(signature(Engine.submit).parameters)
+
+
+def arguments(scheduling: Scheduling) -> dict[str, Any]:
+    """Of Engine.submit(), as far as it has them."""
+    return {name: value for name, value in scheduling._asdict().items() if name in TAKEN}
 
 
 def _queue_full(error: QueueFull) -> ApiError:

@@ -39,6 +39,7 @@ from tests.backends.torch.stage import (  # noqa: E402
     forced,
     tiny,
 )
+from tests.devices import DEVICES, need  # noqa: E402
 from tests.sched.worlds import MS  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -60,9 +61,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("tiny")
 
 
-@pytest.fixture(scope="module")
-def model(folder: Path) -> Any:
-    return tiny(folder)
+@pytest.fixture(scope="module", params=DEVICES)
+def model(request: pytest.FixtureRequest, folder: Path) -> Any:
+    need(request.param)
+    return tiny(folder, device=request.param)
 
 
 def prompts() -> list[list[int]]:
@@ -170,11 +172,15 @@ def _fields(params: SamplingParams) -> dict[str, Any]:
 # -- bfloat16 ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=["off", "auto"])
+@pytest.fixture(
+    scope="module", params=[("cpu", "off"), ("cpu", "auto"), pytest.param(("cuda", "off"), marks=pytest.mark.cuda)]
+)
 def rounded(request: pytest.FixtureRequest, folder: Path) -> Any:
     """The model in bfloat16, with PyTorch's attention and with the compiled one where there is a compiler."""
+    device, native = request.param
+    need(device)
     tiny(folder)
-    return tiny(folder, "bfloat16", request.param)
+    return tiny(folder, "bfloat16", native, device)
 
 
 def crowded(model: Any, residency: str) -> Stage:
@@ -210,8 +216,9 @@ def on_blocks(step: InputBatch, owners: list[int], width: int) -> InputBatch:
     return pack(rows[: step.decodes], rows[step.decodes :], BLOCK)
 
 
-def test_recomputing_differs_by_rounding_alone(model: Any, rounded: Any) -> None:
+def test_recomputing_differs_by_rounding_alone(folder: Path, rounded: Any) -> None:
     """The logits of each token, against those of the same tokens prefilled once and decoded one by one."""
+    model = tiny(folder, device=str(rounded.device))
     stage = crowded(rounded, "recompute")
     assert sum(stage.preemptions) > 2 * len(LENGTHS)
     apart = rounding = 0.0
@@ -224,9 +231,7 @@ def test_recomputing_differs_by_rounding_alone(model: Any, rounded: Any) -> None
 
 
 @pytest.mark.parametrize("residency", ["recompute", *SWAPS])
-@pytest.mark.parametrize(
-    "device", [pytest.param("cuda", marks=pytest.mark.cuda), pytest.param("mps", marks=pytest.mark.mps)]
-)
+@pytest.mark.parametrize("device", [pytest.param("mps", marks=pytest.mark.mps)])
 def test_on_an_accelerator(device: str, residency: str, folder: Path) -> None:
     """float32 tokens as undisturbed there; the blocks travel on streams of their own."""
     there = tiny(folder, device=device)

@@ -37,6 +37,7 @@ class Gate(Policy):
     def depart(self, job: Job) -> None:
         del self.level[job]
         self._note("depart", job)
+        self._keep(job.program)
         self.hold(job)  # too late: no effect, here and below
         self._stir(job)
         self.release(job)
@@ -71,7 +72,16 @@ class Gate(Policy):
                 self.level[other] = self.rng.randrange(4)
                 self.rerank(other)
         if job is not None and job in self.level and self.rng.random() < 0.1:
+            self._keep(f"p{self.rng.randrange(8)}")
             self.wake(job, served=self.rng.randint(1, 30) * MS, tokens=self.rng.randint(1, 9))
+
+    def _keep(self, program: str) -> None:
+        dice = self.rng.random()
+        if dice < 0.6:
+            until = self.now + self.rng.choice([1, 5, 30, 100, 1000, 10**6]) * MS
+            self.keep(program, until, self.rng.choice([None, None, 1, 2.5, -3]))
+        elif dice < 0.7:
+            self.keep(program, 0)
 
     def _note(self, what: str, job: Job) -> None:
         """What it may know, at this moment."""

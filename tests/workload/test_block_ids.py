@@ -27,7 +27,7 @@ def test_rows_come_back(rows: list[tuple[list[int], int]]) -> None:
 
 
 def test_a_conversation_is_stored_once() -> None:
-    turns = [list(range(10 * turn)) + [1000 + turn] for turn in range(1, 100)]  # the last, partial block differs
+    turns = [[*range(10 * turn), 1000 + turn] for turn in range(1, 100)]  # the last, partial block differs
     found = BlockIds.of(turns, ["a"] * len(turns))
     assert found == turns
     assert sum(len(found.fresh(row)) for row in range(len(turns))) == 11 + 98 * 11

@@ -16,6 +16,7 @@ from fastserve.backends.torch.input_batch import InputBatch, Rows, pack
 from fastserve.backends.torch.kv_cache import Cache
 from fastserve.backends.torch.memory import ran_out, size_pools
 from fastserve.backends.torch.model import Model, load_model
+from fastserve.backends.torch.platform import device_name
 from fastserve.backends.torch.sampler import Sampled, Sampler, SamplingError
 from fastserve.backends.torch.sampling_state import SamplingState
 from fastserve.backends.torch.warmup import copy_times, measure
@@ -77,7 +78,7 @@ class TorchBackend:
         self.states: dict[Job, JobState] = {}
         self.info = ModelInfo(
             model.name, model.tokenizer, model.max_model_len, model.vocab_size, model.eos_ids, model.defaults,
-            model.parameters, str(model.device), str(model.dtype).removeprefix("torch."), "torch",
+            model.parameters, device_name(model.device), str(model.dtype).removeprefix("torch."), "torch",
             frozenset(model.suppress),
         )  # fmt: skip
         self.settings: dict[str, Any] = {
@@ -140,7 +141,7 @@ class TorchBackend:
     def close(self) -> None:
         self.blocks.reset()
         self.states.clear()
-        self.cache.close()
+        self.cache.free()
 
     def held(self) -> dict[str, int]:
         """What it holds of its jobs: nothing, when all have departed and no copy is under way."""

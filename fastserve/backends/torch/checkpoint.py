@@ -27,7 +27,7 @@ from fastserve.backends.torch.folder import (
     find_folder,
     tokenizer_fault,
 )
-from fastserve.backends.torch.memory import GIB, free_host_memory, ran_out
+from fastserve.backends.torch.memory import GIB, free_device_memory, free_host_memory, ran_out
 from fastserve.backends.torch.verify import RefusedModelError, one_line, refuse_by_config
 from fastserve.engine.params import SamplingParams
 from fastserve.importing import extra
@@ -95,7 +95,7 @@ def check_size(name: str, config: Any, dtype: torch.dtype, place: torch.device) 
             size = sum([weight.numel() for weight in architecture(config).parameters()]) * dtype.itemsize
     except Exception as error:
         raise ModelNotFoundError(f"The config.json of {name} cannot be used: {one_line(error)}") from error
-    free = torch.cuda.mem_get_info(place)[0] if place.type == "cuda" else free_host_memory()
+    free = free_device_memory(place) if place.type == "cuda" else free_host_memory()
     if size > free:
         raise MemoryError(
             f"The weights of {name} take {size / GIB:,.1f} GiB in {str(dtype).removeprefix('torch.')}, and "

@@ -9,9 +9,13 @@ been waited for.
 from __future__ import annotations
 
 import ctypes
+import math
+import mmap
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import NamedTuple
 
@@ -143,12 +147,41 @@ def _move(source: Tensor, target: Tensor, runs: list[Run]) -> None:
             target[run.target : run.target + run.blocks].copy_(source[run.source : run.source + run.blocks])
 
 
+def pinned(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, int]:
+    """Host memory that the driver copies from and to by itself, and its address for unpin(). MemoryError.
+
+    It is page-locked here and not by PyTorch's allocator, which takes the next power of two of bytes, up to twice what
+    is asked, and keeps it until the process ends.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    said = f"{size / (1 << 30):,.1f} GiB of host memory cannot be pinned"
+    try:
+        pages = mmap.mmap(-1, size)
+    except OSError as error:
+        raise MemoryError(f"{said}: {error.strerror}") from error
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        pages.madvise(mmap.MADV_HUGEPAGE)  # locked several times as fast
+    host = torch.frombuffer(pages, dtype=dtype).view(shape)
+    failed = int(torch.cuda.cudart().cudaHostRegister(host.data_ptr(), size, 0))
+    if failed:
+        with suppress(Exception):
+            torch.empty(1, device="cuda").zero_()  # else the driver would tell the next kernel of it
+        raise MemoryError(f"{said}: CUDA error {failed}")
+    return host, host.data_ptr()
+
+
+def unpin(address: int) -> None:
+    """After the last copy from or to it."""
+    torch.cuda.cudart().cudaHostUnregister(address)
+
+
 class Cache:
     """pool: (blocks, layers, 2, kv_heads, block_tokens, head_dim), on the device; host: the same on the host.
 
     block_bytes: bytes of a block, all layers, K and V. On CUDA the host pool is pinned; on a CPU neither pool takes
-    memory before its blocks are used. Raises ValueError for a pool without a block, MemoryError or
-    torch.OutOfMemoryError where the memory is not there.
+    memory before its blocks are used. free() gives the memory of both back.
+
+    Raises ValueError for a pool without a block, MemoryError or torch.OutOfMemoryError where the memory is not there.
     """
 
     def __init__(
@@ -171,7 +204,13 @@ class Cache:
         self.block_tokens = block_tokens
         self.device = device
         self.pool: Tensor = torch.empty((blocks, *shape), dtype=dtype, device=device)
-        self.host: Tensor = torch.empty((host_blocks, *shape), dtype=dtype, pin_memory=device.type == "cuda")
+        self._unpin: weakref.finalize[..., Cache] | None = None
+        if device.type == "cuda" and host_blocks:
+            self.host, address = pinned((host_blocks, *shape), dtype)
+            self._unpin = weakref.finalize(self, unpin, address)
+            self._unpin.atexit = False  # the driver is gone by then
+        else:
+            self.host = torch.empty((host_blocks, *shape), dtype=dtype)
         self.block_bytes: int = self.pool[0].nbytes
         self._out: torch.cuda.Stream | _Lane
         self._in: torch.cuda.Stream | _Lane
@@ -203,6 +242,13 @@ class Cache:
                 way.close()
             else:
                 way.synchronize()
+
+    def free(self) -> None:
+        """close(), and the memory of both pools goes back, whoever still holds this object. No copy may follow."""
+        self.close()
+        if self._unpin is not None:
+            self._unpin()
+        self.pool, self.host = self.pool[:0].clone(), self.host[:0].clone()
 
     def _start(
         self,

@@ -50,12 +50,11 @@ def size_pools(
     if free is None:
         free = free_host_memory()
     if device.type == "cuda":
-        left, _ = torch.cuda.mem_get_info(device)
-        ours = torch.cuda.memory_reserved(device)
-        on_device = left + ours - torch.cuda.memory_allocated(device)
-        room = int((left + ours) * gpu_memory_utilization) - torch.cuda.memory_allocated(device)
+        on_device = free_device_memory(device)
+        taken = torch.cuda.memory_allocated(device)
+        room = int((on_device + taken) * gpu_memory_utilization) - taken
         most_on_host = min(free // 4, MOST_PINNED)
-        why = f"{gpu_memory_utilization:.0%} of {(left + ours) / GIB:.1f} GiB of device memory, less the weights"
+        why = f"{gpu_memory_utilization:.0%} of {(on_device + taken) / GIB:.1f} GiB of device memory, less the weights"
     else:
         on_device = None
         room = min(free // 8, MOST_ON_HOST)
@@ -97,6 +96,12 @@ def _check_room(asked: str, size: int, free: int, where: str) -> None:
 def ran_out(error: Exception) -> bool:
     """Whether it says that memory ran out, on the device or the host."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def free_device_memory(device: torch.device) -> int:
+    """Bytes of a CUDA device that this process may still take; what PyTorch keeps for later counts as free."""
+    left, _ = torch.cuda.mem_get_info(device)
+    return left + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 def free_host_memory(root: Path = Path("/")) -> int:

@@ -45,6 +45,11 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
+def device_name(device: torch.device) -> str:
+    """For people and provenance: with the name of the card, where it has one."""
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+
+
 def pick_dtype(name: str, device: torch.device) -> Choice:
     """auto: bfloat16 where the device computes in it, else float16 on a GPU and float32 on a CPU.
 

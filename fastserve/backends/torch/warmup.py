@@ -16,6 +16,7 @@ import torch
 from fastserve.backends.torch.input_batch import InputBatch, Rows, pack
 from fastserve.backends.torch.kv_cache import Cache, Ticket
 from fastserve.backends.torch.model import Model
+from fastserve.backends.torch.platform import device_name
 from fastserve.engine.backend import CopyTime
 from fastserve.hardware import DecodePiece, Hardware, LinearLatency, Link, Memory, PrefillFit
 from fastserve.hardware.least_squares import fit
@@ -56,7 +57,7 @@ def measure(model: Model, cache: Cache, memory: Memory, max_batch: int) -> Hardw
         _prefill_fit(prefills),
         [_decode_fit(decodes)],
         name=f"{model.name}, warm-up",
-        provenance=f"measured at load on {model.device}, {str(model.dtype).removeprefix('torch.')}, "
+        provenance=f"measured at load on {device_name(model.device)}, {str(model.dtype).removeprefix('torch.')}, "
         f"{torch.get_num_threads()} threads: {len(prefills)} prefills, {len(decodes)} decodes",
     )
     return Hardware(latency, memory, _link(cache), "warm-up")

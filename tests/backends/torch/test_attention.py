@@ -1,5 +1,7 @@
 """Attention over the paged cache against the formula, whatever the chunks, the tables and the company."""
 
+from __future__ import annotations
+
 import random
 from typing import Any
 
@@ -12,6 +14,7 @@ from hypothesis import strategies as st  # noqa: E402
 
 from fastserve.backends.torch import attention  # noqa: E402
 from tests.backends.torch.rows import Sequence, Table, dense  # noqa: E402
+from tests.devices import DEVICES  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -31,21 +34,29 @@ class Heads:
         self.sequences = [Sequence([0] * n) for n in lengths]
         self.scale = dim**-0.5
 
+    def to(self, device: str) -> Heads:
+        """Itself, with its tensors there."""
+        self.query, self.key, self.value = ([it.to(device) for it in all] for all in (self.query, self.key, self.value))
+        self.pool = self.pool.to(device)
+        return self
+
     def run(self, work: list[tuple[int, int]], **options: Any) -> dict[int, Any]:
         """Writes and attends the next tokens of each (sequence, tokens); rows by sequence."""
         work = sorted(work, key=lambda pair: pair[1] != 1)
         rows = {i: slice(self.sequences[i].done, self.sequences[i].done + n) for i, n in work}
-        step = self.table.step([(self.sequences[i], n) for i, n in work])
+        step = self.table.step([(self.sequences[i], n) for i, n in work]).to(self.pool.device)
         pick = lambda parts: torch.cat([parts[i][rows[i]] for i, _ in work])  # noqa: E731
         attention.write(pick(self.key), pick(self.value), self.pool, 1, step.slots)
         attend = options.pop("attend", attention.attend)
         # The strides a model's rotary leaves behind: heads first.
         query = pick(self.query).transpose(0, 1).contiguous().transpose(0, 1)
-        out = attend(query, self.pool, 1, step, self.scale, **options)
+        if options.get("sinks") is not None:
+            options["sinks"] = options["sinks"].to(self.pool.device)
+        out = attend(query, self.pool, 1, step, self.scale, **options).cpu()
         return dict(zip((i for i, _ in work), out.split([n for _, n in work]), strict=True))
 
     def expected(self, i: int, **options: Any) -> Any:
-        return dense(self.query[i], self.key[i], self.value[i], self.scale, **options)
+        return dense(self.query[i].cpu(), self.key[i].cpu(), self.value[i].cpu(), self.scale, **options)
 
 
 @st.composite
@@ -70,10 +81,12 @@ def cases(draw: Any) -> tuple[Heads, list[list[tuple[int, int]]], dict[str, Any]
     return world, steps, options
 
 
-@given(cases())
+@pytest.mark.parametrize("device", DEVICES)
+@given(case=cases())
 @settings(max_examples=60)
-def test_any_chunks_in_any_company_equal_the_formula(case: Any) -> None:
+def test_any_chunks_in_any_company_equal_the_formula(case: Any, device: str) -> None:
     world, steps, options = case
+    world.to(device)
     got: dict[int, list[Any]] = {i: [] for i in range(len(world.sequences))}
     for work in steps:
         for i, rows in world.run(work, **options).items():
@@ -82,21 +95,24 @@ def test_any_chunks_in_any_company_equal_the_formula(case: Any) -> None:
         torch.testing.assert_close(torch.cat(rows).double(), world.expected(i, **options), atol=2e-6, rtol=2e-5)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("window", [None, 3, 20])
 @pytest.mark.parametrize("extra", [{}, {"softcap": 1.5}, {"sinks": torch.tensor([0.5, -0.5, 1.0, 0.0])}])
-def test_decodes_in_one_padded_call_equal_the_formula(window: int | None, extra: dict[str, Any]) -> None:
-    world = Heads([33, 1, 18, 16, 7], 4, 2, 8, 16, 5, torch.float32)
+def test_decodes_in_one_padded_call_equal_the_formula(window: int | None, extra: dict[str, Any], device: str) -> None:
+    world = Heads([33, 1, 18, 16, 7], 4, 2, 8, 16, 5, torch.float32).to(device)
     world.run([(i, len(s.tokens) - 1) for i, s in enumerate(world.sequences) if len(s.tokens) > 1])
     rows = world.run([(i, 1) for i in range(5)], attend=attention.attend_decodes, window=window, **extra)
     for i, row in rows.items():
         torch.testing.assert_close(row[0].double(), world.expected(i, window=window, **extra)[-1], atol=2e-6, rtol=2e-5)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("window", [None, 100])
-def test_a_prompt_of_several_tiles(window: int | None) -> None:
-    world = Heads([2 * attention.TILE + 45], 4, 2, 8, 16, 5, torch.float32)
+def test_a_prompt_of_several_tiles(window: int | None, device: str) -> None:
+    tile = attention.TILE if device == "cpu" else attention.WIDE_TILE
+    world = Heads([2 * tile + 45], 4, 2, 8, 16, 5, torch.float32).to(device)
     first = world.run([(0, 30)], window=window)[0]
-    rest = world.run([(0, 2 * attention.TILE + 15)], window=window)[0]
+    rest = world.run([(0, 2 * tile + 15)], window=window)[0]
     expected = world.expected(0, window=window)
     torch.testing.assert_close(torch.cat([first, rest]).double(), expected, atol=2e-6, rtol=2e-5)
 
@@ -112,9 +128,10 @@ def test_a_decode_has_the_same_bits_in_any_company() -> None:
     assert torch.equal(alone, last([2, 0]))
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_types_stay_near_the_formula(dtype: Any) -> None:
-    world = Heads([70, 20], 4, 2, 16, 16, 1, dtype)
+def test_half_types_stay_near_the_formula(dtype: Any, device: str) -> None:
+    world = Heads([70, 20], 4, 2, 16, 16, 1, dtype).to(device)
     world.run([(0, 40), (1, 19)])
     rows = world.run([(0, 30), (1, 1)])
     assert rows[0].dtype == dtype

@@ -6,18 +6,23 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from fastserve.backends.torch.block_manager import BlockManager  # noqa: E402 (after importorskip)
+from fastserve.backends.torch.backend import TorchBackend  # noqa: E402 (after importorskip)
+from fastserve.backends.torch.block_manager import BlockManager  # noqa: E402
+from fastserve.engine import Engine  # noqa: E402
+from fastserve.engine.backend import Wanted  # noqa: E402
 from fastserve.engine.params import SamplingParams  # noqa: E402
-from tests.backends.torch.stage import Stage, alone, tiny  # noqa: E402
+from tests.backends.torch.stage import BLOCK, Stage, alone, tiny  # noqa: E402
+from tests.devices import DEVICES, need  # noqa: E402
 from tests.sched.worlds import MS  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PROMPTS = [[5, 6, 7, 8, 9] * n for n in (1, 4, 2, 6, 3)]
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return tiny(tmp_path_factory.mktemp("tiny"))
+@pytest.fixture(scope="module", params=DEVICES)
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    need(request.param)
+    return tiny(tmp_path_factory.mktemp("tiny"), device=request.param)
 
 
 def staged(model: Any, **options: Any) -> Stage:
@@ -160,6 +165,15 @@ def test_copies_are_counted_as_stall_where_a_step_waits_for_them(model: Any) -> 
     stage.play()
     assert any(waits for _, waits in stalls)
     assert all(stall >= 0 and (waits or stall == 0) for stall, waits in stalls)
+
+
+def test_closing_gives_the_pools_back_whoever_still_holds_the_engine(model: Any) -> None:
+    """On a GPU the next engine takes what is free, and the collector of cycles has not come by then."""
+    with Engine.on(TorchBackend(model, Wanted(BLOCK, 64, 64)), kv_tokens=None) as engine:
+        engine.generate([[5, 6, 7]], SamplingParams(max_tokens=3))
+        cache = engine.loop.backend.cache  # type: ignore[attr-defined]
+        assert cache.pool.nbytes and cache.host.nbytes
+    assert cache.pool.untyped_storage().nbytes() == cache.host.untyped_storage().nbytes() == 0
 
 
 def test_more_blocks_than_there_are_is_a_bug_and_says_so() -> None:

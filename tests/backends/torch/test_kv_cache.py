@@ -12,7 +12,8 @@ torch = pytest.importorskip("torch")
 from hypothesis import given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
-from fastserve.backends.torch.kv_cache import Cache, runs  # noqa: E402
+from fastserve.backends.torch.kv_cache import Cache, pinned, runs, unpin  # noqa: E402
+from tests.devices import DEVICES  # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -24,9 +25,9 @@ def make(device: torch.device = CPU, dtype: torch.dtype = torch.float32) -> Cach
     return cache
 
 
-@pytest.fixture
-def cache() -> Iterator[Cache]:
-    cache = make()
+@pytest.fixture(params=DEVICES)
+def cache(request: pytest.FixtureRequest) -> Iterator[Cache]:
+    cache = make(torch.device(request.param))
     yield cache
     cache.close()
 
@@ -45,7 +46,7 @@ def test_blocks_go_out_and_come_back_elsewhere(cache: Cache) -> None:
     out.wait()
     assert out.done()
     assert out.nbytes == 3 * cache.block_bytes
-    assert torch.equal(cache.host[[0, 1, 4]], before[[4, 5, 1]])
+    assert torch.equal(cache.host[[0, 1, 4]], before[[4, 5, 1]].cpu())
     assert bool((cache.host[[2, 3]] == -1).all())
     back = cache.copy_in([4, 0], [2, 3])
     back.wait()
@@ -128,3 +129,59 @@ def test_on_an_accelerator(device: str) -> None:
     assert back.ended_ns is not None
     assert torch.equal(cache.pool[[2, 3]].cpu(), before[[1, 4]])
     cache.close()
+
+
+class Driver:
+    """What is asked of the CUDA driver for pinned memory."""
+
+    def __init__(self, fails: int = 0) -> None:
+        self.fails = fails
+        self.held: dict[int, int] = {}
+
+    def cudaHostRegister(self, address: int, size: int, flags: int) -> int:
+        self.held[address] = size
+        return self.fails
+
+    def cudaHostUnregister(self, address: int) -> None:
+        del self.held[address]
+
+
+def test_pinned_memory_is_of_the_size_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Driver()
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: driver)
+    host, address = pinned((3, 5, 1000), torch.bfloat16)
+    assert (host.shape, host.dtype, host.is_contiguous()) == ((3, 5, 1000), torch.bfloat16, True)
+    assert driver.held == {host.data_ptr(): 3 * 5 * 1000 * 2} == {address: host.nbytes}
+    assert address % 4096 == 0  # two pools never share a page: one is locked once
+    unpin(address)
+    assert not driver.held
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: Driver(fails=2))
+    with pytest.raises(MemoryError, match=r"0\.0 GiB of host memory cannot be pinned: CUDA error 2"):
+        pinned((3, 5), torch.bfloat16)
+    with pytest.raises(MemoryError, match="cannot be pinned: "):
+        pinned((1 << 50, 5), torch.bfloat16)
+
+
+def test_freed_pools_hold_nothing(cache: Cache) -> None:
+    cache.copy_out([0], [0])
+    cache.free()
+    assert cache.pool.untyped_storage().nbytes() == cache.host.untyped_storage().nbytes() == 0
+    cache.free()
+
+
+@pytest.mark.cuda
+def test_freed_pools_are_the_devices_again() -> None:
+    before = torch.cuda.memory_allocated()
+    cache = Cache(4, 8, 128, 1000, 700, 16, torch.bfloat16, torch.device("cuda"))
+    host = cache.host
+    assert host.is_pinned() and host.nbytes == 700 * cache.block_bytes
+    assert torch.cuda.memory_allocated() >= before + cache.pool.nbytes
+    cache.free()
+    assert torch.cuda.memory_allocated() == before and not host.is_pinned()
+
+
+@pytest.mark.cuda
+def test_memory_that_cannot_be_pinned_leaves_the_device_well() -> None:
+    with pytest.raises(MemoryError, match="cannot be pinned"):
+        pinned((1 << 50, 5), torch.bfloat16)
+    assert torch.ones(2, device="cuda").sum().item() == 2

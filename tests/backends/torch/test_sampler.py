@@ -19,6 +19,7 @@ transformers = pytest.importorskip("transformers")
 
 from fastserve.backends.torch.sampler import ONE, Sampled, Sampler, SamplingError, draw, pick, weigh  # noqa: E402  (torch first, or skip)  # noqa: E402
 from fastserve.backends.torch.sampling_state import SamplingState  # noqa: E402
+from tests.devices import DEVICES  # noqa: E402
 
 VOCAB = 97
 
@@ -241,17 +242,20 @@ CHOICES = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @settings(max_examples=40, deadline=None)
 @given(
     fields=st.lists(CHOICES, min_size=1, max_size=9), vocab=st.sampled_from([11, 97, 1_003]), seed=st.integers(0, 99)
 )
-def test_a_request_gets_the_same_in_a_batch_as_alone(fields: list[dict[str, Any]], vocab: int, seed: int) -> None:
+def test_a_request_gets_the_same_in_a_batch_as_alone(
+    fields: list[dict[str, Any]], vocab: int, seed: int, device: str
+) -> None:
     prompts = [[i, i + 1] for i in range(len(fields))]
     together = [state_of(prompt=p, eos=[2], **f) for f, p in zip(fields, prompts, strict=True)]
     alone = [state_of(prompt=p, eos=[2], **f) for f, p in zip(fields, prompts, strict=True)]
     sampler = Sampler([3])
     for index in range(4):
-        logits = random_logits(seed * 10 + index, len(fields), vocab)
+        logits = random_logits(seed * 10 + index, len(fields), vocab).to(device)
         batch = sampler.sample(logits.clone(), together)
         for i, state in enumerate(alone):
             assert sampler.sample(logits[i : i + 1].clone(), [state]) == [batch[i]]
@@ -285,8 +289,9 @@ def test_whatever_is_allowed_draws_a_token_that_may_be_drawn(
         assert (3 if index < 2 else 1) <= token < 11
 
 
-def test_large_rows_and_slices_make_no_difference() -> None:
-    logits = random_logits(0, 33, 32_003)
+@pytest.mark.parametrize("device", DEVICES)
+def test_large_rows_and_slices_make_no_difference(device: str) -> None:
+    logits = random_logits(0, 33, 32_003).to(device)
     peak = logits.amax(-1, keepdim=True)
     uniform = torch.from_numpy(uniforms(list(range(33)), [0] * 33))
     top_k, top_p, min_p = [0, 50, 0] * 11, [1.0, 1.0, 0.9] * 11, [0.0, 0.01, 0.0] * 11

@@ -19,6 +19,7 @@ from fastserve.hardware import Memory, load_hardware  # noqa: E402
 from fastserve.hardware.least_squares import fit  # noqa: E402
 from fastserve.profiler.store import profile_path, store, stored  # noqa: E402
 from tests.backends.torch.stage import BLOCK, tiny  # noqa: E402
+from tests.devices import DEVICES  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -39,9 +40,10 @@ def facts_of(model: Any) -> dict[str, Any]:
     return TorchBackend(model, Wanted(BLOCK, 64, 64)).facts
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("blocks", "host"), [(400, 400), (3, 0), (8, 1)])
-def test_it_measures_whatever_the_pools(blocks: int, host: int, folder: Path) -> None:
-    model = tiny(folder)
+def test_it_measures_whatever_the_pools(blocks: int, host: int, device: str, folder: Path) -> None:
+    model = tiny(folder, device=device)
     cache = cache_of(model, blocks, host)
     memory = Memory(BLOCK, blocks * BLOCK, 0, model.block_bytes(BLOCK) // BLOCK)
     hardware = measure(model, cache, memory, max_batch=4)
