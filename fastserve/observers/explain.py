@@ -87,10 +87,10 @@ class Explanation(Observer):
     def program_ended(self, program: str, now: int) -> None:
         self._holds(now)
 
-    def ticked(self, now: int) -> None:
+    def idle(self, now: int) -> None:
         self._holds(now)
 
-    def idle(self, now: int) -> None:
+    def ticked(self, now: int) -> None:
         self._holds(now)
 
     def planned(self, plan: Plan, now: int) -> None:

@@ -99,7 +99,13 @@ class LiveFeed(Observer):
                 self._held[job] = None
                 self.tell("hold", now, job, level=explained(self.run.scheduler.policy, job))
 
+    def program_ended(self, program: str, now: int) -> None:
+        self._holds(now)
+
     def idle(self, now: int) -> None:
+        self._holds(now)
+
+    def ticked(self, now: int) -> None:
         self._holds(now)
 
     def planned(self, plan: Plan, now: int) -> None:
