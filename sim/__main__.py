@@ -96,7 +96,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    args = parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["describe"] and not Path("describe").exists():
+        from sim.trace import main as of_traces
+
+        return of_traces(given)
+    args = parser().parse_args(given)
     try:
         return run(args)
     except (PolicyError, ObserverError) as error:

@@ -73,10 +73,11 @@ def build(
     predictor = predictors.make(settings.predictor, seed, guesses_of(trace)) if "guess" in policy.needs else None
     inbox = _inbox(trace, settings, seed, predictor, shared)
     link = Link(hardware.link, hardware.memory.block_bytes)
-    if shared is None:
-        machine = ModelledMachine(hardware.latency, link, outputs_of(trace), inbox)
+    parts = hardware.latency, link, outputs_of(trace), inbox
+    if shared is None and trace.tool is None:
+        machine = ModelledMachine(*parts)
     else:
-        machine = AnsweringMachine(hardware.latency, link, outputs_of(trace), inbox, shared.answer)
+        machine = AnsweringMachine(*parts, None if shared is None else shared.answer, trace.tool)
     budget = scheduler.batching.budget if settings.batching == "chunked" else None
     targets = targets_of(trace)
     slo = None if targets is None else lambda id: targets[id].seconds()

@@ -22,7 +22,7 @@ from typing import NoReturn
 from fastserve.cli.trace_arguments import add_reading, beyond_context, reading_of, tell, too_long
 from fastserve.hardware import load_hardware
 from fastserve.workload import Trace, TraceError, describe, profile_names, read_trace, synthesise, write_trace
-from fastserve.workload.statistics import Description
+from fastserve.workload.statistics import Description, Lengths, Programs, Times
 from fastserve.workload.write import FORMATS, lines
 
 
@@ -194,8 +194,13 @@ def _page(trace: Trace, found: Description, latency: str | None) -> str:
         page.append(f"  clients      {len(found.clients):,}{largest}{_unnamed(found.without_client)}")
     if found.programs is not None:
         page.append(f"  programs     {found.programs:,}{_unnamed(found.without_program)}")
+    if found.sessions is not None:
+        page += _sessions(found.sessions)
     if found.block_ids is not None:
         page.append(f"  blocks       {found.block_ids:,} distinct ids of {trace.block_size} tokens")
+    if found.unlimited_hit_rate is not None:
+        share = 100 * found.unlimited_hit_rate
+        page.append(f"  cache        an unlimited prefix cache would find {share:.1f} % of the prompt tokens")
     page.append(f"  dropped      {_counts(found.dropped) or 'none'}")
     if trace.reading is not None:
         page += [line for text in trace.reading.lines() for line in _wrapped(text)]
@@ -203,6 +208,29 @@ def _page(trace: Trace, found: Description, latency: str | None) -> str:
         page += _wrapped(beyond_context(trace, latency) or f"context every request fits the model of {latency}")
     page.append(f"  digest       {found.digest}")
     return "\n".join(page)
+
+
+def _sessions(found: Programs) -> list[str]:
+    """Lines on the programs of a trace whose requests wait for one another."""
+
+    def line(what: str, of: Lengths | Times | None) -> list[str]:
+        if of is None:
+            return []
+        cells = (of.mean, of.p50, of.p90, of.p99, of.max)
+        places = 1 if isinstance(of, Times) else 0
+        return [f"    {what:<11}" + "".join(f"{cell:>9,.{places}f}" for cell in cells)]
+
+    lines = line("turns", found.turns) + line("1st prompt", found.first_prompt) + line("growth", found.growth)
+    lines += line("think, s", found.think)
+    if found.shrinking:
+        lines.append(f"    {100 * found.shrinking:.1f} % of the turns have a shorter prompt than the one before")
+    parts = []
+    if found.forks or found.joins:
+        parts.append(f"{found.forks:,} forks, {found.joins:,} joins")
+    if found.tools:
+        most = ", ".join(f"{name} {n:,}" for name, n in list(found.tools.items())[:5])
+        parts.append(f"tools {most}" + (f" and {len(found.tools) - 5:,} others" if len(found.tools) > 5 else ""))
+    return lines + ([f"    {'; '.join(parts)}"] if parts else [])
 
 
 def _unnamed(requests: int) -> str:

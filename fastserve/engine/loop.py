@@ -203,7 +203,7 @@ class Loop:
         under_way = self.scheduler.ledger.copies
         if len(self._copies) > len(under_way):  # some have ended while nobody looked, or with a step that failed
             self._copies = {copy: at for copy, at in self._copies.items() if copy in under_way}
-        for copy in [*plan.park, *plan.load, *plan.prefetch]:
+        for copy in [*plan.store, *plan.park, *plan.load, *plan.prefetch]:
             self._copies.setdefault(copy, plan.now)
         for copy in step.copied:
             start = self._copies.pop(copy, None)

@@ -8,16 +8,16 @@ all times, for what would have followed never came.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastserve.metrics.columns import Columns
 from fastserve.metrics.finish import is_outcome
 from fastserve.metrics.intervals import Ratio, paired_ratio
-from fastserve.metrics.saturation import Floats, covered, left_at, saturated
+from fastserve.metrics.saturation import Columns, Floats, covered, left_at, saturated
 from fastserve.metrics.summary import Summary
 
 PROGRAM_COLUMNS: dict[str, str] = {
@@ -50,6 +50,9 @@ SUMMARY = (
     "ttft_first_turn_p50_s", "ttft_first_turn_p99_s", "ttft_first_turn_max_s",
 )  # fmt: skip
 """What summarise_programs() finds; None in the summary of a run without sessions."""
+
+COPY = re.compile(r"#\d+$")
+"""What a program's name ends with that is there again, as workload.programs draws it."""
 
 GAVE_UP = "gave_up"
 """How a request finishes whose client would not wait any longer for its first token."""
@@ -128,12 +131,10 @@ def window_at_work(table: Columns, most: int, horizon_s: float) -> tuple[float, 
     begin, end = table["first_arrival"], np.where(np.isnan(table["end"]), horizon_s, table["end"])
     if not len(begin):
         return 0.0, 0.0
-    moments = np.concatenate((begin, end))
-    change = np.concatenate((np.ones(len(begin)), -np.ones(len(end))))
-    order = np.lexsort((-change, moments))  # who begins as another ends takes its place
-    count = np.cumsum(change[order])
-    full = np.flatnonzero(count >= min(most, int(count.max())))
-    return float(moments[order[full[0]]]), float(moments[order[min(full[-1] + 1, len(order) - 1)]])
+    moments = np.unique(np.concatenate((begin, end)))
+    present = np.searchsorted(np.sort(begin), moments, "right") - np.searchsorted(np.sort(end), moments, "right")
+    full = np.flatnonzero(present >= min(most, int(present.max())))  # from one moment to the next
+    return float(moments[full[0]]), float(moments[min(full[-1] + 1, len(moments) - 1)])
 
 
 def summarise_programs(
@@ -200,15 +201,15 @@ def time_ratio(pairs: Iterable[tuple[Columns, Columns]]) -> Ratio | None:
     """Mean program time of the one over the mean of the other, with its interval over programs, paired by program.
 
     pairs: tables of the same programs under two policies, one pair for each seed; a program's times are averaged over
-    seeds. None where a program was completed by one of the two alone.
+    seeds and copies. None where a program was completed by one of the two alone.
     """
-    times: dict[str, list[tuple[float, float]]] = {}
+    times: dict[str, list[tuple[float, float]]] = {}  # of each program, by its name in the trace
     for one, other in pairs:
         mine, theirs = _completed(one), _completed(other)
         if mine.keys() != theirs.keys():
             return None
         for name, time in mine.items():
-            times.setdefault(name, []).append((time, theirs[name]))
+            times.setdefault(COPY.sub("", name), []).append((time, theirs[name]))
     both = [np.mean(found, axis=0) for found in times.values()]
     if not both or not (np.array(both) > 0).all():
         return None

@@ -114,7 +114,8 @@ class Explanation(Observer):
             return
         self.moving[copy] = transfer
         what = "starts to leave for the host" if copy.out else "starts to come back from the host"
-        self._note(copy.job, transfer.start, f"its KV ({copy.blocks:,} blocks) {what}")
+        kv = "its KV" if copy.units is None else "the part of its prefix that the host has"
+        self._note(copy.job, transfer.start, f"{kv} ({copy.blocks:,} blocks) {what}")
 
     def committed(self, plan: Plan, outcome: Outcome, finished: Sequence[Job], now: int) -> None:
         job = self.job
@@ -123,7 +124,8 @@ class Explanation(Observer):
         for copy in outcome.copied:
             transfer = self.moving.pop(copy, None)
             if transfer is not None and not copy.orphan:
-                self._note(job, transfer.end, f"its KV is {'on the host' if copy.out else 'back on the device'}")
+                kv = "its KV" if copy.units is None else "that part"
+                self._note(job, transfer.end, f"{kv} is {'on the host' if copy.out else 'back on the device'}")
         if job.running or job in finished:
             self.stalled += outcome.stall
         for other, tokens in plan.prefill:

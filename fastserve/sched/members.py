@@ -24,7 +24,10 @@ class Members(PolicyContext):
         self.policy = policy
         self.ledger = ledger
         self.sharing = ledger if isinstance(ledger, SharedLedger) else None
-        self.meter = Meter(ledger.block, ledger.lookahead, None if self.sharing is None else self.sharing.tree)
+        sharing = self.sharing
+        tree = None if sharing is None else sharing.tree
+        reach = None if sharing is None or sharing.tier is None else sharing.tier.reach
+        self.meter = Meter(ledger.block, ledger.lookahead, tree, reach)
         self.live: dict[Job, None] = {}
         self.running: dict[Job, None] = {}
         self.prefilling: dict[Job, None] = {}  # running, with a prefill to do
@@ -49,6 +52,8 @@ class Members(PolicyContext):
             ledger.used += 1
         job.tokens_base += 1
         self.guarded = 0
+        if self.sharing is not None:
+            self.sharing.computed(job)
         self._roll(job)
 
     def _amend(self, extra: Iterable[tuple[Job, int]], tokenless: Iterable[Job]) -> None:

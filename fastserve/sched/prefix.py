@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from fastserve.sched.draft import Draft
-from fastserve.sched.job import NEVER, NOWHERE, Job
-from fastserve.sched.plan import NOTHING, UNSHARED, Outcome, Plan, Shares
+from fastserve.sched.host_tier import HostTier
+from fastserve.sched.job import NEVER, NOWHERE, Copy, Job
+from fastserve.sched.plan import NOTHING, UNSHARED, Moves, Outcome, Plan, Shares
 from fastserve.sched.scheduler import Scheduler
 from fastserve.sched.sharing import SharedLedger
 
@@ -25,8 +26,7 @@ class PrefixScheduler(Scheduler):
         assert sharing is not None
         self.meter.now = self.policy.now = now
         self.guarded = 0
-        sharing.tree.forget_idle()
-        return not sharing.tree.first
+        return sharing.forget_idle()
 
     def plan(self, now: int) -> Plan | None:
         sharing = self.sharing
@@ -38,11 +38,16 @@ class PrefixScheduler(Scheduler):
         self.found = draft.found
         plan = super().plan(now)
         if plan is not None:
+            tier = sharing.tier
+            if tier is not None:
+                self._units(plan, draft, tier)
             if plan.joined or plan.left or plan.moves is not None:
                 plan.shares = self._shares(plan, sharing)
             else:  # all has its room already
                 lost = sharing.tree.lost
-                plan.shares = Shares(NOTHING, lost) if lost else UNSHARED
+                plan.shares = Shares(NOTHING, lost) if lost or (tier is not None and tier.forgotten) else UNSHARED
+            if tier is not None and tier.forgotten:
+                plan.shares.forget = tier.forgotten
             if plan.iterations > 1 and plan.prefill:
                 self._bound(plan, draft)
             if plan.iterations > 1 and pins.of:
@@ -78,6 +83,21 @@ class PrefixScheduler(Scheduler):
             free += sum([copy.blocks for copy in moves.clear if copy.orphan])
         found = {job: draft.found[job] for job in coming if job in draft.found}
         return Shares(found, [*ledger.tree.lost, *draft.evicted(gone, free)])
+
+    def _units(self, plan: Plan, draft: Draft, tier: HostTier) -> None:
+        """Copies of units: of what jobs have computed, and of what who joins finds on the host."""
+        load = [job for job in plan.joined if job in draft.loads]
+        if not (load or tier.stores):
+            return
+        if plan.moves is None:
+            plan.moves = Moves()
+            plan.iterations = 1  # as any plan that moves anything
+            plan.service = plan.until = NEVER
+        plan.moves.store = tier.stores
+        for job in load:
+            here = draft.units[job]
+            there = draft.loads[job]
+            plan.moves.load.append(Copy(job, (there - here) * tier.size, False, (job.ids, here, there)))
 
     def _bound(self, plan: Plan, draft: Draft) -> None:
         """A lone prefill that is to go on holds for no longer than it lasts, and not at all if it gives room."""

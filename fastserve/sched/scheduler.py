@@ -71,6 +71,8 @@ class Scheduler(Members):
         policy._scheduler = self
         machine.pool_tokens = ledger.blocks * ledger.block if self.bounded else NEVER
         machine.host_tokens = ledger.host * ledger.block if ledger.host < NEVER else NEVER
+        tier = None if self.sharing is None else self.sharing.tier
+        machine.host_prefix_tokens = 0 if tier is None else tier.room * tier.tree.unit
         policy.machine = machine
         policy.jobs = self.live.keys()
 

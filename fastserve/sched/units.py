@@ -117,6 +117,14 @@ class Tree:
         self.first[run.ids[at]] = run
         return upper
 
+    def unite(self, tail: Run | None, run: Run) -> None:
+        """A run and the one before it become one, if the same jobs hold both and nothing else follows the latter."""
+        if tail is not None and tail.children == 1 and tail.holders == run.holders and tail.runners == run.runners:
+            del self.first[run.ids[run.start]]
+            run.start = tail.start
+            run.parent = tail.parent
+            self.first[run.ids[run.start]] = run
+
     def leave_behind(self, ids: Ids, held: int, tail: Run | None, whole: int, owner: str) -> None:
         """The units from `held` to `whole` of a path are there, and idle: a job that holds those before has ended.
 

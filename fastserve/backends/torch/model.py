@@ -15,7 +15,7 @@ from fastserve.backends.torch.end_tokens import ids
 from fastserve.backends.torch.input_batch import InputBatch
 from fastserve.backends.torch.kv_cache import Cache
 from fastserve.backends.torch.native import Native, load
-from fastserve.backends.torch.platform import clamp_length, pick_device, pick_dtype
+from fastserve.backends.torch.platform import clamp_length, pick_device, pick_dtype, settle
 from fastserve.backends.torch.verify import Probe, RefusedModelError, Shape
 
 LOG = logging.getLogger("fastserve")
@@ -90,6 +90,7 @@ def load_model(
             raise ValueError(f"threads={threads} must be at least 1")
         torch.set_num_threads(threads)
     place = pick_device(device)
+    settle(place)
     choice = pick_dtype(dtype, place)
     name = str(model)
     source = checkpoint.find(name)

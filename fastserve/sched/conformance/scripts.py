@@ -72,12 +72,15 @@ class ScriptedMachine:
         self.longest = LONGEST_PROMPT
         self.decode_ns = script.tick
         self.output_ns = LONGEST_OUTPUT * script.tick
-        self.pool_tokens = self.host_tokens = 0  # the Scheduler says
+        self.pool_tokens = self.host_tokens = self.host_prefix_tokens = 0  # the Scheduler says
         self.next_event = NEVER  # ns: filled by the loop before each plan is run
         self.link = ModelledLink(lambda blocks, out: self._copy_ns(blocks))
 
     def prefill_ns(self, tokens: int) -> int:
         return self._iteration_ns(0, tokens)
+
+    def load_ns(self, tokens: int) -> int:
+        return self._copy_ns(-(-tokens // 16))
 
     def return_ns(self, blocks: int) -> int:
         return 2 * self._copy_ns(blocks)
