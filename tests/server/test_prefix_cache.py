@@ -76,7 +76,7 @@ class OneProgram(Policy):
         return job.arrival
 
     def explain(self, job: Job) -> str:
-        return f"held back: its {self.context(job):,} tokens come after {self.first}" if job.held_back else "in turn"
+        return f"its {self.context(job):,} tokens come after {self.first}"
 
 
 @pytest.fixture
