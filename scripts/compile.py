@@ -45,6 +45,7 @@ MODULES = (
     "sim/inbox.py",
     "sim/link.py",
     "sim/machine.py",
+    "sim/session_inbox.py",
     "sim/world.py",
 )
 OPEN: dict[str, tuple[str, ...]] = {

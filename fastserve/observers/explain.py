@@ -188,8 +188,6 @@ class Explanation(Observer):
         beaten = ", ".join([f"job {other.id}" for other in plan.left])
         instead = f", as {beaten} left" if beaten else ""
         word = said(self.scheduler.policy, job)
-        if job.held_back:
-            word += "; overruled, as nothing ran and nobody would have been woken"
         slot = self.run.seats.of[job]
         self._note(job, plan.now, f"joined slot {slot} after {_time(wait)} of waiting{instead}; {how}; {word}")
 

@@ -34,12 +34,24 @@ def test_tokens_are_those_of_each_request_alone(policy: str, model: Any) -> None
     assert run.preemptions > 3 or policy not in ("mlfq", "sj-mlfq", "las", "chaos")
 
 
+@pytest.mark.parametrize("policy", NAMES)
+def test_tokens_with_units_on_the_host_are_those_of_each_request_alone(policy: str, model: Any) -> None:
+    at = NAMES.index(policy)
+    case = Case(
+        at, policy, RESIDENCIES[at % 3], BATCHINGS[at // 3 % 3], (BLOCK, 2 * BLOCK)[at % 2], tier=(60, 400)[at % 2]
+    )
+    run = Run(model, case)
+    run.check()
+    assert run.failed == run.oom == 0
+    assert run.loaded or not at % 2
+
+
 @pytest.mark.parametrize("fault", ["out of memory", "failing copies", "cancels"])
 @pytest.mark.parametrize("residency", ["recompute", "proactive"])
 def test_what_goes_wrong_with_shared_blocks(residency: str, fault: str, model: Any) -> None:
     seen = 0
     for seed in range(3):
-        run = Run(model, Case(seed, "mlfq", residency, "chunked", BLOCK, fault))
+        run = Run(model, Case(seed, "mlfq", residency, "chunked", BLOCK, fault, tier=200 * (seed % 2)))
         run.check()
         cancelled = sum([request.finish_reason == "cancelled" for request in run.stage.requests])
         seen += {"out of memory": run.oom, "failing copies": run.failed, "cancels": cancelled}[fault]
