@@ -308,7 +308,7 @@ class Engine:
         what = ", ".join(filter(None, (self.info.device, self.info.dtype)))
         body = f"{self.info.backend} ({what})" if what else self.info.backend
         return (f"{self.info.name} on {body}, policy {self.serving.name}, batch cap "
-                f"{self.serving.max_batch}, KV pool {pool}, host {beside}, {self.serving.residency}; times: "
+                f"{self.serving.max_batch}, KV pool {pool}, host {beside}, {self.serving.residency}, prefix cache {self.serving.prefix_cache}; times: "
                 f"{self.hardware.name} ({self.machine})")  # fmt: skip
 
     # -- its life --------------------------------------------------------------------------------------------------
