@@ -29,17 +29,23 @@ MODULES = (
     *[f"fastserve/sched/{name}.py" for name in ("units", "job", "plan", "link", "policy", "ranking", "kv")],
     *[f"fastserve/sched/{name}.py" for name in ("batching", "residency", "charging", "eviction", "checks", "alarms")],
     *[f"fastserve/sched/{name}.py" for name in ("bounds", "draft", "sharing", "choose", "uneven", "members")],
+    *[f"fastserve/sched/{name}.py" for name in ("holding", "programs", "hits")],
     *[f"fastserve/sched/{name}.py" for name in ("scheduler", "prefix", "seats", "observer")],
     *[f"fastserve/hardware/{name}.py" for name in ("base", "lines", "linear", "machine_times")],
     *[
         f"fastserve/policies/{name}.py"
-        for name in ("fcfs", "fixed_priority", "las", "mlfq", "priority", "shortest", "skip_join")
+        for name in ("fcfs", "fixed_priority", "las", "mlfq", "priority", "shortest", "skip_join", "programs")
+    ],
+    *[
+        f"fastserve/policies/{name}.py"
+        for name in ("program_fcfs", "plas", "atlas", "deepest_first", "lpm", "cachewise")
     ],
     "fastserve/metrics/records.py",
     "fastserve/workload/requests.py",
     "sim/inbox.py",
     "sim/link.py",
     "sim/machine.py",
+    "sim/session_inbox.py",
     "sim/world.py",
 )
 OPEN: dict[str, tuple[str, ...]] = {
@@ -52,6 +58,13 @@ OPEN: dict[str, tuple[str, ...]] = {
     "fastserve/policies/priority.py": ("Priority",),
     "fastserve/policies/shortest.py": ("Sjf", "Srpt"),
     "fastserve/policies/skip_join.py": ("SkipJoinMlfq",),
+    "fastserve/policies/programs.py": ("Program", "Programs"),
+    "fastserve/policies/program_fcfs.py": ("ProgramFcfs",),
+    "fastserve/policies/plas.py": ("Plas", "Served"),
+    "fastserve/policies/atlas.py": ("Atlas",),
+    "fastserve/policies/deepest_first.py": ("DeepestFirst",),
+    "fastserve/policies/lpm.py": ("Lpm",),
+    "fastserve/policies/cachewise.py": ("CacheWise",),
     "fastserve/hardware/base.py": ("LatencyModel",),
     "fastserve/hardware/lines.py": ("LineModel",),
 }

@@ -22,10 +22,11 @@ from fastserve.observers.named import check_apart, find
 from fastserve.policies.spec import PolicySpec, told_apart
 from fastserve.sched.errors import ObserverError, PolicyError
 from fastserve.workload import Trace, TraceError, read_trace
-from sim import prefix_cache
 from sim.inspect import Inspection
 from sim.replay import Result, RunError, check, replay, told
+from sim.report.document import write_programs
 from sim.settings import OTHER_NAMES, Settings
+from sim.told import told_first
 
 
 class Parser(argparse.ArgumentParser):
@@ -72,6 +73,7 @@ def parser() -> argparse.ArgumentParser:
     output.add_argument("--json", action="store_true", help="print one JSON document and nothing else on stdout")
     output.add_argument("--out", metavar="DIR", help="write run.json, records.parquet and summary.json there")
     output.add_argument("--csv", action="store_true", help="with --out: records.csv too")
+    output.add_argument("--programs-csv", metavar="FILE", help="write a row per program, of runs of sessions")
     output.add_argument(
         "--plot", nargs="?", const="", metavar="DIR", help="draw the JCT CDF and bars (into --out, else here)"
     )
@@ -94,7 +96,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    args = parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["describe"] and not Path("describe").exists():
+        from sim.trace import main as of_traces
+
+        return of_traces(given)
+    args = parser().parse_args(given)
     try:
         return run(args)
     except (PolicyError, ObserverError) as error:
@@ -126,7 +133,7 @@ def run(args: argparse.Namespace) -> int:
     specs = told_apart(args.policies or [PolicySpec("fcfs"), PolicySpec("sj-mlfq")])
     check(specs, settings)
     closeup = Inspection(_path(args.timeline), _path(args.iterations), args.explain, args.observer)
-    check_apart(args.timeline, args.iterations)
+    check_apart(args.timeline, args.iterations, args.programs_csv)
     for name in args.observer:
         find(name)
     for path in outputs(args):
@@ -137,15 +144,17 @@ def run(args: argparse.Namespace) -> int:
     if args.explain is not None and not 0 <= args.explain < source.jobs:
         raise ValueError(f"--explain {args.explain}: there is no such job; they are 0 to {source.jobs - 1}")
     sample = source.typical() if source.recipe is None else source.at_rate(1.0).trace(0)
-    reading = read_as(sample, settings.latency)
-    if settings.prefix_cache != "auto" or sample.hash_ids is not None:
-        reading.append(prefix_cache.told(settings, sample))
+    first, reading = told_first(settings, sample), read_as(sample, settings.latency)
+    if args.programs_csv and not settings.in_sessions(sample):
+        raise ValueError(
+            "--programs-csv: no program of this trace waits for anything; --sessions N makes one of each request"
+        )
     if not args.json:
-        print(*reading, sep="\n", flush=True)
+        print(*first, *reading, sep="\n", flush=True)
     result = replay(
         source, specs, seeds=args.seeds, settings=settings, processes=args.processes, observe=closeup.observe
     )
-    result.reading = reading
+    result.reading = [*reading, *first]
     deliver(args, result, closeup)
     if not result.interrupted:
         return 0
@@ -177,7 +186,7 @@ def outputs(args: argparse.Namespace) -> list[Path]:
     paths = [Path(args.out) / "summary.json"] if args.out else []
     if args.plot is not None:
         paths.append(_plots(args) / "jct_cdf.pdf")
-    return paths + [Path(name) for name in (args.timeline, args.iterations) if name]
+    return paths + [Path(name) for name in (args.timeline, args.iterations, args.programs_csv) if name]
 
 
 def deliver(args: argparse.Namespace, result: Result, closeup: Inspection) -> None:
@@ -189,6 +198,7 @@ def deliver(args: argparse.Namespace, result: Result, closeup: Inspection) -> No
             files, remarks = closeup.write()
             written += files
             written += result.save(args.out, args.csv) if args.out else []
+            written += [write_programs(Path(args.programs_csv), result.runs)] if args.programs_csv else []
             written += result.plot(_plots(args)) if args.plot is not None else []
     finally:
         show(args, result, closeup)

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +18,11 @@ from fastserve.sched.errors import ObserverError, PolicyError
 from fastserve.workload import Synthesis, Trace, read_trace
 from fastserve.workload.content import unit_of
 from fastserve.workload.seeds import ONE_OF_THE_TWO, RESAMPLES, SeedSource, source_of
+from fastserve.workload.session import SessionSettings
 from sim.capacity import capacity
 from sim.compiled import brain
 from sim.prefix_cache import decided
+from sim.prepared import Prepared
 from sim.report.document import document, table, write_out
 from sim.report.run import Run
 from sim.run import prepare, row, run_one
@@ -77,6 +79,15 @@ class Result:
         import pandas as pd
 
         return pd.DataFrame([_names(run) | dict(run.summary) for run in self.runs])
+
+    def programs(self) -> pd.DataFrame:
+        """One row per program and run of sessions, with policy, label and seed in front; all times in seconds."""
+        import pandas as pd
+
+        tables = [pd.DataFrame(_names(run) | dict(run.programs)) for run in self.runs if run.programs is not None]
+        if not tables:
+            raise ValueError("no run had sessions: give a trace with programs, or --sessions")
+        return pd.concat(tables, ignore_index=True)
 
     def save(self, folder: str | Path, csv: bool = False) -> list[Path]:
         return write_out(Path(folder), self.settings, self.runs, csv)
@@ -142,8 +153,9 @@ def replay(
     if chosen.load is not None and len(typical) < 2:
         raise ValueError("one request has no rate, so there is no load to set: give two or more")
     hardware = chosen.hardware()
-    sustained = capacity(typical, chosen)
-    if chosen.load is not None:
+    waits = chosen.waits(typical)
+    sustained = None if waits else capacity(typical, chosen)
+    if chosen.load is not None and sustained is not None:
         source = source.at_rate(chosen.load * sustained)
     elif chosen.rate is not None:
         source = source.at_rate(chosen.rate)
@@ -153,8 +165,11 @@ def replay(
         chosen = chosen.with_(prefix_tokens=unit_of(first, hardware.memory.block_tokens, chosen.prefix_tokens))
     shown: dict[str, Any] = {"trace": first.name} | ({} if source.recipe is None else {"synth": str(source.recipe)})
     shown |= {"brain": brain()} | chosen.shown(hardware)
-    shown["rate"] = source.rate if source.rate < float("inf") else None
-    shown["load"] = None if shown["rate"] is None else source.rate / sustained
+    shown["rate"] = source.rate if source.rate < float("inf") and not waits else None
+    shown["load"] = None if shown["rate"] is None or sustained is None else source.rate / sustained
+    if not chosen.in_sessions(first):
+        for entry in fields(SessionSettings):
+            del shown[entry.name]
     shown["seeds"] = numbers
     shown["resample"], shown["resampled"], shown["samples"] = source.how, source.words, source.samples(max(numbers) + 1)
     if first.dropped:
@@ -208,16 +223,20 @@ def _run_all(
     attach = [None if observe is None else observe(task[0], row(task[0], settings), task[1]) for task in tasks]
     workers = min(len(tasks), processes or os.cpu_count() or 1)
     pooled = workers > 1 and _travels(tasks)
-    here = [i for i in range(len(tasks)) if not pooled or attach[i] is not None]
-    away = [task for i, task in enumerate(tasks) if i not in here]
-    pool = ProcessPoolExecutor(min(workers, len(away)), initializer=_ignore_interrupts) if away else None
+    by_seed = sorted(range(len(tasks)), key=lambda i: tasks[i][1])  # runs of one trace follow each other: see Prepared
+    here = [i for i in by_seed if not pooled or attach[i] is not None]
+    away = [tasks[i] for i in by_seed if i not in here]
+    pool = ProcessPoolExecutor(min(workers, len(away)), initializer=_begin, initargs=(source,)) if away else None
     futures: dict[Future[Run], bool] = {}  # and whether its run is in `runs`
+    kept = _Kept(source)
     try:
         if pool is not None:
-            futures = {pool.submit(_task, source, spec, settings, seed): False for spec, seed in away}
+            futures = {pool.submit(_task, spec, settings, seed): False for spec, seed in away}
         for i in here:
             spec, seed = tasks[i]
-            runs.append(run_one(source.trace(seed), spec, settings, seed, watch=watch, observe=attach[i]))
+            trace = kept.trace(seed)
+            run = run_one(trace, spec, settings, seed, watch=watch, observe=attach[i], prepared=kept.prepared)
+            runs.append(run)
             if runs[-1].settings.get("interrupted"):
                 raise KeyboardInterrupt
         for future in as_completed(futures):
@@ -238,9 +257,35 @@ def _run_all(
         pool.shutdown()
 
 
-def _task(source: SeedSource, spec: PolicySpec, settings: Settings, seed: int) -> Run:
+class _Kept:
+    """What the runs of one process have in common: the trace of the seed asked for last, and what is made of it."""
+
+    def __init__(self, source: SeedSource) -> None:
+        self.source = source
+        self.prepared = Prepared()
+        self._last: tuple[int, Trace] | None = None
+
+    def trace(self, seed: int) -> Trace:
+        if self._last is None or self._last[0] != seed:
+            self._last = seed, self.source.trace(seed)
+        return self._last[1]
+
+
+_kept: _Kept | None = None
+"""Of a worker process, from its beginning on."""
+
+
+def _begin(source: SeedSource) -> None:
+    """A worker ignores Ctrl-C: it reaches the whole process group, and the parent handles it."""
+    global _kept
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _kept = _Kept(source)
+
+
+def _task(spec: PolicySpec, settings: Settings, seed: int) -> Run:
+    assert _kept is not None
     try:
-        return run_one(source.trace(seed), spec, settings, seed)
+        return run_one(_kept.trace(seed), spec, settings, seed, prepared=_kept.prepared)
     except PolicyError as error:
         raise RunError(told(error)) from None  # neither the policy nor its traceback can be pickled
 
@@ -254,11 +299,6 @@ def told(error: PolicyError | ObserverError) -> str:
     while last.tb_next is not None:
         last = last.tb_next
     return f"{error} ({last.tb_frame.f_code.co_filename}, line {last.tb_lineno})"
-
-
-def _ignore_interrupts() -> None:
-    """Ignores Ctrl-C in workers: it reaches the whole process group, and the parent handles it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _travels(tasks: list[tuple[PolicySpec, int]]) -> bool:

@@ -5,26 +5,31 @@ from __future__ import annotations
 import gc
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 from fastserve import predictors
 from fastserve.hardware import Hardware
+from fastserve.metrics.programs import SUMMARY, programs_saturated, summarise_programs, table_of, window_at_work
 from fastserve.metrics.records import Recorder
-from fastserve.metrics.summary import summarise, with_not_arrived
+from fastserve.metrics.summary import Columns, Summary, summarise, with_not_arrived
 from fastserve.policies.spec import PolicySpec
 from fastserve.sched.job import Job
 from fastserve.sched.scheduler import Scheduler
 from fastserve.workload import Trace
 from fastserve.workload.content import Content
-from fastserve.workload.requests import guesses_of, jobs_of, longest_of, outputs_of, targets_of
+from fastserve.workload.requests import guesses_of, job_maker, jobs_of, longest_of, outputs_of, targets_of
+from fastserve.workload.session import Sessions
+from sim.evicted import with_evicted
 from sim.inbox import Inbox
 from sim.link import Link
 from sim.machine import Alone, AnsweringMachine, ModelledMachine
-from sim.prefix_cache import content_of, decided
+from sim.prepared import Prepared
 from sim.report.run import Run
+from sim.session_inbox import SessionInbox
 from sim.settings import Settings
 from sim.world import World
 
@@ -66,26 +71,56 @@ def build(
     policy = spec.fresh()
     scheduler = settings.scheduler(policy, hardware, int(trace.prompt.max()), accepted(trace, hardware))
     predictor = predictors.make(settings.predictor, seed, guesses_of(trace)) if "guess" in policy.needs else None
-    jobs = jobs_of(trace, predictor)
-    inbox = Inbox(jobs if shared is None else _named(jobs, shared))
+    inbox = _inbox(trace, settings, seed, predictor, shared)
     link = Link(hardware.link, hardware.memory.block_bytes)
-    if shared is None:
-        machine = ModelledMachine(hardware.latency, link, outputs_of(trace), inbox)
+    parts = hardware.latency, link, outputs_of(trace), inbox
+    if shared is None and trace.tool is None:
+        machine = ModelledMachine(*parts)
     else:
-        machine = AnsweringMachine(hardware.latency, link, outputs_of(trace), inbox, shared.answer)
+        machine = AnsweringMachine(*parts, None if shared is None else shared.answer, trace.tool)
     budget = scheduler.batching.budget if settings.batching == "chunked" else None
     targets = targets_of(trace)
     slo = None if targets is None else lambda id: targets[id].seconds()
-    recorder = Recorder(hardware.memory.block_bytes, Alone(hardware.latency, budget).ps, slo)
+    turns = None if trace.program is None else turns_of(trace.program).__getitem__
+    recorder = Recorder(hardware.memory.block_bytes, Alone(hardware.latency, budget).ps, slo, turn=turns)
     about = {"trace": trace.name, "policy": row(spec, settings), "seed": seed}
     world = World(scheduler, machine, link, inbox, recorder, max_backlog=settings.max_backlog, watch=watch, about=about)
     return world, scheduler
+
+
+def _inbox(
+    trace: Trace, settings: Settings, seed: int, predictor: predictors.Predictor | None, shared: Content | None
+) -> Inbox:
+    """Of a trace of sessions, or of settings that make one of it, one that is fed while the run goes on."""
+    if not settings.in_sessions(trace):
+        jobs = jobs_of(trace, predictor)
+        return Inbox(jobs if shared is None else _named(jobs, shared))
+    make = job_maker(trace, predictor)
+
+    def named(row: int, at: int) -> Job:
+        job = make(row, at)
+        if shared is not None:
+            job.ids = shared.prompt(row)
+        return job
+
+    patience = None if settings.client_timeout is None else round(settings.client_timeout * 1e9)
+    return SessionInbox(named, Sessions(trace, settings.coming, seed), patience)
 
 
 def _named(jobs: Iterator[Job], shared: Content) -> Iterator[Job]:
     for job in jobs:
         job.ids = shared.prompt(job.id)
         yield job
+
+
+def turns_of(programs: Sequence[str]) -> list[int]:
+    """By row its place among its program's, from 1; 0 where it has none."""
+    count: Counter[str] = Counter()
+    found = []
+    for name in programs:
+        count[name] += 1
+        found.append(count[name] if name else 0)
+    return found
 
 
 @contextmanager
@@ -117,13 +152,16 @@ def run_one(
     shown: dict[str, Any] | None = None,
     watch: Callable[[int], object] | None = None,
     observe: Callable[[World], None] | None = None,
+    prepared: Prepared | None = None,
 ) -> Run:
     """One run of a trace as it stands (its rate has been set). observe: may attach observers to the world first.
+    prepared: what runs of the trace have in common, where that is kept between them.
 
     Ctrl-C ends the run at the next boundary; what has finished is kept, and the run's settings say "interrupted".
     """
     hardware = settings.hardware()
-    shared = content_of(decided(settings, trace), trace, hardware.memory.block_tokens)
+    prepared = prepared or Prepared()
+    shared = prepared.content(trace, settings)
     world, scheduler = build(trace, spec, settings, seed, hardware, watch, shared)
     if observe is not None:
         observe(world)
@@ -139,12 +177,36 @@ def run_one(
     if world.stopped:
         own["interrupted"] = True
     columns = world.recorder.columns()
-    horizon = world.recorder.horizon / 1e9
-    summary = summarise(columns, horizon_s=horizon, warmup_s=settings.warmup)
-    summary = with_not_arrived(summary, len(trace) - len(columns["id"]))
+    if shared is not None:
+        columns = with_evicted(columns, shared)
+    summary, table = _measured(world, columns, trace, settings, prepared)
     summary["plans"] = scheduler.plans
     summary["iterations"] = world.recorder.iterations
     summary["scheduling_events"] = scheduler.plans + world.recorder.joins + world.recorder.leaves
     summary["collapsed"] = world.collapsed
     summary["hit_rate_unlimited"] = None if shared is None else shared.hit_rate(trace)
-    return Run(spec.name, row(spec, settings), seed, own, columns, summary)
+    return Run(spec.name, row(spec, settings), seed, own, columns, summary, table)
+
+
+def _measured(
+    world: World, columns: Columns, trace: Trace, settings: Settings, prepared: Prepared
+) -> tuple[Summary, Columns | None]:
+    """The summary, and of sessions the table of programs."""
+    horizon = world.recorder.horizon / 1e9
+    fed = world.fed
+    if fed is None:
+        summary = summarise(columns, horizon_s=horizon, warmup_s=settings.warmup)
+        return with_not_arrived(summary, len(trace) - len(columns["id"])) | dict.fromkeys(SUMMARY), None
+    sessions, alone = fed.sessions, prepared.alone(trace, settings)
+    members = [program.rows for program in sessions.programs]
+    table = table_of(
+        columns, [program.name for program in sessions.programs], members, horizon_s=horizon,
+        abandoned=sessions.abandoned, alone=[alone.program[rows[0]] for rows in members], alone_turn=alone.turn,
+    )  # fmt: skip
+    window = None if settings.sessions is None else window_at_work(table, settings.sessions, horizon)
+    summary = summarise(columns, horizon_s=horizon, warmup_s=settings.warmup, window=window)
+    summary["saturated"] = None if settings.sessions is not None else programs_saturated(table, horizon)
+    summary = with_not_arrived(summary, len(trace) - len(columns["id"]) - len(sessions.abandoned))
+    after = trace.after if settings.open_loop else None
+    programs = summarise_programs(table, columns, members, horizon_s=horizon, window=window, after=after)
+    return summary | programs, table

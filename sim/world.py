@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import simpy
 
+from fastserve.metrics.programs import GAVE_UP
 from fastserve.metrics.records import Recorder
 from fastserve.sched.errors import ObserverError, PolicyError, RefusedError
 from fastserve.sched.job import NEVER, Job
@@ -17,6 +18,7 @@ from sim.clock import Clock
 from sim.inbox import Inbox
 from sim.link import Link
 from sim.machine import ModelledMachine
+from sim.session_inbox import SessionInbox
 
 STRIDE: Final = 256
 """Once in so many turns SimPy gets its own all the same, and with it Ctrl-C."""
@@ -43,7 +45,10 @@ class World:
         self.scheduler = scheduler
         self.machine = machine
         self.inbox = inbox
+        self.fed = inbox if isinstance(inbox, SessionInbox) else None
         self.recorder = recorder
+        if self.fed is not None:
+            self.fed.first = recorder.first_token
         self.max_backlog = NEVER if max_backlog is None else max_backlog
         self.watch = watch
         self.collapsed = False
@@ -94,12 +99,13 @@ class World:
         recorder = self.recorder
         inbox = self.inbox
         watch = self.watch
+        fed = self.fed
         observers = self.observers
         due: list[Any] = env.due
         now = 0
         turns = 0
         while True:
-            if inbox.at <= now:
+            while inbox.at <= now:  # once; again where what it brought is over at once, and other things come of that
                 self.drain(now)
                 if len(scheduler.live) > self.max_backlog:
                     self.collapsed = True
@@ -118,6 +124,8 @@ class World:
                 turns += 1
                 if turns % STRIDE == 0 or (due and due[0][0] <= now):
                     yield self.something(opens)
+                if opens <= now:
+                    self.tick(now)
                 continue
             looked_at = observers.members
             if looked_at:
@@ -136,16 +144,31 @@ class World:
             recorder.committed(plan, outcome, finished, now)
             if looked_at:
                 observers.committed(plan, outcome, finished, now)
-            if watch is not None and finished:
-                watch(len(finished))
+            if finished:
+                if fed is not None:
+                    for job in finished:
+                        fed.left(job, now)
+                if watch is not None:
+                    watch(len(finished))
             if self.stopped:
                 return
 
     def _stuck(self) -> RuntimeError:
         return RuntimeError(f"{len(self.scheduler.live)} jobs wait and nothing will happen; a bug in the Scheduler")
 
+    def tick(self, now: int) -> None:
+        """Nothing runs, and the Scheduler wanted to be asked again by now."""
+        try:
+            rung = self.scheduler.tick(now)
+        except PolicyError:
+            self.observers.last("ticked", now)
+            raise
+        if rung and self.observers.members:
+            self.observers.ticked(now)
+
     def drain(self, now: int) -> None:
         observers = self.observers
+        fed = self.fed
         for job in self.inbox.arrived(now):
             try:
                 self.scheduler.submit(job, now)
@@ -153,6 +176,8 @@ class World:
                 self.recorder.rejected(job, now, str(error))
                 if observers.members:
                     observers.rejected(job, now, str(error))
+                if fed is not None:
+                    fed.left(job, now)
                 continue
             except PolicyError:
                 observers.last("submitted", job, now)
@@ -162,6 +187,18 @@ class World:
         for job in self.inbox.cancelled(now):
             if not job.finish:
                 self._cancel(job, now)
+        if fed is not None:
+            for program in fed.ended():
+                self._end_program(program, now)
+
+    def _end_program(self, program: str, now: int) -> None:
+        try:
+            self.scheduler.end_program(program, now)
+        except PolicyError:
+            self.observers.last("program_ended", program, now)
+            raise
+        if self.observers.members:
+            self.observers.program_ended(program, now)
 
     def _cancel(self, job: Job, now: int) -> None:
         try:
@@ -169,9 +206,13 @@ class World:
         except PolicyError:
             self.observers.last("cancelled", job, now)
             raise
+        if self.fed is not None:
+            job.finish = GAVE_UP
         self.recorder.cancelled(job, now)
         if self.observers.members:
             self.observers.cancelled(job, now)
+        if self.fed is not None:
+            self.fed.left(job, now)
 
     def _sent(self, transfer: Transfer) -> None:
         """By the machine, within the run of a plan."""
@@ -180,6 +221,9 @@ class World:
     def something(self, opens: int) -> simpy.Event:
         """The next arrival, or the time at which admission opens by itself."""
         env = self.env
+        if self.fed is not None:  # what the arrivals process sleeps for need not be what comes next
+            soon: simpy.Event = env.until(min(opens, self.inbox.at))
+            return soon
         self.wake = env.event()
         if self.inbox.at < NEVER and not self.idle.triggered:
             self.idle.succeed()

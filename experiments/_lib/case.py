@@ -17,6 +17,7 @@ from fastserve.workload import Trace, read_trace, synthesise
 from fastserve.workload.seeds import SeedSource, source_of
 from fastserve.workload.synthesis import CALIBRATION
 from sim.capacity import capacity
+from sim.prepared import Prepared
 from sim.report.run import Run
 from sim.run import run_one
 from sim.settings import Settings
@@ -28,7 +29,7 @@ Numbers = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """Synthetic requests, or those of a trace file. A seed draws a synthetic trace, and resamples a file in blocks."""
+    """Synthetic requests, or those of a trace. A seed draws a synthetic trace, and resamples a file in blocks."""
 
     requests: int
     """number of requests; of a file: the first ones"""
@@ -41,7 +42,9 @@ class Workload:
     output: str | None = None
     """distribution of output lengths, if another"""
     path: str = ""
-    """a trace file, instead of a synthetic trace"""
+    """a trace file or a folder, instead of a synthetic trace"""
+    synth: str = ""
+    """a recipe as `python -m sim --synth` takes it, instead of all of these"""
     digest: str = ""
     """digest of the file's contents, so that a run-id depends on them"""
     ratio: float | None = None
@@ -53,13 +56,17 @@ class Workload:
             return self._file().at_rate(rate).trace(seed)
         return self._drawn(self.requests, rate, self.arrivals, seed)
 
+    def programs(self, seed: int) -> Trace:
+        """The requests as they stand, for settings that say when programs come. Raises TraceError."""
+        return _programs(self.path, self.requests, self.synth, seed)
+
     @property
     def samples(self) -> int | None:
         """Independent samples behind its seeds, see paired_ratio()."""
         return self._file().samples(1) if self.path else None
 
     def _file(self) -> SeedSource:
-        return source_of(_read(self.path, self.requests))
+        return _source(self.path, self.requests, self.synth)
 
     def capacity(self, settings: Settings) -> float:
         """Throughput that fcfs sustains, requests/s: the unit of load."""
@@ -81,6 +88,20 @@ class Workload:
             prompt=np.maximum(np.rint(trace.prompt * (mean * self.ratio / prompt)), 1).astype(np.int64),
             output=np.maximum(np.rint(trace.output * (mean / output)), 1).astype(np.int64),
         )
+
+
+def _source(path: str, requests: int, synth: str) -> SeedSource:
+    return source_of(None, synth) if synth else source_of(_read(path, requests))
+
+
+@lru_cache(maxsize=2)
+def _programs(path: str, requests: int, synth: str, seed: int) -> Trace:
+    """Kept, so that the runs of one trace that follow each other have in common what is made of it."""
+    return _source(path, requests, synth).trace(seed)
+
+
+_prepared = Prepared()
+"""Of the runs of this process."""
 
 
 @lru_cache(maxsize=4)
@@ -109,6 +130,11 @@ class Case:
     """additional arguments of the experiment's own run()"""
 
     @property
+    def paced(self) -> bool:
+        """Whether the settings say when programs come, so that there is no rate of requests."""
+        return self.settings.sessions is not None or self.settings.program_rate is not None
+
+    @property
     def rate(self) -> float:
         """Requests/s: the settings' own rate, or their load in units of the capacity."""
         if self.settings.rate is not None:
@@ -132,8 +158,13 @@ def replayed(
 ) -> Run:
     """The run of a case, its records included.
 
-    rate: overrides the case's. observe: called before the run with the world, its trace, and the warm-up in s.
+    rate: overrides the case's; paced programs have none. observe: called before the run with the world, its trace, and
+    the warm-up in s.
     """
+    if case.paced:
+        programs = case.workload.programs(case.seed)
+        seeing = None if observe is None else lambda world: observe(world, programs, 0.0)
+        return run_one(programs, case.policy, case.settings, case.seed, observe=seeing, prepared=_prepared)
     rate = rate or case.rate
     warmup = case.warmup * case.workload.requests / rate
     settings = case.settings.with_(rate=None, load=None, warmup=warmup)
@@ -143,7 +174,9 @@ def replayed(
 
 
 def simulate(case: Case) -> Numbers:
-    """The summary of the run, with its rate and load."""
+    """The summary of the run, with its rate and load, which paced programs have not."""
+    if case.paced:
+        return dict(replayed(case).summary) | {"rate": None, "load": None, "samples": case.workload.samples}
     rate = case.rate
     numbers = dict(replayed(case, rate).summary)
     numbers["rate"], numbers["load"] = rate, rate / case.workload.capacity(case.settings)

@@ -14,6 +14,7 @@ from fastserve.hardware import DEFAULT, Hardware, Memory, load_hardware
 from fastserve.sched.job import Job
 from fastserve.sched.link import ModelledLink
 from fastserve.sched.plan import Plan, Transfer
+from fastserve.sched.units import Ids
 
 PRINTABLE = tuple(range(32, 127))
 """The bytes of printable ASCII."""
@@ -49,7 +50,7 @@ class ScriptedBackend:
     wrong. Whose clock is real lives its times in real time.
     """
 
-    traits = Traits(swaps=True, exact="always")
+    traits = Traits(swaps=True, exact="always", modelled=True, shares=True)
 
     def __init__(
         self,
@@ -85,6 +86,9 @@ class ScriptedBackend:
 
     def admit(self, job: Job, prompt: list[int], params: SamplingParams, seed: int) -> None:
         self.scripts[job] = _Script(seed, params.logprobs)
+
+    def answer(self, job: Job, ids: Ids) -> None:
+        """It has no KV: what a plan finds shortens the prefill, and that is all."""
 
     def forget(self, job: Job) -> None:
         self.scripts.pop(job, None)

@@ -19,7 +19,10 @@ Loop = Literal["open", "closed", "capped"]
 LATE_NS = 10_000_000
 """p99 dispatch lag above which a run is reported as late."""
 
-UNKNOWN = ("recomputed_tokens", "cached_tokens", "swapped_out_bytes", "swapped_in_bytes")
+UNKNOWN = (
+    "recomputed_tokens", "cached_tokens", "evicted_tokens", "overruled", "swapped_out_bytes", "swapped_in_bytes",
+    "turn",
+)  # fmt: skip
 """Integer columns unknown to a client: always 0."""
 
 MORE_COLUMNS: dict[str, str] = {

@@ -16,6 +16,7 @@ from fastserve.hardware import Hardware
 from fastserve.sched.config import SchedulerConfig
 from fastserve.sched.job import Copy, Job
 from fastserve.sched.plan import Plan, Transfer
+from fastserve.sched.units import Ids
 
 Exact = Literal["always", "same-composition", "no"]
 
@@ -34,6 +35,10 @@ class Traits:
     """It keeps to logit_bias, allowed_token_ids, bad_token_ids and choice_token_ids; else such requests are refused."""
     reports_cached: bool = False
     """It says itself which prefixes it found in its cache."""
+    modelled: bool = False
+    """Its tokens mean nothing: it reads no prompt, so a replay of a trace says itself what its answers are."""
+    shares: bool = False
+    """It shares KV by content as its plans say, see Sharing; else prefixes are not cached."""
 
 
 class Token(NamedTuple):
@@ -109,6 +114,23 @@ class Backend(Protocol):
         ...
 
 
+class Sharing(Backend, Protocol):
+    """A body whose traits say that it shares. It follows Plan.found, Plan.evict and Plan.first(), and decides nothing.
+
+    Where host_prefix_tokens are wanted, also Plan.forget and the copies of units in Plan.store and Plan.load.
+
+    What the prefills of a step complete is there for others once the step has run; a copy of what is there already is
+    free again. Nothing else that a job computes is shared, but for answer().
+    """
+
+    def answer(self, job: Job, ids: Ids) -> None:
+        """The job has ended, and been committed; forget() comes next. ids: of the units that prompt and answer fill
+        beyond those of the prompt. Those whose KV is complete are idle units from now on, if it shares all of its
+        prompt's.
+        """
+        ...
+
+
 # -- what launch and the profiler need besides -------------------------------------------------------------------------
 
 
@@ -116,6 +138,8 @@ class Backend(Protocol):
 class Wanted:
     """What an engine's settings ask of the body's memory. None: what the memory allows. Bytes count where tokens are
     not given. swaps: whether the residency uses the host at all. max_batch: the largest batch that matters.
+    unit_tokens: of what is shared where prefixes are cached (None: a block). host_prefix_tokens: room on the host for
+    units, beside host_tokens.
     """
 
     block_tokens: int = 16
@@ -125,6 +149,8 @@ class Wanted:
     host_bytes: int | None = None
     swaps: bool = True
     max_batch: int = field(default_factory=lambda: SchedulerConfig().max_batch)
+    unit_tokens: int | None = None
+    host_prefix_tokens: int = 0
 
     def in_tokens(self, bytes_per_token: int) -> Wanted:
         """The same with bytes turned into tokens."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from os import PathLike
 from typing import Any, Self
 
 from fastserve import predictors
+from fastserve.engine.unit_names import UnitNames
 from fastserve.hardware import Hardware
 from fastserve.hardware.machine_times import MachineTimes
 from fastserve.policies.spec import PolicySpec
@@ -78,6 +79,27 @@ class EngineConfig(SchedulerConfig):
     def name(self) -> str:
         """Name of the policy, importable by find() if possible."""
         return self.policy.path
+
+    def sharing(self, body: str, shares: bool) -> Self:
+        """The same with prefix_cache on or off: auto is on where the body shares. ValueError where it or room for
+        it on the host is asked for in vain.
+        """
+        if self.prefix_cache == "on" and not shares:
+            raise ValueError(
+                f"prefix_cache='on': backend {body} shares no KV between requests; leave it out, or say off"
+            )
+        if self.host_prefix_tokens and not shares:
+            raise ValueError(
+                f"host_prefix_tokens={self.host_prefix_tokens}: backend {body} shares no KV between requests, so the "
+                "host has no prefixes to keep; leave it out"
+            )
+        return self if self.prefix_cache != "auto" else replace(self, prefix_cache="on" if shares else "off")
+
+    def names(self, hardware: Hardware) -> UnitNames | None:
+        """What names the units that requests share; None where prefixes are not cached. After sharing()."""
+        if self.prefix_cache != "on":
+            return None
+        return UnitNames(self.prefix_tokens or hardware.memory.block_tokens)
 
     def guesser(self) -> predictors.Predictor | None:
         """What guesses for a request without a guess of its own."""

@@ -11,12 +11,12 @@ from __future__ import annotations
 import logging
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from fastserve.engine.backend import Backend, settings_of
 from fastserve.engine.clock import Clock, WallClock
@@ -35,6 +35,7 @@ from fastserve.observers.live_feed import LiveFeed, Watcher
 from fastserve.sched.errors import RefusedError
 from fastserve.sched.observer import Observer
 from fastserve.sched.residency import RESIDENCIES
+from fastserve.sched.units import Ids
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -45,6 +46,7 @@ __all__ = ["Engine", "QueueFull", "RefusedError"]
 log = logging.getLogger("fastserve")
 
 Prompt = str | Sequence[int]
+Seen = TypeVar("Seen")
 
 
 class Engine:
@@ -58,6 +60,7 @@ class Engine:
         if not backend.traits.swaps and RESIDENCIES[serving.residency].swaps:
             log.info("backend %s keeps no KV on the host: who leaves computes again", backend.info.backend)
             serving = replace(serving, residency="recompute")
+        serving = serving.sharing(backend.info.backend, backend.traits.shares)
         clock = clock or WallClock()
         info, hardware = backend.info, backend.hardware()
         policy = serving.policy.fresh()
@@ -65,7 +68,8 @@ class Engine:
         budget = scheduler.batching.budget if serving.batching == "chunked" else None
         latency = hardware.latency
         self.inbox = Inbox()
-        self.input_processor = InputProcessor(info, serving, clock, self.inbox, backend.traits.constrains)
+        names = serving.names(hardware)
+        self.input_processor = InputProcessor(info, serving, clock, self.inbox, backend.traits.constrains, names)
         recorder = Recorder(
             hardware.memory.block_bytes,
             lambda prompt, output: latency.alone_ps(prompt, output, budget),
@@ -82,7 +86,7 @@ class Engine:
                          "max_model_len": info.max_model_len, **own, **serving.shown(hardware),
                          "derived": serving.policy.told(policy).get("derived", {})}  # fmt: skip
         self.started_at = time.time() - clock.now() / 1e9  # s since 1970 at which the engine's clock read 0
-        self.loop = Loop(scheduler, backend, recorder, clock, self.inbox, self.settings)
+        self.loop = Loop(scheduler, backend, recorder, clock, self.inbox, self.settings, names)
         self.feed = LiveFeed()
         if serving.flight_log is not None:
             header = {"backend": info.backend, **serving.header(hardware, info.max_model_len)}
@@ -99,6 +103,10 @@ class Engine:
         *,
         client: str = "",
         program: str = "",
+        cache_salt: str = "",
+        tool: str = "",
+        calls: str = "",
+        final: bool = False,
         priority: int = 0,
         deadline_s: float | None = None,
         ttft_slo_s: float | None = None,
@@ -108,15 +116,21 @@ class Engine:
         listener: Listener | None = None,
         beyond_capacity: bool = False,
         prepared: bool = False,
+        units: tuple[Ids, Ids] | None = None,
     ) -> Handle:
         """Takes a request and returns at once.
 
-        deadline_s: when it should have ended, s after its arrival. ttft_slo_s: when it should have said its first
-        token; without a deadline_s it is the deadline that a policy sees. tpot_slo_s: s for each later token. All three
-        are in the records. timeout_s: s after its arrival, when it is cancelled with finish reason timeout. arrival: s
-        of now(); one to come is waited for, a past one counts as waiting (None: now). listener: called with every
-        piece on the engine's thread; it must be quick. beyond_capacity: neither refused for nor counted
-        towards the bound of the queue. prepared: params are of prepare(), for this prompt.
+        program: the session or agent run that it belongs to; by default that of the request whose text it goes on with,
+        see fastserve.engine.programs. cache_salt: its KV is shared only with requests of the same one. tool: whose
+        result its prompt brings. calls: the tool that its answer will call, where that is known beforehand. final:
+        nothing of its program follows it. deadline_s: when it should have ended, s after its arrival. ttft_slo_s: when
+        it should have said its first token; without a deadline_s it is the deadline that a policy sees. tpot_slo_s: s
+        for each later token. All three are in the records. timeout_s: s after its arrival, when it is cancelled with
+        finish reason timeout. arrival: s of now(); one to come is waited for, a past one counts as waiting (None: now).
+        listener: called with every piece on the engine's thread; it must be quick. beyond_capacity: neither refused for
+        nor counted towards the bound of the queue. prepared: params are of prepare(), for this prompt. units: what a
+        replay calls the units of the prompt, and those that prompt and answer fill beyond, on a modelled body; else the
+        tokens say it.
 
         Raises ValueError for what is wrong with it, RefusedError (a ValueError) when it can never fit, QueueFull,
         RuntimeError when the engine is closed or broken.
@@ -125,11 +139,28 @@ class Engine:
         if not self.alive:
             raise RuntimeError(f"the engine has stopped: {self.error or 'it was closed'}")
         request = self.input_processor.admit(
-            self.loop.scheduler, prompt, params, client=client, program=program, priority=priority,
-            deadline_s=deadline_s, ttft_slo_s=ttft_slo_s, tpot_slo_s=tpot_slo_s, timeout_s=timeout_s, arrival=arrival,
-            listener=listener, beyond_capacity=beyond_capacity, prepared=prepared,
+            self.loop.scheduler, prompt, params, client=client, program=program, cache_salt=cache_salt, tool=tool,
+            calls=calls, final=final, priority=priority, deadline_s=deadline_s, ttft_slo_s=ttft_slo_s,
+            tpot_slo_s=tpot_slo_s, timeout_s=timeout_s, arrival=arrival, listener=listener,
+            beyond_capacity=beyond_capacity, prepared=prepared, units=units,
         )  # fmt: skip
         return Handle(request, self._cancel)
+
+    def end_program(self, program: str) -> None:
+        """Nothing more of it will come: its policy hears of it before the next iteration. Requests of it go on."""
+        self.input_processor.programs.end(program)
+        self.inbox.end_program(program)
+
+    def reset_prefix_cache(self) -> bool:
+        """Cached prefixes that no live request holds are forgotten before the next iteration. Returns whether none is
+        left, as vLLM's does: False while live requests hold some, which stay and can be found; ask again when these
+        have ended. True too where prefixes are not cached. RuntimeError when the engine is closed or broken.
+        """
+        try:
+            empty: bool = self.inbox.ask(self.loop.reset_prefix_cache).result()
+        except CancelledError:
+            raise RuntimeError(f"the engine has stopped: {self.error or 'it was closed'}") from None
+        return empty
 
     def prepare(self, prompt: Sequence[int], params: SamplingParams) -> SamplingParams:
         """What submit() makes of the parameters for this prompt: the model's defaults, words as token ids.
@@ -183,24 +214,23 @@ class Engine:
 
     def snapshot(self, most: int = 1000) -> Snapshot:
         """The state between two iterations. most: waiting jobs that are listed."""
-        try:
-            snapshot: Snapshot = self.inbox.ask(lambda: take(self.loop, most, self.serving.name)).result()
-        except CancelledError:
-            self._lifecycle.thread.join()
-            return take(self.loop, most, self.serving.name)
-        return snapshot
+        return self.look(lambda: take(self.loop, most, self.serving.name))
 
     def records(self) -> Columns:
         """Of the requests that have ended, by id: see fastserve.metrics.records.COLUMNS.
 
         Of an engine that has stopped by itself also of those that it left, as unfinished.
         """
+        return self.look(self.loop.recorder.columns)
+
+    def look(self, at: Callable[[], Seen]) -> Seen:
+        """What this call returns on the engine's thread between two iterations. It must be quick and change nothing."""
         try:
-            columns: Columns = self.inbox.ask(self.loop.recorder.columns).result()
+            seen: Seen = self.inbox.ask(at).result()
         except CancelledError:
             self._lifecycle.thread.join()
-            return self.loop.recorder.columns()
-        return columns
+            return at()
+        return seen
 
     def attach(self, observer: Observer) -> None:
         """From the next iteration on it is told what happens, on the engine's thread; it must be quick.

@@ -9,20 +9,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from time import perf_counter_ns
-from typing import Any
+from typing import Any, cast
 
-from fastserve.engine.backend import Backend, Step
+from fastserve.engine.backend import Backend, Sharing, Step
 from fastserve.engine.clock import Clock
 from fastserve.engine.inbox import Inbox
 from fastserve.engine.output_processor import OutputProcessor
 from fastserve.engine.recovery import Recovery
 from fastserve.engine.request import Piece, Request
+from fastserve.engine.unit_names import UnitNames
 from fastserve.metrics.finish import COMPLETED, TRUNCATED
 from fastserve.metrics.records import Recorder
 from fastserve.sched.errors import ObserverError, PolicyError, RefusedError
 from fastserve.sched.job import Copy, Job
 from fastserve.sched.observer import Observers
 from fastserve.sched.plan import Plan, Transfer
+from fastserve.sched.prefix import PrefixScheduler
 from fastserve.sched.scheduler import Scheduler
 
 log = logging.getLogger("fastserve")
@@ -34,7 +36,7 @@ FINISHES = (*COMPLETED, *TRUNCATED, "cancelled")
 class Loop:
     """recorder: an Observer like others, but told always and first; its rows must reach Request.record, see row().
 
-    about: what run it is, for observers.
+    about: what run it is, for observers. names: of units, where prefixes are cached; the backend then is a Sharing.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Loop:
         clock: Clock,
         inbox: Inbox,
         about: Mapping[str, Any] | None = None,
+        names: UnitNames | None = None,
     ) -> None:
         self.scheduler = scheduler
         self.backend = backend
@@ -55,7 +58,7 @@ class Loop:
         self._planned_at = 0  # ns: when observers were told of the last plan
         self._copies: dict[Copy, int] = {}  # under way: ns, the boundary of the plan that asked for it
         self.requests: dict[Job, Request] = {}  # admitted, and not ended
-        self.output = OutputProcessor(backend, self.requests, scheduler.ledger.lookahead)
+        self.output = OutputProcessor(backend, self.requests, scheduler.ledger.lookahead, names)
         self.now = 0  # ns: the boundary at which the loop stands
         self.alive = True
         self.error: str | None = None
@@ -102,9 +105,22 @@ class Loop:
             self.observers.ended(self.now)
 
     def rest(self) -> None:
-        """Nothing to do until something comes, or admission opens by itself."""
-        self.inbox.rest(self.clock, self.scheduler.opens_at())
-        self.now = self.clock.now()
+        """Nothing to do until something comes, admission opens by itself, or an alarm of a held job is due."""
+        at = self.scheduler.opens_at()
+        self.inbox.rest(self.clock, at)
+        now = self.now = self.clock.now()
+        if at <= now and not self.inbox.closed:
+            self.tick(now)
+
+    def tick(self, now: int) -> None:
+        """Nothing runs, and the Scheduler wanted to be asked again by now."""
+        try:
+            rung = self.scheduler.tick(now)
+        except BaseException:
+            self.observers.last("ticked", now)
+            raise
+        if rung and self.observers.members:
+            self.observers.ticked(now)
 
     def turn(self) -> bool:
         """One iteration; False if there is nothing to do."""
@@ -168,6 +184,8 @@ class Loop:
         if looked_at:
             self.observers.committed(plan, outcome, finished, now)
         for job in finished:
+            if outcome.answers and job in outcome.answers:
+                cast(Sharing, self.backend).answer(job, outcome.answers[job])
             self.backend.forget(job)
             del self.requests[job]
         for request, piece in produced:
@@ -185,7 +203,7 @@ class Loop:
         under_way = self.scheduler.ledger.copies
         if len(self._copies) > len(under_way):  # some have ended while nobody looked, or with a step that failed
             self._copies = {copy: at for copy, at in self._copies.items() if copy in under_way}
-        for copy in [*plan.park, *plan.load, *plan.prefetch]:
+        for copy in [*plan.store, *plan.park, *plan.load, *plan.prefetch]:
             self._copies.setdefault(copy, plan.now)
         for copy in step.copied:
             start = self._copies.pop(copy, None)
@@ -234,6 +252,16 @@ class Loop:
         self.counters["slots"] = slots
         self.observers.resized(slots, self.now)
 
+    def reset_prefix_cache(self) -> bool:
+        """See Engine.reset_prefix_cache(). Between two iterations."""
+        scheduler = self.scheduler
+        if not isinstance(scheduler, PrefixScheduler):
+            return True
+        empty = scheduler.forget_idle(self.now)
+        if self.observers.members:
+            self.observers.cache_reset(self.now)
+        return empty
+
     # -- what comes from outside -----------------------------------------------------------------------------------
 
     def drain(self) -> None:
@@ -245,6 +273,8 @@ class Loop:
             self._submit(request, now)
         for request, reason in self.inbox.cancelled(now):
             self.cancel(request, reason, now)
+        for program in self.inbox.over():
+            self._end_program(program, now)
         self.inbox.answer()
 
     def _submit(self, request: Request, now: int) -> None:
@@ -274,6 +304,15 @@ class Loop:
         self.counters["prompt_tokens"] += job.prompt
         if self.observers.members:
             self.observers.submitted(job, now)
+
+    def _end_program(self, program: str, now: int) -> None:
+        try:
+            self.scheduler.end_program(program, now)
+        except BaseException:
+            self.observers.last("program_ended", program, now)
+            raise
+        if self.observers.members:
+            self.observers.program_ended(program, now)
 
     def cancel(self, request: Request, reason: str, now: int, error: str | None = None) -> None:
         """It ends now, wherever it is, and whoever waits for it is told."""

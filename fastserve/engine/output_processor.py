@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from fastserve.engine.backend import Backend, Failed, Result, Step, Token
 from fastserve.engine.request import Piece, Request
+from fastserve.engine.unit_names import UnitNames
 from fastserve.sched.job import Job
 from fastserve.sched.plan import Outcome, Plan
+from fastserve.sched.units import Ids
 
 
 class OutputProcessor:
     """Engine's thread only. requests: the admitted, not ended ones, by job.
 
-    lookahead: tokens beyond the first one of an iteration for which the Scheduler reserves blocks.
+    lookahead: tokens beyond the first one of an iteration for which the Scheduler reserves blocks. names: of units;
+    None where prefixes are not cached.
     """
 
-    def __init__(self, backend: Backend, requests: Mapping[Job, Request], lookahead: int = 0) -> None:
+    def __init__(
+        self, backend: Backend, requests: Mapping[Job, Request], lookahead: int = 0, names: UnitNames | None = None
+    ) -> None:
         self.name = backend.info.backend
         self.eos = backend.info.eos_ids
         self.uneven = backend.traits.uneven
         self.requests = requests
         self.lookahead = lookahead
+        self.names = names
         self.pieces: list[tuple[Request, Piece]] = []  # of the last step, in order
 
     def check(self, plan: Plan, step: Step) -> None:
@@ -77,7 +83,25 @@ class OutputProcessor:
                     ended.append(job)
                     break
         extra = [(job, delta) for job, had in before.items() if (delta := len(requests[job].tokens) - had - 1)]
-        return Outcome(1, 0, step.stall, ended, step.copied, extra=extra)
+        answers = self._answers(ended) if ended and self.names is not None else None
+        calls = {job: tool for job in ended if (tool := requests[job].calls)}
+        return Outcome(1, 0, step.stall, ended, step.copied, extra=extra, answers=answers, calls=calls or None)
+
+    def _answers(self, ended: Sequence[Job]) -> dict[Job, Ids]:
+        """What they leave behind beyond the units of their prompts: no KV has been computed of their last tokens."""
+        assert self.names is not None
+        unit = self.names.unit
+        answers: dict[Job, Ids] = {}
+        for job in ended:
+            request = self.requests[job]
+            if request.named:
+                answers[job] = request.answer
+                continue
+            rest = (request.prompt[unit * len(job.ids) :] + request.tokens)[
+                : job.prompt + job.generated - unit * len(job.ids)
+            ]
+            answers[job] = request.answer = self.names.of(rest, job.ids, request.root)
+        return answers
 
 
 UNEVEN = "a backend of uneven iterations sets Traits(uneven=True)"

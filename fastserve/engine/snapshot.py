@@ -11,7 +11,6 @@ from fastserve.engine.loop import Loop
 from fastserve.engine.request import Request, state_of
 from fastserve.observers.live_feed import explained
 from fastserve.sched.job import NEVER, Job
-from fastserve.sched.policy import Policy
 from fastserve.sched.scheduler import Scheduler
 
 
@@ -34,6 +33,9 @@ class JobView:
     client: str
     program: str
     priority: int
+    cached_tokens: int  # of its prompt, found when it first joined
+    held: float  # s for which its policy has held it back
+    held_back: bool  # now
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ class Pool:
     total: int | None
     used: int  # by running jobs (device), by KV kept on the host
     parked: int  # KV of jobs that do not run, and of copies in flight
+    idle: int = 0  # units that nobody holds: free room that remembers
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,7 @@ class Snapshot:
     slots: int
     running: int
     waiting: int
+    held: int  # of those that wait, who is held back
     jobs: tuple[JobView, ...]  # running jobs by slot, then waiting jobs in the order of submission, up to a bound
     device: Pool
     host: Pool
@@ -87,7 +91,8 @@ def take(loop: Loop, most: int, policy: str = "") -> Snapshot:
         slots=scheduler.slots,
         running=len(running),
         waiting=len(scheduler.live) - len(running),
-        jobs=tuple(_views(scheduler.policy, seats, shown)),
+        held=len(scheduler.holding.jobs),
+        jobs=tuple(_views(loop, seats, shown)),
         device=device,
         host=host,
         copies=len(scheduler.ledger.copies),
@@ -104,7 +109,9 @@ def pools(scheduler: Scheduler) -> tuple[Pool, Pool]:
     """Device and host, from the Scheduler's ledger."""
     ledger = scheduler.ledger
     block = ledger.block
-    device = Pool(_total(ledger.blocks, block), ledger.used * block, ledger.cold * block)
+    sharing = scheduler.sharing
+    idle = 0 if sharing is None else sharing.tree.idle_units * sharing.unit
+    device = Pool(_total(ledger.blocks, block), ledger.used * block, ledger.cold * block, idle)
     copying = sum([copy.blocks for copy in ledger.copies if copy.out])
     return device, Pool(_total(ledger.host, block), (ledger.hosted - copying) * block, copying * block)
 
@@ -113,9 +120,11 @@ def _total(blocks: int, block: int) -> int | None:
     return None if blocks >= NEVER else blocks * block
 
 
-def _views(policy: Policy, seats: Mapping[Job, int], requests: Iterable[Request]) -> Iterable[JobView]:
+def _views(loop: Loop, seats: Mapping[Job, int], requests: Iterable[Request]) -> Iterable[JobView]:
+    policy, trails = loop.scheduler.policy, loop.recorder.trails
     for request in requests:
         job = request.job
+        trail = trails.get(job)
         yield JobView(
             id=job.id,
             state=state_of(job),
@@ -132,4 +141,7 @@ def _views(policy: Policy, seats: Mapping[Job, int], requests: Iterable[Request]
             client=job.client,
             program=job.program,
             priority=job.priority,
+            cached_tokens=0 if trail is None else trail.cached,
+            held=job.held / 1e9,
+            held_back=job.held_back,
         )

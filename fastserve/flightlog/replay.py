@@ -27,6 +27,7 @@ from fastserve.sched.errors import PolicyError, RefusedError
 from fastserve.sched.job import Job
 from fastserve.sched.plan import Outcome, Plan
 from fastserve.sched.policy import Policy
+from fastserve.sched.prefix import PrefixScheduler
 
 
 class LogError(ValueError):
@@ -137,11 +138,18 @@ class _Run:
                 self.scheduler.submit(job, now)
             elif event == "cancel":
                 self.scheduler.cancel(self.jobs[data["id"]], now)
+            elif event == "end_program":
+                self.scheduler.end_program(data["program"], now)
+            elif event == "tick":
+                self.scheduler.tick(now)
             elif event == "forget_all":
                 self.copies.clear()
                 self.scheduler.forget_all(now)
             elif event == "resize":
                 self.scheduler.resize(data["slots"])
+            elif event == "reset_prefix_cache":
+                assert isinstance(self.scheduler, PrefixScheduler)
+                self.scheduler.forget_idle(now)
             else:
                 raise LogError(f"line {line.number}: there is no event {event!r}")
         except RefusedError:
@@ -174,6 +182,7 @@ class _Run:
             data["iterations"], data["service"], data["stall"], [self.jobs[id] for id in data["ended"]], copied,
             data["first"], data["gap"], [(self.jobs[id], delta) for id, delta in data.get("extra", ())],
             {self.jobs[id]: ids for id, ids in data.get("answers", ())},
+            {self.jobs[id]: tool for id, tool in data.get("calls", ())},
         )  # fmt: skip
         self.scheduler.commit(self.plan, outcome, self.now)
         self.plan = None

@@ -5,13 +5,17 @@ and a bug report. It holds settings, lengths, ids and times, never a prompt or a
 
 The first line is the header: version, policy (a name or module:Class), knobs, hardware (as load_hardware() reads it),
 longest and context (tokens, see MachineTimes), and settings, the Scheduler's keywords. Each further line is one event
-with its time `now`, in the order in which the Scheduler was told: submit (the facts of the job), cancel, plan, commit,
-forget_all, resize.
+with its time `now`, in the order in which the Scheduler was told: submit (the facts of the job), cancel, end_program,
+plan, commit, tick (nothing ran, and alarms of jobs that are held back have rung), forget_all, resize,
+reset_prefix_cache (what is idle there is forgotten). Whom a policy holds back is its own doing, and is not told.
 A plan is null where jobs wait and nothing can be done. Copies are [number, job, blocks, "out" or "in"], numbered as
-they appear. A commit has `extra`, [job, delta] for jobs that got 1 + delta tokens, where the iteration was uneven.
+they appear. A commit has `extra`, [job, delta] for jobs that got 1 + delta tokens, where the iteration was uneven, and
+`calls`, [job, tool] for jobs that have ended with a call of a tool.
 
 Where prefixes are cached, a submit has `ids`, of the units that its prompt fills; a plan `found`, [job, tokens], and
-`evict`, the ids of the units that go, in this order; a commit `answers`, [job, ids] of jobs that have ended.
+`evict`, the ids of the units that go, in this order; a commit `answers`, [job, ids] of jobs that have ended. Where the
+host remembers units, too, a plan may have `store`, copies of units that go there, and `forget`, those that it forgets,
+as `evict`; a copy of units ends with the first one on the path of its job and the one behind the last.
 """
 
 from __future__ import annotations
@@ -28,10 +32,13 @@ from fastserve.formats import VERSIONS
 from fastserve.sched.job import NEVER, Copy, Job
 from fastserve.sched.observer import Observer
 from fastserve.sched.plan import Outcome, Plan
+from fastserve.sched.units import Range
 
 log = logging.getLogger("fastserve")
 
-FACTS: Final = ("id", "arrival", "prompt", "limit", "client", "program", "priority", "deadline", "guess", "ids")
+FACTS: Final = (
+    "id", "arrival", "prompt", "limit", "client", "program", "priority", "deadline", "guess", "ids", "tool", "final",
+)  # fmt: skip
 """What of a Job is known when it is submitted: its constructor's arguments."""
 
 
@@ -63,11 +70,20 @@ def plan_data(plan: Plan | None, copies: Copies) -> dict[str, Any] | None:
     """A plan as plain data, before it is committed. Equal plans give equal data."""
     if plan is None:
         return None
-    moves = {"park": plan.park, "load": plan.load, "clear": plan.clear, "prefetch": plan.prefetch}
+    moves: dict[str, Sequence[Copy]] = {
+        "park": plan.park,
+        "load": plan.load,
+        "clear": plan.clear,
+        "prefetch": plan.prefetch,
+    }
     shared: dict[str, Any] = {}
     if plan.shares is not None:
         shared["found"] = [[job.id, tokens] for job, tokens in plan.found.items()]
-        shared["evict"] = [id for ids, start, end in plan.evict for id in reversed(ids[start:end])]
+        shared["evict"] = _units(plan.evict)
+        if plan.store:
+            moves["store"] = plan.store
+        if plan.forget:
+            shared["forget"] = _units(plan.forget)
     return {
         "gone": [job.id for job in plan.gone],
         "left": [job.id for job in plan.left],
@@ -75,7 +91,10 @@ def plan_data(plan: Plan | None, copies: Copies) -> dict[str, Any] | None:
         "prefill": [[job.id, tokens] for job, tokens in plan.prefill],
         "drop": [job.id for job in plan.drop],
         **{
-            name: [[copies.number(copy), copy.job.id, copy.blocks, "out" if copy.out else "in"] for copy in found]
+            name: [
+                [copies.number(copy), copy.job.id, copy.blocks, "out" if copy.out else "in", *(copy.units or ())[1:]]
+                for copy in found
+            ]
             for name, found in moves.items()
         },
         "batch": plan.batch,
@@ -86,6 +105,10 @@ def plan_data(plan: Plan | None, copies: Copies) -> dict[str, Any] | None:
         "hold": plan.hold,
         **shared,
     }
+
+
+def _units(gone: Sequence[Range]) -> list[int]:
+    return [id for ids, start, end in gone for id in reversed(ids[start:end])]
 
 
 class FlightLog(Observer):
@@ -103,8 +126,9 @@ class FlightLog(Observer):
             if facts[name] == NEVER:
                 del facts[name]
         facts["ids"] = list(job.ids)
-        if not facts["ids"]:
-            del facts["ids"]
+        for name in ("ids", "tool", "final"):
+            if not facts[name]:
+                del facts[name]
         self._tell({"event": "submit", "now": now, **facts})
 
     def rejected(self, job: Job, now: int, why: str) -> None:
@@ -112,6 +136,12 @@ class FlightLog(Observer):
 
     def cancelled(self, job: Job, now: int) -> None:
         self._tell({"event": "cancel", "now": now, "id": job.id})
+
+    def program_ended(self, program: str, now: int) -> None:
+        self._tell({"event": "end_program", "now": now, "program": program})
+
+    def ticked(self, now: int) -> None:
+        self._tell({"event": "tick", "now": now})
 
     def planned(self, plan: Plan, now: int) -> None:
         self._tell({"event": "plan", "now": plan.now, "plan": plan_data(plan, self._copies)})
@@ -122,11 +152,13 @@ class FlightLog(Observer):
     def committed(self, plan: Plan, outcome: Outcome, finished: Sequence[Job], now: int) -> None:
         extra = [[job.id, delta] for job, delta in outcome.extra]
         answers = [[job.id, list(ids)] for job, ids in (outcome.answers or {}).items() if ids]
+        calls = [[job.id, tool] for job, tool in (outcome.calls or {}).items() if tool]
         self._tell({
             "event": "commit", "now": now, "iterations": outcome.iterations, "service": outcome.service,
             "stall": outcome.stall, "ended": [job.id for job in outcome.ended],
             "copied": self._copies.landed(outcome.copied), "first": outcome.first, "gap": outcome.gap,
             **({"extra": extra} if extra else {}), **({"answers": answers} if answers else {}),
+            **({"calls": calls} if calls else {}),
         })  # fmt: skip
 
     def failed(self, lost: Sequence[Job], now: int) -> None:
@@ -135,6 +167,9 @@ class FlightLog(Observer):
 
     def resized(self, slots: int, now: int) -> None:
         self._tell({"event": "resize", "now": now, "slots": slots})
+
+    def cache_reset(self, now: int) -> None:
+        self._tell({"event": "reset_prefix_cache", "now": now})
 
     def ended(self, now: int) -> None:
         file, self._file = self._file, None

@@ -61,8 +61,10 @@ class LatencyModel:
         """One decode iteration of one job with one token of context, to the nearest ns."""
         return (self.iteration_ps(1, 1, ()) + 500) // 1000
 
-    def alone_ps(self, prompt: int, output: int, token_budget: int | None) -> int:
+    def alone_ps(self, prompt: int, output: int, token_budget: int | None, found: int = 0) -> int:
         """One job on the empty machine: prefill in chunks of token_budget (None: whole), then output - 1 decodes.
+
+        found: tokens of the prompt, fewer than all, whose KV is there before.
 
         The prefill yields the first token. Takes time proportional to the number of chunks.
         """
@@ -72,7 +74,7 @@ class LatencyModel:
             raise ValueError(f"token_budget must be at least 1 or None, got {token_budget}")
         size = prompt if token_budget is None else token_budget
         total = self.span_ps(output - 1, 1, prompt + 1)
-        for cached in range(0, prompt, size):
+        for cached in range(found, prompt, size):
             total += self.iteration_ps(0, 0, ((cached, min(size, prompt - cached)),))
         return total
 

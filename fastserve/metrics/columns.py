@@ -22,17 +22,22 @@ COLUMNS: dict[str, str] = {
     "slowdown": "f8",  # JCT / alone
     "alone": "f8",  # s; the same job on an empty machine
     "queued": "f8",  # s before its first place in the batch
+    "held_s": "f8",  # s that the policy held it back from admission
     "preempted": "f8",  # s between its visits
     "stalled": "f8",  # s that its batch waited for copies
     "service": "f8",  # s charged
     "largest_gap": "f8",  # s between two of its tokens; nan below two
     "preemptions": "i8",
+    "overruled": "i8",  # 1: it joined though it was held back, since nothing ran and nobody would have been woken
     "recomputed_tokens": "i8",
     "cached_tokens": "i8",  # of its prompt, found when it first joined: not computed
+    "cached_host_tokens": "i8",  # of these, those that were loaded from the host
+    "evicted_tokens": "i8",  # of its prompt, computed by others before and forgotten by then: among recomputed_tokens
     "swapped_out_bytes": "i8",
     "swapped_in_bytes": "i8",
     "client": "O",
     "program": "O",
+    "turn": "i8",  # its place among its program's requests, from 1; 0 where nobody knows
     "priority": "i8",
     "ttft_slo": "f8",  # s; nan if none
     "tpot_slo": "f8",
@@ -45,7 +50,8 @@ Slo = tuple[float, float, float]
 NO_SLO: Slo = (float("nan"), float("nan"), float("nan"))
 NUMBERS = (
     "id", "arrival", "prompt", "tokens", "finish", "first", "now", "alone", "queued", "preempted", "stalled", "served",
-    "gap", "preemptions", "computed", "cached", "blocks_out", "blocks_in", "priority",
+    "gap", "preemptions", "computed", "cached", "loaded", "blocks_out", "blocks_in", "priority", "held", "overruled",
+    "turn",
 )  # fmt: skip
 """What is kept of a job until its columns are made. Times in ns, -1 for what never happened; alone in ps, 0 unknown."""
 
@@ -86,17 +92,22 @@ def columns_of(
             "slowdown": jct / alone,
             "alone": alone,
             "queued": np.where(n["queued"] >= 0, n["queued"] / 1e9, nan),
+            "held_s": n["held"] / 1e9,
             "preempted": n["preempted"] / 1e9,
             "stalled": n["stalled"] / 1e9,
             "service": n["served"] / 1e9,
             "largest_gap": np.where(tokens > 1, n["gap"] / 1e9, nan),
             "preemptions": n["preemptions"],
+            "overruled": n["overruled"],
             "recomputed_tokens": np.maximum(0, n["computed"] + n["cached"] - n["prompt"]),
             "cached_tokens": n["cached"],
+            "cached_host_tokens": n["loaded"],
+            "evicted_tokens": np.zeros(len(texts), np.int64),  # who knows the content fills it in
             "swapped_out_bytes": n["blocks_out"] * block_bytes,
             "swapped_in_bytes": n["blocks_in"] * block_bytes,
             "client": np.array([client for client, _ in texts], "O"),
             "program": np.array([program for _, program in texts], "O"),
+            "turn": n["turn"],
             "priority": n["priority"],
         }
     targets = np.array(slos, "f8") if slos else np.full((len(texts), 3), nan)

@@ -32,8 +32,8 @@ class Trail:
     """What is remembered of a job while it lives. Times in ns."""
 
     __slots__ = (
-        "blocks_in", "blocks_out", "cached", "computed", "first", "gap", "last", "left", "mark", "preempted", "queued",
-        "stall", "stalled",
+        "blocks_in", "blocks_out", "cached", "computed", "first", "gap", "last", "left", "loaded", "mark", "preempted",
+        "queued", "stall", "stalled",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -48,6 +48,7 @@ class Trail:
         self.stalled = 0
         self.computed = 0  # tokens that its prefills have processed
         self.cached = 0  # tokens that were there when it first joined
+        self.loaded = 0  # of these, those that came from the host
         self.blocks_out = 0
         self.blocks_in = 0
 
@@ -55,6 +56,7 @@ class Trail:
 class Recorder(Observer):
     """block_bytes: of a KV block. alone: (prompt, output tokens) -> ps on an empty machine. slo: job id -> SLOs, s.
 
+    turn: job id -> its place among its program's requests, from 1.
     keep: rows that are kept at least; older ones may go, as a server that runs for months must have it. None keeps all.
     watch: told of each job's row, by column, when it is made.
     """
@@ -65,6 +67,7 @@ class Recorder(Observer):
         alone: Callable[[int, int], int] | None = None,
         slo: Callable[[int], Slo] | None = None,
         *,
+        turn: Callable[[int], int] | None = None,
         keep: int | None = None,
         watch: Callable[[Job, dict[str, Any]], object] | None = None,
     ) -> None:
@@ -74,6 +77,7 @@ class Recorder(Observer):
         self.block_bytes = block_bytes
         self.alone = alone
         self.slo = slo
+        self.turn = turn
         self.trails: dict[Job, Trail] = {}
         self.rows = bytearray()  # the NUMBERS of each
         self.texts: list[tuple[str, str]] = []  # client and program of each
@@ -93,11 +97,13 @@ class Recorder(Observer):
         self.joins = 0
         self.leaves = 0
         self.live: dict[Job, None] = {}  # the Scheduler's own
+        self.block = 0  # tokens of a KV block
 
     # -- what the driver tells -------------------------------------------------------------------------------------
 
     def began(self, run: Run, now: int) -> None:
         self.live = run.scheduler.live
+        self.block = run.scheduler.ledger.block
 
     def committed(self, plan: Plan, outcome: Outcome, finished: Sequence[Job], now: int) -> None:
         trails = self.trails
@@ -155,6 +161,11 @@ class Recorder(Observer):
         for job in self.live:
             self._finish(job, now, "unfinished")
 
+    def first_token(self, job: Job) -> int:
+        """ns at which a live job had its first token; -1 if it has had none."""
+        trail = self.trails.get(job)
+        return -1 if trail is None else trail.first
+
     # -- gaps and visits -------------------------------------------------------------------------------------------
 
     def _evicted(self, jobs: Iterable[Job], at: int) -> None:
@@ -210,8 +221,11 @@ class Recorder(Observer):
         for copy in plan.load:
             if copy in self.fetched:
                 self.fetched.remove(copy)
-            else:
-                self.trails[copy.job].blocks_in += copy.blocks
+                continue
+            trail = self.trails[copy.job]
+            trail.blocks_in += copy.blocks
+            if copy.units is not None and trail.left < 0:  # with its first place in the batch
+                trail.loaded = copy.blocks * self.block
 
     def _awaited(self, start: int, outcome: Outcome, now: int) -> None:
         """A decode that gives tokens to those in `awaiting` too: they are in step from its second iteration on."""
@@ -278,9 +292,13 @@ class Recorder(Observer):
             job.preemptions,
             trail.computed,
             trail.cached,
+            trail.loaded,
             trail.blocks_out,
             trail.blocks_in,
             job.priority,
+            job.held,
+            job.overruled,
+            0 if self.turn is None else self.turn(job.id),
         )
         self.rows += row
         self.texts.append((job.client, job.program))

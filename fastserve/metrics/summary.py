@@ -56,7 +56,14 @@ class Slo:
     e2e_s: float | None = None
 
 
-def summarise(columns: Columns, *, horizon_s: float, warmup_s: float = 0.0, slo: Slo | None = None) -> Summary:
+def summarise(
+    columns: Columns,
+    *,
+    horizon_s: float,
+    warmup_s: float = 0.0,
+    slo: Slo | None = None,
+    window: tuple[float, float] | None = None,
+) -> Summary:
     """Every measure of one run, flat, with units in the keys.
 
     horizon_s: absolute time at which observation ended; unfinished jobs are censored there.
@@ -66,6 +73,7 @@ def summarise(columns: Columns, *, horizon_s: float, warmup_s: float = 0.0, slo:
     Rates (`offered_rps`, `throughput_rps`, `goodput_rps`, `output_tokens_per_s`) share one window, of `rate_window_s`:
     from the first arrival, or the end of the warm-up, to the last end (or the horizon, if somebody is unfinished). Its
     last `rate_drain_s` are after the last arrival. `arrival_rps` is of the arrivals alone: how fast they came.
+    window: s, another one, as of a closed loop, in which the beginning and the end are not what is between.
     """
     start = _start(columns, warmup_s)
     measured = columns["arrival"] >= start
@@ -83,9 +91,11 @@ def summarise(columns: Columns, *, horizon_s: float, warmup_s: float = 0.0, slo:
     summary |= _distribution("largest_gap_s", counted["largest_gap"])
     for name in ("queued", "preempted", "stalled"):
         summary[f"mean_{name}_s"] = _mean(counted[name])
+    held = counted.get("held_s", counted["queued"] * math.nan)  # older records do not tell
+    summary["held_mean_s"], summary["held_max_s"] = _mean(held), _largest(held)
     summary["preemptions_per_job"] = _mean(counted["preemptions"])
     summary |= _copies(jobs)
-    summary |= _rates(columns, start, horizon_s)
+    summary |= _rates(columns, start, horizon_s, window)
     summary |= _goodput(jobs, slo or Slo(), summary["rate_window_s"])
     summary["jain_index"] = _client_fairness(jobs, horizon_s)
     summary["saturated"] = saturated(columns, horizon_s=horizon_s)
@@ -166,6 +176,11 @@ def _mean(values: NDArray[Any]) -> float | None:
     return float(finite.mean()) if len(finite) else None
 
 
+def _largest(values: NDArray[Any]) -> float | None:
+    finite = values[np.isfinite(values)]
+    return float(finite.max()) if len(finite) else None
+
+
 def _distribution(name: str, values: NDArray[Any]) -> Summary:
     """mean, p50, p95, p99 and max of the finite values; a job without a value (one token has no TPOT) has no part."""
     finite = values[np.isfinite(values)]
@@ -184,18 +199,22 @@ def _censored_ttft(counted: Columns) -> Floats:
 def _copies(jobs: Columns) -> Summary:
     """What was found, recomputation and swapping, of jobs that have had a token.
 
-    hit_rate: share of the prompts' tokens that were on the device when the job first joined. recomputed_share: of all
-    tokens computed: prompts without what was found, outputs, and what was computed again.
+    hit_rate: share of the prompts' tokens that were on the device when the job first joined. evicted_share: of those
+    that had been and were not any more (`evicted_tokens`, which are among `recomputed_tokens`). recomputed_share: of
+    all tokens computed: prompts without what was found, outputs, and what was computed again.
     """
     started = ~np.isnan(jobs["first_token"])
     again = int(np.sum(jobs["recomputed_tokens"]))
     found = jobs.get("cached_tokens")  # older records, and those of other servers, do not tell
+    evicted = int(np.sum(jobs["evicted_tokens"])) if "evicted_tokens" in jobs else 0
     cached = 0 if found is None else int(np.sum(found[started]))
     prompts = int(np.sum(jobs["prompt_tokens"][started]))
-    useful = prompts - cached + int(np.sum(jobs["output_tokens"]))
+    useful = prompts - cached - evicted + int(np.sum(jobs["output_tokens"]))
     return {
         "cached_tokens": cached,
         "hit_rate": cached / prompts if prompts and found is not None else None,
+        "evicted_tokens": evicted,
+        "evicted_share": evicted / prompts if prompts and found is not None else None,
         "recomputed_tokens": again,
         "recomputed_share": again / (again + useful) if again + useful else None,
         "swapped_out_gib": float(np.sum(jobs["swapped_out_bytes"])) / GIB,
@@ -210,39 +229,40 @@ RATES = (
 """What _rates() finds, in this order."""
 
 
-def _rates(columns: Columns, start: float, horizon_s: float) -> Summary:
+def _rates(columns: Columns, start: float, horizon_s: float, given: tuple[float, float] | None = None) -> Summary:
     """Rates over the window, jobs of the warm-up included: they too are served in it.
 
     The window ends with the last job and not with the last arrival: the jobs of a burst all end after that, and who
     counts what was finished before it has no throughput there, and a goodput above the capacity. A job's tokens count
     as delivered evenly between its first and its last one. Over a whole run `mean_in_system` times `makespan_s` is the
-    sum of all residence times: Little's law, for whoever wants to check it.
+    sum of all residence times: Little's law, for whoever wants to check it. given: another window.
     """
     arrival, end, left = columns["arrival"], columns["end"], left_at(columns, horizon_s)
     if not len(arrival):
         return dict.fromkeys(RATES, None)
-    last = float(arrival.max())
-    stop = max(float(left.max()), last)
+    last, latest = float(arrival.max()), max(float(left.max()), float(arrival.max()))
+    start, stop = given or (start, latest)
     window = max(0.0, stop - start)
-    completed = np.count_nonzero(is_outcome(columns["finish"], "completed") & (end >= start))
+    completed = np.count_nonzero(is_outcome(columns["finish"], "completed") & (end >= start) & (end <= stop))
     first = columns["first_token"]
     begun = ~np.isnan(first)
     begin, finish, tokens = first[begun], left[begun], columns["output_tokens"][begun]
     length = finish - begin
     # A job whose tokens all came at one instant has no length: all of it falls inside the window or outside.
-    inside = np.clip(finish - np.maximum(begin, start), 0.0, None)
-    share = np.where(length > 0, inside / np.where(length > 0, length, 1.0), begin >= start)
+    inside = np.clip(np.minimum(finish, stop) - np.maximum(begin, start), 0.0, None)
+    within = (begin >= start) & (begin <= stop)
+    share = np.where(length > 0, inside / np.where(length > 0, length, 1.0), within)
     area = area_until(arrival, left, np.array([min(start, stop), stop]))
-    offered = arrival[arrival >= start]
-    span = last - float(offered.min()) if len(offered) else 0.0
+    offered = arrival[(arrival >= start) & (arrival <= stop)]
+    span = float(offered.max() - offered.min()) if len(offered) else 0.0
     values = (
         len(offered) / window if window else None,
         completed / window if window else None,
         float(np.sum(share * tokens)) / window if window else None,
         window or None,
-        stop - last if window else None,
+        max(0.0, stop - last) if window else None,
         (len(offered) - 1) / span if span > 0 else None,
-        stop - float(arrival.min()),
+        latest - float(arrival.min()),
         float(area[1] - area[0]) / window if window else None,
     )
     return dict(zip(RATES, values, strict=True))

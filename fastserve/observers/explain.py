@@ -50,6 +50,7 @@ class Explanation(Observer):
         self.had = 0  # tokens when the visit began
         self.first = True  # it has yet to have a first token
         self.level: int | None = None
+        self.held = False  # its policy holds it back
         self.moving: dict[Copy, Transfer] = {}
         self.waited = 0  # ns before the first visit, between visits, and still in the batch's stalls
         self.between = 0
@@ -66,11 +67,13 @@ class Explanation(Observer):
 
     def submitted(self, job: Job, now: int) -> None:
         if job.id != self.id:
+            self._holds(now)
             return
         word = self._take_up(job, job.arrival)
         running = len(self.scheduler.running)
         others = f"{running} others run, {len(self.scheduler.live) - running - 1} wait"
         self._note(job, job.arrival, f"arrived: prompt of {job.prompt:,} tokens; {word}; {others}")
+        self.held = job.held_back  # the policy has said so, and why
 
     def rejected(self, job: Job, now: int, why: str) -> None:
         if job.id == self.id:
@@ -79,11 +82,22 @@ class Explanation(Observer):
     def cancelled(self, job: Job, now: int) -> None:
         if job is self.job:
             self._end(job, now)
+        self._holds(now)
+
+    def program_ended(self, program: str, now: int) -> None:
+        self._holds(now)
+
+    def ticked(self, now: int) -> None:
+        self._holds(now)
+
+    def idle(self, now: int) -> None:
+        self._holds(now)
 
     def planned(self, plan: Plan, now: int) -> None:
         job = self.job
         if job is None:
             return
+        self._holds(plan.now)
         if job in plan.left:
             self._left(job, plan)
         if job in plan.joined:
@@ -100,7 +114,8 @@ class Explanation(Observer):
             return
         self.moving[copy] = transfer
         what = "starts to leave for the host" if copy.out else "starts to come back from the host"
-        self._note(copy.job, transfer.start, f"its KV ({copy.blocks:,} blocks) {what}")
+        kv = "its KV" if copy.units is None else "the part of its prefix that the host has"
+        self._note(copy.job, transfer.start, f"{kv} ({copy.blocks:,} blocks) {what}")
 
     def committed(self, plan: Plan, outcome: Outcome, finished: Sequence[Job], now: int) -> None:
         job = self.job
@@ -109,7 +124,8 @@ class Explanation(Observer):
         for copy in outcome.copied:
             transfer = self.moving.pop(copy, None)
             if transfer is not None and not copy.orphan:
-                self._note(job, transfer.end, f"its KV is {'on the host' if copy.out else 'back on the device'}")
+                kv = "its KV" if copy.units is None else "that part"
+                self._note(job, transfer.end, f"{kv} is {'on the host' if copy.out else 'back on the device'}")
         if job.running or job in finished:
             self.stalled += outcome.stall
         for other, tokens in plan.prefill:
@@ -119,6 +135,7 @@ class Explanation(Observer):
             self._end(job, now)
         else:
             self._moved(job, now)
+            self._holds(now)
 
     def failed(self, lost: Sequence[Job], now: int) -> None:
         job = self.job
@@ -141,6 +158,14 @@ class Explanation(Observer):
         self.level = level(word)
         return word
 
+    def _holds(self, now: int) -> None:
+        """Its policy has come to hold it back, or has ceased to."""
+        job = self.job
+        if job is not None and job.held_back != self.held:
+            self.held = job.held_back
+            word = said(self.scheduler.policy, job)
+            self._note(job, now, word if self.held else f"held back no longer, after {_time(job.held)}; {word}")
+
     def _note(self, job: Job, at: int, what: str) -> None:
         self.lines.append(Line(at, at - job.arrival, job.served, job.generated, what))
 
@@ -160,6 +185,9 @@ class Explanation(Observer):
         beaten = ", ".join([f"job {other.id}" for other in plan.left])
         instead = f", as {beaten} left" if beaten else ""
         word = said(self.scheduler.policy, job)
+        if job.held_back:
+            word += "; overruled, as nothing ran and nobody would have been woken"
+            self.held = False
         slot = self.run.seats.of[job]
         self._note(job, plan.now, f"joined slot {slot} after {_time(wait)} of waiting{instead}; {how}; {word}")
 
@@ -193,13 +221,14 @@ class Explanation(Observer):
             self.level = new
 
     def _end(self, job: Job, now: int) -> None:
+        held = f"held back {_time(job.held)} of it, " if job.held else ""
         times = "once" if job.preemptions == 1 else f"{job.preemptions} times"
         self._note(
             job,
             now,
             f"ended ({job.finish}) with {job.generated:,} tokens after {_time(now - job.arrival)}: waited "
-            f"{_time(self.waited)} at first and {_time(self.between)} between visits, served {_time(job.served)}, "
-            f"stalled {_time(self.stalled)} by copies; preempted {times}",
+            f"{_time(self.waited)} at first and {_time(self.between)} between visits, {held}"
+            f"served {_time(job.served)}, stalled {_time(self.stalled)} by copies; preempted {times}",
         )
         self.job = None
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
+from fastserve.observers.contexts import Contexts
 from fastserve.sched import observer
 from fastserve.sched.errors import PolicyError
 from fastserve.sched.job import Job
@@ -22,7 +24,10 @@ class LiveFeed(Observer):
     """Watchers are called on the driver's thread, each event a dict with `type`, `at` (s of its clock) and `id`:
 
     arrive   prompt_tokens, client, level
-    join     slot, resumed (its KV was kept), level: told before the step that it joins for, as are leave, copy and drop
+    hold     its policy holds it back; level, with the whole of what the policy says of it
+    release  it is held back no longer; held (s so far)
+    join     slot, resumed (its KV was kept), found (tokens of it in the prefix cache), level: told before the step that
+             it joins for, as are leave, copy and drop
     leave    its place was taken, or its room, or all KV was forgotten; level
     level    direction (demoted, promoted or changed), was, level: its policy says something else of it
     copy     direction (out or in), blocks, ahead (beside the running step): a copy of its KV was started
@@ -35,6 +40,8 @@ class LiveFeed(Observer):
     def __init__(self) -> None:
         self.watchers: tuple[Watcher, ...] = ()  # replaced as a whole: any thread may do so
         self._levels: dict[Job, str] = {}
+        self._held: dict[Job, None] = {}
+        self.contexts: Contexts | None = None  # since somebody has looked
 
     @property
     def looked_at(self) -> bool:
@@ -56,6 +63,14 @@ class LiveFeed(Observer):
                 log.warning("a watcher raised and is not called again: %r", error)
                 self.remove(watcher)
 
+    def shown(self) -> dict[str, Any]:
+        """What is on the device, as plain values: contexts, and tokens since somebody has looked. Driver's thread."""
+        contexts = self.contexts
+        if contexts is None:
+            return {"contexts": [], "prefix": {}}
+        counts = {name: getattr(contexts, name) for name in ("asked", "found", "evicted", "again")}
+        return {"contexts": [asdict(row) for row in contexts.rows()], "prefix": counts}
+
     def level(self, job: Job) -> str:
         return observer.headline(explained(self.run.scheduler.policy, job))
 
@@ -64,13 +79,40 @@ class LiveFeed(Observer):
     def began(self, run: Run, now: int) -> None:
         self.run = run
         self._levels = {}
+        self._held = {}
+        self.contexts = Contexts()
+        self.contexts.began(run, now)
 
     def submitted(self, job: Job, now: int) -> None:
         self._levels[job] = level = self.level(job)
         self.tell("arrive", now, job, prompt_tokens=job.prompt, client=job.client, level=level)
+        self._holds(now)
+
+    def _holds(self, now: int) -> None:
+        """Who is held back now and was not, and who was and is not."""
+        holding = self.run.scheduler.holding.jobs
+        for job in [job for job in self._held if job not in holding]:
+            del self._held[job]
+            self.tell("release", now, job, held=job.held / 1e9)
+        for job in holding:
+            if job not in self._held:
+                self._held[job] = None
+                self.tell("hold", now, job, level=explained(self.run.scheduler.policy, job))
+
+    def program_ended(self, program: str, now: int) -> None:
+        self._holds(now)
+
+    def idle(self, now: int) -> None:
+        self._holds(now)
+
+    def ticked(self, now: int) -> None:
+        self._holds(now)
 
     def planned(self, plan: Plan, now: int) -> None:
         """At `now`, not plan.now: after a snapshot that was taken at the boundary before it."""
+        self._holds(now)
+        assert self.contexts is not None
+        self.contexts.planned(plan, now)
         for job in plan.left:
             self.tell("leave", now, job, level=self.level(job))
         if plan.moves:
@@ -83,13 +125,18 @@ class LiveFeed(Observer):
                     self.tell("copy", now, copy.job, direction=way, blocks=copy.blocks, ahead=ahead)
         for job in plan.joined:
             level = self._levels.get(job) or self.level(job)
-            self.tell("join", now, job, slot=self.run.seats.of[job], resumed=job.decoding, level=level)
+            found = plan.found.get(job, 0)
+            self.tell("join", now, job, slot=self.run.seats.of[job], resumed=job.decoding, found=found, level=level)
 
     def failed(self, lost: Sequence[Job], now: int) -> None:
+        assert self.contexts is not None
+        self.contexts.failed(lost, now)
         for job in self.run.seats.of:
             self.tell("leave", now, job, level=self.level(job))
 
     def committed(self, plan: Plan, outcome: Outcome, finished: Sequence[Job], now: int) -> None:
+        assert self.contexts is not None
+        self.contexts.committed(plan, outcome, finished, now)
         for job in finished:
             self._end(job, now)
         for job in list(self.run.scheduler.ranking.dirty):  # whose rank may have changed is there until the next plan
@@ -98,12 +145,14 @@ class LiveFeed(Observer):
             self._levels[job] = level
             if level != was:
                 self.tell("level", now, job, direction=direction(was, level), was=was, level=level)
+        self._holds(now)
 
     def cancelled(self, job: Job, now: int) -> None:
         self._end(job, now)
 
     def _end(self, job: Job, now: int) -> None:
         self._levels.pop(job, None)
+        self._held.pop(job, None)
         self.tell("end", now, job, reason=job.finish, output_tokens=job.generated)
 
 

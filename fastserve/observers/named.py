@@ -32,10 +32,18 @@ def make(name: str) -> Observer:
         raise ValueError(f"observer {name!r} cannot be imported and made without arguments: {what}") from error
 
 
-def check_apart(timeline: str | PathLike[str] | None, iterations: str | PathLike[str] | None) -> None:
-    """Raises ValueError where both are to be written into one file."""
-    if timeline is not None and iterations is not None and Path(timeline).resolve() == Path(iterations).resolve():
-        raise ValueError(f"timeline and iterations are both {timeline}: give each a file of its own")
+def check_apart(
+    timeline: str | PathLike[str] | None,
+    iterations: str | PathLike[str] | None,
+    programs: str | PathLike[str] | None = None,
+) -> None:
+    """Raises ValueError where two are to be written into one file."""
+    names: dict[Path, str] = {}
+    for name, file in (("timeline", timeline), ("iterations", iterations), ("programs-csv", programs)):
+        if file is not None:
+            other = names.setdefault(Path(file).resolve(), name)
+            if other != name:
+                raise ValueError(f"{other} and {name} are both {file}: give each a file of its own")
 
 
 def chosen(

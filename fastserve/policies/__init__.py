@@ -8,11 +8,17 @@ from dataclasses import MISSING
 from typing import Any
 
 from fastserve.importing import class_of
+from fastserve.policies.atlas import Atlas
+from fastserve.policies.cachewise import CacheWise
+from fastserve.policies.deepest_first import DeepestFirst
 from fastserve.policies.fcfs import Fcfs
 from fastserve.policies.fixed_priority import FixedPriority
 from fastserve.policies.las import Las
+from fastserve.policies.lpm import Lpm
 from fastserve.policies.mlfq import Mlfq
+from fastserve.policies.plas import Plas
 from fastserve.policies.priority import Priority
+from fastserve.policies.program_fcfs import ProgramFcfs
 from fastserve.policies.shortest import Sjf, Srpt
 from fastserve.policies.skip_join import SkipJoinMlfq
 from fastserve.sched.checks import check_names
@@ -27,6 +33,14 @@ POLICIES: dict[str, type[Policy]] = {
     "sj-mlfq": SkipJoinMlfq,
     "sjf": Sjf,
     "srpt": Srpt,
+    # by program
+    "program-fcfs": ProgramFcfs,
+    "plas": Plas,
+    "atlas": Atlas,
+    "deepest-first": DeepestFirst,
+    # by what the prefix cache holds
+    "lpm": Lpm,
+    "cachewise": CacheWise,
 }
 
 

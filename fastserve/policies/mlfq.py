@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from fastserve.sched.checks import at_least, one_of, seconds
+from fastserve.sched.checks import at_least, number, one_of, seconds
 from fastserve.sched.job import Job
 from fastserve.sched.policy import Policy
 
@@ -66,8 +66,7 @@ class Mlfq(Policy):
         seconds("alpha", alpha)
         at_least("eta", eta, 1)
         at_least("check", check, 0)
-        if not isinstance(ratio, int | float) or not 1 <= ratio < float("inf"):
-            raise ValueError(f"ratio={ratio!r} must be a finite number, and at least 1")
+        number("ratio", ratio, 1)
         if levels not in ("prefill", "unbounded") and not (isinstance(levels, int) and 0 <= levels <= MOST_LEVELS):
             raise ValueError(f'levels={levels!r} is neither "prefill", "unbounded" nor a number up to {MOST_LEVELS}')
         one_of("demote_to", demote_to, ("eta", "fit"))

@@ -6,6 +6,7 @@ time at which its job's alarm is due by the job's goal and base, and stale other
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from heapq import heappop, heappush
 from typing import Final
 
@@ -167,8 +168,12 @@ class Alarms:
                 turns.append((job.arrival, id, job))
         if len(turns) > 1:
             turns.sort()
+        return self.ring_waited([job for _, _, job in turns], now)
+
+    def ring_waited(self, jobs: Iterable[Job], now: int) -> bool:
+        """Each of these rings that has waited too long and still has at its turn. Returns whether any did."""
         rung = False
-        for _, _, job in turns:
+        for job in jobs:
             if waited_at(job) <= now:
                 job.since = now
                 self.watch_waited(job)

@@ -65,6 +65,12 @@ def at_least(name: str, value: int | None, least: int, most: int = MOST) -> None
         raise ValueError(f"{name}={value} must be at most {most:,}")
 
 
+def number(name: str, value: float, least: float) -> None:
+    """Raises ValueError unless it is a finite number, and at least so much."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < float("inf"):
+        raise ValueError(f"{name}={value!r} must be a finite number, and at least {least:g}")
+
+
 def one_of(name: str, value: object, valid: Iterable[str]) -> None:
     """Raises ValueError that lists the valid values for one that is none of them."""
     if value not in list(valid):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from fastserve.sched.batching import Batching
 from fastserve.sched.draft import Draft
 from fastserve.sched.errors import PolicyError
+from fastserve.sched.holding import Holding
 from fastserve.sched.job import NEVER, NOWHERE, Job, Meter
 from fastserve.sched.kv import Ledger
 from fastserve.sched.policy import Machine
@@ -41,6 +42,7 @@ class Chooser:
         batching: Batching,
         residency: Residency,
         draft: Draft | None,
+        holding: Holding,
         *,
         slots: int,
         visit: int,
@@ -54,6 +56,8 @@ class Chooser:
         self.ranking = ranking
         self.ledger = ledger
         self.draft = draft  # where blocks are shared: by how much the sums here are too high
+        self.holding = holding
+        self.held = holding.jobs
         self.batching = batching
         self.gated = batching.gated
         self.swaps = residency.swaps
@@ -105,8 +109,12 @@ class Chooser:
         if self.hold:
             if left:
                 self.hold = 0
-        elif (ranking.wait or ranking.own_queue) and (not self.gated or self._opens(now, waiting)):
-            closed = self._admit(left, joined, waiting)
+        elif self.held:
+            closed = self._admit_unheld(now, left, joined, waiting - len(self.held))
+        elif (ranking.wait or ranking.own_queue) and (
+            not self.gated or self._opens(now, waiting, next(iter(self.live)).arrival)
+        ):
+            closed = self._admit(left, joined, ranking.queue(waiting))
         self.steady = self._places <= 0 or (not left and not (closed and ranking.own_queue))
 
     def _line_up(self) -> int:
@@ -132,7 +140,7 @@ class Chooser:
             if self.draft is not None:
                 self.room -= self.draft.leave(job)
 
-    def _admit(self, left: list[Job], joined: list[Job], waiting: int) -> bool:
+    def _admit(self, left: list[Job], joined: list[Job], waiting: Iterable[Entry]) -> bool:
         """The best waiting jobs join, each displacing the weakest running ones that it strictly beats.
 
         Returns whether one that could not has kept out those behind it.
@@ -142,7 +150,7 @@ class Chooser:
         run = ranking.run
         draft = self.draft
         closed = False
-        for entry in ranking.queue(waiting):
+        for entry in waiting:
             rank = entry[0]
             job = entry[3]
             if self.host_floor and self._set_aside(job, joined):
@@ -202,6 +210,18 @@ class Chooser:
             return True
         return closed
 
+    def _admit_unheld(self, now: int, left: list[Job], joined: list[Job], waiting: int) -> bool:
+        """The same where jobs are held back. waiting: the others. Where all are held, see Holding.first()."""
+        ranking = self.ranking
+        if not waiting and not self.running:
+            first = self.holding.first()
+            if first is not None and self._opens(now, 1, first.arrival):
+                self._admit(left, joined, (ranking.entry_of(first),))
+            return False
+        if (ranking.wait or ranking.own_queue) and self._opens(now, waiting, self.holding.oldest()):
+            return self._admit(left, joined, ranking.queue(waiting))
+        return False
+
     def _beats(self, rank: Any, entry: Entry, job: Job) -> bool:
         try:
             return bool(rank < entry[0])
@@ -209,8 +229,8 @@ class Chooser:
             message = f"ranks {rank!r} and {entry[0]!r} cannot be compared ({error}); return one kind of value"
             raise PolicyError(self.ranking.policy, "rank", job, message) from error
 
-    def _opens(self, now: int, waiting: int) -> bool:
-        return self.batching.may_join(now, len(self.running), self.slots, waiting, next(iter(self.live)).arrival)
+    def _opens(self, now: int, waiting: int, oldest: int) -> bool:
+        return self.batching.may_join(now, len(self.running), self.slots, waiting, oldest)
 
     def _set_aside(self, job: Job, joined: list[Job]) -> bool:
         """Does the prefill guard keep it waiting? Never when nobody else would run."""

@@ -6,10 +6,13 @@ from collections.abc import Iterable, Mapping
 
 from fastserve.sched.alarms import Alarms
 from fastserve.sched.errors import PolicyError
+from fastserve.sched.hits import Hits
+from fastserve.sched.holding import Holding
 from fastserve.sched.job import NOWHERE, Job, Meter, age
 from fastserve.sched.kv import Ledger
 from fastserve.sched.plan import NOTHING, Outcome
 from fastserve.sched.policy import Policy, PolicyContext
+from fastserve.sched.programs import Programs
 from fastserve.sched.ranking import Ranking
 from fastserve.sched.sharing import SharedLedger
 
@@ -21,18 +24,25 @@ class Members(PolicyContext):
         self.policy = policy
         self.ledger = ledger
         self.sharing = ledger if isinstance(ledger, SharedLedger) else None
-        self.meter = Meter(ledger.block, ledger.lookahead, None if self.sharing is None else self.sharing.tree)
+        sharing = self.sharing
+        tree = None if sharing is None else sharing.tree
+        reach = None if sharing is None or sharing.tier is None else sharing.tier.reach
+        self.meter = Meter(ledger.block, ledger.lookahead, tree, reach)
         self.live: dict[Job, None] = {}
         self.running: dict[Job, None] = {}
         self.prefilling: dict[Job, None] = {}  # running, with a prefill to do
         self.fresh: list[Job] = []  # running with a complete cache, and no token since they joined
         self.batch = 0  # rolling jobs, and the tokens they will attend to in their next iteration
         self.context = 0
-        self.hold = 0  # meter.service until which the visit guard keeps the batch as it is
+        self.guarded = 0  # meter.service until which the visit guard keeps the batch as it is
         self.gone: list[Job] = []  # cancelled or cut off since the last plan
         self.found: Mapping[Job, int] = NOTHING  # of a plan that is made: tokens that who joins would find
         self.ranking = Ranking(policy, self.live)
         self.alarms = Alarms(policy, self.meter)
+        self.holding = Holding(self.live, self.ranking, self.alarms, self.meter)
+        self.held = self.holding.jobs
+        self.programs = Programs(0 if self.sharing is None else self.sharing.unit)
+        self.lately = None if self.sharing is None else Hits()
 
     def _prefilled(self, job: Job) -> None:
         """Its cache is complete, and the iteration has yielded a token."""
@@ -41,7 +51,9 @@ class Members(PolicyContext):
         if (job.prefilled + ledger.lookahead) % ledger.block == 0 and ledger.grows(job):
             ledger.used += 1
         job.tokens_base += 1
-        self.hold = 0
+        self.guarded = 0
+        if self.sharing is not None:
+            self.sharing.computed(job)
         self._roll(job)
 
     def _amend(self, extra: Iterable[tuple[Job, int]], tokenless: Iterable[Job]) -> None:
@@ -119,7 +131,13 @@ class Members(PolicyContext):
         job.waited = 0  # its clocks stand still for good, and with them what it has in the heaps of alarms
         del self.live[job]
         job.finish = finish
-        self.hold = 0
+        self.guarded = 0
+        if job.hold is not None and job.hold.on:
+            self.holding.end(job, now)
+        if job.program:
+            self.programs.went(job, now, outcome)
+        if outcome is not None and outcome.calls:
+            job.calls = outcome.calls.get(job, "")
         try:
             self.policy.depart(job)
         except PolicyError:

@@ -6,10 +6,11 @@
                 print(f"{now / 1e9:.3f} s: job {job.id} ended with {job.generated} tokens")
 
 Both drivers, the simulator's world and the engine's loop, make the same calls in the same order. Around the rest:
-began, ended. While the inbox is drained: submitted or rejected, cancelled. Then planned, or idle where jobs wait and
-nothing can be done; copied, for each copy whose times are known by now; committed, or failed. resized comes after the
-commit or the failure that led to it. Where a policy breaks while the Scheduler is told of a job or of an outcome, that
-call is made all the same, as the last one before ended.
+began, ended. While the inbox is drained: submitted or rejected, cancelled, program_ended. Then planned, or idle where
+jobs wait and nothing can be done; copied, for each copy whose times are known by now; committed, or failed; after idle,
+ticked where alarms of jobs that are held back have rung. resized comes after the commit or the failure that led to it.
+Where a policy breaks while the Scheduler is told of a job, an outcome or a tick, that call is made all the same, as the
+last one before ended.
 """
 
 from __future__ import annotations
@@ -58,6 +59,12 @@ class Observer:
     def cancelled(self, job: Job, now: int) -> None:
         """It has ended before its time, as job.finish says; the next plan names it in `gone`."""
 
+    def program_ended(self, program: str, now: int) -> None:
+        """The Scheduler has been told that nothing more of it will come."""
+
+    def ticked(self, now: int) -> None:
+        """Nothing runs, and alarms of jobs that are held back have rung."""
+
     def planned(self, plan: Plan, now: int) -> None:
         """Before it runs: jobs, ledger and plan.members show the state that the plan starts from; seats follow it.
 
@@ -82,6 +89,9 @@ class Observer:
 
     def resized(self, slots: int, now: int) -> None:
         """From now on so many jobs at most share an iteration."""
+
+    def cache_reset(self, now: int) -> None:
+        """Cached prefixes that no live job holds are forgotten, because somebody asked for it."""
 
     def ended(self, now: int) -> None:
         """The run is over, or has broken off, or this observer was detached: nothing more is told."""
@@ -167,6 +177,12 @@ class Observers(Observer):
         self._tell("cancelled", job, now)
         self.run.seats.leave(job)
 
+    def program_ended(self, program: str, now: int) -> None:
+        self._tell("program_ended", program, now)
+
+    def ticked(self, now: int) -> None:
+        self._tell("ticked", now)
+
     def planned(self, plan: Plan, now: int) -> None:
         self.run.seats.follow(plan)
         self._tell("planned", plan, now)
@@ -191,15 +207,19 @@ class Observers(Observer):
     def resized(self, slots: int, now: int) -> None:
         self._tell("resized", slots, now)
 
+    def cache_reset(self, now: int) -> None:
+        self._tell("cache_reset", now)
+
     def ended(self, now: int) -> None:
         self._tell("ended", now)
         self.members = ()
 
 
 def said(policy: Policy, job: Job) -> str:
-    """What the policy says of a live job. Raises PolicyError where its explain() breaks."""
+    """What the policy says of a live job, and that it holds it back. Raises PolicyError where its explain() breaks."""
     try:
-        return str(policy.explain(job))
+        text = str(policy.explain(job))
+        return f"held back: {text}" if job.held_back else text
     except (Exception, SystemExit) as error:
         raise PolicyError(policy, "explain", job, error) from error
 
@@ -211,5 +231,5 @@ def level(text: str) -> int | None:
 
 
 def headline(text: str) -> str:
-    """An explanation without what follows its first comma: "Q3, 4 ms left" -> "Q3"."""
-    return text.partition(",")[0]
+    """An explanation without what follows its first comma or colon: "Q3, 4 ms left" -> "Q3"."""
+    return text.partition(",")[0].partition(":")[0]

@@ -23,6 +23,10 @@ class Path(Sequence[int]):
             end += len(part)
             self._ends.append(end)
 
+    @property
+    def parts(self) -> Sequence[Ids]:
+        return self._parts
+
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 

@@ -36,16 +36,43 @@ class Machine(Protocol):
     def longest(self) -> int: ...  # tokens of the longest prompt that the machine takes
     @property
     def output_ns(self) -> int: ...  # ns of service of the longest output that the machine takes, alone; 0: not known
+
+    pool_tokens: int  # of the KV pool on the device; NEVER: unlimited. Filled by the Scheduler
+    host_tokens: int  # of the one on the host; NEVER: unlimited, 0: there is none. Filled by the Scheduler
+    host_prefix_tokens: int  # of the one there for cached prefixes; 0: there is none. Filled by the Scheduler
+
     def prefill_ns(self, tokens: int) -> int: ...  # ns of a whole prefill, alone
+    def load_ns(self, tokens: int) -> int: ...  # ns of copying the KV of so many tokens in, on an empty link
 
 
 class PolicyContext:
-    """What a policy may ask for, see Policy.rerank() and wake(). The Scheduler is one."""
+    """What a policy may ask for, see the methods of Policy that have these names. The Scheduler is one."""
 
     def rerank(self, job: Job) -> None:
         raise NotImplementedError
 
     def wake(self, job: Job, served: int | None, tokens: int | None, waited: int | None) -> None:
+        raise NotImplementedError
+
+    def hold(self, job: Job) -> None:
+        raise NotImplementedError
+
+    def release(self, job: Job) -> None:
+        raise NotImplementedError
+
+    def contexts(self, programs: Iterable[str | Job]) -> list[int]:
+        raise NotImplementedError
+
+    def keep(self, program: str, until: int, key: float | None) -> None:
+        raise NotImplementedError
+
+    def hits(self, window: int) -> tuple[int, int]:
+        raise NotImplementedError
+
+    def pool_used(self) -> int:
+        raise NotImplementedError
+
+    def pool_idle(self) -> int:
         raise NotImplementedError
 
 
@@ -82,6 +109,9 @@ class Policy:
 
     def alarm(self, job: Job, why: str) -> None:
         """An alarm that this policy set with wake() went off: why is "served", "tokens" or "waited"."""
+
+    def ended(self, program: str) -> None:
+        """The driver says that nothing more of this program will come; told after the last of its jobs departed."""
 
     def coldest(self, parked: list[Job]) -> Iterable[Job]:
         """In which order parked KV leaves the device; names every job of `parked`. Default: the worst rank first."""
@@ -120,7 +150,8 @@ class Policy:
         served: ns; once, when it has been served this much longer, over all its visits.
         tokens: once, when it has generated this many more.
         waited: ns; each time it has not run for this long (since its arrival, its last run or the last such alarm).
-        Amounts below 1 count as 1. Alarms ring at the end of the iteration in which they fall due.
+        Amounts below 1 count as 1. Alarms ring at the end of the iteration in which they fall due; `waited` ones of
+        a held job also while nothing runs.
         """
         if type(served) is not int or type(tokens) is not int or type(waited) is not int:
             for amount in (served, tokens, waited):
@@ -130,6 +161,67 @@ class Policy:
                     )
         scheduler = self._scheduler or self._bound_to()
         scheduler.wake(job, served, tokens, waited)
+
+    def hold(self, job: Job) -> None:
+        """Holds a waiting job back: it is not offered for admission until it is released. Ask for it in arrive(),
+        depart(), alarm() or ended(). Raises ValueError if it runs; a job that has departed is ignored.
+
+        Set it a `waited` alarm too, which rings though nothing runs: where nothing runs, every job is held and none has
+        such an alarm, the Scheduler overrules the policy, and the oldest joins. waiting() must not name it.
+        """
+        scheduler = self._scheduler or self._bound_to()
+        scheduler.hold(job)
+
+    def release(self, job: Job) -> None:
+        """It is held back no longer. One that is not held, or has departed, is ignored."""
+        scheduler = self._scheduler or self._bound_to()
+        scheduler.release(job)
+
+    def keep(self, program: str, until: int, key: float | None = None) -> None:
+        """What jobs of this program let go, where prefixes are cached, stays on the device until `until` (ns; 0 ends
+        it), unless what running jobs need takes it: first goes what is not kept, then what has the smallest key (by
+        default `until`), then what was let go first. What is shared goes with the last program that let it go, and
+        never before what is beyond it. Ask for it where hold() may be asked for; "" names no program.
+        """
+        if not isinstance(until, int) or (key is not None and not key == key):
+            raise TypeError(f"keep() takes whole nanoseconds, and a number as key, not {until!r} and {key!r}")
+        scheduler = self._scheduler or self._bound_to()
+        scheduler.keep(program, until, key)
+
+    # -- what a policy may know beside its jobs; a settled one must not rank by it as it stands ----------------------
+
+    def context(self, program: str | Job) -> int:
+        """Tokens of a program's present context: of its live jobs, prompts and what they have generated, what they
+        share by content counted once; if none lives, of the job (or jobs) of it that ended last.
+
+        A job stands for its program, or for itself if it names none. Where contents are not known it is the largest.
+        """
+        return self.contexts((program,))[0]
+
+    def contexts(self, programs: Iterable[str | Job]) -> list[int]:
+        """For each of these, the tokens of its context that none named before it has: their sum is what all take."""
+        scheduler = self._scheduler or self._bound_to()
+        return scheduler.contexts(programs)
+
+    @property
+    def pool_used(self) -> int:
+        """Tokens of the device's KV pool that live jobs hold, in whole blocks."""
+        scheduler = self._scheduler or self._bound_to()
+        return scheduler.pool_used()
+
+    @property
+    def pool_idle(self) -> int:
+        """Tokens of cached prefixes on the device that no live job holds; they go when the room is taken."""
+        scheduler = self._scheduler or self._bound_to()
+        return scheduler.pool_idle()
+
+    def hits(self, window: int) -> tuple[int, int]:
+        """(found, asked): of the prefills begun in the last `window` ns, the tokens that were cached, and all.
+
+        (0, 0) where prefixes are not cached. A prefill after a recompute counts, with what had been generated.
+        """
+        scheduler = self._scheduler or self._bound_to()
+        return scheduler.hits(window)
 
     def _bound_to(self) -> PolicyContext:
         if self._scheduler is None:

@@ -15,6 +15,9 @@ Entry = tuple[Any, int, int, Job]  # (rank, arrival, id, job): the id is unique,
 NAME_JOBS: Final = "give the Job objects themselves, as self.jobs has them"
 """Said of a policy that names anything else."""
 
+NAME_ALL: Final = "name every waiting job once; to hold one back, call self.hold(job) and then leave it out"
+"""Said of a waiting() that leaves jobs out."""
+
 insert: Final = insort  # (compiled, a Final name costs no look-up)
 place: Final = bisect_left
 
@@ -80,7 +83,7 @@ class Ranking:
                 if job.queue is not None:
                     self._take(job.queue, job)
                     job.queue = None
-                if not self.own_queue:
+                if not (self.own_queue or (job.hold is not None and job.hold.on)):
                     self._put(self.wait, job)
         self.dirty.clear()
 
@@ -131,7 +134,7 @@ class Ranking:
             if job.running:
                 queue = run if job.rolling and not job.fresh else None
             else:
-                queue = None if self.own_queue else wait
+                queue = None if self.own_queue or (job.hold is not None and job.hold.on) else wait
             job.queue = queue
             if queue is not None:
                 job.entry = entry = self.entry_of(job)
@@ -192,15 +195,17 @@ class Ranking:
             if not isinstance(named, Job):
                 raise PolicyError(self.policy, "waiting", None, f"named {named!r}, which is no Job; {NAME_JOBS}")
             job = named
-            if job in seen or job.running or job not in self.live:
+            if job in seen or job.running or job.held_back or job not in self.live:
                 why = "twice" if job in seen else "that runs" if job.running else "that is not live"
+                if job.held_back and job not in seen:
+                    why = "that is held back"
                 raise PolicyError(self.policy, "waiting", job, f"named a job {why}; name each waiting job once")
             seen.add(job)
             yield self.entry_of(job)
 
     def _left_out(self, seen: set[Job]) -> PolicyError:
-        lost = [job for job in self.live if not job.running and job not in seen]
-        message = f"left out {len(lost)} waiting jobs, such as job {lost[0].id}; name every waiting job once"
+        lost = [job for job in self.live if not (job.running or job.held_back or job in seen)]
+        message = f"left out {len(lost)} waiting jobs, such as job {lost[0].id}; {NAME_ALL}"
         return PolicyError(self.policy, "waiting", None, message)
 
     def improve(self, top: int) -> bool:

@@ -1,7 +1,8 @@
 """The Scheduler: sans-IO. It is told what happened and when, and answers what to do next.
 
-Both drivers keep one order of events, and nothing else calls the Scheduler: commit; drain the inbox (every arrival with
-t <= now by (arrival, id), then cancels); plan; run. Time is an argument, in integer nanoseconds from any origin.
+Both drivers keep one order of events, and nothing else calls the Scheduler: commit (or tick, where nothing ran); drain
+the inbox (every arrival with t <= now by (arrival, id), then cancels, then ends of programs); plan; run. Time is an
+argument, in integer nanoseconds from any origin.
 
 Three slots: who goes first (Policy), what shape an iteration has (Batching), where KV lives (Residency). An iteration
 costs what changed and not what runs: the step counter, the service clock, heaps of alarms and sums over the batch stand
@@ -10,7 +11,7 @@ for the jobs in it, which keep offsets only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from fastserve.sched.batching import Batching, owed
 from fastserve.sched.bounds import Bounds
@@ -62,12 +63,16 @@ class Scheduler(Members):
         self.bounds = Bounds(self.alarms, self.meter, ledger)
         self.chooser = Chooser(
             machine, self.meter, self.live, self.running, self.ranking, ledger, batching, residency,
-            None if self.sharing is None else self.sharing.draft, slots=slots, visit=visit,
+            None if self.sharing is None else self.sharing.draft, self.holding, slots=slots, visit=visit,
             prefill_guard=prefill_guard, skip_misfits=skip_misfits,
         )  # fmt: skip
         if policy._scheduler is not None:
             raise ValueError(f"this {type(policy).__name__} has served another run; make a fresh one for each")
         policy._scheduler = self
+        machine.pool_tokens = ledger.blocks * ledger.block if self.bounded else NEVER
+        machine.host_tokens = ledger.host * ledger.block if ledger.host < NEVER else NEVER
+        tier = None if self.sharing is None else self.sharing.tier
+        machine.host_prefix_tokens = 0 if tier is None else tier.room * tier.tree.unit
         policy.machine = machine
         policy.jobs = self.live.keys()
 
@@ -86,6 +91,30 @@ class Scheduler(Members):
         if job.meter is self.meter and not job.finish:
             self.alarms.wake(job, served, tokens, waited)
 
+    def hold(self, job: Job) -> None:
+        if job.meter is self.meter and not job.finish:
+            self.holding.hold(job)
+
+    def release(self, job: Job) -> None:
+        if job.meter is self.meter and not job.finish:
+            self.holding.release(job)
+
+    def contexts(self, programs: Iterable[str | Job]) -> list[int]:
+        return self.programs.sizes(programs)
+
+    def keep(self, program: str, until: int, key: float | None) -> None:
+        if self.sharing is not None:
+            self.sharing.tree.pins.keep(program, until, key, self.meter.now)
+
+    def hits(self, window: int) -> tuple[int, int]:
+        return (0, 0) if self.lately is None else self.lately.since(self.meter.now - window)
+
+    def pool_used(self) -> int:
+        return (self.ledger.used + self.ledger.cold) * self.ledger.block
+
+    def pool_idle(self) -> int:
+        return 0 if self.sharing is None else self.sharing.tree.idle_units * self.sharing.unit
+
     # -- what the driver tells -------------------------------------------------------------------------------------
 
     def submit(self, job: Job, now: int) -> None:
@@ -94,7 +123,9 @@ class Scheduler(Members):
         self.meter.now = self.policy.now = now
         job.meter = self.meter
         self.live[job] = self.ranking.dirty[job] = None
-        self.hold = 0
+        self.guarded = 0
+        if job.program:
+            self.programs.came(job)
         try:
             self.policy.arrive(job)
         except PolicyError:
@@ -116,6 +147,31 @@ class Scheduler(Members):
             self.meter.now = self.policy.now = now
             self._cut(job, "cancelled")
 
+    def end_program(self, program: str, now: int) -> None:
+        """Its driver knows that nothing more of this program will come. Told after the cancels, see above."""
+        self.meter.now = self.policy.now = now
+        self.guarded = 0
+        try:
+            self.policy.ended(program)
+        except PolicyError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise PolicyError(self.policy, "ended", None, error) from error
+        self.programs.end(program)
+        self.keep(program, 0, None)
+
+    def tick(self, now: int) -> bool:
+        """Time has passed in which nothing ran, since plan() said None: in the place of a commit. The `waited` alarms
+        of held jobs that are due ring; returns whether any has.
+        """
+        if not self.held:
+            return False
+        self.meter.now = self.policy.now = now
+        rung = self.holding.ring(now)
+        if rung:
+            self.guarded = 0
+        return rung
+
     def forget_all(self, now: int) -> list[Job]:
         """An iteration has failed, and all KV with it: the batch is empty, every live job owes its prefill again.
 
@@ -128,7 +184,7 @@ class Scheduler(Members):
             self._leave(job, now)
         self.ledger.forget_all(self.live)
         self.ranking.dirty.update(self.live)
-        self.hold = 0
+        self.guarded = 0
         return lost
 
     def resize(self, max_batch: int) -> None:
@@ -139,10 +195,14 @@ class Scheduler(Members):
             )
         self.batching.check(max_batch)
         self.chooser.slots = max_batch
-        self.hold = 0
+        self.guarded = 0
 
     def opens_at(self) -> int:
-        """After plan() said None with jobs waiting: ns, when to ask again though nothing happens; or NEVER."""
+        """After plan() said None with jobs waiting: ns, when to call tick() and ask again though nothing happens; or
+        NEVER. It may have passed.
+        """
+        if self.held:
+            return self.holding.opens_at(self.batching)
         return self.batching.opens_at(next(iter(self.live)).arrival) if self.live else NEVER
 
     # -- plan: pure, but for the freshness of stored ranks ---------------------------------------------------------
@@ -153,7 +213,7 @@ class Scheduler(Members):
             return None
         self.meter.now = self.policy.now = now
         chosen = self.chooser
-        chosen.choose(now, self.hold)
+        chosen.choose(now, self.guarded)
         joined = chosen.joined
         left = chosen.left
         room = chosen.room
@@ -232,7 +292,7 @@ class Scheduler(Members):
             freed = bool(fresh) and plan.batch > 0 and not (extra and set(tokenless).issuperset(fresh))
             if freed or plan.moves is not None or plan.left or outcome.copied or not self.ranking.settled:
                 hold = 0
-        self.hold = hold
+        self.guarded = hold
         if plan.joined or plan.left or plan.moves is not None:
             self._follow(plan)
         if self.sharing is not None:
@@ -261,7 +321,7 @@ class Scheduler(Members):
             self._amend(extra, tokenless)
         alarms = self.alarms
         if (alarms.served or alarms.tokens or alarms.waited) and alarms.ripe(now) and alarms.ring(now):
-            self.hold = 0
+            self.guarded = 0
         ended: list[Job] = []
         if outcome.ended:
             ended += outcome.ended
@@ -283,6 +343,10 @@ class Scheduler(Members):
             self.ledger.begin(moves.drop, moves.park, moves.prefetch)
             for job in moves.drop:
                 self.ranking.dirty[job] = None
+        if self.held:
+            for job in plan.joined:
+                if job in self.held:
+                    self.holding.overrule(job, plan.now)
         for job in plan.joined:
             self._join(job)
         if moves is not None:

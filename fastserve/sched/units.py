@@ -4,7 +4,8 @@ A unit is a whole number of KV blocks, computed to its end. Its id names its con
 ids are equal prefixes, and a path (the ids of a prompt's units, in order) tells where in the tree each of them stands.
 A live job holds units from its first one on, without a gap; what is held cannot go. What nobody holds is idle: free
 room that remembers. It goes when the room is taken: first what was let go first, and of what one job let go at once the
-deepest. So what is found is whole from its first token.
+deepest. So what is found is whole from its first token. A policy may keep what a program let go: that goes after all
+else, by its key; and a unit is kept as long as one that is beyond it on some path.
 
 Neighbouring units with equal holders are one Run, so a change costs the runs on a path (one or two in a conversation)
 and not its units.
@@ -12,7 +13,9 @@ and not its units.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+from fastserve.sched.pins import NO_PIN, Pins
 
 Ids = Sequence[int]
 """A path: of each unit in order the id."""
@@ -24,7 +27,7 @@ Range = tuple[Ids, int, int]
 class Run:
     """The units ids[start:end] of a path, which the same jobs hold."""
 
-    __slots__ = ("children", "end", "holders", "ids", "parent", "runners", "start")
+    __slots__ = ("children", "end", "holders", "ids", "owner", "parent", "runners", "start")
 
     def __init__(self, ids: Ids, start: int, end: int, parent: Run | None, holders: int, runners: int) -> None:
         self.ids = ids  # of a whole path through it, from the root on
@@ -34,6 +37,7 @@ class Run:
         self.holders = holders  # live jobs that hold it; 0: idle
         self.runners = runners  # how many of these run
         self.children = 0
+        self.owner = ""  # while it is idle: the program that let it go
         if parent is not None:
             parent.children += 1
 
@@ -54,12 +58,13 @@ def common(a: Ids, b: Ids, low: int, high: int) -> int:
 class Tree:
     """All units on the device. unit: tokens of one."""
 
-    __slots__ = ("first", "idle", "idle_units", "lost", "unit")
+    __slots__ = ("first", "idle", "idle_units", "lost", "pins", "unit")
 
     def __init__(self, unit: int) -> None:
         self.unit = unit
         self.first: dict[int, Run] = {}  # every run, by its first id
-        self.idle: dict[Run, None] = {}  # held by nobody; the next to go first
+        self.idle: dict[Run, None] = {}  # held by nobody; the next to go first, but for what is kept
+        self.pins = Pins()
         self.idle_units = 0
         self.lost: list[Range] = []  # gone since the last plan, which have not been told yet
 
@@ -105,13 +110,22 @@ class Tree:
         if run.parent is not None:
             run.parent.children -= 1
         upper.children = 1
+        upper.owner = run.owner
         run.parent = upper
         run.start = at
         self.first[run.ids[upper.start]] = upper
         self.first[run.ids[at]] = run
         return upper
 
-    def leave_behind(self, ids: Ids, held: int, tail: Run | None, whole: int) -> None:
+    def unite(self, tail: Run | None, run: Run) -> None:
+        """A run and the one before it become one, if the same jobs hold both and nothing else follows the latter."""
+        if tail is not None and tail.children == 1 and tail.holders == run.holders and tail.runners == run.runners:
+            del self.first[run.ids[run.start]]
+            run.start = tail.start
+            run.parent = tail.parent
+            self.first[run.ids[run.start]] = run
+
+    def leave_behind(self, ids: Ids, held: int, tail: Run | None, whole: int, owner: str) -> None:
         """The units from `held` to `whole` of a path are there, and idle: a job that holds those before has ended.
 
         tail: the run that ends at `held`. To be called before the job lets go of the rest.
@@ -138,6 +152,7 @@ class Tree:
         for run in reversed(behind):
             self.idle.pop(run, None)
             self.idle[run] = None
+            run.owner = owner
 
     def keep(self, ids: Ids, whole: int) -> None:
         """Of what has gone and not been told yet, these units are there again."""
@@ -153,8 +168,9 @@ class Tree:
         """So many of the idle go, and are returned in the order in which they do."""
         gone: list[Range] = []
         idle = self.idle
+        order = iter(self.in_order([(run, run.owner) for run in idle])) if self.pins.of else None
         while units > 0:
-            run = next(iter(idle))
+            run = next(iter(idle)) if order is None else next(order)
             n = min(units, run.end - run.start)
             units -= n
             self.idle_units -= n
@@ -167,6 +183,22 @@ class Tree:
                     run.parent.children -= 1
         return gone
 
+    def in_order(self, going: Iterable[tuple[Run, str]]) -> list[Run]:
+        """These idle runs as they go where something is kept. going: with their programs, as they were let go, so that
+        what is deeper on a path comes before what is above it.
+        """
+        ranks: dict[Run, tuple[bool, float]] = {}
+        beyond: dict[Run | None, tuple[bool, float]] = {}  # the greatest rank of what lies below a run
+        for run, owner in going:
+            rank = ranks[run] = max(self.pins.rank(owner), beyond.get(run, NO_PIN))
+            if rank > beyond.get(run.parent, NO_PIN):
+                beyond[run.parent] = rank
+        return sorted(ranks, key=ranks.__getitem__)
+
+    def forget_idle(self) -> None:
+        """All that are idle go; the next plan tells."""
+        self.lost += self.shrink(self.idle_units)
+
     def clear(self) -> None:
         self.first.clear()
         self.idle.clear()
@@ -174,5 +206,5 @@ class Tree:
         self.lost = []
 
     def idle_ids(self) -> list[int]:
-        """Of the idle units, the next to go first. Costs all of them: for audits, never for a plan."""
+        """Of the idle units, the next to go first if none is kept. Costs all of them: for audits, never for a plan."""
         return [run.ids[at] for run in self.idle for at in range(run.end - 1, run.start - 1, -1)]

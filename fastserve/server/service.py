@@ -38,6 +38,7 @@ from fastserve.server.jobs.jobs import (
 )
 from fastserve.server.jobs.store import Store
 from fastserve.server.limits import RateLimits
+from fastserve.server.programs import Programs
 from fastserve.server.telemetry.alerts import Alerts
 from fastserve.server.telemetry.live import Broadcaster
 from fastserve.server.telemetry.metrics import Metrics
@@ -65,12 +66,13 @@ class Service:
         self.started = time.time()
         self.auth = Auth(config)
         self.limits = RateLimits(config)
+        self.programs = Programs(apart=config.share_prefixes == "client")
         self.max_body_bytes = round(config.max_body_mib * (1 << 20))
         self.input_pool = InputPool(BODIES_AT_ONCE * self.max_body_bytes)
         self.tokenization = Tokenization(engine, ChatTemplate(engine.tokenizer, config.chat_template), self.input_pool)
         self.registry = JobRegistry(config.keep_jobs, config.keep_hours, config.keep_mib * (1 << 20))
         self.totals = Totals()
-        self.metrics = Metrics(engine, self.model)
+        self.metrics = Metrics(engine, self.model, self.totals)
         self.alerts = Alerts(config.alerts)
         self.broadcaster = Broadcaster(engine, self.registry, self.totals)
         self.nobatch_lock = asyncio.Lock()  # /v1/generate_nobatch
@@ -94,6 +96,10 @@ class Service:
     def stored(self) -> int:
         """Durable jobs that have not ended."""
         return sum(job.durable and job.ended is None for job in self.registry.jobs.values())
+
+    @property
+    def caches_prefixes(self) -> bool:
+        return self.engine.serving.prefix_cache == "on"
 
     def check_model(self, name: str | None) -> None:
         """Raises ApiError 404 for a model that this server does not serve; none and "" mean the one that it does."""

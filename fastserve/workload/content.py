@@ -11,7 +11,7 @@ is a few ranges of numbers: memory grows with distinct units and requests, never
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
 from itertools import chain
 from math import lcm
@@ -21,6 +21,7 @@ from fastserve.sched.path import Path
 from fastserve.sched.units import Ids
 from fastserve.workload.errors import TraceError
 from fastserve.workload.requests import outputs_of
+from fastserve.workload.seen import Seen
 from fastserve.workload.trace import Trace
 
 ROOT = -1
@@ -146,7 +147,7 @@ class Content:
         self._units = units
         self._answers: dict[int, tuple[int, int]] = {}  # the same of the answer, where that is known
         self.distinct = 0  # units of all prompts, each counted once
-        self._known = array("q")  # of its units, those that earlier rows and their answers have
+        self._found: list[int] = []  # see found()
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -167,7 +168,6 @@ class Content:
         more = self._units[row] - self._units[earlier]
         filled = min(more, (tokens[earlier] + outputs[earlier] - 1) // self.unit - self._units[earlier])
         self._answers[earlier] = self.paths.up(self._ends[row], more - filled), filled
-        self._known[row] = max(self._known[row], self._units[earlier] + filled)
         return True
 
     def straighten(self) -> None:
@@ -187,8 +187,19 @@ class Content:
         next one comes; its newest token is always computed.
         """
         tokens: list[int] = trace.prompt.tolist()
-        found = [min(known, (n - 1) // self.unit) for known, n in zip(self._known, tokens, strict=True)]
-        return self.unit * sum(found) / sum(tokens)
+        return sum(self.found(tokens)) / sum(tokens)
+
+    def found(self, tokens: Sequence[int]) -> list[int]:
+        """By row: prompt tokens that this unlimited cache would find. tokens: of the prompts."""
+        if not self._found:
+            seen = Seen(self.distinct)
+            for row, n in enumerate(tokens):
+                path = self.prompt(row)
+                known = seen.leading(path)
+                self._found.append(self.unit * min(known, (n - 1) // self.unit))
+                seen.add(path)
+                seen.add(self.answer(row))
+        return self._found
 
 
 def unit_of(trace: Trace, block: int, unit: int | None = None) -> int:
@@ -207,13 +218,15 @@ def unit_of(trace: Trace, block: int, unit: int | None = None) -> int:
 
 
 def content(trace: Trace, unit: int, scopes: Sequence[object] | None = None) -> Content | None:
-    """None for a trace without block ids. unit: see unit_of(). scopes: by row; ids of different scopes never meet.
+    """None for a trace without block ids. unit: see unit_of(). scopes: by row (by default the trace's own); ids of
+    different scopes never meet.
 
     Of a block that a prompt does not fill nothing is shared. An answer is what the first later request says there that
     repeats the whole prompt and has room for the answer; where the trace names programs, one of the same program.
     """
     if trace.hash_ids is None:
         return None
+    scopes = trace.scope if scopes is None else scopes
     group = unit // trace.block_size
     paths = Paths()
     ends, units = array("q"), array("q")
@@ -221,37 +234,42 @@ def content(trace: Trace, unit: int, scopes: Sequence[object] | None = None) -> 
     tokens: list[int] = trace.prompt.tolist()
     outputs = outputs_of(trace)
     programs = trace.program or [""] * len(trace)
-    last: dict[object, tuple[list[int], int]] = {}  # scope and program -> its last row's file ids, and that row
+    last: dict[object, int] = {}  # scope and program -> its last row
     unanswered: dict[int, list[int]] = {}  # the end of a prompt -> rows whose answer nobody has repeated yet
+    open_ends: list[int] = []  # these ends, rising
     for row, ids in enumerate(trace.hash_ids):
         whole = min(len(ids) // group, tokens[row] // unit)
         scope = None if scopes is None else scopes[row]
         kin = scope, programs[row]
         node, done = ROOT, 0
         if kin in last:  # most prompts go on from the one before
-            before, at = last[kin]
+            at = last[kin]
             done = min(whole, units[at])
-            if ids[: done * group] == before[: done * group]:
+            if ids[: done * group] == trace.hash_ids[at][: done * group]:
                 node = paths.up(ends[at], units[at] - done)
             else:
                 done = 0
-        labels: list[Any] = ids[done:whole]
+        labels: list[Any] = list(ids[done:whole])
         if group > 1:
             labels = [tuple(ids[i * group : (i + 1) * group]) for i in range(done, whole)]
         if not done and labels and scope is not None:
             labels[0] = scope, labels[0]
-        distinct = len(paths.labels)
         ends.append(paths.add(node, labels))
         units.append(whole)
-        found._known.append(whole - (len(paths.labels) - distinct))
-        last[kin] = ids, row
+        last[kin] = row
         for run in paths.ranges(paths.up(ends[row], 1), whole - 1):
-            for end in unanswered.keys() & run:
-                rows = unanswered.pop(end)
+            at = bisect_left(open_ends, run.start)
+            while at < len(open_ends) and open_ends[at] < run.stop:
+                rows = unanswered[open_ends[at]]
                 left = [earlier for earlier in rows if not found.repeats(row, earlier, tokens, outputs, programs)]
                 if left:
-                    unanswered[end] = left
+                    unanswered[open_ends[at]] = left
+                    at += 1
+                else:
+                    del unanswered[open_ends[at]], open_ends[at]
         if whole and whole == tokens[row] // unit and (tokens[row] + outputs[row] - 1) // unit > whole:
+            if ends[row] not in unanswered:
+                insort(open_ends, ends[row])
             unanswered.setdefault(ends[row], []).append(row)
     found.straighten()
     return found

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import repeat
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from fastserve.sched.job import NEVER, Job
 from fastserve.sched.slo import NO_TARGETS, SloTargets
@@ -12,6 +12,10 @@ from fastserve.workload.trace import NS, IntArray, Trace
 
 if TYPE_CHECKING:
     from fastserve.predictors import Predictor
+
+
+_Row: TypeAlias = tuple[int, int, int, int, int, str, str, int, SloTargets, int | None]
+"""The fields of a TraceRequest."""
 
 
 class TraceRequest(NamedTuple):
@@ -72,12 +76,42 @@ def requests_of(trace: Trace, predictor: Predictor | None = None) -> Iterator[Tr
 
 def jobs_of(trace: Trace, predictor: Predictor | None = None) -> Iterator[Job]:
     """The same requests as Jobs, for drivers of a Scheduler. Without a predictor no job has a guess."""
-    for id, arrival, prompt, output, limit, client, program, priority, slo, _ in _rows(trace):
-        deadline = NEVER if slo is NO_TARGETS else slo.deadline(arrival)
-        job = Job(id, arrival, prompt, limit, client, program, priority, deadline)
-        if predictor is not None:
-            job.guess = predictor.predict(job, output)
-        yield job
+    for row in _rows(trace):
+        yield _job(row, row[1], predictor)
+
+
+def job_maker(trace: Trace, predictor: Predictor | None = None) -> Callable[[int, int], Job]:
+    """The same for a driver that learns only while it runs when a request comes: (row, ns) -> the Job of that row.
+
+    It knows the tool whose result its prompt brings, and not whether anything follows: few clients do.
+    """
+    rows = list(_rows(trace))
+    tools = tools_of(trace)
+
+    def make(row: int, arrival: int) -> Job:
+        job = _job(rows[row], arrival, predictor)
+        if tools is not None:
+            job.tool = tools[row]
+        return job
+
+    return make
+
+
+def tools_of(trace: Trace) -> list[str] | None:
+    """By row the tool that the answer before it called, of several the last; "" for none. None where nothing tells."""
+    if trace.tool is None or trace.after is None:
+        return None
+    called = trace.tool
+    return [next((called[row] for row in reversed(before) if called[row]), "") for before in trace.after]
+
+
+def _job(row: _Row, arrival: int, predictor: Predictor | None) -> Job:
+    id, _, prompt, output, limit, client, program, priority, slo, _ = row
+    deadline = NEVER if slo is NO_TARGETS else slo.deadline(arrival)
+    job = Job(id, arrival, prompt, limit, client, program, priority, deadline)
+    if predictor is not None:
+        job.guess = predictor.predict(job, output)
+    return job
 
 
 def _plain(trace: Trace) -> Iterator[TraceRequest]:
@@ -85,7 +119,7 @@ def _plain(trace: Trace) -> Iterator[TraceRequest]:
     return map(TraceRequest._make, _rows(trace))
 
 
-def _rows(trace: Trace) -> Iterator[tuple[int, int, int, int, int, str, str, int, SloTargets, int | None]]:
+def _rows(trace: Trace) -> Iterator[_Row]:
     """The fields of each TraceRequest."""
     outputs = outputs_of(trace)
     return zip(

@@ -12,6 +12,8 @@ from typing import Final, Protocol
 import numpy as np
 
 from fastserve.sched.checks import one_of
+from fastserve.workload import programs
+from fastserve.workload.agents import PREFIX, Agents
 from fastserve.workload.errors import TraceError
 from fastserve.workload.seed import seed_sequence
 from fastserve.workload.synthesis import Synthesis
@@ -25,12 +27,15 @@ ONE_OF_THE_TWO: Final = "give a trace or a synthetic workload (--synth), one of 
 SHORTEST: Final = 64
 """Requests of a trace that has four blocks: of fewer, a bootstrap says nothing."""
 
+FEWEST: Final = 10
+"""Programs of a trace of which a bootstrap says something."""
+
 
 class SeedSource(Protocol):
     """A workload from which each seed takes its requests."""
 
     @property
-    def recipe(self) -> Synthesis | None: ...  # of a synthetic one
+    def recipe(self) -> Synthesis | Agents | None: ...  # of a synthetic one
     @property
     def how(self) -> str: ...  # "drawn", or one of RESAMPLES
     @property
@@ -50,7 +55,7 @@ class SeedSource(Protocol):
 class Drawn:
     """Each seed is a draw of its own."""
 
-    recipe: Synthesis
+    recipe: Synthesis | Agents
 
     @property
     def how(self) -> str:
@@ -66,13 +71,13 @@ class Drawn:
 
     @property
     def jobs(self) -> int:
-        return self.recipe.n
+        return self.recipe.n if isinstance(self.recipe, Synthesis) else len(self.recipe.trace(0))
 
     def trace(self, seed: int) -> Trace:
         return self.recipe.trace(seed)
 
     def at_rate(self, rate: float) -> Drawn:
-        return Drawn(replace(self.recipe, rate=rate))
+        return Drawn(self.recipe.at_rate(rate))
 
     def typical(self) -> Trace:
         return self.recipe.typical()
@@ -91,6 +96,9 @@ class Recorded:
     windows  each seed is a window of `rows` successive requests (None: the trace is divided among the seeds), spread
              evenly from the first to the last. They are independent samples as far as they do not overlap.
     pairs    re-pairing: seed 0 is the trace; any other has the same arrivals, the requests behind them permuted.
+
+    Where requests wait for one another, all three take whole programs: blocks draws them with replacement, each with
+    the gap before its start; windows are successive programs; pairs permutes them over their starts.
     """
 
     recorded: Trace
@@ -109,15 +117,23 @@ class Recorded:
             raise TraceError(f"cannot take the first {self.rows} requests; ask for at least 1")
 
     @property
+    def sessions(self) -> bool:
+        return self.recorded.after is not None
+
+    @property
     def rate(self) -> float:
         return self.recorded.rate
 
     @property
     def jobs(self) -> int:
+        if self.sessions:
+            return len(self.trace(0))
         return self.size if self.how == "windows" else len(self.recorded)
 
     @property
     def words(self) -> str:
+        if self.sessions:
+            return self._words_on_programs
         n = len(self.recorded)
         if self.how == "pairs":
             return (
@@ -135,6 +151,23 @@ class Recorded:
         return f"each seed is another window, {self.size:,} successive requests of {n:,}{overlap}"
 
     @property
+    def _words_on_programs(self) -> str:
+        n = self.units
+        if self.how == "pairs":
+            return "seed 0 is the trace, the others permute its programs over their starts"
+        if self.how == "blocks":
+            few = "" if n >= FEWEST else f"; an interval takes a trace of {FEWEST} programs or more"
+            return f"seed 0 is the trace, the others draw its {n:,} programs anew, with replacement{few}"
+        apart = n // self.size
+        overlap = f"; they overlap, no more than {apart} fit side by side" if apart < self.seeds else ""
+        return f"each seed is another window, {self.size:,} successive programs of {n:,}{overlap}"
+
+    @property
+    def units(self) -> int:
+        """What is resampled: programs where requests wait for one another, else requests."""
+        return len(programs.groups(self.recorded)) if self.sessions else len(self.recorded)
+
+    @property
     def block(self) -> int:
         """n^(2/3) requests: a busy period fits in, and a thousand requests have ten of them."""
         length: float = len(self.recorded) ** (2 / 3)
@@ -142,19 +175,26 @@ class Recorded:
 
     @property
     def size(self) -> int:
-        """Requests of a window."""
-        n = len(self.recorded)
-        return max(1, n // self.seeds) if self.rows is None else min(n, self.rows)
+        """Requests of a window, or programs: as many as have `rows` requests in the mean."""
+        n = self.units
+        rows = self.rows
+        if rows is not None:
+            rows = max(1, round(rows * n / len(self.recorded)))
+        return max(1, n // self.seeds) if rows is None else min(n, rows)
 
     def trace(self, seed: int) -> Trace:
         if self.how == "pairs":
-            return self.recorded.repaired(seed)
+            return programs.permuted(self.recorded, seed) if self.sessions else self.recorded.repaired(seed)
         if self.how == "windows":
-            spare = len(self.recorded) - self.size
+            spare = self.units - self.size
             first = seed * spare // max(1, self.seeds - 1)
             if not 0 <= first <= spare:
                 raise TraceError(f"seed {seed}: there are {self.seeds} windows, 0 to {self.seeds - 1}")
+            if self.sessions:
+                return programs.successive(self.recorded, first, self.size)
             return self.recorded.take(np.arange(first, first + self.size))
+        if self.sessions:
+            return programs.drawn(self.recorded, seed)
         return self.recorded if seed == 0 else _of_blocks(self.recorded, self.block, seed)
 
     def at_rate(self, rate: float) -> Recorded:
@@ -165,16 +205,21 @@ class Recorded:
 
     def samples(self, seeds: int) -> int | None:
         if self.how == "windows":
-            apart = len(self.recorded) // self.size
+            apart = self.units // self.size
             return None if apart >= seeds else 0 if apart == 1 else apart
         if self.how == "blocks":
-            return 1 if len(self.recorded) >= SHORTEST else 0
+            return 1 if self.units >= (FEWEST if self.sessions else SHORTEST) else 0
         return None
+
+
+def recipe_of(text: str) -> Synthesis | Agents:
+    """A synthetic workload from its recipe, of agents where it begins with that word. Raises TraceError."""
+    return Agents.parse(text) if text.partition(":")[0].strip() == PREFIX else Synthesis.parse(text)
 
 
 def source_of(
     trace: Trace | None,
-    synth: str | Synthesis | None = None,
+    synth: str | Synthesis | Agents | None = None,
     *,
     resample: str = RESAMPLES[0],
     num_requests: int | None = None,
@@ -187,8 +232,12 @@ def source_of(
     if (trace is None) is (synth is None):
         raise ValueError(ONE_OF_THE_TWO)
     if synth is not None:
-        recipe = Synthesis.parse(synth) if isinstance(synth, str) else synth
-        return Drawn(recipe if num_requests is None else replace(recipe, n=num_requests))
+        recipe = recipe_of(synth) if isinstance(synth, str) else synth
+        if num_requests is None:
+            return Drawn(recipe)
+        if isinstance(recipe, Agents):
+            raise TraceError("synthetic agents have programs=N, not a number of requests")
+        return Drawn(replace(recipe, n=num_requests))
     assert trace is not None
     if resample == "windows":
         return Recorded(trace, resample, num_requests, seeds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from typing import Any, TypeAlias
@@ -11,6 +12,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from fastserve.workload.after import After, can_come, check_after, programs_of, taken
+from fastserve.workload.block_ids import BlockIds
 from fastserve.workload.errors import TraceError
 from fastserve.workload.reading import Reading
 from fastserve.workload.seed import seed_sequence
@@ -20,8 +23,11 @@ IntArray: TypeAlias = npt.NDArray[np.int64]
 NS = 1_000_000_000
 """Nanoseconds in a second."""
 
-_ARRAYS = ("prompt", "output", "priority", "ttft_slo", "tpot_slo", "e2e_slo", "max_tokens", "guess")
-_LISTS = ("client", "program", "hash_ids")
+_ARRAYS = ("prompt", "output", "priority", "ttft_slo", "tpot_slo", "e2e_slo", "max_tokens", "guess", "think")
+_LISTS = ("client", "program", "hash_ids", "tool", "scope")
+
+BEFORE_WINDOW = "waiting for requests before the window"
+WHOLE = "take or repeat whole programs (fastserve.workload.programs, or --resample blocks or pairs, which do)"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,12 +61,20 @@ class Trace:
     """ns to the last token; 0 = no such target."""
     max_tokens: IntArray | None = None
     """The client's own limit on the output; 0 = none given."""
-    hash_ids: list[list[int]] | None = None
-    """Ids of the prompt's blocks in order; equal leading ids mean a shared prefix."""
+    hash_ids: Sequence[Sequence[int]] | None = None
+    """Ids of the prompt's blocks in order; equal leading ids mean a shared prefix. Of many rows, a BlockIds."""
     block_size: int = 512
     """Prompt tokens per entry of `hash_ids`."""
     guess: IntArray | None = None
     """Predicted output length in the trace, >= 1; 0 = none given."""
+    after: After | None = None
+    """The rows, all earlier ones, that must have ended before this one comes; () is a root, which comes by itself."""
+    think: IntArray | None = None
+    """ns from the last of those ends to its arrival: a tool runs, or a person reads; 0 for a root."""
+    tool: list[str] | None = None
+    """The tool that the answer calls, which runs during the think time of what follows; "" for none or unknown."""
+    scope: list[str] | None = None
+    """Where its `hash_ids` are known: ids of different scopes never mean the same content."""
     dropped: dict[str, int] = field(default_factory=dict)
     """reason -> rows dropped, by a lenient read or by the format's own rule (`failed` in BurstGPT)."""
     reading: Reading | None = None
@@ -70,19 +84,34 @@ class Trace:
         n = len(self.arrival)
         if n == 0:
             raise TraceError(f"the trace {self.name!r} has no requests")
-        for column in ("arrival", *_ARRAYS, *_LISTS):
+        for column in ("arrival", *_ARRAYS, *_LISTS, "after"):
             values = getattr(self, column)
             if values is None:
                 continue
             if len(values) != n:
                 raise TraceError(f"column {column} has {len(values)} rows, but arrival has {n}")
-            if column not in _LISTS:
+            if column not in _LISTS and column != "after":
                 object.__setattr__(self, column, _whole(values, column))
         if self.arrival[0] != 0 or bool((np.diff(self.arrival) < 0).any()):
             raise TraceError("arrivals must start at 0 and never decrease; sort the rows, subtract the first")
         for column in ("prompt", "output"):
             if int(getattr(self, column).min()) < 1:
                 raise TraceError(f"every row needs at least one {column} token")
+        self._check_sessions()
+
+    def _check_sessions(self) -> None:
+        """With `after` there are think times and programs too, made where they are not given."""
+        if self.after is None:
+            if self.think is not None:
+                raise TraceError("think times need the column `after`: which rows they count from")
+            return
+        if self.think is None:
+            object.__setattr__(self, "think", np.zeros(len(self), np.int64))
+        elif int(self.think.min()) < 0:
+            raise TraceError("a think time is below 0; a request cannot come before what it waits for has ended")
+        check_after(self.after, self.program)
+        if self.program is None:
+            object.__setattr__(self, "program", programs_of(self.after))
 
     def __len__(self) -> int:
         return len(self.arrival)
@@ -111,13 +140,16 @@ class Trace:
         return [name for name, is_there in told.items() if is_there]
 
     def head(self, n: int) -> Trace:
-        """The first n requests (all of them when there are fewer)."""
+        """The first n requests (all of them when there are fewer). They wait for none of the others."""
         if n < 1:
             raise TraceError(f"cannot take the first {n} requests; ask for at least 1")
         return self if n >= len(self) else self.take(np.arange(n))
 
     def window(self, start_s: float = 0.0, duration_s: float | None = None) -> Trace:
-        """Requests with start_s <= arrival < start_s + duration_s, in seconds since the first arrival of this trace."""
+        """Requests with start_s <= arrival < start_s + duration_s, in seconds since the first arrival of this trace.
+
+        Those that wait for one outside, directly or not, are left out too and counted in `dropped`.
+        """
         check_window(start_s, duration_s)
         start = round(Fraction(start_s) * NS)
         chosen = self.arrival >= start
@@ -130,12 +162,24 @@ class Trace:
                 f"no request of {self.name!r} arrives in the window from {start_s:g} s"
                 f"{'' if duration_s is None else f' for {duration_s:g} s'}; the trace lasts {self.span / NS:g} s"
             )
-        return self.take(np.flatnonzero(chosen))
+        index = np.flatnonzero(chosen)
+        if self.after is None:
+            return self.take(index)
+        comes = can_come(self.after, index)
+        if not comes.any():
+            raise TraceError(
+                f"all requests of {self.name!r} in the window from {start_s:g} s wait for requests before it; begin "
+                "the window where a program begins, or take the first programs with --num-requests"
+            )
+        lost = len(index) - int(comes.sum())
+        found = self.take(index[comes])
+        return replace(found, dropped=self.dropped | {BEFORE_WINDOW: lost}) if lost else found
 
     def with_rate(self, rate: float) -> Trace:
         """The same requests with all gaps stretched by one factor, so that (n - 1) / span = rate (requests/s).
 
         Shape and CV of the gaps stay; diurnal and burst time scales move with them. A single request is returned as is.
+        Think times stay as they are.
         """
         if not 0 < rate < float("inf"):
             raise TraceError(f"a rate must be a positive number of requests per second, not {rate}")
@@ -158,6 +202,8 @@ class Trace:
         """
         if seed == 0:
             return self
+        if self.after is not None:
+            raise TraceError(f"requests of {self.name!r} wait for one another: {WHOLE}")
         order = np.random.default_rng(seed_sequence(seed)).permutation(len(self))
         return replace(self.take(order, rebase=False), arrival=self.arrival)
 
@@ -165,6 +211,8 @@ class Trace:
         """Repeats the trace end to end until it has n rows; one mean gap (1 s for a single row) parts two copies."""
         if n <= len(self):
             return self.head(n)
+        if self.after is not None:
+            raise TraceError(f"requests of {self.name!r} wait for one another: {WHOLE}")
         gap = round(Fraction(self.span, len(self) - 1)) if len(self) > 1 else NS
         copy, row = np.divmod(np.arange(n, dtype=np.int64), len(self))
         return replace(self.take(row, rebase=False), arrival=self.arrival[row] + copy * (self.span + gap))
@@ -179,17 +227,31 @@ class Trace:
             if entry.name == "block_size" and self.hash_ids is None:
                 continue
             sha.update(f"{entry.name}\n".encode())
-            sha.update(value.astype("<i8").tobytes() if isinstance(value, np.ndarray) else json.dumps(value).encode())
+            if isinstance(value, np.ndarray):
+                sha.update(value.astype("<i8").tobytes())
+            elif entry.name == "hash_ids":
+                for row, ids in enumerate(value):  # a row at a time: as one text they would be larger than the trace
+                    sha.update(f"{', ' if row else '['}{json.dumps(ids)}".encode())
+                sha.update(b"]")
+            else:
+                sha.update(json.dumps(value).encode())
         return sha.hexdigest()[:16]
 
     def take(self, index: npt.NDArray[np.intp] | IntArray, rebase: bool = True) -> Trace:
-        """Rows by index. With rebase the index must be increasing; without it the caller sets the arrivals."""
+        """Rows by index. With rebase the index must be increasing; without it the caller sets the arrivals.
+
+        TraceError where a row is taken that waits for one that is not.
+        """
         arrival = self.arrival[index] - self.arrival[index[0]] if rebase else np.zeros(len(index), np.int64)
-        changed: dict[str, Any] = {}
+        changed: dict[str, Any] = {} if self.after is None else {"after": taken(self.after, index)}
         for name in (*_ARRAYS, *_LISTS):
             column = getattr(self, name)
-            if column is not None:
-                changed[name] = column[index] if name in _ARRAYS else [column[i] for i in index.tolist()]
+            if isinstance(column, np.ndarray):
+                changed[name] = column[index]
+            elif isinstance(column, BlockIds):
+                changed[name] = column.take(index)
+            elif column is not None:
+                changed[name] = [column[i] for i in index.tolist()]
         return replace(self, arrival=arrival, **changed)
 
 

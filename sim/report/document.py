@@ -10,6 +10,7 @@ import numpy as np
 from fastserve.atomic_files import atomically
 from fastserve.formats import metadata, stamp
 from fastserve.json_values import plain
+from fastserve.metrics.summary import Columns
 from sim.report.provenance import provenance
 from sim.report.run import Run
 from sim.report.table import table
@@ -42,7 +43,7 @@ def document(settings: Mapping[str, object], runs: Sequence[Run]) -> dict[str, A
 
 def write_out(folder: Path, settings: Mapping[str, object], runs: Sequence[Run], csv: bool = False) -> list[Path]:
     """Writes run.json (settings, those of each label's policy, provenance), summary.json (`document`) and
-    records.parquet, on request records.csv.
+    records.parquet, of runs of sessions programs.csv, on request records.csv.
 
     The records of all runs are one table with the columns policy, label and seed in front. Each file appears whole or
     not at all; summary.json comes last, so a folder that has one is complete. Returns the paths.
@@ -55,7 +56,10 @@ def write_out(folder: Path, settings: Mapping[str, object], runs: Sequence[Run],
     if runs:
         written.append(_write_parquet(folder / "records.parquet", runs))
         if csv:
-            written.append(_write_csv(folder / "records.csv", runs))
+            written.append(_write_csv(folder / "records.csv", [_rows(run, run.records) for run in runs]))
+        programs = [_rows(run, run.programs) for run in runs if run.programs is not None]
+        if programs:
+            written.append(_write_csv(folder / "programs.csv", programs))
     return [*written, _write_json(folder / "summary.json", document(settings, runs))]
 
 
@@ -65,35 +69,43 @@ def _write_json(path: Path, value: object) -> Path:
     return path
 
 
+def write_programs(path: Path, runs: Sequence[Run]) -> Path:
+    """One row per program and run, as CSV. Raises ValueError where no run had sessions, OutputError."""
+    tables = [_rows(run, run.programs) for run in runs if run.programs is not None]
+    if not tables:
+        raise ValueError(f"{path}: no run had programs: the trace must say what waits for what, or give --sessions")
+    return _write_csv(path, tables)
+
+
 def _write_parquet(path: Path, runs: Sequence[Run]) -> Path:
     import pyarrow.parquet as pq
 
     # Run by run: one copy of one run's records at a time, however many runs there are.
-    with atomically(path) as draft, pq.ParquetWriter(draft, _rows(runs[0]).schema) as writer:
+    with atomically(path) as draft, pq.ParquetWriter(draft, _rows(runs[0], runs[0].records).schema) as writer:
         for run in runs:
-            writer.write_table(_rows(run))
+            writer.write_table(_rows(run, run.records))
     return path
 
 
-def _write_csv(path: Path, runs: Sequence[Run]) -> Path:
+def _write_csv(path: Path, tables: "Sequence[pa.Table]") -> Path:
     import pyarrow.csv as pc
 
-    with atomically(path) as draft, pc.CSVWriter(draft, _rows(runs[0]).schema) as writer:
-        for run in runs:
-            writer.write_table(_rows(run))
+    with atomically(path) as draft, pc.CSVWriter(draft, tables[0].schema) as writer:
+        for table in tables:
+            writer.write_table(table)
     return path
 
 
-def _rows(run: Run) -> "pa.Table":
-    """The records of `run`, with policy, label and seed in front; NaN becomes null."""
+def _rows(run: Run, columns: Columns) -> "pa.Table":
+    """Records or programs of `run`, with policy, label and seed in front; NaN becomes null."""
     import pyarrow as pa
 
-    n = len(run.records["id"])
-    columns = {
+    n = len(next(iter(columns.values())))
+    found = {
         "policy": pa.array([run.policy] * n, pa.string()),
         "label": pa.array([run.label] * n, pa.string()),
         "seed": pa.array(np.full(n, run.seed), pa.int64()),
     }
-    for name, column in run.records.items():
-        columns[name] = pa.array(column, pa.string() if name in TEXT else None, from_pandas=True)
-    return pa.table(columns).replace_schema_metadata(metadata("records"))
+    for name, column in columns.items():
+        found[name] = pa.array(column, pa.string() if name in TEXT else None, from_pandas=True)
+    return pa.table(found).replace_schema_metadata(metadata("records"))

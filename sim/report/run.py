@@ -17,3 +17,4 @@ class Run:
     settings: Mapping[str, Any]  # of this run alone: all those of the policy, see PolicySpec.told()
     records: Columns  # one row per job, seconds
     summary: Summary
+    programs: Columns | None = None  # one row per program of a run of sessions, see metrics.programs.PROGRAM_COLUMNS

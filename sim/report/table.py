@@ -1,6 +1,5 @@
 """Results as a text table: one row a label, averaged over its seeds, within 120 columns."""
 
-import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -9,10 +8,10 @@ from typing import Any
 from fastserve.metrics.finish import same_work
 from fastserve.metrics.intervals import Ratio, paired_ratio, resampled
 from fastserve.policies.in_words import fact_lines, policy_in_words, value_in_words
+from sim.report.layout import WIDTH, aligned, average, number, ratio_text
+from sim.report.programs import programs_lines
 from sim.report.run import Run
 from sim.settings import Settings
-
-WIDTH = 120
 
 # Heading (two lines) and the key of the summary below it.
 COLUMNS = (
@@ -62,23 +61,18 @@ def table(runs: Sequence[Run], settings: Mapping[str, object]) -> str:
     for label, group in groups.items():
         mark = _mark(group)
         marks |= {label: mark} if mark else {}
-        values = [_number(_average(group, key, settings)) for _, _, key in COLUMNS]
+        values = [number(average(group, key, settings)) for _, _, key in COLUMNS]
         rows.append(
             [
                 f"{label} {'*' if mark else ''}".rstrip(),
                 *values,
-                "1" if group is first else _ratio_text(_ratio(first, group, settings), bool(mark or _mark(first))),
+                "1" if group is first else ratio_text(_ratio(first, group, settings), bool(mark or _mark(first))),
             ]
         )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in rows
-    ]
-    lines.insert(2, "-" * len(lines[0]))
-    body = [line.rstrip() for line in lines] + _resampled(groups, settings)
+    body = aligned(rows) + _resampled(groups, settings)
+    programs = programs_lines(groups, settings)
+    if programs:
+        body = [*programs, "", "requests:", *body]
     return "\n".join([*_header(runs, settings), "", *body, *_notes(groups, marks, settings)]) + "\n"
 
 
@@ -141,9 +135,9 @@ def _notes(groups: Mapping[str, Sequence[Run]], marks: Mapping[str, str], settin
 
 def _found(groups: Mapping[str, Sequence[Run]], settings: Mapping[str, object]) -> str:
     """What the prefix cache did."""
-    rates = [f"{label} {_number(_average(group, 'hit_rate', settings))}" for label, group in groups.items()]
-    best = _average(next(iter(groups.values())), "hit_rate_unlimited", settings)
-    return f"prompt tokens found in the prefix cache: {', '.join(rates)} (an unlimited one: {_number(best)})"
+    rates = [f"{label} {number(average(group, 'hit_rate', settings))}" for label, group in groups.items()]
+    best = average(next(iter(groups.values())), "hit_rate_unlimited", settings)
+    return f"prompt tokens found in the prefix cache: {', '.join(rates)} (an unlimited one: {number(best)})"
 
 
 def _window(groups: Mapping[str, Sequence[Run]], settings: Mapping[str, object]) -> str:
@@ -152,9 +146,9 @@ def _window(groups: Mapping[str, Sequence[Run]], settings: Mapping[str, object])
     text = f"done req/s: completed jobs over the time from {begin} to the last end"
     spans = {}
     for label, group in groups.items():
-        window, drain = (_average(group, key, settings) for key in ("rate_window_s", "rate_drain_s"))
+        window, drain = (average(group, key, settings) for key in ("rate_window_s", "rate_drain_s"))
         if window and drain and drain >= NOTABLE * window:
-            spans[label] = f"{label} {_number(window)} s, {_number(drain)} s of it after the last arrival"
+            spans[label] = f"{label} {number(window)} s, {number(drain)} s of it after the last arrival"
     if len(spans) > 2:  # which row has which is in the summaries
         return f"{text}, of which {NOTABLE:.0%} or more is after the last arrival under {', '.join(spans)}"
     return f"{text} ({'; '.join(spans.values())})" if spans else text
@@ -240,39 +234,6 @@ def _ratio(first: Sequence[Run], group: Sequence[Run], settings: Mapping[str, An
     if not both:
         return None
     return paired_ratio([base for base, _ in both], [other for _, other in both], samples=settings.get("samples"))
-
-
-def _ratio_text(ratio: Ratio | None, marked: bool) -> str:
-    """marked: one of the two sides is."""
-    if ratio is None:
-        return "-"
-    if ratio.low is None or ratio.high is None:
-        return f"{ratio.mean:.2f}" + " *" * marked
-    return f"{ratio.mean:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]" + " *" * marked
-
-
-def _average(group: Sequence[Run], key: str, settings: Mapping[str, object]) -> float | None:
-    found = [value for run in group if (value := _figure(run, key, settings)) is not None]
-    return sum(found) / len(found) if found else None
-
-
-def _figure(run: Run, key: str, settings: Mapping[str, object]) -> float | None:
-    if key == "swap_gib":
-        return (run.summary["swapped_out_gib"] or 0.0) + (run.summary["swapped_in_gib"] or 0.0)
-    value = run.summary.get(key, settings.get(key))
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
-
-
-def _number(value: float | None) -> str:
-    """Three significant digits, all digits of the integer part; no exponent in the usual range."""
-    if value is None:
-        return "-"
-    if value == 0:
-        return "0"
-    if abs(value) >= 99_999.5 or abs(value) < 0.0005:
-        return f"{value:.1e}"
-    decimals = max(0, 2 - math.floor(math.log10(abs(value))))
-    return f"{value:.{min(decimals, 5)}f}"
 
 
 def _span(values: Sequence[int]) -> str:

@@ -30,7 +30,15 @@ from fastserve.backends.torch.kv_cache import Cache  # noqa: E402
 from fastserve.engine.params import SamplingParams  # noqa: E402
 from fastserve.policies import POLICIES  # noqa: E402
 from tests.backends.torch.families import VOCABULARY  # noqa: E402
-from tests.backends.torch.stage import BLOCK, GREEDY, Stage, alone, tiny  # noqa: E402
+from tests.backends.torch.stage import (  # noqa: E402
+    BLOCK,
+    GREEDY,
+    Stage,
+    alone,
+    by_request,
+    forced,
+    tiny,
+)
 from tests.devices import DEVICES, need  # noqa: E402
 from tests.sched.worlds import MS  # noqa: E402
 
@@ -230,25 +238,3 @@ def test_on_an_accelerator(device: str, residency: str, folder: Path) -> None:
     stage = crowded(there, residency)
     assert sum(stage.preemptions) > 2 * len(LENGTHS)
     assert [request.tokens for request in stage.requests] == [alone(there, prompt) for prompt in prompts()]
-
-
-def by_request(stage: Stage) -> list[Any]:
-    """(tokens, vocabulary) of each request: the logits that its tokens were taken from."""
-    found: list[list[Any]] = [[] for _ in stage.requests]
-    for step, logits, owners in zip(stage.witness.steps, stage.witness.logits, stage.backend.owners, strict=True):
-        ends = (step.starts[1:] - 1).tolist()
-        for row, at in zip(logits, step.wanted.tolist(), strict=True):
-            found[owners[ends.index(at)]].append(row)
-    return [torch.stack(rows) for rows in found]
-
-
-def forced(model: Any, prompt: list[int], tokens: list[int]) -> Any:
-    """The logits that a request alone would have seen on its way to these tokens."""
-    width = -(-(len(prompt) + len(tokens)) // BLOCK)
-    cache = Cache(model.layers, model.kv_heads, model.head_dim, width, 0, BLOCK, model.dtype, model.device)
-    with torch.inference_mode():
-        rows = [model.forward(pack([], [Rows(prompt, 0, range(width), True)], BLOCK), cache)]
-        for i, token in enumerate(tokens[:-1]):
-            step = pack([Rows([token], len(prompt) + i, range(width), True)], [], BLOCK)
-            rows.append(model.forward(step, cache))
-    return torch.cat(rows)

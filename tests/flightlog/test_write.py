@@ -34,7 +34,7 @@ def test_it_holds_lengths_and_ids_and_never_a_prompt(tmp_path: Path) -> None:
     assert header["hardware"]["latency"]["kind"] == "linear"
     assert [event["event"] for event in events[:3]] == ["submit", "plan", "commit"]
     submit = events[0]
-    assert set(submit) == {"event", "now", *FACTS} - {"ids"}
+    assert set(submit) == {"event", "now", *FACTS} - {"tool", "final"}
     assert submit["prompt"] == len(SECRET)
     assert submit["client"] == "ann"
     assert submit["deadline"] - submit["arrival"] == 2_500_000_000

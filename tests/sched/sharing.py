@@ -13,10 +13,12 @@ import sys
 import time
 import traceback
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from fastserve.hardware import Link
 from fastserve.hardware.machine_times import MachineTimes
 from fastserve.sched.job import Job
 from fastserve.sched.plan import Outcome, Plan
@@ -24,12 +26,17 @@ from fastserve.sched.policy import Policy
 from fastserve.sched.sharing import SharedLedger
 from sim.machine import AnsweringMachine, ModelledMachine
 from tests.sched import worlds
+from tests.sched.closed import Loop
+from tests.sched.gates import GATES
 from tests.sched.spec import Spec, simulate
-from tests.sched.test_specification import BATCHINGS, MEMORIES, audited, differences, options_for, records
+from tests.sched.test_specification import BATCHINGS, MEMORIES, audited, differences, options_for, records, unalike
 from tests.sched.uneven import Truth, UnevenMachine
-from tests.sched.worlds import Work, build, hardware, workload
+from tests.sched.worlds import MS, Work, build, chained, hardware, workload
 
 POOLS = (*MEMORIES, "defer")
+FAST = Link(10**12, 10**12, 1000, True)
+SLOW = Link(10**8, 5 * 10**7, MS, True)
+ONE_WAY = Link(10**10, 10**10, MS, False)
 UNITS = (16, 32, 64)
 
 
@@ -69,24 +76,36 @@ class UnevenAnswers(UnevenMachine):
         return outcome
 
 
+class Answers(AnsweringMachine):
+    def __init__(self, latency: Any, link: Any, outputs: Any, inbox: Any, work: Work) -> None:
+        assert work.answers is not None
+        super().__init__(latency, link, outputs, inbox, work.answers.__getitem__)
+        self.calls = work.calls
+
+    def run(self, plan: Plan) -> Outcome:
+        outcome = super().run(plan)
+        outcome.calls = {job: self.calls[job.id] for job in outcome.ended if self.calls[job.id]}
+        return outcome
+
+
 OWN = {"longest": Longest, "uncached": Uncached}
 NAMES = (*worlds.NAMES, *OWN)
 
 
-def tuned(name: str, coarse: bool) -> Policy:
-    return OWN[name]() if name in OWN else worlds.tuned(name, coarse)
+def tuned(name: str, coarse: bool, seed: int = 0) -> Policy:
+    return OWN[name]() if name in OWN else worlds.tuned(name, coarse, seed)
 
 
-def programs(rng: random.Random, work: Work, unit: int) -> None:
+def programs(rng: random.Random, work: Work, unit: int, longest: int = 600) -> None:
     """Gives the prompts content: conversations that go on, fork and repeat, behind a few system prompts; some full to
-    the last token of a unit, some of which not all is known, some whose answer nobody learns.
+    the last token of a unit, some of which not all is known, some whose answer nobody learns. longest: tokens.
     """
     new = iter(range(10**9))
     systems = [[next(new) for _ in range(rng.randint(1, 12))] for _ in range(rng.choice([1, 3]))]
     work.ids, work.answers = [], []
     for i in range(len(work.prompt)):
         if rng.random() < 0.7:  # longer ones, so that there is something to share
-            work.prompt[i] = min(600, work.prompt[i] + rng.choice([0, 100, 200, 300]))
+            work.prompt[i] = min(longest, work.prompt[i] + rng.choice([0, 100, 200, 300]))
         if rng.random() < 0.3:
             work.prompt[i] = max(1, work.prompt[i] // unit) * unit
         full = work.prompt[i] // unit
@@ -113,9 +132,20 @@ def programs(rng: random.Random, work: Work, unit: int) -> None:
 
 
 def compare(
-    name: str, seed: int, batching: str, memory: str, guard: bool, n: int = 30, unit: int | None = None
+    name: str,
+    seed: int,
+    batching: str,
+    memory: str,
+    guard: bool,
+    n: int = 30,
+    unit: int | None = None,
+    tier: bool = False,
+    closed: bool | None = None,
 ) -> dict[str, float]:
-    """All columns, and the order of the idle units, of macro-steps, single steps and the specification."""
+    """All columns, and the order of the idle units, of macro-steps, single steps and the specification.
+
+    tier: the host remembers units too.
+    """
     rng = random.Random(f"sharing {name} {seed} {batching} {memory} {guard}")
     coarse = rng.random() < 0.5
     slots = rng.choice([1, 2, 6, 16])
@@ -125,9 +155,17 @@ def compare(
     options = options_for(rng, work, slots, batching, memory, guard)
     options |= {"prefix_cache": "on", "prefix_tokens": unit, "lookahead": rng.choice([0, 0, 0, 2])}
     machine = hardware(coarse)
+    if tier:
+        dice = random.Random(f"tier {seed} {name} {batching} {memory} {guard}")
+        most = options["device_blocks"] or 100
+        options["host_prefix_tokens"] = 16 * dice.choice([most // 4, most, 3 * most, 30 * most]) + dice.randint(0, 20)
+        machine = replace(machine, link=dice.choice([machine.link, FAST, FAST, SLOW, ONE_WAY]))
     truth = None
     if rng.random() < 0.2:
         truth = Truth(rng.randrange(1000), work.output, 1 + options["lookahead"], rng.choice([0, 4]))
+    if closed or (closed is None and rng.random() < (0.6 if name in GATES else 0.25)):
+        chained(rng, work)
+    patience = rng.choice([2, 10_000])
     case = f"{name} seed {seed} {'coarse' if coarse else 'fine'} {options}"
 
     def body(*facts: Any) -> ModelledMachine:
@@ -135,43 +173,60 @@ def compare(
         assert work.answers is not None
         if truth is not None:
             return UnevenAnswers(latency, carrier, truth, inbox, work.answers)
-        return AnsweringMachine(latency, carrier, outputs, inbox, work.answers.__getitem__)
+        return Answers(latency, carrier, outputs, inbox, work)
 
     ours: dict[str, Any] = {}
     plans = []
+    policies: list[Policy] = []
     idle: list[list[int]] = []
+    kept: list[list[int]] = []
     for macro, watched in ((True, False), (False, True), (True, True)):
-        world, scheduler = build(tuned(name, coarse), work, machine, options, macro=macro, body=body)
+        world, scheduler = build(tuned(name, coarse, seed), work, machine, options, macro=macro, body=body)
+        policies.append(scheduler.policy)
+        scheduler.holding.patience = patience
         found = records(audited(world, scheduler) if watched else world)
         ledger = scheduler.ledger
         assert isinstance(ledger, SharedLedger) and not scheduler.live and not scheduler.running, case
-        pending = sum(copy.blocks for copy in ledger.copies)
-        assert ledger.used == 0 and ledger.cold + ledger.hosted == pending, case
-        assert not any(run.holders for run in ledger.tree.first.values()), case
+        pending = sum(copy.blocks for copy in ledger.copies if copy.units is None)
+        lefts = {id for copy in ledger.copies if copy.units for id in copy.job.ids[: copy.job.shared]}
+        assert ledger.used == 0 and ledger.cold + ledger.hosted == pending + len(lefts) * ledger.size, case
+        held = [id for run in ledger.tree.first.values() if run.holders for id in run.ids[run.start : run.end]]
+        assert len(held) == len(lefts) and set(held) == lefts, case
+        if ledger.tier is not None:
+            kept.append(ledger.tier.tree.idle_ids())
         ours = ours or found
         for column, values in ours.items():
             assert np.array_equal(values, found[column], equal_nan=values.dtype.kind == "f"), f"{case}: {column}"
         idle.append(ledger.tree.idle_ids())
         plans.append(scheduler.plans)
 
-    spec = Spec(tuned(name, coarse), MachineTimes(machine, slots, max(work.prompt)), machine, **options)
+    spec = Spec(tuned(name, coarse, seed), MachineTimes(machine, slots, max(work.prompt)), machine, **options)
+    spec.patience = patience
     speak = None if truth is None else truth.speak
-    theirs = simulate(spec, work.jobs(), work.output, work.cancels, speak, work.answers)
-    wrong = differences(ours, theirs, machine.memory.block_bytes)
+    calls = work.calls if truth is None else None
+    loop = None if work.after is None else Loop(work)
+    theirs = simulate(spec, work.jobs(), work.output, work.cancels, speak, work.answers, calls, loop)
+    wrong = differences(ours, theirs, machine.memory.block_bytes) + unalike([spec.policy, *policies])
     assert not wrong, f"{case}:\n" + "\n".join(wrong[:12])
     assert idle == [spec.idle] * 3, case
+    assert kept == [spec.kept] * 3 or not spec.tier, case
     return {
-        "comparisons": len(theirs) * 16 + 3,
+        "comparisons": len(theirs) * 19 + 3 + bool(spec.tier) * 3 + 3 * len(getattr(spec.policy, "noted", ())),
         "jobs": len(theirs),
         "plans": plans[0],
         "iterations": plans[1],
         "uneven": truth is not None,
+        "closed": work.after is not None,
+        "held": int((ours["held_s"] > 0).sum()),
+        "overruled": int(ours["overruled"].sum()),
+        "notes": len(getattr(spec.policy, "noted", ())),
         "cancelled": int((ours["finish"] == "cancelled").sum()),
         "refused": int((ours["finish"] == "rejected").sum()),
         "preemptions": float(ours["preemptions"].sum()),
         "swapped": float(ours["swapped_out_bytes"].sum()),
         "recomputed": float(ours["recomputed_tokens"].sum()),
         "cached": float(ours["cached_tokens"].sum()),
+        "loaded": float(ours["cached_host_tokens"].sum()),
         "prompt": float(ours["prompt_tokens"].sum()),
     }
 
@@ -182,6 +237,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=1, help="how many")
     parser.add_argument("--seconds", type=float, default=600.0, help="begin no case after so many")
     parser.add_argument("--policy", action="append", help="only these")
+    parser.add_argument("--tier", action="store_true", help="the host remembers units too")
     args = parser.parse_args()
     total: Counter[str] = Counter()
     bad = 0
@@ -195,7 +251,7 @@ def main() -> int:
                             break
                         total["cases"] += 1
                         try:
-                            total.update(compare(name, seed, batching, memory, guard))
+                            total.update(compare(name, seed, batching, memory, guard, tier=args.tier))
                         except Exception as error:
                             bad += 1
                             print(

@@ -13,11 +13,13 @@ NAN = float("nan")
 
 class SpecJob:
     def __init__(self, job):
-        facts = ("id", "arrival", "prompt", "limit", "client", "program", "priority", "deadline", "guess", "ids")
+        facts = ("id", "arrival", "prompt", "limit", "client", "program", "priority", "deadline", "guess", "ids",
+                 "tool", "final")  # fmt: skip
         for name in facts:
             setattr(self, name, getattr(job, name))
         self.shared = 0  # units of its prompt that it holds
-        self.found = None  # tokens that it found when it first joined
+        self.found = None  # tokens that it found when it first joined, and how many of these were loaded
+        self.from_host = 0
         self.spec = None
         self.running = self.complete = False  # complete: its KV is, but for the newest token
         self.generated = self.served = self.prefilled = self.preemptions = 0
@@ -27,12 +29,18 @@ class SpecJob:
         self.waited = None
         self.joined_at = 0
         self.owes_token = False  # this visit has not yielded one yet
-        self.finish = ""
+        self.finish = self.calls = ""
         self.now = lambda: 0
+        self.held_back = self.overruled = False
+        self.held_before = self.held_since = 0
         # for the record
         self.queued = self.first_token = self.last_token = self.end = None
         self.preempted = self.stalled = self.gap = self.computed = self.blocks_out = self.blocks_in = 0
         self.turns = 0  # iterations that might have yielded it a token
+
+    @property
+    def held(self):
+        return self.held_before + (self.now() - self.held_since if self.held_back else 0)
 
     @property
     def last_served(self):
@@ -54,6 +62,14 @@ class SpecCopy:
         self.job, self.blocks, self.out, self.end, self.orphan = job, blocks, out, None, False
 
 
+class SpecLeft:
+    """What a job has computed while it is copied to the host: it holds these units until then."""
+
+    def __init__(self, job, ids, unit):
+        self.id, self.arrival, self.program, self.ids, self.shared = job.id, job.arrival, job.program, ids, len(ids)
+        self.running, self.place, self.prompt, self.generated = False, LEAVING, len(ids) * unit + 1, 0
+
+
 def age(job):
     return job.arrival, job.id
 
@@ -62,10 +78,13 @@ class Spec:
     def __init__(self, policy, machine, hardware, *, max_batch, batching, token_budget, device_blocks, host_blocks,
                  residency, visit, kv_reserve, prefetch_quota, evict="policy", whole_context=False, skip_misfits=False,
                  prefill_guard=0.0, charging="iteration", static_timeout=0, macro=None,
-                 lookahead=0, prefix_cache="off", prefix_tokens=None):  # fmt: skip
+                 lookahead=0, prefix_cache="off", prefix_tokens=None, host_prefix_tokens=0):  # fmt: skip
         self.shares, self.unit = prefix_cache == "on", prefix_tokens or 16
+        self.tier = host_prefix_tokens // self.unit if self.shares and device_blocks is not None else 0
+        self.kept = []  # units on the host that no copy out needs, the next to be forgotten first
+        self.lefts = []  # what is copied to the host: each holds the units of its path, here and there
         self.size = self.unit // 16
-        self.idle = []  # units that nobody holds, the next to go first
+        self.idle = []  # units on the device that nobody holds, the next to go first
         self.policy, self.machine, self.hardware = policy, machine, hardware
         self.slots, self.shape, self.budget = max_batch, batching, NEVER if token_budget is None else token_budget
         self.device = NEVER if device_blocks is None else device_blocks
@@ -78,7 +97,14 @@ class Spec:
         self.timeout, self.lookahead = static_timeout, lookahead
         self.live, self.copies = [], []  # copies under way, in the order of issue
         self.channel = {True: 0, False: 0}
-        self.service = self.ps = self.hold = 0
+        self.service = self.ps = self.guarded = 0
+        self.patience, self.wakes = 10_000, 0
+        self.pins = {}  # by program: ns until which what it let go is kept, and the key
+        self.owner, self.above = {}, {}  # of an idle unit: the program that let it go last, and the unit above it
+        self.last = {}  # by program: ns, and which of its jobs ended then
+        self.begun = []  # (ns, tokens found, tokens asked) of each prefill
+        machine.pool_tokens = self.device if self.device >= NEVER else self.device * 16
+        machine.host_tokens = self.host if self.host >= NEVER else self.host * 16
         policy._scheduler, policy.machine, policy.jobs = self, machine, self.live
 
     # -- what a policy asks for
@@ -96,6 +122,54 @@ class Spec:
                 job.goals[why] = so_far + max(1, amount)
         if waited != KEEP:
             job.waited = None if waited is None else max(1, waited)
+
+    def hold(self, job):
+        if job in self.live and not job.held_back:
+            assert not job.running
+            job.held_back, job.held_since = True, self.policy.now
+
+    def release(self, job):
+        if job in self.live and job.held_back:
+            job.held_before, job.held_back, self.wakes = job.held, False, 0
+
+    def keep(self, program, until, key):
+        self.pins[program] = until, until if key is None else key
+
+    def contexts(self, programs):
+        found, seen, there = [], [], set()
+        for name in [getattr(named, "program", named) or named for named in programs]:
+            jobs = [job for job in self.live if name and job.program == name]
+            if isinstance(name, SpecJob):
+                jobs = [name]
+            elif not jobs and name in self.last:
+                jobs = self.last[name][1]
+            tokens = {job: job.prompt + job.generated for job in jobs if name not in seen}
+            seen.append(name)
+            if not self.shares:
+                found.append(max(tokens.values(), default=0))
+                continue
+            ids = {job: self.path(job)[: tokens[job] // self.unit] for job in tokens}
+            new = set().union(*ids.values()) - there
+            there |= new
+            found.append(sum(tokens[job] - len(ids[job]) * self.unit for job in tokens) + len(new) * self.unit)
+        return found
+
+    def path(self, job):
+        answer = self.answers[job.id] if job.finish == "stop" and job.program else ()
+        return [*job.ids, *answer]
+
+    def hits(self, window):
+        if not self.shares:
+            return 0, 0
+        lately = [begun for begun in self.begun if begun[0] > self.policy.now - window]
+        return sum(found for _, found, _ in lately), sum(asked for _, _, asked in lately)
+
+    def pool_used(self):
+        running = [job for job in self.live if job.running]
+        return 16 * (self.taken(running) + self.cold(running, []))
+
+    def pool_idle(self):
+        return len(self.idle) * self.unit
 
     # -- arithmetic
 
@@ -121,7 +195,7 @@ class Spec:
         return n
 
     def holders(self, id, but=()):
-        return [job for job in self.live if id in job.ids[: job.shared] and job not in but]
+        return [job for job in self.live + self.lefts if id in job.ids[: job.shared] and job not in but]
 
     def units(self, job):
         """Those that it holds, or would if it joined."""
@@ -152,11 +226,76 @@ class Spec:
         """It holds nothing. answer: units that it has filled beyond those of its prompt."""
         ids = [*job.ids[: job.shared], *answer] if self.shares else ()
         job.shared = 0
-        for id in reversed(ids):
+        for at, id in reversed(list(enumerate(ids))):
             if not self.holders(id):
                 if id in self.idle:
                     self.idle.remove(id)
                 self.idle.append(id)
+                self.owner[id] = job.program
+                self.above[id] = ids[at - 1] if at else None
+
+    def in_order(self, idle, owner):
+        """Idle units as they go: what is kept last, by its key; what is above what is kept is kept as well."""
+        rank = {}
+        for id in idle:
+            until, key = self.pins.get(owner[id], (0, 0)) if owner[id] else (0, 0)
+            rank[id] = (1, key) if until > self.policy.now else (0, 0)
+        for id in idle:
+            up = self.above[id]
+            while up in rank:
+                rank[up] = max(rank[up], rank[id])
+                up = self.above[up]
+        return sorted(idle, key=rank.get)
+
+    # -- units on the host
+
+    def hosts(self, id):
+        return id in self.kept or any(id in left.ids for left in self.lefts)
+
+    def loaded(self, job):
+        """How many of its leading units are there once those have been loaded that the host has beyond the device's."""
+        here = n = self.found(job)
+        while n < min(len(job.ids), (job.prompt + job.generated - 1) // self.unit) and self.tier:
+            if not self.hosts(job.ids[n]):
+                break
+            n += 1
+        computing = self.machine.prefill_ns(n * self.unit) - self.machine.prefill_ns(max(1, here * self.unit))
+        return n if job.place is NOWHERE and self.machine.load_ns((n - here) * self.unit) < computing else here
+
+    def write(self, job, path):
+        """The job has computed these units, or ends: what the host lacks of them is to be copied there, the first ones
+        if it has no room for all. It forgets others for them, the oldest first.
+        """
+        if not self.tier:
+            return
+        n = 0
+        while n < len(path) and self.hosts(path[n]):
+            n += 1
+        self.kept = [id for id in self.kept if id not in path[:n]]
+        room = self.tier - len({*path[:n], *self.kept}.union(*[left.ids for left in self.lefts]))
+        while self.kept and room < len(path) - n:
+            self.kept.pop(0)
+            room += 1
+        new = min(room, len(path) - n)
+        if new > 0:
+            left = SpecLeft(job, path[: n + new], self.unit)
+            self.lefts.append(left)
+            self.idle = [id for id in self.idle if id not in left.ids]
+            self.copies.append(SpecCopy(left, new * self.size, True))
+        else:
+            self.age_out(path[:n])
+
+    def age_out(self, path):
+        """Nothing that is under way needs these any more: on the host, they are the youngest now."""
+        for id in reversed(path):
+            if not any(id in left.ids for left in self.lefts):
+                self.kept.append(id)
+
+    def landed(self, left):
+        """It has been copied."""
+        self.lefts.remove(left)
+        self.let_go(left)
+        self.age_out(left.ids)
 
     def settle(self):
         """Idle units go where the jobs have taken the room."""
@@ -164,8 +303,8 @@ class Spec:
             return
         members = [job for job in self.live if job.running]
         room = max(0, self.device - self.taken(members) - self.cold(members, []))
-        while len(self.idle) * self.size > room:
-            self.idle.pop(0)
+        for id in self.in_order(self.idle, self.owner)[: max(0, -(-(len(self.idle) * self.size - room) // self.size))]:
+            self.idle.remove(id)
 
     # -- the host
 
@@ -180,9 +319,10 @@ class Spec:
         best_first = sorted(self.live, key=lambda job: (rank[job], not job.running, *age(job)))
         pinned = [job for job in best_first if job.running and job.owes_token]
         running = pinned + [job for job in best_first if job.running and not job.owes_token]
-        waiting = [job for job in best_first if not job.running]
+        waiting = [job for job in best_first if not job.running and not job.held_back]
         if type(self.policy).waiting is not Policy.waiting:
             waiting = list(self.policy.waiting())
+        waiting = waiting or self.overruled()
 
         def staying(joined):
             stay = []
@@ -193,12 +333,12 @@ class Spec:
             return stay
 
         joined, hold = [], 0
-        held_still = self.hold > self.service
+        held_still = self.guarded > self.service
         if held_still:
-            hold = self.hold if len(staying([])) == len(running) else 0
+            hold = self.guarded if len(staying([])) == len(running) else 0
         if self.shape == "static":
-            oldest = min(age(job) for job in self.live)[0]
-            if running or not (len(waiting) >= self.slots or now >= oldest + self.timeout):
+            oldest = min([age(job) for job in waiting], default=(0, 0))[0]
+            if running or not waiting or not (len(waiting) >= self.slots or now >= oldest + self.timeout):
                 held_still = True
         for job in [] if held_still else waiting:
             someone = running or joined
@@ -229,6 +369,29 @@ class Spec:
         prefill = [job for job in best_first if job in joined + stay and not job.complete]
         return joined, stay, left, prefill, hold
 
+    def overruled(self):
+        """Whom nobody would ever wake, though nothing runs: the oldest."""
+        if not self.live or any(job.running or not job.held_back for job in self.live):
+            return []
+        if any(job.waited for job in self.live) and self.wakes < self.patience:
+            return []
+        return [min(self.live, key=age)]
+
+    def tick(self):
+        """Nothing runs, and time has passed."""
+        now = self.policy.now
+        late = [job for job in self.live if job.held_back and job.waited and now - job.since >= job.waited]
+        self.wakes += bool(late)
+        self.ring_waited(sorted(late, key=age), now)
+
+    def opens_at(self):
+        """When to tick, or a batch starts though it is not full."""
+        times = [job.since + job.waited for job in self.live if job.held_back and job.waited]
+        offered = [job for job in self.live if not job.held_back] or self.overruled()
+        if self.shape == "static" and offered:
+            times.append(min(age(job) for job in offered)[0] + self.timeout)
+        return times
+
     def return_ns(self, job):
         """What coming back would cost a running job that is displaced now."""
         if self.swaps and self.held(job) <= self.host - self.hosted():
@@ -238,7 +401,7 @@ class Spec:
     def cold(self, members, left, gone=()):
         """Blocks that neither the members use nor are free or idle, once the KV of `gone` is gone."""
         parked = [job for job in self.live if not job.running and job.place in (DEVICE, LEAVING, COMING)] + left
-        parked = [job for job in parked if job not in members and job not in gone]
+        parked = [job for job in parked + self.lefts if job not in members and job not in gone]
         orphans = sum(copy.blocks for copy in self.copies if copy.orphan and not copy.out)
         private = sum(self.held(job) - self.size * len(self.units(job)) for job in parked)
         return private + orphans + self.size * len(self.union(parked) - self.union(members))
@@ -257,6 +420,9 @@ class Spec:
         missing = lambda job: self.held(job) - self.size * len(self.units(job))  # noqa: E731
         load = [SpecCopy(job, missing(job), False) for job in joined if job.place is HOST]
         load += [copy for copy in self.copies if not copy.orphan and not copy.out and copy.job in joined]
+        for job in joined:
+            if job.place is NOWHERE and self.loaded(job) > self.found(job):
+                load.append(SpecCopy(job, (self.loaded(job) - self.found(job)) * self.size, False))
         park, clear, drop, prefetch = [], [], [], []
         if self.device >= NEVER:
             return load, park, clear, drop, prefetch, []
@@ -272,7 +438,7 @@ class Spec:
         leaving = [copy for copy in self.copies if copy.out and not copy.orphan and copy.job not in joined]
         parked = [job for job in self.live if not job.running and job.place is DEVICE and job not in joined] + left
         for copy in list(leaving):
-            if free() < 0:
+            if free() < 0 and (copy.job not in self.lefts or alone(copy.job)):
                 clear.append(copy)
                 gone.append(copy.job)
                 leaving.remove(copy)
@@ -293,6 +459,11 @@ class Spec:
                     spared += copy.blocks
                 else:
                     gone.append(copy.job)
+        for copy in list(leaving):
+            if free() < 0 and copy.job in self.lefts:
+                clear.append(copy)
+                gone.append(copy.job)
+                leaving.remove(copy)
         room = free()
         assert room >= 0
         soon = room + sum(alone(copy.job) for copy in leaving)
@@ -305,11 +476,14 @@ class Spec:
                     park.append(SpecCopy(job, self.held(job), True))
         elif self.ahead and not park:
             rank = {job: self.policy.rank(job) for job in self.live}
-            queue = sorted((job for job in self.live if not job.running), key=lambda job: (rank[job], *age(job)))
+            queue = [job for job in self.live if not job.running and not job.held_back]
+            queue.sort(key=lambda job: (rank[job], *age(job)))
             if type(self.policy).waiting is not Policy.waiting:
                 queue = list(self.policy.waiting())
             spare = room - self.reserve
-            there = [job for job in self.live if job not in gone and job.place not in (HOST, NOWHERE)] + joined
+            there = [
+                job for job in self.live + self.lefts if job not in gone and job.place not in (HOST, NOWHERE)
+            ] + joined
             for job in [job for job in queue if job not in joined][: self.quota]:
                 if spare <= taken:
                     break
@@ -326,12 +500,15 @@ class Spec:
         """The idle units that go before the step: what is idle already, then what becomes so, unless it is found."""
         kept = self.union(joined) | fetched
         idle = [id for id in self.idle if id not in kept]
+        owner = dict(self.owner)
         order = drop + [copy.job for copy in clear if not copy.out and not copy.orphan]
         order += [copy.job for copy in clear if copy.out]
         for i, job in enumerate(order):
             last = [id for id in job.ids[: job.shared] if not self.holders(id, but=order[: i + 1])]
             idle += [id for id in reversed(last) if id not in kept]
-        return idle[: max(0, -(-(len(idle) * self.size - room) // self.size))]
+            owner |= dict.fromkeys(last, job.program)
+            self.above |= dict(zip(job.ids[: job.shared], [None, *job.ids], strict=False))
+        return self.in_order(idle, owner)[: max(0, -(-(len(idle) * self.size - room) // self.size))]
 
     def send(self, copy, at):
         copy.end = max(at, self.channel[copy.out]) + self.hardware.link.copy_ns(
@@ -368,12 +545,15 @@ class Spec:
         members = joined + stay
         load, park, clear, drop, prefetch, evict = self.make_room(joined, stay, left)
         coming = [job for job in [*joined, *[copy.job for copy in prefetch]] if job.place in (NOWHERE, HOST)]
-        found = {job: self.found(job) for job in coming}
+        found = {job: self.loaded(job) for job in coming}
         for job in joined:
             if job.place is NOWHERE:
                 job.prefilled = found[job] * self.unit
             if job.found is None:
                 job.found = job.prefilled
+                job.from_host = (found[job] - self.found(job)) * self.unit if job.place is NOWHERE else 0
+            if job.place is NOWHERE:
+                self.begun.append((now, job.prefilled, job.prompt + job.generated))
         decode = [job for job in members if job.complete]
         chunks = self.chunks(prefill, len(decode))
         if self.shape == "prefill-first" and chunks:
@@ -381,7 +561,8 @@ class Spec:
         if not chunks and not decode:
             return False
         # the copies
-        for copy in park:
+        store = [copy for copy in self.copies if copy.end is None]
+        for copy in store + park:
             self.send(copy, now)
         ready = max([now] + [copy.end for copy in clear])
         start = ready
@@ -417,6 +598,9 @@ class Spec:
                 self.take(copy.job, found[copy.job])
             self.copies.append(copy)
         for job in joined:
+            if job.held_back:
+                job.overruled, job.held_before, job.held_back = True, job.held_before + now - job.held_since, False
+                self.wakes = 0
             if job.queued is None:
                 job.queued = now - job.arrival
             else:
@@ -426,8 +610,8 @@ class Spec:
                     copy.orphan = True
                 else:
                     self.copies.remove(copy)
-            if job.place is HOST:
-                job.blocks_in += next(copy.blocks for copy in load if copy.job is job)
+            if job.place in (HOST, NOWHERE):
+                job.blocks_in += sum(copy.blocks for copy in load if copy.job is job)
             if job in found:
                 self.take(job, found[job])
             job.running, job.owes_token, job.place = True, True, DEVICE
@@ -435,17 +619,20 @@ class Spec:
         ending = [job for job, n in chunks if job.prefilled + n == job.prompt + job.generated]
         said = {job: speak(job.id, job.turns, job.generated) for job in decode + ending}
         fresh = any(job.owes_token and job not in joined and said[job][0] for job in decode)
-        moves = load or park or clear or drop or prefetch
-        self.hold = hold if policy.settled and not (fresh or moves or left) else 0
+        moves = load or park or clear or drop or prefetch or store
+        self.guarded = hold if policy.settled and not (fresh or moves or left) else 0
         for copy in clear:
             if not copy.out and not copy.orphan:
                 copy.job.place = HOST
                 self.copies.remove(copy)
                 self.let_go(copy.job)
         for copy in [copy for copy in clear if copy.out]:
-            copy.job.place = HOST
             self.copies.remove(copy)
-            self.let_go(copy.job)
+            if copy.job in self.lefts:
+                self.landed(copy.job)
+            else:
+                copy.job.place = HOST
+                self.let_go(copy.job)
         for id in evict:
             self.idle.remove(id)
         for job in joined:
@@ -453,10 +640,12 @@ class Spec:
                 self.take_all(job)
         landed = [copy for copy in [*self.copies, *load, *clear] if copy.end <= after]
         if landed:
-            self.hold = 0
+            self.guarded = 0
         for copy in [copy for copy in self.copies if copy.end <= after]:
             self.copies.remove(copy)
-            if not copy.orphan:
+            if copy.job in self.lefts:
+                self.landed(copy.job)
+            elif not copy.orphan:
                 copy.job.place = HOST if copy.out else DEVICE
                 (self.let_go if copy.out else self.take_all)(copy.job)
         tokens = len(decode) + sum(n for _, n in chunks)
@@ -472,8 +661,9 @@ class Spec:
             job.computed += n
             self.take(job, min(len(job.ids), job.prefilled // self.unit))
             if job in ending:
-                self.hold = 0
+                self.guarded = 0
                 job.complete = True
+                self.write(job, job.ids[: job.shared])
         for job, (n, _) in said.items():
             job.turns += 1
             job.generated += n
@@ -506,18 +696,23 @@ class Spec:
         for job, why in [(job, why) for job in jobs for why in ("served", "tokens") if due(job, why)]:
             if due(job, why):
                 del job.goals[why]
-                self.hold = 0
+                self.guarded = 0
                 self.policy.alarm(job, why)
-        for job in [job for job in jobs if late(job)]:
-            if late(job):
+        self.ring_waited([job for job in jobs if late(job)], now)
+
+    def ring_waited(self, jobs, now):
+        for job in jobs:
+            if not job.running and job.waited and now - job.since >= job.waited:
                 job.since = now
-                self.hold = 0
+                self.guarded = 0
                 self.policy.alarm(job, "waited")
 
     def remove(self, job, now, finish, answer=()):
         self.live.remove(job)
         filled = (job.prompt + job.generated - 1) // self.unit
-        self.let_go(job, answer[: max(0, filled - job.shared)] if job.shared == len(job.ids) else ())
+        answer = answer[: max(0, filled - job.shared)] if job.shared == len(job.ids) else ()
+        self.write(job, [*job.ids[: job.shared], *answer])
+        self.let_go(job, answer)
         for copy in self.copies:
             if copy.job is job:
                 copy.orphan = True
@@ -527,47 +722,95 @@ class Spec:
             else:
                 job.preempted += now - job.left_at
         job.running, job.place, job.end, job.finish = False, NOWHERE, now, finish
-        self.hold = 0
+        if job.held_back:
+            job.held_before, job.held_back = job.held, False
+        if job.program:
+            at, ended = self.last.get(job.program, (now, []))
+            self.last[job.program] = now, [*(ended if at == now else []), job]
+        job.calls = self.calls[job.id] if finish == "stop" else ""
+        self.guarded = 0
         self.policy.depart(job)
+        self.gone(job.id, now)
+
+    def end_program(self, program):
+        self.guarded = 0
+        self.policy.ended(program)
+        self.last.pop(program, None)
+        self.pins.pop(program, None)
 
 
-def simulate(spec, jobs, outputs, cancels, speak=None, answers=None):
+def simulate(spec, jobs, outputs, cancels, speak=None, answers=None, calls=None, loop=None):
     """The driver loop of the specification. Returns its jobs.
 
     outputs: true tokens by job id. speak: (id, iterations that might have yielded a token before, tokens so far) ->
     (tokens, whether it has ended), of an uneven body; an even one yields one token at a time. answers: by job id, the
-    units that prompt and answer fill beyond those of the prompt.
+    units that prompt and answer fill beyond those of the prompt. calls: by job id, the tool that its answer calls.
+    loop: says who comes, who goes and which program is over as others end; else jobs and cancels are all there is.
     """
     speak = speak or (lambda id, turn, tokens: (1, tokens + 1 == outputs[id]))
-    specs = [SpecJob(job) for job in jobs]
-    spec.answers = answers or [()] * len(specs)
-    for job in specs:
-        job.spec = spec
-        job.now = lambda: spec.policy.now
-    arrivals, gone = sorted(specs, key=age), sorted(cancels)
-    while arrivals or gone or spec.live:
+    loop = loop or OpenLoop(jobs, cancels)
+    specs = {}
+    spec.answers = answers or [()] * len(jobs)
+    spec.calls = calls or [""] * len(jobs)
+    spec.gone = loop.ended
+    while loop.at < NEVER or spec.live:
         now = spec.ps // 1000
         spec.policy.now = now
-        while arrivals and arrivals[0].arrival <= now:
-            job = arrivals.pop(0)
+        for at, id in loop.arrived(now):
+            job = specs[id] = SpecJob(loop.job(id, at))
+            job.spec = spec
+            job.now = lambda: spec.policy.now
             if spec.need(job) > spec.device:
                 job.finish = "rejected"
+                loop.ended(id, now)
                 continue
             spec.live.append(job)
-            spec.hold = 0
+            spec.guarded = 0
             spec.policy.arrive(job)
-        due = [id for at, id in gone if at <= now]
-        gone = [(at, id) for at, id in gone if at > now]
-        for job in sorted((specs[id] for id in due), key=age):
+        for job in sorted((specs[id] for id in loop.left(now)), key=age):
             if job in spec.live:
                 spec.remove(job, now, "cancelled")
                 spec.settle()
+        for program in loop.over(now):
+            spec.end_program(program)
         if not (spec.live and spec.iterate(speak)):
-            times = [job.arrival for job in arrivals[:1]] + [at for at, _ in gone[:1]]
-            if spec.live and spec.shape == "static":
-                times.append(min(age(job) for job in spec.live)[0] + spec.timeout)
-            if times:
+            times = [loop.at, *spec.opens_at()]
+            if min(times) < NEVER:
                 spec.ps = max(spec.ps, min(times) * 1000)
+                spec.policy.now = spec.ps // 1000
+                spec.tick()
             else:
                 assert not spec.live, "jobs wait and nothing will happen"
-    return specs
+    return [specs[id] for id in sorted(specs)]
+
+
+class OpenLoop:
+    """Who comes and who goes at what time is known."""
+
+    def __init__(self, jobs, cancels):
+        self.jobs = {job.id: job for job in jobs}
+        self.coming = sorted((job.arrival, job.id) for job in jobs)
+        self.leaving = sorted(cancels)
+
+    @property
+    def at(self):
+        return min([at for at, _ in self.coming[:1] + self.leaving[:1]], default=NEVER)
+
+    def job(self, id, at):
+        return self.jobs[id]
+
+    def arrived(self, now):
+        due = [(at, id) for at, id in self.coming if at <= now]
+        self.coming = self.coming[len(due) :]
+        return due
+
+    def left(self, now):
+        due = [id for at, id in self.leaving if at <= now]
+        self.leaving = self.leaving[len(due) :]
+        return due
+
+    def over(self, now):
+        return []
+
+    def ended(self, id, now):
+        pass

@@ -269,8 +269,10 @@ class Run:
                     coming = min(coming, scheduler.opens_at())
                 if coming == NEVER:
                     break
-                assert coming > now, "jobs wait and the Scheduler asks to be asked again at once"
-                now = coming
+                later = max(now, coming)
+                rung = scheduler.tick(later)
+                assert later > now or rung, "jobs wait and the Scheduler asks to be asked again at once"
+                now = later
                 continue
             outcome = body.run(plan)
             now += outcome.stall + outcome.service

@@ -11,6 +11,7 @@ from fastserve.sched.config import SchedulerConfig
 from fastserve.sched.errors import RefusedError
 from fastserve.sched.job import Job
 from fastserve.sched.plan import Outcome
+from fastserve.sched.prefix import PrefixScheduler
 from fastserve.sched.sharing import SharedLedger
 from tests.policies.desk import Desk
 from tests.sched.audit import audit
@@ -124,6 +125,29 @@ def test_all_is_forgotten_with_the_kv() -> None:
     there.scheduler.forget_all(there.now)
     assert job.cached == 0 and not idle(there)
     assert step(there).found == {}
+
+
+def test_what_is_idle_can_be_forgotten() -> None:
+    """What a live job holds stays, and others find it; the next plan tells which units went."""
+    there = desk()
+    scheduler = there.scheduler
+    assert isinstance(scheduler, PrefixScheduler)
+    first = there.come(70, ids=(1, 2, 3, 4))
+    step(there)
+    step(there, first)
+    other = there.come(40, ids=(1, 2))
+    assert step(there).found == {other: 32}
+    assert not scheduler.forget_idle(there.now)
+    audit(scheduler)
+    assert idle(there) == []
+    third = there.come(70, ids=(1, 2, 3, 4))
+    assert third.cached == 32
+    assert step(there)[1:] == ({third: 32}, [4, 3])
+    step(there, other, third)
+    assert scheduler.forget_idle(there.now)
+    fourth = there.come(70, ids=(1, 2, 3, 4))
+    assert fourth.cached == 0
+    assert step(there) == Said([(fourth, 0, 70)], {}, [4, 3, 2, 1])
 
 
 def test_a_job_that_can_never_fit_is_refused_whatever_it_would_find() -> None:

@@ -11,11 +11,14 @@ import pytest
 from fastserve.hardware.machine_times import MachineTimes
 from fastserve.sched.job import NEVER
 from fastserve.sched.plan import Plan
+from fastserve.sched.policy import Policy
 from fastserve.sched.scheduler import Scheduler
 from sim.world import World
 from tests.sched.audit import audit, broken_promises
+from tests.sched.closed import Loop
+from tests.sched.gates import GATES
 from tests.sched.spec import Spec, simulate
-from tests.sched.worlds import NAMES, Work, build, hardware, tuned, workload
+from tests.sched.worlds import NAMES, Work, build, chained, hardware, tuned, workload
 
 BATCHINGS = ("chunked", "mixed", "prefill-first", "static")
 MEMORIES = ("unlimited", "recompute", "reactive", "proactive")
@@ -48,11 +51,11 @@ def options_for(rng: random.Random, work: Work, slots: int, batching: str, memor
 
 def fields(plan: Plan) -> tuple[Any, ...]:
     def copies(found: Any) -> list[Any]:
-        return [(copy.job.id, copy.blocks, copy.out) for copy in found]
+        return [(copy.job.id, copy.blocks, copy.out, copy.units) for copy in found]
 
     chosen = plan.now, list(plan.gone), plan.joined, plan.left, plan.prefill, plan.drop, plan.batch, plan.context
-    moved = copies(plan.load), copies(plan.clear), copies(plan.park), copies(plan.prefetch)
-    shared = dict(plan.found), list(plan.evict)
+    moved = copies(plan.load), copies(plan.clear), copies(plan.park), copies(plan.prefetch), copies(plan.store)
+    shared = dict(plan.found), list(plan.evict), list(plan.forget)
     return *chosen, *moved, *shared, plan.iterations, plan.service, plan.until, plan.hold, plan.members
 
 
@@ -98,6 +101,8 @@ def differences(ours: dict[str, Any], theirs: list[Any], block_bytes: int) -> li
             "first_token": second(job.first_token),
             "end": second(job.arrival if rejected else job.end),
             "queued": second(job.queued),
+            "held_s": job.held_before / 1e9,
+            "overruled": job.overruled,
             "preempted": second(job.preempted),
             "stalled": second(job.stalled),
             "service": second(job.served),
@@ -105,6 +110,7 @@ def differences(ours: dict[str, Any], theirs: list[Any], block_bytes: int) -> li
             "preemptions": job.preemptions,
             "recomputed_tokens": max(0, job.computed + (job.found or 0) - job.prompt),
             "cached_tokens": job.found or 0,
+            "cached_host_tokens": job.from_host,
             "swapped_out_bytes": job.blocks_out * block_bytes,
             "swapped_in_bytes": job.blocks_in * block_bytes,
         }
@@ -113,6 +119,18 @@ def differences(ours: dict[str, Any], theirs: list[Any], block_bytes: int) -> li
             if got != value and not (value != value and got != got):
                 found.append(f"job {job.id} {name}: {got} should be {value}")
     return found
+
+
+def unalike(policies: list[Policy]) -> list[str]:
+    """What these have read of the Scheduler is the same, where they note it."""
+    first, *others = [getattr(policy, "noted", []) for policy in policies]
+    for i, noted in enumerate(others):
+        for at, (want, got) in enumerate(zip(first, noted, strict=False)):
+            if want != got:
+                return [f"run {i}, note {at}: {got} should be {want}"]
+        if len(first) != len(noted):
+            return [f"run {i} has noted {len(noted)} times, the specification {len(first)}"]
+    return []
 
 
 def compare(
@@ -134,15 +152,21 @@ def compare(
     if limitless:
         work.limit, options["whole_context"] = NEVER, True
     options["lookahead"] = lookahead
+    if rng.random() < (0.5 if name in GATES else 0.2):
+        chained(rng, work)
+    patience = rng.choice([2, 10_000])
     machine = hardware(coarse)
     case = f"{name} seed {seed} {'coarse' if coarse else 'fine'} {options}"
 
-    world, scheduler = build(tuned(name, coarse), work, machine, options)
+    world, scheduler = build(tuned(name, coarse, seed), work, machine, options)
+    scheduler.holding.patience = patience
     macro = records(world)
     assert not scheduler.live and not scheduler.running, case
-    single_world, single = build(tuned(name, coarse), work, machine, options, macro=False)
+    single_world, single = build(tuned(name, coarse, seed), work, machine, options, macro=False)
+    single.holding.patience = patience
     single_records = records(audited(single_world, single))
-    audited_world, watched = build(tuned(name, coarse), work, machine, options)
+    audited_world, watched = build(tuned(name, coarse, seed), work, machine, options)
+    watched.holding.patience = patience
     watched_records = records(audited(audited_world, watched))
     for column, values in macro.items():
         for other in (single_records, watched_records):
@@ -151,9 +175,12 @@ def compare(
         pending = sum(copy.blocks for copy in ledger.copies)
         assert ledger.used == 0 and ledger.cold + ledger.hosted == pending, case
 
-    spec = Spec(tuned(name, coarse), MachineTimes(machine, slots, max(work.prompt)), machine, **options)
-    spec_jobs = simulate(spec, work.jobs(), work.output, work.cancels)
+    spec = Spec(tuned(name, coarse, seed), MachineTimes(machine, slots, max(work.prompt)), machine, **options)
+    spec.patience = patience
+    loop = None if work.after is None else Loop(work)
+    spec_jobs = simulate(spec, work.jobs(), work.output, work.cancels, loop=loop)
     wrong = differences(macro, spec_jobs, machine.memory.block_bytes)
+    wrong += unalike([each.policy for each in (spec, scheduler, single, watched)])
     assert not wrong, f"{case}:\n" + "\n".join(wrong[:12])
     return {
         "plans": scheduler.plans,

@@ -22,6 +22,8 @@ from sim import link
 from sim.inbox import Inbox
 from sim.machine import ModelledMachine
 from sim.world import World
+from tests.sched.closed import ClosedInbox, ClosedWorld
+from tests.sched.gates import GATES
 
 MS = 1_000_000
 PS_IN_MS = 1_000_000_000
@@ -66,22 +68,49 @@ class Work:
     cancels: list[tuple[int, int]]  # (ns, id)
     ids: list[list[int]] | None = None  # of the units of each prompt, and of those that prompt and answer fill beyond
     answers: list[list[int]] | None = None
+    after: dict[int, list[tuple[int, int]]] | None = None  # in closed loop: who comes when one has ended, and ns later
+    told: bool = False  # in closed loop: that a program is over
+    names: list[str] | None = None  # of programs; None: some with four jobs, some without a name
+
+    def job(self, i: int, at: int) -> Job:
+        return Job(
+            i, at, self.prompt[i], limit=self.limit, client=f"c{i % 7}", program=self.program(i),
+            priority=i * 7919 % 5, deadline=at + (i * 104729 % 60 + 1) * 10**9, guess=self.output[i],
+            ids=() if self.ids is None else path(self.ids[i]), tool=f"t{i % 3}" if i % 5 else "", final=i % 4 == 3,
+        )  # fmt: skip
+
+    def program(self, i: int) -> str:
+        if self.names is not None:
+            return self.names[i]
+        return f"p{i // 4}" if i % 11 != 5 else ""
 
     def jobs(self) -> list[Job]:
-        return [
-            Job(
-                i, at, self.prompt[i], limit=self.limit, client=f"c{i % 7}", program=f"p{i // 4}",
-                priority=i * 7919 % 5, deadline=at + (i * 104729 % 60 + 1) * 10**9, guess=self.output[i],
-                ids=() if self.ids is None else path(self.ids[i]),
-            )
-            for i, at in enumerate(self.arrival)
-        ]  # fmt: skip
+        return [self.job(i, at) for i, at in enumerate(self.arrival)]
+
+    @property
+    def calls(self) -> list[str]:
+        """The tool that each answer calls."""
+        return [f"tool-{i * 31 % 4}" if i % 6 else "" for i in range(len(self.arrival))]
 
 
 def path(ids: list[int]) -> Ids:
     """The same in one part or in two."""
     half = len(ids) // 2
     return Path((ids[:half], tuple(ids[half:]))) if half % 3 == 1 else tuple(ids)
+
+
+def chained(rng: random.Random, work: Work) -> None:
+    """Makes a closed loop of it: turns, forks, and programs that begin when others have ended."""
+    work.after = {}
+    work.told = rng.random() < 0.7
+    for i in range(1, len(work.arrival)):
+        if i % 4 and rng.random() < 0.8:
+            parent = i - 1 if rng.random() < 0.7 else rng.randint(i // 4 * 4, i - 1)
+        elif rng.random() < 0.4:
+            parent = rng.randint(max(0, i - 9), i - 1)
+        else:
+            continue
+        work.after.setdefault(parent, []).append((i, rng.choice([1, 1, 3, 10, 40, 200]) * MS))
 
 
 def workload(rng: random.Random, n: int, coarse: bool, slots: int, cancels: bool) -> Work:
@@ -174,14 +203,16 @@ class Rounds(Policy):
         return [line[turn] for turn in range(most) for line in lines if turn < len(line)]
 
 
-def tuned(name: str, coarse: bool) -> Policy:
-    """The policy, with quanta that bite at the scale of the test's machine."""
+def tuned(name: str, coarse: bool, seed: int = 0) -> Policy:
+    """The policy, with quanta that bite at the scale of the test's machine. seed: of its own dice."""
     if name == "chaos":
         return Chaos()
     if name == "stranger":
         return Stranger()
     if name == "rounds":
         return Rounds()
+    if name in GATES:
+        return GATES[name](seed)
     if name == "las":
         return make(name, {"quantum": 0.010 if coarse else 0.1})
     if name == "sj-mlfq:artifact":
@@ -193,12 +224,15 @@ def tuned(name: str, coarse: bool) -> Policy:
         )
     if name in ("mlfq", "sj-mlfq") and coarse:
         return make(name, {"alpha": 0.050})
+    if name in ("plas", "atlas"):
+        return make(name, {"beta": 2.0})
     return make(name)
 
 
 NAMES = (
     "chaos", "stranger", "rounds", "fcfs", "fixed-priority", "las", "mlfq", "sj-mlfq", "sj-mlfq:artifact",
-    "sj-mlfq:knobs", "sjf", "srpt",
+    "sj-mlfq:knobs", "sjf", "srpt", "program-fcfs", "plas", "atlas", "deepest-first", "lpm", "cachewise",
+    *GATES,
 )  # fmt: skip
 
 
@@ -233,6 +267,11 @@ def build(
     times = MachineTimes(machine, int(options["max_batch"]), max(work.prompt))  # type: ignore[call-overload]
     scheduler = scheduler_of(policy, times, macro=macro, **options)
     carrier = link.Link(machine.link, machine.memory.block_bytes)
-    inbox = Inbox(iter(work.jobs()), work.cancels)
+    closed = work.after is not None
+    inbox = ClosedInbox(work) if closed else Inbox(iter(work.jobs()), work.cancels)
     executor = body(machine.latency, carrier, work.output, inbox)
-    return World(scheduler, executor, carrier, inbox, Recorder(machine.memory.block_bytes)), scheduler
+    kind = ClosedWorld if closed else World
+    world = kind(scheduler, executor, carrier, inbox, Recorder(machine.memory.block_bytes))
+    if isinstance(inbox, ClosedInbox):
+        world.attach(inbox.ends)
+    return world, scheduler

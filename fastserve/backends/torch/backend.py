@@ -26,6 +26,7 @@ from fastserve.engine.params import SamplingParams
 from fastserve.hardware import Hardware, Memory
 from fastserve.sched.job import Job
 from fastserve.sched.plan import Plan
+from fastserve.sched.units import Ids
 
 log = logging.getLogger("fastserve")
 
@@ -44,7 +45,7 @@ class TorchBackend:
     weights and KV.
     """
 
-    traits = Traits(swaps=True, exact="always", constrains=True)
+    traits = Traits(swaps=True, exact="always", constrains=True, shares=True)
     load = staticmethod(load_model)
 
     def __init__(
@@ -63,18 +64,19 @@ class TorchBackend:
         block_bytes = model.block_bytes(block)
         pools = size_pools(
             block_bytes, model.device, block_tokens=block, kv_tokens=wanted.kv_tokens,
-            host_tokens=wanted.host_tokens if wanted.swaps else 0, gpu_memory_utilization=gpu_memory_utilization,
+            host_tokens=wanted.host_tokens if wanted.swaps else 0, host_prefix_tokens=wanted.host_prefix_tokens,
+            gpu_memory_utilization=gpu_memory_utilization,
         )  # fmt: skip
         self.model = model
         if model.device.type != "cpu":  # matrix products whose kernels are chosen by the number of rows
             self.traits = replace(self.traits, exact="same-composition")
         self.cache = cache = Cache(
-            model.layers, model.kv_heads, model.head_dim, pools.blocks, pools.host_blocks, block, model.dtype,
-            model.device,
+            model.layers, model.kv_heads, model.head_dim, pools.blocks, pools.host_blocks + pools.prefix_blocks, block,
+            model.dtype, model.device,
         )  # fmt: skip
         self.memory = Memory(block, pools.blocks * block, pools.host_blocks * block_bytes, block_bytes // block)
         self.max_batch = wanted.max_batch
-        self.blocks = BlockManager(cache.blocks, cache.host_blocks, cache.block_tokens, cache)
+        self.blocks = BlockManager(cache.blocks, cache.host_blocks, cache.block_tokens, cache, wanted.unit_tokens)
         self.sampler = Sampler(model.suppress)
         self.states: dict[Job, JobState] = {}
         self.info = ModelInfo(
@@ -127,6 +129,9 @@ class TorchBackend:
         sampling = SamplingState(params, seed=seed, prompt=prompt, eos_ids=self.model.eos_ids)
         self.states[job] = JobState(prompt, [], sampling)
 
+    def answer(self, job: Job, ids: Ids) -> None:
+        self.blocks.answer(job, ids)
+
     def forget(self, job: Job) -> None:
         self.states.pop(job, None)
         self.blocks.forget(job)
@@ -144,8 +149,8 @@ class TorchBackend:
     def held(self) -> dict[str, int]:
         """What it holds of its jobs: nothing, when all have departed and no copy is under way."""
         device, host = self.blocks.device, self.blocks.host
-        return {"jobs": len(self.states), "device blocks": device.size - len(device.free),
-                "host blocks": host.size - len(host.free)}  # fmt: skip
+        return {"jobs": len(self.states), "device blocks": device.size - len(device.free) - self.blocks.idle(),
+                "host blocks": host.size - len(host.free) - self.blocks.remembered()}  # fmt: skip
 
     def run(self, plan: Plan) -> Step:
         stall = self.blocks.follow(plan)
@@ -156,6 +161,7 @@ class TorchBackend:
             if ran_out(error):
                 raise MemoryError(str(error)) from error
             raise
+        self.blocks.computed(plan)
         landed = self.blocks.landed()  # it may raise what a copy raised; then no job has got its token
         results = [(job, self._say(job, token)) for job, token in zip(speakers, drawn, strict=True)]
         return Step(results, stall, landed, None, self._model_ns)

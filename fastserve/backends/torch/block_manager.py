@@ -1,7 +1,11 @@
 """BlockManager: block tables and free lists of physical KV blocks, driven by Plans; consistent with the ledger.
 
-A block is in one free list, in one job's table, or the destination of one copy. A block that a copy still reads may be
-free already; whoever takes it next waits for that copy first.
+A block is in one free list, in one job's table, in one unit that any number of tables begin with or that the host
+remembers, or the destination of one copy. A block that a copy still reads may be free already; whoever takes it next
+waits for that copy first.
+
+Where prefixes are cached, jobs share blocks as the Plan says. The blocks of a unit are full and never written again, so
+nothing is copied: a table begins with the blocks of the units that its job shares, and goes on with its own.
 """
 
 from __future__ import annotations
@@ -11,9 +15,10 @@ from contextlib import suppress
 from time import perf_counter_ns
 from typing import Protocol
 
-from fastserve.sched.job import LEAVING, Copy, Job
+from fastserve.sched.job import LEAVING, NOWHERE, Copy, Job
 from fastserve.sched.link import carry
 from fastserve.sched.plan import Plan
+from fastserve.sched.units import Ids, Range
 
 
 class Passage(Protocol):
@@ -38,7 +43,7 @@ class Pool:
     def __init__(self, size: int) -> None:
         self.size = size
         self.free = list(range(size - 1, -1, -1))
-        self.readers: dict[int, Passage] = {}  # by block: a copy that reads it
+        self.readers: dict[int, Passage] = {}  # by block: the last copy that reads it; those before end before it
         self.waited = 0  # ns, for readers
 
     def take(self, n: int) -> list[int]:
@@ -82,27 +87,37 @@ class Move:
 
 
 class BlockManager:
-    """device, host: blocks in the pools. block: tokens in one. mover: the cache that copies."""
+    """device, host: blocks in the pools. block: tokens in one. mover: the cache that copies. unit: tokens of what is
+    shared, a whole number of blocks (None: one).
+    """
 
-    def __init__(self, device: int, host: int, block: int, mover: Mover) -> None:
+    def __init__(self, device: int, host: int, block: int, mover: Mover, unit: int | None = None) -> None:
         self.block = block
+        self.unit = unit or block
+        self.size = self.unit // block  # blocks of a unit
         self.mover = mover
         self.device = Pool(device)
         self.host = Pool(host)
         self.tables: dict[Job, list[int]] = {}  # device blocks of each job, in the order of its tokens
         self.away: dict[Job, list[int]] = {}  # host blocks of each job
         self.moves: dict[Copy, Move] = {}  # under way, in the order of issue
+        self.units: dict[int, list[int]] = {}  # device blocks of each unit, by its id
+        self.stored: dict[int, list[int]] = {}  # host blocks of each unit that the host remembers
+        self.shared: dict[Job, int] = {}  # units of its prompt that a job shares, if any: its table begins with these
+        self.sharing = False  # whether plans cache prefixes
+        self._sources: dict[Copy, list[int]] = {}  # of units that the current plan copies to the host, device blocks
         self._landed: list[Copy] = []  # ended, and not yet reported
         self._waited = 0  # ns, for the copies of the current plan
 
     def follow(self, plan: Plan) -> int:
         """Does what the plan asks and gives its members the blocks of their next tokens. Returns ns of waiting."""
+        self.sharing = plan.shares is not None
         for job in plan.gone:
             self.forget(job)
         for job in plan.left:
             self._trim(job)
         stall = 0
-        if plan.moves or plan.joined:
+        if plan.moves or plan.joined or plan.evict or plan.forget:
             waited = self.device.waited + self.host.waited
             stall = self._move(plan)
             stall += self.device.waited + self.host.waited - waited
@@ -110,12 +125,27 @@ class BlockManager:
             self._grow(job)
         return stall
 
+    def computed(self, plan: Plan) -> None:
+        """The step has run: others may find what its prefills have completed. Before the commit."""
+        if plan.shares is not None:
+            for job, tokens in plan.prefill:
+                self._share(job, plan.first(job) + tokens)
+
+    def answer(self, job: Job, ids: Ids) -> None:
+        """It has ended: others may find the units that prompt and answer fill beyond those of its prompt. Before
+        forget().
+        """
+        if self.shared.get(job, 0) == len(job.ids):
+            whole = (job.prompt + job.generated - 1) // self.unit
+            for at, id in enumerate(ids[: whole - len(job.ids)], len(job.ids)):
+                self._name(job, at, id)
+
     def forget(self, job: Job) -> None:
-        """It has departed: its blocks are free, the destination of a copy under way once that has ended."""
+        """It has departed: its own blocks are free, the destination of a copy under way once that has ended."""
         for move in self.moves.values():
             if move.copy.job is job:
                 move.wanted = False
-        self.device.give(self.tables.pop(job, ()))
+        self._give(job)
         self.host.give(self.away.pop(job, ()))
 
     def landed(self) -> list[Copy]:
@@ -135,6 +165,9 @@ class BlockManager:
         self._landed.clear()
         self.tables.clear()
         self.away.clear()
+        self.units.clear()
+        self.stored.clear()
+        self.shared.clear()
         self.device = Pool(self.device.size)
         self.host = Pool(self.host.size)
 
@@ -151,10 +184,23 @@ class BlockManager:
                 assert job.copy is not None
                 self._abandon(job.copy)
         for job in plan.drop:
-            self.device.give(self.tables.pop(job))
+            self._give(job)
         for copy in plan.clear:
             if not copy.out:  # a prefetch gives way: its job stays on the host
                 self._abandon(copy)
+                self.shared.pop(copy.job, None)
+        self._sources = {copy: self._blocks_of(copy, self.units) for copy in plan.store}  # of these some go at once
+        for ids, start, end in plan.evict:
+            for at in range(start, end):
+                self.device.give(self.units.pop(ids[at]))
+        for ids, start, end in plan.forget:
+            for at in range(start, end):
+                self.host.give(self.stored.pop(ids[at]))
+        loads = {copy.job: copy.units[1] for copy in plan.load if copy.units is not None}
+        for job, tokens in plan.found.items():
+            self.shared[job] = loads.get(job, tokens // self.unit)
+            if job.place is NOWHERE:
+                self.tables[job] = self._begin(job)
         self._waited = 0
         carry(plan, self)
         return self._waited
@@ -172,14 +218,17 @@ class BlockManager:
             self._waited += self._await(copy)
 
     def _send_out(self, copy: Copy) -> None:
-        device = self.tables[copy.job]
+        device = self.tables[copy.job] if copy.units is None else self._sources.pop(copy)
         host = self.host.take(len(device))
         passage = self.mover.copy_out(list(device), list(host))
         self.device.read(device, passage)
         self.moves[copy] = Move(copy, device, host, passage)
 
     def _send_in(self, copy: Copy) -> None:
-        host = self.away[copy.job]
+        if copy.units is None:
+            host = self.away[copy.job][self.size * self.shared.get(copy.job, 0) :]
+        else:
+            host = self._blocks_of(copy, self.stored)
         device = self.device.take(len(host))
         passage = self.mover.copy_in(list(host), list(device))
         self.host.read(host, passage)
@@ -204,6 +253,9 @@ class BlockManager:
         self._landed.append(copy)
         source = self.device if copy.out else self.host
         source.unread(move.device if copy.out else move.host, move.passage)
+        if copy.units is not None:
+            self._land_units(copy, copy.units, move)
+            return
         if not move.wanted:
             if copy.out:
                 self.host.give(move.host)
@@ -211,11 +263,72 @@ class BlockManager:
                 self.device.give(move.device)
             return
         if copy.out:
-            self.device.give(self.tables.pop(job))
+            self._give(job)
             self.away[job] = move.host
         else:
             self.host.give(self.away.pop(job))
-            self.tables[job] = move.device
+            self.tables[job] = self._begin(job) + move.device
+            if self.sharing:
+                self._share(job, job.prompt + job.generated - 1)
+
+    def _land_units(self, copy: Copy, units: Range, move: Move) -> None:
+        """Units stay where they come from. Those that come in are the next ones of their job's table."""
+        ids, start, end = units
+        size = self.size
+        if copy.out:
+            for i, at in enumerate(range(start, end)):
+                self.stored[ids[at]] = move.host[i * size : (i + 1) * size]
+        else:
+            self.tables.setdefault(copy.job, []).extend(move.device)
+            for at in range(start, end):
+                self._name(copy.job, at, ids[at])
+
+    def _blocks_of(self, copy: Copy, units: dict[int, list[int]]) -> list[int]:
+        """The blocks of its units, in one of the pools."""
+        assert copy.units is not None
+        ids, start, end = copy.units
+        return [block for at in range(start, end) for block in units[ids[at]]]
+
+    # -- units: what tables begin with ------------------------------------------------------------------------------
+
+    def _begin(self, job: Job) -> list[int]:
+        """The blocks of the units that it shares."""
+        units = self.units
+        return [block for id in job.ids[: self.shared.get(job, 0)] for block in units[id]]
+
+    def _share(self, job: Job, tokens: int) -> None:
+        """So many of its tokens are there, and with them its units."""
+        ids = job.ids
+        for at in range(self.shared.get(job, 0), min(len(ids), tokens // self.unit)):
+            self._name(job, at, ids[at])
+
+    def _name(self, job: Job, at: int, id: int) -> None:
+        """The next unit of its table has this id: its blocks are the unit's. One that is there already stays, and takes
+        the place of what the job has computed again.
+        """
+        table = self.tables[job]
+        own = slice(at * self.size, (at + 1) * self.size)
+        there = self.units.get(id)
+        if there is None:
+            self.units[id] = table[own]
+        else:
+            self.device.give(table[own])
+            table[own] = there
+        self.shared[job] = at + 1
+
+    def _give(self, job: Job) -> None:
+        """Its own blocks are free; the units that it shared stay until a plan evicts them."""
+        self.device.give(self.tables.pop(job, [])[self.size * self.shared.pop(job, 0) :])
+
+    def idle(self) -> int:
+        """Blocks of units that no job shares: free room that remembers."""
+        held = {id for job, shared in self.shared.items() for id in job.ids[:shared]}
+        return self.size * (len(self.units) - len(self.units.keys() & held))
+
+    def remembered(self) -> int:
+        """Blocks of units on the host, or on their way there."""
+        coming = sum([len(move.host) for move in self.moves.values() if move.copy.out and move.copy.units is not None])
+        return self.size * len(self.stored) + coming
 
     # -- tables ----------------------------------------------------------------------------------------------------
 

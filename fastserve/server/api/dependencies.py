@@ -8,7 +8,8 @@ from fastapi import Request
 
 from fastserve.engine import Output
 from fastserve.server.api.errors import ApiError
-from fastserve.server.api.fields import MAX_NAME, Scheduled
+from fastserve.server.api.program_names import named
+from fastserve.server.api.scheduled import Scheduled
 from fastserve.server.api.streaming import on_disconnect
 from fastserve.server.jobs.jobs import Group, Scheduling
 from fastserve.server.service import DRAINED, Service
@@ -29,14 +30,22 @@ def client_of(request: Request, user: str | None) -> str:
 
 
 def scheduling_of(request: Request, body: Scheduled) -> Scheduling:
-    """The scheduling fields of the body; the program (session) id also by the header of load generators.
-
-    Raises ApiError 400 for a header that is longer than a program may be.
-    """
-    session = request.headers.get("x-session-affinity", "")
-    if len(session) > MAX_NAME:
-        raise ApiError(400, f"X-Session-Affinity: it has {len(session)} characters; send at most {MAX_NAME}")
-    return body.scheduling(session)
+    """What the body and the headers say to the scheduler. Raises ApiError 400 for a header that is too long."""
+    client = request.scope["state"].get("client")
+    programs = service_of(request).programs
+    told = named(body, request.scope["headers"])
+    program, final = programs.of(client, told)
+    return Scheduling(
+        program=program,
+        priority=body.priority or 0,
+        deadline_s=body.deadline_s,
+        ttft_slo_s=body.ttft_slo_s,
+        tpot_slo_s=body.tpot_slo_s,
+        tool=told.tool or body.brings,
+        calls=told.calls,
+        final=final,
+        cache_salt=programs.salt(client, body.cache_salt),
+    )
 
 
 async def finished(request: Request, group: Group) -> list[Output]:

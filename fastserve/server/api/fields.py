@@ -12,7 +12,6 @@ from pydantic import (
     AliasChoices,
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     FailFast,
     Field,
     ValidationError,
@@ -21,8 +20,6 @@ from pydantic import (
 from pydantic import ValidatorFunctionWrapHandler as Handler
 
 from fastserve.server.api.errors import MAX_FAULTS
-from fastserve.server.config.ranges import Seconds
-from fastserve.server.jobs.jobs import Scheduling
 
 Token = Annotated[int, Field(ge=0, lt=1 << 31)]
 MAX_DEPTH = 64
@@ -129,26 +126,3 @@ Stop = Annotated[
     expecting("text of at least one character, or a list of at most 64 of them"),
 ]
 Metadata = Annotated[dict[str, Any], AfterValidator(_json)]
-
-
-class Scheduled(BaseModel):
-    """Scheduling fields of every request, on native and OpenAI's routes. Null means not given."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
-    priority: Annotated[int, Field(ge=-(1 << 31), lt=1 << 31)] | None = None
-    """smaller is more urgent, for policies that use it"""
-    program: Name | None = None
-    """session or agent run that it belongs to; also by the header X-Session-Affinity"""
-    deadline_s: Seconds | None = None
-    """seconds from its arrival to its end: an objective for policies, not enforced"""
-    ttft_slo_s: Seconds | None = None
-    """seconds from its arrival to its first token; without deadline_s, the deadline for policies"""
-    tpot_slo_s: Seconds | None = None
-    """seconds for each later token"""
-
-    def scheduling(self, session: str) -> Scheduling:
-        """session: from the header, for a request without a program."""
-        return Scheduling(
-            self.program or session, self.priority or 0, self.deadline_s, self.ttft_slo_s, self.tpot_slo_s
-        )

@@ -81,6 +81,7 @@ def start_job(request: Request, body: Sampling, prompt: list[int], kind: str, st
     service = service_of(request)
     client = client_of(request, body.user)
     params = sampling(service, body, prompt)
+    scheduling = scheduling_of(request, body)
     service.admit(client, [prompt])
     group = Group()
     service.start(
@@ -90,7 +91,7 @@ def start_job(request: Request, body: Sampling, prompt: list[int], kind: str, st
         client=client,
         kind=kind,
         metadata=body.metadata,
-        scheduling=scheduling_of(request, body),
+        scheduling=scheduling,
         streams=streams,
     )
     return group
@@ -133,8 +134,8 @@ async def enqueue(request: Request, body: GenerateRequest) -> ServedJob:
     prompt = await service.tokenization.prompt(body.prompt)
     client = client_of(request, body.user)
     params = sampling(service, body, prompt)
-    service.admit(client, [prompt])
     scheduling = scheduling_of(request, body)
+    service.admit(client, [prompt])
     return await service.enqueue(prompt, params, client=client, metadata=body.metadata, scheduling=scheduling)
 
 
@@ -249,6 +250,8 @@ def summary(job: ServedJob, live: Live, answer: Any = None) -> JobSummary:
         "prompt_tokens": job.prompt_tokens,
         "tokens_generated": seen.output_tokens if seen else answer["tokens_generated"] if answer else 0,
         "preemptions": seen.preemptions if seen else answer["preemption_count"] if answer else 0,
+        "cached_tokens": seen.cached_tokens if seen else answer["cached_tokens"] if answer else 0,
+        "held_s": seen.held if seen else answer["held_s"] if answer else 0.0,
         "queue_level": seen.level if seen else None,
         "position": place,
         "reason": answer["finish_reason"] if answer else None,

@@ -14,11 +14,11 @@ from fastserve.server.api.fields import (
     ModelName,
     Name,
     Prompt,
-    Scheduled,
     Stop,
     Text,
     few_unknown,
 )
+from fastserve.server.api.scheduled import Scheduled
 from fastserve.server.config.ranges import Tokens
 from fastserve.server.config.settings import FastServeConfig
 
@@ -52,8 +52,6 @@ class Sampling(Scheduled):
     """minimum output tokens: neither EOS nor stop strings end the output before"""
     stop_after: Tokens | None = None
     """end after exactly so many tokens, hidden from the scheduler: for replays of traces"""
-    guess: Tokens | None = None
-    """predicted output length, for policies that need one"""
     stop_sequences: Stop | None = Field(None, validation_alias=AliasChoices("stop_sequences", "stop"))
     stream: bool = False
     """respond with server-sent events, one a token"""
@@ -130,6 +128,8 @@ class Figures(TypedDict):
     time_to_first_token: float | None
     tokens_per_second: float
     preemption_count: int
+    cached_tokens: int
+    held_s: float
     finish_reason: str
     metadata: dict[str, Any]
 
@@ -172,6 +172,8 @@ class JobSummary(TypedDict):
     prompt_tokens: int
     tokens_generated: int
     preemptions: int
+    cached_tokens: int
+    held_s: float
     queue_level: str | None
     position: int | None
     reason: str | None

@@ -147,8 +147,10 @@ async def _start(
 ) -> Group:
     """Submits one job for each choice: all of them, or none."""
     client = client_of(request, body.user)
+    scheduling = scheduling_of(request, body)
     service.admit(client, prompts)
     group = Group()
+    last = len(prompts) * body.choices - 1
     try:
         for prompt in prompts:
             tokens = service.output_limit(len(prompt), body.max_tokens, default_tokens)
@@ -163,7 +165,7 @@ async def _start(
                     group,
                     client=client,
                     kind=kind,
-                    scheduling=scheduling_of(request, body),
+                    scheduling=scheduling._replace(final=scheduling.final and len(group.jobs) == last),
                     streams=bool(body.stream),
                     prepared=True,
                 )

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NotRequired
 
 from typing_extensions import TypedDict
 
 from fastserve.server.api.native_schema import ModelCard, Usage
+
+
+class PromptDetails(TypedDict):
+    cached_tokens: int
+
+
+class OpenAIUsage(Usage):
+    prompt_tokens_details: NotRequired[PromptDetails]
 
 
 class Logprobs(TypedDict):
@@ -31,7 +39,7 @@ class Completion(TypedDict):
     created: int
     model: str
     choices: list[Choice]
-    usage: Usage
+    usage: OpenAIUsage
 
 
 class TopLogprob(TypedDict):
@@ -67,7 +75,7 @@ class ChatCompletion(TypedDict):
     created: int
     model: str
     choices: list[ChatChoice]
-    usage: Usage
+    usage: OpenAIUsage
 
 
 class ModelCards(TypedDict):

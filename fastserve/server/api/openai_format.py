@@ -13,7 +13,7 @@ from fastserve.engine.token_text import Offsets
 from fastserve.server.api.dependencies import STATUS, failure_message
 from fastserve.server.api.errors import encoded, openai_body
 from fastserve.server.api.openai_schema import Generation
-from fastserve.server.jobs.jobs import Group
+from fastserve.server.jobs.jobs import Group, cached_tokens
 from fastserve.server.service import Service
 
 AT_ONCE = 64
@@ -70,8 +70,16 @@ class ReplyState:
         """Whether the token is left out of the text."""
         return self.skips_special and self.pieces is not None and id in self.pieces.special
 
-    def usage(self) -> dict[str, int]:
-        return usage(sum(self.prompts), sum(self.tokens))
+    def usage(self) -> dict[str, Any]:
+        """Of a request that has ended. What was found in the cache is told where there is one: of each prompt what its
+        first choice found, for the others found what that one has computed.
+        """
+        found = usage(sum(self.prompts), sum(self.tokens))
+        if self.service.caches_prefixes:
+            firsts = [self.group.outputs.get(choice) for choice in range(0, len(self.tokens), self.each)]
+            cached = sum([cached_tokens(output) for output in firsts if output is not None])
+            found["prompt_tokens_details"] = {"cached_tokens": cached}
+        return found
 
     def event(self, content: Mapping[str, Any]) -> bytes:
         return b"data: " + json.dumps(content, separators=(",", ":")).encode() + b"\n\n"
@@ -236,7 +244,7 @@ class ChatFormat(CompletionFormat):
         return {"token": self.reply.token(id), "logprob": logprob, "bytes": list(self.reply.data(id))}
 
 
-def usage(prompt: int, completion: int) -> dict[str, int]:
+def usage(prompt: int, completion: int) -> dict[str, Any]:
     """`usage` in OpenAI's format."""
     return {"prompt_tokens": prompt, "total_tokens": prompt + completion, "completion_tokens": completion}
 

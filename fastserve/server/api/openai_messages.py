@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fastserve.server.api.chat_template import Rendering
-from fastserve.server.api.fields import FirstFault, Text, expecting, lone_surrogate
+from fastserve.server.api.fields import MAX_NAME, FirstFault, Text, expecting, lone_surrogate
 
 TEXTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal", "thinking": "thinking"}
 """Type of a part of a content that is text -> the field that has it."""
@@ -80,6 +80,20 @@ def _call(call: dict[str, Any]) -> dict[str, Any]:
 
 
 Messages = Annotated[list[ChatMessage], Field(min_length=1), FirstFault()]
+
+
+def result_of(messages: list[ChatMessage]) -> str:
+    """The tool whose result is the last of these messages; empty where it is none, or where none is named."""
+    last = messages[-1]
+    more = last.model_extra or {}
+    if last.role not in ("tool", "function"):
+        return ""
+    name, asked = more.get("name"), more.get("tool_call_id")
+    if name is None and asked is not None:
+        calls = [call for message in messages for call in message.tool_calls or () if call.get("id") == asked]
+        function = calls[-1].get("function") if calls else None
+        name = function.get("name") if isinstance(function, dict) else None
+    return name if isinstance(name, str) and len(name) <= MAX_NAME else ""
 
 
 class Conversation(BaseModel):

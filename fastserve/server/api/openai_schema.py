@@ -23,15 +23,15 @@ from fastserve.server.api.fields import (
     ModelName,
     Name,
     Prompt,
-    Scheduled,
     Stop,
     Text,
     Token,
     Word,
     expecting,
 )
-from fastserve.server.api.openai_messages import Conversation, Messages
+from fastserve.server.api.openai_messages import Conversation, Messages, result_of
 from fastserve.server.api.openai_refused import LEAVE_OUT, TO_FORM
+from fastserve.server.api.scheduled import Scheduled
 from fastserve.server.api.tokenization import Cut
 from fastserve.server.config.ranges import Tokens
 
@@ -121,7 +121,6 @@ class Generation(Scheduled):
     min_tokens: Annotated[int, Field(ge=0, lt=1 << 31)] | None = None
     user: Name | None = None
     stop_after: Tokens | None = None
-    guess: Tokens | None = None
     logit_bias: Annotated[
         Annotated[dict[Token, Bias], Field(max_length=MAX_TOKEN_IDS)] | None, BeforeValidator(_first_wrong)
     ] = None
@@ -216,6 +215,10 @@ class ChatCompletionRequest(Generation, Conversation):
     max_completion_tokens: Tokens | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+
+    @property
+    def brings(self) -> str:
+        return result_of(self.messages)
 
     @model_validator(mode="after")
     def _together(self) -> ChatCompletionRequest:

@@ -185,6 +185,11 @@ class FastServeConfig(Second):
     """OAuth introspection endpoint (RFC 7662) for tokens that are not listed here"""
     required_scopes: Words = ()
     """scopes that an introspected token must have"""
+    share_prefixes: Literal["client", "all"] = "client"
+    """with tokens, whose prompts share KV: each client's among themselves, or all (then a client can find out, by time
+    and by cached_tokens, what others have asked, unless its requests bring a cache_salt)"""
+    admin_clients: Words = ()
+    """with tokens, clients that may empty the prefix cache for all (without tokens everybody may)"""
     requests_per_minute: Count | None = None
     """requests per minute and client"""
     tokens_per_minute: Count | None = None

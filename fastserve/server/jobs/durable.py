@@ -60,7 +60,10 @@ class JobRequest(NamedTuple):
             "model": isinstance(self.model, str),
             "prompt, priority or attempts": all(type(number) is int for number in numbers),
             "metadata": isinstance(self.metadata, dict),
-            "program": isinstance(own.program, str),
+            "program, tool, calls or cache_salt": all(
+                isinstance(text, str) for text in (own.program, own.tool, own.calls, own.cache_salt)
+            ),
+            "final": isinstance(own.final, bool),
             "deadline_s, ttft_slo_s or tpot_slo_s": all(
                 type(at) in (int, float) and 0 <= at < math.inf for at in times
             ),

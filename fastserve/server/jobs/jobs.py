@@ -31,13 +31,20 @@ def new_id() -> str:
 
 
 class Scheduling(NamedTuple):
-    """Arguments of Engine.submit() for policies. Times in s from the arrival."""
+    """Arguments of Engine.submit() for policies and the prefix cache. Times in s from the arrival.
+
+    program, cache_salt: with the client in them where there are tokens, see Programs.
+    """
 
     program: str = ""
     priority: int = 0
     deadline_s: float | None = None
     ttft_slo_s: float | None = None
     tpot_slo_s: float | None = None
+    tool: str = ""
+    calls: str = ""
+    final: bool = False
+    cache_salt: str = ""
 
 
 def pack(value: Any) -> bytes:
@@ -111,6 +118,7 @@ class ServedJob:
             return None
         found: dict[str, Any] = unpack(self._answer)
         found["generated_text"], found["request_id"] = found["text"], found["job_id"]
+        found = {"cached_tokens": 0, "held_s": 0.0} | found  # one of an earlier version does not say
         found["metadata"] = self.metadata | found["metadata"]
         return found
 
@@ -277,9 +285,21 @@ def answer_of(job: ServedJob, output: Output, backend: str) -> dict[str, Any]:
         "time_to_first_token": seconds(record.get("ttft")),
         "tokens_per_second": generated / took if took > 0 else 0.0,
         "preemption_count": int(record.get("preemptions", 0)),
+        "cached_tokens": cached_tokens(output),
+        "held_s": held_s(output),
         "finish_reason": output.finish_reason,
         "metadata": {**job.metadata, "model_name": job.model, "backend": backend},
     }
+
+
+def cached_tokens(output: Output) -> int:
+    """Of its prompt, found in the prefix cache when it first joined."""
+    return output.cached_tokens
+
+
+def held_s(output: Output) -> float:
+    """Seconds for which its policy has held it back."""
+    return seconds(output.record.get("held_s")) or 0.0
 
 
 def seconds(value: Any) -> float | None:

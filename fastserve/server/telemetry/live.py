@@ -19,6 +19,7 @@ from fastserve.engine.snapshot import Snapshot
 from fastserve.json_values import plain
 from fastserve.server.api.streaming import KEEPALIVE, KEEPALIVE_S
 from fastserve.server.jobs.jobs import JobRegistry
+from fastserve.server.programs import owns, shown
 from fastserve.server.telemetry.totals import Totals, percentiles
 
 INTERVAL = 0.1
@@ -34,6 +35,7 @@ BACKLOG = 50
 SHOWN = frozenset((
     "id", "type", "at", "state", "slot", "level", "was", "direction", "prompt_tokens", "prefilled_tokens",
     "output_tokens", "max_tokens", "arrival", "served", "preemptions", "place", "resumed", "blocks", "ahead", "reason",
+    "found", "cached_tokens", "held", "held_back",
 ))  # fmt: skip
 """Fields of a job or an event that every viewer may see: what the scheduler does, not who it is done for."""
 
@@ -92,13 +94,23 @@ class Viewer:
         for key in ("jobs", "events"):
             if key in message:
                 message = {**message, key: [self._visible(entry) for entry in message[key]]}
+        if "contexts" in message:
+            message = {**message, "contexts": [self._context(row) for row in message["contexts"]]}
         return b"data: " + json.dumps(message, separators=(",", ":")).encode() + b"\n\n"
+
+    def _context(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Others' contexts have a size and a state; without tokens all of them a client, and programs a number."""
+        if self.client is None:
+            return {**row, "name": ""}
+        if row["client"] == self.client or owns(self.client, row["name"]):
+            return {**row, "name": shown(self.client, row["name"])}
+        return {**row, "client": "", "name": "", "why": ""}
 
     def _visible(self, entry: dict[str, Any]) -> dict[str, Any]:
         if self.client is None:
             return {**entry, "program": ""} if entry.get("program") else entry
         if entry.get("client", self.broadcaster.client(entry["id"])) == self.client:
-            return entry
+            return {**entry, "program": shown(self.client, entry["program"])} if entry.get("program") else entry
         found = {name: value for name, value in entry.items() if name in SHOWN}
         found |= {name: value for name, value in HIDDEN.items() if name in entry}
         for name in ("level", "was"):
@@ -163,13 +175,14 @@ class Broadcaster:
         events = [self.events.popleft() for _ in range(len(self.events))]
         if not self.viewers:
             return
-        snapshot = await asyncio.to_thread(self.engine.snapshot, 0)
+        snapshot, contexts = await asyncio.to_thread(self._look, 0)
         self._schedule_progress(snapshot)
         names = {event["id"]: self._job_id(event["id"]) for event in events if event["type"] == "arrive"}
         message = {
             "type": "events",
             "events": [{**event, "job_id": names[event["id"]]} if event["id"] in names else event for event in events],
             **self._state(snapshot),
+            **contexts,
         }
         for viewer in self.viewers:
             viewer.send(message)
@@ -190,7 +203,7 @@ class Broadcaster:
             self.progress = None
 
     async def snapshot(self) -> dict[str, Any]:
-        snapshot = await asyncio.to_thread(self.engine.snapshot)
+        snapshot, contexts = await asyncio.to_thread(self._look, 1000)
         self._schedule_progress(snapshot)
         settings = {name: plain(value) for name, value in self.engine.settings.items()}
         return {
@@ -200,7 +213,12 @@ class Broadcaster:
             "knobs": settings["knobs"],
             "derived": settings["derived"],
             **self._state(snapshot),
+            **contexts,
         }
+
+    def _look(self, most: int) -> tuple[Snapshot, dict[str, Any]]:
+        """At one moment; waits for the engine."""
+        return self.engine.look(lambda: (self.engine.snapshot(most), self.engine.feed.shown()))
 
     def _state(self, snapshot: Snapshot) -> dict[str, Any]:
         stats = replace(snapshot, jobs=()).to_json()
@@ -208,6 +226,7 @@ class Broadcaster:
         ends = list(self.totals.ends)
         for name in ("jct", "ttft", "tpot"):
             stats[name] = percentiles([getattr(end, name) for end in ends], 50, 95, 99)
+        stats["hits"] = self.totals.hits.shown()
         stats["levels"] = [quantum / 1e9 for quantum in getattr(self.engine.loop.scheduler.policy, "quanta", ())]
         jobs = snapshot.to_json()["jobs"]
         return {"stats": stats, "jobs": [{**job, "job_id": self._job_id(job["id"])} for job in jobs]}

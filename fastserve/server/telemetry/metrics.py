@@ -17,6 +17,7 @@ from fastserve.engine.request import Handle
 from fastserve.engine.snapshot import Snapshot
 from fastserve.sched.observer import headline
 from fastserve.server.jobs.jobs import seconds
+from fastserve.server.telemetry.totals import Totals
 
 LATENCIES = (0.01, 0.03, 0.1, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 60, 120, 240, 480, 960, 1920)
 FIRSTS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160)
@@ -45,13 +46,13 @@ VLLM_REASONS = {word: (word,) for word in FINISHES if word != "truncated"} | {"l
 class Metrics:
     """text() waits for the engine, up to one iteration: call it from a thread, not on the event loop."""
 
-    def __init__(self, engine: Engine, model: str) -> None:
+    def __init__(self, engine: Engine, model: str, totals: Totals) -> None:
         self.registry = CollectorRegistry()
         self.histograms = {
             name: Histogram(f"fastserve_{name}", about, buckets=buckets, registry=None)
             for name, (about, buckets) in HISTOGRAMS.items()
         }
-        self.registry.register(_Collector(engine, model, self.histograms))
+        self.registry.register(_Collector(engine, model, totals, self.histograms))
 
     def ended(self, output: Output, handle: Handle) -> None:
         """Observes one request that has ended."""
@@ -80,8 +81,9 @@ class Metrics:
 
 
 class _Collector(Collector):
-    def __init__(self, engine: Engine, model: str, histograms: dict[str, Histogram]) -> None:
+    def __init__(self, engine: Engine, model: str, totals: Totals, histograms: dict[str, Histogram]) -> None:
         self.engine = engine
+        self.totals = totals
         self.histograms = histograms
         self.labels = {"model_name": model, "engine": "0"}
 
@@ -96,8 +98,13 @@ class _Collector(Collector):
             ("num_preemptions", "Times that a request gave up its place", counters["preemptions"]),
             ("prompt_tokens", "Prompt tokens accepted", counters["prompt_tokens"]),
             ("generation_tokens", "Tokens generated", counters["output_tokens"]),
+            ("prefix_cache_queries", "Prompt tokens that were looked for in the prefix cache", self.totals.hits.asked),
+            ("prefix_cache_hits", "Prompt tokens that were found in the prefix cache", self.totals.hits.found),
         ):
             yield from self._both(CounterMetricFamily(f"fastserve_{name}", about, value=value), name)
+        yield CounterMetricFamily(
+            "fastserve_held_seconds", "Time for which policies held requests back", value=self.totals.held
+        )
         yield CounterMetricFamily("fastserve_iterations", "Iterations of the engine", value=snapshot.steps)
         yield CounterMetricFamily("fastserve_out_of_memory", "Steps the device had no room for", value=counters["oom"])
         reasons = CounterMetricFamily("fastserve_requests", "Requests that ended", labels=["finish_reason"])
@@ -124,6 +131,9 @@ class _Collector(Collector):
             ("kv_cache_usage_perc", "Share of the device's KV pool that is taken, 0 to 1", share),
         ):
             yield from self._both(GaugeMetricFamily(f"fastserve_{name}", about, value=value), name)
+        yield GaugeMetricFamily(
+            "fastserve_num_requests_held", "Requests that the policy holds back", value=snapshot.held
+        )
         yield GaugeMetricFamily("fastserve_slots", "Batch cap", value=snapshot.slots)
         yield GaugeMetricFamily("fastserve_copies_in_flight", "KV copies under way", value=snapshot.copies)
         yield GaugeMetricFamily(
@@ -136,6 +146,7 @@ class _Collector(Collector):
         for pool, kind, tokens in (
             ("device", "used", device.used),
             ("device", "parked", device.parked),
+            ("device", "idle", device.idle),
             ("host", "used", host.used),
             ("host", "copying", host.parked),
         ):

@@ -51,6 +51,16 @@ class PoolUse(TypedDict):
     total: int | None
     used: int
     parked: int
+    idle: int
+
+
+class PrefixCache(TypedDict):
+    """In tokens since the start; hit_rate is null before the first prompt."""
+
+    on: bool
+    queries: int
+    hits: int
+    hit_rate: float | None
 
 
 class Preemptions(TypedDict):
@@ -94,6 +104,8 @@ class Detailed(Stats):
     queues: dict[str, int]
     jobs: dict[str, int]
     waiting: int
+    held: int
+    prefix_cache: PrefixCache
     device_kv: PoolUse
     host_kv: PoolUse
     copies_in_flight: int
@@ -174,6 +186,13 @@ async def detailed(service: Service) -> Detailed:
         "queues": dict(sorted(Counter(headline(job.level) for job in snapshot.jobs).items())),
         "jobs": {state: live.get(state, 0) for state in STATES},
         "waiting": snapshot.waiting,
+        "held": snapshot.held,
+        "prefix_cache": {
+            "on": service.caches_prefixes,
+            "queries": totals.hits.asked,
+            "hits": totals.hits.found,
+            "hit_rate": totals.hits.rate,
+        },
         "device_kv": _pool(snapshot, "device"),
         "host_kv": _pool(snapshot, "host"),
         "copies_in_flight": snapshot.copies,
@@ -222,7 +241,7 @@ def _throughput(service: Service) -> Throughput:
 
 def _pool(snapshot: Snapshot, name: str) -> PoolUse:
     pool = getattr(snapshot, name)
-    return {"total": pool.total, "used": pool.used, "parked": pool.parked}
+    return {"total": pool.total, "used": pool.used, "parked": pool.parked, "idle": pool.idle}
 
 
 def _process(process: psutil.Process) -> Process:

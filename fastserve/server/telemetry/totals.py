@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from fastserve.engine.request import Output
-from fastserve.server.jobs.jobs import ServedJob, seconds
+from fastserve.server.jobs.jobs import ServedJob, cached_tokens, held_s, seconds
+from fastserve.server.telemetry.hit_history import HitHistory
 
 RECENT = 1000
 
@@ -32,6 +33,8 @@ class Totals:
         self.stalled = 0.0
         self.preempted = 0.0
         self.moved = 0  # bytes between the pools
+        self.held = 0.0  # s for which policies held requests back
+        self.hits = HitHistory()
         self.ends: deque[End] = deque(maxlen=RECENT)
 
     def ended(self, job: ServedJob, output: Output) -> None:
@@ -44,6 +47,9 @@ class Totals:
         self.stalled += seconds(record.get("stalled")) or 0.0
         self.preempted += seconds(record.get("preempted")) or 0.0
         self.moved += int(record.get("swapped_out_bytes", 0)) + int(record.get("swapped_in_bytes", 0))
+        self.held += held_s(output)
+        if record.get("service", 0) > 0:  # else it has never begun, and looked for nothing
+            self.hits.add(len(output.prompt_token_ids), cached_tokens(output))
         ttft = seconds(record.get("ttft"))
         tpot = seconds(record.get("tpot_excl_first"))
         self.ends.append(End(output.finish_reason, job.ended or 0.0, len(output.token_ids), jct, ttft, tpot))

@@ -1,7 +1,10 @@
-"""Physical blocks follow the Plan: what a step reads is what its job wrote, and counts are the Scheduler's own."""
+"""Physical blocks follow the Plan: what a step reads is what its job wrote, or another one with the same content; and
+counts are the Scheduler's own.
+"""
 
 import random
 from collections import deque
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -22,12 +25,15 @@ from fastserve.sched.errors import RefusedError
 from fastserve.sched.job import LEAVING, Job
 from fastserve.sched.plan import Plan
 from fastserve.sched.scheduler import Scheduler
+from fastserve.sched.units import Ids
+from tests.backends.torch.block_audit import audit_blocks
 from tests.sched.audit import audit
+from tests.sched.sharing import programs
 from tests.sched.worlds import COARSE, MS, NAMES, Work, scheduler_of, tuned
 
 BLOCK = 4
 BIGGEST = -(-(80 + 40) // BLOCK)
-Mark = tuple[int, int]
+Mark = tuple[object, int]
 
 
 class Passage:
@@ -73,7 +79,7 @@ class Lane:
 
 
 class Memory:
-    """Both pools; a block maps offsets to (job, position)."""
+    """Both pools; a block maps offsets to (unit or job, position)."""
 
     def __init__(self, rng: random.Random, device: int, host: int) -> None:
         self.device: list[dict[int, Mark]] = [{} for _ in range(device)]
@@ -91,15 +97,23 @@ class Memory:
 
 
 class Marker:
-    """A body whose KV is marks: it writes what it computes and reads all that a step would attend to."""
+    """A body whose KV is marks: it writes what it computes and reads all that a step would attend to.
+
+    answers: by job id, of the units that prompt and answer fill beyond; None where prefixes are not cached.
+    """
 
     info = ModelInfo("marks", None, 200, 257, frozenset())
     traits = Traits()
 
-    def __init__(self, rng: random.Random, scheduler: Scheduler, device: int, host: int) -> None:
+    def __init__(
+        self, rng: random.Random, scheduler: Scheduler, device: int, host: int, unit: int | None = None,
+        answers: list[list[int]] | None = None,
+    ) -> None:  # fmt: skip
         self.scheduler = scheduler
         self.memory = Memory(rng, device, host)
-        self.blocks = BlockManager(device, host, BLOCK, self.memory)
+        self.blocks = BlockManager(device, host, BLOCK, self.memory, unit)
+        self.answers = answers
+        self.found = self.evicted = 0
         self.clock = VirtualClock()
         self.preemptions = 0
         self.rejoined: set[Job] = set()  # while they were copied out: that copy may go on reading what is theirs
@@ -112,6 +126,9 @@ class Marker:
     def admit(self, job: Job, prompt: list[int], params: SamplingParams, seed: int) -> None:
         pass
 
+    def answer(self, job: Job, ids: Ids) -> None:
+        self.blocks.answer(job, ids)
+
     def forget(self, job: Job) -> None:
         self.blocks.forget(job)
 
@@ -121,8 +138,17 @@ class Marker:
     def close(self) -> None:
         self.blocks.reset()
 
+    def mark(self, job: Job, position: int) -> Mark:
+        """What is written at a position: equal content, equal marks."""
+        at = position // self.blocks.unit
+        answer = () if self.answers is None else self.answers[job.id]
+        ids = [*job.ids, *answer]
+        return (ids[at] if at < len(ids) else f"job {job.id}", position)
+
     def run(self, plan: Plan) -> Step:
-        self.counts()
+        audit_blocks(self.blocks, self.scheduler)
+        self.found += len(plan.found)
+        self.evicted += sum([end - start for _, start, end in plan.evict])
         self.preemptions += len(plan.left)
         self.rejoined.update([job for job in plan.joined if job.place is LEAVING])
         self.blocks.follow(plan)
@@ -132,33 +158,23 @@ class Marker:
         for job in plan.members:
             assert len(self.blocks.table(job)) == ledger.need(job)
         speakers = []
+        shared = {block for unit in self.blocks.units.values() for block in unit}
         for job, tokens in plan.work:
-            end = job.prompt + job.generated if job.decoding else job.prefilled + tokens
+            end = job.prompt + job.generated if job.decoding else plan.first(job) + tokens
             first = end - tokens
             table = self.blocks.table(job)
-            assert job in self.rejoined or not self.memory.out.reads(list(table))
+            written = list(table[first // BLOCK : -(-end // BLOCK)])
+            assert job in self.rejoined or not self.memory.out.reads(written)
+            assert written and not set(written) & shared  # what is shared is never written
             for position in range(first, end):
-                self.memory.device[table[position // BLOCK]][position % BLOCK] = (job.id, position)
+                self.memory.device[table[position // BLOCK]][position % BLOCK] = self.mark(job, position)
             read = [self.memory.device[table[p // BLOCK]].get(p % BLOCK) for p in range(end)]
-            assert read == [(job.id, position) for position in range(end)]
+            assert read == [self.mark(job, position) for position in range(end)]
             if end == job.prompt + job.generated:
                 speakers.append(job)
+        self.blocks.computed(plan)
         results = [(job, (Token(65),)) for job in speakers]
         return Step(results, 0, self.blocks.landed(), service=MS * (1 + len(plan.work) // 8))
-
-    def counts(self) -> None:
-        """Between commit and plan: nobody shares a block, and the sums are the ledger's."""
-        blocks, ledger = self.blocks, self.scheduler.ledger
-        inbound = [block for move in blocks.moves.values() if not move.copy.out for block in move.device]
-        outbound = [block for move in blocks.moves.values() if move.copy.out for block in move.host]
-        device = [*blocks.device.free, *inbound, *[block for table in blocks.tables.values() for block in table]]
-        host = [*blocks.host.free, *outbound, *[block for table in blocks.away.values() for block in table]]
-        assert sorted(device) == list(range(blocks.device.size))
-        assert sorted(host) == list(range(blocks.host.size))
-        coming = sum([ledger.need(job) - len(blocks.tables.get(job, ())) for job in self.scheduler.running])
-        assert len(device) - len(blocks.device.free) == ledger.used + ledger.cold - coming
-        assert len(host) - len(blocks.host.free) == ledger.hosted
-        assert set(blocks.tables) | set(blocks.away) <= set(self.scheduler.live)
 
 
 def crowd(rng: random.Random) -> Work:
@@ -170,20 +186,39 @@ def crowd(rng: random.Random) -> Work:
     return Work(arrival, prompt, output, 40, cancels)
 
 
-def play(seed: int, name: str, options: dict[str, object], fails: float = 0.0) -> Marker:
+class Told:
+    """In place of UnitNames: answers are called what the script says."""
+
+    unit = 1 << 30
+
+    def __init__(self, answers: list[list[int]]) -> None:
+        self.answers = answers
+
+    def of(self, rest: Any, ids: Any, root: bytes) -> list[int]:
+        return self.answers[int.from_bytes(root, "little")]
+
+
+def play(seed: int, name: str, options: dict[str, object], fails: float = 0.0, shares: bool = False) -> Marker:
     rng = random.Random(seed)
     work = crowd(rng)
+    unit = None
+    if shares:
+        unit = rng.choice([BLOCK, BLOCK, 2 * BLOCK])
+        programs(rng, work, unit, longest=80)
+        options = options | {"prefix_cache": "on", "prefix_tokens": unit}
     times = MachineTimes(COARSE, int(str(options["max_batch"])), max(work.prompt))
     scheduler = scheduler_of(tuned(name, True), times, macro=False, block_tokens=BLOCK, **options)  # type: ignore[arg-type]
     device, host = int(str(options["device_blocks"])), int(str(options["host_blocks"]))
-    marker = Marker(rng, scheduler, device, host)
+    marker = Marker(rng, scheduler, device, host, unit, work.answers if shares else None)
     marker.fails = fails
     inbox = Inbox()
-    loop = Loop(scheduler, marker, Recorder(), marker.clock, inbox)
+    told: Any = Told(work.answers) if work.answers is not None else None
+    loop = Loop(scheduler, marker, Recorder(), marker.clock, inbox, names=told)
     requests = [
-        Request(job, [1] * job.prompt, SamplingParams(stop_after=work.output[job.id]).resolved({}), 0, None)
+        Request(job, [1] * job.prompt, SamplingParams(stop_after=work.output[job.id]).resolved({}), 0, None,
+                root=job.id.to_bytes(8, "little"))
         for job in work.jobs()
-    ]
+    ]  # fmt: skip
     for request in requests:
         try:
             scheduler.check(request.job)
@@ -195,10 +230,16 @@ def play(seed: int, name: str, options: dict[str, object], fails: float = 0.0) -
     while not inbox.empty or scheduler.live:
         if loop.turn():
             audit(scheduler)
+            if shares and rng.random() < 0.02:
+                loop.reset_prefix_cache()
+            audit_blocks(marker.blocks, scheduler)
         else:
             loop.now = max(loop.now, min(inbox.next(), scheduler.opens_at()))
             marker.clock.sleep_until(loop.now)
+            loop.tick(loop.now)
     assert loop.counters["failed_steps"] == 0  # an assertion of the Marker fails its step; the log has it
+    if not fails:
+        assert len(marker.blocks.device.free) + marker.blocks.idle() == device
     marker.close()
     marker.blocks.device.free.sort()
     assert marker.blocks.device.free == list(range(device))
@@ -216,6 +257,7 @@ def play(seed: int, name: str, options: dict[str, object], fails: float = 0.0) -
     visit=st.sampled_from([0, 2]),
     reserve=st.sampled_from([0, 3, 12]),
     fails=st.sampled_from([0.0, 0.0, 0.02]),
+    shares=st.booleans(),
 )
 @settings(max_examples=60)
 def test_a_step_reads_what_its_job_wrote(
@@ -228,19 +270,21 @@ def test_a_step_reads_what_its_job_wrote(
     visit: int,
     reserve: int,
     fails: float,
+    shares: bool,
 ) -> None:
     options: dict[str, object] = {
         "max_batch": 6, "batching": batching, "token_budget": 64 if batching == "chunked" else None,
         "device_blocks": BIGGEST + spare, "host_blocks": host, "residency": residency, "visit": visit,
         "kv_reserve": reserve,
     }  # fmt: skip
-    play(seed, name, options, fails)
+    play(seed, name, options, fails, shares)
 
 
 @pytest.mark.parametrize("batching", ["chunked", "prefill-first"])
 @pytest.mark.parametrize("residency", ["reactive", "proactive"])
+@pytest.mark.parametrize("shares", [False, True])
 @pytest.mark.parametrize("name", ["chaos", "mlfq", "sj-mlfq"])
-def test_short_memory(name: str, residency: str, batching: str) -> None:
+def test_short_memory(name: str, shares: bool, residency: str, batching: str) -> None:
     """Where hypothesis looks too rarely: jobs leave with a block to spare, rejoin while they leave, go while copied."""
     for seed in range(4):
         options: dict[str, object] = {
@@ -248,7 +292,7 @@ def test_short_memory(name: str, residency: str, batching: str) -> None:
             "device_blocks": BIGGEST + 5, "host_blocks": 60, "residency": residency, "visit": 0,
             "kv_reserve": (0, 3, 12, 0)[seed],
         }  # fmt: skip
-        play(seed, name, options)
+        play(seed, name, options, shares=shares)
 
 
 @pytest.mark.parametrize("residency", ["recompute", "reactive", "proactive"])
@@ -258,3 +302,16 @@ def test_the_test_preempts(residency: str) -> None:
         "visit": 0,
     }  # fmt: skip
     assert sum([play(seed, "mlfq", options).preemptions for seed in range(4)]) > 4 * 40
+
+
+@pytest.mark.parametrize("residency", ["recompute", "reactive", "proactive"])
+def test_the_test_shares(residency: str) -> None:
+    """What is found, and what goes to make room, and comes back as copies of what is not on the device."""
+    options: dict[str, object] = {
+        "max_batch": 6, "token_budget": 64, "device_blocks": BIGGEST + 4, "host_blocks": 60, "residency": residency,
+        "visit": 0,
+    }  # fmt: skip
+    markers = [play(seed, "mlfq", options, shares=True) for seed in range(4)]
+    assert min([marker.found for marker in markers]) > 20
+    assert min([marker.evicted for marker in markers]) > 20
+    assert sum([marker.preemptions for marker in markers]) > 4 * 40

@@ -1,0 +1,120 @@
+"""The part of a table that is about programs, of runs of sessions: one row a label, and what became of the others."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+
+from fastserve.metrics.intervals import Ratio
+from fastserve.metrics.programs import time_ratio
+from sim.report.layout import WIDTH, aligned, average, number, ratio_text
+from sim.report.run import Run
+
+# Heading (two lines) and the key of the summary below it.
+COLUMNS = (
+    ("mean", "time s", "program_time_mean_s"),
+    ("p95", "time s", "program_time_p95_s"),
+    ("slow-", "down", "program_slowdown_mean"),
+    ("programs", "an hour", "programs_per_hour"),
+    ("hit", "rate", "hit_rate"),
+    ("TTFT s", "p50", "p50_ttft_s"),
+    ("TTFT s", "p99", "p99_ttft_s"),
+    ("1st turn", "p99", "ttft_first_turn_p99_s"),
+    ("longest", "wait s", "max_ttft_s"),
+    ("held", "mean s", "held_mean_s"),
+)
+
+
+def programs_lines(groups: Mapping[str, Sequence[Run]], settings: Mapping[str, object]) -> list[str]:
+    """Nothing where no run has programs. The last column is paired by program, see metrics.programs.time_ratio()."""
+    first = next(iter(groups.values()))
+    if all(run.programs is None for run in first):
+        return []
+    label = first[0].label
+    rows = [
+        ["", *(top for top, _, _ in COLUMNS), "time ratio"],
+        ["policy", *(bottom for _, bottom, _ in COLUMNS), f"{label} / row"],
+    ]
+    for name, group in groups.items():
+        ratio = "1" if group is first else ratio_text(_ratio(first, group), marked=False)
+        rows.append([name, *[number(average(group, key, settings)) for _, _, key in COLUMNS], ratio])
+    notes = [
+        _intervals(first),
+        _window(groups, settings),
+        *_lost(groups),
+        *_forgotten(groups, settings),
+        *_early(first),
+    ]
+    return ["programs:", *aligned(rows), *[line for note in notes for line in _wrapped(note)]]
+
+
+def _ratio(first: Sequence[Run], group: Sequence[Run]) -> Ratio | None:
+    """None where a run was cut short, or one of the two completed what the other did not."""
+    if any(run.summary.get("collapsed") or run.settings.get("interrupted") for run in (*first, *group)):
+        return None
+    others = {run.seed: run.programs for run in group}
+    pairs = [(run.programs, others.get(run.seed)) for run in first]
+    return time_ratio([(one, other) for one, other in pairs if one is not None and other is not None])
+
+
+def _intervals(first: Sequence[Run]) -> str:
+    count = int(first[0].summary["programs"] or 0)
+    seeds = f", each averaged over {len(first)} seeds" if len(first) > 1 else ""
+    return f"time: from a program's first arrival to its last end; ratios are paired over {count:,} programs{seeds}"
+
+
+def _window(groups: Mapping[str, Sequence[Run]], settings: Mapping[str, object]) -> str:
+    """Over which time rates are counted."""
+    text = "rates are counted over the whole run"
+    most = settings.get("sessions")
+    if most is not None:
+        spans = [f"{label} {number(average(group, 'program_window_s', settings))} s" for label, group in groups.items()]
+        text = f"rates are counted while {most} programs are at work ({', '.join(spans)})"
+    return f"{text}; programs an hour: completed requests, each as its part of its program"
+
+
+def _lost(groups: Mapping[str, Sequence[Run]]) -> list[str]:
+    """How many programs were not completed, and why."""
+    found = []
+    first = next(iter(groups.values()))
+    for label, group in groups.items():
+
+        def total(key: str, group: Sequence[Run] = group) -> int:
+            return sum(int(run.summary.get(key) or 0) for run in group)
+
+        n, abandoned, open_ = total("programs"), total("programs_abandoned"), total("programs_unfinished")
+        parts = []
+        if abandoned:
+            gave_up = f", {total('gave_up'):,} of them given up by their clients" if total("gave_up") else ""
+            parts.append(
+                f"{abandoned:,} abandoned, for a request of theirs was not completed{gave_up}; "
+                f"{total('abandoned_requests'):,} requests that would have followed never came"
+            )
+        if open_:
+            parts.append(f"{open_:,} unfinished, which count with their time so far")
+        if parts:
+            found.append(f"{label}: of {n:,} programs {'; '.join(parts)}")
+        if group is not first and _ratio(first, group) is None:
+            found.append(f"{label}: no ratio, for it and {first[0].label} did not complete the same programs")
+    return found
+
+
+def _forgotten(groups: Mapping[str, Sequence[Run]], settings: Mapping[str, object]) -> list[str]:
+    """Prompt tokens that were computed again because the cache had forgotten them."""
+    shares = {label: average(group, "evicted_share", settings) for label, group in groups.items()}
+    told = [f"{label} {number(share)}" for label, share in shares.items() if share]
+    return (
+        [f"share of prompt tokens computed again, for the cache had forgotten them: {', '.join(told)}"] if told else []
+    )
+
+
+def _early(first: Sequence[Run]) -> list[str]:
+    early = sum(int(run.summary.get("early_requests") or 0) for run in first)
+    if not early:
+        return []
+    return [
+        f"open loop: under {first[0].label} {early:,} requests came before what they repeat had been answered, which "
+        "no client can do: who is slow is given more to do at once, and finds less in its cache"
+    ]
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, subsequent_indent="  ")
