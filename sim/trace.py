@@ -3,6 +3,7 @@
     python -m sim.trace describe TRACE...                       statistics
     python -m sim.trace convert TRACE OUT --format mooncake     another format, a window, the first N
     python -m sim.trace synthesise OUT -n 1000 --rate 5.53      arrivals and lengths from distributions
+    python -m sim.trace synthesise OUT --synth agents:          programs of turns
     python -m sim.trace rescale TRACE OUT --rate 8              the same gaps, stretched
 
 OUT may be - for the standard output. Errors are one line on stderr, exit code 2.
@@ -22,6 +23,7 @@ from typing import NoReturn
 from fastserve.cli.trace_arguments import add_reading, beyond_context, reading_of, tell, too_long
 from fastserve.hardware import load_hardware
 from fastserve.workload import Trace, TraceError, describe, profile_names, read_trace, synthesise, write_trace
+from fastserve.workload.seeds import recipe_of
 from fastserve.workload.statistics import Description, Lengths, Programs, Times
 from fastserve.workload.write import FORMATS, lines
 
@@ -40,8 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.command == "describe":
             _describe(args)
         elif args.command == "synthesise":
-            recipe = {key: getattr(args, key) for key in ("rate", "arrivals", "lengths", "prompt", "output", "seed")}
-            _write(synthesise(args.num_requests, **recipe), args)
+            _write(_synthesised(args), args)
         else:
             trace = _read(args, args.trace)
             _write(trace, args)
@@ -57,6 +58,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         _silence_stdout()
         return 2
     return 0
+
+
+def _synthesised(args: argparse.Namespace) -> Trace:
+    if args.synth is not None:
+        if args.rate is not None:
+            raise TraceError("--synth holds the rate too; give --rate without --synth, or rate= within it")
+        return recipe_of(args.synth).trace(args.seed)
+    if args.rate is None:
+        raise TraceError("give --rate R (requests/s), or a whole workload with --synth")
+    recipe = {key: getattr(args, key) for key in ("rate", "arrivals", "lengths", "prompt", "output", "seed")}
+    return synthesise(args.num_requests, **recipe)
 
 
 def _silence_stdout() -> None:
@@ -93,7 +105,13 @@ def _parser() -> _Parser:
     command = commands.add_parser("synthesise", help="a trace from an arrival process and a distribution of lengths")
     _add_writing(command)
     command.add_argument("-n", "--num-requests", "--num-prompts", type=int, default=1000, metavar="N")
-    command.add_argument("--rate", "--request-rate", type=float, required=True, metavar="R", help="requests/s")
+    command.add_argument("--rate", "--request-rate", type=float, metavar="R", help="requests/s")
+    command.add_argument(
+        "--synth",
+        metavar="SPEC",
+        help="all of it in one, as python -m sim takes it: n=1000,rate=2,... or agents:programs=36,turns=...,think=... "
+        "(fastserve/workload/agents.py lists the keys)",
+    )
     command.add_argument(
         "--arrivals",
         default="poisson",

@@ -46,7 +46,8 @@ class Programs:
     first_prompt: Lengths
     """Prompt tokens of requests that wait for none."""
     growth: Lengths | None
-    """Prompt tokens beyond those of the request before, where that is one and they are more; None without any."""
+    """Prompt tokens beyond those of the request before, where one alone goes on from it and they are more; None without
+    any."""
     shrinking: float | None
     """Share of such requests whose prompt is shorter than the one before."""
     think: Times | None
@@ -127,7 +128,7 @@ def _programs(trace: Trace) -> Programs | None:
         return None
     after = trace.after
     followers = Counter(other for before in after for other in before)
-    single = np.array([row for row, before in enumerate(after) if len(before) == 1], np.int64)
+    single = np.array([row for row, before in enumerate(after) if len(before) == 1 == followers[before[0]]], np.int64)
     more = trace.prompt[single] - trace.prompt[[after[row][0] for row in single.tolist()]]
     waits = np.array([bool(before) for before in after])
     tools = Counter(trace.tool or ())

@@ -69,7 +69,8 @@ def _ours(trace: Trace) -> Iterator[str]:
         if slo:
             line += f', "slo": {{{", ".join(slo)}}}'
         if trace.hash_ids is not None:
-            line += f', "hash_ids": {json.dumps(trace.hash_ids[i])}, "block_size": {trace.block_size}'
+            ids = json.dumps(trace.hash_ids[i], separators=(",", ":"))
+            line += f', "hash_ids": {ids}, "block_size": {trace.block_size}'
         yield line + "}"
 
 

@@ -137,7 +137,11 @@ def _found(groups: Mapping[str, Sequence[Run]], settings: Mapping[str, object]) 
     """What the prefix cache did."""
     rates = [f"{label} {number(average(group, 'hit_rate', settings))}" for label, group in groups.items()]
     best = average(next(iter(groups.values())), "hit_rate_unlimited", settings)
-    return f"prompt tokens found in the prefix cache: {', '.join(rates)} (an unlimited one: {number(best)})"
+    text = f"prompt tokens found in the prefix cache: {', '.join(rates)} (an unlimited one: {number(best)})"
+    if settings.get("host_prefix_tokens"):
+        loaded = [f"{label} {number(average(group, 'host_hit_rate', settings))}" for label, group in groups.items()]
+        text += f"; of these loaded from the host: {', '.join(loaded)}"
+    return text
 
 
 def _window(groups: Mapping[str, Sequence[Run]], settings: Mapping[str, object]) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from experiments._lib.case import Case, Row, point, program_ratio, recorded, simulate, to_json
 from fastserve.flightlog.replay import replay_log
 from fastserve.policies.spec import PolicySpec
 from fastserve.sched.job import Job
@@ -405,3 +406,35 @@ def test_what_is_held_back_is_woken_and_told(unit: str) -> None:
     assert found.records["held_s"].tolist() == [2, 2]
     assert found.summary["held_mean_s"] == found.summary["held_max_s"] == 2
     assert found.records["arrival"].tolist() == pytest.approx([0, 3.2])
+
+
+def test_an_experiment_takes_sessions_and_pairs_its_policies_by_program(unit: str, tmp_path: Path) -> None:
+    path = tmp_path / "agents.jsonl"
+    write_trace(conversations(6, output=8), path)
+    rows = []
+    for policy in ("fcfs", "srpt"):
+        for seed in range(2):
+            settings = Settings(latency=unit, sessions=3, max_batch=1)
+            case = Case(
+                at={"policy": policy}, workload=recorded(path, 10**6), settings=settings, policy=PolicySpec(policy),
+                seed=seed,
+            )  # fmt: skip
+            rows.append(Row(case.at, seed, to_json(simulate(case))))
+    fcfs, srpt = (point(rows, policy=policy) for policy in ("fcfs", "srpt"))
+    ratio = program_ratio(fcfs, srpt)
+    assert ratio is not None and ratio.low is not None and ratio.low <= ratio.mean
+    assert fcfs.mean("program_time_mean_s") / srpt.mean("program_time_mean_s") == pytest.approx(ratio.mean, rel=0.1)
+    assert fcfs.rows[0].numbers["load"] is None and fcfs.status == "ok"
+
+
+def test_the_command_line_says_what_to_give_instead_of_a_load(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "agents.jsonl"
+    write_trace(conversations(), path)
+    assert main([str(path), "--load", "0.8"]) == 2
+    assert "give --sessions (programs at once), --program-rate (programs a second)" in capsys.readouterr().err
+    plain = tmp_path / "plain.jsonl"
+    write_trace(replace(conversations(), after=None, think=None, program=None, hash_ids=None), plain)
+    assert main([str(plain), "--programs-csv", str(tmp_path / "x.csv")]) == 2
+    assert "--sessions N makes one of each request" in capsys.readouterr().err
