@@ -153,6 +153,7 @@ class _Collector(Collector):
             ("device", "idle", device.idle),
             ("host", "used", host.used),
             ("host", "copying", host.parked),
+            ("host", "idle", host.idle),
         ):
             pools.add_metric([pool, kind], tokens)
         yield pools
