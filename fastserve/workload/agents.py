@@ -99,9 +99,12 @@ class Agents:
 
     def __str__(self) -> str:
         """As parse() reads it; what is as by default is left out."""
-        given = [(field.name, getattr(self, field.name)) for field in fields(self)]
-        parts = [f"{name}={value}" for (name, value), field in zip(given, fields(self), strict=True)
-                 if value != field.default]  # fmt: skip
+        given = [(field.name, getattr(self, field.name), field.default) for field in fields(self)]
+        parts = [
+            f"{name}={value:.12g}" if isinstance(value, float) else f"{name}={value}"
+            for name, value, default in given
+            if value != default
+        ]
         return f"{PREFIX}:{','.join(parts)}"
 
     def trace(self, seed: int) -> Trace:

@@ -6,10 +6,13 @@ import gzip
 import json
 import random
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from fastserve.workload import Trace, TraceError, describe, read_trace
+from fastserve.workload import Trace, TraceError, describe, read_trace, write_trace
 from fastserve.workload.content import content
 
 CASES = Path(__file__).parent / "cases"
@@ -324,3 +327,40 @@ def test_reading_a_file_of_sessions_in_parts_is_reading_it(tmp_path: Path, monke
     assert trace.hash_ids == [line["hash_ids"] for line in lines]
     assert trace.after == [(line["parent_chat_id"],) if line["parent_chat_id"] >= 0 else () for line in lines]  # type: ignore[operator]
     assert read_trace(tmp_path / "x", num_requests=50).digest() == trace.head(50).digest()
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 300) | st.floats(-2, 50) | st.sampled_from(["", "x", "12", "-1", "a"]),
+    lambda inner: st.lists(inner, max_size=3),
+    max_leaves=4,
+)
+KEYS = ("t", "in", "out", "hash_ids", "think_time", "api_time", "type", "stop", "requests", "duration_ms")
+REQUEST = st.fixed_dictionaries({}, optional=dict.fromkeys(KEYS, JSON)) | st.fixed_dictionaries(
+    {"in": st.integers(0, 200), "out": st.integers(0, 9), "t": st.integers(0, 9)},
+    optional=dict.fromkeys(("hash_ids", "think_time", "api_time"), JSON),
+)
+CONVERSATION = st.fixed_dictionaries(
+    {"requests": st.lists(REQUEST, max_size=4) | JSON, "block_size": JSON | st.just(64)},
+    optional={"id": JSON, "hash_id_scope": JSON},
+)
+ROUND = st.fixed_dictionaries(
+    {"session_id": JSON, "prefix_tokens": JSON, "newly_append_tokens": JSON, "output_tokens": JSON},
+    optional=dict.fromkeys(("round_index", "timing_events", "tools", "input_tokens_total", "user"), JSON),
+)
+FLAT = st.fixed_dictionaries(
+    {"prompt_tokens": st.integers(1, 99), "output_tokens": st.integers(1, 9), "program": st.sampled_from("ab")},
+    optional=dict.fromkeys(("id", "after", "think_s", "arrival_s", "tool", "turn", "hash_ids", "scope"), JSON),
+)
+
+
+@given(st.lists(CONVERSATION, max_size=4) | st.lists(ROUND, max_size=4) | st.lists(FLAT, max_size=5), st.booleans())
+def test_any_sessions_are_a_trace_or_a_clear_error(rows: list[object], lenient: bool) -> None:
+    with TemporaryDirectory() as folder:
+        path = written(Path(folder) / "x", rows)
+        try:
+            trace = read_trace(path, lenient=lenient)
+        except TraceError:
+            return
+        describe(trace)
+        write_trace(trace, path)
+        assert read_trace(path).digest() == trace.digest() or trace.after is None

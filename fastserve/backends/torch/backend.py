@@ -68,6 +68,8 @@ class TorchBackend:
             gpu_memory_utilization=gpu_memory_utilization,
         )  # fmt: skip
         self.model = model
+        if model.device.type != "cpu":  # matrix products whose kernels are chosen by the number of rows
+            self.traits = replace(self.traits, exact="same-composition")
         self.cache = cache = Cache(
             model.layers, model.kv_heads, model.head_dim, pools.blocks, pools.host_blocks + pools.prefix_blocks, block,
             model.dtype, model.device,

@@ -84,7 +84,8 @@ class File:
         self._check_arrivals(timed or self.columns.waits, rate, arrivals, time_unit)
         clock, dates = self._clock(cells, time_unit) if timed else (units.Clock("none", ""), None)
         rows = Rows(self.path, self.columns, clock.unit, dates, lenient)
-        notes = self._fill(rows, first, parts, stop if timed else None)
+        early = timed and (not self.columns.waits or not stop.start)  # what a window cuts is known when all is
+        notes = self._fill(rows, first, parts, stop if early else None)
         order: npt.NDArray[np.intp] | None
         if self.columns.waits:
             columns, order, clock = self._waiting(rows, clock, notes)
@@ -104,7 +105,7 @@ class File:
             hash_ids=ids if ids is None or order is None else ids.take(order),
             block_size=size,
             dropped=rows.all_dropped(),
-            reading=self._reading(rows, clock, unused, notes),
+            reading=self._reading(rows, clock, unused, size, notes),
             **(texts | columns),
         )
 
@@ -245,10 +246,11 @@ class File:
             "sessions, which wait for the answer before them, and as arrivals they come all at once"
         ]
 
-    def _reading(self, rows: Rows, clock: units.Clock, unused: dict[str, str], notes: list[str]) -> Reading:
+    def _reading(self, rows: Rows, clock: units.Clock, unused: dict[str, str], size: int, notes: list[str]) -> Reading:
+        """unused: field -> why not. size: tokens of a block."""
         names = self.columns.names
-        off = {"block_size": "it is of the hash_ids"} | unused
-        hidden = {"id"} | ({"duration"} if "think" in names else set())
+        off = dict(unused)
+        hidden = {"id", "block_size"} | ({"duration"} if "think" in names else set())
         off |= {
             field: f"{bad.message}, first in line {bad.line:,}"
             for field, bad in rows.bad.items()
@@ -259,6 +261,8 @@ class File:
         read = {
             field: used[field] for field in (*order, *(field for field in used if field not in order)) if field in used
         }
+        if "hash_ids" in read:
+            read["hash_ids"] += f" (blocks of {size} tokens)"
         told = {column for field in {*used, *hidden} for column in names.get(field, ())}
         ignored = {names[field][0]: why for field, why in off.items() if field in names}
         if self.columns.format is not None and self.columns.format.failed == "status":

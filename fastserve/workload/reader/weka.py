@@ -53,7 +53,9 @@ class Conversations:
                     yield self._table(conversation, table.path, line)
                 if table.broken:
                     yield Table(table.path, self.names, [[] for _ in self.names], [], table.broken)
-        self.notes.append("conversations have no starts: recorded, all begin at once (--sessions, --program-rate)")
+        self.notes.append(
+            "no starts of conversations are told: as recorded, all begin at once; give --sessions N or --program-rate R"
+        )
         if self._left_out["empty"]:
             self.notes.append(f"{self._left_out['empty']:,} requests without input tokens are left out")
         if self._left_out["silent"]:
