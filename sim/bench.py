@@ -87,8 +87,8 @@ def ratios(repeat: int = 5) -> None:
 
 
 def sessions(repeat: int = 5) -> None:
-    """Agents in closed loop, where a hit saves iterations and the cache costs something a plan; what prompts share is made
-    once for all runs of a trace. Runs with and without the cache by turns, the best of each.
+    """Agents in closed loop, where a hit saves iterations and the cache costs something a plan. Runs with and without it
+    by turns, the best of each; what prompts share is made once for all.
     """
     agents = read_trace(BUNDLED.with_name("agents-like.jsonl"))
     for at_once in (4, 24):
@@ -101,11 +101,8 @@ def sessions(repeat: int = 5) -> None:
                 run = run_one(agents, PolicySpec("fcfs"), settings, seed=0, prepared=kept)
                 best[cache] = min(best.get(cache, float("inf")), time.process_time() - begin)
         rate, ratio = len(agents) / best["on"], best["off"] / best["on"]
-        found = f"hit rate {run.summary['hit_rate'] or 0:.2f}"
-        print(
-            f"agents, {at_once:2d} at once, prefix cache on {rate:28,.0f} req/s, {ratio:.2f} of it off, {found}",
-            flush=True,
-        )
+        title, hits = f"agents, {at_once} at once, prefix cache on", f"hit rate {run.summary['hit_rate'] or 0:.2f}"
+        print(f"{title:52s} {rate:9,.0f} req/s {ratio:9.2f} of it off, {hits}", flush=True)
 
 
 def show(name: str, figures: dict[str, float], note: str = "") -> None:
