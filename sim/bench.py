@@ -87,8 +87,8 @@ def ratios(repeat: int = 5) -> None:
 
 
 def sessions(repeat: int = 5) -> None:
-    """Agents in closed loop, where a hit saves iterations and the cache costs something a plan. Runs with and without it
-    by turns, the best of each; what prompts share is made once for all.
+    """Agents in closed loop, where a hit saves iterations and the cache costs something a plan. Runs with and without
+    it by turns, the best of each; what prompts share is made once for all.
     """
     agents = read_trace(BUNDLED.with_name("agents-like.jsonl"))
     for at_once in (4, 24):
