@@ -12,6 +12,7 @@ import numpy as np
 
 from fastserve.json_values import plain
 from fastserve.metrics.intervals import Ratio, paired_ratio
+from fastserve.metrics.programs import completed_times, paired_times
 from fastserve.policies.spec import PolicySpec
 from fastserve.workload import Trace, read_trace, synthesise
 from fastserve.workload.seeds import SeedSource, source_of
@@ -22,6 +23,9 @@ from sim.report.run import Run
 from sim.run import run_one
 from sim.settings import Settings
 from sim.world import World
+
+TIMES = "program_times"
+"""Where the numbers of a case have the time of each program that was completed, by name, s."""
 
 At = dict[str, str | int | float]
 Numbers = dict[str, Any]
@@ -174,9 +178,12 @@ def replayed(
 
 
 def simulate(case: Case) -> Numbers:
-    """The summary of the run, with its rate and load, which paced programs have not."""
+    """The summary of the run, with its rate and load; of paced programs, which have none, with their times by name."""
     if case.paced:
-        return dict(replayed(case).summary) | {"rate": None, "load": None, "samples": case.workload.samples}
+        run = replayed(case)
+        assert run.programs is not None
+        more = {"rate": None, "load": None, "samples": case.workload.samples, TIMES: completed_times(run.programs)}
+        return dict(run.summary) | more
     rate = case.rate
     numbers = dict(replayed(case, rate).summary)
     numbers["rate"], numbers["load"] = rate, rate / case.workload.capacity(case.settings)
@@ -247,6 +254,13 @@ def ratio(base: Point, other: Point, measure: str) -> Ratio | None:
     both = [(float(a), float(b)) for a, b in pairs if a and b and np.isfinite(a) and np.isfinite(b)]
     samples = base.rows[0].numbers.get("samples")
     return paired_ratio([a for a, _ in both], [b for _, b in both], samples=samples) if both else None
+
+
+def program_ratio(base: Point, other: Point) -> Ratio | None:
+    """Mean program time of base over that of other, paired by program, with its interval over programs."""
+    mine = {row.seed: row.numbers.get(TIMES) for row in other.rows}
+    pairs = [(row.numbers.get(TIMES), mine.get(row.seed)) for row in base.rows]
+    return paired_times([(one, two) for one, two in pairs if one is not None and two is not None])
 
 
 def rate_gain(mine: Iterable[Point], base: Iterable[Point], measure: str) -> Ratio | None:

@@ -307,8 +307,9 @@ class Engine:
         beside = "unlimited" if host is None else f"{host * memory.block_tokens:,} tokens"
         what = ", ".join(filter(None, (self.info.device, self.info.dtype)))
         body = f"{self.info.backend} ({what})" if what else self.info.backend
-        return (f"{self.info.name} on {body}, policy {self.serving.name}, batch cap "
-                f"{self.serving.max_batch}, KV pool {pool}, host {beside}, {self.serving.residency}; times: "
+        serving = self.serving
+        return (f"{self.info.name} on {body}, policy {serving.name}, batch cap {serving.max_batch}, KV pool {pool}, "
+                f"host {beside}, {serving.residency}, prefix cache {serving.prefix_cache}; times: "
                 f"{self.hardware.name} ({self.machine})")  # fmt: skip
 
     # -- its life --------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ all times, for what would have followed never came.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -123,8 +123,9 @@ def table_of(
     return {name: np.array(found[name], dtype=kind) for name, kind in PROGRAM_COLUMNS.items()}
 
 
-def window_at_work(table: Columns, most: int, horizon_s: float) -> tuple[float, float]:
-    """s: from when `most` programs are at work for the first time to when they last are; of fewer, as many as ever are.
+def window_at_work(table: Columns, most: int, horizon_s: float, warmup_s: float = 0.0) -> tuple[float, float]:
+    """s: from when `most` programs are at work for the first time (and the warm-up is over) to when they last are; of
+    fewer, as many as ever are.
 
     Before it the closed loop fills up, after it nobody takes the place of who has ended.
     """
@@ -134,7 +135,8 @@ def window_at_work(table: Columns, most: int, horizon_s: float) -> tuple[float, 
     moments = np.unique(np.concatenate((begin, end)))
     present = np.searchsorted(np.sort(begin), moments, "right") - np.searchsorted(np.sort(end), moments, "right")
     full = np.flatnonzero(present >= min(most, int(present.max())))  # from one moment to the next
-    return float(moments[full[0]]), float(moments[min(full[-1] + 1, len(moments) - 1)])
+    first, last = float(moments[full[0]]), float(moments[min(full[-1] + 1, len(moments) - 1)])
+    return min(max(first, float(moments[0]) + warmup_s), last), last
 
 
 def summarise_programs(
@@ -143,30 +145,32 @@ def summarise_programs(
     members: Sequence[Sequence[int]],
     *,
     horizon_s: float,
+    warmup_s: float = 0.0,
     window: tuple[float, float] | None = None,
     after: Sequence[Sequence[int]] | None = None,
 ) -> Summary:
-    """Measures of programs, for the summary of the run. window: s, of the rates; None: the whole run. after: of an open
-    loop, by id the ids of the requests that it repeats.
+    """Measures of programs, for the summary of the run. warmup_s: programs that begin this soon after the first one are
+    left out of all but rates. window: s, of the rates; None: from the end of the warm-up to the last end. after: of an
+    open loop, by id the ids of the requests that it repeats.
 
     programs_per_hour: completed requests of programs that were not abandoned, each 1 / turns of its program, that ended
     in the window. Over a whole run this is completed programs over its length, and in part of one it does not hang on
     whether the last of few programs ended just before its end or just after.
     """
-    words = table["finish"]
-    timed = words != "abandoned"
-    start, stop = window or _whole(table, horizon_s)
+    start, stop = window or _whole(table, horizon_s, warmup_s)
+    counts = (table["finish"] != "abandoned").tolist()
     weight = {
-        id: 1 / len(ids)
-        for ids, counts in zip(_begun(members, columns), timed.tolist(), strict=True)
-        if counts
-        for id in ids
+        id: 1 / len(ids) for ids, counted in zip(_begun(members, columns), counts, strict=True) if counted for id in ids
     }
     done = is_outcome(columns["finish"], "completed") & (columns["end"] > start) & (columns["end"] <= stop)
     turned = sum([weight.get(id, 0.0) for id in columns["id"][done].tolist()])
     spent = np.where(np.isnan(table["end"]), horizon_s, table["end"])
     present = np.clip(np.minimum(spent, stop) - np.maximum(table["first_arrival"], start), 0.0, None)
     length = stop - start
+    if warmup_s and len(table["end"]):
+        measured = table["first_arrival"] >= table["first_arrival"].min() + warmup_s
+        table = {name: values[measured] for name, values in table.items()}
+    words = table["finish"]
     values = (
         len(words),
         *[int(np.count_nonzero(words == word)) for word in ("completed", "abandoned", "unfinished")],
@@ -179,7 +183,7 @@ def summarise_programs(
         _percentile(table["time"], 100),
         _mean(table["service"]),
         _mean(table["slowdown"]),
-        _mean(table["stall_per_turn"][timed]),
+        _mean(table["stall_per_turn"][words != "abandoned"]),
         turned / length * 3600 if length > 0 else None,
         length if length > 0 else None,
         float(present.sum()) / length if length > 0 else None,
@@ -200,12 +204,17 @@ def programs_saturated(table: Columns, horizon_s: float) -> bool | None:
 def time_ratio(pairs: Iterable[tuple[Columns, Columns]]) -> Ratio | None:
     """Mean program time of the one over the mean of the other, with its interval over programs, paired by program.
 
-    pairs: tables of the same programs under two policies, one pair for each seed; a program's times are averaged over
-    seeds and copies. None where a program was completed by one of the two alone.
+    pairs: tables of the same programs under two policies, one pair for each seed. See paired_times().
+    """
+    return paired_times([(completed_times(one), completed_times(other)) for one, other in pairs])
+
+
+def paired_times(pairs: Iterable[tuple[Mapping[str, float], Mapping[str, float]]]) -> Ratio | None:
+    """The same of times by program. A program's are averaged over seeds and copies. None where a program was completed
+    by one of the two alone.
     """
     times: dict[str, list[tuple[float, float]]] = {}  # of each program, by its name in the trace
-    for one, other in pairs:
-        mine, theirs = _completed(one), _completed(other)
+    for mine, theirs in pairs:
         if mine.keys() != theirs.keys():
             return None
         for name, time in mine.items():
@@ -216,8 +225,8 @@ def time_ratio(pairs: Iterable[tuple[Columns, Columns]]) -> Ratio | None:
     return paired_ratio([float(pair[0]) for pair in both], [float(pair[1]) for pair in both])
 
 
-def _completed(table: Columns) -> dict[str, float]:
-    """Program -> its time; programs without a name by when they are in the table."""
+def completed_times(table: Columns) -> dict[str, float]:
+    """Program -> its time, s; programs without a name by when they are in the table."""
     names = [name or f"\0{row}" for row, name in enumerate(table["program"].tolist())]
     done = (table["finish"] == "completed").tolist()
     return {name: time for name, time, ended in zip(names, table["time"].tolist(), done, strict=True) if ended}
@@ -236,11 +245,11 @@ def _begun(members: Sequence[Sequence[int]], columns: Columns) -> list[Sequence[
     return [ids for ids in members if not there.isdisjoint(ids)]
 
 
-def _whole(table: Columns, horizon_s: float) -> tuple[float, float]:
+def _whole(table: Columns, horizon_s: float, warmup_s: float) -> tuple[float, float]:
     if not len(table["end"]):
         return 0.0, 0.0
     end = np.where(np.isnan(table["end"]), horizon_s, table["end"])
-    return float(table["first_arrival"].min()), float(end.max())
+    return float(table["first_arrival"].min()) + warmup_s, float(end.max())
 
 
 def _mean(values: NDArray[Any]) -> float | None:

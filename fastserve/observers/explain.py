@@ -87,10 +87,10 @@ class Explanation(Observer):
     def program_ended(self, program: str, now: int) -> None:
         self._holds(now)
 
-    def idle(self, now: int) -> None:
+    def ticked(self, now: int) -> None:
         self._holds(now)
 
-    def ticked(self, now: int) -> None:
+    def idle(self, now: int) -> None:
         self._holds(now)
 
     def planned(self, plan: Plan, now: int) -> None:
@@ -180,9 +180,6 @@ class Explanation(Observer):
         self.chunks = []
         found = plan.found.get(job, 0)
         owed = job.prompt + job.generated - plan.first(job)
-        if job.held_back:  # it was overruled
-            self.held = False
-            self._note(job, plan.now, "its policy holds everybody back and nothing runs: the oldest joins all the same")
         how = COMES_WITH.get(job.place) or f"{owed:,} tokens to prefill" + (" again" if job.generated else "")
         how += f", {found:,} found" if found else ""
         beaten = ", ".join([f"job {other.id}" for other in plan.left])
@@ -190,6 +187,7 @@ class Explanation(Observer):
         word = said(self.scheduler.policy, job)
         if job.held_back:
             word += "; overruled, as nothing ran and nobody would have been woken"
+            self.held = False
         slot = self.run.seats.of[job]
         self._note(job, plan.now, f"joined slot {slot} after {_time(wait)} of waiting{instead}; {how}; {word}")
 

@@ -68,7 +68,7 @@ class SchedulerConfig:
     block_tokens: int | None = None
     """tokens of a KV block (by default the machine's own, which is 16 in every preset)"""
     prefix_cache: str = "auto"
-    """whether prompts that begin alike share KV: on, off, or auto (on for a trace with block ids and programs)"""
+    """whether prompts that begin alike share KV: on, off, auto (on live, and for traces with block ids and programs)"""
     prefix_tokens: int | None = None
     """prefix cache: tokens of the unit that is shared, a whole number of KV blocks (by default one block)"""
     host_prefix_tokens: int = 0

@@ -6,7 +6,7 @@ choice and the residency reckon as if nothing were shared, and the draft says by
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from fastserve.sched.host_tier import HostTier
 from fastserve.sched.job import HOST, NOWHERE, Job
@@ -195,12 +195,25 @@ class Draft:
     def _evicted_in_order(self, gone: Sequence[Job], more: int, holds: list[tuple[Ids, int]]) -> list[Range]:
         """The same where something is kept."""
         parts: dict[Run, tuple[int, int]] = {}
-        owners: list[tuple[Run, str]] = []
+        going: list[Range] = []
+        for run in self.tree.in_order(self._going(gone, holds, parts)):
+            start, end = parts[run]
+            start = max(start, end - more)
+            going.append((run.ids, start, end))
+            more -= end - start
+            if more == 0:
+                break
+        return going
+
+    def _going(
+        self, gone: Sequence[Job], holds: list[tuple[Ids, int]], parts: dict[Run, tuple[int, int]]
+    ) -> Iterator[tuple[Run, str]]:
+        """What may go, as it is let go, with its program. parts: filled with the units of each."""
         for run in self.tree.idle:
             low = _kept(run.ids, run.start, run.end, holds)
             if low < run.end:
                 parts[run] = low, run.end
-                owners.append((run, run.owner))
+                yield run, run.owner
         later = [(job.ids, job.shared) for job in gone if job.shared]
         for job in gone:
             if not job.shared:
@@ -212,16 +225,7 @@ class Draft:
                 end = min(job.shared, run.end)
                 if start < end:
                     parts[run] = start, end
-                    owners.append((run, job.program))
-        going: list[Range] = []
-        for run in self.tree.in_order(owners):
-            start, end = parts[run]
-            start = max(start, end - more)
-            going.append((run.ids, start, end))
-            more -= end - start
-            if more == 0:
-                break
-        return going
+                    yield run, job.program
 
     # -- who holds what, with the changes --------------------------------------------------------------------------
 

@@ -85,10 +85,19 @@ def test_the_window_is_while_all_are_at_work() -> None:
     assert window_at_work(table, 2, 9) == (1, 6), "who begins as another ends takes its place"
     assert window_at_work(table, 7, 9) == window_at_work(table, 2, 9)
     assert window_at_work(table, 1, 9) == (0, 8)
+    assert window_at_work(table, 2, 9, warmup_s=2.5) == (2.5, 6)
     summary = summarise_programs(table, records(*rows), [[0], [1], [2], [3]], horizon_s=9, window=(1, 6))
     assert summary["programs_per_hour"] == pytest.approx(3 / 5 * 3600)
     assert summary["at_work_mean"] == pytest.approx(2)
     assert summary["program_window_s"] == 5
+
+
+def test_programs_of_the_warm_up_count_in_rates_alone() -> None:
+    rows = [(0, 0, 5, "stop"), (1, 1, 3, "stop"), (2, 3, 9, "stop")]
+    table = table_of(records(*rows), list("abc"), [[0], [1], [2]], horizon_s=9)
+    found = summarise_programs(table, records(*rows), [[0], [1], [2]], horizon_s=9, warmup_s=1)
+    assert (found["programs"], found["program_time_mean_s"]) == (2, 4)
+    assert found["programs_per_hour"] == pytest.approx(3 / 8 * 3600), "a ends after the warm-up"
 
 
 def test_each_request_counts_as_its_part_of_its_program() -> None:

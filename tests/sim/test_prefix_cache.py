@@ -71,6 +71,23 @@ def test_a_turn_finds_its_conversation_the_answer_included() -> None:
     assert (run.records["recomputed_tokens"] == 0).all()
 
 
+def test_what_the_device_forgets_is_loaded_from_the_host() -> None:
+    """With room for a few conversations on the device and for all on the host, as much is found as without a bound."""
+    settings = SMALL.with_(kv_tokens=4000, host_prefix_tokens=40_000)
+    here, there = (replay(conversations(), "fcfs", settings=settings.with_(host_prefix_tokens=room), processes=1)
+                   for room in (0, 40_000))  # fmt: skip
+    run = there.runs[0]
+    assert run.summary["hit_rate"] == pytest.approx(run.summary["hit_rate_unlimited"])
+    assert here.runs[0].summary["hit_rate"] < 0.5 * run.summary["hit_rate"]
+    assert here.runs[0].summary["host_hit_rate"] == 0
+    assert run.summary["host_hit_rate"] * run.records["prompt_tokens"].sum() == pytest.approx(
+        run.records["cached_host_tokens"].sum()
+    )
+    assert (run.records["cached_host_tokens"] <= run.records["cached_tokens"]).all()
+    assert run.records["swapped_in_bytes"].sum() == run.records["cached_host_tokens"].sum() * 819_200
+    assert "; of these loaded from the host: fcfs 0." in " ".join(str(there).split())
+
+
 def test_a_turn_takes_as_long_as_what_is_new() -> None:
     """Nobody else runs: the first turn costs its whole prefill, and a later one what comes after the found prefix."""
     settings = SMALL.with_(kv_tokens="unlimited", batching="mixed")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from heapq import heappop, heappush
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from experiments._lib.case import Case, Row, point, program_ratio, recorded, simulate, to_json
 from fastserve.flightlog.replay import replay_log
 from fastserve.policies.spec import PolicySpec
 from fastserve.sched.job import Job
@@ -258,16 +260,21 @@ def test_rates_are_counted_while_all_sessions_are_at_work(unit: str) -> None:
     assert whole.summary["programs_per_hour"] == pytest.approx(3 / 4 * 3600)
 
 
-@pytest.mark.parametrize("name", ["fcfs", "sj-mlfq"])
+@pytest.mark.parametrize("name", ["fcfs", "sj-mlfq", "tests.sim.test_sessions:Sleeps"])
 def test_a_closed_loop_replays_from_its_flight_log(name: str, unit: str, tmp_path: Path) -> None:
-    """With cancels of clients that give up, and what each request finds of the one before."""
+    """With cancels of clients that give up, what each request finds of the one before, tools, ends and ticks."""
     path = tmp_path / "flight.jsonl"
-    settings = Settings(latency=unit, kv_tokens=600, max_batch=2, sessions=4, client_timeout=2.0)
-    world, events = flown(conversations(12, output=20), name, settings, path)
+    settings = Settings(latency=unit, kv_tokens=600, max_batch=2, sessions=4, client_timeout=4.0)
+    one = conversations(12, output=40)
+    world, events = flown(replace(one, tool=["bash"] * len(one)), name, settings, path)
     report = replay_log(path)
-    assert report.difference is None and report.plans == world.scheduler.plans
-    assert ("cancel" in {event.get("event") for event in events}) is (name == "fcfs"), "the other keeps nobody waiting"
+    told = Counter(event.get("event") for event in events)
+    assert report.difference is None and report.plans == told["plan"] >= world.scheduler.plans
+    assert told["end_program"] == 12
+    assert bool(told["tick"]) is name.endswith("Sleeps")
+    assert bool(told["cancel"]) is (name != "sj-mlfq"), "it keeps nobody waiting"
     assert any(event["plan"]["found"] for event in events if event.get("plan"))
+    assert any("calls" in event for event in events) and any("tool" in event for event in events)
 
 
 def test_policies_and_processes_meet_the_same_programs(unit: str) -> None:
@@ -405,3 +412,35 @@ def test_what_is_held_back_is_woken_and_told(unit: str) -> None:
     assert found.records["held_s"].tolist() == [2, 2]
     assert found.summary["held_mean_s"] == found.summary["held_max_s"] == 2
     assert found.records["arrival"].tolist() == pytest.approx([0, 3.2])
+
+
+def test_an_experiment_takes_sessions_and_pairs_its_policies_by_program(unit: str, tmp_path: Path) -> None:
+    path = tmp_path / "agents.jsonl"
+    write_trace(conversations(6, output=8), path)
+    rows = []
+    for policy in ("fcfs", "srpt"):
+        for seed in range(2):
+            settings = Settings(latency=unit, sessions=3, max_batch=1)
+            case = Case(
+                at={"policy": policy}, workload=recorded(path, 10**6), settings=settings, policy=PolicySpec(policy),
+                seed=seed,
+            )  # fmt: skip
+            rows.append(Row(case.at, seed, to_json(simulate(case))))
+    fcfs, srpt = (point(rows, policy=policy) for policy in ("fcfs", "srpt"))
+    ratio = program_ratio(fcfs, srpt)
+    assert ratio is not None and ratio.low is not None and ratio.low <= ratio.mean
+    assert fcfs.mean("program_time_mean_s") / srpt.mean("program_time_mean_s") == pytest.approx(ratio.mean, rel=0.1)
+    assert fcfs.rows[0].numbers["load"] is None and fcfs.status == "ok"
+
+
+def test_the_command_line_says_what_to_give_instead_of_a_load(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "agents.jsonl"
+    write_trace(conversations(), path)
+    assert main([str(path), "--load", "0.8"]) == 2
+    assert "give --sessions (programs at once), --program-rate (programs a second)" in capsys.readouterr().err
+    plain = tmp_path / "plain.jsonl"
+    write_trace(replace(conversations(), after=None, think=None, program=None, hash_ids=None), plain)
+    assert main([str(plain), "--programs-csv", str(tmp_path / "x.csv")]) == 2
+    assert "--sessions N makes one of each request" in capsys.readouterr().err

@@ -77,8 +77,8 @@ def load_model(
     """A model that is ready to run, tried on two short prompts.
 
     model: `embedded`, a folder, or an id of the Hugging Face hub (HF_TOKEN, HF_HUB_OFFLINE and the local cache are
-    transformers' own). load_format `dummy` needs a config.json only and draws the weights from `seed`. threads: of
-    PyTorch in this whole process; None leaves them. native `off`: PyTorch alone.
+    transformers' own). load_format `dummy` needs a config.json only and draws the weights from `seed`, on a GPU others
+    than on a CPU. threads: of PyTorch in this whole process; None leaves them. native `off`: PyTorch alone.
 
     ModelNotFoundError where there is nothing to load, RefusedModelError for a model that would not be exact, ValueError
     for a setting out of range.

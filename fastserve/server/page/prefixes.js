@@ -57,7 +57,9 @@ export class Prefixes {
       return part(`run ${kind}${many > 1 ? ` shared ${place}` : ""}`, tokens / most, title);
     });
     if (own) parts.push(part(`run ${row.state === "running" ? "running" : "waiting"}`, own / most, `${count(own)} tokens of its own, not shared`));
-    const rest = row.tokens - there - own;
+    const host = Math.min(row.host, Math.max(0, row.tokens - there - own));
+    if (host) parts.push(part("run onhost", host / most, `${count(host)} tokens on the host`));
+    const rest = row.tokens - there - own - host;
     if (rest > 0) parts.push(part("run missing", rest / most, `${count(rest)} tokens to be computed when it runs again`));
     this.put(bar, parts);
     const held = row.state === "held" ? `held back ${duration(row.held)}` : row.state;

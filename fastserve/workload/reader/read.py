@@ -81,7 +81,8 @@ def read_trace(
                 trace = file.trace(time_unit, lenient, rate, arrivals, seed, stop).window(start_s, duration_s)
     if num_requests is not None:
         trace = trace.head(num_requests)
-    trace = trace if rate is None else trace.with_rate(rate)
+    if rate is not None and not (trace.after is not None and trace.span == 0):  # programs that all begin at once may
+        trace = trace.with_rate(rate)
     return replace(trace, name=_stem(Path(path)))
 
 
