@@ -73,7 +73,7 @@ def test_a_body_that_does_not_share() -> None:
 def test_what_is_shared_is_said_for_a_body_that_reads_no_prompt() -> None:
     with Engine.scripted() as engine:
         said(engine, TEXT, units=((1, 2, 3, 4, 5, 6), (7,)))
-        assert said(engine, TEXT[::-1], units=((1, 2, 3, 8, 9, 10), ())).cached_tokens == 48
+        assert said(engine, TEXT[::-1], units=((1, 2, 3, 14, 15, 16), ())).cached_tokens == 48
         assert said(engine, TEXT * 2, units=((1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12), ())).cached_tokens == 112
     with Engine.on(Reading()) as engine, pytest.raises(ValueError, match="units: backend scripted reads its prompts"):
         engine.submit(TEXT, units=((1, 2, 3, 4, 5, 6), ()))
