@@ -54,7 +54,7 @@ def near(measure: str, ours: float | None, theirs: float | None) -> bool:
     """Whether two values of a measure are within tolerance."""
     if ours is None or theirs is None:
         return ours is theirs
-    if "share" in measure or "attained" in measure or measure in ("collapsed",):
+    if "share" in measure or "hit_rate" in measure or "attained" in measure or measure in ("collapsed",):
         return abs(ours - theirs) <= SHARE
     tolerance = TAIL if any(word in measure for word in ("p95", "p99", "max", "longest")) else MEAN
     return abs(ours - theirs) <= tolerance * abs(theirs) + 1e-9

@@ -107,6 +107,7 @@ def wanted_of(config: EngineConfig, kv_bytes: int | None = None, host_bytes: int
     return Wanted(
         config.block, config.kv_tokens, config.host_tokens, kv_bytes, host_bytes,
         RESIDENCIES[config.residency].swaps, config.max_batch, config.prefix_tokens,
+        0 if config.prefix_cache == "off" else config.host_prefix_tokens,
     )  # fmt: skip
 
 

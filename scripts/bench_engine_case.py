@@ -3,8 +3,9 @@
 The workload, for every engine: 100 requests at once, prompts lognormal(4.7, 0.8) clipped to 16..512 and outputs
 lognormal(3.9, 1.1) clipped to 8..512 tokens from numpy's default_rng(0), greedy, end-of-sequence ignored; a Llama-like
 model of 114 million random parameters. Every engine gets the same prompts as token ids, makes the same number of tokens
-and no text, has the same batch cap, tokens an iteration and threads, and has done the same warm-up before the clock
-starts. Runs under any Python that has the engine in question; needs no fastserve unless that is the engine.
+and no text, computes on the CPU, has the same batch cap, tokens an iteration and threads, and has done the same warm-up
+before the clock starts. Runs under any Python that has the engine in question; needs no fastserve unless that is the
+engine.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def opened(case: dict[str, Any], policy: str) -> Any:
     from fastserve.engine import Engine
 
     return Engine.from_pretrained(
-        case["model"], load_format="dummy", dtype=case["dtype"], threads=case["threads"], policy=policy,
+        case["model"], load_format="dummy", device="cpu", dtype=case["dtype"], threads=case["threads"], policy=policy,
         max_batch=case["cap"], token_budget=BUDGET, native=case.get("native", "auto"),
     )  # fmt: skip
 

@@ -29,7 +29,7 @@ MODULES = (
     *[f"fastserve/sched/{name}.py" for name in ("units", "job", "plan", "link", "policy", "ranking", "kv")],
     *[f"fastserve/sched/{name}.py" for name in ("batching", "residency", "charging", "eviction", "checks", "alarms")],
     *[f"fastserve/sched/{name}.py" for name in ("bounds", "draft", "sharing", "choose", "uneven", "members")],
-    *[f"fastserve/sched/{name}.py" for name in ("holding", "programs", "hits")],
+    *[f"fastserve/sched/{name}.py" for name in ("holding", "programs", "pins")],
     *[f"fastserve/sched/{name}.py" for name in ("scheduler", "prefix", "seats", "observer")],
     *[f"fastserve/hardware/{name}.py" for name in ("base", "lines", "linear", "machine_times")],
     *[
@@ -45,6 +45,7 @@ MODULES = (
     "sim/inbox.py",
     "sim/link.py",
     "sim/machine.py",
+    "sim/session_inbox.py",
     "sim/world.py",
 )
 OPEN: dict[str, tuple[str, ...]] = {

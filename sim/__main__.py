@@ -40,7 +40,8 @@ def parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="python -m sim",
         description="Replay a trace of requests under scheduling policies, and compare their job completion times.",
-        epilog=f"latency presets: {', '.join(presets())}, roofline:MODEL/DEVICE, or a JSON file",
+        epilog=f"latency presets: {', '.join(presets())}, roofline:MODEL/DEVICE, or a JSON file; "
+        "python -m sim describe TRACE tells what is in a trace",
     )
     parser.add_argument("trace", nargs="?", help="trace file; the format is detected")
     add_seeding(parser)
@@ -96,7 +97,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    args = parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["describe"] and not Path("describe").exists():
+        from sim.trace import main as of_traces
+
+        return of_traces(given)
+    args = parser().parse_args(given)
     try:
         return run(args)
     except (PolicyError, ObserverError) as error:
@@ -139,17 +145,17 @@ def run(args: argparse.Namespace) -> int:
     if args.explain is not None and not 0 <= args.explain < source.jobs:
         raise ValueError(f"--explain {args.explain}: there is no such job; they are 0 to {source.jobs - 1}")
     sample = source.typical() if source.recipe is None else source.at_rate(1.0).trace(0)
-    reading = [*told_first(settings, sample), *read_as(sample, settings.latency)]
+    first, reading = told_first(settings, sample), read_as(sample, settings.latency)
     if args.programs_csv and not settings.in_sessions(sample):
         raise ValueError(
             "--programs-csv: no program of this trace waits for anything; --sessions N makes one of each request"
         )
     if not args.json:
-        print(*reading, sep="\n", flush=True)
+        print(*first, *reading, sep="\n", flush=True)
     result = replay(
         source, specs, seeds=args.seeds, settings=settings, processes=args.processes, observe=closeup.observe
     )
-    result.reading = reading
+    result.reading = [*reading, *first]
     deliver(args, result, closeup)
     if not result.interrupted:
         return 0

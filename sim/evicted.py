@@ -41,7 +41,7 @@ def with_evicted(columns: Columns, content: Content) -> Columns:
             found = content.unit * min(seen.leading(path), (prompts[row] - 1) // content.unit)
             evicted[row] = max(0, found - cached[row])
         elif what == COMPUTED:
-            seen.add(paths.pop(row, None) or content.prompt(ids[row]))
+            seen.add(paths.pop(row) if row in paths else content.prompt(ids[row]))
         else:
             seen.add(content.answer(ids[row]))
     return columns | {"evicted_tokens": evicted, "recomputed_tokens": columns["recomputed_tokens"] + evicted}

@@ -168,7 +168,7 @@ class ModelledMachine:
 
 class AnsweringMachine(ModelledMachine):
     """One that tells what its answers are. answers: job id -> the ids of the units that prompt and answer fill beyond
-    those of the prompt.
+    those of the prompt. calls: by job id, the tool that the answer calls; "" where none, or that is not known.
     """
 
     def __init__(
@@ -177,15 +177,20 @@ class AnsweringMachine(ModelledMachine):
         link: Link,
         outputs: Sequence[int],
         inbox: Inbox,
-        answers: Callable[[int], Ids],
+        answers: Callable[[int], Ids] | None,
+        calls: Sequence[str] | None = None,
     ) -> None:
         super().__init__(latency, link, outputs, inbox)
         self.answers = answers
+        self.calls = calls
 
     def run(self, plan: Plan) -> Outcome:
         outcome = super().run(plan)
         if outcome.ended:
-            outcome.answers = {job: self.answers(job.id) for job in outcome.ended}
+            if self.answers is not None:
+                outcome.answers = {job: self.answers(job.id) for job in outcome.ended}
+            if self.calls is not None:
+                outcome.calls = {job: self.calls[job.id] for job in outcome.ended}
         return outcome
 
 

@@ -62,10 +62,14 @@ def turns_alone(trace: Trace, latency: LatencyModel, budget: int | None, content
     """ps of each request on the empty machine, where all is found that earlier rows and their answers said."""
     prompts: list[int] = trace.prompt.tolist()
     found = [0] * len(trace) if content is None else content.found(prompts)
-    return [
-        latency.alone_ps(prompt, output, budget, known)
-        for prompt, output, known in zip(prompts, outputs_of(trace), found, strict=True)
-    ]
+    prefills: dict[tuple[int, int], int] = {}  # many requests of a trace are alike
+    times = []
+    for prompt, output, known in zip(prompts, outputs_of(trace), found, strict=True):
+        prefill = prefills.get((prompt, known), 0)
+        if prefill == 0:
+            prefill = prefills[prompt, known] = latency.alone_ps(prompt, 1, budget, known)
+        times.append(prefill + latency.span_ps(output - 1, 1, prompt + 1))
+    return times
 
 
 def programs_alone(trace: Trace, coming: SessionSettings, turns: list[int]) -> dict[int, float]:

@@ -73,10 +73,11 @@ def build(
     predictor = predictors.make(settings.predictor, seed, guesses_of(trace)) if "guess" in policy.needs else None
     inbox = _inbox(trace, settings, seed, predictor, shared)
     link = Link(hardware.link, hardware.memory.block_bytes)
-    if shared is None:
-        machine = ModelledMachine(hardware.latency, link, outputs_of(trace), inbox)
+    parts = hardware.latency, link, outputs_of(trace), inbox
+    if shared is None and trace.tool is None:
+        machine = ModelledMachine(*parts)
     else:
-        machine = AnsweringMachine(hardware.latency, link, outputs_of(trace), inbox, shared.answer)
+        machine = AnsweringMachine(*parts, None if shared is None else shared.answer, trace.tool)
     budget = scheduler.batching.budget if settings.batching == "chunked" else None
     targets = targets_of(trace)
     slo = None if targets is None else lambda id: targets[id].seconds()
@@ -202,10 +203,12 @@ def _measured(
         columns, [program.name for program in sessions.programs], members, horizon_s=horizon,
         abandoned=sessions.abandoned, alone=[alone.program[rows[0]] for rows in members], alone_turn=alone.turn,
     )  # fmt: skip
-    window = None if settings.sessions is None else window_at_work(table, settings.sessions, horizon)
+    window = None if settings.sessions is None else window_at_work(table, settings.sessions, horizon, settings.warmup)
     summary = summarise(columns, horizon_s=horizon, warmup_s=settings.warmup, window=window)
     summary["saturated"] = None if settings.sessions is not None else programs_saturated(table, horizon)
     summary = with_not_arrived(summary, len(trace) - len(columns["id"]) - len(sessions.abandoned))
     after = trace.after if settings.open_loop else None
-    programs = summarise_programs(table, columns, members, horizon_s=horizon, window=window, after=after)
+    programs = summarise_programs(
+        table, columns, members, horizon_s=horizon, warmup_s=settings.warmup, window=window, after=after
+    )
     return summary | programs, table

@@ -3,6 +3,7 @@
     python -m sim.trace describe TRACE...                       statistics
     python -m sim.trace convert TRACE OUT --format mooncake     another format, a window, the first N
     python -m sim.trace synthesise OUT -n 1000 --rate 5.53      arrivals and lengths from distributions
+    python -m sim.trace synthesise OUT --synth agents:          programs of turns
     python -m sim.trace rescale TRACE OUT --rate 8              the same gaps, stretched
 
 OUT may be - for the standard output. Errors are one line on stderr, exit code 2.
@@ -22,7 +23,8 @@ from typing import NoReturn
 from fastserve.cli.trace_arguments import add_reading, beyond_context, reading_of, tell, too_long
 from fastserve.hardware import load_hardware
 from fastserve.workload import Trace, TraceError, describe, profile_names, read_trace, synthesise, write_trace
-from fastserve.workload.statistics import Description
+from fastserve.workload.seeds import recipe_of
+from fastserve.workload.statistics import Description, Lengths, Programs, Times
 from fastserve.workload.write import FORMATS, lines
 
 
@@ -40,8 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.command == "describe":
             _describe(args)
         elif args.command == "synthesise":
-            recipe = {key: getattr(args, key) for key in ("rate", "arrivals", "lengths", "prompt", "output", "seed")}
-            _write(synthesise(args.num_requests, **recipe), args)
+            _write(_synthesised(args), args)
         else:
             trace = _read(args, args.trace)
             _write(trace, args)
@@ -57,6 +58,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         _silence_stdout()
         return 2
     return 0
+
+
+def _synthesised(args: argparse.Namespace) -> Trace:
+    if args.synth is not None:
+        if args.rate is not None:
+            raise TraceError("--synth holds the rate too; give --rate without --synth, or rate= within it")
+        return recipe_of(args.synth).trace(args.seed)
+    if args.rate is None:
+        raise TraceError("give --rate R (requests/s), or a whole workload with --synth")
+    recipe = {key: getattr(args, key) for key in ("rate", "arrivals", "lengths", "prompt", "output", "seed")}
+    return synthesise(args.num_requests, **recipe)
 
 
 def _silence_stdout() -> None:
@@ -93,7 +105,13 @@ def _parser() -> _Parser:
     command = commands.add_parser("synthesise", help="a trace from an arrival process and a distribution of lengths")
     _add_writing(command)
     command.add_argument("-n", "--num-requests", "--num-prompts", type=int, default=1000, metavar="N")
-    command.add_argument("--rate", "--request-rate", type=float, required=True, metavar="R", help="requests/s")
+    command.add_argument("--rate", "--request-rate", type=float, metavar="R", help="requests/s")
+    command.add_argument(
+        "--synth",
+        metavar="SPEC",
+        help="all of it in one, as python -m sim takes it: n=1000,rate=2,... or agents:programs=36,turns=...,think=... "
+        "(fastserve/workload/agents.py lists the keys)",
+    )
     command.add_argument(
         "--arrivals",
         default="poisson",
@@ -194,8 +212,13 @@ def _page(trace: Trace, found: Description, latency: str | None) -> str:
         page.append(f"  clients      {len(found.clients):,}{largest}{_unnamed(found.without_client)}")
     if found.programs is not None:
         page.append(f"  programs     {found.programs:,}{_unnamed(found.without_program)}")
+    if found.sessions is not None:
+        page += _sessions(found.sessions)
     if found.block_ids is not None:
         page.append(f"  blocks       {found.block_ids:,} distinct ids of {trace.block_size} tokens")
+    if found.unlimited_hit_rate is not None:
+        share = 100 * found.unlimited_hit_rate
+        page.append(f"  cache        an unlimited prefix cache would find {share:.1f} % of the prompt tokens")
     page.append(f"  dropped      {_counts(found.dropped) or 'none'}")
     if trace.reading is not None:
         page += [line for text in trace.reading.lines() for line in _wrapped(text)]
@@ -203,6 +226,29 @@ def _page(trace: Trace, found: Description, latency: str | None) -> str:
         page += _wrapped(beyond_context(trace, latency) or f"context every request fits the model of {latency}")
     page.append(f"  digest       {found.digest}")
     return "\n".join(page)
+
+
+def _sessions(found: Programs) -> list[str]:
+    """Lines on the programs of a trace whose requests wait for one another."""
+
+    def line(what: str, of: Lengths | Times | None) -> list[str]:
+        if of is None:
+            return []
+        cells = (of.mean, of.p50, of.p90, of.p99, of.max)
+        places = 1 if isinstance(of, Times) else 0
+        return [f"    {what:<11}" + "".join(f"{cell:>9,.{places}f}" for cell in cells)]
+
+    lines = line("turns", found.turns) + line("1st prompt", found.first_prompt) + line("growth", found.growth)
+    lines += line("think, s", found.think)
+    if found.shrinking:
+        lines.append(f"    {100 * found.shrinking:.1f} % of the turns have a shorter prompt than the one before")
+    parts = []
+    if found.forks or found.joins:
+        parts.append(f"{found.forks:,} forks, {found.joins:,} joins")
+    if found.tools:
+        most = ", ".join(f"{name} {n:,}" for name, n in list(found.tools.items())[:5])
+        parts.append(f"tools {most}" + (f" and {len(found.tools) - 5:,} others" if len(found.tools) > 5 else ""))
+    return lines + ([f"    {'; '.join(parts)}"] if parts else [])
 
 
 def _unnamed(requests: int) -> str:

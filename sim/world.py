@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import simpy
 
+from fastserve.metrics.programs import GAVE_UP
 from fastserve.metrics.records import Recorder
 from fastserve.sched.errors import ObserverError, PolicyError, RefusedError
 from fastserve.sched.job import NEVER, Job
@@ -18,9 +19,6 @@ from sim.inbox import Inbox
 from sim.link import Link
 from sim.machine import ModelledMachine
 from sim.session_inbox import SessionInbox
-
-GAVE_UP: Final = "gave_up"
-"""How a job finishes whose client would not wait any longer."""
 
 STRIDE: Final = 256
 """Once in so many turns SimPy gets its own all the same, and with it Ctrl-C."""
@@ -191,9 +189,9 @@ class World:
                 self._cancel(job, now)
         if fed is not None:
             for program in fed.ended():
-                self._program_ended(program, now)
+                self._end_program(program, now)
 
-    def _program_ended(self, program: str, now: int) -> None:
+    def _end_program(self, program: str, now: int) -> None:
         try:
             self.scheduler.end_program(program, now)
         except PolicyError:

@@ -12,15 +12,20 @@ import numpy as np
 
 from fastserve.json_values import plain
 from fastserve.metrics.intervals import Ratio, paired_ratio
+from fastserve.metrics.programs import completed_times, paired_times
 from fastserve.policies.spec import PolicySpec
 from fastserve.workload import Trace, read_trace, synthesise
 from fastserve.workload.seeds import SeedSource, source_of
 from fastserve.workload.synthesis import CALIBRATION
 from sim.capacity import capacity
+from sim.prepared import Prepared
 from sim.report.run import Run
 from sim.run import run_one
 from sim.settings import Settings
 from sim.world import World
+
+TIMES = "program_times"
+"""Where the numbers of a case have the time of each program that was completed, by name, s."""
 
 At = dict[str, str | int | float]
 Numbers = dict[str, Any]
@@ -28,7 +33,7 @@ Numbers = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """Synthetic requests, or those of a trace file. A seed draws a synthetic trace, and resamples a file in blocks."""
+    """Synthetic requests, or those of a trace. A seed draws a synthetic trace, and resamples a file in blocks."""
 
     requests: int
     """number of requests; of a file: the first ones"""
@@ -41,7 +46,9 @@ class Workload:
     output: str | None = None
     """distribution of output lengths, if another"""
     path: str = ""
-    """a trace file, instead of a synthetic trace"""
+    """a trace file or a folder, instead of a synthetic trace"""
+    synth: str = ""
+    """a recipe as `python -m sim --synth` takes it, instead of all of these"""
     digest: str = ""
     """digest of the file's contents, so that a run-id depends on them"""
     ratio: float | None = None
@@ -53,13 +60,17 @@ class Workload:
             return self._file().at_rate(rate).trace(seed)
         return self._drawn(self.requests, rate, self.arrivals, seed)
 
+    def programs(self, seed: int) -> Trace:
+        """The requests as they stand, for settings that say when programs come. Raises TraceError."""
+        return _programs(self.path, self.requests, self.synth, seed)
+
     @property
     def samples(self) -> int | None:
         """Independent samples behind its seeds, see paired_ratio()."""
         return self._file().samples(1) if self.path else None
 
     def _file(self) -> SeedSource:
-        return source_of(_read(self.path, self.requests))
+        return _source(self.path, self.requests, self.synth)
 
     def capacity(self, settings: Settings) -> float:
         """Throughput that fcfs sustains, requests/s: the unit of load."""
@@ -81,6 +92,20 @@ class Workload:
             prompt=np.maximum(np.rint(trace.prompt * (mean * self.ratio / prompt)), 1).astype(np.int64),
             output=np.maximum(np.rint(trace.output * (mean / output)), 1).astype(np.int64),
         )
+
+
+def _source(path: str, requests: int, synth: str) -> SeedSource:
+    return source_of(None, synth) if synth else source_of(_read(path, requests))
+
+
+@lru_cache(maxsize=2)
+def _programs(path: str, requests: int, synth: str, seed: int) -> Trace:
+    """Kept, so that the runs of one trace that follow each other have in common what is made of it."""
+    return _source(path, requests, synth).trace(seed)
+
+
+_prepared = Prepared()
+"""Of the runs of this process."""
 
 
 @lru_cache(maxsize=4)
@@ -109,6 +134,11 @@ class Case:
     """additional arguments of the experiment's own run()"""
 
     @property
+    def paced(self) -> bool:
+        """Whether the settings say when programs come, so that there is no rate of requests."""
+        return self.settings.sessions is not None or self.settings.program_rate is not None
+
+    @property
     def rate(self) -> float:
         """Requests/s: the settings' own rate, or their load in units of the capacity."""
         if self.settings.rate is not None:
@@ -132,8 +162,13 @@ def replayed(
 ) -> Run:
     """The run of a case, its records included.
 
-    rate: overrides the case's. observe: called before the run with the world, its trace, and the warm-up in s.
+    rate: overrides the case's; paced programs have none. observe: called before the run with the world, its trace, and
+    the warm-up in s.
     """
+    if case.paced:
+        programs = case.workload.programs(case.seed)
+        seeing = None if observe is None else lambda world: observe(world, programs, 0.0)
+        return run_one(programs, case.policy, case.settings, case.seed, observe=seeing, prepared=_prepared)
     rate = rate or case.rate
     warmup = case.warmup * case.workload.requests / rate
     settings = case.settings.with_(rate=None, load=None, warmup=warmup)
@@ -143,7 +178,12 @@ def replayed(
 
 
 def simulate(case: Case) -> Numbers:
-    """The summary of the run, with its rate and load."""
+    """The summary of the run, with its rate and load; of paced programs, which have none, with their times by name."""
+    if case.paced:
+        run = replayed(case)
+        assert run.programs is not None
+        more = {"rate": None, "load": None, "samples": case.workload.samples, TIMES: completed_times(run.programs)}
+        return dict(run.summary) | more
     rate = case.rate
     numbers = dict(replayed(case, rate).summary)
     numbers["rate"], numbers["load"] = rate, rate / case.workload.capacity(case.settings)
@@ -214,6 +254,13 @@ def ratio(base: Point, other: Point, measure: str) -> Ratio | None:
     both = [(float(a), float(b)) for a, b in pairs if a and b and np.isfinite(a) and np.isfinite(b)]
     samples = base.rows[0].numbers.get("samples")
     return paired_ratio([a for a, _ in both], [b for _, b in both], samples=samples) if both else None
+
+
+def program_ratio(base: Point, other: Point) -> Ratio | None:
+    """Mean program time of base over that of other, paired by program, with its interval over programs."""
+    mine = {row.seed: row.numbers.get(TIMES) for row in other.rows}
+    pairs = [(row.numbers.get(TIMES), mine.get(row.seed)) for row in base.rows]
+    return paired_times([(one, two) for one, two in pairs if one is not None and two is not None])
 
 
 def rate_gain(mine: Iterable[Point], base: Iterable[Point], measure: str) -> Ratio | None:

@@ -50,7 +50,7 @@ class ScriptedBackend:
     wrong. Whose clock is real lives its times in real time.
     """
 
-    traits = Traits(swaps=True, exact="always", shares=True)
+    traits = Traits(swaps=True, exact="always", modelled=True, shares=True)
 
     def __init__(
         self,

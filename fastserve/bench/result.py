@@ -20,7 +20,8 @@ LATE_NS = 10_000_000
 """p99 dispatch lag above which a run is reported as late."""
 
 UNKNOWN = (
-    "recomputed_tokens", "cached_tokens", "evicted_tokens", "swapped_out_bytes", "swapped_in_bytes", "turn",
+    "recomputed_tokens", "cached_tokens", "cached_host_tokens", "evicted_tokens", "overruled", "swapped_out_bytes",
+    "swapped_in_bytes", "turn",
 )  # fmt: skip
 """Integer columns unknown to a client: always 0."""
 
@@ -119,7 +120,8 @@ class Result:
         found = summarise(self.columns(), horizon_s=self.duration_s, slo=slo)
         found = with_not_arrived(found, self.planned - len(self.samples))
         unknown = [
-            "recomputed_tokens", "recomputed_share", "cached_tokens", "hit_rate", "swapped_out_gib", "swapped_in_gib",
+            "recomputed_tokens", "recomputed_share", "cached_tokens", "hit_rate", "cached_host_tokens", "host_hit_rate",
+            "swapped_out_gib", "swapped_in_gib",
         ]  # fmt: skip
         if not self.knows_preemptions:
             unknown.append("preemptions_per_job")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fastserve import predictors
@@ -18,6 +19,7 @@ from fastserve.policies.spec import PolicyLike, PolicySpec, told_by
 from fastserve.profiler.load import machine
 from fastserve.sched.observer import Observer
 from fastserve.workload import Trace
+from fastserve.workload.content import unit_of
 from fastserve.workload.requests import guesses_of
 
 
@@ -67,7 +69,7 @@ class EngineBody:
         self, serving: EngineConfig, trace: Trace, seed: int, watch: Watch | None, looking: Sequence[Observer] = ()
     ) -> tuple[Any, dict[str, Any]]:
         """Records, and all settings of the policy."""
-        with self.body.engine(serving, self.hardware) as engine:
+        with self.body.engine(self._in_units_of(trace, serving), self.hardware) as engine:
             for observer in looking:
                 engine.attach(observer)
             context = engine.max_model_len
@@ -79,6 +81,13 @@ class EngineBody:
             except PlaybackError as error:
                 raise CompareError(str(error)) from None
             return records, told_by(engine.settings)
+
+    def _in_units_of(self, trace: Trace, serving: EngineConfig) -> EngineConfig:
+        """A modelled body shares what the simulator does: whole blocks of the trace."""
+        modelled = self.body.kind.traits.modelled and trace.hash_ids is not None
+        if not modelled or serving.prefix_cache == "off" or serving.prefix_tokens is not None:
+            return serving
+        return replace(serving, prefix_tokens=unit_of(trace, serving.block))
 
 
 def serving_of(policy: PolicyLike, shared: Mapping[str, Any]) -> EngineConfig:

@@ -35,6 +35,8 @@ class Traits:
     """It keeps to logit_bias, allowed_token_ids, bad_token_ids and choice_token_ids; else such requests are refused."""
     reports_cached: bool = False
     """It says itself which prefixes it found in its cache."""
+    modelled: bool = False
+    """Its tokens mean nothing: it reads no prompt, so a replay of a trace says itself what its answers are."""
     shares: bool = False
     """It shares KV by content as its plans say, see Sharing; else prefixes are not cached."""
 
@@ -115,6 +117,8 @@ class Backend(Protocol):
 class Sharing(Backend, Protocol):
     """A body whose traits say that it shares. It follows Plan.found, Plan.evict and Plan.first(), and decides nothing.
 
+    Where host_prefix_tokens are wanted, also Plan.forget and the copies of units in Plan.store and Plan.load.
+
     What the prefills of a step complete is there for others once the step has run; a copy of what is there already is
     free again. Nothing else that a job computes is shared, but for answer().
     """
@@ -134,7 +138,8 @@ class Sharing(Backend, Protocol):
 class Wanted:
     """What an engine's settings ask of the body's memory. None: what the memory allows. Bytes count where tokens are
     not given. swaps: whether the residency uses the host at all. max_batch: the largest batch that matters.
-    unit_tokens: of what is shared where prefixes are cached (None: a block).
+    unit_tokens: of what is shared where prefixes are cached (None: a block). host_prefix_tokens: room on the host for
+    units, beside host_tokens.
     """
 
     block_tokens: int = 16
@@ -145,6 +150,7 @@ class Wanted:
     swaps: bool = True
     max_batch: int = field(default_factory=lambda: SchedulerConfig().max_batch)
     unit_tokens: int | None = None
+    host_prefix_tokens: int = 0
 
     def in_tokens(self, bytes_per_token: int) -> Wanted:
         """The same with bytes turned into tokens."""

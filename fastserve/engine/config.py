@@ -81,12 +81,17 @@ class EngineConfig(SchedulerConfig):
         return self.policy.path
 
     def sharing(self, body: str, shares: bool) -> Self:
-        """The same with prefix_cache on or off: auto is on where the body shares. ValueError where it is asked for in
-        vain.
+        """The same with prefix_cache on or off: auto is on where the body shares. ValueError where it or room for
+        it on the host is asked for in vain.
         """
         if self.prefix_cache == "on" and not shares:
             raise ValueError(
                 f"prefix_cache='on': backend {body} shares no KV between requests; leave it out, or say off"
+            )
+        if self.host_prefix_tokens and not shares:
+            raise ValueError(
+                f"host_prefix_tokens={self.host_prefix_tokens}: backend {body} shares no KV between requests, so the "
+                "host has no prefixes to keep; leave it out"
             )
         return self if self.prefix_cache != "auto" else replace(self, prefix_cache="on" if shares else "off")
 

@@ -35,6 +35,7 @@ from fastserve.observers.live_feed import LiveFeed, Watcher
 from fastserve.sched.errors import RefusedError
 from fastserve.sched.observer import Observer
 from fastserve.sched.residency import RESIDENCIES
+from fastserve.sched.units import Ids
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -103,6 +104,9 @@ class Engine:
         client: str = "",
         program: str = "",
         cache_salt: str = "",
+        tool: str = "",
+        calls: str = "",
+        final: bool = False,
         priority: int = 0,
         deadline_s: float | None = None,
         ttft_slo_s: float | None = None,
@@ -112,16 +116,21 @@ class Engine:
         listener: Listener | None = None,
         beyond_capacity: bool = False,
         prepared: bool = False,
+        units: tuple[Ids, Ids] | None = None,
     ) -> Handle:
         """Takes a request and returns at once.
 
-        cache_salt: its KV is shared only with requests of the same one. deadline_s: when it should have ended, s after
-        its arrival. ttft_slo_s: when it should have said its first token; without a deadline_s it is the deadline that
-        a policy sees. tpot_slo_s: s for each later token. All three are in the records. timeout_s: s after its arrival,
-        when it is cancelled with finish reason timeout. arrival: s of now(); one to come is waited for, a past one
-        counts as waiting (None: now). listener: called with every piece on the engine's thread; it must be quick.
-        beyond_capacity: neither refused for nor counted towards the bound of the queue. prepared: params are of
-        prepare(), for this prompt.
+        program: the session or agent run that it belongs to; by default that of the request whose text it goes on with,
+        see fastserve.engine.programs. cache_salt: its KV is shared only with requests of the same one. tool: whose
+        result its prompt brings. calls: the tool that its answer will call, where that is known beforehand. final:
+        nothing of its program follows it. deadline_s: when it should have ended, s after its arrival. ttft_slo_s: when
+        it should have said its first token; without a deadline_s it is the deadline that a policy sees. tpot_slo_s: s
+        for each later token. All three are in the records. timeout_s: s after its arrival, when it is cancelled with
+        finish reason timeout. arrival: s of now(); one to come is waited for, a past one counts as waiting (None: now).
+        listener: called with every piece on the engine's thread; it must be quick. beyond_capacity: neither refused for
+        nor counted towards the bound of the queue. prepared: params are of prepare(), for this prompt. units: what a
+        replay calls the units of the prompt, and those that prompt and answer fill beyond, on a modelled body; else the
+        tokens say it.
 
         Raises ValueError for what is wrong with it, RefusedError (a ValueError) when it can never fit, QueueFull,
         RuntimeError when the engine is closed or broken.
@@ -129,13 +138,20 @@ class Engine:
         self.inbox.check_process()
         if not self.alive:
             raise RuntimeError(f"the engine has stopped: {self.error or 'it was closed'}")
+        if units is not None and not self.loop.backend.traits.modelled:
+            raise ValueError(f"units: backend {self.info.backend} reads its prompts, which say what they share")
         request = self.input_processor.admit(
-            self.loop.scheduler, prompt, params, client=client, program=program, cache_salt=cache_salt,
-            priority=priority, deadline_s=deadline_s, ttft_slo_s=ttft_slo_s, tpot_slo_s=tpot_slo_s,
-            timeout_s=timeout_s, arrival=arrival, listener=listener, beyond_capacity=beyond_capacity,
-            prepared=prepared,
+            self.loop.scheduler, prompt, params, client=client, program=program, cache_salt=cache_salt, tool=tool,
+            calls=calls, final=final, priority=priority, deadline_s=deadline_s, ttft_slo_s=ttft_slo_s,
+            tpot_slo_s=tpot_slo_s, timeout_s=timeout_s, arrival=arrival, listener=listener,
+            beyond_capacity=beyond_capacity, prepared=prepared, units=units,
         )  # fmt: skip
         return Handle(request, self._cancel)
+
+    def end_program(self, program: str) -> None:
+        """Nothing more of it will come: its policy hears of it before the next iteration. Requests of it go on."""
+        self.input_processor.programs.end(program)
+        self.inbox.end_program(program)
 
     def reset_prefix_cache(self) -> bool:
         """Cached prefixes that no live request holds are forgotten before the next iteration. Returns whether none is
@@ -293,8 +309,9 @@ class Engine:
         beside = "unlimited" if host is None else f"{host * memory.block_tokens:,} tokens"
         what = ", ".join(filter(None, (self.info.device, self.info.dtype)))
         body = f"{self.info.backend} ({what})" if what else self.info.backend
-        return (f"{self.info.name} on {body}, policy {self.serving.name}, batch cap "
-                f"{self.serving.max_batch}, KV pool {pool}, host {beside}, {self.serving.residency}; times: "
+        serving = self.serving
+        return (f"{self.info.name} on {body}, policy {serving.name}, batch cap {serving.max_batch}, KV pool {pool}, "
+                f"host {beside}, {serving.residency}, prefix cache {serving.prefix_cache}; times: "
                 f"{self.hardware.name} ({self.machine})")  # fmt: skip
 
     # -- its life --------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ class Inbox:
         self._arrivals: list[tuple[int, int, Request]] = []  # (arrival, id): a heap
         self._cancels: list[tuple[int, int, int, Request, str]] = []  # (at, arrival, id): a heap
         self._room = MAX_STALE  # of the cancels, before stale ones are purged
+        self._over: list[str] = []  # programs of which nothing more will come
         self._asks: list[tuple[Ask, Future[Any], bool]] = []  # the last: before the inbox is drained
         self._process = os.getpid()
         self._owner = 0
@@ -55,6 +56,13 @@ class Inbox:
                 heapify(self._cancels)
                 self._room = max(MAX_STALE, 2 * len(self._cancels))
             heappush(self._cancels, (at, request.job.arrival, request.job.id, request, reason))
+            self.condition.notify()
+
+    def end_program(self, program: str) -> None:
+        """Nothing more of it will come. RuntimeError in a fork of the process."""
+        self.check_process()
+        with self.condition:
+            self._over.append(program)
             self.condition.notify()
 
     def ask(self, question: Ask, *, first: bool = False) -> Future[Any]:
@@ -112,7 +120,7 @@ class Inbox:
     @property
     def empty(self) -> bool:
         """Without the lock: anything put meanwhile is found at the next iteration boundary."""
-        return not (self._arrivals or self._cancels or self._asks)
+        return not (self._arrivals or self._cancels or self._over or self._asks)
 
     def next(self) -> int:
         """ns: when the next arrival or cancel that matters is due; NEVER if there is none."""
@@ -143,6 +151,12 @@ class Inbox:
                     due.setdefault(request, reason)
         return sorted(due.items(), key=lambda item: (item[0].job.arrival, item[0].job.id))
 
+    def over(self) -> list[str]:
+        """Removes and returns the programs that have been told to be over, in this order."""
+        with self.condition:
+            over, self._over = self._over, []
+        return over
+
     def waiting(self) -> list[Request]:
         """Removes and returns all requests that have not arrived, by (arrival, id)."""
         return self.arrived(NEVER)
@@ -150,7 +164,7 @@ class Inbox:
     def rest(self, clock: Clock, until: int) -> None:
         """Blocks until something is due, or until `until`, or until closed."""
         with self.condition:
-            while not (self.closed or self._asks):
+            while not (self.closed or self._over or self._asks):
                 at = min(until, self._next())
                 if at <= clock.now():
                     return

@@ -13,6 +13,7 @@ from fastserve.engine.detokenizer import TokenDecoder
 from fastserve.engine.inbox import Inbox
 from fastserve.engine.model_info import ModelInfo
 from fastserve.engine.params import SamplingParams
+from fastserve.engine.programs import Programs
 from fastserve.engine.request import Listener, Request
 from fastserve.engine.unit_names import UnitNames
 from fastserve.metrics.records import NO_SLO, Slo
@@ -20,6 +21,7 @@ from fastserve.sched.checks import LONGEST_S, seconds
 from fastserve.sched.job import Job
 from fastserve.sched.scheduler import Scheduler
 from fastserve.sched.slo import NO_TARGETS, SloTargets
+from fastserve.sched.units import Ids
 
 
 class QueueFull(RuntimeError):
@@ -36,6 +38,7 @@ class InputProcessor:
         self.info = info
         self.constrains = constrains
         self.names = names
+        self.programs = Programs(None if names is None else names.unit)
         self.serving = serving
         self.clock = clock
         self.inbox = inbox
@@ -57,6 +60,9 @@ class InputProcessor:
         client: str,
         program: str,
         cache_salt: str,
+        tool: str,
+        calls: str,
+        final: bool,
         priority: int,
         deadline_s: float | None,
         ttft_slo_s: float | None,
@@ -66,6 +72,7 @@ class InputProcessor:
         listener: Listener | None,
         beyond_capacity: bool,
         prepared: bool,
+        units: tuple[Ids, Ids] | None = None,
     ) -> Request:
         """Puts the request into the inbox. See Engine.submit()."""
         spans = {"deadline_s": deadline_s, "ttft_slo_s": ttft_slo_s, "tpot_slo_s": tpot_slo_s, "timeout_s": timeout_s}
@@ -81,17 +88,22 @@ class InputProcessor:
         detokenizer = None if self._decoder is None else self._decoder.detokenizer(params, ids)
         if params.stop and detokenizer is None:
             raise ValueError(f"stop strings need text, and model {self.info.name} has no tokenizer")
-        root, units = b"", ()
-        if self.names is not None:
+        root = b""
+        named: Ids = ()
+        answer: Ids | None = None
+        if self.names is not None and units is not None:
+            named, answer = units
+        elif self.names is not None:
             root = self.names.root(cache_salt)
-            units = self.names.of(ids, root=root)
+            named = self.names.of_prompt(ids, root)
+            program = program or self.programs.of(client, ids, named)
         guess = None
         if "guess" in scheduler.policy.needs:
             guess = params.guess
         with self._lock:
             at = self.clock.now() if arrival is None else round(arrival * 1e9)
             job = Job(self._next_id, at, len(ids), limit, client, program, priority, slo.deadline(at), guess,
-                      units)  # fmt: skip
+                      named, tool, final)  # fmt: skip
             if guess is None and self._guesser is not None and "guess" in scheduler.policy.needs:
                 job.guess = self._guesser.predict(job, 0)
             scheduler.check(job)
@@ -99,8 +111,10 @@ class InputProcessor:
                 self._make_sure_of_room(scheduler.slots)
             seed = self._rng.getrandbits(63) if params.seed is None else params.seed
             request = Request(
-                job, ids, params, seed, detokenizer, listener, self._uncounted if beyond_capacity else self._left, root
-            )
+                job, ids, params, seed, detokenizer, listener, self._uncounted if beyond_capacity else self._left, root,
+                calls, answer,
+            )  # fmt: skip
+            self.programs.came(program, final)
             self.inbox.put(request)
             self._next_id += 1
             self.outstanding += not beyond_capacity
@@ -148,6 +162,8 @@ class InputProcessor:
 
     def _uncounted(self, request: Request) -> None:
         self.slos.pop(request.job.id, None)
+        for program in self.programs.left(request):
+            self.inbox.end_program(program)
 
 
 def _ns(seconds: float | None) -> int | None:

@@ -105,9 +105,22 @@ class Loop:
             self.observers.ended(self.now)
 
     def rest(self) -> None:
-        """Nothing to do until something comes, or admission opens by itself."""
-        self.inbox.rest(self.clock, self.scheduler.opens_at())
-        self.now = self.clock.now()
+        """Nothing to do until something comes, admission opens by itself, or an alarm of a held job is due."""
+        at = self.scheduler.opens_at()
+        self.inbox.rest(self.clock, at)
+        now = self.now = self.clock.now()
+        if at <= now and not self.inbox.closed:
+            self.tick(now)
+
+    def tick(self, now: int) -> None:
+        """Nothing runs, and the Scheduler wanted to be asked again by now."""
+        try:
+            rung = self.scheduler.tick(now)
+        except BaseException:
+            self.observers.last("ticked", now)
+            raise
+        if rung and self.observers.members:
+            self.observers.ticked(now)
 
     def turn(self) -> bool:
         """One iteration; False if there is nothing to do."""
@@ -190,7 +203,7 @@ class Loop:
         under_way = self.scheduler.ledger.copies
         if len(self._copies) > len(under_way):  # some have ended while nobody looked, or with a step that failed
             self._copies = {copy: at for copy, at in self._copies.items() if copy in under_way}
-        for copy in [*plan.park, *plan.load, *plan.prefetch]:
+        for copy in [*plan.store, *plan.park, *plan.load, *plan.prefetch]:
             self._copies.setdefault(copy, plan.now)
         for copy in step.copied:
             start = self._copies.pop(copy, None)
@@ -260,6 +273,8 @@ class Loop:
             self._submit(request, now)
         for request, reason in self.inbox.cancelled(now):
             self.cancel(request, reason, now)
+        for program in self.inbox.over():
+            self._end_program(program, now)
         self.inbox.answer()
 
     def _submit(self, request: Request, now: int) -> None:
@@ -289,6 +304,15 @@ class Loop:
         self.counters["prompt_tokens"] += job.prompt
         if self.observers.members:
             self.observers.submitted(job, now)
+
+    def _end_program(self, program: str, now: int) -> None:
+        try:
+            self.scheduler.end_program(program, now)
+        except BaseException:
+            self.observers.last("program_ended", program, now)
+            raise
+        if self.observers.members:
+            self.observers.program_ended(program, now)
 
     def cancel(self, request: Request, reason: str, now: int, error: str | None = None) -> None:
         """It ends now, wherever it is, and whoever waits for it is told."""

@@ -84,19 +84,23 @@ class OutputProcessor:
                     break
         extra = [(job, delta) for job, had in before.items() if (delta := len(requests[job].tokens) - had - 1)]
         answers = self._answers(ended) if ended and self.names is not None else None
-        return Outcome(1, 0, step.stall, ended, step.copied, extra=extra, answers=answers)
+        calls = {job: tool for job in ended if (tool := requests[job].calls)}
+        return Outcome(1, 0, step.stall, ended, step.copied, extra=extra, answers=answers, calls=calls or None)
 
     def _answers(self, ended: Sequence[Job]) -> dict[Job, Ids]:
         """What they leave behind beyond the units of their prompts: no KV has been computed of their last tokens."""
         assert self.names is not None
         unit = self.names.unit
-        answers = {}
+        answers: dict[Job, Ids] = {}
         for job in ended:
             request = self.requests[job]
+            if request.named:
+                answers[job] = request.answer
+                continue
             rest = (request.prompt[unit * len(job.ids) :] + request.tokens)[
                 : job.prompt + job.generated - unit * len(job.ids)
             ]
-            answers[job] = self.names.of(rest, job.ids, request.root)
+            answers[job] = request.answer = self.names.of(rest, job.ids, request.root)
         return answers
 
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from fastserve.engine.constraints import complete, ended
 from fastserve.engine.params import SamplingParams
 from fastserve.sched.job import Job
+from fastserve.sched.units import Ids
 
 Listener = Callable[["Piece"], object]
 
@@ -51,6 +52,11 @@ class Output:
         """Tokens of its prompt that were found in the prefix cache when it first joined."""
         return int(self.record.get("cached_tokens", 0))
 
+    @property
+    def held_s(self) -> float:
+        """Seconds for which its policy held it back from admission."""
+        return float(self.record.get("held_s", 0.0))
+
 
 class IncrementalDetokenizer(Protocol):
     """Incremental detokenization, as of detokenizer.Detokenizer."""
@@ -68,8 +74,8 @@ class Request:
     """
 
     __slots__ = (
-        "at_end", "by_step", "detokenizer", "ended", "error", "finish_reason", "job", "listener", "logprobs", "params",
-        "pieces", "prompt", "record", "root", "seed", "signal", "texts", "tokens",
+        "answer", "at_end", "by_step", "calls", "detokenizer", "ended", "error", "finish_reason", "job", "listener",
+        "logprobs", "named", "params", "pieces", "prompt", "record", "root", "seed", "signal", "texts", "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -82,6 +88,8 @@ class Request:
         listener: Listener | None = None,
         at_end: Callable[[Request], object] | None = None,
         root: bytes = b"",
+        calls: str = "",
+        answer: Ids | None = None,
     ) -> None:
         self.job = job
         self.prompt = prompt
@@ -91,6 +99,9 @@ class Request:
         self.listener = listener
         self.at_end = at_end  # called once, after the last piece
         self.root = root  # where the names of its units begin: see UnitNames.root()
+        self.answer: Ids = answer or ()  # of the units that prompt and output fill beyond the prompt's
+        self.named = answer is not None  # else its tokens say what they are, once it has ended
+        self.calls = calls  # the tool that its output will call, as its client knows beforehand
         self.tokens: list[int] = []
         self.texts: list[str] = []
         self.logprobs: list[dict[int, float]] | None = None if params.logprobs is None else []

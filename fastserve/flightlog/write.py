@@ -13,7 +13,9 @@ they appear. A commit has `extra`, [job, delta] for jobs that got 1 + delta toke
 `calls`, [job, tool] for jobs that have ended with a call of a tool.
 
 Where prefixes are cached, a submit has `ids`, of the units that its prompt fills; a plan `found`, [job, tokens], and
-`evict`, the ids of the units that go, in this order; a commit `answers`, [job, ids] of jobs that have ended.
+`evict`, the ids of the units that go, in this order; a commit `answers`, [job, ids] of jobs that have ended. Where the
+host remembers units, too, a plan may have `store`, copies of units that go there, and `forget`, those that it forgets,
+as `evict`; a copy of units ends with the first one on the path of its job and the one behind the last.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from fastserve.formats import VERSIONS
 from fastserve.sched.job import NEVER, Copy, Job
 from fastserve.sched.observer import Observer
 from fastserve.sched.plan import Outcome, Plan
+from fastserve.sched.units import Range
 
 log = logging.getLogger("fastserve")
 
@@ -67,11 +70,20 @@ def plan_data(plan: Plan | None, copies: Copies) -> dict[str, Any] | None:
     """A plan as plain data, before it is committed. Equal plans give equal data."""
     if plan is None:
         return None
-    moves = {"park": plan.park, "load": plan.load, "clear": plan.clear, "prefetch": plan.prefetch}
+    moves: dict[str, Sequence[Copy]] = {
+        "park": plan.park,
+        "load": plan.load,
+        "clear": plan.clear,
+        "prefetch": plan.prefetch,
+    }
     shared: dict[str, Any] = {}
     if plan.shares is not None:
         shared["found"] = [[job.id, tokens] for job, tokens in plan.found.items()]
-        shared["evict"] = [id for ids, start, end in plan.evict for id in reversed(ids[start:end])]
+        shared["evict"] = _units(plan.evict)
+        if plan.store:
+            moves["store"] = plan.store
+        if plan.forget:
+            shared["forget"] = _units(plan.forget)
     return {
         "gone": [job.id for job in plan.gone],
         "left": [job.id for job in plan.left],
@@ -79,7 +91,10 @@ def plan_data(plan: Plan | None, copies: Copies) -> dict[str, Any] | None:
         "prefill": [[job.id, tokens] for job, tokens in plan.prefill],
         "drop": [job.id for job in plan.drop],
         **{
-            name: [[copies.number(copy), copy.job.id, copy.blocks, "out" if copy.out else "in"] for copy in found]
+            name: [
+                [copies.number(copy), copy.job.id, copy.blocks, "out" if copy.out else "in", *(copy.units or ())[1:]]
+                for copy in found
+            ]
             for name, found in moves.items()
         },
         "batch": plan.batch,
@@ -90,6 +105,10 @@ def plan_data(plan: Plan | None, copies: Copies) -> dict[str, Any] | None:
         "hold": plan.hold,
         **shared,
     }
+
+
+def _units(gone: Sequence[Range]) -> list[int]:
+    return [id for ids, start, end in gone for id in reversed(ids[start:end])]
 
 
 class FlightLog(Observer):

@@ -16,7 +16,10 @@ class MachineTimes:
     prompt and output together; 0 is not known. All times in ns.
     """
 
-    __slots__ = ("_block_bytes", "_hardware", "context", "decode_ns", "host_tokens", "longest", "pool_tokens", "slots")
+    __slots__ = (
+        "_block_bytes", "_hardware", "context", "decode_ns", "host_prefix_tokens", "host_tokens", "longest",
+        "pool_tokens", "slots",
+    )  # fmt: skip
 
     def __init__(self, hardware: Hardware, slots: int, longest: int, context: int = 0) -> None:
         self._hardware = hardware
@@ -27,6 +30,7 @@ class MachineTimes:
         self.context = context
         self.pool_tokens: int = NEVER  # of the pools: the Scheduler says
         self.host_tokens: int = 0
+        self.host_prefix_tokens: int = 0
 
     @property
     def output_ns(self) -> int:
@@ -42,6 +46,11 @@ class MachineTimes:
 
     def prefill_ns(self, tokens: int) -> int:
         return self._hardware.latency.prefill_ns(tokens)
+
+    def load_ns(self, tokens: int) -> int:
+        """Copying the KV of so many tokens, in whole blocks, to the device on an empty link."""
+        memory = self._hardware.memory
+        return self._hardware.link.copy_ns(-(-tokens // memory.block_tokens) * self._block_bytes, False)
 
     def return_ns(self, blocks: int) -> int:
         """Copying so many blocks out and in again, on an empty link."""

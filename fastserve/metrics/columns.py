@@ -31,6 +31,7 @@ COLUMNS: dict[str, str] = {
     "overruled": "i8",  # 1: it joined though it was held back, since nothing ran and nobody would have been woken
     "recomputed_tokens": "i8",
     "cached_tokens": "i8",  # of its prompt, found when it first joined: not computed
+    "cached_host_tokens": "i8",  # of these, those that were loaded from the host
     "evicted_tokens": "i8",  # of its prompt, computed by others before and forgotten by then: among recomputed_tokens
     "swapped_out_bytes": "i8",
     "swapped_in_bytes": "i8",
@@ -49,7 +50,8 @@ Slo = tuple[float, float, float]
 NO_SLO: Slo = (float("nan"), float("nan"), float("nan"))
 NUMBERS = (
     "id", "arrival", "prompt", "tokens", "finish", "first", "now", "alone", "queued", "preempted", "stalled", "served",
-    "gap", "preemptions", "computed", "cached", "blocks_out", "blocks_in", "priority", "held", "overruled", "turn",
+    "gap", "preemptions", "computed", "cached", "loaded", "blocks_out", "blocks_in", "priority", "held", "overruled",
+    "turn",
 )  # fmt: skip
 """What is kept of a job until its columns are made. Times in ns, -1 for what never happened; alone in ps, 0 unknown."""
 
@@ -99,6 +101,7 @@ def columns_of(
             "overruled": n["overruled"],
             "recomputed_tokens": np.maximum(0, n["computed"] + n["cached"] - n["prompt"]),
             "cached_tokens": n["cached"],
+            "cached_host_tokens": n["loaded"],
             "evicted_tokens": np.zeros(len(texts), np.int64),  # who knows the content fills it in
             "swapped_out_bytes": n["blocks_out"] * block_bytes,
             "swapped_in_bytes": n["blocks_in"] * block_bytes,

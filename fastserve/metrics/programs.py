@@ -8,16 +8,16 @@ all times, for what would have followed never came.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastserve.metrics.columns import Columns
 from fastserve.metrics.finish import is_outcome
 from fastserve.metrics.intervals import Ratio, paired_ratio
-from fastserve.metrics.saturation import Floats, covered, left_at, saturated
+from fastserve.metrics.saturation import Columns, Floats, covered, left_at, saturated
 from fastserve.metrics.summary import Summary
 
 PROGRAM_COLUMNS: dict[str, str] = {
@@ -44,12 +44,15 @@ PROGRAM_COLUMNS: dict[str, str] = {
 
 SUMMARY = (
     "programs", "programs_completed", "programs_abandoned", "programs_unfinished", "abandoned_requests", "gave_up",
-    "early_requests",
-    "program_time_mean_s", "program_time_p50_s", "program_time_p95_s", "program_time_max_s", "program_service_mean_s",
-    "program_slowdown_mean", "stall_per_turn_mean_s", "programs_per_hour", "program_window_s", "at_work_mean",
-    "ttft_first_turn_p50_s", "ttft_first_turn_p99_s", "ttft_first_turn_max_s",
+    "early_requests", "program_time_mean_s", "program_time_p50_s", "program_time_p95_s", "program_time_max_s",
+    "program_service_mean_s", "program_slowdown_mean", "stall_per_turn_mean_s", "programs_per_hour",
+    "programs_per_hour_whole", "program_window_s", "at_work_mean", "ttft_first_turn_p50_s", "ttft_first_turn_p99_s",
+    "ttft_first_turn_max_s",
 )  # fmt: skip
 """What summarise_programs() finds; None in the summary of a run without sessions."""
+
+COPY = re.compile(r"#\d+$")
+"""What a program's name ends with that is there again, as workload.programs draws it."""
 
 GAVE_UP = "gave_up"
 """How a request finishes whose client would not wait any longer for its first token."""
@@ -120,20 +123,20 @@ def table_of(
     return {name: np.array(found[name], dtype=kind) for name, kind in PROGRAM_COLUMNS.items()}
 
 
-def window_at_work(table: Columns, most: int, horizon_s: float) -> tuple[float, float]:
-    """s: from when `most` programs are at work for the first time to when they last are; of fewer, as many as ever are.
+def window_at_work(table: Columns, most: int, horizon_s: float, warmup_s: float = 0.0) -> tuple[float, float]:
+    """s: from when `most` programs are at work for the first time (and the warm-up is over) to when they last are; of
+    fewer, as many as ever are.
 
     Before it the closed loop fills up, after it nobody takes the place of who has ended.
     """
     begin, end = table["first_arrival"], np.where(np.isnan(table["end"]), horizon_s, table["end"])
     if not len(begin):
         return 0.0, 0.0
-    moments = np.concatenate((begin, end))
-    change = np.concatenate((np.ones(len(begin)), -np.ones(len(end))))
-    order = np.lexsort((-change, moments))  # who begins as another ends takes its place
-    count = np.cumsum(change[order])
-    full = np.flatnonzero(count >= min(most, int(count.max())))
-    return float(moments[order[full[0]]]), float(moments[order[min(full[-1] + 1, len(order) - 1)]])
+    moments = np.unique(np.concatenate((begin, end)))
+    present = np.searchsorted(np.sort(begin), moments, "right") - np.searchsorted(np.sort(end), moments, "right")
+    full = np.flatnonzero(present >= min(most, int(present.max())))  # from one moment to the next
+    first, last = float(moments[full[0]]), float(moments[min(full[-1] + 1, len(moments) - 1)])
+    return min(max(first, float(moments[0]) + warmup_s), last), last
 
 
 def summarise_programs(
@@ -142,30 +145,34 @@ def summarise_programs(
     members: Sequence[Sequence[int]],
     *,
     horizon_s: float,
+    warmup_s: float = 0.0,
     window: tuple[float, float] | None = None,
     after: Sequence[Sequence[int]] | None = None,
 ) -> Summary:
-    """Measures of programs, for the summary of the run. window: s, of the rates; None: the whole run. after: of an open
-    loop, by id the ids of the requests that it repeats.
+    """Measures of programs, for the summary of the run. warmup_s: programs that begin this soon after the first one are
+    left out of all but rates. window: s, of the rates; None: from the end of the warm-up to the last end. after: of an
+    open loop, by id the ids of the requests that it repeats.
 
     programs_per_hour: completed requests of programs that were not abandoned, each 1 / turns of its program, that ended
-    in the window. Over a whole run this is completed programs over its length, and in part of one it does not hang on
-    whether the last of few programs ended just before its end or just after.
+    in the window. Over a whole run this is completed programs over its length (`programs_per_hour_whole`), and in part
+    of one it does not hang on whether the last of few programs ended just before its end or just after.
     """
-    words = table["finish"]
-    timed = words != "abandoned"
-    start, stop = window or _whole(table, horizon_s)
+    start, stop = window or _whole(table, horizon_s, warmup_s)
+    counts = (table["finish"] != "abandoned").tolist()
     weight = {
-        id: 1 / len(ids)
-        for ids, counts in zip(_begun(members, columns), timed.tolist(), strict=True)
-        if counts
-        for id in ids
+        id: 1 / len(ids) for ids, counted in zip(_begun(members, columns), counts, strict=True) if counted for id in ids
     }
     done = is_outcome(columns["finish"], "completed") & (columns["end"] > start) & (columns["end"] <= stop)
     turned = sum([weight.get(id, 0.0) for id in columns["id"][done].tolist()])
     spent = np.where(np.isnan(table["end"]), horizon_s, table["end"])
     present = np.clip(np.minimum(spent, stop) - np.maximum(table["first_arrival"], start), 0.0, None)
     length = stop - start
+    first, last = _whole(table, horizon_s, warmup_s)
+    whole, completed = last - first, int(np.count_nonzero((table["finish"] == "completed") & (table["end"] > first)))
+    if warmup_s and len(table["end"]):
+        measured = table["first_arrival"] >= table["first_arrival"].min() + warmup_s
+        table = {name: values[measured] for name, values in table.items()}
+    words = table["finish"]
     values = (
         len(words),
         *[int(np.count_nonzero(words == word)) for word in ("completed", "abandoned", "unfinished")],
@@ -178,8 +185,9 @@ def summarise_programs(
         _percentile(table["time"], 100),
         _mean(table["service"]),
         _mean(table["slowdown"]),
-        _mean(table["stall_per_turn"][timed]),
+        _mean(table["stall_per_turn"][words != "abandoned"]),
         turned / length * 3600 if length > 0 else None,
+        completed / whole * 3600 if whole > 0 else None,
         length if length > 0 else None,
         float(present.sum()) / length if length > 0 else None,
         _percentile(table["first_turn_ttft"], 50),
@@ -199,24 +207,29 @@ def programs_saturated(table: Columns, horizon_s: float) -> bool | None:
 def time_ratio(pairs: Iterable[tuple[Columns, Columns]]) -> Ratio | None:
     """Mean program time of the one over the mean of the other, with its interval over programs, paired by program.
 
-    pairs: tables of the same programs under two policies, one pair for each seed; a program's times are averaged over
-    seeds. None where a program was completed by one of the two alone.
+    pairs: tables of the same programs under two policies, one pair for each seed. See paired_times().
     """
-    times: dict[str, list[tuple[float, float]]] = {}
-    for one, other in pairs:
-        mine, theirs = _completed(one), _completed(other)
+    return paired_times([(completed_times(one), completed_times(other)) for one, other in pairs])
+
+
+def paired_times(pairs: Iterable[tuple[Mapping[str, float], Mapping[str, float]]]) -> Ratio | None:
+    """The same of times by program. A program's are averaged over seeds and copies. None where a program was completed
+    by one of the two alone.
+    """
+    times: dict[str, list[tuple[float, float]]] = {}  # of each program, by its name in the trace
+    for mine, theirs in pairs:
         if mine.keys() != theirs.keys():
             return None
         for name, time in mine.items():
-            times.setdefault(name, []).append((time, theirs[name]))
+            times.setdefault(COPY.sub("", name), []).append((time, theirs[name]))
     both = [np.mean(found, axis=0) for found in times.values()]
     if not both or not (np.array(both) > 0).all():
         return None
     return paired_ratio([float(pair[0]) for pair in both], [float(pair[1]) for pair in both])
 
 
-def _completed(table: Columns) -> dict[str, float]:
-    """Program -> its time; programs without a name by when they are in the table."""
+def completed_times(table: Columns) -> dict[str, float]:
+    """Program -> its time, s; programs without a name by when they are in the table."""
     names = [name or f"\0{row}" for row, name in enumerate(table["program"].tolist())]
     done = (table["finish"] == "completed").tolist()
     return {name: time for name, time, ended in zip(names, table["time"].tolist(), done, strict=True) if ended}
@@ -235,11 +248,11 @@ def _begun(members: Sequence[Sequence[int]], columns: Columns) -> list[Sequence[
     return [ids for ids in members if not there.isdisjoint(ids)]
 
 
-def _whole(table: Columns, horizon_s: float) -> tuple[float, float]:
+def _whole(table: Columns, horizon_s: float, warmup_s: float) -> tuple[float, float]:
     if not len(table["end"]):
         return 0.0, 0.0
     end = np.where(np.isnan(table["end"]), horizon_s, table["end"])
-    return float(table["first_arrival"].min()), float(end.max())
+    return float(table["first_arrival"].min()) + warmup_s, float(end.max())
 
 
 def _mean(values: NDArray[Any]) -> float | None:

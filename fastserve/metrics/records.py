@@ -32,8 +32,8 @@ class Trail:
     """What is remembered of a job while it lives. Times in ns."""
 
     __slots__ = (
-        "blocks_in", "blocks_out", "cached", "computed", "first", "gap", "last", "left", "mark", "preempted", "queued",
-        "stall", "stalled",
+        "blocks_in", "blocks_out", "cached", "computed", "first", "gap", "last", "left", "loaded", "mark", "preempted",
+        "queued", "stall", "stalled",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -48,6 +48,7 @@ class Trail:
         self.stalled = 0
         self.computed = 0  # tokens that its prefills have processed
         self.cached = 0  # tokens that were there when it first joined
+        self.loaded = 0  # of these, those that came from the host
         self.blocks_out = 0
         self.blocks_in = 0
 
@@ -96,11 +97,13 @@ class Recorder(Observer):
         self.joins = 0
         self.leaves = 0
         self.live: dict[Job, None] = {}  # the Scheduler's own
+        self.block = 0  # tokens of a KV block
 
     # -- what the driver tells -------------------------------------------------------------------------------------
 
     def began(self, run: Run, now: int) -> None:
         self.live = run.scheduler.live
+        self.block = run.scheduler.ledger.block
 
     def committed(self, plan: Plan, outcome: Outcome, finished: Sequence[Job], now: int) -> None:
         trails = self.trails
@@ -218,8 +221,11 @@ class Recorder(Observer):
         for copy in plan.load:
             if copy in self.fetched:
                 self.fetched.remove(copy)
-            else:
-                self.trails[copy.job].blocks_in += copy.blocks
+                continue
+            trail = self.trails[copy.job]
+            trail.blocks_in += copy.blocks
+            if copy.units is not None and trail.left < 0:  # with its first place in the batch
+                trail.loaded = copy.blocks * self.block
 
     def _awaited(self, start: int, outcome: Outcome, now: int) -> None:
         """A decode that gives tokens to those in `awaiting` too: they are in step from its second iteration on."""
@@ -286,6 +292,7 @@ class Recorder(Observer):
             job.preemptions,
             trail.computed,
             trail.cached,
+            trail.loaded,
             trail.blocks_out,
             trail.blocks_in,
             job.priority,

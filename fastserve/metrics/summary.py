@@ -199,20 +199,24 @@ def _censored_ttft(counted: Columns) -> Floats:
 def _copies(jobs: Columns) -> Summary:
     """What was found, recomputation and swapping, of jobs that have had a token.
 
-    hit_rate: share of the prompts' tokens that were on the device when the job first joined. evicted_share: of those
-    that had been and were not any more (`evicted_tokens`, which are among `recomputed_tokens`). recomputed_share: of
-    all tokens computed: prompts without what was found, outputs, and what was computed again.
+    hit_rate: share of the prompts' tokens that were there when the job first joined; host_hit_rate: the part of it that
+    was loaded from the host. evicted_share: of those that had been there and were not any more (`evicted_tokens`, which
+    are among `recomputed_tokens`). recomputed_share: of all tokens computed: prompts without what was found, outputs,
+    and what was computed again.
     """
     started = ~np.isnan(jobs["first_token"])
     again = int(np.sum(jobs["recomputed_tokens"]))
     found = jobs.get("cached_tokens")  # older records, and those of other servers, do not tell
     evicted = int(np.sum(jobs["evicted_tokens"])) if "evicted_tokens" in jobs else 0
     cached = 0 if found is None else int(np.sum(found[started]))
+    loaded = int(np.sum(jobs["cached_host_tokens"][started])) if "cached_host_tokens" in jobs else 0
     prompts = int(np.sum(jobs["prompt_tokens"][started]))
     useful = prompts - cached - evicted + int(np.sum(jobs["output_tokens"]))
     return {
         "cached_tokens": cached,
         "hit_rate": cached / prompts if prompts and found is not None else None,
+        "cached_host_tokens": loaded,
+        "host_hit_rate": loaded / prompts if prompts and found is not None else None,
         "evicted_tokens": evicted,
         "evicted_share": evicted / prompts if prompts and found is not None else None,
         "recomputed_tokens": again,

@@ -32,16 +32,19 @@ ORDER = {"running": 0, "waiting": 1, "held": 1, "idle": 2}
 
 @dataclass(slots=True)
 class Row:
-    """tokens: of the context, prompt and generated. own: of these, KV on the device that no unit names. held: s."""
+    """tokens: of the context, prompt and generated. own: of these, KV on the device that no unit names. host: units on
+    the host that follow those on the device.
+    """
 
     program: int
     state: str  # running, waiting, held or idle
     tokens: int
     own: int = 0
+    host: int = 0
     id: int | None = None  # of the job; None for an idle context
     client: str = ""
     name: str = ""  # of the program
-    held: float = 0.0
+    held_s: float = 0.0
     why: str = ""  # it is held back, as its policy says
     segments: list[tuple[int, int, str]] = field(default_factory=list)  # (number of the run, tokens, its state)
 
@@ -88,19 +91,20 @@ class Contexts(Observer):
         """On the driver's thread, between two iterations. Those that begin alike are neighbours."""
         scheduler = self.run.scheduler
         waiting = (job for job in scheduler.live if not job.running and not job.held_back)
-        runs: dict[Run, int] = {}
-        found = []
-        for job in islice(chain(scheduler.running, scheduler.holding.jobs, waiting), MOST_ROWS):
-            found.append(self._row(job))
-            found[-1].segments = self._segments(job.ids, runs)
+        jobs = islice(chain(scheduler.running, scheduler.holding.jobs, waiting), MOST_ROWS)
+        found = [(row := self._row(job), self._path(row, job.ids)) for job in jobs]
         programs = scheduler.programs
-        for program, (_, contexts) in islice(reversed(programs.last.items()), 4 * MOST_ROWS):
-            for ids, tokens in contexts if program not in programs.live else ():
-                segments = self._segments(ids, runs)
-                if segments and len(found) < MOST_ROWS:
-                    row = Row(self._number(program), "idle", tokens, name=program, segments=segments)
-                    found.append(row)
-        return sorted(found, key=lambda row: ([number for number, _, _ in row.segments], ORDER[row.state]))
+        living = {job.program for job in scheduler.live}
+        for program in islice(reversed(programs.last), 4 * MOST_ROWS):
+            for ids, tokens in programs.left(program) if program not in living else ():
+                row = Row(self._number(program), "idle", tokens, name=program)
+                path = self._path(row, ids)
+                if (path or row.host) and len(found) < MOST_ROWS:
+                    found.append((row, path))
+        _divide(found)
+        return sorted(
+            [row for row, _ in found], key=lambda row: ([number for number, _, _ in row.segments], ORDER[row.state])
+        )
 
     def _row(self, job: Job) -> Row:
         scheduler = self.run.scheduler
@@ -114,21 +118,19 @@ class Contexts(Observer):
             with suppress(PolicyError):
                 why = said(scheduler.policy, job)
         return Row(
-            self._number(job.program), state, job.prompt + job.generated, own, job.id, job.client, job.program,
+            self._number(job.program), state, job.prompt + job.generated, own, 0, job.id, job.client, job.program,
             job.held / 1e9, why,
         )  # fmt: skip
 
-    def _segments(self, ids: Ids, runs: dict[Run, int]) -> list[tuple[int, int, str]]:
-        """The runs along a path. runs: those that were met before -> their numbers."""
+    def _path(self, row: Row, ids: Ids) -> list[tuple[Run, int]]:
+        """The runs along its path, and how many tokens of each are on it; fills row.host."""
         sharing = self.run.scheduler.sharing
         if sharing is None:
             return []
         path, at = sharing.tree.walk(ids, len(ids))
-        found = []
-        for run in path:
-            state = "running" if run.runners else "waiting" if run.holders else "idle"
-            found.append((runs.setdefault(run, len(runs)), (min(run.end, at) - run.start) * sharing.unit, state))
-        return found
+        if sharing.tier is not None:
+            row.host = max(0, sharing.tier.tree.walk(ids, len(ids))[1] - at) * sharing.unit
+        return [(run, (min(run.end, at) - run.start) * sharing.unit) for run in path]
 
     def _number(self, program: str) -> int:
         """0 for no program."""
@@ -143,3 +145,20 @@ class Contexts(Observer):
         else:
             self.numbers.move_to_end(program)
         return number
+
+
+def _divide(found: list[tuple[Row, list[tuple[Run, int]]]]) -> None:
+    """Fills the segments of these rows. A run that several paths follow is divided where one of them leaves it."""
+    ends: dict[Run, set[int]] = {}
+    for _, path in found:
+        for run, tokens in path:
+            ends.setdefault(run, set()).add(tokens)
+    numbers: dict[tuple[Run, int], int] = {}
+    for row, path in found:
+        for run, tokens in path:
+            state = "running" if run.runners else "waiting" if run.holders else "idle"
+            start = 0
+            for end in sorted(ends[run]):
+                if end <= tokens:
+                    row.segments.append((numbers.setdefault((run, start), len(numbers)), end - start, state))
+                    start = end

@@ -114,7 +114,8 @@ class Explanation(Observer):
             return
         self.moving[copy] = transfer
         what = "starts to leave for the host" if copy.out else "starts to come back from the host"
-        self._note(copy.job, transfer.start, f"its KV ({copy.blocks:,} blocks) {what}")
+        kv = "its KV" if copy.units is None else "the part of its prefix that the host has"
+        self._note(copy.job, transfer.start, f"{kv} ({copy.blocks:,} blocks) {what}")
 
     def committed(self, plan: Plan, outcome: Outcome, finished: Sequence[Job], now: int) -> None:
         job = self.job
@@ -123,7 +124,8 @@ class Explanation(Observer):
         for copy in outcome.copied:
             transfer = self.moving.pop(copy, None)
             if transfer is not None and not copy.orphan:
-                self._note(job, transfer.end, f"its KV is {'on the host' if copy.out else 'back on the device'}")
+                kv = "its KV" if copy.units is None else "that part"
+                self._note(job, transfer.end, f"{kv} is {'on the host' if copy.out else 'back on the device'}")
         if job.running or job in finished:
             self.stalled += outcome.stall
         for other, tokens in plan.prefill:
@@ -178,9 +180,6 @@ class Explanation(Observer):
         self.chunks = []
         found = plan.found.get(job, 0)
         owed = job.prompt + job.generated - plan.first(job)
-        if job.held_back:  # it was overruled
-            self.held = False
-            self._note(job, plan.now, "its policy holds everybody back and nothing runs: the oldest joins all the same")
         how = COMES_WITH.get(job.place) or f"{owed:,} tokens to prefill" + (" again" if job.generated else "")
         how += f", {found:,} found" if found else ""
         beaten = ", ".join([f"job {other.id}" for other in plan.left])
@@ -188,6 +187,7 @@ class Explanation(Observer):
         word = said(self.scheduler.policy, job)
         if job.held_back:
             word += "; overruled, as nothing ran and nobody would have been woken"
+            self.held = False
         slot = self.run.seats.of[job]
         self._note(job, plan.now, f"joined slot {slot} after {_time(wait)} of waiting{instead}; {how}; {word}")
 

@@ -114,7 +114,7 @@ class Plas(Policy):
         return {"q1": (self.q1 or self.machine.decode_ns) / 1e9}
 
     def _set_up(self) -> None:
-        quantum: float = self.q1 or self.machine.decode_ns
+        quantum = float(self.q1 or self.machine.decode_ns)
         while len(self.quanta) < LEVELS:
             self.quanta.append(min(NEVER, round(quantum)))
             quantum *= self.ratio

@@ -68,9 +68,11 @@ class SchedulerConfig:
     block_tokens: int | None = None
     """tokens of a KV block (by default the machine's own, which is 16 in every preset)"""
     prefix_cache: str = "auto"
-    """whether prompts that begin alike share KV: on, off, or auto (on for a trace with block ids and programs)"""
+    """whether prompts that begin alike share KV: on, off, auto (on live, and for traces with block ids and programs)"""
     prefix_tokens: int | None = None
     """prefix cache: tokens of the unit that is shared, a whole number of KV blocks (by default one block)"""
+    host_prefix_tokens: int = 0
+    """prefix cache: tokens of units that jobs left behind and that the host keeps too, beside host_tokens; 0 is none"""
     lookahead: int = 0
     """tokens beyond the next one that an iteration may write, and for which blocks are reserved (speculation)"""
 
@@ -114,12 +116,13 @@ class SchedulerConfig:
         block = self.block_tokens or blocks.tokens
         pools = device, host if residency.swaps else 0, block, self.whole_context, self.lookahead
         shares = self.prefix_cache == "on"
+        tier = None if device == NEVER else (self.host_prefix_tokens, machine)
         return (PrefixScheduler if shares else Scheduler)(
             policy,
             machine,
             slots=self.max_batch,
             batching=batching,
-            ledger=SharedLedger(*pools, self.prefix_tokens or block) if shares else Ledger(*pools),
+            ledger=SharedLedger(*pools, self.prefix_tokens or block, tier) if shares else Ledger(*pools),
             residency=residency,
             charging=CHARGINGS[self.charging](),
             visit=self.visit,
@@ -134,7 +137,7 @@ OTHER_NAMES: dict[str, str] = {"max_batch_size": "max_batch", "batch_size": "max
 
 LEAST: dict[str, int] = {
     "max_batch": 1, "token_budget": 1, "visit": 0, "kv_reserve": 0, "prefetch_quota": 0, "block_tokens": 1,
-    "lookahead": 0, "prefix_tokens": 1,
+    "lookahead": 0, "prefix_tokens": 1, "host_prefix_tokens": 0,
 }  # fmt: skip
 """Whole-number setting -> its smallest value."""
 

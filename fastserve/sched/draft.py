@@ -6,8 +6,9 @@ choice and the residency reckon as if nothing were shared, and the draft says by
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+from fastserve.sched.host_tier import HostTier
 from fastserve.sched.job import HOST, NOWHERE, Job
 from fastserve.sched.kv import Ledger
 from fastserve.sched.units import Ids, Range, Run, Tree, common
@@ -19,16 +20,18 @@ class Draft:
     """size: blocks of a unit. begin() forgets the last plan."""
 
     __slots__ = (
-        "_changes", "_freed", "_idle", "_mark", "_paths", "_saved", "found", "ledger", "misfits", "size", "tree",
-        "units",
+        "_changes", "_freed", "_idle", "_mark", "_paths", "_saved", "found", "ledger", "loads", "misfits", "size",
+        "tier", "tree", "units",
     )  # fmt: skip
 
-    def __init__(self, ledger: Ledger, tree: Tree, size: int) -> None:
+    def __init__(self, ledger: Ledger, tree: Tree, size: int, tier: HostTier | None) -> None:
         self.ledger = ledger
         self.tree = tree
         self.size = size
-        self.units: dict[Job, int] = {}  # that a waiting job would find
-        self.found: dict[Job, int] = {}  # the same in tokens, where there are any
+        self.tier = tier
+        self.units: dict[Job, int] = {}  # that a waiting job would find on the device
+        self.loads: dict[Job, int] = {}  # the same with those that it would load, where there are any
+        self.found: dict[Job, int] = {}  # all these in tokens, where there are any
         self.misfits: list[Job] = []  # whom memory alone keeps out, or keeps from being fetched
         self._idle = 0  # units that would be idle
         self._freed = 0  # blocks of parked KV that goes, less those of what is fetched
@@ -44,6 +47,7 @@ class Draft:
         if self.units:
             self.units.clear()
             self.found.clear()
+            self.loads.clear()
             self.misfits.clear()
         if self._paths:
             self._paths.clear()
@@ -63,8 +67,13 @@ class Draft:
             else:
                 n = 0
             self.units[job] = n
-            if n:
-                self.found[job] = n * self.tree.unit
+            there = n
+            if self.tier is not None and ids and job.place is NOWHERE:
+                there = self.tier.reach(ids, n, self.tree.whole(ids, job.prompt + job.tokens_base - 1))
+                if there > n:
+                    self.loads[job] = there
+            if there:
+                self.found[job] = there * self.tree.unit
         return n
 
     def used(self, job: Job) -> int:
@@ -186,12 +195,25 @@ class Draft:
     def _evicted_in_order(self, gone: Sequence[Job], more: int, holds: list[tuple[Ids, int]]) -> list[Range]:
         """The same where something is kept."""
         parts: dict[Run, tuple[int, int]] = {}
-        owners: list[tuple[Run, str]] = []
+        going: list[Range] = []
+        for run in self.tree.in_order(self._going(gone, holds, parts)):
+            start, end = parts[run]
+            start = max(start, end - more)
+            going.append((run.ids, start, end))
+            more -= end - start
+            if more == 0:
+                break
+        return going
+
+    def _going(
+        self, gone: Sequence[Job], holds: list[tuple[Ids, int]], parts: dict[Run, tuple[int, int]]
+    ) -> Iterator[tuple[Run, str]]:
+        """What may go, as it is let go, with its program. parts: filled with the units of each."""
         for run in self.tree.idle:
             low = _kept(run.ids, run.start, run.end, holds)
             if low < run.end:
                 parts[run] = low, run.end
-                owners.append((run, run.owner))
+                yield run, run.owner
         later = [(job.ids, job.shared) for job in gone if job.shared]
         for job in gone:
             if not job.shared:
@@ -203,16 +225,7 @@ class Draft:
                 end = min(job.shared, run.end)
                 if start < end:
                     parts[run] = start, end
-                    owners.append((run, job.program))
-        going: list[Range] = []
-        for run in self.tree.in_order(owners):
-            start, end = parts[run]
-            start = max(start, end - more)
-            going.append((run.ids, start, end))
-            more -= end - start
-            if more == 0:
-                break
-        return going
+                    yield run, job.program
 
     # -- who holds what, with the changes --------------------------------------------------------------------------
 

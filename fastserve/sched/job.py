@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any, Final
 
-from fastserve.sched.units import Run, Tree
+from fastserve.sched.units import Ids, Range, Run, Tree
 
 NEVER: Final = 1 << 60
 """A time, a count or a number of blocks beyond all others."""
@@ -32,15 +32,22 @@ COMING: Final = Place.COMING
 class Meter:
     """The clocks of one Scheduler, shared with its jobs: a stretch of iterations moves every running job at once."""
 
-    __slots__ = ("block", "lookahead", "now", "service", "steps", "tree")
+    __slots__ = ("block", "lookahead", "now", "reach", "service", "steps", "tree")
 
-    def __init__(self, block: int, lookahead: int = 0, tree: Tree | None = None) -> None:
+    def __init__(
+        self,
+        block: int,
+        lookahead: int = 0,
+        tree: Tree | None = None,
+        reach: Callable[[Ids, int, int], int] | None = None,
+    ) -> None:
         self.block = block  # tokens in a KV block
         self.lookahead = lookahead  # tokens beyond the next one that an iteration may write
         self.now = 0  # ns, the wall: the time of the last thing the Scheduler was told
         self.steps = 0  # decode iterations so far
         self.service = 0  # ns of charged iteration time so far
         self.tree = tree  # what the device remembers by content; None: prefixes are not cached
+        self.reach = reach  # see HostTier.reach(); None: the host remembers nothing by content
 
 
 class Job:
@@ -187,6 +194,16 @@ class Job:
         return self.meter.tree.found(self.ids, self.prompt + self.generated - 1)
 
     @property
+    def cached_host(self) -> int:
+        """Tokens beyond these that it would load from the host if it joined now. It changes as `cached` does."""
+        meter = self.meter
+        if self.running or self.place is not NOWHERE or meter is None or meter.tree is None or meter.reach is None:
+            return 0
+        most = self.prompt + self.generated - 1
+        here = meter.tree.found(self.ids, most)
+        return meter.reach(self.ids, here // meter.tree.unit, meter.tree.whole(self.ids, most)) * meter.tree.unit - here
+
+    @property
     def decoding(self) -> bool:
         """Its cache is complete but for the newest token, wherever it lies: no prefill is owed."""
         return self.rolling or (not self.running and self.place is not NOWHERE)
@@ -213,18 +230,20 @@ class Hold:
 
 
 class Copy:
-    """One job's KV on its way between device and host. The body knows when it ends and reports it by identity.
+    """KV on its way between device and host: all that a job has, or `units` of a path, which stay where they come from.
 
-    Whatever becomes of the job, the destination stays occupied until the copy has ended.
+    The body knows when it ends and reports it by identity. Whatever becomes of the job, the destination stays occupied
+    until the copy has ended.
     """
 
-    __slots__ = ("blocks", "job", "orphan", "out")
+    __slots__ = ("blocks", "job", "orphan", "out", "units")
 
-    def __init__(self, job: Job, blocks: int, out: bool) -> None:
-        self.job = job
+    def __init__(self, job: Job, blocks: int, out: bool, units: Range | None = None) -> None:
+        self.job = job  # of units that go out: what stands for the job that has left them behind, with its id
         self.blocks = blocks
         self.out = out  # device to host; else host to device
         self.orphan = False  # nobody waits for it any more; the Scheduler writes this
+        self.units = units
 
     def __repr__(self) -> str:
         return f"<Copy {'out' if self.out else 'in'} of job {self.job.id}, {self.blocks} blocks>"

@@ -26,9 +26,11 @@ class Carrier(Protocol):
 
 
 def carry(plan: Plan, link: Carrier) -> None:
-    """A plan's copies, in order: those out; then the room that the step needs must be clear; into it what the step
-    loads, which it waits for; prefetches queue behind. The step starts after the last wait.
+    """A plan's copies, in order: those out, of units and of jobs; then the room that the step needs must be clear; into
+    it what the step loads, which it waits for; prefetches queue behind. The step starts after the last wait.
     """
+    for copy in plan.store:
+        link.send(copy)
     for copy in plan.park:
         link.send(copy)
     link.wait(plan.clear)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 from fastserve.sched.alarms import Alarms
 from fastserve.sched.errors import PolicyError
-from fastserve.sched.hits import Hits
 from fastserve.sched.holding import Holding
 from fastserve.sched.job import NOWHERE, Job, Meter, age
 from fastserve.sched.kv import Ledger
@@ -16,6 +17,9 @@ from fastserve.sched.programs import Programs
 from fastserve.sched.ranking import Ranking
 from fastserve.sched.sharing import SharedLedger
 
+RECENT: Final = 1 << 16
+"""Prefills that are remembered where prefixes are cached."""
+
 
 class Members(PolicyContext):
     """Sums over the batch stand for the jobs in it, which keep offsets only; each change here keeps both right."""
@@ -24,7 +28,10 @@ class Members(PolicyContext):
         self.policy = policy
         self.ledger = ledger
         self.sharing = ledger if isinstance(ledger, SharedLedger) else None
-        self.meter = Meter(ledger.block, ledger.lookahead, None if self.sharing is None else self.sharing.tree)
+        sharing = self.sharing
+        tree = None if sharing is None else sharing.tree
+        reach = None if sharing is None or sharing.tier is None else sharing.tier.reach
+        self.meter = Meter(ledger.block, ledger.lookahead, tree, reach)
         self.live: dict[Job, None] = {}
         self.running: dict[Job, None] = {}
         self.prefilling: dict[Job, None] = {}  # running, with a prefill to do
@@ -39,7 +46,7 @@ class Members(PolicyContext):
         self.holding = Holding(self.live, self.ranking, self.alarms, self.meter)
         self.held = self.holding.jobs
         self.programs = Programs(0 if self.sharing is None else self.sharing.unit)
-        self.lately = None if self.sharing is None else Hits()
+        self.begun: deque[tuple[int, int, int]] = deque(maxlen=RECENT)  # prefills: ns, tokens found, tokens asked for
 
     def _prefilled(self, job: Job) -> None:
         """Its cache is complete, and the iteration has yielded a token."""
@@ -49,6 +56,8 @@ class Members(PolicyContext):
             ledger.used += 1
         job.tokens_base += 1
         self.guarded = 0
+        if self.sharing is not None:
+            self.sharing.computed(job)
         self._roll(job)
 
     def _amend(self, extra: Iterable[tuple[Job, int]], tokenless: Iterable[Job]) -> None:

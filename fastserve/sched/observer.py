@@ -231,5 +231,5 @@ def level(text: str) -> int | None:
 
 
 def headline(text: str) -> str:
-    """An explanation without what follows its first comma: "Q3, 4 ms left" -> "Q3"."""
-    return text.partition(",")[0]
+    """An explanation without what follows its first comma or colon: "Q3, 4 ms left" -> "Q3"."""
+    return text.partition(",")[0].partition(":")[0]

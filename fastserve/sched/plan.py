@@ -23,10 +23,11 @@ class Transfer:
 class Moves:
     """What a plan asks of the link, and whose KV is forgotten."""
 
-    __slots__ = ("clear", "drop", "load", "park", "prefetch")
+    __slots__ = ("clear", "drop", "load", "park", "prefetch", "store")
 
     def __init__(self) -> None:
-        self.load: list[Copy] = []  # must be on the device before the step
+        self.store: Sequence[Copy] = ()  # units that jobs have left behind: to the host, before what is parked
+        self.load: list[Copy] = []  # must be on the device before the step; behind whole jobs, units from the host
         self.clear: list[Copy] = []  # must have ended before the step: it needs their blocks
         self.park: list[Copy] = []  # leaves the device; a loss-free preemption
         self.drop: list[Job] = []  # its KV is forgotten
@@ -40,11 +41,13 @@ NOTHING: Final[dict[Job, int]] = {}
 class Shares:
     """What a plan does with KV that is named by its content, where prefixes are cached."""
 
-    __slots__ = ("evict", "found")
+    __slots__ = ("evict", "forget", "found")
 
-    def __init__(self, found: Mapping[Job, int], evict: Sequence[Range]) -> None:
-        self.found = found  # tokens on the device of the prefix of who joins from nowhere or the host, or is prefetched
+    def __init__(self, found: Mapping[Job, int], evict: Sequence[Range], forget: Sequence[Range] = ()) -> None:
+        self.found = found  # tokens of the prefix that are there when the step begins: on the device, or just loaded;
+        # of who joins from nowhere or the host, or is prefetched
         self.evict = evict  # (ids, start, end): the units ids[start:end] go, the last first; in this order
+        self.forget = forget  # the same of units on the host, before anything is copied there
 
 
 UNSHARED: Final = Shares(NOTHING, ())
@@ -59,8 +62,10 @@ class Plan:
     service to `service` ns, the first boundary at or after the wall clock `until` (ns).
 
     Where prefixes are cached, a body shares blocks as the plan says and decides nothing: it frees the units of `evict`,
-    and who is `found` begins with the blocks of so many tokens of its prefix, which are on the device. Before both, a
-    job that drops its KV, or has been cleared, lets go of its units, which stay until they are evicted.
+    and who is `found` begins with the blocks of so many tokens of its prefix, which are on the device, or come with a
+    copy of units in `load`. Before both, a job that drops its KV, or has been cleared, lets go of its units, which stay
+    until they are evicted. Where the host remembers units, too, it frees those of `forget` there and then copies to it
+    what is in `store`: units on the device that stay as they are until that copy has ended.
     """
 
     __slots__ = (
@@ -108,6 +113,10 @@ class Plan:
         return self.first(job) + tokens == job.prompt + job.generated
 
     @property
+    def store(self) -> Sequence[Copy]:
+        return self.moves.store if self.moves is not None else ()
+
+    @property
     def load(self) -> Sequence[Copy]:
         return self.moves.load if self.moves is not None else ()
 
@@ -134,6 +143,10 @@ class Plan:
     @property
     def evict(self) -> Sequence[Range]:
         return self.shares.evict if self.shares is not None else ()
+
+    @property
+    def forget(self) -> Sequence[Range]:
+        return self.shares.forget if self.shares is not None else ()
 
     @property
     def members(self) -> list[Job]:

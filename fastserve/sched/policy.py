@@ -39,8 +39,10 @@ class Machine(Protocol):
 
     pool_tokens: int  # of the KV pool on the device; NEVER: unlimited. Filled by the Scheduler
     host_tokens: int  # of the one on the host; NEVER: unlimited, 0: there is none. Filled by the Scheduler
+    host_prefix_tokens: int  # of the one there for cached prefixes; 0: there is none. Filled by the Scheduler
 
     def prefill_ns(self, tokens: int) -> int: ...  # ns of a whole prefill, alone
+    def load_ns(self, tokens: int) -> int: ...  # ns of copying the KV of so many tokens in, on an empty link
 
 
 class PolicyContext:

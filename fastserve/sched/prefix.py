@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from fastserve.sched.draft import Draft
-from fastserve.sched.job import NEVER, NOWHERE, Job
-from fastserve.sched.plan import NOTHING, UNSHARED, Outcome, Plan, Shares
+from fastserve.sched.host_tier import HostTier
+from fastserve.sched.job import NEVER, NOWHERE, Copy, Job
+from fastserve.sched.plan import NOTHING, UNSHARED, Moves, Outcome, Plan, Shares
 from fastserve.sched.scheduler import Scheduler
 from fastserve.sched.sharing import SharedLedger
 
@@ -25,8 +26,7 @@ class PrefixScheduler(Scheduler):
         assert sharing is not None
         self.meter.now = self.policy.now = now
         self.guarded = 0
-        sharing.tree.forget_idle()
-        return not sharing.tree.first
+        return sharing.forget_idle()
 
     def plan(self, now: int) -> Plan | None:
         sharing = self.sharing
@@ -34,26 +34,34 @@ class PrefixScheduler(Scheduler):
         draft = sharing.draft
         draft.begin()
         pins = sharing.tree.pins
-        pins.at = now
+        if pins.of:
+            pins.at = now
         self.found = draft.found
         plan = super().plan(now)
         if plan is not None:
+            tier = sharing.tier
+            if tier is not None:
+                self._units(plan, draft, tier)
             if plan.joined or plan.left or plan.moves is not None:
                 plan.shares = self._shares(plan, sharing)
             else:  # all has its room already
                 lost = sharing.tree.lost
-                plan.shares = Shares(NOTHING, lost) if lost else UNSHARED
-            if plan.iterations > 1 and plan.prefill:
-                self._bound(plan, draft)
-            if plan.iterations > 1 and pins.of:
-                plan.until = pins.bound(now, plan.until)
+                plan.shares = Shares(NOTHING, lost) if lost or (tier is not None and tier.forgotten) else UNSHARED
+            if tier is not None and tier.forgotten:
+                plan.shares.forget = tier.forgotten
+            if plan.iterations > 1:
+                if plan.prefill:
+                    self._bound(plan, draft)
+                if pins.of and plan.iterations > 1:
+                    plan.until = pins.bound(now, plan.until)
         return plan
 
     def commit(self, plan: Plan, outcome: Outcome, now: int) -> list[Job]:
-        assert self.lately is not None
-        for job in plan.joined:
-            if job.place is NOWHERE:
-                self.lately.begun(plan.now, plan.found.get(job, 0), job.prompt + job.generated)
+        shares = plan.shares
+        if plan.joined and shares is not None:
+            for job in plan.joined:
+                if job.place is NOWHERE:
+                    self.begun.append((plan.now, shares.found.get(job, 0), job.prompt + job.tokens_base))
         ended = super().commit(plan, outcome, now)
         assert self.sharing is not None
         self.sharing.settle(now)
@@ -78,6 +86,21 @@ class PrefixScheduler(Scheduler):
             free += sum([copy.blocks for copy in moves.clear if copy.orphan])
         found = {job: draft.found[job] for job in coming if job in draft.found}
         return Shares(found, [*ledger.tree.lost, *draft.evicted(gone, free)])
+
+    def _units(self, plan: Plan, draft: Draft, tier: HostTier) -> None:
+        """Copies of units: of what jobs have computed, and of what who joins finds on the host."""
+        load = [job for job in plan.joined if job in draft.loads]
+        if not (load or tier.stores):
+            return
+        if plan.moves is None:
+            plan.moves = Moves()
+            plan.iterations = 1  # as any plan that moves anything
+            plan.service = plan.until = NEVER
+        plan.moves.store = tier.stores
+        for job in load:
+            here = draft.units[job]
+            there = draft.loads[job]
+            plan.moves.load.append(Copy(job, (there - here) * tier.size, False, (job.ids, here, there)))
 
     def _bound(self, plan: Plan, draft: Draft) -> None:
         """A lone prefill that is to go on holds for no longer than it lasts, and not at all if it gives room."""

@@ -15,11 +15,8 @@ Entry = tuple[Any, int, int, Job]  # (rank, arrival, id, job): the id is unique,
 NAME_JOBS: Final = "give the Job objects themselves, as self.jobs has them"
 """Said of a policy that names anything else."""
 
-NAME_ALL: Final = (
-    "name every waiting job once, but those that are held back; hold a job back with self.hold(job), not by leaving "
-    "it out"
-)
-"""Said of a waiting() that does not."""
+NAME_ALL: Final = "name every waiting job once; to hold one back, call self.hold(job) and then leave it out"
+"""Said of a waiting() that leaves jobs out."""
 
 insert: Final = insort  # (compiled, a Final name costs no look-up)
 place: Final = bisect_left
@@ -202,7 +199,7 @@ class Ranking:
                 why = "twice" if job in seen else "that runs" if job.running else "that is not live"
                 if job.held_back and job not in seen:
                     why = "that is held back"
-                raise PolicyError(self.policy, "waiting", job, f"named a job {why}; {NAME_ALL}")
+                raise PolicyError(self.policy, "waiting", job, f"named a job {why}; name each waiting job once")
             seen.add(job)
             yield self.entry_of(job)
 

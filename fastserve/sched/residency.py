@@ -73,10 +73,14 @@ class Residency:
         return free
 
     def _evict(self, moves: Moves, joined: Sequence[Job], left: Sequence[Job], free: int, host: int) -> tuple[int, int]:
-        """The step needs the room: it waits for copies out, then parked KV goes, then prefetches give way."""
+        """The step needs the room: it waits for copies out, then parked KV goes, then prefetches give way; and then it
+        waits for those copies of units that have kept room only because others kept it, too.
+        """
         ledger = self.ledger
         for copy in ledger.copies:
             if copy.out and not copy.orphan and copy.job not in joined:
+                if copy.units is not None and not ledger.alone(copy.job):
+                    continue  # others hold all that it does
                 moves.clear.append(copy)
                 free += ledger.release(copy.job)
                 if free >= 0:
@@ -99,6 +103,12 @@ class Residency:
             if not copy.out and copy not in moves.load:
                 moves.clear.append(copy)
                 free += copy.blocks if copy.orphan else ledger.release(copy.job)
+                if free >= 0:
+                    return free, host
+        for copy in ledger.copies:
+            if copy.units is not None and copy not in moves.clear:
+                moves.clear.append(copy)
+                free += ledger.release(copy.job)
                 if free >= 0:
                     return free, host
         raise RuntimeError("the running jobs need more blocks than the device has; this is a bug in the Scheduler")

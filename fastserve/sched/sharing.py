@@ -10,19 +10,26 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from fastserve.sched.draft import Draft
+from fastserve.sched.host_tier import HostTier
 from fastserve.sched.job import Copy, Job
 from fastserve.sched.kv import Ledger
 from fastserve.sched.path import joined
 from fastserve.sched.plan import UNSHARED, Outcome, Plan
+from fastserve.sched.policy import Machine
 from fastserve.sched.units import Ids, Run, Tree
 
 
 class SharedLedger(Ledger):
-    """unit: tokens of a unit; ValueError unless that is a whole number of blocks. The rest: see Ledger."""
+    """unit: tokens of a unit; ValueError unless that is a whole number of blocks. tier: room on the host for so many
+    tokens of units, and the machine's times. The rest: see Ledger.
+    """
 
-    __slots__ = ("draft", "size", "tree", "unit")
+    __slots__ = ("draft", "size", "tier", "tree", "unit")
 
-    def __init__(self, blocks: int, host: int, block: int, whole: bool, lookahead: int, unit: int) -> None:
+    def __init__(
+        self, blocks: int, host: int, block: int, whole: bool, lookahead: int, unit: int,
+        tier: tuple[int, Machine] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(blocks, host, block, whole, lookahead)
         if unit % block:
             raise ValueError(
@@ -31,7 +38,10 @@ class SharedLedger(Ledger):
         self.unit = unit
         self.size = unit // block  # blocks of a unit
         self.tree = Tree(unit)
-        self.draft = Draft(self, self.tree, self.size)
+        self.tier: HostTier | None = None
+        if tier is not None and tier[0] >= unit:
+            self.tier = HostTier(tier[0] // unit, unit, self.size, tier[1])
+        self.draft = Draft(self, self.tree, self.size, self.tier)
 
     # -- what if: while a plan is made -----------------------------------------------------------------------------
 
@@ -55,10 +65,13 @@ class SharedLedger(Ledger):
         What the prefills complete others find from here on: nothing of it is asked before the step has run.
         """
         tree = self.tree
-        tree.pins.at = plan.now  # what is kept does not change before the last iteration ends
         unit = self.unit
         shares = plan.shares
+        if self.tier is not None:
+            self.tier.told()
         if shares is not None and shares is not UNSHARED:
+            more = sum([end - start for _, start, end in shares.evict[len(tree.lost) :]])
+            tree.lost = []
             for job, tokens in shares.found.items():
                 self.hold(job, tokens // unit, job.running)
                 if job.running and not job.rolling:
@@ -67,8 +80,7 @@ class SharedLedger(Ledger):
                 for copy in plan.moves.clear:
                     if copy.out:
                         self.finish(copy)
-            tree.shrink(sum([end - start for _, start, end in shares.evict[len(tree.lost) :]]))
-            tree.lost = []
+            tree.shrink(more)
             for job in plan.joined:
                 if job.rolling:
                     self._hold_all(job, True)
@@ -85,27 +97,61 @@ class SharedLedger(Ledger):
             self.settle(self.tree.pins.at)
         super().advance(steps + k - 1, 1)
 
+    def computed(self, job: Job) -> None:
+        """Its prefill is complete: what it has computed goes to the host, if that keeps units, beside its decodes."""
+        if self.tier is not None and job.tail is not None:
+            self._store(self.tier.take(job, job.ids, job.shared))
+
     def end(self, job: Job, outcome: Outcome | None) -> None:
         """A job that ran has departed, and its blocks are off `used`. outcome: what may name its answer's units."""
         answer: Ids = ()
         if outcome is not None and outcome.answers:
             answer = outcome.answers.get(job, ())
-        if answer and job.shared == len(job.ids):
-            ids = joined(job.ids, answer)
-            self.tree.leave_behind(
-                ids, job.shared, job.tail, self.tree.whole(ids, job.prompt + job.generated - 1), job.program
-            )
+        ids = job.ids
+        whole = job.shared
+        if answer and whole == len(ids):
+            ids = joined(ids, answer)
+            whole = self.tree.whole(ids, job.prompt + job.generated - 1)
+            self.tree.leave_behind(ids, job.shared, job.tail, whole, job.program)
+        if self.tier is not None and whole:
+            self._store(self.tier.take(job, ids, whole))
         self._let_go(job, True)
 
     def settle(self, now: int) -> None:
         """Idle units make room for what the jobs occupy. now: ns, for which what is kept is asked."""
         tree = self.tree
-        tree.pins.at = now
         if tree.idle_units:
             size = self.size
             over = tree.idle_units * size - max(0, self.blocks - self.used - self.cold)
             if over > 0:
+                tree.pins.at = now
                 tree.lost += tree.shrink(-(-over // size))
+
+    # -- copies of what is left behind, to the host ----------------------------------------------------------------
+
+    def _store(self, copy: Copy | None) -> None:
+        """It is to be copied, and stays on the device until it has been, as parked KV on its way out does."""
+        if copy is not None:
+            left = copy.job
+            self.copies[copy] = None
+            self.leaving += copy.blocks
+            self.cold += self.held(left)
+            self.hold(left, left.prompt // self.unit, False)
+
+    def _stored(self, copy: Copy) -> None:
+        del self.copies[copy]
+        self.leaving -= copy.blocks
+        self.cold -= self.held(copy.job)
+        self._let_go(copy.job, False)
+
+    def forget_idle(self) -> bool:
+        """All units that nobody holds are forgotten, here and on the host. Returns whether none is left at all."""
+        tier = self.tier
+        if tier is not None:
+            for copy in tier.forget_idle():
+                self._stored(copy)
+        self.tree.forget_idle()
+        return not (self.tree.first or (tier is not None and tier.tree.first))
 
     # -- who holds what --------------------------------------------------------------------------------------------
 
@@ -139,11 +185,7 @@ class SharedLedger(Ledger):
                 self.cold -= n * size
             run.holders += 1
             run.runners += int(running)
-            if tail is not None and tail.children == 1 and tail.holders == run.holders and tail.runners == run.runners:
-                del tree.first[ids[at]]  # nobody else holds just the upper of the two: they are one
-                run.start = tail.start
-                run.parent = tail.parent
-                tree.first[ids[run.start]] = run
+            tree.unite(tail, run)
             tail = run
             at = run.end
         job.tail = tail
@@ -217,6 +259,11 @@ class SharedLedger(Ledger):
 
     def finish(self, copy: Copy) -> None:
         known = copy in self.copies and not copy.orphan
+        if copy.units is not None and self.tier is not None:
+            if known:
+                self._stored(copy)
+                self.tier.finish(copy)
+            return
         super().finish(copy)
         if known:
             job = copy.job
@@ -235,6 +282,8 @@ class SharedLedger(Ledger):
     def forget_all(self, jobs: Iterable[Job]) -> None:
         super().forget_all(jobs)
         self.tree.clear()
+        if self.tier is not None:
+            self.tier.clear()
         for job in jobs:
             job.tail = None
 
@@ -243,4 +292,6 @@ class SharedLedger(Ledger):
         if copy is not None and not copy.out:
             self.cold -= self.held(job) - copy.blocks
         super().remove(job)
+        if self.tier is not None and job.tail is not None:
+            self._store(self.tier.take(job, job.ids, job.shared))
         self._let_go(job, False)

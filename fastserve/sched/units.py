@@ -13,9 +13,9 @@ and not its units.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from fastserve.sched.pins import NO_PIN, Pins
+from fastserve.sched.pins import Pins
 
 Ids = Sequence[int]
 """A path: of each unit in order the id."""
@@ -117,6 +117,14 @@ class Tree:
         self.first[run.ids[at]] = run
         return upper
 
+    def unite(self, tail: Run | None, run: Run) -> None:
+        """A run and the one before it become one, if the same jobs hold both and nothing else follows the latter."""
+        if tail is not None and tail.children == 1 and tail.holders == run.holders and tail.runners == run.runners:
+            del self.first[run.ids[run.start]]
+            run.start = tail.start
+            run.parent = tail.parent
+            self.first[run.ids[run.start]] = run
+
     def leave_behind(self, ids: Ids, held: int, tail: Run | None, whole: int, owner: str) -> None:
         """The units from `held` to `whole` of a path are there, and idle: a job that holds those before has ended.
 
@@ -160,9 +168,11 @@ class Tree:
         """So many of the idle go, and are returned in the order in which they do."""
         gone: list[Range] = []
         idle = self.idle
-        order = iter(self.in_order([(run, run.owner) for run in idle])) if self.pins.of else None
+        runs: Iterator[Run] | None = None
+        if self.pins.of and units > 0:
+            runs = iter(self._first_in_order(units))
         while units > 0:
-            run = next(iter(idle)) if order is None else next(order)
+            run = next(iter(idle)) if runs is None else next(runs)
             n = min(units, run.end - run.start)
             units -= n
             self.idle_units -= n
@@ -175,17 +185,39 @@ class Tree:
                     run.parent.children -= 1
         return gone
 
-    def in_order(self, going: Iterable[tuple[Run, str]]) -> list[Run]:
+    def _first_in_order(self, units: int) -> list[Run]:
+        """The idle runs that hold the first so many units to go."""
+        runs: list[Run] = []
+        for run in self.in_order([(run, run.owner) for run in self.idle]):
+            runs.append(run)
+            units -= run.end - run.start
+            if units <= 0:
+                break
+        return runs
+
+    def in_order(self, going: Iterable[tuple[Run, str]]) -> Iterator[Run]:
         """These idle runs as they go where something is kept. going: with their programs, as they were let go, so that
         what is deeper on a path comes before what is above it.
         """
-        ranks: dict[Run, tuple[bool, float]] = {}
-        beyond: dict[Run | None, tuple[bool, float]] = {}  # the greatest rank of what lies below a run
+        kept: list[tuple[float, int, Run]] = []
+        keys: dict[Run | None, float] = {}  # of runs above something kept: the greatest key
+        of = self.pins.of
+        at = self.pins.at
         for run, owner in going:
-            rank = ranks[run] = max(self.pins.rank(owner), beyond.get(run, NO_PIN))
-            if rank > beyond.get(run.parent, NO_PIN):
-                beyond[run.parent] = rank
-        return sorted(ranks, key=ranks.__getitem__)
+            pin = of.get(owner)
+            key = keys.get(run)
+            if pin is not None and pin[0] > at and (key is None or key < pin[1]):
+                key = pin[1]
+            if key is None:
+                yield run
+                continue
+            kept.append((key, len(kept), run))
+            above = keys.get(run.parent)
+            if above is None or above < key:
+                keys[run.parent] = key
+        kept.sort()
+        for _, _, run in kept:
+            yield run
 
     def forget_idle(self) -> None:
         """All that are idle go; the next plan tells."""

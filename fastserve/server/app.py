@@ -14,7 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
 from fastserve.engine import Engine
-from fastserve.server.api import compat, documentation, errors, native, openai
+from fastserve.server.api import compat, documentation, errors, native, openai, programs
 from fastserve.server.api.paths import uses_openai_errors
 from fastserve.server.config.settings import FastServeConfig
 from fastserve.server.forwarded import Forwarded
@@ -60,7 +60,7 @@ def create_app(engine: Engine, config: FastServeConfig | None = None, store: Sto
     )
     app.state.service = service
     errors.install(app)
-    routers = [openai.router, native.router, compat.router, monitor.router]
+    routers = [openai.router, native.router, programs.router, compat.router, monitor.router]
     if config.metrics:
         at = config.metrics_endpoint
         if any(isinstance(route, Route) and route.path == at for router in routers for route in router.routes):

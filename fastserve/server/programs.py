@@ -61,6 +61,11 @@ def escaped(client: str) -> str:
     return client.replace("%", "%25").replace("/", "%2F")
 
 
+def owns(client: str, program: str) -> bool:
+    """Whether this client has named the program."""
+    return program.startswith(f"{escaped(client)}/")
+
+
 def shown(client: str | None, program: str) -> str:
     """A program as its own client has named it."""
     return program if client is None else program.removeprefix(f"{escaped(client)}/")

@@ -11,7 +11,6 @@ import logging
 import time
 from collections.abc import Iterator
 from functools import partial
-from inspect import signature
 from typing import Any
 
 import psutil
@@ -220,7 +219,7 @@ class Service:
                 listener=every if streams else last,
                 beyond_capacity=beyond_capacity,
                 prepared=prepared,
-                **arguments(scheduling),
+                **scheduling._asdict(),
             )
         except QueueFull as error:
             raise _queue_full(error) from error
@@ -380,14 +379,6 @@ class Service:
         self.input_pool.close()
         await self.auth.close()
         await asyncio.to_thread(self.store.close)
-
-
-TAKEN = frozenset(signature(Engine.submit).parameters)
-
-
-def arguments(scheduling: Scheduling) -> dict[str, Any]:
-    """Of Engine.submit(), as far as it has them."""
-    return {name: value for name, value in scheduling._asdict().items() if name in TAKEN}
 
 
 def _queue_full(error: QueueFull) -> ApiError:

@@ -89,6 +89,10 @@ class BlockIds(Sequence[list[int]]):
         other._rows = array("q", np.asarray(self._rows, np.int64)[np.asarray(index, np.int64)].tobytes())
         return other
 
+    def lengths(self) -> list[int]:
+        """Ids of each row."""
+        return [self._shared[row] + len(self._own[row]) for row in self._rows]
+
     def fresh(self, row: int) -> Sequence[int]:
         """Those of its ids that it does not share with the row that it goes on from."""
         return self._own[self._rows[row]]

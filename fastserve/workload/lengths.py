@@ -33,8 +33,8 @@ def draw_lengths(
     Where both come from one profile with a largest total, the output is cut to it.
     """
     streams = [np.random.default_rng(child) for child in seed.spawn(2)]
-    prompts = _draw(prompt or lengths, "prompt", n, streams[0])
-    outputs = _draw(output or lengths, "output", n, streams[1])
+    prompts = draw(prompt or lengths, "prompt", n, streams[0])
+    outputs = draw(output or lengths, "output", n, streams[1])
     if lengths.startswith("profile:") and prompt is None and output is None:
         largest = load_profile(lengths.removeprefix("profile:")).max_total
         if largest is not None:
@@ -42,7 +42,8 @@ def draw_lengths(
     return prompts, outputs
 
 
-def _draw(spec: str, side: str, n: int, rng: np.random.Generator) -> IntArray:
+def draw(spec: str, side: str, n: int, rng: np.random.Generator) -> IntArray:
+    """n numbers by one of these recipes. side: of a profile, prompt or output."""
     if spec.startswith("profile:"):
         profile = load_profile(spec.removeprefix("profile:"))
         table: Quantiles = profile.prompt if side == "prompt" else profile.output

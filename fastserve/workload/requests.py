@@ -81,9 +81,28 @@ def jobs_of(trace: Trace, predictor: Predictor | None = None) -> Iterator[Job]:
 
 
 def job_maker(trace: Trace, predictor: Predictor | None = None) -> Callable[[int, int], Job]:
-    """The same for a driver that learns only while it runs when a request comes: (row, ns) -> the Job of that row."""
+    """The same for a driver that learns only while it runs when a request comes: (row, ns) -> the Job of that row.
+
+    It knows the tool whose result its prompt brings, and not whether anything follows: few clients do.
+    """
     rows = list(_rows(trace))
-    return lambda row, arrival: _job(rows[row], arrival, predictor)
+    tools = tools_of(trace)
+
+    def make(row: int, arrival: int) -> Job:
+        job = _job(rows[row], arrival, predictor)
+        if tools is not None:
+            job.tool = tools[row]
+        return job
+
+    return make
+
+
+def tools_of(trace: Trace) -> list[str] | None:
+    """By row the tool that the answer before it called, of several the last; "" for none. None where nothing tells."""
+    if trace.tool is None or trace.after is None:
+        return None
+    called = trace.tool
+    return [next((called[row] for row in reversed(before) if called[row]), "") for before in trace.after]
 
 
 def _job(row: _Row, arrival: int, predictor: Predictor | None) -> Job:

@@ -13,6 +13,7 @@ import numpy as np
 
 from fastserve.sched.checks import one_of
 from fastserve.workload import programs
+from fastserve.workload.agents import PREFIX, Agents
 from fastserve.workload.errors import TraceError
 from fastserve.workload.seed import seed_sequence
 from fastserve.workload.synthesis import Synthesis
@@ -34,7 +35,7 @@ class SeedSource(Protocol):
     """A workload from which each seed takes its requests."""
 
     @property
-    def recipe(self) -> Synthesis | None: ...  # of a synthetic one
+    def recipe(self) -> Synthesis | Agents | None: ...  # of a synthetic one
     @property
     def how(self) -> str: ...  # "drawn", or one of RESAMPLES
     @property
@@ -54,7 +55,7 @@ class SeedSource(Protocol):
 class Drawn:
     """Each seed is a draw of its own."""
 
-    recipe: Synthesis
+    recipe: Synthesis | Agents
 
     @property
     def how(self) -> str:
@@ -70,13 +71,13 @@ class Drawn:
 
     @property
     def jobs(self) -> int:
-        return self.recipe.n
+        return self.recipe.n if isinstance(self.recipe, Synthesis) else len(self.recipe.trace(0))
 
     def trace(self, seed: int) -> Trace:
         return self.recipe.trace(seed)
 
     def at_rate(self, rate: float) -> Drawn:
-        return Drawn(replace(self.recipe, rate=rate))
+        return Drawn(self.recipe.at_rate(rate))
 
     def typical(self) -> Trace:
         return self.recipe.typical()
@@ -211,9 +212,14 @@ class Recorded:
         return None
 
 
+def recipe_of(text: str) -> Synthesis | Agents:
+    """A synthetic workload from its recipe, of agents where it begins with that word. Raises TraceError."""
+    return Agents.parse(text) if text.partition(":")[0].strip() == PREFIX else Synthesis.parse(text)
+
+
 def source_of(
     trace: Trace | None,
-    synth: str | Synthesis | None = None,
+    synth: str | Synthesis | Agents | None = None,
     *,
     resample: str = RESAMPLES[0],
     num_requests: int | None = None,
@@ -226,8 +232,12 @@ def source_of(
     if (trace is None) is (synth is None):
         raise ValueError(ONE_OF_THE_TWO)
     if synth is not None:
-        recipe = Synthesis.parse(synth) if isinstance(synth, str) else synth
-        return Drawn(recipe if num_requests is None else replace(recipe, n=num_requests))
+        recipe = recipe_of(synth) if isinstance(synth, str) else synth
+        if num_requests is None:
+            return Drawn(recipe)
+        if isinstance(recipe, Agents):
+            raise TraceError("synthetic agents have programs=N, not a number of requests")
+        return Drawn(replace(recipe, n=num_requests))
     assert trace is not None
     if resample == "windows":
         return Recorded(trace, resample, num_requests, seeds)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 
+from fastserve.workload.block_ids import BlockIds
+from fastserve.workload.content import content
+from fastserve.workload.programs import groups
 from fastserve.workload.trace import NS, IntArray, Trace
 
 
@@ -19,6 +24,40 @@ class Lengths:
     p90: float
     p99: float
     max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Seconds; percentiles are linear between neighbours."""
+
+    mean: float
+    p50: float
+    p90: float
+    p99: float
+    max: float
+
+
+@dataclass(frozen=True, slots=True)
+class Programs:
+    """Of a trace whose requests wait for one another; a request that names no program is one by itself."""
+
+    turns: Lengths
+    """Requests of a program."""
+    first_prompt: Lengths
+    """Prompt tokens of requests that wait for none."""
+    growth: Lengths | None
+    """Prompt tokens beyond those of the request before, where one alone goes on from it and they are more; None without
+    any."""
+    shrinking: float | None
+    """Share of such requests whose prompt is shorter than the one before."""
+    think: Times | None
+    """From the end of what a request waits for to its arrival; None where none waits."""
+    forks: int
+    """Requests for which several wait."""
+    joins: int
+    """Requests that wait for several."""
+    tools: dict[str, int]
+    """Answers that call a tool, by its name, the most frequent first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +87,15 @@ class Description:
     without_client: int = 0
     """Requests of a trace with a column of clients that name none."""
     without_program: int = 0
+    sessions: Programs | None = None
+    """None where no request waits for another."""
+    unlimited_hit_rate: float | None = None
+    """Share of the prompt tokens that an unlimited prefix cache would find, were each request answered before the next
+    one comes; in whole blocks of block ids, and None without those."""
 
 
 def describe(trace: Trace) -> Description:
+    shared = content(trace, trace.block_size)
     gaps = np.diff(trace.arrival)
     tens, minutes = _bins(trace.arrival, 10), _bins(trace.arrival, 60)
     clients = None if trace.client is None else dict(Counter(trace.client).most_common())
@@ -68,12 +113,44 @@ def describe(trace: Trace) -> Description:
         rank_correlation=rank_correlation(trace.prompt, trace.output),
         clients=clients,
         programs=None if trace.program is None else len(set(trace.program) - {""}),
-        block_ids=None if trace.hash_ids is None else len({block for ids in trace.hash_ids for block in ids}),
+        block_ids=None if trace.hash_ids is None else _distinct(trace, trace.hash_ids),
         dropped=dict(trace.dropped),
         digest=trace.digest(),
         without_client=nameless,
         without_program=0 if trace.program is None else trace.program.count(""),
+        sessions=_programs(trace),
+        unlimited_hit_rate=None if shared is None else shared.hit_rate(trace),
     )
+
+
+def _programs(trace: Trace) -> Programs | None:
+    if trace.after is None or trace.think is None:
+        return None
+    after = trace.after
+    followers = Counter(other for before in after for other in before)
+    single = np.array([row for row, before in enumerate(after) if len(before) == 1 == followers[before[0]]], np.int64)
+    more = trace.prompt[single] - trace.prompt[[after[row][0] for row in single.tolist()]]
+    waits = np.array([bool(before) for before in after])
+    tools = Counter(trace.tool or ())
+    tools.pop("", None)
+    return Programs(
+        turns=_lengths(np.array([len(rows) for rows in groups(trace)])),
+        first_prompt=_lengths(trace.prompt[~waits]),
+        growth=_lengths(more[more > 0]) if (more > 0).any() else None,
+        shrinking=float((more < 0).mean()) if len(more) else None,
+        think=_times(trace.think[waits]) if waits.any() else None,
+        forks=sum(n > 1 for n in followers.values()),
+        joins=sum(len(before) > 1 for before in after),
+        tools=dict(tools.most_common()),
+    )
+
+
+def _distinct(trace: Trace, ids: Sequence[Sequence[int]]) -> int:
+    """Block ids, those of different scopes told apart."""
+    by_scope: dict[str, set[int]] = defaultdict(set)
+    for row, scope in enumerate(trace.scope or repeat("", len(trace))):
+        by_scope[scope].update(ids.fresh(row) if isinstance(ids, BlockIds) else ids[row])
+    return sum(map(len, by_scope.values()))
 
 
 def rank_correlation(a: IntArray, b: IntArray) -> float | None:
@@ -100,3 +177,8 @@ def _bins(arrival: IntArray, seconds: int) -> IntArray:
 def _lengths(tokens: IntArray) -> Lengths:
     p50, p90, p99 = (float(q) for q in np.percentile(tokens, (50, 90, 99)))
     return Lengths(float(tokens.mean()), p50, p90, p99, int(tokens.max()))
+
+
+def _times(ns: IntArray) -> Times:
+    p50, p90, p99 = (float(q) / NS for q in np.percentile(ns, (50, 90, 99)))
+    return Times(float(ns.mean()) / NS, p50, p90, p99, int(ns.max()) / NS)

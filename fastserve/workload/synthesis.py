@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
-from fastserve.sched.checks import check_names
 from fastserve.workload.arrivals import PROCESSES, arrival_times
 from fastserve.workload.errors import TraceError
 from fastserve.workload.lengths import DISTRIBUTIONS, draw_lengths
+from fastserve.workload.parts import number, pairs
 from fastserve.workload.seed import seed_sequence
 from fastserve.workload.trace import Trace
 
@@ -46,10 +45,10 @@ class Synthesis:
         from which nothing can be drawn.
         """
         try:
-            given: dict[str, Any] = dict(_pairs(text, [field.name for field in fields(cls)]))
+            given: dict[str, Any] = dict(pairs(text, [field.name for field in fields(cls)], INNER, OTHER_NAMES))
             for key, kind, what in (("n", int, "a whole number"), ("rate", float, "a number of requests/s")):
                 if key in given:
-                    given[key] = _number(given[key], kind, key, what)
+                    given[key] = number(given[key], kind, key, what)
         except ValueError as error:
             raise TraceError(f"--synth: {error}") from None
         recipe = cls(**given)
@@ -74,37 +73,14 @@ class Synthesis:
         """A draw of its lengths that is large enough to measure a capacity with."""
         return replace(self, n=CALIBRATION, rate=1.0, arrivals="poisson").trace(0)
 
+    def at_rate(self, rate: float) -> Synthesis:
+        """requests/s"""
+        return replace(self, rate=rate)
+
     def __str__(self) -> str:
         """As parse() reads it."""
         parts = [(field.name, getattr(self, field.name)) for field in fields(self)]
         return ",".join(f"{key}={value:g}" if key == "rate" else f"{key}={value}" for key, value in parts if value)
-
-
-def _pairs(text: str, names: list[str]) -> Iterable[tuple[str, str]]:
-    """(key, value) of each part, the parts of a recipe put together again. Raises ValueError."""
-    found: dict[str, str] = {}
-    last = ""
-    for part in text.split(","):
-        key, equals, value = (word.strip() for word in part.partition("="))
-        key = OTHER_NAMES.get(key, key)
-        if equals and key in names:
-            if key in found:
-                raise ValueError(f"{key} is given twice")
-            found[key], last = value, key
-        elif ":" in found.get(last, "") and (not equals or key in INNER):
-            found[last] += f",{part.strip()}"
-        elif equals:
-            check_names("a synthetic workload", [key], names)
-        elif part.strip():
-            raise ValueError(f"{part.strip()!r} is out of place; write KEY=VALUE with keys {', '.join(names)}")
-    return found.items()
-
-
-def _number(text: str, kind: type[int] | type[float], key: str, what: str) -> int | float:
-    try:
-        return kind(text)
-    except ValueError:
-        raise ValueError(f"{key}={text} is not {what}") from None
 
 
 def synthesise(

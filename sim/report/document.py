@@ -10,7 +10,7 @@ import numpy as np
 from fastserve.atomic_files import atomically
 from fastserve.formats import metadata, stamp
 from fastserve.json_values import plain
-from fastserve.metrics.columns import Columns
+from fastserve.metrics.summary import Columns
 from sim.report.provenance import provenance
 from sim.report.run import Run
 from sim.report.table import table

@@ -1,6 +1,6 @@
-"""Figures of a set of runs: the CDF of completion times, and bars of their mean and p99."""
+"""Figures of a set of runs: the CDF of completion times, of jobs and of programs, and bars of their mean and p99."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,8 @@ POINTS = 400  # of a curve: more than a column's width resolves
 
 
 def draw(runs: Sequence[Run], folder: Path) -> list[Path]:
-    """Writes jct_cdf and jct_bars into `folder`, each as .pdf and .png, and returns the paths.
+    """Writes jct_cdf and jct_bars into `folder`, of runs of sessions program_cdf too, each as .pdf and .png. Returns
+    the paths.
 
     Raises ValueError without runs and fastserve.atomic_files.OutputError when the folder cannot be written.
     """
@@ -35,7 +36,11 @@ def draw(runs: Sequence[Run], folder: Path) -> list[Path]:
     looks = _looks(groups)
     # Not pyplot: it keeps every figure in a global list.
     with mpl.rc_context(RC):
-        return [*_save(_cdf(groups, looks), folder / "jct_cdf"), *_save(_bars(groups, looks), folder / "jct_bars")]
+        paths = _save(_cdf(groups, looks, _completed, "job completion time (s)", "share of jobs"), folder / "jct_cdf")
+        if all(run.programs is not None for run in runs):
+            figure = _cdf(groups, looks, _ended, "program time (s)", "share of programs")
+            paths += _save(figure, folder / "program_cdf")
+        return [*paths, *_save(_bars(groups, looks), folder / "jct_bars")]
 
 
 def _looks(groups: Mapping[str, Sequence[Run]]) -> dict[str, Look]:
@@ -49,24 +54,31 @@ def _looks(groups: Mapping[str, Sequence[Run]]) -> dict[str, Look]:
     return looks
 
 
-def _cdf(groups: Mapping[str, Sequence[Run]], looks: Mapping[str, Look]) -> "Figure":
-    """Share of jobs completed within a time, all seeds together; the band spans the seeds.
+def _cdf(
+    groups: Mapping[str, Sequence[Run]],
+    looks: Mapping[str, Look],
+    of: Callable[[Run], tuple[Floats, int]],
+    time: str,
+    share: str,
+) -> "Figure":
+    """Share of jobs or programs completed within a time, all seeds together; the band spans the seeds.
 
-    Unfinished jobs belong to the whole that the share is of: the curve of such a run ends below 1.
+    of: sorted times of the completed ones, and how many there are in all. Unfinished ones belong to the whole that the
+    share is of: the curve of such a run ends below 1.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(COLUMN, 2.4), layout="constrained")
     axes = figure.subplots()
-    completed = [_completed(run) for group in groups.values() for run in group]
+    completed = [of(run) for group in groups.values() for run in group]
     times = np.concatenate([jct for jct, _ in completed])
     times = times[times > 0]
     # The few shortest jobs would take a decade of the axis.
     low, high = np.quantile(times, (0.002, 1.0)) if len(times) else (0.1, 1.0)
     grid = np.geomspace(low, max(high, low * 1.01), POINTS)
     for label, group in groups.items():
-        curves = [np.searchsorted(jct, grid, side="right") / max(total, 1) for jct, total in map(_completed, group)]
-        weights = [total for _, total in map(_completed, group)]
+        curves = [np.searchsorted(jct, grid, side="right") / max(total, 1) for jct, total in map(of, group)]
+        weights = [total for _, total in map(of, group)]
         style = looks[label]
         pooled = np.average(curves, axis=0, weights=weights) if sum(weights) else curves[0]
         if len(curves) > 1:
@@ -78,8 +90,8 @@ def _cdf(groups: Mapping[str, Sequence[Run]], looks: Mapping[str, Look]) -> "Fig
         )  # fmt: skip
     axes.set_xscale("log")
     axes.set_ylim(0, 1.02)
-    axes.set_xlabel("job completion time (s)")
-    axes.set_ylabel("share of jobs")
+    axes.set_xlabel(time)
+    axes.set_ylabel(share)
     _legend(figure, len(groups))
     return figure
 
@@ -89,6 +101,13 @@ def _completed(run: Run) -> tuple[Floats, int]:
     finish, jct = run.records["finish"], run.records["jct_from_arrival"]
     done = is_outcome(finish, "completed")
     return np.sort(jct[done]), int(np.count_nonzero(done | (finish == "unfinished")))
+
+
+def _ended(run: Run) -> tuple[Floats, int]:
+    """The same of programs; abandoned ones stand outside."""
+    assert run.programs is not None
+    finish, time = run.programs["finish"], run.programs["time"]
+    return np.sort(time[finish == "completed"]), int(np.count_nonzero(finish != "abandoned"))
 
 
 def _markers(curve: Floats, nth: int) -> list[int]:

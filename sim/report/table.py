@@ -1,7 +1,7 @@
 """Results as a text table: one row a label, averaged over its seeds, within 120 columns."""
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -128,6 +128,8 @@ def _notes(groups: Mapping[str, Sequence[Run]], marks: Mapping[str, str], settin
         notes += textwrap.wrap(f"* {', '.join(labels)}: {mark}", WIDTH, subsequent_indent="  ")
     if any(run.summary.get("hit_rate_unlimited") is not None for group in groups.values() for run in group):
         notes += textwrap.wrap(_found(groups, settings), WIDTH, subsequent_indent="  ")
+    for text in _overruled(groups):
+        notes += textwrap.wrap(text, WIDTH, subsequent_indent="  ")
     notes += _losses(groups)
     notes += textwrap.wrap(_window(groups, settings), WIDTH, subsequent_indent="  ")
     return ["", *notes]
@@ -137,13 +139,30 @@ def _found(groups: Mapping[str, Sequence[Run]], settings: Mapping[str, object]) 
     """What the prefix cache did."""
     rates = [f"{label} {number(average(group, 'hit_rate', settings))}" for label, group in groups.items()]
     best = average(next(iter(groups.values())), "hit_rate_unlimited", settings)
-    return f"prompt tokens found in the prefix cache: {', '.join(rates)} (an unlimited one: {number(best)})"
+    text = f"prompt tokens found in the prefix cache: {', '.join(rates)} (an unlimited one: {number(best)})"
+    if settings.get("host_prefix_tokens"):
+        loaded = [f"{label} {number(average(group, 'host_hit_rate', settings))}" for label, group in groups.items()]
+        text += f"; of these loaded from the host: {', '.join(loaded)}"
+    return text
+
+
+def _overruled(groups: Mapping[str, Sequence[Run]]) -> Iterator[str]:
+    """Policies that held everybody back while nothing ran."""
+    for label, group in groups.items():
+        n = sum(int(run.records["overruled"].sum()) for run in group if "overruled" in run.records)
+        if n:
+            yield (
+                f"{label} was overruled for {n:,} jobs: it held every job back while nothing ran, and nobody would "
+                f"have been woken; `fastserve check` says what to change"
+            )
 
 
 def _window(groups: Mapping[str, Sequence[Run]], settings: Mapping[str, object]) -> str:
     """Over which time rates are counted, and where much of it is the drain after the last arrival, how much."""
     begin = "the end of the warmup" if settings.get("warmup") else "the first arrival"
     text = f"done req/s: completed jobs over the time from {begin} to the last end"
+    if settings.get("sessions") is not None:
+        return "done req/s: completed jobs over the time with all sessions at work, see above"
     spans = {}
     for label, group in groups.items():
         window, drain = (average(group, key, settings) for key in ("rate_window_s", "rate_drain_s"))

@@ -46,18 +46,24 @@ def another(name: str) -> Any:
         return not usual
     if isinstance(usual, float):
         return usual + 0.5
+    if name == "host_prefix_tokens":  # that it counts, room for a unit at least
+        return 4096
     return 3 if usual == 0 else (usual or 127) + 1
 
 
-def given(name: str) -> dict[str, Any]:
-    """The same as keywords; the unit of the prefix cache with that on, for off it changes nothing."""
-    return {name: another(name)} | ({"prefix_cache": "on"} if name == "prefix_tokens" else {})
+def given(name: str, other: bool = True) -> dict[str, Any]:
+    """The same as keywords, or what it is compared with. The prefix cache is on for its own settings, which change
+    nothing where it is off; and off for the others, for its default differs by body.
+    """
+    return {"prefix_cache": "on" if other and name.endswith("prefix_tokens") else "off"} | (
+        {name: another(name)} if other else {}
+    )
 
 
-def written(name: str) -> list[str]:
+def written(name: str, other: bool = True) -> list[str]:
     """The same on a command line."""
     words = []
-    for one, value in given(name).items():
+    for one, value in given(name, other).items():
         flag = one.replace("_", "-")
         words += [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
     return words
@@ -146,7 +152,7 @@ EVERYWHERE = pytest.mark.parametrize("name", SCHEDULER_FLAGS)
 @pytest.fixture
 def wanted(name: str) -> dict[str, Any]:
     """What the setting changes in a Scheduler."""
-    found = changed(lambda other: from_settings(Settings(**given(name) if other else {})))
+    found = changed(lambda other: from_settings(Settings(**given(name, other))))
     assert found, f"{name} changes nothing in a Scheduler"
     return found
 
@@ -154,27 +160,26 @@ def wanted(name: str) -> dict[str, Any]:
 @EVERYWHERE
 @pytest.mark.parametrize("way", [by_sim_flag, by_serve, by_ab_servers, by_generate])
 def test_by_flag(name: str, wanted: dict[str, Any], way: Callable[[list[str]], Scheduler]) -> None:
-    assert pools_apart(changed(lambda other: way(written(name) if other else []))) == pools_apart(wanted)
+    assert pools_apart(changed(lambda other: way(written(name, other)))) == pools_apart(wanted)
 
 
 @EVERYWHERE
 def test_by_flag_of_ab_offline(name: str, wanted: dict[str, Any]) -> None:
     pytest.importorskip("torch")
-    assert pools_apart(changed(lambda other: by_ab_offline(written(name) if other else []))) == pools_apart(wanted)
+    assert pools_apart(changed(lambda other: by_ab_offline(written(name, other)))) == pools_apart(wanted)
 
 
 @EVERYWHERE
 @pytest.mark.parametrize("way", [by_replay, by_engine])
 def test_by_keyword(name: str, wanted: dict[str, Any], way: Callable[[dict[str, Any]], Any]) -> None:
-    assert pools_apart(changed(lambda other: way(given(name) if other else {}))) == pools_apart(wanted)
+    assert pools_apart(changed(lambda other: way(given(name, other)))) == pools_apart(wanted)
 
 
 @EVERYWHERE
 def test_by_environment(name: str, wanted: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     def make(other: bool) -> Scheduler:
-        if other:
-            for one, value in given(name).items():
-                monkeypatch.setenv(f"FASTSERVE_{one.upper()}", str(value))
+        for one, value in given(name, other).items():
+            monkeypatch.setenv(f"FASTSERVE_{one.upper()}", str(value))
         return from_settings(FastServeConfig().engine())
 
     assert pools_apart(changed(make)) == pools_apart(wanted)
@@ -182,10 +187,12 @@ def test_by_environment(name: str, wanted: dict[str, Any], monkeypatch: pytest.M
 
 @EVERYWHERE
 def test_by_yaml(name: str, wanted: dict[str, Any], tmp_path: Path) -> None:
-    file = tmp_path / "serving.yaml"
-    file.write_text(f"serving: {json.dumps(given(name))}\n", encoding="utf-8")
-    made = changed(lambda other: from_settings(FastServeConfig(config=file if other else None).engine()))
-    assert pools_apart(made) == pools_apart(wanted)
+    def make(other: bool) -> Scheduler:
+        file = tmp_path / f"{other}.yaml"
+        file.write_text(f"serving: {json.dumps(given(name, other))}\n", encoding="utf-8")
+        return from_settings(FastServeConfig(config=file).engine())
+
+    assert pools_apart(changed(make)) == pools_apart(wanted)
 
 
 def pools_apart(values: dict[str, Any]) -> dict[str, Any]:

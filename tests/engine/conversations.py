@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ class Case:
     unit: int | None
     fault: str = ""
     salts: tuple[str, ...] = ("",) * TALKS
+    tier: int = 0  # tokens of units on the host
 
 
 def drawn(i: int) -> SamplingParams:
@@ -105,8 +106,11 @@ class Run:
         self.model = model
         self.case = case
         self.found: dict[int, int] = {}  # tokens, by request
+        self.loaded = 0  # tokens of units from the host
         biggest = -(-(13 + 8 + (TURNS - 1) * (TOKENS + 3) + TOKENS) // BLOCK)
         options: dict[str, Any] = {} if case.unit is None else {"prefix_cache": "on", "prefix_tokens": case.unit}
+        if case.tier:
+            options["host_prefix_tokens"] = case.tier
         self.stage = Stage(
             model, case.policy, biggest + rng.choice([2, 6, 20]), 3 * biggest, residency=case.residency,
             batching=case.batching, max_batch=3, **options,
@@ -122,6 +126,7 @@ class Run:
             backend.blocks.mover = self.failing
 
         def watched(plan: Plan) -> int:
+            self.loaded += sum([copy.blocks * BLOCK for copy in plan.load if copy.units is not None])
             for job, tokens in plan.found.items():
                 self.found.setdefault(job.id, tokens)
             return follow(plan)
@@ -192,11 +197,12 @@ def alone_(model: Any, prompt: list[int], i: int) -> list[int]:
 def case_of(seed: int) -> Case:
     rng = random.Random(f"case {seed}")
     salts = tuple([rng.choice(["", "", "red", "blue"]) for _ in range(TALKS)])
-    return Case(
+    case = Case(
         seed, rng.choice(NAMES), rng.choice(["recompute", "reactive", "proactive"]),
         rng.choice(["mixed", "chunked", "prefill-first"]), rng.choice([BLOCK, BLOCK, 2 * BLOCK]), rng.choice(FAULTS),
         salts,
     )  # fmt: skip
+    return replace(case, tier=rng.choice([0, 40, 120, 1000]))
 
 
 def main() -> int:
@@ -226,6 +232,7 @@ def main() -> int:
             total["tokens"] += sum(map(len, run.tokens))
             total["prompt tokens"] += sum([len(request.prompt) for request in run.stage.requests])
             total["found"] += sum(run.found.values())
+            total["loaded"] += run.loaded
             total["preemptions"] += run.preemptions
             total["out of memory"] += run.oom
             total["failed steps"] += run.failed

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from fastserve.backends.scripted import ScriptedBackend, draw
+from fastserve.engine import Engine
 from fastserve.engine.clock import VirtualClock, WallClock
 from fastserve.engine.inbox import Inbox
 from fastserve.engine.loop import Loop
@@ -255,7 +256,7 @@ def test_forgetting_all_in_the_middle(name: str, residency: str) -> None:
             assert not setting.scheduler.running
             assert all(job.place is NOWHERE and not job.prefilled for job in setting.scheduler.live)
             assert [job.preemptions - 1 for job in running] == before
-            assert setting.loop.turn() or not setting.scheduler.live
+            assert setting.loop.turn() or not setting.scheduler.live or setting.scheduler.held
         audit(setting.scheduler)
     assert forgotten > 5
     assert [len(request.tokens) for request in requests] == work.output
@@ -337,3 +338,37 @@ def test_what_is_drawn_depends_on_both_numbers() -> None:
     assert draw(1, 2) == draw(1, 2)
     assert len({draw(seed, index) for seed in range(40) for index in range(40)}) == 1600
     assert all(0 <= draw(seed, 0) < 1 << 64 for seed in (-5, 0, 1 << 70))
+
+
+class Gate(Policy):
+    """Holds everybody back for 50 ms."""
+
+    def rank(self, job: Job) -> int:
+        return job.id
+
+    def arrive(self, job: Job) -> None:
+        self.hold(job)
+        self.wake(job, waited=50 * MS)
+
+    def alarm(self, job: Job, why: str) -> None:
+        assert why == "waited"
+        self.release(job)
+        self.wake(job, waited=0)
+
+
+@pytest.mark.parametrize("realtime", [False, 1.0])
+def test_the_loop_wakes_for_who_is_held_back(realtime: bool | float) -> None:
+    with Engine.scripted(policy=Gate, realtime=realtime) as engine:
+        outputs = engine.generate(["a", "b"], SamplingParams(max_tokens=3))
+    for output in outputs:
+        assert output.error is None
+        assert 0.05 <= output.held_s <= output.record["queued"] < (0.06 if not realtime else 60)
+
+
+def test_who_holds_everybody_for_ever_is_overruled() -> None:
+    class Never(Gate):
+        def arrive(self, job: Job) -> None:
+            self.hold(job)
+
+    with Engine.scripted(policy=Never) as engine:
+        assert [len(output.token_ids) for output in engine.generate(["a", "b"], SamplingParams(max_tokens=3))] == [3, 3]

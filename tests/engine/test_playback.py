@@ -1,15 +1,19 @@
 """A trace on a live engine: what its policy is told, and what it is not."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 
 from fastserve import predictors
 from fastserve.engine import Engine
-from fastserve.engine.playback import play
+from fastserve.engine.playback import Prompts, play
 from fastserve.policies.shortest import Srpt
 from fastserve.sched.job import Job
 from fastserve.workload import Trace
+from fastserve.workload.requests import requests_of
+from sim import replay
 
 OUTPUTS = [3, 9, 5]
 
@@ -54,3 +58,50 @@ def test_guesses_of_the_trace_and_of_ones_own_class(tmp_path: Path) -> None:
         "class Mine:\n    def predict(self, job, truth):\n        assert truth == 0\n        return 10 + job.id\n"
     )
     assert told(f"{tmp_path}/foresight.py:Mine") == [(10, 9), (11, 9), (12, 9)]
+
+
+def talks() -> Trace:
+    """Six conversations of four turns that begin alike; each repeats what was said."""
+    rows = [(turn, talk) for turn in range(4) for talk in range(6)]
+    prompt = [100 + 50 * turn for turn, _ in rows]
+    return Trace(
+        arrival=np.array([i * 30_000_000 for i in range(len(rows))], np.int64), prompt=np.array(prompt, np.int64),
+        output=np.full(len(rows), 20, np.int64), name="talks", source="made here", block_size=16,
+        program=[f"p{talk}" for _, talk in rows],
+        hash_ids=[
+            [i if i < 3 else 100 * (talk + 1) + i for i in range(n // 16)]
+            for (_, talk), n in zip(rows, prompt, strict=True)
+        ],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("policy", ["fcfs", "mlfq"])
+def test_hits_are_those_of_the_simulator(policy: str) -> None:
+    """On a modelled body, and in a pool where units go: every column that counts is the same."""
+    settings: dict[str, Any] = {"max_batch": 3, "kv_tokens": 800, "host_tokens": 1600}
+    with Engine.scripted(policy=policy, latency="opt-13b-a100", **settings) as engine:
+        lived = play(engine, talks())
+    run = replay(talks(), policy, latency="opt-13b-a100", processes=1, **settings).runs[0]
+    assert 0.2 < run.summary["hit_rate"] < 0.95 * run.summary["hit_rate_unlimited"]
+    for column in ("cached_tokens", "preemptions", "output_tokens", "program"):
+        assert lived[column].tolist() == run.records[column].tolist(), column
+    assert lived["jct_from_arrival"].tolist() == pytest.approx(run.records["jct_from_arrival"].tolist())
+
+
+def test_prompts_are_alike_as_far_as_the_trace_says() -> None:
+    prompts = Prompts(talks(), range(32, 127), 0)
+    found = [prompts.of(request) for request in requests_of(talks())]
+    assert [len(prompt) for prompt in found] == talks().prompt.tolist()
+    first, other, later = found[0], found[1], found[6]
+    assert first[:48] == other[:48]
+    assert first[48:64] != other[48:64]
+    assert later[:100] == first  # the end of the prompt, too, is what the next turn repeats
+
+
+def test_a_model_finds_what_is_alike_in_prompts() -> None:
+    """Its answers are its own, so a turn finds the prompt before it: with room for all, the whole units of that."""
+    pytest.importorskip("torch")
+    with Engine.from_pretrained("embedded", policy="fcfs", latency="opt-13b-a100", kv_tokens=8192) as engine:
+        lived = play(engine, talks())
+    cached = lived["cached_tokens"].tolist()
+    assert cached[6:] == [(100 + 50 * turn) // 16 * 16 for turn in range(3) for _ in range(6)]

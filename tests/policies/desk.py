@@ -27,6 +27,9 @@ class Times:
     def prefill_ns(self, tokens: int) -> int:
         return tokens * MS
 
+    def load_ns(self, tokens: int) -> int:
+        return tokens * MS // 16
+
     def return_ns(self, blocks: int) -> int:
         return blocks * MS
 

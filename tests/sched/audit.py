@@ -12,7 +12,7 @@ from fastserve.sched.kv import Ledger
 from fastserve.sched.ranking import Ranking
 from fastserve.sched.scheduler import Scheduler
 from fastserve.sched.sharing import SharedLedger
-from fastserve.sched.units import Run
+from fastserve.sched.units import Run, Tree
 
 
 def audit(scheduler: Scheduler) -> None:
@@ -38,9 +38,11 @@ def audit(scheduler: Scheduler) -> None:
     for at, heap in ((served_at, alarms.served), (tokens_at, alarms.tokens), (waited_at, alarms.waited)):
         entries = {(entry[0], entry[-1]) for entry in heap}
         assert all(at(job) == NEVER or (at(job), job) in entries for job in scheduler.live)
-    parked = _held(ledger, waiting, "device", "leaving", "coming") + _blocks(orphans, out=False)
+    stores = [copy for copy in ledger.copies if copy.units is not None]
+    lefts = [copy.job for copy in stores]
+    parked = _held(ledger, waiting + lefts, "device", "leaving", "coming") + _blocks(orphans, out=False)
     assert ledger.cold == parked - saved[1]
-    assert ledger.leaving == _held(ledger, waiting, "leaving")
+    assert ledger.leaving == _held(ledger, waiting, "leaving") + _blocks(stores, out=True)
     assert ledger.hosted == _held(ledger, waiting, "host", "leaving", "coming") + _blocks(orphans, out=True)
     assert ledger.hosted <= ledger.host
     assert set(ledger.parked) == {job for job in waiting if job.place.value == "device"}
@@ -65,7 +67,8 @@ def _units(ledger: SharedLedger, running: list[Job], waiting: list[Job]) -> tupl
     tree = ledger.tree
     runs: Counter[int] = Counter()
     waits: Counter[int] = Counter()
-    for jobs, counts in ((running, runs), (waiting, waits)):
+    lefts = [copy.job for copy in ledger.copies if copy.units is not None]
+    for jobs, counts in ((running, runs), (waiting + lefts, waits)):
         for job in jobs:
             place = job.place.value
             assert (job.tail.end if job.tail is not None else 0) == job.shared
@@ -73,6 +76,25 @@ def _units(ledger: SharedLedger, running: list[Job], waiting: list[Job]) -> tupl
             if not job.running and place in ("device", "leaving"):
                 assert job.shared == tree.whole(job.ids, job.prompt + job.generated - 1)
             counts.update(job.ids[: job.shared])
+    told = _told(tree)
+    assert not any(id in told for ids, start, end in tree.lost for id in ids[start:end])
+    if ledger.tier is not None:
+        there = _told(ledger.tier.tree)
+        copied = Counter(id for left in lefts for id in left.ids[: left.shared])
+        assert {id: (0, n) for id, n in copied.items()} == {id: counts for id, counts in there.items() if counts[1]}
+        assert len(there) == ledger.tier.units <= ledger.tier.room
+        assert set(ledger.tier.stores) <= set(ledger.copies)
+    assert {id: (runs[id], runs[id] + waits[id]) for id in runs | waits} == {
+        id: counts for id, counts in told.items() if counts[1]
+    }
+    assert not tree.idle or tree.idle_units * ledger.size <= ledger.blocks - ledger.used - ledger.cold
+    used = sum(n - 1 for n in runs.values())
+    cold = sum(n if id in runs else n - 1 for id, n in waits.items())
+    return used * ledger.size, cold * ledger.size
+
+
+def _told(tree: Tree) -> dict[int, tuple[int, int]]:
+    """Of each unit, how many run with it and how many hold it."""
     told: dict[int, tuple[int, int]] = {}
     children: Counter[Run] = Counter()
     for id, run in tree.first.items():
@@ -86,16 +108,9 @@ def _units(ledger: SharedLedger, running: list[Job], waiting: list[Job]) -> tupl
         for at in range(run.start, run.end):
             assert run.ids[at] not in told
             told[run.ids[at]] = run.runners, run.holders
-    assert not any(id in told for ids, start, end in tree.lost for id in ids[start:end])
     assert all(run.children == children[run] for run in tree.first.values())
-    assert {id: (runs[id], runs[id] + waits[id]) for id in runs | waits} == {
-        id: counts for id, counts in told.items() if counts[1]
-    }
     assert tree.idle_units == len(tree.idle_ids())
-    assert not tree.idle or tree.idle_units * ledger.size <= ledger.blocks - ledger.used - ledger.cold
-    used = sum(n - 1 for n in runs.values())
-    cold = sum(n if id in runs else n - 1 for id, n in waits.items())
-    return used * ledger.size, cold * ledger.size
+    return told
 
 
 def _held(ledger: Ledger, jobs: Iterable[Job], *places: str) -> int:

@@ -21,6 +21,7 @@ class Gate(Policy):
         self.often = self.rng.choice([0.1, 0.5, 0.9])  # how often somebody is held back
         self.alarmed = self.rng.choice([0.2, 0.7, 1.0])  # how often with an alarm
         self.lets_go = self.rng.choice([0.0, 0.2, 0.6])  # how often somebody is released
+        self.fickle = self.rng.choice([0.0, 0.02, 0.15])  # how often somebody gets another rank
         self.level: dict[Job, int] = {}
         self.noted: list[Any] = []
 
@@ -59,18 +60,19 @@ class Gate(Policy):
 
     def _stir(self, job: Job | None) -> None:
         """Holds and releases others."""
-        waiting = [other for other in self.jobs if not other.running]
-        for other in waiting:
+        for other in self.jobs:
             dice = self.rng.random()
-            if dice < self.lets_go:
-                self.release(other)
-            elif dice > 0.97:
-                self._hold(other)
-            elif 0.90 < dice < 0.92:
-                self.wake(other, waited=None)
-            elif 0.86 < dice < 0.88:
+            if dice < self.fickle:
                 self.level[other] = self.rng.randrange(4)
                 self.rerank(other)
+            elif other.running:
+                continue
+            elif dice < self.fickle + self.lets_go:
+                self.release(other)
+            elif dice > 0.95:
+                self._hold(other)
+            elif dice > 0.93:
+                self.wake(other, waited=None)
         if job is not None and job in self.level and self.rng.random() < 0.1:
             self._keep(f"p{self.rng.randrange(8)}")
             self.wake(job, served=self.rng.randint(1, 30) * MS, tokens=self.rng.randint(1, 9))

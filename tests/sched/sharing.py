@@ -13,10 +13,12 @@ import sys
 import time
 import traceback
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from fastserve.hardware import Link
 from fastserve.hardware.machine_times import MachineTimes
 from fastserve.sched.job import Job
 from fastserve.sched.plan import Outcome, Plan
@@ -29,9 +31,12 @@ from tests.sched.gates import GATES
 from tests.sched.spec import Spec, simulate
 from tests.sched.test_specification import BATCHINGS, MEMORIES, audited, differences, options_for, records, unalike
 from tests.sched.uneven import Truth, UnevenMachine
-from tests.sched.worlds import Work, build, chained, hardware, workload
+from tests.sched.worlds import MS, Work, build, chained, hardware, workload
 
 POOLS = (*MEMORIES, "defer")
+FAST = Link(10**12, 10**12, 1000, True)
+SLOW = Link(10**8, 5 * 10**7, MS, True)
+ONE_WAY = Link(10**10, 10**10, MS, False)
 UNITS = (16, 32, 64)
 
 
@@ -134,9 +139,13 @@ def compare(
     guard: bool,
     n: int = 30,
     unit: int | None = None,
+    tier: bool = False,
     closed: bool | None = None,
 ) -> dict[str, float]:
-    """All columns, and the order of the idle units, of macro-steps, single steps and the specification."""
+    """All columns, and the order of the idle units, of macro-steps, single steps and the specification.
+
+    tier: the host remembers units too.
+    """
     rng = random.Random(f"sharing {name} {seed} {batching} {memory} {guard}")
     coarse = rng.random() < 0.5
     slots = rng.choice([1, 2, 6, 16])
@@ -146,6 +155,11 @@ def compare(
     options = options_for(rng, work, slots, batching, memory, guard)
     options |= {"prefix_cache": "on", "prefix_tokens": unit, "lookahead": rng.choice([0, 0, 0, 2])}
     machine = hardware(coarse)
+    if tier:
+        dice = random.Random(f"tier {seed} {name} {batching} {memory} {guard}")
+        most = options["device_blocks"] or 100
+        options["host_prefix_tokens"] = 16 * dice.choice([most // 4, most, 3 * most, 30 * most]) + dice.randint(0, 20)
+        machine = replace(machine, link=dice.choice([machine.link, FAST, FAST, SLOW, ONE_WAY]))
     truth = None
     if rng.random() < 0.2:
         truth = Truth(rng.randrange(1000), work.output, 1 + options["lookahead"], rng.choice([0, 4]))
@@ -165,6 +179,7 @@ def compare(
     plans = []
     policies: list[Policy] = []
     idle: list[list[int]] = []
+    kept: list[list[int]] = []
     for macro, watched in ((True, False), (False, True), (True, True)):
         world, scheduler = build(tuned(name, coarse, seed), work, machine, options, macro=macro, body=body)
         policies.append(scheduler.policy)
@@ -172,9 +187,13 @@ def compare(
         found = records(audited(world, scheduler) if watched else world)
         ledger = scheduler.ledger
         assert isinstance(ledger, SharedLedger) and not scheduler.live and not scheduler.running, case
-        pending = sum(copy.blocks for copy in ledger.copies)
-        assert ledger.used == 0 and ledger.cold + ledger.hosted == pending, case
-        assert not any(run.holders for run in ledger.tree.first.values()), case
+        pending = sum(copy.blocks for copy in ledger.copies if copy.units is None)
+        lefts = {id for copy in ledger.copies if copy.units for id in copy.job.ids[: copy.job.shared]}
+        assert ledger.used == 0 and ledger.cold + ledger.hosted == pending + len(lefts) * ledger.size, case
+        held = [id for run in ledger.tree.first.values() if run.holders for id in run.ids[run.start : run.end]]
+        assert len(held) == len(lefts) and set(held) == lefts, case
+        if ledger.tier is not None:
+            kept.append(ledger.tier.tree.idle_ids())
         ours = ours or found
         for column, values in ours.items():
             assert np.array_equal(values, found[column], equal_nan=values.dtype.kind == "f"), f"{case}: {column}"
@@ -190,8 +209,9 @@ def compare(
     wrong = differences(ours, theirs, machine.memory.block_bytes) + unalike([spec.policy, *policies])
     assert not wrong, f"{case}:\n" + "\n".join(wrong[:12])
     assert idle == [spec.idle] * 3, case
+    assert kept == [spec.kept] * 3 or not spec.tier, case
     return {
-        "comparisons": len(theirs) * 18 + 3 + 3 * len(getattr(spec.policy, "noted", ())),
+        "comparisons": len(theirs) * 19 + 3 + bool(spec.tier) * 3 + 3 * len(getattr(spec.policy, "noted", ())),
         "jobs": len(theirs),
         "plans": plans[0],
         "iterations": plans[1],
@@ -206,6 +226,7 @@ def compare(
         "swapped": float(ours["swapped_out_bytes"].sum()),
         "recomputed": float(ours["recomputed_tokens"].sum()),
         "cached": float(ours["cached_tokens"].sum()),
+        "loaded": float(ours["cached_host_tokens"].sum()),
         "prompt": float(ours["prompt_tokens"].sum()),
     }
 
@@ -216,6 +237,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=1, help="how many")
     parser.add_argument("--seconds", type=float, default=600.0, help="begin no case after so many")
     parser.add_argument("--policy", action="append", help="only these")
+    parser.add_argument("--tier", action="store_true", help="the host remembers units too")
     args = parser.parse_args()
     total: Counter[str] = Counter()
     bad = 0
@@ -229,7 +251,7 @@ def main() -> int:
                             break
                         total["cases"] += 1
                         try:
-                            total.update(compare(name, seed, batching, memory, guard))
+                            total.update(compare(name, seed, batching, memory, guard, tier=args.tier))
                         except Exception as error:
                             bad += 1
                             print(

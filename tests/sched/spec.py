@@ -18,7 +18,8 @@ class SpecJob:
         for name in facts:
             setattr(self, name, getattr(job, name))
         self.shared = 0  # units of its prompt that it holds
-        self.found = None  # tokens that it found when it first joined
+        self.found = None  # tokens that it found when it first joined, and how many of these were loaded
+        self.from_host = 0
         self.spec = None
         self.running = self.complete = False  # complete: its KV is, but for the newest token
         self.generated = self.served = self.prefilled = self.preemptions = 0
@@ -61,6 +62,14 @@ class SpecCopy:
         self.job, self.blocks, self.out, self.end, self.orphan = job, blocks, out, None, False
 
 
+class SpecLeft:
+    """What a job has computed while it is copied to the host: it holds these units until then."""
+
+    def __init__(self, job, ids, unit):
+        self.id, self.arrival, self.program, self.ids, self.shared = job.id, job.arrival, job.program, ids, len(ids)
+        self.running, self.place, self.prompt, self.generated = False, LEAVING, len(ids) * unit + 1, 0
+
+
 def age(job):
     return job.arrival, job.id
 
@@ -69,10 +78,13 @@ class Spec:
     def __init__(self, policy, machine, hardware, *, max_batch, batching, token_budget, device_blocks, host_blocks,
                  residency, visit, kv_reserve, prefetch_quota, evict="policy", whole_context=False, skip_misfits=False,
                  prefill_guard=0.0, charging="iteration", static_timeout=0, macro=None,
-                 lookahead=0, prefix_cache="off", prefix_tokens=None):  # fmt: skip
+                 lookahead=0, prefix_cache="off", prefix_tokens=None, host_prefix_tokens=0):  # fmt: skip
         self.shares, self.unit = prefix_cache == "on", prefix_tokens or 16
+        self.tier = host_prefix_tokens // self.unit if self.shares and device_blocks is not None else 0
+        self.kept = []  # units on the host that no copy out needs, the next to be forgotten first
+        self.lefts = []  # what is copied to the host: each holds the units of its path, here and there
         self.size = self.unit // 16
-        self.idle = []  # units that nobody holds, the next to go first
+        self.idle = []  # units on the device that nobody holds, the next to go first
         self.policy, self.machine, self.hardware = policy, machine, hardware
         self.slots, self.shape, self.budget = max_batch, batching, NEVER if token_budget is None else token_budget
         self.device = NEVER if device_blocks is None else device_blocks
@@ -183,7 +195,7 @@ class Spec:
         return n
 
     def holders(self, id, but=()):
-        return [job for job in self.live if id in job.ids[: job.shared] and job not in but]
+        return [job for job in self.live + self.lefts if id in job.ids[: job.shared] and job not in but]
 
     def units(self, job):
         """Those that it holds, or would if it joined."""
@@ -234,6 +246,56 @@ class Spec:
                 rank[up] = max(rank[up], rank[id])
                 up = self.above[up]
         return sorted(idle, key=rank.get)
+
+    # -- units on the host
+
+    def hosts(self, id):
+        return id in self.kept or any(id in left.ids for left in self.lefts)
+
+    def loaded(self, job):
+        """How many of its leading units are there once those have been loaded that the host has beyond the device's."""
+        here = n = self.found(job)
+        while n < min(len(job.ids), (job.prompt + job.generated - 1) // self.unit) and self.tier:
+            if not self.hosts(job.ids[n]):
+                break
+            n += 1
+        computing = self.machine.prefill_ns(n * self.unit) - self.machine.prefill_ns(max(1, here * self.unit))
+        return n if job.place is NOWHERE and self.machine.load_ns((n - here) * self.unit) < computing else here
+
+    def write(self, job, path):
+        """The job has computed these units, or ends: what the host lacks of them is to be copied there, the first ones
+        if it has no room for all. It forgets others for them, the oldest first.
+        """
+        if not self.tier:
+            return
+        n = 0
+        while n < len(path) and self.hosts(path[n]):
+            n += 1
+        self.kept = [id for id in self.kept if id not in path[:n]]
+        room = self.tier - len({*path[:n], *self.kept}.union(*[left.ids for left in self.lefts]))
+        while self.kept and room < len(path) - n:
+            self.kept.pop(0)
+            room += 1
+        new = min(room, len(path) - n)
+        if new > 0:
+            left = SpecLeft(job, path[: n + new], self.unit)
+            self.lefts.append(left)
+            self.idle = [id for id in self.idle if id not in left.ids]
+            self.copies.append(SpecCopy(left, new * self.size, True))
+        else:
+            self.age_out(path[:n])
+
+    def age_out(self, path):
+        """Nothing that is under way needs these any more: on the host, they are the youngest now."""
+        for id in reversed(path):
+            if not any(id in left.ids for left in self.lefts):
+                self.kept.append(id)
+
+    def landed(self, left):
+        """It has been copied."""
+        self.lefts.remove(left)
+        self.let_go(left)
+        self.age_out(left.ids)
 
     def settle(self):
         """Idle units go where the jobs have taken the room."""
@@ -339,7 +401,7 @@ class Spec:
     def cold(self, members, left, gone=()):
         """Blocks that neither the members use nor are free or idle, once the KV of `gone` is gone."""
         parked = [job for job in self.live if not job.running and job.place in (DEVICE, LEAVING, COMING)] + left
-        parked = [job for job in parked if job not in members and job not in gone]
+        parked = [job for job in parked + self.lefts if job not in members and job not in gone]
         orphans = sum(copy.blocks for copy in self.copies if copy.orphan and not copy.out)
         private = sum(self.held(job) - self.size * len(self.units(job)) for job in parked)
         return private + orphans + self.size * len(self.union(parked) - self.union(members))
@@ -358,6 +420,9 @@ class Spec:
         missing = lambda job: self.held(job) - self.size * len(self.units(job))  # noqa: E731
         load = [SpecCopy(job, missing(job), False) for job in joined if job.place is HOST]
         load += [copy for copy in self.copies if not copy.orphan and not copy.out and copy.job in joined]
+        for job in joined:
+            if job.place is NOWHERE and self.loaded(job) > self.found(job):
+                load.append(SpecCopy(job, (self.loaded(job) - self.found(job)) * self.size, False))
         park, clear, drop, prefetch = [], [], [], []
         if self.device >= NEVER:
             return load, park, clear, drop, prefetch, []
@@ -373,7 +438,7 @@ class Spec:
         leaving = [copy for copy in self.copies if copy.out and not copy.orphan and copy.job not in joined]
         parked = [job for job in self.live if not job.running and job.place is DEVICE and job not in joined] + left
         for copy in list(leaving):
-            if free() < 0:
+            if free() < 0 and (copy.job not in self.lefts or alone(copy.job)):
                 clear.append(copy)
                 gone.append(copy.job)
                 leaving.remove(copy)
@@ -394,6 +459,11 @@ class Spec:
                     spared += copy.blocks
                 else:
                     gone.append(copy.job)
+        for copy in list(leaving):
+            if free() < 0 and copy.job in self.lefts:
+                clear.append(copy)
+                gone.append(copy.job)
+                leaving.remove(copy)
         room = free()
         assert room >= 0
         soon = room + sum(alone(copy.job) for copy in leaving)
@@ -411,7 +481,9 @@ class Spec:
             if type(self.policy).waiting is not Policy.waiting:
                 queue = list(self.policy.waiting())
             spare = room - self.reserve
-            there = [job for job in self.live if job not in gone and job.place not in (HOST, NOWHERE)] + joined
+            there = [
+                job for job in self.live + self.lefts if job not in gone and job.place not in (HOST, NOWHERE)
+            ] + joined
             for job in [job for job in queue if job not in joined][: self.quota]:
                 if spare <= taken:
                     break
@@ -473,12 +545,13 @@ class Spec:
         members = joined + stay
         load, park, clear, drop, prefetch, evict = self.make_room(joined, stay, left)
         coming = [job for job in [*joined, *[copy.job for copy in prefetch]] if job.place in (NOWHERE, HOST)]
-        found = {job: self.found(job) for job in coming}
+        found = {job: self.loaded(job) for job in coming}
         for job in joined:
             if job.place is NOWHERE:
                 job.prefilled = found[job] * self.unit
             if job.found is None:
                 job.found = job.prefilled
+                job.from_host = (found[job] - self.found(job)) * self.unit if job.place is NOWHERE else 0
             if job.place is NOWHERE:
                 self.begun.append((now, job.prefilled, job.prompt + job.generated))
         decode = [job for job in members if job.complete]
@@ -488,7 +561,8 @@ class Spec:
         if not chunks and not decode:
             return False
         # the copies
-        for copy in park:
+        store = [copy for copy in self.copies if copy.end is None]
+        for copy in store + park:
             self.send(copy, now)
         ready = max([now] + [copy.end for copy in clear])
         start = ready
@@ -536,8 +610,8 @@ class Spec:
                     copy.orphan = True
                 else:
                     self.copies.remove(copy)
-            if job.place is HOST:
-                job.blocks_in += next(copy.blocks for copy in load if copy.job is job)
+            if job.place in (HOST, NOWHERE):
+                job.blocks_in += sum(copy.blocks for copy in load if copy.job is job)
             if job in found:
                 self.take(job, found[job])
             job.running, job.owes_token, job.place = True, True, DEVICE
@@ -545,7 +619,7 @@ class Spec:
         ending = [job for job, n in chunks if job.prefilled + n == job.prompt + job.generated]
         said = {job: speak(job.id, job.turns, job.generated) for job in decode + ending}
         fresh = any(job.owes_token and job not in joined and said[job][0] for job in decode)
-        moves = load or park or clear or drop or prefetch
+        moves = load or park or clear or drop or prefetch or store
         self.guarded = hold if policy.settled and not (fresh or moves or left) else 0
         for copy in clear:
             if not copy.out and not copy.orphan:
@@ -553,9 +627,12 @@ class Spec:
                 self.copies.remove(copy)
                 self.let_go(copy.job)
         for copy in [copy for copy in clear if copy.out]:
-            copy.job.place = HOST
             self.copies.remove(copy)
-            self.let_go(copy.job)
+            if copy.job in self.lefts:
+                self.landed(copy.job)
+            else:
+                copy.job.place = HOST
+                self.let_go(copy.job)
         for id in evict:
             self.idle.remove(id)
         for job in joined:
@@ -566,7 +643,9 @@ class Spec:
             self.guarded = 0
         for copy in [copy for copy in self.copies if copy.end <= after]:
             self.copies.remove(copy)
-            if not copy.orphan:
+            if copy.job in self.lefts:
+                self.landed(copy.job)
+            elif not copy.orphan:
                 copy.job.place = HOST if copy.out else DEVICE
                 (self.let_go if copy.out else self.take_all)(copy.job)
         tokens = len(decode) + sum(n for _, n in chunks)
@@ -584,6 +663,7 @@ class Spec:
             if job in ending:
                 self.guarded = 0
                 job.complete = True
+                self.write(job, job.ids[: job.shared])
         for job, (n, _) in said.items():
             job.turns += 1
             job.generated += n
@@ -630,7 +710,9 @@ class Spec:
     def remove(self, job, now, finish, answer=()):
         self.live.remove(job)
         filled = (job.prompt + job.generated - 1) // self.unit
-        self.let_go(job, answer[: max(0, filled - job.shared)] if job.shared == len(job.ids) else ())
+        answer = answer[: max(0, filled - job.shared)] if job.shared == len(job.ids) else ()
+        self.write(job, [*job.ids[: job.shared], *answer])
+        self.let_go(job, answer)
         for copy in self.copies:
             if copy.job is job:
                 copy.orphan = True

@@ -15,6 +15,13 @@ def test_macro_steps_are_the_specification(name: str, batching: str, memory: str
     compare(name, 0, batching, memory, guard, n=24)
 
 
+@pytest.mark.parametrize("memory", POOLS[1:])
+@pytest.mark.parametrize("name", NAMES)
+def test_units_on_the_host_too(name: str, memory: str) -> None:
+    turn = NAMES.index(name) + POOLS.index(memory)
+    compare(name, 0, BATCHINGS[turn % 4], memory, guard=turn % 8 < 4, n=24, tier=True)
+
+
 CHUNKS = (("fcfs", "recompute", 1), ("las", "defer", 1), ("srpt", "proactive", 2), ("sj-mlfq", "reactive", 2))
 
 

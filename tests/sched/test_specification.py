@@ -51,11 +51,11 @@ def options_for(rng: random.Random, work: Work, slots: int, batching: str, memor
 
 def fields(plan: Plan) -> tuple[Any, ...]:
     def copies(found: Any) -> list[Any]:
-        return [(copy.job.id, copy.blocks, copy.out) for copy in found]
+        return [(copy.job.id, copy.blocks, copy.out, copy.units) for copy in found]
 
     chosen = plan.now, list(plan.gone), plan.joined, plan.left, plan.prefill, plan.drop, plan.batch, plan.context
-    moved = copies(plan.load), copies(plan.clear), copies(plan.park), copies(plan.prefetch)
-    shared = dict(plan.found), list(plan.evict)
+    moved = copies(plan.load), copies(plan.clear), copies(plan.park), copies(plan.prefetch), copies(plan.store)
+    shared = dict(plan.found), list(plan.evict), list(plan.forget)
     return *chosen, *moved, *shared, plan.iterations, plan.service, plan.until, plan.hold, plan.members
 
 
@@ -110,6 +110,7 @@ def differences(ours: dict[str, Any], theirs: list[Any], block_bytes: int) -> li
             "preemptions": job.preemptions,
             "recomputed_tokens": max(0, job.computed + (job.found or 0) - job.prompt),
             "cached_tokens": job.found or 0,
+            "cached_host_tokens": job.from_host,
             "swapped_out_bytes": job.blocks_out * block_bytes,
             "swapped_in_bytes": job.blocks_in * block_bytes,
         }

@@ -70,13 +70,19 @@ class Work:
     answers: list[list[int]] | None = None
     after: dict[int, list[tuple[int, int]]] | None = None  # in closed loop: who comes when one has ended, and ns later
     told: bool = False  # in closed loop: that a program is over
+    names: list[str] | None = None  # of programs; None: some with four jobs, some without a name
 
     def job(self, i: int, at: int) -> Job:
         return Job(
-            i, at, self.prompt[i], limit=self.limit, client=f"c{i % 7}", program=f"p{i // 4}" if i % 11 != 5 else "",
+            i, at, self.prompt[i], limit=self.limit, client=f"c{i % 7}", program=self.program(i),
             priority=i * 7919 % 5, deadline=at + (i * 104729 % 60 + 1) * 10**9, guess=self.output[i],
             ids=() if self.ids is None else path(self.ids[i]), tool=f"t{i % 3}" if i % 5 else "", final=i % 4 == 3,
         )  # fmt: skip
+
+    def program(self, i: int) -> str:
+        if self.names is not None:
+            return self.names[i]
+        return f"p{i // 4}" if i % 11 != 5 else ""
 
     def jobs(self) -> list[Job]:
         return [self.job(i, at) for i, at in enumerate(self.arrival)]

@@ -42,6 +42,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "POST /v1/generate_nobatch": {"prompt": "Once", "max_new_tokens": 2},
     "POST /stream": {"prompt": "Once", "max_length": 6},
     "POST /send_text": {"text": "Once"},
+    "POST /programs/release": {"program_id": "story-7"},
 }
 EMPTY = ("GET /ping",)
 LIVE = ("GET /live", "GET /metrics")
@@ -72,6 +73,7 @@ async def asked(client: httpx.AsyncClient, route: str, ids: dict[str, str]) -> t
 
 async def examples(client: httpx.AsyncClient) -> dict[str, dict[str, Any]]:
     ids = {"name": (await client.get("/v1/models")).json()["data"][0]["id"]}
+    ids["program"] = "story-7"
     ids["job_id"] = (await client.post("/generate", json=REQUESTS["POST /generate"])).json()["job_id"]
     ids["task_id"] = (await client.post("/send_text", json={"text": "Once"})).json()["task_id"]
     while (await client.get(f"/jobs/{ids['task_id']}")).json()["ended"] is None:

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from fastserve.flightlog.replay import replay_log
-from fastserve.flightlog.write import FlightLog
-from fastserve.policies.spec import PolicySpec
-from fastserve.sched.config import SchedulerConfig
 from fastserve.workload import Trace
 from sim import replay
 from sim.__main__ import main
-from sim.prefix_cache import content_of, decided, told
-from sim.run import build
+from sim.prefix_cache import told
 from sim.settings import Settings
+from tests.sim.flight import flown
 
 SMALL = Settings(kv_tokens=6000, host_tokens=6000, max_batch=8)
 
@@ -76,6 +71,23 @@ def test_a_turn_finds_its_conversation_the_answer_included() -> None:
     assert (run.records["recomputed_tokens"] == 0).all()
 
 
+def test_what_the_device_forgets_is_loaded_from_the_host() -> None:
+    """With room for a few conversations on the device and for all on the host, as much is found as without a bound."""
+    settings = SMALL.with_(kv_tokens=4000, host_prefix_tokens=40_000)
+    here, there = (replay(conversations(), "fcfs", settings=settings.with_(host_prefix_tokens=room), processes=1)
+                   for room in (0, 40_000))  # fmt: skip
+    run = there.runs[0]
+    assert run.summary["hit_rate"] == pytest.approx(run.summary["hit_rate_unlimited"])
+    assert here.runs[0].summary["hit_rate"] < 0.5 * run.summary["hit_rate"]
+    assert here.runs[0].summary["host_hit_rate"] == 0
+    assert run.summary["host_hit_rate"] * run.records["prompt_tokens"].sum() == pytest.approx(
+        run.records["cached_host_tokens"].sum()
+    )
+    assert (run.records["cached_host_tokens"] <= run.records["cached_tokens"]).all()
+    assert run.records["swapped_in_bytes"].sum() == run.records["cached_host_tokens"].sum() * 819_200
+    assert "; of these loaded from the host: fcfs 0." in " ".join(str(there).split())
+
+
 def test_a_turn_takes_as_long_as_what_is_new() -> None:
     """Nobody else runs: the first turn costs its whole prefill, and a later one what comes after the found prefix."""
     settings = SMALL.with_(kv_tokens="unlimited", batching="mixed")
@@ -98,23 +110,17 @@ def test_off_nothing_changes() -> None:
 
 @pytest.mark.parametrize("residency", ["recompute", "reactive", "proactive"])
 @pytest.mark.parametrize("policy", ["fcfs", "srpt", "sj-mlfq"])
-def test_its_flight_log_is_reproduced(policy: str, residency: str, tmp_path: Path) -> None:
-    settings = SMALL.with_(residency=residency, kv_tokens=4000, host_tokens=3000)
+@pytest.mark.parametrize("tier", [0, 4000])
+def test_its_flight_log_is_reproduced(policy: str, residency: str, tier: int, tmp_path: Path) -> None:
+    settings = SMALL.with_(residency=residency, kv_tokens=4000, host_tokens=3000, host_prefix_tokens=tier)
     trace = conversations(gap=0.5)
-    hardware = settings.hardware()
-    shared = content_of(decided(settings, trace), trace, hardware.memory.block_tokens)
-    world, scheduler = build(trace, PolicySpec(policy), settings, 0, hardware, shared=shared)
-    kept: dict[str, Any] = {field.name: getattr(settings, field.name) for field in fields(SchedulerConfig)}
-    kept |= {"prefix_cache": "on", "prefix_tokens": 64, "block_tokens": 16, "macro": True}
-    kept |= {"device_blocks": scheduler.ledger.blocks, "host_blocks": 3000 // 16}
-    header = {"policy": policy, "knobs": {}, "hardware": hardware.to_json(), "settings": kept}
-    header |= {"longest": int(trace.prompt.max()), "context": 4000}
     path = tmp_path / "log"
-    world.attach(FlightLog(path, header))
-    world.run()
-    events = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    _, events = flown(trace, policy, settings, path)
     plans = [event["plan"] for event in events if event.get("event") == "plan"]
     assert any(plan["found"] for plan in plans) and any(plan["evict"] for plan in plans)
+    for name in ("store", "forget"):
+        assert any(plan.get(name) for plan in plans) is bool(tier)
+    assert any(len(copy) > 4 for plan in plans for copy in plan["load"]) is bool(tier)
     assert any("answers" in event for event in events) and any("ids" in event for event in events)
     report = replay_log(path)
     assert report.difference is None and report.plans == len(plans)

@@ -20,18 +20,33 @@ CHECKOUT = Path(__file__).parents[2]
 BUNDLED = CHECKOUT / "traces" / "azure-conv-like.jsonl"
 
 
-def test_the_documented_command_makes_the_bundled_trace_byte_for_byte(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "most"), [("azure-conv-like", 120_000), ("agents-like", 400_000)])
+def test_the_documented_command_makes_the_bundled_trace_byte_for_byte(name: str, most: int, tmp_path: Path) -> None:
     command = next(
         line.split()
         for line in (CHECKOUT / "traces" / "README.md").read_text().splitlines()
-        if "synthesise traces/" in line
+        if f"synthesise traces/{name}" in line
     )
     assert command[:4] == ["python", "-m", "sim.trace", "synthesise"]
-    assert command[4] == "traces/azure-conv-like.jsonl"
+    bundled = CHECKOUT / "traces" / f"{name}.jsonl"
+    assert command[4] == f"traces/{bundled.name}"
     made = tmp_path / "made.jsonl"
     assert main(["synthesise", str(made), *command[5:]]) == 0
-    assert made.read_bytes() == BUNDLED.read_bytes()
-    assert BUNDLED.stat().st_size < 120_000
+    assert made.read_bytes() == bundled.read_bytes()
+    assert bundled.stat().st_size < most
+
+
+def test_agents_are_described(capsys: pytest.CaptureFixture[str]) -> None:
+    assert replay_main(["describe", str(CHECKOUT / "traces" / "agents-like.jsonl")]) == 0
+    page = capsys.readouterr().out
+    assert re.search(r"programs +36\n +turns +24 +18 +40", page)
+    assert re.search(r"think, s +34\.5 +7\.7", page)
+    assert "17 forks, 17 joins; tools edit 191, read 186" in page
+    assert "an unlimited prefix cache would find 94.7 % of the prompt tokens" in page
+    assert main(["synthesise", "-", "--synth", "agents:"]) == 0
+    assert main(["synthesise", "-", "--synth", "agents:", "--rate", "3"]) == 2
+    assert main(["synthesise", "-"]) == 2
+    assert "give --rate R" in capsys.readouterr().err
 
 
 def test_describe_is_readable(capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,10 +156,11 @@ def test_a_replay_says_first_what_it_read(tmp_path: Path, capsys: pytest.Capture
     shown = capsys.readouterr().out
     assert shown.startswith("prefix cache off: the trace has block ids but names no programs")
     assert "mine: read arrival = timestamp (ms, as Mooncake files have (whole numbers); counted from" in shown
-    assert "mine: ignored hash_ids (kept, for the prefix cache)" in shown
+    assert "hash_ids = hash_ids (blocks of 512 tokens)" in shown
     assert "sjf (trace)" in shown
     assert replay_main([str(path), "--policy", "sjf", "--predictor", "trace", "--json", "--processes", "1"]) == 0
-    assert json.loads(capsys.readouterr().out)["reading"][0].startswith("mine: read arrival")
+    reading = json.loads(capsys.readouterr().out)["reading"]
+    assert any(line.startswith("mine: read arrival") for line in reading)
     assert replay_main([str(BUNDLED), "--policy", "sjf", "--predictor", "trace", "--num-requests", "5"]) == 2
     assert "the trace has no column of guesses" in capsys.readouterr().err
 

@@ -15,7 +15,19 @@ from fastserve.workload import Trace, TraceError, read_trace, write_trace
 
 
 @st.composite
-def traces(draw: st.DrawFn) -> Trace:
+def waiting(draw: st.DrawFn, n: int) -> dict[str, object]:
+    """Columns of requests that wait for one another."""
+    names = [draw(st.sampled_from("abc")) for _ in range(n)]
+    after: list[tuple[int, ...]] = []
+    for row, name in enumerate(names):
+        kin = [other for other in range(row) if names[other] == name]
+        after.append(tuple(draw(st.lists(st.sampled_from(kin), max_size=3, unique=True))) if kin else ())
+    think = np.array([draw(st.integers(0, 10**12)) if before else 0 for before in after], np.int64)
+    return {"after": after, "think": think, "program": names}
+
+
+@st.composite
+def traces(draw: st.DrawFn, waits: bool = False) -> Trace:
     n = draw(st.integers(1, 8))
 
     def some(low: int, high: int) -> np.ndarray:
@@ -28,6 +40,9 @@ def traces(draw: st.DrawFn) -> Trace:
     names = st.lists(st.text(st.characters(codec="utf-8", categories=["L", "N"]), max_size=4), min_size=n, max_size=n)
     prompt, size = some(1, 2000), draw(st.sampled_from([16, 512]))
     ids = [list(range(-(-int(p) // size))) for p in prompt] if draw(st.booleans()) else None
+    columns: dict[str, object] = {"program": draw(names) if draw(st.booleans()) else None}
+    if waits:
+        columns |= draw(waiting(n))
     return Trace(
         "t",
         "s",
@@ -35,7 +50,8 @@ def traces(draw: st.DrawFn) -> Trace:
         prompt,
         some(1, 10**7),
         client=draw(names) if draw(st.booleans()) else None,
-        program=draw(names) if draw(st.booleans()) else None,
+        tool=draw(names) if draw(st.booleans()) else None,
+        scope=draw(names) if draw(st.booleans()) else None,
         priority=perhaps(-5, 5),  # type: ignore[arg-type]
         ttft_slo=perhaps(0, 10**10),  # type: ignore[arg-type]
         tpot_slo=perhaps(0, 10**10),  # type: ignore[arg-type]
@@ -44,10 +60,11 @@ def traces(draw: st.DrawFn) -> Trace:
         guess=perhaps(1, 10**7),  # type: ignore[arg-type]
         hash_ids=ids,
         block_size=size,
+        **columns,  # type: ignore[arg-type]
     )
 
 
-@given(traces(), st.sampled_from(["t.jsonl", "t.jsonl.gz"]))
+@given(traces() | traces(waits=True), st.sampled_from(["t.jsonl", "t.jsonl.gz"]))
 def test_ours_comes_back_with_the_same_digest(trace: Trace, name: str) -> None:
     with TemporaryDirectory() as folder:
         path = Path(folder) / name
@@ -58,6 +75,33 @@ def test_ours_comes_back_with_the_same_digest(trace: Trace, name: str) -> None:
         assert (given_ is None) == (found is None)
         assert given_ is None or given_.tolist() == found.tolist()
     assert back.digest() == trace.digest()
+
+
+@given(traces(waits=True))
+def test_mooncake_sessions_come_back_where_no_program_forks(trace: Trace) -> None:
+    assert trace.after is not None and trace.program is not None and trace.think is not None
+    last: dict[str, int] = {}
+    lines = True
+    for row, (name, before) in enumerate(zip(trace.program, trace.after, strict=True)):
+        lines &= before == ((last[name],) if name in last else ())
+        last[name] = row
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "t"
+        if not lines:
+            with pytest.raises(TraceError, match="no single line of turns"):
+                write_trace(trace, path, "mooncake")
+            assert not path.exists()
+            return
+        write_trace(trace, path, "mooncake")
+        back = read_trace(path)
+    assert back.program is not None
+    rows = [sorted(zip(one.program or (), one.prompt.tolist(), strict=True)) for one in (back, trace)]
+    assert rows[0] == rows[1]
+    if back.after is None or back.think is None:
+        assert not any(trace.after)
+        return
+    assert sum(map(bool, back.after)) == sum(map(bool, trace.after))
+    assert np.abs(np.sort(back.think) - np.sort(trace.think)).max() <= 500_000
 
 
 @given(traces())

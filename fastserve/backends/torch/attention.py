@@ -69,6 +69,8 @@ def attend(
                 rows = rows.permute(1, 2, 0, 3)
                 group = (-1, rows.shape[1], -1, -1)
                 mask = _mask(step, span, at, end, low + skipped, window)
+                if pool.is_cuda and softcap is None and sinks is None:
+                    mask = _added(step, ("added", at, window), mask, query.dtype)
                 result = _softmax(rows, keys.expand(group), values.expand(group), mask, scale, softcap, spread)
                 out[at:end] = result.flatten(0, 1).transpose(0, 1)
     return out
@@ -90,22 +92,27 @@ def attend_decodes(
     first = min(_first_key(span.length - 1, window) for span in spans) // size
     last = max(-(-span.length // size) for span in spans)
     seen = step.memo.get(("seen", window))  # (decodes, 1, 1, keys): which keys each row sees
+    hidden = step.memo.get(("hidden", window))  # (decodes, 1, 1, keys, 1): the others
     rows = step.memo.get(("rows", window))
-    if seen is None or rows is None:
+    if seen is None or hidden is None or rows is None:
         at = torch.arange(first * size, last * size, device=pool.device)
         length = step.lengths[:count, None]
         seen = at < length
         if window:
             seen &= at >= length - window
         seen = step.memo["seen", window] = seen[:, None, None]
+        hidden = step.memo["hidden", window] = ~seen.view(count, 1, 1, -1, 1)
         rows = step.memo["rows", window] = _rows(pool, step.tables[:count, first:last])
     both = pool.view(-1, size * dim).index_select(0, rows + layer * 2 * kv_heads)
     both = both.view(count, 2, kv_heads, -1, dim)
     # What lies beyond a sequence's end is anybody's: 0 times a NaN would reach this row.
-    both = both.masked_fill(~seen.view(count, 1, 1, -1, 1), 0)
+    both.masked_fill_(hidden, 0)
+    mask = seen
+    if pool.is_cuda and softcap is None and sinks is None:
+        mask = _added(step, ("added", window), seen, query.dtype)
     spread = sinks.view(1, kv_heads, -1, 1) if sinks is not None else None
     result = _softmax(
-        query.unflatten(1, (kv_heads, -1)), both[:, 0], both[:, 1], seen, scale, softcap, spread
+        query.unflatten(1, (kv_heads, -1)), both[:, 0], both[:, 1], mask, scale, softcap, spread
     )  # (decodes, kv_heads, group, head_dim)
     return result.reshape(query.shape)
 
@@ -148,6 +155,18 @@ def _mask(step: InputBatch, span: Span, at: int, end: int, low: int, window: int
             mask &= key > own - window
         step.memo["mask", at, window] = mask
     return mask
+
+
+def _added(step: InputBatch, key: object, seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """The mask as a GPU's attention adds it to its scores: 0 where `seen`, else -inf. Made once for all layers, and
+    with rows that begin at multiples of 16, since PyTorch would convert and align it in each.
+    """
+    added = step.memo.get(key)
+    if added is None:
+        width = seen.shape[-1]
+        wide = torch.full((*seen.shape[:-1], -(-width // 16) * 16), float("-inf"), dtype=dtype, device=seen.device)
+        added = step.memo[key] = wide[..., :width].masked_fill_(seen, 0)
+    return added
 
 
 def _softmax(

@@ -64,12 +64,15 @@ class TorchBackend:
         block_bytes = model.block_bytes(block)
         pools = size_pools(
             block_bytes, model.device, block_tokens=block, kv_tokens=wanted.kv_tokens,
-            host_tokens=wanted.host_tokens if wanted.swaps else 0, gpu_memory_utilization=gpu_memory_utilization,
+            host_tokens=wanted.host_tokens if wanted.swaps else 0, host_prefix_tokens=wanted.host_prefix_tokens,
+            gpu_memory_utilization=gpu_memory_utilization,
         )  # fmt: skip
         self.model = model
+        if model.device.type != "cpu":  # matrix products whose kernels are chosen by the number of rows
+            self.traits = replace(self.traits, exact="same-composition")
         self.cache = cache = Cache(
-            model.layers, model.kv_heads, model.head_dim, pools.blocks, pools.host_blocks, block, model.dtype,
-            model.device,
+            model.layers, model.kv_heads, model.head_dim, pools.blocks, pools.host_blocks + pools.prefix_blocks, block,
+            model.dtype, model.device,
         )  # fmt: skip
         self.memory = Memory(block, pools.blocks * block, pools.host_blocks * block_bytes, block_bytes // block)
         self.max_batch = wanted.max_batch
@@ -147,7 +150,7 @@ class TorchBackend:
         """What it holds of its jobs: nothing, when all have departed and no copy is under way."""
         device, host = self.blocks.device, self.blocks.host
         return {"jobs": len(self.states), "device blocks": device.size - len(device.free) - self.blocks.idle(),
-                "host blocks": host.size - len(host.free)}  # fmt: skip
+                "host blocks": host.size - len(host.free) - self.blocks.remembered()}  # fmt: skip
 
     def run(self, plan: Plan) -> Step:
         stall = self.blocks.follow(plan)

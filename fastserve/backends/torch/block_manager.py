@@ -1,7 +1,8 @@
 """BlockManager: block tables and free lists of physical KV blocks, driven by Plans; consistent with the ledger.
 
-A block is in one free list, in one job's table, in one unit that any number of tables begin with, or the destination of
-one copy. A block that a copy still reads may be free already; whoever takes it next waits for that copy first.
+A block is in one free list, in one job's table, in one unit that any number of tables begin with or that the host
+remembers, or the destination of one copy. A block that a copy still reads may be free already; whoever takes it next
+waits for that copy first.
 
 Where prefixes are cached, jobs share blocks as the Plan says. The blocks of a unit are full and never written again, so
 nothing is copied: a table begins with the blocks of the units that its job shares, and goes on with its own.
@@ -17,7 +18,7 @@ from typing import Protocol
 from fastserve.sched.job import LEAVING, NOWHERE, Copy, Job
 from fastserve.sched.link import carry
 from fastserve.sched.plan import Plan
-from fastserve.sched.units import Ids
+from fastserve.sched.units import Ids, Range
 
 
 class Passage(Protocol):
@@ -101,8 +102,10 @@ class BlockManager:
         self.away: dict[Job, list[int]] = {}  # host blocks of each job
         self.moves: dict[Copy, Move] = {}  # under way, in the order of issue
         self.units: dict[int, list[int]] = {}  # device blocks of each unit, by its id
+        self.stored: dict[int, list[int]] = {}  # host blocks of each unit that the host remembers
         self.shared: dict[Job, int] = {}  # units of its prompt that a job shares, if any: its table begins with these
         self.sharing = False  # whether plans cache prefixes
+        self._sources: dict[Copy, list[int]] = {}  # of units that the current plan copies to the host, device blocks
         self._landed: list[Copy] = []  # ended, and not yet reported
         self._waited = 0  # ns, for the copies of the current plan
 
@@ -114,7 +117,7 @@ class BlockManager:
         for job in plan.left:
             self._trim(job)
         stall = 0
-        if plan.moves or plan.joined or plan.evict:
+        if plan.moves or plan.joined or plan.evict or plan.forget:
             waited = self.device.waited + self.host.waited
             stall = self._move(plan)
             stall += self.device.waited + self.host.waited - waited
@@ -163,6 +166,7 @@ class BlockManager:
         self.tables.clear()
         self.away.clear()
         self.units.clear()
+        self.stored.clear()
         self.shared.clear()
         self.device = Pool(self.device.size)
         self.host = Pool(self.host.size)
@@ -185,11 +189,16 @@ class BlockManager:
             if not copy.out:  # a prefetch gives way: its job stays on the host
                 self._abandon(copy)
                 self.shared.pop(copy.job, None)
+        self._sources = {copy: self._blocks_of(copy, self.units) for copy in plan.store}  # of these some go at once
         for ids, start, end in plan.evict:
             for at in range(start, end):
                 self.device.give(self.units.pop(ids[at]))
+        for ids, start, end in plan.forget:
+            for at in range(start, end):
+                self.host.give(self.stored.pop(ids[at]))
+        loads = {copy.job: copy.units[1] for copy in plan.load if copy.units is not None}
         for job, tokens in plan.found.items():
-            self.shared[job] = tokens // self.unit
+            self.shared[job] = loads.get(job, tokens // self.unit)
             if job.place is NOWHERE:
                 self.tables[job] = self._begin(job)
         self._waited = 0
@@ -209,14 +218,17 @@ class BlockManager:
             self._waited += self._await(copy)
 
     def _send_out(self, copy: Copy) -> None:
-        device = self.tables[copy.job]
+        device = self.tables[copy.job] if copy.units is None else self._sources.pop(copy)
         host = self.host.take(len(device))
         passage = self.mover.copy_out(list(device), list(host))
         self.device.read(device, passage)
         self.moves[copy] = Move(copy, device, host, passage)
 
     def _send_in(self, copy: Copy) -> None:
-        host = self.away[copy.job][self.size * self.shared.get(copy.job, 0) :]
+        if copy.units is None:
+            host = self.away[copy.job][self.size * self.shared.get(copy.job, 0) :]
+        else:
+            host = self._blocks_of(copy, self.stored)
         device = self.device.take(len(host))
         passage = self.mover.copy_in(list(host), list(device))
         self.host.read(host, passage)
@@ -241,6 +253,9 @@ class BlockManager:
         self._landed.append(copy)
         source = self.device if copy.out else self.host
         source.unread(move.device if copy.out else move.host, move.passage)
+        if copy.units is not None:
+            self._land_units(copy, copy.units, move)
+            return
         if not move.wanted:
             if copy.out:
                 self.host.give(move.host)
@@ -255,6 +270,24 @@ class BlockManager:
             self.tables[job] = self._begin(job) + move.device
             if self.sharing:
                 self._share(job, job.prompt + job.generated - 1)
+
+    def _land_units(self, copy: Copy, units: Range, move: Move) -> None:
+        """Units stay where they come from. Those that come in are the next ones of their job's table."""
+        ids, start, end = units
+        size = self.size
+        if copy.out:
+            for i, at in enumerate(range(start, end)):
+                self.stored[ids[at]] = move.host[i * size : (i + 1) * size]
+        else:
+            self.tables.setdefault(copy.job, []).extend(move.device)
+            for at in range(start, end):
+                self._name(copy.job, at, ids[at])
+
+    def _blocks_of(self, copy: Copy, units: dict[int, list[int]]) -> list[int]:
+        """The blocks of its units, in one of the pools."""
+        assert copy.units is not None
+        ids, start, end = copy.units
+        return [block for at in range(start, end) for block in units[ids[at]]]
 
     # -- units: what tables begin with ------------------------------------------------------------------------------
 
@@ -291,6 +324,11 @@ class BlockManager:
         """Blocks of units that no job shares: free room that remembers."""
         held = {id for job, shared in self.shared.items() for id in job.ids[:shared]}
         return self.size * (len(self.units) - len(self.units.keys() & held))
+
+    def remembered(self) -> int:
+        """Blocks of units on the host, or on their way there."""
+        coming = sum([len(move.host) for move in self.moves.values() if move.copy.out and move.copy.units is not None])
+        return self.size * len(self.stored) + coming
 
     # -- tables ----------------------------------------------------------------------------------------------------
 

@@ -159,8 +159,6 @@ def pinned(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, int]:
         pages = mmap.mmap(-1, size)
     except OSError as error:
         raise MemoryError(f"{said}: {error.strerror}") from error
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        pages.madvise(mmap.MADV_HUGEPAGE)  # locked several times as fast
     host = torch.frombuffer(pages, dtype=dtype).view(shape)
     failed = int(torch.cuda.cudart().cudaHostRegister(host.data_ptr(), size, 0))
     if failed:

@@ -18,11 +18,12 @@ MOST_PINNED = 32 * GIB
 
 @dataclass(frozen=True, slots=True)
 class Pools:
-    """Blocks of the two KV pools, and the origin of the numbers, for the log."""
+    """Blocks of the KV pools, and the origin of the numbers, for the log. prefix_blocks: on the host, for prefixes."""
 
     blocks: int
     host_blocks: int
     why: str
+    prefix_blocks: int = 0
 
 
 def size_pools(
@@ -32,6 +33,7 @@ def size_pools(
     block_tokens: int = 16,
     kv_tokens: int | None = None,
     host_tokens: int | None = None,
+    host_prefix_tokens: int = 0,
     gpu_memory_utilization: float = 0.9,
     free: int | None = None,
 ) -> Pools:
@@ -72,16 +74,16 @@ def size_pools(
         host_blocks = min(2 * blocks, most_on_host // block_bytes)
     else:
         host_blocks = -(-host_tokens // block_tokens)
-    tokens, host_tokens = blocks * block_tokens, host_blocks * block_tokens
+    prefix_blocks = host_prefix_tokens // block_tokens
+    on_host = host_blocks + prefix_blocks
+    tokens, host_tokens = blocks * block_tokens, on_host * block_tokens
     if on_device is None:
         asked = f"KV pools of {tokens:,} tokens and {host_tokens:,} on the host take"
-        _check_room(asked, (blocks + host_blocks) * block_bytes, free, "memory")
+        _check_room(asked, (blocks + on_host) * block_bytes, free, "memory")
     else:
         _check_room(f"A KV pool of {tokens:,} tokens takes", blocks * block_bytes, on_device, "device memory")
-        _check_room(
-            f"A host pool of {host_tokens:,} tokens takes", host_blocks * block_bytes, free, "the host's memory"
-        )
-    return Pools(blocks, host_blocks, why)
+        _check_room(f"A host pool of {host_tokens:,} tokens takes", on_host * block_bytes, free, "the host's memory")
+    return Pools(blocks, host_blocks, why, prefix_blocks)
 
 
 def _check_room(asked: str, size: int, free: int, where: str) -> None:

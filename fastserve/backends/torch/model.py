@@ -15,7 +15,7 @@ from fastserve.backends.torch.end_tokens import ids
 from fastserve.backends.torch.input_batch import InputBatch
 from fastserve.backends.torch.kv_cache import Cache
 from fastserve.backends.torch.native import Native, load
-from fastserve.backends.torch.platform import clamp_length, pick_device, pick_dtype
+from fastserve.backends.torch.platform import clamp_length, pick_device, pick_dtype, settle
 from fastserve.backends.torch.verify import Probe, RefusedModelError, Shape
 
 LOG = logging.getLogger("fastserve")
@@ -77,8 +77,8 @@ def load_model(
     """A model that is ready to run, tried on two short prompts.
 
     model: `embedded`, a folder, or an id of the Hugging Face hub (HF_TOKEN, HF_HUB_OFFLINE and the local cache are
-    transformers' own). load_format `dummy` needs a config.json only and draws the weights from `seed`. threads: of
-    PyTorch in this whole process; None leaves them. native `off`: PyTorch alone.
+    transformers' own). load_format `dummy` needs a config.json only and draws the weights from `seed`, on a GPU others
+    than on a CPU. threads: of PyTorch in this whole process; None leaves them. native `off`: PyTorch alone.
 
     ModelNotFoundError where there is nothing to load, RefusedModelError for a model that would not be exact, ValueError
     for a setting out of range.
@@ -90,6 +90,7 @@ def load_model(
             raise ValueError(f"threads={threads} must be at least 1")
         torch.set_num_threads(threads)
     place = pick_device(device)
+    settle(place)
     choice = pick_dtype(dtype, place)
     name = str(model)
     source = checkpoint.find(name)

@@ -45,6 +45,13 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
+def settle(device: torch.device) -> None:
+    """What holds for the whole process once it serves from this device."""
+    if device.type == "cuda":
+        # cuDNN plans its attention anew for each shape, 40 ms and more on an H100, and contexts grow all the time.
+        torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def device_name(device: torch.device) -> str:
     """For people and provenance: with the name of the card, where it has one."""
     return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)

@@ -15,7 +15,17 @@ from fastserve.sched.conformance.alarm_book import AlarmsHeard
 from fastserve.sched.conformance.errors import ConformanceError, explained
 from fastserve.sched.conformance.instrument import Watched, watch
 from fastserve.sched.conformance.purity import Purity
-from fastserve.sched.conformance.scripts import LONGEST_OUTPUT, SHAPES, TICKS, Event, Run, Script, StuckError, write
+from fastserve.sched.conformance.scripts import (
+    LONGEST_OUTPUT,
+    SHAPES,
+    TICKS,
+    Event,
+    HeldError,
+    Run,
+    Script,
+    StuckError,
+    write,
+)  # fmt: skip
 from fastserve.sched.errors import PolicyError
 from fastserve.sched.job import Job
 from fastserve.sched.plan import Plan
@@ -167,6 +177,8 @@ class _Case:
             raise self._failed("exception", text) from error
         except StuckError as error:
             raise self._stuck(error) from error
+        except HeldError as error:
+            raise self._failed("held", f"{self.name} {error}") from error
         except (Exception, SystemExit) as error:
             raise self._tripped(error, policy) from error
 
@@ -181,6 +193,8 @@ class _Case:
                 self._same_plan(watched, plan, run.scheduler.plan(run.now))
         except StuckError as error:
             raise self._stuck(error) from error
+        except HeldError as error:
+            raise self._failed("held", f"{self.name} {error}") from error
         except (Exception, SystemExit) as error:
             broken = _root(error) or self._at_fault(watched)
             if broken is None and isinstance(error, PolicyError):
@@ -267,7 +281,19 @@ def _data(plan: Plan | None) -> list[Any]:
     ]
     jobs = [[job.id for job in found] for found in (plan.joined, plan.left, plan.drop)]
     chunks = [(job.id, tokens) for job, tokens in plan.prefill]
-    return [*jobs, *copies, chunks, plan.batch, plan.context, plan.iterations, plan.service, plan.until, plan.hold]
+    shared = dict(plan.found), [list(ids[start:end]) for ids, start, end in plan.evict]
+    return [
+        *jobs,
+        *copies,
+        chunks,
+        *shared,
+        plan.batch,
+        plan.context,
+        plan.iterations,
+        plan.service,
+        plan.until,
+        plan.hold,
+    ]
 
 
 def _root(error: BaseException | None) -> ConformanceError | None:

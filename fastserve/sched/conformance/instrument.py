@@ -12,14 +12,17 @@ from fastserve.sched.conformance.errors import ConformanceError, explained
 from fastserve.sched.conformance.purity import Purity
 from fastserve.sched.job import NEVER, NOWHERE, Job
 from fastserve.sched.policy import Policy
-from fastserve.sched.ranking import NAME_JOBS
+from fastserve.sched.ranking import NAME_ALL, NAME_JOBS
 from fastserve.sched.scheduler import Scheduler
 
 READ_ONLY = (
-    "id", "arrival", "prompt", "limit", "client", "program", "priority", "deadline", "guess",
+    "id", "arrival", "prompt", "limit", "client", "program", "priority", "deadline", "guess", "tool", "final", "calls",
     "prefilled", "running", "place", "preemptions", "finish", "tokens_base", "clock_base", "last",
 )  # fmt: skip
 """What of a Job may not change while a policy is asked; rerank() and wake() change none of it."""
+
+PURE = frozenset({"rank", "waiting", "coldest", "explain"})
+"""What is asked of a policy while a plan is made or a page is drawn: it changes nothing."""
 
 _state = attrgetter(*READ_ONLY)
 
@@ -42,7 +45,7 @@ class Watched(Policy):
 
     def bind(self, scheduler: Scheduler) -> None:
         """The Scheduler has bound itself to this; now the inner policy is bound too."""
-        self.inner._scheduler = scheduler
+        self.inner._scheduler = self.scheduler = scheduler
         self.dirty = scheduler.ranking.dirty  # whose rank must be read anew, as the inner policy has said
         self.inner.machine = self.machine
         self.inner.jobs = self.jobs
@@ -90,6 +93,12 @@ class Watched(Policy):
             self.streak.get((job, why), 0) + 1 if again * 16 < self.machine.decode_ns else 0
         )
         self.storm[why] = max(streak, self.storm.get(why, 0))
+
+    def ended(self, program: str) -> None:
+        self.settle()
+        self._ask("ended", None, self.jobs, program)
+        self.alarms.look(self.jobs)
+        self.settle("ended")
 
     def explain(self, job: Job) -> str:
         text: object = self._ask("explain", job, [job], job)
@@ -161,10 +170,12 @@ class Watched(Policy):
     def _rank(self, job: Job) -> Any:
         """Read once, without a look at what is called meanwhile."""
         before = _state(job)
+        asked = self._asked_for()
         try:
             rank = self.inner.rank(job)
         except (Exception, SystemExit):
             return self.rank(job)
+        self._unasked("rank", job, asked)
         self._unwritten("rank", job, job, before)
         return rank
 
@@ -183,6 +194,7 @@ class Watched(Policy):
         inner = self.inner
         inner.now = self.now
         before = [(job, _state(job)) for job in jobs]
+        asked = self._asked_for() if method in PURE else None
         call: Callable[..., Any] = getattr(inner, method)
         try:
             answer = self.ears.listen(call if most is None else _listed(call, most), *args)
@@ -192,6 +204,8 @@ class Watched(Policy):
             ) from error
         if self.ears.heard is not None:
             self.blame("forbidden", method, subject, self.ears.heard)
+        if asked is not None:
+            self._unasked(method, subject, asked)
         for job, state in before:
             self._unwritten(method, subject, job, state)
         if inner.now != self.now or inner.jobs is not self.jobs or inner.machine is not self.machine:
@@ -200,6 +214,19 @@ class Watched(Policy):
                 "has replaced self.now, self.jobs or self.machine, which the Scheduler fills; take another name",
             )  # fmt: skip
         return answer
+
+    def _asked_for(self) -> tuple[list[Job], dict[str, Any]]:
+        """Whom it holds back, and what it keeps."""
+        sharing = self.scheduler.sharing
+        return list(self.scheduler.held), {} if sharing is None else dict(sharing.tree.pins.of)
+
+    def _unasked(self, method: str, subject: Job | None, before: Any) -> None:
+        if before != self._asked_for():
+            self.blame(
+                "pure", method, subject,
+                "has called self.hold(), release() or keep(): it must not change anything; call them in arrive(), "
+                "depart(), alarm() or ended()",
+            )  # fmt: skip
 
     def _unwritten(self, method: str, subject: Job | None, job: Job, before: tuple[Any, ...]) -> None:
         after = _state(job)
@@ -241,10 +268,10 @@ class Watched(Policy):
 
     def _compare_waiting(self, rank: dict[Job, Any]) -> None:
         named = list(islice(self._waiting(), len(rank) + 1))
-        wanted = [job for job in self.jobs if not job.running]
+        wanted = [job for job in self.jobs if not (job.running or job.held_back)]
         for job in wanted:
             if job not in named:
-                self.blame("waiting", "waiting", job, "left out this job, which waits; name every waiting job once")
+                self.blame("waiting", "waiting", job, f"left out this job, which waits; {NAME_ALL}")
         for better, worse in pairwise(named):
             if self._before(worse, rank[worse], better, rank[better]):
                 self.blame(
@@ -275,12 +302,14 @@ class Watched(Policy):
         for job in self._ask("waiting", None, self.jobs, most=most):
             if not isinstance(job, Job):
                 self.blame("waiting", "waiting", None, f"named {job!r}, which is no Job; {NAME_JOBS}")
-            if job in seen or job.running or job not in self.jobs:
+            if job in seen or job.running or job.held_back or job not in self.jobs:
                 why = (
                     "this job twice"
                     if job in seen
                     else "this job, which runs"
                     if job.running
+                    else "this job, which it holds back"
+                    if job.held_back
                     else "this job, which has gone"
                 )
                 self.blame("waiting", "waiting", job, f"named {why}; name each waiting job once")

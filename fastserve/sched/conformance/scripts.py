@@ -7,6 +7,7 @@ ends coincide all the time, and every field of a Plan is used.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -18,6 +19,8 @@ from fastserve.sched.plan import Outcome, Plan
 from fastserve.sched.policy import Policy
 
 JOBS = 32
+PATIENCE = 500
+"""Wake-ups while nothing runs, after which a policy that still holds everybody back will never release anybody."""
 LONGEST_PROMPT = 320
 LONGEST_OUTPUT = 32
 BLOCK = 16
@@ -29,6 +32,10 @@ class Event(NamedTuple):
     at: int  # ns
     what: str
     id: int
+
+
+class HeldError(RuntimeError):
+    """Nothing runs, and the policy holds everybody back for good."""
 
 
 class StuckError(RuntimeError):
@@ -72,12 +79,15 @@ class ScriptedMachine:
         self.longest = LONGEST_PROMPT
         self.decode_ns = script.tick
         self.output_ns = LONGEST_OUTPUT * script.tick
-        self.pool_tokens = self.host_tokens = 0  # the Scheduler says
+        self.pool_tokens = self.host_tokens = self.host_prefix_tokens = 0  # the Scheduler says
         self.next_event = NEVER  # ns: filled by the loop before each plan is run
         self.link = ModelledLink(lambda blocks, out: self._copy_ns(blocks))
 
     def prefill_ns(self, tokens: int) -> int:
         return self._iteration_ns(0, tokens)
+
+    def load_ns(self, tokens: int) -> int:
+        return self._copy_ns(-(-tokens // 16))
 
     def return_ns(self, blocks: int) -> int:
         return 2 * self._copy_ns(blocks)
@@ -114,12 +124,17 @@ class Run:
         self.machine = ScriptedMachine(script)
         self.scheduler = script.config.build(policy, self.machine, script.blocks, macro=macro)
         self.scheduler.ranking.lazy = False  # what rerank() fails to tell must show at once
+        self.scheduler.holding.patience = PATIENCE
         self.jobs = script.jobs("guess" in policy.needs)
         self.events: list[Event] = []
         self.now = 0
+        self.left = Counter(job.program for job in self.jobs)  # jobs of each program that have not ended
+        self.over: list[str] = []  # programs whose last job has ended, of which the Scheduler has yet to be told
 
     def play(self) -> list[Event]:
-        """To the end. Raises PolicyError when the policy breaks, StuckError when the end does not come."""
+        """To the end. Raises PolicyError when the policy breaks, StuckError when the end does not come, HeldError when
+        the Scheduler had to overrule the policy.
+        """
         for _ in self.boundaries():
             pass
         return self.events
@@ -135,8 +150,12 @@ class Run:
                 scheduler.submit(inbox.pop(), self.now)
             while cancels and cancels[-1][0] <= self.now:
                 self._cancel(self.jobs[cancels.pop()[1]])
+            while self.over:
+                scheduler.end_program(self.over.pop(0), self.now)
             next_event = min(inbox[-1].arrival if inbox else NEVER, cancels[-1][0] if cancels else NEVER)
             plan = scheduler.plan(self.now)
+            if plan is not None and self.scheduler.held:
+                self._check_held(plan)
             yield plan
             if plan is None:
                 wakes = min(next_event, scheduler.opens_at())
@@ -153,7 +172,7 @@ class Run:
             self._log(plan)
             self.now += outcome.stall + outcome.service
             for job in scheduler.commit(plan, outcome, self.now):
-                self.events.append(Event(self.now, "ends", job.id))
+                self._ends(job)
         if scheduler.live:
             raise StuckError(
                 f"{len(scheduler.live)} jobs wait, such as job {next(iter(scheduler.live)).id}, and nobody runs"
@@ -162,7 +181,30 @@ class Run:
     def _cancel(self, job: Job) -> None:
         if not job.finish:
             self.scheduler.cancel(job, self.now)
-            self.events.append(Event(self.now, "ends", job.id))
+            self._ends(job)
+
+    def _ends(self, job: Job) -> None:
+        self.events.append(Event(self.now, "ends", job.id))
+        self.left[job.program] -= 1
+        if not self.left[job.program]:
+            self.over.append(job.program)
+
+    def _check_held(self, plan: Plan) -> None:
+        """Raises HeldError where somebody joins though it is held back."""
+        held = self.scheduler.held
+        for job in plan.joined:
+            if job in held:
+                every = f"holds back every live job, such as job {job.id}, while nothing runs"
+                if any(other.waited for other in held):
+                    raise HeldError(
+                        f"{every}, was woken {PATIENCE} times in a row and has released none: release one in alarm() "
+                        f"when nothing runs any more, for nobody may starve"
+                    )
+                raise HeldError(
+                    f"{every}, and none of them has a `waited` alarm, so nobody would ever be woken: release one in "
+                    f"depart() or ended(), or set the job an alarm with self.wake(job, waited=...) when you hold it, "
+                    f"and release it when that rings"
+                )
 
     def _log(self, plan: Plan) -> None:
         for what, jobs in (
@@ -183,6 +225,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "swap": {"residency": "reactive", "visit": 0, "token_budget": 64, "spare": 10, "host": 2},
     "ahead": {"residency": "proactive", "visit": 1, "token_budget": 64, "spare": 14, "host": 4, "kv_reserve": 4},
     "prefill-first": {"batching": "prefill-first", "residency": "recompute", "visit": 2, "spare": 12},
+    "shared": {"residency": "recompute", "visit": 0, "token_budget": 64, "spare": 10, "prefix_cache": "on"},
 }  # fmt: skip
 """Scheduler settings by name. spare: blocks that the device pool has beyond the largest job's. host: of how many of the
 largest jobs the host pool takes the blocks.
@@ -207,7 +250,7 @@ def write(shape: str, seed: int, tick: int = 0, longer: int = 1) -> Script:
     slots = 2 if shape == "burst" else rng.choice([3, 4, 6])
     spare = settings.pop("spare", None)
     blocks = Blocks(None if spare is None else biggest + spare, settings.pop("host", 0) * biggest)
-    facts = []
+    facts: list[dict[str, Any]] = []
     outputs = []
     cancels = []
     at = 0
@@ -218,7 +261,10 @@ def write(shape: str, seed: int, tick: int = 0, longer: int = 1) -> Script:
             "id": id, "arrival": at, "prompt": min(LONGEST_PROMPT, 1 + int(rng.expovariate(1 / 80))),
             "limit": limit, "client": f"client-{rng.randrange(4)}", "program": f"program-{id // 3}",
             "priority": rng.randrange(4), "deadline": deadline,
+            "tool": ("", "bash", "search")[id % 3], "final": id % 3 == 2,
         })  # fmt: skip
+        if settings.get("prefix_cache") == "on":
+            facts[-1]["ids"] = _units(id // 3, facts[-1]["prompt"])
         if rng.random() < 0.15:
             cancels.append((at + rng.randint(0, 150) * tick, id))
         if rng.random() < 0.7:
@@ -227,3 +273,8 @@ def write(shape: str, seed: int, tick: int = 0, longer: int = 1) -> Script:
     config = SchedulerConfig(max_batch=slots, **settings)
     return Script(f"{shape}, seed {seed}{scaled}", tick, config, blocks, tuple(facts), tuple(outputs), tuple(guesses),
                   tuple(sorted(cancels)), limit)  # fmt: skip
+
+
+def _units(program: int, prompt: int) -> list[int]:
+    """The same beginning for all, then one for each program."""
+    return [unit if unit < 2 else 100 * (program + 1) + unit for unit in range(prompt // BLOCK)]

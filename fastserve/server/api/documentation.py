@@ -44,6 +44,14 @@ ROUTES = {
         "Cancel a job",
         "Cancels it, whatever route it came by. One that has ended stays as it is.",
     ),
+    "POST /programs/release": ("A program has ended", "ThunderAgent's name for DELETE /programs/{program}."),
+    "DELETE /programs/{program}": ("A program has ended", None),
+    "POST /reset_prefix_cache": ("Empty the prefix cache", None),
+    "DELETE /prefix_cache": (
+        "Empty the prefix cache",
+        "What no live request holds is forgotten. `emptied` is false while some do: others still find that, so ask "
+        "again. With tokens only clients of `--admin-clients` may.",
+    ),
     "POST /v1/generate": (
         "Stream raw text",
         "Another server's name: `event: ttft`, then text as it comes (not JSON), then `event: done`.",
@@ -154,6 +162,11 @@ FIELDS = {
     "requests_per_second": "requests that ended, over seconds",
     "preemption_count": "how often other jobs took its place in the batch",
     "preemptions": "how often jobs lost their place in the batch to others",
+    "program": "session or agent run, by the name that its requests give",
+    "program_id": "session or agent run, by the name that its requests give",
+    "released": "always true: the scheduler was told",
+    "emptied": "whether nothing is left in it",
+    "success": "whether nothing is left in it",
     "cached_tokens": "tokens of the prompt that were found in the prefix cache, and not computed",
     "prompt_tokens_details": "of the prompt's tokens; there where prefixes are cached",
     "held_s": "seconds for which the policy held it back",

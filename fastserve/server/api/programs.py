@@ -36,9 +36,9 @@ class Released(TypedDict):
     released: bool
 
 
-class Ended(TypedDict):
+class Over(TypedDict):
     program: str
-    ended: bool
+    released: bool
 
 
 class Success(TypedDict):
@@ -47,7 +47,6 @@ class Success(TypedDict):
 
 class Emptied(TypedDict):
     emptied: bool
-    forgotten_tokens: int
 
 
 @router.post("/programs/release", responses=REFUSALS)
@@ -59,51 +58,52 @@ async def release(request: Request, body: Release) -> Released:
 
 
 @router.delete("/programs/{program:path}", responses=REFUSALS)
-async def end_program(request: Request, program: str) -> Ended:
+async def end_program(request: Request, program: str) -> Over:
     """Nothing of this program follows: what is kept for it may go. Its requests that live go on; a later one of this
     name is a program of its own."""
     if len(program) > MAX_NAME:
         raise ApiError(400, f"the program's name has {len(program)} characters; at most {MAX_NAME} are known")
-    return {"program": program, "ended": await _end(request, program)}
+    return {"program": program, "released": await _end(request, program)}
 
 
 async def _end(request: Request, name: str) -> bool:
-    """Whether there was such a program."""
+    """True: the engine need not know a program to be told that nothing of it follows."""
     service = service_of(request)
-    client = request.scope["state"].get("client")
-    program = service.programs.ended(client, name)
-    if not program:  # a subagent's session: the program goes on
-        return True
-    return bool(await _ask(service, partial(service.engine.end_program, program)))
+    program = service.programs.ended(request.scope["state"].get("client"), name)
+    if program:  # else it was a subagent's session, whose program goes on
+        await _ask(service, partial(service.engine.end_program, program))
+    return True
 
 
 @router.post("/reset_prefix_cache", responses=RESETS)
 async def reset_prefix_cache(
     request: Request,
     reset_running_requests: Annotated[
-        bool, Query(description="also what running requests hold: they compute it again")
+        bool, Query(description="must be false: requests that run keep their KV")
     ] = False,
-    reset_external: Annotated[bool, Query(description="also what is on the host")] = False,
+    reset_external: Annotated[bool, Query(description="also what is on the host: it always goes, too")] = False,
 ) -> Success:
-    """vLLM's name for DELETE /prefix_cache, which always empties the host's part too."""
+    """vLLM's name for DELETE /prefix_cache. `success` is false while requests hold some of it: ask again later."""
     check_query(request, ("reset_running_requests", "reset_external"))
-    await _empty(request)
-    return {"success": True}
+    if reset_running_requests:
+        raise ApiError(400, "reset_running_requests: requests that run keep their KV; leave it out, and ask again once "
+                            "they have ended", param="reset_running_requests")  # fmt: skip
+    return {"success": await _empty(request)}
 
 
 @router.delete("/prefix_cache", responses=RESETS)
 async def empty_prefix_cache(request: Request) -> Emptied:
-    """Nothing that is in the prefix cache is found from here on; requests that run keep their own KV."""
-    return {"emptied": True, "forgotten_tokens": await _empty(request)}
+    """What no request holds is forgotten. `emptied` is false while live requests hold some, which others still find."""
+    return {"emptied": await _empty(request)}
 
 
-async def _empty(request: Request) -> int:
-    """Tokens that have gone."""
+async def _empty(request: Request) -> bool:
+    """Whether nothing is left."""
     service = service_of(request)
     client = request.scope["state"].get("client")
     if client is not None and client not in service.config.admin_clients:
         raise ApiError(403, "the prefix cache is every client's: only those of --admin-clients may empty it")
-    return int(await _ask(service, service.engine.reset_prefix_cache))
+    return await _ask(service, service.engine.reset_prefix_cache)
 
 
 async def _ask(service: Service, call: Callable[[], Answer]) -> Answer:

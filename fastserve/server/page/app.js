@@ -6,6 +6,7 @@ import { Chat } from "./chat.js";
 import { byId, say } from "./dom.js";
 import { Feed } from "./feed.js";
 import { Meters } from "./meters.js";
+import { Prefixes } from "./prefixes.js";
 import { Slots } from "./slots.js";
 import { World } from "./world.js";
 
@@ -14,6 +15,7 @@ const chat = new Chat(world);
 const board = new Board(byId("board"), world, (job) => chat.mine(job));
 const slots = new Slots(byId("slots"), world);
 const meters = new Meters(world);
+const prefixes = new Prefixes(world);
 new Burst(world);
 
 function take(message) {
@@ -30,6 +32,7 @@ function take(message) {
   board.draw(message.type !== "snapshot");
   byId("idle").hidden = world.jobs.size + world.ended.length > 0;
   meters.draw();
+  prefixes.draw();
   slots.wake();
   chat.follow();
 }

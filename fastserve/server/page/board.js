@@ -137,7 +137,7 @@ export class Board {
       this.chips.set(job, chip);
     }
     const [, client, size] = chip.children;
-    const state = STATES[job.state];
+    const state = job.held ? "held" : STATES[job.state];
     if (chip.dataset.state !== state) chip.dataset.state = state;
     const colour = String(hue(job.level));
     if (chip.dataset.hue !== colour) chip.dataset.hue = colour;
@@ -188,8 +188,10 @@ export class Board {
 }
 
 function describe(job, state) {
-  const facts = [`job ${job.id}`, state === "ended" ? job.reason : state, `${job.prompt} prompt tokens`, `${job.output} generated`];
+  const facts = [`job ${job.id}`, state === "ended" ? job.reason : state === "held" ? "held back" : state, `${job.prompt} prompt tokens`, `${job.output} generated`];
   if (job.client) facts.push(`client ${job.client}`);
+  if (job.cached) facts.push(`${job.cached} found in the cache`);
+  if (job.held) facts.push(job.explained);
   if (job.preemptions) facts.push(`preempted ${job.preemptions}×`);
   if (state === "preempted" && job.place === "host") facts.push("its KV is on the host");
   if (state === "ended") facts.push(`took ${duration(job.took)}`);

@@ -99,7 +99,8 @@ export class Chat {
     const job = this.now?.name && this.world.byName(this.now.name);
     if (!job) return;
     const level = job.level === null ? "" : ` in Q${job.level + 1}`;
-    say(this.now.meta, `job ${job.id}, ${job.state}${level}, ${count(job.output)} tokens`);
+    const state = job.held ? "held back" : job.state;
+    say(this.now.meta, `job ${job.id}, ${state}${level}, ${count(job.output)} tokens`);
   }
 
   busy(on, meta = null) {
@@ -126,6 +127,8 @@ function summary(event) {
   if (event.error) return event.error;
   const facts = [`${count(event.tokens_generated)} tokens in ${duration(event.generation_time)}`];
   facts.push(`first after ${duration(event.time_to_first_token)}`, `${event.tokens_per_second.toFixed(1)} a second`);
+  if (event.cached_tokens) facts.push(`${count(event.cached_tokens)} found in the cache`);
+  if (event.held_s >= 0.001) facts.push(`held back for ${duration(event.held_s)}`);
   if (event.preemption_count) facts.push(`preempted ${event.preemption_count}×`);
   if (event.finish_reason === "length") facts.push("cut at the limit");
   if (event.finish_reason === "truncated") facts.push("truncated: it outgrew the KV pool");

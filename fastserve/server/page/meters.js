@@ -5,7 +5,7 @@ import { count, duration, setting, share } from "./format.js";
 
 const SPAN = 3; // s over which tokens per second are measured
 const BRAIN = "scheduling";
-const TILES = ["running", "waiting", "preemptions", "ended", "tokens/s", BRAIN];
+const TILES = ["running", "waiting", "held back", "preemptions", "ended", "tokens/s", "found", BRAIN];
 const TIMES = [
   ["jct", "Completion", "job completion time: from arrival to the last token"],
   ["ttft", "First token", "time to first token"],
@@ -31,6 +31,9 @@ export class Meters {
     const put = (name, text) => say(this.tiles.get(name).value, text);
     put("running", `${stats.running}/${stats.slots}`);
     put("waiting", count(stats.waiting));
+    put("held back", count(stats.held));
+    put("found", this.found(stats.hits));
+    this.tiles.get("found").element.title = "share of the prompts of the last minutes that was in the prefix cache";
     put("preemptions", count(counters.preemptions));
     put("ended", count(this.ended(counters)));
     put("tokens/s", this.pace(stats));
@@ -40,6 +43,11 @@ export class Meters {
     for (const [name, { cells }] of this.times) {
       ["p50", "p95", "p99"].forEach((key, index) => say(cells[index], duration(stats[name][key])));
     }
+  }
+
+  found(hits) {
+    const asked = hits.reduce((sum, [, all]) => sum + all, 0);
+    return asked ? share(hits.reduce((sum, [, , part]) => sum + part, 0) / asked) : "–";
   }
 
   ended(counters) {
@@ -56,13 +64,15 @@ export class Meters {
   }
 
   /** Of the device, `used` runs and `parked` does not; of the host, `used` is kept and `parked` is on its way. */
-  fill({ bar, used, parked, words }, { total, used: inUse, parked: aside }, name) {
+  fill({ bar, used, parked, rest, words }, { total, used: inUse, parked: aside, idle }, name) {
     const part = (tokens) => `${total ? (100 * tokens) / total : 0}%`;
     used.style.width = part(inUse);
     parked.style.width = part(aside);
+    rest.style.width = part(idle);
     const [first, second] = name === "device" ? ["running", "parked"] : ["kept", "on the way"];
     const of = total === null ? "unlimited" : `of ${count(total)}`;
-    say(words, `${count(inUse)} ${first} · ${count(aside)} ${second} · ${of}`);
+    const remembers = idle ? ` · ${count(idle)} idle` : "";
+    say(words, `${count(inUse)} ${first} · ${count(aside)} ${second}${remembers} · ${of}`);
     bar.setAttribute("aria-valuenow", total ? String(Math.round((100 * (inUse + aside)) / total)) : "0");
     bar.setAttribute("aria-valuetext", words.textContent);
   }
@@ -92,13 +102,14 @@ function tile(name) {
 function pool(name) {
   const used = make("i", "used");
   const parked = make("i", "parked");
+  const rest = make("i", "spare");
   const words = make("p");
-  const bar = make("div", "bar", used, parked);
+  const bar = make("div", "bar", used, parked, rest);
   bar.setAttribute("role", "meter");
   bar.setAttribute("aria-label", `KV memory of the ${name}`);
   bar.setAttribute("aria-valuemin", "0");
   bar.setAttribute("aria-valuemax", "100");
-  return { element: make("div", `pool ${name}`, make("b", "", name), bar, words), bar, used, parked, words };
+  return { element: make("div", `pool ${name}`, make("b", "", name), bar, words), bar, used, parked, rest, words };
 }
 
 function row(title, meaning) {

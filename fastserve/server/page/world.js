@@ -10,12 +10,12 @@ export function levelOf(text) {
   return found ? Number(found[1]) - 1 : null;
 }
 
-/** One request. state: queued, running, preempted or ended; entered: its turn in its level; slot while it runs. */
+/** One request. state: queued, running, preempted, held or ended; entered: its turn in its level; slot while it runs. */
 class Job {
   constructor(id, at) {
     Object.assign(this, { id, name: null, client: "", prompt: 0, prefilled: 0, output: 0, preemptions: 0 });
     Object.assign(this, { state: "queued", level: null, explained: "", slot: null, place: "", arrival: at });
-    Object.assign(this, { entered: 0, took: null, reason: "" });
+    Object.assign(this, { entered: 0, took: null, reason: "", held: false, cached: 0 });
   }
 }
 
@@ -28,6 +28,8 @@ export class World {
     this.open = new Map(); // slot -> its span that lasts
     this.about = null; // model, settings, knobs and what the policy derives from them
     this.stats = null;
+    this.contexts = []; // those on the device, and those of who waits
+    this.prefix = {}; // tokens asked, found, evicted and computed again since somebody has looked
     this.news = null; // {kind, text} of the last demotion, promotion or preemption
     this.turn = 0;
     this.since = 0; // s of the engine's clock: what an older event tells is in the snapshot already
@@ -54,6 +56,8 @@ export class World {
     if (message.type === "snapshot") this.begin(message);
     else for (const event of message.events) if (event.at >= this.since) this.happened(event);
     for (const view of message.jobs) this.see(view);
+    this.contexts = message.contexts;
+    this.prefix = message.prefix;
     this.forget();
   }
 
@@ -86,8 +90,18 @@ export class World {
         Object.assign(job, { client: event.client, prompt: event.prompt_tokens, name: event.job_id, arrival: event.at });
         this.setLevel(job, event.level);
         break;
+      case "hold":
+        job.held = true;
+        job.explained = event.level;
+        this.news = { kind: "held", text: `job ${job.id} held back` };
+        break;
+      case "release":
+        job.held = false;
+        break;
       case "join":
         job.state = "running";
+        job.held = false;
+        job.cached = Math.max(job.cached, event.found);
         this.setLevel(job, event.level);
         this.seat(job, event.slot, event.at);
         break;
@@ -159,6 +173,8 @@ export class World {
     job.output = view.output_tokens;
     job.preemptions = Math.max(job.preemptions, view.preemptions);
     job.explained = view.level;
+    job.held = view.held_back;
+    job.cached = view.cached_tokens;
     job.place = view.place;
   }
 

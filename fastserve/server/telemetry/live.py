@@ -19,7 +19,7 @@ from fastserve.engine.snapshot import Snapshot
 from fastserve.json_values import plain
 from fastserve.server.api.streaming import KEEPALIVE, KEEPALIVE_S
 from fastserve.server.jobs.jobs import JobRegistry
-from fastserve.server.programs import shown
+from fastserve.server.programs import owns, shown
 from fastserve.server.telemetry.totals import Totals, percentiles
 
 INTERVAL = 0.1
@@ -35,7 +35,7 @@ BACKLOG = 50
 SHOWN = frozenset((
     "id", "type", "at", "state", "slot", "level", "was", "direction", "prompt_tokens", "prefilled_tokens",
     "output_tokens", "max_tokens", "arrival", "served", "preemptions", "place", "resumed", "blocks", "ahead", "reason",
-    "found", "cached_tokens", "held", "held_back",
+    "found", "cached_tokens", "held_s", "held_back",
 ))  # fmt: skip
 """Fields of a job or an event that every viewer may see: what the scheduler does, not who it is done for."""
 
@@ -102,7 +102,7 @@ class Viewer:
         """Others' contexts have a size and a state; without tokens all of them a client, and programs a number."""
         if self.client is None:
             return {**row, "name": ""}
-        if row["client"] == self.client:
+        if row["client"] == self.client or owns(self.client, row["name"]):
             return {**row, "name": shown(self.client, row["name"])}
         return {**row, "client": "", "name": "", "why": ""}
 

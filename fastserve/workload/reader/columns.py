@@ -36,8 +36,19 @@ _SYNONYMS: dict[str, str] = {
 }
 """Field -> known column names, the likeliest first; compared without case, spaces and underscores."""
 
-_TIMES = frozenset({"arrival", "ttft_slo", "tpot_slo", "e2e_slo"})
-TEXTS = frozenset({"client", "program"})
+_SESSION_SYNONYMS: dict[str, str] = {
+    "after": "after parent parent_id parent_chat_id parent_request_id",
+    "think": "think_s think_ms think_us think_ns think_time think delay_s delay_ms delay_us delay_ns delay",
+    "id": "request_id id chat_id",
+    "turn": "turn turn_index round_index round_idx",
+    "duration": "duration_e2e_ms api_time duration_ms duration_s",
+    "tool": "tool tool_name",
+    "scope": "scope",
+}
+"""Those of files whose requests wait for one another; of any other file these columns are ignored."""
+
+_TIMES = frozenset({"arrival", "ttft_slo", "tpot_slo", "e2e_slo", "think", "duration"})
+TEXTS = frozenset({"client", "program", "id", "tool", "scope"})
 
 _UNIT = "s|secs?|seconds?|ms|msecs?|millis|milliseconds?|us|usecs?|micros|microseconds?|ns|nsecs?|nanos|nanoseconds?"
 _SUFFIX = re.compile(
@@ -60,14 +71,30 @@ class Columns:
     off: frozenset[str]
     """Fields that --columns switches off."""
     format: Format | None
+    waits: bool = False
+    """Whether requests of the file wait for one another: it says which for which, or how long after the last one of
+    its program each comes."""
 
     def wanted(self) -> dict[str, bool]:
         """Column -> whether it is text."""
         return {name: field in TEXTS for field, names in self.names.items() for name in names}
 
-    def extended(self, found: Sequence[str]) -> None:
-        """Takes in optional columns that turn up late in a JSON file."""
-        for field, names in _by_name(found).items():
+    def extended(self, found: Sequence[str], path: str) -> None:
+        """Takes in optional columns that turn up late in a JSON file.
+
+        TraceError for those that make it one of requests that wait for one another: the rows so far were read as if
+        they did not.
+        """
+        late = {} if self.waits else _by_name(found, True)
+        for field in ("after", "think"):
+            if field in late and field not in self.off and ("program" in self.names or field == "after"):
+                raise TraceError(
+                    f"column {late[field]!r}, by which requests wait for one another, comes late in the file, and its "
+                    f"first rows seem to come by themselves; move a row that has it to the top, or leave it out: "
+                    f"--columns {field}=",
+                    path,
+                )
+        for field, names in _by_name(found, self.waits).items():
             if field not in self.names and field not in self.off and field not in ("arrival", "prompt", "output"):
                 self.names[field] = (names,)
                 if field in _TIMES:
@@ -85,11 +112,17 @@ def resolve(found: Sequence[str], spec: str | None, path: str) -> Columns:
     format = known(found)
     for field, columns in ({} if format is None else format.columns).items():
         there = {plain(name): name for name in reversed(found)}
-        if field not in names and field not in given.off:
-            names[field] = tuple(there[plain(column)] for column in columns if plain(column) in there)
-    for field, name in _by_name(found).items():
+        held = tuple(there[plain(column)] for column in columns if plain(column) in there)
+        if held and field not in names and field not in given.off:
+            names[field] = held
+    for field, name in _by_name(found, True).items():
         if field not in given.off:
             names.setdefault(field, (name,))
+    rounds, one = (False, False) if format is None else (format.rounds, format.one_program)
+    waits = "after" in names or (("program" in names or one) and ("think" in names or rounds))
+    if not waits:
+        for field in _SESSION_SYNONYMS.keys() - given.names.keys() - ({} if format is None else format.columns).keys():
+            names.pop(field, None)
     lost = [field for field in ("prompt", "output") if field not in names]
     if lost:
         raise TraceError(
@@ -98,10 +131,14 @@ def resolve(found: Sequence[str], spec: str | None, path: str) -> Columns:
             path,
         )
     for field in _TIMES & names.keys():
-        unit = unit_in(names[field][0]) if field == "arrival" else "ms"
+        unit = unit_in(names[field][0])
+        if field in ("think", "duration"):
+            unit = unit or ("s" if format is None or format.unit is None else format.unit)
+        elif field != "arrival":
+            unit = "ms"
         if unit is not None:
             units.setdefault(field, unit)
-    return Columns(names, units, frozenset(given.names) | frozenset(given.units), given.off, format)
+    return Columns(names, units, frozenset(given.names) | frozenset(given.units), given.off, format, waits)
 
 
 def unit_in(name: str) -> str | None:
@@ -115,11 +152,11 @@ def unit_in(name: str) -> str | None:
     )  # fmt: skip
 
 
-def _by_name(found: Sequence[str]) -> dict[str, str]:
-    """Field -> the likeliest of the columns found."""
+def _by_name(found: Sequence[str], waits: bool) -> dict[str, str]:
+    """Field -> the likeliest of the columns found. waits: those of sessions too."""
     known_names = {plain(name): name for name in reversed(found)}
     hits: dict[str, str] = {}
-    for field, synonyms in _SYNONYMS.items():
+    for field, synonyms in (_SYNONYMS | (_SESSION_SYNONYMS if waits else {})).items():
         hit = next((known_names[plain(s)] for s in synonyms.split() if plain(s) in known_names), None)
         if hit is not None:
             hits[field] = hit
@@ -139,14 +176,15 @@ class _Given:
 
 def _parse(spec: str | None, found: Sequence[str], path: str) -> _Given:
     given = _Given()
+    fields = [*_SYNONYMS, *_SESSION_SYNONYMS]
     for part in (spec or "").split(","):
         if not part.strip():
             continue
         field, equals, column = (text.strip() for text in part.partition("="))
-        if field not in _SYNONYMS or not equals:
+        if field not in fields or not equals:
             raise TraceError(
                 f"cannot read {part.strip()!r} in --columns; write FIELD=NAME, FIELD=NAME:UNIT, FIELD=NAME+NAME for a "
-                f"sum, or FIELD= to leave one out, where FIELD is one of {', '.join(_SYNONYMS)} and UNIT one of "
+                f"sum, or FIELD= to leave one out, where FIELD is one of {', '.join(fields)} and UNIT one of "
                 f"{', '.join(UNITS)}"
             )
         if not column:

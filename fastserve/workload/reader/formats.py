@@ -26,18 +26,54 @@ class Format:
     """Whether its arrivals are whole numbers; other ones have fractions, and a file without any is another's."""
     failed: str = ""
     """How a request that failed is marked: "output" by an output of 0 tokens, "status" by its status."""
+    rounds: bool = False
+    """Whether requests of one program wait for one another though no column says so."""
+    one_program: bool = False
+    """Whether all requests of a file are of one program where no column names it."""
+    block: int | None = None
+    """Tokens of a block, where the file does not tell and its files have one size."""
 
 
 FORMATS = (
     Format("BurstGPT", "timestamp request_tokens response_tokens total_tokens", "s", whole=True, failed="output"),
-    Format("Bailian", "timestamp input_length output_length hash_ids chat_id", "s"),
+    Format(
+        "Bailian",
+        "timestamp input_length output_length hash_ids chat_id",
+        "s",
+        {"id": ("chat_id",), "after": ("parent_chat_id",)},
+        block=16,
+    ),
+    Format("Mooncake sessions", "session_id input_length output_length delay", "ms"),
     Format("Mooncake", "timestamp input_length output_length hash_ids", "ms", whole=True),
     Format("SGLang autobench", "timestamp prompt prompt_len output_len", "ms", whole=True),
     Format(
+        "WEKA",
+        "id t in out requests think_time hash_id_scope request",
+        "s",
+        {
+            "program": ("id",),
+            "after": ("requests",),
+            "id": ("request",),
+            "tool": ("stop",),
+            "scope": ("hash_id_scope",),
+        },
+    ),
+    Format(
+        "TraceLab",
+        "session_id timing_events input_tokens_total gap tools request",
+        columns={
+            "arrival": ("timing_events",),
+            "prompt": ("input_tokens_total",),
+            "think": ("gap",),
+            "tool": ("tools",),
+            "id": ("request",),
+        },
+    ),
+    Format(
         "TraceLab replay",
-        "session_id arrival_time round_idx prefix_len input_len output_len",
+        "session_id arrival_time prefix_len_input_len output_len tool_wait_after_ms request",
         "ms",
-        {"prompt": ("prefix_len", "input_len")},
+        {"prompt": ("prefix_len + input_len",), "think": ("tool_wait_after_ms",), "id": ("request",)},
         whole=True,
     ),
     Format("Vidur", "arrived_at num_prefill_tokens num_decode_tokens", "s"),
@@ -47,9 +83,11 @@ FORMATS = (
     Format(
         "Baseten",
         "timestamp_start_unix_ms input_tokens output_tokens poor_man_session_id",
-        columns={"program": ("provided_session_id", "poor_man_session_id")},
+        columns={"program": ("provided_session_id", "poor_man_session_id"), "hash_ids": ("total_hashes",)},
+        rounds=True,
     ),
-    Format("ours", "arrival_s prompt_tokens output_tokens"),
+    Format("WEKA requests", "t in out think_time", "s", one_program=True, block=64),
+    Format("ours", "arrival_s prompt_tokens output_tokens", columns={"tool": ("tool",), "scope": ("scope",)}),
 )
 """The more particular before the more general."""
 
@@ -57,18 +95,6 @@ GIVEN = frozenset({"arrival", "prompt", "output"})
 """Fields that, all named by hand, make any table a list of requests."""
 
 _SESSIONS = (
-    ("id requests models", "conversations of WEKA's kind (one JSON object each, its requests inside)"),
-    ("id requests block_size", "conversations of WEKA's kind (one JSON object each, its requests inside)"),
-    (
-        "t in out think_time",
-        "the requests of a conversation of WEKA's kind (each comes think_time after the last answer)",
-    ),
-    ("session_id newly_append_tokens prefix_tokens", "TraceLab's rounds (a row a round of a coding session)"),
-    ("session_id input_length output_length delay", "Mooncake sessions (a round comes `delay` after the last answer)"),
-    (
-        "session_id round_idx input_len output_len tool_wait_after_ms",
-        "sessions whose rounds wait for tools, without times",
-    ),
     ("input_toks sub_requests", "LLMServingSim's agent sessions (requests inside of requests)"),
     ("session_id turns", "conversations with all their turns in one object"),
     ("trace_id spans", "OpenTelemetry spans"),
@@ -82,15 +108,14 @@ def known(names: Sequence[str]) -> Format | None:
 
 
 def refuse_sessions(names: Sequence[str], path: str) -> None:
-    """TraceError for closed loops: read as arrivals they would be another workload."""
+    """TraceError for closed loops that cannot be read."""
     found = {plain(name) for name in names}
-    timed = "arrivaltime" in found
     for needs, what in _SESSIONS:
-        if {plain(need) for need in needs.split()} <= found and not (timed and "round_idx" in needs):
+        if {plain(need) for need in needs.split()} <= found:
             raise TraceError(
-                f"this file holds {what}. That is a closed loop, which is not read yet: as a list of arrivals it would "
-                "be another workload. A list of requests has an arrival, prompt tokens and output tokens in each row "
-                "(if this one has, name them: --columns arrival=NAME:s,prompt=NAME,output=NAME)",
+                f"this file holds {what}, which are not read. Write a row a request, with program, think_s (seconds "
+                "after the answer before it), prompt tokens and output tokens, or with a parent; or name its columns: "
+                "--columns arrival=NAME:s,prompt=NAME,output=NAME",
                 path,
             )
 

@@ -44,6 +44,30 @@ class JsonRows:
         yield from self._parts
 
 
+class JsonObjects:
+    """Objects one after another, each over as many lines as it likes. Memory is that of the file."""
+
+    def __init__(self, source: Source) -> None:
+        rows = _Rows(source.where)
+        text = "".join(source.texts())
+        at = _skip(text, 0)
+        while at < len(text):
+            line = text.count("\n", 0, at) + 1
+            try:
+                found, at = DECODER.raw_decode(text, at)
+            except RecursionError:
+                raise TraceError("this JSON is nested too deeply", source.where) from None
+            except json.JSONDecodeError as error:
+                raise TraceError(f"this is not JSON ({error.msg})", source.where, error.lineno) from None
+            rows.keep(found, line)
+            at = _skip(text, at)
+        self._table = rows.table()
+        self.names = self._table.names
+
+    def tables(self, wanted: Mapping[str, bool]) -> Iterator[Table]:
+        yield self._table
+
+
 class _Rows:
     """Rows of one part."""
 

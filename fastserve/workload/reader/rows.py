@@ -11,20 +11,18 @@ import numpy as np
 import numpy.typing as npt
 
 from fastserve.workload.errors import TraceError
-from fastserve.workload.reader.block_ids import Blocks, blocks_of, ids_in, literal
+from fastserve.workload.reader.block_ids import Blocks, IdCells
 from fastserve.workload.reader.columns import TEXTS, Columns
 from fastserve.workload.reader.dates import Dates, looks_like_time, not_read
 from fastserve.workload.reader.order import alone, examine
 from fastserve.workload.reader.parse import Fault, Numbers, counts, is_absent, is_empty, times
 from fastserve.workload.reader.table import Table
+from fastserve.workload.reader.waiting import NOT_GIVEN, WAITING, Waiting, WaitingCells
 from fastserve.workload.trace import NS, IntArray
 
 MOST_BAD = 0.05
 """Share of the rows that a lenient read may drop, and of the cells of an optional column that may be unreadable. More
 is no matter of single rows: the file is read wrongly. One row alone may always go."""
-
-LOOKED_AT, HABIT = 100_000, 0.1
-"""Rows that are searched for rounds of sessions at one instant, and the share of them from which they are told."""
 
 REQUIRED = ("arrival", "prompt", "output")
 _OPTIONAL_COUNTS = {"priority": -(2**31), "max_tokens": -1, "guess": 0}
@@ -47,6 +45,7 @@ class Rows:
 
     def __init__(self, path: str, columns: Columns, unit: str, dates: Dates | None, lenient: bool) -> None:
         self.path = path
+        self._from = path  # the file of the present part
         self.columns = columns
         self.unit = unit
         self.dates = dates
@@ -67,17 +66,16 @@ class Rows:
         self._parts: dict[str, list[tuple[int, IntArray]]] = {}
         self._texts: dict[str, list[str]] = {}
         self._known: dict[str, dict[object, str]] = {field: {} for field in TEXTS}
-        self._ids: list[list[int]] | None = None
-        self._same: dict[int, int] = {}
-        self._id_kinds: set[type] = set()
-        self._sizes: list[object] = []
+        self.ids = IdCells()
         self._lines: list[tuple[int, Sequence[int]]] = []
         self._marks = "" if columns.format is None else columns.format.failed
+        self.waits = WaitingCells() if columns.waits else None
 
     def add(self, table: Table) -> npt.NDArray[np.int64] | None:
         """Takes in a part. Strict: TraceError at its first invalid row. Returns the arrivals of the rows kept."""
+        self._from = table.path
         self.seen |= dict.fromkeys(table.names)
-        self.columns.extended(table.names)
+        self.columns.extended(table.names, table.path)
         faults: dict[int, Fault] = {}
         numbers = {field: self._required(table, field) for field in REQUIRED if field in self.columns.names}
         for one in reversed(numbers.values()):
@@ -94,6 +92,7 @@ class Rows:
         good[list(faults)] = False
         self._drop([*table.broken, *((int(table.lines[row]), fault) for row, fault in faults.items())])
         keep = np.flatnonzero(good)
+        self._take_waiting(table, keep)
         kept = {field: one.values[keep] if len(keep) < len(table) else one.values for field, one in numbers.items()}
         for field, values in kept.items():
             self._parts.setdefault(field, []).append((self.count, values))
@@ -106,6 +105,11 @@ class Rows:
             self.sorted &= bool(arrival[0] >= self.last and (np.diff(arrival) >= 0).all())
             self.last = int(arrival[-1])
         return arrival
+
+    @property
+    def timed(self) -> bool:
+        """Whether every row so far has an arrival of its own."""
+        return self.waits is None or self.waits.timed
 
     def ordered(self) -> tuple[npt.NDArray[np.intp] | None, str | None]:
         """(which rows in which order, None for all as they are; what was done, for a note).
@@ -202,10 +206,9 @@ class Rows:
 
     def blocks(self, prompt: IntArray) -> Blocks | str | None:
         """None when the file has none; why, when they cannot be used."""
-        if self._ids is None or self.unreadable("hash_ids"):
+        if self.unreadable("hash_ids"):
             return None
-        ids = self._ids + [[]] * (self.count - len(self._ids))
-        return blocks_of(ids, self._id_kinds, self._sizes, prompt)
+        return self.ids.blocks(self.count, prompt, None if self.columns.format is None else self.columns.format.block)
 
     def line(self, row: int) -> int:
         """The line of a row that was kept."""
@@ -216,6 +219,8 @@ class Rows:
         names = self.columns.names[field]
         if field == "arrival":
             cells = table.get(names[0])
+            if self.waits is not None:
+                cells = self.waits.filled(cells)
             found = times(cells, "arrival", self.unit) if self.dates is None else self.dates.ns(cells, "arrival")
             if self.dates is None and found.faults:
                 return Numbers(found.values, {row: _dated(cells[row], fault) for row, fault in found.faults.items()})
@@ -268,15 +273,13 @@ class Rows:
         if "hash_ids" in names:
             self._take_ids(table, keep)
         if "block_size" in names:
-            sizes = dict.fromkeys(repr(cell) for cell in table.get(names["block_size"][0]) if not is_empty(cell))
-            seen = {repr(size) for size in self._sizes}
-            self._sizes += [literal(size) for size in sizes if repr(literal(size)) not in seen]
+            self.ids.add_sizes(table.get(names["block_size"][0]))
 
-    def _take(self, field: str, found: Numbers, table: Table, keep: npt.NDArray[np.intp]) -> None:
+    def _take(self, field: str, found: Numbers, table: Table, keep: npt.NDArray[np.intp], absent: int = 0) -> None:
         values = found.values
         if found.faults:
             values = values.copy()
-            values[list(found.faults)] = 0
+            values[list(found.faults)] = absent
             row = min(found.faults)
             self._tell_bad(field, len(found.faults), int(table.lines[row]), found.faults[row].message)
         self._parts.setdefault(field, []).append((self.count, values[keep]))
@@ -293,21 +296,42 @@ class Rows:
             texts.append(known.setdefault(text, text))
 
     def _take_ids(self, table: Table, keep: npt.NDArray[np.intp]) -> None:
-        cells = table.get(self.columns.names["hash_ids"][0])
-        ids = self._ids = self._ids or []
-        ids += [[]] * (self.count - len(ids))
-        same = self._same
-        for row in keep.tolist():
-            found = ids_in(cells[row])
-            if found is None:
-                self._tell_bad(
-                    "hash_ids", 1, int(table.lines[row]), "hash_ids must be a list of whole numbers or hex texts"
-                )
-                ids.append([])
-                continue
-            if found.ids:
-                self._id_kinds.add(found.kind)
-            ids.append([same.setdefault(one, one) for one in found.ids])
+        bad = self.ids.add(table.get(self.columns.names["hash_ids"][0]), keep, self.count, self._kin(len(keep)))
+        for row in bad:
+            message = "hash_ids must be a list of whole numbers or hex texts"
+            self._tell_bad("hash_ids", 1, int(table.lines[row]), message)
+
+    def _kin(self, new: int) -> list[tuple[str, str]]:
+        """Of the newest rows: what the row whose ids each may repeat is called, and what it is called itself."""
+        named = self.waits.named if self.waits is not None and "id" in self._texts else None
+        texts = self._texts.get("id" if named is not None else "program", [])
+        names = texts[len(texts) - new :] if len(texts) >= new else [""] * new
+        if named is None:
+            return [(name, name) for name in names]
+        return [
+            (before[0] if before else "", name) for before, name in zip(named[len(named) - new :], names, strict=True)
+        ]
+
+    def _take_waiting(self, table: Table, keep: npt.NDArray[np.intp]) -> None:
+        if self.waits is None:
+            return
+        for field, found in self.waits.numbers(table, self.columns):
+            self._take(field, found, table, keep, absent=NOT_GIVEN)
+        for row in self.waits.add(table, self.columns, keep, self.count):
+            self._tell_bad("after", 1, int(table.lines[row]), "after: this names no rows")
+
+    def waiting(self, arrival: IntArray | None) -> Waiting:
+        """What the file says of which row waits for which. arrival: ns; None where no row has one."""
+        assert self.waits is not None
+        found = {field: self.joined(field) if field in self.fields() else None for field in WAITING}
+        dropped = sum(self.dropped.values()) + self.failed
+        return self.waits.of(
+            np.zeros(self.count, np.int64) if arrival is None else arrival,
+            self.texts("program"),
+            self.texts("id"),
+            [self.line(row) for row in range(self.count)] if dropped else None,
+            **found,
+        )
 
     def _tell_bad(self, field: str, cells: int, line: int, message: str) -> None:
         had = self.bad.get(field)
@@ -319,7 +343,7 @@ class Rows:
         if not self.lenient:
             line, fault = min(bad)
             message = f"{fault.message}. Correct the row, or drop such rows with --lenient (lenient=True)"
-            raise TraceError(message, self.path, line)
+            raise TraceError(message, self._from, line)
         for line, fault in sorted(bad):
             self.dropped[fault.reason] += 1
             self.reasons.setdefault(fault.reason, (line, fault.message))
@@ -354,14 +378,3 @@ def _dated(cell: object, fault: Fault) -> Fault:
     if fault.reason != "not a number" or not looks_like_time(cell):
         return fault
     return not_read(cell, "arrival")
-
-
-def rounds_at_once(arrival: IntArray, program: Sequence[str]) -> int:
-    """Requests that come at the very instant of an earlier one of their program; 0 where they are no habit."""
-    looked_at = min(len(program), LOOKED_AT)
-    last: dict[str, int] = {}
-    rounds = 0
-    for time, name in zip(arrival[:looked_at].tolist(), program[:looked_at], strict=True):
-        rounds += bool(name) and last.get(name) == time
-        last[name] = time
-    return rounds if rounds >= HABIT * looked_at else 0

@@ -87,6 +87,13 @@ class Timed(TorchBackend):
         return super()._forward(step)
 
 
+class QuickLoads(MachineTimes):
+    """What the host has is always loaded."""
+
+    def load_ns(self, tokens: int) -> int:
+        return -1
+
+
 class Stage:
     """options: of the Scheduler. facts: of the model, changed. Requests are given before play(); the tokens of each
     stand in tokens[id] after it.
@@ -102,9 +109,11 @@ class Stage:
         for name, value in (facts or {}).items():
             setattr(self.witness, name, value)
         unit = options.get("prefix_tokens")
-        self.backend = Timed(self.witness, Wanted(BLOCK, blocks * BLOCK, host * BLOCK, unit_tokens=unit))
+        tier = options.get("host_prefix_tokens", 0)
+        wanted = Wanted(BLOCK, blocks * BLOCK, host * BLOCK, unit_tokens=unit, host_prefix_tokens=tier)
+        self.backend = Timed(self.witness, wanted)
         self.cache = self.backend.cache
-        times = MachineTimes(COARSE, options["max_batch"], model.max_model_len)
+        times = (QuickLoads if tier else MachineTimes)(COARSE, options["max_batch"], model.max_model_len)
         self.scheduler = scheduler_of(
             sharp(policy), times, device_blocks=blocks, host_blocks=host, block_tokens=BLOCK, macro=False,
             **options,
@@ -137,6 +146,7 @@ class Stage:
             if not self.loop.turn():
                 self.loop.now = max(self.loop.now, min(self.inbox.next(), self.scheduler.opens_at()))
                 self.clock.sleep_until(self.loop.now)
+                self.loop.tick(self.loop.now)
             audit_blocks(self.backend.blocks, self.scheduler)
 
     def play(self, failed_steps: int = 0) -> list[list[int]]:

@@ -167,6 +167,12 @@ def test_copies_are_counted_as_stall_where_a_step_waits_for_them(model: Any) -> 
     assert all(stall >= 0 and (waits or stall == 0) for stall, waits in stalls)
 
 
+def test_tokens_are_exact_on_a_cpu_and_else_for_a_batch_of_the_same_rows(model: Any) -> None:
+    body = TorchBackend(model, Wanted(BLOCK, 64, 64))
+    assert body.traits.exact == ("always" if model.device.type == "cpu" else "same-composition")
+    assert body.info.device.startswith("cpu" if model.device.type == "cpu" else "cuda:0 (")
+
+
 def test_closing_gives_the_pools_back_whoever_still_holds_the_engine(model: Any) -> None:
     """On a GPU the next engine takes what is free, and the collector of cycles has not come by then."""
     with Engine.on(TorchBackend(model, Wanted(BLOCK, 64, 64)), kv_tokens=None) as engine:

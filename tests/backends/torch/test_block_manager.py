@@ -236,6 +236,7 @@ def play(seed: int, name: str, options: dict[str, object], fails: float = 0.0, s
         else:
             loop.now = max(loop.now, min(inbox.next(), scheduler.opens_at()))
             marker.clock.sleep_until(loop.now)
+            loop.tick(loop.now)
     assert loop.counters["failed_steps"] == 0  # an assertion of the Marker fails its step; the log has it
     if not fails:
         assert len(marker.blocks.device.free) + marker.blocks.idle() == device

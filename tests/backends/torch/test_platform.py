@@ -64,3 +64,12 @@ def test_a_cuda_device_equals_that_of_its_tensors() -> None:
     with pytest.raises(ValueError, match="counted from 0"):
         platform.pick_device(f"cuda:{torch.cuda.device_count()}")
     assert size_pools(1 << 20, device).blocks > 0
+
+
+def test_a_gpu_takes_no_attention_that_is_planned_anew_for_each_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[bool] = []
+    monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", told.append)
+    platform.settle(torch.device("cpu"))
+    assert not told
+    platform.settle(torch.device("cuda", 0))
+    assert told == [False]

@@ -194,7 +194,9 @@ def test_constraints_leave_what_they_allow(temperature: float) -> None:
     for seed in range(20):
         logits = random_logits(seed, 1)
         biased = transformers.SequenceBiasLogitsProcessor({(4,): 2.5, (9,): -1.0})(torch.tensor([[1]]), logits.clone())
-        barred = transformers.NoBadWordsLogitsProcessor([[6], [2, 8]], eos_token_id=None)(torch.tensor([[2]]), biased)
+        barred = transformers.NoBadWordsLogitsProcessor([[6], [2, 8]], eos_token_id=None)(
+            torch.tensor([[1, 2]]), biased
+        )
         kept = torch.full_like(barred, -torch.inf)
         kept[:, 4:20] = barred[:, 4:20]
         state = state_of(
