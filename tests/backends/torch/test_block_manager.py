@@ -304,6 +304,15 @@ def test_the_test_preempts(residency: str) -> None:
     assert sum([play(seed, "mlfq", options).preemptions for seed in range(4)]) > 4 * 40
 
 
+def test_who_joins_while_nothing_of_it_is_left_to_fetch() -> None:
+    """Its copy has no blocks, for others hold all of its KV on the device; the plan waits for it all the same."""
+    options: dict[str, object] = {
+        "max_batch": 6, "batching": "chunked", "token_budget": 64, "device_blocks": 55, "host_blocks": 40,
+        "residency": "proactive", "visit": 0, "kv_reserve": 12,
+    }  # fmt: skip
+    play(100243, "rounds", options, shares=True)
+
+
 @pytest.mark.parametrize("residency", ["recompute", "reactive", "proactive"])
 def test_the_test_shares(residency: str) -> None:
     """What is found, and what goes to make room, and comes back as copies of what is not on the device."""
