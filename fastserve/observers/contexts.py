@@ -33,7 +33,7 @@ ORDER = {"running": 0, "waiting": 1, "held": 1, "idle": 2}
 @dataclass(slots=True)
 class Row:
     """tokens: of the context, prompt and generated. own: of these, KV on the device that no unit names. host: units on
-    the host that follow those on the device. held: s.
+    the host that follow those on the device.
     """
 
     program: int
@@ -44,7 +44,7 @@ class Row:
     id: int | None = None  # of the job; None for an idle context
     client: str = ""
     name: str = ""  # of the program
-    held: float = 0.0
+    held_s: float = 0.0
     why: str = ""  # it is held back, as its policy says
     segments: list[tuple[int, int, str]] = field(default_factory=list)  # (number of the run, tokens, its state)
 
@@ -94,8 +94,9 @@ class Contexts(Observer):
         jobs = islice(chain(scheduler.running, scheduler.holding.jobs, waiting), MOST_ROWS)
         found = [(row := self._row(job), self._path(row, job.ids)) for job in jobs]
         programs = scheduler.programs
-        for program, (_, contexts) in islice(reversed(programs.last.items()), 4 * MOST_ROWS):
-            for ids, tokens in contexts if program not in programs.live else ():
+        living = {job.program for job in scheduler.live}
+        for program in islice(reversed(programs.last), 4 * MOST_ROWS):
+            for ids, tokens in programs.left(program) if program not in living else ():
                 row = Row(self._number(program), "idle", tokens, name=program)
                 path = self._path(row, ids)
                 if (path or row.host) and len(found) < MOST_ROWS:
