@@ -96,3 +96,12 @@ def test_prompts_are_alike_as_far_as_the_trace_says() -> None:
     assert first[:48] == other[:48]
     assert first[48:64] != other[48:64]
     assert later[:100] == first  # the end of the prompt, too, is what the next turn repeats
+
+
+def test_a_model_finds_what_is_alike_in_prompts() -> None:
+    """Its answers are its own, so a turn finds the prompt before it: with room for all, the whole units of that."""
+    pytest.importorskip("torch")
+    with Engine.from_pretrained("embedded", policy="fcfs", latency="opt-13b-a100", kv_tokens=8192) as engine:
+        lived = play(engine, talks())
+    cached = lived["cached_tokens"].tolist()
+    assert cached[6:] == [(100 + 50 * turn) // 16 * 16 for turn in range(3) for _ in range(6)]

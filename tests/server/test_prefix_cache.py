@@ -133,6 +133,25 @@ async def test_prompts_of_one_request_are_summed(serve: Serve) -> None:
         assert found == [0, FOUND + 48]
 
 
+async def test_what_the_host_kept_is_found_too(serve: Serve) -> None:
+    """The device has room for one request; in between another one takes it."""
+    async with serve(Engine.scripted(kv_tokens=80, host_prefix_tokens=960)) as client:
+        found = []
+        for prompt in (TEXT, TEXT[::-1], TEXT):
+            answer = (await client.post("/generate", json=generate(prompt=prompt, seed=1))).json()
+            found.append(answer["cached_tokens"])
+        assert found == [0, 0, FOUND]
+        text = (await client.get("/metrics")).text
+        for name, value in (
+            ("prefix_cache_queries", 3 * len(TEXT)),
+            ("prefix_cache_hits", 0),
+            ("external_prefix_cache_queries", 3 * len(TEXT)),
+            ("external_prefix_cache_hits", FOUND),
+        ):
+            assert f"\nfastserve_{name}_total {float(value)}\n" in text, name
+            assert f'\nvllm:{name}_total{{engine="0",model_name="scripted"}} {float(value)}\n' in text, name
+
+
 async def test_metrics_and_statistics(serve: Serve) -> None:
     async with serve() as client:
         for _ in range(3):

@@ -75,7 +75,7 @@ class Rows:
         """Takes in a part. Strict: TraceError at its first invalid row. Returns the arrivals of the rows kept."""
         self._from = table.path
         self.seen |= dict.fromkeys(table.names)
-        self.columns.extended(table.names)
+        self.columns.extended(table.names, table.path)
         faults: dict[int, Fault] = {}
         numbers = {field: self._required(table, field) for field in REQUIRED if field in self.columns.names}
         for one in reversed(numbers.values()):
@@ -308,7 +308,9 @@ class Rows:
         names = texts[len(texts) - new :] if len(texts) >= new else [""] * new
         if named is None:
             return [(name, name) for name in names]
-        return [(before[0] if before else "", name) for before, name in zip(named[len(named) - new :], names, strict=True)]
+        return [
+            (before[0] if before else "", name) for before, name in zip(named[len(named) - new :], names, strict=True)
+        ]
 
     def _take_waiting(self, table: Table, keep: npt.NDArray[np.intp]) -> None:
         if self.waits is None:
