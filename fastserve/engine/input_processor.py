@@ -96,7 +96,7 @@ class InputProcessor:
             named, answer = replayed.units
         elif self.names is not None:
             root = self.names.root(cache_salt)
-            named = self.names.of(ids, root=root)
+            named = self.names.of_prompt(ids, root)
             program = program or self.programs.of(client, ids, named)
         guess = None
         if "guess" in scheduler.policy.needs:

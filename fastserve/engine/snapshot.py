@@ -34,7 +34,7 @@ class JobView:
     program: str
     priority: int
     cached_tokens: int  # of its prompt, found when it first joined
-    held: float  # s for which its policy has held it back
+    held_s: float  # s for which its policy has held it back
     held_back: bool  # now
 
 
@@ -45,7 +45,7 @@ class Pool:
     total: int | None
     used: int  # by running jobs (device), by KV kept on the host
     parked: int  # KV of jobs that do not run, and of copies in flight
-    idle: int = 0  # units that nobody holds: free room that remembers
+    idle: int = 0  # cached units: on the device those that nobody holds, and whose room is free; on the host all
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +112,10 @@ def pools(scheduler: Scheduler) -> tuple[Pool, Pool]:
     sharing = scheduler.sharing
     idle = 0 if sharing is None else sharing.tree.idle_units * sharing.unit
     device = Pool(_total(ledger.blocks, block), ledger.used * block, ledger.cold * block, idle)
-    copying = sum([copy.blocks for copy in ledger.copies if copy.out])
-    return device, Pool(_total(ledger.host, block), (ledger.hosted - copying) * block, copying * block)
+    copying = sum([copy.blocks for copy in ledger.copies if copy.out and copy.units is None])  # units: see `kept`
+    tier = None if sharing is None else sharing.tier
+    kept = 0 if sharing is None or tier is None else tier.units * sharing.unit
+    return device, Pool(_total(ledger.host, block), (ledger.hosted - copying) * block, copying * block, kept)
 
 
 def _total(blocks: int, block: int) -> int | None:
@@ -142,6 +144,6 @@ def _views(loop: Loop, seats: Mapping[Job, int], requests: Iterable[Request]) ->
             program=job.program,
             priority=job.priority,
             cached_tokens=0 if trail is None else trail.cached,
-            held=job.held / 1e9,
+            held_s=job.held / 1e9,
             held_back=job.held_back,
         )

@@ -21,6 +21,7 @@ class UnitNames:
     def __init__(self, unit: int, key: bytes | None = None) -> None:
         self.unit = unit
         self._key = os.urandom(32) if key is None else key
+        self._last: tuple[list[int], bytes, tuple[int, ...]] = ([], b"", ())
 
     def root(self, *scope: str) -> bytes:
         """Where the chain begins of requests that share with no others: scope is what sets them apart, a salt or the
@@ -30,6 +31,14 @@ class UnitNames:
             return b""
         text = "".join([f"{len(name)}:{name}" for name in scope])
         return blake2b(text.encode(errors="surrogatepass"), digest_size=BYTES, key=self._key, person=b"root").digest()
+
+    def of_prompt(self, tokens: Sequence[int], root: bytes = b"") -> tuple[int, ...]:
+        """of(), but for the same prompt in a row it is reckoned once: several outputs may be asked of one."""
+        known, where, ids = self._last
+        if known != tokens or where != root:
+            ids = self.of(tokens, root=root)
+            self._last = list(tokens), root, ids
+        return ids
 
     def of(self, tokens: Sequence[int], before: Sequence[int] = (), root: bytes = b"") -> tuple[int, ...]:
         """The ids of the whole units of these tokens. before: those of the units in front of them; root: see root()."""

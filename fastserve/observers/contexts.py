@@ -32,16 +32,19 @@ ORDER = {"running": 0, "waiting": 1, "held": 1, "idle": 2}
 
 @dataclass(slots=True)
 class Row:
-    """tokens: of the context, prompt and generated. own: of these, KV on the device that no unit names. held: s."""
+    """tokens: of the context, prompt and generated. own: of these, KV on the device that no unit names. host: units on
+    the host that follow those on the device.
+    """
 
     program: int
     state: str  # running, waiting, held or idle
     tokens: int
     own: int = 0
+    host: int = 0
     id: int | None = None  # of the job; None for an idle context
     client: str = ""
     name: str = ""  # of the program
-    held: float = 0.0
+    held_s: float = 0.0
     why: str = ""  # it is held back, as its policy says
     segments: list[tuple[int, int, str]] = field(default_factory=list)  # (number of the run, tokens, its state)
 
@@ -89,13 +92,14 @@ class Contexts(Observer):
         scheduler = self.run.scheduler
         waiting = (job for job in scheduler.live if not job.running and not job.held_back)
         jobs = islice(chain(scheduler.running, scheduler.holding.jobs, waiting), MOST_ROWS)
-        found = [(self._row(job), self._path(job.ids)) for job in jobs]
+        found = [(row := self._row(job), self._path(row, job.ids)) for job in jobs]
         programs = scheduler.programs
         for program, (_, contexts) in islice(reversed(programs.last.items()), 4 * MOST_ROWS):
             for ids, tokens in contexts if program not in programs.live else ():
-                path = self._path(ids)
-                if path and len(found) < MOST_ROWS:
-                    found.append((Row(self._number(program), "idle", tokens, name=program), path))
+                row = Row(self._number(program), "idle", tokens, name=program)
+                path = self._path(row, ids)
+                if (path or row.host) and len(found) < MOST_ROWS:
+                    found.append((row, path))
         _divide(found)
         return sorted(
             [row for row, _ in found], key=lambda row: ([number for number, _, _ in row.segments], ORDER[row.state])
@@ -113,16 +117,18 @@ class Contexts(Observer):
             with suppress(PolicyError):
                 why = said(scheduler.policy, job)
         return Row(
-            self._number(job.program), state, job.prompt + job.generated, own, job.id, job.client, job.program,
+            self._number(job.program), state, job.prompt + job.generated, own, 0, job.id, job.client, job.program,
             job.held / 1e9, why,
         )  # fmt: skip
 
-    def _path(self, ids: Ids) -> list[tuple[Run, int]]:
-        """The runs along a path, and how many tokens of each are on it."""
+    def _path(self, row: Row, ids: Ids) -> list[tuple[Run, int]]:
+        """The runs along its path, and how many tokens of each are on it; fills row.host."""
         sharing = self.run.scheduler.sharing
         if sharing is None:
             return []
         path, at = sharing.tree.walk(ids, len(ids))
+        if sharing.tier is not None:
+            row.host = max(0, sharing.tier.tree.walk(ids, len(ids))[1] - at) * sharing.unit
         return [(run, (min(run.end, at) - run.start) * sharing.unit) for run in path]
 
     def _number(self, program: str) -> int:

@@ -188,7 +188,7 @@ class Tree:
     def _first_in_order(self, units: int) -> list[Run]:
         """The idle runs that hold the first so many units to go."""
         runs: list[Run] = []
-        for run in self.in_order((run, run.owner) for run in self.idle):
+        for run in self.in_order([(run, run.owner) for run in self.idle]):
             runs.append(run)
             units -= run.end - run.start
             if units <= 0:

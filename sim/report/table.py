@@ -1,7 +1,7 @@
 """Results as a text table: one row a label, averaged over its seeds, within 120 columns."""
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -128,6 +128,8 @@ def _notes(groups: Mapping[str, Sequence[Run]], marks: Mapping[str, str], settin
         notes += textwrap.wrap(f"* {', '.join(labels)}: {mark}", WIDTH, subsequent_indent="  ")
     if any(run.summary.get("hit_rate_unlimited") is not None for group in groups.values() for run in group):
         notes += textwrap.wrap(_found(groups, settings), WIDTH, subsequent_indent="  ")
+    for text in _overruled(groups):
+        notes += textwrap.wrap(text, WIDTH, subsequent_indent="  ")
     notes += _losses(groups)
     notes += textwrap.wrap(_window(groups, settings), WIDTH, subsequent_indent="  ")
     return ["", *notes]
@@ -144,10 +146,23 @@ def _found(groups: Mapping[str, Sequence[Run]], settings: Mapping[str, object]) 
     return text
 
 
+def _overruled(groups: Mapping[str, Sequence[Run]]) -> Iterator[str]:
+    """Policies that held everybody back while nothing ran."""
+    for label, group in groups.items():
+        n = sum(int(run.records["overruled"].sum()) for run in group if "overruled" in run.records)
+        if n:
+            yield (
+                f"{label} was overruled for {n:,} jobs: it held every job back while nothing ran, and nobody would "
+                f"have been woken; `fastserve check` says what to change"
+            )
+
+
 def _window(groups: Mapping[str, Sequence[Run]], settings: Mapping[str, object]) -> str:
     """Over which time rates are counted, and where much of it is the drain after the last arrival, how much."""
     begin = "the end of the warmup" if settings.get("warmup") else "the first arrival"
     text = f"done req/s: completed jobs over the time from {begin} to the last end"
+    if settings.get("sessions") is not None:
+        return "done req/s: completed jobs over the time with all sessions at work, see above"
     spans = {}
     for label, group in groups.items():
         window, drain = (average(group, key, settings) for key in ("rate_window_s", "rate_drain_s"))

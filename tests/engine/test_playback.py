@@ -85,3 +85,12 @@ def test_hits_are_those_of_the_simulator(policy: str) -> None:
     for column in ("cached_tokens", "preemptions", "output_tokens", "program"):
         assert lived[column].tolist() == run.records[column].tolist(), column
     assert lived["jct_from_arrival"].tolist() == pytest.approx(run.records["jct_from_arrival"].tolist())
+
+
+def test_a_model_finds_what_is_alike_in_prompts() -> None:
+    """Its answers are its own, so a turn finds the prompt before it: with room for all, the whole units of that."""
+    pytest.importorskip("torch")
+    with Engine.from_pretrained("embedded", policy="fcfs", latency="opt-13b-a100", kv_tokens=8192) as engine:
+        lived = play(engine, talks())
+    cached = lived["cached_tokens"].tolist()
+    assert cached[6:] == [(100 + 50 * turn) // 16 * 16 for turn in range(3) for _ in range(6)]

@@ -84,6 +84,11 @@ def test_ids_are_a_secret_of_the_process_and_of_all_that_comes_before() -> None:
     assert names.of(TEXT[4:12], ids[:1]) == names.of(TEXT[:12])[1:]
     assert names.of(TEXT[4:8])[0] not in ids  # the same words behind other ones
     assert UnitNames(4).of(TEXT) != UnitNames(4).of(TEXT)
+    prompt = TEXT[:8]
+    assert names.of_prompt(prompt) is names.of_prompt(list(prompt)) == ids
+    assert names.of_prompt(prompt, names.root("red")) == names.of(prompt, root=names.root("red"))
+    prompt[0] += 1
+    assert names.of_prompt(prompt) == names.of(prompt)
     assert len({names.root(), names.root("a", "b"), names.root("ab"), names.root("a"), names.root("", "a")}) == 5
     assert names.root("", "") == names.root() == b""
 

@@ -171,16 +171,20 @@ def test_chunks_add_up_to_the_whole_prompt(data: dict[str, Any], prompt: int, si
     assert parts == model.iteration_ps(0, 0, chunks) - fixed
 
 
-@given(models, st.integers(1, 2000), st.integers(1, 60), st.none() | st.integers(1, 700))
-def test_alone_is_the_job_stepped_by_hand(model: LatencyModel, prompt: int, output: int, budget: int | None) -> None:
-    total = cached = 0
+@given(models, st.integers(1, 2000), st.integers(1, 60), st.none() | st.integers(1, 700), st.integers(0, 10**6))
+def test_alone_is_the_job_stepped_by_hand(
+    model: LatencyModel, prompt: int, output: int, budget: int | None, found: int
+) -> None:
+    found %= prompt
+    total, cached = 0, found
     while cached < prompt:
         tokens = min(prompt - cached, budget or prompt)
         total += model.iteration_ps(0, 0, [(cached, tokens)])
         cached += tokens
     for generated in range(1, output):
         total += model.iteration_ps(1, prompt + generated, ())
-    assert model.alone_ps(prompt, output, budget) == total
+    assert model.alone_ps(prompt, output, budget, found) == total
+    assert found or model.alone_ps(prompt, output, budget) == total
 
 
 @given(linear_json() | table_json() | roofline_json(), batches, contexts)

@@ -126,7 +126,7 @@ def test_who_is_held_back_says_why(looked: Any) -> None:
     handles = [engine.submit(SYSTEM + name * 20, long, program=name) for name in "ab"]
     next(iter(handles[0]))
     row = next(row for row in rows(engine, seen) if row.name == "b")
-    assert row.state == "held" and row.why == "held back: its 52 tokens" and row.held > 0 and row.own == 0
+    assert row.state == "held" and row.why == "held back: its 52 tokens" and row.held_s > 0 and row.own == 0
     assert row.segments[0][1:] == (32, "running"), "what it would find"
 
 
@@ -136,3 +136,16 @@ def test_without_a_cache_there_are_jobs_and_no_segments(looked: Any) -> None:
     next(iter(handle))
     (row,) = rows(engine, seen)
     assert row.segments == [] and row.state == "running" and row.own >= 32
+
+
+def test_what_the_host_keeps_follows(looked: Any) -> None:
+    pools: list[Any] = []
+    engine, seen = looked(kv_tokens=96, host_prefix_tokens=400, max_model_len=96)
+    run(engine, "a" * 70, "a")
+    handle = engine.submit("b" * 70, SHORT, program="b", listener=lambda _: pools.append(engine.snapshot().host))
+    handle.result()
+    assert {pool.used for pool in pools} == {0}, "while units are copied out, too"
+    found = {row.name: row for row in rows(engine, seen)}
+    assert [sum([tokens for _, tokens, _ in found[name].segments]) for name in "ab"] == [16, 64]
+    assert [found[name].host for name in "ab"] == [48, 0]
+    assert engine.snapshot().host.idle == 128

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from fastserve.policies.spec import PolicySpec
 from fastserve.sched.errors import PolicyError
 from fastserve.sched.holding import PATIENCE
 from fastserve.sched.job import NEVER, Job
 from fastserve.sched.policy import Policy
+from sim import replay
 from tests.policies.desk import MS, Desk
 
 
@@ -261,3 +263,14 @@ def test_what_is_above_something_kept_stays_with_it() -> None:
     desk.come(60)
     desk.run(1)
     assert left(desk) == [3, 2, 1]
+
+
+class Shut(Held):
+    def arrive(self, job: Job) -> None:
+        self.hold(job)
+
+
+def test_a_result_says_that_the_policy_was_overruled() -> None:
+    text = str(replay(synth="n=2,rate=1", policy=[PolicySpec(f"{__name__}:Shut"), "fcfs"], processes=1))
+    assert "Shut was overruled for 2 jobs: it held every job back while nothing ran" in " ".join(text.split())
+    assert "fcfs was overruled" not in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from heapq import heappop, heappush
@@ -259,16 +260,21 @@ def test_rates_are_counted_while_all_sessions_are_at_work(unit: str) -> None:
     assert whole.summary["programs_per_hour"] == pytest.approx(3 / 4 * 3600)
 
 
-@pytest.mark.parametrize("name", ["fcfs", "sj-mlfq"])
+@pytest.mark.parametrize("name", ["fcfs", "sj-mlfq", "tests.sim.test_sessions:Sleeps"])
 def test_a_closed_loop_replays_from_its_flight_log(name: str, unit: str, tmp_path: Path) -> None:
-    """With cancels of clients that give up, and what each request finds of the one before."""
+    """With cancels of clients that give up, what each request finds of the one before, tools, ends and ticks."""
     path = tmp_path / "flight.jsonl"
-    settings = Settings(latency=unit, kv_tokens=600, max_batch=2, sessions=4, client_timeout=2.0)
-    world, events = flown(conversations(12, output=20), name, settings, path)
+    settings = Settings(latency=unit, kv_tokens=600, max_batch=2, sessions=4, client_timeout=4.0)
+    one = conversations(12, output=40)
+    world, events = flown(replace(one, tool=["bash"] * len(one)), name, settings, path)
     report = replay_log(path)
-    assert report.difference is None and report.plans == world.scheduler.plans
-    assert ("cancel" in {event.get("event") for event in events}) is (name == "fcfs"), "the other keeps nobody waiting"
+    told = Counter(event.get("event") for event in events)
+    assert report.difference is None and report.plans == told["plan"] >= world.scheduler.plans
+    assert told["end_program"] == 12
+    assert bool(told["tick"]) is name.endswith("Sleeps")
+    assert bool(told["cancel"]) is (name != "sj-mlfq"), "it keeps nobody waiting"
     assert any(event["plan"]["found"] for event in events if event.get("plan"))
+    assert any("calls" in event for event in events) and any("tool" in event for event in events)
 
 
 def test_policies_and_processes_meet_the_same_programs(unit: str) -> None:

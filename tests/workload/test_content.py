@@ -98,3 +98,26 @@ def test_a_unit_is_whole_blocks_of_both() -> None:
     with pytest.raises(TraceError, match="units of 32 tokens are not whole KV blocks of 16 tokens and whole blocks of"):
         unit_of(made, 16, 32)
     assert content(Trace("t", "t", np.zeros(1, np.int64), np.ones(1, np.int64), np.ones(1, np.int64)), 16) is None
+
+
+def test_an_unlimited_cache_finds_what_has_been_said_before() -> None:
+    """Against sets of ids; answers too that only a later row repeats, which a row before that begins with."""
+    later = known(trace([(32, 33, [0, 1]), (56, 1, [0, 1, 2]), (70, 1, [0, 1, 2, 3])]))
+    assert later.found([32, 56, 70]) == [0, 48, 64]
+    rng = random.Random(11)
+    rows: list[tuple[int, int, list[int]]] = []
+    for _ in range(400):
+        ids = [rng.randrange(4) for _ in range(rng.randrange(5))]
+        if rows and rng.random() < 0.8:
+            before = rng.choice(rows[-20:])[2]
+            ids = before[: rng.randint(0, len(before))] + ids
+        rows.append((len(ids) * 16 + rng.randint(1, 15), rng.randint(1, 60), ids))
+    found = known(trace(rows))
+    seen: set[int] = set()
+    expected = []
+    for row, (prompt, _, _) in enumerate(rows):
+        path = list(found.prompt(row))
+        lead = next((i for i, id in enumerate(path) if id not in seen), len(path))
+        expected.append(16 * min(lead, (prompt - 1) // 16))
+        seen |= {*path, *found.answer(row)}
+    assert found.found([prompt for prompt, _, _ in rows]) == expected and sum(expected) > 0

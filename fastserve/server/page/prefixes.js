@@ -57,10 +57,12 @@ export class Prefixes {
       return part(`run ${kind}${many > 1 ? ` shared ${place}` : ""}`, tokens / most, title);
     });
     if (own) parts.push(part(`run ${row.state === "running" ? "running" : "waiting"}`, own / most, `${count(own)} tokens of its own, not shared`));
-    const rest = row.tokens - there - own;
+    const host = Math.min(row.host, Math.max(0, row.tokens - there - own));
+    if (host) parts.push(part("run onhost", host / most, `${count(host)} tokens on the host`));
+    const rest = row.tokens - there - own - host;
     if (rest > 0) parts.push(part("run missing", rest / most, `${count(rest)} tokens to be computed when it runs again`));
     this.put(bar, parts);
-    const held = row.state === "held" ? `held back ${duration(row.held)}` : row.state;
+    const held = row.state === "held" ? `held back ${duration(row.held_s)}` : row.state;
     say(words, `${count(row.tokens)} · ${held}`);
     say(why, row.why);
     element.title = `${count(there)} of ${count(row.tokens)} tokens are there by content, ${count(own)} of its own`;

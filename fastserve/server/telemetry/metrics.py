@@ -93,13 +93,17 @@ class _Collector(Collector):
     def collect(self) -> Iterator[Metric]:
         snapshot = self.engine.snapshot()
         counters = snapshot.counters
+        hits = self.totals.hits
+        here = hits.found - self.totals.loaded
         yield from self._gauges(snapshot)
         for name, about, value in (
             ("num_preemptions", "Times that a request gave up its place", counters["preemptions"]),
             ("prompt_tokens", "Prompt tokens accepted", counters["prompt_tokens"]),
             ("generation_tokens", "Tokens generated", counters["output_tokens"]),
-            ("prefix_cache_queries", "Prompt tokens that were looked for in the prefix cache", self.totals.hits.asked),
-            ("prefix_cache_hits", "Prompt tokens that were found in the prefix cache", self.totals.hits.found),
+            ("prefix_cache_queries", "Prompt tokens that were looked for in the prefix cache", hits.asked),
+            ("prefix_cache_hits", "Prompt tokens that were found there, on the device", here),
+            ("external_prefix_cache_queries", "Prompt tokens that were looked for on the host", hits.asked - here),
+            ("external_prefix_cache_hits", "Prompt tokens that were found there, and loaded", self.totals.loaded),
         ):
             yield from self._both(CounterMetricFamily(f"fastserve_{name}", about, value=value), name)
         yield CounterMetricFamily(
@@ -149,6 +153,7 @@ class _Collector(Collector):
             ("device", "idle", device.idle),
             ("host", "used", host.used),
             ("host", "copying", host.parked),
+            ("host", "idle", host.idle),
         ):
             pools.add_metric([pool, kind], tokens)
         yield pools

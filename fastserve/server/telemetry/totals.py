@@ -35,6 +35,7 @@ class Totals:
         self.moved = 0  # bytes between the pools
         self.held = 0.0  # s for which policies held requests back
         self.hits = HitHistory()
+        self.loaded = 0  # prompt tokens that were found on the host, and loaded
         self.ends: deque[End] = deque(maxlen=RECENT)
 
     def ended(self, job: ServedJob, output: Output) -> None:
@@ -50,6 +51,7 @@ class Totals:
         self.held += held_s(output)
         if record.get("service", 0) > 0:  # else it has never begun, and looked for nothing
             self.hits.add(len(output.prompt_token_ids), cached_tokens(output))
+            self.loaded += int(record.get("cached_host_tokens", 0))
         ttft = seconds(record.get("ttft"))
         tpot = seconds(record.get("tpot_excl_first"))
         self.ends.append(End(output.finish_reason, job.ended or 0.0, len(output.token_ids), jct, ttft, tpot))

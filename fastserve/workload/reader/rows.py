@@ -308,7 +308,9 @@ class Rows:
         names = texts[len(texts) - new :] if len(texts) >= new else [""] * new
         if named is None:
             return [(name, name) for name in names]
-        return [(before[0] if before else "", name) for before, name in zip(named[len(named) - new :], names, strict=True)]
+        return [
+            (before[0] if before else "", name) for before, name in zip(named[len(named) - new :], names, strict=True)
+        ]
 
     def _take_waiting(self, table: Table, keep: npt.NDArray[np.intp]) -> None:
         if self.waits is None:
