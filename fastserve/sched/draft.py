@@ -49,9 +49,11 @@ class Draft:
             self.found.clear()
             self.loads.clear()
             self.misfits.clear()
-        if self._paths:
-            self._paths.clear()
+        if self._changes:  # of jobs without a unit, too, which have no path
             self._changes.clear()
+            self._paths.clear()
+        elif self._paths:
+            self._paths.clear()
 
     # -- who is in the batch ---------------------------------------------------------------------------------------
 
