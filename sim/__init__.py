@@ -1,6 +1,7 @@
 """Simulator: arrivals, gpu and link as SimPy processes around a Scheduler. `python -m sim`, or sim.replay().
 
-Read: world, machine, inbox, link (one run); run, replay (policies, seeds, processes); settings, capacity; report/.
+Read: world, machine, inbox, session_inbox, link (one run); run, prepared, replay (policies, seeds, processes);
+settings, capacity; report/.
 """
 
 from sim import compiled

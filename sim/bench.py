@@ -23,6 +23,7 @@ from fastserve.sched.policy import Policy
 from fastserve.workload import Trace, read_trace
 from sim import yardstick
 from sim.capacity import capacity
+from sim.prepared import Prepared
 from sim.report.provenance import provenance
 from sim.run import run_one
 from sim.settings import Settings
@@ -85,6 +86,25 @@ def ratios(repeat: int = 5) -> None:
         print(f"{policy:8s} {len(requests):,} requests at 1.86 req/s: {ratio:.2f} times the prototype", flush=True)
 
 
+def sessions(repeat: int = 5) -> None:
+    """Agents in closed loop, where a hit saves iterations and the cache costs something a plan. Runs with and without
+    it by turns, the best of each; what prompts share is made once for all.
+    """
+    agents = read_trace(BUNDLED.with_name("agents-like.jsonl"))
+    for at_once in (4, 24):
+        best: dict[str, float] = {}
+        prepared = {cache: Prepared() for cache in ("off", "on")}
+        for _ in range(repeat):
+            for cache, kept in prepared.items():
+                settings = Settings(sessions=at_once, prefix_cache=cache)
+                begin = time.process_time()
+                run = run_one(agents, PolicySpec("fcfs"), settings, seed=0, prepared=kept)
+                best[cache] = min(best.get(cache, float("inf")), time.process_time() - begin)
+        rate, ratio = len(agents) / best["on"], best["off"] / best["on"]
+        title, hits = f"agents, {at_once} at once, prefix cache on", f"hit rate {run.summary['hit_rate'] or 0:.2f}"
+        print(f"{title:52s} {rate:9,.0f} req/s {ratio:9.2f} of it off, {hits}", flush=True)
+
+
 def show(name: str, figures: dict[str, float], note: str = "") -> None:
     print(
         f"{name:52s} {figures['requests_per_s']:9,.0f} req/s {figures['events_per_s']:9,.0f} events/s "
@@ -129,6 +149,7 @@ def main() -> int:
     for name in POLICIES:
         if name not in ("fcfs", "sj-mlfq"):
             show(f"{name}, unlimited memory, cap 64", timed(requests, PolicySpec(name), free, free_rate, repeat=1))
+    sessions()
     sizes = [10_000, 100_000] + ([1_000_000] if args.million else [])
     for n in sizes:
         subprocess.run(

@@ -34,7 +34,7 @@ class JobView:
     program: str
     priority: int
     cached_tokens: int  # of its prompt, found when it first joined
-    held: float  # s for which its policy has held it back
+    held_s: float  # s for which its policy has held it back
     held_back: bool  # now
 
 
@@ -144,6 +144,6 @@ def _views(loop: Loop, seats: Mapping[Job, int], requests: Iterable[Request]) ->
             program=job.program,
             priority=job.priority,
             cached_tokens=0 if trail is None else trail.cached,
-            held=job.held / 1e9,
+            held_s=job.held / 1e9,
             held_back=job.held_back,
         )

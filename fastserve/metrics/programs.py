@@ -44,10 +44,10 @@ PROGRAM_COLUMNS: dict[str, str] = {
 
 SUMMARY = (
     "programs", "programs_completed", "programs_abandoned", "programs_unfinished", "abandoned_requests", "gave_up",
-    "early_requests",
-    "program_time_mean_s", "program_time_p50_s", "program_time_p95_s", "program_time_max_s", "program_service_mean_s",
-    "program_slowdown_mean", "stall_per_turn_mean_s", "programs_per_hour", "program_window_s", "at_work_mean",
-    "ttft_first_turn_p50_s", "ttft_first_turn_p99_s", "ttft_first_turn_max_s",
+    "early_requests", "program_time_mean_s", "program_time_p50_s", "program_time_p95_s", "program_time_max_s",
+    "program_service_mean_s", "program_slowdown_mean", "stall_per_turn_mean_s", "programs_per_hour",
+    "programs_per_hour_whole", "program_window_s", "at_work_mean", "ttft_first_turn_p50_s", "ttft_first_turn_p99_s",
+    "ttft_first_turn_max_s",
 )  # fmt: skip
 """What summarise_programs() finds; None in the summary of a run without sessions."""
 
@@ -154,8 +154,8 @@ def summarise_programs(
     open loop, by id the ids of the requests that it repeats.
 
     programs_per_hour: completed requests of programs that were not abandoned, each 1 / turns of its program, that ended
-    in the window. Over a whole run this is completed programs over its length, and in part of one it does not hang on
-    whether the last of few programs ended just before its end or just after.
+    in the window. Over a whole run this is completed programs over its length (`programs_per_hour_whole`), and in part
+    of one it does not hang on whether the last of few programs ended just before its end or just after.
     """
     start, stop = window or _whole(table, horizon_s, warmup_s)
     counts = (table["finish"] != "abandoned").tolist()
@@ -167,6 +167,8 @@ def summarise_programs(
     spent = np.where(np.isnan(table["end"]), horizon_s, table["end"])
     present = np.clip(np.minimum(spent, stop) - np.maximum(table["first_arrival"], start), 0.0, None)
     length = stop - start
+    first, last = _whole(table, horizon_s, warmup_s)
+    whole, completed = last - first, int(np.count_nonzero((table["finish"] == "completed") & (table["end"] > first)))
     if warmup_s and len(table["end"]):
         measured = table["first_arrival"] >= table["first_arrival"].min() + warmup_s
         table = {name: values[measured] for name, values in table.items()}
@@ -185,6 +187,7 @@ def summarise_programs(
         _mean(table["slowdown"]),
         _mean(table["stall_per_turn"][words != "abandoned"]),
         turned / length * 3600 if length > 0 else None,
+        completed / whole * 3600 if whole > 0 else None,
         length if length > 0 else None,
         float(present.sum()) / length if length > 0 else None,
         _percentile(table["first_turn_ttft"], 50),

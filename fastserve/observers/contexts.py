@@ -33,7 +33,7 @@ ORDER = {"running": 0, "waiting": 1, "held": 1, "idle": 2}
 @dataclass(slots=True)
 class Row:
     """tokens: of the context, prompt and generated. own: of these, KV on the device that no unit names. host: units on
-    the host that follow those on the device. held: s.
+    the host that follow those on the device.
     """
 
     program: int
@@ -44,7 +44,7 @@ class Row:
     id: int | None = None  # of the job; None for an idle context
     client: str = ""
     name: str = ""  # of the program
-    held: float = 0.0
+    held_s: float = 0.0
     why: str = ""  # it is held back, as its policy says
     segments: list[tuple[int, int, str]] = field(default_factory=list)  # (number of the run, tokens, its state)
 

@@ -25,7 +25,7 @@ class LiveFeed(Observer):
 
     arrive   prompt_tokens, client, level
     hold     its policy holds it back; level, with the whole of what the policy says of it
-    release  it is held back no longer; held (s so far)
+    release  it is held back no longer; held_s (so far)
     join     slot, resumed (its KV was kept), found (tokens of it in the prefix cache), level: told before the step that
              it joins for, as are leave, copy and drop
     leave    its place was taken, or its room, or all KV was forgotten; level
@@ -93,7 +93,7 @@ class LiveFeed(Observer):
         holding = self.run.scheduler.holding.jobs
         for job in [job for job in self._held if job not in holding]:
             del self._held[job]
-            self.tell("release", now, job, held=job.held / 1e9)
+            self.tell("release", now, job, held_s=job.held / 1e9)
         for job in holding:
             if job not in self._held:
                 self._held[job] = None

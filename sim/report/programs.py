@@ -23,6 +23,10 @@ COLUMNS = (
 )
 
 
+SHORT = 0.5
+"""Share of a run below which the time with all sessions at work says little of a long run."""
+
+
 def programs_lines(groups: Mapping[str, Sequence[Run]], settings: Mapping[str, object]) -> list[str]:
     """Nothing where no run has programs. The last column is paired by program, see metrics.programs.time_ratio()."""
     first = next(iter(groups.values()))
@@ -66,8 +70,13 @@ def _window(groups: Mapping[str, Sequence[Run]], settings: Mapping[str, object])
     text = "rates are counted over the whole run"
     most = settings.get("sessions")
     if most is not None:
-        spans = [f"{label} {number(average(group, 'program_window_s', settings))} s" for label, group in groups.items()]
-        text = f"rates are counted while {most} programs are at work ({', '.join(spans)})"
+        spans, short = [], False
+        for label, group in groups.items():
+            part, whole = (average(group, key, settings) for key in ("program_window_s", "makespan_s"))
+            spans.append(f"{label} {number(part)} of {number(whole)} s")
+            short = short or (part or 0.0) < SHORT * (whole or 0.0)
+        few = ", which is too little to go by: give more programs or fewer at once" if short else ""
+        text = f"rates are counted while {most} programs are at work ({', '.join(spans)}){few}"
     return f"{text}; programs an hour: completed requests, each as its part of its program"
 
 

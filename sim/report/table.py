@@ -161,6 +161,8 @@ def _window(groups: Mapping[str, Sequence[Run]], settings: Mapping[str, object])
     """Over which time rates are counted, and where much of it is the drain after the last arrival, how much."""
     begin = "the end of the warmup" if settings.get("warmup") else "the first arrival"
     text = f"done req/s: completed jobs over the time from {begin} to the last end"
+    if settings.get("sessions") is not None:
+        return "done req/s: completed jobs over the time with all sessions at work, see above"
     spans = {}
     for label, group in groups.items():
         window, drain = (average(group, key, settings) for key in ("rate_window_s", "rate_drain_s"))

@@ -88,6 +88,7 @@ def test_the_window_is_while_all_are_at_work() -> None:
     assert window_at_work(table, 2, 9, warmup_s=2.5) == (2.5, 6)
     summary = summarise_programs(table, records(*rows), [[0], [1], [2], [3]], horizon_s=9, window=(1, 6))
     assert summary["programs_per_hour"] == pytest.approx(3 / 5 * 3600)
+    assert summary["programs_per_hour_whole"] == pytest.approx(4 / 8 * 3600)
     assert summary["at_work_mean"] == pytest.approx(2)
     assert summary["program_window_s"] == 5
 

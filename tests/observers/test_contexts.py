@@ -126,7 +126,7 @@ def test_who_is_held_back_says_why(looked: Any) -> None:
     handles = [engine.submit(SYSTEM + name * 20, long, program=name) for name in "ab"]
     next(iter(handles[0]))
     row = next(row for row in rows(engine, seen) if row.name == "b")
-    assert row.state == "held" and row.why == "held back: its 52 tokens" and row.held > 0 and row.own == 0
+    assert row.state == "held" and row.why == "held back: its 52 tokens" and row.held_s > 0 and row.own == 0
     assert row.segments[0][1:] == (32, "running"), "what it would find"
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from fastserve.engine import Engine
+from fastserve.policies import POLICIES
 from fastserve.sched.job import Job
 from fastserve.sched.policy import Policy
 from fastserve.server.config.settings import FastServeConfig
@@ -368,6 +369,34 @@ async def test_who_is_held_back_is_told(serve: Serve) -> None:
         text = (await client.get("/metrics")).text
         seconds = next(line for line in text.splitlines() if line.startswith("fastserve_held_seconds_total"))
         assert float(seconds.split()[1]) == pytest.approx(answer["held_s"])
+
+
+async def test_who_is_held_back_may_leave_or_be_late(serve: Serve) -> None:
+    async with serve(Engine.scripted(policy=OneProgram, max_batch=4, realtime=20.0), request_timeout=0.3) as client:
+        await client.post("/generate", json=generate(program="first"))
+        late = await client.post("/generate", json=generate(program="second"))
+        assert late.status_code == 504 and "took longer" in late.text
+        leaves = asyncio.create_task(client.post("/jobs", json=generate(program="second")))
+        job = (await leaves).json()["job_id"]
+        await until(lambda: client.service.engine.snapshot().held == 1)
+        assert (await client.delete(f"/jobs/{job}")).json()["state"] == "cancelled"
+        assert client.service.engine.snapshot().held == 0
+
+
+@pytest.mark.parametrize("policy", [name for name, kind in POLICIES.items() if "guess" not in kind.needs])
+async def test_no_policy_minds_ends_of_programs_that_it_does_not_know(serve: Serve, policy: str) -> None:
+    async with serve(Engine.scripted(policy=policy, max_batch=2, realtime=50.0)) as client:
+
+        async def ask(number: int) -> int:
+            fields = generate(program=f"p{number % 3}", final=number % 4 == 0, tool="grep", this_func_call="sed")
+            return (await client.post("/generate", json=fields)).status_code
+
+        asked = [asyncio.create_task(ask(number)) for number in range(12)]
+        for name in ("never", "p1", "p2", "continues-0", "p1"):
+            assert (await client.post("/programs/release", json={"program_id": name})).is_success
+            await asyncio.sleep(0.002)
+        assert await asyncio.gather(*asked) == [200] * 12
+        assert client.service.engine.alive
 
 
 class Watched:

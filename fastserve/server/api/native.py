@@ -251,7 +251,7 @@ def summary(job: ServedJob, live: Live, answer: Any = None) -> JobSummary:
         "tokens_generated": seen.output_tokens if seen else answer["tokens_generated"] if answer else 0,
         "preemptions": seen.preemptions if seen else answer["preemption_count"] if answer else 0,
         "cached_tokens": seen.cached_tokens if seen else answer["cached_tokens"] if answer else 0,
-        "held_s": seen.held if seen else answer["held_s"] if answer else 0.0,
+        "held_s": seen.held_s if seen else answer["held_s"] if answer else 0.0,
         "queue_level": seen.level if seen else None,
         "position": place,
         "reason": answer["finish_reason"] if answer else None,

@@ -62,7 +62,7 @@ export class Prefixes {
     const rest = row.tokens - there - own - host;
     if (rest > 0) parts.push(part("run missing", rest / most, `${count(rest)} tokens to be computed when it runs again`));
     this.put(bar, parts);
-    const held = row.state === "held" ? `held back ${duration(row.held)}` : row.state;
+    const held = row.state === "held" ? `held back ${duration(row.held_s)}` : row.state;
     say(words, `${count(row.tokens)} · ${held}`);
     say(why, row.why);
     element.title = `${count(there)} of ${count(row.tokens)} tokens are there by content, ${count(own)} of its own`;

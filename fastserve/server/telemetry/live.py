@@ -35,7 +35,7 @@ BACKLOG = 50
 SHOWN = frozenset((
     "id", "type", "at", "state", "slot", "level", "was", "direction", "prompt_tokens", "prefilled_tokens",
     "output_tokens", "max_tokens", "arrival", "served", "preemptions", "place", "resumed", "blocks", "ahead", "reason",
-    "found", "cached_tokens", "held", "held_back",
+    "found", "cached_tokens", "held_s", "held_back",
 ))  # fmt: skip
 """Fields of a job or an event that every viewer may see: what the scheduler does, not who it is done for."""
 
