@@ -138,6 +138,8 @@ class Engine:
         self.inbox.check_process()
         if not self.alive:
             raise RuntimeError(f"the engine has stopped: {self.error or 'it was closed'}")
+        if units is not None and not self.loop.backend.traits.modelled:
+            raise ValueError(f"units: backend {self.info.backend} reads its prompts, which say what they share")
         request = self.input_processor.admit(
             self.loop.scheduler, prompt, params, client=client, program=program, cache_salt=cache_salt, tool=tool,
             calls=calls, final=final, priority=priority, deadline_s=deadline_s, ttft_slo_s=ttft_slo_s,
