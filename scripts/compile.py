@@ -38,7 +38,7 @@ MODULES = (
     ],
     *[
         f"fastserve/policies/{name}.py"
-        for name in ("program_fcfs", "plas", "atlas", "deepest_first", "lpm", "cachewise")
+        for name in ("program_fcfs", "plas", "atlas", "deepest_first", "lpm", "cachewise", "gaps", "gate", "continuum", "thunder", "concur", "working_set")
     ],
     "fastserve/metrics/records.py",
     "fastserve/workload/requests.py",
@@ -63,6 +63,11 @@ OPEN: dict[str, tuple[str, ...]] = {
     "fastserve/policies/plas.py": ("Plas", "Served"),
     "fastserve/policies/atlas.py": ("Atlas",),
     "fastserve/policies/deepest_first.py": ("DeepestFirst",),
+    "fastserve/policies/gate.py": ("Gate", "Member"),
+    "fastserve/policies/continuum.py": ("Continuum",),
+    "fastserve/policies/thunder.py": ("Thunder",),
+    "fastserve/policies/concur.py": ("Concur",),
+    "fastserve/policies/working_set.py": ("WorkingSet",),
     "fastserve/policies/lpm.py": ("Lpm",),
     "fastserve/policies/cachewise.py": ("CacheWise",),
     "fastserve/hardware/base.py": ("LatencyModel",),

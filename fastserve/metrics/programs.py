@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastserve.metrics.finish import is_outcome
+from fastserve.metrics.finish import GAVE_UP, is_outcome
 from fastserve.metrics.intervals import Ratio, paired_ratio
 from fastserve.metrics.saturation import Columns, Floats, covered, left_at, saturated
 from fastserve.metrics.summary import Summary
@@ -53,9 +53,6 @@ SUMMARY = (
 
 COPY = re.compile(r"#\d+$")
 """What a program's name ends with that is there again, as workload.programs draws it."""
-
-GAVE_UP = "gave_up"
-"""How a request finishes whose client would not wait any longer for its first token."""
 
 
 def table_of(

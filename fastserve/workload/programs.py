@@ -21,6 +21,16 @@ def groups(trace: Trace) -> list[list[int]]:
     return list(rows.values())
 
 
+def turns_of(trace: Trace) -> list[int]:
+    """By row its place among its program's, from 1; 0 where it has none."""
+    count: Counter[str] = Counter()
+    found = []
+    for name in trace.program or [""] * len(trace):
+        count[name] += 1
+        found.append(count[name] if name else 0)
+    return found
+
+
 def starts(trace: Trace) -> list[int]:
     """ns at which each of them begins; rising."""
     return [int(trace.arrival[rows[0]]) for rows in groups(trace)]

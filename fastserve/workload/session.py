@@ -61,6 +61,24 @@ class SessionSettings:
         if self.open_loop and (self.think_scale != 1.0 or self.think_cap is not None):
             raise ValueError("open_loop replays recorded arrivals; think times are in them and cannot be changed")
 
+    def check_rate(self, **rates: float | None) -> None:
+        """Raises ValueError where one of these is given by name, and how programs come leaves it nothing to say."""
+        paced = "sessions" if self.sessions is not None else "program_rate" if self.program_rate is not None else None
+        for name, value in rates.items():
+            if paced is not None and value is not None:
+                raise ValueError(
+                    f"{name} stretches recorded arrivals, and {paced} leaves these no say: give one of the two"
+                )
+
+    def waits(self, trace: Trace) -> bool:
+        """Whether its requests come when others have ended, or programs begin, and not at arrivals of their own."""
+        paced = self.sessions is not None or self.program_rate is not None
+        return paced or (trace.after is not None and not self.open_loop)
+
+    def in_sessions(self, trace: Trace) -> bool:
+        """Whether a run of it needs to be told who has ended: programs are measured, and clients may give up."""
+        return trace.after is not None or self.client_timeout is not None or self.waits(trace)
+
     def think(self, trace: Trace) -> list[int]:
         """Think times in ns by row, scaled, then cut."""
         if trace.think is None:
@@ -104,6 +122,7 @@ class Sessions:
         self._arrival: list[int] = trace.arrival.tolist()
         self._think = self.settings.think(trace)
         self._seed = seed
+        self._recorded = trace.after
         self._after = trace.after if trace.after is not None and not self.settings.open_loop else None
         self._awaits = [] if self._after is None else [len(set(before)) for before in self._after]
         self._followers: dict[int, list[int]] = defaultdict(list)
@@ -155,6 +174,27 @@ class Sessions:
             self._next += 1
         come.sort(key=_when)
         return come
+
+    @property
+    def patience(self) -> int | None:
+        """ns after its arrival at which a request without a token is given up by its client; None: never."""
+        limit = self.settings.client_timeout
+        return None if limit is None else round(limit * NS)
+
+    @property
+    def repeats(self) -> list[tuple[int, ...]] | None:
+        """Of an open loop: by row those that it repeats, whether they have been answered or not; else None."""
+        return self._recorded if self.settings.open_loop else None
+
+    @property
+    def names(self) -> list[str]:
+        """Of the programs, in the order in which they begin."""
+        return [program.name for program in self.programs]
+
+    @property
+    def members(self) -> list[list[int]]:
+        """Their rows, in the same order."""
+        return [program.rows for program in self.programs]
 
     def program_of(self, row: int) -> Program:
         return self.programs[self._home[row]]

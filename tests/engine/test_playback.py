@@ -8,11 +8,10 @@ import pytest
 
 from fastserve import predictors
 from fastserve.engine import Engine
-from fastserve.engine.playback import Prompts, play
+from fastserve.engine.playback import play
 from fastserve.policies.shortest import Srpt
 from fastserve.sched.job import Job
 from fastserve.workload import Trace
-from fastserve.workload.requests import requests_of
 from sim import replay
 
 OUTPUTS = [3, 9, 5]
@@ -86,16 +85,6 @@ def test_hits_are_those_of_the_simulator(policy: str) -> None:
     for column in ("cached_tokens", "preemptions", "output_tokens", "program"):
         assert lived[column].tolist() == run.records[column].tolist(), column
     assert lived["jct_from_arrival"].tolist() == pytest.approx(run.records["jct_from_arrival"].tolist())
-
-
-def test_prompts_are_alike_as_far_as_the_trace_says() -> None:
-    prompts = Prompts(talks(), range(32, 127), 0)
-    found = [prompts.of(request) for request in requests_of(talks())]
-    assert [len(prompt) for prompt in found] == talks().prompt.tolist()
-    first, other, later = found[0], found[1], found[6]
-    assert first[:48] == other[:48]
-    assert first[48:64] != other[48:64]
-    assert later[:100] == first  # the end of the prompt, too, is what the next turn repeats
 
 
 def test_a_model_finds_what_is_alike_in_prompts() -> None:
