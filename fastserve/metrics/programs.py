@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastserve.metrics.columns import Columns as Table
 from fastserve.metrics.finish import GAVE_UP, is_outcome
 from fastserve.metrics.intervals import Ratio, paired_ratio
 from fastserve.metrics.saturation import Columns, Floats, covered, left_at, saturated
@@ -64,7 +65,7 @@ def table_of(
     abandoned: Iterable[int] = (),
     alone: Sequence[float] | None = None,
     alone_turn: Sequence[float] | None = None,
-) -> Columns:
+) -> Table:
     """One row for each program that has begun, in the order of `names`.
 
     columns: records, by id. members: of each program the ids of its requests. abandoned: ids that never came. alone: s,
