@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fastserve.metrics.programs import programs_saturated, summarise_programs, table_of, window_at_work
-from fastserve.metrics.saturation import Columns
+from fastserve.metrics.records import Columns
 from fastserve.metrics.summary import Slo, Summary, summarise, with_not_arrived
 
 
@@ -39,4 +39,4 @@ def measured(
     programs = summarise_programs(
         table, columns, members, horizon_s=horizon_s, warmup_s=warmup_s, window=window, after=after
     )
-    return summary | programs, table
+    return summary | programs, dict(table)
