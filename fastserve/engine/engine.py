@@ -136,6 +136,8 @@ class Engine:
         self.inbox.check_process()
         if not self.alive:
             raise RuntimeError(f"the engine has stopped: {self.error or 'it was closed'}")
+        if replayed is not None and replayed.units is not None and not self.loop.backend.traits.modelled:
+            raise ValueError(f"units: backend {self.info.backend} reads its prompts, which say what they share")
         request = self.input_processor.admit(
             self.loop.scheduler, prompt, params, client=client, program=program, cache_salt=cache_salt, tool=tool,
             calls=calls, final=final, priority=priority, deadline_s=deadline_s, ttft_slo_s=ttft_slo_s,
@@ -306,8 +308,11 @@ class Engine:
         what = ", ".join(filter(None, (self.info.device, self.info.dtype)))
         body = f"{self.info.backend} ({what})" if what else self.info.backend
         serving = self.serving
+        cache = serving.prefix_cache
+        if cache == "on" and serving.host_prefix_tokens:
+            cache += f" ({serving.host_prefix_tokens:,} tokens on the host)"
         return (f"{self.info.name} on {body}, policy {serving.name}, batch cap {serving.max_batch}, KV pool {pool}, "
-                f"host {beside}, {serving.residency}, prefix cache {serving.prefix_cache}; times: "
+                f"host {beside}, {serving.residency}, prefix cache {cache}; times: "
                 f"{self.hardware.name} ({self.machine})")  # fmt: skip
 
     # -- its life --------------------------------------------------------------------------------------------------

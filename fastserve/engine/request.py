@@ -52,6 +52,11 @@ class Output:
         """Tokens of its prompt that were found in the prefix cache when it first joined."""
         return int(self.record.get("cached_tokens", 0))
 
+    @property
+    def held_s(self) -> float:
+        """Seconds for which its policy held it back from admission."""
+        return float(self.record.get("held_s", 0.0))
+
 
 @dataclass(frozen=True, slots=True)
 class Replayed:

@@ -94,8 +94,9 @@ class Contexts(Observer):
         jobs = islice(chain(scheduler.running, scheduler.holding.jobs, waiting), MOST_ROWS)
         found = [(row := self._row(job), self._path(row, job.ids)) for job in jobs]
         programs = scheduler.programs
-        for program, (_, contexts) in islice(reversed(programs.last.items()), 4 * MOST_ROWS):
-            for ids, tokens in contexts if program not in programs.live else ():
+        living = {job.program for job in scheduler.live}
+        for program in islice(reversed(programs.last), 4 * MOST_ROWS):
+            for ids, tokens in programs.left(program) if program not in living else ():
                 row = Row(self._number(program), "idle", tokens, name=program)
                 path = self._path(row, ids)
                 if (path or row.host) and len(found) < MOST_ROWS:

@@ -10,6 +10,8 @@ from typing import Any
 from fastserve.importing import class_of
 from fastserve.policies.atlas import Atlas
 from fastserve.policies.cachewise import CacheWise
+from fastserve.policies.concur import Concur
+from fastserve.policies.continuum import Continuum
 from fastserve.policies.deepest_first import DeepestFirst
 from fastserve.policies.fcfs import Fcfs
 from fastserve.policies.fixed_priority import FixedPriority
@@ -21,6 +23,8 @@ from fastserve.policies.priority import Priority
 from fastserve.policies.program_fcfs import ProgramFcfs
 from fastserve.policies.shortest import Sjf, Srpt
 from fastserve.policies.skip_join import SkipJoinMlfq
+from fastserve.policies.thunder import Thunder
+from fastserve.policies.working_set import WorkingSet
 from fastserve.sched.checks import check_names
 from fastserve.sched.policy import Policy
 
@@ -38,6 +42,10 @@ POLICIES: dict[str, type[Policy]] = {
     "plas": Plas,
     "atlas": Atlas,
     "deepest-first": DeepestFirst,
+    "continuum": Continuum,
+    "thunder": Thunder,
+    "concur": Concur,
+    "working-set": WorkingSet,
     # by what the prefix cache holds
     "lpm": Lpm,
     "cachewise": CacheWise,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 from fastserve.sched.alarms import Alarms
 from fastserve.sched.errors import PolicyError
-from fastserve.sched.hits import Hits
 from fastserve.sched.holding import Holding
 from fastserve.sched.job import NOWHERE, Job, Meter, age
 from fastserve.sched.kv import Ledger
@@ -15,6 +16,9 @@ from fastserve.sched.policy import Policy, PolicyContext
 from fastserve.sched.programs import Programs
 from fastserve.sched.ranking import Ranking
 from fastserve.sched.sharing import SharedLedger
+
+RECENT: Final = 1 << 16
+"""Prefills that are remembered where prefixes are cached."""
 
 
 class Members(PolicyContext):
@@ -42,7 +46,7 @@ class Members(PolicyContext):
         self.holding = Holding(self.live, self.ranking, self.alarms, self.meter)
         self.held = self.holding.jobs
         self.programs = Programs(0 if self.sharing is None else self.sharing.unit)
-        self.lately = None if self.sharing is None else Hits()
+        self.begun: deque[tuple[int, int, int]] = deque(maxlen=RECENT)  # prefills: ns, tokens found, tokens asked for
 
     def _prefilled(self, job: Job) -> None:
         """Its cache is complete, and the iteration has yielded a token."""

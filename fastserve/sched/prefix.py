@@ -34,7 +34,8 @@ class PrefixScheduler(Scheduler):
         draft = sharing.draft
         draft.begin()
         pins = sharing.tree.pins
-        pins.at = now
+        if pins.of:
+            pins.at = now
         self.found = draft.found
         plan = super().plan(now)
         if plan is not None:
@@ -48,17 +49,19 @@ class PrefixScheduler(Scheduler):
                 plan.shares = Shares(NOTHING, lost) if lost or (tier is not None and tier.forgotten) else UNSHARED
             if tier is not None and tier.forgotten:
                 plan.shares.forget = tier.forgotten
-            if plan.iterations > 1 and plan.prefill:
-                self._bound(plan, draft)
-            if plan.iterations > 1 and pins.of:
-                plan.until = pins.bound(now, plan.until)
+            if plan.iterations > 1:
+                if plan.prefill:
+                    self._bound(plan, draft)
+                if pins.of and plan.iterations > 1:
+                    plan.until = pins.bound(now, plan.until)
         return plan
 
     def commit(self, plan: Plan, outcome: Outcome, now: int) -> list[Job]:
-        assert self.lately is not None
-        for job in plan.joined:
-            if job.place is NOWHERE:
-                self.lately.begun(plan.now, plan.found.get(job, 0), job.prompt + job.generated)
+        shares = plan.shares
+        if plan.joined and shares is not None:
+            for job in plan.joined:
+                if job.place is NOWHERE:
+                    self.begun.append((plan.now, shares.found.get(job, 0), job.prompt + job.tokens_base))
         ended = super().commit(plan, outcome, now)
         assert self.sharing is not None
         self.sharing.settle(now)

@@ -15,69 +15,77 @@ REMEMBERED = 10_000
 """Programs whose context is remembered though none of their jobs lives; the longest idle one is forgotten first."""
 
 
+class Ended:
+    """A job of a program that has ended, the last one. now: ns. before: another one that ended at that very moment."""
+
+    __slots__ = ("answer", "before", "ids", "now", "tokens")
+
+    def __init__(self, now: int, ids: Ids, answer: Ids, tokens: int, before: Ended | None) -> None:
+        self.now = now
+        self.ids = ids
+        self.answer = answer  # ids of the units that prompt and answer fill beyond those of the prompt
+        self.tokens = tokens
+        self.before = before
+
+
 class Programs:
     """unit: tokens of a unit; 0: contents are not known. A job without a program is a program of its own."""
 
-    __slots__ = ("last", "live", "unit")
+    __slots__ = ("last", "unit")
 
     def __init__(self, unit: int) -> None:
         self.unit = unit
-        self.live: dict[str, dict[Job, None]] = {}
-        self.last: dict[str, tuple[int, list[Context]]] = {}  # ns, and who ended then: the last ones of the program
-
-    def came(self, job: Job) -> None:
-        """A job with a program is live."""
-        self.live.setdefault(job.program, {})[job] = None
+        self.last: dict[str, Ended] = {}
 
     def went(self, job: Job, now: int, outcome: Outcome | None) -> None:
         """A job with a program has ended. outcome: what may name its answer's units."""
-        program = job.program
-        jobs = self.live[program]
-        del jobs[job]
-        if not jobs:
-            del self.live[program]
-        ids = job.ids
+        last = self.last
+        before = last.pop(job.program, None)
+        if before is not None and before.now != now:
+            before = None
+        answer: Ids = ()
         if outcome is not None and outcome.answers:
-            ids = joined(ids, outcome.answers.get(job, ()))
-        at, ended = self.last.pop(program, (now, []))
-        if at != now:
-            ended = []
-        ended.append((ids, job.prompt + job.generated))
-        self.last[program] = now, ended
-        if len(self.last) > REMEMBERED:
-            del self.last[next(iter(self.last))]
+            answer = outcome.answers.get(job, ())
+        last[job.program] = Ended(now, job.ids, answer, job.prompt + job.tokens_base, before)
+        if len(last) > REMEMBERED:
+            del last[next(iter(last))]
 
     def end(self, program: str) -> None:
         """Nothing more will come of it."""
         self.last.pop(program, None)
 
-    def sizes(self, programs: Iterable[str | Job]) -> list[int]:
+    def left(self, program: str) -> list[Context]:
+        """Of its jobs that ended last: what its context is while none lives."""
+        found: list[Context] = []
+        ended = self.last.get(program)
+        while ended is not None:
+            found.append((joined(ended.ids, ended.answer), ended.tokens))
+            ended = ended.before
+        return found
+
+    def sizes(self, programs: Iterable[str | Job], live: Iterable[Job]) -> list[int]:
         """Tokens that each adds to those named before it."""
+        jobs: dict[str, list[Job]] = {}
+        for job in live:
+            jobs.setdefault(job.program, []).append(job)
         seen: set[str | Job] = set()
         tree = Tree(self.unit)
         found: list[int] = []
         for named in programs:
             name: str | Job = named.program or named if isinstance(named, Job) else named
             size = 0
-            if name not in seen:
+            if name and name not in seen:
                 seen.add(name)
-                contexts = self._contexts(name)
+                its = [name] if isinstance(name, Job) else jobs.get(name, ())
+                contexts = [(job.ids, job.prompt + job.generated) for job in its]
+                if not contexts and isinstance(name, str):
+                    contexts = self.left(name)
                 if self.unit:
                     size = sum([_added(tree, ids, tokens) for ids, tokens in contexts])
                 else:
                     size = max([tokens for _, tokens in contexts], default=0)
             found.append(size)
         return found
-
-    def _contexts(self, name: str | Job) -> list[Context]:
-        jobs: Iterable[Job] = ()
-        if isinstance(name, Job):
-            jobs = (name,)
-        elif name in self.live:
-            jobs = self.live[name]
-        elif name in self.last:
-            return self.last[name][1]
-        return [(job.ids, job.prompt + job.generated) for job in jobs]
 
 
 def _added(tree: Tree, ids: Ids, tokens: int) -> int:

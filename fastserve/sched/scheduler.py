@@ -12,6 +12,7 @@ for the jobs in it, which keep offsets only.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 
 from fastserve.sched.batching import Batching, owed
 from fastserve.sched.bounds import Bounds
@@ -100,14 +101,16 @@ class Scheduler(Members):
             self.holding.release(job)
 
     def contexts(self, programs: Iterable[str | Job]) -> list[int]:
-        return self.programs.sizes(programs)
+        return self.programs.sizes(programs, self.live)
 
     def keep(self, program: str, until: int, key: float | None) -> None:
         if self.sharing is not None:
             self.sharing.tree.pins.keep(program, until, key, self.meter.now)
 
     def hits(self, window: int) -> tuple[int, int]:
-        return (0, 0) if self.lately is None else self.lately.since(self.meter.now - window)
+        then = self.meter.now - window
+        lately = [(found, asked) for at, found, asked in takewhile(lambda begun: begun[0] > then, reversed(self.begun))]
+        return sum([found for found, _ in lately]), sum([asked for _, asked in lately])
 
     def pool_used(self) -> int:
         return (self.ledger.used + self.ledger.cold) * self.ledger.block
@@ -124,8 +127,6 @@ class Scheduler(Members):
         job.meter = self.meter
         self.live[job] = self.ranking.dirty[job] = None
         self.guarded = 0
-        if job.program:
-            self.programs.came(job)
         try:
             self.policy.arrive(job)
         except PolicyError:
@@ -219,7 +220,8 @@ class Scheduler(Members):
         room = chosen.room
         moves: Moves | None = None
         ledger = self.ledger
-        if self.bounded and (ledger.cold or left or ledger.away):
+        # (Where all of its KV is there already, a job is fetched by a copy of no blocks: it takes none that are cold.)
+        if self.bounded and (ledger.cold or left or ledger.away or ledger.copies):
             free = room - ledger.cold
             if joined or left:
                 free -= chosen.parked

@@ -65,7 +65,6 @@ class SharedLedger(Ledger):
         What the prefills complete others find from here on: nothing of it is asked before the step has run.
         """
         tree = self.tree
-        tree.pins.at = plan.now  # what is kept does not change before the last iteration ends
         unit = self.unit
         shares = plan.shares
         if self.tier is not None:
@@ -121,11 +120,11 @@ class SharedLedger(Ledger):
     def settle(self, now: int) -> None:
         """Idle units make room for what the jobs occupy. now: ns, for which what is kept is asked."""
         tree = self.tree
-        tree.pins.at = now
         if tree.idle_units:
             size = self.size
             over = tree.idle_units * size - max(0, self.blocks - self.used - self.cold)
             if over > 0:
+                tree.pins.at = now
                 tree.lost += tree.shrink(-(-over // size))
 
     # -- copies of what is left behind, to the host ----------------------------------------------------------------

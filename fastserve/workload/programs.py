@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from fastserve.workload.block_ids import NONE, BlockIds
 from fastserve.workload.seed import seed_sequence
 from fastserve.workload.trace import NS, Trace
 
@@ -123,15 +124,20 @@ def _names(trace: Trace, rows: list[int], copy: list[int]) -> dict[str, object]:
         changed["scope"] = [f"{scope}#{k + 1}" if k else scope for scope, k in zip(scopes, copy, strict=True)]
         return changed
     homes: dict[int, object] = {}  # block id -> the only program that has it, else None
-    for row, ids in enumerate(trace.hash_ids):
-        home = names[row] or row
-        for block in ids:
+    given = trace.hash_ids
+    for row, name in enumerate(names):
+        home = name or row
+        for block in given.fresh(row) if isinstance(given, BlockIds) else given[row]:
             if homes.setdefault(block, home) != home:
                 homes[block] = None
     fresh = max(homes, default=-1) + 1
     own: dict[tuple[int, int], int] = {}
-    changed["hash_ids"] = [
-        [block if not k or homes[block] is None else own.setdefault((k, block), fresh + len(own)) for block in ids]
-        for ids, k in zip([trace.hash_ids[row] for row in rows], copy, strict=True)
-    ]
+    found, last = BlockIds(), dict[tuple[str, int], int]()
+    for new, (row, k) in enumerate(zip(rows, copy, strict=True)):
+        ids = given[row]
+        if k:
+            ids = [block if homes[block] is None else own.setdefault((k, block), fresh + len(own)) for block in ids]
+        found.append(ids, last.get((names[row], k), NONE))
+        last[names[row], k] = new
+    changed["hash_ids"] = found
     return changed

@@ -57,6 +57,10 @@ class Alone(ScriptedBackend):
     traits = Traits(exact="always")
 
 
+class Reading(ScriptedBackend):
+    traits = Traits(exact="always", shares=True)
+
+
 def test_a_body_that_does_not_share() -> None:
     with Engine.on(Alone()) as engine:
         assert engine.settings["prefix_cache"] == "off"
@@ -64,6 +68,15 @@ def test_a_body_that_does_not_share() -> None:
         assert said(engine, TEXT).cached_tokens == 0
     with pytest.raises(ValueError, match="prefix_cache='on': backend scripted shares no KV between requests; leave it"):
         Engine.on(Alone(), prefix_cache="on")
+
+
+def test_what_is_shared_is_said_for_a_body_that_reads_no_prompt() -> None:
+    with Engine.scripted() as engine:
+        said(engine, TEXT, units=((1, 2, 3, 4, 5, 6), (7,)))
+        assert said(engine, TEXT[::-1], units=((1, 2, 3, 14, 15, 16), ())).cached_tokens == 48
+        assert said(engine, TEXT * 2, units=((1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12), ())).cached_tokens == 112
+    with Engine.on(Reading()) as engine, pytest.raises(ValueError, match="units: backend scripted reads its prompts"):
+        engine.submit(TEXT, units=((1, 2, 3, 4, 5, 6), ()))
 
 
 def test_salts_keep_tenants_apart() -> None:

@@ -13,14 +13,19 @@ from fastserve.engine import Engine, SamplingParams
 from fastserve.engine.backend import Token
 from fastserve.flightlog.replay import LogError, main, replay_log
 from fastserve.policies import POLICIES
+from fastserve.policies.spec import PolicySpec
 from tests.engine.test_backend import Parrot
+
+SHORT: dict[str, dict[str, Any]] = {"thunder": {"tick": 0.05}, "concur": {"period": 0.05}}
+"""Times of policies that would hold these short requests back for whole seconds."""
 
 
 def fly(path: Path, policy: str = "sj-mlfq", **settings: Any) -> Path:
     """Sixty requests through a scripted engine with little memory, some of them cancelled."""
     rng = random.Random(policy)
     settings = {"max_batch": 4, "kv_tokens": 1600, "host_tokens": 3000, "visit": 0, "predictor": "client", **settings}
-    with Engine.scripted(policy=policy, flight_log=path, **settings) as engine:
+    spec = PolicySpec(policy, SHORT.get(policy, {}))
+    with Engine.scripted(policy=spec, flight_log=path, **settings) as engine:
         handles = []
         for _ in range(60):
             tokens = rng.randint(1, 60)

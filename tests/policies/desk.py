@@ -65,6 +65,20 @@ class Desk:
         self.scheduler.commit(plan, Outcome(1, round(ms * MS), ended=ended, extra=extra), self.now)
         return members
 
+    def rest(self, ms: float) -> float | None:
+        """Nothing runs for at most so long, but alarms of held jobs ring. Returns when somebody may join, in ms of the
+        clock; None: nobody may.
+        """
+        end = self.now + round(ms * MS)
+        while self.scheduler.plan(self.now) is None:
+            at = max(self.now, self.scheduler.opens_at())
+            if at > end:
+                self.now = end
+                return None
+            self.now = at
+            self.scheduler.tick(at)
+        return self.now / MS
+
     def others(self, ms: int) -> None:
         """Short jobs come one after the other, take 5 ms each and end, for so long."""
         for _ in range(ms // 5):

@@ -224,6 +224,14 @@ def tuned(name: str, coarse: bool, seed: int = 0) -> Policy:
         )
     if name in ("mlfq", "sj-mlfq") and coarse:
         return make(name, {"alpha": 0.050})
+    if name == "working-set":
+        return make(name, {"max_wait": 0.2 if coarse else 2.0})
+    if name.startswith("continuum"):
+        return make("continuum", {"rule": "paper" if ":" in name else "code", "pin": 0.02 if coarse else 0.2})
+    if name.startswith("thunder"):
+        return make("thunder", {"tick": 0.01 if coarse else 0.1, "forced": 0.3, "decay": ":" in name})
+    if name == "concur":
+        return make(name, {"period": 0.005 if coarse else 0.05, "window": 0.1 if coarse else 1.0, "hits": 0.6})
     if name in ("plas", "atlas"):
         return make(name, {"beta": 2.0})
     return make(name)
@@ -232,7 +240,7 @@ def tuned(name: str, coarse: bool, seed: int = 0) -> Policy:
 NAMES = (
     "chaos", "stranger", "rounds", "fcfs", "fixed-priority", "las", "mlfq", "sj-mlfq", "sj-mlfq:artifact",
     "sj-mlfq:knobs", "sjf", "srpt", "program-fcfs", "plas", "atlas", "deepest-first", "lpm", "cachewise",
-    *GATES,
+    "continuum", "continuum:paper", "thunder", "thunder:decay", "concur", "working-set", *GATES,
 )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastserve.workload import Trace, TraceError, describe, read_trace, write_trace
+from fastserve.workload.block_ids import BlockIds
 from fastserve.workload.content import content
 
 CASES = Path(__file__).parent / "cases"
@@ -364,3 +365,24 @@ def test_any_sessions_are_a_trace_or_a_clear_error(rows: list[object], lenient: 
         describe(trace)
         write_trace(trace, path)
         assert read_trace(path).digest() == trace.digest() or trace.after is None
+
+
+def test_a_column_of_sessions_that_comes_late_is_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastserve.workload.reader.source.HEAD", 100)
+    monkeypatch.setattr("fastserve.workload.reader.source.FIRST", 200)
+    monkeypatch.setattr("fastserve.workload.reader.source.LARGEST", 200)
+    first = [{"session_id": f"s{i}", "input_length": 9, "output_length": 2, "timestamp": 100 * i} for i in range(20)]
+    path = written(tmp_path / "x", [*first, {"session_id": "s3", "input_length": 9, "output_length": 2, "delay": 5}])
+    with pytest.raises(TraceError, match="column 'delay', by which requests wait for one another, comes late"):
+        read_trace(path)
+    moved = [first[0], {**first[1], "delay": None}, *first[2:]]
+    path = written(tmp_path / "x", [*moved, {"session_id": "s3", "input_length": 9, "output_length": 2, "delay": 5}])
+    assert sum(map(bool, read_trace(path).after or ())) == 1
+
+
+def test_a_conversation_is_kept_once(tmp_path: Path) -> None:
+    trace = read_trace(written(tmp_path / "x", [weka("a"), weka("b")]))
+    assert isinstance(trace.hash_ids, BlockIds)
+    assert sum(len(trace.hash_ids.fresh(row)) for row in range(6)) == 12

@@ -79,8 +79,21 @@ class Columns:
         """Column -> whether it is text."""
         return {name: field in TEXTS for field, names in self.names.items() for name in names}
 
-    def extended(self, found: Sequence[str]) -> None:
-        """Takes in optional columns that turn up late in a JSON file."""
+    def extended(self, found: Sequence[str], path: str) -> None:
+        """Takes in optional columns that turn up late in a JSON file.
+
+        TraceError for those that make it one of requests that wait for one another: the rows so far were read as if
+        they did not.
+        """
+        late = {} if self.waits else _by_name(found, True)
+        for field in ("after", "think"):
+            if field in late and field not in self.off and ("program" in self.names or field == "after"):
+                raise TraceError(
+                    f"column {late[field]!r}, by which requests wait for one another, comes late in the file, and its "
+                    f"first rows seem to come by themselves; move a row that has it to the top, or leave it out: "
+                    f"--columns {field}=",
+                    path,
+                )
         for field, names in _by_name(found, self.waits).items():
             if field not in self.names and field not in self.off and field not in ("arrival", "prompt", "output"):
                 self.names[field] = (names,)

@@ -75,7 +75,7 @@ class Rows:
         """Takes in a part. Strict: TraceError at its first invalid row. Returns the arrivals of the rows kept."""
         self._from = table.path
         self.seen |= dict.fromkeys(table.names)
-        self.columns.extended(table.names)
+        self.columns.extended(table.names, table.path)
         faults: dict[int, Fault] = {}
         numbers = {field: self._required(table, field) for field in REQUIRED if field in self.columns.names}
         for one in reversed(numbers.values()):
