@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,16 +67,13 @@ def save_programs(path: Path, found: Comparison) -> Path:
 
     from fastserve.bench.save import save_csv
 
-    runs = [run for run in found.rounds if run.programs is not None]
+    tables = [(run, run.programs) for run in found.rounds if run.programs is not None]
+    lengths = [len(table["program"]) for _, table in tables]
     columns: dict[str, Any] = {
-        "policy": np.repeat([run.policy for run in runs], [_rows(run.programs) for run in runs]),
-        "label": np.repeat([run.label for run in runs], [_rows(run.programs) for run in runs]),
-        "round": np.repeat([run.number for run in runs], [_rows(run.programs) for run in runs]),
+        "policy": np.repeat([run.policy for run, _ in tables], lengths),
+        "label": np.repeat([run.label for run, _ in tables], lengths),
+        "round": np.repeat([run.number for run, _ in tables], lengths),
     }
-    for name in runs[0].programs or ():
-        columns[name] = np.concatenate([run.programs[name] for run in runs if run.programs is not None])
+    for name in tables[0][1]:
+        columns[name] = np.concatenate([table[name] for _, table in tables])
     return save_csv(path, columns, {})
-
-
-def _rows(table: Mapping[str, Sequence[Any]] | None) -> int:
-    return 0 if table is None else len(table["program"])

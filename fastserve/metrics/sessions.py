@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 from fastserve.metrics.programs import programs_saturated, summarise_programs, table_of, window_at_work
 from fastserve.metrics.records import Columns
+from fastserve.metrics.saturation import Columns as Rows
 from fastserve.metrics.summary import Slo, Summary, summarise, with_not_arrived
 
 
 def measured(
-    columns: Columns,
+    columns: Rows,
     names: Sequence[str],
     members: Sequence[Sequence[int]],
     abandoned: Sequence[int],
