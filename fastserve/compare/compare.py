@@ -135,7 +135,7 @@ class Comparison:
 
     def values(self, label: str, measure: str) -> list[float]:
         """Values of a measure, one per round; NaN if missing."""
-        found = [run.summary[measure] for run in self.rounds if run.label == label]
+        found = [run.summary.get(measure) for run in self.rounds if run.label == label]
         return [math.nan if value is None else float(value) for value in found]
 
     def percentiles(self, label: str, shares: Sequence[float]) -> list[float]:
