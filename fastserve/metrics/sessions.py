@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 from fastserve.metrics.columns import Columns as Table
 from fastserve.metrics.programs import programs_saturated, summarise_programs, table_of, window_at_work
-from fastserve.metrics.saturation import Columns
+from fastserve.metrics.records import Columns
+from fastserve.metrics.saturation import Columns as Rows
 from fastserve.metrics.summary import Slo, Summary, summarise, with_not_arrived
 
 
 def measured(
-    columns: Columns,
+    columns: Rows,
     names: Sequence[str],
     members: Sequence[Sequence[int]],
     abandoned: Sequence[int],
@@ -40,4 +41,4 @@ def measured(
     programs = summarise_programs(
         table, columns, members, horizon_s=horizon_s, warmup_s=warmup_s, window=window, after=after
     )
-    return summary | programs, table
+    return summary | programs, dict(table)
