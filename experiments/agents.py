@@ -203,12 +203,11 @@ def _given_up(name: str, rows: list[Row]) -> list[Claim]:
     for mine in points(rows, part="timeout"):
         base = point(rows, part="timeout", timeout=mine.at["timeout"], policy="fcfs")
         if mine.at["policy"] != "fcfs":
-            words = (
-                f"{mine.at['agents']} agents whose clients wait {mine.at['timeout']:g} s: completed programs an hour"
-            )
+            who = f"{mine.at['agents']} agents whose clients wait {mine.at['timeout']:g} s"
+            text = f"{who}: completed programs an hour, {mine.at['policy']} over fcfs"
             lost = f"{mine.mean('programs_abandoned'):.0f} abandoned, {base.mean('programs_abandoned'):.0f} under fcfs"
             gain = ratio(mine, base, "programs_per_hour_whole")
-            found.append(Claim(f"agents, {name}", f"{words}, {mine.at['policy']} over fcfs", gain, note=lost))
+            found.append(Claim(f"agents, {name}", text, gain, note=lost))
     return found
 
 
