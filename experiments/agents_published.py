@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments._lib.agents import POLICIES, TRACES, absent, agents_of, fitting, mean_context, measured, path_of
-from experiments._lib.case import At, Case, Numbers, Point, Row, point, points, program_ratio, ratio
+from experiments._lib.case import Case, Numbers, Point, Row, point, program_ratio, ratio
 from experiments._lib.claim import Claim, published
 from experiments._lib.figure import PAGE, draw, look_of
 from experiments._lib.sweep import main
@@ -151,7 +151,7 @@ def _gates(rows: list[Row]) -> list[Claim]:
     many = "24 agents: programs/h"
     thunder = _rate(rows, "many", "thunder")
     return [
-        _claim("ThunderAgent", f"{many}, thunder over fcfs", thunder, "theirs is 8xH100 and 24 to 96 agents of 3 kinds"),
+        _claim("ThunderAgent", f"{many}, thunder over fcfs", thunder, "theirs: 8xH100, 24 to 96 agents of 3 kinds"),
         _claim("ThunderAgent", f"{many}, thunder over continuum", _rate(rows, "many", "thunder", "continuum"),
                "our pins of 2 s hold less than what a tool of ours takes"),
         _claim("CONCUR", "time of the whole batch, without over with", _rate(rows, "many", "concur"),
@@ -209,7 +209,8 @@ def plot(rows: list[Row], folder: Path) -> None:
 def _draw_pairs(figure: object, found: Sequence[Claim]) -> None:
     axes = figure.subplots()  # type: ignore[attr-defined]
     for line, claim in enumerate(found):
-        assert claim.ours is not None and claim.published is not None
+        assert claim.ours is not None
+        assert claim.published is not None
         axes.plot([claim.published.low, claim.published.high], [line, line], "s-", color="#888888", markersize=3.5)
         style = look_of("working-set")
         axes.plot([claim.ours.mean], [line], "o", color=style.colour)

@@ -87,7 +87,7 @@ def absent(at: At) -> bool:
 
 
 def cases(scale: Scale) -> list[Case]:
-    file, latency = TRACES["agents-like"]
+    latency = TRACES["agents-like"][1]
     workload = agents_of(path_of("agents-like"))
     found = [
         Case(
