@@ -308,8 +308,11 @@ class Engine:
         what = ", ".join(filter(None, (self.info.device, self.info.dtype)))
         body = f"{self.info.backend} ({what})" if what else self.info.backend
         serving = self.serving
+        cache = serving.prefix_cache
+        if cache == "on" and serving.host_prefix_tokens:
+            cache += f" ({serving.host_prefix_tokens:,} tokens on the host)"
         return (f"{self.info.name} on {body}, policy {serving.name}, batch cap {serving.max_batch}, KV pool {pool}, "
-                f"host {beside}, {serving.residency}, prefix cache {serving.prefix_cache}; times: "
+                f"host {beside}, {serving.residency}, prefix cache {cache}; times: "
                 f"{self.hardware.name} ({self.machine})")  # fmt: skip
 
     # -- its life --------------------------------------------------------------------------------------------------

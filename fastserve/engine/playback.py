@@ -20,7 +20,7 @@ from fastserve.sched.errors import RefusedError
 from fastserve.workload import Trace
 from fastserve.workload.content import Content, content
 from fastserve.workload.programs import turns_of
-from fastserve.workload.prompts import Dialogue, TracePrompts
+from fastserve.workload.prompts import Dialogue, TracePrompts, tokens_of
 from fastserve.workload.requests import requests_of, tools_of, within
 from fastserve.workload.session import Sessions, SessionSettings
 from fastserve.workload.trace import NS
@@ -192,7 +192,7 @@ class _Player:
 
     def _submit(self, row: int, at: int) -> Handle:
         request = self.requests[row]._replace(arrival=at)
-        prompt = self.dialogue.make(row).tolist()
+        prompt = tokens_of(self.dialogue.make(row)).tolist()
         params = SamplingParams(
             temperature=0.0, max_tokens=request.limit, stop_after=request.output, seed=request.id,
             guess=request.guess if self.guesses else None,

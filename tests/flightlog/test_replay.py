@@ -16,7 +16,6 @@ from fastserve.policies import POLICIES
 from fastserve.policies.spec import PolicySpec
 from tests.engine.test_backend import Parrot
 
-
 SHORT: dict[str, dict[str, Any]] = {"thunder": {"tick": 0.05}, "concur": {"period": 0.05}}
 """Times of policies that would hold these short requests back for whole seconds."""
 
