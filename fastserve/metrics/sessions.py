@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from fastserve.metrics.columns import Columns as Table
 from fastserve.metrics.programs import programs_saturated, summarise_programs, table_of, window_at_work
-from fastserve.metrics.records import Columns
 from fastserve.metrics.saturation import Columns as Rows
 from fastserve.metrics.summary import Slo, Summary, summarise, with_not_arrived
 
