@@ -1,4 +1,5 @@
 """python -m experiments.agents --scale smoke
+python -m experiments.agents --trace FOLDER --latency roofline:llama-3-8b/a100-80g --kv-tokens 200000
 
 Claim (ours, and that of the papers on scheduling agents): a server of agents thrashes. A turn repeats the whole
 context of the turn before, so an agent is cheap as long as its context stays in the KV pool between its turns, and
@@ -6,56 +7,33 @@ once the contexts of the agents at work outgrow the pool, every order that never
 evict what the next one needs. Holding whole programs back (`working-set`, `thunder`, `concur`) keeps the throughput.
 
 The thrash curve: N agents at once in closed loop (a turn comes when the last one is answered and its think time is
-over; when a program has ended the next begins), per policy: programs an hour, program time, time to first token, the
-longest wait, hit rate. Beside it what an unlimited cache would find, and what Belady's would on the same schedule.
-Then a host store of 0, 0.7, 1.4 and 3 times the contexts at work, and think times cut at 30 s, 300 s and not at all.
+over; when a program has ended the next begins), per policy: programs an hour, program time, time to first token (of
+first turns apart), the longest hold, hit rate. Beside it what an unlimited cache would find, and what Belady's would on
+the same schedule. Then, with most agents: host memory of 0, 0.7, 1.4 and 3 times their contexts; other think times,
+pools and models; the bound on a hold and its price; clients that give up. The recorded agents take part where they are
+here (FASTSERVE_TRACES names the folder). With --trace: the curve of your own agents on your own pool.
 """
 
 from __future__ import annotations
 
-import os
+import argparse
 import sys
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
-from experiments._lib.best_cache import belady
-from experiments._lib.case import At, Case, Numbers, Row, Workload, point, points, program_ratio, recorded, replayed
+from experiments._lib.agent_figures import over, pool_over_time, thrash_curve
+from experiments._lib.agents import POLICIES, TRACES, absent, agents_of, mean_context, measured, path_of
+from experiments._lib.case import At, Case, Numbers, Point, Row, Workload, point, points, program_ratio, ratio
 from experiments._lib.claim import Claim
-from experiments._lib.figure import PAGE, curve, draw, legend, plain_log
-from experiments._lib.sweep import ROOT, main
-from fastserve.metrics.programs import completed_times
+from experiments._lib.own_agents import add_options, curve_of
+from experiments._lib.sweep import main
 from fastserve.policies.spec import PolicySpec
-from fastserve.workload.content import content
 from sim.settings import Settings
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+__all__ = ["SCALES", "USES", "absent", "add_options", "cases", "claims", "plot", "run", "special"]
 
-POLICIES = {
-    "fcfs": PolicySpec("fcfs"),
-    "sj-mlfq": PolicySpec("sj-mlfq"),
-    "program-fcfs": PolicySpec("program-fcfs"),
-    "plas": PolicySpec("plas"),
-    "atlas": PolicySpec("atlas"),
-    "deepest-first": PolicySpec("deepest-first"),
-    "lpm": PolicySpec("lpm"),
-    "cachewise": PolicySpec("cachewise"),
-    "continuum": PolicySpec("continuum"),
-    "concur": PolicySpec("concur"),
-    "thunder": PolicySpec("thunder"),
-    "working-set": PolicySpec("working-set"),
-}
-BUNDLED = ROOT / "traces" / "agents-like.jsonl"
-TRACES = {
-    "agents-like": (BUNDLED, "opt-13b-a100"),
-    "recorded": (Path("agents"), "roofline:llama-3-8b/a100-80g"),
-}
-"""name -> file (the recorded one below the folder of public traces), and a machine whose pool a dozen outgrow"""
+USES = ("agents.py", "best_cache.py")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,75 +41,87 @@ class Scale:
     """How much is run."""
 
     seeds: int = 1
-    """seed 0 is the trace as it stands, others are its programs in another order"""
-    traces: tuple[str, ...] = ("agents-like", "recorded")
-    """the recorded ones where they are here"""
+    """seed 0 is the trace as it stands; others draw as many of its programs, with replacement"""
+    traces: tuple[tuple[str, int], ...] = (("agents-like", 2), ("recorded", 1))
+    """and how often each program is there: with most agents at once there must be many more of them"""
     agents: tuple[int, ...] = (2, 4, 8, 12, 16, 24)
     """at once"""
     policies: tuple[str, ...] = tuple(POLICIES)
     think_cap: float = 30.0
     """s; longer think times are cut"""
     stores: tuple[float, ...] = (0.0, 0.7, 1.4, 3.0)
-    """host memory for prefixes, in units of all contexts at work: N times the mean longest context of a program"""
-    caps: tuple[float | None, ...] = (300.0, None)
-    """other think times, at the largest numbers of agents"""
+    """host memory for prefixes, in contexts of all agents at work (the longest of each program, in the mean)"""
+    caps: tuple[float, ...] = (300.0, 0.0)
+    """other think times, s; 0: none is cut"""
+    pools: tuple[int, ...] = (49_152, 131_072, 262_144)
+    """tokens, for agents-like, at half of the most agents"""
+    machines: tuple[str, ...] = ("roofline:llama-3-70b/4xa100-80g", "roofline:llama-3-8b-mla/a100-80g")
+    """for recorded"""
+    bounds: tuple[float, ...] = (0.0, 120.0, 300.0, 600.0, 1200.0)
+    """s that working-set holds a turn back at most; 0: no bound"""
+    timeouts: tuple[float, ...] = (600.0, 1800.0)
+    """s without a first token after which clients give up"""
     axes: tuple[str, ...] = ("fcfs", "lpm", "continuum", "thunder", "working-set")
-    """policies on the axes of stores and think times"""
+    """policies on all axes but the first"""
 
 
 SCALES = {
     "smoke": Scale(
-        traces=("agents-like",), agents=(4, 12, 24), policies=("fcfs", "sj-mlfq", "lpm", "working-set"), stores=(1.4,),
-        caps=(), axes=("fcfs", "working-set"),
+        traces=(("agents-like", 1),), agents=(4, 8, 12), policies=("fcfs", "sj-mlfq", "lpm", "thunder", "working-set"),
+        stores=(1.4,), caps=(), pools=(), bounds=(120.0,), timeouts=(), axes=("fcfs", "working-set"),
     ),
     "small": Scale(),
     "paper": Scale(seeds=5),
 }  # fmt: skip
 
 
-def folder() -> Path:
-    """Where the public traces are, if they are here."""
-    return Path(os.environ.get("FASTSERVE_TRACES") or ROOT.parent / "shared" / "traces")
-
-
-def path_of(name: str) -> Path:
-    return folder() / TRACES[name][0]
-
-
-def absent(at: At) -> bool:
-    """Whether a row's trace is not here, so that its numbers cannot be made again."""
-    return not path_of(str(at["trace"])).exists()
-
-
-@lru_cache(maxsize=2)
-def _workload(name: str) -> Workload:
-    return recorded(path_of(name), 1_000_000)
-
-
 def cases(scale: Scale) -> list[Case]:
     found: list[Case] = []
-    for name in scale.traces:
+    for name, copies in scale.traces:
         if absent({"trace": name}):
             continue
-        workload = _workload(name)
+        workload = agents_of(path_of(name), copies)
         base = Settings(latency=TRACES[name][1], think_cap=scale.think_cap)
-        context = mean_context(workload)
         for seed in range(scale.seeds):
             for agents in scale.agents:
-                at: At = {"part": "curve", "trace": name, "agents": agents, "store": 0.0, "cap": scale.think_cap}
-                settings = base.with_(sessions=agents)
-                found += [_case(at, workload, settings, label, seed) for label in scale.policies]
-            most = scale.agents[-1]
-            for store in scale.stores:
-                tokens = round(store * most * context)
-                at = {"part": "store", "trace": name, "agents": most, "store": store, "cap": scale.think_cap}
-                settings = base.with_(sessions=most, host_prefix_tokens=tokens)
-                found += [_case(at, workload, settings, label, seed) for label in scale.axes]
-            for cap in scale.caps:
+                at: At = {"part": "curve", "trace": name, "agents": agents}
+                found += [
+                    _case(at, workload, base.with_(sessions=agents), label, seed)
+                    for label in scale.policies
+                ]  # fmt: skip
+            for at, settings, labels in _axes(scale, name, base, mean_context(workload)):
+                found += [_case(at, workload, settings, label, seed) for label in labels]
+            for bound in scale.bounds:
                 for agents in scale.agents[-2:]:
-                    at = {"part": "think", "trace": name, "agents": agents, "store": 0.0, "cap": cap or 0.0}
-                    settings = base.with_(sessions=agents, think_cap=cap)
-                    found += [_case(at, workload, settings, label, seed) for label in scale.axes]
+                    at = {"part": "bound", "trace": name, "agents": agents, "max_wait": bound, "policy": "working-set"}
+                    spec = PolicySpec("working-set", {"max_wait": bound})
+                    case = Case(at=at, workload=workload, settings=base.with_(sessions=agents), policy=spec, seed=seed)
+                    found.append(case)
+    return found
+
+
+def _axes(scale: Scale, name: str, base: Settings, context: float) -> list[tuple[At, Settings, tuple[str, ...]]]:
+    """Coordinates, settings and policies of all axes but that of agents."""
+    most, half = scale.agents[-1], scale.agents[-1] // 2
+    full = base.with_(sessions=most)
+    found: list[tuple[At, Settings, tuple[str, ...]]] = []
+    for store in scale.stores:
+        at: At = {"part": "store", "trace": name, "agents": most, "store": store}
+        found.append((at, full.with_(host_prefix_tokens=round(store * most * context)), scale.axes))
+    for cap in scale.caps:
+        for agents in (half, most):
+            at = {"part": "think", "trace": name, "agents": agents, "think_cap": cap}
+            found.append((at, base.with_(sessions=agents, think_cap=cap or None), scale.axes))
+    for pool in scale.pools if name == "agents-like" else ():
+        at = {"part": "pool", "trace": name, "agents": half, "pool": pool}
+        found.append((at, base.with_(sessions=half, kv_tokens=pool), scale.axes))
+    for machine in scale.machines if name == "recorded" else ():
+        for agents in (half, most):
+            at = {"part": "machine", "trace": name, "agents": agents, "machine": machine}
+            found.append((at, base.with_(sessions=agents, latency=machine), scale.axes))
+    for timeout in scale.timeouts:
+        at = {"part": "timeout", "trace": name, "agents": most, "timeout": timeout}
+        found.append((at, full.with_(client_timeout=timeout), scale.axes))
     return found
 
 
@@ -139,157 +129,112 @@ def _case(at: At, workload: Workload, settings: Settings, label: str, seed: int)
     return Case(at=at | {"policy": label}, workload=workload, settings=settings, policy=POLICIES[label], seed=seed)
 
 
-def mean_context(workload: Workload) -> float:
-    """Tokens of the longest context that a program comes to, in the mean over programs."""
-    trace = workload.programs(0)
-    assert trace.program is not None
-    longest: dict[str, int] = {}
-    for program, tokens in zip(trace.program, (trace.prompt + trace.output).tolist(), strict=True):
-        longest[program] = max(longest.get(program, 0), tokens)
-    return float(np.mean(list(longest.values())))
-
-
-SAMPLES = 100
-"""of the working set, over the run"""
-
-
 def run(case: Case) -> Numbers:
-    """The summary, the times of programs by name, Belady's hit rate on this schedule, and the working set over time."""
-    done = replayed(case)
-    assert done.programs is not None
-    trace = case.workload.programs(case.seed)
-    pool = case.settings.hardware().memory.device_tokens
-    shared = content(trace, int(done.settings.get("prefix_tokens") or trace.block_size))
-    numbers: Numbers = dict(done.summary)
-    numbers |= {"rate": None, "load": None, "samples": case.workload.samples}
-    numbers |= {"program_times": completed_times(done.programs), "pool_tokens": pool}
-    numbers["hit_rate_belady"] = None if shared is None or pool is None else belady(done.records, shared, pool)
-    numbers["working_set"], numbers["working_set_step_s"] = working_set(done.records)
-    return numbers
-
-
-def working_set(records: Any) -> tuple[list[int], float]:
-    """Tokens of the contexts of programs that have begun and not ended, at SAMPLES moments; the step in s.
-
-    A program's context is its last request's that has arrived, prompt and output, until the program's last end.
-    """
-    arrival, end = records["arrival"], records["end"]
-    last = float(np.nanmax(np.where(np.isnan(end), arrival, end)))
-    step = last / SAMPLES
-    total = np.zeros(SAMPLES, np.int64)
-    moments = np.arange(SAMPLES) * step
-    for program in dict.fromkeys(records["program"].tolist()):
-        rows = np.flatnonzero(records["program"] == program)
-        rows = rows[np.argsort(arrival[rows], kind="stable")]
-        until = last if np.isnan(end[rows]).any() else float(end[rows].max())
-        at = np.searchsorted(arrival[rows], moments, side="right") - 1
-        there = (at >= 0) & (moments < until)
-        tokens = records["prompt_tokens"][rows] + records["output_tokens"][rows]
-        total[there] += tokens[at[there]]
-    return total.tolist(), step
+    return measured(case, over_time=case.at["part"] == "curve")
 
 
 def claims(rows: list[Row]) -> list[Claim]:
     found: list[Claim] = []
     for name in dict.fromkeys(str(row.at["trace"]) for row in rows):
-        mine = [row for row in rows if row.at["trace"] == name and row.at["part"] == "curve"]
-        most = max(int(row.at["agents"]) for row in mine)
-        base = point(mine, policy="fcfs", agents=most)
-        for other in points(mine, agents=most):
-            label = str(other.at["policy"])
-            if label == "fcfs":
-                continue
-            note = (
-                f"programs an hour {other.mean('programs_per_hour'):.3g} against {base.mean('programs_per_hour'):.3g}, "
-                f"hit rate {other.mean('hit_rate'):.2f} against {base.mean('hit_rate'):.2f}, "
-                f"longest wait {other.mean('max_ttft_s'):.0f} s against {base.mean('max_ttft_s'):.0f} s"
-            )
-            text = f"{name}, {most} agents: mean program time, fcfs over {label}"
-            found.append(Claim("agents", text, program_ratio(base, other), note=note))
+        mine = [row for row in rows if row.at["trace"] == name]
+        curves = [row for row in mine if row.at["part"] == "curve"]
+        most = max(int(row.at["agents"]) for row in curves)
+        for label in dict.fromkeys(str(row.at["policy"]) for row in curves):
+            found.append(_kept(name, points(curves, policy=label)))
+            if label != "fcfs":
+                found.append(_gained(name, curves, f"{most} agents", label, agents=most))
+        for part, axis in (("store", "store"), ("think", "think_cap"), ("pool", "pool"), ("machine", "machine")):
+            there = [row for row in mine if row.at["part"] == part]
+            for at in dict.fromkeys((int(row.at["agents"]), row.at[axis]) for row in there):
+                where = {"agents": at[0], axis: at[1]}
+                words = f"{at[0]} agents, {axis.replace('_', ' ')} {at[1]}"
+                labels = [str(one.at["policy"]) for one in points(there, **where) if one.at["policy"] != "fcfs"]
+                found += [_gained(name, there, words, label, **where) for label in labels]
+        found += _prices(name, mine) + _stores(name, mine) + _given_up(name, mine)
     return found
+
+
+def _said(one: Point) -> str:
+    return (
+        f"{one.mean('programs_per_hour'):.3g} programs an hour, hit rate {one.mean('hit_rate'):.2f}, longest wait "
+        f"{one.mean('max_ttft_s'):.0f} s"
+    )
+
+
+def _gained(name: str, rows: list[Row], where: str, label: str, **at: Any) -> Claim:
+    base, mine = point(rows, policy="fcfs", **at), point(rows, policy=label, **at)
+    note = f"{_said(mine)}; fcfs {_said(base)}"
+    return Claim(f"agents, {name}", f"{where}: program time, fcfs over {label}", program_ratio(base, mine), note=note)
+
+
+def _kept(name: str, curve: list[Point]) -> Claim:
+    """How much of its best throughput is left with most agents."""
+    best = max(curve, key=lambda one: one.mean("programs_per_hour"))
+    last = curve[-1]
+    text = f"{last.at['policy']}: programs an hour with {last.at['agents']} agents over those with {best.at['agents']}"
+    return Claim(f"agents, {name}", f"{text}, its best", ratio(last, best, "programs_per_hour"), note=_said(last))
+
+
+def _prices(name: str, rows: list[Row]) -> list[Claim]:
+    found = []
+    for mine in points(rows, part="bound"):
+        if mine.at["max_wait"]:
+            free = points(rows, part="bound", agents=mine.at["agents"], max_wait=0.0)
+            if free:
+                text = (
+                    f"{mine.at['agents']} agents: program time of working-set, no bound over {mine.at['max_wait']:g} s"
+                )
+                found.append(Claim(f"agents, {name}", text, program_ratio(free[0], mine), note=_said(mine)))
+    return found
+
+
+def _stores(name: str, rows: list[Row]) -> list[Claim]:
+    found = []
+    for mine in points(rows, part="store"):
+        without = points(rows, part="store", policy=mine.at["policy"], store=0.0)
+        if mine.at["store"] and without:
+            text = f"{mine.at['agents']} agents, {mine.at['policy']}: program time, no store over {mine.at['store']:g}"
+            found.append(Claim(f"agents, {name}", text, program_ratio(without[0], mine), note=_said(mine)))
+    return found
+
+
+def _given_up(name: str, rows: list[Row]) -> list[Claim]:
+    found = []
+    for mine in points(rows, part="timeout"):
+        base = point(rows, part="timeout", timeout=mine.at["timeout"], policy="fcfs")
+        if mine.at["policy"] != "fcfs":
+            who = f"{mine.at['agents']} agents whose clients wait {mine.at['timeout']:g} s"
+            text = f"{who}: completed programs an hour, {mine.at['policy']} over fcfs"
+            lost = f"{mine.mean('programs_abandoned'):.0f} abandoned, {base.mean('programs_abandoned'):.0f} under fcfs"
+            gain = ratio(mine, base, "programs_per_hour_whole")
+            found.append(Claim(f"agents, {name}", text, gain, note=lost))
+    return found
+
+
+TITLES = {
+    "store": ("store", "host memory for prefixes, in contexts of all agents at work"),
+    "pool": ("pool", "KV pool (tokens)"),
+    "bound": ("max_wait", "longest hold that working-set aims at (s; 0: no bound)"),
+}
 
 
 def plot(rows: list[Row], folder: Path) -> None:
     for name in dict.fromkeys(str(row.at["trace"]) for row in rows):
         mine = [row for row in rows if row.at["trace"] == name]
-        draw(folder, f"thrash_{name}", (PAGE, 4.2), lambda figure, mine=mine: _draw_curves(figure, mine))
-        draw(folder, f"pool_{name}", (PAGE, 2.4), lambda figure, mine=mine: _draw_pool(figure, mine))
-        if any(row.at["part"] == "store" for row in mine):
-            draw(folder, f"store_{name}", (PAGE, 2.4), lambda figure, mine=mine: _draw_stores(figure, mine))
+        curves = [row for row in mine if row.at["part"] == "curve"]
+        thrash_curve(folder, f"thrash_{name}", curves)
+        pool_over_time(folder, f"pool_{name}", curves, ("fcfs", "thunder", "working-set"))
+        most = max(int(row.at["agents"]) for row in curves)
+        for part, (axis, title) in TITLES.items():
+            there = [row for row in mine if row.at["part"] == part]
+            there = [row for row in there if row.at["agents"] == most] if part == "bound" else there
+            if len({row.at[axis] for row in there}) > 1:
+                over(folder, f"{part}_{name}", there, axis, title)
 
 
-MEASURES = {
-    "programs_per_hour": "programs an hour",
-    "program_time_mean_s": "mean program time (s)",
-    "hit_rate": "hit rate (share of prompt tokens)",
-    "p50_ttft_s": "median time to first token (s)",
-    "p99_ttft_s": "P99 time to first token (s)",
-    "max_ttft_s": "longest time to first token (s)",
-}
-
-
-def _draw_curves(figure: Figure, rows: list[Row]) -> None:
-    curves = [row for row in rows if row.at["part"] == "curve"]
-    labels = list(dict.fromkeys(str(row.at["policy"]) for row in curves))
-    grid: Any = figure.subplots(2, 3, sharex=True)
-    for axes, (measure, title) in zip(grid.flat, MEASURES.items(), strict=True):
-        for label in labels:
-            curve(axes, points(curves, policy=label), "agents", measure, label)
-        if measure == "hit_rate":
-            unlimited = float(np.mean([row.numbers["hit_rate_unlimited"] for row in curves]))
-            axes.axhline(unlimited, color="#888888", linewidth=0.8, linestyle=":")
-            axes.annotate("unlimited cache", (0.98, unlimited), xycoords=("axes fraction", "data"), ha="right",
-                          va="bottom", fontsize=6, color="#555555")  # fmt: skip
-            best = points(curves, policy="fcfs")
-            xs, ys = [float(one.at["agents"]) for one in best], [one.mean("hit_rate_belady") for one in best]
-            axes.plot(xs, ys, color="#888888", linewidth=0.8, linestyle="--", label="_Belady on the schedule of fcfs")
-            axes.set_ylim(0, 1)
-        elif measure != "programs_per_hour":
-            axes.set_yscale("log")
-            plain_log(axes.yaxis)
-        axes.set_title(title)
-    figure.supxlabel("agents at once", fontsize=8)
-    legend(figure, grid.flat[0], 6)
-
-
-def _draw_pool(figure: Figure, rows: list[Row]) -> None:
-    """The working set against the pool, over time."""
-    curves = [row for row in rows if row.at["part"] == "curve" and row.seed == 0]
-    counts = sorted({int(row.at["agents"]) for row in curves})
-    shown = [counts[0], counts[len(counts) // 2], counts[-1]]
-    grid: Any = figure.subplots(1, 3, sharey=True)
-    for axes, agents in zip(grid, shown, strict=True):
-        for label in ("fcfs", "working-set"):
-            (one,) = [row for row in curves if row.at["agents"] == agents and row.at["policy"] == label]
-            _pool_line(axes, one, label)
-        pool = one.numbers["pool_tokens"]
-        if pool is not None:
-            axes.axhline(pool / 1000, color="#888888", linewidth=0.8, linestyle=":")
-            axes.annotate("KV pool", (0.02, pool / 1000), xycoords=("axes fraction", "data"), va="bottom", fontsize=6)
-        axes.set_title(f"{agents} agents")
-    grid[0].set_ylabel("contexts at work (1,000 tokens)")
-    figure.supxlabel("time (1,000 s)", fontsize=8)
-    legend(figure, grid[0], 2)
-
-
-def _pool_line(axes: Axes, row: Row, label: str) -> None:
-    from experiments._lib.figure import look_of
-
-    style = look_of(label)
-    values = row.numbers["working_set"]
-    times = np.arange(len(values)) * row.numbers["working_set_step_s"] / 1000
-    axes.plot(times, np.array(values) / 1000, color=style.colour, label=label, linewidth=0.9)
-
-
-def _draw_stores(figure: Figure, rows: list[Row]) -> None:
-    stores = [row for row in rows if row.at["part"] == "store"]
-    grid: Any = figure.subplots(1, 3, sharex=True)
-    for axes, measure in zip(grid, ("programs_per_hour", "program_time_mean_s", "max_ttft_s"), strict=True):
-        for label in dict.fromkeys(str(row.at["policy"]) for row in stores):
-            curve(axes, points(stores, policy=label), "store", measure, label)
-        axes.set_title(MEASURES[measure])
-    figure.supxlabel("host memory for prefixes, in contexts of all agents at work", fontsize=8)
-    legend(figure, grid[0], 5)
+def special(args: argparse.Namespace) -> bool:
+    """With --trace: the curve of the user's own agents."""
+    return curve_of(args)
 
 
 if __name__ == "__main__":

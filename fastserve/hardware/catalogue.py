@@ -32,7 +32,7 @@ class Accelerator:
     about: str
 
     def times(self, count: int) -> Accelerator:
-        """So many that work as one: rates, memories, links and hosts added up; what they tell each other is left out."""
+        """So many as one: rates, memories, links and hosts added up. What they tell each other takes no time."""
         one = self.device
         rates = replace(one, flops_per_s=count * one.flops_per_s, bytes_per_s=count * one.bytes_per_s)
         link = replace(

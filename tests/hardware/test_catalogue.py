@@ -17,7 +17,7 @@ def test_several_devices_are_one_with_all_their_memory() -> None:
         assert hardware.memory.device_tokens == tokens // 16 * 16
     overhead = 1_000_000
     quick, slow = four.latency.prefill_ns(4096) - overhead, one.latency.prefill_ns(4096) - overhead
-    assert slow == pytest.approx(4 * quick, rel=1e-6)
+    assert slow == pytest.approx(4 * quick, rel=1e-4)
     assert "on 4xa100-80g" in four.about
 
 
