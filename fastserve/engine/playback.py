@@ -6,6 +6,7 @@ import random
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from fastserve.engine.engine import Engine
@@ -20,7 +21,7 @@ from fastserve.sched.errors import RefusedError
 from fastserve.workload import Trace
 from fastserve.workload.content import Content, content
 from fastserve.workload.programs import turns_of
-from fastserve.workload.prompts import Dialogue, TracePrompts
+from fastserve.workload.prompts import Dialogue, TracePrompts, tokens_of
 from fastserve.workload.requests import requests_of, tools_of, within
 from fastserve.workload.session import Sessions, SessionSettings
 from fastserve.workload.trace import NS
@@ -164,7 +165,7 @@ class _Player:
         recorder = self.engine.loop.recorder
         for row, at in self._refused:
             job = self.requests[row]._replace(arrival=self._origin + at).job()
-            self.engine.look(lambda job=job: recorder.rejected(job, job.arrival, "longer than the context"))
+            self.engine.look(partial(recorder.rejected, job, job.arrival, "longer than the context"))
         columns: dict[str, Any] = dict(self.engine.records())
         for name in TIMES:
             columns[name] = columns[name] - self._origin / NS
@@ -192,7 +193,7 @@ class _Player:
 
     def _submit(self, row: int, at: int) -> Handle:
         request = self.requests[row]._replace(arrival=at)
-        prompt = self.dialogue.make(row).tolist()
+        prompt = tokens_of(self.dialogue.make(row)).tolist()
         params = SamplingParams(
             temperature=0.0, max_tokens=request.limit, stop_after=request.output, seed=request.id,
             guess=request.guess if self.guesses else None,

@@ -12,7 +12,8 @@ when somebody needs it.
 
 Who goes first? The oldest program, by its first arrival, and none overtakes one that is held: a young one waits until
 there is room. `max_wait` bounds that: before its bound is over, the program whose turn has waited longest comes in the
-place of idle ones, those first whose loss is least.
+place of idle ones, those first whose loss is least. And what is small beside the pool, a chat beside agents, is never
+held: it takes from the contexts that are kept no more than its own few tokens, the deepest ones of the youngest.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from fastserve.policies.gaps import Gaps
 from fastserve.policies.gate import Gate, Member
 from fastserve.sched.checks import seconds
 from fastserve.sched.job import NEVER, Job
+
+SMALL = 128
+"""A context of at most one part in so many of the pool is small."""
 
 
 class WorkingSet(Gate):
@@ -39,6 +43,7 @@ class WorkingSet(Gate):
         self.bound = round(max_wait * 1e9)
         self.ttl = None if ttl is None else round(ttl * 1e9)
         self.gaps = Gaps()
+        self.small: dict[str, None] = {}  # of those inside: their present turn was small when it came
         self.answered = 0  # tokens of all answers, and how many there were
         self.answers = 0
 
@@ -49,9 +54,14 @@ class WorkingSet(Gate):
 
     def returned(self, program: Member) -> None:
         self.gaps.back(program.name, self.now)
+        if not program.inside and program.tokens * SMALL <= self.machine.pool_tokens:
+            self.small[program.name] = None
+            super().let_in(program)
 
     def left(self, program: Member) -> None:
         self.gaps.left(program.name, self.now)
+        if program.name in self.small:
+            self.drop(program)
 
     def over(self, program: Member) -> None:
         self.gaps.over(program.name)
@@ -73,12 +83,13 @@ class WorkingSet(Gate):
 
     def drop(self, program: Member) -> None:
         super().drop(program)
+        self.small.pop(program.name, None)
         self.keep(program.name, 0)
 
     def _shrink(self, pool: int) -> None:
         """They have outgrown the pool: the youngest goes that does not run, but never the last one."""
         while len(self.inside) > 1 and sum(self.sizes(self.members())) > pool:
-            out = next((one for _, one in reversed(self.inside) if not one.running), None)
+            out = next((one for _, one in reversed(self.inside) if not (one.running or one.name in self.small)), None)
             if out is None:
                 return
             self.drop(out)
@@ -163,8 +174,6 @@ class WorkingSet(Gate):
 
     def _displaced(self) -> list[Member]:
         """Who makes room for one that is late: idle programs, then young ones that wait, but have not done so long."""
-        recent = [
-            one for _, one in reversed(self.inside)
-            if one.live and not one.running and not one.first and self.now - one.asked < self.bound // 2
-        ]  # fmt: skip
+        waits = [one for _, one in reversed(self.inside) if one.live and not (one.running or one.first)]
+        recent = [one for one in waits if one.name not in self.small and self.now - one.asked < self.bound // 2]
         return self._idle() + recent

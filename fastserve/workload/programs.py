@@ -71,6 +71,17 @@ def successive(trace: Trace, first: int, count: int) -> Trace:
     return put_together(trace, which, [begins[program] for program in which])
 
 
+def repeated(trace: Trace, copies: int) -> Trace:
+    """All programs, so many times over, each round a mean gap after the last one."""
+    if copies == 1:
+        return trace
+    begins = starts(trace)
+    n = len(begins)
+    round_ns = begins[-1] - begins[0] + ((begins[-1] - begins[0]) // (n - 1) if n > 1 else NS)
+    begun = [begin + copy * round_ns for copy in range(copies) for begin in begins]
+    return put_together(trace, list(range(n)) * copies, begun)
+
+
 def permuted(trace: Trace, seed: int) -> Trace:
     """The same starts, the programs behind them permuted; seed 0 is the trace itself."""
     if not seed:

@@ -6,8 +6,8 @@ answer can be made of the recorded text, or of what was answered in fact: see Di
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,53 +49,83 @@ class TracePrompts:
         return drawn
 
 
+class Part(NamedTuple):
+    """Of a prompt: what one side says."""
+
+    text: IntArray | str
+    """Token ids; of an answer what was told of it."""
+    answered: bool = False
+    """Whether the model said it, or the trace says that it did."""
+
+
 class Dialogue:
     """Prompts of sessions, made when they are due.
 
     recorded: every prompt is the trace's own text, whatever was answered. Else a prompt that goes on with an earlier
     one of its program has in it what was answered there, where answered() was told of it, as an agent would send it:
-    it is as long as the trace says if the answers are. Not where the trace has no block ids: nothing tells what goes on
-    with what.
+    it is as long as the trace says if the answers are. Nothing goes on with anything where the trace has no block ids.
     """
 
     def __init__(self, trace: Trace, prompts: TracePrompts, recorded: bool = False) -> None:
         self.prompts = prompts
-        self.goes_on = [-1] * len(trace) if recorded else continued(trace, prompts.content)
-        """By row the one whose prompt and answer it goes on with; -1: none."""
+        self.only_recorded = recorded
+        self.goes_on = continued(trace, prompts.content)
+        """By row the one with whose prompt and answer it begins; -1: none."""
         self.replaced = 0
         """Prompts that were made with what was answered."""
-        self.recorded = 0
-        """Prompts that go on with an answer that nobody told."""
+        self.untold = 0
+        """Prompts that have the trace's own text where an answer was to stand that nobody told."""
+        self._prompts: list[int] = trace.prompt.tolist()
         self._ends: list[int] = (trace.prompt + trace.output).tolist()
         self._waiting = [0] * len(trace)  # rows that go on with this one and have not been made
         for earlier in self.goes_on:
             if earlier >= 0:
                 self._waiting[earlier] += 1
-        self._said: dict[int, IntArray] = {}  # prompts as they were made, with their answers once these are known
-        self._answered: set[int] = set()
+        self._said: dict[int, tuple[Part, ...]] = {}  # prompts as they were made, while a row waits that goes on
+        self._answers: dict[int, IntArray | str] = {}
 
-    def make(self, row: int) -> IntArray:
+    def make(self, row: int) -> tuple[Part, ...]:
         """Its prompt. Once for each row, after answered() of what comes before it."""
         earlier = self.goes_on[row]
         made = self.prompts.of(row)
-        if earlier >= 0:
-            if earlier in self._answered:
-                self.replaced += 1
-                made = np.concatenate((self._said[earlier], made[self._ends[earlier] :]))
+        parts: tuple[Part, ...] = (Part(made),)
+        if earlier >= 0 and self.only_recorded:
+            parts = tuple(self._recorded(row, made))
+        elif earlier >= 0:
+            answer = self._answers.get(earlier)
+            if answer is None:
+                self.untold += 1
+                answer = made[self._prompts[earlier] : self._ends[earlier]]
             else:
-                self.recorded += 1
+                self.replaced += 1
+            parts = (*self._said[earlier], Part(answer, True), Part(made[self._ends[earlier] :]))
             self._waiting[earlier] -= 1
             if not self._waiting[earlier]:
-                self._said.pop(earlier, None)
-        if self._waiting[row]:
-            self._said[row] = made
-        return made
+                del self._said[earlier]
+                self._answers.pop(earlier, None)
+        if self._waiting[row] and not self.only_recorded:
+            self._said[row] = parts
+        return parts
 
-    def answered(self, row: int, tokens: Sequence[int] | None) -> None:
-        """What was answered to it; None where nobody tells."""
-        if tokens is not None and row in self._said:
-            self._said[row] = np.concatenate((self._said[row], np.array(tokens, np.int64)))
-            self._answered.add(row)
+    def answered(self, row: int, answer: Sequence[int] | str | None) -> None:
+        """Token ids or text; None where nobody tells."""
+        if answer is not None and row in self._said:
+            self._answers[row] = answer if isinstance(answer, str) else np.array(answer, np.int64)
+
+    def _recorded(self, row: int, made: IntArray) -> Iterator[Part]:
+        cuts = []
+        while (earlier := self.goes_on[row]) >= 0:
+            cuts += [self._ends[earlier], self._prompts[earlier]]
+            row = earlier
+        last = 0
+        for turn, cut in enumerate([*reversed(cuts), len(made)]):
+            yield Part(made[last:cut], turn % 2 == 1)
+            last = cut
+
+
+def tokens_of(parts: Sequence[Part]) -> IntArray:
+    """The whole prompt; every part is token ids."""
+    return np.concatenate([np.asarray(part.text, np.int64) for part in parts])
 
 
 def continued(trace: Trace, shared: Content | None) -> list[int]:

@@ -11,85 +11,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from math import isfinite
 
 import numpy as np
 
-from fastserve.sched.checks import at_least, seconds
 from fastserve.workload.arrivals import arrival_times
-from fastserve.workload.programs import groups
+from fastserve.workload.programs import groups, turns_of
 from fastserve.workload.seed import seed_sequence
+from fastserve.workload.session_settings import SessionSettings
 from fastserve.workload.trace import NS, Trace
 
-
-@dataclass(frozen=True, kw_only=True)
-class SessionSettings:
-    """How the programs of a trace come. Raises ValueError for what cannot work.
-
-    Neither sessions nor program_rate: roots at their recorded arrivals, all else after what it waits for.
-    """
-
-    sessions: int | None = None
-    """closed loop: so many programs at once; when one has ended the next of the trace begins"""
-    program_rate: float | None = None
-    """programs per second, a Poisson process; each begins by itself"""
-    think_scale: float = 1.0
-    """think times (of tools and people) times this"""
-    think_cap: float | None = None
-    """longest think time in seconds, after scaling (by default none)"""
-    open_loop: bool = False
-    """every request at its recorded arrival, whatever was answered: requests come before what they repeat was said"""
-    client_timeout: float | None = None
-    """seconds without a first token after which a client gives up, and its program with it (by default none does)"""
-
-    def __post_init__(self) -> None:
-        at_least("sessions", self.sessions, 1)
-        for name in ("program_rate", "think_scale"):
-            value = getattr(self, name)
-            least = 0 if name == "think_scale" else 1e-9
-            if value is not None and not (isfinite(value) and least <= value <= 1e9):
-                raise ValueError(f"{name}={value} must be {'above 0' if least else 'a number, and not negative'}")
-        seconds("think_cap", self.think_cap)
-        seconds("client_timeout", self.client_timeout)
-        if self.client_timeout == 0:
-            raise ValueError("client_timeout=0: nobody would ever be answered; leave it out for clients that wait")
-        if self.sessions is not None and self.program_rate is not None:
-            raise ValueError("give sessions (so many at once) or program_rate (so many a second), not both")
-        if self.open_loop and (self.sessions is not None or self.program_rate is not None):
-            other = "sessions" if self.sessions is not None else "program_rate"
-            raise ValueError(f"open_loop replays every request when it was recorded, so it leaves {other} no say")
-        if self.open_loop and (self.think_scale != 1.0 or self.think_cap is not None):
-            raise ValueError("open_loop replays recorded arrivals; think times are in them and cannot be changed")
-
-    def check_rate(self, **rates: float | None) -> None:
-        """Raises ValueError where one of these is given by name, and how programs come leaves it nothing to say."""
-        paced = "sessions" if self.sessions is not None else "program_rate" if self.program_rate is not None else None
-        for name, value in rates.items():
-            if paced is not None and value is not None:
-                raise ValueError(
-                    f"{name} stretches recorded arrivals, and {paced} leaves these no say: give one of the two"
-                )
-
-    def waits(self, trace: Trace) -> bool:
-        """Whether its requests come when others have ended, or programs begin, and not at arrivals of their own."""
-        paced = self.sessions is not None or self.program_rate is not None
-        return paced or (trace.after is not None and not self.open_loop)
-
-    def in_sessions(self, trace: Trace) -> bool:
-        """Whether a run of it needs to be told who has ended: programs are measured, and clients may give up."""
-        return trace.after is not None or self.client_timeout is not None or self.waits(trace)
-
-    def think(self, trace: Trace) -> list[int]:
-        """Think times in ns by row, scaled, then cut."""
-        if trace.think is None:
-            return [0] * len(trace)
-        scaled = trace.think
-        if self.think_scale != 1.0:
-            scaled = np.rint(np.minimum(scaled * self.think_scale, 2.0**62)).astype(np.int64)
-        if self.think_cap is not None:
-            scaled = np.minimum(scaled, round(self.think_cap * NS))
-        times: list[int] = scaled.tolist()
-        return times
+__all__ = ["Program", "SessionSettings", "Sessions"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +54,7 @@ class Sessions:
         self._think = self.settings.think(trace)
         self._seed = seed
         self._recorded = trace.after
+        self._turns = turns_of(trace)
         self._after = trace.after if trace.after is not None and not self.settings.open_loop else None
         self._awaits = [] if self._after is None else [len(set(before)) for before in self._after]
         self._followers: dict[int, list[int]] = defaultdict(list)
@@ -185,6 +117,11 @@ class Sessions:
     def repeats(self) -> list[tuple[int, ...]] | None:
         """Of an open loop: by row those that it repeats, whether they have been answered or not; else None."""
         return self._recorded if self.settings.open_loop else None
+
+    @property
+    def turns(self) -> list[int]:
+        """By row its place among its program's, from 1; 0 where it has none."""
+        return self._turns
 
     @property
     def names(self) -> list[str]:

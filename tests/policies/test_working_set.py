@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from fastserve.policies import make
+from fastserve.policies.working_set import WorkingSet
 from fastserve.sched.job import Job
 from tests.policies.desk import Desk
 
@@ -156,6 +157,21 @@ def test_a_job_without_a_program_is_one_of_its_own_and_leaves_nothing_behind() -
     assert there.run(1) == [a] and b.held_back
     there.run(1, a)
     assert there.run(1) == [b]
+
+
+def test_what_is_small_beside_the_pool_is_never_held_and_does_not_count_when_it_is_idle() -> None:
+    """5 of 640 tokens are small, 6 are not; it runs beside a context that is kept, of which the deepest tokens go."""
+    there = desk()
+    turn = there.come(600, program="kept")
+    there.run(1, turn)
+    there.come(100, program="held")
+    chat, more = there.come(5, program="chat"), there.come(6, program="more")
+    assert there.run(1) == [chat] and held(there) == "held more"
+    there.run(1, chat)
+    policy = there.policy
+    assert isinstance(policy, WorkingSet)
+    assert [one.name for one in policy.members()] == ["kept"]
+    assert more.held_back and not there.come(4).held_back
 
 
 def test_with_room_for_all_nobody_is_held() -> None:

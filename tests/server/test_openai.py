@@ -14,6 +14,8 @@ from tests.server.sse import chunks
 
 pytestmark = pytest.mark.anyio
 
+NOTHING_FOUND = {"prompt_tokens_details": {"cached_tokens": 0}}
+
 
 async def test_models(serve: Serve) -> None:
     async with serve() as client:
@@ -34,7 +36,7 @@ async def test_a_completion(serve: Serve) -> None:
         choice = answer["choices"][0]
         assert choice["index"] == 0 and choice["finish_reason"] == "length" and choice["logprobs"] is None
         assert len(choice["text"]) == 16  # OpenAI's default; one character a token
-        assert answer["usage"] == {"prompt_tokens": 5, "completion_tokens": 16, "total_tokens": 21}
+        assert answer["usage"] == {"prompt_tokens": 5, "completion_tokens": 16, "total_tokens": 21, **NOTHING_FOUND}
 
 
 async def test_prompts_as_token_ids_and_lists_make_choices_in_order(serve: Serve) -> None:
@@ -78,7 +80,7 @@ async def test_a_completion_streams_one_event_a_token(serve: Serve) -> None:
         assert "".join(chunk["choices"][0]["text"] for chunk in told) == whole
         assert [chunk["choices"][0]["finish_reason"] for chunk in told] == [None] * 5 + ["length"]
         assert usage["choices"] == []
-        assert usage["usage"] == {"prompt_tokens": 5, "completion_tokens": 6, "total_tokens": 11}
+        assert usage["usage"] == {"prompt_tokens": 5, "completion_tokens": 6, "total_tokens": 11, **NOTHING_FOUND}
         assert len({chunk["id"] for chunk in [*told, usage]}) == 1
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from fastserve.workload import Trace
 from fastserve.workload.content import content
-from fastserve.workload.prompts import Dialogue, TracePrompts, continued
+from fastserve.workload.prompts import Dialogue, TracePrompts, continued, tokens_of
 from fastserve.workload.seeds import recipe_of
 from tests.engine.test_play_sessions import AGENTS, chain
 from tests.engine.test_playback import talks
@@ -53,25 +53,44 @@ def test_an_answer_stands_where_the_trace_has_it() -> None:
     trace = chain([40, 80, 130], [33, 40, 10])
     prompts = TracePrompts(trace, 0, 9)
     dialogue = Dialogue(trace, prompts)
-    first = dialogue.make(0)
+    first = tokens_of(dialogue.make(0)).tolist()
     dialogue.answered(0, [77] * 33)
     second = dialogue.make(1)
-    assert second.tolist() == [*first.tolist(), *[77] * 33, *prompts.of(1)[73:].tolist()]
+    assert tokens_of(second).tolist() == [*first, *[77] * 33, *prompts.of(1)[73:].tolist()]
+    assert [(len(part.text), part.answered) for part in second] == [(40, False), (33, True), (7, False)]
     dialogue.answered(1, None)  # nobody tells what it said
-    assert dialogue.make(2).tolist() == prompts.of(2).tolist()
-    assert (dialogue.replaced, dialogue.recorded) == (1, 1)
+    third = tokens_of(dialogue.make(2)).tolist()
+    assert third == [*tokens_of(second).tolist(), *prompts.of(2)[80:].tolist()]
+    assert (dialogue.replaced, dialogue.untold) == (1, 1)
 
 
-def test_a_shorter_answer_makes_a_shorter_prompt_and_recorded_text_never_changes() -> None:
+def test_a_shorter_answer_makes_a_shorter_prompt() -> None:
     trace = chain([40, 80], [33, 5])
     dialogue = Dialogue(trace, TracePrompts(trace, 0, 9))
     dialogue.make(0)
     dialogue.answered(0, [77] * 20)
-    assert len(dialogue.make(1)) == 80 - 13
-    recorded = Dialogue(trace, TracePrompts(trace, 0, 9), recorded=True)
-    recorded.make(0)
-    recorded.answered(0, [77] * 20)
-    assert recorded.make(1).tolist() == TracePrompts(trace, 0, 9).of(1).tolist()
+    assert len(tokens_of(dialogue.make(1))) == 80 - 13
+
+
+def test_an_answer_may_be_text() -> None:
+    trace = chain([40, 80], [33, 5])
+    dialogue = Dialogue(trace, TracePrompts(trace, 0, 9))
+    dialogue.make(0)
+    dialogue.answered(0, "so it is")
+    assert dialogue.make(1)[1] == ("so it is", True)
+
+
+def test_recorded_text_is_the_trace_s_whatever_was_answered() -> None:
+    trace = chain([40, 80, 130], [33, 40, 10])
+    prompts = TracePrompts(trace, 0, 9)
+    recorded = Dialogue(trace, prompts, recorded=True)
+    for row in range(3):
+        parts = recorded.make(row)
+        assert tokens_of(parts).tolist() == prompts.of(row).tolist()
+        recorded.answered(row, [77] * 20)
+    assert [(len(part.text), part.answered) for part in parts] == [
+        (40, False), (33, True), (7, False), (40, True), (10, False),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("seed", [1, 2])
