@@ -153,6 +153,7 @@ def replay(
     if chosen.load is not None and len(typical) < 2:
         raise ValueError("one request has no rate, so there is no load to set: give two or more")
     hardware = chosen.hardware()
+    chosen.check_load(typical, chosen.load)
     waits = chosen.waits(typical)
     sustained = None if waits else capacity(typical, chosen)
     if chosen.load is not None and sustained is not None:

@@ -15,7 +15,6 @@ from fastserve.sched.config import Blocks, SchedulerConfig
 from fastserve.sched.job import NEVER
 from fastserve.sched.policy import Policy
 from fastserve.sched.scheduler import Scheduler
-from fastserve.workload import Trace, TraceError
 from fastserve.workload.session import SessionSettings
 
 UNLIMITED = "unlimited"
@@ -97,20 +96,6 @@ class Settings(SessionSettings, SchedulerConfig):
     def coming(self) -> SessionSettings:
         """How programs come."""
         return SessionSettings(**{field.name: getattr(self, field.name) for field in fields(SessionSettings)})
-
-    def waits(self, trace: Trace) -> bool:
-        """Whether its requests come when others have ended, or programs begin, and not at arrivals of their own.
-
-        Raises TraceError for a load, which is a rate, and then there is none to set.
-        """
-        waits = SessionSettings.waits(self, trace)
-        if waits and self.load is not None:
-            raise TraceError(
-                f"load {self.load:g}: requests of {trace.name!r} come when others have been answered, so there is "
-                "no rate to set: give --sessions (programs at once), --program-rate (programs a second), or "
-                "--open-loop with it"
-            )
-        return waits
 
     def scheduler(self, policy: Policy, hardware: Hardware, longest: int, context: int = 0) -> Scheduler:
         """A Scheduler around this policy. longest: tokens of the longest prompt. context: of the longest request

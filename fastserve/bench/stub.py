@@ -15,6 +15,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote
 
 TEXT_CHUNK = {"id": "cmpl-0", "object": "text_completion", "created": 0, "model": "stub"}
 CHAT_CHUNK = {"id": "chatcmpl-0", "object": "chat.completion.chunk", "created": 0, "model": "stub"}
@@ -61,6 +62,8 @@ class Stub:
     """`fastserve`: clients treat it as our own server."""
     max_model_len: int = 1 << 20
     seen: list[ReceivedRequest] = field(default_factory=list)
+    over: list[str] = field(default_factory=list)
+    """Programs that clients have said to be over."""
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> asyncio.Server:
         """A listening server; port 0 is a free one (see `address`)."""
@@ -83,6 +86,11 @@ class Stub:
         method, path, _ = first.split(" ")
         headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         data = await reader.readexactly(int(headers.get("content-length", 0)))
+        if method == "DELETE" and path.startswith(PROGRAMS):
+            self.over.append(unquote(path.removeprefix(PROGRAMS)))
+            self._whole(writer, 200, {"program": self.over[-1], "released": True})
+            await writer.drain()
+            return True
         if method != "POST":
             self._whole(writer, *self._look(path), body=method != "HEAD")
             await writer.drain()
@@ -204,6 +212,7 @@ def native(at: int, tokens: int, ids: bool) -> bytes:
 
 EVENTS = {"/v1/completions": completion, "/v1/chat/completions": chat, "/generate/stream": native}
 NOBATCH = "/v1/generate_nobatch"
+PROGRAMS = "/programs/"
 
 
 def address(server: asyncio.Server) -> str:

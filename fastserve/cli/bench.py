@@ -214,7 +214,7 @@ async def _run(args: argparse.Namespace, plan: Prepared) -> Any:
     try:
         if workload.warm_up:
             await run(workload.warm_up, plan.api, **capped)
-        if workload.sessions is not None:
+        if workload.sessions is not None and workload.made is not None:
             return await run_sessions(workload.made, plan.api, workload.sessions, watch=watch, **bounds)
         return await run(workload.calls, plan.api, watch=watch, **capped)
     finally:

@@ -6,6 +6,7 @@ import random
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from fastserve.engine.engine import Engine
@@ -164,7 +165,7 @@ class _Player:
         recorder = self.engine.loop.recorder
         for row, at in self._refused:
             job = self.requests[row]._replace(arrival=self._origin + at).job()
-            self.engine.look(lambda job=job: recorder.rejected(job, job.arrival, "longer than the context"))
+            self.engine.look(partial(recorder.rejected, job, job.arrival, "longer than the context"))
         columns: dict[str, Any] = dict(self.engine.records())
         for name in TIMES:
             columns[name] = columns[name] - self._origin / NS

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fastserve.metrics.columns import Columns as Table
 from fastserve.metrics.programs import programs_saturated, summarise_programs, table_of, window_at_work
-from fastserve.metrics.saturation import Columns
+from fastserve.metrics.saturation import Columns as Rows
 from fastserve.metrics.summary import Slo, Summary, summarise, with_not_arrived
 
 
 def measured(
-    columns: Columns,
+    columns: Rows,
     names: Sequence[str],
     members: Sequence[Sequence[int]],
     abandoned: Sequence[int],
@@ -22,7 +23,7 @@ def measured(
     alone: Sequence[float] | None = None,
     alone_turn: Sequence[float] | None = None,
     slo: Slo | None = None,
-) -> tuple[Summary, Columns]:
+) -> tuple[Summary, Table]:
     """columns: records, by id. names, members, abandoned, alone, alone_turn: as table_of() takes them.
 
     at_once: programs of a closed loop, which sets the window of all rates. after: of an open loop, see
@@ -39,4 +40,4 @@ def measured(
     programs = summarise_programs(
         table, columns, members, horizon_s=horizon_s, warmup_s=warmup_s, window=window, after=after
     )
-    return summary | programs, table
+    return summary | programs, dict(table)

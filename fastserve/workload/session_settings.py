@@ -68,6 +68,14 @@ class SessionSettings:
         paced = self.sessions is not None or self.program_rate is not None
         return paced or (trace.after is not None and not self.open_loop)
 
+    def check_load(self, trace: Trace, load: float | None) -> None:
+        """Raises ValueError for a load, which is a rate, where there is none to set."""
+        if load is not None and self.waits(trace):
+            raise ValueError(
+                f"load {load:g}: requests of {trace.name!r} come when others have been answered, so there is no rate "
+                "to set: give --sessions (programs at once), --program-rate (programs a second), or --open-loop with it"
+            )
+
     def in_sessions(self, trace: Trace) -> bool:
         """Whether a run of it needs to be told who has ended: programs are measured, and clients may give up."""
         return trace.after is not None or self.client_timeout is not None or self.waits(trace)

@@ -1,5 +1,6 @@
 """A trace on a live engine: what its policy is told, and what it is not."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from fastserve import predictors
 from fastserve.engine import Engine
-from fastserve.engine.playback import play
+from fastserve.engine.playback import play, play_sessions
 from fastserve.policies.shortest import Srpt
 from fastserve.sched.job import Job
 from fastserve.workload import Trace
@@ -90,7 +91,8 @@ def test_hits_are_those_of_the_simulator(policy: str) -> None:
 def test_a_model_finds_what_is_alike_in_prompts() -> None:
     """Its answers are its own, so a turn finds the prompt before it: with room for all, the whole units of that."""
     pytest.importorskip("torch")
+    trace = replace(talks(), after=[(i - 6,) if i >= 6 else () for i in range(24)], think=np.zeros(24, np.int64))
     with Engine.from_pretrained("embedded", policy="fcfs", latency="opt-13b-a100", kv_tokens=8192) as engine:
-        lived = play(engine, talks())
+        lived = play_sessions(engine, trace, recorded=True).records
     cached = lived["cached_tokens"].tolist()
     assert cached[6:] == [(100 + 50 * turn) // 16 * 16 for turn in range(3) for _ in range(6)]
