@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["SCALES", "cases", "claims", "plot", "run"]
 
 SYNTH = (
-    "agents:programs={programs},gap=5,turns=lognormal:1.9,0.4,3,12,system=64,first=lognormal:5.2,0.6,64,500,"
+    "agents:programs={programs},gap=5,turns=lognormal:1.7,0.4,3,9,system=64,first=lognormal:5.2,0.6,64,500,"
     "add=lognormal:3.6,0.8,8,160,output=lognormal:2.6,0.6,4,48,think=lognormal:-0.7,0.8,0.1,2,people=0,forks=0,"
     "limit=1500,block=16"
 )
@@ -40,8 +40,8 @@ SYNTH = (
 class Scale:
     """How much is run."""
 
-    programs: int = 24
-    sessions: int = 10
+    programs: int = 16
+    sessions: int = 8
     pairs: int = 4
     policies: tuple[str, ...] = ("fcfs", "lpm", "working-set")
     rig: Rig
@@ -53,7 +53,7 @@ SCALES = {
         rig=Rig(kv_tokens=1024, host_tokens=1024, calibrate_s=2.0),
     ),
     "small": Scale(rig=Rig(kv_tokens=3072, host_tokens=3072, calibrate_s=3.0)),
-    "paper": Scale(programs=72, pairs=8, rig=Rig(kv_tokens=3072, host_tokens=3072, calibrate_s=6.0)),
+    "paper": Scale(programs=64, sessions=10, pairs=8, rig=Rig(kv_tokens=3072, host_tokens=3072, calibrate_s=6.0)),
 }  # fmt: skip
 
 
