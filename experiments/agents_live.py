@@ -89,6 +89,9 @@ def claims(rows: list[Row]) -> list[Claim]:
             note = f"{len(mine.rows)} pairs, {_said(base, mine)}"
             note += "" if told is None else f"; predicted {shown(told)}"
             found.append(Claim("agents, live", f"{where}, program time", _live(base, mine), note=note))
+            text = f"{where} simulated at the tempo of each live run of {label}, program time"
+            note = "for the speed of a shared machine differs between the two runs of a pair"
+            found.append(Claim("agents, live", text, _at_tempo(mine, "program_time_mean_s"), note=note))
             rate = ratio(mine, base, "live_programs_per_hour")
             predicted = ratio(mine, base, "sim_programs_per_hour")
             note = "" if predicted is None else f"predicted {shown(predicted)}"
@@ -110,6 +113,13 @@ def claims(rows: list[Row]) -> list[Claim]:
 def _live(base: Point, mine: Point) -> Ratio | None:
     """Over pairs of runs, where there are enough for an interval."""
     return ratio(base, mine, "live_program_time_mean_s")
+
+
+def _at_tempo(mine: Point, measure: str) -> Ratio | None:
+    """fcfs simulated at the speed that the machine had in each live run of a policy, over that live run."""
+    rows = tuple(Row(row.at, row.seed, {"live": row.numbers[f"tempo_fcfs_{measure}"]}) for row in mine.rows)
+    live = tuple(Row(row.at, row.seed, {"live": row.numbers[f"live_{measure}"]}) for row in mine.rows)
+    return ratio(Point(mine.at, rows), Point(mine.at, live), "live")
 
 
 def _simulated(one: Point) -> Point:
