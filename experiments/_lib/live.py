@@ -152,8 +152,9 @@ def sessions_pair(case: Case, rig: Rig) -> Numbers:
     replays the flight log on a fresh Scheduler.
 
     Numbers: live_M and sim_M for each measure M of OF_PROGRAMS, tempo_M with the profile at the measured speed of the
-    machine, tempo_fcfs_M the same under fcfs; program times by name, live and simulated; plans of the live run and whether the log's replay made the
-    same, hits included; cached tokens that differ, over requests, against the simulation at that speed.
+    machine, tempo_fcfs_M the same under fcfs; program times by name, live and simulated; plans of the live run, and
+    whether the log's replay made the same, hits included; the share of requests that found another number of cached
+    tokens than in the simulation at that speed.
     """
     from fastserve.engine.playback import play_sessions
     from fastserve.flightlog.replay import replay_log
