@@ -22,9 +22,12 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        return version("fastserve-testbed")
+        try:
+            return version("fastserve-testbed")
+        except PackageNotFoundError:  # run from a checkout that is not installed
+            return "0+unknown"
     if name in _HOMES:
         from importlib import import_module
 

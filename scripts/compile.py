@@ -28,18 +28,15 @@ MODULES = (
     INT64,
     *[f"fastserve/sched/{name}.py" for name in ("units", "job", "plan", "link", "policy", "ranking", "kv")],
     *[f"fastserve/sched/{name}.py" for name in ("batching", "residency", "charging", "eviction", "checks", "alarms")],
-    *[f"fastserve/sched/{name}.py" for name in ("bounds", "draft", "sharing", "choose", "uneven", "members")],
+    *[f"fastserve/sched/{name}.py" for name in ("bounds", "draft", "host_tier", "sharing")],
+    *[f"fastserve/sched/{name}.py" for name in ("choose", "uneven", "members")],
     *[f"fastserve/sched/{name}.py" for name in ("holding", "programs", "pins")],
     *[f"fastserve/sched/{name}.py" for name in ("scheduler", "prefix", "seats", "observer")],
     *[f"fastserve/hardware/{name}.py" for name in ("base", "lines", "linear", "machine_times")],
-    *[
-        f"fastserve/policies/{name}.py"
-        for name in ("fcfs", "fixed_priority", "las", "mlfq", "priority", "shortest", "skip_join", "programs")
-    ],
-    *[
-        f"fastserve/policies/{name}.py"
-        for name in ("program_fcfs", "plas", "atlas", "deepest_first", "lpm", "cachewise", "gaps", "gate", "continuum", "thunder", "concur", "working_set")
-    ],
+    *[f"fastserve/policies/{name}.py" for name in ("fcfs", "fixed_priority", "las", "mlfq", "priority", "shortest")],
+    *[f"fastserve/policies/{name}.py" for name in ("skip_join", "programs", "program_fcfs", "plas", "atlas")],
+    *[f"fastserve/policies/{name}.py" for name in ("deepest_first", "lpm", "cachewise", "gaps", "gate")],
+    *[f"fastserve/policies/{name}.py" for name in ("continuum", "thunder", "concur", "working_set")],
     "fastserve/metrics/records.py",
     "fastserve/workload/requests.py",
     "sim/inbox.py",

@@ -153,6 +153,7 @@ def replay(
     if chosen.load is not None and len(typical) < 2:
         raise ValueError("one request has no rate, so there is no load to set: give two or more")
     hardware = chosen.hardware()
+    chosen.check_load(typical, chosen.load)
     waits = chosen.waits(typical)
     sustained = None if waits else capacity(typical, chosen)
     if chosen.load is not None and sustained is not None:
@@ -223,9 +224,11 @@ def _run_all(
     attach = [None if observe is None else observe(task[0], row(task[0], settings), task[1]) for task in tasks]
     workers = min(len(tasks), processes or os.cpu_count() or 1)
     pooled = workers > 1 and _travels(tasks)
-    by_seed = sorted(range(len(tasks)), key=lambda i: tasks[i][1])  # runs of one trace follow each other: see Prepared
-    here = [i for i in by_seed if not pooled or attach[i] is not None]
-    away = [tasks[i] for i in by_seed if i not in here]
+    order = list(range(len(tasks)))
+    if settings.prefix_cache == "on":  # runs of one trace follow each other: see Prepared
+        order.sort(key=lambda i: tasks[i][1])
+    here = [i for i in order if not pooled or attach[i] is not None]
+    away = [tasks[i] for i in order if i not in here]
     pool = ProcessPoolExecutor(min(workers, len(away)), initializer=_begin, initargs=(source,)) if away else None
     futures: dict[Future[Run], bool] = {}  # and whether its run is in `runs`
     kept = _Kept(source)

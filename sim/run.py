@@ -5,22 +5,23 @@ from __future__ import annotations
 import gc
 import signal
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 from fastserve import predictors
 from fastserve.hardware import Hardware
-from fastserve.metrics.programs import SUMMARY, programs_saturated, summarise_programs, table_of, window_at_work
+from fastserve.metrics.programs import SUMMARY
 from fastserve.metrics.records import Recorder
+from fastserve.metrics.sessions import measured
 from fastserve.metrics.summary import Columns, Summary, summarise, with_not_arrived
 from fastserve.policies.spec import PolicySpec
 from fastserve.sched.job import Job
 from fastserve.sched.scheduler import Scheduler
 from fastserve.workload import Trace
 from fastserve.workload.content import Content
+from fastserve.workload.programs import turns_of
 from fastserve.workload.requests import guesses_of, job_maker, jobs_of, longest_of, outputs_of, targets_of
 from fastserve.workload.session import Sessions
 from sim.evicted import with_evicted
@@ -81,7 +82,7 @@ def build(
     budget = scheduler.batching.budget if settings.batching == "chunked" else None
     targets = targets_of(trace)
     slo = None if targets is None else lambda id: targets[id].seconds()
-    turns = None if trace.program is None else turns_of(trace.program).__getitem__
+    turns = None if trace.program is None else turns_of(trace).__getitem__
     recorder = Recorder(hardware.memory.block_bytes, Alone(hardware.latency, budget).ps, slo, turn=turns)
     about = {"trace": trace.name, "policy": row(spec, settings), "seed": seed}
     world = World(scheduler, machine, link, inbox, recorder, max_backlog=settings.max_backlog, watch=watch, about=about)
@@ -103,24 +104,14 @@ def _inbox(
             job.ids = shared.prompt(row)
         return job
 
-    patience = None if settings.client_timeout is None else round(settings.client_timeout * 1e9)
-    return SessionInbox(named, Sessions(trace, settings.coming, seed), patience)
+    sessions = Sessions(trace, settings.coming, seed)
+    return SessionInbox(named, sessions, sessions.patience)
 
 
 def _named(jobs: Iterator[Job], shared: Content) -> Iterator[Job]:
     for job in jobs:
         job.ids = shared.prompt(job.id)
         yield job
-
-
-def turns_of(programs: Sequence[str]) -> list[int]:
-    """By row its place among its program's, from 1; 0 where it has none."""
-    count: Counter[str] = Counter()
-    found = []
-    for name in programs:
-        count[name] += 1
-        found.append(count[name] if name else 0)
-    return found
 
 
 @contextmanager
@@ -198,17 +189,9 @@ def _measured(
         summary = summarise(columns, horizon_s=horizon, warmup_s=settings.warmup)
         return with_not_arrived(summary, len(trace) - len(columns["id"])) | dict.fromkeys(SUMMARY), None
     sessions, alone = fed.sessions, prepared.alone(trace, settings)
-    members = [program.rows for program in sessions.programs]
-    table = table_of(
-        columns, [program.name for program in sessions.programs], members, horizon_s=horizon,
-        abandoned=sessions.abandoned, alone=[alone.program[rows[0]] for rows in members], alone_turn=alone.turn,
+    members = sessions.members
+    return measured(
+        columns, sessions.names, members, sessions.abandoned, horizon_s=horizon, at_once=settings.sessions,
+        warmup_s=settings.warmup, after=sessions.repeats,
+        alone=[alone.program[rows[0]] for rows in members], alone_turn=alone.turn,
     )  # fmt: skip
-    window = None if settings.sessions is None else window_at_work(table, settings.sessions, horizon, settings.warmup)
-    summary = summarise(columns, horizon_s=horizon, warmup_s=settings.warmup, window=window)
-    summary["saturated"] = None if settings.sessions is not None else programs_saturated(table, horizon)
-    summary = with_not_arrived(summary, len(trace) - len(columns["id"]) - len(sessions.abandoned))
-    after = trace.after if settings.open_loop else None
-    programs = summarise_programs(
-        table, columns, members, horizon_s=horizon, warmup_s=settings.warmup, window=window, after=after
-    )
-    return summary | programs, table

@@ -15,7 +15,6 @@ from fastserve.sched.config import Blocks, SchedulerConfig
 from fastserve.sched.job import NEVER
 from fastserve.sched.policy import Policy
 from fastserve.sched.scheduler import Scheduler
-from fastserve.workload import Trace, TraceError
 from fastserve.workload.session import SessionSettings
 
 UNLIMITED = "unlimited"
@@ -57,12 +56,7 @@ class Settings(SessionSettings, SchedulerConfig):
         SessionSettings.__post_init__(self)
         if self.rate is not None and self.load is not None:
             raise ValueError("give a rate or a load, not both: a load is a rate relative to what fcfs sustains")
-        paced = "sessions" if self.sessions is not None else "program_rate" if self.program_rate is not None else None
-        for name in ("rate", "load"):
-            if paced is not None and getattr(self, name) is not None:
-                raise ValueError(
-                    f"{name} stretches recorded arrivals, and {paced} leaves these no say: give one of the two"
-                )
+        self.check_rate(rate=self.rate, load=self.load)
         for name in ("rate", "load", "link_gb_s"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
@@ -102,26 +96,6 @@ class Settings(SessionSettings, SchedulerConfig):
     def coming(self) -> SessionSettings:
         """How programs come."""
         return SessionSettings(**{field.name: getattr(self, field.name) for field in fields(SessionSettings)})
-
-    def in_sessions(self, trace: Trace) -> bool:
-        """Whether a run of it needs to be told who has ended: programs are measured, and clients may give up."""
-        return trace.after is not None or self.client_timeout is not None or self.waits(trace)
-
-    def waits(self, trace: Trace) -> bool:
-        """Whether its requests come when others have ended, or programs begin, and not at arrivals of their own.
-
-        Raises TraceError for a load, which is a rate, and then there is none to set.
-        """
-        waits = self.sessions is not None or self.program_rate is not None
-        if trace.after is not None and not self.open_loop:
-            waits = True
-            if self.load is not None:
-                raise TraceError(
-                    f"load {self.load:g}: requests of {trace.name!r} come when others have been answered, so there is "
-                    "no rate to set: give --sessions (programs at once), --program-rate (programs a second), or "
-                    "--open-loop with it"
-                )
-        return waits
 
     def scheduler(self, policy: Policy, hardware: Hardware, longest: int, context: int = 0) -> Scheduler:
         """A Scheduler around this policy. longest: tokens of the longest prompt. context: of the longest request

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import simpy
 
-from fastserve.metrics.programs import GAVE_UP
+from fastserve.metrics.finish import GAVE_UP
 from fastserve.metrics.records import Recorder
 from fastserve.sched.errors import ObserverError, PolicyError, RefusedError
 from fastserve.sched.job import NEVER, Job

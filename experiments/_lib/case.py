@@ -15,6 +15,7 @@ from fastserve.metrics.intervals import Ratio, paired_ratio
 from fastserve.metrics.programs import completed_times, paired_times
 from fastserve.policies.spec import PolicySpec
 from fastserve.workload import Trace, read_trace, synthesise
+from fastserve.workload.programs import repeated
 from fastserve.workload.seeds import SeedSource, source_of
 from fastserve.workload.synthesis import CALIBRATION
 from sim.capacity import capacity
@@ -49,6 +50,8 @@ class Workload:
     """a trace file or a folder, instead of a synthetic trace"""
     synth: str = ""
     """a recipe as `python -m sim --synth` takes it, instead of all of these"""
+    copies: int = 1
+    """of a trace of programs: each so many times, under a name of its own"""
     digest: str = ""
     """digest of the file's contents, so that a run-id depends on them"""
     ratio: float | None = None
@@ -62,7 +65,7 @@ class Workload:
 
     def programs(self, seed: int) -> Trace:
         """The requests as they stand, for settings that say when programs come. Raises TraceError."""
-        return _programs(self.path, self.requests, self.synth, seed)
+        return _programs(self.path, self.requests, self.synth, self.copies, seed)
 
     @property
     def samples(self) -> int | None:
@@ -99,9 +102,9 @@ def _source(path: str, requests: int, synth: str) -> SeedSource:
 
 
 @lru_cache(maxsize=2)
-def _programs(path: str, requests: int, synth: str, seed: int) -> Trace:
+def _programs(path: str, requests: int, synth: str, copies: int, seed: int) -> Trace:
     """Kept, so that the runs of one trace that follow each other have in common what is made of it."""
-    return _source(path, requests, synth).trace(seed)
+    return repeated(_source(path, requests, synth).trace(seed), copies)
 
 
 _prepared = Prepared()
@@ -113,10 +116,10 @@ def _read(path: str, requests: int) -> Trace:
     return read_trace(path, rate=1.0).head(requests)
 
 
-def recorded(path: Path, requests: int) -> Workload:
+def recorded(path: Path, requests: int, copies: int = 1) -> Workload:
     """The first `requests` of a trace file. Raises TraceError or FileNotFoundError."""
     trace = _read(str(path), requests)
-    return Workload(requests=len(trace), path=str(path), digest=trace.digest(), lengths="")
+    return Workload(requests=len(trace), path=str(path), digest=trace.digest(), lengths="", copies=copies)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,9 @@ from fastserve.formats import check, stamp
 KEPT = (
     "rate", "load", "mean_jct_s", "p95_jct_s", "p99_jct_s", "mean_s_per_token", "p95_s_per_token", "mean_ttft_s",
     "mean_slowdown", "max_slowdown", "preemptions_per_job", "mean_stalled_s", "recomputed_share", "throughput_rps",
-    "unfinished", "collapsed",
+    "unfinished", "collapsed", "programs_per_hour", "programs_per_hour_whole", "program_time_mean_s",
+    "program_time_p95_s", "programs_abandoned", "p50_ttft_s", "p99_ttft_s", "max_ttft_s", "ttft_first_turn_p50_s",
+    "ttft_first_turn_p99_s", "ttft_first_turn_max_s", "held_mean_s", "held_max_s",
 )  # fmt: skip
 OWN = (
     "_rate",

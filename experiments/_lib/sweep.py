@@ -40,7 +40,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "results"
 SCALES = ("smoke", "small", "paper")
 POOLS = ("local", "ray", "dask")
-LIVE = ("batching_gain", "fidelity", "live_headline")
+LIVE = ("agents_live", "batching_gain", "fidelity", "live_headline")
 """experiments on the live engine: results depend on the machine, so they run only by name and are not checked"""
 ROUND = 8
 """cases for each core of a cluster that return together"""
@@ -72,7 +72,8 @@ class IncompleteError(Exception):
 def load(experiment: str) -> ModuleType:
     """The module experiments/EXPERIMENT.py: SCALES, cases(), claims(), plot(), perhaps run(); and its docstring.
 
-    Optional: plan(cases), a sentence printed before they run, and joined(rows), a transformation of its rows.
+    Optional: plan(cases), a sentence printed before they run, joined(rows), a transformation of its rows, and USES, the
+    files of _lib that its numbers depend on beyond case.py and search.py.
     """
     return importlib.import_module(f"experiments.{experiment}")
 
@@ -89,7 +90,8 @@ def run_id(experiment: str, scale: str, cases: Sequence[Case]) -> str:
     module = load(experiment)
     own = hashlib.sha256()
     here = Path(__file__).parent
-    for path in (Path(str(module.__file__)), here / "case.py", here / "search.py"):
+    used: Sequence[str] = getattr(module, "USES", ())
+    for path in (Path(str(module.__file__)), here / "case.py", here / "search.py", *[here / name for name in used]):
         own.update(_computing(path).encode())
     key = [experiment, to_json(module.SCALES[scale]), [to_json(case) for case in cases], fingerprint(), own.hexdigest()]
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from time import perf_counter_ns
+from urllib.parse import quote
 
 from fastserve.bench.api_formats import Format, error_message
 from fastserve.bench.call import CANCELLED, REJECTED, UNFINISHED, Call, Reply
@@ -37,13 +39,14 @@ class HttpApi:
         for name, value in fields.items():
             if not name.isascii() or any(sign in name + value for sign in "\r\n\0") or ":" in name or " " in name:
                 raise ValueError(f"{name!r}: {value!r} is not a valid HTTP header")
-        lines = "".join([f"{name}: {value}\r\n" for name, value in fields.items()])
-        self._head = f"POST {path} HTTP/1.1\r\n{lines}Content-Length: ".encode("latin-1")
+        self._lines = "".join([f"{name}: {value}\r\n" for name, value in fields.items()])
+        self._head = f"POST {path} HTTP/1.1\r\n{self._lines}".encode("latin-1")
 
     def encode(self, call: Call) -> bytes:
         """The HTTP request as bytes. Called before the call is due, so that it does not delay the schedule."""
         body = json.dumps(self.format.body(call), separators=(",", ":")).encode()
-        return b"%b%d\r\n\r\n%b" % (self._head, len(body), body)
+        own = "".join([f"{name}: {value}\r\n" for name, value in self.format.headers(call).items()]).encode("ascii")
+        return b"%b%bContent-Length: %d\r\n\r\n%b" % (self._head, own, len(body), body)
 
     async def send(self, message: bytes, reply: Reply) -> None:
         """Sends an encoded request and fills `reply`. A failure is recorded there, not raised."""
@@ -59,8 +62,23 @@ class HttpApi:
         except HttpClientError as error:
             reply.fail(str(error))
 
+    async def end_program(self, name: str) -> None:
+        """Tells our own server that nothing of it follows; a failure is of no account."""
+        if self.format.options.own:
+            path = f"{self.client.prefix}/programs/{quote(name, safe='')}"
+            message = f"DELETE {path} HTTP/1.1\r\n{self._lines}\r\n".encode("latin-1")
+            with suppress(HttpClientError):
+                await self.client.send(message, _Ignored())
+
     def close(self) -> None:
         self.client.close()
+
+
+class _Ignored:
+    """Whatever is answered."""
+
+    def head(self, status: int, content_type: str) -> None: ...
+    def data(self, now: int, chunk: bytes) -> None: ...
 
 
 class ResponseReader:

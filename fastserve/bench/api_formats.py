@@ -10,6 +10,7 @@ import json
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
+from urllib.parse import quote
 
 from fastserve.bench.call import CANCELLED, TRUNCATED, UNFINISHED, Call, Reply
 from fastserve.bench.sse import Event
@@ -28,9 +29,18 @@ class RequestOptions:
     """The server is ours: program, priority, deadline, SLOs and guess are sent too; other servers refuse them."""
     temperature: float | None = 0.0
     keep_text: bool = False
+    token_ids: bool = False
+    """Ask for the token ids of outputs (return_token_ids of vLLM, and of ours)."""
+    programs: bool = False
+    """Name the program of a request to any server, in a header; ours is told by field in any case."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Additional fields of every body; they override."""
 
+
+PROGRAM_HEADER = "X-Session-ID"
+"""Of OpenCode and llm-d: names a program to servers that know it, ours too, and says nothing to others."""
+CALLS = "this_func_call"
+"""Continuum's field, which ours knows: the tool that the answer will call."""
 
 LIMITS = {"max_tokens", "max_completion_tokens", "max_new_tokens", "max_length", "stop_after"}
 """Fields that bound an output."""
@@ -71,10 +81,16 @@ class Format(ABC):
             body["temperature"] = options.temperature
         if request.client:
             body["user"] = request.client
+        if options.token_ids:
+            body["return_token_ids"] = True
         if options.own:
             body |= request.scheduling
             if request.guess is not None:
                 body["guess"] = request.guess
+            if call.tool:
+                body["tool"] = call.tool
+            if call.calls:
+                body[CALLS] = call.calls
         return body
 
     def closed(self, reply: Reply) -> None:
@@ -91,7 +107,16 @@ class Format(ABC):
         ):
             reply.finish = TRUNCATED
 
+    def headers(self, call: Call) -> dict[str, str]:
+        """Beside those of all requests."""
+        program = call.request.program
+        if not program or self.options.own or not self.options.programs:
+            return {}
+        return {PROGRAM_HEADER: quote(program, safe="!#$&'()*+,/:;=?@[]-._~ ")}
+
     def prompt(self, call: Call) -> str | list[int]:
+        if isinstance(call.prompt, list):
+            raise TypeError(f"{self.path} takes a prompt, and not the messages of a chat")
         return call.prompt if isinstance(call.prompt, str) else call.prompt.tolist()
 
     def _token(self, text: str | None, now: int, reply: Reply) -> None:
@@ -125,6 +150,7 @@ class Completions(Format):
 
     def choice(self, choice: dict[str, Any], now: int, reply: Reply) -> None:
         self._token(choice.get("text"), now, reply)
+        reply.token_ids += choice.get("token_ids") or ()
 
 
 class Chat(Completions):
@@ -135,7 +161,7 @@ class Chat(Completions):
     limit_name = "max_completion_tokens"
 
     def body(self, call: Call) -> dict[str, Any]:
-        messages = [{"role": "user", "content": call.prompt}]
+        messages = call.prompt if isinstance(call.prompt, list) else [{"role": "user", "content": call.prompt}]
         return {"messages": messages, **self.common(call), **STREAM, **self.options.extra}
 
     def choice(self, choice: dict[str, Any], now: int, reply: Reply) -> None:
@@ -162,6 +188,7 @@ class Native(Format):
             summed(chunk, reply)
         else:
             self._token(chunk.get("text"), now, reply)
+            reply.token_ids += chunk.get("token_ids") or ()
 
 
 class NoBatch(Native):
@@ -202,6 +229,9 @@ def counted(usage: dict[str, Any], reply: Reply) -> None:
         reply.prompt_tokens = int(usage["prompt_tokens"])
     if usage.get("completion_tokens") is not None:
         reply.output_tokens = int(usage["completion_tokens"])
+    details = usage.get("prompt_tokens_details")
+    if isinstance(details, dict) and details.get("cached_tokens") is not None:
+        reply.cached_tokens = int(details["cached_tokens"])
 
 
 def summed(answer: dict[str, Any], reply: Reply) -> None:
@@ -211,6 +241,10 @@ def summed(answer: dict[str, Any], reply: Reply) -> None:
         reply.output_tokens = int(answer["tokens_generated"])
     if answer.get("preemption_count") is not None:
         reply.preemptions = int(answer["preemption_count"])
+    if answer.get("cached_tokens") is not None:
+        reply.cached_tokens = int(answer["cached_tokens"])
+    if answer.get("held_s") is not None:
+        reply.held_s = float(answer["held_s"])
     ended(answer["finish_reason"], reply)
 
 

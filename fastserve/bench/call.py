@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass, field
 
+from fastserve.metrics.finish import GAVE_UP
 from fastserve.workload.requests import TraceRequest
 from fastserve.workload.trace import IntArray
 
@@ -14,14 +15,22 @@ CANCELLED = "cancelled"
 TRUNCATED = "truncated"
 
 
+Messages = list[dict[str, str]]
+"""Of a chat: role and content."""
+
+
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Call:
     """One request to send."""
 
     request: TraceRequest
     """Arrives when it is due."""
-    prompt: IntArray | str
-    """Token ids or text, meant to have `request.prompt` tokens."""
+    prompt: IntArray | str | Messages
+    """Token ids, text or a chat's messages, meant to have `request.prompt` tokens."""
+    tool: str = ""
+    """Whose result the prompt brings."""
+    calls: str = ""
+    """The tool that the answer calls, as the trace knows beforehand."""
 
     @property
     def due(self) -> int:
@@ -42,7 +51,7 @@ class Reply:
     status: int = 0
     """HTTP status; 0: no response."""
     finish: str = ""
-    """stop, length, truncated, cancelled, rejected, unfinished, as in metrics.finish; "" while in progress."""
+    """stop, length, truncated, cancelled, gave_up, rejected, unfinished, as in metrics.finish; "" while in progress."""
     error: str = ""
     asked: int = 0
     """Output tokens that the request allowed at least; 0: not known."""
@@ -50,9 +59,15 @@ class Reply:
     """The server's count, None where it reports none; likewise the next two."""
     output_tokens: int | None = None
     preemptions: int | None = None
+    cached_tokens: int | None = None
+    """Of the prompt, found in a prefix cache."""
+    held_s: float | None = None
+    """How long the server's policy held it back."""
     streamed: bool = True
     text: list[str] | None = None
     """The output text, where it is kept."""
+    token_ids: list[int] = field(default_factory=list)
+    """Of the output, where the server tells them."""
 
     @property
     def tokens(self) -> int:
@@ -61,7 +76,7 @@ class Reply:
 
     @property
     def completed(self) -> bool:
-        return self.finish not in ("", UNFINISHED, REJECTED, CANCELLED, TRUNCATED)
+        return self.finish not in ("", UNFINISHED, REJECTED, CANCELLED, GAVE_UP, TRUNCATED)
 
     @property
     def truncated(self) -> bool:

@@ -16,6 +16,14 @@ from fastserve.bench.result import LATE_NS, Result
 from fastserve.formats import stamp
 from fastserve.json_values import plain
 
+ARRIVAL = {
+    "closed": "when a slot became free",
+    "sessions": "when what it waits for had been answered and the think time was over",
+    "open": "when the schedule says",
+    "capped": "when the schedule says",
+}
+"""By loop."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class About:
@@ -60,9 +68,9 @@ def as_document(result: Result, about: About, chosen: Selection, *, detailed: bo
         "max_concurrency": result.max_concurrency,
         **client_metrics(result, chosen),
         "loop": result.loop,
-        "arrival_is": "when a slot became free" if result.loop == "closed" else "when the schedule says",
+        "arrival_is": ARRIVAL[result.loop],
         "interrupted": result.interrupted,
-        "not_sent": result.planned - len(result.samples),
+        "not_sent": result.planned - len(result.samples) - result.abandoned,
         "late": result.late,
         "dispatch_lag_ms": {
             "p50": p50,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence, Sized
 from itertools import pairwise
 from time import perf_counter_ns, time
 from typing import Any, Protocol
 
 from fastserve.bench.call import Call, Reply
 from fastserve.bench.result import Loop, Result, Sample
+from fastserve.metrics.finish import GAVE_UP
 
 HEAD_START = 50_000_000
 """ns from the call of run() to the start of the schedule."""
@@ -28,7 +29,7 @@ class Api(Protocol):
 class Progress:
     """Progress of a run. Written by run(), read by `watch`."""
 
-    def __init__(self, calls: Sequence[Call]) -> None:
+    def __init__(self, calls: Sized) -> None:
         self.total = len(calls)
         self.started = 0  # perf_counter ns
         self.samples: list[Sample] = []  # of the calls sent
@@ -73,7 +74,23 @@ async def run(
     if watch is not None:
         watch(progress)
     slots = None if max_concurrency is None else Slots(max_concurrency, progress.started)
-    sender = asyncio.ensure_future(_send_all(calls, api, progress, slots, closed, timeout_s))
+    interrupted = await until_stopped(_send_all(calls, api, progress, slots, closed, timeout_s), stop)
+    sent = [sample for sample in progress.samples if sample.reply.sent]
+    return Result(
+        samples=sent,
+        planned=len(calls),
+        started=progress.started,
+        ended=max([sample.reply.closed for sample in sent], default=progress.started),
+        date=date,
+        loop=loop,
+        max_concurrency=max_concurrency,
+        interrupted=interrupted,
+    )
+
+
+async def until_stopped(work: Coroutine[Any, Any, None], stop: asyncio.Event | None) -> bool:
+    """Runs it to its end, or until stop is set, which cancels it. Returns whether that happened."""
+    sender = asyncio.ensure_future(work)
     stopper = asyncio.ensure_future((stop or asyncio.Event()).wait())
     waited_for: tuple[asyncio.Future[Any], ...] = sender, stopper
     try:
@@ -86,17 +103,7 @@ async def run(
         await asyncio.wait({sender})
     if not sender.cancelled():
         sender.result()
-    sent = [sample for sample in progress.samples if sample.reply.sent]
-    return Result(
-        samples=sent,
-        planned=len(calls),
-        started=progress.started,
-        ended=max([sample.reply.closed for sample in sent], default=progress.started),
-        date=date,
-        loop=loop,
-        max_concurrency=max_concurrency,
-        interrupted=interrupted,
-    )
+    return interrupted
 
 
 async def _send_all(
@@ -127,22 +134,46 @@ async def _send_all(
 async def _send(
     message: bytes, api: Api, sample: Sample, progress: Progress, slots: Slots | None, timeout_s: float | None
 ) -> None:
-    reply = sample.reply
     try:
-        async with asyncio.timeout(timeout_s):
+        await send(message, api, sample, progress, timeout_s)
+    finally:
+        if slots is not None:
+            slots.give(sample.reply.closed)
+
+
+async def send(
+    message: bytes, api: Api, sample: Sample, progress: Progress, timeout_s: float | None, gives_up: int | None = None
+) -> None:
+    """Returns when the exchange is over. gives_up: perf_counter ns at which a client without a token goes."""
+    reply = sample.reply
+    loop = asyncio.get_running_loop()
+    patience = asyncio.timeout(None)
+
+    def lose_patience() -> None:
+        if not reply.stamps:
+            patience.reschedule(loop.time())
+
+    timer = None
+    try:
+        async with asyncio.timeout(timeout_s), patience:
+            if gives_up is not None:
+                timer = loop.call_later(max(0, gives_up - perf_counter_ns()) / 1e9, lose_patience)
             await api.send(message, reply)
     except TimeoutError:
-        reply.fail(f"no complete response within {timeout_s:g} s")
+        if patience.expired():
+            reply.fail("its client gave up: no token in time", GAVE_UP)
+        else:
+            reply.fail(f"no complete response within {timeout_s:g} s")
     except asyncio.CancelledError:
         reply.fail("aborted when the run was stopped")
         raise
     finally:
+        if timer is not None:
+            timer.cancel()
         reply.closed = perf_counter_ns()
         progress.done += 1
         progress.failed += not (reply.completed or reply.truncated)
         progress.tokens += reply.tokens
-        if slots is not None:
-            slots.give(reply.closed)
 
 
 class Slots:

@@ -17,6 +17,7 @@ LOOPS = {
     "open": "open loop: sent when due",
     "capped": "sent when due and when one of {n} slots was free; times count from when they were due",
     "closed": "closed loop, {n} at a time: a request arrives when its slot becomes free",
+    "sessions": "sessions: a request arrives when what it waits for was answered and the think time is over",
 }
 
 
@@ -60,7 +61,33 @@ def report(found: Mapping[str, Any]) -> str:
         ("largest gap", "largest_gap_s"),
     ):
         lines.append(_table_row(title, [_cell(ours[f"{column}_{name}"]) for column in columns]))
+    lines += _programs(ours, found["settings"])
     return "\n".join([*lines, *[f"  {error}: {count}" for error, count in found["failures"].items()]])
+
+
+def _programs(ours: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    """Nothing of a run that had none."""
+    if ours.get("programs") is None:
+        return []
+
+    def several(name: str, which: tuple[str, ...]) -> list[str]:
+        return [f"{word} {_number(ours[f'{name}_{word}_s'], 's')}" for word in which]
+
+    counts = [f"{ours[f'programs_{word}']} {word}" for word in ("completed", "abandoned", "unfinished")]
+    hits = "not told by the server" if ours["hit_rate"] is None else _cell(ours["hit_rate"])
+    unlimited = settings.get("hit_rate_unlimited")
+    lines = [
+        "",
+        _row("programs", ", ".join(counts)),
+        _row("rate", _number(ours["programs_per_hour"], "programs an hour"),
+             f"counted over {_number(ours['program_window_s'], 's')}, {_number(ours['at_work_mean'], 'at work')}"),
+        _row("program time", *several("program_time", ("mean", "p50", "p95", "max"))),
+        _row("first turn's TTFT", *several("ttft_first_turn", ("p50", "p99", "max"))),
+        _row("hit rate", hits, "" if unlimited is None else f"(of the trace's own blocks, if none is forgotten: "
+             f"{_cell(unlimited)})"),
+    ]  # fmt: skip
+    held = ours["held_mean_s"]
+    return lines if held is None else [*lines, _row("held back", f"mean {_number(held, 's')}")]
 
 
 def warnings(found: Mapping[str, Any]) -> list[str]:

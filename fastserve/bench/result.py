@@ -11,17 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastserve.bench.call import CANCELLED, REJECTED, TRUNCATED, UNFINISHED, Call, Reply
+from fastserve.metrics.finish import GAVE_UP
 from fastserve.metrics.records import COLUMNS, Columns
+from fastserve.metrics.sessions import measured
 from fastserve.metrics.summary import Slo, Summary, summarise, with_not_arrived
+from fastserve.workload.session import Sessions
 
-Loop = Literal["open", "closed", "capped"]
+Loop = Literal["open", "closed", "capped", "sessions"]
 
 LATE_NS = 10_000_000
 """p99 dispatch lag above which a run is reported as late."""
 
 UNKNOWN = (
-    "recomputed_tokens", "cached_tokens", "cached_host_tokens", "evicted_tokens", "overruled", "swapped_out_bytes",
-    "swapped_in_bytes", "turn",
+    "recomputed_tokens", "cached_host_tokens", "evicted_tokens", "overruled", "swapped_out_bytes", "swapped_in_bytes",
 )  # fmt: skip
 """Integer columns unknown to a client: always 0."""
 
@@ -78,9 +80,17 @@ class Result:
     date: float
     """Of `started`, s since the epoch."""
     loop: Loop
-    """open: calls are sent when due. capped: when due and a slot is free. closed: when a slot is free."""
+    """open: calls are sent when due. capped: when due and a slot is free. closed: when a slot is free. sessions: when
+    what they wait for was answered."""
     max_concurrency: int | None = None
     interrupted: bool = False
+    sessions: Sessions | None = None
+    """Of a run of sessions, as it has left them."""
+
+    @property
+    def abandoned(self) -> int:
+        """Requests that never came, because one before them was not completed."""
+        return 0 if self.sessions is None else len(self.sessions.abandoned)
 
     @property
     def completed(self) -> list[Sample]:
@@ -113,23 +123,55 @@ class Result:
         """
         rows = [self._row(sample) for sample in self.samples]
         kinds = COLUMNS | MORE_COLUMNS
+        if self.sessions is not None:  # by id: sent in another order
+            rows.sort(key=lambda row: row["id"])
+            turns = self.sessions.turns
+            for row in rows:
+                row["turn"] = turns[row["id"]]
         return {name: np.array([row[name] for row in rows], dtype=kind) for name, kind in kinds.items()}
 
     def summary(self, slo: Slo | None = None) -> Summary:
-        """metrics.summarise() over the records, from intended arrivals; None for values unknown to a client."""
-        found = summarise(self.columns(), horizon_s=self.duration_s, slo=slo)
-        found = with_not_arrived(found, self.planned - len(self.samples))
+        """metrics.summarise() over the records, from intended arrivals; None for values unknown to a client. Of a run
+        of sessions with the measures of programs.
+        """
+        if self.sessions is not None:
+            found = self.measured(slo)[0]
+        else:
+            found = summarise(self.columns(), horizon_s=self.duration_s, slo=slo)
+            found = with_not_arrived(found, self.planned - len(self.samples))
         unknown = [
-            "recomputed_tokens", "recomputed_share", "cached_tokens", "hit_rate", "cached_host_tokens", "host_hit_rate",
-            "swapped_out_gib", "swapped_in_gib",
+            "recomputed_tokens", "recomputed_share", "cached_host_tokens", "host_hit_rate", "swapped_out_gib",
+            "swapped_in_gib", "evicted_tokens", "evicted_share",
         ]  # fmt: skip
-        if not self.knows_preemptions:
+        if not self.knows("preemptions"):
             unknown.append("preemptions_per_job")
+        if not self.knows("cached_tokens"):
+            unknown += ["cached_tokens", "hit_rate"]
+        if not self.knows("held_s"):
+            unknown += ["held_mean_s", "held_max_s"]
         return found | dict.fromkeys(unknown)
+
+    def programs(self) -> Columns:
+        """A row per program that has begun (metrics.programs.PROGRAM_COLUMNS). ValueError without sessions."""
+        return self.measured()[1]
+
+    def measured(self, slo: Slo | None = None) -> tuple[Summary, Columns]:
+        """Of a run of sessions: all measures, and the table of programs."""
+        sessions = self.sessions
+        if sessions is None:
+            raise ValueError("this run had no sessions, and so it has no programs")
+        return measured(
+            self.columns(), sessions.names, sessions.members, sessions.abandoned, horizon_s=self.duration_s,
+            at_once=sessions.settings.sessions, after=sessions.repeats, slo=slo,
+        )  # fmt: skip
 
     @property
     def knows_preemptions(self) -> bool:
-        return bool(self.samples) and all(sample.reply.preemptions is not None for sample in self.completed)
+        return self.knows("preemptions")
+
+    def knows(self, what: Literal["preemptions", "cached_tokens", "held_s"]) -> bool:
+        """Whether the server has told it of every completed request."""
+        return bool(self.samples) and all(getattr(sample.reply, what) is not None for sample in self.completed)
 
     def count(self, which: Callable[[Sample], bool]) -> int:
         return sum([which(sample) for sample in self.samples])
@@ -138,7 +180,7 @@ class Result:
         request, reply = sample.call.request, sample.reply
         finish = reply.finish or UNFINISHED
         first, last, tokens = sample.first, sample.last, reply.tokens
-        ended = reply.completed or finish in (CANCELLED, TRUNCATED)
+        ended = reply.completed or finish in (CANCELLED, GAVE_UP, TRUNCATED)
         jct = nan if finish in (REJECTED, TRUNCATED) else (last - sample.arrival) / 1e9
         gaps = np.diff(np.frombuffer(reply.stamps, np.int64)) if len(reply.stamps) > 1 else None
         prompt = request.prompt if reply.prompt_tokens is None else reply.prompt_tokens
@@ -156,6 +198,9 @@ class Result:
             "tpot_excl_first": _tpot(sample) if ended else nan,
             "largest_gap": nan if gaps is None else float(gaps.max()) / 1e9,
             "preemptions": reply.preemptions or 0,
+            "cached_tokens": reply.cached_tokens or 0,
+            "held_s": nan if reply.held_s is None else reply.held_s,
+            "turn": 0,
             **dict.fromkeys(UNKNOWN, 0),
             "client": request.client,
             "program": request.program,

@@ -21,6 +21,18 @@ def save_document(path: Path, document: Mapping[str, Any]) -> Path:
     return path
 
 
+def save_csv(path: Path, columns: Columns, names: Mapping[str, Any]) -> Path:
+    """One row per row of the columns, `names` in front of each; NaN as empty. Raises OutputError."""
+    with atomically(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([*names, *columns])
+        lists = [column.tolist() for column in columns.values()]
+        for row in zip(*lists, strict=True):
+            cells = ["" if isinstance(cell, float) and math.isnan(cell) else cell for cell in row]
+            writer.writerow([*names.values(), *cells])
+    return path
+
+
 def save_records(stem: Path, columns: Columns, *, policy: str, label: str, seed: int) -> Path:
     """One row per request, with policy, label and seed in front, as in the simulator's records.
 
@@ -31,15 +43,7 @@ def save_records(stem: Path, columns: Columns, *, policy: str, label: str, seed:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ModuleNotFoundError:
-        path = stem.with_name(f"{stem.name}.records.csv")
-        with atomically(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow([*names, *columns])
-            lists = [column.tolist() for column in columns.values()]
-            for row in zip(*lists, strict=True):
-                cells = ["" if isinstance(cell, float) and math.isnan(cell) else cell for cell in row]
-                writer.writerow([*names.values(), *cells])
-        return path
+        return save_csv(stem.with_name(f"{stem.name}.records.csv"), columns, names)
     path = stem.with_name(f"{stem.name}.records.parquet")
     n = len(columns["id"])
     table: dict[str, Any] = {name: pa.array([value] * n) for name, value in names.items()}

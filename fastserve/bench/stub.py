@@ -15,6 +15,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote
 
 TEXT_CHUNK = {"id": "cmpl-0", "object": "text_completion", "created": 0, "model": "stub"}
 CHAT_CHUNK = {"id": "chatcmpl-0", "object": "chat.completion.chunk", "created": 0, "model": "stub"}
@@ -35,6 +36,8 @@ class Behaviour:
     """Close the connection after so many tokens."""
     error_after: int | None = None
     """End with an error event after so many tokens."""
+    cached: int | None = None
+    """Prompt tokens that it says were found in a cache."""
     hangs: bool = False
     """No response, until the client disconnects."""
 
@@ -59,6 +62,8 @@ class Stub:
     """`fastserve`: clients treat it as our own server."""
     max_model_len: int = 1 << 20
     seen: list[ReceivedRequest] = field(default_factory=list)
+    over: list[str] = field(default_factory=list)
+    """Programs that clients have said to be over."""
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> asyncio.Server:
         """A listening server; port 0 is a free one (see `address`)."""
@@ -81,6 +86,11 @@ class Stub:
         method, path, _ = first.split(" ")
         headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         data = await reader.readexactly(int(headers.get("content-length", 0)))
+        if method == "DELETE" and path.startswith(PROGRAMS):
+            self.over.append(unquote(path.removeprefix(PROGRAMS)))
+            self._whole(writer, 200, {"program": self.over[-1], "released": True})
+            await writer.drain()
+            return True
         if method != "POST":
             self._whole(writer, *self._look(path), body=method != "HEAD")
             await writer.drain()
@@ -136,7 +146,8 @@ class Stub:
             "prompt_tokens": len(prompt),
             "completion_tokens": tokens,
             "total_tokens": len(prompt) + tokens,
-        }
+        } | ({} if how.cached is None else {"prompt_tokens_details": {"cached_tokens": how.cached}})
+        ids = bool(body.get("return_token_ids"))
         if seen.path == NOBATCH:
             await asyncio.sleep(how.ttft + how.tpot * (tokens - 1))
             answer = {"text": "x" * tokens, "tokens_generated": tokens, "usage": usage, "finish_reason": "length"}
@@ -156,7 +167,7 @@ class Stub:
             await asyncio.sleep(due - loop.time())
             if writer.is_closing():
                 return False
-            writer.write(events(at, tokens))
+            writer.write(events(at, tokens, ids))
             due += how.tpot
         if events is native:
             final = {"text": "", "token": "", "is_final": True, "final": True, "finish_reason": "length"}
@@ -176,12 +187,14 @@ def chunked(event: Any) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def completion(at: int, tokens: int) -> bytes:
+def completion(at: int, tokens: int, ids: bool) -> bytes:
     reason = "length" if at == tokens - 1 else None
-    return chunked(TEXT_CHUNK | {"choices": [{"index": 0, "text": "x", "logprobs": None, "finish_reason": reason}]})
+    choice = {"index": 0, "text": "x", "logprobs": None, "finish_reason": reason}
+    choice |= {"token_ids": [120]} if ids else {}
+    return chunked(TEXT_CHUNK | {"choices": [choice]})
 
 
-def chat(at: int, tokens: int) -> bytes:
+def chat(at: int, tokens: int, ids: bool) -> bytes:
     """The first event is preceded by a chunk with the role and no token."""
     reason = "length" if at == tokens - 1 else None
     role = (
@@ -192,12 +205,14 @@ def chat(at: int, tokens: int) -> bytes:
     return role + chunked(CHAT_CHUNK | {"choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": reason}]})
 
 
-def native(at: int, tokens: int) -> bytes:
-    return chunked({"text": "x", "token": "x", "job_id": "0", "tokens_generated": at + 1, "is_final": False})
+def native(at: int, tokens: int, ids: bool) -> bytes:
+    event = {"text": "x", "token": "x", "job_id": "0", "tokens_generated": at + 1, "is_final": False}
+    return chunked(event | ({"token_ids": [120]} if ids else {}))
 
 
 EVENTS = {"/v1/completions": completion, "/v1/chat/completions": chat, "/generate/stream": native}
 NOBATCH = "/v1/generate_nobatch"
+PROGRAMS = "/programs/"
 
 
 def address(server: asyncio.Server) -> str:

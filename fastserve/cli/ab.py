@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastserve import predictors
-from fastserve.atomic_files import OutputError
+from fastserve.atomic_files import OutputError, check_writable
+from fastserve.cli.ab_programs import program_notes, program_rows, save_programs
 from fastserve.cli.arguments import (
     ENGINE_FLAGS,
     MODEL_FLAGS,
@@ -27,6 +28,7 @@ from fastserve.cli.arguments import (
 )
 from fastserve.cli.profile import Bar
 from fastserve.cli.seeding import add_seeding, source_from
+from fastserve.cli.session_arguments import add_sessions, check_programs, sessions_of
 from fastserve.cli.trace_arguments import add_reading, reading_of, tell
 from fastserve.compare.contender import Contender, Server, lined_up
 from fastserve.engine.config import EngineConfig
@@ -104,6 +106,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--json", action="store_true", help="print one JSON document and nothing else")
     add("--out", metavar="FILE", help="write the document with every job's times there; scripts/draw_ab.py draws it")
+    add_sessions(parser.add_argument_group("programs: requests of a trace that wait for the answers to others"))
     engine = parser.add_argument_group("engine")
     add_settings(engine, EngineConfig, ENGINE_FLAGS)
     engine.add_argument(
@@ -120,9 +123,12 @@ def run(args: argparse.Namespace) -> int:
         from fastserve.workload.requests import guesses_of
     except ImportError as error:
         return _refuse(_missing(error))
+    failed = 0
     shown = sys.stderr.isatty()
     bar: Bar | Lines = Bar(shown and not args.json) if shown or args.json else Lines()
     try:
+        coming = sessions_of(args)
+        coming.check_rate(rate=args.rate, load=args.load)
         contenders = lined_up(args.policies or [PolicySpec("fcfs"), PolicySpec("sj-mlfq")])
         if args.load is not None and any(isinstance(one, Server) for one in contenders):
             raise ValueError("--load is relative to what fcfs sustains on our own server: give --rate with --url")
@@ -135,8 +141,14 @@ def run(args: argparse.Namespace) -> int:
         )
         if args.predictor == predictors.TRACE:
             predictors.make(args.predictor, 0, guesses_of(source.typical()))  # before anything is started
+        sample = source.typical() if source.recipe is None else source.trace(args.seed)
+        check_programs(args, coming.in_sessions(sample))
+        if args.programs_csv:
+            check_writable(Path(args.programs_csv))
         if not args.json:
             tell(source.typical())
+            if coming.in_sessions(sample):
+                print(textwrap.fill(coming.told(sample), 100, subsequent_indent="  "), file=sys.stderr)
             print(_first(args, contenders), file=sys.stderr, flush=True)
         body = _engine(args, source, contenders[0]) if args.offline else _servers(args)
         found = compare(
@@ -148,20 +160,31 @@ def run(args: argparse.Namespace) -> int:
         return _refuse(str(error))
     except CompareError as error:
         print(f"fastserve ab: {error}", file=sys.stderr)
-        return 1
+        if error.found is None:
+            return 1
+        found, failed = error.found, 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     finally:
         bar.close()
-    if args.out is not None:
-        try:
+    try:
+        if args.out is not None:
             Path(args.out).write_text(json.dumps(found.document(jobs=True)) + "\n", encoding="utf-8")
-        except OSError as error:
-            return _refuse(f"{args.out} cannot be written: {error.strerror}")
+        if args.programs_csv:
+            save_programs(Path(args.programs_csv), found)
+    except OSError as error:
+        return _refuse(f"{args.out} cannot be written: {error.strerror}")
+    except OutputError as error:
+        return _refuse(str(error))
     print(json.dumps(found.document(), indent=1) if args.json else text(found))
     for warning in found.warnings():
         print(f"warning: {warning}", file=sys.stderr)
+    if found.interrupted:
+        why = "a run failed" if failed else "interrupted"
+        rounds = found.settings["rounds"]
+        print(f"{why}: {rounds} of {args.rounds} rounds are whole, and all above is from these", file=sys.stderr)
+        return failed or 130
     return 0
 
 
@@ -196,11 +219,15 @@ def _engine(args: argparse.Namespace, source: SeedSource, first: Contender) -> B
 
     body = body_of(args, latency=args.latency)
     longest = getattr(body.model, "max_model_len", None)
-    if longest is not None:
+    coming = sessions_of(args)
+    if longest is not None and not coming.in_sessions(source.typical()):
         known = source if source.rate else source.at_rate(1.0)
         for number in range(args.rounds):  # before anything is measured
             check_fits(known.trace(args.seed + number), longest, body.model.name)
-    return EngineBody(body, {name: getattr(args, name) for name in ENGINE_FLAGS}, look, args.predictor)
+    return EngineBody(
+        body, {name: getattr(args, name) for name in ENGINE_FLAGS}, look, args.predictor, coming=coming,
+        recorded=args.own_answers,
+    )  # fmt: skip
 
 
 def _servers(args: argparse.Namespace) -> Body:
@@ -212,7 +239,10 @@ def _servers(args: argparse.Namespace) -> Body:
         flag = f"--{name.replace('_', '-')}"
         if value is not None:
             flags += [flag if value else f"--no-{flag[2:]}"] if isinstance(value, bool) else [flag, str(value)]
-    return HttpBody(flags, about, start_s=args.start_timeout, predictor=args.predictor)
+    return HttpBody(
+        flags, about, start_s=args.start_timeout, predictor=args.predictor, coming=sessions_of(args),
+        own_answers=args.own_answers,
+    )  # fmt: skip
 
 
 def text(found: Comparison) -> str:
@@ -225,6 +255,9 @@ def text(found: Comparison) -> str:
                   if value is not None and name not in ("unread", "missing", "resampled", "samples")),
         width=100, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False,
     )  # fmt: skip
+    programs = program_rows(document)
+    if programs:
+        lines += [*_columns(programs), *program_notes(found)]
     rows = [["policy", "mean JCT s", "p95", "p99", "TTFT s", "tok/s", "gain: mean JCT", "p95", "tok/s"]]
     for label, means in document["means"].items():
         ratios = document["ratios"].get(label)

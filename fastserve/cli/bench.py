@@ -1,4 +1,4 @@
-"""`fastserve bench`: an open-loop client for any OpenAI-compatible server, and for the native routes of our own."""
+"""`fastserve bench`: a client for any OpenAI-compatible server, and for the native routes of our own."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fastserve.cli.bench_arguments import add_arguments
+from fastserve.cli.bench_sessions import Workload, warnings_of, workload_of
 from fastserve.cli.seeding import source_from
 from fastserve.cli.trace_arguments import reading_of, tell
 from fastserve.importing import extra
@@ -38,6 +38,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         if args.save_result or args.save_detailed:
             check_writable(Path(args.result_dir) / "result.json")
+        if args.programs_csv:
+            check_writable(Path(args.programs_csv))
         plan = prepare(args)
     except (TargetError, OutputError) as error:
         return _failed(str(error), FAILED)
@@ -50,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
 class Prepared:
     """All that is known before the first request."""
 
-    calls: Sequence[Any]
+    workload: Workload
     api: Any
     about: Any
     chosen: Any
@@ -63,8 +65,8 @@ def prepare(args: argparse.Namespace) -> Prepared:
     from fastserve.bench.api_formats import FORMATS, RequestOptions
     from fastserve.bench.document import About
     from fastserve.bench.metrics import Selection
-    from fastserve.bench.prompts import IdPrompts, TextPrompts, ids_of
-    from fastserve.bench.schedule import calls_of
+    from fastserve.bench.prompts import ids_of
+    from fastserve.bench.schedule import requests_for
     from fastserve.bench.target import TargetClient, TargetError
     from fastserve.workload.requests import guesses_of
 
@@ -86,23 +88,25 @@ def prepare(args: argparse.Namespace) -> Prepared:
     predictor = predictors.make(args.predictor, args.seed, guesses_of(trace))
     exact = args.ignore_eos if args.ignore_eos is not None else dataset.texts is None
     hide = exact and (target.own if args.hide_lengths == "auto" else args.hide_lengths == "on")
-    made: Any = dataset.texts
-    if made is None and (args.prompts == "ids" or (args.prompts == "auto" and format.ids)):
-        low, high = args.token_ids or ids_of(target.vocab_size)
-        made = IdPrompts(low, high, args.seed)
-    elif made is None:
-        made = TextPrompts(counting, args.seed)
+    ids = None
+    if args.prompts == "ids" or (args.prompts == "auto" and format.ids):
+        ids = args.token_ids or ids_of(target.vocab_size)
     room = target.max_model_len
     if room is not None and not format.ids:
         room -= CHAT_TEMPLATE
-    calls = calls_of(trace, made, predictor=predictor, max_model_len=room)
+    requests = requests_for(trace, predictor, room)
+    workload = workload_of(args, trace, requests, texts=dataset.texts, ids=ids, counting=counting)
+    workload.tell(trace)
+    limits = {request.limit for request in requests}
     options = RequestOptions(
         model=model,
         hide_lengths=hide,
         ignore_eos=exact,
         own=target.own,
         temperature=args.temperature,
-        keep_text=args.save_detailed,
+        keep_text=args.save_detailed or workload.wants_text,
+        token_ids=workload.wants_token_ids,
+        programs=workload.sessions is not None,
         extra=args.extra_body,
     )
     settings = {
@@ -117,17 +121,10 @@ def prepare(args: argparse.Namespace) -> Prepared:
         "seed": args.seed,
         "resample": None if args.trace is None else args.resample,
         "dropped_rows": dict(trace.dropped),
-        "prompts": "the workload's texts"
-        if dataset.texts is not None
-        else "ids"
-        if isinstance(made, IdPrompts)
-        else "text",
-        "inexact_prompts": made.inexact if isinstance(made, TextPrompts) else 0,
+        **workload.settings(),
         "lengths": _lengths(exact, hide),
-        "max_tokens": max([call.request.limit for call in calls]) if hide else None,
-        "shortened_limits": len({call.request.limit for call in calls}) > 1 and trace.max_tokens is None
-        if hide
-        else False,
+        "max_tokens": max(limits) if hide else None,
+        "shortened_limits": hide and len(limits) > 1 and trace.max_tokens is None,
         "predictor": args.predictor,
         "temperature": args.temperature,
         "extra_body": args.extra_body,
@@ -149,7 +146,7 @@ def prepare(args: argparse.Namespace) -> Prepared:
         metrics=args.percentile_metrics, percentiles=args.metric_percentiles, goodput=dict(args.goodput) or None
     )
     api = HttpApi(args.url, format(options), endpoint=args.endpoint, headers=headers)
-    return Prepared(calls, api, about, chosen)
+    return Prepared(workload, api, about, chosen)
 
 
 def measure(args: argparse.Namespace, plan: Prepared) -> int:
@@ -158,27 +155,28 @@ def measure(args: argparse.Namespace, plan: Prepared) -> int:
     from fastserve.bench.document import as_document, file_name
     from fastserve.bench.event_loop import on_best_loop, undisturbed
     from fastserve.bench.report import report, warnings
-    from fastserve.bench.save import save_document, save_records
+    from fastserve.bench.save import save_csv, save_document, save_records
 
     with undisturbed():
         result, loop = on_best_loop(_run(args, plan))
-    about = replace(plan.about, settings={**plan.about.settings, "event_loop": loop})
+    workload = plan.workload
+    about = replace(plan.about, settings={**plan.about.settings, **workload.settings(), "event_loop": loop})
     found = as_document(result, about, plan.chosen, detailed=args.save_detailed)
     print(json.dumps(found, indent=2, allow_nan=False) if args.json else report(found))
-    for warning in warnings(found):
+    for warning in [*warnings(found), *warnings_of(workload, found)]:
         print(f"warning: {warning}", file=sys.stderr)
-    if args.save_result or args.save_detailed:
-        name = args.result_filename or file_name(result, about)
-        path = Path(args.result_dir) / name
-        label = args.label or args.api
-        policy = about.metadata.get("policy", label)
-        try:
-            saved = [save_document(path, found)]
-            saved.append(
-                save_records(path.with_suffix(""), result.columns(), policy=policy, label=label, seed=args.seed)
-            )
-        except OutputError as error:
-            return _failed(str(error), FAILED)
+    saved = []
+    label = args.label or args.api
+    names = {"policy": about.metadata.get("policy", label), "label": label, "seed": args.seed}
+    try:
+        if args.save_result or args.save_detailed:
+            path = Path(args.result_dir) / (args.result_filename or file_name(result, about))
+            saved += [save_document(path, found), save_records(path.with_suffix(""), result.columns(), **names)]
+        if args.programs_csv:
+            saved.append(save_csv(Path(args.programs_csv), result.programs(), names))
+    except OutputError as error:
+        return _failed(str(error), FAILED)
+    if saved:
         print(f"saved {', '.join(map(str, saved))}", file=sys.stderr)
     if result.interrupted:
         print(
@@ -193,6 +191,7 @@ def measure(args: argparse.Namespace, plan: Prepared) -> int:
 async def _run(args: argparse.Namespace, plan: Prepared) -> Any:
     from fastserve.bench.loop import Progress, run
     from fastserve.bench.progress import show
+    from fastserve.bench.session_loop import run_sessions
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -209,20 +208,20 @@ async def _run(args: argparse.Namespace, plan: Prepared) -> Any:
         if sys.stderr.isatty():
             lines.append(asyncio.create_task(show(progress, sys.stderr)))
 
-    limits = {"max_concurrency": args.max_concurrency, "timeout_s": args.timeout, "stop": stop}
+    workload = plan.workload
+    bounds = {"timeout_s": args.timeout, "stop": stop}
+    capped = {"max_concurrency": args.max_concurrency, **bounds}
     try:
-        if args.num_warmups > 0:
-            await run([_at_once(call) for call in plan.calls[: args.num_warmups]], plan.api, **limits)
-        return await run(plan.calls, plan.api, watch=watch, **limits)
+        if workload.warm_up:
+            await run(workload.warm_up, plan.api, **capped)
+        if workload.sessions is not None and workload.made is not None:
+            return await run_sessions(workload.made, plan.api, workload.sessions, watch=watch, **bounds)
+        return await run(workload.calls, plan.api, watch=watch, **capped)
     finally:
         for line in lines:
             line.cancel()
         await asyncio.gather(*lines, return_exceptions=True)
         plan.api.close()
-
-
-def _at_once(call: Any) -> Any:
-    return replace(call, request=call.request._replace(arrival=0))
 
 
 def _counter(args: argparse.Namespace, client: Any, model: str | None) -> Any:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from fastserve.bench.metric_names import GOODPUT, METRICS
 from fastserve.cli.seeding import add_seeding
+from fastserve.cli.session_arguments import add_sessions
 from fastserve.cli.trace_arguments import add_reading
 
 T = TypeVar("T", int, float)
@@ -133,6 +134,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     load.add_argument(
         "--num-warmups", type=int, default=0, metavar="N", help="send the first N requests before, unmeasured"
     )
+    add_sessions(parser.add_argument_group("programs: requests of a trace that wait for the answers to others"))
     out = parser.add_argument_group("result")
     out.add_argument("--goodput", nargs="+", type=objective, default=[], metavar="NAME:MS", help=", ".join(GOODPUT))
     out.add_argument(

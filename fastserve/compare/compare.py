@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -17,16 +17,23 @@ from fastserve.compare.contender import Contender, lined_up
 from fastserve.formats import stamp
 from fastserve.json_values import plain
 from fastserve.metrics.finish import is_outcome, same_work
-from fastserve.metrics.intervals import paired_ratio
+from fastserve.metrics.intervals import Ratio, paired_ratio
+from fastserve.metrics.programs import completed_times, time_ratio
 from fastserve.metrics.summary import Columns, Summary
 from fastserve.policies.spec import PolicySpec, facts_told
 from fastserve.workload import Trace
 from fastserve.workload.seeds import SeedSource, source_of
+from fastserve.workload.session_settings import SessionSettings
 
 MEASURES = (
     "mean_jct_s", "p50_jct_s", "p95_jct_s", "p99_jct_s", "mean_ttft_s", "mean_s_per_token", "output_tokens_per_s",
     "preemptions_per_job",
 )  # fmt: skip
+PROGRAM_MEASURES = (
+    "program_time_mean_s", "program_time_p95_s", "programs_per_hour", "hit_rate", "hit_rate_unlimited",
+    "ttft_first_turn_p99_s", "max_ttft_s", "held_mean_s",
+)  # fmt: skip
+"""Beside them, of runs of sessions."""
 KEPT = ("id", "arrival", "prompt_tokens", "output_tokens", "finish", "jct_from_arrival", "ttft", "preemptions")
 BURST, BATCHES = 200, 4
 """Requests of the run that measures what fcfs sustains: BURST or the whole trace, and at least BATCHES batches."""
@@ -47,12 +54,20 @@ Report = Callable[[float, str], object]
 """(share done, current run)"""
 
 
+OTHER_PROGRAMS = "it and the baseline did not complete the same programs"
+"""Likewise."""
+
+
 class CompareError(RuntimeError):
-    """A run failed; the message says which and why."""
+    """A run failed; the message says which and why. found: of the rounds before, where there are any."""
+
+    found: Comparison | None = None
 
 
 class Replay(NamedTuple):
-    """A run. notes: additional facts, warnings among them; under "policy" PolicySpec.told(), where that is known."""
+    """A run. notes: additional facts, warnings among them; under "policy" PolicySpec.told(), where that is known, and
+    of sessions under "programs" the table of metrics.programs.PROGRAM_COLUMNS.
+    """
 
     records: Columns
     summary: Summary
@@ -60,7 +75,7 @@ class Replay(NamedTuple):
 
 
 class Body(Protocol):
-    """Replays traces for contenders."""
+    """Replays traces for contenders. It may have `coming`, SessionSettings: how the programs of a trace come."""
 
     @property
     def about(self) -> Mapping[str, Any]:
@@ -88,6 +103,7 @@ class Round:
     notes: Mapping[str, Any] = field(default_factory=dict)
     knobs: Mapping[str, Any] = field(default_factory=dict)
     """all settings of its policy, where they are known"""
+    programs: Columns | None = None
 
 
 @dataclass(slots=True)
@@ -97,6 +113,13 @@ class Comparison:
     settings: dict[str, Any]
     machine: dict[str, Any]
     rounds: list[Round] = field(default_factory=list)
+    interrupted: bool = False
+    """By Ctrl-C: only the rounds that all contenders have run are here."""
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Those that its runs have."""
+        return MEASURES + (PROGRAM_MEASURES if any(run.programs is not None for run in self.rounds) else ())
 
     @property
     def labels(self) -> list[str]:
@@ -112,7 +135,7 @@ class Comparison:
 
     def values(self, label: str, measure: str) -> list[float]:
         """Values of a measure, one per round; NaN if missing."""
-        found = [run.summary[measure] for run in self.rounds if run.label == label]
+        found = [run.summary.get(measure) for run in self.rounds if run.label == label]
         return [math.nan if value is None else float(value) for value in found]
 
     def percentiles(self, label: str, shares: Sequence[float]) -> list[float]:
@@ -137,7 +160,8 @@ class Comparison:
         named = [f"{', '.join(runs)}: {warning}" for warning, runs in said.items()]
         baseline, *others = self.labels
         named += [told for label in self.labels if (told := self._truncations(label))]
-        named += [f"no ratios of {label}: {UNLIKE_WORK}" for label in others if not self._same_work(baseline, label)]
+        unlike = {label: self._unlike(baseline, label) for label in others}
+        named += [f"no ratios of {label}: {why}" for label, why in unlike.items() if why]
         return [*named, *(drift for label in self.labels if (drift := self._drift(label)))]
 
     def _truncations(self, label: str) -> str:
@@ -145,11 +169,28 @@ class Comparison:
         cut, jobs = (sum([int(run.summary.get(key) or 0) for run in mine]) for key in ("truncated", "n"))
         return f"{label}: {cut} of {jobs} requests were truncated; they are outside the completion times" if cut else ""
 
-    def _same_work(self, baseline: str, label: str) -> bool:
-        """Whether they did in every round, see same_work()."""
-        base = {run.number: run.records for run in self.rounds if run.label == baseline}
-        mine = {run.number: run.records for run in self.rounds if run.label == label}
-        return all(same_work(base[number], mine[number]) for number in base.keys() & mine.keys())
+    def _unlike(self, baseline: str, label: str) -> str:
+        """Why there is no ratio of the two; empty if they did the same work in every round."""
+        pairs = self._pairs(baseline, label)
+        if not all(same_work(base.records, mine.records) for base, mine in pairs):
+            return UNLIKE_WORK
+        tables = [(base.programs, mine.programs) for base, mine in pairs]
+        same = all(
+            completed_times(base).keys() == completed_times(mine).keys()
+            for base, mine in tables
+            if base is not None and mine is not None
+        )
+        return "" if same else OTHER_PROGRAMS
+
+    def _pairs(self, baseline: str, label: str) -> list[tuple[Round, Round]]:
+        base = {run.number: run for run in self.rounds if run.label == baseline}
+        return [(base[run.number], run) for run in self.rounds if run.label == label and run.number in base]
+
+    def program_ratio(self, label: str) -> Ratio | None:
+        """Mean program time of the baseline over this one's, paired by program; each program averaged over rounds."""
+        pairs = self._pairs(self.labels[0], label)
+        tables = [(base.programs, mine.programs) for base, mine in pairs]
+        return time_ratio([(base, mine) for base, mine in tables if base is not None and mine is not None])
 
     def _drift(self, label: str) -> str:
         paces = {run.number + 1: pace(run.records) for run in self.rounds if run.label == label}
@@ -174,8 +215,9 @@ class Comparison:
             "settings": self.settings,
             "policies": self.policies(),
             "machine": self.machine,
-            "means": {label: {key: _mean(self.values(label, key)) for key in MEASURES} for label in self.labels},
-            "ratios": {label: {key: self._ratio(baseline, label, key) for key in MEASURES} for label in others},
+            "means": {label: {key: _mean(self.values(label, key)) for key in self.measures} for label in self.labels},
+            "ratios": {label: {key: self._ratio(baseline, label, key) for key in self.measures} for label in others},
+            **self._programs(others),
             "warnings": self.warnings(),
             "rounds": [
                 {"label": run.label, "policy": run.policy, "round": run.number, "summary": run.summary}
@@ -185,8 +227,16 @@ class Comparison:
             ],
         }
 
+    def _programs(self, others: Sequence[str]) -> dict[str, Any]:
+        """Of runs of sessions."""
+        if self.measures == MEASURES:
+            return {}
+        ratios = {label: self.program_ratio(label) for label in others}
+        told = {label: None if ratio is None else ratio._asdict() for label, ratio in ratios.items()}
+        return {"program_ratios": told}
+
     def _ratio(self, baseline: str, label: str, measure: str) -> dict[str, float | None] | None:
-        if not self._same_work(baseline, label):
+        if self._unlike(baseline, label):
             return None
         try:
             base = self.values(baseline, measure)
@@ -210,7 +260,10 @@ def compare(
     """rate: requests/s; load: in units of what fcfs sustains on this body, measured first. Round i replays the requests
     of seed + i under every contender, each time on an engine of its own; every second round in reverse order, so that
     no contender always runs first. A Trace is resampled in blocks. A policy that needs guesses gets the true lengths,
-    or the guesses of the predictor that the body names.
+    or the guesses of the predictor that the body names. Where requests wait for others (body.coming) rounds are of
+    whole programs, and a round has the same programs in the same order under every contender.
+
+    After Ctrl-C it returns the rounds that all contenders have run, if there is one; so does a CompareError.
 
     ValueError for settings that cannot work; CompareError when a run fails.
     """
@@ -219,6 +272,9 @@ def compare(
             f"rounds={rounds}, rate={rate}, load={load}: give at least one round, and a rate or a load > 0"
         )
     source = source_of(trace) if isinstance(trace, Trace) else trace
+    coming: SessionSettings = getattr(body, "coming", SessionSettings())
+    coming.check_rate(rate=rate, load=load)
+    coming.check_load(source.typical(), load)
     contenders = lined_up(contenders)
     for one in contenders:
         body.check(one)
@@ -231,9 +287,11 @@ def compare(
     if rate is not None:
         source = source.at_rate(rate)
     first = source.trace(seed)
+    sessions = asdict(coming) if coming.in_sessions(first) else {}
     guessed = any(one.needs_guess for one in contenders)
     settings = {"trace": first.name, "synth": None if source.recipe is None else str(source.recipe),
-                "requests": len(first), "rate": source.rate, "load": load,
+                "requests": len(first), "rate": None if coming.waits(first) else source.rate, "load": load,
+                **sessions,
                 "sustained_rps": sustains, "rounds": rounds, "seed": seed, "resample": source.how,
                 "resampled": source.words, "samples": source.samples(seed + rounds),
                 **body.about, "predictor": body.about.get("predictor", "oracle") if guessed else "none"}  # fmt: skip
@@ -254,9 +312,28 @@ def compare(
             try:
                 records, summary, notes = body.replay(one, mine, seed + number, watch)
             except CompareError as error:
-                raise CompareError(f"{one.title}, round {number + 1}: {error}") from None
+                failed = CompareError(f"{one.title}, round {number + 1}: {error}")
+                failed.found = _whole(found, number, body)
+                raise failed from None
+            except KeyboardInterrupt:
+                whole = _whole(found, number, body)
+                if whole is None:
+                    raise
+                return whole
             knobs = notes.pop("policy", {})
-            found.rounds.append(Round(one.title, one.name, number, records, summary, notes, knobs))
+            programs = notes.pop("programs", None)
+            found.rounds.append(Round(one.title, one.name, number, records, summary, notes, knobs, programs))
+    found.machine = body.machine()
+    return found
+
+
+def _whole(found: Comparison, rounds: int, body: Body) -> Comparison | None:
+    """Of a comparison that was broken off in the round of this number: the rounds before; None if it was the first."""
+    if rounds == 0:
+        return None
+    found.rounds = [run for run in found.rounds if run.number < rounds]
+    found.settings["rounds"] = rounds
+    found.interrupted = True
     found.machine = body.machine()
     return found
 

@@ -27,7 +27,22 @@ def check_fits(trace: Trace, context: int, model: str) -> None:
         )
 
 
-def warm_up(trace: Trace) -> Trace:
-    """A few short requests of the trace, all at once: the first steps of a process are the slowest."""
-    few = trace.head(WARM)
-    return Trace("warm-up", trace.source, np.zeros(len(few), np.int64), few.prompt, np.minimum(few.output, WARM_TOKENS))
+def warm_up(trace: Trace, context: int | None = None) -> Trace:
+    """A few short requests of the trace, all at once: the first steps of a process are the slowest. context: no prompt
+    is too long for so many tokens.
+    """
+    few = trace.prompt[:WARM], np.minimum(trace.output[:WARM], WARM_TOKENS)
+    prompt = few[0] if context is None else np.minimum(few[0], max(1, context - WARM_TOKENS))
+    return Trace("warm-up", trace.source, np.zeros(len(prompt), np.int64), prompt, few[1])
+
+
+def too_long(trace: Trace, context: int, model: str) -> list[str]:
+    """Of sessions: what becomes of requests that exceed the context, in a sentence; none where all fit."""
+    need = trace.prompt + np.array(outputs_of(trace))
+    long = int((need > context).sum())
+    if not long:
+        return []
+    return [
+        f"{long} of the {len(trace)} requests of {trace.name} do not fit the context of {model}, {context} tokens: "
+        f"they are refused when they come, and abandon their programs (the longest needs {int(need.max())})"
+    ]

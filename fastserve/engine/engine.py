@@ -26,7 +26,7 @@ from fastserve.engine.input_processor import InputProcessor, QueueFull
 from fastserve.engine.lifecycle import Lifecycle
 from fastserve.engine.loop import Loop
 from fastserve.engine.params import SamplingParams
-from fastserve.engine.request import Handle, Listener, Output, Request
+from fastserve.engine.request import Handle, Listener, Output, Replayed, Request
 from fastserve.engine.snapshot import Snapshot, take
 from fastserve.flightlog.write import FlightLog
 from fastserve.hardware import DEFAULT
@@ -35,7 +35,6 @@ from fastserve.observers.live_feed import LiveFeed, Watcher
 from fastserve.sched.errors import RefusedError
 from fastserve.sched.observer import Observer
 from fastserve.sched.residency import RESIDENCIES
-from fastserve.sched.units import Ids
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -116,7 +115,7 @@ class Engine:
         listener: Listener | None = None,
         beyond_capacity: bool = False,
         prepared: bool = False,
-        units: tuple[Ids, Ids] | None = None,
+        replayed: Replayed | None = None,
     ) -> Handle:
         """Takes a request and returns at once.
 
@@ -128,9 +127,8 @@ class Engine:
         for each later token. All three are in the records. timeout_s: s after its arrival, when it is cancelled with
         finish reason timeout. arrival: s of now(); one to come is waited for, a past one counts as waiting (None: now).
         listener: called with every piece on the engine's thread; it must be quick. beyond_capacity: neither refused for
-        nor counted towards the bound of the queue. prepared: params are of prepare(), for this prompt. units: what a
-        replay calls the units of the prompt, and those that prompt and answer fill beyond, on a modelled body; else the
-        tokens say it.
+        nor counted towards the bound of the queue. prepared: params are of prepare(), for this prompt. replayed: what
+        only the driver of a trace says.
 
         Raises ValueError for what is wrong with it, RefusedError (a ValueError) when it can never fit, QueueFull,
         RuntimeError when the engine is closed or broken.
@@ -138,13 +136,13 @@ class Engine:
         self.inbox.check_process()
         if not self.alive:
             raise RuntimeError(f"the engine has stopped: {self.error or 'it was closed'}")
-        if units is not None and not self.loop.backend.traits.modelled:
+        if replayed is not None and replayed.units is not None and not self.loop.backend.traits.modelled:
             raise ValueError(f"units: backend {self.info.backend} reads its prompts, which say what they share")
         request = self.input_processor.admit(
             self.loop.scheduler, prompt, params, client=client, program=program, cache_salt=cache_salt, tool=tool,
             calls=calls, final=final, priority=priority, deadline_s=deadline_s, ttft_slo_s=ttft_slo_s,
             tpot_slo_s=tpot_slo_s, timeout_s=timeout_s, arrival=arrival, listener=listener,
-            beyond_capacity=beyond_capacity, prepared=prepared, units=units,
+            beyond_capacity=beyond_capacity, prepared=prepared, replayed=replayed,
         )  # fmt: skip
         return Handle(request, self._cancel)
 
@@ -310,8 +308,11 @@ class Engine:
         what = ", ".join(filter(None, (self.info.device, self.info.dtype)))
         body = f"{self.info.backend} ({what})" if what else self.info.backend
         serving = self.serving
+        cache = serving.prefix_cache
+        if cache == "on" and serving.host_prefix_tokens:
+            cache += f" ({serving.host_prefix_tokens:,} tokens on the host)"
         return (f"{self.info.name} on {body}, policy {serving.name}, batch cap {serving.max_batch}, KV pool {pool}, "
-                f"host {beside}, {serving.residency}, prefix cache {serving.prefix_cache}; times: "
+                f"host {beside}, {serving.residency}, prefix cache {cache}; times: "
                 f"{self.hardware.name} ({self.machine})")  # fmt: skip
 
     # -- its life --------------------------------------------------------------------------------------------------

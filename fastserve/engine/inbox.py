@@ -11,6 +11,7 @@ from typing import Any
 
 from fastserve.engine.clock import Clock
 from fastserve.engine.request import Request
+from fastserve.metrics.finish import GAVE_UP
 from fastserve.sched.job import NEVER
 
 Ask = Callable[[], Any]
@@ -43,7 +44,8 @@ class Inbox:
             self.condition.notify()
 
     def cancel(self, request: Request, reason: str, at: int = -NEVER) -> None:
-        """Schedules a cancel for this time; no effect on a request that has ended by then.
+        """Schedules a cancel for this time; no effect on a request that has ended by then, nor, of a client that gives
+        up, on one that has had a token by then.
 
         ValueError without a reason. RuntimeError in a fork of the process.
         """
@@ -52,7 +54,7 @@ class Inbox:
             raise ValueError("a cancel needs a reason: it becomes the finish reason")
         with self.condition:
             if len(self._cancels) >= self._room:  # timeouts far beyond their request's end
-                self._cancels = [entry for entry in self._cancels if not entry[3].finish_reason]
+                self._cancels = [entry for entry in self._cancels if not _stale(entry)]
                 heapify(self._cancels)
                 self._room = max(MAX_STALE, 2 * len(self._cancels))
             heappush(self._cancels, (at, request.job.arrival, request.job.id, request, reason))
@@ -128,7 +130,7 @@ class Inbox:
             return self._next()
 
     def _next(self) -> int:
-        while self._cancels and self._cancels[0][3].finish_reason:
+        while self._cancels and _stale(self._cancels[0]):
             heappop(self._cancels)
         at = self._arrivals[0][0] if self._arrivals else NEVER
         return min(at, self._cancels[0][0]) if self._cancels else at
@@ -145,10 +147,10 @@ class Inbox:
         """Removes and returns due cancels of live requests, by (arrival, id); the first reason counts."""
         due: dict[Request, str] = {}
         with self.condition:
-            while self._cancels and (self._cancels[0][0] <= now or self._cancels[0][3].finish_reason):
-                _, _, _, request, reason = heappop(self._cancels)
-                if not request.finish_reason:
-                    due.setdefault(request, reason)
+            while self._cancels and (self._cancels[0][0] <= now or _stale(self._cancels[0])):
+                entry = heappop(self._cancels)
+                if not _stale(entry):
+                    due.setdefault(entry[3], entry[4])
         return sorted(due.items(), key=lambda item: (item[0].job.arrival, item[0].job.id))
 
     def over(self) -> list[str]:
@@ -169,6 +171,12 @@ class Inbox:
                 if at <= clock.now():
                     return
                 clock.wait(self.condition, at)
+
+
+def _stale(entry: tuple[int, int, int, Request, str]) -> bool:
+    """Whether this cancel does nothing any more."""
+    at, _, _, request, reason = entry
+    return bool(request.finish_reason) or (reason == GAVE_UP and request.answered_by(at))
 
 
 def _answer(question: Ask, future: Future[Any]) -> None:

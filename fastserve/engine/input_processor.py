@@ -14,8 +14,9 @@ from fastserve.engine.inbox import Inbox
 from fastserve.engine.model_info import ModelInfo
 from fastserve.engine.params import SamplingParams
 from fastserve.engine.programs import Programs
-from fastserve.engine.request import Listener, Request
+from fastserve.engine.request import Listener, Replayed, Request
 from fastserve.engine.unit_names import UnitNames
+from fastserve.metrics.finish import GAVE_UP
 from fastserve.metrics.records import NO_SLO, Slo
 from fastserve.sched.checks import LONGEST_S, seconds
 from fastserve.sched.job import Job
@@ -72,7 +73,7 @@ class InputProcessor:
         listener: Listener | None,
         beyond_capacity: bool,
         prepared: bool,
-        units: tuple[Ids, Ids] | None = None,
+        replayed: Replayed | None = None,
     ) -> Request:
         """Puts the request into the inbox. See Engine.submit()."""
         spans = {"deadline_s": deadline_s, "ttft_slo_s": ttft_slo_s, "tpot_slo_s": tpot_slo_s, "timeout_s": timeout_s}
@@ -91,8 +92,8 @@ class InputProcessor:
         root = b""
         named: Ids = ()
         answer: Ids | None = None
-        if self.names is not None and units is not None:
-            named, answer = units
+        if self.names is not None and replayed is not None and replayed.units is not None:
+            named, answer = replayed.units
         elif self.names is not None:
             root = self.names.root(cache_salt)
             named = self.names.of_prompt(ids, root)
@@ -102,11 +103,13 @@ class InputProcessor:
             guess = params.guess
         with self._lock:
             at = self.clock.now() if arrival is None else round(arrival * 1e9)
-            job = Job(self._next_id, at, len(ids), limit, client, program, priority, slo.deadline(at), guess,
+            id = self._next_id if replayed is None else replayed.id
+            job = Job(id, at, len(ids), limit, client, program, priority, slo.deadline(at), guess,
                       named, tool, final)  # fmt: skip
             if guess is None and self._guesser is not None and "guess" in scheduler.policy.needs:
                 job.guess = self._guesser.predict(job, 0)
-            scheduler.check(job)
+            if replayed is None or not replayed.late:
+                scheduler.check(job)
             if not beyond_capacity:
                 self._make_sure_of_room(scheduler.slots)
             seed = self._rng.getrandbits(63) if params.seed is None else params.seed
@@ -116,12 +119,14 @@ class InputProcessor:
             )  # fmt: skip
             self.programs.came(program, final)
             self.inbox.put(request)
-            self._next_id += 1
+            self._next_id = max(self._next_id, id + 1)
             self.outstanding += not beyond_capacity
             if slo != NO_TARGETS:
                 self.slos[job.id] = slo.seconds()
         if timeout_s is not None:
             self.inbox.cancel(request, "timeout", at + round(timeout_s * 1e9))
+        if replayed is not None and replayed.gives_up is not None:
+            self.inbox.cancel(request, GAVE_UP, replayed.gives_up)
         return request
 
     def prepare(self, prompt: Sequence[int], params: SamplingParams) -> SamplingParams:

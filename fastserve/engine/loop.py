@@ -177,6 +177,8 @@ class Loop:
         self._scheduling += perf_counter_ns() - began
         self.counters["preemptions"] += len(plan.left)
         produced = self.output.pieces
+        if len(finished) > 1:  # who is told that his has ended may send another: in the order in which these are told
+            produced.sort(key=lambda entry: (entry[0].job.arrival, entry[0].job.id))
         self.counters["output_tokens"] += sum([piece.token_id is not None for _, piece in produced])
         for job in finished:
             self._finish(job, produced)
@@ -265,17 +267,23 @@ class Loop:
     # -- what comes from outside -----------------------------------------------------------------------------------
 
     def drain(self) -> None:
-        now = self.now
         self.inbox.answer(first=True)
+        while self._drain(self.now):  # again where somebody was told that it is over: other things may come of that
+            pass
+        self.inbox.answer()
+
+    def _drain(self, now: int) -> bool:
+        """Whether a request has ended by it."""
         came = [request for request in self.inbox.arrived(now) if not request.finish_reason]
         self.requests.update([(request.job, request) for request in came])  # from here on the loop answers for them
         for request in came:
             self._submit(request, now)
-        for request, reason in self.inbox.cancelled(now):
+        cancelled = self.inbox.cancelled(now)
+        for request, reason in cancelled:
             self.cancel(request, reason, now)
         for program in self.inbox.over():
             self._end_program(program, now)
-        self.inbox.answer()
+        return bool(cancelled) or any(request.over for request in came)
 
     def _submit(self, request: Request, now: int) -> None:
         job = request.job
@@ -283,7 +291,7 @@ class Loop:
             self.backend.admit(job, request.prompt, request.params, request.seed)
         except Exception as error:
             del self.requests[job]
-            self._hand_out(request, request.end("error", f"{type(error).__name__}: {error}"))
+            self._refuse(request, f"{type(error).__name__}: {error}", now)
             return
         began = perf_counter_ns()
         try:
@@ -294,7 +302,7 @@ class Loop:
             if self.observers.members:
                 self.observers.rejected(job, now, str(error))
             del self.requests[job]
-            self._hand_out(request, request.end("error", str(error)))
+            self._refuse(request, str(error), now)
             return
         except BaseException:
             self.observers.last("submitted", job, now)
@@ -304,6 +312,11 @@ class Loop:
         self.counters["prompt_tokens"] += job.prompt
         if self.observers.members:
             self.observers.submitted(job, now)
+
+    def _refuse(self, request: Request, why: str, now: int) -> None:
+        piece = request.end("error", why)
+        piece.at_ns = now
+        self._hand_out(request, piece)
 
     def _end_program(self, program: str, now: int) -> None:
         try:

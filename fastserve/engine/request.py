@@ -58,6 +58,21 @@ class Output:
         return float(self.record.get("held_s", 0.0))
 
 
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What a driver says of a request that it takes from a trace, and a client does not."""
+
+    id: int
+    """Its number, on an engine where all requests have such: each once."""
+    units: tuple[Ids, Ids] | None = None
+    """Names of the units of its prompt, and of those that prompt and answer fill beyond, on a modelled body; by default
+    the tokens say it."""
+    gives_up: int | None = None
+    """ns of the engine's clock: its client is gone if it has no token by then"""
+    late: bool = False
+    """one that can never fit is refused when it arrives, as a server does, and not when it is submitted"""
+
+
 class IncrementalDetokenizer(Protocol):
     """Incremental detokenization, as of detokenizer.Detokenizer."""
 
@@ -179,6 +194,10 @@ class Request:
                 self.signal.notify_all()
             if piece.finish_reason:
                 self.ended.set()
+
+    def answered_by(self, at: int) -> bool:
+        """Whether its first token had been handed out by then, ns."""
+        return bool(self.pieces) and self.pieces[0].token_id is not None and self.pieces[0].at_ns <= at
 
     @property
     def over(self) -> bool:

@@ -1,9 +1,12 @@
-"""Common models and devices, and the roofline hardware that any pair of them makes: roofline:llama-3-8b/a100-80g."""
+"""Common models and devices, and the roofline hardware that any pair of them makes: roofline:llama-3-8b/a100-80g, or
+of several devices as one: roofline:llama-3-70b/4xa100-80g.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from importlib.resources import files
 
 from fastserve.hardware.json_fields import Fields
@@ -13,6 +16,8 @@ from fastserve.hardware.roofline import Device, ModelConfig, RooflineLatency, re
 FILE = "roofline.json"
 PREFIX = "roofline:"
 BLOCK_TOKENS = 16
+SEVERAL = re.compile(r"([2-9]|[1-9][0-9])x(.+)")
+"""The name of so many devices."""
 _USABLE_TENTHS = 9  # of the device's memory, as vLLM and FastServe's engine take it
 
 
@@ -26,6 +31,18 @@ class Accelerator:
     link: Link
     about: str
 
+    def times(self, count: int) -> Accelerator:
+        """So many as one: rates, memories, links and hosts added up. What they tell each other takes no time."""
+        one = self.device
+        rates = replace(one, flops_per_s=count * one.flops_per_s, bytes_per_s=count * one.bytes_per_s)
+        link = replace(
+            self.link,
+            out_bytes_per_s=count * self.link.out_bytes_per_s,
+            in_bytes_per_s=count * self.link.in_bytes_per_s,
+        )
+        about = f"{self.about}, as one device"
+        return Accelerator(rates, count * self.memory_bytes, count * self.host_bytes, link, about)
+
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
@@ -36,21 +53,26 @@ class Catalogue:
     accelerators: dict[str, Accelerator]
     provenance: str
 
+    def accelerator(self, name: str) -> Accelerator:
+        """A device, or several of one kind as one: 4xa100-80g. Raises KeyError."""
+        several = None if name in self.accelerators else SEVERAL.fullmatch(name)
+        return self.accelerators[several[2]].times(int(several[1])) if several else self.accelerators[name]
+
     def pool_tokens(self, model: str, device: str) -> int:
         """KV pool after the weights are loaded, in whole blocks; 0 if they do not fit."""
         shape = self.models[model]
-        left = self.accelerators[device].memory_bytes * _USABLE_TENTHS // 10 - shape.weight_bytes
+        left = self.accelerator(device).memory_bytes * _USABLE_TENTHS // 10 - shape.weight_bytes
         return max(0, left // (shape.kv_bytes_per_token * BLOCK_TOKENS)) * BLOCK_TOKENS
 
     def latency(self, model: str, device: str) -> RooflineLatency:
         return RooflineLatency(
-            self.models[model], self.accelerators[device].device, f"{PREFIX}{model}/{device}", self.provenance
+            self.models[model], self.accelerator(device).device, f"{PREFIX}{model}/{device}", self.provenance
         )
 
     def memory(self, model: str, device: str) -> Memory:
         """ValueError if the weights leave no room for a block."""
         tokens = self.pool_tokens(model, device)
-        shape, accelerator = self.models[model], self.accelerators[device]
+        shape, accelerator = self.models[model], self.accelerator(device)
         if not tokens:
             raise ValueError(
                 f"{model} does not fit {device}: its weights take {shape.weight_bytes / 1e9:.1f} GB of "

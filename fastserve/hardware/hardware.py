@@ -109,20 +109,26 @@ def roofline(model: str, device: str) -> Hardware:
     found = catalogue.read_catalogue()
     if model not in found.models:
         raise ValueError(f"no roofline for the model {model!r}; models: {', '.join(found.models)}")
-    if device not in found.accelerators:
-        raise ValueError(f"no roofline for the device {device!r}; devices: {', '.join(found.accelerators)}")
+    try:
+        accelerator = found.accelerator(device)
+    except KeyError:
+        known = ", ".join(found.accelerators)
+        raise ValueError(
+            f"no roofline for the device {device!r}; devices: {known}, or several as one: 4xa100-80g"
+        ) from None
     return Hardware(
         found.latency(model, device),
         found.memory(model, device),
-        found.accelerators[device].link,
+        accelerator.link,
         _roofline_about(found, model, device),
         found.contexts[model],
     )
 
 
 def _roofline_about(found: catalogue.Catalogue, model: str, device: str) -> str:
-    tokens, note = found.pool_tokens(model, device), found.accelerators[device].about
-    return f"{model} on one {device} ({note}): untuned roofline, pool of {tokens:,} tokens"
+    tokens, note = found.pool_tokens(model, device), found.accelerator(device).about
+    on = device if device not in found.accelerators else f"one {device}"
+    return f"{model} on {on} ({note}): untuned roofline, pool of {tokens:,} tokens"
 
 
 def load_hardware(name_or_path: str | PathLike[str]) -> Hardware:

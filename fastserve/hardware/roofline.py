@@ -11,7 +11,11 @@ from fastserve.hardware.json_fields import Fields
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """The shape of a dense decoder. mlp_matrices: 3 for a gated MLP, 2 for a plain one; head_size is in numbers."""
+    """The shape of a dense decoder. mlp_matrices: 3 for a gated MLP, 2 for a plain one; head_size is in numbers.
+
+    kv_size: numbers that a token keeps in each layer, where these are not the keys and values of its heads, as the
+    latents of multi-head latent attention (MLA); 0: they are.
+    """
 
     layers: int
     hidden: int
@@ -23,6 +27,7 @@ class ModelConfig:
     mlp_matrices: int = 3
     tied_embeddings: bool = False
     dtype_bytes: int = 2
+    kv_size: int = 0
 
     @property
     def layer_parameters(self) -> int:
@@ -43,7 +48,7 @@ class ModelConfig:
 
     @property
     def kv_bytes_per_token(self) -> int:
-        return 2 * self.layers * self.kv_heads * self.head_size * self.dtype_bytes
+        return self.layers * (self.kv_size or 2 * self.kv_heads * self.head_size) * self.dtype_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +159,7 @@ def read_model(fields: Fields) -> ModelConfig:
         fields.integer("mlp_matrices", 3, least=1),
         fields.flag("tied_embeddings", False),
         fields.integer("dtype_bytes", 2, least=1),
+        fields.integer("kv_size", 0, least=0),
     )
     fields.close()
     return model

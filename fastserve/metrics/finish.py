@@ -18,6 +18,10 @@ TRUNCATED = ("truncated", "timeout", "error")
 """Lost its place though it had not come to its end: it outgrew the KV pool, its time was over, its step failed."""
 
 
+GAVE_UP = "gave_up"
+"""Cancelled, because its client would not wait any longer for its first token."""
+
+
 def outcome_of(word: str) -> Outcome:
     """The class of one word. A word of somebody's own is the reason of a cancel (Handle.cancel)."""
     if word in COMPLETED:

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastserve.metrics.finish import is_outcome
+from fastserve.metrics.columns import Columns as Table
+from fastserve.metrics.finish import GAVE_UP, is_outcome
 from fastserve.metrics.intervals import Ratio, paired_ratio
 from fastserve.metrics.saturation import Columns, Floats, covered, left_at, saturated
 from fastserve.metrics.summary import Summary
@@ -33,7 +34,7 @@ PROGRAM_COLUMNS: dict[str, str] = {
     "alone": "f8",  # s that it takes on an empty machine that forgets nothing, think times included; nan if not known
     "slowdown": "f8",  # time / alone
     "stall_per_turn": "f8",  # s, mean over its completed requests: completion time beyond that of the same alone
-    "first_turn_ttft": "f8",  # s to the first token of its first request; nan if there was none
+    "first_turn_ttft": "f8",  # s to the first token of its first request, or until its client gave up; nan if neither
     "longest_ttft": "f8",
     "held_s": "f8",  # s held back, all its requests together
     "prompt_tokens": "i8",
@@ -47,15 +48,12 @@ SUMMARY = (
     "early_requests", "program_time_mean_s", "program_time_p50_s", "program_time_p95_s", "program_time_max_s",
     "program_service_mean_s", "program_slowdown_mean", "stall_per_turn_mean_s", "programs_per_hour",
     "programs_per_hour_whole", "program_window_s", "at_work_mean", "ttft_first_turn_p50_s", "ttft_first_turn_p99_s",
-    "ttft_first_turn_max_s",
+    "ttft_first_turn_max_s", "longest_wait_s",
 )  # fmt: skip
 """What summarise_programs() finds; None in the summary of a run without sessions."""
 
 COPY = re.compile(r"#\d+$")
 """What a program's name ends with that is there again, as workload.programs draws it."""
-
-GAVE_UP = "gave_up"
-"""How a request finishes whose client would not wait any longer for its first token."""
 
 
 def table_of(
@@ -67,7 +65,7 @@ def table_of(
     abandoned: Iterable[int] = (),
     alone: Sequence[float] | None = None,
     alone_turn: Sequence[float] | None = None,
-) -> Columns:
+) -> Table:
     """One row for each program that has begun, in the order of `names`.
 
     columns: records, by id. members: of each program the ids of its requests. abandoned: ids that never came. alone: s,
@@ -78,7 +76,7 @@ def table_of(
     left = left_at(columns, horizon_s)
     jct, finish = columns["jct_from_arrival"], columns["finish"]
     done, open_ = is_outcome(finish, "completed"), is_outcome(finish, "unfinished")
-    waits = np.where(np.isnan(columns["ttft"]) & open_, jct, columns["ttft"])
+    waits = np.where((np.isnan(columns["ttft"]) & open_) | (finish == GAVE_UP), jct, columns["ttft"])
     found: dict[str, list[Any]] = {name: [] for name in PROGRAM_COLUMNS}
     for number, (name, ids) in enumerate(zip(names, members, strict=True)):
         rows = np.array([place[id] for id in ids if id in place], np.intp)
@@ -193,6 +191,7 @@ def summarise_programs(
         _percentile(table["first_turn_ttft"], 50),
         _percentile(table["first_turn_ttft"], 99),
         _percentile(table["first_turn_ttft"], 100),
+        _percentile(table["longest_ttft"], 100),
     )
     return dict(zip(SUMMARY, values, strict=True))
 

@@ -38,12 +38,12 @@ def check_apart(
     programs: str | PathLike[str] | None = None,
 ) -> None:
     """Raises ValueError where two are to be written into one file."""
-    names: dict[Path, str] = {}
+    names: dict[Path, tuple[str, str | PathLike[str]]] = {}
     for name, file in (("timeline", timeline), ("iterations", iterations), ("programs-csv", programs)):
         if file is not None:
-            other = names.setdefault(Path(file).resolve(), name)
+            other, first = names.setdefault(Path(file).resolve(), (name, file))
             if other != name:
-                raise ValueError(f"{other} and {name} are both {file}: give each a file of its own")
+                raise ValueError(f"{other} and {name} are both {first}: give each a file of its own")
 
 
 def chosen(

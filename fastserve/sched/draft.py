@@ -13,7 +13,7 @@ from fastserve.sched.job import HOST, NOWHERE, Job
 from fastserve.sched.kv import Ledger
 from fastserve.sched.units import Ids, Range, Run, Tree, common
 
-Change = tuple[Ids, int, int, int]  # ids, how many of them; runners more, holders more
+Change = tuple[int, Ids, int, int, int]  # the first id (of none: 0), ids, how many of them; runners, holders more
 
 
 class Draft:
@@ -49,9 +49,11 @@ class Draft:
             self.found.clear()
             self.loads.clear()
             self.misfits.clear()
-        if self._paths:
-            self._paths.clear()
+        if self._changes:  # of jobs without a unit, too, which have no path
             self._changes.clear()
+            self._paths.clear()
+        elif self._paths:
+            self._paths.clear()
 
     # -- who is in the batch ---------------------------------------------------------------------------------------
 
@@ -85,7 +87,7 @@ class Draft:
         """A running job would be parked. Returns the blocks of it that other members use too."""
         others = self.size * self._with(job, job.shared, 2, True)
         self.ledger.saved += others
-        self._changes.append((job.ids, job.shared, -1, 0))
+        self._change(job, job.shared, -1, 0)
         return others
 
     def saving(self, job: Job) -> int:
@@ -102,9 +104,9 @@ class Draft:
         n = self.shared(job)
         if job.place is NOWHERE or job.place is HOST:
             self._idle -= n - self._with(job, n, 1, False)
-            self._changes.append((job.ids, n, 1, 1))
+            self._change(job, n, 1, 1)
         else:
-            self._changes.append((job.ids, n, 1, 0))
+            self._change(job, n, 1, 0)
 
     def mark(self) -> None:
         """undo() goes back to here, over any number of leave()."""
@@ -140,7 +142,7 @@ class Draft:
     def release(self, job: Job) -> int:
         others = self._with(job, job.shared, 2, False)
         self._idle += job.shared - others
-        self._changes.append((job.ids, job.shared, 0, -1))
+        self._change(job, job.shared, 0, -1)
         freed = self.ledger.held(job) - self.size * others
         self._freed += freed
         return freed
@@ -153,7 +155,7 @@ class Draft:
             self.misfits.append(job)
             return -1
         self._idle -= n - held
-        self._changes.append((job.ids, n, 0, 1))
+        self._change(job, n, 0, 1)
         self._freed -= taken
         return taken
 
@@ -167,7 +169,7 @@ class Draft:
         going: list[Range] = []
         if more <= 0:
             return going
-        holds = [(ids, n) for ids, n, _, held in self._changes if held > 0 and n]
+        holds = [(ids, n) for _, ids, n, _, held in self._changes if held > 0 and n]
         if self.tree.pins.of:
             return self._evicted_in_order(gone, more, holds)
         for run in self.tree.idle:
@@ -229,6 +231,11 @@ class Draft:
 
     # -- who holds what, with the changes --------------------------------------------------------------------------
 
+    def _change(self, job: Job, n: int, runners: int, holders: int) -> None:
+        """undo() counts on one a call."""
+        ids = job.ids
+        self._changes.append((ids[0] if n else 0, ids, n, runners, holders))
+
     def _path(self, job: Job) -> list[Run]:
         path = self._paths.get(job)
         if path is None:
@@ -247,17 +254,21 @@ class Draft:
             return 0
         path = self._path(job)
         best = at = 0
-        if not self._changes:
+        marks: list[tuple[int, int]] = []
+        if self._changes:
+            mine = job.ids
+            first = mine[0]
+            for head, ids, n, runners, holders in self._changes:
+                if head == first and n:  # else they share nothing
+                    by = runners if running else holders
+                    if by:
+                        marks.append((common(ids, mine, 0, min(n, upto)), by))
+        if not marks:
             for run in path:
                 if (run.runners if running else run.holders) < least:
                     break
                 best = run.end
             return min(best, upto)
-        marks: list[tuple[int, int]] = []
-        for ids, n, runners, holders in self._changes:
-            by = runners if running else holders
-            if by and n and ids[0] == job.ids[0]:
-                marks.append((common(ids, job.ids, 0, min(n, upto)), by))
         ends = sorted({min(run.end, upto) for run in path} | {end for end, _ in marks if end})
         for end in ends:
             while path[at].end < end:

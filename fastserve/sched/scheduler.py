@@ -220,7 +220,8 @@ class Scheduler(Members):
         room = chosen.room
         moves: Moves | None = None
         ledger = self.ledger
-        if self.bounded and (ledger.cold or left or ledger.away):
+        # (Where all of its KV is there already, a job is fetched by a copy of no blocks: it takes none that are cold.)
+        if self.bounded and (ledger.cold or left or ledger.away or ledger.copies):
             free = room - ledger.cold
             if joined or left:
                 free -= chosen.parked

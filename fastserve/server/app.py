@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import AsyncIterator
-from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
@@ -13,6 +12,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
+import fastserve
 from fastserve.engine import Engine
 from fastserve.server.api import compat, documentation, errors, native, openai, programs
 from fastserve.server.api.paths import uses_openai_errors
@@ -55,7 +55,7 @@ def create_app(engine: Engine, config: FastServeConfig | None = None, store: Sto
     app = FastAPIOffline(
         title="FastServe testbed",
         description=ABOUT,
-        version=version("fastserve-testbed"),
+        version=fastserve.__version__,
         lifespan=lifespan,
     )
     app.state.service = service

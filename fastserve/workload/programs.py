@@ -21,6 +21,16 @@ def groups(trace: Trace) -> list[list[int]]:
     return list(rows.values())
 
 
+def turns_of(trace: Trace) -> list[int]:
+    """By row its place among its program's, from 1; 0 where it has none."""
+    count: Counter[str] = Counter()
+    found = []
+    for name in trace.program or [""] * len(trace):
+        count[name] += 1
+        found.append(count[name] if name else 0)
+    return found
+
+
 def starts(trace: Trace) -> list[int]:
     """ns at which each of them begins; rising."""
     return [int(trace.arrival[rows[0]]) for rows in groups(trace)]
@@ -59,6 +69,17 @@ def successive(trace: Trace, first: int, count: int) -> Trace:
     which = range(first, first + count)
     begins = starts(trace)
     return put_together(trace, which, [begins[program] for program in which])
+
+
+def repeated(trace: Trace, copies: int) -> Trace:
+    """All programs, so many times over, each round a mean gap after the last one."""
+    if copies == 1:
+        return trace
+    begins = starts(trace)
+    n = len(begins)
+    round_ns = begins[-1] - begins[0] + ((begins[-1] - begins[0]) // (n - 1) if n > 1 else NS)
+    begun = [begin + copy * round_ns for copy in range(copies) for begin in begins]
+    return put_together(trace, list(range(n)) * copies, begun)
 
 
 def permuted(trace: Trace, seed: int) -> Trace:

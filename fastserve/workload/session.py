@@ -11,67 +11,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from math import isfinite
 
 import numpy as np
 
-from fastserve.sched.checks import at_least, seconds
 from fastserve.workload.arrivals import arrival_times
-from fastserve.workload.programs import groups
+from fastserve.workload.programs import groups, turns_of
 from fastserve.workload.seed import seed_sequence
+from fastserve.workload.session_settings import SessionSettings
 from fastserve.workload.trace import NS, Trace
 
-
-@dataclass(frozen=True, kw_only=True)
-class SessionSettings:
-    """How the programs of a trace come. Raises ValueError for what cannot work.
-
-    Neither sessions nor program_rate: roots at their recorded arrivals, all else after what it waits for.
-    """
-
-    sessions: int | None = None
-    """closed loop: so many programs at once; when one has ended the next of the trace begins"""
-    program_rate: float | None = None
-    """programs per second, a Poisson process; each begins by itself"""
-    think_scale: float = 1.0
-    """think times (of tools and people) times this"""
-    think_cap: float | None = None
-    """longest think time in seconds, after scaling (by default none)"""
-    open_loop: bool = False
-    """every request at its recorded arrival, whatever was answered: requests come before what they repeat was said"""
-    client_timeout: float | None = None
-    """seconds without a first token after which a client gives up, and its program with it (by default none does)"""
-
-    def __post_init__(self) -> None:
-        at_least("sessions", self.sessions, 1)
-        for name in ("program_rate", "think_scale"):
-            value = getattr(self, name)
-            least = 0 if name == "think_scale" else 1e-9
-            if value is not None and not (isfinite(value) and least <= value <= 1e9):
-                raise ValueError(f"{name}={value} must be {'above 0' if least else 'a number, and not negative'}")
-        seconds("think_cap", self.think_cap)
-        seconds("client_timeout", self.client_timeout)
-        if self.client_timeout == 0:
-            raise ValueError("client_timeout=0: nobody would ever be answered; leave it out for clients that wait")
-        if self.sessions is not None and self.program_rate is not None:
-            raise ValueError("give sessions (so many at once) or program_rate (so many a second), not both")
-        if self.open_loop and (self.sessions is not None or self.program_rate is not None):
-            other = "sessions" if self.sessions is not None else "program_rate"
-            raise ValueError(f"open_loop replays every request when it was recorded, so it leaves {other} no say")
-        if self.open_loop and (self.think_scale != 1.0 or self.think_cap is not None):
-            raise ValueError("open_loop replays recorded arrivals; think times are in them and cannot be changed")
-
-    def think(self, trace: Trace) -> list[int]:
-        """Think times in ns by row, scaled, then cut."""
-        if trace.think is None:
-            return [0] * len(trace)
-        scaled = trace.think
-        if self.think_scale != 1.0:
-            scaled = np.rint(np.minimum(scaled * self.think_scale, 2.0**62)).astype(np.int64)
-        if self.think_cap is not None:
-            scaled = np.minimum(scaled, round(self.think_cap * NS))
-        times: list[int] = scaled.tolist()
-        return times
+__all__ = ["Program", "SessionSettings", "Sessions"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +53,8 @@ class Sessions:
         self._arrival: list[int] = trace.arrival.tolist()
         self._think = self.settings.think(trace)
         self._seed = seed
+        self._recorded = trace.after
+        self._turns = turns_of(trace)
         self._after = trace.after if trace.after is not None and not self.settings.open_loop else None
         self._awaits = [] if self._after is None else [len(set(before)) for before in self._after]
         self._followers: dict[int, list[int]] = defaultdict(list)
@@ -155,6 +106,32 @@ class Sessions:
             self._next += 1
         come.sort(key=_when)
         return come
+
+    @property
+    def patience(self) -> int | None:
+        """ns after its arrival at which a request without a token is given up by its client; None: never."""
+        limit = self.settings.client_timeout
+        return None if limit is None else round(limit * NS)
+
+    @property
+    def repeats(self) -> list[tuple[int, ...]] | None:
+        """Of an open loop: by row those that it repeats, whether they have been answered or not; else None."""
+        return self._recorded if self.settings.open_loop else None
+
+    @property
+    def turns(self) -> list[int]:
+        """By row its place among its program's, from 1; 0 where it has none."""
+        return self._turns
+
+    @property
+    def names(self) -> list[str]:
+        """Of the programs, in the order in which they begin."""
+        return [program.name for program in self.programs]
+
+    @property
+    def members(self) -> list[list[int]]:
+        """Their rows, in the same order."""
+        return [program.rows for program in self.programs]
 
     def program_of(self, row: int) -> Program:
         return self.programs[self._home[row]]

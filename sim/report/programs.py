@@ -18,7 +18,7 @@ COLUMNS = (
     ("TTFT s", "p50", "p50_ttft_s"),
     ("TTFT s", "p99", "p99_ttft_s"),
     ("1st turn", "p99", "ttft_first_turn_p99_s"),
-    ("longest", "wait s", "max_ttft_s"),
+    ("longest", "wait s", "longest_wait_s"),
     ("held", "mean s", "held_mean_s"),
 )
 

@@ -55,6 +55,16 @@ LOOKS = {
     "sjf": Look(SKY, "v", "-"),
     "las": Look(PURPLE, "P", "-"),
     "fixed-priority": Look(VERMILION, "X", "-"),
+    "working-set": Look(VERMILION, "o", "-"),
+    "thunder": Look(GREEN, "s", "--"),
+    "lpm": Look(SKY, "v", "--"),
+    "continuum": Look(PURPLE, "D", "--"),
+    "concur": Look(ORANGE, "P", "--"),
+    "program-fcfs": Look(BLACK, "s", ":"),
+    "plas": Look(BLUE, "X", ":"),
+    "atlas": Look(BLUE, "P", "-."),
+    "deepest-first": Look(GREEN, "<", ":"),
+    "cachewise": Look(YELLOW, ">", "-."),
 }
 
 # For policies that are not in the table. The colours of fcfs, mlfq and sj-mlfq, which are in most figures, stay theirs.

@@ -1,5 +1,6 @@
 """A trace on a live engine: what its policy is told, and what it is not."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,10 @@ import pytest
 
 from fastserve import predictors
 from fastserve.engine import Engine
-from fastserve.engine.playback import Prompts, play
+from fastserve.engine.playback import play, play_sessions
 from fastserve.policies.shortest import Srpt
 from fastserve.sched.job import Job
 from fastserve.workload import Trace
-from fastserve.workload.requests import requests_of
 from sim import replay
 
 OUTPUTS = [3, 9, 5]
@@ -88,20 +88,11 @@ def test_hits_are_those_of_the_simulator(policy: str) -> None:
     assert lived["jct_from_arrival"].tolist() == pytest.approx(run.records["jct_from_arrival"].tolist())
 
 
-def test_prompts_are_alike_as_far_as_the_trace_says() -> None:
-    prompts = Prompts(talks(), range(32, 127), 0)
-    found = [prompts.of(request) for request in requests_of(talks())]
-    assert [len(prompt) for prompt in found] == talks().prompt.tolist()
-    first, other, later = found[0], found[1], found[6]
-    assert first[:48] == other[:48]
-    assert first[48:64] != other[48:64]
-    assert later[:100] == first  # the end of the prompt, too, is what the next turn repeats
-
-
 def test_a_model_finds_what_is_alike_in_prompts() -> None:
     """Its answers are its own, so a turn finds the prompt before it: with room for all, the whole units of that."""
     pytest.importorskip("torch")
+    trace = replace(talks(), after=[(i - 6,) if i >= 6 else () for i in range(24)], think=np.zeros(24, np.int64))
     with Engine.from_pretrained("embedded", policy="fcfs", latency="opt-13b-a100", kv_tokens=8192) as engine:
-        lived = play(engine, talks())
+        lived = play_sessions(engine, trace, recorded=True).records
     cached = lived["cached_tokens"].tolist()
     assert cached[6:] == [(100 + 50 * turn) // 16 * 16 for turn in range(3) for _ in range(6)]

@@ -68,6 +68,15 @@ def test_a_request_that_was_not_completed_ends_its_program(finish: str) -> None:
     assert summary["gave_up"] == (finish == "gave_up")
 
 
+def test_who_gave_up_has_waited_until_then() -> None:
+    found = records((0, 0, 9, "gave_up"), (1, 0, 4, "stop"), (2, 5, 6, "stop"))
+    summary = summarise_programs(
+        table_of(found, ["a", "b"], [[0], [1, 2]], horizon_s=9), found, [[0], [1, 2]], horizon_s=9
+    )
+    keys = ("ttft_first_turn_p50_s", "ttft_first_turn_max_s", "longest_wait_s")
+    assert [summary[key] for key in keys] == [5.5, 9, 9]
+
+
 def test_an_unfinished_program_counts_with_its_time_so_far() -> None:
     thinks = records((0, 0, 1, "stop"), (2, 2, 9, "unfinished"))
     table = table_of(thinks, ["a", "b"], [[0, 1], [2]], horizon_s=9)

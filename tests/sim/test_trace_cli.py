@@ -159,8 +159,7 @@ def test_a_replay_says_first_what_it_read(tmp_path: Path, capsys: pytest.Capture
     assert "hash_ids = hash_ids (blocks of 512 tokens)" in shown
     assert "sjf (trace)" in shown
     assert replay_main([str(path), "--policy", "sjf", "--predictor", "trace", "--json", "--processes", "1"]) == 0
-    reading = json.loads(capsys.readouterr().out)["reading"]
-    assert any(line.startswith("mine: read arrival") for line in reading)
+    assert json.loads(capsys.readouterr().out)["reading"][0].startswith("mine: read arrival")
     assert replay_main([str(BUNDLED), "--policy", "sjf", "--predictor", "trace", "--num-requests", "5"]) == 2
     assert "the trace has no column of guesses" in capsys.readouterr().err
 

@@ -123,6 +123,7 @@ FIELDS = {
     "truncate_prompt_tokens": "cut the prompt to so many tokens",
     "truncation_side": "which side is cut",
     "return_tokens_as_token_ids": "tokens of logprobs as `token_id:N`",
+    "return_token_ids": "with each choice the ids of its tokens, as `token_ids`",
     "add_generation_prompt": "let the template open the model's turn",
     "continue_final_message": "go on within the last message instead of a new turn",
     "chat_template_kwargs": "further arguments of the chat template, such as enable_thinking",

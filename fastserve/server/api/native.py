@@ -69,7 +69,7 @@ async def chat(request: Request, body: ChatRequest) -> Response:
 async def _answer(request: Request, body: Sampling, prompt: list[int], chat: bool) -> Response:
     group = start_job(request, body, prompt, "chat" if chat else "generate", streams=body.stream)
     if body.stream:
-        return stream_response(group, NativeFormat(group, chat))
+        return stream_response(group, NativeFormat(group, chat, body.return_token_ids))
     await finished(request, group)
     answer = group.jobs[0].answer
     assert answer is not None

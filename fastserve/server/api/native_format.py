@@ -12,9 +12,10 @@ from fastserve.server.jobs.jobs import Group
 
 
 class NativeFormat:
-    """Stream of one job. chat: the last event also has `message`."""
+    """Stream of one job. chat: the last event also has `message`. ids: each event has `token_ids`."""
 
-    def __init__(self, group: Group, chat: bool = False) -> None:
+    def __init__(self, group: Group, chat: bool = False, ids: bool = False) -> None:
+        self.ids = ids
         self.job = group.jobs[0]
         self.chat = chat
         self.started = time.monotonic()
@@ -32,6 +33,8 @@ class NativeFormat:
             self.tokens += 1
             if self.tokens == 1:
                 first = f',"time_to_first_token":{time.monotonic() - self.started:.6f}'
+        if self.ids and piece.token_id is not None:
+            first += f',"token_ids":[{piece.token_id}]'
         text = json.dumps(piece.text)
         return f'data: {{"text":{text},"token":{text},{self.tail}{self.tokens}{first},"is_final":false}}\n\n'.encode()
 

@@ -55,6 +55,8 @@ class Sampling(Scheduled):
     stop_sequences: Stop | None = Field(None, validation_alias=AliasChoices("stop_sequences", "stop"))
     stream: bool = False
     """respond with server-sent events, one a token"""
+    return_token_ids: bool = False
+    """each event of a stream has the id of its token, as token_ids"""
     model: ModelName | None = Field(None, validation_alias=AliasChoices("model", "model_name"))
     """one of /models; by default the loaded one"""
     metadata: Metadata = Field({})

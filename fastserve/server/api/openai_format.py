@@ -39,6 +39,7 @@ class ReplyState:
     ) -> None:
         options = body.stream_options
         self.as_ids = body.return_tokens_as_token_ids or service.engine.tokenizer is None
+        self.with_ids = bool(body.return_token_ids)
         self.service = service
         self.group = group
         self.prompts = [len(prompt) for prompt in prompts]
@@ -130,6 +131,8 @@ class CompletionFormat:
         if reply.counts:
             counts = usage(reply.prompts[choice // reply.each], reply.tokens[choice])
             tail = ',"usage":' + json.dumps(counts)
+        if reply.with_ids:
+            body += f',"token_ids":[{"" if piece.token_id is None else piece.token_id}]'
         text = f'data: {self.head}{choice},{body},"logprobs":{logprobs},"finish_reason":{reason}}}]{tail}}}\n\n'
         return text.encode("ascii")
 
@@ -164,7 +167,8 @@ class CompletionFormat:
     def choice(self, choice: int, output: Output) -> bytes:
         found = self.all_logprobs(choice, output)
         lists = b"null" if found is None else b"{%s}" % b",".join([_list(name, found[name]) for name in found])
-        head = encoded({"index": choice, **self.content(output)})
+        ids = {"token_ids": output.token_ids} if self.reply.with_ids else {}
+        head = encoded({"index": choice, **self.content(output), **ids})
         tail = encoded({"finish_reason": finish_reason(output.finish_reason)})
         return b"".join([head[:-1], b',"logprobs":', lists, b",", tail[1:]])
 

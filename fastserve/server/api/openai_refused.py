@@ -32,8 +32,6 @@ CANNOT: dict[str, str] = {
     "echo": "this server does not repeat the prompt",
     "prompt_logprobs": "this server has logprobs of the output only",
     "logprob_token_ids": "this server has logprobs of the likeliest tokens only",
-    "return_token_ids": "this server answers with text only, and with token ids in logprobs by "
-    "return_tokens_as_token_ids",
     "prompt_embeds": "this server takes text and token ids only",
     "chat_template": "the chat template is the server's (--chat-template)",
     "audio": "this server answers with text only",

@@ -136,6 +136,7 @@ class Generation(Scheduled):
     )
     truncation_side: Literal["left", "right"] | None = None
     return_tokens_as_token_ids: bool | None = None
+    return_token_ids: bool | None = None
 
     @property
     def choices(self) -> int:

@@ -27,6 +27,7 @@ from fastserve.sched.plan import Plan
 from fastserve.sched.scheduler import Scheduler
 from fastserve.sched.units import Ids
 from tests.backends.torch.block_audit import audit_blocks
+from tests.backends.torch.stage import QuickLoads
 from tests.sched.audit import audit
 from tests.sched.sharing import programs
 from tests.sched.worlds import COARSE, MS, NAMES, Work, scheduler_of, tuned
@@ -113,7 +114,7 @@ class Marker:
         self.memory = Memory(rng, device, host)
         self.blocks = BlockManager(device, host, BLOCK, self.memory, unit)
         self.answers = answers
-        self.found = self.evicted = 0
+        self.found = self.evicted = self.loaded = 0
         self.clock = VirtualClock()
         self.preemptions = 0
         self.rejoined: set[Job] = set()  # while they were copied out: that copy may go on reading what is theirs
@@ -149,6 +150,7 @@ class Marker:
         audit_blocks(self.blocks, self.scheduler)
         self.found += len(plan.found)
         self.evicted += sum([end - start for _, start, end in plan.evict])
+        self.loaded += len([copy for copy in plan.load if copy.units is not None])
         self.preemptions += len(plan.left)
         self.rejoined.update([job for job in plan.joined if job.place is LEAVING])
         self.blocks.follow(plan)
@@ -198,7 +200,10 @@ class Told:
         return self.answers[int.from_bytes(root, "little")]
 
 
-def play(seed: int, name: str, options: dict[str, object], fails: float = 0.0, shares: bool = False) -> Marker:
+def play(
+    seed: int, name: str, options: dict[str, object], fails: float = 0.0, shares: bool = False, tier: int = 0
+) -> Marker:
+    """tier: units on the host."""
     rng = random.Random(seed)
     work = crowd(rng)
     unit = None
@@ -206,9 +211,10 @@ def play(seed: int, name: str, options: dict[str, object], fails: float = 0.0, s
         unit = rng.choice([BLOCK, BLOCK, 2 * BLOCK])
         programs(rng, work, unit, longest=80)
         options = options | {"prefix_cache": "on", "prefix_tokens": unit}
-    times = MachineTimes(COARSE, int(str(options["max_batch"])), max(work.prompt))
+        options |= {"host_prefix_tokens": tier * unit}
+    times = (QuickLoads if tier else MachineTimes)(COARSE, int(str(options["max_batch"])), max(work.prompt))
     scheduler = scheduler_of(tuned(name, True), times, macro=False, block_tokens=BLOCK, **options)  # type: ignore[arg-type]
-    device, host = int(str(options["device_blocks"])), int(str(options["host_blocks"]))
+    device, host = int(str(options["device_blocks"])), int(str(options["host_blocks"])) + tier * (unit or 0) // BLOCK
     marker = Marker(rng, scheduler, device, host, unit, work.answers if shares else None)
     marker.fails = fails
     inbox = Inbox()
@@ -258,6 +264,7 @@ def play(seed: int, name: str, options: dict[str, object], fails: float = 0.0, s
     reserve=st.sampled_from([0, 3, 12]),
     fails=st.sampled_from([0.0, 0.0, 0.02]),
     shares=st.booleans(),
+    tier=st.sampled_from([0, 5, 40]),
 )
 @settings(max_examples=60)
 def test_a_step_reads_what_its_job_wrote(
@@ -271,13 +278,14 @@ def test_a_step_reads_what_its_job_wrote(
     reserve: int,
     fails: float,
     shares: bool,
+    tier: int,
 ) -> None:
     options: dict[str, object] = {
         "max_batch": 6, "batching": batching, "token_budget": 64 if batching == "chunked" else None,
         "device_blocks": BIGGEST + spare, "host_blocks": host, "residency": residency, "visit": visit,
         "kv_reserve": reserve,
     }  # fmt: skip
-    play(seed, name, options, fails, shares)
+    play(seed, name, options, fails, shares, tier if shares else 0)
 
 
 @pytest.mark.parametrize("batching", ["chunked", "prefill-first"])
@@ -304,14 +312,25 @@ def test_the_test_preempts(residency: str) -> None:
     assert sum([play(seed, "mlfq", options).preemptions for seed in range(4)]) > 4 * 40
 
 
+def test_who_joins_while_nothing_of_it_is_left_to_fetch() -> None:
+    """Its copy has no blocks, for others hold all of its KV on the device; the plan waits for it all the same."""
+    options: dict[str, object] = {
+        "max_batch": 6, "batching": "chunked", "token_budget": 64, "device_blocks": 55, "host_blocks": 40,
+        "residency": "proactive", "visit": 0, "kv_reserve": 12,
+    }  # fmt: skip
+    play(100243, "rounds", options, shares=True)
+
+
+@pytest.mark.parametrize("tier", [0, 40])
 @pytest.mark.parametrize("residency", ["recompute", "reactive", "proactive"])
-def test_the_test_shares(residency: str) -> None:
+def test_the_test_shares(residency: str, tier: int) -> None:
     """What is found, and what goes to make room, and comes back as copies of what is not on the device."""
     options: dict[str, object] = {
         "max_batch": 6, "token_budget": 64, "device_blocks": BIGGEST + 4, "host_blocks": 60, "residency": residency,
         "visit": 0,
     }  # fmt: skip
-    markers = [play(seed, "mlfq", options, shares=True) for seed in range(4)]
+    markers = [play(seed, "mlfq", options, shares=True, tier=tier) for seed in range(4)]
+    assert sum([marker.loaded for marker in markers]) > 10 or not tier
     assert min([marker.found for marker in markers]) > 20
     assert min([marker.evicted for marker in markers]) > 20
     assert sum([marker.preemptions for marker in markers]) > 4 * 40
