@@ -22,9 +22,9 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import version
+        from fastserve.package_version import package_version
 
-        return version("fastserve-testbed")
+        return package_version()
     if name in _HOMES:
         from importlib import import_module
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
@@ -16,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments._lib.case import Case, Numbers, Workload, to_json
+from experiments._lib.case import TIMES, Case, Numbers, Workload, to_json
 from experiments._lib.speed_trace import SpeedTrace, speed_trace_of
 from fastserve.atomic_files import atomically
 from fastserve.hardware import Hardware, load_hardware
+from fastserve.metrics.programs import completed_times
 from fastserve.metrics.summary import Columns, summarise
 from fastserve.policies.spec import PolicySpec
 from fastserve.sched.config import SchedulerConfig
@@ -135,6 +137,67 @@ def pair(case: Case, rig: Rig) -> Numbers:
     numbers["profile_miss"] = {kind: one.median for kind, one in found.residuals.items()}
     for of, each in (("live", records), ("sim", predicted), ("tempo", followed)):
         numbers[f"{of}_jct"] = np.round(each["jct_from_arrival"], 4).tolist()
+    return numbers
+
+
+OF_PROGRAMS = (
+    "program_time_mean_s", "program_time_p95_s", "programs_per_hour", "hit_rate", "p50_ttft_s", "p99_ttft_s",
+    "ttft_first_turn_p99_s", "held_mean_s",
+)  # fmt: skip
+"""Measures of sessions_pair()."""
+
+
+def sessions_pair(case: Case, rig: Rig) -> Numbers:
+    """The same for programs in closed loop, in the case's settings: calibrates, simulates, plays on the engine, and
+    replays the flight log on a fresh Scheduler.
+
+    Numbers: live_M and sim_M for each measure M of OF_PROGRAMS, tempo_M with the profile at the measured speed of the
+    machine, tempo_fcfs_M the same under fcfs; program times by name, live and simulated; plans of the live run, and
+    whether the log's replay made the same, hits included; the share of requests that found another number of cached
+    tokens than in the simulation at that speed.
+    """
+    from fastserve.engine.playback import play_sessions
+    from fastserve.flightlog.replay import replay_log
+    from fastserve.launch import on_model
+    from fastserve.profiler.load import Meter
+
+    model = _model(rig.model, rig.dtype, rig.threads)
+    trace = case.workload.programs(case.seed)
+    longest = int(np.percentile(trace.prompt + trace.output, 90))
+    hardware = _calibrated(_plain(rig), 2 * longest, _moment(case, rig)).hardware
+    coming = case.settings.coming
+    settings = _settings(rig, hardware, model).with_(**{one.name: getattr(coming, one.name) for one in fields(coming)})
+    told = run_one(trace, case.policy, settings, case.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "flight.jsonl"
+        with on_model(model, replace(_serving(case, rig), flight_log=log), hardware=hardware) as engine:
+            meter = Meter.attach(engine)
+            played = play_sessions(engine, trace, coming, seed=case.seed)
+            iterations = meter.iterations()
+            origin = float(engine.records()["arrival"][0] - played.records["arrival"][0])
+        report = replay_log(log)
+    tempo = speed_trace_of(iterations, hardware.latency, origin)
+    followed, base = (
+        run_one(trace, policy, settings, case.seed, observe=tempo.attach)
+        for policy in (case.policy, PolicySpec("fcfs"))
+    )
+    summary, table = played.measured()
+    numbers: Numbers = {"load_average": os.getloadavg()[0], "rate": None, "samples": None}
+    for of, found in (
+        ("live", summary),
+        ("sim", told.summary),
+        ("tempo", followed.summary),
+        ("tempo_fcfs", base.summary),
+    ):
+        numbers |= {f"{of}_{measure}": found[measure] for measure in OF_PROGRAMS}
+    assert told.programs is not None
+    numbers[TIMES], numbers["sim_program_times"] = completed_times(table), completed_times(told.programs)
+    numbers |= {"live_plans": report.plans, "live_replayed": float(report.difference is None)}
+    cached, simulated = (
+        dict(zip(records["id"].tolist(), records["cached_tokens"].tolist(), strict=True))
+        for records in (played.records, followed.records)
+    )
+    numbers["live_other_hits_share"] = float(np.mean([simulated.get(id) != cached[id] for id in cached]))
     return numbers
 
 

@@ -36,6 +36,8 @@ class Workload:
     """Prompts that may have another length than asked for."""
     warm_up: Sequence[Call] = ()
     hit_rate_unlimited: float | None = None
+    block: int = 0
+    """Tokens of a block id."""
 
     @property
     def wants_token_ids(self) -> bool:
@@ -129,6 +131,7 @@ def workload_of(
         requests=requests, calls=calls, sessions=sessions, made=made, dialogue=dialogue, inexact=inexact,
         prompts="the workload's texts" if texts is not None else "text" if ids is None else "ids",
         warm_up=_warm_up(args, trace, requests, plain, sessions is not None), hit_rate_unlimited=unlimited,
+        block=trace.block_size,
     )  # fmt: skip
 
 
@@ -156,13 +159,23 @@ def warnings_of(workload: Workload, found: Mapping[str, Any]) -> list[str]:
             f"{dialogue.untold} prompts have the recorded text where an answer of the server belongs, for it did not "
             "tell token ids (return_token_ids): of its own answers it finds nothing; --api openai-chat sends text"
         )
-    programs = found["from_arrival"]
-    abandoned = programs.get("programs_abandoned")
+    ours = found["from_arrival"]
+    most = workload.hit_rate_unlimited
+    if workload.sessions is not None and most is not None and ours["hit_rate"] is not None:
+        # A server's own units may be smaller than the trace's blocks: it finds up to one of these more in each prompt.
+        lengths = [request.prompt for request in workload.requests]
+        if ours["hit_rate"] > most + workload.block * len(lengths) / sum(lengths):
+            warned.append(
+                f"the server found {ours['hit_rate']:.3f} of the prompts in its cache, and no more than {most:.3f} had "
+                "been said in this run: it was warm, perhaps from a run before; start it anew, or empty its cache "
+                "(POST /reset_prefix_cache)"
+            )
+    abandoned = ours.get("programs_abandoned")
     if abandoned:
-        gave_up = f" ({programs['gave_up']} given up by their clients)" if programs["gave_up"] else ""
+        gave_up = f" ({ours['gave_up']} given up by their clients)" if ours["gave_up"] else ""
         warned.append(
-            f"{abandoned} of {programs['programs']} programs were abandoned, for a request of theirs was not "
-            f"completed{gave_up}: {programs['abandoned_requests']} requests that would have followed never came; such "
+            f"{abandoned} of {ours['programs']} programs were abandoned, for a request of theirs was not "
+            f"completed{gave_up}: {ours['abandoned_requests']} requests that would have followed never came; such "
             "programs are outside all times of programs"
         )
     return warned

@@ -65,13 +65,13 @@ class CompareError(RuntimeError):
 
 
 class Replay(NamedTuple):
-    """A run. notes: additional facts, warnings among them; under "policy" PolicySpec.told(), where that is known."""
+    """A run. notes: additional facts, warnings among them; under "policy" PolicySpec.told(), where that is known, and
+    of sessions under "programs" the table of metrics.programs.PROGRAM_COLUMNS.
+    """
 
     records: Columns
     summary: Summary
     notes: dict[str, Any]
-    programs: Columns | None = None
-    """of sessions: metrics.programs.PROGRAM_COLUMNS"""
 
 
 class Body(Protocol):
@@ -310,7 +310,7 @@ def compare(
                 report(done / total, what)
                 watch = _watcher(report, done, total, len(mine), what)
             try:
-                records, summary, notes, programs = body.replay(one, mine, seed + number, watch)
+                records, summary, notes = body.replay(one, mine, seed + number, watch)
             except CompareError as error:
                 failed = CompareError(f"{one.title}, round {number + 1}: {error}")
                 failed.found = _whole(found, number, body)
@@ -321,6 +321,7 @@ def compare(
                     raise
                 return whole
             knobs = notes.pop("policy", {})
+            programs = notes.pop("programs", None)
             found.rounds.append(Round(one.title, one.name, number, records, summary, notes, knobs, programs))
     found.machine = body.machine()
     return found

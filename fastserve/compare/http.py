@@ -114,7 +114,7 @@ class HttpBody:
         summary = result.summary()
         shared = content(trace, trace.block_size)
         summary["hit_rate_unlimited"] = None if shared is None else shared.hit_rate(trace)
-        return Replay(result.columns(), summary, told, result.programs())
+        return Replay(result.columns(), summary, told | {"programs": result.programs()})
 
     def _send_sessions(
         self, contender: Contender, url: str, target: Target, trace: Trace, seed: int, watch: Watch | None,

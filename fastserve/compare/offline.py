@@ -111,7 +111,7 @@ class EngineBody:
         summary, table = played.measured()
         shared = content(trace, trace.block_size)
         summary["hit_rate_unlimited"] = None if shared is None else shared.hit_rate(trace)
-        return Replay(played.records, summary, {"policy": knobs, "warnings": warnings}, table)
+        return Replay(played.records, summary, {"policy": knobs, "warnings": warnings, "programs": table})
 
     def _in_units_of(self, trace: Trace, serving: EngineConfig) -> EngineConfig:
         """A modelled body shares what the simulator does: whole blocks of the trace."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left, insort
 from collections.abc import Iterable
 
 from fastserve.policies.programs import Program, Programs
@@ -12,16 +12,18 @@ from fastserve.sched.policy import Policy
 
 class Member(Program):
     """inside: at work, its jobs are not held. entered: it has been so before. first: it goes before the others inside.
-    context: tokens, as of its last turn, while it is idle.
+    order: among those who do or do not; ns, when it began, unless put_first() says another time. context: tokens, as of
+    its last turn, while it is idle.
     """
 
-    __slots__ = ("context", "entered", "first", "inside")
+    __slots__ = ("context", "entered", "first", "inside", "order")
 
     def __init__(self, name: str, began: int) -> None:
         super().__init__(name, began)
         self.inside = False
         self.entered = False
         self.first = False
+        self.order = began
         self.context = 0
 
     @property
@@ -67,13 +69,13 @@ class Gate(Policy):
 
     def rank(self, job: Job) -> tuple[bool, int]:
         program = self.programs.of[job]
-        return not program.first, program.began
+        return not program.first, program.order
 
     def arrive(self, job: Job) -> None:
         program = self.programs.arrive(job)
         if len(program.live) == 1:
             if not program.inside:
-                insort(self.line, (program.age, program))
+                self.enqueue(program)
             self.returned(program)
         self.look()
         if not program.inside:
@@ -87,7 +89,7 @@ class Gate(Policy):
         if not program.live:
             self.put_first(program, False)
             if not program.inside:
-                self.line.remove((program.age, program))
+                self.dequeue(program)
             if job.program and not job.final:
                 program.context = self.context(program.name)
                 self.left(program)
@@ -116,7 +118,7 @@ class Gate(Policy):
     def let_in(self, program: Member) -> None:
         """It comes to work: its jobs are held no longer."""
         if program.live:
-            self.line.remove((program.age, program))
+            self.dequeue(program)
         program.inside = program.entered = True
         insort(self.inside, (program.age, program))
         for job in program.live:
@@ -128,13 +130,23 @@ class Gate(Policy):
         program.inside = False
         self.put_first(program, False)
         if program.live:
-            insort(self.line, (program.age, program))
+            self.enqueue(program)
             for job in program.live:
                 self.hold(job)
 
-    def put_first(self, program: Member, first: bool) -> None:
-        if program.first != first:
-            program.first = first
+    def enqueue(self, program: Member) -> None:
+        """It is outside, and has a live job."""
+        insort(self.line, (program.age, program))
+
+    def dequeue(self, program: Member) -> None:
+        """It comes in, or has no live job any more."""
+        del self.line[bisect_left(self.line, (program.age, program))]
+
+    def put_first(self, program: Member, first: bool, order: int | None = None) -> None:
+        """order: ns; by default when it began."""
+        order = program.began if order is None else order
+        if program.first != first or program.order != order:
+            program.first, program.order = first, order
             for job in program.live:
                 self.rerank(job)
 

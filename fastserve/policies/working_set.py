@@ -18,6 +18,7 @@ held: it takes from the contexts that are kept no more than its own few tokens, 
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Callable
 
 from fastserve.policies.gaps import Gaps
@@ -28,26 +29,38 @@ from fastserve.sched.job import NEVER, Job
 SMALL = 128
 """A context of at most one part in so many of the pool is small."""
 
+HORIZON = 64
+"""Held turns whose deadlines are looked at together, the next ones."""
+
 
 class WorkingSet(Gate):
-    """Rank: (not late for `max_wait`, arrival of the program's first job).
+    """Rank: (not late for `max_wait`, arrival of the turn if it is, else of the program's first job).
 
     max_wait: s for which a turn is held back at most, as far as there is room to be had; 0: no bound. ttl: s for which
     an idle program counts, instead of what the gaps seen so far say.
     """
 
-    def __init__(self, max_wait: float = 600.0, ttl: float | None = None) -> None:
+    def __init__(self, max_wait: float = 540.0, ttl: float | None = None) -> None:
         super().__init__()
         seconds("max_wait", max_wait)
         seconds("ttl", ttl)
         self.bound = round(max_wait * 1e9)
         self.ttl = None if ttl is None else round(ttl * 1e9)
         self.gaps = Gaps()
-        self.small: dict[str, None] = {}  # of those inside: their present turn was small when it came
+        self.small: dict[str, int] = {}  # tokens of those at work that came as small; `inside` does not list them
+        self.small_tokens = 0
+        self.asking: dict[Job, None] = {}  # jobs that may be without a token yet, who came first
+        self.queue: list[tuple[int, tuple[int, str], Member]] = []  # those in `line`, by when they asked
+        self.asked: dict[str, int] = {}  # ns, as it stands there
         self.answered = 0  # tokens of all answers, and how many there were
         self.answers = 0
 
+    def arrive(self, job: Job) -> None:
+        self.asking[job] = None
+        super().arrive(job)
+
     def depart(self, job: Job) -> None:
+        self.asking.pop(job, None)
         self.answered += job.generated
         self.answers += 1
         super().depart(job)
@@ -55,8 +68,10 @@ class WorkingSet(Gate):
     def returned(self, program: Member) -> None:
         self.gaps.back(program.name, self.now)
         if not program.inside and program.tokens * SMALL <= self.machine.pool_tokens:
-            self.small[program.name] = None
-            super().let_in(program)
+            self.dequeue(program)
+            program.inside = True
+            self.small[program.name] = program.tokens
+            self.small_tokens += program.tokens
 
     def left(self, program: Member) -> None:
         self.gaps.left(program.name, self.now)
@@ -66,10 +81,20 @@ class WorkingSet(Gate):
     def over(self, program: Member) -> None:
         self.gaps.over(program.name)
 
+    def enqueue(self, program: Member) -> None:
+        super().enqueue(program)
+        self.asked[program.name] = program.asked
+        insort(self.queue, (program.asked, program.age, program))
+
+    def dequeue(self, program: Member) -> None:
+        super().dequeue(program)
+        del self.queue[bisect_left(self.queue, (self.asked.pop(program.name), program.age, program))]
+
     # -- who is at work --------------------------------------------------------------------------------------------
 
     def look(self) -> None:
-        pool = self.machine.pool_tokens
+        self._put_late_first()
+        pool = max(0, self.machine.pool_tokens - self.small_tokens)
         if self.line or sum([one.tokens for _, one in self.inside]) > pool:
             self._shrink(pool)
             again = self._let_in_late(pool)
@@ -80,19 +105,26 @@ class WorkingSet(Gate):
     def let_in(self, program: Member) -> None:
         super().let_in(program)
         self.keep(program.name, NEVER, -program.began)  # if need be, the youngest goes first
+        if self.bound and self.now - program.asked >= self.bound:
+            self.put_first(program, True, program.asked)
 
     def drop(self, program: Member) -> None:
-        super().drop(program)
-        self.small.pop(program.name, None)
-        self.keep(program.name, 0)
+        if program.name in self.small:
+            self.small_tokens -= self.small.pop(program.name)
+            program.inside = False
+        else:
+            super().drop(program)
+            self.keep(program.name, 0)
 
     def _shrink(self, pool: int) -> None:
-        """They have outgrown the pool: the youngest goes that does not run, but never the last one."""
+        """They have outgrown the pool: idle ones go that are not worth their room, then the youngest that does not run,
+        but never the last one.
+        """
         while len(self.inside) > 1 and sum(self.sizes(self.members())) > pool:
-            out = next((one for _, one in reversed(self.inside) if not (one.running or one.name in self.small)), None)
-            if out is None:
+            still = self._worthless() or [one for _, one in reversed(self.inside) if not one.running]
+            if not still:
                 return
-            self.drop(out)
+            self.drop(still[0])
 
     def _make_room(self, program: Member, whom: Callable[[], list[Member]], pool: int) -> bool:
         """It is let in if it fits, once some of those that whom() names have gone, in its order."""
@@ -149,31 +181,39 @@ class WorkingSet(Gate):
 
     # -- the bound -------------------------------------------------------------------------------------------------
 
-    def _let_in_late(self, pool: int) -> int:
-        """Whoever would else wait beyond the bound. Returns ns, when the next one must come in; NEVER.
+    def _put_late_first(self) -> None:
+        """Who is at work and has waited beyond the bound for a first token goes first, by when it asked."""
+        while self.bound and self.asking:
+            job = next(iter(self.asking))
+            if not job.generated and self.now - job.arrival < self.bound:
+                return
+            del self.asking[job]
+            program = self.programs.of[job]
+            if not job.generated and program.inside:
+                self.put_first(program, True, program.asked)
 
-        Those that are held come in by deadline, each after the prefills of those before it.
+    def _let_in_late(self, pool: int) -> int:
+        """Whoever would else be held beyond the bound. Returns ns, when the next one must come in; NEVER.
+
+        They come in by deadline, each after the prefills of those before it.
         """
-        if not self.bound:
-            return NEVER
-        order = sorted([(one.asked, age, one) for age, one in self.line])
-        tried = 0
-        while tried < len(order):
+        while self.bound and self.queue:
             ahead, latest = 0, NEVER
-            for asked, _, one in order[tried:]:
+            for asked, _, one in self.queue[:HORIZON]:
                 ahead += self.machine.prefill_ns(max(1, one.tokens))
                 latest = min(latest, asked + self.bound - ahead)
-            if latest > self.now:
+                if latest <= self.now:
+                    break
+            else:
                 return latest
-            one = order[tried][2]
-            tried += 1
+            one = self.queue[0][2]
             if not self._make_room(one, self._displaced, pool):
                 return NEVER
-            self.put_first(one, True)
+            self.put_first(one, True, one.asked)
         return NEVER
 
     def _displaced(self) -> list[Member]:
         """Who makes room for one that is late: idle programs, then young ones that wait, but have not done so long."""
         waits = [one for _, one in reversed(self.inside) if one.live and not (one.running or one.first)]
-        recent = [one for one in waits if one.name not in self.small and self.now - one.asked < self.bound // 2]
+        recent = [one for one in waits if self.now - one.asked < self.bound // 2]
         return self._idle() + recent

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import AsyncIterator
-from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
@@ -14,6 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
 from fastserve.engine import Engine
+from fastserve.package_version import package_version
 from fastserve.server.api import compat, documentation, errors, native, openai, programs
 from fastserve.server.api.paths import uses_openai_errors
 from fastserve.server.config.settings import FastServeConfig
@@ -55,7 +55,7 @@ def create_app(engine: Engine, config: FastServeConfig | None = None, store: Sto
     app = FastAPIOffline(
         title="FastServe testbed",
         description=ABOUT,
-        version=version("fastserve-testbed"),
+        version=package_version(),
         lifespan=lifespan,
     )
     app.state.service = service

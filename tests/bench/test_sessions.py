@@ -311,6 +311,12 @@ def test_a_refused_request_abandons_its_program_and_this_is_told(
     assert "1 of 3 programs were abandoned, for a request of theirs was not completed: 1 requests" in found["err"]
 
 
+def test_a_cache_that_was_warm_is_told(serve: Serve, trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    served = serve(lambda number, body: Behaviour(cached=len(body["prompt"]) - 1))
+    found = bench(capsys, "--url", served.url, "--trace", trace, "--sessions", 2)
+    assert "it was warm, perhaps from a run before" in found["err"]
+
+
 def test_ctrl_c_keeps_the_programs(serve: Serve, trace: Path, tmp_path: Path) -> None:
     served = serve(lambda number, body: Behaviour(hangs=number == 4))
     words = ["bench", "--url", served.url, "--trace", trace, "--sessions", 1, "--json", "--programs-csv",

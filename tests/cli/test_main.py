@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 
 import fastserve
 from fastserve.__main__ import COMMANDS, main
+from fastserve.engine import Engine
+from fastserve.server import create_app
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -138,6 +141,16 @@ def test_it_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(["--version"])
     assert end.value.code == 0 and capsys.readouterr().out == f"fastserve {fastserve.__version__}\n"
+
+
+def test_it_runs_from_a_checkout_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr("fastserve.package_version.version", version)
+    assert fastserve.__version__ == "0+unknown"
+    with Engine.scripted() as engine:
+        assert create_app(engine).version == "0+unknown"
 
 
 def test_the_module_runs(mine: str, tmp_path: Path) -> None:

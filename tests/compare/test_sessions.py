@@ -58,7 +58,7 @@ class Scripted:
         with Engine.scripted(policy=policy, prefix_tokens=16, max_model_len=context, **MACHINE) as engine:
             played = play_sessions(engine, trace, self.coming, seed=seed)
         summary, table = played.measured()
-        return Replay(played.records, summary, {}, table)
+        return Replay(played.records, summary, {"programs": table})
 
 
 FCFS, MLFQ = PolicySpec("fcfs"), PolicySpec("mlfq")
@@ -89,7 +89,7 @@ def test_without_sessions_nothing_is_said_of_programs() -> None:
 
     class Plain(Scripted):
         def replay(self, contender: Contender, trace: Trace, seed: int, watch: Watch | None) -> Replay:
-            return super().replay(contender, trace, seed, watch)._replace(programs=None)
+            return super().replay(contender, trace, seed, watch)._replace(notes={})
 
     document = compare(Plain(SessionSettings()), trace, [FCFS, MLFQ], rounds=1).document()
     assert "program_ratios" not in document and "sessions" not in document["settings"]
@@ -156,7 +156,8 @@ def test_a_server_finds_what_the_simulator_finds(
     monkeypatch.setattr(subprocess_server, "COMMAND", child)
     body = HttpBody([], {"max_batch": 2}, coming=SessionSettings(sessions=1), own_answers=own_answers, start_s=60.0)
     trace = talks(2, 3)
-    records, summary, notes, table = body.replay(FCFS, trace, 0, None)
+    records, summary, notes = body.replay(FCFS, trace, 0, None)
+    table = notes["programs"]
     run = run_one(trace, FCFS, Settings(sessions=1, prefix_cache="on"), 0)
     expected = run.records["cached_tokens"].tolist()
     assert expected == [0, 16, 48, 48, 80, 80]
@@ -165,6 +166,6 @@ def test_a_server_finds_what_the_simulator_finds(
     assert records["cached_tokens"].tolist() == expected
     assert records["turn"].tolist() == [1, 1, 2, 2, 3, 3]
     assert records["prompt_tokens"].tolist() == trace.prompt.tolist()
-    assert table is not None and table["finish"].tolist() == ["completed"] * 2
+    assert table["finish"].tolist() == ["completed"] * 2
     assert not [warning for warning in notes["warnings"] if "recorded text" in warning]
     assert summary["hit_rate"] == pytest.approx(sum(expected) / sum(trace.prompt.tolist()))

@@ -10,7 +10,7 @@ from fastserve.backends.scripted import ScriptedBackend
 from fastserve.engine import Engine, SamplingParams
 from fastserve.engine.backend import Traits
 from fastserve.engine.programs import Programs
-from fastserve.engine.request import Output, Request
+from fastserve.engine.request import Output, Replayed, Request
 from fastserve.engine.unit_names import UnitNames
 from fastserve.flightlog.replay import replay_log
 
@@ -72,11 +72,13 @@ def test_a_body_that_does_not_share() -> None:
 
 def test_what_is_shared_is_said_for_a_body_that_reads_no_prompt() -> None:
     with Engine.scripted() as engine:
-        said(engine, TEXT, units=((1, 2, 3, 4, 5, 6), (7,)))
-        assert said(engine, TEXT[::-1], units=((1, 2, 3, 14, 15, 16), ())).cached_tokens == 48
-        assert said(engine, TEXT * 2, units=((1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12), ())).cached_tokens == 112
+        said(engine, TEXT, replayed=Replayed(0, ((1, 2, 3, 4, 5, 6), (7,))))
+        fork = Replayed(1, ((1, 2, 3, 14, 15, 16), ()))
+        assert said(engine, TEXT[::-1], replayed=fork).cached_tokens == 48
+        more = Replayed(2, ((1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12), ()))
+        assert said(engine, TEXT * 2, replayed=more).cached_tokens == 112
     with Engine.on(Reading()) as engine, pytest.raises(ValueError, match="units: backend scripted reads its prompts"):
-        engine.submit(TEXT, units=((1, 2, 3, 4, 5, 6), ()))
+        engine.submit(TEXT, replayed=Replayed(0, ((1, 2, 3, 4, 5, 6), ())))
 
 
 def test_salts_keep_tenants_apart() -> None:

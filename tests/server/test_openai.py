@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -82,6 +83,24 @@ async def test_a_completion_streams_one_event_a_token(serve: Serve) -> None:
         assert usage["choices"] == []
         assert usage["usage"] == {"prompt_tokens": 5, "completion_tokens": 6, "total_tokens": 11, **NOTHING_FOUND}
         assert len({chunk["id"] for chunk in [*told, usage]}) == 1
+
+
+async def test_token_ids_are_told_where_they_are_asked_for(serve: Serve) -> None:
+    """vLLM's field: of each choice, in streams of each event. A scripted token is the byte of its letter."""
+    async with serve() as client:
+        fields = {"prompt": "hello", "max_tokens": 6, "seed": 3, "return_token_ids": True}
+        choice = (await client.post("/v1/completions", json=fields)).json()["choices"][0]
+        assert choice["token_ids"] == list(choice["text"].encode())
+        streamed = chunks((await client.post("/v1/completions", json={**fields, "stream": True})).text)
+        assert [chunk["choices"][0]["token_ids"] for chunk in streamed] == [[id] for id in choice["token_ids"]]
+        chat = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 4, "return_token_ids": True}
+        choice = (await client.post("/v1/chat/completions", json=chat)).json()["choices"][0]
+        assert choice["token_ids"] == list(choice["message"]["content"].encode())
+        plain = (await client.post("/v1/completions", json=fields | {"return_token_ids": False})).json()
+        assert "token_ids" not in plain["choices"][0]
+        native = (await client.post("/generate/stream", json=fields)).text
+        events = [json.loads(line[6:]) for line in native.splitlines() if line.startswith("data: ")]
+        assert [event["token_ids"] for event in events[:-1]] == [list(event["text"].encode()) for event in events[:-1]]
 
 
 async def test_no_usage_chunk_unless_asked_for(serve: Serve) -> None:

@@ -10,6 +10,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 from typing import Any, NamedTuple
 
 from fastserve.sched.config import Blocks, SchedulerConfig
@@ -58,6 +59,7 @@ class Script:
     guesses: tuple[int, ...]
     cancels: tuple[tuple[int, int], ...]
     limit: int = LONGEST_OUTPUT  # tokens: of each output
+    thinks: tuple[int, ...] = ()  # ns, by id: a job comes so long after the one before it has ended; 0: by itself
 
     def jobs(self, guessed: bool) -> list[Job]:
         """Fresh jobs, by arrival; with a guess only for a policy that asked for one."""
@@ -126,6 +128,8 @@ class Run:
         self.scheduler.ranking.lazy = False  # what rerank() fails to tell must show at once
         self.scheduler.holding.patience = PATIENCE
         self.jobs = script.jobs("guess" in policy.needs)
+        self.coming = [(job.arrival, job.id) for job in self.jobs if not self._think(job.id)]  # a heap
+        heapify(self.coming)
         self.events: list[Event] = []
         self.now = 0
         self.left = Counter(job.program for job in self.jobs)  # jobs of each program that have not ended
@@ -142,17 +146,17 @@ class Run:
     def boundaries(self) -> Iterator[Plan | None]:
         """Each plan, before it is run: the commit and the inbox are done, and the Scheduler may be asked again."""
         scheduler = self.scheduler
-        inbox = list(reversed(self.jobs))
+        coming = self.coming
         cancels = list(reversed(self.script.cancels))
         iterations = 0
         while True:
-            while inbox and inbox[-1].arrival <= self.now:
-                scheduler.submit(inbox.pop(), self.now)
+            while coming and coming[0][0] <= self.now:
+                scheduler.submit(self.jobs[heappop(coming)[1]], self.now)
             while cancels and cancels[-1][0] <= self.now:
                 self._cancel(self.jobs[cancels.pop()[1]])
             while self.over:
                 scheduler.end_program(self.over.pop(0), self.now)
-            next_event = min(inbox[-1].arrival if inbox else NEVER, cancels[-1][0] if cancels else NEVER)
+            next_event = min(coming[0][0] if coming else NEVER, cancels[-1][0] if cancels else NEVER)
             plan = scheduler.plan(self.now)
             if plan is not None and self.scheduler.held:
                 self._check_held(plan)
@@ -188,6 +192,14 @@ class Run:
         self.left[job.program] -= 1
         if not self.left[job.program]:
             self.over.append(job.program)
+        think = self._think(job.id + 1)
+        if think:
+            later = self.jobs[job.id + 1]
+            later.arrival = later.last = later.since = self.now + think
+            heappush(self.coming, (later.arrival, later.id))
+
+    def _think(self, id: int) -> int:
+        return self.script.thinks[id] if id < len(self.script.thinks) else 0
 
     def _check_held(self, plan: Plan) -> None:
         """Raises HeldError where somebody joins though it is held back."""
@@ -225,7 +237,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "swap": {"residency": "reactive", "visit": 0, "token_budget": 64, "spare": 10, "host": 2},
     "ahead": {"residency": "proactive", "visit": 1, "token_budget": 64, "spare": 14, "host": 4, "kv_reserve": 4},
     "prefill-first": {"batching": "prefill-first", "residency": "recompute", "visit": 2, "spare": 12},
-    "shared": {"residency": "recompute", "visit": 0, "token_budget": 64, "spare": 10, "prefix_cache": "on"},
+    "shared": {"residency": "recompute", "visit": 0, "token_budget": 64, "spare": 4, "prefix_cache": "on"},
 }  # fmt: skip
 """Scheduler settings by name. spare: blocks that the device pool has beyond the largest job's. host: of how many of the
 largest jobs the host pool takes the blocks.
@@ -250,6 +262,7 @@ def write(shape: str, seed: int, tick: int = 0, longer: int = 1) -> Script:
     slots = 2 if shape == "burst" else rng.choice([3, 4, 6])
     spare = settings.pop("spare", None)
     blocks = Blocks(None if spare is None else biggest + spare, settings.pop("host", 0) * biggest)
+    closed = settings.get("prefix_cache") == "on"
     facts: list[dict[str, Any]] = []
     outputs = []
     cancels = []
@@ -263,16 +276,17 @@ def write(shape: str, seed: int, tick: int = 0, longer: int = 1) -> Script:
             "priority": rng.randrange(4), "deadline": deadline,
             "tool": ("", "bash", "search")[id % 3], "final": id % 3 == 2,
         })  # fmt: skip
-        if settings.get("prefix_cache") == "on":
+        if closed:
             facts[-1]["ids"] = _units(id // 3, facts[-1]["prompt"])
-        if rng.random() < 0.15:
+        if rng.random() < 0.15 and not (closed and id % 3):
             cancels.append((at + rng.randint(0, 150) * tick, id))
         if rng.random() < 0.7:
             at += rng.randint(1, 12) * tick
     guesses = [max(1, round(tokens * rng.choice([0.5, 1, 1, 2]))) for tokens in outputs]
+    thinks = [rng.choice((1, 2, 4, 20)) * tick if closed and id % 3 else 0 for id in range(JOBS)]
     config = SchedulerConfig(max_batch=slots, **settings)
     return Script(f"{shape}, seed {seed}{scaled}", tick, config, blocks, tuple(facts), tuple(outputs), tuple(guesses),
-                  tuple(sorted(cancels)), limit)  # fmt: skip
+                  tuple(sorted(cancels)), limit, tuple(thinks))  # fmt: skip
 
 
 def _units(program: int, prompt: int) -> list[int]:
