@@ -66,6 +66,17 @@ def test_an_idle_context_counts_as_long_as_computing_it_again_costs_the_pool() -
     assert names(there.run(1)) == "b"
 
 
+@pytest.mark.parametrize(("store", "counts"), [(0, 640), (352, 340), (704, 40), (7040, 40)])
+def test_what_the_host_keeps_costs_only_to_load(store: int, counts: float) -> None:
+    """A load takes 1/16 of a prefill, and 600 + 100 tokens may come back: half of them are on a host of 352."""
+    there = Desk("working-set", 8, SHAPE | {"host_prefix_tokens": store})
+    a = there.come(600, program="a")
+    there.run(10, a)
+    there.come(100, program="b")
+    assert there.scheduler.plan(there.now) is None
+    assert there.scheduler.opens_at() / 1e6 == pytest.approx(10 + counts, rel=0.02)
+
+
 def gaps_of(there: Desk, ms: float, turns: int = 30) -> None:
     """A program of short turns comes back after so many ms each time, and then is over."""
     for turn in range(turns):
