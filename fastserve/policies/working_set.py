@@ -160,8 +160,10 @@ class WorkingSet(Gate):
         if self.ttl is not None:
             return float(max(0, self.ttl + 1 - age)), program.idle + self.ttl + 1
         tokens = max(1, program.context)
-        lose = float(self.machine.prefill_ns(tokens))
-        gained, until = self.gaps.worth(age, self.now, lose, tokens / self.machine.pool_tokens)
+        lose = self.machine.prefill_ns(tokens)
+        if self.machine.host_prefix_tokens:  # what goes is copied to the host, and is there when the program returns
+            lose = min(lose, self.machine.load_ns(tokens))
+        gained, until = self.gaps.worth(age, self.now, float(lose), tokens / self.machine.pool_tokens)
         return gained / tokens, program.idle + until
 
     def _idle(self) -> list[Member]:
