@@ -85,6 +85,17 @@ def gaps_of(there: Desk, ms: float, turns: int = 30) -> None:
         there.rest(ms)
 
 
+def test_with_host_memory_for_prefixes_an_idle_context_counts_as_long_as_loading_it_costs_the_pool() -> None:
+    """A load takes a sixteenth of the prefill: 40 ms instead of 640."""
+    there = Desk("working-set", 8, SHAPE | {"host_prefix_tokens": 6400})
+    a = there.come(400, program="a")
+    there.come(300, program="b")
+    assert names(there.run(1)) == "a"
+    there.run(1, a)
+    assert there.rest(1000) == pytest.approx(2 + 40, abs=2)
+    assert names(there.run(1)) == "b"
+
+
 def test_after_long_gaps_an_idle_context_does_not_count() -> None:
     """Gaps of 5 s are not waited for: the pool would lose more than the machine saves."""
     there = desk()
