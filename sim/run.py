@@ -184,7 +184,8 @@ def run_one(
 def _unlimited(shared: Content, trace: Trace, columns: Columns, summary: Summary, settings: Settings) -> float | None:
     """hit_rate of a cache that forgets nothing: of the trace, or of the requests that hit_rate counts, if fewer."""
     if settings.warmup or np.isnan(columns["first_token"]).any() or len(columns["id"]) < len(trace):
-        return None if summary["hit_rate"] is None else summary["hit_rate"] + summary["evicted_share"]
+        found, lost = summary["hit_rate"], summary["evicted_share"]
+        return None if found is None or lost is None else found + lost
     return shared.hit_rate(trace)
 
 

@@ -222,7 +222,7 @@ class Chooser:
             if first is not None and self._opens(now, 1, first.arrival):
                 self._admit(left, joined, (ranking.entry_of(first),))
             return False
-        if (ranking.wait or ranking.own_queue) and self._opens(now, waiting, self.holding.oldest()):
+        if (ranking.wait or ranking.own_queue) and (not self.gated or self._opens(now, waiting, self.holding.oldest())):
             return self._admit(left, joined, ranking.queue(waiting))
         return False
 

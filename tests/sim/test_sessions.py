@@ -342,6 +342,11 @@ def test_plain_traces_say_nothing_of_sessions(unit: str) -> None:
     with pytest.raises(ValueError, match="no run had sessions"):
         result.programs()
     assert told_first(Settings(), plain) == []
+    idle = told_first(Settings(host_prefix_tokens=64, think_cap=5), plain)
+    assert idle == [
+        "host_prefix_tokens=64 changes nothing: no prefix is cached",
+        "think_cap=5 changes nothing: no request of this trace waits for another",
+    ]
 
 
 def test_the_command_line_has_it_all(unit: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -218,9 +218,10 @@ def test_open_loop_replays_recorded_arrivals_whatever_was_answered() -> None:
     ("settings", "said"),
     [
         ({"sessions": 0}, "sessions=0 must be at least 1"),
-        ({"program_rate": 0.0}, "program_rate=0.0 must be above 0"),
-        ({"think_scale": -1.0}, "think_scale=-1.0 must be a number, and not negative"),
+        ({"program_rate": 0.0}, "program_rate=0.0 must be a number from 1e-9 to 1e9"),
+        ({"think_scale": -1.0}, "think_scale=-1.0 must be a number from 0 to 1e9"),
         ({"think_scale": float("nan")}, "think_scale"),
+        ({"program_rate": float("inf")}, "from 1e-9 to 1e9"),
         ({"think_cap": -1.0}, "think_cap"),
         ({"client_timeout": 0.0}, "client_timeout=0"),
         ({"sessions": 1, "program_rate": 1.0}, "not both"),
