@@ -44,7 +44,7 @@ class Scale:
     """seed 0 is the trace as it stands; others draw as many of its programs, with replacement"""
     traces: tuple[tuple[str, int], ...] = (("agents-like", 2), ("recorded", 1))
     """and how often each program is there: with most agents at once there must be many more of them"""
-    agents: tuple[int, ...] = (2, 4, 8, 12, 16, 24)
+    agents: tuple[int, ...] = (4, 8, 12, 24)
     """at once"""
     policies: tuple[str, ...] = tuple(POLICIES)
     think_cap: float = 30.0
@@ -52,16 +52,16 @@ class Scale:
     stores: tuple[float, ...] = (0.0, 0.7, 1.4, 3.0)
     """host memory for prefixes, in contexts of all agents at work (the longest of each program, in the mean)"""
     caps: tuple[float, ...] = (300.0, 0.0)
-    """other think times, s; 0: none is cut"""
+    """other think times, s, with most agents; 0: none is cut"""
     pools: tuple[int, ...] = (49_152, 131_072, 262_144)
     """tokens, for agents-like, at half of the most agents"""
     machines: tuple[str, ...] = ("roofline:llama-3-70b/4xa100-80g", "roofline:llama-3-8b-mla/a100-80g")
-    """for recorded"""
+    """for recorded, with most agents"""
     bounds: tuple[float, ...] = (0.0, 120.0, 300.0, 600.0, 1200.0)
     """s that working-set holds a turn back at most; 0: no bound"""
     timeouts: tuple[float, ...] = (600.0, 1800.0)
     """s without a first token after which clients give up"""
-    axes: tuple[str, ...] = ("fcfs", "lpm", "continuum", "thunder", "working-set")
+    axes: tuple[str, ...] = ("fcfs", "lpm", "thunder", "working-set")
     """policies on all axes but the first"""
 
 
@@ -71,7 +71,7 @@ SCALES = {
         stores=(1.4,), caps=(), pools=(), bounds=(120.0,), timeouts=(), axes=("fcfs", "working-set"),
     ),
     "small": Scale(),
-    "paper": Scale(seeds=5),
+    "paper": Scale(seeds=5, agents=(2, 4, 6, 8, 12, 16, 24)),
 }  # fmt: skip
 
 
@@ -109,16 +109,14 @@ def _axes(scale: Scale, name: str, base: Settings, context: float) -> list[tuple
         at: At = {"part": "store", "trace": name, "agents": most, "store": store}
         found.append((at, full.with_(host_prefix_tokens=round(store * most * context)), scale.axes))
     for cap in scale.caps:
-        for agents in (half, most):
-            at = {"part": "think", "trace": name, "agents": agents, "think_cap": cap}
-            found.append((at, base.with_(sessions=agents, think_cap=cap or None), scale.axes))
+        at = {"part": "think", "trace": name, "agents": most, "think_cap": cap}
+        found.append((at, full.with_(think_cap=cap or None), scale.axes))
     for pool in scale.pools if name == "agents-like" else ():
         at = {"part": "pool", "trace": name, "agents": half, "pool": pool}
         found.append((at, base.with_(sessions=half, kv_tokens=pool), scale.axes))
     for machine in scale.machines if name == "recorded" else ():
-        for agents in (half, most):
-            at = {"part": "machine", "trace": name, "agents": agents, "machine": machine}
-            found.append((at, base.with_(sessions=agents, latency=machine), scale.axes))
+        at = {"part": "machine", "trace": name, "agents": most, "machine": machine}
+        found.append((at, full.with_(latency=machine), scale.axes))
     for timeout in scale.timeouts:
         at = {"part": "timeout", "trace": name, "agents": most, "timeout": timeout}
         found.append((at, full.with_(client_timeout=timeout), scale.axes))

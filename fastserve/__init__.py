@@ -22,12 +22,9 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import PackageNotFoundError, version
+        from fastserve.package_version import package_version
 
-        try:
-            return version("fastserve-testbed")
-        except PackageNotFoundError:  # run from a checkout that is not installed
-            return "0+unknown"
+        return package_version()
     if name in _HOMES:
         from importlib import import_module
 

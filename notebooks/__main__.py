@@ -27,7 +27,7 @@ from notebooks._page import FIGURES
 
 FOLDER = Path(__file__).resolve().parent
 NAMES = ("what_mlfq_buys", "why_skip_join", "where_swapping_hurts", "your_own_trace", "when_it_collapses",
-         "what_to_believe", "simulated_against_live")  # fmt: skip
+         "when_agents_thrash", "what_to_believe", "simulated_against_live")  # fmt: skip
 """in the order in which to read them"""
 CELL_SECONDS = 300  # after which a cell counts as stuck
 FAILURES = (CellExecutionError, CellTimeoutError, DeadKernelError)

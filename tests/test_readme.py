@@ -1,4 +1,5 @@
-"""The README is true: its commands and its Python run, in order, in one folder that holds what a checkout holds.
+"""The README and docs/agents.md are true: their commands and their Python run, in order, each page in one folder that
+holds what a checkout holds.
 
 Of a ```console block every line that starts with `$ ` is run, and must exit 0; the lines between show what a reader
 sees and are not compared. A ```python block whose first line is a comment with a file name (`# mine.py`) is saved under
@@ -28,11 +29,14 @@ FILE_NAME = re.compile(r"#\s*([\w./-]+\.py)\s*$")
 class Step(NamedTuple):
     kind: str  # "console" or "python"
     text: str  # one command line without its prompt, or a whole block
-    line: int  # in the README, from 1
+    line: int  # in the page, from 1
 
 
-def steps() -> list[Step]:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = ("README.md", "docs/agents.md")
+
+
+def steps(page: str) -> list[Step]:
+    readme = (ROOT / page).read_text(encoding="utf-8")
     found = []
     for block in FENCE.finditer(readme):
         line = readme.count("\n", 0, block.start(2)) + 1
@@ -44,10 +48,11 @@ def steps() -> list[Step]:
     return found
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
     """What a reader's checkout holds, without the parts that a command could spoil."""
-    here = tmp_path_factory.mktemp("checkout")
+    here = tmp_path / "checkout"
+    here.mkdir()
     for name in ("fastserve", "sim", "experiments", "traces", "docs", "README.md"):
         if (ROOT / name).exists():
             (here / name).symlink_to(ROOT / name)
@@ -88,7 +93,7 @@ class Server:
                 self.process.wait()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def server() -> Iterator[Server]:
     it = Server()
     yield it
@@ -109,19 +114,21 @@ def run(command: str | list[str], folder: Path) -> None:
     assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
 
 
-def test_there_is_something_to_run() -> None:
-    kinds = [step.kind for step in steps()]
+@pytest.mark.parametrize("page", PAGES)
+def test_there_is_something_to_run(page: str) -> None:
+    kinds = [step.kind for step in steps(page)]
     assert "console" in kinds
     assert "python" in kinds
 
 
-def test_readme_steps_in_order(folder: Path, server: Server) -> None:
-    """One test, for its steps build on one another."""
-    for step in steps():
+@pytest.mark.parametrize("page", PAGES)
+def test_steps_in_order(page: str, folder: Path, server: Server) -> None:
+    """One test a page, for its steps build on one another."""
+    for step in steps(page):
         try:
             follow(step, folder, server)
         except AssertionError as error:
-            pytest.fail(f"README.md, line {step.line}: {error}")
+            pytest.fail(f"{page}, line {step.line}: {error}")
 
 
 def follow(step: Step, folder: Path, server: Server) -> None:

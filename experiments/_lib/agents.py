@@ -11,8 +11,8 @@ import numpy as np
 from experiments._lib.best_cache import belady
 from experiments._lib.case import TIMES, At, Case, Numbers, Workload, recorded, replayed
 from experiments._lib.sweep import ROOT
-from fastserve.metrics.columns import Columns
 from fastserve.metrics.programs import completed_times
+from fastserve.metrics.summary import Columns
 from fastserve.policies.spec import PolicySpec
 from fastserve.workload.content import content
 from sim.settings import Settings

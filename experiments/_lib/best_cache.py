@@ -6,7 +6,7 @@ from heapq import heappop, heappush
 
 import numpy as np
 
-from fastserve.metrics.columns import Columns
+from fastserve.metrics.summary import Columns
 from fastserve.workload.content import Content
 
 NEVER = 1 << 60

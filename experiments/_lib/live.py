@@ -152,8 +152,9 @@ def sessions_pair(case: Case, rig: Rig) -> Numbers:
     replays the flight log on a fresh Scheduler.
 
     Numbers: live_M and sim_M for each measure M of OF_PROGRAMS, tempo_M with the profile at the measured speed of the
-    machine; program times by name, live and simulated; plans of the live run and whether the log's replay made the
-    same, hits included; cached tokens that differ, over requests, against the simulation at that speed.
+    machine, tempo_fcfs_M the same under fcfs; program times by name, live and simulated; plans of the live run, and
+    whether the log's replay made the same, hits included; the share of requests that found another number of cached
+    tokens than in the simulation at that speed.
     """
     from fastserve.engine.playback import play_sessions
     from fastserve.flightlog.replay import replay_log
@@ -175,12 +176,19 @@ def sessions_pair(case: Case, rig: Rig) -> Numbers:
             iterations = meter.iterations()
             origin = float(engine.records()["arrival"][0] - played.records["arrival"][0])
         report = replay_log(log)
-    followed = run_one(
-        trace, case.policy, settings, case.seed, observe=speed_trace_of(iterations, hardware.latency, origin).attach
+    tempo = speed_trace_of(iterations, hardware.latency, origin)
+    followed, base = (
+        run_one(trace, policy, settings, case.seed, observe=tempo.attach)
+        for policy in (case.policy, PolicySpec("fcfs"))
     )
     summary, table = played.measured()
     numbers: Numbers = {"load_average": os.getloadavg()[0], "rate": None, "samples": None}
-    for of, found in (("live", summary), ("sim", told.summary), ("tempo", followed.summary)):
+    for of, found in (
+        ("live", summary),
+        ("sim", told.summary),
+        ("tempo", followed.summary),
+        ("tempo_fcfs", base.summary),
+    ):
         numbers |= {f"{of}_{measure}": found[measure] for measure in OF_PROGRAMS}
     assert told.programs is not None
     numbers[TIMES], numbers["sim_program_times"] = completed_times(table), completed_times(told.programs)

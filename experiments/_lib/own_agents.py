@@ -14,7 +14,6 @@ from experiments._lib.agent_figures import FEW, pool_over_time, thrash_curve
 from experiments._lib.agents import agents_of, fitting, mean_context, measured
 from experiments._lib.case import Case, Numbers, Row, Workload, points, program_ratio
 from experiments._lib.claim import shown
-from experiments._lib.sweep import RESULTS
 from fastserve.cli.arguments import add_settings
 from fastserve.policies.spec import PolicySpec
 from fastserve.workload import TraceError
@@ -64,7 +63,7 @@ def curve_of(args: argparse.Namespace) -> bool:
     workload = agents_of(Path(args.trace), copies)
     rows = _rows(workload, settings, specs, counts, args.jobs)
     print("\n" + "\n".join(_table(rows, [spec.title for spec in specs])))
-    folder = args.out or RESULTS / "agents" / (trace.name or "own")
+    folder: Path = args.out or Path("results") / "agents" / (trace.name or "own")
     thrash_curve(folder, "thrash", rows)
     thrash_curve(folder, "curve", rows, FEW)
     pool_over_time(folder, "pool", rows, [spec.title for spec in specs])

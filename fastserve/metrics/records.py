@@ -275,6 +275,7 @@ class Recorder(Observer):
 
     def _row(self, job: Job, trail: Trail, now: int, finish: str) -> None:
         tokens = job.generated
+        hold = job.hold
         row: bytes = PACK(
             job.id,
             job.arrival,
@@ -296,8 +297,8 @@ class Recorder(Observer):
             trail.blocks_out,
             trail.blocks_in,
             job.priority,
-            job.held,
-            job.overruled,
+            0 if hold is None else job.held,
+            0 if hold is None else hold.overruled,
             0 if self.turn is None else self.turn(job.id),
         )
         self.rows += row

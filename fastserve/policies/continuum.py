@@ -18,6 +18,7 @@ from math import log, sqrt
 
 from fastserve.policies.gaps import Recent
 from fastserve.policies.gate import Gate, Member
+from fastserve.policies.programs import KEPT
 from fastserve.sched.checks import one_of, seconds
 from fastserve.sched.job import NEVER, Job
 
@@ -62,8 +63,8 @@ class Continuum(Gate):
         self.paper = rule == "paper"
         self.pin = round(pin * 1e9)
         self.until: dict[str, int] = {}  # ns, of idle programs that are pinned
-        self.called: dict[str, str] = {}  # the tool that the last answer of an idle program calls
-        self.idle: dict[str, int] = {}  # ns, since when it is
+        self.away: dict[str, tuple[int, str]] = {}  # of idle programs: ns, since when, and the tool that they wait for
+        self.called = ""  # the tool that the answer which has just ended calls
         self.gaps: dict[str, Recent] = {}  # ns, by tool
         self.pooled = Recent()
         self.unpinned: dict[Job, None] = {}  # turns that came when their program had no pin, the first one excepted
@@ -79,9 +80,9 @@ class Continuum(Gate):
         super().arrive(job)
 
     def returned(self, program: Member) -> None:
-        tool = self.called.pop(program.name, None)
-        if tool is not None:
-            gap = self.now - self.idle.pop(program.name)
+        if program.name in self.away:
+            since, tool = self.away.pop(program.name)
+            gap = self.now - since
             if tool not in self.gaps and len(self.gaps) >= TOOLS:
                 del self.gaps[next(iter(self.gaps))]
             self.gaps.setdefault(tool, Recent()).add(gap)
@@ -93,13 +94,14 @@ class Continuum(Gate):
         if job in self.unpinned:
             del self.unpinned[job]
             self.waits.append(max(0, self.now - job.arrival - job.served))
-        if job.program:
-            self.called[job.program] = job.calls
+        self.called = job.calls
         super().depart(job)
 
     def left(self, program: Member) -> None:
-        self.idle[program.name] = self.now
-        pinned = self.pinned(self.called[program.name], program)
+        self.away[program.name] = self.now, self.called
+        if len(self.away) > KEPT:
+            del self.away[next(iter(self.away))]
+        pinned = self.pinned(self.called, program)
         if not program.inside:
             return
         if pinned:
@@ -110,8 +112,8 @@ class Continuum(Gate):
 
     def over(self, program: Member) -> None:
         self.turns.add(program.turns)
-        for kept in (self.called, self.idle, self.until):
-            kept.pop(program.name, None)
+        self.away.pop(program.name, None)
+        self.until.pop(program.name, None)
 
     def drop(self, program: Member) -> None:
         self.until.pop(program.name, None)

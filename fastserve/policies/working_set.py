@@ -40,7 +40,7 @@ class WorkingSet(Gate):
     an idle program counts, instead of what the gaps seen so far say.
     """
 
-    def __init__(self, max_wait: float = 600.0, ttl: float | None = None) -> None:
+    def __init__(self, max_wait: float = 540.0, ttl: float | None = None) -> None:
         super().__init__()
         seconds("max_wait", max_wait)
         seconds("ttl", ttl)
@@ -117,12 +117,14 @@ class WorkingSet(Gate):
             self.keep(program.name, 0)
 
     def _shrink(self, pool: int) -> None:
-        """They have outgrown the pool: the youngest goes that does not run, but never the last one."""
+        """They have outgrown the pool: idle ones go that are not worth their room, then the youngest that does not run,
+        but never the last one.
+        """
         while len(self.inside) > 1 and sum(self.sizes(self.members())) > pool:
-            out = next((one for _, one in reversed(self.inside) if not one.running), None)
-            if out is None:
+            still = self._worthless() or [one for _, one in reversed(self.inside) if not one.running]
+            if not still:
                 return
-            self.drop(out)
+            self.drop(still[0])
 
     def _make_room(self, program: Member, whom: Callable[[], list[Member]], pool: int) -> bool:
         """It is let in if it fits, once some of those that whom() names have gone, in its order."""

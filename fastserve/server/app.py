@@ -12,8 +12,8 @@ from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
-import fastserve
 from fastserve.engine import Engine
+from fastserve.package_version import package_version
 from fastserve.server.api import compat, documentation, errors, native, openai, programs
 from fastserve.server.api.paths import uses_openai_errors
 from fastserve.server.config.settings import FastServeConfig
@@ -55,7 +55,7 @@ def create_app(engine: Engine, config: FastServeConfig | None = None, store: Sto
     app = FastAPIOffline(
         title="FastServe testbed",
         description=ABOUT,
-        version=fastserve.__version__,
+        version=package_version(),
         lifespan=lifespan,
     )
     app.state.service = service

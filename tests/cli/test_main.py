@@ -147,7 +147,7 @@ def test_it_runs_from_a_checkout_that_is_not_installed(monkeypatch: pytest.Monke
     def version(name: str) -> str:
         raise importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(importlib.metadata, "version", version)
+    monkeypatch.setattr("fastserve.package_version.version", version)
     assert fastserve.__version__ == "0+unknown"
     with Engine.scripted() as engine:
         assert create_app(engine).version == "0+unknown"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from fastserve.sched.job import Job
-from tests.policies.desk import Desk
+from fastserve.sched.plan import Outcome
+from tests.policies.desk import MS, Desk
 
 
 def desk(policy: str, blocks: int = 100, **knobs: object) -> Desk:
@@ -84,3 +85,26 @@ def test_without_a_cache_lpm_is_first_come_first_served_and_cachewise_shortest_p
         waiting = [there.come(30), there.come(40), there.come(20)]
         there.run(1, runs)
         assert served(there, *waiting) == order
+
+
+def tool_turn(there: Desk, program: str, first: int, calls: str, ms: int) -> None:
+    """A turn of 32 tokens with units of its own, whose answer calls a tool; then so many ms pass."""
+    job = there.come(32, program=program, ids=(first, first + 1))
+    plan = there.scheduler.plan(there.now)
+    assert plan is not None
+    there.now += MS
+    there.scheduler.commit(plan, Outcome(1, MS, ended=(job,), calls={job: calls}), there.now)
+    there.now += ms * MS
+
+
+def test_cachewise_forgets_first_who_is_expected_back_last_and_before_it_who_waits_for_a_person() -> None:
+    """Three contexts of two units lie idle in a pool of eight blocks; 70 tokens more take five of them."""
+    there = desk("cachewise", blocks=8)
+    for tool, ms in (("slow", 9000), ("slow", 9000), ("quick", 10), ("quick", 10)):
+        tool_turn(there, "teacher", 50, tool, ms)
+    there.scheduler.end_program("teacher", there.now)
+    for program, first, tool in (("slow", 10, "slow"), ("quick", 20, "quick"), ("person", 30, "")):
+        tool_turn(there, program, first, tool, 0)
+    there.run(1, there.come(70))
+    found = {first: there.come(40, ids=(first, first + 1)).cached for first in (10, 20, 30)}
+    assert found == {10: 16, 20: 32, 30: 0}

@@ -129,6 +129,20 @@ def test_when_they_outgrow_the_pool_the_youngest_that_does_not_run_waits() -> No
     assert held(there) == "c" and b.running, "b is younger, but it runs"
 
 
+def test_a_program_that_never_says_that_it_is_over_goes_before_a_young_one() -> None:
+    there = desk()
+    silent = there.come(300, program="silent")
+    there.run(1, silent)
+    there.rest(1000)
+    a = there.come(300, program="a")
+    there.run(1, a)
+    again = there.come(350, program="a")
+    assert there.run(1) == [again] and held(there) == ""
+    policy = there.policy
+    assert isinstance(policy, WorkingSet)
+    assert [one.name for one in policy.members()] == ["a"]
+
+
 def test_the_last_one_is_never_sent_away_and_a_program_larger_than_the_pool_comes_alone() -> None:
     there = desk()
     a = there.come(600, program="a")

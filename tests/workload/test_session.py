@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -77,6 +78,9 @@ def test_programs_and_think_times_are_made_where_not_given() -> None:
     trace = trace_of([(), (), (0,), (1, 2), ()])
     assert trace.program == ["p0", "p0", "p0", "p0", "p1"]
     assert trace.think is not None and not trace.think.any()
+    trace = replace(trace, program=["", "", "", "", "p0"], after=[(), (), (0,), (2,), ()])
+    assert trace.program == ["p0'", "", "p0'", "p0'", "p0"]  # none is lost, and none is taken for another
+    assert [row for row, _ in Sessions(trace, SessionSettings(sessions=9)).begin()] == [0, 1, 4]
 
 
 def test_causal_order_and_earliest_arrivals() -> None:

@@ -10,8 +10,8 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-import fastserve
 from fastserve.engine import Output
+from fastserve.package_version import package_version
 from fastserve.server.api.body import BodyRoute
 from fastserve.server.api.dependencies import client_of, finished, scheduling_of, service_of
 from fastserve.server.api.errors import ApiError, Json, error_responses
@@ -201,7 +201,7 @@ async def detokenize(request: Request, body: DetokenizeRequest) -> Detokenized:
 
 @router.get("/version", responses=error_responses(401))
 async def version_(request: Request) -> Version:
-    return {"version": fastserve.__version__}
+    return {"version": package_version()}
 
 
 @router.get("/ping", response_class=Response, responses={200: {"description": "Alive", "content": {}}})
