@@ -37,7 +37,7 @@ def test_the_oldest_programs_that_fit_take_turns_and_the_others_wait_though_slot
     assert names(there.run(1)) == "a b" and held(there) == "c small", "nobody overtakes who is held"
     assert there.policy.explain(a) == "its program began at 0.000 s"
     assert there.policy.explain(c) == "its program's 200 tokens do not fit beside the 552 of 2 programs at work"
-    assert there.policy.explain(small).endswith(" 2 programs at work; 1 older ones wait")
+    assert there.policy.explain(small).endswith(" 2 programs at work; 1 older one waits")
     there.run(1, a)  # a is idle, and its context counts
     assert names(there.run(1)) == "b" and held(there) == "c small"
     assert c.held == 3_000_000
