@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 __all__ = ["COLUMN", "PAGE", "cells", "curve", "draw", "legend", "look_of", "plain_log", "published_points"]
 
-VARIANTS = ("artifact", "no aging")
-"""Variants in brackets in a label: drawn dashed, dotted."""
+VARIANTS = {"artifact": 1, "no aging": 2, "paper": 1, "decay": 1}
+"""Variants in brackets in a label: by how many dashes they are beyond their policy's."""
 
 
 def look_of(label: str) -> Look:
     """The style of a row: its policy's, with another dash for a variant."""
     policy = label.split(" ")[0]
-    return look(policy, next((i + 1 for i, variant in enumerate(VARIANTS) if variant in label), 0))
+    return look(policy, next((beyond for variant, beyond in VARIANTS.items() if variant in label), 0))
 
 
 def draw(folder: Path, name: str, size: tuple[float, float], fill: Callable[[Figure], None]) -> None:
