@@ -172,7 +172,7 @@ class WorkingSet(Gate):
         store = self.machine.host_prefix_tokens
         if not store:
             return computed
-        loaded = float(self.machine.load_ns(tokens))
+        loaded = float(max(0, self.machine.load_ns(tokens)))
         if loaded >= computed:
             return computed
         known = sum([program.tokens for program in self.programs.known.values()])

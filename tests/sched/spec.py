@@ -105,6 +105,7 @@ class Spec:
         self.begun = []  # (ns, tokens found, tokens asked) of each prefill
         machine.pool_tokens = self.device if self.device >= NEVER else self.device * 16
         machine.host_tokens = self.host if self.host >= NEVER else self.host * 16
+        machine.host_prefix_tokens = self.tier * self.unit
         policy._scheduler, policy.machine, policy.jobs = self, machine, self.live
 
     # -- what a policy asks for
