@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+import numpy as np
+
 from fastserve import predictors
 from fastserve.hardware import Hardware
 from fastserve.metrics.programs import SUMMARY
@@ -175,8 +177,16 @@ def run_one(
     summary["iterations"] = world.recorder.iterations
     summary["scheduling_events"] = scheduler.plans + world.recorder.joins + world.recorder.leaves
     summary["collapsed"] = world.collapsed
-    summary["hit_rate_unlimited"] = None if shared is None else shared.hit_rate(trace)
+    summary["hit_rate_unlimited"] = None if shared is None else _unlimited(shared, trace, columns, summary, settings)
     return Run(spec.name, row(spec, settings), seed, own, columns, summary, table)
+
+
+def _unlimited(shared: Content, trace: Trace, columns: Columns, summary: Summary, settings: Settings) -> float | None:
+    """hit_rate of a cache that forgets nothing: of the trace, or of the requests that hit_rate counts, if fewer."""
+    if settings.warmup or np.isnan(columns["first_token"]).any() or len(columns["id"]) < len(trace):
+        found, lost = summary["hit_rate"], summary["evicted_share"]
+        return None if found is None or lost is None else found + lost
+    return shared.hit_rate(trace)
 
 
 def _measured(

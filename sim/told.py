@@ -12,10 +12,28 @@ WIDTH = 120
 
 
 def told_first(settings: Settings, trace: Trace) -> list[str]:
-    """Lines; none where nothing is shared and nobody waits."""
+    """Lines; none where nothing is shared, nobody waits, and all that was asked for can be done."""
     lines = []
     if settings.prefix_cache != "auto" or trace.hash_ids is not None or trace.after is not None:
         lines.append(prefix_cache.told(settings, trace))
     if settings.in_sessions(trace):
         lines.append(settings.coming.told(trace))
+    lines += [f"{what} changes nothing: {why}" for what, why in _idle(settings, trace)]
     return [part for line in lines for part in textwrap.wrap(line, WIDTH, subsequent_indent="  ")]
+
+
+def _idle(settings: Settings, trace: Trace) -> list[tuple[str, str]]:
+    """Settings that have been given and that this trace leaves without effect, and why."""
+    found: list[tuple[str, str]] = []
+    cached = trace.hash_ids is not None and prefix_cache.decided(settings, trace).prefix_cache == "on"
+    if settings.host_prefix_tokens and not cached:
+        found.append((f"host_prefix_tokens={settings.host_prefix_tokens}", "no prefix is cached"))
+    if trace.after is None:
+        found += [
+            (f"{name}={value:g}", "no request of this trace waits for another")
+            for name, value, usual in (
+                ("think_scale", settings.think_scale, 1.0), ("think_cap", settings.think_cap, None),
+            )
+            if value is not None and value != usual
+        ]  # fmt: skip
+    return found

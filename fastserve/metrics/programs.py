@@ -2,8 +2,8 @@
 
 A program is at work from its first arrival to its last end, its think times included. Who counts, as in a summary of
 jobs: times are over completed programs and unfinished ones, which count with the time so far (a lower bound). A program
-of which a request was refused, truncated or cancelled, or given up by its client, is `abandoned`: counted, and outside
-all times, for what would have followed never came.
+of which a request was refused, truncated or cancelled, or given up by its client, or broke off so that what follows it
+never came, is `abandoned`, even while others of its requests go on: counted, and outside all times.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fastserve.metrics.summary import Summary
 PROGRAM_COLUMNS: dict[str, str] = {
     "program": "O",
     "first_arrival": "f8",  # s; all times are seconds, from the same origin as those of the records
-    "end": "f8",  # s, of its last request; nan while it is unfinished
+    "end": "f8",  # s, of its last request; nan while more may come
     "finish": "O",  # completed, abandoned, unfinished
     "turns": "i8",  # requests that it is made of
     "completed": "i8",  # of these
@@ -86,9 +86,10 @@ def table_of(
         ended = int(np.count_nonzero(done[rows]))
         gone = len(lost.intersection(ids))
         failed = gone > 0 or not (done[rows] | open_[rows]).all()
-        over = gone + int(np.count_nonzero(~open_[rows])) == len(ids)
-        last = float(left[rows].max()) if over else horizon_s
-        word = "unfinished" if not over else "abandoned" if failed else "completed"
+        broken = gone > 0 and gone + len(rows) == len(ids)  # no more will come of it than what came
+        over = broken or gone + int(np.count_nonzero(~open_[rows])) == len(ids)
+        last = float(np.where(open_, columns["arrival"] + jct, left)[rows].max()) if over else horizon_s
+        word = "abandoned" if failed else "completed" if over else "unfinished"
         time = float("nan") if word == "abandoned" else last - begin
         usual = float("nan") if alone is None or alone[number] <= 0 else alone[number]
         stalls = (

@@ -61,8 +61,9 @@ class Concur(Gate):
         if passed > 0:
             self.periods += passed
             self._adjust(passed)
-        for idle in [one for one in reversed(self.members()) if not one.live]:
-            if len(self.inside) > self.size:
+        more = len(self.inside) - self.size
+        if more > 0:
+            for idle in [one for one in reversed(self.members()) if not one.live][:more]:
                 self.drop(idle)
         while self.line and len(self.inside) < self.size:
             self.let_in(self.line[0][1])

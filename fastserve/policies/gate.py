@@ -185,7 +185,7 @@ class Gate(Policy):
         if program.inside:
             return f"its program began at {program.began / 1e9:.3f} s"
         older = self.line.index((program.age, program))
-        return self.misfit(program) + (f"; {older} older ones wait" if older else "")
+        return self.misfit(program) + (f"; {older} older {'one waits' if older == 1 else 'ones wait'}" if older else "")
 
 
 def told(programs: int) -> str:

@@ -5,10 +5,10 @@ evicts what the next one needs. So the oldest programs whose contexts fit are *a
 wait, though slots are idle (Denning's working set, 1968, for programs instead of pages). Two questions remain.
 
 For how long does the context of an idle program count? Kept for t ns, c of the pool's P tokens do nothing: c * t
-token-ns, taken from the others. Lost, the machine computes it again for B ns when the program returns, and serves
-nobody else: P * B token-ns. So it is kept while what that saves on average over the gaps seen so far, given how long it
-has been idle, is more than what it costs (gaps.py): there is no time to set. Whoever is not worth the room goes only
-when somebody needs it.
+token-ns, taken from the others. Lost, the machine computes it again for B ns when the program returns (or loads it from
+the host, where that keeps prefixes and is quicker), and serves nobody else: P * B token-ns. So it is kept while what
+that saves on average over the gaps seen so far, given how long it has been idle, is more than what it costs (gaps.py):
+there is no time to set. Whoever is not worth the room goes only when somebody needs it.
 
 Who goes first? The oldest program, by its first arrival, and none overtakes one that is held: a young one waits until
 there is room. `max_wait` bounds that: before its bound is over, the program whose turn has waited longest comes in the
@@ -160,11 +160,23 @@ class WorkingSet(Gate):
         if self.ttl is not None:
             return float(max(0, self.ttl + 1 - age)), program.idle + self.ttl + 1
         tokens = max(1, program.context)
-        lose = self.machine.prefill_ns(tokens)
-        if self.machine.host_prefix_tokens:  # what goes is copied to the host, and is there when the program returns
-            lose = min(lose, self.machine.load_ns(tokens))
-        gained, until = self.gaps.worth(age, self.now, float(lose), tokens / self.machine.pool_tokens)
+        lose = self._lose(tokens)
+        gained, until = self.gaps.worth(age, self.now, lose, tokens / self.machine.pool_tokens)
         return gained / tokens, program.idle + until
+
+    def _lose(self, tokens: int) -> float:
+        """ns of the machine to have a context back: to compute it, or to load what is thought to be on the host, which
+        is as much of each as it has room for of all those that may come back.
+        """
+        computed = float(self.machine.prefill_ns(tokens))
+        store = self.machine.host_prefix_tokens
+        if not store:
+            return computed
+        loaded = float(self.machine.load_ns(tokens))
+        if loaded >= computed:
+            return computed
+        known = sum([program.tokens for program in self.programs.known.values()])
+        return computed - (computed - loaded) * min(1.0, store / max(1, known))
 
     def _idle(self) -> list[Member]:
         """Those at work without a live job, whose contexts are worth least first."""

@@ -93,29 +93,33 @@ class Chooser:
             self.joined = self.left = NOBODY
             self.steady = True
             return
-        if ranking.dirty or not ranking.settled:
-            ranking.refresh()
-        self._top = -1 if ranking.lazy else self._line_up()
-        self._places = self.slots - len(self.running)
-        self.parked = 0
-        left: list[Job] = []
-        joined: list[Job] = []
-        self.left = left
-        self.joined = joined
-        if room < 0:
-            self._top = self._line_up()
-            self._shed(left)
-        closed = False
-        if self.hold:
-            if left:
-                self.hold = 0
-        elif self.held:
-            closed = self._admit_unheld(now, left, joined, waiting - len(self.held))
-        elif (ranking.wait or ranking.own_queue) and (
-            not self.gated or self._opens(now, waiting, next(iter(self.live)).arrival)
-        ):
-            closed = self._admit(left, joined, ranking.queue(waiting))
-        self.steady = self._places <= 0 or (not left and not (closed and ranking.own_queue))
+        self.holding.fixed = True
+        try:
+            if ranking.dirty or not ranking.settled:
+                ranking.refresh()
+            self._top = -1 if ranking.lazy else self._line_up()
+            self._places = self.slots - len(self.running)
+            self.parked = 0
+            left: list[Job] = []
+            joined: list[Job] = []
+            self.left = left
+            self.joined = joined
+            if room < 0:
+                self._top = self._line_up()
+                self._shed(left)
+            closed = False
+            if self.hold:
+                if left:
+                    self.hold = 0
+            elif self.held:
+                closed = self._admit_unheld(now, left, joined, waiting - len(self.held))
+            elif (ranking.wait or ranking.own_queue) and (
+                not self.gated or self._opens(now, waiting, next(iter(self.live)).arrival)
+            ):
+                closed = self._admit(left, joined, ranking.queue(waiting))
+            self.steady = self._places <= 0 or (not left and not (closed and ranking.own_queue))
+        finally:
+            self.holding.fixed = False
 
     def _line_up(self) -> int:
         """Brings the order of those who run up to date. Returns how many may be displaced."""
@@ -218,7 +222,7 @@ class Chooser:
             if first is not None and self._opens(now, 1, first.arrival):
                 self._admit(left, joined, (ranking.entry_of(first),))
             return False
-        if (ranking.wait or ranking.own_queue) and self._opens(now, waiting, self.holding.oldest()):
+        if (ranking.wait or ranking.own_queue) and (not self.gated or self._opens(now, waiting, self.holding.oldest())):
             return self._admit(left, joined, ranking.queue(waiting))
         return False
 

@@ -20,7 +20,7 @@ PATIENCE = 10_000
 class Holding:
     """Of one Scheduler. live: its jobs, in the order of their submission."""
 
-    __slots__ = ("alarms", "jobs", "live", "meter", "overruled", "patience", "ranking", "wakes")
+    __slots__ = ("alarms", "fixed", "jobs", "live", "meter", "overruled", "patience", "ranking", "wakes")
 
     def __init__(self, live: dict[Job, None], ranking: Ranking, alarms: Alarms, meter: Meter) -> None:
         self.live = live
@@ -28,12 +28,22 @@ class Holding:
         self.alarms = alarms
         self.meter = meter
         self.jobs: dict[Job, None] = {}
+        self.fixed = False  # the next batch is being chosen: who is held, and what is kept, must stay as it is
         self.overruled = 0  # how many joined though they were held
         self.patience = PATIENCE
         self.wakes = 0  # since somebody was released
 
+    def check(self, what: str) -> None:
+        """ValueError while the next batch is being chosen."""
+        if self.fixed:
+            raise ValueError(
+                f"{what}() from rank() or waiting(), which say who goes first and decide nothing: call it in arrive(), "
+                "depart(), alarm() or ended()"
+            )
+
     def hold(self, job: Job) -> None:
         """ValueError if it runs. One that is held already goes on being held."""
+        self.check("hold")
         if job.running:
             raise ValueError(
                 f"job {job.id} runs and cannot be held back: hold a job when it arrives, or while it waits; to take "
@@ -48,6 +58,7 @@ class Holding:
 
     def release(self, job: Job) -> None:
         """One that is not held is left alone."""
+        self.check("release")
         if job in self.jobs:
             self.end(job, self.meter.now)
             self.wakes = 0

@@ -183,7 +183,9 @@ class Policy:
         default `until`), then what was let go first. What is shared goes with the last program that let it go, and
         never before what is beyond it. Ask for it where hold() may be asked for; "" names no program.
         """
-        if not isinstance(until, int) or (key is not None and not key == key):
+        if not isinstance(program, str):
+            raise TypeError(f"keep() takes the name of a program, as job.program is, not {program!r}")
+        if not isinstance(until, int) or not (key is None or (isinstance(key, int | float) and key == key)):
             raise TypeError(f"keep() takes whole nanoseconds, and a number as key, not {until!r} and {key!r}")
         scheduler = self._scheduler or self._bound_to()
         scheduler.keep(program, until, key)

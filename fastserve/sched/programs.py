@@ -65,9 +65,12 @@ class Programs:
 
     def sizes(self, programs: Iterable[str | Job], live: Iterable[Job]) -> list[int]:
         """Tokens that each adds to those named before it."""
-        jobs: dict[str, list[Job]] = {}
-        for job in live:
-            jobs.setdefault(job.program, []).append(job)
+        programs = list(programs)
+        jobs: dict[str, list[Job]] = {one.program if isinstance(one, Job) else one: [] for one in programs}
+        jobs.pop("", None)
+        for job in live:  # many more may wait than are asked of
+            if job.program in jobs:
+                jobs[job.program].append(job)
         seen: set[str | Job] = set()
         tree = Tree(self.unit)
         found: list[int] = []

@@ -104,6 +104,7 @@ class Scheduler(Members):
         return self.programs.sizes(programs, self.live)
 
     def keep(self, program: str, until: int, key: float | None) -> None:
+        self.holding.check("keep")
         if self.sharing is not None:
             self.sharing.tree.pins.keep(program, until, key, self.meter.now)
 

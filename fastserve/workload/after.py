@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from heapq import heapify, heappop, heappush
 from typing import TypeAlias
@@ -51,6 +52,21 @@ def programs_of(after: Sequence[Sequence[int]]) -> list[str]:
             leader[max(one, two)] = min(one, two)
     names: dict[int, str] = {}
     return [names.setdefault(find(row), f"p{len(names)}") for row in range(len(after))]
+
+
+def programs_named(after: Sequence[Sequence[int]], program: Sequence[str] | None) -> list[str]:
+    """These names, and one for rows that wait for one another and name no program."""
+    made = programs_of(after)
+    if program is None:
+        return made
+    known, count = set(program), Counter(made)
+    found = list(program)
+    for row, name in enumerate(made):
+        if not found[row] and count[name] > 1:
+            while name in known:
+                name += "'"
+            found[row] = name
+    return found
 
 
 Index: TypeAlias = npt.NDArray[np.int64] | npt.NDArray[np.intp]

@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 NONE = -1
 _SMALLEST, _LARGEST = -(2**63), 2**63 - 1
+RECENT = 64
+"""Rows, those read last, of which all ids are at hand: the next one of their kin mostly goes on from one of them."""
 _RENAMED = -(2**62)
 """Ids that do not fit 64 bits (long hashes) are numbered from here downwards; equal ones stay equal."""
 
@@ -27,6 +29,7 @@ class BlockIds(Sequence[list[int]]):
         self._shared = array("q")
         self._rows = array("q")  # by row: which of the stored ones it is
         self._renamed: dict[int, int] = {}
+        self._recent: dict[int, array[int]] = {}  # of stored rows all ids, the row read last behind the others
 
     @classmethod
     def of(cls, rows: Sequence[Sequence[int]], kin: Sequence[Hashable] | None = None) -> BlockIds:
@@ -67,19 +70,28 @@ class BlockIds(Sequence[list[int]]):
         return self._renamed.setdefault(block, _RENAMED - len(self._renamed))
 
     def _read(self, stored: int) -> array[int]:
+        """All ids of a stored row; not to be changed."""
+        recent = self._recent
         parts: list[array[int]] = []
-        end = -1
+        which, end = stored, -1
         while True:
-            shared, own = self._shared[stored], self._own[stored]
+            known = recent.get(stored)
+            shared, own = (0, known) if known is not None else (self._shared[stored], self._own[stored])
             parts.append(own if end < 0 else own[: end - shared])
             if not shared:
                 break
             end, stored = shared, self._base[stored]
-            while end <= self._shared[stored]:
+            while end <= self._shared[stored] and stored not in recent:
                 stored = self._base[stored]
-        whole = array("q")
-        for part in reversed(parts):
-            whole.extend(part)
+        whole = parts[0]
+        if len(parts) > 1:
+            whole = array("q")
+            for part in reversed(parts):
+                whole.extend(part)
+        recent.pop(which, None)
+        recent[which] = whole
+        if len(recent) > RECENT:
+            del recent[next(iter(recent))]
         return whole
 
     def take(self, index: Sequence[int] | npt.NDArray[Any]) -> BlockIds:

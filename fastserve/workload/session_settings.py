@@ -6,7 +6,6 @@ Without numpy: a command line that only shows its help has the flags of it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isfinite
 from typing import TYPE_CHECKING
 
 from fastserve.sched.checks import at_least, seconds
@@ -37,11 +36,10 @@ class SessionSettings:
 
     def __post_init__(self) -> None:
         at_least("sessions", self.sessions, 1)
-        for name in ("program_rate", "think_scale"):
+        for name, least, told in (("program_rate", 1e-9, "1e-9"), ("think_scale", 0.0, "0")):
             value = getattr(self, name)
-            least = 0 if name == "think_scale" else 1e-9
-            if value is not None and not (isfinite(value) and least <= value <= 1e9):
-                raise ValueError(f"{name}={value} must be {'above 0' if least else 'a number, and not negative'}")
+            if value is not None and not least <= value <= 1e9:
+                raise ValueError(f"{name}={value} must be a number from {told} to 1e9")
         seconds("think_cap", self.think_cap)
         seconds("client_timeout", self.client_timeout)
         if self.client_timeout == 0:

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fastserve.workload.after import After, can_come, check_after, programs_of, taken
+from fastserve.workload.after import After, can_come, check_after, programs_named, taken
 from fastserve.workload.block_ids import BlockIds
 from fastserve.workload.errors import TraceError
 from fastserve.workload.reading import Reading
@@ -110,8 +110,8 @@ class Trace:
         elif int(self.think.min()) < 0:
             raise TraceError("a think time is below 0; a request cannot come before what it waits for has ended")
         check_after(self.after, self.program)
-        if self.program is None:
-            object.__setattr__(self, "program", programs_of(self.after))
+        if self.program is None or "" in self.program:
+            object.__setattr__(self, "program", programs_named(self.after, self.program))
 
     def __len__(self) -> int:
         return len(self.arrival)

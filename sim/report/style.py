@@ -54,7 +54,7 @@ LOOKS = {
     "srpt": Look(GREEN, "D", "-"),
     "sjf": Look(SKY, "v", "-"),
     "las": Look(PURPLE, "P", "-"),
-    "fixed-priority": Look(VERMILION, "X", "-"),
+    "fixed-priority": Look(VERMILION, "X", "-."),
     "working-set": Look(VERMILION, "o", "-"),
     "thunder": Look(GREEN, "s", "--"),
     "lpm": Look(SKY, "v", "--"),

@@ -68,6 +68,13 @@ def test_a_request_that_was_not_completed_ends_its_program(finish: str) -> None:
     assert summary["gave_up"] == (finish == "gave_up")
 
 
+def test_a_request_that_broke_off_ends_its_program_if_others_wait_for_it() -> None:
+    found = records((0, 0, 4, "unfinished"), (3, 0, 9, "unfinished"))
+    table = table_of(found, ["a", "b"], [[0, 1, 2], [3]], horizon_s=9, abandoned=[1, 2])
+    assert table["finish"].tolist() == ["abandoned", "unfinished"], "nobody knows what follows b's"
+    assert np.isnan(table["time"][0]) and table["end"][0] == 4 and table["time"][1] == 9
+
+
 def test_who_gave_up_has_waited_until_then() -> None:
     found = records((0, 0, 9, "gave_up"), (1, 0, 4, "stop"), (2, 5, 6, "stop"))
     summary = summarise_programs(

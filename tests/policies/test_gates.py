@@ -231,7 +231,7 @@ def test_concur_opens_by_two_every_period_while_the_pool_is_hardly_used() -> Non
         there.come(20, program=name)
     assert held(there) == "b c d e f"
     assert there.policy.explain(list(there.policy.jobs)[2]) == (
-        "the window of 1 programs is full, and its program has 20 tokens; 1 older ones wait"
+        "the window of 1 programs is full, and its program has 20 tokens; 1 older one waits"
     )
     there.run(5000)
     assert held(there) == "d e f"

@@ -37,7 +37,7 @@ def test_the_oldest_programs_that_fit_take_turns_and_the_others_wait_though_slot
     assert names(there.run(1)) == "a b" and held(there) == "c small", "nobody overtakes who is held"
     assert there.policy.explain(a) == "its program began at 0.000 s"
     assert there.policy.explain(c) == "its program's 200 tokens do not fit beside the 552 of 2 programs at work"
-    assert there.policy.explain(small).endswith(" 2 programs at work; 1 older ones wait")
+    assert there.policy.explain(small).endswith(" 2 programs at work; 1 older one waits")
     there.run(1, a)  # a is idle, and its context counts
     assert names(there.run(1)) == "b" and held(there) == "c small"
     assert c.held == 3_000_000
@@ -64,6 +64,17 @@ def test_an_idle_context_counts_as_long_as_computing_it_again_costs_the_pool() -
     there.come(100, program="b")
     assert there.rest(10_000) == pytest.approx(650, abs=1)
     assert names(there.run(1)) == "b"
+
+
+@pytest.mark.parametrize(("store", "counts"), [(0, 640), (352, 340), (704, 40), (7040, 40)])
+def test_what_the_host_keeps_costs_only_to_load(store: int, counts: float) -> None:
+    """A load takes 1/16 of a prefill, and 600 + 100 tokens may come back: half of them are on a host of 352."""
+    there = Desk("working-set", 8, SHAPE | {"host_prefix_tokens": store})
+    a = there.come(600, program="a")
+    there.run(10, a)
+    there.come(100, program="b")
+    assert there.scheduler.plan(there.now) is None
+    assert there.scheduler.opens_at() / 1e6 == pytest.approx(10 + counts, rel=0.02)
 
 
 def gaps_of(there: Desk, ms: float, turns: int = 30) -> None:

@@ -250,6 +250,40 @@ def test_keys_and_times_are_numbers() -> None:
         policy.keep("a", 0.5)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="and a number as key"):
         policy.keep("a", desk.now + MS, float("nan"))
+    with pytest.raises(TypeError, match=r"and a number as key, not \d+ and 'x'"):
+        policy.keep("a", desk.now + MS, "x")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="takes the name of a program"):
+        policy.keep(desk.come(), desk.now + MS)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("what", ["hold", "release", "keep"])
+@pytest.mark.parametrize("method", ["rank", "waiting"])
+def test_nothing_is_decided_while_the_next_batch_is_chosen(method: str, what: str) -> None:
+    class Meddles(Policy):
+        def rank(self, job: Job) -> int:
+            if method == "rank":
+                self.meddle(job)
+            return job.id
+
+        def meddle(self, job: Job) -> None:
+            if what == "keep":
+                self.keep("a", NEVER)
+            else:
+                getattr(self, what)(job)
+
+    class Names(Meddles):
+        def waiting(self) -> list[Job]:
+            waiting = [job for job in self.jobs if not job.running]
+            self.meddle(waiting[-1])
+            return waiting[:-1]
+
+    policy = Names() if method == "waiting" else Meddles()
+    desk = Desk(policy)
+    job = desk.come()
+    desk.come()
+    with pytest.raises(PolicyError, match=f"{method}\\(\\).*{what}\\(\\) from rank\\(\\) or waiting"):
+        desk.run(10)
+    policy.hold(job)  # afterwards it may decide again
 
 
 def test_what_is_above_something_kept_stays_with_it() -> None:

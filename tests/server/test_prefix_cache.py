@@ -273,8 +273,13 @@ async def test_a_client_says_that_a_program_has_ended(serve: Serve, told: Told) 
         await until(lambda: told.over == ["p", "a/b 日"])
         for wrong in ({}, {"program_id": ""}, {"program_id": ["p"]}, {"program_id": "p" * 257}, {"other": "p"}):
             assert (await client.post("/programs/release", json=wrong)).status_code in (400, 422), wrong
+        both = await client.post("/programs/release", json={"program_id": "p", "program": "q"})
+        assert both.status_code == 422 and "send one of them" in both.text
+        for empty in ("", "%20", "x" * 257):
+            assert (await client.delete(f"/programs/{empty}")).status_code == 400, empty
         assert (await client.delete(f"/programs/{'p' * 257}")).status_code == 400
         assert told.over == ["p", "a/b 日"]
+        assert (await client.delete("/programs/%20p%20")).json() == {"program": "p", "released": True}
 
 
 async def test_nobody_ends_anothers_program(serve: Serve, told: Told) -> None:

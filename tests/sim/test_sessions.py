@@ -237,6 +237,14 @@ def test_what_was_forgotten_and_computed_again_is_told(unit: str) -> None:
     assert off.summary["hit_rate_unlimited"] is None and off.summary["evicted_tokens"] == 0
 
 
+@pytest.mark.parametrize("settings", [{"warmup": 0.5}, {"kv_tokens": 300}, {"kv_tokens": 400, "warmup": 0.5}])
+def test_an_unlimited_cache_is_of_the_requests_that_count(unit: str, settings: dict[str, float]) -> None:
+    found = run(conversations(), unit, sessions=2, **settings).summary
+    whole = run(conversations(), unit, sessions=2).summary["hit_rate_unlimited"]
+    assert 0 <= found["hit_rate"] <= found["hit_rate_unlimited"] != whole
+    assert found["hit_rate_unlimited"] == found["hit_rate"] + found["evicted_share"]
+
+
 def test_alone_is_with_everything_cached(unit: str, tmp_path: Path) -> None:
     """A prefill chunk takes 100 ms: the first turn has four of them, what follows has one, and a decode each."""
     one = trace([chain((0, 2), (1, 2))] * 3, prompt=256, ids=True)
@@ -334,6 +342,11 @@ def test_plain_traces_say_nothing_of_sessions(unit: str) -> None:
     with pytest.raises(ValueError, match="no run had sessions"):
         result.programs()
     assert told_first(Settings(), plain) == []
+    idle = told_first(Settings(host_prefix_tokens=64, think_cap=5), plain)
+    assert idle == [
+        "host_prefix_tokens=64 changes nothing: no prefix is cached",
+        "think_cap=5 changes nothing: no request of this trace waits for another",
+    ]
 
 
 def test_the_command_line_has_it_all(unit: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -77,6 +78,9 @@ def test_programs_and_think_times_are_made_where_not_given() -> None:
     trace = trace_of([(), (), (0,), (1, 2), ()])
     assert trace.program == ["p0", "p0", "p0", "p0", "p1"]
     assert trace.think is not None and not trace.think.any()
+    trace = replace(trace, program=["", "", "", "", "p0"], after=[(), (), (0,), (2,), ()])
+    assert trace.program == ["p0'", "", "p0'", "p0'", "p0"]  # none is lost, and none is taken for another
+    assert [row for row, _ in Sessions(trace, SessionSettings(sessions=9)).begin()] == [0, 1, 4]
 
 
 def test_causal_order_and_earliest_arrivals() -> None:
@@ -214,9 +218,10 @@ def test_open_loop_replays_recorded_arrivals_whatever_was_answered() -> None:
     ("settings", "said"),
     [
         ({"sessions": 0}, "sessions=0 must be at least 1"),
-        ({"program_rate": 0.0}, "program_rate=0.0 must be above 0"),
-        ({"think_scale": -1.0}, "think_scale=-1.0 must be a number, and not negative"),
+        ({"program_rate": 0.0}, "program_rate=0.0 must be a number from 1e-9 to 1e9"),
+        ({"think_scale": -1.0}, "think_scale=-1.0 must be a number from 0 to 1e9"),
         ({"think_scale": float("nan")}, "think_scale"),
+        ({"program_rate": float("inf")}, "from 1e-9 to 1e9"),
         ({"think_cap": -1.0}, "think_cap"),
         ({"client_timeout": 0.0}, "client_timeout=0"),
         ({"sessions": 1, "program_rate": 1.0}, "not both"),

@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Query, Request
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import TypedDict
 
 from fastserve.server.api.body import BodyRoute
 from fastserve.server.api.dependencies import service_of
 from fastserve.server.api.errors import ApiError, error_responses
-from fastserve.server.api.fields import MAX_NAME
 from fastserve.server.api.program_names import name_of, read_by
 from fastserve.server.api.unknown_fields import check_query
 from fastserve.server.service import Service
@@ -26,9 +25,19 @@ REFUSALS = error_responses(400, 401, 503)
 RESETS = error_responses(400, 401, 403, 503)
 
 
+EMPTY = "it is empty; name the program that has ended"
+
+
 class Release(BaseModel):
     model_config = ConfigDict(extra="forbid")
     program_id: Annotated[str | None, read_by(name_of)] = Field(validation_alias=AliasChoices("program_id", "program"))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _once(cls, body: Any) -> Any:
+        if isinstance(body, dict) and {"program_id", "program"} <= body.keys():
+            raise ValueError("program_id and program are one field: send one of them")
+        return body
 
 
 class Released(TypedDict):
@@ -53,7 +62,7 @@ class Emptied(TypedDict):
 async def release(request: Request, body: Release) -> Released:
     """ThunderAgent's name for DELETE /programs/{program}."""
     if body.program_id is None:
-        raise ApiError(400, "program_id: it is empty; name the program that has ended")
+        raise ApiError(400, f"program_id: {EMPTY}")
     return {"program_id": body.program_id, "released": await _end(request, body.program_id)}
 
 
@@ -61,9 +70,13 @@ async def release(request: Request, body: Release) -> Released:
 async def end_program(request: Request, program: str) -> Over:
     """Nothing of this program follows: what is kept for it may go. Its requests that live go on; a later one of this
     name is a program of its own."""
-    if len(program) > MAX_NAME:
-        raise ApiError(400, f"the program's name has {len(program)} characters; at most {MAX_NAME} are known")
-    return {"program": program, "released": await _end(request, program)}
+    try:
+        name = name_of(program)
+    except ValueError as error:
+        raise ApiError(400, f"the program's name: {error}") from None
+    if name is None:
+        raise ApiError(400, f"the program's name: {EMPTY}")
+    return {"program": name, "released": await _end(request, name)}
 
 
 async def _end(request: Request, name: str) -> bool:
