@@ -68,7 +68,7 @@ def condensed(outcome: Outcome) -> dict[str, Any]:
         names = {
             name for row in point.rows for name, value in row.numbers.items()
             if name in KEPT or any(part in name for part in OWN)
-            or (outcome.experiment in LIVE and name.startswith(BODIES) and not isinstance(value, list))
+            or (outcome.experiment in LIVE and name.startswith(BODIES) and not isinstance(value, list | dict))
         }  # fmt: skip
         means = {name: _rounded(point.mean(name)) for name in sorted(names)}
         kept.append({"at": point.at, "seeds": len(point.rows), "status": point.status, "means": means})
