@@ -132,9 +132,9 @@ def test_the_curve_tells_of_programs_that_never_fit_and_needs_no_fcfs(
     flags = ["--trace", str(path), "--policy", "lpm", "--jobs", "1", "--agents", "2", "--out", str(tmp_path / "out")]
     assert main("agents", [*flags, "--kv-tokens", "100000"]) == 0
     assert "abandoned" not in capsys.readouterr().out
-    assert main("agents", [*flags, "--kv-tokens", "256"]) == 0
+    assert main("agents", [*flags, "--kv-tokens", "384"]) == 0
     told = capsys.readouterr().out
-    assert "of 5 programs" in told and "never fit into the pool" in told and "--kv-tokens" in told
+    assert "of 10 programs" in told and "never fit into the pool" in told and "--kv-tokens" in told
 
 
 def test_a_trace_without_programs_has_no_curve(capsys: pytest.CaptureFixture[str]) -> None:
