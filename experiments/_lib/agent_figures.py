@@ -28,7 +28,7 @@ MEASURES = {
 }
 FEW = ("programs_per_hour", "hit_rate", "p50_ttft_s")
 LINEAR = ("programs_per_hour", "hit_rate")
-ACROSS = {"hit_rate_unlimited": ("unlimited cache", ":"), "hit_rate_belady": ("Belady, on fcfs's schedule", "--")}
+ACROSS = {"hit_rate_unlimited": ("unlimited cache", ":"), "hit_rate_belady": ("Belady, on {}'s schedule", "--")}
 
 
 def thrash_curve(folder: Path, name: str, rows: Sequence[Row], measures: Sequence[str] = tuple(MEASURES)) -> None:
@@ -42,13 +42,19 @@ def thrash_curve(folder: Path, name: str, rows: Sequence[Row], measures: Sequenc
             for label in labels:
                 curve(axes, points(rows, policy=label), "agents", measure, label)
             if measure == "hit_rate":
-                _bounds(axes, rows)
-            axes.set_ylim(bottom=0) if measure in LINEAR else _logarithmic(axes)
+                _bounds(axes, rows, "fcfs" if "fcfs" in labels else labels[0])
+            _from_zero(axes) if measure in LINEAR else _logarithmic(axes)
             axes.set_title(MEASURES[measure])
         figure.supxlabel("agents at once", fontsize=8)
         legend(figure, grid.flat[0], min(len(labels), 7))
 
     draw(folder, name, (PAGE, 0.7 + 1.75 * lines), fill)
+
+
+def _from_zero(axes: Axes) -> None:
+    """With room above for the highest marker, however little the values differ."""
+    top = max(axes.dataLim.y1 * 1.06, axes.get_ylim()[1])
+    axes.set_ylim(0, top if np.isfinite(top) and top > 0 else 1)
 
 
 def _logarithmic(axes: Axes) -> None:
@@ -57,10 +63,10 @@ def _logarithmic(axes: Axes) -> None:
         plain_log(axes.yaxis)
 
 
-def _bounds(axes: Axes, rows: Sequence[Row]) -> None:
+def _bounds(axes: Axes, rows: Sequence[Row], base: str) -> None:
     """What caches that are better than any would find."""
     for measure, (words, dash) in ACROSS.items():
-        mine = points(rows, policy="fcfs")
+        words, mine = words.format(base), points(rows, policy=base)
         xs, ys = [float(one.at["agents"]) for one in mine], [one.mean(measure) for one in mine]
         axes.plot(xs, ys, color="#888888", linewidth=0.9, linestyle=dash, label=f"_{words}")
         axes.annotate(words, (xs[-1], ys[-1]), ha="right", va="bottom" if dash == ":" else "top", fontsize=5.5,

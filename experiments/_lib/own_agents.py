@@ -140,4 +140,29 @@ def _table(rows: Sequence[Row], labels: Sequence[str]) -> list[str]:
     notes = [f"hit rate of an unlimited cache: {unlimited:.3f}"]
     if said:
         notes.append(f"of Belady's on the schedule of {labels[0]}: {said}")
-    return [*aligned(lines), *notes]
+    return [*aligned(lines), *notes, *_abandoned(rows)]
+
+
+WHY = (
+    ("rejected", "were rejected, as they never fit into the pool"),
+    ("truncated", "outgrew the pool"),
+    ("gave_up", "were given up by their clients"),
+)
+
+
+def _abandoned(rows: Sequence[Row]) -> list[str]:
+    """What the times and rates of the table leave out: programs of which a request was not completed."""
+    lost = [one for one in points(rows) if one.mean("programs_abandoned") > 0]
+    if not lost:
+        return []
+    worst = max(lost, key=lambda one: one.mean("programs_abandoned"))
+    why = [f"{worst.mean(name):,.0f} {words}" for name, words in WHY if worst.mean(name) > 0]
+    found = [
+        f"abandoned, so in no program time and no programs an hour: {worst.mean('programs_abandoned'):,.0f} of "
+        f"{worst.mean('programs'):,.0f} programs",
+        f"  ({worst.at['policy']} with {worst.at['agents']}{', the most' if len(lost) > 1 else ''}); of their requests "
+        f"{', '.join(why) or 'some were not completed'}",
+    ]
+    if worst.mean("rejected") > 0 or worst.mean("truncated") > 0:
+        found.append("  the curve is that of the smaller ones: is this your machine and your pool? --latency, --kv-tokens")
+    return found

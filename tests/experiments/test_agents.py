@@ -124,6 +124,19 @@ def test_the_curve_of_ones_own_agents(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main("agents", [*flags, "--agents", "none"]) == 2
 
 
+def test_the_curve_tells_of_programs_that_never_fit_and_needs_no_fcfs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine.jsonl"
+    write_trace(Workload(requests=0, lengths="", synth=SMALL).programs(0), path)
+    flags = ["--trace", str(path), "--policy", "lpm", "--jobs", "1", "--agents", "2", "--out", str(tmp_path / "out")]
+    assert main("agents", [*flags, "--kv-tokens", "100000"]) == 0
+    assert "abandoned" not in capsys.readouterr().out
+    assert main("agents", [*flags, "--kv-tokens", "384"]) == 0
+    told = capsys.readouterr().out
+    assert "of 10 programs" in told and "never fit into the pool" in told and "--kv-tokens" in told
+
+
 def test_a_trace_without_programs_has_no_curve(capsys: pytest.CaptureFixture[str]) -> None:
     root = Path(agents.__file__).parents[1]
     assert main("agents", ["--trace", str(root / "traces" / "azure-conv-like.jsonl")]) == 2
