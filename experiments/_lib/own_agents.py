@@ -164,5 +164,7 @@ def _abandoned(rows: Sequence[Row]) -> list[str]:
         f"{', '.join(why) or 'some were not completed'}",
     ]
     if worst.mean("rejected") > 0 or worst.mean("truncated") > 0:
-        found.append("  the curve is that of the smaller ones: is this your machine and your pool? --latency, --kv-tokens")
+        found.append(
+            "  the curve is that of the smaller ones: is this your machine and your pool? --latency, --kv-tokens"
+        )
     return found
