@@ -351,7 +351,7 @@ async def test_a_closed_engine_is_told(serve: Serve) -> None:
 
 
 async def test_who_is_held_back_is_told(serve: Serve) -> None:
-    async with serve(Engine.scripted(policy=OneProgram, max_batch=4, realtime=20.0)) as client:
+    async with serve(Engine.scripted(policy=OneProgram, max_batch=4, realtime=20.0), request_timeout=0) as client:
         viewer = await watch(client)
         await client.post("/generate", json=generate(program="first"))
         waits = asyncio.create_task(client.post("/generate", json=generate(program="second", user="bob")))
@@ -390,7 +390,7 @@ async def test_who_is_held_back_may_leave_or_be_late(serve: Serve) -> None:
 
 @pytest.mark.parametrize("policy", [name for name, kind in POLICIES.items() if "guess" not in kind.needs])
 async def test_no_policy_minds_ends_of_programs_that_it_does_not_know(serve: Serve, policy: str) -> None:
-    async with serve(Engine.scripted(policy=policy, max_batch=2, realtime=50.0)) as client:
+    async with serve(Engine.scripted(policy=policy, max_batch=2, realtime=50.0), request_timeout=0) as client:
 
         async def ask(number: int) -> int:
             fields = generate(program=f"p{number % 3}", final=number % 4 == 0, tool="grep", this_func_call="sed")
