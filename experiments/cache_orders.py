@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments._lib.agents import TRACES, agents_of, folder, path_of
+from experiments._lib.agents import TRACES, agents_of, path_of
 from experiments._lib.case import (
     At,
     Case,
@@ -35,6 +35,7 @@ from experiments._lib.case import (
 )
 from experiments._lib.claim import Claim
 from experiments._lib.figure import PAGE, curve, draw, legend
+from experiments._lib.public import folder
 from experiments._lib.sweep import main
 from fastserve.policies.spec import PolicySpec
 from sim.settings import Settings

@@ -12,7 +12,6 @@ one always runs. Mooncake's prompts are too long for OPT-13B: it runs on the roo
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING
 from experiments._lib.case import At, Case, Row, Workload, points, recorded
 from experiments._lib.claim import Claim, compared
 from experiments._lib.figure import PAGE, cells, curve, draw, legend, plain_log
+from experiments._lib.public import folder
 from experiments._lib.sweep import ROOT, main
 from fastserve.cli.arguments import add_settings
 from fastserve.policies.spec import PolicySpec
@@ -72,11 +72,6 @@ SCALES = {
     "small": Scale(),
     "paper": Scale(seeds=10, requests=5000, loads=(0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2), backlog=2500),
 }
-
-
-def folder() -> Path:
-    """Where the public traces are, if they are here."""
-    return Path(os.environ.get("FASTSERVE_TRACES") or ROOT.parent / "shared" / "traces")
 
 
 def absent(at: At) -> bool:

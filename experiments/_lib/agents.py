@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import lru_cache
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from experiments._lib.best_cache import belady
 from experiments._lib.case import TIMES, At, Case, Numbers, Workload, recorded, replayed
+from experiments._lib.public import folder
 from experiments._lib.sweep import ROOT
 from fastserve.metrics.programs import completed_times
 from fastserve.metrics.summary import Columns
@@ -40,11 +40,6 @@ TRACES = {
 """name -> file (the recorded ones below the folder of public traces), and a machine whose pool a dozen outgrow"""
 SAMPLES = 100
 """of the working set, over the run"""
-
-
-def folder() -> Path:
-    """Where the public traces are, if they are here."""
-    return Path(os.environ.get("FASTSERVE_TRACES") or ROOT.parent / "shared" / "traces")
 
 
 def path_of(name: str) -> Path:

@@ -7,9 +7,8 @@ from heapq import heappop, heappush
 import numpy as np
 
 from fastserve.metrics.summary import Columns
+from fastserve.sched.job import NEVER
 from fastserve.workload.content import Content
-
-NEVER = 1 << 60
 
 
 def belady(columns: Columns, content: Content, pool_tokens: int) -> float:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from fastserve.bench.call import Call, Reply
 from fastserve.bench.result import Loop, Result, Sample
 from fastserve.metrics.finish import GAVE_UP
+from fastserve.workload.session import Sessions
 
 HEAD_START = 50_000_000
 """ns from the call of run() to the start of the schedule."""
@@ -75,16 +76,30 @@ async def run(
         watch(progress)
     slots = None if max_concurrency is None else Slots(max_concurrency, progress.started)
     interrupted = await until_stopped(_send_all(calls, api, progress, slots, closed, timeout_s), stop)
+    return result_of(progress, date, loop, interrupted, max_concurrency=max_concurrency)
+
+
+def result_of(
+    progress: Progress,
+    date: float,
+    loop: Loop,
+    interrupted: bool,
+    *,
+    max_concurrency: int | None = None,
+    sessions: Sessions | None = None,
+) -> Result:
+    """Of a run that has ended or been interrupted. date: of its start, s since 1970."""
     sent = [sample for sample in progress.samples if sample.reply.sent]
     return Result(
         samples=sent,
-        planned=len(calls),
+        planned=progress.total,
         started=progress.started,
         ended=max([sample.reply.closed for sample in sent], default=progress.started),
         date=date,
         loop=loop,
         max_concurrency=max_concurrency,
         interrupted=interrupted,
+        sessions=sessions,
     )
 
 

@@ -10,7 +10,7 @@ from time import perf_counter_ns, time
 from typing import Protocol
 
 from fastserve.bench.call import Call, Reply
-from fastserve.bench.loop import HEAD_START, Api, Progress, send, until_stopped
+from fastserve.bench.loop import HEAD_START, Api, Progress, result_of, send, until_stopped
 from fastserve.bench.result import Result, Sample
 from fastserve.workload.session import Sessions
 
@@ -49,17 +49,7 @@ async def run_sessions(
     if watch is not None:
         watch(driver.progress)
     interrupted = await until_stopped(driver.run(), stop)
-    sent = [sample for sample in driver.progress.samples if sample.reply.sent]
-    return Result(
-        samples=sent,
-        planned=len(calls),
-        started=driver.start,
-        ended=max([sample.reply.closed for sample in sent], default=driver.start),
-        date=date,
-        loop="sessions",
-        interrupted=interrupted,
-        sessions=sessions,
-    )
+    return result_of(driver.progress, date, "sessions", interrupted, sessions=sessions)
 
 
 class _Driver:

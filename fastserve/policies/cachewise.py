@@ -4,13 +4,11 @@ program that is expected back last goes first.
 
 from __future__ import annotations
 
-from fastserve.policies.gaps import Recent
+from fastserve.policies.gaps import ToolGaps
 from fastserve.policies.lpm import Lpm
 from fastserve.policies.programs import Program, Programs
 from fastserve.sched.job import Job
 
-TOOLS = 1000
-"""Of which gaps are kept; of more, the one that was first heard of is forgotten."""
 LONGEST = 3600 * 10**9
 """ns: for this long at most a context is kept before others."""
 
@@ -35,7 +33,7 @@ class CacheWise(Lpm):
     def __init__(self, most: int = 0) -> None:
         super().__init__(most)
         self.programs: Programs[Caller] = Programs(Caller)
-        self.gaps: dict[str, Recent] = {}  # ns, by tool
+        self.gaps = ToolGaps(1000)
 
     def order(self, job: Job) -> int:
         return job.prompt + job.generated - job.cached
@@ -45,16 +43,14 @@ class CacheWise(Lpm):
         program = self.programs.arrive(job)
         tool, program.calls = program.calls, ""
         if tool:
-            if tool not in self.gaps and len(self.gaps) >= TOOLS:
-                del self.gaps[next(iter(self.gaps))]
-            self.gaps.setdefault(tool, Recent(1000)).add(self.now - program.since)
+            self.gaps.add(tool, self.now - program.since)
 
     def depart(self, job: Job) -> None:
         super().depart(job)
         program = self.programs.depart(job, self.now)
         if job.program and not program.live:
             program.calls, program.since = "" if job.final else job.calls, self.now
-            gaps = self.gaps[program.calls].values if program.calls in self.gaps else []
+            gaps = self.gaps.of(program.calls)
             if gaps:
                 self.keep(program.name, self.now + LONGEST, -(self.now + sum(gaps) / len(gaps)))
             else:

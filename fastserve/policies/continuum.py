@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import deque
 from math import log, sqrt
 
-from fastserve.policies.gaps import Recent
+from fastserve.policies.gaps import Recent, ToolGaps
 from fastserve.policies.gate import Gate, Member
 from fastserve.policies.programs import KEPT
 from fastserve.sched.checks import one_of, seconds
@@ -24,8 +24,6 @@ from fastserve.sched.job import NEVER, Job
 
 SAMPLES = 100
 """Gaps above which a distribution is believed, and turns over which a wait is averaged."""
-TOOLS = 1000
-"""Of which gaps are kept; of more, the one that was first heard of is forgotten."""
 
 
 class Turns:
@@ -65,7 +63,7 @@ class Continuum(Gate):
         self.until: dict[str, int] = {}  # ns, of idle programs that are pinned
         self.away: dict[str, tuple[int, str]] = {}  # of idle programs: ns, since when, and the tool that they wait for
         self.called = ""  # the tool that the answer which has just ended calls
-        self.gaps: dict[str, Recent] = {}  # ns, by tool
+        self.gaps = ToolGaps()
         self.pooled = Recent()
         self.unpinned: dict[Job, None] = {}  # turns that came when their program had no pin, the first one excepted
         self.waits: deque[int] = deque(maxlen=SAMPLES)  # ns that such turns waited
@@ -83,9 +81,7 @@ class Continuum(Gate):
         if program.name in self.away:
             since, tool = self.away.pop(program.name)
             gap = self.now - since
-            if tool not in self.gaps and len(self.gaps) >= TOOLS:
-                del self.gaps[next(iter(self.gaps))]
-            self.gaps.setdefault(tool, Recent()).add(gap)
+            self.gaps.add(tool, gap)
             self.pooled.add(gap)
         self.until.pop(program.name, None)
         self.put_first(program, program.inside)
@@ -122,7 +118,7 @@ class Continuum(Gate):
 
     def pinned(self, tool: str, program: Member) -> int:
         """For how many ns, from now on, after an answer that calls this tool."""
-        gaps = self.gaps[tool].values if tool in self.gaps else []
+        gaps = self.gaps.of(tool)
         if not self.paper:
             return self.pin if sum(gaps) <= self.pin * len(gaps) else 0
         wait = sum(self.waits) / len(self.waits) if self.waits else 0.0

@@ -120,3 +120,26 @@ class Recent:
         insort(self.values, value)
         if len(self.order) > self.most:
             del self.values[bisect_left(self.values, self.order.popleft())]
+
+
+TOOLS = 1000
+"""Of which gaps are kept; of more, the one that was first heard of is forgotten."""
+
+
+class ToolGaps:
+    """The last so many gaps, ns, that followed each tool."""
+
+    def __init__(self, most: int = 10_000) -> None:
+        self.most = most
+        self.recent: dict[str, Recent] = {}
+
+    def add(self, tool: str, gap: int) -> None:
+        if tool not in self.recent:
+            if len(self.recent) >= TOOLS:
+                del self.recent[next(iter(self.recent))]
+            self.recent[tool] = Recent(self.most)
+        self.recent[tool].add(gap)
+
+    def of(self, tool: str) -> list[int]:
+        """Sorted; empty where nothing is known of it."""
+        return self.recent[tool].values if tool in self.recent else []

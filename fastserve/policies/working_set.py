@@ -54,6 +54,7 @@ class WorkingSet(Gate):
         self.asked: dict[str, int] = {}  # ns, as it stands there
         self.answered = 0  # tokens of all answers, and how many there were
         self.answers = 0
+        self.stored = 0.0  # of this look: see _stored()
 
     def arrive(self, job: Job) -> None:
         self.asking[job] = None
@@ -96,6 +97,7 @@ class WorkingSet(Gate):
         self._put_late_first()
         pool = max(0, self.machine.pool_tokens - self.small_tokens)
         if self.line or sum([one.tokens for _, one in self.inside]) > pool:
+            self.stored = self._stored()
             self._shrink(pool)
             again = self._let_in_late(pool)
             while self.line and self._make_room(self.line[0][1], self._worthless, pool):
@@ -169,14 +171,17 @@ class WorkingSet(Gate):
         is as much of each as it has room for of all those that may come back.
         """
         computed = float(self.machine.prefill_ns(tokens))
-        store = self.machine.host_prefix_tokens
-        if not store:
+        if not self.stored:
             return computed
         loaded = float(max(0, self.machine.load_ns(tokens)))
-        if loaded >= computed:
-            return computed
-        known = sum([program.tokens for program in self.programs.known.values()])
-        return computed - (computed - loaded) * min(1.0, store / max(1, known))
+        return computed - (computed - loaded) * self.stored if loaded < computed else computed
+
+    def _stored(self) -> float:
+        """Share of all contexts that may come back for which there is room on the host."""
+        store = self.machine.host_prefix_tokens
+        if not store:
+            return 0.0
+        return min(1.0, store / max(1, sum([program.tokens for program in self.programs.known.values()])))
 
     def _idle(self) -> list[Member]:
         """Those at work without a live job, whose contexts are worth least first."""

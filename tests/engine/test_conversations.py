@@ -14,7 +14,7 @@ from fastserve.engine.backend import Wanted  # noqa: E402
 from fastserve.flightlog.replay import replay_log  # noqa: E402
 from fastserve.hardware import load_hardware  # noqa: E402
 from tests.backends.torch.families import VOCABULARY  # noqa: E402
-from tests.backends.torch.stage import BLOCK, Stage, by_request, forced, tiny  # noqa: E402
+from tests.backends.torch.stage import BLOCK, Stage, distances, tiny  # noqa: E402
 from tests.engine.conversations import NAMES, TALKS, Case, Run  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -101,12 +101,7 @@ def test_a_cached_prefix_differs_by_rounding_alone(
         stage.go()
         found.append(stage.scheduler.ledger.tree.found(stage.requests[-1].job.ids, n))  # type: ignore[attr-defined]
     assert found == [8, 16, 24, 32, 40]
-    apart = rounding = 0.0
-    for request, seen in zip(stage.requests, by_request(stage), strict=True):
-        undisturbed = forced(rounded, request.prompt, request.tokens)
-        exact = forced(model, request.prompt, request.tokens)
-        apart = max(apart, (seen - undisturbed).abs().max().item())
-        rounding = max(rounding, (undisturbed - exact).abs().max().item())
+    apart, rounding = distances(stage, rounded, model)
     assert apart <= rounding
     assert stage.play()
 

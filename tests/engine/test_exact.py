@@ -35,8 +35,7 @@ from tests.backends.torch.stage import (  # noqa: E402
     GREEDY,
     Stage,
     alone,
-    by_request,
-    forced,
+    distances,
     tiny,
 )
 from tests.devices import DEVICES, need  # noqa: E402
@@ -221,12 +220,7 @@ def test_recomputing_differs_by_rounding_alone(folder: Path, rounded: Any) -> No
     model = tiny(folder, device=str(rounded.device))
     stage = crowded(rounded, "recompute")
     assert sum(stage.preemptions) > 2 * len(LENGTHS)
-    apart = rounding = 0.0
-    for request, seen in zip(stage.requests, by_request(stage), strict=True):
-        undisturbed = forced(rounded, request.prompt, request.tokens)
-        exact = forced(model, request.prompt, request.tokens)
-        apart = max(apart, (seen - undisturbed).abs().max().item())
-        rounding = max(rounding, (undisturbed - exact).abs().max().item())
+    apart, rounding = distances(stage, rounded, model)
     assert apart <= rounding
 
 

@@ -7,19 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from fastserve.workload import Trace, TraceError, describe, read_trace
+from fastserve.workload import TraceError, describe, read_trace
+from tests.workload.case_files import CASES, read, told
 
-CASES = Path(__file__).parent / "cases"
 NS = 10**9
-
-
-def read(name: str, **options: object) -> Trace:
-    return read_trace(CASES / name, **options)  # type: ignore[arg-type]
-
-
-def told(trace: Trace) -> str:
-    assert trace.reading is not None
-    return "\n".join(trace.reading.lines())
 
 
 def fault(name: str, **options: object) -> str:

@@ -15,18 +15,9 @@ from hypothesis import strategies as st
 from fastserve.workload import Trace, TraceError, describe, read_trace, write_trace
 from fastserve.workload.block_ids import BlockIds
 from fastserve.workload.content import content
+from tests.workload.case_files import CASES, read, told
 
-CASES = Path(__file__).parent / "cases"
 NS = 10**9
-
-
-def read(name: str, **options: object) -> Trace:
-    return read_trace(CASES / name, **options)  # type: ignore[arg-type]
-
-
-def told(trace: Trace) -> str:
-    assert trace.reading is not None
-    return "\n".join(trace.reading.lines())
 
 
 def rows(trace: Trace) -> list[tuple[str, float, tuple[int, ...], float]]:

@@ -193,3 +193,16 @@ def forced(model: Model, prompt: list[int], tokens: list[int]) -> torch.Tensor:
             step = pack([Rows([token], len(prompt) + i, range(width), True)], [], BLOCK)
             rows.append(model.forward(step, cache))
     return torch.cat(rows)
+
+
+def distances(stage: Stage, rounded: Model, exact: Model) -> tuple[float, float]:
+    """(how far the logits of a run on `rounded` were from those of each request alone, how far these are from exact).
+
+    The largest over all requests and tokens; exact: the same weights in float32.
+    """
+    apart = rounding = 0.0
+    for request, seen in zip(stage.requests, by_request(stage), strict=True):
+        undisturbed = forced(rounded, request.prompt, request.tokens)
+        apart = max(apart, (seen - undisturbed).abs().max().item())
+        rounding = max(rounding, (undisturbed - forced(exact, request.prompt, request.tokens)).abs().max().item())
+    return apart, rounding
