@@ -12,6 +12,7 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from fastserve.backends import BACKENDS, checked
+from fastserve.named_models import EMBEDDED, NAMES
 from fastserve.policies import POLICIES
 from fastserve.policies.literal import argument
 from fastserve.policies.spec import PolicySpec
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 BACKEND_VARIABLE = "FASTSERVE_BACKEND"
 BACKEND_HELP = (
     f"{', '.join(BACKENDS)}, or your own as module:Class or ./file.py:Class (default: {BACKEND_VARIABLE}, else torch)"
+)
+MODEL_HELP = (
+    f"{', '.join(NAMES)}, a folder, a .gguf file (of the hub: REPO:FILE), or a Hugging Face id (default: {EMBEDDED})"
 )
 MODEL_FLAGS = ("device", "dtype", "threads", "load_format", "max_model_len", "trust_remote_code", "native")
 SCHEDULER_FLAGS = tuple(field.name for field in fields(SchedulerConfig))
@@ -136,7 +140,7 @@ def add_model_arguments(parser: argparse._ActionsContainer) -> None:
     """--model, --backend and the names in MODEL_FLAGS."""
     add = parser.add_argument
     add_backend(parser)
-    add("--model", default="embedded", help="embedded, a folder, or a Hugging Face id (default: embedded)")
+    add("--model", default=EMBEDDED, help=MODEL_HELP)
     add("--device", default="auto", help="auto, cpu, cuda or mps")
     add("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
     add("--threads", type=int, help="CPU threads of PyTorch")

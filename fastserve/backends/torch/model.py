@@ -76,8 +76,8 @@ def load_model(
 ) -> Model:
     """A model that is ready to run, tried on two short prompts.
 
-    model: `embedded`, a folder, or an id of the Hugging Face hub (HF_TOKEN, HF_HUB_OFFLINE and the local cache are
-    transformers' own). load_format `dummy` needs a config.json only and draws the weights from `seed`, on a GPU others
+    model: `embedded`, `smollm2`, a folder, a GGUF file, or an id of the Hugging Face hub, of a GGUF file there REPO:FILE
+    (HF_TOKEN, HF_HUB_OFFLINE and the local cache are transformers' own). load_format `dummy` needs a config.json only and draws the weights from `seed`, on a GPU others
     than on a CPU. threads: of PyTorch in this whole process; None leaves them. native `off`: PyTorch alone.
 
     ModelNotFoundError where there is nothing to load, RefusedModelError for a model that would not be exact, ValueError
@@ -93,7 +93,7 @@ def load_model(
     settle(place)
     choice = pick_dtype(dtype, place)
     name = str(model)
-    source = checkpoint.find(name)
+    source = checkpoint.find(name, choice.dtype, place)
     config = checkpoint.read_config(name, source, trust_remote_code)
     checkpoint.check_size(name, config, choice.dtype, place)
     length = clamp_length(max_model_len, checkpoint.own_length(config))

@@ -22,6 +22,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from fastserve import backends
 from fastserve.engine.config import POLICY, EngineConfig
+from fastserve.named_models import EMBEDDED
 from fastserve.policies.spec import PolicySpec
 from fastserve.sched.checks import LONGEST_S, MOST
 from fastserve.server.config import addresses, aliases, sources
@@ -43,8 +44,8 @@ class First(BaseSettings):
     )
 
     # -- model
-    model: Annotated[str, Field(min_length=1)] = "embedded"
-    """model: "embedded", a Hugging Face id or a local folder"""
+    model: Annotated[str, Field(min_length=1)] = EMBEDDED
+    """model: a Hugging Face id, a folder, a .gguf file (of the hub: REPO:FILE), embedded or smollm2"""
     served_model_name: str | None = None
     """name that clients use (by default as given to --model)"""
     backend: str = "torch"

@@ -1,0 +1,18 @@
+"""Where a model comes from, looked at before anything heavy is imported."""
+
+from __future__ import annotations
+
+from fastserve.backends.torch.folder import check_tokenizer, check_weights, find_folder
+from fastserve.backends.torch.gguf_file import find_gguf
+from fastserve.named_models import EMBEDDED
+
+
+def look(name: str, dummy: bool) -> None:
+    """Raises ModelNotFoundError for a file or folder that cannot be loaded. dummy: its weights are drawn, not read."""
+    if name == EMBEDDED or find_gguf(name) is not None:
+        return
+    folder = find_folder(name)
+    if folder is not None:
+        if not dummy:
+            check_weights(folder, name)
+        check_tokenizer(folder, name)
