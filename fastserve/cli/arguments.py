@@ -12,7 +12,7 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from fastserve.backends import BACKENDS, checked
-from fastserve.named_models import EMBEDDED, NAMES
+from fastserve.named_models import EMBEDDED, NAMES, at_hand
 from fastserve.policies import POLICIES
 from fastserve.policies.literal import argument
 from fastserve.policies.spec import PolicySpec
@@ -25,9 +25,7 @@ BACKEND_VARIABLE = "FASTSERVE_BACKEND"
 BACKEND_HELP = (
     f"{', '.join(BACKENDS)}, or your own as module:Class or ./file.py:Class (default: {BACKEND_VARIABLE}, else torch)"
 )
-MODEL_HELP = (
-    f"{', '.join(NAMES)}, a folder, a .gguf file (of the hub: REPO:FILE), or a Hugging Face id (default: {EMBEDDED})"
-)
+MODEL_HELP = f"{', '.join(NAMES)}, a folder, a .gguf file (of the hub: REPO:FILE), or a Hugging Face id"
 MODEL_FLAGS = ("device", "dtype", "threads", "load_format", "max_model_len", "trust_remote_code", "native")
 SCHEDULER_FLAGS = tuple(field.name for field in fields(SchedulerConfig))
 ENGINE_FLAGS = (*SCHEDULER_FLAGS, "kv_tokens", "host_tokens")
@@ -133,14 +131,39 @@ def policy_of(args: argparse.Namespace) -> PolicySpec:
     return PolicySpec(args.policy, dict(map(argument, args.set)))
 
 
+# -- sampling ----------------------------------------------------------------------------------------------------------
+
+SAMPLING = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "stop", "ignore_eos")
+"""Flags of a request, beside --sampling-seed; SamplingParams and OpenAI's bodies have them by these names."""
+
+
+def add_sampling_arguments(parser: argparse._ActionsContainer, *, max_tokens: int) -> None:
+    """--sampling-seed and a flag for each name in SAMPLING."""
+    add = parser.add_argument
+    add("--max-tokens", type=int, default=max_tokens, help="maximum output tokens (default: %(default)s)")
+    add("--temperature", type=float, help="0 is greedy (default: the model's own, else 1)")
+    add("--top-k", type=int)
+    add("--top-p", type=float)
+    add("--min-p", type=float)
+    add("--repetition-penalty", type=float)
+    add("--stop", action="append", default=[], metavar="TEXT", help="stop string; may be repeated")
+    add("--sampling-seed", type=int, help="seed of the sampling; the output does not depend on other requests")
+    add("--ignore-eos", action="store_true")
+
+
+def sampling_of(args: argparse.Namespace) -> dict[str, Any]:
+    """What SamplingParams takes; None and empty for what is not given."""
+    return {**{name: getattr(args, name) for name in SAMPLING}, "seed": args.sampling_seed}
+
+
 # -- models ------------------------------------------------------------------------------------------------------------
 
 
-def add_model_arguments(parser: argparse._ActionsContainer) -> None:
-    """--model, --backend and the names in MODEL_FLAGS."""
+def add_model_arguments(parser: argparse._ActionsContainer, default: str | None = EMBEDDED) -> None:
+    """--model, --backend and the names in MODEL_FLAGS. default: None where the model at hand is it."""
     add = parser.add_argument
     add_backend(parser)
-    add("--model", default=EMBEDDED, help=MODEL_HELP)
+    add("--model", default=default, help=f"{MODEL_HELP} (default: {default or at_hand()})")
     add("--device", default="auto", help="auto, cpu, cuda or mps")
     add("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
     add("--threads", type=int, help="CPU threads of PyTorch")

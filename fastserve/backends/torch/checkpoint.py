@@ -204,7 +204,8 @@ def draw_weights(
 def read_generation(name: str, source: str) -> Any:
     """Of generation_config.json; None without one. Raises ModelNotFoundError."""
     try:
-        found = GenerationConfig.from_pretrained(source)
+        with quiet(Path(source).is_dir()):
+            found = GenerationConfig.from_pretrained(source)
         SamplingParams(**sampling_defaults(found))
         return found
     except OSError:

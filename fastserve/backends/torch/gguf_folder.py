@@ -135,7 +135,7 @@ def _write(
     stated |= {"architectures": [architecture.__name__], "dtype": source["dtype"]}
     _dump(folder / CONFIG, stated)
     if source["sampling"]:
-        _dump(folder / "generation_config.json", {"do_sample": True, **source["sampling"]})
+        _dump(folder / "generation_config.json", source["sampling"])
     _dump(folder / SOURCE, source)
 
 
