@@ -92,17 +92,6 @@ class Body:
             raise
 
 
-def loading(model: str, backend: str, policy: str, device: str = "auto", *, measures: bool = False) -> str:
-    """What takes the first seconds, for people. measures: no latency model was given."""
-    if backend == "scripted":
-        return f"starting a scripted engine with policy {policy}: modelled times, no model"
-    if backend != "torch":  # one of the user's own need not load any
-        return f"starting backend {backend} with policy {policy}" + ("" if model == EMBEDDED else f", model {model}")
-    where = "the best device here" if device == "auto" else device
-    measured = " and, where no profile of it is stored, measuring its iteration times" if measures else ""
-    return f"loading model {model} on {where} for policy {policy}{measured}: some seconds"
-
-
 def wanted_of(config: EngineConfig, kv_bytes: int | None = None, host_bytes: int | None = None) -> Wanted:
     """The memory request of an engine's settings."""
     return Wanted(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -39,7 +39,7 @@ NAMES: Final = (EMBEDDED, *PACKAGED)
 
 def packaged_file(name: str) -> Path | None:
     """The GGUF file of a model in PACKAGED; None where its package is not installed."""
-    found = importlib.util.find_spec(PACKAGED[name].module)
+    found = find_spec(PACKAGED[name].module)
     if found is None or found.origin is None:
         return None
     return next(iter(sorted(Path(found.origin).parent.glob("*.gguf"))), None)

@@ -12,6 +12,7 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from fastserve.backends import BACKENDS, checked
+from fastserve.backends.loading import loading as loaded
 from fastserve.named_models import EMBEDDED, NAMES, at_hand
 from fastserve.policies import POLICIES
 from fastserve.policies.literal import argument
@@ -188,9 +189,7 @@ def body_of(args: argparse.Namespace, latency: str | None = None) -> Body:
 
 def loading(args: argparse.Namespace, policies: str = "") -> str:
     """What takes the first seconds, for people. policies: what it is loaded for, where that is not args.policy."""
-    from fastserve import launch
-
-    return launch.loading(args.model, args.backend, policies or args.policy, args.device, measures=not args.latency)
+    return loaded(args.model, args.backend, policies or args.policy, args.device, measures=not args.latency)
 
 
 def _backend(text: str) -> str:

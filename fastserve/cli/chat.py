@@ -9,6 +9,7 @@ from contextlib import ExitStack, suppress
 from typing import TextIO
 
 from fastserve.atomic_files import OutputError
+from fastserve.backends.loading import loading
 from fastserve.bench.target import TargetError
 from fastserve.cli.arguments import (
     MODEL_FLAGS,
@@ -18,7 +19,7 @@ from fastserve.cli.arguments import (
 )
 from fastserve.cli.conversation import AnswerError, EngineTalker, Message, ServerTalker, Talker
 from fastserve.importing import extra
-from fastserve.named_models import at_hand, untrained_note
+from fastserve.named_models import EMBEDDED, at_hand, untrained_note
 
 HELP = "/new begins again, /system TEXT sets the system message, Ctrl-C stops an answer, /exit or Ctrl-D leaves"
 MAX_TOKENS = 512
@@ -54,10 +55,9 @@ def _server(args: argparse.Namespace) -> Talker:
 
 def _engine(args: argparse.Namespace, stack: ExitStack) -> Talker:
     from fastserve.engine import Engine, SamplingParams
-    from fastserve.launch import loading
 
     params = SamplingParams(**sampling_of(args))
-    model = args.model or at_hand()
+    model = args.model or (at_hand() if args.backend == "torch" else EMBEDDED)
     print(loading(model, args.backend, "fcfs", args.device), file=sys.stderr, flush=True)
     settings = {name: getattr(args, name) for name in MODEL_FLAGS}
     engine = stack.enter_context(

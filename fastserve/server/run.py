@@ -1,6 +1,7 @@
 """FastServeServer: the server process. Holds port and state folder, loads the model, serves; drains on SIGTERM.
 
-Importing this module imports neither fastapi nor torch: start.py refuses what it can before they are.
+Importing this module imports neither fastapi nor torch nor the engine: start.py refuses what it can before they are,
+and what is loaded is said.
 """
 
 from __future__ import annotations
@@ -10,16 +11,18 @@ import gc
 import logging
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fastserve.engine import Engine
+from fastserve.backends.loading import loading
 from fastserve.importing import extra
-from fastserve.launch import Body, loading
 from fastserve.named_models import untrained_note
 from fastserve.server.config.addresses import is_local
 from fastserve.server.config.settings import FastServeConfig
 from fastserve.server.start import Prepared, StartError, cannot_listen, prepared, state_folder
 from fastserve.server.telemetry import logs
+
+if TYPE_CHECKING:
+    from fastserve.engine import Engine
 
 __all__ = ["FastServeServer", "StartError", "make_engine", "state_folder"]
 
@@ -99,6 +102,7 @@ def _serve(engine: Engine, held: Prepared) -> None:
 
 def make_engine(config: FastServeConfig) -> Engine:
     """The engine that these settings describe. Raises ValueError or OSError."""
+    from fastserve.launch import Body
 
     if config.hf_token is not None:
         os.environ.setdefault("HF_TOKEN", config.hf_token.get_secret_value())

@@ -33,7 +33,7 @@ from fastserve.backends.torch.folder import (
     check_tokenizer,
     check_weights,
 )
-from fastserve.backends.torch.gguf_rotary import set_rotary
+from fastserve.backends.torch.gguf_config import complete_config
 from fastserve.backends.torch.made_folder import make_folder
 from fastserve.backends.torch.memory import GIB
 from fastserve.backends.torch.quiet import quiet
@@ -115,7 +115,7 @@ def _write(
     folder.mkdir()
     home, alone = _alone(folder.parent, file)
     config = _config(home, alone, name)
-    set_rotary(name, config, reader)
+    complete_config(name, config, reader)
     architecture: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     refuse_by_config(name, config, architecture)
     if architecture is None:
@@ -209,12 +209,12 @@ def _weights(name: str, config: Any, reader: Any) -> Iterator[tuple[str, torch.T
         with quiet(True), torch.device("meta"):
             module: Any = AutoModelForCausalLM.from_config(config)
             places: dict[str, str] = get_gguf_hf_weights_map(Flat(module), processor)
-            if any(tensor.name not in places for tensor in reader.tensors):
+            if any(tensor.name not in places and _stem(tensor.name) not in places for tensor in reader.tensors):
                 places = get_gguf_hf_weights_map(module, processor)
     except Exception as error:
         raise ModelNotFoundError(f"The GGUF file of {name} cannot be used: {one_line(error)}") from error
     tied = set(module.all_tied_weights_keys or ()) if config.tie_word_embeddings else set()
-    there = {tensor.name for tensor in reader.tensors}
+    there = {tensor.name for tensor in reader.tensors} | {_stem(tensor.name) for tensor in reader.tensors}
     parts = Counter(place for tensor, place in places.items() if tensor in there)
     missing = sorted({place for place in places.values() if place not in parts} - tied)
     if missing:
@@ -230,7 +230,7 @@ def _weights(name: str, config: Any, reader: Any) -> Iterator[tuple[str, torch.T
         done = processor.process(
             weights=values, name=tensor.name, tensor_key_mapping=places, parsed_parameters={"tensors": joined}
         )
-        place = places.get(tensor.name, "")
+        place = places.get(tensor.name) or places.get(_stem(tensor.name), "")
         if done.name in places:
             yield places[done.name], torch.from_numpy(np.ascontiguousarray(done.weights))
         elif done.name is not None and tensor.name not in LEFT_OUT:
@@ -238,6 +238,11 @@ def _weights(name: str, config: Any, reader: Any) -> Iterator[tuple[str, torch.T
         elif done.name is None and place in joined and not (parts.subtract([place]) or parts[place]):
             yield place, joined.pop(place)
     yield from joined.items()
+
+
+def _stem(tensor: str) -> str:
+    """As transformers calls experts, which are no layers of their own."""
+    return tensor.removesuffix(".weight")
 
 
 class Flat:
@@ -255,7 +260,7 @@ class Flat:
 
 
 LEFT_OUT: Final = ("rope_freqs.weight",)
-"""Tensors that stand in the config; see gguf_rotary."""
+"""Tensors that stand in the config; see gguf_config."""
 
 
 def dequantised(tensor: Any) -> NDArray[np.float32]:

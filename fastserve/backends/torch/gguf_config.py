@@ -1,4 +1,4 @@
-"""Rotary positions that a GGUF file changes, which transformers does not read from one."""
+"""What a GGUF file says of its model beyond what transformers makes a config of."""
 
 from __future__ import annotations
 
@@ -15,9 +15,19 @@ LLAMA3: Final = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_
 """Of every Llama from 3.1 on. A file holds only what follows from them and from the factor."""
 
 
-def set_rotary(name: str, config: Any, reader: Any) -> None:
-    """Puts the scaling of Llama 3.1 and its successors into the config. Raises RefusedModelError for any other."""
+SIZES: Final = {"attention.key_length": "head_dim", "expert_feed_forward_length": "moe_intermediate_size"}
+"""Of a GGUF file -> of the config. Where transformers leaves them out, they are those of one size of the family."""
+
+
+def complete_config(name: str, config: Any, reader: Any) -> None:
+    """Adds what transformers has left out. Raises RefusedModelError for what it cannot express here.
+
+    Rotary positions: those of Llama 3.1 and its successors, and no other scaled ones.
+    """
     fields = {key.partition(".")[2]: field for key, field in reader.fields.items()}
+    for size, attribute in SIZES.items():
+        if size in fields and hasattr(config, attribute):
+            setattr(config, attribute, int(fields[size].contents()))
     kind = fields["rope.scaling.type"].contents() if "rope.scaling.type" in fields else "none"
     if kind != "none":
         raise RefusedModelError(
@@ -26,7 +36,7 @@ def set_rotary(name: str, config: Any, reader: Any) -> None:
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     if "rope_freqs.weight" not in tensors:
         return
-    factors = np.asarray(tensors["rope_freqs.weight"].data, np.float32).ravel()
+    factors = np.array(tensors["rope_freqs.weight"].data, np.float32).ravel()
     scaled = deepcopy(config)
     scaled.rope_parameters = {
         "rope_theta": config.rope_parameters["rope_theta"], "rope_type": "llama3", "factor": float(factors.max()),
