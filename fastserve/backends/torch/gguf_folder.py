@@ -201,16 +201,17 @@ def _weights(name: str, config: Any, reader: Any) -> Iterator[tuple[str, torch.T
 
     Raises ModelNotFoundError where tensors are missing, RefusedModelError where some have no place in the model.
     """
-    from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
+    from transformers import modeling_gguf_pytorch_utils
 
+    theirs: Any = modeling_gguf_pytorch_utils
     architecture = str(reader.fields["general.architecture"].contents())
-    processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=config.to_dict())
+    processor = theirs.TENSOR_PROCESSORS.get(architecture, theirs.TensorProcessor)(config=config.to_dict())
     try:
         with quiet(True), torch.device("meta"):
             module: Any = AutoModelForCausalLM.from_config(config)
-            places: dict[str, str] = get_gguf_hf_weights_map(Flat(module), processor)
+            places: dict[str, str] = theirs.get_gguf_hf_weights_map(Flat(module), processor)
             if any(tensor.name not in places and _stem(tensor.name) not in places for tensor in reader.tensors):
-                places = get_gguf_hf_weights_map(module, processor)
+                places = theirs.get_gguf_hf_weights_map(module, processor)
     except Exception as error:
         raise ModelNotFoundError(f"The GGUF file of {name} cannot be used: {one_line(error)}") from error
     tied = set(module.all_tied_weights_keys or ()) if config.tie_word_embeddings else set()
