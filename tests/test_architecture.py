@@ -28,7 +28,7 @@ ARROWS: dict[str, set[str]] = {
     "engine": {"sched", "policies", "predictors", "hardware", "workload", "metrics", "observers", "flightlog"},
     "backends": {"engine", "sched", "hardware"},
     "launch": {"engine", "backends", "hardware", "profiler", "sched"},
-    "profiler": {"launch", "engine", "hardware", "policies", "sched"},
+    "profiler": {"launch", "engine", "flightlog", "hardware", "policies", "sched"},
     "bench": {"metrics", "predictors", "sched", "workload"},
     "server": {"launch", "engine", "backends", "hardware", "policies", "predictors", "sched", "observers", "workload"},
     "config": {"server"},

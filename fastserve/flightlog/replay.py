@@ -60,17 +60,11 @@ class Report:
 
 def replay_log(path: str | PathLike[str], policy: PolicyLike | None = None) -> Report:
     """policy: overrides the log's own. Raises LogError, ValueError for an unknown policy."""
-    lines = read(Path(path))
-    header = next(lines, None)
+    header, lines = opened(path)
     try:
-        check_version("flight_log", None if header is None else header.data.get("flight_log"), path)
-    except FormatError as error:
-        raise LogError(str(error)) from None
-    assert header is not None
-    try:
-        own = PolicySpec(header.data["policy"], header.data["knobs"])
+        own = PolicySpec(header["policy"], header["knobs"])
         fresh = (own if policy is None else PolicySpec.of(policy)).fresh()
-        run = _Run(header.data, fresh)
+        run = _Run(header, fresh)
     except (KeyError, TypeError) as error:
         raise LogError(f"{path}, line 1: the header lacks or mistakes {error}") from None
     first = last = None
@@ -89,8 +83,20 @@ def replay_log(path: str | PathLike[str], policy: PolicyLike | None = None) -> R
     cut = last is not None and last.data.get("event") == "cut"
     ended = run.now
     began = ended if first is None else int(first.data.get("now", ended))
-    name = str(header.data["policy"]) if policy is None else type(fresh).__name__
+    name = str(header["policy"]) if policy is None else type(fresh).__name__
     return Report(name, run.plans, len(run.jobs), (ended - began) / 1e9, difference, cut)
+
+
+def opened(path: str | PathLike[str]) -> tuple[dict[str, Any], Iterator[Line]]:
+    """The header, and the lines behind it. Raises LogError for another file or another version."""
+    lines = read(Path(path))
+    header = next(lines, None)
+    try:
+        check_version("flight_log", None if header is None else header.data.get("flight_log"), path)
+    except FormatError as error:
+        raise LogError(str(error)) from None
+    assert header is not None
+    return header.data, lines
 
 
 def read(path: Path) -> Iterator[Line]:
