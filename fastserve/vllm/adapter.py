@@ -234,10 +234,10 @@ class Driven(Scheduler):  # type: ignore[misc]  # vLLM has no types for others
             return
         self.waiting.recall()
         self.kv_holding_waiting.recall()
+        if not output.num_scheduled_tokens and len(self.began) == 1 and self._pause_state == PauseState.UNPAUSED:
+            self._unstick()
         expected = driver.accept(plan, output.num_scheduled_tokens, now)
         self.began[-1] = now, expected
-        if not output.num_scheduled_tokens and len(self.began) == 1 and self._pause_state == PauseState.UNPAUSED:
-            self._unstick(driver, plan, now)
 
     # -- enforcing a plan ------------------------------------------------------------------------------------------
 
@@ -251,13 +251,12 @@ class Driven(Scheduler):  # type: ignore[misc]  # vLLM has no types for others
         requests = driver.requests
         counts["left"] += len(left)
         counts["dropped"] += len(drop)
-        for job in left:
-            if driver.parks:
-                self._park(requests[job])
-            else:
-                self._evict(driver, requests[job], job)
-        for job in drop:
+        gone = list(drop) if driver.parks else list(dict.fromkeys([*left, *drop]))
+        for job in gone:
             self._evict(driver, requests[job], job)
+        for job in left:
+            if job not in gone:
+                self._park(requests[job])
         counts["joined"] += len(joined)
         for job in joined:
             request = requests[job]
@@ -324,15 +323,13 @@ class Driven(Scheduler):  # type: ignore[misc]  # vLLM has no types for others
                 self._park(request)
             self.lent.clear()
 
-    def _unstick(self, driver: Driver, plan: Plan, now: int) -> None:
-        """vLLM can start nobody though nobody runs: it keeps more blocks free than our books know. Parked KV goes."""
-        for request in reversed(self.running):
-            if request in self.parked:
-                job = driver.jobs[request.request_id]
-                self._evict(driver, request, job)
-                driver.give_up(plan, job, now)
-                self.counts["stuck"] += 1
-                return
+    def _unstick(self) -> None:
+        """vLLM can start nobody though nobody runs: it keeps more blocks free than our books know. As if it had done so
+        itself, it preempts the coldest of those parked.
+        """
+        if self.running and self.running[-1] in self.parked:
+            self._preempt_request(self.running.pop(), time.monotonic())
+            self.counts["stuck"] += 1
 
     # -- when something breaks -------------------------------------------------------------------------------------
 
