@@ -1,4 +1,4 @@
-"""A live run of vLLM and its simulation with the same trace, policy, rows, pool and settings; the simulation runs first.
+"""A live run of vLLM and its simulation with the same trace, policy, rows and pool; the simulation runs first.
 
 vLLM is served by a process of its own (vllm_worker.py), which lives as long as this one: one engine, a fresh scheduler
 for each run. Runs under our Scheduler leave a flight log, from which the profile, the machine's speed and the replay
@@ -13,7 +13,7 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
@@ -112,7 +112,7 @@ def here() -> str:
 
 
 class Worker:
-    """Commands to the process that has vLLM. RuntimeError with its last words where it fails."""
+    """Commands to the process that has vLLM. ValueError with its last words where it fails."""
 
     def __init__(self, engine: dict[str, Any]) -> None:
         self.log = tempfile.NamedTemporaryFile("w+", prefix="vllm-", suffix=".log", errors="replace")  # noqa: SIM115
@@ -127,7 +127,8 @@ class Worker:
         self.about = self.ask("start", engine=engine, folder=str(models))
 
     def ask(self, do: str, **more: Any) -> dict[str, Any]:
-        assert self.process.stdin is not None and self.process.stdout is not None
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         answer: dict[str, Any] = {"error": "it has ended"}
         with suppress(BrokenPipeError):
             self.process.stdin.write(json.dumps({"do": do, **more}) + "\n")
@@ -137,7 +138,7 @@ class Worker:
                 answer = json.loads(line)
         if "error" in answer:
             self.log.seek(0)
-            raise RuntimeError(f"vLLM: {answer['error']}\n{self.log.read()[-2000:]}")
+            raise ValueError(f"vLLM: {answer['error']}\n{self.log.read()[-2000:]}")
         return answer
 
     def close(self) -> None:
@@ -287,7 +288,7 @@ def _live(case: Case, rig: VllmRig, trace: Trace, hardware: Hardware, folder: Pa
     found = [(first, end, int(tokens)) for first, end, tokens in told["requests"]]
     wrong = sum(tokens != asked[2] for (_, _, tokens), asked in zip(found, requests, strict=True))
     if wrong:
-        raise RuntimeError(f"{wrong} of {len(found)} requests did not end with their length")
+        raise ValueError(f"{wrong} of {len(found)} requests did not end with their length")
     return LiveRun(found, told["origin_s"], iterations, told["counts"] or {}, None if own else log)
 
 
@@ -299,7 +300,7 @@ def _checked(run: LiveRun, rig: VllmRig) -> Numbers:
     other = {name: (wanted[name], header["settings"].get(name, wanted[name])) for name in wanted}
     differ = {name: both for name, both in other.items() if both[0] != both[1]}
     if differ:
-        raise RuntimeError(f"the Scheduler in vLLM is not the simulated one: {differ} (simulated, live)")
+        raise ValueError(f"the Scheduler in vLLM is not the simulated one: {differ} (simulated, live)")
     rerun = Rerun.of(header, None, run.log)
     difference = None
     for line in lines:
@@ -365,6 +366,3 @@ def _measured(name: str, arrival: Any, first: Any, end: Any, tokens: Any, preemp
 def _fitted(world: World, latency: LatencyModel) -> None:
     """Replaces the machine's latency model; the one that policies see stays."""
     world.machine.latency = latency
-
-
-Observe = Callable[["World"], None]
