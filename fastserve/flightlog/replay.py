@@ -131,10 +131,13 @@ class _Run:
         try:
             if event == "plan":
                 return self._compare(line)
+            if event == "amend":
+                return self._amend(line)
             if event == "commit":
                 self._commit(data)
             elif event == "submit":
                 job = self.jobs[data["id"]] = Job(**{name: data[name] for name in FACTS if name in data})
+                job.tokens_base = data.get("generated", 0)
                 self.scheduler.submit(job, now)
             elif event == "cancel":
                 self.scheduler.cancel(self.jobs[data["id"]], now)
@@ -147,6 +150,10 @@ class _Run:
                 self.scheduler.forget_all(now)
             elif event == "resize":
                 self.scheduler.resize(data["slots"])
+            elif event == "resize_pool":
+                self.scheduler.resize_pool(data["blocks"])
+            elif event == "correct":
+                self.scheduler.correct(self.jobs[data["id"]], data["tokens"], now)
             elif event == "reset_prefix_cache":
                 assert isinstance(self.scheduler, PrefixScheduler)
                 self.scheduler.forget_idle(now)
@@ -160,13 +167,35 @@ class _Run:
 
     def _compare(self, line: Line) -> str | None:
         self.plan = self.scheduler.plan(self.now)
+        difference = self._difference(line, f"plan {self.plans + 1}")
+        if difference is None:
+            self.plans += 1
+        return difference
+
+    def _amend(self, line: Line) -> str | None:
+        assert self.plan is not None, "an amend without a plan"
+        data = line.data
+        jobs = self.jobs
+        prefill = data["prefill"]
+        try:
+            self.scheduler.amend(
+                self.plan,
+                prefill=None if prefill is None else [(jobs[id], tokens) for id, tokens in prefill],
+                absent=[jobs[id] for id in data["absent"]],
+                lost=[jobs[id] for id in data["lost"]],
+                found={jobs[id]: tokens for id, tokens in data["found"]},
+            )
+        except ValueError as error:
+            return f"line {line.number}: plan {self.plans} cannot be amended so: {error}"
+        return self._difference(line, f"plan {self.plans}, amended,")
+
+    def _difference(self, line: Line, what: str) -> str | None:
+        """Between this run's plan and the log's, as text."""
         ours = plan_data(self.plan, self.copies)
         theirs = line.data["plan"]
-        self.plans += 1
         if ours == theirs:
             return None
-        self.plans -= 1
-        where = f"line {line.number}, plan {self.plans + 1} at {self.now / 1e9:.6f} s"
+        where = f"line {line.number}, {what} at {self.now / 1e9:.6f} s"
         if ours is None or theirs is None:
             texts = {True: "nothing to do", False: "a plan"}
             return f"{where}: this run has {texts[ours is None]}, the log {texts[theirs is None]}"
