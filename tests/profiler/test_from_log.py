@@ -24,6 +24,7 @@ from fastserve.hardware import (
     load_hardware,
 )
 from fastserve.policies.spec import PolicySpec
+from fastserve.profiler.fit import Iteration
 from fastserve.profiler.from_log import iterations_of, profile_of
 from fastserve.profiler.load import Meter
 from fastserve.workload import synthesise
@@ -115,13 +116,13 @@ def test_what_the_body_did_counts_not_what_was_planned(tmp_path: Path) -> None:
     path.write_text(
         '{"flight_log": 1}\n'
         + event("plan", 10**9, plan=planned([[1, 64], [2, 10]]))
-        + event("amend", 10**9, plan=planned([[1, 32]]))
+        + event("amend", 10**9, plan=planned([[1, 32]]), found=[])
         + committed(2 * 10**9, 5_000_000)
         + event("plan", 2 * 10**9, plan=planned([[1, 64], [2, 10]]))
-        + event("amend", 2 * 10**9, plan=planned([[1, 64], [2, 10]], found=[[2, 48]]))
+        + event("amend", 2 * 10**9, plan=planned([[1, 64], [2, 10]]), found=[[2, 48]])
         + committed(3 * 10**9, 6_000_000)
         + event("plan", 3 * 10**9, plan=planned([], 2, 200))
-        + event("amend", 3 * 10**9, plan=planned([], drop=[1, 2]))
+        + event("amend", 3 * 10**9, plan=planned([], drop=[1, 2]), found=[])
         + committed(4 * 10**9, 7_000_000)
         + event("plan", 4 * 10**9, plan=planned([[1, 8]], 1, 9))
         + committed(5 * 10**9, 8_000_000)
@@ -131,6 +132,33 @@ def test_what_the_body_did_counts_not_what_was_planned(tmp_path: Path) -> None:
         (74, 96**2 - 32**2 + 58**2 - 48**2, 6.0, 2.0),
         (8, 64, 8.0, 4.0),
     ]
+
+
+def test_a_body_that_plans_ahead_tells_each_time_one_commit_late(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_text(
+        '{"flight_log": 1, "ahead": true}\n'
+        + event("plan", 10**9, plan=planned([[1, 64]]))
+        + committed(2 * 10**9, 0)
+        + event("plan", 2 * 10**9, plan=planned([], 1, 65))
+        + committed(3 * 10**9, 9_000_000)
+        + event("plan", 3 * 10**9, plan=planned([], 1, 66))
+        + committed(4 * 10**9, 4_000_000)
+    )
+    assert iterations_of(path) == [Iteration(0, 0, 64, 64**2, 9.0, 1.0), Iteration(1, 65, 0, 0, 4.0, 2.0)]
+
+
+def test_the_pool_of_vllm_is_not_that_of_the_profile_it_was_given(tmp_path: Path) -> None:
+    path = simulated(tmp_path)
+    lines = path.read_text().splitlines()
+    header = json.loads(lines[0])
+    header |= {"vllm": "0.32.0", "hardware": load_hardware("opt-13b-a100").to_json(), "context": 777}
+    header["settings"] |= {"device_blocks": 90, "block_tokens": 32}
+    path.write_text("\n".join([json.dumps(header), *lines[1:]]) + "\n")
+    hardware = profile_of(path).hardware
+    assert (hardware.memory.block_tokens, hardware.memory.device_tokens) == (32, 90 * 32)
+    assert hardware.memory.host_blocks == 0 and hardware.context == 777
+    assert hardware.name == "vllm 0.32.0, from flight.jsonl"
 
 
 def test_a_damaged_log_is_named_by_its_line(tmp_path: Path) -> None:
