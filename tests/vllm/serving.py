@@ -35,6 +35,12 @@ def runs() -> bool:
     return any(list(Path(folder).glob("_C*")) for folder in folders)
 
 
+def environment() -> dict[str, str]:
+    """This process's, with what ENVIRONMENT says and with this package."""
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, **ENVIRONMENT, "PYTHONPATH": paths}
+
+
 def tiny_model(folder: Path) -> None:
     """A Llama with seeded weights, and a tokenizer of printable characters, one a token."""
     import torch
@@ -66,15 +72,13 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
         self.folder = folder
         self.file = folder / "server.log"
-        paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         command = [
             sys.executable, "-m", "fastserve", "vllm", str(model), *words, "--", *FLAGS, "--host", "127.0.0.1",
             "--port", str(self.port),
         ]  # fmt: skip
         with self.file.open("wb") as output:
             self.process = subprocess.Popen(
-                command, cwd=folder, stdout=output, stderr=output, start_new_session=True,
-                env={**os.environ, **ENVIRONMENT, "PYTHONPATH": paths},
+                command, cwd=folder, stdout=output, stderr=output, start_new_session=True, env=environment()
             )  # fmt: skip
 
     @property
