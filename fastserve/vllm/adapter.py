@@ -23,7 +23,6 @@ from vllm.v1.request import RequestStatus
 from fastserve.policies.spec import PolicySpec
 from fastserve.sched.errors import PolicyError
 from fastserve.sched.job import Job
-from fastserve.sched.observer import level, said
 from fastserve.sched.plan import Plan
 from fastserve.vllm import metrics
 from fastserve.vllm.build import Body, Maker
@@ -66,6 +65,7 @@ class Driven(Scheduler):  # type: ignore[misc]  # vLLM has no types for others
         self.parked: dict[Any, None] = {}
         self.lent: dict[Any, None] = {}  # parked ones that run while vLLM is paused for new requests
         self.began: deque[tuple[int, int]] = deque()
+        self.flying = 0  # steps in flight that compute something
         self.last = 0  # ns: the end of the last step
         self.busy = False  # did it leave work to do?
         self.epoch = time.time_ns() - time.monotonic_ns()
@@ -81,7 +81,9 @@ class Driven(Scheduler):  # type: ignore[misc]  # vLLM has no types for others
 
     def _body(self, settings: VllmSettings) -> Body:
         rows = self.max_num_running_reqs
-        shares = self.cache_config.enable_prefix_caching and self.groups == 1 and self.hash_block_size == self.block_size
+        shares = (
+            self.cache_config.enable_prefix_caching and self.groups == 1 and self.hash_block_size == self.block_size
+        )
         if settings.cache == "on" and not shares:
             log.warning("cache=on: vLLM caches no prefixes here, or in several groups of KV; they are not followed")
         return Body(
@@ -137,13 +139,14 @@ class Driven(Scheduler):  # type: ignore[misc]  # vLLM has no types for others
     def finish_requests(self, request_ids: Any, finished_status: Any) -> Any:
         gone = super().finish_requests(request_ids, finished_status)
         for request in gone:
-            self.parked.pop(request, None)
+            self._unpark(request)
             if self.driver is not None:
                 self.driver.finished(request)
         return gone
 
     def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
         t0 = perf_counter_ns()
+        self.flying -= bool(scheduler_output.num_scheduled_tokens)
         outputs = super().update_from_output(scheduler_output, model_runner_output)
         t1 = perf_counter_ns()
         self._safely(self._ended, scheduler_output, outputs)
@@ -154,6 +157,8 @@ class Driven(Scheduler):  # type: ignore[misc]  # vLLM has no types for others
     def _ended(self, driver: Driver, scheduler_output: Any, outputs: Any) -> None:
         began, expected = self.began.popleft()
         driver.heard([output for batch in outputs.values() for output in batch.outputs], expected)
+        for job in driver.ended if self.parked or self.lent else ():  # by a token that was in flight
+            self._unpark(driver.requests[job])
         now = self.clock()
         if scheduler_output.total_num_scheduled_tokens:
             # The time between two steps is the host's, and belongs to the later one, as in the simulator.
@@ -175,9 +180,7 @@ class Driven(Scheduler):  # type: ignore[misc]  # vLLM has no types for others
 
     def _preempt_request(self, request: Any, *args: Any, **kwargs: Any) -> None:
         super()._preempt_request(request, *args, **kwargs)
-        request.next_decode_eligible_step = 0
-        self.parked.pop(request, None)
-        self.lent.pop(request, None)
+        self._unpark(request)
         if self.driver is not None:
             self.driver.preempted(request)
 
@@ -189,8 +192,10 @@ class Driven(Scheduler):  # type: ignore[misc]  # vLLM has no types for others
 
     def make_stats(self, *args: Any, **kwargs: Any) -> Any:
         stats = super().make_stats(*args, **kwargs)
-        if stats is not None and metrics.due(self.counts):
-            self._safely(self._look)
+        if stats is not None and metrics.due(self.counts, idle=not (self.running or len(self.waiting))):
+            if self.driver is None:
+                metrics.look(self)
+            self._safely(lambda driver: metrics.look(self))
             return metrics.attach(stats, self.counts)
         return stats
 
@@ -205,6 +210,7 @@ class Driven(Scheduler):  # type: ignore[misc]  # vLLM has no types for others
         t2 = perf_counter_ns()
         self.began.append((now, 0))
         self._safely(self._accept, plan, output, now)
+        self.flying += bool(output.num_scheduled_tokens)
         counts = self.counts
         counts["steps"] += 1
         counts["vllm_ns"] += t2 - t1
@@ -234,10 +240,10 @@ class Driven(Scheduler):  # type: ignore[misc]  # vLLM has no types for others
             return
         self.waiting.recall()
         self.kv_holding_waiting.recall()
+        if not output.num_scheduled_tokens and not self.flying and self._pause_state == PauseState.UNPAUSED:
+            self._unstick()
         expected = driver.accept(plan, output.num_scheduled_tokens, now)
         self.began[-1] = now, expected
-        if not output.num_scheduled_tokens and len(self.began) == 1 and self._pause_state == PauseState.UNPAUSED:
-            self._unstick(driver, plan, now)
 
     # -- enforcing a plan ------------------------------------------------------------------------------------------
 
@@ -251,19 +257,17 @@ class Driven(Scheduler):  # type: ignore[misc]  # vLLM has no types for others
         requests = driver.requests
         counts["left"] += len(left)
         counts["dropped"] += len(drop)
-        for job in left:
-            if driver.parks:
-                self._park(requests[job])
-            else:
-                self._evict(driver, requests[job], job)
-        for job in drop:
+        gone = list(drop) if driver.parks else list(dict.fromkeys([*left, *drop]))
+        for job in gone:
             self._evict(driver, requests[job], job)
+        for job in left:
+            if job not in gone:
+                self._park(requests[job])
         counts["joined"] += len(joined)
         for job in joined:
             request = requests[job]
             if request in self.parked:
-                del self.parked[request]
-                request.next_decode_eligible_step = 0
+                self._unpark(request)
                 counts["unparked"] += 1
             else:
                 self.waiting.call(request)
@@ -275,6 +279,13 @@ class Driven(Scheduler):  # type: ignore[misc]  # vLLM has no types for others
             self.parked[request] = None
             request.next_decode_eligible_step = FAR
             self.counts["parked"] += 1
+
+    def _unpark(self, request: Any) -> None:
+        """It goes on with its KV, or is gone."""
+        if request in self.parked or request in self.lent:
+            self.parked.pop(request, None)
+            self.lent.pop(request, None)
+            request.next_decode_eligible_step = 0
 
     def _evict(self, driver: Driver, request: Any, job: Job) -> None:
         """vLLM's recompute preemption."""
@@ -314,9 +325,8 @@ class Driven(Scheduler):  # type: ignore[misc]  # vLLM has no types for others
         """Who is parked must come to its end, too, as places fall free."""
         free = self.maker.body.slots - (len(self.running) - len(self.parked))
         for request in list(self.parked)[: max(0, free)]:
-            del self.parked[request]
+            self._unpark(request)
             self.lent[request] = None
-            request.next_decode_eligible_step = 0
 
     def _take_back(self) -> None:
         if self.lent:
@@ -324,15 +334,13 @@ class Driven(Scheduler):  # type: ignore[misc]  # vLLM has no types for others
                 self._park(request)
             self.lent.clear()
 
-    def _unstick(self, driver: Driver, plan: Plan, now: int) -> None:
-        """vLLM can start nobody though nobody runs: it keeps more blocks free than our books know. Parked KV goes."""
-        for request in reversed(self.running):
-            if request in self.parked:
-                job = driver.jobs[request.request_id]
-                self._evict(driver, request, job)
-                driver.give_up(plan, job, now)
-                self.counts["stuck"] += 1
-                return
+    def _unstick(self) -> None:
+        """vLLM can start nobody though nobody runs: it keeps more blocks free than our books know. As if it had done so
+        itself, it preempts the coldest of those parked.
+        """
+        if self.running and self.running[-1] in self.parked:
+            self._preempt_request(self.running.pop(), time.monotonic())
+            self.counts["stuck"] += 1
 
     # -- when something breaks -------------------------------------------------------------------------------------
 
@@ -384,21 +392,6 @@ class Driven(Scheduler):  # type: ignore[misc]  # vLLM has no types for others
         self.waiting.open()
         self.kv_holding_waiting.open()
         self.max_num_active_reqs = self.maker.body.slots
-
-    # -- what is shown ---------------------------------------------------------------------------------------------
-
-    def _look(self, driver: Driver) -> None:
-        """Brings the present state in `counts` up to date."""
-        scheduler = driver.scheduler
-        counts = self.counts
-        counts["running"] = len(scheduler.running)
-        counts["waiting"] = len(scheduler.live) - len(scheduler.running) + len(driver.inbox)
-        levels: dict[int, int] = {}
-        for job in scheduler.live:
-            at = level(said(scheduler.policy, job))
-            if at is not None:
-                levels[at] = levels.get(at, 0) + 1
-        counts["levels"] = levels
 
 
 class DrivenAhead(Driven, AsyncScheduler):

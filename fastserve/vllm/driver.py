@@ -7,13 +7,12 @@ that breaks, and whatever else goes wrong here, raises.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 from typing import Any
 
 from fastserve.sched.errors import PolicyError
-from fastserve.sched.job import NOWHERE, Job
+from fastserve.sched.job import DEVICE, NOWHERE, Job
 from fastserve.sched.observer import Observers
 from fastserve.sched.plan import Outcome, Plan
 from fastserve.sched.prefix import PrefixScheduler
@@ -137,9 +136,8 @@ class Driver:
         whole = 0
         if scheduler.prefilling or plan.joined or plan.left or self.lost:
             drop = set(plan.drop)
-            lost = [job for job in self.lost if job in scheduler.live and job not in drop]
-            if lost:
-                self.counts["by_vllm"] += len(lost)
+            lost = [job for job in self.lost if job not in drop and (job.place is DEVICE or job in plan.joined)]
+            self.counts["by_vllm"] += len(lost)
             if not self.parks:
                 lost += [job for job in plan.left if job not in drop and job not in self.lost]
             self.lost.clear()
@@ -217,6 +215,7 @@ class Driver:
 
     def _cancel(self, job: Job, now: int) -> None:
         if job in self.scheduler.live:
+            self._correct(job, self._more(job), now)
             try:
                 self.scheduler.cancel(job, now)
             except PolicyError:
@@ -235,15 +234,13 @@ class Driver:
         extra: list[tuple[Job, int]] = []
         if self.uneven or over:
             due = plan.due if self.uneven else [job for job in over if _is_due(plan, job)]
+            got = {}
             for job in due:
-                delta = self._more(job) - 1
-                if delta and -1 <= delta <= scheduler.ledger.lookahead:
+                delta = got[job] = min(max(-1, self._more(job) - 1), scheduler.ledger.lookahead)
+                if delta:
                     extra.append((job, delta))
-                elif delta and job.rolling and self.requests[job].is_finished():
-                    self._correct(job, delta, now)
-            for job in over:
-                if job in scheduler.live and job not in due:
-                    self._correct(job, self._more(job), now)
+            for job in self.ended:  # of all others what is left is corrected behind the commit
+                self._correct(job, self._more(job) - (1 + got[job] if job in got else 0), now)
         self._keep_whole(plan, now)
         answers = {}
         if self.ended and self.reader.unit:
@@ -274,11 +271,6 @@ class Driver:
         self.scheduler.amend(plan, prefill=prefill, absent=absent, lost=lost, found=found)
         self.observers.amended(plan, now)
         self.counts["amended"] += 1
-
-    def give_up(self, plan: Plan, job: Job, now: int) -> None:
-        """Behind accept(), for a plan of which vLLM could do nothing: the KV of a parked job goes as well."""
-        self.scheduler.amend(plan, lost=[job])
-        self.observers.amended(plan, now)
 
     # -- tokens ----------------------------------------------------------------------------------------------------
 
