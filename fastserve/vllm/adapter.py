@@ -23,7 +23,6 @@ from vllm.v1.request import RequestStatus
 from fastserve.policies.spec import PolicySpec
 from fastserve.sched.errors import PolicyError
 from fastserve.sched.job import Job
-from fastserve.sched.observer import level, said
 from fastserve.sched.plan import Plan
 from fastserve.vllm import metrics
 from fastserve.vllm.build import Body, Maker
@@ -193,8 +192,10 @@ class Driven(Scheduler):  # type: ignore[misc]  # vLLM has no types for others
 
     def make_stats(self, *args: Any, **kwargs: Any) -> Any:
         stats = super().make_stats(*args, **kwargs)
-        if stats is not None and metrics.due(self.counts):
-            self._safely(self._look)
+        if stats is not None and metrics.due(self.counts, idle=not (self.running or len(self.waiting))):
+            if self.driver is None:
+                metrics.look(self)
+            self._safely(lambda driver: metrics.look(self))
             return metrics.attach(stats, self.counts)
         return stats
 
@@ -398,21 +399,6 @@ class Driven(Scheduler):  # type: ignore[misc]  # vLLM has no types for others
         self.waiting.open()
         self.kv_holding_waiting.open()
         self.max_num_active_reqs = self.maker.body.slots
-
-    # -- what is shown ---------------------------------------------------------------------------------------------
-
-    def _look(self, driver: Driver) -> None:
-        """Brings the present state in `counts` up to date."""
-        scheduler = driver.scheduler
-        counts = self.counts
-        counts["running"] = len(scheduler.running)
-        counts["waiting"] = len(scheduler.live) - len(scheduler.running) + len(driver.inbox)
-        levels: dict[int, int] = {}
-        for job in scheduler.live:
-            at = level(said(scheduler.policy, job))
-            if at is not None:
-                levels[at] = levels.get(at, 0) + 1
-        counts["levels"] = levels
 
 
 class DrivenAhead(Driven, AsyncScheduler):
