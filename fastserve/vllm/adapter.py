@@ -66,6 +66,7 @@ class Driven(Scheduler):  # type: ignore[misc]  # vLLM has no types for others
         self.parked: dict[Any, None] = {}
         self.lent: dict[Any, None] = {}  # parked ones that run while vLLM is paused for new requests
         self.began: deque[tuple[int, int]] = deque()
+        self.flying = 0  # steps in flight that compute something
         self.last = 0  # ns: the end of the last step
         self.busy = False  # did it leave work to do?
         self.epoch = time.time_ns() - time.monotonic_ns()
@@ -81,7 +82,9 @@ class Driven(Scheduler):  # type: ignore[misc]  # vLLM has no types for others
 
     def _body(self, settings: VllmSettings) -> Body:
         rows = self.max_num_running_reqs
-        shares = self.cache_config.enable_prefix_caching and self.groups == 1 and self.hash_block_size == self.block_size
+        shares = (
+            self.cache_config.enable_prefix_caching and self.groups == 1 and self.hash_block_size == self.block_size
+        )
         if settings.cache == "on" and not shares:
             log.warning("cache=on: vLLM caches no prefixes here, or in several groups of KV; they are not followed")
         return Body(
@@ -137,13 +140,14 @@ class Driven(Scheduler):  # type: ignore[misc]  # vLLM has no types for others
     def finish_requests(self, request_ids: Any, finished_status: Any) -> Any:
         gone = super().finish_requests(request_ids, finished_status)
         for request in gone:
-            self.parked.pop(request, None)
+            self._unpark(request)
             if self.driver is not None:
                 self.driver.finished(request)
         return gone
 
     def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
         t0 = perf_counter_ns()
+        self.flying -= bool(scheduler_output.num_scheduled_tokens)
         outputs = super().update_from_output(scheduler_output, model_runner_output)
         t1 = perf_counter_ns()
         self._safely(self._ended, scheduler_output, outputs)
@@ -154,6 +158,8 @@ class Driven(Scheduler):  # type: ignore[misc]  # vLLM has no types for others
     def _ended(self, driver: Driver, scheduler_output: Any, outputs: Any) -> None:
         began, expected = self.began.popleft()
         driver.heard([output for batch in outputs.values() for output in batch.outputs], expected)
+        for job in driver.ended if self.parked or self.lent else ():  # by a token that was in flight
+            self._unpark(driver.requests[job])
         now = self.clock()
         if scheduler_output.total_num_scheduled_tokens:
             # The time between two steps is the host's, and belongs to the later one, as in the simulator.
@@ -175,9 +181,7 @@ class Driven(Scheduler):  # type: ignore[misc]  # vLLM has no types for others
 
     def _preempt_request(self, request: Any, *args: Any, **kwargs: Any) -> None:
         super()._preempt_request(request, *args, **kwargs)
-        request.next_decode_eligible_step = 0
-        self.parked.pop(request, None)
-        self.lent.pop(request, None)
+        self._unpark(request)
         if self.driver is not None:
             self.driver.preempted(request)
 
@@ -205,6 +209,7 @@ class Driven(Scheduler):  # type: ignore[misc]  # vLLM has no types for others
         t2 = perf_counter_ns()
         self.began.append((now, 0))
         self._safely(self._accept, plan, output, now)
+        self.flying += bool(output.num_scheduled_tokens)
         counts = self.counts
         counts["steps"] += 1
         counts["vllm_ns"] += t2 - t1
@@ -234,7 +239,7 @@ class Driven(Scheduler):  # type: ignore[misc]  # vLLM has no types for others
             return
         self.waiting.recall()
         self.kv_holding_waiting.recall()
-        if not output.num_scheduled_tokens and len(self.began) == 1 and self._pause_state == PauseState.UNPAUSED:
+        if not output.num_scheduled_tokens and not self.flying and self._pause_state == PauseState.UNPAUSED:
             self._unstick()
         expected = driver.accept(plan, output.num_scheduled_tokens, now)
         self.began[-1] = now, expected
@@ -261,8 +266,7 @@ class Driven(Scheduler):  # type: ignore[misc]  # vLLM has no types for others
         for job in joined:
             request = requests[job]
             if request in self.parked:
-                del self.parked[request]
-                request.next_decode_eligible_step = 0
+                self._unpark(request)
                 counts["unparked"] += 1
             else:
                 self.waiting.call(request)
@@ -274,6 +278,13 @@ class Driven(Scheduler):  # type: ignore[misc]  # vLLM has no types for others
             self.parked[request] = None
             request.next_decode_eligible_step = FAR
             self.counts["parked"] += 1
+
+    def _unpark(self, request: Any) -> None:
+        """It goes on with its KV, or is gone."""
+        if request in self.parked or request in self.lent:
+            self.parked.pop(request, None)
+            self.lent.pop(request, None)
+            request.next_decode_eligible_step = 0
 
     def _evict(self, driver: Driver, request: Any, job: Job) -> None:
         """vLLM's recompute preemption."""
@@ -313,9 +324,8 @@ class Driven(Scheduler):  # type: ignore[misc]  # vLLM has no types for others
         """Who is parked must come to its end, too, as places fall free."""
         free = self.maker.body.slots - (len(self.running) - len(self.parked))
         for request in list(self.parked)[: max(0, free)]:
-            del self.parked[request]
+            self._unpark(request)
             self.lent[request] = None
-            request.next_decode_eligible_step = 0
 
     def _take_back(self) -> None:
         if self.lent:

@@ -215,6 +215,7 @@ class Driver:
 
     def _cancel(self, job: Job, now: int) -> None:
         if job in self.scheduler.live:
+            self._correct(job, self._more(job), now)
             try:
                 self.scheduler.cancel(job, now)
             except PolicyError:
@@ -233,15 +234,13 @@ class Driver:
         extra: list[tuple[Job, int]] = []
         if self.uneven or over:
             due = plan.due if self.uneven else [job for job in over if _is_due(plan, job)]
+            got = {}
             for job in due:
-                delta = self._more(job) - 1
-                if delta and -1 <= delta <= scheduler.ledger.lookahead:
+                delta = got[job] = min(max(-1, self._more(job) - 1), scheduler.ledger.lookahead)
+                if delta:
                     extra.append((job, delta))
-                elif delta and job.rolling and self.requests[job].is_finished():
-                    self._correct(job, delta, now)
-            for job in over:
-                if job in scheduler.live and job not in due:
-                    self._correct(job, self._more(job), now)
+            for job in self.ended:  # of all others what is left is corrected behind the commit
+                self._correct(job, self._more(job) - (1 + got[job] if job in got else 0), now)
         self._keep_whole(plan, now)
         answers = {}
         if self.ended and self.reader.unit:
