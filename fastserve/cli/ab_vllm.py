@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from fastserve.cli.arguments import ENGINE_FLAGS, MODEL_FLAGS, flags
 from fastserve.cli.session_arguments import sessions_of
-from fastserve.compare.contender import Contender, Server
+from fastserve.compare.contender import Contender, Server, VllmItself
+from fastserve.policies.spec import PolicySpec
 
 if TYPE_CHECKING:
     from fastserve.compare.compare import Body
@@ -38,6 +39,8 @@ def check_vllm(args: argparse.Namespace, contenders: Sequence[Contender]) -> Non
     """Raises ValueError for arguments that do not go together."""
     if args.backend != VLLM:
         given = [f"--{name}" for name in ("slots", "rows", "leave") if getattr(args, name) is not None]
+        if any(isinstance(one, PolicySpec) and one.policy == VllmItself.name for one in contenders):
+            raise ValueError("--policy vllm is vLLM's own scheduler: give --backend vllm")
         if given:
             raise ValueError(f"{given[0]} is of vLLM: give --backend vllm, or our engine's flags, such as --max-batch")
     if args.vllm_flags and (args.backend != VLLM or not args.vllm_flags[0].startswith("-")):
