@@ -74,7 +74,7 @@ def test_the_command_compares_policies_of_ours_with_vllm_as_it_is(
     assert not any("not ours" in warning for warning in document["warnings"])
 
     started = [line for line in told(tmp_path) if "module" in line]
-    itself, mlfq, srpt = started[:3]
+    itself, mlfq = started[:2]
     flags = ["--host", "127.0.0.1", "--port", "PORT", "--dtype", "float32", "--no-enable-prefix-caching",
              "--block-size", "32"]  # fmt: skip
     assert (itself["module"], without_port(itself)) == (
