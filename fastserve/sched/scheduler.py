@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
 
+from fastserve.sched.amend import Amendable
 from fastserve.sched.batching import Batching, owed
 from fastserve.sched.bounds import Bounds
 from fastserve.sched.charging import Charging
@@ -21,14 +22,13 @@ from fastserve.sched.choose import Chooser, CopyingMachine
 from fastserve.sched.errors import PolicyError
 from fastserve.sched.job import NEVER, NOWHERE, Job, age
 from fastserve.sched.kv import Ledger
-from fastserve.sched.members import Members
 from fastserve.sched.plan import Moves, Outcome, Plan
 from fastserve.sched.policy import Policy
-from fastserve.sched.residency import Residency
+from fastserve.sched.residency import Residency, Rows
 from fastserve.sched.uneven import check_extra
 
 
-class Scheduler(Members):
+class Scheduler(Amendable):
     """Made by SchedulerConfig.build(). Raises PolicyError when the policy breaks.
 
     policy: bound to this Scheduler from here on; ValueError if it has served another. machine: its times, handed on to
@@ -56,11 +56,12 @@ class Scheduler(Members):
         self.residency = residency
         self.charging = charging
         self.bounded = ledger.blocks < NEVER
+        self.moving = self.bounded or isinstance(residency, Rows)  # may KV ever have to go?
         self.even = charging.even
         self.decodes_wait = batching.decodes_wait
         self.macro = macro and policy.settled and charging.even
         self.plans = 0
-        residency.bind(ledger, self.ranking)
+        residency.bind(ledger, self.ranking, self.running)
         self.bounds = Bounds(self.alarms, self.meter, ledger)
         self.chooser = Chooser(
             machine, self.meter, self.live, self.running, self.ranking, ledger, batching, residency,
@@ -196,6 +197,7 @@ class Scheduler(Members):
                 f"a batch cap of {max_batch} with {len(self.running)} jobs in the batch: give at least as many, and 1"
             )
         self.batching.check(max_batch)
+        self.residency.check(max_batch)
         self.chooser.slots = max_batch
         self.guarded = 0
 
@@ -222,7 +224,7 @@ class Scheduler(Members):
         moves: Moves | None = None
         ledger = self.ledger
         # (Where all of its KV is there already, a job is fetched by a copy of no blocks: it takes none that are cold.)
-        if self.bounded and (ledger.cold or left or ledger.away or ledger.copies):
+        if self.moving and (ledger.cold or left or ledger.away or ledger.copies or ledger.parked):
             free = room - ledger.cold
             if joined or left:
                 free -= chosen.parked
@@ -236,8 +238,11 @@ class Scheduler(Members):
             prefills = list(self.prefilling)
             if joined or left:
                 for job in left:
-                    batch -= 1
-                    context -= job.prompt + job.generated
+                    if job.rolling:
+                        batch -= 1
+                        context -= job.prompt + job.generated
+                    else:
+                        prefills.remove(job)
                 for job in joined:
                     if job.place is NOWHERE:
                         prefills.append(job)
@@ -352,5 +357,8 @@ class Scheduler(Members):
                     self.holding.overrule(job, plan.now)
         for job in plan.joined:
             self._join(job)
+        if plan.shares is not None and self.sharing is None:
+            for job, tokens in plan.shares.found.items():
+                job.prefilled = tokens
         if moves is not None:
             self.ledger.give_way(moves.clear)
