@@ -1,5 +1,5 @@
-"""A stand-in for a Python that has vLLM: `fake_vllm.py -m fastserve vllm ...` and `fake_vllm.py -m
-vllm.entrypoints.cli.main serve ...` are the bench client's stub with vLLM's /version and /metrics.
+"""A stand-in for a Python that has vLLM: `fake_vllm.py -m fastserve vllm ...` and vLLM's own server by
+its module are the bench client's stub with vLLM's /version and /metrics.
 
 Its arguments and each request's body are appended to the file that FAKE_VLLM_LOG names, a JSON line each. FAKE_VLLM
 names what goes wrong: `unready`, `dies` (with a last line).

@@ -69,7 +69,7 @@ def test_the_command_compares_policies_of_ours_with_vllm_as_it_is(
     assert {run["label"]: run["summary"]["preemptions_per_job"] for run in runs} == {"vllm": 1, "mlfq": 2, "srpt": 2}
     assert set(document["ratios"]) == {"mlfq", "srpt"}
     settings = document["settings"]
-    assert (settings["backend"], settings["slots"], settings["rows"], settings["lengths"]) == ("vllm", 4, 16, "told")
+    assert (settings["backend"], settings["slots"], settings["rows"], settings["lengths"]) == ("vllm", 4, 4, "told")
     assert document["machine"]["vllm"] == "0.32.0"
     assert not any("not ours" in warning for warning in document["warnings"])
 
@@ -78,12 +78,12 @@ def test_the_command_compares_policies_of_ours_with_vllm_as_it_is(
     flags = ["--host", "127.0.0.1", "--port", "PORT", "--dtype", "float32", "--no-enable-prefix-caching",
              "--block-size", "32"]  # fmt: skip
     assert (itself["module"], without_port(itself)) == (
-        "vllm.entrypoints.cli.main",
-        ["serve", str(model), "--max-num-seqs", "16", "--max-num-active-seqs", "4", "--enable-prefix-caching", *flags],
+        "vllm.entrypoints.launchers.api_server.entry",
+        ["--model", str(model), "--max-num-seqs", "4", "--max-num-active-seqs", "4", "--enable-prefix-caching", *flags],
     )
     assert (mlfq["module"], without_port(mlfq)) == (
         "fastserve",
-        ["vllm", str(model), "--policy", "mlfq", "--slots", "4", "--rows", "16", "--leave", "recompute", "--profile",
+        ["vllm", str(model), "--policy", "mlfq", "--slots", "4", "--rows", "4", "--leave", "recompute", "--profile",
          "p.json", "--set", "levels=3", "--", *flags],
     )  # fmt: skip
     assert str(ROOT) in mlfq["path"].split(os.pathsep), "the other Python finds this package"
@@ -142,14 +142,25 @@ def test_it_ends_when_its_parent_is_gone(python: Path) -> None:
         (["--backend", "vllm", "--threads", "2"], "--threads is of our own engine"),
         (["--backend", "vllm", "--slots", "8", "--rows", "4"], "as many rows as slots"),
         (["--slots", "4"], "--slots is of vLLM: give --backend vllm"),
-        (["--", "--block-size", "32"], "unrecognized arguments: --block-size 32"),
-        (["--backend", "vllm", "t.csv"], "unrecognized arguments: t.csv; the trace is --trace FILE"),
+        (["--", "--block-size", "32"], "behind -- stands --block-size 32, which is for vLLM"),
     ],
 )
 @pytest.mark.usefixtures("python")
 def test_what_does_not_go_together(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ab", "--synth", "n=2,rate=1,prompt=fixed:3,output=fixed:2", *arguments]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_trace_that_is_no_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["ab", "t.csv"])
+    assert "unrecognized arguments: t.csv (the trace is --trace FILE" in capsys.readouterr().err
+
+
+def test_rows_for_parked_requests() -> None:
+    rows = {leave: VllmSetup(python=Path("p"), model="m", slots=4, leave=leave).all_rows for leave in (None, "park")}
+    assert rows == {None: 16, "park": 16}
+    assert VllmSetup(python=Path("p"), model="m", slots=4, rows=9).all_rows == 9
 
 
 def test_no_vllm_anywhere(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
