@@ -222,8 +222,7 @@ def notes(args: argparse.Namespace, spec: PolicySpec, theirs: Theirs, line: Line
     if args.leave == "park" and theirs.has("--enable-lora"):
         found.append("with LoRA a preempted request's KV cannot stay: it is computed again, as with --leave recompute")
     elif args.leave == "park" and line.rows == line.slots:
-        found.append(f"{line.rows} rows for {line.slots} slots: nobody can be parked, and who is preempted is computed again; "
-                     "give --rows")  # fmt: skip
+        found.append(f"with {line.rows} rows for {line.slots} slots nobody can be parked: give --rows")
     return found
 
 

@@ -211,7 +211,7 @@ def test_the_cpu_package_is_started_without_vllm_s_command_line(
 def test_what_is_said_beside_the_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert 'vllm_xargs {"guess": TOKENS}' in dry(capsys, "--policy", "srpt")[1]
     assert "LoRA" in dry(capsys, "--", "--enable-lora")[1]
-    assert "4 rows for 4 slots" in dry(capsys, "--slots", "4", "--rows", "4")[1]
+    assert "with 4 rows for 4 slots" in dry(capsys, "--slots", "4", "--rows", "4")[1]
     assert dry(capsys, "--slots", "4", "--leave", "recompute")[1] == ""
 
 
