@@ -23,7 +23,7 @@ def test_a_pair_runs_on_vllm_and_in_the_simulator(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(live, "ROOT", tmp_path)
     monkeypatch.setenv("FASTSERVE_VLLM_PYTHON", sys.executable)
-    monkeypatch.setattr(vllm_live, "here", lambda: "")
+    monkeypatch.setattr(fidelity_vllm, "here", lambda: "")
     workload = Workload(requests=12, lengths="", prompt="lognormal:3,0.6,8,64", output="lognormal:2,1,1,30")
     rig = replace(fidelity_vllm.SCALES["smoke"].rig, calibrate_s=0.5, load=1.2, slots=2, rows=4)
     cases = {str(one.at["policy"]): one for one in fidelity_vllm.cases(fidelity_vllm.SCALES["smoke"])}
