@@ -72,13 +72,18 @@ $(1) --quiet --no-index --no-deps torch 2>/dev/null || $(1) --torch-backend cpu 
 	echo "or take PyPI's, with several GB of CUDA: make setup-all CPU_ONLY=" >&2; exit 1; }
 endef
 
+# Extras without a lock. vllm pins its own torch and a CUDA stack, so it gets an environment of its own, and never this one.
+UNLOCKED := vllm
+LOCKED_EXTRAS = build/upgrade/bin/python -c 'import sys, tomllib; print(*("--extra=" + name for name in \
+	tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"] if name not in sys.argv))' $(UNLOCKED)
+
 upgrade: ## renew the lock: the newest releases that the bounds of pyproject.toml and requirements/held.txt allow
 	@echo "=== resolving with the newest uv, in build/upgrade"
 	@rm -rf build/upgrade && $(PYTHON) -m venv build/upgrade
 	@build/upgrade/bin/python -m pip install --quiet --no-input --disable-pip-version-check uv
 	@echo "# Every release that the tests run with, for Linux, macOS and Windows: constraints of pip and uv. Written by make upgrade." \
 		> build/upgrade/constraints.txt
-	@UV_FIND_LINKS= build/upgrade/bin/python -m uv pip compile pyproject.toml --all-extras --constraint requirements/held.txt --universal \
+	@UV_FIND_LINKS= build/upgrade/bin/python -m uv pip compile pyproject.toml $$($(LOCKED_EXTRAS)) --constraint requirements/held.txt --universal \
 		--python-version 3.11 --upgrade --quiet --no-header --annotation-style line >> build/upgrade/constraints.txt
 	@echo "# Every release that make test-vllm installs, on Linux: constraints of pip and uv. Written by make upgrade." \
 		> build/upgrade/vllm.txt

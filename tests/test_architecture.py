@@ -29,7 +29,7 @@ ARROWS: dict[str, set[str]] = {
     "backends": {"engine", "sched", "hardware"},
     "vllm": {"sched", "policies", "hardware", "observers", "flightlog", "metrics"},
     "launch": {"engine", "backends", "hardware", "profiler", "sched"},
-    "profiler": {"launch", "engine", "hardware", "policies", "sched"},
+    "profiler": {"launch", "engine", "flightlog", "hardware", "policies", "sched"},
     "bench": {"metrics", "predictors", "sched", "workload"},
     "server": {"launch", "engine", "backends", "hardware", "policies", "predictors", "sched", "observers", "workload"},
     "config": {"server"},

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from fastserve.flightlog.write import FACTS, Copies, plan_data
 from fastserve.formats import FormatError, check_version
@@ -60,19 +60,8 @@ class Report:
 
 def replay_log(path: str | PathLike[str], policy: PolicyLike | None = None) -> Report:
     """policy: overrides the log's own. Raises LogError, ValueError for an unknown policy."""
-    lines = read(Path(path))
-    header = next(lines, None)
-    try:
-        check_version("flight_log", None if header is None else header.data.get("flight_log"), path)
-    except FormatError as error:
-        raise LogError(str(error)) from None
-    assert header is not None
-    try:
-        own = PolicySpec(header.data["policy"], header.data["knobs"])
-        fresh = (own if policy is None else PolicySpec.of(policy)).fresh()
-        run = _Run(header.data, fresh)
-    except (KeyError, TypeError) as error:
-        raise LogError(f"{path}, line 1: the header lacks or mistakes {error}") from None
+    header, lines = opened(path)
+    run = Rerun.of(header, policy, path)
     first = last = None
     difference = None
     for line in lines:
@@ -80,17 +69,26 @@ def replay_log(path: str | PathLike[str], policy: PolicyLike | None = None) -> R
         first = first or line
         if line.data.get("event") == "cut":
             break
-        try:
-            difference = run.apply(line)
-        except (KeyError, TypeError, AttributeError, AssertionError) as error:
-            raise LogError(f"{path}, line {line.number}: {type(error).__name__} {error}; is it damaged?") from None
+        difference = run.checked(line, path)
         if difference is not None:
             break
     cut = last is not None and last.data.get("event") == "cut"
     ended = run.now
     began = ended if first is None else int(first.data.get("now", ended))
-    name = str(header.data["policy"]) if policy is None else type(fresh).__name__
+    name = str(header["policy"]) if policy is None else type(run.scheduler.policy).__name__
     return Report(name, run.plans, len(run.jobs), (ended - began) / 1e9, difference, cut)
+
+
+def opened(path: str | PathLike[str]) -> tuple[dict[str, Any], Iterator[Line]]:
+    """The header, and the lines behind it. Raises LogError for another file or another version."""
+    lines = read(Path(path))
+    header = next(lines, None)
+    try:
+        check_version("flight_log", None if header is None else header.data.get("flight_log"), path)
+    except FormatError as error:
+        raise LogError(str(error)) from None
+    assert header is not None
+    return header.data, lines
 
 
 def read(path: Path) -> Iterator[Line]:
@@ -108,7 +106,9 @@ def read(path: Path) -> Iterator[Line]:
             yield Line(number, data)
 
 
-class _Run:
+class Rerun:
+    """A fresh Scheduler as the header says, which is told what the lines say."""
+
     def __init__(self, header: dict[str, Any], policy: Policy) -> None:
         hardware = hardware_from_json(header["hardware"])
         settings = dict(header["settings"])
@@ -122,6 +122,22 @@ class _Run:
         self.plan: Plan | None = None
         self.plans = 0
         self.now = 0
+
+    @classmethod
+    def of(cls, header: dict[str, Any], policy: PolicyLike | None, path: object) -> Self:
+        """policy: overrides the header's. Raises LogError, ValueError for an unknown policy."""
+        try:
+            own = PolicySpec(header["policy"], header["knobs"])
+            return cls(header, (own if policy is None else PolicySpec.of(policy)).fresh())
+        except (KeyError, TypeError) as error:
+            raise LogError(f"{path}, line 1: the header lacks or mistakes {error}") from None
+
+    def checked(self, line: Line, path: object) -> str | None:
+        """apply(), or a LogError that names the line."""
+        try:
+            return self.apply(line)
+        except (KeyError, TypeError, AttributeError, AssertionError) as error:
+            raise LogError(f"{path}, line {line.number}: {type(error).__name__} {error}; is it damaged?") from None
 
     def apply(self, line: Line) -> str | None:
         """Applies one event. Returns the difference as text, or None."""
@@ -217,17 +233,22 @@ class _Run:
         self.plan = None
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    about, _, rest = (__doc__ or "").partition("\n")
+def arguments(module: str, doc: str | None, argv: Sequence[str] | None) -> argparse.Namespace:
+    """log and policy, of a command whose help is its docstring."""
+    about, _, rest = (doc or "").partition("\n")
     parser = argparse.ArgumentParser(
-        prog="python -m fastserve.flightlog.replay", description=about, epilog=rest,
+        prog=f"python -m {module}", description=about, epilog=rest,
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
     parser.add_argument("log", help="a flight log, as an engine with flight_log=FILE writes it")
     parser.add_argument(
         "--policy", help="try this policy with its defaults, not the log's own: a name, module:Class or ./file.py:Class"
     )
-    args = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = arguments("fastserve.flightlog.replay", __doc__, argv)
     try:
         report = replay_log(args.log, args.policy)
     except (ValueError, OSError) as error:

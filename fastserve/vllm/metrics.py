@@ -18,6 +18,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fastserve.sched.observer import level, said
+
 GROUP, NAME = "vllm.stat_logger_plugins", "fastserve"
 PLUGIN = Path(__file__).resolve().parent / "plugin"
 """A folder with the entry point alone."""
@@ -41,6 +43,7 @@ COUNTERS: dict[str, Told] = {
     "steps": Told("iterations", "Iterations of the engine"),
     "joined": Told("joins", "Times that a request was given a place"),
     "left": Told("num_preemptions", "Times that a request gave up its place"),
+    "parked": Told("parks", "Times that a preempted request's KV stayed in its row"),
     "unparked": Told("unparked", "Times that a request came back to the KV that had stayed in its row"),
     "recomputed": Told("recomputed", "Times that a preempted request's KV was given up, to be computed again"),
     "dropped": Told("dropped", "Parked requests whose KV was given up for want of rows or memory"),
@@ -61,7 +64,7 @@ BY_POLICY = "left"
 GAUGES: dict[str, Told] = {
     "running": Told("num_requests_running", "Requests that hold a slot"),
     "waiting": Told("num_requests_waiting", "Requests that wait, the preempted ones too"),
-    "parked": Told("num_requests_parked", "Preempted requests whose KV is kept"),
+    "parked_now": Told("num_requests_parked", "Preempted requests whose KV is kept"),
 }
 LEVELS = Told("queue_level_requests", "Live requests by queue level")
 
@@ -74,20 +77,17 @@ class _Carrier:
         self.sent: dict[str, int] = {}
         self.next = 0.0  # monotonic seconds
 
-    def due(self) -> bool:
-        return time.monotonic() >= self.next or not any(self.counts.get(name) for name in GAUGES)
-
     def load(self) -> dict[str, int]:
         counts, sent = self.counts, self.sent
         self.next = time.monotonic() + EVERY_S
-        found = {CARRIED + name: int(counts[name]) for name in GAUGES if name in counts}
+        found = {CARRIED + name: int(counts.get(name, 0)) for name in GAUGES}
         for name in COUNTERS:
             now = int(counts.get(name, 0))
             if now > sent.get(name, 0):
                 found[CARRIED + name] = now - sent.get(name, 0)
                 sent[name] = now
-        for level, jobs in (counts.get("levels") or {}).items():
-            found[f"{CARRIED}{LEVEL}{level}"] = int(jobs)
+        for at, jobs in (counts.get("levels") or {}).items():
+            found[f"{CARRIED}{LEVEL}{at}"] = int(jobs)
         return found
 
 
@@ -103,25 +103,21 @@ def received() -> bool:
     )
 
 
-def due(counts: dict[str, Any]) -> bool:
-    """Whether the next attach() reports: only then need the gauges and levels in `counts` be right."""
-    global _carrier
-    if not received():
-        return False
-    if _carrier is None or _carrier.counts is not counts:
-        _carrier = _Carrier(counts)
-    return _carrier.due()
+def due(counts: dict[str, Any], idle: bool) -> bool:
+    """Whether a report is due: every so often, and at once when nothing is left to do (idle), for no other step may
+    follow. Only then need the gauges and levels in `counts` be right.
+    """
+    return received() and (idle or time.monotonic() >= _of(counts).next)
 
 
 def attach(stats: Any, counts: dict[str, Any]) -> Any:
-    """vLLM's SchedulerStats (or None, where it keeps none) with ours in it, where they are due.
+    """vLLM's SchedulerStats (or None, where it keeps none) with ours in it.
 
     counts: the scheduler's own dict, the same object each time: keys of COUNTERS and GAUGES, and "levels", a dict of
-    level -> requests. The last report comes with the step after which nobody runs, waits or is parked.
+    level -> requests.
     """
-    if stats is not None and due(counts):
-        assert _carrier is not None
-        stats.waiting_lora_adapters = {**stats.waiting_lora_adapters, **_carrier.load()}
+    if stats is not None and received():
+        stats.waiting_lora_adapters = {**stats.waiting_lora_adapters, **_of(counts).load()}
     return stats
 
 
@@ -130,3 +126,24 @@ def detach(stats: Any) -> dict[str, int]:
     carrier = stats.waiting_lora_adapters
     ours = [name for name in carrier if name.startswith(CARRIED)]
     return {name.removeprefix(CARRIED): carrier.pop(name) for name in ours}
+
+
+def _of(counts: dict[str, Any]) -> _Carrier:
+    global _carrier
+    if _carrier is None or _carrier.counts is not counts:
+        _carrier = _Carrier(counts)
+    return _carrier
+
+
+def look(adapter: Any) -> None:
+    """Brings gauges and levels in the counts of vLLM's scheduler (adapter.py) up to date. Raises PolicyError."""
+    counts = adapter.counts
+    running, waiting = adapter.get_request_counts()
+    parked = len(adapter.parked)
+    levels: dict[int, int] = {}
+    counts |= {"running": running - parked, "waiting": waiting + parked, "parked_now": parked, "levels": levels}
+    driver = adapter.driver
+    for job in driver.jobs.values() if driver is not None else ():
+        at = level(said(driver.scheduler.policy, job)) if job in driver.scheduler.live else None
+        if at is not None:
+            levels[at] = levels.get(at, 0) + 1

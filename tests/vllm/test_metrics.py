@@ -60,20 +60,21 @@ def test_it_is_no_entry_point_anywhere_else(monkeypatch: pytest.MonkeyPatch) -> 
 def test_counters_travel_as_differences_and_gauges_as_they_are(clock: list[float]) -> None:
     own = counts(steps=3, left=2, running=4, levels={0: 3, 2: 1})
     assert sent(own) == {
-        "steps": 3, "left": 2, "running": 4, "waiting": 0, "parked": 0, "level:0": 3, "level:2": 1,
+        "steps": 3, "left": 2, "running": 4, "waiting": 0, "parked_now": 0, "level:0": 3, "level:2": 1,
     }  # fmt: skip
     clock[0] += metrics.EVERY_S
     own |= {"steps": 5, "running": 1, "levels": {}}
-    assert sent(own) == {"steps": 2, "running": 1, "waiting": 0, "parked": 0}
+    assert sent(own) == {"steps": 2, "running": 1, "waiting": 0, "parked_now": 0}
 
 
-def test_a_report_comes_so_often_and_once_more_when_nothing_is_left(clock: list[float]) -> None:
-    own = counts(steps=1, running=1)
-    assert due(own) and sent(own)
-    own["steps"] = 2
-    assert not due(own) and sent(own) == {}
-    own |= {"steps": 3, "running": 0}
-    assert due(own) and sent(own)["steps"] == 2, "the end is told at once"
+def test_a_report_comes_so_often_and_at_once_when_nothing_is_left(clock: list[float]) -> None:
+    own = counts(steps=1)
+    assert due(own, idle=False)
+    attach(Stats(), own)
+    assert not due(own, idle=False)
+    assert due(own, idle=True)
+    clock[0] += metrics.EVERY_S
+    assert due(own, idle=False)
 
 
 def test_vllm_s_own_entries_stay_and_ours_do_not() -> None:
@@ -94,6 +95,7 @@ def test_nothing_is_attached_where_nobody_would_take_it_out(
 ) -> None:
     monkeypatch.setenv("VLLM_PLUGINS", plugins)
     metrics.received.cache_clear()
+    assert due(counts(), idle=True) is received
     assert bool(sent(counts(steps=1))) is received
 
 
@@ -110,8 +112,9 @@ def test_what_the_page_shows() -> None:
     registry = CollectorRegistry()
     exposed = Exposed("m", "sj-mlfq", registry=registry)
     assert shown(registry, "num_preemptions_total", policy="sj-mlfq") == 0
-    exposed.update({"left": 2, "ours_ns": 1_500_000_000, "running": 3, "waiting": 1, "parked": 1, "level:0": 2})
-    exposed.update({"left": 1, "running": 1, "waiting": 0, "parked": 0, "level:1": 1})
+    assert shown(registry, "num_requests_running") == 0, "before the first report"
+    exposed.update({"left": 2, "ours_ns": 1_500_000_000, "running": 3, "waiting": 1, "parked_now": 1, "level:0": 2})
+    exposed.update({"left": 1, "running": 1, "waiting": 0, "parked_now": 0, "level:1": 1})
     assert shown(registry, "num_preemptions_total", policy="sj-mlfq") == 3
     assert shown(registry, "adapter_seconds_total") == 1.5
     assert shown(registry, "num_requests_parked") == 0
