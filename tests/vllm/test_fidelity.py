@@ -8,14 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.vllm.api import INSTALLED
 
-pytestmark = pytest.mark.vllm
-
-if not INSTALLED:
-    pytest.skip("vLLM is not installed", allow_module_level=True)
-
-
+@pytest.mark.vllm
 def test_a_pair_runs_on_vllm_and_in_the_simulator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from experiments import fidelity_vllm
     from experiments._lib import live, vllm_live
