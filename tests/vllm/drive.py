@@ -136,6 +136,8 @@ class Drive:
             [*(new.block_ids for new in asked.scheduled_new_reqs), *asked.scheduled_cached_reqs.new_block_ids]
         )
         self.preempted.update(asked.preempted_req_ids or ())
+        if case.ours:
+            ours.check_step(scheduler, asked)
         assert len(asked.num_scheduled_tokens) <= case.slots, "more run than there are slots"
         assert len(scheduler.running) <= case.rows, "more are resident than there are rows"
         assert sum(asked.num_scheduled_tokens.values()) <= case.budget, "more tokens than the budget"
