@@ -81,9 +81,7 @@ class Engine:
 
         self.number += 1
         with tempfile.TemporaryDirectory() as folder:
-            run = begin(
-                case, Path(folder), lambda settings, kind: self.scheduler(case, settings, kind), Scheduler
-            )
+            run = begin(case, Path(folder), lambda settings, kind: self.scheduler(case, settings, kind), Scheduler)
             tokens, reasons, aborted = self._serve(case, run)
             told = end(run, {id: len(made) for id, made in tokens.items() if id in reasons}) if case.ours else {}
         pool = run.scheduler.kv_cache_manager.block_pool
