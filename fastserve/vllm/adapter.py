@@ -164,7 +164,7 @@ class Driven(Scheduler):  # type: ignore[misc]  # vLLM has no types for others
             # The time between two steps is the host's, and belongs to the later one, as in the simulator.
             driver.service += self.step_ns(max(began, self.last) if not self.busy else self.last, now, scheduler_output)
             self.last = now
-            self.busy = bool(self.running)
+            self.busy = bool(self.running) or len(self.waiting) > 0
         else:
             self.busy = False
 
@@ -248,31 +248,39 @@ class Driven(Scheduler):  # type: ignore[misc]  # vLLM has no types for others
     # -- enforcing a plan ------------------------------------------------------------------------------------------
 
     def _enforce(self, driver: Driver, plan: Plan) -> None:
-        joined, left, drop = plan.joined, plan.left, plan.drop
-        if not (joined or left or drop):
-            if len(driver.scheduler.prefilling) > 1:
-                self._arrange(driver, plan)
+        joined, left = plan.joined, plan.left
+        prefilling = driver.scheduler.prefilling
+        if joined or left or plan.moves is not None:
+            self._move(driver, plan)
+        elif not prefilling:
             return
-        counts = self.counts
-        requests = driver.requests
+        chunks = [driver.requests[job] for job, _ in plan.prefill]
+        for request in chunks:
+            self.waiting.call(request)
+            self.kv_holding_waiting.call(request)
+        for job in prefilling:
+            request = driver.requests[job]
+            if request not in chunks:
+                request.next_decode_eligible_step = self.current_step + 2  # not in this step: others come first
+        if joined or left or len(prefilling) > 1:
+            self._arrange(driver, chunks)
+
+    def _move(self, driver: Driver, plan: Plan) -> None:
+        counts, requests = self.counts, driver.requests
+        joined, left = plan.joined, plan.left
+        counts["joined"] += len(joined)
         counts["left"] += len(left)
-        counts["dropped"] += len(drop)
-        gone = list(drop) if driver.parks else list(dict.fromkeys([*left, *drop]))
+        counts["dropped"] += len(plan.drop)
+        gone = dict.fromkeys(plan.drop if driver.parks else chain(left, plan.drop))
         for job in gone:
             self._evict(driver, requests[job], job)
         for job in left:
             if job not in gone:
                 self._park(requests[job])
-        counts["joined"] += len(joined)
         for job in joined:
-            request = requests[job]
-            if request in self.parked:
-                self._unpark(request)
+            if requests[job] in self.parked:
+                self._unpark(requests[job])
                 counts["unparked"] += 1
-            else:
-                self.waiting.call(request)
-                self.kv_holding_waiting.call(request)
-        self._arrange(driver, plan)
 
     def _park(self, request: Any) -> None:
         if request.status == RequestStatus.RUNNING:
@@ -295,26 +303,25 @@ class Driven(Scheduler):  # type: ignore[misc]  # vLLM has no types for others
             driver.lost.pop(job, None)
             self.counts["recomputed"] += 1
 
-    def _arrange(self, driver: Driver, plan: Plan) -> None:
+    def _arrange(self, driver: Driver, best: list[Any]) -> None:
         """Decodes first, so that no chunk of a prefill takes their tokens; then prefills, the best first; then parked
         ones, the coldest last: that is whom vLLM preempts when it has no block left.
         """
         decodes: list[Any] = []
-        chunks: dict[Any, None] = {}
+        chunks: list[Any] = []
         parked: list[tuple[Any, Any]] = []
         jobs = driver.jobs
         prefilling = driver.scheduler.prefilling
         for request in self.running:
             job = jobs.get(request.request_id)
             if request in self.parked:
-                parked.append((None if job is None or job.entry is None else job.entry[:3], request))
+                parked.append((() if job is None or job.entry is None else job.entry[:3], request))
             elif job in prefilling:
-                chunks[request] = None
+                chunks.append(request)
             else:
                 decodes.append(request)
         if len(chunks) > 1:
-            best = [driver.requests[job] for job, _ in plan.prefill]
-            chunks = {**{request: None for request in best if request in chunks}, **chunks}
+            chunks = list(dict.fromkeys(chain([request for request in best if request in chunks], chunks)))
         if len(parked) > 1:
             parked.sort(key=lambda entry: entry[0])
         self.running = [*decodes, *chunks, *[request for _, request in parked]]

@@ -129,47 +129,60 @@ class Driver:
         """What vLLM has made of the plan: so many tokens for each request that it scheduled. The plan is amended and
         will be committed. Returns for how many requests the step yields a token.
         """
-        scheduler = self.scheduler
-        requests = self.requests
         self.plan = plan
-        prefilling = 0
+        decoding = len(scheduled)
         whole = 0
-        if scheduler.prefilling or plan.joined or plan.left or self.lost:
-            drop = set(plan.drop)
-            lost = [job for job in self.lost if job not in drop and (job.place is DEVICE or job in plan.joined)]
-            self.counts["by_vllm"] += len(lost)
-            if not self.parks:
-                lost += [job for job in plan.left if job not in drop and job not in self.lost]
-            self.lost.clear()
-            absent: list[Job] = []
-            done: dict[Job, int] = {}
-            found: dict[Job, int] = {}
-            for job in plan.joined:
-                if job.place is not NOWHERE:
-                    continue
-                request = requests[job]
-                tokens = scheduled.get(request.request_id)
-                if tokens is None:
-                    absent.append(job)
-                    continue
-                first = request.num_computed_tokens - tokens
-                if first != plan.found.get(job, 0):
-                    found[job] = first
-                done[job] = min(request.num_computed_tokens, job.prompt + job.tokens_base) - first
-                whole += request.num_computed_tokens >= job.prompt + job.tokens_base
-            for job in scheduler.prefilling:
-                request = requests[job]
-                if request.request_id in scheduled and job not in lost:
-                    end = job.prompt + job.tokens_base
-                    done[job] = min(request.num_computed_tokens, end) - job.prefilled
-                    whole += request.num_computed_tokens >= end
-            prefilling = len(done)
-            if lost or absent or found or done != dict(plan.prefill):
-                self._amend(plan, done, absent, lost, found, now)
-        decoding = len(scheduled) - prefilling
+        if self.scheduler.prefilling or plan.joined or plan.left or self.lost:
+            prefilling, whole = self._compare(plan, scheduled, now)
+            decoding -= prefilling
         if decoding != plan.batch:
             self.uneven = True
         return decoding + whole
+
+    def _compare(self, plan: Plan, scheduled: Mapping[str, int], now: int) -> tuple[int, int]:
+        """Amends a plan in which more happens than decodes. Returns how many prefills vLLM scheduled, and ends.
+
+        Who joins without a chunk has its place, and waits in vLLM until a plan has one for it. Who has one and was not
+        started by vLLM joins another time. A prefill that vLLM began with less than was found when its job joined
+        shows no progress until it has caught up.
+        """
+        planned = dict(plan.prefill)
+        drop = set(plan.drop)
+        lost = [job for job in self.lost if job not in drop and (job.place is DEVICE or job in plan.joined)]
+        self.counts["by_vllm"] += len(lost)
+        self.lost.clear()
+        if not self.parks:
+            lost += [job for job in plan.left if job not in drop and job not in lost]
+        absent: list[Job] = []
+        found: dict[Job, int] = {}
+        done: dict[Job, int] = {}
+        prefilling = whole = 0
+        joined = [job for job in plan.joined if job.place is NOWHERE]
+        for job in chain(joined, self.scheduler.prefilling):
+            request = self.requests[job]
+            computed = request.num_computed_tokens
+            tokens = scheduled.get(request.request_id)
+            if tokens is None:
+                if job in planned and not computed:
+                    (absent if job.place is NOWHERE else lost).append(job)
+                continue
+            prefilling += 1
+            first = job.prefilled
+            if job.place is NOWHERE:
+                first = computed - tokens
+                if first != plan.found.get(job, 0):
+                    found[job] = first
+            end = job.prompt + job.tokens_base
+            whole += computed >= end
+            if computed > first:
+                done[job] = min(computed, end) - first
+        if lost or absent or found or done != planned:
+            order = [job for job in planned if job in done]
+            prefill = [(job, done[job]) for job in dict.fromkeys(chain(order, done))]
+            self.scheduler.amend(plan, prefill=prefill, absent=absent, lost=lost, found=found)
+            self.observers.amended(plan, now)
+            self.counts["amended"] += 1
+        return prefilling, whole
 
     def forget_all(self, now: int) -> None:
         """vLLM has preempted everybody and emptied its cache."""
@@ -262,15 +275,6 @@ class Driver:
             self.observers.committed(plan, outcome, finished, now)
         for job in outcome.ended:
             self._forget(job)
-
-    def _amend(
-        self, plan: Plan, done: Mapping[Job, int], absent: list[Job], lost: list[Job], found: dict[Job, int], now: int
-    ) -> None:
-        planned = [job for job, _ in plan.prefill if job in done]
-        prefill = [(job, done[job]) for job in dict.fromkeys(chain(planned, done))]
-        self.scheduler.amend(plan, prefill=prefill, absent=absent, lost=lost, found=found)
-        self.observers.amended(plan, now)
-        self.counts["amended"] += 1
 
     # -- tokens ----------------------------------------------------------------------------------------------------
 

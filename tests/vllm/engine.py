@@ -21,8 +21,9 @@ from typing import Any
 
 from tests.vllm.api import ENVIRONMENT, LLAMA
 from tests.vllm.cases import MODEL_LENGTH, Arrival, Case
-from tests.vllm.drive import IDLE, cost
+from tests.vllm.drive import IDLE
 from tests.vllm.ours import begin, end
+from tests.vllm.runner import cost
 
 STOPS = list(range(7, 47))  # of a vocabulary of 1000: some answers end with one
 BLOCK = 32  # tokens: the least that CPU attention takes

@@ -112,6 +112,7 @@ def test_what_the_page_shows() -> None:
     registry = CollectorRegistry()
     exposed = Exposed("m", "sj-mlfq", registry=registry)
     assert shown(registry, "num_preemptions_total", policy="sj-mlfq") == 0
+    assert shown(registry, "num_requests_running") == 0, "before the first report"
     exposed.update({"left": 2, "ours_ns": 1_500_000_000, "running": 3, "waiting": 1, "parked_now": 1, "level:0": 2})
     exposed.update({"left": 1, "running": 1, "waiting": 0, "parked_now": 0, "level:1": 1})
     assert shown(registry, "num_preemptions_total", policy="sj-mlfq") == 3
