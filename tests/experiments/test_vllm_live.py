@@ -56,7 +56,7 @@ def test_the_claims_are_of_vllm_over_the_policy(tmp_path: Path) -> None:
     claims = {claim.text: claim for claim in vllm_live.claims(rows)}
     gain = claims["4 slots, load 0.8: mean JCT, vLLM's fcfs over srpt, live"]
     assert gain.ours is not None and gain.ours.mean == pytest.approx(2.0) and gain.ours.low is not None
-    assert "4 paired runs; predicted 2" in gain.note and "0.50 preemptions a request, guess none" in gain.note
+    assert "4 pairs; predicted 2" in gain.note and "0.50 preemptions a request, guess none" in gain.note
     rate = claims["16 slots, load 0.8: tokens/s, las over vLLM's fcfs, live"]
     assert rate.ours is not None and rate.ours.mean == pytest.approx(0.75)
     vllm_live.plot(rows, tmp_path)
