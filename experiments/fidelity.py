@@ -1,6 +1,7 @@
-"""python -m experiments.fidelity --scale small [--json | --doubts]
+"""python -m experiments.fidelity --scale small [--json | --doubts] [--backend torch | vllm]
 
-Claim: the simulator tells what the live engine does. The same policy object, trace, pools and settings, on the embedded
+Claim: the simulator tells what the live engine does. (--backend vllm: what our Scheduler does inside vLLM, see
+experiments/fidelity_vllm.py.) The same policy object, trace, pools and settings, on the embedded
 model in this process and in the simulator, whose prediction is made before the live run from a profile made just then.
 
 For each cell, a policy at a load under a residency, several paired runs: errors of mean, p50, p95 and p99 completion
@@ -26,7 +27,7 @@ from experiments._lib.errors import COMPARED, document, draw_jobs, error, spread
 from experiments._lib.fault_injection import inject_faults, shown
 from experiments._lib.figure import COLUMN, PAGE, draw, legend, look_of
 from experiments._lib.live import PAIR, Rig, again, here, pair, plan
-from experiments._lib.sweep import main, sweep
+from experiments._lib.sweep import main, show, sweep
 from fastserve.policies.spec import PolicySpec
 from sim.settings import Settings
 
@@ -114,10 +115,21 @@ def _cell_of(row: Row) -> tuple[Any, ...]:
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
     parser.add_argument("--doubts", action="store_true", help="simulate the live runs again with one thing wrong")
+    parser.add_argument("--backend", choices=("torch", "vllm"), default="torch", help="what runs live")
 
 
 def special(args: argparse.Namespace) -> bool:
-    """--json and --doubts."""
+    """--json, --doubts and --backend vllm."""
+    if args.backend == "vllm":
+        from experiments.fidelity_vllm import told
+
+        if args.doubts:
+            raise ValueError("--doubts simulates runs of --backend torch again")
+        if args.json:
+            print(json.dumps(to_json(told(sweep("fidelity_vllm", args.scale))), indent=1))
+        else:
+            show(args, "fidelity_vllm")
+        return True
     if args.json:
         print(json.dumps(to_json(document(sweep("fidelity", args.scale))), indent=1))
     if args.doubts:

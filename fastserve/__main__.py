@@ -20,7 +20,9 @@ INTERRUPTED = 130
 
 
 class Command(NamedTuple):
-    """module: has add_arguments(parser) and run(args) -> exit status."""
+    """module: has add_arguments(parser) and run(args) -> exit status. One with REST takes what stands behind a lone --,
+    for another program, as args.rest; REST is what is said where that was written before it.
+    """
 
     module: str
     about: str
@@ -48,6 +50,7 @@ COMMANDS: dict[str, Command] = {
     "serve": Command(
         "fastserve.cli.serve", "HTTP server: OpenAI's routes and native ones, metrics and a live dashboard"
     ),
+    "vllm": Command("fastserve.cli.vllm", "vLLM's own server, where a policy of your choice decides who goes first"),
 }
 
 
@@ -89,7 +92,13 @@ def _main(argv: Sequence[str] | None) -> int:
         if name == chosen:
             module = importlib.import_module(command.module)
             module.add_arguments(own)
-    args = parser.parse_args(words)
+    hint = getattr(module, "REST", None)
+    cut = words.index("--") if hint and "--" in words else len(words)
+    args, unknown = parser.parse_known_args(words[:cut])
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}" + (f" ({hint})" if hint else ""))
+    if hint:
+        args.rest = words[cut + 1 :]
     assert module is not None, "argparse lets nothing else pass"
     status: int = module.run(args)
     return status

@@ -27,19 +27,20 @@ ARROWS: dict[str, set[str]] = {
     "flightlog": {"sched", "policies", "hardware"},
     "engine": {"sched", "policies", "predictors", "hardware", "workload", "metrics", "observers", "flightlog"},
     "backends": {"engine", "sched", "hardware"},
+    "vllm": {"sched", "policies", "hardware", "observers", "flightlog", "metrics"},
     "launch": {"engine", "backends", "hardware", "profiler", "sched"},
-    "profiler": {"launch", "engine", "hardware", "policies", "sched"},
+    "profiler": {"launch", "engine", "flightlog", "hardware", "policies", "sched"},
     "bench": {"metrics", "predictors", "sched", "workload"},
     "server": {"launch", "engine", "backends", "hardware", "policies", "predictors", "sched", "observers", "workload"},
     "config": {"server"},
     "cli": {
         "fastserve", "compare", "bench", "server", "profiler", "launch", "engine", "backends", "observers", "policies",
         "predictors",
-        "workload", "metrics", "hardware", "sched",
+        "workload", "metrics", "hardware", "sched", "vllm",
     },
     "compare": {
         "bench", "cli", "profiler", "launch", "engine", "backends", "hardware", "metrics", "policies", "predictors",
-        "workload", "sched",
+        "workload", "sched", "vllm",
     },
     "fastserve": {"sched", "policies", "server"},
     "sim": {

@@ -9,6 +9,7 @@ import pytest
 packaging = pytest.importorskip("packaging.requirements")
 
 ROOT = Path(__file__).resolve().parent.parent
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 SYSTEMS = [
     {"sys_platform": platform, "platform_system": system, "platform_machine": machine, "python_full_version": python}
@@ -27,11 +28,17 @@ def pins(name: str):
             yield packaging.Requirement(text)
 
 
+def unlocked() -> list[str]:
+    """Extras that the Makefile leaves out of the lock, and why is said there."""
+    (names,) = re.findall(r"^UNLOCKED := (.+)$", MAKEFILE, re.MULTILINE)
+    return str(names).split()
+
+
 def wanted():
-    """Each requirement of the package, of its extras and of its build, without those on itself."""
+    """Each requirement of the package, of its locked extras and of its build, without those on itself."""
     texts = [*PYPROJECT["project"]["dependencies"], *PYPROJECT["build-system"]["requires"]]
-    for extra in PYPROJECT["project"]["optional-dependencies"].values():
-        texts += extra
+    for name, extra in PYPROJECT["project"]["optional-dependencies"].items():
+        texts += [] if name in unlocked() else extra
     return [each for text in texts if (each := packaging.Requirement(text)).name != PYPROJECT["project"]["name"]]
 
 
@@ -65,3 +72,14 @@ def test_what_is_held_is_locked_so() -> None:
 def test_the_lock_holds_no_address_no_option_and_no_local_build() -> None:
     text = (ROOT / "requirements" / "constraints.txt").read_text(encoding="utf-8")
     assert not re.search(r"://|^\s*-| @ |--hash|==\S*\+", text, re.MULTILINE)
+
+
+def test_what_is_not_locked_is_an_extra_of_its_own() -> None:
+    """No other extra asks for it, so that no target installs it into the project's environment."""
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    assert unlocked() == ["vllm"] and "$(UNLOCKED)" in MAKEFILE and "--all-extras" not in MAKEFILE
+    packages = {packaging.Requirement(text).name for name in unlocked() for text in extras[name]}
+    for name, texts in extras.items():
+        for each in map(packaging.Requirement, texts):
+            assert name in unlocked() or not (each.name in packages or each.extras & set(unlocked())), f"{name}: {each}"
+    assert packages.isdisjoint({canonical(pin.name) for pin in pins("constraints.txt")})

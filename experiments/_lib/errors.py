@@ -46,10 +46,10 @@ def worst(cells: list[Point], of: str = "sim", measure: str = "mean_jct_s") -> f
 
 
 def ranked(cells: list[Point]) -> list[tuple[Point, Point]]:
-    """Pairs of policies at one load and residency with disjoint live intervals: those that the live runs rank."""
+    """Pairs of policies, all else equal, with disjoint live intervals: those that the live runs rank."""
     found = []
     for one, other in combinations(cells, 2):
-        if all(one.at[name] == other.at[name] for name in ("load", "residency")):
+        if _where(one) == _where(other):
             mine, theirs = interval(one), interval(other)
             if mine[1] < theirs[0] or theirs[1] < mine[0]:
                 found.append((one, other))
@@ -63,8 +63,30 @@ def misranked(cells: list[Point], of: str = "sim") -> list[str]:
         live = one.mean("live_mean_jct_s") < other.mean("live_mean_jct_s")
         simulated = one.mean(f"{of}_mean_jct_s") < other.mean(f"{of}_mean_jct_s")
         if live is not simulated:
-            found.append(f"{one.at['policy']} and {other.at['policy']} at load {one.at['load']}, {one.at['residency']}")
+            where = ", ".join(_WHERE.get(name, "{}").format(value) for name, value in _where(one).items())
+            found.append(f"{one.at['policy']} and {other.at['policy']} at {where}")
     return found
+
+
+_WHERE = {"load": "load {}", "slots": "{} slots"}
+
+
+def _where(cell: Point) -> dict[str, Any]:
+    """Its coordinates but the policy."""
+    return {name: value for name, value in cell.at.items() if name != "policy"}
+
+
+def same_order(cells: list[Point], of: str = "sim") -> str:
+    """Pairs of policies on one trace, all else equal, whose live and simulated means are in one order: "11 of 12"."""
+    alike = total = 0
+    for one, other in combinations(cells, 2):
+        if _where(one) == _where(other):
+            for mine, theirs in zip(one.rows, other.rows, strict=True):
+                live, told = (mine.numbers[f"{body}_mean_jct_s"] < theirs.numbers[f"{body}_mean_jct_s"]
+                              for body in ("live", of))  # fmt: skip
+                alike += live is told
+                total += 1
+    return f"{alike} of {total}"
 
 
 def interval(cell: Point) -> tuple[float, float]:

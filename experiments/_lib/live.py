@@ -83,16 +83,16 @@ class Rig(SchedulerConfig):
     """hash of sources and machine, from here()"""
 
 
-def here(*more: str) -> str:
+def here(*more: str, sources: Sequence[str] = SOURCES, packages: Sequence[str] = ("torch", "transformers")) -> str:
     """Hash (16 digits) of what live results depend on: the engine's source and `more`, CPU and versions.
 
     more: other files or folders of the checkout. FileNotFoundError for one without a source.
     """
     from fastserve.profiler.load import cpu
 
-    facts = (cpu(), os.cpu_count(), platform.python_version(), version("torch"), version("transformers"))
+    facts = (cpu(), os.cpu_count(), platform.python_version(), *map(version, packages))
     digest = hashlib.sha256(repr(facts).encode())
-    for part in (*SOURCES, *more):
+    for part in (*sources, *more):
         whole = ROOT / part
         found = (
             [whole] if whole.is_file() else [path for kind in ("*.py", "*.cpp", "*.h") for path in whole.rglob(kind)]
@@ -325,15 +325,20 @@ def _path(facts: dict[str, Any]) -> Path:
 
 
 def _settings(rig: Rig, hardware: Hardware, model: Model) -> LiveSettings:
-    """Settings of a simulation with this hardware, which is stored under the hash of its content."""
+    """Settings of a simulation with this hardware."""
+    return LiveSettings(
+        latency=str(stored_profile(hardware)), longest=model.max_model_len, **_scheduler(rig),
+    )  # fmt: skip
+
+
+def stored_profile(hardware: Hardware) -> Path:
+    """Its file, stored under the hash of its content."""
     text = json.dumps(hardware.to_json(), sort_keys=True)
     path = _profile(f"profile-{hashlib.sha256(text.encode()).hexdigest()[:16]}")
     if not path.exists():
         with atomically(path) as draft:
             hardware.save(draft)
-    return LiveSettings(
-        latency=str(path), longest=model.max_model_len, **_scheduler(rig),
-    )  # fmt: skip
+    return path
 
 
 def _profile(name: str) -> Path:

@@ -40,7 +40,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "results"
 SCALES = ("smoke", "small", "paper")
 POOLS = ("local", "ray", "dask")
-LIVE = ("agents_live", "batching_gain", "fidelity", "live_headline")
+LIVE = ("agents_live", "batching_gain", "fidelity", "fidelity_vllm", "live_headline", "vllm_live")
 """experiments on the live engine: results depend on the machine, so they run only by name and are not checked"""
 ROUND = 8
 """cases for each core of a cluster that return together"""
@@ -272,6 +272,7 @@ def main(experiment: str, arguments: Sequence[str] | None = None) -> int:
         prog=f"python -m experiments.{experiment}",
         description=module.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        conflict_handler="resolve",  # an experiment's own --backend is no longer the old name of --pool
     )
     add_options(parser)
     extra: Callable[[argparse.ArgumentParser], None] | None = getattr(module, "add_options", None)

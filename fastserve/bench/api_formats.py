@@ -14,6 +14,8 @@ from urllib.parse import quote
 
 from fastserve.bench.call import CANCELLED, TRUNCATED, UNFINISHED, Call, Reply
 from fastserve.bench.sse import Event
+from fastserve.sched.job import NEVER
+from fastserve.workload.requests import TraceRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +33,8 @@ class RequestOptions:
     keep_text: bool = False
     token_ids: bool = False
     """Ask for the token ids of outputs (return_token_ids of vLLM, and of ours)."""
+    xargs: bool = False
+    """The server is vLLM under our Scheduler: guess, client, program, priority and deadline go in vllm_xargs."""
     programs: bool = False
     """Name the program of a request to any server, in a header; ours is told by field in any case."""
     extra: dict[str, Any] = field(default_factory=dict)
@@ -91,6 +95,8 @@ class Format(ABC):
                 body["tool"] = call.tool
             if call.calls:
                 body[CALLS] = call.calls
+        if options.xargs and (told := xargs_of(call.request)):
+            body["vllm_xargs"] = told
         return body
 
     def closed(self, reply: Reply) -> None:
@@ -202,6 +208,15 @@ class NoBatch(Native):
         reply.streamed = False
         self._token(answer["text"], now, reply)
         summed({"finish_reason": "stop"} | answer, reply)
+
+
+def xargs_of(request: TraceRequest) -> dict[str, str | int | float]:
+    """What our Scheduler inside vLLM is told of a request; slo: its deadline, s after it came."""
+    span = request.deadline - request.arrival
+    told = {"guess": request.guess, "client": request.client or None, "program": request.program or None,
+            "priority": request.priority or None,
+            "slo": None if request.deadline == NEVER else span / 1e9}  # fmt: skip
+    return {name: value for name, value in told.items() if value is not None}
 
 
 STREAM = {"stream": True, "stream_options": {"include_usage": True}}

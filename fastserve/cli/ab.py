@@ -1,6 +1,7 @@
 """`fastserve ab`: live A/B comparison of policies: one trace, alternating order (A B, B A), compared pairwise.
 
-Each run has a `fastserve serve` of its own and comes over HTTP; --offline: each has an engine in this process.
+Each run has a `fastserve serve` of its own and comes over HTTP; --offline: each has an engine in this process;
+--backend vllm: each has a vLLM server.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from fastserve import predictors
 from fastserve.atomic_files import OutputError, check_writable
 from fastserve.cli.ab_programs import program_notes, program_rows, save_programs
+from fastserve.cli.ab_vllm import VLLM, add_vllm, check_vllm, vllm_body
 from fastserve.cli.arguments import (
     ENGINE_FLAGS,
     MODEL_FLAGS,
@@ -30,7 +32,7 @@ from fastserve.cli.profile import Bar
 from fastserve.cli.seeding import add_seeding, source_from
 from fastserve.cli.session_arguments import add_sessions, check_programs, sessions_of
 from fastserve.cli.trace_arguments import add_reading, reading_of, tell
-from fastserve.compare.contender import Contender, Server, lined_up
+from fastserve.compare.contender import Contender, Server, VllmItself, its_own, lined_up
 from fastserve.engine.config import EngineConfig
 from fastserve.importing import extra
 from fastserve.policies.in_words import fact_lines, policy_in_words
@@ -41,6 +43,9 @@ if TYPE_CHECKING:
     from fastserve.sched.observer import Observer
     from fastserve.workload import Trace
     from fastserve.workload.seeds import SeedSource
+
+REST = "the trace is --trace FILE; vLLM's own flags go behind --, with --backend vllm"
+"""See fastserve.__main__."""
 
 SHARES = (10, 25, 50, 75, 90, 95, 99)
 """Printed percentiles of the completion times."""
@@ -112,7 +117,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     engine.add_argument(
         "--latency", help="latency model for the policies: a preset or file (default: a stored profile)"
     )
-    add_model_arguments(engine)
+    add_model_arguments(engine, also=(VLLM,))
+    add_vllm(parser)
     add_observer_arguments(parser.add_argument_group("what to look at, with --offline (files: the first run)"))
 
 
@@ -129,7 +135,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         coming = sessions_of(args)
         coming.check_rate(rate=args.rate, load=args.load)
-        contenders = lined_up(args.policies or [PolicySpec("fcfs"), PolicySpec("sj-mlfq")])
+        contenders = lined_up(_contenders(args))
+        check_vllm(args, contenders)
         if args.load is not None and any(isinstance(one, Server) for one in contenders):
             raise ValueError("--load is relative to what fcfs sustains on our own server: give --rate with --url")
         if not args.offline and (args.timeline or args.iterations or args.observer):
@@ -188,11 +195,19 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _contenders(args: argparse.Namespace) -> list[Contender]:
+    second = PolicySpec("sj-mlfq")
+    if args.backend == VLLM:
+        return its_own(args.policies or [VllmItself(), second])
+    return args.policies or [PolicySpec("fcfs"), second]
+
+
 def _first(args: argparse.Namespace, contenders: Sequence[Contender]) -> str:
     """The message before the first run."""
     if not args.offline:
-        own = any(isinstance(one, PolicySpec) for one in contenders)
-        return f"starting a server with {args.model} for each run: some seconds each" if own else "asking the servers"
+        own = any(not isinstance(one, Server) for one in contenders)
+        kind = "vLLM" if args.backend == VLLM else "a server"
+        return f"starting {kind} with {args.model} for each run: some seconds each" if own else "asking the servers"
     return loading(args, ", ".join(one.title for one in contenders))
 
 
@@ -231,6 +246,8 @@ def _engine(args: argparse.Namespace, source: SeedSource, first: Contender) -> B
 
 
 def _servers(args: argparse.Namespace) -> Body:
+    if args.backend == VLLM:
+        return vllm_body(args)
     from fastserve.compare.http import HttpBody
 
     about = {name: getattr(args, name) for name in ("model", "backend", "latency", *ENGINE_FLAGS, *MODEL_FLAGS)}

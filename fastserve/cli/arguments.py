@@ -160,10 +160,15 @@ def sampling_of(args: argparse.Namespace) -> dict[str, Any]:
 # -- models ------------------------------------------------------------------------------------------------------------
 
 
-def add_model_arguments(parser: argparse._ActionsContainer, default: str | None = EMBEDDED) -> None:
-    """--model, --backend and the names in MODEL_FLAGS. default: None where the model at hand is it."""
+def add_model_arguments(
+    parser: argparse._ActionsContainer, also: Iterable[str] = (), default: str | None = EMBEDDED
+) -> None:
+    """--model, --backend and the names in MODEL_FLAGS.
+
+    also: what else --backend may be for this command. default: None where the model at hand is it.
+    """
     add = parser.add_argument
-    add_backend(parser)
+    add_backend(parser, also)
     add("--model", default=default, help=f"{MODEL_HELP} (default: {default or at_hand()})")
     add("--device", default="auto", help="auto, cpu, cuda or mps")
     add("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
@@ -174,9 +179,16 @@ def add_model_arguments(parser: argparse._ActionsContainer, default: str | None 
     add("--native", default="auto", choices=("auto", "off"), help="off: without the compiled kernels")
 
 
-def add_backend(parser: argparse._ActionsContainer) -> None:
-    """--backend."""
-    parser.add_argument("--backend", type=_backend, default=_backend_default(), metavar="NAME", help=BACKEND_HELP)
+def add_backend(parser: argparse._ActionsContainer, also: Iterable[str] = ()) -> None:
+    """--backend. also: see add_model_arguments()."""
+    more = tuple(also)
+    parser.add_argument(
+        "--backend",
+        type=lambda text: text if text in more else _backend(text),
+        default=_backend_default(),
+        metavar="NAME",
+        help=", ".join([*more, BACKEND_HELP]),
+    )
 
 
 def body_of(args: argparse.Namespace, latency: str | None = None) -> Body:

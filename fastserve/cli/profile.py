@@ -1,4 +1,6 @@
-"""`fastserve profile`: measures iteration times on a live engine and stores the fitted profile for its next start."""
+"""`fastserve profile`: measures iteration times on a live engine and stores the fitted profile for its next start; or
+fits it to the flight log of a run, of an engine or of vLLM under our Scheduler.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fastserve.cli.arguments import add_model_arguments, add_settings, body_of
@@ -13,6 +16,7 @@ from fastserve.engine.config import EngineConfig
 from fastserve.importing import extra
 
 if TYPE_CHECKING:
+    from fastserve.profiler.calibrate import Calibration
     from fastserve.profiler.fit import Residual
 
 
@@ -24,6 +28,8 @@ NOISY = 0.15
 
 REFRESH_S = 0.25
 
+BUDGET_S = 120.0
+
 PROFILED = ("max_batch", "kv_tokens", "host_tokens", "block_tokens")
 """Settings that a measurement depends on; max_batch is the largest batch that is measured."""
 
@@ -31,12 +37,19 @@ PROFILED = ("max_batch", "kv_tokens", "host_tokens", "block_tokens")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     add_settings(parser, EngineConfig, PROFILED)
-    parser.add_argument("--budget", type=float, default=120.0, metavar="S", help="seconds (default: %(default)g)")
+    parser.add_argument("--budget", type=float, metavar="S", help=f"seconds (default: {BUDGET_S:g})")
     parser.add_argument("--longest", type=int, metavar="TOKENS", help="longest context to measure (default: 2560)")
     parser.add_argument(
         "--out",
         metavar="FILE",
-        help="also write the profile to this file, for --latency FILE here and in the simulator",
+        help="also write the profile to this file, for --latency FILE here and in the simulator, and for "
+        "`fastserve vllm --profile FILE`",
+    )
+    parser.add_argument(
+        "--from-log",
+        "--vllm",
+        metavar="LOG",
+        help="measure nothing: fit the profile to this flight log, which an engine or `fastserve vllm` has written",
     )
     parser.add_argument("--no-store", action="store_true", help="do not store it for the next start of this model")
     parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
@@ -45,35 +58,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measures, prints and stores. Returns 0, with warnings for a poor fit; 2 if it cannot be measured."""
     try:
-        from fastserve.launch import profiled
-        from fastserve.profiler.calibrate import calibrate
-        from fastserve.profiler.load import SHORTEST
         from fastserve.profiler.store import store
+
+        found, facts = _from_log(args) if args.from_log is not None else _measured(args)
     except ImportError as error:
         return _refuse(f"{error}; {extra('engine')}")
-    try:
-        if not args.budget > 0:
-            raise ValueError(f"--budget {args.budget:g}: give seconds above 0")
-        if args.longest is not None and args.longest < SHORTEST:
-            raise ValueError(f"--longest {args.longest}: give tokens, at least {SHORTEST}")
-        serving = EngineConfig.of({name: getattr(args, name) for name in PROFILED})
-        body = body_of(args)
-        bar = Bar(sys.stderr.isatty() and not args.json)
-        try:
-            backend = profiled(body, serving)
-            found = calibrate(backend, serving, args.budget, longest=args.longest, report=bar)
-        finally:
-            bar.close()
     except (ValueError, OSError, MemoryError) as error:
         return _refuse(str(error))
     except KeyboardInterrupt:
         print("interrupted: nothing was stored", file=sys.stderr)
         return 130
     document = found.document() | {"warnings": warnings(found.residuals, found.machine)}
+    if args.from_log is not None:
+        document["log"] = args.from_log
     kept = []
     try:
         if not args.no_store:
-            path = store(backend.facts, found.hardware)
+            path = store(facts(), found.hardware)
             path.with_suffix(".measured.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
             kept.append(str(path))
         if args.out is not None:
@@ -86,6 +87,39 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _measured(args: argparse.Namespace) -> tuple[Calibration, Callable[[], Mapping[str, Any]]]:
+    """On a live engine. The second: the facts that its times depend on."""
+    from fastserve.launch import profiled
+    from fastserve.profiler.calibrate import calibrate
+    from fastserve.profiler.load import SHORTEST
+
+    budget = BUDGET_S if args.budget is None else args.budget
+    if not budget > 0:
+        raise ValueError(f"--budget {budget:g}: give seconds above 0")
+    if args.longest is not None and args.longest < SHORTEST:
+        raise ValueError(f"--longest {args.longest}: give tokens, at least {SHORTEST}")
+    serving = EngineConfig.of({name: getattr(args, name) for name in PROFILED})
+    body = body_of(args)
+    bar = Bar(sys.stderr.isatty() and not args.json)
+    try:
+        backend = profiled(body, serving)
+        found = calibrate(backend, serving, budget, longest=args.longest, report=bar)
+    finally:
+        bar.close()
+    return found, lambda: backend.facts
+
+
+def _from_log(args: argparse.Namespace) -> tuple[Calibration, Callable[[], Mapping[str, Any]]]:
+    """The same from a flight log."""
+    from fastserve.profiler.from_log import facts_of, profile_of
+
+    for name in ("budget", "longest"):
+        if getattr(args, name) is not None:
+            raise ValueError(f"--{name} is for a measurement, and --from-log measures nothing: leave one of them out")
+    found = profile_of(args.from_log)
+    return found, lambda: facts_of(args.from_log, found.hardware)
+
+
 def warnings(residuals: dict[str, Residual], machine: dict[str, Any]) -> list[str]:
     """Warnings about the quality of the fit, with what to do."""
     found = []
@@ -93,14 +127,14 @@ def warnings(residuals: dict[str, Residual], machine: dict[str, Any]) -> list[st
         if one.median > POOR or abs(one.bias) > POOR:
             found.append(
                 f"{kind} iterations have a median error of {one.median:.0%} (bias {one.bias:+.0%}): simulations "
-                f"with this profile will have the same error; give a longer --budget on a quiet machine"
+                f"with this profile will have the same error; measure for longer, on a quiet machine"
             )
         if one.noise > NOISY:
             found.append(
                 f"similar {kind} iterations differ by {one.noise:.0%}: the machine is noisy, which limits any model"
             )
     unseen = [kind for kind in ("prefill", "decode", "mixed") if kind not in residuals]
-    found += [f"no {kind} iteration was measured: give a longer --budget" for kind in unseen]
+    found += [f"no {kind} iteration was measured: measure for longer" for kind in unseen]
     load, cores = machine.get("load_average"), machine.get("cores")
     if load is not None and cores and load > 1.5 * cores:
         found.append(f"load average {load:.1f} on {cores} cores: other programs use this machine, measure again")
@@ -109,10 +143,8 @@ def warnings(residuals: dict[str, Residual], machine: dict[str, Any]) -> list[st
 
 def text(document: dict[str, Any], residuals: dict[str, Residual]) -> str:
     """The document as text."""
-    machine = document["machine"]
     lines = [
-        f"{document['model']}, {document['dtype']}, {document['device']}, {document['threads']} threads, on "
-        f"{machine['cpu']} ({machine['cores']} cores)",
+        _subject(document),
         f"{document['iterations']} iterations in {document['seconds']:.0f} s",
         f"{'':10}{'iterations':>10}{'missed by':>11}{'p95':>7}{'bias':>7}{'noise':>7}",
     ]
@@ -127,11 +159,24 @@ def text(document: dict[str, Any], residuals: dict[str, Residual]) -> str:
         f"copies: {link['out_bytes_per_s'] / 1e9:.1f} GB/s out, {link['in_bytes_per_s'] / 1e9:.1f} GB/s in, "
         f"{link['latency_ns'] / 1e3:.0f} us each"
         if document["copies"]
+        else "copies: not measured, they are as the log's header has them"
+        if "log" in document
         else "copies: not measured, there is no host pool"
     )
     lines += [f"warning: {warning}" for warning in document["warnings"]]
     lines += [f"stored: {path}" for path in document["kept"]]
     return "\n".join(lines)
+
+
+def _subject(document: dict[str, Any]) -> str:
+    """What was measured."""
+    if "log" in document:
+        return f"{document['log']}: {document['hardware']['latency']['kind']} model fitted to what it has run"
+    machine = document["machine"]
+    return (
+        f"{document['model']}, {document['dtype']}, {document['device']}, {document['threads']} threads, on "
+        f"{machine['cpu']} ({machine['cores']} cores)"
+    )
 
 
 class Bar:

@@ -342,7 +342,8 @@ def sustained(body: Body, trace: Trace) -> float:
     """Requests/s of fcfs while somebody waits: requests spread over the trace, all there at once, a short trace
     repeated until there are several full batches of them.
     """
-    n = max(BATCHES * int(body.about["max_batch"]), min(BURST, len(trace)))
+    places = body.about["slots"] if "slots" in body.about else body.about["max_batch"]
+    n = max(BATCHES * int(places), min(BURST, len(trace)))
     rows = np.arange(n) * len(trace) // n
     burst = Trace(trace.name, trace.source, np.zeros(n, np.int64), trace.prompt[rows], trace.output[rows])
     try:

@@ -23,9 +23,10 @@ from fastserve.bench.session_loop import run_sessions
 from fastserve.bench.target import Target, TargetClient, TargetError
 from fastserve.compare.compare import CompareError, Replay, Watch
 from fastserve.compare.contender import Contender, Server
-from fastserve.compare.subprocess_server import ServerError, ServerProcess
+from fastserve.compare.subprocess_server import Child, ServerError, ServerProcess
 from fastserve.compare.trace import check_fits, too_long, warm_up
 from fastserve.metrics.finish import GAVE_UP
+from fastserve.metrics.summary import Summary
 from fastserve.policies.spec import PolicySpec, told_by
 from fastserve.workload import Trace
 from fastserve.workload.content import content
@@ -69,12 +70,28 @@ class HttpBody:
 
     def replay(self, contender: Contender, trace: Trace, seed: int, watch: Watch | None) -> Replay:
         if isinstance(contender, Server):
-            return self._replay(contender, contender.url, None, trace, seed, watch)
+            return self.replay_on(contender, contender.url, None, trace, seed, watch)
         try:
-            with ServerProcess(self._flags(contender, len(trace)), start_s=self.start_s) as server:
-                return self._replay(contender, server.url, server, trace, seed, watch)
+            with self.server(contender, len(trace)) as server:
+                return self.replay_on(contender, server.url, server, trace, seed, watch)
         except ServerError as error:
             raise CompareError(str(error)) from None
+
+    def server(self, contender: Contender, requests: int) -> Child:
+        """A fresh server for a run of so many requests. Raises ServerError."""
+        assert isinstance(contender, PolicySpec)
+        return ServerProcess(self._flags(contender, requests), start_s=self.start_s)
+
+    def probe(self, url: str) -> Target:
+        """What the server tells of itself. Raises TargetError."""
+        return TargetClient(url).probe()
+
+    def api(self, url: str, target: Target, *, in_sessions: bool = False, token_ids: bool = False) -> HttpApi:
+        return api_for(url, target, in_sessions=in_sessions, token_ids=token_ids)
+
+    def preemptions(self, url: str) -> int | None:
+        """How many the server has counted so far, where it does not tell of each job."""
+        return None
 
     def machine(self) -> dict[str, Any]:
         from fastserve.profiler.load import machine  # torch: not before everything is measured
@@ -90,11 +107,12 @@ class HttpBody:
             own += ["--predictor", "client"]
         return [*self.flags, *own]
 
-    def _replay(
-        self, contender: Contender, url: str, server: ServerProcess | None, trace: Trace, seed: int, watch: Watch | None
+    def replay_on(
+        self, contender: Contender, url: str, server: Child | None, trace: Trace, seed: int, watch: Watch | None = None
     ) -> Replay:
+        """A run on a server that is there; server: it, where it was started here. Raises CompareError, ServerError."""
         try:
-            target = TargetClient(url).probe()
+            target = self.probe(url)
         except TargetError as error:
             raise CompareError(str(error)) from None
         in_sessions = self.coming.in_sessions(trace)
@@ -105,20 +123,29 @@ class HttpBody:
         elif context is not None:
             check_fits(trace, context, model)
         self._send(contender, url, target, warm_up(trace, context), seed + 1, None, server, "oracle")
+        before = self.preemptions(url)
         if not in_sessions:
             result = self._send(contender, url, target, trace, seed, watch, server, self.predictor)
-            return Replay(result.columns(), result.summary(), notes(result, target, server))
+            return Replay(result.columns(), self._summary(result, url, before), notes(result, target, server))
         result, more = self._send_sessions(contender, url, target, trace, seed, watch, server)
         told = notes(result, target, server)
         told["warnings"] += long + more
-        summary = result.summary()
+        summary = self._summary(result, url, before)
         shared = content(trace, trace.block_size)
         summary["hit_rate_unlimited"] = None if shared is None else shared.hit_rate(trace)
         return Replay(result.columns(), summary, told | {"programs": result.programs()})
 
+    def _summary(self, result: Result, url: str, before: int | None) -> Summary:
+        """before: preemptions that the server had counted."""
+        summary = result.summary()
+        after = self.preemptions(url)
+        if before is not None and after is not None and result.samples:
+            summary["preemptions_per_job"] = (after - before) / len(result.samples)
+        return summary
+
     def _send_sessions(
         self, contender: Contender, url: str, target: Target, trace: Trace, seed: int, watch: Watch | None,
-        server: ServerProcess | None,
+        server: Child | None,
     ) -> tuple[Result, list[str]]:  # fmt: skip
         """With warnings. A request that was refused, cut or given up has abandoned its program; any other failure is
         the run's.
@@ -132,7 +159,7 @@ class HttpBody:
         predictor = predictors.make(self.predictor, seed, guesses_of(trace)) if contender.needs_guess else None
         plain = trace if contender.needs_guess else replace(trace, guess=None)
         calls = SessionCalls(trace, requests_for(plain, predictor, target.max_model_len), dialogue)
-        api = api_for(url, target, in_sessions=True, token_ids=not self.own_answers)
+        api = self.api(url, target, in_sessions=True, token_ids=not self.own_answers)
         with undisturbed():
             result, _ = on_best_loop(_watched(calls, api, watch, sessions))
         expected = ("", UNFINISHED, CANCELLED)
@@ -147,10 +174,10 @@ class HttpBody:
 
     def _send(
         self, contender: Contender, url: str, target: Target, trace: Trace, seed: int, watch: Watch | None,
-        server: ServerProcess | None, predictor: str,
+        server: Child | None, predictor: str,
     ) -> Result:  # fmt: skip
         calls = calls_for(trace, target, seed, guesses=contender.needs_guess, predictor=predictor)
-        api = api_for(url, target)
+        api = self.api(url, target)
         with undisturbed():
             result, _ = on_best_loop(_watched(calls, api, watch))
         failed = [one.reply.error for one in result.samples if not (one.reply.completed or one.reply.truncated)]
@@ -183,7 +210,7 @@ def api_for(url: str, target: Target, *, in_sessions: bool = False, token_ids: b
     return HttpApi(url, Native(options) if target.own else Completions(options))
 
 
-def notes(result: Result, target: Target, server: ServerProcess | None) -> dict[str, Any]:
+def notes(result: Result, target: Target, server: Child | None) -> dict[str, Any]:
     """Facts of a run. warnings: sentences, equal for equal problems."""
     lag = float(np.percentile(result.lags_ms(), 99))
     start_line = "" if server is None else server.start_line
@@ -197,7 +224,7 @@ def notes(result: Result, target: Target, server: ServerProcess | None) -> dict[
                     f"give it a core of its own or lower the rate")  # fmt: skip
     if wrong:
         warnings.append("outputs have other lengths than requested, so that the work is not the same")
-    if not target.own:
+    if not target.own and server is None:
         warnings.append("a server that is not ours was told each length, by max_tokens with ignore_eos")
     if MEASURED in start_line:
         warnings.append("each server measured its latency model at its start, with small differences; run `fastserve "

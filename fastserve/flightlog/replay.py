@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from fastserve.flightlog.write import FACTS, Copies, plan_data
 from fastserve.formats import FormatError, check_version
@@ -60,19 +60,8 @@ class Report:
 
 def replay_log(path: str | PathLike[str], policy: PolicyLike | None = None) -> Report:
     """policy: overrides the log's own. Raises LogError, ValueError for an unknown policy."""
-    lines = read(Path(path))
-    header = next(lines, None)
-    try:
-        check_version("flight_log", None if header is None else header.data.get("flight_log"), path)
-    except FormatError as error:
-        raise LogError(str(error)) from None
-    assert header is not None
-    try:
-        own = PolicySpec(header.data["policy"], header.data["knobs"])
-        fresh = (own if policy is None else PolicySpec.of(policy)).fresh()
-        run = _Run(header.data, fresh)
-    except (KeyError, TypeError) as error:
-        raise LogError(f"{path}, line 1: the header lacks or mistakes {error}") from None
+    header, lines = opened(path)
+    run = Rerun.of(header, policy, path)
     first = last = None
     difference = None
     for line in lines:
@@ -80,17 +69,26 @@ def replay_log(path: str | PathLike[str], policy: PolicyLike | None = None) -> R
         first = first or line
         if line.data.get("event") == "cut":
             break
-        try:
-            difference = run.apply(line)
-        except (KeyError, TypeError, AttributeError, AssertionError) as error:
-            raise LogError(f"{path}, line {line.number}: {type(error).__name__} {error}; is it damaged?") from None
+        difference = run.checked(line, path)
         if difference is not None:
             break
     cut = last is not None and last.data.get("event") == "cut"
     ended = run.now
     began = ended if first is None else int(first.data.get("now", ended))
-    name = str(header.data["policy"]) if policy is None else type(fresh).__name__
+    name = str(header["policy"]) if policy is None else type(run.scheduler.policy).__name__
     return Report(name, run.plans, len(run.jobs), (ended - began) / 1e9, difference, cut)
+
+
+def opened(path: str | PathLike[str]) -> tuple[dict[str, Any], Iterator[Line]]:
+    """The header, and the lines behind it. Raises LogError for another file or another version."""
+    lines = read(Path(path))
+    header = next(lines, None)
+    try:
+        check_version("flight_log", None if header is None else header.data.get("flight_log"), path)
+    except FormatError as error:
+        raise LogError(str(error)) from None
+    assert header is not None
+    return header.data, lines
 
 
 def read(path: Path) -> Iterator[Line]:
@@ -108,7 +106,9 @@ def read(path: Path) -> Iterator[Line]:
             yield Line(number, data)
 
 
-class _Run:
+class Rerun:
+    """A fresh Scheduler as the header says, which is told what the lines say."""
+
     def __init__(self, header: dict[str, Any], policy: Policy) -> None:
         hardware = hardware_from_json(header["hardware"])
         settings = dict(header["settings"])
@@ -123,6 +123,22 @@ class _Run:
         self.plans = 0
         self.now = 0
 
+    @classmethod
+    def of(cls, header: dict[str, Any], policy: PolicyLike | None, path: object) -> Self:
+        """policy: overrides the header's. Raises LogError, ValueError for an unknown policy."""
+        try:
+            own = PolicySpec(header["policy"], header["knobs"])
+            return cls(header, (own if policy is None else PolicySpec.of(policy)).fresh())
+        except (KeyError, TypeError) as error:
+            raise LogError(f"{path}, line 1: the header lacks or mistakes {error}") from None
+
+    def checked(self, line: Line, path: object) -> str | None:
+        """apply(), or a LogError that names the line."""
+        try:
+            return self.apply(line)
+        except (KeyError, TypeError, AttributeError, AssertionError) as error:
+            raise LogError(f"{path}, line {line.number}: {type(error).__name__} {error}; is it damaged?") from None
+
     def apply(self, line: Line) -> str | None:
         """Applies one event. Returns the difference as text, or None."""
         data = line.data
@@ -131,10 +147,13 @@ class _Run:
         try:
             if event == "plan":
                 return self._compare(line)
+            if event == "amend":
+                return self._amend(line)
             if event == "commit":
                 self._commit(data)
             elif event == "submit":
                 job = self.jobs[data["id"]] = Job(**{name: data[name] for name in FACTS if name in data})
+                job.tokens_base = data.get("generated", 0)
                 self.scheduler.submit(job, now)
             elif event == "cancel":
                 self.scheduler.cancel(self.jobs[data["id"]], now)
@@ -147,6 +166,10 @@ class _Run:
                 self.scheduler.forget_all(now)
             elif event == "resize":
                 self.scheduler.resize(data["slots"])
+            elif event == "resize_pool":
+                self.scheduler.resize_pool(data["blocks"])
+            elif event == "correct":
+                self.scheduler.correct(self.jobs[data["id"]], data["tokens"], now)
             elif event == "reset_prefix_cache":
                 assert isinstance(self.scheduler, PrefixScheduler)
                 self.scheduler.forget_idle(now)
@@ -160,13 +183,35 @@ class _Run:
 
     def _compare(self, line: Line) -> str | None:
         self.plan = self.scheduler.plan(self.now)
+        difference = self._difference(line, f"plan {self.plans + 1}")
+        if difference is None:
+            self.plans += 1
+        return difference
+
+    def _amend(self, line: Line) -> str | None:
+        assert self.plan is not None, "an amend without a plan"
+        data = line.data
+        jobs = self.jobs
+        prefill = data["prefill"]
+        try:
+            self.scheduler.amend(
+                self.plan,
+                prefill=None if prefill is None else [(jobs[id], tokens) for id, tokens in prefill],
+                absent=[jobs[id] for id in data["absent"]],
+                lost=[jobs[id] for id in data["lost"]],
+                found={jobs[id]: tokens for id, tokens in data["found"]},
+            )
+        except ValueError as error:
+            return f"line {line.number}: plan {self.plans} cannot be amended so: {error}"
+        return self._difference(line, f"plan {self.plans}, amended,")
+
+    def _difference(self, line: Line, what: str) -> str | None:
+        """Between this run's plan and the log's, as text."""
         ours = plan_data(self.plan, self.copies)
         theirs = line.data["plan"]
-        self.plans += 1
         if ours == theirs:
             return None
-        self.plans -= 1
-        where = f"line {line.number}, plan {self.plans + 1} at {self.now / 1e9:.6f} s"
+        where = f"line {line.number}, {what} at {self.now / 1e9:.6f} s"
         if ours is None or theirs is None:
             texts = {True: "nothing to do", False: "a plan"}
             return f"{where}: this run has {texts[ours is None]}, the log {texts[theirs is None]}"
@@ -188,17 +233,22 @@ class _Run:
         self.plan = None
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    about, _, rest = (__doc__ or "").partition("\n")
+def arguments(module: str, doc: str | None, argv: Sequence[str] | None) -> argparse.Namespace:
+    """log and policy, of a command whose help is its docstring."""
+    about, _, rest = (doc or "").partition("\n")
     parser = argparse.ArgumentParser(
-        prog="python -m fastserve.flightlog.replay", description=about, epilog=rest,
+        prog=f"python -m {module}", description=about, epilog=rest,
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
     parser.add_argument("log", help="a flight log, as an engine with flight_log=FILE writes it")
     parser.add_argument(
         "--policy", help="try this policy with its defaults, not the log's own: a name, module:Class or ./file.py:Class"
     )
-    args = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = arguments("fastserve.flightlog.replay", __doc__, argv)
     try:
         report = replay_log(args.log, args.policy)
     except (ValueError, OSError) as error:

@@ -6,11 +6,15 @@ and a bug report. It holds settings, lengths, ids and times, never a prompt or a
 The first line is the header: version, policy (a name or module:Class), knobs, hardware (as load_hardware() reads it),
 longest and context (tokens, see MachineTimes), and settings, the Scheduler's keywords. Each further line is one event
 with its time `now`, in the order in which the Scheduler was told: submit (the facts of the job), cancel, end_program,
-plan, commit, tick (nothing ran, and alarms of jobs that are held back have rung), forget_all, resize,
-reset_prefix_cache (what is idle there is forgotten). Whom a policy holds back is its own doing, and is not told.
+plan, amend, commit, tick (nothing ran, and alarms of jobs that are held back have rung), forget_all, resize,
+resize_pool (blocks), correct (job `id` has so many `tokens` more, or fewer), reset_prefix_cache (what is idle there is
+forgotten). Whom a policy holds back is its own doing, and is not told.
 A plan is null where jobs wait and nothing can be done. Copies are [number, job, blocks, "out" or "in"], numbered as
 they appear. A commit has `extra`, [job, delta] for jobs that got 1 + delta tokens, where the iteration was uneven, and
-`calls`, [job, tool] for jobs that have ended with a call of a tool.
+`calls`, [job, tool] for jobs that have ended with a call of a tool. An amend stands between a plan and its commit,
+where the body has done otherwise: with what (prefill, [job, tokens], null where as planned; absent and lost, jobs;
+found, [job, tokens]), and the whole plan as it holds from then on. A submit has `generated`, where the job comes with
+output tokens.
 
 Where prefixes are cached, a submit has `ids`, of the units that its prompt fills; a plan `found`, [job, tokens], and
 `evict`, the ids of the units that go, in this order; a commit `answers`, [job, ids] of jobs that have ended. Where the
@@ -126,6 +130,8 @@ class FlightLog(Observer):
             if facts[name] == NEVER:
                 del facts[name]
         facts["ids"] = list(job.ids)
+        if job.generated:
+            facts["generated"] = job.generated
         for name in ("ids", "tool", "final"):
             if not facts[name]:
                 del facts[name]
@@ -145,6 +151,20 @@ class FlightLog(Observer):
 
     def planned(self, plan: Plan, now: int) -> None:
         self._tell({"event": "plan", "now": plan.now, "plan": plan_data(plan, self._copies)})
+
+    def amended(self, plan: Plan, now: int) -> None:
+        amended = plan.amended
+        assert amended is not None
+        self._tell({
+            "event": "amend", "now": now,
+            "prefill": None if amended.prefill is None else [[job.id, tokens] for job, tokens in amended.prefill],
+            "absent": [job.id for job in amended.absent], "lost": [job.id for job in amended.lost],
+            "found": [[job.id, tokens] for job, tokens in amended.told.items()],
+            "plan": plan_data(plan, self._copies),
+        })  # fmt: skip
+
+    def corrected(self, job: Job, tokens: int, now: int) -> None:
+        self._tell({"event": "correct", "now": now, "id": job.id, "tokens": tokens})
 
     def idle(self, now: int) -> None:
         self._tell({"event": "plan", "now": now, "plan": None})
@@ -167,6 +187,9 @@ class FlightLog(Observer):
 
     def resized(self, slots: int, now: int) -> None:
         self._tell({"event": "resize", "now": now, "slots": slots})
+
+    def pool_resized(self, blocks: int, now: int) -> None:
+        self._tell({"event": "resize_pool", "now": now, "blocks": blocks})
 
     def cache_reset(self, now: int) -> None:
         self._tell({"event": "reset_prefix_cache", "now": now})

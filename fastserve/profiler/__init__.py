@@ -1,3 +1,3 @@
 """How long an iteration takes here: load (a planned load on a live engine), fit (a latency model), calibrate (both),
-store (profiles found again at the next load).
+from_log (the fit of a flight log), store (profiles found again at the next load).
 """

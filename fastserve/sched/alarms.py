@@ -26,8 +26,13 @@ def served_at(job: Job) -> int:
 
 
 def tokens_at(job: Job) -> int:
-    """The step counter at which it will have enough tokens; NEVER without such an alarm, or while it owes a prefill."""
-    return job.tokens_goal - job.tokens_base if job.rolling and job.tokens_goal < NEVER else NEVER
+    """The step counter at which it will have enough tokens; NEVER without such an alarm, or while it owes a prefill,
+    and has fewer; 0 if a correction has given it enough meanwhile.
+    """
+    goal = job.tokens_goal
+    if job.rolling:
+        return goal - job.tokens_base if goal < NEVER else NEVER
+    return NEVER if goal > job.tokens_base else 0
 
 
 def waited_at(job: Job) -> int:
@@ -79,6 +84,12 @@ class Alarms:
     def watch_tokens(self, job: Job) -> None:
         if job.rolling and job.tokens_goal < NEVER:
             push(self.tokens, (job.tokens_goal - job.tokens_base, job.id, job))
+
+    def watch_corrected(self, job: Job) -> None:
+        """Its count of tokens has been put right, wherever it is."""
+        at = tokens_at(job)
+        if at < NEVER:
+            push(self.tokens, (at, job.id, job))
 
     def watch_waited(self, job: Job) -> None:
         if job.waited and not job.running:
@@ -139,8 +150,8 @@ class Alarms:
                 turns.append((job.arrival, id, False, job))
         tokens = self.tokens
         while tokens and tokens[0][0] <= steps:
-            at, id, job = pop(tokens)
-            if tokens_at(job) == at:
+            _, id, job = pop(tokens)
+            if tokens_at(job) <= steps:  # (it may have left since it was corrected)
                 turns.append((job.arrival, id, True, job))
         if len(turns) > 1:
             turns.sort()

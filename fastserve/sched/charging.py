@@ -27,7 +27,8 @@ class ByTokens(Charging):
     even: ClassVar[bool] = False
 
     def charge(self, plan: Plan, service: int, prefilling: dict[Job, None], alarms: Alarms) -> int:
-        each = service // (plan.batch + sum([n for _, n in plan.prefill]))
+        tokens = plan.batch + sum([n for _, n in plan.prefill])
+        each = service // tokens if tokens else 0  # (of an amended plan, where nothing ran)
         decode = each if plan.batch else 0
         chunks = dict(plan.prefill)
         for job in prefilling:

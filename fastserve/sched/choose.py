@@ -67,6 +67,7 @@ class Chooser:
         self.guarding = self.visit > 0 and self.bounded
         self.host_floor = round(ledger.host * prefill_guard) if ledger.host < NEVER else 0
         self.skip_misfits = skip_misfits
+        self.skips = skip_misfits  # or may somebody wait for whom the whole pool has become too small?
         # What choose() says.
         self.joined: Sequence[Job] = NOBODY
         self.left: Sequence[Job] = NOBODY
@@ -107,6 +108,11 @@ class Chooser:
             if room < 0:
                 self._top = self._line_up()
                 self._shed(left)
+                if self.room < 0:
+                    self._shed_safe(left)
+                    self.hold = 0
+                    self.steady = False
+                    return
             closed = False
             if self.hold:
                 if left:
@@ -128,21 +134,28 @@ class Chooser:
 
     def _shed(self, left: list[Job]) -> None:
         """The running jobs have outgrown the device: the weakest leave."""
-        ledger = self.ledger
         ranking = self.ranking
-        while self.room < 0:
-            if self._top == 0:
-                raise RuntimeError("jobs that cannot leave have outgrown the device; this is a bug in the Scheduler")
+        while self.room < 0 and self._top > 0:
             if ranking.improve(self._top):
                 continue
             self._top -= 1
-            job = ranking.run[self._top][3]
-            left.append(job)
-            self.parked += ledger.held(job)
-            self.room += ledger.need(job)
-            self._places += 1
-            if self.draft is not None:
-                self.room -= self.draft.leave(job)
+            self._out(ranking.run[self._top][3], left)
+
+    def _shed_safe(self, left: list[Job]) -> None:
+        """The pool has become so small that those do not fit whose place is safe: of them, too, the weakest leave."""
+        safe = [job for job in self.running if job.fresh or not job.rolling]
+        for job in reversed(self.ranking.best_first(safe)):
+            if self.room >= 0:
+                return
+            self._out(job, left)
+
+    def _out(self, job: Job, left: list[Job]) -> None:
+        left.append(job)
+        self.parked += self.ledger.held(job)
+        self.room += self.ledger.need(job)
+        self._places += 1
+        if self.draft is not None:
+            self.room -= self.draft.leave(job)
 
     def _admit(self, left: list[Job], joined: list[Job], waiting: Iterable[Entry]) -> bool:
         """The best waiting jobs join, each displacing the weakest running ones that it strictly beats.
@@ -208,7 +221,7 @@ class Chooser:
                 draft.undo()
                 if places > 0:
                     draft.misfits.append(job)
-            if self.skip_misfits and places > 0:
+            if self.skips and places > 0 and (self.skip_misfits or ledger.need(job) > ledger.blocks):
                 closed = True
                 continue
             return True

@@ -22,7 +22,7 @@ from fastserve.sched.job import NEVER
 from fastserve.sched.kv import Ledger
 from fastserve.sched.policy import Policy
 from fastserve.sched.prefix import PrefixScheduler
-from fastserve.sched.residency import RESIDENCIES
+from fastserve.sched.residency import RESIDENCIES, Residency, Rows
 from fastserve.sched.scheduler import Scheduler
 from fastserve.sched.sharing import SharedLedger
 
@@ -53,6 +53,8 @@ class SchedulerConfig:
     """proactive: device blocks kept idle for arrivals (by default one per slot)"""
     prefetch_quota: int | None = None
     """proactive: how many of the best waiting jobs may be fetched ahead (by default one per slot)"""
+    max_resident: int | None = None
+    """recompute: jobs whose KV may be on the device at once, running ones included (by default any number)"""
     evict: str = "policy"
     """which parked KV leaves first: policy (its coldest()), reverse (worst rank) or lru"""
     whole_context: bool = False
@@ -80,6 +82,13 @@ class SchedulerConfig:
         for field in fields(SchedulerConfig):
             check(field.name, getattr(self, field.name))
         BATCHINGS[self.batching](self.budget).check(self.max_batch)
+        if self.max_resident is not None:
+            if self.residency != "recompute":
+                raise ValueError(
+                    f"max_resident={self.max_resident} needs residency='recompute', where KV beyond it is forgotten; "
+                    f"{self.residency!r} moves KV as memory asks for"
+                )
+            self._residency().check(self.max_batch)
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], owner: str = "a scheduler") -> Self:
@@ -103,6 +112,12 @@ class SchedulerConfig:
         """prefetch_quota, the default filled in."""
         return self.max_batch if self.prefetch_quota is None else self.prefetch_quota
 
+    def _residency(self) -> Residency:
+        order = ORDERS[self.evict]()
+        if self.max_resident is not None:
+            return Rows(order, self.max_resident)
+        return RESIDENCIES[self.residency](order, self.reserve, self.quota)
+
     def build(self, policy: Policy, machine: CopyingMachine, blocks: Blocks, *, macro: bool = True) -> Scheduler:
         """A Scheduler around this policy, for one run. macro: False plans one iteration at a time.
 
@@ -110,7 +125,7 @@ class SchedulerConfig:
         block_tokens where that is given. What prefix_cache="auto" comes to is for the driver to say; here it is off.
         """
         batching = BATCHINGS[self.batching](self.budget, round(self.static_timeout * 1e9))
-        residency = RESIDENCIES[self.residency](ORDERS[self.evict](), self.reserve, self.quota)
+        residency = self._residency()
         device = NEVER if blocks.device is None else blocks.device
         host = NEVER if blocks.host is None else blocks.host
         block = self.block_tokens or blocks.tokens
@@ -136,8 +151,8 @@ OTHER_NAMES: dict[str, str] = {"max_batch_size": "max_batch", "batch_size": "max
 """What other tools call a setting -> the setting; taken wherever settings are given by name."""
 
 LEAST: dict[str, int] = {
-    "max_batch": 1, "token_budget": 1, "visit": 0, "kv_reserve": 0, "prefetch_quota": 0, "block_tokens": 1,
-    "lookahead": 0, "prefix_tokens": 1, "host_prefix_tokens": 0,
+    "max_batch": 1, "max_resident": 1, "token_budget": 1, "visit": 0, "kv_reserve": 0, "prefetch_quota": 0,
+    "block_tokens": 1, "lookahead": 0, "prefix_tokens": 1, "host_prefix_tokens": 0,
 }  # fmt: skip
 """Whole-number setting -> its smallest value."""
 

@@ -60,6 +60,9 @@ class Job:
     more urgent. deadline: ns, arrival + slo.e2e, else + slo.ttft; NEVER without one. ids: of the units that its prompt
     fills, each naming its content and all before it; empty where that is not known. tool: the name of the one whose
     result its prompt brings. final: the client says that nothing of its program follows.
+
+    A job that comes with output tokens already made, as where another Scheduler has begun it, has `tokens_base` set
+    before it is submitted: they count as generated, and its prefill computes them with the prompt.
     """
 
     __slots__ = (

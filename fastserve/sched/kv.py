@@ -147,6 +147,27 @@ class Ledger:
         self.roll(job, 1)
         self.used += self.need(job) - used
 
+    def correct(self, job: Job, delta: int) -> None:
+        """A live job has so many tokens more than were counted, wherever it is; a copy of its KV carries them."""
+        if job.rolling:
+            self.amend(job, delta)
+            return
+        place = job.place
+        blocks = self.need(job) if job.running else self.held(job)
+        job.tokens_base += delta
+        if job.running:
+            self.used += self.need(job) - blocks
+        elif place is not NOWHERE:
+            more = self.held(job) - blocks
+            if place is not HOST:
+                self.cold += more
+            if place is not DEVICE:
+                self.hosted += more
+            if job.copy is not None:
+                job.copy.blocks += more
+                if place is LEAVING:
+                    self.leaving += more
+
     def steps_within(self, room: int, batch: int, steps: int, most: int, plan_phase: list[int]) -> int:
         """The first number of iterations, at most `most`, after which the batch has outgrown `room` more blocks."""
         block = self.block

@@ -7,8 +7,9 @@
 
 Both drivers, the simulator's world and the engine's loop, make the same calls in the same order. Around the rest:
 began, ended. While the inbox is drained: submitted or rejected, cancelled, program_ended. Then planned, or idle where
-jobs wait and nothing can be done; copied, for each copy whose times are known by now; committed, or failed; after idle,
-ticked where alarms of jobs that are held back have rung. resized comes after the commit or the failure that led to it.
+jobs wait and nothing can be done; copied, for each copy whose times are known by now; amended, where the body has done
+other than planned; committed, or failed; after idle, ticked where alarms of jobs that are held back have rung. resized
+comes after the commit or the failure that led to it, pool_resized and corrected before the next plan.
 Where a policy breaks while the Scheduler is told of a job, an outcome or a tick, that call is made all the same, as the
 last one before ended.
 """
@@ -77,6 +78,15 @@ class Observer:
     def copied(self, transfer: Transfer, now: int) -> None:
         """A copy of KV: on a modelled link when it is asked for, for its end is known then; else when it has ended."""
 
+    def amended(self, plan: Plan, now: int) -> None:
+        """The plan that was told last says from now on what the body has really done, see Scheduler.amend().
+
+        plan.amended tells with what; who was to join may have stayed away, and who was to stay may have left.
+        """
+
+    def corrected(self, job: Job, tokens: int, now: int) -> None:
+        """The body has counted again: it has so many tokens more, or fewer, than was told so far."""
+
     def committed(self, plan: Plan, outcome: Outcome, finished: Sequence[Job], now: int) -> None:
         """After it has run; of the finished jobs the policy knows nothing any more."""
 
@@ -89,6 +99,9 @@ class Observer:
 
     def resized(self, slots: int, now: int) -> None:
         """From now on so many jobs at most share an iteration."""
+
+    def pool_resized(self, blocks: int, now: int) -> None:
+        """From now on the device has so many KV blocks."""
 
     def cache_reset(self, now: int) -> None:
         """Cached prefixes that no live job holds are forgotten, because somebody asked for it."""
@@ -187,6 +200,13 @@ class Observers(Observer):
         self.run.seats.follow(plan)
         self._tell("planned", plan, now)
 
+    def amended(self, plan: Plan, now: int) -> None:
+        self.run.seats.amend(plan)
+        self._tell("amended", plan, now)
+
+    def corrected(self, job: Job, tokens: int, now: int) -> None:
+        self._tell("corrected", job, tokens, now)
+
     def idle(self, now: int) -> None:
         if not self._idle:
             self._tell("idle", now)
@@ -206,6 +226,9 @@ class Observers(Observer):
 
     def resized(self, slots: int, now: int) -> None:
         self._tell("resized", slots, now)
+
+    def pool_resized(self, blocks: int, now: int) -> None:
+        self._tell("pool_resized", blocks, now)
 
     def cache_reset(self, now: int) -> None:
         self._tell("cache_reset", now)

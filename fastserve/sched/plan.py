@@ -54,6 +54,28 @@ UNSHARED: Final = Shares(NOTHING, ())
 """Of a plan that neither finds nor evicts."""
 
 
+class Amended(Shares):
+    """Of a plan that was amended, and with what: see Scheduler.amend(). `found` is what holds, all in all."""
+
+    __slots__ = ("absent", "lost", "prefill", "told")
+
+    def __init__(
+        self,
+        found: Mapping[Job, int],
+        evict: Sequence[Range],
+        forget: Sequence[Range],
+        prefill: Sequence[tuple[Job, int]] | None,
+        absent: Sequence[Job],
+        lost: Sequence[Job],
+        told: Mapping[Job, int],
+    ) -> None:
+        super().__init__(found, evict, forget)
+        self.prefill = prefill
+        self.absent = absent
+        self.lost = lost
+        self.told = told  # the argument `found`
+
+
 class Plan:
     """What to do next. The first iteration does everything; the others repeat its decode step, and its chunk: a lone
     prefill goes on with as many of its next tokens.
@@ -102,7 +124,7 @@ class Plan:
         self.service = service
         self.until = until
         self.hold = hold  # meter.service until which the visit guard keeps the batch as it is
-        self.shares: Shares | None = None  # None where prefixes are not cached
+        self.shares: Shares | None = None  # None where prefixes are not cached, unless it was amended
 
     def first(self, job: Job) -> int:
         """The first token that a prefill of this plan processes. Only before the plan is committed."""
@@ -135,6 +157,11 @@ class Plan:
     @property
     def prefetch(self) -> Sequence[Copy]:
         return self.moves.prefetch if self.moves is not None else ()
+
+    @property
+    def amended(self) -> Amended | None:
+        """What the body reported otherwise, last; None where all was done as planned."""
+        return self.shares if isinstance(self.shares, Amended) else None
 
     @property
     def found(self) -> Mapping[Job, int]:

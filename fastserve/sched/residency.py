@@ -8,7 +8,7 @@ Where the host has no room, parked KV is forgotten. Nothing is ever lost.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from typing import ClassVar
 
 from fastserve.sched.eviction import Order
@@ -38,10 +38,13 @@ class Residency:
         self.quota = quota
         self.moves: Moves | None = None  # what make_room() found; None if nothing moves
 
-    def bind(self, ledger: Ledger, ranking: Ranking) -> None:
+    def bind(self, ledger: Ledger, ranking: Ranking, running: Sized) -> None:
         """To one Scheduler's books."""
         self.ledger = ledger
         self.ranking = ranking
+
+    def check(self, slots: int) -> None:
+        """Raises ValueError if it cannot serve a batch of so many slots."""
 
     def make_room(self, joined: Sequence[Job], left: Sequence[Job], free: int) -> int:
         """What has to move when these jobs join and leave: see `moves`.
@@ -63,6 +66,10 @@ class Residency:
             elif job.place is COMING:
                 assert job.copy is not None
                 moves.load.append(job.copy)
+        for job in left:
+            if not job.rolling:  # in the middle of its prefill
+                free += ledger.release(job)
+                moves.drop.append(job)
         host = ledger.host - ledger.hosted if self.swaps else 0
         if free < 0:
             free, host = self._evict(moves, joined, left, free, host)
@@ -86,7 +93,7 @@ class Residency:
                 if free >= 0:
                     return free, host
         parked = [job for job in ledger.parked if job not in joined]
-        parked += left
+        parked += [job for job in left if job.rolling]
         for job in self._coldest(parked):
             held = ledger.held(job)
             free += ledger.release(job)
@@ -115,6 +122,38 @@ class Residency:
 
     def _coldest(self, parked: list[Job]) -> Iterable[Job]:
         return parked if len(parked) < 2 else self.order.coldest(parked, self.ranking)
+
+
+class Rows(Residency):
+    """Recompute, and at most so many jobs, running ones included, have KV on the device: the coldest is forgotten."""
+
+    running: Sized
+
+    def __init__(self, order: Order, rows: int) -> None:
+        super().__init__(order, 0, 0)
+        self.rows = rows
+
+    def bind(self, ledger: Ledger, ranking: Ranking, running: Sized) -> None:
+        super().bind(ledger, ranking, running)
+        self.running = running
+
+    def check(self, slots: int) -> None:
+        if slots > self.rows:
+            raise ValueError(
+                f"a batch cap of {slots}, and KV of at most {self.rows} jobs may be on the device (max_resident); "
+                f"give at most as many"
+            )
+
+    def _ahead(self, moves: Moves, joined: Sequence[Job], left: Sequence[Job], free: int, host: int) -> int:
+        parked = [job for job in [*self.ledger.parked, *left] if not (job in joined or job in moves.drop)]
+        over = len(self.running) + len(joined) - len(left) + len(parked) - self.rows
+        for job in self._coldest(parked) if over > 0 else ():
+            free += self.ledger.release(job)
+            moves.drop.append(job)
+            over -= 1
+            if over == 0:
+                break
+        return free
 
 
 class Reactive(Residency):

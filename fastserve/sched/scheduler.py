@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
 
+from fastserve.sched.amend import Amendable
 from fastserve.sched.batching import Batching, owed
 from fastserve.sched.bounds import Bounds
 from fastserve.sched.charging import Charging
@@ -21,14 +22,13 @@ from fastserve.sched.choose import Chooser, CopyingMachine
 from fastserve.sched.errors import PolicyError
 from fastserve.sched.job import NEVER, NOWHERE, Job, age
 from fastserve.sched.kv import Ledger
-from fastserve.sched.members import Members
 from fastserve.sched.plan import Moves, Outcome, Plan
 from fastserve.sched.policy import Policy
-from fastserve.sched.residency import Residency
+from fastserve.sched.residency import Residency, Rows
 from fastserve.sched.uneven import check_extra
 
 
-class Scheduler(Members):
+class Scheduler(Amendable):
     """Made by SchedulerConfig.build(). Raises PolicyError when the policy breaks.
 
     policy: bound to this Scheduler from here on; ValueError if it has served another. machine: its times, handed on to
@@ -56,11 +56,12 @@ class Scheduler(Members):
         self.residency = residency
         self.charging = charging
         self.bounded = ledger.blocks < NEVER
+        self.moving = self.bounded or isinstance(residency, Rows)  # may KV ever have to go?
         self.even = charging.even
         self.decodes_wait = batching.decodes_wait
         self.macro = macro and policy.settled and charging.even
         self.plans = 0
-        residency.bind(ledger, self.ranking)
+        residency.bind(ledger, self.ranking, self.running)
         self.bounds = Bounds(self.alarms, self.meter, ledger)
         self.chooser = Chooser(
             machine, self.meter, self.live, self.running, self.ranking, ledger, batching, residency,
@@ -184,6 +185,7 @@ class Scheduler(Members):
         lost = sorted(self.running, key=age)
         for job in lost:
             self._leave(job, now)
+            self.alarms.watch_corrected(job)
         self.ledger.forget_all(self.live)
         self.ranking.dirty.update(self.live)
         self.guarded = 0
@@ -196,8 +198,26 @@ class Scheduler(Members):
                 f"a batch cap of {max_batch} with {len(self.running)} jobs in the batch: give at least as many, and 1"
             )
         self.batching.check(max_batch)
+        self.residency.check(max_batch)
         self.chooser.slots = max_batch
         self.guarded = 0
+
+    def resize_pool(self, blocks: int) -> None:
+        """From now on the device has so many KV blocks. ValueError below 1, or where the pool is not bounded.
+
+        Running jobs that no longer fit leave with the next plan, the weakest first. Who would not fit even alone waits,
+        and closes nothing for others, until there are more again; check() tells, and a driver may cancel it.
+        """
+        if not self.bounded:
+            raise ValueError("the KV pool of this Scheduler has no bound to move: build it with a number of blocks")
+        if blocks < 1:
+            raise ValueError(f"a KV pool of {blocks} blocks holds nothing; give at least 1")
+        self.ledger.blocks = blocks
+        self.chooser.skips = True
+        self.policy.machine.pool_tokens = blocks * self.ledger.block
+        self.guarded = 0
+        if self.sharing is not None:
+            self.sharing.settle(self.meter.now)
 
     def opens_at(self) -> int:
         """After plan() said None with jobs waiting: ns, when to call tick() and ask again though nothing happens; or
@@ -205,7 +225,8 @@ class Scheduler(Members):
         """
         if self.held:
             return self.holding.opens_at(self.batching)
-        return self.batching.opens_at(next(iter(self.live)).arrival) if self.live else NEVER
+        at = self.batching.opens_at(next(iter(self.live)).arrival) if self.live else NEVER
+        return at if at > self.meter.now else NEVER  # else it is open, and nobody fits
 
     # -- plan: pure, but for the freshness of stored ranks ---------------------------------------------------------
 
@@ -222,7 +243,7 @@ class Scheduler(Members):
         moves: Moves | None = None
         ledger = self.ledger
         # (Where all of its KV is there already, a job is fetched by a copy of no blocks: it takes none that are cold.)
-        if self.bounded and (ledger.cold or left or ledger.away or ledger.copies):
+        if self.moving and (ledger.cold or left or ledger.away or ledger.copies or ledger.parked):
             free = room - ledger.cold
             if joined or left:
                 free -= chosen.parked
@@ -236,8 +257,11 @@ class Scheduler(Members):
             prefills = list(self.prefilling)
             if joined or left:
                 for job in left:
-                    batch -= 1
-                    context -= job.prompt + job.generated
+                    if job.rolling:
+                        batch -= 1
+                        context -= job.prompt + job.generated
+                    else:
+                        prefills.remove(job)
                 for job in joined:
                     if job.place is NOWHERE:
                         prefills.append(job)
@@ -254,7 +278,7 @@ class Scheduler(Members):
                     batch = context = 0
                 # A lone prefill goes on chunk by chunk; its last chunk, which yields a token, is another plan.
                 most = (owed(prefills[0]) - 1) // chunks[0][1] if alone else 1
-        if not (batch or prefill):
+        if not (batch or prefill or left):
             return None
         iterations = 1
         service = until = NEVER
@@ -352,5 +376,8 @@ class Scheduler(Members):
                     self.holding.overrule(job, plan.now)
         for job in plan.joined:
             self._join(job)
+        if plan.shares is not None and self.sharing is None:
+            for job, tokens in plan.shares.found.items():
+                job.prefilled = tokens
         if moves is not None:
             self.ledger.give_way(moves.clear)

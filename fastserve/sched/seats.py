@@ -23,6 +23,12 @@ class Seats:
         for job in plan.joined:
             self.of[job] = heappop(self._free)
 
+    def amend(self, plan: Plan) -> None:
+        """Who did not join after all holds none, and who left as well."""
+        members = set(plan.members)
+        for job in [job for job in self.of if job not in members]:
+            self.leave(job)
+
     def leave(self, job: Job) -> None:
         """Who holds none is ignored."""
         seat = self.of.pop(job, None)

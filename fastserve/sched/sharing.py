@@ -11,10 +11,10 @@ from collections.abc import Iterable
 
 from fastserve.sched.draft import Draft
 from fastserve.sched.host_tier import HostTier
-from fastserve.sched.job import Copy, Job
+from fastserve.sched.job import DEVICE, LEAVING, Copy, Job
 from fastserve.sched.kv import Ledger
 from fastserve.sched.path import joined
-from fastserve.sched.plan import UNSHARED, Outcome, Plan
+from fastserve.sched.plan import UNSHARED, Amended, Outcome, Plan
 from fastserve.sched.policy import Machine
 from fastserve.sched.units import Ids, Run, Tree
 
@@ -70,17 +70,20 @@ class SharedLedger(Ledger):
         if self.tier is not None:
             self.tier.told()
         if shares is not None and shares is not UNSHARED:
-            more = sum([end - start for _, start, end in shares.evict[len(tree.lost) :]])
+            going = shares.evict[len(tree.lost) :]
             tree.lost = []
             for job, tokens in shares.found.items():
-                self.hold(job, tokens // unit, job.running)
+                self.hold(job, tree.whole(job.ids, tokens), job.running)
                 if job.running and not job.rolling:
                     job.prefilled = tokens
             if plan.moves is not None:
                 for copy in plan.moves.clear:
                     if copy.out:
                         self.finish(copy)
-            tree.shrink(more)
+            if isinstance(shares, Amended):  # others may be idle now than the plan reckoned with
+                tree.evict(going)
+            else:
+                tree.shrink(sum([end - start for _, start, end in going]))
             for job in plan.joined:
                 if job.rolling:
                     self._hold_all(job, True)
@@ -251,6 +254,11 @@ class SharedLedger(Ledger):
     def drop(self, job: Job) -> None:
         super().drop(job)
         self._let_go(job, False)
+
+    def correct(self, job: Job, delta: int) -> None:
+        super().correct(job, delta)
+        if job.decoding and (job.place is DEVICE or job.place is LEAVING):
+            self._hold_all(job, job.running)
 
     def start(self, copy: Copy) -> None:
         super().start(copy)

@@ -175,15 +175,28 @@ class Tree:
             run = next(iter(idle)) if runs is None else next(runs)
             n = min(units, run.end - run.start)
             units -= n
-            self.idle_units -= n
             gone.append((run.ids, run.end - n, run.end))
-            run.end -= n
-            if run.end == run.start:
-                del idle[run]
-                del self.first[run.ids[run.start]]
-                if run.parent is not None:
-                    run.parent.children -= 1
+            self._shorten(run, n)
         return gone
+
+    def evict(self, going: Iterable[Range]) -> None:
+        """These idle units go, each range the deepest first."""
+        for ids, start, end in going:
+            while start < end:
+                run = self.walk(ids, end)[0][-1]
+                n = min(run.end, end) - max(run.start, start)
+                end -= n
+                self._shorten(run, n)
+
+    def _shorten(self, run: Run, n: int) -> None:
+        """The last n units of an idle run go."""
+        self.idle_units -= n
+        run.end -= n
+        if run.end == run.start:
+            del self.idle[run]
+            del self.first[run.ids[run.start]]
+            if run.parent is not None:
+                run.parent.children -= 1
 
     def _first_in_order(self, units: int) -> list[Run]:
         """The idle runs that hold the first so many units to go."""

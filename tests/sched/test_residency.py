@@ -18,7 +18,7 @@ def room(
 ) -> tuple[Residency, Ledger]:
     residency = RESIDENCIES[name](ORDERS[evict](), reserve, 5)
     ledger = Ledger(blocks, host if residency.swaps else 0, 16, False)
-    residency.bind(ledger, Ranking(Fcfs(), {}))
+    residency.bind(ledger, Ranking(Fcfs(), {}), {})
     return residency, ledger
 
 
