@@ -153,8 +153,9 @@ def add_sampling_arguments(parser: argparse._ActionsContainer, *, max_tokens: in
 
 
 def sampling_of(args: argparse.Namespace) -> dict[str, Any]:
-    """What SamplingParams takes; None and empty for what is not given."""
-    return {**{name: getattr(args, name) for name in SAMPLING}, "seed": args.sampling_seed}
+    """What SamplingParams takes: of what is given."""
+    given = {**{name: getattr(args, name) for name in SAMPLING}, "seed": args.sampling_seed}
+    return {name: value for name, value in given.items() if value is not None and value is not False and value != []}
 
 
 # -- models ------------------------------------------------------------------------------------------------------------

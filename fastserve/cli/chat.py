@@ -49,7 +49,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _server(args: argparse.Namespace) -> Talker:
-    fields = {name: value for name, value in sampling_of(args).items() if value not in (None, [], False)}
+    fields = {
+        name: value
+        for name, value in sampling_of(args).items()
+        if value is not None and value is not False and value != []
+    }
     return ServerTalker(args.url, args.model, args.api_key or os.environ.get("OPENAI_API_KEY"), fields)
 
 
