@@ -21,7 +21,7 @@ from fastserve.cli.chat import Chat
 from fastserve.cli.conversation import Answer, AnswerError, Message
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 120.0
+PATIENCE = 60.0
 
 
 class Echo:
@@ -227,7 +227,7 @@ def test_in_a_terminal_ctrl_c_stops_the_answer_and_not_the_program() -> None:
         os.write(ours, b"\x03")
         wait_for(r"closed[\s\S]*\(stopped\)|\(stopped\)[\s\S]*closed")
         os.write(ours, b"quick\n")
-        wait_for(r"\[3\.1\]\s*> ")  # the stopped answer is part of the conversation
+        wait_for(r"\[3\.1\]\s*closed\s*> ")  # the stopped answer is part of the conversation
         os.write(ours, b"\x03")
         wait_for(r"\(/exit or Ctrl-D leaves\)")
         os.write(ours, b"/exit\n")
