@@ -23,7 +23,7 @@ export function requests(slots, context, trained = false) {
   return [
     { after: 0, client: "steady", prompts: several(width - long + 2, fit(60), story), tokens: fit(192) },
     { after: 0, client: "long", prompts: several(long, fit(600), story), tokens: fit(256) },
-    ...WAVES.map((after) => ({ after, client: "short", prompts: several(short, fit(40), question), tokens: fit(12), ends: ["\n"] })),
+    ...WAVES.map((after) => ({ after, client: "short", prompts: several(short, fit(40), question), tokens: fit(12), ends: [".", "\n"] })),
   ];
 }
 
@@ -37,7 +37,7 @@ function story(index, length) {
 }
 
 function question(index) {
-  return `Question: What is the capital of ${CAPITALS[index % CAPITALS.length]}?\nAnswer:`;
+  return `The capital of ${CAPITALS[index % CAPITALS.length]} is`;
 }
 
 export class Burst {
