@@ -1,6 +1,6 @@
 """The process that has vLLM: one engine on a small model with seeded weights, a fresh scheduler for each run.
 
-vllm_live.py starts it with the Python that has vLLM. Commands come as JSON lines and are answered by one each; what
+vllm_pair.py starts it with the Python that has vLLM. Commands come as JSON lines and are answered by one each; what
 vLLM prints goes to stderr. A run is in real time and in this process: requests are handed in between steps, as vLLM's
 core does it, and times are those that its client sees. The scheduler is made as vLLM's core makes it: vLLM's own with a
 stop-watch, or ours by the name that --scheduler-cls has.

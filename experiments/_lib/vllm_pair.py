@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 OWN = "vllm"
 """vLLM's own scheduler, fcfs; it is simulated as our fcfs."""
 SOURCES = ("fastserve/vllm", "fastserve/sched", "fastserve/profiler")
-PAIR = ("experiments/_lib/vllm_live.py", "experiments/_lib/vllm_worker.py", "experiments/_lib/speed_trace.py")
+PAIR = ("experiments/_lib/vllm_pair.py", "experiments/_lib/vllm_worker.py", "experiments/_lib/speed_trace.py")
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = Path(__file__).with_name("vllm_worker.py")
 MEASURES = ("mean_jct_s", "p50_jct_s", "p95_jct_s", "p99_jct_s", "mean_ttft_s", "p95_ttft_s", "preemptions_per_job",
