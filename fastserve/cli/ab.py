@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     from fastserve.workload import Trace
     from fastserve.workload.seeds import SeedSource
 
+REST = "the trace is --trace FILE; vLLM's own flags go behind --, with --backend vllm"
+"""See fastserve.__main__."""
+
 SHARES = (10, 25, 50, 75, 90, 95, 99)
 """Printed percentiles of the completion times."""
 

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from fastserve.cli.arguments import ENGINE_FLAGS, MODEL_FLAGS, flags
 from fastserve.cli.session_arguments import sessions_of
-from fastserve.compare.contender import Contender, Server
+from fastserve.cli.vllm import ROWS, SLOTS
+from fastserve.compare.contender import Contender, Server, VllmItself
+from fastserve.policies.spec import PolicySpec
 
 if TYPE_CHECKING:
     from fastserve.compare.compare import Body
@@ -28,24 +30,32 @@ def add_vllm(parser: argparse.ArgumentParser) -> None:
         "after -- are vLLM's own flags, for all rows.",
     )
     add = group.add_argument
-    add("--slots", type=int, default=None, metavar="N", help="requests that decode or prefill at once (default: 16)")
-    add("--rows", type=int, metavar="N", help="requests whose KV may be there, parked ones too (default: 4 a slot)")
+    add(
+        "--slots",
+        type=int,
+        default=None,
+        metavar="N",
+        help=f"requests that decode or prefill at once (default: {SLOTS})",
+    )
+    add(
+        "--rows",
+        type=int,
+        metavar="N",
+        help=f"requests whose KV may be there, parked ones too (default: {ROWS} a slot)",
+    )
     add("--leave", choices=("park", "recompute"), help="what becomes of a preempted request's KV (default: park)")
-    parser.add_argument("vllm_flags", nargs="*", metavar="-- FLAGS", help="of vLLM, with --backend vllm")
 
 
 def check_vllm(args: argparse.Namespace, contenders: Sequence[Contender]) -> None:
     """Raises ValueError for arguments that do not go together."""
     if args.backend != VLLM:
         given = [f"--{name}" for name in ("slots", "rows", "leave") if getattr(args, name) is not None]
+        if any(isinstance(one, PolicySpec) and one.policy == VllmItself.name for one in contenders):
+            raise ValueError("--policy vllm is vLLM's own scheduler: give --backend vllm")
         if given:
             raise ValueError(f"{given[0]} is of vLLM: give --backend vllm, or our engine's flags, such as --max-batch")
-    if args.vllm_flags and (args.backend != VLLM or not args.vllm_flags[0].startswith("-")):
-        raise ValueError(
-            f"unrecognized arguments: {' '.join(args.vllm_flags)}; the trace is --trace FILE, and what stands after -- "
-            "are vLLM's flags, with --backend vllm"
-        )
-    if args.backend != VLLM:
+        if args.rest:
+            raise ValueError(f"behind -- stands {' '.join(args.rest)}, which is for vLLM: give --backend vllm")
         return
     if args.offline or any(isinstance(one, Server) for one in contenders):
         raise ValueError("--backend vllm starts servers of its own: leave --offline and --url out")
@@ -72,9 +82,9 @@ def vllm_body(args: argparse.Namespace) -> Body:
     if args.prefix_cache == "off":
         own.append("--no-enable-prefix-caching")
     setup = VllmSetup(
-        python=interpreter(), model=_model(args.model), slots=16 if args.slots is None else args.slots,
+        python=interpreter(), model=_model(args.model), slots=SLOTS if args.slots is None else args.slots,
         rows=args.rows, leave=args.leave, visit=None if args.visit == usual["visit"] else args.visit,
-        profile=args.latency, flags=(*own, *args.vllm_flags),
+        profile=args.latency, flags=(*own, *args.rest),
     )  # fmt: skip
     return VllmBody(
         setup, start_s=args.start_timeout, predictor=args.predictor, coming=sessions_of(args),

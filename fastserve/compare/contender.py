@@ -55,7 +55,9 @@ def its_own(contenders: Sequence[Contender]) -> list[Contender]:
     for one in contenders:
         if isinstance(one, PolicySpec) and one.policy == VllmItself.name:
             if one.knobs:
-                raise ValueError(f"--set {next(iter(one.knobs))}: vllm is vLLM's own scheduler; its flags stand after --")
+                raise ValueError(
+                    f"--set {next(iter(one.knobs))}: vllm is vLLM's own scheduler; its flags stand after --"
+                )
             found.append(VllmItself(one.label))
         else:
             found.append(one)

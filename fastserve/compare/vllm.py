@@ -15,6 +15,7 @@ from typing import Any
 from fastserve.bench.api import HttpApi
 from fastserve.bench.api_formats import Completions, RequestOptions
 from fastserve.bench.target import Target, TargetClient
+from fastserve.cli.vllm import ACTIVE, CACHING, ROWS, SEQS, SERVER, SLOTS
 from fastserve.compare.contender import Contender
 from fastserve.compare.http import HttpBody
 from fastserve.compare.subprocess_server import Child
@@ -26,9 +27,6 @@ OUR_PREEMPTIONS = ("fastserve_num_preemptions_total", "fastserve_preempted_by_vl
 ITS_PREEMPTIONS = ("vllm:num_preemptions_total",)
 """Names in /metrics. vLLM does not count those whom our Scheduler parks, so that ours are told where there are any."""
 
-ROWS = 4
-"""Rows by default, for each slot: parked requests keep their rows."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VllmSetup:
@@ -38,10 +36,10 @@ class VllmSetup:
     """that has vLLM"""
     model: str
     """a folder or a Hugging Face id"""
-    slots: int = 16
+    slots: int = SLOTS
     """requests that decode or prefill at once"""
     rows: int | None = None
-    """requests whose KV may be on the device, parked ones too (by default four for each slot)"""
+    """requests whose KV may be on the device, parked ones too (by default as `fastserve vllm` has it)"""
     leave: str | None = None
     """park or recompute; by default as `fastserve vllm` has it"""
     visit: int | None = None
@@ -56,13 +54,14 @@ class VllmSetup:
 
     @property
     def all_rows(self) -> int:
-        return ROWS * self.slots if self.rows is None else self.rows
+        each = 1 if self.leave == "recompute" else ROWS
+        return each * self.slots if self.rows is None else self.rows
 
     def command(self, contender: Contender) -> list[str]:
         """A module and its arguments; what follows it are vLLM's flags."""
         if not isinstance(contender, PolicySpec):
-            places = ["--max-num-seqs", str(self.all_rows), "--max-num-active-seqs", str(self.slots)]
-            return ["vllm.entrypoints.cli.main", "serve", self.model, *places, "--enable-prefix-caching"]
+            places = [SEQS, str(self.all_rows), ACTIVE, str(self.slots)]
+            return [SERVER, "--model", self.model, *places, CACHING]
         own = ["--policy", contender.path, "--slots", str(self.slots), "--rows", str(self.all_rows)]
         for name in ("leave", "visit", "profile"):
             value = getattr(self, name)

@@ -8,14 +8,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import fastserve
 from fastserve.bench.target import TargetClient, TargetError
 from fastserve.compare.subprocess_server import Child, environment, own_folder
 
 LEASH = [sys.executable, "-m", "fastserve.compare.leash"]
 LOOK_S = 2.0
 """s within which a server that serves answers."""
-CHECKOUT = Path(fastserve.__file__).resolve().parents[1]
+CHECKOUT = Path(__file__).resolve().parents[2]
+"""Where this package stands."""
 
 
 class VllmProcess(Child):

@@ -16,6 +16,9 @@ from fastserve.hardware import Hardware, Memory, hardware_from_json
 from fastserve.profiler.calibrate import Calibration
 from fastserve.profiler.fit import Iteration, cells_of, fit_latency, residuals
 
+WARMING_UP = 10
+"""Iterations at the beginning of a long log that are left out: the first steps of a process are its slowest."""
+
 
 def iterations_of(path: str | PathLike[str]) -> list[Iteration]:
     """All iterations of a log that took time, in order. Raises LogError, OSError."""
@@ -39,6 +42,8 @@ def profile_of(path: str | PathLike[str]) -> Calibration:
         raise LogError(f"{path}, line 1: the header lacks {error}") from None
     body = f"vllm {header['vllm']}" if "vllm" in header else was.name
     iterations = list(_iterations(lines, path, header))
+    if len(iterations) >= 10 * WARMING_UP:
+        iterations = iterations[WARMING_UP:]
     cells = cells_of(iterations)
     try:
         latency = fit_latency(cells, f"{body}, from {name}")

@@ -1,5 +1,5 @@
 """What a body does otherwise: a plan is amended to what has really happened, before the commit books it; tokens are
-counted again; the pool becomes larger or smaller.
+counted again.
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ Chunks = Sequence[tuple[Job, int]]
 
 
 class Amendable(Members):
-    """Three doors beside plan and commit, for bodies that decide some things by themselves. They cost who does not use
-    them nothing.
-    """
+    """Doors beside plan and commit, for bodies that decide some things by themselves. Unused, they cost nothing."""
 
     def amend(
         self,
@@ -43,7 +41,8 @@ class Amendable(Members):
         """The body has counted again, after a commit and before the next plan: this live job, wherever it is, has so
         many output tokens more, or fewer, than the commits said. Alarms that fall due ring at the next commit.
 
-        ValueError for a job that has departed, or would have less than none or more than its limit.
+        ValueError for a job that has departed, or would have less than none or more than its limit. One that becomes
+        too long for the pool waits; see resize_pool().
         """
         if job not in self.live:
             raise ValueError(f"job {job.id} has departed, and its count stands; correct it before its end")
@@ -58,25 +57,11 @@ class Amendable(Members):
             self.context += tokens
         elif job.running:  # its newest token is always computed
             job.prefilled = min(job.prefilled, job.prompt + job.tokens_base - 1)
+        if self.sharing is not None:
+            self.sharing.settle(now)
         self.alarms.watch_corrected(job)
         self.ranking.dirty[job] = None
         self.guarded = 0
-
-    def resize_pool(self, blocks: int) -> None:
-        """From now on the device has so many KV blocks. ValueError below 1, or where the pool is not bounded.
-
-        Running jobs that no longer fit leave with the next plan, the weakest first. Who would not fit even alone waits,
-        and closes nothing for others, until there are more again; check() tells, and a driver may cancel it.
-        """
-        if self.ledger.blocks >= NEVER:
-            raise ValueError("the KV pool of this Scheduler has no bound to move: build it with a number of blocks")
-        if blocks < 1:
-            raise ValueError(f"a KV pool of {blocks} blocks holds nothing; give at least 1")
-        self.ledger.blocks = blocks
-        self.policy.machine.pool_tokens = blocks * self.ledger.block
-        self.guarded = 0
-        if self.sharing is not None:
-            self.sharing.settle(self.meter.now)
 
 
 def amend(

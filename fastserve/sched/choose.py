@@ -67,6 +67,7 @@ class Chooser:
         self.guarding = self.visit > 0 and self.bounded
         self.host_floor = round(ledger.host * prefill_guard) if ledger.host < NEVER else 0
         self.skip_misfits = skip_misfits
+        self.skips = skip_misfits  # or may somebody wait for whom the whole pool has become too small?
         # What choose() says.
         self.joined: Sequence[Job] = NOBODY
         self.left: Sequence[Job] = NOBODY
@@ -220,7 +221,7 @@ class Chooser:
                 draft.undo()
                 if places > 0:
                     draft.misfits.append(job)
-            if places > 0 and (self.skip_misfits or ledger.need(job) > ledger.blocks):
+            if self.skips and places > 0 and (self.skip_misfits or ledger.need(job) > ledger.blocks):
                 closed = True
                 continue
             return True

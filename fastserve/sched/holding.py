@@ -102,7 +102,8 @@ class Holding:
             if first is None:
                 return at
             oldest = first.arrival
-        return min(at, batching.opens_at(oldest))
+        opens = batching.opens_at(oldest)
+        return min(at, opens) if opens > self.meter.now else at
 
     def ring(self, now: int) -> bool:
         """The alarms of held jobs that are due ring. Returns whether any has."""

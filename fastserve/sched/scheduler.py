@@ -201,13 +201,31 @@ class Scheduler(Amendable):
         self.chooser.slots = max_batch
         self.guarded = 0
 
+    def resize_pool(self, blocks: int) -> None:
+        """From now on the device has so many KV blocks. ValueError below 1, or where the pool is not bounded.
+
+        Running jobs that no longer fit leave with the next plan, the weakest first. Who would not fit even alone waits,
+        and closes nothing for others, until there are more again; check() tells, and a driver may cancel it.
+        """
+        if not self.bounded:
+            raise ValueError("the KV pool of this Scheduler has no bound to move: build it with a number of blocks")
+        if blocks < 1:
+            raise ValueError(f"a KV pool of {blocks} blocks holds nothing; give at least 1")
+        self.ledger.blocks = blocks
+        self.chooser.skips = True
+        self.policy.machine.pool_tokens = blocks * self.ledger.block
+        self.guarded = 0
+        if self.sharing is not None:
+            self.sharing.settle(self.meter.now)
+
     def opens_at(self) -> int:
         """After plan() said None with jobs waiting: ns, when to call tick() and ask again though nothing happens; or
         NEVER. It may have passed.
         """
         if self.held:
             return self.holding.opens_at(self.batching)
-        return self.batching.opens_at(next(iter(self.live)).arrival) if self.live else NEVER
+        at = self.batching.opens_at(next(iter(self.live)).arrival) if self.live else NEVER
+        return at if at > self.meter.now else NEVER  # else it is open, and nobody fits
 
     # -- plan: pure, but for the freshness of stored ranks ---------------------------------------------------------
 
@@ -259,7 +277,7 @@ class Scheduler(Amendable):
                     batch = context = 0
                 # A lone prefill goes on chunk by chunk; its last chunk, which yields a token, is another plan.
                 most = (owed(prefills[0]) - 1) // chunks[0][1] if alone else 1
-        if not (batch or prefill):
+        if not (batch or prefill or left):
             return None
         iterations = 1
         service = until = NEVER

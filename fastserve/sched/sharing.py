@@ -73,7 +73,7 @@ class SharedLedger(Ledger):
             going = shares.evict[len(tree.lost) :]
             tree.lost = []
             for job, tokens in shares.found.items():
-                self.hold(job, min(tokens // unit, len(job.ids)), job.running)
+                self.hold(job, tree.whole(job.ids, tokens), job.running)
                 if job.running and not job.rolling:
                     job.prefilled = tokens
             if plan.moves is not None:

@@ -35,7 +35,7 @@ class Exposed:
         self.gauges = {key: _gauge(told, [], registry) for key, told in GAUGES.items()}
         self.levels = _gauge(LEVELS, ["level"], registry)
         for engine in engines:  # what has not happened yet shows as 0
-            self.update({}, engine)
+            self.update(dict.fromkeys(GAUGES, 0), engine)
 
     def update(self, told: Mapping[str, int], engine: int = 0) -> None:
         """One report, as detach() gives it."""

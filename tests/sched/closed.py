@@ -123,8 +123,7 @@ class ClosedWorld(World):
     """Its inbox is a ClosedInbox."""
 
     def drain(self, now: int) -> None:
-        inbox = self.inbox
-        assert isinstance(inbox, ClosedInbox)
+        inbox: Any = self.inbox  # a ClosedInbox
         super().drain(now)
         for name in inbox.over(now):
             self.scheduler.end_program(name, now)

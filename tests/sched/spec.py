@@ -22,7 +22,8 @@ class SpecJob:
         self.from_host = 0
         self.spec = None
         self.running = self.complete = False  # complete: its KV is, but for the newest token
-        self.generated = self.served = self.prefilled = self.preemptions = 0
+        self.generated = job.tokens_base
+        self.served = self.prefilled = self.preemptions = 0
         self.place = NOWHERE
         self.since = self.left_at = self.arrival
         self.goals = {}  # "served" and "tokens" alarms: the amount at which they ring
@@ -78,7 +79,9 @@ class Spec:
     def __init__(self, policy, machine, hardware, *, max_batch, batching, token_budget, device_blocks, host_blocks,
                  residency, visit, kv_reserve, prefetch_quota, evict="policy", whole_context=False, skip_misfits=False,
                  prefill_guard=0.0, charging="iteration", static_timeout=0, macro=None,
-                 lookahead=0, prefix_cache="off", prefix_tokens=None, host_prefix_tokens=0):  # fmt: skip
+                 lookahead=0, prefix_cache="off", prefix_tokens=None, host_prefix_tokens=0, max_resident=None,
+                 otherwise=None):  # fmt: skip
+        self.rows, self.otherwise = max_resident or NEVER, otherwise  # otherwise: what a body does that amends plans
         self.shares, self.unit = prefix_cache == "on", prefix_tokens or 16
         self.tier = host_prefix_tokens // self.unit if self.shares and device_blocks is not None else 0
         self.kept = []  # units on the host that no copy out needs, the next to be forgotten first
@@ -171,6 +174,27 @@ class Spec:
 
     def pool_idle(self):
         return len(self.idle) * self.unit
+
+    # -- what a driver tells beside arrivals and ends
+
+    def correct(self, job, tokens):
+        before = self.held(job)
+        job.generated += tokens
+        if job.running and not job.complete:
+            job.prefilled = min(job.prefilled, job.prompt + job.generated - 1)
+        if job.complete and job.place in (DEVICE, LEAVING):
+            self.take_all(job)
+        for copy in self.copies:
+            if copy.job is job and not copy.orphan:
+                copy.blocks += self.held(job) - before
+        self.guarded = 0
+        self.settle()
+
+    def resize_pool(self, blocks):
+        self.device = blocks
+        self.machine.pool_tokens = blocks * 16
+        self.guarded = 0
+        self.settle()
 
     # -- arithmetic
 
@@ -352,7 +376,7 @@ class Spec:
             if len(ahead) >= self.slots:
                 break
             if self.taken([*ahead, job]) > self.device:
-                if self.skip:
+                if self.skip or self.need(job) > self.device:
                     continue
                 break
             stay = staying([*joined, job])
@@ -390,7 +414,9 @@ class Spec:
         times = [job.since + job.waited for job in self.live if job.held_back and job.waited]
         offered = [job for job in self.live if not job.held_back] or self.overruled()
         if self.shape == "static" and offered:
-            times.append(min(age(job) for job in offered)[0] + self.timeout)
+            opens = min(age(job) for job in offered)[0] + self.timeout
+            if opens > self.policy.now:  # else it is open, and nobody fits
+                times.append(opens)
         return times
 
     def return_ns(self, job):
@@ -425,9 +451,13 @@ class Spec:
             if job.place is NOWHERE and self.loaded(job) > self.found(job):
                 load.append(SpecCopy(job, (self.loaded(job) - self.found(job)) * self.size, False))
         park, clear, drop, prefetch = [], [], [], []
-        if self.device >= NEVER:
+        if self.device >= NEVER and self.rows >= NEVER:
             return load, park, clear, drop, prefetch, []
         gone, spared = [], 0  # whose KV goes; blocks of prefetches for nobody that give way
+        for job in reversed(left):
+            if not job.complete:  # in the middle of its prefill
+                gone.append(job)
+                drop.append(job)
 
         def free():
             return self.device - self.taken(members) - self.cold(members, left, gone) + spared
@@ -437,7 +467,8 @@ class Spec:
 
         host = self.host - self.hosted()
         leaving = [copy for copy in self.copies if copy.out and not copy.orphan and copy.job not in joined]
-        parked = [job for job in self.live if not job.running and job.place is DEVICE and job not in joined] + left
+        parked = [job for job in self.live if not job.running and job.place is DEVICE and job not in joined]
+        parked += [job for job in left if job.complete]
         for copy in list(leaving):
             if free() < 0 and (copy.job not in self.lefts or alone(copy.job)):
                 clear.append(copy)
@@ -465,6 +496,11 @@ class Spec:
                 clear.append(copy)
                 gone.append(copy.job)
                 leaving.remove(copy)
+        for job in self.coldest(parked) if len(members + parked) > self.rows else []:
+            if len(members + parked) > self.rows:
+                gone.append(job)
+                drop.append(job)
+                parked.remove(job)
         room = free()
         assert room >= 0
         soon = room + sum(alone(copy.job) for copy in leaving)
@@ -550,17 +586,40 @@ class Spec:
         for job in joined:
             if job.place is NOWHERE:
                 job.prefilled = found[job] * self.unit
+        decode = [job for job in members if job.complete]
+        chunks = self.chunks(prefill, len(decode))
+        if self.shape == "prefill-first" and chunks:
+            decode = []
+        if not chunks and not decode and not left:
+            return False
+        amended = self.otherwise and self.otherwise(now, joined, left, chunks, self.live)
+        if amended:
+            # The body has done other than asked. Whose KV it lost has no place; who joins with lost KV has not joined.
+            given, absent, lost, begins = amended
+            away = [job for job in joined if job in absent or job in lost]
+            for job in away:
+                if job.place is NOWHERE:
+                    job.prefilled = 0
+            for job, tokens in begins.items():
+                job.prefilled = tokens
+            chunks = [(job, min(n, job.prompt + job.generated - job.prefilled)) for job, n in chunks]
+            chunks = [(job, n) for job, n in chunks if job not in away and job not in lost]
+            chunks = chunks if given is None else given
+            joined = [job for job in joined if job not in away]
+            left = left + [job for job in lost if job.running and job not in left]
+            members = [job for job in members if job not in away and job not in lost]
+            decode = [job for job in decode if job in members]
+            load = [copy for copy in load if copy.job not in away]
+            clear = [copy for copy in clear if copy not in park or copy.job not in lost]
+            park = [copy for copy in park if copy.job not in lost]
+            drop = drop + [job for job in lost if job.place is DEVICE and job not in drop]
+        for job in joined:
             if job.found is None:
                 job.found = job.prefilled
                 job.from_host = (found[job] - self.found(job)) * self.unit if job.place is NOWHERE else 0
             if job.place is NOWHERE:
                 self.begun.append((now, job.prefilled, job.prompt + job.generated))
-        decode = [job for job in members if job.complete]
-        chunks = self.chunks(prefill, len(decode))
-        if self.shape == "prefill-first" and chunks:
-            decode = []
-        if not chunks and not decode:
-            return False
+                found[job] = min(len(job.ids), job.prefilled // self.unit)
         # the copies
         store = [copy for copy in self.copies if copy.end is None]
         for copy in store + park:
@@ -576,6 +635,8 @@ class Spec:
         stall = start - now
         context = sum(job.prompt + job.generated for job in decode)
         duration = self.hardware.latency.iteration_ps(len(decode), context, [(job.prefilled, n) for job, n in chunks])
+        if not decode and not chunks:
+            duration = 10**9  # nothing has run
         first = stall - (-duration // 1000)
         self.ps += stall * 1000 + duration
         after = self.ps // 1000
@@ -620,7 +681,7 @@ class Spec:
         ending = [job for job, n in chunks if job.prefilled + n == job.prompt + job.generated]
         said = {job: speak(job.id, job.turns, job.generated) for job in decode + ending}
         fresh = any(job.owes_token and job not in joined and said[job][0] for job in decode)
-        moves = load or park or clear or drop or prefetch or store
+        moves = load or park or clear or drop or prefetch or store or amended
         self.guarded = hold if policy.settled and not (fresh or moves or left) else 0
         for copy in clear:
             if not copy.out and not copy.orphan:
@@ -649,7 +710,7 @@ class Spec:
             elif not copy.orphan:
                 copy.job.place = HOST if copy.out else DEVICE
                 (self.let_go if copy.out else self.take_all)(copy.job)
-        tokens = len(decode) + sum(n for _, n in chunks)
+        tokens = len(decode) + sum(n for _, n in chunks) or NEVER
         for job in members:
             job.stalled += stall
             if self.charging == "iteration":
@@ -740,13 +801,14 @@ class Spec:
         self.pins.pop(program, None)
 
 
-def simulate(spec, jobs, outputs, cancels, speak=None, answers=None, calls=None, loop=None):
+def simulate(spec, jobs, outputs, cancels, speak=None, answers=None, calls=None, loop=None, trouble=None):
     """The driver loop of the specification. Returns its jobs.
 
     outputs: true tokens by job id. speak: (id, iterations that might have yielded a token before, tokens so far) ->
     (tokens, whether it has ended), of an uneven body; an even one yields one token at a time. answers: by job id, the
     units that prompt and answer fill beyond those of the prompt. calls: by job id, the tool that its answer calls.
     loop: says who comes, who goes and which program is over as others end; else jobs and cancels are all there is.
+    trouble: when the driver counts again or resizes the pool: at, and tell(now, ran, jobs by id, spec).
     """
     speak = speak or (lambda id, turn, tokens: (1, tokens + 1 == outputs[id]))
     loop = loop or OpenLoop(jobs, cancels)
@@ -754,9 +816,12 @@ def simulate(spec, jobs, outputs, cancels, speak=None, answers=None, calls=None,
     spec.answers = answers or [()] * len(jobs)
     spec.calls = calls or [""] * len(jobs)
     spec.gone = loop.ended
-    while loop.at < NEVER or spec.live:
+    ended = -1  # ns, the last iteration
+    while loop.at < NEVER or spec.live or (trouble and trouble.at < NEVER):
         now = spec.ps // 1000
         spec.policy.now = now
+        if trouble and trouble.at <= now:
+            trouble.tell(now, ended == now, {id: job for id, job in specs.items() if job in spec.live}, spec)
         for at, id in loop.arrived(now):
             job = specs[id] = SpecJob(loop.job(id, at))
             job.spec = spec
@@ -774,8 +839,10 @@ def simulate(spec, jobs, outputs, cancels, speak=None, answers=None, calls=None,
                 spec.settle()
         for program in loop.over(now):
             spec.end_program(program)
-        if not (spec.live and spec.iterate(speak)):
-            times = [loop.at, *spec.opens_at()]
+        if spec.live and spec.iterate(speak):
+            ended = spec.ps // 1000
+        else:
+            times = [loop.at, *spec.opens_at(), trouble.at if trouble else NEVER]
             if min(times) < NEVER:
                 spec.ps = max(spec.ps, min(times) * 1000)
                 spec.policy.now = spec.ps // 1000

@@ -70,7 +70,7 @@ class UnevenMachine(ModelledMachine):
         span = first = self._iteration(plan, 0)
         k = 1
         gap = 0
-        while k < most and span < end * 1000 - start:
+        while k < most and span < end * 1000 - start and not self.looks((start + span) // 1000):
             ps = self._iteration(plan, k)
             span += ps
             gap = max(gap, -(-ps // 1000))
@@ -93,8 +93,14 @@ class UnevenMachine(ModelledMachine):
         copied = self.link.landed(after) if self.link.moving else ()
         return Outcome(k, after - now - stall, stall, ended, copied, stall - (-first // 1000), gap, extra)
 
+    def looks(self, now: int) -> bool:
+        """Must a plan be asked for at this boundary?"""
+        return False
+
     def _iteration(self, plan: Plan, i: int) -> int:
         """ps of the iteration number i of this plan."""
+        if not (plan.batch or plan.prefill):
+            return 10**9
         chunks = [(plan.first(job) + i * n, n) for job, n in plan.prefill]
         return self.latency.iteration_ps(plan.batch, plan.context + i * plan.batch, chunks)
 

@@ -58,21 +58,14 @@ class Api(NamedTuple):
         hasher = self.hasher() if case.prefix else None
         return self.Request(told.id, list(told.prompt), params, None, arrival_time=told.at / 1e9, block_hasher=hasher)
 
-    def make(self, case: Case, settings: dict[str, Any], kind: Callable[..., Any] | None = None) -> Any:
-        """A scheduler as EngineCore makes it. settings: of `--additional-config`. kind: by default vLLM's own."""
+    def make(self, case: Case, settings: dict[str, Any], kind: Callable[..., Any]) -> Any:
+        """A scheduler as EngineCore makes it. settings: of `--additional-config`. kind: what it is made by."""
         config = self.config(case)
         config.additional_config = settings
-        chosen = kind or (self.AsyncScheduler if case.ahead else self.Scheduler)
-        made = chosen(
+        return kind(
             vllm_config=config, kv_cache_config=self.pools(case), structured_output_manager=Grammars(),
-            block_size=BLOCK, hash_block_size=BLOCK, include_finished_set=False, log_stats=False,
+            block_size=BLOCK, hash_block_size=BLOCK, include_finished_set=False, log_stats=case.stats,
         )  # fmt: skip
-        if case.drafts:
-            made.num_spec_tokens = case.drafts
-            made.num_lookahead_tokens = 0
-            if case.ahead:
-                made._spec_token_placeholders = [-1] * case.drafts
-        return made
 
 
 class Grammars:
@@ -103,22 +96,29 @@ def real() -> Api:
     from vllm.v1.request import Request, RequestStatus
 
     init_none_hash(sha256)
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "config.json").write_text(json.dumps(LLAMA), encoding="utf-8")
-        base = EngineArgs(
-            model=folder, skip_tokenizer_init=True, enforce_eager=True, max_model_len=MODEL_LENGTH, block_size=32,
-            max_num_seqs=256, max_num_batched_tokens=2048, enable_prefix_caching=True, dtype="float32",
-        ).create_engine_config()  # fmt: skip
+
+    @functools.cache
+    def base(drafts: int) -> Any:
+        speculation = {"method": "ngram", "num_speculative_tokens": drafts, "prompt_lookup_max": 3}
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "config.json").write_text(json.dumps(LLAMA), encoding="utf-8")
+            return EngineArgs(
+                model=folder, skip_tokenizer_init=True, enforce_eager=True, max_model_len=MODEL_LENGTH, block_size=32,
+                max_num_seqs=256, max_num_batched_tokens=2048, enable_prefix_caching=True, dtype="float32",
+                speculative_config=speculation if drafts else None,
+            ).create_engine_config()  # fmt: skip
 
     def config(case: Case) -> Any:
+        os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"  # which the second one's needs would refuse here
+        made = base(case.drafts)
         os.environ["VLLM_USE_V2_MODEL_RUNNER"] = str(int(case.v2))
-        settings = base.scheduler_config
+        settings = made.scheduler_config
         settings.max_num_seqs, settings.max_num_active_seqs = case.rows, case.slots
         settings.max_num_batched_tokens = settings.max_num_scheduled_tokens = case.budget
         settings.async_scheduling, settings.watermark = case.ahead, case.watermark
-        cache = base.cache_config
+        cache = made.cache_config
         cache.enable_prefix_caching, cache.num_gpu_blocks, cache.block_size = case.prefix, case.blocks, BLOCK
-        return base
+        return made
 
     def pools(case: Case) -> Any:
         spec = FullAttentionSpec(block_size=BLOCK, num_kv_heads=1, head_size=1, dtype=torch.float32)
@@ -151,7 +151,7 @@ def standin() -> Api:
             model_config=Config(max_model_len=MODEL_LENGTH, runner_type="generate", is_diffusion=False, model="tiny"),
             parallel_config=Config(pipeline_parallel_size=1, tensor_parallel_size=1, data_parallel_size=1),
             lora_config=None, speculative_config=None, kv_transfer_config=None, ec_transfer_config=None,
-            num_speculative_tokens=0, num_lookahead_tokens=0, use_v2_model_runner=case.v2, additional_config={},
+            num_speculative_tokens=case.drafts, num_lookahead_tokens=0, use_v2_model_runner=case.v2,
         )  # fmt: skip
 
     def pools(case: Case) -> Any:

@@ -61,6 +61,7 @@ class Case:
     pauses: float = 0.0
     grammars: float = 0.0
     guesses: str = "right"
+    stats: bool = False
 
     @property
     def ours(self) -> bool:
@@ -161,6 +162,7 @@ def draw(rng: random.Random, policies: list[str] | None = None) -> Case:
         shared=rng.choice([0, 0, 64]), talks=rng.random() < 0.3, stops=rng.random() < 0.5,
         aborts=rng.choice([0, 0, 0.05]), resets=rng.choice([0, 0, 0.01]), pauses=rng.choice([0, 0, 0, 0.01]),
         grammars=rng.choice([0, 0, 0.2]), guesses=rng.choice(["right", "right", "none", "bad"]),
+        stats=rng.random() < 0.3,
     )  # fmt: skip
 
 

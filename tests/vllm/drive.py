@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import random
 from collections import Counter, deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.vllm import ours
 from tests.vllm.api import Api
 from tests.vllm.cases import BLOCK, Arrival, Case
-from tests.vllm.runner import Runner, generate
+from tests.vllm.runner import Runner, cost, generate
 
-DECODE, SEQUENCE, TOKEN = 10_000_000, 50_000, 100_000  # ns: of a step, for each request in it, for each prefilled token
-IDLE = 1_000_000  # ns: how long the engine core waits where nothing could be done
-PATIENCE = 3_000  # such waits in a row, and it is stuck
-
-
-def cost(asked: Any) -> int:
-    """ns of a step."""
-    counts = asked.num_scheduled_tokens.values()
-    prefilled = sum(count for count in counts if count > 1)
-    return DECODE + SEQUENCE * len(counts) + TOKEN * prefilled if counts else 0
+IDLE = 1_000_000  # ns that pass where nothing could be done; more the longer that lasts
+PATIENCE = 1_000  # such steps in a row, and it is stuck
 
 
 class Stuck(AssertionError):
@@ -31,13 +21,13 @@ class Stuck(AssertionError):
 
 
 class Drive:
-    """One run. now: ns of the virtual clock. schedule, given: of each step, the tokens of each request, the blocks."""
+    """One run. schedule, given: of each step, the tokens of each request, the blocks."""
 
-    def __init__(self, api: Api, case: Case, scheduler: Any) -> None:
+    def __init__(self, api: Api, case: Case, clock: ours.Run) -> None:
         self.api = api
         self.case = case
-        self.scheduler = scheduler
-        self.now = 1
+        self.clock = clock
+        self.scheduler = clock.scheduler
         self.rng = random.Random(case.seed + 1)
         self.runner = Runner(BLOCK, v2=case.v2, ahead=case.ahead, drafts=case.drafts, seed=case.seed + 2)
         self.todo = deque(case.arrivals())
@@ -52,6 +42,7 @@ class Drive:
         self.given: list[list[tuple[list[int], ...] | None]] = []
         self.preempted: Counter[str] = Counter()
         self.idle = 0
+        self.counts: dict[str, int] = {}
 
     def run(self) -> None:
         """To the end of every request."""
@@ -64,16 +55,16 @@ class Drive:
 
     def _arrive(self) -> None:
         if not self.scheduler.has_requests() and not self.flying and self.todo:
-            self.now = max(self.now, self.todo[0].at)
-        while self.todo and self.todo[0].at <= self.now:
+            self.clock.now = max(self.clock.now, self.todo[0].at)
+        while self.todo and self.todo[0].at <= self.clock.now:
             told = self.todo.popleft()
             self.told[told.id] = told
             request = self.api.request(told, self.case)
             if told.grammar:
-                self.compiling.append((self.now + 40_000_000, request, told.grammar))
+                self.compiling.append((self.clock.now + 40_000_000, request, told.grammar))
                 request.structured_output_request.grammar = None
             self.scheduler.add_request(request)
-        for entry in [entry for entry in self.compiling if entry[0] <= self.now]:
+        for entry in [entry for entry in self.compiling if entry[0] <= self.clock.now]:
             self.compiling.remove(entry)
             _, request, how = entry
             request.structured_output_request.grammar = ValueError("no grammar") if how == "broken" else object()
@@ -119,10 +110,10 @@ class Drive:
     def _land(self, asked: Any, tokens: list[list[int]]) -> None:
         """A step has ended."""
         ids = list(asked.num_scheduled_tokens)
-        self.now += cost(asked)
+        self.clock.now += cost(asked)
         self.idle = 0 if ids or self._paused() else self.idle + 1
         if not ids:
-            self.now += IDLE
+            self.clock.now += IDLE * (1 + self.idle)
         if self.idle > PATIENCE:
             raise Stuck(f"{sorted(self.scheduler.requests)} wait")
         self._abort()  # while it ran
@@ -132,7 +123,7 @@ class Drive:
                 self.got.setdefault(output.request_id, []).extend(output.new_token_ids)
                 if output.finish_reason is not None:
                     assert output.request_id not in self.ended, f"{output.request_id} ends twice"
-                    self.ended[output.request_id] = self.now
+                    self.ended[output.request_id] = self.clock.now
                     self.reasons[output.request_id] = str(output.finish_reason)
         if self.case.drafts and not self.case.ahead and ids:
             self.scheduler.update_draft_token_ids(self.api.DraftTokenIds(ids, self.runner.proposed(ids)))
@@ -173,31 +164,14 @@ class Drive:
         assert scheduler.get_num_unfinished_requests() == 0 and not scheduler.has_requests()
 
 
-@contextmanager
-def errors_of(name: str) -> Iterator[list[logging.LogRecord]]:
-    """What a logger says at error level or above."""
-    found: list[logging.LogRecord] = []
-
-    class Keep(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            found.append(record)
-
-    keep = Keep(logging.ERROR)
-    logger = logging.getLogger(name)
-    logger.addHandler(keep)
-    try:
-        yield found
-    finally:
-        logger.removeHandler(keep)
-
-
-def plain(api: Api, case: Case) -> Drive:
-    """The case under vLLM's own scheduler."""
-    drive = Drive(api, case, api.make(case, {}))
-    drive.run()
-    drive.check()
+def serve(api: Api, case: Case, folder: Path) -> Drive:
+    """The case from end to end, checked: under vLLM's own scheduler, or with ours in it."""
+    with ours.watched() as said:
+        own = api.AsyncScheduler if case.ahead else api.Scheduler
+        drive = Drive(api, case, ours.begin(case, folder, lambda *facts: api.make(case, *facts), own))
+        drive.run()
+        drive.check()
+        if case.ours:
+            counted = {id: len(drive.got[id]) for id in drive.ended if drive.reasons[id] != "error"}
+            drive.counts = ours.end(drive.clock, counted, said)["counts"]
     return drive
-
-
-def flight_of(folder: Path) -> Path:
-    return folder / "flight.jsonl"

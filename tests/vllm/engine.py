@@ -21,8 +21,9 @@ from typing import Any
 
 from tests.vllm.api import ENVIRONMENT, LLAMA
 from tests.vllm.cases import MODEL_LENGTH, Arrival, Case
-from tests.vllm.drive import IDLE, cost
+from tests.vllm.drive import IDLE
 from tests.vllm.ours import begin, end
+from tests.vllm.runner import cost
 
 STOPS = list(range(7, 47))  # of a vocabulary of 1000: some answers end with one
 BLOCK = 32  # tokens: the least that CPU attention takes
@@ -81,9 +82,7 @@ class Engine:
 
         self.number += 1
         with tempfile.TemporaryDirectory() as folder:
-            run = begin(
-                case, Path(folder), lambda settings, kind: self.scheduler(case, settings, kind), Scheduler
-            )
+            run = begin(case, Path(folder), lambda settings, kind: self.scheduler(case, settings, kind), Scheduler)
             tokens, reasons, aborted = self._serve(case, run)
             told = end(run, {id: len(made) for id, made in tokens.items() if id in reasons}) if case.ours else {}
         pool = run.scheduler.kv_cache_manager.block_pool

@@ -12,6 +12,7 @@ from typing import Any
 
 TOKENS = 50  # of the vocabulary that is generated; few, so that stop tokens happen
 FIRST = 3  # the first of them
+DECODE, SEQUENCE, TOKEN = 10_000_000, 50_000, 100_000  # ns: of a step, for each request in it, for each prefilled token
 
 
 def mix(hashed: int, token: int) -> int:
@@ -33,6 +34,13 @@ def generate(prompt: list[int], most: int, stops: tuple[int, ...]) -> list[int]:
         made.append(after(hashed))
         hashed = mix(hashed, made[-1])
     return made
+
+
+def cost(asked: Any) -> int:
+    """ns of a step."""
+    counts = asked.num_scheduled_tokens.values()
+    prefilled = sum(count for count in counts if count > 1)
+    return DECODE + SEQUENCE * len(counts) + TOKEN * prefilled if counts else 0
 
 
 class WrongSlot(AssertionError):

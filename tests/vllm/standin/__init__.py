@@ -9,9 +9,9 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
+from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
-
-VERSION = "0.32.0"
 
 MODULES: dict[str, str] = {
     "vllm.sampling_params": "request",
@@ -36,12 +36,14 @@ def install() -> None:
     """Puts them where `import vllm` finds them. RuntimeError where vLLM has been imported."""
     if "vllm" in sys.modules:
         raise RuntimeError("vllm is imported already: the stand-ins are for where it is not installed")
-    for name in ("vllm", "vllm.v1", "vllm.v1.core", "vllm.v1.core.sched", "vllm.v1.metrics"):
-        sys.modules[name] = ModuleType(name)
-        sys.modules[name].__path__ = []
-    logger = sys.modules["vllm.logger"] = ModuleType("vllm.logger")
-    logger.init_logger = logging.getLogger  # type: ignore[attr-defined]
-    sys.modules["vllm"].__version__ = VERSION  # type: ignore[attr-defined]
+    for name in ("vllm", "vllm.v1", "vllm.v1.core", "vllm.v1.core.sched", "vllm.v1.metrics", "vllm.logger"):
+        module = sys.modules[name] = ModuleType(name)
+        module.__spec__ = ModuleSpec(name, None, is_package=True)
+        module.__path__ = []
+    top = sys.modules["vllm"]
+    assert top.__spec__ is not None and top.__spec__.submodule_search_locations is not None
+    top.__spec__.submodule_search_locations.append(str(Path(__file__).parent))  # where _version.py is
+    sys.modules["vllm.logger"].init_logger = logging.getLogger  # type: ignore[attr-defined]
     for name, own in MODULES.items():
         sys.modules[name] = importlib.import_module(f"{__name__}.{own}")
     for name in [name for name in sys.modules if name.startswith("vllm.")]:

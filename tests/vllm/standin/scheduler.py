@@ -58,6 +58,7 @@ class Scheduler(SchedulerInterface):
         self.connector = None
         self.ec_connector = None
         self.block_size = block_size
+        self.hash_block_size = hash_block_size or block_size
         self.requests: dict[str, Request] = {}
         self.policy = SchedulingPolicy(self.scheduler_config.policy)
         self.waiting: RequestQueue = create_request_queue(self.policy)
@@ -280,7 +281,8 @@ class Scheduler(SchedulerInterface):
         told = {client: EngineCoreOutputs(some) for client, some in outputs.items()}
         stats = self.make_stats()
         if stats is not None:
-            next(iter(told.values()), told.setdefault(0, EngineCoreOutputs())).scheduler_stats = stats
+            told = told or {0: EngineCoreOutputs()}
+            next(iter(told.values())).scheduler_stats = stats
         return told
 
     def _update_request_with_output(

@@ -1,0 +1,3 @@
+"""The release that the stand-ins are held against."""
+
+__version__ = "0.32.0"
