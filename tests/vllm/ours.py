@@ -99,6 +99,17 @@ def watched() -> Iterator[list[str]]:
         logger.propagate = propagate
 
 
+def check_step(scheduler: Any, asked: Any) -> None:
+    """Whoever got tokens holds a place by the plan. (Where vLLM is paused for new requests it goes on by itself.)"""
+    driver = scheduler.driver
+    if driver is None or driver.plan is None:
+        return
+    jobs = [driver.jobs[id] for id in asked.num_scheduled_tokens]
+    members = set(driver.plan.members)
+    strangers = [job for job in jobs if job not in members]
+    assert not strangers, f"got tokens, and has no place by {driver.plan}: {strangers[:3]}"
+
+
 def end(run: Run, counted: dict[str, int], said: list[str]) -> dict[str, Any]:
     """After the last request. counted: request -> the tokens that its client got, of those that ended by themselves."""
     case, scheduler = run.case, run.scheduler
