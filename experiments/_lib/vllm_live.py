@@ -47,6 +47,7 @@ OWN = "vllm"
 """vLLM's own scheduler, fcfs; it is simulated as our fcfs."""
 SOURCES = ("fastserve/vllm", "fastserve/sched", "fastserve/profiler")
 PAIR = ("experiments/_lib/vllm_live.py", "experiments/_lib/vllm_worker.py", "experiments/_lib/speed_trace.py")
+ROOT = Path(__file__).resolve().parents[2]
 WORKER = Path(__file__).with_name("vllm_worker.py")
 MEASURES = ("mean_jct_s", "p50_jct_s", "p95_jct_s", "p99_jct_s", "mean_ttft_s", "p95_ttft_s", "preemptions_per_job",
             "output_tokens_per_s")  # fmt: skip
@@ -116,7 +117,7 @@ class Worker:
 
     def __init__(self, engine: dict[str, Any]) -> None:
         self.log = tempfile.NamedTemporaryFile("w+", prefix="vllm-", suffix=".log", errors="replace")  # noqa: SIM115
-        path = os.pathsep.join([str(live.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         self.process = subprocess.Popen(
             [str(interpreter()), "-P", str(WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log,
             text=True, env={**os.environ, **ENVIRONMENT, "PYTHONPATH": path},

@@ -150,8 +150,8 @@ class Alarms:
                 turns.append((job.arrival, id, False, job))
         tokens = self.tokens
         while tokens and tokens[0][0] <= steps:
-            at, id, job = pop(tokens)
-            if tokens_at(job) == at:
+            _, id, job = pop(tokens)
+            if tokens_at(job) <= steps:  # (it may have left since it was corrected)
                 turns.append((job.arrival, id, True, job))
         if len(turns) > 1:
             turns.sort()

@@ -185,6 +185,7 @@ class Scheduler(Amendable):
         lost = sorted(self.running, key=age)
         for job in lost:
             self._leave(job, now)
+            self.alarms.watch_corrected(job)
         self.ledger.forget_all(self.live)
         self.ranking.dirty.update(self.live)
         self.guarded = 0
