@@ -103,6 +103,7 @@ def prepare(args: argparse.Namespace) -> Prepared:
         hide_lengths=hide,
         ignore_eos=exact,
         own=target.own,
+        xargs=args.vllm_xargs,
         temperature=args.temperature,
         keep_text=args.save_detailed or workload.wants_text,
         token_ids=workload.wants_token_ids,
@@ -128,6 +129,7 @@ def prepare(args: argparse.Namespace) -> Prepared:
         "predictor": args.predictor,
         "temperature": args.temperature,
         "extra_body": args.extra_body,
+        "vllm_xargs": args.vllm_xargs,
         "timeout_s": args.timeout,
         "num_warmups": args.num_warmups,
     }

@@ -113,6 +113,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="send predicted lengths: oracle, lognormal:S, constant:N, trace (its column guess), module:Class",
     )
+    answers.add_argument(
+        "--vllm-xargs",
+        action="store_true",
+        help="the server is `fastserve vllm`: guess, client, program, priority and deadline go as vllm_xargs",
+    )
     answers.add_argument("--temperature", type=float, default=0.0, metavar="X", help="(%(default)g)")
     answers.add_argument(
         "--extra-body", type=json_object, default={}, metavar="JSON", help="additional fields of each request"

@@ -12,10 +12,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import fastserve
 from fastserve.cli.arguments import add_policy, policy_of
 from fastserve.engine.config import POLICY
 from fastserve.hardware import load_hardware
 from fastserve.importing import SUFFIX
+from fastserve.package_version import UNKNOWN, package_version
 from fastserve.policies.spec import PolicySpec
 from fastserve.sched.config import describe
 from fastserve.vllm.metrics import NAME, PLUGIN
@@ -94,10 +96,12 @@ class Theirs:
 
 
 class Line(NamedTuple):
-    """What is executed. environment: what is added to the user's."""
+    """What is executed. environment: what is added to the user's. rows: for each slot one, or more."""
 
     words: list[str]
     environment: dict[str, str]
+    slots: int
+    rows: int
 
     def __str__(self) -> str:
         """For a shell."""
@@ -140,7 +144,7 @@ def run(args: argparse.Namespace) -> int:
     release = installed()
     if release is None and not args.dry_run:
         return _failed(f"{sys.executable} has no vLLM; {INSTALL}", FAILED)
-    for note in notes(args, spec, theirs, release):
+    for note in notes(args, spec, theirs, line, release):
         print(f"fastserve vllm: {note}", file=sys.stderr)
     print(line, flush=True)
     if args.dry_run:
@@ -181,7 +185,7 @@ def line_of(args: argparse.Namespace, spec: PolicySpec, theirs: Theirs, environm
         words += [flag, str(number)]
     if not theirs.has(CACHING) and not theirs.has(NO_CACHING):
         words.append(CACHING)
-    return Line([*words, *theirs.words], _environment(spec, theirs, environment))
+    return Line([*words, *theirs.words], _environment(spec, theirs, environment), slots, rows)
 
 
 def settings_of(args: argparse.Namespace, spec: PolicySpec, slots: int) -> VllmSettings:
@@ -206,7 +210,7 @@ def settings_of(args: argparse.Namespace, spec: PolicySpec, slots: int) -> VllmS
     )  # fmt: skip
 
 
-def notes(args: argparse.Namespace, spec: PolicySpec, theirs: Theirs, release: str | None) -> list[str]:
+def notes(args: argparse.Namespace, spec: PolicySpec, theirs: Theirs, line: Line, release: str | None) -> list[str]:
     """What works in another way than one may expect."""
     found = []
     warning = check_version(release)
@@ -217,6 +221,8 @@ def notes(args: argparse.Namespace, spec: PolicySpec, theirs: Theirs, release: s
                      f'{{"guess": TOKENS}}, else max_tokens stands for it')  # fmt: skip
     if args.leave == "park" and theirs.has("--enable-lora"):
         found.append("with LoRA a preempted request's KV cannot stay: it is computed again, as with --leave recompute")
+    elif args.leave == "park" and line.rows == line.slots:
+        found.append(f"with {line.rows} rows for {line.slots} slots nobody can be parked: give --rows")
     return found
 
 
@@ -277,8 +283,11 @@ def _environment(spec: PolicySpec, theirs: Theirs, environment: Mapping[str, str
     where, _, class_name = spec.path.rpartition(":")
     if class_name and where and not where.endswith(SUFFIX):
         path.append(os.getcwd())
+    if package_version() == UNKNOWN:  # not installed: run from a checkout
+        path.append(str(Path(fastserve.__file__).resolve().parents[1]))
     if path:
-        found["PYTHONPATH"] = os.pathsep.join([*path, *filter(None, [environment.get("PYTHONPATH")])])
+        path += filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
+        found["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path))
     allowed = environment.get("VLLM_PLUGINS")
     if allowed is not None and str(PLUGIN) in path and NAME not in allowed.split(","):
         found["VLLM_PLUGINS"] = ",".join([*filter(None, [allowed]), NAME])

@@ -70,10 +70,10 @@ class HttpBody:
 
     def replay(self, contender: Contender, trace: Trace, seed: int, watch: Watch | None) -> Replay:
         if isinstance(contender, Server):
-            return self._replay(contender, contender.url, None, trace, seed, watch)
+            return self.replay_on(contender, contender.url, None, trace, seed, watch)
         try:
             with self.server(contender, len(trace)) as server:
-                return self._replay(contender, server.url, server, trace, seed, watch)
+                return self.replay_on(contender, server.url, server, trace, seed, watch)
         except ServerError as error:
             raise CompareError(str(error)) from None
 
@@ -107,9 +107,10 @@ class HttpBody:
             own += ["--predictor", "client"]
         return [*self.flags, *own]
 
-    def _replay(
-        self, contender: Contender, url: str, server: Child | None, trace: Trace, seed: int, watch: Watch | None
+    def replay_on(
+        self, contender: Contender, url: str, server: Child | None, trace: Trace, seed: int, watch: Watch | None = None
     ) -> Replay:
+        """A run on a server that is there; server: it, where it was started here. Raises CompareError, ServerError."""
         try:
             target = self.probe(url)
         except TargetError as error:

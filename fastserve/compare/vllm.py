@@ -16,16 +16,21 @@ from fastserve.bench.api import HttpApi
 from fastserve.bench.api_formats import Completions, RequestOptions
 from fastserve.bench.target import Target, TargetClient
 from fastserve.cli.vllm import ACTIVE, CACHING, ROWS, SEQS, SERVER, SLOTS
+from fastserve.compare.compare import Replay, Watch
 from fastserve.compare.contender import Contender
 from fastserve.compare.http import HttpBody
 from fastserve.compare.subprocess_server import Child
 from fastserve.compare.vllm_server import VllmProcess
 from fastserve.policies.spec import PolicySpec
+from fastserve.workload import Trace
 from fastserve.workload.session_settings import SessionSettings
 
 OUR_PREEMPTIONS = ("fastserve_num_preemptions_total", "fastserve_preempted_by_vllm_total")
 ITS_PREEMPTIONS = ("vllm:num_preemptions_total",)
 """Names in /metrics. vLLM does not count those whom our Scheduler parks, so that ours are told where there are any."""
+
+TELLS = "--enable-prompt-tokens-details"
+"""How many tokens of a prompt were found in the prefix cache."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +50,8 @@ class VllmSetup:
     visit: int | None = None
     profile: str | None = None
     """iteration times for policies that read them"""
+    more: tuple[str, ...] = ()
+    """further flags of `fastserve vllm`"""
     flags: tuple[str, ...] = ()
     """vLLM's own"""
 
@@ -68,7 +75,7 @@ class VllmSetup:
             own += [] if value is None else [f"--{name}", str(value)]
         for key, value in contender.knobs.items():
             own += ["--set", f"{key}={value!r}"]
-        return ["fastserve", "vllm", self.model, *own, "--"]
+        return ["fastserve", "vllm", self.model, *own, *self.more, "--"]
 
 
 class VllmBody(HttpBody):
@@ -90,7 +97,15 @@ class VllmBody(HttpBody):
 
     def server(self, contender: Contender, requests: int) -> Child:
         setup = self.setup
-        return VllmProcess(setup.python, setup.command(contender), setup.flags, start_s=self.start_s)
+        return VllmProcess(setup.python, setup.command(contender), (TELLS, *setup.flags), start_s=self.start_s)
+
+    def replay_on(
+        self, contender: Contender, url: str, server: Child | None, trace: Trace, seed: int, watch: Watch | None = None
+    ) -> Replay:
+        found = super().replay_on(contender, url, server, trace, seed, watch)
+        if isinstance(contender, PolicySpec):
+            found.notes["policy"] = contender.in_effect
+        return found
 
     def probe(self, url: str) -> Target:
         told = TargetClient(url).ask("/version")

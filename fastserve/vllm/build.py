@@ -16,7 +16,7 @@ from fastserve.policies.spec import PolicySpec
 from fastserve.sched.config import Blocks, SchedulerConfig
 from fastserve.sched.errors import ObserverError
 from fastserve.sched.job import Job
-from fastserve.sched.observer import Observers
+from fastserve.sched.observer import Observer, Observers
 from fastserve.sched.scheduler import Scheduler
 from fastserve.vllm.settings import VllmSettings
 
@@ -83,14 +83,9 @@ class Maker:
         if self.settings.records is not None:
             from fastserve.metrics.records import Recorder  # needs numpy
 
-            file = Path(self.settings.records).open("w", encoding="utf-8", buffering=1)  # noqa: SIM115 (of the process)
-
-            def write(job: Job, row: dict[str, Any]) -> None:
-                request = request_of.get(job)
-                told = {"request": None if request is None else request.request_id, **row}
-                file.write(json.dumps(plain(told), separators=(",", ":")) + "\n")
-
-            found.attach(Recorder(keep=1000, watch=write), now)
+            rows = Rows(self.settings.records, request_of)
+            found.attach(Recorder(keep=1000, watch=rows.write), now)
+            found.attach(rows, now)
         return found
 
     def header(self) -> dict[str, Any]:
@@ -111,6 +106,23 @@ class Maker:
             "settings": {field.name: getattr(self.config, field.name) for field in fields(SchedulerConfig)}
             | {"device_blocks": body.blocks, "host_blocks": 0, "macro": False},
         }
+
+
+class Rows(Observer):
+    """Writes each record as a line of JSON, with the request's name in vLLM. request_of: see Maker.observers()."""
+
+    def __init__(self, path: str, request_of: dict[Job, Any]) -> None:
+        self.file = Path(path).open("w", encoding="utf-8", buffering=1)  # noqa: SIM115 (closed in ended())
+        self.request_of = request_of
+
+    def write(self, job: Job, row: dict[str, Any]) -> None:
+        request = self.request_of.get(job)
+        told = {"request": None if request is None else request.request_id, **row}
+        self.file.write(json.dumps(plain(told), separators=(",", ":")) + "\n")
+
+    def ended(self, now: int) -> None:
+        """After the Recorder, which was attached before it."""
+        self.file.close()
 
 
 def _broken(error: ObserverError) -> None:

@@ -97,6 +97,8 @@ _carrier: _Carrier | None = None
 @cache
 def received() -> bool:
     """Whether vLLM's API processes, which have the same environment, find the plug-in that reads what is attached."""
+    if os.environ.get("VLLM_USE_RUST_FRONTEND", "0") not in ("", "0"):
+        return False  # it knows no plug-ins
     allowed = os.environ.get("VLLM_PLUGINS")
     return (allowed is None or NAME in allowed.split(",")) and any(
         point.name == NAME for point in entry_points(group=GROUP)

@@ -80,6 +80,18 @@ def test_a_foreign_server_is_told_the_lengths_and_the_result_says_so(
     assert found["settings"]["own_server"] is False
 
 
+def test_our_scheduler_inside_vllm_is_told_guesses(
+    serve: Serve, trace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served = serve(owned_by="vllm")
+    words = ["--url", served.url, "--trace", trace, "--predictor", "oracle"]
+    bench(capsys, *words, "--vllm-xargs")
+    told = [seen.body.get("vllm_xargs") for seen in served.stub.seen]
+    assert told == [{"guess": 3, "client": "ann"}, {"guess": 6}, {"guess": 1, "client": "bob"}]
+    bench(capsys, *words)
+    assert not any("vllm_xargs" in seen.body for seen in served.stub.seen[3:]), "vLLM itself is not told"
+
+
 def test_our_own_server_does_not_see_them(serve: Serve, trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     served = serve(owned_by="fastserve")
     found = bench(capsys, "--url", served.url, "--trace", trace, "--predictor", "oracle")

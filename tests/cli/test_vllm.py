@@ -210,7 +210,9 @@ def test_the_cpu_package_is_started_without_vllm_s_command_line(
 
 def test_what_is_said_beside_the_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert 'vllm_xargs {"guess": TOKENS}' in dry(capsys, "--policy", "srpt")[1]
-    assert "computed again" in dry(capsys, "--", "--enable-lora")[1]
+    assert "LoRA" in dry(capsys, "--", "--enable-lora")[1]
+    assert "with 4 rows for 4 slots" in dry(capsys, "--slots", "4", "--rows", "4")[1]
+    assert dry(capsys, "--slots", "4", "--leave", "recompute")[1] == ""
 
 
 @pytest.mark.parametrize(
@@ -234,6 +236,14 @@ def test_what_vllm_s_processes_find(
     line, _ = dry(capsys, *words)
     found = dict(word.split("=", 1) for word in line[1 : line.index(sys.executable)])
     assert found == {name: value.format(plugin=PLUGIN, here=folder) for name, value in expected.items()}
+
+
+def test_a_checkout_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(vllm, "package_version", lambda: vllm.UNKNOWN)
+    root = Path(vllm.__file__).parents[2]
+    assert dry(capsys)[0][1] == f"PYTHONPATH={PLUGIN}:{root}"
+    monkeypatch.setenv("PYTHONPATH", f"{root}:/x")
+    assert dry(capsys)[0][1] == f"PYTHONPATH={PLUGIN}:{root}:/x"
 
 
 FAKE = """

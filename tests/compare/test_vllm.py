@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import stat
-import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,24 +26,20 @@ from fastserve.policies.spec import PolicySpec
 from fastserve.sched.slo import SloTargets
 from fastserve.workload import synthesise, write_trace
 from tests.bench.calls import call
+from tests.compare.vllm_stand_in import stand_in
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The stand-in as a program; what it was told is in tmp_path / "log"."""
-    program = tmp_path / "python"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} {Path(__file__).with_name("fake_vllm.py")} "$@"\n')
-    program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("FAKE_VLLM_LOG", str(tmp_path / "log"))
-    monkeypatch.setenv("FASTSERVE_VLLM_PYTHON", str(program))
+def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[dict[str, Any]]]:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    return program
+    return stand_in(tmp_path, monkeypatch)
 
 
-def told(tmp_path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+@pytest.fixture
+def python(log: object, tmp_path: Path) -> Path:
+    return tmp_path / "python"
 
 
 def a_model(folder: Path) -> Path:
@@ -54,7 +49,7 @@ def a_model(folder: Path) -> Path:
 
 
 def test_the_command_compares_policies_of_ours_with_vllm_as_it_is(
-    python: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    log: Callable[[], list[dict[str, Any]]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trace, model = tmp_path / "t.jsonl", a_model(tmp_path / "model")
     write_trace(synthesise(5, rate=50, lengths="", prompt="fixed:6", output="lognormal:1.5,0.8,1,12"), trace)
@@ -71,11 +66,13 @@ def test_the_command_compares_policies_of_ours_with_vllm_as_it_is(
     settings = document["settings"]
     assert (settings["backend"], settings["slots"], settings["rows"], settings["lengths"]) == ("vllm", 4, 4, "told")
     assert document["machine"]["vllm"] == "0.32.0"
+    assert document["policies"]["mlfq"]["levels"] == 3, "all settings of ours, defaults too"
+    assert document["policies"]["vllm"] == {}
     assert not any("not ours" in warning for warning in document["warnings"])
 
-    started = [line for line in told(tmp_path) if "module" in line]
+    started = [line for line in log() if "module" in line]
     itself, mlfq = started[:2]
-    flags = ["--host", "127.0.0.1", "--port", "PORT", "--dtype", "float32", "--no-enable-prefix-caching",
+    flags = ["--host", "127.0.0.1", "--port", "PORT", "--enable-prompt-tokens-details", "--dtype", "float32", "--no-enable-prefix-caching",
              "--block-size", "32"]  # fmt: skip
     assert (itself["module"], without_port(itself)) == (
         "vllm.entrypoints.launchers.api_server.entry",
@@ -87,7 +84,7 @@ def test_the_command_compares_policies_of_ours_with_vllm_as_it_is(
          "p.json", "--set", "levels=3", "--", *flags],
     )  # fmt: skip
     assert str(ROOT) in mlfq["path"].split(os.pathsep), "the other Python finds this package"
-    bodies = [line["body"] for line in told(tmp_path) if "body" in line]
+    bodies = [line["body"] for line in log() if "body" in line]
     assert all(body["ignore_eos"] and max(body["prompt"]) < 64 and "stop_after" not in body for body in bodies)
     lengths = [body["max_tokens"] for body in bodies]
     assert [(body.get("vllm_xargs") or {}).get("guess") for body in bodies[18:27]] == lengths[18:27], "srpt is told"
@@ -101,17 +98,15 @@ def without_port(started: dict[str, Any]) -> list[str]:
     return found
 
 
-def test_a_server_that_fails_is_told_with_its_last_lines(
-    python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_that_fails_is_told_with_its_last_lines(python: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_VLLM", "dies")
     body = VllmBody(VllmSetup(python=python, model="m"))
     with pytest.raises(CompareError, match=r"ended with status 1 before it was ready(.|\n)*4711 does not fit"):
         body.replay(VllmItself(), synthesise(1, rate=1, lengths="fixed:3"), 0, None)
 
 
-def test_a_server_that_is_never_ready_is_ended_with_all_its_processes(
-    python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_server_that_is_never_ready_is_ended(
+    python: Path, log: Callable[[], list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_VLLM", "unready")
     began = time.monotonic()
@@ -120,7 +115,7 @@ def test_a_server_that_is_never_ready_is_ended_with_all_its_processes(
             PolicySpec("las"), synthesise(1, rate=1, lengths="fixed:3"), 0, None
         )
     assert time.monotonic() - began < 60
-    assert told(tmp_path)[0]["arguments"][:4] == ["vllm", "m", "--policy", "las"]
+    assert log()[0]["arguments"][:4] == ["vllm", "m", "--policy", "las"]
 
 
 def test_it_ends_when_its_parent_is_gone(python: Path) -> None:
@@ -145,7 +140,7 @@ def test_it_ends_when_its_parent_is_gone(python: Path) -> None:
         (["--", "--block-size", "32"], "behind -- stands --block-size 32, which is for vLLM"),
     ],
 )
-@pytest.mark.usefixtures("python")
+@pytest.mark.usefixtures("log")
 def test_what_does_not_go_together(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ab", "--synth", "n=2,rate=1,prompt=fixed:3,output=fixed:2", *arguments]) == 2
     assert said in capsys.readouterr().err

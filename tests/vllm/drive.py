@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter, deque
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,8 @@ class Drive:
             [*(new.block_ids for new in asked.scheduled_new_reqs), *asked.scheduled_cached_reqs.new_block_ids]
         )
         self.preempted.update(asked.preempted_req_ids or ())
+        if case.ours:
+            ours.check_step(scheduler, asked)
         assert len(asked.num_scheduled_tokens) <= case.slots, "more run than there are slots"
         assert len(scheduler.running) <= case.rows, "more are resident than there are rows"
         assert sum(asked.num_scheduled_tokens.values()) <= case.budget, "more tokens than the budget"
@@ -166,12 +169,18 @@ class Drive:
 
 def serve(api: Api, case: Case, folder: Path) -> Drive:
     """The case from end to end, checked: under vLLM's own scheduler, or with ours in it."""
+    own = api.AsyncScheduler if case.ahead else api.Scheduler
     with ours.watched() as said:
-        own = api.AsyncScheduler if case.ahead else api.Scheduler
-        drive = Drive(api, case, ours.begin(case, folder, lambda *facts: api.make(case, *facts), own))
-        drive.run()
-        drive.check()
-        if case.ours:
-            counted = {id: len(drive.got[id]) for id in drive.ended if drive.reasons[id] != "error"}
-            drive.counts = ours.end(drive.clock, counted, said)["counts"]
+        clock = ours.begin(case, folder, lambda *facts: api.make(case, *facts), own)
+        try:
+            drive = Drive(api, case, clock)
+            drive.run()
+            drive.check()
+            if case.ours:
+                counted = {id: len(drive.got[id]) for id in drive.ended if drive.reasons[id] != "error"}
+                drive.counts = ours.end(clock, counted, said)["counts"]
+        except BaseException:
+            with suppress(Exception):
+                clock.scheduler.shutdown()  # closes files
+            raise
     return drive

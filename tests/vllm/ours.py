@@ -99,6 +99,17 @@ def watched() -> Iterator[list[str]]:
         logger.propagate = propagate
 
 
+def check_step(scheduler: Any, asked: Any) -> None:
+    """Whoever got tokens holds a place by the plan. (Where vLLM is paused for new requests it goes on by itself.)"""
+    driver = scheduler.driver
+    if driver is None or driver.plan is None:
+        return
+    jobs = [driver.jobs[id] for id in asked.num_scheduled_tokens]
+    members = set(driver.plan.members)
+    strangers = [job for job in jobs if job not in members]
+    assert not strangers, f"got tokens, and has no place by {driver.plan}: {strangers[:3]}"
+
+
 def end(run: Run, counted: dict[str, int], said: list[str]) -> dict[str, Any]:
     """After the last request. counted: request -> the tokens that its client got, of those that ended by themselves."""
     case, scheduler = run.case, run.scheduler
@@ -111,7 +122,7 @@ def end(run: Run, counted: dict[str, int], said: list[str]) -> dict[str, Any]:
     audit(scheduler.driver.scheduler)
     scheduler.shutdown()
     lines = [json.loads(line) for line in run.records.read_text(encoding="utf-8").splitlines()]
-    rows = {line["request"]: line for line in lines if line["request"] is not None}
+    rows = {line["request"].partition("-")[0]: line for line in lines if line["request"] is not None}  # (vLLM's suffix)
     if not failed:
         assert len(lines) == scheduler.driver.reader.next_id, "not every request has a record"
     for id, tokens in counted.items():

@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.vllm import standin
-from tests.vllm.api import INSTALLED, Api, real
-from tests.vllm.api import standin as standin_api
+from tests.vllm.api import Api
 from tests.vllm.cases import HERE, HOOKS, NAMED, ODD, Case, draw
 from tests.vllm.drive import Drive, serve
 
 CASES = 3  # of each group: some 30 s
-
-
-@pytest.fixture(scope="module")
-def api() -> Iterator[Api]:
-    if INSTALLED:
-        yield real()
-        return
-    standin.install()
-    yield standin_api()
-    standin.remove()
 
 
 @pytest.mark.parametrize("policy", ["plain", *NAMED, *(HERE + name for name in ODD)])

@@ -89,11 +89,19 @@ def test_where_vllm_keeps_no_statistics_none_are_made() -> None:
     assert attach(None, counts()) is None
 
 
-@pytest.mark.parametrize(("plugins", "received"), [("lora_filesystem_resolver", False), ("a,fastserve", True)])
+@pytest.mark.parametrize(
+    ("variable", "value", "received"),
+    [
+        ("VLLM_PLUGINS", "lora_filesystem_resolver", False),
+        ("VLLM_PLUGINS", "a,fastserve", True),
+        ("VLLM_USE_RUST_FRONTEND", "1", False),
+        ("VLLM_USE_RUST_FRONTEND", "0", True),
+    ],
+)
 def test_nothing_is_attached_where_nobody_would_take_it_out(
-    plugins: str, received: bool, monkeypatch: pytest.MonkeyPatch
+    variable: str, value: str, received: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("VLLM_PLUGINS", plugins)
+    monkeypatch.setenv(variable, value)
     metrics.received.cache_clear()
     assert due(counts(), idle=True) is received
     assert bool(sent(counts(steps=1))) is received

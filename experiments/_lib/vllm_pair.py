@@ -46,7 +46,8 @@ if TYPE_CHECKING:
 OWN = "vllm"
 """vLLM's own scheduler, fcfs; it is simulated as our fcfs."""
 SOURCES = ("fastserve/vllm", "fastserve/sched", "fastserve/profiler")
-PAIR = ("experiments/_lib/vllm_live.py", "experiments/_lib/vllm_worker.py", "experiments/_lib/speed_trace.py")
+PAIR = ("experiments/_lib/vllm_pair.py", "experiments/_lib/vllm_worker.py", "experiments/_lib/speed_trace.py")
+ROOT = Path(__file__).resolve().parents[2]
 WORKER = Path(__file__).with_name("vllm_worker.py")
 MEASURES = ("mean_jct_s", "p50_jct_s", "p95_jct_s", "p99_jct_s", "mean_ttft_s", "p95_ttft_s", "preemptions_per_job",
             "output_tokens_per_s")  # fmt: skip
@@ -75,7 +76,7 @@ class VllmRig:
     """those that the engine is started with, for all cases"""
     calibrate_s: float = 5.0
     """seconds of a load just before each live run: the prediction is made from its flight log"""
-    load: float = 0.95
+    load: float = 0.85
     """rate over what fcfs sustains in the simulation; fixed by the first calibration, for all cases of a workload"""
     again: bool = False
     """repeat only the live run on the same trace: the noise floor"""
@@ -116,7 +117,7 @@ class Worker:
 
     def __init__(self, engine: dict[str, Any]) -> None:
         self.log = tempfile.NamedTemporaryFile("w+", prefix="vllm-", suffix=".log", errors="replace")  # noqa: SIM115
-        path = os.pathsep.join([str(live.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         self.process = subprocess.Popen(
             [str(interpreter()), "-P", str(WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log,
             text=True, env={**os.environ, **ENVIRONMENT, "PYTHONPATH": path},
