@@ -157,7 +157,9 @@ class Driven(Scheduler):  # type: ignore[misc]  # vLLM has no types for others
 
     def _ended(self, driver: Driver, scheduler_output: Any, outputs: Any) -> None:
         began, expected = self.began.popleft()
-        driver.heard([output for batch in outputs.values() for output in batch.outputs], expected)
+        told = [batch.outputs for batch in outputs.values()]  # of each of vLLM's API processes
+        told_all = told[0] if len(told) == 1 else list(chain(*told))
+        driver.heard(told_all, scheduler_output.num_scheduled_tokens, expected)
         for job in driver.ended if self.parked or self.lent else ():  # by a token that was in flight
             self._unpark(driver.requests[job])
         now = self.clock()
