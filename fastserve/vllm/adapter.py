@@ -57,6 +57,7 @@ class Driven(Scheduler):  # type: ignore[misc]  # vLLM has no types for others
             log.warning("%s", warning)
         refuse_configuration(self)
         settings = VllmSettings.of(dict(self.vllm_config.additional_config or {}).get(KEY, {}))
+        settings = settings.of_engine(getattr(self.parallel_config, "data_parallel_index", 0))
         self.counts: dict[str, Any] = {**dict.fromkeys(COUNTS, 0), "levels": {}}
         self.groups = max(1, len(self.kv_cache_config.kv_cache_groups))
         self.maker = Maker(settings, self._body(settings))

@@ -72,7 +72,7 @@ def test_the_command_compares_policies_of_ours_with_vllm_as_it_is(
 
     started = [line for line in log() if "module" in line]
     itself, mlfq = started[:2]
-    flags = ["--host", "127.0.0.1", "--port", "PORT", "--dtype", "float32", "--no-enable-prefix-caching",
+    flags = ["--host", "127.0.0.1", "--port", "PORT", "--enable-prompt-tokens-details", "--dtype", "float32", "--no-enable-prefix-caching",
              "--block-size", "32"]  # fmt: skip
     assert (itself["module"], without_port(itself)) == (
         "vllm.entrypoints.launchers.api_server.entry",
