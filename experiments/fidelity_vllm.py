@@ -41,7 +41,7 @@ class Scale:
     slots: tuple[int, ...] = (4, 16)
     pairs: int = 3
     """paired runs of each cell, each on its own draw of the workload"""
-    requests: int = 160
+    requests: int = 200
     prompt: str = "lognormal:3.2,0.6,8,128"
     output: str = "lognormal:3.0,1.4,1,600"
     rig: VllmRig

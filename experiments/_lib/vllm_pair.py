@@ -77,7 +77,7 @@ class VllmRig:
     """those that the engine is started with, for all cases"""
     calibrate_s: float = 5.0
     """seconds of a load just before each live run: the prediction is made from its flight log"""
-    load: float = 0.85
+    load: float = 1.1
     """rate over what fcfs sustains in the simulation; fixed by the first calibration, for all cases of a workload"""
     again: bool = False
     """repeat only the live run on the same trace: the noise floor"""
