@@ -72,8 +72,8 @@ def test_the_command_compares_policies_of_ours_with_vllm_as_it_is(
 
     started = [line for line in log() if "module" in line]
     itself, mlfq = started[:2]
-    flags = ["--host", "127.0.0.1", "--port", "PORT", "--enable-prompt-tokens-details", "--dtype", "float32", "--no-enable-prefix-caching",
-             "--block-size", "32"]  # fmt: skip
+    flags = ["--host", "127.0.0.1", "--port", "PORT", "--enable-prompt-tokens-details", "--dtype", "float32",
+             "--no-enable-prefix-caching", "--block-size", "32"]  # fmt: skip
     assert (itself["module"], without_port(itself)) == (
         "vllm.entrypoints.launchers.api_server.entry",
         ["--model", str(model), "--max-num-seqs", "4", "--max-num-active-seqs", "4", "--enable-prefix-caching", *flags],
