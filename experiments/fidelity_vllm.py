@@ -21,7 +21,7 @@ from experiments._lib.case import Case, Numbers, Row, Workload, points
 from experiments._lib.claim import Claim
 from experiments._lib.errors import COMPARED, document, same_order, spread
 from experiments._lib.sweep import Outcome, main
-from experiments._lib.vllm_live import OWN, VllmRig, again, here, pair, plan
+from experiments._lib.vllm_pair import OWN, VllmRig, again, here, pair, plan
 from fastserve.policies.spec import PolicySpec
 from sim.settings import Settings
 
@@ -30,7 +30,7 @@ __all__ = ["SCALES", "cases", "claims", "joined", "plan", "plot", "run", "told"]
 POLICIES = (OWN, "fcfs", "srpt", "sj-mlfq")
 AGAIN: dict[str, str | int | float] = {"again": 1}
 ROWS_PER_SLOT = 4
-USES = ("vllm_live.py", "vllm_worker.py", "speed_trace.py")
+USES = ("vllm_pair.py", "vllm_worker.py", "speed_trace.py")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,7 @@ class Scale:
     slots: tuple[int, ...] = (4, 16)
     pairs: int = 3
     """paired runs of each cell, each on its own draw of the workload"""
-    requests: int = 300
+    requests: int = 240
     prompt: str = "lognormal:3.2,0.6,8,128"
     output: str = "lognormal:3.0,1.4,1,600"
     rig: VllmRig

@@ -57,6 +57,7 @@ class Driven(Scheduler):  # type: ignore[misc]  # vLLM has no types for others
             log.warning("%s", warning)
         refuse_configuration(self)
         settings = VllmSettings.of(dict(self.vllm_config.additional_config or {}).get(KEY, {}))
+        settings = settings.of_engine(getattr(self.parallel_config, "data_parallel_index", 0))
         self.counts: dict[str, Any] = {**dict.fromkeys(COUNTS, 0), "levels": {}}
         self.groups = max(1, len(self.kv_cache_config.kv_cache_groups))
         self.maker = Maker(settings, self._body(settings))
@@ -156,7 +157,9 @@ class Driven(Scheduler):  # type: ignore[misc]  # vLLM has no types for others
 
     def _ended(self, driver: Driver, scheduler_output: Any, outputs: Any) -> None:
         began, expected = self.began.popleft()
-        driver.heard([output for batch in outputs.values() for output in batch.outputs], expected)
+        told = [batch.outputs for batch in outputs.values()]  # of each of vLLM's API processes
+        told_all = told[0] if len(told) == 1 else list(chain(*told))
+        driver.heard(told_all, scheduler_output.num_scheduled_tokens, expected)
         for job in driver.ended if self.parked or self.lent else ():  # by a token that was in flight
             self._unpark(driver.requests[job])
         now = self.clock()

@@ -7,7 +7,7 @@ that breaks, and whatever else goes wrong here, raises.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -47,7 +47,8 @@ class Driver:
         self.lost: dict[Job, None] = {}  # whom vLLM itself has preempted
         self.plan: Plan | None = None  # has been run, or is in flight
         self.service = 0  # ns of steps that have ended since the last commit
-        self.uneven = False  # somebody may have got another number of tokens than one: look at each
+        self.silent: list[Job] = []  # who decodes in the plan, and was not scheduled
+        self.uneven = False  # somebody else may have got another number of tokens than one: look at each
         ledger = scheduler.ledger
         self.largest = -(-(longest + ledger.lookahead) // ledger.block)  # blocks of the largest request there can be
 
@@ -59,19 +60,22 @@ class Driver:
         if job is not None:
             self.cancelled.append(job)
 
-    def heard(self, outputs: Iterable[Any], expected: int) -> None:
-        """What a step has yielded. expected: of how many requests a token was."""
+    def heard(self, outputs: Sequence[Any], scheduled: Mapping[str, int], expected: int) -> None:
+        """What a step has yielded. expected: of how many of those who were scheduled a token was."""
         jobs = self.jobs
         even = True
         for output in outputs:
-            expected -= 1
             if len(output.new_token_ids) != 1:
                 even = False
             if output.finish_reason is not None:
                 job = jobs.pop(output.request_id, None)
                 if job is not None:
                     self.ended.append(job)
-        if expected or not even:
+        if len(outputs) != expected and even:  # some may have ended before the step had
+            spoke = {output.request_id for output in outputs}
+            silent = [jobs[id] for id in scheduled if id in jobs and id not in spoke]
+            even = all([self.requests[job].is_prefill_chunk for job in silent])
+        if not even:
             self.uneven = True
 
     def preempted(self, request: Any) -> None:
@@ -136,7 +140,7 @@ class Driver:
             prefilling, whole = self._compare(plan, scheduled, now)
             decoding -= prefilling
         if decoding != plan.batch:
-            self.uneven = True
+            self.silent = [job for job in plan.due if job.decoding and self.requests[job].request_id not in scheduled]
         return decoding + whole
 
     def _compare(self, plan: Plan, scheduled: Mapping[str, int], now: int) -> tuple[int, int]:
@@ -243,10 +247,10 @@ class Driver:
 
     def _commit(self, plan: Plan, now: int) -> None:
         scheduler = self.scheduler
-        over = [*self.ended, *self.cancelled]
+        odd = dict.fromkeys(chain(self.ended, self.cancelled, self.silent))
         extra: list[tuple[Job, int]] = []
-        if self.uneven or over:
-            due = plan.due if self.uneven else [job for job in over if _is_due(plan, job)]
+        if self.uneven or odd:
+            due = plan.due if self.uneven else [job for job in odd if _is_due(plan, job)]
             got = {}
             for job in due:
                 delta = got[job] = min(max(-1, self._more(job) - 1), scheduler.ledger.lookahead)
@@ -264,6 +268,7 @@ class Driver:
         outcome = Outcome(1, self.service, 0, self.ended, (), self.service, 0, extra, answers)
         self.service = 0
         self.ended = []
+        self.silent = []
         try:
             finished = scheduler.commit(plan, outcome, now)
         except PolicyError:

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 OWN = "vllm"
 """vLLM's own scheduler, fcfs; it is simulated as our fcfs."""
 SOURCES = ("fastserve/vllm", "fastserve/sched", "fastserve/profiler")
-PAIR = ("experiments/_lib/vllm_live.py", "experiments/_lib/vllm_worker.py", "experiments/_lib/speed_trace.py")
+PAIR = ("experiments/_lib/vllm_pair.py", "experiments/_lib/vllm_worker.py", "experiments/_lib/speed_trace.py")
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = Path(__file__).with_name("vllm_worker.py")
 MEASURES = ("mean_jct_s", "p50_jct_s", "p95_jct_s", "p99_jct_s", "mean_ttft_s", "p95_ttft_s", "preemptions_per_job",
@@ -76,7 +76,7 @@ class VllmRig:
     """those that the engine is started with, for all cases"""
     calibrate_s: float = 5.0
     """seconds of a load just before each live run: the prediction is made from its flight log"""
-    load: float = 0.95
+    load: float = 0.85
     """rate over what fcfs sustains in the simulation; fixed by the first calibration, for all cases of a workload"""
     again: bool = False
     """repeat only the live run on the same trace: the noise floor"""
