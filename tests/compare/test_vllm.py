@@ -20,8 +20,8 @@ from fastserve.__main__ import main
 from fastserve.bench import Completions, RequestOptions
 from fastserve.compare.compare import BURST, CompareError
 from fastserve.compare.contender import VllmItself, its_own
-from fastserve.compare.vllm import VllmBody, VllmSetup, total, vocab_size_of
 from fastserve.compare.trace import WARM
+from fastserve.compare.vllm import VllmBody, VllmSetup, total, vocab_size_of
 from fastserve.compare.vllm_server import VllmProcess
 from fastserve.policies.spec import PolicySpec
 from fastserve.sched.slo import SloTargets
