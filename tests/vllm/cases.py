@@ -17,6 +17,7 @@ NAMED = ["fcfs", "srpt", "sjf", "las", "mlfq", "sj-mlfq", "priority", "lpm", "ca
 BAD_GUESSES: list[Any] = ["many", None, -3, float("nan"), float("inf"), [], {"a": 1}, 1e300, True, "7"]
 MODEL_LENGTH = 512  # tokens of prompt and answer at most
 BLOCK = 16  # tokens
+LONGEST = 384  # tokens of prompt and answer here, which fit into the smallest pool that is drawn, with drafts
 STOPS = (5, 6)
 
 
@@ -99,28 +100,28 @@ class Case:
     def arrivals(self) -> list[Arrival]:
         """The workload, by time."""
         rng = random.Random(self.seed)
+        claims = random.Random(self.seed + 1)  # of its own, so that the requests do not depend on what is said of them
         shared = [rng.randrange(60, 1000) for _ in range(self.shared)]
         at = 1_000_000.0
         found: list[Arrival] = []
         talks: list[list[int]] = []
         for number in range(self.requests):
             at += rng.expovariate(1 / (self.gap * 1e6)) if self.gap else 0
-            room = min(MODEL_LENGTH, (self.blocks - 1) * BLOCK) - 2
             prompt = [rng.randrange(60, 1000) for _ in range(rng.randrange(4, 150))]
             if talks and self.talks and rng.random() < 0.5:
                 prompt = rng.choice(talks) + prompt[:40]
             elif rng.random() < 0.7:
                 prompt = shared + prompt
-            prompt = prompt[: room - 8]
-            most = max(1, min(200, int(rng.paretovariate(1.1) * 6), room - len(prompt) - 2 * self.drafts))
+            prompt = prompt[: LONGEST - 8]
+            most = max(1, min(200, int(rng.paretovariate(1.1) * 6), LONGEST - len(prompt)))
             if self.talks:
                 talks.append(prompt + generate(prompt, most, self.stop_tokens))
             extra: dict[str, Any] = {"client": f"c{number % 3}", "program": f"p{number % 4}" if self.talks else ""}
             if self.guesses == "right":
                 extra["guess"] = most
             elif self.guesses == "bad":
-                extra["guess"] = rng.choice(BAD_GUESSES)
-                extra["slo"] = rng.choice([*BAD_GUESSES, 0.5, 3])
+                extra["guess"] = claims.choice(BAD_GUESSES)
+                extra["slo"] = claims.choice([*BAD_GUESSES, 0.5, 3])
             grammar = ""
             if rng.random() < self.grammars:
                 grammar = "broken" if rng.random() < 0.2 else "late"

@@ -19,10 +19,10 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from tests.vllm import ours
 from tests.vllm.api import ENVIRONMENT, LLAMA
 from tests.vllm.cases import MODEL_LENGTH, Arrival, Case
 from tests.vllm.drive import IDLE
-from tests.vllm.ours import begin, end
 from tests.vllm.runner import cost
 
 STOPS = list(range(7, 47))  # of a vocabulary of 1000: some answers end with one
@@ -81,10 +81,11 @@ class Engine:
         from vllm.v1.core.sched.scheduler import Scheduler
 
         self.number += 1
-        with tempfile.TemporaryDirectory() as folder:
-            run = begin(case, Path(folder), lambda settings, kind: self.scheduler(case, settings, kind), Scheduler)
+        with tempfile.TemporaryDirectory() as folder, ours.watched() as said:
+            run = ours.begin(case, Path(folder), lambda settings, kind: self.scheduler(case, settings, kind), Scheduler)
             tokens, reasons, aborted = self._serve(case, run)
-            told = end(run, {id: len(made) for id, made in tokens.items() if id in reasons}) if case.ours else {}
+            counted = {id: len(made) for id, made in tokens.items() if id in reasons}
+            told = ours.end(run, {f"{self.number}.{id}": n for id, n in counted.items()}, said) if case.ours else {}
         pool = run.scheduler.kv_cache_manager.block_pool
         return {
             "tokens": tokens, "reasons": reasons, "aborted": sorted(aborted), "preempted": run.preempted,

@@ -122,7 +122,7 @@ def end(run: Run, counted: dict[str, int], said: list[str]) -> dict[str, Any]:
     audit(scheduler.driver.scheduler)
     scheduler.shutdown()
     lines = [json.loads(line) for line in run.records.read_text(encoding="utf-8").splitlines()]
-    rows = {line["request"]: line for line in lines if line["request"] is not None}
+    rows = {line["request"].partition("-")[0]: line for line in lines if line["request"] is not None}  # (vLLM's suffix)
     if not failed:
         assert len(lines) == scheduler.driver.reader.next_id, "not every request has a record"
     for id, tokens in counted.items():
