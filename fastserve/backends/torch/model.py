@@ -95,8 +95,9 @@ def load_model(
     settle(place)
     name = str(model)
     if dtype == "auto" and name in PACKAGED:
-        dtype = PACKAGED[name].dtype
-    choice = pick_dtype(dtype, place)
+        choice = pick_dtype(PACKAGED[name].dtype, place)._replace(why="as is usual for it")
+    else:
+        choice = pick_dtype(dtype, place)
     source = checkpoint.find(name, choice.dtype, place)
     config = checkpoint.read_config(name, source, trust_remote_code)
     checkpoint.check_size(name, config, choice.dtype, place)
