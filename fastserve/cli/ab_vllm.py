@@ -73,6 +73,7 @@ def check_vllm(args: argparse.Namespace, contenders: Sequence[Contender]) -> Non
 def vllm_body(args: argparse.Namespace) -> Body:
     """Raises ValueError where there is no vLLM."""
     from fastserve.compare.vllm import VllmBody, VllmSetup
+
     usual = _defaults()
     own: list[str] = []
     for name in ITS_OWN:

@@ -121,9 +121,11 @@ class VllmBody(HttpBody):
 
     def preemptions(self, url: str) -> int | None:
         page = _page(f"{url}/metrics")
-        ours = [found for name in OUR_PREEMPTIONS if (found := total(page, name)) is not None]
-        found = ours or [found for name in ITS_PREEMPTIONS if (found := total(page, name)) is not None]
-        return sum(found) if found else None
+        for names in (OUR_PREEMPTIONS, ITS_PREEMPTIONS):
+            counts = [count for name in names if (count := total(page, name)) is not None]
+            if counts:
+                return sum(counts)
+        return None
 
     def machine(self) -> dict[str, Any]:
         return super().machine() | {"vllm": self.release}

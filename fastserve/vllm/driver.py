@@ -7,6 +7,7 @@ that breaks, and whatever else goes wrong here, raises.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -19,22 +20,26 @@ from fastserve.sched.prefix import PrefixScheduler
 from fastserve.sched.scheduler import Scheduler
 from fastserve.vllm.request import Reader, finish_of, names, tokens_of
 
+log = logging.getLogger("vllm.fastserve")
+
 
 class Driver:
-    """reader: makes the jobs. arrival: request -> ns. parks: KV of who leaves is kept. counts: the adapter's."""
+    """observers: of this scheduler. reader: makes the jobs. arrival: request -> ns. parks: KV of who leaves is kept.
+    longest: tokens of prompt and output. counts: the adapter's.
+    """
 
     def __init__(
         self,
         scheduler: Scheduler,
+        observers: Observers,
         reader: Reader,
         arrival: Callable[[Any], int],
-        *,
         parks: bool,
         longest: int,
         counts: dict[str, Any],
     ) -> None:
         self.scheduler = scheduler
-        self.observers = Observers(scheduler)
+        self.observers = observers
         self.reader = reader
         self.arrival = arrival
         self.parks = parks
@@ -48,7 +53,9 @@ class Driver:
         self.plan: Plan | None = None  # has been run, or is in flight
         self.service = 0  # ns of steps that have ended since the last commit
         self.silent: list[Job] = []  # who decodes in the plan, and was not scheduled
+        self.refused = False  # vLLM has not started somebody whom the last plan called
         self.uneven = False  # somebody else may have got another number of tokens than one: look at each
+        self.kept_told = False
         ledger = scheduler.ledger
         self.largest = -(-(longest + ledger.lookahead) // ledger.block)  # blocks of the largest request there can be
 
@@ -74,7 +81,7 @@ class Driver:
         if len(outputs) != expected and even:  # some may have ended before the step had
             spoke = {output.request_id for output in outputs}
             silent = [jobs[id] for id in scheduled if id in jobs and id not in spoke]
-            even = all([self.requests[job].is_prefill_chunk for job in silent])
+            even = all(self.requests[job].is_prefill_chunk for job in silent)
         if not even:
             self.uneven = True
 
@@ -98,18 +105,26 @@ class Driver:
         if self.uneven:
             self.uneven = False
             self._recount(max(self.scheduler.meter.now, last))
+        if not self.kept_told and self.scheduler.sharing is not None and self.scheduler.sharing.tree.pins.of:
+            self.kept_told = True
+            log.warning(
+                "the policy keeps prefixes by keep(); vLLM evicts what it likes, so its prefix cache may differ"
+            )
 
     def drain(self, now: int) -> None:
-        """Arrivals, then cancels. A request whose grammar is being compiled has not come yet."""
+        """Arrivals, then cancels. A request whose grammar is being compiled has not come yet; one that has come to its
+        end where there is no plan to commit, while vLLM is paused, is cancelled.
+        """
         if self.inbox:
             came = [request for request in self.inbox if not (request.is_finished() or _compiling(request))]
             self.inbox = [request for request in self.inbox if not request.is_finished() and _compiling(request)]
             for request in sorted(came, key=self.arrival):
                 self._submit(request, now)
-        if self.cancelled:
-            cancelled, self.cancelled = self.cancelled, []
-            for job in cancelled:
+        if self.cancelled or self.ended:
+            for job in [*self.cancelled, *self.ended]:
                 self._cancel(job, now)
+            self.cancelled = []
+            self.ended = []
 
     def propose(self, now: int, free: int) -> Plan | None:
         """free: blocks of vLLM's pool that nobody holds."""
@@ -180,6 +195,7 @@ class Driver:
             whole += computed >= end
             if computed > first:
                 done[job] = min(computed, end) - first
+        self.refused = bool(absent)
         if lost or absent or found or done != planned:
             order = [job for job in planned if job in done]
             prefill = [(job, done[job]) for job in dict.fromkeys(chain(order, done))]
@@ -238,6 +254,7 @@ class Driver:
             except PolicyError:
                 self.observers.last("cancelled", job, now)
                 raise
+            job.finish = finish_of(self.requests[job])
             self.observers.cancelled(job, now)
         self._forget(job)
 

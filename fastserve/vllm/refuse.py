@@ -13,13 +13,13 @@ def refuse_configuration(scheduler: Any) -> None:
     model = scheduler.vllm_config.model_config
     if scheduler.parallel_config.pipeline_parallel_size > 1:
         raise ValueError(
-            "fastserve: --pipeline-parallel-size above 1 is not supported, since several steps are in flight at once and "
-            "one step counter stands for all decodes; use --tensor-parallel-size"
+            "fastserve: --pipeline-parallel-size above 1 is not supported: several steps are in flight, and one "
+            "counter of steps stands for all decodes; use --tensor-parallel-size"
         )
     if scheduler.scheduler_config.policy != "fcfs":
         raise ValueError(
-            f"fastserve: leave --scheduling-policy at fcfs, not {scheduler.scheduler_config.policy}: the order comes from "
-            f"the policy; requests' priorities reach it all the same (--policy priority)"
+            f"fastserve: leave --scheduling-policy at fcfs, not {scheduler.scheduler_config.policy}: the order is that "
+            f"of --policy, and priority is one of them"
         )
     if model.runner_type == "pooling":
         raise ValueError("fastserve: pooling models have no tokens to schedule; start vLLM without --scheduler-cls")

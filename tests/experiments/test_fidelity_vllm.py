@@ -132,6 +132,8 @@ def test_a_known_machine_is_predicted(policy: str, rig: vllm_pair.VllmRig) -> No
     assert numbers["live_replayed"] == 1.0 and numbers["twin_alike"] == numbers["twin_plans"] > 40
     assert numbers["pool"] == 32 * POOL
     assert numbers["live_preemptions_per_job"] == pytest.approx(numbers["sim_preemptions_per_job"], abs=0.1)
+    once_more = vllm_pair.simulated(case(policy, rig), rig, numbers["rate"], numbers["profile"])
+    assert once_more.summary["mean_jct_s"] == pytest.approx(numbers["sim_mean_jct_s"])
     second = fidelity_vllm.run(case(policy, replace(rig, again=True)))
     assert second["again_mean_jct_s"] == pytest.approx(numbers["live_mean_jct_s"])
 
@@ -188,14 +190,20 @@ def rows() -> list[Row]:
     return found
 
 
-def test_the_document_has_the_order_of_policies_the_replays_and_the_twins(tmp_path: Path) -> None:
+def test_the_document_has_the_order_of_policies_the_replays_and_the_twins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "run.json").write_text(json.dumps({"provenance": {}, "settings": {}}))
+    monkeypatch.setattr(fidelity_vllm, "_steady", lambda outcome: [(row, {"steady_mean_jct_s": 1.0}) for row in rows()])
     found = fidelity_vllm.told(Outcome("fidelity_vllm", "small", tmp_path, rows(), 1.0))
     json.dumps(found, allow_nan=False)
     assert found["ranking_equal"] is True and found["pairs_that_live_runs_rank"] == 2
     assert found["pairs_in_the_live_order"] == {"sim": "9 of 9", "tempo": "9 of 9"}
     assert found["replays"] == {"plans": 60, "reproduced": True, "differences": []}
     assert len(found["twins"]) == 6
+    fcfs, srpt = found["gains_over_vllm"]
+    assert (fcfs["policy"], fcfs["steady"], fcfs["live"][0]) == ("fcfs", [1.0, None, None], pytest.approx(2.1 / 2.2))
+    assert srpt["sim"][0] == pytest.approx(2.2 / 1.6) and srpt["live"][0] == pytest.approx(2.1 / 1.1)
     wrong = [replace(row, numbers=row.numbers | {"sim_mean_jct_s": 9.0}) if row.at["policy"] == "srpt" else row
              for row in rows()]  # fmt: skip
     assert errors.misranked(points(wrong)) == ["vllm and srpt at 4 slots", "fcfs and srpt at 4 slots"]
