@@ -159,9 +159,9 @@ class Driven(Scheduler):  # type: ignore[misc]  # (it comes without types)
             self.places.lend()
             return None
         self.places.take_back()
-        manager = self.kv_cache_manager
-        free = manager.block_pool.get_num_free_blocks() - manager.watermark_blocks  # (it starts nobody below that)
-        plan = driver.propose(now, free // self.body.groups)
+        manager, groups = self.kv_cache_manager, self.body.groups
+        free = manager.block_pool.get_num_free_blocks()
+        plan = driver.propose(now, free // groups, manager.watermark_blocks // groups)
         if plan is not None:
             self.counts["plans"] += 1
             self.places.enforce(driver, plan)
