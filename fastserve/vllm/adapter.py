@@ -48,6 +48,7 @@ class Driven(Scheduler):  # type: ignore[misc]  # (it comes without types)
             log.warning("%s", warning)
         refuse_configuration(self)
         settings = VllmSettings.of(dict(self.vllm_config.additional_config or {}).get(KEY, {}))
+        settings = settings.of_engine(getattr(self.parallel_config, "data_parallel_index", 0))
         self.counts: dict[str, Any] = {**dict.fromkeys(COUNTS, 0), "levels": {}}
         self.ahead = isinstance(self, AsyncScheduler)
         self.body = body_of(self, settings)

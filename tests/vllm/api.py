@@ -11,16 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.vllm import serving
 from tests.vllm.cases import BLOCK, MODEL_LENGTH, Arrival, Case
 
 INSTALLED = importlib.util.find_spec("vllm") is not None
 
-ENVIRONMENT = {
-    "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1",
-    "VLLM_TARGET_DEVICE": "cpu",
+ENVIRONMENT = serving.ENVIRONMENT | {
+    "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_TARGET_DEVICE": "cpu",
 }  # fmt: skip
-"""For vLLM to start in seconds and to step in milliseconds, on a small machine without a network."""
+"""For vLLM to start in seconds and to step in milliseconds, in this process."""
 
 LLAMA = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 1000, "hidden_size": 128,

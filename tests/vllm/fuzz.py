@@ -2,6 +2,7 @@
 
     python -m tests.vllm.fuzz SECONDS [SEED]            the real classes where vLLM is installed, else the stand-ins
     python -m tests.vllm.fuzz --case '{"seed": 3}'      one case again; --shrink looks for a smaller one that fails
+    python -m tests.vllm.fuzz --stand-ins ...           the stand-ins in any case
 
 A failure is printed with its case as JSON. Exits 1 where there was one.
 """
@@ -26,9 +27,9 @@ from tests.vllm.drive import Drive, serve
 MOST = 5  # failures, after which it is enough
 
 
-def api_here() -> Api:
-    """The real classes where vLLM is installed, else the stand-ins, under its names."""
-    if INSTALLED:
+def api_here(standins: bool = False) -> Api:
+    """The real classes where vLLM is installed, else (or if asked for) the stand-ins, under its names."""
+    if INSTALLED and not standins:
         return real()
     standin.install()
     return standin_api()
@@ -62,8 +63,9 @@ def main() -> int:
     parser.add_argument("--case", help="one case, as a failure has printed it")
     parser.add_argument("--shrink", action="store_true", help="look for a smaller case that fails")
     parser.add_argument("--policy", action="append", help="only this policy (may be given several times)")
+    parser.add_argument("--stand-ins", action="store_true", help="though vLLM is installed")
     args = parser.parse_args()
-    api = api_here()
+    api = api_here(args.stand_ins)
     rng = random.Random(args.seed)
     began = time.monotonic()
     runs, failures = 0, 0

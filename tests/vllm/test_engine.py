@@ -6,18 +6,16 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.vllm import serving
 from tests.vllm.cases import HERE, Case
 
-ENGINE = find_spec("vllm") is not None and find_spec("vllm._C") is not None
 pytestmark = [
     pytest.mark.vllm,
-    pytest.mark.skipif(not ENGINE, reason="this vLLM is text alone, without an engine"),
+    pytest.mark.skipif(not serving.runs(), reason="vLLM and its compiled kernels are not installed here"),
 ]
 
 POLICIES = ["fcfs", "srpt", "sjf", "las", "mlfq", "sj-mlfq", HERE + "Rotate", HERE + "Chaos"]
@@ -30,9 +28,15 @@ class Worker:
     """One engine in a process of its own, and what unmodified vLLM answered there."""
 
     def __init__(self, drafts: int) -> None:
-        root = Path(__file__).resolve().parents[2]
         command = [sys.executable, "-m", "tests.vllm.engine", "--drafts", str(drafts)]
-        self.process = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command,
+            cwd=serving.ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=serving.environment(),
+        )
         self.plain: dict[str, dict[str, Any]] = {}
         assert self._read() == {}, "the engine did not start"
 

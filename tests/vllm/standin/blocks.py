@@ -74,10 +74,10 @@ class BlockPool:
     def get_usage(self) -> float:
         return 1.0 - len(self.free) / max(1, self.num_gpu_blocks - 1)
 
-    def get_new_blocks(self, count: int) -> list[KVCacheBlock]:
-        if count > len(self.free):
-            raise ValueError(f"Cannot get {count} free blocks from the pool")
-        taken = [self.blocks[number] for number in list(islice(self.free, count))]
+    def get_new_blocks(self, num_blocks: int) -> list[KVCacheBlock]:
+        if num_blocks > len(self.free):
+            raise ValueError(f"Cannot get {num_blocks} free blocks from the pool")
+        taken = [self.blocks[number] for number in list(islice(self.free, num_blocks))]
         for block in taken:
             del self.free[block.block_id]
             self._forget(block)
