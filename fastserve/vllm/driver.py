@@ -18,6 +18,7 @@ from fastserve.sched.observer import Observers
 from fastserve.sched.plan import Outcome, Plan
 from fastserve.sched.prefix import PrefixScheduler
 from fastserve.sched.scheduler import Scheduler
+from fastserve.sched.units import Run
 from fastserve.vllm.request import Reader, finish_of, names, tokens_of
 
 log = logging.getLogger("vllm.fastserve")
@@ -126,12 +127,15 @@ class Driver:
             self.cancelled = []
             self.ended = []
 
-    def propose(self, now: int, free: int) -> Plan | None:
-        """free: blocks of vLLM's pool that nobody holds."""
+    def propose(self, now: int, free: int, spare: int) -> Plan | None:
+        """free: blocks of vLLM's pool that nobody holds. spare: of these, how many it keeps when it starts somebody."""
         scheduler = self.scheduler
         if not scheduler.live:
             return None
-        self._resize(self._pool(free), now)
+        blocks = self._pool(free)
+        if spare:  # for that nobody leaves who runs
+            blocks = min(blocks, max(blocks - spare, scheduler.ledger.used))
+        self._resize(blocks, now)
         plan = scheduler.plan(now)
         if plan is None and not (scheduler.held or scheduler.running):
             # What is reserved ahead of the next token is more than the whole pool has: vLLM gets along without it.
@@ -332,10 +336,21 @@ class Driver:
         owed = ledger.phase[at % block]
         for more in range(1, ledger.lookahead + 1):
             owed += ledger.phase[(at + more) % block]
+        begun: dict[Run, int] = {}  # units of jobs that vLLM has not started -> of how many of them
         for job in scheduler.prefilling:
             owed += ledger.need(job)
-            if job not in self.lost:
-                owed -= -(-self.requests[job].num_computed_tokens // block)
+            computed = self.requests[job].num_computed_tokens
+            if computed:
+                owed -= -(-computed // block)
+            elif job.shared:
+                owed -= job.shared
+                run = job.tail
+                while run is not None:
+                    begun[run] = begun.get(run, 0) + 1
+                    run = run.parent
+        for run, jobs in begun.items():
+            if run.holders == jobs:  # nobody else has them: they will come from what is free, once
+                owed += run.end - run.start
         return ledger.used + ledger.cold + free - owed
 
     def _resize(self, blocks: int, now: int) -> None:
