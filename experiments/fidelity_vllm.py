@@ -30,7 +30,7 @@ __all__ = ["SCALES", "cases", "claims", "joined", "plan", "plot", "run", "told"]
 
 POLICIES = (OWN, "fcfs", "srpt", "sj-mlfq")
 AGAIN: dict[str, str | int | float] = {"again": 1}
-ROWS_PER_SLOT = 4
+ROWS_PER_SLOT = 16
 USES = ("vllm_pair.py", "vllm_worker.py", "speed_trace.py")
 
 
@@ -51,7 +51,7 @@ class Scale:
 SCALES = {
     "smoke": Scale(
         slots=(4,), pairs=1, requests=40, output="lognormal:2.0,1.2,1,100",
-        rig=VllmRig(hidden=128, layers=2, max_model_len=512, most_rows=16, calibrate_s=2.0),
+        rig=VllmRig(hidden=128, layers=2, max_model_len=512, most_rows=64, calibrate_s=2.0),
     ),
     "small": Scale(rig=VllmRig()),
     "paper": Scale(slots=(4, 8, 16), pairs=5, requests=1000, rig=VllmRig()),
