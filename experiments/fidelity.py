@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments._lib.case import Case, Numbers, Row, Workload, points, to_json
 from experiments._lib.claim import Claim
-from experiments._lib.errors import COMPARED, document, draw_jobs, error, spread
+from experiments._lib.errors import COMPARED, document, draw_jobs, error, said, spread
 from experiments._lib.fault_injection import inject_faults, shown
 from experiments._lib.figure import COLUMN, PAGE, draw, legend, look_of
 from experiments._lib.live import PAIR, Rig, again, here, pair, plan
@@ -159,14 +159,16 @@ def plot(rows: list[Row], folder: Path) -> None:
 
     def bars(figure: Figure) -> None:
         axes: Any = figure.subplots()
+        named: set[str] = set()
         for row, cell in enumerate(cells):
             style = look_of(str(cell.at["policy"]))
             for of, (marker, label, _) in COMPARED.items():
                 value = error(cell, "mean_jct_s", of)
                 if value is not None:
-                    axes.plot(100 * value, row, marker, color=style.colour, label=label if row == 0 else None)
+                    axes.plot(100 * value, row, marker, color=style.colour, label=None if of in named else label)
+                    named.add(of)
         axes.axvline(0, color="#777777", linewidth=0.6)
-        axes.set_yticks(range(len(cells)), [", ".join(str(value) for value in cell.at.values()) for cell in cells])
+        axes.set_yticks(range(len(cells)), [said(cell.at) for cell in cells])
         axes.invert_yaxis()
         axes.set_xlabel("mean JCT over live, less 1 (%)")
         figure.legend(loc="outside upper center", ncols=2)

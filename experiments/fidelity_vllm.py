@@ -12,16 +12,17 @@ arrivals, lengths and step times alone. It needs a Python that has vLLM: FASTSER
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from experiments import fidelity
-from experiments._lib.case import Case, Numbers, Row, Workload, points
+from experiments._lib.case import Case, Numbers, Row, Workload, point, points, ratio
 from experiments._lib.claim import Claim
 from experiments._lib.errors import COMPARED, document, same_order, spread
 from experiments._lib.sweep import Outcome, main
-from experiments._lib.vllm_live import OWN, VllmRig, again, here, pair, plan
+from experiments._lib.vllm_pair import OWN, VllmRig, again, here, pair, plan, simulated
 from fastserve.policies.spec import PolicySpec
 from sim.settings import Settings
 
@@ -30,7 +31,7 @@ __all__ = ["SCALES", "cases", "claims", "joined", "plan", "plot", "run", "told"]
 POLICIES = (OWN, "fcfs", "srpt", "sj-mlfq")
 AGAIN: dict[str, str | int | float] = {"again": 1}
 ROWS_PER_SLOT = 4
-USES = ("vllm_live.py", "vllm_worker.py", "speed_trace.py")
+USES = ("vllm_pair.py", "vllm_worker.py", "speed_trace.py")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +41,7 @@ class Scale:
     slots: tuple[int, ...] = (4, 16)
     pairs: int = 3
     """paired runs of each cell, each on its own draw of the workload"""
-    requests: int = 300
+    requests: int = 200
     prompt: str = "lognormal:3.2,0.6,8,128"
     output: str = "lognormal:3.0,1.4,1,600"
     rig: VllmRig
@@ -98,6 +99,7 @@ def told(outcome: Outcome) -> dict[str, Any]:
     ours = [row for cell in cells for row in cell.rows if cell.at["policy"] != OWN]
     return document(outcome) | {
         "pairs_in_the_live_order": {of: same_order(cells, of) for of in ("sim", "tempo")},
+        "gains_over_vllm": gains(outcome),
         "replays": {
             "plans": sum(row.numbers["live_plans"] for row in ours),
             "reproduced": all(row.numbers["live_replayed"] for row in ours),
@@ -109,6 +111,31 @@ def told(outcome: Outcome) -> dict[str, Any]:
             for row in ours
         ],
     }  # fmt: skip
+
+
+def gains(outcome: Outcome) -> list[dict[str, Any]]:
+    """Mean JCT of vLLM's own fcfs over that of each policy, [mean, low, high]: live, at the tempo of each run,
+    predicted, and steady: the same traces all on one machine that does not change, that of the first profile. Each live
+    run meets another machine.
+    """
+    rows = [Row(row.at, row.seed, row.numbers | steady) for row, steady in _steady(outcome)]
+    found = []
+    for mine in points(rows):
+        if mine.at["policy"] != OWN:
+            base = point(rows, **(mine.at | {"policy": OWN}))
+            each = {of: ratio(base, mine, f"{of}_mean_jct_s") for of in ("live", "tempo", "sim", "steady")}
+            found.append({**mine.at, **{of: None if gain is None else list(gain) for of, gain in each.items()}})
+    return found
+
+
+def _steady(outcome: Outcome) -> Iterator[tuple[Row, Numbers]]:
+    """Each row with its trace simulated by the first profile of its slots. FileNotFoundError where that is not here."""
+    known = {(case.at["policy"], case.at["slots"], case.seed): case for case in cases(SCALES[outcome.scale])}
+    first = {row.at["slots"]: row.numbers["profile"] for row in reversed(outcome.rows)}
+    for row in outcome.rows:
+        case = known[row.at["policy"], row.at["slots"], row.seed]
+        run = simulated(case, VllmRig(**case.options), row.numbers["rate"], first[row.at["slots"]])
+        yield row, {"steady_mean_jct_s": run.summary["mean_jct_s"]}
 
 
 def claims(rows: list[Row]) -> list[Claim]:

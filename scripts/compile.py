@@ -29,7 +29,7 @@ MODULES = (
     *[f"fastserve/sched/{name}.py" for name in ("units", "job", "plan", "link", "policy", "ranking", "kv")],
     *[f"fastserve/sched/{name}.py" for name in ("batching", "residency", "charging", "eviction", "checks", "alarms")],
     *[f"fastserve/sched/{name}.py" for name in ("bounds", "draft", "host_tier", "sharing")],
-    *[f"fastserve/sched/{name}.py" for name in ("choose", "uneven", "members")],
+    *[f"fastserve/sched/{name}.py" for name in ("choose", "uneven", "members", "amend")],
     *[f"fastserve/sched/{name}.py" for name in ("holding", "programs", "pins")],
     *[f"fastserve/sched/{name}.py" for name in ("scheduler", "prefix", "seats", "observer")],
     *[f"fastserve/hardware/{name}.py" for name in ("base", "lines", "linear", "machine_times")],

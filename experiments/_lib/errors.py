@@ -63,12 +63,16 @@ def misranked(cells: list[Point], of: str = "sim") -> list[str]:
         live = one.mean("live_mean_jct_s") < other.mean("live_mean_jct_s")
         simulated = one.mean(f"{of}_mean_jct_s") < other.mean(f"{of}_mean_jct_s")
         if live is not simulated:
-            where = ", ".join(_WHERE.get(name, "{}").format(value) for name, value in _where(one).items())
-            found.append(f"{one.at['policy']} and {other.at['policy']} at {where}")
+            found.append(f"{one.at['policy']} and {other.at['policy']} at {said(_where(one))}")
     return found
 
 
-_WHERE = {"load": "load {}", "slots": "{} slots"}
+_WORDS = {"load": "load {}", "slots": "{} slots"}
+
+
+def said(at: dict[str, Any]) -> str:
+    """Coordinates in words."""
+    return ", ".join(_WORDS.get(name, "{}").format(value) for name, value in at.items())
 
 
 def _where(cell: Point) -> dict[str, Any]:

@@ -203,7 +203,7 @@ def sessions_pair(case: Case, rig: Rig) -> Numbers:
 
 def resimulated(case: Case, numbers: Numbers, policy: PolicySpec, rig: Rig, tempo: SpeedTrace) -> Numbers:
     """Repeats the simulation of a pair with another policy, rig or speed trace: retold_M for each measure M."""
-    hardware = load_hardware(str(_profile(numbers["profile"])))
+    hardware = load_hardware(str(profile_path(numbers["profile"])))
     model = _model(rig.model, rig.dtype, rig.threads)
     trace = case.workload.trace(numbers["rate"], case.seed)
     changed = replace(case, policy=policy)
@@ -334,14 +334,15 @@ def _settings(rig: Rig, hardware: Hardware, model: Model) -> LiveSettings:
 def stored_profile(hardware: Hardware) -> Path:
     """Its file, stored under the hash of its content."""
     text = json.dumps(hardware.to_json(), sort_keys=True)
-    path = _profile(f"profile-{hashlib.sha256(text.encode()).hexdigest()[:16]}")
+    path = profile_path(f"profile-{hashlib.sha256(text.encode()).hexdigest()[:16]}")
     if not path.exists():
         with atomically(path) as draft:
             hardware.save(draft)
     return path
 
 
-def _profile(name: str) -> Path:
+def profile_path(name: str) -> Path:
+    """Of a stored profile."""
     return ROOT / "results" / "live" / f"{name}.json"
 
 

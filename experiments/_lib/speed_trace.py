@@ -2,8 +2,9 @@
 
 The speed of a shared machine varies from second to second, and near capacity one per cent of speed changes queueing
 delay by five or ten per cent, which no profile can predict. The speed of a second is the time that the profile predicts
-for its iterations over the time that they took. The simulator runs the same profile at that speed: an iteration that
-starts in a slow second takes proportionally longer.
+for its iterations over the time that they took; one that passes through several seconds counts in each by its part in
+it, so that a machine that stood still for seconds is slow in all of them. The simulator runs the same profile at that
+speed: work takes as long as the seconds that it passes through let it.
 
 This corrects for everything that makes a second's iterations longer than the profile predicts: the machine, an outdated
 profile, and the cost of arrivals and copies on the engine's thread. It does not change which jobs run when, preemptions
@@ -94,9 +95,14 @@ def speed_trace_of(iterations: Sequence[Iteration], latency: LatencyModel, origi
     at = np.array([one.at - origin_s for one in iterations])
     if at.min() < -1e-3:
         raise ValueError(f"an iteration began {-at.min():.3f} s before the trace did: this is not its clock")
-    seconds = np.maximum(at, 0.0).astype(int)
-    took = np.bincount(seconds, [one.ms for one in iterations])
-    predicted = np.bincount(seconds, [predict_ms(latency, one) for one in iterations])
+    last = max(start + one.ms / 1e3 for start, one in zip(at.tolist(), iterations, strict=True))
+    took, predicted = np.zeros(int(last) + 1), np.zeros(int(last) + 1)
+    for start, one in zip(np.maximum(at, 0.0).tolist(), iterations, strict=True):
+        end, work = start + one.ms / 1e3, predict_ms(latency, one)
+        for second in range(int(start), int(end) + 1):
+            part = (min(end, second + 1) - max(start, second)) * 1e3
+            took[second] += part
+            predicted[second] += work * part / one.ms
     whole = float(predicted.sum() / took.sum())
     each = [float(work / wall) if wall >= FEW_MS else whole for work, wall in zip(predicted, took, strict=True)]
     return SpeedTrace((*each, whole))

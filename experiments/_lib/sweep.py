@@ -44,7 +44,7 @@ LIVE = ("agents_live", "batching_gain", "fidelity", "fidelity_vllm", "live_headl
 """experiments on the live engine: results depend on the machine, so they run only by name and are not checked"""
 ROUND = 8
 """cases for each core of a cluster that return together"""
-PRESENTING = ("plot", "claims", "published", "plan", "joined")
+PRESENTING = ("plot", "claims", "published", "plan", "joined", "told", "gains", "_steady")
 """functions of an experiment that only present results: editing them reruns nothing"""
 
 

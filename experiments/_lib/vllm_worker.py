@@ -1,6 +1,6 @@
 """The process that has vLLM: one engine on a small model with seeded weights, a fresh scheduler for each run.
 
-vllm_live.py starts it with the Python that has vLLM. Commands come as JSON lines and are answered by one each; what
+vllm_pair.py starts it with the Python that has vLLM. Commands come as JSON lines and are answered by one each; what
 vLLM prints goes to stderr. A run is in real time and in this process: requests are handed in between steps, as vLLM's
 core does it, and times are those that its client sees. The scheduler is made as vLLM's core makes it: vLLM's own with a
 stop-watch, or ours by the name that --scheduler-cls has.
@@ -144,13 +144,13 @@ class Server:
                 time.sleep(requests[len(names)][0] - now)
                 continue
             while len(names) < len(requests) and requests[len(names)][0] <= now:
-                names.append(self.add(*requests[len(names)][1:], rng))
+                _, prompt, output = requests[len(names)]
+                names.append(self.add(prompt, output, rng))
             outputs = self.engine.step()
             now = (time.monotonic_ns() - begin) / 1e9
-            for output in outputs:
-                tokens = len(output.outputs[0].token_ids)
-                own = found.setdefault(output.request_id, [now, now, 0])
-                own[1:] = now, tokens
+            for told in outputs:
+                own = found.setdefault(told.request_id, [now, now, 0])
+                own[1:] = now, len(told.outputs[0].token_ids)
         self.close_log()
         return {
             "requests": [found[name] for name in names], "origin_s": begin / 1e9,

@@ -12,6 +12,7 @@ from fastserve.cli.session_arguments import sessions_of
 from fastserve.cli.vllm import ROWS, SLOTS
 from fastserve.compare.contender import Contender, Server, VllmItself
 from fastserve.policies.spec import PolicySpec
+from fastserve.vllm.settings import interpreter
 
 if TYPE_CHECKING:
     from fastserve.compare.compare import Body
@@ -59,6 +60,7 @@ def check_vllm(args: argparse.Namespace, contenders: Sequence[Contender]) -> Non
         return
     if args.offline or any(isinstance(one, Server) for one in contenders):
         raise ValueError("--backend vllm starts servers of its own: leave --offline and --url out")
+    interpreter()  # before anything is read
     usual = _defaults()
     for name in (*ENGINE_FLAGS, *MODEL_FLAGS):
         if name not in TAKEN and getattr(args, name) != usual[name]:
@@ -71,7 +73,6 @@ def check_vllm(args: argparse.Namespace, contenders: Sequence[Contender]) -> Non
 def vllm_body(args: argparse.Namespace) -> Body:
     """Raises ValueError where there is no vLLM."""
     from fastserve.compare.vllm import VllmBody, VllmSetup
-    from fastserve.vllm.settings import interpreter
 
     usual = _defaults()
     own: list[str] = []

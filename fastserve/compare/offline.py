@@ -8,7 +8,7 @@ from typing import Any
 
 from fastserve import predictors
 from fastserve.compare.compare import CompareError, Replay, Watch
-from fastserve.compare.contender import Contender, Server
+from fastserve.compare.contender import Contender
 from fastserve.compare.trace import check_fits, too_long, warm_up
 from fastserve.engine.config import EngineConfig
 from fastserve.engine.playback import PlaybackError, play, play_sessions
@@ -128,6 +128,6 @@ def serving_of(policy: PolicyLike, shared: Mapping[str, Any]) -> EngineConfig:
 
 
 def _policy(contender: Contender) -> PolicySpec:
-    if isinstance(contender, Server):
-        raise ValueError(f"{contender.url} is a server, which --offline cannot use")
+    if not isinstance(contender, PolicySpec):
+        raise ValueError(f"{contender.name} is a server, which --offline cannot use")
     return contender

@@ -29,6 +29,9 @@ OUR_PREEMPTIONS = ("fastserve_num_preemptions_total", "fastserve_preempted_by_vl
 ITS_PREEMPTIONS = ("vllm:num_preemptions_total",)
 """Names in /metrics. vLLM does not count those whom our Scheduler parks, so that ours are told where there are any."""
 
+TELLS = "--enable-prompt-tokens-details"
+"""How many tokens of a prompt were found in the prefix cache."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VllmSetup:
@@ -94,7 +97,7 @@ class VllmBody(HttpBody):
 
     def server(self, contender: Contender, requests: int) -> Child:
         setup = self.setup
-        return VllmProcess(setup.python, setup.command(contender), setup.flags, start_s=self.start_s)
+        return VllmProcess(setup.python, setup.command(contender), (TELLS, *setup.flags), start_s=self.start_s)
 
     def replay_on(
         self, contender: Contender, url: str, server: Child | None, trace: Trace, seed: int, watch: Watch | None = None
@@ -118,9 +121,11 @@ class VllmBody(HttpBody):
 
     def preemptions(self, url: str) -> int | None:
         page = _page(f"{url}/metrics")
-        ours = [found for name in OUR_PREEMPTIONS if (found := total(page, name)) is not None]
-        found = ours or [found for name in ITS_PREEMPTIONS if (found := total(page, name)) is not None]
-        return sum(found) if found else None
+        for names in (OUR_PREEMPTIONS, ITS_PREEMPTIONS):
+            counts = [count for name in names if (count := total(page, name)) is not None]
+            if counts:
+                return sum(counts)
+        return None
 
     def machine(self) -> dict[str, Any]:
         return super().machine() | {"vllm": self.release}

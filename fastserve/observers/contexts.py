@@ -57,6 +57,7 @@ class Contexts(Observer):
         self.gone: OrderedDict[int, None] = OrderedDict()  # ids of evicted units
         self.numbers: OrderedDict[str, int] = OrderedDict()  # program -> its number on the page
         self.counted = 0
+        self._began: dict[Job, tuple[int, int]] = {}  # by the plan that was told last: asked and found of each
 
     # -- what it is told -------------------------------------------------------------------------------------------
 
@@ -72,12 +73,27 @@ class Contexts(Observer):
             self.gone.update(dict.fromkeys(ids[start:end]))
         while len(self.gone) > MOST_GONE:
             self.gone.popitem(last=False)
+        self._began = {}
         for job in plan.joined:
             if job.place is Place.NOWHERE:
                 found = plan.found.get(job, 0)
-                self.asked += job.prompt
-                self.found += min(found, job.prompt)
+                self._began[job] = job.prompt, min(found, job.prompt)
                 self._again(job.ids[found // sharing.unit :], sharing.unit)
+        self._add(1)
+
+    def amended(self, plan: Plan, now: int) -> None:
+        self._add(-1)
+        self._began = {
+            job: (asked, min(plan.found.get(job, 0), asked))
+            for job, (asked, _) in self._began.items()
+            if job in plan.joined
+        }
+        self._add(1)
+
+    def _add(self, sign: int) -> None:
+        for asked, found in self._began.values():
+            self.asked += sign * asked
+            self.found += sign * found
 
     def _again(self, ids: Ids, unit: int) -> None:
         for id in ids if self.gone else ():

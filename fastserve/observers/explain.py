@@ -18,6 +18,9 @@ COMES_WITH = {
 }
 
 
+FORGOTTEN = "its KV is forgotten, and will have to be computed again"
+
+
 class Line(NamedTuple):
     """at: ns. age, served: ns so far; generated: tokens so far."""
 
@@ -51,6 +54,7 @@ class Explanation(Observer):
         self.first = True  # it has yet to have a first token
         self.level: int | None = None
         self.held = False  # its policy holds it back
+        self._before = (0, 0, 0, False)  # the last plan: began_at, waited, between and held
         self.moving: dict[Copy, Transfer] = {}
         self.waited = 0  # ns before the first visit, between visits, and still in the batch's stalls
         self.between = 0
@@ -98,15 +102,39 @@ class Explanation(Observer):
         if job is None:
             return
         self._holds(plan.now)
+        self._before = self.began_at, self.waited, self.between, self.held
         if job in plan.left:
             self._left(job, plan)
         if job in plan.joined:
             self._joined(job, plan)
         if job in plan.drop:
-            self._note(job, plan.now, "its KV is forgotten, and will have to be computed again")
+            self._note(job, plan.now, FORGOTTEN)
         for copy in plan.clear:
             if copy.job is job and not copy.out and not copy.orphan:
                 self._note(job, plan.now, "its way back is broken off: running jobs need the room")
+
+    def amended(self, plan: Plan, now: int) -> None:
+        job = self.job
+        amended = plan.amended
+        if job is None or amended is None:
+            return
+        out = job in self.run.seats.without(plan)
+        if out and not job.running:
+            self.began_at, self.waited, self.between, self.held = self._before
+            self._note(job, plan.now, "it did not join after all: the body could not start it, and is asked again")
+        if job in amended.lost:
+            if out and job.running:
+                stay = plan.now - self.began_at
+                self.began_at = plan.now
+                gained = f"{job.generated - self.had:,} tokens in {_time(stay)}"
+                self._note(job, plan.now, f"lost its place after {gained}: the body could not keep its KV")
+            self._note(job, plan.now, FORGOTTEN)
+        elif job in amended.told and not out:
+            self._note(job, plan.now, f"{amended.told[job]:,} tokens of it were found after all, and are not computed")
+
+    def corrected(self, job: Job, tokens: int, now: int) -> None:
+        if job is self.job:
+            self._note(job, now, f"counted again: {abs(tokens):,} tokens {'more' if tokens > 0 else 'fewer'} than told")
 
     def copied(self, transfer: Transfer, now: int) -> None:
         copy = transfer.copy

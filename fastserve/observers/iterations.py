@@ -92,10 +92,20 @@ class IterationLog(Observer):
         members.difference_update(left)
         members.update(plan.joined)
         self._left = _ids(left)
+        self._settle(plan)
+
+    def amended(self, plan: Plan, now: int) -> None:
+        out = self._members.difference(plan.members)
+        self._left += _ids([job for job in plan.left if job in out])
+        self._members -= out
+        self._settle(plan)
+
+    def _settle(self, plan: Plan) -> None:
+        """What can be told only before the commit."""
         self._joined = _ids([job for job in plan.joined if job.place is NOWHERE])
         self._resumed = _ids([job for job in plan.joined if job.place is not NOWHERE])
         self._cached = plan.first(plan.prefill[0][0]) if plan.prefill else 0
-        self._waiting = len(self.scheduler.live) - len(members)
+        self._waiting = len(self.scheduler.live) - len(self._members)
 
     def failed(self, lost: Sequence[Job], now: int) -> None:
         self._gone = list(lost)

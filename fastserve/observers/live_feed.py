@@ -28,7 +28,7 @@ class LiveFeed(Observer):
     release  it is held back no longer; held_s (so far)
     join     slot, resumed (its KV was kept), found (tokens of it in the prefix cache), level: told before the step that
              it joins for, as are leave, copy and drop
-    leave    its place was taken, or its room, or all KV was forgotten; level
+    leave    its place was taken, or its room, or its KV was lost, or it did not join after all; level
     level    direction (demoted, promoted or changed), was, level: its policy says something else of it
     copy     direction (out or in), blocks, ahead (beside the running step): a copy of its KV was started
     drop     its KV is forgotten
@@ -127,6 +127,15 @@ class LiveFeed(Observer):
             level = self._levels.get(job) or self.level(job)
             found = plan.found.get(job, 0)
             self.tell("join", now, job, slot=self.run.seats.of[job], resumed=job.decoding, found=found, level=level)
+
+    def amended(self, plan: Plan, now: int) -> None:
+        """Who joins for nothing leaves again."""
+        assert self.contexts is not None
+        self.contexts.amended(plan, now)
+        for job in self.run.seats.without(plan):
+            self.tell("leave", now, job, level=self.level(job))
+        for job in plan.amended.lost if plan.amended is not None else ():
+            self.tell("drop", now, job)
 
     def failed(self, lost: Sequence[Job], now: int) -> None:
         assert self.contexts is not None

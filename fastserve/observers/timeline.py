@@ -97,9 +97,21 @@ class Timeline(Observer):
             whole = job.place is not NOWHERE
             word = said(self.scheduler.policy, job)
             self._visits[job] = Visit(self.run.seats.of[job], now, now if whole else -1, job.generated, word)
-        running = len(plan.running) - len(plan.left) + len(plan.joined)
-        self._counter(now, "jobs", {"waiting": len(self.scheduler.live) - running, "running": running})
+        self._count_jobs(plan)
         self._look(now)
+
+    def amended(self, plan: Plan, now: int) -> None:
+        if self.ended_at < NEVER:
+            return
+        for job in self.run.seats.without(plan):
+            if not job.running:  # it was to join, and has not
+                del self._visits[job]
+            else:
+                slot = self._visits[job].slot
+                word = said(self.scheduler.policy, job)
+                self._leave(job, plan.now, "its KV was lost")
+                self._instant(plan.now, "KV lost", slot, {"job": job.id, "policy": word})
+        self._count_jobs(plan)
 
     def copied(self, transfer: Transfer, now: int) -> None:
         if self.ended_at < NEVER:
@@ -157,6 +169,10 @@ class Timeline(Observer):
             self._slice(BATCH, visit.slot, "prefill", visit.start, turn, {"job": job.id})
         if now > turn:
             self._slice(BATCH, visit.slot, "decode", turn, now, {"job": job.id})
+
+    def _count_jobs(self, plan: Plan) -> None:
+        running = len(plan.running) - len(plan.left) + len(plan.joined)
+        self._counter(plan.now, "jobs", {"waiting": len(self.scheduler.live) - running, "running": running})
 
     def _look(self, now: int) -> None:
         """Asks for every live job's level, as often as that costs LOOKS explanations a plan on average."""

@@ -45,6 +45,9 @@ class Meter(Observer):
             sum([n * (2 * plan.first(job) + n) for job, n in plan.prefill]),
         )
 
+    def amended(self, plan: Plan, now: int) -> None:
+        self.planned(plan, now)
+
     def committed(self, plan: Plan, outcome: Outcome, finished: Sequence[Job], now: int) -> None:
         if outcome.service > 0:
             self.noted.append(Iteration(plan.batch, plan.context, *self._sums, outcome.service / 1e6, plan.now / 1e9))

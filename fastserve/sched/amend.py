@@ -38,8 +38,9 @@ class Amendable(Members):
         amend(plan, self.live, prefill, absent, lost, found)
 
     def correct(self, job: Job, tokens: int, now: int) -> None:
-        """The body has counted again, after a commit and before the next plan: this live job, wherever it is, has so
-        many output tokens more, or fewer, than the commits said. Alarms that fall due ring at the next commit.
+        """The body has counted again: this live job, wherever it is, has so many output tokens more, or fewer, than the
+        commits said. Told after a commit and before the next plan; of a job that ends with the plan under way, before
+        its commit. Alarms on tokens that fall due ring at the next commit.
 
         ValueError for a job that has departed, or would have less than none or more than its limit. One that becomes
         too long for the pool waits; see resize_pool().

@@ -81,7 +81,7 @@ class Observer:
     def amended(self, plan: Plan, now: int) -> None:
         """The plan that was told last says from now on what the body has really done, see Scheduler.amend().
 
-        plan.amended tells with what; who was to join may have stayed away, and who was to stay may have left.
+        plan.amended: with what. run.seats still shows who would hold a place if all had gone as planned.
         """
 
     def corrected(self, job: Job, tokens: int, now: int) -> None:
@@ -201,8 +201,9 @@ class Observers(Observer):
         self._tell("planned", plan, now)
 
     def amended(self, plan: Plan, now: int) -> None:
-        self.run.seats.amend(plan)
         self._tell("amended", plan, now)
+        for job in self.run.seats.without(plan):
+            self.run.seats.leave(job)
 
     def corrected(self, job: Job, tokens: int, now: int) -> None:
         self._tell("corrected", job, tokens, now)

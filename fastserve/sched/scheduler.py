@@ -212,6 +212,8 @@ class Scheduler(Amendable):
             raise ValueError("the KV pool of this Scheduler has no bound to move: build it with a number of blocks")
         if blocks < 1:
             raise ValueError(f"a KV pool of {blocks} blocks holds nothing; give at least 1")
+        if blocks == self.ledger.blocks:
+            return
         self.ledger.blocks = blocks
         self.chooser.skips = True
         self.policy.machine.pool_tokens = blocks * self.ledger.block

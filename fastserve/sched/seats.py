@@ -23,11 +23,10 @@ class Seats:
         for job in plan.joined:
             self.of[job] = heappop(self._free)
 
-    def amend(self, plan: Plan) -> None:
-        """Who did not join after all holds none, and who left as well."""
+    def without(self, plan: Plan) -> list[Job]:
+        """Whom a plan that was amended leaves without the place that they would have held by it."""
         members = set(plan.members)
-        for job in [job for job in self.of if job not in members]:
-            self.leave(job)
+        return [job for job in self.of if job not in members]
 
     def leave(self, job: Job) -> None:
         """Who holds none is ignored."""

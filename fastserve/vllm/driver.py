@@ -7,6 +7,7 @@ that breaks, and whatever else goes wrong here, raises.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -17,24 +18,29 @@ from fastserve.sched.observer import Observers
 from fastserve.sched.plan import Outcome, Plan
 from fastserve.sched.prefix import PrefixScheduler
 from fastserve.sched.scheduler import Scheduler
+from fastserve.sched.units import Run
 from fastserve.vllm.request import Reader, finish_of, names, tokens_of
+
+log = logging.getLogger("vllm.fastserve")
 
 
 class Driver:
-    """reader: makes the jobs. arrival: request -> ns. parks: KV of who leaves is kept. counts: the adapter's."""
+    """observers: of this scheduler. reader: makes the jobs. arrival: request -> ns. parks: KV of who leaves is kept.
+    longest: tokens of prompt and output. counts: the adapter's.
+    """
 
     def __init__(
         self,
         scheduler: Scheduler,
+        observers: Observers,
         reader: Reader,
         arrival: Callable[[Any], int],
-        *,
         parks: bool,
         longest: int,
         counts: dict[str, Any],
     ) -> None:
         self.scheduler = scheduler
-        self.observers = Observers(scheduler)
+        self.observers = observers
         self.reader = reader
         self.arrival = arrival
         self.parks = parks
@@ -48,7 +54,9 @@ class Driver:
         self.plan: Plan | None = None  # has been run, or is in flight
         self.service = 0  # ns of steps that have ended since the last commit
         self.silent: list[Job] = []  # who decodes in the plan, and was not scheduled
+        self.refused = False  # vLLM has not started somebody whom the last plan called
         self.uneven = False  # somebody else may have got another number of tokens than one: look at each
+        self.kept_told = False
         ledger = scheduler.ledger
         self.largest = -(-(longest + ledger.lookahead) // ledger.block)  # blocks of the largest request there can be
 
@@ -74,7 +82,7 @@ class Driver:
         if len(outputs) != expected and even:  # some may have ended before the step had
             spoke = {output.request_id for output in outputs}
             silent = [jobs[id] for id in scheduled if id in jobs and id not in spoke]
-            even = all([self.requests[job].is_prefill_chunk for job in silent])
+            even = all(self.requests[job].is_prefill_chunk for job in silent)
         if not even:
             self.uneven = True
 
@@ -98,25 +106,36 @@ class Driver:
         if self.uneven:
             self.uneven = False
             self._recount(max(self.scheduler.meter.now, last))
+        if not self.kept_told and self.scheduler.sharing is not None and self.scheduler.sharing.tree.pins.of:
+            self.kept_told = True
+            log.warning(
+                "the policy keeps prefixes by keep(); vLLM evicts what it likes, so its prefix cache may differ"
+            )
 
     def drain(self, now: int) -> None:
-        """Arrivals, then cancels. A request whose grammar is being compiled has not come yet."""
+        """Arrivals, then cancels. A request whose grammar is being compiled has not come yet; one that has come to its
+        end where there is no plan to commit, while vLLM is paused, is cancelled.
+        """
         if self.inbox:
             came = [request for request in self.inbox if not (request.is_finished() or _compiling(request))]
             self.inbox = [request for request in self.inbox if not request.is_finished() and _compiling(request)]
             for request in sorted(came, key=self.arrival):
                 self._submit(request, now)
-        if self.cancelled:
-            cancelled, self.cancelled = self.cancelled, []
-            for job in cancelled:
+        if self.cancelled or self.ended:
+            for job in [*self.cancelled, *self.ended]:
                 self._cancel(job, now)
+            self.cancelled = []
+            self.ended = []
 
-    def propose(self, now: int, free: int) -> Plan | None:
-        """free: blocks of vLLM's pool that nobody holds."""
+    def propose(self, now: int, free: int, spare: int) -> Plan | None:
+        """free: blocks of vLLM's pool that nobody holds. spare: of these, how many it keeps when it starts somebody."""
         scheduler = self.scheduler
         if not scheduler.live:
             return None
-        self._resize(self._pool(free), now)
+        blocks = self._pool(free)
+        if spare:  # for that nobody leaves who runs
+            blocks = min(blocks, max(blocks - spare, scheduler.ledger.used))
+        self._resize(blocks, now)
         plan = scheduler.plan(now)
         if plan is None and not (scheduler.held or scheduler.running):
             # What is reserved ahead of the next token is more than the whole pool has: vLLM gets along without it.
@@ -180,6 +199,7 @@ class Driver:
             whole += computed >= end
             if computed > first:
                 done[job] = min(computed, end) - first
+        self.refused = bool(absent)
         if lost or absent or found or done != planned:
             order = [job for job in planned if job in done]
             prefill = [(job, done[job]) for job in dict.fromkeys(chain(order, done))]
@@ -238,6 +258,7 @@ class Driver:
             except PolicyError:
                 self.observers.last("cancelled", job, now)
                 raise
+            job.finish = finish_of(self.requests[job])
             self.observers.cancelled(job, now)
         self._forget(job)
 
@@ -315,10 +336,21 @@ class Driver:
         owed = ledger.phase[at % block]
         for more in range(1, ledger.lookahead + 1):
             owed += ledger.phase[(at + more) % block]
+        begun: dict[Run, int] = {}  # units of jobs that vLLM has not started -> of how many of them
         for job in scheduler.prefilling:
             owed += ledger.need(job)
-            if job not in self.lost:
-                owed -= -(-self.requests[job].num_computed_tokens // block)
+            computed = self.requests[job].num_computed_tokens
+            if computed:
+                owed -= -(-computed // block)
+            elif job.shared:
+                owed -= job.shared
+                run = job.tail
+                while run is not None:
+                    begun[run] = begun.get(run, 0) + 1
+                    run = run.parent
+        for run, jobs in begun.items():
+            if run.holders == jobs:  # nobody else has them: they will come from what is free, once
+                owed += run.end - run.start
         return ledger.used + ledger.cold + free - owed
 
     def _resize(self, blocks: int, now: int) -> None:

@@ -12,8 +12,10 @@ from fastserve.sched.job import NEVER, Job
 
 log = logging.getLogger("vllm.fastserve")
 
-FINISHES: Final = {"FINISHED_LENGTH_CAPPED": "length", "FINISHED_ERROR": "error"}
-"""vLLM's status -> the word in our records; any other end that is no abort is "stop"."""
+FINISHES: Final = {
+    "FINISHED_ABORTED": "cancelled", "FINISHED_ERROR": "error", "FINISHED_LENGTH_CAPPED": "length",
+}  # fmt: skip
+"""vLLM's status -> the word in our records; any other end is "stop"."""
 
 
 class Reader:
@@ -21,11 +23,11 @@ class Reader:
     it. needs_guess: of the policy. counts: the adapter's.
     """
 
-    def __init__(self, needs_guess: bool, unit: int, counts: dict[str, Any]) -> None:
+    def __init__(self, needs_guess: bool, unit: int, counts: dict[str, Any], next_id: int = 0) -> None:
         self.needs_guess = needs_guess
         self.unit = unit
         self.counts = counts
-        self.next_id = 0
+        self.next_id = next_id
         self.complained: set[str] = set()
 
     def job(self, request: Any, arrival: int) -> Job:
@@ -58,8 +60,8 @@ class Reader:
         if tokens is not None:
             return round(min(tokens, MOST))
         self.counts["unguessed"] += 1
-        if "guess" not in told:
-            self._complain("missing", "a request has no guess of its output, and the policy needs one: max_tokens")
+        self._once("no guess", "a request has no guess of its output that can be used, and the policy needs one: "
+                   "its max_tokens stands for it")  # fmt: skip
         return int(request.max_tokens)
 
     def _number(self, request: Any, told: Mapping[str, Any], name: str, least: float = 0) -> float | None:
@@ -72,13 +74,13 @@ class Reader:
             number = float("nan")
         if isfinite(number) and number >= least and not isinstance(value, bool):
             return number
-        self._complain(name, f"request {request.request_id} has {name}={value!r}, which is no number from {least:g} on")
+        self._once(name, f"{name}={value!r} of request {request.request_id} is no number from {least:g} on: left out")
         return None
 
-    def _complain(self, what: str, text: str) -> None:
+    def _once(self, what: str, text: str) -> None:
         if what not in self.complained:
             self.complained.add(what)
-            log.warning("%s stands for it (said once)" if what == "missing" else "%s: left out (said once)", text)
+            log.warning("%s (said once)", text)
 
 
 def _text(value: Any) -> str:
@@ -99,7 +101,7 @@ def tokens_of(request: Any) -> int | None:
         return made
     if request.num_stale_output_tokens and not request.drop_stale_output:
         return None
-    return made + (request.num_output_placeholders > 0)
+    return made + int(request.num_output_placeholders > 0)
 
 
 def finish_of(request: Any) -> str:

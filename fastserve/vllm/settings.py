@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -79,6 +79,16 @@ class VllmSettings:
             raise ValueError(f"{KEY}={mapping!r} in --additional-config must be an object of settings")
         check_names(f"{KEY} in --additional-config", mapping, [each.name for each in fields(cls)])
         return cls(**mapping)
+
+    def of_engine(self, index: int) -> Self:
+        """Of one among several engines (data parallel): from the second on its files have its number in their names."""
+        if index == 0:
+            return self
+        names = {name: getattr(self, name) for name in ("flight_log", "records")}
+        own = {
+            name: str(Path(file).with_suffix(f".{index}{Path(file).suffix}")) for name, file in names.items() if file
+        }
+        return replace(self, **own)
 
     def to_dict(self) -> dict[str, Any]:
         """What of() takes: the settings that are not at their defaults, and the policy."""

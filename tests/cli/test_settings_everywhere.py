@@ -53,11 +53,11 @@ def another(name: str) -> Any:
 
 def given(name: str, other: bool = True) -> dict[str, Any]:
     """The same as keywords, or what it is compared with. The prefix cache is on for its own settings, which change
-    nothing where it is off; and off for the others, for its default differs by body.
+    nothing where it is off; and off for the others, for its default differs by body. max_resident is of recompute.
     """
-    return {"prefix_cache": "on" if other and name.endswith("prefix_tokens") else "off"} | (
-        {name: another(name)} if other else {}
-    )
+    needed = {"residency": "recompute"} if name == "max_resident" else {}
+    needed |= {"prefix_cache": "on" if other and name.endswith("prefix_tokens") else "off"}
+    return needed | ({name: another(name)} if other else {})
 
 
 def written(name: str, other: bool = True) -> list[str]:

@@ -18,8 +18,9 @@ pytest.importorskip("torch")
 
 from fastserve.__main__ import main
 from fastserve.bench import Completions, RequestOptions
-from fastserve.compare.compare import CompareError
+from fastserve.compare.compare import BURST, CompareError
 from fastserve.compare.contender import VllmItself, its_own
+from fastserve.compare.trace import WARM
 from fastserve.compare.vllm import VllmBody, VllmSetup, total, vocab_size_of
 from fastserve.compare.vllm_server import VllmProcess
 from fastserve.policies.spec import PolicySpec
@@ -72,8 +73,8 @@ def test_the_command_compares_policies_of_ours_with_vllm_as_it_is(
 
     started = [line for line in log() if "module" in line]
     itself, mlfq = started[:2]
-    flags = ["--host", "127.0.0.1", "--port", "PORT", "--dtype", "float32", "--no-enable-prefix-caching",
-             "--block-size", "32"]  # fmt: skip
+    flags = ["--host", "127.0.0.1", "--port", "PORT", "--enable-prompt-tokens-details", "--dtype", "float32",
+             "--no-enable-prefix-caching", "--block-size", "32"]  # fmt: skip
     assert (itself["module"], without_port(itself)) == (
         "vllm.entrypoints.launchers.api_server.entry",
         ["--model", str(model), "--max-num-seqs", "4", "--max-num-active-seqs", "4", "--enable-prefix-caching", *flags],
@@ -90,6 +91,18 @@ def test_the_command_compares_policies_of_ours_with_vllm_as_it_is(
     assert [(body.get("vllm_xargs") or {}).get("guess") for body in bodies[18:27]] == lengths[18:27], "srpt is told"
     assert not any("vllm_xargs" in body for body in bodies[:18]), "who needs no guess gets none"
     assert sorted(lengths[4:9]) == sorted(lengths[13:18]) == sorted(lengths[22:27]), "the same requests for each"
+
+
+def test_a_load_is_in_units_of_what_our_fcfs_sustains_there(
+    log: Callable[[], list[dict[str, Any]]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = ["--policy", "vllm", "--policy", "las", "--rounds", "1", "--load", "0.5", "--slots", "2"]
+    synth = ["--synth", "n=6,rate=1,prompt=fixed:6,output=fixed:4", "--model", str(a_model(tmp_path / "model"))]
+    assert main(["ab", "--json", "--backend", "vllm", *synth, *rows]) == 0
+    settings = json.loads(capsys.readouterr().out)["settings"]
+    assert settings["rate"] == pytest.approx(0.5 * settings["sustained_rps"], rel=1e-6)
+    first, second, *_ = [number for number, line in enumerate(log()) if "module" in line]
+    assert log()[0]["arguments"][2:4] == ["--policy", "fcfs"] and second - first == 1 + WARM + BURST
 
 
 def without_port(started: dict[str, Any]) -> list[str]:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from experiments import fidelity, fidelity_vllm
-from experiments._lib import errors, live, sweep, vllm_live
+from experiments._lib import errors, live, sweep, vllm_pair
 from experiments._lib.case import Case, Row, Workload, points
 from experiments._lib.sweep import Outcome
 from fastserve.flightlog.write import FlightLog
@@ -55,7 +55,7 @@ class Pretender:
 
     about: dict[str, Any]
 
-    def __init__(self, folder: Path, rig: vllm_live.VllmRig, **other: Any) -> None:
+    def __init__(self, folder: Path, rig: vllm_pair.VllmRig, **other: Any) -> None:
         self.about = {"vllm": "none", "pool_blocks": POOL + 1}
         self.rig = rig
         self.folder = folder
@@ -73,7 +73,7 @@ class Pretender:
         asked = told["fastserve"]
         spec = PolicySpec("fcfs") if asked is None else PolicySpec(asked["policy"], asked.get("knobs", {}))
         own = {field.name: getattr(self.rig.scheduler(), field.name) for field in fields(SchedulerConfig)}
-        settings = vllm_live.LiveSettings(
+        settings = vllm_pair.LiveSettings(
             latency=str(self.folder / "known.json"), longest=self.rig.max_model_len, **own
         )
         steps = Steps()
@@ -99,25 +99,25 @@ class Pretender:
 
 
 @pytest.fixture
-def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> vllm_live.VllmRig:
-    rig = vllm_live.VllmRig(slots=2, rows=8, max_model_len=512, calibrate_s=0.1, load=0.9)
+def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> vllm_pair.VllmRig:
+    rig = vllm_pair.VllmRig(slots=2, rows=8, max_model_len=512, calibrate_s=0.1, load=0.9)
     monkeypatch.setattr(live, "ROOT", tmp_path)
-    monkeypatch.setattr(vllm_live, "worker", lambda asked: Pretender(tmp_path, asked))
-    vllm_live._calibrated.cache_clear()
+    monkeypatch.setattr(vllm_pair, "worker", lambda asked: Pretender(tmp_path, asked))
+    vllm_pair._calibrated.cache_clear()
     return rig
 
 
 WORKLOAD = Workload(requests=40, lengths="", prompt="lognormal:3,0.6,8,64", output="lognormal:2.5,1,1,60")
 
 
-def case(policy: str, rig: vllm_live.VllmRig) -> Case:
-    spec = PolicySpec("fcfs" if policy == vllm_live.OWN else policy)
+def case(policy: str, rig: vllm_pair.VllmRig) -> Case:
+    spec = PolicySpec("fcfs" if policy == vllm_pair.OWN else policy)
     return Case(at={"policy": policy, "slots": 2}, workload=WORKLOAD, settings=Settings(load=0.9), policy=spec,
                 options=asdict(rig))  # fmt: skip
 
 
 @pytest.mark.parametrize("policy", fidelity_vllm.POLICIES)
-def test_a_known_machine_is_predicted(policy: str, rig: vllm_live.VllmRig) -> None:
+def test_a_known_machine_is_predicted(policy: str, rig: vllm_pair.VllmRig) -> None:
     numbers = fidelity_vllm.run(case(policy, rig))
     for of in ("sim", "tempo", "hindsight"):
         assert numbers[f"{of}_mean_jct_s"] == pytest.approx(numbers["live_mean_jct_s"], rel=0.02)
@@ -126,20 +126,22 @@ def test_a_known_machine_is_predicted(policy: str, rig: vllm_live.VllmRig) -> No
     assert np.mean(numbers["tempo"]) == pytest.approx(1.0, abs=0.02)
     assert len(numbers["live_jct"]) == len(numbers["sim_jct"]) == len(numbers["tempo_jct"]) == 40
     assert numbers["load_now"] == pytest.approx(0.9)
-    if policy == vllm_live.OWN:
+    if policy == vllm_pair.OWN:
         assert "live_plans" not in numbers
         return
     assert numbers["live_replayed"] == 1.0 and numbers["twin_alike"] == numbers["twin_plans"] > 40
     assert numbers["pool"] == 32 * POOL
     assert numbers["live_preemptions_per_job"] == pytest.approx(numbers["sim_preemptions_per_job"], abs=0.1)
+    once_more = vllm_pair.simulated(case(policy, rig), rig, numbers["rate"], numbers["profile"])
+    assert once_more.summary["mean_jct_s"] == pytest.approx(numbers["sim_mean_jct_s"])
     second = fidelity_vllm.run(case(policy, replace(rig, again=True)))
     assert second["again_mean_jct_s"] == pytest.approx(numbers["live_mean_jct_s"])
 
 
 def test_a_scheduler_that_was_built_otherwise_is_refused(
-    rig: vllm_live.VllmRig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rig: vllm_pair.VllmRig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vllm_live, "worker", lambda asked: Pretender(tmp_path, asked, visit=3))
+    monkeypatch.setattr(vllm_pair, "worker", lambda asked: Pretender(tmp_path, asked, visit=3))
     with pytest.raises(ValueError, match=r"not the simulated one: \{'visit': \(64, 3\)\}"):
         fidelity_vllm.run(case("fcfs", rig))
 
@@ -151,9 +153,9 @@ def test_a_worker_that_dies_is_told_with_its_last_words(tmp_path: Path, monkeypa
         "    if asked['do'] == 'run': sys.exit('no more memory')\n    print('{}', flush=True)\n"
     )
     monkeypatch.setattr(live, "ROOT", tmp_path)
-    monkeypatch.setattr(vllm_live, "WORKER", script)
+    monkeypatch.setattr(vllm_pair, "WORKER", script)
     monkeypatch.setenv("FASTSERVE_VLLM_PYTHON", sys.executable)
-    worker = vllm_live.Worker({})
+    worker = vllm_pair.Worker({})
     try:
         assert worker.about == {}
         with pytest.raises(ValueError, match=r"vLLM: it has ended\n[\s\S]*no more memory"):
@@ -188,14 +190,20 @@ def rows() -> list[Row]:
     return found
 
 
-def test_the_document_has_the_order_of_policies_the_replays_and_the_twins(tmp_path: Path) -> None:
+def test_the_document_has_the_order_of_policies_the_replays_and_the_twins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "run.json").write_text(json.dumps({"provenance": {}, "settings": {}}))
+    monkeypatch.setattr(fidelity_vllm, "_steady", lambda outcome: [(row, {"steady_mean_jct_s": 1.0}) for row in rows()])
     found = fidelity_vllm.told(Outcome("fidelity_vllm", "small", tmp_path, rows(), 1.0))
     json.dumps(found, allow_nan=False)
     assert found["ranking_equal"] is True and found["pairs_that_live_runs_rank"] == 2
     assert found["pairs_in_the_live_order"] == {"sim": "9 of 9", "tempo": "9 of 9"}
     assert found["replays"] == {"plans": 60, "reproduced": True, "differences": []}
     assert len(found["twins"]) == 6
+    fcfs, srpt = found["gains_over_vllm"]
+    assert (fcfs["policy"], fcfs["steady"], fcfs["live"][0]) == ("fcfs", [1.0, None, None], pytest.approx(2.1 / 2.2))
+    assert srpt["sim"][0] == pytest.approx(2.2 / 1.6) and srpt["live"][0] == pytest.approx(2.1 / 1.1)
     wrong = [replace(row, numbers=row.numbers | {"sim_mean_jct_s": 9.0}) if row.at["policy"] == "srpt" else row
              for row in rows()]  # fmt: skip
     assert errors.misranked(points(wrong)) == ["vllm and srpt at 4 slots", "fcfs and srpt at 4 slots"]
@@ -219,6 +227,6 @@ def test_the_command_of_fidelity_takes_both_backends(
 def test_without_vllm_it_is_told_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTSERVE_VLLM_PYTHON", str(tmp_path / "nowhere"))
     with pytest.raises(ValueError, match="FASTSERVE_VLLM_PYTHON"):
-        vllm_live.plan([SimpleNamespace(options=asdict(vllm_live.VllmRig()))])  # type: ignore[list-item]
-    assert len(vllm_live.here()) == 16
+        vllm_pair.plan([SimpleNamespace(options=asdict(vllm_pair.VllmRig()))])  # type: ignore[list-item]
+    assert len(vllm_pair.here()) == 16
     assert "PATH" in os.environ

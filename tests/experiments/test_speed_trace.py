@@ -24,10 +24,12 @@ SECOND = 10**12
 def slowed(factors: list[float]) -> list[Iteration]:
     """Iterations back to back, from 5 s on, in each second that much slower than the profile says."""
     found: list[Iteration] = []
+    speed = SpeedTrace(tuple(1 / factor for factor in factors))
     now = 0.0
     while now < len(factors):
         shape = SHAPES[len(found) % len(SHAPES)]
-        ms = factors[int(now)] * predict_ms(LATENCY, Iteration(*shape, 0.0))
+        work = predict_ms(LATENCY, Iteration(*shape, 0.0))
+        ms = speed.wall_ps(round(now * SECOND), round(work * 1e9)) / 1e9
         found.append(Iteration(*shape, ms, 5.0 + now))
         now += ms / 1e3
     return found
@@ -35,8 +37,21 @@ def slowed(factors: list[float]) -> list[Iteration]:
 
 def test_the_tempo_of_each_second_is_found_and_at_the_end_that_of_the_run() -> None:
     found = speed_trace_of(slowed([1.0, 2.0, 0.5]), LATENCY, 5.0).each
-    assert found[:3] == pytest.approx((1.0, 0.5, 2.0), rel=1e-6)
-    assert len(found) == 4 and found[3] == pytest.approx(3.5 / 3, rel=0.05)
+    assert found[:3] == pytest.approx((1.0, 0.5, 2.0), rel=0.03)  # one iteration in each passes into the next
+    assert found[-1] == pytest.approx(3.5 / 3, rel=0.02)
+
+
+def test_a_machine_that_stood_still_was_slow_in_all_these_seconds() -> None:
+    """An iteration of 3.2 s in the middle of even ones: simulated at that tempo the rest comes as late as it did."""
+    even = [one for one in slowed([1.0]) if one.at < 5.5]
+    stood = even[-1]._replace(at=even[-1].at + even[-1].ms / 1e3, ms=3200.0)
+    shift = stood.at + 3.2 - 5.0
+    after = [one._replace(at=one.at + shift) for one in slowed([1.0]) if one.at + one.ms / 1e3 + shift < 9.0]
+    whole = [*even, stood, *after]
+    tempo = speed_trace_of(whole, LATENCY, 5.0)
+    assert tempo.each[0] == pytest.approx(0.5, abs=0.05) and max(tempo.each[1:3]) < 0.02
+    work = sum(predict_ms(LATENCY, one) for one in whole)
+    assert tempo.wall_ps(0, round(work * 1e9)) / SECOND == pytest.approx(4.0, abs=0.06)
 
 
 def test_a_second_in_which_little_ran_has_the_tempo_of_the_run() -> None:

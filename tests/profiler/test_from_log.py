@@ -161,6 +161,15 @@ def test_the_pool_of_vllm_is_not_that_of_the_profile_it_was_given(tmp_path: Path
     assert hardware.name == "vllm 0.32.0, from flight.jsonl"
 
 
+def test_a_log_whose_writer_was_killed_is_good_up_to_there(tmp_path: Path) -> None:
+    path = simulated(tmp_path)
+    whole, text = iterations_of(path), path.read_text()
+    path.write_text(text[: len(text) * 2 // 3].rstrip("\n")[:-1])
+    found = iterations_of(path)
+    assert 100 < len(found) < len(whole) and found == whole[: len(found)]
+    assert profile_of(path).hardware.latency.iteration_ps(4, 400, ()) == pytest.approx(7.6e9, rel=0.01)
+
+
 def test_a_damaged_log_is_named_by_its_line(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_text('{"flight_log": 1}\n' + committed(1, 1))

@@ -191,6 +191,8 @@ class Spec:
         self.settle()
 
     def resize_pool(self, blocks):
+        if blocks == self.device:
+            return
         self.device = blocks
         self.machine.pool_tokens = blocks * 16
         self.guarded = 0

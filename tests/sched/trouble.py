@@ -124,7 +124,7 @@ class Trouble:
             if id < 0:
                 if ran or n >= self.blocks(brain):
                     self.resized += 1
-                    brain.resize_pool(n)
+                    self.resize(brain, n, now)
             elif id in live:
                 job = live[id]
                 # (Neither the host must overflow, nor the job what the device has at best.)
@@ -139,13 +139,25 @@ class Trouble:
     def correct(self, brain: Any, job: Any, n: int, now: int) -> None:
         brain.correct(job, n)
 
+    def resize(self, brain: Any, blocks: int, now: int) -> None:
+        brain.resize_pool(blocks)
+
 
 class SchedulerTrouble(Trouble):
+    world: World
+
     def blocks(self, brain: Any) -> int:
         return int(brain.ledger.blocks)
 
     def correct(self, brain: Any, job: Any, n: int, now: int) -> None:
         brain.correct(job, n, now)
+        if self.world.observers.members:
+            self.world.observers.corrected(job, n, now)
+
+    def resize(self, brain: Any, blocks: int, now: int) -> None:
+        brain.resize_pool(blocks)
+        if self.world.observers.members:
+            self.world.observers.pool_resized(blocks, now)
 
 
 def events(rng: random.Random, work: Work, pool: int | None) -> list[tuple[int, int, int]]:
@@ -211,6 +223,7 @@ def troubled(world: World, whims: PlanWhims, trouble: SchedulerTrouble) -> World
     machine: Any = world.machine
     machine.world = world
     machine.whims = whims
+    trouble.world = world
     inbox: Any = Inbox(world.inbox, trouble)
     world.inbox = machine.inbox = inbox
     drain = world.drain

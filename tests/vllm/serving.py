@@ -16,7 +16,8 @@ from pathlib import Path
 import httpx
 
 ROOT = Path(__file__).resolve().parents[2]
-TRAINED = os.environ.get("FASTSERVE_TRAINED_MODEL")
+MADE = ROOT / "build" / "trained" / "smollm2"
+TRAINED = os.environ.get("FASTSERVE_TRAINED_MODEL") or (str(MADE) if (MADE / "model.safetensors").is_file() else None)
 """A folder made by scripts/trained_model.py, as `make test-trained` makes it; without one the tiny model serves."""
 
 ENVIRONMENT = {

@@ -12,7 +12,7 @@ import pytest
 @pytest.mark.vllm
 def test_a_pair_runs_on_vllm_and_in_the_simulator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from experiments import fidelity_vllm
-    from experiments._lib import live, vllm_live
+    from experiments._lib import live, vllm_pair
     from experiments._lib.case import Workload
 
     monkeypatch.setattr(live, "ROOT", tmp_path)
@@ -31,4 +31,4 @@ def test_a_pair_runs_on_vllm_and_in_the_simulator(tmp_path: Path, monkeypatch: p
                 assert numbers["twin_alike"] == numbers["twin_plans"], numbers["twin"]
                 assert 0 < numbers["scheduler_share"] < 1
     finally:
-        vllm_live.worker(rig).close()
+        vllm_pair.worker(rig).close()

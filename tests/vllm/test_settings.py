@@ -46,6 +46,12 @@ def test_settings_survive_the_way_through_the_command_line() -> None:
     assert VllmSettings().to_dict() == {"policy": "fcfs"}
 
 
+def test_each_engine_writes_files_of_its_own() -> None:
+    one = VllmSettings(policy="las", flight_log="/a/flight.jsonl", records="/a/records")
+    assert one.of_engine(0) == one and VllmSettings().of_engine(3) == VllmSettings()
+    assert one.of_engine(2) == VllmSettings(policy="las", flight_log="/a/flight.2.jsonl", records="/a/records.2")
+
+
 @pytest.mark.parametrize("release", ["0.32.0", "0.33.0", "0.32.1rc1", "0.33"])
 def test_releases_that_were_tried(release: str) -> None:
     assert check_version(release) is None

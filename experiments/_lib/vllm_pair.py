@@ -30,12 +30,13 @@ from experiments._lib.speed_trace import speed_trace_of
 from fastserve.atomic_files import atomically
 from fastserve.flightlog.replay import Rerun, opened
 from fastserve.flightlog.twin import twin_of
-from fastserve.hardware import Hardware, Link, Memory
+from fastserve.hardware import Hardware, Link, Memory, load_hardware
 from fastserve.policies.spec import PolicySpec
 from fastserve.sched.config import SchedulerConfig
 from fastserve.vllm.settings import VllmSettings, interpreter
 from fastserve.workload import Trace
 from sim.report.provenance import fingerprint
+from sim.report.run import Run
 from sim.run import run_one
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 OWN = "vllm"
 """vLLM's own scheduler, fcfs; it is simulated as our fcfs."""
 SOURCES = ("fastserve/vllm", "fastserve/sched", "fastserve/profiler")
-PAIR = ("experiments/_lib/vllm_live.py", "experiments/_lib/vllm_worker.py", "experiments/_lib/speed_trace.py")
+PAIR = ("experiments/_lib/vllm_pair.py", "experiments/_lib/vllm_worker.py", "experiments/_lib/speed_trace.py")
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = Path(__file__).with_name("vllm_worker.py")
 MEASURES = ("mean_jct_s", "p50_jct_s", "p95_jct_s", "p99_jct_s", "mean_ttft_s", "p95_ttft_s", "preemptions_per_job",
@@ -76,7 +77,7 @@ class VllmRig:
     """those that the engine is started with, for all cases"""
     calibrate_s: float = 5.0
     """seconds of a load just before each live run: the prediction is made from its flight log"""
-    load: float = 0.95
+    load: float = 1.1
     """rate over what fcfs sustains in the simulation; fixed by the first calibration, for all cases of a workload"""
     again: bool = False
     """repeat only the live run on the same trace: the noise floor"""
@@ -230,6 +231,12 @@ def again(case: Case, rig: VllmRig) -> Numbers:
     hardware, _, trace = _prepared(case, rig)
     with tempfile.TemporaryDirectory() as folder:
         return _live(case, rig, trace, hardware, Path(folder)).measured("again", trace, None)
+
+
+def simulated(case: Case, rig: VllmRig, rate: float, profile: str) -> Run:
+    """The simulation of a pair by a profile that is stored under this name."""
+    settings = _settings(rig, load_hardware(str(live.profile_path(profile))))
+    return run_one(case.workload.trace(rate, case.seed), case.policy, settings, case.seed)
 
 
 def plan(cases: Sequence[Case]) -> str:
