@@ -229,3 +229,17 @@ def test_keep_is_said_to_bind_nobody(api: Api, tmp_path: Path, caplog: pytest.Lo
     case = CASE.but(policy="continuum", prefix=True, talks=True)
     served(api, case, tmp_path)
     assert sum("keep()" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_a_program_ends_with_its_final_request(api: Api, tmp_path: Path) -> None:
+    run = begun(api, CASE, tmp_path)
+    for id, extra in (("a", {"final": 1}), ("b", {}), ("c", {})):
+        told = {"guess": 5, "program": "other" if id == "c" else "p", **extra}
+        run.scheduler.add_request(api.request(Arrival(1, id, [70] * 40, 5 + ord(id) - ord("a"), told, ""), CASE))
+    case = CASE.but(requests=0)
+    drive = Drive(api, case, run)
+    drive.run()
+    run.scheduler.shutdown()
+    lines = (tmp_path / "flight.jsonl").read_text(encoding="utf-8").splitlines()
+    over = [json.loads(line)["program"] for line in lines if '"end_program"' in line]
+    assert over == ["p"] and len(drive.ended) == 3
