@@ -14,13 +14,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from experiments import fidelity
 from experiments._lib.case import Case, Numbers, Row, Workload, point, points, ratio
 from experiments._lib.claim import Claim
 from experiments._lib.errors import COMPARED, document, same_order, spread
+from experiments._lib.fidelity_figures import plot
 from experiments._lib.sweep import Outcome, main
 from experiments._lib.vllm_pair import OWN, VllmRig, again, here, pair, plan, simulated
 from fastserve.policies.spec import PolicySpec
@@ -146,10 +145,6 @@ def claims(rows: list[Row]) -> list[Claim]:
             if (ours := spread(cell, of)) is not None:
                 found.append(Claim("fidelity", f"vLLM, {name}: mean JCT, {what} over live (median, range)", ours))
     return found
-
-
-def plot(rows: list[Row], folder: Path) -> None:
-    fidelity.plot(rows, folder)
 
 
 if __name__ == "__main__":
