@@ -95,10 +95,17 @@ def main() -> None:
     parser.add_argument("--leave", choices=("park", "recompute"), default="park")
     args = parser.parse_args()
     api = real()
-    print(
-        "| vLLM | running of live | policy | vLLM alone, us | with ours, us | ratio | 95 % interval | preemptions a step |"
+    names = (
+        "vLLM",
+        "running of live",
+        "policy",
+        "vLLM alone, us",
+        "with ours, us",
+        "ratio",
+        "95 % interval",
+        "left a step",
     )
-    print("|---|---|---|---|---|---|---|---|")
+    print(f"| {' | '.join(names)} |\n|{'---|' * len(names)}")
     for ahead in (False, True):
         for slots, live in SIZES:
             base = Case(seed=3, slots=slots, rows=min(1024, live), blocks=40_000, budget=8192, prefix=True, ahead=ahead,
