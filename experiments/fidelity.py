@@ -18,21 +18,17 @@ import argparse
 import json
 import sys
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from experiments._lib.case import Case, Numbers, Row, Workload, points, to_json
 from experiments._lib.claim import Claim
-from experiments._lib.errors import COMPARED, document, draw_jobs, error, said, spread
+from experiments._lib.errors import COMPARED, document, spread
 from experiments._lib.fault_injection import inject_faults, shown
-from experiments._lib.figure import COLUMN, PAGE, draw, legend, look_of
+from experiments._lib.fidelity_figures import plot
 from experiments._lib.live import PAIR, Rig, again, here, pair, plan
 from experiments._lib.sweep import main, show, sweep
 from fastserve.policies.spec import PolicySpec
 from sim.settings import Settings
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["SCALES", "cases", "claims", "joined", "plan", "plot", "run"]
 
@@ -145,36 +141,6 @@ def claims(rows: list[Row]) -> list[Claim]:
             if (ours := spread(cell, of)) is not None:
                 found.append(Claim("fidelity", f"{name}: mean JCT, {what} over live (median, range)", ours))
     return found
-
-
-def plot(rows: list[Row], folder: Path) -> None:
-    cells = points(rows)
-
-    def scatter(figure: Figure) -> None:
-        panels: Any = figure.subplots(1, 2, sharex=True, sharey=True)
-        for axes, of in zip(panels, ("sim", "tempo"), strict=True):
-            draw_jobs(axes, cells, of)
-        panels[0].set_ylabel("simulated (s)")
-        legend(figure, panels[0], columns=4)
-
-    def bars(figure: Figure) -> None:
-        axes: Any = figure.subplots()
-        named: set[str] = set()
-        for row, cell in enumerate(cells):
-            style = look_of(str(cell.at["policy"]))
-            for of, (marker, label, _) in COMPARED.items():
-                value = error(cell, "mean_jct_s", of)
-                if value is not None:
-                    axes.plot(100 * value, row, marker, color=style.colour, label=None if of in named else label)
-                    named.add(of)
-        axes.axvline(0, color="#777777", linewidth=0.6)
-        axes.set_yticks(range(len(cells)), [said(cell.at) for cell in cells])
-        axes.invert_yaxis()
-        axes.set_xlabel("mean JCT over live, less 1 (%)")
-        figure.legend(loc="outside upper center", ncols=2)
-
-    draw(folder, "jobs", (PAGE, 3.2), scatter)
-    draw(folder, "errors", (COLUMN, 1.4 + 0.25 * len(cells)), bars)
 
 
 if __name__ == "__main__":

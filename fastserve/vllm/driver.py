@@ -50,6 +50,7 @@ class Driver:
         self.inbox: list[Any] = []
         self.ended: list[Job] = []
         self.cancelled: list[Job] = []
+        self.over: dict[str, None] = {}  # programs whose last request has ended
         self.lost: dict[Job, None] = {}  # whom vLLM itself has preempted
         self.plan: Plan | None = None  # has been run, or is in flight
         self.service = 0  # ns of steps that have ended since the last commit
@@ -113,8 +114,8 @@ class Driver:
             )
 
     def drain(self, now: int) -> None:
-        """Arrivals, then cancels. A request whose grammar is being compiled has not come yet; one that has come to its
-        end where there is no plan to commit, while vLLM is paused, is cancelled.
+        """Arrivals, then cancels, then ends of programs. A request whose grammar is being compiled has not come yet;
+        one that has ended where there is no plan to commit, while vLLM is paused, is cancelled.
         """
         if self.inbox:
             came = [request for request in self.inbox if not (request.is_finished() or _compiling(request))]
@@ -126,6 +127,10 @@ class Driver:
                 self._cancel(job, now)
             self.cancelled = []
             self.ended = []
+        if self.over:
+            for program in sorted(self.over.keys() - {job.program for job in self.scheduler.live}):
+                del self.over[program]
+                self._end_program(program, now)
 
     def propose(self, now: int, free: int, spare: int) -> Plan | None:
         """free: blocks of vLLM's pool that nobody holds. spare: of these, how many it keeps when it starts somebody."""
@@ -262,9 +267,19 @@ class Driver:
             self.observers.cancelled(job, now)
         self._forget(job)
 
+    def _end_program(self, program: str, now: int) -> None:
+        try:
+            self.scheduler.end_program(program, now)
+        except PolicyError:
+            self.observers.last("program_ended", program, now)
+            raise
+        self.observers.program_ended(program, now)
+
     def _forget(self, job: Job) -> None:
         del self.requests[job]
         self.lost.pop(job, None)
+        if job.final and job.program:
+            self.over[job.program] = None
 
     def _commit(self, plan: Plan, now: int) -> None:
         scheduler = self.scheduler
