@@ -1,7 +1,6 @@
 """python -m experiments.fidelity --scale small [--json | --doubts] [--backend torch | vllm]
 
-Claim: the simulator tells what the live engine does. (--backend vllm: what our Scheduler does inside vLLM, see
-experiments/fidelity_vllm.py.) The same policy object, trace, pools and settings, on the embedded
+Claim: the simulator tells what the live engine does. The same policy object, trace, pools and settings, on the embedded
 model in this process and in the simulator, whose prediction is made before the live run from a profile made just then.
 
 For each cell, a policy at a load under a residency, several paired runs: errors of mean, p50, p95 and p99 completion
@@ -9,7 +8,8 @@ time, of the time to the first token and of preemptions. Three things tell where
 live once more ("again": the machine's noise), the same profile at the tempo that the machine had in each second of the
 live run ("tempo": what is left is what the simulator decides), and a model fitted to the live run's own times
 ("hindsight": a machine that stays as it was on average). --doubts asks whether the tempo makes anything agree: the
-same simulations with one thing wrong. docs/fidelity.md explains.
+same simulations with one thing wrong. --backend vllm asks the same of our Scheduler inside vLLM
+(experiments/fidelity_vllm.py). docs/fidelity.md explains.
 """
 
 from __future__ import annotations
@@ -18,21 +18,17 @@ import argparse
 import json
 import sys
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from experiments._lib.case import Case, Numbers, Row, Workload, points, to_json
 from experiments._lib.claim import Claim
-from experiments._lib.errors import COMPARED, document, draw_jobs, error, said, spread
+from experiments._lib.errors import COMPARED, document, spread
 from experiments._lib.fault_injection import inject_faults, shown
-from experiments._lib.figure import COLUMN, PAGE, draw, legend, look_of
+from experiments._lib.fidelity_figures import plot
 from experiments._lib.live import PAIR, Rig, again, here, pair, plan
 from experiments._lib.sweep import main, show, sweep
 from fastserve.policies.spec import PolicySpec
 from sim.settings import Settings
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["SCALES", "cases", "claims", "joined", "plan", "plot", "run"]
 
@@ -145,36 +141,6 @@ def claims(rows: list[Row]) -> list[Claim]:
             if (ours := spread(cell, of)) is not None:
                 found.append(Claim("fidelity", f"{name}: mean JCT, {what} over live (median, range)", ours))
     return found
-
-
-def plot(rows: list[Row], folder: Path) -> None:
-    cells = points(rows)
-
-    def scatter(figure: Figure) -> None:
-        panels: Any = figure.subplots(1, 2, sharex=True, sharey=True)
-        for axes, of in zip(panels, ("sim", "tempo"), strict=True):
-            draw_jobs(axes, cells, of)
-        panels[0].set_ylabel("simulated (s)")
-        legend(figure, panels[0], columns=4)
-
-    def bars(figure: Figure) -> None:
-        axes: Any = figure.subplots()
-        named: set[str] = set()
-        for row, cell in enumerate(cells):
-            style = look_of(str(cell.at["policy"]))
-            for of, (marker, label, _) in COMPARED.items():
-                value = error(cell, "mean_jct_s", of)
-                if value is not None:
-                    axes.plot(100 * value, row, marker, color=style.colour, label=None if of in named else label)
-                    named.add(of)
-        axes.axvline(0, color="#777777", linewidth=0.6)
-        axes.set_yticks(range(len(cells)), [said(cell.at) for cell in cells])
-        axes.invert_yaxis()
-        axes.set_xlabel("mean JCT over live, less 1 (%)")
-        figure.legend(loc="outside upper center", ncols=2)
-
-    draw(folder, "jobs", (PAGE, 3.2), scatter)
-    draw(folder, "errors", (COLUMN, 1.4 + 0.25 * len(cells)), bars)
 
 
 if __name__ == "__main__":

@@ -14,13 +14,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from experiments import fidelity
 from experiments._lib.case import Case, Numbers, Row, Workload, point, points, ratio
 from experiments._lib.claim import Claim
 from experiments._lib.errors import COMPARED, document, same_order, spread
+from experiments._lib.fidelity_figures import plot
 from experiments._lib.sweep import Outcome, main
 from experiments._lib.vllm_pair import OWN, VllmRig, again, here, pair, plan, simulated
 from fastserve.policies.spec import PolicySpec
@@ -30,7 +29,7 @@ __all__ = ["SCALES", "cases", "claims", "joined", "plan", "plot", "run", "told"]
 
 POLICIES = (OWN, "fcfs", "srpt", "sj-mlfq")
 AGAIN: dict[str, str | int | float] = {"again": 1}
-ROWS_PER_SLOT = 4
+ROWS_PER_SLOT = 16
 USES = ("vllm_pair.py", "vllm_worker.py", "speed_trace.py")
 
 
@@ -51,7 +50,7 @@ class Scale:
 SCALES = {
     "smoke": Scale(
         slots=(4,), pairs=1, requests=40, output="lognormal:2.0,1.2,1,100",
-        rig=VllmRig(hidden=128, layers=2, max_model_len=512, most_rows=16, calibrate_s=2.0),
+        rig=VllmRig(hidden=128, layers=2, max_model_len=512, most_rows=64, calibrate_s=2.0),
     ),
     "small": Scale(rig=VllmRig()),
     "paper": Scale(slots=(4, 8, 16), pairs=5, requests=1000, rig=VllmRig()),
@@ -146,10 +145,6 @@ def claims(rows: list[Row]) -> list[Claim]:
             if (ours := spread(cell, of)) is not None:
                 found.append(Claim("fidelity", f"vLLM, {name}: mean JCT, {what} over live (median, range)", ours))
     return found
-
-
-def plot(rows: list[Row], folder: Path) -> None:
-    fidelity.plot(rows, folder)
 
 
 if __name__ == "__main__":

@@ -71,9 +71,9 @@ class VllmRig:
     max_model_len: int = 1024
     token_budget: int = 512
     slots: int = 4
-    rows: int = 16
+    rows: int = 64
     """those of the runner: who is preempted is parked in one, its KV kept, until they run out"""
-    most_rows: int = 64
+    most_rows: int = 256
     """those that the engine is started with, for all cases"""
     calibrate_s: float = 5.0
     """seconds of a load just before each live run: the prediction is made from its flight log"""

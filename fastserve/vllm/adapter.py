@@ -42,12 +42,13 @@ class Driven(Scheduler):  # type: ignore[misc]  # (it comes without types)
     """driver: None once our Scheduler has failed twice. Raises ValueError at the start for what cannot work."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
         warning = check_version()
         if warning is not None:
             log.warning("%s", warning)
-        refuse_configuration(self)
-        settings = VllmSettings.of(dict(self.vllm_config.additional_config or {}).get(KEY, {}))
+        config = _config(args, kwargs)
+        refuse_configuration(config)
+        settings = VllmSettings.of(dict(config.additional_config or {}).get(KEY, {}))
+        super().__init__(*args, **kwargs)
         settings = settings.of_engine(getattr(self.parallel_config, "data_parallel_index", 0))
         self.counts: dict[str, Any] = {**dict.fromkeys(COUNTS, 0), "levels": {}}
         self.ahead = isinstance(self, AsyncScheduler)
@@ -160,9 +161,9 @@ class Driven(Scheduler):  # type: ignore[misc]  # (it comes without types)
             self.places.lend()
             return None
         self.places.take_back()
-        manager = self.kv_cache_manager
-        free = manager.block_pool.get_num_free_blocks() - manager.watermark_blocks  # (it starts nobody below that)
-        plan = driver.propose(now, free // self.body.groups)
+        manager, groups = self.kv_cache_manager, self.body.groups
+        free = manager.block_pool.get_num_free_blocks()
+        plan = driver.propose(now, free // groups, manager.watermark_blocks // groups)
         if plan is not None:
             self.counts["plans"] += 1
             self.places.enforce(driver, plan)
@@ -245,5 +246,9 @@ class DrivenAhead(Driven, AsyncScheduler):  # type: ignore[misc]
 
 def make(*args: Any, **kwargs: Any) -> Driven:
     """What vLLM calls as its scheduler's class."""
-    config = kwargs["vllm_config"] if "vllm_config" in kwargs else args[0]
+    config = _config(args, kwargs)
     return (DrivenAhead if config.scheduler_config.async_scheduling else Driven)(*args, **kwargs)
+
+
+def _config(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return kwargs["vllm_config"] if "vllm_config" in kwargs else args[0]

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import fields
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastserve.flightlog.write import FlightLog
 from fastserve.hardware import DEFAULT, load_hardware
 from fastserve.hardware.machine_times import MachineTimes
-from fastserve.json_values import plain
 from fastserve.policies.spec import PolicySpec
 from fastserve.sched.config import Blocks, SchedulerConfig
 from fastserve.sched.errors import ObserverError
 from fastserve.sched.job import Job
 from fastserve.sched.observer import Observers
 from fastserve.vllm.driver import Driver
+from fastserve.vllm.records import RecordLines
 from fastserve.vllm.request import Reader
 from fastserve.vllm.settings import VllmSettings, installed
 
@@ -39,7 +37,6 @@ class Body(NamedTuple):
     parks: bool  # KV of who leaves stays in its row
     shares: bool  # the Scheduler follows vLLM's prefix cache
     ahead: bool  # vLLM schedules a step before it knows what the last one has yielded
-    rank: int  # of this engine among those of data parallelism
     release: str
 
 
@@ -64,7 +61,6 @@ def body_of(vllm: Any, settings: VllmSettings) -> Body:
         parks=settings.leave == "park" and vllm.lora_config is None,
         shares=shares and settings.cache != "off",
         ahead=vllm.ahead,
-        rank=getattr(vllm.parallel_config, "data_parallel_index", 0),
         release=installed() or "unknown",
     )
 
@@ -119,23 +115,9 @@ class Maker:
 
     def _attach(self, observers: Observers, request_of: dict[Job, Any], now: int) -> None:
         if self.settings.flight_log is not None:
-            observers.attach(FlightLog(self._of_rank(self.settings.flight_log), self.header()), now)
+            observers.attach(FlightLog(self.settings.flight_log, self.header()), now)
         if self.settings.records is not None:
-            from fastserve.metrics.records import Recorder  # needs numpy, which vLLM has
-
-            # By line: vLLM's process may be killed before it is told to end.
-            file = self._of_rank(self.settings.records).open("w", encoding="utf-8", buffering=1)
-
-            def write(job: Job, row: dict[str, Any]) -> None:
-                request = request_of.get(job)
-                told = {"request": None if request is None else request.request_id, **row}
-                file.write(json.dumps(plain(told), separators=(",", ":")) + "\n")
-
-            observers.attach(Recorder(keep=1000, watch=write), now)
-
-    def _of_rank(self, path: str) -> Path:
-        """Each engine of data parallelism writes its own."""
-        return Path(f"{path}.{self.body.rank}" if self.body.rank else path)
+            observers.attach(RecordLines(self.settings.records, request_of), now)
 
     def header(self) -> dict[str, Any]:
         """Everything that the Scheduler is built from, as an engine's log has it. ahead: each commit tells the service

@@ -18,6 +18,7 @@ from fastserve.sched.observer import Observers
 from fastserve.sched.plan import Outcome, Plan
 from fastserve.sched.prefix import PrefixScheduler
 from fastserve.sched.scheduler import Scheduler
+from fastserve.sched.units import Run
 from fastserve.vllm.request import Reader, finish_of, names, tokens_of
 
 log = logging.getLogger("vllm.fastserve")
@@ -49,7 +50,9 @@ class Driver:
         self.inbox: list[Any] = []
         self.ended: list[Job] = []
         self.cancelled: list[Job] = []
+        self.over: dict[str, None] = {}  # programs whose last request has ended
         self.lost: dict[Job, None] = {}  # whom vLLM itself has preempted
+        self.doubt: dict[Job, None] = {}  # preempted, and tokens of theirs may be in flight
         self.plan: Plan | None = None  # has been run, or is in flight
         self.service = 0  # ns of steps that have ended since the last commit
         self.silent: list[Job] = []  # who decodes in the plan, and was not scheduled
@@ -86,10 +89,10 @@ class Driver:
             self.uneven = True
 
     def preempted(self, request: Any) -> None:
-        """By vLLM, for memory: its KV is gone."""
+        """Its KV is gone. By vLLM, for memory, unless whoever has asked for it says otherwise."""
         job = self.jobs.get(request.request_id)
         if job is not None:
-            self.lost[job] = None
+            self.lost[job] = self.doubt[job] = None
 
     # -- a step ----------------------------------------------------------------------------------------------------
 
@@ -112,8 +115,8 @@ class Driver:
             )
 
     def drain(self, now: int) -> None:
-        """Arrivals, then cancels. A request whose grammar is being compiled has not come yet; one that has come to its
-        end where there is no plan to commit, while vLLM is paused, is cancelled.
+        """Arrivals, then cancels, then ends of programs. A request whose grammar is being compiled has not come yet;
+        one that has ended where there is no plan to commit, while vLLM is paused, is cancelled.
         """
         if self.inbox:
             came = [request for request in self.inbox if not (request.is_finished() or _compiling(request))]
@@ -125,13 +128,20 @@ class Driver:
                 self._cancel(job, now)
             self.cancelled = []
             self.ended = []
+        if self.over:
+            for program in sorted(self.over.keys() - {job.program for job in self.scheduler.live}):
+                del self.over[program]
+                self._end_program(program, now)
 
-    def propose(self, now: int, free: int) -> Plan | None:
-        """free: blocks of vLLM's pool that nobody holds."""
+    def propose(self, now: int, free: int, spare: int) -> Plan | None:
+        """free: blocks of vLLM's pool that nobody holds. spare: of these, how many it keeps when it starts somebody."""
         scheduler = self.scheduler
         if not scheduler.live:
             return None
-        self._resize(self._pool(free), now)
+        blocks = self._pool(free)
+        if spare:  # for that nobody leaves who runs
+            blocks = min(blocks, max(blocks - spare, scheduler.ledger.used))
+        self._resize(blocks, now)
         plan = scheduler.plan(now)
         if plan is None and not (scheduler.held or scheduler.running):
             # What is reserved ahead of the next token is more than the whole pool has: vLLM gets along without it.
@@ -236,6 +246,8 @@ class Driver:
         job.tokens_base = request.num_output_tokens  # none, unless another Scheduler has served it before
         self.jobs[request.request_id] = job
         self.requests[job] = request
+        if request.num_stale_output_tokens:
+            self.doubt[job] = None
         need = self.scheduler.ledger.need(job)
         if need > self.scheduler.ledger.blocks:
             self._resize(need, now)  # vLLM has accepted it
@@ -258,9 +270,20 @@ class Driver:
             self.observers.cancelled(job, now)
         self._forget(job)
 
+    def _end_program(self, program: str, now: int) -> None:
+        try:
+            self.scheduler.end_program(program, now)
+        except PolicyError:
+            self.observers.last("program_ended", program, now)
+            raise
+        self.observers.program_ended(program, now)
+
     def _forget(self, job: Job) -> None:
         del self.requests[job]
         self.lost.pop(job, None)
+        self.doubt.pop(job, None)
+        if job.final and job.program:
+            self.over[job.program] = None
 
     def _commit(self, plan: Plan, now: int) -> None:
         scheduler = self.scheduler
@@ -307,10 +330,13 @@ class Driver:
 
     def _recount(self, now: int) -> None:
         """After a commit: our count of each job's tokens must be vLLM's."""
-        for job in self.scheduler.live:
+        scheduler = self.scheduler
+        for job in [*scheduler.running, *scheduler.ledger.parked, *self.doubt]:
             request = self.requests[job]
             if request.num_output_placeholders > 1 or tokens_of(request) is None:
                 self.uneven = True  # drafts are in flight, or what a preempted request will get: look again
+            else:
+                self.doubt.pop(job, None)
             self._correct(job, self._more(job), now)
 
     def _correct(self, job: Job, tokens: int, now: int) -> None:
@@ -332,10 +358,21 @@ class Driver:
         owed = ledger.phase[at % block]
         for more in range(1, ledger.lookahead + 1):
             owed += ledger.phase[(at + more) % block]
+        begun: dict[Run, int] = {}  # units of jobs that vLLM has not started -> of how many of them
         for job in scheduler.prefilling:
             owed += ledger.need(job)
-            if job not in self.lost:
-                owed -= -(-self.requests[job].num_computed_tokens // block)
+            computed = self.requests[job].num_computed_tokens
+            if computed:
+                owed -= -(-computed // block)
+            elif job.shared:
+                owed -= job.shared
+                run = job.tail
+                while run is not None:
+                    begun[run] = begun.get(run, 0) + 1
+                    run = run.parent
+        for run, jobs in begun.items():
+            if run.holders == jobs:  # nobody else has them: they will come from what is free, once
+                owed += run.end - run.start
         return ledger.used + ledger.cold + free - owed
 
     def _resize(self, blocks: int, now: int) -> None:

@@ -8,24 +8,24 @@ from typing import Any
 log = logging.getLogger("vllm.fastserve")
 
 
-def refuse_configuration(scheduler: Any) -> None:
-    """Raises ValueError with the reason, at the start."""
-    model = scheduler.vllm_config.model_config
-    if scheduler.parallel_config.pipeline_parallel_size > 1:
+def refuse_configuration(config: Any) -> None:
+    """config: vLLM's. Raises ValueError with the reason, at the start."""
+    model = config.model_config
+    if config.parallel_config.pipeline_parallel_size > 1:
         raise ValueError(
             "fastserve: --pipeline-parallel-size above 1 is not supported: several steps are in flight, and one "
             "counter of steps stands for all decodes; use --tensor-parallel-size"
         )
-    if scheduler.scheduler_config.policy != "fcfs":
+    if config.scheduler_config.policy != "fcfs":
         raise ValueError(
-            f"fastserve: leave --scheduling-policy at fcfs, not {scheduler.scheduler_config.policy}: the order is that "
+            f"fastserve: leave --scheduling-policy at fcfs, not {config.scheduler_config.policy}: the order is that "
             f"of --policy, and priority is one of them"
         )
     if model.runner_type == "pooling":
         raise ValueError("fastserve: pooling models have no tokens to schedule; start vLLM without --scheduler-cls")
     if model.is_diffusion:
         raise ValueError("fastserve: diffusion models do not yield token by token; start vLLM without --scheduler-cls")
-    if scheduler.connector is not None:
+    if config.kv_transfer_config is not None:
         log.warning("fastserve was not tried with a KV connector (--kv-transfer-config)")
 
 

@@ -84,10 +84,11 @@ class VllmSettings:
         """Of one among several engines (data parallel): from the second on its files have its number in their names."""
         if index == 0:
             return self
-        names = {name: getattr(self, name) for name in ("flight_log", "records")}
-        own = {
-            name: str(Path(file).with_suffix(f".{index}{Path(file).suffix}")) for name, file in names.items() if file
-        }
+        own: dict[str, Any] = {}
+        for name in ("flight_log", "records"):
+            file = getattr(self, name)
+            if file is not None:
+                own[name] = str(Path(file).with_suffix(f".{index}{Path(file).suffix}"))
         return replace(self, **own)
 
     def to_dict(self) -> dict[str, Any]:

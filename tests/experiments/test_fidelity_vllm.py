@@ -169,7 +169,7 @@ def test_every_cell_runs_in_each_pair_and_fcfs_twice() -> None:
     cases = fidelity_vllm.cases(scale)
     assert len(cases) == scale.pairs * 2 * (len(fidelity_vllm.POLICIES) + 1)
     assert {one.at["slots"] for one in cases} == {4, 16} and scale.pairs >= 3
-    assert {one.options["rows"] for one in cases if one.at["slots"] == 16} == {64}
+    assert {one.options["rows"] for one in cases if one.at["slots"] == 16} == {256}
     again = [one for one in cases if "again" in one.at]
     assert {one.at["policy"] for one in again} == {"fcfs"} and all(one.options["again"] for one in again)
     assert max(one.options["rows"] for one in cases) <= scale.rig.most_rows

@@ -78,23 +78,23 @@ def leaked_block(patch: Patch, api: Api) -> None:
 
 def no_park(patch: Patch, api: Api) -> None:
     """Who is parked goes on getting tokens."""
-    from fastserve.vllm import adapter
+    from fastserve.vllm import places
 
-    patch.setattr(adapter, "FAR", 0)
+    patch.setattr(places, "FAR", 0)
 
 
 def no_unpark(patch: Patch, api: Api) -> None:
     """Who comes back from its row gets none."""
-    from fastserve.vllm.adapter import Driven
+    from fastserve.vllm.places import Places
 
-    inner = Driven._unpark
+    inner = Places.release
 
-    def _unpark(self: Any, request: Any) -> None:
+    def release(self: Any, request: Any) -> None:
         inner(self, request)
         if request.num_computed_tokens:
             request.next_decode_eligible_step = 1 << 60
 
-    patch.setattr(Driven, "_unpark", _unpark)
+    patch.setattr(Places, "release", release)
 
 
 def no_recall(patch: Patch, api: Api) -> None:
@@ -117,8 +117,8 @@ def lost_end(patch: Patch, api: Api) -> None:
 
     inner = Driver.heard
 
-    def heard(self: Any, outputs: Any, expected: int) -> None:
-        inner(self, outputs, expected)
+    def heard(self: Any, *facts: Any) -> None:
+        inner(self, *facts)
         self.ended = [job for job in self.ended if job.id % 5]
 
     patch.setattr(Driver, "heard", heard)

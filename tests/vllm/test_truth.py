@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -76,3 +77,23 @@ def test_the_made_up_machine_comes_back_from_the_log(api: Api, tmp_path: Path, l
     assert all(one.median < 0.02 and abs(one.bias) < 0.01 for one in found.residuals.values()), found.residuals
     assert found.hardware.memory.block_tokens == 16
     assert found.hardware.memory.device_blocks == case.blocks - 1
+
+
+def test_each_of_several_engines_writes_files_of_its_own(api: Api, tmp_path: Path) -> None:
+    import fastserve.vllm
+
+    asked = {"flight_log": str(tmp_path / "flight.jsonl"), "records": str(tmp_path / "records.jsonl")}
+    for engine in range(3):
+
+        def make(vllm_config: Any, engine: int = engine, **more: Any) -> Any:
+            vllm_config.parallel_config.data_parallel_index = engine
+            return fastserve.vllm.scheduler(vllm_config=vllm_config, **more)
+
+        try:
+            api.make(ROOMY, {"fastserve": asked}, make).shutdown()
+        finally:
+            api.config(ROOMY).parallel_config.data_parallel_index = 0  # (the real one is shared)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "flight.1.jsonl", "flight.2.jsonl", "flight.jsonl", "records.1.jsonl", "records.2.jsonl", "records.jsonl",
+    ]  # fmt: skip
+    assert replay_log(tmp_path / "flight.2.jsonl").difference is None
