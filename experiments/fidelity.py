@@ -1,7 +1,6 @@
 """python -m experiments.fidelity --scale small [--json | --doubts] [--backend torch | vllm]
 
-Claim: the simulator tells what the live engine does. (--backend vllm: what our Scheduler does inside vLLM, see
-experiments/fidelity_vllm.py.) The same policy object, trace, pools and settings, on the embedded
+Claim: the simulator tells what the live engine does. The same policy object, trace, pools and settings, on the embedded
 model in this process and in the simulator, whose prediction is made before the live run from a profile made just then.
 
 For each cell, a policy at a load under a residency, several paired runs: errors of mean, p50, p95 and p99 completion
@@ -9,7 +8,8 @@ time, of the time to the first token and of preemptions. Three things tell where
 live once more ("again": the machine's noise), the same profile at the tempo that the machine had in each second of the
 live run ("tempo": what is left is what the simulator decides), and a model fitted to the live run's own times
 ("hindsight": a machine that stays as it was on average). --doubts asks whether the tempo makes anything agree: the
-same simulations with one thing wrong. docs/fidelity.md explains.
+same simulations with one thing wrong. --backend vllm asks the same of our Scheduler inside vLLM
+(experiments/fidelity_vllm.py). docs/fidelity.md explains.
 """
 
 from __future__ import annotations

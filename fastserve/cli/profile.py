@@ -117,7 +117,7 @@ def _from_log(args: argparse.Namespace) -> tuple[Calibration, Callable[[], Mappi
         if getattr(args, name) is not None:
             raise ValueError(f"--{name} is for a measurement, and --from-log measures nothing: leave one of them out")
     found = profile_of(args.from_log)
-    return found, lambda: facts_of(args.from_log, found.hardware)
+    return found, lambda: facts_of(args.from_log)
 
 
 def warnings(residuals: dict[str, Residual], machine: dict[str, Any]) -> list[str]:

@@ -70,11 +70,9 @@ def _memory(told: Memory, settings: Mapping[str, Any]) -> Memory:
     return Memory(block, None if blocks is None else blocks * block, 0)
 
 
-def facts_of(path: str | PathLike[str], hardware: Hardware) -> dict[str, Any]:
-    """What the times of a log depend on, as far as its header says: the key under which its profile is stored."""
-    header, _ = opened(path)
-    own = {name: header.get(name) for name in ("backend", "vllm", "settings")}
-    return {"from": "flight log", "memory": hardware.memory.to_json(), **own}
+def facts_of(path: str | PathLike[str]) -> dict[str, Any]:
+    """The key under which its profile is stored: a log's own, for its header does not name the model."""
+    return {"flight log": str(Path(path).resolve())}
 
 
 def _iterations(lines: Iterator[Line], path: str | PathLike[str], header: Mapping[str, Any]) -> Iterator[Iteration]:
