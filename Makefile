@@ -87,9 +87,11 @@ upgrade: ## renew the lock: the newest releases that the bounds of pyproject.tom
 		--python-version 3.11 --upgrade --quiet --no-header --annotation-style line >> build/upgrade/constraints.txt
 	@echo "# Every release that make test-vllm installs, on Linux: constraints of pip and uv. Written by make upgrade." \
 		> build/upgrade/vllm.txt
-	@build/upgrade/bin/python -m uv pip compile pyproject.toml requirements/vllm.in --extra sim --constraint requirements/held.txt \
-		--override requirements/vllm-overrides.txt --python-platform linux --python-version 3.11 --torch-backend cpu --upgrade --quiet \
-		--no-header --annotation-style line --no-emit-index-url >> build/upgrade/vllm.txt
+	@for torch in "" "--torch-backend cpu"; do \
+		build/upgrade/bin/python -m uv pip compile pyproject.toml requirements/vllm.in --extra sim --constraint requirements/held.txt \
+		--override requirements/vllm-overrides.txt --python-platform linux --python-version 3.11 --upgrade --quiet --no-header \
+		--annotation-style line --no-emit-index-url $$torch > build/upgrade/pins.txt && break; done; \
+		test -s build/upgrade/pins.txt && cat build/upgrade/pins.txt >> build/upgrade/vllm.txt
 	@mv build/upgrade/constraints.txt $(LOCK)
 	@mv build/upgrade/vllm.txt requirements/vllm.txt
 	@git --no-pager diff --stat -- requirements || true

@@ -83,3 +83,20 @@ def test_what_is_not_locked_is_an_extra_of_its_own() -> None:
         for each in map(packaging.Requirement, texts):
             assert name in unlocked() or not (each.name in packages or each.extras & set(unlocked())), f"{name}: {each}"
     assert packages.isdisjoint({canonical(pin.name) for pin in pins("constraints.txt")})
+
+
+def test_the_environment_of_vllm_is_locked_too() -> None:
+    """What make test-vllm installs: vLLM's CPU build, what its tests need, and this package's sim."""
+    locked = {}
+    for pin in pins("vllm.txt"):
+        (exact,) = pin.specifier
+        assert exact.operator == "==", pin
+        locked[canonical(pin.name)] = exact.version
+    sim = [packaging.Requirement(text) for text in PYPROJECT["project"]["optional-dependencies"]["sim"]]
+    for each in [*pins("vllm.in"), *sim]:
+        version = locked.get(canonical(each.name))
+        assert version and each.specifier.contains(version), f"{each}: locked is {version}; run make upgrade"
+    left_out = {canonical(one.name) for one in pins("vllm-overrides.txt")}
+    assert not left_out & set(locked)
+    text = (ROOT / "requirements" / "vllm.txt").read_text(encoding="utf-8")
+    assert not re.search(r"://|^\s*-| @ |--hash", text, re.MULTILINE)

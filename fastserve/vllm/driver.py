@@ -52,6 +52,7 @@ class Driver:
         self.cancelled: list[Job] = []
         self.over: dict[str, None] = {}  # programs whose last request has ended
         self.lost: dict[Job, None] = {}  # whom vLLM itself has preempted
+        self.doubt: dict[Job, None] = {}  # preempted, and tokens of theirs may be in flight
         self.plan: Plan | None = None  # has been run, or is in flight
         self.service = 0  # ns of steps that have ended since the last commit
         self.silent: list[Job] = []  # who decodes in the plan, and was not scheduled
@@ -88,10 +89,10 @@ class Driver:
             self.uneven = True
 
     def preempted(self, request: Any) -> None:
-        """By vLLM, for memory: its KV is gone."""
+        """Its KV is gone. By vLLM, for memory, unless whoever has asked for it says otherwise."""
         job = self.jobs.get(request.request_id)
         if job is not None:
-            self.lost[job] = None
+            self.lost[job] = self.doubt[job] = None
 
     # -- a step ----------------------------------------------------------------------------------------------------
 
@@ -245,6 +246,8 @@ class Driver:
         job.tokens_base = request.num_output_tokens  # none, unless another Scheduler has served it before
         self.jobs[request.request_id] = job
         self.requests[job] = request
+        if request.num_stale_output_tokens:
+            self.doubt[job] = None
         need = self.scheduler.ledger.need(job)
         if need > self.scheduler.ledger.blocks:
             self._resize(need, now)  # vLLM has accepted it
@@ -278,6 +281,7 @@ class Driver:
     def _forget(self, job: Job) -> None:
         del self.requests[job]
         self.lost.pop(job, None)
+        self.doubt.pop(job, None)
         if job.final and job.program:
             self.over[job.program] = None
 
@@ -326,10 +330,13 @@ class Driver:
 
     def _recount(self, now: int) -> None:
         """After a commit: our count of each job's tokens must be vLLM's."""
-        for job in self.scheduler.live:
+        scheduler = self.scheduler
+        for job in [*scheduler.running, *scheduler.ledger.parked, *self.doubt]:
             request = self.requests[job]
             if request.num_output_placeholders > 1 or tokens_of(request) is None:
                 self.uneven = True  # drafts are in flight, or what a preempted request will get: look again
+            else:
+                self.doubt.pop(job, None)
             self._correct(job, self._more(job), now)
 
     def _correct(self, job: Job, tokens: int, now: int) -> None:

@@ -8,7 +8,7 @@ number `next_decode_eligible_step`, which is set to one that never comes.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from itertools import chain
 from typing import Any, Final
 
@@ -36,7 +36,7 @@ class Places:
             self._move(driver, plan)
         elif not prefilling:
             return
-        chunks = [driver.requests[job] for job, _ in plan.prefill]
+        chunks = dict.fromkeys([driver.requests[job] for job, _ in plan.prefill])
         for request in chunks:
             self.vllm.waiting.call(request)
             self.vllm.kv_holding_waiting.call(request)
@@ -85,7 +85,7 @@ class Places:
             driver.lost.pop(job, None)  # this was no doing of vLLM's
             self.counts["recomputed"] += 1
 
-    def _arrange(self, driver: Driver, best: Sequence[Any]) -> None:
+    def _arrange(self, driver: Driver, best: Mapping[Any, None]) -> None:
         """Decodes first, so that no chunk of a prefill takes their tokens; then prefills, the best first; then parked
         ones, the coldest last: that is whom vLLM preempts when it has no block left.
         """
@@ -101,7 +101,8 @@ class Places:
             else:
                 decodes.append(request)
         if len(chunks) > 1:
-            chunks = list(dict.fromkeys(chain([request for request in best if request in chunks], chunks)))
+            running = dict.fromkeys(chunks)
+            chunks = list(dict.fromkeys(chain([request for request in best if request in running], running)))
         if len(parked) > 1 and not driver.scheduler.ranking.own_queue:  # by the ranks that were read last
             entries = {request: jobs[request.request_id].entry for request in parked}
             parked.sort(key=lambda request: (entries[request] or ())[:3])

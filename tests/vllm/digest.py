@@ -18,7 +18,7 @@ from tests.vllm.fuzz import api_here
 
 
 def of(api: Api, case: Case, blocks: bool) -> str:
-    """As JSON: steps, schedule (and blocks), ends, what was counted; or how it failed, which test_fuzz.py looks into."""
+    """As JSON: steps, schedule (and blocks), ends, what was counted; or how it failed, which is test_fuzz.py's."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             drive = serve(api, case, Path(folder))

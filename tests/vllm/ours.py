@@ -37,8 +37,12 @@ class Run:
         self.scheduler: Any = None
 
 
-def begin(case: Case, folder: Path, make: Callable[[dict[str, Any], Any], Any], plain: Any) -> Run:
-    """make: settings of `--additional-config`, what makes the scheduler -> the scheduler. plain: vLLM's own class."""
+def begin(
+    case: Case, folder: Path, make: Callable[[dict[str, Any], Any], Any], plain: Any, *, logs: bool = True
+) -> Run:
+    """make: settings of `--additional-config`, what makes the scheduler -> the scheduler. plain: vLLM's own class.
+    logs: write the flight log and the records.
+    """
     run = Run(case, folder)
     if not case.ours:
         run.scheduler = make({}, plain)
@@ -47,7 +51,10 @@ def begin(case: Case, folder: Path, make: Callable[[dict[str, Any], Any], Any], 
 
     profile = folder / "profile.json"
     profile.write_text(json.dumps(PROFILE), encoding="utf-8")
-    run.scheduler = make({"fastserve": settings(case, run, profile)}, fastserve.vllm.scheduler)
+    asked = settings(case, run, profile)
+    if not logs:
+        del asked["flight_log"], asked["records"]
+    run.scheduler = make({"fastserve": asked}, fastserve.vllm.scheduler)
     run.scheduler.clock = lambda: run.now
     run.scheduler.arrival = lambda request, ns: request.sampling_params.extra_args["at"]
     return run

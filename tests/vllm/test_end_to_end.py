@@ -111,7 +111,8 @@ def test_streams_and_answers_are_alike_though_requests_are_preempted(server: ser
 
 def test_aborts_in_mid_stream(server: serving.Server) -> None:
     async def aborting(client: AsyncOpenAI, number: int, chunks: int) -> None:
-        stream = await client.completions.create(stream=True, **asked(number, 500))
+        extra = {"vllm_xargs": {"client": "leaving"}}
+        stream = await client.completions.create(stream=True, **asked(number, 900, extra_body=extra))
         async for _ in stream:
             chunks -= 1
             if chunks <= 0:
@@ -128,7 +129,10 @@ def test_aborts_in_mid_stream(server: serving.Server) -> None:
     assert {reason for _, reason in run(server, mixed)} == {"length"}
     server.idle()
     told = records(server)[before:]
-    assert sorted(row["finish"] for row in told) == ["cancelled"] * 10 + ["length"] * 6
+    assert [row["finish"] for row in told if row["client"] != "leaving"] == ["length"] * 6
+    left = [row["finish"] for row in told if row["client"] == "leaving"]
+    assert len(left) == 10 and set(left) <= {"cancelled", "length"}, "a busy machine may notice late"
+    assert "cancelled" in left
 
 
 def test_stop_strings_several_answers_and_logprobs(server: serving.Server) -> None:
@@ -212,8 +216,11 @@ def test_killed_in_mid_stream(server: serving.Server) -> None:
         started = asyncio.Event()
 
         async def one(number: int) -> Any:
-            async for _ in await client.completions.create(stream=True, **asked(number, 900)):
+            reason = None
+            async for chunk in await client.completions.create(stream=True, **asked(number, 900)):
                 started.set()
+                reason = chunk.choices[0].finish_reason or reason
+            return reason
 
         tasks = [asyncio.create_task(one(number)) for number in range(8)]
         await started.wait()
@@ -221,7 +228,7 @@ def test_killed_in_mid_stream(server: serving.Server) -> None:
         return await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 100)
 
     ends = run(server, killed)
-    assert any(isinstance(end, Exception) for end in ends), "a cut stream is no whole answer"
+    assert all(isinstance(end, Exception) or end != "length" for end in ends), "a cut stream is no whole answer"
     server.process.wait(100)
     told = subprocess.run(
         [sys.executable, "-m", "fastserve.flightlog.replay", "flight.log"],
@@ -247,7 +254,7 @@ def test_a_policy_of_the_user_s_own_that_breaks(leave: str, model: str, tmp_path
         assert {reason for _, reason in made} == {"length"}
         found = server.idle()
         assert found["policy_failed_total"] == 1 and 'num_preemptions_total policy="fcfs"' in found
-        assert server.log.count("served as fcfs from here on") == 1
+        assert server.log.count("requests are served as fcfs") == 1
         assert "RuntimeError: after 100 calls" in server.log and "mine.py" in server.log
         assert run(server, all_of) == made, "by fcfs, and the same tokens"
     finally:

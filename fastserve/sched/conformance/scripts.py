@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from typing import Any, NamedTuple
+from zlib import crc32
 
 from fastserve.sched.config import Blocks, SchedulerConfig
 from fastserve.sched.job import NEVER, Job
@@ -60,6 +61,7 @@ class Script:
     cancels: tuple[tuple[int, int], ...]
     limit: int = LONGEST_OUTPUT  # tokens: of each output
     thinks: tuple[int, ...] = ()  # ns, by id: a job comes so long after the one before it has ended; 0: by itself
+    otherwise: bool = False  # the body does less than planned, see Run._amend()
 
     def jobs(self, guessed: bool) -> list[Job]:
         """Fresh jobs, by arrival; with a guess only for a policy that asked for one."""
@@ -169,6 +171,8 @@ class Run:
                 scheduler.tick(self.now)
                 continue
             self.machine.next_event = next_event
+            if self.script.otherwise and plan.joined:  # (there is a boundary there, however many iterations are taken)
+                self._amend(plan)
             outcome = self.machine.run(plan)
             iterations += outcome.iterations
             if iterations > self.script.enough:
@@ -181,6 +185,18 @@ class Run:
             raise StuckError(
                 f"{len(scheduler.live)} jobs wait, such as job {next(iter(scheduler.live)).id}, and nobody runs"
             )
+
+    def _amend(self, plan: Plan) -> None:
+        """Of those who are called some do not come, some members lose their KV, and prefills get half their tokens."""
+
+        def drawn(job: Job) -> int:
+            return crc32(b"%d %d" % (plan.now // self.script.tick, job.id)) % 8
+
+        absent = [job for job in plan.joined if drawn(job) < 2]
+        lost = [job for job in plan.running if job not in plan.left and drawn(job) == 2]
+        out = {*absent, *lost}
+        half = [(job, -(-tokens // 2)) for job, tokens in plan.prefill if job not in out]
+        self.scheduler.amend(plan, prefill=half, absent=absent, lost=lost)
 
     def _cancel(self, job: Job) -> None:
         if not job.finish:
@@ -238,9 +254,10 @@ SHAPES: dict[str, dict[str, Any]] = {
     "ahead": {"residency": "proactive", "visit": 1, "token_budget": 64, "spare": 14, "host": 4, "kv_reserve": 4},
     "prefill-first": {"batching": "prefill-first", "residency": "recompute", "visit": 2, "spare": 12},
     "shared": {"residency": "recompute", "visit": 0, "token_budget": 64, "spare": 4, "prefix_cache": "on"},
+    "otherwise": {"residency": "recompute", "visit": 0, "token_budget": 64, "spare": 6, "otherwise": True},
 }  # fmt: skip
 """Scheduler settings by name. spare: blocks that the device pool has beyond the largest job's. host: of how many of the
-largest jobs the host pool takes the blocks.
+largest jobs the host pool takes the blocks. otherwise: the body does less than planned.
 """
 
 TICKS = (1_000_000, 20_000_000, 5_000_000)
@@ -261,6 +278,7 @@ def write(shape: str, seed: int, tick: int = 0, longer: int = 1) -> Script:
     settings = dict(SHAPES[shape])
     slots = 2 if shape == "burst" else rng.choice([3, 4, 6])
     spare = settings.pop("spare", None)
+    otherwise = settings.pop("otherwise", False)
     blocks = Blocks(None if spare is None else biggest + spare, settings.pop("host", 0) * biggest)
     closed = settings.get("prefix_cache") == "on"
     facts: list[dict[str, Any]] = []
@@ -286,7 +304,7 @@ def write(shape: str, seed: int, tick: int = 0, longer: int = 1) -> Script:
     thinks = [rng.choice((1, 2, 4, 20)) * tick if closed and id % 3 else 0 for id in range(JOBS)]
     config = SchedulerConfig(max_batch=slots, **settings)
     return Script(f"{shape}, seed {seed}{scaled}", tick, config, blocks, tuple(facts), tuple(outputs), tuple(guesses),
-                  tuple(sorted(cancels)), limit, tuple(thinks))  # fmt: skip
+                  tuple(sorted(cancels)), limit, tuple(thinks), otherwise)  # fmt: skip
 
 
 def _units(program: int, prompt: int) -> list[int]:
