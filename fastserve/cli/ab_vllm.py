@@ -42,7 +42,7 @@ def add_vllm(parser: argparse.ArgumentParser) -> None:
         "--rows",
         type=int,
         metavar="N",
-        help=f"requests whose KV may be there, parked ones too (default: {ROWS} a slot)",
+        help=f"requests whose KV may be there, parked ones too (default: {ROWS})",
     )
     add("--leave", choices=("park", "recompute"), help="what becomes of a preempted request's KV (default: park)")
 
