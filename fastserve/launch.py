@@ -16,6 +16,7 @@ from fastserve.engine.clock import Clock, VirtualClock, WallClock
 from fastserve.engine.config import EngineConfig
 from fastserve.engine.engine import Engine
 from fastserve.hardware import DecodePiece, Hardware, LinearLatency, Link, Memory, PrefillFit, load_hardware
+from fastserve.named_models import EMBEDDED
 from fastserve.sched.checks import check_names
 from fastserve.sched.residency import RESIDENCIES
 
@@ -41,7 +42,7 @@ class Body:
     """
 
     def __init__(
-        self, model: Any = "embedded", backend: str = "torch", *, latency: str | PathLike[str] | None = None,
+        self, model: Any = EMBEDDED, backend: str = "torch", *, latency: str | PathLike[str] | None = None,
         **options: Any,
     ) -> None:  # fmt: skip
         given = None if latency is None else load_hardware(latency)  # a wrong name is known before a model is loaded
@@ -89,17 +90,6 @@ class Body:
         except BaseException:
             made.close()
             raise
-
-
-def loading(model: str, backend: str, policy: str, device: str = "auto", *, measures: bool = False) -> str:
-    """What takes the first seconds, for people. measures: no latency model was given."""
-    if backend == "scripted":
-        return f"starting a scripted engine with policy {policy}: modelled times, no model"
-    if backend != "torch":  # one of the user's own need not load any
-        return f"starting backend {backend} with policy {policy}" + ("" if model == "embedded" else f", model {model}")
-    where = "the best device here" if device == "auto" else device
-    measured = " and, where no profile of it is stored, measuring its iteration times" if measures else ""
-    return f"loading model {model} on {where} for policy {policy}{measured}: some seconds"
 
 
 def wanted_of(config: EngineConfig, kv_bytes: int | None = None, host_bytes: int | None = None) -> Wanted:

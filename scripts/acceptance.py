@@ -65,7 +65,8 @@ def main() -> int:
 
 @contextlib.contextmanager
 def serving(python: str, state: Path) -> Iterator[str]:
-    command = [python, "-m", "fastserve", "serve", "--port", "0", "--state-dir", str(state), "--api-key", "sesame"]
+    command = [python, "-m", "fastserve", "serve", "--model", MODEL, "--port", "0", "--state-dir", str(state)]
+    command += ["--api-key", "sesame"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:

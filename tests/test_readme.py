@@ -70,7 +70,7 @@ class Server:
 
     def start(self, command: str, folder: Path) -> None:
         """Returns once it answers. Raises RuntimeError if it ends before, or takes two minutes."""
-        environment = {**os.environ, "PYTHONPATH": str(folder)}
+        environment = {**os.environ, "PYTHONPATH": str(folder), "FASTSERVE_MODEL": "embedded"}  # whatever is installed
         flags = ["--port", self.port, "--state-dir", str(folder / "state")]
         self.process = subprocess.Popen([*shlex.split(command), *flags], cwd=folder, env=environment)
         for _ in range(240):

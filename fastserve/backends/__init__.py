@@ -21,7 +21,7 @@ BACKENDS: dict[str, str] = {
 }
 """Name -> where its class is. It is imported when it is asked for."""
 
-LOOKS: dict[str, str] = {"torch": "fastserve.backends.torch.folder:look"}
+LOOKS: dict[str, str] = {"torch": "fastserve.backends.torch.source:look"}
 """Name -> what raises ValueError for a model that is not there, and imports nothing heavy."""
 
 METHODS = ("hardware", "admit", "run", "forget", "reset", "close")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
+from fastserve.backends.torch.source import folder_for_others
 from fastserve.cli.arguments import ENGINE_FLAGS, MODEL_FLAGS, flags
 from fastserve.cli.session_arguments import sessions_of
 from fastserve.cli.vllm import ROWS, SLOTS
@@ -42,7 +43,7 @@ def add_vllm(parser: argparse.ArgumentParser) -> None:
         "--rows",
         type=int,
         metavar="N",
-        help=f"requests whose KV may be there, parked ones too (default: {ROWS} a slot)",
+        help=f"requests whose KV may be there, parked ones too (default: {ROWS})",
     )
     add("--leave", choices=("park", "recompute"), help="what becomes of a preempted request's KV (default: park)")
 
@@ -83,7 +84,7 @@ def vllm_body(args: argparse.Namespace) -> Body:
     if args.prefix_cache == "off":
         own.append("--no-enable-prefix-caching")
     setup = VllmSetup(
-        python=interpreter(), model=_model(args.model), slots=SLOTS if args.slots is None else args.slots,
+        python=interpreter(), model=folder_for_others(args.model), slots=SLOTS if args.slots is None else args.slots,
         rows=args.rows, leave=args.leave, visit=None if args.visit == usual["visit"] else args.visit,
         profile=args.latency, flags=(*own, *args.rest),
     )  # fmt: skip
@@ -91,14 +92,6 @@ def vllm_body(args: argparse.Namespace) -> Body:
         setup, start_s=args.start_timeout, predictor=args.predictor, coming=sessions_of(args),
         own_answers=args.own_answers,
     )  # fmt: skip
-
-
-def _model(name: str) -> str:
-    if name != "embedded":
-        return name
-    from fastserve.backends.torch.embedded import make_embedded
-
-    return str(make_embedded())
 
 
 def _defaults() -> dict[str, object]:

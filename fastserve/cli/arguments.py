@@ -12,6 +12,8 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from fastserve.backends import BACKENDS, checked
+from fastserve.backends.loading import loading as loaded
+from fastserve.named_models import EMBEDDED, NAMES, at_hand
 from fastserve.policies import POLICIES
 from fastserve.policies.literal import argument
 from fastserve.policies.spec import PolicySpec
@@ -24,6 +26,7 @@ BACKEND_VARIABLE = "FASTSERVE_BACKEND"
 BACKEND_HELP = (
     f"{', '.join(BACKENDS)}, or your own as module:Class or ./file.py:Class (default: {BACKEND_VARIABLE}, else torch)"
 )
+MODEL_HELP = f"{', '.join(NAMES)}, a folder, a .gguf file (of the hub: REPO:FILE), or a Hugging Face id"
 MODEL_FLAGS = ("device", "dtype", "threads", "load_format", "max_model_len", "trust_remote_code", "native")
 SCHEDULER_FLAGS = tuple(field.name for field in fields(SchedulerConfig))
 ENGINE_FLAGS = (*SCHEDULER_FLAGS, "kv_tokens", "host_tokens")
@@ -129,14 +132,45 @@ def policy_of(args: argparse.Namespace) -> PolicySpec:
     return PolicySpec(args.policy, dict(map(argument, args.set)))
 
 
+# -- sampling ----------------------------------------------------------------------------------------------------------
+
+SAMPLING = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "stop", "ignore_eos")
+"""Flags of a request, beside --sampling-seed; SamplingParams and OpenAI's bodies have them by these names."""
+
+
+def add_sampling_arguments(parser: argparse._ActionsContainer, *, max_tokens: int) -> None:
+    """--sampling-seed and a flag for each name in SAMPLING."""
+    add = parser.add_argument
+    add("--max-tokens", type=int, default=max_tokens, help="maximum output tokens (default: %(default)s)")
+    add("--temperature", type=float, help="0 is greedy (default: the model's own, else 1)")
+    add("--top-k", type=int)
+    add("--top-p", type=float)
+    add("--min-p", type=float)
+    add("--repetition-penalty", type=float)
+    add("--stop", action="append", default=[], metavar="TEXT", help="stop string; may be repeated")
+    add("--sampling-seed", type=int, help="seed of the sampling; the output does not depend on other requests")
+    add("--ignore-eos", action="store_true")
+
+
+def sampling_of(args: argparse.Namespace) -> dict[str, Any]:
+    """What SamplingParams takes: of what is given."""
+    given = {**{name: getattr(args, name) for name in SAMPLING}, "seed": args.sampling_seed}
+    return {name: value for name, value in given.items() if value is not None and value is not False and value != []}
+
+
 # -- models ------------------------------------------------------------------------------------------------------------
 
 
-def add_model_arguments(parser: argparse._ActionsContainer, also: Iterable[str] = ()) -> None:
-    """--model, --backend and the names in MODEL_FLAGS. also: what else --backend may be for this command."""
+def add_model_arguments(
+    parser: argparse._ActionsContainer, also: Iterable[str] = (), default: str | None = EMBEDDED
+) -> None:
+    """--model, --backend and the names in MODEL_FLAGS.
+
+    also: what else --backend may be for this command. default: None where the model at hand is it.
+    """
     add = parser.add_argument
     add_backend(parser, also)
-    add("--model", default="embedded", help="embedded, a folder, or a Hugging Face id (default: embedded)")
+    add("--model", default=default, help=f"{MODEL_HELP} (default: {default or at_hand()})")
     add("--device", default="auto", help="auto, cpu, cuda or mps")
     add("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
     add("--threads", type=int, help="CPU threads of PyTorch")
@@ -168,9 +202,7 @@ def body_of(args: argparse.Namespace, latency: str | None = None) -> Body:
 
 def loading(args: argparse.Namespace, policies: str = "") -> str:
     """What takes the first seconds, for people. policies: what it is loaded for, where that is not args.policy."""
-    from fastserve import launch
-
-    return launch.loading(args.model, args.backend, policies or args.policy, args.device, measures=not args.latency)
+    return loaded(args.model, args.backend, policies or args.policy, args.device, measures=not args.latency)
 
 
 def _backend(text: str) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from fastserve.cli.arguments import add_backend, add_policy, policy_of
+from fastserve.cli.arguments import MODEL_HELP, add_backend, add_policy, policy_of
 from fastserve.importing import extra
+from fastserve.named_models import EMBEDDED
 from fastserve.sched.conformance.check import ConformanceError, check_policy
 from fastserve.sched.policy import Policy
 
@@ -23,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--live", action="store_true", help="also serve requests with it on a live engine (needs the engine extra)"
     )
     add_backend(parser)
+    parser.add_argument("--model", default=EMBEDDED, help=f"of --live: {MODEL_HELP} (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         if args.live:
             from fastserve.engine.trial import live_trial
 
-            print(live_trial(spec, args.backend))
+            print(live_trial(spec, args.backend, args.model))
     except ImportError as error:
         return _refuse(f"--live: {error}; {extra('engine')}")
     except (ValueError, OSError, MemoryError) as error:  # the body of --live cannot be made, or does not work by itself

@@ -15,10 +15,13 @@ from fastserve.cli.arguments import (
     add_model_arguments,
     add_observer_arguments,
     add_policy,
+    add_sampling_arguments,
     add_settings,
     loading,
     policy_of,
+    sampling_of,
 )
+from fastserve.cli.conversation import chat_ids
 from fastserve.engine.config import POLICY, EngineConfig
 from fastserve.importing import extra
 
@@ -35,17 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--token-ids", action="store_true", help="prompts are token ids, separated by spaces or commas")
     add("--chat", action="store_true", help="put each prompt into the model's chat template, as the user's message")
     add("--json", action="store_true", help="print one JSON object a prompt, with tokens and record, and nothing else")
-    sampling = parser.add_argument_group("sampling")
-    more = sampling.add_argument
-    more("--max-tokens", type=int, default=64, help="maximum output tokens (default: %(default)s)")
-    more("--temperature", type=float, help="0 is greedy (default: the model's own, else 1)")
-    more("--top-k", type=int)
-    more("--top-p", type=float)
-    more("--min-p", type=float)
-    more("--repetition-penalty", type=float)
-    more("--stop", action="append", default=[], metavar="TEXT", help="stop string; may be repeated")
-    more("--sampling-seed", type=int, help="seed of the sampling; the output does not depend on other requests")
-    more("--ignore-eos", action="store_true")
+    add_sampling_arguments(parser.add_argument_group("sampling"), max_tokens=64)
     engine = parser.add_argument_group("engine")
     add_policy(engine, default=POLICY.name)
     add_settings(engine, EngineConfig, (*ENGINE_FLAGS, *OWN))
@@ -70,11 +63,7 @@ def run(args: argparse.Namespace) -> int:
         texts = args.prompt if args.prompt is not None else [line.rstrip("\n") for line in sys.stdin]
         if not texts:
             raise ValueError("there is no prompt: give --prompt, or lines on stdin")
-        params = SamplingParams(
-            max_tokens=args.max_tokens, temperature=args.temperature, top_k=args.top_k, top_p=args.top_p,
-            min_p=args.min_p, repetition_penalty=args.repetition_penalty, stop=args.stop, seed=args.sampling_seed,
-            ignore_eos=args.ignore_eos,
-        )  # fmt: skip
+        params = SamplingParams(**sampling_of(args))
         if args.explain is not None and not 0 <= args.explain < len(texts):
             raise ValueError(f"--explain {args.explain}: there is no such prompt; they are 0 to {len(texts) - 1}")
         story = None if args.explain is None else Explanation(args.explain)
@@ -107,11 +96,7 @@ def _prompt(engine: Engine, text: str, args: argparse.Namespace) -> str | list[i
         except ValueError:
             raise ValueError(f"{text!r} is not a list of token ids") from None
     if args.chat:
-        if engine.tokenizer is None or not getattr(engine.tokenizer, "chat_template", None):
-            raise ValueError(f"model {engine.model_name} has no chat template; leave out --chat")
-        message = {"role": "user", "content": text}
-        made: str = engine.tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
-        return made
+        return chat_ids(engine, [{"role": "user", "content": text}])
     return text
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from fastserve.cli.arguments import flags
 from fastserve.importing import extra
+from fastserve.named_models import at_hand
 from fastserve.sched.config import choices
 
 REPEATED = ("set", "observer", "api_key", "required_scopes", "allowed_hosts", "cors_origins")
@@ -50,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             options.update(action="append", metavar="KEY=VALUE" if name == "set" else "TEXT")
         else:
             options["metavar"] = _choices(name, field.annotation) or _written(field.annotation)
-        shown = field.get_default(call_default_factory=True)
+        shown = at_hand() if name == "model" else field.get_default(call_default_factory=True)
         text = (field.description or "").replace("%", "%%")
         if shown not in (None, (), {}, False, ""):
             text += f" (default: {', '.join(shown) if isinstance(shown, tuple) else shown})"
@@ -86,6 +87,8 @@ def run(args: argparse.Namespace) -> int:
     given = {name: value for name, value in vars(args).items() if name not in ("command", "show_config")}
     try:
         config = FastServeConfig(**given)
+        if config.backend == "torch" and "model" not in config.model_fields_set:
+            config = config.model_copy(update={"model": at_hand()})
         if args.show_config:
             for name, value, origin in config.shown(given):
                 print(f"{name:24} {value:32} {origin.replace('argument', 'command line')}")

@@ -28,8 +28,10 @@ REST = "vLLM's own flags go behind --, as in: fastserve vllm MODEL --policy las 
 
 FAILED, USAGE = 1, 2
 SLOTS = 16
-ROWS = 4
-"""Rows for each slot, where preempted requests stay in theirs."""
+ROWS = 256
+"""Where preempted requests stay in theirs: as many as vLLM's own servers have. A row without a request costs next to
+nothing, and who finds none is computed again, which makes the backlog longer: see docs/fidelity.md.
+"""
 
 SCHEDULER = "fastserve.vllm.scheduler"
 COMMAND = "vllm.entrypoints.cli.main"
@@ -119,7 +121,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_policy(parser, default=POLICY.name)
     add("--slots", type=int, metavar="N", help=f"{_first(texts['slots'])} (default: {SLOTS}, or {ACTIVE} behind --)")
     add("--rows", type=int, metavar="N", help="how many requests keep their KV on the device, the preempted ones too: "
-        f"vLLM's {SEQS} (default: {ROWS} a slot; with --leave recompute one)")  # fmt: skip
+        f"vLLM's {SEQS} (default: {ROWS}; with --leave recompute one a slot)")  # fmt: skip
     add("--leave", choices=LEAVES, default=VllmSettings().leave, help=f"{texts['leave']} (default: %(default)s)")
     add("--visit", type=int, default=VllmSettings().visit, metavar="N", help=f"{texts['visit']} (default: %(default)s)")
     add("--profile", metavar="FILE", help=texts["profile"])
@@ -171,7 +173,7 @@ def line_of(args: argparse.Namespace, spec: PolicySpec, theirs: Theirs, environm
             "several API servers, or none, are started by vLLM's command line, which works with the package vllm alone"
         )
     slots = _agreed("--slots", args.slots, ACTIVE, theirs) or SLOTS
-    rows = _agreed("--rows", args.rows, SEQS, theirs) or slots * (ROWS if args.leave == "park" else 1)
+    rows = _agreed("--rows", args.rows, SEQS, theirs) or usual_rows(slots, args.leave, theirs)
     if rows < slots:
         told = f"--slots, which is {slots}{'' if args.slots or theirs.has(ACTIVE) else ' where it is not given'}"
         raise ValueError(f"--rows {rows} must be at least {told}: each running request has a row")
@@ -186,6 +188,13 @@ def line_of(args: argparse.Namespace, spec: PolicySpec, theirs: Theirs, environm
     if not theirs.has(CACHING) and not theirs.has(NO_CACHING):
         words.append(CACHING)
     return Line([*words, *theirs.words], _environment(spec, theirs, environment), slots, rows)
+
+
+def usual_rows(slots: int, leave: str, theirs: Theirs) -> int:
+    """Where nobody says how many. vLLM wants no more of them than tokens in a step."""
+    if leave == "recompute":
+        return slots
+    return max(slots, min(ROWS, theirs.number("--max-num-batched-tokens") or ROWS))
 
 
 def settings_of(args: argparse.Namespace, spec: PolicySpec, slots: int) -> VllmSettings:

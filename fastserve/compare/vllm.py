@@ -15,7 +15,7 @@ from typing import Any
 from fastserve.bench.api import HttpApi
 from fastserve.bench.api_formats import Completions, RequestOptions
 from fastserve.bench.target import Target, TargetClient
-from fastserve.cli.vllm import ACTIVE, CACHING, ROWS, SEQS, SERVER, SLOTS
+from fastserve.cli.vllm import ACTIVE, CACHING, SEQS, SERVER, SLOTS, Theirs, usual_rows
 from fastserve.compare.compare import Replay, Watch
 from fastserve.compare.contender import Contender
 from fastserve.compare.http import HttpBody
@@ -61,8 +61,7 @@ class VllmSetup:
 
     @property
     def all_rows(self) -> int:
-        each = 1 if self.leave == "recompute" else ROWS
-        return each * self.slots if self.rows is None else self.rows
+        return usual_rows(self.slots, self.leave or "park", Theirs(self.flags)) if self.rows is None else self.rows
 
     def command(self, contender: Contender) -> list[str]:
         """A module and its arguments; what follows it are vLLM's flags."""

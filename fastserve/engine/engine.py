@@ -31,6 +31,7 @@ from fastserve.engine.snapshot import Snapshot, take
 from fastserve.flightlog.write import FlightLog
 from fastserve.hardware import DEFAULT
 from fastserve.metrics.records import Columns, Recorder
+from fastserve.named_models import EMBEDDED
 from fastserve.observers.live_feed import LiveFeed, Watcher
 from fastserve.sched.errors import RefusedError
 from fastserve.sched.observer import Observer
@@ -359,7 +360,7 @@ class Engine:
 
     @staticmethod
     def from_pretrained(
-        model: str = "embedded",
+        model: str = EMBEDDED,
         *,
         backend: str = "torch",
         dtype: str = "auto",
@@ -373,7 +374,7 @@ class Engine:
         native: Literal["auto", "off"] = "auto",
         **serving: Any,
     ) -> Engine:
-        """An engine on a Hugging Face model by id or path, or the embedded one.
+        """An engine on a Hugging Face model by id or path, a GGUF file, or one of fastserve.named_models.
 
         backend: the body: a name of fastserve.backends, module:Class or ./file.py:Class. A setting below that it does
         not have must be left at its default.

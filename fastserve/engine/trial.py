@@ -8,14 +8,15 @@ from typing import Any
 from fastserve.engine.engine import Engine
 from fastserve.engine.params import SamplingParams
 from fastserve.hardware import DEFAULT
+from fastserve.named_models import EMBEDDED
 from fastserve.policies.spec import PolicyLike, PolicySpec
 from fastserve.sched.conformance.errors import ConformanceError
 
 REQUESTS = 16
 
 
-def live_trial(policy: PolicyLike, backend: str = "torch") -> str:
-    """Serves requests of the embedded model under the policy with a small KV pool. Returns a sentence on the result.
+def live_trial(policy: PolicyLike, backend: str = "torch", model: str = EMBEDDED) -> str:
+    """Serves requests under the policy with a small KV pool. Returns a sentence on the result.
 
     backend: the body; one whose tokens are not exact is only asked to end every request. If the policy needs guesses of
     output lengths, it gets the true ones. Raises ConformanceError when it breaks, or when tokens depend on it;
@@ -33,13 +34,13 @@ def live_trial(policy: PolicyLike, backend: str = "torch") -> str:
         "backend": backend, "max_batch": 4, "residency": "proactive", "latency": DEFAULT,
         "dtype": "float32" if backend == "torch" else "auto",
     }  # fmt: skip
-    with Engine.from_pretrained("embedded", policy="fcfs", **settings) as calm:
+    with Engine.from_pretrained(model, policy="fcfs", **settings) as calm:
         wanted = calm.generate(prompts, params)
     for want in wanted:
         if want.error is not None:
             raise ValueError(f"backend {backend} fails request {want.id} undisturbed, under fcfs: {want.error}")
     with Engine.from_pretrained(
-        "embedded", policy=spec, predictor="client" if spec.needs_guess else None, kv_tokens=320, host_tokens=4096,
+        model, policy=spec, predictor="client" if spec.needs_guess else None, kv_tokens=320, host_tokens=4096,
         visit=0, **settings,
     ) as engine:  # fmt: skip
         found = engine.generate(prompts, params)

@@ -39,8 +39,8 @@ class Amendable(Members):
 
     def correct(self, job: Job, tokens: int, now: int) -> None:
         """The body has counted again: this live job, wherever it is, has so many output tokens more, or fewer, than the
-        commits said. Told after a commit and before the next plan; of a job that ends with the plan under way, before
-        its commit. Alarms on tokens that fall due ring at the next commit.
+        commits said. Told after a commit and before the next plan; of a job that decodes and ends, also before the
+        commit of a single iteration. Alarms on tokens that fall due ring at the next commit.
 
         ValueError for a job that has departed, or would have less than none or more than its limit. One that becomes
         too long for the pool waits; see resize_pool().
@@ -59,7 +59,7 @@ class Amendable(Members):
         elif job.running:  # its newest token is always computed
             job.prefilled = min(job.prefilled, job.prompt + job.tokens_base - 1)
         if self.sharing is not None:
-            self.sharing.settle(now)
+            self.sharing.moved = True
         self.alarms.watch_corrected(job)
         self.ranking.dirty[job] = None
         self.guarded = 0

@@ -105,8 +105,6 @@ class Members(PolicyContext):
             job.rolling = False
             self.batch -= 1
             self.context -= job.prompt + job.tokens_base
-            if job.tokens_base >= job.tokens_goal:  # a correction has brought it there since the last commit
-                self.alarms.watch_corrected(job)
             if job.fresh:
                 job.fresh = False
                 self.fresh.remove(job)

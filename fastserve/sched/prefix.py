@@ -42,7 +42,7 @@ class PrefixScheduler(Scheduler):
             tier = sharing.tier
             if tier is not None:
                 self._units(plan, draft, tier)
-            if plan.joined or plan.left or plan.moves is not None:
+            if plan.joined or plan.left or plan.moves is not None or sharing.moved:
                 plan.shares = self._shares(plan, sharing)
             else:  # all has its room already
                 lost = sharing.tree.lost

@@ -219,7 +219,7 @@ class Scheduler(Amendable):
         self.policy.machine.pool_tokens = blocks * self.ledger.block
         self.guarded = 0
         if self.sharing is not None:
-            self.sharing.settle(self.meter.now)
+            self.sharing.moved = True
 
     def opens_at(self) -> int:
         """After plan() said None with jobs waiting: ns, when to call tick() and ask again though nothing happens; or

@@ -24,7 +24,7 @@ class SharedLedger(Ledger):
     tokens of units, and the machine's times. The rest: see Ledger.
     """
 
-    __slots__ = ("draft", "size", "tier", "tree", "unit")
+    __slots__ = ("draft", "moved", "size", "tier", "tree", "unit")
 
     def __init__(
         self, blocks: int, host: int, block: int, whole: bool, lookahead: int, unit: int,
@@ -42,6 +42,9 @@ class SharedLedger(Ledger):
         if tier is not None and tier[0] >= unit:
             self.tier = HostTier(tier[0] // unit, unit, self.size, tier[1])
         self.draft = Draft(self, self.tree, self.size, self.tier)
+        self.moved = (
+            False  # the pool, or what jobs occupy, from outside: the next plan looks for idle units that must go
+        )
 
     # -- what if: while a plan is made -----------------------------------------------------------------------------
 
@@ -123,6 +126,7 @@ class SharedLedger(Ledger):
     def settle(self, now: int) -> None:
         """Idle units make room for what the jobs occupy. now: ns, for which what is kept is asked."""
         tree = self.tree
+        self.moved = False
         if tree.idle_units:
             size = self.size
             over = tree.idle_units * size - max(0, self.blocks - self.used - self.cold)

@@ -1,6 +1,7 @@
 """FastServeServer: the server process. Holds port and state folder, loads the model, serves; drains on SIGTERM.
 
-Importing this module imports neither fastapi nor torch: start.py refuses what it can before they are.
+Importing this module imports neither fastapi nor torch nor the engine: start.py refuses what it can before they are,
+and what is loaded is said.
 """
 
 from __future__ import annotations
@@ -10,17 +11,20 @@ import gc
 import logging
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fastserve.engine import Engine
+from fastserve.backends.loading import loading
 from fastserve.importing import extra
-from fastserve.launch import Body, loading
+from fastserve.named_models import untrained_note
 from fastserve.server.config.addresses import is_local
 from fastserve.server.config.settings import FastServeConfig
 from fastserve.server.start import Prepared, StartError, cannot_listen, prepared, state_folder
 from fastserve.server.telemetry import logs
 
-__all__ = ["FastServeServer", "StartError", "embedded_note", "make_engine", "state_folder"]
+if TYPE_CHECKING:
+    from fastserve.engine import Engine
+
+__all__ = ["FastServeServer", "StartError", "make_engine", "state_folder"]
 
 log = logging.getLogger("fastserve.server")
 
@@ -79,6 +83,8 @@ def _serve(engine: Engine, held: Prepared) -> None:
         log.warning(
             "anybody who reaches %s may use this server: set --api-key-file, or listen at 127.0.0.1", config.host
         )
+    note = untrained_note(config.model, "fastserve serve") if config.backend == "torch" else ""
+    lines = [engine.start_line(), *([note] if note else [])]
     host = f"[{config.host}]" if ":" in config.host else config.host
     server = HttpServer(
         uvicorn.Config(
@@ -86,7 +92,7 @@ def _serve(engine: Engine, held: Prepared) -> None:
             proxy_headers=False, timeout_graceful_shutdown=GRACE_S,
         ),
         service,
-        f"{engine.start_line()}\n{embedded_note(config)}serving at http://{host}:{port} "
+        "\n".join(lines) + f"\nserving at http://{host}:{port} "
         f"(page /, documentation /docs, metrics {config.metrics_endpoint})",
     )  # fmt: skip
     gc.freeze()  # a full collection would walk all of torch's objects: 0.2 s in which no thread runs
@@ -96,6 +102,7 @@ def _serve(engine: Engine, held: Prepared) -> None:
 
 def make_engine(config: FastServeConfig) -> Engine:
     """The engine that these settings describe. Raises ValueError or OSError."""
+    from fastserve.launch import Body
 
     if config.hf_token is not None:
         os.environ.setdefault("HF_TOKEN", config.hf_token.get_secret_value())
@@ -109,13 +116,3 @@ def make_engine(config: FastServeConfig) -> Engine:
     )  # fmt: skip
     kv, host = (None if gib is None else int(gib * GIB) for gib in (config.kv_cache_gib, config.host_cache_gib))
     return body.engine(config.engine(), kv_bytes=kv, host_bytes=host)
-
-
-def embedded_note(config: FastServeConfig) -> str:
-    """A note for users of the embedded model; empty for any other."""
-    if config.model != "embedded" or config.backend != "torch":
-        return ""
-    return (
-        "the embedded model is untrained: it writes seeded nonsense, for trying things out; a real one: "
-        "fastserve serve --model Qwen/Qwen2.5-0.5B-Instruct\n"
-    )

@@ -27,7 +27,6 @@ from fastserve.server.config.settings import FastServeConfig
 from fastserve.server.input_pool import InputPool
 from fastserve.server.jobs.durable import Durable, JobRequest, interrupted
 from fastserve.server.jobs.jobs import (
-    END_STATES,
     Group,
     JobRegistry,
     Scheduling,
@@ -36,6 +35,7 @@ from fastserve.server.jobs.jobs import (
     new_id,
     weight_of,
 )
+from fastserve.server.jobs.rows import END_STATES
 from fastserve.server.jobs.store import Store
 from fastserve.server.limits import RateLimits
 from fastserve.server.programs import Programs

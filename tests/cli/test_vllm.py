@@ -87,7 +87,7 @@ def test_the_whole_line(capsys: pytest.CaptureFixture[str]) -> None:
         "env", f"PYTHONPATH={PLUGIN}", sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", "MODEL",
         "--scheduler-cls", "fastserve.vllm.scheduler",
         "--additional-config", '{"fastserve": {"policy": "sj-mlfq", "slots": 16}}',
-        "--max-num-seqs", "64", "--max-num-active-seqs", "16", "--enable-prefix-caching", "--port", "8000",
+        "--max-num-seqs", "256", "--max-num-active-seqs", "16", "--enable-prefix-caching", "--port", "8000",
         "--dtype=float32",
     ]  # fmt: skip
     assert err == ""
@@ -109,7 +109,8 @@ def test_every_flag_reaches_the_settings(folder: Path, capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("words", "slots", "rows"),
     [
-        (["--slots", "3"], 3, 12),
+        (["--slots", "3"], 3, 256),
+        (["--slots", "3", "--", "--max-num-batched-tokens", "64"], 3, 64),
         (["--slots", "3", "--leave", "recompute"], 3, 3),
         (["--rows", "20"], 16, 20),
         (["--", "--max-num-seqs", "20"], 16, 20),

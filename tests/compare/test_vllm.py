@@ -167,7 +167,7 @@ def test_a_trace_that_is_no_flag(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_rows_for_parked_requests() -> None:
     rows = {leave: VllmSetup(python=Path("p"), model="m", slots=4, leave=leave).all_rows for leave in (None, "park")}
-    assert rows == {None: 16, "park": 16}
+    assert rows == {None: 256, "park": 256}
     assert VllmSetup(python=Path("p"), model="m", slots=4, rows=9).all_rows == 9
 
 

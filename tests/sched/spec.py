@@ -80,8 +80,9 @@ class Spec:
                  residency, visit, kv_reserve, prefetch_quota, evict="policy", whole_context=False, skip_misfits=False,
                  prefill_guard=0.0, charging="iteration", static_timeout=0, macro=None,
                  lookahead=0, prefix_cache="off", prefix_tokens=None, host_prefix_tokens=0, max_resident=None,
-                 otherwise=None):  # fmt: skip
-        self.rows, self.otherwise = max_resident or NEVER, otherwise  # otherwise: what a body does that amends plans
+                 otherwise=None, late=None):  # fmt: skip
+        # What a body does that amends plans, and by how much the count of who ends is put right before the commit.
+        self.rows, self.otherwise, self.late = max_resident or NEVER, otherwise, late
         self.shares, self.unit = prefix_cache == "on", prefix_tokens or 16
         self.tier = host_prefix_tokens // self.unit if self.shares and device_blocks is not None else 0
         self.kept = []  # units on the host that no copy out needs, the next to be forgotten first
@@ -188,7 +189,6 @@ class Spec:
             if copy.job is job and not copy.orphan:
                 copy.blocks += self.held(job) - before
         self.guarded = 0
-        self.settle()
 
     def resize_pool(self, blocks):
         if blocks == self.device:
@@ -196,7 +196,6 @@ class Spec:
         self.device = blocks
         self.machine.pool_tokens = blocks * 16
         self.guarded = 0
-        self.settle()
 
     # -- arithmetic
 
@@ -682,6 +681,8 @@ class Spec:
             job.joined_at = self.service
         ending = [job for job, n in chunks if job.prefilled + n == job.prompt + job.generated]
         said = {job: speak(job.id, job.turns, job.generated) for job in decode + ending}
+        for job in [job for job in decode if self.late and said[job][1]]:
+            self.correct(job, self.late(job, job.generated, said[job][0]))
         fresh = any(job.owes_token and job not in joined and said[job][0] for job in decode)
         moves = load or park or clear or drop or prefetch or store or amended
         self.guarded = hold if policy.settled and not (fresh or moves or left) else 0
@@ -810,7 +811,7 @@ def simulate(spec, jobs, outputs, cancels, speak=None, answers=None, calls=None,
     (tokens, whether it has ended), of an uneven body; an even one yields one token at a time. answers: by job id, the
     units that prompt and answer fill beyond those of the prompt. calls: by job id, the tool that its answer calls.
     loop: says who comes, who goes and which program is over as others end; else jobs and cancels are all there is.
-    trouble: when the driver counts again or resizes the pool: at, and tell(now, ran, jobs by id, spec).
+    trouble: when the driver counts again or resizes the pool: at, and tell(now, live jobs by id, spec).
     """
     speak = speak or (lambda id, turn, tokens: (1, tokens + 1 == outputs[id]))
     loop = loop or OpenLoop(jobs, cancels)
@@ -818,12 +819,11 @@ def simulate(spec, jobs, outputs, cancels, speak=None, answers=None, calls=None,
     spec.answers = answers or [()] * len(jobs)
     spec.calls = calls or [""] * len(jobs)
     spec.gone = loop.ended
-    ended = -1  # ns, the last iteration
     while loop.at < NEVER or spec.live or (trouble and trouble.at < NEVER):
         now = spec.ps // 1000
         spec.policy.now = now
         if trouble and trouble.at <= now:
-            trouble.tell(now, ended == now, {id: job for id, job in specs.items() if job in spec.live}, spec)
+            trouble.tell(now, {id: job for id, job in specs.items() if job in spec.live}, spec)
         for at, id in loop.arrived(now):
             job = specs[id] = SpecJob(loop.job(id, at))
             job.spec = spec
@@ -841,9 +841,7 @@ def simulate(spec, jobs, outputs, cancels, speak=None, answers=None, calls=None,
                 spec.settle()
         for program in loop.over(now):
             spec.end_program(program)
-        if spec.live and spec.iterate(speak):
-            ended = spec.ps // 1000
-        else:
+        if not (spec.live and spec.iterate(speak)):
             times = [loop.at, *spec.opens_at(), trouble.at if trouble else NEVER]
             if min(times) < NEVER:
                 spec.ps = max(spec.ps, min(times) * 1000)

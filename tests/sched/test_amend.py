@@ -377,10 +377,12 @@ def test_idle_units_go_with_the_pool() -> None:
         d.run(10)
     d.run(10, job)
     assert d.scheduler.pool_idle() == 160
-    d.scheduler.resize_pool(3)
-    assert d.scheduler.pool_idle() == 48
+    d.scheduler.resize_pool(5)
     d.come(prompt=20)
-    assert planned(d).evict
+    plan = planned(d)
+    assert plan.evict == [(range(10), 3, 10)]
+    commit(d, plan)
+    assert d.scheduler.pool_idle() == 48
 
 
 def test_a_pool_of_nothing_or_without_a_bound() -> None:

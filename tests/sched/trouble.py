@@ -87,6 +87,14 @@ class Whims:
         self.count["amended"] += 1
         return prefill, absent, lost, found
 
+    def late(self, job: Any, before: int, got: int) -> int:
+        """By how much the count of a job that ends is put right. before: its tokens before the last iteration."""
+        delta = self.wrong(job)
+        return delta if before and before + got + delta <= job.limit else 0
+
+    def wrong(self, job: Any) -> int:
+        return [0, 0, -1, 2][crc32(b"%d %d late" % (self.seed, job.id)) % 4]
+
     def begin(self, job: Any) -> int:
         """Tokens of its prefill that are there, by the plan as it stands."""
         return int(job.prefilled)
@@ -104,8 +112,7 @@ class PlanWhims(Whims):
 class Trouble:
     """Corrections and sizes of the pool, at times. events: (ns, id or -1, tokens or blocks). most: of a job.
 
-    A count is put right by so much where that is possible for this job. The pool grows at any time, and shrinks where
-    an iteration has just ended.
+    A count is put right by so much where that is possible for this job.
     """
 
     def __init__(self, events: list[tuple[int, int, int]], outputs: list[int], most: int) -> None:
@@ -118,13 +125,12 @@ class Trouble:
     def at(self) -> int:
         return self.events[0][0] if self.events else NEVER
 
-    def tell(self, now: int, ran: bool, live: Mapping[int, Any], brain: Any) -> None:
+    def tell(self, now: int, live: Mapping[int, Any], brain: Any) -> None:
         while self.at <= now:
             _, id, n = self.events.pop(0)
             if id < 0:
-                if ran or n >= self.blocks(brain):
-                    self.resized += 1
-                    self.resize(brain, n, now)
+                self.resized += 1
+                self.resize(brain, n, now)
             elif id in live:
                 job = live[id]
                 # (Neither the host must overflow, nor the job what the device has at best.)
@@ -132,9 +138,6 @@ class Trouble:
                 if 0 <= job.generated + n <= self.outputs[id] and (n < 0 or more):
                     self.corrected += 1
                     self.correct(brain, job, n, now)
-
-    def blocks(self, brain: Any) -> int:
-        return int(brain.device)
 
     def correct(self, brain: Any, job: Any, n: int, now: int) -> None:
         brain.correct(job, n)
@@ -145,9 +148,6 @@ class Trouble:
 
 class SchedulerTrouble(Trouble):
     world: World
-
-    def blocks(self, brain: Any) -> int:
-        return int(brain.ledger.blocks)
 
     def correct(self, brain: Any, job: Any, n: int, now: int) -> None:
         brain.correct(job, n, now)
@@ -203,6 +203,12 @@ class AmendingMachine(UnevenMachine):
     def looks(self, now: int) -> bool:
         return self.whims.at(now)
 
+    def _even(self, work: list[tuple[Job, int]], most: int) -> int:
+        """Whose count is put right before a commit ends in a plan of one iteration."""
+        wrong = [job for job, _ in work if job.decoding and self.whims.wrong(job)]
+        lasts = [self.truth.outputs[job.id] - job.generated - 1 for job in wrong]
+        return max(1, min([super()._even(work, most), *lasts]))
+
     def run(self, plan: Plan) -> Outcome:
         scheduler = self.world.scheduler
         self.whims.plan = plan
@@ -212,7 +218,15 @@ class AmendingMachine(UnevenMachine):
             scheduler.amend(plan, prefill=prefill, absent=absent, lost=lost, found=found)
             if self.world.observers.members:
                 self.world.observers.amended(plan, plan.now)
+        decoding = {job for job, _ in plan.work if job.decoding}
         outcome = super().run(plan)
+        extra = dict(outcome.extra)
+        for job in outcome.ended:
+            if job in decoding:
+                delta = self.whims.late(job, job.generated + outcome.iterations - 1, 1 + extra.get(job, 0))
+                scheduler.correct(job, delta, plan.now)
+                if self.world.observers.members:
+                    self.world.observers.corrected(job, delta, plan.now)
         if self.answers is not None:
             outcome.answers = {job: self.answers[job.id] for job in outcome.ended}
         return outcome
@@ -231,7 +245,7 @@ def troubled(world: World, whims: PlanWhims, trouble: SchedulerTrouble) -> World
     def troubled_drain(now: int) -> None:
         live: dict[int, Job] = {job.id: job for job in world.scheduler.live}
         if trouble.at <= now:
-            trouble.tell(now, 0 < machine.clock // 1000 == now, live, world.scheduler)
+            trouble.tell(now, live, world.scheduler)
         drain(now)
 
     world.drain = troubled_drain  # type: ignore[method-assign]
@@ -298,7 +312,9 @@ def compare(
 
     spec_whims = Whims(*whims)
     times = MachineTimes(machine, slots, max(work.prompt))
-    spec = Spec(tuned(name, coarse, seed), times, machine, **options, otherwise=spec_whims.otherwise)
+    spec = Spec(
+        tuned(name, coarse, seed), times, machine, **options, otherwise=spec_whims.otherwise, late=spec_whims.late
+    )
     spec.patience = patience
     loop = None if work.after is None else Loop(work)
     trouble = Trouble(list(told), work.output, most)

@@ -18,4 +18,4 @@ def make_engine(config: FastServeConfig) -> Engine:
 
 speed = float(sys.argv[1])
 run.make_engine = make_engine
-sys.exit(main(["serve", *sys.argv[2:]]))
+sys.exit(main(["serve", "--model", "embedded", *sys.argv[2:]]))  # whatever is installed

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from fastserve import named_models
 from fastserve.__main__ import main
 from fastserve.server.config import sources
 from fastserve.server.config.settings import FastServeConfig, explain
@@ -328,3 +330,31 @@ def test_what_a_dotenv_may_name(evil: Path) -> None:
     with pytest.raises(ValueError, match=r"HF_MODEL=some/model names code"):
         FastServeConfig(trust_remote_code=True)
     assert FastServeConfig(trust_remote_code=True, model="mine").model == "mine"
+
+
+def test_a_packaged_model_has_its_own_temperature_unless_one_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert FastServeConfig(model="embedded").usual_temperature == 0.7
+    assert FastServeConfig(model="smollm2").usual_temperature == 0.0
+    assert FastServeConfig(model="smollm2", temperature=0.7).usual_temperature == 0.7
+    monkeypatch.setenv("TEMPERATURE", "0.9")
+    assert FastServeConfig(model="smollm2").usual_temperature == 0.9
+
+
+@pytest.mark.parametrize(("installed", "usual"), [(True, "smollm2"), (False, "embedded")])
+def test_the_command_serves_a_trained_model_where_one_is_installed(
+    installed: bool, usual: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(named_models, "packaged_file", lambda name: tmp_path if installed else None)
+
+    def model(*flags: str) -> str:
+        assert main(["serve", "--show-config", *flags]) == 0
+        return capsys.readouterr().out.split()[1]
+
+    assert model() == usual
+    assert model("--model", "embedded") == model("--backend", "scripted") == "embedded"
+    assert FastServeConfig().model == "embedded", "in Python nothing depends on what is installed"
+    monkeypatch.setenv("HF_MODEL", "some/model")
+    assert model() == "some/model"
+    with pytest.raises(SystemExit):
+        main(["serve", "--help"])
+    assert re.search(rf"embedded or\s+smollm2\s+\(default: {usual}\)", capsys.readouterr().out)

@@ -28,6 +28,7 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PATIENCE = 120.0
 NOT_RUN = {
     "pip install": "it needs a registry; `make setup-all` installs the same",
+    "make model": "it needs a registry",
     "fastserve serve --model Qwen": "it downloads a model",
 }
 """How a line begins -> why it is not run."""
@@ -73,6 +74,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
         "from fastserve import Policy\n\n\nclass Mine(Policy):\n    def rank(self, job):\n        return -job.arrival\n"
     )
     home = {"XDG_STATE_HOME": str(tmp_path / "state"), "FASTSERVE_PORT": "0"}  # what was compiled once stays compiled
+    home["FASTSERVE_MODEL"] = "embedded"  # whatever is installed
     return {**os.environ, **home, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
@@ -130,7 +132,7 @@ def test_shell(block: Block, environment: dict[str, str], request: pytest.Fixtur
     own = None
     try:
         for line in block.commands:
-            command = re.sub(r"(?<!\S)fastserve(?= serve)", lambda _: f"{python} -m fastserve", line)
+            command = re.sub(r"(?<!\S)fastserve(?= (serve|chat))", lambda _: f"{python} -m fastserve", line)
             command = re.sub(r"^python(?= examples)", lambda _: python, command)
             if "fastserve serve" in command and "--show-config" not in command:
                 pytest.importorskip("torch")

@@ -186,6 +186,23 @@ def test_a_chat_that_ends(site: Callable[..., Site], visit: Open) -> None:
     expect(page.locator(".meta.wrong")).to_have_text(re.compile("not answered: .*2,?048"))
 
 
+def test_a_burst_asks_a_trained_model_what_it_can_answer(site: Callable[..., Site], visit: Open) -> None:
+    page = visit(site().url)
+    script = "import('/page/burst.js').then((it) => [false, true].map((trained) => it.requests(8, 2048, trained)))"
+    plain, trained = page.evaluate(script)
+    shapes = [[(each["after"], each["client"], len(each["prompts"]), each["tokens"]) for each in burst]
+              for burst in (plain, trained)]  # fmt: skip
+    assert shapes[0] == shapes[1]
+    for each in trained:
+        ends = (
+            r"The capital of \w+ is" if each["client"] == "short" else r"(The tide .*)?This is story .*Once upon a time"
+        )
+        assert all(re.fullmatch(ends, prompt) for prompt in each["prompts"]), each
+        assert each.get("ends", []) == ([".", "\n"] if each["client"] == "short" else [])
+    long = [prompt for each in trained if each["client"] == "long" for prompt in each["prompts"]]
+    assert min(map(len, long)) > 500 and len(set(long)) == len(long)
+
+
 def test_a_burst_moves_jobs_between_levels(site: Callable[..., Site], visit: Open) -> None:
     shown = site(max_batch=8, realtime=2)
     page = visit(shown.url)

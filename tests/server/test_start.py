@@ -18,8 +18,8 @@ import httpx
 import pytest
 
 from fastserve.__main__ import main
+from fastserve.backends.loading import loading
 from fastserve.engine import Engine, SamplingParams
-from fastserve.launch import loading
 from fastserve.server import run
 from fastserve.server.config import files
 from fastserve.server.config.settings import FastServeConfig, explain

@@ -15,10 +15,12 @@ from pathlib import Path
 
 import httpx
 
+from fastserve.cache_folder import cache_folder
+
 ROOT = Path(__file__).resolve().parents[2]
-MADE = ROOT / "build" / "trained" / "smollm2"
-TRAINED = os.environ.get("FASTSERVE_TRAINED_MODEL") or (str(MADE) if (MADE / "model.safetensors").is_file() else None)
-"""A folder made by scripts/trained_model.py, as `make test-trained` makes it; without one the tiny model serves."""
+MADE = sorted((cache_folder() / "gguf").glob("SmolLM2-135M-Instruct*-float32-*/model.safetensors"))
+TRAINED = os.environ.get("FASTSERVE_TRAINED_MODEL") or (str(MADE[0].parent) if MADE else None)
+"""A folder as `make test-trained` leaves it in the cache; without one the tiny model serves."""
 
 ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1",

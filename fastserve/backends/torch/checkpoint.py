@@ -6,17 +6,12 @@ import importlib.util
 import logging
 import pickle
 import re
-import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
-from transformers.utils import logging as their_logging
 
 from fastserve.backends.torch.end_tokens import end_tokens
 from fastserve.backends.torch.folder import (
@@ -27,10 +22,13 @@ from fastserve.backends.torch.folder import (
     find_folder,
     tokenizer_fault,
 )
+from fastserve.backends.torch.gguf_file import HubFile, fetch, find_gguf
 from fastserve.backends.torch.memory import GIB, free_device_memory, free_host_memory, ran_out
+from fastserve.backends.torch.quiet import quiet
 from fastserve.backends.torch.verify import RefusedModelError, one_line, refuse_by_config
 from fastserve.engine.params import SamplingParams
 from fastserve.importing import extra
+from fastserve.named_models import EMBEDDED, PACKAGED
 
 __all__ = ["ModelNotFoundError"]
 
@@ -47,12 +45,22 @@ LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 SIZES = ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size", "max_position_embeddings")
 
 
-def find(name: str) -> str:
-    """What transformers takes, a folder or an id. Raises ModelNotFoundError for a folder that holds no model."""
-    if name == "embedded":
+def find(name: str, dtype: torch.dtype, place: torch.device) -> str:
+    """What transformers takes, a folder or an id; of a GGUF file the folder of its weights in `dtype`.
+
+    Raises ModelNotFoundError for a folder or file that holds no model, and what a GGUF file is refused with.
+    """
+    if name == EMBEDDED:
         from fastserve.backends.torch.embedded import make_embedded
 
         return str(make_embedded())
+    file = find_gguf(name)
+    if file is not None:
+        from fastserve.backends.torch.gguf_folder import folder_of
+
+        path = fetch(file, name) if isinstance(file, HubFile) else file
+        sampling = PACKAGED[name].sampling if name in PACKAGED else {}
+        return str(folder_of(path, name, dtype, sampling, lambda config: check_size(name, config, dtype, place)))
     folder = find_folder(name)
     return name if folder is None else str(folder)
 
@@ -60,7 +68,7 @@ def find(name: str) -> str:
 def read_config(name: str, source: str, trust_remote_code: bool) -> Any:
     """Raises ModelNotFoundError, and RefusedModelError for what the config alone rules out."""
     try:
-        with _quiet(Path(source).is_dir()):
+        with quiet(Path(source).is_dir()):
             config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
     except OSError as error:
         raise ModelNotFoundError(
@@ -91,7 +99,7 @@ def check_size(name: str, config: Any, dtype: torch.dtype, place: torch.device) 
     if architecture is None:  # code of its own
         return
     try:
-        with _quiet(True), torch.device("meta"):  # takes no memory
+        with quiet(True), torch.device("meta"):  # takes no memory
             size = sum([weight.numel() for weight in architecture(config).parameters()]) * dtype.itemsize
     except Exception as error:
         raise ModelNotFoundError(f"The config.json of {name} cannot be used: {one_line(error)}") from error
@@ -111,7 +119,7 @@ def read_weights(name: str, source: str, config: Any, dtype: torch.dtype, place:
     if (folder / "adapter_config.json").is_file():
         LOG.warning("%s holds an adapter beside the model: the model is served without it", name)
     try:
-        with _quiet(folder.is_dir()):
+        with quiet(folder.is_dir()):
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 source, config=config, dtype=dtype, trust_remote_code=trusted, output_loading_info=True,
                 ignore_mismatched_sizes=True,
@@ -196,7 +204,8 @@ def draw_weights(
 def read_generation(name: str, source: str) -> Any:
     """Of generation_config.json; None without one. Raises ModelNotFoundError."""
     try:
-        found = GenerationConfig.from_pretrained(source)
+        with quiet(Path(source).is_dir()):
+            found = GenerationConfig.from_pretrained(source)
         SamplingParams(**sampling_defaults(found))
         return found
     except OSError:
@@ -240,7 +249,7 @@ def read_tokenizer(name: str, source: str, trusted: bool) -> Any:
             f"{extra('engine')}."
         )
     try:
-        with _quiet(folder.is_dir()):
+        with quiet(folder.is_dir()):
             return AutoTokenizer.from_pretrained(source, trust_remote_code=trusted)
     except Exception as error:
         if isinstance(error, OSError) and not folder.is_dir():
@@ -274,22 +283,3 @@ def own_length(config: Any) -> int | None:
             LOG.info("contexts end at %d tokens, not %s: then rotary factors would depend on the batch", until, own)
             own = until
     return own
-
-
-@contextmanager
-def _quiet(local: bool) -> Iterator[None]:
-    """transformers' bars are shown where there is something to wait for, a download, and somebody to see it; its own
-    reports never: what matters of them is said here in a line.
-    """
-    bars = their_logging.is_progress_bar_enabled() and (local or not sys.stderr.isatty())
-    level = their_logging.get_verbosity()
-    their_logging.set_verbosity(logging.CRITICAL)
-    if bars:
-        their_logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            yield
-    finally:
-        their_logging.set_verbosity(level)
-        if bars:
-            their_logging.enable_progress_bar()

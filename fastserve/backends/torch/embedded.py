@@ -8,17 +8,15 @@ the output continues with further lines.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any, Final
 
 from safetensors.numpy import save_file
 
 from fastserve.backends.torch import embedded_weights as shape
+from fastserve.backends.torch.made_folder import make_folder
 from fastserve.cache_folder import cache_folder
 from fastserve.engine.token_text import LETTERS
 
@@ -63,24 +61,8 @@ def make_embedded(folder: str | os.PathLike[str] | None = None) -> Path:
         return home
     if home.is_dir() and not {file.name for file in home.iterdir()} <= {_WEIGHTS, *_JSON}:
         raise FileExistsError(f"{home} holds other files than the embedded model's: name a new or an empty folder")
-    home.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=f".{home.name}-", dir=home.parent))
-    try:
-        _write(made / "new")
-        if home.exists():
-            _move(home, made / "damaged")
-        _move(made / "new", home)
-        if not _whole(home):
-            raise FileExistsError(f"{home} is not the embedded model: remove it, or name another folder")
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
+    make_folder(home, _write, _whole)
     return home
-
-
-def _move(folder: Path, to: Path) -> None:
-    """Unless another process was first."""
-    with contextlib.suppress(OSError):
-        folder.rename(to)
 
 
 def _whole(folder: Path) -> bool:

@@ -48,19 +48,11 @@ def find_folder(name: str) -> Path | None:
         check_config(path, name)
         return path
     if path.is_file():
-        raise ModelNotFoundError(f"{name} is a file, {_file_is(path)}; give the folder of a model, with its {CONFIG}.")
-    if path.suffix == ".gguf" or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        what = fault_of(path) or "not a folder"
+        raise ModelNotFoundError(f"{name} is a file, {what}; give the folder of a model, with its {CONFIG}.")
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelNotFoundError(f"There is no folder {name}.")
     return None
-
-
-def look(name: str, dummy: bool) -> None:
-    """Raises ModelNotFoundError for a folder that cannot be loaded. dummy: its weights are drawn, not read."""
-    folder = None if name == "embedded" else find_folder(name)
-    if folder is not None:
-        if not dummy:
-            check_weights(folder, name)
-        check_tokenizer(folder, name)
 
 
 def check_config(folder: Path, name: str) -> None:
@@ -169,12 +161,6 @@ def fault_of(path: Path) -> str:
     return ""
 
 
-def _file_is(path: Path) -> str:
-    if path.suffix == ".gguf":
-        return "in llama.cpp's format GGUF, which is not read here"
-    return fault_of(path) or "not a folder"
-
-
 def _instead(folder: Path, held: list[str]) -> str:
     """What there is in place of a model's files, with what to do."""
     if not held:
@@ -185,11 +171,8 @@ def _instead(folder: Path, held: list[str]) -> str:
             f". It holds a LoRA adapter{base}, which is not served by itself: merge it into its base "
             "(peft: merge_and_unload, then save_pretrained) and give that folder"
         )
-    if any(each.endswith(".gguf") for each in held):
-        return (
-            ". It holds GGUF, llama.cpp's format, which is not read here: give the folder of the original model, "
-            f"with {CONFIG} and safetensors"
-        )
+    if packed := [each for each in held if each.endswith(".gguf")]:
+        return f". It holds GGUF, llama.cpp's format: give the file itself, as {folder / packed[0]}"
     if "params.json" in held or any(each.startswith("consolidated.") for each in held):
         return ". It holds weights in their makers' own format: give the version for transformers, or convert it"
     if "model_index.json" in held:

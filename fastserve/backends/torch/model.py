@@ -17,6 +17,7 @@ from fastserve.backends.torch.kv_cache import Cache
 from fastserve.backends.torch.native import Native, load
 from fastserve.backends.torch.platform import clamp_length, pick_device, pick_dtype, settle
 from fastserve.backends.torch.verify import Probe, RefusedModelError, Shape
+from fastserve.named_models import EMBEDDED, PACKAGED
 
 LOG = logging.getLogger("fastserve")
 
@@ -63,7 +64,7 @@ class Model:
 
 
 def load_model(
-    model: str | Path = "embedded",
+    model: str | Path = EMBEDDED,
     *,
     device: str = "auto",
     dtype: str = "auto",
@@ -76,9 +77,10 @@ def load_model(
 ) -> Model:
     """A model that is ready to run, tried on two short prompts.
 
-    model: `embedded`, a folder, or an id of the Hugging Face hub (HF_TOKEN, HF_HUB_OFFLINE and the local cache are
-    transformers' own). load_format `dummy` needs a config.json only and draws the weights from `seed`, on a GPU others
-    than on a CPU. threads: of PyTorch in this whole process; None leaves them. native `off`: PyTorch alone.
+    model: a name in fastserve.named_models, a folder, a GGUF file, an id of the Hugging Face hub, REPO:FILE of a GGUF
+    file there (HF_TOKEN, HF_HUB_OFFLINE and the local cache are transformers' own). load_format `dummy` needs a
+    config.json only and draws the weights from `seed`, on a GPU others than on a CPU. threads: of PyTorch in this whole
+    process; None leaves them. native `off`: PyTorch alone.
 
     ModelNotFoundError where there is nothing to load, RefusedModelError for a model that would not be exact, ValueError
     for a setting out of range.
@@ -91,9 +93,12 @@ def load_model(
         torch.set_num_threads(threads)
     place = pick_device(device)
     settle(place)
-    choice = pick_dtype(dtype, place)
     name = str(model)
-    source = checkpoint.find(name)
+    if dtype == "auto" and name in PACKAGED:
+        choice = pick_dtype(PACKAGED[name].dtype, place)._replace(why="as is usual for it")
+    else:
+        choice = pick_dtype(dtype, place)
+    source = checkpoint.find(name, choice.dtype, place)
     config = checkpoint.read_config(name, source, trust_remote_code)
     checkpoint.check_size(name, config, choice.dtype, place)
     length = clamp_length(max_model_len, checkpoint.own_length(config))

@@ -70,7 +70,7 @@ class Sampling(Scheduled):
 
     def params(self, config: FastServeConfig, output_tokens: int) -> SamplingParams:
         """output_tokens: the limit, defaults resolved. Raises ValueError for a value out of its range."""
-        temperature = config.temperature if self.temperature is None else self.temperature
+        temperature = config.usual_temperature if self.temperature is None else self.temperature
         stop = self.stop_sequences or ()
         return SamplingParams(
             max_tokens=output_tokens,

@@ -22,6 +22,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from fastserve import backends
 from fastserve.engine.config import POLICY, EngineConfig
+from fastserve.named_models import EMBEDDED, PACKAGED
 from fastserve.policies.spec import PolicySpec
 from fastserve.sched.checks import LONGEST_S, MOST
 from fastserve.server.config import addresses, aliases, sources
@@ -43,8 +44,8 @@ class First(BaseSettings):
     )
 
     # -- model
-    model: Annotated[str, Field(min_length=1)] = "embedded"
-    """model: "embedded", a Hugging Face id or a local folder"""
+    model: Annotated[str, Field(min_length=1)] = EMBEDDED
+    """model: a Hugging Face id, a folder, a .gguf file (of the hub: REPO:FILE), embedded or smollm2"""
     served_model_name: str | None = None
     """name that clients use (by default as given to --model)"""
     backend: str = "torch"
@@ -169,7 +170,7 @@ class FastServeConfig(Second):
     max_new_tokens: Tokens = 100
     """output tokens"""
     temperature: Annotated[float, Field(ge=0, le=100)] = 0.7
-    """sampling temperature"""
+    """sampling temperature (of smollm2: 0)"""
     top_p: Share = 0.9
     """nucleus sampling"""
     top_k: Annotated[int, Field(ge=0, lt=1 << 31)] = 50
@@ -318,6 +319,14 @@ class FastServeConfig(Second):
         """The engine's settings, with some changed. Raises ValueError."""
         own = {name: getattr(self, name) for name in (*ENGINE, "queue_capacity")}
         return EngineConfig.of(own | {"policy": PolicySpec(self.policy, self.knobs)} | changes)
+
+    @property
+    def usual_temperature(self) -> float:
+        """Of native requests that do not say one: what suits a packaged model unless it was set."""
+        packaged = PACKAGED.get(self.model)
+        if packaged is None or "temperature" in self.model_fields_set:
+            return self.temperature
+        return packaged.sampling["temperature"]
 
     @property
     def model_name(self) -> str:

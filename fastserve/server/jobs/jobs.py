@@ -14,15 +14,6 @@ from fastserve.engine.request import Handle, Output
 from fastserve.server.api.piece_queue import PieceQueue
 
 STATES = ("queued", "running", "preempted", "finished", "cancelled", "failed")
-END_STATES = {
-    "stop": "finished",
-    "length": "finished",
-    "truncated": "finished",
-    "cancelled": "cancelled",
-    "timeout": "failed",
-    "error": "failed",
-}
-"""Finish reason -> state of a job that has ended."""
 
 
 def new_id() -> str:

@@ -6,7 +6,15 @@ import json
 import math
 from typing import Any, NamedTuple
 
-from fastserve.server.jobs.jobs import END_STATES
+END_STATES = {
+    "stop": "finished",
+    "length": "finished",
+    "truncated": "finished",
+    "cancelled": "cancelled",
+    "timeout": "failed",
+    "error": "failed",
+}
+"""Finish reason -> state of a job that has ended."""
 
 
 class DamagedRowError(ValueError):

@@ -140,7 +140,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda it: (adapter(it), (it / "config.json").unlink()),
         r"it has no config\.json\. It holds a LoRA adapter for some/base",
     ),
-    "GGUF": (gguf, r"It holds GGUF, llama\.cpp's format, .* give the folder of the original model"),
+    "GGUF": (gguf, r"It holds GGUF, llama\.cpp's format: give the file itself, as .*model\.Q4_1\.gguf"),
     "GGUF without config": (lambda it: (gguf(it), (it / "config.json").unlink()), "no config.json. It holds GGUF"),
     "GPTQ": (
         lambda it: change(it / "config.json", quantization_config={"quant_method": "gptq", "bits": 4}),
@@ -260,11 +260,9 @@ def test_a_broken_folder_is_told_in_one_line(
 
 
 def test_what_is_not_even_a_folder(tmp_path: Path) -> None:
-    (tmp_path / "model.gguf").write_bytes(b"GGUF")
-    with pytest.raises(ModelNotFoundError, match=r"model\.gguf is a file, in llama\.cpp's format GGUF"):
-        load_model(tmp_path / "model.gguf")
-    with pytest.raises(ModelNotFoundError, match=r"There is no folder other\.gguf"):
-        load_model("other.gguf")
+    (tmp_path / "model.bin").write_bytes(b"\x80\x02")
+    with pytest.raises(ModelNotFoundError, match=r"model\.bin is a file, not a folder; give the folder of a model"):
+        load_model(tmp_path / "model.bin")
     (tmp_path / "new").mkdir()
     with pytest.raises(ModelNotFoundError, match=r"it has no config\.json, it is empty"):
         load_model(tmp_path / "new")

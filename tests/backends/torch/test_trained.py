@@ -21,7 +21,7 @@ from tests.backends.torch import trained  # noqa: E402
 NATIVE = load()
 HALF = [torch.bfloat16, torch.float16]
 REAL = os.environ.get("FASTSERVE_TRAINED_MODEL")
-"""A folder made by scripts/trained_model.py; `make test-trained` makes it and sets this."""
+"""Set by `make test-trained`: what is installed by itself changes no test."""
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -154,7 +154,7 @@ def test_no_memory_to_verify_is_not_the_models_fault(monkeypatch: pytest.MonkeyP
         Probe("mine", module, 256)
 
 
-@pytest.mark.skipif(REAL is None, reason="make test-trained fetches the model (93 MB) and runs this")
+@pytest.mark.skipif(REAL is None, reason="make test-trained fetches the model and runs this")
 @pytest.mark.parametrize("native", ["auto", "off"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_a_real_model_is_served_and_knows_what_it_has_learned(dtype: str, native: Any) -> None:
