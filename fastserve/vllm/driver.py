@@ -19,7 +19,7 @@ from fastserve.sched.plan import Outcome, Plan
 from fastserve.sched.prefix import PrefixScheduler
 from fastserve.sched.scheduler import Scheduler
 from fastserve.sched.uneven import speaks
-from fastserve.sched.units import Run
+from fastserve.vllm.pool import pool_of
 from fastserve.vllm.request import Reader, finish_of, names, tokens_of
 
 log = logging.getLogger("vllm.fastserve")
@@ -139,7 +139,7 @@ class Driver:
         scheduler = self.scheduler
         if not scheduler.live:
             return None
-        blocks = self._pool(free)
+        blocks = pool_of(scheduler, self.requests, free)
         if spare:  # for that nobody leaves who runs
             blocks = min(blocks, max(blocks - spare, scheduler.ledger.used))
         self._resize(blocks, now)
@@ -347,34 +347,6 @@ class Driver:
             self.counts["corrected"] += 1
 
     # -- the pool --------------------------------------------------------------------------------------------------
-
-    def _pool(self, free: int) -> int:
-        """Blocks that the Scheduler may reckon with: those of its jobs and free ones, less those that its jobs have yet
-        to take. So whatever else lies in vLLM's pool, and whatever is shared there, is in it.
-        """
-        scheduler = self.scheduler
-        ledger = scheduler.ledger
-        block = ledger.block
-        at = 1 - scheduler.meter.steps
-        owed = ledger.phase[at % block]
-        for more in range(1, ledger.lookahead + 1):
-            owed += ledger.phase[(at + more) % block]
-        begun: dict[Run, int] = {}  # units of jobs that vLLM has not started -> of how many of them
-        for job in scheduler.prefilling:
-            owed += ledger.need(job)
-            computed = self.requests[job].num_computed_tokens
-            if computed:
-                owed -= -(-computed // block)
-            elif job.shared:
-                owed -= job.shared
-                run = job.tail
-                while run is not None:
-                    begun[run] = begun.get(run, 0) + 1
-                    run = run.parent
-        for run, jobs in begun.items():
-            if run.holders == jobs:  # nobody else has them: they will come from what is free, once
-                owed += run.end - run.start
-        return ledger.used + ledger.cold + free - owed
 
     def _resize(self, blocks: int, now: int) -> None:
         ledger = self.scheduler.ledger
