@@ -12,6 +12,7 @@ import logging
 import time
 from collections import deque
 from itertools import chain
+from math import isfinite
 from time import perf_counter_ns
 from typing import Any, Final
 
@@ -87,7 +88,8 @@ class Driven(Scheduler):  # type: ignore[misc]  # (it comes without types)
         return ended - began
 
     def _arrived(self, request: Any) -> int:
-        return self.arrival(request, max(0, int(request.arrival_time * 1e9) - self.epoch))
+        seconds = request.arrival_time
+        return self.arrival(request, max(0, int(seconds * 1e9) - self.epoch) if isfinite(seconds) else 0)
 
     # -- what vLLM tells -------------------------------------------------------------------------------------------
 
@@ -95,7 +97,7 @@ class Driven(Scheduler):  # type: ignore[misc]  # (it comes without types)
         super().add_request(request)
         if request.resumable:
             refuse(self, request, "streaming input is not supported with --scheduler-cls fastserve.vllm.scheduler")
-        elif self.driver is not None:
+        elif self.driver is not None and self.requests.get(request.request_id) is request:  # else more of that one
             self.driver.inbox.append(request)
 
     def finish_requests(self, request_ids: Any, finished_status: Any) -> Any:
@@ -213,7 +215,9 @@ class Driven(Scheduler):  # type: ignore[misc]  # (it comes without types)
             return None
         try:
             return do(driver, *facts)
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:  # of who runs vLLM in his own program
+            raise
+        except BaseException as error:
             self._failed(driver, error)
             return None
 

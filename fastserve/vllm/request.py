@@ -32,7 +32,9 @@ class Reader:
 
     def job(self, request: Any, arrival: int) -> Job:
         """arrival: ns. A fact that is none is said once and left out: no error here may end the engine's process."""
-        told = (request.sampling_params.extra_args if request.sampling_params is not None else None) or {}
+        told = request.sampling_params.extra_args if request.sampling_params is not None else None
+        if not isinstance(told, Mapping):
+            told = {}
         guess = self._guess(request, told) if self.needs_guess else None
         seconds = self._number(request, told, "slo")
         deadline = NEVER if seconds is None else arrival + round(min(seconds, LONGEST_S) * 1e9)
@@ -44,7 +46,7 @@ class Reader:
             request.max_tokens,
             _text(told.get("client")),
             _text(told.get("program")),
-            request.priority if priority is None else round(min(priority, MOST)),
+            max(-MOST, min(request.priority if priority is None else round(priority), MOST)),
             deadline,
             guess,
             names(request, 0, request.num_prompt_tokens // self.unit) if self.unit else (),
@@ -74,7 +76,9 @@ class Reader:
             number = float("nan")
         if isfinite(number) and number >= least and not isinstance(value, bool):
             return number
-        self._once(name, f"{name}={value!r} of request {request.request_id} is no number from {least:g} on: left out")
+        self._once(
+            name, f"{name}={_shown(value)} of request {request.request_id} is no number from {least:g} on: left out"
+        )
         return None
 
     def _once(self, what: str, text: str) -> None:
@@ -84,7 +88,14 @@ class Reader:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else "" if value is None else str(value)[:100]
+    return value if isinstance(value, str) else "" if value is None else _shown(value)
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)[:100]
+    except Exception:  # its own, or an integer with more digits than Python writes out
+        return f"a {type(value).__name__}"
 
 
 def names(request: Any, start: int, end: int) -> Sequence[int]:

@@ -65,6 +65,8 @@ class VllmSettings:
                 raise ValueError(f"{name}={value!r} must be a text that is not empty")
         if not isinstance(self.knobs, dict) or not all(isinstance(key, str) for key in self.knobs):
             raise ValueError(f"knobs={self.knobs!r} must be an object: a setting of the policy -> its value")
+        if self.records is not None and self.records == self.flight_log:
+            raise ValueError(f"flight_log and records are both {self.records!r}: give each a file of its own")
         at_least("slots", self.slots, 1)
         if self.visit is None:
             raise ValueError("visit=None: leave it out for its default, 64")

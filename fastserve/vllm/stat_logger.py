@@ -27,11 +27,11 @@ class StatLogger(AggregateStatLoggerBase):  # type: ignore[misc]
     def record(
         self, scheduler_stats: Any, iteration_stats: Any, mm_cache_stats: Any = None, engine_idx: int = 0
     ) -> None:
-        if scheduler_stats is None or self.exposed is None:
+        if scheduler_stats is None:
             return
         try:
             told = detach(scheduler_stats)
-            if told:
+            if told and self.exposed is not None:
                 self.exposed.update(told, engine_idx)
         except Exception:
             log.exception("fastserve: our metrics stop here")

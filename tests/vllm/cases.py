@@ -149,7 +149,7 @@ def draw(rng: random.Random, policies: list[str] | None = None) -> Case:
         knobs = {
             "hook": rng.choice(HOOKS),
             "after": rng.choice([0, 1, 10, 60, 300]),
-            "how": rng.choice(["raise", "raise", "odd", "exit"]),
+            "how": rng.choice(["raise", "raise", "odd", "exit", "outside"]),
         }
     slots = rng.choice([1, 2, 4, 8])
     drafts = rng.choice([0, 0, 0, 2])

@@ -74,7 +74,8 @@ class Drive:
         case, scheduler = self.case, self.scheduler
         self._abort()
         if case.resets and self.rng.random() < case.resets:
-            assert scheduler.reset_prefix_cache(reset_running_requests=True)
+            everybody = self.rng.random() < 0.7
+            assert scheduler.reset_prefix_cache(reset_running_requests=everybody) or not everybody
         if case.pauses:
             states = self.api.PauseState
             if self._paused():
@@ -89,10 +90,10 @@ class Drive:
     def _abort(self) -> None:
         if self.case.aborts and self.rng.random() < self.case.aborts:
             live = sorted(self.scheduler.requests)
-            if live:
-                id = self.rng.choice(live)
-                self.scheduler.finish_requests([id], self.api.RequestStatus.FINISHED_ABORTED)
-                self.aborted.add(id)
+            everybody = self.rng.random() < 0.03
+            gone = live if everybody else [self.rng.choice(live)] if live else []
+            self.scheduler.finish_requests(None if everybody else gone, self.api.RequestStatus.FINISHED_ABORTED)
+            self.aborted.update(gone)
 
     # -- what the engine core does ---------------------------------------------------------------------------------
 

@@ -184,6 +184,53 @@ def test_what_clients_tell_becomes_the_job(api: Api, tmp_path: Path) -> None:
     run.scheduler.shutdown()
 
 
+class Mute:
+    def __repr__(self) -> str:
+        raise RuntimeError("it says nothing")
+
+
+ENDLESS = 10**5000
+"""With more digits than Python writes out."""
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"guess": ENDLESS, "slo": ENDLESS, "priority": -ENDLESS, "client": ENDLESS, "program": ENDLESS},
+        {"guess": Mute(), "slo": Mute(), "client": Mute(), "program": [{"a": Mute()}], "tool": {}, "final": [1]},
+        {"guess": "9" * 10_000, "slo": "-inf", "priority": b"7", "client": b"\xff", "program": "\ud800"},
+        ["guess", 5],
+    ],
+)  # fmt: skip
+def test_no_request_breaks_the_policy_for_others(api: Api, tmp_path: Path, extra: Any) -> None:
+    def prepare(scheduler: Any) -> None:
+        usual = scheduler.arrival
+        scheduler.arrival = lambda request, ns: ns if request.request_id == "odd" else usual(request, ns)
+        request = api.request(Arrival(1, "odd", [70] * 20, 5, {}, ""), CASE)
+        request.sampling_params.extra_args = extra
+        request.arrival_time, request.priority = float("nan"), 10**30
+        scheduler.add_request(request)
+
+    drive, scheduler = served(api, CASE, tmp_path, prepare)
+    assert scheduler.counts["policy_failed"] == 0 and drive.reasons["odd"] == "length"
+    lines = (tmp_path / "records.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == CASE.requests + 1
+
+
+def test_more_of_a_refused_stream_is_no_request(api: Api, tmp_path: Path) -> None:
+    """vLLM's front end may send the end of a stream before it hears that its beginning was refused."""
+
+    def prepare(scheduler: Any) -> None:
+        for resumable in (True, False):
+            request = api.request(Arrival(1, "stream", [70] * 20, 5, {"guess": 5}, ""), CASE)
+            request.resumable = resumable
+            scheduler.add_request(request)
+
+    drive, scheduler = served(api, CASE, tmp_path, prepare)
+    assert drive.reasons.pop("stream") == "error" and len(drive.reasons) == CASE.requests
+    assert scheduler.driver.reader.next_id == CASE.requests  # it never was a job
+
+
 @pytest.mark.parametrize("ahead", [False, True])
 @pytest.mark.parametrize("where", ["propose", "accept", "settle", "heard", "drain"])
 def test_a_second_failure_leaves_vllm_on_its_own(

@@ -25,7 +25,7 @@ def test_any_policy(api: Api, tmp_path: Path, policy: str) -> None:
         assert drive.told
 
 
-@pytest.mark.parametrize("how", ["raise", "odd", "exit"])
+@pytest.mark.parametrize("how", ["raise", "odd", "exit", "outside"])
 @pytest.mark.parametrize("hook", HOOKS)
 def test_a_policy_that_breaks_is_followed_by_fcfs(api: Api, tmp_path: Path, hook: str, how: str) -> None:
     rng = random.Random(hook + how)

@@ -28,6 +28,7 @@ from fastserve.vllm.settings import INSTALL, KEY, PYTHON_VARIABLE, TRIED, VllmSe
         ({"visit": None}, "visit=None: leave it out"),
         ({"cache": True}, "cache=True is none of auto, on, off"),
         ({"flight_log": 3}, "flight_log=3 must be a text"),
+        ({"flight_log": "/a", "records": "/a"}, "flight_log and records are both '/a'"),
         ([], r"fastserve=\[\] in --additional-config must be an object"),
     ],
 )

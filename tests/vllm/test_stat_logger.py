@@ -69,4 +69,6 @@ def test_vllm_takes_it_for_a_plug_in(logger: Any) -> None:
 def test_a_mistake_of_ours_is_logged_and_ends_our_metrics_alone(logger: Any) -> None:
     logger.record(SimpleNamespace(waiting_lora_adapters=None), None)
     assert logger.exposed is None
-    logger.record(sent({"steps": 1}), None)
+    later = sent({"steps": 1})
+    logger.record(later, None)
+    assert later.waiting_lora_adapters == {"theirs": 1}  # which other loggers of vLLM show

@@ -305,7 +305,10 @@ class Scheduler(SchedulerInterface):
     # -- requests come and go --------------------------------------------------------------------------------------
 
     def add_request(self, request: Request) -> None:
-        assert request.request_id not in self.requests, "duplicate request id"
+        existing = self.requests.get(request.request_id)
+        if existing is not None:
+            assert existing.resumable, "duplicate request id"
+            return  # more of a stream
         if request.status in BLOCKED:
             self.deferred_waiting.add(request)
         self.waiting.add_request(request)
