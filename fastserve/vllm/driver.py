@@ -180,6 +180,7 @@ class Driver:
         drop = set(plan.drop)
         lost = [job for job in self.lost if job not in drop and (job.place is DEVICE or job in plan.joined)]
         self.counts["by_vllm"] += len(lost)
+        lost = [job for job in lost if self.requests[job].request_id not in scheduled]  # lost in a pause, begun again
         self.lost.clear()
         if not self.parks:
             lost += [job for job in plan.left if job not in drop and job not in lost]

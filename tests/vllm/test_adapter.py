@@ -16,7 +16,7 @@ import pytest
 from tests.vllm import ours
 from tests.vllm.api import Api
 from tests.vllm.cases import HERE, Arrival, Case
-from tests.vllm.drive import Drive
+from tests.vllm.drive import Drive, serve
 from tests.vllm.ours import Run
 
 CASE = Case(policy="srpt", requests=30, gap=10)
@@ -229,6 +229,15 @@ def test_more_of_a_refused_stream_is_no_request(api: Api, tmp_path: Path) -> Non
     drive, scheduler = served(api, CASE, tmp_path, prepare)
     assert drive.reasons.pop("stream") == "error" and len(drive.reasons) == CASE.requests
     assert scheduler.driver.reader.next_id == CASE.requests  # it never was a job
+
+
+@pytest.mark.parametrize("seed", [900691, 5, 6])
+def test_a_prefill_that_vllm_preempts_in_a_pause_goes_on(api: Api, tmp_path: Path, seed: int) -> None:
+    """Without a plan nobody is told; the first plan behind the pause calls it again, and it has its place."""
+    case = Case(
+        seed=seed, policy="srpt", blocks=26, budget=40, ahead=True, drafts=2, requests=12, gap=0, talks=True, pauses=0.1
+    )
+    assert serve(api, case, tmp_path).preempted
 
 
 @pytest.mark.parametrize("ahead", [False, True])
