@@ -18,6 +18,7 @@ from fastserve.sched.observer import Observers
 from fastserve.sched.plan import Outcome, Plan
 from fastserve.sched.prefix import PrefixScheduler
 from fastserve.sched.scheduler import Scheduler
+from fastserve.sched.uneven import speaks
 from fastserve.vllm.pool import pool_of
 from fastserve.vllm.request import Reader, finish_of, names, tokens_of
 
@@ -179,6 +180,7 @@ class Driver:
         drop = set(plan.drop)
         lost = [job for job in self.lost if job not in drop and (job.place is DEVICE or job in plan.joined)]
         self.counts["by_vllm"] += len(lost)
+        lost = [job for job in lost if self.requests[job].request_id not in scheduled]  # lost in a pause, begun again
         self.lost.clear()
         if not self.parks:
             lost += [job for job in plan.left if job not in drop and job not in lost]
@@ -290,7 +292,7 @@ class Driver:
         odd = dict.fromkeys(chain(self.ended, self.cancelled, self.silent))
         extra: list[tuple[Job, int]] = []
         if self.uneven or odd:
-            due = plan.due if self.uneven else [job for job in odd if _is_due(plan, job)]
+            due = plan.due if self.uneven else [job for job in odd if speaks(plan, job)]
             got = {}
             for job in due:
                 delta = got[job] = min(max(-1, self._more(job) - 1), scheduler.ledger.lookahead)
@@ -367,12 +369,3 @@ class Driver:
 def _compiling(request: Any) -> bool:
     grammar = request.structured_output_request
     return grammar is not None and grammar.grammar is None
-
-
-def _is_due(plan: Plan, job: Job) -> bool:
-    """Will a commit of this plan give it a token?"""
-    if job.rolling:
-        return plan.batch > 0 and job not in plan.left
-    if job in plan.joined and job.place is not NOWHERE:
-        return plan.batch > 0
-    return any(other is job and plan.completes(job, tokens) for other, tokens in plan.prefill)
