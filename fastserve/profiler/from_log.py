@@ -102,7 +102,7 @@ def _iterations(lines: Iterator[Line], path: str | PathLike[str], header: Mappin
                 if service > 0 and one is not None and (one.batch or one.tokens):
                     yield from [one._replace(ms=service / rounds / 1e6)] * rounds
                 plan = None
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, LogError):
                 raise
             raise LogError(f"{path}, line {line.number}: {type(error).__name__} {error}; is it damaged?") from None

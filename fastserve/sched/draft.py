@@ -20,8 +20,8 @@ class Draft:
     """size: blocks of a unit. begin() forgets the last plan."""
 
     __slots__ = (
-        "_changes", "_freed", "_idle", "_mark", "_paths", "_saved", "found", "ledger", "loads", "misfits", "size",
-        "tier", "tree", "units",
+        "_changes", "_freed", "_heads", "_idle", "_mark", "_paths", "_saved", "found", "ledger", "loads", "misfits",
+        "size", "tier", "tree", "units",
     )  # fmt: skip
 
     def __init__(self, ledger: Ledger, tree: Tree, size: int, tier: HostTier | None) -> None:
@@ -39,6 +39,7 @@ class Draft:
         self._saved = 0
         self._paths: dict[Job, list[Run]] = {}
         self._changes: list[Change] = []
+        self._heads: dict[int, int] = {}  # first id of a path -> how many changes there are on such paths
 
     def begin(self) -> None:
         self.ledger.saved = 0
@@ -51,6 +52,7 @@ class Draft:
             self.misfits.clear()
         if self._changes:  # of jobs without a unit, too, which have no path
             self._changes.clear()
+            self._heads.clear()
             self._paths.clear()
         elif self._paths:
             self._paths.clear()
@@ -114,6 +116,9 @@ class Draft:
         self._saved = self.ledger.saved
 
     def undo(self) -> None:
+        heads = self._heads
+        for change in self._changes[self._mark :]:
+            heads[change[0]] -= 1
         del self._changes[self._mark :]
         self.ledger.saved = self._saved
 
@@ -234,7 +239,9 @@ class Draft:
     def _change(self, job: Job, n: int, runners: int, holders: int) -> None:
         """undo() counts on one a call."""
         ids = job.ids
-        self._changes.append((ids[0] if n else 0, ids, n, runners, holders))
+        head = ids[0] if n else 0
+        self._heads[head] = self._heads.get(head, 0) + 1
+        self._changes.append((head, ids, n, runners, holders))
 
     def _path(self, job: Job) -> list[Run]:
         path = self._paths.get(job)
@@ -255,9 +262,9 @@ class Draft:
         path = self._path(job)
         best = at = 0
         marks: list[tuple[int, int]] = []
-        if self._changes:
-            mine = job.ids
-            first = mine[0]
+        mine = job.ids
+        first = mine[0]
+        if self._heads.get(first):
             for head, ids, n, runners, holders in self._changes:
                 if head == first and n:  # else they share nothing
                     by = runners if running else holders

@@ -25,7 +25,7 @@ def check_extra(plan: Plan, outcome: Outcome, lookahead: int) -> None:
                 f"job {job.id} got {1 + delta} tokens from one iteration, and blocks are reserved for {1 + lookahead}; "
                 f"set lookahead to {delta} or more"
             )
-        if not _speaks(plan, job):
+        if not speaks(plan, job):
             raise ValueError(f"`extra` names job {job.id}, which neither decodes nor ends its prefill in this plan")
         if job.generated + 1 + delta > job.limit:
             raise ValueError(
@@ -34,7 +34,7 @@ def check_extra(plan: Plan, outcome: Outcome, lookahead: int) -> None:
             )
 
 
-def _speaks(plan: Plan, job: Job) -> bool:
+def speaks(plan: Plan, job: Job) -> bool:
     """Is it a member that yields a token in an even iteration of this plan?"""
     if job.rolling:
         return plan.batch > 0 and job not in plan.left

@@ -18,7 +18,8 @@ from fastserve.sched.observer import Observers
 from fastserve.sched.plan import Outcome, Plan
 from fastserve.sched.prefix import PrefixScheduler
 from fastserve.sched.scheduler import Scheduler
-from fastserve.sched.units import Run
+from fastserve.sched.uneven import speaks
+from fastserve.vllm.pool import pool_of
 from fastserve.vllm.request import Reader, finish_of, names, tokens_of
 
 log = logging.getLogger("vllm.fastserve")
@@ -138,7 +139,7 @@ class Driver:
         scheduler = self.scheduler
         if not scheduler.live:
             return None
-        blocks = self._pool(free)
+        blocks = pool_of(scheduler, self.requests, free)
         if spare:  # for that nobody leaves who runs
             blocks = min(blocks, max(blocks - spare, scheduler.ledger.used))
         self._resize(blocks, now)
@@ -179,6 +180,7 @@ class Driver:
         drop = set(plan.drop)
         lost = [job for job in self.lost if job not in drop and (job.place is DEVICE or job in plan.joined)]
         self.counts["by_vllm"] += len(lost)
+        lost = [job for job in lost if self.requests[job].request_id not in scheduled]  # lost in a pause, begun again
         self.lost.clear()
         if not self.parks:
             lost += [job for job in plan.left if job not in drop and job not in lost]
@@ -290,7 +292,7 @@ class Driver:
         odd = dict.fromkeys(chain(self.ended, self.cancelled, self.silent))
         extra: list[tuple[Job, int]] = []
         if self.uneven or odd:
-            due = plan.due if self.uneven else [job for job in odd if _is_due(plan, job)]
+            due = plan.due if self.uneven else [job for job in odd if speaks(plan, job)]
             got = {}
             for job in due:
                 delta = got[job] = min(max(-1, self._more(job) - 1), scheduler.ledger.lookahead)
@@ -347,34 +349,6 @@ class Driver:
 
     # -- the pool --------------------------------------------------------------------------------------------------
 
-    def _pool(self, free: int) -> int:
-        """Blocks that the Scheduler may reckon with: those of its jobs and free ones, less those that its jobs have yet
-        to take. So whatever else lies in vLLM's pool, and whatever is shared there, is in it.
-        """
-        scheduler = self.scheduler
-        ledger = scheduler.ledger
-        block = ledger.block
-        at = 1 - scheduler.meter.steps
-        owed = ledger.phase[at % block]
-        for more in range(1, ledger.lookahead + 1):
-            owed += ledger.phase[(at + more) % block]
-        begun: dict[Run, int] = {}  # units of jobs that vLLM has not started -> of how many of them
-        for job in scheduler.prefilling:
-            owed += ledger.need(job)
-            computed = self.requests[job].num_computed_tokens
-            if computed:
-                owed -= -(-computed // block)
-            elif job.shared:
-                owed -= job.shared
-                run = job.tail
-                while run is not None:
-                    begun[run] = begun.get(run, 0) + 1
-                    run = run.parent
-        for run, jobs in begun.items():
-            if run.holders == jobs:  # nobody else has them: they will come from what is free, once
-                owed += run.end - run.start
-        return ledger.used + ledger.cold + free - owed
-
     def _resize(self, blocks: int, now: int) -> None:
         ledger = self.scheduler.ledger
         if blocks != ledger.blocks:
@@ -395,12 +369,3 @@ class Driver:
 def _compiling(request: Any) -> bool:
     grammar = request.structured_output_request
     return grammar is not None and grammar.grammar is None
-
-
-def _is_due(plan: Plan, job: Job) -> bool:
-    """Will a commit of this plan give it a token?"""
-    if job.rolling:
-        return plan.batch > 0 and job not in plan.left
-    if job in plan.joined and job.place is not NOWHERE:
-        return plan.batch > 0
-    return any(other is job and plan.completes(job, tokens) for other, tokens in plan.prefill)

@@ -178,6 +178,9 @@ def test_a_damaged_log_is_named_by_its_line(tmp_path: Path) -> None:
     path.write_text('{"flight_log": 1}\n' + event("plan", 1, plan={}) + committed(1, 1))
     with pytest.raises(LogError, match="line 3: KeyError 'drop'"):
         iterations_of(path)
+    path.write_text('{"flight_log": 1}\n' + event("plan", 1, plan={}) + event("amend", 1, plan=7, found=[]))
+    with pytest.raises(LogError, match="line 3: AttributeError"):
+        iterations_of(path)
 
 
 @pytest.mark.parametrize("flag", ["--from-log", "--vllm"])

@@ -178,6 +178,20 @@ def test_what_the_body_found_is_not_computed(prefixes: str) -> None:
         assert d.scheduler.hits(10**9) == (69, 140)
 
 
+def test_a_visit_guard_is_asked_again() -> None:
+    d = desk("srpt", slots=1, device_blocks=8, residency="recompute", visit=3)
+    d.come(prompt=64, guess=100)
+    for _ in range(3):
+        d.run(10)
+    d.come(prompt=60, guess=1)
+    plan = planned(d)
+    assert plan.hold > d.scheduler.meter.service
+    d.scheduler.amend(plan)
+    assert (plan.hold, plan.iterations, plan.service, plan.until) == (0, 1, NEVER, NEVER)
+    commit(d, plan)
+    assert d.scheduler.guarded == 0
+
+
 def test_nothing_at_all_may_have_run() -> None:
     d = desk(charging="tokens")
     a = d.come(prompt=8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 from tests.vllm import ours
 from tests.vllm.api import Api
 from tests.vllm.cases import HERE, Arrival, Case
-from tests.vllm.drive import Drive
+from tests.vllm.drive import Drive, serve
 from tests.vllm.ours import Run
 
 CASE = Case(policy="srpt", requests=30, gap=10)
@@ -229,6 +230,32 @@ def test_more_of_a_refused_stream_is_no_request(api: Api, tmp_path: Path) -> Non
     drive, scheduler = served(api, CASE, tmp_path, prepare)
     assert drive.reasons.pop("stream") == "error" and len(drive.reasons) == CASE.requests
     assert scheduler.driver.reader.next_id == CASE.requests  # it never was a job
+
+
+@pytest.mark.parametrize("hook", ["rank", "depart"])
+def test_only_who_presses_ctrl_c_ends_vllm(api: Api, tmp_path: Path, hook: str) -> None:
+    """vLLM's own processes have a handler of the signal: there it can only be the policy."""
+    case = Case(policy=HERE + "Breaks", knobs={"hook": hook, "after": 5, "how": "interrupt"})
+    made: list[Any] = []
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            served(api, case, tmp_path, made.append)
+        made[0].shutdown()  # (which closes files)
+        signal.signal(signal.SIGINT, lambda *facts: None)
+        _, scheduler = served(api, case, tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert scheduler.counts["policy_failed"] == 1
+
+
+@pytest.mark.parametrize("seed", [900691, 5, 6])
+def test_a_prefill_that_vllm_preempts_in_a_pause_goes_on(api: Api, tmp_path: Path, seed: int) -> None:
+    """Without a plan nobody is told; the first plan behind the pause calls it again, and it has its place."""
+    case = Case(
+        seed=seed, policy="srpt", blocks=26, budget=40, ahead=True, drafts=2, requests=12, gap=0, talks=True, pauses=0.1
+    )
+    assert serve(api, case, tmp_path).preempted
 
 
 @pytest.mark.parametrize("ahead", [False, True])
