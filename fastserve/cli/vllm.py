@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import fastserve
+from fastserve.backends.torch.source import folder_for_others
 from fastserve.cli.arguments import add_policy, policy_of
 from fastserve.engine.config import POLICY
 from fastserve.hardware import load_hardware
 from fastserve.importing import SUFFIX
+from fastserve.named_models import NAMES
 from fastserve.package_version import UNKNOWN, package_version
 from fastserve.policies.spec import PolicySpec
 from fastserve.sched.config import describe
@@ -26,6 +28,7 @@ from fastserve.vllm.settings import INSTALL, KEY, LEAVES, VllmSettings, check_ve
 REST = "vLLM's own flags go behind --, as in: fastserve vllm MODEL --policy las -- --port 8000"
 """What stands behind a lone -- is args.rest; this is said where it is missing (see fastserve.__main__)."""
 
+SERVED = "--served-model-name"
 FAILED, USAGE = 1, 2
 SLOTS = 16
 ROWS = 256
@@ -117,7 +120,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = REST
     add = parser.add_argument
-    add("model", metavar="MODEL", help="as vllm serve takes it: a folder, or a Hugging Face id")
+    add(
+        "model",
+        metavar="MODEL",
+        help="as vllm serve takes it: a folder or a Hugging Face id; or, without a hub, "
+        f"{' or '.join(NAMES)}",
+    )
     add_policy(parser, default=POLICY.name)
     add("--slots", type=int, metavar="N", help=f"{_first(texts['slots'])} (default: {SLOTS}, or {ACTIVE} behind --)")
     add("--rows", type=int, metavar="N", help="how many requests keep their KV on the device, the preempted ones too: "
@@ -179,7 +187,10 @@ def line_of(args: argparse.Namespace, spec: PolicySpec, theirs: Theirs, environm
         raise ValueError(f"--rows {rows} must be at least {told}: each running request has a row")
     others = _json(theirs.take(EXTRA))
     settings = settings_of(args, spec, slots)
-    words = [sys.executable, "-m", *((COMMAND, "serve", args.model) if packaged else (SERVER, "--model", args.model))]
+    model = folder_for_others(args.model)
+    words = [sys.executable, "-m", *((COMMAND, "serve", model) if packaged else (SERVER, "--model", model))]
+    if model != args.model and not theirs.has(SERVED):
+        words += [SERVED, args.model]
     theirs.take("--scheduler-cls")
     words += ["--scheduler-cls", SCHEDULER, EXTRA, json.dumps({**others, KEY: settings.to_dict()})]
     for flag, number in ((SEQS, rows), (ACTIVE, slots)):
