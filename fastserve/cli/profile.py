@@ -8,7 +8,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fastserve.cli.arguments import add_model_arguments, add_settings, body_of
@@ -17,7 +17,7 @@ from fastserve.importing import extra
 
 if TYPE_CHECKING:
     from fastserve.profiler.calibrate import Calibration
-    from fastserve.profiler.fit import Residual
+    from fastserve.profiler.fit import Cell, Residual
 
 
 POOR = 0.10
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("interrupted: nothing was stored", file=sys.stderr)
         return 130
-    document = found.document() | {"warnings": warnings(found.residuals, found.machine)}
+    document = found.document() | {"warnings": warnings(found.residuals, found.machine, found.cells)}
     if args.from_log is not None:
         document["log"] = args.from_log
     kept = []
@@ -120,7 +120,7 @@ def _from_log(args: argparse.Namespace) -> tuple[Calibration, Callable[[], Mappi
     return found, lambda: facts_of(args.from_log)
 
 
-def warnings(residuals: dict[str, Residual], machine: dict[str, Any]) -> list[str]:
+def warnings(residuals: dict[str, Residual], machine: dict[str, Any], cells: Sequence[Cell] = ()) -> list[str]:
     """Warnings about the quality of the fit, with what to do."""
     found = []
     for kind, one in residuals.items():
@@ -135,6 +135,12 @@ def warnings(residuals: dict[str, Residual], machine: dict[str, Any]) -> list[st
             )
     unseen = [kind for kind in ("prefill", "decode", "mixed") if kind not in residuals]
     found += [f"no {kind} iteration was measured: measure for longer" for kind in unseen]
+    sizes = {cell.batch for cell in cells if cell.batch}
+    if len(sizes) == 1:
+        found.append(
+            f"every iteration that decodes has a batch of {sizes.pop()}: what another size takes is a guess; "
+            "measure with several, in a flight log by more slots and requests at once"
+        )
     load, cores = machine.get("load_average"), machine.get("cores")
     if load is not None and cores and load > 1.5 * cores:
         found.append(f"load average {load:.1f} on {cores} cores: other programs use this machine, measure again")

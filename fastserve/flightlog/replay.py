@@ -1,4 +1,4 @@
-"""Replays the flight log of a live engine on a fresh Scheduler and compares every plan.
+"""Replays the flight log of an engine, or of vLLM under our Scheduler, on a fresh Scheduler; compares every plan.
 
     python -m fastserve.flightlog.replay flight.jsonl
 
@@ -51,7 +51,7 @@ class Report:
     cut: bool  # the last line is incomplete: the writer was killed
 
     def __str__(self) -> str:
-        span = f"{self.plans} plans for {self.jobs} jobs under {self.policy} in {self.seconds:.3f} s"
+        span = f"{self.plans} plans for {self.jobs} jobs under {self.policy} in a log of {self.seconds:.3f} s"
         tail = "; the last line is incomplete and was left out" if self.cut else ""
         if self.difference is None:
             return f"reproduced: {span}{tail}"
@@ -240,7 +240,9 @@ def arguments(module: str, doc: str | None, argv: Sequence[str] | None) -> argpa
         prog=f"python -m {module}", description=about, epilog=rest,
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
-    parser.add_argument("log", help="a flight log, as an engine with flight_log=FILE writes it")
+    parser.add_argument(
+        "log", help="a flight log, as an engine with flight_log=FILE or fastserve vllm --flight-log FILE writes it"
+    )
     parser.add_argument(
         "--policy", help="try this policy with its defaults, not the log's own: a name, module:Class or ./file.py:Class"
     )

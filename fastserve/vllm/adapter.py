@@ -9,6 +9,7 @@ followed by fcfs, and if that breaks, too, which is a bug here, by vLLM's own or
 from __future__ import annotations
 
 import logging
+import signal
 import time
 from collections import deque
 from itertools import chain
@@ -215,9 +216,9 @@ class Driven(Scheduler):  # type: ignore[misc]  # (it comes without types)
             return None
         try:
             return do(driver, *facts)
-        except KeyboardInterrupt:  # of who runs vLLM in his own program
-            raise
         except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+                raise  # Ctrl-C in a program that runs vLLM inside itself; vLLM's own processes have another handler
             self._failed(driver, error)
             return None
 

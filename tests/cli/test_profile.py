@@ -130,6 +130,15 @@ def test_what_is_poor_is_said() -> None:
     assert any("use this machine" in text for text in said)
 
 
+def test_a_single_batch_size_is_said_to_tell_nothing_of_others() -> None:
+    truth = LinearLatency(PrefillFit(4.0, 0.4, 0.0), [DecodePiece(1, 5.0, 0.2, 0.0)])
+    cells = cells_of(timed(truth))
+    good = residuals(cells, truth)
+    assert warnings(good, {}, cells) == []
+    (alone,) = warnings(good, {}, [cell for cell in cells if cell.batch in (0, 1)])
+    assert alone.startswith("every iteration that decodes has a batch of 1: ") and "flight log" in alone
+
+
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     import torch

@@ -13,7 +13,25 @@ from tests.vllm.runner import generate
 HERE = "tests.vllm.policies:"
 ODD = ["Rotate", "Chaos", "Dice", "Liar", "Holder", "Warden"]
 HOOKS = ["rank", "arrive", "alarm", "depart", "coldest", "ended", "explain"]
-NAMED = ["fcfs", "srpt", "sjf", "las", "mlfq", "sj-mlfq", "priority", "lpm", "cachewise", "plas", "concur"]
+NAMED = [
+    "fcfs",
+    "srpt",
+    "sjf",
+    "las",
+    "mlfq",
+    "sj-mlfq",
+    "priority",
+    "lpm",
+    "cachewise",
+    "plas",
+    "concur",
+    "program-fcfs",
+    "atlas",
+    "deepest-first",
+    "fixed-priority",
+    "working-set",
+    "continuum",
+]  # not thunder: who tells it of no program's end waits for half an hour
 BAD_GUESSES: list[Any] = ["many", None, -3, float("nan"), float("inf"), [], {"a": 1}, 1e300, True, "7"]
 MODEL_LENGTH = 512  # tokens of prompt and answer at most
 BLOCK = 16  # tokens

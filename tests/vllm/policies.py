@@ -131,6 +131,8 @@ class Breaks(Rotate):
             if self.left < 0:
                 if self.how == "exit":
                     raise SystemExit("this policy has had enough")
+                if self.how == "interrupt":
+                    raise KeyboardInterrupt
                 if self.how == "outside":
                     raise GeneratorExit("no Exception, and nobody catches it")
                 if self.how == "raise":

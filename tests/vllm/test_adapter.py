@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -229,6 +230,23 @@ def test_more_of_a_refused_stream_is_no_request(api: Api, tmp_path: Path) -> Non
     drive, scheduler = served(api, CASE, tmp_path, prepare)
     assert drive.reasons.pop("stream") == "error" and len(drive.reasons) == CASE.requests
     assert scheduler.driver.reader.next_id == CASE.requests  # it never was a job
+
+
+@pytest.mark.parametrize("hook", ["rank", "depart"])
+def test_only_who_presses_ctrl_c_ends_vllm(api: Api, tmp_path: Path, hook: str) -> None:
+    """vLLM's own processes have a handler of the signal: there it can only be the policy."""
+    case = Case(policy=HERE + "Breaks", knobs={"hook": hook, "after": 5, "how": "interrupt"})
+    made: list[Any] = []
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            served(api, case, tmp_path, made.append)
+        made[0].shutdown()  # (which closes files)
+        signal.signal(signal.SIGINT, lambda *facts: None)
+        _, scheduler = served(api, case, tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert scheduler.counts["policy_failed"] == 1
 
 
 @pytest.mark.parametrize("seed", [900691, 5, 6])
