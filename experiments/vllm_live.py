@@ -84,8 +84,8 @@ SCALES = {
     ),
     "small": Scale(
         places=(
-            Place(slots=4, load=0.9, requests=140, draws=7),
-            Place(slots=16, load=0.9, requests=260, draws=6, arrivals=BURSTS),
+            Place(slots=4, load=0.9, requests=140, draws=5),
+            Place(slots=16, load=0.9, requests=260, draws=4, arrivals=BURSTS),
         )
     ),
     "paper": Scale(
