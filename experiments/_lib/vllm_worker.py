@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm import EngineArgs, LLMEngine, SamplingParams
-from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.core.sched.scheduler import Scheduler as VllmScheduler
 
 BLOCK = 32
 """tokens: CPU attention asks for a multiple of it"""
@@ -40,7 +40,7 @@ def model_folder(folder: Path, about: dict[str, Any]) -> Path:
     return path
 
 
-class Metered(Scheduler):  # type: ignore[misc]
+class Metered(VllmScheduler):  # type: ignore[misc]
     """vLLM's own, which notes each step as profiler.fit.Iteration has it: [batch, context, tokens, squared, ms, s]."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

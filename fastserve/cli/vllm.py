@@ -123,8 +123,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "model",
         metavar="MODEL",
-        help="as vllm serve takes it: a folder or a Hugging Face id; or, without a hub, "
-        f"{' or '.join(NAMES)}",
+        help=f"as vllm serve takes it: a folder or a Hugging Face id; or, without a hub, {' or '.join(NAMES)}",
     )
     add_policy(parser, default=POLICY.name)
     add("--slots", type=int, metavar="N", help=f"{_first(texts['slots'])} (default: {SLOTS}, or {ACTIVE} behind --)")

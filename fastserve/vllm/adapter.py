@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.interface import PauseState
-from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.core.sched.scheduler import Scheduler as VllmScheduler
 
 from fastserve.sched.errors import PolicyError
 from fastserve.sched.plan import Plan
@@ -40,7 +40,7 @@ COUNTS: Final = (
 """What is counted from the start on; metrics.py says what each is, and adds the present state."""
 
 
-class Driven(Scheduler):  # type: ignore[misc]  # (it comes without types)
+class Driven(VllmScheduler):  # type: ignore[misc]  # (it comes without types)
     """driver: None once our Scheduler has failed twice. Raises ValueError at the start for what cannot work."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

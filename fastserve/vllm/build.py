@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 from fastserve.flightlog.write import FlightLog
 from fastserve.hardware import DEFAULT, load_hardware
 from fastserve.hardware.machine_times import MachineTimes
+from fastserve.metrics.records import Recorder
 from fastserve.policies.spec import PolicySpec
 from fastserve.sched.config import Blocks, SchedulerConfig
 from fastserve.sched.errors import ObserverError
 from fastserve.sched.job import Job
 from fastserve.sched.observer import Observers
 from fastserve.vllm.driver import Driver
-from fastserve.vllm.records import RecordLines
+from fastserve.vllm.records import KEPT, RecordLines
 from fastserve.vllm.request import Reader
 from fastserve.vllm.settings import VllmSettings, installed
 
@@ -117,7 +118,9 @@ class Maker:
         if self.settings.flight_log is not None:
             observers.attach(FlightLog(self.settings.flight_log, self.header()), now)
         if self.settings.records is not None:
-            observers.attach(RecordLines(self.settings.records, request_of), now)
+            lines = RecordLines(self.settings.records, request_of)
+            observers.attach(Recorder(keep=KEPT, watch=lines.write), now)
+            observers.attach(lines, now)
 
     def header(self) -> dict[str, Any]:
         """Everything that the Scheduler is built from, as an engine's log has it. ahead: each commit tells the service

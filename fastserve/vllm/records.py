@@ -8,26 +8,27 @@ from pathlib import Path
 from typing import Any
 
 from fastserve.json_values import plain
-from fastserve.metrics.records import Recorder
 from fastserve.sched.job import Job
+from fastserve.sched.observer import Observer
 
 KEPT = 1000
 """Records that are kept in memory, where nobody asks for them."""
 
 
-class RecordLines(Recorder):
-    """requests: job -> vLLM's request, while it lives. OSError where the file cannot be written."""
+class RecordLines(Observer):
+    """Attached behind a Recorder that `write` watches. requests: job -> vLLM's request, while it lives.
+
+    OSError where the file cannot be written.
+    """
 
     def __init__(self, path: str, requests: Mapping[Job, Any]) -> None:
-        super().__init__(keep=KEPT, watch=self._write)
         self.requests = requests
         self.file = Path(path).open("w", encoding="utf-8", buffering=1)  # noqa: SIM115 (closed by ended())
 
-    def _write(self, job: Job, row: dict[str, Any]) -> None:
+    def write(self, job: Job, row: dict[str, Any]) -> None:
         request = self.requests.get(job)
         told = {"request": None if request is None else request.request_id, **row}
         self.file.write(json.dumps(plain(told), separators=(",", ":")) + "\n")
 
     def ended(self, now: int) -> None:
-        super().ended(now)
         self.file.close()

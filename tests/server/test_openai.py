@@ -173,9 +173,9 @@ def test_a_chat_template_that_is_no_jinja_is_told_at_once(name: str) -> None:
     tokenizer: object = ByteTokenizer()
     if name == "embedded":
         pytest.importorskip("torch")
-        from fastserve.backends.torch import checkpoint
+        from fastserve.backends.torch import checkpoint, source
 
-        tokenizer = checkpoint.read_tokenizer("embedded", checkpoint.find("embedded"), False)
+        tokenizer = checkpoint.read_tokenizer("embedded", source.folder_for_others("embedded"), False)
     with pytest.raises(ValueError, match="not valid Jinja: line 2: Expected an expression"):
         ChatTemplate(tokenizer, "{{ 1 }}\n{% if %}")
 
