@@ -39,9 +39,10 @@ def runs() -> bool:
 
 
 def environment() -> dict[str, str]:
-    """This process's, with what ENVIRONMENT says and with this package."""
+    """This process's, with what ENVIRONMENT says and with this package, and without what made-up runners have set."""
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return {**os.environ, **ENVIRONMENT, "PYTHONPATH": paths}
+    own = {name: value for name, value in os.environ.items() if name != "VLLM_USE_V2_MODEL_RUNNER"}
+    return {**own, **ENVIRONMENT, "PYTHONPATH": paths}
 
 
 def tiny_model(folder: Path) -> None:
