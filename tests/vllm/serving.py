@@ -29,6 +29,7 @@ ENVIRONMENT = {
 FLAGS = ("--dtype", "float32", "--block-size", "32", "--max-model-len", "1024", "--enforce-eager",
          "--served-model-name", "m")  # fmt: skip
 START_S = 600
+NO_ENGINE = "vLLM and its compiled kernels are not installed here"
 
 
 def runs() -> bool:

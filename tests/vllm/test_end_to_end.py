@@ -19,7 +19,7 @@ from tests.vllm import serving
 
 pytestmark = pytest.mark.vllm
 if not serving.runs():
-    pytest.skip("vLLM and its compiled kernels are not installed here", allow_module_level=True)
+    pytest.skip(serving.NO_ENGINE, allow_module_level=True)
 
 from openai import AsyncOpenAI, BadRequestError  # noqa: E402
 

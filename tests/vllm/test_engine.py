@@ -15,7 +15,7 @@ from tests.vllm.cases import HERE, Case
 
 pytestmark = [
     pytest.mark.vllm,
-    pytest.mark.skipif(not serving.runs(), reason="vLLM and its compiled kernels are not installed here"),
+    pytest.mark.skipif(not serving.runs(), reason=serving.NO_ENGINE),
 ]
 
 POLICIES = ["fcfs", "srpt", "sjf", "las", "mlfq", "sj-mlfq", HERE + "Rotate", HERE + "Chaos"]

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.vllm import serving
+
 
 @pytest.mark.vllm
+@pytest.mark.skipif(not serving.runs(), reason=serving.NO_ENGINE)
 def test_a_pair_runs_on_vllm_and_in_the_simulator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from experiments import fidelity_vllm
     from experiments._lib import live, vllm_pair

@@ -76,7 +76,7 @@ def model(tmp_path: Path) -> str:
 
 
 @pytest.mark.vllm
-@pytest.mark.skipif(not serving.runs(), reason="vLLM and its compiled kernels are not installed here")
+@pytest.mark.skipif(not serving.runs(), reason=serving.NO_ENGINE)
 def test_the_steps_in_order(model: str, tmp_path: Path) -> None:
     """In one folder, with a model of the same kind that is here, and a port that is free."""
     server: Any = None
