@@ -233,7 +233,8 @@ def test_in_a_terminal_ctrl_c_stops_the_answer_and_not_the_program() -> None:
         os.write(ours, b"quick\n")
         wait_for(r"\[3\.1\]\s*closed\s*> ")  # the stopped answer is part of the conversation
         os.write(ours, b"\x03")
-        wait_for(r"\(/exit or Ctrl-D leaves\)", again=b"\x03")  # readline has its prompt out before it listens to signals
+        # readline has its prompt out before it listens to signals
+        wait_for(r"\(/exit or Ctrl-D leaves\)", again=b"\x03")
         os.write(ours, b"/exit\n")
         assert process.wait(PATIENCE) == 0
     finally:
