@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -231,8 +232,9 @@ def compare(
     }
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.sched.sharing", description=__doc__.partition("\n")[0])
+def main(module: str, about: str, compare: Callable[..., Mapping[str, float]]) -> int:
+    """The command of a module that compares case by case. compare: of policy, seed, batching, memory, a yes or no."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=about.partition("\n")[0])
     parser.add_argument("--first", type=int, default=1, help="first seed (%(default)s; 0 is that of the tests)")
     parser.add_argument("--seeds", type=int, default=1, help="how many")
     parser.add_argument("--seconds", type=float, default=600.0, help="begin no case after so many")
@@ -246,16 +248,16 @@ def main() -> int:
         for name in args.policy or NAMES:
             for batching in BATCHINGS:
                 for memory in POOLS:
-                    for guard in (False, True):
+                    for either in (False, True):
                         if time.monotonic() - began > args.seconds:
                             break
                         total["cases"] += 1
                         try:
-                            total.update(compare(name, seed, batching, memory, guard, tier=args.tier))
+                            total.update(compare(name, seed, batching, memory, either, tier=args.tier))
                         except Exception as error:
                             bad += 1
                             print(
-                                f"DIFFERS: {name} {seed} {batching} {memory} {guard}: {str(error)[:1500]}", flush=True
+                                f"DIFFERS: {name} {seed} {batching} {memory} {either}: {str(error)[:1500]}", flush=True
                             )
                             if not isinstance(error, AssertionError) or not str(error):
                                 traceback.print_exc()
@@ -264,4 +266,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main("tests.sched.sharing", __doc__, compare))

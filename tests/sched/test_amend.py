@@ -16,6 +16,7 @@ from fastserve.sched.policy import Policy
 from tests.policies.desk import MS, Desk
 from tests.sched.audit import audit
 from tests.sched.sharing import BATCHINGS, NAMES, POOLS
+from tests.sched.test_extra import Bell
 from tests.sched.trouble import compare
 
 CHUNKED: dict[str, Any] = {"batching": "chunked", "token_budget": 32}
@@ -27,25 +28,6 @@ CHUNKED: dict[str, Any] = {"batching": "chunked", "token_budget": 32}
 def test_whatever_the_body_does_all_is_as_specified(name: str, memory: str, prefixes: bool) -> None:
     turn = NAMES.index(name) + POOLS.index(memory)
     compare(name, 0, BATCHINGS[turn % 4], memory, prefixes, n=16, tier=turn % 3 == 0)
-
-
-class Bell(Policy):
-    """First come, first served, with an alarm after so many tokens."""
-
-    settled = True
-
-    def __init__(self, tokens: int) -> None:
-        self.tokens = tokens
-        self.rung: list[tuple[int, int]] = []
-
-    def rank(self, job: Job) -> tuple[int, int]:
-        return job.arrival, job.id
-
-    def arrive(self, job: Job) -> None:
-        self.wake(job, tokens=self.tokens)
-
-    def alarm(self, job: Job, why: str) -> None:
-        self.rung.append((self.now // MS, job.generated))
 
 
 def desk(policy: str | Policy = "fcfs", slots: int = 3, **options: Any) -> Desk:

@@ -8,11 +8,8 @@ compares as many cases as the time allows, beyond those of the ordinary tests.
 
 from __future__ import annotations
 
-import argparse
 import random
 import sys
-import time
-import traceback
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -26,9 +23,9 @@ from fastserve.sched.plan import Outcome, Plan
 from sim.world import World
 from tests.sched.closed import Loop
 from tests.sched.gates import GATES
-from tests.sched.sharing import NAMES, POOLS, UNITS, programs, tuned
+from tests.sched.sharing import UNITS, main, programs, tuned
 from tests.sched.spec import Spec, simulate
-from tests.sched.test_specification import BATCHINGS, audited, differences, options_for, records, unalike
+from tests.sched.test_specification import audited, differences, options_for, records, unalike
 from tests.sched.uneven import Truth, UnevenMachine
 from tests.sched.worlds import MS, Work, build, chained, hardware, workload
 
@@ -333,36 +330,5 @@ def compare(
     }  # fmt: skip
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.sched.trouble", description=__doc__.partition("\n")[0])
-    parser.add_argument("--first", type=int, default=1, help="first seed (%(default)s; 0 is that of the tests)")
-    parser.add_argument("--seeds", type=int, default=1, help="how many")
-    parser.add_argument("--seconds", type=float, default=600.0, help="begin no case after so many")
-    parser.add_argument("--policy", action="append", help="only these")
-    parser.add_argument("--tier", action="store_true", help="the host remembers units too")
-    args = parser.parse_args()
-    total: Counter[str] = Counter()
-    bad = 0
-    began = time.monotonic()
-    for seed in range(args.first, args.first + args.seeds):
-        for name in args.policy or NAMES:
-            for batching in BATCHINGS:
-                for memory in POOLS:
-                    for prefixes in (False, True):
-                        if time.monotonic() - began > args.seconds:
-                            break
-                        total["cases"] += 1
-                        try:
-                            total.update(compare(name, seed, batching, memory, prefixes, tier=args.tier))
-                        except Exception as error:
-                            bad += 1
-                            case = f"{name} {seed} {batching} {memory} {prefixes}"
-                            print(f"DIFFERS: {case}: {str(error)[:1500]}", flush=True)
-                            if not isinstance(error, AssertionError) or not str(error):
-                                traceback.print_exc()
-    print({key: int(value) for key, value in total.items()}, f"{bad} cases differ, {time.monotonic() - began:.0f} s")
-    return bad > 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main("tests.sched.trouble", __doc__, compare))
