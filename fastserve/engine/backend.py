@@ -31,6 +31,8 @@ class Traits:
     """Whether tokens do not depend on preemption: always, while the batch is composed alike, or not at all."""
     uneven: bool = False
     """A job may get no token in an iteration, or several; else each that is due gets exactly one."""
+    lookahead: int = 0
+    """Tokens beyond the next one that a step may write for a job, drafts that come to nothing included."""
     constrains: bool = False
     """It keeps to logit_bias, allowed_token_ids, bad_token_ids and choice_token_ids; else such requests are refused."""
     reports_cached: bool = False
