@@ -70,6 +70,8 @@ class Step:
     plan's `clear` and `load` among them. service: of a modelled machine, what the iteration took without the stall:
     the engine's clock goes there; None: what the clock says. model_ns: of real time, in the model or waiting for it.
     transfers: of a modelled link, the copies that this plan asked for, with their ends; None: nobody knows these yet.
+    drafts: (job, drafted, accepted) of each job that verified guesses of its next tokens: how many, and how many of
+    them, from the first one on, were right; its result has the right ones and the token behind them.
     """
 
     results: Sequence[tuple[Job, Result]]
@@ -78,6 +80,7 @@ class Step:
     service: int | None = None
     model_ns: int = 0
     transfers: Sequence[Transfer] | None = None
+    drafts: Sequence[tuple[Job, int, int]] = ()
 
 
 class Backend(Protocol):
