@@ -9,11 +9,11 @@ import pytest
 
 pytest.importorskip("torch")
 
-from fastserve.engine import Engine  # noqa: E402 (after importorskip)
-from fastserve.engine.config import EngineConfig  # noqa: E402
-from fastserve.launch import Body  # noqa: E402
-from tests.backends.conformance import CHECKS, CONTEXT, Check  # noqa: E402
-from tests.devices import DEVICES, need  # noqa: E402
+from fastserve.engine import Engine
+from fastserve.engine.config import EngineConfig
+from fastserve.launch import Body
+from tests.backends.conformance import CHECKS, CONTEXT, Check
+from tests.devices import DEVICES, need
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
