@@ -38,7 +38,7 @@ from fastserve.cli.trace_arguments import add_reading, reading_of, tell
 from fastserve.compare.contender import Contender, Server, VllmItself, its_own, lined_up
 from fastserve.compare.subprocess_server import OURS
 from fastserve.engine.config import EngineConfig
-from fastserve.importing import extra
+from fastserve.importing import missing
 from fastserve.policies.in_words import fact_lines, policy_in_words
 from fastserve.policies.spec import PolicySpec
 
@@ -132,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
         from fastserve.compare.compare import CompareError, compare
         from fastserve.workload.requests import guesses_of
     except ImportError as error:
-        return _refuse(_missing(error))
+        return _refuse(missing(error, "server,bench"))
     failed = 0
     shown = sys.stderr.isatty()
     bar: Bar | Lines = Bar(shown and not args.json) if shown or args.json else Lines()
@@ -166,7 +166,7 @@ def run(args: argparse.Namespace) -> int:
             body, source, contenders, rounds=args.rounds, rate=args.rate, load=args.load, seed=args.seed, report=bar
         )
     except ImportError as error:
-        return _refuse(_missing(error))
+        return _refuse(missing(error, "server,bench"))
     except (ValueError, OSError, MemoryError, OutputError) as error:
         return _refuse(str(error))
     except CompareError as error:
@@ -337,10 +337,6 @@ def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) if i == 0 else cell.rjust(width)
                       for i, (cell, width) in enumerate(zip(row, widths, strict=True))) for row in rows]  # fmt: skip
-
-
-def _missing(error: ImportError) -> str:
-    return f"{error}; {extra('server,bench')}"
 
 
 def _refuse(message: str) -> int:

@@ -23,7 +23,7 @@ from fastserve.cli.arguments import (
 )
 from fastserve.cli.conversation import chat_ids
 from fastserve.engine.config import POLICY, EngineConfig
-from fastserve.importing import extra
+from fastserve.importing import missing
 
 if TYPE_CHECKING:
     from fastserve.engine import Engine, Output, SamplingParams
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         print(loading(args), file=sys.stderr, flush=True)
         engine = Engine.from_pretrained(args.model, backend=args.backend, policy=policy_of(args), **settings)
     except ImportError as error:
-        return _refuse(f"{error}; {extra('engine')}")
+        return _refuse(missing(error, "engine"))
     except (ValueError, OSError, MemoryError, OutputError) as error:
         return _refuse(str(error))
     with engine:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from fastserve.backends.options import OPTIONS, SECRETS
+from fastserve.backends.options import MODELS, OPTIONS, SECRETS
 from fastserve.cli.arguments import flags
 from fastserve.importing import extra
 from fastserve.named_models import at_hand
@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     given = {name: value for name, value in vars(args).items() if name not in ("command", "show_config")}
     try:
         config = FastServeConfig(**given)
-        if config.backend == "torch" and "model" not in config.model_fields_set:
+        if config.backend in MODELS and "model" not in config.model_fields_set:
             config = config.model_copy(update={"model": at_hand()})
         if args.show_config:
             for name, value, origin in config.shown(given):

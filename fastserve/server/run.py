@@ -14,7 +14,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from fastserve.backends.loading import loading
-from fastserve.backends.options import OPTIONS, SECRETS
+from fastserve.backends.options import MODELS, OPTIONS, SECRETS
 from fastserve.importing import extra
 from fastserve.named_models import untrained_note
 from fastserve.server.config.addresses import is_local
@@ -84,7 +84,7 @@ def _serve(engine: Engine, held: Prepared) -> None:
         log.warning(
             "anybody who reaches %s may use this server: set --api-key-file, or listen at 127.0.0.1", config.host
         )
-    note = untrained_note(config.model, "fastserve serve") if config.backend == "torch" else ""
+    note = untrained_note(config.model, "fastserve serve") if config.backend in MODELS else ""
     lines = [engine.start_line(), *([note] if note else [])]
     host = f"[{config.host}]" if ":" in config.host else config.host
     server = HttpServer(

@@ -26,6 +26,7 @@ from typing import Any
 
 import pytest
 
+from fastserve.backends.options import SECRETS
 from fastserve.engine import Engine, SamplingParams
 from fastserve.engine.backend import Step, Traits
 from fastserve.engine.request import Handle, Output, Piece
@@ -171,6 +172,7 @@ def names_itself(make: Make) -> None:
         assert engine.hardware.memory.device_tokens is not None and engine.hardware.memory.block_tokens >= 1
         assert engine.machine != "the body's own", "settings['times'] says where its times come from"
         json.dumps({name: value for name, value in engine.settings.items() if name != "derived"}, default=str)
+        assert not set(SECRETS) & engine.settings.keys()
         if hasattr(backend, "facts"):
             assert json.loads(json.dumps(backend.facts)) == json.loads(json.dumps(backend.facts))
         assert backend.traits.exact in ("always", "same-composition", "no")
