@@ -61,6 +61,7 @@ class Engine:
             log.info("backend %s keeps no KV on the host: who leaves computes again", backend.info.backend)
             serving = replace(serving, residency="recompute")
         serving = serving.sharing(backend.info.backend, backend.traits.shares)
+        serving = replace(serving, lookahead=max(serving.lookahead, backend.traits.lookahead))
         clock = clock or WallClock()
         info, hardware = backend.info, backend.hardware()
         policy = serving.policy.fresh()

@@ -37,6 +37,8 @@ class OutputProcessor:
             raise RuntimeError(f"backend {self.name}: {fault}")
 
     def _even_fault(self, plan: Plan, step: Step) -> str:
+        if step.drafts:
+            return f"job {step.drafts[0][0].id} verified drafts; {UNEVEN}"
         due = set(plan.due)
         if len(step.results) != len(due):
             return f"{len(step.results)} jobs got tokens, {len(due)} were due one; {UNEVEN}"
@@ -59,7 +61,7 @@ class OutputProcessor:
                     f"job {job.id} got {len(result)} tokens in one iteration, and blocks are reserved for "
                     f"{1 + self.lookahead}: set lookahead to {len(result) - 1} or more"
                 )
-        return ""
+        return _drafts_fault(step) if step.drafts else ""
 
     def accept(self, plan: Plan, step: Step) -> Outcome:
         """Appends the tokens to their requests and fills `pieces`. The times of the outcome are not set."""
@@ -85,7 +87,9 @@ class OutputProcessor:
         extra = [(job, delta) for job, had in before.items() if (delta := len(requests[job].tokens) - had - 1)]
         answers = self._answers(ended) if ended and self.names is not None else None
         calls = {job: tool for job in ended if (tool := requests[job].calls)}
-        return Outcome(1, 0, step.stall, ended, step.copied, extra=extra, answers=answers, calls=calls or None)
+        return Outcome(
+            1, 0, step.stall, ended, step.copied, extra=extra, answers=answers, calls=calls or None, drafts=step.drafts
+        )
 
     def _answers(self, ended: Sequence[Job]) -> dict[Job, Ids]:
         """What they leave behind beyond the units of their prompts: no KV has been computed of their last tokens."""
@@ -115,3 +119,20 @@ def _fault(job: Job, due: set[Job], result: Result) -> str:
     if isinstance(result, Failed) or all(isinstance(token, Token) for token in result):
         return ""
     return f"job {job.id} got {result!r}, and not a sequence of fastserve.engine.backend.Token, or Failed"
+
+
+def _drafts_fault(step: Step) -> str:
+    """What is wrong with Step.drafts, which must agree with the results."""
+    got = {job: 1 if isinstance(result, Failed) else len(result) for job, result in step.results}
+    seen: set[Job] = set()
+    for job, drafted, accepted in step.drafts:
+        if job in seen or job not in got:
+            return f"job {job.id} verified drafts twice, or got no tokens"
+        seen.add(job)
+        if not 0 <= accepted <= drafted or not drafted:
+            return (
+                f"job {job.id} verified {drafted} drafts and {accepted} of them were right; tell of what was verified"
+            )
+        if got[job] > 1 + accepted:
+            return f"job {job.id} got {got[job]} tokens of {accepted} drafts that were right, and one behind them"
+    return ""
