@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -16,23 +17,26 @@ from typing import TYPE_CHECKING, Any
 
 from fastserve import predictors
 from fastserve.atomic_files import OutputError, check_writable
+from fastserve.backends.options import SECRETS
 from fastserve.cli.ab_programs import program_notes, program_rows, save_programs
 from fastserve.cli.ab_vllm import VLLM, add_vllm, check_vllm, vllm_body
 from fastserve.cli.arguments import (
     ENGINE_FLAGS,
-    MODEL_FLAGS,
     add_model_arguments,
     add_observer_arguments,
     add_rows,
     add_settings,
     body_of,
+    flags,
     loading,
+    options_of,
 )
 from fastserve.cli.profile import Bar
 from fastserve.cli.seeding import add_seeding, source_from
 from fastserve.cli.session_arguments import add_sessions, check_programs, sessions_of
 from fastserve.cli.trace_arguments import add_reading, reading_of, tell
 from fastserve.compare.contender import Contender, Server, VllmItself, its_own, lined_up
+from fastserve.compare.subprocess_server import OURS
 from fastserve.engine.config import EngineConfig
 from fastserve.importing import extra
 from fastserve.policies.in_words import fact_lines, policy_in_words
@@ -250,14 +254,20 @@ def _servers(args: argparse.Namespace) -> Body:
         return vllm_body(args)
     from fastserve.compare.http import HttpBody
 
-    about = {name: getattr(args, name) for name in ("model", "backend", "latency", *ENGINE_FLAGS, *MODEL_FLAGS)}
-    flags = []
+    about = {name: getattr(args, name) for name in ("model", "backend", "latency", *ENGINE_FLAGS)} | options_of(args)
+    about = {name: value for name, value in about.items() if name not in SECRETS}
+    words = []
     for name, value in about.items():
-        flag = f"--{name.replace('_', '-')}"
-        if value is not None:
-            flags += [flag if value else f"--no-{flag[2:]}"] if isinstance(value, bool) else [flag, str(value)]
+        flag = flags(name)[0]
+        if isinstance(value, tuple):
+            words += [word for each in value for word in (flag, each)]
+        elif value is not None:
+            words += [flag if value else f"--no-{flag[2:]}"] if isinstance(value, bool) else [flag, str(value)]
+    for name in SECRETS:  # they stand neither in a list of processes nor in a result
+        if getattr(args, name) is not None:
+            os.environ[f"{OURS}{name.upper()}"] = getattr(args, name)
     return HttpBody(
-        flags, about, start_s=args.start_timeout, predictor=args.predictor, coming=sessions_of(args),
+        words, about, start_s=args.start_timeout, predictor=args.predictor, coming=sessions_of(args),
         own_answers=args.own_answers,
     )  # fmt: skip
 

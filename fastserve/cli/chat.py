@@ -12,9 +12,9 @@ from fastserve.atomic_files import OutputError
 from fastserve.backends.loading import loading
 from fastserve.bench.target import TargetError
 from fastserve.cli.arguments import (
-    MODEL_FLAGS,
     add_model_arguments,
     add_sampling_arguments,
+    options_of,
     sampling_of,
 )
 from fastserve.cli.conversation import AnswerError, EngineTalker, Message, ServerTalker, Talker
@@ -63,7 +63,7 @@ def _engine(args: argparse.Namespace, stack: ExitStack) -> Talker:
     params = SamplingParams(**sampling_of(args))
     model = args.model or (at_hand() if args.backend == "torch" else EMBEDDED)
     print(loading(model, args.backend, "fcfs", args.device), file=sys.stderr, flush=True)
-    settings = {name: getattr(args, name) for name in MODEL_FLAGS}
+    settings = options_of(args)
     engine = stack.enter_context(
         Engine.from_pretrained(model, backend=args.backend, policy="fcfs", max_batch=1, **settings)
     )
