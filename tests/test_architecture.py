@@ -33,7 +33,10 @@ ARROWS: dict[str, set[str]] = {
     "launch": {"engine", "backends", "hardware", "profiler", "sched"},
     "profiler": {"launch", "engine", "flightlog", "hardware", "policies", "sched"},
     "bench": {"metrics", "predictors", "sched", "workload"},
-    "server": {"launch", "engine", "backends", "hardware", "policies", "predictors", "sched", "observers", "workload"},
+    "server": {
+        "launch", "engine", "backends", "hardware", "policies", "predictors", "sched", "observers", "speculation",
+        "workload",
+    },
     "config": {"server"},
     "cli": {
         "fastserve", "compare", "bench", "server", "profiler", "launch", "engine", "backends", "observers", "policies",
