@@ -26,6 +26,8 @@ def scales(
     found = {}
     for name, scale in SCALES.items():
         rig = replace(scale.rig, backend=backend, options=options, model=model)
-        smaller = {"pairs": 3, "requests": 200} if name == "small" else {}
-        found[name] = replace(scale, cells=cells[name], rig=rig, **smaller)
+        few = name == "small"
+        found[name] = replace(
+            scale, cells=cells[name], rig=rig, pairs=3 if few else scale.pairs, requests=200 if few else scale.requests
+        )
     return found
