@@ -1,4 +1,4 @@
-"""Api: what differs between upstreams: what they are asked before the start, how a completion is asked for, what they say."""
+"""Api: what differs between upstreams: what they say of themselves, how a completion is asked for, what they answer."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Said(NamedTuple):
 
 
 class Over(NamedTuple):
-    """The output has ended. reason: stop or length; empty: the rest is only counted. prompt, output: tokens, if said."""
+    """The output has ended. reason: stop or length; empty: it was only counted. prompt, output: tokens, if said."""
 
     reason: str
     prompt: int | None = None

@@ -1,5 +1,5 @@
-"""UpstreamBackend: a Plan becomes streams of another server. A join opens one, a leave closes it, and a return asks for the
-prompt with all that has come so far. An iteration lasts until something came from any stream.
+"""UpstreamBackend: a Plan becomes streams of another server. A join opens one, a leave closes it, and a return asks for
+the prompt with all that has come so far. An iteration lasts until something came from any stream.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ STOP_S: Final = 2.0
 
 
 class UpstreamBackend:
-    """model: as the upstream calls it; None, or a model that only this package knows: its only one. hardware: its times.
+    """model: as the upstream calls it; None, or one that only this package knows: its only one. hardware: its times.
 
     upstream: its address. upstream_api: auto, openai or ollama. upstream_key: of `Authorization: Bearer` (None: that of
     the environment). upstream_slots: requests at once (None: it is asked). tokenizer: the model's own (None: tokens are

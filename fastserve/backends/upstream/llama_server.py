@@ -1,4 +1,4 @@
-"""LlamaServer: llama.cpp's own API. A prompt may mix ids and text; each event says the ids of its tokens and their number."""
+"""LlamaServer: llama.cpp's own API. A prompt may mix ids and text; each event tells its tokens and their number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OpenAi: completions as OpenAI has them, and what vLLM and our own server add: ids as prompts and answers, more sampling.
+"""OpenAi: completions as OpenAI has them, and what vLLM and our own server add: ids both ways, more of sampling.
 
 A chat becomes a prompt by their own template (`/tokenize` with messages), so that a return goes on with the very ids.
 Where that cannot be asked for it is a chat completion, and what was answered a last message to be continued.
@@ -103,7 +103,7 @@ class OpenAi:
 
 
 class OpenAiReader:
-    """What a model thinks aloud before its answer, where a server tells that apart, is put back between <think> tags."""
+    """What a model thinks before its answer, where a server tells that apart, is put back between <think> tags."""
 
     def __init__(self) -> None:
         self.thoughts = Thoughts()
