@@ -71,8 +71,8 @@ class UpstreamBackend:
         upstream_api: str = "auto",
         upstream_key: str | None = None,
         upstream_slots: int | None = None,
-        upstream_wait: float = WAIT_S,
-        upstream_silence: float = 600.0,
+        upstream_wait: int = 60,
+        upstream_silence: int = 600,
         tokenizer: Any = None,
         max_model_len: int | None = None,
     ) -> None:
