@@ -60,7 +60,7 @@ class Engine:
         if not backend.traits.swaps and RESIDENCIES[serving.residency].swaps:
             log.info("backend %s keeps no KV on the host: who leaves computes again", backend.info.backend)
             serving = replace(serving, residency="recompute")
-        serving = serving.sharing(backend.info.backend, backend.traits.shares)
+        serving = serving.sharing(backend.info.backend, backend.traits.shares).within(backend.traits.slots)
         serving = replace(serving, lookahead=max(serving.lookahead, backend.traits.lookahead))
         clock = clock or WallClock()
         info, hardware = backend.info, backend.hardware()
