@@ -21,7 +21,7 @@ class NoSwap(ScriptedBackend):
 
 
 class Asking:
-    """It knows what it can only once it is made."""
+    # It knows what it can only once it is made.
 
     def __init__(self, *args):
         self.backend = ScriptedBackend(*args)
