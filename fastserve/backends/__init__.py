@@ -25,7 +25,10 @@ BACKENDS: dict[str, str] = {
 }
 """Name -> where its class is. It is imported when it is asked for."""
 
-LOOKS: dict[str, str] = {"torch": "fastserve.backends.torch.source:look"}
+LOOKS: dict[str, str] = {
+    "torch": "fastserve.backends.torch.source:look",
+    "llamacpp": "fastserve.backends.llamacpp.source:look",
+}
 """Name -> what raises ValueError for a model that is not there, and imports nothing heavy."""
 
 METHODS = ("hardware", "admit", "run", "forget", "reset", "close")
