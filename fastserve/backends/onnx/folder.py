@@ -1,4 +1,4 @@
-"""What a folder with an ONNX model holds: one of our own export, or one that was made elsewhere."""
+"""What a folder with an ONNX model holds, as our own export tells it."""
 
 from __future__ import annotations
 
@@ -45,16 +45,8 @@ class Exported:
         return self.path / self.graph
 
 
-def read_folder(path: Path) -> Exported:
-    """Raises ModelNotFoundError for a folder that holds no ONNX model, or one that cannot be told what it is."""
-    if (path / MANIFEST).is_file():
-        return _own(path)
-    from fastserve.backends.onnx.foreign import read_foreign
-
-    return read_foreign(path)
-
-
-def _own(path: Path) -> Exported:
+def read_own(path: Path) -> Exported:
+    """A folder that has a MANIFEST. Raises ModelNotFoundError for one that is damaged."""
     try:
         told = json.loads((path / MANIFEST).read_bytes())
         for name, size in told["files"].items():

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from fastserve.backends.onnx.arrays import ITEM, Arrays
-from fastserve.backends.onnx.folder import Exported, read_folder
+from fastserve.backends.onnx.folder import Exported
 from fastserve.backends.onnx.graph import PackedGraph
+from fastserve.backends.onnx.layouts import read_folder
 from fastserve.backends.onnx.session import cores, open_session, runtime
 from fastserve.backends.onnx.tokenizer import read_tokenizer
 from fastserve.backends.onnx.verify import verify

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastserve.backends.onnx.folder import read_folder
+from fastserve.backends.onnx.layouts import read_folder
 from fastserve.models.folder import check_tokenizer, check_weights, find_folder
 from fastserve.models.gguf_file import find_gguf
 from fastserve.named_models import EMBEDDED

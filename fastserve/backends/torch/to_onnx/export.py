@@ -15,7 +15,7 @@ import torch
 
 from fastserve.backends.torch.model import Model, load_model
 from fastserve.backends.torch.quiet import quiet
-from fastserve.backends.torch.to_onnx.source import MANIFEST
+from fastserve.backends.torch.to_onnx.manifest import MANIFEST
 from fastserve.backends.torch.to_onnx.tidy import tidy
 from fastserve.backends.torch.to_onnx.trace import Traced
 from fastserve.backends.torch.verify import RefusedModelError, one_line

@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
+from fastserve.backends.torch.to_onnx.manifest import whole
 from fastserve.cache_folder import cache_folder
 from fastserve.importing import needs
 from fastserve.models.embedded import make_embedded
@@ -26,9 +27,6 @@ LOG = logging.getLogger("fastserve")
 
 VERSION: Final = 1
 """To be raised with any change of what is written: folders of other versions are left alone."""
-
-MANIFEST: Final = "fastserve.json"
-"""Of an exported folder: written last, so that a folder that has it is whole."""
 
 MAKERS: Final = ("torch", "transformers", "onnx", "onnxscript")
 
@@ -67,17 +65,6 @@ def folder_of(name: str, *, trust_remote_code: bool = False) -> Path:
             facts = {"made_of": content, "versions": versions}
             make_folder(home, lambda folder: export(name, folder, facts, trust_remote_code), whole)
     return home
-
-
-def whole(folder: Path) -> bool:
-    """All is there, and no file was cut short."""
-    try:
-        told = json.loads((folder / MANIFEST).read_bytes())
-        return bool(told["files"]) and all(
-            (folder / name).stat().st_size == size for name, size in told["files"].items()
-        )
-    except (OSError, ValueError, KeyError):
-        return False
 
 
 def _content(name: str) -> dict[str, Any]:
