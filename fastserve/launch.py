@@ -57,7 +57,9 @@ class Body:
         options = passed_on(self.name, options, _options(self.kind))
         self.options = {name: value for name, value in options.items() if name in making}
         own = {name: value for name, value in options.items() if name in loading}
-        self.model = load(model, **own) if load is not None and isinstance(model, str | PathLike) else model
+        if load is not None and isinstance(model, str | PathLike):
+            model = load(backends.prepared(self.name, model, options), **own)
+        self.model = model
 
     def backend(
         self, config: EngineConfig, hardware: Hardware | None = None, *, kv_bytes: int | None = None,
