@@ -12,9 +12,10 @@ from itertools import islice
 from time import perf_counter_ns
 from typing import Any, Final
 
+from fastserve.backends.options import OLLAMA
 from fastserve.backends.upstream.api import Facts
 from fastserve.backends.upstream.connection import Address, Connection
-from fastserve.backends.upstream.detect import APIS, WAIT_S, find
+from fastserve.backends.upstream.detect import APIS, find
 from fastserve.backends.upstream.outside import Pace, guessed
 from fastserve.backends.upstream.prompt import read_prompt
 from fastserve.backends.upstream.stream import Answer, Hub
@@ -28,8 +29,6 @@ from fastserve.sched.job import Job
 from fastserve.sched.plan import Plan
 
 log = logging.getLogger("fastserve")
-
-OLLAMA_URL: Final = "http://127.0.0.1:11434"
 
 KEY: Final = "FASTSERVE_UPSTREAM_KEY"
 """Environment variable of the key, for commands whose lines others may see."""
@@ -86,7 +85,7 @@ class UpstreamBackend:
         if upstream is None:
             if upstream_api != "ollama":
                 raise ValueError("backend upstream needs to know where: give upstream, as http://127.0.0.1:11434")
-            upstream = OLLAMA_URL
+            upstream = OLLAMA
         key = upstream_key if upstream_key is not None else os.environ.get(KEY)
         self.address = Address(upstream, key)
         real = load_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
