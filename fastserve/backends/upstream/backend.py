@@ -101,7 +101,7 @@ class UpstreamBackend:
         block = wanted.block_tokens
         self.memory = Memory(block, None if pool is None else max(block, pool // block * block), 0)
         self.traits = Traits(
-            swaps=False, exact="no", uneven=True, lookahead=LOOKAHEAD, slots=slots,
+            swaps=False, exact="no", uneven=True, lookahead=LOOKAHEAD, slots=slots, lacks=self.api.lacks,
             estimates=self.tokenizer.estimates,
         )  # fmt: skip
         self.info = ModelInfo(
@@ -164,9 +164,6 @@ class UpstreamBackend:
     # -- its jobs --------------------------------------------------------------------------------------------------
 
     def admit(self, job: Job, prompt: list[int], params: SamplingParams, seed: int) -> None:
-        lost = self.api.refuses(params)
-        if lost:
-            raise ValueError(lost)
         self.answers[job] = Answer(read_prompt(prompt, self.tokenizer), params, seed, job.limit)
 
     def run(self, plan: Plan) -> Step:
