@@ -55,7 +55,8 @@ class UpstreamBackend:
     upstream: its address. upstream_api: auto, openai or ollama. upstream_key: of `Authorization: Bearer` (None: that of
     the environment). upstream_slots: requests at once (None: it is asked). tokenizer: the model's own (None: tokens are
     estimated). max_model_len: tokens of the context (None: it is asked). upstream_wait: seconds for it to come up, at
-    the start and when it is gone later. upstream_silence: seconds for which a stream may say nothing.
+    the start and when it is gone later. upstream_silence: seconds for which a stream may say nothing. lookahead: see
+    LOOKAHEAD.
 
     Raises ValueError, and ConnectionError where nobody answers.
     """
@@ -74,6 +75,7 @@ class UpstreamBackend:
         upstream_silence: int = 600,
         tokenizer: Any = None,
         max_model_len: int | None = None,
+        lookahead: int = LOOKAHEAD,
     ) -> None:
         if upstream_api not in APIS:
             raise ValueError(f"upstream_api={upstream_api!r}: give {', '.join(APIS)}")
@@ -101,7 +103,7 @@ class UpstreamBackend:
         block = wanted.block_tokens
         self.memory = Memory(block, None if pool is None else max(block, pool // block * block), 0)
         self.traits = Traits(
-            swaps=False, exact="no", uneven=True, lookahead=LOOKAHEAD, slots=slots, lacks=self.api.lacks,
+            swaps=False, exact="no", uneven=True, lookahead=lookahead, slots=slots, lacks=self.api.lacks,
             estimates=self.tokenizer.estimates,
         )  # fmt: skip
         self.info = ModelInfo(
@@ -196,7 +198,7 @@ class UpstreamBackend:
         """What is handed out now; None: nothing came."""
         with self.hub.changed:
             waiting = answer.waiting
-            tokens = [Token(id) for id in islice(waiting, 1 + LOOKAHEAD)]
+            tokens = [Token(id) for id in islice(waiting, 1 + self.traits.lookahead)]
             for _ in tokens:
                 waiting.popleft()
             ended = answer.ended
