@@ -45,7 +45,7 @@ def make_embedded_file(file: Path | None = None) -> Path:
 
 
 def _write(file: Path) -> None:
-    needs("llamacpp", "gguf", "llamacpp")
+    needs("llamacpp", "gguf", "engine")
     import gguf
 
     shape = embedded_weights

@@ -125,8 +125,8 @@ def load_model(
     """A model that is ready to run.
 
     model: a name in fastserve.named_models, a GGUF file, REPO:FILE of one on the Hugging Face hub. dtype: of the KV
-    cache (auto: float16). gpu_layers: so many are put on a GPU, where llama-cpp-python was built for one; -1: all.
-    lora: adapters as FILE or FILE:SCALE, for all requests.
+    cache (auto: float16). gpu_layers: so many are put on a GPU, where llama-cpp-python was built for one. lora:
+    adapters as FILE or FILE:SCALE, for all requests.
 
     ModelNotFoundError where there is nothing to load, ValueError for a setting out of range.
     """
@@ -134,8 +134,8 @@ def load_model(
         raise ValueError(f"dtype={dtype!r} of the KV cache is unknown: give {', '.join(CACHE_TYPES)}")
     if threads is not None and threads < 1:
         raise ValueError(f"threads={threads} must be at least 1")
-    if gpu_layers < -1:
-        raise ValueError(f"gpu_layers={gpu_layers} must be a number of layers, or -1 for all")
+    if gpu_layers < 0:
+        raise ValueError(f"gpu_layers={gpu_layers} must be a number of layers; more than there are means all")
     library()  # what is not installed is told before anything is made or fetched
     name = str(model)
     found = Model(name, file_of(name), gpu_layers, threads, dtype)
