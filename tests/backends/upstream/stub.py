@@ -1,7 +1,7 @@
 """Stub: small servers with the APIs of llama.cpp's server, vLLM, an OpenAI-compatible one and Ollama, on real sockets.
 
-They are models of a kind: the next token depends on all tokens before it, so that who is asked to go on with what he has
-said says what he would have said. A token is a byte of printable ASCII; ids are these bytes. What goes wrong is a hook.
+They are models of a kind: the next token depends on all tokens before it, so that one that is asked to go on with what
+it has said says what it would have said. A token is a printable ASCII byte, and its id too. What goes wrong is a hook.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class Stub(ThreadingHTTPServer):
         self.asked: list[tuple[str, dict[str, Any]]] = []  # completions: path and body
         self.busy = 0
         self.most_busy = 0
+        self.handlers: set[Handler] = set()
         self.lock = threading.Lock()
         super().__init__(("127.0.0.1", port), Handler)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
@@ -60,18 +61,24 @@ class Stub(ThreadingHTTPServer):
         """Clients that have gone are expected."""
 
     def stop(self) -> None:
+        """As a process that is killed: nobody listens any more, and whoever is being answered is cut off."""
         self.shutdown()
         self.server_close()
+        with self.lock:
+            for handler in self.handlers:
+                handler.drop()
 
     @contextmanager
-    def place(self) -> Iterator[None]:
+    def place(self, handler: Handler) -> Iterator[None]:
         with self.lock:
+            self.handlers.add(handler)
             self.busy += 1
             self.most_busy = max(self.most_busy, self.busy)
         try:
             yield
         finally:
             with self.lock:
+                self.handlers.discard(handler)
                 self.busy -= 1
 
 
@@ -123,7 +130,7 @@ class Handler(BaseHTTPRequestHandler):
         with stub.lock:
             number = len(stub.asked)
             stub.asked.append((self.path, body))
-        with stub.place(), suppress(OSError):
+        with stub.place(self), suppress(OSError):
             if stub.hook is None or not stub.hook(self, body, number):
                 self.complete(body)
 
