@@ -4,8 +4,8 @@
 
 goes on beyond the runs of the ordinary tests. In each run four conversations of three turns behind a common beginning
 repeat all that was said, policy, residency, batching, pool and unit are drawn, some turns are cancelled, and where it
-says so steps fail or run out of memory, and drafts, right and wrong ones, are verified. Every token is compared with that of the request alone, and blocks are audited
-at each boundary.
+says so steps fail or run out of memory, and drafts, right and wrong ones, are verified. Every token is compared with
+that of the request alone, and blocks are audited at each boundary.
 
 A prefill behind a cached prefix sums in another order than one that computes all, so in float32 a logit may differ in
 its last digits, and a draw at the very edge between two tokens then falls on the other side: once in some ten thousand.

@@ -23,8 +23,8 @@ class Span(NamedTuple):
 class InputBatch:
     """T tokens of n sequences in one row: those that decode first, one row each, then the prefill chunks.
 
-    A job that verifies drafts has a sequence for its newest token and one for each draft, with one table: K and V of all
-    rows are written before any is attended to, so each sees those before it.
+    A job that verifies drafts has a sequence for its newest token and one for each draft, with one table: K and V of
+    all rows are written before any is attended to, so each sees those before it.
 
     All tensors are made on the CPU; Model.forward sends them to its device. Physical block numbers index Cache.pool.
     """

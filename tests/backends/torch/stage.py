@@ -129,8 +129,8 @@ class QuickLoads(MachineTimes):
 
 
 class Stage:
-    """options: of the Scheduler. facts: of the model, changed. speculate: of the body. Requests are given before play(); the tokens of each
-    stand in tokens[id] after it.
+    """options: of the Scheduler. facts: of the model, changed. speculate: of the body. Requests are given before play();
+    the tokens of each stand in tokens[id] after it.
     """
 
     def __init__(
@@ -180,6 +180,8 @@ class Stage:
         """Until all have ended; blocks are audited at each boundary."""
         while not self.inbox.empty or self.scheduler.live:
             if not self.loop.turn():
+                if self.inbox.empty and not self.scheduler.live:  # all that came was a cancel too late
+                    break
                 self.loop.now = max(self.loop.now, min(self.inbox.next(), self.scheduler.opens_at()))
                 self.clock.sleep_until(self.loop.now)
                 self.loop.tick(self.loop.now)
