@@ -1,4 +1,4 @@
-"""A proposer that knows what will be said, and errs as often as is asked: right drafts and wrong ones, of every length."""
+"""A proposer that knows what will be said, and errs as often as is asked: drafts right and wrong, of every length."""
 
 from __future__ import annotations
 

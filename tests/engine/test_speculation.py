@@ -19,7 +19,6 @@ from hypothesis import strategies as st  # noqa: E402
 from fastserve.backends.torch import draft_model  # noqa: E402
 from fastserve.backends.torch.draft_model import DraftModel  # noqa: E402
 from fastserve.engine.params import SamplingParams  # noqa: E402
-from fastserve.sched.job import Job  # noqa: E402
 from fastserve.speculation.spec import parse  # noqa: E402
 from tests.backends.torch.families import VOCABULARY, write  # noqa: E402
 from tests.backends.torch.stage import BLOCK, GREEDY, Stage, alone, tiny  # noqa: E402

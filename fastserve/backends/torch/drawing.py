@@ -1,5 +1,5 @@
-"""What is drawn in a step that verifies drafts: token i of a request from the logits behind token i - 1, with its seed's
-number for i, as without drafts. A draft is right if it is the token drawn; behind the first wrong one nothing counts.
+"""What is drawn in a step that verifies drafts: token i of a request from the logits behind token i - 1, with the number
+of its seed for i, as without drafts. A draft is right if it is the token drawn; behind the first wrong one nothing counts.
 """
 
 from __future__ import annotations

@@ -129,8 +129,8 @@ class QuickLoads(MachineTimes):
 
 
 class Stage:
-    """options: of the Scheduler. facts: of the model, changed. speculate: of the body. Requests are given before play();
-    the tokens of each stand in tokens[id] after it.
+    """options: of the Scheduler. facts: of the model, changed. speculate: of the body. Requests are given before
+    play(); the tokens of each stand in tokens[id] after it.
     """
 
     def __init__(
