@@ -1,4 +1,5 @@
-"""Backends, by name: torch runs models, scripted is a modelled machine without a model.
+"""Backends, by name: torch, llamacpp and onnx run models, upstream stands in front of another server, scripted is a
+modelled machine without a model.
 
 A backend of your own is named by import path, module:Class or ./file.py:Class, and is constructed by launch.Body as
 Class(model, wanted, hardware, **options): see engine/backend.py for Wanted and the protocol.
@@ -17,6 +18,9 @@ __all__ = ["ALIASES", "BACKENDS", "checked", "find", "look"]
 
 BACKENDS: dict[str, str] = {
     "torch": "fastserve.backends.torch.backend:TorchBackend",
+    "llamacpp": "fastserve.backends.llamacpp.backend:LlamaCppBackend",
+    "onnx": "fastserve.backends.onnx.backend:OnnxBackend",
+    "upstream": "fastserve.backends.upstream.backend:UpstreamBackend",
     "scripted": "fastserve.backends.scripted:ScriptedBackend",
 }
 """Name -> where its class is. It is imported when it is asked for."""
@@ -60,7 +64,12 @@ def find(name: str) -> Any:
     """The class of a body. ValueError for a name that is none, ImportError for what it needs and is not there."""
     name = checked(name)
     where, _, attribute = BACKENDS.get(name, name).rpartition(":")
-    module = module_of(f"backend {name!r}", where)
+    try:
+        module = module_of(f"backend {name!r}", where)
+    except ModuleNotFoundError as error:
+        if error.name is None or not where.startswith(error.name):
+            raise
+        raise ValueError(f"backend {name} is not in this version") from None
     found = getattr(module, attribute, None)
     if found is None:
         raise ValueError(f"backend {name!r}: {where} has no {attribute}")

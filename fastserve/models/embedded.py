@@ -15,10 +15,10 @@ from typing import Any, Final
 
 from safetensors.numpy import save_file
 
-from fastserve.backends.torch import embedded_weights as shape
-from fastserve.backends.torch.made_folder import make_folder
 from fastserve.cache_folder import cache_folder
 from fastserve.engine.token_text import LETTERS
+from fastserve.models import embedded_weights as shape
+from fastserve.models.made_folder import make_folder
 
 VERSION: Final = 1
 """To be raised with any change of what is written: folders of other versions are left alone."""
