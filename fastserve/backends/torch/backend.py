@@ -197,7 +197,7 @@ class TorchBackend:
         """What became of the drafts. took: ns."""
         told = [(job, len(guessed), len(said[job]) - 1) for job, guessed in drafts.items()]
         if self._asked:
-            drafting.verified(told, plan.batch - len(told))
+            drafting.verified(plan.batch, told)
         if plan.batch and not plan.prefill:
             drafting.took(plan.batch, plan.context, sum([drafted for _, drafted, _ in told]), took)
         return told
