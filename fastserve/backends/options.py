@@ -80,6 +80,17 @@ OPTIONS: dict[str, Option] = {
         ("upstream",), None, secret=True,
     ),
     "upstream_slots": Option("requests that it serves at once (by default it is asked)", ("upstream",), None, int),
+    "upstream_wait": Option(
+        "seconds that it may be gone, at the start and later, before a request fails", ("upstream",), 60, int, least=0,
+        most=86_400,
+    ),
+    "upstream_silence": Option(
+        "seconds for which it may say nothing to a request", ("upstream",), 600, int, most=86_400
+    ),
+    "tokenizer": Option(
+        "the model's own: a folder, a .gguf file or a name in the hub's cache (by default tokens are estimated)",
+        ("upstream",), None,
+    ),
 }  # fmt: skip
 
 DEFAULTS: dict[str, Any] = {name: option.default for name, option in OPTIONS.items()}

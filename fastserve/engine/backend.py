@@ -41,6 +41,8 @@ class Traits:
     """Its tokens mean nothing: it reads no prompt, so a replay of a trace says itself what its answers are."""
     shares: bool = False
     """It shares KV by content as its plans say, see Sharing; else prefixes are not cached."""
+    lacks: frozenset[str] = frozenset()
+    """Fields of SamplingParams that it does not keep to: a request that gives them is refused."""
     slots: int | None = None
     """Jobs that it can run at once: the batch cap is at most that. None: as many as memory holds."""
     estimates: bool = False

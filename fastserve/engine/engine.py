@@ -70,7 +70,8 @@ class Engine:
         latency = hardware.latency
         self.inbox = Inbox()
         names = serving.names(hardware)
-        self.input_processor = InputProcessor(info, serving, clock, self.inbox, backend.traits.constrains, names)
+        self.input_processor = InputProcessor(info, serving, clock, self.inbox, backend.traits.constrains, names,
+                                              backend.traits.lacks)  # fmt: skip
         recorder = Recorder(
             hardware.memory.block_bytes,
             lambda prompt, output: latency.alone_ps(prompt, output, budget),
@@ -279,6 +280,11 @@ class Engine:
     @property
     def counters(self) -> dict[str, int]:
         return dict(self.loop.counters)
+
+    @property
+    def estimates(self) -> bool:
+        """Whether numbers of tokens are estimates, see Traits.estimates."""
+        return self.loop.backend.traits.estimates
 
     @property
     def tokenizer(self) -> Any:

@@ -91,8 +91,9 @@ class Request:
     """
 
     __slots__ = (
-        "answer", "at_end", "by_step", "calls", "counted", "detokenizer", "ended", "error", "finish_reason", "job", "listener",
-        "logprobs", "named", "params", "pieces", "prompt", "record", "root", "seed", "signal", "texts", "tokens",
+        "answer", "at_end", "by_step", "calls", "counted", "detokenizer", "ended", "error", "finish_reason", "job",
+        "listener", "logprobs", "named", "params", "pieces", "prompt", "record", "root", "seed", "signal", "texts",
+        "tokens",
     )  # fmt: skip
 
     def __init__(

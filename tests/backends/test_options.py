@@ -19,7 +19,7 @@ from fastserve.engine import Engine
 from fastserve.importing import MissingPackageError
 from fastserve.launch import Body
 
-PYTHON_ONLY = {"torch": {"seed"}, "scripted": {"fail", "fail_step"}}
+PYTHON_ONLY = {"torch": {"seed"}, "scripted": {"fail", "fail_step"}, "upstream": {"lookahead"}}
 """Backend -> its keyword-only parameters that are for tests and programs."""
 TO_COME = {"torch": {"speculate"}, "llamacpp": {"speculate"}}
 

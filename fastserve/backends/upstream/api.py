@@ -1,10 +1,10 @@
-"""Api: what differs between upstreams: what they are asked before the start, how a completion is asked for, what they say."""
+"""Api: what differs between upstreams: what they say of themselves, how a completion is asked for, what they answer."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from fastserve.backends.upstream.connection import Connection, UpstreamError
 from fastserve.backends.upstream.prompt import Prompt
@@ -44,7 +44,7 @@ class Said(NamedTuple):
 
 
 class Over(NamedTuple):
-    """The output has ended. reason: stop or length; empty: the rest is only counted. prompt, output: tokens, if said."""
+    """The output has ended. reason: stop or length; empty: it was only counted. prompt, output: tokens, if said."""
 
     reason: str
     prompt: int | None = None
@@ -74,12 +74,14 @@ class Reader(Protocol):
 
 
 class Api(Protocol):
-    """Thread-safe. refuses() names what a request asks for and cannot be passed on."""
+    """Thread-safe. lacks: fields of SamplingParams that cannot be passed on, of those in MORE."""
 
     name: str
 
+    @property
+    def lacks(self) -> frozenset[str]: ...
+
     def facts(self, connection: Connection, model: str | None) -> Facts: ...
-    def refuses(self, params: SamplingParams) -> str: ...
     def prepare(self, connection: Connection, ask: Ask) -> None:
         """Before a stream is opened: may ask the upstream to make a prompt of messages."""
         ...
@@ -94,24 +96,11 @@ class Api(Protocol):
         ...
 
 
-NEUTRAL: Mapping[str, Any] = {
-    "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "min_tokens": 0, "ignore_eos": False,
-    "skip_special_tokens": True, "stop_after": None, "logprobs": None, "stop_token_ids": (),
-}  # fmt: skip
-"""Fields of SamplingParams -> the value that needs no passing on."""
-
-
-def asked(params: SamplingParams) -> dict[str, Any]:
-    """The fields of NEUTRAL that this request gives another value; top_k=-1 is 0."""
-    values = {name: getattr(params, name) for name in NEUTRAL}
-    values["top_k"] = max(0, values["top_k"] or 0)
-    return {name: value for name, value in values.items() if value is not None and value != NEUTRAL[name]}
-
-
-def refused(params: SamplingParams, passed: Sequence[str], api: str) -> str:
-    """The words for what is asked for and not among the fields that can be passed; empty if all can be."""
-    lost = [name for name in asked(params) if name not in passed]
-    return "" if not lost else f"{', '.join(lost)}: cannot be passed on to an upstream of API {api}; leave it out"
+MORE: Final = frozenset(
+    ("top_k", "min_p", "repetition_penalty", "min_tokens", "ignore_eos", "skip_special_tokens", "stop_after",
+     "stop_token_ids", "logprobs")
+)  # fmt: skip
+"""Fields of SamplingParams that an API has to know beyond OpenAI's; stop strings are cut here, whatever it is."""
 
 
 def chosen_model(model: str | None, there: Sequence[str], where: str) -> str:

@@ -1,5 +1,5 @@
-"""UpstreamBackend: a Plan becomes streams of another server. A join opens one, a leave closes it, and a return asks for the
-prompt with all that has come so far. An iteration lasts until something came from any stream.
+"""UpstreamBackend: a Plan becomes streams of another server. A join opens one, a leave closes it, and a return asks for
+the prompt with all that has come so far. An iteration lasts until something came from any stream.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from itertools import islice
 from time import perf_counter_ns
 from typing import Any, Final
 
+from fastserve.backends.options import OLLAMA
 from fastserve.backends.upstream.api import Facts
 from fastserve.backends.upstream.connection import Address, Connection
-from fastserve.backends.upstream.detect import APIS, WAIT_S, find
+from fastserve.backends.upstream.detect import APIS, find
 from fastserve.backends.upstream.outside import Pace, guessed
 from fastserve.backends.upstream.prompt import read_prompt
 from fastserve.backends.upstream.stream import Answer, Hub
@@ -28,8 +29,6 @@ from fastserve.sched.job import Job
 from fastserve.sched.plan import Plan
 
 log = logging.getLogger("fastserve")
-
-OLLAMA_URL: Final = "http://127.0.0.1:11434"
 
 KEY: Final = "FASTSERVE_UPSTREAM_KEY"
 """Environment variable of the key, for commands whose lines others may see."""
@@ -51,12 +50,13 @@ STOP_S: Final = 2.0
 
 
 class UpstreamBackend:
-    """model: as the upstream calls it; None, or a model that only this package knows: its only one. hardware: its times.
+    """model: as the upstream calls it; None, or one that only this package knows: its only one. hardware: its times.
 
     upstream: its address. upstream_api: auto, openai or ollama. upstream_key: of `Authorization: Bearer` (None: that of
     the environment). upstream_slots: requests at once (None: it is asked). tokenizer: the model's own (None: tokens are
     estimated). max_model_len: tokens of the context (None: it is asked). upstream_wait: seconds for it to come up, at
-    the start and when it is gone later. upstream_silence: seconds for which a stream may say nothing.
+    the start and when it is gone later. upstream_silence: seconds for which a stream may say nothing. lookahead: see
+    LOOKAHEAD.
 
     Raises ValueError, and ConnectionError where nobody answers.
     """
@@ -71,10 +71,11 @@ class UpstreamBackend:
         upstream_api: str = "auto",
         upstream_key: str | None = None,
         upstream_slots: int | None = None,
-        upstream_wait: float = WAIT_S,
-        upstream_silence: float = 600.0,
+        upstream_wait: int = 60,
+        upstream_silence: int = 600,
         tokenizer: Any = None,
         max_model_len: int | None = None,
+        lookahead: int = LOOKAHEAD,
     ) -> None:
         if upstream_api not in APIS:
             raise ValueError(f"upstream_api={upstream_api!r}: give {', '.join(APIS)}")
@@ -86,7 +87,7 @@ class UpstreamBackend:
         if upstream is None:
             if upstream_api != "ollama":
                 raise ValueError("backend upstream needs to know where: give upstream, as http://127.0.0.1:11434")
-            upstream = OLLAMA_URL
+            upstream = OLLAMA
         key = upstream_key if upstream_key is not None else os.environ.get(KEY)
         self.address = Address(upstream, key)
         real = load_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
@@ -102,7 +103,7 @@ class UpstreamBackend:
         block = wanted.block_tokens
         self.memory = Memory(block, None if pool is None else max(block, pool // block * block), 0)
         self.traits = Traits(
-            swaps=False, exact="no", uneven=True, lookahead=LOOKAHEAD, slots=slots,
+            swaps=False, exact="no", uneven=True, lookahead=lookahead, slots=slots, lacks=self.api.lacks,
             estimates=self.tokenizer.estimates,
         )  # fmt: skip
         self.info = ModelInfo(
@@ -165,9 +166,6 @@ class UpstreamBackend:
     # -- its jobs --------------------------------------------------------------------------------------------------
 
     def admit(self, job: Job, prompt: list[int], params: SamplingParams, seed: int) -> None:
-        lost = self.api.refuses(params)
-        if lost:
-            raise ValueError(lost)
         self.answers[job] = Answer(read_prompt(prompt, self.tokenizer), params, seed, job.limit)
 
     def run(self, plan: Plan) -> Step:
@@ -200,7 +198,7 @@ class UpstreamBackend:
         """What is handed out now; None: nothing came."""
         with self.hub.changed:
             waiting = answer.waiting
-            tokens = [Token(id) for id in islice(waiting, 1 + LOOKAHEAD)]
+            tokens = [Token(id) for id in islice(waiting, 1 + self.traits.lookahead)]
             for _ in tokens:
                 waiting.popleft()
             ended = answer.ended

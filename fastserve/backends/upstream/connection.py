@@ -1,7 +1,7 @@
 """Connection: HTTP to one server, blocking, on the thread of whoever asks; any other thread may cut it off.
 
-The standard library's client, a thread for each stream: at 64 streams and 1,280 events a second it took 0.25 to 0.4 s of
-CPU for 10,000 events, httpx 0.4 to 0.6 (same minute, two runs each), and asyncio would add a second loop to the engine's.
+The standard library's client, a thread for each stream: at 64 streams and 1,280 events a second it took 0.25 to 0.4 s
+of CPU for 10,000 events, httpx 0.4 to 0.6 (same minute, two runs each); asyncio would be a second loop.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""LlamaServer: llama.cpp's own API. A prompt may mix ids and text; each event says the ids of its tokens and their number."""
+"""LlamaServer: llama.cpp's own API. A prompt may mix ids and text; each event tells its tokens and their number."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
-from fastserve.backends.upstream.api import Ask, Facts, Over, Said, asked, common, parts_of, refused, with_answer
+from fastserve.backends.upstream.api import MORE, Ask, Facts, Over, Said, common, parts_of, with_answer
 from fastserve.backends.upstream.connection import Connection, UpstreamError, said
-from fastserve.engine.params import SamplingParams
 
-PASSED: Final = ("top_k", "min_p", "repetition_penalty", "ignore_eos", "stop_after")
+PASSED: Final = frozenset(("top_k", "min_p", "repetition_penalty", "ignore_eos", "stop_after"))
 
 DEFAULTS: Final = {"temperature": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p",
                    "repetition_penalty": "repeat_penalty"}  # fmt: skip
@@ -35,8 +34,7 @@ class LlamaServer:
             defaults={ours: theirs[its] for ours, its in DEFAULTS.items() if theirs.get(its) is not None},
         )  # fmt: skip
 
-    def refuses(self, params: SamplingParams) -> str:
-        return refused(params, PASSED, self.name)
+    lacks = MORE - PASSED
 
     def prepare(self, connection: Connection, ask: Ask) -> None:
         if ask.prompt.messages is None or ask.prompt.parts:
@@ -48,16 +46,15 @@ class LlamaServer:
         params = ask.params
         parts = parts_of(ask).parts
         whole = [item for part in parts for item in ([part] if isinstance(part, str) else part)]
-        more = asked(params)
         body: dict[str, Any] = {
             "prompt": whole[0] if len(whole) == 1 and isinstance(whole[0], str) else whole,
             "n_predict": ask.most, "stream": True, "return_tokens": True, "cache_prompt": True,
-            "seed": ask.seed & 0x7FFFFFFF, **common(params), "top_k": more.get("top_k", 0),
+            "seed": ask.seed & 0x7FFFFFFF, **common(params), "top_k": max(0, params.top_k or 0),
             "min_p": params.min_p, "repeat_penalty": params.repetition_penalty,
         }  # fmt: skip
         if params.repetition_penalty != 1.0 or params.presence_penalty or params.frequency_penalty:
             body["repeat_last_n"] = -1  # of all tokens, not of the last 64
-        if more.get("ignore_eos") or "stop_after" in more:
+        if params.ignore_eos or params.stop_after is not None:
             body["ignore_eos"] = True
         return "/completion", body
 

@@ -9,23 +9,21 @@ from contextlib import suppress
 from typing import Any, Final
 
 from fastserve.backends.upstream.api import (
+    MORE,
     Ask,
     Facts,
     Over,
     Said,
-    asked,
     chosen_model,
     common,
     parts_of,
-    refused,
     with_answer,
 )
 from fastserve.backends.upstream.connection import BrokenError, Connection, UpstreamError, said
 from fastserve.backends.upstream.openai import Thoughts
 from fastserve.backends.upstream.tokenizer import UpstreamTokenizer
-from fastserve.engine.params import SamplingParams
 
-PASSED: Final = ("top_k", "min_p", "repetition_penalty")
+PASSED: Final = frozenset(("top_k", "min_p", "repetition_penalty"))
 USUAL_CONTEXT: Final = 4096
 """Tokens for which Ollama makes room where neither its model nor a request says otherwise."""
 
@@ -75,8 +73,7 @@ class Ollama:
                     return int(one["context_length"])
         return None
 
-    def refuses(self, params: SamplingParams) -> str:
-        return refused(params, PASSED, self.name)
+    lacks = MORE - PASSED
 
     def prepare(self, connection: Connection, ask: Ask) -> None:
         """It makes no prompt of messages for others."""
@@ -84,7 +81,7 @@ class Ollama:
     def request(self, ask: Ask) -> tuple[str, dict[str, Any]]:
         params = ask.params
         options: dict[str, Any] = {"num_predict": ask.most, "seed": ask.seed & 0x7FFFFFFF, **common(params),
-                                   "top_k": asked(params).get("top_k", 0), "min_p": params.min_p,
+                                   "top_k": max(0, params.top_k or 0), "min_p": params.min_p,
                                    "repeat_penalty": params.repetition_penalty}  # fmt: skip
         if self.context is not None:
             options["num_ctx"] = self.context

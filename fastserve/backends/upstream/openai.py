@@ -1,4 +1,4 @@
-"""OpenAi: completions as OpenAI has them, and what vLLM and our own server add: ids as prompts and answers, more sampling.
+"""OpenAi: completions as OpenAI has them, and what vLLM and our own server add: ids both ways, more of sampling.
 
 A chat becomes a prompt by their own template (`/tokenize` with messages), so that a return goes on with the very ids.
 Where that cannot be asked for it is a chat completion, and what was answered a last message to be continued.
@@ -11,25 +11,25 @@ from contextlib import suppress
 from typing import Any, Final
 
 from fastserve.backends.upstream.api import (
+    MORE,
     Ask,
     Facts,
     Over,
     Said,
-    asked,
     chosen_model,
     common,
     parts_of,
-    refused,
     with_answer,
 )
 from fastserve.backends.upstream.connection import BrokenError, Connection, UpstreamError
 from fastserve.backends.upstream.llama_server import sse
 from fastserve.backends.upstream.tokenizer import UpstreamTokenizer
-from fastserve.engine.params import SamplingParams
 
-PASSED: Final = ("top_k", "min_p", "repetition_penalty", "min_tokens", "ignore_eos", "stop_after", "stop_token_ids",
-                 "skip_special_tokens")  # fmt: skip
+PASSED: Final = MORE - {"logprobs"}
 """What vLLM and our own server take beside OpenAI's fields."""
+
+LARGEST: Final = 1 << 24
+"""Tokens of a vocabulary; a server that names more stands in front of another one itself."""
 
 
 class OpenAi:
@@ -52,8 +52,9 @@ class OpenAi:
             found |= {"vllm": _of_vllm, "fastserve": _of_fastserve, "tgi": _of_tgi}[self.name](connection)
         return Facts(model=self.model, about=about, **found)
 
-    def refuses(self, params: SamplingParams) -> str:
-        return refused(params, PASSED if self.extended else (), self.name)
+    @property
+    def lacks(self) -> frozenset[str]:
+        return MORE - PASSED if self.extended else MORE
 
     def prepare(self, connection: Connection, ask: Ask) -> None:
         prompt = ask.prompt
@@ -77,12 +78,15 @@ class OpenAi:
             "seed": ask.seed & 0x7FFFFFFF, **common(params),
         }  # fmt: skip
         if self.extended:
-            more = asked(params)
-            if more.pop("stop_after", None) is not None:
-                more["ignore_eos"] = True
-            if "stop_token_ids" in more:
-                more["stop_token_ids"] = list(more["stop_token_ids"])
-            body |= {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "return_token_ids": True, **more}
+            body |= {
+                "top_k": max(0, params.top_k or 0), "min_p": params.min_p,
+                "repetition_penalty": params.repetition_penalty, "return_token_ids": True,
+                "min_tokens": max(0, params.min_tokens - (params.max_tokens or ask.most) + ask.most),
+                "skip_special_tokens": params.skip_special_tokens,
+                "ignore_eos": params.ignore_eos or params.stop_after is not None,
+            }  # fmt: skip
+            if params.stop_token_ids:
+                body["stop_token_ids"] = list(params.stop_token_ids)
         prompt = parts_of(ask)
         if ask.prompt.messages is not None and not ask.prompt.parts:
             body["messages"] = with_answer(ask)
@@ -103,7 +107,7 @@ class OpenAi:
 
 
 class OpenAiReader:
-    """What a model thinks aloud before its answer, where a server tells that apart, is put back between <think> tags."""
+    """What a model thinks before its answer, where a server tells that apart, is put back between <think> tags."""
 
     def __init__(self) -> None:
         self.thoughts = Thoughts()
@@ -179,7 +183,7 @@ def _of_vllm(connection: Connection) -> dict[str, Any]:
 def _of_fastserve(connection: Connection) -> dict[str, Any]:
     told = connection.ask("GET", "/model")
     return {"slots": int(told["max_batch_size"]), "slots_why": "as its /model says",
-            "vocabulary": int(told["vocab_size"])}  # fmt: skip
+            "vocabulary": told["vocab_size"] if told["vocab_size"] < LARGEST else 0}  # fmt: skip
 
 
 def _of_tgi(connection: Connection) -> dict[str, Any]:

@@ -24,25 +24,7 @@ OUTPUT: Final = 16
 ENOUGH_S: Final = 120.0
 """Seconds for one answer of the measurement."""
 
-WORDS: Final = [
-    "time",
-    "year",
-    "people",
-    "way",
-    "day",
-    "man",
-    "thing",
-    "woman",
-    "life",
-    "child",
-    "world",
-    "school",
-    "state",
-    "family",
-    "student",
-    "group",
-    "country",
-]
+WORDS: Final = ("time", "year", "people", "way", "day", "man", "thing", "life", "child", "world", "school", "state")
 
 Report = Callable[[float, str], object]
 

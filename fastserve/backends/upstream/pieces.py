@@ -1,8 +1,8 @@
 """Pieces: text as token ids where there is no tokenizer, exactly and without a table that could grow for ever.
 
-An id from FIRST on is its text: up to six bytes of UTF-8 are the number itself. Longer pieces, which only a server says,
-are numbered as they come, as long as there is room; then they are cut into short ones. So any text has ids, ids have their
-text in every process, and a piece that a server sends is one token, which is what it mostly is.
+An id from FIRST on is its text: up to six bytes of UTF-8 are the number itself. Longer pieces, which only a server
+says, are numbered as they come, as long as there is room; then they are cut into short ones. So any text has ids, those
+of a prompt are the same in every process, and what a server sends at once is one token, which is what it mostly is.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Prompt: what a request asks the upstream, read from token ids: text, the upstream's own ids, or the messages of a chat."""
+"""Prompt: what a request asks the upstream, read from token ids: text, the upstream's own ids, or a chat's messages."""
 
 from __future__ import annotations
 

@@ -49,8 +49,10 @@ class Answer:
     once some were not told. base: tokens that the present stream was asked to go on with.
     """
 
-    __slots__ = ("base", "ended", "ids", "limit", "params", "prompt", "prompt_tokens", "seed", "stream", "texts", "tokens",
-                 "waiting")  # fmt: skip
+    __slots__ = (
+        "base", "ended", "ids", "limit", "params", "prompt", "prompt_tokens", "seed", "stream", "texts", "tokens",
+        "waiting",
+    )  # fmt: skip
 
     def __init__(self, prompt: Prompt, params: SamplingParams, seed: int, limit: int) -> None:
         self.prompt = prompt

@@ -18,8 +18,8 @@ from typing import Any, Final
 from fastserve.backends.upstream.pieces import END, FIRST, SHORT, Pieces
 
 ROLE, SAYS, ANSWER, GOES_ON = (FIRST - 1 - i for i in range(4))
-"""Ids that hold a chat together: a message begins with its role, says what follows; then an answer to them is wanted, or
-the last one is to be continued.
+"""Ids that hold a chat together: a message begins with its role, says what follows; then an answer to them is wanted,
+or the last one is to be continued.
 """
 
 BYTES: Final = 256
