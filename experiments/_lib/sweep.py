@@ -40,7 +40,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "results"
 SCALES = ("smoke", "small", "paper")
 POOLS = ("local", "ray", "dask")
-LIVE = ("agents_live", "batching_gain", "fidelity", "fidelity_vllm", "live_headline", "vllm_live")
+LIVE = ("agents_live", "batching_gain", "fidelity", "fidelity_vllm", "in_front_of", "live_headline", "vllm_live")
 """experiments on the live engine: results depend on the machine, so they run only by name and are not checked"""
 ROUND = 8
 """cases for each core of a cluster that return together"""
