@@ -23,7 +23,7 @@ from fastserve.sched.config import OTHER_NAMES
 from fastserve.sched.residency import RESIDENCIES
 
 __all__ = [
-    "DEFAULTS", "PLACEHOLDER", "Body", "from_pretrained", "on_model", "profiled", "scripted", "wanted_of",
+    "DEFAULTS", "PLACEHOLDER", "Body", "from_pretrained", "profiled", "scripted", "wanted_of",
 ]  # fmt: skip
 
 NAMED: dict[str, Any] = {"model": EMBEDDED, "backend": "torch"}
@@ -57,7 +57,9 @@ class Body:
         options = passed_on(self.name, options, _options(self.kind))
         self.options = {name: value for name, value in options.items() if name in making}
         own = {name: value for name, value in options.items() if name in loading}
-        self.model = load(model, **own) if load is not None and isinstance(model, str | PathLike) else model
+        if load is not None and isinstance(model, str | PathLike):
+            model = load(backends.prepared(self.name, model, options), **own)
+        self.model = model
 
     def backend(
         self, config: EngineConfig, hardware: Hardware | None = None, *, kv_bytes: int | None = None,
@@ -123,13 +125,6 @@ def from_pretrained(
     config = EngineConfig.of({name: value for name, value in given.items() if name not in own})
     options = {name: value for name, value in given.items() if name in own}
     return Body(model, backend, latency=latency, **options).engine(config)
-
-
-def on_model(
-    model: Any, config: EngineConfig, *, hardware: Hardware | None = None, clock: Clock | None = None
-) -> Engine:
-    """An engine on a loaded model of backends.torch. hardware: overrides a stored profile and the warm-up."""
-    return Body(model).engine(config, hardware, clock=clock)
 
 
 def scripted(

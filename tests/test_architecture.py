@@ -171,8 +171,8 @@ def test_a_backend_knows_the_seam_and_no_other_backend() -> None:
 
 
 def test_torch_lives_in_one_backend() -> None:
-    """transformers too, but for the tokenizer of a benchmark's text prompts or of an upstream's model, and for chat
-    templates of one's own. What runs in vLLM's process makes vLLM a small model.
+    """transformers too, but for the tokenizer of a benchmark's text prompts, of an exported model and of an upstream's,
+    which need no torch, and for chat templates of one's own. What runs in vLLM's process makes vLLM a small model.
     """
     found = set()
     for name, path in modules().items():
@@ -182,6 +182,7 @@ def test_torch_lives_in_one_backend() -> None:
             if any(other.partition(".")[0] in ("torch", "transformers") for other in names):
                 found.add(name)
     assert {name for name in found if not name.startswith("fastserve.backends.torch.")} == {
+        "fastserve.backends.onnx.tokenizer",
         "fastserve.backends.upstream.tokenizer",
         "fastserve.cli.bench",
         "fastserve.engine.byte_tokenizer",

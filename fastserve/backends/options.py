@@ -38,7 +38,10 @@ MODELS = ("torch", "llamacpp", "onnx")
 
 OPTIONS: dict[str, Option] = {
     "device": Option("where the model runs: auto, cpu, cuda, cuda:1 or mps", ("torch",), "auto"),
-    "dtype": Option("auto, float32, bfloat16 or float16", ("torch",), "auto"),
+    "dtype": Option(
+        "auto, float32, bfloat16 or float16; of llamacpp the KV cache's, the file has the weights'",
+        ("torch", "llamacpp"), "auto",
+    ),
     "threads": Option("CPU threads of the model", MODELS, None, int),
     "load_format": Option(
         "dummy: the model's shape with seeded random weights", ("torch",), "auto", choices=("auto", "dummy")
