@@ -168,7 +168,8 @@ class UpstreamBackend:
     # -- its jobs --------------------------------------------------------------------------------------------------
 
     def admit(self, job: Job, prompt: list[int], params: SamplingParams, seed: int) -> None:
-        self.answers[job] = Answer(read_prompt(prompt, self.tokenizer), params, seed, job.limit)
+        most = job.limit if params.stop_after is None else min(job.limit, params.stop_after)
+        self.answers[job] = Answer(read_prompt(prompt, self.tokenizer), params, seed, most)
 
     def run(self, plan: Plan) -> Step:
         began = perf_counter_ns()

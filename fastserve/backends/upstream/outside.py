@@ -51,7 +51,7 @@ class Pace:
             turns = [(1, length, 1) for length in lengths]
             turns += [(size, context, OUTPUT) for context in dict.fromkeys(contexts) for size in sizes]
             rng.shuffle(turns)
-            for size, length, output in [(1, lengths[0], 1), (1, contexts[0], OUTPUT), *turns]:
+            for size, length, output in [*((1, n, 1) for n in lengths[:3]), (1, contexts[0], OUTPUT), *turns]:
                 share = (perf_counter() - began) / budget_s
                 if share >= 1 and any(one.tokens for one in seen) and any(one.batch for one in seen):
                     return seen
