@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from fastserve.speculation.acceptance import Acceptance, read_acceptance
@@ -44,5 +45,7 @@ def parse(text: str | None) -> Guesses | None:
     try:
         p = float(share)
     except ValueError:
+        if not Path(share).is_file():
+            raise FileNotFoundError(f"speculate={text!r}: {share!r} is neither a probability nor a file") from None
         return Guesses(int(number), read_acceptance(share), fixed)
     return Guesses(int(number), Acceptance(p), fixed)

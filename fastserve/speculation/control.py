@@ -14,8 +14,10 @@ from fastserve.hardware import LatencyModel
 
 MEMORY: Final = 96.0
 """Verified guesses by which what was seen before has lost its weight."""
-HOPE: Final = (0.6, 4.0)
-"""Share of right guesses that is believed before any was seen, and as how many it counts."""
+HOPE: Final = 0.6
+"""Share of right guesses that is believed before any was seen."""
+HOPED: Final = 4.0
+"""As how many guesses that counts."""
 MARGIN: Final = 0.02
 """Of time for each token: what must be won before anything is guessed."""
 SEARCH: Final = 1 / 128
@@ -44,8 +46,8 @@ class Controller:
         self.latency = latency
         self.most = most
         self.draft = draft
-        self.trials = HOPE[1]  # guesses that were looked at, older ones counting for less
-        self.right = HOPE[0] * HOPE[1]
+        self.trials = HOPED  # guesses that were looked at, older ones counting for less
+        self.right = HOPE * HOPED
         self.rows = 0.0  # jobs that were asked for guesses
         self.guessed = 0.0  # of these, those for which there were any
         self._new = [0, 0, 0, 0]  # the same four, seen since k() was last asked: the order of jobs must not matter
