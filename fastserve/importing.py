@@ -18,6 +18,11 @@ def extra(names: str) -> str:
     return f"in a clone: make setup-all, or pip install -e '.[{names}]'"
 
 
+def missing(error: ImportError, names: str) -> str:
+    """What is said of an import that failed, with what to do unless it says so itself. names: see extra()."""
+    return str(error) if isinstance(error, MissingPackageError) else f"{error}; {extra(names)}"
+
+
 class MissingPackageError(ImportError):
     """A package is not installed; the message says how to get it."""
 

@@ -7,6 +7,8 @@ Class(model, wanted, hardware, **options): see engine/backend.py for Wanted and 
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from importlib import import_module
 from os import PathLike
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any
 
 from fastserve.importing import SUFFIX, module_of
 
-__all__ = ["ALIASES", "BACKENDS", "checked", "find", "look"]
+__all__ = ["ALIASES", "BACKENDS", "checked", "find", "look", "prepared"]
 
 BACKENDS: dict[str, str] = {
     "torch": "fastserve.backends.torch.backend:TorchBackend",
@@ -25,8 +27,17 @@ BACKENDS: dict[str, str] = {
 }
 """Name -> where its class is. It is imported when it is asked for."""
 
-LOOKS: dict[str, str] = {"torch": "fastserve.backends.torch.source:look"}
+LOOKS: dict[str, str] = {
+    "torch": "fastserve.backends.torch.source:look",
+    "llamacpp": "fastserve.backends.llamacpp.source:look",
+    "onnx": "fastserve.backends.onnx.source:look",
+}
 """Name -> what raises ValueError for a model that is not there, and imports nothing heavy."""
+
+MAKERS: dict[str, str] = {"onnx": "fastserve.backends.torch.to_onnx.source:folder_of"}
+"""Name -> what makes of a model's name the folder that this backend reads, where that is another backend's work; none
+of its own, since backends do not import one another. Called with the options that it has as keyword-only parameters.
+"""
 
 METHODS = ("hardware", "admit", "run", "forget", "reset", "close")
 """Of engine.backend.Backend, which this module need not import."""
@@ -58,6 +69,18 @@ def look(name: str, model: Any, *, dummy: bool = False) -> None:
     where = name.rpartition(":")[0]
     if name not in BACKENDS and where.endswith(SUFFIX) and not Path(where).is_file():
         raise ValueError(f"backend {name!r}: there is no file {Path(where).resolve()}")
+
+
+def prepared(name: str, model: str | PathLike[str], options: Mapping[str, Any]) -> str | PathLike[str]:
+    """What this backend loads for a model: most read it themselves. Raises what making it raises."""
+    name = checked(name)
+    if name not in MAKERS:
+        return model
+    where, _, attribute = MAKERS[name].rpartition(":")
+    make = getattr(import_module(where), attribute)
+    known = inspect.signature(make).parameters
+    made: str | PathLike[str] = make(str(model), **{key: value for key, value in options.items() if key in known})
+    return made
 
 
 def find(name: str) -> Any:

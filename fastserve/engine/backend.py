@@ -41,6 +41,12 @@ class Traits:
     """Its tokens mean nothing: it reads no prompt, so a replay of a trace says itself what its answers are."""
     shares: bool = False
     """It shares KV by content as its plans say, see Sharing; else prefixes are not cached."""
+    lacks: frozenset[str] = frozenset()
+    """Fields of SamplingParams that it does not keep to: a request that gives them is refused."""
+    slots: int | None = None
+    """Jobs that it can run at once: the batch cap is at most that. None: as many as memory holds."""
+    estimates: bool = False
+    """Numbers of tokens are estimates, of text whose tokenizer is not known; see Ended.counted."""
 
 
 class Token(NamedTuple):
@@ -57,7 +63,19 @@ class Failed(NamedTuple):
     error: str
 
 
-Result = Sequence[Token] | Failed
+class Ended(NamedTuple):
+    """The body itself has ended the job, after these tokens, if any: an end that no token id says.
+
+    reason: stop or length. counted: tokens of the prompt and of the output, as the body counted them, where the job's
+    own numbers are estimates.
+    """
+
+    tokens: Sequence[Token]
+    reason: str = "stop"
+    counted: tuple[int, int] | None = None
+
+
+Result = Sequence[Token] | Ended | Failed
 
 
 @dataclass(slots=True, eq=False)

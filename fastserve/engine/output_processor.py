@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from fastserve.engine.backend import Backend, Failed, Result, Step, Token
+from fastserve.engine.backend import Backend, Ended, Failed, Result, Step, Token
 from fastserve.engine.request import Piece, Request
 from fastserve.engine.unit_names import UnitNames
 from fastserve.sched.job import Job
@@ -46,8 +46,8 @@ class OutputProcessor:
             fault = _fault(job, due, result)
             if fault:
                 return fault
-            if len(result) != 1:  # a Failed has one entry as well
-                return f"job {job.id} got {len(result)} tokens in one iteration; {UNEVEN}"
+            if not isinstance(result, Failed) and len(_tokens(result)) != 1:
+                return f"job {job.id} got {len(_tokens(result))} tokens in one iteration; {UNEVEN}"
         return ""
 
     def _uneven_fault(self, plan: Plan, step: Step) -> str:
@@ -56,10 +56,11 @@ class OutputProcessor:
             fault = _fault(job, due, result)
             if fault:
                 return fault
-            if not isinstance(result, Failed) and len(result) > 1 + self.lookahead:
+            came = len(_tokens(result))
+            if came > 1 + self.lookahead:
                 return (
-                    f"job {job.id} got {len(result)} tokens in one iteration, and blocks are reserved for "
-                    f"{1 + self.lookahead}: set lookahead to {len(result) - 1} or more"
+                    f"job {job.id} got {came} tokens in one iteration, and blocks are reserved for "
+                    f"{1 + self.lookahead}: set lookahead to {came - 1} or more"
                 )
         return _drafts_fault(step) if step.drafts else ""
 
@@ -75,7 +76,7 @@ class OutputProcessor:
                 ended.append(job)
                 self.pieces.append((request, request.end("error", result.error)))
                 continue
-            for id, logprob, top in result:
+            for id, logprob, top in _tokens(result):
                 try:
                     piece = request.accept(id, eos, logprob, top)
                 except Exception as error:
@@ -84,6 +85,11 @@ class OutputProcessor:
                 if piece.finish_reason:  # tokens behind its end are dropped
                     ended.append(job)
                     break
+            if isinstance(result, Ended):
+                request.counted = result.counted
+                if not request.finish_reason:
+                    ended.append(job)
+                    self.pieces.append((request, request.end(result.reason)))
         extra = [(job, delta) for job, had in before.items() if (delta := len(requests[job].tokens) - had - 1)]
         answers = self._answers(ended) if ended and self.names is not None else None
         calls = {job: tool for job in ended if (tool := requests[job].calls)}
@@ -92,7 +98,9 @@ class OutputProcessor:
         )
 
     def _answers(self, ended: Sequence[Job]) -> dict[Job, Ids]:
-        """What they leave behind beyond the units of their prompts: no KV has been computed of their last tokens."""
+        """What they leave behind beyond the units of their prompts: no KV has been computed of their last tokens, or
+        none that is theirs, where a draft behind the last one was wrong.
+        """
         assert self.names is not None
         unit = self.names.unit
         answers: dict[Job, Ids] = {}
@@ -101,9 +109,8 @@ class OutputProcessor:
             if request.named:
                 answers[job] = request.answer
                 continue
-            rest = (request.prompt[unit * len(job.ids) :] + request.tokens)[
-                : job.prompt + job.generated - unit * len(job.ids)
-            ]
+            whole = job.prompt + max(job.generated, len(request.tokens) - 1)
+            rest = (request.prompt[unit * len(job.ids) :] + request.tokens)[: whole - unit * len(job.ids)]
             answers[job] = request.answer = self.names.of(rest, job.ids, request.root)
         return answers
 
@@ -116,9 +123,15 @@ def _fault(job: Job, due: set[Job], result: Result) -> str:
     if job not in due:
         return f"job {job.id} got tokens twice, or was not due any"
     due.remove(job)
-    if isinstance(result, Failed) or all(isinstance(token, Token) for token in result):
+    if all(isinstance(token, Token) for token in _tokens(result)):
         return ""
-    return f"job {job.id} got {result!r}, and not a sequence of fastserve.engine.backend.Token, or Failed"
+    return f"job {job.id} got {result!r}, and not a sequence of fastserve.engine.backend.Token, Ended or Failed"
+
+
+def _tokens(result: Result) -> Sequence[Token]:
+    if isinstance(result, Failed):
+        return ()
+    return result.tokens if isinstance(result, Ended) else result
 
 
 def _drafts_fault(step: Step) -> str:

@@ -145,6 +145,7 @@ FIELDS = {
     "message": "what the model said",
     "refusal": "always null",
     "usage": "token counts of the request",
+    "estimated": "only where it is so: some of the counts are estimates, see docs/backends.md",
     "prompt_tokens": "tokens of the prompt",
     "completion_tokens": "tokens of the output",
     "total_tokens": "tokens of prompt and output",
