@@ -1,4 +1,4 @@
-"""A machine that speculates: stretches and single iterations agree with the specification, in all fields of all jobs."""
+"""A machine that speculates: stretches and single iterations agree with the specification in all fields of all jobs."""
 
 from __future__ import annotations
 
