@@ -20,7 +20,7 @@ UV := $(PY) -m uv pip install --python $(PY) $(LOCKED) $(LOCKED:--constraint%=--
 export UV_FIND_LINKS ?= $(shell printf '%s' "$$PIP_FIND_LINKS" | tr -s ' ' ,)
 export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 
-.PHONY: help setup setup-all upgrade demo test check format smoke compiled bench-sim bench-engine figures notebooks acceptance bench-server model test-trained test-vllm bench-vllm soak soak-engine soak-server clean
+.PHONY: help setup setup-all upgrade demo test check format smoke compiled bench-sim bench-engine figures notebooks acceptance bench-server model test-trained test-vllm bench-vllm test-llamacpp convert soak soak-engine soak-server clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,8 +72,8 @@ $(1) --quiet --no-index --no-deps torch 2>/dev/null || $(1) --torch-backend cpu 
 	echo "or take PyPI's, with several GB of CUDA: make setup-all CPU_ONLY=" >&2; exit 1; }
 endef
 
-# Extras without a lock. vllm pins its own torch and a CUDA stack, so it gets an environment of its own, and never this one.
-UNLOCKED := vllm
+# Extras without a lock, in environments of their own. vllm pins its own torch and a CUDA stack; llamacpp compiles for minutes.
+UNLOCKED := vllm llamacpp
 LOCKED_EXTRAS = build/upgrade/bin/python -c 'import sys, tomllib; print(*("--extra=" + name for name in \
 	tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"] if name not in sys.argv))' $(UNLOCKED)
 
@@ -184,6 +184,23 @@ $(VLLM)-$(VLLM_NEXT)/.unpacked: | $(VENV)/.uv
 	@$(PY) -c "import pathlib, sys, zipfile; wheel, = pathlib.Path(sys.argv[1]).glob('vllm-*.whl'); all = zipfile.ZipFile(wheel); \
 		all.extractall(sys.argv[1], [name for name in all.namelist() if name.endswith(('.py', '.json')) or '.dist-info/' in name]); \
 		wheel.unlink()" $(@D)
+	@touch $@
+
+# llama-cpp-python, which is compiled here, and a prebuilt llama.cpp server, above the project's own packages.
+LLAMACPP := build/llamacpp
+
+test-llamacpp: $(LLAMACPP)/.installed model ## run the tests of llama.cpp's backend, with SmolLM2 (llama-cpp-python compiles for some ten minutes, once)
+	$(LLAMACPP)/bin/python -m pytest -q tests/backends/llamacpp
+
+convert: $(LLAMACPP)/.installed ## convert a model: MODEL=folder-or-id TO=gguf QUANTIZE=q8_0 OUT=model.gguf (see fastserve convert --help)
+	$(LLAMACPP)/bin/python -m fastserve convert $(MODEL) --to $(or $(TO),gguf) $(if $(QUANTIZE),--quantize $(QUANTIZE)) $(if $(OUT),-o $(OUT))
+
+$(LLAMACPP)/.installed: pyproject.toml | setup-all
+	@echo "=== compiling llama-cpp-python into $(LLAMACPP)"
+	@$(PY) -m venv --clear $(LLAMACPP)
+	@$(PY) -c "import sysconfig; print(sysconfig.get_path('purelib'))" > $$($(LLAMACPP)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/project.pth
+	@CMAKE_BUILD_PARALLEL_LEVEL=$$(nproc) $(LLAMACPP)/bin/python -m pip install --quiet --no-input --disable-pip-version-check \
+		"llama-cpp-python>=0.3.36" xllamacpp
 	@touch $@
 
 soak: soak-engine soak-server ## long leak tests of engine and server

@@ -1,4 +1,4 @@
-"""python -m experiments.fidelity --scale small [--json | --doubts] [--backend torch | vllm]
+"""python -m experiments.fidelity --scale small [--json | --doubts | --table] [--backend NAME]
 
 Claim: the simulator tells what the live engine does. The same policy object, trace, pools and settings, on the embedded
 model in this process and in the simulator, whose prediction is made before the live run from a profile made just then.
@@ -8,8 +8,9 @@ time, of the time to the first token and of preemptions. Three things tell where
 live once more ("again": the machine's noise), the same profile at the tempo that the machine had in each second of the
 live run ("tempo": what is left is what the simulator decides), and a model fitted to the live run's own times
 ("hindsight": a machine that stays as it was on average). --doubts asks whether the tempo makes anything agree: the
-same simulations with one thing wrong. --backend vllm asks the same of our Scheduler inside vLLM
-(experiments/fidelity_vllm.py). docs/fidelity.md explains.
+same simulations with one thing wrong. --backend asks the same of another backend, with fewer cells and a folder of
+its own (experiments/fidelity_NAME.py), or of our Scheduler inside vLLM (experiments/fidelity_vllm.py); --table prints
+a row for each that has been run. docs/fidelity.md explains.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from typing import Any
 
 from experiments._lib.case import Case, Numbers, Row, Workload, points, to_json
 from experiments._lib.claim import Claim
-from experiments._lib.errors import COMPARED, document, spread
+from experiments._lib.errors import COMPARED, document, spread, table
 from experiments._lib.fault_injection import inject_faults, shown
 from experiments._lib.fidelity_figures import plot
 from experiments._lib.live import PAIR, Rig, again, here, pair, plan
-from experiments._lib.sweep import main, show, sweep
+from experiments._lib.sweep import finished, has_run, load, main, show, sweep
 from fastserve.policies.spec import PolicySpec
 from sim.settings import Settings
 
@@ -35,6 +36,11 @@ __all__ = ["SCALES", "cases", "claims", "joined", "plan", "plot", "run"]
 POLICIES = ("fcfs", "mlfq", "sj-mlfq", "srpt")
 LOADS = (0.5, 0.8, 0.95, 1.2)
 RESIDENCIES = ("recompute", "reactive", "proactive")
+RUNS = {
+    "torch": "fidelity", "llamacpp": "fidelity_llamacpp", "onnx": "fidelity_onnx",
+    "vllm": "fidelity_vllm",
+}  # fmt: skip
+"""Backend -> the experiment that is its run, with a folder of its own."""
 AGAIN: dict[str, str | int | float] = {"again": 1}
 
 
@@ -79,13 +85,13 @@ def cases(scale: Scale) -> list[Case]:
     place = here(*PAIR)
     found = []
     for seed in range(scale.pairs):
-        for policy, load, residency in scale.cells:
-            at: dict[str, str | int | float] = {"policy": policy, "load": load, "residency": residency}
+        for policy, share, residency in scale.cells:
+            at: dict[str, str | int | float] = {"policy": policy, "load": share, "residency": residency}
             for more in ({}, AGAIN) if policy == "fcfs" else ({},):
-                rig = replace(scale.rig, load=load, residency=residency, again=bool(more), place=place)
+                rig = replace(scale.rig, load=share, residency=residency, again=bool(more), place=place)
                 found.append(
                     Case(
-                        at=at | more, workload=workload, settings=Settings(load=load), policy=PolicySpec(policy),
+                        at=at | more, workload=workload, settings=Settings(load=share), policy=PolicySpec(policy),
                         seed=seed, options=asdict(rig),
                     )
                 )  # fmt: skip
@@ -111,26 +117,26 @@ def _cell_of(row: Row) -> tuple[Any, ...]:
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
     parser.add_argument("--doubts", action="store_true", help="simulate the live runs again with one thing wrong")
-    parser.add_argument("--backend", choices=("torch", "vllm"), default="torch", help="what runs live")
+    parser.add_argument("--table", action="store_true", help="print a row for each backend whose run is complete")
+    parser.add_argument("--backend", choices=RUNS, default="torch", help="what runs live (default: %(default)s)")
 
 
 def special(args: argparse.Namespace) -> bool:
-    """--json, --doubts and --backend vllm."""
-    if args.backend == "vllm":
-        from experiments.fidelity_vllm import told
-
-        if args.doubts:
-            raise ValueError("--doubts simulates runs of --backend torch again")
-        if args.json:
-            print(json.dumps(to_json(told(sweep("fidelity_vllm", args.scale))), indent=1))
-        else:
-            show(args, "fidelity_vllm")
+    """--json, --doubts, --table and another --backend."""
+    if args.table:
+        print(table([finished(name, args.scale) for name in RUNS.values() if has_run(name, args.scale)]))
         return True
-    if args.json:
-        print(json.dumps(to_json(document(sweep("fidelity", args.scale))), indent=1))
+    experiment = RUNS[args.backend]
     if args.doubts:
-        print(shown(inject_faults(sweep("fidelity", args.scale))))
-    return bool(args.json or args.doubts)
+        if experiment != "fidelity":
+            raise ValueError("--doubts simulates runs of --backend torch again")
+        print(shown(inject_faults(sweep(experiment, args.scale))))
+    if args.json:
+        told = getattr(load(experiment), "told", document)
+        print(json.dumps(to_json(told(sweep(experiment, args.scale))), indent=1))
+    elif experiment != "fidelity":
+        show(args, experiment)
+    return bool(args.json or args.doubts or experiment != "fidelity")
 
 
 def claims(rows: list[Row]) -> list[Claim]:

@@ -18,6 +18,26 @@ def extra(names: str) -> str:
     return f"in a clone: make setup-all, or pip install -e '.[{names}]'"
 
 
+def missing(error: ImportError, names: str) -> str:
+    """What is said of an import that failed, with what to do unless it says so itself. names: see extra()."""
+    return str(error) if isinstance(error, MissingPackageError) else f"{error}; {extra(names)}"
+
+
+class MissingPackageError(ImportError):
+    """A package is not installed; the message says how to get it."""
+
+
+def needs(backend: str, package: str, extra: str) -> None:
+    """Call it before a body's heavy package is imported: MissingPackageError where it is not installed.
+
+    package: as it is imported. extra: of this project, that brings it. Nothing is imported.
+    """
+    if package not in sys.modules and importlib.util.find_spec(package) is None:
+        raise MissingPackageError(
+            f"backend {backend} needs {package}: pip install 'fastserve-testbed[{extra}]'", name=package
+        )
+
+
 T = TypeVar("T")
 SUFFIX = ".py"
 _files: dict[str, Path] = {}

@@ -7,26 +7,28 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import fields
 from os import PathLike
 from typing import Any, cast
 
 from fastserve import backends
+from fastserve.backends.options import DEFAULTS, OPTIONS, expanded, passed_on
 from fastserve.engine.backend import Backend, Profiled, Wanted
 from fastserve.engine.clock import Clock, VirtualClock, WallClock
 from fastserve.engine.config import EngineConfig
 from fastserve.engine.engine import Engine
 from fastserve.hardware import DecodePiece, Hardware, LinearLatency, Link, Memory, PrefillFit, load_hardware
 from fastserve.named_models import EMBEDDED
-from fastserve.sched.checks import check_names
+from fastserve.sched.config import OTHER_NAMES
 from fastserve.sched.residency import RESIDENCIES
 
-DEFAULTS: dict[str, Any] = {
-    "device": "auto", "dtype": "auto", "threads": None, "load_format": "auto", "max_model_len": None,
-    "trust_remote_code": False, "native": "auto", "gpu_memory_utilization": 0.9,
-}  # fmt: skip
-"""Backend options of command lines and servers. Those at their defaults are not passed on, so that a backend without
-such an option can be used.
-"""
+__all__ = [
+    "DEFAULTS", "PLACEHOLDER", "Body", "from_pretrained", "profiled", "scripted", "wanted_of",
+]  # fmt: skip
+
+NAMED: dict[str, Any] = {"model": EMBEDDED, "backend": "torch"}
+ENGINE = {*(field.name for field in fields(EngineConfig)), *OTHER_NAMES, "knobs"}
+"""Names of an engine's own settings."""
 
 PLACEHOLDER = Hardware(LinearLatency(PrefillFit(1.0, 0.0, 0.0), [DecodePiece(1, 1.0, 0.0, 0.0)]), Memory(), Link())
 """Hardware for policies that read no times: with it, nothing is measured or looked up."""
@@ -50,13 +52,14 @@ class Body:
         backends.look(self.name, model, dummy=options.get("load_format") == "dummy")
         self.kind = backends.find(backend)
         self.given = given
-        options = {name: value for name, value in options.items() if name not in DEFAULTS or value != DEFAULTS[name]}
         load = getattr(self.kind, "load", None)
         loading, making = _keywords(load), _keywords(self.kind)
-        check_names(f"backend {self.name}", options, [*loading, *making])
+        options = passed_on(self.name, options, _options(self.kind))
         self.options = {name: value for name, value in options.items() if name in making}
         own = {name: value for name, value in options.items() if name in loading}
-        self.model = load(model, **own) if load is not None and isinstance(model, str | PathLike) else model
+        if load is not None and isinstance(model, str | PathLike):
+            model = load(backends.prepared(self.name, model, options), **own)
+        self.model = model
 
     def backend(
         self, config: EngineConfig, hardware: Hardware | None = None, *, kv_bytes: int | None = None,
@@ -109,11 +112,19 @@ def profiled(body: Body, config: EngineConfig) -> Profiled:
     return cast(Profiled, made)
 
 
-def on_model(
-    model: Any, config: EngineConfig, *, hardware: Hardware | None = None, clock: Clock | None = None
+def from_pretrained(
+    model: str, backend: str, latency: str | PathLike[str] | None, settings: Mapping[str, Any]
 ) -> Engine:
-    """An engine on a loaded model of backends.torch. hardware: overrides a stored profile and the warm-up."""
-    return Body(model).engine(config, hardware, clock=clock)
+    """See Engine.from_pretrained()."""
+    named = {name: value for name, value in (("model", model), ("backend", backend)) if value != NAMED[name]}
+    given = NAMED | expanded(named | dict(settings))
+    model, backend = given.pop("model"), given.pop("backend")
+    own = set(OPTIONS)
+    if not given.keys() <= own | ENGINE:  # of a backend of the user's own, perhaps
+        own |= set(_options(backends.find(backend)))
+    config = EngineConfig.of({name: value for name, value in given.items() if name not in own})
+    options = {name: value for name, value in given.items() if name in own}
+    return Body(model, backend, latency=latency, **options).engine(config)
 
 
 def scripted(
@@ -122,6 +133,11 @@ def scripted(
     """See Engine.scripted()."""
     clock: Clock = WallClock(float(realtime)) if realtime else VirtualClock()
     return Body("scripted", "scripted", latency=latency, **options).engine(config, clock=clock)
+
+
+def _options(kind: Any) -> list[str]:
+    """Names of all options of a backend's class."""
+    return [*_keywords(getattr(kind, "load", None)), *_keywords(kind)]
 
 
 def _keywords(call: Any) -> list[str]:

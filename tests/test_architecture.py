@@ -19,6 +19,7 @@ ARROWS: dict[str, set[str]] = {
     "sched": set(),
     **{leaf: set() for leaf in LEAVES},
     "hardware": {"sched"},
+    "speculation": {"sched", "hardware"},
     "policies": {"sched"},
     "predictors": {"sched"},
     "workload": {"sched", "predictors"},
@@ -26,12 +27,16 @@ ARROWS: dict[str, set[str]] = {
     "observers": {"sched", "hardware"},
     "flightlog": {"sched", "policies", "hardware"},
     "engine": {"sched", "policies", "predictors", "hardware", "workload", "metrics", "observers", "flightlog"},
-    "backends": {"engine", "sched", "hardware"},
+    "models": {"engine"},
+    "backends": {"engine", "sched", "hardware", "models", "speculation"},
     "vllm": {"sched", "policies", "hardware", "observers", "flightlog", "metrics"},
     "launch": {"engine", "backends", "hardware", "profiler", "sched"},
     "profiler": {"launch", "engine", "flightlog", "hardware", "policies", "sched"},
     "bench": {"metrics", "predictors", "sched", "workload"},
-    "server": {"launch", "engine", "backends", "hardware", "policies", "predictors", "sched", "observers", "workload"},
+    "server": {
+        "launch", "engine", "backends", "hardware", "policies", "predictors", "sched", "observers", "speculation",
+        "workload",
+    },
     "config": {"server"},
     "cli": {
         "fastserve", "compare", "bench", "server", "profiler", "launch", "engine", "backends", "observers", "policies",
@@ -156,7 +161,7 @@ def test_what_is_imported_late_is_imported_inside_a_function() -> None:
 
 
 def test_a_backend_knows_the_seam_and_no_other_backend() -> None:
-    kinds = {module.split(".")[2] for module in graph() if module.startswith("fastserve.backends.")}
+    kinds = {module.split(".")[2] for module in graph() if module.startswith("fastserve.backends.")} - {"options"}
     for module, found in graph().items():
         if not module.startswith("fastserve.backends."):
             continue
@@ -166,8 +171,8 @@ def test_a_backend_knows_the_seam_and_no_other_backend() -> None:
 
 
 def test_torch_lives_in_one_backend() -> None:
-    """transformers too, but for the tokenizer of a benchmark's text prompts, and for chat templates of one's own. What
-    runs in vLLM's process makes vLLM a small model.
+    """transformers too, but for the tokenizer of a benchmark's text prompts, of an exported model and of an upstream's,
+    which need no torch, and for chat templates of one's own. What runs in vLLM's process makes vLLM a small model.
     """
     found = set()
     for name, path in modules().items():
@@ -177,6 +182,8 @@ def test_torch_lives_in_one_backend() -> None:
             if any(other.partition(".")[0] in ("torch", "transformers") for other in names):
                 found.add(name)
     assert {name for name in found if not name.startswith("fastserve.backends.torch.")} == {
+        "fastserve.backends.onnx.tokenizer",
+        "fastserve.backends.upstream.tokenizer",
         "fastserve.cli.bench",
         "fastserve.engine.byte_tokenizer",
         "experiments._lib.vllm_worker",

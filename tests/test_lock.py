@@ -77,7 +77,7 @@ def test_the_lock_holds_no_address_no_option_and_no_local_build() -> None:
 def test_what_is_not_locked_is_an_extra_of_its_own() -> None:
     """No other extra asks for it, so that no target installs it into the project's environment."""
     extras = PYPROJECT["project"]["optional-dependencies"]
-    assert unlocked() == ["vllm"] and "$(UNLOCKED)" in MAKEFILE and "--all-extras" not in MAKEFILE
+    assert unlocked() == ["vllm", "llamacpp"] and "$(UNLOCKED)" in MAKEFILE and "--all-extras" not in MAKEFILE
     packages = {packaging.Requirement(text).name for name in unlocked() for text in extras[name]}
     for name, texts in extras.items():
         for each in map(packaging.Requirement, texts):

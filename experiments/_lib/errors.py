@@ -135,6 +135,29 @@ def document(outcome: Outcome) -> dict[str, Any]:
     }
 
 
+def table(outcomes: list[Outcome]) -> str:
+    """A Markdown row for each run: what ran live, and the errors of its cells, all of the mean completion time."""
+    rows = [
+        "backend | live runs | predicted: median cell, worst | at the machine's tempo: median, worst | "
+        "with its own times: worst | live again: worst | policies in the live order: predicted, at its tempo",
+        "--- | ---: | ---: | ---: | ---: | ---: | ---:",
+    ]
+    for outcome in outcomes:
+        cells = points(outcome.rows)
+        each = [outcome.experiment.removeprefix("fidelity").strip("_") or "torch", str(len(outcome.rows))]
+        for of in ("sim", "tempo"):
+            found = [abs(value) for cell in cells if (value := error(cell, "mean_jct_s", of)) is not None]
+            each.append(f"{np.median(found):.1%}, {max(found):.1%}" if found else "-")
+        each += [_percent(worst(cells, of)) for of in ("hindsight", "again")]
+        each.append(", ".join(same_order(cells, of) for of in ("sim", "tempo")))
+        rows.append(" | ".join(each))
+    return "\n".join(rows)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
 def _cell(cell: Point) -> dict[str, Any]:
     ends = {of: {measure: error(cell, measure, of) for measure in ERRORS} for of in COMPARED}
     low, high = interval(cell)

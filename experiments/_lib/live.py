@@ -33,9 +33,9 @@ from sim.run import run_one
 from sim.settings import Settings
 
 if TYPE_CHECKING:
-    from fastserve.backends.torch.model import Model
     from fastserve.engine.config import EngineConfig
     from fastserve.hardware import LatencyModel
+    from fastserve.launch import Body
     from fastserve.profiler.calibrate import Calibration
     from fastserve.profiler.fit import Iteration
     from sim.world import World
@@ -66,10 +66,10 @@ class LiveSettings(Settings):
 class Rig(SchedulerConfig):
     """Setup of a live case except its policy; part of the case's options, and so of the run-id."""
 
+    backend: str = "torch"
+    options: tuple[tuple[str, str | int | float | bool], ...] = (("dtype", "float32"), ("threads", 1))
+    """of the backend, by name; one thread leaves the other core of the machine to everything else"""
     model: str = "embedded"
-    dtype: str = "float32"
-    threads: int = 1
-    """PyTorch threads; one leaves the other core of the machine to everything else"""
     max_batch: int = 8
     kv_tokens: int = 2048
     host_tokens: int = 8192
@@ -114,26 +114,24 @@ def pair(case: Case, rig: Rig) -> Numbers:
     """
     from fastserve.profiler.fit import cells_of, fit_latency, residuals
 
-    model, found, rate, trace = _prepared(case, rig)
+    found, rate, trace = _prepared(case, rig)
     hardware = found.hardware
-    predicted = _simulate(case, rig, trace, hardware, model)
-    records, iterations, origin, shares = _live(model, _serving(case, rig), hardware, trace, case.seed)
+    predicted = _simulate(case, rig, trace, hardware)
+    records, iterations, origin, shares = _live(_body(rig), _serving(case, rig), hardware, trace, case.seed)
     cells = cells_of(iterations)
     tempo = speed_trace_of(iterations, hardware.latency, origin)
-    now = rate / case.workload.capacity(_settings(_plain(rig), hardware, model))
+    now = rate / case.workload.capacity(_settings(_plain(rig), hardware))
     numbers: Numbers = {"rate": rate, "load": rig.load, "load_now": now, "load_average": os.getloadavg()[0], **shares}
     numbers |= _measured("live", records) | _measured("sim", predicted)
     with suppress(ValueError):  # a run without a decode or without a prefill cannot be fitted
         own = fit_latency(cells, "hindsight")
-        numbers |= _measured(
-            "hindsight", _simulate(case, rig, trace, hardware, model, lambda world: _fitted(world, own))
-        )
-    followed = _simulate(case, rig, trace, hardware, model, tempo.attach)
+        numbers |= _measured("hindsight", _simulate(case, rig, trace, hardware, lambda world: _fitted(world, own)))
+    followed = _simulate(case, rig, trace, hardware, tempo.attach)
     numbers |= _measured("tempo", followed)
     numbers["tempo"] = np.round(tempo.each, 4).tolist()
     before = residuals(cells, hardware.latency)
     numbers["drift"] = {kind: one.bias for kind, one in before.items()}  # of the profile, on the live iterations
-    numbers["profile"] = Path(_settings(rig, hardware, model).latency).stem
+    numbers["profile"] = Path(_settings(rig, hardware).latency).stem
     numbers["profile_miss"] = {kind: one.median for kind, one in found.residuals.items()}
     for of, each in (("live", records), ("sim", predicted), ("tempo", followed)):
         numbers[f"{of}_jct"] = np.round(each["jct_from_arrival"], 4).tolist()
@@ -158,19 +156,17 @@ def sessions_pair(case: Case, rig: Rig) -> Numbers:
     """
     from fastserve.engine.playback import play_sessions
     from fastserve.flightlog.replay import replay_log
-    from fastserve.launch import on_model
     from fastserve.profiler.load import Meter
 
-    model = _model(rig.model, rig.dtype, rig.threads)
     trace = case.workload.programs(case.seed)
     longest = int(np.percentile(trace.prompt + trace.output, 90))
     hardware = _calibrated(_plain(rig), 2 * longest, _moment(case, rig)).hardware
     coming = case.settings.coming
-    settings = _settings(rig, hardware, model).with_(**{one.name: getattr(coming, one.name) for one in fields(coming)})
+    settings = _settings(rig, hardware).with_(**{one.name: getattr(coming, one.name) for one in fields(coming)})
     told = run_one(trace, case.policy, settings, case.seed)
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "flight.jsonl"
-        with on_model(model, replace(_serving(case, rig), flight_log=log), hardware=hardware) as engine:
+        with _body(rig).engine(replace(_serving(case, rig), flight_log=log), hardware) as engine:
             meter = Meter.attach(engine)
             played = play_sessions(engine, trace, coming, seed=case.seed)
             iterations = meter.iterations()
@@ -204,16 +200,15 @@ def sessions_pair(case: Case, rig: Rig) -> Numbers:
 def resimulated(case: Case, numbers: Numbers, policy: PolicySpec, rig: Rig, tempo: SpeedTrace) -> Numbers:
     """Repeats the simulation of a pair with another policy, rig or speed trace: retold_M for each measure M."""
     hardware = load_hardware(str(profile_path(numbers["profile"])))
-    model = _model(rig.model, rig.dtype, rig.threads)
     trace = case.workload.trace(numbers["rate"], case.seed)
     changed = replace(case, policy=policy)
-    return _measured("retold", _simulate(changed, rig, trace, hardware, model, tempo.attach))
+    return _measured("retold", _simulate(changed, rig, trace, hardware, tempo.attach))
 
 
 def again(case: Case, rig: Rig) -> Numbers:
     """Repeats the live run of pair(): again_M for each measure M."""
-    model, found, _, trace = _prepared(case, rig)
-    return _measured("again", _live(model, _serving(case, rig), found.hardware, trace, case.seed)[0])
+    found, _, trace = _prepared(case, rig)
+    return _measured("again", _live(_body(rig), _serving(case, rig), found.hardware, trace, case.seed)[0])
 
 
 def plan(cases: Sequence[Case]) -> str:
@@ -229,8 +224,8 @@ def plan(cases: Sequence[Case]) -> str:
         rig = Rig(**case.options)
         bench = case.workload, _plain(rig)
         if bench not in rates:
-            kept = _kept(*bench, _model(rig.model, rig.dtype, rig.threads))
-            rates[bench] = _prepared(case, rig)[2] / rig.load if kept is None else kept
+            kept = _kept(*bench, _body(rig))
+            rates[bench] = _prepared(case, rig)[1] / rig.load if kept is None else kept
         seconds += case.workload.requests / rates[bench] / min(1.0, rig.load)
         if last != (last := _moment(case, rig)):
             calibrations += 1
@@ -243,25 +238,23 @@ def plan(cases: Sequence[Case]) -> str:
     )
 
 
-def _prepared(case: Case, rig: Rig) -> tuple[Model, Calibration, float, Trace]:
-    """Model, profile, rate (requests/s) and trace of a case."""
-    model = _model(rig.model, rig.dtype, rig.threads)
+def _prepared(case: Case, rig: Rig) -> tuple[Calibration, float, Trace]:
+    """Profile, rate (requests/s) and trace of a case."""
     found = _calibrated(_plain(rig), 2 * _longest(case), _moment(case, rig))
-    rate = rig.load * sustained(case.workload, _plain(rig), model, found.hardware)
-    return model, found, rate, case.workload.trace(rate, case.seed)
+    rate = rig.load * sustained(case.workload, _plain(rig), _body(rig), found.hardware)
+    return found, rate, case.workload.trace(rate, case.seed)
 
 
 def _live(
-    model: Model, serving: EngineConfig, hardware: Hardware, trace: Trace, seed: int
+    body: Body, serving: EngineConfig, hardware: Hardware, trace: Trace, seed: int
 ) -> tuple[Columns, list[Iteration], float, dict[str, float]]:
     """Records, iterations, the trace's beginning on the engine's clock (s), and what share of its busy time the engine
     spent in the Scheduler.
     """
     from fastserve.engine.playback import play
-    from fastserve.launch import on_model
     from fastserve.profiler.load import Meter
 
-    with on_model(model, serving, hardware=hardware) as engine:
+    with body.engine(serving, hardware) as engine:
         meter = Meter.attach(engine)
         records = play(engine, trace, seed=seed)
         loop = engine.loop
@@ -276,10 +269,10 @@ def _fitted(world: World, latency: LatencyModel) -> None:
 
 
 def _simulate(
-    case: Case, rig: Rig, trace: Trace, hardware: Hardware, model: Model,
+    case: Case, rig: Rig, trace: Trace, hardware: Hardware,
     observe: Callable[[World], None] | None = None,
 ) -> Columns:  # fmt: skip
-    return run_one(trace, case.policy, _settings(rig, hardware, model), case.seed, observe=observe).records
+    return run_one(trace, case.policy, _settings(rig, hardware), case.seed, observe=observe).records
 
 
 def _plain(rig: Rig) -> Rig:
@@ -287,22 +280,22 @@ def _plain(rig: Rig) -> Rig:
     return replace(rig, load=1.0, again=False, residency="proactive")
 
 
-def sustained(workload: Workload, rig: Rig, model: Model, hardware: Hardware) -> float:
+def sustained(workload: Workload, rig: Rig, body: Body, hardware: Hardware) -> float:
     """Requests/s that fcfs sustains in the simulation, by the first calibration of this workload on this rig."""
-    found = _kept(workload, rig, model)
+    found = _kept(workload, rig, body)
     if found is not None:
         return found
-    facts = _facts(workload, rig, model)
-    found = workload.capacity(_settings(rig, hardware, model))
+    facts = _facts(workload, rig, body)
+    found = workload.capacity(_settings(rig, hardware))
     about = {"facts": facts, "requests_per_s": found, "load_average": os.getloadavg()[0], "profile": hardware.to_json()}
     with atomically(_path(facts)) as draft:
         draft.write_text(json.dumps(about), encoding="utf-8")
     return found
 
 
-def _kept(workload: Workload, rig: Rig, model: Model) -> float | None:
+def _kept(workload: Workload, rig: Rig, body: Body) -> float | None:
     """The stored value for the same machine, model, settings, versions and sources; else None."""
-    facts = _facts(workload, rig, model)
+    facts = _facts(workload, rig, body)
     try:
         kept = json.loads(_path(facts).read_text(encoding="utf-8"))
         return float(kept["requests_per_s"]) if kept["facts"] == facts else None
@@ -310,11 +303,13 @@ def _kept(workload: Workload, rig: Rig, model: Model) -> float | None:
         return None
 
 
-def _facts(workload: Workload, rig: Rig, model: Model) -> dict[str, Any]:
+def _facts(workload: Workload, rig: Rig, body: Body) -> dict[str, Any]:
     """Everything that it depends on. rig.place: the engine's sources, CPU and versions."""
+    model = body.model
     facts: dict[str, Any] = {
-        "workload": to_json(workload), "rig": to_json(replace(rig, calibrate_s=0.0)), "device": str(model.device),
-        "native": model.native is not None, "machine": platform.node(), "brain": fingerprint(),
+        "workload": to_json(workload), "rig": to_json(replace(rig, calibrate_s=0.0)),
+        "device": str(getattr(model, "device", "")), "native": getattr(model, "native", None) is not None,
+        "machine": platform.node(), "brain": fingerprint(),
     }  # fmt: skip
     return facts
 
@@ -324,11 +319,10 @@ def _path(facts: dict[str, Any]) -> Path:
     return ROOT / "results" / "live" / f"sustained-{key}.json"
 
 
-def _settings(rig: Rig, hardware: Hardware, model: Model) -> LiveSettings:
+def _settings(rig: Rig, hardware: Hardware) -> LiveSettings:
     """Settings of a simulation with this hardware."""
-    return LiveSettings(
-        latency=str(stored_profile(hardware)), longest=model.max_model_len, **_scheduler(rig),
-    )  # fmt: skip
+    assert hardware.context is not None, "a profile knows it"
+    return LiveSettings(latency=str(stored_profile(hardware)), longest=hardware.context, **_scheduler(rig))
 
 
 def stored_profile(hardware: Hardware) -> Path:
@@ -369,19 +363,24 @@ def _moment(case: Case, rig: Rig) -> str:
 def _calibrated(rig: Rig, longest: int, moment: str) -> Calibration:
     """One calibration for each moment (see _moment()): a shared machine changes within a minute."""
     from fastserve.compare.offline import serving_of
-    from fastserve.launch import Body, profiled
+    from fastserve.launch import profiled
     from fastserve.profiler.calibrate import calibrate
 
     serving = serving_of("fcfs", _scheduler(rig) | _pools(rig))
-    backend = profiled(Body(_model(rig.model, rig.dtype, rig.threads)), serving)
+    backend = profiled(_body(rig), serving)
     return calibrate(backend, serving, rig.calibrate_s, longest=longest)
 
 
-@lru_cache(maxsize=1)
-def _model(name: str, dtype: str, threads: int) -> Model:
-    from fastserve.backends.torch.model import load_model
+def _body(rig: Rig) -> Body:
+    """Its backend, with the model loaded once."""
+    return _loaded(rig.backend, rig.model, rig.options)
 
-    return load_model(name, dtype=dtype, threads=threads)
+
+@lru_cache(maxsize=1)
+def _loaded(backend: str, model: str, options: tuple[tuple[str, Any], ...]) -> Body:
+    from fastserve.launch import Body
+
+    return Body(model, backend, **dict(options))
 
 
 def _longest(case: Case) -> int:

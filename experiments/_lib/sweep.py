@@ -40,7 +40,10 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "results"
 SCALES = ("smoke", "small", "paper")
 POOLS = ("local", "ray", "dask")
-LIVE = ("agents_live", "batching_gain", "fidelity", "fidelity_vllm", "live_headline", "vllm_live")
+LIVE = (
+    "agents_live", "batching_gain", "fidelity", "fidelity_llamacpp", "fidelity_onnx",
+    "fidelity_vllm", "live_headline", "vllm_live",
+)  # fmt: skip
 """experiments on the live engine: results depend on the machine, so they run only by name and are not checked"""
 ROUND = 8
 """cases for each core of a cluster that return together"""
@@ -170,6 +173,15 @@ def finished(experiment: str, scale: str) -> Outcome:
             f"The {scale} run of {experiment} {why}. Run: python -m experiments.{experiment} --scale {scale}"
         )
     return _read(experiment, scale, path)
+
+
+def has_run(experiment: str, scale: str) -> bool:
+    """Whether finished() would return."""
+    try:
+        finished(experiment, scale)
+    except IncompleteError:
+        return False
+    return True
 
 
 def _read(experiment: str, scale: str, summary: Path) -> Outcome:

@@ -75,7 +75,7 @@ class ServedRig:
         )  # fmt: skip
 
     def setup(self, **more: Any) -> VllmSetup:
-        from fastserve.backends.torch.embedded import make_embedded
+        from fastserve.models.embedded import make_embedded
 
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)

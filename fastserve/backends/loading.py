@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fastserve.backends.options import MODELS
 from fastserve.named_models import EMBEDDED
 
 
@@ -9,8 +10,10 @@ def loading(model: str, backend: str, policy: str, device: str = "auto", *, meas
     """What takes the first seconds, for people. measures: no latency model was given."""
     if backend == "scripted":
         return f"starting a scripted engine with policy {policy}: modelled times, no model"
-    if backend != "torch":  # one of the user's own need not load any
+    if backend not in MODELS:  # it need not load any
         return f"starting backend {backend} with policy {policy}" + ("" if model == EMBEDDED else f", model {model}")
     where = "the best device here" if device == "auto" else device
+    if backend != "torch":
+        where = f"backend {backend}"
     measured = " and, where no profile of it is stored, measuring its iteration times" if measures else ""
     return f"loading model {model} on {where} for policy {policy}{measured}: some seconds"

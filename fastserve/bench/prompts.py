@@ -14,6 +14,12 @@ from fastserve.workload.trace import IntArray
 USUAL_IDS = (100, 1000)
 """Token ids from 100 up to 999 are ordinary text in nearly every vocabulary of unknown size."""
 
+LETTER_IDS = (97, 123)
+"""Letters where ids are bytes, and something else that is ordinary where they are not."""
+
+MADE_UP = 1 << 32
+"""No model has a vocabulary beyond this: a server in front of another one counts pieces of text by ids of its own."""
+
 Count = Callable[[str], int]
 """text -> number of tokens."""
 
@@ -38,9 +44,13 @@ class IdPrompts:
 
 
 def ids_of(vocab_size: int | None) -> tuple[int, int]:
-    """(low, high) for IdPrompts: the middle of a known vocabulary, whose ends hold special tokens; else USUAL_IDS."""
+    """(low, high) for IdPrompts: the middle of a known vocabulary, whose ends hold special tokens; else USUAL_IDS, and
+    LETTER_IDS where it is made up.
+    """
     if vocab_size is None:
         return USUAL_IDS
+    if vocab_size >= MADE_UP:
+        return LETTER_IDS
     margin = vocab_size // 8
     return margin, max(margin + 1, vocab_size - margin)
 

@@ -23,7 +23,8 @@ LATE_NS = 10_000_000
 """p99 dispatch lag above which a run is reported as late."""
 
 UNKNOWN = (
-    "recomputed_tokens", "cached_host_tokens", "evicted_tokens", "overruled", "swapped_out_bytes", "swapped_in_bytes",
+    "recomputed_tokens", "cached_host_tokens", "evicted_tokens", "overruled", "draft_tokens", "accepted_tokens",
+    "swapped_out_bytes", "swapped_in_bytes",
 )  # fmt: skip
 """Integer columns unknown to a client: always 0."""
 
@@ -141,7 +142,7 @@ class Result:
             found = with_not_arrived(found, self.planned - len(self.samples))
         unknown = [
             "recomputed_tokens", "recomputed_share", "cached_host_tokens", "host_hit_rate", "swapped_out_gib",
-            "swapped_in_gib", "evicted_tokens", "evicted_share",
+            "swapped_in_gib", "evicted_tokens", "evicted_share", "draft_tokens", "accepted_tokens",
         ]  # fmt: skip
         if not self.knows("preemptions"):
             unknown.append("preemptions_per_job")

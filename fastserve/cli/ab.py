@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -16,25 +17,28 @@ from typing import TYPE_CHECKING, Any
 
 from fastserve import predictors
 from fastserve.atomic_files import OutputError, check_writable
+from fastserve.backends.options import SECRETS
 from fastserve.cli.ab_programs import program_notes, program_rows, save_programs
 from fastserve.cli.ab_vllm import VLLM, add_vllm, check_vllm, vllm_body
 from fastserve.cli.arguments import (
     ENGINE_FLAGS,
-    MODEL_FLAGS,
     add_model_arguments,
     add_observer_arguments,
     add_rows,
     add_settings,
     body_of,
+    flags,
     loading,
+    options_of,
 )
 from fastserve.cli.profile import Bar
 from fastserve.cli.seeding import add_seeding, source_from
 from fastserve.cli.session_arguments import add_sessions, check_programs, sessions_of
 from fastserve.cli.trace_arguments import add_reading, reading_of, tell
 from fastserve.compare.contender import Contender, Server, VllmItself, its_own, lined_up
+from fastserve.compare.subprocess_server import OURS
 from fastserve.engine.config import EngineConfig
-from fastserve.importing import extra
+from fastserve.importing import missing
 from fastserve.policies.in_words import fact_lines, policy_in_words
 from fastserve.policies.spec import PolicySpec
 
@@ -128,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
         from fastserve.compare.compare import CompareError, compare
         from fastserve.workload.requests import guesses_of
     except ImportError as error:
-        return _refuse(_missing(error))
+        return _refuse(missing(error, "server,bench"))
     failed = 0
     shown = sys.stderr.isatty()
     bar: Bar | Lines = Bar(shown and not args.json) if shown or args.json else Lines()
@@ -162,7 +166,7 @@ def run(args: argparse.Namespace) -> int:
             body, source, contenders, rounds=args.rounds, rate=args.rate, load=args.load, seed=args.seed, report=bar
         )
     except ImportError as error:
-        return _refuse(_missing(error))
+        return _refuse(missing(error, "server,bench"))
     except (ValueError, OSError, MemoryError, OutputError) as error:
         return _refuse(str(error))
     except CompareError as error:
@@ -250,14 +254,20 @@ def _servers(args: argparse.Namespace) -> Body:
         return vllm_body(args)
     from fastserve.compare.http import HttpBody
 
-    about = {name: getattr(args, name) for name in ("model", "backend", "latency", *ENGINE_FLAGS, *MODEL_FLAGS)}
-    flags = []
+    about = {name: getattr(args, name) for name in ("model", "backend", "latency", *ENGINE_FLAGS)} | options_of(args)
+    about = {name: value for name, value in about.items() if name not in SECRETS}
+    words = []
     for name, value in about.items():
-        flag = f"--{name.replace('_', '-')}"
-        if value is not None:
-            flags += [flag if value else f"--no-{flag[2:]}"] if isinstance(value, bool) else [flag, str(value)]
+        flag = flags(name)[0]
+        if isinstance(value, tuple):
+            words += [word for each in value for word in (flag, each)]
+        elif value is not None:
+            words += [flag if value else f"--no-{flag[2:]}"] if isinstance(value, bool) else [flag, str(value)]
+    for name in SECRETS:  # they stand neither in a list of processes nor in a result
+        if getattr(args, name) is not None:
+            os.environ[f"{OURS}{name.upper()}"] = getattr(args, name)
     return HttpBody(
-        flags, about, start_s=args.start_timeout, predictor=args.predictor, coming=sessions_of(args),
+        words, about, start_s=args.start_timeout, predictor=args.predictor, coming=sessions_of(args),
         own_answers=args.own_answers,
     )  # fmt: skip
 
@@ -327,10 +337,6 @@ def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) if i == 0 else cell.rjust(width)
                       for i, (cell, width) in enumerate(zip(row, widths, strict=True))) for row in rows]  # fmt: skip
-
-
-def _missing(error: ImportError) -> str:
-    return f"{error}; {extra('server,bench')}"
 
 
 def _refuse(message: str) -> int:

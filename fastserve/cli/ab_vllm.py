@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
+from fastserve.backends.options import DEFAULTS
 from fastserve.backends.torch.source import folder_for_others
 from fastserve.cli.arguments import ENGINE_FLAGS, MODEL_FLAGS, flags
 from fastserve.cli.session_arguments import sessions_of
@@ -96,6 +97,5 @@ def vllm_body(args: argparse.Namespace) -> Body:
 
 def _defaults() -> dict[str, object]:
     from fastserve.engine.config import EngineConfig
-    from fastserve.launch import DEFAULTS
 
     return {**{each.name: each.default for each in fields(EngineConfig)}, **DEFAULTS}

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from fastserve.backends import BACKENDS, checked
 from fastserve.backends.loading import loading as loaded
+from fastserve.backends.options import DEFAULTS, OLLAMA_MODEL, OPTIONS, USE_OLLAMA, Option, expanded
+from fastserve.backends.options import OTHER_NAMES as BACKEND_NAMES
 from fastserve.named_models import EMBEDDED, NAMES, at_hand
 from fastserve.policies import POLICIES
 from fastserve.policies.literal import argument
@@ -27,7 +29,8 @@ BACKEND_HELP = (
     f"{', '.join(BACKENDS)}, or your own as module:Class or ./file.py:Class (default: {BACKEND_VARIABLE}, else torch)"
 )
 MODEL_HELP = f"{', '.join(NAMES)}, a folder, a .gguf file (of the hub: REPO:FILE), or a Hugging Face id"
-MODEL_FLAGS = ("device", "dtype", "threads", "load_format", "max_model_len", "trust_remote_code", "native")
+MODEL_FLAGS = tuple(OPTIONS)
+"""Options of backends: every command with an engine has them as flags."""
 SCHEDULER_FLAGS = tuple(field.name for field in fields(SchedulerConfig))
 ENGINE_FLAGS = (*SCHEDULER_FLAGS, "kv_tokens", "host_tokens")
 """Fields of EngineConfig that every command with an engine has as flags."""
@@ -170,21 +173,50 @@ def add_model_arguments(
     """
     add = parser.add_argument
     add_backend(parser, also)
+    ollama: dict[str, Any] = {"action": OllamaAction, "default": argparse.SUPPRESS}
+    add("--use-ollama", nargs=0, help=USE_OLLAMA, **ollama)
+    add("--ollama-model", metavar="NAME", help=OLLAMA_MODEL, **ollama)
     add("--model", default=default, help=f"{MODEL_HELP} (default: {default or at_hand()})")
-    add("--device", default="auto", help="auto, cpu, cuda or mps")
-    add("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
-    add("--threads", type=int, help="CPU threads of PyTorch")
-    add("--load-format", default="auto", choices=("auto", "dummy"), help="dummy: random weights")
-    add("--max-model-len", type=int, help="maximum context in tokens")
-    add("--trust-remote-code", action="store_true")
-    add("--native", default="auto", choices=("auto", "off"), help="off: without the compiled kernels")
+    for name, option in OPTIONS.items():
+        add(flags(name)[0], **_as_flag(name, option))
+
+
+def _as_flag(name: str, option: Option) -> dict[str, Any]:
+    """Keywords of add_argument()."""
+    text = option.help.replace("%", "%%")
+    if option.default and not option.secret and "default" not in text:
+        text += f" (default: {option.default})"
+    made: dict[str, Any] = {"dest": name, "default": option.default, "help": text}
+    if option.kind is bool:
+        return made | {"action": argparse.BooleanOptionalAction}
+    if option.kind is tuple:
+        return made | {"action": AppendAction, "metavar": option.metavar}
+    if option.choices:
+        return made | {"choices": option.choices}
+    return made | {"type": option.kind, "metavar": {int: "N", float: "X"}.get(option.kind, option.metavar)}
+
+
+class AppendAction(argparse.Action):
+    """Each value goes to the end of a tuple."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        setattr(namespace, self.dest, (*getattr(namespace, self.dest), values))
+
+
+class OllamaAction(argparse.Action):
+    """--use-ollama and --ollama-model: sets the flags that they stand for."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        for name, value in expanded({"use_ollama": True} | ({self.dest: values} if values else {})).items():
+            if name != "upstream" or namespace.upstream is None:
+                setattr(namespace, name, value)
 
 
 def add_backend(parser: argparse._ActionsContainer, also: Iterable[str] = ()) -> None:
     """--backend. also: see add_model_arguments()."""
     more = tuple(also)
     parser.add_argument(
-        "--backend",
+        *flags("backend", BACKEND_NAMES),
         type=lambda text: text if text in more else _backend(text),
         default=_backend_default(),
         metavar="NAME",
@@ -196,8 +228,13 @@ def body_of(args: argparse.Namespace, latency: str | None = None) -> Body:
     """Loads the model of --model on the backend of --backend, with the options in MODEL_FLAGS."""
     from fastserve.launch import Body
 
-    options = {name: getattr(args, name) for name in MODEL_FLAGS}
-    return Body(args.model, args.backend, latency=latency, **options)
+    return Body(args.model, args.backend, latency=latency, **options_of(args))
+
+
+def options_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The options in MODEL_FLAGS that the backend has or that were given, by name."""
+    of = {name for name, option in OPTIONS.items() if args.backend in option.backends or args.backend not in BACKENDS}
+    return {name: value for name in MODEL_FLAGS if (value := getattr(args, name)) != DEFAULTS[name] or name in of}
 
 
 def loading(args: argparse.Namespace, policies: str = "") -> str:

@@ -10,15 +10,16 @@ from typing import TextIO
 
 from fastserve.atomic_files import OutputError
 from fastserve.backends.loading import loading
+from fastserve.backends.options import MODELS
 from fastserve.bench.target import TargetError
 from fastserve.cli.arguments import (
-    MODEL_FLAGS,
     add_model_arguments,
     add_sampling_arguments,
+    options_of,
     sampling_of,
 )
 from fastserve.cli.conversation import AnswerError, EngineTalker, Message, ServerTalker, Talker
-from fastserve.importing import extra
+from fastserve.importing import missing
 from fastserve.named_models import EMBEDDED, at_hand, untrained_note
 
 HELP = "/new begins again, /system TEXT sets the system message, Ctrl-C stops an answer, /exit or Ctrl-D leaves"
@@ -42,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         try:
             talker = _server(args) if args.url else _engine(args, stack)
         except ImportError as error:
-            return _refuse(f"{error}; {extra('engine')}")
+            return _refuse(missing(error, "engine"))
         except (ValueError, OSError, MemoryError, OutputError, TargetError) as error:
             return _refuse(str(error))
         return Chat(talker, args.system, sys.stdin, sys.stdout).run()
@@ -61,15 +62,15 @@ def _engine(args: argparse.Namespace, stack: ExitStack) -> Talker:
     from fastserve.engine import Engine, SamplingParams
 
     params = SamplingParams(**sampling_of(args))
-    model = args.model or (at_hand() if args.backend == "torch" else EMBEDDED)
+    model = args.model or (at_hand() if args.backend in MODELS else EMBEDDED)
     print(loading(model, args.backend, "fcfs", args.device), file=sys.stderr, flush=True)
-    settings = {name: getattr(args, name) for name in MODEL_FLAGS}
+    settings = options_of(args)
     engine = stack.enter_context(
         Engine.from_pretrained(model, backend=args.backend, policy="fcfs", max_batch=1, **settings)
     )
     if not getattr(engine.tokenizer, "chat_template", None):
         raise ValueError(f"model {engine.model_name} has no chat template{TEMPLATES}")
-    if args.backend == "torch" and (note := untrained_note(model, "fastserve chat")):
+    if args.backend in MODELS and (note := untrained_note(model, "fastserve chat")):
         print(note, file=sys.stderr)
     return EngineTalker(engine, params)
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from fastserve.cli.arguments import MODEL_HELP, add_backend, add_policy, policy_of
-from fastserve.importing import extra
-from fastserve.named_models import EMBEDDED
+from fastserve.cli.arguments import add_model_arguments, add_policy, options_of, policy_of
+from fastserve.importing import missing
 from fastserve.sched.conformance.check import ConformanceError, check_policy
 from fastserve.sched.policy import Policy
 
@@ -23,8 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--live", action="store_true", help="also serve requests with it on a live engine (needs the engine extra)"
     )
-    add_backend(parser)
-    parser.add_argument("--model", default=EMBEDDED, help=f"of --live: {MODEL_HELP} (default: %(default)s)")
+    add_model_arguments(parser.add_argument_group("the live engine of --live"))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -48,9 +46,9 @@ def run(args: argparse.Namespace) -> int:
         if args.live:
             from fastserve.engine.trial import live_trial
 
-            print(live_trial(spec, args.backend, args.model))
+            print(live_trial(spec, args.backend, args.model, **options_of(args)))
     except ImportError as error:
-        return _refuse(f"--live: {error}; {extra('engine')}")
+        return _refuse(f"--live: {missing(error, 'engine')}")
     except (ValueError, OSError, MemoryError) as error:  # the body of --live cannot be made, or does not work by itself
         return _refuse(f"--live: {error}")
     except ConformanceError as error:

@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any
 from fastserve.atomic_files import OutputError
 from fastserve.cli.arguments import (
     ENGINE_FLAGS,
-    MODEL_FLAGS,
     add_model_arguments,
     add_observer_arguments,
     add_policy,
     add_sampling_arguments,
     add_settings,
     loading,
+    options_of,
     policy_of,
     sampling_of,
 )
 from fastserve.cli.conversation import chat_ids
 from fastserve.engine.config import POLICY, EngineConfig
-from fastserve.importing import extra
+from fastserve.importing import missing
 
 if TYPE_CHECKING:
     from fastserve.engine import Engine, Output, SamplingParams
@@ -68,11 +68,11 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(f"--explain {args.explain}: there is no such prompt; they are 0 to {len(texts) - 1}")
         story = None if args.explain is None else Explanation(args.explain)
         observers = [*chosen(args.timeline, args.iterations, args.observer), *([] if story is None else [story])]
-        settings = {name: getattr(args, name) for name in (*OWN, *ENGINE_FLAGS, "latency", *MODEL_FLAGS)}
+        settings = {name: getattr(args, name) for name in (*OWN, *ENGINE_FLAGS, "latency")} | options_of(args)
         print(loading(args), file=sys.stderr, flush=True)
         engine = Engine.from_pretrained(args.model, backend=args.backend, policy=policy_of(args), **settings)
     except ImportError as error:
-        return _refuse(f"{error}; {extra('engine')}")
+        return _refuse(missing(error, "engine"))
     except (ValueError, OSError, MemoryError, OutputError) as error:
         return _refuse(str(error))
     with engine:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastserve.cli.arguments import add_model_arguments, add_settings, body_of
 from fastserve.engine.config import EngineConfig
-from fastserve.importing import extra
+from fastserve.importing import missing
 
 if TYPE_CHECKING:
     from fastserve.profiler.calibrate import Calibration
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
 
         found, facts = _from_log(args) if args.from_log is not None else _measured(args)
     except ImportError as error:
-        return _refuse(f"{error}; {extra('engine')}")
+        return _refuse(missing(error, "engine"))
     except (ValueError, OSError, MemoryError) as error:
         return _refuse(str(error))
     except KeyboardInterrupt:

@@ -7,12 +7,14 @@ import sys
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+from fastserve.backends.options import MODELS, OPTIONS, SECRETS
 from fastserve.cli.arguments import flags
 from fastserve.importing import extra
 from fastserve.named_models import at_hand
 from fastserve.sched.config import choices
 
-REPEATED = ("set", "observer", "api_key", "required_scopes", "allowed_hosts", "cors_origins")
+MANY = tuple(name for name, option in OPTIONS.items() if option.kind is tuple)
+REPEATED = ("set", "observer", "api_key", "required_scopes", "allowed_hosts", "cors_origins", *MANY)
 GROUPS = {
     "model": "model",
     "policy": "scheduler",
@@ -26,6 +28,7 @@ FAILED, USAGE, INTERRUPTED = 1, 2, 130
 INSTEAD = {
     "api_key": "put one TOKEN or TOKEN CLIENT a line into a file that only you can read, and give --api-key-file FILE",
     "hf_token": "leave the flag out and set HF_TOKEN in the environment",
+    **{name: f"leave the flag out and set FASTSERVE_{name.upper()} in the environment" for name in SECRETS},
 }
 """Secret -> what to do instead of writing it on the command line."""
 
@@ -87,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     given = {name: value for name, value in vars(args).items() if name not in ("command", "show_config")}
     try:
         config = FastServeConfig(**given)
-        if config.backend == "torch" and "model" not in config.model_fields_set:
+        if config.backend in MODELS and "model" not in config.model_fields_set:
             config = config.model_copy(update={"model": at_hand()})
         if args.show_config:
             for name, value, origin in config.shown(given):

@@ -52,6 +52,7 @@ class EngineBody:
         with body.engine(serving_of("fcfs", self.shared)) as engine:
             self.hardware: Hardware = engine.hardware
             self.context = engine.max_model_len
+            self.modelled = engine.loop.backend.traits.modelled
             self.about = {"body": "engine", "backend": body.name, "model": engine.model_name,
                           "latency": engine.hardware.name, **serving,
                           "max_batch": engine.serving.max_batch, "residency": engine.serving.residency,
@@ -115,8 +116,12 @@ class EngineBody:
 
     def _in_units_of(self, trace: Trace, serving: EngineConfig) -> EngineConfig:
         """A modelled body shares what the simulator does: whole blocks of the trace."""
-        modelled = self.body.kind.traits.modelled and trace.hash_ids is not None
-        if not modelled or serving.prefix_cache == "off" or serving.prefix_tokens is not None:
+        if (
+            not self.modelled
+            or trace.hash_ids is None
+            or serving.prefix_cache == "off"
+            or serving.prefix_tokens is not None
+        ):
             return serving
         return replace(serving, prefix_tokens=unit_of(trace, serving.block))
 

@@ -20,11 +20,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
+from fastserve.backends.options import SECRETS
+
 OURS = "FASTSERVE_"
 PLAIN = ("HF_MODEL", "MAX_BATCH", "MAX_NEW_TOKENS", "SEED", "TEMPERATURE", "TOP_K", "TOP_P")
 """Environment variables that set the server's settings: removed for the child, which has only its flags."""
-KEPT = (OURS + "CACHE", OURS + "NATIVE")
-"""Passed on: the cache folder of kernels and profiles, and whether kernels are used."""
+KEPT = (OURS + "CACHE", OURS + "NATIVE", *(OURS + name.upper() for name in SECRETS))
+"""Passed on: the cache folder of kernels and profiles, whether kernels are used, and what stands in no flag."""
 
 COMMAND = [sys.executable, "-m", "fastserve.compare.subprocess_server"]
 READY = re.compile(r"serving at (http://\S+)")

@@ -31,6 +31,8 @@ class Traits:
     """Whether tokens do not depend on preemption: always, while the batch is composed alike, or not at all."""
     uneven: bool = False
     """A job may get no token in an iteration, or several; else each that is due gets exactly one."""
+    lookahead: int = 0
+    """Tokens beyond the next one that a step may write for a job, drafts that come to nothing included."""
     constrains: bool = False
     """It keeps to logit_bias, allowed_token_ids, bad_token_ids and choice_token_ids; else such requests are refused."""
     reports_cached: bool = False
@@ -39,6 +41,12 @@ class Traits:
     """Its tokens mean nothing: it reads no prompt, so a replay of a trace says itself what its answers are."""
     shares: bool = False
     """It shares KV by content as its plans say, see Sharing; else prefixes are not cached."""
+    lacks: frozenset[str] = frozenset()
+    """Fields of SamplingParams that it does not keep to: a request that gives them is refused."""
+    slots: int | None = None
+    """Jobs that it can run at once: the batch cap is at most that. None: as many as memory holds."""
+    estimates: bool = False
+    """Numbers of tokens are estimates, of text whose tokenizer is not known; see Ended.counted."""
 
 
 class Token(NamedTuple):
@@ -55,7 +63,19 @@ class Failed(NamedTuple):
     error: str
 
 
-Result = Sequence[Token] | Failed
+class Ended(NamedTuple):
+    """The body itself has ended the job, after these tokens, if any: an end that no token id says.
+
+    reason: stop or length. counted: tokens of the prompt and of the output, as the body counted them, where the job's
+    own numbers are estimates.
+    """
+
+    tokens: Sequence[Token]
+    reason: str = "stop"
+    counted: tuple[int, int] | None = None
+
+
+Result = Sequence[Token] | Ended | Failed
 
 
 @dataclass(slots=True, eq=False)
@@ -68,6 +88,8 @@ class Step:
     plan's `clear` and `load` among them. service: of a modelled machine, what the iteration took without the stall:
     the engine's clock goes there; None: what the clock says. model_ns: of real time, in the model or waiting for it.
     transfers: of a modelled link, the copies that this plan asked for, with their ends; None: nobody knows these yet.
+    drafts: (job, drafted, accepted) of each job that verified guesses of its next tokens: how many, and how many of
+    them, from the first one on, were right; its result has the right ones and the token behind them.
     """
 
     results: Sequence[tuple[Job, Result]]
@@ -76,6 +98,7 @@ class Step:
     service: int | None = None
     model_ns: int = 0
     transfers: Sequence[Transfer] | None = None
+    drafts: Sequence[tuple[Job, int, int]] = ()
 
 
 class Backend(Protocol):

@@ -49,11 +49,18 @@ class ByteTokenizer:
             text = "".join([f"{message['role']}: {message['content']}\n" for message in conversation])
             text += "assistant: " if add_generation_prompt else ""
         else:
-            from transformers.utils.chat_template_utils import render_jinja_template
-
-            chats = [[dict(message) for message in conversation]]
-            rendered: Any = render_jinja_template(
-                chats, chat_template=chat_template, add_generation_prompt=add_generation_prompt, **variables
-            )
-            text = str(rendered[0][0])  # with where the answers are in it, of each chat
+            text = rendered(chat_template, conversation, add_generation_prompt, **variables)
         return self.encode(text) if tokenize else text
+
+
+def rendered(
+    template: str, conversation: Sequence[Mapping[str, Any]], add_generation_prompt: bool, **variables: Any
+) -> str:  # fmt: skip
+    """What a Jinja template makes of a conversation, as transformers renders it."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    chats = [[dict(message) for message in conversation]]
+    made: Any = render_jinja_template(
+        chats, chat_template=template, add_generation_prompt=add_generation_prompt, **variables
+    )
+    return str(made[0][0])  # with where the answers are in it, of each chat

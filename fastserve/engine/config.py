@@ -95,6 +95,10 @@ class EngineConfig(SchedulerConfig):
             )
         return self if self.prefix_cache != "auto" else replace(self, prefix_cache="on" if shares else "off")
 
+    def within(self, slots: int | None) -> Self:
+        """The same with a batch cap of at most so many jobs; None: any number."""
+        return self if slots is None or slots >= self.max_batch else replace(self, max_batch=slots)
+
     def names(self, hardware: Hardware) -> UnitNames | None:
         """What names the units that requests share; None where prefixes are not cached. After sharing()."""
         if self.prefix_cache != "on":

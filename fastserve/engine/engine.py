@@ -16,7 +16,7 @@ from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastserve.engine.backend import Backend, settings_of
 from fastserve.engine.clock import Clock, WallClock
@@ -60,7 +60,8 @@ class Engine:
         if not backend.traits.swaps and RESIDENCIES[serving.residency].swaps:
             log.info("backend %s keeps no KV on the host: who leaves computes again", backend.info.backend)
             serving = replace(serving, residency="recompute")
-        serving = serving.sharing(backend.info.backend, backend.traits.shares)
+        serving = serving.sharing(backend.info.backend, backend.traits.shares).within(backend.traits.slots)
+        serving = replace(serving, lookahead=max(serving.lookahead, backend.traits.lookahead))
         clock = clock or WallClock()
         info, hardware = backend.info, backend.hardware()
         policy = serving.policy.fresh()
@@ -69,7 +70,8 @@ class Engine:
         latency = hardware.latency
         self.inbox = Inbox()
         names = serving.names(hardware)
-        self.input_processor = InputProcessor(info, serving, clock, self.inbox, backend.traits.constrains, names)
+        self.input_processor = InputProcessor(info, serving, clock, self.inbox, backend.traits.constrains, names,
+                                              backend.traits.lacks)  # fmt: skip
         recorder = Recorder(
             hardware.memory.block_bytes,
             lambda prompt, output: latency.alone_ps(prompt, output, budget),
@@ -280,6 +282,11 @@ class Engine:
         return dict(self.loop.counters)
 
     @property
+    def estimates(self) -> bool:
+        """Whether numbers of tokens are estimates, see Traits.estimates."""
+        return self.loop.backend.traits.estimates
+
+    @property
     def tokenizer(self) -> Any:
         """encode, decode, apply_chat_template; or None."""
         return self.info.tokenizer
@@ -363,31 +370,17 @@ class Engine:
         model: str = EMBEDDED,
         *,
         backend: str = "torch",
-        dtype: str = "auto",
-        device: str = "auto",
-        threads: int | None = None,
-        load_format: Literal["auto", "dummy"] = "auto",
         latency: str | PathLike[str] | None = None,
-        max_model_len: int | None = None,
-        gpu_memory_utilization: float = 0.9,
-        trust_remote_code: bool = False,
-        native: Literal["auto", "off"] = "auto",
-        **serving: Any,
+        **settings: Any,
     ) -> Engine:
         """An engine on a Hugging Face model by id or path, a GGUF file, or one of fastserve.named_models.
 
-        backend: the body: a name of fastserve.backends, module:Class or ./file.py:Class. A setting below that it does
-        not have must be left at its default.
+        backend (or backend_type): a name of fastserve.backends, module:Class or ./file.py:Class.
         latency: the times that the policy is told: a preset or file (None: a stored profile for this model, dtype,
-        device and threads, else about a second of measuring). load_format="dummy": random weights. serving: see
-        EngineConfig.
+        device and threads, else about a second of measuring). settings: those of EngineConfig, and the options of the
+        backend: device, dtype, threads, ..., see fastserve.backends.options; what a backend does not have must be left
+        at its default. use_ollama=True, ollama_model=NAME: Ollama on this machine.
         """
-        from fastserve.launch import Body
+        from fastserve.launch import from_pretrained
 
-        config = EngineConfig.of(serving)
-        body = Body(
-            model, backend, latency=latency, dtype=dtype, device=device, threads=threads, load_format=load_format,
-            max_model_len=max_model_len, gpu_memory_utilization=gpu_memory_utilization,
-            trust_remote_code=trust_remote_code, native=native,
-        )  # fmt: skip
-        return body.engine(config)
+        return from_pretrained(model, backend, latency, settings)

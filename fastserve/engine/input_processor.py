@@ -30,13 +30,14 @@ class QueueFull(RuntimeError):
 
 
 class InputProcessor:
-    """Thread-safe. constrains: what the body's traits say. names: of units, where prefixes are cached."""
+    """Thread-safe. constrains, lacks: what the body's traits say. names: of units, where prefixes are cached."""
 
     def __init__(
         self, info: ModelInfo, serving: EngineConfig, clock: Clock, inbox: Inbox, constrains: bool = False,
-        names: UnitNames | None = None,
+        names: UnitNames | None = None, lacks: frozenset[str] = frozenset(),
     ) -> None:  # fmt: skip
         self.info = info
+        self.lacks = lacks
         self.constrains = constrains
         self.names = names
         self.programs = Programs(None if names is None else names.unit)
@@ -132,6 +133,8 @@ class InputProcessor:
     def prepare(self, prompt: Sequence[int], params: SamplingParams) -> SamplingParams:
         """See Engine.prepare()."""
         params = params.resolved(self.info.defaults)
+        for name in params.given & self.lacks:
+            raise ConstraintError(name, f"backend {self.info.backend} cannot keep to {name} here; leave it out")
         if not params.constrained:
             return params
         if not self.constrains:

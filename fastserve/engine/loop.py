@@ -64,7 +64,8 @@ class Loop:
         self.error: str | None = None
         self.steps = 0
         self.counters: dict[str, int] = {"requests": 0, "prompt_tokens": 0, "output_tokens": 0, "preemptions": 0,
-                                         "oom": 0, "failed_steps": 0, "slots": scheduler.slots}  # fmt: skip
+                                         "oom": 0, "failed_steps": 0, "slots": scheduler.slots,
+                                         "drafts": 0, "draft_tokens": 0, "accepted_tokens": 0}  # fmt: skip
         self.counters.update({f"finished_{reason}": 0 for reason in FINISHES})
         self.busy_ns = 0  # in turns that had something to run
         self.scheduler_ns = 0  # of these, in the Scheduler and its policy
@@ -180,6 +181,10 @@ class Loop:
         if len(finished) > 1:  # who is told that his has ended may send another: in the order in which these are told
             produced.sort(key=lambda entry: (entry[0].job.arrival, entry[0].job.id))
         self.counters["output_tokens"] += sum([piece.token_id is not None for _, piece in produced])
+        for _, drafted, accepted in outcome.drafts:
+            self.counters["drafts"] += 1
+            self.counters["draft_tokens"] += drafted
+            self.counters["accepted_tokens"] += accepted
         for job in finished:
             self._finish(job, produced)
         self.recorder.committed(plan, outcome, finished, now)

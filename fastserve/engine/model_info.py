@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import index
@@ -9,6 +10,8 @@ from typing import Any
 
 from fastserve.engine.params import SamplingParams
 from fastserve.sched.errors import RefusedError
+
+LOG = logging.getLogger("fastserve")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,3 +90,19 @@ def too_long(context: int, prompt: int | str, wanted: int = 1) -> str:
         f"This model's maximum context length is {context} tokens: {what} with {wanted} "
         f"more to generate exceeds the context of {context}; {advice}"
     )
+
+
+def clamp_length(asked: int | None, own: int | None) -> int:
+    """Tokens of the longest context. own: what the model can hold, None where it says nothing.
+
+    A longer one than its own is clamped with a warning. ValueError for a length below 1.
+    """
+    if asked is not None and asked < 1:
+        raise ValueError(f"max_model_len={asked} must be at least 1 token")
+    if own is None:
+        if asked is None:
+            LOG.warning("the model's config states no longest context: 2048 tokens are taken; max_model_len says more")
+        return asked or 2048
+    if asked is not None and asked > own:
+        LOG.warning("max_model_len=%d is above the model's own %d tokens: it is now %d", asked, own, own)
+    return own if asked is None else min(asked, own)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from fastserve.engine.backend import Backend, Failed, Result, Step, Token
+from fastserve.engine.backend import Backend, Ended, Failed, Result, Step, Token
 from fastserve.engine.request import Piece, Request
 from fastserve.engine.unit_names import UnitNames
 from fastserve.sched.job import Job
@@ -37,6 +37,8 @@ class OutputProcessor:
             raise RuntimeError(f"backend {self.name}: {fault}")
 
     def _even_fault(self, plan: Plan, step: Step) -> str:
+        if step.drafts:
+            return f"job {step.drafts[0][0].id} verified drafts; {UNEVEN}"
         due = set(plan.due)
         if len(step.results) != len(due):
             return f"{len(step.results)} jobs got tokens, {len(due)} were due one; {UNEVEN}"
@@ -44,8 +46,8 @@ class OutputProcessor:
             fault = _fault(job, due, result)
             if fault:
                 return fault
-            if len(result) != 1:  # a Failed has one entry as well
-                return f"job {job.id} got {len(result)} tokens in one iteration; {UNEVEN}"
+            if not isinstance(result, Failed) and len(_tokens(result)) != 1:
+                return f"job {job.id} got {len(_tokens(result))} tokens in one iteration; {UNEVEN}"
         return ""
 
     def _uneven_fault(self, plan: Plan, step: Step) -> str:
@@ -54,12 +56,13 @@ class OutputProcessor:
             fault = _fault(job, due, result)
             if fault:
                 return fault
-            if not isinstance(result, Failed) and len(result) > 1 + self.lookahead:
+            came = len(_tokens(result))
+            if came > 1 + self.lookahead:
                 return (
-                    f"job {job.id} got {len(result)} tokens in one iteration, and blocks are reserved for "
-                    f"{1 + self.lookahead}: set lookahead to {len(result) - 1} or more"
+                    f"job {job.id} got {came} tokens in one iteration, and blocks are reserved for "
+                    f"{1 + self.lookahead}: set lookahead to {came - 1} or more"
                 )
-        return ""
+        return _drafts_fault(step) if step.drafts else ""
 
     def accept(self, plan: Plan, step: Step) -> Outcome:
         """Appends the tokens to their requests and fills `pieces`. The times of the outcome are not set."""
@@ -73,7 +76,7 @@ class OutputProcessor:
                 ended.append(job)
                 self.pieces.append((request, request.end("error", result.error)))
                 continue
-            for id, logprob, top in result:
+            for id, logprob, top in _tokens(result):
                 try:
                     piece = request.accept(id, eos, logprob, top)
                 except Exception as error:
@@ -82,10 +85,17 @@ class OutputProcessor:
                 if piece.finish_reason:  # tokens behind its end are dropped
                     ended.append(job)
                     break
+            if isinstance(result, Ended):
+                request.counted = result.counted
+                if not request.finish_reason:
+                    ended.append(job)
+                    self.pieces.append((request, request.end(result.reason)))
         extra = [(job, delta) for job, had in before.items() if (delta := len(requests[job].tokens) - had - 1)]
         answers = self._answers(ended) if ended and self.names is not None else None
         calls = {job: tool for job in ended if (tool := requests[job].calls)}
-        return Outcome(1, 0, step.stall, ended, step.copied, extra=extra, answers=answers, calls=calls or None)
+        return Outcome(
+            1, 0, step.stall, ended, step.copied, extra=extra, answers=answers, calls=calls or None, drafts=step.drafts
+        )
 
     def _answers(self, ended: Sequence[Job]) -> dict[Job, Ids]:
         """What they leave behind beyond the units of their prompts: no KV has been computed of their last tokens."""
@@ -112,6 +122,29 @@ def _fault(job: Job, due: set[Job], result: Result) -> str:
     if job not in due:
         return f"job {job.id} got tokens twice, or was not due any"
     due.remove(job)
-    if isinstance(result, Failed) or all(isinstance(token, Token) for token in result):
+    if all(isinstance(token, Token) for token in _tokens(result)):
         return ""
-    return f"job {job.id} got {result!r}, and not a sequence of fastserve.engine.backend.Token, or Failed"
+    return f"job {job.id} got {result!r}, and not a sequence of fastserve.engine.backend.Token, Ended or Failed"
+
+
+def _tokens(result: Result) -> Sequence[Token]:
+    if isinstance(result, Failed):
+        return ()
+    return result.tokens if isinstance(result, Ended) else result
+
+
+def _drafts_fault(step: Step) -> str:
+    """What is wrong with Step.drafts, which must agree with the results."""
+    got = {job: 1 if isinstance(result, Failed) else len(result) for job, result in step.results}
+    seen: set[Job] = set()
+    for job, drafted, accepted in step.drafts:
+        if job in seen or job not in got:
+            return f"job {job.id} verified drafts twice, or got no tokens"
+        seen.add(job)
+        if not 0 <= accepted <= drafted or not drafted:
+            return (
+                f"job {job.id} verified {drafted} drafts and {accepted} of them were right; tell of what was verified"
+            )
+        if got[job] > 1 + accepted:
+            return f"job {job.id} got {got[job]} tokens of {accepted} drafts that were right, and one behind them"
+    return ""

@@ -162,6 +162,15 @@ class SamplingParams:
         """The fields that say what the output may be, and are given."""
         return [name for name in _CONSTRAINTS if getattr(self, name)]
 
+    @property
+    def given(self) -> frozenset[str]:
+        """Fields that differ from what they are where nobody says anything, no model's generation_config either."""
+        usual = SamplingParams().resolved({})
+        odd = {"top_k": self.top_k == -1}  # which is 0, too
+        return frozenset(
+            name for name in self.names() if getattr(self, name) != getattr(usual, name) and not odd.get(name)
+        )
+
     @classmethod
     def names(cls) -> frozenset[str]:
         """The names of all fields."""

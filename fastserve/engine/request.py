@@ -46,6 +46,8 @@ class Output:
     error: str | None
     record: Mapping[str, Any] = field(repr=False)
     by_step: bool = field(default=False, repr=False)  # failed because its whole step failed
+    counted: tuple[int, int] | None = field(default=None, repr=False)
+    """Tokens of prompt and output as an upstream counted them, where those here are estimates; None: it did not say."""
 
     @property
     def cached_tokens(self) -> int:
@@ -89,8 +91,9 @@ class Request:
     """
 
     __slots__ = (
-        "answer", "at_end", "by_step", "calls", "detokenizer", "ended", "error", "finish_reason", "job", "listener",
-        "logprobs", "named", "params", "pieces", "prompt", "record", "root", "seed", "signal", "texts", "tokens",
+        "answer", "at_end", "by_step", "calls", "counted", "detokenizer", "ended", "error", "finish_reason", "job",
+        "listener", "logprobs", "named", "params", "pieces", "prompt", "record", "root", "seed", "signal", "texts",
+        "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -117,6 +120,7 @@ class Request:
         self.answer: Ids = answer or ()  # of the units that prompt and output fill beyond the prompt's
         self.named = answer is not None  # else its tokens say what they are, once it has ended
         self.calls = calls  # the tool that its output will call, as its client knows beforehand
+        self.counted: tuple[int, int] | None = None  # tokens of prompt and output, by a body whose own are estimates
         self.tokens: list[int] = []
         self.texts: list[str] = []
         self.logprobs: list[dict[int, float]] | None = None if params.logprobs is None else []
@@ -274,6 +278,7 @@ class Handle:
             error=request.error,
             record=request.record,
             by_step=request.by_step,
+            counted=request.counted,
         )
 
 

@@ -228,6 +228,7 @@ class Rerun:
             data["first"], data["gap"], [(self.jobs[id], delta) for id, delta in data.get("extra", ())],
             {self.jobs[id]: ids for id, ids in data.get("answers", ())},
             {self.jobs[id]: tool for id, tool in data.get("calls", ())},
+            [(self.jobs[id], drafted, accepted) for id, drafted, accepted in data.get("drafts", ())],
         )  # fmt: skip
         self.scheduler.commit(self.plan, outcome, self.now)
         self.plan = None

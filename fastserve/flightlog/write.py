@@ -10,11 +10,11 @@ plan, amend, commit, tick (nothing ran, and alarms of jobs that are held back ha
 resize_pool (blocks), correct (job `id` has so many `tokens` more, or fewer), reset_prefix_cache (what is idle there is
 forgotten). Whom a policy holds back is its own doing, and is not told.
 A plan is null where jobs wait and nothing can be done. Copies are [number, job, blocks, "out" or "in"], numbered as
-they appear. A commit has `extra`, [job, delta] for jobs that got 1 + delta tokens, where the iteration was uneven, and
-`calls`, [job, tool] for jobs that have ended with a call of a tool. An amend stands between a plan and its commit,
-where the body has done otherwise: with what (prefill, [job, tokens], null where as planned; absent and lost, jobs;
-found, [job, tokens]), and the whole plan as it holds from then on. A submit has `generated`, where the job comes with
-output tokens.
+they appear. A commit has `extra`, [job, delta] for jobs that got 1 + delta tokens, where the iteration was uneven,
+`drafts`, [job, drafted, accepted] for jobs that verified guesses in it, which no plan depends on, and `calls`,
+[job, tool] for jobs that have ended with a call of a tool. An amend stands between a plan and its commit, where the
+body has done otherwise: with what (prefill, [job, tokens], null where as planned; absent and lost, jobs; found, [job,
+tokens]), and the whole plan as it holds from then on. A submit has `generated`, where the job comes with output tokens.
 
 Where prefixes are cached, a submit has `ids`, of the units that its prompt fills; a plan `found`, [job, tokens], and
 `evict`, the ids of the units that go, in this order; a commit `answers`, [job, ids] of jobs that have ended. Where the
@@ -173,12 +173,13 @@ class FlightLog(Observer):
         extra = [[job.id, delta] for job, delta in outcome.extra]
         answers = [[job.id, list(ids)] for job, ids in (outcome.answers or {}).items() if ids]
         calls = [[job.id, tool] for job, tool in (outcome.calls or {}).items() if tool]
+        drafts = [[job.id, drafted, accepted] for job, drafted, accepted in outcome.drafts]
         self._tell({
             "event": "commit", "now": now, "iterations": outcome.iterations, "service": outcome.service,
             "stall": outcome.stall, "ended": [job.id for job in outcome.ended],
             "copied": self._copies.landed(outcome.copied), "first": outcome.first, "gap": outcome.gap,
             **({"extra": extra} if extra else {}), **({"answers": answers} if answers else {}),
-            **({"calls": calls} if calls else {}),
+            **({"calls": calls} if calls else {}), **({"drafts": drafts} if drafts else {}),
         })  # fmt: skip
 
     def failed(self, lost: Sequence[Job], now: int) -> None:

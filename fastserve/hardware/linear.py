@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from fastserve.hardware.json_fields import Fields, picoseconds
-from fastserve.hardware.lines import LineModel
+from fastserve.hardware.lines import UNMEASURED, LineModel, Verify, read_verify, verify_json
 from fastserve.sched.int64 import i64
 
 
@@ -34,7 +34,12 @@ class LinearLatency(LineModel):
     """The form of the fits published for DistServe and FastServe's engine. The first piece must start at batch 1."""
 
     def __init__(
-        self, prefill: PrefillFit, decode: Sequence[DecodePiece], name: str = "linear", provenance: str = ""
+        self,
+        prefill: PrefillFit,
+        decode: Sequence[DecodePiece],
+        name: str = "linear",
+        provenance: str = "",
+        verify: Verify = UNMEASURED,
     ) -> None:
         starts = [piece.from_batch for piece in decode]
         if not starts or starts[0] != 1 or any(b <= a for a, b in pairwise(starts)):
@@ -45,7 +50,7 @@ class LinearLatency(LineModel):
                     f"{name}: decoding from batch {piece.from_batch} on takes no time; give 'decode_ms', "
                     "'decode_ms_per_sequence' or 'decode_ms_per_context_token' a value above 0"
                 )
-        super().__init__(name, provenance, picoseconds(prefill.ms), picoseconds(decode[0].ms))
+        super().__init__(name, provenance, picoseconds(prefill.ms), picoseconds(decode[0].ms), verify)
         self.prefill = prefill
         self.decode = tuple(decode)
         self._per_token = picoseconds(prefill.ms_per_token)
@@ -86,7 +91,7 @@ class LinearLatency(LineModel):
         }
         if later:
             data["decode_pieces"] = [{"from_batch": piece.from_batch, **_decode_json(piece)} for piece in later]
-        return data
+        return data | verify_json(self.verify)
 
 
 def _decode_json(piece: DecodePiece) -> dict[str, object]:
@@ -107,7 +112,7 @@ def _decode_piece(fields: Fields, from_batch: int) -> DecodePiece:
 
 
 def read_linear(fields: Fields) -> LinearLatency:
-    """Coefficients that are left out are 0; `decode_pieces` hold the ranges of larger batches."""
+    """Coefficients that are left out are 0; `decode_pieces` hold the ranges of larger batches, `verify` the shares."""
     name, provenance = fields.text("name", "linear"), fields.text("provenance")
     prefill = PrefillFit(
         fields.number("prefill_ms", 0),
@@ -118,5 +123,6 @@ def read_linear(fields: Fields) -> LinearLatency:
     for row in fields.rows("decode_pieces"):
         pieces.append(_decode_piece(row, row.integer("from_batch", least=2)))
         row.close()
+    verify = read_verify(fields)
     fields.close()
-    return LinearLatency(prefill, pieces, name, provenance)
+    return LinearLatency(prefill, pieces, name, provenance, verify)

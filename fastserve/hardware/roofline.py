@@ -86,15 +86,21 @@ class RooflineLatency(LatencyModel):
         self._kv = round(model.kv_bytes_per_token * ps_per_byte)
 
     def iteration_ps(self, batch: int, context: int, chunks: Sequence[tuple[int, int]]) -> int:
-        if batch == 0 and not chunks:
-            return 0
-        compute = batch * (self._token + self._sample) + context * self._pair
-        memory = self._weights + (batch + context) * self._kv
+        return self._ps(batch, context, context, chunks) if batch or chunks else 0
+
+    def _ps(self, rows: int, context: int, attended: int, chunks: Sequence[tuple[int, int]]) -> int:
+        """rows: tokens that are not of chunks. context: tokens whose KV they read; attended: pairs of them."""
+        compute = rows * (self._token + self._sample) + attended * self._pair
+        memory = self._weights + (rows + context) * self._kv
         for cached, tokens in chunks:
             pairs = tokens * (2 * cached + tokens + 1) // 2  # each new token attends to all before it and itself
             compute += tokens * self._token + self._sample + pairs * self._pair
             memory += (cached + 2 * tokens) * self._kv
         return self._overhead + max(compute, memory)
+
+    def verify_ps(self, batch: int, context: int, drafts: int, chunks: Sequence[tuple[int, int]] = ()) -> int:
+        """A guess computes what a decoding job's token does; the KV of a job is read once for all of its tokens."""
+        return self._ps(batch + drafts, context, context + drafts * context // batch, chunks)
 
     def _lines(self, batch: int, context: int) -> tuple[int, int, int, int, int]:
         """(first, growth, until, first after, growth after): the leading bound, when the other takes over, and it.

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 
 from fastserve.hardware.json_fields import Fields, picoseconds
-from fastserve.hardware.lines import LineModel
+from fastserve.hardware.lines import UNMEASURED, LineModel, Verify, read_verify, verify_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,7 @@ class TableLatency(LineModel):
         decode: Sequence[DecodePoint],
         name: str = "table",
         provenance: str = "",
+        verify: Verify = UNMEASURED,
     ) -> None:
         if len(prefill) < 2:
             raise ValueError(f"{name}: 'prefill' needs the times of at least two lengths, got {len(prefill)}")
@@ -74,7 +75,7 @@ class TableLatency(LineModel):
             rise, run = self._times[1] - self._times[0], self._lengths[1] - self._lengths[0]
             self._times.insert(0, max(0, self._times[0] - rise * self._lengths[0] // run))
             self._lengths.insert(0, 0)
-        super().__init__(name, provenance, self._times[0], self._constants[0])
+        super().__init__(name, provenance, self._times[0], self._constants[0], verify)
 
     def prefix_ps(self, tokens: int) -> int:
         """Prefill time of this many tokens, fixed cost included; increasing in tokens."""
@@ -114,6 +115,7 @@ class TableLatency(LineModel):
             "provenance": self.provenance,
             "prefill": [asdict(point) for point in self.prefill],
             "decode": [asdict(row) for row in self.decode],
+            **verify_json(self.verify),
         }
 
 
@@ -129,5 +131,6 @@ def read_table(fields: Fields) -> TableLatency:
             DecodePoint(row.integer("batch", least=1), row.number("ms"), row.number("ms_per_context_token", 0))
         )
         row.close()
+    verify = read_verify(fields)
     fields.close()
-    return TableLatency(prefill, decode, name, provenance)
+    return TableLatency(prefill, decode, name, provenance, verify)

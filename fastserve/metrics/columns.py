@@ -33,6 +33,8 @@ COLUMNS: dict[str, str] = {
     "cached_tokens": "i8",  # of its prompt, found when it first joined: not computed
     "cached_host_tokens": "i8",  # of these, those that were loaded from the host
     "evicted_tokens": "i8",  # of its prompt, computed by others before and forgotten by then: among recomputed_tokens
+    "draft_tokens": "i8",  # guesses of its next tokens that were verified; 0 where nothing is guessed
+    "accepted_tokens": "i8",  # of these, those that were right
     "swapped_out_bytes": "i8",
     "swapped_in_bytes": "i8",
     "client": "O",
@@ -51,7 +53,7 @@ NO_SLO: Slo = (float("nan"), float("nan"), float("nan"))
 NUMBERS = (
     "id", "arrival", "prompt", "tokens", "finish", "first", "now", "alone", "queued", "preempted", "stalled", "served",
     "gap", "preemptions", "computed", "cached", "loaded", "blocks_out", "blocks_in", "priority", "held", "overruled",
-    "turn",
+    "turn", "drafted", "accepted",
 )  # fmt: skip
 """What is kept of a job until its columns are made. Times in ns, -1 for what never happened; alone in ps, 0 unknown."""
 
@@ -103,6 +105,8 @@ def columns_of(
             "cached_tokens": n["cached"],
             "cached_host_tokens": n["loaded"],
             "evicted_tokens": np.zeros(len(texts), np.int64),  # who knows the content fills it in
+            "draft_tokens": n["drafted"],
+            "accepted_tokens": n["accepted"],
             "swapped_out_bytes": n["blocks_out"] * block_bytes,
             "swapped_in_bytes": n["blocks_in"] * block_bytes,
             "client": np.array([client for client, _ in texts], "O"),

@@ -32,8 +32,8 @@ class Trail:
     """What is remembered of a job while it lives. Times in ns."""
 
     __slots__ = (
-        "blocks_in", "blocks_out", "cached", "computed", "first", "gap", "last", "left", "loaded", "mark", "preempted",
-        "queued", "stall", "stalled",
+        "accepted", "blocks_in", "blocks_out", "cached", "computed", "drafted", "first", "gap", "last", "left",
+        "loaded", "mark", "preempted", "queued", "stall", "stalled",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -49,6 +49,8 @@ class Trail:
         self.computed = 0  # tokens that its prefills have processed
         self.cached = 0  # tokens that were there when it first joined
         self.loaded = 0  # of these, those that came from the host
+        self.drafted = 0  # guesses of its tokens that were verified
+        self.accepted = 0  # and were right
         self.blocks_out = 0
         self.blocks_in = 0
 
@@ -142,6 +144,10 @@ class Recorder(Observer):
                 self._prefilled(job, trail, now)
         if silent:
             self.awaiting.update(silent)
+        for job, drafted, accepted in outcome.drafts:
+            trail = trails[job]
+            trail.drafted += drafted
+            trail.accepted += accepted
         for job in finished:
             self._finish(job, now)
 
@@ -300,6 +306,8 @@ class Recorder(Observer):
             0 if hold is None else job.held,
             0 if hold is None else hold.overruled,
             0 if self.turn is None else self.turn(job.id),
+            trail.drafted,
+            trail.accepted,
         )
         self.rows += row
         self.texts.append((job.client, job.program))

@@ -95,6 +95,7 @@ def summarise(
     summary["held_mean_s"], summary["held_max_s"] = _mean(held), _largest(held)
     summary["preemptions_per_job"] = _mean(counted["preemptions"])
     summary |= _copies(jobs)
+    summary |= _guesses(jobs)
     summary |= _rates(columns, start, horizon_s, window)
     summary |= _goodput(jobs, slo or Slo(), summary["rate_window_s"])
     summary["jain_index"] = _client_fairness(jobs, horizon_s)
@@ -194,6 +195,18 @@ def _distribution(name: str, values: NDArray[Any]) -> Summary:
 def _censored_ttft(counted: Columns) -> Floats:
     waiting = np.isnan(counted["ttft"]) & (counted["finish"] == "unfinished")
     return np.where(waiting, counted["jct_from_arrival"], counted["ttft"])
+
+
+def _guesses(jobs: Columns) -> Summary:
+    """acceptance: share of the verified guesses that were right; None where nothing was guessed."""
+    none = np.zeros(0, np.int64)  # older records, and those of other servers, do not tell
+    drafted = int(np.sum(jobs.get("draft_tokens", none)))
+    accepted = int(np.sum(jobs.get("accepted_tokens", none)))
+    return {
+        "draft_tokens": drafted,
+        "accepted_tokens": accepted,
+        "acceptance": accepted / drafted if drafted else None,
+    }
 
 
 def _copies(jobs: Columns) -> Summary:

@@ -213,13 +213,19 @@ class Outcome:
     together, at its end. The body ends a job at its own end and at its limit, and tells of no token beyond. Whatever
     the step wrote, a job's KV counts as complete but for its newest token, which the next step writes (again, if so).
 
+    drafts: (job, drafted, accepted) of each job that verified guesses of its next tokens in this iteration: how many,
+    and how many of them, from the first one on, were right. Only told; what a job got is in `extra`, which ends where
+    the job does.
+
     answers: of jobs that have ended, the ids of the units that prompt and answer fill beyond those of the prompt, so
     that who continues the answer finds it. What is not told is not found.
 
     calls: of jobs that have ended, the tool that the answer calls, where that is known.
     """
 
-    __slots__ = ("answers", "calls", "copied", "ended", "extra", "first", "gap", "iterations", "service", "stall")
+    __slots__ = (
+        "answers", "calls", "copied", "drafts", "ended", "extra", "first", "gap", "iterations", "service", "stall",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -233,6 +239,7 @@ class Outcome:
         extra: Sequence[tuple[Job, int]] = (),
         answers: Mapping[Job, Ids] | None = None,
         calls: Mapping[Job, str] | None = None,
+        drafts: Sequence[tuple[Job, int, int]] = (),
     ) -> None:
         self.iterations = iterations
         self.service = service
@@ -244,6 +251,7 @@ class Outcome:
         self.extra = extra
         self.answers = answers
         self.calls = calls
+        self.drafts = drafts
 
     def __repr__(self) -> str:
         took = f"{self.service} ns and a stall of {self.stall} ns"

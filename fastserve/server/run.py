@@ -11,9 +11,10 @@ import gc
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastserve.backends.loading import loading
+from fastserve.backends.options import MODELS, OPTIONS, SECRETS
 from fastserve.importing import extra
 from fastserve.named_models import untrained_note
 from fastserve.server.config.addresses import is_local
@@ -83,7 +84,7 @@ def _serve(engine: Engine, held: Prepared) -> None:
         log.warning(
             "anybody who reaches %s may use this server: set --api-key-file, or listen at 127.0.0.1", config.host
         )
-    note = untrained_note(config.model, "fastserve serve") if config.backend == "torch" else ""
+    note = untrained_note(config.model, "fastserve serve") if config.backend in MODELS else ""
     lines = [engine.start_line(), *([note] if note else [])]
     host = f"[{config.host}]" if ":" in config.host else config.host
     server = HttpServer(
@@ -106,13 +107,8 @@ def make_engine(config: FastServeConfig) -> Engine:
 
     if config.hf_token is not None:
         os.environ.setdefault("HF_TOKEN", config.hf_token.get_secret_value())
-    loading: dict[str, Any] = {
-        name: getattr(config, name)
-        for name in ("device", "dtype", "load_format", "max_model_len", "trust_remote_code", "native", "threads")
-    }
-    body = Body(
-        config.model, config.backend, latency=config.latency, gpu_memory_utilization=config.gpu_memory_utilization,
-        **loading,
-    )  # fmt: skip
+    options = {name: getattr(config, name) for name in OPTIONS}
+    options |= {name: key.get_secret_value() for name in SECRETS if (key := options[name]) is not None}
+    body = Body(config.model, config.backend, latency=config.latency, **options)
     kv, host = (None if gib is None else int(gib * GIB) for gib in (config.kv_cache_gib, config.host_cache_gib))
     return body.engine(config.engine(), kv_bytes=kv, host_bytes=host)

@@ -264,7 +264,7 @@ class Service:
         job.end(END_STATES[output.finish_reason], output.error)
         if output.finish_reason == "cancelled" and self.stopping:
             job.error = DRAINED
-        job.answer = answer_of(job, output, self.engine.info.backend)
+        job.answer = answer_of(job, output, self.engine.info.backend, self.engine.estimates)
         self.limits.charge(job.client, len(output.token_ids))
         self.totals.ended(job, output)
         self.metrics.ended(output, handle)

@@ -74,6 +74,11 @@ def test_ids_of_a_vocabulary_are_inside_it(vocab: int) -> None:
     assert ids_of(None) == USUAL_IDS
 
 
+def test_ids_of_a_server_that_makes_its_own_are_letters() -> None:
+    low, high = ids_of(1 << 50)
+    assert bytes(range(low, high)) == b"abcdefghijklmnopqrstuvwxyz"
+
+
 def words(text: str) -> int:
     """A tokenizer that takes three letters or a word at a time, and adds one token in front."""
     return 1 + sum([-(-len(word) // 3) for word in text.split(" ") if word])

@@ -38,7 +38,8 @@ def test_a_setting_that_the_body_does_not_have(capsys: pytest.CaptureFixture[str
 def test_a_name_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["generate", "--backend", "vllm", "--prompt", "x"])
-    assert "no backend is called 'vllm': give torch, scripted, or one of your own" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "no backend is called 'vllm': give torch, llamacpp, onnx, upstream, scripted, or one of your own" in told
 
 
 def test_check_live(capsys: pytest.CaptureFixture[str]) -> None:

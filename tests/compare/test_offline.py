@@ -18,6 +18,24 @@ from fastserve.engine.backend import Traits
 
 class NoSwap(ScriptedBackend):
     traits = Traits(swaps=False, exact="always")
+
+
+class Asking:
+    # It knows what it can only once it is made.
+
+    def __init__(self, *args):
+        self.backend = ScriptedBackend(*args)
+        self.traits = self.backend.traits
+
+    def __getattr__(self, name):
+        return getattr(self.backend, name)
+
+    def hardware(self): return self.backend.hardware()
+    def admit(self, *args): self.backend.admit(*args)
+    def run(self, plan): return self.backend.run(plan)
+    def forget(self, job): self.backend.forget(job)
+    def reset(self): self.backend.reset()
+    def close(self): self.backend.close()
 """
 
 
@@ -27,6 +45,16 @@ def test_the_residency_is_that_of_the_engine(tmp_path: Path, name: str, residenc
     file.write_text(SOURCE)
     body = EngineBody(Body("scripted", f"{file}:{name}"), {"max_batch": 2, "residency": "proactive"})
     assert body.about["residency"] == residency
+
+
+def test_traits_are_those_of_the_backend_that_was_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "asking.py"
+    file.write_text(SOURCE)
+    trace = tmp_path / "trace.csv"
+    trace.write_text("arrival_s,in,out\n" + "".join(f"{i / 100},5,2\n" for i in range(6)))
+    flags = ["ab", "--trace", str(trace), "--offline", "--backend", f"{file}:Asking", "--latency", "opt-13b-a100"]
+    assert main([*flags, "--policy", "fcfs", "--rounds", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["means"]["fcfs"]["mean_jct_s"] > 0
 
 
 def test_rows_that_were_dropped_stand_in_the_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

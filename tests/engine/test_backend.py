@@ -161,6 +161,15 @@ def test_an_uneven_body_gives_none_or_several() -> None:
     assert output.record["output_tokens"] == 5
 
 
+@pytest.mark.parametrize(("own", "asked", "kept"), [(3, 0, 3), (3, 5, 5), (0, 2, 2)])
+def test_a_body_says_how_far_it_looks_ahead(own: int, asked: int, kept: int) -> None:
+    """The Scheduler reserves for the body's own lookahead, or for more where the settings say so."""
+    body = Parrot(lambda job, index: [Token(65)] * (1 + own), uneven=True, lookahead=own)
+    with Engine.on(body, policy="fcfs", lookahead=asked) as engine:
+        assert engine.settings["lookahead"] == engine.loop.scheduler.ledger.lookahead == kept
+        assert engine.generate("ab", SamplingParams(max_tokens=6))[0].text == "A" * 6
+
+
 def test_an_uneven_body_may_leave_out_who_got_none() -> None:
     class Slow(Parrot):
         turn = 0

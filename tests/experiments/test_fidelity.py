@@ -128,7 +128,7 @@ def test_a_calibration_is_of_one_live_run_and_the_same_once_more(scale: str) -> 
 
 def test_small_is_planned_to_last_less_than_a_hundred_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of fcfs at 10 requests/s, which the embedded model sustains of this workload on one core of a usual machine."""
-    monkeypatch.setattr(live, "_model", lambda *_: None)
+    monkeypatch.setattr(live, "_body", lambda *_: None)
     monkeypatch.setattr(live, "_kept", lambda *_: 10.0)
     cases = fidelity.cases(fidelity.SCALES["small"])
     said = live.plan(cases)
@@ -145,20 +145,21 @@ def test_small_is_planned_to_last_less_than_a_hundred_minutes(monkeypatch: pytes
 def test_what_fcfs_sustains_is_kept_for_the_very_same_rig_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "ROOT", tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    model: Any = SimpleNamespace(device="cpu", native=None, max_model_len=4096)
+    body: Any = SimpleNamespace(model=SimpleNamespace(device="cpu", native=None))
     workload = Workload(requests=40, lengths="", prompt="fixed:8", output="fixed:4")
     rig = live.Rig(max_batch=2, place="here")
     hardware = load_hardware("opt-13b-a100")
-    found = live.sustained(workload, rig, model, hardware)
-    assert live._kept(workload, rig, model) == found
-    assert live.sustained(workload, rig, model, load_hardware("opt-66b-a100")) == found  # the first one stays
+    found = live.sustained(workload, rig, body, hardware)
+    assert live._kept(workload, rig, body) == found
+    assert live.sustained(workload, rig, body, load_hardware("opt-66b-a100")) == found  # the first one stays
     others = [replace(rig, **change) for change in (
-        {"model": "x"}, {"dtype": "bfloat16"}, {"threads": 2}, {"max_batch": 3}, {"kv_tokens": 64}, {"place": "there"},
+        {"model": "x"}, {"options": (("dtype", "bfloat16"),)}, {"backend": "onnx"}, {"max_batch": 3}, {"kv_tokens": 64},
+        {"place": "there"},
     )]  # fmt: skip
-    assert [live._kept(workload, other, model) for other in others] == [None] * len(others)
-    assert live._kept(replace(workload, output="fixed:5"), rig, model) is None
+    assert [live._kept(workload, other, body) for other in others] == [None] * len(others)
+    assert live._kept(replace(workload, output="fixed:5"), rig, body) is None
     monkeypatch.setattr(live, "fingerprint", lambda: "another brain")
-    assert live._kept(workload, rig, model) is None
+    assert live._kept(workload, rig, body) is None
 
 
 def test_the_simulation_has_the_live_schedulers_levels_and_pools() -> None:

@@ -66,7 +66,7 @@ def test_what_is_switched_off_in_the_tree(tmp_path: Path) -> None:
         (("port:", "prot:"), "'prot'; did you mean port?"),
         (("torch_dtype:", "torch_dtyp:"), "'pytorch.torch_dtyp'; did you mean pytorch.torch_dtype?"),
         (("compile_model: false", "compile_model: true"), "does not exist here yet"),
-        (("backend_type: pytorch", "backend_type: vllm"), "no backend is called 'vllm': give torch, scripted"),
+        (("backend_type: pytorch", "backend_type: vllm"), "no backend is called 'vllm': give torch, llamacpp"),
         (("auth_type: bearer_token", "auth_type: basic"), "bearer_token"),
         (("serving:", "serving"), "is not YAML"),
         (("serving:", "other: 1\nserving:"), "'other'"),

@@ -7,7 +7,7 @@ import platform
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter_ns
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -17,26 +17,20 @@ from fastserve.backends.torch.kv_cache import Cache
 from fastserve.backends.torch.memory import ran_out, size_pools
 from fastserve.backends.torch.model import Model, load_model
 from fastserve.backends.torch.platform import device_name
-from fastserve.backends.torch.sampler import Sampled, Sampler, SamplingError
-from fastserve.backends.torch.sampling_state import SamplingState
+from fastserve.backends.torch.sampler import Sampler
 from fastserve.backends.torch.warmup import copy_times, measure
 from fastserve.engine.backend import CopyTime, Failed, Result, Step, Token, Traits, Wanted
 from fastserve.engine.model_info import ModelInfo
 from fastserve.engine.params import SamplingParams
+from fastserve.engine.sampler.jobs import JobState
+from fastserve.engine.sampler.results import Sampled, SamplingError
+from fastserve.engine.sampler.state import SamplingState
 from fastserve.hardware import Hardware, Memory
 from fastserve.sched.job import Job
 from fastserve.sched.plan import Plan
 from fastserve.sched.units import Ids
 
 log = logging.getLogger("fastserve")
-
-
-class JobState(NamedTuple):
-    """What the body knows of a job: its prompt, the tokens that it has got, and what its next draw depends on."""
-
-    prompt: list[int]
-    tokens: list[int]
-    sampling: SamplingState
 
 
 class TorchBackend:

@@ -14,7 +14,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from fastserve.backends.torch.end_tokens import end_tokens
-from fastserve.backends.torch.folder import (
+from fastserve.backends.torch.memory import free_device_memory, ran_out
+from fastserve.backends.torch.quiet import quiet
+from fastserve.backends.torch.verify import RefusedModelError, one_line, refuse_by_config
+from fastserve.engine.host_memory import GIB, free_host_memory
+from fastserve.engine.params import SamplingParams
+from fastserve.importing import extra
+from fastserve.models.folder import (
     WITHOUT,
     ModelNotFoundError,
     check_tokenizer,
@@ -22,12 +28,7 @@ from fastserve.backends.torch.folder import (
     find_folder,
     tokenizer_fault,
 )
-from fastserve.backends.torch.gguf_file import HubFile, fetch, find_gguf
-from fastserve.backends.torch.memory import GIB, free_device_memory, free_host_memory, ran_out
-from fastserve.backends.torch.quiet import quiet
-from fastserve.backends.torch.verify import RefusedModelError, one_line, refuse_by_config
-from fastserve.engine.params import SamplingParams
-from fastserve.importing import extra
+from fastserve.models.gguf_file import HubFile, fetch, find_gguf
 from fastserve.named_models import EMBEDDED, PACKAGED
 
 __all__ = ["ModelNotFoundError"]
@@ -51,7 +52,7 @@ def find(name: str, dtype: torch.dtype, place: torch.device) -> str:
     Raises ModelNotFoundError for a folder or file that holds no model, and what a GGUF file is refused with.
     """
     if name == EMBEDDED:
-        from fastserve.backends.torch.embedded import make_embedded
+        from fastserve.models.embedded import make_embedded
 
         return str(make_embedded())
     file = find_gguf(name)

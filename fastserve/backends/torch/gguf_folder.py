@@ -25,7 +25,13 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from fastserve.backends.torch.folder import (
+from fastserve.backends.torch.gguf_config import complete_config
+from fastserve.backends.torch.quiet import quiet
+from fastserve.backends.torch.verify import RefusedModelError, one_line, refuse_by_config
+from fastserve.cache_folder import cache_folder
+from fastserve.engine.host_memory import GIB
+from fastserve.importing import extra
+from fastserve.models.folder import (
     CONFIG,
     SAFETENSORS,
     ModelNotFoundError,
@@ -33,13 +39,7 @@ from fastserve.backends.torch.folder import (
     check_tokenizer,
     check_weights,
 )
-from fastserve.backends.torch.gguf_config import complete_config
-from fastserve.backends.torch.made_folder import make_folder
-from fastserve.backends.torch.memory import GIB
-from fastserve.backends.torch.quiet import quiet
-from fastserve.backends.torch.verify import RefusedModelError, one_line, refuse_by_config
-from fastserve.cache_folder import cache_folder
-from fastserve.importing import extra
+from fastserve.models.made_folder import make_folder
 
 LOG = logging.getLogger("fastserve")
 

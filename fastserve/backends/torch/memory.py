@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
-from pathlib import Path
-
 import torch
 
-GIB = 1 << 30
-MOST_ON_HOST = 2 * GIB
-"""Maximum bytes of the device pool on a CPU, or a GPU that shares the host's memory."""
+from fastserve.engine import host_memory
+from fastserve.engine.host_memory import GIB, Pools, check_room, check_tokens, free_host_memory, share_out
 
 MOST_PINNED = 32 * GIB
 """Maximum bytes of the host pool of a CUDA device: they are pinned."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pools:
-    """Blocks of the KV pools, and the origin of the numbers, for the log. prefix_blocks: on the host, for prefixes."""
-
-    blocks: int
-    host_blocks: int
-    why: str
-    prefix_blocks: int = 0
 
 
 def size_pools(
@@ -41,58 +26,30 @@ def size_pools(
 
     Else, on CUDA: the device pool takes `gpu_memory_utilization` of what was free before this process took memory,
     less what it has taken; the host pool twice that, at most a quarter of the host's free memory and MOST_PINNED.
-    Elsewhere the device pool takes an eighth of free memory, at most MOST_ON_HOST, and the host pool twice that. free:
-    bytes of free host memory, measured when None. ValueError where not one block fits, or more is asked than there is.
+    Elsewhere see host_memory.size_pools(). free: bytes of free host memory, measured when None. ValueError where not
+    one block fits, or more is asked than there is.
     """
     if not 0 < gpu_memory_utilization <= 1:
         raise ValueError(f"gpu_memory_utilization={gpu_memory_utilization} must be above 0 and at most 1")
-    for name, tokens in (("kv_tokens", kv_tokens), ("host_tokens", host_tokens)):
-        if tokens is not None and tokens < (name == "kv_tokens"):
-            raise ValueError(f"{name}={tokens} is too small: give a number of tokens")
-    if free is None:
-        free = free_host_memory()
-    if device.type == "cuda":
-        on_device = free_device_memory(device)
-        taken = torch.cuda.memory_allocated(device)
-        room = int((on_device + taken) * gpu_memory_utilization) - taken
-        most_on_host = min(free // 4, MOST_PINNED)
-        why = f"{gpu_memory_utilization:.0%} of {(on_device + taken) / GIB:.1f} GiB of device memory, less the weights"
-    else:
-        on_device = None
-        room = min(free // 8, MOST_ON_HOST)
-        most_on_host = 2 * room
-        why = f"an eighth of {free / GIB:.1f} GiB of free memory, at most {MOST_ON_HOST // GIB} GiB"
-    if kv_tokens is None:
-        blocks = max(room, 0) // block_bytes
-        if blocks < 1:
-            raise ValueError(
-                f"No KV block of {block_bytes} bytes fits into {why}: take a smaller model, or give kv_tokens yourself."
-            )
-    else:
-        blocks, why = -(-kv_tokens // block_tokens), "as asked"
-    if host_tokens is None:
-        host_blocks = min(2 * blocks, most_on_host // block_bytes)
-    else:
-        host_blocks = -(-host_tokens // block_tokens)
-    prefix_blocks = host_prefix_tokens // block_tokens
-    on_host = host_blocks + prefix_blocks
-    tokens, host_tokens = blocks * block_tokens, on_host * block_tokens
-    if on_device is None:
-        asked = f"KV pools of {tokens:,} tokens and {host_tokens:,} on the host take"
-        _check_room(asked, (blocks + on_host) * block_bytes, free, "memory")
-    else:
-        _check_room(f"A KV pool of {tokens:,} tokens takes", blocks * block_bytes, on_device, "device memory")
-        _check_room(f"A host pool of {host_tokens:,} tokens takes", on_host * block_bytes, free, "the host's memory")
-    return Pools(blocks, host_blocks, why, prefix_blocks)
-
-
-def _check_room(asked: str, size: int, free: int, where: str) -> None:
-    """Before anything is allocated: a system may promise more memory than it has, and then end the process."""
-    if size > free:
-        raise ValueError(
-            f"{asked} {size / GIB:,.1f} GiB of {where}, and {free / GIB:,.1f} GiB are free: give fewer tokens, or none "
-            "for what fits."
-        )
+    free = free_host_memory() if free is None else free
+    if device.type != "cuda":
+        return host_memory.size_pools(
+            block_bytes, block_tokens=block_tokens, kv_tokens=kv_tokens, host_tokens=host_tokens,
+            host_prefix_tokens=host_prefix_tokens, free=free,
+        )  # fmt: skip
+    check_tokens(kv_tokens, host_tokens)
+    on_device = free_device_memory(device)
+    taken = torch.cuda.memory_allocated(device)
+    room = int((on_device + taken) * gpu_memory_utilization) - taken
+    why = f"{gpu_memory_utilization:.0%} of {(on_device + taken) / GIB:.1f} GiB of device memory, less the weights"
+    pools = share_out(
+        room, min(free // 4, MOST_PINNED), why, block_bytes, block_tokens, kv_tokens, host_tokens, host_prefix_tokens
+    )
+    tokens, on_host = pools.blocks * block_tokens, pools.host_blocks + pools.prefix_blocks
+    check_room(f"A KV pool of {tokens:,} tokens takes", pools.blocks * block_bytes, on_device, "device memory")
+    asked = f"A host pool of {on_host * block_tokens:,} tokens takes"
+    check_room(asked, on_host * block_bytes, free, "the host's memory")
+    return pools
 
 
 def ran_out(error: Exception) -> bool:
@@ -104,58 +61,3 @@ def free_device_memory(device: torch.device) -> int:
     """Bytes of a CUDA device that this process may still take; what PyTorch keeps for later counts as free."""
     left, _ = torch.cuda.mem_get_info(device)
     return left + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-
-
-def free_host_memory(root: Path = Path("/")) -> int:
-    """Bytes of memory that this process may still take: what the machine has left, or its container.
-
-    root: where proc and sys/fs/cgroup are. A machine without /proc counts half of its memory as free.
-    """
-    meminfo = root / "proc/meminfo"
-    try:
-        fields = dict(line.split(":", 1) for line in meminfo.read_text(encoding="utf-8").splitlines())
-        free = int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):
-        try:
-            free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-        except (AttributeError, ValueError, OSError):
-            free = 4 * GIB
-    return min([free, *_left_in_groups(root)])
-
-
-def _left_in_groups(root: Path) -> list[int]:
-    """What each memory limit of the control groups around this process leaves, versions 1 and 2."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    left = []
-    for line in lines:
-        _, controllers, inside = line.split(":", 2)
-        if controllers == "":
-            base, limit, usage, cached = root / "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"
-        elif "memory" in controllers.split(","):
-            base, limit, usage = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
-            cached = "total_inactive_file"
-        else:
-            continue
-        # Each group on the way up may have a limit. In a container the path may be the host's: then only base is there.
-        parts = Path(inside.lstrip("/")).parts
-        for depth in range(len(parts), -1, -1):
-            group = base.joinpath(*parts[:depth])
-            try:
-                most = int((group / limit).read_text(encoding="utf-8"))
-                used = int((group / usage).read_text(encoding="utf-8"))
-            except (OSError, ValueError):  # not there, or "max"
-                continue
-            left.append(max(0, most - used + _statistic(group / "memory.stat", cached)))
-    return left
-
-
-def _statistic(path: Path, name: str) -> int:
-    """One number of a memory.stat file: here the page cache, which makes room when asked."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.split()[:1] == [name]), 0)

@@ -15,8 +15,9 @@ from fastserve.backends.torch.end_tokens import ids
 from fastserve.backends.torch.input_batch import InputBatch
 from fastserve.backends.torch.kv_cache import Cache
 from fastserve.backends.torch.native import Native, load
-from fastserve.backends.torch.platform import clamp_length, pick_device, pick_dtype, settle
+from fastserve.backends.torch.platform import pick_device, pick_dtype, settle
 from fastserve.backends.torch.verify import Probe, RefusedModelError, Shape
+from fastserve.engine.model_info import clamp_length
 from fastserve.named_models import EMBEDDED, PACKAGED
 
 LOG = logging.getLogger("fastserve")

@@ -85,19 +85,3 @@ def pick_dtype(name: str, device: torch.device) -> Choice:
 def cpu_has_bfloat16(flags: Mapping[str, Any]) -> bool:
     """flags: torch.cpu.get_capabilities()."""
     return any(bool(flags.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16", "arm_bf16"))
-
-
-def clamp_length(asked: int | None, own: int | None) -> int:
-    """Tokens of the longest context. own: what the model can hold, None where it says nothing.
-
-    A longer one than its own is clamped with a warning. ValueError for a length below 1.
-    """
-    if asked is not None and asked < 1:
-        raise ValueError(f"max_model_len={asked} must be at least 1 token")
-    if own is None:
-        if asked is None:
-            LOG.warning("the model's config states no longest context: 2048 tokens are taken; max_model_len says more")
-        return asked or 2048
-    if asked is not None and asked > own:
-        LOG.warning("max_model_len=%d is above the model's own %d tokens: it is now %d", asked, own, own)
-    return own if asked is None else min(asked, own)

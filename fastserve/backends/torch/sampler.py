@@ -12,14 +12,15 @@ exact in float64 in whatever order a device adds them. What is left to the devic
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fastserve.backends.torch.philox import uniforms
-from fastserve.backends.torch.sampling_state import SamplingState
+from fastserve.engine.sampler.philox import uniforms
+from fastserve.engine.sampler.results import Sampled, SamplingError, explain
+from fastserve.engine.sampler.state import SamplingState
 
 ONE: Final = 2.0**40
 """The weight of probability 1. Tokens less likely than 1 in 2^40 are never drawn."""
@@ -30,19 +31,6 @@ _CACHED: Final = 1 << 18
 _COLDEST: Final = 1e-36
 _HOTTEST: Final = 1e36
 """Temperatures beyond these are these: float32 would have them 0 or infinite, and 0 / 0 is no logit."""
-
-
-class Sampled(NamedTuple):
-    """One request's token; logprob and top are None where none were asked for."""
-
-    token: int
-    logprob: float | None = None
-    top: tuple[tuple[int, float], ...] | None = None
-    """The likeliest tokens and their logprobs, best first; impossible ones are left out."""
-
-
-class SamplingError(RuntimeError):
-    """The logits of one request allow no token; the message says why. The others of the batch are well."""
 
 
 class Sampler:
@@ -77,7 +65,7 @@ class Sampler:
         results: list[Sampled | SamplingError] = []
         for i, (token, state) in enumerate(zip(chosen, states, strict=True)):
             if token < 0:
-                results.append(_explain(float(peak[i]), state))
+                results.append(explain(float(peak[i]), state))
                 continue
             state.accept(token)
             results.append(reports.get(i) or Sampled(token))
@@ -180,16 +168,6 @@ def _report(
         likely = tuple(pair for pair in pairs[: states[i].logprobs] if pair[1] > -torch.inf)
         reports[i] = Sampled(chosen[i], own[place], likely)
     return reports
-
-
-def _explain(peak: float, state: SamplingState) -> SamplingError:
-    if peak == -torch.inf:
-        return SamplingError(f"token {state.generated}: every token is barred, so none can be drawn")
-    what = "NaN" if peak != peak else "infinite"
-    return SamplingError(
-        f"token {state.generated}: the model's logits hold a value that is {what}; "
-        "try dtype float32, or look at the weights"
-    )
 
 
 # -- drawing -----------------------------------------------------------------------------------------------------------

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fastserve.backends.torch.folder import check_tokenizer, check_weights, find_folder
-from fastserve.backends.torch.gguf_file import find_gguf
+from fastserve.models.folder import check_tokenizer, check_weights, find_folder
+from fastserve.models.gguf_file import find_gguf
 from fastserve.named_models import EMBEDDED, NAMES
 
 

@@ -109,7 +109,8 @@ def sampling(service: Service, body: Sampling, prompt: list[int]) -> SamplingPar
     tokens = service.output_limit(len(prompt), wanted, service.config.max_new_tokens)
     assert tokens is not None
     try:
-        return body.params(service.config, max(tokens, body.min_tokens) if wanted is None else tokens)
+        limit = max(tokens, body.min_tokens) if wanted is None else tokens
+        return body.params(service.config, limit, service.engine.input_processor.lacks)
     except ValueError as error:
         raise ApiError(400, str(error)) from error
 

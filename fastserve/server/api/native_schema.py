@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import TypedDict
@@ -68,16 +68,21 @@ class Sampling(Scheduled):
             raise ValueError("give max_new_tokens or max_length, not both")
         return self
 
-    def params(self, config: FastServeConfig, output_tokens: int) -> SamplingParams:
-        """output_tokens: the limit, defaults resolved. Raises ValueError for a value out of its range."""
+    def params(
+        self, config: FastServeConfig, output_tokens: int, lacks: frozenset[str] = frozenset()
+    ) -> SamplingParams:
+        """output_tokens: the limit, defaults resolved. lacks: fields that the backend does not keep to, for which the
+        server's default is not asked. Raises ValueError for a value out of its range.
+        """
         temperature = config.usual_temperature if self.temperature is None else self.temperature
+        usual_top_k = None if "top_k" in lacks else config.top_k
         stop = self.stop_sequences or ()
         return SamplingParams(
             max_tokens=output_tokens,
             min_tokens=self.min_tokens,
             temperature=temperature if self.do_sample else 0.0,
             top_p=config.top_p if self.top_p is None else self.top_p,
-            top_k=config.top_k if self.top_k is None else max(0, self.top_k),
+            top_k=usual_top_k if self.top_k is None else max(0, self.top_k),
             min_p=self.min_p,
             repetition_penalty=self.repetition_penalty,
             seed=self.seed,
@@ -115,6 +120,7 @@ class Usage(TypedDict):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    estimated: NotRequired[bool]
 
 
 class Figures(TypedDict):

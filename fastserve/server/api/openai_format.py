@@ -76,11 +76,27 @@ class ReplyState:
         first choice found, for the others found what that one has computed.
         """
         found = usage(sum(self.prompts), sum(self.tokens))
+        if self.service.engine.estimates:
+            found = self._counted()
         if self.service.caches_prefixes:
             firsts = [self.group.outputs.get(choice) for choice in range(0, len(self.tokens), self.each)]
             cached = sum([cached_tokens(output) for output in firsts if output is not None])
             found["prompt_tokens_details"] = {"cached_tokens": cached}
         return found
+
+    def _counted(self) -> dict[str, Any]:
+        """What a body counted whose own numbers are estimates; where it did not say, they stand and this is told."""
+        counts = [None if (output := self.group.outputs.get(choice)) is None else output.counted
+                  for choice in range(len(self.tokens))]  # fmt: skip
+        prompts = [
+            next((one[0] for one in counts[i * self.each : (i + 1) * self.each] if one is not None), None)
+            for i in range(len(self.prompts))
+        ]
+        found = usage(
+            sum(here if there is None else there for here, there in zip(self.prompts, prompts, strict=True)),
+            sum(here if there is None else there[1] for here, there in zip(self.tokens, counts, strict=True)),
+        )
+        return found | ({"estimated": True} if None in counts or None in prompts else {})
 
     def event(self, content: Mapping[str, Any]) -> bytes:
         return b"data: " + json.dumps(content, separators=(",", ":")).encode() + b"\n\n"

@@ -6,18 +6,22 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from fastserve.backends.options import OTHER_NAMES as BACKEND_NAMES
 from fastserve.policies.literal import argument
 from fastserve.sched.config import OTHER_NAMES
 
-ALIASES: dict[str, str] = OTHER_NAMES | {
-    "model_name": "model",
-    "backend_type": "backend",
-    "max_length": "max_model_len",
-    "num_priority_queues": "num_queues",
-    "api_keys": "api_key",
-    "torch_dtype": "dtype",
-    "cache_size": "kv_cache_gib",
-}
+ALIASES: dict[str, str] = (
+    OTHER_NAMES
+    | BACKEND_NAMES
+    | {
+        "model_name": "model",
+        "max_length": "max_model_len",
+        "num_priority_queues": "num_queues",
+        "api_keys": "api_key",
+        "torch_dtype": "dtype",
+        "cache_size": "kv_cache_gib",
+    }
+)
 """Other name -> field; on the command line, in the environment, in files and in Python alike."""
 
 

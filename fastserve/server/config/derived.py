@@ -1,15 +1,18 @@
-"""Server settings derived from the fields of EngineConfig, so that each is defined once."""
+"""Server settings derived from the fields of EngineConfig and from backends' options, so that each is defined once."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import fields
-from typing import Any, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
-from pydantic import BaseModel, Field, create_model
+from pydantic import BaseModel, BeforeValidator, Field, SecretStr, create_model
 
+from fastserve.backends.options import OPTIONS, Option
 from fastserve.engine.config import EngineConfig
 from fastserve.sched.config import SchedulerConfig, describe
+from fastserve.server.config import aliases
+from fastserve.server.config.ranges import Share
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -25,3 +28,27 @@ def derived(name: str, base: type[M], names: Iterable[str]) -> type[M]:
     made: Any = {each: (hints[each], Field(own[each].default, description=texts[each])) for each in names}
     model: type[M] = create_model(name, __base__=base, __module__=__name__, **made)
     return model
+
+
+def with_options(name: str, base: type[M]) -> type[M]:
+    """base with a field for each option of backends."""
+    made: Any = {
+        each: (_annotation(option), Field(option.default, description=option.help)) for each, option in OPTIONS.items()
+    }
+    model: type[M] = create_model(name, __base__=base, __module__=__name__, **made)
+    return model
+
+
+def _annotation(option: Option) -> Any:
+    kind: Any = option.kind
+    if option.choices:
+        kind = Literal[option.choices]
+    elif option.secret:
+        kind = SecretStr
+    elif kind is int:
+        kind = Annotated[int, Field(ge=option.least, le=option.most)]
+    elif kind is float:
+        kind = Share
+    elif kind is tuple:
+        kind = Annotated[tuple[str, ...], BeforeValidator(aliases.words)]
+    return kind | None if option.default is None else kind

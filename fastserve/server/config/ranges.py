@@ -21,3 +21,4 @@ Tokens = Annotated[int, Field(ge=1, lt=1 << 31)]
 Seconds = Annotated[float, Field(ge=0, le=LONGEST_S, allow_inf_nan=False), AfterValidator(_not_tiny)]
 Positive = Annotated[float, Field(ge=SHORTEST_S, le=LONGEST_S, allow_inf_nan=False)]
 """Seconds, hours, KiB, MiB or GiB, and not 0."""
+Share = Annotated[float, Field(gt=0, le=1)]

@@ -21,23 +21,24 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from fastserve import backends
+from fastserve.backends.options import OLLAMA_MODEL, SECRETS, USE_OLLAMA, expanded
 from fastserve.engine.config import POLICY, EngineConfig
 from fastserve.named_models import EMBEDDED, PACKAGED
 from fastserve.policies.spec import PolicySpec
 from fastserve.sched.checks import LONGEST_S, MOST
 from fastserve.server.config import addresses, aliases, sources
-from fastserve.server.config.derived import ENGINE, derived
-from fastserve.server.config.ranges import Count, Positive, Seconds, Tokens
+from fastserve.server.config.derived import ENGINE, derived, with_options
+from fastserve.server.config.named_code import is_true
+from fastserve.server.config.ranges import Count, Positive, Seconds, Share, Tokens
 
 Words = Annotated[tuple[str, ...], BeforeValidator(aliases.words)]
 Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(aliases.words)]
 Knobs = Annotated[dict[str, Any], BeforeValidator(aliases.pairs)]
-Share = Annotated[float, Field(gt=0, le=1)]
-SECRET = ("api_key", "hf_token")
+SECRET = ("api_key", "hf_token", *SECRETS)
 
 
 class First(BaseSettings):
-    """Settings of model and policy."""
+    """Settings of the model."""
 
     model_config = SettingsConfigDict(
         extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True
@@ -49,30 +50,34 @@ class First(BaseSettings):
     served_model_name: str | None = None
     """name that clients use (by default as given to --model)"""
     backend: str = "torch"
-    """backend: torch, scripted (a modelled machine, no model), or your own as module:Class or ./file.py:Class"""
-    device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
-    """where the model runs"""
-    dtype: str = "auto"
-    """auto, float32, bfloat16 or float16"""
-    load_format: Literal["auto", "dummy"] = "auto"
-    """dummy: the model's shape with seeded random weights"""
-    trust_remote_code: bool = False
-    """run model code that comes with the weights"""
+    """backend: torch, llamacpp, onnx, upstream (in front of another server), scripted (a modelled machine, no model),
+    or your own as module:Class or ./file.py:Class"""
+    use_ollama: Annotated[bool, Field(description=USE_OLLAMA)] = False
+    ollama_model: Annotated[str | None, Field(description=OLLAMA_MODEL)] = None
     hf_token: SecretStr | None = None
     """token for gated models; better as the environment's HF_TOKEN, which ps does not show"""
-    max_model_len: Tokens | None = None
-    """longest context in tokens; above the model's own it is cut with a warning"""
     chat_template: str | None = None
     """a Jinja file, or the template itself, instead of the tokenizer's"""
-    threads: Annotated[int, Field(ge=1, le=4096)] | None = None
-    """CPU threads of the model"""
-    native: Literal["auto", "off"] = "auto"
-    """off: pure PyTorch without the compiled kernels"""
+
+
+if TYPE_CHECKING:
+
+    class Second(First):
+        """With the options of backends."""
+
+        def __getattr__(self, name: str) -> Any: ...
+
+else:
+    Second = with_options("Second", First)
+
+
+class Third(Second):
+    """And the policy."""
 
     # -- scheduler; names mean what they mean in `python -m sim`
     policy: str = POLICY.name
     """scheduling policy: a shipped one, or your own as module:Class or ./file.py:Class"""
-    set: Knobs = {}
+    set: Knobs = Field(default_factory=dict)
     """settings of the policy, KEY=VALUE"""
     num_queues: Count | None = None
     """levels of a policy that has levels"""
@@ -80,16 +85,14 @@ class First(BaseSettings):
 
 if TYPE_CHECKING:
 
-    class Second(First):
+    class Fourth(Third):
         """With the settings of an engine: see derived.ENGINE."""
 
-        def __getattr__(self, name: str) -> Any: ...
-
 else:
-    Second = derived("Second", First, ENGINE)
+    Fourth = derived("Fourth", Third, ENGINE)
 
 
-class FastServeConfig(Second):
+class FastServeConfig(Fourth):
     """Raises ValueError (ValidationError is one) for unknown names, invalid values, and conflicting settings.
 
     Frozen: a running server does not change.
@@ -99,8 +102,6 @@ class FastServeConfig(Second):
     """device KV pool in GiB, instead of --kv-tokens"""
     host_cache_gib: Annotated[float, Field(ge=0, le=LONGEST_S, allow_inf_nan=False)] | None = None
     """host KV pool in GiB, instead of --host-tokens"""
-    gpu_memory_utilization: Share = 0.9
-    """share of the device's memory that weights and KV may take"""
     latency: str | None = None
     """latency model for the policy: a preset or a JSON file (by default measured at load)"""
     timeline: Path | None = None
@@ -238,6 +239,11 @@ class FastServeConfig(Second):
     def _backend(cls, value: str) -> str:
         return backends.checked(value)
 
+    @field_validator("device")
+    @classmethod
+    def _device(cls, value: str) -> str:
+        return value if re.fullmatch(r"cuda:\d+", value) else _one_of(value, ("auto", "cuda", "cuda:1", "mps", "cpu"))
+
     @field_validator("dtype")
     @classmethod
     def _dtype(cls, value: str) -> str:
@@ -299,6 +305,13 @@ class FastServeConfig(Second):
         if not value.startswith("/") or len(value) < 2:
             raise ValueError(f"{value!r} must be a path such as /metrics")
         return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _ollama(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """What the short forms stand for; they stay as they were given."""
+        wanted = is_true(values.get("use_ollama", "ollama_model" in values))
+        return values | expanded({**values, "use_ollama": wanted})
 
     @model_validator(mode="after")
     def _together(self) -> FastServeConfig:

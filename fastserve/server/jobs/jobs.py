@@ -250,8 +250,8 @@ class JobRegistry:
             self.live_bytes += weighs
 
 
-def answer_of(job: ServedJob, output: Output, backend: str) -> dict[str, Any]:
-    """A GenerateAnswer."""
+def answer_of(job: ServedJob, output: Output, backend: str, estimates: bool = False) -> dict[str, Any]:
+    """A GenerateAnswer. estimates: as Traits has it; its usage then is what was counted, where that is known."""
     record = output.record
     generated = len(output.token_ids)
     queued = seconds(record.get("queued")) or 0.0
@@ -261,6 +261,11 @@ def answer_of(job: ServedJob, output: Output, backend: str) -> dict[str, Any]:
         took = max(0.0, (job.ended or job.created) - job.created)
         queued = min(queued, took) if generated else took
     total = job.prompt_tokens + generated
+    usage: dict[str, Any] = {"prompt_tokens": job.prompt_tokens, "completion_tokens": generated, "total_tokens": total}
+    if estimates:
+        prompt, made = output.counted or (job.prompt_tokens, generated)
+        usage = {"prompt_tokens": prompt, "completion_tokens": made, "total_tokens": prompt + made}
+        usage |= {"estimated": True} if output.counted is None else {}
     return {
         "job_id": job.id,
         "request_id": job.id,
@@ -268,7 +273,7 @@ def answer_of(job: ServedJob, output: Output, backend: str) -> dict[str, Any]:
         "generated_text": output.text,
         "tokens_generated": generated,
         "total_tokens": total,
-        "usage": {"prompt_tokens": job.prompt_tokens, "completion_tokens": generated, "total_tokens": total},
+        "usage": usage,
         "queue_time": queued,
         "execution_time": max(0.0, took - queued),
         "completion_time": took,

@@ -59,7 +59,7 @@ export class Burst {
     say(this.says, "long jobs take the slots, then short ones arrive");
     this.world.onEnd.add(ended);
     try {
-      const trained = settings.backend === "torch" && settings.model !== "embedded";
+      const trained = settings.backend !== "scripted" && settings.model !== "embedded";
       const all = requests(stats.slots, settings.max_model_len, trained);
       await Promise.all(all.map((each) => this.send({ ...each, trained }, signal)));
       await this.settled(signal);

@@ -5,7 +5,8 @@ import { count, duration, setting, share } from "./format.js";
 
 const SPAN = 3; // s over which tokens per second are measured
 const BRAIN = "scheduling";
-const TILES = ["running", "waiting", "held back", "preemptions", "ended", "tokens/s", "found", BRAIN];
+const GUESSED = "accepted"; // there once something was guessed
+const TILES = ["running", "waiting", "held back", "preemptions", "ended", "tokens/s", "found", GUESSED, BRAIN];
 const TIMES = [
   ["jct", "Completion", "job completion time: from arrival to the last token"],
   ["ttft", "First token", "time to first token"],
@@ -34,6 +35,9 @@ export class Meters {
     put("held back", count(stats.held));
     put("found", this.found(stats.hits));
     this.tiles.get("found").element.title = "share of the prompts of the last minutes that was in the prefix cache";
+    put(GUESSED, counters.draft_tokens ? share(counters.accepted_tokens / counters.draft_tokens) : "–");
+    this.tiles.get(GUESSED).element.hidden = !counters.draft_tokens;
+    this.tiles.get(GUESSED).element.title = `of ${count(counters.draft_tokens)} guesses of next tokens that were verified`;
     put("preemptions", count(counters.preemptions));
     put("ended", count(this.ended(counters)));
     put("tokens/s", this.pace(stats));

@@ -104,6 +104,9 @@ class _Collector(Collector):
             ("prefix_cache_hits", "Prompt tokens that were found there, on the device", here),
             ("external_prefix_cache_queries", "Prompt tokens that were looked for on the host", hits.asked - here),
             ("external_prefix_cache_hits", "Prompt tokens that were found there, and loaded", self.totals.loaded),
+            ("spec_decode_num_drafts", "Times that guesses of a request were verified", counters["drafts"]),
+            ("spec_decode_num_draft_tokens", "Guesses of tokens that were verified", counters["draft_tokens"]),
+            ("spec_decode_num_accepted_tokens", "Guesses of tokens that were right", counters["accepted_tokens"]),
         ):
             yield from self._both(CounterMetricFamily(f"fastserve_{name}", about, value=value), name)
         yield CounterMetricFamily(

@@ -18,6 +18,7 @@ from fastserve.server.api.native_schema import GpuMemory, Health
 from fastserve.server.jobs.jobs import STATES
 from fastserve.server.service import Service
 from fastserve.server.telemetry.totals import percentiles
+from fastserve.speculation.spec import OFF, parse
 
 WINDOW = 60.0
 """Seconds over which throughput is measured."""
@@ -63,6 +64,16 @@ class PrefixCache(TypedDict):
     hit_rate: float | None
 
 
+class Speculation(TypedDict):
+    """Since the start. k: guesses of a request in one iteration at most. acceptance is null before the first guess."""
+
+    method: str
+    k: int
+    draft_tokens: int
+    accepted_tokens: int
+    acceptance: float | None
+
+
 class Preemptions(TypedDict):
     count: int
     recomputed_tokens: int
@@ -106,6 +117,7 @@ class Detailed(Stats):
     waiting: int
     held: int
     prefix_cache: PrefixCache
+    speculation: Speculation
     device_kv: PoolUse
     host_kv: PoolUse
     copies_in_flight: int
@@ -193,6 +205,7 @@ async def detailed(service: Service) -> Detailed:
             "hits": totals.hits.found,
             "hit_rate": totals.hits.rate,
         },
+        "speculation": _speculation(service, snapshot),
         "device_kv": _pool(snapshot, "device"),
         "host_kv": _pool(snapshot, "host"),
         "copies_in_flight": snapshot.copies,
@@ -224,6 +237,18 @@ async def detailed(service: Service) -> Detailed:
     }
     detailed: Detailed = found
     return detailed
+
+
+def _speculation(service: Service, snapshot: Snapshot) -> Speculation:
+    asked = parse(service.engine.settings.get("speculate"))
+    drafted, accepted = snapshot.counters["draft_tokens"], snapshot.counters["accepted_tokens"]
+    return {
+        "method": OFF if asked is None else asked.method,
+        "k": 0 if asked is None else asked.k,
+        "draft_tokens": drafted,
+        "accepted_tokens": accepted,
+        "acceptance": accepted / drafted if drafted else None,
+    }
 
 
 def _throughput(service: Service) -> Throughput:

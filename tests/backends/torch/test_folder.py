@@ -14,9 +14,9 @@ pytest.importorskip("transformers")
 
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from fastserve.backends.torch.folder import ModelNotFoundError  # noqa: E402
 from fastserve.backends.torch.model import load_model  # noqa: E402
 from fastserve.backends.torch.verify import RefusedModelError  # noqa: E402
+from fastserve.models.folder import ModelNotFoundError  # noqa: E402
 from tests.backends.torch import families  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")

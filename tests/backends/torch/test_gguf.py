@@ -20,13 +20,14 @@ import numpy as np  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
 from fastserve import named_models  # noqa: E402
-from fastserve.backends.torch import gguf_file, gguf_folder  # noqa: E402
-from fastserve.backends.torch.folder import ModelNotFoundError  # noqa: E402
-from fastserve.backends.torch.gguf_file import HubFile, find_gguf  # noqa: E402
+from fastserve.backends.torch import gguf_folder  # noqa: E402
 from fastserve.backends.torch.model import load_model  # noqa: E402
 from fastserve.backends.torch.source import look  # noqa: E402
 from fastserve.backends.torch.verify import RefusedModelError  # noqa: E402
 from fastserve.engine import Engine, SamplingParams  # noqa: E402
+from fastserve.models import gguf_file  # noqa: E402
+from fastserve.models.folder import ModelNotFoundError  # noqa: E402
+from fastserve.models.gguf_file import HubFile, find_gguf  # noqa: E402
 from tests.backends.torch import made_gguf  # noqa: E402
 from tests.backends.torch.made_gguf import BF16, F16, F32, Q4, Q8, write  # noqa: E402
 

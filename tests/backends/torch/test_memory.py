@@ -6,7 +6,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from fastserve.backends.torch.memory import GIB, free_host_memory, size_pools  # noqa: E402
+from fastserve.backends.torch.memory import size_pools  # noqa: E402
+from fastserve.engine.host_memory import GIB, free_host_memory  # noqa: E402
 
 CPU = torch.device("cpu")
 

@@ -8,7 +8,8 @@ torch = pytest.importorskip("torch")
 
 from fastserve.backends.torch import platform  # noqa: E402
 from fastserve.backends.torch.memory import size_pools  # noqa: E402
-from fastserve.backends.torch.platform import clamp_length, cpu_has_bfloat16  # noqa: E402
+from fastserve.backends.torch.platform import cpu_has_bfloat16  # noqa: E402
+from fastserve.engine.model_info import clamp_length  # noqa: E402
 
 CPU = torch.device("cpu")
 

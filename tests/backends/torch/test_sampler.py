@@ -11,14 +11,15 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from fastserve.backends.torch.philox import philox, uniforms
 from fastserve.engine.params import SamplingParams
+from fastserve.engine.sampler.philox import philox, uniforms
+from fastserve.engine.sampler.results import Sampled, SamplingError
+from fastserve.engine.sampler.state import SamplingState
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from fastserve.backends.torch.sampler import ONE, Sampled, Sampler, SamplingError, draw, pick, weigh  # noqa: E402  (torch first, or skip)  # noqa: E402
-from fastserve.backends.torch.sampling_state import SamplingState  # noqa: E402
+from fastserve.backends.torch.sampler import ONE, Sampler, draw, pick, weigh  # noqa: E402  (torch first, or skip)
 from tests.devices import DEVICES  # noqa: E402
 
 VOCAB = 97

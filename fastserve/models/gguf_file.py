@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from fastserve.backends.torch.folder import ModelNotFoundError, fault_of
+from fastserve.models.folder import ModelNotFoundError, fault_of
 from fastserve.named_models import PACKAGED, how_to_get, packaged_file
 
 SUFFIX: Final = ".gguf"

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from fastserve.backends.torch.embedded import EMITTED, SPECIAL, VERSION, make_embedded  # noqa: E402
 from fastserve.engine.detokenizer import Detokenizer, TokenDecoder  # noqa: E402  (transformers first, or skip)
+from fastserve.models.embedded import EMITTED, SPECIAL, VERSION, make_embedded  # noqa: E402
 
 WEIGHTS_OF_VERSION = {1: "9c684af5a690151e991763934fdb461d979c5f5c55c65b072e3a0651bdfd41a4"}
 """SHA-256 of model.safetensors. A change of the weights needs a new version, or caches go on serving the old ones."""
@@ -169,7 +169,7 @@ def test_other_files_are_left_alone(tmp_path: Path) -> None:
 
 
 def test_processes_may_make_it_at_once(tmp_path: Path) -> None:
-    code = f"from fastserve.backends.torch.embedded import make_embedded; make_embedded({str(tmp_path / 'm')!r})"
+    code = f"from fastserve.models.embedded import make_embedded; make_embedded({str(tmp_path / 'm')!r})"
     processes = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(3)]
     assert [process.wait(60) for process in processes] == [0, 0, 0]
     assert os.listdir(tmp_path) == ["m"]

@@ -1,4 +1,4 @@
-"""docs/bodies.md is true: its body runs as it stands, on its own and from a file."""
+"""docs/backends.md is true: its body runs as it stands, on its own and from a file."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pytest
 from fastserve.__main__ import main
 from fastserve.backends import BACKENDS
 
-PAGE = (Path(__file__).parents[1] / "docs" / "bodies.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[1] / "docs" / "backends.md").read_text(encoding="utf-8")
 CODE = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 
 def test_the_example_runs() -> None:
     assert len(CODE) == 1
-    exec(compile(CODE[0], "docs/bodies.md", "exec"), {"__name__": "__main__"})
+    exec(compile(CODE[0], "docs/backends.md", "exec"), {"__name__": "__main__"})
 
 
 def test_the_example_serves_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,10 +15,10 @@ from typing import Any, Final
 
 from safetensors.numpy import save_file
 
-from fastserve.backends.torch import embedded_weights as shape
-from fastserve.backends.torch.made_folder import make_folder
 from fastserve.cache_folder import cache_folder
 from fastserve.engine.token_text import LETTERS
+from fastserve.models import embedded_weights as shape
+from fastserve.models.made_folder import make_folder
 
 VERSION: Final = 1
 """To be raised with any change of what is written: folders of other versions are left alone."""
@@ -87,8 +87,13 @@ def _write(folder: Path) -> None:
         (folder / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def _id(special: str) -> int:
+def special_id(special: str) -> int:
     return BYTES + SPECIAL.index(special)
+
+
+def suppressed() -> list[int]:
+    """All that it never says."""
+    return [token for token in range(shape.VOCAB) if token not in EMITTED]
 
 
 def _config() -> dict[str, Any]:
@@ -110,19 +115,19 @@ def _config() -> dict[str, Any]:
         "attention_bias": False,
         "mlp_bias": False,
         "tie_word_embeddings": False,
-        "bos_token_id": _id("<|begin|>"),
-        "eos_token_id": _id("<|end|>"),
-        "pad_token_id": _id("<|pad|>"),
+        "bos_token_id": special_id("<|begin|>"),
+        "eos_token_id": special_id("<|end|>"),
+        "pad_token_id": special_id("<|pad|>"),
     }
 
 
 def _generation_config() -> dict[str, Any]:
     return {
         "do_sample": True,
-        "bos_token_id": _id("<|begin|>"),
-        "eos_token_id": [shape.EOS, _id("<|end|>")],
-        "pad_token_id": _id("<|pad|>"),
-        "suppress_tokens": [token for token in range(shape.VOCAB) if token not in EMITTED],
+        "bos_token_id": special_id("<|begin|>"),
+        "eos_token_id": [shape.EOS, special_id("<|end|>")],
+        "pad_token_id": special_id("<|pad|>"),
+        "suppress_tokens": suppressed(),
     }
 
 

@@ -1,0 +1,33 @@
+"""How much of experiments.fidelity is run for another backend than torch, whose run is the large one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from experiments.fidelity import SCALES, Scale
+
+RESIDENCIES = ("proactive", "reactive", "recompute")
+
+
+def scales(
+    backend: str, options: tuple[tuple[str, str | int | float | bool], ...], *, swaps: bool = True,
+    model: str = "embedded",
+) -> dict[str, Scale]:  # fmt: skip
+    """By name. swaps: whether the backend keeps KV on the host; else who leaves computes again, under one residency."""
+    usual = RESIDENCIES[0] if swaps else RESIDENCIES[-1]
+    ordered = [(policy, load, usual) for load in (0.8, 0.95) for policy in ("fcfs", "sj-mlfq", "srpt")]
+    others = [("sj-mlfq", 0.95, residency) for residency in RESIDENCIES[1:] if swaps]
+    cells = {
+        "smoke": (("fcfs", 0.8, usual), ("sj-mlfq", 0.8, usual)),
+        "small": (*ordered, *others),
+        "paper": tuple((policy, load, residency) for policy, load, residency in SCALES["paper"].cells if swaps
+                       or residency == usual),
+    }  # fmt: skip
+    found = {}
+    for name, scale in SCALES.items():
+        rig = replace(scale.rig, backend=backend, options=options, model=model)
+        few = name == "small"
+        found[name] = replace(
+            scale, cells=cells[name], rig=rig, pairs=3 if few else scale.pairs, requests=200 if few else scale.requests
+        )
+    return found

@@ -1,0 +1,80 @@
+"""A session of ONNX Runtime with our settings, and what its errors mean."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Final
+
+from fastserve.importing import needs
+from fastserve.models.folder import ModelNotFoundError
+
+LEVELS: Final = {"all": "ORT_ENABLE_ALL", "extended": "ORT_ENABLE_EXTENDED", "basic": "ORT_ENABLE_BASIC",
+                 "off": "ORT_DISABLE_ALL"}  # fmt: skip
+
+CPU: Final = "CPUExecutionProvider"
+
+
+def runtime() -> Any:
+    """The module onnxruntime. ImportError, which says how to get it."""
+    needs("onnx", "onnxruntime", "onnx")
+    import onnxruntime
+
+    return onnxruntime
+
+
+def chosen(providers: str) -> list[str]:
+    """auto: the CPU. ValueError for one that this build of ONNX Runtime does not have."""
+    if providers == "auto":
+        return [CPU]
+    names = [name.strip() for name in providers.split(",") if name.strip()]
+    there = runtime().get_available_providers()
+    lacking = [name for name in names if name not in there]
+    if lacking or not names:
+        raise ValueError(
+            f"providers={providers!r}: this ONNX Runtime has {', '.join(there)}; give some of them, or auto"
+        )
+    return names
+
+
+def open_session(
+    file: Path, *, threads: int | None, providers: str = "auto", spinning: bool = False, graph_optimization: str = "all"
+) -> Any:  # fmt: skip
+    """ModelNotFoundError for a file that cannot be loaded, MemoryError, ValueError for a setting out of range."""
+    ort = runtime()
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads={threads} must be at least 1")
+    if graph_optimization not in LEVELS:
+        raise ValueError(f"graph_optimization={graph_optimization!r}: the choices are {', '.join(LEVELS)}")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or cores()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # errors are raised
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, LEVELS[graph_optimization])
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+    names = chosen(providers)
+    try:
+        return ort.InferenceSession(file, options, providers=names)
+    except Exception as error:
+        if ran_out(error):
+            raise MemoryError(f"there is no memory for {file}: {error}") from error
+        raise ModelNotFoundError(f"ONNX Runtime cannot load {file}: {one_line(error)}") from error
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether it says that memory ran out."""
+    text = str(error).lower()
+    said = ("bad_alloc", "failed to allocate", "bad allocation", "out of memory", "cannot allocate")
+    return isinstance(error, MemoryError) or any(each in text for each in said)
+
+
+def one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 400 else text[:400] + "..."

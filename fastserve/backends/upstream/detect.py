@@ -1,0 +1,101 @@
+"""Detect: which API an upstream has, by asking what only one of them answers. Waits for one that is not up yet."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from fastserve.backends.upstream.api import Api, Facts
+from fastserve.backends.upstream.connection import BrokenError, Connection, UpstreamError
+from fastserve.backends.upstream.llama_server import LlamaServer
+from fastserve.backends.upstream.ollama import Ollama
+from fastserve.backends.upstream.openai import OpenAi
+
+log = logging.getLogger("fastserve")
+
+APIS: Final = ("auto", "openai", "ollama")
+
+WAIT_S: Final = 60.0
+"""Seconds that a start waits for an upstream that is not there, or still loads its model."""
+
+PAUSE_S: Final = 0.5
+SAY_S: Final = 5.0
+
+OWNERS: Final = {"vllm": "vllm", "fastserve": "fastserve"}
+"""`owned_by` of a model in /v1/models -> the API's name, of those who know vLLM's fields."""
+
+
+def find(
+    connection: Connection, api: str, model: str | None, context: int | None = None, wait_s: float = WAIT_S
+) -> tuple[Api, Facts]:
+    """api: one of APIS. context: tokens for which Ollama shall make room.
+
+    Raises ConnectionError where nobody answers, ValueError for what answers otherwise.
+    """
+    found: Api = waited(lambda: _which(connection, api, context), connection.address.url, wait_s)
+    try:
+        return found, waited(lambda: found.facts(connection, model), connection.address.url, wait_s)
+    except UpstreamError as error:
+        raise ValueError(f"upstream {connection.address.url}: {error}") from error
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"upstream {connection.address.url}: it answers as {found.name} does not: {error!r}; give upstream_api"
+        ) from error
+
+
+def waited(ask: Callable[[], Any], url: str, wait_s: float) -> Any:
+    """What it returns, asked again for a while if nobody is there or the model still loads."""
+    began = told = time.monotonic()
+    while True:
+        try:
+            return ask()
+        except (BrokenError, UpstreamError) as error:
+            if isinstance(error, UpstreamError) and error.status not in (429, 502, 503, 504):
+                raise
+            now = time.monotonic()
+            if now - began >= wait_s:
+                raise ConnectionError(
+                    f"upstream {url} has not answered for {wait_s:.0f} s: {error}; start it, or give another upstream"
+                ) from None
+            if now - told >= SAY_S or told == began:
+                log.warning("waiting for upstream %s: %s", url, error)
+                told = now
+        time.sleep(PAUSE_S)
+
+
+def _which(connection: Connection, api: str, context: int | None) -> Api:
+    if api == "ollama":
+        return Ollama(context)
+    props = _answer(connection, "/props")
+    if isinstance(props, dict) and "total_slots" in props:
+        return LlamaServer()
+    if api == "auto":
+        version = _answer(connection, "/api/version")
+        if isinstance(version, dict) and "version" in version and _answer(connection, "/api/tags") is not None:
+            return Ollama(context)
+    listed = _answer(connection, "/v1/models")
+    cards = listed.get("data") if isinstance(listed, dict) else None
+    owner = str(cards[0].get("owned_by")) if cards else ""
+    if owner in OWNERS:
+        return OpenAi(OWNERS[owner], extended=True)
+    info = _answer(connection, "/info")
+    if isinstance(info, dict) and "max_total_tokens" in info:
+        return OpenAi("tgi")
+    if not isinstance(cards, list):
+        raise ValueError(
+            f"upstream {connection.address.url}: no API that is known here answers (OpenAI's /v1/models, llama.cpp's "
+            "/props, Ollama's /api/version); is the address right?"
+        )
+    return OpenAi()
+
+
+def _answer(connection: Connection, path: str) -> Any:
+    """None where there is no such route. Raises for a server that refuses, or is not ready."""
+    try:
+        return connection.ask("GET", path)
+    except UpstreamError as error:
+        if error.status in (401, 403, 429, 502, 503, 504):
+            raise
+        return None

@@ -1,0 +1,128 @@
+"""Controller: how many guesses a job should have verified in an iteration, by what that costs and what it yields.
+
+More guesses are more tokens an iteration, and a longer iteration. While an iteration waits for weights, a few more
+tokens in it are nearly free; in a large batch each costs as much as any other. So the number falls as the batch grows,
+and is 0 where nothing is to be won. No clock: measured times are told, and simulated ones need not be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from fastserve.hardware import LatencyModel
+
+MEMORY: Final = 96.0
+"""Verified guesses by which what was seen before has lost its weight."""
+HOPE: Final = (0.6, 4.0)
+"""Share of right guesses that is believed before any was seen, and as how many it counts."""
+MARGIN: Final = 0.02
+"""Of time for each token: what must be won before anything is guessed."""
+SEARCH: Final = 1 / 128
+"""Of predicted time: what may be spent on guesses that are not worth it, to find out whether they would be."""
+STEPS: Final = 32.0
+"""Timed iterations of a kind by which what was measured before has lost its weight."""
+
+
+def step_ps(
+    latency: LatencyModel, batch: int, context: int, drafts: int, chunks: Sequence[tuple[int, int]] = ()
+) -> int:
+    """ps of an iteration in which the decoding jobs verify so many guesses, all together; else as iteration_ps()."""
+    return latency.verify_ps(batch, context, drafts, chunks) if drafts else latency.iteration_ps(batch, context, chunks)
+
+
+class Controller:
+    """One engine's, or one simulated machine's. most: guesses for each job.
+
+    draft: the times of the model that guesses, which makes k iterations of its own for k guesses; None where guessing
+    costs nothing.
+    """
+
+    def __init__(self, latency: LatencyModel, most: int, draft: LatencyModel | None = None) -> None:
+        self.latency = latency
+        self.most = most
+        self.draft = draft
+        self.trials = HOPE[1]  # guesses that were looked at, older ones counting for less
+        self.right = HOPE[0] * HOPE[1]
+        self.rows = 0.0  # jobs that were asked for guesses
+        self.guessed = 0.0  # of these, those for which there were any
+        self.credit = 0.0  # ps that may be spent on a search
+        self._times: dict[tuple[int, bool], tuple[float, float]] = {}  # see timed(): (measured / predicted, weight)
+        self._plain = 0  # iterations since one without guesses was timed
+
+    @property
+    def acceptance(self) -> float:
+        """Share of right guesses among those that were looked at, of late."""
+        return self.right / self.trials
+
+    @property
+    def found(self) -> float:
+        """Share of jobs for which there was a guess, of late."""
+        return self.guessed / self.rows if self.rows >= 1 else 1.0
+
+    def k(self, batch: int, context: int) -> int:
+        """Guesses for each of `batch` decoding jobs in this iteration, 0 to `most`; asked once an iteration.
+
+        context: tokens that they attend to, summed.
+        """
+        if self.most < 1 or batch < 1:
+            return 0
+        plain = float(self.latency.iteration_ps(batch, context, ()))
+        best, least = 0, plain * (1 - MARGIN)
+        p, found = self.acceptance, self.found
+        dearer = self._dearer(batch)
+        tokens = power = 1.0
+        first = 0.0
+        for k in range(1, self.most + 1):
+            power *= p
+            tokens += found * power
+            ps = self._guessing(k, batch, context) + dearer * self._verifying(k, batch, context, found)
+            if k == 1:
+                first = ps - plain
+            if ps < least * tokens:
+                best, least = k, ps / tokens
+        if best == 0:
+            self.credit = min(self.credit + SEARCH * plain, max(first, 0.0))
+            if self.credit >= first:
+                self.credit -= max(first, 0.0)
+                return 1
+        elif self._times:
+            self._plain += 1
+            if self._plain * SEARCH >= 1:  # what a plain one takes must stay known
+                self._plain = 0
+                return 0
+        return best
+
+    def saw(self, drafted: int, accepted: int) -> None:
+        """What became of one job's guesses in one iteration; (0, 0) if it was asked for some and there were none."""
+        self.rows += 1
+        self.guessed += drafted > 0
+        if self.rows > MEMORY:
+            self.guessed *= MEMORY / self.rows
+            self.rows = MEMORY
+        if drafted:
+            self.right += accepted
+            self.trials += accepted + (accepted < drafted)
+            if self.trials > MEMORY:
+                self.right *= MEMORY / self.trials
+                self.trials = MEMORY
+
+    def timed(self, batch: int, context: int, drafts: int, ns: int) -> None:
+        """What an iteration without prefills has taken, of which this many guesses were verified, all together."""
+        kind = batch.bit_length(), drafts > 0
+        ratio = ns * 1000 / max(1, step_ps(self.latency, batch, context, drafts))
+        mean, weight = self._times.get(kind, (0.0, 0.0))
+        weight = min(weight + 1, STEPS)
+        self._times[kind] = mean + (ratio - mean) / weight, weight
+
+    def _verifying(self, k: int, batch: int, context: int, found: float) -> float:
+        return float(step_ps(self.latency, batch, context, max(1, round(found * k * batch))))
+
+    def _guessing(self, k: int, batch: int, context: int) -> float:
+        return 0.0 if self.draft is None else float(self.draft.span_ps(k, batch, context))
+
+    def _dearer(self, batch: int) -> float:
+        """By what factor an iteration that verifies misses its prediction more than one that does not."""
+        size = batch.bit_length()
+        with_, without = self._times.get((size, True)), self._times.get((size, False))
+        return with_[0] / without[0] if with_ is not None and without is not None and without[0] > 0 else 1.0
