@@ -23,7 +23,6 @@ from fastserve.named_models import EMBEDDED, PACKAGED
 LOG = logging.getLogger("fastserve")
 
 Weights = Literal["auto", "exact", "half"]
-WEIGHTS: tuple[Weights, ...] = get_args(Weights)
 
 
 class Model:
@@ -95,17 +94,17 @@ def load_model(
     model: a name in fastserve.named_models, a folder, a GGUF file, an id of the Hugging Face hub, REPO:FILE of a GGUF
     file there (HF_TOKEN, HF_HUB_OFFLINE and the local cache are transformers' own). load_format `dummy` needs a
     config.json only and draws the weights from `seed`, on a GPU others than on a CPU. threads: of PyTorch in this whole
-    process; None leaves them. native `off`: PyTorch alone. weights: of linear layers where a CPU computes in float32. They
-    are stored in half the bytes where that changes no number; `half` rounds the others for it, `exact` does not, and
-    `auto` rounds where dtype is auto too and the kernels that widen them are there.
+    process; None leaves them. native `off`: PyTorch alone. weights: of linear layers where a CPU computes in float32.
+    They are stored in half the bytes where that changes no number; `half` rounds the others for it, `exact` does not,
+    and `auto` rounds where dtype is auto too and the kernels that widen them are there.
 
     ModelNotFoundError where there is nothing to load, RefusedModelError for a model that would not be exact, ValueError
     for a setting out of range.
     """
     if load_format not in ("auto", "dummy") or native not in ("auto", "off"):
         raise ValueError(f"load_format={load_format!r}, native={native!r}: the choices are auto, dummy and auto, off")
-    if weights not in WEIGHTS:
-        raise ValueError(f"weights={weights!r}: the choices are {', '.join(WEIGHTS)}")
+    if weights not in get_args(Weights):
+        raise ValueError(f"weights={weights!r}: the choices are {', '.join(get_args(Weights))}")
     if threads is not None:
         if threads < 1:
             raise ValueError(f"threads={threads} must be at least 1")

@@ -23,10 +23,10 @@ def storage(weight: Tensor, float16: bool) -> torch.dtype:
 
 @torch.no_grad()
 def round_weights(model: nn.Module, float16: bool) -> int:
-    """Rounds the float32 weights of linear layers, in place, to the half type that is nearer, so that each can be stored
-    in it. What is too large for float16 goes to bfloat16. Nothing else of the model changes, tied embeddings excepted.
+    """Rounds the float32 weights of linear layers, in place, to the half type that is nearer: it can then store them.
 
-    Returns how many layers changed. float16: as for storage().
+    What is too large for float16 goes to bfloat16. Nothing else of the model changes, tied embeddings excepted. Returns
+    how many layers changed. float16: as for storage().
     """
     changed = 0
     for layer in model.modules():
