@@ -98,7 +98,9 @@ class OutputProcessor:
         )
 
     def _answers(self, ended: Sequence[Job]) -> dict[Job, Ids]:
-        """What they leave behind beyond the units of their prompts: no KV has been computed of their last tokens."""
+        """What they leave behind beyond the units of their prompts: no KV has been computed of their last tokens, or
+        none that is theirs, where a draft behind the last one was wrong.
+        """
         assert self.names is not None
         unit = self.names.unit
         answers: dict[Job, Ids] = {}
@@ -107,9 +109,8 @@ class OutputProcessor:
             if request.named:
                 answers[job] = request.answer
                 continue
-            rest = (request.prompt[unit * len(job.ids) :] + request.tokens)[
-                : job.prompt + job.generated - unit * len(job.ids)
-            ]
+            whole = job.prompt + max(job.generated, len(request.tokens) - 1)
+            rest = (request.prompt[unit * len(job.ids) :] + request.tokens)[: whole - unit * len(job.ids)]
             answers[job] = request.answer = self.names.of(rest, job.ids, request.root)
         return answers
 

@@ -108,5 +108,8 @@ class Ngrams:
     def reset(self) -> None:
         pass
 
+    def held(self) -> int:
+        return len(self.texts)
+
     def close(self) -> None:
         self.texts.clear()

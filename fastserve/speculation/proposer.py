@@ -41,6 +41,10 @@ class Proposer(Protocol):
         """The device has lost its memory, or needs it. The jobs stay."""
         ...
 
+    def held(self) -> int:
+        """Jobs of which it remembers something."""
+        ...
+
     def close(self) -> None:
         """The engine has ended."""
         ...

@@ -4,8 +4,8 @@
 
 goes on beyond the runs of the ordinary tests. In each run four conversations of three turns behind a common beginning
 repeat all that was said, policy, residency, batching, pool and unit are drawn, some turns are cancelled, and where it
-says so steps fail or run out of memory. Every token is compared with that of the request alone, and blocks are audited
-at each boundary.
+says so steps fail or run out of memory, and drafts, right and wrong ones, are verified. Every token is compared with
+that of the request alone, and blocks are audited at each boundary.
 
 A prefill behind a cached prefix sums in another order than one that computes all, so in float32 a logit may differ in
 its last digits, and a draw at the very edge between two tokens then falls on the other side: once in some ten thousand.
@@ -29,9 +29,11 @@ import torch
 from fastserve.engine.params import SamplingParams
 from fastserve.engine.request import Request
 from fastserve.policies import POLICIES
+from fastserve.sched.job import Job
 from fastserve.sched.plan import Plan
 from tests.backends.torch.families import VOCABULARY
 from tests.backends.torch.stage import BLOCK, GREEDY, Stage, alone, by_request, forced, tiny
+from tests.engine.oracle import Oracle
 from tests.sched.worlds import MS
 
 TOKENS, TURNS, TALKS = 12, 3, 4
@@ -52,6 +54,7 @@ class Case:
     fault: str = ""
     salts: tuple[str, ...] = ("",) * TALKS
     tier: int = 0  # tokens of units on the host
+    drafts: int = 0  # the most of a job in an iteration, right and wrong ones
 
 
 def drawn(i: int) -> SamplingParams:
@@ -107,16 +110,21 @@ class Run:
         self.case = case
         self.found: dict[int, int] = {}  # tokens, by request
         self.loaded = 0  # tokens of units from the host
-        biggest = -(-(13 + 8 + (TURNS - 1) * (TOKENS + 3) + TOKENS) // BLOCK)
+        biggest = -(-(13 + 8 + (TURNS - 1) * (TOKENS + 3) + TOKENS + case.drafts) // BLOCK)
         options: dict[str, Any] = {} if case.unit is None else {"prefix_cache": "on", "prefix_tokens": case.unit}
         if case.tier:
             options["host_prefix_tokens"] = case.tier
         self.stage = Stage(
             model, case.policy, biggest + rng.choice([2, 6, 20]), 3 * biggest, residency=case.residency,
-            batching=case.batching, max_batch=3, **options,
+            batching=case.batching, max_batch=3, speculate=f"ngram:{case.drafts}" if case.drafts else "off", **options,
         )  # fmt: skip
+        if self.stage.backend.drafting is not None:
+            self.stage.backend.drafting.proposer = Oracle(self._truth, case.seed)
         self._faults(rng)
         self._talk(rng)
+
+    def _truth(self, job: Job) -> list[int]:
+        return alone_(self.model, self.stage.requests[job.id].prompt, job.id)
 
     def _faults(self, rng: random.Random) -> None:
         backend, faults = self.stage.backend, random.Random(rng.random())
@@ -131,10 +139,10 @@ class Run:
                 self.found.setdefault(job.id, tokens)
             return follow(plan)
 
-        def scarce(plan: Plan) -> Any:
+        def scarce(plan: Plan, drafts: Any) -> Any:
             if len(plan.work) > 1 and faults.random() < 0.03:
                 raise RuntimeError("can't allocate memory, as asked")
-            return step(plan)
+            return step(plan, drafts)
 
         backend.blocks.follow = watched  # type: ignore[method-assign]
         if self.case.fault == "out of memory":
@@ -202,7 +210,7 @@ def case_of(seed: int) -> Case:
         rng.choice(["mixed", "chunked", "prefill-first"]), rng.choice([BLOCK, BLOCK, 2 * BLOCK]), rng.choice(FAULTS),
         salts,
     )  # fmt: skip
-    return replace(case, tier=rng.choice([0, 40, 120, 1000]))
+    return replace(case, tier=rng.choice([0, 40, 120, 1000]), drafts=rng.choice([0, 0, 1, 3, 6]))
 
 
 def main() -> int:
@@ -236,6 +244,8 @@ def main() -> int:
             total["preemptions"] += run.preemptions
             total["out of memory"] += run.oom
             total["failed steps"] += run.failed
+            total["drafts"] += run.stage.backend.drafted
+            total["drafts that were right"] += run.stage.backend.accepted
             total["on the edge"] += run.on_the_edge
             total[f"with {case.fault or 'no fault'}"] += 1
     print(dict(total), f"{bad} runs differ, {time.process_time() - began:.0f} s of CPU")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter_ns
@@ -12,6 +13,8 @@ from typing import Any
 import torch
 
 from fastserve.backends.torch.block_manager import BlockManager
+from fastserve.backends.torch.draft_model import drafting_for
+from fastserve.backends.torch.drawing import Drawn, Speaker, draw
 from fastserve.backends.torch.input_batch import InputBatch, Rows, pack
 from fastserve.backends.torch.kv_cache import Cache
 from fastserve.backends.torch.memory import ran_out, size_pools
@@ -23,14 +26,20 @@ from fastserve.engine.backend import CopyTime, Failed, Result, Step, Token, Trai
 from fastserve.engine.model_info import ModelInfo
 from fastserve.engine.params import SamplingParams
 from fastserve.engine.sampler.jobs import JobState
-from fastserve.engine.sampler.results import Sampled, SamplingError
+from fastserve.engine.sampler.results import SamplingError
 from fastserve.engine.sampler.state import SamplingState
 from fastserve.hardware import Hardware, Memory
 from fastserve.sched.job import Job
 from fastserve.sched.plan import Plan
 from fastserve.sched.units import Ids
+from fastserve.speculation.drafting import Drafting
+from fastserve.speculation.proposer import Ask
+from fastserve.speculation.spec import OFF, parse
 
 log = logging.getLogger("fastserve")
+
+NONE: Mapping[Job, Sequence[int]] = {}
+"""No job has drafts; never written."""
 
 
 class TorchBackend:
@@ -49,13 +58,16 @@ class TorchBackend:
         hardware: Hardware | None = None,
         *,
         gpu_memory_utilization: float = 0.9,
+        speculate: str = OFF,
     ) -> None:
+        asked = parse(speculate)
         if isinstance(model, str | Path):
             model = load_model(model)
         wanted = wanted or Wanted()
         block = wanted.block_tokens
         wanted = wanted.in_tokens(model.block_bytes(1))
         block_bytes = model.block_bytes(block)
+        self.drafting = None if asked is None else drafting_for(asked, model, wanted)  # before pools take the rest
         pools = size_pools(
             block_bytes, model.device, block_tokens=block, kv_tokens=wanted.kv_tokens,
             host_tokens=wanted.host_tokens if wanted.swaps else 0, host_prefix_tokens=wanted.host_prefix_tokens,
@@ -64,6 +76,8 @@ class TorchBackend:
         self.model = model
         if model.device.type != "cpu":  # matrix products whose kernels are chosen by the number of rows
             self.traits = replace(self.traits, exact="same-composition")
+        if asked is not None:
+            self.traits = replace(self.traits, uneven=True, lookahead=asked.k)
         self.cache = cache = Cache(
             model.layers, model.kv_heads, model.head_dim, pools.blocks, pools.host_blocks + pools.prefix_blocks, block,
             model.dtype, model.device,
@@ -81,7 +95,7 @@ class TorchBackend:
         self.settings: dict[str, Any] = {
             "dtype": self.info.dtype, "device": self.info.device, "threads": torch.get_num_threads(),
             "native": model.native is not None, "step_bytes": model.step_bytes,
-            "gpu_memory_utilization": gpu_memory_utilization, "pools": pools.why,
+            "gpu_memory_utilization": gpu_memory_utilization, "pools": pools.why, "speculate": str(asked or OFF),
         }  # fmt: skip
         self._hardware: Hardware | None = None
         self._model_ns = 0  # of the current step
@@ -131,9 +145,13 @@ class TorchBackend:
     def forget(self, job: Job) -> None:
         self.states.pop(job, None)
         self.blocks.forget(job)
+        if self.drafting is not None:
+            self.drafting.forget(job)
 
     def reset(self) -> None:
         self.blocks.reset()
+        if self.drafting is not None:
+            self.drafting.reset()
         if self.model.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -141,48 +159,75 @@ class TorchBackend:
         self.blocks.reset()
         self.states.clear()
         self.cache.free()
+        if self.drafting is not None:
+            self.drafting.close()
 
     def held(self) -> dict[str, int]:
         """What it holds of its jobs: nothing, when all have departed and no copy is under way."""
         device, host = self.blocks.device, self.blocks.host
         return {"jobs": len(self.states), "device blocks": device.size - len(device.free) - self.blocks.idle(),
-                "host blocks": host.size - len(host.free) - self.blocks.remembered()}  # fmt: skip
+                "host blocks": host.size - len(host.free) - self.blocks.remembered(),
+                "drafts": 0 if self.drafting is None else self.drafting.held()}  # fmt: skip
 
     def run(self, plan: Plan) -> Step:
         stall = self.blocks.follow(plan)
         self._model_ns = 0
         try:
-            speakers, drawn = self._step(plan)
+            drafts = NONE if self.drafting is None else self._guesses(plan, self.drafting)
+            drawn = self._step(plan, drafts)
         except RuntimeError as error:
             if ran_out(error):
                 raise MemoryError(str(error)) from error
             raise
         self.blocks.computed(plan)
         landed = self.blocks.landed()  # it may raise what a copy raised; then no job has got its token
-        results = [(job, self._say(job, token)) for job, token in zip(speakers, drawn, strict=True)]
-        return Step(results, stall, landed, None, self._model_ns)
+        results = [(job, self._say(job, tokens)) for job, tokens in drawn]
+        step = Step(results, stall, landed, None, self._model_ns)
+        if self.drafting is not None and drafts:
+            said = dict(results)
+            step.drafts = [(job, len(guessed), len(said[job]) - 1) for job, guessed in drafts.items()]
+            self.drafting.verified(step.drafts)
+        return step
 
-    def _say(self, job: Job, drawn: Sampled | SamplingError) -> Result:
+    def _say(self, job: Job, drawn: Drawn) -> Result:
         if isinstance(drawn, SamplingError):
             return Failed(str(drawn))
-        self.states[job].tokens.append(drawn.token)
-        return (Token(drawn.token, drawn.logprob, None if drawn.top is None else dict(drawn.top)),)
+        self.states[job].tokens.extend([one.token for one in drawn])
+        return [Token(one.token, one.logprob, None if one.top is None else dict(one.top)) for one in drawn]
+
+    def _guesses(self, plan: Plan, drafting: Drafting) -> Mapping[Job, Sequence[int]]:
+        """The drafts that are worth verifying, with room for their KV."""
+        began = perf_counter_ns()
+        most = drafting.k(plan.batch, plan.context)
+        if not most:
+            return NONE
+        asks = []
+        for job, _ in plan.work[len(plan.prefill) :]:
+            wanted = min(most, job.limit - job.generated - 1)
+            if wanted > 0 and not drafting.rests(job):
+                prompt, tokens, sampling = self.states[job]
+                asks.append(Ask(job, prompt, tokens, wanted, sampling))
+        drafts = drafting.drafts(asks)
+        for job, guessed in drafts.items():
+            self.blocks.reach(job, len(guessed))
+        self._model_ns += perf_counter_ns() - began
+        return drafts
 
     @torch.inference_mode()
-    def _step(self, plan: Plan) -> tuple[list[Job], list[Sampled | SamplingError]]:
-        """The jobs that get a token, in the order of their logits, and what was drawn for them."""
-        decodes, chunks, speakers = self._rows(plan)
+    def _step(self, plan: Plan, drafts: Mapping[Job, Sequence[int]]) -> list[tuple[Job, Drawn]]:
+        """The jobs that get tokens, in the order of their logits, and what was drawn for them."""
+        decodes, chunks, jobs, speakers = self._rows(plan, drafts)
         step = pack(decodes, chunks, self.cache.block_tokens)
-        states = [self.states[job].sampling for job in speakers]
         logits = self._forward(step)
         try:
-            return speakers, self.sampler.sample(logits, states)
+            drawn = draw(self.sampler, logits, speakers)
         except (MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # one request's, but whose?
             log.warning("sampling failed (%r): each request of this step is drawn for alone", error)
-        logits = self._forward(step)  # the same numbers: the sampler has written into the first ones
-        return speakers, [self._draw_alone(row, state) for row, state in zip(logits.split(1), states, strict=True)]
+            logits = self._forward(step)  # the same numbers: the sampler has written into the first ones
+            drawn = [self._draw_alone(logits[row : row + 1], state) for state, row, _ in speakers]
+        return list(zip(jobs, drawn, strict=True))
 
     def _forward(self, step: InputBatch) -> torch.Tensor:
         began = perf_counter_ns()
@@ -192,21 +237,30 @@ class TorchBackend:
         self._model_ns += perf_counter_ns() - began
         return logits
 
-    def _draw_alone(self, row: torch.Tensor, state: SamplingState) -> Sampled | SamplingError:
+    def _draw_alone(self, row: torch.Tensor, state: SamplingState) -> Drawn:
         try:
-            return self.sampler.sample(row, [state])[0]
+            one = self.sampler.sample(row, [state])[0]
         except Exception as error:  # a shortage of memory too: the rows before have moved on, the step must stand
             return SamplingError(f"{type(error).__name__}: {error}")
+        return one if isinstance(one, SamplingError) else [one]
 
-    def _rows(self, plan: Plan) -> tuple[list[Rows], list[Rows], list[Job]]:
+    def _rows(
+        self, plan: Plan, drafts: Mapping[Job, Sequence[int]]
+    ) -> tuple[list[Rows], list[Rows], list[Job], list[Speaker]]:
         """Who decodes, who prefills how much, and whose logits come in which order."""
         prefills = plan.prefill
         decodes = []
+        jobs = []
         speakers = []
+        row = 0
         for job, _ in plan.work[len(prefills) :]:
             at = job.prompt + job.generated - 1
-            decodes.append(Rows(self.states[job].tokens[-1:], at, self.blocks.table(job), True))
-            speakers.append(job)
+            state = self.states[job]
+            guessed = drafts.get(job, ())
+            decodes.append(Rows([*state.tokens[-1:], *guessed], at, self.blocks.table(job), True))
+            jobs.append(job)
+            speakers.append(Speaker(state.sampling, row, guessed))
+            row += 1 + len(guessed)
         chunks = []
         for job, more in prefills:
             state = self.states[job]
@@ -216,5 +270,7 @@ class TorchBackend:
             whole = plan.completes(job, more)
             chunks.append(Rows(known[first:end], first, self.blocks.table(job), whole))
             if whole:
-                speakers.append(job)
-        return decodes, chunks, speakers
+                jobs.append(job)
+                speakers.append(Speaker(state.sampling, row))
+                row += 1
+        return decodes, chunks, jobs, speakers

@@ -171,6 +171,13 @@ class BlockManager:
         self.device = Pool(self.device.size)
         self.host = Pool(self.host.size)
 
+    def reach(self, job: Job, more: int) -> None:
+        """Room for so many tokens beyond the next one: drafts. It stays until the job leaves, and is used again."""
+        table = self.tables[job]
+        lacking = -(-(job.prompt + job.generated + more) // self.block) - len(table)
+        if lacking > 0:
+            table += self.device.take(lacking)
+
     def table(self, job: Job) -> Sequence[int]:
         """Its device blocks, in the order of its tokens."""
         return self.tables[job]

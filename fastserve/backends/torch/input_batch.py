@@ -23,6 +23,9 @@ class Span(NamedTuple):
 class InputBatch:
     """T tokens of n sequences in one row: those that decode first, one row each, then the prefill chunks.
 
+    A job that verifies drafts has a sequence for its newest token and one for each draft, with one table: K and V of
+    all rows are written before any is attended to, so each sees those before it.
+
     All tensors are made on the CPU; Model.forward sends them to its device. Physical block numbers index Cache.pool.
     """
 
@@ -69,8 +72,12 @@ class Rows(NamedTuple):
 
 
 def pack(decodes: Sequence[Rows], chunks: Sequence[Rows], block: int) -> InputBatch:
-    """decodes have one token each. block: tokens in a block. There must be at least one sequence."""
+    """decodes: each token is a sequence of its own, whose logits are wanted. block: tokens in a block. There must be at
+    least one sequence.
+    """
     at = [rows.first for rows in decodes]
+    if any(len(rows.tokens) > 1 for rows in decodes):
+        decodes, at = _spread(decodes)
     tokens = [np.array([rows.tokens[0] for rows in decodes], np.int64)]
     positions = [np.array(at, np.int64)]
     slots = [
@@ -102,3 +109,11 @@ def pack(decodes: Sequence[Rows], chunks: Sequence[Rows], block: int) -> InputBa
         decodes=len(decodes),
         wanted=torch.tensor(wanted, dtype=torch.int64),
     )
+
+
+def _spread(decodes: Sequence[Rows]) -> tuple[list[Rows], list[int]]:
+    """One for each token, and where it stands."""
+    spread = [
+        Rows((token,), at, table, True) for tokens, first, table, _ in decodes for at, token in enumerate(tokens, first)
+    ]
+    return spread, [rows.first for rows in spread]

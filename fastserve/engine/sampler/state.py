@@ -58,6 +58,22 @@ class SamplingState:
         return self.temperature == 0
 
     @property
+    def alike(self) -> bool:
+        """Its draws depend on logits and indices alone, and not on the tokens before."""
+        return not self.penalised and self.constraint is None
+
+    def ahead(self, by: int) -> SamplingState:
+        """What it will be after so many tokens, whichever these are, but for penalties and constraints: of one that is
+        `alike` there is no more to it. Apart from this one.
+        """
+        other: SamplingState = object.__new__(SamplingState)
+        for name in SamplingState.__slots__:
+            setattr(other, name, getattr(self, name))
+        other.generated += by
+        other.penalised, other.constraint, other.logprobs = False, None, self.logprobs if self.alike else None
+        return other
+
+    @property
     def must_go_on(self) -> bool:
         """Fewer than min_tokens are out."""
         return self.generated < self.params.min_tokens

@@ -6,6 +6,7 @@ not depend on how fast the machine is.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 
 from fastserve.backends.torch.backend import TorchBackend
+from fastserve.backends.torch.drawing import Drawn
 from fastserve.backends.torch.input_batch import InputBatch, Rows, pack
 from fastserve.backends.torch.kv_cache import Cache
 from fastserve.backends.torch.model import Model, load_model
@@ -27,6 +29,7 @@ from fastserve.hardware.machine_times import MachineTimes
 from fastserve.metrics.records import Recorder
 from fastserve.policies import make
 from fastserve.sched.job import Job
+from fastserve.sched.kv import Ledger
 from fastserve.sched.plan import Plan
 from fastserve.sched.policy import Policy
 from tests.backends.torch.block_audit import audit_blocks
@@ -68,23 +71,54 @@ class Witness:
 
 
 class Timed(TorchBackend):
-    """Its iterations take the time that the script says. owners: whose each sequence of each step was, by job id."""
+    """Its iterations take the time that the script says. owners: whose each sequence of each step was, by job id.
 
-    def __init__(self, model: Any, wanted: Wanted) -> None:
-        super().__init__(model, wanted)
+    drafted, accepted: sums of all steps. Each step is held to what the ledger has reserved.
+    """
+
+    def __init__(self, model: Any, wanted: Wanted, speculate: str = "off") -> None:
+        super().__init__(model, wanted, speculate=speculate)
         self.owners: list[list[int]] = []
-        self._whose: list[int] = []
+        self.ledger: Ledger | None = None
+        self.drafted = self.accepted = 0
+        self._plan: Plan | None = None
 
     def run(self, plan: Plan) -> Step:
-        decodes = [job.id for job, _ in plan.work[len(plan.prefill) :]]
-        self._whose = decodes + [job.id for job, _ in plan.prefill]
+        self._plan = plan
         step = super().run(plan)
+        self.drafted += sum([drafted for _, drafted, _ in step.drafts])
+        self.accepted += sum([accepted for *_, accepted in step.drafts])
         chunks = sum([tokens for _, tokens in plan.prefill])
         return replace(step, stall=0, service=MS * (1 + -(-chunks // 64)))
 
+    def _step(self, plan: Plan, drafts: Mapping[Job, Sequence[int]]) -> list[tuple[Job, Drawn]]:
+        self._drafts = drafts
+        for job in plan.members:
+            assert self.ledger is None or len(self.blocks.table(job)) <= self.ledger.need(job)
+        return super()._step(plan, drafts)
+
     def _forward(self, step: InputBatch) -> torch.Tensor:
-        self.owners.append(self._whose)
+        plan = self._plan
+        assert plan is not None
+        decodes = [job for job, _ in plan.work[len(plan.prefill) :]]
+        whose = [job for job in decodes for _ in range(1 + len(self._drafts.get(job, ())))]
+        whose += [job for job, _ in plan.prefill]
+        self.owners.append([job.id for job in whose])
+        self._check_writes(step, whose)
         return super()._forward(step)
+
+    def _check_writes(self, step: InputBatch, whose: list[Job]) -> None:
+        """Each row goes into a block of its own job's table that is nobody else's, nor a unit's: a job shares what is
+        complete, and drafts are not.
+        """
+        shared = {block for blocks in self.blocks.units.values() for block in blocks}
+        blocks = (step.slots // BLOCK).tolist()
+        written: dict[int, Job] = {}
+        for job, first, end in zip(whose, step.starts.tolist(), step.starts.tolist()[1:], strict=False):
+            for row in range(first, end):
+                assert blocks[row] == self.blocks.table(job)[int(step.positions[row]) // BLOCK]
+                assert blocks[row] not in shared
+                assert written.setdefault(blocks[row], job) is job
 
 
 class QuickLoads(MachineTimes):
@@ -95,13 +129,14 @@ class QuickLoads(MachineTimes):
 
 
 class Stage:
-    """options: of the Scheduler. facts: of the model, changed. Requests are given before play(); the tokens of each
-    stand in tokens[id] after it.
+    """options: of the Scheduler. facts: of the model, changed. speculate: of the body. Requests are given before
+    play(); the tokens of each stand in tokens[id] after it.
     """
 
     def __init__(
-        self, model: Model, policy: str, blocks: int, host: int, *, facts: dict[str, Any] | None = None, **options: Any
-    ) -> None:
+        self, model: Model, policy: str, blocks: int, host: int, *, facts: dict[str, Any] | None = None,
+        speculate: str = "off", **options: Any,
+    ) -> None:  # fmt: skip
         options = {"max_batch": 4, "token_budget": 16 if options.get("batching", "chunked") == "chunked" else None,
                    "visit": 0, **options}  # fmt: skip
         self.clock = VirtualClock()
@@ -111,13 +146,14 @@ class Stage:
         unit = options.get("prefix_tokens")
         tier = options.get("host_prefix_tokens", 0)
         wanted = Wanted(BLOCK, blocks * BLOCK, host * BLOCK, unit_tokens=unit, host_prefix_tokens=tier)
-        self.backend = Timed(self.witness, wanted)
+        self.backend = Timed(self.witness, wanted, speculate)
         self.cache = self.backend.cache
         times = (QuickLoads if tier else MachineTimes)(COARSE, options["max_batch"], model.max_model_len)
         self.scheduler = scheduler_of(
             sharp(policy), times, device_blocks=blocks, host_blocks=host, block_tokens=BLOCK, macro=False,
-            **options,
+            lookahead=self.backend.traits.lookahead, **options,
         )  # fmt: skip
+        self.backend.ledger = self.scheduler.ledger
         self.inbox = Inbox()
         self.names = UnitNames(unit or BLOCK) if options.get("prefix_cache") == "on" else None
         self.loop = Loop(self.scheduler, self.backend, Recorder(), self.clock, self.inbox, names=self.names)
@@ -144,6 +180,8 @@ class Stage:
         """Until all have ended; blocks are audited at each boundary."""
         while not self.inbox.empty or self.scheduler.live:
             if not self.loop.turn():
+                if self.inbox.empty and not self.scheduler.live:  # all that came was a cancel too late
+                    break
                 self.loop.now = max(self.loop.now, min(self.inbox.next(), self.scheduler.opens_at()))
                 self.clock.sleep_until(self.loop.now)
                 self.loop.tick(self.loop.now)
@@ -174,13 +212,19 @@ def alone(model: Model, prompt: list[int], params: SamplingParams = GREEDY, seed
 
 
 def by_request(stage: Stage) -> list[torch.Tensor]:
-    """(tokens, vocabulary) of each request: the logits that its tokens were taken from."""
-    found: list[list[torch.Tensor]] = [[] for _ in stage.requests]
+    """(tokens, vocabulary) of each request: the logits that its tokens were taken from. Of a token that was drafted
+    before in vain the last ones.
+    """
+    found: list[dict[int, torch.Tensor]] = [{} for _ in stage.requests]  # by position
     for step, logits, owners in zip(stage.witness.steps, stage.witness.logits, stage.backend.owners, strict=True):
         ends = (step.starts[1:] - 1).tolist()
         for row, at in zip(logits, step.wanted.tolist(), strict=True):
-            found[owners[ends.index(at)]].append(row)
-    return [torch.stack(rows) for rows in found]
+            found[owners[ends.index(at)]][int(step.positions[at])] = row
+    rows = []
+    for request, seen in zip(stage.requests, found, strict=True):
+        first = len(request.prompt) - 1
+        rows.append(torch.stack([seen[at] for at in range(first, first + len(request.tokens))]))
+    return rows
 
 
 def forced(model: Model, prompt: list[int], tokens: list[int]) -> torch.Tensor:
