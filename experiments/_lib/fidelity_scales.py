@@ -15,8 +15,8 @@ def scales(
 ) -> dict[str, Scale]:  # fmt: skip
     """By name. swaps: whether the backend keeps KV on the host; else who leaves computes again, under one residency."""
     usual = RESIDENCIES[0] if swaps else RESIDENCIES[-1]
-    ordered = [(policy, load, usual) for load in (0.8, 0.95) for policy in ("fcfs", "sj-mlfq", "srpt")]
-    others = [("sj-mlfq", 0.95, residency) for residency in RESIDENCIES[1:] if swaps]
+    ordered = [(policy, 0.9, usual) for policy in ("fcfs", "sj-mlfq", "srpt")]
+    others = [("sj-mlfq", 0.9, residency) for residency in RESIDENCIES[1:] if swaps]
     cells = {
         "smoke": (("fcfs", 0.8, usual), ("sj-mlfq", 0.8, usual)),
         "small": (*ordered, *others),
@@ -28,6 +28,6 @@ def scales(
         rig = replace(scale.rig, backend=backend, options=options, model=model)
         few = name == "small"
         found[name] = replace(
-            scale, cells=cells[name], rig=rig, pairs=3 if few else scale.pairs, requests=200 if few else scale.requests
+            scale, cells=cells[name], rig=rig, pairs=3 if few else scale.pairs, requests=120 if few else scale.requests
         )
     return found
