@@ -115,7 +115,12 @@ class Hub:
             stream = answer.stream = Stream(self, answer)
             self.streams.add(stream)
             self.counters["streams"] += 1
-        stream.thread.start()
+        try:
+            stream.thread.start()
+        except RuntimeError as error:  # the system has no more threads
+            with self.changed:
+                self.streams.discard(stream)
+                answer.let_go(Ended("error", f"no thread for its stream: {error}"))
 
     def close(self, answer: Answer) -> None:
         """Its tokens so far stay. The connection is cut at once; its thread ends by itself."""
@@ -173,7 +178,7 @@ class Stream:
             except UpstreamError as refused:
                 if refused.status not in AGAIN:
                     hub.counters["upstream_errors"] += 1
-                    self._end(Ended("error", f"upstream: {refused}"))
+                    self._end(Ended("error", hub.address.hidden(f"upstream: {refused}")))
                     return
                 error, counts = refused, False
             if self.closed:

@@ -100,7 +100,7 @@ async def test_a_template_of_ones_own(serve: Serve, tmp_path: Path) -> None:  # 
 
 
 @pytest.mark.parametrize("by", ["use_ollama", "upstream"])
-def test_by_the_settings_of_a_server(by: str) -> None:
+def test_by_the_settings_of_a_server(by: str, monkeypatch: pytest.MonkeyPatch) -> None:
     stub = Stub("ollama")
     given: dict[str, Any] = {"use_ollama": True, "ollama_model": "tiny"}
     if by == "upstream":
@@ -109,5 +109,10 @@ def test_by_the_settings_of_a_server(by: str) -> None:
         with make_engine(FastServeConfig(**given, upstream=stub.url, policy="fcfs")) as engine:
             assert engine.info.backend == "upstream" and engine.settings["upstream_api"] == "ollama"
             assert engine.generate("hi")[0].text == answer_to(b"hi", 16)
+        monkeypatch.setenv("FASTSERVE_UPSTREAM_KEY", "sesame-77")
+        stub.key = "sesame-77"
+        with make_engine(FastServeConfig(**given, upstream=stub.url, policy="fcfs")) as engine:
+            assert engine.generate("hi")[0].error is None
+            assert "sesame" not in str(engine.settings)
     finally:
         stub.stop()
