@@ -21,7 +21,7 @@ from fastserve.launch import Body
 
 PYTHON_ONLY = {"torch": {"seed"}, "scripted": {"fail", "fail_step"}, "upstream": {"lookahead"}}
 """Backend -> its keyword-only parameters that are for tests and programs."""
-TO_COME = {"torch": {"speculate"}, "llamacpp": {"speculate"}}
+TO_COME = {"llamacpp": {"speculate"}}
 
 OWN = f"""
 from fastserve.backends.scripted import ScriptedBackend
@@ -44,6 +44,8 @@ def another(name: str) -> Any:
         return "bfloat16"
     if name == "device":
         return "cpu"
+    if name == "speculate":
+        return "ngram:7"
     return {bool: True, int: 7, float: 0.5, tuple: ("a", "b:0.5"), str: "x"}[option.kind]
 
 
