@@ -55,6 +55,10 @@ OPTIONS: dict[str, Option] = {
     ),
     "trust_remote_code": Option("run model code that comes with the weights", ("torch", "onnx"), False, bool),
     "native": Option("off: pure PyTorch without the compiled kernels", ("torch",), "auto", choices=("auto", "off")),
+    "weights": Option(
+        "of a float32 model on a CPU: half stores them in 2 bytes, exact only where that changes none, auto is half "
+        "where dtype is auto too", ("torch",), "auto", choices=("auto", "exact", "half"),
+    ),
     "gpu_memory_utilization": Option(
         "share of the device's memory that weights and KV may take", ("torch",), 0.9, float
     ),

@@ -94,8 +94,8 @@ class TorchBackend:
         )  # fmt: skip
         self.settings: dict[str, Any] = {
             "dtype": self.info.dtype, "device": self.info.device, "threads": torch.get_num_threads(),
-            "native": model.native is not None, "gpu_memory_utilization": gpu_memory_utilization, "pools": pools.why,
-            "speculate": str(asked or OFF),
+            "native": model.native is not None, "step_bytes": model.step_bytes,
+            "gpu_memory_utilization": gpu_memory_utilization, "pools": pools.why, "speculate": str(asked or OFF),
         }  # fmt: skip
         self._hardware: Hardware | None = None
         self._model_ns = 0  # of the current step
@@ -124,7 +124,8 @@ class TorchBackend:
         if model.device.type == "cuda":
             device = torch.cuda.get_device_name(model.device)
         config: dict[str, Any] = model.config.to_diff_dict()
-        return {
+        stored = {} if model.native is None else {"step_bytes": model.step_bytes}
+        return stored | {
             "config": {name: config[name] for name in config if name not in ("transformers_version", "_name_or_path")},
             "dtype": str(model.dtype),
             "device": [model.device.type, device],

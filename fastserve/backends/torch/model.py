@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ from fastserve.engine.model_info import clamp_length
 from fastserve.named_models import EMBEDDED, PACKAGED
 
 LOG = logging.getLogger("fastserve")
+
+Weights = Literal["auto", "exact", "half"]
 
 
 class Model:
@@ -55,6 +57,16 @@ class Model:
         """Weights, one that several layers share counted once."""
         return sum([weight.numel() for weight in self.module.parameters()])
 
+    @property
+    def step_bytes(self) -> int:
+        """Bytes of weights that a step reads: all but the embeddings that are only looked up."""
+        packed = [it.packed.data.nbytes for it in self.module.modules() if hasattr(it, "packed")]
+        shared = {id(it.shared): it.shared.packed.data.nbytes for it in self.module.modules() if hasattr(it, "shared")}
+        looked_up = self.module.get_input_embeddings().weight
+        tied = looked_up is self.module.get_output_embeddings().weight
+        rest = [it.nbytes for it in self.module.parameters() if tied or it is not looked_up]
+        return sum([*packed, *shared.values(), *rest])
+
     def block_bytes(self, block_tokens: int) -> int:
         """Bytes of one KV block, all layers."""
         return 2 * self.layers * self.kv_heads * self.head_dim * block_tokens * self.dtype.itemsize
@@ -75,19 +87,24 @@ def load_model(
     trust_remote_code: bool = False,
     native: Literal["auto", "off"] = "auto",
     threads: int | None = None,
+    weights: Weights = "auto",
 ) -> Model:
     """A model that is ready to run, tried on two short prompts.
 
     model: a name in fastserve.named_models, a folder, a GGUF file, an id of the Hugging Face hub, REPO:FILE of a GGUF
     file there (HF_TOKEN, HF_HUB_OFFLINE and the local cache are transformers' own). load_format `dummy` needs a
     config.json only and draws the weights from `seed`, on a GPU others than on a CPU. threads: of PyTorch in this whole
-    process; None leaves them. native `off`: PyTorch alone.
+    process; None leaves them. native `off`: PyTorch alone. weights: of linear layers where a CPU computes in float32.
+    They are stored in half the bytes where that changes no number; `half` rounds the others for it, `exact` does not,
+    and `auto` rounds where dtype is auto too and the kernels that widen them are there.
 
     ModelNotFoundError where there is nothing to load, RefusedModelError for a model that would not be exact, ValueError
     for a setting out of range.
     """
     if load_format not in ("auto", "dummy") or native not in ("auto", "off"):
         raise ValueError(f"load_format={load_format!r}, native={native!r}: the choices are auto, dummy and auto, off")
+    if weights not in get_args(Weights):
+        raise ValueError(f"weights={weights!r}: the choices are {', '.join(get_args(Weights))}")
     if threads is not None:
         if threads < 1:
             raise ValueError(f"threads={threads} must be at least 1")
@@ -112,28 +129,47 @@ def load_model(
     module.eval().requires_grad_(False)
     if generation is not None:
         module.generation_config = generation
+    library = _library(native, choice.dtype, place)
+    how = _store(module, library, weights, dtype)
     probe = Probe(name, module, length)
     shape = probe.check(attention)
-    kernels = _kernels(probe, native, choice.dtype, place)
-    LOG.info("model %s: %s on %s, %s", name, str(choice.dtype).removeprefix("torch."), place, choice.why)
+    kernels = _kernels(probe, library)
+    LOG.info("model %s: %s on %s, %s%s", name, str(choice.dtype).removeprefix("torch."), place, choice.why, how)
     vocabulary = module.get_output_embeddings().weight.shape[0]
     ends = checkpoint.read_ends(source, config, generation, tokenizer, vocabulary)
     return Model(name, module, shape, kernels, tokenizer, length, ends)
 
 
-def _kernels(probe: Probe, native: str, dtype: torch.dtype, place: torch.device) -> Kernels:
-    """The compiled kernels where they are to be had and agree with the model's own forward pass, else PyTorch."""
+def _library(native: str, dtype: torch.dtype, place: torch.device) -> Native | None:
+    """The compiled kernels where they are to be had for such a model."""
     if native == "off":
         LOG.info("attention in PyTorch: native is off")
-        return attention
+        return None
     if place.type != "cpu":
         LOG.info("attention in PyTorch: the native kernels are for a CPU")
-        return attention
+        return None
     kernels = load()
-    if kernels is None:
-        return attention
-    if not kernels.supports(dtype, place):
+    if kernels is not None and not kernels.supports(dtype, place):
         LOG.info("attention in PyTorch: the native kernels do not know %s", dtype)
+        return None
+    return kernels
+
+
+def _store(module: Any, native: Native | None, weights: str, dtype: str) -> str:
+    """Rounds the weights where that is wanted. Returns what to say of it. dtype: as it was asked for."""
+    if module.dtype != torch.float32 or weights == "exact":
+        return ""
+    if weights == "auto" and (native is None or dtype != "auto"):
+        return ""
+    from fastserve.backends.torch.native.storage import round_weights
+
+    changed = round_weights(module, native is None or native.halves)
+    return f"; weights rounded to half types ({changed} of its layers)" if changed else ""
+
+
+def _kernels(probe: Probe, kernels: Native | None) -> Kernels:
+    """The compiled kernels if they agree with the model's own forward pass, else PyTorch."""
+    if kernels is None:
         return attention
     try:
         probe.check(kernels)
