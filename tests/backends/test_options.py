@@ -44,6 +44,8 @@ def another(name: str) -> Any:
         return "bfloat16"
     if name == "device":
         return "cpu"
+    if name == "speculate":
+        return "ngram:7"
     return {bool: True, int: 7, float: 0.5, tuple: ("a", "b:0.5"), str: "x"}[option.kind]
 
 
