@@ -49,7 +49,8 @@ ARROWS: dict[str, set[str]] = {
     },
     "fastserve": {"sched", "policies", "server"},
     "sim": {
-        "sched", "policies", "predictors", "workload", "metrics", "observers", "hardware", "flightlog", "cli",
+        "sched", "policies", "predictors", "workload", "metrics", "observers", "hardware", "speculation", "flightlog",
+        "cli",
     },
 }  # fmt: skip
 """Room -> the rooms that it may import; experiments and notebooks may import all. docs/design.md says why."""

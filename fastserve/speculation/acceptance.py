@@ -43,7 +43,8 @@ class Acceptance:
         return total
 
     def to_json(self) -> dict[str, Any]:
-        return {"acceptance": self.p, "found": self.found, "provenance": self.provenance}
+        told = {"provenance": self.provenance} if self.provenance else {}
+        return {"acceptance": self.p, "found": self.found, **told}
 
 
 def fitted(counts: Iterable[tuple[int, int]], provenance: str = "") -> Acceptance:

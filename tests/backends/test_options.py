@@ -21,7 +21,7 @@ from fastserve.launch import Body
 
 PYTHON_ONLY = {"torch": {"seed"}, "scripted": {"fail", "fail_step"}, "upstream": {"lookahead"}}
 """Backend -> its keyword-only parameters that are for tests and programs."""
-TO_COME = {"torch": {"speculate"}, "llamacpp": {"speculate"}}
+TO_COME = {"llamacpp": {"speculate"}}
 
 OWN = f"""
 from fastserve.backends.scripted import ScriptedBackend

@@ -16,14 +16,15 @@ import torch
 
 from fastserve.backends.torch.input_batch import Rows, pack
 from fastserve.backends.torch.kv_cache import Cache
-from fastserve.backends.torch.memory import GIB, free_device_memory, free_host_memory
+from fastserve.backends.torch.memory import GIB, free_device_memory
 from fastserve.backends.torch.model import Model, load_model
 from fastserve.backends.torch.sampler import Sampler
 from fastserve.engine.backend import Wanted
+from fastserve.engine.host_memory import free_host_memory
 from fastserve.engine.sampler.results import SamplingError
 from fastserve.engine.sampler.state import SamplingState
 from fastserve.sched.job import Job
-from fastserve.speculation.drafting import Drafting, Fixed
+from fastserve.speculation.drafting import Drafting
 from fastserve.speculation.ngram import Ngrams
 from fastserve.speculation.proposer import Ask, Proposer
 from fastserve.speculation.spec import Speculate
@@ -100,7 +101,7 @@ def drafting_for(asked: Speculate, model: Model, wanted: Wanted) -> Drafting:
         tokens = pool_tokens(draft, most if wanted.kv_tokens is None else min(most, wanted.kv_tokens))
         proposer = DraftModel(draft, tokens, wanted.block_tokens, model.vocab_size)
         log.info("draft model %s: a pool of %d tokens", draft.name, tokens)
-    return Drafting(asked, proposer, Fixed(asked.k))
+    return Drafting(asked, proposer)
 
 
 class DraftModel:

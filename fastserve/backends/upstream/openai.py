@@ -84,6 +84,7 @@ class OpenAi:
                 "min_tokens": max(0, params.min_tokens - (params.max_tokens or ask.most) + ask.most),
                 "skip_special_tokens": params.skip_special_tokens,
                 "ignore_eos": params.ignore_eos or params.stop_after is not None,
+                "stream_options": {"include_usage": True, "continuous_usage_stats": True},
             }  # fmt: skip
             if params.stop_token_ids:
                 body["stop_token_ids"] = list(params.stop_token_ids)

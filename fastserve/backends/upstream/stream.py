@@ -31,6 +31,10 @@ AGAIN: Final = (429, 502, 503, 504)
 """HTTP statuses of a server that is not ready: it is asked again."""
 
 
+COUNT_S: Final = 0.2
+"""Seconds for which the last token is kept back until the upstream has said how many tokens there were."""
+
+
 class Ended(NamedTuple):
     """How an answer ended. reason: stop, length or error. error: its words. prompt, output: tokens that the upstream
     counted, of its last stream.
@@ -46,12 +50,13 @@ class Answer:
     """What has come of a job, over all of its streams. Under Hub.changed, but for what never changes.
 
     waiting: ids that came and were not handed out. tokens: how many came. ids: the upstream's own, of all of them; None
-    once some were not told. base: tokens that the present stream was asked to go on with.
+    once some were not told. base: tokens that the present stream was asked to go on with. kept: the last one, kept back
+    since then; it counts among the tokens.
     """
 
     __slots__ = (
-        "base", "ended", "ids", "limit", "params", "prompt", "prompt_tokens", "seed", "stream", "texts", "tokens",
-        "waiting",
+        "base", "ended", "ids", "kept", "limit", "params", "prompt", "prompt_tokens", "seed", "stream", "texts",
+        "tokens", "waiting",
     )  # fmt: skip
 
     def __init__(self, prompt: Prompt, params: SamplingParams, seed: int, limit: int) -> None:
@@ -66,7 +71,21 @@ class Answer:
         self.base = 0
         self.prompt_tokens: int | None = None  # counted by the upstream
         self.ended: Ended | None = None
+        self.kept: tuple[int, float] | None = None
         self.stream: Stream | None = None
+
+    @property
+    def full(self) -> bool:
+        """It has as many tokens as it may have."""
+        return self.tokens >= self.limit
+
+    def let_go(self, ended: Ended | None = None) -> None:
+        """The last token is kept no longer. ended: how it ended (None: by length, as far as is known)."""
+        if self.kept is not None:
+            self.waiting.append(self.kept[0])
+            self.kept = None
+        if self.ended is None:
+            self.ended = ended or Ended("length", "", self.prompt_tokens, self.tokens)
 
     def ask(self) -> Ask:
         """For what is still to come. Tokens to come are drawn otherwise than those before: another seed."""
@@ -101,6 +120,8 @@ class Hub:
     def close(self, answer: Answer) -> None:
         """Its tokens so far stay. The connection is cut at once; its thread ends by itself."""
         with self.changed:
+            if answer.full:
+                answer.let_go()
             stream, answer.stream = answer.stream, None
             if stream is not None:
                 stream.closed = True
@@ -157,6 +178,9 @@ class Stream:
                 error, counts = refused, False
             if self.closed:
                 return
+            if answer.full:
+                self._end(Ended("length", "", answer.prompt_tokens, answer.tokens))
+                return
             if answer.tokens > had:
                 had, breaks, pauses, gone_since = answer.tokens, 0, 0, None
             breaks += counts
@@ -211,6 +235,10 @@ class Stream:
         with hub.changed:
             if self.closed or answer.ended is not None:
                 return False
+            if answer.full:  # more than was asked for
+                answer.let_go()
+                hub.changed.notify_all()
+                return False
             ids = ids[: answer.limit - answer.tokens]
             answer.texts.append(said.text)
             if said.ids is None or answer.ids is None:
@@ -223,10 +251,12 @@ class Stream:
                 answer.prompt_tokens = len(said.prompt_ids)
                 if not answer.prompt.messages or answer.prompt.parts:
                     answer.prompt.parts = [list(said.prompt_ids)]
-            answer.waiting.extend(ids)
             answer.tokens += len(ids)
-            if answer.tokens >= answer.limit:
-                answer.ended = Ended("length", "", answer.prompt_tokens, answer.tokens)
+            if answer.full and answer.prompt_tokens is None:
+                answer.kept = ids.pop(), monotonic()
+            answer.waiting.extend(ids)
+            if answer.full and answer.kept is None:
+                answer.let_go()
             hub.changed.notify_all()
             while len(answer.waiting) > AHEAD and not self.closed:
                 hub.changed.wait(0.1)
@@ -255,11 +285,11 @@ class Stream:
                 missing = counted - answer.tokens  # it sent several at once, and said their number at the end
                 answer.waiting.extend([EMPTY] * missing)
                 answer.tokens += missing
-            answer.ended = Ended(over.reason, "", prompt, counted)
+            answer.let_go(Ended(over.reason, "", prompt, counted))
             hub.changed.notify_all()
 
     def _end(self, ended: Ended) -> None:
         with self.hub.changed:
             if not self.closed and self.answer.ended is None:
-                self.answer.ended = ended
+                self.answer.let_go(ended)
                 self.hub.changed.notify_all()
