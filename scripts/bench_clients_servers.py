@@ -1,7 +1,7 @@
 """Servers that scripts/bench_clients.py compares: ours with several weights, and llama.cpp's.
 
 llama.cpp's is the package xllamacpp, a build of it for any x86-64 processor, in a process of its own under the
-interpreter that has the package (FASTSERVE_LLAMACPP_PYTHON, build/llamacpp, or this one).
+interpreter that has the package (FASTSERVE_LLAMACPP_PYTHON, build/llama-server, build/llamacpp, or this one).
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ class LlamaServer(Child):
 
 def llamacpp_python() -> str | None:
     """The first interpreter that has xllamacpp."""
-    for python in (os.environ.get("FASTSERVE_LLAMACPP_PYTHON", ""), ROOT / "build/llamacpp/bin/python", sys.executable):
+    built = [ROOT / "build" / name / "bin" / "python" for name in ("llama-server", "llamacpp")]
+    for python in (os.environ.get("FASTSERVE_LLAMACPP_PYTHON", ""), *built, sys.executable):
         try:
             if python and not subprocess.run([python, "-c", "import xllamacpp"], capture_output=True).returncode:
                 return str(python)
@@ -91,7 +92,9 @@ def missing(name: str, python: str | None) -> str | None:
     if packaged_file(SMOLLM2) is None:
         return f"SmolLM2 is not installed: {how_to_get(SMOLLM2)}"
     if kind.gguf and python is None:
-        return "no interpreter has xllamacpp: make build/llamacpp/.installed, or name one in FASTSERVE_LLAMACPP_PYTHON"
+        return (
+            "no interpreter has xllamacpp: make build/llama-server/.installed, or name one in FASTSERVE_LLAMACPP_PYTHON"
+        )
     if kind.gguf and kind.gguf != "Q4_1" and importlib.util.find_spec("gguf") is None:
         return "the package gguf is not installed: pip install gguf"
     if kind.needs and importlib.util.find_spec(kind.needs) is None:
