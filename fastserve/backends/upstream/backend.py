@@ -235,7 +235,10 @@ class UpstreamBackend:
     def held(self) -> dict[str, int]:
         """What it holds of its jobs: nothing, when all have departed and their threads have ended."""
         with self.hub.changed:
-            return {"jobs": len(self.answers), "streams": sum(not stream.closed for stream in self.hub.streams)}
+            return {
+                "jobs": len(self.answers),
+                "streams": sum(not stream.closes.is_set() for stream in self.hub.streams),
+            }
 
     def busy(self) -> int | None:
         """Requests that the upstream works on now, as it says; None: it does not say. Any thread."""

@@ -77,7 +77,7 @@ async def test_refusals_name_the_field(stub: Stub, serve: Serve) -> None:  # noq
 
 
 async def test_an_error_of_the_upstream_is_told(stub: Stub, serve: Serve) -> None:  # noqa: F811
-    stub.hook = lambda handler, body, number: not handler.answer(400, {"error": {"message": "no such adapter"}})
+    stub.hook = lambda handler, body, number: handler.answer(400, {"error": {"message": "no such adapter"}})
     async with serve(front(stub)) as client:
         answer = await client.post("/v1/completions", json={"prompt": "hi"})
         assert answer.status_code == 500 and "no such adapter" in answer.json()["error"]["message"]

@@ -112,7 +112,7 @@ def test_one_that_stays_away_ends_requests_in_time(stub: Stub) -> None:
     ("status", "said"), [(400, {"error": {"message": "no such thing", "code": 400}}), (500, "a plain sentence")]
 )
 def test_what_it_refuses_ends_one_request_in_its_words(stub: Stub, status: int, said: Any) -> None:
-    stub.hook = lambda handler, body, number: number == 1 and not handler.answer(status, said)
+    stub.hook = lambda handler, body, number: number == 1 and handler.answer(status, said)
     with front(stub) as engine:
         first, second = ask(engine), ask(engine)
         third = ask(engine)
@@ -123,7 +123,7 @@ def test_what_it_refuses_ends_one_request_in_its_words(stub: Stub, status: int, 
 
 @pytest.mark.parametrize("status", [429, 503])
 def test_one_that_is_not_ready_is_asked_again(stub: Stub, status: int) -> None:
-    stub.hook = lambda handler, body, number: number < 3 and not handler.answer(status, {"error": "loading"})
+    stub.hook = lambda handler, body, number: number < 3 and handler.answer(status, {"error": "loading"})
     with front(stub) as engine:
         assert ask(engine).text == answer_to(b"once", 20)
     assert len(stub.asked) == 4
