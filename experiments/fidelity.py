@@ -130,8 +130,8 @@ def special(args: argparse.Namespace) -> bool:
         print(table([finished(name, args.scale) for name in RUNS.values() if has_run(name, args.scale)]))
         return True
     if args.backend == SCRIPTED:
-        raise ValueError("backend scripted takes the modelled times and makes the simulator's records: nothing is left to "
-                         "compare, and tests/engine/test_same_brain.py holds it")  # fmt: skip
+        raise ValueError("backend scripted takes the modelled times and makes the simulator's records: nothing is left "
+                         "to compare, and tests/engine/test_same_brain.py holds it")  # fmt: skip
     experiment = RUNS[args.backend]
     if args.doubts:
         if experiment != "fidelity":
