@@ -41,9 +41,9 @@ class Drafting:
         self._misses: dict[Job, int] = {}  # times in a row that none of a job's guesses was right
         self._rests: dict[Job, int] = {}  # turn before which it is left alone
 
-    def priced(self, latency: LatencyModel, draft: LatencyModel | None = None) -> None:
-        """From now on as much is guessed as pays by these times. draft: of the model that guesses."""
-        self.controller = Controller(latency, self.asked.k, draft)
+    def priced(self, latency: LatencyModel, max_batch: int) -> None:
+        """From now on as much is guessed as pays by these times of the body. Before any request."""
+        self.controller = Controller(latency, self.asked.k, self.proposer.latency(max_batch))
 
     def k(self, batch: int, context: int) -> int:
         """Guesses for a job in the coming iteration; 0: for none, and nothing else need be done. batch: jobs that
@@ -97,7 +97,9 @@ class Drafting:
                 self._rests[job] = self._turn + (1 << misses)
 
     def took(self, batch: int, context: int, drafts: int, ns: int) -> None:
-        """An iteration without prefills, which verified so many guesses all together, has taken so long."""
+        """An iteration without prefills, which verified so many guesses all together, has taken so long: what came
+        before, to guess, left out.
+        """
         if self.controller is not None:
             self.controller.timed(batch, context, drafts, ns)
 

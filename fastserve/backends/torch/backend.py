@@ -114,7 +114,7 @@ class TorchBackend:
     def use(self, hardware: Hardware, origin: str) -> None:
         self._hardware = replace(hardware, memory=self.memory)
         if self.drafting is not None:
-            self.drafting.priced(hardware.latency)
+            self.drafting.priced(hardware.latency, self.max_batch)
         self.settings["times"] = origin
 
     @property
@@ -175,9 +175,9 @@ class TorchBackend:
     def run(self, plan: Plan) -> Step:
         stall = self.blocks.follow(plan)
         self._model_ns = 0
-        began = perf_counter_ns()
         try:
             drafts = NONE if self.drafting is None else self._guesses(plan, self.drafting)
+            began = perf_counter_ns()
             drawn = self._step(plan, drafts)
         except RuntimeError as error:
             if ran_out(error):
