@@ -1,9 +1,9 @@
 """Residents: whose KV is in which sequence of the context, and whose is kept elsewhere; driven by Plans.
 
-All sequences lie in one cache, and each step looks at all of it: what a job that has left keeps there makes the steps of
-the others longer. And there are fewer sequences than jobs that the ledger may hold on the device. So who has been away
-for a while, or lends its sequence to another, is set aside: its state is kept elsewhere until it comes back, and counts
-as on the device. Copies are made at once, between two steps, since no other thread may touch the context.
+All sequences lie in one cache, and each step looks at all of it: what a job that has left keeps there makes the others'
+steps longer. And there are fewer sequences than jobs that the ledger may hold on the device. So who has been away for a
+while, or lends its sequence to another, is set aside: its state is kept elsewhere until it comes back, and counts as on
+the device. Copies are made at once, between two steps, since no other thread may touch the context.
 """
 
 from __future__ import annotations
