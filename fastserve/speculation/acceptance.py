@@ -1,7 +1,8 @@
 """Acceptance: how often a guess is right; fitted to what was seen, and drawn from a seed.
 
-A guess for a token of an answer is right with probability p, and each token of an answer independently of the others: a
-model of one number, good for means. What is verified ends at the first guess that is wrong.
+A guess for a token of an answer is right with probability p, and each token of an answer independently of the others.
+Jobs may differ: who copies its prompt is guessed better than who makes something up. What is verified ends at the first
+guess that is wrong.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Final
 
+from fastserve.sched.job import NEVER
+
 LONGEST: Final = 4096
 """Right guesses in a row that one draw may give; longer rows go on with another."""
 
@@ -22,17 +25,30 @@ LONGEST: Final = 4096
 @dataclass(frozen=True, slots=True)
 class Acceptance:
     """p: the probability that a guess is right if those before it are. found: the share of a job's iterations that have
-    a guess at all, as an n-gram must have occurred before. Both 0 to 1; ValueError for anything else.
+    a guess at all, as an n-gram must have occurred before. Both 0 to 1. spread: the standard deviation of p between
+    jobs, of which p is the mean (a beta distribution). ValueError for anything else.
     """
 
     p: float
     found: float = 1.0
     provenance: str = ""
+    spread: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value in (("acceptance", self.p), ("found", self.found)):
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} {value} must be a share, 0 to 1")
+        if self.spread and not 0 <= self.spread**2 < self.p * (1 - self.p):
+            most = (self.p * (1 - self.p)) ** 0.5
+            raise ValueError(f"spread {self.spread}: between jobs that are right {self.p:g} of the time in the mean, "
+                             f"the deviation is 0 or more and below {most:.3g}")  # fmt: skip
+
+    def of_job(self, rng: random.Random) -> float:
+        """One job's own p, in hundredths where jobs differ."""
+        if not self.spread:
+            return self.p
+        size = self.p * (1 - self.p) / self.spread**2 - 1
+        return round(rng.betavariate(self.p * size, (1 - self.p) * size), 2)
 
     def expected(self, k: int) -> float:
         """Tokens of an iteration of a job that verifies k guesses: 1 + p + ... + p^k = (1 - p^(k+1)) / (1 - p)."""
@@ -44,7 +60,8 @@ class Acceptance:
 
     def to_json(self) -> dict[str, Any]:
         told = {"provenance": self.provenance} if self.provenance else {}
-        return {"acceptance": self.p, "found": self.found, **told}
+        spread = {"spread": self.spread} if self.spread else {}
+        return {"acceptance": self.p, "found": self.found, **spread, **told}
 
 
 def fitted(counts: Iterable[tuple[int, int]], provenance: str = "") -> Acceptance:
@@ -69,13 +86,13 @@ def read_acceptance(path: str | PathLike[str]) -> Acceptance:
     """Of a JSON file as to_json() has it. OSError; ValueError for anything else in it."""
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
-        p, found = float(data["acceptance"]), float(data.get("found", 1.0))
+        p, found, spread = float(data["acceptance"]), float(data.get("found", 1.0)), float(data.get("spread", 0.0))
     except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError):
         raise ValueError(
             f"{path} holds no acceptance: write one with `fastserve profile --from-log LOG --acceptance FILE`, or "
             f'{{"acceptance": 0.7}} by hand'
         ) from None
-    return Acceptance(p, found, str(data.get("provenance", "")))
+    return Acceptance(p, found, str(data.get("provenance", "")), spread)
 
 
 class Draws:
@@ -86,7 +103,7 @@ class Draws:
     def __init__(self, acceptance: Acceptance, seed: int) -> None:
         self.acceptance = acceptance
         self.seed = seed
-        self._right = _Rows(acceptance.p)
+        self._right: dict[float, _Rows] = {}  # by a job's own p
         self._found = _Rows(acceptance.found)
         self._jobs: dict[int, tuple[_Places, _Places]] = {}
 
@@ -96,7 +113,7 @@ class Draws:
 
     def accepted(self, job: int, at: int, drafted: int) -> int:
         """How many of so many guesses are right. `at` never falls."""
-        return drafted if self._right.all else min(drafted, self._of(job)[0].next(at) - at)
+        return min(drafted, self._of(job)[0].next(at) - at)
 
     def forget(self, job: int) -> None:
         self._jobs.pop(job, None)
@@ -105,7 +122,11 @@ class Draws:
         places = self._jobs.get(job)
         if places is None:
             seeds = [random.Random(f"{self.seed}:{job}:{what}") for what in ("right", "found")]
-            places = self._jobs[job] = (_Places(self._right, seeds[0]), _Places(self._found, seeds[1]))
+            p = self.acceptance.of_job(seeds[0])
+            rows = self._right.get(p)
+            if rows is None:
+                rows = self._right[p] = _Rows(p)
+            places = self._jobs[job] = (_Places(rows, seeds[0]), _Places(self._found, seeds[1]))
         return places
 
 
@@ -121,6 +142,8 @@ class _Rows:
             power *= p
 
     def draw(self, rng: random.Random) -> int:
+        if self.all:
+            return NEVER
         length = 0
         while True:
             more = bisect_left(self._beyond, -rng.random())

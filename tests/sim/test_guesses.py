@@ -24,11 +24,14 @@ def test_what_it_takes(tmp_path: Path) -> None:
     assert parse("4:0.7") == Guesses(4, Acceptance(0.7))
     assert parse("fixed:3:1") == Guesses(3, Acceptance(1.0), True)
     assert parse(f"2:{file}") == Guesses(2, Acceptance(0.5, 0.25, "a log"))
+    assert parse("4:0.7:0.2") == Guesses(4, Acceptance(0.7, spread=0.2))
     for wrong in ("4", "4:", "0:0.5", "33:0.5", "x:0.5", ":0.5", "fixed:0.5", "-1:0.5"):
         with pytest.raises(ValueError, match=r"K:ACCEPTANCE or K:FILE, as 4:0\.7"):
             Settings(speculate=wrong)
     with pytest.raises(FileNotFoundError, match="'none' is neither a probability nor a file"):
         Settings(speculate="4:none")
+    with pytest.raises(ValueError, match=r"the deviation is 0 or more and below 0\.458"):
+        Settings(speculate="4:0.7:0.5")
     with pytest.raises(ValueError, match="must be a share"):
         Settings(speculate="4:1.5")
 

@@ -8,6 +8,7 @@ from os import PathLike
 from time import perf_counter_ns
 from typing import Any
 
+from fastserve.backends.onnx.folder import OWN
 from fastserve.backends.onnx.graph import Chunk
 from fastserve.backends.onnx.measure import copy_times, measure
 from fastserve.backends.onnx.model import Model, load_model
@@ -47,7 +48,7 @@ class OnnxBackend:
         )  # fmt: skip
         self.model = model
         exported = model.exported
-        if exported.quantize not in EXACT or exported.kind != "fastserve":
+        if exported.quantize not in EXACT or exported.kind != OWN:
             self.traits = replace(self.traits, exact="no")
         self.memory = Memory(block, pools.blocks * block, pools.host_blocks * block * model.token_bytes,
                              model.token_bytes)  # fmt: skip

@@ -1,6 +1,7 @@
 """How large the inputs of each product become, channel by channel: what weights of 8 bits are made with.
 
-The model says itself what it is fed with: a few sequences are drawn from it, each from a token of its own. So no text is needed, and no tokenizer.
+The model says itself what it is fed with: a few sequences are drawn from it, each from a token of its own. So no
+text is needed, and no tokenizer.
 """
 
 from __future__ import annotations

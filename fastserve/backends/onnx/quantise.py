@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastserve.backends.onnx.calibrate import peaks
-from fastserve.backends.onnx.folder import GRAPH, MANIFEST, Exported, read_own
+from fastserve.backends.onnx.folder import GRAPH, MANIFEST, OWN, Exported, read_own
 from fastserve.backends.onnx.session import runtime
 from fastserve.backends.onnx.smooth import Product, products, smooth
 from fastserve.cache_folder import cache_folder
@@ -47,19 +47,28 @@ def quantised(exported: Exported, quantize: str) -> Exported:
     """The folder with its weights in fewer bits, made now unless it is there. ValueError for an export that is
     quantised already or was made elsewhere, ImportError where the package onnx is not there, OSError.
     """
-    if exported.quantize != "none":
-        raise ValueError(f"{exported.path} has weights of {exported.quantize}: quantize them from float32, or leave it")
-    if exported.kind != "fastserve":
-        raise ValueError(f"{exported.path} was exported elsewhere: quantize={quantize} is for our own exports")
-    needs("onnx", "onnx", "onnx")
+    check_can(exported, quantize)
     facts = {"of": exported.path.name, "made_of": dict(exported.made_of), "version": VERSION, "quantize": quantize}
     facts["onnxruntime"] = runtime().__version__
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
     home = cache_folder() / "onnx" / f"{exported.path.name.partition('-')[0]}-{quantize}-{key}"
-    if not _whole(home):
+    if not whole(home):
         LOG.warning("making weights of %s for %s, once, in %s", quantize, exported.name, home)
-        make_folder(home, lambda folder: quantise(exported, quantize, folder), _whole)
+        make_folder(home, lambda folder: quantise(exported, quantize, folder), whole)
     return read_own(home)
+
+
+def check_can(exported: Exported, quantize: str) -> None:
+    """ValueError for an export that is quantised already or was made elsewhere, ImportError for a missing package."""
+    if exported.kind != OWN:
+        raise ValueError(f"{exported.path} was exported elsewhere: it is served as it is, without quantize")
+    if quantize == "none":
+        return
+    if exported.quantize != "none":
+        raise ValueError(f"{exported.path} has weights of {exported.quantize}: quantize them from float32, or leave it")
+    needs("onnx", "onnx", "onnx")
+    if quantize == "int4":  # HQQ computes with it
+        needs("onnx", "torch", "engine")
 
 
 def quantise(exported: Exported, quantize: str, folder: Path) -> None:
@@ -73,7 +82,8 @@ def quantise(exported: Exported, quantize: str, folder: Path) -> None:
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
-def _whole(folder: Path) -> bool:
+def whole(folder: Path) -> bool:
+    """All is there, and no file was cut short."""
     try:
         read_own(folder)
     except ValueError:

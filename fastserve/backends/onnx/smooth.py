@@ -23,7 +23,7 @@ NORMS: Final = {"SimplifiedLayerNormalization": 1, "SkipSimplifiedLayerNormaliza
 
 @dataclass(slots=True, eq=False)
 class Product:
-    """given (.., k) times weight (k, n) is made (.., n). columns: factors of what is made, to be put into its scales."""
+    """given (.., k) times weight (k, n) is made (.., n). columns: factors of what is made, for its scales."""
 
     given: str
     weight: Floats

@@ -1,4 +1,6 @@
-"""Model: a causal language model of transformers, run on packed sequences over a paged KV cache."""
+"""Model: a causal language model, run on packed sequences over a paged KV cache. transformers' modules, imported only
+where one is loaded: the embedded model does without.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from fastserve.backends.torch import attention, checkpoint
+from fastserve.backends.torch import attention
 from fastserve.backends.torch.attention_interface import Kernels, Pass, forward
-from fastserve.backends.torch.end_tokens import ids
+from fastserve.backends.torch.end_tokens import ids, sampling_defaults
 from fastserve.backends.torch.input_batch import InputBatch
 from fastserve.backends.torch.kv_cache import Cache
 from fastserve.backends.torch.native import Native, load
@@ -44,7 +46,7 @@ class Model:
         self.vocab_size: int = module.get_output_embeddings().weight.shape[0]
         self.eos_ids = eos_ids
         self.suppress: tuple[int, ...] = ids(given.suppress_tokens)
-        self.defaults = checkpoint.sampling_defaults(given)
+        self.defaults = sampling_defaults(given)
         self._kernels = kernels
 
     @property
@@ -116,28 +118,24 @@ def load_model(
         choice = pick_dtype(PACKAGED[name].dtype, place)._replace(why="as is usual for it")
     else:
         choice = pick_dtype(dtype, place)
-    source = checkpoint.find(name, choice.dtype, place)
-    config = checkpoint.read_config(name, source, trust_remote_code)
-    checkpoint.check_size(name, config, choice.dtype, place)
-    length = clamp_length(max_model_len, checkpoint.own_length(config))
-    generation = checkpoint.read_generation(name, source)
-    tokenizer = checkpoint.read_tokenizer(name, source, trust_remote_code)  # before the weights, which take long
-    if load_format == "dummy":
-        module = checkpoint.draw_weights(name, config, choice.dtype, place, seed, trust_remote_code)
+    if name == EMBEDDED and load_format == "auto":
+        from fastserve.backends.torch import plain_llama
+
+        parts = plain_llama.load(choice.dtype, place)
     else:
-        module = checkpoint.read_weights(name, source, config, choice.dtype, place, trust_remote_code)
-    module.eval().requires_grad_(False)
-    if generation is not None:
-        module.generation_config = generation
+        from fastserve.backends.torch import checkpoint
+
+        drawn = seed if load_format == "dummy" else None
+        parts = checkpoint.load(name, choice.dtype, place, drawn, trust_remote_code)
+    length = clamp_length(max_model_len, parts.length)
+    module = parts.module.eval().requires_grad_(False)
     library = _library(native, choice.dtype, place)
     how = _store(module, library, weights, dtype)
     probe = Probe(name, module, length)
-    shape = probe.check(attention)
-    kernels = _kernels(probe, library)
+    shape = None if parts.known and library is not None else probe.check(attention)
+    kernels, shape = _kernels(probe, library, shape)
     LOG.info("model %s: %s on %s, %s%s", name, str(choice.dtype).removeprefix("torch."), place, choice.why, how)
-    vocabulary = module.get_output_embeddings().weight.shape[0]
-    ends = checkpoint.read_ends(source, config, generation, tokenizer, vocabulary)
-    return Model(name, module, shape, kernels, tokenizer, length, ends)
+    return Model(name, module, shape, kernels, parts.tokenizer, length, parts.eos_ids)
 
 
 def _library(native: str, dtype: torch.dtype, place: torch.device) -> Native | None:
@@ -167,15 +165,15 @@ def _store(module: Any, native: Native | None, weights: str, dtype: str) -> str:
     return f"; weights rounded to half types ({changed} of its layers)" if changed else ""
 
 
-def _kernels(probe: Probe, kernels: Native | None) -> Kernels:
-    """The compiled kernels if they agree with the model's own forward pass, else PyTorch."""
+def _kernels(probe: Probe, kernels: Native | None, shape: Shape | None) -> tuple[Kernels, Shape]:
+    """The compiled kernels if they agree with the model's own forward pass, else PyTorch. shape: if known already."""
     if kernels is None:
-        return attention
+        return attention, shape or probe.check(attention)
     try:
-        probe.check(kernels)
+        shape = probe.check(kernels)
     except RefusedModelError as error:
         LOG.warning("attention in PyTorch: with the native kernels %s", error)
-        return attention
+        return attention, probe.check(attention)
     apply_native(probe.module, kernels)
     try:
         probe.check(kernels, packed=True)
@@ -183,7 +181,7 @@ def _kernels(probe: Probe, kernels: Native | None) -> Kernels:
         why = "the native layers change its numbers, and native=off does without them"
         raise RefusedModelError(probe.name, why) from error
     _fuse(probe, kernels)
-    return kernels
+    return kernels, shape
 
 
 def apply_native(module: Any, native: Native) -> None:

@@ -182,17 +182,17 @@ class UpstreamBackend:
                 self.hub.open(answer)
         due = plan.due
         answers = [self.answers[job] for job in due]
-        owes = len(plan.prefill) and any(not job.decoding for job in members if job not in set(due))
-        if answers and not owes:
-            self._wait(answers)
+        if members:
+            # Chunks of a prefill are in the brain's books alone: the upstream has the whole prompt. They go by at once.
+            self._wait(answers, PATIENCE_S if len(due) == len(members) else GATHER_S)
         results = [(job, result) for job in due if (result := self._next(self.answers[job])) is not None]
         return Step(results, model_ns=perf_counter_ns() - began)
 
-    def _wait(self, answers: Sequence[Answer]) -> None:
-        """Until one of them has something, or for PATIENCE_S; then a moment for those who come along."""
+    def _wait(self, answers: Sequence[Answer], most_s: float) -> None:
+        """Until one of them has something, or for so long; then a moment for those who come along."""
         changed = self.hub.changed
         with changed:
-            if not changed.wait_for(lambda: any(map(_ready, answers)), PATIENCE_S):
+            if not changed.wait_for(lambda: any(map(_ready, answers)), most_s):
                 return
             if len(answers) > 1:
                 changed.wait_for(lambda: all(map(_ready, answers)), GATHER_S)
@@ -235,7 +235,10 @@ class UpstreamBackend:
     def held(self) -> dict[str, int]:
         """What it holds of its jobs: nothing, when all have departed and their threads have ended."""
         with self.hub.changed:
-            return {"jobs": len(self.answers), "streams": sum(not stream.closed for stream in self.hub.streams)}
+            return {
+                "jobs": len(self.answers),
+                "streams": sum(not stream.closes.is_set() for stream in self.hub.streams),
+            }
 
     def busy(self) -> int | None:
         """Requests that the upstream works on now, as it says; None: it does not say. Any thread."""

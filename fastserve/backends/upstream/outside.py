@@ -125,8 +125,8 @@ class _Times(Answer):
 
 
 def guessed(memory: Memory) -> Hardware:
-    """Until somebody measures: 25 ms a token of one stream, 1 ms more for each other one, 1,000 tokens of a prompt a
-    second; a small model on a CPU, or a large one on a card of its own.
+    """Until somebody measures: 25 ms a token of one stream, 1 ms more for each other one, 0.1 s for a first token and
+    1 s more for 2,000 tokens of a prompt. So that policies do not take a return for a trifle, rather too much of that.
     """
-    latency = LinearLatency(PrefillFit(10.0, 1.0, 0.0), [DecodePiece(1, 24.0, 1.0, 0.0)], "upstream (a guess)")
+    latency = LinearLatency(PrefillFit(100.0, 0.5, 0.0), [DecodePiece(1, 24.0, 1.0, 0.0)], "upstream (a guess)")
     return Hardware(latency, memory, Link())

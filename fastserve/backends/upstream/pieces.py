@@ -89,7 +89,8 @@ def _cut(text: str, most: int) -> Iterator[str]:
         if text:
             yield text
         return
-    part, size = [], 0
+    part: list[str] = []
+    size = 0
     for letter in text:
         width = len(letter.encode(errors="replace"))
         if size + width > most:

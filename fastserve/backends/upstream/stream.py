@@ -115,7 +115,12 @@ class Hub:
             stream = answer.stream = Stream(self, answer)
             self.streams.add(stream)
             self.counters["streams"] += 1
-        stream.thread.start()
+        try:
+            stream.thread.start()
+        except RuntimeError as error:  # the system has no more threads
+            with self.changed:
+                self.streams.discard(stream)
+                answer.let_go(Ended("error", f"no thread for its stream: {error}"))
 
     def close(self, answer: Answer) -> None:
         """Its tokens so far stay. The connection is cut at once; its thread ends by itself."""
@@ -124,25 +129,24 @@ class Hub:
                 answer.let_go()
             stream, answer.stream = answer.stream, None
             if stream is not None:
-                stream.closed = True
+                stream.closes.set()
                 self.changed.notify_all()
         if stream is not None:
             stream.stop()
 
 
 class Stream:
-    """closed: nobody wants it any more; what it still reads is dropped."""
+    """closes: set once nobody wants it any more; what it still reads is dropped."""
 
     def __init__(self, hub: Hub, answer: Answer) -> None:
         self.hub = hub
         self.answer = answer
-        self.closed = False
+        self.closes = threading.Event()
         self.thread = threading.Thread(target=self._run, name="fastserve upstream", daemon=True)
-        self._wake = threading.Event()
         self._connection: Connection | None = None
 
     def stop(self) -> None:
-        self._wake.set()
+        self.closes.set()
         connection = self._connection
         if connection is not None:
             connection.cut()
@@ -162,7 +166,7 @@ class Stream:
         gone_since: float | None = None
         breaks = pauses = 0
         had = answer.tokens
-        while not self.closed:
+        while not self.closes.is_set():
             error: Exception
             try:
                 self._read()
@@ -173,10 +177,10 @@ class Stream:
             except UpstreamError as refused:
                 if refused.status not in AGAIN:
                     hub.counters["upstream_errors"] += 1
-                    self._end(Ended("error", f"upstream: {refused}"))
+                    self._end(Ended("error", hub.address.hidden(f"upstream: {refused}")))
                     return
                 error, counts = refused, False
-            if self.closed:
+            if self.closes.is_set():
                 return
             if answer.full:
                 self._end(Ended("length", "", answer.prompt_tokens, answer.tokens))
@@ -192,14 +196,14 @@ class Stream:
                 self._end(Ended("error", f"the upstream {what}: {error}"))
                 return
             hub.counters["reconnects"] += 1
-            self._wake.wait(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0**pauses) * random.uniform(0.5, 1.0))
+            self.closes.wait(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0**pauses) * random.uniform(0.5, 1.0))
             pauses += 1
 
     def _read(self) -> None:
         """One completion. Returns when the answer has ended; raises BrokenError where it was not told that it has."""
         hub, answer = self.hub, self.answer
         connection = self._connection = Connection(hub.address, hub.silence_s)
-        if self.closed:
+        if self.closes.is_set():
             return
         with hub.changed:
             ask = answer.ask()
@@ -218,11 +222,11 @@ class Stream:
                                 found.output if found.output is not None else over and over.output)  # fmt: skip
                 elif not self._take(found):
                     return
-            if self.closed:
+            if self.closes.is_set():
                 return
             if monotonic() - heard > hub.silence_s:
                 raise BrokenError(f"{hub.address.url} said nothing new for {hub.silence_s:.0f} s", sent=True)
-        if self.closed:
+        if self.closes.is_set():
             return
         if over is None or not over.reason:
             raise BrokenError(f"{hub.address.url} ended its stream in the middle", sent=True)
@@ -233,7 +237,7 @@ class Stream:
         hub, answer = self.hub, self.answer
         ids = self._ids(said)
         with hub.changed:
-            if self.closed or answer.ended is not None:
+            if self.closes.is_set() or answer.ended is not None:
                 return False
             if answer.full:  # more than was asked for
                 answer.let_go()
@@ -258,7 +262,7 @@ class Stream:
             if answer.full and answer.kept is None:
                 answer.let_go()
             hub.changed.notify_all()
-            while len(answer.waiting) > AHEAD and not self.closed:
+            while len(answer.waiting) > AHEAD and not self.closes.is_set():
                 hub.changed.wait(0.1)
             return answer.ended is None
 
@@ -275,7 +279,7 @@ class Stream:
         """The upstream says that it has ended; it counted `over.output` tokens, of this stream."""
         hub, answer = self.hub, self.answer
         with hub.changed:
-            if self.closed or answer.ended is not None:
+            if self.closes.is_set() or answer.ended is not None:
                 return
             counted = None if over.output is None else answer.base + over.output
             prompt = answer.prompt_tokens
@@ -290,6 +294,6 @@ class Stream:
 
     def _end(self, ended: Ended) -> None:
         with self.hub.changed:
-            if not self.closed and self.answer.ended is None:
+            if not self.closes.is_set() and self.answer.ended is None:
                 self.answer.let_go(ended)
                 self.hub.changed.notify_all()

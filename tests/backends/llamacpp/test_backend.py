@@ -11,6 +11,7 @@ import pytest
 from fastserve.engine import Engine, SamplingParams
 from fastserve.engine.backend import Step
 from fastserve.engine.config import EngineConfig
+from fastserve.engine.token_text import TokenText
 from fastserve.launch import PLACEHOLDER, Body
 from fastserve.models.folder import ModelNotFoundError
 from fastserve.sched.plan import Plan
@@ -112,6 +113,9 @@ def test_the_tokenizer_is_the_torch_bodys(body: Body) -> None:
     assert mine.decode([256, 72, 105], skip_special_tokens=True) == "Hi"
     assert mine.all_special_ids == tuple(range(256, 264))
     assert mine.get_vocab() == theirs.get_vocab()
+    assert mine.convert_tokens_to_ids("!") == theirs.convert_tokens_to_ids("!")
+    ours, others = TokenText(mine), TokenText(theirs)
+    assert [ours.data(id) for id in range(264)] == [others.data(id) for id in range(264)]
     assert mine.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) == theirs.apply_chat_template(
         chat, tokenize=False, add_generation_prompt=True
     )

@@ -77,7 +77,7 @@ async def test_refusals_name_the_field(stub: Stub, serve: Serve) -> None:  # noq
 
 
 async def test_an_error_of_the_upstream_is_told(stub: Stub, serve: Serve) -> None:  # noqa: F811
-    stub.hook = lambda handler, body, number: not handler.answer(400, {"error": {"message": "no such adapter"}})
+    stub.hook = lambda handler, body, number: handler.answer(400, {"error": {"message": "no such adapter"}})
     async with serve(front(stub)) as client:
         answer = await client.post("/v1/completions", json={"prompt": "hi"})
         assert answer.status_code == 500 and "no such adapter" in answer.json()["error"]["message"]
@@ -100,7 +100,7 @@ async def test_a_template_of_ones_own(serve: Serve, tmp_path: Path) -> None:  # 
 
 
 @pytest.mark.parametrize("by", ["use_ollama", "upstream"])
-def test_by_the_settings_of_a_server(by: str) -> None:
+def test_by_the_settings_of_a_server(by: str, monkeypatch: pytest.MonkeyPatch) -> None:
     stub = Stub("ollama")
     given: dict[str, Any] = {"use_ollama": True, "ollama_model": "tiny"}
     if by == "upstream":
@@ -109,5 +109,10 @@ def test_by_the_settings_of_a_server(by: str) -> None:
         with make_engine(FastServeConfig(**given, upstream=stub.url, policy="fcfs")) as engine:
             assert engine.info.backend == "upstream" and engine.settings["upstream_api"] == "ollama"
             assert engine.generate("hi")[0].text == answer_to(b"hi", 16)
+        monkeypatch.setenv("FASTSERVE_UPSTREAM_KEY", "sesame-77")
+        stub.key = "sesame-77"
+        with make_engine(FastServeConfig(**given, upstream=stub.url, policy="fcfs")) as engine:
+            assert engine.generate("hi")[0].error is None
+            assert "sesame" not in str(engine.settings)
     finally:
         stub.stop()

@@ -5,7 +5,9 @@ A step of few rows lasts as long as its weights take to read; products compute i
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
+
+CONV1D = ("transformers.pytorch_utils", "Conv1D")
+"""A linear layer with its weight turned, of GPT-2; by name, so that transformers is not imported for it."""
 
 HALF = (torch.bfloat16, torch.float16)
 
@@ -21,6 +23,10 @@ def storage(weight: Tensor, float16: bool) -> torch.dtype:
     return torch.float32
 
 
+def is_conv1d(layer: nn.Module) -> bool:
+    return (type(layer).__module__, type(layer).__name__) == CONV1D
+
+
 @torch.no_grad()
 def round_weights(model: nn.Module, float16: bool) -> int:
     """Rounds the float32 weights of linear layers, in place, to the half type that is nearer: it can then store them.
@@ -30,7 +36,7 @@ def round_weights(model: nn.Module, float16: bool) -> int:
     """
     changed = 0
     for layer in model.modules():
-        if type(layer) not in (nn.Linear, Conv1D) or storage(layer.weight, float16) is not torch.float32:
+        if not (type(layer) is nn.Linear or is_conv1d(layer)) or storage(layer.weight, float16) is not torch.float32:
             continue
         rounded = [layer.weight.to(half).float() for half in HALF[: 1 + float16]]
         errors = [(it - layer.weight).square().sum().nan_to_num(torch.inf, torch.inf) for it in rounded]
