@@ -29,7 +29,8 @@ def capacity(trace: Trace, settings: Settings) -> float:
     plain = settings.with_(rate=None, load=None, warmup=0.0, max_backlog=None, predictor="none", prefix_cache="off")
     burst = _burst(trace)
     lengths = hashlib.sha256(burst.prompt.tobytes() + burst.output.tobytes()).hexdigest()
-    key = [lengths, asdict(plain), plain.hardware().to_json(), fingerprint()]
+    guesses = plain.guesses
+    key = [lengths, asdict(plain), plain.hardware().to_json(), fingerprint(), guesses and guesses.about]
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
     path = cache_folder() / f"capacity-{name}.json"
     try:

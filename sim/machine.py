@@ -43,11 +43,16 @@ class ModelledMachine:
         self.steps: i64 = 0
         self.ends: list[tuple[int, int, Job]] = []  # (step, id, job): a heap with lazy deletion
         self.end = [0] * len(outputs)  # by job id: the step at which it has its last token; 0 while it does not decode
+        self.guessing = False  # does guess() do anything?
+        self.most: i64 = NEVER  # iterations that a plan with decodes may be repeated
+        self.drafts: i64 = 0  # guesses that the next iteration verifies, of all jobs together
 
     def run(self, plan: Plan) -> Outcome:
         """As many iterations as the plan and the truth allow."""
         if plan.joined or plan.left or plan.gone:
             self._follow(plan)
+        if self.guessing and plan.batch:
+            self.guess(plan)
         latency = self.latency
         now: i64 = plan.now
         begun: i64 = self.rest if now == self.at else 0  # ps since `now`
@@ -59,6 +64,8 @@ class ModelledMachine:
         batch: i64 = plan.batch
         context: i64 = plan.context
         most: i64 = plan.iterations
+        if batch and self.most < most:
+            most = self.most
         if most > 1 and batch:
             to_end: i64 = self._next_end()
             to_end -= self.steps
@@ -77,7 +84,11 @@ class ModelledMachine:
                 chunks.append((cached, n))
                 if cached + n == job.prompt + job.tokens_base:
                     whole.append(job)
-            span = first = latency.iteration_ps(batch, context, chunks)
+            if batch and self.drafts:
+                first = latency.verify_ps(batch, context, self.drafts, chunks)
+            else:
+                first = latency.iteration_ps(batch, context, chunks)
+            span = first
             while k < most and span < limit:
                 cached, n = chunks[0]
                 ps: i64 = latency.iteration_ps(batch, context + k * batch, [(cached + k * n, n)])
@@ -87,7 +98,11 @@ class ModelledMachine:
                     gap = ps
                 k += 1
         else:
-            span = first = latency.last_ps(1, batch, context)
+            if batch and self.drafts:
+                first = latency.verify_ps(batch, context, self.drafts)
+            else:
+                first = latency.last_ps(1, batch, context)
+            span = first
             if most > 1 and span < limit:
                 k = latency.steps_for(limit, batch, context) if limit < NEVER else most
                 if k > most:
@@ -111,6 +126,9 @@ class ModelledMachine:
         self.at = now + took
         copied: Sequence[Copy] = link.landed(self.at) if link.moving else ()
         return Outcome(k, took - stall, stall, ended, copied, stall - (-first // 1000), gap)
+
+    def guess(self, plan: Plan) -> None:
+        """Of a machine that speculates, before an iteration with decodes; who decodes is known."""
 
     def _follow(self, plan: Plan) -> None:
         """Who decodes from now on, and who no longer."""

@@ -21,6 +21,7 @@ from fastserve.metrics.summary import Columns, Summary, summarise, with_not_arri
 from fastserve.policies.spec import PolicySpec
 from fastserve.sched.job import Job
 from fastserve.sched.scheduler import Scheduler
+from fastserve.speculation.acceptance import Draws
 from fastserve.workload import Trace
 from fastserve.workload.content import Content
 from fastserve.workload.programs import turns_of
@@ -34,6 +35,7 @@ from sim.prepared import Prepared
 from sim.report.run import Run
 from sim.session_inbox import SessionInbox
 from sim.settings import Settings
+from sim.speculating import SpeculatingMachine
 from sim.world import World
 
 Contender = PolicySpec
@@ -77,10 +79,15 @@ def build(
     inbox = _inbox(trace, settings, seed, predictor, shared)
     link = Link(hardware.link, hardware.memory.block_bytes)
     parts = hardware.latency, link, outputs_of(trace), inbox
-    if shared is None and trace.tool is None:
+    said = None if shared is None else shared.answer, trace.tool
+    guesses = settings.guesses
+    if guesses is not None:
+        draws = Draws(guesses.acceptance, seed)
+        machine: ModelledMachine = SpeculatingMachine(*parts, *said, draws, guesses.most, not guesses.fixed)
+    elif shared is None and trace.tool is None:
         machine = ModelledMachine(*parts)
     else:
-        machine = AnsweringMachine(*parts, None if shared is None else shared.answer, trace.tool)
+        machine = AnsweringMachine(*parts, *said)
     budget = scheduler.batching.budget if settings.batching == "chunked" else None
     targets = targets_of(trace)
     slo = None if targets is None else lambda id: targets[id].seconds()
@@ -175,6 +182,7 @@ def run_one(
     summary, table = _measured(world, columns, trace, settings, prepared)
     summary["plans"] = scheduler.plans
     summary["iterations"] = world.recorder.iterations
+    summary["tokens_per_decode"] = world.recorder.tokens_per_decode
     summary["scheduling_events"] = scheduler.plans + world.recorder.joins + world.recorder.leaves
     summary["collapsed"] = world.collapsed
     summary["hit_rate_unlimited"] = None if shared is None else _unlimited(shared, trace, columns, summary, settings)

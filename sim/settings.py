@@ -16,6 +16,7 @@ from fastserve.sched.job import NEVER
 from fastserve.sched.policy import Policy
 from fastserve.sched.scheduler import Scheduler
 from fastserve.workload.session import SessionSettings
+from sim.guesses import Guesses, parse
 
 UNLIMITED = "unlimited"
 PRESET = "preset"
@@ -42,6 +43,10 @@ class Settings(SessionSettings, SchedulerConfig):
     predictor: str = "oracle"
     """output lengths for policies that need a guess: oracle, lognormal:SIGMA, constant:TOKENS, trace (its own column
     guess), your own as module:Class, or none"""
+    speculate: str | None = None
+    """guess next tokens: K:ACCEPTANCE, as 4:0.7, or K:FILE, at most K of a job in one iteration, each right with this
+    probability (a file of `fastserve profile --from-log LOG --acceptance FILE`), fewer where the machine's times say
+    so; fixed:K:ACCEPTANCE for always K"""
     rate: float | None = None
     """requests per second; the gaps of the trace are scaled"""
     load: float | None = None
@@ -64,6 +69,7 @@ class Settings(SessionSettings, SchedulerConfig):
         for name in ("warmup", "link_latency"):
             seconds(name, getattr(self, name))
         at_least("max_backlog", self.max_backlog, 1)
+        parse(self.speculate)
         for name in ("kv_tokens", "host_tokens"):
             value = getattr(self, name)
             if value not in (PRESET, UNLIMITED) and not (isinstance(value, int) and value >= 0):
@@ -93,6 +99,11 @@ class Settings(SessionSettings, SchedulerConfig):
         return Hardware(found.latency, memory, link, found.about, found.context)
 
     @property
+    def guesses(self) -> Guesses | None:
+        """What is guessed; None where nothing is. Raises OSError or ValueError for a file."""
+        return parse(self.speculate)
+
+    @property
     def coming(self) -> SessionSettings:
         """How programs come."""
         return SessionSettings(**{field.name: getattr(self, field.name) for field in fields(SessionSettings)})
@@ -106,7 +117,10 @@ class Settings(SessionSettings, SchedulerConfig):
             host_blocks = int(self.host_tokens) // hardware.memory.block_tokens
         blocks = Blocks(hardware.memory.device_blocks, host_blocks, hardware.memory.block_tokens)
         times = MachineTimes(hardware, self.max_batch, longest, context)
-        return self.build(policy, times, blocks)
+        guesses = self.guesses
+        if guesses is None or guesses.most <= self.lookahead:
+            return self.build(policy, times, blocks)
+        return replace(self, lookahead=guesses.most).build(policy, times, blocks)
 
     def with_(self, **changes: Any) -> Settings:
         """These settings with some changed. Raises ValueError that lists the valid names for an unknown one."""
@@ -128,6 +142,10 @@ class Settings(SessionSettings, SchedulerConfig):
         shown["link_latency"] = link.latency_ns / 1e9
         shown["duplex"] = link.duplex
         shown["block_tokens"] = memory.block_tokens
+        guesses = self.guesses
+        if guesses is not None:
+            shown["lookahead"] = max(self.lookahead, guesses.most)
+            shown["guesses"] = guesses.about
         shown["kv_reserve"], shown["prefetch_quota"] = self.reserve, self.quota
         return shown
 

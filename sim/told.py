@@ -18,6 +18,9 @@ def told_first(settings: Settings, trace: Trace) -> list[str]:
         lines.append(prefix_cache.told(settings, trace))
     if settings.in_sessions(trace):
         lines.append(settings.coming.told(trace))
+    guesses = settings.guesses
+    if guesses is not None:
+        lines.append(guesses.told())
     lines += [f"{what} changes nothing: {why}" for what, why in _idle(settings, trace)]
     return [part for line in lines for part in textwrap.wrap(line, WIDTH, subsequent_indent="  ")]
 

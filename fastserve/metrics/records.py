@@ -95,6 +95,8 @@ class Recorder(Observer):
         self.peaks: list[tuple[int, int]] = []  # (number, ns), falling: the longest gap from that iteration on
         self.horizon = 0
         self.iterations = 0
+        self.decodes = 0  # jobs that decoded, summed over the iterations
+        self.beyond = 0  # tokens that iterations gave to jobs beyond one each
         self.plans = 0
         self.joins = 0
         self.leaves = 0
@@ -111,6 +113,7 @@ class Recorder(Observer):
         trails = self.trails
         self.plans += 1
         self.iterations += outcome.iterations
+        self.decodes += outcome.iterations * plan.batch
         if plan.left:
             self._evicted(plan.left, plan.now)
         self.stall += outcome.stall
@@ -120,7 +123,10 @@ class Recorder(Observer):
             self._copies(plan)
         if self.fetched:
             self.fetched.difference_update(outcome.copied)
-        silent = self._silent(outcome) if outcome.extra else None
+        silent = None
+        if outcome.extra:
+            self.beyond += sum([delta for _, delta in outcome.extra])
+            silent = self._silent(outcome)
         if plan.batch:
             if self.awaiting:
                 self._awaited(plan.now, outcome, now)
@@ -171,6 +177,11 @@ class Recorder(Observer):
         """ns at which a live job had its first token; -1 if it has had none."""
         trail = self.trails.get(job)
         return -1 if trail is None else trail.first
+
+    @property
+    def tokens_per_decode(self) -> float | None:
+        """Tokens that an iteration gives to a job that decodes, mean: 1 where nothing is guessed; None without any."""
+        return (self.decodes + self.beyond) / self.decodes if self.decodes else None
 
     # -- gaps and visits -------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fastserve.sched.checks import at_least, number, one_of, seconds
-from fastserve.sched.job import Job
+from fastserve.sched.job import NEVER, Job
 from fastserve.sched.policy import Policy
 
 MOST_LEVELS = 48
@@ -22,17 +22,20 @@ TURNS = 50
 class Standing:
     """Where one job stands."""
 
-    __slots__ = ("entered", "level", "rank")
+    __slots__ = ("entered", "first", "level", "rank")
 
     def __init__(self) -> None:
         self.level = -1
         self.rank = 0
-        self.entered = 0  # ns served when its charge in this level was zero
+        self.entered = 0  # ns: Mlfq.work() when its charge in this level was zero
+        self.first = NEVER  # where quanta count tokens: ns served without them; NEVER until the first one has come
 
 
 class Mlfq(Policy):
     """Rank: the level, then the turn, as one number. Level 0 is the paper's Q1.
 
+    quanta: what is charged: the "time" of a job's iterations, or its "tokens", each of them the machine's shortest
+    decode, whatever the iteration took and however many came with it; up to its first token it is time.
     q1: s, quantum of the first level; 0 is one decode iteration. ratio: of each quantum to the one above.
     levels: how many; 0: until a quantum covers the service of the longest output that the machine takes, and its
     longest prefill; "prefill": until one covers the longest prefill; "unbounded": as many as there may be, MOST_LEVELS.
@@ -61,7 +64,9 @@ class Mlfq(Policy):
         promote_to: str = "back",
         reset: bool = True,
         eviction: str = "enst",
+        quanta: str = "time",
     ) -> None:
+        one_of("quanta", quanta, ("time", "tokens"))
         seconds("q1", q1)
         seconds("alpha", alpha)
         at_least("eta", eta, 1)
@@ -86,6 +91,7 @@ class Mlfq(Policy):
         self.promote_back = promote_to == "back"
         self.reset = reset
         self.enst = eviction == "enst"
+        self.by_token = quanta == "tokens"
         self.quanta: list[int] = []  # ns, by level
         self.standing: dict[Job, Standing] = {}
         self.population: list[int] = []  # live jobs by level
@@ -108,13 +114,15 @@ class Mlfq(Policy):
 
     def alarm(self, job: Job, why: str) -> None:
         at = self.standing[job]
-        if why == "served":
-            over = job.served - at.entered - self.quanta[at.level] if self.carry else 0
+        if why == "tokens" and at.first == NEVER:
+            self.wake(job, served=None, tokens=self._tokens(self.quanta[at.level] + at.entered - self.work(job)))
+        elif why != "waited":
+            over = self.work(job) - at.entered - self.quanta[at.level] if self.carry else 0
             self.enter(job, self.demoted(job, at.level), charged=over, back=self.back)
         elif self.check and not self._looked_at(job):
             pass
         else:
-            charged = 0 if self.reset else job.served - at.entered
+            charged = 0 if self.reset else self.work(job) - at.entered
             self.enter(job, 0, charged=charged, back=self.promote_back)
 
     def depart(self, job: Job) -> None:
@@ -153,12 +161,33 @@ class Mlfq(Policy):
         self.turn += 1
         at.level = level
         at.rank = (level << TURNS) + (self.turn if back else -self.turn)
-        at.entered = job.served - charged
+        at.entered = self.work(job) - charged
         if self.look:
             self.look.pop(job, None)
         self.rerank(job)
         starves = self.alpha if level and self.alpha else None
-        self.wake(job, served=self.quanta[level] - charged + self.strict, waited=starves)
+        left = self.quanta[level] - charged
+        if not self.by_token:
+            self.wake(job, served=left + self.strict, waited=starves)
+        elif at.first == NEVER:  # the first token changes what is charged
+            self.wake(job, served=left + self.strict, tokens=1, waited=starves)
+        else:
+            self.wake(job, served=None, tokens=self._tokens(left), waited=starves)
+
+    def work(self, job: Job) -> int:
+        """ns that a job has been charged so far, in all levels."""
+        if not self.by_token:
+            return job.served
+        at = self.standing[job]
+        if at.first == NEVER:
+            if not job.generated:
+                return job.served
+            at.first = job.served - job.generated * self.machine.decode_ns
+        return at.first + job.generated * self.machine.decode_ns
+
+    def _tokens(self, left: int) -> int:
+        """Tokens until so many ns are charged."""
+        return -(-(left + self.strict) // self.machine.decode_ns)
 
     def derived_settings(self) -> Mapping[str, Any]:
         if not self.quanta:
@@ -167,7 +196,7 @@ class Mlfq(Policy):
 
     def explain(self, job: Job) -> str:
         at = self.standing[job]
-        left = self.quanta[at.level] - (job.served - at.entered)
+        left = self.quanta[at.level] - (self.work(job) - at.entered)
         return f"Q{at.level + 1}, {max(0, left) / 1e6:.0f} ms left"
 
     # -- levels and looks for starving jobs ------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """Acceptance: how often a guess is right; fitted to what was seen, and drawn from a seed.
 
-A guess for a token of an answer is right with probability p, and each token of an answer independently of the others: a
-model of one number, good for means. What is verified ends at the first guess that is wrong.
+A guess for a token of an answer is right with probability p, and each token of an answer independently of the others.
+Jobs may differ: who copies its prompt is guessed better than who makes something up. What is verified ends at the first
+guess that is wrong.
 """
 
 from __future__ import annotations
@@ -9,12 +10,19 @@ from __future__ import annotations
 import json
 import random
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final
 
+from fastserve.sched.job import NEVER
+
+MOST_SPREAD: Final = 0.95
+"""Of the deviation that p(1 - p) leaves room for: that of jobs of which each guess is right, or none."""
+MUCH: Final = 20
+"""Guesses of a job, see between()."""
+NOTHING: Final = "nothing was guessed there, so nothing is known of how often a guess is right"
 LONGEST: Final = 4096
 """Right guesses in a row that one draw may give; longer rows go on with another."""
 
@@ -22,17 +30,30 @@ LONGEST: Final = 4096
 @dataclass(frozen=True, slots=True)
 class Acceptance:
     """p: the probability that a guess is right if those before it are. found: the share of a job's iterations that have
-    a guess at all, as an n-gram must have occurred before. Both 0 to 1; ValueError for anything else.
+    a guess at all, as an n-gram must have occurred before. Both 0 to 1. spread: the standard deviation of p between
+    jobs, of which p is the mean (a beta distribution). ValueError for anything else.
     """
 
     p: float
     found: float = 1.0
     provenance: str = ""
+    spread: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value in (("acceptance", self.p), ("found", self.found)):
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} {value} must be a share, 0 to 1")
+        if self.spread and not 0 <= self.spread**2 < self.p * (1 - self.p):
+            most = (self.p * (1 - self.p)) ** 0.5
+            raise ValueError(f"spread {self.spread}: between jobs that are right {self.p:g} of the time in the mean, "
+                             f"the deviation is 0 or more and below {most:.3g}")  # fmt: skip
+
+    def of_job(self, rng: random.Random) -> float:
+        """One job's own p, in hundredths where jobs differ."""
+        if not self.spread:
+            return self.p
+        size = self.p * (1 - self.p) / self.spread**2 - 1
+        return round(rng.betavariate(self.p * size, (1 - self.p) * size), 2)
 
     def expected(self, k: int) -> float:
         """Tokens of an iteration of a job that verifies k guesses: 1 + p + ... + p^k = (1 - p^(k+1)) / (1 - p)."""
@@ -43,7 +64,9 @@ class Acceptance:
         return total
 
     def to_json(self) -> dict[str, Any]:
-        return {"acceptance": self.p, "found": self.found, "provenance": self.provenance}
+        told = {"provenance": self.provenance} if self.provenance else {}
+        spread = {"spread": self.spread} if self.spread else {}
+        return {"acceptance": self.p, "found": self.found, **spread, **told}
 
 
 def fitted(counts: Iterable[tuple[int, int]], provenance: str = "") -> Acceptance:
@@ -60,21 +83,50 @@ def fitted(counts: Iterable[tuple[int, int]], provenance: str = "") -> Acceptanc
             right += accepted
             wrong += accepted < drafted
     if not guessed:
-        raise ValueError("nothing was guessed there, so nothing is known of how often a guess is right")
+        raise ValueError(NOTHING)
     return Acceptance(right / (right + wrong), guessed / rows, provenance)
+
+
+def between(jobs: Iterable[Sequence[tuple[int, int]]]) -> tuple[float, float]:
+    """The mean of p over jobs and its standard deviation between them, beyond what chance makes of an equal p: by the
+    analysis of variance.
+
+    jobs: (drafted, accepted) of the iterations of each. In the mean a job counts for as much as it was guessed for, up
+    to MUCH. ValueError where nothing was guessed.
+    """
+    counts = []
+    for job in jobs:
+        right = sum([accepted for _, accepted in job])
+        trials = right + sum([accepted < drafted for drafted, accepted in job])
+        if trials:
+            counts.append((trials, right / trials))
+    if not counts:
+        raise ValueError(NOTHING)
+    total = sum([trials for trials, _ in counts])
+    pooled = sum([trials * share for trials, share in counts]) / total
+    mean = sum([min(trials, MUCH) * share for trials, share in counts]) / sum(
+        [min(trials, MUCH) for trials, _ in counts]
+    )
+    if len(counts) < 2 or total <= len(counts):
+        return pooled, 0.0
+    among = sum([trials * (share - pooled) ** 2 for trials, share in counts]) / (len(counts) - 1)
+    within = sum([trials * share * (1 - share) for trials, share in counts]) / (total - len(counts))
+    size = (total - sum([trials * trials for trials, _ in counts]) / total) / (len(counts) - 1)
+    spread: float = max(0.0, (among - within) / size) ** 0.5 if size > 0 else 0.0
+    return mean, min(spread, MOST_SPREAD * (mean * (1 - mean)) ** 0.5)
 
 
 def read_acceptance(path: str | PathLike[str]) -> Acceptance:
     """Of a JSON file as to_json() has it. OSError; ValueError for anything else in it."""
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
-        p, found = float(data["acceptance"]), float(data.get("found", 1.0))
+        p, found, spread = float(data["acceptance"]), float(data.get("found", 1.0)), float(data.get("spread", 0.0))
     except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError):
         raise ValueError(
             f"{path} holds no acceptance: write one with `fastserve profile --from-log LOG --acceptance FILE`, or "
             f'{{"acceptance": 0.7}} by hand'
         ) from None
-    return Acceptance(p, found, str(data.get("provenance", "")))
+    return Acceptance(p, found, str(data.get("provenance", "")), spread)
 
 
 class Draws:
@@ -85,7 +137,7 @@ class Draws:
     def __init__(self, acceptance: Acceptance, seed: int) -> None:
         self.acceptance = acceptance
         self.seed = seed
-        self._right = _Rows(acceptance.p)
+        self._right: dict[float, _Rows] = {}  # by a job's own p
         self._found = _Rows(acceptance.found)
         self._jobs: dict[int, tuple[_Places, _Places]] = {}
 
@@ -95,7 +147,7 @@ class Draws:
 
     def accepted(self, job: int, at: int, drafted: int) -> int:
         """How many of so many guesses are right. `at` never falls."""
-        return drafted if self._right.all else min(drafted, self._of(job)[0].next(at) - at)
+        return min(drafted, self._of(job)[0].next(at) - at)
 
     def forget(self, job: int) -> None:
         self._jobs.pop(job, None)
@@ -104,7 +156,11 @@ class Draws:
         places = self._jobs.get(job)
         if places is None:
             seeds = [random.Random(f"{self.seed}:{job}:{what}") for what in ("right", "found")]
-            places = self._jobs[job] = (_Places(self._right, seeds[0]), _Places(self._found, seeds[1]))
+            p = self.acceptance.of_job(seeds[0])
+            rows = self._right.get(p)
+            if rows is None:
+                rows = self._right[p] = _Rows(p)
+            places = self._jobs[job] = (_Places(rows, seeds[0]), _Places(self._found, seeds[1]))
         return places
 
 
@@ -120,6 +176,8 @@ class _Rows:
             power *= p
 
     def draw(self, rng: random.Random) -> int:
+        if self.all:
+            return NEVER
         length = 0
         while True:
             more = bisect_left(self._beyond, -rng.random())

@@ -14,12 +14,16 @@ from fastserve.hardware import LatencyModel
 
 MEMORY: Final = 96.0
 """Verified guesses by which what was seen before has lost its weight."""
-HOPE: Final = (0.6, 4.0)
-"""Share of right guesses that is believed before any was seen, and as how many it counts."""
+HOPE: Final = 0.6
+"""Share of right guesses that is believed before any was seen."""
+HOPED: Final = 4.0
+"""As how many guesses that counts."""
 MARGIN: Final = 0.02
 """Of time for each token: what must be won before anything is guessed."""
 SEARCH: Final = 1 / 128
 """Of predicted time: what may be spent on guesses that are not worth it, to find out whether they would be."""
+WHOLE: Final = 1 << 20
+"""A search that is due."""
 STEPS: Final = 32.0
 """Timed iterations of a kind by which what was measured before has lost its weight."""
 
@@ -42,23 +46,27 @@ class Controller:
         self.latency = latency
         self.most = most
         self.draft = draft
-        self.trials = HOPE[1]  # guesses that were looked at, older ones counting for less
-        self.right = HOPE[0] * HOPE[1]
+        self.trials = HOPED  # guesses that were looked at, older ones counting for less
+        self.right = HOPE * HOPED
         self.rows = 0.0  # jobs that were asked for guesses
         self.guessed = 0.0  # of these, those for which there were any
-        self.credit = 0.0  # ps that may be spent on a search
+        self._new = [0, 0, 0, 0]  # the same four, seen since k() was last asked: the order of jobs must not matter
+        self._resting = 0  # the batch for which nothing is won; 0: none
+        self._pace = 0  # what an iteration at rest adds to `_search`
+        self._search = 0  # at WHOLE guesses are made to see whether they are right by now
         self._times: dict[tuple[int, bool], tuple[float, float]] = {}  # see timed(): (measured / predicted, weight)
         self._plain = 0  # iterations since one without guesses was timed
 
     @property
     def acceptance(self) -> float:
         """Share of right guesses among those that were looked at, of late."""
-        return self.right / self.trials
+        return (self.right + self._new[1]) / (self.trials + self._new[0])
 
     @property
     def found(self) -> float:
         """Share of jobs for which there was a guess, of late."""
-        return self.guessed / self.rows if self.rows >= 1 else 1.0
+        rows = self.rows + self._new[2]
+        return (self.guessed + self._new[3]) / rows if rows else 1.0
 
     def k(self, batch: int, context: int) -> int:
         """Guesses for each of `batch` decoding jobs in this iteration, 0 to `most`; asked once an iteration.
@@ -67,45 +75,63 @@ class Controller:
         """
         if self.most < 1 or batch < 1:
             return 0
+        if batch == self._resting:
+            self._search += self._pace
+            if self._search < WHOLE:
+                return 0
+        self._take()
         plain = float(self.latency.iteration_ps(batch, context, ()))
         best, least = 0, plain * (1 - MARGIN)
         p, found = self.acceptance, self.found
         dearer = self._dearer(batch)
         tokens = power = 1.0
-        first = 0.0
+        more = 0.0  # ps that one guess for each adds
         for k in range(1, self.most + 1):
             power *= p
             tokens += found * power
             ps = self._guessing(k, batch, context) + dearer * self._verifying(k, batch, context, found)
             if k == 1:
-                first = ps - plain
+                more = ps - plain
             if ps < least * tokens:
                 best, least = k, ps / tokens
         if best == 0:
-            self.credit = min(self.credit + SEARCH * plain, max(first, 0.0))
-            if self.credit >= first:
-                self.credit -= max(first, 0.0)
-                return 1
-        elif self._times:
+            self._resting = batch
+            self._pace = WHOLE if more <= SEARCH * plain else max(1, int(WHOLE * SEARCH * plain / more))
+            if self._search < WHOLE:
+                return 0
+            self._search = 0
+            return 1
+        self._resting = self._search = 0
+        if self._times:
             self._plain += 1
             if self._plain * SEARCH >= 1:  # what a plain one takes must stay known
                 self._plain = 0
                 return 0
         return best
 
+    def idle(self) -> int:
+        """After k() has answered 0: for how many more iterations of this batch it will, whatever the context."""
+        return (WHOLE - 1 - self._search) // self._pace if self._resting else 0
+
+    def passed(self, iterations: int) -> None:
+        """So many of the idle() ones have been run, and k() was not asked."""
+        self._search += iterations * self._pace
+
     def saw(self, drafted: int, accepted: int) -> None:
         """What became of one job's guesses in one iteration; (0, 0) if it was asked for some and there were none."""
-        self.rows += 1
-        self.guessed += drafted > 0
-        if self.rows > MEMORY:
-            self.guessed *= MEMORY / self.rows
-            self.rows = MEMORY
-        if drafted:
-            self.right += accepted
-            self.trials += accepted + (accepted < drafted)
-            if self.trials > MEMORY:
-                self.right *= MEMORY / self.trials
-                self.trials = MEMORY
+        new = self._new
+        new[0] += accepted + (accepted < drafted)
+        new[1] += accepted
+        new[2] += 1
+        new[3] += drafted > 0
+
+    def _take(self) -> None:
+        """What was seen comes in, and what is older loses as much of its weight."""
+        trials, right, rows, guessed = self._new
+        if rows:
+            self._new = [0, 0, 0, 0]
+            self.trials, self.right = _faded(self.trials + trials, self.right + right)
+            self.rows, self.guessed = _faded(self.rows + rows, self.guessed + guessed)
 
     def timed(self, batch: int, context: int, drafts: int, ns: int) -> None:
         """What an iteration without prefills has taken, of which this many guesses were verified, all together."""
@@ -126,3 +152,7 @@ class Controller:
         size = batch.bit_length()
         with_, without = self._times.get((size, True)), self._times.get((size, False))
         return with_[0] / without[0] if with_ is not None and without is not None and without[0] > 0 else 1.0
+
+
+def _faded(count: float, of_them: float) -> tuple[float, float]:
+    return (MEMORY, of_them * MEMORY / count) if count > MEMORY else (count, of_them)

@@ -128,6 +128,8 @@ def _notes(groups: Mapping[str, Sequence[Run]], marks: Mapping[str, str], settin
         notes += textwrap.wrap(f"* {', '.join(labels)}: {mark}", WIDTH, subsequent_indent="  ")
     if any(run.summary.get("hit_rate_unlimited") is not None for group in groups.values() for run in group):
         notes += textwrap.wrap(_found(groups, settings), WIDTH, subsequent_indent="  ")
+    if settings.get("guesses"):
+        notes += textwrap.wrap(_guessed(groups, settings), WIDTH, subsequent_indent="  ")
     for text in _overruled(groups):
         notes += textwrap.wrap(text, WIDTH, subsequent_indent="  ")
     notes += _losses(groups)
@@ -144,6 +146,15 @@ def _found(groups: Mapping[str, Sequence[Run]], settings: Mapping[str, object]) 
         loaded = [f"{label} {number(average(group, 'host_hit_rate', settings))}" for label, group in groups.items()]
         text += f"; of these loaded from the host: {', '.join(loaded)}"
     return text
+
+
+def _guessed(groups: Mapping[str, Sequence[Run]], settings: Mapping[str, object]) -> str:
+    """What guesses came to."""
+    parts = []
+    for label, group in groups.items():
+        tokens, share = (average(group, key, settings) for key in ("tokens_per_decode", "acceptance"))
+        parts.append(f"{label} {number(tokens)} ({number(share)} of the guesses right)")
+    return f"tokens of a job in an iteration: {', '.join(parts)}; slowdown is against a machine that guesses nothing"
 
 
 def _overruled(groups: Mapping[str, Sequence[Run]]) -> Iterator[str]:

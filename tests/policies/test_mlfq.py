@@ -230,3 +230,35 @@ def test_a_look_counts_the_wait_since_the_last_run(others_ms: int, promoted_ms: 
     while level(desk, job) == 2:
         desk.run(1, desk.come())
     assert desk.now == promoted_ms * MS
+
+
+def test_quanta_may_count_tokens() -> None:
+    """Its prefill of 7 ms is charged as it is, and each token 10 ms, however long it took and how many came at once."""
+    desk = Desk("mlfq", quanta="tokens", options={"lookahead": 9}, carry=True)
+    job = desk.come(7)
+    desk.run(7)
+    assert (level(desk, job), left(desk, job)) == (1, "3 ms left"), "the first token is part of the prefill"
+    desk.run(400)
+    assert (level(desk, job), left(desk, job)) == (2, "13 ms left"), "one token in 400 ms: 7 ms beyond the first level"
+    desk.run(1, extra=[(job, 4)])
+    assert (level(desk, job), left(desk, job)) == (3, "3 ms left"), "five tokens in 1 ms: 37 ms beyond the second"
+
+
+def test_quanta_of_tokens_are_of_time_until_the_first_one() -> None:
+    desk = Desk("mlfq", quanta="tokens", options={"batching": "chunked", "token_budget": 50})
+    job = desk.come(150)
+    desk.run(9)
+    assert (level(desk, job), left(desk, job)) == (1, "1 ms left")
+    desk.run(11)
+    assert level(desk, job) == 2, "in the middle of its prefill"
+
+
+def test_a_promotion_of_who_is_charged_by_the_token() -> None:
+    desk = Desk("mlfq", quanta="tokens", reset=False, alpha=0.04)
+    job = desk.come()
+    for _ in range(3):
+        desk.run(10)
+    at = level(desk, job)
+    assert at > 1
+    desk.others(40)
+    assert level(desk, job) == 1

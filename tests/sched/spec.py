@@ -1,6 +1,6 @@
 """The specification: one iteration at a time, every rank re-read, every live job sorted, nothing remembered but facts.
 
-Slow on purpose. It shares the latency model's iteration_ps() with the brain and nothing else.
+Slow on purpose. It shares the latency model's iteration_ps() and verify_ps() with the brain and nothing else.
 """
 
 from __future__ import annotations
@@ -80,9 +80,10 @@ class Spec:
                  residency, visit, kv_reserve, prefetch_quota, evict="policy", whole_context=False, skip_misfits=False,
                  prefill_guard=0.0, charging="iteration", static_timeout=0, macro=None,
                  lookahead=0, prefix_cache="off", prefix_tokens=None, host_prefix_tokens=0, max_resident=None,
-                 otherwise=None, late=None):  # fmt: skip
+                 otherwise=None, late=None, guess=None):  # fmt: skip
         # What a body does that amends plans, and by how much the count of who ends is put right before the commit.
         self.rows, self.otherwise, self.late = max_resident or NEVER, otherwise, late
+        self.guess = guess  # (who decodes, their context) -> guesses that they verify
         self.shares, self.unit = prefix_cache == "on", prefix_tokens or 16
         self.tier = host_prefix_tokens // self.unit if self.shares and device_blocks is not None else 0
         self.kept = []  # units on the host that no copy out needs, the next to be forgotten first
@@ -636,6 +637,11 @@ class Spec:
         stall = start - now
         context = sum(job.prompt + job.generated for job in decode)
         duration = self.hardware.latency.iteration_ps(len(decode), context, [(job.prefilled, n) for job, n in chunks])
+        guesses = self.guess(decode, context) if self.guess and decode else 0
+        if guesses:  # that the jobs verify, all together
+            duration = self.hardware.latency.verify_ps(
+                len(decode), context, guesses, [(job.prefilled, n) for job, n in chunks]
+            )
         if not decode and not chunks:
             duration = 10**9  # nothing has run
         first = stall - (-duration // 1000)

@@ -222,6 +222,8 @@ def tuned(name: str, coarse: bool, seed: int = 0) -> Policy:
             "sj-mlfq",
             {"carry": True, "demote_to": "fit", "reset": False, "alpha": 0.05, "levels": 6, "promote_to": "front"},
         )
+    if name.endswith("mlfq:tokens"):
+        return make(name.removesuffix(":tokens"), {"quanta": "tokens", "alpha": 0.05 if coarse else 0.3, "carry": True})
     if name in ("mlfq", "sj-mlfq") and coarse:
         return make(name, {"alpha": 0.050})
     if name == "working-set":
@@ -239,8 +241,9 @@ def tuned(name: str, coarse: bool, seed: int = 0) -> Policy:
 
 NAMES = (
     "chaos", "stranger", "rounds", "fcfs", "fixed-priority", "las", "mlfq", "sj-mlfq", "sj-mlfq:artifact",
-    "sj-mlfq:knobs", "sjf", "srpt", "program-fcfs", "plas", "atlas", "deepest-first", "lpm", "cachewise",
-    "continuum", "continuum:paper", "thunder", "thunder:decay", "concur", "working-set", *GATES,
+    "sj-mlfq:knobs", "mlfq:tokens", "sj-mlfq:tokens", "sjf", "srpt", "program-fcfs", "plas", "atlas",
+    "deepest-first", "lpm", "cachewise", "continuum", "continuum:paper", "thunder", "thunder:decay",
+    "concur", "working-set", *GATES,
 )  # fmt: skip
 
 

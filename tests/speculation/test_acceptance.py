@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from statistics import mean, stdev
 
 import pytest
 from hypothesis import given
@@ -98,3 +99,17 @@ def test_a_fit_of_draws_is_the_acceptance_again() -> None:
         at[job] += accepted + 1
         counts.append((k, accepted))
     assert fitted(counts).p == pytest.approx(0.8, abs=0.01)
+
+
+def test_jobs_may_differ() -> None:
+    draws = Draws(Acceptance(0.6, spread=0.25), 2)
+    jobs = []
+    for job in range(400):
+        at = 0
+        counts = []
+        while at < 300:
+            counts.append((8, draws.accepted(job, at, 8)))
+            at += counts[-1][1] + 1
+        jobs.append(fitted(counts).p)
+    assert mean(jobs) == pytest.approx(0.6, abs=0.03)
+    assert stdev(jobs) == pytest.approx(0.25, abs=0.03)
