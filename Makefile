@@ -128,8 +128,20 @@ bench-sim: setup ## benchmark the simulator on this machine, interpreted and com
 	FASTSERVE_COMPILED=off $(PY) -m sim.bench --million
 	$(if $(COMPILE),$(PY) -m sim.bench --million)
 
-bench-engine: setup-all ## benchmark the live engine against plain PyTorch, transformers' continuous batching and vLLM (an hour; see --help)
+# Others that cannot be installed here are left out, and said to be. vLLM takes 3.4 GB; FASTSERVE_VLLM_PYTHON and
+# FASTSERVE_LLAMACPP_PYTHON name interpreters that have vLLM and xllamacpp already.
+bench-engine: setup-all model ## benchmark the live engine against PyTorch, transformers, vLLM and llama.cpp's server (two hours; see --help)
+	@test -n "$$FASTSERVE_VLLM_PYTHON" || $(MAKE) --no-print-directory $(VLLM)/.installed || echo "vLLM could not be installed"
+	@test -n "$$FASTSERVE_LLAMACPP_PYTHON" || $(MAKE) --no-print-directory $(LLAMA_SERVER)/.installed || echo "xllamacpp could not be installed"
 	$(PY) scripts/bench_engine.py
+	$(PY) scripts/bench_clients.py
+
+LLAMA_SERVER := build/llama-server
+$(LLAMA_SERVER)/.installed: | $(VENV)/.uv
+	@echo "=== installing a prebuilt llama.cpp server into $(LLAMA_SERVER)"
+	@$(PY) -m uv venv --quiet --clear --python $(PY) $(LLAMA_SERVER)
+	@$(PY) -m uv pip install --quiet --python $(LLAMA_SERVER)/bin/python xllamacpp
+	@touch $@
 
 SCALE ?= small
 figures: setup ## run every experiment at SCALE=smoke, small (default, half an hour) or paper, and draw its figures

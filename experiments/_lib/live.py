@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments._lib.case import TIMES, Case, Numbers, Workload, to_json
+from experiments._lib.live_body import body_of
 from experiments._lib.speed_trace import SpeedTrace, speed_trace_of
 from fastserve.atomic_files import atomically
 from fastserve.hardware import Hardware, load_hardware
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("fastserve/engine", "fastserve/backends", "fastserve/launch.py", "fastserve/profiler", "fastserve/compare")
 """Source files that live results depend on."""
-PAIR = ("experiments/_lib/live.py", "experiments/_lib/speed_trace.py")
+PAIR = tuple(f"experiments/_lib/{name}.py" for name in ("live", "live_body", "speed_trace"))
 """Further files that results of pair() depend on, for here()."""
 MEASURES = (
     "mean_jct_s", "p50_jct_s", "p95_jct_s", "p99_jct_s", "mean_ttft_s", "p95_ttft_s", "preemptions_per_job",
@@ -69,6 +70,8 @@ class Rig(SchedulerConfig):
     backend: str = "torch"
     options: tuple[tuple[str, str | int | float | bool], ...] = (("dtype", "float32"), ("threads", 1))
     """of the backend, by name; one thread leaves the other core of the machine to everything else"""
+    server: str = ""
+    """what is started for backend upstream to stand in front of, with max_batch slots"""
     model: str = "embedded"
     max_batch: int = 8
     kv_tokens: int = 2048
@@ -90,8 +93,7 @@ def here(*more: str, sources: Sequence[str] = SOURCES, packages: Sequence[str] =
     """
     from fastserve.profiler.load import cpu
 
-    facts = (cpu(), os.cpu_count(), platform.python_version(), *map(version, packages))
-    digest = hashlib.sha256(repr(facts).encode())
+    digest = hashlib.sha256(repr((cpu(), os.cpu_count(), platform.python_version(), *map(version, packages))).encode())
     for part in (*sources, *more):
         whole = ROOT / part
         found = (
@@ -327,8 +329,8 @@ def _settings(rig: Rig, hardware: Hardware) -> LiveSettings:
 
 def stored_profile(hardware: Hardware) -> Path:
     """Its file, stored under the hash of its content."""
-    text = json.dumps(hardware.to_json(), sort_keys=True)
-    path = profile_path(f"profile-{hashlib.sha256(text.encode()).hexdigest()[:16]}")
+    text = json.dumps(hardware.to_json(), sort_keys=True).encode()
+    path = profile_path(f"profile-{hashlib.sha256(text).hexdigest()[:16]}")
     if not path.exists():
         with atomically(path) as draft:
             hardware.save(draft)
@@ -372,15 +374,7 @@ def _calibrated(rig: Rig, longest: int, moment: str) -> Calibration:
 
 
 def _body(rig: Rig) -> Body:
-    """Its backend, with the model loaded once."""
-    return _loaded(rig.backend, rig.model, rig.options)
-
-
-@lru_cache(maxsize=1)
-def _loaded(backend: str, model: str, options: tuple[tuple[str, Any], ...]) -> Body:
-    from fastserve.launch import Body
-
-    return Body(model, backend, **dict(options))
+    return body_of(rig.backend, rig.model, rig.options, rig.server, rig.max_batch)
 
 
 def _longest(case: Case) -> int:

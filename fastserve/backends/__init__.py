@@ -87,12 +87,7 @@ def find(name: str) -> Any:
     """The class of a body. ValueError for a name that is none, ImportError for what it needs and is not there."""
     name = checked(name)
     where, _, attribute = BACKENDS.get(name, name).rpartition(":")
-    try:
-        module = module_of(f"backend {name!r}", where)
-    except ModuleNotFoundError as error:
-        if error.name is None or not where.startswith(error.name):
-            raise
-        raise ValueError(f"backend {name} is not in this version") from None
+    module = module_of(f"backend {name!r}", where)
     found = getattr(module, attribute, None)
     if found is None:
         raise ValueError(f"backend {name!r}: {where} has no {attribute}")

@@ -7,18 +7,20 @@ load(), with the same defaults; what is at its default is not passed on, so that
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fastserve.sched.checks import at_least, check_names, one_of, renamed
+from fastserve.speculation.spec import parse
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
     """backends: names in the table of backends. kind: of its value: str, int, bool, float (a share, above 0 and at most
     1), or tuple (texts, given one by one). choices: valid values, all of them; none: the backend checks. least, most:
-    of an int. secret: masked where settings are shown, never stored. metavar: its value in help.
+    of an int. parse: raises ValueError for what is no value. secret: masked where settings are shown, never stored.
+    metavar: its value in help.
     """
 
     help: str
@@ -28,6 +30,7 @@ class Option:
     choices: tuple[str, ...] = ()
     least: int = 1
     most: int = 4096
+    parse: Callable[[str], object] | None = None
     secret: bool = False
     metavar: str = "TEXT"
 
@@ -52,11 +55,16 @@ OPTIONS: dict[str, Option] = {
     ),
     "trust_remote_code": Option("run model code that comes with the weights", ("torch", "onnx"), False, bool),
     "native": Option("off: pure PyTorch without the compiled kernels", ("torch",), "auto", choices=("auto", "off")),
+    "weights": Option(
+        "of a float32 model on a CPU: half stores them in 2 bytes, exact only where that changes none, auto is half "
+        "where dtype is auto too", ("torch",), "auto", choices=("auto", "exact", "half"),
+    ),
     "gpu_memory_utilization": Option(
         "share of the device's memory that weights and KV may take", ("torch",), 0.9, float
     ),
     "speculate": Option(
-        "guess tokens and verify them: ngram:K, draft:MODEL:K, or off", ("torch", "llamacpp"), "off", metavar="HOW"
+        "guess tokens and verify them: ngram:K, draft:MODEL:K, or off", ("torch", "llamacpp"), "off", parse=parse,
+        metavar="HOW",
     ),
     "quantize": Option(
         "weights in fewer bits", ("onnx",), "none", choices=("none", "int8", "int4")
@@ -125,7 +133,9 @@ def check(name: str, value: Any) -> None:
     option = OPTIONS[name]
     if value == option.default:
         return
-    if option.choices:
+    if option.parse is not None:
+        option.parse(value)
+    elif option.choices:
         one_of(name, value, option.choices)
     elif option.kind is int:
         at_least(name, value, option.least, option.most)

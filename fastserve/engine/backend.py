@@ -193,8 +193,25 @@ class CopyTime(NamedTuple):
     seconds: float
 
 
+class Timed(NamedTuple):
+    """An iteration that was timed: `batch` jobs decode, of `context` tokens in all, beside prefills of `tokens`.
+
+    squared: end^2 - start^2, summed over the prefills.
+    """
+
+    batch: int
+    context: int
+    tokens: int
+    squared: int
+    ms: float
+
+
 class Profiled(Backend, Protocol):
-    """A body that `fastserve profile` can measure and whose profile is found again."""
+    """A body that `fastserve profile` can measure and whose profile is found again.
+
+    One whose iterations are not its steps has timed(budget_s, longest, report) -> list[Timed] too, called before any
+    request, in place of the load of the profiler.
+    """
 
     facts: Mapping[str, Any]  # all that its times depend on, as JSON values
 

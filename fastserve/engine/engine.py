@@ -92,6 +92,7 @@ class Engine:
         self.feed = LiveFeed()
         if serving.flight_log is not None:
             header = {"backend": info.backend, **serving.header(hardware, info.max_model_len)}
+            header |= {"tokens": "estimated"} if backend.traits.estimates else {}
             self.loop.observers.attach(FlightLog(serving.flight_log, header))
         self._lifecycle = Lifecycle(self.loop)  # its thread holds the loop, and the loop nothing that holds this object
         weakref.finalize(self, self._lifecycle.drop).atexit = False

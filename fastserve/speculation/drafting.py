@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Final
 
+from fastserve.hardware import LatencyModel
 from fastserve.sched.job import Job
+from fastserve.speculation.control import Controller
 from fastserve.speculation.proposer import Ask, Proposer
 from fastserve.speculation.spec import Speculate
 
@@ -13,63 +15,93 @@ PATIENCE: Final = 6
 """A job whose guesses came to nothing n times in a row is left alone for 2^n iterations less one, n at most this."""
 
 
-class Controller(Protocol):
-    """How many tokens of each job are worth guessing; see speculation.control."""
+TRIES: Final = 4
+"""Iterations of a size of batch (by powers of two) that are verified though it seems not to pay: predictions may be far
+off until some have been timed."""
 
-    def k(self, batch: int, context: int) -> int: ...
-    def saw(self, drafted: int, accepted: int) -> None: ...
+APART: Final = 16
+"""Iterations from one try to the next."""
 
-
-class Fixed:
-    """A Controller that always wants as many."""
-
-    def __init__(self, most: int) -> None:
-        self.most = most
-
-    def k(self, batch: int, context: int) -> int:
-        return self.most
-
-    def saw(self, drafted: int, accepted: int) -> None:
-        pass
+TRIED: Final = 8
+"""Guesses of a try, all together: of a large batch some jobs are asked about."""
 
 
 class Drafting:
-    """Asked by a body before an iteration, and told after it what became of the guesses."""
+    """Asked by a body before an iteration, and told after it what became of the guesses and what it took."""
 
-    def __init__(self, asked: Speculate, proposer: Proposer, controller: Controller) -> None:
+    def __init__(self, asked: Speculate, proposer: Proposer) -> None:
         self.asked = asked
         self.proposer = proposer
-        self.controller = controller
+        self.controller: Controller | None = None  # until the times are known as many are guessed as is asked
         self._turn = 0
+        self._tries: dict[int, int] = {}  # by size of batch: how many there have been
+        self._tried = -APART  # turn of the last one
+        self._room = 0  # jobs that are asked about at most in this iteration
+        self._without = 0  # jobs that were to be asked about in this iteration, and have no guesses
         self._misses: dict[Job, int] = {}  # times in a row that none of a job's guesses was right
         self._rests: dict[Job, int] = {}  # turn before which it is left alone
+
+    def priced(self, latency: LatencyModel, max_batch: int) -> None:
+        """From now on as much is guessed as pays by these times of the body. Before any request."""
+        self.controller = Controller(latency, self.asked.k, self.proposer.latency(max_batch))
 
     def k(self, batch: int, context: int) -> int:
         """Guesses for a job in the coming iteration; 0: for none, and nothing else need be done. batch: jobs that
         decode. context: their tokens, summed.
         """
         self._turn += 1
-        return min(self.asked.k, self.controller.k(batch, context)) if batch else 0
+        self._without = 0
+        self._room = batch
+        if self.controller is None or not batch:
+            return self.asked.k if batch else 0
+        k = self.controller.k(batch, context)
+        if k or self._turn < self._tried + APART or self._tries.get(batch.bit_length(), 0) >= TRIES:
+            return k
+        k = min(self.asked.k, max(1, TRIED // batch))
+        self._room = TRIED // k
+        return k
 
     def rests(self, job: Job) -> bool:
         """Its last guesses were wrong, so that it is not asked about this time."""
-        return bool(self._rests) and self._rests.get(job, 0) > self._turn
+        if self._rests and self._rests.get(job, 0) > self._turn:
+            self._without += 1
+            return True
+        return False
 
     def drafts(self, asks: Sequence[Ask]) -> dict[Job, Sequence[int]]:
         """The guesses for each job that has some."""
+        asks = asks[: self._room]
         found = self.proposer.propose(asks)
-        return {ask.job: tokens for ask, tokens in zip(asks, found, strict=True) if tokens}
+        drafts = {ask.job: tokens for ask, tokens in zip(asks, found, strict=True) if tokens}
+        self._without += len(asks) - len(drafts)
+        return drafts
 
-    def verified(self, drafts: Sequence[tuple[Job, int, int]]) -> None:
-        """(job, drafted, accepted) of each that had some."""
-        for job, drafted, accepted in drafts:
-            self.controller.saw(drafted, accepted)
+    def verified(self, batch: int, drafts: Sequence[tuple[Job, int, int]]) -> None:
+        """After an iteration for which some were wanted. (job, drafted, accepted) of each that had some."""
+        controller = self.controller
+        if controller is not None:
+            for _, drafted, accepted in drafts:
+                controller.saw(drafted, accepted)
+            for _ in range(self._without):
+                controller.saw(0, 0)
+        if drafts:
+            size = batch.bit_length()
+            self._tries[size] = self._tries.get(size, 0) + 1
+            self._tried = self._turn
+        for job, _, accepted in drafts:
             self.proposer.verified(job, accepted)
             if accepted:
                 self._misses.pop(job, None)
             else:
                 misses = self._misses[job] = min(PATIENCE, self._misses.get(job, 0) + 1)
                 self._rests[job] = self._turn + (1 << misses)
+
+    def took(self, batch: int, context: int, drafts: int, ns: int) -> None:
+        """An iteration without prefills, which verified so many guesses all together, has taken so long: what came
+        before, to guess, left out.
+        """
+        if self.controller is not None:
+            self.controller.timed(batch, context, drafts, ns)
 
     def forget(self, job: Job) -> None:
         self.proposer.forget(job)

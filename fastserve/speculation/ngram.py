@@ -108,6 +108,9 @@ class Ngrams:
     def reset(self) -> None:
         pass
 
+    def latency(self, max_batch: int) -> None:
+        return None
+
     def held(self) -> int:
         return len(self.texts)
 

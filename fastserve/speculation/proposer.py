@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
+from fastserve.hardware import LatencyModel
 from fastserve.sched.job import Job
 
 
@@ -39,6 +40,12 @@ class Proposer(Protocol):
 
     def reset(self) -> None:
         """The device has lost its memory, or needs it. The jobs stay."""
+        ...
+
+    def latency(self, max_batch: int) -> LatencyModel | None:
+        """Times of the model that guesses, an iteration of its own for each guess of all jobs; None where guessing
+        costs next to nothing. Asked before any request.
+        """
         ...
 
     def held(self) -> int:

@@ -30,6 +30,7 @@ from fastserve.backends.options import SECRETS
 from fastserve.engine import Engine, SamplingParams
 from fastserve.engine.backend import Step, Traits
 from fastserve.engine.request import Handle, Output, Piece
+from fastserve.engine.token_text import TokenText
 from fastserve.sched.job import Job
 from fastserve.sched.plan import Plan
 from fastserve.sched.policy import Policy
@@ -176,6 +177,21 @@ def names_itself(make: Make) -> None:
         if hasattr(backend, "facts"):
             assert json.loads(json.dumps(backend.facts)) == json.loads(json.dumps(backend.facts))
         assert backend.traits.exact in ("always", "same-composition", "no")
+
+
+def speaks_text(make: Make) -> None:
+    """A prompt of text is answered with text, piece by piece the whole, and the server finds the text of each token."""
+    with make(**PLENTY) as engine:
+        tokenizer = engine.tokenizer
+        ids = list(tokenizer.encode("Once upon a time"))
+        assert ids and all(0 <= id < engine.vocab_size for id in ids)
+        tokens = TokenText(tokenizer)
+        assert "upon" in b"".join(map(tokens.data, ids)).decode()
+        handle = engine.submit("Once upon a time", params(0))
+        pieces = [piece.text for piece in handle]
+        output = handle.result(SOON_S)
+        assert output.error is None and output.text == "".join(pieces)
+        assert all(isinstance(tokens.text(id), str) for id in output.token_ids)
 
 
 def tokens_survive(
@@ -388,6 +404,6 @@ def longest_context(make: Make) -> None:
 
 
 CHECKS: tuple[Check, ...] = (
-    names_itself, tokens_survive, cancels, times_out, runs_out_of_memory, starts_over, closes_twice, leaks_nothing,
-    prompts_of_one_token, longest_context,
+    names_itself, speaks_text, tokens_survive, cancels, times_out, runs_out_of_memory, starts_over, closes_twice,
+    leaks_nothing, prompts_of_one_token, longest_context,
 )  # fmt: skip

@@ -10,6 +10,7 @@ import pytest
 from fastserve.backends.scripted import ScriptedBackend
 from fastserve.engine import Engine
 from fastserve.engine.backend import Failed, Result, Step, Traits
+from fastserve.engine.byte_tokenizer import ByteTokenizer
 from fastserve.engine.clock import VirtualClock
 from fastserve.engine.config import EngineConfig
 from fastserve.engine.params import SamplingParams
@@ -42,6 +43,19 @@ class Nameless(ScriptedBackend):
     def __init__(self, *args: Any, max_model_len: int = 2048) -> None:
         super().__init__(*args, max_model_len=max_model_len)
         del self.settings["times"]
+
+
+class Mute(ScriptedBackend):
+    """Its tokenizer takes lists of names alone."""
+
+    def __init__(self, *args: Any, max_model_len: int = 2048) -> None:
+        super().__init__(*args, max_model_len=max_model_len)
+        self.info = replace(self.info, tokenizer=ListsAlone())
+
+
+class ListsAlone(ByteTokenizer):
+    def convert_tokens_to_ids(self, tokens: Any) -> list[int | None]:
+        return [None for _ in list(tokens)]
 
 
 class Drifting(ScriptedBackend):
@@ -173,6 +187,7 @@ class Cramped(ScriptedBackend):
     ("kind", "check"),
     [
         (Nameless, conformance.names_itself),
+        (Mute, conformance.speaks_text),
         (Drifting, conformance.tokens_survive),
         (Forgetful, conformance.tokens_survive),
         (Drifting, conformance.cancels),
@@ -193,7 +208,7 @@ class Cramped(ScriptedBackend):
     ],
 )
 def test_one_that_is_broken_fails(kind: type[ScriptedBackend], check: Check) -> None:
-    with pytest.raises((AssertionError, RuntimeError, KeyError, TimeoutError)):
+    with pytest.raises((AssertionError, RuntimeError, KeyError, TypeError, TimeoutError)):
         check(maker(kind))
 
 

@@ -36,6 +36,9 @@ class Oracle:
     def reset(self) -> None:
         pass
 
+    def latency(self, max_batch: int) -> None:
+        return None
+
     def held(self) -> int:
         return 0
 

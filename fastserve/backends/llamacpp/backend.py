@@ -13,14 +13,16 @@ from fastserve.backends.llamacpp.library import MOST_SEQUENCES, library
 from fastserve.backends.llamacpp.measure import bytes_per_token, copy_times, measure
 from fastserve.backends.llamacpp.model import Model, load_model
 from fastserve.backends.llamacpp.residents import Residents
+from fastserve.backends.llamacpp.speculating import Speculating, drafting_for
 from fastserve.engine.backend import CopyTime, Step, Traits, Wanted
 from fastserve.engine.host_memory import size_pools
 from fastserve.engine.model_info import ModelInfo
 from fastserve.engine.params import SamplingParams
-from fastserve.engine.sampler.jobs import Jobs
+from fastserve.engine.sampler.jobs import NONE, Jobs
 from fastserve.hardware import Hardware, Memory
 from fastserve.sched.job import Job
 from fastserve.sched.plan import Plan
+from fastserve.speculation.spec import OFF, parse
 
 
 class LlamaCppBackend:
@@ -35,8 +37,10 @@ class LlamaCppBackend:
     load = staticmethod(load_model)
 
     def __init__(
-        self, model: Model | str | Path, wanted: Wanted | None = None, hardware: Hardware | None = None
+        self, model: Model | str | Path, wanted: Wanted | None = None, hardware: Hardware | None = None, *,
+        speculate: str = OFF,
     ) -> None:  # fmt: skip
+        asked = parse(speculate)
         if not isinstance(model, Model):
             model = load_model(model)
         wanted = wanted or Wanted()
@@ -45,6 +49,7 @@ class LlamaCppBackend:
                 f"max_batch={wanted.max_batch}: llama.cpp holds at most {MOST_SEQUENCES} sequences, so give no more"
             )
         block = wanted.block_tokens
+        drafting = None if asked is None else drafting_for(asked, model, wanted)  # before pools take the rest
         token_bytes = bytes_per_token(model)
         wanted = wanted.in_tokens(token_bytes)
         pools = size_pools(
@@ -55,9 +60,13 @@ class LlamaCppBackend:
         self.memory = Memory(block, pools.blocks * block, pools.host_blocks * block * token_bytes, token_bytes)
         self.max_batch = wanted.max_batch
         rows = min(MOST_SEQUENCES, 4 * wanted.max_batch)
-        self.context = Context(model, pools.blocks * block, rows, wanted.max_batch)
+        outputs = wanted.max_batch * (1 if asked is None else 1 + asked.k)
+        self.context = Context(model, pools.blocks * block, rows, outputs)
         self.residents = Residents(self.context)
         self.jobs = Jobs(model.eos_ids, model.suppress)
+        self.speculating = None if drafting is None else Speculating(drafting, self.jobs.states, self.context)
+        if asked is not None:
+            self.traits = replace(self.traits, uneven=True, lookahead=asked.k)
         device = "cpu" if model.gpu_layers == 0 else f"gpu ({model.gpu_layers} layers)"
         self.info = ModelInfo(
             model.name, model.tokenizer, model.max_model_len, model.vocab_size, model.eos_ids, model.defaults,
@@ -65,7 +74,7 @@ class LlamaCppBackend:
         )  # fmt: skip
         self.settings: dict[str, Any] = {
             "dtype": model.weights, "kv_dtype": model.cache_type, "device": device, "threads": model.threads,
-            "gpu_layers": model.gpu_layers, "file": str(model.file), "pools": pools.why,
+            "gpu_layers": model.gpu_layers, "file": str(model.file), "pools": pools.why, "speculate": str(asked or OFF),
             "lora": [f"{one.file}:{one.scale:g}" for one in model.adapters],
         }  # fmt: skip
         self._hardware: Hardware | None = None
@@ -83,6 +92,8 @@ class LlamaCppBackend:
 
     def use(self, hardware: Hardware, origin: str) -> None:
         self._hardware = replace(hardware, memory=self.memory)
+        if self.speculating is not None:
+            self.speculating.drafting.priced(hardware.latency, self.max_batch)
         self.settings["times"] = origin
 
     @property
@@ -108,9 +119,13 @@ class LlamaCppBackend:
     def forget(self, job: Job) -> None:
         self.jobs.forget(job)
         self.residents.forget(job)
+        if self.speculating is not None:
+            self.speculating.drafting.forget(job)
 
     def reset(self) -> None:
         self.residents.reset()
+        if self.speculating is not None:
+            self.speculating.drafting.reset()
 
     def close(self) -> None:
         if not self._closed:
@@ -118,18 +133,26 @@ class LlamaCppBackend:
             self.residents.reset()
             self.jobs.clear()
             self.context.free()
+            if self.speculating is not None:
+                self.speculating.drafting.close()
 
     def held(self) -> dict[str, int]:
         """What it holds of its jobs: nothing, when all have departed."""
         it = self.residents
-        return {"jobs": len(self.jobs), "sequences": len(it.rows), "aside": len(it.aside), "host states": len(it.away)}
+        return {"jobs": len(self.jobs), "sequences": len(it.rows), "aside": len(it.aside), "host states": len(it.away),
+                "drafts": 0 if self.speculating is None else self.speculating.drafting.held()}  # fmt: skip
 
     def run(self, plan: Plan) -> Step:
         stall = self.residents.follow(plan)
-        parts = [*self.jobs.decodes(plan), *self.jobs.chunks(plan)]
         began = perf_counter_ns()
+        drafts = NONE if self.speculating is None else self.speculating.guesses(plan)
+        parts = [*self.jobs.decodes(plan, drafts), *self.jobs.chunks(plan)]
         rows = self.residents.rows
         logits = self.context.decode([(rows[part.job], part) for part in parts])
         model_ns = perf_counter_ns() - began
-        results = self.jobs.draw(logits, [part.job for part in parts if part.yields])
-        return Step(results, stall, self.residents.landed(), None, model_ns)
+        results = self.jobs.draw(logits, [part.job for part in parts if part.yields], drafts)
+        step = Step(results, stall, self.residents.landed(), None, model_ns)
+        if self.speculating is not None:
+            took = perf_counter_ns() - began
+            step.drafts = self.speculating.verified(plan, drafts, rows, results, took)
+        return step

@@ -67,7 +67,7 @@ class Context:
     def decode(self, parts: Sequence[tuple[int, Part]]) -> Floats:
         """All parts in one call. parts: (sequence, tokens that follow those that it holds).
 
-        Returns a view, good until the next call: (n, vocab), the logits of each part that yields, in order. MemoryError
+        Returns a view, good until the next call: (n, vocab), the logits that the parts want, in order. MemoryError
         where there is no room, RuntimeError for what else fails; the sequences hold then anything.
         """
         sizes = [len(part.tokens) for _, part in parts]
@@ -79,7 +79,8 @@ class Context:
         addresses = sequences.ctypes.data + 4 * np.arange(total, dtype=np.uint64)  # of one sequence id for each token
         counts = np.ones(total, np.int32)
         wanted = np.zeros(total, np.int8)
-        wanted[np.cumsum(sizes)[[part.yields for _, part in parts]] - 1] = 1
+        for end, (_, part) in zip(np.cumsum(sizes), parts, strict=True):
+            wanted[end - part.yields : end] = 1
         batch = library().llama_batch(
             n_tokens=total, token=_at(tokens, ctypes.c_int32), pos=_at(positions, ctypes.c_int32),
             n_seq_id=_at(counts, ctypes.c_int32), seq_id=_at(addresses, ctypes.POINTER(ctypes.c_int32)),

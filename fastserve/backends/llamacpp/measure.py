@@ -159,4 +159,4 @@ class _Bench:
 
 def _part(model: Model, first: int, tokens: int) -> Part:
     """Any tokens, the last of which yields."""
-    return Part(_NOBODY, [(first + i) * 7 % model.vocab_size for i in range(tokens)], first, True)
+    return Part(_NOBODY, [(first + i) * 7 % model.vocab_size for i in range(tokens)], first, 1)

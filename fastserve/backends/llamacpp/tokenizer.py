@@ -64,7 +64,9 @@ class LlamaTokenizer:
         name = library().llama_vocab_get_text
         return [(name(self._vocab, id) or b"").decode(errors="replace") for id in ids]
 
-    def convert_tokens_to_ids(self, tokens: Sequence[str]) -> list[int | None]:
+    def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> int | list[int | None] | None:
+        if isinstance(tokens, str):
+            return self._names.get(tokens)
         return [self._names.get(token) for token in tokens]
 
     def get_vocab(self) -> dict[str, int]:

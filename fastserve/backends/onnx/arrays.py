@@ -7,6 +7,7 @@ stays for the next ones, and is given back where more pages are in use than the 
 
 from __future__ import annotations
 
+import math
 import mmap
 import sys
 from contextlib import suppress
@@ -32,7 +33,7 @@ class Mapped(NamedTuple):
 
 def mapped(shape: tuple[int, ...]) -> Mapped:
     """Zeros that take no memory before they are written. MemoryError where the system refuses so large a range."""
-    size = int(np.prod(shape, dtype=np.int64)) * ITEM
+    size = math.prod(shape) * ITEM
     if sys.platform == "win32" or not size:
         return Mapped(np.zeros(shape, np.float32), None)
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | (NORESERVE if sys.platform == "linux" else 0)

@@ -14,6 +14,11 @@ MANIFEST: Final = "fastserve.json"
 """Of a folder of our own export."""
 
 GRAPH: Final = "model.onnx"
+OWN: Final = "fastserve"
+"""The kind of our own export."""
+
+GENAI: Final = "genai"
+"""The kind of what onnxruntime-genai's builder writes."""
 
 
 @dataclass(frozen=True, slots=True)

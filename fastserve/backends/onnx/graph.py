@@ -77,7 +77,7 @@ class PackedGraph:
         }
         wanted = decodes + yields
         out = self.logits[done : done + wanted] if wanted else np.empty((1, self.vocab_size), np.float32)
-        binding = self._bound(decodes, -1 if chunk is None else chunk.slot)
+        binding = self.bound(decodes, -1 if chunk is None else chunk.slot)
         binding.bind_output("logits", "cpu", 0, np.float32, out.shape, out.ctypes.data)
         for name, value in feed.items():
             binding.bind_input(name, "cpu", 0, value.dtype, value.shape, value.ctypes.data)
@@ -89,7 +89,7 @@ class PackedGraph:
             raise
         return done + wanted
 
-    def _bound(self, decodes: int, slot: int) -> Any:
+    def bound(self, decodes: int, slot: int) -> Any:
         """A binding of all caches: the first `decodes` slots, and this one for the chunk (-1: there is none)."""
         arrays = self.arrays
         state = (arrays.slots, arrays.room)

@@ -9,6 +9,7 @@ from time import perf_counter
 from typing import Final
 
 from fastserve.backends.onnx.arrays import Arrays
+from fastserve.backends.onnx.genai import GenaiGraph
 from fastserve.backends.onnx.graph import Chunk, PackedGraph
 from fastserve.backends.onnx.model import Model
 from fastserve.engine.backend import CopyTime
@@ -25,7 +26,7 @@ COPIES: Final = (1, 2, 4, 8, 16, 32, 64)  # blocks
 REPEATS: Final = 7
 
 
-def measure(model: Model, graph: PackedGraph, memory: Memory, max_batch: int) -> Hardware:
+def measure(model: Model, graph: PackedGraph | GenaiGraph, memory: Memory, max_batch: int) -> Hardware:
     """On empty slots, which may hold anything then. memory: the pools, handed on."""
     bench = _Bench(graph)
     pool = memory.device_tokens or 0
@@ -93,7 +94,7 @@ def _link(copies: list[CopyTime]) -> Link:
 
 
 class _Bench:
-    def __init__(self, graph: PackedGraph) -> None:
+    def __init__(self, graph: PackedGraph | GenaiGraph) -> None:
         self.graph = graph
         self.spent = 0.0
 

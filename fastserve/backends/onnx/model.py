@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from fastserve.backends.onnx.arrays import ITEM, Arrays
-from fastserve.backends.onnx.folder import Exported
+from fastserve.backends.onnx.folder import OWN, Exported
+from fastserve.backends.onnx.genai import GenaiGraph
 from fastserve.backends.onnx.graph import PackedGraph
 from fastserve.backends.onnx.layouts import read_folder
 from fastserve.backends.onnx.session import cores, open_session, runtime
@@ -47,13 +48,14 @@ class Model:
         """Of its weights."""
         return "float32" if self.exported.quantize == "none" else self.exported.quantize
 
-    def graph(self) -> PackedGraph:
+    def graph(self) -> PackedGraph | GenaiGraph:
         """With arrays of its own, empty."""
         it = self.exported
         longest = max(self.max_model_len, it.window)
         room = min(longest, max(ROOM, it.window))
         arrays = Arrays(it.layers, it.kv_heads, it.head_dim, longest, SLOTS, room)
-        return PackedGraph(self.session, arrays, it.vocab_size)
+        kind = PackedGraph if it.kind == OWN else GenaiGraph
+        return kind(self.session, arrays, it.vocab_size)
 
 
 def load_model(

@@ -38,9 +38,12 @@ def chosen(providers: str) -> list[str]:
 
 
 def open_session(
-    file: Path, *, threads: int | None, providers: str = "auto", spinning: bool = False, graph_optimization: str = "all"
+    file: Path | bytes, *, threads: int | None, providers: str = "auto", spinning: bool = False,
+    graph_optimization: str = "all", beside: Path | None = None,
 ) -> Any:  # fmt: skip
-    """ModelNotFoundError for a file that cannot be loaded, MemoryError, ValueError for a setting out of range."""
+    """file: or a model's bytes, whose weights are in files of the folder `beside`.
+
+    ModelNotFoundError for a file that cannot be loaded, MemoryError, ValueError for a setting out of range."""
     ort = runtime()
     if threads is not None and threads < 1:
         raise ValueError(f"threads={threads} must be at least 1")
@@ -52,13 +55,16 @@ def open_session(
     options.log_severity_level = 4  # errors are raised
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, LEVELS[graph_optimization])
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+    if beside is not None:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(beside))
     names = chosen(providers)
+    told = file if isinstance(file, Path) else beside
     try:
         return ort.InferenceSession(file, options, providers=names)
     except Exception as error:
         if ran_out(error):
-            raise MemoryError(f"there is no memory for {file}: {error}") from error
-        raise ModelNotFoundError(f"ONNX Runtime cannot load {file}: {one_line(error)}") from error
+            raise MemoryError(f"there is no memory for {told}: {error}") from error
+        raise ModelNotFoundError(f"ONNX Runtime cannot load {told}: {one_line(error)}") from error
 
 
 def cores() -> int:

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface
 
 from fastserve.backends.torch.input_batch import InputBatch
 
@@ -133,4 +132,8 @@ def forward(module: torch.nn.Module, current: Pass) -> Tensor:
         PASS.reset(token)
 
 
-AttentionInterface.register(NAME, paged_attention)
+def register() -> None:
+    """Lets transformers' models find paged_attention by NAME. Imports transformers."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, paged_attention)

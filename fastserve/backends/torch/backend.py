@@ -14,7 +14,6 @@ import torch
 
 from fastserve.backends.torch.block_manager import BlockManager
 from fastserve.backends.torch.draft_model import drafting_for
-from fastserve.backends.torch.drawing import Drawn, Speaker, draw
 from fastserve.backends.torch.input_batch import InputBatch, Rows, pack
 from fastserve.backends.torch.kv_cache import Cache
 from fastserve.backends.torch.memory import ran_out, size_pools
@@ -25,6 +24,7 @@ from fastserve.backends.torch.warmup import copy_times, measure
 from fastserve.engine.backend import CopyTime, Failed, Result, Step, Token, Traits, Wanted
 from fastserve.engine.model_info import ModelInfo
 from fastserve.engine.params import SamplingParams
+from fastserve.engine.sampler.drafts import Drawn, Speaker, draw
 from fastserve.engine.sampler.jobs import JobState
 from fastserve.engine.sampler.results import SamplingError
 from fastserve.engine.sampler.state import SamplingState
@@ -94,11 +94,12 @@ class TorchBackend:
         )  # fmt: skip
         self.settings: dict[str, Any] = {
             "dtype": self.info.dtype, "device": self.info.device, "threads": torch.get_num_threads(),
-            "native": model.native is not None, "gpu_memory_utilization": gpu_memory_utilization, "pools": pools.why,
-            "speculate": str(asked or OFF),
+            "native": model.native is not None, "step_bytes": model.step_bytes,
+            "gpu_memory_utilization": gpu_memory_utilization, "pools": pools.why, "speculate": str(asked or OFF),
         }  # fmt: skip
         self._hardware: Hardware | None = None
         self._model_ns = 0  # of the current step
+        self._asked = False  # whether guesses were wanted in it
         if hardware is not None:
             self.use(hardware, "as given")
 
@@ -112,6 +113,8 @@ class TorchBackend:
 
     def use(self, hardware: Hardware, origin: str) -> None:
         self._hardware = replace(hardware, memory=self.memory)
+        if self.drafting is not None:
+            self.drafting.priced(hardware.latency, self.max_batch)
         self.settings["times"] = origin
 
     @property
@@ -121,7 +124,8 @@ class TorchBackend:
         if model.device.type == "cuda":
             device = torch.cuda.get_device_name(model.device)
         config: dict[str, Any] = model.config.to_diff_dict()
-        return {
+        stored = {} if model.native is None else {"step_bytes": model.step_bytes}
+        return stored | {
             "config": {name: config[name] for name in config if name not in ("transformers_version", "_name_or_path")},
             "dtype": str(model.dtype),
             "device": [model.device.type, device],
@@ -173,20 +177,31 @@ class TorchBackend:
         self._model_ns = 0
         try:
             drafts = NONE if self.drafting is None else self._guesses(plan, self.drafting)
+            began = perf_counter_ns()
             drawn = self._step(plan, drafts)
         except RuntimeError as error:
             if ran_out(error):
                 raise MemoryError(str(error)) from error
             raise
+        took = perf_counter_ns() - began
         self.blocks.computed(plan)
         landed = self.blocks.landed()  # it may raise what a copy raised; then no job has got its token
         results = [(job, self._say(job, tokens)) for job, tokens in drawn]
         step = Step(results, stall, landed, None, self._model_ns)
-        if self.drafting is not None and drafts:
-            said = dict(results)
-            step.drafts = [(job, len(guessed), len(said[job]) - 1) for job, guessed in drafts.items()]
-            self.drafting.verified(step.drafts)
+        if self.drafting is not None:
+            step.drafts = self._verified(plan, self.drafting, drafts, dict(results), took)
         return step
+
+    def _verified(
+        self, plan: Plan, drafting: Drafting, drafts: Mapping[Job, Sequence[int]], said: Mapping[Job, Result], took: int
+    ) -> list[tuple[Job, int, int]]:
+        """What became of the drafts. took: ns."""
+        told = [(job, len(guessed), len(said[job]) - 1) for job, guessed in drafts.items()]
+        if self._asked:
+            drafting.verified(plan.batch, told)
+        if plan.batch and not plan.prefill:
+            drafting.took(plan.batch, plan.context, sum([drafted for _, drafted, _ in told]), took)
+        return told
 
     def _say(self, job: Job, drawn: Drawn) -> Result:
         if isinstance(drawn, SamplingError):
@@ -198,6 +213,7 @@ class TorchBackend:
         """The drafts that are worth verifying, with room for their KV."""
         began = perf_counter_ns()
         most = drafting.k(plan.batch, plan.context)
+        self._asked = most > 0
         if not most:
             return NONE
         asks = []

@@ -13,7 +13,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from fastserve.backends.torch.end_tokens import end_tokens
+from fastserve.backends.torch.attention_interface import register
+from fastserve.backends.torch.end_tokens import end_tokens, sampling_defaults
+from fastserve.backends.torch.loaded import Loaded
 from fastserve.backends.torch.memory import free_device_memory, ran_out
 from fastserve.backends.torch.quiet import quiet
 from fastserve.backends.torch.verify import RefusedModelError, one_line, refuse_by_config
@@ -38,12 +40,27 @@ LOG = logging.getLogger("fastserve")
 DEQUANTISED = frozenset({"mxfp4"})
 """Ways to quantise that transformers undoes while it loads."""
 
-SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
-
 LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 """In the name of a tensor: which layer it belongs to."""
 
 SIZES = ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size", "max_position_embeddings")
+
+
+def load(name: str, dtype: torch.dtype, place: torch.device, seed: int | None, trusted: bool) -> Loaded:
+    """The model. seed: its weights are drawn from it; None: they are read. Raises what load_model() does."""
+    source = find(name, dtype, place)
+    config = read_config(name, source, trusted)
+    check_size(name, config, dtype, place)
+    generation = read_generation(name, source)
+    tokenizer = read_tokenizer(name, source, trusted)  # before the weights, which take long
+    if seed is None:
+        module = read_weights(name, source, config, dtype, place, trusted)
+    else:
+        module = draw_weights(name, config, dtype, place, seed, trusted)
+    if generation is not None:
+        module.generation_config = generation
+    ends = read_ends(source, config, generation, tokenizer, module.get_output_embeddings().weight.shape[0])
+    return Loaded(module, tokenizer, own_length(config), ends)
 
 
 def find(name: str, dtype: torch.dtype, place: torch.device) -> str:
@@ -216,11 +233,6 @@ def read_generation(name: str, source: str) -> Any:
         raise ModelNotFoundError(f"The generation_config.json of {name} cannot be used: {one_line(error)}") from error
 
 
-def sampling_defaults(generation: Any) -> dict[str, Any]:
-    """What requests have that do not say otherwise."""
-    return {name: value for name in SAMPLING if (value := getattr(generation, name, None)) is not None}
-
-
 def read_ends(source: str, config: Any, generation: Any, tokenizer: Any, vocabulary: int) -> frozenset[int]:
     """The tokens that end an answer."""
     stated, _ = PreTrainedConfig.get_config_dict(source)
@@ -284,3 +296,6 @@ def own_length(config: Any) -> int | None:
             LOG.info("contexts end at %d tokens, not %s: then rotary factors would depend on the batch", until, own)
             own = until
     return own
+
+
+register()

@@ -16,14 +16,17 @@ import torch
 
 from fastserve.backends.torch.input_batch import Rows, pack
 from fastserve.backends.torch.kv_cache import Cache
-from fastserve.backends.torch.memory import GIB, free_device_memory, free_host_memory
+from fastserve.backends.torch.memory import GIB, free_device_memory
 from fastserve.backends.torch.model import Model, load_model
 from fastserve.backends.torch.sampler import Sampler
+from fastserve.backends.torch.warmup import measure
 from fastserve.engine.backend import Wanted
+from fastserve.engine.host_memory import free_host_memory
 from fastserve.engine.sampler.results import SamplingError
 from fastserve.engine.sampler.state import SamplingState
+from fastserve.hardware import LatencyModel, Memory
 from fastserve.sched.job import Job
-from fastserve.speculation.drafting import Drafting, Fixed
+from fastserve.speculation.drafting import Drafting
 from fastserve.speculation.ngram import Ngrams
 from fastserve.speculation.proposer import Ask, Proposer
 from fastserve.speculation.spec import Speculate
@@ -100,7 +103,7 @@ def drafting_for(asked: Speculate, model: Model, wanted: Wanted) -> Drafting:
         tokens = pool_tokens(draft, most if wanted.kv_tokens is None else min(most, wanted.kv_tokens))
         proposer = DraftModel(draft, tokens, wanted.block_tokens, model.vocab_size)
         log.info("draft model %s: a pool of %d tokens", draft.name, tokens)
-    return Drafting(asked, proposer, Fixed(asked.k))
+    return Drafting(asked, proposer)
 
 
 class DraftModel:
@@ -144,6 +147,11 @@ class DraftModel:
     def reset(self) -> None:
         self.known.clear()
         self.free = list(range(self.cache.blocks))
+
+    def latency(self, max_batch: int) -> LatencyModel:
+        """Measured, in about a second."""
+        memory = Memory(self.block, self.cache.blocks * self.block, 0, self.model.block_bytes(1))
+        return measure(self.model, self.cache, memory, max_batch).latency
 
     def held(self) -> int:
         return len(self.known)

@@ -1,4 +1,6 @@
-"""The tokens that end an answer: all that tokenizer, generation_config.json, config.json and chat template name.
+"""What a model says of its answers: how they are drawn by default, and the tokens that end one.
+
+Those are all that tokenizer, generation_config.json, config.json and chat template name.
 
 A fine-tune often changes one of them and leaves the others as they were.
 """
@@ -7,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+
+SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 
 _ANSWER = "the-answer-itself"
 
@@ -48,3 +52,8 @@ def ids(given: Any) -> tuple[int, ...]:
     if not isinstance(found, list | tuple) or not all(isinstance(id, int) for id in found):
         raise ValueError(f"a config of the model has {given!r} where ids of tokens belong")
     return tuple(found)
+
+
+def sampling_defaults(generation: Any) -> dict[str, Any]:
+    """What requests have that do not say otherwise, of a generation_config."""
+    return {name: value for name in SAMPLING if (value := getattr(generation, name, None)) is not None}

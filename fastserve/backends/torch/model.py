@@ -1,17 +1,19 @@
-"""Model: a causal language model of transformers, run on packed sequences over a paged KV cache."""
+"""Model: a causal language model, run on packed sequences over a paged KV cache. transformers' modules, imported only
+where one is loaded: the embedded model does without.
+"""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from fastserve.backends.torch import attention, checkpoint
+from fastserve.backends.torch import attention
 from fastserve.backends.torch.attention_interface import Kernels, Pass, forward
-from fastserve.backends.torch.end_tokens import ids
+from fastserve.backends.torch.end_tokens import ids, sampling_defaults
 from fastserve.backends.torch.input_batch import InputBatch
 from fastserve.backends.torch.kv_cache import Cache
 from fastserve.backends.torch.native import Native, load
@@ -21,6 +23,8 @@ from fastserve.engine.model_info import clamp_length
 from fastserve.named_models import EMBEDDED, PACKAGED
 
 LOG = logging.getLogger("fastserve")
+
+Weights = Literal["auto", "exact", "half"]
 
 
 class Model:
@@ -42,7 +46,7 @@ class Model:
         self.vocab_size: int = module.get_output_embeddings().weight.shape[0]
         self.eos_ids = eos_ids
         self.suppress: tuple[int, ...] = ids(given.suppress_tokens)
-        self.defaults = checkpoint.sampling_defaults(given)
+        self.defaults = sampling_defaults(given)
         self._kernels = kernels
 
     @property
@@ -54,6 +58,16 @@ class Model:
     def parameters(self) -> int:
         """Weights, one that several layers share counted once."""
         return sum([weight.numel() for weight in self.module.parameters()])
+
+    @property
+    def step_bytes(self) -> int:
+        """Bytes of weights that a step reads: all but the embeddings that are only looked up."""
+        packed = [it.packed.data.nbytes for it in self.module.modules() if hasattr(it, "packed")]
+        shared = {id(it.shared): it.shared.packed.data.nbytes for it in self.module.modules() if hasattr(it, "shared")}
+        looked_up = self.module.get_input_embeddings().weight
+        tied = looked_up is self.module.get_output_embeddings().weight
+        rest = [it.nbytes for it in self.module.parameters() if tied or it is not looked_up]
+        return sum([*packed, *shared.values(), *rest])
 
     def block_bytes(self, block_tokens: int) -> int:
         """Bytes of one KV block, all layers."""
@@ -75,19 +89,24 @@ def load_model(
     trust_remote_code: bool = False,
     native: Literal["auto", "off"] = "auto",
     threads: int | None = None,
+    weights: Weights = "auto",
 ) -> Model:
     """A model that is ready to run, tried on two short prompts.
 
     model: a name in fastserve.named_models, a folder, a GGUF file, an id of the Hugging Face hub, REPO:FILE of a GGUF
     file there (HF_TOKEN, HF_HUB_OFFLINE and the local cache are transformers' own). load_format `dummy` needs a
     config.json only and draws the weights from `seed`, on a GPU others than on a CPU. threads: of PyTorch in this whole
-    process; None leaves them. native `off`: PyTorch alone.
+    process; None leaves them. native `off`: PyTorch alone. weights: of linear layers where a CPU computes in float32.
+    They are stored in half the bytes where that changes no number; `half` rounds the others for it, `exact` does not,
+    and `auto` rounds where dtype is auto too and the kernels that widen them are there.
 
     ModelNotFoundError where there is nothing to load, RefusedModelError for a model that would not be exact, ValueError
     for a setting out of range.
     """
     if load_format not in ("auto", "dummy") or native not in ("auto", "off"):
         raise ValueError(f"load_format={load_format!r}, native={native!r}: the choices are auto, dummy and auto, off")
+    if weights not in get_args(Weights):
+        raise ValueError(f"weights={weights!r}: the choices are {', '.join(get_args(Weights))}")
     if threads is not None:
         if threads < 1:
             raise ValueError(f"threads={threads} must be at least 1")
@@ -99,47 +118,62 @@ def load_model(
         choice = pick_dtype(PACKAGED[name].dtype, place)._replace(why="as is usual for it")
     else:
         choice = pick_dtype(dtype, place)
-    source = checkpoint.find(name, choice.dtype, place)
-    config = checkpoint.read_config(name, source, trust_remote_code)
-    checkpoint.check_size(name, config, choice.dtype, place)
-    length = clamp_length(max_model_len, checkpoint.own_length(config))
-    generation = checkpoint.read_generation(name, source)
-    tokenizer = checkpoint.read_tokenizer(name, source, trust_remote_code)  # before the weights, which take long
-    if load_format == "dummy":
-        module = checkpoint.draw_weights(name, config, choice.dtype, place, seed, trust_remote_code)
+    if name == EMBEDDED and load_format == "auto":
+        from fastserve.backends.torch import plain_llama
+
+        parts = plain_llama.load(choice.dtype, place)
     else:
-        module = checkpoint.read_weights(name, source, config, choice.dtype, place, trust_remote_code)
-    module.eval().requires_grad_(False)
-    if generation is not None:
-        module.generation_config = generation
+        from fastserve.backends.torch import checkpoint
+
+        drawn = seed if load_format == "dummy" else None
+        parts = checkpoint.load(name, choice.dtype, place, drawn, trust_remote_code)
+    length = clamp_length(max_model_len, parts.length)
+    module = parts.module.eval().requires_grad_(False)
+    library = _library(native, choice.dtype, place)
+    how = _store(module, library, weights, dtype)
     probe = Probe(name, module, length)
-    shape = probe.check(attention)
-    kernels = _kernels(probe, native, choice.dtype, place)
-    LOG.info("model %s: %s on %s, %s", name, str(choice.dtype).removeprefix("torch."), place, choice.why)
-    vocabulary = module.get_output_embeddings().weight.shape[0]
-    ends = checkpoint.read_ends(source, config, generation, tokenizer, vocabulary)
-    return Model(name, module, shape, kernels, tokenizer, length, ends)
+    shape = None if parts.known and library is not None else probe.check(attention)
+    kernels, shape = _kernels(probe, library, shape)
+    LOG.info("model %s: %s on %s, %s%s", name, str(choice.dtype).removeprefix("torch."), place, choice.why, how)
+    return Model(name, module, shape, kernels, parts.tokenizer, length, parts.eos_ids)
 
 
-def _kernels(probe: Probe, native: str, dtype: torch.dtype, place: torch.device) -> Kernels:
-    """The compiled kernels where they are to be had and agree with the model's own forward pass, else PyTorch."""
+def _library(native: str, dtype: torch.dtype, place: torch.device) -> Native | None:
+    """The compiled kernels where they are to be had for such a model."""
     if native == "off":
         LOG.info("attention in PyTorch: native is off")
-        return attention
+        return None
     if place.type != "cpu":
         LOG.info("attention in PyTorch: the native kernels are for a CPU")
-        return attention
+        return None
     kernels = load()
-    if kernels is None:
-        return attention
-    if not kernels.supports(dtype, place):
+    if kernels is not None and not kernels.supports(dtype, place):
         LOG.info("attention in PyTorch: the native kernels do not know %s", dtype)
-        return attention
+        return None
+    return kernels
+
+
+def _store(module: Any, native: Native | None, weights: str, dtype: str) -> str:
+    """Rounds the weights where that is wanted. Returns what to say of it. dtype: as it was asked for."""
+    if module.dtype != torch.float32 or weights == "exact":
+        return ""
+    if weights == "auto" and (native is None or dtype != "auto"):
+        return ""
+    from fastserve.backends.torch.native.storage import round_weights
+
+    changed = round_weights(module, native is None or native.halves)
+    return f"; weights rounded to half types ({changed} of its layers)" if changed else ""
+
+
+def _kernels(probe: Probe, kernels: Native | None, shape: Shape | None) -> tuple[Kernels, Shape]:
+    """The compiled kernels if they agree with the model's own forward pass, else PyTorch. shape: if known already."""
+    if kernels is None:
+        return attention, shape or probe.check(attention)
     try:
-        probe.check(kernels)
+        shape = probe.check(kernels)
     except RefusedModelError as error:
         LOG.warning("attention in PyTorch: with the native kernels %s", error)
-        return attention
+        return attention, probe.check(attention)
     apply_native(probe.module, kernels)
     try:
         probe.check(kernels, packed=True)
@@ -147,7 +181,7 @@ def _kernels(probe: Probe, native: str, dtype: torch.dtype, place: torch.device)
         why = "the native layers change its numbers, and native=off does without them"
         raise RefusedModelError(probe.name, why) from error
     _fuse(probe, kernels)
-    return kernels
+    return kernels, shape
 
 
 def apply_native(module: Any, native: Native) -> None:

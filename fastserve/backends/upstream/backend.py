@@ -9,18 +9,18 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
-from time import perf_counter_ns
+from time import monotonic, perf_counter_ns
 from typing import Any, Final
 
 from fastserve.backends.options import OLLAMA
 from fastserve.backends.upstream.api import Facts
 from fastserve.backends.upstream.connection import Address, Connection
 from fastserve.backends.upstream.detect import APIS, find
-from fastserve.backends.upstream.outside import Pace, guessed
+from fastserve.backends.upstream.outside import Pace, Report, guessed
 from fastserve.backends.upstream.prompt import read_prompt
-from fastserve.backends.upstream.stream import Answer, Hub
+from fastserve.backends.upstream.stream import COUNT_S, Answer, Hub
 from fastserve.backends.upstream.tokenizer import UpstreamTokenizer, load_tokenizer
-from fastserve.engine.backend import CopyTime, Ended, Failed, Result, Step, Token, Traits, Wanted
+from fastserve.engine.backend import CopyTime, Ended, Failed, Result, Step, Timed, Token, Traits, Wanted
 from fastserve.engine.model_info import ModelInfo
 from fastserve.engine.params import SamplingParams
 from fastserve.hardware import Hardware, Memory
@@ -102,6 +102,7 @@ class UpstreamBackend:
         pool = wanted.kv_tokens if wanted.kv_tokens is not None else facts.pool
         block = wanted.block_tokens
         self.memory = Memory(block, None if pool is None else max(block, pool // block * block), 0)
+        self.max_batch = wanted.max_batch
         self.traits = Traits(
             swaps=False, exact="no", uneven=True, lookahead=lookahead, slots=slots, lacks=self.api.lacks,
             estimates=self.tokenizer.estimates,
@@ -159,14 +160,16 @@ class UpstreamBackend:
         """It copies nothing."""
         return []
 
-    def pace(self) -> Pace:
-        """What measures it from outside, before any request."""
-        return Pace(self.hub, self.traits.slots or Wanted().max_batch, self.info)
+    def timed(self, budget_s: float, longest: int | None = None, report: Report | None = None) -> list[Timed]:
+        """From outside. Before any request."""
+        slots = self.max_batch if self.traits.slots is None else min(self.traits.slots, self.max_batch)
+        return Pace(self.hub, slots, self.info).measure(budget_s, longest, report)
 
     # -- its jobs --------------------------------------------------------------------------------------------------
 
     def admit(self, job: Job, prompt: list[int], params: SamplingParams, seed: int) -> None:
-        self.answers[job] = Answer(read_prompt(prompt, self.tokenizer), params, seed, job.limit)
+        most = job.limit if params.stop_after is None else min(job.limit, params.stop_after)
+        self.answers[job] = Answer(read_prompt(prompt, self.tokenizer), params, seed, most)
 
     def run(self, plan: Plan) -> Step:
         began = perf_counter_ns()
@@ -179,17 +182,17 @@ class UpstreamBackend:
                 self.hub.open(answer)
         due = plan.due
         answers = [self.answers[job] for job in due]
-        owes = len(plan.prefill) and any(not job.decoding for job in members if job not in set(due))
-        if answers and not owes:
-            self._wait(answers)
+        if members:
+            # Chunks of a prefill are in the brain's books alone: the upstream has the whole prompt. They go by at once.
+            self._wait(answers, PATIENCE_S if len(due) == len(members) else GATHER_S)
         results = [(job, result) for job in due if (result := self._next(self.answers[job])) is not None]
         return Step(results, model_ns=perf_counter_ns() - began)
 
-    def _wait(self, answers: Sequence[Answer]) -> None:
-        """Until one of them has something, or for PATIENCE_S; then a moment for those who come along."""
+    def _wait(self, answers: Sequence[Answer], most_s: float) -> None:
+        """Until one of them has something, or for so long; then a moment for those who come along."""
         changed = self.hub.changed
         with changed:
-            if not changed.wait_for(lambda: any(map(_ready, answers)), PATIENCE_S):
+            if not changed.wait_for(lambda: any(map(_ready, answers)), most_s):
                 return
             if len(answers) > 1:
                 changed.wait_for(lambda: all(map(_ready, answers)), GATHER_S)
@@ -197,6 +200,8 @@ class UpstreamBackend:
     def _next(self, answer: Answer) -> Result | None:
         """What is handed out now; None: nothing came."""
         with self.hub.changed:
+            if answer.kept is not None and monotonic() - answer.kept[1] > COUNT_S:
+                answer.let_go()
             waiting = answer.waiting
             tokens = [Token(id) for id in islice(waiting, 1 + self.traits.lookahead)]
             for _ in tokens:
@@ -230,7 +235,10 @@ class UpstreamBackend:
     def held(self) -> dict[str, int]:
         """What it holds of its jobs: nothing, when all have departed and their threads have ended."""
         with self.hub.changed:
-            return {"jobs": len(self.answers), "streams": sum(not stream.closed for stream in self.hub.streams)}
+            return {
+                "jobs": len(self.answers),
+                "streams": sum(not stream.closes.is_set() for stream in self.hub.streams),
+            }
 
     def busy(self) -> int | None:
         """Requests that the upstream works on now, as it says; None: it does not say. Any thread."""

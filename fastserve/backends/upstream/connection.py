@@ -84,6 +84,10 @@ class Address:
             found["Authorization"] = f"Bearer {self._key}"
         return found
 
+    def hidden(self, text: str) -> str:
+        """What the upstream says, without the key if it repeats that."""
+        return text.replace(self._key, "***") if self._key else text
+
     @property
     def has_key(self) -> bool:
         return bool(self._key)
@@ -192,7 +196,7 @@ class Connection:
     def _words(self, response: http.client.HTTPResponse, path: str) -> str:
         """What it says of an error."""
         try:
-            text = response.read(1 << 16).decode(errors="replace")
+            text = self.address.hidden(response.read(1 << 16).decode(errors="replace"))
         except (OSError, http.client.HTTPException):
             text = ""
         if 300 <= response.status < 400:

@@ -22,7 +22,7 @@ class LlamaServer:
     def facts(self, connection: Connection, model: str | None) -> Facts:
         props = connection.ask("GET", "/props")
         models = connection.ask("GET", "/v1/models")
-        meta = next(iter(models.get("data", [])), {})
+        meta: dict[str, Any] = next(iter(models.get("data", [])), {})
         settings = props.get("default_generation_settings", {})
         theirs = settings.get("params", settings)
         slots, context = int(props["total_slots"]), settings.get("n_ctx")

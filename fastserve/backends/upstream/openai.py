@@ -45,7 +45,7 @@ class OpenAi:
     def facts(self, connection: Connection, model: str | None) -> Facts:
         listed = connection.ask("GET", "/v1/models").get("data") or []
         self.model = chosen_model(model, [str(one.get("id")) for one in listed], connection.address.url)
-        card = next((one for one in listed if one.get("id") == self.model), {})
+        card: dict[str, Any] = next((one for one in listed if one.get("id") == self.model), {})
         about = {"vllm": "vLLM", "fastserve": "FastServe", "tgi": "TGI"}.get(self.name, "OpenAI-compatible server")
         found: dict[str, Any] = {"context": card.get("max_model_len")}
         with suppress(UpstreamError, BrokenError, KeyError, TypeError, ValueError):
@@ -84,6 +84,7 @@ class OpenAi:
                 "min_tokens": max(0, params.min_tokens - (params.max_tokens or ask.most) + ask.most),
                 "skip_special_tokens": params.skip_special_tokens,
                 "ignore_eos": params.ignore_eos or params.stop_after is not None,
+                "stream_options": {"include_usage": True, "continuous_usage_stats": True},
             }  # fmt: skip
             if params.stop_token_ids:
                 body["stop_token_ids"] = list(params.stop_token_ids)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from time import perf_counter
-from typing import Final, NamedTuple
+from typing import Final
 
 from fastserve.backends.upstream.pieces import FIRST
 from fastserve.backends.upstream.prompt import Prompt
 from fastserve.backends.upstream.stream import Answer, Hub
+from fastserve.engine.backend import Timed
 from fastserve.engine.model_info import ModelInfo
 from fastserve.engine.params import SamplingParams
 from fastserve.hardware import DecodePiece, Hardware, LinearLatency, Link, Memory, PrefillFit
@@ -29,16 +30,6 @@ WORDS: Final = ("time", "year", "people", "way", "day", "man", "thing", "life", 
 Report = Callable[[float, str], object]
 
 
-class Seen(NamedTuple):
-    """One measurement, as an iteration: `batch` streams of `context` tokens in all decode, or a prompt of `tokens`."""
-
-    batch: int
-    context: int
-    tokens: int
-    squared: int
-    ms: float
-
-
 class Pace:
     """Opens streams of its own, so no engine may run on the body meanwhile."""
 
@@ -47,7 +38,7 @@ class Pace:
         self.slots = slots
         self.info = info
 
-    def measure(self, budget_s: float, longest: int | None = None, report: Report | None = None) -> list[Seen]:
+    def measure(self, budget_s: float, longest: int | None = None, report: Report | None = None) -> list[Timed]:
         """Rounds until the budget is spent, at least a prefill and a decode. Raises RuntimeError for what fails."""
         rng = random.Random(0)
         room = max(1, min(self.info.max_model_len, longest or PREFILLS[-1]) - OUTPUT - 1)
@@ -55,12 +46,12 @@ class Pace:
         sizes = sorted({2**i for i in range(self.slots.bit_length()) if 2**i < self.slots} | {self.slots})
         contexts = [min(context, room) for context in CONTEXTS]
         self._answers([16], 2, rng)  # the first one loads what is not loaded yet
-        began, seen = perf_counter(), list[Seen]()
+        began, seen = perf_counter(), list[Timed]()
         while True:
             turns = [(1, length, 1) for length in lengths]
             turns += [(size, context, OUTPUT) for context in dict.fromkeys(contexts) for size in sizes]
             rng.shuffle(turns)
-            for size, length, output in [(1, lengths[0], 1), (1, contexts[0], OUTPUT), *turns]:
+            for size, length, output in [*((1, n, 1) for n in lengths[:3]), (1, contexts[0], OUTPUT), *turns]:
                 share = (perf_counter() - began) / budget_s
                 if share >= 1 and any(one.tokens for one in seen) and any(one.batch for one in seen):
                     return seen
@@ -68,12 +59,12 @@ class Pace:
                     report(min(1.0, share), f"{size} of {length} tokens")
                 seen += self._seen([length] * size, output, rng)
 
-    def _seen(self, lengths: list[int], output: int, rng: random.Random) -> list[Seen]:
+    def _seen(self, lengths: list[int], output: int, rng: random.Random) -> list[Timed]:
         began = perf_counter()
         times = self._answers(lengths, output, rng)
         if output == 1:
             first = times[0].at[0] - began
-            return [Seen(0, 0, times[0].prompt_size, times[0].prompt_size ** 2, first * 1e3)]
+            return [Timed(0, 0, times[0].prompt_size, times[0].prompt_size ** 2, first * 1e3)]
         start = max(one.at[0] for one in times)  # from then on all decode
         ends = [one.at[-1] for one in times]
         steps = sum(sum(at > start for at in one.at) for one in times) / len(times)
@@ -81,7 +72,7 @@ class Pace:
             return []
         batch = len(times)
         context = sum(one.prompt_size + output // 2 for one in times)
-        return [Seen(batch, context, 0, 0, (min(max(ends), sum(ends) / batch) - start) / steps * 1e3)]
+        return [Timed(batch, context, 0, 0, (min(max(ends), sum(ends) / batch) - start) / steps * 1e3)]
 
     def _answers(self, lengths: list[int], output: int, rng: random.Random) -> list[_Times]:
         """Streams at once, each with the times at which its tokens came."""
@@ -134,8 +125,8 @@ class _Times(Answer):
 
 
 def guessed(memory: Memory) -> Hardware:
-    """Until somebody measures: 25 ms a token of one stream, 1 ms more for each other one, 1,000 tokens of a prompt a
-    second; a small model on a CPU, or a large one on a card of its own.
+    """Until somebody measures: 25 ms a token of one stream, 1 ms more for each other one, 0.1 s for a first token and
+    1 s more for 2,000 tokens of a prompt. So that policies do not take a return for a trifle, rather too much of that.
     """
-    latency = LinearLatency(PrefillFit(10.0, 1.0, 0.0), [DecodePiece(1, 24.0, 1.0, 0.0)], "upstream (a guess)")
+    latency = LinearLatency(PrefillFit(100.0, 0.5, 0.0), [DecodePiece(1, 24.0, 1.0, 0.0)], "upstream (a guess)")
     return Hardware(latency, memory, Link())

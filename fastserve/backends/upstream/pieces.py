@@ -16,8 +16,8 @@ FIRST: Final = 1 << 50
 """The first id of a piece: real ids lie far below, and all are whole numbers to a JSON parser that has doubles only."""
 
 SHORT: Final = 6
-"""Bytes of a piece that is its own number. Words are cut to it: of English prose it makes 1.2 pieces a word, and most
-vocabularies of 30,000 to 150,000 tokens make 1.2 to 1.4.
+"""Bytes of a piece that is its own number, and to which words are cut: 9 % more pieces than SmolLM2's tokenizer makes
+of English prose (docs/design.md), 17 % more of Python; of scripts that a tokenizer does not know well it makes more.
 """
 
 LONGEST: Final = 64
@@ -89,7 +89,8 @@ def _cut(text: str, most: int) -> Iterator[str]:
         if text:
             yield text
         return
-    part, size = [], 0
+    part: list[str] = []
+    size = 0
     for letter in text:
         width = len(letter.encode(errors="replace"))
         if size + width > most:

@@ -31,6 +31,10 @@ AGAIN: Final = (429, 502, 503, 504)
 """HTTP statuses of a server that is not ready: it is asked again."""
 
 
+COUNT_S: Final = 0.2
+"""Seconds for which the last token is kept back until the upstream has said how many tokens there were."""
+
+
 class Ended(NamedTuple):
     """How an answer ended. reason: stop, length or error. error: its words. prompt, output: tokens that the upstream
     counted, of its last stream.
@@ -46,12 +50,13 @@ class Answer:
     """What has come of a job, over all of its streams. Under Hub.changed, but for what never changes.
 
     waiting: ids that came and were not handed out. tokens: how many came. ids: the upstream's own, of all of them; None
-    once some were not told. base: tokens that the present stream was asked to go on with.
+    once some were not told. base: tokens that the present stream was asked to go on with. kept: the last one, kept back
+    since then; it counts among the tokens.
     """
 
     __slots__ = (
-        "base", "ended", "ids", "limit", "params", "prompt", "prompt_tokens", "seed", "stream", "texts", "tokens",
-        "waiting",
+        "base", "ended", "ids", "kept", "limit", "params", "prompt", "prompt_tokens", "seed", "stream", "texts",
+        "tokens", "waiting",
     )  # fmt: skip
 
     def __init__(self, prompt: Prompt, params: SamplingParams, seed: int, limit: int) -> None:
@@ -66,7 +71,21 @@ class Answer:
         self.base = 0
         self.prompt_tokens: int | None = None  # counted by the upstream
         self.ended: Ended | None = None
+        self.kept: tuple[int, float] | None = None
         self.stream: Stream | None = None
+
+    @property
+    def full(self) -> bool:
+        """It has as many tokens as it may have."""
+        return self.tokens >= self.limit
+
+    def let_go(self, ended: Ended | None = None) -> None:
+        """The last token is kept no longer. ended: how it ended (None: by length, as far as is known)."""
+        if self.kept is not None:
+            self.waiting.append(self.kept[0])
+            self.kept = None
+        if self.ended is None:
+            self.ended = ended or Ended("length", "", self.prompt_tokens, self.tokens)
 
     def ask(self) -> Ask:
         """For what is still to come. Tokens to come are drawn otherwise than those before: another seed."""
@@ -96,32 +115,38 @@ class Hub:
             stream = answer.stream = Stream(self, answer)
             self.streams.add(stream)
             self.counters["streams"] += 1
-        stream.thread.start()
+        try:
+            stream.thread.start()
+        except RuntimeError as error:  # the system has no more threads
+            with self.changed:
+                self.streams.discard(stream)
+                answer.let_go(Ended("error", f"no thread for its stream: {error}"))
 
     def close(self, answer: Answer) -> None:
         """Its tokens so far stay. The connection is cut at once; its thread ends by itself."""
         with self.changed:
+            if answer.full:
+                answer.let_go()
             stream, answer.stream = answer.stream, None
             if stream is not None:
-                stream.closed = True
+                stream.closes.set()
                 self.changed.notify_all()
         if stream is not None:
             stream.stop()
 
 
 class Stream:
-    """closed: nobody wants it any more; what it still reads is dropped."""
+    """closes: set once nobody wants it any more; what it still reads is dropped."""
 
     def __init__(self, hub: Hub, answer: Answer) -> None:
         self.hub = hub
         self.answer = answer
-        self.closed = False
+        self.closes = threading.Event()
         self.thread = threading.Thread(target=self._run, name="fastserve upstream", daemon=True)
-        self._wake = threading.Event()
         self._connection: Connection | None = None
 
     def stop(self) -> None:
-        self._wake.set()
+        self.closes.set()
         connection = self._connection
         if connection is not None:
             connection.cut()
@@ -141,7 +166,7 @@ class Stream:
         gone_since: float | None = None
         breaks = pauses = 0
         had = answer.tokens
-        while not self.closed:
+        while not self.closes.is_set():
             error: Exception
             try:
                 self._read()
@@ -152,10 +177,13 @@ class Stream:
             except UpstreamError as refused:
                 if refused.status not in AGAIN:
                     hub.counters["upstream_errors"] += 1
-                    self._end(Ended("error", f"upstream: {refused}"))
+                    self._end(Ended("error", hub.address.hidden(f"upstream: {refused}")))
                     return
                 error, counts = refused, False
-            if self.closed:
+            if self.closes.is_set():
+                return
+            if answer.full:
+                self._end(Ended("length", "", answer.prompt_tokens, answer.tokens))
                 return
             if answer.tokens > had:
                 had, breaks, pauses, gone_since = answer.tokens, 0, 0, None
@@ -168,14 +196,14 @@ class Stream:
                 self._end(Ended("error", f"the upstream {what}: {error}"))
                 return
             hub.counters["reconnects"] += 1
-            self._wake.wait(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0**pauses) * random.uniform(0.5, 1.0))
+            self.closes.wait(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0**pauses) * random.uniform(0.5, 1.0))
             pauses += 1
 
     def _read(self) -> None:
         """One completion. Returns when the answer has ended; raises BrokenError where it was not told that it has."""
         hub, answer = self.hub, self.answer
         connection = self._connection = Connection(hub.address, hub.silence_s)
-        if self.closed:
+        if self.closes.is_set():
             return
         with hub.changed:
             ask = answer.ask()
@@ -194,11 +222,11 @@ class Stream:
                                 found.output if found.output is not None else over and over.output)  # fmt: skip
                 elif not self._take(found):
                     return
-            if self.closed:
+            if self.closes.is_set():
                 return
             if monotonic() - heard > hub.silence_s:
                 raise BrokenError(f"{hub.address.url} said nothing new for {hub.silence_s:.0f} s", sent=True)
-        if self.closed:
+        if self.closes.is_set():
             return
         if over is None or not over.reason:
             raise BrokenError(f"{hub.address.url} ended its stream in the middle", sent=True)
@@ -209,7 +237,11 @@ class Stream:
         hub, answer = self.hub, self.answer
         ids = self._ids(said)
         with hub.changed:
-            if self.closed or answer.ended is not None:
+            if self.closes.is_set() or answer.ended is not None:
+                return False
+            if answer.full:  # more than was asked for
+                answer.let_go()
+                hub.changed.notify_all()
                 return False
             ids = ids[: answer.limit - answer.tokens]
             answer.texts.append(said.text)
@@ -223,12 +255,14 @@ class Stream:
                 answer.prompt_tokens = len(said.prompt_ids)
                 if not answer.prompt.messages or answer.prompt.parts:
                     answer.prompt.parts = [list(said.prompt_ids)]
-            answer.waiting.extend(ids)
             answer.tokens += len(ids)
-            if answer.tokens >= answer.limit:
-                answer.ended = Ended("length", "", answer.prompt_tokens, answer.tokens)
+            if answer.full and answer.prompt_tokens is None:
+                answer.kept = ids.pop(), monotonic()
+            answer.waiting.extend(ids)
+            if answer.full and answer.kept is None:
+                answer.let_go()
             hub.changed.notify_all()
-            while len(answer.waiting) > AHEAD and not self.closed:
+            while len(answer.waiting) > AHEAD and not self.closes.is_set():
                 hub.changed.wait(0.1)
             return answer.ended is None
 
@@ -245,7 +279,7 @@ class Stream:
         """The upstream says that it has ended; it counted `over.output` tokens, of this stream."""
         hub, answer = self.hub, self.answer
         with hub.changed:
-            if self.closed or answer.ended is not None:
+            if self.closes.is_set() or answer.ended is not None:
                 return
             counted = None if over.output is None else answer.base + over.output
             prompt = answer.prompt_tokens
@@ -255,11 +289,11 @@ class Stream:
                 missing = counted - answer.tokens  # it sent several at once, and said their number at the end
                 answer.waiting.extend([EMPTY] * missing)
                 answer.tokens += missing
-            answer.ended = Ended(over.reason, "", prompt, counted)
+            answer.let_go(Ended(over.reason, "", prompt, counted))
             hub.changed.notify_all()
 
     def _end(self, ended: Ended) -> None:
         with self.hub.changed:
-            if not self.closed and self.answer.ended is None:
-                self.answer.ended = ended
+            if not self.closes.is_set() and self.answer.ended is None:
+                self.answer.let_go(ended)
                 self.hub.changed.notify_all()

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
 
 from fastserve.engine.backend import Failed, Result, Token
 from fastserve.engine.params import SamplingParams
-from fastserve.engine.sampler.results import Sampled, SamplingError
+from fastserve.engine.sampler.drafts import Drawn, Speaker, draw
+from fastserve.engine.sampler.results import SamplingError
 from fastserve.engine.sampler.sampler import Floats, Sampler
 from fastserve.engine.sampler.state import SamplingState
 from fastserve.sched.job import Job
 from fastserve.sched.plan import Plan
 
 log = logging.getLogger("fastserve")
+
+Drafts = Mapping[Job, Sequence[int]]
+"""Of jobs that decode, the guesses that a step verifies."""
+
+NONE: Final[Drafts] = {}
 
 
 class JobState(NamedTuple):
@@ -26,12 +32,14 @@ class JobState(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Of one job in a step: the tokens that are processed, the position of the first, and whether the last yields."""
+    """Of one job in a step: the tokens that are processed, the position of the first, and behind how many of the last
+    ones logits are wanted (none, the last one, or all of a decode with its drafts).
+    """
 
     job: Job
     tokens: list[int]
     first: int
-    yields: bool
+    yields: int
 
 
 class Jobs:
@@ -54,12 +62,14 @@ class Jobs:
     def clear(self) -> None:
         self.states.clear()
 
-    def decodes(self, plan: Plan) -> list[Part]:
-        """The newest token of each job that decodes."""
-        return [
-            Part(job, self.states[job].tokens[-1:], job.prompt + job.generated - 1, True)
-            for job, _ in plan.work[len(plan.prefill) :]
-        ]
+    def decodes(self, plan: Plan, drafts: Drafts = NONE) -> list[Part]:
+        """The newest token of each job that decodes, and behind it the guesses that are verified."""
+        parts = []
+        for job, _ in plan.work[len(plan.prefill) :]:
+            guessed = drafts.get(job, ())
+            tokens = [*self.states[job].tokens[-1:], *guessed]
+            parts.append(Part(job, tokens, job.prompt + job.generated - 1, 1 + len(guessed)))
+        return parts
 
     def chunks(self, plan: Plan) -> list[Part]:
         """Of each prefill what this plan processes."""
@@ -72,26 +82,34 @@ class Jobs:
             parts.append(Part(job, known[first:end], first, plan.completes(job, more)))
         return parts
 
-    def draw(self, logits: Floats, jobs: Sequence[Job]) -> list[tuple[Job, Result]]:
-        """The next token of each job; row i of logits (n, vocab) is of jobs[i]. They are left as they are."""
-        states = [self.states[job].sampling for job in jobs]
+    def draw(self, logits: Floats, jobs: Sequence[Job], drafts: Drafts = NONE) -> list[tuple[Job, Result]]:
+        """The next token of each job, and those behind its drafts that are right. logits: (n, vocab), of each job in
+        turn a row, and one more for each of its drafts. They are left as they are.
+        """
+        speakers = []
+        row = 0
+        for job in jobs:
+            guessed = drafts.get(job, ())
+            speakers.append(Speaker(self.states[job].sampling, row, guessed))
+            row += 1 + len(guessed)
         try:
-            drawn = self.sampler.sample(logits.copy(), states)
+            drawn = draw(self.sampler, logits.copy(), speakers)
         except MemoryError:
             raise
         except Exception as error:  # one request's, but whose?
             log.warning("sampling failed (%r): each request of this step is drawn for alone", error)
-            drawn = [self._alone(row[None], state) for row, state in zip(logits, states, strict=True)]
+            drawn = [self._alone(logits[row : row + 1], state) for state, row, _ in speakers]
         return [(job, self._say(job, one)) for job, one in zip(jobs, drawn, strict=True)]
 
-    def _alone(self, row: Floats, state: SamplingState) -> Sampled | SamplingError:
+    def _alone(self, row: Floats, state: SamplingState) -> Drawn:
         try:
-            return self.sampler.sample(row.copy(), [state])[0]
+            one = self.sampler.sample(row.copy(), [state])[0]
         except Exception as error:  # a shortage of memory too: the rows before have moved on, the step must stand
             return SamplingError(f"{type(error).__name__}: {error}")
+        return one if isinstance(one, SamplingError) else [one]
 
-    def _say(self, job: Job, drawn: Sampled | SamplingError) -> Result:
+    def _say(self, job: Job, drawn: Drawn) -> Result:
         if isinstance(drawn, SamplingError):
             return Failed(str(drawn))
-        self.states[job].tokens.append(drawn.token)
-        return (Token(drawn.token, drawn.logprob, None if drawn.top is None else dict(drawn.top)),)
+        self.states[job].tokens.extend([one.token for one in drawn])
+        return [Token(one.token, one.logprob, None if one.top is None else dict(one.top)) for one in drawn]

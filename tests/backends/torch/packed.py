@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from fastserve.backends.torch.attention_interface import NAME, Kernels, Pass, forward
+from fastserve.backends.torch.attention_interface import NAME, Kernels, Pass, forward, register
 from fastserve.backends.torch.kv_cache import Cache
 from tests.backends.torch import families
 from tests.backends.torch.rows import Sequence, Table
 
 BLOCK = 4
+
+register()
 
 
 def model_of(kind: str, dtype: Any = torch.float32, **settings: Any) -> Any:

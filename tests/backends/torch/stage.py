@@ -14,7 +14,6 @@ from typing import Any
 import torch
 
 from fastserve.backends.torch.backend import TorchBackend
-from fastserve.backends.torch.drawing import Drawn
 from fastserve.backends.torch.input_batch import InputBatch, Rows, pack
 from fastserve.backends.torch.kv_cache import Cache
 from fastserve.backends.torch.model import Model, load_model
@@ -24,6 +23,7 @@ from fastserve.engine.inbox import Inbox
 from fastserve.engine.loop import Loop
 from fastserve.engine.params import SamplingParams
 from fastserve.engine.request import Request
+from fastserve.engine.sampler.drafts import Drawn
 from fastserve.engine.unit_names import UnitNames
 from fastserve.hardware.machine_times import MachineTimes
 from fastserve.metrics.records import Recorder

@@ -92,7 +92,7 @@ class Handler(BaseHTTPRequestHandler):
         stub = self.server
         if not self._allowed():
             return
-        found: Any = {
+        routes: dict[str, dict[str, Any]] = {
             "llama": {
                 "/props": {"total_slots": stub.slots, "default_generation_settings": {
                     "n_ctx": stub.context, "params": {"temperature": 0.5, "top_k": 9, "top_p": 0.9, "min_p": 0.05,
@@ -110,7 +110,8 @@ class Handler(BaseHTTPRequestHandler):
                 "/api/version": {"version": "0.30.0"}, "/api/tags": {"models": [{"name": "tiny:latest"}]},
                 "/api/ps": {"models": []},
             },
-        }[stub.api].get(self.path)  # fmt: skip
+        }  # fmt: skip
+        found = routes[stub.api].get(self.path)
         self.answer(200 if found is not None else 404, {"error": "no such route"} if found is None else found)
 
     def do_POST(self) -> None:
@@ -119,14 +120,21 @@ class Handler(BaseHTTPRequestHandler):
             return
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.path == "/api/show":
-            return self.answer(200, {"parameters": "temperature 0.3\nnum_ctx 96\nstop \"x\"",
-                                     "model_info": {"llama.context_length": 8192}})  # fmt: skip
-        if self.path == "/apply-template" and stub.api == "llama":
-            return self.answer(200, {"prompt": rendered(body["messages"])})
-        if self.path == "/tokenize" and stub.api == "vllm":
-            return self.answer(
-                200, {"tokens": list(rendered(body["messages"], body["continue_final_message"]).encode())}
-            )
+            shown = {
+                "parameters": 'temperature 0.3\nnum_ctx 96\nstop "x"',
+                "model_info": {"llama.context_length": 8192},
+            }
+            self.answer(200, shown)
+        elif self.path == "/apply-template" and stub.api == "llama":
+            self.answer(200, {"prompt": rendered(body["messages"])})
+        elif self.path == "/tokenize" and stub.api == "vllm":
+            prompt = rendered(body["messages"], body["continue_final_message"])
+            self.answer(200, {"tokens": list(prompt.encode())})
+        else:
+            self._completion(body)
+
+    def _completion(self, body: dict[str, Any]) -> None:
+        stub = self.server
         with stub.lock:
             number = len(stub.asked)
             stub.asked.append((self.path, body))
@@ -142,12 +150,14 @@ class Handler(BaseHTTPRequestHandler):
 
     # -- answers, for hooks too ------------------------------------------------------------------------------------
 
-    def answer(self, status: int, found: Any) -> None:
+    def answer(self, status: int, found: Any) -> bool:
+        """True, for hooks that answer with it."""
         data = found.encode() if isinstance(found, str) else json.dumps(found).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
+        return True
 
     def begin(self) -> None:
         self.send_response(200)
@@ -221,7 +231,7 @@ class Handler(BaseHTTPRequestHandler):
                           "tokens_evaluated": size})]  # fmt: skip
         if api == "ollama":
             return [_line({"done": True, "done_reason": reason, "prompt_eval_count": size, "eval_count": said})]
-        text = {"delta": {}} if "messages" in body else {"text": ""}
+        text: dict[str, Any] = {"delta": {}} if "messages" in body else {"text": ""}
         counted = {"prompt_tokens": size, "completion_tokens": said, "total_tokens": size + said}
         return [_sse({"choices": [{"index": 0, **text, "finish_reason": reason}]}),
                 _sse({"choices": [], "usage": counted}), b"data: [DONE]\n\n"]  # fmt: skip

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ import pytest
 from fastserve.backends.upstream import connection, stream
 from fastserve.engine import Engine, Output, SamplingParams
 from fastserve.engine.config import EngineConfig
+from fastserve.flightlog.replay import replay_log
 from fastserve.launch import Body
 from tests.backends.upstream.stub import SECRET, Handler, Stub, answer_to, free_port, wait_until
 
@@ -109,7 +112,7 @@ def test_one_that_stays_away_ends_requests_in_time(stub: Stub) -> None:
     ("status", "said"), [(400, {"error": {"message": "no such thing", "code": 400}}), (500, "a plain sentence")]
 )
 def test_what_it_refuses_ends_one_request_in_its_words(stub: Stub, status: int, said: Any) -> None:
-    stub.hook = lambda handler, body, number: number == 1 and not handler.answer(status, said)
+    stub.hook = lambda handler, body, number: number == 1 and handler.answer(status, said)
     with front(stub) as engine:
         first, second = ask(engine), ask(engine)
         third = ask(engine)
@@ -120,7 +123,7 @@ def test_what_it_refuses_ends_one_request_in_its_words(stub: Stub, status: int, 
 
 @pytest.mark.parametrize("status", [429, 503])
 def test_one_that_is_not_ready_is_asked_again(stub: Stub, status: int) -> None:
-    stub.hook = lambda handler, body, number: number < 3 and not handler.answer(status, {"error": "loading"})
+    stub.hook = lambda handler, body, number: number < 3 and handler.answer(status, {"error": "loading"})
     with front(stub) as engine:
         assert ask(engine).text == answer_to(b"once", 20)
     assert len(stub.asked) == 4
@@ -298,3 +301,24 @@ def test_one_that_comes_up_late_is_waited_for() -> None:
     finally:
         later.join()
         made[0].stop()
+
+
+@pytest.mark.parametrize("policy", ["sj-mlfq", "las"])
+@pytest.mark.parametrize("batching", ["chunked", "prefill-first"])
+def test_its_flight_log_is_replayed(policy: str, batching: str, tmp_path: Path) -> None:
+    """Uneven iterations, chunks of prefills that the upstream does at once, returns: every plan comes again."""
+    stub = Stub(step_s=0.001)
+    path = tmp_path / "log.jsonl"
+    config = EngineConfig.of(
+        {"policy": policy, "max_batch": 3, "batching": batching, "token_budget": 16, "flight_log": path}
+    )
+    try:
+        with Body("tiny", "upstream", upstream=stub.url).engine(config) as engine:
+            prompts = ["word " * (3 + 5 * (i % 4)) for i in range(10)]
+            for output in engine.generate(prompts, TWENTY):
+                assert output.error is None and len(output.token_ids) == 20
+    finally:
+        stub.stop()
+    assert json.loads(path.read_text(encoding="utf-8").splitlines()[0])["tokens"] == "estimated"
+    found = replay_log(path)
+    assert found.difference is None and found.plans > 20, str(found)

@@ -2,7 +2,7 @@
 // and all decoder layers of the Llama kind in one call.
 //
 // Vectors are the compiler's own (LANES floats wide), so one text serves every instruction set that -march=native gives.
-// Storage is float, bfloat16 or float16, arithmetic is always float. Every sum runs in an order that depends on its own row alone:
+// Storage is float, bfloat16 or float16, of weights of float too; arithmetic is always float. Every sum runs in an order that depends on its own row alone:
 // neither the batch, nor the chunking of a prompt, nor the number of threads changes a bit of a row's result.
 // Must be compiled without -ffast-math: vexp and the masks rely on IEEE rules.
 #include "attention.h"
@@ -31,7 +31,7 @@ extern "C" void rms_norm(int kind, const void *x, int64_t x_row, int rows, const
 }
 
 // ---- the decoder layers of the Llama kind, as transformers' modules compute them on these kernels: the same bits
-struct Weight { const void *data; const float *bias; int32_t inner, outer; };
+struct Weight { const void *data; const float *bias; int32_t inner, outer, stored, unused; };
 struct Layer {  // fastserve/backends/torch/native/stack.py fills it
   const void *norm_in, *norm_mlp, *norm_q, *norm_k;  // weights; norm_q and norm_k, over a head, may be null
   float epsilon_in, epsilon_mlp, epsilon_q, epsilon_k;
@@ -67,7 +67,7 @@ template <class T> static void stack_all(int kind, const Layer *layers, int coun
   T *normed = work, *qkv = normed + (int64_t)rows * hidden, *seen = qkv + (int64_t)rows * width, *inner = seen + (int64_t)rows * queries;
   char *pool = (char *)a.keys;
   const auto product = [&](const T *in, const Weight &w, bool gated, T *out) {
-    linear(kind, in, w.inner, rows, w.data, w.inner, w.outer, w.bias, gated, out, w.outer, threads);
+    linear(kind, w.stored, in, w.inner, rows, w.data, w.inner, w.outer, w.bias, gated, out, w.outer, threads);
   };
   a.query = qkv, a.query_row = width, a.query_head = a.dim, a.out = seen;
   for (const Layer *l = layers; l < layers + count; l++, pool += layer_bytes) {

@@ -10,17 +10,19 @@ import torch  # before the library: both then share one OpenMP runtime, and torc
 from torch import Tensor
 
 from fastserve.backends.torch.native import build
+from fastserve.backends.torch.native.storage import storage
 
 if TYPE_CHECKING:
     from fastserve.backends.torch.input_batch import InputBatch
 
 LOG = logging.getLogger("fastserve")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 3}  # by_kind of vectors.h
 _P, _I, _L, _F = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_float
 _ARGUMENTS = {
     "attend": [_I, _P, _L, _L, _P, _L, _L, _P, _P, _P, _L, _I, _I, _I, _I, _I, _I, _F, _F, _P, _P, _I],
     "write_slots": [_P, _L, _L, _P, _L, _L, _P, _I, _P, _L, _L, _I, _L, _I],
-    "linear": [_I, _P, _L, _I, _P, _I, _I, _P, _I, _P, _L, _I],
+    "linear": [_I, _I, _P, _L, _I, _P, _I, _I, _P, _I, _P, _L, _I],
     "rms_norm": [_I, _P, _L, _I, _P, _I, _F, _P, _I],
     "stack": [_I, _P, _I, _P, _P, _P, _P, _I, _P, _L, _L, _L, _P, _P, _P, _L, _I, _I, _I, _I, _I, _F, _P, _I],
 }
@@ -30,24 +32,28 @@ _ARGUMENTS = {
 class Packed:
     """A weight in the order in which the product reads it. `gated`: two weights, for silu(x @ gate.T) * (x @ up.T)."""
 
-    data: Tensor  # (panels, inner, 2 * lanes) in the order that kernels.cpp describes, padded with zeros
+    data: Tensor  # (panels, inner, 2 * lanes) in the order that products.h describes, padded with zeros
     inner: int
     outer: int  # columns of the product
     bias: Tensor | None  # float32, padded to whole panels
     gated: bool
-    dtype: torch.dtype  # of the weight as it was, of x and of the product; data of float16 is float32
+    dtype: torch.dtype  # of the weight as it was, of x and of the product; data may be of another
 
 
 class CWeight(ctypes.Structure):
     """Weight of kernels.cpp."""
 
-    _fields_ = (("data", _P), ("bias", _P), ("inner", ctypes.c_int32), ("outer", ctypes.c_int32))
+    _fields_ = (
+        ("data", _P),
+        ("bias", _P),
+        *((name, ctypes.c_int32) for name in ("inner", "outer", "stored", "unused")),
+    )
 
     @classmethod
     def of(cls, packed: Packed) -> "CWeight":
         """Addresses only: `packed` must outlive it."""
         bias = None if packed.bias is None else packed.bias.data_ptr()
-        return cls(packed.data.data_ptr(), bias, packed.inner, packed.outer)
+        return cls(packed.data.data_ptr(), bias, packed.inner, packed.outer, KINDS[packed.data.dtype])
 
 
 class CLayer(ctypes.Structure):
@@ -72,6 +78,7 @@ class Native:
             function.argtypes, function.restype = arguments, None
         self.lanes = int(self._library.lanes())
         self.tiles = bool(self._library.tiles())  # bfloat16 products by AMX
+        self.halves = bool(self._library.halves())  # float16 is widened by instructions
 
     def supports(self, dtype: torch.dtype, device: torch.device | str) -> bool:
         """Whether the kernels take tensors of this kind; anything else is PyTorch's."""
@@ -166,7 +173,8 @@ class Native:
         outer, inner = gate.shape
         pads = (0, 0, 0, -outer % self.lanes)
         parts = [torch.nn.functional.pad(w.detach(), pads).view(-1, self.lanes, inner) for w in (gate, up)]
-        return Packed(self._panels(torch.stack(parts, 1).flatten(0, 2)), inner, outer, None, True, gate.dtype)
+        data = self._panels(torch.stack(parts, 1).flatten(0, 2))
+        return Packed(data, inner, outer, None, True, gate.dtype)
 
     def linear(self, x: Tensor, packed: Packed) -> Tensor:
         """x (..., inner) times the weight, plus its bias: (..., outer). A row's bits do not depend on other rows."""
@@ -178,6 +186,7 @@ class Native:
         out = torch.empty(rows.shape[0], packed.outer, dtype=x.dtype)
         self._library.linear(
             self._kind(x.dtype),
+            KINDS[packed.data.dtype],
             rows.data_ptr(),
             rows.stride(0),
             rows.shape[0],
@@ -256,15 +265,16 @@ class Native:
         return out
 
     def _kind(self, dtype: torch.dtype) -> int:
-        return {torch.float32: 0, torch.bfloat16: 2 if self.tiles else 1, torch.float16: 3}[dtype]
+        return 2 if self.tiles and dtype is torch.bfloat16 else KINDS[dtype]
 
     def _panels(self, weight: Tensor) -> Tensor:
         lanes, inner = self.lanes, weight.shape[1]
         width = 2 * lanes
-        whole = torch.nn.functional.pad(weight.detach(), (0, 0, 0, -weight.shape[0] % width))
-        if weight.dtype is not torch.bfloat16:
-            return whole.view(-1, width, inner).transpose(1, 2).float().contiguous()
-        if not self.tiles:  # column j and column j + lanes share a 32-bit word
+        stored = storage(weight, self.halves)
+        whole = torch.nn.functional.pad(weight.detach().to(stored), (0, 0, 0, -weight.shape[0] % width))
+        if stored is not torch.bfloat16:
+            return whole.view(-1, width, inner).transpose(1, 2).contiguous()
+        if self._kind(weight.dtype) != 2:  # column j and column j + lanes share a 32-bit word
             return whole.view(-1, 2, lanes, inner).permute(0, 3, 2, 1).reshape(-1, inner, width).contiguous()
         whole = torch.nn.functional.pad(whole, (0, -inner % 32))
         order = whole.view(-1, 2, 16, whole.shape[1] // 32, 16, 2).permute(0, 3, 1, 4, 2, 5)

@@ -1,5 +1,5 @@
-// Packed products: weights in panels of PANEL columns, [panel][k][column]; bfloat16 pairs column j with column j + L in a word,
-// float16 is widened when it is packed.
+// Packed products: weights in panels of PANEL columns, [panel][k][column]; bfloat16 pairs column j with column j + L in a word.
+// A weight may be stored in another type than x and the result: it is widened in registers, and the sums are the same.
 #pragma once
 #include "vectors.h"
 
@@ -8,8 +8,7 @@ static inline void columns(const bf16 *w, int64_t k, vf &a, vf &b) {
   const vu u = *(const vu *)(w + k * PANEL);
   a = (vf)(u << 16), b = (vf)(u & 0xffff0000u);
 }
-template <class T> struct Stored { typedef T type; };
-template <> struct Stored<f16> { typedef float type; };
+static inline void columns(const f16 *w, int64_t k, vf &a, vf &b) { a = load(w + k * PANEL), b = load(w + k * PANEL + L); }
 struct Linear {
   const float *x; int64_t row;  // widened rows, elements from one to the next
   const void *weight; int inner, outer; const float *bias; void *out; int64_t out_row;
@@ -24,34 +23,44 @@ template <class T> static inline void finish(const Linear &p, int row, int panel
   store_part(o + at, a, p.outer - at);
   if (p.outer - at > L) store_part(o + at + L, b, p.outer - at - L);
 }
-template <class T, int ROWS, int PANELS> static void product(const Linear &p, int row, int panel) {
+constexpr int AHEAD = 4096;  // bytes of the weight fetched before they are used: processors themselves look ahead to the end of a page
+template <class T, class W, int ROWS, int PANELS> static void product(const Linear &p, int row, int panel) {
   vf acc[ROWS][2 * PANELS] = {};
   const float *x = p.x + row * p.row;
-  const auto *w = (const typename Stored<T>::type *)p.weight + (int64_t)panel * p.inner * PANEL;
+  const W *w = (const W *)p.weight + (int64_t)panel * p.inner * PANEL;
   for (int k = 0; k < p.inner; k++)
     for (int c = 0; c < PANELS; c++) {
       vf a, b;
-      columns(w + (int64_t)c * p.inner * PANEL, k, a, b);
+      const W *part = w + (int64_t)c * p.inner * PANEL;
+      for (int i = 0; i < PANEL * (int)sizeof(W); i += 64) __builtin_prefetch((const char *)(part + (int64_t)k * PANEL) + AHEAD + i);
+      columns(part, k, a, b);
       for (int r = 0; r < ROWS; r++) acc[r][2 * c] += x[r * p.row + k] * a, acc[r][2 * c + 1] += x[r * p.row + k] * b;
     }
   for (int r = 0; r < ROWS; r++)
     for (int c = 0; c < PANELS; c++) finish<T>(p, row + r, panel + c, acc[r][2 * c], acc[r][2 * c + 1]);
 }
 constexpr int ROWS = REGISTERS == 32 ? 12 : 6;
-template <class T, int R = ROWS> static void product_rows(const Linear &p, int row, int rows, int panel) {
-  if constexpr (R > 1) if (rows < R) return product_rows<T, R - 1>(p, row, rows, panel);
-  product<T, R, 1>(p, row, panel);
+// Panels at a time: few rows would wait for their own sums, which eight vectors and more at once hide.
+constexpr int panels_of(int rows) { return std::max(1, std::min(4, ROWS / rows)); }
+template <class T, class W, int R, int PANELS = panels_of(R)> static void product_panels(const Linear &p, int row, int panel, int panels) {
+  for (; panels >= PANELS; panel += PANELS, panels -= PANELS) product<T, W, R, PANELS>(p, row, panel);
+  if constexpr (PANELS > 1) product_panels<T, W, R, PANELS / 2>(p, row, panel, panels);
+}
+template <class T, class W, int R = ROWS> static void product_rows(const Linear &p, int row, int rows, int panel, int panels) {
+  if constexpr (R > 1) if (rows < R) return product_rows<T, W, R - 1>(p, row, rows, panel, panels);
+  product_panels<T, W, R>(p, row, panel, panels);
 }
 // Elements of x that one thread prepares while the others wait at no barrier: where a neighbour holds a core, barriers are what costs.
 constexpr int LITTLE = 48 * 1024;
-template <class T> static void linear_all(Linear p, const T *x, int64_t x_row, int rows, int threads) {
+template <class T, class W> static void linear_all(Linear p, const T *x, int64_t x_row, int rows, int threads) {
   const int width = p.gated ? L : PANEL, panels = (p.outer + width - 1) / width;
   const int most = std::max(ROWS, (96 * 1024 / p.inner) / ROWS * ROWS);  // rows of x that stay in a core's second-level cache
   static thread_local Room room;
   float *wide = room.take((size_t)std::min(rows, most) * p.inner);
   T *out = (T *)p.out;
   p.x = wide, p.row = p.inner;
-  const int few = std::max(1, std::min(16, panels / (8 * threads)));
+  const int at_once = panels_of(std::min(rows, ROWS)), share = std::max(1, std::min(16, panels / (8 * threads)));
+  const int few = (share + at_once - 1) / at_once * at_once;
   const bool little = rows <= most && (int64_t)rows * p.inner <= LITTLE;
   if (little)
     for (int r = 0; r < rows; r++) widen_row(wide + (int64_t)r * p.inner, x + r * x_row, p.inner, p.inner);
@@ -68,13 +77,11 @@ template <class T> static void linear_all(Linear p, const T *x, int64_t x_row, i
     Linear q = p;
     q.out = out + row * p.out_row;
 #pragma omp for schedule(dynamic, 1) nowait
-    for (int first = 0; first < panels; first += few)
-      for (int c = first; c < std::min(panels, first + few);) {
-        const bool pair = n <= 2 && c + 2 <= std::min(panels, first + few);  // one row alone would wait for its own sums
-        if (pair) n == 1 ? product<T, 1, 2>(q, 0, c) : product<T, 2, 2>(q, 0, c);
-        else for (int r = 0; r < n; r += ROWS) product_rows<T>(q, r, n - r, c);
-        c += pair ? 2 : 1;
-      }
+    for (int first = 0; first < panels; first += few) {
+      const int last = std::min(panels, first + few), step = n > ROWS ? 1 : last - first;  // a panel stays in cache for all rows
+      for (int c = first; c < last; c += step)
+        for (int r = 0; r < n; r += ROWS) product_rows<T, W>(q, r, n - r, c, step);
+    }
   }
 }
 #ifdef TILES
@@ -139,9 +146,16 @@ extern "C" int tiles() { return ASK_FOR_TILES == 0; }
 static void linear_tiles(const Linear &, const bf16 *, int64_t, int, int) {}
 extern "C" int tiles() { return 0; }
 #endif
-extern "C" void linear(int kind, const void *x, int64_t x_row, int rows, const void *weight, int inner, int outer, const float *bias, int gated,
-                       void *out, int64_t out_row, int threads) {
+// kind: of x and the result, as in by_kind; stored: of the weight. Half types are stored as they are, float16 where HALVES, else widened.
+extern "C" void linear(int kind, int stored, const void *x, int64_t x_row, int rows, const void *weight, int inner, int outer, const float *bias,
+                       int gated, void *out, int64_t out_row, int threads) {
   const Linear p = {nullptr, 0, weight, inner, outer, bias, out, out_row, gated};
   if (kind == 2) return linear_tiles(p, (const bf16 *)x, x_row, rows, threads);
-  by_kind(kind, [&](auto type) { linear_all(p, (const decltype(type) *)x, x_row, rows, threads); });
+  if (kind == 1) return linear_all<bf16, bf16>(p, (const bf16 *)x, x_row, rows, threads);
+  by_kind(stored, [&](auto weights) {
+    typedef decltype(weights) W;
+    if (kind == 0) return linear_all<float, W>(p, (const float *)x, x_row, rows, threads);
+    if constexpr (!std::is_same_v<W, bf16>) linear_all<f16, W>(p, (const f16 *)x, x_row, rows, threads);
+  });
 }
+extern "C" int halves() { return HALVES; }

@@ -19,7 +19,10 @@ WINDOW: dict[str, Callable[[Any], int | None]] = {
     "Qwen2DecoderLayer": lambda attention: attention.sliding_window,
     "Qwen3DecoderLayer": lambda attention: attention.sliding_window,
 }
-"""Classes of transformers whose forward() is the one that kernels.cpp computes, and the window that each attends to."""
+"""Classes whose forward() is the one that kernels.cpp computes, and the window that each attends to."""
+
+HOMES = ("transformers.models.", "fastserve.backends.torch.plain_llama")
+"""Modules that have classes of these names."""
 
 
 class Stack(nn.Module):
@@ -72,7 +75,7 @@ def unfuse(model: Any, layers: nn.ModuleList) -> None:
 
 def _known(layer: Any) -> bool:
     """Whether a layer consists of replaced modules only, and is of a class whose forward() is known."""
-    if type(layer).__name__ not in WINDOW or not type(layer).__module__.startswith("transformers.models."):
+    if type(layer).__name__ not in WINDOW or not type(layer).__module__.startswith(HOMES):
         return False
     attention, mlp = layer.self_attn, layer.mlp
     parts = [getattr(attention, name, None) for name in ("q_proj", "k_proj", "v_proj")]

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from fastserve.backends.torch.native.library import DTYPES, Native, Packed
+from fastserve.backends.torch.native.storage import is_conv1d
 
 CLOSE = {torch.float32: 1e-4, torch.bfloat16: 0.03, torch.float16: 4e-3}
 """Largest distance between a replacement and the original, relative to the largest value."""
@@ -114,7 +114,7 @@ def operate(model: nn.Module, native: Native) -> Replaced:
         if type(module) is nn.Linear and module.weight.dtype in DTYPES:
             setattr(parent, name, PackedLinear(native, module.weight, module.bias))
             linears += 1
-        elif type(module) is Conv1D and module.weight.dtype in DTYPES:
+        elif is_conv1d(module) and module.weight.dtype in DTYPES:
             setattr(parent, name, PackedLinear(native, module.weight.t(), module.bias))
             linears += 1
     return Replaced(linears, shared, gated, norms)

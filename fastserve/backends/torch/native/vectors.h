@@ -21,6 +21,16 @@ constexpr int REGISTERS = 32;
 #else
 constexpr int REGISTERS = 16;
 #endif
+// HALVES: instructions widen and round float16. Emulated tiles go without, so that the rest is tested.
+#if ((LANES == 16 && defined(__AVX512F__)) || (LANES == 8 && defined(__F16C__))) && !defined(TILES)
+#include <immintrin.h>
+#define HALVES 1
+#elif LANES == 4 && defined(__aarch64__)
+#include <arm_neon.h>
+#define HALVES 1
+#else
+#define HALVES 0
+#endif
 #if defined(__AMX_BF16__) && LANES == 16 && !defined(TILES)
 #include <immintrin.h>
 #include <sys/syscall.h>
@@ -42,11 +52,33 @@ template <class F> static void by_kind(int kind, F f) { kind == 0 ? f(float{}) :
 static inline vf splat(float x) { return x - vf{}; }
 static inline vf load(const float *p) { return *(const vf *)p; }
 static inline vf load(const bf16 *p) { return (vf)(__builtin_convertvector(*(const vh *)p, vu) << 16); }
-static inline vf load(const f16 *p) {  // without instructions for it, which compilers do not emit for their vectors; 2^112: the exponents' offset
+#if HALVES
+#if LANES == 16
+static inline vf load(const f16 *p) { return (vf)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
+static inline void store(f16 *p, vf x) { _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT)); }
+#elif LANES == 8
+static inline vf load(const f16 *p) { return (vf)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
+static inline void store(f16 *p, vf x) { _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT)); }
+#else
+static inline vf load(const f16 *p) { return (vf)vcvt_f32_f16(vld1_f16((const __fp16 *)p)); }
+static inline void store(f16 *p, vf x) { vst1_f16((__fp16 *)p, vcvt_f16_f32((float32x4_t)x)); }
+#endif
+#else
+static inline vf load(const f16 *p) {  // 2^112: the exponents' offset
   const vu h = __builtin_convertvector(*(const vh *)p, vu), sign = (h & 0x8000) << 16;
   const vu u = (vu)((vf)((h & 0x7fff) << 13) * 0x1p112f);
   return (vf)(((h & 0x7c00) == 0x7c00 ? u | 0x7f800000 : u) | sign);
 }
+static inline void store(f16 *p, vf x) {  // to the nearest, ties to even; what is too large becomes infinite
+  const vu u = (vu)x & 0x7fffffff, sign = ((vu)x >> 16) & 0x8000;
+  const vu normal = (u - (112 << 23) + 0xfff + ((u >> 13) & 1)) >> 13;
+  const vu small = (vu)((vf)u + 0.5f) - 0x3f000000;  // below 2^-14 the sum with 0.5 rounds to the steps of float16
+  vu h = u < (113u << 23) ? small : normal;
+  h = u >= 0x477ff000u ? vu{} + 0x7c00 : h;
+  h = u > 0x7f800000u ? vu{} + 0x7e00 : h;
+  *(vh *)p = __builtin_convertvector(h | sign, vh);
+}
+#endif
 static inline float widen(float x) { return x; }
 static inline float widen(bf16 x) {
   const uint32_t u = (uint32_t)x.bits << 16;
@@ -58,15 +90,6 @@ static inline void store(float *p, vf x) { *(vf *)p = x; }
 static inline void store(bf16 *p, vf x) {  // to the nearest, ties to even; a NaN stays one
   const vu u = (vu)x, r = u + 0x7fff + ((u >> 16) & 1);
   *(vh *)p = __builtin_convertvector((x == x ? r : (u | 0x400000)) >> 16, vh);
-}
-static inline void store(f16 *p, vf x) {  // likewise; what is too large becomes infinite
-  const vu u = (vu)x & 0x7fffffff, sign = ((vu)x >> 16) & 0x8000;
-  const vu normal = (u - (112 << 23) + 0xfff + ((u >> 13) & 1)) >> 13;
-  const vu small = (vu)((vf)u + 0.5f) - 0x3f000000;  // below 2^-14 the sum with 0.5 rounds to the steps of float16
-  vu h = u < (113u << 23) ? small : normal;
-  h = u >= 0x477ff000u ? vu{} + 0x7c00 : h;
-  h = u > 0x7f800000u ? vu{} + 0x7e00 : h;
-  *(vh *)p = __builtin_convertvector(h | sign, vh);
 }
 template <class T> static void store_part(T *p, vf x, int n) {  // the first n lanes
   if (n >= L) return store(p, x);

@@ -6,7 +6,8 @@ import json
 import logging
 import random
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -92,22 +93,31 @@ def _write(model: Model, folder: Path) -> None:
     }
     both = [*given.values(), *parts.values()]
     names = {part: [f"{part}_%s.{i}.{x}" for i in layers for x in "kv"] for part in parts}
-    told = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = told.level
-    told.setLevel(logging.ERROR)  # that torchvision is not installed
+    with _silence():
+        program: Any = torch.onnx.export(
+            traced, tuple(value for value, _ in both), dynamo=True, verbose=False,
+            dynamic_shapes=tuple(sizes for _, sizes in both),
+            input_names=[*given, *(name % "past" for part in parts for name in names[part])],
+            output_names=["logits", *(name % "present" for part in parts for name in names[part])],
+        )  # fmt: skip
+        tidy(program.model)
+        program.save(folder / GRAPH, external_data=True)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """The exporter tells of each node that it looks at, with where it was asked to."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnx_ir", "onnxscript")]
+    levels = [each.level for each in loggers]
+    for each in loggers:
+        each.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            program: Any = torch.onnx.export(
-                traced, tuple(value for value, _ in both), dynamo=True, verbose=False,
-                dynamic_shapes=tuple(sizes for _, sizes in both),
-                input_names=[*given, *(name % "past" for part in parts for name in names[part])],
-                output_names=["logits", *(name % "present" for part in parts for name in names[part])],
-            )  # fmt: skip
-            tidy(program.model)
-            program.save(folder / GRAPH, external_data=True)
+            yield
     finally:
-        told.setLevel(level)
+        for each, level in zip(loggers, levels, strict=True):
+            each.setLevel(level)
 
 
 def _probe(model: Model) -> dict[str, np.ndarray[Any, Any]]:

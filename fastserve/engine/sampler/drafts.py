@@ -1,17 +1,15 @@
-"""What is drawn in a step that verifies drafts: token i of a request from the logits behind token i - 1, with the number
-of its seed for i, as without drafts. A draft is right if it is the token drawn; behind the first wrong one nothing counts.
+"""What is drawn in a step that verifies drafts, by any sampler.
+
+Token i of a request is drawn from the logits behind token i - 1 with the number of its seed for i, as without drafts. A
+draft is right if it is the token drawn; what stands behind the first wrong one does not count.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-import torch
-from torch import Tensor
-
-from fastserve.backends.torch.sampler import Sampler
 from fastserve.engine.sampler.results import Sampled, SamplingError
 from fastserve.engine.sampler.state import SamplingState
 
@@ -31,8 +29,15 @@ class Speaker(NamedTuple):
     drafts: Sequence[int] = ()
 
 
-def draw(sampler: Sampler, logits: Tensor, speakers: Sequence[Speaker]) -> list[Drawn]:
-    """For each its tokens, at least one, which its state has accepted; or why it has none. logits: (rows, vocabulary).
+class Sampling(Protocol):
+    """A Sampler, of numpy's arrays or of tensors."""
+
+    def sample(self, logits: Any, states: Sequence[SamplingState]) -> list[Sampled | SamplingError]: ...
+
+
+def draw(sampler: Sampling, logits: Any, speakers: Sequence[Speaker]) -> list[Drawn]:
+    """For each its tokens, at least one, which its state has accepted; or why it has none. logits: (rows, vocabulary),
+    an array or a tensor; what the sampler does to them is done to them, or to copies.
 
     What fails behind a first token is left for the next step. Raises what the sampler raises for all first tokens, and
     no state has moved then.
@@ -45,14 +50,12 @@ def draw(sampler: Sampler, logits: Tensor, speakers: Sequence[Speaker]) -> list[
     states: list[SamplingState] = []  # by row
     for state, row, drafts in speakers:
         # All rows of one who draws as he would whatever came before are drawn in one go, where a row is cheap.
-        whole = bool(drafts) and state.alike and (logits.is_cuda or state.greedy)
+        whole = bool(drafts) and state.alike and (state.greedy or getattr(logits, "is_cuda", False))
         ahead = [state.ahead(by) for by in range(1 + len(drafts))] if whole else [state]
         rows += range(row, row + len(ahead))
         states += ahead
-    drawn = sampler.sample(logits if len(rows) == len(logits) else _pick(logits, rows), states)
-    going: list[
-        tuple[int, list[Sampled]]
-    ] = []  # (speaker, tokens so far), for those whose drafts are all right so far and are drawn one by one
+    drawn = sampler.sample(logits if len(rows) == len(logits) else logits[rows], states)
+    going: list[tuple[int, list[Sampled]]] = []  # (speaker, tokens so far) whose drafts are right so far
     at = 0
     for i, (state, _, drafts) in enumerate(speakers):
         first = drawn[at]
@@ -83,14 +86,12 @@ def _accepted(drawn: Sequence[Sampled | SamplingError], state: SamplingState, dr
     return said
 
 
-def _go_on(
-    sampler: Sampler, logits: Tensor, speakers: Sequence[Speaker], going: list[tuple[int, list[Sampled]]]
-) -> None:
+def _go_on(sampler: Sampling, logits: Any, speakers: Sequence[Speaker], going: list[tuple[int, list[Sampled]]]) -> None:
     """A token each in turns, while it is the one that was guessed."""
     while going:
         rows = [speakers[i].row + len(said) for i, said in going]
         try:
-            drawn = sampler.sample(_pick(logits, rows), [speakers[i].state for i, _ in going])
+            drawn = sampler.sample(logits[rows], [speakers[i].state for i, _ in going])
         except Exception as error:  # a shortage of memory, too: the tokens before stand, and the next step goes on
             log.warning("sampling behind right drafts failed, and is left for the next step: %r", error)
             return
@@ -103,8 +104,3 @@ def _go_on(
             if len(said) <= len(drafts) and one.token == drafts[len(said) - 1]:
                 more.append((i, said))
         going = more
-
-
-def _pick(logits: Tensor, rows: list[int]) -> Tensor:
-    """A copy, which the sampler may write into."""
-    return logits[torch.tensor(rows, device=logits.device)]
