@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -22,7 +24,7 @@ def test_tensors_of_any_size_and_type_keep_their_numbers_beside_each_other(monke
         assert mine.dtype is data.dtype and torch.equal(mine, data) and mine.data_ptr() != data.data_ptr()
         assert mine.is_contiguous() and mine.data_ptr() % shelf.LINE == 0
     spans = sorted((mine.data_ptr(), mine.data_ptr() + mine.nbytes) for mine in kept)
-    assert all(end <= start for (_, end), (start, _) in zip(spans, spans[1:], strict=False))
+    assert all(end <= start for (_, end), (start, _) in pairwise(spans))
     del held
     assert all(torch.equal(mine, data) for data, mine in zip(given, kept, strict=True))
 
