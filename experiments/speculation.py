@@ -130,7 +130,7 @@ def _by_batch(rows: list[Row]) -> list[Claim]:
     found = []
     for mine in points(rows, part="batch", guesses="as pays"):
         where = {name: mine.at[name] for name in ("machine", "batch", "p")}
-        text = "{machine}, batch {batch}, acceptance {p:g}: tokens/s, ".format(**where)
+        text = "{machine}, batch {batch}, acceptance {p}: tokens/s, ".format(**where)
         for way, over in (("as pays", "none"), ("as pays", "always")):
             one, other = (points(rows, part="batch", guesses=each, **where)[0] for each in (way, over))
             gain = ratio(one, other, "output_tokens_per_s")
@@ -158,7 +158,7 @@ def _by_quanta(rows: list[Row]) -> list[Claim]:
         other = points(rows, part="load", quanta="time", **where)[0]
         for measure, name in MEASURES:
             gain, mark = compared(other, mine, measure)
-            text = "load {load:g}, guesses {guesses}: ".format(**where)
+            text = "load {load}, guesses {guesses}: ".format(**where)
             found.append(Claim("quanta", f"{text}{name}, quanta of time over quanta of tokens", gain, note=mark))
     return found
 
@@ -195,9 +195,9 @@ def _draw_loads(figure: Figure, rows: list[Row]) -> None:
     panels: Any = figure.subplots(1, 3)
     for axes, (measure, name) in zip(panels, MEASURES, strict=False):
         for way, style in WAYS.items():
-            mine = points(rows, part="load", guesses=way, quanta="time")
-            loads = [float(one.at["load"]) for one in mine]
-            axes.plot(loads, [one.mean(measure) for one in mine], color=style.colour, marker=style.marker,
+            shown = points(rows, part="load", guesses=way, quanta="time")
+            loads = [float(one.at["load"]) for one in shown]
+            axes.plot(loads, [one.mean(measure) for one in shown], color=style.colour, marker=style.marker,
                       linestyle=style.dash, label=f"guesses: {way}")  # fmt: skip
         axes.set_yscale("log")
         plain_log(axes.yaxis)

@@ -16,6 +16,7 @@ from fastserve.hardware.least_squares import fit
 from fastserve.policies.spec import PolicySpec
 from fastserve.profiler.fit import Cell, Iteration, Residual, cells_of, fit_latency, predict_ms, residuals
 from fastserve.profiler.load import Report, machine, measure
+from fastserve.profiler.verify import with_verify
 
 ABOUT = ("model", "backend", "dtype", "device", "threads", "native", "max_batch")
 """Settings of the engine that a profile's document repeats; None where the body has none of that name."""
@@ -76,7 +77,7 @@ def calibrate(
         settings, memory, info = engine.settings, engine.hardware.memory, engine.info
     after = machine()
     before["load_average"] = max(before["load_average"] or 0.0, after["load_average"] or 0.0)
-    latency = fit_latency(cells, f"{info.name}, profile")
+    latency = with_verify(fit_latency(cells, f"{info.name}, profile"), cells)
     found = residuals(cells, latency)
     seconds = perf_counter() - began
     missed = ", ".join(f"{kind} {one.median:.1%} (bias {one.bias:+.1%})" for kind, one in found.items())

@@ -6,7 +6,7 @@ import platform
 from dataclasses import replace
 from os import PathLike
 from time import perf_counter_ns
-from typing import Any
+from typing import Any, Final
 
 from fastserve.backends.onnx.folder import OWN
 from fastserve.backends.onnx.graph import Chunk
@@ -14,7 +14,7 @@ from fastserve.backends.onnx.measure import copy_times, measure
 from fastserve.backends.onnx.model import Model, load_model
 from fastserve.backends.onnx.session import runtime
 from fastserve.backends.onnx.slots import Slots
-from fastserve.engine.backend import CopyTime, Step, Traits, Wanted
+from fastserve.engine.backend import CopyTime, Exact, Step, Traits, Wanted
 from fastserve.engine.host_memory import size_pools
 from fastserve.engine.model_info import ModelInfo
 from fastserve.engine.params import SamplingParams
@@ -23,8 +23,12 @@ from fastserve.hardware import Hardware, Memory
 from fastserve.sched.job import Job
 from fastserve.sched.plan import Plan
 
-EXACT = ("none", "int8")
-"""Whose rows are computed from themselves alone, to the bit: how many there are in a call changes nothing."""
+EXACT: Final[dict[str, Exact]] = {"none": "always", "int8": "same-composition", "int4": "no"}
+"""By the weights, of our own exports. In float32 and 8 bits a row is computed from itself alone, to the bit, whoever is
+beside it, and a prompt may come in chunks of any size; but attention rounds a step of one token otherwise than a chunk.
+So a recompute, which puts into a chunk what was decoded, may change last bits: in float32 some 1e-6 of a logit, while 8
+bits round them up or down once more.
+"""
 
 
 class OnnxBackend:
@@ -48,8 +52,7 @@ class OnnxBackend:
         )  # fmt: skip
         self.model = model
         exported = model.exported
-        if exported.quantize not in EXACT or exported.kind != OWN:
-            self.traits = replace(self.traits, exact="no")
+        self.traits = replace(self.traits, exact=EXACT[exported.quantize] if exported.kind == OWN else "no")
         self.memory = Memory(block, pools.blocks * block, pools.host_blocks * block * model.token_bytes,
                              model.token_bytes)  # fmt: skip
         self.max_batch = wanted.max_batch

@@ -1,4 +1,4 @@
-"""Exports that were made elsewhere: the folders of onnxruntime-genai's builder, whose caches change in place as ours do.
+"""Exports that were made elsewhere: folders of onnxruntime-genai's builder, whose caches change in place as ours do.
 
 Others, such as optimum's, give back caches that are longer than those that they were given: each step copies all of
 them, and rows of different lengths are padded. They are refused; the model that they were made of is exported here.

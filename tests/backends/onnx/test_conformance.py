@@ -10,7 +10,7 @@ import pytest
 from fastserve.engine import Engine
 from fastserve.engine.config import EngineConfig
 from fastserve.launch import Body
-from tests.backends.conformance import CHECKS, CONTEXT, Check, tokens_survive
+from tests.backends.conformance import CHECKS, CONTEXT, Check, Turns, tokens_survive
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,8 @@ def test_tokens_survive_with_8_bits_too(embedded: Path) -> None:
 
     def make(**serving: Any) -> Engine:
         engine = body.engine(EngineConfig.of(serving))
-        assert engine.loop.backend.traits.exact == "always"
+        assert engine.loop.backend.traits.exact == "same-composition"
         return engine
 
-    tokens_survive(make, policies=("sj-mlfq",))
+    copied = tokens_survive(make, policies=(Turns,), residencies=("reactive", "proactive"))
+    assert copied.same == copied.outputs, "whoever is beside it changes nothing"

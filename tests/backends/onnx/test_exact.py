@@ -3,6 +3,7 @@ iteration for all decodes and a chunk; a row of logits does not depend on compan
 
 from __future__ import annotations
 
+import itertools
 import random
 from pathlib import Path
 from typing import Any
@@ -90,22 +91,25 @@ def test_an_iteration_is_one_call_for_all_decodes_and_a_chunk(body: Body) -> Non
 
 @pytest.mark.parametrize("quantize", ["none", "int8"])
 def test_a_row_depends_on_itself_alone(quantize: str, embedded: Path) -> None:
-    """Alone, in a batch, beside a chunk, in chunks of other sizes: the same bits."""
+    """Alone, in a batch, beside a chunk, in chunks of other sizes: the same bits. A chunk of one token is left out:
+    attention computes it as a decode, and those round otherwise than longer ones.
+    """
     model = load_model(embedded, quantize=quantize, threads=1)
     dice = random.Random(1)
     texts = [[dice.randrange(32, 127) for _ in range(n)] for n in (20, 75, 40, 9, 33)]
-    alone = [_alone(model.graph(), text) for text in texts]
+    alone = [_alone(model.graph(), text) for text in texts[:4]]
     graph = model.graph()
     for slot, text in enumerate(texts[:4]):
-        for first in range(0, len(text) - 3, 7):
-            graph.run((), (), [Chunk(slot, text[first : min(first + 7, len(text) - 3)], first, False)])
+        cuts = [*range(0, len(text) - 4, 7), len(text) - 3]
+        for first, end in itertools.pairwise(cuts):
+            graph.run((), (), [Chunk(slot, text[first:end], first, False)])
     for step in range(3):
         at = [len(text) - 3 + step for text in texts[:4]]
         chunk = [Chunk(4, texts[4][11 * step : 11 * step + 11], 11 * step, step == 2)]
         logits = graph.run([text[i] for text, i in zip(texts[:4], at, strict=True)], at, chunk)
-        for row, kept in zip(logits, alone, strict=False):
+        for row, kept in zip(logits[:4], alone[:4], strict=True):
             assert np.array_equal(row, kept[step])
-    assert np.array_equal(logits[4], alone[4][2])
+    assert np.array_equal(logits[4], model.graph().run((), (), [Chunk(0, texts[4], 0, True)])[0])
 
 
 def _alone(graph: PackedGraph, text: list[int]) -> list[Any]:
