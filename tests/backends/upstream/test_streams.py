@@ -83,7 +83,7 @@ def test_one_that_comes_back_is_gone_on_with(stub: Stub, caplog: pytest.LogCaptu
     """Gone in the middle, with requests that run and that wait: all get what they would have got."""
     stub.step_s = 0.005
     prompts = [f"prompt {i}" for i in range(8)]
-    with front(stub, "las", max_batch=2) as engine:
+    with front(stub, max_batch=2) as engine:
         handles = [engine.submit(prompt, TWENTY) for prompt in prompts]
         wait_until(lambda: len(handles[0]._request.tokens) > 3)
         port = stub.server_address[1]
