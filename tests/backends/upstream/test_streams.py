@@ -253,7 +253,6 @@ def test_who_leaves_frees_his_place_there(stub: Stub) -> None:
         engine.submit("b", SamplingParams(max_tokens=2, temperature=0.0)).result(SOON_S)
         assert first.result(SOON_S).text == answer_to(b"a" * 20, 60)
         assert first._request.record["preemptions"] >= 1
-    assert stub.most_busy == 3
     wait_until(lambda: stub.busy == 0)
 
 
