@@ -20,6 +20,7 @@ from fastserve.backends.torch.platform import device_name
 from fastserve.engine.backend import CopyTime, VerifyTime
 from fastserve.hardware import DecodePiece, Hardware, LinearLatency, Link, Memory, PrefillFit
 from fastserve.hardware.least_squares import fit
+from fastserve.hardware.lines import Verify
 
 SECONDS = 1.0
 EACH_S, TRIES = 0.08, 5
@@ -62,6 +63,7 @@ def measure(model: Model, cache: Cache, memory: Memory, max_batch: int) -> Hardw
         name=f"{model.name}, warm-up",
         provenance=f"measured at load on {device_name(model.device)}, {str(model.dtype).removeprefix('torch.')}, "
         f"{torch.get_num_threads()} threads: {len(prefills)} prefills, {len(decodes)} decodes",
+        verify=Verify(1.0, 1.0),  # a guess is a row of its own, see pack(): it costs what another job would
     )
     return Hardware(latency, memory, _link(cache), "warm-up")
 
