@@ -68,7 +68,7 @@ def measured(seconds: float, finished: list[float], outputs: Outputs, wanted: li
 
 
 def timed(run: Callable[[list[list[int]], list[int]], Measured], case: dict[str, Any]) -> Measured:
-    """The workload on a warm engine, and its CPU seconds, which hold beside other programs where there is one thread."""
+    """The workload on a warm engine, and its CPU seconds, which with one thread hold beside other programs."""
     prompts, outputs = workload_of(case)
     run(prompts[:WARM], [WARM] * len(prompts[:WARM]))
     began = time.process_time()
