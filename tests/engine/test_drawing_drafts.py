@@ -1,4 +1,4 @@
-"""What is drawn in a step that verifies drafts: as token by token, by each sampler; nothing moves behind a wrong draft."""
+"""What is drawn in a step that verifies drafts: as token by token, by each sampler; behind a wrong draft nothing moves."""
 
 from __future__ import annotations
 

@@ -239,11 +239,12 @@ class Stream:
         with hub.changed:
             if self.closes.is_set() or answer.ended is not None:
                 return False
-            if answer.full:  # more than was asked for
+            left = answer.limit - answer.tokens
+            if left <= 0:  # more than was asked for
                 answer.let_go()
                 hub.changed.notify_all()
                 return False
-            ids = ids[: answer.limit - answer.tokens]
+            ids = ids[:left]
             answer.texts.append(said.text)
             if said.ids is None or answer.ids is None:
                 answer.ids = None
@@ -257,7 +258,7 @@ class Stream:
                     answer.prompt.parts = [list(said.prompt_ids)]
             answer.tokens += len(ids)
             if answer.full and answer.prompt_tokens is None:
-                answer.kept = ids.pop(), monotonic()
+                answer.kept = ids.pop(), monotonic()  # the count may come with the next line
             answer.waiting.extend(ids)
             if answer.full and answer.kept is None:
                 answer.let_go()

@@ -20,7 +20,7 @@ from tests.backends.conformance import PLENTY, SCARCE, Turmoil, Turns, all_of, a
 pytestmark = pytest.mark.llamacpp
 
 CONTEXT = 96
-MODEL = {"dtype": "float32", "threads": 1, "max_model_len": CONTEXT}
+MODEL: dict[str, Any] = {"dtype": "float32", "threads": 1, "max_model_len": CONTEXT}
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ def stub(request: pytest.FixtureRequest) -> Iterator[Stub]:
 @contextmanager
 def front(stub: Stub, policy: str = "fcfs", max_batch: int = 4, **options: Any) -> Iterator[Engine]:
     with Body("tiny", "upstream", **{"upstream": stub.url, "upstream_slots": 4, **options}).engine(
-        EngineConfig.of({"policy": policy, "max_batch": max_batch})
+        EngineConfig.of({"policy": policy, "max_batch": max_batch, "visit": 0})
     ) as engine:
         yield engine
 
@@ -310,7 +310,7 @@ def test_its_flight_log_is_replayed(policy: str, batching: str, tmp_path: Path) 
     stub = Stub(step_s=0.001)
     path = tmp_path / "log.jsonl"
     config = EngineConfig.of(
-        {"policy": policy, "max_batch": 3, "batching": batching, "token_budget": 16, "flight_log": path}
+        {"policy": policy, "max_batch": 3, "batching": batching, "token_budget": 16, "flight_log": path, "visit": 0}
     )
     try:
         with Body("tiny", "upstream", upstream=stub.url).engine(config) as engine:
@@ -322,3 +322,18 @@ def test_its_flight_log_is_replayed(policy: str, batching: str, tmp_path: Path) 
     assert json.loads(path.read_text(encoding="utf-8").splitlines()[0])["tokens"] == "estimated"
     found = replay_log(path)
     assert found.difference is None and found.plans > 20, str(found)
+
+
+def test_nobody_is_displaced_for_less_than_his_return_costs() -> None:
+    """A place is all the memory there is: the visit guard of the brain counts what a return costs."""
+    stub = Stub(step_s=0.01)
+    try:
+        config = EngineConfig.of({"policy": "las", "max_batch": 1})
+        with Body("tiny", "upstream", upstream=stub.url).engine(config) as engine:
+            first = engine.submit("a" * 20, SamplingParams(max_tokens=40, temperature=0.0))
+            wait_until(lambda: len(first._request.tokens) > 3)
+            engine.submit("b", SamplingParams(max_tokens=2, temperature=0.0)).result(SOON_S)
+            assert first.result(SOON_S).record["preemptions"] == 0
+            assert engine.hardware.memory.device_blocks == 1
+    finally:
+        stub.stop()
