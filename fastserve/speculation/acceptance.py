@@ -25,6 +25,8 @@ MUCH: Final = 20
 NOTHING: Final = "nothing was guessed there, so nothing is known of how often a guess is right"
 LONGEST: Final = 4096
 """Right guesses in a row that one draw may give; longer rows go on with another."""
+BEYOND: Final = 1 << 20
+"""Right guesses in a row that are enough for any answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +184,7 @@ class _Rows:
         while True:
             more = bisect_left(self._beyond, -rng.random())
             length += more
-            if more < LONGEST:
+            if more < LONGEST or length > BEYOND:
                 return length
 
 

@@ -119,7 +119,7 @@ class OnnxBackend:
         slots = self.slots
         stall = slots.follow(plan, [part.job for part in decodes])
         decodes.sort(key=lambda part: slots.places[part.job])
-        calls = [Chunk(slots.places[part.job], part.tokens, part.first, part.yields) for part in chunks]
+        calls = [Chunk(slots.places[part.job], part.tokens, part.first, bool(part.yields)) for part in chunks]
         for part in (*decodes, *chunks):
             slots.wrote(part.job, part.first + len(part.tokens))
         began = perf_counter_ns()

@@ -5,7 +5,8 @@ is found while it runs. So products are of bytes, which a processor does four at
 not depend on the others. What makes that near enough is done beforehand (SmoothQuant, Xiao et al., ICML 2023): channels
 whose inputs are large are divided by a factor that their weights are multiplied with, a compromise of the two peaks.
 
-int4: weights alone, 4 bits in blocks, by ONNX Runtime's own quantiser (HQQ).
+int4: weights alone, 4 bits in blocks of 32, by ONNX Runtime's own quantiser (half-quadratic: HQQ, which takes torch and
+minutes); 8 bits in the head. What it costs a small model is much: docs/backends.md has figures.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -178,14 +181,35 @@ def _replace(graph: Any, constants: dict[str, NDArray[Any]], numpy_helper: Any) 
 
 def _int4(exported: Exported, folder: Path) -> None:
     import onnx
-    from onnxruntime.quantization import matmul_nbits_quantizer as tool
 
     model = onnx.load(exported.file)
-    _untied(model.graph, products(model))
-    config = tool.HQQWeightOnlyQuantConfig(block_size=BLOCK, bits=4)
-    work = tool.MatMulNBitsQuantizer(model, block_size=BLOCK, is_symmetric=False, accuracy_level=4, algo_config=config)
-    work.process()
+    found = products(model)
+    _untied(model.graph, found)
+    made = {product.made for product in found if product.weight.shape[1] == exported.vocab_size}
+    head = [node.name for node in model.graph.node if node.output[0] in made]
+    with _quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from onnxruntime.quantization import matmul_nbits_quantizer as tool
+
+        logging.getLogger(tool.__name__).setLevel(logging.ERROR)  # else a line for each product
+        work = tool.MatMulNBitsQuantizer(model, bits=8, block_size=BLOCK, accuracy_level=4, nodes_to_include=head)
+        work.process()
+        config = tool.HQQWeightOnlyQuantConfig(block_size=BLOCK, bits=4)
+        work = tool.MatMulNBitsQuantizer(work.model.model, block_size=BLOCK, accuracy_level=4, algo_config=config)
+        work.process()
     _save(work.model.model, folder)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The tool makes itself the root logger's master when it is imported."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
 
 
 def _untied(graph: Any, found: Sequence[Product]) -> None:

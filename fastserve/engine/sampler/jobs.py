@@ -92,8 +92,9 @@ class Jobs:
             guessed = drafts.get(job, ())
             speakers.append(Speaker(self.states[job].sampling, row, guessed))
             row += 1 + len(guessed)
+        written = bool(drafts) or self.sampler.writes([state for state, *_ in speakers])
         try:
-            drawn = draw(self.sampler, logits.copy(), speakers)
+            drawn = draw(self.sampler, logits.copy() if written else logits, speakers)
         except MemoryError:
             raise
         except Exception as error:  # one request's, but whose?

@@ -71,6 +71,12 @@ class Sampler:
             results.append(reports.get(i) or Sampled(token))
         return results
 
+    def writes(self, states: Sequence[SamplingState]) -> bool:
+        """Whether sample() would change the logits of these requests: greedy ones without more are only looked at."""
+        return len(self._suppress) > 0 or any(
+            state.must_go_on or state.penalised or state.constraint is not None for state in states
+        )
+
     def _bar(self, logits: Floats, states: Sequence[SamplingState]) -> None:
         """What may not be drawn becomes -inf; ids beyond the vocabulary are no tokens of this model."""
         vocab = logits.shape[1]

@@ -178,3 +178,18 @@ def test_torch_is_not_imported() -> None:
     code = "import fastserve.engine.sampler.jobs, sys; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_logits_that_it_only_looks_at_need_no_copy() -> None:
+    """writes() says when sample() leaves its logits as they are."""
+    rng = np.random.default_rng(3)
+    for suppress, changes in (((), {}), ((5,), {}), ((), {"temperature": 1.0, "top_k": 5}), ((), {"min_tokens": 2}),
+                              ((), {"repetition_penalty": 1.5}), ((), {"logit_bias": {3: 2.0}})):  # fmt: skip
+        params = SamplingParams(**({"temperature": 0.0, "logprobs": 3, "stop_token_ids": [7]} | changes)).resolved({})
+        states = [SamplingState(params, seed=1, prompt=[1, 2])]
+        sampler = Sampler(suppress)
+        logits = rng.normal(size=(1, 32)).astype(np.float32)
+        before, writes = logits.copy(), sampler.writes(states)
+        sampler.sample(logits, states)
+        assert writes == bool(suppress or set(changes) - {"temperature", "top_k"})
+        assert writes or np.array_equal(logits, before)
