@@ -201,8 +201,8 @@ $(VLLM)-$(VLLM_NEXT)/.unpacked: | $(VENV)/.uv
 # llama-cpp-python, which is compiled here, and a prebuilt llama.cpp server, above the project's own packages.
 LLAMACPP := build/llamacpp
 
-test-llamacpp: $(LLAMACPP)/.installed model ## run the tests of llama.cpp's backend, with SmolLM2 (llama-cpp-python compiles for some ten minutes, once)
-	$(LLAMACPP)/bin/python -m pytest -q tests/backends/llamacpp
+test-llamacpp: $(LLAMACPP)/.installed model ## run the tests of llama.cpp's backend and of what stands in front of its server, with SmolLM2 (llama-cpp-python compiles for some ten minutes, once)
+	$(LLAMACPP)/bin/python -m pytest -q tests/backends/llamacpp tests/backends/upstream/test_llama_server.py
 
 convert: $(LLAMACPP)/.installed ## convert a model: MODEL=folder-or-id TO=gguf QUANTIZE=q8_0 OUT=model.gguf (see fastserve convert --help)
 	$(LLAMACPP)/bin/python -m fastserve convert $(MODEL) --to $(or $(TO),gguf) $(if $(QUANTIZE),--quantize $(QUANTIZE)) $(if $(OUT),-o $(OUT))

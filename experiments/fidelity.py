@@ -41,6 +41,7 @@ RUNS = {
     "upstream": "fidelity_upstream", "vllm": "fidelity_vllm",
 }  # fmt: skip
 """Backend -> the experiment that is its run, with a folder of its own."""
+SCRIPTED = "scripted"
 AGAIN: dict[str, str | int | float] = {"again": 1}
 
 
@@ -118,7 +119,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
     parser.add_argument("--doubts", action="store_true", help="simulate the live runs again with one thing wrong")
     parser.add_argument("--table", action="store_true", help="print a row for each backend whose run is complete")
-    parser.add_argument("--backend", choices=RUNS, default="torch", help="what runs live (default: %(default)s)")
+    parser.add_argument(
+        "--backend", choices=(*RUNS, SCRIPTED), default="torch", help="what runs live (default: %(default)s)"
+    )
 
 
 def special(args: argparse.Namespace) -> bool:
@@ -126,6 +129,9 @@ def special(args: argparse.Namespace) -> bool:
     if args.table:
         print(table([finished(name, args.scale) for name in RUNS.values() if has_run(name, args.scale)]))
         return True
+    if args.backend == SCRIPTED:
+        raise ValueError("backend scripted takes the modelled times and makes the simulator's records: nothing is left "
+                         "to compare, and tests/engine/test_same_brain.py holds it")  # fmt: skip
     experiment = RUNS[args.backend]
     if args.doubts:
         if experiment != "fidelity":

@@ -6,7 +6,8 @@ server lets go of a slot at once; a policy that needs no preemption wins most of
 The same requests, at the same times, by backend `upstream` in front of llama.cpp's server (package xllamacpp) with
 SmolLM2 and 1, 2, 4 or 8 slots. `own queue` passes everything on as it comes and leaves the order to the server, which
 is first come, first served: what one has without anything in front. The arrival rate is `load` times what the server
-does with all slots full, measured once for each number of slots. At smoke scale the server is our own with modelled
+does with all slots full, measured once for each number of slots; at small scale 4, a burst and its drain, whose ratios
+a machine that others use disturbs less. At smoke scale the server is our own with modelled
 times. Completion and first token count from the arrival; every run is one of real time, so only ratios within a seed
 mean anything.
 """
@@ -28,9 +29,11 @@ from experiments._lib.upstream_server import server
 from fastserve.engine import Engine
 from fastserve.engine.config import EngineConfig
 from fastserve.engine.playback import play
-from fastserve.launch import Body
+from fastserve.hardware import Hardware
+from fastserve.launch import Body, profiled
 from fastserve.metrics.summary import summarise
 from fastserve.policies.spec import PolicySpec
+from fastserve.profiler.calibrate import calibrate
 from fastserve.workload import Trace, synthesise
 from sim.settings import Settings
 
@@ -46,12 +49,13 @@ POLICIES: dict[str, tuple[PolicySpec, str | None]] = {
     "fcfs": (PolicySpec("fcfs"), None),
     "sjf": (PolicySpec("sjf"), "client"),
     "srpt": (PolicySpec("srpt"), "client"),
-    "sj-mlfq": (PolicySpec("sj-mlfq", {"q1": 0.5}), None),
+    "sj-mlfq": (PolicySpec("sj-mlfq"), None),
     "las": (PolicySpec("las"), None),
 }
-"""Label -> policy, and where its guesses come from: of sjf and srpt they are the true lengths. A return costs the
-server a prefill, so quanta of tens of milliseconds would be spent on returns: 0.5 s.
-"""
+"""Label -> policy, and where its guesses come from: of sjf and srpt they are the true lengths."""
+PROFILE_S = {"llama.cpp": 10.0, "scripted": 2.0}
+VISIT = 8
+"""A visit lasts this many times what a return costs: at most an eighth of the time goes into returns."""
 EVERYTHING = 512
 """Requests that are passed on at once where the server's own queue orders them."""
 
@@ -74,7 +78,7 @@ SCALES = {
         slots=(1, 2), policies=(OWN, "fcfs", "srpt"), requests=16, seeds=1, server="scripted",
         output="lognormal:2.0,1.2,1,64",
     ),
-    "small": Scale(policies=(OWN, "fcfs", "sjf", "srpt", "sj-mlfq"), requests=40, seeds=2),
+    "small": Scale(policies=(OWN, "fcfs", "srpt", "sj-mlfq"), requests=30, seeds=2, load=4.0),
     "paper": Scale(),
 }  # fmt: skip
 
@@ -94,18 +98,31 @@ def plan(cases: list[Case]) -> str:
     return f"{len(cases)} runs in real time, of {cases[0].workload.requests} requests each"
 
 
+def body_of(kind: str, slots: int, places: int) -> Body:
+    """In front of a server of so many slots, of whom it is told that there are so many places."""
+    return Body("scripted" if kind == "scripted" else None, "upstream", upstream=server(kind, slots).url,
+                upstream_slots=places, max_model_len=1024)  # fmt: skip
+
+
+def config_of(label: str, slots: int) -> EngineConfig:
+    policy, predictor = POLICIES[label]
+    return EngineConfig(
+        policy=policy, predictor=predictor, max_batch=slots, keep_records=None, batching="mixed",
+        token_budget=1 << 20, visit=VISIT,
+    )  # fmt: skip
+
+
+@lru_cache
+def machine_of(kind: str, slots: int) -> Hardware:
+    """Its times as `fastserve profile` measures them from outside."""
+    config = config_of("fcfs", slots)
+    return calibrate(profiled(body_of(kind, slots, slots), config), config, PROFILE_S[kind], longest=256).hardware
+
+
 def front(kind: str, slots: int, label: str) -> Engine:
     """An engine in front of it."""
-    policy, predictor = POLICIES[label]
-    config = EngineConfig(
-        policy=policy, predictor=predictor, max_batch=EVERYTHING if label == OWN else slots, keep_records=None,
-        batching="mixed", token_budget=1 << 20,
-    )  # fmt: skip
-    body = Body(
-        "scripted" if kind == "scripted" else None, "upstream", upstream=server(kind, slots).url,
-        upstream_slots=EVERYTHING if label == OWN else slots, max_model_len=1024,
-    )  # fmt: skip
-    return body.engine(config)
+    places = EVERYTHING if label == OWN else slots
+    return body_of(kind, slots, places).engine(config_of(label, places), machine_of(kind, slots))
 
 
 @lru_cache
@@ -113,8 +130,6 @@ def rate_of(kind: str, slots: int, workload: Workload) -> float:
     """Requests/s that it completes with all of its slots full."""
     trace = synthesise(max(12, 4 * slots), rate=1000.0, lengths=workload.lengths, prompt=workload.prompt,
                        output=workload.output, seed=99)  # fmt: skip
-    with front(kind, slots, "fcfs") as engine:
-        play(engine, trace.head(4), max_model_len=engine.max_model_len)  # the first ones of a process are slow
     with front(kind, slots, "fcfs") as engine:
         began = time.perf_counter()
         play(engine, trace, max_model_len=engine.max_model_len)

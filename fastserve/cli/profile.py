@@ -9,6 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastserve.cli.arguments import add_model_arguments, add_settings, body_of
@@ -51,6 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="LOG",
         help="measure nothing: fit the profile to this flight log, which an engine or `fastserve vllm` has written",
     )
+    parser.add_argument(
+        "--acceptance",
+        metavar="FILE",
+        help="with --from-log: also write here how often the guesses of that run were right, for `python -m sim "
+        "--speculate K:FILE`",
+    )
     parser.add_argument("--no-store", action="store_true", help="do not store it for the next start of this model")
     parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
 
@@ -58,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measures, prints and stores. Returns 0, with warnings for a poor fit; 2 if it cannot be measured."""
     try:
+        from fastserve.profiler.acceptance import guessed_in
         from fastserve.profiler.store import store
 
         found, facts = _from_log(args) if args.from_log is not None else _measured(args)
@@ -69,8 +77,14 @@ def run(args: argparse.Namespace) -> int:
         print("interrupted: nothing was stored", file=sys.stderr)
         return 130
     document = found.document() | {"warnings": warnings(found.residuals, found.machine, found.cells)}
+    guesses = None
     if args.from_log is not None:
         document["log"] = args.from_log
+        guesses = guessed_in(args.from_log)
+    if guesses is not None:
+        document["guesses"] = {**guesses._asdict(), "acceptance": guesses.acceptance.to_json()}
+    elif args.acceptance is not None:
+        return _refuse(f"--acceptance {args.acceptance}: nothing was guessed in {args.from_log or 'a measurement'}")
     kept = []
     try:
         if not args.no_store:
@@ -80,6 +94,10 @@ def run(args: argparse.Namespace) -> int:
         if args.out is not None:
             found.hardware.save(args.out)
             kept.append(args.out)
+        if guesses is not None and args.acceptance is not None:
+            share = json.dumps(guesses.acceptance.to_json(), indent=1)
+            Path(args.acceptance).write_text(share + "\n", encoding="utf-8")
+            kept.append(args.acceptance)
     except OSError as error:
         return _refuse(f"the profile was measured but cannot be kept: {error}")
     document["kept"] = kept
@@ -169,6 +187,15 @@ def text(document: dict[str, Any], residuals: dict[str, Residual]) -> str:
         if "log" in document
         else "copies: not measured, there is no host pool"
     )
+    if "guesses" in document:
+        found = document["guesses"]
+        share = found["acceptance"]
+        lines.append(
+            f"guesses: {found['draft_tokens']:,} verified, {found['accepted_tokens']:,} right; one is right with "
+            f"probability {share['acceptance']:.3f} (deviation between jobs {share.get('spread', 0):.3f}), there are "
+            f"some in {share['found']:.0%} of a job's iterations; {found['tokens_per_decode']:.2f} tokens of a job in "
+            f"an iteration"
+        )
     lines += [f"warning: {warning}" for warning in document["warnings"]]
     lines += [f"stored: {path}" for path in document["kept"]]
     return "\n".join(lines)
@@ -178,11 +205,10 @@ def _subject(document: dict[str, Any]) -> str:
     """What was measured."""
     if "log" in document:
         return f"{document['log']}: {document['hardware']['latency']['kind']} model fitted to what it has run"
+    from fastserve.profiler.calibrate import in_words
+
     machine = document["machine"]
-    return (
-        f"{document['model']}, {document['dtype']}, {document['device']}, {document['threads']} threads, on "
-        f"{machine['cpu']} ({machine['cores']} cores)"
-    )
+    return f"{in_words(document)}, on {machine['cpu']} ({machine['cores']} cores)"
 
 
 class Bar:

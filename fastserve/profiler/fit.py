@@ -10,6 +10,10 @@ import numpy as np
 
 from fastserve.hardware import DecodePiece, LatencyModel, LinearLatency, PrefillFit
 from fastserve.hardware.least_squares import fit
+from fastserve.hardware.lines import UNMEASURED
+
+ENOUGH = 20
+"""Iterations of a kind; from fewer nothing is concluded of what guesses cost."""
 
 LINEAR_TOLERANCE = 0.05
 """Relative error of a straight line at any batch size above which decodes are fitted piecewise by batch size."""
@@ -24,6 +28,7 @@ class Iteration(NamedTuple):
     squared: int  # end^2 - start^2, summed over the chunks
     ms: float
     at: float = 0.0  # s on the engine's clock: when it was planned
+    drafts: int = 0  # guesses that its jobs verified
 
 
 class Cell(NamedTuple):
@@ -36,10 +41,13 @@ class Cell(NamedTuple):
     ms: float
     spread: float  # mean relative distance of its iterations from ms
     seen: int  # iterations
+    drafts: float = 0.0
 
     @property
     def kind(self) -> str:
-        """prefill, decode or mixed."""
+        """prefill, decode, mixed or verify."""
+        if self.drafts:
+            return "verify"
         return "decode" if not self.tokens else "mixed" if self.batch else "prefill"
 
 
@@ -58,19 +66,27 @@ def cells_of(iterations: Iterable[Iteration]) -> list[Cell]:
     """Groups iterations by batch size and, within a factor of about 1.4, by context and prefill."""
     groups: dict[tuple[int, ...], list[Iteration]] = {}
     for one in iterations:
-        key = (one.batch, *[_octave(value) for value in (one.context, one.tokens, one.squared)])
+        key = (one.batch, *[_octave(value) for value in (one.context, one.tokens, one.squared, one.drafts)])
         groups.setdefault(key, []).append(one)
     cells = []
     for group in groups.values():
-        table = np.array([one[:5] for one in group], float)
-        batch, context, tokens, squared, ms = table.mean(axis=0).tolist()
+        table = np.array([(*one[:5], one.drafts) for one in group], float)
+        batch, context, tokens, squared, ms, drafts = table.mean(axis=0).tolist()
         spread = float(np.abs(table[:, 4] / ms - 1).mean())
-        cells.append(Cell(round(batch), context, tokens, squared, ms, spread, len(group)))
+        cells.append(Cell(round(batch), context, tokens, squared, ms, spread, len(group), drafts))
     return sorted(cells)
 
 
 def fit_latency(cells: Sequence[Cell], name: str, provenance: str = "") -> LinearLatency:
-    """One fit over prefills, decodes and mixed iterations. ValueError without any prefill or any decode."""
+    """One fit over prefills, decodes and mixed iterations. ValueError without any prefill or any decode.
+
+    Those that verified guesses are left out; where few decodes did not, they count as decodes of as many more jobs.
+    """
+    plain = [cell for cell in cells if not cell.drafts]
+    if sum([cell.seen for cell in plain if cell.kind == "decode"]) >= ENOUGH:
+        cells = plain
+    else:
+        cells = [_as_jobs(cell) if cell.drafts else cell for cell in cells]
     if not any(cell.kind == "decode" for cell in cells) or not any(cell.tokens for cell in cells):
         raise ValueError("a latency model needs decode iterations and iterations with a prefill: measure for longer")
     times, weights = [cell.ms for cell in cells], [float(cell.seen) for cell in cells]
@@ -95,10 +111,15 @@ def fit_latency(cells: Sequence[Cell], name: str, provenance: str = "") -> Linea
     return LinearLatency(prefills, _pieces(sizes, context), name, provenance)
 
 
+def _as_jobs(cell: Cell) -> Cell:
+    read = cell.context * (1 + UNMEASURED.context * cell.drafts / cell.batch)
+    return cell._replace(batch=round(cell.batch + UNMEASURED.tokens * cell.drafts), context=read, drafts=0.0)
+
+
 def residuals(cells: Sequence[Cell], latency: LatencyModel) -> dict[str, Residual]:
     """By kind, the measured kinds only. Quantiles are weighted by iterations."""
     found = {}
-    for kind in ("prefill", "decode", "mixed"):
+    for kind in ("prefill", "decode", "mixed", "verify"):
         mine = [cell for cell in cells if cell.kind == kind]
         if mine:
             ms = np.array([cell.ms for cell in mine])
@@ -118,6 +139,9 @@ def predict_ms(latency: LatencyModel, shape: Iteration | Cell) -> float:
     if shape.tokens:
         tokens = round(shape.tokens)
         chunks = [(max(0, round((shape.squared / shape.tokens - shape.tokens) / 2)), tokens)]
+    if shape.drafts:
+        drafts = max(1, round(shape.drafts))
+        return latency.verify_ps(shape.batch, round(shape.context), drafts, chunks) / 1e9
     return latency.iteration_ps(shape.batch, round(shape.context), chunks) / 1e9
 
 

@@ -15,6 +15,7 @@ from fastserve.flightlog.replay import Line, LogError, opened
 from fastserve.hardware import Hardware, Memory, hardware_from_json
 from fastserve.profiler.calibrate import Calibration
 from fastserve.profiler.fit import Iteration, cells_of, fit_latency, residuals
+from fastserve.profiler.verify import with_verify
 
 WARMING_UP = 10
 """Iterations at the beginning of a long log that are left out: the first steps of a process are its slowest."""
@@ -46,7 +47,7 @@ def profile_of(path: str | PathLike[str]) -> Calibration:
         iterations = iterations[WARMING_UP:]
     cells = cells_of(iterations)
     try:
-        latency = fit_latency(cells, f"{body}, from {name}")
+        latency = with_verify(fit_latency(cells, f"{body}, from {name}"), cells)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     found = residuals(cells, latency)
@@ -96,7 +97,8 @@ def _iterations(lines: Iterator[Line], path: str | PathLike[str], header: Mappin
                 if plan is None:
                     raise LogError(f"{path}, line {line.number}: a commit without a plan; is it damaged?")
                 rounds, service = data["iterations"], data["service"]
-                one: Iteration | None = _shape(plan, cached, rounds)._replace(at=planned / 1e9)
+                guesses = sum([drafted for _, drafted, _ in data.get("drafts", ())])
+                one: Iteration | None = _shape(plan, cached, rounds)._replace(at=planned / 1e9, drafts=guesses)
                 if header.get("ahead"):
                     one, before = before, one
                 if service > 0 and one is not None and (one.batch or one.tokens):

@@ -50,7 +50,9 @@ class Meter(Observer):
 
     def committed(self, plan: Plan, outcome: Outcome, finished: Sequence[Job], now: int) -> None:
         if outcome.service > 0:
-            self.noted.append(Iteration(plan.batch, plan.context, *self._sums, outcome.service / 1e6, plan.now / 1e9))
+            guesses = sum([drafted for _, drafted, _ in outcome.drafts])
+            ms, at = outcome.service / 1e6, plan.now / 1e9
+            self.noted.append(Iteration(plan.batch, plan.context, *self._sums, ms, at, guesses))
 
     def iterations(self) -> list[Iteration]:
         """All iterations so far."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import random
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -18,8 +18,15 @@ from typing import Any, Final
 
 from fastserve.sched.job import NEVER
 
+MOST_SPREAD: Final = 0.95
+"""Of the deviation that p(1 - p) leaves room for: that of jobs of which each guess is right, or none."""
+MUCH: Final = 20
+"""Guesses of a job, see between()."""
+NOTHING: Final = "nothing was guessed there, so nothing is known of how often a guess is right"
 LONGEST: Final = 4096
 """Right guesses in a row that one draw may give; longer rows go on with another."""
+BEYOND: Final = 1 << 20
+"""Right guesses in a row that are enough for any answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +85,37 @@ def fitted(counts: Iterable[tuple[int, int]], provenance: str = "") -> Acceptanc
             right += accepted
             wrong += accepted < drafted
     if not guessed:
-        raise ValueError("nothing was guessed there, so nothing is known of how often a guess is right")
+        raise ValueError(NOTHING)
     return Acceptance(right / (right + wrong), guessed / rows, provenance)
+
+
+def between(jobs: Iterable[Sequence[tuple[int, int]]]) -> tuple[float, float]:
+    """The mean of p over jobs and its standard deviation between them, beyond what chance makes of an equal p: by the
+    analysis of variance.
+
+    jobs: (drafted, accepted) of the iterations of each. In the mean a job counts for as much as it was guessed for, up
+    to MUCH. ValueError where nothing was guessed.
+    """
+    counts = []
+    for job in jobs:
+        right = sum([accepted for _, accepted in job])
+        trials = right + sum([accepted < drafted for drafted, accepted in job])
+        if trials:
+            counts.append((trials, right / trials))
+    if not counts:
+        raise ValueError(NOTHING)
+    total = sum([trials for trials, _ in counts])
+    pooled = sum([trials * share for trials, share in counts]) / total
+    mean = sum([min(trials, MUCH) * share for trials, share in counts]) / sum(
+        [min(trials, MUCH) for trials, _ in counts]
+    )
+    if len(counts) < 2 or total <= len(counts):
+        return pooled, 0.0
+    among = sum([trials * (share - pooled) ** 2 for trials, share in counts]) / (len(counts) - 1)
+    within = sum([trials * share * (1 - share) for trials, share in counts]) / (total - len(counts))
+    size = (total - sum([trials * trials for trials, _ in counts]) / total) / (len(counts) - 1)
+    spread: float = max(0.0, (among - within) / size) ** 0.5 if size > 0 else 0.0
+    return mean, min(spread, MOST_SPREAD * (mean * (1 - mean)) ** 0.5)
 
 
 def read_acceptance(path: str | PathLike[str]) -> Acceptance:
@@ -148,7 +184,7 @@ class _Rows:
         while True:
             more = bisect_left(self._beyond, -rng.random())
             length += more
-            if more < LONGEST:
+            if more < LONGEST or length > BEYOND:
                 return length
 
 

@@ -28,6 +28,6 @@ def test_it_runs_and_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_what_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upstream_server, "find_spec", lambda name: None)
+    monkeypatch.setattr(upstream_server, "interpreter", lambda: None)
     with pytest.raises(RuntimeError, match=r"needs llama\.cpp.s server"):
         upstream_server.Server("llama.cpp", 2)

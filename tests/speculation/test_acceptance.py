@@ -70,6 +70,7 @@ def test_long_rows_go_on() -> None:
     draws = Draws(Acceptance(0.99999), 0)
     lengths = [draws.accepted(job, 0, 10**6) for job in range(300)]
     assert 50_000 < sum(lengths) / 300 < 150_000
+    assert Draws(Acceptance(1 - 2**-53), 0).accepted(0, 0, 10**5) == 10**5, "and end some time"
 
 
 def test_files(tmp_path: Path) -> None:

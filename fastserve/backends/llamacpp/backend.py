@@ -93,7 +93,7 @@ class LlamaCppBackend:
     def use(self, hardware: Hardware, origin: str) -> None:
         self._hardware = replace(hardware, memory=self.memory)
         if self.speculating is not None:
-            self.speculating.drafting.priced(hardware.latency)
+            self.speculating.drafting.priced(hardware.latency, self.max_batch)
         self.settings["times"] = origin
 
     @property

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 
 from fastserve.backends.llamacpp.context import Context
 from fastserve.backends.llamacpp.library import MOST_SEQUENCES
-from fastserve.backends.llamacpp.measure import bytes_per_token
+from fastserve.backends.llamacpp.measure import bytes_per_token, measure
 from fastserve.backends.llamacpp.model import Model, load_model
 from fastserve.engine.backend import Wanted
 from fastserve.engine.host_memory import GIB, free_host_memory
@@ -23,6 +23,7 @@ from fastserve.engine.sampler.jobs import Part
 from fastserve.engine.sampler.results import SamplingError
 from fastserve.engine.sampler.sampler import Floats, Sampler
 from fastserve.engine.sampler.state import SamplingState
+from fastserve.hardware import LatencyModel, Memory
 from fastserve.sched.job import Job
 from fastserve.speculation.proposer import Ask
 
@@ -107,6 +108,9 @@ class DraftModel:
         known = self.known.get(job)
         if known is not None:  # the last guess has not been read
             self._cut(known, known.base + min(accepted, known.drafted - 1))
+
+    def latency(self, max_batch: int) -> LatencyModel:
+        return measure(self.context, Memory(), min(max_batch, self.context.sequences)).latency
 
     def forget(self, job: Job) -> None:
         known = self.known.pop(job, None)

@@ -16,12 +16,12 @@ import torch
 
 from fastserve.backends.torch.input_batch import Rows, pack
 from fastserve.backends.torch.kv_cache import Cache
-from fastserve.backends.torch.memory import GIB, free_device_memory
+from fastserve.backends.torch.memory import free_device_memory
 from fastserve.backends.torch.model import Model, load_model
 from fastserve.backends.torch.sampler import Sampler
 from fastserve.backends.torch.warmup import measure
 from fastserve.engine.backend import Wanted
-from fastserve.engine.host_memory import free_host_memory
+from fastserve.engine.host_memory import GIB, free_host_memory
 from fastserve.engine.sampler.results import SamplingError
 from fastserve.engine.sampler.state import SamplingState
 from fastserve.hardware import LatencyModel, Memory

@@ -16,7 +16,7 @@ class Facts:
     """What an upstream says of itself. None, 0: it does not say.
 
     model: by which it is asked. slots: requests that it serves at once; slots_why: where that comes from. context:
-    tokens of a request. pool: tokens of KV. vocabulary: ids below it are tokens. defaults: of sampling, as a
+    tokens of a request. vocabulary: ids below it are tokens. defaults: of sampling, as a
     generation_config has them. about: what it is, for people.
     """
 
@@ -25,7 +25,6 @@ class Facts:
     slots: int | None = None
     slots_why: str = ""
     context: int | None = None
-    pool: int | None = None
     vocabulary: int = 0
     defaults: Mapping[str, Any] = field(default_factory=dict)
 

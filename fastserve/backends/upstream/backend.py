@@ -99,10 +99,8 @@ class UpstreamBackend:
             self.api.tokenizer = self.tokenizer
         slots, why = self._slots(facts, upstream_slots)
         context = self._context(facts, max_model_len)
-        pool = wanted.kv_tokens if wanted.kv_tokens is not None else facts.pool
-        block = wanted.block_tokens
-        self.memory = Memory(block, None if pool is None else max(block, pool // block * block), 0)
-        self.max_batch = wanted.max_batch
+        self.max_batch = wanted.max_batch if slots is None else min(slots, wanted.max_batch)
+        self.memory = places(wanted, self.max_batch, context + lookahead)
         self.traits = Traits(
             swaps=False, exact="no", uneven=True, lookahead=lookahead, slots=slots, lacks=self.api.lacks,
             estimates=self.tokenizer.estimates,
@@ -162,8 +160,7 @@ class UpstreamBackend:
 
     def timed(self, budget_s: float, longest: int | None = None, report: Report | None = None) -> list[Timed]:
         """From outside. Before any request."""
-        slots = self.max_batch if self.traits.slots is None else min(self.traits.slots, self.max_batch)
-        return Pace(self.hub, slots, self.info).measure(budget_s, longest, report)
+        return Pace(self.hub, self.max_batch, self.info).measure(budget_s, longest, report)
 
     # -- its jobs --------------------------------------------------------------------------------------------------
 
@@ -243,6 +240,19 @@ class UpstreamBackend:
     def busy(self) -> int | None:
         """Requests that the upstream works on now, as it says; None: it does not say. Any thread."""
         return self.api.busy(Connection(self.address))
+
+
+def places(wanted: Wanted, slots: int, longest: int) -> Memory:
+    """The pool: a block a place, as large as a job can become, unless kv_tokens says otherwise. Who leaves so gives up
+    what it has, as there, and coming back costs a prefill in the brain's books too: so the visit guard counts it.
+    """
+    usual = Wanted().block_tokens
+    if wanted.kv_tokens is not None:
+        block = wanted.block_tokens
+        return Memory(block, max(block, wanted.kv_tokens // block * block), 0)
+    if wanted.block_tokens != usual:
+        raise ValueError(f"block_tokens={wanted.block_tokens}: in front of an upstream it goes with kv_tokens")
+    return Memory(longest, slots * longest, 0)
 
 
 def _ready(answer: Answer) -> bool:

@@ -29,7 +29,7 @@ class LlamaServer:
         return Facts(
             model=model or str(props.get("model_alias") or meta.get("id") or "llama.cpp"),
             about=f"llama.cpp server ({props.get('build_info', 'unknown build')})",
-            slots=slots, slots_why="as its /props says", context=context, pool=slots * context if context else None,
+            slots=slots, slots_why="as its /props says", context=context,
             vocabulary=int((meta.get("meta") or {}).get("n_vocab") or 0),
             defaults={ours: theirs[its] for ours, its in DEFAULTS.items() if theirs.get(its) is not None},
         )  # fmt: skip

@@ -49,7 +49,7 @@ class OpenAi:
         about = {"vllm": "vLLM", "fastserve": "FastServe", "tgi": "TGI"}.get(self.name, "OpenAI-compatible server")
         found: dict[str, Any] = {"context": card.get("max_model_len")}
         with suppress(UpstreamError, BrokenError, KeyError, TypeError, ValueError):
-            found |= {"vllm": _of_vllm, "fastserve": _of_fastserve, "tgi": _of_tgi}[self.name](connection)
+            found |= {"fastserve": _of_fastserve, "tgi": _of_tgi}[self.name](connection)
         return Facts(model=self.model, about=about, **found)
 
     @property
@@ -169,16 +169,6 @@ def metrics(connection: Connection) -> dict[str, float]:
                 name = name.partition("{")[0]
                 found[name] = found.get(name, 0.0) + float(value)
     return found
-
-
-def _of_vllm(connection: Connection) -> dict[str, Any]:
-    """Its KV pool; how many requests it runs at once it does not say."""
-    import re
-
-    page = str(connection.ask("GET", "/metrics"))
-    line = next(one for one in page.splitlines() if one.startswith("vllm:cache_config_info"))
-    labels = dict(re.findall(r'(\w+)="([^"]*)"', line))
-    return {"pool": int(labels["num_gpu_blocks"]) * int(labels["block_size"])}
 
 
 def _of_fastserve(connection: Connection) -> dict[str, Any]:

@@ -25,8 +25,8 @@ class SamplingState:
     """
 
     __slots__ = (
-        "_counts", "_ids", "_where", "barred", "constraint", "generated", "logprobs", "min_p", "params", "penalised",
-        "repetition", "seed", "temperature", "top_k", "top_p",
+        "_ahead", "_counts", "_ids", "_where", "barred", "constraint", "generated", "logprobs", "min_p", "params",
+        "penalised", "repetition", "seed", "temperature", "top_k", "top_p",
     )  # fmt: skip
 
     def __init__(
@@ -52,6 +52,7 @@ class SamplingState:
         self._where = {token: place for place, token in enumerate(known)}  # token -> its place in the two arrays
         self._ids = np.array(list(known), np.int64)
         self._counts = np.zeros(len(known), np.float32)  # occurrences in the output; 0: in the prompt alone
+        self._ahead: list[SamplingState] = []  # see ahead()
 
     @property
     def greedy(self) -> bool:
@@ -64,12 +65,19 @@ class SamplingState:
 
     def ahead(self, by: int) -> SamplingState:
         """What it will be after so many tokens, whichever these are, but for penalties and constraints: of one that is
-        `alike` there is no more to it. Apart from this one.
+        `alike` there is no more to it. Apart from this one, and good until it is asked for again.
         """
+        while len(self._ahead) <= by:
+            self._ahead.append(self._alike())
+        other = self._ahead[by]
+        other.generated = self.generated + by
+        return other
+
+    def _alike(self) -> SamplingState:
         other: SamplingState = object.__new__(SamplingState)
         for name in SamplingState.__slots__:
             setattr(other, name, getattr(self, name))
-        other.generated += by
+        other._ahead = []
         other.penalised, other.constraint, other.logprobs = False, None, self.logprobs if self.alike else None
         return other
 

@@ -101,6 +101,9 @@ class ScriptedMachine:
         outputs = self.script.outputs
         left = {job: outputs[job.id] - job.generated for job in plan.due}
         each = self._iteration_ns(plan.batch, sum(tokens for _, tokens in plan.prefill))
+        lookahead = self.script.config.lookahead
+        if lookahead and plan.batch:
+            return self._uneven(plan, stall, left, each, lookahead)
         k = 0
         while True:
             k += 1
@@ -112,6 +115,22 @@ class ScriptedMachine:
             if bound or ended or landed:
                 break
         return Outcome(k, service, stall, ended, landed, stall + each, each)
+
+    def _uneven(self, plan: Plan, stall: int, left: dict[Job, int], each: int, lookahead: int) -> Outcome:
+        """One iteration, from which who decodes gets none, one or several tokens."""
+        now = plan.now + stall + each
+        ended: list[Job] = []
+        extra: list[tuple[Job, int]] = []
+        for job, most in left.items():
+            tokens = 1
+            if job.decoding:
+                drawn = crc32(b"%d %d" % (plan.now // self.script.tick, job.id)) % (lookahead + 2)
+                tokens = min(drawn, most)
+            if tokens == most:
+                ended.append(job)
+            if tokens != 1:
+                extra.append((job, tokens - 1))
+        return Outcome(1, each, stall, ended, self.link.landed(now), stall + each, each, extra)
 
     def _iteration_ns(self, batch: int, tokens: int) -> int:
         return self.decode_ns * (1 + batch // 4 + -(-tokens // 64))
@@ -254,10 +273,12 @@ SHAPES: dict[str, dict[str, Any]] = {
     "ahead": {"residency": "proactive", "visit": 1, "token_budget": 64, "spare": 14, "host": 4, "kv_reserve": 4},
     "prefill-first": {"batching": "prefill-first", "residency": "recompute", "visit": 2, "spare": 12},
     "shared": {"residency": "recompute", "visit": 0, "token_budget": 64, "spare": 4, "prefix_cache": "on"},
+    "uneven": {"residency": "recompute", "visit": 0, "token_budget": 64, "spare": 10, "lookahead": 2},
     "otherwise": {"residency": "recompute", "visit": 0, "token_budget": 64, "spare": 6, "otherwise": True},
 }  # fmt: skip
 """Scheduler settings by name. spare: blocks that the device pool has beyond the largest job's. host: of how many of the
-largest jobs the host pool takes the blocks. otherwise: the body does less than planned.
+largest jobs the host pool takes the blocks. otherwise: the body does less than planned. lookahead: jobs get none, one
+or several tokens from an iteration.
 """
 
 TICKS = (1_000_000, 20_000_000, 5_000_000)

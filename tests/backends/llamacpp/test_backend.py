@@ -20,7 +20,7 @@ from tests.backends.conformance import PLENTY, SCARCE, Turmoil, Turns, all_of, a
 pytestmark = pytest.mark.llamacpp
 
 CONTEXT = 96
-MODEL = {"dtype": "float32", "threads": 1, "max_model_len": CONTEXT}
+MODEL: dict[str, Any] = {"dtype": "float32", "threads": 1, "max_model_len": CONTEXT}
 
 
 @pytest.fixture(scope="module")
@@ -199,6 +199,14 @@ def test_models_that_are_none(tmp_path: Path) -> None:
         Body(str(tmp_path / "none.gguf"), "llamacpp")
     with pytest.raises(ModelNotFoundError, match="fastserve convert some/model --to gguf"):
         Body("some/model", "llamacpp")
+
+
+def test_models_without_kv_of_each_token_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastserve.backends.llamacpp.library import library
+
+    monkeypatch.setattr(library(), "llama_model_is_hybrid", lambda _: True)
+    with pytest.raises(ModelNotFoundError, match="one state a sequence instead of KV"):
+        Body("embedded", "llamacpp")
 
 
 @pytest.mark.parametrize(

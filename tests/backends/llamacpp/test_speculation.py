@@ -27,7 +27,7 @@ from tests.backends.conformance import (
 pytestmark = pytest.mark.llamacpp
 
 HOW = ("ngram:3", "draft:embedded:3")
-MODEL = {"dtype": "float32", "threads": 1, "max_model_len": CONTEXT}
+MODEL: dict[str, Any] = {"dtype": "float32", "threads": 1, "max_model_len": CONTEXT}
 
 
 def made(speculate: str, **serving: Any) -> Engine:

@@ -39,13 +39,13 @@ def front(stub: Stub, model: str | None = "tiny", **options: Any) -> Iterator[En
 
 
 def test_what_it_says_of_itself(stub: Stub) -> None:
-    slots, context, pool, name = {
-        "llama": (4, 96, 4 * 96, "llama.cpp"), "vllm": (64, 96, 640, "vllm"), "openai": (64, 4096, None, "openai"),
-        "ollama": (1, 96, None, "ollama"),
+    slots, context, name = {
+        "llama": (4, 96, "llama.cpp"), "vllm": (64, 96, "vllm"), "openai": (64, 4096, "openai"),
+        "ollama": (1, 96, "ollama"),
     }[stub.api]  # fmt: skip
     with front(stub) as engine:
-        found = (engine.serving.max_batch, engine.max_model_len, engine.hardware.memory.device_tokens)
-        assert found == (slots, context, pool)
+        found = (engine.serving.max_batch, engine.max_model_len, engine.hardware.memory.device_blocks)
+        assert found == (slots, context, slots), "a block is a place"
         assert engine.settings["upstream_api"] == name and engine.settings["residency"] == "recompute"
         assert engine.settings["tokens"] == "estimated" and engine.estimates
         usual = {"llama": 0.5, "ollama": 0.3}.get(stub.api)

@@ -75,7 +75,7 @@ def front(llama: Llama, policy: Any = "fcfs", **serving: Any) -> Engine:
 def test_what_it_says_of_itself(llama: Llama) -> None:
     with front(llama) as engine:
         assert engine.serving.max_batch == SLOTS and engine.max_model_len == 512
-        assert engine.hardware.memory.device_tokens == SLOTS * 512
+        assert engine.hardware.memory.device_blocks == SLOTS
         assert engine.info.defaults["top_k"] == 40
         assert "llama.cpp" in engine.start_line()
 
@@ -97,7 +97,7 @@ def test_preempted_ones_free_theirs_and_come_back(llama: Llama) -> None:
     params = [SamplingParams(max_tokens=20 + 4 * i, temperature=0.0, ignore_eos=True) for i in range(5)]
     with front(llama, max_batch=1) as engine:
         calm = engine.generate(prompts, params)
-    with front(llama, conformance.Turns, max_batch=1) as engine:
+    with front(llama, conformance.Turns, max_batch=1, visit=0) as engine:
         found = engine.generate(prompts, params)
         assert sum(int(output.record["preemptions"]) for output in found) >= 5
     assert [len(output.token_ids) for output in found] == [one.max_tokens for one in params]

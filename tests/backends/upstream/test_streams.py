@@ -34,7 +34,7 @@ def stub(request: pytest.FixtureRequest) -> Iterator[Stub]:
 @contextmanager
 def front(stub: Stub, policy: str = "fcfs", max_batch: int = 4, **options: Any) -> Iterator[Engine]:
     with Body("tiny", "upstream", **{"upstream": stub.url, "upstream_slots": 4, **options}).engine(
-        EngineConfig.of({"policy": policy, "max_batch": max_batch})
+        EngineConfig.of({"policy": policy, "max_batch": max_batch, "visit": 0})
     ) as engine:
         yield engine
 
@@ -79,11 +79,11 @@ def test_what_never_gets_on_is_given_up(stub: Stub, monkeypatch: pytest.MonkeyPa
         assert ask(engine).text == answer_to(b"once", 20)
 
 
-def test_one_that_comes_back_is_gone_on_with(stub: Stub) -> None:
+def test_one_that_comes_back_is_gone_on_with(stub: Stub, caplog: pytest.LogCaptureFixture) -> None:
     """Gone in the middle, with requests that run and that wait: all get what they would have got."""
     stub.step_s = 0.005
     prompts = [f"prompt {i}" for i in range(8)]
-    with front(stub, "las", max_batch=2) as engine:
+    with front(stub, max_batch=2) as engine:
         handles = [engine.submit(prompt, TWENTY) for prompt in prompts]
         wait_until(lambda: len(handles[0]._request.tokens) > 3)
         port = stub.server_address[1]
@@ -98,6 +98,8 @@ def test_one_that_comes_back_is_gone_on_with(stub: Stub) -> None:
             assert asked < 8 and len(again.asked) >= 8 - asked + 1, "some had begun, and others had not"
         finally:
             again.stop()
+    told = caplog.text.count("does not answer and is asked again")
+    assert 1 <= told <= 3, "an outage, not each who suffers from it; a line may have been on its way"
 
 
 def test_one_that_stays_away_ends_requests_in_time(stub: Stub) -> None:
@@ -251,7 +253,6 @@ def test_who_leaves_frees_his_place_there(stub: Stub) -> None:
         engine.submit("b", SamplingParams(max_tokens=2, temperature=0.0)).result(SOON_S)
         assert first.result(SOON_S).text == answer_to(b"a" * 20, 60)
         assert first._request.record["preemptions"] >= 1
-    assert stub.most_busy == 3
     wait_until(lambda: stub.busy == 0)
 
 
@@ -310,7 +311,7 @@ def test_its_flight_log_is_replayed(policy: str, batching: str, tmp_path: Path) 
     stub = Stub(step_s=0.001)
     path = tmp_path / "log.jsonl"
     config = EngineConfig.of(
-        {"policy": policy, "max_batch": 3, "batching": batching, "token_budget": 16, "flight_log": path}
+        {"policy": policy, "max_batch": 3, "batching": batching, "token_budget": 16, "flight_log": path, "visit": 0}
     )
     try:
         with Body("tiny", "upstream", upstream=stub.url).engine(config) as engine:
@@ -322,3 +323,18 @@ def test_its_flight_log_is_replayed(policy: str, batching: str, tmp_path: Path) 
     assert json.loads(path.read_text(encoding="utf-8").splitlines()[0])["tokens"] == "estimated"
     found = replay_log(path)
     assert found.difference is None and found.plans > 20, str(found)
+
+
+def test_nobody_is_displaced_for_less_than_his_return_costs() -> None:
+    """A place is all the memory there is: the visit guard of the brain counts what a return costs."""
+    stub = Stub(step_s=0.01)
+    try:
+        config = EngineConfig.of({"policy": "las", "max_batch": 1})
+        with Body("tiny", "upstream", upstream=stub.url).engine(config) as engine:
+            first = engine.submit("a" * 20, SamplingParams(max_tokens=40, temperature=0.0))
+            wait_until(lambda: len(first._request.tokens) > 3)
+            engine.submit("b", SamplingParams(max_tokens=2, temperature=0.0)).result(SOON_S)
+            assert first.result(SOON_S).record["preemptions"] == 0
+            assert engine.hardware.memory.device_blocks == 1
+    finally:
+        stub.stop()

@@ -10,6 +10,7 @@ import torch  # before the library: both then share one OpenMP runtime, and torc
 from torch import Tensor
 
 from fastserve.backends.torch.native import build
+from fastserve.backends.torch.native.shelf import Shelf
 from fastserve.backends.torch.native.storage import storage
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class Native:
         for name, arguments in _ARGUMENTS.items():
             function = getattr(self._library, name)
             function.argtypes, function.restype = arguments, None
+        self._shelf = Shelf()
         self.lanes = int(self._library.lanes())
         self.tiles = bool(self._library.tiles())  # bfloat16 products by AMX
         self.halves = bool(self._library.halves())  # float16 is widened by instructions
@@ -163,7 +165,7 @@ class Native:
     def pack(self, weight: Tensor, bias: Tensor | None = None) -> Packed:
         """weight (outer, inner), bias (outer,) as in torch.nn.functional.linear."""
         outer, inner = weight.shape
-        data = self._panels(weight)
+        data = self._shelf.put(self._panels(weight))
         if bias is not None:
             bias = torch.nn.functional.pad(bias.detach().float(), (0, -outer % (2 * self.lanes)))
         return Packed(data, inner, outer, bias, False, weight.dtype)
@@ -173,7 +175,7 @@ class Native:
         outer, inner = gate.shape
         pads = (0, 0, 0, -outer % self.lanes)
         parts = [torch.nn.functional.pad(w.detach(), pads).view(-1, self.lanes, inner) for w in (gate, up)]
-        data = self._panels(torch.stack(parts, 1).flatten(0, 2))
+        data = self._shelf.put(self._panels(torch.stack(parts, 1).flatten(0, 2)))
         return Packed(data, inner, outer, None, True, gate.dtype)
 
     def linear(self, x: Tensor, packed: Packed) -> Tensor:
