@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
@@ -86,7 +86,7 @@ def calibrate(
     seconds = perf_counter() - began
     missed = ", ".join(f"{kind} {one.median:.1%} (bias {one.bias:+.1%})" for kind, one in found.items())
     latency.provenance = (
-        f"fastserve profile: {info.name}, {info.dtype} on {info.device}, {settings.get('threads')} threads, "
+        f"fastserve profile: {in_words({**settings, 'model': info.name})}, "
         f"{before['cpu']}, {before['cores']} cores, load average "
         f"{before['load_average']:.1f}; {sum(cell.seen for cell in cells)} whole iterations in {seconds:.0f} s; "
         f"median miss: {missed}"
@@ -95,6 +95,13 @@ def calibrate(
         latency, memory, fit_link(copies), f"{info.name}, measured by fastserve profile", info.max_model_len
     )
     return Calibration(hardware, found, cells, copies, before, settings, seconds)
+
+
+def in_words(settings: Mapping[str, Any]) -> str:
+    """What was measured, of settings as in ABOUT."""
+    threads = settings.get("threads")
+    known = [settings["model"], f"backend {settings['backend']}", settings.get("dtype"), settings.get("device")]
+    return ", ".join([*filter(None, known), *([] if threads is None else [f"{threads} threads"])])
 
 
 def fit_link(copies: Sequence[CopyTime]) -> Link:

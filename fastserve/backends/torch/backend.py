@@ -78,6 +78,8 @@ class TorchBackend:
             self.traits = replace(self.traits, exact="same-composition")
         if asked is not None:
             self.traits = replace(self.traits, uneven=True, lookahead=asked.k)
+            if model.native is None:  # PyTorch's products, too: a row that verifies may differ from a decode
+                self.traits = replace(self.traits, exact="same-composition")
         self.cache = cache = Cache(
             model.layers, model.kv_heads, model.head_dim, pools.blocks, pools.host_blocks + pools.prefix_blocks, block,
             model.dtype, model.device,
