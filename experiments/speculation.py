@@ -43,7 +43,7 @@ MEASURES = (("mean_jct_s", "mean JCT"), ("p99_jct_s", "P99 JCT"))
 class Scale:
     """How much is run."""
 
-    seeds: int = 4
+    seeds: int = 5
     """with common random numbers across all rows"""
     requests: int = 200
     """of a run"""
