@@ -67,7 +67,7 @@ OPTIONS: dict[str, Option] = {
         metavar="HOW",
     ),
     "quantize": Option(
-        "weights in fewer bits", ("onnx",), "none", choices=("none", "int8", "int4")
+        "weights of 8 bits, or of 4, which is crude", ("onnx",), "none", choices=("none", "int8", "int4")
     ),
     "providers": Option("ONNX Runtime's execution providers, with commas, or auto", ("onnx",), "auto", metavar="NAMES"),
     "spinning": Option("ONNX Runtime's threads wait awake for work", ("onnx",), False, bool),

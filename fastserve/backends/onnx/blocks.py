@@ -48,8 +48,8 @@ def in_blocks(weight: NDArray[np.float32], bits: int) -> Blocks:
         return Blocks(whole.reshape(n, count, BLOCK), scales, noughts.astype(np.uint8))
     even = np.zeros((n, count + count % 2), np.uint8)
     even[:, :count] = noughts.reshape(n, count)
-    packed = whole[:, ::2] | whole[:, 1::2] << 4
-    return Blocks(packed.reshape(n, count, BLOCK // 2), scales, (even[:, ::2] | even[:, 1::2] << 4).ravel())
+    packed = (whole[:, ::2] | whole[:, 1::2] << 4).astype(np.uint8).reshape(n, count, BLOCK // 2)
+    return Blocks(packed, scales, (even[:, ::2] | even[:, 1::2] << 4).astype(np.uint8).ravel())
 
 
 def _near(

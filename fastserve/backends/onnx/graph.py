@@ -63,7 +63,7 @@ class PackedGraph:
             positions = [*lengths, *range(first, first + size)]
         there = max(decodes, 1)  # rows of the first attention: a stand-in where nobody decodes
         yields = chunk is not None and chunk.yields
-        feed = {
+        feed: dict[str, NDArray[Any]] = {
             "tokens": np.array(given, np.int64),
             "positions": np.array(positions, np.int64),
             "decode_rows": np.arange(there),
