@@ -23,6 +23,9 @@ NO_ROOM: Final = (1, -2)
 
 ABORTED: Final = 2
 
+PADDING: Final = 256
+"""llama.cpp rounds a cache up to so many cells, but not the largest step, which is no larger than the cache is to be."""
+
 NO_FLASH: Final = 0
 """Of llama.cpp's kinds of attention: the plain one."""
 
@@ -35,8 +38,8 @@ class Context:
     def __init__(self, model: Model, cells: int, sequences: int, outputs: int) -> None:
         api = library()
         settings = api.llama_context_default_params()
-        settings.n_ctx = cells
-        settings.n_batch = cells  # so that a step is never more than one call, whatever its prompts
+        settings.n_ctx = -(-cells // PADDING) * PADDING
+        settings.n_batch = settings.n_ctx  # so that a step is never more than one call, whatever its prompts
         settings.n_seq_max = sequences
         settings.n_outputs_max = max(outputs, sequences)
         settings.n_threads = settings.n_threads_batch = model.threads
@@ -91,6 +94,8 @@ class Context:
     def _decode(self, batch: Any, rows: int) -> Floats:
         api = library()
         self.decodes += 1
+        if batch.n_tokens > self.cells:  # llama.cpp would end the process
+            raise MemoryError(f"a step of {batch.n_tokens} tokens does not fit into a cache of {self.cells}")
         code: int = api.llama_decode(self.pointer, batch)
         if code in NO_ROOM:
             raise MemoryError(f"llama_decode of {batch.n_tokens} tokens found no room ({code}): {last_error()}")
