@@ -6,8 +6,8 @@ is large; and should the quanta of skip-join count tokens or time, when an itera
 A guess is right with a given probability, jobs differing by a standard deviation, drawn from the seed by job and token,
 so that all rows meet the same. "always" verifies 4 guesses of every job in every iteration, "as pays" as many as the
 machine's own times and what was right so far say (speculation.control). batch: a burst under fcfs, so that the batch is
-always full; its tokens/s. load: sj-mlfq, in units of what fcfs sustains without guesses. quanta: sj-mlfq whose quanta
-count time or tokens, with guesses as pays and without, batch cap 16.
+always full; its tokens/s. load: sj-mlfq, batch cap 16, in units of what fcfs sustains without guesses. quanta: the same
+with quanta that count time or tokens, guesses as pays or none, in units of what fcfs sustains with as many guesses.
 """
 
 from __future__ import annotations
@@ -59,6 +59,8 @@ class Scale:
     """between jobs, where an acceptance has room for it"""
     loads: tuple[float, ...] = (0.3, 0.6, 0.9, 1.2)
     """in units of what fcfs sustains without guesses"""
+    pressures: tuple[float, ...] = (0.8, 1.0, 1.3)
+    """of the quanta: in units of what fcfs sustains with the same guesses"""
     cv: float = 2.0
     """of the gaps between arrivals"""
 
@@ -69,12 +71,14 @@ class Scale:
 
 SCALES = {
     "smoke": Scale(
-        seeds=2, requests=40, machines=("opt-13b-a100",), batches=(1, 128), acceptances=(0.6,), loads=(0.9,)
+        seeds=2, requests=40, machines=("opt-13b-a100",), batches=(1, 128), acceptances=(0.6,), loads=(0.9,),
+        pressures=(1.0,),
     ),
     "small": Scale(),
     "paper": Scale(
         seeds=10, requests=3000, batches=(1, 2, 4, 8, 16, 32, 64, 128, 256), acceptances=(0.1, 0.3, 0.6, 0.8, 0.9),
         loads=(0.1, 0.3, 0.5, 0.7, 0.9, 1.1, 1.3, 1.6),
+        pressures=(0.7, 0.8, 0.9, 1.0, 1.1, 1.3),
     ),
 }  # fmt: skip
 
@@ -107,18 +111,23 @@ def _loads(scale: Scale) -> list[Case]:
     found = []
     workload = Workload(requests=scale.requests, arrivals=f"gamma:cv={scale.cv:g}", lengths=f"profile:{scale.lengths}")
     plain = Settings(latency=scale.machines[0], max_batch=16)
-    sustained = workload.capacity(plain)
+    ways = {way: plain.with_(speculate=guessing(way, scale.usual, scale.spread)) for way in WAYS}
+
+    def add(at: At, settings: Settings, rate: float, quanta: str) -> None:
+        policy = PolicySpec("sj-mlfq", {"quanta": quanta})
+        paced = settings.with_(rate=rate)
+        found.extend(
+            Case(at=at, workload=workload, settings=paced, policy=policy, seed=seed) for seed in range(scale.seeds)
+        )
+
     for load in scale.loads:
-        for way in WAYS:
-            for quanta in QUANTA if way != "always" else ("time",):
-                at: At = {"part": "load", "load": load, "p": scale.usual, "guesses": way, "quanta": quanta}
-                speculate = guessing(way, scale.usual, scale.spread)
-                settings = plain.with_(rate=load * sustained, speculate=speculate)
-                policy = PolicySpec("sj-mlfq", {"quanta": quanta})
-                found += [
-                    Case(at=at, workload=workload, settings=settings, policy=policy, seed=seed)
-                    for seed in range(scale.seeds)
-                ]
+        for way, settings in ways.items():
+            add({"part": "load", "load": load, "guesses": way}, settings, load * workload.capacity(plain), "time")
+    for load in scale.pressures:
+        for way in ("none", "as pays"):
+            rate = load * workload.capacity(ways[way])
+            for quanta in QUANTA:
+                add({"part": "quanta", "load": load, "guesses": way, "quanta": quanta}, ways[way], rate, quanta)
     return found
 
 
@@ -141,9 +150,9 @@ def _by_batch(rows: list[Row]) -> list[Claim]:
 
 def _by_load(rows: list[Row]) -> list[Claim]:
     found = []
-    for mine in points(rows, part="load", guesses="as pays", quanta="time"):
+    for mine in points(rows, part="load", guesses="as pays"):
         for way in ("none", "always"):
-            other = points(rows, part="load", load=mine.at["load"], guesses=way, quanta="time")[0]
+            other = points(rows, part="load", load=mine.at["load"], guesses=way)[0]
             for measure, name in MEASURES:
                 gain, mark = compared(other, mine, measure)
                 text = f"load {mine.at['load']:g}: {name}, guesses {way} over as pays"
@@ -153,9 +162,9 @@ def _by_load(rows: list[Row]) -> list[Claim]:
 
 def _by_quanta(rows: list[Row]) -> list[Claim]:
     found = []
-    for mine in points(rows, part="load", quanta="tokens"):
+    for mine in points(rows, part="quanta", quanta="tokens"):
         where = {name: mine.at[name] for name in ("load", "guesses")}
-        other = points(rows, part="load", quanta="time", **where)[0]
+        other = points(rows, part="quanta", quanta="time", **where)[0]
         for measure, name in MEASURES:
             gain, mark = compared(other, mine, measure)
             text = "load {load}, guesses {guesses}: ".format(**where)
@@ -195,7 +204,7 @@ def _draw_loads(figure: Figure, rows: list[Row]) -> None:
     panels: Any = figure.subplots(1, 3)
     for axes, (measure, name) in zip(panels, MEASURES, strict=False):
         for way, style in WAYS.items():
-            shown = points(rows, part="load", guesses=way, quanta="time")
+            shown = points(rows, part="load", guesses=way)
             loads = [float(one.at["load"]) for one in shown]
             axes.plot(loads, [one.mean(measure) for one in shown], color=style.colour, marker=style.marker,
                       linestyle=style.dash, label=f"guesses: {way}")  # fmt: skip
@@ -206,11 +215,11 @@ def _draw_loads(figure: Figure, rows: list[Row]) -> None:
     panels[0].legend(fontsize=6)
     for way, style in (("none", WAYS["none"]), ("as pays", WAYS["as pays"])):
         gains = []
-        for mine in points(rows, part="load", guesses=way, quanta="tokens"):
-            other = points(rows, part="load", guesses=way, quanta="time", load=mine.at["load"])[0]
+        for mine in points(rows, part="quanta", guesses=way, quanta="tokens"):
+            other = points(rows, part="quanta", guesses=way, quanta="time", load=mine.at["load"])[0]
             gains.append((float(mine.at["load"]), compared(other, mine, "mean_jct_s")[0]))
         _line(panels[2], gains, style, f"guesses: {way}")
-    panels[2].set_xlabel("load")
+    panels[2].set_xlabel("load, of what is sustained so")
     panels[2].set_ylabel("mean JCT: time / tokens")
     panels[2].legend(fontsize=6)
 

@@ -32,6 +32,10 @@ def report(facts: Mapping[str, Any], series: Mapping[str, Mapping[str, Any]]) ->
         lines.append(
             f"  {name:20}{cells}{f'{size / 1e6:.0f}' if size else '':>12}{f'{floor:.0f}' if floor else '':>8}{share:>7}"
         )
+    lines.append("CPU ms a token of each server's process, which hold beside other programs where there is one thread:")
+    for name in facts:
+        spent = [[found[name]["cpu_ms"] for found in rounds[n] if name in found] for n in clients]
+        lines.append(f"  {name:20}" + "".join(f"{f'{median(it):.1f}' if it else '-':>17}" for it in spent))
     return "\n".join([*lines, "", *aims(rounds)])
 
 

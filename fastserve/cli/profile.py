@@ -205,11 +205,10 @@ def _subject(document: dict[str, Any]) -> str:
     """What was measured."""
     if "log" in document:
         return f"{document['log']}: {document['hardware']['latency']['kind']} model fitted to what it has run"
+    from fastserve.profiler.calibrate import in_words
+
     machine = document["machine"]
-    return (
-        f"{document['model']}, {document['dtype']}, {document['device']}, {document['threads']} threads, on "
-        f"{machine['cpu']} ({machine['cores']} cores)"
-    )
+    return f"{in_words(document)}, on {machine['cpu']} ({machine['cores']} cores)"
 
 
 class Bar:

@@ -212,11 +212,23 @@ class Timed(NamedTuple):
     ms: float
 
 
+class VerifyTime(NamedTuple):
+    """A step that was timed on the idle body: so many jobs of so many tokens of context each, of which each verifies so
+    many guesses; 0: a plain decode.
+    """
+
+    batch: int
+    context: int
+    k: int
+    seconds: float
+
+
 class Profiled(Backend, Protocol):
     """A body that `fastserve profile` can measure and whose profile is found again.
 
     One whose iterations are not its steps has timed(budget_s, longest, report) -> list[Timed] too, called before any
-    request, in place of the load of the profiler.
+    request, in place of the load of the profiler. One that verifies guesses has verify_times() -> list[VerifyTime],
+    too: of each shape with guesses also the plain decode, and that of as many jobs as it has tokens.
     """
 
     facts: Mapping[str, Any]  # all that its times depend on, as JSON values

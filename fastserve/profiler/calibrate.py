@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 
-from fastserve.engine.backend import CopyTime, Profiled
+from fastserve.engine.backend import CopyTime, Profiled, VerifyTime
 from fastserve.engine.config import EngineConfig
 from fastserve.engine.engine import Engine
 from fastserve.formats import stamp
-from fastserve.hardware import Hardware, Link
+from fastserve.hardware import Hardware, LinearLatency, Link
 from fastserve.hardware.least_squares import fit
+from fastserve.hardware.lines import UNMEASURED
 from fastserve.policies.spec import PolicySpec
 from fastserve.profiler.fit import Cell, Iteration, Residual, cells_of, fit_latency, predict_ms, residuals
 from fastserve.profiler.load import Report, machine, measure
-from fastserve.profiler.verify import with_verify
+from fastserve.profiler.verify import shares, with_verify
 
 ABOUT = ("model", "backend", "dtype", "device", "threads", "native", "max_batch")
 """Settings of the engine that a profile's document repeats; None where the body has none of that name."""
@@ -70,6 +71,7 @@ def calibrate(
     before = machine()
     plain = replace(serving, policy=PolicySpec("fcfs"), predictor=None, flight_log=None, keep_records=1)
     copies = backend.copy_times()
+    verified: list[VerifyTime] = getattr(backend, "verify_times", list)()
     timed = getattr(backend, "timed", None)
     found_first = [] if timed is None else [Iteration(*one) for one in timed(budget_s, longest, report)]
     with Engine(backend, plain) as engine:
@@ -78,11 +80,13 @@ def calibrate(
     after = machine()
     before["load_average"] = max(before["load_average"] or 0.0, after["load_average"] or 0.0)
     latency = with_verify(fit_latency(cells, f"{info.name}, profile"), cells)
+    if latency.verify == UNMEASURED:
+        latency = LinearLatency(latency.prefill, latency.decode, latency.name, latency.provenance, shares(verified))
     found = residuals(cells, latency)
     seconds = perf_counter() - began
     missed = ", ".join(f"{kind} {one.median:.1%} (bias {one.bias:+.1%})" for kind, one in found.items())
     latency.provenance = (
-        f"fastserve profile: {info.name}, {info.dtype} on {info.device}, {settings.get('threads')} threads, "
+        f"fastserve profile: {in_words({**settings, 'model': info.name})}, "
         f"{before['cpu']}, {before['cores']} cores, load average "
         f"{before['load_average']:.1f}; {sum(cell.seen for cell in cells)} whole iterations in {seconds:.0f} s; "
         f"median miss: {missed}"
@@ -91,6 +95,13 @@ def calibrate(
         latency, memory, fit_link(copies), f"{info.name}, measured by fastserve profile", info.max_model_len
     )
     return Calibration(hardware, found, cells, copies, before, settings, seconds)
+
+
+def in_words(settings: Mapping[str, Any]) -> str:
+    """What was measured, of settings as in ABOUT."""
+    threads = settings.get("threads")
+    known = [settings["model"], f"backend {settings['backend']}", settings.get("dtype"), settings.get("device")]
+    return ", ".join([*filter(None, known), *([] if threads is None else [f"{threads} threads"])])
 
 
 def fit_link(copies: Sequence[CopyTime]) -> Link:

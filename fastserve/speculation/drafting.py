@@ -22,7 +22,7 @@ off until some have been timed."""
 APART: Final = 16
 """Iterations from one try to the next."""
 
-TRIED: Final = 8
+TRIED: Final = 4
 """Guesses of a try, all together: of a large batch some jobs are asked about."""
 
 

@@ -1,4 +1,4 @@
-"""What is drawn in a step that verifies drafts: as token by token, by each sampler; behind a wrong draft nothing moves."""
+"""What is drawn in a step that verifies drafts: as token by token, by each sampler; no more moves than is taken."""
 
 from __future__ import annotations
 

@@ -39,6 +39,8 @@ DRAFTS = 5
 LENGTHS = (3, 17, 33, 8, 25, 12, 31, 5, 20, 9)
 POOL = -(-(max(LENGTHS) + TOKENS + DRAFTS) // BLOCK) + 4
 HOST = 3 * POOL
+POLICIES = ("fcfs", "sj-mlfq", "las", "srpt", "chaos", "stranger")
+BATCHINGS = ("mixed", "chunked", "prefill-first")
 KINDS: dict[int, dict[str, Any]] = {  # of the request of this number
     0: {"min_tokens": 6, "stop_token_ids": [*range(0, VOCABULARY, 7)]},
     2: {"allowed_token_ids": range(0, VOCABULARY, 3), "bad_token_ids": [[6], [9, 12], [0, 3, 6]]},
@@ -109,10 +111,11 @@ def check(stage: Stage, model: Any) -> None:
     assert (counters["draft_tokens"], counters["accepted_tokens"]) == (stage.backend.drafted, stage.backend.accepted)
 
 
-@pytest.mark.parametrize("batching", ["mixed", "chunked", "prefill-first"])
+@pytest.mark.parametrize("turn", range(2))
 @pytest.mark.parametrize("residency", ["recompute", "reactive", "proactive"])
-@pytest.mark.parametrize("policy", ["fcfs", "sj-mlfq", "las", "srpt", "chaos", "stranger"])
-def test_tokens_are_those_of_each_request_alone(policy: str, residency: str, batching: str, model: Any) -> None:
+@pytest.mark.parametrize("policy", POLICIES)
+def test_tokens_are_those_of_each_request_alone(policy: str, residency: str, turn: int, model: Any) -> None:
+    batching = BATCHINGS[(POLICIES.index(policy) + turn) % 3]
     stage = staged(model, policy, residency=residency, batching=batching, max_batch=3)
     fill(stage)
     check(stage, model)
@@ -175,7 +178,7 @@ def test_a_pool_of_one_request(whole: bool, model: Any) -> None:
         max_size=14,
     ),
 )
-@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_comes_when(
     model: Any, policy: str, residency: str, batching: str, drafts: int, right: float, spare: int, host: int,
     max_batch: int, jobs: list[tuple[int, int, int, int | None]],
@@ -418,7 +421,7 @@ def test_traits_say_what_is_on(model: Any) -> None:
     on, off = Stage(model, "fcfs", 8, 0, speculate="ngram:3"), Stage(model, "fcfs", 8, 0)
     assert (on.backend.traits.uneven, on.backend.traits.lookahead) == (True, 3)
     assert (off.backend.traits.uneven, off.backend.traits.lookahead, off.backend.drafting) == (False, 0, None)
-    assert on.backend.traits.exact == off.backend.traits.exact
+    assert on.backend.traits.exact == "same-composition"  # of PyTorch's own products, see above
     assert (on.backend.settings["speculate"], off.backend.settings["speculate"]) == ("ngram:3", "off")
 
 

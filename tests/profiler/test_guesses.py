@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fastserve.__main__ import main
+from fastserve.engine.backend import VerifyTime
 from fastserve.flightlog.replay import replay_log
 from fastserve.flightlog.write import FlightLog
 from fastserve.hardware import DecodePiece, Hardware, LinearLatency, Link, Memory, PrefillFit, load_hardware
@@ -16,6 +17,7 @@ from fastserve.hardware.lines import UNMEASURED, Verify
 from fastserve.policies.spec import PolicySpec
 from fastserve.profiler.acceptance import guessed_in
 from fastserve.profiler.from_log import profile_of
+from fastserve.profiler.verify import shares
 from fastserve.speculation.acceptance import Acceptance, between, read_acceptance
 from fastserve.workload import synthesise
 from sim.run import run_one
@@ -132,3 +134,19 @@ def test_between() -> None:
     assert between([[(1, 1)] * 500, [(1, 0)] * 50])[0] == 0.5, "who says much is one job"
     with pytest.raises(ValueError, match="nothing was guessed"):
         between([[], [(0, 0)]])
+
+
+@pytest.mark.parametrize("verify", [Verify(1.0, 1.0), Verify(0.7, 0.3), Verify(1.2, 0.0)])
+def test_shares_of_steps_that_were_timed(verify: Verify) -> None:
+    """A decode of n jobs of c tokens takes n + n c / 100 ms."""
+
+    def seconds(batch: int, context: int, k: int) -> float:
+        more = batch * k * (verify.tokens + verify.context * context / 100)
+        return (batch + batch * context / 100 + more) / 1e3
+
+    shapes = []
+    for batch, k in ((1, 1), (1, 4), (4, 4)):
+        shapes += [(batch, 32, 0), (batch, 512, 0), (batch * (k + 1), 32, 0), (batch, 32, k), (batch, 512, k)]
+    found = shares([VerifyTime(*shape, seconds(*shape)) for shape in shapes])
+    assert (found.tokens, found.context) == pytest.approx((verify.tokens, verify.context), abs=0.01)
+    assert shares([]) == UNMEASURED == shares([VerifyTime(1, 32, 0, 0.001)])

@@ -26,6 +26,15 @@ SAMPLING: Final = {
 """Of a file's metadata -> of SamplingParams."""
 
 
+REFUSED: Final = {
+    "llama_model_has_encoder": "it has an encoder, and does not only go on with a text",
+    "llama_model_is_diffusion": "it does not write token by token",
+    "llama_model_is_recurrent": "it keeps one state a sequence instead of KV of each token",
+    "llama_model_is_hybrid": "some of its layers keep one state a sequence instead of KV of each token",
+}
+"""What llama.cpp says of a model that this body does not do -> why, for people."""
+
+
 class Adapter(NamedTuple):
     """A LoRA adapter. pointer: llama.cpp's; freed with the model."""
 
@@ -60,8 +69,11 @@ class Model:
         self.threads = threads or _cores()
         self.cache_type = cache_type
         self.adapters: list[Adapter] = []
-        if not api.llama_model_has_decoder(pointer) or api.llama_model_has_encoder(pointer):
-            raise ModelNotFoundError(f"{name} is no model that writes text token by token: it has an encoder")
+        for what, why in REFUSED.items():
+            if getattr(api, what)(pointer):
+                raise ModelNotFoundError(
+                    f"{name} cannot be run here: {why}; --backend torch may have its transformers form"
+                )
         self.vocab = api.llama_model_get_vocab(pointer)
         self.vocab_size: int = api.llama_vocab_n_tokens(self.vocab)
         template = api.llama_model_chat_template(pointer, None)

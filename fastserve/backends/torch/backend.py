@@ -20,8 +20,8 @@ from fastserve.backends.torch.memory import ran_out, size_pools
 from fastserve.backends.torch.model import Model, load_model
 from fastserve.backends.torch.platform import device_name
 from fastserve.backends.torch.sampler import Sampler
-from fastserve.backends.torch.warmup import copy_times, measure
-from fastserve.engine.backend import CopyTime, Failed, Result, Step, Token, Traits, Wanted
+from fastserve.backends.torch.warmup import copy_times, measure, verify_times
+from fastserve.engine.backend import CopyTime, Failed, Result, Step, Token, Traits, VerifyTime, Wanted
 from fastserve.engine.model_info import ModelInfo
 from fastserve.engine.params import SamplingParams
 from fastserve.engine.sampler.drafts import Drawn, Speaker, draw
@@ -78,6 +78,8 @@ class TorchBackend:
             self.traits = replace(self.traits, exact="same-composition")
         if asked is not None:
             self.traits = replace(self.traits, uneven=True, lookahead=asked.k)
+            if model.native is None:  # PyTorch's products, too: a row that verifies may differ from a decode
+                self.traits = replace(self.traits, exact="same-composition")
         self.cache = cache = Cache(
             model.layers, model.kv_heads, model.head_dim, pools.blocks, pools.host_blocks + pools.prefix_blocks, block,
             model.dtype, model.device,
@@ -135,6 +137,9 @@ class TorchBackend:
 
     def copy_times(self) -> list[CopyTime]:
         return copy_times(self.cache)
+
+    def verify_times(self) -> list[VerifyTime]:
+        return verify_times(self.model, self.cache, self.max_batch)
 
     # -- its jobs --------------------------------------------------------------------------------------------------
 

@@ -17,9 +17,10 @@ from fastserve.backends.torch.input_batch import InputBatch, Rows, pack
 from fastserve.backends.torch.kv_cache import Cache, Ticket
 from fastserve.backends.torch.model import Model
 from fastserve.backends.torch.platform import device_name
-from fastserve.engine.backend import CopyTime
+from fastserve.engine.backend import CopyTime, VerifyTime
 from fastserve.hardware import DecodePiece, Hardware, LinearLatency, Link, Memory, PrefillFit
 from fastserve.hardware.least_squares import fit
+from fastserve.hardware.lines import Verify
 
 SECONDS = 1.0
 EACH_S, TRIES = 0.08, 5
@@ -28,6 +29,9 @@ beside another program one try may take ten times as long, and a policy's quanta
 """
 LENGTHS = (16, 64, 256, 128, 512, 1024)  # of prefills, in the order in which they are tried
 CONTEXTS = (32, 512)  # of each decoding sequence
+
+VERIFIED = ((1, 1), (1, 4), (4, 1), (4, 4), (16, 1), (16, 4))
+"""(jobs, guesses of each) of steps that verify some, at both CONTEXTS."""
 
 COPIES = (1, 2, 4, 8, 16, 32, 64, 128)  # blocks
 SPREAD = 256  # blocks of each pool that a measured copy takes its own from
@@ -59,6 +63,7 @@ def measure(model: Model, cache: Cache, memory: Memory, max_batch: int) -> Hardw
         name=f"{model.name}, warm-up",
         provenance=f"measured at load on {device_name(model.device)}, {str(model.dtype).removeprefix('torch.')}, "
         f"{torch.get_num_threads()} threads: {len(prefills)} prefills, {len(decodes)} decodes",
+        verify=Verify(1.0, 1.0),  # a guess is a row of its own, see pack(): it costs what another job would
     )
     return Hardware(latency, memory, _link(cache), "warm-up")
 
@@ -78,6 +83,10 @@ class _Bench:
         rows = [self._rows(i, context - 1, 1) for i in range(batch)]
         return self._run(pack(rows, [], self.cache.block_tokens))
 
+    def verify(self, batch: int, context: int, k: int) -> float:
+        """ms of a step in which so many sequences verify k guesses each."""
+        return self._run(pack([self._rows(i, context - 1, k + 1) for i in range(batch)], [], self.cache.block_tokens))
+
     def _rows(self, turn: int, first: int, tokens: int) -> Rows:
         cache = self.cache
         needed = -(-(first + tokens) // cache.block_tokens)
@@ -94,6 +103,20 @@ class _Bench:
             took.append((perf_counter_ns() - began) / 1e9)
         self.spent += sum(took)
         return min(took) * 1e3
+
+
+def verify_times(model: Model, cache: Cache, max_batch: int) -> list[VerifyTime]:
+    """On an empty cache, whose contents are lost. Shapes that are too large for it are left out."""
+    bench = _Bench(model, cache)
+    room = cache.blocks * cache.block_tokens
+    shapes: dict[tuple[int, int, int], None] = {}
+    for batch, k in VERIFIED:
+        if batch > max_batch:
+            continue
+        for context in CONTEXTS:
+            if max(batch, 1) * (context + k) <= room and context + k <= model.max_model_len:
+                shapes |= dict.fromkeys(((batch, context, 0), (batch * (k + 1), CONTEXTS[0], 0), (batch, context, k)))
+    return [VerifyTime(n, context, k, bench.verify(n, context, k) / 1e3) for n, context, k in shapes]
 
 
 def _prefill_fit(points: Sequence[tuple[int, float]]) -> PrefillFit:

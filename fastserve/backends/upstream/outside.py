@@ -39,7 +39,7 @@ class Pace:
         self.info = info
 
     def measure(self, budget_s: float, longest: int | None = None, report: Report | None = None) -> list[Timed]:
-        """Rounds until the budget is spent, at least a prefill and a decode. Raises RuntimeError for what fails."""
+        """Rounds until the budget is spent, at least a prefill and a decode. Raises ValueError for what fails."""
         rng = random.Random(0)
         room = max(1, min(self.info.max_model_len, longest or PREFILLS[-1]) - OUTPUT - 1)
         lengths = [n for n in PREFILLS if n <= room] or [room]
@@ -76,7 +76,8 @@ class Pace:
 
     def _answers(self, lengths: list[int], output: int, rng: random.Random) -> list[_Times]:
         """Streams at once, each with the times at which its tokens came."""
-        times = [_Times(self._prompt(length, rng), length, output) for length in lengths]
+        goes_on = "ignore_eos" not in self.hub.api.lacks
+        times = [_Times(self._prompt(length, rng), length, output, goes_on) for length in lengths]
         try:
             for one in times:
                 self.hub.open(one)
@@ -86,7 +87,7 @@ class Pace:
                     for one in times:
                         one.note(perf_counter())
                     if not self.hub.changed.wait(max(0.0, until - perf_counter())):
-                        raise RuntimeError(f"the upstream took more than {ENOUGH_S:.0f} s for an answer of the profile")
+                        raise ValueError(f"the upstream took more than {ENOUGH_S:.0f} s for an answer of the profile")
                 for one in times:
                     one.note(perf_counter())
         finally:
@@ -94,7 +95,7 @@ class Pace:
                 self.hub.close(one)
         failed = next((one.ended.error for one in times if one.ended and one.ended.reason == "error"), "")
         if failed or not all(one.at for one in times):
-            raise RuntimeError(f"a request of the profile failed: {failed or 'it was answered with nothing'}")
+            raise ValueError(f"a request of the profile failed: {failed or 'it was answered with nothing'}")
         return times
 
     def _prompt(self, tokens: int, rng: random.Random) -> Prompt:
@@ -111,8 +112,9 @@ class _Times(Answer):
 
     __slots__ = ("at", "length")
 
-    def __init__(self, prompt: Prompt, length: int, output: int) -> None:
-        super().__init__(prompt, SamplingParams(temperature=0.0, max_tokens=output).resolved({}), 0, output)
+    def __init__(self, prompt: Prompt, length: int, output: int, ignore_eos: bool) -> None:
+        params = SamplingParams(temperature=0.0, max_tokens=output, ignore_eos=ignore_eos).resolved({})
+        super().__init__(prompt, params, 0, output)
         self.length = length
         self.at: list[float] = []
 

@@ -5,6 +5,7 @@ Answer is what has come of a job so far; its streams write it and the engine's t
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 from collections import deque
@@ -17,6 +18,8 @@ from fastserve.backends.upstream.pieces import EMPTY
 from fastserve.backends.upstream.prompt import Prompt
 from fastserve.backends.upstream.tokenizer import UpstreamTokenizer
 from fastserve.engine.params import SamplingParams
+
+log = logging.getLogger("fastserve")
 
 BREAKS: Final = 5
 """Times in a row that a stream may break without a new token: the next may be broken by the request itself."""
@@ -108,6 +111,7 @@ class Hub:
         self.gone_s = gone_s
         self.changed = threading.Condition()
         self.streams: set[Stream] = set()  # whose threads have not ended
+        self.gone = False  # the last one that asked was not answered
         self.counters = {"streams": 0, "reconnects": 0, "upstream_errors": 0}
 
     def open(self, answer: Answer) -> None:
@@ -121,6 +125,17 @@ class Hub:
             with self.changed:
                 self.streams.discard(stream)
                 answer.let_go(Ended("error", f"no thread for its stream: {error}"))
+
+    def heard(self, error: Exception | None) -> None:
+        """Of the upstream: something, or that it is gone. An outage is logged once, and its end."""
+        with self.changed:
+            if self.gone is (error is not None):
+                return
+            self.gone = error is not None
+        if error is not None:
+            log.warning("upstream %s does not answer and is asked again: %s", self.address.url, error)
+        else:
+            log.info("upstream %s answers again", self.address.url)
 
     def close(self, answer: Answer) -> None:
         """Its tokens so far stay. The connection is cut at once; its thread ends by itself."""
@@ -196,6 +211,7 @@ class Stream:
                 self._end(Ended("error", f"the upstream {what}: {error}"))
                 return
             hub.counters["reconnects"] += 1
+            hub.heard(error)
             self.closes.wait(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0**pauses) * random.uniform(0.5, 1.0))
             pauses += 1
 
@@ -214,6 +230,8 @@ class Stream:
         over: Over | None = None
         heard = monotonic()
         for line in connection.lines(path, body):
+            if hub.gone:
+                hub.heard(None)
             for found in reader.read(line):
                 heard = monotonic()
                 if isinstance(found, Over):

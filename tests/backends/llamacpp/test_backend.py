@@ -201,6 +201,14 @@ def test_models_that_are_none(tmp_path: Path) -> None:
         Body("some/model", "llamacpp")
 
 
+def test_models_without_kv_of_each_token_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastserve.backends.llamacpp.library import library
+
+    monkeypatch.setattr(library(), "llama_model_is_hybrid", lambda _: True)
+    with pytest.raises(ModelNotFoundError, match="one state a sequence instead of KV"):
+        Body("embedded", "llamacpp")
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [

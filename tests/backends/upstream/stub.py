@@ -49,7 +49,6 @@ class Stub(ThreadingHTTPServer):
         self.hook: Hook | None = None
         self.asked: list[tuple[str, dict[str, Any]]] = []  # completions: path and body
         self.busy = 0
-        self.most_busy = 0
         self.handlers: set[Handler] = set()
         self.lock = threading.Lock()
         super().__init__(("127.0.0.1", port), Handler)
@@ -73,7 +72,6 @@ class Stub(ThreadingHTTPServer):
         with self.lock:
             self.handlers.add(handler)
             self.busy += 1
-            self.most_busy = max(self.most_busy, self.busy)
         try:
             yield
         finally:

@@ -79,11 +79,11 @@ def test_what_never_gets_on_is_given_up(stub: Stub, monkeypatch: pytest.MonkeyPa
         assert ask(engine).text == answer_to(b"once", 20)
 
 
-def test_one_that_comes_back_is_gone_on_with(stub: Stub) -> None:
+def test_one_that_comes_back_is_gone_on_with(stub: Stub, caplog: pytest.LogCaptureFixture) -> None:
     """Gone in the middle, with requests that run and that wait: all get what they would have got."""
     stub.step_s = 0.005
     prompts = [f"prompt {i}" for i in range(8)]
-    with front(stub, "las", max_batch=2) as engine:
+    with front(stub, max_batch=2) as engine:
         handles = [engine.submit(prompt, TWENTY) for prompt in prompts]
         wait_until(lambda: len(handles[0]._request.tokens) > 3)
         port = stub.server_address[1]
@@ -98,6 +98,8 @@ def test_one_that_comes_back_is_gone_on_with(stub: Stub) -> None:
             assert asked < 8 and len(again.asked) >= 8 - asked + 1, "some had begun, and others had not"
         finally:
             again.stop()
+    told = caplog.text.count("does not answer and is asked again")
+    assert 1 <= told <= 3, "an outage, not each who suffers from it; a line may have been on its way"
 
 
 def test_one_that_stays_away_ends_requests_in_time(stub: Stub) -> None:
@@ -251,7 +253,6 @@ def test_who_leaves_frees_his_place_there(stub: Stub) -> None:
         engine.submit("b", SamplingParams(max_tokens=2, temperature=0.0)).result(SOON_S)
         assert first.result(SOON_S).text == answer_to(b"a" * 20, 60)
         assert first._request.record["preemptions"] >= 1
-    assert stub.most_busy == 3
     wait_until(lambda: stub.busy == 0)
 
 

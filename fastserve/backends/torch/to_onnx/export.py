@@ -16,6 +16,7 @@ import torch
 
 from fastserve.backends.torch.model import Model, load_model
 from fastserve.backends.torch.quiet import quiet
+from fastserve.backends.torch.source import folder_for_others
 from fastserve.backends.torch.to_onnx.manifest import MANIFEST
 from fastserve.backends.torch.to_onnx.tidy import tidy
 from fastserve.backends.torch.to_onnx.trace import Traced
@@ -35,7 +36,8 @@ def export(name: str, folder: Path, facts: Mapping[str, Any], trust_remote_code:
     """Writes the folder, which must not be there. facts: for its manifest. Raises what load_model() raises, and
     RefusedModelError for a model that cannot be exported.
     """
-    model = load_model(name, device="cpu", dtype="float32", native="off", trust_remote_code=trust_remote_code)
+    source = folder_for_others(name)  # transformers' modules, which the embedded model's are not
+    model = load_model(source, device="cpu", dtype="float32", native="off", trust_remote_code=trust_remote_code)
     folder.mkdir()
     probe = _probe(model)
     np.savez(folder / PROBE, **probe)
