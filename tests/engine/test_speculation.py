@@ -17,13 +17,8 @@ from hypothesis import HealthCheck, given, settings  # noqa: E402 (after importo
 from hypothesis import strategies as st  # noqa: E402
 
 from fastserve.backends.torch import draft_model  # noqa: E402
-from fastserve.backends.torch.backend import TorchBackend  # noqa: E402
 from fastserve.backends.torch.draft_model import DraftModel  # noqa: E402
-from fastserve.engine import Engine  # noqa: E402
-from fastserve.engine.backend import Wanted  # noqa: E402
-from fastserve.engine.config import EngineConfig  # noqa: E402
 from fastserve.engine.params import SamplingParams  # noqa: E402
-from fastserve.launch import PLACEHOLDER  # noqa: E402
 from fastserve.speculation.spec import parse  # noqa: E402
 from tests.backends.torch.families import VOCABULARY, write  # noqa: E402
 from tests.backends.torch.stage import BLOCK, GREEDY, Stage, alone, tiny  # noqa: E402
@@ -138,17 +133,6 @@ def test_however_good_the_guesses_are(right: float, residency: str, model: Any) 
     fill(undrafted)
     undrafted.play()
     assert right < 0.9 or steps < 0.75 * len(undrafted.backend.owners)
-
-
-def test_who_just_fits_into_a_pool_fits_with_drafts(model: Any) -> None:
-    for speculate in ("off", f"ngram:{DRAFTS}"):
-        wanted = Wanted(block_tokens=BLOCK, kv_tokens=30, host_tokens=0)
-        backend = TorchBackend(model, wanted, PLACEHOLDER, speculate=speculate)
-        with Engine(backend, EngineConfig.of({"policy": "fcfs", "block_tokens": BLOCK})) as engine:
-            for prompt in (3, 20):
-                most = -(-30 // BLOCK) * BLOCK - prompt
-                output = engine.submit([5] * prompt, SamplingParams(max_tokens=most, ignore_eos=True)).result(60)
-                assert (output.finish_reason, len(output.token_ids)) == ("length", most)
 
 
 @pytest.mark.parametrize("whole", [False, True])
@@ -332,27 +316,6 @@ def test_a_draft_model_that_fails_costs_guesses_alone(model: Any, other: Any, ca
     stage = drafted_by(model, Failing(), "las", max_batch=3)
     check(stage, model)
     assert "the draft model failed, and begins with its texts again" in caplog.text
-
-
-def test_a_draft_model_is_not_shown_tokens_that_it_does_not_have(
-    model: Any, other: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A family's larger models have more rows than its tokenizer has tokens, and than the smaller ones."""
-    known = VOCABULARY - 1
-
-    class Smaller:
-        vocab_size = known
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(other, name)
-
-        def forward(self, step: Any, cache: Any) -> Any:
-            assert int(step.tokens.max()) < known
-            return other.forward(step, cache)[:, :known]
-
-    stage = drafted_by(model, Smaller(), "las", max_batch=3)
-    check(stage, model)
-    assert "the draft model failed" not in caplog.text
 
 
 def test_a_draft_model_begins_again_after_a_step_that_failed(model: Any, other: Any) -> None:
