@@ -177,6 +177,13 @@ def test_a_value_that_is_none_is_refused_before_a_backend_is_imported(monkeypatc
             Body("embedded", backend, **options)
 
 
+def test_a_server_knows_before_it_loads_anything() -> None:
+    settings = pytest.importorskip("fastserve.server.config.settings")
+    assert settings.FastServeConfig(speculate="draft:some:model:3").speculate == "draft:some:model:3"
+    with pytest.raises(ValueError, match="speculate='ngram:0'"):
+        settings.FastServeConfig(speculate="ngram:0")
+
+
 def test_options_of_ones_own_by_keyword(tmp_path: Path) -> None:
     file = tmp_path / "shouting.py"
     file.write_text(OWN.replace("*,", "*, shout=False,").replace('{"model"', '{"s": shout, "model"'))
