@@ -17,8 +17,13 @@ from hypothesis import HealthCheck, given, settings  # noqa: E402 (after importo
 from hypothesis import strategies as st  # noqa: E402
 
 from fastserve.backends.torch import draft_model  # noqa: E402
+from fastserve.backends.torch.backend import TorchBackend  # noqa: E402
 from fastserve.backends.torch.draft_model import DraftModel  # noqa: E402
+from fastserve.engine import Engine  # noqa: E402
+from fastserve.engine.backend import Wanted  # noqa: E402
 from fastserve.engine.params import SamplingParams  # noqa: E402
+from fastserve.flightlog.replay import replay_log  # noqa: E402
+from fastserve.hardware import load_hardware  # noqa: E402
 from fastserve.speculation.spec import parse  # noqa: E402
 from tests.backends.torch.families import VOCABULARY, write  # noqa: E402
 from tests.backends.torch.stage import BLOCK, GREEDY, Stage, alone, tiny  # noqa: E402
@@ -76,10 +81,8 @@ def reference(model: Any, i: int) -> tuple[list[int], Any]:
     return stage.play()[0], stage.requests[0].logprobs
 
 
-def staged(
-    model: Any, policy: str, speculate: str = f"ngram:{DRAFTS}", right: float | None = 0.75, **options: Any
-) -> Stage:
-    """right: how often a guess is; None: those who are asked guess themselves."""
+def staged(model: Any, policy: str, right: float = 0.75, **options: Any) -> Stage:
+    """right: how often a guess is."""
     blocks = options.pop("blocks", POOL)
     stage = Stage(model, policy, blocks, HOST, speculate=f"ngram:{DRAFTS}", **options)
     assert stage.backend.drafting is not None
@@ -213,7 +216,7 @@ def test_shared_prefixes(policy: str, residency: str, tier: int, fault: str, tmp
 def test_an_answer_is_found_as_far_as_its_tokens_were_right(model: Any) -> None:
     """Of a request that ended amid right drafts as much is left behind as without drafts."""
     prompt = prompts()[2][:12]
-    left = []
+    left: list[tuple[list[int], int, list[int]]] = []
     for speculate in ("off", "ngram:4"):
         stage = Stage(model, "fcfs", 64, 0, speculate=speculate, prefix_cache="on", prefix_tokens=BLOCK)
         if stage.backend.drafting is not None:
@@ -222,12 +225,30 @@ def test_an_answer_is_found_as_far_as_its_tokens_were_right(model: Any) -> None:
         stage.go()
         again = [*prompt, *first.tokens, 1, 2, 3]
         second = stage.add(again, at=stage.clock.now())
-        ids = second.job.ids
-        left.append((first.tokens, stage.scheduler.ledger.tree.found(ids, len(again))))  # type: ignore[attr-defined]
+        found = stage.scheduler.ledger.tree.found(second.job.ids, len(again))  # type: ignore[attr-defined]
         stage.go()
-        left[-1] += (second.tokens,)
+        left.append((first.tokens, found, second.tokens))
     assert left[0] == left[1]
     assert left[0][1] == (len(prompt) + 12 - 1) // BLOCK * BLOCK
+
+
+def test_a_log_is_replayed(model: Any, tmp_path: Path) -> None:
+    """Of a real thread and clock, with shared prefixes: plan by plan the same; and nothing is left behind."""
+    log = tmp_path / "flight.jsonl"
+    times = load_hardware("opt-13b-a100")
+    backend = TorchBackend(model, Wanted(BLOCK, 60 * BLOCK, 90 * BLOCK), times, speculate="ngram:3")
+    few = SamplingParams(max_tokens=24, temperature=0.8, seed=1, allowed_token_ids=range(4), ignore_eos=True)
+    with Engine.on(
+        backend, policy="mlfq", knobs={"q1": 0.002}, max_batch=3, block_tokens=BLOCK, flight_log=log
+    ) as engine:
+        assert engine.settings["lookahead"] == 3
+        first = engine.generate([prompt[:20] for prompt in prompts()], few)
+        again = engine.generate([prompt[:20] for prompt in prompts()], few)
+        assert [output.token_ids for output in again] == [output.token_ids for output in first]
+        assert 0 < engine.counters["accepted_tokens"] < engine.counters["draft_tokens"]
+        assert not any(backend.held().values())
+    assert '"drafts"' in log.read_text()
+    assert replay_log(log).difference is None
 
 
 # -- who guesses -------------------------------------------------------------------------------------------------------
