@@ -38,7 +38,7 @@ def measure(model: Model, graph: PackedGraph | GenaiGraph, memory: Memory, max_b
         for n in LENGTHS
         if n == LENGTHS[0] or (n <= longest and bench.spent < SECONDS)
     ]
-    decodes = []
+    decodes: list[tuple[int, int, float]] = []
     for each, batch in product(CONTEXTS, (1, max_batch)):
         context = min(each, longest)
         if not decodes or (batch * context <= pool and bench.spent < 2 * SECONDS):

@@ -40,7 +40,7 @@ def export(name: str, folder: Path, facts: Mapping[str, Any], trust_remote_code:
     model = load_model(source, device="cpu", dtype="float32", native="off", trust_remote_code=trust_remote_code)
     folder.mkdir()
     probe = _probe(model)
-    np.savez(folder / PROBE, **probe)
+    np.savez(folder / PROBE, tokens=probe["tokens"], logits=probe["logits"])
     told = {
         "name": name, "kind": "fastserve", "layers": model.layers, "heads": model.heads, "kv_heads": model.kv_heads,
         "head_dim": model.head_dim, "window": _window(model), "max_model_len": model.max_model_len,

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -83,7 +84,7 @@ def attend(
     table = now.found.rotary.get(layer)
     cos, sin = now.found.tables[table] if table is not None else (None, None)
     window = sliding_window if sliding_window is not None and sliding_window < now.longest else WITHOUT_WINDOW
-    attributes = {
+    attributes: dict[str, Any] = {
         "num_heads": heads,
         "kv_num_heads": key.shape[1],
         "scale": float(dim**-0.5 if scaling is None else scaling),
@@ -114,19 +115,20 @@ class Twins:
         self.first = layers[0]
         self.sizes = [layer.out_features for layer in layers]
         biased = any(layer.bias is not None for layer in layers)
-        bias = [torch.zeros(it.out_features) if it.bias is None else it.bias for it in layers] if biased else []
-        weight = torch.cat([layer.weight.detach() for layer in layers])
+        bias: list[Tensor] = [torch.zeros(it.out_features) if it.bias is None else it.bias.detach() for it in layers]
+        weights: list[Tensor] = [layer.weight.detach() for layer in layers]
+        weight = torch.cat(weights)
         self.parts: list[Tensor] = []
         for layer in layers:
             layer.register_parameter("weight", None)
             layer.register_parameter("bias", None)
         self.first.weight = nn.Parameter(weight, requires_grad=False)
         if biased:
-            self.first.bias = nn.Parameter(torch.cat(bias).detach(), requires_grad=False)
+            self.first.bias = nn.Parameter(torch.cat(bias), requires_grad=False)
         for number, layer in enumerate(layers):
-            layer.forward = lambda given, number=number: self(given, number)  # type: ignore[method-assign, assignment]
+            setattr(layer, "forward", partial(self, number))  # noqa: B010 (a method of one object)
 
-    def __call__(self, given: Tensor, number: int) -> Tensor:
+    def __call__(self, number: int, given: Tensor) -> Tensor:
         if number == 0:
             self.parts = list(functional.linear(given, self.first.weight, self.first.bias).split(self.sizes, -1))
         return self.parts[number]
