@@ -12,7 +12,7 @@ from os import PathLike
 from typing import Any, cast
 
 from fastserve import backends
-from fastserve.backends.options import DEFAULTS, OPTIONS, expanded, passed_on
+from fastserve.backends.options import DEFAULTS, OPTIONS, check_all, expanded, passed_on
 from fastserve.engine.backend import Backend, Profiled, Wanted
 from fastserve.engine.clock import Clock, VirtualClock, WallClock
 from fastserve.engine.config import EngineConfig
@@ -49,6 +49,7 @@ class Body:
     ) -> None:  # fmt: skip
         given = None if latency is None else load_hardware(latency)  # a wrong name is known before a model is loaded
         self.name = backends.checked(backend)
+        check_all(options)  # before anything heavy is imported
         backends.look(self.name, model, dummy=options.get("load_format") == "dummy")
         self.kind = backends.find(backend)
         self.given = given

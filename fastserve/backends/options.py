@@ -67,7 +67,7 @@ OPTIONS: dict[str, Option] = {
         metavar="HOW",
     ),
     "quantize": Option(
-        "weights in fewer bits", ("onnx",), "none", choices=("none", "int8", "int4")
+        "weights of 8 bits, or of 4, which is crude", ("onnx",), "none", choices=("none", "int8", "int4")
     ),
     "providers": Option("ONNX Runtime's execution providers, with commas, or auto", ("onnx",), "auto", metavar="NAMES"),
     "spinning": Option("ONNX Runtime's threads wait awake for work", ("onnx",), False, bool),
@@ -141,20 +141,31 @@ def check(name: str, value: Any) -> None:
         at_least(name, value, option.least, option.most)
     elif option.kind is bool and not isinstance(value, bool):
         raise ValueError(f"{name}={value!r} must be True or False")
-    elif option.kind is float and not (isinstance(value, int | float) and 0 < value <= 1):
+    elif option.kind is float and (isinstance(value, bool) or not (isinstance(value, int | float) and 0 < value <= 1)):
         raise ValueError(f"{name}={value!r} must be above 0 and at most 1")
+    elif option.kind is tuple and not (
+        isinstance(value, str | list | tuple) and all(isinstance(it, str) for it in value)
+    ):
+        raise ValueError(f"{name}={value!r} must be a text, or a list of some")
+    elif option.kind is str and (value is None or isinstance(value, int | float | bytes | list | tuple | dict | set)):
+        shown = "" if option.secret else f"={value!r}"
+        raise ValueError(f"{name}{shown} must be a text")
+
+
+def check_all(given: Mapping[str, Any]) -> None:
+    """check() for each that is an option of OPTIONS."""
+    for name, value in given.items():
+        if name in OPTIONS:
+            check(name, value)
 
 
 def passed_on(backend: str, given: Mapping[str, Any], own: Sequence[str]) -> dict[str, Any]:
     """The options to make a backend with: those at their defaults are left out, and a secret that it has no use for.
 
-    own: names of all that it has. ValueError for a value that is none, and for an option that it does not have.
+    own: names of all that it has. ValueError for an option that it does not have. Values: see check_all().
     """
     found = {name: value for name, value in given.items() if name not in DEFAULTS or value != DEFAULTS[name]}
     found = {name: value for name, value in found.items() if name in own or name not in SECRETS}
-    for name in found:
-        if name in OPTIONS:
-            check(name, found[name])
     try:
         check_names(f"backend {backend}", found, own)
     except ValueError as error:

@@ -184,6 +184,12 @@ class Wanted:
             host = self.host_bytes // bytes_per_token
         return replace(self, kv_tokens=kv, host_tokens=host, kv_bytes=None, host_bytes=None)
 
+    def reaching(self, lookahead: int) -> Wanted:
+        """The same with room for so many tokens beyond the next one: who fits into the pool without still does."""
+        if self.kv_tokens is None or not lookahead:
+            return self
+        return replace(self, kv_tokens=-(-self.kv_tokens // self.block_tokens) * self.block_tokens + lookahead)
+
 
 class CopyTime(NamedTuple):
     """A copy that was timed on the idle body: the median of a few."""

@@ -136,7 +136,7 @@ def _tokens(result: Result) -> Sequence[Token]:
 
 def _drafts_fault(step: Step) -> str:
     """What is wrong with Step.drafts, which must agree with the results."""
-    got = {job: 1 if isinstance(result, Failed) else len(result) for job, result in step.results}
+    got = {job: len(_tokens(result)) for job, result in step.results}
     seen: set[Job] = set()
     for job, drafted, accepted in step.drafts:
         if job in seen or job not in got:

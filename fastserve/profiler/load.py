@@ -27,15 +27,22 @@ Report = Callable[[float, str], object]
 
 
 class Meter(Observer):
-    """Records the time of each committed iteration. Attach it before the first request."""
+    """Records the time of each committed iteration. Attach it before the first request.
 
-    def __init__(self) -> None:
+    uneven: a job may get no token in one, or several: then those are one that come until each that was due one has got
+    it, on average, and one in which each gets several is so many.
+    """
+
+    def __init__(self, uneven: bool = False) -> None:
         self.noted: list[Iteration] = []
         self._sums = (0, 0)
+        self._uneven = uneven
+        self._due = 0  # of the plan under way
+        self._begun: tuple[Iteration, int, int] | None = None  # not all have got theirs: it so far, due, got
 
     @classmethod
     def attach(cls, engine: Engine) -> Meter:
-        meter = cls()
+        meter = cls(engine.loop.backend.traits.uneven)
         engine.attach(meter)
         return meter
 
@@ -44,6 +51,8 @@ class Meter(Observer):
             sum([n for _, n in plan.prefill]),
             sum([n * (2 * plan.first(job) + n) for job, n in plan.prefill]),
         )
+        if self._uneven:
+            self._due = len(plan.due)
 
     def amended(self, plan: Plan, now: int) -> None:
         self.planned(plan, now)
@@ -52,7 +61,27 @@ class Meter(Observer):
         if outcome.service > 0:
             guesses = sum([drafted for _, drafted, _ in outcome.drafts])
             ms, at = outcome.service / 1e6, plan.now / 1e9
-            self.noted.append(Iteration(plan.batch, plan.context, *self._sums, ms, at, guesses))
+            one = Iteration(plan.batch, plan.context, *self._sums, ms, at, guesses)
+            if self._uneven:
+                self._note(one, self._due + sum([delta for _, delta in outcome.extra]))
+            else:
+                self.noted.append(one)
+
+    def _note(self, one: Iteration, got: int) -> None:
+        due = most = self._due
+        if self._begun is not None:
+            first, at_first, before = self._begun
+            due, most, got = min(due, at_first), max(due, at_first), got + before
+            one = first._replace(
+                tokens=first.tokens + one.tokens, squared=first.squared + one.squared, ms=first.ms + one.ms,
+                drafts=first.drafts + one.drafts,
+            )  # fmt: skip
+            self._begun = None
+        if got < due:
+            self._begun = one, most, got
+            return
+        each = 1 if one.drafts or not due else max(1, round(got / most))
+        self.noted += [one._replace(ms=one.ms / each)] * each
 
     def iterations(self) -> list[Iteration]:
         """All iterations so far."""

@@ -13,6 +13,8 @@ from fastserve.hardware import LinearLatency
 from fastserve.hardware.lines import UNMEASURED, Verify
 from fastserve.profiler.fit import ENOUGH, Cell, predict_ms
 
+NOISY = 0.08
+"""Median miss of timed steps, over their time, above which nothing is concluded."""
 Table: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
 
@@ -40,7 +42,9 @@ def with_verify(latency: LinearLatency, cells: Sequence[Cell]) -> LinearLatency:
 
 
 def shares(times: Sequence[VerifyTime]) -> Verify:
-    """Of steps that were timed on the idle body; UNMEASURED where they do not tell."""
+    """Of steps that were timed on the idle body; UNMEASURED where they do not tell, or a noisy machine lets no shares
+    fit them.
+    """
     seconds = {one[:3]: one.seconds for one in times}
     contexts = sorted({one.context for one in times})
     if len(contexts) < 2:
@@ -60,6 +64,8 @@ def shares(times: Sequence[VerifyTime]) -> Verify:
     if len(rows) < 2 or max(rows)[0] <= 0:
         return UNMEASURED
     found = _least(np.array(rows), np.array(wanted))
+    if float(np.median(np.abs(np.array(rows) @ found - np.array(wanted)))) > NOISY:
+        return UNMEASURED
     return Verify(found[0], found[1] if max([read for _, read in rows]) > 0 else UNMEASURED.context)
 
 

@@ -45,7 +45,7 @@ class Acceptance:
         for name, value in (("acceptance", self.p), ("found", self.found)):
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} {value} must be a share, 0 to 1")
-        if self.spread and not 0 <= self.spread**2 < self.p * (1 - self.p):
+        if self.spread and not (self.spread > 0 and self.spread**2 < self.p * (1 - self.p)):
             most = (self.p * (1 - self.p)) ** 0.5
             raise ValueError(f"spread {self.spread}: between jobs that are right {self.p:g} of the time in the mean, "
                              f"the deviation is 0 or more and below {most:.3g}")  # fmt: skip

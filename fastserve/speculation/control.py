@@ -26,6 +26,10 @@ WHOLE: Final = 1 << 20
 """A search that is due."""
 STEPS: Final = 32.0
 """Timed iterations of a kind by which what was measured before has lost its weight."""
+ODD: Final = 4.0
+"""By what factor an iteration may miss what was measured before. One that took longer was held up by something else,
+and counts as this; one that was so much quicker shows that those before were held up, and begins anew.
+"""
 
 
 def step_ps(
@@ -138,6 +142,10 @@ class Controller:
         kind = batch.bit_length(), drafts > 0
         ratio = ns * 1000 / max(1, step_ps(self.latency, batch, context, drafts))
         mean, weight = self._times.get(kind, (0.0, 0.0))
+        if weight and ratio > ODD * mean > 0:
+            ratio = ODD * mean
+        elif ratio * ODD < mean:
+            weight = 0.0
         weight = min(weight + 1, STEPS)
         self._times[kind] = mean + (ratio - mean) / weight, weight
 

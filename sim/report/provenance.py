@@ -41,7 +41,7 @@ def fingerprint(*more: Path) -> str:
     root = Path(__file__).parents[2]
     library = root / "fastserve"
     found = [*(root / "sim").glob("*.py")]
-    for part in ("sched", "hardware", "metrics", "policies", "predictors", "workload"):
+    for part in ("sched", "hardware", "speculation", "metrics", "policies", "predictors", "workload"):
         found += [*(library / part).rglob("*.py"), *(library / part).rglob("*.json")]
     digest = hashlib.sha256()
     for path in [*sorted(found), *more]:

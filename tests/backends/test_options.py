@@ -158,11 +158,30 @@ def test_the_table_is_what_the_backends_take(backend: str) -> None:
         ({"quantize": "int2"}, "quantize='int2' is none of none, int8, int4"),
         ({"spinning": "yes"}, "spinning='yes' must be True or False"),
         ({"gpu_memory_utilization": 0}, "gpu_memory_utilization=0 must be above 0 and at most 1"),
+        ({"gpu_memory_utilization": True}, "gpu_memory_utilization=True must be above 0 and at most 1"),
+        ({"device": None}, "device=None must be a text"),
+        ({"providers": 3}, "providers=3 must be a text"),
+        ({"lora": [1]}, r"lora=\[1\] must be a text, or a list of some"),
+        ({"upstream_key": 12345}, "^upstream_key must be a text$"),
     ],
 )
 def test_a_value_that_is_none(options: dict[str, Any], said: str, own: str) -> None:
     with pytest.raises(ValueError, match=said):
         Body("m", own, **options)
+
+
+def test_a_value_that_is_none_is_refused_before_a_backend_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastserve.backends.find", lambda name: pytest.fail(f"{name} is imported"))
+    for backend, options in (("torch", {"weights": "quarter"}), ("onnx", {"quantize": "int2"})):
+        with pytest.raises(ValueError, match="is none of"):
+            Body("embedded", backend, **options)
+
+
+def test_a_server_knows_before_it_loads_anything() -> None:
+    settings = pytest.importorskip("fastserve.server.config.settings")
+    assert settings.FastServeConfig(speculate="draft:some:model:3").speculate == "draft:some:model:3"
+    with pytest.raises(ValueError, match="speculate='ngram:0'"):
+        settings.FastServeConfig(speculate="ngram:0")
 
 
 def test_options_of_ones_own_by_keyword(tmp_path: Path) -> None:

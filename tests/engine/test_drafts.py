@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fastserve.engine import Engine, SamplingParams
-from fastserve.engine.backend import Failed, Result, Step
+from fastserve.engine.backend import Ended, Failed, Result, Step
 from fastserve.flightlog.replay import replay_log
 from fastserve.sched.job import Job
 from fastserve.sched.plan import Plan
@@ -107,6 +107,18 @@ def test_who_fails_may_have_verified_some(caplog: pytest.LogCaptureFixture) -> N
 
     outputs, _ = run(Fails(uneven=True))
     assert [output.finish_reason for output in outputs] == ["length", "error", "length"]
+
+
+def test_who_is_ended_by_the_body_may_have_verified_some() -> None:
+    class Ending(Guesser):
+        def run(self, plan: Plan) -> Step:
+            step = super().run(plan)
+            told = {job for job, *_ in step.drafts}
+            step.results = [(job, Ended(result) if job in told else result) for job, result in step.results]  # type: ignore[arg-type]
+            return step
+
+    outputs, _ = run(Ending(uneven=True))
+    assert [output.finish_reason for output in outputs] == ["stop"] * 3
 
 
 def test_the_token_behind_the_drafts_may_be_missing_where_the_body_cut() -> None:

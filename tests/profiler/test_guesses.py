@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from pathlib import Path
 
@@ -149,4 +150,7 @@ def test_shares_of_steps_that_were_timed(verify: Verify) -> None:
         shapes += [(batch, 32, 0), (batch, 512, 0), (batch * (k + 1), 32, 0), (batch, 32, k), (batch, 512, k)]
     found = shares([VerifyTime(*shape, seconds(*shape)) for shape in shapes])
     assert (found.tokens, found.context) == pytest.approx((verify.tokens, verify.context), abs=0.01)
+    rng = random.Random(1)
+    noisy = [VerifyTime(*shape, seconds(*shape) * rng.choice((1, 2, 6))) for shape in dict.fromkeys(shapes)]
+    assert shares(noisy) == UNMEASURED
     assert shares([]) == UNMEASURED == shares([VerifyTime(1, 32, 0, 0.001)])

@@ -102,6 +102,12 @@ def test_a_fit_of_draws_is_the_acceptance_again() -> None:
     assert fitted(counts).p == pytest.approx(0.8, abs=0.01)
 
 
+def test_a_deviation_that_cannot_be_is_refused() -> None:
+    for spread in (-0.2, 0.6, float("nan")):
+        with pytest.raises(ValueError, match="the deviation is 0 or more and below"):
+            Acceptance(0.6, spread=spread)
+
+
 def test_jobs_may_differ() -> None:
     draws = Draws(Acceptance(0.6, spread=0.25), 2)
     jobs = []

@@ -105,6 +105,19 @@ def test_measured_times_correct_the_model() -> None:
     assert controller.k(16, 1600) == 4, "nothing was measured there"
 
 
+@pytest.mark.parametrize("at", [0, 1, 500])
+def test_a_machine_that_stood_still_during_an_iteration_does_not_end_guessing(at: int) -> None:
+    """A pause of many iterations' length, be it in the first one that was timed."""
+    controller = fed(WAITS, 4, 0.9)
+    ks = []
+    for i in range(1000):
+        ks.append(k := controller.k(2, 200))
+        took = step_ps(WAITS, 2, 200, 2 * k) // 1000
+        controller.timed(2, 200, 2 * k, took * 500 if i == at else took)
+        controller.saw(max(k, 1), max(k, 1))
+    assert ks[at] and ks[at + 50 :].count(0) <= 1000 * SEARCH * 1.1
+
+
 def test_where_times_are_told_an_iteration_without_guesses_is_made_now_and_then() -> None:
     controller = fed(WAITS, 4, 0.9)
     controller.timed(1, 100, 4, 10**7)

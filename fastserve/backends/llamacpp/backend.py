@@ -51,7 +51,7 @@ class LlamaCppBackend:
         block = wanted.block_tokens
         drafting = None if asked is None else drafting_for(asked, model, wanted)  # before pools take the rest
         token_bytes = bytes_per_token(model)
-        wanted = wanted.in_tokens(token_bytes)
+        wanted = wanted.in_tokens(token_bytes).reaching(0 if asked is None else asked.k)
         pools = size_pools(
             token_bytes * block, block_tokens=block, kv_tokens=wanted.kv_tokens,
             host_tokens=wanted.host_tokens if wanted.swaps else 0,

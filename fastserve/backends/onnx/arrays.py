@@ -55,10 +55,16 @@ class Arrays:
         self.kv_heads = kv_heads
         self.head_dim = head_dim
         self.longest = longest
+        self.made = 0  # how often they were made: whoever keeps their addresses looks at it
+        self.begin(slots, room)
+
+    def begin(self, slots: int, room: int) -> None:
+        """Made anew, empty."""
         self.slots = slots
-        self.room = min(room, longest)
+        self.room = min(room, self.longest)
         self._maps = [mapped(self._shape(slots, self.room)) for _ in range(self.each)]
         self.touched = [0] * slots  # tokens of each slot whose pages are there
+        self.made += 1
 
     @property
     def all(self) -> list[Floats]:
@@ -74,6 +80,8 @@ class Arrays:
         """
         slots = max(slots, 2 * self.slots) if slots > self.slots else self.slots
         room = min(self.longest, max(room, 2 * self.room)) if room > self.room else self.room
+        if (slots, room) == (self.slots, self.room):
+            return
         grown = [mapped(self._shape(slots, room)) for _ in range(self.each)]
         for number, new in enumerate(grown):
             for slot, length in enumerate(lengths):
@@ -82,6 +90,7 @@ class Arrays:
             self._maps[number] = new  # the old one's pages go back before the next is copied
         self.touched = [*lengths, *[0] * (slots - len(lengths))]
         self.slots, self.room = slots, room
+        self.made += 1
 
     def write(self, slot: int, length: int) -> None:
         """So many tokens of it are being written."""

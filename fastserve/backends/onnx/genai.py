@@ -40,7 +40,7 @@ class GenaiGraph:
         self.types = {name: TYPES[given[name]] for name in KNOWN if name in given}
         self.logits: Floats = np.empty((0, vocab_size), np.float32)
         self._bindings: dict[tuple[int, int], Any] = {}
-        self._state = (0, 0)
+        self._made = 0  # of the arrays whose addresses the bindings have
 
     def run(self, tokens: Sequence[int], lengths: Sequence[int], chunks: Sequence[Chunk]) -> Floats:
         """See PackedGraph.run()."""
@@ -73,10 +73,9 @@ class GenaiGraph:
         return logits
 
     def _bound(self, first: int, count: int) -> Any:
-        state = (self.arrays.slots, self.arrays.room)
-        if state != self._state or len(self._bindings) >= BINDINGS:
+        if self.arrays.made != self._made or len(self._bindings) >= BINDINGS:
             self._bindings.clear()
-            self._state = state
+            self._made = self.arrays.made
         binding = self._bindings.get((first, count))
         if binding is None:
             binding = self._bindings[first, count] = self.session.io_binding()

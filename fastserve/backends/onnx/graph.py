@@ -34,7 +34,7 @@ class PackedGraph:
         self.names = [f"{layer}.{x}" for layer in range(arrays.each // 2) for x in "kv"]
         self.logits: Floats = np.empty((0, vocab_size), np.float32)
         self._bindings: dict[tuple[int, int], Any] = {}
-        self._state = (0, 0)  # slots and room that the bindings are of
+        self._made = 0  # of the arrays whose addresses the bindings have
         self._idle: Floats = np.empty(0, np.float32)
 
     def run(self, tokens: Sequence[int], lengths: Sequence[int], chunks: Sequence[Chunk]) -> Floats:
@@ -63,7 +63,7 @@ class PackedGraph:
             positions = [*lengths, *range(first, first + size)]
         there = max(decodes, 1)  # rows of the first attention: a stand-in where nobody decodes
         yields = chunk is not None and chunk.yields
-        feed = {
+        feed: dict[str, NDArray[Any]] = {
             "tokens": np.array(given, np.int64),
             "positions": np.array(positions, np.int64),
             "decode_rows": np.arange(there),
@@ -92,12 +92,11 @@ class PackedGraph:
     def bound(self, decodes: int, slot: int) -> Any:
         """A binding of all caches: the first `decodes` slots, and this one for the chunk (-1: there is none)."""
         arrays = self.arrays
-        state = (arrays.slots, arrays.room)
-        if state != self._state or len(self._bindings) >= BINDINGS:
+        if arrays.made != self._made or len(self._bindings) >= BINDINGS:
             self._bindings.clear()
-            if state[1] != self._state[1]:
+            if arrays.made != self._made:
                 self._idle = mapped((1, arrays.kv_heads, arrays.room, arrays.head_dim)).array
-            self._state = state
+            self._made = arrays.made
         binding = self._bindings.get((decodes, slot))
         if binding is None:
             binding = self._bindings[decodes, slot] = self.session.io_binding()

@@ -29,6 +29,7 @@ REPEATS: Final = 7
 def measure(model: Model, graph: PackedGraph | GenaiGraph, memory: Memory, max_batch: int) -> Hardware:
     """On empty slots, which may hold anything then. memory: the pools, handed on."""
     bench = _Bench(graph)
+    size = graph.arrays.slots, graph.arrays.room
     pool = memory.device_tokens or 0
     longest = min(model.max_model_len, pool)
     bench.prefill(min(LENGTHS[0], longest))  # the first pass of a session is the slowest
@@ -42,7 +43,8 @@ def measure(model: Model, graph: PackedGraph | GenaiGraph, memory: Memory, max_b
         context = min(each, longest)
         if not decodes or (batch * context <= pool and bench.spent < 2 * SECONDS):
             decodes.append((batch, batch * context, bench.decode(batch, context)))
-    graph.arrays.give_back([0] * graph.arrays.slots)
+    link = _link(copy_times(graph.arrays, memory))
+    graph.arrays.begin(*size)
     constant, linear, squared = fit([(1.0, n, n * n) for n, _ in prefills], [ms for _, ms in prefills])
     start, each_job, each_token = fit([(1.0, b, c) for b, c, _ in decodes], [ms for *_, ms in decodes])
     latency = LinearLatency(
@@ -52,7 +54,7 @@ def measure(model: Model, graph: PackedGraph | GenaiGraph, memory: Memory, max_b
         provenance=f"measured at load with ONNX Runtime, {model.dtype}, {model.settings['threads']} threads: "
         f"{len(prefills)} prefills, {len(decodes)} decodes",
     )
-    return Hardware(latency, memory, _link(copy_times(graph.arrays, memory)), "warm-up")
+    return Hardware(latency, memory, link, "warm-up")
 
 
 def copy_times(arrays: Arrays, memory: Memory) -> list[CopyTime]:

@@ -5,8 +5,8 @@ is found while it runs. So products are of bytes, which a processor does four at
 not depend on the others. What makes that near enough is done beforehand (SmoothQuant, Xiao et al., ICML 2023): channels
 whose inputs are large are divided by a factor that their weights are multiplied with, a compromise of the two peaks.
 
-int4: weights alone, 4 bits in blocks of 32, by ONNX Runtime's own quantiser (half-quadratic: HQQ, which takes torch and
-minutes); 8 bits in the head. What it costs a small model is much: docs/backends.md has figures.
+int4: weights alone, 4 bits in blocks of 32, as ONNX Runtime's MatMulNBits takes them; 8 bits in the head. What it costs
+a small model is much: docs/backends.md has figures.
 """
 
 from __future__ import annotations
@@ -15,15 +15,13 @@ import hashlib
 import json
 import logging
 import shutil
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastserve.backends.onnx.blocks import BLOCK, in_blocks
 from fastserve.backends.onnx.calibrate import peaks
 from fastserve.backends.onnx.folder import GRAPH, MANIFEST, OWN, Exported, read_own
 from fastserve.backends.onnx.session import runtime
@@ -42,8 +40,8 @@ MOST: Final = 127
 ZERO: Final = 128
 """What nought is as an unsigned byte: rows are unsigned, weights signed, which is what processors multiply quickly."""
 
-BLOCK: Final = 32
-"""Weights of 4 bits that share a scale."""
+BYTES: Final = 4
+"""MatMulNBits' accuracy_level: what the weights are multiplied with becomes bytes, block by block."""
 
 
 def quantised(exported: Exported, quantize: str) -> Exported:
@@ -70,8 +68,6 @@ def check_can(exported: Exported, quantize: str) -> None:
     if exported.quantize != "none":
         raise ValueError(f"{exported.path} has weights of {exported.quantize}: quantize them from float32, or leave it")
     needs("onnx", "onnx", "onnx")
-    if quantize == "int4":  # HQQ computes with it
-        needs("onnx", "torch", "engine")
 
 
 def quantise(exported: Exported, quantize: str, folder: Path) -> None:
@@ -180,45 +176,31 @@ def _replace(graph: Any, constants: dict[str, NDArray[Any]], numpy_helper: Any) 
 
 
 def _int4(exported: Exported, folder: Path) -> None:
+    """Blocks of a column share a scale and a nought; the head has 8 bits."""
     import onnx
+    from onnx import helper, numpy_helper
 
     model = onnx.load(exported.file)
-    found = products(model)
-    _untied(model.graph, found)
-    made = {product.made for product in found if product.weight.shape[1] == exported.vocab_size}
-    head = [node.name for node in model.graph.node if node.output[0] in made]
-    with _quiet(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from onnxruntime.quantization import matmul_nbits_quantizer as tool
-
-        logging.getLogger(tool.__name__).setLevel(logging.ERROR)  # else a line for each product
-        work = tool.MatMulNBitsQuantizer(model, bits=8, block_size=BLOCK, accuracy_level=4, nodes_to_include=head)
-        work.process()
-        config = tool.HQQWeightOnlyQuantConfig(block_size=BLOCK, bits=4)
-        work = tool.MatMulNBitsQuantizer(work.model.model, block_size=BLOCK, accuracy_level=4, algo_config=config)
-        work.process()
-    _save(work.model.model, folder)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The tool makes itself the root logger's master when it is imported."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    try:
-        yield
-    finally:
-        root.handlers[:] = handlers
-        root.setLevel(level)
-
-
-def _untied(graph: Any, found: Sequence[Product]) -> None:
-    """A head that is the embedding turned around gets weights of its own, which can be quantised."""
-    from onnx import numpy_helper
-
-    known = {it.name for it in graph.initializer}
-    for product in found:
-        node = next(it for it in graph.node if it.output[0] == product.made)
-        if node.input[1] not in known:
-            node.input[1] = f"{product.made}.weight"
-            graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(product.weight), node.input[1]))
+    mine = {product.made: product for product in products(model)}
+    constants: dict[str, NDArray[Any]] = {}
+    nodes = []
+    for node in model.graph.node:
+        product = mine.get(node.output[0]) if node.op_type == "MatMul" else None
+        if product is None:
+            nodes.append(node)
+            continue
+        bits = 8 if product.weight.shape[1] == exported.vocab_size else 4
+        name = f"int{bits}.{product.made}"
+        packed, scales, noughts = in_blocks(product.weight, bits)
+        constants |= {f"{name}.weight": packed, f"{name}.scale": scales, f"{name}.nought": noughts}
+        nodes.append(
+            helper.make_node(
+                "MatMulNBits", [product.given, *(f"{name}.{it}" for it in ("weight", "scale", "nought"))],
+                [product.made], domain="com.microsoft", K=product.weight.shape[0], N=product.weight.shape[1],
+                bits=bits, block_size=BLOCK, accuracy_level=BYTES,
+            )
+        )  # fmt: skip
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    _replace(model.graph, constants, numpy_helper)
+    _save(model, folder)

@@ -53,6 +53,7 @@ def open_session(
     options.intra_op_num_threads = threads or cores()
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # errors are raised
+    options.enable_mem_pattern = False  # plans of memory are found again by a hash of the shapes that is not unique
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, LEVELS[graph_optimization])
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
     if beside is not None:

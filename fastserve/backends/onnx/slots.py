@@ -99,6 +99,8 @@ class Slots:
 
     def _enter(self, job: Job) -> int:
         """The first free slot is its own."""
+        if len(self.owners) < self.arrays.slots:  # somebody measured with more
+            self._grow(0, 0)
         slot = next((i for i, owner in enumerate(self.owners) if owner is None), None)
         if slot is None:
             slot = len(self.owners)

@@ -67,16 +67,16 @@ def verify(exported: Exported, graph: PackedGraph | GenaiGraph) -> None:
         got[:, at - length + told] = logits
     spread = np.maximum(exact.std(-1), 1e-12)
     if exported.quantize == "none":
-        error = float((np.abs(got - exact).max(-1) / spread).max())
+        apart = float((np.abs(got - exact).max(-1) / spread).max())
         allowed = STRUCTURE
     else:
-        apart = np.sqrt(np.square(got - exact).mean(-1)) / spread
-        error = float(np.exp(np.log(np.maximum(apart, 1e-9)).mean()))
+        rows = np.sqrt(np.square(got - exact).mean(-1)) / spread
+        apart = float(np.exp(np.log(np.maximum(rows, 1e-9)).mean()))
         allowed = ROUNDING[exported.quantize]
-    LOG.info("%s, %s: %.2g of the spread from PyTorch's logits", exported.name, exported.quantize, error)
-    if not error <= allowed:  # a NaN is refused too
+    LOG.info("%s, %s: %.2g of the spread from PyTorch's logits", exported.name, exported.quantize, apart)
+    if not apart <= allowed:  # a NaN is refused too
         raise ValueError(
-            f"The model {exported.name} is refused: its logits on ONNX Runtime are {error:.2g} of their spread from "
+            f"The model {exported.name} is refused: its logits on ONNX Runtime are {apart:.2g} of their spread from "
             f"PyTorch's ({allowed:g} is allowed, quantize={exported.quantize})."
         )
 

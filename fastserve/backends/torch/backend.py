@@ -65,7 +65,7 @@ class TorchBackend:
             model = load_model(model)
         wanted = wanted or Wanted()
         block = wanted.block_tokens
-        wanted = wanted.in_tokens(model.block_bytes(1))
+        wanted = wanted.in_tokens(model.block_bytes(1)).reaching(0 if asked is None else asked.k)
         block_bytes = model.block_bytes(block)
         self.drafting = None if asked is None else drafting_for(asked, model, wanted)  # before pools take the rest
         pools = size_pools(
@@ -201,7 +201,7 @@ class TorchBackend:
         self, plan: Plan, drafting: Drafting, drafts: Mapping[Job, Sequence[int]], said: Mapping[Job, Result], took: int
     ) -> list[tuple[Job, int, int]]:
         """What became of the drafts. took: ns."""
-        told = [(job, len(guessed), len(said[job]) - 1) for job, guessed in drafts.items()]
+        told = [(job, len(guessed), _right(said[job])) for job, guessed in drafts.items()]
         if self._asked:
             drafting.verified(plan.batch, told)
         if plan.batch and not plan.prefill:
@@ -294,3 +294,8 @@ class TorchBackend:
                 speakers.append(Speaker(state.sampling, row))
                 row += 1
         return decodes, chunks, jobs, speakers
+
+
+def _right(said: Result) -> int:
+    """Drafts that were right: the last token stands behind them."""
+    return 0 if isinstance(said, Failed) else len(said) - 1

@@ -180,8 +180,10 @@ class DraftModel:
             whole = take == new
             if most < 1 or not take or not self._reach(known, known.done + take + (most - 1) * whole, asked):
                 continue
-            budget -= 0 if few else take
             text = _part(ask.prompt, ask.tokens, known.done, known.done + take)
+            if max(text) >= self.model.vocab_size:  # of a target that is padded further: not even a GPU may see it
+                continue
+            budget -= 0 if few else take
             (short if few else long).append((i, Rows(text, known.done, known.table, whole)))
             known.done += take
             known.base, known.drafted = known.done, 1

@@ -66,7 +66,8 @@ class Address:
                 f"upstream: an address with a name or password in it would be logged; give {parts.scheme}://{host} and "
                 "the key as upstream_key (FASTSERVE_UPSTREAM_KEY)"
             )
-        if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
+        odd = port == 0 or any(letter <= " " or letter == "\x7f" for letter in text)
+        if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment or odd:
             raise ValueError(f"upstream={url!r} is no address of a server; write it as http://HOST:PORT")
         if key is not None and not (key.isascii() and key.isprintable()):
             raise ValueError("upstream_key: it has characters that no HTTP header can carry")
@@ -109,7 +110,7 @@ class Connection:
         try:
             data = response.read(LONGEST_ANSWER)
         except (OSError, http.client.HTTPException) as error:
-            raise BrokenError(f"{self.address.url}{path}: {_why(error)}", sent=True) from None
+            raise BrokenError(self.address.hidden(f"{self.address.url}{path}: {_why(error)}"), sent=True) from None
         finally:
             self._release(client)
         text = data.decode(errors="replace")
@@ -125,7 +126,7 @@ class Connection:
                 try:
                     line = response.readline(LONGEST_LINE + 1)
                 except (OSError, http.client.HTTPException, ValueError) as error:
-                    raise BrokenError(f"{self.address.url}: {_why(error)}", sent=True) from None
+                    raise BrokenError(self.address.hidden(f"{self.address.url}: {_why(error)}"), sent=True) from None
                 if len(line) > LONGEST_LINE:
                     raise UpstreamError(f"the upstream sent a line of more than {LONGEST_LINE} bytes")
                 if not line:
@@ -166,7 +167,7 @@ class Connection:
             raise
         except (OSError, http.client.HTTPException) as error:
             self._release(client)
-            raise BrokenError(f"{where.url}{path}: {_why(error)}", sent=sent) from None
+            raise BrokenError(where.hidden(f"{where.url}{path}: {_why(error)}"), sent=sent) from None
         except BaseException:
             self._release(client)
             raise

@@ -28,6 +28,8 @@ from fastserve.backends.upstream.tokenizer import UpstreamTokenizer
 PASSED: Final = MORE - {"logprobs"}
 """What vLLM and our own server take beside OpenAI's fields."""
 
+DONE: Final = (b"data: [DONE]", b"data:[DONE]")
+
 LARGEST: Final = 1 << 24
 """Tokens of a vocabulary; a server that names more stands in front of another one itself."""
 
@@ -117,7 +119,10 @@ class OpenAiReader:
     def read(self, line: bytes) -> Sequence[Said | Over]:
         event = sse(line)
         if event is None:
-            return ()
+            if self._ended or line.strip() not in DONE:
+                return ()
+            self._ended = True
+            return (Over("stop"),)  # of servers that say no more than that it is over
         found: list[Said | Over] = []
         usage = event.get("usage") or {}
         for choice in event.get("choices") or ():

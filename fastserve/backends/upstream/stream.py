@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 from fastserve.backends.upstream.api import Api, Ask, Over, Said
 from fastserve.backends.upstream.connection import Address, BrokenError, Connection, UpstreamError
+from fastserve.backends.upstream.connection import said as words_of
 from fastserve.backends.upstream.pieces import EMPTY
 from fastserve.backends.upstream.prompt import Prompt
 from fastserve.backends.upstream.tokenizer import UpstreamTokenizer
@@ -33,6 +34,12 @@ AHEAD: Final = 4096
 AGAIN: Final = (429, 502, 503, 504)
 """HTTP statuses of a server that is not ready: it is asked again."""
 
+
+STRANGE: Final = 4096
+"""Bytes that are kept of what is no stream."""
+
+SSE: Final = (b"data:", b"event:", b":", b"id:", b"retry:")
+"""Beginnings of lines of a stream of events."""
 
 COUNT_S: Final = 0.2
 """Seconds for which the last token is kept back until the upstream has said how many tokens there were."""
@@ -159,6 +166,7 @@ class Stream:
         self.closes = threading.Event()
         self.thread = threading.Thread(target=self._run, name="fastserve upstream", daemon=True)
         self._connection: Connection | None = None
+        self._half = ""  # the first of two surrogates, which the next event has the second one of
 
     def stop(self) -> None:
         self.closes.set()
@@ -227,12 +235,17 @@ class Stream:
         hub.api.prepare(connection, ask)
         path, body = hub.api.request(ask)
         reader = hub.api.reader(ask)
+        self._half = ""
         over: Over | None = None
+        strange: bytes | None = b""  # what came before anything was understood
         heard = monotonic()
         for line in connection.lines(path, body):
             if hub.gone:
                 hub.heard(None)
-            for found in reader.read(line):
+            events = reader.read(line)
+            if strange is not None:
+                strange = None if events else strange + line if len(strange) < STRANGE else strange
+            for found in events:
                 heard = monotonic()
                 if isinstance(found, Over):
                     over = Over(found.reason or (over.reason if over else ""),
@@ -246,6 +259,8 @@ class Stream:
                 raise BrokenError(f"{hub.address.url} said nothing new for {hub.silence_s:.0f} s", sent=True)
         if self.closes.is_set():
             return
+        if strange and strange.strip() and not strange.lstrip().startswith(SSE):
+            raise UpstreamError(f"it answered with what is no stream: {words_of(strange.decode(errors='replace'))}")
         if over is None or not over.reason:
             raise BrokenError(f"{hub.address.url} ended its stream in the middle", sent=True)
         self._over(over)
@@ -253,6 +268,7 @@ class Stream:
     def _take(self, said: Said) -> bool:
         """Whether to read on."""
         hub, answer = self.hub, self.answer
+        said = said._replace(text=self._whole(said.text))
         ids = self._ids(said)
         with hub.changed:
             if self.closes.is_set() or answer.ended is not None:
@@ -291,8 +307,17 @@ class Stream:
         if said.ids is not None and tokenizer.real is not None:
             return list(said.ids)
         pieces = tokenizer.pieces.said(said.text) if said.text else [EMPTY]
-        missing = (said.tokens or 0) - len(pieces)
+        missing = min(said.tokens or 0, self.answer.limit - self.answer.tokens) - len(pieces)
         return [EMPTY] * missing + pieces  # of several tokens, or of one character, the text comes with the last
+
+    def _whole(self, text: str) -> str:
+        """JSON may split a character over two events, as half of a pair each; a half alone is no character."""
+        if text.isascii() and not self._half:
+            return text
+        text, self._half = self._half + text, ""
+        if "\ud800" <= text[-1:] <= "\udbff":
+            text, self._half = text[:-1], text[-1]
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
     def _over(self, over: Over) -> None:
         """The upstream says that it has ended; it counted `over.output` tokens, of this stream."""

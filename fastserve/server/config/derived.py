@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import fields
+from functools import partial
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
-from pydantic import BaseModel, BeforeValidator, Field, SecretStr, create_model
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr, create_model
 
-from fastserve.backends.options import OPTIONS, Option
+from fastserve.backends.options import OPTIONS, Option, check
 from fastserve.engine.config import EngineConfig
 from fastserve.sched.config import SchedulerConfig, describe
 from fastserve.server.config import aliases
@@ -33,18 +34,26 @@ def derived(name: str, base: type[M], names: Iterable[str]) -> type[M]:
 def with_options(name: str, base: type[M]) -> type[M]:
     """base with a field for each option of backends."""
     made: Any = {
-        each: (_annotation(option), Field(option.default, description=option.help)) for each, option in OPTIONS.items()
+        each: (_annotation(each, option), Field(option.default, description=option.help))
+        for each, option in OPTIONS.items()
     }
     model: type[M] = create_model(name, __base__=base, __module__=__name__, **made)
     return model
 
 
-def _annotation(option: Option) -> Any:
+def _checked(name: str, value: str) -> str:
+    check(name, value)
+    return value
+
+
+def _annotation(name: str, option: Option) -> Any:
     kind: Any = option.kind
     if option.choices:
         kind = Literal[option.choices]
     elif option.secret:
         kind = SecretStr
+    elif option.parse is not None:
+        kind = Annotated[str, AfterValidator(partial(_checked, name))]
     elif kind is int:
         kind = Annotated[int, Field(ge=option.least, le=option.most)]
     elif kind is float:

@@ -228,6 +228,15 @@ def test_more_places_than_llama_cpp_has(body: Body) -> None:
         made(body, **PLENTY | {"max_batch": 257})
 
 
+@pytest.mark.parametrize("speculate", ["off", "ngram:4"])
+def test_a_pool_that_one_request_fills(speculate: str) -> None:
+    """Of fewer tokens than llama.cpp rounds a cache up to; its times are measured, too."""
+    body = Body("embedded", "llamacpp", dtype="float32", threads=1, speculate=speculate)
+    with body.engine(EngineConfig.of({"policy": "fcfs", "kv_tokens": 30, "host_tokens": 0})) as engine:
+        output = engine.submit([65, 66] * 5, SamplingParams(max_tokens=22, ignore_eos=True)).result(60)
+        assert (output.finish_reason, len(output.token_ids)) == ("length", 22)
+
+
 @pytest.fixture
 def adapter(tmp_path: Path) -> Path:
     """A LoRA adapter of rank 2 on the first layer's query."""

@@ -116,3 +116,21 @@ def _alone(graph: PackedGraph, text: list[int]) -> list[Any]:
     """Logits of its last three tokens, the first of them behind one chunk."""
     graph.run((), (), [Chunk(0, text[:-3], 0, False)])
     return [graph.run([text[at]], [at], [])[0].copy() for at in range(len(text) - 3, len(text))]
+
+
+def test_addresses_are_those_of_the_arrays_that_are_there(body: Body) -> None:
+    """More jobs than there were slots, after a measurement that had needed more; then one alone, as before them."""
+    lengths = [5, 9, 3, 17, 30, 12, 8, 21, 4, 6, 13, 25, 7, 19]
+    asked = prompts(lengths)
+    with body.engine(EngineConfig.of({"policy": "fcfs", "max_batch": 20})) as engine:
+        backend: Any = engine.loop.backend
+        assert backend.settings["times"] == "measured at load"
+        first = engine.generate([asked[0]], GREEDY)[0].token_ids
+        assert backend.graph.arrays.slots < len(asked)
+        many = [output.token_ids for output in engine.generate(asked, GREEDY)]
+        assert backend.graph.arrays.slots >= len(asked)
+        arrays = backend.graph.arrays
+        made, kept = arrays.made, [array.ctypes.data for array in arrays.all]
+        arrays.grow(len(asked), arrays.room, [])
+        assert (arrays.made, [array.ctypes.data for array in arrays.all]) == (made, kept)
+        assert engine.generate([asked[0]], GREEDY)[0].token_ids == many[0] == first

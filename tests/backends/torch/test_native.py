@@ -182,6 +182,14 @@ def test_packed_product_equals_linear_in_float64(dtype, rows, inner, outer, with
 
 
 @needs_native
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_product_of_no_rows_has_none(dtype):
+    """As of the logits of a step in which nobody's prefill ends."""
+    got = NATIVE.linear(torch.zeros(1, 0, 48, dtype=dtype), NATIVE.pack(torch.zeros(7, 48, dtype=dtype)))
+    assert got.shape == (1, 0, 7)
+
+
+@needs_native
 @some
 @given(st.sampled_from(DTYPES), st.integers(1, 30), st.integers(1, 70), st.integers(1, 100), st.integers(0, 2**31))
 def test_gated_product_equals_silu_of_the_gate_times_the_other(dtype, rows, inner, outer, seed):

@@ -36,10 +36,14 @@ def round_weights(model: nn.Module, float16: bool) -> int:
     """
     changed = 0
     for layer in model.modules():
-        if not (type(layer) is nn.Linear or is_conv1d(layer)) or storage(layer.weight, float16) is not torch.float32:
+        if not (type(layer) is nn.Linear or is_conv1d(layer)):
             continue
-        rounded = [layer.weight.to(half).float() for half in HALF[: 1 + float16]]
-        errors = [(it - layer.weight).square().sum().nan_to_num(torch.inf, torch.inf) for it in rounded]
-        layer.weight.copy_(rounded[int(torch.stack(errors).argmin())])
+        weight = layer.weight
+        assert isinstance(weight, Tensor)
+        if storage(weight, float16) is not torch.float32:
+            continue
+        rounded = [weight.to(half).float() for half in HALF[: 1 + float16]]
+        errors = [(it - weight).square().sum().nan_to_num(torch.inf, torch.inf) for it in rounded]
+        weight.copy_(rounded[int(torch.stack(errors).argmin())])
         changed += 1
     return changed

@@ -17,5 +17,5 @@ def whole(folder: Path) -> bool:
         return bool(told["files"]) and all(
             (folder / name).stat().st_size == size for name, size in told["files"].items()
         )
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
