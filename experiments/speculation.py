@@ -108,7 +108,7 @@ def _batches(scale: Scale) -> list[Case]:
 
 
 def _loads(scale: Scale) -> list[Case]:
-    found = []
+    found: list[Case] = []
     workload = Workload(requests=scale.requests, arrivals=f"gamma:cv={scale.cv:g}", lengths=f"profile:{scale.lengths}")
     plain = Settings(latency=scale.machines[0], max_batch=16)
     ways = {way: plain.with_(speculate=guessing(way, scale.usual, scale.spread)) for way in WAYS}

@@ -2,12 +2,14 @@
 
     python scripts/llama_server.py MODEL.gguf --port 8080 --slots 4 --context 2048
 
---context: tokens of each slot. Ends with SIGTERM or Ctrl-C.
+--context: tokens of each slot. Ends with SIGTERM or Ctrl-C; with --until-eof also when its standard input does, as when
+the program that started it is gone.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from pathlib import Path
@@ -20,6 +22,7 @@ def main() -> int:
     parser.add_argument("--slots", type=int, default=4)
     parser.add_argument("--context", type=int, default=2048)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--until-eof", action="store_true")
     args = parser.parse_args()
     try:
         import xllamacpp
@@ -42,6 +45,9 @@ def main() -> int:
     server = xllamacpp.Server(params)
     print(f"serving {args.model} at {server.listening_address}", flush=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    if args.until_eof:
+        sys.stdin.read()
+        os._exit(0)  # its threads wait for nobody
     signal.pause()
     return 0
 

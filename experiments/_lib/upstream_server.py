@@ -38,7 +38,7 @@ class Server:
             self.folder.cleanup()
             raise
         self.process = subprocess.Popen(
-            [*given, "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [*given, "--port", str(port)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         atexit.register(self.stop)
 
@@ -55,12 +55,12 @@ class Server:
             raise RuntimeError(f"this scale needs llama.cpp's server (pip install xllamacpp) and SmolLM2: "
                                f"{how_to_get(SMOLLM2)}")  # fmt: skip
         script = ROOT / "scripts" / "llama_server.py"
-        return [python, str(script), str(model), "--slots", str(slots), "--context", "1024"]
+        return [python, str(script), str(model), "--slots", str(slots), "--context", "1024", "--until-eof"]
 
     def stop(self) -> None:
         atexit.unregister(self.stop)
         self.process.kill()
-        self.process.wait()
+        self.process.communicate()
         self.folder.cleanup()
 
 

@@ -81,10 +81,8 @@ def reference(model: Any, i: int) -> tuple[list[int], Any]:
     return stage.play()[0], stage.requests[0].logprobs
 
 
-def staged(
-    model: Any, policy: str, speculate: str = f"ngram:{DRAFTS}", right: float | None = 0.75, **options: Any
-) -> Stage:
-    """right: how often a guess is; None: those who are asked guess themselves."""
+def staged(model: Any, policy: str, right: float = 0.75, **options: Any) -> Stage:
+    """right: how often a guess is."""
     blocks = options.pop("blocks", POOL)
     stage = Stage(model, policy, blocks, HOST, speculate=f"ngram:{DRAFTS}", **options)
     assert stage.backend.drafting is not None
@@ -218,7 +216,7 @@ def test_shared_prefixes(policy: str, residency: str, tier: int, fault: str, tmp
 def test_an_answer_is_found_as_far_as_its_tokens_were_right(model: Any) -> None:
     """Of a request that ended amid right drafts as much is left behind as without drafts."""
     prompt = prompts()[2][:12]
-    left = []
+    left: list[tuple[list[int], int, list[int]]] = []
     for speculate in ("off", "ngram:4"):
         stage = Stage(model, "fcfs", 64, 0, speculate=speculate, prefix_cache="on", prefix_tokens=BLOCK)
         if stage.backend.drafting is not None:
@@ -227,10 +225,9 @@ def test_an_answer_is_found_as_far_as_its_tokens_were_right(model: Any) -> None:
         stage.go()
         again = [*prompt, *first.tokens, 1, 2, 3]
         second = stage.add(again, at=stage.clock.now())
-        ids = second.job.ids
-        left.append((first.tokens, stage.scheduler.ledger.tree.found(ids, len(again))))  # type: ignore[attr-defined]
+        found = stage.scheduler.ledger.tree.found(second.job.ids, len(again))  # type: ignore[attr-defined]
         stage.go()
-        left[-1] += (second.tokens,)
+        left.append((first.tokens, found, second.tokens))
     assert left[0] == left[1]
     assert left[0][1] == (len(prompt) + 12 - 1) // BLOCK * BLOCK
 

@@ -24,8 +24,7 @@ NO_ROOM: Final = (1, -2)
 ABORTED: Final = 2
 
 PADDING: Final = 256
-"""llama.cpp rounds a cache up to so many cells, but not the largest step, which ends with the cache that was asked for.
-"""
+"""llama.cpp rounds a cache up to so many cells, but not the largest step, which is never larger than the cache."""
 
 NO_FLASH: Final = 0
 """Of llama.cpp's kinds of attention: the plain one."""
