@@ -1,4 +1,4 @@
-"""Memory of the machine: how much a process may still take, and what becomes KV pools."""
+"""The machine: memory that a process may still take, and what of it becomes KV pools; processors."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ class Pools:
     host_blocks: int
     why: str
     prefix_blocks: int = 0
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def size_pools(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from fastserve.hardware import LatencyModel
 from fastserve.sched.job import Job
+from fastserve.sched.plan import Plan
 from fastserve.speculation.control import Controller
 from fastserve.speculation.proposer import Ask, Proposer
 from fastserve.speculation.spec import Speculate
@@ -26,6 +27,10 @@ TRIED: Final = 4
 """Guesses of a try, all together: of a large batch some jobs are asked about."""
 
 
+Guesses = Mapping[Job, Sequence[int]]
+"""Of each job that has some, its next tokens in order."""
+
+
 class Drafting:
     """Asked by a body before an iteration, and told after it what became of the guesses and what it took."""
 
@@ -34,6 +39,7 @@ class Drafting:
         self.proposer = proposer
         self.controller: Controller | None = None  # until the times are known as many are guessed as is asked
         self._turn = 0
+        self._asked = False  # whether guesses were wanted in this iteration
         self._tries: dict[int, int] = {}  # by size of batch: how many there have been
         self._tried = -APART  # turn of the last one
         self._room = 0  # jobs that are asked about at most in this iteration
@@ -44,6 +50,29 @@ class Drafting:
     def priced(self, latency: LatencyModel, max_batch: int) -> None:
         """From now on as much is guessed as pays by these times of the body. Before any request."""
         self.controller = Controller(latency, self.asked.k, self.proposer.latency(max_batch))
+
+    def guesses(self, plan: Plan, states: Mapping[Job, tuple[Sequence[int], Sequence[int], Any]]) -> Guesses:
+        """Of who decodes in this iteration, the guesses that are worth verifying; none that the limit of its output has
+        no room for. states: of each its prompt, its tokens so far and what the proposer draws with, see Ask.
+        """
+        most = self.k(plan.batch, plan.context)
+        self._asked = most > 0
+        if not most:
+            return {}
+        asks = []
+        for job, _ in plan.work[len(plan.prefill) :]:
+            wanted = min(most, job.limit - job.generated - 1)
+            if wanted > 0 and not self.rests(job):
+                prompt, tokens, how = states[job]
+                asks.append(Ask(job, prompt, tokens, wanted, how))
+        return self.drafts(asks)
+
+    def done(self, plan: Plan, told: Sequence[tuple[Job, int, int]], ns: int) -> None:
+        """After that iteration. told: (job, drafted, accepted) of each that had guesses. ns: see took()."""
+        if self._asked:
+            self.verified(plan.batch, told)
+        if plan.batch and not plan.prefill:
+            self.took(plan.batch, plan.context, sum([drafted for _, drafted, _ in told]), ns)
 
     def k(self, batch: int, context: int) -> int:
         """Guesses for a job in the coming iteration; 0: for none, and nothing else need be done. batch: jobs that

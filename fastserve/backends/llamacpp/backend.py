@@ -146,6 +146,7 @@ class LlamaCppBackend:
         stall = self.residents.follow(plan)
         began = perf_counter_ns()
         drafts = NONE if self.speculating is None else self.speculating.guesses(plan)
+        guessed = perf_counter_ns()
         parts = [*self.jobs.decodes(plan, drafts), *self.jobs.chunks(plan)]
         rows = self.residents.rows
         logits = self.context.decode([(rows[part.job], part) for part in parts])
@@ -153,6 +154,6 @@ class LlamaCppBackend:
         results = self.jobs.draw(logits, [part.job for part in parts if part.yields], drafts)
         step = Step(results, stall, self.residents.landed(), None, model_ns)
         if self.speculating is not None:
-            took = perf_counter_ns() - began
+            took = perf_counter_ns() - guessed
             step.drafts = self.speculating.verified(plan, drafts, rows, results, took)
         return step

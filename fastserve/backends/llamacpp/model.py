@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Final, NamedTuple
 from fastserve.backends.llamacpp.library import last_error, library
 from fastserve.backends.llamacpp.source import file_of
 from fastserve.backends.llamacpp.tokenizer import LlamaTokenizer
+from fastserve.engine.host_memory import cores
 from fastserve.engine.model_info import clamp_length
 from fastserve.models.folder import ModelNotFoundError
 from fastserve.named_models import EMBEDDED, PACKAGED
@@ -66,7 +66,7 @@ class Model:
         self.name = name
         self.file = file
         self.gpu_layers = gpu_layers
-        self.threads = threads or _cores()
+        self.threads = threads or cores()
         self.cache_type = cache_type
         self.adapters: list[Adapter] = []
         for what, why in REFUSED.items():
@@ -155,11 +155,6 @@ def load_model(
     for given in [lora] if isinstance(lora, str) else lora:
         found.add_adapter(given)
     return found
-
-
-def _cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _suppressed(vocab: Any) -> tuple[int, ...]:

@@ -8,12 +8,12 @@ from fastserve.backends.llamacpp.context import Context
 from fastserve.backends.llamacpp.draft_model import DraftModel, load_draft
 from fastserve.backends.llamacpp.model import Model
 from fastserve.engine.backend import Result, Wanted
-from fastserve.engine.sampler.jobs import NONE, Drafts, JobState
+from fastserve.engine.sampler.jobs import Drafts, JobState
 from fastserve.sched.job import Job
 from fastserve.sched.plan import Plan
 from fastserve.speculation.drafting import Drafting
 from fastserve.speculation.ngram import Ngrams
-from fastserve.speculation.proposer import Ask, Proposer
+from fastserve.speculation.proposer import Proposer
 from fastserve.speculation.spec import Speculate
 
 
@@ -32,21 +32,10 @@ class Speculating:
         self.drafting = drafting
         self.states = states
         self.context = context
-        self._asked = False  # whether guesses were wanted in this step
 
     def guesses(self, plan: Plan) -> Drafts:
         """The drafts that are worth verifying."""
-        most = self.drafting.k(plan.batch, plan.context)
-        self._asked = most > 0
-        if not most:
-            return NONE
-        asks = []
-        for job, _ in plan.work[len(plan.prefill) :]:
-            wanted = min(most, job.limit - job.generated - 1)
-            if wanted > 0 and not self.drafting.rests(job):
-                prompt, tokens, sampling = self.states[job]
-                asks.append(Ask(job, prompt, tokens, wanted, sampling))
-        return self.drafting.drafts(asks)
+        return self.drafting.guesses(plan, self.states)
 
     def verified(
         self, plan: Plan, drafts: Drafts, rows: Mapping[Job, int], results: Sequence[tuple[Job, Result]], took: int
@@ -60,8 +49,5 @@ class Speculating:
                 told.append((job, len(guessed), accepted))
                 if accepted < len(guessed):
                     self.context.remove(rows[job], job.prompt + job.generated + accepted)
-        if self._asked:
-            self.drafting.verified(plan.batch, told)
-        if plan.batch and not plan.prefill:
-            self.drafting.took(plan.batch, plan.context, sum([drafted for _, drafted, _ in told]), took)
+        self.drafting.done(plan, told, took)
         return told

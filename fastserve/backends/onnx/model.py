@@ -14,9 +14,11 @@ from fastserve.backends.onnx.folder import OWN, Exported
 from fastserve.backends.onnx.genai import GenaiGraph
 from fastserve.backends.onnx.graph import PackedGraph
 from fastserve.backends.onnx.layouts import read_folder
-from fastserve.backends.onnx.session import cores, open_session, runtime
+from fastserve.backends.onnx.session import open_session, runtime
 from fastserve.backends.onnx.tokenizer import read_tokenizer
 from fastserve.backends.onnx.verify import verify
+from fastserve.engine.host_memory import cores
+from fastserve.engine.model_info import clamp_length
 
 LOG = logging.getLogger("fastserve")
 
@@ -80,8 +82,6 @@ def load_model(
     runtime()
     if quantize not in QUANTIZE:
         raise ValueError(f"quantize={quantize!r}: the choices are {', '.join(QUANTIZE)}")
-    if max_model_len is not None and max_model_len < 1:
-        raise ValueError(f"max_model_len={max_model_len} must be at least 1 token")
     exported = read_folder(Path(model).expanduser())
     if quantize != "none" and quantize != exported.quantize:
         from fastserve.backends.onnx.quantise import quantised
@@ -91,10 +91,7 @@ def load_model(
     session = open_session(
         exported.file, threads=threads, providers=providers, spinning=spinning, graph_optimization=graph_optimization
     )
-    own = exported.max_model_len
-    if max_model_len is not None and max_model_len > own:
-        LOG.warning("max_model_len=%d is above the model's own %d tokens: it is now %d", max_model_len, own, own)
-    length = own if max_model_len is None else min(max_model_len, own)
+    length = clamp_length(max_model_len, exported.max_model_len)
     settings = {
         "quantize": exported.quantize, "providers": session.get_providers(), "threads": threads or cores(),
         "spinning": spinning, "graph_optimization": graph_optimization,

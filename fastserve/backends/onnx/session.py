@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, Final
 
+from fastserve.engine.host_memory import cores
 from fastserve.importing import needs
 from fastserve.models.folder import ModelNotFoundError
 
@@ -66,13 +66,6 @@ def open_session(
         if ran_out(error):
             raise MemoryError(f"there is no memory for {told}: {error}") from error
         raise ModelNotFoundError(f"ONNX Runtime cannot load {told}: {one_line(error)}") from error
-
-
-def cores() -> int:
-    """Processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def ran_out(error: BaseException) -> bool:

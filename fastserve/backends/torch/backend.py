@@ -33,7 +33,6 @@ from fastserve.sched.job import Job
 from fastserve.sched.plan import Plan
 from fastserve.sched.units import Ids
 from fastserve.speculation.drafting import Drafting
-from fastserve.speculation.proposer import Ask
 from fastserve.speculation.spec import OFF, parse
 
 log = logging.getLogger("fastserve")
@@ -101,7 +100,6 @@ class TorchBackend:
         }  # fmt: skip
         self._hardware: Hardware | None = None
         self._model_ns = 0  # of the current step
-        self._asked = False  # whether guesses were wanted in it
         if hardware is not None:
             self.use(hardware, "as given")
 
@@ -194,19 +192,10 @@ class TorchBackend:
         results = [(job, self._say(job, tokens)) for job, tokens in drawn]
         step = Step(results, stall, landed, None, self._model_ns)
         if self.drafting is not None:
-            step.drafts = self._verified(plan, self.drafting, drafts, dict(results), took)
+            said = dict(results)
+            step.drafts = [(job, len(guessed), _right(said[job])) for job, guessed in drafts.items()]
+            self.drafting.done(plan, step.drafts, took)
         return step
-
-    def _verified(
-        self, plan: Plan, drafting: Drafting, drafts: Mapping[Job, Sequence[int]], said: Mapping[Job, Result], took: int
-    ) -> list[tuple[Job, int, int]]:
-        """What became of the drafts. took: ns."""
-        told = [(job, len(guessed), _right(said[job])) for job, guessed in drafts.items()]
-        if self._asked:
-            drafting.verified(plan.batch, told)
-        if plan.batch and not plan.prefill:
-            drafting.took(plan.batch, plan.context, sum([drafted for _, drafted, _ in told]), took)
-        return told
 
     def _say(self, job: Job, drawn: Drawn) -> Result:
         if isinstance(drawn, SamplingError):
@@ -217,17 +206,7 @@ class TorchBackend:
     def _guesses(self, plan: Plan, drafting: Drafting) -> Mapping[Job, Sequence[int]]:
         """The drafts that are worth verifying, with room for their KV."""
         began = perf_counter_ns()
-        most = drafting.k(plan.batch, plan.context)
-        self._asked = most > 0
-        if not most:
-            return NONE
-        asks = []
-        for job, _ in plan.work[len(plan.prefill) :]:
-            wanted = min(most, job.limit - job.generated - 1)
-            if wanted > 0 and not drafting.rests(job):
-                prompt, tokens, sampling = self.states[job]
-                asks.append(Ask(job, prompt, tokens, wanted, sampling))
-        drafts = drafting.drafts(asks)
+        drafts = drafting.guesses(plan, self.states)
         for job, guessed in drafts.items():
             self.blocks.reach(job, len(guessed))
         self._model_ns += perf_counter_ns() - began

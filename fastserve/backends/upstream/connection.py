@@ -28,6 +28,9 @@ LONGEST_LINE: Final = 1 << 20
 LONGEST_ANSWER: Final = 64 << 20
 """Bytes of an answer that is no stream."""
 
+AGAIN: Final = (429, 502, 503, 504)
+"""HTTP statuses of a server that is not ready: it is asked again."""
+
 MOST_OF_AN_ERROR: Final = 600
 """Characters of an upstream's words that are passed on."""
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from fastserve.backends.upstream.api import Api, Facts
-from fastserve.backends.upstream.connection import BrokenError, Connection, UpstreamError
+from fastserve.backends.upstream.connection import AGAIN, BrokenError, Connection, UpstreamError
 from fastserve.backends.upstream.llama_server import LlamaServer
 from fastserve.backends.upstream.ollama import Ollama
 from fastserve.backends.upstream.openai import OpenAi
@@ -52,7 +52,7 @@ def waited(ask: Callable[[], Any], url: str, wait_s: float) -> Any:
         try:
             return ask()
         except (BrokenError, UpstreamError) as error:
-            if isinstance(error, UpstreamError) and error.status not in (429, 502, 503, 504):
+            if isinstance(error, UpstreamError) and error.status not in AGAIN:
                 raise
             now = time.monotonic()
             if now - began >= wait_s:
@@ -96,6 +96,6 @@ def _answer(connection: Connection, path: str) -> Any:
     try:
         return connection.ask("GET", path)
     except UpstreamError as error:
-        if error.status in (401, 403, 429, 502, 503, 504):
+        if error.status in (401, 403, *AGAIN):
             raise
         return None

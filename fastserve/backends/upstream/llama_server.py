@@ -13,7 +13,7 @@ PASSED: Final = frozenset(("top_k", "min_p", "repetition_penalty", "ignore_eos",
 
 DEFAULTS: Final = {"temperature": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p",
                    "repetition_penalty": "repeat_penalty"}  # fmt: skip
-"""Our name of a sampling field -> llama.cpp's."""
+"""Our name of a sampling field -> llama.cpp's, and so Ollama's."""
 
 
 class LlamaServer:

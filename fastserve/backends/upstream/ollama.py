@@ -20,16 +20,13 @@ from fastserve.backends.upstream.api import (
     with_answer,
 )
 from fastserve.backends.upstream.connection import BrokenError, Connection, UpstreamError, said
+from fastserve.backends.upstream.llama_server import DEFAULTS
 from fastserve.backends.upstream.openai import Thoughts
 from fastserve.backends.upstream.tokenizer import UpstreamTokenizer
 
 PASSED: Final = frozenset(("top_k", "min_p", "repetition_penalty"))
 USUAL_CONTEXT: Final = 4096
 """Tokens for which Ollama makes room where neither its model nor a request says otherwise."""
-
-DEFAULTS: Final = {"temperature": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p",
-                   "repetition_penalty": "repeat_penalty"}  # fmt: skip
-"""Our name of a sampling field -> Ollama's."""
 
 USUAL: Final = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
 """Its own defaults, where a model says nothing."""

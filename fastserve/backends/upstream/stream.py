@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Final, NamedTuple
 
 from fastserve.backends.upstream.api import Api, Ask, Over, Said
-from fastserve.backends.upstream.connection import Address, BrokenError, Connection, UpstreamError
+from fastserve.backends.upstream.connection import AGAIN, Address, BrokenError, Connection, UpstreamError
 from fastserve.backends.upstream.connection import said as words_of
 from fastserve.backends.upstream.pieces import EMPTY
 from fastserve.backends.upstream.prompt import Prompt
@@ -30,10 +30,6 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
 
 AHEAD: Final = 4096
 """Tokens that may have come and not been handed out; a stream that has more is not read on."""
-
-AGAIN: Final = (429, 502, 503, 504)
-"""HTTP statuses of a server that is not ready: it is asked again."""
-
 
 STRANGE: Final = 4096
 """Bytes that are kept of what is no stream."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fastserve.backends.upstream.pieces import END, FIRST, SHORT, Pieces
+from fastserve.engine.byte_tokenizer import rendered
 
 ROLE, SAYS, ANSWER, GOES_ON = (FIRST - 1 - i for i in range(4))
 """Ids that hold a chat together: a message begins with its role, says what follows; then an answer to them is wanted,
@@ -115,17 +116,12 @@ class UpstreamTokenizer:
         how: dict[str, Any] = {"add_generation_prompt": add_generation_prompt,
                                "continue_final_message": continue_final_message, **variables}  # fmt: skip
         if self.real is not None:
-            rendered = self.real.apply_chat_template(conversation, chat_template=chat_template, tokenize=False, **how)
-            text = str(rendered)
+            text = str(self.real.apply_chat_template(conversation, chat_template=chat_template, tokenize=False, **how))
         elif chat_template in (None, MESSAGES):
             said = [f"{_MARKS[ROLE]}{one['role']}{_MARKS[SAYS]}{one.get('content') or ''}" for one in conversation]
             text = "".join(said) + _MARKS[GOES_ON if continue_final_message else ANSWER]
         else:
-            from transformers.utils.chat_template_utils import render_jinja_template
-
-            chats = [[dict(message) for message in conversation]]
-            made: Any = render_jinja_template(chats, chat_template=chat_template, **how)
-            text = str(made[0][0])
+            text = rendered(chat_template, conversation, **how)
         return self.encode(text, add_special_tokens=False) if tokenize else text
 
 
