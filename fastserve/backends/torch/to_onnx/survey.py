@@ -40,11 +40,13 @@ class Watch:
     def __init__(self, module: Any) -> None:
         self.home = sys.modules[type(module).__module__]
         self.made: list[tuple[Any, tuple[Any, ...], dict[str, Any], Tensor]] = []  # of rotary modules: cos as returned
+        self.original: Callable[..., Any] | None = None  # the rotation that transformers has
         self.pending: Tensor | None = None  # cos of the last rotation
         self.layers: dict[int, Tensor] = {}
         self.plain = True  # every rotation so far was the one by halves, of whole heads
 
     def rotate(self, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *more: Any, **named: Any) -> Any:
+        assert self.original is not None
         turned = self.original(q, k, cos, sin, *more, **named)
         half = q.shape[-1] // 2
         alike = cos.shape[-1] == q.shape[-1] == k.shape[-1] and q.shape[-1] % WHOLE == 0
@@ -63,7 +65,7 @@ class Watch:
 
     @contextmanager
     def watching(self, module: Any) -> Iterator[None]:
-        self.original: Callable[..., Any] | None = getattr(self.home, ROTATE, None)
+        self.original = getattr(self.home, ROTATE, None)
         hooks = [
             each.register_forward_hook(self._saw, with_kwargs=True)
             for each in module.modules()

@@ -41,7 +41,7 @@ def _rejoin(graph: ir.Graph) -> None:
         zero = _constant(graph, "tidy.zero", [0])
         rows = ir.node("Squeeze", [whole, zero])
         rows.outputs[0].name = f"{node.outputs[0].name}.rows"
-        rows.outputs[0].dtype = node.outputs[0].dtype
+        rows.outputs[0].type = node.outputs[0].type
         graph.insert_before(node, rows)
         ir.convenience.replace_all_uses_with(node.outputs[0], rows.outputs[0])
 
@@ -63,6 +63,6 @@ def _constant(graph: ir.Graph, name: str, numbers: list[int]) -> ir.Value:
     if name not in graph.initializers:
         tensor = ir.tensor(numbers, dtype=ir.DataType.INT64, name=name)
         graph.register_initializer(
-            ir.Value(name=name, const_value=tensor, shape=tensor.shape, type=ir.TensorType(tensor.dtype))
+            ir.Value(name=name, const_value=tensor, shape=ir.Shape([len(numbers)]), type=ir.TensorType(tensor.dtype))
         )
     return graph.initializers[name]
