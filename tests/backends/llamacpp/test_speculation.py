@@ -125,3 +125,22 @@ def test_a_draft_model_of_another_vocabulary(tmp_path: Any) -> None:
         pytest.skip("smollm2 is not installed: make model")
     with pytest.raises(ValueError, match="another vocabulary"):
         made("draft:smollm2:2", **PLENTY)
+
+
+def test_what_a_guess_took_is_no_part_of_what_verifying_it_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else guesses seem to pay less than they do: they are priced by themselves."""
+    now: list[int] = [0]
+    told: list[int] = []
+    monkeypatch.setattr("fastserve.backends.llamacpp.backend.perf_counter_ns", lambda: now[0])
+    monkeypatch.setattr("fastserve.speculation.drafting.Drafting.took", lambda self, *about: told.append(about[-1]))
+    with made(HOW[0], **PLENTY | {"policy": "fcfs"}) as engine:
+        proposer = engine.loop.backend.speculating.drafting.proposer  # type: ignore[attr-defined]
+        propose = proposer.propose
+
+        def slow(asks: Any) -> Any:
+            now[0] += 10**9
+            return propose(asks)
+
+        proposer.propose = slow
+        assert engine.submit(REPEATED, params(0)).result(60).finish_reason == "length"
+    assert now[0] and told and not any(told)

@@ -134,3 +134,9 @@ def test_addresses_are_those_of_the_arrays_that_are_there(body: Body) -> None:
         arrays.grow(len(asked), arrays.room, [])
         assert (arrays.made, [array.ctypes.data for array in arrays.all]) == (made, kept)
         assert engine.generate([asked[0]], GREEDY)[0].token_ids == many[0] == first
+
+
+def test_a_context_shorter_than_what_a_model_is_tried_on(embedded: Path) -> None:
+    with Body(str(embedded), "onnx", max_model_len=12, threads=1).engine(EngineConfig.of({"policy": "fcfs"})) as engine:
+        output = engine.submit([5] * 8, SamplingParams(max_tokens=4, ignore_eos=True)).result(60)
+    assert (output.finish_reason, len(output.token_ids)) == ("length", 4)
