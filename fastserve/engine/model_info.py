@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from operator import index
 from typing import Any
 
-from fastserve.engine.params import SamplingParams
+from fastserve.engine.params import DEFAULTED, SamplingParams
 from fastserve.sched.errors import RefusedError
 
 LOG = logging.getLogger("fastserve")
@@ -34,6 +34,11 @@ class ModelInfo:
     """name of the backend: of the table of backends, or module:Class"""
     suppressed: frozenset[int] = frozenset()
     """tokens that it never emits, as its generation_config says"""
+
+    @property
+    def sampling(self) -> dict[str, int | float]:
+        """What the model itself has for the fields of SamplingParams that a request may leave open."""
+        return {name: self.defaults[name] for name in DEFAULTED if self.defaults.get(name) is not None}
 
     def encode(self, prompt: str | Sequence[int]) -> list[int]:
         """Token ids of a prompt. Raises ValueError for an invalid one."""

@@ -8,7 +8,7 @@ from copy import copy
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
-_DEFAULTED: Final = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
+DEFAULTED: Final = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
 """Defaults where the model's generation_config has none."""
 
 _CONSTRAINTS: Final = (
@@ -136,7 +136,7 @@ class SamplingParams:
         `defaults` is the model's generation_config; other keys and None values in it are ignored. ValueError where one
         of its values is outside our ranges.
         """
-        missing = {name: value for name, value in _DEFAULTED.items() if getattr(self, name) is None}
+        missing = {name: value for name, value in DEFAULTED.items() if getattr(self, name) is None}
         theirs = {name: defaults[name] for name in missing if defaults.get(name) is not None}
         if not missing:
             return self

@@ -102,7 +102,7 @@ async def test_model(serve: Serve) -> None:
     async with serve() as client:
         facts = (await client.get("/model")).json()
         assert facts["vocab_size"] == 257 and facts["eos"] == [256] and facts["max_batch_size"] == 4
-        assert isinstance(facts["device"], str)
+        assert isinstance(facts["device"], str) and facts["sampling"] == {}
 
 
 @pytest.mark.parametrize("field", ["prompt", "text"])

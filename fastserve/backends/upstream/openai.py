@@ -179,6 +179,7 @@ def metrics(connection: Connection) -> dict[str, float]:
 def _of_fastserve(connection: Connection) -> dict[str, Any]:
     told = connection.ask("GET", "/model")
     return {"slots": int(told["max_batch_size"]), "slots_why": "as its /model says",
+            "defaults": told.get("sampling") or {},
             "vocabulary": told["vocab_size"] if told["vocab_size"] < LARGEST else 0}  # fmt: skip
 
 

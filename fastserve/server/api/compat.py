@@ -175,6 +175,7 @@ class ModelFacts(TypedDict):
     eos: list[int]
     device: str
     max_batch_size: int
+    sampling: dict[str, int | float]
 
 
 @router.get("/model", responses=error_responses(401))
@@ -185,6 +186,7 @@ async def model(request: Request) -> ModelFacts:
         "eos": sorted(engine.eos_ids),
         "device": str(engine.settings.get("device", "cpu")),
         "max_batch_size": engine.serving.max_batch,
+        "sampling": engine.info.sampling,
     }
 
 

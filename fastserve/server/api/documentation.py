@@ -220,6 +220,7 @@ FIELDS = {
     "eos": "token ids that end an output",
     "device": "where the model runs",
     "max_batch_size": "jobs that hold a place in the batch at once",
+    "sampling": "what the model itself has for fields of sampling that a request leaves open",
     "is_loaded": "whether the model is loaded",
     "is_ready": "whether new requests are taken",
     "ready": "whether new requests are taken",

@@ -105,7 +105,7 @@ class Handler(BaseHTTPRequestHandler):
             },
             "fastserve": {
                 "/v1/models": {"data": [{"id": "tiny", "owned_by": "fastserve", "max_model_len": stub.context}]},
-                "/model": {"max_batch_size": stub.slots, "vocab_size": VOCABULARY},
+                "/model": {"max_batch_size": stub.slots, "vocab_size": VOCABULARY, "sampling": {"temperature": 0.2}},
             },
             "openai": {"/v1/models": {"data": [{"id": "tiny"}, {"id": "other"}]}},
             "ollama": {

@@ -56,6 +56,17 @@ def test_what_it_says_of_itself(stub: Stub) -> None:
         assert engine.serving.max_batch == 2
 
 
+def test_our_own_server_says_what_its_model_samples_by() -> None:
+    stub = Stub("fastserve")
+    try:
+        with front(stub) as engine:
+            engine.generate("once", SamplingParams(max_tokens=1))
+            engine.generate("once", SamplingParams(max_tokens=1, temperature=0.9))
+        assert [body["temperature"] for _, body in stub.asked] == [0.2, 0.9]
+    finally:
+        stub.stop()
+
+
 def test_sampling_goes_by_its_own_names(stub: Stub) -> None:
     extended = stub.api == "vllm"
     given: dict[str, Any] = {"temperature": 0.7, "top_p": 0.9, "presence_penalty": 0.5, "seed": 5, "max_tokens": 6}
