@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastserve.sched.checks import at_least, check_names, one_of, renamed
+from fastserve.sched.checks import at_least, one_of, renamed, unknown
 from fastserve.speculation.spec import parse
 
 
@@ -166,13 +166,10 @@ def passed_on(backend: str, given: Mapping[str, Any], own: Sequence[str]) -> dic
     """
     found = {name: value for name, value in given.items() if name not in DEFAULTS or value != DEFAULTS[name]}
     found = {name: value for name, value in found.items() if name in own or name not in SECRETS}
-    try:
-        check_names(f"backend {backend}", found, own)
-    except ValueError as error:
-        strange = next(name for name in found if name not in own)
-        if strange not in OPTIONS:
-            raise
-        raise ValueError(f"{error}; {strange} is of {', '.join(OPTIONS[strange].backends)}") from None
+    for name in found:
+        if name not in own:
+            of = OPTIONS[name].backends if name in OPTIONS else ()
+            raise ValueError(unknown(f"backend {backend} has no setting", name, own, of=of))
     return found
 
 

@@ -15,10 +15,13 @@ def check_names(owner: str, given: Iterable[str], valid: Iterable[str]) -> None:
             raise ValueError(unknown(f"{owner} has no setting", name, names))
 
 
-def unknown(lacks: str, name: str, valid: Iterable[str], others: Iterable[str] = ()) -> str:
-    """What is said of a name that is none. lacks: "policy las has no setting". others: names that are not listed."""
-    names = list(valid)
-    return f"{lacks} {name!r}; it has {', '.join(names) or 'none'}{nearest(name, [*names, *others])}"
+def unknown(lacks: str, name: str, valid: Iterable[str], others: Iterable[str] = (), of: Iterable[str] = ()) -> str:
+    """What is said of a name that is none. lacks: "policy las has no setting". others: names that are not listed.
+    of: who has one of this name, so that it is no slip of the pen.
+    """
+    names, elsewhere = list(valid), ", ".join(of)
+    hint = f"; {name} is of {elsewhere}" if elsewhere else nearest(name, [*names, *others])
+    return f"{lacks} {name!r}; it has {', '.join(names) or 'none'}{hint}"
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

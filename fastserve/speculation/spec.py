@@ -35,5 +35,5 @@ def parse(text: str | None) -> Speculate | None:
     if method not in ("ngram", "draft") or (method == "draft") != bool(model):
         raise ValueError(f"speculate={text!r} is unknown: give {FORMS}")
     if not (number.isascii() and number.isdigit() and 1 <= int(number) <= MOST):
-        raise ValueError(f"speculate={text!r}: {number!r} drafts an iteration, and 1 to {MOST} can be; give {FORMS}")
+        raise ValueError(f"speculate={text!r}: {number!r} is no number of guesses from 1 to {MOST}; give {FORMS}")
     return Speculate("ngram" if method == "ngram" else "draft", int(number), model)

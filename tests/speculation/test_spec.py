@@ -31,11 +31,11 @@ def test_off(text: str | None) -> None:
         ("medusa:4", "speculate='medusa:4' is unknown: give off"),
         ("draft:4", "speculate='draft:4' is unknown"),
         ("ngram:model:4", "speculate='ngram:model:4' is unknown"),
-        ("ngram", "speculate='ngram': '' drafts an iteration, and 1 to 32 can be; give off"),
-        ("ngram:0", "'0' drafts an iteration"),
-        ("ngram:33", "'33' drafts an iteration"),
-        ("ngram:four", "'four' drafts an iteration"),
-        ("draft:embedded:", "'' drafts an iteration"),
+        ("ngram", "speculate='ngram': '' is no number of guesses from 1 to 32; give off"),
+        ("ngram:0", "'0' is no number of guesses"),
+        ("ngram:33", "'33' is no number of guesses"),
+        ("ngram:four", "'four' is no number of guesses"),
+        ("draft:embedded:", "'' is no number of guesses"),
     ],
 )
 def test_what_is_not_understood_is_told(text: str, why: str) -> None:

@@ -61,7 +61,7 @@ def folder_of(name: str, *, trust_remote_code: bool = False) -> Path:
     home.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(home.parent / f".{home.name}.lock"):  # whoever comes second waits, and finds it made
         if not whole(home):
-            LOG.warning("exporting %s to ONNX, once, into %s", name, home)
+            LOG.warning("exporting %s to ONNX, once, which takes a minute or more: into %s", name, home)
             facts = {"made_of": content, "versions": versions}
             make_folder(home, lambda folder: export(name, folder, facts, trust_remote_code), whole)
     return home
