@@ -242,7 +242,7 @@ def _engine(args: argparse.Namespace, source: SeedSource, first: Contender) -> B
     if longest is not None and not coming.in_sessions(source.typical()):
         known = source if source.rate else source.at_rate(1.0)
         for number in range(args.rounds):  # before anything is measured
-            check_fits(known.trace(args.seed + number), longest, body.model.name)
+            check_fits(known.trace(args.seed + number), longest, getattr(body.model, "name", args.model))
     return EngineBody(
         body, {name: getattr(args, name) for name in ENGINE_FLAGS}, look, args.predictor, coming=coming,
         recorded=args.own_answers,

@@ -12,6 +12,8 @@ from fastserve.compare.offline import EngineBody
 from fastserve.launch import Body
 
 SOURCE = """
+from types import SimpleNamespace
+
 from fastserve.backends.scripted import ScriptedBackend
 from fastserve.engine.backend import Traits
 
@@ -36,6 +38,12 @@ class Asking:
     def forget(self, job): self.backend.forget(job)
     def reset(self): self.backend.reset()
     def close(self): self.backend.close()
+
+
+class Short(ScriptedBackend):
+    @classmethod
+    def load(cls, model):
+        return SimpleNamespace(max_model_len=16)
 """
 
 
@@ -63,3 +71,16 @@ def test_rows_that_were_dropped_stand_in_the_result(tmp_path: Path, capsys: pyte
     flags = ["ab", "--trace", str(file), "--offline", "--backend", "scripted", "--latency", "opt-13b-a100"]
     assert main([*flags, "--policy", "fcfs", "--rounds", "1", "--lenient", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["settings"]["dropped_rows"] == {"negative": 1}
+
+
+def test_what_does_not_fit_the_context_is_said_of_every_backend(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a backend loads need not have a name: the model is called what it was asked for as."""
+    file = tmp_path / "short.py"
+    file.write_text(SOURCE)
+    trace = tmp_path / "trace.csv"
+    trace.write_text("arrival_s,in,out\n" + "".join(f"{i / 100},50,2\n" for i in range(6)))
+    flags = ["ab", "--trace", str(trace), "--offline", "--backend", f"{file}:Short", "--latency", "opt-13b-a100"]
+    assert main([*flags, "--policy", "fcfs", "--rounds", "1", "--json"]) == 2
+    assert "do not fit the context of embedded, 16 tokens" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,8 +17,13 @@ CPU: Final = "CPUExecutionProvider"
 
 
 def runtime() -> Any:
-    """The module onnxruntime. ImportError, which says how to get it."""
+    """The module onnxruntime. ImportError, which says how to get it.
+
+    Its releases tell Microsoft how they are used, and keep a device's identifier in the cache folder. Not from here,
+    unless the environment says ORT_DISABLE_TELEMETRY=0; it is read when the module is imported.
+    """
     needs("onnx", "onnxruntime", "onnx")
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
     return onnxruntime

@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from fastserve.backends.upstream.connection import Connection, UpstreamError
 from fastserve.backends.upstream.prompt import Prompt
+from fastserve.backends.upstream.tokenizer import UpstreamTokenizer
 from fastserve.engine.params import SamplingParams
 
 
@@ -132,6 +133,11 @@ def parts_of(ask: Ask) -> Prompt:
     else:
         more = [list(ask.ids)] if ask.ids else []
     return Prompt([*ask.prompt.parts, *more])
+
+
+def text_of(ask: Ask, tokenizer: UpstreamTokenizer) -> str:
+    """The same as text. What has come is taken as the text that came: its ids may be known and their texts not."""
+    return ask.prompt.text(tokenizer) + ask.text
 
 
 def common(params: SamplingParams) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from fastserve.backends.upstream.api import (
     Said,
     chosen_model,
     common,
-    parts_of,
+    text_of,
     with_answer,
 )
 from fastserve.backends.upstream.connection import BrokenError, Connection, UpstreamError, said
@@ -85,7 +85,7 @@ class Ollama:
         body: dict[str, Any] = {"model": self.model, "stream": True, "options": options}
         if ask.prompt.messages is not None:
             return "/api/chat", body | {"messages": with_answer(ask)}
-        return "/api/generate", body | {"prompt": parts_of(ask).text(self.tokenizer), "raw": True}
+        return "/api/generate", body | {"prompt": text_of(ask, self.tokenizer), "raw": True}
 
     def reader(self, ask: Ask) -> OllamaReader:
         return OllamaReader()

@@ -19,6 +19,7 @@ from fastserve.backends.upstream.api import (
     chosen_model,
     common,
     parts_of,
+    text_of,
     with_answer,
 )
 from fastserve.backends.upstream.connection import BrokenError, Connection, UpstreamError
@@ -90,14 +91,13 @@ class OpenAi:
             }  # fmt: skip
             if params.stop_token_ids:
                 body["stop_token_ids"] = list(params.stop_token_ids)
-        prompt = parts_of(ask)
         if ask.prompt.messages is not None and not ask.prompt.parts:
             body["messages"] = with_answer(ask)
             if self.extended and (ask.text or ask.prompt.goes_on):
                 body |= {"add_generation_prompt": False, "continue_final_message": True}
             return "/v1/chat/completions", body
-        ids = prompt.ids
-        body["prompt"] = prompt.text(self.tokenizer) if ids is None else ids
+        ids = parts_of(ask).ids
+        body["prompt"] = text_of(ask, self.tokenizer) if ids is None else ids
         return "/v1/completions", body
 
     def reader(self, ask: Ask) -> OpenAiReader:

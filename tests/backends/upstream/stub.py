@@ -33,7 +33,7 @@ def rendered(messages: list[dict[str, str]], goes_on: bool = False) -> str:
 
 
 class Stub(ThreadingHTTPServer):
-    """api: llama, vllm, openai or ollama. step_s: between two tokens. ends: an output ends after it (None: never)."""
+    """api: llama, vllm, fastserve, openai or ollama. step_s: between two tokens. ends: what ends an output."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -103,6 +103,10 @@ class Handler(BaseHTTPRequestHandler):
                 "/metrics": 'vllm:cache_config_info{block_size="16",num_gpu_blocks="40"} 1.0\n'
                             f"vllm:num_requests_running{{}} {stub.busy}.0\n",
             },
+            "fastserve": {
+                "/v1/models": {"data": [{"id": "tiny", "owned_by": "fastserve", "max_model_len": stub.context}]},
+                "/model": {"max_batch_size": stub.slots, "vocab_size": VOCABULARY},
+            },
             "openai": {"/v1/models": {"data": [{"id": "tiny"}, {"id": "other"}]}},
             "ollama": {
                 "/api/version": {"version": "0.30.0"}, "/api/tags": {"models": [{"name": "tiny:latest"}]},
@@ -125,7 +129,7 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(200, shown)
         elif self.path == "/apply-template" and stub.api == "llama":
             self.answer(200, {"prompt": rendered(body["messages"])})
-        elif self.path == "/tokenize" and stub.api == "vllm":
+        elif self.path == "/tokenize" and stub.api in ("vllm", "fastserve"):
             prompt = rendered(body["messages"], body["continue_final_message"])
             self.answer(200, {"tokens": list(prompt.encode())})
         else:

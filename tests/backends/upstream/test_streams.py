@@ -67,6 +67,19 @@ def test_what_breaks_goes_on_where_it_was(stub: Stub) -> None:
     assert left == [20, 14, 8, 2]
 
 
+def test_a_text_goes_on_where_ids_came_whose_texts_nobody_knows() -> None:
+    """Our own server says the ids of the output and not those of the prompt."""
+    stub = Stub("fastserve")
+    try:
+        stub.hook = breaks_after(6, 1)
+        with front(stub) as engine:
+            output = ask(engine)
+        assert [body["prompt"] for _, body in stub.asked] == ["once", "once" + answer_to(b"once", 6)]
+        assert output.text == answer_to(b"once", 20)
+    finally:
+        stub.stop()
+
+
 def test_what_never_gets_on_is_given_up(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may be this request that breaks it: the others would be broken with it for ever."""
     monkeypatch.setattr(stream, "FIRST_PAUSE_S", 0.001)
