@@ -133,7 +133,7 @@ class InputProcessor:
     def prepare(self, prompt: Sequence[int], params: SamplingParams) -> SamplingParams:
         """See Engine.prepare()."""
         params = params.resolved(self.info.defaults)
-        for name in params.given & self.lacks:
+        for name in params.given & self.lacks if self.lacks else ():
             raise ConstraintError(name, f"backend {self.info.backend} cannot keep to {name} here; leave it out")
         if not params.constrained:
             return params

@@ -98,14 +98,14 @@ def test_a_run_that_was_cut_off_is_gone_on_with_by_whole_series(
     assert bench.Bench(options(bench, tmp_path, "--resume", *arguments)).run() == 0
     ours = "ours, native"
     assert {series for series, _ in told[:5]} == {"engines, float32, 1"}
-    assert [name for _, name in told[:5]] == [ours, "PyTorch alone", ours, "transformers' batching", ours]
+    assert [name for _, name in told[:5]] == [ours, "PyTorch alone", ours, "ours, half weights", ours]
     assert [path.name for path in tmp_path.glob("*.json")] == [file.name]
     assert set(json.loads(file.read_text())["series"]) == {
         "engines, bfloat16, 1", "engines, float32, 1", "policy", "host", "crowd", "neighbour, 1",
     }  # fmt: skip
     told.clear()
     assert bench.Bench(options(bench, tmp_path, "--resume", *arguments, "--cap", "9")).run() == 0
-    assert len(told) == 15
+    assert len(told) == 17
     assert "no run of these settings" in capsys.readouterr().out
 
 
@@ -122,7 +122,7 @@ def test_the_table(bench: Any, tmp_path: Path) -> None:
     assert "FAILED: engines, float32, 2: transformers' batching: no room" in lines
     assert lines[lines.index("") + 1 :] == [
         "bfloat16, ours over vLLM (1.1 is gone for): 2 (at least 0.95: met)",
-        "float32, ours over vLLM: 2 (at least 0.9: met)",
+        "float32, ours over vLLM: 2 (at least 1.3: met)",
         "bfloat16, ours over transformers' batching: 2 (at least 3: MISSED)",
         "bfloat16, PyTorch alone over vLLM: 1 (at least 0.4: met)",
         "sj-mlfq over fcfs in throughput, 7 preemptions: 0.99 (at least 0.97: met)",

@@ -12,8 +12,8 @@ from fastserve.backends.llamacpp.context import Context
 from fastserve.backends.llamacpp.model import Model
 from fastserve.engine.backend import CopyTime
 from fastserve.engine.sampler.jobs import Part
-from fastserve.hardware import DecodePiece, Hardware, LinearLatency, Link, Memory, PrefillFit
-from fastserve.hardware.least_squares import fit
+from fastserve.engine.warmup import latency_of, link_of
+from fastserve.hardware import Hardware, Memory
 from fastserve.sched.job import Job
 
 SECONDS: Final = 2.0
@@ -59,16 +59,9 @@ def measure(context: Context, memory: Memory, max_batch: int) -> Hardware:
         if batch * each <= context.cells and each <= longest and (len(decodes) < 2 or bench.spent < SECONDS):
             decodes.append((batch, batch * each, bench.decode(batch, each)))
     decodes = decodes or [(1, 1, bench.decode(1, 1))]
-    constant, linear, squared = fit([(1.0, n, n * n) for n, _ in prefills], [ms for _, ms in prefills])
-    start, each_job, each_token = fit([(1.0, b, c) for b, c, _ in decodes], [ms for *_, ms in decodes])
-    latency = LinearLatency(
-        PrefillFit(constant, linear, squared),
-        [DecodePiece(1, start, each_job, each_token)],
-        name=f"{model.name}, warm-up",
-        provenance=f"measured at load with llama.cpp, {model.weights}, {model.threads} threads: "
-        f"{len(prefills)} prefills, {len(decodes)} decodes",
-    )
-    return Hardware(latency, memory, _link(copy_times(context, memory, (1, 32))), "warm-up")
+    where = f"with llama.cpp, {model.weights}, {model.threads} threads"
+    latency = latency_of(prefills, decodes, model.name, where)
+    return Hardware(latency, memory, link_of(copy_times(context, memory, (1, 32))), "warm-up")
 
 
 def copy_times(context: Context, memory: Memory, sizes: tuple[int, ...] = COPIES) -> list[CopyTime]:
@@ -94,19 +87,6 @@ def copy_times(context: Context, memory: Memory, sizes: tuple[int, ...] = COPIES
         size = tokens * memory.bytes_per_token
         found += [CopyTime(True, size, median(out)), CopyTime(False, size, median(back))]
     return sorted(found, key=lambda one: not one.out)
-
-
-def _link(copies: list[CopyTime]) -> Link:
-    """From the smallest and the largest copy each way; there is one channel."""
-    if len(copies) < 4:
-        return Link()
-    rates, latencies = [], []
-    for out in (True, False):
-        few, *_, many = [one for one in copies if one.out is out]
-        rate = (many.bytes - few.bytes) / max(many.seconds - few.seconds, many.seconds / 10, 1e-9)
-        rates.append(max(1, round(rate)))
-        latencies.append(max(0, round((few.seconds - few.bytes / rate) * 1e9)))
-    return Link(rates[0], rates[1], max(latencies), duplex=False)
 
 
 class _Bench:

@@ -13,8 +13,8 @@ from fastserve.backends.onnx.genai import GenaiGraph
 from fastserve.backends.onnx.graph import Chunk, PackedGraph
 from fastserve.backends.onnx.model import Model
 from fastserve.engine.backend import CopyTime
-from fastserve.hardware import DecodePiece, Hardware, LinearLatency, Link, Memory, PrefillFit
-from fastserve.hardware.least_squares import fit
+from fastserve.engine.warmup import latency_of, link_of
+from fastserve.hardware import Hardware, Memory
 
 SECONDS: Final = 1.0
 EACH_S, TRIES = 0.08, 5
@@ -43,17 +43,10 @@ def measure(model: Model, graph: PackedGraph | GenaiGraph, memory: Memory, max_b
         context = min(each, longest)
         if not decodes or (batch * context <= pool and bench.spent < 2 * SECONDS):
             decodes.append((batch, batch * context, bench.decode(batch, context)))
-    link = _link(copy_times(graph.arrays, memory))
+    link = link_of(copy_times(graph.arrays, memory))
     graph.arrays.begin(*size)
-    constant, linear, squared = fit([(1.0, n, n * n) for n, _ in prefills], [ms for _, ms in prefills])
-    start, each_job, each_token = fit([(1.0, b, c) for b, c, _ in decodes], [ms for *_, ms in decodes])
-    latency = LinearLatency(
-        PrefillFit(constant, linear, squared),
-        [DecodePiece(1, start, each_job, each_token)],
-        name=f"{model.exported.name}, warm-up",
-        provenance=f"measured at load with ONNX Runtime, {model.dtype}, {model.settings['threads']} threads: "
-        f"{len(prefills)} prefills, {len(decodes)} decodes",
-    )
+    where = f"with ONNX Runtime, {model.dtype}, {model.settings['threads']} threads"
+    latency = latency_of(prefills, decodes, model.exported.name, where)
     return Hardware(latency, memory, link, "warm-up")
 
 
@@ -80,19 +73,6 @@ def copy_times(arrays: Arrays, memory: Memory) -> list[CopyTime]:
         size = tokens * memory.bytes_per_token
         found += [CopyTime(True, size, median(out)), CopyTime(False, size, median(back))]
     return sorted(found, key=lambda one: not one.out)
-
-
-def _link(copies: list[CopyTime]) -> Link:
-    """From the smallest and the largest copy each way; there is one channel."""
-    if len(copies) < 4:
-        return Link()
-    rates, latencies = [], []
-    for out in (True, False):
-        few, *_, many = [one for one in copies if one.out is out]
-        rate = (many.bytes - few.bytes) / max(many.seconds - few.seconds, many.seconds / 10, 1e-9)
-        rates.append(max(1, round(rate)))
-        latencies.append(max(0, round((few.seconds - few.bytes / rate) * 1e9)))
-    return Link(rates[0], rates[1], max(latencies), duplex=False)
 
 
 class _Bench:

@@ -7,7 +7,7 @@ negative; copies by a rate and a time each. It is an approximation: `latency=FIL
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from statistics import median
 from time import perf_counter, perf_counter_ns, sleep
 
@@ -18,8 +18,8 @@ from fastserve.backends.torch.kv_cache import Cache, Ticket
 from fastserve.backends.torch.model import Model
 from fastserve.backends.torch.platform import device_name
 from fastserve.engine.backend import CopyTime, VerifyTime
-from fastserve.hardware import DecodePiece, Hardware, LinearLatency, Link, Memory, PrefillFit
-from fastserve.hardware.least_squares import fit
+from fastserve.engine.warmup import latency_of
+from fastserve.hardware import Hardware, Link, Memory
 from fastserve.hardware.lines import Verify
 
 SECONDS = 1.0
@@ -57,14 +57,10 @@ def measure(model: Model, cache: Cache, memory: Memory, max_batch: int) -> Hardw
                 decodes.append((batch, batch * context, bench.decode(batch, context)))
         if bench.spent > SECONDS and len(prefills) > 1 and len(decodes) > 1:
             break
-    latency = LinearLatency(
-        _prefill_fit(prefills),
-        [_decode_fit(decodes)],
-        name=f"{model.name}, warm-up",
-        provenance=f"measured at load on {device_name(model.device)}, {str(model.dtype).removeprefix('torch.')}, "
-        f"{torch.get_num_threads()} threads: {len(prefills)} prefills, {len(decodes)} decodes",
-        verify=Verify(1.0, 1.0),  # a guess is a row of its own, see pack(): it costs what another job would
-    )
+    dtype = str(model.dtype).removeprefix("torch.")
+    where = f"on {device_name(model.device)}, {dtype}, {torch.get_num_threads()} threads"
+    guess = Verify(1.0, 1.0)  # it is a row of its own, see pack(): it costs what another job would
+    latency = latency_of(prefills, decodes, model.name, where, guess)
     return Hardware(latency, memory, _link(cache), "warm-up")
 
 
@@ -117,18 +113,6 @@ def verify_times(model: Model, cache: Cache, max_batch: int) -> list[VerifyTime]
             if max(batch, 1) * (context + k) <= room and context + k <= model.max_model_len:
                 shapes |= dict.fromkeys(((batch, context, 0), (batch * (k + 1), CONTEXTS[0], 0), (batch, context, k)))
     return [VerifyTime(n, context, k, bench.verify(n, context, k) / 1e3) for n, context, k in shapes]
-
-
-def _prefill_fit(points: Sequence[tuple[int, float]]) -> PrefillFit:
-    rows = [(1.0, n, n * n) for n, _ in points]
-    constant, linear, squared = fit(rows, [ms for _, ms in points])
-    return PrefillFit(constant, linear, squared)
-
-
-def _decode_fit(points: Sequence[tuple[int, int, float]]) -> DecodePiece:
-    rows = [(1.0, batch, context) for batch, context, _ in points]
-    constant, batch, context = fit(rows, [ms for _, _, ms in points])
-    return DecodePiece(1, constant, batch, context)
 
 
 def _link(cache: Cache) -> Link:
