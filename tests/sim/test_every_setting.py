@@ -51,8 +51,8 @@ def test_three_jobs_by_hand(case: list[str], tmp_path: Path, capsys: pytest.Capt
     assert found["summary"]["mean_jct_s"] == pytest.approx(22 / 3)
     assert found["settings"] == {
         "q1": 0.0, "quanta": "time", "ratio": 2.0, "levels": 0, "eta": 1, "demote_to": "eta", "strict": False,
-        "carry": False, "reinsert": "back", "alpha": 0, "check": 0, "promote_to": "back", "reset": True, "eviction": "enst",
-        "derived": {"levels": 5, "quanta": [1, 2, 4, 8, 16]},
+        "carry": False, "reinsert": "back", "alpha": 0, "check": 0, "promote_to": "back", "reset": True,
+        "eviction": "enst", "derived": {"levels": 5, "quanta": [1, 2, 4, 8, 16]},
     }  # fmt: skip
     kept = json.loads((tmp_path / "out" / "run.json").read_text())
     assert kept["policies"] == {"mlfq": found["settings"]}
