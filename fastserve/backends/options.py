@@ -70,7 +70,9 @@ OPTIONS: dict[str, Option] = {
         "weights of 8 bits, or of 4, which is crude", ("onnx",), "none", choices=("none", "int8", "int4")
     ),
     "providers": Option("ONNX Runtime's execution providers, with commas, or auto", ("onnx",), "auto", metavar="NAMES"),
-    "spinning": Option("ONNX Runtime's threads wait awake for work", ("onnx",), False, bool),
+    "spinning": Option(
+        "how long ONNX Runtime's threads wait awake for work", ("onnx",), "brief", choices=("brief", "on", "off")
+    ),
     "graph_optimization": Option(
         "how far ONNX Runtime rewrites the graph", ("onnx",), "all", choices=("all", "extended", "basic", "off")
     ),

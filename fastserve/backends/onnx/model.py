@@ -65,7 +65,7 @@ def load_model(
     *,
     quantize: str = "none",
     providers: str = "auto",
-    spinning: bool = False,
+    spinning: str = "brief",
     graph_optimization: str = "all",
     threads: int | None = None,
     max_model_len: int | None = None,
@@ -75,9 +75,8 @@ def load_model(
     backends.prepared().
 
     quantize: of a float32 model's weights; what is made is kept in the cache folder. threads: None takes all processors
-    that there are. spinning: threads wait awake for work, which is quicker where nothing else runs, and slows down
-    whatever else does. ModelNotFoundError where there is nothing to load, ValueError for a setting out of range or a
-    model that is not computed correctly.
+    that there are. spinning: see session.SPINNING. ModelNotFoundError where there is nothing to load, ValueError for a
+    setting out of range or a model that is not computed correctly.
     """
     runtime()
     if quantize not in QUANTIZE:

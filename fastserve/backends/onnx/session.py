@@ -29,6 +29,16 @@ def runtime() -> Any:
     return onnxruntime
 
 
+SPINNING: Final[dict[str, dict[str, str]]] = {
+    "brief": {"intra_op.allow_spinning": "1", "intra_op.spin_duration_us": "200", "force_spinning_stop": "1"},
+    "on": {"intra_op.allow_spinning": "1"},
+    "off": {"intra_op.allow_spinning": "0"},
+}
+"""How threads wait for work: awake for a moment and asleep between two calls, awake for long, or always asleep. A call
+of a model of 30 layers is 700 small pieces of work for all threads, and to wake one takes as long as some of these.
+"""
+
+
 def chosen(providers: str) -> list[str]:
     """auto: the CPU. ValueError for one that this build of ONNX Runtime does not have."""
     if providers == "auto":
@@ -44,7 +54,7 @@ def chosen(providers: str) -> list[str]:
 
 
 def open_session(
-    file: Path | bytes, *, threads: int | None, providers: str = "auto", spinning: bool = False,
+    file: Path | bytes, *, threads: int | None, providers: str = "auto", spinning: str = "brief",
     graph_optimization: str = "all", beside: Path | None = None,
 ) -> Any:  # fmt: skip
     """file: or a model's bytes, whose weights are in files of the folder `beside`.
@@ -55,13 +65,16 @@ def open_session(
         raise ValueError(f"threads={threads} must be at least 1")
     if graph_optimization not in LEVELS:
         raise ValueError(f"graph_optimization={graph_optimization!r}: the choices are {', '.join(LEVELS)}")
+    if spinning not in SPINNING:
+        raise ValueError(f"spinning={spinning!r}: the choices are {', '.join(SPINNING)}")
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or cores()
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # errors are raised
     options.enable_mem_pattern = False  # plans of memory are found again by a hash of the shapes that is not unique
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, LEVELS[graph_optimization])
-    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+    for name, value in SPINNING[spinning].items():
+        options.add_session_config_entry(f"session.{name}", value)
     if beside is not None:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(beside))
     names = chosen(providers)
