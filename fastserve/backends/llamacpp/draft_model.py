@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 from weakref import WeakKeyDictionary
 
 from fastserve.backends.llamacpp.context import Context
@@ -18,24 +17,17 @@ from fastserve.backends.llamacpp.library import MOST_SEQUENCES
 from fastserve.backends.llamacpp.measure import bytes_per_token, measure
 from fastserve.backends.llamacpp.model import Model, load_model
 from fastserve.engine.backend import Wanted
-from fastserve.engine.host_memory import GIB, free_host_memory
+from fastserve.engine.host_memory import free_host_memory
 from fastserve.engine.sampler.jobs import Part
 from fastserve.engine.sampler.results import SamplingError
 from fastserve.engine.sampler.sampler import Floats, Sampler
 from fastserve.engine.sampler.state import SamplingState
 from fastserve.hardware import LatencyModel, Memory
 from fastserve.sched.job import Job
+from fastserve.speculation.draft import CATCH_UP, check_vocabulary, part, pool_tokens
 from fastserve.speculation.proposer import Ask
 
 log = logging.getLogger("fastserve")
-
-CATCH_UP: Final = 512
-"""Tokens of texts that an iteration reads at most, beside the few that each job got since the last one."""
-
-SHARE: Final = 16
-"""Its context takes at most this part of the free memory, and MOST bytes."""
-
-MOST: Final = 2 * GIB
 
 _LOADED: WeakKeyDictionary[Model, dict[str, Model]] = WeakKeyDictionary()  # by target and name: engines share them
 
@@ -63,12 +55,7 @@ def load_draft(name: str, target: Model) -> Model:
         draft = load_model(
             name, dtype=target.cache_type, threads=target.threads, gpu_layers=target.gpu_layers,
         )  # fmt: skip
-        if draft.tokenizer.get_vocab() != target.tokenizer.get_vocab():
-            raise ValueError(
-                f"speculate: the draft model {draft.name} has another vocabulary ({draft.vocab_size} tokens) than "
-                f"{target.name} ({target.vocab_size} tokens), so its guesses would mean something else: take a smaller "
-                "model of the same family, or ngram:K"
-            )
+        check_vocabulary(draft, target)
         loaded[name] = draft
     return loaded[name]
 
@@ -82,8 +69,8 @@ class DraftModel:
         self.model = model
         self.vocabulary = vocabulary
         most = wanted.max_batch * model.max_model_len
-        tokens = min(most if wanted.kv_tokens is None else min(most, wanted.kv_tokens),
-                     min(free_host_memory() // SHARE, MOST) // bytes_per_token(model))  # fmt: skip
+        most = most if wanted.kv_tokens is None else min(most, wanted.kv_tokens)
+        tokens = pool_tokens(free_host_memory(), bytes_per_token(model), most)
         rows = min(MOST_SEQUENCES, 2 * wanted.max_batch)
         self.context = Context(model, max(256, tokens), rows, rows)
         self.sampler = Sampler(model.suppress)
@@ -152,7 +139,7 @@ class DraftModel:
             if most < 1 or not take or not self._room(take + most, asked):
                 continue
             budget -= 0 if few else take
-            text = _part(ask.prompt, ask.tokens, known.done, known.done + take)
+            text = part(ask.prompt, ask.tokens, known.done, known.done + take)
             parts.append((known.row, Part(ask.job, text, known.done, int(take == new))))
             known.done += take
             known.base, known.drafted = known.done, 1
@@ -219,9 +206,3 @@ class DraftModel:
         if done < known.done:
             self.context.remove(known.row, done)
             known.done = done
-
-
-def _part(prompt: Sequence[int], tokens: Sequence[int], first: int, end: int) -> list[int]:
-    """first:end of both together."""
-    size = len(prompt)
-    return [*prompt[first:end], *tokens[max(0, first - size) : max(0, end - size)]]

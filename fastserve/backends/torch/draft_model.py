@@ -21,25 +21,18 @@ from fastserve.backends.torch.model import Model, load_model
 from fastserve.backends.torch.sampler import Sampler
 from fastserve.backends.torch.warmup import measure
 from fastserve.engine.backend import Wanted
-from fastserve.engine.host_memory import GIB, free_host_memory
+from fastserve.engine.host_memory import free_host_memory
 from fastserve.engine.sampler.results import SamplingError
 from fastserve.engine.sampler.state import SamplingState
 from fastserve.hardware import LatencyModel, Memory
 from fastserve.sched.job import Job
+from fastserve.speculation.draft import CATCH_UP, check_vocabulary, part, pool_tokens
 from fastserve.speculation.drafting import Drafting
 from fastserve.speculation.ngram import Ngrams
 from fastserve.speculation.proposer import Ask, Proposer
 from fastserve.speculation.spec import Speculate
 
 log = logging.getLogger("fastserve")
-
-CATCH_UP = 512
-"""Tokens of texts that an iteration reads at most, beside the few that each job got since the last one."""
-
-SHARE = 16
-"""Its pool takes at most this part of the free memory, and MOST bytes."""
-
-MOST = 2 * GIB
 
 _LOADED: WeakKeyDictionary[Model, dict[str, Model]] = WeakKeyDictionary()  # by target and name: engines share them
 
@@ -73,34 +66,16 @@ def load_draft(name: str, target: Model) -> Model:
     return loaded[name]
 
 
-def check_vocabulary(draft: Model, target: Model) -> None:
-    """Raises ValueError where a token of the one is not the same token of the other."""
-    ours, theirs = target.tokenizer, draft.tokenizer
-    if ours is not None and theirs is not None:
-        same = ours.get_vocab() == theirs.get_vocab()
-    else:
-        same = draft.vocab_size == target.vocab_size
-    if not same:
-        raise ValueError(
-            f"speculate: the draft model {draft.name} has another vocabulary ({draft.vocab_size} tokens) than "
-            f"{target.name} ({target.vocab_size} tokens), so its guesses would mean something else: take a smaller "
-            "model of the same family, or ngram:K"
-        )
-
-
-def pool_tokens(model: Model, most: int) -> int:
-    """Tokens of a pool for it, at most so many."""
-    free = free_device_memory(model.device) if model.device.type == "cuda" else free_host_memory()
-    return min(most, min(free // SHARE, MOST) // model.block_bytes(1))
-
-
 def drafting_for(asked: Speculate, model: Model, wanted: Wanted) -> Drafting:
     """Who guesses for this model as is asked, loaded. wanted: of the target's memory. Raises as load_draft() does."""
     proposer: Proposer = Ngrams()
     if asked.method == "draft":
         draft = load_draft(asked.model, model)
         most = wanted.max_batch * min(draft.max_model_len, model.max_model_len)
-        tokens = pool_tokens(draft, most if wanted.kv_tokens is None else min(most, wanted.kv_tokens))
+        free = free_device_memory(draft.device) if draft.device.type == "cuda" else free_host_memory()
+        tokens = pool_tokens(
+            free, draft.block_bytes(1), most if wanted.kv_tokens is None else min(most, wanted.kv_tokens)
+        )
         proposer = DraftModel(draft, tokens, wanted.block_tokens, model.vocab_size)
         log.info("draft model %s: a pool of %d tokens", draft.name, tokens)
     return Drafting(asked, proposer)
@@ -180,7 +155,7 @@ class DraftModel:
             whole = take == new
             if most < 1 or not take or not self._reach(known, known.done + take + (most - 1) * whole, asked):
                 continue
-            text = _part(ask.prompt, ask.tokens, known.done, known.done + take)
+            text = part(ask.prompt, ask.tokens, known.done, known.done + take)
             if max(text) >= self.model.vocab_size:  # of a target that is padded further: not even a GPU may see it
                 continue
             budget -= 0 if few else take
@@ -243,9 +218,3 @@ class DraftModel:
         for _ in range(lacking):
             known.table.append(self.free.pop())
         return True
-
-
-def _part(prompt: Sequence[int], tokens: Sequence[int], first: int, end: int) -> list[int]:
-    """first:end of both together."""
-    size = len(prompt)
-    return [*prompt[first:end], *tokens[max(0, first - size) : max(0, end - size)]]
