@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fastserve.backends.onnx.arrays import Arrays, Floats
 from fastserve.backends.onnx.graph import BINDINGS, Chunk
-from fastserve.backends.onnx.session import ran_out
+from fastserve.backends.onnx.session import run_bound
 from fastserve.models.folder import ModelNotFoundError
 
 KNOWN: Final = ("input_ids", "attention_mask", "position_ids")
@@ -63,12 +63,7 @@ class GenaiGraph:
         kept = {name: np.ascontiguousarray(values[name], kind) for name, kind in self.types.items()}
         for name, value in kept.items():
             binding.bind_input(name, "cpu", 0, value.dtype, value.shape, value.ctypes.data)
-        try:
-            self.session.run_with_iobinding(binding)
-        except Exception as error:
-            if ran_out(error):
-                raise MemoryError(f"ONNX Runtime has no memory for the step: {error}") from error
-            raise
+        run_bound(self.session, binding)
         logits: Floats = binding.get_outputs()[0].numpy()[:, -1].astype(np.float32)
         return logits
 

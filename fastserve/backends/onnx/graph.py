@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastserve.backends.onnx.arrays import Arrays, Floats, mapped
-from fastserve.backends.onnx.session import ran_out
+from fastserve.backends.onnx.session import run_bound
 
 BINDINGS = 64
 """Ways in which caches lie that are remembered: each names two arrays a layer, twice."""
@@ -81,12 +81,7 @@ class PackedGraph:
         binding.bind_output("logits", "cpu", 0, np.float32, out.shape, out.ctypes.data)
         for name, value in feed.items():
             binding.bind_input(name, "cpu", 0, value.dtype, value.shape, value.ctypes.data)
-        try:
-            self.session.run_with_iobinding(binding)
-        except Exception as error:
-            if ran_out(error):
-                raise MemoryError(f"ONNX Runtime has no memory for the step: {error}") from error
-            raise
+        run_bound(self.session, binding)
         return done + wanted
 
     def bound(self, decodes: int, slot: int) -> Any:

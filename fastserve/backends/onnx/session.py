@@ -87,6 +87,16 @@ def open_session(
         raise ModelNotFoundError(f"ONNX Runtime cannot load {told}: {one_line(error)}") from error
 
 
+def run_bound(session: Any, binding: Any) -> None:
+    """One call on what is bound. MemoryError where there is no room for it, and what ONNX Runtime raises."""
+    try:
+        session.run_with_iobinding(binding)
+    except Exception as error:
+        if ran_out(error):
+            raise MemoryError(f"ONNX Runtime has no memory for the step: {error}") from error
+        raise
+
+
 def ran_out(error: BaseException) -> bool:
     """Whether it says that memory ran out."""
     text = str(error).lower()
