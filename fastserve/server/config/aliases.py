@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import SecretStr
 
 from fastserve.backends.options import OTHER_NAMES as BACKEND_NAMES
-from fastserve.policies.literal import argument
 from fastserve.sched.config import OTHER_NAMES
+from fastserve.sched.keywords import argument
 
 ALIASES: dict[str, str] = (
     OTHER_NAMES
