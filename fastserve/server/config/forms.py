@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, SecretStr
 
-from fastserve.policies.literal import argument
+from fastserve.sched.keywords import argument
 
 
 def words(value: Any) -> Any:

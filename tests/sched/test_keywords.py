@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fastserve.policies.literal import argument, literal
+from fastserve.sched.keywords import argument, literal
 
 TABLE: list[tuple[str, Any]] = [
     ("yes", True), ("No", False), ("true", True), ("FALSE", False), ("True", True), ("False", False),
