@@ -34,7 +34,10 @@ ARROWS: dict[str, set[str]] = {
     "launch": {"engine", "backends", "hardware", "profiler", "sched"},
     "profiler": {"speculation", "launch", "engine", "flightlog", "hardware", "policies", "sched"},
     "bench": {"metrics", "predictors", "sched", "workload"},
+    "jobqueue": set(),
+    "gateway": {"routers", "server", "flightlog", "sched", "jobqueue"},
     "server": {
+        "jobqueue",
         "launch", "engine", "backends", "hardware", "policies", "predictors", "sched", "observers", "speculation",
         "workload",
     },
@@ -42,7 +45,7 @@ ARROWS: dict[str, set[str]] = {
     "cli": {
         "fastserve", "compare", "bench", "server", "profiler", "launch", "engine", "backends", "observers", "policies",
         "predictors",
-        "workload", "metrics", "hardware", "sched", "vllm",
+        "workload", "metrics", "hardware", "sched", "vllm", "gateway",
     },
     "compare": {
         "bench", "cli", "profiler", "launch", "engine", "backends", "hardware", "metrics", "policies", "predictors",

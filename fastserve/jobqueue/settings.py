@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
-class QueueSettings(BaseModel):
+class QueueSettings(BaseSettings):
     """None yet."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True)
+    model_config = SettingsConfigDict(use_attribute_docstrings=True)
