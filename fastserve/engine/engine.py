@@ -18,7 +18,7 @@ from dataclasses import replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fastserve.engine.adapters import Loading
+from fastserve.engine.adapter_loading import Loading
 from fastserve.engine.backend import Backend, settings_of
 from fastserve.engine.clock import Clock, WallClock
 from fastserve.engine.config import EngineConfig

@@ -144,10 +144,10 @@ def load_model(
     shape = None if parts.known and library is not None else probe.check(attention)
     kernels, shape = _kernels(probe, library, shape)
     LOG.info("model %s: %s on %s, %s%s", name, str(choice.dtype).removeprefix("torch."), place, choice.why, how)
-    model = Model(name, module, shape, kernels, parts.tokenizer, length, parts.eos_ids, max_loras, max_lora_rank)
+    made = Model(name, module, shape, kernels, parts.tokenizer, length, parts.eos_ids, max_loras, max_lora_rank)
     for adapter, folder in asked:
-        model.adapters.load(adapter, folder)
-    return model
+        made.adapters.load(adapter, folder)
+    return made
 
 
 def _library(native: str, dtype: torch.dtype, place: torch.device) -> Native | None:

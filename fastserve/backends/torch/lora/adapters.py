@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from fastserve.backends.torch.input_batch import Rows, pack
+from fastserve.backends.torch.input_batch import InputBatch, Rows, pack
 from fastserve.backends.torch.kv_cache import Cache
 from fastserve.backends.torch.lora.layers import Layers
 from fastserve.backends.torch.lora.peft_folder import WEIGHTS, AdapterError, bytes_of, read
@@ -17,12 +17,25 @@ from fastserve.backends.torch.memory import free_device_memory
 from fastserve.engine.adapters import Adapter, AdapterInUseError, UnknownAdapterError, check_name
 from fastserve.engine.host_memory import free_host_memory
 
-if TYPE_CHECKING:
-    from fastserve.backends.torch.model import Model
-
-
 COPIES = 6
 """Times the bytes of its file that an adapter may take for a moment: as read, in float32, scaled, and in place."""
+
+
+class Adapted(Protocol):
+    """What is used here of the model, see model.Model."""
+
+    name: str
+    module: Any
+    dtype: torch.dtype
+    device: torch.device
+    layers: int
+    kv_heads: int
+    head_dim: int
+    vocab_size: int
+
+    @property
+    def native(self) -> Any: ...
+    def forward(self, step: InputBatch, cache: Cache) -> torch.Tensor: ...
 
 
 class Ready(NamedTuple):
@@ -39,7 +52,7 @@ class Ready(NamedTuple):
 class Adapters:
     """most: how many there may be at once. max_rank: of each."""
 
-    def __init__(self, model: Model, most: int, max_rank: int) -> None:
+    def __init__(self, model: Adapted, most: int, max_rank: int) -> None:
         self.model = model
         self.most = most
         self.max_rank = max_rank

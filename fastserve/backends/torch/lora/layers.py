@@ -114,5 +114,5 @@ class Layers:
             sizes = [owner.packed.outer]
         else:
             return TorchLayer(owner)
-        owner.low = LowRanks(sizes, isinstance(owner, GatedMlp), self._native.lanes, self.slots)
-        return owner.low
+        made = owner.low = LowRanks(sizes, isinstance(owner, GatedMlp), self._native.lanes, self.slots)
+        return made

@@ -21,6 +21,9 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 MOST_CONFIG = 1 << 20
 """Bytes of a config: PEFT's are a kilobyte."""
 
+MOST_NUMBER = 1e9
+"""of a rank or alpha"""
+
 PREFIX = "base_model.model."
 TENSOR = re.compile(r"(.+)\.lora_(A|B)(?:\.default)?\.weight")
 
@@ -80,7 +83,7 @@ def read(folder: Path, layers: Mapping[str, tuple[int, int]], max_rank: int) -> 
     _complete(config, pairs, layers, file)
     factors, largest = {}, 0
     for name, (down, up) in pairs.items():
-        rank = int(_of(config.get("rank_pattern") or {}, name, config["r"]))
+        rank = int(_of(config.get("rank_pattern"), name, config["r"]))
         inner, outer = layers[name]
         if tuple(down.shape) != (rank, inner) or tuple(up.shape) != (outer, rank):
             raise AdapterError(f"{file}: {name} has factors of {tuple(down.shape)} and {tuple(up.shape)}, and rank "
@@ -90,7 +93,7 @@ def read(folder: Path, layers: Mapping[str, tuple[int, int]], max_rank: int) -> 
             raise AdapterError(f"{file}: {name} has rank {rank}, and max_lora_rank={max_rank} is the largest here")
         if not (down.isfinite().all() and up.isfinite().all()):
             raise AdapterError(f"{file}: {name} has weights that are not finite")
-        alpha = float(_of(config.get("alpha_pattern") or {}, name, config["lora_alpha"]))
+        alpha = float(_of(config.get("alpha_pattern"), name, config["lora_alpha"]))
         scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
         factors[name] = down.float().contiguous(), (up.float() * scale).contiguous()
         largest = max(largest, rank)
@@ -127,14 +130,14 @@ def _check(config: dict[str, Any], folder: Path) -> None:
     for name, value in config.items():
         if value and name not in HARMLESS and name not in KNOWN:
             raise AdapterError(f"{file}: {name} is set, and is not implemented here; merge the adapter into its base")
-    numbers = {"r": config.get("r"), "lora_alpha": config.get("lora_alpha")}
+    numbers: dict[str, Any] = {"r": config.get("r"), "lora_alpha": config.get("lora_alpha")}
     for field in ("rank_pattern", "alpha_pattern"):
         patterns = config.get(field) or {}
         if not isinstance(patterns, dict):
             raise AdapterError(f"{file}: {field} is no object of patterns and numbers")
         numbers |= {f"{field}[{pattern!r}]": value for pattern, value in patterns.items()}
     for name, value in numbers.items():
-        right = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        right = isinstance(value, int | float) and not isinstance(value, bool) and -MOST_NUMBER <= value <= MOST_NUMBER
         whole = name == "lora_alpha" or name.startswith("alpha") or (right and value == int(value) and value >= 1)
         if not (right and whole):
             raise AdapterError(f"{file}: {name} is {value!r}, and must be a number (a rank: a whole one from 1 on)")
@@ -217,9 +220,9 @@ def _matches(wanted: Any, name: str) -> bool:
     return any(name == one or name.endswith(f".{one}") for one in wanted)
 
 
-def _of(patterns: Mapping[str, Any], name: str, default: Any) -> Any:
+def _of(patterns: Mapping[str, Any] | None, name: str, default: Any) -> Any:
     """The value of the first pattern that is the end of the name."""
-    for pattern, value in patterns.items():
+    for pattern, value in (patterns or {}).items():
         try:
             if not simple(pattern):
                 raise AdapterError(f"rank_pattern or alpha_pattern: {pattern[:200]!r} is too intricate to be tried "

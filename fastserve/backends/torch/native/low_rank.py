@@ -79,7 +79,10 @@ def _vectors(factors: Factors | None, size: int, lanes: int) -> Sequence[Tensor]
 
 def _side_by_side(sizes: Sequence[int], ranks: Sequence[int], given: Mapping[int, Factors]) -> Tensor:
     """(all columns, all ranks), with zeros where a column is of another projection."""
-    return torch.block_diag(*(given[i][1] if i in given else torch.empty(size, 0) for i, size in enumerate(sizes)))
+    whole: Tensor = torch.block_diag(
+        *(given[i][1] if i in given else torch.empty(size, 0) for i, size in enumerate(sizes))
+    )
+    return whole
 
 
 class LowRanks:
