@@ -87,7 +87,7 @@ def test_every_adapter_says_something_else(model: Any) -> None:
     host=st.sampled_from([0, 7, POOL, 4 * POOL]),
     max_batch=st.integers(1, 6),
     shares=st.booleans(),
-    speculate=st.sampled_from(["off", "off", "ngram:2"]),
+    speculate=st.sampled_from(["off", "off", "ngram:2", "draft:{}:2"]),
     jobs=st.lists(
         st.tuples(st.integers(0, len(LENGTHS) - 1), st.sampled_from(ADAPTERS), st.integers(0, 40),
                   st.none() | st.none() | st.integers(0, 60)),
@@ -99,10 +99,10 @@ def test_whatever_comes_when(
     model: Any, policy: str, residency: str, batching: str, spare: int, host: int, max_batch: int, shares: bool,
     speculate: str, jobs: list[tuple[int, str, int, int | None]],
 ) -> None:  # fmt: skip
-    """jobs: (prompt, adapter, ms of its arrival, ms from there to its cancel)."""
+    """jobs: (prompt, adapter, ms of its arrival, ms from there to its cancel). A draft is the base's own guess."""
     stage = Stage(
         model, policy, POOL + spare, host, residency=residency, batching=batching, max_batch=max_batch,
-        speculate=speculate, **({"prefix_cache": "on"} if shares else {}),
+        speculate=speculate.format(model.name), **({"prefix_cache": "on"} if shares else {}),
     )  # fmt: skip
     for id, (i, adapter, at, cancel) in enumerate(jobs):
         stage.add(prompts()[i], params(i), at=at * MS, adapter=adapter)
