@@ -41,7 +41,7 @@ ARROWS: dict[str, set[str]] = {
     "config": {"server"},
     "cli": {
         "fastserve", "compare", "bench", "server", "profiler", "launch", "engine", "backends", "observers", "policies",
-        "predictors",
+        "predictors", "routers",
         "workload", "metrics", "hardware", "sched", "vllm",
     },
     "compare": {
