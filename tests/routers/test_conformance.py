@@ -190,6 +190,18 @@ def test_replicas_that_are_lost_and_come() -> None:
         def ended(self, job: Job, replica: int, now: int, tokens: int) -> None:
             self.here.remove(job.id)
 
+    class ByObject(First):
+        """Keeps jobs by what they are and not by their id."""
+
+        def begin(self, facts: RouterFacts) -> None:
+            super().begin(facts)
+            self.first: dict[int, Job] = {}
+
+        def route(self, job: Job, views: Sequence[ReplicaView]) -> int:
+            assert self.first.setdefault(job.id, job) is job
+            return 0
+
+    assert "ByObject.route() raised AssertionError" in told(ByObject, "exception")
     assert "replicas are lost and come while the run goes on" in told(Fixed, "exception")
     assert "Strict.sent() raised AssertionError: sent twice" in told(Strict, "exception")
 
