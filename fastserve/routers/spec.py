@@ -71,7 +71,7 @@ class RouterSpec:
     def needs(self) -> frozenset[str]:
         """Router.needs of its class; of a function what the router that it makes needs."""
         kind = self.kind
-        return frozenset((kind if isinstance(kind, type) else self.fresh()).needs)
+        return frozenset(kind.needs if isinstance(kind, type) else self.fresh().needs)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -55,10 +55,10 @@ def write(seed: int) -> list[Script]:
 
 
 class Choice(NamedTuple):
-    """job: its id. replica: where the router sent it. index: into the views."""
+    """job: its id. replica: where the router sent it. place: its index into the views."""
 
     job: int
-    index: int
+    place: int
     replica: int
 
 
