@@ -31,7 +31,7 @@ class Command(NamedTuple):
 COMMANDS: dict[str, Command] = {
     "check": Command(
         "fastserve.cli.check",
-        "check that a policy keeps the contract: exits 0 if it does, 1 if not, with what to change",
+        "check that a policy or a router keeps the contract: exits 0 if it does, 1 if not, with what to change",
     ),
     "bench": Command(
         "fastserve.cli.bench",
@@ -52,6 +52,10 @@ COMMANDS: dict[str, Command] = {
     ),
     "serve": Command(
         "fastserve.cli.serve", "HTTP server: OpenAI's routes and native ones, metrics and a live dashboard"
+    ),
+    "gateway": Command(
+        "fastserve.cli.gateway",
+        "many servers behind one address: any model of theirs by name, by a router of your choice",
     ),
     "vllm": Command("fastserve.cli.vllm", "vLLM's own server, where a policy of your choice decides who goes first"),
 }

@@ -101,6 +101,8 @@ def chosen(router: Router, job: Job, views: Sequence[ReplicaView]) -> int:
     """The index that route() gives, checked. Raises RouterError, also for what the router raises."""
     try:
         index = router.route(job, views)
+    except RouterError:
+        raise
     except Exception as error:
         raise RouterError(router, "route", job, error) from error
     if type(index) is not int or not 0 <= index < len(views):
