@@ -61,8 +61,11 @@ class Cluster:
         self.watch = watch
         self.collapsed = False
         self.stopped = False  # asked for from outside: the run ends at the next event
+        self.closely = bool(faults) or max_backlog is not None  # there is more to look at than arrivals and ends
         self.now = 0
         self.guesses = "guess" in router.needs
+        self.hears_sent = type(router).sent is not Router.sent  # else it is not asked to listen
+        self.hears_ended = type(router).ended is not Router.ended
         self.answers = 0  # jobs that ended by themselves, and their output tokens
         self.answered = 0
         self.tokens: dict[Job, int] = {}  # of who has been sent and has not ended: as outstanding_tokens counts it
@@ -98,13 +101,7 @@ class Cluster:
         for replica in self.replicas:
             replica.recorder.began(replica.observers.run, 0)
         try:
-            while not (self.stopped or self.collapsed):
-                now = min(min(self.ends), self.inbox.at)
-                if now == NEVER:
-                    break
-                if self.faults and self.faults[-1].at < now:
-                    now = self.faults[-1].at
-                self._events(now)
+            self._turns()
             for replica in self.replicas:
                 if not replica.dead:
                     if replica.scheduler.live and not (self.stopped or self.collapsed):
@@ -114,24 +111,54 @@ class Cluster:
             for replica in self.replicas:
                 replica.observers.ended(self.now)
 
-    def _events(self, now: int) -> None:
-        """All that happens at one time."""
+    def _turns(self) -> None:
+        """One time after the other. What is rare goes through _settle(); the rest is what that would do, at once."""
+        ends, inbox, replicas = self.ends, self.inbox, self.replicas
+        while not (self.stopped or self.collapsed):
+            end = min(ends)
+            at = inbox.at
+            now = end if end < at else at
+            if now == NEVER:
+                return
+            if self.faults and self.faults[-1].at <= now:
+                self._settle(self.faults[-1].at, [])
+                continue
+            if at < end:
+                for job in inbox.arrived(at):
+                    self._route(job, at)
+                if min(ends) <= at or inbox.at <= at:
+                    self._settle(at, [])
+                continue
+            replica = replicas[ends.index(now)]
+            replica.finish(now)
+            box = replica.box
+            while inbox.at > now and min(ends) > now and not self.closely:
+                if box.at > now:
+                    self.now = now
+                    replica.begin(now)
+                    break
+                replica.drain(now)
+            else:
+                self._settle(now, [replica])
+
+    def _settle(self, now: int, ready: list[Replica]) -> None:
+        """All that (yet) happens at one time. ready: who is at a boundary already."""
         ends, inbox = self.ends, self.inbox
-        ready: list[Replica] = []
-        if min(ends) <= now:
-            self._boundaries(now, ready)
         while True:
+            if min(ends) <= now:
+                self._boundaries(now, ready)
             while self.faults and self.faults[-1].at <= now:
                 self._befalls(self.faults.pop(), now, ready)
             if inbox.at <= now:
                 for job in inbox.arrived(now):
                     self._route(job, now)
-            if min(ends) <= now:
-                self._boundaries(now, ready)
+                continue
+            again = False
             for replica in ready:
                 while replica.inbox.at <= now:
                     replica.drain(now)
-            if not (inbox.at <= now or min(ends) <= now or self._more(now, ready)):
+                    again = True
+            if not again and min(ends) > now and not (self.faults and self.faults[-1].at <= now):
                 break
         if not ready:
             return
@@ -141,12 +168,6 @@ class Cluster:
             return
         for replica in ready:
             replica.begin(now)
-
-    def _more(self, now: int, ready: list[Replica]) -> bool:
-        """Something else is due, because of what has just happened."""
-        if self.faults and self.faults[-1].at <= now:
-            return True
-        return any([replica.inbox.at <= now for replica in ready])  # noqa: C419  quicker, and compiled
 
     def _backlog(self) -> int:
         return sum([len(replica.scheduler.live) for replica in self.replicas if not replica.dead])
@@ -162,8 +183,8 @@ class Cluster:
 
     def _route(self, job: Job, now: int) -> None:
         views = self.open
-        tried = self.tried.get(job.id)
-        if tried is not None:
+        if self.tried and job.id in self.tried:
+            tried = self.tried[job.id]
             views = [view for view in views if view.of not in tried]
         if not views:
             self.refused.rejected(job, now, "no replica takes requests")
@@ -179,7 +200,8 @@ class Cluster:
         view.outstanding_tokens += tokens
         if job.program and self.fed is not None:
             self.programs.setdefault(job.program, set()).add(view.replica)
-        self._tell("sent", job, view.replica, now)
+        if self.hears_sent:
+            self._tell("sent", job, view.replica, now)
         view.of.deliver(job, now + self.hop)
 
     def _tell(self, method: str, job: Job | None, *facts: object) -> None:
@@ -195,23 +217,22 @@ class Cluster:
 
     def gone(self, replica: Replica, job: Job, now: int) -> None:
         """The job is over there, as job.finish says."""
-        self._counted_off(replica.number, job)
+        view = self.views[replica.number]
+        view.outstanding -= 1
+        view.outstanding_tokens -= self.tokens.pop(job)
         tokens = job.generated
         if job.finish in COMPLETED:
             self.answers += 1
             self.answered += tokens
-        self._tell("ended", job, replica.number, now, tokens)
+        if self.hears_ended:
+            self._tell("ended", job, replica.number, now, tokens)
         if self.watch is not None:
             self.watch(1)
-        self._over(job, now)
-        if replica.number in self.returning and not self.views[replica.number].outstanding:
+        if self.fed is not None:
+            self._over(job, now)
+        if self.returning and replica.number in self.returning and not self.views[replica.number].outstanding:
             self.returning.discard(replica.number)
             self.faults.append(Fault(now, BACK, replica.number))
-
-    def _counted_off(self, number: int, job: Job) -> None:
-        view = self.views[number]
-        view.outstanding -= 1
-        view.outstanding_tokens -= self.tokens.pop(job)
 
     def _over(self, job: Job, now: int) -> None:
         """It is over for good: what waits for it comes, or is abandoned."""
@@ -254,7 +275,8 @@ class Cluster:
             else:
                 self.lost_tokens += job.generated
                 again.append(job)
-            self._counted_off(number, job)
+            view.outstanding -= 1
+            view.outstanding_tokens -= self.tokens.pop(job)
             self._tell("failed", job, number, now)
         if replica in ready:
             ready.remove(replica)

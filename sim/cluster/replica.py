@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from heapq import heappush
 from typing import Any
 
 from fastserve.metrics.records import Recorder
@@ -55,9 +56,14 @@ class Replica(Driver):
 
     def deliver(self, job: Job, due: int) -> None:
         """The router has sent it a job, which is there at `due` (ns)."""
-        self.box.put(job, due)
+        box = self.box
+        heappush(box.box, (due, job.arrival, job.id, job))
+        if due < box.at:
+            box.at = due
         if due < self.ends[self.number]:
-            self._cut(due)
+            outcome = self.outcome
+            if outcome is None or outcome.iterations > 1:  # else it cannot end earlier
+                self._cut(due)
 
     def tell(self, program: str, now: int) -> None:
         """Nothing of this program is left; it is told at its next boundary."""
