@@ -16,7 +16,7 @@ from fastserve.routers import Router, RouterError, RouterFacts, chosen
 from fastserve.sched.job import NEVER, Job
 from sim.cluster.faults import BACK, DRAIN, FAIL, Fault, afresh
 from sim.cluster.replica import Replica
-from sim.cluster.view import LiveView
+from sim.cluster.view import Clock, LiveView
 from sim.inbox import Inbox
 from sim.session_inbox import FedInbox
 
@@ -26,8 +26,8 @@ Make = Callable[["Cluster", int], Replica]
 
 class Cluster:
     """One run. arrivals: of all. make: see Make. names: a name and a weight of each replica. hop: ns from the router to
-    a replica. faults: by time. resend_all: whether jobs that have had a token are sent again where a replica fails;
-    else they end with an error, as a stream does through the gateway.
+    a replica. view_delay: ns by which views are old. faults: by time. resend_all: whether jobs that have had a token
+    are sent again where a replica fails; else they end with an error, as a stream does through the gateway.
 
     seed: of the router's randomness. unit_tokens: of one of job.ids. watch: told how many jobs just finished.
     """
@@ -41,6 +41,7 @@ class Cluster:
         recorder: Recorder,
         *,
         hop: int = 0,
+        view_delay: int = 0,
         faults: tuple[Fault, ...] = (),
         resend_all: bool = False,
         max_backlog: int | None = None,
@@ -77,10 +78,13 @@ class Cluster:
         self.returning: set[int] = set()  # drained ones that come back as soon as their last job has ended
         self.look: Callable[[Replica], object] | None = None
         self.past: list[Replica] = []  # that failed, or were drained, and have come back
+        self.clock = Clock()
+        self.view_delay = view_delay
         self.replicas: list[Replica] = []
         self.replicas += [make(self, number) for number in range(len(names))]
         self.views = [
-            LiveView(replica, name.name, name.weight) for replica, name in zip(self.replicas, names, strict=True)
+            LiveView(replica, name.name, name.weight, self.clock, view_delay)
+            for replica, name in zip(self.replicas, names, strict=True)
         ]
         self.open = list(self.views)  # which may be chosen
         router.begin(RouterFacts(tuple(names), unit_tokens, seed))
@@ -99,7 +103,7 @@ class Cluster:
         Raises PolicyError, RouterError; ObserverError where an observer breaks.
         """
         for replica in self.replicas:
-            replica.recorder.began(replica.observers.run, 0)
+            self._began(replica, 0)
         try:
             self._turns()
             for replica in self.replicas:
@@ -110,6 +114,12 @@ class Cluster:
         finally:
             for replica in self.replicas:
                 replica.observers.ended(self.now)
+
+    def _began(self, replica: Replica, now: int) -> None:
+        replica.recorder.began(replica.observers.run, now)
+        if self.view_delay:
+            replica.remembers = True
+            replica.moment(now)
 
     def _turns(self) -> None:
         """One time after the other. What is rare goes through _settle(); the rest is what that would do, at once."""
@@ -191,6 +201,7 @@ class Cluster:
             self._over(job, now)
             return
         router = self.router
+        self.clock.now = now
         mean = self.answered // self.answers if self.answers else 0
         if self.guesses and job.guess is None:
             job.guess = mean
@@ -202,7 +213,7 @@ class Cluster:
             self.programs.setdefault(job.program, set()).add(view.replica)
         if self.hears_sent:
             self._tell("sent", job, view.replica, now)
-        view.of.deliver(job, now + self.hop)
+        view.of.deliver(job, now, now + self.hop)
 
     def _tell(self, method: str, job: Job | None, *facts: object) -> None:
         """The router, of something that has happened."""
@@ -308,7 +319,7 @@ class Cluster:
         view.of = replica
         if self.look is not None:
             self.look(replica)
-        replica.recorder.began(replica.observers.run, now)
+        self._began(replica, now)
         name = self.names[number]
         self._tell("came", None, number, name.name, name.weight, now)
         self.open = [other for other in self.views if other in self.open or other is view]

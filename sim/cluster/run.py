@@ -60,7 +60,8 @@ def build(
         return Replica(number, scheduler, body, link, box, recorder, cluster.ends, cluster.gone, about)
 
     return Cluster(
-        arrivals, router, make, settings.named, Recorder(), hop=round(settings.hop * 1e9), faults=settings.faults,
+        arrivals, router, make, settings.named, Recorder(), hop=round(settings.hop * 1e9),
+        view_delay=round(settings.view_delay * 1e9), faults=settings.faults,
         resend_all=settings.resend == "all", max_backlog=settings.max_backlog, watch=watch, seed=seed,
         unit_tokens=0 if shared is None else shared.unit,
     )  # fmt: skip
