@@ -21,6 +21,7 @@ LEAVES = (
     "json_values",
     "named_models",
     "package_version",
+    "server_kinds",
 )
 """Single files at the top that import nothing of the house and that every room may import."""
 
@@ -53,7 +54,7 @@ ARROWS: dict[str, set[str]] = {
     "config": {"server"},
     "cli": {
         "fastserve", "compare", "bench", "server", "profiler", "launch", "engine", "backends", "observers", "policies",
-        "predictors",
+        "predictors", "routers",
         "workload", "metrics", "hardware", "sched", "vllm", "gateway",
     },
     "compare": {
