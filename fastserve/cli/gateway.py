@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 REPEATED = dict.fromkeys(setting_flags.REPEATED, "TEXT") | {
     "upstream": "URL[,name=NAME][,weight=N][,key_env=VARIABLE][,model=NAME]",
     "router_set": "KEY=VALUE",
+    "admin_clients": "TEXT",
 }
 """Settings that may be given more than once -> how a value is written. A part's own are to be named here too."""
 
