@@ -81,7 +81,7 @@ def start_job(request: Request, body: Sampling, prompt: list[int], kind: str, st
     service = service_of(request)
     client = client_of(request, body.user)
     params = sampling(service, body, prompt)
-    scheduling = scheduling_of(request, body)
+    scheduling = scheduling_of(request, body, body.model)
     service.admit(client, [prompt])
     group = Group()
     service.start(
@@ -135,7 +135,7 @@ async def enqueue(request: Request, body: GenerateRequest) -> ServedJob:
     prompt = await service.tokenization.prompt(body.prompt)
     client = client_of(request, body.user)
     params = sampling(service, body, prompt)
-    scheduling = scheduling_of(request, body)
+    scheduling = scheduling_of(request, body, body.model)
     service.admit(client, [prompt])
     return await service.enqueue(prompt, params, client=client, metadata=body.metadata, scheduling=scheduling)
 
