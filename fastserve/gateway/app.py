@@ -35,8 +35,13 @@ from fastserve.server.http.around import EXPOSED, put_around
 
 ABOUT = "Many servers behind one address: requests go to one that has their model, by a router."
 
-PARTS: Final[dict[str, str]] = {}
+PARTS: Final[dict[str, str]] = {
+    "conversations": "fastserve.gateway.conversations.conversations:make",
+}
 """Name -> where a function (gateway) -> Part | None is. In the order that calls pass: conversations, cache, models."""
+
+ADDED: Final = ("X-Cache", "X-Upstream", "X-Session-Id", "X-Conversation-Turns", "X-Conversation-Cut")
+"""Headers of answers that the gateway and its parts add, for pages elsewhere to read."""
 
 
 def create_app(gateway: Core) -> FastAPI:
@@ -65,5 +70,7 @@ def create_app(gateway: Core) -> FastAPI:
     for router in routers:
         app.include_router(router)
     app.state.paths = [route.path for router in routers for route in router.routes if isinstance(route, Route)]
-    put_around(app, gateway, (*EXPOSED, "X-Cache", "X-Upstream"))
+    put_around(
+        app, gateway, (*EXPOSED, "X-Cache", "X-Upstream", "X-Session-Id", "X-Conversation-Turns", "X-Conversation-Cut")
+    )
     return app

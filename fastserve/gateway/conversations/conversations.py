@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter
+from starlette.datastructures import Headers
 from starlette.responses import Response
 
 from fastserve.gateway.call import Call, Next
@@ -21,7 +22,7 @@ from fastserve.gateway.conversations.turns import Turns, shown
 from fastserve.server.api.errors import ApiError
 
 if TYPE_CHECKING:
-    from fastserve.gateway.gateway import Gateway
+    from fastserve.gateway.core import Core
 
 log = logging.getLogger("fastserve.gateway")
 
@@ -68,6 +69,7 @@ class Conversations:
         key = Key(owner(call.client if call.authenticated else None), id)
         messages = fields.get("messages")
         call.rewrite(**{FIELD: None})
+        call.headers = named(call.headers, key)
         if not are_messages(messages):
             return await following(call)  # the upstream says what is wrong with them
         if (fields.get("n") or 1) != 1:
@@ -132,9 +134,16 @@ def opened(settings: ConversationsSettings) -> Store:
     return RedisStore(where, ttl, most)
 
 
-def make(gateway: Gateway) -> Conversations | None:
+def make(gateway: Core) -> Conversations | None:
     """The gateway's part; None where conversations are off."""
     return None if gateway.config.conversations == OFF else Conversations(gateway.config)
+
+
+def named(headers: Headers, key: Key) -> Headers:
+    """The conversation is a program for the router and the upstream, by a name that does not tell its id."""
+    name = HEADER.lower().encode()
+    kept = [pair for pair in headers.raw if pair[0].lower() != name]
+    return Headers(raw=[*kept, (name, key.digest.hex().encode())])
 
 
 def are_messages(messages: Any) -> bool:
