@@ -38,6 +38,7 @@ ARROWS: dict[str, set[str]] = {
         "workload",
     },
     "config": {"server"},
+    "processes": {"backends", "cli"},
     "cli": {
         "fastserve", "compare", "bench", "server", "profiler", "launch", "engine", "backends", "observers", "policies",
         "predictors",
@@ -45,7 +46,7 @@ ARROWS: dict[str, set[str]] = {
     },
     "compare": {
         "bench", "cli", "profiler", "launch", "engine", "backends", "hardware", "metrics", "policies", "predictors",
-        "workload", "sched", "vllm",
+        "workload", "sched", "vllm", "processes",
     },
     "fastserve": {"sched", "policies", "server"},
     "sim": {
