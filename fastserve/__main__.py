@@ -53,6 +53,10 @@ COMMANDS: dict[str, Command] = {
     "serve": Command(
         "fastserve.cli.serve", "HTTP server: OpenAI's routes and native ones, metrics and a live dashboard"
     ),
+    "gateway": Command(
+        "fastserve.cli.gateway",
+        "many servers behind one address: any model of theirs by name, by a router of your choice",
+    ),
     "vllm": Command("fastserve.cli.vllm", "vLLM's own server, where a policy of your choice decides who goes first"),
 }
 

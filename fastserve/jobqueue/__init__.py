@@ -1,0 +1,1 @@
+"""Durable jobs across machines: a queue that servers and gateways share. settings: what they are told about it."""
