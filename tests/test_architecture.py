@@ -35,7 +35,7 @@ ARROWS: dict[str, set[str]] = {
     "profiler": {"speculation", "launch", "engine", "flightlog", "hardware", "policies", "sched"},
     "bench": {"metrics", "predictors", "sched", "workload"},
     "jobqueue": set(),
-    "gateway": {"routers", "server", "flightlog", "sched", "jobqueue"},
+    "gateway": {"routers", "server", "flightlog", "sched", "jobqueue", "processes"},
     "server": {
         "jobqueue",
         "launch", "engine", "backends", "hardware", "policies", "predictors", "sched", "observers", "speculation",
