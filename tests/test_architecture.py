@@ -38,13 +38,14 @@ ARROWS: dict[str, set[str]] = {
     "profiler": {"speculation", "launch", "engine", "flightlog", "hardware", "policies", "sched"},
     "bench": {"metrics", "predictors", "sched", "workload"},
     "jobqueue": set(),
-    "gateway": {"routers", "server", "flightlog", "sched", "jobqueue"},
+    "gateway": {"routers", "server", "flightlog", "sched", "jobqueue", "processes"},
     "server": {
         "jobqueue",
         "launch", "engine", "backends", "hardware", "policies", "predictors", "sched", "observers", "speculation",
         "workload",
     },
     "config": {"server"},
+    "processes": {"backends", "cli"},
     "cli": {
         "fastserve", "compare", "bench", "server", "profiler", "launch", "engine", "backends", "observers", "policies",
         "predictors",
@@ -52,7 +53,7 @@ ARROWS: dict[str, set[str]] = {
     },
     "compare": {
         "bench", "cli", "profiler", "launch", "engine", "backends", "hardware", "metrics", "policies", "predictors",
-        "workload", "sched", "vllm",
+        "workload", "sched", "vllm", "processes",
     },
     "fastserve": {"sched", "policies", "routers", "server"},
     "sim": {

@@ -37,6 +37,7 @@ ABOUT = "Many servers behind one address: requests go to one that has their mode
 
 PARTS: Final[dict[str, str]] = {
     "conversations": "fastserve.gateway.conversations.conversations:make",
+    "models": "fastserve.gateway.models.api:make",
     "ollama": "fastserve.gateway.ollama.part:make",
 }
 """Name -> where a function (gateway) -> Part | None is. In the order that calls pass: conversations, cache, models."""
