@@ -68,3 +68,10 @@ async def whole(response: Response) -> bytes:
     if iterator is None:
         return bytes(response.body)
     return b"".join([part async for part in iterator])
+
+
+async def closed(parts: Any) -> None:
+    """Ends what a wrapped body_iterator came from, if that can be told."""
+    close = getattr(parts, "aclose", None)
+    if close is not None:
+        await close()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 from starlette.responses import Response, StreamingResponse
 
+from fastserve.gateway.call import closed
 from fastserve.gateway.conversations.collected import Collector
 from fastserve.gateway.conversations.turns import Turn
 
@@ -34,18 +34,18 @@ async def _passed(parts: Any, turn: Turn, collector: Collector, keep: Keep) -> A
     """Of a stream that breaks nothing is kept, nor of one that its client leaves."""
     told = False
     try:
-        async with contextlib.aclosing(parts):
-            async for part in parts:
-                data = part.encode() if isinstance(part, str) else bytes(part)
-                collector.feed(data)
-                if collector.over and not told:
-                    told = True
-                    await _end(collector, keep)
-                yield data
+        async for part in parts:
+            data = part.encode() if isinstance(part, str) else bytes(part)
+            collector.feed(data)
+            if collector.over and not told:
+                told = True
+                await _end(collector, keep)
+            yield data
         if not told:
             await _end(collector, keep)
     finally:
         turn.end()
+        await closed(parts)
 
 
 async def _end(collector: Collector, keep: Keep) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import AsyncIterator, Mapping
-from typing import Any, Final, Protocol
+from collections.abc import Mapping
+from typing import Any, Final
 
 import httpx
 
 from fastserve.gateway.core import Core
+from fastserve.gateway.models.part import Models
+from fastserve.gateway.models.traffic import OWNER
 from fastserve.gateway.ollama.answers import stamp
 from fastserve.gateway.upstream import Upstream
 from fastserve.ollama_api import same_model
@@ -27,71 +29,57 @@ NOT_MANAGED: Final = (
 )
 
 
-class Managed(Protocol):
-    """The gateway's part `models`, as far as it matters here. Names are those of requests."""
-
-    def known(self, name: str) -> bool: ...
-    def list(self) -> list[dict[str, Any]]:
-        """name, state (unloaded, starting, ready ...), size (bytes or None), backend, memory, idle_at (s since the
-        epoch, None for never), modified (s since the epoch) of each."""
-        ...
-
-    async def load(self, name: str, client: str) -> None: ...
-    async def unload(self, name: str) -> None: ...
-    def keep(self, name: str, seconds: float) -> None:
-        """How long it stays without a request; infinite: always."""
-        ...
-
-    def pull(self, name: str, client: str) -> AsyncIterator[Mapping[str, Any]]:
-        """completed and total, in bytes, until it is there."""
-        ...
-
-    async def delete(self, name: str) -> None: ...
+def managed(gateway: Core) -> Models | None:
+    """The gateway's part that loads models, where it has one."""
+    found = next((part for part in gateway.parts if part.name == OWNER), None)
+    return found if isinstance(found, Models) else None
 
 
-def managed(gateway: Core) -> Managed | None:
-    found: Any = next((part for part in gateway.parts if part.name == "models"), None)
-    return found
+def known(gateway: Core, name: str) -> bool:
+    """Whether the gateway manages a model of this name."""
+    part = managed(gateway)
+    return part is not None and name in part.registry.names
 
 
 def resolved(gateway: Core, name: str) -> str:
     """The model that is meant: a tag `latest` may be there or not. The name itself where there is none."""
-    there, part = gateway.upstreams.models(), managed(gateway)
-    known = [each for each in same_model(name) if each in there or (part is not None and part.known(each))]
-    return known[0] if known else name
+    there = gateway.upstreams.models()
+    return next((each for each in same_model(name) if each in there or known(gateway, each)), name)
 
 
 def not_found(name: str) -> ApiError:
     return ApiError(404, f"model {name!r} not found: GET /api/tags lists those there are")
 
 
-def tags(gateway: Core) -> list[dict[str, Any]]:
+async def tags(gateway: Core) -> list[dict[str, Any]]:
     """Models of GET /api/tags."""
     part = managed(gateway)
-    found = {} if part is None else {each["name"]: _card(each["name"], each) for each in part.list()}
+    found = {} if part is None else {each["model_id"]: _card(each["model_id"], each) for each in await part.list()}
+    for name in [] if part is None else part.registry.adapters:
+        found.setdefault(name, _card(name, {}))
     for name, upstreams in gateway.upstreams.models().items():
-        found.setdefault(name, _card(name, {"backend": upstreams[0].kind, "modified": gateway.started}))
+        found.setdefault(name, _card(name, {"backend": upstreams[0].kind, "modified_at": stamp(gateway.started)}))
     return list(found.values())
 
 
-def loaded(gateway: Core) -> list[dict[str, Any]]:
+async def loaded(gateway: Core) -> list[dict[str, Any]]:
     """Models of GET /api/ps: in memory, as far as the gateway knows. An upstream's stay as long as it is there."""
     part = managed(gateway)
-    own = [] if part is None else part.list()
-    found = {each["name"]: _running(each) for each in own if each.get("state") == "ready"}
+    rows = [] if part is None else await part.list()
+    usual = gateway.config.idle_seconds
+    found = {each["model_id"]: _running(each["model_id"], each, usual) for each in rows if each["loaded"]}
     for name, upstreams in gateway.upstreams.models().items():
-        if any(each.state == "healthy" and not each.owner for each in upstreams):
-            found.setdefault(name, _running({"name": name, "backend": upstreams[0].kind}))
+        if any(each.state == "healthy" and each.owner != OWNER for each in upstreams):
+            found.setdefault(name, _running(name, {"backend": upstreams[0].kind}, 0))
     return list(found.values())
 
 
 async def shown(gateway: Core, name: str) -> dict[str, Any]:
     """Of POST /api/show. Raises ApiError 404."""
-    part = managed(gateway)
     upstreams = gateway.upstreams.having(name)
-    if not upstreams and (part is None or not part.known(name)):
+    if not upstreams and not known(gateway, name):
         raise not_found(name)
-    card = next((each for each in tags(gateway) if each["name"] == name), _card(name, {}))
+    card = next((each for each in await tags(gateway) if each["name"] == name), _card(name, {}))
     about: dict[str, Any] = {}
     for upstream in upstreams:
         about = await _asked(gateway, upstream, name)
@@ -126,12 +114,12 @@ def _card(name: str, about: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": name,
         "model": name,
-        "modified_at": stamp(about.get("modified") or 0.0),
+        "modified_at": about.get("modified_at") or stamp(0.0),
         "size": about.get("size") or 0,
         "digest": hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest(),
         "details": {
             "parent_model": "",
-            "format": "gguf" if about.get("backend") == "llamacpp" else "",
+            "format": about.get("format") or "",
             "family": about.get("backend") or "",
             "families": [about["backend"]] if about.get("backend") else None,
             "parameter_size": "",
@@ -140,7 +128,10 @@ def _card(name: str, about: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _running(about: Mapping[str, Any]) -> dict[str, Any]:
-    ends = about.get("idle_at") or time.time() + ALWAYS_S
+def _running(name: str, about: Mapping[str, Any], usual: float) -> dict[str, Any]:
+    """usual: s without a request after which a model goes, 0 for never."""
+    keep = about.get("keep_seconds")
+    bound = (usual or -1.0) if keep is None else keep
+    left = max(0.0, bound - about.get("idle_seconds", 0.0)) if bound >= 0 else ALWAYS_S
     size = about.get("memory") or 0
-    return _card(about["name"], about) | {"expires_at": stamp(ends), "size": size, "size_vram": 0}
+    return _card(name, about) | {"expires_at": stamp(time.time() + left), "size": size, "size_vram": 0}

@@ -12,11 +12,15 @@ from starlette.datastructures import Headers
 from starlette.responses import Response, StreamingResponse
 
 from fastserve.gateway.api.generate import call_of
-from fastserve.gateway.call import Call, Stage, whole
+from fastserve.gateway.call import Call, Stage, closed, whole
 from fastserve.gateway.core import Core, gateway_of
+from fastserve.gateway.models.access import check_manager
+from fastserve.gateway.models.api import told
+from fastserve.gateway.models.part import Models
 from fastserve.gateway.ollama import models, requests
 from fastserve.gateway.ollama.answers import NO_ANSWER, Answer, Lines, error_line, words_of
 from fastserve.gateway.ollama.requests import Asked
+from fastserve.ollama_api import LATEST
 from fastserve.package_version import package_version
 from fastserve.server.api.errors import WRONG_CONTENT_TYPE, ApiError, Json, encoded
 from fastserve.server.http.origin import by_browser, is_json
@@ -89,55 +93,73 @@ async def answered(request: Request, call: Call, asked: Asked) -> Response:
     gateway = gateway_of(request)
     answer = Answer(asked.model, asked.chat)
     name = models.resolved(gateway, asked.model)
-    part = models.managed(gateway)
     if asked.empty:
-        return await _without_prompt(gateway, call, asked, name, answer)
-    if part is not None and asked.keep is not None and part.known(name):
-        part.keep(name, asked.keep)
+        return await _without_prompt(request, asked, name, answer)
     call.path, call.fields = asked.path, {}
     call.rewrite(**asked.fields | {"model": name})
     call.headers = _as_json(call.headers)
     response = await gateway.answer(call)
-    headers = {
-        name: value for name, value in response.headers.items() if name.startswith("x-") or name == "retry-after"
-    }
+    _keep(request, name, asked.keep)
     if response.status_code != 200:
-        return Json({"error": words_of(_parsed(await whole(response)))}, response.status_code, headers)
+        error = {"error": words_of(_parsed(await whole(response)))}
+        return Json(error, response.status_code, _headers(response))
     if asked.stream and isinstance(response, StreamingResponse) and _is_events(response):
-        return StreamingResponse(_lines(response.body_iterator, Lines(answer)), 200, headers, NDJSON)
+        response.body_iterator = _lines(response.body_iterator, Lines(answer))
+        del response.headers["content-length"]
+        response.headers["content-type"] = NDJSON
+        return response
     try:
         found = answer.whole(_parsed(await whole(response)))
     except ValueError as error:
         raise ApiError(502, str(error)) from None
-    return Response(found, 200, headers, NDJSON if asked.stream else "application/json")
+    return Response(found, 200, _headers(response), NDJSON if asked.stream else "application/json")
 
 
 async def _lines(parts: Any, lines: Lines) -> AsyncIterator[bytes]:
     """A stream that breaks ends with a line that says so, as Ollama's do."""
-    async with contextlib.aclosing(parts):
-        try:
-            async for part in parts:
-                if made := lines.feed(part.encode() if isinstance(part, str) else bytes(part)):
-                    yield made
-        except Exception as error:
-            yield error_line(str(error) or type(error).__name__)
-            return
+    try:
+        async for part in parts:
+            if made := lines.feed(part.encode() if isinstance(part, str) else bytes(part)):
+                yield made
+    except Exception as error:
+        yield error_line(str(error) or type(error).__name__)
+        return
+    finally:
+        await closed(parts)
     yield lines.end()
 
 
-async def _without_prompt(gateway: Core, call: Call, asked: Asked, name: str, answer: Answer) -> Response:
+async def _without_prompt(request: Request, asked: Asked, name: str, answer: Answer) -> Response:
     """A model is loaded, or unloaded: that is what a request without a prompt is for."""
+    gateway = gateway_of(request)
     part = models.managed(gateway)
-    if part is not None and part.known(name):
-        if asked.unloads:
-            await part.unload(name)
-        else:
-            await part.load(name, call.client)
-            if asked.keep is not None:
-                part.keep(name, asked.keep)
+    if part is not None and models.known(gateway, name):
+        with told():
+            if asked.unloads:
+                check_manager(request)
+                await part.unload(name)
+            else:
+                await part.load(name)
+                _keep(request, name, asked.keep)
     elif not gateway.upstreams.having(name):
         raise models.not_found(asked.model)
     return Response(answer.loaded("unload" if asked.unloads else "load"), media_type="application/json")
+
+
+def _keep(request: Request, name: str, seconds: float | None) -> None:
+    """keep_alive of a client that may not manage models is not heard: they are every client's."""
+    gateway = gateway_of(request)
+    part = models.managed(gateway)
+    if part is None or seconds is None or not models.known(gateway, name):
+        return
+    with contextlib.suppress(ApiError, ValueError):
+        check_manager(request)
+        part.keep(name, -1.0 if requests.is_always(seconds) else seconds)
+
+
+def _headers(response: Response) -> dict[str, str]:
+    """Those of an upstream's answer that the gateway's own has too."""
+    return {name: value for name, value in response.headers.items() if name.startswith("x-") or name == "retry-after"}
 
 
 def _as_json(headers: Headers) -> Headers:
@@ -167,13 +189,13 @@ async def version() -> dict[str, str]:
 @router.get("/api/tags")
 async def tags(request: Request) -> dict[str, Any]:
     """All models that a request may name."""
-    return {"models": models.tags(gateway_of(request))}
+    return {"models": await models.tags(gateway_of(request))}
 
 
 @router.get("/api/ps")
 async def running(request: Request) -> dict[str, Any]:
     """Models in memory."""
-    return {"models": models.loaded(gateway_of(request))}
+    return {"models": await models.loaded(gateway_of(request))}
 
 
 @router.post("/api/show", response_model=None)
@@ -187,38 +209,39 @@ async def show(request: Request) -> Response:
 async def pull(request: Request) -> Response:
     """Downloads a model from the hub, OWNER/NAME or OWNER/NAME:FILE.gguf; progress comes as a line each."""
     call = await read(request)
-    name = named(call)
-    part = models.managed(gateway_of(request))
-    if part is None:
-        raise ApiError(501, models.NOT_MANAGED)
-    progress = part.pull(name, call.client)
-    if (call.fields or {}).get("stream") is False:
-        async with contextlib.aclosing(progress):  # type: ignore[type-var]
+    name = named(call).removesuffix(LATEST)
+    part = managing(request)
+    progress = part.pull(name)
+    with told():
+        first = await anext(progress)  # before the answer begins: what cannot be pulled has a status of its own
+        if (call.fields or {}).get("stream") is False:
             async for _ in progress:
                 pass
-        return Json({"status": "success"})
-    first = await anext(progress, None)
+            return Json({"status": "success"})
     return StreamingResponse(_pulled(name, first, progress), media_type=NDJSON)
 
 
-async def _pulled(name: str, first: Any, progress: Any) -> AsyncIterator[bytes]:
+async def _pulled(
+    name: str, first: Mapping[str, Any], progress: AsyncIterator[Mapping[str, Any]]
+) -> AsyncIterator[bytes]:
     yield encoded({"status": "pulling manifest"}) + b"\n"
-    async with contextlib.aclosing(progress):
-        try:
-            if first is not None:
-                yield _progress(name, first)
-            async for told in progress:
-                yield _progress(name, told)
-        except Exception as error:
-            yield error_line(getattr(error, "message", "") or str(error) or type(error).__name__)
-            return
+    try:
+        yield _progress(name, first)
+        async for step in progress:
+            yield _progress(name, step)
+    except Exception as error:
+        yield error_line(str(error) or type(error).__name__)
+        return
+    finally:
+        await closed(progress)
     yield encoded({"status": "success"}) + b"\n"
 
 
-def _progress(name: str, told: Mapping[str, Any]) -> bytes:
+def _progress(name: str, step: Mapping[str, Any]) -> bytes:
     """digest: Ollama names a layer, and a client's bar goes by it; here the whole model is one."""
-    found = {"status": f"pulling {name}", "digest": name}
-    found |= {key: told[key] for key in ("total", "completed") if told.get(key) is not None}
+    if "completed" not in step:
+        return encoded({"status": "writing manifest"}) + b"\n"
+    found = {"status": f"pulling {name}", "digest": name, "total": step["total"], "completed": step["completed"]}
     return encoded(found) + b"\n"
 
 
@@ -227,13 +250,21 @@ async def delete(request: Request) -> Response:
     """Deletes a model that was downloaded."""
     gateway = gateway_of(request)
     name = models.resolved(gateway, named(await read(request)))
-    part = models.managed(gateway)
+    part = managing(request)
+    if not models.known(gateway, name):
+        raise models.not_found(name)
+    with told():
+        await part.delete(name)
+    return Response(status_code=200)
+
+
+def managing(request: Request) -> Models:
+    """The part that loads models. Raises ApiError 501 where there is none, and 403 for who may not use it."""
+    part = models.managed(gateway_of(request))
     if part is None:
         raise ApiError(501, models.NOT_MANAGED)
-    if not part.known(name):
-        raise models.not_found(name)
-    await part.delete(name)
-    return Response(status_code=200)
+    check_manager(request)
+    return part
 
 
 @router.api_route("/api/{rest:path}", methods=["GET", "POST", "DELETE", "HEAD"], include_in_schema=False)
