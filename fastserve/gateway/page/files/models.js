@@ -2,7 +2,7 @@
 
 import { button, Items } from "./kept.js";
 import { byId, make, say } from "./shared/dom.js";
-import { count, duration } from "./shared/format.js";
+import { count, duration, many } from "./shared/format.js";
 import { call } from "./shared/wire.js";
 
 const JOBS_EACH = 500; // ms between two looks at jobs while one runs
@@ -172,11 +172,11 @@ function facts(each) {
   const parts = [each.backend, each.path !== each.model_id && each.path];
   if (each.adapters?.length) parts.push(`adapters ${each.adapters.join(", ")}`);
   if (each.loaded) {
-    parts.push(each.requests ? `${count(each.requests)} requests` : `idle for ${duration(each.idle_seconds)}`);
+    parts.push(each.requests ? many(each.requests, "request") : `idle for ${duration(each.idle_seconds)}`);
     if (each.memory) parts.push(size(each.memory));
     if (each.load_seconds) parts.push(`loaded in ${duration(each.load_seconds)}`);
   }
-  if (each.servers) parts.push(`${count(each.servers)} ${each.servers === 1 ? "server" : "servers"}`, `${count(each.requests)} requests now`);
+  if (each.servers) parts.push(many(each.servers, "server"), `${many(each.requests, "request")} now`);
   if (each.restarts) parts.push(`restarted ${each.restarts}×`);
   return parts.filter(Boolean).join(" · ");
 }

@@ -2,7 +2,7 @@
 
 import { button, Items, meter } from "./kept.js";
 import { byId, make, say } from "./shared/dom.js";
-import { count, duration } from "./shared/format.js";
+import { count, duration, many } from "./shared/format.js";
 import { call } from "./shared/wire.js";
 
 const SOURCES = { load: "as it says itself", metrics: "by its metrics", counted: "counted here" };
@@ -75,16 +75,15 @@ export class Servers {
       remove.hidden = Boolean(each.owner);
       if (document.activeElement !== weight) weight.value = String(each.weight);
       say(about, facts(each));
-      const shown = viewed(each);
-      say(view, shown);
-      load(each, batch, memory);
+      say(view, known(each));
+      drawLoad(each, batch, memory);
     };
   }
 }
 
 function facts(each) {
   const models = each.models.length ? each.models.join(", ") : "no models yet";
-  const parts = [each.url, each.kind || "kind not known", models, `${count(each.requests)} requests`];
+  const parts = [each.url, each.kind || "kind not known", models, many(each.requests, "request")];
   if (each.tokens) parts.push(`${count(each.tokens)} tokens`);
   if (each.errors) parts.push(`${count(each.errors)} failed`);
   if (each.retries) parts.push(`${count(each.retries)} sent again elsewhere`);
@@ -93,32 +92,33 @@ function facts(each) {
 }
 
 /** What is known of its load, how old that is, and why it is not well. */
-function viewed(each) {
-  const { view, error } = each;
+function known(each) {
+  const { load = {}, fault, cooldown_seconds: rest } = each;
   const parts = [];
-  if (view) {
-    const age = view.age_s ?? null;
-    parts.push(`load ${SOURCES[view.source] ?? view.source}${age == null ? "" : `, ${duration(age)} ago`}`);
-    if (view.expected_tokens) parts.push(`${count(view.expected_tokens)} tokens expected`);
-    if (view.queued_tokens) parts.push(`${count(view.queued_tokens)} prompt tokens queued`);
+  if (each.state === "healthy" && load.source) {
+    const age = load.source === "counted" ? "" : `, ${duration(load.age_seconds)} ago`;
+    parts.push(`load ${SOURCES[load.source] ?? load.source}${age}`);
   }
-  if (each.state !== "healthy" && error) parts.push(error);
+  if (load.queued_tokens) parts.push(`${count(load.queued_tokens)} prompt tokens to compute`);
+  if (load.expected_tokens) parts.push(`${count(load.expected_tokens)} tokens expected`);
+  if (fault) parts.push(fault);
+  if (rest) parts.push(`rests for ${duration(rest)}`);
   return parts.join(" · ");
 }
 
-function load(each, batch, memory) {
-  const view = each.view ?? {};
-  const running = view.running ?? each.outstanding;
-  const waiting = view.waiting ?? 0;
-  const slots = view.slots || Math.max(running + waiting, 1);
-  const words = view.slots ? `${running}/${view.slots} running, ${waiting} waiting` : `${running} running, ${waiting} waiting`;
+function drawLoad(each, batch, memory) {
+  const load = each.load ?? {};
+  const running = load.running ?? each.outstanding;
+  const waiting = load.waiting ?? 0;
+  const places = load.slots || Math.max(running + waiting, 1);
+  const words = `${running}${load.slots ? `/${load.slots}` : ""} running, ${waiting} waiting`;
   say(batch.words, words);
-  batch.draw(words, [["busy", running / slots], ["queued", Math.max(0, 1 - running / slots) && waiting / slots]]);
-  const { free_tokens: free, pool_tokens: pool, cached_tokens: cached = 0 } = view;
-  const known = pool > 0 && free != null;
-  memory.element.toggleAttribute("hidden", !known);
-  memory.words.hidden = !known;
-  if (!known) return;
+  batch.draw(words, [["busy", running / places], ["queued", load.slots ? 0 : waiting / places]]);
+  const { free_tokens: free, pool_tokens: pool, cached_tokens: cached = 0 } = load;
+  const told = pool > 0 && free != null;
+  memory.element.toggleAttribute("hidden", !told);
+  memory.words.hidden = !told;
+  if (!told) return;
   const used = Math.max(0, pool - free - cached);
   const held = `KV ${Math.round((100 * used) / pool)} % in use`;
   say(memory.words, held);
