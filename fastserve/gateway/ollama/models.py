@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
 from collections.abc import Mapping
 from typing import Any, Final
 
-import httpx
-
+from fastserve.gateway.asking import AnswerError
 from fastserve.gateway.core import Core
 from fastserve.gateway.models.part import Models
 from fastserve.gateway.models.traffic import OWNER
 from fastserve.gateway.ollama.answers import stamp
 from fastserve.gateway.upstream import Upstream
+from fastserve.http_client import HttpClientError
 from fastserve.ollama_api import same_model
 from fastserve.server.api.errors import ApiError
 
@@ -96,17 +97,14 @@ async def shown(gateway: Core, name: str) -> dict[str, Any]:
 
 async def _asked(gateway: Core, upstream: Upstream, name: str) -> Mapping[str, Any]:
     """What the upstream says of the model: Ollama's own words, or its card in OpenAI's list. Empty if neither."""
-    headers = {"Authorization": f"Bearer {upstream.key.get_secret_value()}"} if upstream.key else {}
-    http = gateway.proxy.http
     try:
-        if upstream.kind == "ollama":
-            url = f"{upstream.url}/api/show"
-            answer = await http.post(url, json={"model": name}, headers=headers, timeout=ASK_S)
-            found = answer.json() if answer.status_code == 200 else {}
-            return found if isinstance(found, dict) else {}
-        answer = await http.get(f"{upstream.url}/v1/models", headers=headers, timeout=ASK_S)
-        return next((card for card in answer.json()["data"] if card["id"] == name), {})
-    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        async with asyncio.timeout(ASK_S):
+            if upstream.kind == "ollama":
+                found = await gateway.asking.json(upstream, "/api/show", {"model": name})
+                return found if isinstance(found, dict) else {}
+            listed = await gateway.asking.json(upstream, "/v1/models")
+            return next((card for card in listed["data"] if card["id"] == name), {})
+    except (HttpClientError, AnswerError, TimeoutError, KeyError, TypeError):
         return {}
 
 

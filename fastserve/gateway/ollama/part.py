@@ -11,7 +11,8 @@ from fastapi import APIRouter, Request
 from starlette.datastructures import Headers
 from starlette.responses import Response, StreamingResponse
 
-from fastserve.gateway.api.generate import call_of
+from fastserve.gateway.api.generate import answered as forwarded
+from fastserve.gateway.api.generate import json_of, known_client, made
 from fastserve.gateway.call import Call, Stage, closed, whole
 from fastserve.gateway.core import Core, gateway_of
 from fastserve.gateway.models.access import check_manager
@@ -83,10 +84,17 @@ async def read(request: Request) -> Call:
     """The body is taken for JSON whatever its Content-Type (`curl -d` sends that of a form), except of a browser."""
     if by_browser(request.headers) and not is_json(request.headers.get("content-type", "")):
         raise ApiError(403, f"from a web page: {WRONG_CONTENT_TYPE}")
-    call = await call_of(request)
-    if call.fields is None:
+    gateway = gateway_of(request)
+    client = known_client(request)
+    if client is not None:
+        gateway.limits.test(client)
+    try:
+        body, fields = await json_of(request, gateway)
+    except ApiError as error:
+        raise ApiError(400, error.message) if error.status == 422 else error from None
+    if not isinstance(fields, dict):
         raise ApiError(400, "the body has to be a JSON object")
-    return call
+    return made(request, gateway, body, fields)
 
 
 async def answered(request: Request, call: Call, asked: Asked) -> Response:
@@ -98,7 +106,7 @@ async def answered(request: Request, call: Call, asked: Asked) -> Response:
     call.path, call.fields = asked.path, {}
     call.rewrite(**asked.fields | {"model": name})
     call.headers = _as_json(call.headers)
-    response = await gateway.answer(call)
+    response = await forwarded(request, call)
     _keep(request, name, asked.keep)
     if response.status_code != 200:
         error = {"error": words_of(_parsed(await whole(response)))}

@@ -40,8 +40,7 @@ async function ask() {
 
 function draw(status) {
   say(byId("router"), status.router ?? "");
-  const { running } = status;
-  say(byId("running"), Number.isFinite(running) ? `${running} in flight` : "");
+  say(byId("running"), `${status.in_flight} in flight`);
   const healthy = status.upstreams.filter((each) => each.state === "healthy").length;
   const none = status.upstreams.length > 0 && !healthy;
   byId("alarm").hidden = !none;

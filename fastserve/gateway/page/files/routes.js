@@ -22,12 +22,12 @@ export class Routes {
   }
 }
 
-function row({ at, model, upstream, why, failed, attempt }) {
+function row({ at, model, client, upstream, why, failed, again }) {
   const time = make("time", "", clock.format(new Date(1000 * at)));
   const who = make("b", "", upstream);
-  const said = failed ? `failed: ${failed}` : why || "";
+  const said = [client, again && "sent again", failed ? "no answer" : why].filter(Boolean).join(" · ");
   const element = make("li", "", time, make("span", "", model || "any model"), who);
-  element.append(make("span", "why", attempt > 1 ? `again, ${said}` : said));
+  element.append(make("span", "why", said));
   if (failed) element.dataset.failed = "";
   return element;
 }
