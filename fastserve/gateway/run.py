@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 
 from fastapi import FastAPI
@@ -22,5 +23,12 @@ def run(gateway: Core, app: FastAPI) -> None:
     for warning in config.strays():
         log.warning(warning)
     count = len(gateway.upstreams)
-    with bind(config.host, config.port) as listener:
-        serve(app, gateway, listener, [f"gateway of {count} upstream{'s' * (count != 1)}, router {config.router}"])
+    lines = [f"gateway of {count} upstream{'s' * (count != 1)}, router {config.router}"]
+    with contextlib.ExitStack() as held:
+        listener = held.enter_context(bind(config.host, config.port))
+        also = []
+        if config.page_port is not None:
+            page = held.enter_context(bind(config.host, config.page_port, "--page-port"))
+            also.append(page)
+            lines.append(f"page at port {page.getsockname()[1]} too")
+        serve(app, gateway, listener, lines, also)
