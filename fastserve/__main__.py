@@ -53,6 +53,9 @@ COMMANDS: dict[str, Command] = {
     "serve": Command(
         "fastserve.cli.serve", "HTTP server: OpenAI's routes and native ones, metrics and a live dashboard"
     ),
+    "worker": Command(
+        "fastserve.cli.worker", "run the jobs of a queue in Redis (serve --queue) on a server, across machines"
+    ),
     "vllm": Command("fastserve.cli.vllm", "vLLM's own server, where a policy of your choice decides who goes first"),
 }
 
