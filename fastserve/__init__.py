@@ -6,15 +6,19 @@ from fastserve.sched.job import Job
 from fastserve.sched.policy import Policy
 
 if TYPE_CHECKING:
+    from fastserve.routers.router import Router
+    from fastserve.routers.view import ReplicaView
     from fastserve.sched.conformance import check_policy
     from fastserve.sched.observer import Observer
     from fastserve.server.run import FastServeServer
 
-__all__ = ["FastServeServer", "Job", "Observer", "Policy", "check_policy"]
+__all__ = ["FastServeServer", "Job", "Observer", "Policy", "ReplicaView", "Router", "check_policy"]
 
 _HOMES = {
     "FastServeServer": "fastserve.server.run",
     "Observer": "fastserve.sched.observer",
+    "ReplicaView": "fastserve.routers.view",
+    "Router": "fastserve.routers.router",
     "check_policy": "fastserve.sched.conformance",
 }
 """Imported at first use: they cost more to import than everything else here."""

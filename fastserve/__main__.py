@@ -53,6 +53,10 @@ COMMANDS: dict[str, Command] = {
     "serve": Command(
         "fastserve.cli.serve", "HTTP server: OpenAI's routes and native ones, metrics and a live dashboard"
     ),
+    "gateway": Command(
+        "fastserve.cli.gateway",
+        "many servers behind one address: any model of theirs by name, by a router of your choice",
+    ),
     "worker": Command(
         "fastserve.cli.worker", "run the jobs of a queue in Redis (serve --queue) on a server, across machines"
     ),

@@ -21,11 +21,12 @@ ARROWS: dict[str, set[str]] = {
     "hardware": {"sched"},
     "speculation": {"sched", "hardware"},
     "policies": {"sched"},
+    "routers": {"sched"},
     "predictors": {"sched"},
     "workload": {"sched", "predictors"},
     "metrics": {"sched"},
     "observers": {"sched", "hardware"},
-    "flightlog": {"sched", "policies", "hardware"},
+    "flightlog": {"sched", "policies", "routers", "hardware"},
     "engine": {"sched", "policies", "predictors", "hardware", "workload", "metrics", "observers", "flightlog"},
     "models": {"engine"},
     "backends": {"engine", "sched", "hardware", "models", "speculation"},
@@ -33,7 +34,10 @@ ARROWS: dict[str, set[str]] = {
     "launch": {"engine", "backends", "hardware", "profiler", "sched"},
     "profiler": {"speculation", "launch", "engine", "flightlog", "hardware", "policies", "sched"},
     "bench": {"metrics", "predictors", "sched", "workload"},
+    "jobqueue": {"sched"},
+    "gateway": {"routers", "server", "flightlog", "sched", "jobqueue"},
     "server": {
+        "jobqueue",
         "launch", "engine", "backends", "hardware", "policies", "predictors", "sched", "observers", "speculation",
         "workload",
     },
@@ -41,16 +45,16 @@ ARROWS: dict[str, set[str]] = {
     "cli": {
         "fastserve", "compare", "bench", "server", "profiler", "launch", "engine", "backends", "observers", "policies",
         "predictors",
-        "workload", "metrics", "hardware", "sched", "vllm",
+        "workload", "metrics", "hardware", "sched", "vllm", "gateway", "jobqueue",
     },
     "compare": {
         "bench", "cli", "profiler", "launch", "engine", "backends", "hardware", "metrics", "policies", "predictors",
         "workload", "sched", "vllm",
     },
-    "fastserve": {"sched", "policies", "server"},
+    "fastserve": {"sched", "policies", "routers", "server"},
     "sim": {
-        "sched", "policies", "predictors", "workload", "metrics", "observers", "hardware", "speculation", "flightlog",
-        "cli",
+        "sched", "policies", "routers", "predictors", "workload", "metrics", "observers", "hardware", "speculation",
+        "flightlog", "cli",
     },
 }  # fmt: skip
 """Room -> the rooms that it may import; experiments and notebooks may import all. docs/design.md says why."""

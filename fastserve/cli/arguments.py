@@ -17,9 +17,9 @@ from fastserve.backends.options import DEFAULTS, OLLAMA_MODEL, OPTIONS, USE_OLLA
 from fastserve.backends.options import OTHER_NAMES as BACKEND_NAMES
 from fastserve.named_models import EMBEDDED, NAMES, at_hand
 from fastserve.policies import POLICIES
-from fastserve.policies.literal import argument
 from fastserve.policies.spec import PolicySpec
 from fastserve.sched.config import OTHER_NAMES, SchedulerConfig, choices, describe
+from fastserve.sched.keywords import argument
 
 if TYPE_CHECKING:
     from fastserve.launch import Body

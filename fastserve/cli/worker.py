@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     """Until SIGTERM or Ctrl-C, then until the jobs that run have ended. Returns 2 for invalid arguments."""
     try:
         from fastserve.server.config import addresses
-        from fastserve.server.telemetry import logs
+        from fastserve.server.http import logs
     except ModuleNotFoundError as error:
         return _refuse(f"{error.name} is not installed; {extra('queue,web')}", FAILED)
     key = ""

@@ -10,9 +10,9 @@ from typing import Any, TypeAlias, TypeVar
 
 from fastserve.importing import absolute, address
 from fastserve.policies import find, knobs, make
-from fastserve.policies.literal import argument
 from fastserve.policies.reads import FACTS, facts_read
 from fastserve.sched.errors import PolicyError
+from fastserve.sched.keywords import argument, guarded
 from fastserve.sched.policy import MUST_RANK, Policy
 
 T = TypeVar("T")
@@ -137,13 +137,7 @@ class PolicySpec:
             )
 
     def _guarded(self, make: Callable[[], T]) -> T:
-        try:
-            return make()
-        except (ValueError, KeyboardInterrupt):
-            raise
-        except (Exception, SystemExit) as error:  # the user's own module or constructor
-            what = f"{type(error).__name__}: {error}"
-            raise ValueError(f"policy {self.name} cannot be imported and made: {what}") from error
+        return guarded(f"policy {self.name}", make)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A class from a file is pickled as its path: other processes cannot import its module."""

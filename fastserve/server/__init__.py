@@ -1,9 +1,8 @@
 """The HTTP server. create_app(engine) makes the FastAPI app; FastServeServer(config).run() runs it in this process.
 
-Read: start, run (from the settings to a listening process); app, middleware, service. What a request passes before it
-reaches a route: connections, http_protocol (arrival), forwarded (proxies), origin (web pages), auth, introspection,
-limits, then its body: body_scan, token_bound, input_pool. http_server drains. Then api/ (routes), jobs/ (job store),
-telemetry/ (metrics, stats, live feed), config/.
+Read: start, run (from the settings to a listening process); app, service. http/ (what any HTTP server of ours has: what
+a request passes before it reaches a route), api/ (routes; token_bound: how long a text is at least), jobs/ (job store),
+telemetry/ (metrics, stats, live feed), config/ (settings).
 """
 
 from typing import TYPE_CHECKING, Any

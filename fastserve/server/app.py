@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
-from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
 from fastserve.engine import Engine
@@ -17,19 +17,18 @@ from fastserve.package_version import package_version
 from fastserve.server.api import compat, documentation, errors, native, openai, programs
 from fastserve.server.api.paths import uses_openai_errors
 from fastserve.server.config.settings import FastServeConfig
-from fastserve.server.forwarded import Forwarded
+from fastserve.server.http.around import put_around
+from fastserve.server.http.static_page import add_page
 from fastserve.server.jobs.store import Store
-from fastserve.server.middleware import Middleware
 from fastserve.server.service import Service
-from fastserve.server.static_page import add_page
 from fastserve.server.telemetry import monitor
 
 log = logging.getLogger("fastserve.server")
 
 ABOUT = """One preemptive engine with three groups of routes: OpenAI's, our own, and aliases that other servers use."""
 
-UNLISTED = ("/page", "/docs", "/redoc", "/openapi.json", "/static-offline-docs")
-"""Paths that the OpenAPI schema does not have."""
+PAGE = Path(__file__).parent / "page"
+"""The dashboard."""
 
 
 def create_app(engine: Engine, config: FastServeConfig | None = None, store: Store | None = None) -> FastAPI:
@@ -70,22 +69,8 @@ def create_app(engine: Engine, config: FastServeConfig | None = None, store: Sto
         app.include_router(router)
     app.state.paths = [route.path for router in routers for route in router.routes if isinstance(route, Route)]
     _describe(app)
-    add_page(app)
-    app.add_middleware(Middleware, service=service)
-    if config.cors_origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=list(config.cors_origins),
-            allow_methods=["*"],
-            allow_headers=["*"],
-            expose_headers=["X-Request-Id", "Location", "Retry-After"],
-        )
-    app.add_middleware(
-        Forwarded,
-        root_path=config.root_path,
-        trusted=config.forwarded_allow_ips,
-        routes=lambda: (*app.openapi()["paths"], *UNLISTED),
-    )
+    add_page(app, PAGE)
+    put_around(app, service)
     return app
 
 

@@ -6,9 +6,6 @@ and what is loaded is said.
 
 from __future__ import annotations
 
-import asyncio
-import gc
-import logging
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -17,17 +14,15 @@ from fastserve.backends.loading import loading
 from fastserve.backends.options import MODELS, OPTIONS, SECRETS
 from fastserve.importing import extra
 from fastserve.named_models import untrained_note
-from fastserve.server.config.addresses import is_local
 from fastserve.server.config.settings import FastServeConfig
-from fastserve.server.start import Prepared, StartError, cannot_listen, prepared, state_folder
-from fastserve.server.telemetry import logs
+from fastserve.server.http import logs
+from fastserve.server.http.listener import StartError
+from fastserve.server.start import Prepared, prepared, state_folder
 
 if TYPE_CHECKING:
     from fastserve.engine import Engine
 
 __all__ = ["FastServeServer", "StartError", "make_engine", "state_folder"]
-
-log = logging.getLogger("fastserve.server")
 
 GIB = 1 << 30
 
@@ -49,7 +44,7 @@ class FastServeServer:
             )  # fmt: skip
             try:
                 import fastserve.server.app  # what is not installed is known before the model is loaded
-                import fastserve.server.http_server  # noqa: F401
+                import fastserve.server.http.process  # noqa: F401
             except ModuleNotFoundError as error:
                 raise StartError(f"{error.name} is not installed; {extra('server')}") from error
             try:
@@ -61,11 +56,8 @@ class FastServeServer:
 
 
 def _serve(engine: Engine, held: Prepared) -> None:
-    import uvicorn
-
     from fastserve.server.app import create_app
-    from fastserve.server.http_protocol import bounded
-    from fastserve.server.http_server import GRACE_S, HttpServer
+    from fastserve.server.http.process import serve
 
     config = held.config
     for observer in held.observers:
@@ -74,31 +66,8 @@ def _serve(engine: Engine, held: Prepared) -> None:
         app = create_app(engine, config, held.store)
     except ValueError as error:
         raise StartError(str(error)) from error
-    service = app.state.service
-    port = held.listener.getsockname()[1]
-    try:
-        held.listener.listen()
-    except OSError as error:  # two processes may bind one port; the second one fails here
-        raise cannot_listen(config.host, port, error) from error
-    if not is_local(config.host) and not service.auth.on:
-        log.warning(
-            "anybody who reaches %s may use this server: set --api-key-file, or listen at 127.0.0.1", config.host
-        )
     note = untrained_note(config.model, "fastserve serve") if config.backend in MODELS else ""
-    lines = [engine.start_line(), *([note] if note else [])]
-    host = f"[{config.host}]" if ":" in config.host else config.host
-    server = HttpServer(
-        uvicorn.Config(
-            app, http=bounded(config), ws="none", log_config=None, access_log=False, lifespan="on",
-            proxy_headers=False, timeout_graceful_shutdown=GRACE_S,
-        ),
-        service,
-        "\n".join(lines) + f"\nserving at http://{host}:{port} "
-        f"(page /, documentation /docs, metrics {config.metrics_endpoint})",
-    )  # fmt: skip
-    gc.freeze()  # a full collection would walk all of torch's objects: 0.2 s in which no thread runs
-    with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
-        runner.run(server.serve(sockets=[held.listener]))
+    serve(app, app.state.service, held.listener, [engine.start_line(), *([note] if note else [])])
 
 
 def make_engine(config: FastServeConfig) -> Engine:

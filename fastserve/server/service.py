@@ -22,9 +22,11 @@ from fastserve.server.api.chat_template import ChatTemplate
 from fastserve.server.api.errors import ApiError
 from fastserve.server.api.piece_queue import LoopDispatcher
 from fastserve.server.api.tokenization import Tokenization
-from fastserve.server.auth import Auth
 from fastserve.server.config.settings import FastServeConfig
-from fastserve.server.input_pool import InputPool
+from fastserve.server.http.auth import Auth
+from fastserve.server.http.ids import new_id
+from fastserve.server.http.input_pool import InputPool
+from fastserve.server.http.limits import RateLimits
 from fastserve.server.jobs.durable import Durable, JobRequest, interrupted
 from fastserve.server.jobs.jobs import (
     Group,
@@ -32,12 +34,10 @@ from fastserve.server.jobs.jobs import (
     Scheduling,
     ServedJob,
     answer_of,
-    new_id,
     weight_of,
 )
 from fastserve.server.jobs.rows import END_STATES
 from fastserve.server.jobs.store import Store
-from fastserve.server.limits import RateLimits
 from fastserve.server.programs import Programs
 from fastserve.server.telemetry.alerts import Alerts
 from fastserve.server.telemetry.live import Broadcaster

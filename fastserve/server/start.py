@@ -6,7 +6,6 @@ So a port in use, a locked state folder or a path that is not there is refused i
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import socket
@@ -20,15 +19,12 @@ from fastserve.atomic_files import OutputError, check_writable
 from fastserve.hardware import load_hardware
 from fastserve.observers.named import chosen
 from fastserve.sched.observer import Observer
-from fastserve.server.config import files, sources
+from fastserve.server.config import files
 from fastserve.server.config.settings import FastServeConfig
+from fastserve.server.http.listener import StartError, bind
 from fastserve.server.jobs.store import Store
 
 log = logging.getLogger("fastserve.server")
-
-
-class StartError(RuntimeError):
-    """The server could not start; the message is shown to the user."""
 
 
 class Prepared(NamedTuple):
@@ -43,7 +39,7 @@ class Prepared(NamedTuple):
 @contextlib.contextmanager
 def prepared(config: FastServeConfig) -> Iterator[Prepared]:
     """Warns of what is odd; holds port and state folder while the block runs. Raises StartError."""
-    for warning in sources.strays(FastServeConfig.model_fields, config.config):
+    for warning in config.strays():
         log.warning(warning)
     with bind(config.host, config.port) as listener:
         try:
@@ -87,27 +83,3 @@ def state_folder(port: int) -> Path:
     else:
         base = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
     return base / "fastserve" / f"port-{port}"
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """Bound and not yet listening. Raises StartError."""
-    found = None
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        found = socket.socket(family, kind, protocol)
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind(address)
-    except (OSError, UnicodeError) as error:  # UnicodeError: a host name that is none
-        if found is not None:
-            found.close()
-        raise cannot_listen(host, port, error) from error
-    return found
-
-
-def cannot_listen(host: str, port: int, error: Exception) -> StartError:
-    """Why this address cannot be had, and what to do."""
-    reason = getattr(error, "strerror", None) or error
-    other = "another --port, or 0 for a free one"
-    if isinstance(error, socket.gaierror | UnicodeError) or getattr(error, "errno", None) == errno.EADDRNOTAVAIL:
-        other = "another --host: 127.0.0.1 for programs of this machine, 0.0.0.0 for all of its addresses"
-    return StartError(f"cannot listen at {host} port {port}: {reason}; {other}")

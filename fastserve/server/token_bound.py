@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sized
 
-from fastserve.server.body_scan import Fragment
+from fastserve.server.http.body_scan import Fragment
 
 SLICE = 1 << 11
 """Characters that are tokenized at once."""

@@ -25,8 +25,8 @@ from fastserve.compare.compare import CompareError
 from fastserve.compare.contender import Server
 from fastserve.compare.http import HttpBody, api_for, calls_for
 from fastserve.compare.subprocess_server import ServerError, ServerProcess
-from fastserve.policies.literal import literal
 from fastserve.policies.spec import PolicySpec
+from fastserve.sched.keywords import literal
 from fastserve.workload import Trace, synthesise, write_trace
 
 PATIENCE = 60.0

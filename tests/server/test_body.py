@@ -15,7 +15,7 @@ from fastserve.engine import Engine
 from fastserve.engine.byte_tokenizer import ByteTokenizer
 from fastserve.server.api import body, tokenization
 from fastserve.server.api.errors import MAX_MESSAGE
-from fastserve.server.input_pool import THREADS, WAITING, InputPool
+from fastserve.server.http.input_pool import THREADS, WAITING, InputPool
 from tests.server.conftest import Serve, slow_engine
 
 pytestmark = pytest.mark.anyio

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastserve.server import body_scan
-from fastserve.server.body_scan import BodyLimits, Excess, Scan, fragments
+from fastserve.server.http import body_scan
+from fastserve.server.http.body_scan import BodyLimits, Excess, Scan, fragments
 
 NONE = BodyLimits(10**9, 10**9, 10**9, 10**9, 10**9)
 LETTERS = st.text(alphabet='"\\/{}[],:u0n é€\U0001f600\x01\t\n', max_size=12)

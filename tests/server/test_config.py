@@ -10,6 +10,7 @@ import pytest
 from fastserve import named_models
 from fastserve.__main__ import main
 from fastserve.server.config import sources
+from fastserve.server.config.aliases import SERVER
 from fastserve.server.config.settings import FastServeConfig, explain
 
 ANY = "."  # the message is looked at as a user sees it
@@ -96,7 +97,7 @@ def test_what_a_file_says_in_vain_is_warned_of(tmp_path: Path) -> None:
     file = tmp_path / "serving.yaml"
     file.write_text("batching: {batch_timeout_ms: 5}\n")
     assert FastServeConfig(config=file).max_batch == 64
-    (warning,) = sources.strays(FastServeConfig.model_fields, file)
+    (warning,) = sources.strays(FastServeConfig.model_fields, SERVER, file)
     assert "batching.batch_timeout_ms changes nothing" in warning
 
 
@@ -142,7 +143,7 @@ def test_a_variable_that_is_no_setting_is_warned_of(monkeypatch: pytest.MonkeyPa
     for name in ("FASTSERVE_PROT", "FASTSERVE_TRACES", "FASTSERVE_CACHE", "FASTSERVE_PORT", "FASTSERVE_BATCH_SIZE"):
         monkeypatch.setenv(name, "1")
     (tmp_path / ".env").write_text("FASTSERVE_XYZZYQ=1\nFASTSERVE_MAX_BTCH=2\nOTHER=3\n")
-    assert sources.strays(FastServeConfig.model_fields) == [
+    assert sources.strays(FastServeConfig.model_fields, SERVER) == [
         "the environment: FASTSERVE_PROT is no setting and changes nothing; did you mean FASTSERVE_PORT?",
         ".env: FASTSERVE_MAX_BTCH is no setting and changes nothing; did you mean FASTSERVE_MAX_BATCH?",
         ".env: FASTSERVE_XYZZYQ is no setting and changes nothing",

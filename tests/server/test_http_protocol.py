@@ -15,8 +15,9 @@ pytest.importorskip("fastapi", reason="needs the web extra")
 import uvicorn
 
 from fastserve.engine import Engine
-from fastserve.server import connections, create_app, http_protocol
+from fastserve.server import create_app
 from fastserve.server.config.settings import FastServeConfig
+from fastserve.server.http import connections, http_protocol
 from tests.server.conftest import slow_engine
 
 pytestmark = pytest.mark.anyio

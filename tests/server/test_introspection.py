@@ -17,8 +17,8 @@ from urllib.parse import parse_qs
 import httpx
 import pytest
 
-from fastserve.server import introspection
 from fastserve.server.config.settings import FastServeConfig
+from fastserve.server.http import introspection
 from tests.server.conftest import Client, Serve
 
 pytestmark = pytest.mark.anyio

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from fastserve.server.telemetry import logs
+from fastserve.server.http import logs
 from tests.server.test_process import _environment, server
 
 __all__ = ["_environment"]

@@ -21,9 +21,9 @@ import httpx
 import pytest
 
 from fastserve.engine import Engine
-from fastserve.server import http_server, run
+from fastserve.server import run
 from fastserve.server.config.settings import FastServeConfig
-from fastserve.server.telemetry import logs
+from fastserve.server.http import http_server, logs
 from tests.server.sse import chunks, every_data_line
 
 SCRIPT = Path(__file__).with_name("scripted_server.py")

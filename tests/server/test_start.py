@@ -23,7 +23,7 @@ from fastserve.engine import Engine, SamplingParams
 from fastserve.server import run
 from fastserve.server.config import files
 from fastserve.server.config.settings import FastServeConfig, explain
-from fastserve.server.telemetry import logs
+from fastserve.server.http import logs
 from tests.server import test_process
 from tests.server.conftest import Serve
 from tests.server.test_process import PATIENCE, ROOT, server

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from fastserve.engine import SamplingParams
-from fastserve.server import static_page
+from fastserve.server.app import PAGE
+from fastserve.server.http import static_page
 from tests.server.conftest import Serve, slow_engine
 from tests.server.sse import every_data_line
 
 pytestmark = pytest.mark.anyio
 
-FILES = sorted(path.name for path in static_page.FOLDER.iterdir())
+FILES = sorted(path.name for path in PAGE.iterdir())
 
 
 async def test_the_page_and_its_parts(serve: Serve) -> None:
@@ -25,9 +26,7 @@ async def test_the_page_and_its_parts(serve: Serve) -> None:
         assert page.status_code == 200 and page.headers["content-type"] == "text/html; charset=utf-8"
         for name in FILES:
             part = await client.get(f"/page/{name}")
-            assert part.status_code == 200 and part.text == static_page.FOLDER.joinpath(name).read_text(
-                encoding="utf-8"
-            )
+            assert part.status_code == 200 and part.text == PAGE.joinpath(name).read_text(encoding="utf-8")
             assert part.headers["content-type"].startswith(static_page.TYPES[Path(name).suffix])
             assert part.headers["cache-control"] == "no-cache" and "'self'" in part.headers["content-security-policy"]
             again = await client.get(f"/page/{name}", headers={"If-None-Match": part.headers["etag"]})
@@ -38,7 +37,7 @@ async def test_the_page_and_its_parts(serve: Serve) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_part_asks_for_nothing_from_elsewhere(name: str) -> None:
-    text = static_page.FOLDER.joinpath(name).read_text(encoding="utf-8")
+    text = PAGE.joinpath(name).read_text(encoding="utf-8")
     assert not re.search(r"(?<!xmlns=\")https?://|(src|href|from|import|url\() *= *[\"']//", text)
     assert "innerHTML" not in text and "insertAdjacentHTML" not in text and " style=" not in text
     asked = re.findall(r'from "\./([\w.]+)"|(?:src|href)="page/([\w.]+)"', text)

@@ -18,13 +18,13 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 
 from fastserve.server.api.dependencies import client_of, service_of
-from fastserve.server.api.errors import WRONG_CONTENT_TYPE, ApiError, InvalidBody, not_json
+from fastserve.server.api.errors import TOO_LARGE, WRONG_CONTENT_TYPE, ApiError, InvalidBody, not_json
 from fastserve.server.api.fields import few_unknown
 from fastserve.server.api.openai_schema import MAX_CHOICES, DetokenizeRequest, TokenizeRequest
 from fastserve.server.api.unknown_fields import explained
-from fastserve.server.body_scan import MAX_DIGITS, MAX_LITERAL, BodyLimits, Excess, Scan
-from fastserve.server.forwarded import route_path
-from fastserve.server.origin import is_json
+from fastserve.server.http.body_scan import MAX_DIGITS, MAX_LITERAL, BodyLimits, Excess, Scan
+from fastserve.server.http.forwarded import route_path
+from fastserve.server.http.origin import is_json
 from fastserve.server.service import Service
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -42,7 +42,6 @@ ROOM = 1 << 16
 MOST_NUMBERS = 1 << 20
 """Of a batch of prompts: parsing and validating so many take 0.1 s of a thread."""
 
-TOO_LARGE = "the body is larger than the limit of {:,} bytes"
 STARTS_NOTHING = (TokenizeRequest, DetokenizeRequest)
 """Bodies that are read while the server takes no requests, whatever a client has used up."""
 

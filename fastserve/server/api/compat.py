@@ -21,8 +21,8 @@ from fastserve.server.api.errors import WRONG_CONTENT_TYPE, ApiError, InvalidBod
 from fastserve.server.api.fields import ModelName, Prompt
 from fastserve.server.api.native_schema import GenerateAnswer, GenerateRequest
 from fastserve.server.api.streaming import EVENTS, EventStream, on_disconnect, stream_response
+from fastserve.server.http.origin import by_browser, is_json
 from fastserve.server.jobs.jobs import Group, ServedJob
-from fastserve.server.origin import by_browser, is_json
 from fastserve.server.service import Service
 
 router = APIRouter(route_class=BodyRoute, tags=["Other servers' names"])

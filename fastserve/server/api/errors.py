@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from fastserve.server.api.paths import not_allowed, not_served, uses_openai_errors
-from fastserve.server.forwarded import route_path
+from fastserve.server.http.forwarded import route_path
 
 TYPES: dict[int, str] = {
     400: "BadRequestError",
@@ -48,6 +48,7 @@ MAX_FAULTS = 8
 MAX_MESSAGE = 2000
 """Characters of an error message, and of the name of a field in it."""
 
+TOO_LARGE = "the body is larger than the limit of {:,} bytes"
 UNCOMPRESSED = "send it uncompressed, without a Content-Encoding"
 WRONG_CONTENT_TYPE = "the Content-Type is not JSON: send Content-Type: application/json"
 

@@ -12,8 +12,8 @@ from fastserve.engine.token_text import TokenText
 from fastserve.server.api.chat_template import ANSWER, ChatTemplate, Messages, Rendering
 from fastserve.server.api.errors import ApiError
 from fastserve.server.api.fields import lone_surrogate
-from fastserve.server.body_scan import Fragment, fragments
-from fastserve.server.input_pool import InputPool
+from fastserve.server.http.body_scan import Fragment, fragments
+from fastserve.server.http.input_pool import InputPool
 from fastserve.server.token_bound import TokenBound
 
 Result = TypeVar("Result")

@@ -1,14 +1,12 @@
-"""Names and written forms of settings: what other names a field has, and how values are typed as text."""
+"""SERVER: other names of the model server's settings, and how they are written in the environment and in files."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from pydantic import SecretStr
-
 from fastserve.backends.options import OTHER_NAMES as BACKEND_NAMES
-from fastserve.policies.literal import argument
 from fastserve.sched.config import OTHER_NAMES
+from fastserve.server.config.dialect import HTTP_FIXED, HTTP_KEYS, HTTP_NEEDS, HTTP_SWITCHES, Dialect, Tree
 
 ALIASES: dict[str, str] = (
     OTHER_NAMES
@@ -25,33 +23,6 @@ ALIASES: dict[str, str] = (
 """Other name -> field; on the command line, in the environment, in files and in Python alike."""
 
 
-def words(value: Any) -> Any:
-    """A list, also written as text with commas."""
-    if isinstance(value, str):
-        return tuple(word.strip() for word in value.split(",") if word.strip())
-    return value
-
-
-def pairs(value: Any) -> Any:
-    """A mapping, also written as KEY=VALUE: one, a list of them, or with commas. Values: numbers, booleans or text."""
-    if isinstance(value, str):
-        value = [part for part in value.split(",") if part.strip()]
-    if not isinstance(value, (list, tuple)):
-        return value
-    return dict(argument(str(text)) for text in value)
-
-
-def plain(value: Any) -> str:
-    """A value as it is shown to people; secrets are masked."""
-    if isinstance(value, SecretStr):
-        return "********"
-    if isinstance(value, (tuple, list)):
-        return ", ".join(map(plain, value)) or "none"
-    if isinstance(value, dict):
-        return ", ".join(f"{key}={item}" for key, item in value.items()) or "none"
-    return "none" if value is None else str(value)
-
-
 def converted(name: str, value: Any) -> Any:
     """--cache-size is in MiB."""
     if name != "cache_size" or value is None:
@@ -60,3 +31,59 @@ def converted(name: str, value: Any) -> Any:
         return float(value) / 1024
     except (TypeError, ValueError):
         raise ValueError(f"cache_size={value!r} is not a number of MiB") from None
+
+
+PLAIN: dict[str, str] = {
+    "HF_MODEL": "model",
+    "HF_TOKEN": "hf_token",
+    "MAX_BATCH": "max_batch",
+    "MAX_NEW_TOKENS": "max_new_tokens",
+    "SEED": "seed",
+    "TEMPERATURE": "temperature",
+    "TOP_K": "top_k",
+    "TOP_P": "top_p",
+}
+"""Environment variables without our prefix."""
+
+OTHERS = ("DOTENV", "CACHE", "COMPILED", "EXAMPLES", "NATIVE", "SCALE", "TRACE", "TRACES", "GATEWAY_")
+"""Variables with our prefix that other parts of the package and its tests read."""
+
+GATEWAYS = "it is for `fastserve gateway`, which stands in front of servers"
+
+TREE = Tree(
+    keys=HTTP_KEYS | {
+        "pytorch.device": "device",
+        "pytorch.torch_dtype": "dtype",
+        "batching.max_batch_size": "max_batch",
+        "validation.max_prompt_length": "max_prompt_length",
+        "validation.max_tokens": "max_tokens",
+        "monitoring.alert_thresholds.error_rate": "alert_error_rate",
+        "monitoring.alert_thresholds.latency_p99": "alert_latency_p99",
+        "monitoring.alert_thresholds.gpu_memory_usage": "alert_gpu_memory_usage",
+    },
+    switches=HTTP_SWITCHES,
+    fixed=HTTP_FIXED | {
+        "pytorch.compile_model": (
+            False, "compiling the model with torch.compile does not exist here yet; set it to false"
+        ),
+    },
+    idle={
+        "batching.batch_timeout_ms": "continuous batching does not wait to fill a batch",
+        "load_balancing.": GATEWAYS,
+        "health_check.": GATEWAYS,
+        "caching.": GATEWAYS,
+    },
+    needs=HTTP_NEEDS,
+)  # fmt: skip
+
+SERVER = Dialect(
+    program="the server",
+    prefix="FASTSERVE_",
+    tree=TREE,
+    aliases=ALIASES,
+    plain=PLAIN,
+    others=OTHERS,
+    imports=("policy", "backend", "predictor", "observer"),
+    code=("chat_template",),
+    convert=converted,
+)

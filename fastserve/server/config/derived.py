@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretSt
 from fastserve.backends.options import OPTIONS, Option, check
 from fastserve.engine.config import EngineConfig
 from fastserve.sched.config import SchedulerConfig, describe
-from fastserve.server.config import aliases
+from fastserve.server.config import forms
 from fastserve.server.config.ranges import Share
 
 M = TypeVar("M", bound=BaseModel)
@@ -59,5 +59,5 @@ def _annotation(name: str, option: Option) -> Any:
     elif kind is float:
         kind = Share
     elif kind is tuple:
-        kind = Annotated[tuple[str, ...], BeforeValidator(aliases.words)]
+        kind = Annotated[tuple[str, ...], BeforeValidator(forms.words)]
     return kind | None if option.default is None else kind

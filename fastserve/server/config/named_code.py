@@ -12,15 +12,15 @@ from typing import Any
 
 from fastserve.importing import SUFFIX
 from fastserve.server.config import yaml_file
+from fastserve.server.config.dialect import Dialect
 
 ALLOWED = "dotenv_code"
 """The setting that lets .env name code; .env itself cannot give it."""
 
-IMPORTS = ("policy", "backend", "predictor", "observer")
-"""Settings whose value may be something of a user's own."""
 
-
-def refuse(found: Mapping[str, tuple[str, Any]], above: Mapping[str, Any], known: Iterable[str]) -> None:
+def refuse(
+    found: Mapping[str, tuple[str, Any]], above: Mapping[str, Any], known: Iterable[str], dialect: Dialect
+) -> None:
     """found: field -> (variable, value) of .env. above: what wins over it. Raises ValueError."""
     if ALLOWED in found:
         raise ValueError(f".env: {found[ALLOWED][0]} cannot be given there: it is for the command line or environment")
@@ -28,22 +28,22 @@ def refuse(found: Mapping[str, tuple[str, Any]], above: Mapping[str, Any], known
         return
     said = {field: value for field, (_, value) in found.items() if field not in above}
     for field, value in said.items():
-        if is_code(field, value, above):
+        if is_code(field, value, above, dialect):
             raise ValueError(_message(f"{found[field][0]}={value}"))
     if path := said.get("config"):
-        for field, (key, value) in yaml_file.read(Path(path), known).values.items():
-            if field not in above and field not in said and is_code(field, value, above):
+        for field, (key, value) in yaml_file.read(Path(path), known, dialect).values.items():
+            if field not in above and field not in said and is_code(field, value, above, dialect):
                 raise ValueError(_message(f"{found['config'][0]}={path}, whose {key}: {value}"))
 
 
-def is_code(field: str, value: Any, above: Mapping[str, Any]) -> bool:
+def is_code(field: str, value: Any, above: Mapping[str, Any], dialect: Dialect) -> bool:
     """Whether this value lets code of somebody's own run."""
-    if field in IMPORTS:
+    if field in dialect.imports:
         each = value if isinstance(value, (list, tuple)) else str(value).split(",")
         return any(_is_import(str(one).strip()) for one in each)
     if field == "model":
         return is_true(above.get("trust_remote_code"))
-    return field == "chat_template" or (field == "trust_remote_code" and is_true(value))
+    return field in dialect.code or (field == "trust_remote_code" and is_true(value))
 
 
 def is_true(value: Any) -> bool:

@@ -1,40 +1,33 @@
 """FastServeConfig: all settings of the server, from flags, environment, .env and YAML.
 
 Order of precedence: keyword arguments (flags), environment, .env, the YAML file named by `config`, defaults.
-sources.py reads them; this module has names, defaults, help and validation.
+sources.py reads them; http_settings.py has those of any HTTP server, this module the model server's: names, defaults,
+help and validation.
 """
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    SecretStr,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from fastserve import backends
 from fastserve.backends.options import OLLAMA_MODEL, SECRETS, USE_OLLAMA, expanded
 from fastserve.engine.config import POLICY, EngineConfig
+from fastserve.jobqueue.settings import QueueSettings
 from fastserve.named_models import EMBEDDED, PACKAGED
 from fastserve.policies.spec import PolicySpec
 from fastserve.sched.checks import LONGEST_S, MOST
-from fastserve.server.config import addresses, aliases, sources
+from fastserve.server.config.aliases import SERVER
 from fastserve.server.config.derived import ENGINE, derived, with_options
+from fastserve.server.config.dialect import Dialect
+from fastserve.server.config.forms import Knobs, Words
+from fastserve.server.config.http_settings import HttpSettings
 from fastserve.server.config.named_code import is_true
 from fastserve.server.config.ranges import Count, Positive, Seconds, Share, Tokens
-
-Words = Annotated[tuple[str, ...], BeforeValidator(aliases.words)]
-Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(aliases.words)]
-Knobs = Annotated[dict[str, Any], BeforeValidator(aliases.pairs)]
-SECRET = ("api_key", "hf_token", *SECRETS)
 
 
 class First(BaseSettings):
@@ -92,11 +85,14 @@ else:
     Fourth = derived("Fourth", Third, ENGINE)
 
 
-class FastServeConfig(Fourth):
+class FastServeConfig(QueueSettings, HttpSettings, Fourth):
     """Raises ValueError (ValidationError is one) for unknown names, invalid values, and conflicting settings.
 
     Frozen: a running server does not change.
     """
+
+    dialect: ClassVar[Dialect] = SERVER
+    secret: ClassVar[tuple[str, ...]] = ("api_key", "hf_token", "queue", *SECRETS)
 
     kv_cache_gib: Positive | None = None
     """device KV pool in GiB, instead of --kv-tokens"""
@@ -112,22 +108,12 @@ class FastServeConfig(Fourth):
     """your own observers, module:Class or ./file.py:Class; repeatable"""
 
     # -- server
-    config: Path | None = None
-    """YAML file with settings"""
-    dotenv_code: bool = False
-    """let .env in the current folder name code: a policy of its own, a chat template, remote code (not from .env)"""
-    host: str = "127.0.0.1"
-    """address to listen at"""
-    port: Annotated[int, Field(ge=0, le=65535)] = 8000
-    """port to listen at; 0 takes a free one"""
     workers: int = 1
     """always 1: one engine a process"""
     queue_capacity: Annotated[int, Field(ge=0, le=MOST)] = 1000
     """maximum waiting requests; more are refused with 503, to bound memory (an engine has no bound)"""
     request_timeout: Seconds = 600.0
     """seconds from arrival to the end, 0 for no limit; jobs sent to /jobs have none"""
-    drain_seconds: Seconds = 30.0
-    """after SIGTERM: seconds that running requests may take to end"""
     state_dir: Path | None = None
     """where durable jobs are kept (by default the user's state folder, by port)"""
     keep_jobs: Count = 10_000
@@ -136,36 +122,6 @@ class FastServeConfig(Fourth):
     """hours for which finished jobs are kept, counted while a server runs"""
     keep_mib: Positive = 512.0
     """MiB of memory for requests and finished jobs: prompts, metadata, results; the oldest finished ones go first"""
-    allowed_hosts: Words = ()
-    """further names of this server, such as a proxy's: NAME, NAME:PORT, .NAME for all below it, "*" for any"""
-    cors_origins: Words = ()
-    """web pages elsewhere that may use this server, by origin (http://NAME:PORT); "*" for all; none by default"""
-    root_path: str = ""
-    """path below which a proxy shows this server, such as /llm (the proxy's X-Forwarded-Prefix says it too)"""
-    forwarded_allow_ips: Words = ("127.0.0.1", "::1")
-    """proxies whose X-Forwarded-* headers are believed: addresses or networks, "*" for any"""
-    max_body_mib: Positive = 8.0
-    """maximum request body, MiB"""
-    max_body_items: Annotated[int, Field(ge=64)] = 16384
-    """maximum strings, objects and lists in a request body"""
-    max_header_kib: Positive = 32.0
-    """maximum request line and headers, KiB"""
-    max_headers: Count = 128
-    """maximum headers of a request"""
-    max_connections: Count = 2048
-    """maximum open connections; a few more are kept for /ping and /health"""
-    max_connections_per_address: Count = 1024
-    """maximum open connections of one address"""
-    header_timeout: Positive = 10.0
-    """seconds in which the headers of a request must have arrived"""
-    body_timeout: Positive = 60.0
-    """seconds in which its body must have arrived"""
-    stall_timeout: Positive = 60.0
-    """seconds after which a client that does not read its response is disconnected"""
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """minimum severity of log lines"""
-    log_format: Literal["text", "json"] = "text"
-    """format of log lines"""
 
     # -- request defaults (native routes only)
     max_new_tokens: Tokens = 100
@@ -177,62 +133,22 @@ class FastServeConfig(Fourth):
     top_k: Annotated[int, Field(ge=0, lt=1 << 31)] = 50
     """sample from the k likeliest tokens; 0 is all"""
 
-    # -- authentication and limits
-    api_key: Secrets = ()
-    """bearer token, or "TOKEN CLIENT" to name its client; repeatable. Any token switches auth on. On the command line
-    other users of the machine can read it (ps): api_key_file is for that"""
-    api_key_file: Path | None = None
-    """file with one TOKEN [CLIENT] a line; mode 0600 keeps it from others"""
-    token_validation_url: str | None = None
-    """OAuth introspection endpoint (RFC 7662) for tokens that are not listed here"""
-    required_scopes: Words = ()
-    """scopes that an introspected token must have"""
+    # -- limits
     share_prefixes: Literal["client", "all"] = "client"
     """with tokens, whose prompts share KV: each client's among themselves, or all (then a client can find out, by time
     and by cached_tokens, what others have asked, unless its requests bring a cache_salt)"""
     admin_clients: Words = ()
     """with tokens, clients that may empty the prefix cache for all (without tokens everybody may)"""
-    requests_per_minute: Count | None = None
-    """requests per minute and client"""
-    tokens_per_minute: Count | None = None
-    """prompt and output tokens per minute and client"""
-    burst_allowance: Count | None = None
-    """requests per second and client"""
     max_prompt_length: Tokens | None = None
     """maximum prompt tokens of a request"""
     max_tokens: Tokens | None = None
     """maximum output tokens of a request"""
-
-    # -- monitoring
-    metrics: bool = True
-    """serve Prometheus metrics"""
-    metrics_endpoint: str = "/metrics"
-    """path of the metrics endpoint"""
     alert_error_rate: Share | None = None
     """warn when more than this share of recent requests failed"""
     alert_latency_p99: Positive | None = None
     """warn when the 99th percentile of completion times exceeds this, in seconds"""
     alert_gpu_memory_usage: Share | None = None
     """warn when more than this share of device memory is in use"""
-
-    def __init__(self, **values: Any) -> None:
-        super().__init__(**sources.named(values, type(self).model_fields))
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (
-            init_settings,
-            sources.Source(settings_cls, sources.environment),
-            sources.Source(settings_cls, sources.dotenv),
-            sources.Source(settings_cls, sources.file),
-        )
 
     @field_validator("backend")
     @classmethod
@@ -251,13 +167,6 @@ class FastServeConfig(Fourth):
         value = short.get(name := value.removeprefix("torch."), name)
         return _one_of(value, ("auto", "float32", "bfloat16", "float16"))
 
-    @field_validator("api_key")
-    @classmethod
-    def _tokens(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
-        if not all(secret.get_secret_value().strip() for secret in value):
-            raise ValueError('a token is empty: give TOKEN or "TOKEN CLIENT"; leave it out to disable authentication')
-        return value
-
     @field_validator("workers")
     @classmethod
     def _workers(cls, value: int) -> int:
@@ -266,44 +175,6 @@ class FastServeConfig(Fourth):
                 "one process holds one engine and one scheduler, so there is one worker; for more, run several "
                 "servers on ports of their own behind a load balancer"
             )
-        return value
-
-    @field_validator("allowed_hosts", "cors_origins", "forwarded_allow_ips")
-    @classmethod
-    def _each(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple([word for text in value for word in aliases.words(text)])
-
-    @field_validator("cors_origins")
-    @classmethod
-    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple([addresses.origin(text) for text in value])
-
-    @field_validator("allowed_hosts")
-    @classmethod
-    def _hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple([addresses.host_name(text) for text in value])
-
-    @field_validator("forwarded_allow_ips")
-    @classmethod
-    def _proxies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        addresses.networks(value)
-        return value
-
-    @field_validator("token_validation_url")
-    @classmethod
-    def _url(cls, value: str | None) -> str | None:
-        return None if value is None else addresses.url(value)
-
-    @field_validator("root_path")
-    @classmethod
-    def _root(cls, value: str) -> str:
-        return addresses.root_path(value)
-
-    @field_validator("metrics_endpoint")
-    @classmethod
-    def _path(cls, value: str) -> str:
-        if not value.startswith("/") or len(value) < 2:
-            raise ValueError(f"{value!r} must be a path such as /metrics")
         return value
 
     @model_validator(mode="before")
@@ -356,36 +227,10 @@ class FastServeConfig(Fourth):
         }
         return {name: limit for name, limit in given.items() if limit is not None}
 
-    def shown(self, flags: dict[str, Any] | None = None) -> list[tuple[str, str, str]]:
-        """(name, value, where it came from) of every setting, secrets masked. flags: as given to the constructor."""
-        came = came_from(flags or {})
-        fields = type(self).model_fields
-        return [(name, aliases.plain(getattr(self, name)), came.get(name, "default")) for name in fields]
-
-
-def came_from(flags: dict[str, Any]) -> dict[str, str]:
-    """Field -> the source of its value, as text; fields at their defaults are absent. flags: as given."""
-    known = FastServeConfig.model_fields
-    return sources.origins(sources.named(flags, known), known)
-
 
 def explain(error: ValueError, flags: dict[str, Any] | None = None) -> str:
     """Validation errors as one line: setting, what is wrong, and the source of the value."""
-    if not isinstance(error, ValidationError):
-        return str(error)
-    came = came_from(flags or {})
-    lines = []
-    for fault in error.errors(include_url=False, include_context=False):
-        what = fault["msg"].removeprefix("Value error, ")
-        told = re.match(r"(\w+)=", what)  # what an engine refuses begins with the setting
-        name = str(fault["loc"][0]) if fault["loc"] else ""
-        value = fault["input"]
-        shows = isinstance(value, (str, int, float)) and len(str(value)) < 80 and name not in SECRET
-        given = (f"{name}={value}: " if shows else f"{name}: ") if name else ""
-        cause = name or (told.group(1) if told else "")
-        source = f" (from {came[cause]})" if came.get(cause, "argument") != "argument" else ""
-        lines.append(f"{given}{what[:1].lower()}{what[1:]}{source}")
-    return "; ".join(lines)
+    return FastServeConfig.explain(error, flags)
 
 
 def _one_of(value: str, choices: tuple[str, ...]) -> str:

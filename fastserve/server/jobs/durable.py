@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 from fastserve.engine import Output, SamplingParams
 from fastserve.server.api.errors import ApiError
-from fastserve.server.jobs.jobs import Scheduling, ServedJob, new_id
+from fastserve.server.http.ids import new_id
+from fastserve.server.jobs.jobs import Scheduling, ServedJob
 from fastserve.server.jobs.rows import Row
 from fastserve.server.jobs.store import Store, StoreError
 

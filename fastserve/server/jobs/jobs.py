@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -14,11 +13,6 @@ from fastserve.engine.request import Handle, Output
 from fastserve.server.api.piece_queue import PieceQueue
 
 STATES = ("queued", "running", "preempted", "finished", "cancelled", "failed")
-
-
-def new_id() -> str:
-    """A unique id, across processes."""
-    return secrets.token_hex(12)
 
 
 class Scheduling(NamedTuple):

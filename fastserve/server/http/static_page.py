@@ -1,4 +1,4 @@
-"""The dashboard at /: static files of the package; the content security policy allows no other source."""
+"""A page at /: static files of the package; the content security policy allows no other source."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import Any
 from fastapi import FastAPI, Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
-
-FOLDER = Path(__file__).parent / "page"
 
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 """Set explicitly: the operating system's own MIME table may give .js a type that browsers refuse to run."""
@@ -30,10 +28,10 @@ class PageFiles(StaticFiles):
         return response
 
 
-def add_page(app: FastAPI) -> None:
-    """Serves index.html at / and its files under /page/."""
-    app.mount("/page", PageFiles(directory=FOLDER), name="page")
-    index = FOLDER / "index.html"
+def add_page(app: FastAPI, folder: Path) -> None:
+    """Serves the folder's index.html at / and its files under /page/."""
+    app.mount("/page", PageFiles(directory=folder), name="page")
+    index = folder / "index.html"
 
     @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def page(request: Request) -> Response:

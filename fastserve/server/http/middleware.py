@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -11,13 +10,12 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 
-from fastserve.server.api.body import TOO_LARGE
-from fastserve.server.api.errors import UNCOMPRESSED, ApiError, error_response
+from fastserve.server.api.errors import TOO_LARGE, UNCOMPRESSED, ApiError, error_response
 from fastserve.server.api.paths import clean_path
-from fastserve.server.forwarded import route_path
-from fastserve.server.jobs.jobs import new_id
-from fastserve.server.origin import UNUSED_ELSEWHERE, Origins
-from fastserve.server.service import Service
+from fastserve.server.http.forwarded import route_path
+from fastserve.server.http.ids import REQUEST_ID, new_id
+from fastserve.server.http.origin import UNUSED_ELSEWHERE, Origins
+from fastserve.server.http.served import Served
 
 log = logging.getLogger("fastserve.access")
 
@@ -25,9 +23,6 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
-"""A valid X-Request-Id; any other is replaced by a new one."""
 
 CLIENT_CLOSED = 499
 """Status in the access log when the client disconnected before its request was complete; no response is sent."""
@@ -39,7 +34,7 @@ ENDLESS = ("/live", "/stream")
 class Middleware:
     """Pure ASGI (not BaseHTTPMiddleware), so that a disconnect reaches the route."""
 
-    def __init__(self, app: App, service: Service) -> None:
+    def __init__(self, app: App, service: Served) -> None:
         self.app = app
         self.service = service
         self.origins = Origins(service.config, service.auth.on)

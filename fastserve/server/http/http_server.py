@@ -9,7 +9,7 @@ from types import FrameType
 
 import uvicorn
 
-from fastserve.server.service import Service
+from fastserve.server.http.served import Served
 
 log = logging.getLogger("fastserve.server")
 
@@ -29,7 +29,7 @@ TOLD_S = 5.0
 class HttpServer(uvicorn.Server):
     """banner: printed when it listens."""
 
-    def __init__(self, config: uvicorn.Config, service: Service, banner: str) -> None:
+    def __init__(self, config: uvicorn.Config, service: Served, banner: str) -> None:
         super().__init__(config)
         self.service = service
         self.banner = banner

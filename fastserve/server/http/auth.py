@@ -7,8 +7,8 @@ import hmac
 
 from fastserve.server.api.errors import ApiError
 from fastserve.server.config import files
-from fastserve.server.config.settings import FastServeConfig
-from fastserve.server.introspection import Introspection, unnamed
+from fastserve.server.config.http_settings import HttpSettings
+from fastserve.server.http.introspection import Introspection, unnamed
 
 PUBLIC_PATHS = ("/health", "/ping", "/page/")
 """Prefixes of paths that need no token; nor does the static page at /."""
@@ -17,7 +17,7 @@ PUBLIC_PATHS = ("/health", "/ping", "/page/")
 class Auth:
     """Off when there are neither tokens nor an endpoint. Raises ValueError when the token file cannot be read."""
 
-    def __init__(self, config: FastServeConfig) -> None:
+    def __init__(self, config: HttpSettings) -> None:
         lines = [secret.get_secret_value() for secret in config.api_key]
         if config.api_key_file is not None:
             lines += files.tokens(config.api_key_file)

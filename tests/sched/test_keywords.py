@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fastserve.policies.literal import argument, literal
+from fastserve.sched.keywords import argument, literal
 
 TABLE: list[tuple[str, Any]] = [
     ("yes", True), ("No", False), ("true", True), ("FALSE", False), ("True", True), ("False", False),
@@ -40,7 +40,7 @@ def test_every_command_reads_it_alike(text: str) -> None:
     pytest.importorskip("pydantic")
     from fastserve.cli import ab, check, generate
     from fastserve.cli.arguments import policy_of
-    from fastserve.server.config.aliases import pairs
+    from fastserve.server.config.forms import pairs
     from sim.__main__ import parser
 
     def parsed(add: Any, *words: str) -> argparse.Namespace:

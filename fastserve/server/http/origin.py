@@ -14,8 +14,8 @@ from starlette.datastructures import Headers
 
 from fastserve.server.api.errors import ApiError
 from fastserve.server.config.addresses import ANY, ORIGIN, Address, address, is_local
-from fastserve.server.config.settings import FastServeConfig
-from fastserve.server.forwarded import Scope
+from fastserve.server.config.http_settings import HttpSettings
+from fastserve.server.http.forwarded import Scope
 
 PRIVATE = (".local", ".internal")
 """Ends of names that exist within a network only: nobody can register them to point elsewhere."""
@@ -37,7 +37,7 @@ class Origins:
     name will do unless allowed_hosts is given: a page at a foreign name has no token.
     """
 
-    def __init__(self, config: FastServeConfig, tokens: bool) -> None:
+    def __init__(self, config: HttpSettings, tokens: bool) -> None:
         self.names = tuple([name.lower() for name in config.allowed_hosts])
         self.any_host = ANY in self.names or (tokens and not self.names)
         self.own = {"localhost", config.host.lower(), socket.gethostname().lower()}

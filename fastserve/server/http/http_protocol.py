@@ -16,8 +16,8 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from fastserve.server.api.errors import ApiError, error_response
-from fastserve.server.config.settings import FastServeConfig
-from fastserve.server.connections import HEALTH, RESERVED_SECONDS, Connections, fit_descriptors
+from fastserve.server.config.http_settings import HttpSettings
+from fastserve.server.http.connections import HEALTH, RESERVED_SECONDS, Connections, fit_descriptors
 
 SLICE = 16 << 10
 """Bytes that are parsed in one go: what a slice holds too much is seen before the next one."""
@@ -44,7 +44,7 @@ class Bounds(NamedTuple):
     stall_timeout: float
 
 
-def bounded(config: FastServeConfig) -> type[asyncio.Protocol]:
+def bounded(config: HttpSettings) -> type[asyncio.Protocol]:
     """The protocol class of one server, for uvicorn.Config(http=...)."""
     most = fit_descriptors(config.max_connections)
 

@@ -11,7 +11,7 @@ from collections import deque
 from typing import NamedTuple
 
 from fastserve.server.api.errors import ApiError
-from fastserve.server.config.settings import FastServeConfig
+from fastserve.server.config.http_settings import HttpSettings
 
 MINUTE, SECOND = 60.0, 1.0
 
@@ -21,7 +21,7 @@ class RateLimits:
     end. So a client may exceed its tokens a minute, and is then refused until the window is over.
     """
 
-    def __init__(self, config: FastServeConfig) -> None:
+    def __init__(self, config: HttpSettings) -> None:
         self.requests: list[MovingWindow] = []
         if config.burst_allowance is not None:
             self.requests.append(MovingWindow(config.burst_allowance, SECOND, "requests a second"))

@@ -1,0 +1,1 @@
+"""A cache of answers. settings: what the gateway is told about it."""

@@ -1,0 +1,70 @@
+"""Call: one generating request on its way through the gateway; Stage: what it passes; Part: what has both and routes.
+
+A stage may answer itself, change the call, or look at the answer of the next one. Answers that stream are
+StreamingResponses, whose `body_iterator` a stage may wrap (bytes as they came from the upstream, whole events or not).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias
+
+from fastapi import APIRouter
+from starlette.datastructures import Headers
+from starlette.responses import Response
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """fields: the body parsed, read only (see rewrite()); None where it is no JSON object. client: the token's, else
+    `user`, else "default". arrival: ns, time.monotonic_ns(). disconnected(): the client has left; its handler is
+    cancelled then anyway.
+    """
+
+    path: str
+    body: bytes
+    fields: dict[str, Any] | None
+    headers: Headers
+    model: str
+    client: str
+    authenticated: bool
+    stream: bool
+    request_id: str
+    arrival: int
+    disconnected: Callable[[], bool] = field(default=lambda: False)
+
+    def rewrite(self, **changes: Any) -> None:
+        """Sets fields of the body, and what is read from them; None takes a field away."""
+        fields = {**(self.fields or {}), **changes}
+        self.fields = {name: value for name, value in fields.items() if name not in changes or value is not None}
+        self.body = json.dumps(self.fields, separators=(",", ":")).encode()
+        self.model = str(self.fields.get("model") or "")
+        self.stream = bool(self.fields.get("stream"))
+
+
+Next: TypeAlias = Callable[[Call], Awaitable[Response]]
+Stage: TypeAlias = Callable[[Call, Next], Awaitable[Response]]
+
+
+class Part(Protocol):
+    """Something with routes and a life of its own; see app.PARTS. start() is awaited before the first request, stop()
+    after the last one. status(): JSON, shown under its name in GET /status and /gateway/status; no secrets.
+    """
+
+    name: str
+    router: APIRouter | None
+    stage: Stage | None
+
+    async def start(self) -> None: ...
+    async def stop(self) -> None: ...
+    def status(self) -> dict[str, Any]: ...
+
+
+async def whole(response: Response) -> bytes:
+    """The body of an answer, read to its end; a response that streamed can then be sent no more."""
+    iterator = getattr(response, "body_iterator", None)
+    if iterator is None:
+        return bytes(response.body)
+    return b"".join([part async for part in iterator])

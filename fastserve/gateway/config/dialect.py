@@ -1,0 +1,31 @@
+"""GATEWAY: how the gateway's settings are written in the environment and in files (the groups of other servers)."""
+
+from __future__ import annotations
+
+from fastserve.server.config.dialect import HTTP_FIXED, HTTP_KEYS, HTTP_NEEDS, HTTP_SWITCHES, Dialect, Tree
+
+MODEL_SERVERS = "it is for `fastserve serve`, a model server"
+
+TREE = Tree(
+    keys=HTTP_KEYS | {
+        "load_balancing.strategy": "router",
+        "load_balancing.instances": "upstream",
+        "load_balancing.max_retries": "max_retries",
+        "load_balancing.health_check_interval": "health_interval",
+        "health_check.interval": "health_interval",
+        "health_check.timeout": "health_timeout",
+        "health_check.retries": "health_retries",
+    },
+    switches=HTTP_SWITCHES | {"load_balancing.enabled": "", "health_check.enabled": "health_check"},
+    fixed=HTTP_FIXED,
+    idle=dict.fromkeys(("pytorch.", "onnx.", "vllm.", "batching.", "validation."), MODEL_SERVERS),
+    needs=HTTP_NEEDS,
+)  # fmt: skip
+
+GATEWAY = Dialect(
+    program="the gateway",
+    prefix="FASTSERVE_GATEWAY_",
+    tree=TREE,
+    aliases={"upstreams": "upstream", "api_keys": "api_key", "strategy": "router"},
+    imports=("router",),
+)

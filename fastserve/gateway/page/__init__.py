@@ -1,0 +1,1 @@
+"""The gateway's page. settings: what the gateway is told about it."""

@@ -1,0 +1,26 @@
+"""run: a gateway in this process, at a port that is held before it starts."""
+
+from __future__ import annotations
+
+import logging
+
+from fastapi import FastAPI
+
+from fastserve.gateway.core import Core
+from fastserve.server.http import logs
+from fastserve.server.http.listener import bind
+
+log = logging.getLogger("fastserve.gateway")
+
+
+def run(gateway: Core, app: FastAPI) -> None:
+    """Serves until SIGTERM or Ctrl-C, then drains. Raises StartError."""
+    from fastserve.server.http.process import serve
+
+    config = gateway.config
+    logs.set_up(config.log_level, config.log_format)
+    for warning in config.strays():
+        log.warning(warning)
+    count = len(gateway.upstreams)
+    with bind(config.host, config.port) as listener:
+        serve(app, gateway, listener, [f"gateway of {count} upstream{'s' * (count != 1)}, router {config.router}"])

@@ -1,0 +1,40 @@
+"""Routers: which of several replicas gets a request. Shipped ones, one idea a file, and lookup by name, module:Class or
+./file.py:Class. Standard library only, as sched.
+
+Read in this order: view (what is known of a replica), router (the page for authors), turns, round_robin and
+least_connections; then the others, spec (name and settings of one), and conformance/ (what `fastserve check --router`
+asks).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastserve.importing import class_of
+from fastserve.routers.least_connections import LeastConnections
+from fastserve.routers.round_robin import RoundRobin
+from fastserve.routers.router import Replica, Router, RouterError, RouterFacts, chosen
+from fastserve.routers.view import ReplicaView
+from fastserve.sched.keywords import made
+
+__all__ = ["ROUTERS", "Replica", "ReplicaView", "Router", "RouterError", "RouterFacts", "chosen", "find", "make"]
+
+ROUTERS: dict[str, type[Router]] = {
+    "round-robin": RoundRobin,
+    "least-connections": LeastConnections,
+}
+
+
+def find(name: str) -> type[Router]:
+    """The class behind a name of the table, whose dashes may be underscores, module:Class or ./file.py:Class; the
+    current folder is importable. Raises ValueError with what was looked for and what there is.
+    """
+    shipped = ROUTERS.get(name.replace("_", "-"))
+    return shipped or class_of("router", name, Router, ", ".join(ROUTERS))
+
+
+def make(router: str | type[Router], settings: Mapping[str, Any] | None = None) -> Router:
+    """A fresh router, by name or of a class. Raises ValueError for an unknown name or setting, or a refused value."""
+    kind = find(router) if isinstance(router, str) else router
+    return made(f"router {router if isinstance(router, str) else router.__name__}", kind, settings or {})
