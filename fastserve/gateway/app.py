@@ -35,7 +35,9 @@ from fastserve.server.http.around import EXPOSED, put_around
 
 ABOUT = "Many servers behind one address: requests go to one that has their model, by a router."
 
-PARTS: Final[dict[str, str]] = {}
+PARTS: Final[dict[str, str]] = {
+    "cache": "fastserve.gateway.cache.stage:part",
+}
 """Name -> where a function (gateway) -> Part | None is. In the order that calls pass: conversations, cache, models."""
 
 
