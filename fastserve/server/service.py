@@ -19,6 +19,7 @@ from fastserve.engine import Engine, Output, SamplingParams
 from fastserve.engine.adapters import UnknownAdapterError
 from fastserve.engine.engine import QueueFull, RefusedError
 from fastserve.engine.request import Piece
+from fastserve.jobqueue.jobs import JobQueue
 from fastserve.server.api.chat_template import ChatTemplate
 from fastserve.server.api.errors import ApiError
 from fastserve.server.api.piece_queue import LoopDispatcher
@@ -60,7 +61,7 @@ DRAINED = "the server was shut down before this request had ended"
 
 
 class Service:
-    """Raises ValueError for a state folder, token file or chat template that cannot be used."""
+    """Raises ValueError for a state folder, token file or chat template that cannot be used, MissingPackageError."""
 
     def __init__(self, engine: Engine, config: FastServeConfig, store: Store | None = None) -> None:
         self.engine = engine
@@ -89,6 +90,7 @@ class Service:
         self.upkeep: asyncio.Task[None] | None = None
         self.durable = Durable(self.store, engine.model_name, self._run)
         self.adapters = ServedAdapters(engine, self.model, self.registry, self.durable)
+        self.job_queue = None if config.queue is None else JobQueue(config)  # instead of the store, for new jobs
 
     # -- admission -------------------------------------------------------------------------------------------------
 
@@ -385,6 +387,8 @@ class Service:
             self.upkeep.cancel()
         self.input_pool.close()
         await self.auth.close()
+        if self.job_queue is not None:
+            await self.job_queue.close()
         await asyncio.to_thread(self.store.close)
 
 
