@@ -85,7 +85,9 @@ def told() -> Iterator[None]:
     except (TooManyJobsError, TooManyWatchersError) as error:
         raise ApiError(429 if getattr(error, "of_client", False) else 503, str(error), retry_after=RETRY_S) from error
     except LoadFailedError as error:
-        raise ApiError(500, str(error)) from error  # no Retry-After: a server that cannot start is not mended by waiting
+        raise ApiError(
+            500, str(error)
+        ) from error  # no Retry-After: a server that cannot start is not mended by waiting
     except (HubError, PullError) as error:
         raise ApiError(503, str(error)) from error
     except ValueError as error:
