@@ -16,8 +16,8 @@ import pytest
 from fastserve.gateway.models import served_model
 from fastserve.gateway.models.entry import Entry
 from fastserve.gateway.models.events import Events
-from fastserve.gateway.models.server_process import ServerProcess
 from fastserve.gateway.models.served_model import ServedModel, State
+from fastserve.gateway.models.server_process import ServerProcess
 from fastserve.gateway.models.supervisor import AllBusyError, LoadFailedError, Supervisor
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("stubs")]
