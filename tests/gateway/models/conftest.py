@@ -1,4 +1,4 @@
-"""Models' servers are stubs (stub_server.py), and the hub is one of this machine (fake_hub.py), unless a test says so."""
+"""Servers of models are stubs (stub_server.py), the hub is one of this machine (fake_hub.py); a test may say else."""
 
 from __future__ import annotations
 

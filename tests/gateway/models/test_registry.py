@@ -169,8 +169,8 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["../etc", "/etc/passwd", "a/../b", "a", "a/b/c", "a/b:../c.gguf", "a/b:c/d.gguf", "a/b:x.bin", "a/b:", "a--b/c", "",
-     "a/b\n", ".a/b", "a/.b", "a/b?x", "https://x/y", "a" * 300 + "/b", "a/b..gguf/", "~/x"],
+    ["../etc", "/etc/passwd", "a/../b", "a", "a/b/c", "a/b:../c.gguf", "a/b:c/d.gguf", "a/b:x.bin", "a/b:", "a--b/c",
+     "", "a/b\n", ".a/b", "a/.b", "a/b?x", "https://x/y", "a" * 300 + "/b", "a/b..gguf/", "~/x"],
 )  # fmt: skip
 def test_what_is_no_name_of_the_hub(text: str) -> None:
     with pytest.raises(ValueError, match="is no model of the hub"):
