@@ -46,6 +46,7 @@ MODULES = (
     "sim/machine.py",
     "sim/speculating.py",
     "sim/session_inbox.py",
+    "sim/driver.py",
     "sim/world.py",
 )
 OPEN: dict[str, tuple[str, ...]] = {

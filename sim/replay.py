@@ -21,11 +21,12 @@ from fastserve.workload.seeds import ONE_OF_THE_TWO, RESAMPLES, SeedSource, sour
 from fastserve.workload.session import SessionSettings
 from sim.capacity import capacity
 from sim.compiled import brain
+from sim.parts import prepare, row
 from sim.prefix_cache import decided
 from sim.prepared import Prepared
 from sim.report.document import document, table, write_out
 from sim.report.run import Run
-from sim.run import prepare, row, run_one
+from sim.run import run_one
 from sim.settings import Settings
 from sim.world import World
 
