@@ -21,6 +21,7 @@ LEAVES = (
     "json_values",
     "named_models",
     "package_version",
+    "server_kinds",
 )
 """Single files at the top that import nothing of the house and that every room may import."""
 

@@ -41,6 +41,7 @@ from fastserve.server.jobs.store import Store
 from fastserve.server.programs import Programs
 from fastserve.server.telemetry.alerts import Alerts
 from fastserve.server.telemetry.live import Broadcaster
+from fastserve.server.telemetry.load import LoadNow
 from fastserve.server.telemetry.metrics import Metrics
 from fastserve.server.telemetry.totals import Totals
 
@@ -72,6 +73,7 @@ class Service:
         self.tokenization = Tokenization(engine, ChatTemplate(engine.tokenizer, config.chat_template), self.input_pool)
         self.registry = JobRegistry(config.keep_jobs, config.keep_hours, config.keep_mib * (1 << 20))
         self.totals = Totals()
+        self.load_now = LoadNow(engine, self.totals)
         self.metrics = Metrics(engine, self.model, self.totals)
         self.alerts = Alerts(config.alerts)
         self.broadcaster = Broadcaster(engine, self.registry, self.totals)

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-import httpx
 from fastapi import APIRouter
 from starlette.responses import Response
 
@@ -32,6 +31,8 @@ log = logging.getLogger("fastserve.gateway")
 
 AGAIN: Final = 2
 """How often a request whose model's server died before a byte came waits for the next one."""
+LOST: Final = (502, 503)
+"""Statuses of the gateway's own answer where no byte of one came."""
 DEATH_S: Final = 2.0
 """s in which the death of a server is noticed after a request has failed there."""
 POLL_S: Final = 0.1
@@ -109,12 +110,11 @@ class Models:
             try:
                 async with self.supervisor.held(found.entry.name) as served:
                     process = served.process
-                    try:
-                        return await following(call)
-                    except (ApiError, httpx.HTTPError):
-                        if not left or not await _gone(served, process):
-                            raise
-                        log.info("request %s waits for the next server of %s", call.request_id, found.entry.name)
+                    response = await following(call)
+                    if response.status_code not in LOST or not left or not await _gone(served, process):
+                        return response
+                    log.info("request %s waits for the next server of %s", call.request_id, found.entry.name)
+                    self.gateway.running.add(call)
             except AllBusyError as error:
                 raise ApiError(503, str(error), retry_after=RETRY_S) from error
             except LoadFailedError as error:

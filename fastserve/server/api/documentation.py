@@ -26,7 +26,11 @@ ROUTES = {
     "POST /detokenize": ("Token ids to text", "As vLLM: the inverse of /tokenize."),
     "GET /version": ("Version", "The version of this server."),
     "GET /ping": ("Is anybody there", "Answers at once, without a token, while the server runs."),
-    "GET /load": ("Requests in flight", "How many requests wait or run; jobs sent to /jobs are not counted."),
+    "GET /load": (
+        "Requests in flight",
+        "How many requests wait or run, tokens still to compute, room in the KV pool: "
+        "what a gateway chooses a server by. Jobs sent to /jobs are not counted in server_load.",
+    ),
     "POST /generate": (
         "Complete a prompt, with figures",
         "The native route: one JSON object with the text and how the request fared (times in seconds, preemptions). "
