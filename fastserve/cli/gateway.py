@@ -20,7 +20,10 @@ REPEATED = dict.fromkeys(setting_flags.REPEATED, "TEXT") | {
 }
 """Settings that may be given more than once -> how a value is written. A part's own are to be named here too."""
 
-GROUPS = {**setting_flags.HTTP_GROUPS, "upstream": "upstreams", "models": "models that come and go"}
+GROUPS = {
+    **setting_flags.HTTP_GROUPS, "upstream": "upstreams", "conversations": "conversations", "page_port": "page",
+    "models": "models that come and go",
+}  # fmt: skip
 """The first setting of a group of flags -> its heading. A part's own is to be named here too."""
 
 INSTEAD = {

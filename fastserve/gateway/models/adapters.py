@@ -89,7 +89,7 @@ async def _post(models: Models, entry: Entry, what: str, body: dict[str, str]) -
         raise ApiError(503, "the model's server is going: try again", retry_after=1)
     try:
         async with asyncio.timeout(ANSWER_S):
-            status, answer = await models.gateway.asking.post(upstream, f"/v1/{what}_lora_adapter", body)
+            status, answer = await models.gateway.asking.answer(upstream, f"/v1/{what}_lora_adapter", body)
     except (TimeoutError, HttpClientError, AnswerError) as error:
         raise ApiError(503, f"the model's server did not answer ({type(error).__name__}): try again") from error
     return Response(answer, status, media_type="application/json" if answer[:1] == b"{" else "text/plain")
