@@ -57,6 +57,9 @@ COMMANDS: dict[str, Command] = {
         "fastserve.cli.gateway",
         "many servers behind one address: any model of theirs by name, by a router of your choice",
     ),
+    "deploy": Command(
+        "fastserve.cli.deploy", "an application in YAML as a Dockerfile, a compose file or Kubernetes manifests"
+    ),
     "vllm": Command("fastserve.cli.vllm", "vLLM's own server, where a policy of your choice decides who goes first"),
 }
 

@@ -35,6 +35,7 @@ ARROWS: dict[str, set[str]] = {
     "profiler": {"speculation", "launch", "engine", "flightlog", "hardware", "policies", "sched"},
     "bench": {"metrics", "predictors", "sched", "workload"},
     "jobqueue": set(),
+    "deploy": {"gateway", "server", "backends", "sched"},
     "gateway": {"routers", "server", "flightlog", "sched", "jobqueue"},
     "server": {
         "jobqueue",
@@ -45,7 +46,7 @@ ARROWS: dict[str, set[str]] = {
     "cli": {
         "fastserve", "compare", "bench", "server", "profiler", "launch", "engine", "backends", "observers", "policies",
         "predictors",
-        "workload", "metrics", "hardware", "sched", "vllm", "gateway",
+        "workload", "metrics", "hardware", "sched", "vllm", "gateway", "deploy",
     },
     "compare": {
         "bench", "cli", "profiler", "launch", "engine", "backends", "hardware", "metrics", "policies", "predictors",
