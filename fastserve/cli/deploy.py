@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         if args.check:
             print(f"{args.application}: {_summary(app)}")
             return 0
-        written = output.write(out, found[args.to], args.force)
+        written = output.write(out, args.to, found[args.to], args.force)
     except OutputError as error:
         return _failed([str(error)], FAILED)
     except (ValueError, OSError) as error:

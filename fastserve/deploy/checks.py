@@ -100,8 +100,8 @@ def _server(at: At, server: Server) -> Iterator[tuple[At, str]]:
             yield (
                 (*at, name),
                 (
-                    f"{shown(at)}.{name}: a file of this machine is not in the image; give module:Class of an installed "
-                    "package, or the name of a shipped one"
+                    f"{shown(at)}.{name}: a file of this machine is not in the image; give module:Class of an "
+                    "installed package, or the name of a shipped one"
                 ),
             )
     uri = model.uri

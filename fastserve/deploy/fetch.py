@@ -20,18 +20,7 @@ from fastserve.importing import extra
 MARK = ".fetched.json"
 """In a folder that is complete: what it holds."""
 
-OTHER_WEIGHTS = (
-    "*.bin",
-    "*.pt",
-    "*.pth",
-    "*.h5",
-    "*.msgpack",
-    "*.onnx",
-    "*.gguf",
-    "original/*",
-    "onnx/*",
-    "openvino/*",
-)
+OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.h5", "*.msgpack", "*.onnx", "*.gguf", "original/*", "onnx/*")
 """The same weights for other libraries: not fetched where there are safetensors."""
 
 

@@ -53,7 +53,7 @@ def files(app: Application, document: Document, form: str, out: Path, clone: Pat
     places = commands.artifacts(app)
     if form == "kubernetes":
         _in_a_cluster(app, document)
-    elif faults := [each for each in _replicas(app)]:
+    elif faults := list(_replicas(app)):
         raise ApplicationError("\n".join(document.fault(at, what) for at, what in faults))
     names = [name for server in app.servers for name in plan.replica_names(server, server.replicas.min)]
     ports = dict(zip(names, (s.rpc_port for s in app.servers for _ in range(s.replicas.min)), strict=True))
@@ -66,11 +66,8 @@ def files(app: Application, document: Document, form: str, out: Path, clone: Pat
     if form == "compose":
         tree = compose(app, str(_between(out, clone)), str(_between(clone, out) / DOCKERFILE), document.path.parent)
         gpus = any("profiles" in service for service in tree["services"].values())
-        head = COMPOSE_HEAD.format(
-            name=app.name,
-            port=app.gateway.port,
-            profile=", with the GPUs: docker compose --profile gpu up -d --build" if gpus else "",
-        )
+        profile = ", with the GPUs: docker compose --profile gpu up -d --build" if gpus else ""
+        head = COMPOSE_HEAD.format(name=app.name, port=app.gateway.port, profile=profile)
         found[COMPOSE] = head + dumped([tree])
     elif form == "kubernetes":
         head = KUBERNETES_HEAD.format(name=app.name, folder=FOLDER)
@@ -100,8 +97,8 @@ def _in_a_cluster(app: Application, document: Document) -> None:
         uri = server.model.uri
         if commands.is_folder(uri) and not plan.in_volume(uri):
             what = (
-                f"servers[{index}].model.uri={uri}: a folder of this machine is not in a cluster: give a Hugging Face id, "
-                f"or put it into the volume of the models and give {commands.ARTIFACTS}/NAME"
+                f"servers[{index}].model.uri={uri}: a folder of this machine is not in a cluster: give a Hugging Face "
+                f"id, or put it into the volume of the models and give {commands.ARTIFACTS}/NAME"
             )
             faults.append(document.fault(("servers", index, "model", "uri"), what))
         autoscales = server.replicas.max > server.replicas.min

@@ -14,7 +14,7 @@ MAJOR, MINOR = "nvidia.com/gpu.compute.major", "nvidia.com/gpu.compute.minor"
 
 
 def affinity(resources: Resources) -> dict[str, Any]:
-    """A nodeAffinity; empty where nothing is asked for. Terms are alternatives, the expressions of one hold together."""
+    """A nodeAffinity; empty where nothing is asked for. Terms are alternatives, expressions of one hold together."""
     memory: list[dict[str, Any]] = []
     if resources.gpu_memory is not None:  # 24 GB are 22,888 MiB: what a card sold as 24 GB has at least
         memory.append(_more(MEMORY, resources.gpu_memory // MIB))

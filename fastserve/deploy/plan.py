@@ -1,4 +1,4 @@
-"""What is deployed, once for all forms: which images there are, who needs Redis, what the gateway and workers are told."""
+"""What is deployed, once for all forms: images, who needs Redis, what the gateway and workers are told."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The routes that a deployment serves, with the fields of their requests and answers: taken from the routes themselves."""
+"""The routes that a deployment serves, and the fields of their requests and answers: read off the routes themselves."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EXAMPLES = ("/v1/chat/completions", "/v1/completions", "/generate", "/generate/s
 
 
 class Route(NamedTuple):
-    """needed: fields of the request that it cannot do without. Empty inputs or outputs: not described, so not checked."""
+    """needed: fields of the request that it cannot do without. Empty inputs or outputs: not described, not checked."""
 
     methods: tuple[str, ...]
     inputs: tuple[str, ...]

@@ -10,27 +10,28 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from fastserve.deploy import quantities
 
-LABEL = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
-"""Of a service: Kubernetes and DNS have 63 characters, and ours add to a name."""
+LABEL = re.compile(r"[a-z]([-a-z0-9]{0,28}[a-z0-9])?")
+"""A name of an application or a server: both together, and what is added, are a Kubernetes name of at most 63."""
 
 KINDS = ("text_generation", "text-generation")
 DEVICE = re.compile(r"auto|cpu|cuda(:\d{1,2})?")
 MOST_REPLICAS = 100
+LONGEST = 30
 GATEWAY, MANAGER, PAGE, REDIS = 8000, 8001, 3000, 6379
 """Ports that users of such deployments know."""
 
 
 def _label(text: str) -> str:
     if not LABEL.fullmatch(text):
-        raise ValueError(f"{text[:60]!r} is no name: small letters, digits and -, a letter first, at most 40")
+        raise ValueError(f"{text[:60]!r} is no name: small letters, digits and -, a letter first, at most 30")
     return text
 
 
 def slug(text: str) -> str:
     """A name made from another: mistralai/Mistral-7B-v0.1 -> mistral-7b-v0-1."""
     last = re.split(r"[/:]", text.rstrip("/"))[-1] or text
-    found = re.sub(r"[^a-z0-9]+", "-", last.lower()).strip("-")[:40].strip("-")
-    return found if found[:1].isalpha() else f"model-{found}"[:40].strip("-")
+    found = re.sub(r"[^a-z0-9]+", "-", last.lower()).strip("-")[:LONGEST].strip("-")
+    return found if found[:1].isalpha() else f"model-{found}"[:LONGEST].strip("-")
 
 
 def _device(text: str) -> str:
