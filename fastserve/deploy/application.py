@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -56,8 +57,9 @@ def _fault(document: Document, error: ErrorDetails) -> str:
         return document.fault(at, f"{at[-1]} is missing{inside}")
     value = error["input"]
     short = isinstance(value, str | int | float) and len(str(value)) < 60 and at[-1] not in SECRETS
+    said = short and re.search(rf"(?<!\w){re.escape(str(value))}(?!\w)", what) is not None
     what = what[:1].lower() + what[1:] if what[1:2].islower() else what
-    return document.fault(at, f"{shown(at)}{f'={value}' if short and str(value) not in what else ''}: {what}")
+    return document.fault(at, f"{shown(at)}{f'={value}' if short and not said else ''}: {what}")
 
 
 def _keys(at: At) -> list[str]:

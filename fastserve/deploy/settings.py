@@ -7,6 +7,7 @@ that there is none that the commands do not have.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -133,8 +134,8 @@ def refused(
         found = []
         for each in error.errors(include_url=False, include_context=False):
             what = each["msg"].removeprefix("Value error, ")
-            name = str(each["loc"][0]) if each["loc"] else what.partition("=")[0]
-            where = origin.get(name, at)
+            named = re.findall(r"\w+", what)[:3]  # what is wrong with several together names the one that it is about
+            where = next((origin[name] for name in [*map(str, each["loc"][:1]), *named] if name in origin), at)
             value = each["input"] if isinstance(each["input"], str | int | float) else None
             told = f"{shown(where)}{f'={value}' if value is not None and str(value) not in what else ''}"
             found.append(document.fault(where, f"{told}: {what[:1].lower()}{what[1:]}"))
