@@ -18,7 +18,7 @@ REPEATED = dict.fromkeys(setting_flags.REPEATED, "TEXT") | {
 }
 """Settings that may be given more than once -> how a value is written. A part's own are to be named here too."""
 
-GROUPS = {**setting_flags.HTTP_GROUPS, "upstream": "upstreams"}
+GROUPS = {**setting_flags.HTTP_GROUPS, "upstream": "upstreams", "queue": "a queue across machines", "cache": "cache"}
 """The first setting of a group of flags -> its heading. A part's own is to be named here too."""
 
 INSTEAD = {
