@@ -54,7 +54,11 @@ def test_what_people_write_is_read(tmp_path: Path) -> None:
         ("servers:\n  - model: {uri: a/b, type: embedding}\n", 2, "text generation only"),
         ("servers:\n  - model: {uri: 's3://a/b'}\n", 2, "models come from a Hugging Face hub"),
         ("servers:\n  - model: {uri: a/b, device: mps}\n", 2, "mps is Apple's GPU"),
-        ("servers:\n  - model: {uri: a/b, device: cuda}\n    resources: {gpus: 0}\n", 3, "give gpus: 1, or device: cpu"),
+        (
+            "servers:\n  - model: {uri: a/b, device: cuda}\n    resources: {gpus: 0}\n",
+            3,
+            "give gpus: 1, or device: cpu",
+        ),
         ("servers:\n  - model: {uri: a/b, device: cpu}\n    resources: {gpus: 1}\n", 3, "leave gpus out"),
         ("servers:\n  - model: {uri: a/b, device: 'cuda:1'}\n    resources: {gpus: 1}\n", 2, "sees cuda:0 only"),
         (SERVER + "    resources: {gpus: 2}\n", 3, "give replicas: 2 with gpus: 1, or backend: vllm"),
