@@ -31,7 +31,7 @@ class Command(NamedTuple):
 COMMANDS: dict[str, Command] = {
     "check": Command(
         "fastserve.cli.check",
-        "check that a policy keeps the contract: exits 0 if it does, 1 if not, with what to change",
+        "check that a policy or a router keeps the contract: exits 0 if it does, 1 if not, with what to change",
     ),
     "bench": Command(
         "fastserve.cli.bench",
@@ -56,6 +56,12 @@ COMMANDS: dict[str, Command] = {
     "gateway": Command(
         "fastserve.cli.gateway",
         "many servers behind one address: any model of theirs by name, by a router of your choice",
+    ),
+    "deploy": Command(
+        "fastserve.cli.deploy", "an application in YAML as a Dockerfile, a compose file or Kubernetes manifests"
+    ),
+    "worker": Command(
+        "fastserve.cli.worker", "run the jobs of a queue in Redis (serve --queue) on a server, across machines"
     ),
     "vllm": Command("fastserve.cli.vllm", "vLLM's own server, where a policy of your choice decides who goes first"),
 }

@@ -18,6 +18,7 @@ from fastserve.backends.options import OTHER_NAMES as BACKEND_NAMES
 from fastserve.named_models import EMBEDDED, NAMES, at_hand
 from fastserve.policies import POLICIES
 from fastserve.policies.spec import PolicySpec
+from fastserve.routers import ROUTERS
 from fastserve.sched.config import OTHER_NAMES, SchedulerConfig, choices, describe
 from fastserve.sched.keywords import argument
 
@@ -37,6 +38,7 @@ ENGINE_FLAGS = (*SCHEDULER_FLAGS, "kv_tokens", "host_tokens")
 """Fields of EngineConfig that every command with an engine has as flags."""
 
 POLICY_HELP = f"{', '.join(POLICIES)}, or your own as module:Class or ./file.py:Class"
+ROUTER_HELP = f"{', '.join(ROUTERS)}, or your own as module:Class or ./file.py:Class"
 SET_HELP = "a keyword of that policy's constructor; may be repeated"
 
 
@@ -123,9 +125,9 @@ def add_rows(parser: argparse._ActionsContainer, url: Callable[[str], Any] | Non
 
 
 def add_policy(parser: argparse._ActionsContainer, *, positional: bool = False, default: str | None = None) -> None:
-    """One policy and its --set, in any order; policy_of() makes a PolicySpec of them."""
+    """One policy, which may be left out if positional, and its --set, in any order; policy_of() reads them."""
     if positional:
-        parser.add_argument("policy", help=POLICY_HELP)
+        parser.add_argument("policy", nargs="?", help=POLICY_HELP)
     else:
         parser.add_argument("--policy", metavar="NAME", default=default, help=f"{POLICY_HELP} (default: %(default)s)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=SET_HELP)

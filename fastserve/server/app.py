@@ -36,7 +36,7 @@ def create_app(engine: Engine, config: FastServeConfig | None = None, store: Sto
 
     store: of durable jobs, where the caller has opened it already; the app closes it.
 
-    Raises ValueError for files and folders in the settings that cannot be used.
+    Raises ValueError for files and folders in the settings that cannot be used, MissingPackageError.
     """
     config = config or FastServeConfig()
     service = Service(engine, config, store)
@@ -46,6 +46,8 @@ def create_app(engine: Engine, config: FastServeConfig | None = None, store: Sto
         resumed = service.resume()
         if resumed:
             log.info("%d durable jobs of an earlier run were resumed", resumed)
+        if service.job_queue is not None:
+            await service.job_queue.check()
         try:
             yield
         finally:

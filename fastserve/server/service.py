@@ -19,6 +19,7 @@ from fastserve.engine import Engine, Output, SamplingParams
 from fastserve.engine.adapters import UnknownAdapterError
 from fastserve.engine.engine import QueueFull, RefusedError
 from fastserve.engine.request import Piece
+from fastserve.jobqueue.jobs import JobQueue
 from fastserve.server.api.chat_template import ChatTemplate
 from fastserve.server.api.errors import ApiError
 from fastserve.server.api.piece_queue import LoopDispatcher
@@ -43,6 +44,7 @@ from fastserve.server.programs import Programs
 from fastserve.server.served_adapters import ServedAdapters
 from fastserve.server.telemetry.alerts import Alerts
 from fastserve.server.telemetry.live import Broadcaster
+from fastserve.server.telemetry.load import LoadNow
 from fastserve.server.telemetry.metrics import Metrics
 from fastserve.server.telemetry.totals import Totals
 
@@ -59,7 +61,7 @@ DRAINED = "the server was shut down before this request had ended"
 
 
 class Service:
-    """Raises ValueError for a state folder, token file or chat template that cannot be used."""
+    """Raises ValueError for a state folder, token file or chat template that cannot be used, MissingPackageError."""
 
     def __init__(self, engine: Engine, config: FastServeConfig, store: Store | None = None) -> None:
         self.engine = engine
@@ -74,6 +76,7 @@ class Service:
         self.tokenization = Tokenization(engine, ChatTemplate(engine.tokenizer, config.chat_template), self.input_pool)
         self.registry = JobRegistry(config.keep_jobs, config.keep_hours, config.keep_mib * (1 << 20))
         self.totals = Totals()
+        self.load_now = LoadNow(engine, self.totals)
         self.metrics = Metrics(engine, self.model, self.totals)
         self.alerts = Alerts(config.alerts)
         self.broadcaster = Broadcaster(engine, self.registry, self.totals)
@@ -87,6 +90,7 @@ class Service:
         self.upkeep: asyncio.Task[None] | None = None
         self.durable = Durable(self.store, engine.model_name, self._run)
         self.adapters = ServedAdapters(engine, self.model, self.registry, self.durable)
+        self.job_queue = None if config.queue is None else JobQueue(config)  # instead of the store, for new jobs
 
     # -- admission -------------------------------------------------------------------------------------------------
 
@@ -383,6 +387,8 @@ class Service:
             self.upkeep.cancel()
         self.input_pool.close()
         await self.auth.close()
+        if self.job_queue is not None:
+            await self.job_queue.close()
         await asyncio.to_thread(self.store.close)
 
 

@@ -29,7 +29,11 @@ ROUTES = {
     "POST /detokenize": ("Token ids to text", "As vLLM: the inverse of /tokenize."),
     "GET /version": ("Version", "The version of this server."),
     "GET /ping": ("Is anybody there", "Answers at once, without a token, while the server runs."),
-    "GET /load": ("Requests in flight", "How many requests wait or run; jobs sent to /jobs are not counted."),
+    "GET /load": (
+        "Requests in flight",
+        "How many requests wait or run, tokens still to compute, room in the KV pool: "
+        "what a gateway chooses a server by. Jobs sent to /jobs are not counted in server_load.",
+    ),
     "POST /generate": (
         "Complete a prompt, with figures",
         "The native route: one JSON object with the text and how the request fared (times in seconds, preemptions). "
@@ -227,6 +231,11 @@ FIELDS = {
     "parent": "of an adapter its base model, else null",
     "version": "of the package",
     "server_load": "requests in flight",
+    "queued_tokens": "prompt tokens that are still to be computed",
+    "expected_tokens": "output tokens still to come, by guesses",
+    "free_tokens": "of the KV pool, empty; null: it has no limit",
+    "pool_tokens": "of the KV pool, in all; null: it has no limit",
+    "draining": "the server shuts down",
     "count": "how many",
     "vocab_size": "tokens of the vocabulary",
     "eos": "token ids that end an output",

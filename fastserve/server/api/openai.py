@@ -30,6 +30,7 @@ from fastserve.server.api.streaming import EVENTS, stream_response
 from fastserve.server.api.tokenization import SHORT_LIST
 from fastserve.server.jobs.jobs import Group
 from fastserve.server.service import Service
+from fastserve.server.telemetry.load import Load
 
 COMPLETION_TOKENS = 16
 """OpenAI's default max_tokens of completions; of chat it is the rest of the context."""
@@ -50,10 +51,6 @@ def _either(model: Any) -> dict[int | str, dict[str, Any]]:
 
 class Version(TypedDict):
     version: str
-
-
-class Load(TypedDict):
-    server_load: int
 
 
 class Tokenized(TypedDict):
@@ -215,5 +212,6 @@ async def ping() -> Response:
 
 @router.get("/load", responses=error_responses(401))
 async def load(request: Request) -> Load:
-    """Requests in flight, durable jobs not counted."""
-    return {"server_load": service_of(request).load}
+    """Requests in flight, and what a gateway goes by."""
+    service = service_of(request)
+    return service.load_now.look(service.load, service.draining)

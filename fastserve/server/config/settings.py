@@ -92,7 +92,7 @@ class FastServeConfig(QueueSettings, HttpSettings, Fourth):
     """
 
     dialect: ClassVar[Dialect] = SERVER
-    secret: ClassVar[tuple[str, ...]] = ("api_key", "hf_token", *SECRETS)
+    secret: ClassVar[tuple[str, ...]] = ("api_key", "hf_token", "queue", *SECRETS)
 
     kv_cache_gib: Positive | None = None
     """device KV pool in GiB, instead of --kv-tokens"""
