@@ -210,9 +210,10 @@ class Replayed:
     differing: int
     first: str = ""
     end: str = ""  # what is missing at the end of the log, if anything
+    broke: str = ""  # the first call that was no choice and in which the router broke; it went on, as in the gateway
 
     def __str__(self) -> str:
-        tail = f"; {self.end}" if self.end else ""
+        tail = "".join([f"; {text}" for text in (self.end, self.broke) if text])
         if not self.differing:
             return f"reproduced: {self.choices} choices of {self.router}{tail}"
         return f"{self.differing} of {self.choices} choices of {self.router} differ; the first: {self.first}{tail}"
@@ -231,7 +232,7 @@ def replay_routes(path: str | PathLike[str], router: RouterLike | None = None) -
     """Asks a fresh router for every choice, and tells it what happened as the log says, whatever it chose.
 
     router: instead of the log's own. Raises LogError for another file or a damaged one, ValueError for an unknown
-    router, RouterError where a call that is no choice breaks.
+    router.
     """
     lines = read(Path(path))
     header, facts = _header(next(lines, None), path)
@@ -254,7 +255,7 @@ def replay_routes(path: str | PathLike[str], router: RouterLike | None = None) -
             rerun.apply(line)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise LogError(f"{path}, line {line.number}: {type(error).__name__} {error}; is it damaged?") from None
-    return Replayed(spec.name, rerun.choices, rerun.differing, rerun.first, end)
+    return Replayed(spec.name, rerun.choices, rerun.differing, rerun.first, end, rerun.broke)
 
 
 def _header(line: Line | None, path: object) -> tuple[dict[str, Any], RouterFacts]:
@@ -279,10 +280,11 @@ class _Rerun:
         self.choices = 0
         self.differing = 0
         self.first = ""
+        self.broke = ""
         router.begin(facts)
 
     def apply(self, line: Line) -> None:
-        """Raises KeyError and its like for a damaged line, RouterError where the router breaks."""
+        """Raises KeyError and its like for a damaged line."""
         data = line.data
         event = data["e"]
         if event == "route":
@@ -302,8 +304,8 @@ class _Rerun:
             arguments.append(data["tokens"])
         try:
             getattr(self.router, event)(*arguments)
-        except Exception as error:
-            raise RouterError(self.router, event, job, error) from error
+        except Exception as error:  # as in the gateway, which goes on
+            self.broke = self.broke or str(RouterError(self.router, event, job, error))
 
     def _compare(self, line: Line) -> None:
         data = line.data

@@ -162,6 +162,19 @@ def test_a_router_that_breaks_is_written_and_breaks_again(tmp_path: Path) -> Non
     assert replayed.first.endswith("replica-0 (0), in the log the router broke")
 
 
+def test_a_router_that_breaks_when_it_is_told_something_is_named(small: Path) -> None:
+    class Deaf(Router):
+        def route(self, job: Job, views: Sequence[ReplicaView]) -> int:
+            return len(views) - 1
+
+        def lost(self, replica: int, now: int) -> None:
+            raise ZeroDivisionError("oh")
+
+    replayed = replay_routes(small, Deaf)
+    assert (replayed.choices, replayed.differing) == (3, 0)
+    assert str(replayed) == "reproduced: 3 choices of Deaf; router Deaf, lost(): ZeroDivisionError: oh"
+
+
 def test_the_command(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert is_route_log(small)
     assert main([str(small)]) == 0
