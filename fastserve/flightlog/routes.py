@@ -55,28 +55,30 @@ MOST: Final = 10_000
 class RouteLog:
     """Writes one. A thread of its own encodes and writes, so that a slow disk does not hold up the sender."""
 
-    def __init__(
-        self, path: str | PathLike[str], router: RouterLike, facts: RouterFacts, *, wait: bool = False
-    ) -> None:
-        """wait: where the disk is behind, the sender waits for it, as a simulator should; else the log ends there and
-        says so, since with a hole it could not be replayed. Raises OSError where the file cannot be written.
+    def __init__(self, path: str | PathLike[str], router: RouterLike, *, wait: bool = False) -> None:
+        """router: as it is made again. wait: where the disk is behind, the sender waits for it, as a simulator should;
+        else the log ends there and says so, since with a hole it could not be replayed. Raises OSError where the file
+        cannot be written.
         """
-        spec = RouterSpec.of(router)
+        self.spec = RouterSpec.of(router)
         self.path = Path(path)
         self._file: TextIO = self.path.open("w", encoding="utf-8")
         self._events: Queue[dict[str, Any] | None] = Queue(MOST)
         self._wait = wait
         self._over = ""  # why nothing more is written; empty: it is
-        self._file.write(_line({
-            "kind": KIND, "version": VERSIONS["route_log"], "router": spec.path, "knobs": dict(spec.knobs),
-            "seed": facts.seed, "unit_tokens": facts.unit_tokens,
-            "replicas": [replica._asdict() for replica in facts.replicas],
-        }))  # fmt: skip
         self._thread = threading.Thread(target=self._write_all, name="route-log", daemon=True)
         self._thread.start()
 
+    def begin(self, facts: RouterFacts) -> None:
+        """The header; first of all."""
+        self.tell({
+            "kind": KIND, "version": VERSIONS["route_log"], "router": self.spec.path, "knobs": dict(self.spec.knobs),
+            "seed": facts.seed, "unit_tokens": facts.unit_tokens,
+            "replicas": [replica._asdict() for replica in facts.replicas],
+        })  # fmt: skip
+
     def around(self, router: Router) -> Router:
-        """The router, whose every call is written. It has not begun; begin() is not written, it is in the header."""
+        """The router, whose every call is written. It has not begun."""
         return _Logged(router, self)
 
     def tell(self, event: dict[str, Any]) -> None:
@@ -132,11 +134,13 @@ class _Logged(Router):
     def __init__(self, inner: Router, routes: RouteLog) -> None:
         self.inner = inner
         self.needs = inner.needs  # type: ignore[misc]
+        self._begin = routes.begin
         self._tell = routes.tell
         self._now = 0
 
     def begin(self, facts: RouterFacts) -> None:
         super().begin(facts)
+        self._begin(facts)
         self.inner.begin(facts)
 
     def route(self, job: Job, views: Sequence[ReplicaView]) -> int:
