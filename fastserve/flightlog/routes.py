@@ -55,8 +55,10 @@ MOST: Final = 10_000
 class RouteLog:
     """Writes one. A thread of its own encodes and writes, so that a slow disk does not hold up the sender."""
 
-    def __init__(self, path: str | PathLike[str], router: RouterLike, *, wait: bool = False) -> None:
-        """router: as it is made again. wait: where the disk is behind, the sender waits for it, as a simulator should;
+    def __init__(
+        self, path: str | PathLike[str], router: RouterLike, facts: RouterFacts | None = None, *, wait: bool = False
+    ) -> None:
+        """router: as it is made again. facts: if they are known before the router begins. wait: where the disk is behind, the sender waits for it, as a simulator should;
         else the log ends there and says so, since with a hole it could not be replayed. Raises OSError where the file
         cannot be written.
         """
@@ -68,9 +70,15 @@ class RouteLog:
         self._over = ""  # why nothing more is written; empty: it is
         self._thread = threading.Thread(target=self._write_all, name="route-log", daemon=True)
         self._thread.start()
+        self._begun = False
+        if facts is not None:
+            self.begin(facts)
 
     def begin(self, facts: RouterFacts) -> None:
-        """The header; first of all."""
+        """The header, once; first of all."""
+        if self._begun:
+            return
+        self._begun = True
         self.tell({
             "kind": KIND, "version": VERSIONS["route_log"], "router": self.spec.path, "knobs": dict(self.spec.knobs),
             "seed": facts.seed, "unit_tokens": facts.unit_tokens,
