@@ -58,9 +58,9 @@ class RouteLog:
     def __init__(
         self, path: str | PathLike[str], router: RouterLike, facts: RouterFacts | None = None, *, wait: bool = False
     ) -> None:
-        """router: as it is made again. facts: if they are known before the router begins. wait: where the disk is behind, the sender waits for it, as a simulator should;
-        else the log ends there and says so, since with a hole it could not be replayed. Raises OSError where the file
-        cannot be written.
+        """router: as it is made again. facts: if they are known before the router begins. wait: where the disk is
+        behind, the sender waits for it, as a simulator should; else the log ends there and says so, since with a hole
+        it could not be replayed. Raises OSError where the file cannot be written.
         """
         self.spec = RouterSpec.of(router)
         self.path = Path(path)
