@@ -63,7 +63,7 @@ class Cluster:
         self.collapsed = False
         self.stopped = False  # asked for from outside: the run ends at the next event
         self.closely = bool(faults) or max_backlog is not None  # there is more to look at than arrivals and ends
-        self.now = 0
+        self.now = 0  # ns: the last time at which something ended
         self.guesses = "guess" in router.needs
         self.hears_sent = type(router).sent is not Router.sent  # else it is not asked to listen
         self.hears_ended = type(router).ended is not Router.ended
@@ -140,11 +140,11 @@ class Cluster:
                     self._settle(at, [])
                 continue
             replica = replicas[ends.index(now)]
+            self.now = now
             replica.finish(now)
             box = replica.box
             while inbox.at > now and min(ends) > now and not self.closely:
                 if box.at > now:
-                    self.now = now
                     replica.begin(now)
                     break
                 replica.drain(now)
@@ -170,9 +170,6 @@ class Cluster:
                     again = True
             if not again and min(ends) > now and not (self.faults and self.faults[-1].at <= now):
                 break
-        if not ready:
-            return
-        self.now = now
         if self.max_backlog < NEVER and self._backlog() > self.max_backlog:
             self.collapsed = True
             return
@@ -183,6 +180,7 @@ class Cluster:
         return sum([len(replica.scheduler.live) for replica in self.replicas if not replica.dead])
 
     def _boundaries(self, now: int, ready: list[Replica]) -> None:
+        self.now = now
         for number, end in enumerate(self.ends):
             if end <= now:
                 replica = self.replicas[number]
@@ -253,7 +251,8 @@ class Cluster:
         fed.left(job, now)
         for program in fed.ended():
             for number in sorted(self.programs.pop(program, ())):
-                self.replicas[number].tell(program, now)
+                if not self.replicas[number].dead:
+                    self.replicas[number].tell(program, now)
 
     # -- what befalls replicas -------------------------------------------------------------------------------------
 
@@ -274,6 +273,7 @@ class Cluster:
         again too.
         """
         view, replica = self.views[number], self.replicas[number]
+        self.now = now
         self.open = [other for other in self.open if other is not view]
         self.returning.discard(number)
         again: list[Job] = []
