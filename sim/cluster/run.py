@@ -109,5 +109,5 @@ def run_cluster(
     summary["collapsed"] = cluster.collapsed
     summary["hit_rate_unlimited"] = None if shared is None else unlimited(shared, trace, columns, summary, settings)
     summary |= summed_up(table, columns, cluster.lost_tokens)
-    own["router"] = settings.router_spec.name
+    own["router"] = {"name": settings.router_spec.name, "settings": settings.router_spec.settings}
     return Run(spec.name, row(spec, settings), seed, own, columns, summary, programs, table)

@@ -108,10 +108,10 @@ def case(rng: random.Random, folder: Path, faults: bool = True) -> tuple[Trace, 
         how["drain"] = tuple(one for one in how["drain"] if one[0] not in {other[0] for other in how["fail"]})
         how["resend"] = rng.choice(["unstarted", "all"])
     settings = Settings(
-        latency=machine(folder, coarse), max_batch=rng.choice([1, 2, 5]), kv_tokens=rng.choice([700, 1500, "unlimited"]),
-        token_budget=rng.choice([16, 64]), host_tokens=rng.choice([0, 2000]),
-        batching=rng.choice(["mixed", "chunked", "prefill-first"]), block_tokens=16,
-        residency=rng.choice(["recompute", "reactive", "proactive"]), replicas=replicas,
+        latency=machine(folder, coarse), max_batch=rng.choice([1, 2, 5]), block_tokens=16, replicas=replicas,
+        kv_tokens=rng.choice([700, 1500, "unlimited"]), host_tokens=rng.choice([0, 2000]),
+        token_budget=rng.choice([16, 64]), batching=rng.choice(["mixed", "chunked", "prefill-first"]),
+        residency=rng.choice(["recompute", "reactive", "proactive"]),
         router=RouterSpec(Looks, {"looks": rng.random() < 0.8, "guess": rng.random() < 0.8}),
         hop=rng.choice([0, 0, 0.001, 0.0137]), view_delay=rng.choice([0, 0, 0.002, 0.05, 0.5]),
         predictor=rng.choice(["oracle", "constant:9", "none", "oracle"]), **how,
