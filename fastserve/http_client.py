@@ -103,13 +103,14 @@ class Link(asyncio.Protocol):
         self.lost = False
         self.busy = False  # a response is awaited
         self.reusable = False
+        self.framed = False  # the response has a length or is chunked
         self.status = 0
         self.now = 0
 
     def begin(self, request: bytes) -> None:
         """Raises HttpClientError where the connection has been lost."""
         self._parser = httptools.HttpResponseParser(self)
-        self._framed = False  # the response has a length or is chunked
+        self.framed = False
         self.now = 0
         self.status = 0
         self.reusable = False
@@ -147,7 +148,7 @@ class Link(asyncio.Protocol):
         self.reusable = False
         if not self.busy:
             return
-        if exc is None and self.status >= 200 and not self._framed:
+        if exc is None and self.status >= 200 and not self.framed:
             self._end(None)  # a body without a length ends with the connection
         else:
             reason = "the server closed the connection" if exc is None else f"the connection was lost: {exc}"
@@ -166,7 +167,7 @@ class Link(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if name.lower() in (b"content-length", b"transfer-encoding"):
-            self._framed = True
+            self.framed = True
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
@@ -181,7 +182,7 @@ class Link(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if not self.status:
             return  # 1xx; the final response follows
-        self.reusable = self._framed and self._parser.should_keep_alive()
+        self.reusable = self.framed and self._parser.should_keep_alive()
         self._end(None)
 
 
