@@ -57,8 +57,8 @@ def _each(group: Sequence[Run]) -> str:
     tables = [run.replicas for run in group if run.replicas is not None]
     share, busy, jct = (_mean(tables, name) for name in ("share", "utilisation", "mean_jct_s"))
     return ", ".join(
-        f"{name} {part:.0%} of the requests (busy {used:.0%}, mean JCT {number(float(time))} s)"
-        for name, part, used, time in zip(tables[0]["name"], share, busy, jct, strict=True)
+        f"{name} {part:.0%} of the requests (busy {used:.0%}, mean JCT {number(time if time == time else None)} s)"
+        for name, part, used, time in zip(tables[0]["name"], share, busy, jct.tolist(), strict=True)
     )
 
 

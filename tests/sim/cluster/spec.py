@@ -100,6 +100,7 @@ class Spec:
     # -- time ------------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
+        self.router.begin(self.cluster.facts)
         faults = sorted(self.cluster.faults)
         while True:
             ends = [self.due(replica) for replica in self.replicas]
