@@ -13,16 +13,9 @@ ROOT = Path(__file__).resolve().parent.parent
 TREES = ("fastserve", "sim", "experiments", "notebooks")
 
 LEAVES = (
-    "atomic_files",
-    "cache_folder",
-    "formats",
-    "http_client",
-    "importing",
-    "json_values",
-    "named_models",
-    "package_version",
-    "server_kinds",
-)
+    "atomic_files", "cache_folder", "formats", "http_client", "importing", "json_values", "named_models", "ollama_api",
+    "package_version", "server_kinds",
+)  # fmt: skip
 """Single files at the top that import nothing of the house and that every room may import."""
 
 ARROWS: dict[str, set[str]] = {
@@ -44,22 +37,24 @@ ARROWS: dict[str, set[str]] = {
     "launch": {"engine", "backends", "hardware", "profiler", "sched"},
     "profiler": {"speculation", "launch", "engine", "flightlog", "hardware", "policies", "sched"},
     "bench": {"metrics", "predictors", "sched", "workload"},
-    "jobqueue": set(),
-    "gateway": {"routers", "server", "flightlog", "sched", "jobqueue"},
+    "jobqueue": {"sched"},
+    "deploy": {"gateway", "server", "backends", "sched"},
+    "gateway": {"routers", "server", "flightlog", "sched", "jobqueue", "processes"},
     "server": {
         "jobqueue",
         "launch", "engine", "backends", "hardware", "policies", "predictors", "sched", "observers", "speculation",
         "workload",
     },
     "config": {"server"},
+    "processes": {"backends", "cli"},
     "cli": {
         "fastserve", "compare", "bench", "server", "profiler", "launch", "engine", "backends", "observers", "policies",
         "predictors", "routers",
-        "workload", "metrics", "hardware", "sched", "vllm", "gateway",
+        "workload", "metrics", "hardware", "sched", "vllm", "gateway", "jobqueue", "deploy",
     },
     "compare": {
         "bench", "cli", "profiler", "launch", "engine", "backends", "hardware", "metrics", "policies", "predictors",
-        "workload", "sched", "vllm",
+        "workload", "sched", "vllm", "processes",
     },
     "fastserve": {"sched", "policies", "routers", "server"},
     "sim": {

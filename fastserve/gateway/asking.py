@@ -27,30 +27,39 @@ class Asking:
     def __init__(self, connect_timeout: float) -> None:
         self.connect_timeout = connect_timeout
 
-    async def json(self, upstream: Upstream, path: str) -> Any:
-        """What GET path answers, parsed; None where it is no JSON. Raises AnswerError or HttpClientError."""
-        body = await self.text(upstream, path)
+    async def json(self, upstream: Upstream, path: str, sent: Any = None) -> Any:
+        """What GET path answers, parsed, or POST where something is sent as JSON; None where it is no JSON.
+
+        Raises AnswerError or HttpClientError.
+        """
+        body = await self.text(upstream, path, sent)
         try:
             return json.loads(body)
         except (ValueError, RecursionError):
             return None
 
-    async def text(self, upstream: Upstream, path: str) -> bytes:
-        """What GET path answers. Raises AnswerError for a status that is no success, or HttpClientError."""
+    async def text(self, upstream: Upstream, path: str, sent: Any = None) -> bytes:
+        """What path answers. Raises AnswerError for a status that is no success, or HttpClientError."""
+        status, body = await self.answer(upstream, path, sent)
+        if status != 200:
+            raise AnswerError(status, f"status {status} at {path}")
+        return body
+
+    async def answer(self, upstream: Upstream, path: str, sent: Any = None) -> tuple[int, bytes]:
+        """Status and body. sent: what is posted, as JSON; None: a GET. Raises AnswerError or HttpClientError."""
         exchange = Exchange(upstream.connections)
         try:
-            await exchange.begin(request_of("GET", upstream, path), self.connect_timeout)
+            method, body = ("GET", None) if sent is None else ("POST", json.dumps(sent).encode())
+            await exchange.begin(request_of(method, upstream, path, body=body), self.connect_timeout)
             await exchange.head()
-            body = bytearray()
+            found = bytearray()
             while (part := await exchange.take()) is not None:
-                body += part
-                if len(body) > MOST:
+                found += part
+                if len(found) > MOST:
                     raise AnswerError(exchange.status, f"an answer of more than {MOST:,} bytes at {path}")
         finally:
             exchange.abort(HttpClientError("not awaited any longer"))
-        if exchange.status != 200:
-            raise AnswerError(exchange.status, f"status {exchange.status} at {path}")
-        return bytes(body)
+        return exchange.status, bytes(found)
 
 
 def request_of(method: str, upstream: Upstream, path: str, lines: bytes = b"", body: bytes | None = None) -> bytes:

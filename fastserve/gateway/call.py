@@ -78,6 +78,11 @@ async def whole(response: Response) -> bytes:
 
 async def leave(response: Response) -> None:
     """Of an answer that is not sent: its upstream, if it has one, is told that nobody reads it."""
-    close = getattr(response, "aclose", None)
+    await closed(response)
+
+
+async def closed(parts: Any) -> None:
+    """Of what a stage wraps, as a body_iterator: nobody reads it any more."""
+    close = getattr(parts, "aclose", None)
     if close is not None:
         await close()

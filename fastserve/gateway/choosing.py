@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from fastserve.gateway.upstream import Upstream
@@ -13,6 +15,26 @@ from fastserve.routers.least_connections import LeastConnections
 from fastserve.sched.job import Job
 
 log = logging.getLogger("fastserve.gateway")
+
+
+RECENT = 64
+"""Choices that are remembered for the page."""
+
+WATCHED_S = 10.0
+"""Seconds after a look at them for which routers are asked why."""
+
+
+@dataclass(slots=True)
+class Choice:
+    """at: s since the epoch. again: others were tried before. why: the router's words, while somebody looks."""
+
+    at: float
+    model: str
+    client: str
+    upstream: str
+    why: str
+    again: bool
+    failed: bool = False
 
 
 class Choosing:
@@ -27,6 +49,25 @@ class Choosing:
         self.origin = time.monotonic_ns()
         self.begun = False
         self.faults: set[str] = set()
+        self.recent: deque[Choice] = deque(maxlen=RECENT)
+        self.watched_until = 0.0
+
+    def noted(self, job: Job, model: str, client: str, upstream: Upstream, again: bool) -> Choice:
+        """Remembers where a job went; its sender says if it failed there."""
+        why = self.why(job) if time.monotonic() < self.watched_until else ""
+        choice = Choice(time.time(), model, client, upstream.name, why, again)
+        self.recent.append(choice)
+        return choice
+
+    def shown(self, client: str | None) -> list[dict[str, Any]]:
+        """The last choices, the newest first. client: who looks, and sees whose requests are its own; None: of nobody
+        in particular.
+        """
+        self.watched_until = time.monotonic() + WATCHED_S
+        return [
+            asdict(each) | {"client": each.client if client in (None, each.client) else ""}
+            for each in reversed(self.recent)
+        ]
 
     def now(self) -> int:
         return time.monotonic_ns() - self.origin

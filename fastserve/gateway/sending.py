@@ -154,6 +154,7 @@ class Sending:
         views = [each.view(now) for each in there.values()]
         view = views[self.choosing.route(job, views)]
         upstream = there[view.replica]
+        choice = self.choosing.noted(job, call.model, call.client, upstream, bool(tried))
         tried.add(upstream.replica)
         exchange = Exchange(upstream.connections)
         tokens = job.prompt + (job.guess or 0)
@@ -186,6 +187,7 @@ class Sending:
             passed_on = True
             raise
         except FailedError as error:
+            choice.failed = True
             over(None, 0, well=False)
             passed_on = True
             self.health.failed(upstream, error.rest)

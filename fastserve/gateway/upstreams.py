@@ -16,11 +16,12 @@ MOST = 1024
 
 
 class Upstreams:
-    """on_added, on_removed: told of each."""
+    """on_added, on_removed: told of each. offered: models that a part brings up when they are asked for."""
 
     def __init__(self) -> None:
         self.by_name: dict[str, Upstream] = {}
         self.next = 0
+        self.offered: tuple[str, ...] = ()
         self.on_added: list[Callable[[Upstream], None]] = []
         self.on_removed: list[Callable[[Upstream], None]] = []
 
@@ -92,8 +93,8 @@ class Upstreams:
         return [each for each in self.by_name.values() if _has(each, model)]
 
     def models(self) -> dict[str, list[Upstream]]:
-        """Model -> who has it."""
-        found: dict[str, list[Upstream]] = {}
+        """Model -> who has it now; of one that is offered perhaps nobody."""
+        found: dict[str, list[Upstream]] = {name: [] for name in self.offered}
         for each in self.by_name.values():
             for model in each.models:
                 found.setdefault(model, []).append(each)

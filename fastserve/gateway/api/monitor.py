@@ -155,6 +155,7 @@ async def status(request: Request) -> dict[str, Any]:
         "in_flight": gateway.load,
         "draining": gateway.draining,
         "upstreams": [each.shown(now) for each in gateway.upstreams],
+        "recent": gateway.choosing.shown(request.scope["state"].get("client")),
         **{part.name: part.status() for part in gateway.parts},
     }
 
