@@ -139,9 +139,11 @@ async def test_the_weighted_router_goes_by_weights() -> None:
 async def test_no_key_is_shown_anywhere(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_KEY", "sk-hush-one")
     caplog.set_level("DEBUG")
-    async with odd(well) as one, odd(well) as two, live(
-        f"{one.url},key_env=MY_KEY", two.url, upstream_key="sk-hush-two", router="round-robin"
-    ) as gateway:
+    async with (
+        odd(well) as one,
+        odd(well) as two,
+        live(f"{one.url},key_env=MY_KEY", two.url, upstream_key="sk-hush-two", router="round-robin") as gateway,
+    ):
         for _ in range(2):
             await gateway.post("/v1/completions")
         assert {one.seen[0].headers["authorization"], two.seen[0].headers["authorization"]} == {
@@ -151,9 +153,7 @@ async def test_no_key_is_shown_anywhere(caplog: pytest.LogCaptureFixture, monkey
             answer = await gateway.client.get(path)
             assert answer.status_code == 200 and "hush" not in answer.text, path
         shown = (
-            repr(gateway.gateway.config)
-            + repr(list(gateway.gateway.upstreams))
-            + str(gateway.gateway.config.shown())
+            repr(gateway.gateway.config) + repr(list(gateway.gateway.upstreams)) + str(gateway.gateway.config.shown())
         )
         assert "hush" not in shown
     assert "hush" not in caplog.text
