@@ -22,7 +22,7 @@ REPEATED = dict.fromkeys(setting_flags.REPEATED, "TEXT") | {
 
 GROUPS = {
     **setting_flags.HTTP_GROUPS, "upstream": "upstreams", "conversations": "conversations", "page_port": "page",
-    "models": "models that come and go",
+    "models": "models that come and go", "queue": "a queue across machines", "cache": "cache",
 }  # fmt: skip
 """The first setting of a group of flags -> its heading. A part's own is to be named here too."""
 

@@ -40,6 +40,7 @@ ABOUT = "Many servers behind one address: requests go to one that has their mode
 
 PARTS: Final[dict[str, str]] = {
     "conversations": "fastserve.gateway.conversations.conversations:make",
+    "cache": "fastserve.gateway.cache.stage:part",
     "models": "fastserve.gateway.models.api:make",
     "ollama": "fastserve.gateway.ollama.part:make",
 }

@@ -40,6 +40,13 @@ class Asking:
 
     async def text(self, upstream: Upstream, path: str, sent: Any = None) -> bytes:
         """What path answers. Raises AnswerError for a status that is no success, or HttpClientError."""
+        status, body = await self.answer(upstream, path, sent)
+        if status != 200:
+            raise AnswerError(status, f"status {status} at {path}")
+        return body
+
+    async def answer(self, upstream: Upstream, path: str, sent: Any = None) -> tuple[int, bytes]:
+        """Status and body. sent: what is posted, as JSON; None: a GET. Raises AnswerError or HttpClientError."""
         exchange = Exchange(upstream.connections)
         try:
             method, body = ("GET", None) if sent is None else ("POST", json.dumps(sent).encode())
@@ -52,9 +59,7 @@ class Asking:
                     raise AnswerError(exchange.status, f"an answer of more than {MOST:,} bytes at {path}")
         finally:
             exchange.abort(HttpClientError("not awaited any longer"))
-        if exchange.status != 200:
-            raise AnswerError(exchange.status, f"status {exchange.status} at {path}")
-        return bytes(found)
+        return exchange.status, bytes(found)
 
 
 def request_of(method: str, upstream: Upstream, path: str, lines: bytes = b"", body: bytes | None = None) -> bytes:

@@ -27,8 +27,9 @@ def run(gateway: Core, app: FastAPI) -> None:
     with contextlib.ExitStack() as held:
         listener = held.enter_context(bind(config.host, config.port))
         also = []
-        if config.page_port is not None:
-            page = held.enter_context(bind(config.host, config.page_port, "--page-port"))
-            also.append(page)
-            lines.append(f"page at port {page.getsockname()[1]} too")
+        for setting, what in (("page_port", "page"), ("manager_port", "model manager")):
+            port = getattr(config, setting)
+            if port is not None:
+                also.append(held.enter_context(bind(config.host, port, f"--{setting.replace('_', '-')}")))
+                lines.append(f"{what} at port {also[-1].getsockname()[1]} too")
         serve(app, gateway, listener, lines, also)

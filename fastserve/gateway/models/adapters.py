@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
-from typing import Any
+from typing import Final
 
-import httpx
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
+from fastserve.gateway.asking import AnswerError
 from fastserve.gateway.models.entry import Entry, check_name
 from fastserve.gateway.models.part import Models
 from fastserve.gateway.models.served_model import State
+from fastserve.http_client import HttpClientError
 from fastserve.server.api.errors import ApiError
+
+ANSWER_S: Final = 60.0
+"""s in which a server has to load an adapter."""
 
 
 class LoadAdapter(BaseModel):
@@ -38,13 +43,13 @@ async def load(models: Models, body: LoadAdapter) -> Response:
         raise ValueError(f"the name {name!r} is taken: unload it first, or choose another")
     path = _below(models.folder, body.lora_path)
     entry = _base(models, body.base_model)
-    async with models.supervisor.held(entry.name) as served:
-        answer = await _post(models, served.process, "load", {"lora_name": name, "lora_path": str(path)})
+    async with models.supervisor.held(entry.name):
+        answer = await _post(models, entry, "load", {"lora_name": name, "lora_path": str(path)})
     if answer.status_code == 200:
         models.registry.add_adapter(entry.name, name, str(path))
         models.traffic.also(entry, name, there=True)
         models.offer()
-    return _passed(answer)
+    return answer
 
 
 async def unload(models: Models, body: UnloadAdapter) -> Response:
@@ -56,7 +61,7 @@ async def unload(models: Models, body: UnloadAdapter) -> Response:
     served = models.supervisor.models.get(found.entry.name)
     if served is None or served.state is not State.READY:
         return Response(f"Success: LoRA adapter '{body.lora_name}' removed.")
-    return _passed(await _post(models, served.process, "unload", {"lora_name": body.lora_name}))
+    return await _post(models, found.entry, "unload", {"lora_name": body.lora_name})
 
 
 def _below(folder: Path | None, text: str) -> Path:
@@ -78,15 +83,13 @@ def _base(models: Models, given: str | None) -> Entry:
     return entries[0]
 
 
-async def _post(models: Models, process: Any, what: str, body: dict[str, str]) -> httpx.Response:
-    headers = {"Authorization": f"Bearer {process.key.get_secret_value()}"}
+async def _post(models: Models, entry: Entry, what: str, body: dict[str, str]) -> Response:
+    upstream = models.traffic.upstreams.get(entry.name)
+    if upstream is None:
+        raise ApiError(503, "the model's server is going: try again", retry_after=1)
     try:
-        return await models.gateway.proxy.http.post(
-            f"{process.url}/v1/{what}_lora_adapter", json=body, headers=headers, timeout=60
-        )
-    except httpx.HTTPError as error:
+        async with asyncio.timeout(ANSWER_S):
+            status, answer = await models.gateway.asking.answer(upstream, f"/v1/{what}_lora_adapter", body)
+    except (TimeoutError, HttpClientError, AnswerError) as error:
         raise ApiError(503, f"the model's server did not answer ({type(error).__name__}): try again") from error
-
-
-def _passed(answer: httpx.Response) -> Response:
-    return Response(answer.content, answer.status_code, media_type=answer.headers.get("content-type"))
+    return Response(answer, status, media_type="application/json" if answer[:1] == b"{" else "text/plain")

@@ -85,9 +85,7 @@ def told() -> Iterator[None]:
     except (TooManyJobsError, TooManyWatchersError) as error:
         raise ApiError(429 if getattr(error, "of_client", False) else 503, str(error), retry_after=RETRY_S) from error
     except LoadFailedError as error:
-        raise ApiError(
-            500, str(error)
-        ) from error  # no Retry-After: a server that cannot start is not mended by waiting
+        raise ApiError(500, str(error)) from error  # not 503: waiting is no cure of it
     except (HubError, PullError) as error:
         raise ApiError(503, str(error)) from error
     except ValueError as error:
@@ -106,7 +104,6 @@ def client_of(request: Request) -> str:
 @router.post("/models/load", status_code=202, response_model=None)
 async def load(body: Load, request: Request, wait: bool = False) -> Response:
     """Loads a model, and downloads it before if it is one of the hub. Answers at once with a job, or waits for it."""
-    check_manager(request)
     job = _begin(request, body.model_id)
     if wait or body.wait:
         await asyncio.wait([job.task], timeout=WAIT_S)
@@ -118,7 +115,6 @@ async def load(body: Load, request: Request, wait: bool = False) -> Response:
 @router.post("/models/apply", response_model=None)
 async def apply(body: Named, request: Request) -> Response:
     """The same as LocalAI has it: {"uuid", "status": where to ask}."""
-    check_manager(request)
     job = _begin(request, body.model_id)
     return Json({"uuid": job.id, "status": str(request.url.replace(path=f"/models/jobs/{job.id}", query=""))})
 
@@ -144,8 +140,10 @@ async def cancel_job(job_id: str, request: Request) -> dict[str, Any]:
 
 def _begin(request: Request, model: str) -> Job:
     models = models_of(request)
+    if not models.known(model):
+        check_manager(request)  # to load what is there is what any request for it does
     with told():
-        if model not in models.registry.names and "/" not in model:
+        if "/" not in model:
             models.registry.find(model)
         return models.jobs.begin(model, client_of(request))
 

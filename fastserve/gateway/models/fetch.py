@@ -91,12 +91,13 @@ def say(**what: Any) -> None:
 def fetch(repo: str, file: str, folder: Path | None) -> Path:
     """Where it is, once it is there. Raises FetchError."""
     import huggingface_hub as hub
+    from huggingface_hub import constants
 
     where: dict[str, Any] = {} if folder is None else {"local_dir": str(folder)}
     which: dict[str, Any] = {"allow_patterns": [file]} if file else {
         "allow_patterns": list(PATTERNS), "ignore_patterns": list(NEVER)
     }  # fmt: skip
-    hub.constants.DOWNLOAD_CHUNK_SIZE = CHUNK
+    constants.DOWNLOAD_CHUNK_SIZE = CHUNK
     Bar.progress = progress = Progress()
     try:
         planned = hub.snapshot_download(repo, dry_run=True, tqdm_class=Bar, **where, **which)
@@ -106,7 +107,7 @@ def fetch(repo: str, file: str, folder: Path | None) -> Path:
         progress.done = progress.total - sum(each.file_size or 0 for each in todo)
         kept = _resumed(repo, todo, folder, progress)
         progress.tell()
-        _check_space(sum(each.file_size or 0 for each in todo) - kept, folder or Path(hub.constants.HF_HUB_CACHE))
+        _check_space(sum(each.file_size or 0 for each in todo) - kept, folder or Path(constants.HF_HUB_CACHE))
         found = Path(hub.snapshot_download(repo, tqdm_class=Bar, **where, **which))
     except (OSError, ValueError, RuntimeError) as error:
         raise error if isinstance(error, FetchError) else FetchError(explained(error, repo)) from error

@@ -12,6 +12,7 @@ MOST: Final = 50
 LONGEST: Final = 200
 """Characters of a query."""
 TIMEOUT_S: Final = 15.0
+REACH_S: Final = 5.0
 THREADS: Final = 2
 """Searches at a time; more wait, and time out."""
 
@@ -44,8 +45,9 @@ class Search:
 
 
 def _search(query: str, limit: int) -> list[dict[str, Any]]:
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, constants, get_session
 
+    get_session().head(constants.ENDPOINT, timeout=REACH_S)  # list_models() goes on trying for 23 s where nobody is
     found = HfApi().list_models(
         search=query, limit=limit, sort="downloads",
         expand=["downloads", "likes", "gated", "pipeline_tag", "library_name", "tags", "lastModified"],

@@ -68,7 +68,7 @@ def _models(path: Path, name: str, root: Path, depth: int, told: set[str]) -> It
         yield _entry(name, path, "onnx", root)
     elif (path / CONFIG).is_file():
         yield _entry(name, path, "", root)
-    else:
+    elif not path.is_symlink():  # one to a folder above would be gone round and round
         ggufs = [each for each in sorted(path.glob(f"*{GGUF}")) if each.resolve().is_relative_to(root)]
         if depth == 1:
             for each in ggufs:

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-import httpx
 from fastapi import APIRouter
 from starlette.responses import Response
 
 from fastserve.gateway.call import Call, Next
 from fastserve.gateway.core import Core
-from fastserve.gateway.models.entry import Entry, hub_id
+from fastserve.gateway.models.entry import Entry
 from fastserve.gateway.models.events import Event, Events
 from fastserve.gateway.models.hub import Search
 from fastserve.gateway.models.jobs import Job, Jobs
 from fastserve.gateway.models.pull import PullError, Pulls
 from fastserve.gateway.models.registry import Found, Registry, UnknownModelError
+from fastserve.gateway.models.remove import remove
 from fastserve.gateway.models.rows import on_disk, row
 from fastserve.gateway.models.served_model import ServedModel, State
 from fastserve.gateway.models.server_process import ServerProcess
@@ -32,6 +31,8 @@ log = logging.getLogger("fastserve.gateway")
 
 AGAIN: Final = 2
 """How often a request whose model's server died before a byte came waits for the next one."""
+LOST: Final = (502, 503)
+"""Statuses of the gateway's own answer where no byte of one came."""
 DEATH_S: Final = 2.0
 """s in which the death of a server is noticed after a request has failed there."""
 POLL_S: Final = 0.1
@@ -109,12 +110,11 @@ class Models:
             try:
                 async with self.supervisor.held(found.entry.name) as served:
                     process = served.process
-                    try:
-                        return await following(call)
-                    except (ApiError, httpx.HTTPError):
-                        if not left or not await _gone(served, process):
-                            raise
-                        log.info("request %s waits for the next server of %s", call.request_id, found.entry.name)
+                    response = await following(call)
+                    if response.status_code not in LOST or not left or not await _gone(served, process):
+                        return response
+                    log.info("request %s waits for the next server of %s", call.request_id, found.entry.name)
+                    self.gateway.running.add(call)
             except AllBusyError as error:
                 raise ApiError(503, str(error), retry_after=RETRY_S) from error
             except LoadFailedError as error:
@@ -124,6 +124,10 @@ class Models:
         raise AssertionError("the last round returns or raises")
 
     # -- what routes are made of --------------------------------------------------------------------------------------
+
+    def known(self, name: str) -> bool:
+        """Whether a request may name it."""
+        return name in self.registry.entries or name in self.registry.adapters
 
     async def list(self) -> Rows:
         """All models, with size, modified_at and format where they are on this machine."""
@@ -152,9 +156,7 @@ class Models:
 
     def keep(self, name: str, seconds: float | None) -> None:
         """Instead of --idle-seconds: below 0 for ever, 0 until it is idle, None for the setting."""
-        served = self.supervisor.models.get(self.registry.find(name).entry.name)
-        if served is not None:
-            served.keep_s = seconds
+        self.supervisor.keep(self.registry.find(name).entry, seconds)
 
     async def pull(self, name: str) -> AsyncIterator[Row]:
         """{"completed", "total"} in bytes as a download goes on, at last {"model_id"}. Who leaves it cancels it, unless
@@ -181,11 +183,8 @@ class Models:
         if found.adapter or not self._row(found.entry.name)["downloaded"]:
             raise ValueError(f"{name} was not downloaded here, so it is not deleted: remove its files yourself")
         await self.unload(name)
-        if found.entry.place is not None:
-            await asyncio.to_thread(_remove, found.entry, self.folder)
-        else:
-            await asyncio.to_thread(_remove_cached, found.entry)
-            self.registry.drop_pulled(name)
+        await asyncio.to_thread(remove, found.entry, self.folder)
+        self.registry.drop_pulled(name)
         self.registry.look()
 
     async def watch(self, name: str) -> AsyncIterator[Event]:
@@ -249,8 +248,7 @@ class Models:
             raise PullError("downloads are switched off here (--no-models-pull): ask who runs this gateway")
 
     async def _work(self, job: Job) -> None:
-        if job.model not in self.registry.names or not job.load:
-            hub_id(job.model) if "/" in job.model else self.registry.find(job.model)
+        if not self.known(job.model) or not job.load:
             job.state = "downloading"
             async for told in self.pull(job.model):
                 job.done, job.total = told.get("completed", job.done), told.get("total", job.total)
@@ -267,27 +265,3 @@ async def _gone(served: ServedModel, process: ServerProcess | None) -> bool:
         if process is None or process.alive:
             await asyncio.sleep(POLL_S)
     return False
-
-
-def _remove(entry: Entry, root: Path | None) -> None:
-    assert entry.place is not None, "it is below --models-dir"
-    assert root is not None
-    place = entry.place.resolve(strict=True)
-    if not place.is_relative_to(root.resolve()) or place == root.resolve():
-        raise ValueError(f"{place} is not below {root}")
-    if place.is_file():
-        place.unlink()
-    else:
-        shutil.rmtree(place)
-    for above in (place.parent,):
-        if above != root.resolve() and not any(above.iterdir()):
-            above.rmdir()
-
-
-def _remove_cached(entry: Entry) -> None:
-    from huggingface_hub import scan_cache_dir
-
-    repo = hub_id(entry.name)[0]
-    cache = scan_cache_dir()
-    revisions = [each.commit_hash for it in cache.repos if it.repo_id == repo for each in it.revisions]
-    cache.delete_revisions(*revisions).execute()

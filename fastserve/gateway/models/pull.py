@@ -18,6 +18,7 @@ from fastserve.processes.child import environment
 COMMAND = [sys.executable, "-m", "fastserve.gateway.models.fetch"]
 INCOMING: Final = ".incoming"
 """Folder below --models-dir of what is not whole yet; no name of a model begins with a dot."""
+BOOKS: Final = Path(".cache") / "huggingface"
 MOST: Final = 2
 """Downloads at a time; more wait."""
 LONGEST_LINE: Final = 1 << 16
@@ -69,12 +70,12 @@ class Pulls:
         finally:
             pull.followers -= 1
             if not pull.followers:
-                pull.task.cancel()
+                _cancel(pull.task)
 
     async def close(self) -> None:
         tasks = [pull.task for pull in self.running.values()]
         for task in tasks:
-            task.cancel()
+            _cancel(task)
         if tasks:
             await asyncio.wait(tasks)
 
@@ -90,7 +91,7 @@ class Pulls:
                 return Entry(pull.name, str(found) if pull.file else pull.repo, origin="hub")
             final = self.folder / pull.repo
             if final.is_dir() and not pull.file:
-                if not downloaded(final):
+                if not came_from_hub(final):
                     raise PullError(
                         f"{final} is there and was not downloaded, so it is not replaced: use it, or rename it"
                     )
@@ -117,6 +118,8 @@ class Pulls:
             await process.wait()
             if process.stdin is not None:
                 process.stdin.close()
+            await asyncio.wait([errors], timeout=1)
+            errors.cancel()
         if found is None:
             raise PullError(f"{pull.name}: the download ended with status {process.returncode}: {await errors}")
         return Path(found)
@@ -146,20 +149,35 @@ async def _tail(process: asyncio.subprocess.Process) -> str:
     return " ".join(rest.decode("utf-8", "replace").split())
 
 
-def downloaded(folder: Path) -> bool:
-    """Whether a folder came from the hub, by what huggingface_hub leaves in it."""
-    return (folder / ".cache" / "huggingface").is_dir()
+def came_from_hub(place: Path) -> bool:
+    """Whether a folder or a file did, by what huggingface_hub leaves beside it."""
+    return (place / BOOKS).is_dir() or note_of(place).is_file()
+
+
+def note_of(file: Path) -> Path:
+    """What huggingface_hub writes down of a file that it has downloaded."""
+    return file.parent / BOOKS / "download" / f"{file.name}.metadata"
+
+
+def _cancel(task: asyncio.Task[Entry]) -> None:
+    """Once: a second time it would be torn from the end of its process."""
+    if not task.cancelling():
+        task.cancel()
 
 
 def _entry(pull: Pull, final: Path) -> Entry:
     """As the scan of the folder finds it, too."""
-    return Entry(pull.name, str(final / pull.file if pull.file else final), origin="folder", place=final)
+    place = final / pull.file if pull.file else final
+    return Entry(pull.name, str(place), origin="folder", place=place)
 
 
 def _settle(found: Path, final: Path) -> None:
     """Moves what is whole to where models are."""
     final.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(found, final)
-    parent = found.parent
-    if parent.name != INCOMING:  # of a single file: its folder of bookkeeping
-        shutil.rmtree(parent, ignore_errors=True)
+    if found.is_file():
+        note_of(final).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(note_of(found), note_of(final))
+        os.replace(found, final)
+        shutil.rmtree(found.parent, ignore_errors=True)
+    else:
+        os.replace(found, final)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fastserve.gateway.models.entry import Entry
-from fastserve.gateway.models.pull import downloaded
+from fastserve.gateway.models.pull import came_from_hub
 from fastserve.gateway.models.served_model import ServedModel, State
 
 MOST_FILES = 10_000
@@ -24,7 +24,7 @@ def row(entry: Entry, served: ServedModel | None) -> dict[str, Any]:
         "backend": entry.backend or "torch",
         "adapters": sorted(entry.adapters),
         "origin": entry.origin,
-        "downloaded": entry.origin == "hub" or (entry.place is not None and downloaded(folder_of(entry.place))),
+        "downloaded": entry.origin == "hub" or (entry.place is not None and came_from_hub(entry.place)),
     }
     if served is None:
         return found | {"loaded": False, "requests": 0, "memory": None, "message": None}
@@ -44,22 +44,18 @@ def row(entry: Entry, served: ServedModel | None) -> dict[str, Any]:
     }
 
 
-def folder_of(place: Path) -> Path:
-    """Of a model that is a file: the folder of its repository."""
-    return place if place.is_dir() else place.parent
-
-
 def on_disk(entry: Entry) -> dict[str, Any]:
-    """size in bytes, modified_at (ISO, UTC) and format of what is on this machine; empty where that is not known."""
+    """size in bytes, modified (s since the epoch), modified_at (ISO) and format; None for what is not on this disk."""
     path = Path(entry.path).expanduser()
     if not path.exists():
-        return {}
+        return {"size": None, "modified": None, "modified_at": None, "format": ""}
     files = list(_files(path))
     newest = max((each.stat().st_mtime for each in files), default=path.stat().st_mtime)
     suffixes = {each.suffix for each in files}
     kind = next((suffix[1:] for suffix in (".gguf", ".onnx", ".safetensors") if suffix in suffixes), "")
     return {
         "size": sum(each.stat().st_size for each in files),
+        "modified": newest,
         "modified_at": datetime.fromtimestamp(newest, UTC).isoformat(),
         "format": kind,
     }

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from fastserve.server.config.forms import Knobs, Words
+from fastserve.server.config.forms import Knobs
 from fastserve.server.config.ranges import Positive, Seconds
 
 
@@ -35,9 +35,6 @@ class ModelsSettings(BaseSettings):
     """seconds that a model's server may take to start"""
     manager_port: Annotated[int, Field(ge=0, le=65535)] | None = None
     """a second port, where clients of a model manager look for /models/load and its like (8001 there)"""
-
-    admin_clients: Words = ()
-    """with tokens, clients that may load, download, unload and delete models (without tokens everybody may)"""
 
     @property
     def models_on(self) -> bool:

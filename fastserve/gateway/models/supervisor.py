@@ -110,6 +110,14 @@ class Supervisor:
             elif served.state is not State.STOPPING and not served.leases:  # of a failed one it may be the cure
                 del self.models[name]
 
+    def keep(self, entry: Entry, seconds: float | None) -> None:
+        """How long this one may be idle, instead of idle_s: below 0 for ever, None as the others."""
+        self._served(entry).keep_s = seconds
+
+    def bound(self, served: ServedModel) -> float:
+        """Seconds that it may be idle; below 0 for ever."""
+        return (self.idle_s or -1.0) if served.keep_s is None else served.keep_s
+
     # -- inside -------------------------------------------------------------------------------------------------------
 
     def _served(self, entry: Entry) -> ServedModel:
@@ -188,5 +196,4 @@ class Supervisor:
                     task.add_done_callback(going.discard)
 
     def _idle(self, served: ServedModel, now: float) -> bool:
-        bound = self.idle_s or -1.0 if served.keep_s is None else served.keep_s
-        return bound >= 0 and now - served.last_used >= bound
+        return 0 <= self.bound(served) <= now - served.last_used

@@ -34,11 +34,15 @@ class UpstreamTraffic:
         upstream = self.gateway.upstreams.add(process.url, name=name, key=process.key, models=models, owner=OWNER)
         upstream.kind, upstream.state = "fastserve", "healthy"  # it has just said that it serves
         self.upstreams[entry.name] = upstream
+        for tell in self.gateway.health.on_came:
+            tell(upstream)
 
     def down(self, entry: Entry) -> None:
         upstream = self.upstreams.pop(entry.name, None)
         if upstream is not None and self.gateway.upstreams.by_name.get(upstream.name) is upstream:
             self.gateway.upstreams.remove(upstream.name)
+            for tell in self.gateway.health.on_lost:
+                tell(upstream)
 
     def running(self, entry: Entry) -> int:
         upstream = self.upstreams.get(entry.name)
