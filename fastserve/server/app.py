@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from fastserve.engine import Engine
 from fastserve.package_version import package_version
-from fastserve.server.api import compat, documentation, errors, native, openai, programs
+from fastserve.server.api import compat, documentation, errors, lora, native, openai, programs
 from fastserve.server.api.paths import uses_openai_errors
 from fastserve.server.config.settings import FastServeConfig
 from fastserve.server.http.around import put_around
@@ -61,7 +61,7 @@ def create_app(engine: Engine, config: FastServeConfig | None = None, store: Sto
     )
     app.state.service = service
     errors.install(app)
-    routers = [openai.router, native.router, programs.router, compat.router, monitor.router]
+    routers = [openai.router, native.router, programs.router, lora.router, compat.router, monitor.router]
     if config.metrics:
         at = config.metrics_endpoint
         if any(isinstance(route, Route) and route.path == at for router in routers for route in router.routes):

@@ -33,6 +33,11 @@ GATEWAY = Dialect(
     program="the gateway",
     prefix="FASTSERVE_GATEWAY_",
     tree=TREE,
-    aliases={"upstreams": "upstream", "api_keys": "api_key", "strategy": "router"},
+    aliases={
+        "upstreams": "upstream",
+        "api_keys": "api_key",
+        "strategy": "router",
+        "sleep_idle_seconds": "idle_seconds",
+    },
     imports=("router",),
 )

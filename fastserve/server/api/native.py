@@ -82,7 +82,7 @@ def start_job(request: Request, body: Sampling, prompt: list[int], kind: str, st
     service = service_of(request)
     client = client_of(request, body.user)
     params = sampling(service, body, prompt)
-    scheduling = scheduling_of(request, body)
+    scheduling = scheduling_of(request, body, body.model)
     service.admit(client, [prompt])
     group = Group()
     service.start(
@@ -139,7 +139,7 @@ async def enqueue(request: Request, body: GenerateRequest) -> queued.Accepted:
     prompt = await service.tokenization.prompt(body.prompt)
     client = client_of(request, body.user)
     params = sampling(service, body, prompt)
-    scheduling = scheduling_of(request, body)
+    scheduling = scheduling_of(request, body, body.model)
     service.admit(client, [prompt])
     if service.job_queue is not None:
         return await queued.enqueue(service.job_queue, request, body, client)
