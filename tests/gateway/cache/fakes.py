@@ -16,6 +16,8 @@ from fastserve.gateway.cache.memory import MemoryStore
 from fastserve.gateway.cache.stage import CacheStage
 from fastserve.gateway.cache.store import Store
 from fastserve.gateway.call import Call, whole
+from fastserve.gateway.telemetry import Telemetry
+from fastserve.gateway.upstreams import Upstreams as RealUpstreams
 from fastserve.server.http.ids import new_id
 
 CHAT = "/v1/chat/completions"
@@ -41,6 +43,11 @@ class Upstreams:
 class Gateway:
     def __init__(self) -> None:
         self.upstreams = Upstreams()
+        self.telemetry = Telemetry(RealUpstreams())
+
+    @property
+    def default_model(self) -> str:
+        return next(iter(self.upstreams.models()), "")
 
 
 def stage(store: Store | None = None, scope: str = "client") -> CacheStage:
