@@ -54,7 +54,7 @@ def test_what_people_write_is_read(tmp_path: Path) -> None:
         ("servers:\n  - model: {uri: a/b, type: embedding}\n", 2, "text generation only"),
         ("servers:\n  - model: {uri: 's3://a/b'}\n", 2, "models come from a Hugging Face hub"),
         ("servers:\n  - model: {uri: a/b, device: mps}\n", 2, "mps is Apple's GPU"),
-        ("servers:\n  - model: {uri: a/b, device: cuda}\n    resources: {gpus: 0}\n", 3, "give gpus: 1, or device: cpu"),
+        ("servers:\n  - model: {uri: a/b, device: cuda}\n    resources: {gpus: 0}\n", 3, "or device: cpu"),
         ("servers:\n  - model: {uri: a/b, device: cpu}\n    resources: {gpus: 1}\n", 3, "leave gpus out"),
         ("servers:\n  - model: {uri: a/b, device: 'cuda:1'}\n    resources: {gpus: 1}\n", 2, "sees cuda:0 only"),
         (SERVER + "    resources: {gpus: 2}\n", 3, "give replicas: 2 with gpus: 1, or backend: vllm"),
@@ -114,7 +114,7 @@ def test_a_check_writes_nothing(tmp_path: Path, name: str, capsys: pytest.Captur
 def test_what_only_a_cluster_or_only_docker_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "app.yaml"
     for text, form, words in [
-        (APPS["scaled"], "compose", "Docker has not: give one number"),
+        (APPS["scaled"], "compose", "only Kubernetes has: give one number"),
         ("servers:\n  - model: {uri: ./mine}\n", "kubernetes", "a folder of this machine is not in a cluster"),
         (SERVER + "    replicas: {min: 1, max: 3}\n", "kubernetes", "it goes by CPU use, of resources"),
     ]:
