@@ -43,7 +43,10 @@ SAID = "an earlier server's statement: 1.1B parameters on a CPU, 4 clients"
 GAIN, TTFT = Published(1.98, 1.98, SAID), Published(0.86, 0.86, SAID)
 WHY = "another machine and another model: batching pays as far as reading the weights takes the time, not arithmetic"
 PATIENCE_S = 3600.0
-SOURCES = ("fastserve/server", "fastserve/bench", "fastserve/compare/subprocess_server.py", "fastserve/compare/http.py")
+SOURCES = (
+    "fastserve/server", "fastserve/bench", "fastserve/processes", "fastserve/compare/subprocess_server.py",
+    "fastserve/compare/http.py",
+)  # fmt: skip
 _LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 32000, "num_key_value_heads": 4,
     "head_dim": 64, "hidden_act": "silu", "rms_norm_eps": 1e-6, "max_position_embeddings": 2048, "bos_token_id": None,

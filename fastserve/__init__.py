@@ -6,13 +6,14 @@ from fastserve.sched.job import Job
 from fastserve.sched.policy import Policy
 
 if TYPE_CHECKING:
+    from fastserve.routers.conformance import check_router
     from fastserve.routers.router import Router
     from fastserve.routers.view import ReplicaView
     from fastserve.sched.conformance import check_policy
     from fastserve.sched.observer import Observer
     from fastserve.server.run import FastServeServer
 
-__all__ = ["FastServeServer", "Job", "Observer", "Policy", "ReplicaView", "Router", "check_policy"]
+__all__ = ["FastServeServer", "Job", "Observer", "Policy", "ReplicaView", "Router", "check_policy", "check_router"]
 
 _HOMES = {
     "FastServeServer": "fastserve.server.run",
@@ -20,6 +21,7 @@ _HOMES = {
     "ReplicaView": "fastserve.routers.view",
     "Router": "fastserve.routers.router",
     "check_policy": "fastserve.sched.conformance",
+    "check_router": "fastserve.routers.conformance",
 }
 """Imported at first use: they cost more to import than everything else here."""
 

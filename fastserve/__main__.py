@@ -31,7 +31,7 @@ class Command(NamedTuple):
 COMMANDS: dict[str, Command] = {
     "check": Command(
         "fastserve.cli.check",
-        "check that a policy keeps the contract: exits 0 if it does, 1 if not, with what to change",
+        "check that a policy or a router keeps the contract: exits 0 if it does, 1 if not, with what to change",
     ),
     "bench": Command(
         "fastserve.cli.bench",

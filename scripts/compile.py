@@ -46,6 +46,8 @@ MODULES = (
     "sim/machine.py",
     "sim/speculating.py",
     "sim/session_inbox.py",
+    "sim/driver.py",
+    *[f"sim/cluster/{name}.py" for name in ("inbox", "replica", "cluster")],
     "sim/world.py",
 )
 OPEN: dict[str, tuple[str, ...]] = {

@@ -127,6 +127,20 @@ class ModelledMachine:
         copied: Sequence[Copy] = link.landed(self.at) if link.moving else ()
         return Outcome(k, took - stall, stall, ended, copied, stall - (-first // 1000), gap)
 
+    def again(self, plan: Plan, outcome: Outcome, at: int, rest: int) -> Outcome:
+        """Takes back the plan that was run last, for several iterations, and runs it to what is now an earlier end.
+
+        outcome: what came of it. at, rest: of the machine before it; copies that ended with it must be under way again.
+        Of a plan that holds for several iterations nothing moves and nobody joins with a cache, so what run() does at
+        its beginning may be done twice.
+        """
+        if plan.batch:
+            for job in outcome.ended:
+                self._expect(job, 0)
+            self.steps -= outcome.iterations
+        self.at, self.rest = at, rest
+        return self.run(plan)
+
     def guess(self, plan: Plan) -> None:
         """Of a machine that speculates, before an iteration with decodes; who decodes is known."""
 

@@ -16,6 +16,7 @@ from fastserve.sched.job import NEVER
 from fastserve.sched.policy import Policy
 from fastserve.sched.scheduler import Scheduler
 from fastserve.workload.session import SessionSettings
+from sim.cluster.settings import ALONE, ClusterSettings
 from sim.guesses import Guesses, parse
 
 UNLIMITED = "unlimited"
@@ -25,7 +26,7 @@ OTHER_NAMES = config.OTHER_NAMES | {"request_rate": "rate"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings(SessionSettings, SchedulerConfig):
+class Settings(ClusterSettings, SessionSettings, SchedulerConfig):
     """All inputs of a run except trace, policy and seed. Times in seconds."""
 
     latency: str = DEFAULT
@@ -59,6 +60,7 @@ class Settings(SessionSettings, SchedulerConfig):
     def __post_init__(self) -> None:
         SchedulerConfig.__post_init__(self)
         SessionSettings.__post_init__(self)
+        ClusterSettings.__post_init__(self)
         if self.rate is not None and self.load is not None:
             raise ValueError("give a rate or a load, not both: a load is a rate relative to what fcfs sustains")
         self.check_rate(rate=self.rate, load=self.load)
@@ -127,6 +129,11 @@ class Settings(SessionSettings, SchedulerConfig):
         given = renamed(changes, OTHER_NAMES)
         check_names("a simulation", given, [field.name for field in fields(self)])
         return replace(self, **given)
+
+    def of_replica(self, number: int) -> Settings:
+        """Those of one replica: its machine's and its Scheduler's. Raises ValueError."""
+        own = {name: value for name, value in self.own(number).items() if name not in ("name", "weight")}
+        return self.with_(**ALONE, **own)
 
     def shown(self, hardware: Hardware) -> dict[str, Any]:
         """All settings for the result, with the numbers of the preset."""

@@ -52,6 +52,14 @@ class SpeculatingMachine(AnsweringMachine):
             self.controller.passed(outcome.iterations - 1)
         return outcome
 
+    def again(self, plan: Plan, outcome: Outcome, at: int, rest: int) -> Outcome:
+        if plan.batch and self.controller is not None:
+            self.controller.passed(1 - outcome.iterations)
+        self.guessing = False  # it has been asked
+        again = super().again(plan, outcome, at, rest)
+        self.guessing = True
+        return again
+
     def guess(self, plan: Plan) -> None:
         controller = self.controller
         if controller is None:

@@ -1,6 +1,6 @@
 """Open-loop benchmark client: sends a schedule of calls to a server on time and measures the responses.
 
-Read: call, schedule, api_formats, http_client, api, loop, result, metrics, document, report.
+Read: call, schedule, api_formats, api, loop, result, metrics, document, report.
 
 calls = calls_of(trace, IdPrompts(100, 1000))
 api = HttpApi("http://127.0.0.1:8000", Completions(RequestOptions(model="embedded")))

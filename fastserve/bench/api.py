@@ -10,8 +10,8 @@ from urllib.parse import quote
 
 from fastserve.bench.api_formats import Format, error_message
 from fastserve.bench.call import CANCELLED, REJECTED, UNFINISHED, Call, Reply
-from fastserve.bench.http_client import ConnectError, HttpClient, HttpClientError
 from fastserve.bench.sse import Event, EventParser
+from fastserve.http_client import ConnectError, HttpClient, HttpClientError
 
 STATUS_FINISH = {408: UNFINISHED, 409: CANCELLED, 504: UNFINISHED}
 """HTTP status other than 200 -> outcome of the request; any other status: rejected."""

@@ -18,10 +18,12 @@ from fastserve.backends.options import OTHER_NAMES as BACKEND_NAMES
 from fastserve.named_models import EMBEDDED, NAMES, at_hand
 from fastserve.policies import POLICIES
 from fastserve.policies.spec import PolicySpec
+from fastserve.routers import ROUTERS
 from fastserve.sched.config import OTHER_NAMES, SchedulerConfig, choices, describe
 from fastserve.sched.keywords import argument
 
 if TYPE_CHECKING:
+    from fastserve.engine import Engine
     from fastserve.launch import Body
 
 BACKEND_VARIABLE = "FASTSERVE_BACKEND"
@@ -36,6 +38,7 @@ ENGINE_FLAGS = (*SCHEDULER_FLAGS, "kv_tokens", "host_tokens")
 """Fields of EngineConfig that every command with an engine has as flags."""
 
 POLICY_HELP = f"{', '.join(POLICIES)}, or your own as module:Class or ./file.py:Class"
+ROUTER_HELP = f"{', '.join(ROUTERS)}, or your own as module:Class or ./file.py:Class"
 SET_HELP = "a keyword of that policy's constructor; may be repeated"
 
 
@@ -122,9 +125,9 @@ def add_rows(parser: argparse._ActionsContainer, url: Callable[[str], Any] | Non
 
 
 def add_policy(parser: argparse._ActionsContainer, *, positional: bool = False, default: str | None = None) -> None:
-    """One policy and its --set, in any order; policy_of() makes a PolicySpec of them."""
+    """One policy, which may be left out if positional, and its --set, in any order; policy_of() reads them."""
     if positional:
-        parser.add_argument("policy", help=POLICY_HELP)
+        parser.add_argument("policy", nargs="?", help=POLICY_HELP)
     else:
         parser.add_argument("--policy", metavar="NAME", default=default, help=f"{POLICY_HELP} (default: %(default)s)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=SET_HELP)
@@ -229,6 +232,21 @@ def body_of(args: argparse.Namespace, latency: str | None = None) -> Body:
     from fastserve.launch import Body
 
     return Body(args.model, args.backend, latency=latency, **options_of(args))
+
+
+def add_adapter(parser: argparse._ActionsContainer) -> None:
+    """--adapter, for a command whose requests are all of one model."""
+    parser.add_argument(
+        "--adapter", metavar="NAME",
+        help="which --lora NAME=FOLDER answers; none: the model without any (default: the first)",
+    )  # fmt: skip
+
+
+def adapter_of(args: argparse.Namespace, engine: Engine) -> str:
+    """The adapter for all requests, "" for none. Raises ValueError for one that is not loaded."""
+    if args.adapter is None:
+        return next(iter(engine.adapters.loaded), "")
+    return "" if args.adapter == "none" else engine.adapters.find(args.adapter).name
 
 
 def options_of(args: argparse.Namespace) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 
-from fastserve.compare.subprocess_server import GRACE_S
+from fastserve.processes.child import GRACE_S
 
 
 def main() -> int:

@@ -1,18 +1,16 @@
 """Child: a server as a child process that ends with its parent. ServerProcess: `fastserve serve` as one.
 
-`python -m fastserve.compare.subprocess_server FLAGS` is `fastserve serve FLAGS` without .env.
+`python -m fastserve.compare.subprocess_server FLAGS` is `fastserve serve FLAGS` without .env: see processes.served.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -20,20 +18,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from fastserve.backends.options import SECRETS
+from fastserve.processes.child import COMMAND, GRACE_S, OURS, READY, environment, last_lines
+from fastserve.processes.served import main
 
-OURS = "FASTSERVE_"
-PLAIN = ("HF_MODEL", "MAX_BATCH", "MAX_NEW_TOKENS", "SEED", "TEMPERATURE", "TOP_K", "TOP_P")
-"""Environment variables that set the server's settings: removed for the child, which has only its flags."""
-KEPT = (OURS + "CACHE", OURS + "NATIVE", *(OURS + name.upper() for name in SECRETS))
-"""Passed on: the cache folder of kernels and profiles, whether kernels are used, and what stands in no flag."""
+__all__ = ["COMMAND", "OURS", "Child", "ServerError", "ServerProcess", "environment", "main", "own_folder"]
 
-COMMAND = [sys.executable, "-m", "fastserve.compare.subprocess_server"]
-READY = re.compile(r"serving at (http://\S+)")
-LAST_LINES = 15
 POLL_S = 0.05
-GRACE_S = 10.0
-"""s that a server may take to exit before it is killed."""
 
 
 class ServerError(RuntimeError):
@@ -120,8 +110,7 @@ class Child(ABC):
             time.sleep(POLL_S)
 
     def _error(self, what: str) -> ServerError:
-        lines = "".join([f"\n  {line}" for line in self.log_lines[-LAST_LINES:]]) or " (none)"
-        return ServerError(f"{what}. Its log is {self.log}; the last lines:{lines}")
+        return ServerError(f"{what}. Its log is {self.log}; the last lines:{last_lines(self.log_lines)}")
 
 
 class ServerProcess(Child):
@@ -150,31 +139,6 @@ class ServerProcess(Child):
 def own_folder() -> Path:
     """A new folder for a server's log and state."""
     return Path(tempfile.mkdtemp(prefix="fastserve-server-"))
-
-
-def environment() -> dict[str, str]:
-    """The environment of this process without the server's settings."""
-
-    def passes(name: str) -> bool:
-        return name in KEPT or not (name.startswith(OURS) or name in PLAIN)
-
-    return {name: value for name, value in os.environ.items() if passes(name)}
-
-
-def _end_with_parent() -> None:
-    while os.read(0, 1):  # not through sys.stdin, whose lock a thread must not hold when the interpreter ends
-        pass
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(GRACE_S)
-    os._exit(1)
-
-
-def main() -> int:
-    from fastserve.__main__ import main as command
-
-    os.environ[OURS + "DOTENV"] = "off"  # as fastserve.server.config.sources reads it
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    return command(["serve", *sys.argv[1:]])
 
 
 if __name__ == "__main__":

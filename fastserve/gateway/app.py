@@ -21,22 +21,33 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 from importlib import import_module
+from pathlib import Path
 from typing import Final
 
 from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.routing import Route
 
-from fastserve.gateway.api import generate, monitor
+from fastserve.gateway.api import admin, generate, monitor
 from fastserve.gateway.core import Core
 from fastserve.package_version import package_version
 from fastserve.server.api import errors
 from fastserve.server.http.around import EXPOSED, put_around
+from fastserve.server.http.static_page import add_page
 
+PAGE = Path(__file__).parent / "page" / "files"
 ABOUT = "Many servers behind one address: requests go to one that has their model, by a router."
 
-PARTS: Final[dict[str, str]] = {}
+PARTS: Final[dict[str, str]] = {
+    "conversations": "fastserve.gateway.conversations.conversations:make",
+    "cache": "fastserve.gateway.cache.stage:part",
+    "models": "fastserve.gateway.models.api:make",
+    "ollama": "fastserve.gateway.ollama.part:make",
+}
 """Name -> where a function (gateway) -> Part | None is. In the order that calls pass: conversations, cache, models."""
+
+ADDED: Final = ("X-Cache", "X-Upstream", "X-Session-Id", "X-Conversation-Turns", "X-Conversation-Cut")
+"""Headers of answers that the gateway and its parts add, for pages elsewhere to read."""
 
 
 def create_app(gateway: Core) -> FastAPI:
@@ -61,9 +72,12 @@ def create_app(gateway: Core) -> FastAPI:
             if part.stage is not None:
                 gateway.stages.append(part.stage)
     routers: list[APIRouter] = [part.router for part in gateway.parts if part.router is not None]
-    routers += [generate.router, monitor.router]  # a part's route wins over the core's
+    routers += [generate.router, admin.router, monitor.router]  # a part's route wins over the core's
+    if gateway.config.metrics:
+        routers.append(monitor.metrics_router(gateway.config.metrics_endpoint))
     for router in routers:
         app.include_router(router)
     app.state.paths = [route.path for router in routers for route in router.routes if isinstance(route, Route)]
-    put_around(app, gateway, (*EXPOSED, "X-Cache", "X-Upstream"))
+    add_page(app, PAGE)
+    put_around(app, gateway, (*EXPOSED, *ADDED))
     return app

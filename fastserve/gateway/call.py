@@ -1,7 +1,8 @@
 """Call: one generating request on its way through the gateway; Stage: what it passes; Part: what has both and routes.
 
 A stage may answer itself, change the call, or look at the answer of the next one. Answers that stream are
-StreamingResponses, whose `body_iterator` a stage may wrap (bytes as they came from the upstream, whole events or not).
+StreamingResponses, whose `body_iterator` a stage may wrap (bytes as they came from the upstream; of server-sent events
+whole ones). Who neither returns an answer nor reads it by whole() must leave() it.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ class Call:
     request_id: str
     arrival: int
     disconnected: Callable[[], bool] = field(default=lambda: False)
+    method: str = "POST"
+    query: str = ""
 
     def rewrite(self, **changes: Any) -> None:
         """Sets fields of the body, and what is read from them; None takes a field away."""
@@ -67,4 +70,19 @@ async def whole(response: Response) -> bytes:
     iterator = getattr(response, "body_iterator", None)
     if iterator is None:
         return bytes(response.body)
-    return b"".join([part async for part in iterator])
+    try:
+        return b"".join([part.encode() if isinstance(part, str) else part async for part in iterator])
+    finally:
+        await leave(response)
+
+
+async def leave(response: Response) -> None:
+    """Of an answer that is not sent: its upstream, if it has one, is told that nobody reads it."""
+    await closed(response)
+
+
+async def closed(parts: Any) -> None:
+    """Of what a stage wraps, as a body_iterator: nobody reads it any more."""
+    close = getattr(parts, "aclose", None)
+    if close is not None:
+        await close()

@@ -9,15 +9,23 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, NamedTuple
 
-import httpx
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 
+from fastserve.gateway.asking import Asking
 from fastserve.gateway.call import Call, Next, Part, Stage, whole
+from fastserve.gateway.choosing import Choosing
 from fastserve.gateway.config.settings import GatewayConfig
-from fastserve.gateway.proxy import Proxy
+from fastserve.gateway.health import Health
+from fastserve.gateway.jobs_of_calls import BYTES, UNIT_TOKENS, JobsOfCalls
+from fastserve.gateway.sending import Sending
+from fastserve.gateway.telemetry import Telemetry
+from fastserve.gateway.upstream import Upstream
 from fastserve.gateway.upstreams import Upstreams
+from fastserve.gateway.views import Views
+from fastserve.gateway.wire.passed import Passed
+from fastserve.http_client import HttpClientError
 from fastserve.server.api.errors import ApiError
 from fastserve.server.http.auth import Auth
 from fastserve.server.http.ids import new_id
@@ -40,24 +48,36 @@ class Answer(NamedTuple):
 
 
 class Core:
-    """Everything of a Gateway but its app. Raises ValueError."""
+    """Everything of a Gateway but its app. Event loop only. Raises ValueError."""
 
     def __init__(self, config: GatewayConfig) -> None:
         self.config = config
-        self.auth = Auth(self.config)
-        self.limits = RateLimits(self.config)
-        self.max_body_bytes = round(self.config.max_body_mib * (1 << 20))
+        self.auth = Auth(config)
+        self.limits = RateLimits(config)
+        self.max_body_bytes = round(config.max_body_mib * (1 << 20))
         self.input_pool = InputPool(BODIES_AT_ONCE * self.max_body_bytes)
         self.upstreams = Upstreams()
-        self.proxy = Proxy(self.config.connect_timeout, self.config.silence_timeout)
+        self.asking = Asking(config.connect_timeout)
+        self.health = Health(config, self.upstreams, self.asking)
+        self.views = Views(self.upstreams, self.asking, config.view_interval)
+        router = config.router_spec().fresh()
+        self.choosing = Choosing(router, UNIT_TOKENS, config.seed)
+        self.health.on_lost.append(self.choosing.lost)
+        self.health.on_came.append(self._came)
+        self.jobs = JobsOfCalls("prefixes" in router.needs)
+        self.telemetry = Telemetry(self.upstreams)
+        self.sending = Sending(
+            config, self.upstreams, self.health, self.choosing, self.jobs, self._ended, self.telemetry.first_byte
+        )
         self.stages: list[Stage] = []
         self.parts: list[Part] = []
         self.running: set[Call] = set()
         self.draining = False
+        self.ready = False
         self.started = time.time()
-        for place in self.config.places():
+        for place in config.places():
             self.upstreams.add(
-                place.url, name=place.name, weight=place.weight, key=place.key or self.config.upstream_key,
+                place.url, name=place.name, weight=place.weight, key=place.key or config.upstream_key,
                 models=place.models or None,
             )  # fmt: skip
 
@@ -76,62 +96,73 @@ class Core:
         deadline = time.monotonic() + self.config.drain_seconds
         while self.running and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
+        for exchange in list(self.sending.watch.deadlines):
+            exchange.abort(HttpClientError("the gateway was shut down before this request had ended"))
+        await asyncio.sleep(0)
 
     # -- life --------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Before the first request."""
-        for upstream in self.upstreams:
-            await self.look(upstream)
+        """Before the first request: upstreams are looked at, parts are started."""
+        await self.health.start()
+        self.choosing.begin(list(self.upstreams))
+        await self.views.start()
         for part in self.parts:
             await part.start()
+        self.ready = True
 
     async def stop(self) -> None:
         """After the last one."""
+        self.ready = False
         for part in reversed(self.parts):
             await part.stop()
+        await self.views.stop()
+        await self.health.stop()
+        self.sending.watch.close()
+        self.choosing.close()
+        for upstream in self.upstreams:
+            upstream.connections.close()
         self.input_pool.close()
-        await self.proxy.close()
         await self.auth.close()
 
-    async def look(self, upstream: Any) -> None:
-        """Models and health, once."""
-        key = {"Authorization": f"Bearer {upstream.key.get_secret_value()}"} if upstream.key else {}
-        try:
-            answer = await self.proxy.http.get(f"{upstream.url}/v1/models", headers=key, timeout=5)
-            cards = answer.json()["data"]
-            if not upstream.given_models:
-                upstream.models = tuple(card["id"] for card in cards)
-            upstream.kind = cards[0].get("owned_by", "openai") if cards else "openai"
-            upstream.state = "healthy"
-        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-            upstream.state = "failing"
-            log.warning("upstream %s: %s", upstream.name, type(error).__name__)
+    def _came(self, upstream: Upstream) -> None:
+        if self.choosing.begun:
+            self.choosing.came(upstream)
 
     # -- requests ----------------------------------------------------------------------------------------------------
+
+    @property
+    def default_model(self) -> str:
+        """Of requests that name none; empty where there is none at all."""
+        return next(iter(self.upstreams.models()), "")
 
     async def answer(self, call: Call) -> Response:
         """Through the stages, then to an upstream. Raises ApiError."""
         if self.draining:
             raise ApiError(503, DRAINING, retry_after=self.config.drain_seconds)
+        self.limits.admit(call.client, len(call.body) // BYTES)
         self.running.add(call)
+        response = None
         try:
             following: Next = self.forward
             for stage in reversed(self.stages):
                 following = _after(stage, following)
-            return await following(call)
+            response = await following(call)
+            return response
         finally:
-            self.running.discard(call)
+            if not isinstance(response, Passed):
+                self.running.discard(call)
 
     async def forward(self, call: Call) -> Response:
-        """The last of the stages: route and proxy."""
-        upstreams = self.upstreams.serving(call.model)
-        if not upstreams:
-            known = ", ".join(sorted(self.upstreams.models())) or "none"
-            raise ApiError(404, f"the model {call.model!r} is not served here; there is {known}", param="model")
-        upstream = min(upstreams, key=lambda each: each.outstanding)
-        upstream.counts.requests += 1
-        return await self.proxy.send(call, upstream)
+        """The last of the stages: the router's choice, there and back."""
+        if not call.model:
+            call.rewrite(model=self.default_model)
+        self.views.seen()
+        return await self.sending(call)
+
+    def _ended(self, call: Call, upstream: Upstream, tokens: int, well: bool) -> None:
+        self.running.discard(call)
+        self.limits.charge(call.client, tokens)
 
     async def generate(self, model: str, prompt: str | Sequence[dict[str, Any]], **params: Any) -> Answer:
         """The whole answer to a prompt, or to messages. params: fields of OpenAI's bodies. Raises ApiError."""

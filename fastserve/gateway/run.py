@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 
 from fastapi import FastAPI
@@ -22,5 +23,13 @@ def run(gateway: Core, app: FastAPI) -> None:
     for warning in config.strays():
         log.warning(warning)
     count = len(gateway.upstreams)
-    with bind(config.host, config.port) as listener:
-        serve(app, gateway, listener, [f"gateway of {count} upstream{'s' * (count != 1)}, router {config.router}"])
+    lines = [f"gateway of {count} upstream{'s' * (count != 1)}, router {config.router}"]
+    with contextlib.ExitStack() as held:
+        listener = held.enter_context(bind(config.host, config.port))
+        also = []
+        for setting, what in (("page_port", "page"), ("manager_port", "model manager")):
+            port = getattr(config, setting)
+            if port is not None:
+                also.append(held.enter_context(bind(config.host, port, f"--{setting.replace('_', '-')}")))
+                lines.append(f"{what} at port {also[-1].getsockname()[1]} too")
+        serve(app, gateway, listener, lines, also)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterator
 
 from pydantic import SecretStr
@@ -10,13 +11,17 @@ from fastserve.gateway.config import places
 from fastserve.gateway.upstream import Upstream
 from fastserve.routers import ReplicaView
 
+MOST = 1024
+"""Upstreams at a time."""
+
 
 class Upstreams:
-    """on_added, on_removed: told of each."""
+    """on_added, on_removed: told of each. offered: models that a part brings up when they are asked for."""
 
     def __init__(self) -> None:
         self.by_name: dict[str, Upstream] = {}
         self.next = 0
+        self.offered: tuple[str, ...] = ()
         self.on_added: list[Callable[[Upstream], None]] = []
         self.on_removed: list[Callable[[Upstream], None]] = []
 
@@ -36,24 +41,18 @@ class Upstreams:
         models: tuple[str, ...] | None = None,
         owner: str = "",
     ) -> Upstream:
-        """Raises ValueError for what is no URL, weight or name, and for a name that is taken.
-
-        name: by default HOST:PORT. models: None to ask the server.
+        """It is looked at at once, and gets requests when it is well. name: by default HOST:PORT. models: None to ask
+        the server. Raises ValueError for what is no URL, weight or name, and for a name that is taken.
         """
         url = places.url_of(url)
         name = places.named(name or url.partition("://")[2].replace("/", "-"))
         if name in self.by_name:
             raise ValueError(f"there is an upstream called {name!r} already: give this one another name")
-        upstream = Upstream(
-            self.next,
-            name,
-            url,
-            places.weight(weight),
-            key,
-            tuple(models or ()),
-            owner=owner,
-            given_models=bool(models),
-        )
+        if len(self.by_name) >= MOST:
+            raise ValueError(f"there are {MOST} upstreams already: remove some")
+        given = tuple(models or ())
+        upstream = Upstream(self.next, name, url, places.weight(weight), key, given, owner=owner)
+        upstream.models_given = bool(given)
         self.next += 1
         self.by_name[name] = upstream
         for tell in self.on_added:
@@ -71,26 +70,31 @@ class Upstreams:
             tell(upstream)
 
     def drain(self, name: str, on: bool = True) -> None:
-        """It gets no new requests, or gets some again. Raises KeyError."""
+        """It gets no new requests, or gets some again once it was found well. Raises KeyError."""
         upstream = self.by_name[name]
+        upstream.drains = on
         if on:
             upstream.state = "draining"
         elif upstream.state == "draining":
             upstream.state = "starting"
+            for tell in self.on_added:
+                tell(upstream)
 
     def serving(self, model: str) -> list[Upstream]:
-        """Those with this model that may get a request now, by their numbers; "" is any model."""
-        return [
-            each for each in self.by_name.values() if each.state == "healthy" and (not model or model in each.models)
-        ]
+        """Those with this model that may get a request now, by their numbers; "" is any model. Those that rest are
+        among them only where all do.
+        """
+        well = [each for each in self.by_name.values() if each.state == "healthy" and _has(each, model)]
+        now = time.monotonic_ns()
+        return [each for each in well if each.rests_until <= now] or well
 
     def having(self, model: str) -> list[Upstream]:
         """Those with this model, in whatever state."""
-        return [each for each in self.by_name.values() if not model or model in each.models]
+        return [each for each in self.by_name.values() if _has(each, model)]
 
     def models(self) -> dict[str, list[Upstream]]:
-        """Model -> who has it."""
-        found: dict[str, list[Upstream]] = {}
+        """Model -> who has it now; of one that is offered perhaps nobody."""
+        found: dict[str, list[Upstream]] = {name: [] for name in self.offered}
         for each in self.by_name.values():
             for model in each.models:
                 found.setdefault(model, []).append(each)
@@ -98,11 +102,9 @@ class Upstreams:
 
     def views(self, model: str, tried: Collection[int] = ()) -> list[ReplicaView]:
         """What a router may choose from: who serves the model, but for the replicas that were tried."""
-        return [
-            ReplicaView(
-                each.replica, each.name, each.weight, outstanding=each.outstanding,
-                outstanding_tokens=each.outstanding_tokens, running=each.outstanding, source="counted",
-            )
-            for each in self.serving(model)
-            if each.replica not in tried
-        ]  # fmt: skip
+        now = time.monotonic_ns()
+        return [each.view(now) for each in self.serving(model) if each.replica not in tried]
+
+
+def _has(upstream: Upstream, model: str) -> bool:
+    return not model or model in upstream.models

@@ -26,6 +26,9 @@ KEEP_JOBS = 10_000
 PUBLISH_S = 10.0
 """Seconds in which a message must have been put into the queue."""
 
+MOST_REFUSED = 1000
+"""Refused jobs that may have to be taken back."""
+
 AT_ONCE = 500
 """Jobs that one round trip asks about."""
 
@@ -59,6 +62,7 @@ class JobQueue:
         self.celery: Celery = messages.celery(url)
         self.redis: Redis = redis_url.connected(url)
         self._told = False
+        self._refused: set[asyncio.Task[None]] = set()
 
     async def submit(self, request: Mapping[str, Any], *, client: str, model: str) -> QueuedJob:
         """In Redis when this returns. request: as POST /generate takes it; without a seed it gets one, so that a job
@@ -69,11 +73,15 @@ class JobQueue:
         id = secrets.token_hex(12)
         metadata = request.get("metadata") or {}
         place = messages.priority(request.get("priority"))
-        async with self._answering():
-            full, *created = await self._run(
-                scripts.SUBMIT, id, client, model, packed(request), packed(metadata), self.most_jobs, self.most_bytes,
-                self.keep_s, place,
-            )  # fmt: skip
+        try:
+            async with self._answering():
+                full, *created = await self._run(
+                    scripts.SUBMIT, id, client, model, packed(request), packed(metadata), self.most_jobs,
+                    self.most_bytes, self.keep_s, place,
+                )  # fmt: skip
+        except QueueDownError:
+            self._withdraw(id)
+            raise
         if full:
             what = {b"jobs": f"{self.most_jobs} jobs", b"bytes": f"{self.most_bytes >> 20} MiB of requests"}[full]
             raise QueueFullError(f"the queue holds {what}, which is its limit: try again later")
@@ -81,10 +89,24 @@ class JobQueue:
             async with asyncio.timeout(PUBLISH_S):
                 await asyncio.to_thread(self._publish, id, place)
         except Exception as error:
-            with contextlib.suppress(Exception):
-                await self._run(scripts.WITHDRAW, id)
+            self._withdraw(id)
             raise self._down(error) from error
         return QueuedJob(id, client, model, "queued", float(created[0]), metadata=metadata)
+
+    def _withdraw(self, id: str) -> None:
+        """A job that was refused although Redis may have it, or get it yet: taken back as soon as Redis answers."""
+        if len(self._refused) < MOST_REFUSED:
+            task = asyncio.create_task(self._taken_back(id))
+            self._refused.add(task)
+            task.add_done_callback(self._refused.discard)
+
+    async def _taken_back(self, id: str) -> None:
+        while True:
+            with contextlib.suppress(QueueDownError):
+                async with self._answering():
+                    await self._run(scripts.WITHDRAW, id)
+                return
+            await asyncio.sleep(2.0)
 
     def _publish(self, id: str, place: int) -> None:
         self.celery.send_task(messages.TASK, (id,), task_id=id, priority=place, retry=False)
@@ -92,7 +114,7 @@ class JobQueue:
     async def find(self, id: str, client: str | None) -> QueuedJob | None:
         """client: who asks, and sees its own only; None: all. Raises QueueDownError."""
         async with self._answering():
-            pipe = self.redis.pipeline(transaction=False)
+            pipe: Any = self.redis.pipeline(transaction=False)
             pipe.hmget(f"{PREFIX}job:{id}", list(FIELDS)).get(f"{PREFIX}answer:{id}").zrank(f"{PREFIX}waiting", id)
             values, answer, place = await pipe.execute()
         if values[0] is None:
@@ -104,7 +126,7 @@ class JobQueue:
         """(id, when it came) of all of its jobs, newest first. client: as of find(). Raises QueueDownError."""
         key = f"{PREFIX}jobs" if client is None else f"{PREFIX}jobs:{client}"
         async with self._answering():
-            found = await self.redis.zrange(key, 0, -1, desc=True, withscores=True)
+            found: Any = await self.redis.zrange(key, 0, -1, desc=True, withscores=True)
         return [(id.decode(), when) for id, when in found]
 
     async def states(self, ids: Sequence[str]) -> dict[str, str]:
@@ -126,7 +148,7 @@ class JobQueue:
         async with self._answering():
             for at in range(0, len(ids), AT_ONCE):
                 part = ids[at : at + AT_ONCE]
-                pipe = self.redis.pipeline(transaction=False)
+                pipe: Any = self.redis.pipeline(transaction=False)
                 for id in part:
                     pipe.hmget(f"{PREFIX}job:{id}", list(FIELDS)).zrank(f"{PREFIX}waiting", id)
                     if answers:
@@ -162,7 +184,7 @@ class JobQueue:
         if await self.find(id, client) is None:
             return None
         async with self._answering():
-            await self._run(scripts.END, id, "cancelled", "", "", "{}", KEEP_JOBS)
+            await self._run(scripts.END, id, "cancelled", "", "", "{}", KEEP_JOBS, "", "", "")
         return await self.find(id, client)
 
     async def pending(self) -> int:
@@ -176,6 +198,8 @@ class JobQueue:
             await self.pending()
 
     async def close(self) -> None:
+        for task in list(self._refused):
+            task.cancel()
         await self.redis.aclose()
         await asyncio.to_thread(self.celery.close)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import TYPE_CHECKING, Any
 
 from fastserve.jobqueue import redis_url
@@ -31,6 +32,8 @@ def celery(url: str, visibility_s: float = VISIBILITY_S) -> Celery:
         raise redis_url.missing(error) from error
     app = Celery("fastserve", broker=url, set_as_current=False)
     app.conf.update(
+        broker_transport="fastserve.jobqueue.transport:Transport",
+        broker_use_ssl={"ssl_cert_reqs": ssl.CERT_REQUIRED} if url.startswith("rediss:") else None,
         task_default_queue=QUEUE,
         task_acks_late=True,
         task_reject_on_worker_lost=True,

@@ -77,7 +77,8 @@ class Runner:
             answer = answered(id, answer, float(created), float(now) + time.monotonic() - started)
         values = (
             id, ended.state, ended.error, "" if answer is None else packed(answer),
-            packed({} if answer is None else figures(answer)), KEEP_JOBS,
+            packed({} if answer is None else figures(answer)), KEEP_JOBS, tag, messages.UNACKNOWLEDGED,
+            messages.UNACKNOWLEDGED_INDEX,
         )  # fmt: skip
         watch = asyncio.create_task(self._beats(id, token, tag))
         try:

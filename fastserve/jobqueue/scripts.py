@@ -103,6 +103,10 @@ redis.call('HDEL', job, 'request')
 redis.call('HSET', job, 'state', ARGV[2], 'error', ARGV[3], 'figures', ARGV[5], 'ended', now)
 redis.call('EXPIRE', job, keep)
 redis.call('DEL', P .. 'lease:' .. id)
+if ARGV[7] ~= '' then
+  redis.call('HDEL', ARGV[8], ARGV[7])
+  redis.call('ZREM', ARGV[9], ARGV[7])
+end
 redis.call('ZREM', P .. 'pending', id)
 redis.call('ZREM', P .. 'waiting', id)
 redis.call('ZADD', P .. 'ended', now, id .. ':' .. client)
@@ -117,4 +121,5 @@ end
 return 1
 """
 )
-"""id, state, error, answer or '', figures, most ended jobs to keep -> whether this ended it: the first end counts"""
+"""id, state, error, answer or '', figures, most ended jobs to keep, tag of its message or '', the broker's messages
+that are not acknowledged and their index -> whether this ended it: the first end counts. Acknowledges the message."""

@@ -39,7 +39,7 @@ def work(
     thread.start()
     runner = asyncio.run_coroutine_threadsafe(_runner(url, server, key, concurrency, visibility_s), loop).result()
 
-    @app.task(name=messages.TASK, bind=True)
+    @app.task(name=messages.TASK, bind=True)  # type: ignore[untyped-decorator]
     def run(task: Any, id: str) -> None:
         from celery.exceptions import Reject
 

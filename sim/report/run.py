@@ -18,3 +18,4 @@ class Run:
     records: Columns  # one row per job, seconds
     summary: Summary
     programs: Columns | None = None  # one row per program of a run of sessions, see metrics.programs.PROGRAM_COLUMNS
+    replicas: Columns | None = None  # one row per replica of a cluster, see sim.cluster.records.replica_table()

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from fastserve.bench.http_client import ConnectError, HttpClient, HttpClientError
 from fastserve.bench.stub import address
+from fastserve.http_client import ConnectError, HttpClient, HttpClientError
 
 Script = Callable[[int, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[bool]]
 REQUEST = b"POST / HTTP/1.1\r\nContent-Length: 0\r\n\r\n"

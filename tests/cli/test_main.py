@@ -17,7 +17,7 @@ from fastserve.server import create_app
 ROOT = Path(__file__).resolve().parents[2]
 
 MINE = """
-from fastserve import Policy
+from fastserve import Policy, Router
 
 
 class Mine(Policy):
@@ -46,6 +46,10 @@ class Asks(Policy):
 
     def rank(self, job):
         return 0
+
+class Last(Router):
+    def route(self, job, views):
+        return views[-1].replica
 """
 
 
@@ -95,9 +99,22 @@ def test_a_constructor_that_needs_arguments(mine: str, capsys: pytest.CaptureFix
     assert main(["check", f"{mine}:Asks", "--set", "quantum=1", "--quick"]) == 0
 
 
+def test_a_router(mine: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "--router", "least_tokens", "--set", "decode=2", "--quick"]) == 0
+    assert capsys.readouterr().out.startswith("LeastTokens keeps the contract: 8 scripts")
+    assert main(["check", "--router", f"{mine}:Last", "--quick"]) == 1
+    out = capsys.readouterr().out
+    assert out.startswith("Last breaks the contract (index).\nLast.route() returned") and "not view.replica" in out
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        ([], "give a policy by its name, or a router as --router NAME"),
+        (["fcfs", "--router", "random"], "give a policy by its name, or a router as --router NAME"),
+        (["--router", "random", "--live"], "--live is for policies"),
+        (["--router", "nope"], "no router 'nope'; there are round-robin"),
+        (["--router", "session", "--set", "bound=0.5"], "bound=0.5 must be at least 1"),
         (["nope"], "no policy 'nope'; there are fcfs"),
         (["nowhere_at_all:Mine"], "no module 'nowhere_at_all'"),
         (["mine_of_test_main:Yours"], "Yours does not exist; mine_of_test_main has"),
@@ -116,7 +133,7 @@ def test_usage_errors(mine: str, words: list[str], message: str, capsys: pytest.
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("words", [[], ["nope"], ["check"], ["check", "fcfs", "--nope"], ["--set", "check"]])
+@pytest.mark.parametrize("words", [[], ["nope"], ["check", "fcfs", "--nope"], ["--set", "check"]])
 def test_what_argparse_refuses(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(words)

@@ -297,5 +297,5 @@ async def test_tokenize_there_and_back(serve: Serve) -> None:
 async def test_small_routes(serve: Serve) -> None:
     async with serve() as client:
         assert (await client.get("/ping")).status_code == 200
-        assert (await client.get("/load")).json() == {"server_load": 0}
+        assert (await client.get("/load")).json()["server_load"] == 0
         assert set((await client.get("/version")).json()) == {"version"}

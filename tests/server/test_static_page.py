@@ -17,16 +17,18 @@ from tests.server.sse import every_data_line
 
 pytestmark = pytest.mark.anyio
 
-FILES = sorted(path.name for path in PAGE.iterdir())
+FILES = {path.name: path for path in PAGE.iterdir()} | {
+    f"shared/{path.name}": path for path in static_page.SHARED.iterdir()
+}
 
 
 async def test_the_page_and_its_parts(serve: Serve) -> None:
     async with serve(api_key=["s3cret"]) as client:  # the shell needs no token
         page = await client.get("/")
         assert page.status_code == 200 and page.headers["content-type"] == "text/html; charset=utf-8"
-        for name in FILES:
+        for name, path in FILES.items():
             part = await client.get(f"/page/{name}")
-            assert part.status_code == 200 and part.text == PAGE.joinpath(name).read_text(encoding="utf-8")
+            assert part.status_code == 200 and part.text == path.read_text(encoding="utf-8")
             assert part.headers["content-type"].startswith(static_page.TYPES[Path(name).suffix])
             assert part.headers["cache-control"] == "no-cache" and "'self'" in part.headers["content-security-policy"]
             again = await client.get(f"/page/{name}", headers={"If-None-Match": part.headers["etag"]})
@@ -35,13 +37,14 @@ async def test_the_page_and_its_parts(serve: Serve) -> None:
         assert (await client.get("/live")).status_code == 401
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", sorted(FILES))
 def test_a_part_asks_for_nothing_from_elsewhere(name: str) -> None:
-    text = PAGE.joinpath(name).read_text(encoding="utf-8")
+    text = FILES[name].read_text(encoding="utf-8")
     assert not re.search(r"(?<!xmlns=\")https?://|(src|href|from|import|url\() *= *[\"']//", text)
     assert "innerHTML" not in text and "insertAdjacentHTML" not in text and " style=" not in text
-    asked = re.findall(r'from "\./([\w.]+)"|(?:src|href)="page/([\w.]+)"', text)
-    assert {found for pair in asked for found in pair if found} <= set(FILES)
+    asked = re.findall(r'from "\./([\w./]+)"|(?:src|href)="page/([\w./]+)"', text)
+    beside = "shared/" if name.startswith("shared/") else ""
+    assert {beside + found for pair in asked for found in pair if found} <= set(FILES)
 
 
 async def heard(client: Any, until: Any) -> list[Any]:

@@ -12,6 +12,7 @@ from fastserve.backends.upstream.connection import AGAIN, BrokenError, Connectio
 from fastserve.backends.upstream.llama_server import LlamaServer
 from fastserve.backends.upstream.ollama import Ollama
 from fastserve.backends.upstream.openai import OpenAi
+from fastserve.server_kinds import OWNERS, which
 
 log = logging.getLogger("fastserve")
 
@@ -22,9 +23,6 @@ WAIT_S: Final = 60.0
 
 PAUSE_S: Final = 0.5
 SAY_S: Final = 5.0
-
-OWNERS: Final = {"vllm": "vllm", "fastserve": "fastserve"}
-"""`owned_by` of a model in /v1/models -> the API's name, of those who know vLLM's fields."""
 
 
 def find(
@@ -68,27 +66,24 @@ def waited(ask: Callable[[], Any], url: str, wait_s: float) -> Any:
 def _which(connection: Connection, api: str, context: int | None) -> Api:
     if api == "ollama":
         return Ollama(context)
-    props = _answer(connection, "/props")
-    if isinstance(props, dict) and "total_slots" in props:
-        return LlamaServer()
-    if api == "auto":
-        version = _answer(connection, "/api/version")
-        if isinstance(version, dict) and "version" in version and _answer(connection, "/api/tags") is not None:
-            return Ollama(context)
-    listed = _answer(connection, "/v1/models")
-    cards = listed.get("data") if isinstance(listed, dict) else None
-    owner = str(cards[0].get("owned_by")) if cards else ""
-    if owner in OWNERS:
-        return OpenAi(OWNERS[owner], extended=True)
-    info = _answer(connection, "/info")
-    if isinstance(info, dict) and "max_total_tokens" in info:
-        return OpenAi("tgi")
-    if not isinstance(cards, list):
+    asking = which(ollama=api == "auto")
+    path = next(asking)
+    while True:
+        try:
+            path = asking.send(_answer(connection, path))
+        except StopIteration as end:
+            kind = end.value.kind
+            break
+    if not kind:
         raise ValueError(
             f"upstream {connection.address.url}: no API that is known here answers (OpenAI's /v1/models, llama.cpp's "
             "/props, Ollama's /api/version); is the address right?"
         )
-    return OpenAi()
+    if kind == "llama-server":
+        return LlamaServer()
+    if kind == "ollama":
+        return Ollama(context)
+    return OpenAi(kind, extended=kind in OWNERS)
 
 
 def _answer(connection: Connection, path: str) -> Any:

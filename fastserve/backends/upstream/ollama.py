@@ -20,13 +20,16 @@ from fastserve.backends.upstream.api import (
     with_answer,
 )
 from fastserve.backends.upstream.connection import BrokenError, Connection, UpstreamError, said
-from fastserve.backends.upstream.llama_server import DEFAULTS
 from fastserve.backends.upstream.openai import Thoughts
 from fastserve.backends.upstream.tokenizer import UpstreamTokenizer
+from fastserve.ollama_api import OPTIONS, parameters
 
 PASSED: Final = frozenset(("top_k", "min_p", "repetition_penalty"))
 USUAL_CONTEXT: Final = 4096
 """Tokens for which Ollama makes room where neither its model nor a request says otherwise."""
+
+SAMPLED: Final = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+"""Options whose defaults its models state."""
 
 USUAL: Final = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
 """Its own defaults, where a model says nothing."""
@@ -59,7 +62,7 @@ class Ollama:
             slots_why="OLLAMA_NUM_PARALLEL here" if told else
             "Ollama does not say how many it serves at once: give upstream_slots, as its OLLAMA_NUM_PARALLEL",
             context=min(context, int(longest)) if longest else context,
-            defaults=USUAL | {ours: stated[its] for ours, its in DEFAULTS.items() if its in stated},
+            defaults=USUAL | {name: stated[OPTIONS[name]] for name in SAMPLED if OPTIONS[name] in stated},
         )  # fmt: skip
 
     def _loaded(self, connection: Connection) -> int | None:
@@ -77,9 +80,10 @@ class Ollama:
 
     def request(self, ask: Ask) -> tuple[str, dict[str, Any]]:
         params = ask.params
-        options: dict[str, Any] = {"num_predict": ask.most, "seed": ask.seed & 0x7FFFFFFF, **common(params),
-                                   "top_k": max(0, params.top_k or 0), "min_p": params.min_p,
-                                   "repeat_penalty": params.repetition_penalty}  # fmt: skip
+        asked: dict[str, Any] = {"max_tokens": ask.most, "seed": ask.seed & 0x7FFFFFFF, **common(params),
+                                 "top_k": max(0, params.top_k or 0), "min_p": params.min_p,
+                                 "repetition_penalty": params.repetition_penalty}  # fmt: skip
+        options = {OPTIONS[name]: value for name, value in asked.items()}
         if self.context is not None:
             options["num_ctx"] = self.context
         body: dict[str, Any] = {"model": self.model, "stream": True, "options": options}
@@ -118,13 +122,3 @@ class OllamaReader:
             reason = "length" if event.get("done_reason") == "length" else "stop"
             found.append(Over(reason, event.get("prompt_eval_count"), event.get("eval_count")))
         return found
-
-
-def parameters(text: str) -> dict[str, float]:
-    """The numbers of a model's `parameters`: a name and a value a line."""
-    found: dict[str, float] = {}
-    for line in text.splitlines():
-        name, _, value = line.strip().partition(" ")
-        with suppress(ValueError):
-            found[name] = float(value)
-    return found

@@ -1,41 +1,99 @@
-"""What is known of the gateway: health, models, load, status."""
+"""What is known of the gateway: health, models, load, metrics, status. Not of clients."""
 
 from __future__ import annotations
 
+import asyncio
+import time
 from typing import Any
 
 from fastapi import APIRouter, Request
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
-from fastserve.gateway.core import gateway_of
+from fastserve.gateway.core import Core, gateway_of
 from fastserve.package_version import package_version
-from fastserve.server.api.errors import Json
+from fastserve.server.api.errors import ApiError, Json
 
 router = APIRouter(tags=["Monitoring"])
 
 
+def cards_of(gateway: Core) -> list[dict[str, Any]]:
+    """The models, as OpenAI lists them."""
+    made = round(gateway.started)
+    return [
+        {"id": name, "object": "model", "created": made, "owned_by": owner(upstreams), "root": name, "parent": None}
+        for name, upstreams in gateway.upstreams.models().items()
+    ]
+
+
+def owner(upstreams: list[Any]) -> str:
+    kinds = {each.kind for each in upstreams}
+    return kinds.pop() or "fastserve" if len(kinds) == 1 else "fastserve"
+
+
 @router.get("/v1/models")
 async def models(request: Request) -> dict[str, Any]:
+    return {"object": "list", "data": cards_of(gateway_of(request))}
+
+
+@router.get("/v1/models/{name:path}")
+async def one_model(request: Request, name: str) -> dict[str, Any]:
+    for card in cards_of(gateway_of(request)):
+        if card["id"] == name:
+            return card
+    raise ApiError(404, f"the model {name!r} is not served here", param="model")
+
+
+@router.get("/models")
+async def native_models(request: Request) -> dict[str, Any]:
     gateway = gateway_of(request)
-    made = round(gateway.started)
-    cards = [
-        {"id": name, "object": "model", "created": made, "owned_by": "fastserve", "root": name, "parent": None}
-        for name in gateway.upstreams.models()
+    entries = [
+        {
+            "name": name,
+            "type": "causal-lm",
+            "parameters": None,
+            "context_length": None,
+            "loaded": any(each.state == "healthy" for each in upstreams),
+            "backend": owner(upstreams),
+            "replicas": len(upstreams),
+        }
+        for name, upstreams in gateway.upstreams.models().items()
     ]
-    return {"object": "list", "data": cards}
+    return {
+        "object": "list", "data": cards_of(gateway), "models": entries, "default_model": gateway.default_model or None
+    }  # fmt: skip
 
 
 @router.get("/health", response_model=None)
 async def health(request: Request) -> Response:
+    """Healthy while any upstream is."""
     gateway = gateway_of(request)
     states = {each.name: each.state for each in gateway.upstreams}
-    well = "healthy" in states.values()
-    return Json({"status": "healthy" if well else "unhealthy", "upstreams": states}, 200 if well else 503)
+    well = "healthy" in states.values() or not states
+    found = {
+        "status": "healthy" if well else "unhealthy",
+        "is_ready": well and not gateway.draining,
+        "upstreams": states,
+    }
+    return Json(found, 200 if well else 503)
 
 
-@router.get("/ping")
-async def ping() -> dict[str, str]:
+@router.get("/health/ready", response_model=None)
+async def health_ready(request: Request) -> Response:
+    gateway = gateway_of(request)
+    well = any(each.state == "healthy" for each in gateway.upstreams) or not len(gateway.upstreams)
+    reason = "it shuts down" if gateway.draining else "" if well else "no upstream is healthy"
+    return Json({"ready": not reason, "reason": reason}, 503 if reason else 200)
+
+
+@router.get("/health_check")
+async def health_check() -> dict[str, str]:
     return {"status": "ok"}
+
+
+@router.get("/ping", response_model=None)
+async def ping() -> Response:
+    return Response()
 
 
 @router.get("/version")
@@ -43,10 +101,74 @@ async def version() -> dict[str, str]:
     return {"version": package_version()}
 
 
+@router.get("/load")
+async def load(request: Request) -> dict[str, Any]:
+    """Of all upstreams together, as a server tells it of itself: gateways may stand behind gateways."""
+    gateway = gateway_of(request)
+    now = time.monotonic_ns()
+    views = [each.view(now) for each in gateway.upstreams if each.state == "healthy"]
+
+    def total(name: str) -> int | None:
+        values = [getattr(view, name) for view in views]
+        return sum(values) if values and all(value is not None for value in values) else None
+
+    return {
+        "server_load": gateway.load,
+        "waiting": total("waiting") or 0,
+        "running": total("running") or 0,
+        "slots": total("slots"),
+        "queued_tokens": total("queued_tokens") or 0,
+        "expected_tokens": total("expected_tokens") or 0,
+        "free_tokens": total("free_tokens"),
+        "pool_tokens": total("pool_tokens"),
+        "cached_tokens": total("cached_tokens") or 0,
+        "draining": gateway.draining,
+    }
+
+
+@router.get("/stats")
+async def stats(request: Request) -> dict[str, Any]:
+    gateway = gateway_of(request)
+    upstreams = list(gateway.upstreams)
+    requests = sum(each.counts.requests for each in upstreams)
+    tokens = sum(each.counts.tokens for each in upstreams)
+    return {
+        "is_loaded": bool(gateway.upstreams.models()),
+        "is_ready": gateway.ready and not gateway.draining,
+        "backend_type": "gateway",
+        "request_count": requests,
+        "total_tokens_generated": tokens,
+        "avg_tokens_per_request": tokens / requests if requests else 0.0,
+        "uptime": time.time() - gateway.started,
+        "in_flight": gateway.load,
+        "upstreams": len(upstreams),
+    }
+
+
 @router.get("/gateway/status")
 async def status(request: Request) -> dict[str, Any]:
     gateway = gateway_of(request)
+    now = time.monotonic_ns()
     return {
-        "upstreams": [each.shown() for each in gateway.upstreams],
+        "router": gateway.config.router,
+        "uptime": round(time.time() - gateway.started, 3),
+        "in_flight": gateway.load,
+        "draining": gateway.draining,
+        "upstreams": [each.shown(now) for each in gateway.upstreams],
+        "recent": gateway.choosing.shown(request.scope["state"].get("client")),
         **{part.name: part.status() for part in gateway.parts},
     }
+
+
+async def metrics(request: Request) -> Response:
+    """Prometheus exposition format."""
+    text = await asyncio.to_thread(gateway_of(request).telemetry.text)
+    return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+
+def metrics_router(path: str) -> APIRouter:
+    """Router of the metrics endpoint at `path`."""
+    found = APIRouter(tags=["Monitoring"])
+    found.add_api_route(path, metrics, methods=["GET"], response_model=None)
+    found.add_api_route(path, metrics, methods=["HEAD"], response_model=None, include_in_schema=False)
+    return found

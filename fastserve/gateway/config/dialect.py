@@ -15,17 +15,29 @@ TREE = Tree(
         "health_check.interval": "health_interval",
         "health_check.timeout": "health_timeout",
         "health_check.retries": "health_retries",
+        "caching.cache_type": "cache",
+        "caching.cache_size": "cache_size",
+        "caching.ttl_seconds": "cache_ttl",
     },
-    switches=HTTP_SWITCHES | {"load_balancing.enabled": "", "health_check.enabled": "health_check"},
+    switches=HTTP_SWITCHES | {
+        "load_balancing.enabled": "",
+        "health_check.enabled": "health_check",
+        "caching.enabled": "",
+    },
     fixed=HTTP_FIXED,
     idle=dict.fromkeys(("pytorch.", "onnx.", "vllm.", "batching.", "validation."), MODEL_SERVERS),
-    needs=HTTP_NEEDS,
+    needs=HTTP_NEEDS | {"caching.enabled": ("cache",)},
 )  # fmt: skip
 
 GATEWAY = Dialect(
     program="the gateway",
     prefix="FASTSERVE_GATEWAY_",
     tree=TREE,
-    aliases={"upstreams": "upstream", "api_keys": "api_key", "strategy": "router"},
+    aliases={
+        "upstreams": "upstream",
+        "api_keys": "api_key",
+        "strategy": "router",
+        "sleep_idle_seconds": "idle_seconds",
+    },
     imports=("router",),
 )

@@ -95,4 +95,12 @@ def key_in(variable: str) -> SecretStr:
     value = os.environ.get(variable)
     if not value:
         raise ValueError(f"key_env={variable}: the environment has no such variable, or it is empty")
-    return SecretStr(value)
+    return key_text(SecretStr(value))
+
+
+def key_text(key: SecretStr) -> SecretStr:
+    """Raises ValueError for one that cannot stand in a header."""
+    value = key.get_secret_value()
+    if not value or not value.isascii() or not value.isprintable() or " " in value:
+        raise ValueError("the key of an upstream must be one word of printable ASCII")
+    return key

@@ -17,7 +17,7 @@ from fastserve.gateway.page.settings import PageSettings
 from fastserve.jobqueue.settings import QueueSettings
 from fastserve.routers.spec import RouterSpec
 from fastserve.server.config.dialect import Dialect
-from fastserve.server.config.forms import Knobs
+from fastserve.server.config.forms import Knobs, Words
 from fastserve.server.config.http_settings import HttpSettings
 from fastserve.server.config.ranges import Positive, Seconds
 
@@ -87,6 +87,8 @@ class CoreSettings(HttpSettings):
     """seconds for which a failing upstream gets no request, doubled with each failure in a row"""
     cooldown_most: Positive = 30.0
     """the longest such time"""
+    admin_clients: Words = ()
+    """with tokens, clients that may change upstreams and models (without tokens everybody may)"""
     wait_for_upstreams: Seconds = 0.0
     """seconds that the start waits until every upstream is there; then the gateway serves anyhow"""
 
@@ -103,6 +105,11 @@ class GatewayConfig(PageSettings, QueueSettings, CacheSettings, ConversationsSet
         for each in value:
             places.parse(each)
         return value
+
+    @field_validator("upstream_key")
+    @classmethod
+    def _key(cls, value: SecretStr | None) -> SecretStr | None:
+        return None if value is None else places.key_text(value)
 
     @model_validator(mode="after")
     def _router(self) -> GatewayConfig:

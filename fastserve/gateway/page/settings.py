@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
 
 
-class PageSettings(BaseSettings):
-    """None yet."""
+class PageSettings(BaseModel):
+    """The page is at / whatever these say."""
 
-    model_config = SettingsConfigDict(use_attribute_docstrings=True)
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    # -- page
+    page_port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    """a second port where all is served too, as people look for the page at 3000; 0 takes a free one"""

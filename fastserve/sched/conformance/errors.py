@@ -9,20 +9,25 @@ from fastserve.sched.job import Job
 
 
 class ConformanceError(Exception):
-    """A policy does not keep the contract; the text says what to change. check: the name of what it failed."""
+    """A policy or a router does not keep the contract; the text says what to change. check: what it failed."""
 
     def __init__(self, check: str, message: str) -> None:
         super().__init__(message)
         self.check = check
 
 
-def explained(error: BaseException, needs: frozenset[str]) -> str:
-    """What was raised, where, and, for the mistakes that everybody makes once, what to change."""
+def raised(error: BaseException) -> str:
+    """What was raised, and where."""
     last = error.__traceback__
     while last is not None and last.tb_next is not None:
         last = last.tb_next
     at = f" ({where(last.tb_frame, last.tb_lineno)})" if last is not None else ""
-    text = f"{type(error).__name__}: {error}{at}"
+    return f"{type(error).__name__}: {error}{at}"
+
+
+def explained(error: BaseException, needs: frozenset[str]) -> str:
+    """raised(), and, for the mistakes that everybody makes once, what to change."""
+    text = raised(error)
     if isinstance(error, KeyError) and error.args and isinstance(error.args[0], Job):
         text += "; its own dict does not hold that job: note every job in arrive() and forget it in depart() only"
     elif isinstance(error, AttributeError) and "'Job' object" in str(error):

@@ -1,4 +1,4 @@
-"""Error responses: in OpenAI's format under /v1, in FastAPI's elsewhere."""
+"""Error responses: in OpenAI's format under /v1, in Ollama's under /api, in FastAPI's elsewhere."""
 
 from __future__ import annotations
 
@@ -104,6 +104,8 @@ def error_response(path: str, error: ApiError) -> Json:
     """The error response to a request at this path."""
     if uses_openai_errors(path):
         content: dict[str, Any] = openai_body(error.status, error.message, error.param)
+    elif path.startswith("/api/"):  # Ollama's clients show what `error` says
+        content = {"error": error.message}
     else:
         content = {"detail": error.message}
     headers: dict[str, str] = {}

@@ -18,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from fastserve.server.api.errors import ApiError, error_response
 from fastserve.server.config.http_settings import HttpSettings
 from fastserve.server.http.connections import HEALTH, RESERVED_SECONDS, Connections, fit_descriptors
+from fastserve.server.http.direct import WRITER, Writer
 
 SLICE = 16 << 10
 """Bytes that are parsed in one go: what a slice holds too much is seen before the next one."""
@@ -147,6 +148,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.in_body = True
         self._expect(self.bounds.body_timeout if self.ordinary else RESERVED_SECONDS)
         super().on_headers_complete()
+        self.cycle.scope["extensions"] = {WRITER: Writer(self.cycle)}  # type: ignore[dict-item]
         if not self.ordinary:
             self.cycle.keep_alive = False
 

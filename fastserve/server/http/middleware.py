@@ -31,6 +31,10 @@ ENDLESS = ("/live", "/stream")
 """GET routes that stream: a HEAD of any other is answered as its GET without the body."""
 
 
+POLLED = ("/load",)
+"""Routes that gateways ask a few times a second: logged with --log-level debug."""
+
+
 class Middleware:
     """Pure ASGI (not BaseHTTPMiddleware), so that a disconnect reaches the route."""
 
@@ -100,4 +104,5 @@ class Middleware:
                 "request_id": request_id,
                 "client": state["client"],
             }
-            log.info("%(method)s %(path)s %(status)s", facts, extra={"facts": facts})
+            level = logging.DEBUG if path in POLLED and status == 200 else logging.INFO
+            log.log(level, "%(method)s %(path)s %(status)s", facts, extra={"facts": facts})

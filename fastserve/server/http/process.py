@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import socket
+from collections.abc import Sequence
 
 import uvicorn
 from fastapi import FastAPI
@@ -19,14 +20,20 @@ from fastserve.server.http.served import Served
 log = logging.getLogger("fastserve.server")
 
 
-def serve(app: FastAPI, served: Served, listener: socket.socket, lines: list[str]) -> None:
-    """Until SIGTERM or Ctrl-C, then drains. lines: said when it listens. Raises StartError."""
+def serve(
+    app: FastAPI, served: Served, listener: socket.socket, lines: list[str], also: Sequence[socket.socket] = ()
+) -> None:
+    """Until SIGTERM or Ctrl-C, then drains. lines: said when it listens. also: ports where the same app is served.
+
+    Raises StartError.
+    """
     config = served.config
     port = listener.getsockname()[1]
-    try:
-        listener.listen()
-    except OSError as error:  # two processes may bind one port; the second one fails here
-        raise cannot_listen(config.host, port, error) from error
+    for each in (listener, *also):
+        try:
+            each.listen()
+        except OSError as error:  # two processes may bind one port; the second one fails here
+            raise cannot_listen(config.host, each.getsockname()[1], error) from error
     if not is_local(config.host) and not served.auth.on:
         log.warning(
             "anybody who reaches %s may use this server: set --api-key-file, or listen at 127.0.0.1", config.host
@@ -43,4 +50,4 @@ def serve(app: FastAPI, served: Served, listener: socket.socket, lines: list[str
     )  # fmt: skip
     gc.freeze()  # a full collection would walk all that is loaded, torch's objects among it: 0.2 s of no thread running
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
-        runner.run(server.serve(sockets=[listener]))
+        runner.run(server.serve(sockets=[listener, *also]))

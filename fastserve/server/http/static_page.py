@@ -21,6 +21,10 @@ HEADERS = {
 }
 
 
+SHARED = Path(__file__).parent / "page"
+"""What all our pages have in common; they find it under /page/shared/."""
+
+
 class PageFiles(StaticFiles):
     def file_response(self, full_path: Any, *args: Any, **kwargs: Any) -> Response:
         response = super().file_response(full_path, *args, **kwargs)
@@ -29,7 +33,8 @@ class PageFiles(StaticFiles):
 
 
 def add_page(app: FastAPI, folder: Path) -> None:
-    """Serves the folder's index.html at / and its files under /page/."""
+    """Serves the folder's index.html at / and its files under /page/, beside SHARED."""
+    app.mount("/page/shared", PageFiles(directory=SHARED), name="shared")
     app.mount("/page", PageFiles(directory=folder), name="page")
     index = folder / "index.html"
 

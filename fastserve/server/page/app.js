@@ -3,7 +3,7 @@
 import { Board } from "./board.js";
 import { Burst } from "./burst.js";
 import { Chat } from "./chat.js";
-import { byId, say } from "./dom.js";
+import { byId, say } from "./shared/dom.js";
 import { Feed } from "./feed.js";
 import { Meters } from "./meters.js";
 import { Prefixes } from "./prefixes.js";

@@ -1,7 +1,7 @@
 // The queue levels: one lane each, jobs as chips that move between them, and a last lane for who has ended.
 
-import { byId, calm, make, say } from "./dom.js";
-import { duration } from "./format.js";
+import { byId, calm, make, say } from "./shared/dom.js";
+import { duration } from "./shared/format.js";
 import { hue } from "./palette.js";
 
 const MOST_LANES = 12; // deeper levels share the last lane

@@ -1,8 +1,8 @@
 // The demo burst: jobs that fill every slot and go on, then waves of short ones that a preemptive policy lets pass.
 
-import { byId, say } from "./dom.js";
-import { count, duration, median } from "./format.js";
-import { call } from "./wire.js";
+import { byId, say } from "./shared/dom.js";
+import { count, duration, median } from "./shared/format.js";
+import { call } from "./shared/wire.js";
 
 const MOST_SLOTS = 64;
 const WAVES = [400, 1100, 1800, 2500]; // ms after the start

@@ -1,80 +1,36 @@
 // The conversation: each question is a /chat request whose answer streams in, and a job that the board outlines.
 
-import { byId, make, say } from "./dom.js";
-import { count, duration } from "./format.js";
-import { call, events } from "./wire.js";
+import { byId, say } from "./shared/dom.js";
+import { count, duration } from "./shared/format.js";
+import { Talk } from "./shared/talk.js";
+import { call, events } from "./shared/wire.js";
 
-const NEAR = 60; // px from the end within which the conversation follows what is written
 const CLIENT = "you";
 const SLACK = 0.2; // s by which this page's idea of the engine's clock may be ahead
 
-export class Chat {
+export class Chat extends Talk {
   constructor(world) {
+    super();
     this.world = world;
-    this.turns = []; // {role, content}, as they are sent
-    this.stop = null; // AbortController while an answer streams
     this.names = new Set(); // jobs of this conversation
     this.now = null; // {name, meta, since} of the answer that streams
-    this.said = byId("said");
-    this.text = byId("text");
-    byId("ask").addEventListener("submit", (event) => {
-      event.preventDefault();
-      if (this.stop) this.stop.abort();
-      else this.ask(this.text.value.trim());
-    });
-    this.text.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && !event.shiftKey && !event.isComposing && !this.stop) {
-        event.preventDefault();
-        byId("ask").requestSubmit();
-      } else if (event.key === "Escape") this.stop?.abort();
-    });
-    this.empty = byId("empty");
-    for (const idea of this.empty.querySelectorAll(".idea")) idea.addEventListener("click", () => this.ask(idea.textContent));
-    byId("fresh").addEventListener("click", () => this.restart());
   }
 
   mine(job) {
     return job.name !== null && this.names.has(job.name);
   }
 
-  async ask(question) {
-    if (!question || this.stop) return;
-    this.turns.push({ role: "user", content: question });
-    this.text.value = "";
-    this.empty.remove();
-    const answer = make("p", "words");
-    const meta = make("p", "meta", "waiting for the first token");
-    this.said.append(make("div", "turn user", make("p", "words", question)), make("div", "turn answer", answer, meta));
-    this.said.scrollTop = this.said.scrollHeight;
-    this.busy(true, meta);
-    const words = document.createTextNode("");
-    answer.append(words);
-    try {
-      await this.listen(words, meta);
-    } catch (error) {
-      say(meta, error.name === "AbortError" ? "stopped" : `not answered: ${error.message}`);
-      meta.classList.toggle("wrong", error.name !== "AbortError");
-    }
-    if (words.data) this.turns.push({ role: "assistant", content: words.data });
-    else this.turns.pop();
-    if (!words.data) answer.remove();
-    this.busy(false);
-  }
-
-  async listen(words, meta) {
+  async listen(question, write, meta) {
     const body = { messages: this.turns, max_new_tokens: Number(byId("most").value), stream: true, user: CLIENT };
     const response = await call("chat", { body, signal: this.stop.signal });
     for await (const event of events(response)) {
       this.claim(event.job_id);
-      const { scrollTop, scrollHeight, clientHeight } = this.said;
-      const follows = scrollHeight - scrollTop - clientHeight < NEAR;
-      words.appendData(event.text);
       if (event.is_final) {
         this.now = null; // the feed may still speak of the job
         say(meta, summary(event));
       }
       if (event.error) meta.classList.add("wrong");
-      if (follows) this.said.scrollTop = this.said.scrollHeight;
+      write(event.text);
     }
   }
 
@@ -104,22 +60,13 @@ export class Chat {
   }
 
   busy(on, meta = null) {
-    this.stop = on ? new AbortController() : null;
     this.now = on ? { name: null, meta, since: this.world.now() - SLACK } : null;
-    this.said.setAttribute("aria-busy", String(on)); // a screen reader hears the answer when it is whole
-    say(byId("send"), on ? "Stop" : "Send");
-    byId("send").classList.toggle("stop", on);
-    this.text.required = !on;
-    byId("fresh").disabled = on;
-    this.said.scrollTop = this.said.scrollHeight;
+    super.busy(on);
   }
 
   restart() {
-    this.turns = [];
     this.names.clear();
-    this.said.replaceChildren(this.empty);
-    byId("fresh").disabled = true;
-    this.text.focus();
+    super.restart();
   }
 }
 

@@ -1,6 +1,6 @@
 // The stream /live: open while somebody looks at this tab, opened again when it breaks.
 
-import { call, events } from "./wire.js";
+import { call, events } from "./shared/wire.js";
 
 const FIRST = 500;
 const LONGEST = 8000;

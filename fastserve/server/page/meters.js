@@ -1,7 +1,7 @@
 // Figures beside the pictures: tiles, KV pools, percentiles, the policy's settings.
 
-import { byId, make, say } from "./dom.js";
-import { count, duration, setting, share } from "./format.js";
+import { byId, make, say } from "./shared/dom.js";
+import { count, duration, setting, share } from "./shared/format.js";
 
 const SPAN = 3; // s over which tokens per second are measured
 const BRAIN = "scheduling";

@@ -1,8 +1,8 @@
 // Shared prefixes: a row a context, from its first token on. What several begin with is drawn as one block over their
 // rows. Below it the share of prompts that was found, over the last minutes.
 
-import { byId, make, say } from "./dom.js";
-import { count, duration, share } from "./format.js";
+import { byId, make, say } from "./shared/dom.js";
+import { count, duration, share } from "./shared/format.js";
 
 const MOST = 300; // s of the curve
 const HEIGHT = 44; // of its view box

@@ -1,6 +1,6 @@
 // The batch over time: one row a slot, the last half minute, coloured by queue level. A dark edge is a preemption.
 
-import { calm } from "./dom.js";
+import { calm } from "./shared/dom.js";
 import { colours, hue } from "./palette.js";
 
 const SECONDS = 30;

@@ -1,3 +1,3 @@
-"""Monitoring, read-only: monitor (routes), stats, metrics (Prometheus), live (the dashboard's SSE stream), totals,
-alerts.
+"""Monitoring, read-only: monitor (routes), stats, metrics (Prometheus), live (the dashboard's SSE stream), load
+(GET /load), totals, alerts.
 """

@@ -12,11 +12,12 @@ import pytest
 from fastserve.backends.upstream.api import Over, Said
 from fastserve.backends.upstream.connection import LONGEST_LINE, Address, UpstreamError, said
 from fastserve.backends.upstream.llama_server import LlamaReader
-from fastserve.backends.upstream.ollama import OllamaReader, parameters
+from fastserve.backends.upstream.ollama import OllamaReader
 from fastserve.backends.upstream.openai import OpenAiReader
 from fastserve.engine import Engine, SamplingParams
 from fastserve.engine.config import EngineConfig
 from fastserve.launch import Body
+from fastserve.ollama_api import parameters
 from tests.backends.upstream.stub import SYSTEM, Handler, Stub, answer_to, rendered
 
 APIS = ("llama", "vllm", "openai", "ollama")

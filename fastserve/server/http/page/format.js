@@ -7,6 +7,11 @@ export function count(number) {
   return number == null ? NONE : plain.format(number);
 }
 
+/** So many of them: 1 request, 2 requests. */
+export function many(number, noun) {
+  return `${count(number)} ${noun}${number === 1 ? "" : "s"}`;
+}
+
 /** Seconds, with three digits that mean something: 870 µs, 43 ms, 1.27 s, 2 min 5 s. */
 export function duration(seconds) {
   if (seconds == null || !Number.isFinite(seconds)) return NONE;

@@ -3,6 +3,7 @@
 import { askForToken } from "./gate.js";
 
 const KEY = "fastserve.token";
+const DONE = "[DONE]"; // the last event of OpenAI's streams
 
 /** What the server said when it refused or failed. */
 export class Refused extends Error {
@@ -13,15 +14,15 @@ export class Refused extends Error {
 }
 
 /** The answer to a request that was taken; asks for a token, and again, while it is refused for want of one.
- *  body: sent as JSON by POST. Throws Refused, or what fetch throws. */
-export async function call(path, { body, signal } = {}) {
+ *  body: sent as JSON, by POST where no method is given. Throws Refused, or what fetch throws. */
+export async function call(path, { body, signal, method = body ? "POST" : "GET" } = {}) {
   for (;;) {
     const token = sessionStorage.getItem(KEY);
     const headers = {};
     if (token) headers.Authorization = `Bearer ${token}`;
     if (body) headers["Content-Type"] = "application/json";
     const response = await fetch(path, {
-      method: body ? "POST" : "GET",
+      method,
       headers,
       body: body && JSON.stringify(body),
       signal,
@@ -62,7 +63,8 @@ export async function* events(response, heard = () => {}) {
       rest = parts.pop();
       for (const part of parts) {
         const data = part.split("\n").filter((line) => line.startsWith("data:"));
-        if (data.length) yield JSON.parse(data.map((line) => line.slice(5)).join("\n"));
+        const text = data.map((line) => line.slice(5)).join("\n").trim();
+        if (text && text !== DONE) yield JSON.parse(text);
       }
     }
   } finally {

@@ -1,0 +1,61 @@
+"""SentSince: what was sent to a replica after its view was true, and is not in it."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+from fastserve.routers.view import ReplicaView
+from fastserve.sched.job import Job
+
+MOST = 10_000
+"""Requests that are remembered of each replica: more than any view misses."""
+
+
+class Sent(NamedTuple):
+    """Sums over requests. prompt: tokens that the replica had to compute when it was sent; expected: output tokens."""
+
+    requests: int
+    prompt: int
+    expected: int
+
+
+class _Parcel(NamedTuple):
+    when: int  # ns
+    prompt: int
+    expected: int
+
+
+class SentSince:
+    """A sender that adds this to an old view does not send everybody to the replica that was idle a second ago. It is
+    exact as long as nothing that was sent since has ended since.
+    """
+
+    def __init__(self) -> None:
+        self.now = 0  # ns: the time of the last thing that the router was told, arrivals included
+        self._sent: dict[int, deque[_Parcel]] = {}  # replica -> what may be missing in its view, in order of time
+
+    def note(self, job: Job, replica: int, now: int, prompt: int) -> None:
+        """prompt: tokens of it that the replica has to compute."""
+        self.now = max(self.now, now)
+        parcels = self._sent.get(replica)
+        if parcels is None:
+            parcels = self._sent[replica] = deque(maxlen=MOST)
+        parcels.append(_Parcel(now, prompt, job.guess or 0))
+
+    def missing(self, view: ReplicaView, job: Job) -> Sent:
+        """In this view, when `job` is routed."""
+        self.now = max(self.now, job.arrival)
+        parcels = self._sent.get(view.replica)
+        if not parcels:
+            return NOTHING
+        told = self.now - view.age
+        while parcels and parcels[0].when <= told:
+            parcels.popleft()
+        return Sent(len(parcels), sum(one.prompt for one in parcels), sum(one.expected for one in parcels))
+
+    def forget(self, replica: int) -> None:
+        self._sent.pop(replica, None)
+
+
+NOTHING = Sent(0, 0, 0)
