@@ -13,6 +13,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 
+from fastserve.atomic_files import check_writable
 from fastserve.gateway.asking import Asking
 from fastserve.gateway.call import Call, Next, Part, Stage, whole
 from fastserve.gateway.choosing import Choosing
@@ -60,11 +61,13 @@ class Core:
         self.asking = Asking(config.connect_timeout)
         self.health = Health(config, self.upstreams, self.asking)
         self.views = Views(self.upstreams, self.asking, config.view_interval)
-        router = config.router_spec().fresh()
-        self.choosing = Choosing(router, UNIT_TOKENS, config.seed)
-        self.health.on_lost.append(self.choosing.lost)
+        if config.route_log is not None:
+            check_writable(config.route_log)
+        self.choosing = Choosing(config.router_spec(), UNIT_TOKENS, config.seed, config.route_log)
+        self.health.on_lost.append(self._lost)
+        self.upstreams.on_removed.append(self._lost)
         self.health.on_came.append(self._came)
-        self.jobs = JobsOfCalls("prefixes" in router.needs)
+        self.jobs = JobsOfCalls("prefixes" in self.choosing.router.needs)
         self.telemetry = Telemetry(self.upstreams)
         self.sending = Sending(
             config, self.upstreams, self.health, self.choosing, self.jobs, self._ended, self.telemetry.first_byte
@@ -124,6 +127,10 @@ class Core:
             upstream.connections.close()
         self.input_pool.close()
         await self.auth.close()
+
+    def _lost(self, upstream: Upstream) -> None:
+        if self.choosing.begun:
+            self.choosing.lost(upstream)
 
     def _came(self, upstream: Upstream) -> None:
         if self.choosing.begun:
