@@ -59,7 +59,8 @@ async def tags(gateway: Core) -> list[dict[str, Any]]:
     for name in [] if part is None else part.registry.adapters:
         found.setdefault(name, _card(name, {}))
     for name, upstreams in gateway.upstreams.models().items():
-        found.setdefault(name, _card(name, {"backend": upstreams[0].kind, "modified_at": stamp(gateway.started)}))
+        kind = upstreams[0].kind if upstreams else ""
+        found.setdefault(name, _card(name, {"backend": kind, "modified_at": stamp(gateway.started)}))
     return list(found.values())
 
 
