@@ -43,6 +43,7 @@ PARTS: Final[dict[str, str]] = {
     "cache": "fastserve.gateway.cache.stage:part",
     "models": "fastserve.gateway.models.api:make",
     "ollama": "fastserve.gateway.ollama.part:make",
+    "discovery": "fastserve.gateway.discovery.part:make",
 }
 """Name -> where a function (gateway) -> Part | None is. In the order that calls pass: conversations, cache, models."""
 
