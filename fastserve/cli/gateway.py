@@ -22,7 +22,8 @@ REPEATED = dict.fromkeys(setting_flags.REPEATED, "TEXT") | {
 """Settings that may be given more than once -> how a value is written. A part's own are to be named here too."""
 
 GROUPS = {
-    **setting_flags.HTTP_GROUPS, "upstream": "upstreams", "discover": "upstreams", "conversations": "conversations", "page_port": "page",
+    **setting_flags.HTTP_GROUPS, "upstream": "upstreams", "discover": "upstreams", "conversations": "conversations",
+    "page_port": "page",
     "models": "models that come and go", "queue": "a queue across machines", "cache": "cache",
 }  # fmt: skip
 """The first setting of a group of flags -> its heading. A part's own is to be named here too."""

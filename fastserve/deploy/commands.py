@@ -23,6 +23,7 @@ ARTIFACTS, ARTIFACT_MODEL = "/artifacts", "/artifacts/model"
 
 KEYS = "/run/secrets/api_keys/tokens"
 READY = "/health/ready"
+GATEWAY_LIVE = "/ping"  # its /health says whether servers are there, for which it need not be started again
 LIVE = "/health"
 VLLM_HEALTH = "/health"
 

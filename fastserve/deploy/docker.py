@@ -16,6 +16,7 @@ USER = 10001
 EXTRAS = {"torch": ("server",), "llamacpp": ("llamacpp", "server"), "onnx": ("onnx", "server")}
 """Backend -> the extras that bring what it needs."""
 
+GATEWAY = "--extra gateway --extra queue"
 NO_MODEL = ("web", "numpy")
 """What the others need: an extra, and a package of the engine's own."""
 
@@ -92,15 +93,19 @@ def dockerfile(app: Application, file: str, gateway: Sequence[str], places: dict
         state=commands.STATE,
     )  # fmt: skip
     ports = plan.ports(app).values()
-    text += _stage("gateway", "--extra gateway --extra queue", ports, gateway, app.gateway.port, commands.READY)
+    text += _stage("gateway", GATEWAY, ports, gateway, app.gateway.port, commands.READY)
     for stage in stages(app):
         here = [server for server in app.servers if commands.target(server) == stage]
+        if not app.servers:  # the gateway's own
+            text += _stage(stage, f"{GATEWAY} --extra server", ports, gateway, app.gateway.port, commands.READY)
+            continue
         first = (here or app.servers)[0]
         # alone, a server asks the hub itself; only the fetched folder is of one revision
         model = plan.model(first, places if "@" in first.model.uri else {})
         command = commands.serve(first, model, without=() if here else ("device",))
+        more = f"{GATEWAY} " if plan.gateway_target(app) == stage else ""
         text += _stage(
-            stage, _wanted(here or app.servers, stage), [server.rpc_port for server in here or [first]], command,
+            stage, more + _wanted(here or app.servers, stage), [server.rpc_port for server in here or [first]], command,
             first.rpc_port, commands.ready_path(first), _packages(here or app.servers),
         )  # fmt: skip
     return text
@@ -111,6 +116,7 @@ def stages(app: Application) -> list[Target]:
     asked = {commands.target(server) for server in app.servers}
     ours = [server for server in app.servers if server.backend != "vllm"]
     found: list[Target] = ["cpu", "cuda"] if ours else []
+    found = found or (["cpu"] if app.models is not None else [])
     return [*found, "vllm"] if "vllm" in asked else found
 
 

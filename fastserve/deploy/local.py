@@ -33,7 +33,8 @@ def processes(app: Application, folder: Path, out: Path) -> dict[str, Any]:
             found.append(_server(server, name, port, gpus, folder, out))
             gpus += gpus_of(server)
     keys = str(out.resolve() / "secrets" / app.api_keys) if app.api_keys is not None else ""
-    gateway = plan.gateway(app, {"upstream": urls}, redis=HOST, host=HOST, keys=keys)
+    models = str(out.resolve() / "models")
+    gateway = plan.gateway(app, {"upstream": urls}, redis=HOST, host=HOST, keys=keys, models_dir=models)
     front = f"http://{HOST}:{app.gateway.port}"
     found.append({"name": "gateway", "command": gateway, "ready": f"{front}{commands.READY}"})
     worker = plan.worker(app, front, redis=HOST)

@@ -35,7 +35,8 @@ def test_stages_and_what_they_promise(tmp_path: Path, name: str) -> None:
     text = generated(tmp_path, APPS[name], "docker")["Dockerfile"]
     steps = parse(text)
     assert [step.text for step in steps if step.kind == "ARG"].count("PIP_INDEX_URL") >= 3, "an index, by argument only"
-    targets = ["gateway", "cpu", "cuda"] + (["vllm"] if "backend: vllm" in APPS[name] else [])
+    targets = ["gateway", "cpu"] + (["cuda"] if "servers" in APPS[name] else [])
+    targets += ["vllm"] if "backend: vllm" in APPS[name] else []
     assert [step.text.split()[-1] for step in steps if step.kind == "FROM"] == ["base", *targets]
     for target in targets:
         own = stage(steps, target)

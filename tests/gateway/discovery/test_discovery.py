@@ -31,7 +31,6 @@ class Names:
             return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, port)) for ip in self.addresses]
 
         monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", getaddrinfo)
-        self.loop_type: Any = None
 
 
 @pytest.fixture
@@ -40,7 +39,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Names:
 
 
 async def test_upstreams_come_and_go_with_the_addresses(names: Names) -> None:
-    async with stub() as (url, server):
+    async with stub() as (url, _):
         port = url.rpartition(":")[2]
         async with live(discover=[f"http://servers.test:{port}"], discover_interval=0.05) as it:
             assert not list(it.gateway.upstreams)
@@ -82,5 +81,5 @@ async def test_addresses_of_both_kinds(monkeypatch: pytest.MonkeyPatch, names: N
 
 @pytest.mark.parametrize("url", ["https://servers:1", "http://servers:1/v2", "ftp://x", "http://"])
 def test_what_cannot_be_discovered(url: str) -> None:
-    with pytest.raises(ValueError, match="discover|URL|http"):
+    with pytest.raises(ValueError, match=r"discover|URL|http"):
         GatewayConfig(discover=[url])
