@@ -229,6 +229,7 @@ class Cluster:
             return
         router = self.router
         self.clock.now = now
+        self.clock.turn += 1
         mean = self.answered // self.answers if self.answers else 0
         if self.guesses and job.guess is None:
             job.guess = mean
