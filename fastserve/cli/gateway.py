@@ -17,11 +17,13 @@ REPEATED = dict.fromkeys(setting_flags.REPEATED, "TEXT") | {
     "router_set": "KEY=VALUE",
     "model_options": "KEY=VALUE",
     "admin_clients": "TEXT",
+    "discover": "URL",
 }
 """Settings that may be given more than once -> how a value is written. A part's own are to be named here too."""
 
 GROUPS = {
-    **setting_flags.HTTP_GROUPS, "upstream": "upstreams", "conversations": "conversations", "page_port": "page",
+    **setting_flags.HTTP_GROUPS, "upstream": "upstreams", "discover": "upstreams", "conversations": "conversations",
+    "page_port": "page",
     "models": "models that come and go", "queue": "a queue across machines", "cache": "cache",
 }  # fmt: skip
 """The first setting of a group of flags -> its heading. A part's own is to be named here too."""
