@@ -33,8 +33,11 @@ export class Servers {
 
   async add() {
     try {
-      await call("gateway/upstreams", { body: { url: byId("url").value, weight: Number(byId("weight").value) } });
+      const body = { url: byId("url").value, weight: Number(byId("weight").value) };
+      if (byId("key").value) body.key = byId("key").value;
+      await call("gateway/upstreams", { body });
       byId("url").value = "";
+      byId("key").value = "";
       this.failed("");
     } catch (error) {
       this.failed(error.message);
