@@ -42,7 +42,9 @@ PARTS: Final[dict[str, str]] = {
     "conversations": "fastserve.gateway.conversations.conversations:make",
     "cache": "fastserve.gateway.cache.stage:part",
     "models": "fastserve.gateway.models.api:make",
+    "queue": "fastserve.gateway.job_queue:make",
     "ollama": "fastserve.gateway.ollama.part:make",
+    "discovery": "fastserve.gateway.discovery.part:make",
 }
 """Name -> where a function (gateway) -> Part | None is. In the order that calls pass: conversations, cache, models."""
 

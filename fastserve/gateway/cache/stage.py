@@ -13,8 +13,10 @@ from fastserve.cache_folder import cache_folder
 from fastserve.gateway.cache import canonical, entry
 from fastserve.gateway.cache.entry import Entry
 from fastserve.gateway.cache.guarded import ANSWER_S, Guarded
+from fastserve.gateway.cache.metrics import CacheMetrics
 from fastserve.gateway.cache.settings import LOCAL, CacheSettings
-from fastserve.gateway.call import Call, Next, Stage, whole
+from fastserve.gateway.call import Call, Next, Stage, closed, whole
+from fastserve.gateway.wire.passed import BrokenOffError
 from fastserve.server.api.errors import ApiError
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ class CacheStage:
         self.router.add_api_route("/gateway/cache", self.show, methods=["GET"])
         self.router.add_api_route("/gateway/cache", self.empty, methods=["DELETE"])
         self._look: asyncio.Task[None] | None = None
+        gateway.telemetry.registry.register(CacheMetrics(self.status))
 
     # -- a part of the gateway -------------------------------------------------------------------------------------
 
@@ -75,6 +78,9 @@ class CacheStage:
 
     async def empty(self, request: Request) -> dict[str, Any]:
         """Forgets all answers, of all clients."""
+        gateway = self.gateway
+        if gateway.auth.on and request.scope["state"].get("client") not in gateway.config.admin_clients:
+            raise ApiError(403, "the cache is every client's: with tokens only those of --admin-clients may empty it")
         if not await self.store.clear():
             raise ApiError(503, "the cache does not answer; see the log", retry_after=5)
         return await self.show()
@@ -93,7 +99,7 @@ class CacheStage:
     async def pass_through(self, call: Call, following: Next) -> Response:
         control = _words(call.headers.get("cache-control", ""))
         asked = canonical.asked(call.path, call.fields)
-        model = self._model(call)
+        model = call.model or self.gateway.default_model
         if asked is None or not model or "no-store" in control:
             return self._told(await following(call), "bypass", call.path in canonical.FAMILIES)
         scope = "" if self.scope == "shared" else f"{int(call.authenticated)}:{call.client}"
@@ -137,7 +143,10 @@ class CacheStage:
         length = response.headers.get("content-length", "")
         if length.isdecimal() and int(length) > MOST_BYTES:
             return response, None
-        body = await whole(response)
+        try:
+            body = await whole(response)
+        except BrokenOffError as error:
+            raise ApiError(502, str(error)) from error
         kept = entry.plain("application/json", body) if len(body) <= MOST_BYTES else None
         self._keep(key, kept)
         plain = Response(body, response.status_code)
@@ -171,8 +180,7 @@ class CacheStage:
                 self._keep(key, entry.streamed("text/event-stream", bytes(record)))
         finally:
             self.recording -= held
-            if (close := getattr(parts, "aclose", None)) is not None:
-                await close()
+            await closed(parts)
 
     def _keep(self, key: bytes, kept: Entry | None) -> None:
         if kept is not None:
@@ -193,13 +201,6 @@ class CacheStage:
             self.counts[outcome] += 1
             response.headers["X-Cache"] = outcome
         return response
-
-    def _model(self, call: Call) -> str:
-        """The one that answers; "" where that is not known before."""
-        if call.model:
-            return call.model
-        known = list(self.gateway.upstreams.models())
-        return known[0] if len(known) == 1 else ""
 
     def _identity(self, model: str) -> str:
         """What serves the model, as far as it says: other software behind the same name is another model.
