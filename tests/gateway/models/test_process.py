@@ -63,7 +63,7 @@ class Running:
 
 
 ROOT = str(Path(__file__).resolve().parents[3])
-SCRIPTED = {"path": "embedded", "backend": "scripted", "options": {"max_batch": 4}}
+SCRIPTED = {"path": "embedded", "backend": "scripted", "options": {"max_batch": 16}}
 
 
 def until(what: Callable[[], Any]) -> Any:
@@ -136,7 +136,7 @@ def test_kill_of_a_child_under_load_loses_nothing(gateway: Running) -> None:
 
     def one(number: int) -> int:
         time.sleep(number * 0.01)
-        return gateway.complete("a", max_tokens=64).status_code
+        return gateway.complete("a", max_tokens=24).status_code
 
     with ThreadPoolExecutor(40) as threads:
         answers = [threads.submit(one, number) for number in range(40)]
