@@ -3,11 +3,12 @@
 Claim (of an earlier server): batching gives 98 % more tokens/s at 4 clients, and 0.86 s to the first token, with a
 model of 1.1 billion parameters on a CPU.
 
-The same on our own server: 1, 4 and 8 clients in a closed loop, each with one request at a time, so that nobody waits
-for a schedule. "batched" streams from a server with a slot for every client; "one slot" from a server with one; "no
-batching" asks the first server's /v1/generate_nobatch, which answers one request at a time and all at once, so that its
-first token comes with its last. Both servers live through the whole run and take turns, on the same prompts.
-smoke: the embedded model; small: 114 million random parameters; paper: 1.1 billion.
+The same on our own server: 1, 4, 8 and 16 clients in a closed loop, each with one request at a time, so that nobody
+waits for a schedule. "batched" streams from a server with a slot for every client; "static" from one that waits up to
+50 ms for a full batch and lets nobody join before all of it have ended, as queue-and-wait servers do; "one slot" from a
+server with one; "no batching" asks the first server's /v1/generate_nobatch, which answers one request at a time and all
+at once, so that its first token comes with its last. The servers live through the whole run and take turns, on the same
+prompts. smoke: the embedded model; small: 114 million random parameters; paper: 1.1 billion.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from experiments._lib.sweep import main
 from fastserve.atomic_files import atomically
 from fastserve.metrics.summary import Ratio
 from fastserve.policies.spec import PolicySpec
-from sim.report.style import BLACK, BLUE, ORANGE, Look
+from sim.report.style import BLACK, BLUE, GREEN, ORANGE, Look
 from sim.settings import Settings
 
 if TYPE_CHECKING:
@@ -38,7 +39,13 @@ if TYPE_CHECKING:
     from fastserve.bench.result import Result
     from fastserve.compare.subprocess_server import ServerProcess
 
-SYSTEMS = {"batched": Look(BLUE, "^", "-"), "one slot": Look(ORANGE, "s", "-"), "no batching": Look(BLACK, "o", "--")}
+SYSTEMS = {
+    "batched": Look(BLUE, "^", "-"), "static": Look(GREEN, "v", "-."), "one slot": Look(ORANGE, "s", "-"),
+    "no batching": Look(BLACK, "o", "--"),
+}  # fmt: skip
+STATIC = ("--batching", "static", "--static-timeout", "0.05")
+"""Flags of a server that queues and waits; 50 ms is what such servers call batch_timeout_ms."""
+
 SAID = "an earlier server's statement: 1.1B parameters on a CPU, 4 clients"
 GAIN, TTFT = Published(1.98, 1.98, SAID), Published(0.86, 0.86, SAID)
 WHY = "another machine and another model: batching pays as far as reading the weights takes the time, not arithmetic"
@@ -68,26 +75,25 @@ class Scale:
     model: str = "llama-114m"
     """embedded, or one of SHAPES"""
     dtype: str = "float32"
-    clients: tuple[int, ...] = (1, 4, 8)
-    repeats: int = 5
+    clients: tuple[int, ...] = (1, 4, 8, 16)
+    repeats: int = 4
     """paired: each system in turn on the same prompts"""
-    requests: int = 16
+    requests: int = 48
     """a run; a multiple of every number of clients, so that few of them idle at its end"""
     prompt: int = 32
-    output: int = 32
+    output: str = "lognormal:3.3,0.7,4,96"
+    """uneven, with a mean of 33: of even ones all of a batch end together, and static batching loses nothing"""
 
 
 SCALES = {
-    "smoke": Scale(model="embedded", clients=(1, 4), repeats=2, requests=4, prompt=8, output=8),
+    "smoke": Scale(model="embedded", clients=(1, 4), repeats=2, requests=4, prompt=8, output="fixed:8"),
     "small": Scale(),
     "paper": Scale(model="llama-1.1b"),
 }
 
 
 def cases(scale: Scale) -> list[Case]:
-    workload = Workload(
-        requests=scale.requests, lengths="", prompt=f"fixed:{scale.prompt}", output=f"fixed:{scale.output}"
-    )
+    workload = Workload(requests=scale.requests, lengths="", prompt=f"fixed:{scale.prompt}", output=scale.output)
     options = {"model": scale.model, "dtype": scale.dtype, "slots": max(scale.clients), "place": here(*SOURCES)}
     return [
         Case(
@@ -109,8 +115,9 @@ def run(case: Case) -> Numbers:
 
     options = case.options
     slots = 1 if case.at["system"] == "one slot" else int(options["slots"])
+    flags = STATIC if case.at["system"] == "static" else ()
     try:
-        server = _server(str(options["model"]), str(options["dtype"]), slots)
+        server = _server(str(options["model"]), str(options["dtype"]), slots, flags)
     except ServerError as error:
         raise ValueError(str(error)) from None
     target = TargetClient(server.url).probe()
@@ -146,13 +153,13 @@ def _sent(calls: Sequence[Call], api: HttpApi, clients: int) -> Result:
         return on_best_loop(both())[0]
 
 
-@lru_cache(maxsize=2)
-def _server(model: str, dtype: str, slots: int) -> ServerProcess:
+@lru_cache(maxsize=3)
+def _server(model: str, dtype: str, slots: int, more: tuple[str, ...]) -> ServerProcess:
     """Lives until this process ends. An idle one costs nothing: its engine sleeps."""
     from fastserve.compare.subprocess_server import ServerProcess
 
-    flags = ["--policy", "fcfs", "--max-batch", str(slots), "--dtype", dtype, "--kv-tokens", "2048", "--host-tokens",
-             "0", "--latency", "opt-13b-a100", "--log-level", "warning"]  # fmt: skip
+    flags = ["--policy", "fcfs", "--max-batch", str(slots), "--dtype", dtype, "--kv-tokens", "4096", "--host-tokens",
+             "0", "--latency", "opt-13b-a100", "--log-level", "warning", *more]  # fmt: skip
     if model in SHAPES:
         folder = ROOT / "results" / "live" / model
         with atomically(folder / "config.json") as draft:
@@ -176,6 +183,10 @@ def claims(rows: list[Row]) -> list[Claim]:
             said = TTFT if clients == 4 and one is batched else None
             text = f"{clients} clients: s to the first token, {one.at['system']}"
             found.append(Claim("batching", text, mine, said, WHY, _rate(mean_of(one, "tokens_per_s"))))
+        static = point(rows, system="static", clients=clients)
+        for measure, what in (("mean_e2el_s", "mean completion time"), ("p95_e2el_s", "95th percentile of it")):
+            text = f"{clients} clients: {what}, static over batched"
+            found.append(Claim("batching", text, ratio(static, batched, measure), None, WHY))
     return found
 
 
@@ -185,10 +196,11 @@ def _rate(rate: Ratio | None) -> str:
 
 def plot(rows: list[Row], folder: Path) -> None:
     def fill(figure: Any) -> None:
-        panels = figure.subplots(1, 2)
+        panels = figure.subplots(1, 3)
         for axes, measure, label in zip(
-            panels, ("tokens_per_s", "mean_ttft_s"), ("tokens/s", "time to first token (s)"), strict=True
-        ):
+            panels, ("tokens_per_s", "mean_ttft_s", "mean_e2el_s"),
+            ("tokens/s", "time to first token (s)", "completion time (s)"), strict=True,
+        ):  # fmt: skip
             for system, style in SYSTEMS.items():
                 mine = points(rows, system=system)
                 clients = [float(one.at["clients"]) for one in mine]

@@ -57,6 +57,12 @@ COMMANDS: dict[str, Command] = {
         "fastserve.cli.gateway",
         "many servers behind one address: any model of theirs by name, by a router of your choice",
     ),
+    "deploy": Command(
+        "fastserve.cli.deploy", "an application in YAML as a Dockerfile, a compose file or Kubernetes manifests"
+    ),
+    "worker": Command(
+        "fastserve.cli.worker", "run the jobs of a queue in Redis (serve --queue) on a server, across machines"
+    ),
     "vllm": Command("fastserve.cli.vllm", "vLLM's own server, where a policy of your choice decides who goes first"),
 }
 

@@ -1,8 +1,8 @@
 """Format versions of the files that are written, and the check of them on reading.
 
-A file says what it is: {"format": "bench/1", ...}; a flight log's header says {"flight_log": 1, ...}. A version rises
-when readers of the old one would misread the new one; what is only added raises none. Files that were written before
-there were versions have none, and are those of version 1.
+A file says what it is: {"format": "bench/1", ...}; a flight log's header says {"flight_log": 1, ...}, a route log's
+{"kind": "routes", "version": 1, ...}. A version rises when readers of the old one would misread the new one; what is
+only added raises none. Files that were written before there were versions have none, and are those of version 1.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ VERSIONS: Final[Mapping[str, int]] = {
     "profile": 1,  # of fastserve profile: what was measured, beside the hardware file
     "records": 1,  # a table, one row a request
     "reference": 1,  # of an experiment
+    "route_log": 1,
     "run": 1,  # run.json and summary.json of a simulation
     "sweep": 1,  # run.json, cases and summary.json of an experiment
 }
@@ -27,6 +28,7 @@ VERSIONS: Final[Mapping[str, int]] = {
 
 OLD: Final[Mapping[str, str]] = {
     "flight_log": "record the run again with --flight-log",
+    "route_log": "record the run again with --route-log",
     "sweep": "run the experiment again",
 }
 """Kind of file -> advice for a version that is too old; by default: write it again."""

@@ -20,8 +20,13 @@ from fastserve.cli.trace_arguments import told as read_as
 from fastserve.hardware import presets
 from fastserve.observers.named import check_apart, find
 from fastserve.policies.spec import PolicySpec, told_apart
+from fastserve.routers import RouterError
+from fastserve.routers.spec import RouterSpec
 from fastserve.sched.errors import ObserverError, PolicyError
 from fastserve.workload import Trace, TraceError, read_trace
+from sim.cluster.arguments import add_cluster
+from sim.cluster.settings import FIELDS as CLUSTER
+from sim.cluster.settings import ROUTER
 from sim.inspect import Inspection
 from sim.replay import Result, RunError, check, replay, told
 from sim.report.document import write_programs
@@ -46,7 +51,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("trace", nargs="?", help="trace file; the format is detected")
     add_seeding(parser)
     add_rows(parser.add_argument_group("policies (repeat for several)"))
-    add_settings(parser.add_argument_group("settings"), Settings, others=OTHER_NAMES)
+    one = [field.name for field in fields(Settings) if field.name not in CLUSTER]
+    add_settings(parser.add_argument_group("settings"), Settings, one, others=OTHER_NAMES)
+    add_cluster(parser.add_argument_group("several replicas behind a router"))
     trace = parser.add_argument_group("trace")
     trace.add_argument("--num-requests", "--num-prompts", type=int, metavar="N", help="use the first N rows")
     trace.add_argument(
@@ -85,6 +92,11 @@ def parser() -> argparse.ArgumentParser:
         "--iterations", metavar="FILE", help="a row per stretch of iterations (CSV) of the first policy and seed"
     )
     output.add_argument(
+        "--route-log",
+        metavar="FILE",
+        help="what the first router saw and chose, first policy and seed; it can be replayed",
+    )
+    output.add_argument(
         "--explain",
         type=int,
         metavar="JOB",
@@ -105,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser().parse_args(given)
     try:
         return run(args)
-    except (PolicyError, ObserverError) as error:
+    except (PolicyError, RouterError, ObserverError) as error:
         return failed(told(error), 1)
     except RunError as error:
         return failed(str(error), 1)
@@ -132,9 +144,14 @@ def run(args: argparse.Namespace) -> int:
     if args.processes is not None and args.processes < 1:
         raise ValueError(f"--processes {args.processes}: give at least 1")
     specs = told_apart(args.policies or [PolicySpec("fcfs"), PolicySpec("sj-mlfq")])
-    check(specs, settings)
-    closeup = Inspection(_path(args.timeline), _path(args.iterations), args.explain, args.observer)
-    check_apart(args.timeline, args.iterations, args.programs_csv)
+    check(specs, [settings.with_(router=router) for router in args.routers or [None]])
+    routers = args.routers or [RouterSpec(ROUTER)]
+    closeup = Inspection(
+        _path(args.timeline), _path(args.iterations), args.explain, args.observer, _path(args.route_log), routers[0]
+    )
+    check_apart(args.timeline, args.iterations, args.programs_csv, args.route_log)
+    if args.route_log and not (settings.in_cluster or args.routers):
+        raise ValueError("--route-log: there is no router here; give --replicas or --router")
     for name in args.observer:
         find(name)
     for path in outputs(args):
@@ -153,8 +170,9 @@ def run(args: argparse.Namespace) -> int:
     if not args.json:
         print(*first, *reading, sep="\n", flush=True)
     result = replay(
-        source, specs, seeds=args.seeds, settings=settings, processes=args.processes, observe=closeup.observe
-    )
+        source, specs, router=args.routers, seeds=args.seeds, settings=settings, processes=args.processes,
+        observe=closeup.observe,
+    )  # fmt: skip
     result.reading = [*reading, *first]
     deliver(args, result, closeup)
     if not result.interrupted:
@@ -179,7 +197,8 @@ def _read(args: argparse.Namespace, settings: Settings, num_requests: int | None
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
-    return Settings(**{field.name: getattr(args, field.name) for field in fields(Settings)})
+    """All but the router, of which there may be several."""
+    return Settings(**{field.name: getattr(args, field.name) for field in fields(Settings) if field.name != "router"})
 
 
 def outputs(args: argparse.Namespace) -> list[Path]:
@@ -187,7 +206,7 @@ def outputs(args: argparse.Namespace) -> list[Path]:
     paths = [Path(args.out) / "summary.json"] if args.out else []
     if args.plot is not None:
         paths.append(_plots(args) / "jct_cdf.pdf")
-    return paths + [Path(name) for name in (args.timeline, args.iterations, args.programs_csv) if name]
+    return paths + [Path(name) for name in (args.timeline, args.iterations, args.programs_csv, args.route_log) if name]
 
 
 def deliver(args: argparse.Namespace, result: Result, closeup: Inspection) -> None:

@@ -15,12 +15,21 @@ from fastserve.policies.spec import PolicySpec
 from fastserve.workload import Trace
 from fastserve.workload.requests import outputs_of
 from fastserve.workload.synthesis import CALIBRATION
+from sim.cluster.settings import FIELDS as CLUSTER
 from sim.report.provenance import fingerprint
 from sim.run import run_one
 from sim.settings import Settings
 
 
 def capacity(trace: Trace, settings: Settings) -> float:
+    """Of one machine, as machine_capacity() has it; of a cluster the sum over its replicas."""
+    if not settings.in_cluster:
+        return machine_capacity(trace, settings)
+    each = [settings.of_replica(number) for number in range(settings.replicas)]
+    return sum([machine_capacity(trace, own) for own in each])
+
+
+def machine_capacity(trace: Trace, settings: Settings) -> float:
     """Saturated fcfs throughput in requests/s: 2,000 requests drawn evenly from the trace, all at time 0.
 
     A shorter trace is repeated, and no prefix is cached: a draw shares what no run of the trace would. It is kept
@@ -30,7 +39,8 @@ def capacity(trace: Trace, settings: Settings) -> float:
     burst = _burst(trace)
     lengths = hashlib.sha256(burst.prompt.tobytes() + burst.output.tobytes()).hexdigest()
     guesses = plain.guesses
-    key = [lengths, asdict(plain), plain.hardware().to_json(), fingerprint(), guesses and guesses.about]
+    inputs = {name: value for name, value in asdict(plain).items() if name not in CLUSTER}
+    key = [lengths, inputs, plain.hardware().to_json(), fingerprint(), guesses and guesses.about]
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
     path = cache_folder() / f"capacity-{name}.json"
     try:

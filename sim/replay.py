@@ -10,16 +10,19 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from fastserve import predictors
 from fastserve.policies.spec import PolicyLike, PolicySpec, check_labels, facts_told, told_apart
+from fastserve.routers import RouterError
+from fastserve.routers.spec import RouterLike, RouterSpec
 from fastserve.sched.errors import ObserverError, PolicyError
 from fastserve.workload import Synthesis, Trace, read_trace
 from fastserve.workload.content import unit_of
 from fastserve.workload.seeds import ONE_OF_THE_TWO, RESAMPLES, SeedSource, source_of
 from fastserve.workload.session import SessionSettings
 from sim.capacity import capacity
+from sim.cluster.settings import FIELDS as CLUSTER
 from sim.compiled import brain
 from sim.parts import prepare, row
 from sim.prefix_cache import decided
@@ -28,15 +31,17 @@ from sim.report.document import document, table, write_out
 from sim.report.run import Run
 from sim.run import run_one
 from sim.settings import Settings
-from sim.world import World
 
 if TYPE_CHECKING:
     import pandas as pd
 
 POOL_PAYS = 20_000  # requests in all, below which starting processes costs more than it saves
 
-Observe = Callable[[PolicySpec, str, int], Callable[[World], None] | None]
-"""(policy, label, seed) -> function that attaches observers to that run's world, or None."""
+Observe = Callable[[PolicySpec, str, int], Callable[[Any], None] | None]
+"""(policy, label, seed) -> function that attaches observers to that run's World or Cluster, or None."""
+
+Task: TypeAlias = tuple[PolicySpec, Settings, int]
+"""One run: policy, settings with its router, seed."""
 
 
 class RunError(RuntimeError):
@@ -93,6 +98,15 @@ class Result:
     def save(self, folder: str | Path, csv: bool = False) -> list[Path]:
         return write_out(Path(folder), self.settings, self.runs, csv)
 
+    def replicas(self) -> pd.DataFrame:
+        """One row per replica and run of a cluster, with policy, label and seed in front; all times in seconds."""
+        import pandas as pd
+
+        tables = [pd.DataFrame(_names(run) | dict(run.replicas)) for run in self.runs if run.replicas is not None]
+        if not tables:
+            raise ValueError("no run had replicas: give replicas, or a router")
+        return pd.concat(tables, ignore_index=True)
+
     def plot(self, folder: str | Path) -> list[Path]:
         """JCT CDF and mean and p99 bars, as PDF and PNG."""
         from sim.report.plot import draw
@@ -104,6 +118,7 @@ def replay(
     trace: Trace | SeedSource | str | Path | None = None,
     policy: PolicyLike | Sequence[PolicyLike] = "fcfs",
     *,
+    router: RouterLike | Sequence[RouterLike] | None = None,
     seeds: int | Sequence[int] = 1,
     settings: Settings | None = None,
     processes: int | None = None,
@@ -120,7 +135,8 @@ def replay(
     trace: a Trace, the path of one, or a SeedSource; or instead of it synth, as Synthesis.parse() reads it:
     "n=1000,rate=2,arrivals=gamma:cv=4,lengths=profile:azure-conv-2023". policy: a name, "module:Class",
     "./file.py:Class", a class, a PolicySpec with knobs and a label, or a list of these; rows of one policy without
-    labels are named by the knobs in which they differ. seeds: how many, or which; each gives all policies the same
+    labels are named by the knobs in which they differ. router: which replica gets a request, given likewise; of several
+    each goes with each policy. seeds: how many, or which; each gives all policies the same
     requests (common random numbers), and seeds the predictor. Of a synthetic workload each seed is a draw; of a trace
     seed 0 is the trace as it stands, and the others are taken from it as `resample` says: blocks, windows or pairs
     (workload.seeds). changes: settings by name, such as load=0.8 (sim.settings.Settings lists them). processes: 1 keeps
@@ -136,7 +152,14 @@ def replay(
     specs = told_apart([PolicySpec.of(entry) for entry in (policy if isinstance(policy, list | tuple) else [policy])])
     if not specs:
         raise ValueError("give at least one policy")
-    rows = check(specs, chosen)
+    if router is not None:
+        given = router if isinstance(router, list | tuple) else [router]
+        if not given:
+            raise ValueError("give at least one router")
+        variants = [chosen.with_(router=RouterSpec.of(entry)) for entry in given]
+    else:
+        variants = [chosen]
+    rows = check(specs, variants)
     numbers = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not numbers or len(set(numbers)) < len(numbers):
         raise ValueError(f"seeds {numbers}: give at least one, and each once")
@@ -176,15 +199,21 @@ def replay(
     shown["resample"], shown["resampled"], shown["samples"] = source.how, source.words, source.samples(max(numbers) + 1)
     if first.dropped:
         shown["dropped_rows"] = dict(first.dropped)
-    shown |= facts_told(specs, rows, first.facts)
-    tasks = [(spec, seed) for spec in specs for seed in numbers]
+    del shown["router"]  # each run has its own
+    if not variants[0].in_cluster:
+        for name in CLUSTER:
+            shown.pop(name, None)
+    shown |= facts_told(specs * len(variants), rows, first.facts)
+    tasks = [
+        (spec, chosen.with_(router=variant.router), seed) for variant in variants for spec in specs for seed in numbers
+    ]
     read = [] if first.reading is None else first.reading.lines()
     result = Result(shown, reading=read, planned=len(tasks))
     bar = _bar(len(tasks) * len(first), progress)
     pays = processes is not None or len(tasks) * len(first) >= POOL_PAYS
     try:
         update = None if bar is None else bar.update
-        _run_all(source, chosen, tasks, processes if pays else 1, result.runs, update, observe)
+        _run_all(source, tasks, processes if pays else 1, result.runs, update, observe)
     except KeyboardInterrupt:
         pass
     finally:
@@ -200,34 +229,41 @@ def _names(run: Run) -> dict[str, object]:
     return {"policy": run.policy, "label": run.label, "seed": run.seed}
 
 
-def check(specs: Sequence[PolicySpec], settings: Settings) -> list[str]:
-    """Validates before a run; returns the labels of the rows. Raises ValueError or FileNotFoundError."""
-    hardware = settings.hardware()
-    predictors.check(settings.predictor)
-    for spec in specs:
-        prepare(spec, settings)
-        settings.scheduler(spec.fresh(), hardware, longest=1, context=1)
-    rows = [row(spec, settings) for spec in specs]
+def check(specs: Sequence[PolicySpec], variants: Sequence[Settings]) -> list[str]:
+    """Validates before a run; returns the labels of the rows. variants: the settings, with each router. Raises
+    ValueError or FileNotFoundError.
+    """
+    rows = []
+    for settings in variants:
+        if settings.in_cluster:
+            settings.router_spec.check()
+        predictors.check(settings.predictor)
+        for number in range(settings.replicas):
+            own = settings.of_replica(number)
+            hardware = own.hardware()
+            for spec in specs:
+                prepare(spec, own)
+                own.scheduler(spec.fresh(), hardware, longest=1, context=1)
+        rows += [row(spec, settings) for spec in specs]
     check_labels(rows)
     return rows
 
 
 def _run_all(
     source: SeedSource,
-    settings: Settings,
-    tasks: list[tuple[PolicySpec, int]],
+    tasks: list[Task],
     processes: int | None,
     runs: list[Run],
     watch: Callable[[int], object] | None,
     observe: Observe | None,
 ) -> None:
     """Appends to `runs` as they finish, so that an interrupt keeps finished ones."""
-    attach = [None if observe is None else observe(task[0], row(task[0], settings), task[1]) for task in tasks]
+    attach = [None if observe is None else observe(spec, row(spec, settings), seed) for spec, settings, seed in tasks]
     workers = min(len(tasks), processes or os.cpu_count() or 1)
     pooled = workers > 1 and _travels(tasks)
     order = list(range(len(tasks)))
-    if settings.prefix_cache == "on":  # runs of one trace follow each other: see Prepared
-        order.sort(key=lambda i: tasks[i][1])
+    if tasks[0][1].prefix_cache == "on":  # runs of one trace follow each other: see Prepared
+        order.sort(key=lambda i: tasks[i][2])
     here = [i for i in order if not pooled or attach[i] is not None]
     away = [tasks[i] for i in order if i not in here]
     pool = ProcessPoolExecutor(min(workers, len(away)), initializer=_begin, initargs=(source,)) if away else None
@@ -235,9 +271,9 @@ def _run_all(
     kept = _Kept(source)
     try:
         if pool is not None:
-            futures = {pool.submit(_task, spec, settings, seed): False for spec, seed in away}
+            futures = {pool.submit(_task, *task): False for task in away}
         for i in here:
-            spec, seed = tasks[i]
+            spec, settings, seed = tasks[i]
             trace = kept.trace(seed)
             run = run_one(trace, spec, settings, seed, watch=watch, observe=attach[i], prepared=kept.prepared)
             runs.append(run)
@@ -290,11 +326,11 @@ def _task(spec: PolicySpec, settings: Settings, seed: int) -> Run:
     assert _kept is not None
     try:
         return run_one(_kept.trace(seed), spec, settings, seed, prepared=_kept.prepared)
-    except PolicyError as error:
+    except (PolicyError, RouterError) as error:
         raise RunError(told(error)) from None  # neither the policy nor its traceback can be pickled
 
 
-def told(error: PolicyError | ObserverError) -> str:
+def told(error: PolicyError | RouterError | ObserverError) -> str:
     """The message, with the file and line that raised its cause."""
     cause = error.__cause__
     last = cause.__traceback__ if cause is not None else None
@@ -305,7 +341,7 @@ def told(error: PolicyError | ObserverError) -> str:
     return f"{error} ({last.tb_frame.f_code.co_filename}, line {last.tb_lineno})"
 
 
-def _travels(tasks: list[tuple[PolicySpec, int]]) -> bool:
+def _travels(tasks: list[Task]) -> bool:
     """Whether a policy can be pickled; a class defined in a function cannot, and runs in this process."""
     try:
         pickle.dumps(tasks)

@@ -37,7 +37,8 @@ ARROWS: dict[str, set[str]] = {
     "launch": {"engine", "backends", "hardware", "profiler", "sched"},
     "profiler": {"speculation", "launch", "engine", "flightlog", "hardware", "policies", "sched"},
     "bench": {"metrics", "predictors", "sched", "workload"},
-    "jobqueue": set(),
+    "jobqueue": {"sched"},
+    "deploy": {"gateway", "server", "backends", "sched"},
     "gateway": {"routers", "server", "flightlog", "sched", "jobqueue", "processes"},
     "server": {
         "jobqueue",
@@ -49,7 +50,7 @@ ARROWS: dict[str, set[str]] = {
     "cli": {
         "fastserve", "compare", "bench", "server", "profiler", "launch", "engine", "backends", "observers", "policies",
         "predictors", "routers",
-        "workload", "metrics", "hardware", "sched", "vllm", "gateway",
+        "workload", "metrics", "hardware", "sched", "vllm", "gateway", "jobqueue", "deploy",
     },
     "compare": {
         "bench", "cli", "profiler", "launch", "engine", "backends", "hardware", "metrics", "policies", "predictors",

@@ -24,7 +24,7 @@ KEPT = (
     "mean_slowdown", "max_slowdown", "preemptions_per_job", "mean_stalled_s", "recomputed_share", "throughput_rps",
     "unfinished", "collapsed", "programs_per_hour", "programs_per_hour_whole", "program_time_mean_s",
     "program_time_p95_s", "programs_abandoned", "p50_ttft_s", "p99_ttft_s", "max_ttft_s", "ttft_first_turn_p50_s",
-    "ttft_first_turn_p99_s", "ttft_first_turn_max_s", "held_mean_s", "held_max_s",
+    "ttft_first_turn_p99_s", "ttft_first_turn_max_s", "held_mean_s", "held_max_s", "imbalance",
 )  # fmt: skip
 OWN = (
     "_rate",

@@ -78,9 +78,11 @@ OPTIONS: dict[str, Option] = {
     ),
     "gpu_layers": Option("layers that llama.cpp runs on the GPU", ("llamacpp",), 0, int, least=0),
     "lora": Option(
-        "a LoRA adapter, with its scale where it is not 1; may be repeated", ("llamacpp",), (), tuple,
-        metavar="FILE[:SCALE]",
+        "a LoRA adapter; may be repeated: of torch NAME=FOLDER, for requests that ask for model NAME; of llamacpp "
+        "FILE[:SCALE], for all requests", ("torch", "llamacpp"), (), tuple, metavar="NAME=FOLDER|FILE[:SCALE]",
     ),
+    "max_loras": Option("adapters that may be loaded at once", ("torch",), 8, int, most=1024),
+    "max_lora_rank": Option("largest rank of an adapter", ("torch",), 64, int, most=1024),
     "upstream": Option("the server in front of which to stand: http://HOST:PORT", ("upstream",), None, metavar="URL"),
     "upstream_api": Option(
         "what it speaks: OpenAI's API or Ollama's own", ("upstream",), "auto", choices=("auto", "openai", "ollama")

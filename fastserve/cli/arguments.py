@@ -23,6 +23,7 @@ from fastserve.sched.config import OTHER_NAMES, SchedulerConfig, choices, descri
 from fastserve.sched.keywords import argument
 
 if TYPE_CHECKING:
+    from fastserve.engine import Engine
     from fastserve.launch import Body
 
 BACKEND_VARIABLE = "FASTSERVE_BACKEND"
@@ -231,6 +232,21 @@ def body_of(args: argparse.Namespace, latency: str | None = None) -> Body:
     from fastserve.launch import Body
 
     return Body(args.model, args.backend, latency=latency, **options_of(args))
+
+
+def add_adapter(parser: argparse._ActionsContainer) -> None:
+    """--adapter, for a command whose requests are all of one model."""
+    parser.add_argument(
+        "--adapter", metavar="NAME",
+        help="which --lora NAME=FOLDER answers; none: the model without any (default: the first)",
+    )  # fmt: skip
+
+
+def adapter_of(args: argparse.Namespace, engine: Engine) -> str:
+    """The adapter for all requests, "" for none. Raises ValueError for one that is not loaded."""
+    if args.adapter is None:
+        return next(iter(engine.adapters.loaded), "")
+    return "" if args.adapter == "none" else engine.adapters.find(args.adapter).name
 
 
 def options_of(args: argparse.Namespace) -> dict[str, Any]:

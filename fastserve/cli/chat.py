@@ -13,6 +13,8 @@ from fastserve.backends.loading import loading
 from fastserve.backends.options import MODELS
 from fastserve.bench.target import TargetError
 from fastserve.cli.arguments import (
+    adapter_of,
+    add_adapter,
     add_model_arguments,
     add_sampling_arguments,
     options_of,
@@ -35,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_sampling_arguments(parser.add_argument_group("sampling"), max_tokens=MAX_TOKENS)
     model = parser.add_argument_group("model, in this process (with --url: --model is the server's name for it)")
     add_model_arguments(model, default=None)
+    add_adapter(model)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -72,7 +75,7 @@ def _engine(args: argparse.Namespace, stack: ExitStack) -> Talker:
         raise ValueError(f"model {engine.model_name} has no chat template{TEMPLATES}")
     if args.backend in MODELS and (note := untrained_note(model, "fastserve chat")):
         print(note, file=sys.stderr)
-    return EngineTalker(engine, params)
+    return EngineTalker(engine, params, adapter_of(args, engine))
 
 
 class Chat:

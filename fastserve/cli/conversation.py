@@ -53,16 +53,18 @@ def chat_ids(engine: Engine, messages: Sequence[Message]) -> list[int]:
 
 
 class EngineTalker:
-    """An engine in this process."""
+    """An engine in this process. adapter: that answers; empty: the model without any."""
 
-    def __init__(self, engine: Engine, params: SamplingParams) -> None:
+    def __init__(self, engine: Engine, params: SamplingParams, adapter: str = "") -> None:
         self.engine = engine
         self.params = params
-        self.name = engine.model_name
+        self.adapter = adapter
+        self.name = f"{engine.model_name} with {adapter}" if adapter else engine.model_name
 
     def answer(self, messages: Sequence[Message]) -> Answer:
         try:
-            handle = self.engine.submit(chat_ids(self.engine, messages), self.params, program="chat")
+            ids = chat_ids(self.engine, messages)
+            handle = self.engine.submit(ids, self.params, program="chat", adapter=self.adapter)
         except (ValueError, RuntimeError) as error:
             raise AnswerError(str(error)) from error
         try:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from fastserve.atomic_files import OutputError
 from fastserve.cli.arguments import (
     ENGINE_FLAGS,
+    adapter_of,
+    add_adapter,
     add_model_arguments,
     add_observer_arguments,
     add_policy,
@@ -46,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--latency", help="what the policy is told of the machine: a preset or file (default: measured at load)"
     )
     add_model_arguments(engine)
+    add_adapter(engine)
     looking = parser.add_argument_group("what to look at")
     add_observer_arguments(looking)
     looking.add_argument(
@@ -81,7 +84,8 @@ def run(args: argparse.Namespace) -> int:
             engine.attach(observer)
         try:
             prompts = [_prompt(engine, text, args) for text in texts]
-            return _json(engine, prompts, params, story) if args.json else _stream(engine, prompts, params, story)
+            answer = _json if args.json else _stream
+            return answer(engine, prompts, params, story, adapter_of(args, engine))
         except ValueError as error:
             return _refuse(str(error))
         except KeyboardInterrupt:
@@ -100,9 +104,11 @@ def _prompt(engine: Engine, text: str, args: argparse.Namespace) -> str | list[i
     return text
 
 
-def _stream(engine: Engine, prompts: list[str | list[int]], params: SamplingParams, story: Explanation | None) -> int:
+def _stream(
+    engine: Engine, prompts: list[str | list[int]], params: SamplingParams, story: Explanation | None, adapter: str
+) -> int:
     """Streams the outputs in the order of the prompts, token ids without a tokenizer; then the explanation."""
-    handles = [engine.submit(prompt, params, beyond_capacity=True) for prompt in prompts]
+    handles = [engine.submit(prompt, params, beyond_capacity=True, adapter=adapter) for prompt in prompts]
     failed = 0
     for i, handle in enumerate(handles):
         if len(handles) > 1:
@@ -125,8 +131,10 @@ def _stream(engine: Engine, prompts: list[str | list[int]], params: SamplingPara
     return int(failed > 0)
 
 
-def _json(engine: Engine, prompts: list[str | list[int]], params: SamplingParams, story: Explanation | None) -> int:
-    outputs = engine.generate(prompts, params)
+def _json(
+    engine: Engine, prompts: list[str | list[int]], params: SamplingParams, story: Explanation | None, adapter: str
+) -> int:
+    outputs = engine.generate(prompts, params, adapter)
     for output in outputs:
         told = {} if story is None or story.id != output.id else {"explain": [line.document() for line in story.told()]}
         print(json.dumps(_plain(output, engine.info.backend) | told))

@@ -21,6 +21,7 @@ GROUPS = {
     "policy": "scheduler",
     **setting_flags.HTTP_GROUPS,
     "kv_cache_gib": "scheduler",
+    "queue": "a queue across machines",
     "workers": "server",
     "max_new_tokens": "request defaults (native routes)",
     "share_prefixes": "authentication and limits",

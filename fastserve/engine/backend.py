@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Protocol
 
+from fastserve.engine.adapters import Adapter
 from fastserve.engine.model_info import ModelInfo
 from fastserve.engine.params import SamplingParams
 from fastserve.hardware import Hardware
@@ -45,6 +46,8 @@ class Traits:
     """Fields of SamplingParams that it does not keep to: a request that gives them is refused."""
     slots: int | None = None
     """Jobs that it can run at once: the batch cap is at most that. None: as many as memory holds."""
+    adapts: bool = False
+    """It runs each request with an adapter of its own, see Adapting; else such requests are refused."""
     estimates: bool = False
     """Numbers of tokens are estimates, of text whose tokenizer is not known; see Ended.counted."""
 
@@ -151,6 +154,36 @@ class Sharing(Backend, Protocol):
         beyond those of the prompt. Those whose KV is complete are idle units from now on, if it shares all of its
         prompt's.
         """
+        ...
+
+
+class Adapting(Backend, Protocol):
+    """A body whose traits say that it adapts: its model has adapters beside one copy of its weights."""
+
+    @property
+    def adapters(self) -> Mapping[str, Adapter]:
+        """Those that are loaded, by name: never written, another mapping when they change. Any thread."""
+        ...
+
+    def admit(
+        self, job: Job, prompt: list[int], params: SamplingParams, seed: int, adapter: Adapter | None = None
+    ) -> None:
+        """Raises where the adapter has gone meanwhile."""
+        ...
+
+    def read_adapter(self, name: str, path: str) -> Any:
+        """What place_adapter() takes, read and checked; nothing that runs is changed. Any thread, it may take a while.
+
+        Raises ValueError, OSError or MemoryError.
+        """
+        ...
+
+    def place_adapter(self, ready: Any) -> Adapter:
+        """It is quick. Raises ValueError, and then nothing has changed."""
+        ...
+
+    def drop_adapter(self, name: str) -> None:
+        """Raises UnknownAdapterError, or AdapterInUseError while a job that was admitted with it lives."""
         ...
 
 

@@ -18,6 +18,7 @@ from dataclasses import replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from fastserve.engine.adapter_loading import Loading
 from fastserve.engine.backend import Backend, settings_of
 from fastserve.engine.clock import Clock, WallClock
 from fastserve.engine.config import EngineConfig
@@ -94,6 +95,7 @@ class Engine:
             header = {"backend": info.backend, **serving.header(hardware, info.max_model_len)}
             header |= {"tokens": "estimated"} if backend.traits.estimates else {}
             self.loop.observers.attach(FlightLog(serving.flight_log, header))
+        self.adapters = Loading(self.loop)
         self._lifecycle = Lifecycle(self.loop)  # its thread holds the loop, and the loop nothing that holds this object
         weakref.finalize(self, self._lifecycle.drop).atexit = False
 
@@ -120,6 +122,7 @@ class Engine:
         beyond_capacity: bool = False,
         prepared: bool = False,
         replayed: Replayed | None = None,
+        adapter: str = "",
     ) -> Handle:
         """Takes a request and returns at once.
 
@@ -132,7 +135,7 @@ class Engine:
         finish reason timeout. arrival: s of now(); one to come is waited for, a past one counts as waiting (None: now).
         listener: called with every piece on the engine's thread; it must be quick. beyond_capacity: neither refused for
         nor counted towards the bound of the queue. prepared: params are of prepare(), for this prompt. replayed: what
-        only the driver of a trace says.
+        only the driver of a trace says. adapter: one that is loaded, by name; empty: the base model alone.
 
         Raises ValueError for what is wrong with it, RefusedError (a ValueError) when it can never fit, QueueFull,
         RuntimeError when the engine is closed or broken.
@@ -147,6 +150,7 @@ class Engine:
             calls=calls, final=final, priority=priority, deadline_s=deadline_s, ttft_slo_s=ttft_slo_s,
             tpot_slo_s=tpot_slo_s, timeout_s=timeout_s, arrival=arrival, listener=listener,
             beyond_capacity=beyond_capacity, prepared=prepared, replayed=replayed,
+            adapter=self.adapters.find(adapter) if adapter else None,
         )  # fmt: skip
         return Handle(request, self._cancel)
 
@@ -188,9 +192,11 @@ class Engine:
         self.inbox.cancel(request, reason)
 
     def generate(
-        self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None = None
-    ) -> list[Output]:
+        self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None = None,
+        adapter: str = "",
+    ) -> list[Output]:  # fmt: skip
         """Waits for all. prompts: one prompt (text or token ids) or a list of them; params: one for all, or one each.
+        adapter: of all.
 
         Raises as submit() does, and then none of them goes on; RuntimeError on the engine's own thread.
         """
@@ -207,7 +213,7 @@ class Engine:
         handles: list[Handle] = []
         try:
             for prompt, own in zip(batch, each, strict=True):
-                handles.append(self.submit(prompt, own, beyond_capacity=True))
+                handles.append(self.submit(prompt, own, beyond_capacity=True, adapter=adapter))
             return [handle.result() for handle in handles]
         except BaseException:
             for handle in handles:

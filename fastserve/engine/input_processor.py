@@ -6,6 +6,7 @@ import random
 import threading
 from collections.abc import Sequence
 
+from fastserve.engine.adapters import Adapter
 from fastserve.engine.clock import Clock
 from fastserve.engine.config import EngineConfig
 from fastserve.engine.constraints import ConstraintError, Speller
@@ -75,6 +76,7 @@ class InputProcessor:
         beyond_capacity: bool,
         prepared: bool,
         replayed: Replayed | None = None,
+        adapter: Adapter | None = None,
     ) -> Request:
         """Puts the request into the inbox. See Engine.submit()."""
         spans = {"deadline_s": deadline_s, "ttft_slo_s": ttft_slo_s, "tpot_slo_s": tpot_slo_s, "timeout_s": timeout_s}
@@ -96,7 +98,7 @@ class InputProcessor:
         if self.names is not None and replayed is not None and replayed.units is not None:
             named, answer = replayed.units
         elif self.names is not None:
-            root = self.names.root(cache_salt)
+            root = self.names.root(cache_salt, "" if adapter is None else adapter.scope)
             named = self.names.of_prompt(ids, root)
             program = program or self.programs.of(client, ids, named)
         guess = None
@@ -116,7 +118,7 @@ class InputProcessor:
             seed = self._rng.getrandbits(63) if params.seed is None else params.seed
             request = Request(
                 job, ids, params, seed, detokenizer, listener, self._uncounted if beyond_capacity else self._left, root,
-                calls, answer,
+                calls, answer, adapter,
             )  # fmt: skip
             self.programs.came(program, final)
             self.inbox.put(request)

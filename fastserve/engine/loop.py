@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from time import perf_counter_ns
 from typing import Any, cast
 
-from fastserve.engine.backend import Backend, Sharing, Step
+from fastserve.engine.backend import Adapting, Backend, Sharing, Step
 from fastserve.engine.clock import Clock
 from fastserve.engine.inbox import Inbox
 from fastserve.engine.output_processor import OutputProcessor
@@ -293,7 +293,11 @@ class Loop:
     def _submit(self, request: Request, now: int) -> None:
         job = request.job
         try:
-            self.backend.admit(job, request.prompt, request.params, request.seed)
+            if request.adapter is None:
+                self.backend.admit(job, request.prompt, request.params, request.seed)
+            else:
+                adapting = cast(Adapting, self.backend)
+                adapting.admit(job, request.prompt, request.params, request.seed, request.adapter)
         except Exception as error:
             del self.requests[job]
             self._refuse(request, f"{type(error).__name__}: {error}", now)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from fastserve.engine.adapters import Adapter
 from fastserve.engine.constraints import complete, ended
 from fastserve.engine.params import SamplingParams
 from fastserve.sched.job import Job
@@ -91,9 +92,9 @@ class Request:
     """
 
     __slots__ = (
-        "answer", "at_end", "by_step", "calls", "counted", "detokenizer", "ended", "error", "finish_reason", "job",
-        "listener", "logprobs", "named", "params", "pieces", "prompt", "record", "root", "seed", "signal", "texts",
-        "tokens",
+        "adapter", "answer", "at_end", "by_step", "calls", "counted", "detokenizer", "ended", "error", "finish_reason",
+        "job", "listener", "logprobs", "named", "params", "pieces", "prompt", "record", "root", "seed", "signal",
+        "texts", "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -108,6 +109,7 @@ class Request:
         root: bytes = b"",
         calls: str = "",
         answer: Ids | None = None,
+        adapter: Adapter | None = None,
     ) -> None:
         self.job = job
         self.prompt = prompt
@@ -119,6 +121,7 @@ class Request:
         self.root = root  # where the names of its units begin: see UnitNames.root()
         self.answer: Ids = answer or ()  # of the units that prompt and output fill beyond the prompt's
         self.named = answer is not None  # else its tokens say what they are, once it has ended
+        self.adapter = adapter  # that its model has for it; None: the base alone
         self.calls = calls  # the tool that its output will call, as its client knows beforehand
         self.counted: tuple[int, int] | None = None  # tokens of prompt and output, by a body whose own are estimates
         self.tokens: list[int] = []

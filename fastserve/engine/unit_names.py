@@ -24,8 +24,8 @@ class UnitNames:
         self._last: tuple[list[int], bytes, tuple[int, ...]] = ([], b"", ())
 
     def root(self, *scope: str) -> bytes:
-        """Where the chain begins of requests that share with no others: scope is what sets them apart, a salt or the
-        name of an adapter. Of nothing but empty names: where all the others begin.
+        """Where the chain begins of requests that share with no others: scope is what sets them apart, a salt or
+        an adapter. Of nothing but empty names: where all the others begin.
         """
         if not any(scope):
             return b""

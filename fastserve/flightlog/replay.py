@@ -1,22 +1,26 @@
-"""Replays the flight log of an engine, or of vLLM under our Scheduler, on a fresh Scheduler; compares every plan.
+"""Replays the flight log of an engine, or of vLLM under our Scheduler, on a fresh Scheduler; compares every plan. Of a
+route log, of a gateway or a simulated cluster, it asks a fresh router and compares every choice.
 
     python -m fastserve.flightlog.replay flight.jsonl
+    python -m fastserve.flightlog.replay routes.jsonl
 
-Exits 0 if every plan is reproduced; 1 at the first difference, with the plan, the field and both values; 2 if the log
-cannot be read. A policy that the log does not name as importable must be given: --policy mine:Mine.
+Exits 0 if every plan or choice is reproduced; 1 at the first plan that differs, with the field and both values, or with
+the number of choices that differ and the first of them; 2 if the log cannot be read. A policy or a router that the log
+does not name as importable must be given: --policy mine:Mine, --router mine:Mine.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
+from fastserve.flightlog.lines import CUT, Line, LogError, read
+from fastserve.flightlog.routes import is_route_log, replay_routes
 from fastserve.flightlog.write import FACTS, Copies, plan_data
 from fastserve.formats import FormatError, check_version
 from fastserve.hardware import hardware_from_json
@@ -28,15 +32,6 @@ from fastserve.sched.job import Job
 from fastserve.sched.plan import Outcome, Plan
 from fastserve.sched.policy import Policy
 from fastserve.sched.prefix import PrefixScheduler
-
-
-class LogError(ValueError):
-    """The file is not a flight log, or damaged; the message says where."""
-
-
-class Line(NamedTuple):
-    number: int  # from 1
-    data: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +62,12 @@ def replay_log(path: str | PathLike[str], policy: PolicyLike | None = None) -> R
     for line in lines:
         last = line
         first = first or line
-        if line.data.get("event") == "cut":
+        if line.data is CUT:
             break
         difference = run.checked(line, path)
         if difference is not None:
             break
-    cut = last is not None and last.data.get("event") == "cut"
+    cut = last is not None and last.data is CUT
     ended = run.now
     began = ended if first is None else int(first.data.get("now", ended))
     name = str(header["policy"]) if policy is None else type(run.scheduler.policy).__name__
@@ -89,21 +84,6 @@ def opened(path: str | PathLike[str]) -> tuple[dict[str, Any], Iterator[Line]]:
         raise LogError(str(error)) from None
     assert header is not None
     return header.data, lines
-
-
-def read(path: Path) -> Iterator[Line]:
-    """The lines; an incomplete last one becomes the event `cut`."""
-    with path.open(encoding="utf-8") as file:
-        for number, text in enumerate(file, 1):
-            try:
-                data = json.loads(text)
-            except ValueError:
-                if text.endswith("\n"):
-                    raise LogError(f"{path}, line {number} is not JSON") from None
-                data = {"event": "cut"}
-            if not isinstance(data, dict):
-                raise LogError(f"{path}, line {number} is not a JSON object")
-            yield Line(number, data)
 
 
 class Rerun:
@@ -234,7 +214,7 @@ class Rerun:
         self.plan = None
 
 
-def arguments(module: str, doc: str | None, argv: Sequence[str] | None) -> argparse.Namespace:
+def arguments(module: str, doc: str | None) -> argparse.ArgumentParser:
     """log and policy, of a command whose help is its docstring."""
     about, _, rest = (doc or "").partition("\n")
     parser = argparse.ArgumentParser(
@@ -247,12 +227,25 @@ def arguments(module: str, doc: str | None, argv: Sequence[str] | None) -> argpa
     parser.add_argument(
         "--policy", help="try this policy with its defaults, not the log's own: a name, module:Class or ./file.py:Class"
     )
-    return parser.parse_args(argv)
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = arguments("fastserve.flightlog.replay", __doc__, argv)
+    parser = arguments("fastserve.flightlog.replay", __doc__)
+    parser.add_argument(
+        "--router", help="of a route log: try this router with its defaults: a name, module:Class or ./file.py:Class"
+    )
+    args = parser.parse_args(argv)
     try:
+        routes = is_route_log(args.log)
+        if args.policy is not None and routes:
+            raise ValueError(f"{args.log} is a route log, without policies: give --router")
+        if args.router is not None and not routes:
+            raise ValueError(f"{args.log} is no route log, and has no router: give --policy")
+        if routes:
+            replayed = replay_routes(args.log, args.router)
+            print(replayed)
+            return 0 if replayed.differing == 0 else 1
         report = replay_log(args.log, args.policy)
     except (ValueError, OSError) as error:
         print(f"python -m fastserve.flightlog.replay: error: {error}", file=sys.stderr)

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Any, Final
 
-from fastserve.flightlog.replay import Line, Rerun, arguments, opened
+from fastserve.flightlog.lines import CUT, Line
+from fastserve.flightlog.replay import Rerun, arguments, opened
 from fastserve.policies.spec import PolicyLike
 from fastserve.sched.job import NEVER
 from fastserve.sched.policy import Policy
@@ -83,7 +84,7 @@ def twin_of(path: str | PathLike[str], policy: PolicyLike | None = None) -> Twin
     difference = None
     before = 0
     for line in lines:
-        if line.data.get("event") == "cut":
+        if line.data is CUT:
             break
         twin.look(line)
         if difference is None:
@@ -97,7 +98,7 @@ def _lengths(path: str | PathLike[str], policy: PolicyLike | None) -> dict[int, 
     header, lines = opened(path)
     run = Rerun.of(header, policy, path)
     for line in lines:
-        if line.data.get("event") == "cut":
+        if line.data is CUT:
             break
         difference = run.checked(line, path)
         if difference is not None:
@@ -179,7 +180,7 @@ def _amended(planned: Mapping[str, Any], done: Mapping[str, Any]) -> Iterator[tu
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = arguments("fastserve.flightlog.twin", __doc__, argv)
+    args = arguments("fastserve.flightlog.twin", __doc__).parse_args(argv)
     try:
         report = twin_of(args.log, args.policy)
     except (ValueError, OSError) as error:

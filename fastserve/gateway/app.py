@@ -40,8 +40,11 @@ ABOUT = "Many servers behind one address: requests go to one that has their mode
 
 PARTS: Final[dict[str, str]] = {
     "conversations": "fastserve.gateway.conversations.conversations:make",
+    "cache": "fastserve.gateway.cache.stage:part",
     "models": "fastserve.gateway.models.api:make",
+    "queue": "fastserve.gateway.job_queue:make",
     "ollama": "fastserve.gateway.ollama.part:make",
+    "discovery": "fastserve.gateway.discovery.part:make",
 }
 """Name -> where a function (gateway) -> Part | None is. In the order that calls pass: conversations, cache, models."""
 

@@ -168,8 +168,9 @@ def _instead(folder: Path, held: list[str]) -> str:
     if "adapter_config.json" in held:
         base = _base(folder / "adapter_config.json")
         return (
-            f". It holds a LoRA adapter{base}, which is not served by itself: merge it into its base "
-            "(peft: merge_and_unload, then save_pretrained) and give that folder"
+            f". It holds a LoRA adapter{base}, which is not served by itself: serve its base with "
+            f"--lora NAME={folder}, or merge it into its base (peft: merge_and_unload, then save_pretrained) and give "
+            "that folder"
         )
     if packed := [each for each in held if each.endswith(".gguf")]:
         return f". It holds GGUF, llama.cpp's format: give the file itself, as {folder / packed[0]}"

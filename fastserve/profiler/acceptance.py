@@ -6,7 +6,8 @@ from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
 
-from fastserve.flightlog.replay import LogError, opened
+from fastserve.flightlog.lines import LogError
+from fastserve.flightlog.replay import opened
 from fastserve.speculation.acceptance import Acceptance, between
 
 

@@ -11,7 +11,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from fastserve.flightlog.replay import Line, LogError, opened
+from fastserve.flightlog.lines import Line, LogError
+from fastserve.flightlog.replay import opened
 from fastserve.hardware import Hardware, Memory, hardware_from_json
 from fastserve.profiler.calibrate import Calibration
 from fastserve.profiler.fit import Iteration, cells_of, fit_latency, residuals

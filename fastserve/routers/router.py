@@ -45,7 +45,8 @@ class Router:
     keywords are its settings; there is no super().__init__() to call.
 
     Times are in ns, of the body's clock, and never fall. A job's calls come in this order: route, then sent; then
-    ended, or failed and perhaps route again. What a lost replica still had has failed before lost() is called.
+    ended, or failed and perhaps route again, with the same job.id and perhaps another object. What a lost replica still
+    had has failed before lost() is called.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -101,6 +102,8 @@ def chosen(router: Router, job: Job, views: Sequence[ReplicaView]) -> int:
     """The index that route() gives, checked. Raises RouterError, also for what the router raises."""
     try:
         index = router.route(job, views)
+    except RouterError:
+        raise
     except Exception as error:
         raise RouterError(router, "route", job, error) from error
     if type(index) is not int or not 0 <= index < len(views):

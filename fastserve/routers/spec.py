@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from fastserve.importing import absolute, address
 from fastserve.routers import find, make
@@ -71,7 +71,8 @@ class RouterSpec:
     def needs(self) -> frozenset[str]:
         """Router.needs of its class; of a function what the router that it makes needs."""
         kind = self.kind
-        return frozenset((kind if isinstance(kind, type) else self.fresh()).needs)
+        needs: frozenset[str] = (self.fresh() if not isinstance(kind, type) else cast("type[Router]", kind)).needs
+        return needs
 
     @property
     def settings(self) -> dict[str, Any]:

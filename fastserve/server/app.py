@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from fastserve.engine import Engine
 from fastserve.package_version import package_version
-from fastserve.server.api import compat, documentation, errors, native, openai, programs
+from fastserve.server.api import compat, documentation, errors, lora, native, openai, programs
 from fastserve.server.api.paths import uses_openai_errors
 from fastserve.server.config.settings import FastServeConfig
 from fastserve.server.http.around import put_around
@@ -36,7 +36,7 @@ def create_app(engine: Engine, config: FastServeConfig | None = None, store: Sto
 
     store: of durable jobs, where the caller has opened it already; the app closes it.
 
-    Raises ValueError for files and folders in the settings that cannot be used.
+    Raises ValueError for files and folders in the settings that cannot be used, MissingPackageError.
     """
     config = config or FastServeConfig()
     service = Service(engine, config, store)
@@ -46,6 +46,8 @@ def create_app(engine: Engine, config: FastServeConfig | None = None, store: Sto
         resumed = service.resume()
         if resumed:
             log.info("%d durable jobs of an earlier run were resumed", resumed)
+        if service.job_queue is not None:
+            await service.job_queue.check()
         try:
             yield
         finally:
@@ -59,7 +61,7 @@ def create_app(engine: Engine, config: FastServeConfig | None = None, store: Sto
     )
     app.state.service = service
     errors.install(app)
-    routers = [openai.router, native.router, programs.router, compat.router, monitor.router]
+    routers = [openai.router, native.router, programs.router, lora.router, compat.router, monitor.router]
     if config.metrics:
         at = config.metrics_endpoint
         if any(isinstance(route, Route) and route.path == at for router in routers for route in router.routes):

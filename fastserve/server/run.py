@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from fastserve.backends.loading import loading
 from fastserve.backends.options import MODELS, OPTIONS, SECRETS
-from fastserve.importing import extra
+from fastserve.importing import MissingPackageError, extra
 from fastserve.named_models import untrained_note
 from fastserve.server.config.settings import FastServeConfig
 from fastserve.server.http import logs
@@ -64,7 +64,7 @@ def _serve(engine: Engine, held: Prepared) -> None:
         engine.attach(observer)
     try:
         app = create_app(engine, config, held.store)
-    except ValueError as error:
+    except (ValueError, MissingPackageError) as error:
         raise StartError(str(error)) from error
     note = untrained_note(config.model, "fastserve serve") if config.backend in MODELS else ""
     serve(app, app.state.service, held.listener, [engine.start_line(), *([note] if note else [])])

@@ -16,8 +16,10 @@ from typing import Any
 import psutil
 
 from fastserve.engine import Engine, Output, SamplingParams
+from fastserve.engine.adapters import UnknownAdapterError
 from fastserve.engine.engine import QueueFull, RefusedError
 from fastserve.engine.request import Piece
+from fastserve.jobqueue.jobs import JobQueue
 from fastserve.server.api.chat_template import ChatTemplate
 from fastserve.server.api.errors import ApiError
 from fastserve.server.api.piece_queue import LoopDispatcher
@@ -39,6 +41,7 @@ from fastserve.server.jobs.jobs import (
 from fastserve.server.jobs.rows import END_STATES
 from fastserve.server.jobs.store import Store
 from fastserve.server.programs import Programs
+from fastserve.server.served_adapters import ServedAdapters
 from fastserve.server.telemetry.alerts import Alerts
 from fastserve.server.telemetry.live import Broadcaster
 from fastserve.server.telemetry.load import LoadNow
@@ -58,7 +61,7 @@ DRAINED = "the server was shut down before this request had ended"
 
 
 class Service:
-    """Raises ValueError for a state folder, token file or chat template that cannot be used."""
+    """Raises ValueError for a state folder, token file or chat template that cannot be used, MissingPackageError."""
 
     def __init__(self, engine: Engine, config: FastServeConfig, store: Store | None = None) -> None:
         self.engine = engine
@@ -86,6 +89,8 @@ class Service:
         self.store = Store(config.state_dir) if store is None else store
         self.upkeep: asyncio.Task[None] | None = None
         self.durable = Durable(self.store, engine.model_name, self._run)
+        self.adapters = ServedAdapters(engine, self.model, self.registry, self.durable)
+        self.job_queue = None if config.queue is None else JobQueue(config)  # instead of the store, for new jobs
 
     # -- admission -------------------------------------------------------------------------------------------------
 
@@ -103,10 +108,9 @@ class Service:
     def caches_prefixes(self) -> bool:
         return self.engine.serving.prefix_cache == "on"
 
-    def check_model(self, name: str | None) -> None:
-        """Raises ApiError 404 for a model that this server does not serve; none and "" mean the one that it does."""
-        if name and name not in (self.model, self.engine.model_name):
-            raise ApiError(404, f"the model {name!r} is not served here; there is {self.model!r}", param="model")
+    def check_model(self, name: str | None) -> str:
+        """See ServedAdapters.of_model()."""
+        return self.adapters.of_model(name)
 
     def check_open(self, client: str | None) -> None:
         """Asked before a body is read. client: None for one that is not known yet. Raises ApiError 429 or 503."""
@@ -182,7 +186,8 @@ class Service:
 
         Raises ApiError 400 or 503.
         """
-        job = ServedJob(new_id(), client, kind, self.model, len(prompt), metadata or {})
+        job = ServedJob(new_id(), client, kind, scheduling.adapter or self.model, len(prompt), metadata or {},
+                        adapter=scheduling.adapter)  # fmt: skip
         self._submit(job, prompt, params, group, scheduling, streams=streams, prepared=prepared)
         return job
 
@@ -225,6 +230,8 @@ class Service:
             )
         except QueueFull as error:
             raise _queue_full(error) from error
+        except UnknownAdapterError as error:
+            raise ApiError(404, str(error), param="model") from error
         except ValueError as error:
             param = "prompt" if isinstance(error, RefusedError) else getattr(error, "param", None)
             raise ApiError(400, str(error), param=param) from error
@@ -322,7 +329,7 @@ class Service:
     ) -> ServedJob:  # fmt: skip
         """A durable job: on disk when this returns. Raises ApiError 400 or 503, and then it is not stored."""
         request = JobRequest(self.engine.model_name, prompt, params, metadata, scheduling)
-        return await self.durable.enqueue(client, self.model, request)
+        return await self.durable.enqueue(client, scheduling.adapter or self.model, request)
 
     def _run(self, job: ServedJob, request: JobRequest, beyond_capacity: bool) -> None:
         self._submit(job, request.prompt, request.params, None, request.scheduling, beyond_capacity=beyond_capacity)
@@ -341,7 +348,7 @@ class Service:
             self.durable.retry_one(well=True, idle=True)
         waiting = sum(job.handle is None and job.ended is None for job in jobs)
         if waiting:
-            log.warning("%d durable jobs of an earlier run stay queued: for another model, or for a retry", waiting)
+            log.warning("%d durable jobs of an earlier run wait: for another model, an adapter or a retry", waiting)
         return sum(job.handle is not None for job in jobs)
 
     def drop(self, job: ServedJob) -> None:
@@ -380,6 +387,8 @@ class Service:
             self.upkeep.cancel()
         self.input_pool.close()
         await self.auth.close()
+        if self.job_queue is not None:
+            await self.job_queue.close()
         await asyncio.to_thread(self.store.close)
 
 

@@ -8,26 +8,32 @@ whoever is at a boundary drains its inbox; plans. Nothing of a later time is kno
 from __future__ import annotations
 
 from collections.abc import Callable
+from os import PathLike
 
+from fastserve.flightlog.routes import RouteLog
 from fastserve.metrics.finish import COMPLETED
 from fastserve.metrics.records import Recorder
 from fastserve.routers import Replica as Named
 from fastserve.routers import Router, RouterError, RouterFacts, chosen
+from fastserve.routers.spec import RouterSpec
 from fastserve.sched.job import NEVER, Job
 from sim.cluster.faults import BACK, DRAIN, FAIL, Fault, afresh
 from sim.cluster.replica import Replica
-from sim.cluster.view import LiveView
+from sim.cluster.view import Clock, LiveView
 from sim.inbox import Inbox
 from sim.session_inbox import FedInbox
 
 Make = Callable[["Cluster", int], Replica]
 """A fresh replica by its number: at the start, and when it comes back."""
+Look = Callable[[Replica, int], object]
+Note = Callable[[Job, int, str], object]
+"""Told of what happens to a job between replicas: at which time, ns, and in words."""
 
 
 class Cluster:
     """One run. arrivals: of all. make: see Make. names: a name and a weight of each replica. hop: ns from the router to
-    a replica. faults: by time. resend_all: whether jobs that have had a token are sent again where a replica fails;
-    else they end with an error, as a stream does through the gateway.
+    a replica. view_delay: ns by which views are old. faults: by time. resend_all: whether jobs that have had a token
+    are sent again where a replica fails; else they end with an error, as a stream does through the gateway.
 
     seed: of the router's randomness. unit_tokens: of one of job.ids. watch: told how many jobs just finished.
     """
@@ -41,6 +47,7 @@ class Cluster:
         recorder: Recorder,
         *,
         hop: int = 0,
+        view_delay: int = 0,
         faults: tuple[Fault, ...] = (),
         resend_all: bool = False,
         max_backlog: int | None = None,
@@ -61,8 +68,10 @@ class Cluster:
         self.watch = watch
         self.collapsed = False
         self.stopped = False  # asked for from outside: the run ends at the next event
-        self.now = 0
+        self.closely = bool(faults) or max_backlog is not None  # there is more to look at than arrivals and ends
+        self.now = 0  # ns: the last time at which something ended
         self.guesses = "guess" in router.needs
+        self.hears_sent = self.hears_ended = True  # the router listens to what is sent, and to what has ended
         self.answers = 0  # jobs that ended by themselves, and their output tokens
         self.answered = 0
         self.tokens: dict[Job, int] = {}  # of who has been sent and has not ended: as outstanding_tokens counts it
@@ -72,21 +81,33 @@ class Cluster:
         self.programs: dict[str, set[int]] = {}  # whose jobs are where, of those that will end
         self.ends: list[int] = [NEVER] * len(names)
         self.returning: set[int] = set()  # drained ones that come back as soon as their last job has ended
-        self.look: Callable[[Replica], object] | None = None
+        self.looks: list[Look] = []
         self.past: list[Replica] = []  # that failed, or were drained, and have come back
+        self.clock = Clock()
+        self.view_delay = view_delay
         self.replicas: list[Replica] = []
         self.replicas += [make(self, number) for number in range(len(names))]
         self.views = [
-            LiveView(replica, name.name, name.weight) for replica, name in zip(self.replicas, names, strict=True)
+            LiveView(replica, name.name, name.weight, self.clock, view_delay)
+            for replica, name in zip(self.replicas, names, strict=True)
         ]
         self.open = list(self.views)  # which may be chosen
-        router.begin(RouterFacts(tuple(names), unit_tokens, seed))
+        self.facts = RouterFacts(tuple(names), unit_tokens, seed)
+        self.log: RouteLog | None = None
+        self.notes: list[Note] = []
 
-    def attach_each(self, look: Callable[[Replica], object]) -> None:
-        """Before run(): look(replica) attaches observers to each replica, and to each that comes back."""
-        self.look = look
+    def attach_each(self, look: Look) -> None:
+        """Before run(): look(replica, life) attaches observers to each replica, and to each that comes back. life: 1 at
+        first.
+        """
+        self.looks.append(look)
         for replica in self.replicas:
-            look(replica)
+            look(replica, 1)
+
+    def log_routes(self, path: str | PathLike[str], spec: RouterSpec) -> None:
+        """Before run(): writes what the router, made from `spec`, is told and chooses. Raises OSError."""
+        self.log = RouteLog(path, spec, self.facts, wait=True)
+        self.router = self.log.around(self.router)
 
     # -- time ------------------------------------------------------------------------------------------------------
 
@@ -95,16 +116,14 @@ class Cluster:
 
         Raises PolicyError, RouterError; ObserverError where an observer breaks.
         """
+        router = self.router
+        self.hears_sent = type(router).sent is not Router.sent
+        self.hears_ended = type(router).ended is not Router.ended
+        self._tell("begin", None, self.facts)
         for replica in self.replicas:
-            replica.recorder.began(replica.observers.run, 0)
+            self._began(replica, 0)
         try:
-            while not (self.stopped or self.collapsed):
-                now = min(min(self.ends), self.inbox.at)
-                if now == NEVER:
-                    break
-                if self.faults and self.faults[-1].at < now:
-                    now = self.faults[-1].at
-                self._events(now)
+            self._turns()
             for replica in self.replicas:
                 if not replica.dead:
                     if replica.scheduler.live and not (self.stopped or self.collapsed):
@@ -113,45 +132,75 @@ class Cluster:
         finally:
             for replica in self.replicas:
                 replica.observers.ended(self.now)
+            if self.log is not None:
+                self.log.close()
 
-    def _events(self, now: int) -> None:
-        """All that happens at one time."""
+    def _began(self, replica: Replica, now: int) -> None:
+        replica.recorder.began(replica.observers.run, now)
+        if self.view_delay:
+            replica.remembers = True
+            replica.moment(now)
+
+    def _turns(self) -> None:
+        """One time after the other. What is rare goes through _settle(); the rest is what that would do, at once."""
+        ends, inbox, replicas = self.ends, self.inbox, self.replicas
+        while not (self.stopped or self.collapsed):
+            end = min(ends)
+            at = inbox.at
+            now = end if end < at else at
+            if now == NEVER:
+                return
+            if self.faults and self.faults[-1].at <= now:
+                self._settle(self.faults[-1].at, [])
+                continue
+            if at < end:
+                for job in inbox.arrived(at):
+                    self._route(job, at)
+                if min(ends) <= at or inbox.at <= at:
+                    self._settle(at, [])
+                continue
+            replica = replicas[ends.index(now)]
+            self.now = now
+            replica.finish(now)
+            box = replica.box
+            while inbox.at > now and min(ends) > now and not self.closely:
+                if box.at > now:
+                    replica.begin(now)
+                    break
+                replica.drain(now)
+            else:
+                self._settle(now, [replica])
+
+    def _settle(self, now: int, ready: list[Replica]) -> None:
+        """All that (yet) happens at one time. ready: who is at a boundary already."""
         ends, inbox = self.ends, self.inbox
-        ready: list[Replica] = []
-        if min(ends) <= now:
-            self._boundaries(now, ready)
         while True:
+            if min(ends) <= now:
+                self._boundaries(now, ready)
             while self.faults and self.faults[-1].at <= now:
                 self._befalls(self.faults.pop(), now, ready)
             if inbox.at <= now:
                 for job in inbox.arrived(now):
                     self._route(job, now)
-            if min(ends) <= now:
-                self._boundaries(now, ready)
+                continue
+            again = False
             for replica in ready:
                 while replica.inbox.at <= now:
                     replica.drain(now)
-            if not (inbox.at <= now or min(ends) <= now or self._more(now, ready)):
+                    again = True
+            if not again and min(ends) > now and not (self.faults and self.faults[-1].at <= now):
                 break
-        if not ready:
-            return
-        self.now = now
         if self.max_backlog < NEVER and self._backlog() > self.max_backlog:
             self.collapsed = True
             return
         for replica in ready:
             replica.begin(now)
 
-    def _more(self, now: int, ready: list[Replica]) -> bool:
-        """Something else is due, because of what has just happened."""
-        if self.faults and self.faults[-1].at <= now:
-            return True
-        return any([replica.inbox.at <= now for replica in ready])  # noqa: C419  quicker, and compiled
-
     def _backlog(self) -> int:
         return sum([len(replica.scheduler.live) for replica in self.replicas if not replica.dead])
 
     def _boundaries(self, now: int, ready: list[Replica]) -> None:
+        self.now = now
         for number, end in enumerate(self.ends):
             if end <= now:
                 replica = self.replicas[number]
@@ -162,14 +211,17 @@ class Cluster:
 
     def _route(self, job: Job, now: int) -> None:
         views = self.open
-        tried = self.tried.get(job.id)
-        if tried is not None:
+        if self.tried and job.id in self.tried:
+            tried = self.tried[job.id]
             views = [view for view in views if view.of not in tried]
         if not views:
             self.refused.rejected(job, now, "no replica takes requests")
+            if self.notes:
+                self._note(job, now, "refused: no replica takes requests")
             self._over(job, now)
             return
         router = self.router
+        self.clock.now = now
         mean = self.answered // self.answers if self.answers else 0
         if self.guesses and job.guess is None:
             job.guess = mean
@@ -179,8 +231,22 @@ class Cluster:
         view.outstanding_tokens += tokens
         if job.program and self.fed is not None:
             self.programs.setdefault(job.program, set()).add(view.replica)
-        self._tell("sent", job, view.replica, now)
-        view.of.deliver(job, now + self.hop)
+        if self.hears_sent:
+            self._tell("sent", job, view.replica, now)
+        if self.notes:
+            self._note(job, now, f"routed to {view.name}, one of {len(views)}{self._reason(job)}")
+        view.of.deliver(job, now, now + self.hop)
+
+    def _reason(self, job: Job) -> str:
+        try:
+            said = self.router.explain(job)
+        except Exception as error:
+            raise RouterError(self.router, "explain", job, error) from error
+        return f": {said}" if said else ""
+
+    def _note(self, job: Job, now: int, what: str) -> None:
+        for note in self.notes:
+            note(job, now, what)
 
     def _tell(self, method: str, job: Job | None, *facts: object) -> None:
         """The router, of something that has happened."""
@@ -195,23 +261,22 @@ class Cluster:
 
     def gone(self, replica: Replica, job: Job, now: int) -> None:
         """The job is over there, as job.finish says."""
-        self._counted_off(replica.number, job)
+        view = self.views[replica.number]
+        view.outstanding -= 1
+        view.outstanding_tokens -= self.tokens.pop(job)
         tokens = job.generated
         if job.finish in COMPLETED:
             self.answers += 1
             self.answered += tokens
-        self._tell("ended", job, replica.number, now, tokens)
+        if self.hears_ended:
+            self._tell("ended", job, replica.number, now, tokens)
         if self.watch is not None:
             self.watch(1)
-        self._over(job, now)
-        if replica.number in self.returning and not self.views[replica.number].outstanding:
+        if self.fed is not None:
+            self._over(job, now)
+        if self.returning and replica.number in self.returning and not self.views[replica.number].outstanding:
             self.returning.discard(replica.number)
             self.faults.append(Fault(now, BACK, replica.number))
-
-    def _counted_off(self, number: int, job: Job) -> None:
-        view = self.views[number]
-        view.outstanding -= 1
-        view.outstanding_tokens -= self.tokens.pop(job)
 
     def _over(self, job: Job, now: int) -> None:
         """It is over for good: what waits for it comes, or is abandoned."""
@@ -221,7 +286,8 @@ class Cluster:
         fed.left(job, now)
         for program in fed.ended():
             for number in sorted(self.programs.pop(program, ())):
-                self.replicas[number].tell(program, now)
+                if not self.replicas[number].dead:
+                    self.replicas[number].tell(program, now)
 
     # -- what befalls replicas -------------------------------------------------------------------------------------
 
@@ -242,6 +308,7 @@ class Cluster:
         again too.
         """
         view, replica = self.views[number], self.replicas[number]
+        self.now = now
         self.open = [other for other in self.open if other is not view]
         self.returning.discard(number)
         again: list[Job] = []
@@ -254,7 +321,11 @@ class Cluster:
             else:
                 self.lost_tokens += job.generated
                 again.append(job)
-            self._counted_off(number, job)
+            view.outstanding -= 1
+            view.outstanding_tokens -= self.tokens.pop(job)
+            if self.notes:
+                then = "ends with an error" if job.finish else f"is sent again, {job.generated:,} tokens are lost"
+                self._note(job, now, f"{view.name} has failed: it {then}")
             self._tell("failed", job, number, now)
         if replica in ready:
             ready.remove(replica)
@@ -284,9 +355,10 @@ class Cluster:
         replica = self.replicas[number] = self.make(self, number)
         view = self.views[number]
         view.of = replica
-        if self.look is not None:
-            self.look(replica)
-        replica.recorder.began(replica.observers.run, now)
+        life = 1 + sum([other.number == number for other in self.past])
+        for look in self.looks:
+            look(replica, life)
+        self._began(replica, now)
         name = self.names[number]
         self._tell("came", None, number, name.name, name.weight, now)
         self.open = [other for other in self.views if other in self.open or other is view]

@@ -14,19 +14,20 @@ class ReplicaInbox(FedInbox):
 
     def __init__(self, patience: int | None) -> None:
         self.gone: Callable[[Job, int], object] = _nobody
-        self.box: list[tuple[int, int, int, Job]] = []  # (ns at which it is here, arrival, id, job): a heap
+        self.box: list[tuple[int, int, int, Job]] = []  # (ns at which it is here, arrival, id, job): a heap, which the
+        # replica fills
         super().__init__(patience)
-
-    def put(self, job: Job, due: int) -> None:
-        """A job that is here from `due` (ns) on."""
-        heappush(self.box, (due, job.arrival, job.id, job))
-        if due < self.at:
-            self.at = due
 
     def end(self, program: str) -> None:
         """Nothing of this program is left anywhere."""
         self.over.append(program)
         self.at = 0
+
+    def _look(self) -> None:
+        if self.waits:
+            super()._look()
+        else:  # as that would
+            self.at = 0 if self.over else self.box[0][0] if self.box else NEVER
 
     def coming(self) -> int:
         return self.box[0][0] if self.box else NEVER
@@ -40,13 +41,23 @@ class ReplicaInbox(FedInbox):
             came.append(job)
             if self.patience is not None:
                 heappush(self.waits, (job.arrival + self.patience, job.id, job))
-        self._look()
+        if self.waits or self.over:
+            self._look()
+        else:  # as that would
+            self.at = box[0][0] if box else NEVER
         return came
+
+    def cancelled(self, now: int) -> list[Job]:
+        return super().cancelled(now) if self.waits else []
+
+    def ended(self) -> list[str]:
+        return super().ended() if self.over else []
 
     def left(self, job: Job, now: int) -> None:
         self.now = now
         self.gone(job, now)
-        self._look()
+        if self.waits:
+            self._look()
 
 
 def _nobody(job: Job, now: int) -> None:

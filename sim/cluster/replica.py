@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
+from heapq import heappush
 from typing import Any
 
 from fastserve.metrics.records import Recorder
@@ -10,6 +12,7 @@ from fastserve.sched.errors import PolicyError
 from fastserve.sched.job import NEVER, Job, age
 from fastserve.sched.plan import Outcome, Plan, Transfer
 from fastserve.sched.scheduler import Scheduler
+from sim.cluster.books import Books, Moment
 from sim.cluster.inbox import ReplicaInbox
 from sim.driver import Driver
 from sim.link import Link
@@ -49,15 +52,25 @@ class Replica(Driver):
         self.was: tuple[int, int, tuple[Transfer, ...]] = (0, 0, ())  # before it: the machine's clock, copies under way
         self.limit = NEVER  # ns: it ends at the first boundary at or after this
         self.looked_at = False
+        self.books: Books | None = None  # None: nobody has asked for what is in them
+        self.moments: deque[Moment] = deque()  # in order of time; only the last one, unless views are old
+        self.remembers = False  # views are old: every moment is kept until it is older than all that is asked for
         self.busy = 0  # ns in which it ran, stalls included
         self.ready = False  # at a boundary: what it does next is not decided yet
         self.dead = False
 
-    def deliver(self, job: Job, due: int) -> None:
+    def deliver(self, job: Job, now: int, due: int) -> None:
         """The router has sent it a job, which is there at `due` (ns)."""
-        self.box.put(job, due)
+        box = self.box
+        heappush(box.box, (due, job.arrival, job.id, job))
+        if due < box.at:
+            box.at = due
         if due < self.ends[self.number]:
-            self._cut(due)
+            outcome = self.outcome
+            if outcome is None or outcome.iterations > 1:  # else it cannot end earlier
+                self._cut(due)
+        if self.books is not None:
+            self._changed(now)
 
     def tell(self, program: str, now: int) -> None:
         """Nothing of this program is left; it is told at its next boundary."""
@@ -110,6 +123,8 @@ class Replica(Driver):
         self.recorder.committed(plan, outcome, finished, now)
         if self.looked_at:
             observers.committed(plan, outcome, finished, now)
+        if self.books is not None:
+            self._booked(plan, outcome, finished)
         if finished:
             box = self.box
             for job in finished:
@@ -126,6 +141,8 @@ class Replica(Driver):
             if observers.members and scheduler.live:
                 observers.idle(now)
             self.ends[self.number] = max(now, min(opens, self.inbox.at))
+            if self.books is not None:
+                self._changed(now)
             return
         self.looked_at = bool(observers.members)
         if self.looked_at:
@@ -133,10 +150,85 @@ class Replica(Driver):
             observers.planned(plan, now)
         self.plan = plan
         self.limit = self.inbox.at
+        if plan.iterations > 1 and self.books is not None and (plan.joined or plan.left):
+            plan.iterations = 1  # who joins or leaves is on the books from its end on
         if plan.iterations > 1:
             machine, link = self.machine, self.link
             self.was = machine.at, machine.rest, tuple(link.moving) if link.moving else ()
         self._ran(plan, self.machine.run(plan))
+        if self.books is not None:
+            self._changed(now)
+
+    # -- what a view of it tells -----------------------------------------------------------------------------------
+
+    def drain(self, now: int) -> None:
+        books = self.books
+        if books is None:
+            super().drain(now)
+            return
+        known = len(self.box.box)
+        there = [entry[3] for entry in self.box.box if entry[0] <= now] if known else []
+        gone = list(self.scheduler.gone)
+        super().drain(now)
+        books.touch(there)
+        books.touch(job for job in self.scheduler.gone if job not in gone)
+        self._changed(now)
+
+    @property
+    def running(self) -> int:
+        """Who has a place, in the plan under way where there is one."""
+        plan = self.plan
+        return len(self.scheduler.running) + (0 if plan is None else len(plan.joined) - len(plan.left))
+
+    @property
+    def waiting(self) -> int:
+        """All others who have been sent here."""
+        return len(self.scheduler.live) + len(self.box.box) - self.running
+
+    def moment(self, at: int) -> Moment:
+        """As it was at this time (ns): the last one, or, where every moment is kept, any that is not older than those
+        asked for before.
+        """
+        if self.books is None:
+            self.books = Books(self.scheduler)
+            self._changed(at)
+        moments = self.moments
+        if not moments:
+            moments.append(self._moment(at))
+        while len(moments) > 1 and moments[1].at <= at:
+            moments.popleft()
+        return moments[0]
+
+    def _moment(self, at: int) -> Moment:
+        books, outcome = self.books, self.outcome
+        assert books is not None
+        plan = self.plan
+        begun = self.was[1] if plan is not None and plan.now == self.was[0] else 0
+        iterations = 0 if outcome is None else outcome.iterations
+        return Moment(at, self.scheduler, books, self.box.box, plan, iterations, begun, self.machine.latency)
+
+    def _changed(self, now: int) -> None:
+        if self.remembers:
+            self.moments.append(self._moment(now))
+        else:
+            self.moments.clear()
+
+    def _booked(self, plan: Plan, outcome: Outcome, finished: list[Job]) -> None:
+        """What a commit has done to jobs."""
+        books = self.books
+        assert books is not None
+        if plan.batch:
+            books.passed()
+        books.touch(plan.joined)
+        books.touch(plan.left)
+        books.touch(job for job, _ in plan.prefill)
+        books.touch(plan.drop)
+        books.touch(job for job, _ in outcome.extra)
+        books.touch(finished)
+        if not self.remembers:
+            self.moments.clear()
+
+    # -- its death -------------------------------------------------------------------------------------------------
 
     def fail(self, now: int) -> list[Job]:
         """It dies; returns the jobs that it has, as they were then, by (arrival, id). Iterations that had ended by now

@@ -28,6 +28,7 @@ import pytest
 
 from fastserve.backends.options import SECRETS
 from fastserve.engine import Engine, SamplingParams
+from fastserve.engine.adapters import UnknownAdapterError
 from fastserve.engine.backend import Step, Traits
 from fastserve.engine.request import Handle, Output, Piece
 from fastserve.engine.token_text import TokenText
@@ -403,7 +404,22 @@ def longest_context(make: Make) -> None:
         lets_go(engine)
 
 
+def knows_its_adapters(make: Make) -> None:
+    """One that is not loaded is refused by its name, and so is a folder that is none; the engine goes on."""
+    with make(**PLENTY) as engine:
+        submit = Engine.submit
+        with pytest.raises(UnknownAdapterError, match="no adapter 'nobody' is loaded"):
+            submit(engine, prompts()[0], params(0), adapter="nobody")
+        with pytest.raises(ValueError, match="adapter"):
+            engine.adapters.load("nobody", "/nowhere")
+        with pytest.raises(UnknownAdapterError, match="nobody"):
+            engine.adapters.unload("nobody")
+        assert "nobody" not in engine.adapters.loaded
+        tokens_of(served(engine, (3,)))
+
+
 CHECKS: tuple[Check, ...] = (
     names_itself, speaks_text, tokens_survive, cancels, times_out, runs_out_of_memory, starts_over, closes_twice,
     leaks_nothing, prompts_of_one_token, longest_context,
+    knows_its_adapters,
 )  # fmt: skip

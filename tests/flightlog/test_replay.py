@@ -11,7 +11,8 @@ import pytest
 
 from fastserve.engine import Engine, SamplingParams
 from fastserve.engine.backend import Token
-from fastserve.flightlog.replay import LogError, main, replay_log
+from fastserve.flightlog.lines import LogError
+from fastserve.flightlog.replay import main, replay_log
 from fastserve.policies import POLICIES
 from fastserve.policies.spec import PolicySpec
 from tests.engine.test_backend import Parrot

@@ -11,7 +11,7 @@ import pytest
 
 from fastserve.__main__ import main
 from fastserve.engine import Engine, SamplingParams
-from fastserve.flightlog.replay import LogError
+from fastserve.flightlog.lines import LogError
 from fastserve.flightlog.write import FlightLog
 from fastserve.hardware import (
     DecodePiece,

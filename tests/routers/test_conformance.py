@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import pytest
 
@@ -39,6 +39,9 @@ class First(Router):
 
     def route(self, job: Job, views: Sequence[ReplicaView]) -> int:
         return 0
+
+
+SAME = First()
 
 
 def broken(route: Callable[[Any, Job, Sequence[ReplicaView]], Any], **more: Any) -> type[Router]:
@@ -190,6 +193,18 @@ def test_replicas_that_are_lost_and_come() -> None:
         def ended(self, job: Job, replica: int, now: int, tokens: int) -> None:
             self.here.remove(job.id)
 
+    class ByObject(First):
+        """Keeps jobs by what they are and not by their id."""
+
+        def begin(self, facts: RouterFacts) -> None:
+            super().begin(facts)
+            self.first: dict[int, Job] = {}
+
+        def route(self, job: Job, views: Sequence[ReplicaView]) -> int:
+            assert self.first.setdefault(job.id, job) is job
+            return 0
+
+    assert "ByObject.route() raised AssertionError" in told(ByObject, "exception")
     assert "replicas are lost and come while the run goes on" in told(Fixed, "exception")
     assert "Strict.sent() raised AssertionError: sent twice" in told(Strict, "exception")
 
@@ -252,9 +267,6 @@ def test_what_is_seen_before_a_run(made: Callable[[], Any], check: str, says: st
     assert says in told(made, check)
 
 
-SAME = First()
-
-
 def test_a_constructor_that_wants_arguments_or_raises() -> None:
     class Wants(First):
         def __init__(self, size: int) -> None:
@@ -264,7 +276,7 @@ def test_a_constructor_that_wants_arguments_or_raises() -> None:
         def __init__(self) -> None:
             raise KeyError("x")
 
-    assert "Wants() cannot be called without arguments" in told(Wants, "make")
+    assert "Wants() cannot be called without arguments" in told(cast("Any", Wants), "make")
     assert "Raises() raised KeyError: 'x'" in told(Raises, "make")
     assert check_router(lambda: Wants(3), quick=True, long=SHORT).choices
 

@@ -16,11 +16,13 @@ from fastserve.backends.torch.block_manager import BlockManager
 from fastserve.backends.torch.draft_model import drafting_for
 from fastserve.backends.torch.input_batch import InputBatch, Rows, pack
 from fastserve.backends.torch.kv_cache import Cache
+from fastserve.backends.torch.lora.adapters import Ready
 from fastserve.backends.torch.memory import ran_out, size_pools
 from fastserve.backends.torch.model import Model, load_model
 from fastserve.backends.torch.platform import device_name
 from fastserve.backends.torch.sampler import Sampler
 from fastserve.backends.torch.warmup import copy_times, measure, verify_times
+from fastserve.engine.adapters import Adapter
 from fastserve.engine.backend import CopyTime, Failed, Result, Step, Token, Traits, VerifyTime, Wanted
 from fastserve.engine.model_info import ModelInfo
 from fastserve.engine.params import SamplingParams
@@ -47,7 +49,7 @@ class TorchBackend:
     weights and KV.
     """
 
-    traits = Traits(swaps=True, exact="always", constrains=True, shares=True)
+    traits = Traits(swaps=True, exact="always", constrains=True, shares=True, adapts=True)
     load = staticmethod(load_model)
 
     def __init__(
@@ -88,6 +90,7 @@ class TorchBackend:
         self.blocks = BlockManager(cache.blocks, cache.host_blocks, cache.block_tokens, cache, wanted.unit_tokens)
         self.sampler = Sampler(model.suppress)
         self.states: dict[Job, JobState] = {}
+        self.adapted: dict[Job, tuple[Adapter, int]] = {}  # of jobs with an adapter: that, and its slot
         self.info = ModelInfo(
             model.name, model.tokenizer, model.max_model_len, model.vocab_size, model.eos_ids, model.defaults,
             model.parameters, device_name(model.device), str(model.dtype).removeprefix("torch."), "torch",
@@ -97,6 +100,7 @@ class TorchBackend:
             "dtype": self.info.dtype, "device": self.info.device, "threads": torch.get_num_threads(),
             "native": model.native is not None, "step_bytes": model.step_bytes,
             "gpu_memory_utilization": gpu_memory_utilization, "pools": pools.why, "speculate": str(asked or OFF),
+            "lora": [f"{one.name}={one.path}" for one in model.adapters.loaded.values()],
         }  # fmt: skip
         self._hardware: Hardware | None = None
         self._model_ns = 0  # of the current step
@@ -141,7 +145,11 @@ class TorchBackend:
 
     # -- its jobs --------------------------------------------------------------------------------------------------
 
-    def admit(self, job: Job, prompt: list[int], params: SamplingParams, seed: int) -> None:
+    def admit(
+        self, job: Job, prompt: list[int], params: SamplingParams, seed: int, adapter: Adapter | None = None
+    ) -> None:
+        if adapter is not None:
+            self.adapted[job] = adapter, self.model.adapters.take(adapter)
         sampling = SamplingState(params, seed=seed, prompt=prompt, eos_ids=self.model.eos_ids)
         self.states[job] = JobState(prompt, [], sampling)
 
@@ -150,6 +158,8 @@ class TorchBackend:
 
     def forget(self, job: Job) -> None:
         self.states.pop(job, None)
+        if job in self.adapted:
+            self.model.adapters.give(self.adapted.pop(job)[0])
         self.blocks.forget(job)
         if self.drafting is not None:
             self.drafting.forget(job)
@@ -164,14 +174,35 @@ class TorchBackend:
     def close(self) -> None:
         self.blocks.reset()
         self.states.clear()
+        for adapter, _ in self.adapted.values():
+            self.model.adapters.give(adapter)
+        self.adapted.clear()
         self.cache.free()
         if self.drafting is not None:
             self.drafting.close()
 
+    # -- its adapters ----------------------------------------------------------------------------------------------
+
+    @property
+    def adapters(self) -> Mapping[str, Adapter]:
+        return self.model.adapters.loaded
+
+    def read_adapter(self, name: str, path: str) -> Ready:
+        return self.model.adapters.read(name, path)
+
+    def place_adapter(self, ready: Ready) -> Adapter:
+        return self.model.adapters.place(ready)
+
+    def drop_adapter(self, name: str) -> None:
+        self.model.adapters.drop(name)
+
+    # -- its steps -------------------------------------------------------------------------------------------------
+
     def held(self) -> dict[str, int]:
         """What it holds of its jobs: nothing, when all have departed and no copy is under way."""
         device, host = self.blocks.device, self.blocks.host
-        return {"jobs": len(self.states), "device blocks": device.size - len(device.free) - self.blocks.idle(),
+        return {"jobs": len(self.states), "adapted jobs": len(self.adapted),
+                "device blocks": device.size - len(device.free) - self.blocks.idle(),
                 "host blocks": host.size - len(host.free) - self.blocks.remembered(),
                 "drafts": 0 if self.drafting is None else self.drafting.held()}  # fmt: skip
 
@@ -216,7 +247,7 @@ class TorchBackend:
     def _step(self, plan: Plan, drafts: Mapping[Job, Sequence[int]]) -> list[tuple[Job, Drawn]]:
         """The jobs that get tokens, in the order of their logits, and what was drawn for them."""
         decodes, chunks, jobs, speakers = self._rows(plan, drafts)
-        step = pack(decodes, chunks, self.cache.block_tokens)
+        step = pack(decodes, chunks, self.cache.block_tokens, bool(self.adapted))
         logits = self._forward(step)
         try:
             drawn = draw(self.sampler, logits, speakers)
@@ -272,7 +303,17 @@ class TorchBackend:
                 jobs.append(job)
                 speakers.append(Speaker(state.sampling, row))
                 row += 1
+        if self.adapted:
+            chunks = self._adapters(prefills, chunks)
+            decodes = self._adapters(plan.work[len(prefills) :], decodes)
         return decodes, chunks, jobs, speakers
+
+    def _adapters(self, work: Sequence[tuple[Job, int]], rows: list[Rows]) -> list[Rows]:
+        """The rows of these jobs with the slots of their adapters."""
+        found = []
+        for (job, _), one in zip(work, rows, strict=True):
+            found.append(one._replace(adapter=self.adapted[job][1]) if job in self.adapted else one)
+        return found
 
 
 def _right(said: Result) -> int:

@@ -37,9 +37,11 @@ class InputBatch:
     tables: Tensor  # (n, widest) int32: physical block numbers, padded with 0
     decodes: int  # sequences 0..decodes - 1 have one row each
     wanted: Tensor  # (m,) int64: the rows whose logits are wanted
+    adapters: Tensor | None = None  # (T,) int32: slot of each row's adapter, -1 for none; None: nobody has one
     memo: dict[object, Tensor] = field(default_factory=dict, init=False, repr=False)
     """Index tensors and masks that the layers share: the attention fills it at the first layer that needs them."""
     _spans: list[Span] = field(default_factory=list, init=False, repr=False)
+    _adapted: dict[int, Tensor] | None = field(default=None, init=False, repr=False)
 
     @property
     def spans(self) -> list[Span]:
@@ -55,8 +57,17 @@ class InputBatch:
             return self
         names = ("tokens", "positions", "slots", "starts", "lengths", "tables", "wanted")
         there = replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
+        if self.adapters is not None:
+            there._adapted = {slot: rows.to(device, non_blocking=True) for slot, rows in self.adapted().items()}
         there._spans = self.spans  # known on the host, so that no layer has to wait for the device
         return there
+
+    def adapted(self) -> dict[int, Tensor]:
+        """Slot -> the rows of its adapter, int64, on the device of the step. Made once a step."""
+        if self._adapted is None:
+            slots = [] if self.adapters is None else self.adapters.unique().tolist()
+            self._adapted = {slot: (self.adapters == slot).nonzero()[:, 0] for slot in slots if slot >= 0}
+        return self._adapted
 
 
 class Rows(NamedTuple):
@@ -69,11 +80,12 @@ class Rows(NamedTuple):
     first: int  # position of tokens[0]
     table: Sequence[int]
     wanted: bool
+    adapter: int = -1  # its slot
 
 
-def pack(decodes: Sequence[Rows], chunks: Sequence[Rows], block: int) -> InputBatch:
-    """decodes: each token is a sequence of its own, whose logits are wanted. block: tokens in a block. There must be at
-    least one sequence.
+def pack(decodes: Sequence[Rows], chunks: Sequence[Rows], block: int, adapted: bool = False) -> InputBatch:
+    """decodes: each token is a sequence of its own, whose logits are wanted. block: tokens in a block. adapted: whether
+    any may have an adapter. There must be at least one sequence.
     """
     at = [rows.first for rows in decodes]
     if any(len(rows.tokens) > 1 for rows in decodes):
@@ -108,12 +120,23 @@ def pack(decodes: Sequence[Rows], chunks: Sequence[Rows], block: int) -> InputBa
         tables=torch.from_numpy(tables),
         decodes=len(decodes),
         wanted=torch.tensor(wanted, dtype=torch.int64),
+        adapters=_adapters(decodes, chunks) if adapted else None,
     )
+
+
+def _adapters(decodes: Sequence[Rows], chunks: Sequence[Rows]) -> Tensor | None:
+    """The slot of each row; None where nobody has an adapter."""
+    slots = [(rows.adapter, len(rows.tokens)) for rows in (*decodes, *chunks)]
+    if all(slot < 0 for slot, _ in slots):
+        return None
+    return torch.from_numpy(np.repeat(*np.array(slots, np.int32).T))
 
 
 def _spread(decodes: Sequence[Rows]) -> tuple[list[Rows], list[int]]:
     """One for each token, and where it stands."""
     spread = [
-        Rows((token,), at, table, True) for tokens, first, table, _ in decodes for at, token in enumerate(tokens, first)
+        Rows((token,), at, table, True, adapter)
+        for tokens, first, table, _, adapter in decodes
+        for at, token in enumerate(tokens, first)
     ]
     return spread, [rows.first for rows in spread]

@@ -5,6 +5,7 @@ where one is loaded: the embedded model does without.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,9 +17,12 @@ from fastserve.backends.torch.attention_interface import Kernels, Pass, forward
 from fastserve.backends.torch.end_tokens import ids, sampling_defaults
 from fastserve.backends.torch.input_batch import InputBatch
 from fastserve.backends.torch.kv_cache import Cache
+from fastserve.backends.torch.lora.adapters import Adapters
+from fastserve.backends.torch.lora.peft_folder import look
 from fastserve.backends.torch.native import Native, load
 from fastserve.backends.torch.platform import pick_device, pick_dtype, settle
 from fastserve.backends.torch.verify import Probe, RefusedModelError, Shape
+from fastserve.engine.adapters import named
 from fastserve.engine.model_info import clamp_length
 from fastserve.named_models import EMBEDDED, PACKAGED
 
@@ -32,7 +36,7 @@ class Model:
 
     def __init__(
         self, name: str, module: Any, shape: Shape, kernels: Kernels, tokenizer: Any, max_model_len: int,
-        eos_ids: frozenset[int],
+        eos_ids: frozenset[int], max_loras: int = 8, max_lora_rank: int = 64,
     ) -> None:  # fmt: skip
         given = module.generation_config
         self.name = name
@@ -48,6 +52,7 @@ class Model:
         self.suppress: tuple[int, ...] = ids(given.suppress_tokens)
         self.defaults = sampling_defaults(given)
         self._kernels = kernels
+        self.adapters = Adapters(self, max_loras, max_lora_rank)
 
     @property
     def native(self) -> Native | None:
@@ -90,6 +95,9 @@ def load_model(
     native: Literal["auto", "off"] = "auto",
     threads: int | None = None,
     weights: Weights = "auto",
+    lora: Sequence[str] = (),
+    max_loras: int = 8,
+    max_lora_rank: int = 64,
 ) -> Model:
     """A model that is ready to run, tried on two short prompts.
 
@@ -98,7 +106,8 @@ def load_model(
     config.json only and draws the weights from `seed`, on a GPU others than on a CPU. threads: of PyTorch in this whole
     process; None leaves them. native `off`: PyTorch alone. weights: of linear layers where a CPU computes in float32.
     They are stored in half the bytes where that changes no number; `half` rounds the others for it, `exact` does not,
-    and `auto` rounds where dtype is auto too and the kernels that widen them are there.
+    and `auto` rounds where dtype is auto too and the kernels that widen them are there. lora: adapters that requests
+    may ask for, NAME=FOLDER each, in PEFT's format; at most max_loras at once, of ranks up to max_lora_rank.
 
     ModelNotFoundError where there is nothing to load, RefusedModelError for a model that would not be exact, ValueError
     for a setting out of range.
@@ -111,6 +120,9 @@ def load_model(
         if threads < 1:
             raise ValueError(f"threads={threads} must be at least 1")
         torch.set_num_threads(threads)
+    asked = [named(one) for one in ([lora] if isinstance(lora, str) else lora)]
+    for _, folder in asked:  # before the base is loaded
+        look(Path(folder).expanduser())
     place = pick_device(device)
     settle(place)
     name = str(model)
@@ -135,7 +147,10 @@ def load_model(
     shape = None if parts.known and library is not None else probe.check(attention)
     kernels, shape = _kernels(probe, library, shape)
     LOG.info("model %s: %s on %s, %s%s", name, str(choice.dtype).removeprefix("torch."), place, choice.why, how)
-    return Model(name, module, shape, kernels, parts.tokenizer, length, parts.eos_ids)
+    made = Model(name, module, shape, kernels, parts.tokenizer, length, parts.eos_ids, max_loras, max_lora_rank)
+    for adapter, folder in asked:
+        made.adapters.load(adapter, folder)
+    return made
 
 
 def _library(native: str, dtype: torch.dtype, place: torch.device) -> Native | None:

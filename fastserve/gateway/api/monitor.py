@@ -148,6 +148,7 @@ async def stats(request: Request) -> dict[str, Any]:
 @router.get("/gateway/status")
 async def status(request: Request) -> dict[str, Any]:
     gateway = gateway_of(request)
+    gateway.views.seen()  # who looks wants to see loads of now, requests or none
     now = time.monotonic_ns()
     return {
         "router": gateway.config.router,

@@ -15,11 +15,18 @@ TREE = Tree(
         "health_check.interval": "health_interval",
         "health_check.timeout": "health_timeout",
         "health_check.retries": "health_retries",
+        "caching.cache_type": "cache",
+        "caching.cache_size": "cache_size",
+        "caching.ttl_seconds": "cache_ttl",
     },
-    switches=HTTP_SWITCHES | {"load_balancing.enabled": "", "health_check.enabled": "health_check"},
+    switches=HTTP_SWITCHES | {
+        "load_balancing.enabled": "",
+        "health_check.enabled": "health_check",
+        "caching.enabled": "",
+    },
     fixed=HTTP_FIXED,
     idle=dict.fromkeys(("pytorch.", "onnx.", "vllm.", "batching.", "validation."), MODEL_SERVERS),
-    needs=HTTP_NEEDS,
+    needs=HTTP_NEEDS | {"caching.enabled": ("cache",)},
 )  # fmt: skip
 
 GATEWAY = Dialect(

@@ -59,7 +59,8 @@ async def tags(gateway: Core) -> list[dict[str, Any]]:
     for name in [] if part is None else part.registry.adapters:
         found.setdefault(name, _card(name, {}))
     for name, upstreams in gateway.upstreams.models().items():
-        found.setdefault(name, _card(name, {"backend": upstreams[0].kind, "modified_at": stamp(gateway.started)}))
+        kind = upstreams[0].kind if upstreams else ""
+        found.setdefault(name, _card(name, {"backend": kind, "modified_at": stamp(gateway.started)}))
     return list(found.values())
 
 
@@ -81,7 +82,7 @@ async def shown(gateway: Core, name: str) -> dict[str, Any]:
     if not upstreams and not known(gateway, name):
         raise not_found(name)
     card = next((each for each in await tags(gateway) if each["name"] == name), _card(name, {}))
-    about: dict[str, Any] = {}
+    about: Mapping[str, Any] = {}
     for upstream in upstreams:
         about = await _asked(gateway, upstream, name)
         if about:

@@ -190,7 +190,10 @@ class _Told(Run):
         elif isinstance(error, AttributeError) and ("'Job' object" in str(error) or "'ReplicaView'" in str(error)):
             text += "; jobs and views have no other fields: keep what the router knows in its own attributes"
         elif isinstance(error, KeyError | IndexError):
-            text += "; replicas are lost and come while the run goes on, also with new numbers: use .get(view.replica)"
+            text += (
+                "; replicas are lost and come while the run goes on, also with new numbers, and a job that is sent "
+                "again is another object: use .get(view.replica), and key by job.id"
+            )
         return text
 
     def checked(self, index: object, views: list[ReplicaView]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 
 def parts(thing: object) -> Iterator[object]:
@@ -20,19 +20,19 @@ def parts(thing: object) -> Iterator[object]:
 
 def entries(thing: object) -> int:
     """How many entries all its containers have together: what grows where nothing is ever forgotten."""
-    return sum(len(found) for found in parts(thing) if _sized(found))  # type: ignore[arg-type]
+    return sum(len(found) for found in parts(thing) if isinstance(found, Collection) and not _plain(found))
 
 
-def _sized(found: object) -> bool:
-    return isinstance(found, Iterable) and hasattr(found, "__len__") and not isinstance(found, str | bytes | range)
+def _plain(found: object) -> bool:
+    return isinstance(found, str | bytes | range)
 
 
 def _inside(found: object) -> Iterable[object]:
     if isinstance(found, Mapping):
         return [*found, *found.values()]
-    if _sized(found):
-        return list(found)  # type: ignore[call-overload]
-    if isinstance(found, type) or callable(found):
+    if isinstance(found, type) or callable(found) or _plain(found):
         return ()
+    if isinstance(found, Collection):
+        return list(found)
     slots = [name for kind in type(found).__mro__ for name in getattr(kind, "__slots__", ())]
     return [*getattr(found, "__dict__", {}).values(), *(getattr(found, name) for name in slots if hasattr(found, name))]

@@ -55,10 +55,10 @@ def write(seed: int) -> list[Script]:
 
 
 class Choice(NamedTuple):
-    """job: its id. replica: where the router sent it. index: into the views."""
+    """job: its id. replica: where the router sent it. place: its index into the views."""
 
     job: int
-    index: int
+    place: int
     replica: int
 
 
@@ -214,6 +214,13 @@ class Run:
                 self._failed(stand, job)
             self.tell("lost", number, self.now)
             for job in lost:
-                self._route(job)
+                self._route(_afresh(job))
         else:
             self.stands[number].up = what == "serve"
+
+
+def _afresh(job: Job) -> Job:
+    """The same request as another object, as a body may have it when it sends it again."""
+    return Job(
+        job.id, job.arrival, job.prompt, job.limit, job.client, job.program, guess=job.guess, ids=job.ids,
+    )  # fmt: skip

@@ -14,7 +14,9 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from fastserve.engine.request import Piece
-from fastserve.server.api import native
+from fastserve.jobqueue.record import MOST_TASKS, Task
+from fastserve.jobqueue.states import TASK_STATES
+from fastserve.server.api import native, queued
 from fastserve.server.api.body import BodyRoute, read, validated
 from fastserve.server.api.dependencies import STATUS, failure_message, finished, service_of
 from fastserve.server.api.errors import WRONG_CONTENT_TYPE, ApiError, InvalidBody, Json, error_responses, not_json
@@ -42,16 +44,6 @@ BODY = {
         "content": {"application/json": {"schema": GenerateRequest.model_json_schema()}},
     }
 }
-STATUSES: dict[str, Literal["PENDING", "STARTED", "SUCCESS", "FAILURE", "REVOKED"]] = {
-    "queued": "PENDING",
-    "running": "STARTED",
-    "preempted": "STARTED",
-    "finished": "SUCCESS",
-    "failed": "FAILURE",
-    "cancelled": "REVOKED",
-}
-"""State of a job -> status of a task, in Celery's terms."""
-
 GET_FROM_BROWSER = "a GET of a browser starts nothing here: send POST /stream with a JSON body, or use curl -N"
 
 
@@ -203,12 +195,6 @@ class TaskAccepted(TypedDict):
     task_id: str
 
 
-class Task(TypedDict):
-    task_id: str
-    status: Literal["PENDING", "STARTED", "SUCCESS", "FAILURE", "REVOKED"]
-    result: str | None
-
-
 @router.post("/send_text", responses=native.REFUSALS)
 async def send_text(request: Request, body: SendText) -> TaskAccepted:
     job = await native.enqueue(
@@ -219,24 +205,33 @@ async def send_text(request: Request, body: SendText) -> TaskAccepted:
 
 @router.get("/get_task_status/{task_id}", responses=error_responses(401, 404))
 async def get_task_status(request: Request, task_id: str) -> Task:
-    return _task(service_of(request), native.find(request, task_id))
+    return await _found(request, task_id)
 
 
 @router.get("/poll_task_status", responses=error_responses(401, 404))
 async def poll_task_status(request: Request, task_id: str) -> Task:
-    return _task(service_of(request), native.find(request, task_id))
+    return await _found(request, task_id)
 
 
 @router.get("/tasks/", responses=error_responses(401))
 async def tasks(request: Request) -> list[Task]:
     service = service_of(request)
     own = service.registry.visible_to(request.scope["state"].get("client"))
-    return [_task(service, job) for job in own if job.durable]
+    here = [(job.created, _task(service, job)) for job in own if job.durable]
+    ids = [id for _, id in await queued.listed(request)][:MOST_TASKS]
+    there = [(job.created, job.task()) for job in (await queued.jobs(request, ids, answers=True)).values()]
+    return [task for _, task in sorted([*here, *there], key=lambda each: -each[0])]
+
+
+async def _found(request: Request, task_id: str) -> Task:
+    service = service_of(request)
+    if task_id not in service.registry.jobs and (job := await queued.find(request, task_id)) is not None:
+        return job.task()
+    return _task(service, native.find(request, task_id))
 
 
 def _task(service: Service, job: ServedJob) -> Task:
-    """result: the text when it succeeded, the error message when it failed."""
-    status = STATUSES[native.state_of(service, job)]
+    status = TASK_STATES[native.state_of(service, job)]
     result = job.error
     if status == "SUCCESS" and job.answer is not None:
         result = job.answer["text"]

@@ -29,8 +29,10 @@ def client_of(request: Request, user: str | None) -> str:
     return known or user or "default"
 
 
-def scheduling_of(request: Request, body: Scheduled) -> Scheduling:
-    """What the body and the headers say to the scheduler. Raises ApiError 400 for a header that is too long."""
+def scheduling_of(request: Request, body: Scheduled, model: str | None) -> Scheduling:
+    """What the body and the headers say to the scheduler, and the adapter that `model` names. Raises ApiError 400 for a
+    header that is too long, 404 for a model that is not served.
+    """
     client = request.scope["state"].get("client")
     programs = service_of(request).programs
     told = named(body, request.scope["headers"])
@@ -45,6 +47,7 @@ def scheduling_of(request: Request, body: Scheduled) -> Scheduling:
         calls=told.calls,
         final=final,
         cache_salt=programs.salt(client, body.cache_salt),
+        adapter=service_of(request).check_model(model),
     )
 
 

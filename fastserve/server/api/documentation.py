@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 ROUTES = {
-    "GET /v1/models": ("List models", "The model that is served, as OpenAI lists models."),
+    "GET /v1/models": (
+        "List models",
+        "The model that is served, as OpenAI lists models, and its adapters as vLLM does.",
+    ),
     "GET /v1/models/{name}": ("One model", "A model by the name that requests give it."),
     "POST /v1/completions": (
         "Complete a prompt",
@@ -56,6 +59,12 @@ ROUTES = {
         "What no live request holds is forgotten. `emptied` is false while some do: others still find that, so ask "
         "again. With tokens only clients of `--admin-clients` may.",
     ),
+    "POST /v1/load_lora_adapter": (
+        "Load an adapter",
+        "vLLM's name: from then on requests may give it as their `model`. 403 unless the server was started with "
+        "`--lora-dir`; with tokens only clients of `--admin-clients` may.",
+    ),
+    "POST /v1/unload_lora_adapter": ("Unload an adapter", None),
     "POST /v1/generate": (
         "Stream raw text",
         "Another server's name: `event: ttft`, then text as it comes (not JSON), then `event: done`.",
@@ -133,6 +142,9 @@ FIELDS = {
     "chat_template_kwargs": "further arguments of the chat template, such as enable_thinking",
     "reasoning_effort": "handed to the chat template",
     "enable_thinking": "handed to the chat template: whether the model may think first",
+    "lora_name": "name by which requests ask for the adapter, as their model",
+    "lora_path": "the adapter's folder, in PEFT's format, below that of --lora-dir",
+    "load_inplace": "must be false: unload the one of that name first",
     "tools": "functions that the template may show",
     "documents": "handed to the chat template",
     "tool_calls": "functions that the model has called",
@@ -216,9 +228,14 @@ FIELDS = {
     "backend": "what runs the model",
     "owned_by": "always fastserve",
     "root": "what the model was loaded from",
-    "parent": "always null",
+    "parent": "of an adapter its base model, else null",
     "version": "of the package",
     "server_load": "requests in flight",
+    "queued_tokens": "prompt tokens that are still to be computed",
+    "expected_tokens": "output tokens still to come, by guesses",
+    "free_tokens": "of the KV pool, empty; null: it has no limit",
+    "pool_tokens": "of the KV pool, in all; null: it has no limit",
+    "draining": "the server shuts down",
     "count": "how many",
     "vocab_size": "tokens of the vocabulary",
     "eos": "token ids that end an output",

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from fastserve.engine import SamplingParams
 from fastserve.engine.snapshot import JobView as EngineJobView
+from fastserve.server.api import queued
 from fastserve.server.api.body import BodyRoute
 from fastserve.server.api.dependencies import client_of, finished, scheduling_of, service_of
 from fastserve.server.api.errors import ApiError, Json, error_responses
@@ -81,7 +82,7 @@ def start_job(request: Request, body: Sampling, prompt: list[int], kind: str, st
     service = service_of(request)
     client = client_of(request, body.user)
     params = sampling(service, body, prompt)
-    scheduling = scheduling_of(request, body)
+    scheduling = scheduling_of(request, body, body.model)
     service.admit(client, [prompt])
     group = Group()
     service.start(
@@ -120,13 +121,16 @@ def sampling(service: Service, body: Sampling, prompt: list[int]) -> SamplingPar
 
 @router.post("/jobs", status_code=202, responses=REFUSALS, tags=["Jobs"])
 async def submit_job(request: Request, response: Response, body: GenerateRequest) -> JobAccepted:
-    """A durable job: stored on disk before the response, resumed after a crash or restart of the server."""
+    """A durable job: stored on disk before the response, resumed after a crash or restart of the server.
+
+    With --queue it is stored in Redis, and run by `fastserve worker`.
+    """
     job = await enqueue(request, body)
     response.headers["Location"] = f"{request.scope.get('root_path', '')}/jobs/{job.id}"
-    return {"job_id": job.id, "state": job.current_state}
+    return {"job_id": job.id, "state": job.state}
 
 
-async def enqueue(request: Request, body: GenerateRequest) -> ServedJob:
+async def enqueue(request: Request, body: GenerateRequest) -> queued.Accepted:
     """A durable job for this request. Raises ApiError."""
     service = service_of(request)
     service.check_model(body.model)
@@ -135,9 +139,12 @@ async def enqueue(request: Request, body: GenerateRequest) -> ServedJob:
     prompt = await service.tokenization.prompt(body.prompt)
     client = client_of(request, body.user)
     params = sampling(service, body, prompt)
-    scheduling = scheduling_of(request, body)
+    scheduling = scheduling_of(request, body, body.model)
     service.admit(client, [prompt])
-    return await service.enqueue(prompt, params, client=client, metadata=body.metadata, scheduling=scheduling)
+    if service.job_queue is not None:
+        return await queued.enqueue(service.job_queue, request, body, client)
+    job = await service.enqueue(prompt, params, client=client, metadata=body.metadata, scheduling=scheduling)
+    return queued.Accepted(job.id, job.current_state)
 
 
 @router.get("/jobs", responses=error_responses(401, 404), tags=["Jobs"])
@@ -155,6 +162,8 @@ async def jobs(
     """
     check_query(request, ("state", "limit", "after"))
     service = service_of(request)
+    if service.job_queue is not None:
+        return await _with_queue(request, state, limit, after)
     own = list(service.registry.visible_to(request.scope["state"].get("client")))
     found = [job for job in own if state in (None, state_of(service, job))]
     page = found
@@ -172,9 +181,31 @@ async def jobs(
     return await asyncio.to_thread(rendered)  # they may be megabytes
 
 
+async def _with_queue(request: Request, state: State | None, limit: int, after: str | None) -> JobList:
+    """The same, of this server's own jobs and those of the queue."""
+    service = service_of(request)
+    own = {job.id: job for job in service.registry.visible_to(request.scope["state"].get("client"))}
+    here = [(job.created, job.id) for job in own.values() if state in (None, state_of(service, job))]
+    found = sorted([*here, *await queued.listed(request, state)], reverse=True)
+    page = found
+    if after is not None:
+        last = await queued.find(request, after) or find(request, after)
+        page = [each for each in found if each < (last.created, last.id)]
+    ids = [id for _, id in page[:limit]]
+    there = await queued.jobs(request, [id for id in ids if id not in own])
+    live = await _live(service)
+    shown: Any = [
+        summary(own[id], live) if id in own else there[id].summary() for id in ids if id in own or id in there
+    ]
+    listed: JobList = {"jobs": shown, "total": len(found), "next": ids[-1] if len(page) > limit else None}
+    return Json(listed)  # type: ignore[return-value]
+
+
 @router.get("/jobs/{job_id}", responses=error_responses(401, 404), tags=["Jobs"])
 async def job(request: Request, job_id: str) -> JobView:
     service = service_of(request)
+    if job_id not in service.registry.jobs and (elsewhere := await queued.find(request, job_id)) is not None:
+        return Json(elsewhere.view())  # type: ignore[return-value]
     found = find(request, job_id)
     live = await _live(service) if found.handle is not None else {}
     return Json(view(service, found, live))  # type: ignore[return-value]
@@ -184,6 +215,8 @@ async def job(request: Request, job_id: str) -> JobView:
 async def cancel_job(request: Request, job_id: str) -> JobView:
     """A job that has ended stays as it is."""
     service = service_of(request)
+    if job_id not in service.registry.jobs and (elsewhere := await queued.cancel(request, job_id)) is not None:
+        return Json(elsewhere.view())  # type: ignore[return-value]
     found = find(request, job_id)
     while (handle := found.handle) is not None:  # a step that fails meanwhile restarts a durable job
         handle.cancel()

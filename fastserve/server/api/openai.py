@@ -65,20 +65,20 @@ class Detokenized(TypedDict):
 
 @router.get("/v1/models", responses=error_responses(401, openai=True))
 async def models(request: Request) -> ModelCards:
-    return {"object": "list", "data": [model_card(service_of(request))]}
+    return {"object": "list", "data": model_cards(service_of(request))}
 
 
 @router.get("/models/{name:path}", include_in_schema=False)
 @router.get("/v1/models/{name:path}", responses=error_responses(401, 404, openai=True))
 async def model(request: Request, name: str) -> ModelCard:
     service = service_of(request)
-    service.check_model(name)
-    return model_card(service)
+    adapter = service.check_model(name)
+    return next(card for card in model_cards(service) if card["id"] == (adapter or service.model))
 
 
-def model_card(service: Service) -> ModelCard:
-    """The served model as OpenAI's routes list it."""
-    return {
+def model_cards(service: Service) -> list[ModelCard]:
+    """The served model as OpenAI's routes list it, and its adapters as vLLM does."""
+    base: ModelCard = {
         "id": service.model,
         "object": "model",
         "created": int(service.started),
@@ -87,6 +87,10 @@ def model_card(service: Service) -> ModelCard:
         "parent": None,
         "max_model_len": service.engine.max_model_len,
     }
+    cards: list[ModelCard] = [
+        {**base, "id": one.name, "root": one.path, "parent": service.model} for one in service.adapters.loaded.values()
+    ]
+    return [base, *cards]
 
 
 @router.post("/completions", response_model=None, include_in_schema=False)
@@ -144,7 +148,7 @@ async def _start(
 ) -> Group:
     """Submits one job for each choice: all of them, or none."""
     client = client_of(request, body.user)
-    scheduling = scheduling_of(request, body)
+    scheduling = scheduling_of(request, body, body.model)
     service.admit(client, prompts)
     group = Group()
     last = len(prompts) * body.choices - 1

@@ -49,7 +49,7 @@ class ReplyState:
         self.top = top
         self.pieces = service.tokenization.pieces
         self.skips_special = body.skip_special_tokens is not False
-        self.model = service.model
+        self.model = group.jobs[0].model
         self.created = int(time.time())
         self.tokens = [0] * len(group.jobs)  # sent so far, by choice
 

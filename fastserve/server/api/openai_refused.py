@@ -23,7 +23,7 @@ CANNOT: dict[str, str] = {
         SAMPLER,
     ),
     **dict.fromkeys(("logits_processors", "custom_logit_processor", "stop_regex"), SAMPLER),
-    **dict.fromkeys(("lora", "lora_path", "lora_request", "adapter_id"), "this server has no adapters"),
+    **dict.fromkeys(("lora", "lora_path", "lora_request", "adapter_id"), "name the adapter as the request's model"),
     **dict.fromkeys(("max_new_tokens", "n_predict"), "here it is max_tokens"),
     "min_new_tokens": "here it is min_tokens",
     "stop_sequences": "here it is stop",

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, SecretStr
 
 from fastserve.sched.keywords import argument
+
+CREDENTIALS = re.compile(r"://[^/\s@]*@")
+"""User and password in a URL."""
 
 
 def words(value: Any) -> Any:
@@ -33,7 +37,7 @@ def plain(value: Any) -> str:
         return ", ".join(map(plain, value)) or "none"
     if isinstance(value, dict):
         return ", ".join(f"{key}={item}" for key, item in value.items()) or "none"
-    return "none" if value is None else str(value)
+    return "none" if value is None else CREDENTIALS.sub("://********@", str(value))
 
 
 Words = Annotated[tuple[str, ...], BeforeValidator(words)]

@@ -92,12 +92,15 @@ class FastServeConfig(QueueSettings, HttpSettings, Fourth):
     """
 
     dialect: ClassVar[Dialect] = SERVER
-    secret: ClassVar[tuple[str, ...]] = ("api_key", "hf_token", *SECRETS)
+    secret: ClassVar[tuple[str, ...]] = ("api_key", "hf_token", "queue", *SECRETS)
 
     kv_cache_gib: Positive | None = None
     """device KV pool in GiB, instead of --kv-tokens"""
     host_cache_gib: Annotated[float, Field(ge=0, le=LONGEST_S, allow_inf_nan=False)] | None = None
     """host KV pool in GiB, instead of --host-tokens"""
+    lora_dir: Path | None = None
+    """let clients load adapters from this folder while the server runs (POST /v1/load_lora_adapter); by default none
+    may, since it reads files of this machine"""
     latency: str | None = None
     """latency model for the policy: a preset or a JSON file (by default measured at load)"""
     timeline: Path | None = None
@@ -138,7 +141,7 @@ class FastServeConfig(QueueSettings, HttpSettings, Fourth):
     """with tokens, whose prompts share KV: each client's among themselves, or all (then a client can find out, by time
     and by cached_tokens, what others have asked, unless its requests bring a cache_salt)"""
     admin_clients: Words = ()
-    """with tokens, clients that may empty the prefix cache for all (without tokens everybody may)"""
+    """with tokens, clients that may empty the prefix cache for all, and load adapters (without tokens everybody may)"""
     max_prompt_length: Tokens | None = None
     """maximum prompt tokens of a request"""
     max_tokens: Tokens | None = None

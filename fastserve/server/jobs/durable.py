@@ -41,6 +41,8 @@ class JobRequest(NamedTuple):
     def to_json(self) -> dict[str, Any]:
         fields = self._asdict() | self.scheduling._asdict() | {"params": asdict(self.params)}
         del fields["scheduling"]
+        if not self.scheduling.adapter:
+            del fields["adapter"]
         return fields
 
     @staticmethod
@@ -61,8 +63,8 @@ class JobRequest(NamedTuple):
             "model": isinstance(self.model, str),
             "prompt, priority or attempts": all(type(number) is int for number in numbers),
             "metadata": isinstance(self.metadata, dict),
-            "program, tool, calls or cache_salt": all(
-                isinstance(text, str) for text in (own.program, own.tool, own.calls, own.cache_salt)
+            "program, tool, calls, cache_salt or adapter": all(
+                isinstance(text, str) for text in (own.program, own.tool, own.calls, own.cache_salt, own.adapter)
             ),
             "final": isinstance(own.final, bool),
             "deadline_s, ttft_slo_s or tpot_slo_s": all(
@@ -91,6 +93,7 @@ class Durable:
         self.submit = submit
         self.requests: dict[str, str] = {}  # as JSON: of jobs in the engine or to be retried
         self.failed: deque[ServedJob] = deque()  # jobs of failed steps, to be retried
+        self.waiting: list[ServedJob] = []  # jobs of earlier runs whose adapter is not loaded
         self.retried: ServedJob | None = None  # the one that was submitted again
 
     async def enqueue(self, client: str, served: str, request: JobRequest) -> ServedJob:
@@ -100,7 +103,8 @@ class Durable:
         """
         if request.params.seed is None:
             request = request._replace(params=replace(request.params, seed=secrets.randbits(63)))
-        job = ServedJob(new_id(), client, "job", served, len(request.prompt), request.metadata, durable=True)
+        job = ServedJob(new_id(), client, "job", served, len(request.prompt), request.metadata, durable=True,
+                        adapter=request.scheduling.adapter)  # fmt: skip
         stored = json.dumps(request.to_json(), separators=(",", ":"))
         try:
             await self.store.add(job.id, client, job.created, stored)
@@ -116,14 +120,17 @@ class Durable:
     def restore(self, row: Row, served: str) -> ServedJob:
         """A job of an earlier run: one that had ended keeps its result, any other is submitted again.
 
-        A job of another model stays queued until that model is served from this folder; an invalid one fails.
+        A job of another model stays queued until that model is served from this folder, one whose adapter is not
+        loaded until it is; an invalid one fails.
         """
         fields = row.request
         model, prompt, metadata = fields.get("model"), fields.get("prompt"), fields.get("metadata")
+        adapter = str(fields.get("adapter") or "")
+        served = adapter or served
         job = ServedJob(
             row.id, row.client, "job", served if model in (self.model, None) else str(model),
             len(prompt) if isinstance(prompt, list) else 0, metadata if isinstance(metadata, dict) else {},
-            durable=True, created=row.created,
+            durable=True, created=row.created, adapter=adapter,
         )  # fmt: skip
         if row.ended is not None and row.state is not None:
             job.ended, job.state = row.ended, row.state
@@ -147,6 +154,11 @@ class Durable:
         except ApiError as error:
             if error.status == 503:
                 job.error = f"{error.message}; this job is resumed after a restart"
+            elif error.status == 404:
+                job.error = f"this job stays queued until adapter {adapter} is loaded again"
+                job.stored = len(stored)
+                self.requests[job.id] = stored
+                self.waiting.append(job)
             else:
                 self.end(job, "failed", error.message)
         return job
@@ -179,6 +191,20 @@ class Durable:
         self.failed.remove(job)
         self.retried = job
 
+    def resume_waiting(self) -> None:
+        """An adapter has been loaded: its jobs of earlier runs are submitted."""
+        for job in list(self.waiting):
+            stored = self.requests[job.id]
+            try:
+                self._run(job, JobRequest.of(json.loads(stored)), stored, beyond_capacity=True)
+            except ApiError as error:
+                if error.status in (404, 503):  # of another adapter; or a restart resumes it
+                    continue
+                self.end(job, "failed", error.message)
+                continue
+            job.error = None
+            self.waiting.remove(job)
+
     def _run(self, job: ServedJob, request: JobRequest, stored: str, *, beyond_capacity: bool) -> None:
         job.stored = len(stored)
         self.submit(job, request, beyond_capacity)
@@ -203,8 +229,9 @@ class Durable:
         assert job.ended is not None
         self.requests.pop(job.id, None)
         job.stored = 0
-        if job in self.failed:
-            self.failed.remove(job)
+        for jobs in (self.failed, self.waiting):
+            if job in jobs:
+                jobs.remove(job)
         self.store.end(job.id, job.state, {"answer": job.kept_answer, "error": job.error}, job.ended)
 
 

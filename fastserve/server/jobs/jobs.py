@@ -30,6 +30,7 @@ class Scheduling(NamedTuple):
     calls: str = ""
     final: bool = False
     cache_salt: str = ""
+    adapter: str = ""
 
 
 def pack(value: Any) -> bytes:
@@ -63,18 +64,19 @@ class ServedJob:
     """
 
     __slots__ = (
-        "_answer", "_metadata", "attempts", "client", "created", "durable", "ended", "error", "handle", "id", "kind",
-        "model", "output", "prompt_tokens", "started", "state", "stored",
+        "_answer", "_metadata", "adapter", "attempts", "client", "created", "durable", "ended", "error", "handle", "id",
+        "kind", "model", "output", "prompt_tokens", "started", "state", "stored",
     )  # fmt: skip
 
     def __init__(
         self, id: str, client: str, kind: str, model: str, prompt_tokens: int, metadata: dict[str, Any],
-        durable: bool = False, created: float | None = None,
+        durable: bool = False, created: float | None = None, adapter: str = "",
     ) -> None:  # fmt: skip
         self.id = id
         self.client = client
         self.kind = kind  # generate, chat, completion, chat completion or job
-        self.model = model
+        self.model = model  # as its client calls it: an adapter's name where it has one
+        self.adapter = adapter  # empty: the base model
         self.prompt_tokens = prompt_tokens
         self._metadata = pack(metadata) if metadata else b""
         self.durable = durable

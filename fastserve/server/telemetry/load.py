@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from typing import Annotated
 
+from pydantic import Field
 from typing_extensions import TypedDict
 
 from fastserve.engine import Engine
@@ -28,7 +30,7 @@ class Load(TypedDict):
     expected_tokens: int
     free_tokens: int | None
     pool_tokens: int | None
-    cached_tokens: int
+    cached_tokens: Annotated[int, Field(description="of the KV pool, remembered and in nobody's use")]
     draining: bool
 
 

@@ -12,7 +12,7 @@ from starlette.responses import PlainTextResponse, Response
 from fastserve.server.api.dependencies import service_of
 from fastserve.server.api.errors import Json, error_responses
 from fastserve.server.api.native_schema import Health, ModelList, Ready
-from fastserve.server.api.openai import model_card
+from fastserve.server.api.openai import model_cards
 from fastserve.server.api.streaming import EVENTS, EventStream
 from fastserve.server.telemetry import stats
 from fastserve.server.telemetry.live import Viewer
@@ -45,8 +45,9 @@ async def models(request: Request) -> ModelList:
         "loaded": True,
         "backend": engine.info.backend,
     }
-    cards = {"object": "list", "data": [model_card(service)]}
-    return {**cards, "models": [entry], "default_model": service.model}  # type: ignore[typeddict-item]
+    adapters = [{**entry, "name": name, "type": "lora"} for name in service.adapters.loaded]
+    cards = {"object": "list", "data": model_cards(service)}
+    return {**cards, "models": [entry, *adapters], "default_model": service.model}  # type: ignore[typeddict-item]
 
 
 @router.get("/stats", responses=error_responses(401))

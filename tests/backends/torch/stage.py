@@ -160,15 +160,18 @@ class Stage:
         self.requests: list[Request] = []
 
     def add(
-        self, prompt: list[int], params: SamplingParams = GREEDY, seed: int = 0, at: int = 0, salt: str = ""
-    ) -> Request:
+        self, prompt: list[int], params: SamplingParams = GREEDY, seed: int = 0, at: int = 0, salt: str = "",
+        adapter: str = "",
+    ) -> Request:  # fmt: skip
         assert params.max_tokens is not None
         id = len(self.requests)
-        root = b"" if self.names is None else self.names.root(salt)
+        has = self.backend.adapters[adapter] if adapter else None
+        root = b"" if self.names is None else self.names.root(salt, "" if has is None else has.scope)
         ids = () if self.names is None else self.names.of(prompt, root=root)
         job = Job(id, at, len(prompt), params.max_tokens, priority=id * 7 % 5, program=f"p{id // 4}",
                   guess=params.max_tokens, ids=ids)  # fmt: skip
-        request = Request(job, prompt, params, params.seed if params.seed is not None else seed, None, root=root)
+        request = Request(job, prompt, params, params.seed if params.seed is not None else seed, None, root=root,
+                          adapter=has)  # fmt: skip
         self.requests.append(request)
         self.inbox.put(request)
         return request
@@ -204,10 +207,12 @@ class Stage:
         return [request.job.preemptions for request in self.requests]
 
 
-def alone(model: Model, prompt: list[int], params: SamplingParams = GREEDY, seed: int = 0) -> list[int]:
+def alone(
+    model: Model, prompt: list[int], params: SamplingParams = GREEDY, seed: int = 0, adapter: str = ""
+) -> list[int]:
     """The tokens of one uninterrupted request."""
     stage = Stage(model, "fcfs", 64, 0)
-    stage.add(prompt, params, seed)
+    stage.add(prompt, params, seed, adapter=adapter)
     return stage.play()[0]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,9 @@ pytest.importorskip("torch")
 from fastserve.engine import Engine
 from fastserve.engine.config import EngineConfig
 from fastserve.launch import Body
+from fastserve.models.embedded import make_embedded
 from tests.backends.conformance import CHECKS, CONTEXT, Check
+from tests.backends.torch.made_adapters import write_adapter
 from tests.devices import DEVICES, need
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -34,6 +37,40 @@ def test_it_conforms(check: Check, device: str) -> None:
         return body(device).engine(EngineConfig.of(serving))
 
     check(make)
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("peft")
+    return write_adapter(tmp_path_factory.mktemp("adapters") / "style", make_embedded(), size=0.05)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("check", CHECKS)
+def test_it_conforms_with_an_adapter(check: Check, device: str, adapter: Path) -> None:
+    """Requests of odd lengths have it, so that steps are of both kinds."""
+    need(device)
+    loaded = adapted(device, str(adapter))
+
+    def make(**serving: Any) -> Engine:
+        engine = loaded.engine(EngineConfig.of(serving))
+        submit = engine.submit
+
+        def adapted_submit(prompt: Any, *args: Any, **given: Any) -> Any:
+            return submit(prompt, *args, **given, adapter="style" if len(prompt) % 2 else "")
+
+        engine.submit = adapted_submit  # type: ignore[method-assign]
+        return engine
+
+    check(make)
+
+
+@cache
+def adapted(device: str, adapter: str) -> Body:
+    return Body(
+        "embedded", device=device, dtype="float32", max_model_len=CONTEXT, latency="opt-13b-a100",
+        lora=[f"style={adapter}"],
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("check", CHECKS)

@@ -60,14 +60,17 @@ template <class T> static void add(T *x, const T *more, int64_t n, int threads) 
   for (int64_t i = 0; i < n; i += L) store_part(x + i, load_part(x + i, (int)std::min<int64_t>(L, n - i)) + load_part(more + i, (int)std::min<int64_t>(L, n - i)), (int)std::min<int64_t>(L, n - i));
 }
 // x (rows, hidden) becomes the result. cosine, sine (rows, dim). keys: layer 0 of the pool; layer_bytes from one layer to the next.
-// work: rows times (hidden + (2 heads + 2 kv_heads) dim + intermediate) elements.
+// work: rows times (hidden + (2 heads + 2 kv_heads) dim + intermediate) elements. adapters: by row, see low_rows; low: of each layer
+// those of its four products, `most` each.
 template <class T> static void stack_all(int kind, const Layer *layers, int count, T *x, const T *cosine, const T *sine, const int64_t *slots, int rows,
-                                         Attend a, int sequences, int64_t layer_bytes, T *work, int threads) {
+                                         Attend a, int sequences, int64_t layer_bytes, T *work, int threads, const int32_t *adapters,
+                                         const LowRank *low, int most) {
   const int hidden = layers->qkv.inner, width = layers->qkv.outer, queries = a.heads * a.dim, keys = a.kv_heads * a.dim;
   T *normed = work, *qkv = normed + (int64_t)rows * hidden, *seen = qkv + (int64_t)rows * width, *inner = seen + (int64_t)rows * queries;
   char *pool = (char *)a.keys;
   const auto product = [&](const T *in, const Weight &w, bool gated, T *out) {
-    linear(kind, w.stored, in, w.inner, rows, w.data, w.inner, w.outer, w.bias, gated, out, w.outer, threads);
+    linear(kind, w.stored, in, w.inner, rows, w.data, w.inner, w.outer, w.bias, gated, out, w.outer, threads, adapters, low);
+    if (low) low += most;
   };
   a.query = qkv, a.query_row = width, a.query_head = a.dim, a.out = seen;
   for (const Layer *l = layers; l < layers + count; l++, pool += layer_bytes) {
@@ -97,12 +100,13 @@ template <class T> static void stack_all(int kind, const Layer *layers, int coun
 extern "C" void stack(int kind, const Layer *layers, int count, void *x, const void *cosine, const void *sine, const int64_t *slots, int rows,
                       const void *keys, int64_t block, int64_t values, int64_t layer_bytes, const int32_t *starts, const int32_t *lengths,
                       const int32_t *tables, int64_t table, int sequences, int heads, int kv_heads, int dim, int tokens, float scale, void *work,
-                      int threads) {
+                      int threads, const int32_t *adapters, const LowRank *low, int most) {
   const Attend a = {nullptr, 0, 0, keys, block, values, starts, lengths, tables, table, heads, kv_heads, dim,
                     (dim + L - 1) / L * L, tokens, 0, scale, 0, nullptr, nullptr};
   by_kind(kind, [&](auto type) {
     typedef decltype(type) T;
-    stack_all(kind, layers, count, (T *)x, (const T *)cosine, (const T *)sine, slots, rows, a, sequences, layer_bytes, (T *)work, threads);
+    stack_all(kind, layers, count, (T *)x, (const T *)cosine, (const T *)sine, slots, rows, a, sequences, layer_bytes, (T *)work, threads, adapters,
+                 low, most);
   });
 }
 

@@ -10,6 +10,7 @@ import torch  # before the library: both then share one OpenMP runtime, and torc
 from torch import Tensor
 
 from fastserve.backends.torch.native import build
+from fastserve.backends.torch.native.low_rank import CLowRank, LowRanks
 from fastserve.backends.torch.native.shelf import Shelf
 from fastserve.backends.torch.native.storage import storage
 
@@ -23,10 +24,42 @@ _P, _I, _L, _F = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_float
 _ARGUMENTS = {
     "attend": [_I, _P, _L, _L, _P, _L, _L, _P, _P, _P, _L, _I, _I, _I, _I, _I, _I, _F, _F, _P, _P, _I],
     "write_slots": [_P, _L, _L, _P, _L, _L, _P, _I, _P, _L, _L, _I, _L, _I],
-    "linear": [_I, _I, _P, _L, _I, _P, _I, _I, _P, _I, _P, _L, _I],
+    "linear": [_I, _I, _P, _L, _I, _P, _I, _I, _P, _I, _P, _L, _I, _P, _P],
     "rms_norm": [_I, _P, _L, _I, _P, _I, _F, _P, _I],
-    "stack": [_I, _P, _I, _P, _P, _P, _P, _I, _P, _L, _L, _L, _P, _P, _P, _L, _I, _I, _I, _I, _I, _F, _P, _I],
+    "stack": [
+        _I,
+        _P,
+        _I,
+        _P,
+        _P,
+        _P,
+        _P,
+        _I,
+        _P,
+        _L,
+        _L,
+        _L,
+        _P,
+        _P,
+        _P,
+        _L,
+        _I,
+        _I,
+        _I,
+        _I,
+        _I,
+        _F,
+        _P,
+        _I,
+        _P,
+        _P,
+        _I,
+    ],
 }
+
+
+Adapted = tuple[Tensor, LowRanks]
+"""(slot of each row's adapter, int32, -1 for none; the adapters' parts of this weight)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,8 +211,11 @@ class Native:
         data = self._shelf.put(self._panels(torch.stack(parts, 1).flatten(0, 2)))
         return Packed(data, inner, outer, None, True, gate.dtype)
 
-    def linear(self, x: Tensor, packed: Packed) -> Tensor:
-        """x (..., inner) times the weight, plus its bias: (..., outer). A row's bits do not depend on other rows."""
+    def linear(self, x: Tensor, packed: Packed, adapted: Adapted | None = None) -> Tensor:
+        """x (..., inner) times the weight, plus its bias: (..., outer). A row's bits do not depend on other rows.
+
+        adapted: whose rows have an adapter, and what each adds to the product.
+        """
         if not x.is_cpu or x.dtype is not packed.dtype or x.shape[-1] != packed.inner:
             raise _misfit(x, packed.data)
         rows = x.reshape(-1, packed.inner)
@@ -202,6 +238,8 @@ class Native:
             out.data_ptr(),
             packed.outer,
             torch.get_num_threads(),
+            None if adapted is None else _slots(adapted[0], rows.shape[0]),
+            None if adapted is None else adapted[1].table,
         )
         return out.view(*x.shape[:-1], packed.outer)
 
@@ -228,9 +266,13 @@ class Native:
 
     def stack(
         self, layers: "ctypes.Array[CLayer]", x: Tensor, cosine: Tensor, sine: Tensor, pool: Tensor, step: "InputBatch",
-        heads: int, scale: float,
+        heads: int, scale: float, low: "ctypes.Array[CLowRank] | None" = None,
     ) -> Tensor:  # fmt: skip
-        """All decoder layers of the Llama kind. x (T, hidden); cosine, sine (T, head_dim); the pool is written to."""
+        """All decoder layers of the Llama kind. x (T, hidden); cosine, sine (T, head_dim); the pool is written to.
+
+        low: what adapters add, of each layer to its four products, by slot; used where the step's rows have some.
+        """
+        adapted = step.adapters is not None and low is not None
         rows, hidden = x.shape
         kv_heads, tokens, dim = pool.shape[3:]
         fits = x.is_cpu and x.dtype is cosine.dtype is sine.dtype is pool.dtype
@@ -265,6 +307,9 @@ class Native:
             scale,
             work.data_ptr(),
             torch.get_num_threads(),
+            _slots(step.adapters, rows) if adapted else None,
+            low if adapted else None,
+            0 if low is None else len(low) // (4 * len(layers)),
         )
         return out
 
@@ -283,6 +328,13 @@ class Native:
         whole = torch.nn.functional.pad(whole, (0, -inner % 32))
         order = whole.view(-1, 2, 16, whole.shape[1] // 32, 16, 2).permute(0, 3, 1, 4, 2, 5)
         return order.reshape(-1, whole.shape[1], width).contiguous()
+
+
+def _slots(adapters: Tensor | None, rows: int) -> int:
+    """The address of the slots of so many rows."""
+    if adapters is None or adapters.dtype is not torch.int32 or adapters.shape != (rows,):
+        raise TypeError(f"{rows} rows need as many slots of adapters (int32), and there are {adapters}")
+    return adapters.data_ptr()
 
 
 def _misfit(x: Tensor, to: Tensor) -> TypeError:

@@ -9,15 +9,62 @@ static inline void columns(const bf16 *w, int64_t k, vf &a, vf &b) {
   a = (vf)(u << 16), b = (vf)(u & 0xffff0000u);
 }
 static inline void columns(const f16 *w, int64_t k, vf &a, vf &b) { a = load(w + k * PANEL), b = load(w + k * PANEL + L); }
+// What an adapter adds to the product of one weight: (x down^T) up^T. Half panel h of the product's columns takes the vectors
+// first[h] to first[h + 1] of `up`, the first of them times number begin[h] of x down^T. low_rank.py fills it.
+struct LowRank {
+  const float *down;  // (rank, inner padded to whole vectors)
+  const float *up;    // vectors of L columns
+  const int32_t *first, *begin;
+  int32_t rank, unused;  // a multiple of 4; 0: this weight is not adapted
+};
+struct LowRow { const LowRank *of; const float *inner; };  // of a row: its adapter's part of this weight, null where it has none; x down^T
+static inline vf low_part(const LowRow &row, int half) {
+  const LowRank &l = *row.of;
+  const int count = l.first[half + 1] - l.first[half];
+  const float *inner = row.inner + l.begin[half], *up = l.up + (int64_t)l.first[half] * L;
+  vf even = {}, odd = {};
+  int k = 0;
+  for (; k + 1 < count; k += 2) even += inner[k] * load(up + k * L), odd += inner[k + 1] * load(up + (k + 1) * L);
+  if (k < count) even += inner[k] * load(up + k * L);
+  return even + odd;
+}
+static inline vf totals(const vf *x) {  // lanes 0 to 3: the sums of four vectors
+  vf sum = Fold<2>::pair(Fold<1>::pair(x[0], x[1]), Fold<1>::pair(x[2], x[3]));
+  for (int half = 4; half < L; half *= 2) {
+    vi other;
+    for (int j = 0; j < L; j++) other[j] = j ^ half;
+    sum += __builtin_shuffle(sum, other);
+  }
+  return sum;
+}
+template <class T> static void low_inner(const LowRank &l, const T *x, int width, float *out) {
+  const int64_t stride = (width + L - 1) / L * L;
+  for (int k = 0; k < l.rank; k += 4) {
+    const float *d = l.down + k * stride;
+    vf sum[4] = {};
+    int i = 0;
+    for (; i + L <= width; i += L) {
+      const vf v = load(x + i);
+      for (int c = 0; c < 4; c++) sum[c] += v * load(d + c * stride + i);
+    }
+    if (i < width) {
+      const vf v = load_part(x + i, width - i);
+      for (int c = 0; c < 4; c++) sum[c] += v * load(d + c * stride + i);
+    }
+    store_part(out + k, totals(sum), 4);
+  }
+}
 struct Linear {
   const float *x; int64_t row;  // widened rows, elements from one to the next
   const void *weight; int inner, outer; const float *bias; void *out; int64_t out_row;
   int gated;  // panels hold L columns of the gate beside L of the up projection: out = silu(gate) * up
+  const LowRow *low;  // by row; null: nobody has an adapter
 };
-// bias, gate, rounding: the two vectors of a row in a panel become outputs
+// adapter, bias, gate, rounding: the two vectors of a row in a panel become outputs
 template <class T> static inline void finish(const Linear &p, int row, int panel, vf a, vf b) {
   T *o = (T *)p.out + row * p.out_row;
   const int at = panel * PANEL;
+  if (p.low && p.low[row].of) a += low_part(p.low[row], 2 * panel), b += low_part(p.low[row], 2 * panel + 1);
   if (p.bias) a += load(p.bias + at), b += load(p.bias + at + L);
   if (p.gated) return store_part(o + at / 2, a / (vexp(-a) + 1.f) * b, p.outer - at / 2);
   store_part(o + at, a, p.outer - at);
@@ -76,6 +123,7 @@ template <class T, class W> static void linear_all(Linear p, const T *x, int64_t
     }
     Linear q = p;
     q.out = out + row * p.out_row;
+    if (p.low) q.low = p.low + row;
 #pragma omp for schedule(dynamic, 1) nowait
     for (int first = 0; first < panels; first += few) {
       const int last = std::min(panels, first + few), step = n > ROWS ? 1 : last - first;  // a panel stays in cache for all rows
@@ -146,10 +194,32 @@ extern "C" int tiles() { return ASK_FOR_TILES == 0; }
 static void linear_tiles(const Linear &, const bf16 *, int64_t, int, int) {}
 extern "C" int tiles() { return 0; }
 #endif
+// Of each row with an adapter x down^T, by that row alone. adapters: by row, which of `low`, negative for none.
+template <class T> static const LowRow *low_rows(const LowRank *low, const int32_t *adapters, const T *x, int64_t x_row, int rows, int inner, int threads) {
+  static thread_local Room room;
+  static thread_local std::vector<LowRow> found;
+  int widest = 0;
+  for (int r = 0; r < rows; r++)
+    if (adapters[r] >= 0) widest = std::max(widest, low[adapters[r]].rank);
+  if (!widest) return nullptr;
+  float *held = room.take((size_t)rows * widest);
+  found.resize(rows);
+  LowRow *to = found.data();
+#pragma omp parallel for schedule(dynamic, 4) num_threads((int64_t)rows * inner * widest < 300000 ? 1 : threads)
+  for (int r = 0; r < rows; r++) {
+    const LowRank *of = adapters[r] < 0 ? nullptr : low + adapters[r];
+    if (of && !of->rank) of = nullptr;
+    if (of) low_inner(*of, x + r * x_row, inner, held + (int64_t)r * widest);
+    to[r] = {of, held + (int64_t)r * widest};
+  }
+  return to;
+}
 // kind: of x and the result, as in by_kind; stored: of the weight. Half types are stored as they are, float16 where HALVES, else widened.
+// adapters, low: see low_rows; null where no row has one.
 extern "C" void linear(int kind, int stored, const void *x, int64_t x_row, int rows, const void *weight, int inner, int outer, const float *bias,
-                       int gated, void *out, int64_t out_row, int threads) {
-  const Linear p = {nullptr, 0, weight, inner, outer, bias, out, out_row, gated};
+                       int gated, void *out, int64_t out_row, int threads, const int32_t *adapters, const LowRank *low) {
+  Linear p = {nullptr, 0, weight, inner, outer, bias, out, out_row, gated, nullptr};
+  if (adapters && low) by_kind(kind, [&](auto type) { p.low = low_rows(low, adapters, (const decltype(type) *)x, x_row, rows, inner, threads); });
   if (kind == 2) return linear_tiles(p, (const bf16 *)x, x_row, rows, threads);
   if (kind == 1) return linear_all<bf16, bf16>(p, (const bf16 *)x, x_row, rows, threads);
   by_kind(stored, [&](auto weights) {

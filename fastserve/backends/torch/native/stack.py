@@ -4,6 +4,7 @@ Specification: the modules themselves, after surgery. The results are equal bit 
 passes over memory between the kernels.
 """
 
+import ctypes
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from fastserve.backends.torch.attention_interface import PASS, Call
 from fastserve.backends.torch.native.library import CLayer, CWeight, Native
+from fastserve.backends.torch.native.low_rank import CLowRank, LowRanks
 from fastserve.backends.torch.native.surgery import GatedMlp, PackedLinear, RmsNorm, SharedLinear
 
 WINDOW: dict[str, Callable[[Any], int | None]] = {
@@ -38,6 +40,7 @@ class Stack(nn.Module):
         self._heads, self._kv_heads = (size // self._dim for size in first.q_proj.shared.sizes[:2])
         self._windows: list[int | None] = [_window(it) for it in layers]
         self._table = (CLayer * len(layers))(*map(_layer, layers))
+        self._low: ctypes.Array[CLowRank] | None = None
 
     def forward(self, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor], **further: Any) -> Tensor:
         """hidden_states (1, T, hidden); position_embeddings: cosine and sine, (1, T, head_dim) each."""
@@ -49,9 +52,17 @@ class Stack(nn.Module):
                 current.watch(Call(index, query, key, key, True, masked, window, []))
         cosine, sine = position_embeddings
         result = self._native.stack(
-            self._table, hidden_states[0], cosine[0], sine[0], current.pool, current.step, self._heads, self._scale
-        )
+            self._table, hidden_states[0], cosine[0], sine[0], current.pool, current.step, self._heads, self._scale,
+            self._low,
+        )  # fmt: skip
         return result[None]
+
+    def adapt(self, slot: int, slots: int) -> None:
+        """What the adapter of this slot adds has changed in the modules. slots: how many there are."""
+        if self._low is None:
+            self._low = (CLowRank * (4 * len(self.layers) * slots))()
+        for at, low in enumerate([low for layer in self.layers for low in _lows(layer)]):
+            self._low[at * slots + slot] = CLowRank() if low is None else low.table[slot]
 
 
 def fuse(model: Any, native: Native) -> nn.ModuleList | None:
@@ -113,6 +124,12 @@ def _sizes(layer: Any) -> tuple[Any, ...]:
         packed.dtype, packed.inner, *attention.q_proj.shared.sizes, attention.o_proj.packed.outer,
         mlp.packed.outer, mlp.down_proj.packed.outer, attention.head_dim, attention.scaling,
     )  # fmt: skip
+
+
+def _lows(layer: Any) -> list[LowRanks | None]:
+    """Of its four products, in the order in which kernels.cpp computes them."""
+    attention, mlp = layer.self_attn, layer.mlp
+    return [attention.q_proj.shared.low, attention.o_proj.low, mlp.low, mlp.down_proj.low]
 
 
 def _layer(layer: Any) -> CLayer:

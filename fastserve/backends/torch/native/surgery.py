@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fastserve.backends.torch.native.library import DTYPES, Native, Packed
+from fastserve.backends.torch.attention_interface import PASS
+from fastserve.backends.torch.native.library import DTYPES, Adapted, Native, Packed
+from fastserve.backends.torch.native.low_rank import LowRanks
 from fastserve.backends.torch.native.storage import is_conv1d
 
 CLOSE = {torch.float32: 1e-4, torch.bfloat16: 0.03, torch.float16: 4e-3}
@@ -26,8 +28,18 @@ class Replaced(NamedTuple):
     norms: int
 
 
+def _adapted(low: LowRanks | None) -> Adapted | None:
+    """What the adapters of this step's rows add to a product. low: None before the first adapter is loaded."""
+    if low is None:
+        return None
+    current = PASS.get(None)
+    return None if current is None or current.step.adapters is None else (current.step.adapters, low)
+
+
 class PackedLinear(nn.Module):
     """nn.Linear over a packed weight. `weight` has its shape and dtype, but every element is NaN."""
+
+    low: LowRanks | None = None
 
     def __init__(self, native: Native, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
@@ -36,7 +48,7 @@ class PackedLinear(nn.Module):
         self.weight = _hollow(weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.native.linear(x, self.packed)
+        return self.native.linear(x, self.packed, _adapted(self.low))
 
 
 def _hollow(weight: Tensor) -> Tensor:
@@ -47,6 +59,8 @@ def _hollow(weight: Tensor) -> Tensor:
 class Shared:
     """Projections of one input: the first call computes all of them, the others take theirs."""
 
+    low: LowRanks | None = None
+
     def __init__(self, native: Native, packed: Packed, sizes: list[int]) -> None:
         self.native, self.packed, self.sizes = native, packed, sizes
         self.x: Tensor | None = None
@@ -55,7 +69,7 @@ class Shared:
     def take(self, index: int, x: Tensor) -> Tensor:
         if x is not self.x or index not in self.left:
             self.x = x
-            self.left = dict(enumerate(self.native.linear(x, self.packed).split(self.sizes, -1)))
+            self.left = dict(enumerate(self.native.linear(x, self.packed, _adapted(self.low)).split(self.sizes, -1)))
         result = self.left.pop(index)
         if not self.left:
             self.x = None
@@ -77,6 +91,8 @@ class SharedLinear(nn.Module):
 class GatedMlp(nn.Module):
     """down(silu(gate(x)) * up(x)) in two calls."""
 
+    low: LowRanks | None = None
+
     def __init__(self, native: Native, gate: Tensor, up: Tensor, down: nn.Linear) -> None:
         super().__init__()
         self.native = native
@@ -84,7 +100,7 @@ class GatedMlp(nn.Module):
         self.down_proj = PackedLinear(native, down.weight, down.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.down_proj(self.native.linear(x, self.packed))
+        result: Tensor = self.down_proj(self.native.linear(x, self.packed, _adapted(self.low)))
         return result
 
 

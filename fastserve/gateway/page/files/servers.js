@@ -22,6 +22,7 @@ export class Servers {
 
   draw(status) {
     byId("no-servers").hidden = status.upstreams.length > 0;
+    this.most = Math.max(1, ...status.upstreams.map(busy)); // bars of servers that name no slots can be compared
     this.items.draw(status.upstreams, (each) => each.name);
   }
 
@@ -63,7 +64,7 @@ export class Servers {
     });
     drain.setAttribute("aria-label", `Drain ${name}`);
     remove.setAttribute("aria-label", `Remove ${name}`);
-    const acts = make("span", "acts", weight, drain, remove);
+    const acts = make("span", "acts", make("label", "about", "weight ", weight), drain, remove);
     const bars = make("div", "load", batch.element, batch.words, memory.element, memory.words);
     element.append(make("div", "title", make("b", "", name), state, acts), bars, about, view);
     return (each) => {
@@ -76,7 +77,7 @@ export class Servers {
       if (document.activeElement !== weight) weight.value = String(each.weight);
       say(about, facts(each));
       say(view, known(each));
-      drawLoad(each, batch, memory);
+      drawLoad(each, this.most, batch, memory);
     };
   }
 }
@@ -106,14 +107,17 @@ function known(each) {
   return parts.join(" · ");
 }
 
-function drawLoad(each, batch, memory) {
+const runningOf = ({ load, outstanding }) => load?.running ?? outstanding;
+const busy = (each) => runningOf(each) + (each.load?.waiting ?? 0);
+
+function drawLoad(each, most, batch, memory) {
   const load = each.load ?? {};
-  const running = load.running ?? each.outstanding;
+  const running = runningOf(each);
   const waiting = load.waiting ?? 0;
-  const places = load.slots || Math.max(running + waiting, 1);
+  const places = load.slots || most;
   const words = `${running}${load.slots ? `/${load.slots}` : ""} running, ${waiting} waiting`;
   say(batch.words, words);
-  batch.draw(words, [["busy", running / places], ["queued", load.slots ? 0 : waiting / places]]);
+  batch.draw(words, [["busy", running / places], ["queued", waiting / places]]);
   const { free_tokens: free, pool_tokens: pool, cached_tokens: cached = 0 } = load;
   const told = pool > 0 && free != null;
   memory.element.toggleAttribute("hidden", !told);
