@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from fastserve.atomic_files import check_writable
+from fastserve.gateway import capable, translate
 from fastserve.gateway.asking import Asking
 from fastserve.gateway.call import Call, Next, Part, Stage
 from fastserve.gateway.choosing import Choosing
@@ -152,7 +153,15 @@ class Core:
         if not call.model:
             call.rewrite(model=self.default_model)
         self.views.seen()
-        return await self.sending(call)
+        having = self.upstreams.having(call.model)
+        native = None
+        if having and not any(capable.has(each, call.path) for each in having):
+            if call.path not in translate.ROUTES:
+                raise capable.lacking(self.upstreams, call.model, call.path)
+            native = translate.translate(call)
+        path = call.path
+        response = await self.sending(call, lambda upstream: capable.has(upstream, path))
+        return response if native is None else await translate.answered(call, native, response)
 
     def _ended(self, call: Call, upstream: Upstream, tokens: int, well: bool) -> None:
         self.running.discard(call)
