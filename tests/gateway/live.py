@@ -17,6 +17,7 @@ from fastserve.bench.stub import Behaviour, Stub, address
 from fastserve.engine import Engine
 from fastserve.gateway import Gateway
 from fastserve.server import create_app
+from fastserve.server.config.settings import FastServeConfig
 
 PATIENCE = 60.0
 Answers = Callable[[int, dict[str, Any]], Behaviour]
@@ -70,11 +71,11 @@ def on_socket(app: FastAPI, port: int = 0) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def scripted(port: int = 0, **engine: Any) -> Iterator[str]:
-    """Our own server, on a scripted engine whose model is `scripted`."""
+def scripted(port: int = 0, model: str = "scripted", **engine: Any) -> Iterator[str]:
+    """Our own server, on a scripted engine. model: its name."""
     made = Engine.scripted(**{"max_batch": 8, **engine})
     try:
-        with on_socket(create_app(made), port) as url:
+        with on_socket(create_app(made, FastServeConfig(served_model_name=model)), port) as url:
             yield url
     finally:
         made.close()
