@@ -401,7 +401,7 @@ def test_the_groups_of_an_earlier_system_are_read_by_both_programs(tmp_path: Pat
     assert (gateway.router, gateway.max_retries, gateway.health_timeout, gateway.health_retries) == (
         "round_robin", 2, 4, 2)  # fmt: skip
     assert gateway.upstream == ("http://127.0.0.1:8001,weight=2",) and gateway.log_level == "debug"
-    assert (gateway.cache, gateway.cache_size, gateway.cache_ttl) == ("memory", 2 * 10**9, 60)
+    assert (gateway.cache, gateway.cache_size, gateway.cache_ttl) == ("memory", 2 << 30, 60)
     assert "pytorch.device changes nothing here" in "\n".join(gateway.strays())
 
 

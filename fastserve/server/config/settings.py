@@ -133,7 +133,7 @@ class FastServeConfig(QueueSettings, HttpSettings, Fourth):
     keep_mib: Positive = 512.0
     """MiB of memory for requests and finished jobs: prompts, metadata, results; the oldest finished ones go first"""
 
-    # -- request defaults (native routes only)
+    # -- request defaults
     max_new_tokens: Tokens = 100
     """output tokens"""
     temperature: Annotated[float, Field(ge=0, le=100)] = 0.7
@@ -142,6 +142,8 @@ class FastServeConfig(QueueSettings, HttpSettings, Fourth):
     """nucleus sampling"""
     top_k: Annotated[int, Field(ge=0, lt=1 << 31)] = 50
     """sample from the k likeliest tokens; 0 is all"""
+    defaults_for: Literal["native", "all"] = "native"
+    """which routes have those of these defaults that were set; all: OpenAI's too"""
 
     # -- limits
     share_prefixes: Literal["client", "all"] = "client"
