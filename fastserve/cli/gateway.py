@@ -57,13 +57,15 @@ def _settings(given: dict[str, Any]) -> GatewayConfig:
 
 
 def _serve(config: GatewayConfig) -> None:
-    from fastserve.gateway.gateway import Gateway
+    from fastserve.atomic_files import OutputError
     from fastserve.server.http.listener import StartError
 
     try:
+        from fastserve.gateway.gateway import Gateway
+
         gateway = Gateway(config)
     except ModuleNotFoundError as error:
         raise StartError(f"{error.name} is not installed; {extra('gateway')}") from error
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, OutputError) as error:
         raise StartError(str(error)) from error
     gateway.run()

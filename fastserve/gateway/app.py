@@ -42,6 +42,7 @@ PARTS: Final[dict[str, str]] = {
     "conversations": "fastserve.gateway.conversations.conversations:make",
     "cache": "fastserve.gateway.cache.stage:part",
     "models": "fastserve.gateway.models.api:make",
+    "queue": "fastserve.gateway.job_queue:make",
     "ollama": "fastserve.gateway.ollama.part:make",
     "discovery": "fastserve.gateway.discovery.part:make",
 }

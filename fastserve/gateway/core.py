@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
-from typing import Any, NamedTuple
+from typing import Self
 
-from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 
 from fastserve.atomic_files import check_writable
 from fastserve.gateway.asking import Asking
-from fastserve.gateway.call import Call, Next, Part, Stage, whole
+from fastserve.gateway.call import Call, Next, Part, Stage
 from fastserve.gateway.choosing import Choosing
 from fastserve.gateway.config.settings import GatewayConfig
 from fastserve.gateway.health import Health
@@ -29,7 +26,6 @@ from fastserve.gateway.wire.passed import Passed
 from fastserve.http_client import HttpClientError
 from fastserve.server.api.errors import ApiError
 from fastserve.server.http.auth import Auth
-from fastserve.server.http.ids import new_id
 from fastserve.server.http.input_pool import InputPool
 from fastserve.server.http.limits import RateLimits
 
@@ -37,15 +33,6 @@ log = logging.getLogger("fastserve.gateway")
 
 BODIES_AT_ONCE = 8
 DRAINING = "the gateway is shutting down and accepts no new requests"
-
-
-class Answer(NamedTuple):
-    """text: of the first choice. raw: the whole answer."""
-
-    text: str
-    finish_reason: str | None
-    usage: dict[str, Any]
-    raw: dict[str, Any]
 
 
 class Core:
@@ -171,29 +158,13 @@ class Core:
         self.running.discard(call)
         self.limits.charge(call.client, tokens)
 
-    async def generate(self, model: str, prompt: str | Sequence[dict[str, Any]], **params: Any) -> Answer:
-        """The whole answer to a prompt, or to messages. params: fields of OpenAI's bodies. Raises ApiError."""
-        response = await self.answer(self._own_call(model, prompt, params))
-        raw = json.loads(await whole(response))
-        if response.status_code != 200:
-            raise ApiError(response.status_code, str(raw))
-        choice = raw["choices"][0]
-        text = choice["message"]["content"] if "message" in choice else choice["text"]
-        return Answer(text or "", choice.get("finish_reason"), raw.get("usage") or {}, raw)
+    async def __aenter__(self) -> Self:
+        """Without a server: `async with Gateway(...) as gateway: await gateway.generate(...)`."""
+        await self.start()
+        return self
 
-    async def stream(self, model: str, prompt: str | Sequence[dict[str, Any]], **params: Any) -> AsyncIterator[str]:
-        """The text as it comes. Raises ApiError."""
-        answer = await self.generate(model, prompt, **params)
-        yield answer.text
-
-    def _own_call(self, model: str, prompt: str | Sequence[dict[str, Any]], params: dict[str, Any]) -> Call:
-        chat = not isinstance(prompt, str)
-        fields = {"model": model, "messages" if chat else "prompt": prompt if not chat else list(prompt), **params}
-        return Call(
-            "/v1/chat/completions" if chat else "/v1/completions", json.dumps(fields).encode(), fields,
-            Headers({"content-type": "application/json"}), model, params.get("user") or "default", False,
-            bool(params.get("stream")), new_id(), time.monotonic_ns(),
-        )  # fmt: skip
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
 
 
 def gateway_of(request: Request) -> Core:

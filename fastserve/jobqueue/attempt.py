@@ -60,14 +60,14 @@ class Attempt:
             limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
         )
 
-    async def run(self, id: str, body: bytes, failed: Failed) -> Ended:
+    async def run(self, id: str, body: bytes, failed: Failed, kept: bool = True) -> Ended:
         """Until it has an answer, or there is none to be had. Cancelling it closes the connection, and with it the
-        request at the server."""
+        request at the server. kept: a cache on the way may keep the answer."""
         waiting_since = None
         pauses = 0
         while True:
             try:
-                status, content, wait = await self._post(id, body)
+                status, content, wait = await self._post(id, body, kept)
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
                 status, said, wait = 0, f"{self.url} cannot be reached: {error}", 0.0
             except httpx.HTTPError as error:
@@ -98,10 +98,13 @@ class Attempt:
         longest: float = min(LONGEST_PAUSE_S, self.pause_s * 2 ** min(pauses, 16))
         return longest * random.uniform(0.5, 1)
 
-    async def _post(self, id: str, body: bytes) -> tuple[int, bytes, float]:
+    async def _post(self, id: str, body: bytes, kept: bool) -> tuple[int, bytes, float]:
         """Status, content, Retry-After in s. An answer that is too long counts as 413, with some of it."""
         async with self.http.stream(
-            "POST", f"{self.url}/generate", content=body, headers={"X-Request-Id": id}
+            "POST",
+            f"{self.url}/generate",
+            content=body,
+            headers={"X-Request-Id": id} | ({} if kept else {"Cache-Control": "no-store"}),
         ) as response:
             content = bytearray()
             async for part in response.aiter_bytes():
@@ -133,6 +136,8 @@ def _error(status: int, content: bytes) -> str:
         if isinstance(found, dict):
             said = found.get("detail") or found.get("error") or said
             said = said.get("message", said) if isinstance(said, dict) else said
+            if isinstance(said, list):  # faults of a body
+                said = "; ".join([str(each["msg"]) for each in said if isinstance(each, dict) and "msg" in each])
     except (ValueError, RecursionError):
         pass
     text = said if isinstance(said, str) else json.dumps(said)

@@ -68,16 +68,18 @@ class JobQueue:
         """In Redis when this returns. request: as POST /generate takes it; without a seed it gets one, so that a job
         that is run again gives the same text. Raises QueueDownError or QueueFullError, and then it is not accepted.
         """
-        if request.get("seed") is None:
+        drawn = request.get("seed") is None
+        if drawn:
             request = {**request, "seed": secrets.randbits(63)}
         id = secrets.token_hex(12)
-        metadata = request.get("metadata") or {}
+        metadata = request.get("metadata")
+        metadata = metadata if isinstance(metadata, dict) else {}
         place = messages.priority(request.get("priority"))
         try:
             async with self._answering():
                 full, *created = await self._run(
                     scripts.SUBMIT, id, client, model, packed(request), packed(metadata), self.most_jobs,
-                    self.most_bytes, self.keep_s, place,
+                    self.most_bytes, self.keep_s, place, int(drawn),
                 )  # fmt: skip
         except QueueDownError:
             self._withdraw(id)

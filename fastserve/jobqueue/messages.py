@@ -73,9 +73,9 @@ def _transport(visibility_s: float) -> dict[str, Any]:
     }
 
 
-def priority(wanted: int | None) -> int:
+def priority(wanted: object) -> int:
     """Of a message, 0 goes first. wanted: of a request, where 0 is usual and the smaller is the sooner."""
-    return min(PRIORITIES - 1, max(0, USUAL + (wanted or 0)))
+    return min(PRIORITIES - 1, max(0, USUAL + wanted)) if isinstance(wanted, int) else USUAL
 
 
 def lists() -> list[str]:

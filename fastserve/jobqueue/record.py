@@ -17,6 +17,10 @@ FIELDS = ("client", "model", "state", "created", "started", "ended", "error", "f
 FIGURES = ("prompt_tokens", "tokens_generated", "preemptions", "cached_tokens", "held_s", "reason")
 
 
+MOST_TASKS = 1000
+"""Tasks that one list shows: each comes with its result."""
+
+
 class Task(TypedDict):
     """A job in Celery's terms. result: the text when it succeeded, the error message when it failed."""
 

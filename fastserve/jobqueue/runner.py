@@ -31,6 +31,9 @@ LOOKS_S = 1.0
 STORE_S = 24 * 3600.0
 """Seconds for which an answer waits for a Redis that is gone; then the job is run again, by whoever gets it."""
 
+MOST_LOGGED = 200
+"""Characters of a job's error in the log."""
+
 Result = TypeVar("Result")
 
 
@@ -62,12 +65,12 @@ class Runner:
                 break
             await self._beat(id, "", tag)
             await asyncio.sleep(self.looks_s)
-        request, client, created, deliveries, now = begun[1:]
+        request, client, created, deliveries, now, drawn = begun[1:]
         started = time.monotonic()
         if deliveries > DELIVERIES:
             ended = Ended("failed", None, f"{DELIVERIES} workers died while they ran this job")
         else:
-            found = await self._watched(id, token, tag, request, client.decode("utf-8", "replace"))
+            found = await self._watched(id, token, tag, request, client.decode("utf-8", "replace"), drawn != b"1")
             if found is None:
                 log.info("job %s: cancelled", id)
                 return "cancelled"
@@ -88,17 +91,17 @@ class Runner:
         if ended.state == "finished":
             log.info("job %s: finished in %.3g s", id, time.monotonic() - started)
         else:
-            log.warning("job %s: %s: %s", id, ended.state, ended.error)
+            log.warning("job %s: %s: %s", id, ended.state, ended.error[:MOST_LOGGED])
         return ended.state
 
-    async def _watched(self, id: str, token: str, tag: str, request: bytes, client: str) -> Ended | None:
-        """None when it was cancelled meanwhile."""
+    async def _watched(self, id: str, token: str, tag: str, request: bytes, client: str, kept: bool) -> Ended | None:
+        """None when it was cancelled meanwhile. kept: a cache on the way may keep the answer."""
         try:
             fields = json.loads(request)
             body = packed({**fields, "user": client, "stream": False}).encode()
         except (ValueError, TypeError, RecursionError) as error:
             return Ended("failed", None, f"its stored request is damaged: {error}")
-        work = asyncio.create_task(self.attempt.run(id, body, lambda: self._count_attempt(id)))
+        work = asyncio.create_task(self.attempt.run(id, body, lambda: self._count_attempt(id), kept))
         watch = asyncio.create_task(self._beats(id, token, tag))
         try:
             await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)

@@ -29,13 +29,14 @@ if redis.call('ZCARD', P .. 'pending') >= tonumber(ARGV[6]) then return {'jobs'}
 local held = tonumber(redis.call('GET', P .. 'bytes') or '0')
 if held > 0 and held + #ARGV[4] > tonumber(ARGV[7]) then return {'bytes'} end
 redis.call('HSET', job, 'client', ARGV[2], 'model', ARGV[3], 'request', ARGV[4], 'metadata', ARGV[5],
-           'keep', ARGV[8], 'priority', ARGV[9], 'state', 'queued', 'created', now)
+           'keep', ARGV[8], 'priority', ARGV[9], 'drawn', ARGV[10], 'state', 'queued', 'created', now)
 for _, key in ipairs({'pending', 'waiting', 'jobs', 'jobs:' .. ARGV[2]}) do redis.call('ZADD', P .. key, now, id) end
 redis.call('INCRBY', P .. 'bytes', #ARGV[4])
 return {'', now}
 """
 )
-"""id, client, model, request, metadata, most jobs, most bytes, s to keep, priority -> ('' or what is full, when)"""
+"""id, client, model, request, metadata, most jobs, most bytes, s to keep, priority,
+1 where the seed was drawn here -> ('' or what is full, when)"""
 
 WITHDRAW = (
     NOW
@@ -62,11 +63,12 @@ redis.call('ZREM', P .. 'waiting', id)
 redis.call('HSETNX', job, 'started', now)
 redis.call('HSET', job, 'state', 'running')
 local deliveries = redis.call('HINCRBY', job, 'deliveries', 1)
-local found = redis.call('HMGET', job, 'request', 'client', 'created')
-return {'run', found[1], found[2], found[3], deliveries, now}
+local found = redis.call('HMGET', job, 'request', 'client', 'created', 'drawn')
+return {'run', found[1], found[2], found[3], deliveries, now, found[4] or ''}
 """
 )
-"""id, token, lease in ms -> gone | ended | held (by who runs it) | run and request, client, created, deliveries, now"""
+"""id, token, lease in ms -> gone | ended | held (by who runs it) | run and request, client, created,
+deliveries, now, 1 where its seed was drawn"""
 
 BEAT = (
     NOW

@@ -65,7 +65,7 @@ class Books:
 
     def within(self, steps: int) -> list[int]:
         """meter.steps at which somebody has as many as were expected, up to this one, rising."""
-        found: list[int] = []
+        found: dict[Job, int] = {}  # (one may be in the heap twice)
         order = self.order
         look = [0]
         while look:
@@ -73,9 +73,9 @@ class Books:
             if at < len(order) and order[at][0] <= steps:
                 last, _, job = order[at]
                 if self.last.get(job) == last:
-                    found.append(last)
+                    found[job] = last
                 look += (2 * at + 1, 2 * at + 2)
-        return sorted(found)
+        return sorted(found.values())
 
 
 class Moment:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastserve.routers.view import ReplicaView
 from fastserve.sched.job import NEVER
+from sim.cluster.books import Moment
 from sim.cluster.replica import Replica
 
 
@@ -36,26 +37,27 @@ class LiveView(ReplicaView):
         self.outstanding_tokens = 0
         self.source = "load"
 
-    @property
-    def at(self) -> int:
-        """ns: when what it tells was true."""
-        at = self.clock.now - self.delay
-        return at if self.delay == 0 else max(at, self.of.moment(at).at)
+    def _moment(self) -> Moment:
+        return self.of.moment(self.clock.now - self.delay)
+
+    def _at(self, moment: Moment) -> int:
+        """ns: when what it tells was true; of a replica that was not there yet, its first."""
+        return max(self.clock.now - self.delay, moment.at) if self.delay else self.clock.now
 
     @property
     def age(self) -> int:  # type: ignore[override]
-        return self.clock.now - self.at if self.delay else 0
+        return self.clock.now - self._at(self._moment()) if self.delay else 0
 
     @property
     def waiting(self) -> int:  # type: ignore[override]
         if self.delay:
-            moment = self.of.moment(self.at)
+            moment = self._moment()
             return moment.waiting + moment.boxed
         return self.of.waiting
 
     @property
     def running(self) -> int:  # type: ignore[override]
-        return self.of.moment(self.at).running if self.delay else self.of.running
+        return self._moment().running if self.delay else self.of.running
 
     @property
     def slots(self) -> int:  # type: ignore[override]
@@ -63,18 +65,18 @@ class LiveView(ReplicaView):
 
     @property
     def queued_tokens(self) -> int:  # type: ignore[override]
-        at = self.at
-        return self.of.moment(at).queued_tokens(at)
+        moment = self._moment()
+        return moment.queued_tokens(self._at(moment))
 
     @property
     def expected_tokens(self) -> int:  # type: ignore[override]
-        at = self.at
-        return self.of.moment(at).expected_tokens(at)
+        moment = self._moment()
+        return moment.expected_tokens(self._at(moment))
 
     @property
     def free_tokens(self) -> int | None:  # type: ignore[override]
-        at = self.at
-        return self.of.moment(at).free_tokens(at)
+        moment = self._moment()
+        return moment.free_tokens(self._at(moment))
 
     @property
     def pool_tokens(self) -> int | None:  # type: ignore[override]
@@ -83,5 +85,5 @@ class LiveView(ReplicaView):
 
     @property
     def cached_tokens(self) -> int:  # type: ignore[override]
-        at = self.at
-        return self.of.moment(at).cached_tokens(at)
+        moment = self._moment()
+        return moment.cached_tokens(self._at(moment))

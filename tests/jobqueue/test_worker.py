@@ -14,7 +14,8 @@ import pytest
 import redis as redis_client
 from pydantic import SecretStr
 
-from fastserve.jobqueue.jobs import JobQueue, QueueDownError
+from fastserve.jobqueue import jobs
+from fastserve.jobqueue.jobs import JobQueue, QueueDownError, QueueFullError
 from fastserve.jobqueue.record import QueuedJob
 from fastserve.jobqueue.settings import QueueSettings
 from tests.jobqueue.processes import Redis, Server, until, worker
@@ -272,3 +273,95 @@ def test_its_key_comes_from_the_environment(
     with worker(redis.url, target.url, "--server-key-env", "MY_KEY", folder=tmp_path) as mine:
         assert ended(redis.url, id)[0].state == "finished"
         assert target.tokens == ["Bearer secret-token"] and "secret-token" not in mine.said
+
+
+def test_a_worker_that_slept_stores_no_second_answer(redis: Redis, target: Server, tmp_path: Path) -> None:
+    """It is stopped for longer than the visibility timeout; another one runs the job; then it wakes up and answers."""
+    first_go = target.answers["slow"] = threading.Event()
+    with worker(redis.url, target.url, folder=tmp_path) as sleeper:
+        (id,) = submit(redis.url, "slow", seed=3)
+        until(lambda: target.asked)
+        sleeper.process.send_signal(signal.SIGSTOP)
+        target.answers["slow"] = (200, {"text": "the other's", "tokens_generated": 1, "finish_reason": "stop"})
+        with worker(redis.url, target.url, folder=tmp_path):
+            assert text(ended(redis.url, id)[0]) == "the other's"
+            first_go.set()
+            sleeper.process.send_signal(signal.SIGCONT)
+            (after,) = submit(redis.url, "after", seed=1)
+            assert text(ended(redis.url, after)[0]) == "after 1"
+            until(lambda: f"job {id}" in sleeper.said)
+    assert text(found(redis.url, id)[0]) == "the other's" and target.prompts().count("slow") == 2
+    assert until(lambda: _left_in(redis) == 0)
+
+
+def test_of_two_messages_for_one_job_one_runs_it(redis: Redis, target: Server, tmp_path: Path) -> None:
+    go = target.answers["slow"] = threading.Event()
+    (id,) = submit(redis.url, "slow", seed=3)
+    with redis_client.Redis(port=redis.port) as client:
+        (message,) = client.lrange("fastserve:queue:5", 0, -1)
+        other = message.replace(b'"delivery_tag": "', b'"delivery_tag": "x')
+        assert other != message
+        client.lpush("fastserve:queue:5", other)
+    with worker(redis.url, target.url, folder=tmp_path):
+        until(lambda: target.asked)
+        time.sleep(1)
+        go.set()
+        assert text(ended(redis.url, id)[0]) == "slow 3"
+        assert until(lambda: _left_in(redis) == 0)
+    assert target.prompts() == ["slow"]
+
+
+def test_what_is_kept_is_bounded(redis: Redis, target: Server, tmp_path: Path) -> None:
+    """Requests by their size, results by their number and their time."""
+
+    async def fill(queue: JobQueue) -> int:
+        count = 0
+        while count < 20:
+            try:
+                await queue.submit({"prompt": "x" * 300_000}, client="me", model="m")
+            except QueueFullError:
+                return count
+            count += 1
+        return count
+
+    async def with_bound() -> None:
+        queue = JobQueue(QueueSettings(queue=SecretStr(redis.url), queue_mib=1.0, queue_hours=1.0 / 3600))
+        try:
+            assert await fill(queue) == 3
+            listed = await queue.listed("me")
+            assert listed is not None and listed.total == 3
+            first = listed.jobs[0].id
+            assert (await queue.cancel(first, "me")) is not None
+            assert await fill(queue) == 1
+            for job in listed.jobs[1:]:
+                await queue.cancel(job.id, "me")
+            await asyncio.sleep(1.2)
+            assert await queue.find(first, "me") is None  # an hour's 3600th part is over
+            listed = await queue.listed("me")
+            assert listed is not None and listed.total == 1
+        finally:
+            await queue.close()
+
+    asyncio.run(with_bound())
+
+
+def test_ended_jobs_beyond_the_bound_go(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "KEEP_JOBS", 5)
+    ids = submit(redis.url, *[f"p{number}" for number in range(8)])
+    for id in ids:
+        with_queue(redis.url, lambda queue, id=id: queue.cancel(id, "me"))  # type: ignore[misc]
+    assert [job.id for job in found(redis.url, *ids)] == ids[3:]
+    with redis_client.Redis(port=redis.port) as client:
+        assert client.zcard("fastserve:jobs") == client.zcard("fastserve:jobs:me") == 5
+        assert int(client.get("fastserve:bytes") or 0) == 0
+
+
+def test_a_redis_that_is_full_refuses_and_keeps_what_it_has(redis: Redis) -> None:
+    ids = submit(redis.url, "a")
+    with redis_client.Redis(port=redis.port) as client:
+        client.config_set("maxmemory", 1)
+        with pytest.raises(QueueDownError, match=r"maxmemory|OOM"):
+            submit(redis.url, "b")
+        client.config_set("maxmemory", 0)
+    ids += submit(redis.url, "c")
+    assert [job.state for job in found(redis.url, *ids)] == ["queued", "queued"]

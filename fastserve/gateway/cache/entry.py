@@ -97,6 +97,7 @@ def replayed(entry: Entry, age: float) -> Response:
         now = b"%d" % time.time()
         body = re.sub(rb'("created": ?)%d\b' % entry.created, rb"\g<1>" + now, body)
     if entry.is_stream:
+        headers |= {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # as streams of our servers have it
         return StreamingResponse(_pieces(body), headers=headers, media_type=entry.content_type)
     return Response(body, headers=headers, media_type=entry.content_type)
 

@@ -30,8 +30,8 @@ def split(text: str) -> list[str]:
     """Several upstreams written as one text, with spaces or commas between them."""
     found: list[str] = []
     for word in text.replace(",", " ").split():
-        option = word.partition("=")[0] in OPTIONS
-        if option and found:
+        name, equals, _ = word.partition("=")
+        if equals and name.isidentifier() and found:  # an option, known or not
             found[-1] += f",{word}"
         else:
             found.append(word)

@@ -100,7 +100,7 @@ class GatewayConfig(
     """Raises ValueError (ValidationError is one) for unknown names, invalid values, and conflicting settings."""
 
     dialect: ClassVar[Dialect] = GATEWAY
-    secret: ClassVar[tuple[str, ...]] = ("api_key", "upstream_key", "queue", "cache")
+    secret: ClassVar[tuple[str, ...]] = ("api_key", "upstream_key", "queue", "cache", "conversations")
 
     @field_validator("upstream")
     @classmethod

@@ -65,9 +65,9 @@ class Conversations:
         id = self.asked(call)
         if id is None:
             return await following(call)
-        fields = call.fields or {}
+        fields: dict[str, Any] = call.fields or {}
         key = Key(owner(call.client if call.authenticated else None), id)
-        messages = fields.get("messages")
+        messages: Any = fields.get("messages")
         call.rewrite(**{FIELD: None})
         call.headers = named(call.headers, key)
         if not are_messages(messages):

@@ -82,7 +82,7 @@ async def shown(gateway: Core, name: str) -> dict[str, Any]:
     if not upstreams and not known(gateway, name):
         raise not_found(name)
     card = next((each for each in await tags(gateway) if each["name"] == name), _card(name, {}))
-    about: dict[str, Any] = {}
+    about: Mapping[str, Any] = {}
     for upstream in upstreams:
         about = await _asked(gateway, upstream, name)
         if about:

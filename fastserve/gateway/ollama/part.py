@@ -118,8 +118,8 @@ async def answered(request: Request, call: Call, asked: Asked) -> Response:
         return response
     try:
         found = answer.whole(_parsed(await whole(response)))
-    except ValueError as error:
-        raise ApiError(502, str(error)) from None
+    except (ValueError, TypeError, AttributeError):
+        raise ApiError(502, NO_ANSWER) from None
     return Response(found, 200, _headers(response), NDJSON if asked.stream else "application/json")
 
 

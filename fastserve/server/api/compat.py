@@ -14,7 +14,7 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from fastserve.engine.request import Piece
-from fastserve.jobqueue.record import Task
+from fastserve.jobqueue.record import MOST_TASKS, Task
 from fastserve.jobqueue.states import TASK_STATES
 from fastserve.server.api import native, queued
 from fastserve.server.api.body import BodyRoute, read, validated
@@ -218,7 +218,7 @@ async def tasks(request: Request) -> list[Task]:
     service = service_of(request)
     own = service.registry.visible_to(request.scope["state"].get("client"))
     here = [(job.created, _task(service, job)) for job in own if job.durable]
-    ids = [id for _, id in await queued.listed(request)]
+    ids = [id for _, id in await queued.listed(request)][:MOST_TASKS]
     there = [(job.created, job.task()) for job in (await queued.jobs(request, ids, answers=True)).values()]
     return [task for _, task in sorted([*here, *there], key=lambda each: -each[0])]
 

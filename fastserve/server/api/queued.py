@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from fastapi import Request
 
-from fastserve.jobqueue.jobs import JobQueue, QueueDownError, QueueFullError
+from fastserve.jobqueue.jobs import JobQueue
 from fastserve.jobqueue.record import QueuedJob
 from fastserve.server.api.dependencies import service_of
-from fastserve.server.api.errors import ApiError
 from fastserve.server.api.native_schema import GenerateRequest
 from fastserve.server.api.program_names import named
+from fastserve.server.api.queue_errors import answering
 
 
 class Accepted(NamedTuple):
@@ -21,17 +19,6 @@ class Accepted(NamedTuple):
 
     id: str
     state: str
-
-
-@contextlib.contextmanager
-def answering() -> Iterator[None]:
-    """ApiError 503 for a queue that is full or does not answer."""
-    try:
-        yield
-    except QueueFullError as error:
-        raise ApiError(503, str(error), retry_after=10) from error
-    except QueueDownError as error:
-        raise ApiError(503, f"{error}; try again later", retry_after=5) from error
 
 
 async def enqueue(queue: JobQueue, request: Request, body: GenerateRequest, client: str) -> Accepted:

@@ -15,7 +15,7 @@ pytest.importorskip("cachetools", reason="needs the gateway extra")
 import httpx
 
 from fastserve.bench.stub import Behaviour
-from fastserve.gateway.conversations.settings import ConversationsSettings
+from fastserve.gateway.config.settings import GatewayConfig
 from tests.gateway.live import before_stub
 
 pytestmark = pytest.mark.anyio
@@ -216,6 +216,7 @@ async def test_messages_that_are_none_are_the_upstreams_to_refuse() -> None:
 
 
 def test_settings() -> None:
-    assert ConversationsSettings(conversations="redis://127.0.0.1:6379/0").conversations
-    with pytest.raises(ValueError, match="neither memory, off nor an address"):
-        ConversationsSettings(conversations="postgres://x")
+    assert GatewayConfig(conversations="redis://127.0.0.1:6379/0").conversations
+    with pytest.raises(ValueError, match="neither memory, off nor redis://HOST:PORT") as refused:
+        GatewayConfig(conversations="postgres://:s3cret@x")
+    assert "s3cret" not in str(refused.value.errors(include_input=False))

@@ -15,7 +15,7 @@ export class AnyModel extends Talk {
 
   draw(status) {
     const names = new Set(status.upstreams.flatMap((each) => each.models));
-    for (const each of status.models?.models ?? []) names.add(each.name ?? each.id);
+    for (const each of status.models?.models ?? []) for (const name of [each.model_id, ...each.adapters]) names.add(name);
     const wanted = [...names].sort();
     const shown = [...this.choice.options].map((each) => each.value);
     if (wanted.join("\n") !== shown.join("\n")) {
