@@ -150,7 +150,15 @@ async def test_no_key_is_shown_anywhere(caplog: pytest.LogCaptureFixture, monkey
         assert {one.seen[0].headers["authorization"], two.seen[0].headers["authorization"]} == {
             "Bearer sk-hush-one", "Bearer sk-hush-two"
         }  # fmt: skip
-        for path in ("/metrics", "/gateway/status", "/gateway/upstreams", "/health", "/stats", "/openapi.json"):
+        for path in (
+            "/metrics",
+            "/status",
+            "/gateway/status",
+            "/gateway/upstreams",
+            "/health",
+            "/stats",
+            "/openapi.json",
+        ):
             answer = await gateway.client.get(path)
             assert answer.status_code == 200 and "hush" not in answer.text, path
         shown = (
