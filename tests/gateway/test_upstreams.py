@@ -219,6 +219,37 @@ def test_names_and_the_number_of_upstreams_are_bounded() -> None:
     assert upstreams.add("http://10.0.0.1:1").replica != first.replica  # a number is never used again
 
 
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("http://a:1", "a:1"), ("https://far.example/llm/v1/", "far.example-llm"), ("http://[::1]:8000", "::1-:8000"),
+        ("10.0.0.1:8000/v1", "10.0.0.1:8000"),
+    ],
+)  # fmt: skip
+def test_names_by_default(url: str, name: str) -> None:
+    assert Upstreams().add(url).name == name.strip(":")
+
+
+async def test_bodies_without_a_length_are_bounded_on_every_route() -> None:
+    async with odd(well) as one, live(one.url, max_body_mib=0.5) as gateway:
+        for path in (b"/gateway/upstreams", b"/v1/completions"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+            writer.write(b"POST %b HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n" % path)
+            writer.write(b"transfer-encoding: chunked\r\n\r\n")
+
+            async def endless(writer: asyncio.StreamWriter = writer) -> None:
+                writer.write(b'9\r\n{"url": "\r\n')
+                while True:
+                    writer.write(b"10000\r\n" + b"x" * 65536 + b"\r\n")
+                    await writer.drain()
+
+            sending = asyncio.ensure_future(endless())
+            async with asyncio.timeout(10):
+                assert b" 413 " in await reader.readline(), path
+            sending.cancel()
+            writer.transport.abort()
+
+
 def test_status_is_json() -> None:
     upstreams = Upstreams()
     json.dumps(upstreams.add("http://a").shown(0))
