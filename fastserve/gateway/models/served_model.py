@@ -157,6 +157,7 @@ class ServedModel:
         ended = asyncio.create_task(process.ended())
         if not await self._unless_stopped(ended):
             return
+        self.state = State.RESTARTING  # at once: who asks now waits; what comes of it is told below
         self.traffic.down(self.entry)
         message = process.told(f"its server ended with status {await ended}")
         await process.stop()
