@@ -1,7 +1,8 @@
 """ServerProcess: `fastserve serve` of one model, as a child of the gateway.
 
 It listens at 127.0.0.1 on a free port and asks for a random key, which stands in its environment: other users of the
-machine can neither use it nor read the key. Options stand in a file of this user's, so `ps` shows none.
+machine can neither use it nor read the key. With it the gateway says whose a request is (server.http.auth). Options
+stand in a file of this user's, so `ps` shows none.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pydantic import SecretStr
 
 from fastserve.gateway.models.entry import Entry
 from fastserve.processes.child import COMMAND, GRACE_S, OURS, READY, environment, last_lines
+from fastserve.server.http.auth import ANYBODY
 
 KEPT_LINES: Final = 200
 LONGEST_LINE: Final = 2000
@@ -68,13 +70,13 @@ class ServerProcess:
 
     async def start(self, seconds: float) -> str:
         """Its URL, once it serves. Raises StartFailedError; then nothing is left of it."""
+        key = {OURS + "API_KEY": f"{self.key.get_secret_value()} {ANYBODY}"}
         try:
             self._folder = Path(tempfile.mkdtemp(prefix="fastserve-model-"))  # mode 0700
             _write(self._folder / "options.yaml", arguments(self.entry))
             self._process = await asyncio.create_subprocess_exec(
                 *COMMAND, *self._flags(self._folder), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT, env=environment() | {OURS + "API_KEY": self.key.get_secret_value()},
-                start_new_session=True,
+                stderr=asyncio.subprocess.STDOUT, env=environment() | key, start_new_session=True,
             )  # fmt: skip
         except OSError as error:
             await self.stop()
