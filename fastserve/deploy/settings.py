@@ -70,6 +70,8 @@ def server_settings(server: Server) -> dict[str, Any]:
         found["backend"] = server.backend
     for name, value in model.generation_params.items():
         found[GENERATION[name]] = value
+    if model.generation_params.keys() - {"seed"}:
+        found["defaults_for"] = "all"
     return found | server.settings
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import threading
@@ -79,3 +80,25 @@ def scripted(port: int = 0, model: str = "scripted", **engine: Any) -> Iterator[
             yield url
     finally:
         made.close()
+
+
+@contextlib.contextmanager
+def stub_of(stub: Stub) -> Iterator[str]:
+    """The stub on a thread of its own; where it is."""
+    ended, started = asyncio.Event(), threading.Event()
+    found: list[Any] = []
+
+    async def run() -> None:
+        async with await stub.start() as server:
+            found.extend((address(server), asyncio.get_running_loop()))
+            started.set()
+            await ended.wait()
+
+    thread = threading.Thread(target=asyncio.run, args=(run(),), daemon=True)
+    thread.start()
+    assert started.wait(PATIENCE)
+    try:
+        yield found[0]
+    finally:
+        found[1].call_soon_threadsafe(ended.set)
+        thread.join(PATIENCE)

@@ -91,6 +91,7 @@ class ServedModel:
         if self.state not in (State.UNLOADED, State.FAILED):
             return
         self.deaths, self.failure, self.stale = 0, "", False
+        self.keep_s = None  # what a request asked for ended with the life before
         self._wake.clear()
         self._to(State.STARTING)
         self._life = asyncio.create_task(self._live(self._life, after))

@@ -14,7 +14,7 @@ pytest.importorskip("cachetools", reason="needs the gateway extra")
 
 import httpx
 
-from fastserve.bench.stub import Behaviour
+from fastserve.bench.stub import Behaviour, Stub, address
 from fastserve.gateway import Gateway
 from fastserve.gateway.config.settings import GatewayConfig
 from tests.gateway.live import before_stub, client_of, scripted
@@ -195,6 +195,19 @@ async def test_the_native_route_and_ollamas_too() -> None:
             kept = (await client.get("/conversations/s")).json()["messages"]
             assert [each["content"] for each in kept[::2]] == ["one", "two", "three"]
             assert [each["content"] for each in kept[1::2]] == answers and all(len(each) == 5 for each in answers)
+
+
+async def test_the_session_router_keeps_a_conversation_where_it_was() -> None:
+    stubs = [Stub() for _ in range(4)]
+    async with contextlib.AsyncExitStack() as held:
+        places = [address(await held.enter_async_context(await stub.start())) for stub in stubs]
+        client = await held.enter_async_context(client_of(Gateway(upstream=places, router="session")))
+        for id in "abcdef":
+            for text in ("one", "two", "three"):
+                await turn(client, text, id)
+        seen = {(seen.headers["x-session-id"], at) for at, stub in enumerate(stubs) for seen in stub.seen}
+        assert len(seen) == 6, "one server a conversation"
+        assert len({at for _, at in seen}) > 1
 
 
 async def test_the_client_leaves() -> None:
