@@ -203,7 +203,7 @@ class Sending:
     ) -> Response:
         """There and, at least the head of the answer, back. Raises FailedError."""
         lines = headers.to_upstream(call.headers.raw) + f"x-request-id: {call.request_id}\r\n".encode("latin-1")
-        if upstream.kind == "fastserve" and upstream.key is not None:
+        if call.authenticated and upstream.kind == "fastserve" and upstream.key is not None:
             lines += spoken(call.client)
         where = f"{call.path}?{call.query}" if call.query else call.path
         body = None if call.method == "GET" else call.body

@@ -67,7 +67,7 @@ async def test_a_gateways_token_speaks_for_its_clients(serve: Serve) -> None:
         by_alice = await client.get("/jobs", headers=bearer("aaa"))
         assert {job["job_id"] for job in by_alice.json()["jobs"]} == {ids[0], ids[3]}, "a token's own name holds"
         assert await seen(**{"X-FastServe-Client": "Zo%C3%AB"}) == [ids[1]]
-        assert await seen() == [ids[2]] == await seen(**{"X-FastServe-Client": "default"})
+        assert set(await seen()) == set(ids), "without a name it is the gateway itself, as without authentication"
 
 
 async def test_a_file_names_clients_and_each_sees_its_own_jobs(serve: Serve, tmp_path: Path) -> None:

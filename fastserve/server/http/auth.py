@@ -17,7 +17,7 @@ PUBLIC_PATHS = ("/health", "/ping", "/page/")
 SPOKEN = "x-fastserve-client"
 ANYBODY = "*"
 """Name of the client of a token that speaks for others, a gateway's: whose request it is stands in the header SPOKEN,
-percent-encoded.
+percent-encoded. Without one it is the gateway's own, which may do all, as without authentication.
 """
 LONGEST = 1024
 """Characters of that header."""
@@ -51,8 +51,11 @@ class Auth:
         """Whether this path needs no token."""
         return path == "/" or path.startswith(PUBLIC_PATHS)
 
-    async def client(self, header: str | None, named: str | None = None) -> str:
-        """The client id behind an Authorization header. named: the header SPOKEN. Raises ApiError 401, 403 or 503."""
+    async def client(self, header: str | None, named: str | None = None) -> str | None:
+        """The client id behind an Authorization header; None for a gateway itself. named: the header SPOKEN.
+
+        Raises ApiError 401, 403 or 503.
+        """
         scheme, _, token = (header or "").partition(" ")
         token = token.strip()
         if scheme.lower() != "bearer" or not token:
@@ -63,7 +66,7 @@ class Auth:
             if hmac.compare_digest(known, digest):
                 found = client
         if found == ANYBODY:
-            return unquote((named or "")[:LONGEST]) or "default"
+            return None if named is None else unquote(named[:LONGEST]) or "default"
         if found is not None:
             return found
         if self.introspection is None:
