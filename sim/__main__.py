@@ -27,6 +27,7 @@ from fastserve.workload import Trace, TraceError, read_trace
 from sim.cluster.arguments import add_cluster
 from sim.cluster.settings import FIELDS as CLUSTER
 from sim.cluster.settings import ROUTER
+from sim.cluster.told import routers_told
 from sim.inspect import Inspection
 from sim.replay import Result, RunError, check, replay, told
 from sim.report.document import write_programs
@@ -163,6 +164,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--explain {args.explain}: there is no such job; they are 0 to {source.jobs - 1}")
     sample = source.typical() if source.recipe is None else source.at_rate(1.0).trace(0)
     first, reading = told_first(settings, sample), read_as(sample, settings.latency)
+    if settings.in_cluster or args.routers:
+        first += routers_told(routers, settings, sample)
     if args.programs_csv and not settings.in_sessions(sample):
         raise ValueError(
             "--programs-csv: no program of this trace waits for anything; --sessions N makes one of each request"

@@ -353,6 +353,6 @@ def _travels(tasks: list[Task]) -> bool:
 def _bar(total: int, progress: bool | None) -> Any:
     if progress is False or (progress is None and not sys.stderr.isatty()):
         return None
-    from tqdm import tqdm  # type: ignore[import-untyped]
+    from tqdm import tqdm
 
     return tqdm(total=total, unit="req", unit_scale=True, leave=False, file=sys.stderr, delay=1.0)

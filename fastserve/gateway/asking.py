@@ -45,12 +45,14 @@ class Asking:
             raise AnswerError(status, f"status {status} at {path}")
         return body
 
-    async def answer(self, upstream: Upstream, path: str, sent: Any = None) -> tuple[int, bytes]:
-        """Status and body. sent: what is posted, as JSON; None: a GET. Raises AnswerError or HttpClientError."""
+    async def answer(self, upstream: Upstream, path: str, sent: Any = None, method: str = "") -> tuple[int, bytes]:
+        """Status and body. sent: what is posted, as JSON; None: a GET, or another method. Raises AnswerError or
+        HttpClientError.
+        """
         exchange = Exchange(upstream.connections)
         try:
-            method, body = ("GET", None) if sent is None else ("POST", json.dumps(sent).encode())
-            await exchange.begin(request_of(method, upstream, path, body=body), self.connect_timeout)
+            usual, body = ("GET", None) if sent is None else ("POST", json.dumps(sent).encode())
+            await exchange.begin(request_of(method or usual, upstream, path, body=body), self.connect_timeout)
             await exchange.head()
             found = bytearray()
             while (part := await exchange.take()) is not None:

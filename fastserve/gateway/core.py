@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from fastserve.atomic_files import check_writable
+from fastserve.gateway import capable, translate
 from fastserve.gateway.asking import Asking
 from fastserve.gateway.call import Call, Next, Part, Stage
 from fastserve.gateway.choosing import Choosing
@@ -32,6 +33,9 @@ from fastserve.server.http.limits import RateLimits
 log = logging.getLogger("fastserve.gateway")
 
 BODIES_AT_ONCE = 8
+OVERHEAD, PARSED = 16 << 10, 3
+"""Bytes that a request takes beside its body, and how often that is in memory: as it came, and parsed."""
+
 DRAINING = "the gateway is shutting down and accepts no new requests"
 
 
@@ -62,6 +66,8 @@ class Core:
         self.stages: list[Stage] = []
         self.parts: list[Part] = []
         self.running: set[Call] = set()
+        self.weights: dict[Call, int] = {}
+        self.held = 0  # bytes, their sum
         self.draining = False
         self.ready = False
         self.started = time.time()
@@ -135,6 +141,7 @@ class Core:
         if self.draining:
             raise ApiError(503, DRAINING, retry_after=self.config.drain_seconds)
         self.limits.admit(call.client, len(call.body) // BYTES)
+        self._hold(call)
         self.running.add(call)
         response = None
         try:
@@ -145,17 +152,38 @@ class Core:
             return response
         finally:
             if not isinstance(response, Passed):
-                self.running.discard(call)
+                self._release(call)
 
     async def forward(self, call: Call) -> Response:
         """The last of the stages: the router's choice, there and back."""
         if not call.model:
             call.rewrite(model=self.default_model)
         self.views.seen()
-        return await self.sending(call)
+        having = self.upstreams.having(call.model)
+        native = None
+        if having and not any(capable.has(each, call.path) for each in having):
+            if call.path not in translate.ROUTES:
+                raise capable.lacking(self.upstreams, call.model, call.path)
+            native = translate.translate(call)
+        path = call.path
+        response = await self.sending(call, lambda upstream: capable.has(upstream, path))
+        return response if native is None else await translate.answered(call, native, response)
+
+    def _hold(self, call: Call) -> None:
+        """Makes sure of memory for a request on its way. Raises ApiError 503."""
+        weight = OVERHEAD + PARSED * len(call.body)
+        if self.held + weight > self.config.keep_mib * (1 << 20):
+            what = f"requests on their way take {self.config.keep_mib:g} MiB already (keep_mib): try again later"
+            raise ApiError(503, what, retry_after=1)
+        self.held += weight
+        self.weights[call] = weight
+
+    def _release(self, call: Call) -> None:
+        self.running.discard(call)
+        self.held -= self.weights.pop(call, 0)
 
     def _ended(self, call: Call, upstream: Upstream, tokens: int, well: bool) -> None:
-        self.running.discard(call)
+        self._release(call)
         self.limits.charge(call.client, tokens)
 
     async def __aenter__(self) -> Self:

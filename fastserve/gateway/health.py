@@ -131,8 +131,7 @@ class Health:
         if not upstream.kind:
             found = await self._kind(upstream)
             upstream.kind = cast(Kind, found.kind)
-            if upstream.kind == "ollama":
-                upstream.load.slots = None
+            upstream.load.slots = found.slots
         if upstream.kind in PATHS:
             await self.asking.json(upstream, PATHS[upstream.kind])
         if not upstream.models_given or upstream.kind not in PATHS:

@@ -190,20 +190,22 @@ class Moment:
         done = self.latency.steps_for(ps - self.begun, self.batch, self.context) - 1
         return min(done, self.k)
 
-    def queued_tokens(self, now: int) -> int:
-        done = self.passed(now) * self.chunk if self.k and self.chunk else 0
-        return self.queued + self.boxed_prompt - done
-
-    def expected_tokens(self, now: int) -> int:
+    def work(self, now: int) -> tuple[int, int]:
+        """Prompt tokens that it still has to compute, and output tokens that are expected of it."""
+        done = self.passed(now) if self.k else 0
+        queued = self.queued + self.boxed_prompt
         steps = self.steps
-        if self.k and self.batch:
-            steps += self.passed(now)
-        left = self.expected - self.active * steps + self.boxed_guess
-        for last in self.within:
-            if last >= steps:
-                break
-            left += steps - last
-        return left
+        if done:
+            queued -= done * self.chunk
+            if self.batch:
+                steps += done
+        expected = self.expected - self.active * steps + self.boxed_guess
+        if done:
+            for last in self.within:
+                if last >= steps:
+                    break
+                expected += steps - last
+        return queued, expected
 
     def _used(self, now: int) -> int:
         """Blocks in use."""

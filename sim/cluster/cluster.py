@@ -144,32 +144,39 @@ class Cluster:
     def _turns(self) -> None:
         """One time after the other. What is rare goes through _settle(); the rest is what that would do, at once."""
         ends, inbox, replicas = self.ends, self.inbox, self.replicas
+        end = min(ends)
         while not (self.stopped or self.collapsed):
-            end = min(ends)
             at = inbox.at
             now = end if end < at else at
             if now == NEVER:
                 return
             if self.faults and self.faults[-1].at <= now:
                 self._settle(self.faults[-1].at, [])
+                end = min(ends)
                 continue
             if at < end:
                 for job in inbox.arrived(at):
                     self._route(job, at)
-                if min(ends) <= at or inbox.at <= at:
+                end = min(ends)
+                if end <= at or inbox.at <= at:
                     self._settle(at, [])
+                    end = min(ends)
                 continue
-            replica = replicas[ends.index(now)]
             self.now = now
+            number = ends.index(now)
+            replica = replicas[number]
             replica.finish(now)
-            box = replica.box
-            while inbox.at > now and min(ends) > now and not self.closely:
-                if box.at > now:
+            end = min(ends)
+            if inbox.at > now and end > now and not self.closely:
+                box = replica.box
+                while box.at <= now:
+                    replica.drain(now)
+                if self.fed is None or (inbox.at > now and min(ends) > now):
                     replica.begin(now)
-                    break
-                replica.drain(now)
-            else:
-                self._settle(now, [replica])
+                    end = min(end, ends[number]) if self.fed is None else min(ends)
+                    continue
+            self._settle(now, [replica])
+            end = min(ends)
 
     def _settle(self, now: int, ready: list[Replica]) -> None:
         """All that (yet) happens at one time. ready: who is at a boundary already."""
@@ -222,6 +229,7 @@ class Cluster:
             return
         router = self.router
         self.clock.now = now
+        self.clock.turn += 1
         mean = self.answered // self.answers if self.answers else 0
         if self.guesses and job.guess is None:
             job.guess = mean

@@ -193,6 +193,8 @@ class Replica(Driver):
             self.books = Books(self.scheduler)
             self._changed(at)
         moments = self.moments
+        if moments and not self.remembers:
+            return moments[0]
         if not moments:
             moments.append(self._moment(at))
         while len(moments) > 1 and moments[1].at <= at:
@@ -219,12 +221,17 @@ class Replica(Driver):
         assert books is not None
         if plan.batch:
             books.passed()
-        books.touch(plan.joined)
-        books.touch(plan.left)
-        books.touch(job for job, _ in plan.prefill)
-        books.touch(plan.drop)
-        books.touch(job for job, _ in outcome.extra)
-        books.touch(finished)
+        if plan.joined or plan.left:
+            books.touch(plan.joined)
+            books.touch(plan.left)
+        if plan.prefill:
+            books.touch([job for job, _ in plan.prefill])
+        if plan.moves is not None:
+            books.touch(plan.moves.drop)
+        if outcome.extra:
+            books.touch([job for job, _ in outcome.extra])
+        if finished:
+            books.touch(finished)
         if not self.remembers:
             self.moments.clear()
 

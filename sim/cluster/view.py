@@ -9,12 +9,13 @@ from sim.cluster.replica import Replica
 
 
 class Clock:
-    """now: ns, the time at which something is routed."""
+    """now: ns, the time at which something is routed. turn: how many have been routed."""
 
-    __slots__ = ("now",)
+    __slots__ = ("now", "turn")
 
     def __init__(self) -> None:
         self.now = 0
+        self.turn = 0
 
 
 class LiveView(ReplicaView):
@@ -23,7 +24,7 @@ class LiveView(ReplicaView):
     costs no look at any replica. Good during Router.route() only, as the contract has it.
     """
 
-    __slots__ = ("clock", "delay", "of")
+    __slots__ = ("clock", "delay", "of", "turn", "work")
 
     def __init__(self, of: Replica, name: str, weight: float, clock: Clock, delay: int) -> None:
         self.of = of
@@ -36,6 +37,8 @@ class LiveView(ReplicaView):
         self.outstanding = 0
         self.outstanding_tokens = 0
         self.source = "load"
+        self.turn = -1  # of the choice for which `work` was looked at
+        self.work = (0, 0)
 
     def _moment(self) -> Moment:
         return self.of.moment(self.clock.now - self.delay)
@@ -63,15 +66,22 @@ class LiveView(ReplicaView):
     def slots(self) -> int:  # type: ignore[override]
         return self.of.scheduler.slots
 
+    def _looked(self) -> tuple[int, int]:
+        """Once for each choice."""
+        clock = self.clock
+        if self.turn != clock.turn:
+            self.turn = clock.turn
+            moment = self.of.moment(clock.now - self.delay)
+            self.work = moment.work(self._at(moment) if self.delay else clock.now)
+        return self.work
+
     @property
     def queued_tokens(self) -> int:  # type: ignore[override]
-        moment = self._moment()
-        return moment.queued_tokens(self._at(moment))
+        return self._looked()[0]
 
     @property
     def expected_tokens(self) -> int:  # type: ignore[override]
-        moment = self._moment()
-        return moment.expected_tokens(self._at(moment))
+        return self._looked()[1]
 
     @property
     def free_tokens(self) -> int | None:  # type: ignore[override]

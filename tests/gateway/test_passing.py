@@ -194,5 +194,19 @@ async def test_two_hundred_clients_at_once() -> None:
         assert len(one.seen) == len(two.seen) == 100  # least-connections, all at once
 
 
+async def test_requests_on_their_way_take_so_much_memory_and_no_more() -> None:
+    async with stub(Behaviour(hangs=True)) as (url, upstream), live(url, keep_mib=0.25) as gateway:
+        big = {**PROMPT, "prompt": "x" * 20_000}
+        asking = [asyncio.ensure_future(gateway.post("/v1/completions", big)) for _ in range(3)]
+        await gateway.until(lambda: len(upstream.seen) == 3)
+        refused = await gateway.post("/v1/completions", big)
+        assert refused.status_code == 503 and "keep_mib" in refused.text and "retry-after" in refused.headers
+        assert (await gateway.client.get("/ping")).status_code == 200
+        for task in asking:
+            task.cancel()
+        await gateway.until(lambda: gateway.gateway.load == 0)
+        assert gateway.gateway.held == 0 and not gateway.gateway.weights
+
+
 async def _nothing(request: Request, writer: asyncio.StreamWriter) -> None:
     reply(writer, 200, b'{"choices": []}')

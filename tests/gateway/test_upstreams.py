@@ -120,6 +120,7 @@ async def test_kinds_are_found(gets: dict[str, Any], kind: str) -> None:
     async with odd(well, gets=gets) as one, live(one.url) as gateway:
         (upstream,) = gateway.gateway.upstreams
         assert (upstream.kind, upstream.state) == (kind, "healthy")
+        assert upstream.load.slots == (2 if kind == "llama-server" else None)
 
 
 async def test_ours_and_vllm_are_known_by_their_models() -> None:

@@ -37,8 +37,17 @@ async def forwarded(request: Request) -> Response:
     return await answered(request, await call_of(request))
 
 
+async def forwarded_v1(request: Request) -> Response:
+    """Of clients whose base URL lacks the /v1."""
+    call = await call_of(request)
+    call.path = f"/v1{call.path}"
+    return await answered(request, call)
+
+
 for path in PATHS:
     router.add_api_route(path, forwarded, methods=["POST"], response_model=None)
+for path in ("/completions", "/chat/completions"):
+    router.add_api_route(path, forwarded_v1, methods=["POST"], response_model=None, include_in_schema=False)
 
 
 @router.get("/stream", response_model=None)

@@ -68,6 +68,8 @@ class CoreSettings(HttpSettings):
     """seed of routers that draw lots"""
     max_retries: Annotated[int, Field(ge=0, le=100)] = 3
     """how often a request is sent again, elsewhere where it can, while no byte of an answer has come"""
+    keep_mib: Positive = 512.0
+    """MiB of memory for requests on their way; more are refused with 503"""
     connect_timeout: Positive = 5.0
     """seconds for a connection to an upstream"""
     request_timeout: Seconds = 600.0

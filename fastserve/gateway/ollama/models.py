@@ -72,7 +72,8 @@ async def loaded(gateway: Core) -> list[dict[str, Any]]:
     found = {each["model_id"]: _running(each["model_id"], each, usual) for each in rows if each["loaded"]}
     for name, upstreams in gateway.upstreams.models().items():
         if any(each.state == "healthy" and each.owner != OWNER for each in upstreams):
-            found.setdefault(name, _running(name, {"backend": upstreams[0].kind}, 0))
+            about = {"backend": upstreams[0].kind, "modified_at": stamp(gateway.started)}
+            found.setdefault(name, _running(name, about, 0))
     return list(found.values())
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
 from starlette.datastructures import Headers
 from starlette.responses import Response, StreamingResponse
 
+from fastserve.gateway.api.generate import SHORT, json_of, known_client, made
 from fastserve.gateway.api.generate import answered as forwarded
-from fastserve.gateway.api.generate import json_of, known_client, made
 from fastserve.gateway.call import Call, Stage, closed, whole
 from fastserve.gateway.core import Core, gateway_of
 from fastserve.gateway.models.access import check_manager
@@ -69,15 +69,13 @@ def make(gateway: Core) -> Ollama:
 @router.post("/api/generate", response_model=None)
 async def generate(request: Request) -> Response:
     """A text goes on (raw), or a prompt is answered."""
-    call = await read(request)
-    return await answered(request, call, requests.generate(call.fields))
+    return await answered(request, requests.generate)
 
 
 @router.post("/api/chat", response_model=None)
 async def chat(request: Request) -> Response:
     """The messages of a chat are answered."""
-    call = await read(request)
-    return await answered(request, call, requests.chat(call.fields))
+    return await answered(request, requests.chat)
 
 
 async def read(request: Request) -> Call:
@@ -97,15 +95,22 @@ async def read(request: Request) -> Call:
     return made(request, gateway, body, fields)
 
 
-async def answered(request: Request, call: Call, asked: Asked) -> Response:
+async def answered(request: Request, translate: Callable[[Any], Asked]) -> Response:
+    """translate: from Ollama's body."""
     gateway = gateway_of(request)
-    answer = Answer(asked.model, asked.chat)
-    name = models.resolved(gateway, asked.model)
+    call = await read(request)
+
+    def rewritten() -> Asked:
+        asked = translate(call.fields)
+        call.path, call.fields = asked.path, {}
+        call.rewrite(**asked.fields | {"model": models.resolved(gateway, asked.model)})
+        call.headers = _as_json(call.headers)
+        return asked
+
+    asked = rewritten() if len(call.body) <= SHORT else await gateway.input_pool.run(rewritten)
+    answer, name = Answer(asked.model, asked.chat), call.model
     if asked.empty:
         return await _without_prompt(request, asked, name, answer)
-    call.path, call.fields = asked.path, {}
-    call.rewrite(**asked.fields | {"model": name})
-    call.headers = _as_json(call.headers)
     response = await forwarded(request, call)
     _keep(request, name, asked.keep)
     if response.status_code != 200:

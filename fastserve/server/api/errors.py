@@ -29,6 +29,8 @@ TYPES: dict[int, str] = {
     429: "RateLimitError",
     431: "HeadersTooLargeError",
     500: "InternalServerError",
+    501: "NotImplementedError",
+    502: "BadGatewayError",
     503: "ServiceUnavailableError",
     504: "TimeoutError",
 }

@@ -31,8 +31,8 @@ ENDLESS = ("/live", "/stream")
 """GET routes that stream: a HEAD of any other is answered as its GET without the body."""
 
 
-POLLED = ("/load",)
-"""Routes that gateways ask a few times a second: logged with --log-level debug."""
+POLLED = ("/load", "/gateway/status", "/models/jobs")
+"""Routes that gateways and pages ask all the time: logged with --log-level debug."""
 
 
 class Middleware:

@@ -68,9 +68,9 @@ def main() -> None:
         time.sleep(float(seconds))
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
+    print(f"serving at http://127.0.0.1:{server.server_address[1]} (page /)", flush=True)
     if kind == "die":
         threading.Timer(float(seconds), os._exit, (7,)).start()
-    print(f"serving at http://127.0.0.1:{server.server_address[1]} (page /)", flush=True)
     server.serve_forever(0.05)
 
 

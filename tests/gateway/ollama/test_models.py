@@ -66,6 +66,8 @@ def test_a_request_loads_and_keep_alive_unloads(client: ollama.Client) -> None:
     assert client.generate("a:latest").done_reason == "load" and names_of(client.ps()) == ["a"]
     assert client.generate("a", "hi", keep_alive=0, **RAW).done
     until(lambda: names_of(client.ps()) == [])
+    assert client.generate("a", "hi", **RAW).done
+    assert client.ps().models[0].expires_at.year > 2100, "the time that a request asked for ends with what it unloaded"
     assert client.show("a").details.family == "torch"
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import re
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,13 +16,12 @@ pytest.importorskip("cachetools", reason="needs the gateway extra")
 import httpx
 from playwright.sync_api import Page, expect
 
-from fastserve.bench.stub import Stub, address
+from fastserve.bench.stub import Stub
 from fastserve.gateway import Gateway
-from tests.gateway.live import on_socket, scripted
+from tests.gateway.live import on_socket, scripted, stub_of
 from tests.server.test_page import (
     CONTRAST,
     DESKTOP,
-    PATIENCE,
     SHOTS,
     Open,
     browser,
@@ -50,28 +47,6 @@ def serve() -> Iterator[Serve]:
             return held.enter_context(on_socket(gateway.app)), gateway
 
         yield serve
-
-
-@contextlib.contextmanager
-def stub_of(stub: Stub) -> Iterator[str]:
-    """The stub on a thread of its own; where it is."""
-    ended, started = asyncio.Event(), threading.Event()
-    found: list[Any] = []
-
-    async def run() -> None:
-        async with await stub.start() as server:
-            found.extend((address(server), asyncio.get_running_loop()))
-            started.set()
-            await ended.wait()
-
-    thread = threading.Thread(target=asyncio.run, args=(run(),), daemon=True)
-    thread.start()
-    assert started.wait(PATIENCE)
-    try:
-        yield found[0]
-    finally:
-        found[1].call_soon_threadsafe(ended.set)
-        thread.join(PATIENCE)
 
 
 def server_of(page: Page, name: str) -> Any:

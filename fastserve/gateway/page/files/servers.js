@@ -33,8 +33,11 @@ export class Servers {
 
   async add() {
     try {
-      await call("gateway/upstreams", { body: { url: byId("url").value, weight: Number(byId("weight").value) } });
+      const body = { url: byId("url").value, weight: Number(byId("weight").value) };
+      if (byId("key").value) body.key = byId("key").value;
+      await call("gateway/upstreams", { body });
       byId("url").value = "";
+      byId("key").value = "";
       this.failed("");
     } catch (error) {
       this.failed(error.message);
@@ -94,7 +97,8 @@ function facts(each) {
 
 /** What is known of its load, how old that is, and why it is not well. */
 function known(each) {
-  const { load = {}, fault, cooldown_seconds: rest } = each;
+  const { fault, cooldown_seconds: rest } = each;
+  const load = now(each);
   const parts = [];
   if (each.state === "healthy" && load.source) {
     const age = load.source === "counted" ? "" : `, ${duration(load.age_seconds)} ago`;
@@ -107,11 +111,13 @@ function known(each) {
   return parts.join(" · ");
 }
 
-const runningOf = ({ load, outstanding }) => load?.running ?? outstanding;
-const busy = (each) => runningOf(each) + (each.load?.waiting ?? 0);
+/** Its load; of one that is down nothing is known any more. */
+const now = ({ state, load }) => (state === "failing" ? {} : load ?? {});
+const runningOf = (each) => now(each).running ?? each.outstanding;
+const busy = (each) => runningOf(each) + (now(each).waiting ?? 0);
 
 function drawLoad(each, most, batch, memory) {
-  const load = each.load ?? {};
+  const load = now(each);
   const running = runningOf(each);
   const waiting = load.waiting ?? 0;
   const places = load.slots || most;
