@@ -84,7 +84,8 @@ class Middleware:
             auth = self.service.auth
             if auth.on and not auth.is_open(path) and scope["method"] != "OPTIONS":
                 state["client"] = await auth.client(headers.get("authorization"))
-            await self.app({**scope, "path": prefix + path, "method": "GET" if head else method}, receive, send_with_id)
+            inner = {**scope, "path": prefix + path, "method": "GET" if head else method}
+            await self.app(inner, bounded(receive, self.service.max_body_bytes), send_with_id)
         except ApiError as error:
             await error_response(path, error)(scope, receive, send_with_id)
         except ClientDisconnect:
@@ -106,3 +107,19 @@ class Middleware:
             }
             level = logging.DEBUG if path in POLLED and status == 200 else logging.INFO
             log.log(level, "%(method)s %(path)s %(status)s", facts, extra={"facts": facts})
+
+
+def bounded(receive: Receive, most: int) -> Receive:
+    """Raises ApiError 413 for a body of more than so many bytes, which need not say its length beforehand."""
+    size = 0
+
+    async def receive_bounded() -> MutableMapping[str, Any]:
+        nonlocal size
+        message = await receive()
+        if message["type"] == "http.request":
+            size += len(message.get("body", b""))
+            if size > most:
+                raise ApiError(413, TOO_LARGE.format(most))
+        return message
+
+    return receive_bounded
