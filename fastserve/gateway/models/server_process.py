@@ -28,6 +28,8 @@ from fastserve.processes.child import COMMAND, GRACE_S, OURS, READY, environment
 KEPT_LINES: Final = 200
 LONGEST_LINE: Final = 2000
 CHUNK: Final = 1 << 16
+CLIENT: Final = "gateway"
+"""What its server calls the gateway."""
 
 
 class StartFailedError(RuntimeError):
@@ -73,8 +75,7 @@ class ServerProcess:
             _write(self._folder / "options.yaml", arguments(self.entry))
             self._process = await asyncio.create_subprocess_exec(
                 *COMMAND, *self._flags(self._folder), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT, env=environment() | {OURS + "API_KEY": self.key.get_secret_value()},
-                start_new_session=True,
+                stderr=asyncio.subprocess.STDOUT, env=environment() | self._settings(), start_new_session=True,
             )  # fmt: skip
         except OSError as error:
             await self.stop()
@@ -128,6 +129,11 @@ class ServerProcess:
 
     def _failed(self, what: str) -> StartFailedError:
         return StartFailedError(self.told(what))
+
+    def _settings(self) -> dict[str, str]:
+        """Of its environment. Nobody else reaches it, and the gateway itself says which adapters may be loaded."""
+        own = {"API_KEY": f"{self.key.get_secret_value()} {CLIENT}", "ADMIN_CLIENTS": CLIENT, "LORA_DIR": "/"}
+        return {OURS + name: value for name, value in own.items()}
 
     def _flags(self, folder: Path) -> list[str]:
         return [

@@ -16,7 +16,7 @@ from pathlib import Path
 import yaml
 
 settings = yaml.safe_load(Path(sys.argv[sys.argv.index("--config") + 1]).read_text())
-key = os.environ["FASTSERVE_API_KEY"]
+key = os.environ["FASTSERVE_API_KEY"].split()[0]  # the rest names the client
 lora = list(settings.get("lora", []))
 
 
