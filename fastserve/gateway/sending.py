@@ -74,7 +74,9 @@ class FailedError(Exception):
 
 
 class Sending:
-    """told(upstream, seconds): of the first byte of an answer."""
+    """ended(call, upstream, tokens, well): told of each call that has come to its end. first_byte(upstream, seconds): of
+    the head of each answer.
+    """
 
     def __init__(
         self,
@@ -164,8 +166,8 @@ class Sending:
         self.choosing.sent(job, upstream.replica)
         passed_on = False
 
-        def over(error: HttpClientError | None, got: int, *, well: bool = True) -> None:
-            """The upstream has no more to do with it; once."""
+        def over(error: HttpClientError | None, got: int, *, well: bool = True, last: bool = True) -> None:
+            """The upstream has no more to do with it; once. last: nor has any other."""
             upstream.outstanding -= 1
             upstream.outstanding_tokens -= tokens
             if well and (error is None or error is CLIENT_LEFT):
@@ -176,7 +178,8 @@ class Sending:
             else:
                 upstream.counts.errors += 1
                 self.choosing.failed(job, upstream.replica)
-            self.ended(call, upstream, got, well and error is None)
+            if last:
+                self.ended(call, upstream, got, well and error is None)
 
         try:
             answer = await self._exchange(call, upstream, exchange, over)
@@ -188,7 +191,7 @@ class Sending:
             raise
         except FailedError as error:
             choice.failed = True
-            over(None, 0, well=False)
+            over(None, 0, well=False, last=False)
             passed_on = True
             self.health.failed(upstream, error.rest)
             raise
