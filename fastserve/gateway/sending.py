@@ -74,8 +74,8 @@ class FailedError(Exception):
 
 
 class Sending:
-    """ended(call, upstream, tokens, well): told of each call that has come to its end. first_byte(upstream, seconds): of
-    the head of each answer.
+    """ended(call, upstream, tokens, well): told of each call that has come to its end. first_byte(upstream, seconds):
+    of the head of each answer.
     """
 
     def __init__(
