@@ -42,6 +42,8 @@ WHOLE = 1 << 20
 not half an answer. A longer one is passed on as it comes.
 """
 
+NONE_YET = "there is no upstream yet: give --upstream URL, or POST one to /gateway/upstreams"
+
 AGAIN = (502, 503)
 """Statuses of an upstream that has not run the request."""
 
@@ -297,6 +299,8 @@ class Sending:
     def nobody(self, call: Call, only: Only = None) -> ApiError:
         """Why nobody may be asked."""
         having = [each for each in self.upstreams.having(call.model) if only is None or only(each)]
+        if not having and not call.model:
+            return ApiError(503, NONE_YET)
         if not having:
             known = ", ".join(sorted(self.upstreams.models())[:50]) or "none"
             return ApiError(404, f"the model {call.model!r} is not served here; there is {known}", param="model")

@@ -228,6 +228,13 @@ async def test_nobody_is_up() -> None:
         assert (await gateway.client.get("/ping")).status_code == 200
 
 
+async def test_without_any_upstream_it_says_how_to_get_one() -> None:
+    async with live() as gateway:
+        answer = await gateway.post("/v1/completions", {"prompt": "Hi"})
+        assert answer.status_code == 503 and "--upstream URL" in answer.text
+        assert (await gateway.post("/v1/completions")).status_code == 404
+
+
 async def test_a_router_that_breaks_is_told_once_and_requests_go_on(tmp_path, caplog: pytest.LogCaptureFixture) -> None:  # type: ignore[no-untyped-def]
     (tmp_path / "broken.py").write_text(
         "from fastserve.routers import Router\n"
