@@ -34,6 +34,7 @@ from fastserve.gateway.wire.watch import SlowError, Watch
 from fastserve.http_client import ConnectError, HttpClientError
 from fastserve.sched.job import Job
 from fastserve.server.api.errors import ApiError, error_response
+from fastserve.server.http.auth import spoken
 
 log = logging.getLogger("fastserve.gateway")
 
@@ -207,6 +208,8 @@ class Sending:
     ) -> Response:
         """There and, at least the head of the answer, back. Raises FailedError."""
         lines = headers.to_upstream(call.headers.raw) + f"x-request-id: {call.request_id}\r\n".encode("latin-1")
+        if call.authenticated and upstream.kind == "fastserve" and upstream.key is not None:
+            lines += spoken(call.client)
         where = f"{call.path}?{call.query}" if call.query else call.path
         body = None if call.method == "GET" else call.body
         request = request_of(call.method, upstream, where, lines, body)
