@@ -145,7 +145,7 @@ class Health:
             try:
                 answer = await self.asking.json(upstream, path)
             except AnswerError as error:
-                if error.status in (401, 403, 502, 503):
+                if error.status in (502, 503) or path == "/v1/models":  # else it has no such route, and says so oddly
                     raise
             try:
                 path = asking.send(answer)

@@ -150,7 +150,15 @@ async def test_no_key_is_shown_anywhere(caplog: pytest.LogCaptureFixture, monkey
         assert {one.seen[0].headers["authorization"], two.seen[0].headers["authorization"]} == {
             "Bearer sk-hush-one", "Bearer sk-hush-two"
         }  # fmt: skip
-        for path in ("/metrics", "/gateway/status", "/gateway/upstreams", "/health", "/stats", "/openapi.json"):
+        for path in (
+            "/metrics",
+            "/status",
+            "/gateway/status",
+            "/gateway/upstreams",
+            "/health",
+            "/stats",
+            "/openapi.json",
+        ):
             answer = await gateway.client.get(path)
             assert answer.status_code == 200 and "hush" not in answer.text, path
         shown = (
@@ -182,7 +190,7 @@ async def test_load_is_told_on() -> None:
         (view,) = gateway.gateway.upstreams.views("stub")
         assert (view.source, view.waiting, view.running, view.slots) == ("load", 3, 2, 4)
         assert (view.queued_tokens, view.expected_tokens, view.free_tokens, view.cached_tokens) == (100, 50, 900, 10)
-        assert view.age > 0
+        assert 0 < view.age < 60e9
         found = (await gateway.client.get("/load")).json()
         assert found == told | {"server_load": 0}
 
@@ -209,6 +217,37 @@ def test_names_and_the_number_of_upstreams_are_bounded() -> None:
     first = upstreams.find("10.0.0.1:1")
     upstreams.remove("10.0.0.1:1")
     assert upstreams.add("http://10.0.0.1:1").replica != first.replica  # a number is never used again
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("http://a:1", "a:1"), ("https://far.example/llm/v1/", "far.example-llm"), ("http://[::1]:8000", "::1-:8000"),
+        ("10.0.0.1:8000/v1", "10.0.0.1:8000"),
+    ],
+)  # fmt: skip
+def test_names_by_default(url: str, name: str) -> None:
+    assert Upstreams().add(url).name == name.strip(":")
+
+
+async def test_bodies_without_a_length_are_bounded_on_every_route() -> None:
+    async with odd(well) as one, live(one.url, max_body_mib=0.5) as gateway:
+        for path in (b"/gateway/upstreams", b"/v1/completions"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+            writer.write(b"POST %b HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n" % path)
+            writer.write(b"transfer-encoding: chunked\r\n\r\n")
+
+            async def endless(writer: asyncio.StreamWriter = writer) -> None:
+                writer.write(b'9\r\n{"url": "\r\n')
+                while True:
+                    writer.write(b"10000\r\n" + b"x" * 65536 + b"\r\n")
+                    await writer.drain()
+
+            sending = asyncio.ensure_future(endless())
+            async with asyncio.timeout(10):
+                assert b" 413 " in await reader.readline(), path
+            sending.cancel()
+            writer.transport.abort()
 
 
 def test_status_is_json() -> None:

@@ -72,6 +72,11 @@ def url_of(text: str) -> str:
     return found.removesuffix("/v1")
 
 
+def name_of(url: str) -> str:
+    """The usual name of an upstream: HOST:PORT, and its path if it has one."""
+    return re.sub(r"[^A-Za-z0-9._:@-]+", "-", url.partition("://")[2]).strip("-:")[:128]
+
+
 def weight(value: Any) -> float:
     """Raises ValueError."""
     try:

@@ -20,12 +20,13 @@ OF_PAGES = frozenset((b"origin", b"referer", b"access-control-request-method", b
 
 NOT_SENT = HOP_BY_HOP | CREDENTIALS | OF_PAGES | {
     b"host", b"content-length", b"accept-encoding", b"content-type", b"expect", b"x-request-id", b"forwarded",
+    b"x-fastserve-client",
 }  # fmt: skip
-NOT_SENT_FAMILIES = (b"x-forwarded-", b"sec-", b"cf-")
+NOT_SENT_FAMILIES = (b"x-forwarded-", b"sec-")
 
 NOT_PASSED = HOP_BY_HOP | {b"date", b"server", b"set-cookie", b"www-authenticate", b"x-request-id", b"alt-svc"}
 """Of an upstream's answer: the gateway's own server says these."""
-NOT_PASSED_FAMILIES = (b"access-control-", b"x-fastserve-gateway-")
+NOT_PASSED_FAMILIES = (b"access-control-",)
 
 
 def named_by_connection(headers: Iterable[tuple[bytes, bytes]]) -> set[bytes]:
