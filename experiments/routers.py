@@ -84,7 +84,9 @@ class Scale:
     """How much is run."""
 
     seeds: int = 5
-    """of the open loops: seed 0 is the trace as it stands, the others put blocks of it together"""
+    """of Azure's trace: seed 0 is the trace as it stands, the others put blocks of it together"""
+    few: int = 3
+    """seeds of Mooncake's, and of part (b)"""
     replicas: int = 4
     requests: int = 2000
     """the first so many of each trace in open loop"""
@@ -109,11 +111,11 @@ class Scale:
 
 SCALES = {
     "smoke": Scale(
-        seeds=1, requests=200, public=False, loads=(0.9,), agents=(12,), copies=1, policies=("fcfs", "sj-mlfq"),
+        seeds=1, few=1, requests=200, public=False, loads=(0.9,), agents=(12,), copies=1, policies=("fcfs", "sj-mlfq"),
         delays=(0.0, 3.0), many=4,
     ),
     "small": Scale(),
-    "paper": Scale(seeds=10, requests=5000, copies=8, delays=(0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)),
+    "paper": Scale(seeds=10, few=10, requests=5000, copies=8, delays=(0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)),
 }  # fmt: skip
 
 
@@ -165,7 +167,7 @@ def _traffics(scale: Scale) -> list[Traffic]:
         shared = Settings(latency="roofline:llama-3-8b/h100", replicas=scale.replicas, prefix_cache="on")
         routers = (*BY_LOAD, "prefix", "prefix (e2)")
         found += [
-            Traffic("mooncake-conv", load, chats, shared.with_(load=load), routers, (*orders, "lpm"), scale.seeds)
+            Traffic("mooncake-conv", load, chats, shared.with_(load=load), routers, (*orders, "lpm"), scale.few)
             for load in scale.shared_loads
         ]
     closed = Settings(latency=TRACES[AGENTS][1], think_cap=30.0, replicas=scale.replicas)
@@ -205,7 +207,7 @@ def cases(scale: Scale) -> list[Case]:
             settings=settings.with_(router=spec, view_delay=delay),
             seed=seed,
         )
-        for seed in range(scale.seeds)
+        for seed in range(scale.few)
         for delay in scale.delays
         for label, (spec, _) in OLD.items()
     ]

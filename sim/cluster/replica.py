@@ -207,7 +207,9 @@ class Replica(Driver):
         plan = self.plan
         begun = self.was[1] if plan is not None and plan.now == self.was[0] else 0
         iterations = 0 if outcome is None else outcome.iterations
-        return Moment(at, self.scheduler, books, self.box.box, plan, iterations, begun, self.machine.latency)
+        return Moment(
+            at, self.scheduler, books, self.box.box, plan, iterations, begun, self.machine.latency, self.remembers
+        )
 
     def _changed(self, now: int) -> None:
         if self.remembers:

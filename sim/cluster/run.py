@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 from fastserve import predictors
-from fastserve.metrics.records import Recorder
 from fastserve.policies.spec import PolicySpec
 from fastserve.workload import Trace
 from fastserve.workload.content import Content
@@ -60,7 +59,7 @@ def build(
         return Replica(number, scheduler, body, link, box, recorder, cluster.ends, cluster.gone, about)
 
     return Cluster(
-        arrivals, router, make, settings.named, Recorder(), hop=round(settings.hop * 1e9),
+        arrivals, router, make, settings.named, recorder_of(trace, hardware, alone), hop=round(settings.hop * 1e9),
         view_delay=round(settings.view_delay * 1e9), faults=settings.faults,
         resend_all=settings.resend == "all", max_backlog=settings.max_backlog, watch=watch, seed=seed,
         unit_tokens=0 if shared is None else shared.unit,

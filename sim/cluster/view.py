@@ -71,8 +71,12 @@ class LiveView(ReplicaView):
         clock = self.clock
         if self.turn != clock.turn:
             self.turn = clock.turn
-            moment = self.of.moment(clock.now - self.delay)
-            self.work = moment.work(self._at(moment) if self.delay else clock.now)
+            if self.delay:
+                moment = self._moment()
+                self.work = moment.work(self._at(moment))
+            else:
+                moments = self.of.moments
+                self.work = (moments[0] if moments else self.of.moment(clock.now)).work(clock.now)
         return self.work
 
     @property
@@ -86,7 +90,7 @@ class LiveView(ReplicaView):
     @property
     def free_tokens(self) -> int | None:  # type: ignore[override]
         moment = self._moment()
-        return moment.free_tokens(self._at(moment))
+        return moment.room(self._at(moment))[0]
 
     @property
     def pool_tokens(self) -> int | None:  # type: ignore[override]
@@ -96,4 +100,4 @@ class LiveView(ReplicaView):
     @property
     def cached_tokens(self) -> int:  # type: ignore[override]
         moment = self._moment()
-        return moment.cached_tokens(self._at(moment))
+        return moment.room(self._at(moment))[1]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from fastserve.gateway.config import places
 from fastserve.server.config.forms import Words
@@ -20,10 +21,10 @@ def _urls(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
-class DiscoverySettings(BaseModel):
+class DiscoverySettings(BaseSettings):
     """For clusters whose replicas come and go behind one name."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True)
+    model_config = SettingsConfigDict(use_attribute_docstrings=True)
 
     discover: Annotated[Words, AfterValidator(_urls)] = ()
     """http://NAME:PORT of which every address is an upstream of its own (a headless Service); repeatable. They come and

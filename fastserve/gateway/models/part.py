@@ -159,7 +159,7 @@ class Models:
         return await self.supervisor.unload(found.entry.name)
 
     def keep(self, name: str, seconds: float | None) -> None:
-        """Instead of --idle-seconds: below 0 for ever, 0 until it is idle, None for the setting."""
+        """Until it is unloaded: below 0 for ever, 0 until it is idle, None as --idle-seconds says."""
         self.supervisor.keep(self.registry.find(name).entry, seconds)
 
     async def pull(self, name: str) -> AsyncIterator[Row]:

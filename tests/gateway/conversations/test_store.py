@@ -277,3 +277,25 @@ async def test_a_conversation_goes_on_at_another_gateway(redis_url: str) -> None
             seen.append([message["content"] for message in stub.seen[0].body["messages"]])
             assert (await client.get("/gateway/status")).json()["conversations"]["kept_in"] == "redis"
     assert seen == [["one"], ["one", "xx", "two"]]
+
+
+async def test_a_turn_is_held_as_long_as_it_takes_and_not_longer_than_its_gateway_lives(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fastserve.gateway.conversations import redis_store
+
+    monkeypatch.setattr(redis_store, "LEASE_S", 0.6)
+    long, other = [redis_store.RedisStore(redis_url, 60, 1 << 20) for _ in range(2)]
+    key = Key("alice", "held")
+    release = await long.hold(key, 1)
+    with pytest.raises(TimeoutError):
+        await other.hold(key, 2.0)
+    monkeypatch.setattr(redis_store.RedisStore, "_release", _nothing)  # its gateway is killed
+    release()
+    (await other.hold(key, PATIENCE))()
+    for store in (long, other):
+        await store.close()
+
+
+async def _nothing(*_: Any) -> None:
+    pass
