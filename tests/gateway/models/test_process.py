@@ -77,7 +77,7 @@ def until(what: Callable[[], Any]) -> Any:
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    made = Running(tmp_path_factory.mktemp("gateway"), dict.fromkeys("abc", SCRIPTED), "--models-max", "2")
+    made = Running(tmp_path_factory.mktemp("gateway"), dict.fromkeys("abc", SCRIPTED), *FLAGS)
     try:
         yield made
     finally:
