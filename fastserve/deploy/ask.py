@@ -14,7 +14,7 @@ from fastserve.deploy.routes import Route, served
 KEY = "FASTSERVE_API_KEY"
 """Variable with the token, where the gateway wants one."""
 
-USUAL = ({"path": "/health", "outputs": []}, {"path": "/v1/models", "outputs": []},
+USUAL: tuple[dict[str, Any], ...] = ({"path": "/health", "outputs": []}, {"path": "/v1/models", "outputs": []},
          {"path": "/v1/completions", "outputs": [{"choices": "list"}]})  # fmt: skip
 """What is asked of an application that names no routes."""
 

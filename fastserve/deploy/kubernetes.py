@@ -111,7 +111,7 @@ def _container(app: Application, name: str, target: Target, command: Sequence[st
 
 
 def _pod(container: Tree, volumes: list[Tree], **more: Any) -> Tree:
-    user = {"runAsNonRoot": True, "runAsUser": USER, "runAsGroup": USER, "fsGroup": USER}
+    user: Tree = {"runAsNonRoot": True, "runAsUser": USER, "runAsGroup": USER, "fsGroup": USER}
     user |= {"fsGroupChangePolicy": "OnRootMismatch", "seccompProfile": {"type": "RuntimeDefault"}}
     found: Tree = {
         "automountServiceAccountToken": False,
@@ -167,7 +167,8 @@ def _gateway(app: Application) -> list[Tree]:
     ports = plan.ports(app)
     container = _container(app, part, plan.gateway_target(app), command, ports)
     container |= _probes(commands.GATEWAY_LIVE, commands.READY, "http", 120) | _resources(app.gateway.resources)
-    volumes, mounts = [{"name": "state", "emptyDir": {}}], [{"name": "state", "mountPath": STATE}]
+    volumes: list[Tree] = [{"name": "state", "emptyDir": {}}]
+    mounts: list[Tree] = [{"name": "state", "mountPath": STATE}]
     if app.models is not None:
         volumes.append({"name": "models", "persistentVolumeClaim": {"claimName": _name(app, "models")}})
         mounts.append({"name": "models", "mountPath": plan.MODELS_DIR})

@@ -107,7 +107,7 @@ def _gateway_faults(document: Document, app: Application) -> list[str]:
     bad = _names(document, GatewayConfig, at, app.gateway.settings)
     if bad:
         return bad
-    origin = {"router": ("router", "name"), "router_set": ("router", "set")}
+    origin: dict[str, At] = {"router": ("router", "name"), "router_set": ("router", "set")}
     origin |= {name: (*at, name) for name in app.gateway.settings}
     settings: dict[str, Any] = {"router_set": app.router.set} | app.gateway.settings
     if app.router.name is not None:

@@ -187,7 +187,7 @@ class FastServeConfig(QueueSettings, HttpSettings, Fourth):
         if value != 1:
             raise ValueError(
                 "one process holds one engine and one scheduler, so there is one worker; for more, run several "
-                "servers on ports of their own behind a load balancer"
+                "servers on ports of their own behind `fastserve gateway`"
             )
         return value
 
