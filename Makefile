@@ -20,10 +20,10 @@ UV := $(PY) -m uv pip install --python $(PY) $(LOCKED) $(LOCKED:--constraint%=--
 export UV_FIND_LINKS ?= $(shell printf '%s' "$$PIP_FIND_LINKS" | tr -s ' ' ,)
 export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 
-.PHONY: help setup setup-all upgrade demo test check format smoke compiled bench-sim bench-engine figures notebooks acceptance bench-server model test-trained test-vllm bench-vllm test-llamacpp convert soak soak-engine soak-server clean
+.PHONY: help setup setup-all upgrade demo test check format smoke compiled bench-sim bench-engine figures notebooks acceptance bench-server model test-trained test-vllm bench-vllm test-llamacpp convert start-inference-service stop-inference-service test-inference-service run-app run-worker run-tests test-deploy soak soak-engine soak-server clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-23s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # With a C compiler the simulator's brain is compiled too: half a minute, and runs take a quarter of the time. The result
 # is used while the checkout's text is the one that it was made of. `make setup COMPILE=` does without.
@@ -214,6 +214,44 @@ $(LLAMACPP)/.installed: pyproject.toml | setup-all
 	@CMAKE_BUILD_PARALLEL_LEVEL=$$(nproc) $(LLAMACPP)/bin/python -m pip install --quiet --no-input --disable-pip-version-check \
 		"llama-cpp-python>=0.3.36" xllamacpp
 	@touch $@
+
+# An inference service from config/app.yaml: by Docker where that runs, else as processes of this machine. ENV_FILE: variables
+# for them. The names are those of other projects' Makefiles; docs/deploy.md.
+APP ?= config/app.yaml
+ENV_FILE ?= config/local.env
+SERVICE := build/service
+CONTAINERS ?= $(shell docker compose version >/dev/null 2>&1 && docker info >/dev/null 2>&1 && echo yes)
+WITH_ENV := set -a; . ./$(ENV_FILE); set +a;
+
+start-inference-service: setup-all ## start what config/app.yaml describes (APP=...), in containers where Docker runs
+	@$(WITH_ENV) $(PY) -m fastserve deploy $(APP) --to local --out $(SERVICE)
+ifneq ($(CONTAINERS),)
+	$(PY) -m fastserve deploy $(APP) --to compose --out $(SERVICE)
+	docker compose --file $(SERVICE)/compose.yaml up --detach --build --wait
+else
+	@$(WITH_ENV) $(PY) -m fastserve.deploy.service start $(SERVICE)
+endif
+
+stop-inference-service: ## stop it
+ifneq ($(CONTAINERS),)
+	docker compose --file $(SERVICE)/compose.yaml down
+else
+	$(PY) -m fastserve.deploy.service stop $(SERVICE)
+endif
+
+test-inference-service: ## ask each of its routes once
+	$(PY) -m fastserve.deploy.service test $(SERVICE)
+
+run-app: setup-all ## the gateway with the models of config/model_config.json, loaded when they are asked for, at 8000 (manager 8001, page 3000)
+	$(WITH_ENV) $(PY) -m fastserve gateway --models config/model_config.json --manager-port 8001 --page-port 3000
+
+run-worker: setup-all ## run the jobs of a queue in Redis, redis://127.0.0.1:6379/0 unless config/local.env says another one
+	$(WITH_ENV) $(PY) -m fastserve worker --queue "$${FASTSERVE_QUEUE:-redis://127.0.0.1:6379/0}"
+
+run-tests: test ## the same as make test
+
+test-deploy: setup-all ## the steps of a generated Dockerfile in clean environments, PyTorch included (minutes)
+	FASTSERVE_DEPLOY_TORCH=1 $(PY) -m pytest -q tests/deploy
 
 soak: soak-engine soak-server ## long leak tests of engine and server
 

@@ -43,12 +43,14 @@ ROUTERS = {
     "power-of-two": RouterSpec("power-of-two"),
     "least-connections": RouterSpec("least-connections"),
     "least-tokens": RouterSpec("least-tokens"),
+    "least-tokens (oracle)": RouterSpec("least-tokens"),
     "freeness": RouterSpec("freeness"),
     "session": RouterSpec("session"),
     "session (bound)": RouterSpec("session", {"bound": 1.25}),
     "prefix": RouterSpec("prefix"),
     "prefix (e2)": RouterSpec("prefix", {"rule": "e2"}),
 }
+"""Output lengths are guessed by the mean of the answers so far, as in the gateway; by an oracle where that is said."""
 POLICIES = {
     "fcfs": PolicySpec("fcfs"),
     "sj-mlfq": PolicySpec("sj-mlfq"),
@@ -56,7 +58,9 @@ POLICIES = {
     "lpm": PolicySpec("lpm"),
     "working-set": PolicySpec("working-set"),
 }
-BY_LOAD = ("random", "round-robin", "power-of-two", "least-connections", "least-tokens", "freeness")
+BY_LOAD = (
+    "random", "round-robin", "power-of-two", "least-connections", "least-tokens", "least-tokens (oracle)", "freeness",
+)  # fmt: skip
 OLD = {
     "random": (RouterSpec("random"), Look(BLACK, "o", ":")),
     "least outstanding (own count)": (RouterSpec("least-connections"), Look(BLACK, "s", "-")),
@@ -80,48 +84,47 @@ class Scale:
     """How much is run."""
 
     seeds: int = 5
-    """of the open loops: seed 0 is the trace as it stands, the others put blocks of it together"""
+    """of Azure's trace: seed 0 is the trace as it stands, the others put blocks of it together"""
+    few: int = 3
+    """seeds of Mooncake's, and of part (b)"""
     replicas: int = 4
     requests: int = 2000
     """the first so many of each trace in open loop"""
     public: bool = True
     """whether the public traces take part, where they are here"""
-    load: float = 0.9
-    """of conversations, in units of what fcfs on all replicas sustains"""
-    shared_load: float = 1.2
+    loads: tuple[float, ...] = (0.7, 0.9, 1.1)
+    """of Azure's, in units of what fcfs on all replicas sustains"""
+    shared_loads: tuple[float, ...] = (0.8, 1.2)
     """of Mooncake's, in units of what they sustain without a cache"""
-    agents: int = 32
+    agents: tuple[int, ...] = (16, 32)
     """at once"""
     copies: int = 4
     """of each program of the agents' trace"""
     policies: tuple[str, ...] = tuple(POLICIES)
     many: int = 8
     """replicas of part (b)"""
+    load: float = 0.8
+    """of part (b)"""
     delays: tuple[float, ...] = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)
     """s"""
 
 
 SCALES = {
     "smoke": Scale(
-        seeds=1,
-        requests=200,
-        public=False,
-        agents=12,
-        copies=1,
-        policies=("fcfs", "sj-mlfq"),
-        delays=(0.0, 3.0),
-        many=4,
+        seeds=1, few=1, requests=200, public=False, loads=(0.9,), agents=(12,), copies=1, policies=("fcfs", "sj-mlfq"),
+        delays=(0.0, 3.0), many=4,
     ),
     "small": Scale(),
-    "paper": Scale(seeds=10, requests=5000, copies=8, delays=(0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)),
-}
+    "paper": Scale(seeds=10, few=10, requests=5000, copies=8, delays=(0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """A trace of part (a): what runs on it. measure: what is compared, s."""
+    """A trace of part (a) at one level, and what runs on it. level: its load, or how many agents are at once."""
 
     name: str
+    level: float
     workload: Workload
     settings: Settings
     routers: tuple[str, ...]
@@ -129,12 +132,12 @@ class Traffic:
     seeds: int
 
 
-MEASURES = {"agents-like": "program_time_mean_s"}
-"""Trace -> what is compared, s; of the others mean_jct_s."""
+AGENTS = "agents-like"
 
 
 def measure_of(trace: str) -> str:
-    return MEASURES.get(trace, "mean_jct_s")
+    """What is compared, s."""
+    return "program_time_mean_s" if trace == AGENTS else "mean_jct_s"
 
 
 def absent(at: At) -> bool:
@@ -149,43 +152,54 @@ def _azure(scale: Scale) -> tuple[str, Workload]:
     return name, recorded(path, scale.requests)
 
 
-def traffics(scale: Scale) -> list[Traffic]:
+def _traffics(scale: Scale) -> list[Traffic]:
+    def kept(*labels: str) -> tuple[str, ...]:
+        return tuple(label for label in labels if label in scale.policies)
+
     name, workload = _azure(scale)
-    plain = Settings(latency="opt-13b-a100", max_batch=64, load=scale.load, replicas=scale.replicas)
-    orders = [label for label in ("fcfs", "sj-mlfq", "srpt (oracle)") if label in scale.policies]
-    found = [Traffic(name, workload, plain, BY_LOAD, tuple(orders), scale.seeds)]
+    plain = Settings(latency="opt-13b-a100", max_batch=64, replicas=scale.replicas)
+    orders = kept("fcfs", "sj-mlfq", "srpt (oracle)")
+    found = [
+        Traffic(name, load, workload, plain.with_(load=load), BY_LOAD, orders, scale.seeds) for load in scale.loads
+    ]
     if scale.public and not absent({"trace": "mooncake-conv"}):
         chats = recorded(folder() / MOONCAKE, scale.requests)
-        shared = Settings(
-            latency="roofline:llama-3-8b/h100", load=scale.shared_load, replicas=scale.replicas, prefix_cache="on"
-        )
+        shared = Settings(latency="roofline:llama-3-8b/h100", replicas=scale.replicas, prefix_cache="on")
         routers = (*BY_LOAD, "prefix", "prefix (e2)")
-        found.append(Traffic("mooncake-conv", chats, shared, routers, (*orders, "lpm"), scale.seeds))
-    agents = Settings(
-        latency=TRACES["agents-like"][1], think_cap=30.0, sessions=scale.agents, replicas=scale.replicas,
-    )  # fmt: skip
-    orders = [label for label in ("fcfs", "sj-mlfq", "lpm", "working-set") if label in scale.policies]
-    programs = agents_of(path_of("agents-like"), scale.copies)
-    found.append(Traffic("agents-like", programs, agents, tuple(ROUTERS), tuple(orders), 1))
+        found += [
+            Traffic("mooncake-conv", load, chats, shared.with_(load=load), routers, (*orders, "lpm"), scale.few)
+            for load in scale.shared_loads
+        ]
+    closed = Settings(latency=TRACES[AGENTS][1], think_cap=30.0, replicas=scale.replicas)
+    orders = kept("fcfs", "sj-mlfq", "lpm", "working-set")
+    programs = agents_of(path_of(AGENTS), scale.copies)
+    found += [
+        Traffic(AGENTS, agents, programs, closed.with_(sessions=agents), tuple(ROUTERS), orders, 1)
+        for agents in scale.agents
+    ]
     return found
 
 
 def cases(scale: Scale) -> list[Case]:
     found = [
         Case(
-            at={"part": "both", "trace": traffic.name, "router": router, "policy": policy},
-            workload=traffic.workload,
-            settings=traffic.settings.with_(router=ROUTERS[router]),
+            at={"part": "both", "trace": one.name, "level": one.level, "router": router, "policy": policy},
+            workload=one.workload,
+            settings=one.settings.with_(
+                router=ROUTERS[router], predictor="oracle" if "oracle" in router + policy else "none"
+            ),
             policy=POLICIES[policy],
             seed=seed,
         )
-        for traffic in traffics(scale)
-        for seed in range(traffic.seeds)
-        for router in traffic.routers
-        for policy in traffic.policies
+        for one in _traffics(scale)
+        for seed in range(one.seeds)
+        for router in one.routers
+        for policy in one.policies
     ]
     name, workload = _azure(scale)
-    settings = Settings(latency="opt-13b-a100", max_batch=64, load=scale.load, replicas=scale.many)
+    settings = Settings(
+        latency="opt-13b-a100", max_batch=64, load=scale.load, replicas=scale.many, predictor="none"
+    )  # fmt: skip
     found += [
         Case(
             at={"part": "old views", "trace": name, "router": label, "delay": delay, "policy": "fcfs"},
@@ -193,7 +207,7 @@ def cases(scale: Scale) -> list[Case]:
             settings=settings.with_(router=spec, view_delay=delay),
             seed=seed,
         )
-        for seed in range(scale.seeds)
+        for seed in range(scale.few)
         for delay in scale.delays
         for label, (spec, _) in OLD.items()
     ]
@@ -210,36 +224,46 @@ def run(case: Case) -> Numbers:
 def claims(rows: list[Row]) -> list[Claim]:
     both = [row for row in rows if row.at["part"] == "both"]
     found = []
-    for trace in dict.fromkeys(str(row.at["trace"]) for row in both):
-        found += _gains([row for row in both if row.at["trace"] == trace], trace)
+    for trace, level in dict.fromkeys((str(row.at["trace"]), row.at["level"]) for row in both):
+        there = [row for row in both if (row.at["trace"], row.at["level"]) == (trace, level)]
+        found += _gains(there, trace, f"{level} agents" if trace == AGENTS else f"load {level:g}")
     return found + _ages([row for row in rows if row.at["part"] == "old views"])
 
 
-def _gains(rows: list[Row], trace: str) -> list[Claim]:
-    """Of each router, each policy, and both, over round-robin and fcfs."""
-    measure = measure_of(trace)
-    name = "mean program time" if measure == "program_time_mean_s" else "mean JCT"
+def _gains(rows: list[Row], trace: str, where: str) -> list[Claim]:
+    """Of each router, each policy, and of the best of each together, over round-robin and fcfs."""
+    figure, measure = f"routers, {trace}", measure_of(trace)
+    name = f"{where}: " + ("mean program time" if trace == AGENTS else "mean JCT")
     base = point(rows, router=BASE[0], policy=BASE[1])
+    routers, policies = points(rows, policy=BASE[1]), points(rows, router=BASE[0])
     found = []
-    for one in points(rows):
+    for one in [*routers, *policies]:
         router, policy = str(one.at["router"]), str(one.at["policy"])
-        if (router, policy) == BASE:
-            continue
-        by_router = ratio(base, point(rows, router=router, policy=BASE[1]), measure)
-        by_policy = ratio(base, point(rows, router=BASE[0], policy=policy), measure)
-        gain = ratio(base, one, measure)
-        note = _told(one)
-        if router != BASE[0] and policy != BASE[1] and by_router and by_policy and gain:
-            note += f", both over the product {gain.mean / (by_router.mean * by_policy.mean):.2f}"
-        found.append(
-            Claim(f"routers, {trace}", f"{name}, {' + '.join(BASE)} over {router} + {policy}", gain, note=note)
-        )
-    for words, kept, varied in (("router", "policy", "router"), ("policy", "router", "policy")):
-        there = points(rows, **{kept: BASE[0] if kept == "router" else BASE[1]})
+        if (router, policy) != BASE:
+            text = f"{name}, {' + '.join(BASE)} over {router} + {policy}"
+            found.append(Claim(figure, text, ratio(base, one, measure), note=_told(one)))
+    for words, there in (("router", routers), ("policy", policies)):
         ordered = sorted(there, key=lambda one: one.mean(measure))
-        text = f"{name}, worst over best {words} ({ordered[-1].at[varied]} over {ordered[0].at[varied]})"
-        found.append(Claim(f"routers, {trace}", text, ratio(ordered[-1], ordered[0], measure)))
+        text = f"{name}, worst over best {words} ({ordered[-1].at[words]} over {ordered[0].at[words]})"
+        found.append(Claim(figure, text, ratio(ordered[-1], ordered[0], measure)))
+    best = min(points(rows), key=lambda one: one.mean(measure))
+    text = f"{name}, {' + '.join(BASE)} over the best, {best.at['router']} + {best.at['policy']}"
+    found.append(Claim(figure, text, ratio(base, best, measure), note=_told(best)))
+    pairs = [one for one in points(rows) if one.at["router"] != BASE[0] and one.at["policy"] != BASE[1]]
+    for words, pick in (("largest", max), ("smallest", min)):
+        one = pick(pairs, key=lambda one: _over_product(rows, one, measure))
+        pair = f"{one.at['router']} + {one.at['policy']}"
+        text = f"{where}: gain of both over the product of their gains, the {words} ({pair})"
+        found.append(Claim(figure, text, None, note=f"{_over_product(rows, one, measure):.2f}"))
     return found
+
+
+def _over_product(rows: list[Row], one: Point, measure: str) -> float:
+    """Above 1 where router and policy help each other."""
+    router, policy = str(one.at["router"]), str(one.at["policy"])
+    alone = (point(rows, router=router, policy=BASE[1]), point(rows, router=BASE[0], policy=policy))
+    base = point(rows, router=BASE[0], policy=BASE[1]).mean(measure)
+    return alone[0].mean(measure) * alone[1].mean(measure) / (base * one.mean(measure))
 
 
 def _told(one: Point) -> str:
@@ -249,14 +273,21 @@ def _told(one: Point) -> str:
 
 
 def _ages(rows: list[Row]) -> list[Claim]:
-    """Each rule over random, at each age: above 1 as long as what it is told is worth something."""
+    """Each rule over random: above 1 as long as what it is told is worth something."""
     found = []
-    for delay in dict.fromkeys(float(row.at["delay"]) for row in rows):
-        base = point(rows, router="random", delay=delay)
-        for one in points(rows, delay=delay):
-            if one.at["router"] != "random":
-                text = f"views {delay:g} s old: mean JCT, random over {one.at['router']}"
-                found.append(Claim("routers, old views", text, ratio(base, one, "mean_jct_s"), note=_told(one)))
+    for label in OLD:
+        if label == "random":
+            continue
+        there = {float(one.at["delay"]): one for one in points(rows, router=label)}
+        gains = {
+            delay: ratio(point(rows, router="random", delay=delay), one, "mean_jct_s") for delay, one in there.items()
+        }
+        for delay in (min(there), max(there)):
+            text = f"views {delay:g} s old: mean JCT, random over {label}"
+            found.append(Claim("routers, old views", text, gains[delay], note=_told(there[delay])))
+        worse = [delay for delay, gain in gains.items() if gain is not None and gain.mean < 1]
+        note = f"{min(worse):g} s" if worse else f"not up to {max(there):g} s"
+        found.append(Claim("routers, old views", f"age from which random is better than {label}", None, note=note))
     return found
 
 
@@ -270,18 +301,21 @@ def plot(rows: list[Row], folder: Path) -> None:
 
 def _draw_both(rows: list[Row], folder: Path) -> None:
     def fill(figure: Figure) -> None:
-        traces = list(dict.fromkeys(str(row.at["trace"]) for row in rows))
-        for axes, trace in zip(cells(figure, len(traces)), traces, strict=True):
-            _draw_grid(axes, [row for row in rows if row.at["trace"] == trace], trace)
+        there = list(dict.fromkeys((str(row.at["trace"]), row.at["level"]) for row in rows))
+        for axes, (trace, level) in zip(cells(figure, len(there), 4), there, strict=True):
+            title = f"{trace}, {level} at once" if trace == AGENTS else f"{trace}, load {level:g}"
+            _draw_grid(
+                axes, [row for row in rows if (row.at["trace"], row.at["level"]) == (trace, level)], trace, title
+            )
         figure.supxlabel(
             f"gain in mean JCT (agents: mean program time) over {' + '.join(BASE)}; in brackets the prefix hit rate, %",
             fontsize=8,
         )
 
-    draw(folder, "routers", (PAGE, 3.6), fill)
+    draw(folder, "routers", (PAGE * 1.5, 6.5), fill)
 
 
-def _draw_grid(axes: Axes, rows: list[Row], trace: str) -> None:
+def _draw_grid(axes: Axes, rows: list[Row], trace: str, title: str) -> None:
     """A row a router, a column a policy."""
     measure = measure_of(trace)
     routers = list(dict.fromkeys(str(row.at["router"]) for row in rows))
@@ -299,7 +333,7 @@ def _draw_grid(axes: Axes, rows: list[Row], trace: str) -> None:
     axes.set_yticks(range(len(routers)), routers)
     axes.tick_params(length=0)
     axes.grid(visible=False)
-    axes.set_title(trace)
+    axes.set_title(title)
 
 
 def _draw_ages(rows: list[Row], folder: Path) -> None:

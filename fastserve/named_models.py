@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -34,6 +35,9 @@ PACKAGED: Final[dict[str, Packaged]] = {
 chance of 15 % and `L` 14 %. So it neither computes in a half type nor draws unless that is asked for.
 """
 
+STAGED: Final = "ARTIFACT_MODEL_DIR"
+"""Variable of other servers: the folder into which a model is fetched before they start."""
+
 NAMES: Final = (EMBEDDED, *PACKAGED)
 
 
@@ -52,7 +56,12 @@ def how_to_get(name: str) -> str:
 
 
 def at_hand() -> str:
-    """The model for those who name none and want to read what it says: a trained one where it is installed."""
+    """The model for those who name none and want to read what it says: one that was staged, as others' artifact stages
+    do it, else a trained one where it is installed.
+    """
+    staged = os.environ.get(STAGED)
+    if staged and Path(staged, "config.json").is_file():
+        return staged
     return next((name for name in PACKAGED if packaged_file(name) is not None), EMBEDDED)
 
 

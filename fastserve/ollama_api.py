@@ -26,6 +26,9 @@ LATEST: Final = ":latest"
 """Tag of a model that is named without one."""
 
 UNITS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+LONGEST: Final = 64
+"""Characters of a duration."""
+
 DURATION: Final = re.compile(r"([0-9]{1,18}(?:\.[0-9]{0,9})?)(ns|us|µs|ms|s|m|h)")
 
 
@@ -35,6 +38,8 @@ def seconds_of(value: float | str) -> float:
     Raises ValueError.
     """
     text = str(value).strip()
+    if len(text) > LONGEST:
+        raise ValueError(wrong_duration(text))
     with suppress(ValueError):
         if not math.isnan(number := float(text)):
             return math.inf if number < 0 else number

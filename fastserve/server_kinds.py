@@ -17,18 +17,20 @@ OWNERS: Final = {"vllm": "vllm", "fastserve": "fastserve"}
 
 class Found(NamedTuple):
     """kind: fastserve, vllm, llama-server, ollama, tgi, openai; empty for none that is known. cards: of /v1/models,
-    where that was asked for.
+    where that was asked for. slots: requests that it serves at once, where it has said so.
     """
 
     kind: str
     cards: list[Any]
+    slots: int | None = None
 
 
 def which(*, ollama: bool = True) -> Generator[str, Any, Found]:
     """The paths to ask, in order. ollama: False where somebody has said that it is none."""
     props = yield "/props"
     if isinstance(props, dict) and "total_slots" in props:
-        return Found("llama-server", [])
+        slots = props["total_slots"]
+        return Found("llama-server", [], slots if type(slots) is int and slots > 0 else None)
     if ollama:
         version = yield "/api/version"
         if isinstance(version, dict) and "version" in version and (yield "/api/tags") is not None:

@@ -47,7 +47,7 @@ MODULES = (
     "sim/speculating.py",
     "sim/session_inbox.py",
     "sim/driver.py",
-    *[f"sim/cluster/{name}.py" for name in ("inbox", "replica", "cluster")],
+    *[f"sim/cluster/{name}.py" for name in ("books", "inbox", "replica", "cluster")],
     "sim/world.py",
 )
 OPEN: dict[str, tuple[str, ...]] = {

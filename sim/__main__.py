@@ -21,10 +21,13 @@ from fastserve.hardware import presets
 from fastserve.observers.named import check_apart, find
 from fastserve.policies.spec import PolicySpec, told_apart
 from fastserve.routers import RouterError
+from fastserve.routers.spec import RouterSpec
 from fastserve.sched.errors import ObserverError, PolicyError
 from fastserve.workload import Trace, TraceError, read_trace
 from sim.cluster.arguments import add_cluster
 from sim.cluster.settings import FIELDS as CLUSTER
+from sim.cluster.settings import ROUTER
+from sim.cluster.told import routers_told
 from sim.inspect import Inspection
 from sim.replay import Result, RunError, check, replay, told
 from sim.report.document import write_programs
@@ -90,6 +93,11 @@ def parser() -> argparse.ArgumentParser:
         "--iterations", metavar="FILE", help="a row per stretch of iterations (CSV) of the first policy and seed"
     )
     output.add_argument(
+        "--route-log",
+        metavar="FILE",
+        help="what the first router saw and chose, first policy and seed; it can be replayed",
+    )
+    output.add_argument(
         "--explain",
         type=int,
         metavar="JOB",
@@ -138,8 +146,13 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--processes {args.processes}: give at least 1")
     specs = told_apart(args.policies or [PolicySpec("fcfs"), PolicySpec("sj-mlfq")])
     check(specs, [settings.with_(router=router) for router in args.routers or [None]])
-    closeup = Inspection(_path(args.timeline), _path(args.iterations), args.explain, args.observer)
-    check_apart(args.timeline, args.iterations, args.programs_csv)
+    routers = args.routers or [RouterSpec(ROUTER)]
+    closeup = Inspection(
+        _path(args.timeline), _path(args.iterations), args.explain, args.observer, _path(args.route_log), routers[0]
+    )
+    check_apart(args.timeline, args.iterations, args.programs_csv, args.route_log)
+    if args.route_log and not (settings.in_cluster or args.routers):
+        raise ValueError("--route-log: there is no router here; give --replicas or --router")
     for name in args.observer:
         find(name)
     for path in outputs(args):
@@ -151,6 +164,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--explain {args.explain}: there is no such job; they are 0 to {source.jobs - 1}")
     sample = source.typical() if source.recipe is None else source.at_rate(1.0).trace(0)
     first, reading = told_first(settings, sample), read_as(sample, settings.latency)
+    if settings.in_cluster or args.routers:
+        first += routers_told(routers, settings, sample)
     if args.programs_csv and not settings.in_sessions(sample):
         raise ValueError(
             "--programs-csv: no program of this trace waits for anything; --sessions N makes one of each request"
@@ -194,7 +209,7 @@ def outputs(args: argparse.Namespace) -> list[Path]:
     paths = [Path(args.out) / "summary.json"] if args.out else []
     if args.plot is not None:
         paths.append(_plots(args) / "jct_cdf.pdf")
-    return paths + [Path(name) for name in (args.timeline, args.iterations, args.programs_csv) if name]
+    return paths + [Path(name) for name in (args.timeline, args.iterations, args.programs_csv, args.route_log) if name]
 
 
 def deliver(args: argparse.Namespace, result: Result, closeup: Inspection) -> None:

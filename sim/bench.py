@@ -105,6 +105,22 @@ def sessions(repeat: int = 5) -> None:
         print(f"{title:52s} {rate:9,.0f} req/s {ratio:9.2f} of it off, {hits}", flush=True)
 
 
+def replicas(requests: Trace, settings: Settings, rate: float, repeat: int = 5) -> None:
+    """What a request costs in a cluster of eight, beside one replica behind the same router, and the machine without
+    any, at the same load for each. Runs by turns, the best of each.
+    """
+    n = len(requests)
+    for router in ("round-robin", "least-connections", "least-tokens"):
+        best: dict[int, float] = {}
+        for _ in range(repeat):
+            for count in (0, 1, 8):
+                how = settings.with_(replicas=count, router=router) if count else settings
+                seconds = timed(requests, PolicySpec("fcfs"), how, rate * max(1, count), repeat=1)["seconds"]
+                best[count] = min(best.get(count, float("inf")), seconds)
+        ratios = f"{best[8] / best[1]:.2f} of one replica, {best[8] / best[0]:.2f} of a run without router"
+        print(f"{f'8 replicas, {router}':52s} {n / best[8]:9,.0f} req/s, a request costs {ratios}", flush=True)
+
+
 def show(name: str, figures: dict[str, float], note: str = "") -> None:
     print(
         f"{name:52s} {figures['requests_per_s']:9,.0f} req/s {figures['events_per_s']:9,.0f} events/s "
@@ -117,12 +133,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m sim.bench", description=__doc__)
     parser.add_argument("--million", action="store_true", help="also 1,000,000 requests, and the memory they take")
     parser.add_argument("--ratios", action="store_true", help="only the ratios to the prototype")
+    parser.add_argument("--replicas", action="store_true", help="only what a cluster costs")
     parser.add_argument("--only-linear", type=int, metavar="N", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if not args.only_linear:
         machine = provenance()
         print(f"{machine['machine']}, Python {machine['python']}, commit {machine['commit']}, brain {machine['brain']}")
-        ratios()
+        if not args.replicas:
+            ratios()
         if args.ratios:
             return 0
     requests = trace()
@@ -135,6 +153,9 @@ def main() -> int:
         show(f"fcfs, {args.only_linear:,} requests", figures, f"{peak_mib():.0f} MiB")
         return 0
     print(f"{requests.name}, {len(requests):,} requests, load 0.8: {rate:.3f} req/s at cap 64, {narrow_rate:.3f} at 16")
+    if args.replicas:
+        replicas(requests, wide, rate)
+        return 0
     fcfs = timed(requests, PolicySpec("fcfs"), wide, rate)
     show("fcfs, the preset's pool, cap 64", fcfs)
     show("sj-mlfq, unlimited memory, cap 64", timed(requests, PolicySpec("sj-mlfq"), free, free_rate))
@@ -150,6 +171,7 @@ def main() -> int:
         if name not in ("fcfs", "sj-mlfq"):
             show(f"{name}, unlimited memory, cap 64", timed(requests, PolicySpec(name), free, free_rate, repeat=1))
     sessions()
+    replicas(requests, wide, rate)
     sizes = [10_000, 100_000] + ([1_000_000] if args.million else [])
     for n in sizes:
         subprocess.run(

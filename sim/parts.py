@@ -149,10 +149,12 @@ def to_its_end(world: Stoppable) -> None:
 
 
 def unlimited(shared: Content, trace: Trace, columns: Columns, summary: Summary, settings: Settings) -> float | None:
-    """hit_rate of a cache that forgets nothing: of the trace, or of the requests that hit_rate counts, if fewer."""
+    """hit_rate of a cache that forgets nothing: of the trace, or of the requests that hit_rate counts, if fewer. Of
+    several replicas it is one cache for all, and fewer requests cannot be told.
+    """
     if settings.warmup or np.isnan(columns["first_token"]).any() or len(columns["id"]) < len(trace):
         found, lost = summary["hit_rate"], summary["evicted_share"]
-        return None if found is None or lost is None else found + lost
+        return None if found is None or lost is None or settings.replicas > 1 else found + lost
     return shared.hit_rate(trace)
 
 

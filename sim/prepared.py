@@ -12,6 +12,7 @@ from fastserve.workload import Trace
 from fastserve.workload.content import Content
 from fastserve.workload.requests import outputs_of
 from fastserve.workload.session import Sessions, SessionSettings
+from sim.cluster.settings import ALONE
 from sim.prefix_cache import content_of, decided
 from sim.settings import Settings
 
@@ -52,6 +53,8 @@ class Prepared:
         return self._alone
 
     def _take(self, trace: Trace, settings: Settings) -> None:
+        if settings.in_cluster:  # of one machine, whatever is in front of it
+            settings = settings.with_(**ALONE)
         if trace is not self._trace or settings != self._settings:
             chosen = decided(settings, trace)
             self._content = content_of(chosen, trace, settings.hardware().memory.block_tokens)

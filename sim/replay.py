@@ -98,6 +98,15 @@ class Result:
     def save(self, folder: str | Path, csv: bool = False) -> list[Path]:
         return write_out(Path(folder), self.settings, self.runs, csv)
 
+    def replicas(self) -> pd.DataFrame:
+        """One row per replica and run of a cluster, with policy, label and seed in front; all times in seconds."""
+        import pandas as pd
+
+        tables = [pd.DataFrame(_names(run) | dict(run.replicas)) for run in self.runs if run.replicas is not None]
+        if not tables:
+            raise ValueError("no run had replicas: give replicas, or a router")
+        return pd.concat(tables, ignore_index=True)
+
     def plot(self, folder: str | Path) -> list[Path]:
         """JCT CDF and mean and p99 bars, as PDF and PNG."""
         from sim.report.plot import draw
@@ -190,9 +199,10 @@ def replay(
     shown["resample"], shown["resampled"], shown["samples"] = source.how, source.words, source.samples(max(numbers) + 1)
     if first.dropped:
         shown["dropped_rows"] = dict(first.dropped)
-    if not chosen.in_cluster:
+    del shown["router"]  # each run has its own
+    if not variants[0].in_cluster:
         for name in CLUSTER:
-            del shown[name]
+            shown.pop(name, None)
     shown |= facts_told(specs * len(variants), rows, first.facts)
     tasks = [
         (spec, chosen.with_(router=variant.router), seed) for variant in variants for spec in specs for seed in numbers
@@ -343,6 +353,6 @@ def _travels(tasks: list[Task]) -> bool:
 def _bar(total: int, progress: bool | None) -> Any:
     if progress is False or (progress is None and not sys.stderr.isatty()):
         return None
-    from tqdm import tqdm  # type: ignore[import-untyped]
+    from tqdm import tqdm
 
     return tqdm(total=total, unit="req", unit_scale=True, leave=False, file=sys.stderr, delay=1.0)

@@ -1,4 +1,7 @@
-"""docs/scaling.md: its commands run as written, and its table is what they print."""
+"""docs/scaling.md, of one model on several GPUs: its commands run as written, and its table is what they print.
+
+The page's first half, of several servers, is run by tests/test_docs_deploy.py.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ import pytest
 from fastserve.__main__ import main as fastserve
 from sim.__main__ import main as sim
 
-PAGE = (Path(__file__).resolve().parents[1] / "docs" / "scaling.md").read_text(encoding="utf-8")
+WHOLE = (Path(__file__).resolve().parents[1] / "docs" / "scaling.md").read_text(encoding="utf-8")
+PAGE = WHOLE.partition("## More than one GPU for one model")[2]
 COMMANDS = [shlex.split(line, comments=True)[1:] for line in PAGE.splitlines() if line.startswith("$ ")]
 
 

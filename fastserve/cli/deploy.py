@@ -11,13 +11,17 @@ from fastserve.atomic_files import OutputError
 from fastserve.importing import extra
 
 FAILED, USAGE = 1, 2
-FORMS = ("compose", "kubernetes", "docker")
+FORMS = ("compose", "kubernetes", "docker", "local")
 PROJECT = "pyproject.toml"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("application", metavar="APP.yaml", type=Path, help="what is deployed: see docs/deploy.md")
-    parser.add_argument("--to", choices=FORMS, help="which form it takes")
+    parser.add_argument(
+        "--to",
+        choices=FORMS,
+        help="which form it takes; local: processes of this machine, for python -m fastserve.deploy.service",
+    )
     parser.add_argument("--out", metavar="DIR", type=Path, help="folder for the files")
     parser.add_argument(
         "--source", metavar="CLONE", type=Path,

@@ -17,11 +17,13 @@ REPEATED = dict.fromkeys(setting_flags.REPEATED, "TEXT") | {
     "router_set": "KEY=VALUE",
     "model_options": "KEY=VALUE",
     "admin_clients": "TEXT",
+    "discover": "URL",
 }
 """Settings that may be given more than once -> how a value is written. A part's own are to be named here too."""
 
 GROUPS = {
-    **setting_flags.HTTP_GROUPS, "upstream": "upstreams", "conversations": "conversations", "page_port": "page",
+    **setting_flags.HTTP_GROUPS, "upstream": "upstreams", "discover": "upstreams", "conversations": "conversations",
+    "page_port": "page",
     "models": "models that come and go", "queue": "a queue across machines", "cache": "cache",
 }  # fmt: skip
 """The first setting of a group of flags -> its heading. A part's own is to be named here too."""
@@ -55,13 +57,19 @@ def _settings(given: dict[str, Any]) -> GatewayConfig:
 
 
 def _serve(config: GatewayConfig) -> None:
-    from fastserve.gateway.gateway import Gateway
+    from fastserve.atomic_files import OutputError
     from fastserve.server.http.listener import StartError
 
     try:
+        from fastserve.gateway.gateway import Gateway
+
         gateway = Gateway(config)
     except ModuleNotFoundError as error:
         raise StartError(f"{error.name} is not installed; {extra('gateway')}") from error
+<<<<<<< HEAD
     except (ValueError, OSError, MissingPackageError) as error:
+=======
+    except (ValueError, OSError, OutputError) as error:
+>>>>>>> main
         raise StartError(str(error)) from error
     gateway.run()

@@ -23,7 +23,7 @@ GROUPS = {
     "kv_cache_gib": "scheduler",
     "queue": "a queue across machines",
     "workers": "server",
-    "max_new_tokens": "request defaults (native routes)",
+    "max_new_tokens": "request defaults (native routes, unless --defaults-for all)",
     "share_prefixes": "authentication and limits",
     "alert_error_rate": "monitoring",
 }

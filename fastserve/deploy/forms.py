@@ -1,4 +1,4 @@
-"""The three forms of a deployment as files: docker, compose, kubernetes. The same input gives the same bytes."""
+"""The forms of a deployment as files: docker, compose, kubernetes, local. The same input gives the same bytes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import yaml
 
-from fastserve.deploy import commands, plan
+from fastserve.deploy import commands, local, plan
 from fastserve.deploy.application import ApplicationError
 from fastserve.deploy.compose import compose
 from fastserve.deploy.docker import IGNORED, dockerfile
@@ -17,9 +17,9 @@ from fastserve.deploy.kubernetes import manifests
 from fastserve.deploy.schema import Application
 from fastserve.deploy.yaml_lines import Document
 
-FORMS: Final = ("compose", "kubernetes", "docker")
+FORMS: Final = ("compose", "kubernetes", "docker", "local")
 
-DOCKERFILE, COMPOSE, FOLDER = "Dockerfile", "compose.yaml", "kubernetes"
+DOCKERFILE, COMPOSE, FOLDER, PROCESSES = "Dockerfile", "compose.yaml", "kubernetes", "processes.json"
 
 COMPOSE_HEAD = """\
 # {name}: docker compose up -d --build{profile}
@@ -50,10 +50,14 @@ def dumped(objects: Iterable[Any]) -> str:
 
 def files(app: Application, document: Document, form: str, out: Path, clone: Path) -> dict[str, str]:
     """Name in `out` -> content. clone: of this project, from which images are made. Raises ApplicationError."""
+    if form == "local":
+        if faults := list(_replicas(app)):
+            raise ApplicationError("\n".join(document.fault(at, what) for at, what in faults))
+        return {PROCESSES: local.dumped(local.processes(app, document.path.parent, out))}
     places = commands.artifacts(app)
     if form == "kubernetes":
         _in_a_cluster(app, document)
-    elif faults := list(_replicas(app)):
+    elif form == "compose" and (faults := list(_replicas(app))):
         raise ApplicationError("\n".join(document.fault(at, what) for at, what in faults))
     names = [name for server in app.servers for name in plan.replica_names(server, server.replicas.min)]
     ports = dict(zip(names, (s.rpc_port for s in app.servers for _ in range(s.replicas.min)), strict=True))
@@ -82,13 +86,13 @@ def _between(start: Path, end: Path) -> Path:
 
 
 def _replicas(app: Application) -> Iterable[tuple[tuple[str | int, ...], str]]:
-    """Docker has nothing that adds replicas by load."""
-    told = "min and max are for an autoscaler, which Kubernetes has and Docker has not: give one number"
+    """One machine has nothing that adds replicas by load."""
+    told = "min and max are for an autoscaler, which only Kubernetes has: give one number"
     for index, server in enumerate(app.servers):
         if server.replicas.min != server.replicas.max:
             yield ("servers", index, "replicas"), f"servers[{index}].replicas: {told}"
     if app.gateway.replicas.max > 1:
-        yield ("gateway", "replicas"), "gateway.replicas: its port is one of this machine's: on Docker there is one"
+        yield ("gateway", "replicas"), "gateway.replicas: its port is one of this machine's, where there is one gateway"
 
 
 def _in_a_cluster(app: Application, document: Document) -> None:

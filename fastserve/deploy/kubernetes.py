@@ -35,8 +35,13 @@ def manifests(app: Application) -> dict[str, list[Tree]]:
     """File name -> its objects."""
     places = commands.artifacts(app)
     found = {"gateway.yaml": _gateway(app)}
+    storage = []
     if places or any(plan.in_volume(server.model.uri) for server in app.servers):
-        found["storage.yaml"] = [_volume(app)]
+        storage.append(_volume(app, "artifacts", sum(server.replicas.max for server in app.servers)))
+    if app.models is not None:
+        storage.append(_volume(app, "models", app.gateway.replicas.max))
+    if storage:
+        found["storage.yaml"] = storage
     for server in app.servers:
         found[f"server-{server.name}.yaml"] = _server(app, server, places)
     if plan.needs_redis(app):
@@ -106,7 +111,7 @@ def _container(app: Application, name: str, target: Target, command: Sequence[st
 
 
 def _pod(container: Tree, volumes: list[Tree], **more: Any) -> Tree:
-    user = {"runAsNonRoot": True, "runAsUser": USER, "runAsGroup": USER, "fsGroup": USER}
+    user: Tree = {"runAsNonRoot": True, "runAsUser": USER, "runAsGroup": USER, "fsGroup": USER}
     user |= {"fsGroupChangePolicy": "OnRootMismatch", "seccompProfile": {"type": "RuntimeDefault"}}
     found: Tree = {
         "automountServiceAccountToken": False,
@@ -160,9 +165,13 @@ def _gateway(app: Application) -> list[Tree]:
     discover = [f"http://{_name(app, server.name)}:{server.rpc_port}" for server in app.servers]
     command = plan.gateway(app, {"discover": discover}, redis=_name(app, "redis"))
     ports = plan.ports(app)
-    container = _container(app, part, "gateway", command, ports)
-    container |= _probes(commands.LIVE, commands.READY, "http", 120) | _resources(app.gateway.resources)
-    volumes, mounts = [{"name": "state", "emptyDir": {}}], [{"name": "state", "mountPath": STATE}]
+    container = _container(app, part, plan.gateway_target(app), command, ports)
+    container |= _probes(commands.GATEWAY_LIVE, commands.READY, "http", 120) | _resources(app.gateway.resources)
+    volumes: list[Tree] = [{"name": "state", "emptyDir": {}}]
+    mounts: list[Tree] = [{"name": "state", "mountPath": STATE}]
+    if app.models is not None:
+        volumes.append({"name": "models", "persistentVolumeClaim": {"claimName": _name(app, "models")}})
+        mounts.append({"name": "models", "mountPath": plan.MODELS_DIR})
     if app.api_keys is not None:
         volumes.append({"name": "api-keys", "secret": {"secretName": app.api_keys}})
         mounts.append({"name": "api-keys", "mountPath": commands.KEYS.rpartition("/")[0], "readOnly": True})
@@ -214,15 +223,15 @@ def _fetch(app: Application, places: dict[str, str]) -> Tree:
     return container
 
 
-def _volume(app: Application) -> Tree:
-    pods = sum(server.replicas.max for server in app.servers)
+def _volume(app: Application, part: str, pods: int) -> Tree:
+    """pods: that read it."""
     spec: Tree = {
         "accessModes": [app.storage.access or ("ReadWriteMany" if pods > 1 else "ReadWriteOnce")],
         "resources": {"requests": {"storage": kubernetes_size(app.storage.size)}},
     }
     if app.storage.class_ is not None:
         spec["storageClassName"] = app.storage.class_
-    meta = _meta(app, "artifacts", "storage")
+    meta = _meta(app, part, "storage")
     return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": meta, "spec": spec}
 
 

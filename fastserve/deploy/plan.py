@@ -11,6 +11,9 @@ from fastserve.deploy.commands import EVERYWHERE, Target
 from fastserve.deploy.schema import REDIS, Application, Server
 from fastserve.deploy.settings import flags
 
+MODELS_DIR = f"{commands.ARTIFACTS}/models"
+"""Of models that come and go."""
+
 REDIS_IMAGE = "redis:8-alpine"
 REDIS_COMMAND = ("redis-server", "--appendonly", "yes", "--appendfsync", "always")
 """Each job is on disk before it is answered for."""
@@ -48,22 +51,19 @@ def workers(app: Application) -> int:
 
 
 def gateway(
-    app: Application, found: dict[str, Any], *, redis: str, host: str = EVERYWHERE, keys: str = commands.KEYS
+    app: Application,
+    found: dict[str, Any],
+    *,
+    redis: str,
+    host: str = EVERYWHERE,
+    keys: str = commands.KEYS,
+    models_dir: str = MODELS_DIR,
 ) -> list[str]:
-    """`fastserve gateway`. found: the settings by which it finds the servers. keys: the file with tokens."""
+    """`fastserve gateway`. found: the settings by which it finds the servers. redis: the host of a deployed one. keys:
+    the file with tokens. models_dir: where models lie that come and go.
+    """
     from fastserve.gateway.config.settings import GatewayConfig
 
-    return [
-        "fastserve",
-        "gateway",
-        *flags(GatewayConfig, gateway_settings(app, found, redis=redis, host=host, keys=keys)),
-    ]
-
-
-def gateway_settings(
-    app: Application, found: dict[str, Any], *, redis: str, host: str = EVERYWHERE, keys: str = commands.KEYS
-) -> dict[str, Any]:
-    """Field of GatewayConfig -> value."""
     its = app.gateway
     settings: dict[str, Any] = {"host": host, "port": its.port}
     settings |= {"manager_port": its.manager_port, "page_port": its.page_port}
@@ -73,21 +73,28 @@ def gateway_settings(
     if app.router.set:
         settings["router_set"] = app.router.set
     if app.cache is not None:
-        settings["cache"] = app.cache.type
+        settings["cache"] = f"redis://{redis}:{REDIS}/1" if app.cache.type == "redis" else app.cache.type
+        if app.cache.type == "disk" and host == EVERYWHERE:
+            settings["cache_dir"] = f"{commands.STATE}/cache/answers"
         if app.cache.size is not None:
-            settings["cache_size"] = f"{app.cache.size}B"
+            settings["cache_size"] = app.cache.size
         if app.cache.ttl_seconds is not None:
             settings["cache_ttl"] = app.cache.ttl_seconds
-        if app.cache.type == "redis":
-            settings["cache_url"] = f"redis://{redis}:{REDIS}/1"
     if url := queue_url(app, redis):
         settings["queue"] = url
     if app.api_keys is not None:
         settings["api_key_file"] = keys
-    settings |= its.settings
-    from fastserve.gateway.config.settings import GatewayConfig  # TEMPORARY: until these parts are there
+    if app.models is None:
+        settings["models_pull"] = False  # its image has no PyTorch, so that what it fetched would not run
+    else:
+        settings |= {"models_dir": models_dir, "models_max": app.models.max, "idle_seconds": app.models.idle_seconds}
+        settings["model_options"] = app.models.options
+    return ["fastserve", "gateway", *flags(GatewayConfig, settings | its.settings)]
 
-    return {name: value for name, value in settings.items() if name in GatewayConfig.model_fields}
+
+def gateway_target(app: Application) -> Target:
+    """The gateway's image: the one with PyTorch where it runs models itself."""
+    return "gateway" if app.models is None else "cpu"
 
 
 def worker(app: Application, server: str, *, redis: str) -> list[str]:

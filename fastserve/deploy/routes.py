@@ -48,7 +48,7 @@ def _route(route: APIRoute) -> Route:
     query = route.dependant.query_params
     answer: Any = route.response_model or route.responses.get(200, {}).get("model")
     return Route(
-        tuple(sorted(route.methods)),
+        tuple(sorted(route.methods or ())),
         (*(field.alias or name for name, field in fields.items()), *(each.alias for each in query)),
         tuple(name for name, field in fields.items() if field.is_required()),
         _keys(answer),

@@ -74,6 +74,11 @@ def _named(key: str) -> BeforeValidator:
     return BeforeValidator(mapping)
 
 
+def _switch(value: object) -> object:
+    """true is the mapping with its defaults."""
+    return {} if value is True else value or None
+
+
 def _queue(value: object) -> object:
     if value is True or value == "redis":
         return {}
@@ -170,6 +175,17 @@ class Gateway(Part):
     """further settings of fastserve gateway, by name"""
 
 
+class Models(Part):
+    """Models that come and go: the gateway fetches them and runs a server process for each, on its own CPUs."""
+
+    max: Annotated[int, Field(strict=True, ge=1, le=1000)] = 4
+    """in memory at a time; the least recently used goes"""
+    idle_seconds: Annotated[float, Field(ge=0, le=1e9)] = 0.0
+    """without a request, after which one is unloaded; 0 for never"""
+    options: Knobs = {}
+    """settings of fastserve serve for all of them"""
+
+
 class Cache(Part):
     type: Literal["memory", "disk", "redis"] = "memory"
     size: Size | None = None
@@ -198,7 +214,8 @@ class Application(Part):
     image: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._/:-]{0,200}$")] | None = None
     """repository of the images, where a cluster finds them: registry.example/team/app"""
     apis: list[Api] = []
-    servers: Annotated[list[Server], Field(min_length=1, max_length=64)]
+    servers: Annotated[list[Server], Field(max_length=64)] = []
+    models: Annotated[Models | None, BeforeValidator(_switch)] = None
     router: Annotated[Router, _named("name")] = Router()
     gateway: Gateway = Gateway()
     cache: Annotated[Cache | None, _named("type")] = None

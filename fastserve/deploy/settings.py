@@ -70,6 +70,8 @@ def server_settings(server: Server) -> dict[str, Any]:
         found["backend"] = server.backend
     for name, value in model.generation_params.items():
         found[GENERATION[name]] = value
+    if model.generation_params.keys() - {"seed"}:
+        found["defaults_for"] = "all"
     return found | server.settings
 
 
@@ -105,7 +107,7 @@ def _gateway_faults(document: Document, app: Application) -> list[str]:
     bad = _names(document, GatewayConfig, at, app.gateway.settings)
     if bad:
         return bad
-    origin = {"router": ("router", "name"), "router_set": ("router", "set")}
+    origin: dict[str, At] = {"router": ("router", "name"), "router_set": ("router", "set")}
     origin |= {name: (*at, name) for name in app.gateway.settings}
     settings: dict[str, Any] = {"router_set": app.router.set} | app.gateway.settings
     if app.router.name is not None:

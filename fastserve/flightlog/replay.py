@@ -26,7 +26,6 @@ from fastserve.formats import FormatError, check_version
 from fastserve.hardware import hardware_from_json
 from fastserve.hardware.machine_times import MachineTimes
 from fastserve.policies.spec import PolicyLike, PolicySpec
-from fastserve.routers.router import RouterError
 from fastserve.sched.config import Blocks, SchedulerConfig
 from fastserve.sched.errors import PolicyError, RefusedError
 from fastserve.sched.job import Job
@@ -248,7 +247,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(replayed)
             return 0 if replayed.differing == 0 else 1
         report = replay_log(args.log, args.policy)
-    except (ValueError, OSError, RouterError) as error:
+    except (ValueError, OSError) as error:
         print(f"python -m fastserve.flightlog.replay: error: {error}", file=sys.stderr)
         return 2
     print(report)

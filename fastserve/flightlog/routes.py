@@ -56,27 +56,37 @@ class RouteLog:
     """Writes one. A thread of its own encodes and writes, so that a slow disk does not hold up the sender."""
 
     def __init__(
-        self, path: str | PathLike[str], router: RouterLike, facts: RouterFacts, *, wait: bool = False
+        self, path: str | PathLike[str], router: RouterLike, facts: RouterFacts | None = None, *, wait: bool = False
     ) -> None:
-        """wait: where the disk is behind, the sender waits for it, as a simulator should; else the log ends there and
-        says so, since with a hole it could not be replayed. Raises OSError where the file cannot be written.
+        """router: as it is made again. facts: if they are known before the router begins. wait: where the disk is
+        behind, the sender waits for it, as a simulator should; else the log ends there and says so, since with a hole
+        it could not be replayed. Raises OSError where the file cannot be written.
         """
-        spec = RouterSpec.of(router)
+        self.spec = RouterSpec.of(router)
         self.path = Path(path)
         self._file: TextIO = self.path.open("w", encoding="utf-8")
         self._events: Queue[dict[str, Any] | None] = Queue(MOST)
         self._wait = wait
         self._over = ""  # why nothing more is written; empty: it is
-        self._file.write(_line({
-            "kind": KIND, "version": VERSIONS["route_log"], "router": spec.path, "knobs": dict(spec.knobs),
-            "seed": facts.seed, "unit_tokens": facts.unit_tokens,
-            "replicas": [replica._asdict() for replica in facts.replicas],
-        }))  # fmt: skip
         self._thread = threading.Thread(target=self._write_all, name="route-log", daemon=True)
         self._thread.start()
+        self._begun = False
+        if facts is not None:
+            self.begin(facts)
+
+    def begin(self, facts: RouterFacts) -> None:
+        """The header, once; first of all."""
+        if self._begun:
+            return
+        self._begun = True
+        self.tell({
+            "kind": KIND, "version": VERSIONS["route_log"], "router": self.spec.path, "knobs": dict(self.spec.knobs),
+            "seed": facts.seed, "unit_tokens": facts.unit_tokens,
+            "replicas": [replica._asdict() for replica in facts.replicas],
+        })  # fmt: skip
 
     def around(self, router: Router) -> Router:
-        """The router, whose every call is written. It has not begun; begin() is not written, it is in the header."""
+        """The router, whose every call is written. It has not begun."""
         return _Logged(router, self)
 
     def tell(self, event: dict[str, Any]) -> None:
@@ -132,11 +142,13 @@ class _Logged(Router):
     def __init__(self, inner: Router, routes: RouteLog) -> None:
         self.inner = inner
         self.needs = inner.needs  # type: ignore[misc]
+        self._begin = routes.begin
         self._tell = routes.tell
         self._now = 0
 
     def begin(self, facts: RouterFacts) -> None:
         super().begin(facts)
+        self._begin(facts)
         self.inner.begin(facts)
 
     def route(self, job: Job, views: Sequence[ReplicaView]) -> int:
@@ -210,9 +222,10 @@ class Replayed:
     differing: int
     first: str = ""
     end: str = ""  # what is missing at the end of the log, if anything
+    broke: str = ""  # the first call that was no choice and in which the router broke; it went on, as in the gateway
 
     def __str__(self) -> str:
-        tail = f"; {self.end}" if self.end else ""
+        tail = "".join([f"; {text}" for text in (self.end, self.broke) if text])
         if not self.differing:
             return f"reproduced: {self.choices} choices of {self.router}{tail}"
         return f"{self.differing} of {self.choices} choices of {self.router} differ; the first: {self.first}{tail}"
@@ -231,7 +244,7 @@ def replay_routes(path: str | PathLike[str], router: RouterLike | None = None) -
     """Asks a fresh router for every choice, and tells it what happened as the log says, whatever it chose.
 
     router: instead of the log's own. Raises LogError for another file or a damaged one, ValueError for an unknown
-    router, RouterError where a call that is no choice breaks.
+    router.
     """
     lines = read(Path(path))
     header, facts = _header(next(lines, None), path)
@@ -254,7 +267,7 @@ def replay_routes(path: str | PathLike[str], router: RouterLike | None = None) -
             rerun.apply(line)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise LogError(f"{path}, line {line.number}: {type(error).__name__} {error}; is it damaged?") from None
-    return Replayed(spec.name, rerun.choices, rerun.differing, rerun.first, end)
+    return Replayed(spec.name, rerun.choices, rerun.differing, rerun.first, end, rerun.broke)
 
 
 def _header(line: Line | None, path: object) -> tuple[dict[str, Any], RouterFacts]:
@@ -279,10 +292,11 @@ class _Rerun:
         self.choices = 0
         self.differing = 0
         self.first = ""
+        self.broke = ""
         router.begin(facts)
 
     def apply(self, line: Line) -> None:
-        """Raises KeyError and its like for a damaged line, RouterError where the router breaks."""
+        """Raises KeyError and its like for a damaged line."""
         data = line.data
         event = data["e"]
         if event == "route":
@@ -302,8 +316,8 @@ class _Rerun:
             arguments.append(data["tokens"])
         try:
             getattr(self.router, event)(*arguments)
-        except Exception as error:
-            raise RouterError(self.router, event, job, error) from error
+        except Exception as error:  # as in the gateway, which goes on
+            self.broke = self.broke or str(RouterError(self.router, event, job, error))
 
     def _compare(self, line: Line) -> None:
         data = line.data

@@ -28,7 +28,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.routing import Route
 
-from fastserve.gateway.api import admin, generate, monitor
+from fastserve.gateway.api import admin, generate, jobs, monitor
 from fastserve.gateway.core import Core
 from fastserve.package_version import package_version
 from fastserve.server.api import errors
@@ -44,6 +44,7 @@ PARTS: Final[dict[str, str]] = {
     "models": "fastserve.gateway.models.api:make",
     "queue": "fastserve.gateway.job_queue:make",
     "ollama": "fastserve.gateway.ollama.part:make",
+    "discovery": "fastserve.gateway.discovery.part:make",
 }
 """Name -> where a function (gateway) -> Part | None is. In the order that calls pass: conversations, cache, models."""
 
@@ -73,7 +74,7 @@ def create_app(gateway: Core) -> FastAPI:
             if part.stage is not None:
                 gateway.stages.append(part.stage)
     routers: list[APIRouter] = [part.router for part in gateway.parts if part.router is not None]
-    routers += [generate.router, admin.router, monitor.router]  # a part's route wins over the core's
+    routers += [generate.router, jobs.router, admin.router, monitor.router]  # a part's route wins over the core's
     if gateway.config.metrics:
         routers.append(monitor.metrics_router(gateway.config.metrics_endpoint))
     for router in routers:

@@ -7,11 +7,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+from fastserve.flightlog.routes import RouteLog
 from fastserve.gateway.upstream import Upstream
-from fastserve.routers import Replica, ReplicaView, Router, RouterError, RouterFacts, chosen
+from fastserve.routers import Replica, ReplicaView, RouterError, RouterFacts, chosen
 from fastserve.routers.least_connections import LeastConnections
+from fastserve.routers.spec import RouterSpec
 from fastserve.sched.job import Job
 
 log = logging.getLogger("fastserve.gateway")
@@ -40,10 +43,12 @@ class Choice:
 class Choosing:
     """Times of the router's calls are ns since this object was made; they never fall."""
 
-    def __init__(self, router: Router, unit_tokens: int, seed: int, record: Any = None) -> None:
-        self.router = router
+    def __init__(self, spec: RouterSpec, unit_tokens: int, seed: int, path: Path | None = None) -> None:
+        self.spec = spec
+        self.own = self.router = spec.fresh()
         self.instead = LeastConnections()
-        self.record = record  # a flightlog.routes.RouteLog, or None
+        self.path = path  # of a log of what the router is told and chooses
+        self.log: RouteLog | None = None
         self.unit_tokens = unit_tokens
         self.seed = seed
         self.origin = time.monotonic_ns()
@@ -73,24 +78,26 @@ class Choosing:
         return time.monotonic_ns() - self.origin
 
     def begin(self, upstreams: Sequence[Upstream]) -> None:
-        """Once; those that come later are told by came()."""
+        """Once; those that come later are told by came(). Raises OSError where the log cannot be written."""
         self.begun = True
-        facts = RouterFacts(tuple(Replica(each.name, each.weight) for each in upstreams), self.unit_tokens, self.seed)
+        whole = [each.replica for each in upstreams] == list(range(len(upstreams)))  # none has gone before the start
+        replicas = tuple(Replica(each.name, each.weight) for each in upstreams) if whole else ()
+        facts = RouterFacts(replicas, self.unit_tokens, self.seed)
         self.instead.begin(facts)
+        if self.path is not None:
+            self.log = RouteLog(self.path, self.spec, facts)
+            self.router = self.log.around(self.router)
         self._tell("begin", self.router.begin, facts)
-        if self.record is not None:
-            self.record.begin(facts)
+        for upstream in () if whole else upstreams:
+            self.came(upstream)
 
     def route(self, job: Job, views: Sequence[ReplicaView]) -> int:
         """An index into views."""
-        now = self.now()
         try:
             index = chosen(self.router, job, views)
         except RouterError as error:
             self._fault(error.method, error)
             index = self.instead.route(job, views)
-        if self.record is not None:
-            self.record.route(now, job, views, index)
         return index
 
     def why(self, job: Job) -> str:
@@ -103,42 +110,32 @@ class Choosing:
     def sent(self, job: Job, replica: int) -> None:
         now = self.now()
         self._tell("sent", self.router.sent, job, replica, now)
-        if self.record is not None:
-            self.record.sent(now, job, replica)
 
     def ended(self, job: Job, replica: int, tokens: int) -> None:
         now = self.now()
         self._tell("ended", self.router.ended, job, replica, now, tokens)
-        if self.record is not None:
-            self.record.ended(now, job, replica, tokens)
 
     def failed(self, job: Job, replica: int) -> None:
         now = self.now()
         self._tell("failed", self.router.failed, job, replica, now)
-        if self.record is not None:
-            self.record.failed(now, job, replica)
 
     def lost(self, upstream: Upstream) -> None:
         now = self.now()
         self._tell("lost", self.router.lost, upstream.replica, now)
-        if self.record is not None:
-            self.record.lost(now, upstream.replica)
 
     def came(self, upstream: Upstream) -> None:
         now = self.now()
         self._tell("came", self.router.came, upstream.replica, upstream.name, upstream.weight, now)
-        if self.record is not None:
-            self.record.came(now, upstream.replica, upstream.name, upstream.weight)
 
     def close(self) -> None:
-        if self.record is not None:
-            self.record.close()
+        if self.log is not None:
+            self.log.close()
 
     def _tell(self, method: str, call: Callable[..., Any], *arguments: Any) -> None:
         try:
             call(*arguments)
         except Exception as error:
-            self._fault(method, RouterError(self.router, method, None, error))
+            self._fault(method, RouterError(self.own, method, None, error))
 
     def _fault(self, method: str, error: Exception) -> None:
         """Each method once: a router that is broken breaks at each request."""

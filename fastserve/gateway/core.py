@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
-from typing import Any, NamedTuple
+from typing import Self
 
-from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 
+from fastserve.atomic_files import check_writable
+from fastserve.gateway import capable, translate
 from fastserve.gateway.asking import Asking
-from fastserve.gateway.call import Call, Next, Part, Stage, whole
+from fastserve.gateway.call import Call, Next, Part, Stage
 from fastserve.gateway.choosing import Choosing
 from fastserve.gateway.config.settings import GatewayConfig
 from fastserve.gateway.health import Health
@@ -28,23 +27,16 @@ from fastserve.gateway.wire.passed import Passed
 from fastserve.http_client import HttpClientError
 from fastserve.server.api.errors import ApiError
 from fastserve.server.http.auth import Auth
-from fastserve.server.http.ids import new_id
 from fastserve.server.http.input_pool import InputPool
 from fastserve.server.http.limits import RateLimits
 
 log = logging.getLogger("fastserve.gateway")
 
 BODIES_AT_ONCE = 8
+OVERHEAD, PARSED = 16 << 10, 3
+"""Bytes that a request takes beside its body, and how often that is in memory: as it came, and parsed."""
+
 DRAINING = "the gateway is shutting down and accepts no new requests"
-
-
-class Answer(NamedTuple):
-    """text: of the first choice. raw: the whole answer."""
-
-    text: str
-    finish_reason: str | None
-    usage: dict[str, Any]
-    raw: dict[str, Any]
 
 
 class Core:
@@ -60,11 +52,13 @@ class Core:
         self.asking = Asking(config.connect_timeout)
         self.health = Health(config, self.upstreams, self.asking)
         self.views = Views(self.upstreams, self.asking, config.view_interval)
-        router = config.router_spec().fresh()
-        self.choosing = Choosing(router, UNIT_TOKENS, config.seed)
-        self.health.on_lost.append(self.choosing.lost)
+        if config.route_log is not None:
+            check_writable(config.route_log)
+        self.choosing = Choosing(config.router_spec(), UNIT_TOKENS, config.seed, config.route_log)
+        self.health.on_lost.append(self._lost)
+        self.upstreams.on_removed.append(self._lost)
         self.health.on_came.append(self._came)
-        self.jobs = JobsOfCalls("prefixes" in router.needs)
+        self.jobs = JobsOfCalls("prefixes" in self.choosing.router.needs)
         self.telemetry = Telemetry(self.upstreams)
         self.sending = Sending(
             config, self.upstreams, self.health, self.choosing, self.jobs, self._ended, self.telemetry.first_byte
@@ -72,6 +66,8 @@ class Core:
         self.stages: list[Stage] = []
         self.parts: list[Part] = []
         self.running: set[Call] = set()
+        self.weights: dict[Call, int] = {}
+        self.held = 0  # bytes, their sum
         self.draining = False
         self.ready = False
         self.started = time.time()
@@ -125,6 +121,10 @@ class Core:
         self.input_pool.close()
         await self.auth.close()
 
+    def _lost(self, upstream: Upstream) -> None:
+        if self.choosing.begun:
+            self.choosing.lost(upstream)
+
     def _came(self, upstream: Upstream) -> None:
         if self.choosing.begun:
             self.choosing.came(upstream)
@@ -141,6 +141,7 @@ class Core:
         if self.draining:
             raise ApiError(503, DRAINING, retry_after=self.config.drain_seconds)
         self.limits.admit(call.client, len(call.body) // BYTES)
+        self._hold(call)
         self.running.add(call)
         response = None
         try:
@@ -151,42 +152,47 @@ class Core:
             return response
         finally:
             if not isinstance(response, Passed):
-                self.running.discard(call)
+                self._release(call)
 
     async def forward(self, call: Call) -> Response:
         """The last of the stages: the router's choice, there and back."""
         if not call.model:
             call.rewrite(model=self.default_model)
         self.views.seen()
-        return await self.sending(call)
+        having = self.upstreams.having(call.model)
+        native = None
+        if having and not any(capable.has(each, call.path) for each in having):
+            if call.path not in translate.ROUTES:
+                raise capable.lacking(self.upstreams, call.model, call.path)
+            native = translate.translate(call)
+        path = call.path
+        response = await self.sending(call, lambda upstream: capable.has(upstream, path))
+        return response if native is None else await translate.answered(call, native, response)
+
+    def _hold(self, call: Call) -> None:
+        """Makes sure of memory for a request on its way. Raises ApiError 503."""
+        weight = OVERHEAD + PARSED * len(call.body)
+        if self.held + weight > self.config.keep_mib * (1 << 20):
+            what = f"requests on their way take {self.config.keep_mib:g} MiB already (keep_mib): try again later"
+            raise ApiError(503, what, retry_after=1)
+        self.held += weight
+        self.weights[call] = weight
+
+    def _release(self, call: Call) -> None:
+        self.running.discard(call)
+        self.held -= self.weights.pop(call, 0)
 
     def _ended(self, call: Call, upstream: Upstream, tokens: int, well: bool) -> None:
-        self.running.discard(call)
+        self._release(call)
         self.limits.charge(call.client, tokens)
 
-    async def generate(self, model: str, prompt: str | Sequence[dict[str, Any]], **params: Any) -> Answer:
-        """The whole answer to a prompt, or to messages. params: fields of OpenAI's bodies. Raises ApiError."""
-        response = await self.answer(self._own_call(model, prompt, params))
-        raw = json.loads(await whole(response))
-        if response.status_code != 200:
-            raise ApiError(response.status_code, str(raw))
-        choice = raw["choices"][0]
-        text = choice["message"]["content"] if "message" in choice else choice["text"]
-        return Answer(text or "", choice.get("finish_reason"), raw.get("usage") or {}, raw)
+    async def __aenter__(self) -> Self:
+        """Without a server: `async with Gateway(...) as gateway: await gateway.generate(...)`."""
+        await self.start()
+        return self
 
-    async def stream(self, model: str, prompt: str | Sequence[dict[str, Any]], **params: Any) -> AsyncIterator[str]:
-        """The text as it comes. Raises ApiError."""
-        answer = await self.generate(model, prompt, **params)
-        yield answer.text
-
-    def _own_call(self, model: str, prompt: str | Sequence[dict[str, Any]], params: dict[str, Any]) -> Call:
-        chat = not isinstance(prompt, str)
-        fields = {"model": model, "messages" if chat else "prompt": prompt if not chat else list(prompt), **params}
-        return Call(
-            "/v1/chat/completions" if chat else "/v1/completions", json.dumps(fields).encode(), fields,
-            Headers({"content-type": "application/json"}), model, params.get("user") or "default", False,
-            bool(params.get("stream")), new_id(), time.monotonic_ns(),
-        )  # fmt: skip
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
 
 
 def gateway_of(request: Request) -> Core:

@@ -131,8 +131,7 @@ class Health:
         if not upstream.kind:
             found = await self._kind(upstream)
             upstream.kind = cast(Kind, found.kind)
-            if upstream.kind == "ollama":
-                upstream.load.slots = None
+            upstream.load.slots = found.slots
         if upstream.kind in PATHS:
             await self.asking.json(upstream, PATHS[upstream.kind])
         if not upstream.models_given or upstream.kind not in PATHS:
@@ -146,7 +145,7 @@ class Health:
             try:
                 answer = await self.asking.json(upstream, path)
             except AnswerError as error:
-                if error.status in (401, 403, 502, 503):
+                if error.status in (502, 503) or path == "/v1/models":  # else it has no such route, and says so oddly
                     raise
             try:
                 path = asking.send(answer)

@@ -23,7 +23,8 @@ def run(gateway: Core, app: FastAPI) -> None:
     for warning in config.strays():
         log.warning(warning)
     count = len(gateway.upstreams)
-    lines = [f"gateway of {count} upstream{'s' * (count != 1)}, router {config.router}"]
+    hint = "" if count or gateway.parts else "\nno upstream yet: give --upstream URL, or POST one to /gateway/upstreams"
+    lines = [f"gateway of {count} upstream{'s' * (count != 1)}, router {config.router}{hint}"]
     with contextlib.ExitStack() as held:
         listener = held.enter_context(bind(config.host, config.port))
         also = []

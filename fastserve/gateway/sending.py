@@ -27,13 +27,14 @@ from fastserve.gateway.jobs_of_calls import JobsOfCalls
 from fastserve.gateway.upstream import Upstream
 from fastserve.gateway.upstreams import Upstreams
 from fastserve.gateway.wire import headers
-from fastserve.gateway.wire.endings import Events, error_message, form_of, usage_tokens
+from fastserve.gateway.wire.endings import Events, form_of, usage_tokens
 from fastserve.gateway.wire.exchange import Exchange
 from fastserve.gateway.wire.passed import CLIENT_LEFT, Passed
 from fastserve.gateway.wire.watch import SlowError, Watch
 from fastserve.http_client import ConnectError, HttpClientError
 from fastserve.sched.job import Job
 from fastserve.server.api.errors import ApiError, error_response
+from fastserve.server.http.auth import spoken
 
 log = logging.getLogger("fastserve.gateway")
 
@@ -202,6 +203,8 @@ class Sending:
     ) -> Response:
         """There and, at least the head of the answer, back. Raises FailedError."""
         lines = headers.to_upstream(call.headers.raw) + f"x-request-id: {call.request_id}\r\n".encode("latin-1")
+        if call.authenticated and upstream.kind == "fastserve" and upstream.key is not None:
+            lines += spoken(call.client)
         where = f"{call.path}?{call.query}" if call.query else call.path
         body = None if call.method == "GET" else call.body
         request = request_of(call.method, upstream, where, lines, body)
@@ -283,7 +286,7 @@ class Sending:
             return self._failed(call, upstream, f"it redirects (status {status}): its final address has to be given")
         rest = seconds_of(headers.value_of(raw, b"retry-after"))
         answer = partial(with_headers, bytes(body), status, headers.to_client(raw))
-        log.info("upstream %s: status %d: %s", upstream.name, status, error_message(bytes(body)))
+        log.info("request %s: upstream %s: status %d", call.request_id, upstream.name, status)
         return FailedError(upstream, answer, rest, waits=rest is None and status != 429)
 
     def _failed(self, call: Call, upstream: Upstream, why: str) -> FailedError:

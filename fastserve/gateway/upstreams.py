@@ -45,7 +45,7 @@ class Upstreams:
         the server. Raises ValueError for what is no URL, weight or name, and for a name that is taken.
         """
         url = places.url_of(url)
-        name = places.named(name or url.partition("://")[2].replace("/", "-"))
+        name = places.named(name or places.name_of(url))
         if name in self.by_name:
             raise ValueError(f"there is an upstream called {name!r} already: give this one another name")
         if len(self.by_name) >= MOST:

@@ -36,10 +36,12 @@ def check_apart(
     timeline: str | PathLike[str] | None,
     iterations: str | PathLike[str] | None,
     programs: str | PathLike[str] | None = None,
+    routes: str | PathLike[str] | None = None,
 ) -> None:
     """Raises ValueError where two are to be written into one file."""
     names: dict[Path, tuple[str, str | PathLike[str]]] = {}
-    for name, file in (("timeline", timeline), ("iterations", iterations), ("programs-csv", programs)):
+    asked = (("timeline", timeline), ("iterations", iterations), ("programs-csv", programs), ("route-log", routes))
+    for name, file in asked:
         if file is not None:
             other, first = names.setdefault(Path(file).resolve(), (name, file))
             if other != name:

@@ -52,6 +52,8 @@ class SentSince:
         told = self.now - view.age
         while parcels and parcels[0].when <= told:
             parcels.popleft()
+        if not parcels:
+            return NOTHING
         return Sent(len(parcels), sum(one.prompt for one in parcels), sum(one.expected for one in parcels))
 
     def forget(self, replica: int) -> None:

@@ -21,6 +21,7 @@ from fastserve.engine.engine import QueueFull, RefusedError
 from fastserve.engine.request import Piece
 from fastserve.jobqueue.jobs import JobQueue
 from fastserve.server.api.chat_template import ChatTemplate
+from fastserve.server.api.content_filter import ContentFilter
 from fastserve.server.api.errors import ApiError
 from fastserve.server.api.piece_queue import LoopDispatcher
 from fastserve.server.api.tokenization import Tokenization
@@ -73,7 +74,9 @@ class Service:
         self.programs = Programs(apart=config.share_prefixes == "client")
         self.max_body_bytes = round(config.max_body_mib * (1 << 20))
         self.input_pool = InputPool(BODIES_AT_ONCE * self.max_body_bytes)
-        self.tokenization = Tokenization(engine, ChatTemplate(engine.tokenizer, config.chat_template), self.input_pool)
+        chat = ChatTemplate(engine.tokenizer, config.chat_template)
+        filter = None if config.content_filter is None else ContentFilter(config.content_filter)
+        self.tokenization = Tokenization(engine, chat, self.input_pool, filter)
         self.registry = JobRegistry(config.keep_jobs, config.keep_hours, config.keep_mib * (1 << 20))
         self.totals = Totals()
         self.load_now = LoadNow(engine, self.totals)

@@ -70,6 +70,10 @@ def _look(config: FastServeConfig) -> None:
         files.tokens(config.api_key_file)
     if config.chat_template is not None:
         files.template(config.chat_template)
+    if config.content_filter is not None:
+        from fastserve.server.api.content_filter import ContentFilter
+
+        ContentFilter(config.content_filter)
     if config.flight_log is not None:
         check_writable(Path(config.flight_log))
 

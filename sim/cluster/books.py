@@ -65,7 +65,7 @@ class Books:
 
     def within(self, steps: int) -> list[int]:
         """meter.steps at which somebody has as many as were expected, up to this one, rising."""
-        found: list[int] = []
+        found: dict[Job, int] = {}  # (one may be in the heap twice)
         order = self.order
         look = [0]
         while look:
@@ -73,46 +73,53 @@ class Books:
             if at < len(order) and order[at][0] <= steps:
                 last, _, job = order[at]
                 if self.last.get(job) == last:
-                    found.append(last)
+                    found[job] = last
                 look += (2 * at + 1, 2 * at + 2)
-        return sorted(found)
+        return sorted(found.values())
+
+
+class Memory:
+    """What a Scheduler has of its KV pool, as it stands."""
+
+    __slots__ = ("block", "cold", "idle", "phase", "room", "size", "steps", "unit", "used")
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        ledger, sharing = scheduler.ledger, scheduler.sharing
+        self.steps = scheduler.meter.steps
+        self.block = ledger.block
+        self.room = ledger.blocks
+        self.used = ledger.used
+        self.cold = ledger.cold
+        self.phase = list(ledger.phase)
+        self.unit = 0 if sharing is None else sharing.unit
+        self.size = 1 if sharing is None else sharing.size
+        self.idle = 0 if sharing is None else sharing.tree.idle_units
+
+    def free(self, done: int) -> tuple[int | None, int]:
+        """Tokens in use by nobody, without and with something remembered, after so many decodes of those who decode."""
+        if self.room >= NEVER:
+            return None, self.idle * self.unit
+        used = self.used + self.cold
+        if done:
+            used += done // self.block * sum(self.phase)
+            for i in range(self.steps, self.steps + done % self.block):
+                used += self.phase[-i % self.block]
+        left = max(0, self.room - used)
+        idle = min(self.idle, left // self.size)
+        return (left - idle * self.size) * self.block, idle * self.unit
 
 
 class Moment:
     """A replica from `at` (ns) on, until something else happens to it.
 
     box: what has been sent to it, and its Scheduler does not know yet. plan: under way, for so many iterations; None:
-    none is. begun: ps of its time that the one before it has left over.
+    none is. begun: ps of its time that the one before it has left over. whole: it will be asked for later than that;
+    else what is costly to know is only looked at when somebody asks.
     """
 
     __slots__ = (
-        "active",
-        "at",
-        "batch",
-        "begun",
-        "block",
-        "bounds",
-        "boxed",
-        "boxed_guess",
-        "boxed_prompt",
-        "chunk",
-        "cold",
-        "context",
-        "expected",
-        "idle",
-        "k",
-        "latency",
-        "phase",
-        "queued",
-        "room",
-        "running",
-        "size",
-        "start",
-        "steps",
-        "unit",
-        "used",
-        "waiting",
-        "within",
+        "active", "at", "batch", "begun", "books", "bounds", "boxed", "boxed_guess", "boxed_prompt", "chunk", "context",
+        "expected", "k", "latency", "memory", "queued", "running", "scheduler", "start", "steps", "waiting", "within",
     )  # fmt: skip
 
     def __init__(
@@ -125,9 +132,11 @@ class Moment:
         iterations: int,
         begun: int,
         latency: LatencyModel,
+        whole: bool,
     ) -> None:
-        ledger = scheduler.ledger
         self.at = at
+        self.scheduler = scheduler
+        self.books = books
         self.running = len(scheduler.running)
         self.waiting = len(scheduler.live) - self.running
         self.boxed = self.boxed_prompt = self.boxed_guess = 0
@@ -139,25 +148,18 @@ class Moment:
         self.steps = scheduler.meter.steps
         self.expected = books.later + books.steps
         self.active = len(books.last)
-        self.block = ledger.block
-        self.room = ledger.blocks
-        self.used = ledger.used
-        self.cold = ledger.cold
-        sharing = scheduler.sharing
-        self.unit = 0 if sharing is None else sharing.unit
-        self.size = 1 if sharing is None else sharing.size
-        self.idle = 0 if sharing is None else sharing.tree.idle_units
+        self.memory = Memory(scheduler) if whole else None
         self.k = 0  # iterations under way of which each yields something
-        self.within: list[int] = []
+        self.within: list[int] | None = None  # see Books.within()
         if plan is None:
             return
         change = len(plan.joined) - len(plan.left)
         self.running += change
         self.waiting -= change
-        if plan.found:
+        if plan.shares is not None:
             for job in plan.joined:
                 if job.place is NOWHERE:
-                    self.queued -= plan.found.get(job, 0)
+                    self.queued -= plan.shares.found.get(job, 0)
         if iterations == 1:
             return
         self.k = iterations
@@ -167,18 +169,21 @@ class Moment:
         self.context = plan.context
         self.latency = latency
         self.chunk = 0
-        self.bounds: list[int] = []  # ps from the start to the end of each iteration, where there is no formula
         if plan.prefill:
             alone, self.chunk = plan.prefill[0]
-            first = plan.first(alone)
-            total = self.begun
-            for i in range(self.k):
-                part = (first + i * self.chunk, self.chunk)
-                total += self.latency.iteration_ps(self.batch, self.context + i * self.batch, [part])
-                self.bounds.append(total)
-        if self.batch:
-            self.phase = list(ledger.phase)
-            self.within = books.within(self.steps + self.k)
+            self.bounds = self._bounds(plan.first(alone))
+        if whole and plan.batch:
+            self.within = books.within(self.steps + iterations)
+
+    def _bounds(self, first: int) -> list[int]:
+        """ps from the start to the end of each iteration of a lone prefill, for which there is no formula."""
+        total = self.begun
+        found = []
+        for i in range(self.k):
+            part = (first + i * self.chunk, self.chunk)
+            total += self.latency.iteration_ps(self.batch, self.context + i * self.batch, [part])
+            found.append(total)
+        return found
 
     def passed(self, now: int) -> int:
         """Iterations of the plan under way that are over by `now` (ns)."""
@@ -188,40 +193,29 @@ class Moment:
         if self.chunk:
             return bisect_right(self.bounds, ps - 1)
         done = self.latency.steps_for(ps - self.begun, self.batch, self.context) - 1
-        return min(done, self.k)
+        return done if done < self.k else self.k
 
-    def queued_tokens(self, now: int) -> int:
-        done = self.passed(now) * self.chunk if self.k and self.chunk else 0
-        return self.queued + self.boxed_prompt - done
-
-    def expected_tokens(self, now: int) -> int:
+    def work(self, now: int) -> tuple[int, int]:
+        """Prompt tokens that it still has to compute, and output tokens that are expected of it."""
+        queued = self.queued + self.boxed_prompt
+        expected = self.expected + self.boxed_guess
         steps = self.steps
-        if self.k and self.batch:
-            steps += self.passed(now)
-        left = self.expected - self.active * steps + self.boxed_guess
-        for last in self.within:
-            if last >= steps:
-                break
-            left += steps - last
-        return left
-
-    def _used(self, now: int) -> int:
-        """Blocks in use."""
-        used = self.used + self.cold
-        if self.k and self.batch:
+        if self.k:
             done = self.passed(now)
-            used += done // self.block * sum(self.phase)
-            for i in range(self.steps, self.steps + done % self.block):
-                used += self.phase[-i % self.block]
-        return used
+            if done:
+                queued -= done * self.chunk
+                if self.batch:
+                    steps += done
+                    if self.within is None:
+                        self.within = self.books.within(self.steps + self.k)
+                    for last in self.within:
+                        if last >= steps:
+                            break
+                        expected += steps - last
+        return queued, expected - self.active * steps
 
-    def free_tokens(self, now: int) -> int | None:
-        if self.room >= NEVER:
-            return None
-        left = max(0, self.room - self._used(now))
-        return (left - min(self.idle, left // self.size) * self.size) * self.block
-
-    def cached_tokens(self, now: int) -> int:
-        if self.idle == 0 or self.room >= NEVER:
-            return self.idle * self.unit
-        return min(self.idle, max(0, self.room - self._used(now)) // self.size) * self.unit
+    def room(self, now: int) -> tuple[int | None, int]:
+        """Tokens of its KV pool in use by nobody, without and with something remembered."""
+        if self.memory is None:
+            self.memory = Memory(self.scheduler)
+        return self.memory.free(self.passed(now) if self.k and self.batch else 0)

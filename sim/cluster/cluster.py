@@ -8,11 +8,14 @@ whoever is at a boundary drains its inbox; plans. Nothing of a later time is kno
 from __future__ import annotations
 
 from collections.abc import Callable
+from os import PathLike
 
+from fastserve.flightlog.routes import RouteLog
 from fastserve.metrics.finish import COMPLETED
 from fastserve.metrics.records import Recorder
 from fastserve.routers import Replica as Named
 from fastserve.routers import Router, RouterError, RouterFacts, chosen
+from fastserve.routers.spec import RouterSpec
 from fastserve.sched.job import NEVER, Job
 from sim.cluster.faults import BACK, DRAIN, FAIL, Fault, afresh
 from sim.cluster.replica import Replica
@@ -22,6 +25,9 @@ from sim.session_inbox import FedInbox
 
 Make = Callable[["Cluster", int], Replica]
 """A fresh replica by its number: at the start, and when it comes back."""
+Look = Callable[[Replica, int], object]
+Note = Callable[[Job, int, str], object]
+"""Told of what happens to a job between replicas: at which time, ns, and in words."""
 
 
 class Cluster:
@@ -63,10 +69,9 @@ class Cluster:
         self.collapsed = False
         self.stopped = False  # asked for from outside: the run ends at the next event
         self.closely = bool(faults) or max_backlog is not None  # there is more to look at than arrivals and ends
-        self.now = 0
+        self.now = 0  # ns: the last time at which something ended
         self.guesses = "guess" in router.needs
-        self.hears_sent = type(router).sent is not Router.sent  # else it is not asked to listen
-        self.hears_ended = type(router).ended is not Router.ended
+        self.hears_sent = self.hears_ended = True  # the router listens to what is sent, and to what has ended
         self.answers = 0  # jobs that ended by themselves, and their output tokens
         self.answered = 0
         self.tokens: dict[Job, int] = {}  # of who has been sent and has not ended: as outstanding_tokens counts it
@@ -76,7 +81,7 @@ class Cluster:
         self.programs: dict[str, set[int]] = {}  # whose jobs are where, of those that will end
         self.ends: list[int] = [NEVER] * len(names)
         self.returning: set[int] = set()  # drained ones that come back as soon as their last job has ended
-        self.look: Callable[[Replica], object] | None = None
+        self.looks: list[Look] = []
         self.past: list[Replica] = []  # that failed, or were drained, and have come back
         self.clock = Clock()
         self.view_delay = view_delay
@@ -87,13 +92,22 @@ class Cluster:
             for replica, name in zip(self.replicas, names, strict=True)
         ]
         self.open = list(self.views)  # which may be chosen
-        router.begin(RouterFacts(tuple(names), unit_tokens, seed))
+        self.facts = RouterFacts(tuple(names), unit_tokens, seed)
+        self.log: RouteLog | None = None
+        self.notes: list[Note] = []
 
-    def attach_each(self, look: Callable[[Replica], object]) -> None:
-        """Before run(): look(replica) attaches observers to each replica, and to each that comes back."""
-        self.look = look
+    def attach_each(self, look: Look) -> None:
+        """Before run(): look(replica, life) attaches observers to each replica, and to each that comes back. life: 1 at
+        first.
+        """
+        self.looks.append(look)
         for replica in self.replicas:
-            look(replica)
+            look(replica, 1)
+
+    def log_routes(self, path: str | PathLike[str], spec: RouterSpec) -> None:
+        """Before run(): writes what the router, made from `spec`, is told and chooses. Raises OSError."""
+        self.log = RouteLog(path, spec, self.facts, wait=True)
+        self.router = self.log.around(self.router)
 
     # -- time ------------------------------------------------------------------------------------------------------
 
@@ -102,6 +116,10 @@ class Cluster:
 
         Raises PolicyError, RouterError; ObserverError where an observer breaks.
         """
+        router = self.router
+        self.hears_sent = type(router).sent is not Router.sent
+        self.hears_ended = type(router).ended is not Router.ended
+        self._tell("begin", None, self.facts)
         for replica in self.replicas:
             self._began(replica, 0)
         try:
@@ -114,6 +132,8 @@ class Cluster:
         finally:
             for replica in self.replicas:
                 replica.observers.ended(self.now)
+            if self.log is not None:
+                self.log.close()
 
     def _began(self, replica: Replica, now: int) -> None:
         replica.recorder.began(replica.observers.run, now)
@@ -124,32 +144,39 @@ class Cluster:
     def _turns(self) -> None:
         """One time after the other. What is rare goes through _settle(); the rest is what that would do, at once."""
         ends, inbox, replicas = self.ends, self.inbox, self.replicas
+        end = min(ends)
         while not (self.stopped or self.collapsed):
-            end = min(ends)
             at = inbox.at
             now = end if end < at else at
             if now == NEVER:
                 return
             if self.faults and self.faults[-1].at <= now:
                 self._settle(self.faults[-1].at, [])
+                end = min(ends)
                 continue
             if at < end:
                 for job in inbox.arrived(at):
                     self._route(job, at)
-                if min(ends) <= at or inbox.at <= at:
+                end = min(ends)
+                if end <= at or inbox.at <= at:
                     self._settle(at, [])
+                    end = min(ends)
                 continue
-            replica = replicas[ends.index(now)]
+            self.now = now
+            number = ends.index(now)
+            replica = replicas[number]
             replica.finish(now)
-            box = replica.box
-            while inbox.at > now and min(ends) > now and not self.closely:
-                if box.at > now:
-                    self.now = now
+            end = min(ends)
+            if inbox.at > now and end > now and not self.closely:
+                box = replica.box
+                while box.at <= now:
+                    replica.drain(now)
+                if self.fed is None or (inbox.at > now and min(ends) > now):
                     replica.begin(now)
-                    break
-                replica.drain(now)
-            else:
-                self._settle(now, [replica])
+                    end = min(end, ends[number]) if self.fed is None else min(ends)
+                    continue
+            self._settle(now, [replica])
+            end = min(ends)
 
     def _settle(self, now: int, ready: list[Replica]) -> None:
         """All that (yet) happens at one time. ready: who is at a boundary already."""
@@ -170,9 +197,6 @@ class Cluster:
                     again = True
             if not again and min(ends) > now and not (self.faults and self.faults[-1].at <= now):
                 break
-        if not ready:
-            return
-        self.now = now
         if self.max_backlog < NEVER and self._backlog() > self.max_backlog:
             self.collapsed = True
             return
@@ -183,6 +207,7 @@ class Cluster:
         return sum([len(replica.scheduler.live) for replica in self.replicas if not replica.dead])
 
     def _boundaries(self, now: int, ready: list[Replica]) -> None:
+        self.now = now
         for number, end in enumerate(self.ends):
             if end <= now:
                 replica = self.replicas[number]
@@ -198,10 +223,13 @@ class Cluster:
             views = [view for view in views if view.of not in tried]
         if not views:
             self.refused.rejected(job, now, "no replica takes requests")
+            if self.notes:
+                self._note(job, now, "refused: no replica takes requests")
             self._over(job, now)
             return
         router = self.router
         self.clock.now = now
+        self.clock.turn += 1
         mean = self.answered // self.answers if self.answers else 0
         if self.guesses and job.guess is None:
             job.guess = mean
@@ -213,7 +241,20 @@ class Cluster:
             self.programs.setdefault(job.program, set()).add(view.replica)
         if self.hears_sent:
             self._tell("sent", job, view.replica, now)
+        if self.notes:
+            self._note(job, now, f"routed to {view.name}, one of {len(views)}{self._reason(job)}")
         view.of.deliver(job, now, now + self.hop)
+
+    def _reason(self, job: Job) -> str:
+        try:
+            said = self.router.explain(job)
+        except Exception as error:
+            raise RouterError(self.router, "explain", job, error) from error
+        return f": {said}" if said else ""
+
+    def _note(self, job: Job, now: int, what: str) -> None:
+        for note in self.notes:
+            note(job, now, what)
 
     def _tell(self, method: str, job: Job | None, *facts: object) -> None:
         """The router, of something that has happened."""
@@ -253,7 +294,8 @@ class Cluster:
         fed.left(job, now)
         for program in fed.ended():
             for number in sorted(self.programs.pop(program, ())):
-                self.replicas[number].tell(program, now)
+                if not self.replicas[number].dead:
+                    self.replicas[number].tell(program, now)
 
     # -- what befalls replicas -------------------------------------------------------------------------------------
 
@@ -274,6 +316,7 @@ class Cluster:
         again too.
         """
         view, replica = self.views[number], self.replicas[number]
+        self.now = now
         self.open = [other for other in self.open if other is not view]
         self.returning.discard(number)
         again: list[Job] = []
@@ -288,6 +331,9 @@ class Cluster:
                 again.append(job)
             view.outstanding -= 1
             view.outstanding_tokens -= self.tokens.pop(job)
+            if self.notes:
+                then = "ends with an error" if job.finish else f"is sent again, {job.generated:,} tokens are lost"
+                self._note(job, now, f"{view.name} has failed: it {then}")
             self._tell("failed", job, number, now)
         if replica in ready:
             ready.remove(replica)
@@ -317,8 +363,9 @@ class Cluster:
         replica = self.replicas[number] = self.make(self, number)
         view = self.views[number]
         view.of = replica
-        if self.look is not None:
-            self.look(replica)
+        life = 1 + sum([other.number == number for other in self.past])
+        for look in self.looks:
+            look(replica, life)
         self._began(replica, now)
         name = self.names[number]
         self._tell("came", None, number, name.name, name.weight, now)

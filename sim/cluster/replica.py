@@ -193,6 +193,8 @@ class Replica(Driver):
             self.books = Books(self.scheduler)
             self._changed(at)
         moments = self.moments
+        if moments and not self.remembers:
+            return moments[0]
         if not moments:
             moments.append(self._moment(at))
         while len(moments) > 1 and moments[1].at <= at:
@@ -205,7 +207,9 @@ class Replica(Driver):
         plan = self.plan
         begun = self.was[1] if plan is not None and plan.now == self.was[0] else 0
         iterations = 0 if outcome is None else outcome.iterations
-        return Moment(at, self.scheduler, books, self.box.box, plan, iterations, begun, self.machine.latency)
+        return Moment(
+            at, self.scheduler, books, self.box.box, plan, iterations, begun, self.machine.latency, self.remembers
+        )
 
     def _changed(self, now: int) -> None:
         if self.remembers:
@@ -219,12 +223,17 @@ class Replica(Driver):
         assert books is not None
         if plan.batch:
             books.passed()
-        books.touch(plan.joined)
-        books.touch(plan.left)
-        books.touch(job for job, _ in plan.prefill)
-        books.touch(plan.drop)
-        books.touch(job for job, _ in outcome.extra)
-        books.touch(finished)
+        if plan.joined or plan.left:
+            books.touch(plan.joined)
+            books.touch(plan.left)
+        if plan.prefill:
+            books.touch([job for job, _ in plan.prefill])
+        if plan.moves is not None:
+            books.touch(plan.moves.drop)
+        if outcome.extra:
+            books.touch([job for job, _ in outcome.extra])
+        if finished:
+            books.touch(finished)
         if not self.remembers:
             self.moments.clear()
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 from fastserve import predictors
-from fastserve.metrics.records import Recorder
 from fastserve.policies.spec import PolicySpec
 from fastserve.workload import Trace
 from fastserve.workload.content import Content
@@ -17,7 +16,7 @@ from sim.cluster.records import NOWHERE, merged, replica_table, summed_up
 from sim.cluster.replica import Replica
 from sim.link import Link
 from sim.machine import Alone
-from sim.parts import accepted, inbox_of, machine_of, measures, recorder_of, row, to_its_end
+from sim.parts import accepted, inbox_of, machine_of, measures, recorder_of, row, to_its_end, unlimited
 from sim.prepared import Prepared
 from sim.report.run import Run
 from sim.session_inbox import SessionInbox
@@ -60,7 +59,7 @@ def build(
         return Replica(number, scheduler, body, link, box, recorder, cluster.ends, cluster.gone, about)
 
     return Cluster(
-        arrivals, router, make, settings.named, Recorder(), hop=round(settings.hop * 1e9),
+        arrivals, router, make, settings.named, recorder_of(trace, hardware, alone), hop=round(settings.hop * 1e9),
         view_delay=round(settings.view_delay * 1e9), faults=settings.faults,
         resend_all=settings.resend == "all", max_backlog=settings.max_backlog, watch=watch, seed=seed,
         unit_tokens=0 if shared is None else shared.unit,
@@ -107,8 +106,7 @@ def run_cluster(
     summary["tokens_per_decode"] = (decodes + sum([recorder.beyond for recorder in of])) / decodes if decodes else None
     summary["scheduling_events"] = plans + sum([recorder.joins + recorder.leaves for recorder in of])
     summary["collapsed"] = cluster.collapsed
-    whole = shared is not None and not settings.warmup and summary["unfinished"] == 0 == summary["rejected"]
-    summary["hit_rate_unlimited"] = shared.hit_rate(trace) if whole and shared is not None else None
+    summary["hit_rate_unlimited"] = None if shared is None else unlimited(shared, trace, columns, summary, settings)
     summary |= summed_up(table, columns, cluster.lost_tokens)
-    own["router"] = settings.router_spec.name
+    own["router"] = {"name": settings.router_spec.name, "settings": settings.router_spec.settings}
     return Run(spec.name, row(spec, settings), seed, own, columns, summary, programs, table)

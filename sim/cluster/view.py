@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from fastserve.routers.view import ReplicaView
 from fastserve.sched.job import NEVER
+from sim.cluster.books import Moment
 from sim.cluster.replica import Replica
 
 
 class Clock:
-    """now: ns, the time at which something is routed."""
+    """now: ns, the time at which something is routed. turn: how many have been routed."""
 
-    __slots__ = ("now",)
+    __slots__ = ("now", "turn")
 
     def __init__(self) -> None:
         self.now = 0
+        self.turn = 0
 
 
 class LiveView(ReplicaView):
@@ -22,7 +24,7 @@ class LiveView(ReplicaView):
     costs no look at any replica. Good during Router.route() only, as the contract has it.
     """
 
-    __slots__ = ("clock", "delay", "of")
+    __slots__ = ("clock", "delay", "of", "turn", "work")
 
     def __init__(self, of: Replica, name: str, weight: float, clock: Clock, delay: int) -> None:
         self.of = of
@@ -35,46 +37,60 @@ class LiveView(ReplicaView):
         self.outstanding = 0
         self.outstanding_tokens = 0
         self.source = "load"
+        self.turn = -1  # of the choice for which `work` was looked at
+        self.work = (0, 0)
 
-    @property
-    def at(self) -> int:
-        """ns: when what it tells was true."""
-        at = self.clock.now - self.delay
-        return at if self.delay == 0 else max(at, self.of.moment(at).at)
+    def _moment(self) -> Moment:
+        return self.of.moment(self.clock.now - self.delay)
+
+    def _at(self, moment: Moment) -> int:
+        """ns: when what it tells was true; of a replica that was not there yet, its first."""
+        return max(self.clock.now - self.delay, moment.at) if self.delay else self.clock.now
 
     @property
     def age(self) -> int:  # type: ignore[override]
-        return self.clock.now - self.at if self.delay else 0
+        return self.clock.now - self._at(self._moment()) if self.delay else 0
 
     @property
     def waiting(self) -> int:  # type: ignore[override]
         if self.delay:
-            moment = self.of.moment(self.at)
+            moment = self._moment()
             return moment.waiting + moment.boxed
         return self.of.waiting
 
     @property
     def running(self) -> int:  # type: ignore[override]
-        return self.of.moment(self.at).running if self.delay else self.of.running
+        return self._moment().running if self.delay else self.of.running
 
     @property
     def slots(self) -> int:  # type: ignore[override]
         return self.of.scheduler.slots
 
+    def _looked(self) -> tuple[int, int]:
+        """Once for each choice."""
+        clock = self.clock
+        if self.turn != clock.turn:
+            self.turn = clock.turn
+            if self.delay:
+                moment = self._moment()
+                self.work = moment.work(self._at(moment))
+            else:
+                moments = self.of.moments
+                self.work = (moments[0] if moments else self.of.moment(clock.now)).work(clock.now)
+        return self.work
+
     @property
     def queued_tokens(self) -> int:  # type: ignore[override]
-        at = self.at
-        return self.of.moment(at).queued_tokens(at)
+        return self._looked()[0]
 
     @property
     def expected_tokens(self) -> int:  # type: ignore[override]
-        at = self.at
-        return self.of.moment(at).expected_tokens(at)
+        return self._looked()[1]
 
     @property
     def free_tokens(self) -> int | None:  # type: ignore[override]
-        at = self.at
-        return self.of.moment(at).free_tokens(at)
+        moment = self._moment()
+        return moment.room(self._at(moment))[0]
 
     @property
     def pool_tokens(self) -> int | None:  # type: ignore[override]
@@ -83,5 +99,5 @@ class LiveView(ReplicaView):
 
     @property
     def cached_tokens(self) -> int:  # type: ignore[override]
-        at = self.at
-        return self.of.moment(at).cached_tokens(at)
+        moment = self._moment()
+        return moment.room(self._at(moment))[1]

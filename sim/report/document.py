@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
 __all__ = ["document", "table", "write_out"]
 
-TEXT = ("finish", "client", "program")  # the record columns that are text; all others are numbers
+TEXT = ("finish", "client", "program", "name")  # the record columns that are text; all others are numbers
 
 
 def document(settings: Mapping[str, object], runs: Sequence[Run]) -> dict[str, Any]:
-    """All runs as plain JSON values: {"settings", "runs": [{policy, label, seed, settings, summary}]}, null for NaN."""
+    """All runs as plain JSON values: {"settings", "runs": [{policy, label, seed, settings, summary}]} and, of a
+    cluster, "replicas", null for NaN."""
     return {
         **stamp("run"),
         "settings": plain(settings),
@@ -35,15 +36,23 @@ def document(settings: Mapping[str, object], runs: Sequence[Run]) -> dict[str, A
                 "seed": run.seed,
                 "settings": plain(run.settings),
                 "summary": plain(run.summary),
+                **({} if run.replicas is None else {"replicas": _listed(run.replicas)}),
             }
             for run in runs
         ],
     }
 
 
+def _listed(columns: Columns) -> Any:
+    """A table as a list of rows."""
+    rows = zip(*[column.tolist() for column in columns.values()], strict=True)
+    return plain([dict(zip(columns, row, strict=True)) for row in rows])
+
+
 def write_out(folder: Path, settings: Mapping[str, object], runs: Sequence[Run], csv: bool = False) -> list[Path]:
     """Writes run.json (settings, those of each label's policy, provenance), summary.json (`document`) and
-    records.parquet, of runs of sessions programs.csv, on request records.csv.
+    records.parquet, of runs of sessions programs.csv, of a cluster replicas.csv, on request
+    records.csv.
 
     The records of all runs are one table with the columns policy, label and seed in front. Each file appears whole or
     not at all; summary.json comes last, so a folder that has one is complete. Returns the paths.
@@ -57,6 +66,9 @@ def write_out(folder: Path, settings: Mapping[str, object], runs: Sequence[Run],
         written.append(_write_parquet(folder / "records.parquet", runs))
         if csv:
             written.append(_write_csv(folder / "records.csv", [_rows(run, run.records) for run in runs]))
+        replicas = [_rows(run, run.replicas) for run in runs if run.replicas is not None]
+        if replicas:
+            written.append(_write_csv(folder / "replicas.csv", replicas))
         programs = [_rows(run, run.programs) for run in runs if run.programs is not None]
         if programs:
             written.append(_write_csv(folder / "programs.csv", programs))

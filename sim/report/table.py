@@ -10,6 +10,7 @@ from fastserve.metrics.intervals import Ratio, paired_ratio, resampled
 from fastserve.policies.in_words import fact_lines, policy_in_words, value_in_words
 from sim.report.layout import WIDTH, aligned, average, number, ratio_text
 from sim.report.programs import programs_lines
+from sim.report.replicas import replicas_lines, router_notes
 from sim.report.run import Run
 from sim.settings import Settings
 
@@ -73,6 +74,9 @@ def table(runs: Sequence[Run], settings: Mapping[str, object]) -> str:
     programs = programs_lines(groups, settings)
     if programs:
         body = [*programs, "", "requests:", *body]
+    replicas = replicas_lines(groups, settings)
+    if replicas:
+        body += ["", *replicas]
     return "\n".join([*_header(runs, settings), "", *body, *_notes(groups, marks, settings)]) + "\n"
 
 
@@ -118,9 +122,11 @@ def _usual(name: str, settings: Mapping[str, object]) -> bool:
 def _notes(groups: Mapping[str, Sequence[Run]], marks: Mapping[str, str], settings: Mapping[str, object]) -> list[str]:
     notes = []
     for label, group in groups.items():
-        own = policy_in_words(_over_seeds(group))
+        own = policy_in_words({name: value for name, value in _over_seeds(group).items() if name != "router"})
         if own:
             notes += textwrap.wrap(f"{label}: {own}", WIDTH, subsequent_indent="  ")
+    for text in router_notes(groups):
+        notes += textwrap.wrap(text, WIDTH, subsequent_indent="  ")
     alike: dict[str, list[str]] = {}
     for label, mark in marks.items():
         alike.setdefault(mark, []).append(label)

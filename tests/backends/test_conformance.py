@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -183,6 +183,16 @@ class Cramped(ScriptedBackend):
         return super()._speak(job)
 
 
+class Blunt(ScriptedBackend):
+    """Does not say what is wrong with an adapter."""
+
+    traits = replace(ScriptedBackend.traits, adapts=True)
+    adapters: ClassVar[dict[str, Any]] = {}
+
+    def read_adapter(self, name: str, path: str) -> Any:
+        raise KeyError(path)
+
+
 @pytest.mark.parametrize(
     ("kind", "check"),
     [
@@ -205,6 +215,7 @@ class Cramped(ScriptedBackend):
         (Lingering, conformance.leaks_nothing),
         (Wordy, conformance.prompts_of_one_token),
         (Cramped, conformance.longest_context),
+        (Blunt, conformance.knows_its_adapters),
     ],
 )
 def test_one_that_is_broken_fails(kind: type[ScriptedBackend], check: Check) -> None:

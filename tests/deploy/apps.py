@@ -75,8 +75,15 @@ gateway: {replicas: {min: 2, max: 4}, resources: {cpus: 1}}
 queue: {secret: cluster-redis}
 """
 
-APPS = {"known": KNOWN, "small": SMALL, "all": ALL, "scaled": SCALED}
-COMPOSED = ("known", "small", "all")
+MODELS = """\
+name: shelf
+models: {max: 2, idle_seconds: 600, options: {max_batch: 8}}
+cache: disk
+gateway: {resources: {cpus: 2, memory: 4GB}}
+"""
+
+APPS = {"known": KNOWN, "small": SMALL, "all": ALL, "scaled": SCALED, "models": MODELS}
+COMPOSED = ("known", "small", "all", "models")
 """Those that Docker can have: it has no autoscaler."""
 
 

@@ -54,11 +54,7 @@ def test_what_people_write_is_read(tmp_path: Path) -> None:
         ("servers:\n  - model: {uri: a/b, type: embedding}\n", 2, "text generation only"),
         ("servers:\n  - model: {uri: 's3://a/b'}\n", 2, "models come from a Hugging Face hub"),
         ("servers:\n  - model: {uri: a/b, device: mps}\n", 2, "mps is Apple's GPU"),
-        (
-            "servers:\n  - model: {uri: a/b, device: cuda}\n    resources: {gpus: 0}\n",
-            3,
-            "give gpus: 1, or device: cpu",
-        ),
+        ("servers:\n  - model: {uri: a/b, device: cuda}\n    resources: {gpus: 0}\n", 3, "or device: cpu"),
         ("servers:\n  - model: {uri: a/b, device: cpu}\n    resources: {gpus: 1}\n", 3, "leave gpus out"),
         ("servers:\n  - model: {uri: a/b, device: 'cuda:1'}\n    resources: {gpus: 1}\n", 2, "sees cuda:0 only"),
         (SERVER + "    resources: {gpus: 2}\n", 3, "give replicas: 2 with gpus: 1, or backend: vllm"),
@@ -79,7 +75,9 @@ def test_what_people_write_is_read(tmp_path: Path) -> None:
         (SERVER + "queue: redis://:secret@host\n", 3, "a password does not stand in a file"),
         (SERVER + "cache: postgres\n", 3, "cache.type=postgres"),
         (SERVER + "servers: []\n", 3, "servers is given twice, first in line 1"),
-        ("servers: []\n", 1, "servers"),
+        ("servers: []\n", 1, "give at least one, or models: true"),
+        ("models: {maxx: 2}\n", 1, "did you mean max?"),
+        ("models: true\ngateway: {manager_port: null}\n", 1, "at the manager's port"),
         ("name: x\n", 1, "servers is missing"),
         ("servers: [\n", 2, "is not YAML"),
         ("- 1\n", 1, "an application has keys"),
@@ -118,7 +116,7 @@ def test_a_check_writes_nothing(tmp_path: Path, name: str, capsys: pytest.Captur
 def test_what_only_a_cluster_or_only_docker_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "app.yaml"
     for text, form, words in [
-        (APPS["scaled"], "compose", "Docker has not: give one number"),
+        (APPS["scaled"], "compose", "only Kubernetes has: give one number"),
         ("servers:\n  - model: {uri: ./mine}\n", "kubernetes", "a folder of this machine is not in a cluster"),
         (SERVER + "    replicas: {min: 1, max: 3}\n", "kubernetes", "it goes by CPU use, of resources"),
     ]:

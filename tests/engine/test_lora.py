@@ -129,6 +129,16 @@ def test_hundreds_of_preemptions_change_no_token(residency: str, model: Any) -> 
     assert total >= 350
 
 
+def test_drafts_are_the_bases_and_answers_are_not(model: Any) -> None:
+    """The model guesses for itself, without adapters: right for the base's requests, mostly wrong for the others."""
+    stage = Stage(model, "chaos", POOL + 4, 3 * POOL, max_batch=4, speculate=f"draft:{model.name}:2")
+    jobs = [(i, ADAPTERS[(i + turn) % 4]) for turn in range(2) for i in range(len(LENGTHS))]
+    for i, adapter in jobs:
+        stage.add(prompts()[i], params(i), adapter=adapter)
+    assert stage.play() == [wanted(model, i, adapter) for i, adapter in jobs]
+    assert 0 < stage.backend.accepted < stage.backend.drafted
+
+
 def test_a_prompt_under_two_adapters_shares_nothing(model: Any) -> None:
     """Of four requests with one prompt, each with an adapter of its own, none finds what another has computed; a
     second round finds all of it.

@@ -27,10 +27,7 @@ FACTS = RouterFacts((Replica("replica-0"), Replica("replica-1", 4.0), Replica("r
 def record(path: Path, router: RouterLike, script: Script) -> int:
     """Plays a script with a router in a log. Returns how many choices it made."""
     spec = RouterSpec.of(router)
-    facts = RouterFacts(
-        tuple(Replica(f"replica-{n}", weight) for n, weight in enumerate(script.weights)), 64, script.seed
-    )
-    log = RouteLog(path, spec, facts, wait=True)
+    log = RouteLog(path, spec, wait=True)
     run = Run(log.around(spec.fresh()), script)
     run.play()
     log.close()
@@ -103,7 +100,7 @@ def test_what_stands_in_it(small: Path) -> None:
 
 def test_views_are_written_as_they_were(tmp_path: Path) -> None:
     """The body changes its views as soon as it has been answered."""
-    log = RouteLog(tmp_path / "log", "round-robin", FACTS)
+    log = RouteLog(tmp_path / "log", "round-robin")
     router = log.around(make("round-robin"))
     router.begin(FACTS)
     view = ReplicaView(0, "replica-0")
@@ -148,7 +145,7 @@ class Breaks(Router):
 
 
 def test_a_router_that_breaks_is_written_and_breaks_again(tmp_path: Path) -> None:
-    log = RouteLog(tmp_path / "log", Breaks, FACTS)
+    log = RouteLog(tmp_path / "log", Breaks)
     router = log.around(Breaks())
     router.begin(FACTS)
     for number in range(2):
@@ -160,6 +157,19 @@ def test_a_router_that_breaks_is_written_and_breaks_again(tmp_path: Path) -> Non
     assert replay_routes(tmp_path / "log").differing == 0
     replayed = replay_routes(tmp_path / "log", "random")
     assert replayed.first.endswith("replica-0 (0), in the log the router broke")
+
+
+def test_a_router_that_breaks_when_it_is_told_something_is_named(small: Path) -> None:
+    class Deaf(Router):
+        def route(self, job: Job, views: Sequence[ReplicaView]) -> int:
+            return len(views) - 1
+
+        def lost(self, replica: int, now: int) -> None:
+            raise ZeroDivisionError("oh")
+
+    replayed = replay_routes(small, Deaf)
+    assert (replayed.choices, replayed.differing) == (3, 0)
+    assert str(replayed) == "reproduced: 3 choices of Deaf; router Deaf, lost(): ZeroDivisionError: oh"
 
 
 def test_the_command(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -298,7 +308,7 @@ def test_a_disk_that_is_behind_ends_the_log_and_not_the_sender(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(routes, "MOST", 5)
-    log = RouteLog(tmp_path / "log", "round-robin", FACTS)
+    log = RouteLog(tmp_path / "log", "round-robin")
     slow(log, wait=0.01)
     router = log.around(make("round-robin"))
     router.begin(FACTS)
@@ -313,7 +323,7 @@ def test_a_disk_that_is_behind_ends_the_log_and_not_the_sender(
 
 def test_a_sender_that_waits_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(routes, "MOST", 5)
-    log = RouteLog(tmp_path / "log", "round-robin", FACTS, wait=True)
+    log = RouteLog(tmp_path / "log", "round-robin", wait=True)
     slow(log, wait=0.0005)
     router = log.around(make("round-robin"))
     router.begin(FACTS)
@@ -328,7 +338,7 @@ def test_a_full_disk(
     wait: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(routes, "MOST", 5)
-    log = RouteLog(tmp_path / "log", "round-robin", FACTS, wait=wait)
+    log = RouteLog(tmp_path / "log", "round-robin", wait=wait)
     slow(log, error=OSError(28, "No space left on device"))
     router = log.around(make("round-robin"))
     router.begin(FACTS)
@@ -338,16 +348,22 @@ def test_a_full_disk(
     log.close()
     log.close()
     assert caplog.text.count("No space left on device") == 1
-    assert replay_routes(tmp_path / "log").end.startswith("the log does not say that it ended")
+    assert (tmp_path / "log").read_text() == ""
 
 
 def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
-        RouteLog(tmp_path / "none" / "log", "random", FACTS)
+        RouteLog(tmp_path / "none" / "log", "random")
+
+
+def test_a_log_of_a_run_that_never_began(tmp_path: Path) -> None:
+    RouteLog(tmp_path / "log", "random").close()
+    with pytest.raises(LogError, match="is no route log"):
+        replay_routes(tmp_path / "log")
 
 
 def test_what_is_told_after_the_end_is_not_written(tmp_path: Path) -> None:
-    log = RouteLog(tmp_path / "log", "random", FACTS)
+    log = RouteLog(tmp_path / "log", "random")
     router = log.around(make("random"))
     router.begin(FACTS)
     log.close()

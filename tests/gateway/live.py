@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import threading
@@ -17,6 +18,7 @@ from fastserve.bench.stub import Behaviour, Stub, address
 from fastserve.engine import Engine
 from fastserve.gateway import Gateway
 from fastserve.server import create_app
+from fastserve.server.config.settings import FastServeConfig
 
 PATIENCE = 60.0
 Answers = Callable[[int, dict[str, Any]], Behaviour]
@@ -70,11 +72,33 @@ def on_socket(app: FastAPI, port: int = 0) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def scripted(port: int = 0, **engine: Any) -> Iterator[str]:
-    """Our own server, on a scripted engine whose model is `scripted`."""
+def scripted(port: int = 0, model: str = "scripted", **engine: Any) -> Iterator[str]:
+    """Our own server, on a scripted engine. model: its name."""
     made = Engine.scripted(**{"max_batch": 8, **engine})
     try:
-        with on_socket(create_app(made), port) as url:
+        with on_socket(create_app(made, FastServeConfig(served_model_name=model)), port) as url:
             yield url
     finally:
         made.close()
+
+
+@contextlib.contextmanager
+def stub_of(stub: Stub) -> Iterator[str]:
+    """The stub on a thread of its own; where it is."""
+    ended, started = asyncio.Event(), threading.Event()
+    found: list[Any] = []
+
+    async def run() -> None:
+        async with await stub.start() as server:
+            found.extend((address(server), asyncio.get_running_loop()))
+            started.set()
+            await ended.wait()
+
+    thread = threading.Thread(target=asyncio.run, args=(run(),), daemon=True)
+    thread.start()
+    assert started.wait(PATIENCE)
+    try:
+        yield found[0]
+    finally:
+        found[1].call_soon_threadsafe(ended.set)
+        thread.join(PATIENCE)

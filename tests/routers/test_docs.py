@@ -66,7 +66,7 @@ def test_the_fields_of_a_view() -> None:
 
 
 def test_the_words_of_a_replay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    log = RouteLog(tmp_path / "log", "least-tokens", RouterFacts())
+    log = RouteLog(tmp_path / "log", "least-tokens")
     router = log.around(make("least-tokens"))
     router.begin(RouterFacts())
     for number in range(40):

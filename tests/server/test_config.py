@@ -359,3 +359,71 @@ def test_the_command_serves_a_trained_model_where_one_is_installed(
     with pytest.raises(SystemExit):
         main(["serve", "--help"])
     assert re.search(rf"embedded or\s+smollm2\s+\(default: {usual}\)", capsys.readouterr().out)
+
+
+GROUPS = """
+serving:
+  backend_type: BACKEND
+  pytorch: {device: cpu, torch_dtype: float32, compile_model: false, optimization_level: 1}
+  onnx: {providers: [CUDAExecutionProvider, CPUExecutionProvider], optimization_level: basic, intra_op_num_threads: 2,
+         inter_op_num_threads: 1}
+  vllm: {tensor_parallel_size: 1, gpu_memory_utilization: 0.9, max_model_len: 2048, max_num_seqs: 16,
+         enable_streaming: true}
+  batching: {enabled: true, max_batch_size: 8, batch_timeout_ms: 50, adaptive_batching: true}
+  validation: {max_prompt_length: 4096, max_tokens: 512, allowed_characters: unicode, content_filtering: false}
+  load_balancing: {enabled: true, strategy: round_robin, health_check_interval: 30, max_retries: 2,
+                   instances: [{host: 127.0.0.1, port: 8001, weight: 2}]}
+  health_check: {enabled: true, timeout: 4, retries: 2}
+  caching: {enabled: true, cache_type: memory, cache_size: 2GB, ttl_seconds: 60}
+  workers: 1
+  debug: true
+  reload: false
+"""
+"""All groups of one earlier system, in one file for both of its programs."""
+
+
+@pytest.mark.parametrize("backend", ["pytorch", "onnx"])
+def test_the_groups_of_an_earlier_system_are_read_by_both_programs(tmp_path: Path, backend: str) -> None:
+    from fastserve.gateway.config.settings import GatewayConfig
+
+    file = tmp_path / "serving.yaml"
+    file.write_text(GROUPS.replace("BACKEND", backend))
+    server = FastServeConfig(config=file)
+    assert (server.max_batch, server.max_prompt_length, server.max_tokens, server.log_level) == (8, 4096, 512, "debug")
+    assert server.content_filter is None
+    onnx = ("CUDAExecutionProvider,CPUExecutionProvider", "basic", 2)
+    got = (server.providers, server.graph_optimization, server.threads)
+    assert got == (onnx if backend == "onnx" else ("auto", "all", None)), "a group of another backend counts nothing"
+    idle = "\n".join(server.strays())
+    for key in ("vllm.max_num_seqs", "load_balancing.strategy", "caching.cache_type", "batching.adaptive_batching"):
+        assert f"{key} changes nothing here" in idle
+    gateway = GatewayConfig(config=file)
+    assert (gateway.router, gateway.max_retries, gateway.health_timeout, gateway.health_retries) == (
+        "round_robin", 2, 4, 2)  # fmt: skip
+    assert gateway.upstream == ("http://127.0.0.1:8001,weight=2",) and gateway.log_level == "debug"
+    assert (gateway.cache, gateway.cache_size, gateway.cache_ttl) == ("memory", 2 << 30, 60)
+    assert "pytorch.device changes nothing here" in "\n".join(gateway.strays())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("reload: false", "reload: true"), "reload=True: settings and code are read at the start"),
+        (("enabled: true, max_batch", "enabled: false, max_batch"), "requests are always batched"),
+        (("characters: unicode", "characters: ascii"), "prompts may have all of Unicode"),
+        (("filtering: false", "filtering: true"), "give module:function"),
+        (("adaptive_batching", "adaptiv_batching"), "did you mean batching.adaptive_batching?"),
+        (("workers: 1", "workers: 4"), "one engine"),
+    ],
+)
+def test_what_is_not_done_here_is_said(tmp_path: Path, change: tuple[str, str], words: str) -> None:
+    file = tmp_path / "serving.yaml"
+    file.write_text(GROUPS.replace("BACKEND", "pytorch").replace(*change))
+    with pytest.raises(ValueError, match=ANY) as caught:
+        FastServeConfig(config=file)
+    assert words in FastServeConfig.explain(caught.value, {"config": file})
+
+
+def test_a_variable_of_an_earlier_system_that_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCHEDULE_TICK_MS", "15")
+    assert "SCHEDULE_TICK_MS changes nothing" in "\n".join(FastServeConfig().strays())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 import pytest
 
@@ -299,3 +300,31 @@ async def test_small_routes(serve: Serve) -> None:
         assert (await client.get("/ping")).status_code == 200
         assert (await client.get("/load")).json()["server_load"] == 0
         assert set((await client.get("/version")).json()) == {"version"}
+
+
+CHAT = {"messages": [{"role": "user", "content": "Hi"}]}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("settings", "body", "params"),
+    [
+        ({"temperature": 0.5, "max_new_tokens": 3}, CHAT, (None, None, None)),
+        ({"temperature": 0.5, "max_new_tokens": 3, "defaults_for": "all"}, CHAT, (0.5, None, 3)),
+        ({"top_p": 0.8, "defaults_for": "all"}, {"prompt": "Hi"}, (None, 0.8, 16)),
+        ({"top_p": 0.8, "max_new_tokens": 3, "defaults_for": "all"}, {"prompt": "Hi", "top_p": 1.0}, (None, 1.0, 3)),
+        ({"max_new_tokens": 3, "defaults_for": "all"}, {**CHAT, "max_tokens": 2}, (None, None, 2)),
+    ],
+)
+async def test_the_servers_defaults_for_these_routes_too(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, settings: Any, body: Any, params: Any
+) -> None:
+    """Only with defaults_for=all, only what was set, and never over what a request says."""
+    engine = Engine.scripted(max_batch=4)
+    said: list[Any] = []
+    prepare = engine.prepare
+    monkeypatch.setattr(engine, "prepare", lambda prompt, given: said.append(given) or prepare(prompt, given))
+    async with serve(engine, **settings) as client:
+        path = "/v1/chat/completions" if "messages" in body else "/v1/completions"
+        await client.post(path, json=body)
+    assert [(given.temperature, given.top_p, given.max_tokens) for given in said] == [params]

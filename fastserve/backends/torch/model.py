@@ -18,6 +18,7 @@ from fastserve.backends.torch.end_tokens import ids, sampling_defaults
 from fastserve.backends.torch.input_batch import InputBatch
 from fastserve.backends.torch.kv_cache import Cache
 from fastserve.backends.torch.lora.adapters import Adapters
+from fastserve.backends.torch.lora.peft_folder import look
 from fastserve.backends.torch.native import Native, load
 from fastserve.backends.torch.platform import pick_device, pick_dtype, settle
 from fastserve.backends.torch.verify import Probe, RefusedModelError, Shape
@@ -120,6 +121,8 @@ def load_model(
             raise ValueError(f"threads={threads} must be at least 1")
         torch.set_num_threads(threads)
     asked = [named(one) for one in ([lora] if isinstance(lora, str) else lora)]
+    for _, folder in asked:  # before the base is loaded
+        look(Path(folder).expanduser())
     place = pick_device(device)
     settle(place)
     name = str(model)

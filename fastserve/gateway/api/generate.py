@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
+from fastserve.gateway.api import described
 from fastserve.gateway.call import Call, leave
 from fastserve.gateway.core import Core, gateway_of
 from fastserve.server.api.errors import TOO_LARGE, WRONG_CONTENT_TYPE, ApiError, not_json
@@ -21,11 +22,6 @@ from fastserve.server.http.forwarded import route_path
 from fastserve.server.http.origin import by_browser, is_json
 
 router = APIRouter(tags=["Generation"])
-
-PATHS = (
-    "/v1/chat/completions", "/v1/completions", "/generate", "/generate/stream", "/chat", "/v1/generate",
-    "/v1/generate_nobatch", "/stream", "/tokenize", "/detokenize",
-)  # fmt: skip
 
 SHORT = 32 << 10
 """Bytes up to which a body is parsed on the event loop: well below a millisecond."""
@@ -37,8 +33,17 @@ async def forwarded(request: Request) -> Response:
     return await answered(request, await call_of(request))
 
 
-for path in PATHS:
-    router.add_api_route(path, forwarded, methods=["POST"], response_model=None)
+async def forwarded_v1(request: Request) -> Response:
+    """Of clients whose base URL lacks the /v1."""
+    call = await call_of(request)
+    call.path = f"/v1{call.path}"
+    return await answered(request, call)
+
+
+for path in described.ROUTES:
+    router.add_api_route(path, forwarded, methods=["POST"], response_model=None, **described.of(path))
+for path in ("/completions", "/chat/completions"):
+    router.add_api_route(path, forwarded_v1, methods=["POST"], response_model=None, include_in_schema=False)
 
 
 @router.get("/stream", response_model=None)

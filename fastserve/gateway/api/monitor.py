@@ -145,9 +145,12 @@ async def stats(request: Request) -> dict[str, Any]:
     }
 
 
+@router.get("/status")
 @router.get("/gateway/status")
 async def status(request: Request) -> dict[str, Any]:
+    """What the gateway, its upstreams and its parts do now."""
     gateway = gateway_of(request)
+    gateway.views.seen()  # who looks wants to see loads of now, requests or none
     now = time.monotonic_ns()
     return {
         "router": gateway.config.router,

@@ -24,8 +24,10 @@ TREE = Tree(
         "health_check.enabled": "health_check",
         "caching.enabled": "",
     },
-    fixed=HTTP_FIXED,
-    idle=dict.fromkeys(("pytorch.", "onnx.", "vllm.", "batching.", "validation."), MODEL_SERVERS),
+    fixed=HTTP_FIXED | {
+        "workers": (1, "one process holds all connections; for more, run several gateways behind a load balancer"),
+    },
+    idle=dict.fromkeys(("backend_type", "pytorch.", "onnx.", "vllm.", "batching.", "validation."), MODEL_SERVERS),
     needs=HTTP_NEEDS | {"caching.enabled": ("cache",)},
 )  # fmt: skip
 

@@ -30,8 +30,8 @@ def split(text: str) -> list[str]:
     """Several upstreams written as one text, with spaces or commas between them."""
     found: list[str] = []
     for word in text.replace(",", " ").split():
-        option = word.partition("=")[0] in OPTIONS
-        if option and found:
+        name, equals, _ = word.partition("=")
+        if equals and name.isidentifier() and found:  # an option, known or not
             found[-1] += f",{word}"
         else:
             found.append(word)
@@ -70,6 +70,11 @@ def url_of(text: str) -> str:
     if "?" in found or "#" in found or "@" in found:
         raise ValueError(f"{text!r} is no address of a server: give http://HOST:PORT (and its key as key_env=VARIABLE)")
     return found.removesuffix("/v1")
+
+
+def name_of(url: str) -> str:
+    """The usual name of an upstream: HOST:PORT, and its path if it has one."""
+    return re.sub(r"[^A-Za-z0-9._:@-]+", "-", url.partition("://")[2]).strip("-:")[:128]
 
 
 def weight(value: Any) -> float:

@@ -12,6 +12,7 @@ from fastserve.gateway.cache.settings import CacheSettings
 from fastserve.gateway.config import places
 from fastserve.gateway.config.dialect import GATEWAY
 from fastserve.gateway.conversations.settings import ConversationsSettings
+from fastserve.gateway.discovery.settings import DiscoverySettings
 from fastserve.gateway.models.settings import ModelsSettings
 from fastserve.gateway.page.settings import PageSettings
 from fastserve.jobqueue.settings import QueueSettings
@@ -67,6 +68,8 @@ class CoreSettings(HttpSettings):
     """seed of routers that draw lots"""
     max_retries: Annotated[int, Field(ge=0, le=100)] = 3
     """how often a request is sent again, elsewhere where it can, while no byte of an answer has come"""
+    keep_mib: Positive = 512.0
+    """MiB of memory for requests on their way; more are refused with 503"""
     connect_timeout: Positive = 5.0
     """seconds for a connection to an upstream"""
     request_timeout: Seconds = 600.0
@@ -93,11 +96,13 @@ class CoreSettings(HttpSettings):
     """seconds that the start waits until every upstream is there; then the gateway serves anyhow"""
 
 
-class GatewayConfig(PageSettings, QueueSettings, CacheSettings, ConversationsSettings, ModelsSettings, CoreSettings):
+class GatewayConfig(
+    PageSettings, QueueSettings, CacheSettings, ConversationsSettings, ModelsSettings, DiscoverySettings, CoreSettings
+):  # fmt: skip
     """Raises ValueError (ValidationError is one) for unknown names, invalid values, and conflicting settings."""
 
     dialect: ClassVar[Dialect] = GATEWAY
-    secret: ClassVar[tuple[str, ...]] = ("api_key", "upstream_key", "queue", "cache")
+    secret: ClassVar[tuple[str, ...]] = ("api_key", "upstream_key", "queue", "cache", "conversations")
 
     @field_validator("upstream")
     @classmethod

@@ -54,7 +54,7 @@ class Deleted(TypedDict):
 
 
 def router_of(store: Store) -> APIRouter:
-    router = APIRouter(tags=["conversations"])
+    router = APIRouter(tags=["Conversations"])
 
     def key_of(request: Request, id: str) -> Key:
         return Key(owner(request.scope["state"].get("client")), checked(id))

@@ -112,7 +112,9 @@ class Collector:
         known = self.calls.setdefault(index if isinstance(index, int) else at, empty)
         function = call.get("function")
         known["id"] = call.get("id") or known["id"]
-        for name in ("name", "arguments") if isinstance(function, dict) else ():
+        if not isinstance(function, dict):
+            return
+        for name in ("name", "arguments"):
             more = str(function.get(name) or "")
             known["function"][name] += more
             self._count(len(more) + 1)

@@ -29,6 +29,7 @@ log = logging.getLogger("fastserve.gateway")
 TURNS, CUT = "X-Conversation-Turns", "X-Conversation-Cut"
 CHATS = ("/v1/chat/completions", "/chat/completions", "/chat")
 NOT_A_CHAT = f"{FIELD}: conversations are kept of chats: use /v1/chat/completions or /chat, or leave it out"
+TOO_LONG = "{:,} bytes are more than a conversation has ({:,}): send less, or raise --conversation-max-kib"
 WAIT_S = 120.0
 """Seconds for which a turn waits for the one before."""
 
@@ -65,9 +66,13 @@ class Conversations:
         id = self.asked(call)
         if id is None:
             return await following(call)
-        fields = call.fields or {}
+        fields: dict[str, Any] = call.fields or {}
         key = Key(owner(call.client if call.authenticated else None), id)
-        messages = fields.get("messages")
+        if len(call.body) > self.bounds.size:
+            if FIELD not in fields:
+                return await following(call)  # an agent's, which sends all its messages itself
+            raise ApiError(413, TOO_LONG.format(len(call.body), self.bounds.size), param=FIELD)
+        messages: Any = fields.get("messages")
         call.rewrite(**{FIELD: None})
         call.headers = named(call.headers, key)
         if not are_messages(messages):

@@ -76,11 +76,13 @@ def fitting(messages: Messages, bounds: Bounds) -> tuple[list[Mapping[str, Any]]
     sizes = [len(encoded(message)) + 1 for message in rest]
     room = bounds.size - sum(len(encoded(message)) + 1 for message in orders)
     starts = [at for at, message in enumerate(rest) if message["role"] == "user"]
-    size = sum(sizes)
-    at = 0
-    for begins in [*starts[1:], len(rest)]:
-        if size <= room and sum(start >= at for start in starts) <= bounds.turns:
+    size, turns, at = sum(sizes), len(starts), 0
+    for begins in [*starts, len(rest)]:  # cut before the turn that begins there
+        if begins == 0:
+            continue
+        if size <= room and turns <= bounds.turns:
             break
+        turns -= rest[at]["role"] == "user"
         size -= sum(sizes[at:begins])
         at = begins
     if room < 0:  # the instructions alone are too much

@@ -11,18 +11,14 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from collections.abc import Callable
+from typing import Any
 
 from fastserve.gateway.conversations.store import Key
-from fastserve.importing import MissingPackageError, extra
+from fastserve.jobqueue import redis_url
 
 PREFIX = "{fastserve}:conversations"
 AGES, SIZES, BYTES = f"{PREFIX}:ages", f"{PREFIX}:sizes", f"{PREFIX}:bytes"
-PATIENCE_S = 5.0
-"""Seconds for one answer of Redis."""
-
 LEASE_S = 30.0
 """Seconds for which a turn holds its conversation before it renews that: the wait after a gateway was killed."""
 
@@ -67,22 +63,17 @@ redis.call('ZREM', KEYS[5], ARGV[2])
 return redis.call('DEL', KEYS[4])
 """
 )
-Found = TypeVar("Found")
 
 
 class RedisStore:
     """url: redis://... ttl: s. most: bytes in all. Nothing is connected before the first call."""
 
     def __init__(self, url: str, ttl: float, most: int, clock: Callable[[], float] = time.time) -> None:
-        try:
-            from redis import RedisError
-            from redis.asyncio import Redis
-        except ImportError as error:
-            raise MissingPackageError(f"conversations in Redis need redis: {extra('gateway')}") from error
+        self.redis = redis_url.connected(url)
+        from redis import RedisError
+
         self.errors = (RedisError, OSError)
-        place = urlsplit(url)
-        self.where = f"{place.hostname or 'localhost'}:{place.port or 6379}"  # without a password
-        self.redis = Redis.from_url(url, socket_timeout=PATIENCE_S, socket_connect_timeout=PATIENCE_S)
+        self.where = redis_url.shown(url)
         self.ttl_ms = max(1, round(ttl * 1e3))
         self.most = most
         self.clock = clock
@@ -95,11 +86,11 @@ class RedisStore:
     async def put(self, key: Key, data: bytes) -> None:
         now = int(self.clock() * 1e3)
         words = (key.digest.hex(), data, now, self.ttl_ms, self.most, key.id.encode("utf-8", "surrogatepass"), _name())
-        await self._asked(self.redis.eval(PUT, 5, *_keys(key), *words))  # type: ignore[arg-type]
+        await self._asked(self.redis.eval(PUT, 5, *_keys(key), *words))
 
     async def delete(self, key: Key) -> bool:
         words = (key.digest.hex(), key.id.encode("utf-8", "surrogatepass"))
-        return bool(await self._asked(self.redis.eval(DELETE, 5, *_keys(key), *words)))  # type: ignore[arg-type]
+        return bool(await self._asked(self.redis.eval(DELETE, 5, *_keys(key), *words)))
 
     async def of(self, client: str, most: int) -> list[bytes]:
         ids: list[bytes] = await self._asked(self.redis.zrevrange(_index(client), 0, most - 1))
@@ -138,11 +129,12 @@ class RedisStore:
             with contextlib.suppress(*self.errors):
                 await lock.reacquire()
 
-    async def _asked(self, answer: Awaitable[Found]) -> Found:
+    async def _asked(self, answer: Any) -> Any:
+        """What Redis answers; its client's types know neither that it is asynchronous nor that it decodes nothing."""
         try:
             return await answer
         except self.errors as error:
-            raise ConnectionError(f"Redis at {self.where} does not answer: {error}") from error
+            raise ConnectionError(f"{self.where} does not answer: {error}") from error
 
 
 def _name(key: Key | None = None) -> str:

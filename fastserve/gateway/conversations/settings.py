@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from fastserve.jobqueue import redis_url
 
 OFF, MEMORY = "off", "memory"
-SCHEMES = ("redis://", "rediss://", "unix://")
 
 
-class ConversationsSettings(BaseModel):
+class ConversationsSettings(BaseSettings):
     """Conversations whose history the gateway keeps, for clients that send only the new turn."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True)
+    model_config = SettingsConfigDict(use_attribute_docstrings=True)
 
     conversations: str | None = None
-    """keep histories of chats in memory, in Redis (redis://HOST:PORT/DB), or not at all (off); by default in memory and
+    """keep histories of chats in memory, in Redis (redis://HOST:PORT), or not at all (off); by default in memory and
     for requests with a session_id in their body alone. If given, X-Session-Id names a conversation too
     """
     conversation_ttl_seconds: Annotated[float, Field(gt=0, le=1e9)] = 3600.0
@@ -31,6 +33,8 @@ class ConversationsSettings(BaseModel):
     @field_validator("conversations")
     @classmethod
     def _where(cls, value: str | None) -> str | None:
-        if value is None or value in (OFF, MEMORY) or value.startswith(SCHEMES):
+        if value is None or value in (OFF, MEMORY):
             return value
-        raise ValueError(f"{value[:40]!r} is neither {MEMORY}, {OFF} nor an address as redis://127.0.0.1:6379/0")
+        if not value.startswith(("redis://", "rediss://")):  # not repeated: it may hold a password
+            raise ValueError(f"it is neither {MEMORY}, {OFF} nor redis://HOST:PORT")
+        return redis_url.checked(value)

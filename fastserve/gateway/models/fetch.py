@@ -88,12 +88,12 @@ def say(**what: Any) -> None:
     print(json.dumps(what), flush=True)
 
 
-def fetch(repo: str, file: str, folder: Path | None) -> Path:
-    """Where it is, once it is there. Raises FetchError."""
+def fetch(repo: str, file: str, folder: Path | None, revision: str | None = None) -> Path:
+    """Where it is, once it is there. revision: a branch, tag or commit (the main branch). Raises FetchError."""
     import huggingface_hub as hub
     from huggingface_hub import constants
 
-    where: dict[str, Any] = {} if folder is None else {"local_dir": str(folder)}
+    where: dict[str, Any] = {"revision": revision} | ({} if folder is None else {"local_dir": str(folder)})
     which: dict[str, Any] = {"allow_patterns": [file]} if file else {
         "allow_patterns": list(PATTERNS), "ignore_patterns": list(NEVER)
     }  # fmt: skip

@@ -31,10 +31,8 @@ log = logging.getLogger("fastserve.gateway")
 
 AGAIN: Final = 2
 """How often a request whose model's server died before a byte came waits for the next one."""
-LOST: Final = (502, 503)
-"""Statuses of the gateway's own answer where no byte of one came."""
-DEATH_S: Final = 2.0
-"""s in which the death of a server is noticed after a request has failed there."""
+LOST: Final = {404: 0.0, 502: 2.0, 503: 0.0}
+"""Status of an answer that may mean that a server has died -> s in which that shows."""
 POLL_S: Final = 0.1
 
 Row: TypeAlias = dict[str, Any]
@@ -110,9 +108,15 @@ class Models:
             try:
                 async with self.supervisor.held(found.entry.name) as served:
                     process = served.process
-                    response = await following(call)
-                    if response.status_code not in LOST or not left or not await _gone(served, process):
-                        return response
+                    try:
+                        response = await following(call)
+                    except ApiError as error:
+                        if error.status not in LOST or not left or not await _gone(served, process, LOST[error.status]):
+                            raise
+                    else:
+                        status = response.status_code
+                        if status not in LOST or not left or not await _gone(served, process, LOST[status]):
+                            return response
                     log.info("request %s waits for the next server of %s", call.request_id, found.entry.name)
                     self.gateway.running.add(call)
             except AllBusyError as error:
@@ -155,7 +159,7 @@ class Models:
         return await self.supervisor.unload(found.entry.name)
 
     def keep(self, name: str, seconds: float | None) -> None:
-        """Instead of --idle-seconds: below 0 for ever, 0 until it is idle, None for the setting."""
+        """Until it is unloaded: below 0 for ever, 0 until it is idle, None as --idle-seconds says."""
         self.supervisor.keep(self.registry.find(name).entry, seconds)
 
     async def pull(self, name: str) -> AsyncIterator[Row]:
@@ -257,11 +261,11 @@ class Models:
             await self.load(job.model)
 
 
-async def _gone(served: ServedModel, process: ServerProcess | None) -> bool:
-    """Whether the server that had a request has died."""
-    for _ in range(round(DEATH_S / POLL_S)):
+async def _gone(served: ServedModel, process: ServerProcess | None, seconds: float) -> bool:
+    """Whether the server that had a request has died, or does in so many seconds, and another one may come."""
+    for _ in range(1 + round(seconds / POLL_S)):
         if served.process is not process or served.state is not State.READY:
             return served.state in (State.READY, State.STARTING, State.RESTARTING, State.FAILED)
-        if process is None or process.alive:
+        if seconds:
             await asyncio.sleep(POLL_S)
     return False

@@ -91,6 +91,7 @@ class ServedModel:
         if self.state not in (State.UNLOADED, State.FAILED):
             return
         self.deaths, self.failure, self.stale = 0, "", False
+        self.keep_s = None  # what a request asked for ended with the life before
         self._wake.clear()
         self._to(State.STARTING)
         self._life = asyncio.create_task(self._live(self._life, after))
@@ -156,6 +157,7 @@ class ServedModel:
         ended = asyncio.create_task(process.ended())
         if not await self._unless_stopped(ended):
             return
+        self.state = State.RESTARTING  # at once: who asks now waits; what comes of it is told below
         self.traffic.down(self.entry)
         message = process.told(f"its server ended with status {await ended}")
         await process.stop()

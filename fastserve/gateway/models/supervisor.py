@@ -133,9 +133,9 @@ class Supervisor:
     async def _ready(self, served: ServedModel, again: bool) -> None:
         tried = False
         while True:
+            await self._settled(served)
             if self._closed:
                 raise AllBusyError("the gateway is ending")
-            await self._settled(served)
             if served.state is State.READY:
                 if not served.stale:
                     return

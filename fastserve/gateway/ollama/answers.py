@@ -95,7 +95,7 @@ class Answer:
             said |= {"response": text, **thinking}
         if isinstance(logprobs, dict) and logprobs.get("content"):
             said["logprobs"] = logprobs["content"]
-        return encoded(said | more) + b"\n"
+        return encoded({**said, **more}) + b"\n"
 
     def _end(self) -> dict[str, Any]:
         now = self.clock()
@@ -122,8 +122,9 @@ class Answer:
                 continue
             index, function = call.get("index"), call.get("function")
             known = self.calls.setdefault(index if isinstance(index, int) else at, {"name": "", "arguments": ""})
-            for name in known if isinstance(function, dict) else ():
-                known[name] += str(function.get(name) or "")
+            if isinstance(function, dict):
+                for name in known:
+                    known[name] += str(function.get(name) or "")
 
     def _calls(self) -> list[dict[str, Any]]:
         found = []

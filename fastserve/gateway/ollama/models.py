@@ -59,19 +59,23 @@ async def tags(gateway: Core) -> list[dict[str, Any]]:
     for name in [] if part is None else part.registry.adapters:
         found.setdefault(name, _card(name, {}))
     for name, upstreams in gateway.upstreams.models().items():
-        found.setdefault(name, _card(name, {"backend": upstreams[0].kind, "modified_at": stamp(gateway.started)}))
+        kind = upstreams[0].kind if upstreams else ""
+        found.setdefault(name, _card(name, {"backend": kind, "modified_at": stamp(gateway.started)}))
     return list(found.values())
 
 
 async def loaded(gateway: Core) -> list[dict[str, Any]]:
     """Models of GET /api/ps: in memory, as far as the gateway knows. An upstream's stay as long as it is there."""
     part = managed(gateway)
-    rows = [] if part is None else await part.list()
-    usual = gateway.config.idle_seconds
-    found = {each["model_id"]: _running(each["model_id"], each, usual) for each in rows if each["loaded"]}
+    found: dict[str, dict[str, Any]] = {}
+    for each in [] if part is None else await part.list():
+        served = None if part is None else part.supervisor.models.get(each["model_id"])
+        if each["loaded"] and part is not None and served is not None:
+            found[each["model_id"]] = _running(each["model_id"], each, part.supervisor.bound(served))
     for name, upstreams in gateway.upstreams.models().items():
         if any(each.state == "healthy" and each.owner != OWNER for each in upstreams):
-            found.setdefault(name, _running(name, {"backend": upstreams[0].kind}, 0))
+            about = {"backend": upstreams[0].kind, "modified_at": stamp(gateway.started)}
+            found.setdefault(name, _running(name, about, -1.0))
     return list(found.values())
 
 
@@ -81,7 +85,7 @@ async def shown(gateway: Core, name: str) -> dict[str, Any]:
     if not upstreams and not known(gateway, name):
         raise not_found(name)
     card = next((each for each in await tags(gateway) if each["name"] == name), _card(name, {}))
-    about: dict[str, Any] = {}
+    about: Mapping[str, Any] = {}
     for upstream in upstreams:
         about = await _asked(gateway, upstream, name)
         if about:
@@ -126,10 +130,8 @@ def _card(name: str, about: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _running(name: str, about: Mapping[str, Any], usual: float) -> dict[str, Any]:
-    """usual: s without a request after which a model goes, 0 for never."""
-    keep = about.get("keep_seconds")
-    bound = (usual or -1.0) if keep is None else keep
+def _running(name: str, about: Mapping[str, Any], bound: float) -> dict[str, Any]:
+    """bound: s without a request after which it goes; below 0: never."""
     left = max(0.0, bound - about.get("idle_seconds", 0.0)) if bound >= 0 else ALWAYS_S
     size = about.get("memory") or 0
     return _card(name, about) | {"expires_at": stamp(time.time() + left), "size": size, "size_vram": 0}

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
 from starlette.datastructures import Headers
 from starlette.responses import Response, StreamingResponse
 
+from fastserve.gateway.api.described import MESSAGES, MODEL, body
+from fastserve.gateway.api.generate import SHORT, json_of, known_client, made
 from fastserve.gateway.api.generate import answered as forwarded
-from fastserve.gateway.api.generate import json_of, known_client, made
 from fastserve.gateway.call import Call, Stage, closed, whole
 from fastserve.gateway.core import Core, gateway_of
 from fastserve.gateway.models.access import check_manager
@@ -27,6 +28,12 @@ from fastserve.server.api.errors import WRONG_CONTENT_TYPE, ApiError, Json, enco
 from fastserve.server.http.origin import by_browser, is_json
 
 NDJSON: Final = "application/x-ndjson"
+NAMED: Final = body({"model": MODEL})
+LINES: Final[dict[str, Any]] = {"type": "boolean", "default": True, "description": "a line of JSON for each piece"}
+ASKED: Final[dict[str, Any]] = {
+    "model": MODEL, "stream": LINES, "options": {"type": "object", "description": "num_predict, temperature, seed ..."},
+    "keep_alive": {"description": "seconds, or text as 5m; -1: always, 0: not at all"},
+}  # fmt: skip
 router = APIRouter(tags=["Ollama"])
 
 INSTEAD: Final = {
@@ -66,18 +73,16 @@ def make(gateway: Core) -> Ollama:
 # -- generation --------------------------------------------------------------------------------------------------------
 
 
-@router.post("/api/generate", response_model=None)
+@router.post("/api/generate", response_model=None, openapi_extra=body({**ASKED, "prompt": {"type": "string"}}))
 async def generate(request: Request) -> Response:
     """A text goes on (raw), or a prompt is answered."""
-    call = await read(request)
-    return await answered(request, call, requests.generate(call.fields))
+    return await answered(request, requests.generate)
 
 
-@router.post("/api/chat", response_model=None)
+@router.post("/api/chat", response_model=None, openapi_extra=body({**ASKED, "messages": MESSAGES}))
 async def chat(request: Request) -> Response:
     """The messages of a chat are answered."""
-    call = await read(request)
-    return await answered(request, call, requests.chat(call.fields))
+    return await answered(request, requests.chat)
 
 
 async def read(request: Request) -> Call:
@@ -89,23 +94,30 @@ async def read(request: Request) -> Call:
     if client is not None:
         gateway.limits.test(client)
     try:
-        body, fields = await json_of(request, gateway)
+        raw, fields = await json_of(request, gateway)
     except ApiError as error:
         raise ApiError(400, error.message) if error.status == 422 else error from None
     if not isinstance(fields, dict):
         raise ApiError(400, "the body has to be a JSON object")
-    return made(request, gateway, body, fields)
+    return made(request, gateway, raw, fields)
 
 
-async def answered(request: Request, call: Call, asked: Asked) -> Response:
+async def answered(request: Request, translate: Callable[[Any], Asked]) -> Response:
+    """translate: from Ollama's body."""
     gateway = gateway_of(request)
-    answer = Answer(asked.model, asked.chat)
-    name = models.resolved(gateway, asked.model)
+    call = await read(request)
+
+    def rewritten() -> Asked:
+        asked = translate(call.fields)
+        call.path, call.fields = asked.path, {}
+        call.rewrite(**asked.fields | {"model": models.resolved(gateway, asked.model)})
+        call.headers = _as_json(call.headers)
+        return asked
+
+    asked = rewritten() if len(call.body) <= SHORT else await gateway.input_pool.run(rewritten)
+    answer, name = Answer(asked.model, asked.chat), call.model
     if asked.empty:
         return await _without_prompt(request, asked, name, answer)
-    call.path, call.fields = asked.path, {}
-    call.rewrite(**asked.fields | {"model": name})
-    call.headers = _as_json(call.headers)
     response = await forwarded(request, call)
     _keep(request, name, asked.keep)
     if response.status_code != 200:
@@ -118,8 +130,8 @@ async def answered(request: Request, call: Call, asked: Asked) -> Response:
         return response
     try:
         found = answer.whole(_parsed(await whole(response)))
-    except ValueError as error:
-        raise ApiError(502, str(error)) from None
+    except (ValueError, TypeError, AttributeError):
+        raise ApiError(502, NO_ANSWER) from None
     return Response(found, 200, _headers(response), NDJSON if asked.stream else "application/json")
 
 
@@ -206,14 +218,14 @@ async def running(request: Request) -> dict[str, Any]:
     return {"models": await models.loaded(gateway_of(request))}
 
 
-@router.post("/api/show", response_model=None)
+@router.post("/api/show", response_model=None, openapi_extra=NAMED)
 async def show(request: Request) -> Response:
     """What is known of a model."""
     gateway = gateway_of(request)
     return Json(await models.shown(gateway, models.resolved(gateway, named(await read(request)))))
 
 
-@router.post("/api/pull", response_model=None)
+@router.post("/api/pull", response_model=None, openapi_extra=body({"model": MODEL, "stream": LINES}))
 async def pull(request: Request) -> Response:
     """Downloads a model from the hub, OWNER/NAME or OWNER/NAME:FILE.gguf; progress comes as a line each."""
     call = await read(request)
@@ -253,7 +265,7 @@ def _progress(name: str, step: Mapping[str, Any]) -> bytes:
     return encoded(found) + b"\n"
 
 
-@router.delete("/api/delete", response_model=None)
+@router.delete("/api/delete", response_model=None, openapi_extra=NAMED)
 async def delete(request: Request) -> Response:
     """Deletes a model that was downloaded."""
     gateway = gateway_of(request)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
-class PageSettings(BaseModel):
+class PageSettings(BaseSettings):
     """The page is at / whatever these say."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True)
+    model_config = SettingsConfigDict(use_attribute_docstrings=True)
 
     # -- page
     page_port: Annotated[int, Field(ge=0, le=65535)] | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 Headers = list[tuple[bytes, bytes]]
@@ -21,16 +20,13 @@ OF_PAGES = frozenset((b"origin", b"referer", b"access-control-request-method", b
 
 NOT_SENT = HOP_BY_HOP | CREDENTIALS | OF_PAGES | {
     b"host", b"content-length", b"accept-encoding", b"content-type", b"expect", b"x-request-id", b"forwarded",
+    b"x-fastserve-client",
 }  # fmt: skip
-NOT_SENT_FAMILIES = (b"x-forwarded-", b"sec-", b"cf-")
+NOT_SENT_FAMILIES = (b"x-forwarded-", b"sec-")
 
 NOT_PASSED = HOP_BY_HOP | {b"date", b"server", b"set-cookie", b"www-authenticate", b"x-request-id", b"alt-svc"}
 """Of an upstream's answer: the gateway's own server says these."""
-NOT_PASSED_FAMILIES = (b"access-control-", b"x-fastserve-gateway-")
-
-NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-UNFIT = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-"""A value that has one of these is left out: no answer of ours is split by it."""
+NOT_PASSED_FAMILIES = (b"access-control-",)
 
 
 def named_by_connection(headers: Iterable[tuple[bytes, bytes]]) -> set[bytes]:
@@ -54,16 +50,14 @@ def to_upstream(raw: Iterable[tuple[bytes, bytes]]) -> bytes:
 
 
 def to_client(raw: Headers) -> Headers:
-    """Names in small letters."""
+    """Names in small letters. (The parser has refused whatever cannot stand in a header.)"""
     gone = named_by_connection(raw)
-    found = []
-    for name, value in raw:
-        name = name.lower()
-        if name in NOT_PASSED or name in gone or name.startswith(NOT_PASSED_FAMILIES):
-            continue
-        if NAME.fullmatch(name) and not UNFIT.search(value):
-            found.append((name, value))
-    return found
+    lower = [(name.lower(), value) for name, value in raw]
+    return [
+        (name, value)
+        for name, value in lower
+        if name not in NOT_PASSED and name not in gone and not name.startswith(NOT_PASSED_FAMILIES)
+    ]
 
 
 def value_of(raw: Iterable[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:

@@ -29,6 +29,8 @@ TYPES: dict[int, str] = {
     429: "RateLimitError",
     431: "HeadersTooLargeError",
     500: "InternalServerError",
+    501: "NotImplementedError",
+    502: "BadGatewayError",
     503: "ServiceUnavailableError",
     504: "TimeoutError",
 }
@@ -130,6 +132,8 @@ def install(app: FastAPI) -> None:
 
     async def http_exception(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
+        if isinstance(error.__cause__, ApiError):  # FastAPI takes what is said of a body for one that it cannot parse
+            return error_response(route_path(request.scope), error.__cause__)
         what = str(error.detail)
         if isinstance(error.__cause__, (ValueError, RecursionError)):  # FastAPI could not parse the body
             what = not_json(error.__cause__)

@@ -57,7 +57,6 @@ async def load_lora_adapter(request: Request, body: LoadAdapter) -> Response:
         except (RuntimeError, MemoryError) as error:
             raise ApiError(503, f"the adapter {body.lora_name!r} was not loaded: {error}") from error
         service.adapters.came()
-    log.info("adapter %s was loaded from %s", body.lora_name, path)
     return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
 
 

@@ -137,6 +137,10 @@ async def _answer(service: Service, form: CompletionFormat, outputs: list[Output
     return Response(content, media_type=Json.media_type)
 
 
+DEFAULTS = {"temperature", "top_p", "top_k"}
+"""Settings of the server that a request may leave to it: see FastServeConfig.defaults_for."""
+
+
 async def _start(
     service: Service,
     request: Request,
@@ -147,6 +151,12 @@ async def _start(
     logprobs: int | None,
 ) -> Group:
     """Submits one job for each choice: all of them, or none."""
+    config = service.config
+    if config.defaults_for == "all":
+        for name in DEFAULTS & config.model_fields_set:
+            if getattr(body, name) is None:
+                setattr(body, name, getattr(config, name))
+        default_tokens = config.max_new_tokens if "max_new_tokens" in config.model_fields_set else default_tokens
     client = client_of(request, body.user)
     scheduling = scheduling_of(request, body, body.model)
     service.admit(client, prompts)

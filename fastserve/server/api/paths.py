@@ -31,7 +31,7 @@ ELSEWHERE = {
     "engines": "OpenAI's engines have become models: use GET /v1/models and POST /v1/completions",
     "assistants": f"OpenAI's Assistants API is not served: {CHAT}, with the whole conversation in each request",
     "threads": f"OpenAI's Assistants API is not served: {CHAT}, with the whole conversation in each request",
-    "conversations": f"no conversations are kept here: {CHAT}, with the whole conversation in each request",
+    "conversations": f"OpenAI's Conversations API is not served: {CHAT}, with the whole conversation in each request",
 }
 """First part of a path of APIs that clients of this kind know, behind /v1 or without it -> what to do instead."""
 

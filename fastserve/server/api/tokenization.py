@@ -10,6 +10,7 @@ from fastserve.engine import Engine, SamplingParams
 from fastserve.engine.model_info import too_long
 from fastserve.engine.token_text import TokenText
 from fastserve.server.api.chat_template import ANSWER, ChatTemplate, Messages, Rendering
+from fastserve.server.api.content_filter import ContentFilter
 from fastserve.server.api.errors import ApiError
 from fastserve.server.api.fields import lone_surrogate
 from fastserve.server.http.body_scan import Fragment, fragments
@@ -47,10 +48,13 @@ class Cut(NamedTuple):
 
 
 class Tokenization:
-    """Raises ApiError 400 for an invalid prompt."""
+    """Raises ApiError 400 for an invalid prompt, and for one that the filter refuses."""
 
-    def __init__(self, engine: Engine, chat: ChatTemplate, pool: InputPool) -> None:
+    def __init__(
+        self, engine: Engine, chat: ChatTemplate, pool: InputPool, filter: ContentFilter | None = None
+    ) -> None:
         self.engine = engine
+        self.filter = filter
         self.chat = chat
         self.pool = pool
         self.pieces = None if engine.tokenizer is None else TokenText(engine.tokenizer)
@@ -67,7 +71,7 @@ class Tokenization:
 
         special: whether the tokenizer adds its special tokens to a text (None: yes).
         """
-        short = sum(map(len, prompts)) <= SHORT_TEXT
+        short = sum(map(len, prompts)) <= SHORT_TEXT and self.filter is None
         return [await self._run(partial(self._prompt, prompt, cut, special), short) for prompt in prompts]
 
     def _prompt(self, prompt: str | list[int], cut: Cut | None, special: bool | None) -> list[int]:
@@ -78,10 +82,13 @@ class Tokenization:
         try:
             if isinstance(prompt, str):
                 prompt = self._bounded(prompt, cut)
+                self._filtered(prompt)
                 ids = self.engine.info.encode(prompt if special is not False else self._encode(prompt, False))
                 ids = ids if cut is None else cut.of(ids, most)
             if len(ids) >= most:  # refused before each id is checked
                 raise ApiError(400, too_long(most, len(ids)), param="prompt")
+            if ids is prompt and self.filter is not None and self.engine.tokenizer is not None:
+                self._filtered(self.text(list(ids)))  # type: ignore[arg-type]
             return self.engine.info.encode(ids) if ids is prompt else list(ids)  # type: ignore[arg-type]
         except ValueError as error:
             raise ApiError(400, str(error), param="prompt") from error
@@ -96,10 +103,17 @@ class Tokenization:
             if (fault := lone_surrogate(text)) is not None:
                 raise ApiError(400, f"messages: {fault}", param="messages")
             text = self._bounded(text, cut)
+            self._filtered(text)
             ids = self._encode(text, usual if special is None else special)
             return ids if cut is None else cut.of(ids, self.engine.max_model_len)
 
-        return await self._run(encode, len(messages) <= SHORT_CHAT and _is_short([messages, how]))
+        short = len(messages) <= SHORT_CHAT and _is_short([messages, how]) and self.filter is None
+        return await self._run(encode, short)
+
+    def _filtered(self, text: str) -> None:
+        """Raises ApiError. Off the event loop where there is a filter: it may take its time."""
+        if self.filter is not None:
+            self.filter.check(text)
 
     async def prepared(self, prompt: list[int], make: Callable[[], SamplingParams], *, short: bool) -> SamplingParams:
         """make(), ready for submit(). short: it has no lists of tokens or words."""

@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
-def as_it_is(name: str, value: Any) -> Any:
+def http_converted(name: str, value: Any) -> Any:
+    """Values of keys that other servers write otherwise."""
+    if name == "debug" and isinstance(value, bool):
+        return "debug" if value else "info"
     return value
 
 
@@ -25,6 +28,8 @@ class Tree:
     """keys that are accepted without effect, or whole groups of them (`GROUP.`), and the reason"""
     needs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """switch -> settings of which it needs at least one to have an effect"""
+    only: Mapping[str, tuple[str, Any]] = field(default_factory=dict)
+    """group (`GROUP.`) -> (field, value): it counts where this field has this value, and is silently left out else"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +37,7 @@ class Dialect:
     """program: in messages. prefix: of environment variables. aliases: other name -> field. plain: variables without
     the prefix -> field. others: variables with the prefix, without it, or beginnings of some (`NAME_`), that are not of
     this program. imports, code: settings whose value may be, or always is, code of a user's own. convert(name, value):
-    a value given under an other name.
+    a value given under an other name. idle: variables of other servers that change nothing -> why.
     """
 
     program: str
@@ -43,7 +48,8 @@ class Dialect:
     others: tuple[str, ...] = ()
     imports: tuple[str, ...] = ()
     code: tuple[str, ...] = ()
-    convert: Callable[[str, Any], Any] = as_it_is
+    convert: Callable[[str, Any], Any] = http_converted
+    idle: Mapping[str, str] = field(default_factory=dict)
 
 
 HTTP_KEYS: dict[str, str] = {
@@ -54,9 +60,11 @@ HTTP_KEYS: dict[str, str] = {
     "rate_limiting.tokens_per_minute": "tokens_per_minute",
     "rate_limiting.burst_allowance": "burst_allowance",
     "monitoring.metrics_endpoint": "metrics_endpoint",
+    "debug": "log_level",
 }
 HTTP_SWITCHES = {"auth.enabled": "", "rate_limiting.enabled": "", "monitoring.enabled": "metrics"}
 HTTP_FIXED: dict[str, tuple[Any, str]] = {
+    "reload": (False, "settings and code are read at the start; start it anew instead"),
     "auth.auth_type": ("bearer_token", "the only kind of authentication is bearer_token"),
 }
 HTTP_NEEDS: dict[str, tuple[str, ...]] = {

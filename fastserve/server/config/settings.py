@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from fastserve import backends
@@ -28,6 +28,13 @@ from fastserve.server.config.forms import Knobs, Words
 from fastserve.server.config.http_settings import HttpSettings
 from fastserve.server.config.named_code import is_true
 from fastserve.server.config.ranges import Count, Positive, Seconds, Share, Tokens
+
+
+def _filter(value: object) -> object:
+    """As other servers write it: a switch, which needs a name here."""
+    if value is True:
+        raise ValueError("which prompts are refused is a function of yours: give module:function or ./file.py:function")
+    return value or None
 
 
 class First(BaseSettings):
@@ -126,7 +133,7 @@ class FastServeConfig(QueueSettings, HttpSettings, Fourth):
     keep_mib: Positive = 512.0
     """MiB of memory for requests and finished jobs: prompts, metadata, results; the oldest finished ones go first"""
 
-    # -- request defaults (native routes only)
+    # -- request defaults
     max_new_tokens: Tokens = 100
     """output tokens"""
     temperature: Annotated[float, Field(ge=0, le=100)] = 0.7
@@ -135,6 +142,8 @@ class FastServeConfig(QueueSettings, HttpSettings, Fourth):
     """nucleus sampling"""
     top_k: Annotated[int, Field(ge=0, lt=1 << 31)] = 50
     """sample from the k likeliest tokens; 0 is all"""
+    defaults_for: Literal["native", "all"] = "native"
+    """which routes have those of these defaults that were set; all: OpenAI's too"""
 
     # -- limits
     share_prefixes: Literal["client", "all"] = "client"
@@ -142,6 +151,8 @@ class FastServeConfig(QueueSettings, HttpSettings, Fourth):
     and by cached_tokens, what others have asked, unless its requests bring a cache_salt)"""
     admin_clients: Words = ()
     """with tokens, clients that may empty the prefix cache for all, and load adapters (without tokens everybody may)"""
+    content_filter: Annotated[str | None, BeforeValidator(_filter)] = None
+    """your own function that may refuse prompts (text -> None, or the reason), module:function or ./file.py:function"""
     max_prompt_length: Tokens | None = None
     """maximum prompt tokens of a request"""
     max_tokens: Tokens | None = None
@@ -176,7 +187,7 @@ class FastServeConfig(QueueSettings, HttpSettings, Fourth):
         if value != 1:
             raise ValueError(
                 "one process holds one engine and one scheduler, so there is one worker; for more, run several "
-                "servers on ports of their own behind a load balancer"
+                "servers on ports of their own behind `fastserve gateway`"
             )
         return value
 

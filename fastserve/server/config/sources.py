@@ -56,6 +56,10 @@ def file(above: Mapping[str, Any], known: Iterable[str], dialect: Dialect) -> di
         return {}
     sheet = yaml_file.read(Path(path), known, dialect)
     values = {field: value for field, (_, value) in sheet.values.items()}
+    for field, (key, _) in sheet.values.items():
+        of, only = dialect.tree.only.get(f"{key.partition('.')[0]}.", (None, None))
+        if of is not None and (values | dict(above)).get(of) != only:
+            del values[field]
     together = values | dict(above)
     for switch in sheet.on:
         needed = dialect.tree.needs.get(switch, ())
@@ -96,6 +100,7 @@ def strays(known: Iterable[str], dialect: Dialect, config: Path | None = None) -
             for name in names
             if name not in settings and not _is_other(name, dialect)
         ]
+        found += [f"{where}: {name} changes nothing: {why}" for name, why in dialect.idle.items() if given.get(name)]
     if config is not None:
         idle = yaml_file.read(config, known, dialect).idle
         found += [f"config file {config}: {key} changes nothing here: {why}" for key, why in idle.items()]

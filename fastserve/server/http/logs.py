@@ -84,3 +84,4 @@ def set_up(level: str, form: str) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for noisy in ("httpx", "httpcore", "uvicorn", "asyncio", "filelock", "urllib3", "huggingface_hub", "transformers"):
         logging.getLogger(noisy).setLevel(logging.WARNING if level != "debug" else logging.INFO)
+    logging.getLogger("stamina").setLevel(logging.ERROR)  # a retry is told by who asks for it

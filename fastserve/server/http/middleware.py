@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 
 from fastserve.server.api.errors import TOO_LARGE, UNCOMPRESSED, ApiError, error_response
 from fastserve.server.api.paths import clean_path
+from fastserve.server.http.auth import SPOKEN
 from fastserve.server.http.forwarded import route_path
 from fastserve.server.http.ids import REQUEST_ID, new_id
 from fastserve.server.http.origin import UNUSED_ELSEWHERE, Origins
@@ -31,8 +32,8 @@ ENDLESS = ("/live", "/stream")
 """GET routes that stream: a HEAD of any other is answered as its GET without the body."""
 
 
-POLLED = ("/load",)
-"""Routes that gateways ask a few times a second: logged with --log-level debug."""
+POLLED = ("/load", "/gateway/status", "/models/jobs")
+"""Routes that gateways and pages ask all the time: logged with --log-level debug."""
 
 
 class Middleware:
@@ -83,8 +84,9 @@ class Middleware:
                 raise ApiError(415, f"Content-Encoding: the body is compressed ({encoding!r}); {UNCOMPRESSED}")
             auth = self.service.auth
             if auth.on and not auth.is_open(path) and scope["method"] != "OPTIONS":
-                state["client"] = await auth.client(headers.get("authorization"))
-            await self.app({**scope, "path": prefix + path, "method": "GET" if head else method}, receive, send_with_id)
+                state["client"] = await auth.client(headers.get("authorization"), headers.get(SPOKEN))
+            inner = {**scope, "path": prefix + path, "method": "GET" if head else method}
+            await self.app(inner, bounded(receive, self.service.max_body_bytes), send_with_id)
         except ApiError as error:
             await error_response(path, error)(scope, receive, send_with_id)
         except ClientDisconnect:
@@ -106,3 +108,19 @@ class Middleware:
             }
             level = logging.DEBUG if path in POLLED and status == 200 else logging.INFO
             log.log(level, "%(method)s %(path)s %(status)s", facts, extra={"facts": facts})
+
+
+def bounded(receive: Receive, most: int) -> Receive:
+    """Raises ApiError 413 for a body of more than so many bytes, which need not say its length beforehand."""
+    size = 0
+
+    async def receive_bounded() -> MutableMapping[str, Any]:
+        nonlocal size
+        message = await receive()
+        if message["type"] == "http.request":
+            size += len(message.get("body", b""))
+            if size > most:
+                raise ApiError(413, TOO_LARGE.format(most))
+        return message
+
+    return receive_bounded

@@ -152,6 +152,25 @@ def test_bits_do_not_depend_on_the_rows_beside(kind: str, dtype: str, folder: Pa
 
 
 @pytest.mark.skipif(NATIVE is None, reason="no compiler here builds the native kernels")
+def test_bits_do_not_depend_on_the_number_of_threads(folder: Path, tmp_path: Path) -> None:
+    """300 rows of 512 numbers: enough that what adapters add is split too."""
+    base = write(folder / "wide", "llama", hidden_size=512, intermediate_size=256)
+    model = load_model(base, dtype="float32", lora=[f"one={write_adapter(tmp_path / 'one', base, size=0.02)}"])
+    text = [i % VOCABULARY for i in range(200)]
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            step = pack([], [rows_of(text, 0), rows_of(text, -1, 1)], BLOCK, True)
+            cache = Cache(model.layers, model.kv_heads, model.head_dim, 100, 0, BLOCK, model.dtype, model.device)
+            found.append(model.forward(step, cache))
+    finally:
+        torch.set_num_threads(before)
+    assert not torch.equal(found[0][0], found[0][1])
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
+@pytest.mark.skipif(NATIVE is None, reason="no compiler here builds the native kernels")
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("sizes", [[48, 16, 16], [40, 16, 24], [7, 3], [64]])
 def test_a_packed_product_with_low_rank_parts(sizes: list[int], gated: bool) -> None:

@@ -20,6 +20,7 @@ from torch.nn.functional import linear, silu  # noqa: E402
 
 from fastserve.backends.torch import native as package  # noqa: E402
 from fastserve.backends.torch.native import build  # noqa: E402
+from fastserve.backends.torch.native.low_rank import LowRanks  # noqa: E402
 from fastserve.backends.torch.native.stack import fuse  # noqa: E402
 from fastserve.backends.torch.native.surgery import operate  # noqa: E402
 from tests.backends.torch.packed import logits_of, model_of, texts  # noqa: E402
@@ -308,6 +309,14 @@ def test_wide_vectors_and_matrix_tiles_compute_the_same(tmp_path, monkeypatch):
                 wide.linear(x, gated), silu(linear(x.double(), weight.double())) * linear(x.double(), other.double())
             )
             assert torch.equal(wide.linear(x[-1:], packed), got[-1:])
+            low = LowRanks([outer], False, wide.lanes, 1)
+            down, up = torch.randn(3, inner, generator=make), torch.randn(outer, 3, generator=make)
+            low.put(0, low.made({0: (down, up)}))
+            slots = -(torch.arange(rows, dtype=torch.int32) % 2)
+            adapted = wide.linear(x, packed, (slots, low))
+            assert torch.equal(adapted[1::2], got[1::2])
+            more = x.double() @ (weight.double() + up.double() @ down.double()).T + bias.double()
+            assert near(adapted[::2], more[::2])
         module = model_of("qwen3", dtype)
         operate(module, wide)
         one_by_one = logits_of(module, wide, texts(), None)

@@ -55,8 +55,21 @@ def test_the_oldest_turns_are_cut_whole() -> None:
 def test_results_of_tools_go_with_their_turn() -> None:
     turn = [Q1, said("assistant", ""), said("tool", "8"), A1, Q2]
     assert fitting(turn, Bounds(1, 1 << 20)) == ([Q2], 4)
-    begins = [A1, Q2, A2]  # cut before: what stands before the first question goes with it
-    assert fitting(begins, Bounds(9, len(encoded(Q2)) + len(encoded(A2)) + 2))[0] in ([Q2, A2], [])
+    begins = [A1, Q2, A2]
+    assert fitting(begins, Bounds(9, len(encoded(Q2)) + len(encoded(A2)) + 2)) == ([Q2, A2], 1)
+
+
+def test_very_many_messages_are_cut_in_one_pass() -> None:
+    class Counted(dict[str, Any]):
+        looks = 0
+
+        def __getitem__(self, name: str) -> Any:
+            Counted.looks += 1
+            return super().__getitem__(name)
+
+    many = [Counted(said("user")) for _ in range(3000)]
+    kept, cut = fitting(many, Bounds(10, 1 << 20))
+    assert (len(kept), cut) == (10, 2990) and Counted.looks < 5 * len(many)
 
 
 def test_json_there_and_back() -> None:

@@ -14,9 +14,10 @@ pytest.importorskip("cachetools", reason="needs the gateway extra")
 
 import httpx
 
-from fastserve.bench.stub import Behaviour
-from fastserve.gateway.conversations.settings import ConversationsSettings
-from tests.gateway.live import before_stub
+from fastserve.bench.stub import Behaviour, Stub, address
+from fastserve.gateway import Gateway
+from fastserve.gateway.config.settings import GatewayConfig
+from tests.gateway.live import before_stub, client_of, scripted
 
 pytestmark = pytest.mark.anyio
 
@@ -164,10 +165,49 @@ async def test_what_is_too_long_is_cut_and_this_is_said() -> None:
 
 
 async def test_an_answer_that_is_longer_than_is_kept() -> None:
-    async with before_stub(conversation_max_kib=0.1) as (client, _):
-        long = await turn(client, "one", max_tokens=200)
-        assert long.text.count('"x"') == 200, "it is passed on whole"
+    async with before_stub(conversation_max_kib=0.3) as (client, _):
+        long = await turn(client, "one", max_tokens=400)
+        assert long.text.count('"x"') == 400, "it is passed on whole"
         assert (await client.get("/conversations/s")).status_code == 404
+
+
+async def test_a_turn_that_is_longer_than_is_kept_is_refused_at_once() -> None:
+    async with before_stub(conversation_max_kib=1, conversations="memory") as (client, stub):
+        long = await turn(client, "x" * 1024)
+        assert long.status_code == 413 and "--conversation-max-kib" in long.text and stub.seen == []
+        assert (await turn(client, "x" * 1024, None)).status_code == 200
+        header = {"X-Session-Id": "s"}
+        assert (await turn(client, "x" * 1024, None, headers=header)).status_code == 200, "an agent's is not held up"
+
+
+async def test_the_native_route_and_ollamas_too() -> None:
+    """With a server of ours, whose answers these are."""
+    with scripted() as upstream:
+        async with client_of(Gateway(upstream=[upstream])) as client:
+            native = {"messages": [user("one")], "session_id": "s", "max_new_tokens": 5}
+            answers = [(await client.post("/chat", json=native)).json()["text"]]
+            lines = (await client.post("/chat", json={**native, "messages": [user("two")], "stream": True})).text
+            events = [json.loads(line[5:]) for line in lines.splitlines() if line.startswith("data:")]
+            answers.append("".join(event["text"] for event in events))
+            said = {"model": "scripted", "messages": [user("three")], "session_id": "s", "options": {"num_predict": 5}}
+            lines = (await client.post("/api/chat", json=said)).text
+            answers.append("".join(json.loads(line)["message"]["content"] for line in lines.splitlines()))
+            kept = (await client.get("/conversations/s")).json()["messages"]
+            assert [each["content"] for each in kept[::2]] == ["one", "two", "three"]
+            assert [each["content"] for each in kept[1::2]] == answers and all(len(each) == 5 for each in answers)
+
+
+async def test_the_session_router_keeps_a_conversation_where_it_was() -> None:
+    stubs = [Stub() for _ in range(4)]
+    async with contextlib.AsyncExitStack() as held:
+        places = [address(await held.enter_async_context(await stub.start())) for stub in stubs]
+        client = await held.enter_async_context(client_of(Gateway(upstream=places, router="session")))
+        for id in "abcdef":
+            for text in ("one", "two", "three"):
+                await turn(client, text, id)
+        seen = {(seen.headers["x-session-id"], at) for at, stub in enumerate(stubs) for seen in stub.seen}
+        assert len(seen) == 6, "one server a conversation"
+        assert len({at for _, at in seen}) > 1
 
 
 async def test_the_client_leaves() -> None:
@@ -216,6 +256,7 @@ async def test_messages_that_are_none_are_the_upstreams_to_refuse() -> None:
 
 
 def test_settings() -> None:
-    assert ConversationsSettings(conversations="redis://127.0.0.1:6379/0").conversations
-    with pytest.raises(ValueError, match="neither memory, off nor an address"):
-        ConversationsSettings(conversations="postgres://x")
+    assert GatewayConfig(conversations="redis://127.0.0.1:6379/0").conversations
+    with pytest.raises(ValueError, match="neither memory, off nor redis://HOST:PORT") as refused:
+        GatewayConfig(conversations="postgres://:s3cret@x")
+    assert "s3cret" not in str(refused.value.errors(include_input=False))

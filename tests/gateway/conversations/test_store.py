@@ -199,7 +199,7 @@ async def test_redis_that_is_away() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     store = RedisStore(f"redis://someone:secret@127.0.0.1:{port}/0", 60, 1 << 20)
-    with pytest.raises(ConnectionError, match=f"Redis at 127.0.0.1:{port} does not answer") as away:
+    with pytest.raises(ConnectionError, match=f"redis://127.0.0.1:{port}/0 does not answer") as away:
         await store.get(A)
     assert "secret" not in str(away.value)
     async with before_stub(conversations=f"redis://:secret@127.0.0.1:{port}/0") as (client, stub):
@@ -263,3 +263,39 @@ def _calls(what: Callable[[], Any]) -> int:
     finally:
         sys.setprofile(None)
     return count
+
+
+async def test_a_conversation_goes_on_at_another_gateway(redis_url: str) -> None:
+    from tests.gateway.live import before_stub
+
+    body = {"model": "stub", "session_id": "shared", "stream": True, "max_tokens": 2}
+    seen = []
+    for text in ("one", "two"):
+        async with before_stub(conversations=redis_url) as (client, stub):
+            said = body | {"messages": [{"role": "user", "content": text}]}
+            assert (await client.post("/v1/chat/completions", json=said)).status_code == 200
+            seen.append([message["content"] for message in stub.seen[0].body["messages"]])
+            assert (await client.get("/gateway/status")).json()["conversations"]["kept_in"] == "redis"
+    assert seen == [["one"], ["one", "xx", "two"]]
+
+
+async def test_a_turn_is_held_as_long_as_it_takes_and_not_longer_than_its_gateway_lives(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fastserve.gateway.conversations import redis_store
+
+    monkeypatch.setattr(redis_store, "LEASE_S", 0.6)
+    long, other = [redis_store.RedisStore(redis_url, 60, 1 << 20) for _ in range(2)]
+    key = Key("alice", "held")
+    release = await long.hold(key, 1)
+    with pytest.raises(TimeoutError):
+        await other.hold(key, 2.0)
+    monkeypatch.setattr(redis_store.RedisStore, "_release", _nothing)  # its gateway is killed
+    release()
+    (await other.hold(key, PATIENCE))()
+    for store in (long, other):
+        await store.close()
+
+
+async def _nothing(*_: Any) -> None:
+    pass

@@ -63,7 +63,7 @@ class Running:
 
 
 ROOT = str(Path(__file__).resolve().parents[3])
-SCRIPTED = {"path": "embedded", "backend": "scripted", "options": {"max_batch": 4}}
+SCRIPTED = {"path": "embedded", "backend": "scripted", "options": {"max_batch": 16}}
 
 
 def until(what: Callable[[], Any]) -> Any:
@@ -134,16 +134,17 @@ def test_kill_of_a_child_under_load_loses_nothing(gateway: Running) -> None:
     gateway.complete("a")
     first = gateway.http.get("/models/a/status").json()["pid"]
 
-    def one(number: int) -> int:
+    def one(number: int) -> tuple[int, str]:
         time.sleep(number * 0.01)
-        return gateway.complete("a", max_tokens=64).status_code
+        answer = gateway.complete("a", max_tokens=24)
+        return (answer.status_code, answer.text if answer.status_code != 200 else "")
 
     with ThreadPoolExecutor(40) as threads:
         answers = [threads.submit(one, number) for number in range(40)]
         until(lambda: gateway.http.get("/models/a/status").json()["requests"] > 3)
         os.kill(first, signal.SIGKILL)
         statuses = [each.result(PATIENCE) for each in answers]
-    assert statuses == [200] * 40
+    assert statuses == [(200, "")] * 40
     about = gateway.http.get("/models/a/status").json()
     assert about["pid"] != first and about["restarts"] >= 1
 

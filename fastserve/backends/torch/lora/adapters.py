@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import Counter
 from pathlib import Path
@@ -16,6 +17,8 @@ from fastserve.backends.torch.lora.peft_folder import WEIGHTS, AdapterError, byt
 from fastserve.backends.torch.memory import free_device_memory
 from fastserve.engine.adapters import Adapter, AdapterInUseError, UnknownAdapterError, check_name
 from fastserve.engine.host_memory import free_host_memory
+
+log = logging.getLogger("fastserve")
 
 COPIES = 6
 """Times the bytes of its file that an adapter may take for a moment: as read, in float32, scaled, and in place."""
@@ -99,6 +102,7 @@ class Adapters:
         self._next += 1
         self._slots[made.number] = slot
         self.loaded = {**self.loaded, made.name: made}
+        log.info("adapter %s: rank %d, %d bytes, from %s", made.name, made.rank, made.bytes, made.path)
         return made
 
     def load(self, name: str, path: str) -> Adapter:

@@ -67,10 +67,16 @@ class PeftAdapter:
     factors: Mapping[str, tuple[Tensor, Tensor]]
 
 
-def read(folder: Path, layers: Mapping[str, tuple[int, int]], max_rank: int) -> PeftAdapter:
-    """layers: what may be adapted, name -> (inner, outer). Raises AdapterError; the file's size is bounded by it."""
+def look(folder: Path) -> dict[str, Any]:
+    """The config of an adapter that can be served as far as it says. Raises AdapterError."""
     config = _config(folder)
     _check(config, folder)
+    return config
+
+
+def read(folder: Path, layers: Mapping[str, tuple[int, int]], max_rank: int) -> PeftAdapter:
+    """layers: what may be adapted, name -> (inner, outer). Raises AdapterError; the file's size is bounded by it."""
+    config = look(folder)
     file = folder / WEIGHTS
     most = sum([max_rank * (inner + outer) * 4 for inner, outer in layers.values()]) + (1 << 20)
     if not file.is_file():

@@ -22,8 +22,19 @@ static inline vf low_part(const LowRow &row, int half) {
   const LowRank &l = *row.of;
   const int count = l.first[half + 1] - l.first[half];
   const float *inner = row.inner + l.begin[half], *up = l.up + (int64_t)l.first[half] * L;
-  vf sum = {};
-  for (int k = 0; k < count; k++) sum += inner[k] * load(up + k * L);
+  vf even = {}, odd = {};
+  int k = 0;
+  for (; k + 1 < count; k += 2) even += inner[k] * load(up + k * L), odd += inner[k + 1] * load(up + (k + 1) * L);
+  if (k < count) even += inner[k] * load(up + k * L);
+  return even + odd;
+}
+static inline vf totals(const vf *x) {  // lanes 0 to 3: the sums of four vectors
+  vf sum = Fold<2>::pair(Fold<1>::pair(x[0], x[1]), Fold<1>::pair(x[2], x[3]));
+  for (int half = 4; half < L; half *= 2) {
+    vi other;
+    for (int j = 0; j < L; j++) other[j] = j ^ half;
+    sum += __builtin_shuffle(sum, other);
+  }
   return sum;
 }
 template <class T> static void low_inner(const LowRank &l, const T *x, int width, float *out) {
@@ -31,11 +42,16 @@ template <class T> static void low_inner(const LowRank &l, const T *x, int width
   for (int k = 0; k < l.rank; k += 4) {
     const float *d = l.down + k * stride;
     vf sum[4] = {};
-    for (int i = 0; i < width; i += L) {
+    int i = 0;
+    for (; i + L <= width; i += L) {
+      const vf v = load(x + i);
+      for (int c = 0; c < 4; c++) sum[c] += v * load(d + c * stride + i);
+    }
+    if (i < width) {
       const vf v = load_part(x + i, width - i);
       for (int c = 0; c < 4; c++) sum[c] += v * load(d + c * stride + i);
     }
-    for (int c = 0; c < 4; c++) out[k + c] = total(sum[c]);
+    store_part(out + k, totals(sum), 4);
   }
 }
 struct Linear {

@@ -158,7 +158,8 @@ export class Models {
       const { jobs } = await (await call("models/jobs")).json();
       const now = Date.now() / 1000;
       running = jobs.some((each) => !each.processed);
-      const shown = jobs.filter((each) => !each.processed || each.state !== "finished").filter((each) => !each.ended || now - each.ended < 600);
+      const news = (each) => each.state !== "finished" && now - each.ended < 600 && !this.list.items.has(each.model_id);
+      const shown = jobs.filter((each) => !each.processed || news(each)); // of a model in the list its row says it
       this.jobs.draw(shown.reverse().slice(0, 8), (each) => each.job_id);
       if (!running) this.changed();
     } catch (error) {

@@ -18,7 +18,7 @@ export class Routes {
     byId("routes").replaceChildren(...recent.map(row));
     const to = new Map();
     for (const { upstream } of recent) to.set(upstream, (to.get(upstream) ?? 0) + 1);
-    say(byId("routes-say"), recent.length ? [...to].map(([name, times]) => `${name} ${times}`).join(" · ") : "");
+    say(byId("routes-say"), recent.length ? [...to].sort().map(([name, times]) => `${name} ${times}`).join(" · ") : "");
   }
 }
 

@@ -22,6 +22,7 @@ export class Servers {
 
   draw(status) {
     byId("no-servers").hidden = status.upstreams.length > 0;
+    this.most = Math.max(1, ...status.upstreams.map(busy)); // bars of servers that name no slots can be compared
     this.items.draw(status.upstreams, (each) => each.name);
   }
 
@@ -32,8 +33,11 @@ export class Servers {
 
   async add() {
     try {
-      await call("gateway/upstreams", { body: { url: byId("url").value, weight: Number(byId("weight").value) } });
+      const body = { url: byId("url").value, weight: Number(byId("weight").value) };
+      if (byId("key").value) body.key = byId("key").value;
+      await call("gateway/upstreams", { body });
       byId("url").value = "";
+      byId("key").value = "";
       this.failed("");
     } catch (error) {
       this.failed(error.message);
@@ -63,7 +67,7 @@ export class Servers {
     });
     drain.setAttribute("aria-label", `Drain ${name}`);
     remove.setAttribute("aria-label", `Remove ${name}`);
-    const acts = make("span", "acts", weight, drain, remove);
+    const acts = make("span", "acts", make("label", "about", "weight ", weight), drain, remove);
     const bars = make("div", "load", batch.element, batch.words, memory.element, memory.words);
     element.append(make("div", "title", make("b", "", name), state, acts), bars, about, view);
     return (each) => {
@@ -76,7 +80,7 @@ export class Servers {
       if (document.activeElement !== weight) weight.value = String(each.weight);
       say(about, facts(each));
       say(view, known(each));
-      drawLoad(each, batch, memory);
+      drawLoad(each, this.most, batch, memory);
     };
   }
 }
@@ -93,7 +97,8 @@ function facts(each) {
 
 /** What is known of its load, how old that is, and why it is not well. */
 function known(each) {
-  const { load = {}, fault, cooldown_seconds: rest } = each;
+  const { fault, cooldown_seconds: rest } = each;
+  const load = now(each);
   const parts = [];
   if (each.state === "healthy" && load.source) {
     const age = load.source === "counted" ? "" : `, ${duration(load.age_seconds)} ago`;
@@ -106,14 +111,19 @@ function known(each) {
   return parts.join(" · ");
 }
 
-function drawLoad(each, batch, memory) {
-  const load = each.load ?? {};
-  const running = load.running ?? each.outstanding;
+/** Its load; of one that is down nothing is known any more. */
+const now = ({ state, load }) => (state === "failing" ? {} : load ?? {});
+const runningOf = (each) => now(each).running ?? each.outstanding;
+const busy = (each) => runningOf(each) + (now(each).waiting ?? 0);
+
+function drawLoad(each, most, batch, memory) {
+  const load = now(each);
+  const running = runningOf(each);
   const waiting = load.waiting ?? 0;
-  const places = load.slots || Math.max(running + waiting, 1);
+  const places = load.slots || most;
   const words = `${running}${load.slots ? `/${load.slots}` : ""} running, ${waiting} waiting`;
   say(batch.words, words);
-  batch.draw(words, [["busy", running / places], ["queued", load.slots ? 0 : waiting / places]]);
+  batch.draw(words, [["busy", running / places], ["queued", waiting / places]]);
   const { free_tokens: free, pool_tokens: pool, cached_tokens: cached = 0 } = load;
   const told = pool > 0 && free != null;
   memory.element.toggleAttribute("hidden", !told);

@@ -1,7 +1,7 @@
 // Talk to any model: by the gateway, which chooses who answers, and keeps the history where it is asked to.
 
 import { byId, make, say } from "./shared/dom.js";
-import { count, duration } from "./shared/format.js";
+import { count, duration, many } from "./shared/format.js";
 import { Talk } from "./shared/talk.js";
 import { call, events } from "./shared/wire.js";
 
@@ -15,7 +15,7 @@ export class AnyModel extends Talk {
 
   draw(status) {
     const names = new Set(status.upstreams.flatMap((each) => each.models));
-    for (const each of status.models?.models ?? []) names.add(each.name ?? each.id);
+    for (const each of status.models?.models ?? []) for (const name of [each.model_id, ...each.adapters]) names.add(name);
     const wanted = [...names].sort();
     const shown = [...this.choice.options].map((each) => each.value);
     if (wanted.join("\n") !== shown.join("\n")) {
@@ -56,10 +56,10 @@ export class AnyModel extends Talk {
     const by = response.headers.get("x-upstream");
     if (by) parts.push(`by ${by}`);
     if (response.headers.get("x-cache") === "hit") parts.push("from the cache");
-    const before = response.headers.get("x-conversation-turns");
-    if (before) parts.push(`${before} turns kept before`);
-    const cut = response.headers.get("x-conversation-cut");
-    if (cut) parts.push(`${cut} old messages cut`);
+    const before = Number(response.headers.get("x-conversation-turns"));
+    if (before) parts.push(`${many(before, "earlier turn")} kept`);
+    const cut = Number(response.headers.get("x-conversation-cut"));
+    if (cut) parts.push(`${many(cut, "old message")} cut`);
     if (reason === "length") parts.push("cut at the limit");
     say(meta, parts.join(" · "));
   }
