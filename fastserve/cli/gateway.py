@@ -66,10 +66,6 @@ def _serve(config: GatewayConfig) -> None:
         gateway = Gateway(config)
     except ModuleNotFoundError as error:
         raise StartError(f"{error.name} is not installed; {extra('gateway')}") from error
-<<<<<<< HEAD
-    except (ValueError, OSError, MissingPackageError) as error:
-=======
-    except (ValueError, OSError, OutputError) as error:
->>>>>>> main
+    except (ValueError, OSError, OutputError, MissingPackageError) as error:
         raise StartError(str(error)) from error
     gateway.run()
