@@ -86,6 +86,7 @@ def _leave_logging_alone() -> None:
     if not log.isEnabledFor(logging.DEBUG):
         for noisy in ("celery", "kombu"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
+        logging.getLogger("celery.app.trace").setLevel(logging.ERROR)  # of jobs given back it tells with a traceback
     warnings.filterwarnings("ignore", category=SecurityWarning)
 
 
