@@ -43,6 +43,8 @@ WHOLE = 1 << 20
 not half an answer. A longer one is passed on as it comes.
 """
 
+NONE_YET = "there is no upstream yet: give --upstream URL, or POST one to /gateway/upstreams"
+
 AGAIN = (502, 503)
 """Statuses of an upstream that has not run the request."""
 
@@ -75,7 +77,9 @@ class FailedError(Exception):
 
 
 class Sending:
-    """told(upstream, seconds): of the first byte of an answer."""
+    """ended(call, upstream, tokens, well): told of each call that has come to its end. first_byte(upstream, seconds):
+    of the head of each answer.
+    """
 
     def __init__(
         self,
@@ -165,8 +169,8 @@ class Sending:
         self.choosing.sent(job, upstream.replica)
         passed_on = False
 
-        def over(error: HttpClientError | None, got: int, *, well: bool = True) -> None:
-            """The upstream has no more to do with it; once."""
+        def over(error: HttpClientError | None, got: int, *, well: bool = True, last: bool = True) -> None:
+            """The upstream has no more to do with it; once. last: nor has any other."""
             upstream.outstanding -= 1
             upstream.outstanding_tokens -= tokens
             if well and (error is None or error is CLIENT_LEFT):
@@ -177,7 +181,8 @@ class Sending:
             else:
                 upstream.counts.errors += 1
                 self.choosing.failed(job, upstream.replica)
-            self.ended(call, upstream, got, well and error is None)
+            if last:
+                self.ended(call, upstream, got, well and error is None)
 
         try:
             answer = await self._exchange(call, upstream, exchange, over)
@@ -189,7 +194,7 @@ class Sending:
             raise
         except FailedError as error:
             choice.failed = True
-            over(None, 0, well=False)
+            over(None, 0, well=False, last=False)
             passed_on = True
             self.health.failed(upstream, error.rest)
             raise
@@ -297,6 +302,8 @@ class Sending:
     def nobody(self, call: Call, only: Only = None) -> ApiError:
         """Why nobody may be asked."""
         having = [each for each in self.upstreams.having(call.model) if only is None or only(each)]
+        if not having and not call.model:
+            return ApiError(503, NONE_YET)
         if not having:
             known = ", ".join(sorted(self.upstreams.models())[:50]) or "none"
             return ApiError(404, f"the model {call.model!r} is not served here; there is {known}", param="model")

@@ -187,6 +187,23 @@ async def test_one_that_is_closed_just_then_is_no_fault_of_its_server() -> None:
         assert only.counts.errors == only.counts.cooldowns == 0
 
 
+async def test_a_request_that_is_sent_again_is_still_on_its_way() -> None:
+    """So a drain waits for it, and its memory counts."""
+    hangs = asyncio.Event()
+
+    async def second(request: Request, writer: asyncio.StreamWriter) -> None:
+        await hangs.wait()
+        reply(writer, 200, OK)
+
+    async with odd(closing) as bad, odd(second) as good, live(bad.url, good.url, router=FIRST) as gateway:
+        asking = asyncio.ensure_future(gateway.post("/v1/completions"))
+        await gateway.until(lambda: len(good.seen) == 1)
+        assert gateway.gateway.load == 1 and gateway.gateway.held > 0
+        hangs.set()
+        assert (await asking).status_code == 200
+        assert gateway.gateway.load == 0 and gateway.gateway.held == 0
+
+
 async def test_keys_that_are_refused_are_not_the_clients_business(caplog: pytest.LogCaptureFixture) -> None:
     async with (
         odd(refusing(401, b"www-authenticate: Bearer")) as upstream,
@@ -209,6 +226,13 @@ async def test_nobody_is_up() -> None:
         assert (await gateway.client.get("/health")).status_code == 503
         assert (await gateway.client.get("/health/ready")).status_code == 503
         assert (await gateway.client.get("/ping")).status_code == 200
+
+
+async def test_without_any_upstream_it_says_how_to_get_one() -> None:
+    async with live() as gateway:
+        answer = await gateway.post("/v1/completions", {"prompt": "Hi"})
+        assert answer.status_code == 503 and "--upstream URL" in answer.text
+        assert (await gateway.post("/v1/completions")).status_code == 404
 
 
 async def test_a_router_that_breaks_is_told_once_and_requests_go_on(tmp_path, caplog: pytest.LogCaptureFixture) -> None:  # type: ignore[no-untyped-def]
