@@ -8,6 +8,7 @@ from typing import Any
 from fastserve.gateway.upstream import Upstream
 from fastserve.gateway.wire.exchange import Exchange
 from fastserve.http_client import HttpClientError
+from fastserve.server.http.auth import spoken
 
 MOST = 4 << 20
 """Bytes of an answer."""
@@ -45,14 +46,17 @@ class Asking:
             raise AnswerError(status, f"status {status} at {path}")
         return body
 
-    async def answer(self, upstream: Upstream, path: str, sent: Any = None, method: str = "") -> tuple[int, bytes]:
-        """Status and body. sent: what is posted, as JSON; None: a GET, or another method. Raises AnswerError or
-        HttpClientError.
+    async def answer(
+        self, upstream: Upstream, path: str, sent: Any = None, method: str = "", client: str | None = None
+    ) -> tuple[int, bytes]:
+        """Status and body. sent: what is posted, as JSON; None: a GET, or another method. client: for whom a server of
+        ours is asked; None: for the gateway itself. Raises AnswerError or HttpClientError.
         """
+        lines = b"" if client is None else spoken(client)
         exchange = Exchange(upstream.connections)
         try:
             usual, body = ("GET", None) if sent is None else ("POST", json.dumps(sent).encode())
-            await exchange.begin(request_of(method or usual, upstream, path, body=body), self.connect_timeout)
+            await exchange.begin(request_of(method or usual, upstream, path, lines, body), self.connect_timeout)
             await exchange.head()
             found = bytearray()
             while (part := await exchange.take()) is not None:

@@ -8,6 +8,7 @@ import logging
 from fastapi import FastAPI
 
 from fastserve.gateway.core import Core
+from fastserve.gateway.sending import NONE_YET
 from fastserve.server.http import logs
 from fastserve.server.http.listener import bind
 
@@ -23,7 +24,8 @@ def run(gateway: Core, app: FastAPI) -> None:
     for warning in config.strays():
         log.warning(warning)
     count = len(gateway.upstreams)
-    lines = [f"gateway of {count} upstream{'s' * (count != 1)}, router {config.router}"]
+    hint = "" if count or any(part.name == "models" for part in gateway.parts) else f"\n{NONE_YET}"
+    lines = [f"gateway of {count} upstream{'s' * (count != 1)}, router {config.router}{hint}"]
     with contextlib.ExitStack() as held:
         listener = held.enter_context(bind(config.host, config.port))
         also = []

@@ -27,13 +27,14 @@ from fastserve.gateway.jobs_of_calls import JobsOfCalls
 from fastserve.gateway.upstream import Upstream
 from fastserve.gateway.upstreams import Upstreams
 from fastserve.gateway.wire import headers
-from fastserve.gateway.wire.endings import Events, error_message, form_of, usage_tokens
+from fastserve.gateway.wire.endings import Events, form_of, usage_tokens
 from fastserve.gateway.wire.exchange import Exchange
 from fastserve.gateway.wire.passed import CLIENT_LEFT, Passed
 from fastserve.gateway.wire.watch import SlowError, Watch
 from fastserve.http_client import ConnectError, HttpClientError
 from fastserve.sched.job import Job
 from fastserve.server.api.errors import ApiError, error_response
+from fastserve.server.http.auth import spoken
 
 log = logging.getLogger("fastserve.gateway")
 
@@ -41,6 +42,8 @@ WHOLE = 1 << 20
 """Bytes of an answer that is no stream, read before any of it is passed on: one that breaks off is then an error, and
 not half an answer. A longer one is passed on as it comes.
 """
+
+NONE_YET = "there is no upstream yet: give --upstream URL, or POST one to /gateway/upstreams"
 
 AGAIN = (502, 503)
 """Statuses of an upstream that has not run the request."""
@@ -74,7 +77,9 @@ class FailedError(Exception):
 
 
 class Sending:
-    """told(upstream, seconds): of the first byte of an answer."""
+    """ended(call, upstream, tokens, well): told of each call that has come to its end. first_byte(upstream, seconds):
+    of the head of each answer.
+    """
 
     def __init__(
         self,
@@ -164,8 +169,8 @@ class Sending:
         self.choosing.sent(job, upstream.replica)
         passed_on = False
 
-        def over(error: HttpClientError | None, got: int, *, well: bool = True) -> None:
-            """The upstream has no more to do with it; once."""
+        def over(error: HttpClientError | None, got: int, *, well: bool = True, last: bool = True) -> None:
+            """The upstream has no more to do with it; once. last: nor has any other."""
             upstream.outstanding -= 1
             upstream.outstanding_tokens -= tokens
             if well and (error is None or error is CLIENT_LEFT):
@@ -176,7 +181,8 @@ class Sending:
             else:
                 upstream.counts.errors += 1
                 self.choosing.failed(job, upstream.replica)
-            self.ended(call, upstream, got, well and error is None)
+            if last:
+                self.ended(call, upstream, got, well and error is None)
 
         try:
             answer = await self._exchange(call, upstream, exchange, over)
@@ -188,7 +194,7 @@ class Sending:
             raise
         except FailedError as error:
             choice.failed = True
-            over(None, 0, well=False)
+            over(None, 0, well=False, last=False)
             passed_on = True
             self.health.failed(upstream, error.rest)
             raise
@@ -202,6 +208,8 @@ class Sending:
     ) -> Response:
         """There and, at least the head of the answer, back. Raises FailedError."""
         lines = headers.to_upstream(call.headers.raw) + f"x-request-id: {call.request_id}\r\n".encode("latin-1")
+        if call.authenticated and upstream.kind == "fastserve" and upstream.key is not None:
+            lines += spoken(call.client)
         where = f"{call.path}?{call.query}" if call.query else call.path
         body = None if call.method == "GET" else call.body
         request = request_of(call.method, upstream, where, lines, body)
@@ -283,7 +291,7 @@ class Sending:
             return self._failed(call, upstream, f"it redirects (status {status}): its final address has to be given")
         rest = seconds_of(headers.value_of(raw, b"retry-after"))
         answer = partial(with_headers, bytes(body), status, headers.to_client(raw))
-        log.info("upstream %s: status %d: %s", upstream.name, status, error_message(bytes(body)))
+        log.info("request %s: upstream %s: status %d", call.request_id, upstream.name, status)
         return FailedError(upstream, answer, rest, waits=rest is None and status != 429)
 
     def _failed(self, call: Call, upstream: Upstream, why: str) -> FailedError:
@@ -294,6 +302,8 @@ class Sending:
     def nobody(self, call: Call, only: Only = None) -> ApiError:
         """Why nobody may be asked."""
         having = [each for each in self.upstreams.having(call.model) if only is None or only(each)]
+        if not having and not call.model:
+            return ApiError(503, NONE_YET)
         if not having:
             known = ", ".join(sorted(self.upstreams.models())[:50]) or "none"
             return ApiError(404, f"the model {call.model!r} is not served here; there is {known}", param="model")

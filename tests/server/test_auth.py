@@ -52,6 +52,24 @@ async def test_what_is_open_and_what_is_not(serve: Serve) -> None:
             assert (await client.get("/stats", headers={"Authorization": header})).status_code == 200
 
 
+async def test_a_gateways_token_speaks_for_its_clients(serve: Serve) -> None:
+    async with serve(api_key=["key *", "aaa alice"]) as client:
+        ids = []
+        for name, token in (("alice", "key"), ("Zo%C3%AB", "key"), (None, "key"), ("bob", "aaa")):
+            headers = bearer(token) | ({} if name is None else {"X-FastServe-Client": name})
+            answer = await client.post("/generate", json={"prompt": "hello", "max_new_tokens": 4}, headers=headers)
+            ids.append(answer.json()["job_id"])
+
+        async def seen(**headers: str) -> list[str]:
+            answer = await client.get("/jobs", headers=bearer("key") | headers)
+            return [job["job_id"] for job in answer.json()["jobs"]]
+
+        by_alice = await client.get("/jobs", headers=bearer("aaa"))
+        assert {job["job_id"] for job in by_alice.json()["jobs"]} == {ids[0], ids[3]}, "a token's own name holds"
+        assert await seen(**{"X-FastServe-Client": "Zo%C3%AB"}) == [ids[1]]
+        assert set(await seen()) == set(ids), "without a name it is the gateway itself, as without authentication"
+
+
 async def test_a_file_names_clients_and_each_sees_its_own_jobs(serve: Serve, tmp_path: Path) -> None:
     file = tmp_path / "tokens"
     file.write_text("# who may come\naaa alice\nbbb bob\n\nccc\n")

@@ -12,6 +12,10 @@ MODEL: Final[dict[str, Any]] = {
 }
 PROMPT: Final[dict[str, Any]] = {"description": "text, or token ids, or a list of either"}
 STREAM: Final[dict[str, Any]] = {"type": "boolean", "default": False, "description": "events as they come"}
+SESSION: Final[dict[str, Any]] = {
+    "type": "string",
+    "description": "the conversation that this is a turn of: the gateway adds what was said before",
+}
 MESSAGES: Final[dict[str, Any]] = {
     "type": "array",
     "items": {"type": "object", "properties": {"role": {"type": "string"}, "content": {}}},
@@ -19,7 +23,8 @@ MESSAGES: Final[dict[str, Any]] = {
 
 ROUTES: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {
     "/v1/chat/completions": (
-        "Answer a conversation", "OpenAI's chat completions.", {"model": MODEL, "messages": MESSAGES, "stream": STREAM}
+        "Answer a conversation", "OpenAI's chat completions.",
+        {"model": MODEL, "messages": MESSAGES, "stream": STREAM, "session_id": SESSION},
     ),
     "/v1/completions": (
         "Complete a prompt", "OpenAI's completions.", {"model": MODEL, "prompt": PROMPT, "stream": STREAM}
@@ -35,7 +40,8 @@ ROUTES: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {
     ),
     "/chat": (
         "Answer a conversation, with figures", "As /generate, with messages.",
-        {"model": MODEL, "messages": MESSAGES, "max_new_tokens": {"type": "integer"}, "stream": STREAM},
+        {"model": MODEL, "messages": MESSAGES, "max_new_tokens": {"type": "integer"}, "stream": STREAM,
+         "session_id": SESSION},
     ),
     "/v1/generate": (
         "Stream raw text", "Another server's name: `event: ttft`, text, `event: done`.",
@@ -57,9 +63,14 @@ ROUTES: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {
 def of(path: str) -> dict[str, Any]:
     """Keywords of add_api_route()."""
     summary, about, properties = ROUTES[path]
-    schema = {"type": "object", "properties": properties, "additionalProperties": True}
     return {
         "summary": summary,
         "description": f"{about} Goes to an upstream with the model; its answer is passed on as it comes.",
-        "openapi_extra": {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}},
+        "openapi_extra": body(properties),
     }
+
+
+def body(properties: dict[str, Any]) -> dict[str, Any]:
+    """`openapi_extra` of a route that reads these of its JSON body."""
+    schema = {"type": "object", "properties": properties, "additionalProperties": True}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}

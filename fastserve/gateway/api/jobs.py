@@ -123,11 +123,12 @@ async def poll_task_status(request: Request, task_id: str) -> Response:
 @router.delete("/programs/{program:path}", response_model=None)
 async def program_ended(request: Request, program: str) -> Response:
     """Told to all our servers: any of them may have had requests of it."""
-    gateway = gateway_of(request)
+    gateway, client = gateway_of(request), known_client(request)
     told = []
     for upstream in _servers(gateway):
         try:
-            status, _ = await gateway.asking.answer(upstream, f"/programs/{quote(program, safe='')}", method="DELETE")
+            path = f"/programs/{quote(program, safe='')}"
+            status, _ = await gateway.asking.answer(upstream, path, method="DELETE", client=client)
         except (AnswerError, HttpClientError):
             continue
         if status < 400:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,9 @@ from fastserve.gateway.models.models_file import ModelsFileError
 from fastserve.sched.checks import nearest
 
 log = logging.getLogger("fastserve.gateway")
+
+TAKES_ADAPTERS = ("", "torch", "pytorch")
+"""Backends, the usual one among them, that load adapters while they run."""
 
 WATCH_S = 1.0
 """s between two looks at the file and the folder."""
@@ -127,8 +131,14 @@ class Registry:
         entries, defaults = self._of_file if read is None else read
         found = {} if self.folder is None else models_folder.scan(self.folder, self._told)
         found = {**self._pulled, **found, **entries}
-        whole = [entry.with_defaults(self.defaults | defaults) for entry in found.values()]
+        whole = [self._with_folder(entry.with_defaults(self.defaults | defaults)) for entry in found.values()]
         return {each.name: each for entry in whole for each in entry.processes()}
+
+    def _with_folder(self, entry: Entry) -> Entry:
+        """Lets a server that can take adapters have those of --models-dir: adapters.load() asks it to."""
+        if self.folder is None or entry.backend not in TAKES_ADAPTERS:
+            return entry
+        return replace(entry, options={"lora_dir": str(self.folder.resolve())} | entry.options)
 
     def _take(self, found: dict[str, Entry]) -> None:
         gone = self.entries.keys() - found.keys()

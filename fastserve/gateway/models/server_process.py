@@ -1,7 +1,8 @@
 """ServerProcess: `fastserve serve` of one model, as a child of the gateway.
 
 It listens at 127.0.0.1 on a free port and asks for a random key, which stands in its environment: other users of the
-machine can neither use it nor read the key. Options stand in a file of this user's, so `ps` shows none.
+machine can neither use it nor read the key. With it the gateway says whose a request is (server.http.auth). Options
+stand in a file of this user's, so `ps` shows none.
 """
 
 from __future__ import annotations
@@ -24,12 +25,11 @@ from pydantic import SecretStr
 
 from fastserve.gateway.models.entry import Entry
 from fastserve.processes.child import COMMAND, GRACE_S, OURS, READY, environment, last_lines
+from fastserve.server.http.auth import ANYBODY
 
 KEPT_LINES: Final = 200
 LONGEST_LINE: Final = 2000
 CHUNK: Final = 1 << 16
-CLIENT: Final = "gateway"
-"""What its server calls the gateway."""
 
 
 class StartFailedError(RuntimeError):
@@ -132,7 +132,7 @@ class ServerProcess:
 
     def _settings(self) -> dict[str, str]:
         """Of its environment. Nobody else reaches it, and the gateway itself says which adapters may be loaded."""
-        own = {"API_KEY": f"{self.key.get_secret_value()} {CLIENT}", "ADMIN_CLIENTS": CLIENT, "LORA_DIR": "/"}
+        own = {"API_KEY": f"{self.key.get_secret_value()} {ANYBODY}", "LORA_DIR": "/"}
         return {OURS + name: value for name, value in own.items()}
 
     def _flags(self, folder: Path) -> list[str]:

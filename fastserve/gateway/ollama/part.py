@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request
 from starlette.datastructures import Headers
 from starlette.responses import Response, StreamingResponse
 
+from fastserve.gateway.api.described import MESSAGES, MODEL, body
 from fastserve.gateway.api.generate import SHORT, json_of, known_client, made
 from fastserve.gateway.api.generate import answered as forwarded
 from fastserve.gateway.call import Call, Stage, closed, whole
@@ -27,6 +28,12 @@ from fastserve.server.api.errors import WRONG_CONTENT_TYPE, ApiError, Json, enco
 from fastserve.server.http.origin import by_browser, is_json
 
 NDJSON: Final = "application/x-ndjson"
+NAMED: Final = body({"model": MODEL})
+LINES: Final[dict[str, Any]] = {"type": "boolean", "default": True, "description": "a line of JSON for each piece"}
+ASKED: Final[dict[str, Any]] = {
+    "model": MODEL, "stream": LINES, "options": {"type": "object", "description": "num_predict, temperature, seed ..."},
+    "keep_alive": {"description": "seconds, or text as 5m; -1: always, 0: not at all"},
+}  # fmt: skip
 router = APIRouter(tags=["Ollama"])
 
 INSTEAD: Final = {
@@ -66,13 +73,13 @@ def make(gateway: Core) -> Ollama:
 # -- generation --------------------------------------------------------------------------------------------------------
 
 
-@router.post("/api/generate", response_model=None)
+@router.post("/api/generate", response_model=None, openapi_extra=body({**ASKED, "prompt": {"type": "string"}}))
 async def generate(request: Request) -> Response:
     """A text goes on (raw), or a prompt is answered."""
     return await answered(request, requests.generate)
 
 
-@router.post("/api/chat", response_model=None)
+@router.post("/api/chat", response_model=None, openapi_extra=body({**ASKED, "messages": MESSAGES}))
 async def chat(request: Request) -> Response:
     """The messages of a chat are answered."""
     return await answered(request, requests.chat)
@@ -87,12 +94,12 @@ async def read(request: Request) -> Call:
     if client is not None:
         gateway.limits.test(client)
     try:
-        body, fields = await json_of(request, gateway)
+        raw, fields = await json_of(request, gateway)
     except ApiError as error:
         raise ApiError(400, error.message) if error.status == 422 else error from None
     if not isinstance(fields, dict):
         raise ApiError(400, "the body has to be a JSON object")
-    return made(request, gateway, body, fields)
+    return made(request, gateway, raw, fields)
 
 
 async def answered(request: Request, translate: Callable[[Any], Asked]) -> Response:
@@ -211,14 +218,14 @@ async def running(request: Request) -> dict[str, Any]:
     return {"models": await models.loaded(gateway_of(request))}
 
 
-@router.post("/api/show", response_model=None)
+@router.post("/api/show", response_model=None, openapi_extra=NAMED)
 async def show(request: Request) -> Response:
     """What is known of a model."""
     gateway = gateway_of(request)
     return Json(await models.shown(gateway, models.resolved(gateway, named(await read(request)))))
 
 
-@router.post("/api/pull", response_model=None)
+@router.post("/api/pull", response_model=None, openapi_extra=body({"model": MODEL, "stream": LINES}))
 async def pull(request: Request) -> Response:
     """Downloads a model from the hub, OWNER/NAME or OWNER/NAME:FILE.gguf; progress comes as a line each."""
     call = await read(request)
@@ -258,7 +265,7 @@ def _progress(name: str, step: Mapping[str, Any]) -> bytes:
     return encoded(found) + b"\n"
 
 
-@router.delete("/api/delete", response_model=None)
+@router.delete("/api/delete", response_model=None, openapi_extra=NAMED)
 async def delete(request: Request) -> Response:
     """Deletes a model that was downloaded."""
     gateway = gateway_of(request)

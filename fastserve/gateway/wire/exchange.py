@@ -96,7 +96,10 @@ class Exchange:
         self.headers: Headers = []
         self.error: HttpClientError | None = None
         self.over = False
+        self.request = b""
+        self.connect_timeout = 0.0
         self.fresh = True  # the connection was made for this request
+        self.heard = False  # something has come
         self.framed = False  # the answer had a length or was chunked: its end is no guess
         self.quiet = 0.0
         self.head_s = 0.0  # since the first byte of a head that is not complete
@@ -108,29 +111,45 @@ class Exchange:
 
     async def begin(self, request: bytes, connect_timeout: float) -> None:
         """Raises ConnectError: the upstream has not got the request."""
+        self.request, self.connect_timeout = request, connect_timeout
         link = self.connections.reused()
-        if link is None:
-            try:
-                async with asyncio.timeout(connect_timeout):
-                    link = await self.connections.connect()
-            except TimeoutError:
-                raise ConnectError(f"no connection to {self.connections.netloc} within {connect_timeout:g} s") from None
-        else:
-            self.fresh = False
+        self.fresh = link is None
+        self._send(link or await self._connect())
+
+    async def _connect(self) -> UpstreamLink:
+        try:
+            async with asyncio.timeout(self.connect_timeout):
+                return await self.connections.connect()
+        except TimeoutError:
+            what = f"no connection to {self.connections.netloc} within {self.connect_timeout:g} s"
+            raise ConnectError(what) from None
+
+    def _send(self, link: UpstreamLink) -> None:
         self.link = link
         link.exchange = self
         try:
-            link.begin(request)
+            link.begin(self.request)
         except HttpClientError as error:
             raise ConnectError(str(error)) from None
 
     async def head(self) -> None:
         """When status and headers are there. Raises HttpClientError; of a cancelled task the request is taken back."""
         try:
-            await self._head
+            try:
+                await self._head
+            except HttpClientError as error:
+                if self.fresh or self.heard or type(error) is not HttpClientError:
+                    raise
+                # A kept connection, which its server has closed meanwhile: that says nothing of the server.
+                self.fresh, self.over, self.error = True, False, None
+                self._head = asyncio.get_running_loop().create_future()
+                self._send(await self._connect())
+                await self._head
         except asyncio.CancelledError:
             self.abort()
             raise
+        finally:
+            self.request = b""
 
     async def take(self) -> bytes | None:
         """The next part of the body; None at its end. Raises HttpClientError where it breaks off."""
@@ -206,6 +225,7 @@ class Exchange:
         assert link is not None
         link.resume()
         self.framed = link.framed
+        self.heard = link.unread > 0 or link.status > 0
         if error is None:
             self.connections.put_back(link)
         else:

@@ -20,6 +20,7 @@ OF_PAGES = frozenset((b"origin", b"referer", b"access-control-request-method", b
 
 NOT_SENT = HOP_BY_HOP | CREDENTIALS | OF_PAGES | {
     b"host", b"content-length", b"accept-encoding", b"content-type", b"expect", b"x-request-id", b"forwarded",
+    b"x-fastserve-client",
 }  # fmt: skip
 NOT_SENT_FAMILIES = (b"x-forwarded-", b"sec-")
 

@@ -74,8 +74,9 @@ class HttpSettings(BaseSettings):
 
     # -- authentication and limits
     api_key: Secrets = ()
-    """bearer token, or "TOKEN CLIENT" to name its client; repeatable. Any token switches auth on. On the command line
-    other users of the machine can read it (ps): api_key_file is for that"""
+    """bearer token, or "TOKEN CLIENT" to name its client ("*" for a gateway's, which says whose a request is);
+    repeatable. Any token switches auth on. On the command line other users of the machine can read it (ps):
+    api_key_file is for that"""
     api_key_file: Path | None = None
     """file with one TOKEN [CLIENT] a line; mode 0600 keeps it from others"""
     token_validation_url: str | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from urllib.parse import quote, unquote
 
 from fastserve.server.api.errors import ApiError
 from fastserve.server.config import files
@@ -12,6 +13,19 @@ from fastserve.server.http.introspection import Introspection, unnamed
 
 PUBLIC_PATHS = ("/health", "/ping", "/page/")
 """Prefixes of paths that need no token; nor does the static page at /."""
+
+SPOKEN = "x-fastserve-client"
+ANYBODY = "*"
+"""Name of the client of a token that speaks for others, a gateway's: whose request it is stands in the header SPOKEN,
+percent-encoded. Without one it is the gateway's own, which may do all, as without authentication.
+"""
+LONGEST = 1024
+"""Characters of that header."""
+
+
+def spoken(client: str) -> bytes:
+    """The header's line."""
+    return f"{SPOKEN}: {quote(client, errors='replace')[:LONGEST]}\r\n".encode("latin-1")
 
 
 class Auth:
@@ -37,8 +51,11 @@ class Auth:
         """Whether this path needs no token."""
         return path == "/" or path.startswith(PUBLIC_PATHS)
 
-    async def client(self, header: str | None) -> str:
-        """The client id behind an Authorization header. Raises ApiError 401, 403 or 503."""
+    async def client(self, header: str | None, named: str | None = None) -> str | None:
+        """The client id behind an Authorization header; None for a gateway itself. named: the header SPOKEN.
+
+        Raises ApiError 401, 403 or 503.
+        """
         scheme, _, token = (header or "").partition(" ")
         token = token.strip()
         if scheme.lower() != "bearer" or not token:
@@ -48,6 +65,8 @@ class Auth:
         for known, client in self.clients.items():  # no early exit: constant time
             if hmac.compare_digest(known, digest):
                 found = client
+        if found == ANYBODY:
+            return None if named is None else unquote(named[:LONGEST]) or "default"
         if found is not None:
             return found
         if self.introspection is None:

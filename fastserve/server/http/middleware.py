@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 
 from fastserve.server.api.errors import TOO_LARGE, UNCOMPRESSED, ApiError, error_response
 from fastserve.server.api.paths import clean_path
+from fastserve.server.http.auth import SPOKEN
 from fastserve.server.http.forwarded import route_path
 from fastserve.server.http.ids import REQUEST_ID, new_id
 from fastserve.server.http.origin import UNUSED_ELSEWHERE, Origins
@@ -83,7 +84,7 @@ class Middleware:
                 raise ApiError(415, f"Content-Encoding: the body is compressed ({encoding!r}); {UNCOMPRESSED}")
             auth = self.service.auth
             if auth.on and not auth.is_open(path) and scope["method"] != "OPTIONS":
-                state["client"] = await auth.client(headers.get("authorization"))
+                state["client"] = await auth.client(headers.get("authorization"), headers.get(SPOKEN))
             inner = {**scope, "path": prefix + path, "method": "GET" if head else method}
             await self.app(inner, bounded(receive, self.service.max_body_bytes), send_with_id)
         except ApiError as error:

@@ -198,6 +198,27 @@ def test_a_packed_product_with_low_rank_parts(sizes: list[int], gated: bool) -> 
         torch.testing.assert_close(got[row], want, atol=1e-3, rtol=1e-4)
 
 
+@pytest.mark.skipif(NATIVE is None, reason="no compiler here builds the native kernels")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_rows_of_many_passes_have_their_own_adapters(dtype: Any) -> None:
+    """200 rows of 1100 numbers: a product takes them in several passes."""
+    assert NATIVE is not None
+    dice = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(n, 1100, generator=dice).to(dtype) for n in (200, 96))
+    packed, gated = NATIVE.pack(weight), NATIVE.pack_gated(weight, weight.flip(0))
+    for pack_, sizes in ((packed, [48, 48]), (gated, [96, 96])):
+        low = LowRanks(sizes, pack_.gated, NATIVE.lanes, 2)
+        for slot in range(2):
+            factors = torch.randn(6, 1100, generator=dice), torch.randn(sizes[slot], 6, generator=dice)
+            low.put(slot, low.made({slot: factors}))
+        slots = torch.arange(200, dtype=torch.int32) % 3 - 1
+        whole = NATIVE.linear(x, pack_, (slots, low))
+        for first, rows in ((0, 1), (7, 2), (40, 13), (150, 1), (101, 50), (199, 1)):
+            part = slice(first, first + rows)
+            assert torch.equal(NATIVE.linear(x[part], pack_, (slots[part], low)), whole[part])
+        assert torch.equal(whole[::3], NATIVE.linear(x[::3], pack_))
+
+
 def test_nothing_of_a_model_is_touched_before_an_adapter_comes(llama: Path, good: Path) -> None:
     model = load_model(llama, dtype="float32", native="off")
     assert not any(layer._forward_hooks for layer in model.module.modules())

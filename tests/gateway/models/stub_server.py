@@ -16,7 +16,8 @@ from pathlib import Path
 import yaml
 
 settings = yaml.safe_load(Path(sys.argv[sys.argv.index("--config") + 1]).read_text())
-key = os.environ["FASTSERVE_API_KEY"].split()[0]  # the rest names the client
+key, client = os.environ["FASTSERVE_API_KEY"].split()
+assert client == "*", "the gateway says whose a request is"
 lora = list(settings.get("lora", []))
 
 
@@ -41,7 +42,8 @@ class Handler(BaseHTTPRequestHandler):
         if seconds := body.get("seconds"):
             time.sleep(seconds)
         choices = [{"index": 0, "text": "hello", "finish_reason": "stop"}]
-        return self._send(200, {"pid": os.getpid(), "settings": settings, "lora": lora, "choices": choices})
+        found = {"pid": os.getpid(), "settings": settings, "lora": lora, "choices": choices}
+        return self._send(200, found | {"clients": self.headers.get_all("X-FastServe-Client")})
 
     def _send(self, status: int, value: object) -> None:
         data = json.dumps(value).encode()

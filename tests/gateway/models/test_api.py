@@ -250,6 +250,19 @@ def test_with_tokens_only_managers_manage(hub: FakeHub, tmp_path: Path) -> None:
         assert client.post("/models/unload", json={"model_id": "a"}, headers=boss).status_code == 200
 
 
+def test_a_models_server_is_told_whose_a_request_is(tmp_path: Path) -> None:
+    """So that fairness, prefixes and jobs are each client's there, too. Nobody can say that he is somebody else."""
+    spoofed = {"X-FastServe-Client": "boss"}
+    with served(models=named(tmp_path, a="ok"), api_key=["s3cret boss", "other Zo\u00eb"]) as client:
+        for token, name in (("s3cret", "boss"), ("other", "Zo%C3%AB")):
+            headers = {"Authorization": f"Bearer {token}"} | spoofed
+            answer = client.post("/v1/completions", json={"model": "a", "prompt": "hi", "user": "x"}, headers=headers)
+            assert answer.json()["clients"] == [name]
+    with served(models=named(tmp_path, a="ok")) as client:
+        answer = client.post("/v1/completions", json={"model": "a", "prompt": "hi", "user": "x"}, headers=spoofed)
+        assert answer.json()["clients"] is None, "without tokens a server reads `user` itself"
+
+
 def test_adapters_are_passed_on_and_remembered(tmp_path: Path) -> None:
     root = tmp_path / "models"
     (root / "sql").mkdir(parents=True)
