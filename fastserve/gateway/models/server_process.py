@@ -74,6 +74,7 @@ class ServerProcess:
 
     async def start(self, seconds: float) -> str:
         """Its URL, once it serves. Raises StartFailedError; then nothing is left of it."""
+        key = {OURS + "API_KEY": f"{self.key.get_secret_value()} {ANYBODY}"}
         try:
             self._folder = Path(tempfile.mkdtemp(prefix="fastserve-model-"))  # mode 0700
             _write(self._folder / "options.yaml", arguments(self.entry))
