@@ -33,7 +33,11 @@ CHUNK: Final = 1 << 16
 
 
 class StartFailedError(RuntimeError):
-    """The process did not come to serve; the message has its last lines."""
+    """The process did not come to serve; the message has its last lines. killed: by a signal, not by its own doing."""
+
+    def __init__(self, message: str, killed: bool = False) -> None:
+        super().__init__(message)
+        self.killed = killed
 
 
 class ServerProcess:
@@ -75,7 +79,7 @@ class ServerProcess:
             _write(self._folder / "options.yaml", arguments(self.entry))
             self._process = await asyncio.create_subprocess_exec(
                 *COMMAND, *self._flags(self._folder), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT, env=environment() | self._settings(), start_new_session=True,
+                stderr=asyncio.subprocess.STDOUT, env=environment() | key, start_new_session=True,
             )  # fmt: skip
         except OSError as error:
             await self.stop()
@@ -92,7 +96,8 @@ class ServerProcess:
         if not self.url:
             code = await self._process.wait()
             await self.stop()
-            raise self._failed(f"its server ended with status {code} before it was ready")
+            hint = " (SIGKILL: memory may have run out)" if code == -signal.SIGKILL else ""
+            raise self._failed(f"its server ended with status {code} before it was ready{hint}", killed=code < 0)
         return self.url
 
     async def ended(self) -> int:
@@ -127,13 +132,8 @@ class ServerProcess:
         """A message about it, with its last lines."""
         return f"model {self.entry.name}: {what}. Its last lines:{last_lines(list(self.lines))}"
 
-    def _failed(self, what: str) -> StartFailedError:
-        return StartFailedError(self.told(what))
-
-    def _settings(self) -> dict[str, str]:
-        """Of its environment. Nobody else reaches it, and the gateway itself says which adapters may be loaded."""
-        own = {"API_KEY": f"{self.key.get_secret_value()} {ANYBODY}", "LORA_DIR": "/"}
-        return {OURS + name: value for name, value in own.items()}
+    def _failed(self, what: str, killed: bool = False) -> StartFailedError:
+        return StartFailedError(self.told(what), killed)
 
     def _flags(self, folder: Path) -> list[str]:
         return [
