@@ -227,7 +227,7 @@ start-inference-service: setup-all ## start what config/app.yaml describes (APP=
 	@$(WITH_ENV) $(PY) -m fastserve deploy $(APP) --to local --out $(SERVICE)
 ifneq ($(CONTAINERS),)
 	$(PY) -m fastserve deploy $(APP) --to compose --out $(SERVICE)
-	docker compose --file $(SERVICE)/compose.yaml up --detach --build --wait
+	docker compose --file $(SERVICE)/compose.yaml up --detach --build
 else
 	@$(WITH_ENV) $(PY) -m fastserve.deploy.service start $(SERVICE)
 endif

@@ -96,6 +96,7 @@ def _gateway(app: Application, build: Tree) -> Tree:
 def _artifacts(app: Application, build: Tree, places: dict[str, str]) -> Tree:
     found = _service(app, build, "gateway", commands.fetch(places))
     found["restart"] = "no"
+    found["healthcheck"] = {"disable": True}  # it ends
     found["environment"] = {"HF_TOKEN": None, "HF_ENDPOINT": None}  # as in the user's shell, if they are there
     if all(gpus_of(server) for server in app.servers if commands.fetched(server)):
         found["profiles"] = [GPU]

@@ -26,7 +26,7 @@ pytest.importorskip("fastapi", reason="needs the web extra")
 from tests.deploy.apps import APPS, KNOWN, ROOT, SMALL, generated
 from tests.deploy.steps import Image, parse, stage
 
-EMBEDDED = "servers:\n  - model: {uri: embedded, generation_params: {max_new_tokens: 5}}\n"
+EMBEDDED = "servers:\n  - model: {uri: embedded, generation_params: {max_new_tokens: 5, temperature: 0}}\n"
 TORCH = "FASTSERVE_DEPLOY_TORCH"
 
 
@@ -85,7 +85,7 @@ def test_the_steps_run_and_what_they_start_answers(tmp_path: Path) -> None:
 def test_the_image_with_pytorch_serves_a_model(tmp_path: Path) -> None:
     image = built(tmp_path / "cpu", generated(tmp_path, EMBEDDED, "docker"), "cpu")
     with started(image) as server:
-        answer = ask(f"{server}/generate", {"prompt": "Once"})
+        answer = ask(f"{server}/v1/chat/completions", {"messages": [{"role": "user", "content": "Hello"}]})
         assert answer["usage"]["completion_tokens"] == 5, "the deployment's own default"
 
 

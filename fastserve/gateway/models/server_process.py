@@ -79,7 +79,7 @@ class ServerProcess:
             _write(self._folder / "options.yaml", arguments(self.entry))
             self._process = await asyncio.create_subprocess_exec(
                 *COMMAND, *self._flags(self._folder), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT, env=environment() | key, start_new_session=True,
+                stderr=asyncio.subprocess.STDOUT, env=environment() | self._settings(), start_new_session=True,
             )  # fmt: skip
         except OSError as error:
             await self.stop()
@@ -134,6 +134,11 @@ class ServerProcess:
 
     def _failed(self, what: str, killed: bool = False) -> StartFailedError:
         return StartFailedError(self.told(what), killed)
+
+    def _settings(self) -> dict[str, str]:
+        """Of its environment. Nobody else reaches it, and the gateway itself says which adapters may be loaded."""
+        own = {"API_KEY": f"{self.key.get_secret_value()} {ANYBODY}", "LORA_DIR": "/"}
+        return {OURS + name: value for name, value in own.items()}
 
     def _flags(self, folder: Path) -> list[str]:
         return [

@@ -55,7 +55,19 @@ PLAIN: dict[str, str] = {
 }
 """Environment variables without our prefix."""
 
-OTHERS = ("DOTENV", "CACHE", "COMPILED", "EXAMPLES", "NATIVE", "SCALE", "TRACE", "TRACES", "GATEWAY_")
+OTHERS = (
+    "DOTENV",
+    "CACHE",
+    "DEPLOY_TORCH",
+    "WORKER_KEY",
+    "COMPILED",
+    "EXAMPLES",
+    "NATIVE",
+    "SCALE",
+    "TRACE",
+    "TRACES",
+    "GATEWAY_",
+)
 """Variables with our prefix that other parts of the package and its tests read."""
 
 GATEWAYS = "it is for `fastserve gateway`, which stands in front of servers"
