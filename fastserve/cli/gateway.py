@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from fastserve.cli import setting_flags
-from fastserve.importing import extra
+from fastserve.importing import MissingPackageError, extra
 
 if TYPE_CHECKING:
     from fastserve.gateway.config.settings import GatewayConfig
@@ -66,6 +66,6 @@ def _serve(config: GatewayConfig) -> None:
         gateway = Gateway(config)
     except ModuleNotFoundError as error:
         raise StartError(f"{error.name} is not installed; {extra('gateway')}") from error
-    except (ValueError, OSError, OutputError) as error:
+    except (ValueError, OSError, OutputError, MissingPackageError) as error:
         raise StartError(str(error)) from error
     gateway.run()

@@ -15,6 +15,7 @@ FAILED, USAGE = 1, 2
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from fastserve.jobqueue.messages import VISIBILITY_S
+    from fastserve.jobqueue.runner import DRAIN_S
     from fastserve.jobqueue.worker import CONCURRENCY
 
     parser.add_argument(
@@ -38,6 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "of a queue (default: %(default)g)",
     )  # fmt: skip
     parser.add_argument(
+        "--drain-seconds", type=float, default=DRAIN_S, metavar="SECONDS",
+        help="after SIGTERM: seconds that jobs may take to end, before others get them (default: %(default)g)",
+    )  # fmt: skip
+    parser.add_argument(
         "--log-level", choices=("debug", "info", "warning", "error"), default="info",
         help="minimum severity of log lines (default: %(default)s)",
     )  # fmt: skip
@@ -47,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Until SIGTERM or Ctrl-C, then until the jobs that run have ended. Returns 2 for invalid arguments."""
+    """Until SIGTERM or Ctrl-C, and --drain-seconds more at most. Returns 2 for invalid arguments."""
     try:
         from fastserve.server.config import addresses
         from fastserve.server.http import logs
@@ -68,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(f"--concurrency {args.concurrency}: give at least 1")
         if not 1 <= args.visibility_timeout <= 86400:
             raise ValueError(f"--visibility-timeout {args.visibility_timeout:g}: give seconds from 1 to 86400")
+        if not 0 <= args.drain_seconds <= 86400:
+            raise ValueError(f"--drain-seconds {args.drain_seconds:g}: give seconds from 0 to 86400")
         if args.server_key_env:
             key = os.environ.get(args.server_key_env, "").strip()
             if not key:
@@ -79,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
         from fastserve.jobqueue.worker import work
 
         return work(args.queue, args.server, key=key, concurrency=args.concurrency,
-                    visibility_s=args.visibility_timeout)  # fmt: skip
+                    visibility_s=args.visibility_timeout, drain_s=args.drain_seconds)  # fmt: skip
     except MissingPackageError as error:
         return _refuse(str(error), FAILED)
 

@@ -54,15 +54,16 @@ class Attempt:
         self.url = url.rstrip("/")
         self.pause_s = pause_s
         self.patience_s = patience_s
+        self.stopping = asyncio.Event()
         self.http = httpx.AsyncClient(
             headers={**headers, "Content-Type": "application/json"},
             timeout=httpx.Timeout(LONGEST_S, connect=10, pool=None),
             limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
         )
 
-    async def run(self, id: str, body: bytes, failed: Failed, kept: bool = True) -> Ended:
+    async def run(self, id: str, body: bytes, failed: Failed, kept: bool = True) -> Ended | None:
         """Until it has an answer, or there is none to be had. Cancelling it closes the connection, and with it the
-        request at the server. kept: a cache on the way may keep the answer."""
+        request at the server. kept: a cache on the way may keep the answer. None: stop() came while it waited."""
         waiting_since = None
         pauses = 0
         while True:
@@ -91,8 +92,21 @@ class Attempt:
                     return Ended("failed", None, f"{said} (attempt {attempts} of {ATTEMPTS})")
             if pauses == 0:
                 log.warning("job %s: %s; it is sent again", id, said)
-            await asyncio.sleep(max(wait, self._pause(pauses)))
+            if await self._stopped_within(max(wait, self._pause(pauses))):
+                return None
             pauses += 1
+
+    def stop(self) -> None:
+        """Nothing is sent again from here on."""
+        self.stopping.set()
+
+    async def _stopped_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self.stopping.wait()
+        except TimeoutError:
+            return False
+        return True
 
     def _pause(self, pauses: int) -> float:
         longest: float = min(LONGEST_PAUSE_S, self.pause_s * 2 ** min(pauses, 16))

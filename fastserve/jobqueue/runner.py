@@ -37,21 +37,36 @@ MOST_LOGGED = 200
 Result = TypeVar("Result")
 
 
-class NotStoredError(RuntimeError):
-    """The end of a job could not be stored: its message must not be acknowledged."""
+DRAIN_S = 30.0
+"""Seconds that jobs may take to end once the worker was told to stop; then others run them."""
+
+
+class GivenBackError(RuntimeError):
+    """The job has not ended, or its end could not be stored: its message goes back into the queue."""
 
 
 class Runner:
-    """One for a process. visibility_s: as messages.VISIBILITY_S; a lease is half as long."""
+    """One for a process. visibility_s: as messages.VISIBILITY_S; a lease is half as long. connections: to Redis."""
 
-    def __init__(self, url: str, attempt: Attempt, visibility_s: float = messages.VISIBILITY_S) -> None:
-        self.redis: Redis = redis_url.connected(url)
+    def __init__(
+        self, url: str, attempt: Attempt, visibility_s: float = messages.VISIBILITY_S, connections: int = 64,
+        drain_s: float = DRAIN_S,
+    ) -> None:  # fmt: skip
+        self.redis: Redis = redis_url.connected(url, connections=connections)
         self.attempt = attempt
+        self.drained = asyncio.Event()  # the time of jobs that run is over
+        self.drain_s = drain_s
         self.lease_ms = max(1, round(visibility_s * 500))
         self.looks_s = min(LOOKS_S, visibility_s / 6)
 
+    def stop(self) -> None:
+        """Jobs that wait for their server are given back, those that run when drain_s is over."""
+        if not self.attempt.stopping.is_set():
+            self.attempt.stop()
+            asyncio.get_running_loop().call_later(self.drain_s, self.drained.set)
+
     async def run(self, id: str, tag: str) -> str:
-        """The state in which the job is after. tag: of the message that named it.
+        """The state in which the job is after. tag: of the message that named it. Raises GivenBackError.
 
         Whoever else was given the same job waits here until it has ended, or its runner has died.
         """
@@ -63,6 +78,8 @@ class Runner:
                 return str(what)
             if what == "run":
                 break
+            if self.attempt.stopping.is_set():
+                raise GivenBackError(id)
             await self._beat(id, "", tag)
             await asyncio.sleep(self.looks_s)
         request, client, created, deliveries, now, drawn = begun[1:]
@@ -95,7 +112,7 @@ class Runner:
         return ended.state
 
     async def _watched(self, id: str, token: str, tag: str, request: bytes, client: str, kept: bool) -> Ended | None:
-        """None when it was cancelled meanwhile. kept: a cache on the way may keep the answer."""
+        """None when it was cancelled meanwhile. kept: a cache on the way may keep the answer. Raises GivenBackError."""
         try:
             fields = json.loads(request)
             body = packed({**fields, "user": client, "stream": False}).encode()
@@ -103,12 +120,20 @@ class Runner:
             return Ended("failed", None, f"its stored request is damaged: {error}")
         work = asyncio.create_task(self.attempt.run(id, body, lambda: self._count_attempt(id), kept))
         watch = asyncio.create_task(self._beats(id, token, tag))
+        drained = asyncio.create_task(self.drained.wait())
         try:
-            await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)
-            return work.result() if work.done() else None
+            await asyncio.wait((work, watch, drained), return_when=asyncio.FIRST_COMPLETED)
+            if not work.done() and watch.done():
+                return None
+            ended = work.result() if work.done() else None
         finally:
-            await _stopped(work)
-            await _stopped(watch)
+            for task in (work, watch, drained):
+                await _stopped(task)
+        if ended is None:
+            log.info("job %s: given back, since this worker stops", id)
+            await self._surely(lambda: self._script(scripts.RELEASE, id, token))
+            raise GivenBackError(id)
+        return ended
 
     async def _count_attempt(self, id: str) -> int:
         found: int = await self._surely(lambda: self._script(scripts.ATTEMPT, id))
@@ -135,7 +160,7 @@ class Runner:
         return await self.redis.eval(script, 1, PREFIX, *values)
 
     async def _surely(self, command: Callable[[], Awaitable[Result]]) -> Result:
-        """As soon as Redis answers. Raises NotStoredError where it has not for a day."""
+        """As soon as Redis answers. Raises GivenBackError where it has not for a day, or until this worker stops."""
         from redis.exceptions import RedisError
 
         began, pause, told = time.monotonic(), 0.1, False
@@ -143,8 +168,8 @@ class Runner:
             try:
                 return await command()
             except (RedisError, OSError) as error:
-                if time.monotonic() - began > STORE_S:
-                    raise NotStoredError(str(error)) from error
+                if time.monotonic() - began > STORE_S or self.drained.is_set():
+                    raise GivenBackError(str(error)) from error
                 if not told:
                     told = True
                     log.error("the queue does not answer: %s; tried again until it does", error or type(error).__name__)
@@ -157,5 +182,7 @@ class Runner:
 
 
 async def _stopped(task: asyncio.Task[Any]) -> None:
-    task.cancel()
-    await asyncio.wait((task,))
+    """Cancelled, and again: redis-py may lose a cancellation that comes at the moment of its answer (wait_for)."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait((task,), timeout=0.5)

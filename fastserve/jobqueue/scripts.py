@@ -83,6 +83,20 @@ return redis.call('HGET', job, 'state') or 'gone'
 
 Renews the lease and the time from which the message's visibility timeout counts."""
 
+RELEASE = (
+    NOW
+    + """
+if redis.call('GET', P .. 'lease:' .. id) ~= ARGV[2] then return 0 end
+redis.call('DEL', P .. 'lease:' .. id)
+if redis.call('HGET', job, 'state') ~= 'running' then return 0 end
+redis.call('HSET', job, 'state', 'queued')
+redis.call('HINCRBY', job, 'deliveries', -1)
+redis.call('ZADD', P .. 'waiting', redis.call('HGET', job, 'created'), id)
+return 1
+"""
+)
+"""id, token: its runner stops before it has ended, and whoever gets it next begins it again."""
+
 ATTEMPT = (
     NOW
     + """

@@ -17,7 +17,7 @@ from typing import Any
 from fastserve.jobqueue import messages, redis_url
 from fastserve.jobqueue.attempt import Attempt
 from fastserve.jobqueue.keeper import Keeper
-from fastserve.jobqueue.runner import NotStoredError, Runner
+from fastserve.jobqueue.runner import DRAIN_S, GivenBackError, Runner
 
 log = logging.getLogger("fastserve.queue")
 
@@ -26,18 +26,21 @@ CONCURRENCY = 8
 
 def work(
     url: str, server: str, *, key: str = "", concurrency: int = CONCURRENCY,
-    visibility_s: float = messages.VISIBILITY_S,
+    visibility_s: float = messages.VISIBILITY_S, drain_s: float = DRAIN_S,
 ) -> int:  # fmt: skip
-    """Runs jobs of the queue at `url` on `server` until SIGTERM or Ctrl-C, and then until those that run have ended.
+    """Runs jobs of the queue at `url` on `server` until SIGTERM or Ctrl-C; those that run have drain_s to end then.
 
     Returns the exit status. visibility_s: see messages; alike for all workers of a queue. Raises MissingPackageError.
     """
     app = messages.celery(url, visibility_s)
+    from celery import signals
+
     _leave_logging_alone()
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="fastserve-queue-loop", daemon=True)
     thread.start()
-    runner = asyncio.run_coroutine_threadsafe(_runner(url, server, key, concurrency, visibility_s), loop).result()
+    made = _runner(url, server, key, concurrency, visibility_s, drain_s)
+    runner = asyncio.run_coroutine_threadsafe(made, loop).result()
 
     @app.task(name=messages.TASK, bind=True)  # type: ignore[untyped-decorator]
     def run(task: Any, id: str) -> None:
@@ -46,9 +49,13 @@ def work(
         tag = task.request.properties.get("delivery_tag") or ""
         try:
             asyncio.run_coroutine_threadsafe(runner.run(id, tag), loop).result()
-        except NotStoredError as error:
+        except GivenBackError as error:
             raise Reject(str(error), requeue=True) from error
 
+    def stop(**_: Any) -> None:
+        loop.call_soon_threadsafe(runner.stop)
+
+    signals.worker_shutting_down.connect(stop)  # held weakly, so for as long as this runs
     keeper = Keeper(url, app, look_s=visibility_s / 2, grace_s=visibility_s / 2)
     keeper.start()
     log.info("jobs of the queue at %s, %d at a time, are run on %s", redis_url.shown(url), concurrency, server)
@@ -65,8 +72,9 @@ def work(
     return int(worker.exitcode or 0)
 
 
-async def _runner(url: str, server: str, key: str, concurrency: int, visibility_s: float) -> Runner:
-    return Runner(url, Attempt(server, key, connections=concurrency + 1), visibility_s)
+async def _runner(url: str, server: str, key: str, concurrency: int, visibility_s: float, drain_s: float) -> Runner:
+    attempt = Attempt(server, key, connections=concurrency + 1)
+    return Runner(url, attempt, visibility_s, 2 * concurrency + 8, drain_s)
 
 
 def _leave_logging_alone() -> None:
@@ -78,6 +86,7 @@ def _leave_logging_alone() -> None:
     if not log.isEnabledFor(logging.DEBUG):
         for noisy in ("celery", "kombu"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
+        logging.getLogger("celery.app.trace").setLevel(logging.ERROR)  # of jobs given back it tells with a traceback
     warnings.filterwarnings("ignore", category=SecurityWarning)
 
 

@@ -24,7 +24,7 @@ class LiveView(ReplicaView):
     costs no look at any replica. Good during Router.route() only, as the contract has it.
     """
 
-    __slots__ = ("clock", "delay", "of", "turn", "work")
+    __slots__ = ("clock", "delay", "kv", "measured", "of", "turn", "work")
 
     def __init__(self, of: Replica, name: str, weight: float, clock: Clock, delay: int) -> None:
         self.of = of
@@ -39,6 +39,8 @@ class LiveView(ReplicaView):
         self.source = "load"
         self.turn = -1  # of the choice for which `work` was looked at
         self.work = (0, 0)
+        self.measured = -1  # the same for `kv`
+        self.kv: tuple[int | None, int] = (None, 0)
 
     def _moment(self) -> Moment:
         return self.of.moment(self.clock.now - self.delay)
@@ -87,10 +89,17 @@ class LiveView(ReplicaView):
     def expected_tokens(self) -> int:  # type: ignore[override]
         return self._looked()[1]
 
+    def _room(self) -> tuple[int | None, int]:
+        """Once for each choice."""
+        if self.measured != self.clock.turn:
+            self.measured = self.clock.turn
+            moment = self._moment()
+            self.kv = moment.room(self._at(moment))
+        return self.kv
+
     @property
     def free_tokens(self) -> int | None:  # type: ignore[override]
-        moment = self._moment()
-        return moment.room(self._at(moment))[0]
+        return self._room()[0]
 
     @property
     def pool_tokens(self) -> int | None:  # type: ignore[override]
@@ -99,5 +108,4 @@ class LiveView(ReplicaView):
 
     @property
     def cached_tokens(self) -> int:  # type: ignore[override]
-        moment = self._moment()
-        return moment.room(self._at(moment))[1]
+        return self._room()[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import textwrap
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fastserve.bench.stub import Behaviour
+from fastserve.cli import worker
 from fastserve.gateway.config.settings import GatewayConfig
 from fastserve.gateway.wire import exchange
 from fastserve.server.config.settings import FastServeConfig
@@ -27,6 +29,9 @@ def block(language: str) -> str:
 def test_flags_are_there() -> None:
     fields = {*GatewayConfig.model_fields, "help", "show_config"}
     named = {flag.replace("-", "_") for flag in re.findall(r"--([a-z][a-z-]+)", PAGE)}
+    parser = argparse.ArgumentParser()
+    worker.add_arguments(parser)  # of `fastserve worker`, which the page starts too
+    fields |= {action.dest for action in parser._actions}
     assert named - fields - {*FastServeConfig.model_fields} == set()
     assert named & set(GatewayConfig.model_fields) >= {"upstream", "router", "cooldown", "health_retries", "route_log"}
 

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from fastserve.jobqueue import attempt as attempts
-from fastserve.jobqueue.attempt import ATTEMPTS, Attempt, Ended
+from fastserve.jobqueue.attempt import ATTEMPTS, Attempt
 from fastserve.jobqueue.messages import priority
 from fastserve.jobqueue.record import answered, figures, packed, read
 from fastserve.jobqueue.redis_url import checked, shown
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 FINE = httpx.Response(200, json={"text": "fine"})
 
 
-async def run(*answers: Any, patience_s: float = 60.0) -> tuple[Ended, int, int]:
+async def run(*answers: Any, patience_s: float = 60.0) -> tuple[Any, int, int]:
     """(how it ended, requests, failed attempts). answers: responses or exceptions, the last one for ever."""
     asked = failed = 0
 
@@ -84,10 +84,11 @@ async def test_an_answer_that_is_too_long(monkeypatch: pytest.MonkeyPatch) -> No
 async def test_retry_after_is_kept_to(monkeypatch: pytest.MonkeyPatch) -> None:
     slept = []
 
-    async def sleep(seconds: float) -> None:
+    async def sleep(_: Attempt, seconds: float) -> bool:
         slept.append(seconds)
+        return False
 
-    monkeypatch.setattr(attempts.asyncio, "sleep", sleep)
+    monkeypatch.setattr(Attempt, "_stopped_within", sleep)
     busy = [httpx.Response(503, headers={"Retry-After": "7"}), httpx.Response(429, headers={"Retry-After": "9999"})]
     await run(*busy, FINE)
     assert slept == [7.0, 60.0]

@@ -365,3 +365,23 @@ def test_a_redis_that_is_full_refuses_and_keeps_what_it_has(redis: Redis) -> Non
         client.config_set("maxmemory", 0)
     ids += submit(redis.url, "c")
     assert [job.state for job in found(redis.url, *ids)] == ["queued", "queued"]
+
+
+def test_a_worker_that_stops_gives_back_what_it_cannot_end(redis: Redis, target: Server, tmp_path: Path) -> None:
+    """A job that waits for its server at once, one that runs when its time is over; neither counts as a death."""
+    target.answers["runs"] = threading.Event()
+    target.answers["waits"] = (503, {"detail": "busy"})
+    with worker(redis.url, target.url, "--drain-seconds", "0.5", folder=tmp_path) as mine:
+        ids = submit(redis.url, "runs", "waits", seed=1)
+        until(lambda: len(target.asked) > 1)
+        began = time.monotonic()
+        assert mine.end() == 0 and time.monotonic() - began < 15
+        assert mine.said.count("given back") == 2 and "Traceback" not in mine.said
+    assert [(job.state, job.position) for job in found(redis.url, *ids)] == [("queued", 1), ("queued", 2)]
+    assert until(lambda: target.left) == ["runs"]
+    target.answers.clear()
+    with worker(redis.url, target.url, folder=tmp_path):
+        assert [text(job) for job in ended(redis.url, *ids)] == ["runs 1", "waits 1"]
+        assert until(lambda: _left_in(redis) == 0)
+    with redis_client.Redis(port=redis.port) as client:
+        assert [client.hget(f"fastserve:job:{id}", "deliveries") for id in ids] == [b"1", b"1"]

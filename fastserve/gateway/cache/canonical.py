@@ -17,7 +17,9 @@ VERSION = 1
 
 FAMILIES: dict[str, str] = {
     "/v1/chat/completions": "chat",
+    "/chat/completions": "chat",
     "/v1/completions": "completions",
+    "/completions": "completions",
     "/generate": "native",
     "/generate/stream": "native",
     "/chat": "native chat",

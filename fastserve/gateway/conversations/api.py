@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from typing import Annotated, Any
 
@@ -9,7 +10,6 @@ from fastapi import APIRouter, Path, Query, Request
 from typing_extensions import TypedDict
 
 from fastserve.gateway.conversations.asked import away, checked, owner, read
-from fastserve.gateway.conversations.history import History
 from fastserve.gateway.conversations.store import Key, Store
 from fastserve.server.api.errors import ApiError, error_responses
 
@@ -74,7 +74,7 @@ def router_of(store: Store) -> APIRouter:
             found = await store.of(owner(client), limit)
         except ConnectionError as error:
             raise away(error) from error
-        listed = [History.from_json(data).summary(len(data)) for data in found]
+        listed = [{**json.loads(each.line), "bytes": each.size} for each in found]
         if client is None:
             listed = [{**each, "session_id": f"{each['session_id'][:LETTERS]}…"} for each in listed]
         return {"conversations": listed}  # type: ignore[typeddict-item]
@@ -87,7 +87,7 @@ def router_of(store: Store) -> APIRouter:
         if history is None:
             raise unknown()
         size = len(history.to_json())
-        return {**history.summary(size), "messages": list(history.messages)}  # type: ignore[typeddict-item]
+        return {**history.summary(), "bytes": size, "messages": list(history.messages)}  # type: ignore[typeddict-item]
 
     @router.delete("/conversations/{session_id:path}", responses=error_responses(401, 404, 503))
     async def delete_conversation(request: Request, session_id: Annotated[str, Path()]) -> Deleted:

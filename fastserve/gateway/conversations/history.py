@@ -36,20 +36,19 @@ class History:
         return sum(message["role"] == "user" for message in self.messages)
 
     def to_json(self) -> bytes:
-        return encoded({name: getattr(self, name) for name in FIELDS})
+        """A line that sums it up, for lists, and its messages."""
+        return encoded(self.summary()) + b"\n" + encoded(self.messages)
 
     @classmethod
     def from_json(cls, data: bytes) -> History:
-        found = json.loads(data)
-        return cls(**{name: found[name] for name in FIELDS})
+        line, _, rest = data.partition(b"\n")
+        head = json.loads(line)
+        times = {name: head[name] for name in ("cut", "created", "updated")}
+        return cls(id=head["session_id"], messages=json.loads(rest), **times)
 
-    def summary(self, size: int) -> dict[str, Any]:
-        """size: bytes that it takes."""
-        about = {"session_id": self.id, "turns": self.turns, "messages": len(self.messages), "bytes": size}
+    def summary(self) -> dict[str, Any]:
+        about = {"session_id": self.id, "turns": self.turns, "messages": len(self.messages)}
         return about | {"cut": self.cut, "created": self.created, "updated": self.updated}
-
-
-FIELDS = ("id", "messages", "cut", "created", "updated")
 
 
 def joined(history: History | None, new: Messages) -> list[Mapping[str, Any]]:

@@ -14,13 +14,16 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from fastserve.gateway.conversations.store import Key
+from fastserve.gateway.conversations.store import Head, Key, first_line
 from fastserve.jobqueue import redis_url
 
 PREFIX = "{fastserve}:conversations"
 AGES, SIZES, BYTES = f"{PREFIX}:ages", f"{PREFIX}:sizes", f"{PREFIX}:bytes"
 LEASE_S = 30.0
 """Seconds for which a turn holds its conversation before it renews that: the wait after a gateway was killed."""
+
+HEAD = 8 << 10
+"""Bytes within which the first line of a history ends: an id has at most 256 characters."""
 
 FORGET = """
 local function forget(digest)
@@ -92,13 +95,16 @@ class RedisStore:
         words = (key.digest.hex(), key.id.encode("utf-8", "surrogatepass"))
         return bool(await self._asked(self.redis.eval(DELETE, 5, *_keys(key), *words)))
 
-    async def of(self, client: str, most: int) -> list[bytes]:
+    async def of(self, client: str, most: int) -> list[Head]:
         ids: list[bytes] = await self._asked(self.redis.zrevrange(_index(client), 0, most - 1))
-        if not ids:
-            return []
-        names = [_name(Key(client, id.decode("utf-8", "surrogatepass"))) for id in ids]
-        found: list[bytes | None] = await self._asked(self.redis.mget(names))
-        return [data for data in found if data is not None]
+        async with self.redis.pipeline(transaction=False) as asked:
+            for id in ids:
+                name = _name(Key(client, id.decode("utf-8", "surrogatepass")))
+                asked.getrange(name, 0, HEAD - 1)
+                asked.strlen(name)
+            found = await self._asked(asked.execute())
+        pairs = zip(found[::2], found[1::2], strict=True)
+        return [Head(first_line(data), size) for data, size in pairs if size]
 
     async def hold(self, key: Key, wait: float) -> Callable[[], None]:
         lock = self.redis.lock(f"{PREFIX}:lock:{key.digest.hex()}", timeout=LEASE_S, sleep=0.05, thread_local=False)

@@ -25,6 +25,13 @@ class Key(NamedTuple):
         return hashlib.blake2b(name, digest_size=16).digest()
 
 
+class Head(NamedTuple):
+    """line: the first of a History's JSON. size: bytes of all of it."""
+
+    line: bytes
+    size: int
+
+
 class Store(Protocol):
     """data: a History as JSON. One key's turns come one after the other, so a get and a put of it never cross.
 
@@ -37,7 +44,7 @@ class Store(Protocol):
         """Whether it was there."""
         ...
 
-    async def of(self, client: str, most: int) -> list[bytes]:
+    async def of(self, client: str, most: int) -> list[Head]:
         """The client's conversations, some of the newest first."""
         ...
 
@@ -84,13 +91,13 @@ class MemoryStore:
     async def delete(self, key: Key) -> bool:
         return self.kept.pop(key.digest, None) is not None
 
-    async def of(self, client: str, most: int) -> list[bytes]:
-        found: list[bytes] = []
+    async def of(self, client: str, most: int) -> list[Head]:
+        found: list[Head] = []
         own = self.clients.get(client, {})
         for digest in reversed(list(own)[-2 * most :]):
             entry = self.kept.get(digest)
             if entry is not None:
-                found.append(entry.data)
+                found.append(Head(first_line(entry.data), len(entry.data)))
         return found[:most]
 
     async def hold(self, key: Key, wait: float) -> Callable[[], None]:
@@ -113,6 +120,11 @@ class MemoryStore:
             else:
                 del self.clients[client]
         self.listed = sum(map(len, self.clients.values()))
+
+
+def first_line(data: bytes) -> bytes:
+    end = data.find(b"\n")  # partition() would copy all the rest
+    return data if end < 0 else data[:end]
 
 
 def _size(entry: Entry) -> int:

@@ -31,8 +31,8 @@ def remove(entry: Entry, root: Path | None) -> None:
 
 
 def _remove_cached(repo: str) -> None:
-    from huggingface_hub import scan_cache_dir
+    from huggingface_hub import constants, scan_cache_dir
 
-    cache = scan_cache_dir()
+    cache = scan_cache_dir(constants.HF_HUB_CACHE)
     revisions = [each.commit_hash for it in cache.repos if it.repo_id == repo for each in it.revisions]
     cache.delete_revisions(*revisions).execute()

@@ -16,6 +16,8 @@ log = logging.getLogger("fastserve.gateway")
 
 BACKOFF_S: Final = (0.0, 0.5, 1.0, 2.0, 4.0)
 """s before each start after a death; a server that dies once more in a row is given up."""
+KILLED_MOST: Final = 2
+"""How often one that is killed before it serves is started again: what kills it may be that memory is short."""
 HEALTHY_S: Final = 60.0
 """s after which a server that dies has not died in a row."""
 FAILED_S: Final = 5.0
@@ -145,7 +147,7 @@ class ServedModel:
         try:
             await start
         except StartFailedError as error:
-            if self.state is State.STARTING:
+            if self.deaths >= KILLED_MOST if error.killed else self.state is State.STARTING:
                 self._fail(str(error))
             else:
                 await self._died(str(error), began)

@@ -33,7 +33,11 @@ CHUNK: Final = 1 << 16
 
 
 class StartFailedError(RuntimeError):
-    """The process did not come to serve; the message has its last lines."""
+    """The process did not come to serve; the message has its last lines. killed: by a signal, not by its own doing."""
+
+    def __init__(self, message: str, killed: bool = False) -> None:
+        super().__init__(message)
+        self.killed = killed
 
 
 class ServerProcess:
@@ -92,7 +96,8 @@ class ServerProcess:
         if not self.url:
             code = await self._process.wait()
             await self.stop()
-            raise self._failed(f"its server ended with status {code} before it was ready")
+            hint = " (SIGKILL: memory may have run out)" if code == -signal.SIGKILL else ""
+            raise self._failed(f"its server ended with status {code} before it was ready{hint}", killed=code < 0)
         return self.url
 
     async def ended(self) -> int:
@@ -127,8 +132,8 @@ class ServerProcess:
         """A message about it, with its last lines."""
         return f"model {self.entry.name}: {what}. Its last lines:{last_lines(list(self.lines))}"
 
-    def _failed(self, what: str) -> StartFailedError:
-        return StartFailedError(self.told(what))
+    def _failed(self, what: str, killed: bool = False) -> StartFailedError:
+        return StartFailedError(self.told(what), killed)
 
     def _settings(self) -> dict[str, str]:
         """Of its environment. Nobody else reaches it, and the gateway itself says which adapters may be loaded."""

@@ -103,6 +103,10 @@ def test_what_changes_the_answer() -> None:
     assert len(set(keys)) == len(keys)
 
 
+def test_routes_are_the_same_without_the_v1() -> None:
+    assert key_of(HELLO, "/chat/completions") == key_of(HELLO)
+
+
 def test_native_answers_return_metadata() -> None:
     prompt = {"prompt": "a", "temperature": 0}
     assert key_of({**prompt, "metadata": {"a": 1}}, "/generate") != key_of(prompt, "/generate")

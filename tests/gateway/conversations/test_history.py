@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -75,4 +76,6 @@ def test_very_many_messages_are_cut_in_one_pass() -> None:
 def test_json_there_and_back() -> None:
     before = history(ORDER, said("user", "é\ud800"))
     after = History.from_json(before.to_json())
+    head = json.loads(before.to_json().split(b"\n")[0])
+    assert head == before.summary() and head["turns"] == 1 and head["messages"] == 2
     assert list(after.messages) == list(before.messages) and after.turns == 1 and after.created == 1.0

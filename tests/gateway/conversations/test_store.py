@@ -17,7 +17,7 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the web extra")
 pytest.importorskip("cachetools", reason="needs the gateway extra")
 
-from fastserve.gateway.conversations.store import OVERHEAD, Key, MemoryStore, Store
+from fastserve.gateway.conversations.store import OVERHEAD, Head, Key, MemoryStore, Store
 from fastserve.gateway.conversations.turns import Turns
 from fastserve.server.api.errors import ApiError
 
@@ -102,9 +102,19 @@ async def test_what_is_put_is_there_for_its_client_alone(make: Make) -> None:
     await store.put(B, b"2")
     await store.put(A, b"3")
     assert (await store.get(A), await store.get(B)) == (b"3", b"2")
-    assert await store.of("alice", 9) == [b"3"] and await store.of("bob", 9) == [b"2"]
+    assert await lines(store, "alice") == [b"3"] and await lines(store, "bob") == [b"2"]
     assert await store.delete(A) and not await store.delete(A)
     assert await store.get(A) is None and await store.of("alice", 9) == [] and await store.get(B) == b"2"
+
+
+async def lines(store: Store, client: str, most: int = 9) -> list[bytes]:
+    return [head.line for head in await store.of(client, most)]
+
+
+async def test_a_list_has_the_first_line_of_each_and_its_size(make: Make) -> None:
+    store = make()
+    await store.put(A, b"head\n" + b"x" * 100_000)
+    assert await store.of("alice", 9) == [Head(b"head", 100_005)]
 
 
 async def test_names_that_run_together_are_different_keys(make: Make) -> None:
@@ -112,7 +122,7 @@ async def test_names_that_run_together_are_different_keys(make: Make) -> None:
     await store.put(Key("ab", "c"), b"1")
     assert await store.get(Key("a", "bc")) is None
     await store.put(Key("", "é☃ "), b"2")
-    assert await store.of("", 9) == [b"2"]
+    assert await lines(store, "") == [b"2"]
 
 
 async def test_the_newest_are_listed_first(make: Make) -> None:
@@ -121,7 +131,7 @@ async def test_the_newest_are_listed_first(make: Make) -> None:
     for number in (0, 1, 2, 0):
         clock.now += 1
         await store.put(Key("alice", str(number)), b"%d" % number)
-    assert await store.of("alice", 2) == [b"0", b"2"]
+    assert await lines(store, "alice", 2) == [b"0", b"2"]
 
 
 async def test_the_longest_unused_goes_where_room_is_short(make: Make) -> None:

@@ -185,6 +185,23 @@ def test_download_load_and_delete(hub: FakeHub, tmp_path: Path) -> None:
         assert unknown["state"] == "failed" and "there is no model owner/nobody" in unknown["error"]
 
 
+def test_without_a_folder_downloads_go_to_the_hubs_cache(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    cache = tmp_path / "hf" / "hub"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))  # as processes find it that are started now
+    hub.repos["owner/name"] = whole()
+    with served(models=named(tmp_path, a="ok")) as client:
+        assert client.post("/models/load?wait=1", json={"model_id": "owner/name"}).json()["state"] == "finished"
+        assert complete(client, "owner/name").json()["settings"]["model"] == "owner/name"
+        assert (cache / "models--owner--name").is_dir()
+        assert client.delete("/models/owner/name").status_code == 200
+        assert not (cache / "models--owner--name").exists()
+        assert [card["id"] for card in client.get("/v1/models").json()["data"]] == ["a"]
+
+
 def test_a_download_is_cancelled_by_delete_of_its_job(hub: FakeHub, tmp_path: Path) -> None:
     hub.repos["owner/name"] = whole(8 << 20)
     hub.bytes_per_s = 1e6

@@ -62,6 +62,7 @@ class Running:
                 raise
 
 
+FLAGS = ("--models-max", "2", "--manager-port", "0")
 ROOT = str(Path(__file__).resolve().parents[3])
 SCRIPTED = {"path": "embedded", "backend": "scripted", "options": {"max_batch": 16}}
 
@@ -76,7 +77,7 @@ def until(what: Callable[[], Any]) -> Any:
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    made = Running(tmp_path_factory.mktemp("gateway"), dict.fromkeys("abc", SCRIPTED), "--models-max", "2")
+    made = Running(tmp_path_factory.mktemp("gateway"), dict.fromkeys("abc", SCRIPTED), *FLAGS)
     try:
         yield made
     finally:
@@ -93,6 +94,17 @@ def test_three_models_in_two_places(gateway: Running) -> None:
     assert streamed.endswith("data: [DONE]\n\n") and streamed.count("data: ") == 5
     gateway.complete("a")
     assert [gateway.state(model) for model in "abc"] == ["ready", "ready", "unloaded"], "b was used after c"
+
+
+def test_the_manager_port(gateway: Running) -> None:
+    """Under the paths that clients of a model manager on a port of its own know."""
+    found = re.search(r"model manager at port (\d+) too", gateway.log.read_text())
+    assert found is not None
+    with httpx.Client(base_url=f"http://127.0.0.1:{found[1]}", timeout=PATIENCE) as http:
+        assert http.get("/health").status_code == 200
+        assert http.post("/models/load?wait=1", json={"model_id": "a"}).json()["state"] == "finished"
+        assert "a" in http.get("/status").json()["models"]["loaded"]
+        assert http.get("/status", headers={"Origin": "http://evil.example"}).status_code == 403
 
 
 def test_nobody_else_uses_a_child(gateway: Running) -> None:

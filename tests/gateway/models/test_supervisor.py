@@ -226,6 +226,38 @@ async def test_a_server_that_dies_is_started_again() -> None:
         assert served.process is not first and served.restarts == 1
 
 
+async def test_a_server_that_is_killed_in_its_start_is_started_again() -> None:
+    """Those who wait for it get the next one; but not for ever."""
+    async with world({"a": "slow:1", "b": "never"}) as it:
+
+        async def killed(name: str, before: int | None) -> int:
+            found: list[int] = []
+
+            def loads() -> bool:
+                process = it.supervisor.models[name].process if name in it.supervisor.models else None
+                if process is not None and process.lines and process.pid not in (None, before):
+                    found.append(process.pid or 0)
+                return bool(found)
+
+            await it.until(loads)
+            os.kill(found[0], signal.SIGKILL)
+            return found[0]
+
+        waiting = [asyncio.create_task(it.ready("a")) for _ in range(3)]
+        await asyncio.sleep(0)
+        await killed("a", None)
+        assert {each.restarts for each in await asyncio.gather(*waiting)} == {1} and it.traffic.ups == ["a"]
+        asking = asyncio.create_task(it.ready("b"))
+        await asyncio.sleep(0)
+        pid = None
+        for _ in range(3):
+            pid = await killed("b", pid)
+        with pytest.raises(
+            LoadFailedError, match=r"status -9 before it was ready \(SIGKILL: memory may have run out\)"
+        ):
+            await asking
+
+
 async def test_a_server_that_dies_and_dies_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(served_model, "BACKOFF_S", (0.0, 0.05, 0.1))
     pauses: list[float] = []

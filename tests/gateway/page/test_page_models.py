@@ -86,6 +86,15 @@ def test_load_and_unload(url: str, visit: Open) -> None:
     expect(model(page, "small").locator(".state")).to_have_text("unloaded")
 
 
+def test_a_question_to_a_model_that_is_not_loaded_says_what_it_waits_for(url: str, visit: Open) -> None:
+    page = visit(url)
+    page.get_by_label("Model", exact=True).select_option("late")
+    page.get_by_label("Message").fill("Hello")
+    page.keyboard.press("Enter")
+    expect(page.locator(".answer .meta")).to_have_text("late is starting")
+    expect(model(page, "late").locator(".state")).to_have_text("in memory")
+
+
 def test_find_download_and_delete(url: str, visit: Open, searched: FakeHub) -> None:
     searched.repos["owner/tiny-model"] = whole(4 << 20)
     searched.bytes_per_s = 4 << 20

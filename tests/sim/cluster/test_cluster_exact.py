@@ -47,7 +47,7 @@ def both(trace: Trace, spec: PolicySpec, settings: Settings, seed: int) -> list[
 
 @pytest.mark.parametrize("block", range(5))
 def test_running_ahead_changes_nothing(block: int, tmp_path: Path) -> None:
-    for seed in range(60 * block, 60 * block + 60):
+    for seed in range(30 * block, 30 * block + 30):
         trace, spec, settings = case(random.Random(seed), tmp_path)
         fast, simple = both(trace, spec, settings, seed)
         for mine, theirs in zip(fast[1], simple[1], strict=False):

@@ -26,10 +26,9 @@ from tests.sim.cluster.cases import case
 SECOND = '{"kind": "linear", "name": "second", "prefill_ms": 1000, "decode_ms": 1000}'
 
 
-@pytest.mark.parametrize("block", range(4))
-def test_every_job_ends_in_exactly_one_way(block: int, tmp_path: Path) -> None:
+def test_every_job_ends_in_exactly_one_way(tmp_path: Path) -> None:
     counts: dict[str, int] = dict.fromkeys(["resent", "error", "rejected"], 0)
-    for seed in range(5000 + 60 * block, 5060 + 60 * block):
+    for seed in range(5000, 5120):
         trace, spec, settings = case(random.Random(seed), tmp_path)
         run = run_one(trace, spec, settings, seed)
         records, summary = run.records, run.summary
@@ -52,7 +51,7 @@ def test_every_job_ends_in_exactly_one_way(block: int, tmp_path: Path) -> None:
         counts["resent"] += int(summary["resent"] or 0)
         for word in ("error", "rejected"):
             counts[word] += int((records["finish"] == word).sum())
-    assert counts["resent"] > 20 and counts["rejected"] > 5 and counts["error"] > 1, counts
+    assert min(counts.values()) > 5, counts
 
 
 class First(Router):

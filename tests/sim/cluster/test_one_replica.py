@@ -58,7 +58,7 @@ def test_under_every_router(router: str) -> None:
 @pytest.mark.parametrize("block", range(3))
 def test_over_random_runs(block: int, tmp_path: Path) -> None:
     """Whatever the batching, residency, sessions and guesses, with patience, on a grid of times and off it."""
-    for seed in range(40 * block, 40 * block + 40):
+    for seed in range(15 * block, 15 * block + 15):
         trace, spec, settings = case(random.Random(seed), tmp_path, faults=False)
         alone: dict[str, Any] = dict(ALONE)
         for policy in (spec, PolicySpec("mlfq")):

@@ -2,6 +2,7 @@
 
 import { byId, make, say } from "./shared/dom.js";
 
+const NOBODY = "default"; // the client of a request that names none
 const clock = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false });
 
 export class Routes {
@@ -25,7 +26,7 @@ export class Routes {
 function row({ at, model, client, upstream, why, failed, again }) {
   const time = make("time", "", clock.format(new Date(1000 * at)));
   const who = make("b", "", upstream);
-  const said = [client, again && "sent again", failed ? "no answer" : why].filter(Boolean).join(" · ");
+  const said = [client !== NOBODY && client, again && "sent again", failed ? "no answer" : why].filter(Boolean).join(" · ");
   const element = make("li", "", time, make("span", "", model || "any model"), who);
   element.append(make("span", "why", said));
   if (failed) element.dataset.failed = "";

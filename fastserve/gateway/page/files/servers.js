@@ -21,7 +21,7 @@ export class Servers {
   }
 
   draw(status) {
-    byId("no-servers").hidden = status.upstreams.length > 0;
+    byId("no-servers").hidden = status.upstreams.length > 0 || Boolean(status.models); // a request starts its server
     this.most = Math.max(1, ...status.upstreams.map(busy)); // bars of servers that name no slots can be compared
     this.items.draw(status.upstreams, (each) => each.name);
   }

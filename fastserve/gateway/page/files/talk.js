@@ -2,13 +2,14 @@
 
 import { byId, make, say } from "./shared/dom.js";
 import { count, duration, many } from "./shared/format.js";
-import { Talk } from "./shared/talk.js";
+import { Talk, WAITS } from "./shared/talk.js";
 import { call, events } from "./shared/wire.js";
 
 export class AnyModel extends Talk {
   constructor() {
     super();
     this.session = null;
+    this.waits = null; // the element that tells of an answer which has not begun
     this.choice = byId("model");
     byId("kept").addEventListener("change", () => this.restart());
   }
@@ -24,10 +25,21 @@ export class AnyModel extends Talk {
       if (names.has(value)) this.choice.value = value;
     }
     byId("send").disabled = !wanted.length;
+    const loading = status.models?.models.find((each) => each.model_id === this.choice.value && !each.loaded);
+    if (this.waits) say(this.waits, loading ? `${loading.model_id} is ${loading.state}` : WAITS);
     byId("kept-label").hidden = !status.conversations;
   }
 
   async listen(question, write, meta) {
+    this.waits = meta;
+    try {
+      await this.answer(question, write, meta);
+    } finally {
+      this.waits = null;
+    }
+  }
+
+  async answer(question, write, meta) {
     const kept = byId("kept").checked;
     const { signal } = this.stop;
     if (kept && !this.session) this.session = (await (await call("conversations", { method: "POST", signal })).json()).session_id;
@@ -48,6 +60,7 @@ export class AnyModel extends Talk {
       const text = choice?.delta?.content;
       if (!text) continue;
       first ??= performance.now();
+      this.waits = null;
       write(text);
     }
     if (!reason) throw new Error("the answer broke off");

@@ -2,6 +2,7 @@
 
 import { byId, make, say } from "./dom.js";
 
+export const WAITS = "waiting for the first token";
 const NEAR = 60; // px from the end within which the conversation follows what is written
 
 /** listen(question, write, meta) is a subclass's: it calls write(text) for each piece of the answer, and may say things
@@ -34,7 +35,7 @@ export class Talk {
     this.text.value = "";
     this.empty.remove();
     const answer = make("p", "words");
-    const meta = make("p", "meta", "waiting for the first token");
+    const meta = make("p", "meta", WAITS);
     this.said.append(make("div", "turn user", make("p", "words", question)), make("div", "turn answer", answer, meta));
     this.said.scrollTop = this.said.scrollHeight;
     this.busy(true, meta);
