@@ -329,7 +329,7 @@ def _draw_grid(axes: Axes, rows: list[Row], trace: str, title: str) -> None:
         text = f"{gain:.2f}" + (f"\n({100 * hits:.0f})" if hits > 0 else "")
         colour = "white" if abs(np.log(gain)) > 0.8 else "black"
         axes.text(column, row, text, ha="center", va="center", fontsize=6, color=colour)
-    axes.set_xticks(range(len(policies)), [label.replace(" ", "\n") for label in policies])
+    axes.set_xticks(range(len(policies)), [label.replace(" ", "\n").replace("-", "-\n") for label in policies])
     axes.set_yticks(range(len(routers)), routers)
     axes.tick_params(length=0)
     axes.grid(visible=False)

@@ -136,9 +136,8 @@ class ServerProcess:
         return StartFailedError(self.told(what), killed)
 
     def _settings(self) -> dict[str, str]:
-        """Of its environment. Nobody else reaches it, and the gateway itself says which adapters may be loaded."""
-        own = {"API_KEY": f"{self.key.get_secret_value()} {ANYBODY}", "LORA_DIR": "/"}
-        return {OURS + name: value for name, value in own.items()}
+        """Of its environment, where no other user of the machine reads them."""
+        return {OURS + "API_KEY": f"{self.key.get_secret_value()} {ANYBODY}"}
 
     def _flags(self, folder: Path) -> list[str]:
         return [
