@@ -111,7 +111,7 @@ class Scale:
 
 SCALES = {
     "smoke": Scale(
-        seeds=1, few=1, requests=200, public=False, loads=(0.9,), agents=(12,), copies=1, policies=("fcfs", "sj-mlfq"),
+        seeds=2, few=2, requests=200, public=False, loads=(0.9,), agents=(12,), copies=1, policies=("fcfs", "sj-mlfq"),
         delays=(0.0, 3.0), many=4,
     ),
     "small": Scale(),
