@@ -85,7 +85,7 @@ class Scale:
 
     seeds: int = 5
     """of Azure's trace: seed 0 is the trace as it stands, the others put blocks of it together"""
-    few: int = 3
+    few: int = 4
     """seeds of Mooncake's, and of part (b)"""
     replicas: int = 4
     requests: int = 2000
