@@ -13,6 +13,9 @@ At: TypeAlias = tuple[str | int, ...]
 MOST_VALUES = 20_000
 """Of a file, what anchors repeat counted again: far more than an application has, and no time to read."""
 
+MOST_BYTES = 256 << 10
+"""Of a file: a parser of YAML reads some 100 KB a second."""
+
 MERGE = "<<"
 
 
@@ -37,7 +40,11 @@ class Document(NamedTuple):
 def read(path: Path) -> Document:
     """Raises ValueError, with file and line, for what is not YAML, says a key twice, or is too large."""
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+        if len(data) > MOST_BYTES:
+            raise ValueError(f"{path} has more than {MOST_BYTES >> 10} KiB, which is no application")
+        text = data.decode("utf-8")
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -16,6 +16,11 @@ from fastapi import APIRouter
 from starlette.datastructures import Headers
 from starlette.responses import Response
 
+from fastserve.server.api.errors import ApiError
+
+MOST_WHOLE = 16 << 20
+"""Bytes of an answer that is needed whole, because it is put into another form: it is held in memory."""
+
 
 @dataclass(slots=True, eq=False)
 class Call:
@@ -66,12 +71,20 @@ class Part(Protocol):
 
 
 async def whole(response: Response) -> bytes:
-    """The body of an answer, read to its end; a response that streamed can then be sent no more."""
+    """The body of an answer, read to its end; a response that streamed can then be sent no more.
+
+    Raises ApiError 502 for one of more than MOST_WHOLE bytes.
+    """
     iterator = getattr(response, "body_iterator", None)
     if iterator is None:
         return bytes(response.body)
+    body = bytearray()
     try:
-        return b"".join([part.encode() if isinstance(part, str) else part async for part in iterator])
+        async for part in iterator:
+            body += part.encode() if isinstance(part, str) else part
+            if len(body) > MOST_WHOLE:
+                raise ApiError(502, f"the upstream's answer is longer than {MOST_WHOLE:,} bytes")
+        return bytes(body)
     finally:
         await leave(response)
 

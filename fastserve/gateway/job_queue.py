@@ -14,9 +14,11 @@ from starlette.responses import Response
 from fastserve.gateway.api.generate import call_of, known_client
 from fastserve.gateway.call import Call, Stage
 from fastserve.gateway.core import DRAINING, Core
+from fastserve.gateway.health import LONGEST_NAME
 from fastserve.jobqueue.jobs import JobQueue
 from fastserve.jobqueue.record import MOST_TASKS, QueuedJob, Task
 from fastserve.server.api.errors import ApiError, Json
+from fastserve.server.api.fields import kept_json
 from fastserve.server.api.queue_errors import answering
 
 TAGS: list[Any] = ["Jobs"]
@@ -77,7 +79,14 @@ class JobsPart:
             raise ApiError(422, "prompt: it must be text of at least one character, or a list of token ids")
         if fields.get("stream"):
             raise ApiError(400, "a job does not stream; poll GET /jobs/{id}, or use /generate/stream")
+        metadata = fields.get("metadata")
+        try:
+            kept_json(metadata if isinstance(metadata, dict) else {})
+        except ValueError as error:
+            raise ApiError(422, f"metadata: {error}") from None
         model = call.model or gateway.default_model
+        if len(model) > LONGEST_NAME:
+            raise ApiError(404, f"no model has a name of more than {LONGEST_NAME} characters", param="model")
         if not model:
             raise ApiError(503, "no upstream has told its models yet, and the job names none", retry_after=5)
         gateway.limits.admit(call.client, len(call.body) // 4)

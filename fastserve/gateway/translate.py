@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from starlette.responses import Response
 
-from fastserve.gateway.call import Call, whole
+from fastserve.gateway.call import MOST_WHOLE, Call, whole
 from fastserve.gateway.sse import Events
 from fastserve.gateway.wire.endings import error_message
 from fastserve.gateway.wire.passed import Passed
@@ -145,6 +145,9 @@ class _Made:
                 made = b"".join([self._event(event, piece) for event in events.feed(part)])
                 if made:
                     yield made
+                if len(self.text) > MOST_WHOLE:
+                    error = f"the upstream's answer is longer than {MOST_WHOLE:,} characters"
+                    break
                 if self.reason.startswith("error: "):
                     error = self.reason.removeprefix("error: ")
             yield last(error)

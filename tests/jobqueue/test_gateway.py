@@ -62,7 +62,8 @@ async def test_what_is_refused(redis: Redis) -> None:
             mine = {"Authorization": "Bearer ta"}
             for body, status in (
                 ({}, 422), ({"prompt": ""}, 422), ({"prompt": [1.5]}, 422), ({"prompt": "a", "stream": True}, 400),
-                ([], 422),
+                ([], 422), ({"prompt": "a", "metadata": {"x": "y" * 20_000}}, 422),
+                ({"prompt": "a", "model": "m" * 1000}, 404),
             ):  # fmt: skip
                 assert (await client.post("/jobs", json=body, headers=mine)).status_code == status
             assert (await client.post("/jobs", json={"prompt": "a"})).status_code == 401

@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from functools import partial
+from hashlib import blake2b
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -16,6 +17,7 @@ from fastserve.gateway.api import described
 from fastserve.gateway.call import Call, leave
 from fastserve.gateway.core import Core, gateway_of
 from fastserve.server.api.errors import TOO_LARGE, WRONG_CONTENT_TYPE, ApiError, not_json
+from fastserve.server.api.fields import MAX_NAME
 from fastserve.server.api.paths import uses_openai_errors
 from fastserve.server.http.body_scan import MAX_DIGITS, MAX_LITERAL, BodyLimits, Excess, Scan
 from fastserve.server.http.forwarded import route_path
@@ -106,13 +108,20 @@ def made(request: Request, gateway: Core, body: bytes, fields: dict[str, Any] | 
     if not isinstance(model, str):
         raise ApiError(400, "model must be text", param="model")
     path = route_path(request.scope)
-    user = given.get("user")
     return Call(
-        path, body, fields, request.headers, model,
-        client or (user if isinstance(user, str) and user else "default"), client is not None,
+        path, body, fields, request.headers, model, client or claimed(given.get("user")), client is not None,
         bool(given.get("stream")) or path in ("/generate/stream", "/v1/generate", "/stream"),
         request.scope["state"]["request_id"], time.monotonic_ns(),
     )  # fmt: skip
+
+
+def claimed(user: Any) -> str:
+    """The client that a request without a token says it is of. A name that is too long to be remembered is shortened:
+    two of them stay two.
+    """
+    if not isinstance(user, str) or not user:
+        return "default"
+    return user if len(user) <= MAX_NAME else blake2b(user.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 async def json_of(request: Request, gateway: Core) -> tuple[bytes, Any]:

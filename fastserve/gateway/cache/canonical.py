@@ -75,6 +75,8 @@ def asked(path: str, fields: Mapping[str, Any] | None) -> Asked | None:
         return None  # several prompts
     if given.get("n", 1) != 1 or given.get("best_of", 1) != 1:
         return None
+    if not isinstance(given.get("stream", False), bool):
+        return None  # 1 or "true": which of the two forms its server takes it for is not known here
     stream = path == "/generate/stream" or given.get("stream") is True
     return Asked(family, stream, canonical(given, family, stream, greedy))
 

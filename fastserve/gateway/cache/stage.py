@@ -15,7 +15,7 @@ from fastserve.gateway.cache.entry import Entry
 from fastserve.gateway.cache.guarded import ANSWER_S, Guarded
 from fastserve.gateway.cache.metrics import CacheMetrics
 from fastserve.gateway.cache.settings import LOCAL, CacheSettings
-from fastserve.gateway.call import Call, Next, Stage, closed, whole
+from fastserve.gateway.call import Call, Next, Stage, closed, leave
 from fastserve.gateway.wire.passed import BrokenOffError
 from fastserve.server.api.errors import ApiError
 
@@ -144,10 +144,12 @@ class CacheStage:
         if length.isdecimal() and int(length) > MOST_BYTES:
             return response, None
         try:
-            body = await whole(response)
+            body = await _beginning(response)
         except BrokenOffError as error:
             raise ApiError(502, str(error)) from error
-        kept = entry.plain("application/json", body) if len(body) <= MOST_BYTES else None
+        if body is None:
+            return response, None
+        kept = entry.plain("application/json", body)
         self._keep(key, kept)
         plain = Response(body, response.status_code)
         plain.raw_headers = [pair for pair in response.raw_headers if pair[0] != b"content-length"]
@@ -211,6 +213,35 @@ class CacheStage:
         if kinds:
             self.identities[model] = ",".join(sorted(kinds))
         return self.identities.get(model, "")
+
+
+async def _beginning(response: Response) -> bytes | None:
+    """The whole body; None for one that is too long to be kept, which is then passed on as it comes."""
+    if not isinstance(response, StreamingResponse):
+        return bytes(response.body) if len(response.body) <= MOST_BYTES else None
+    parts = response.body_iterator
+    body = bytearray()
+    ended = False
+    try:
+        async for each in parts:
+            body += each.encode() if isinstance(each, str) else each
+            if len(body) > MOST_BYTES:
+                response.body_iterator = _with_rest(bytes(body), parts)
+                ended = True
+                return None
+    finally:
+        if not ended:
+            await leave(response)
+    return bytes(body)
+
+
+async def _with_rest(first: bytes, parts: AsyncIterable[Any]) -> AsyncIterator[Any]:
+    try:
+        yield first
+        async for each in parts:
+            yield each
+    finally:
+        await closed(parts)
 
 
 def part(gateway: Core) -> CacheStage | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Final, Literal, TypeAlias
 
 from fastserve.server.api.errors import encoded, openai_body
@@ -12,6 +13,9 @@ Form: TypeAlias = Literal["openai", "native", "raw"]
 ENDS: Final = (b"\n\n", b"\r\n\r\n")
 LONGEST: Final = 1 << 16
 """Bytes of an event that is not complete; a longer one is passed on as it comes."""
+
+
+DONE: Final = re.compile(rb"\ndata: ?\[DONE\]")
 
 
 def form_of(path: str) -> Form:
@@ -55,9 +59,9 @@ class Events:
     def complete(self) -> bool:
         """Whether the stream has said that it is over."""
         if self.form == "openai":
-            return b"[DONE]" in self.last[-64:]
+            return DONE.search((b"\n" + self.last)[-64:]) is not None  # and not where a text says so
         if self.form == "raw":
-            return b"event: done" in self.last[-64:]
+            return b"\nevent: done" in (b"\n" + self.last)[-64:]
         tail = self.last.rpartition(b"data:")[2]
         return b'"is_final":true' in tail.replace(b" ", b"")
 

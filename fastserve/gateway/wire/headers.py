@@ -24,9 +24,23 @@ NOT_SENT = HOP_BY_HOP | CREDENTIALS | OF_PAGES | {
 }  # fmt: skip
 NOT_SENT_FAMILIES = (b"x-forwarded-", b"sec-")
 
-NOT_PASSED = HOP_BY_HOP | {b"date", b"server", b"set-cookie", b"www-authenticate", b"x-request-id", b"alt-svc"}
+OF_SITES = frozenset(
+    (b"clear-site-data", b"content-security-policy", b"content-security-policy-report-only",
+     b"cross-origin-resource-policy", b"link", b"nel", b"refresh", b"report-to", b"reporting-endpoints",
+     b"service-worker-allowed", b"strict-transport-security", b"x-content-type-options", b"x-frame-options")
+)  # fmt: skip
+"""What a server tells a browser about its whole site: the site is the gateway's."""
+
+NOT_PASSED = HOP_BY_HOP | OF_SITES | {
+    b"date", b"server", b"set-cookie", b"www-authenticate", b"x-request-id", b"x-upstream", b"alt-svc"
+}  # fmt: skip
 """Of an upstream's answer: the gateway's own server says these."""
 NOT_PASSED_FAMILIES = (b"access-control-",)
+
+
+NO_PAGES = (b"application/json", b"text/event-stream", b"text/plain", b"application/x-ndjson")
+NO_PAGE = (b"content-security-policy", b"default-src 'none'; sandbox")
+"""Of an answer of any other type: a browser that opens it runs none of it as a page of the gateway's."""
 
 
 def named_by_connection(headers: Iterable[tuple[bytes, bytes]]) -> set[bytes]:
@@ -53,11 +67,14 @@ def to_client(raw: Headers) -> Headers:
     """Names in small letters. (The parser has refused whatever cannot stand in a header.)"""
     gone = named_by_connection(raw)
     lower = [(name.lower(), value) for name, value in raw]
-    return [
+    found = [
         (name, value)
         for name, value in lower
         if name not in NOT_PASSED and name not in gone and not name.startswith(NOT_PASSED_FAMILIES)
     ]
+    if any(name == b"content-type" and not value.lower().startswith(NO_PAGES) for name, value in found):
+        found.append(NO_PAGE)
+    return found
 
 
 def value_of(raw: Iterable[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:

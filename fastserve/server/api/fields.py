@@ -94,7 +94,8 @@ def lone_surrogate(text: str) -> str | None:
     return None
 
 
-def _json(value: dict[str, Any]) -> dict[str, Any]:
+def kept_json(value: dict[str, Any]) -> dict[str, Any]:
+    """Metadata, which is kept as long as its job. Raises ValueError for what is too large, too deep or no JSON."""
     size = len(json.dumps(value, allow_nan=False))  # ValueError for NaN and infinity
     if size > MAX_BYTES:
         raise ValueError(f"it is {size} bytes of JSON; at most {MAX_BYTES} are kept")
@@ -125,4 +126,4 @@ Stop = Annotated[
     Word | Annotated[list[Word], FirstFault(), Field(max_length=64)],
     expecting("text of at least one character, or a list of at most 64 of them"),
 ]
-Metadata = Annotated[dict[str, Any], AfterValidator(_json)]
+Metadata = Annotated[dict[str, Any], AfterValidator(kept_json)]
