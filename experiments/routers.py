@@ -85,7 +85,7 @@ class Scale:
 
     seeds: int = 5
     """of Azure's trace: seed 0 is the trace as it stands, the others put blocks of it together"""
-    few: int = 3
+    few: int = 4
     """seeds of Mooncake's, and of part (b)"""
     replicas: int = 4
     requests: int = 2000
@@ -111,7 +111,7 @@ class Scale:
 
 SCALES = {
     "smoke": Scale(
-        seeds=1, few=1, requests=200, public=False, loads=(0.9,), agents=(12,), copies=1, policies=("fcfs", "sj-mlfq"),
+        seeds=2, few=2, requests=200, public=False, loads=(0.9,), agents=(12,), copies=1, policies=("fcfs", "sj-mlfq"),
         delays=(0.0, 3.0), many=4,
     ),
     "small": Scale(),
