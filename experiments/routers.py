@@ -85,7 +85,7 @@ class Scale:
 
     seeds: int = 5
     """of Azure's trace: seed 0 is the trace as it stands, the others put blocks of it together"""
-    few: int = 3
+    few: int = 4
     """seeds of Mooncake's, and of part (b)"""
     replicas: int = 4
     requests: int = 2000
@@ -111,7 +111,7 @@ class Scale:
 
 SCALES = {
     "smoke": Scale(
-        seeds=1, few=1, requests=200, public=False, loads=(0.9,), agents=(12,), copies=1, policies=("fcfs", "sj-mlfq"),
+        seeds=2, few=2, requests=200, public=False, loads=(0.9,), agents=(12,), copies=1, policies=("fcfs", "sj-mlfq"),
         delays=(0.0, 3.0), many=4,
     ),
     "small": Scale(),
@@ -329,7 +329,7 @@ def _draw_grid(axes: Axes, rows: list[Row], trace: str, title: str) -> None:
         text = f"{gain:.2f}" + (f"\n({100 * hits:.0f})" if hits > 0 else "")
         colour = "white" if abs(np.log(gain)) > 0.8 else "black"
         axes.text(column, row, text, ha="center", va="center", fontsize=6, color=colour)
-    axes.set_xticks(range(len(policies)), [label.replace(" ", "\n") for label in policies])
+    axes.set_xticks(range(len(policies)), [label.replace(" ", "\n").replace("-", "-\n") for label in policies])
     axes.set_yticks(range(len(routers)), routers)
     axes.tick_params(length=0)
     axes.grid(visible=False)

@@ -271,7 +271,7 @@ def _on_cluster(
 
 def _progress(items: Iterable[T], title: str, total: int, done: int) -> Iterator[T]:
     """A progress bar on stderr; without a terminal, a line at the start and one a minute."""
-    from tqdm import tqdm  # type: ignore[import-untyped]
+    from tqdm import tqdm
 
     every = {"mininterval": 0.5} if sys.stderr.isatty() else {"mininterval": 60.0, "ncols": 90}
     yield from tqdm(items, desc=title, total=total, initial=done, unit="case", file=sys.stderr, **every)

@@ -116,6 +116,8 @@ class Stub:
         if path == "/v1/models":
             entry = {"id": "stub", "object": "model", "owned_by": self.owned_by, "max_model_len": self.max_model_len}
             return 200, {"object": "list", "data": [entry]}
+        if path in ("/health", "/health/ready"):
+            return 200, {"status": "healthy"}
         if path == "/model":
             return 200, {"vocab_size": 257, "eos": [256], "device": "none", "max_batch_size": 1 << 20}
         return 404, {"error": {"message": f"no route {path}", "type": "NotFoundError", "param": None, "code": 404}}

@@ -46,7 +46,7 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 UV_NO_CACHE=1
 ENV HF_HOME={state}/huggingface FASTSERVE_CACHE={state}/cache FASTSERVE_DOTENV=off
 ENV ARTIFACT_DIR={artifacts} ARTIFACT_MODEL_DIR={artifact_model}
 RUN useradd --uid {user} --create-home fastserve
-RUN mkdir -p {artifacts} {state} && chown {user}:{user} {artifacts} {state}
+RUN mkdir -p {models} {state} && chown {user}:{user} {artifacts} {models} {state}
 RUN python -m venv /opt/venv
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
@@ -90,7 +90,7 @@ def dockerfile(app: Application, file: str, gateway: Sequence[str], places: dict
     """file: its path in the clone. gateway: the gateway's command. places: see commands.artifacts."""
     text = BASE.format(
         name=app.name, file=file, user=USER, artifacts=commands.ARTIFACTS, artifact_model=commands.ARTIFACT_MODEL,
-        state=commands.STATE,
+        state=commands.STATE, models=plan.MODELS_DIR,
     )  # fmt: skip
     ports = plan.ports(app).values()
     text += _stage("gateway", GATEWAY, ports, gateway, app.gateway.port, commands.READY)

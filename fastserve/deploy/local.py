@@ -37,6 +37,8 @@ def processes(app: Application, folder: Path, out: Path) -> dict[str, Any]:
     gateway = plan.gateway(app, {"upstream": urls}, redis=HOST, host=HOST, keys=keys, models_dir=models)
     front = f"http://{HOST}:{app.gateway.port}"
     found.append({"name": "gateway", "command": gateway, "ready": f"{front}{commands.READY}"})
+    if app.models is not None:
+        found[-1]["folder"] = models
     worker = plan.worker(app, front, redis=HOST)
     found += [{"name": f"worker-{index}", "command": worker} for index in range(1, plan.workers(app) + 1)]
     apis = [api.model_dump(mode="json") for api in app.apis]

@@ -37,7 +37,7 @@ def glance(scheduler: Scheduler, answer: float) -> Glance:
         generated = job.generated
         queued += max(0, job.prompt + generated - job.prefilled) if not job.rolling else 0
         guess = min(answer, job.limit) if job.guess is None else job.guess
-        expected += max(1, round(guess) - generated)
+        expected += max(0, round(guess) - generated)
     ledger, sharing = scheduler.ledger, scheduler.sharing
     cached = 0 if sharing is None else sharing.tree.idle_units * sharing.unit
     pool = None if ledger.blocks >= NEVER else ledger.blocks * ledger.block

@@ -14,7 +14,7 @@ TOKENIZING: Final = frozenset(("fastserve", "vllm"))
 ONLY: Final[dict[str, frozenset[str]]] = {
     **dict.fromkeys(
         ("/generate", "/generate/stream", "/chat", "/v1/generate", "/v1/generate_nobatch", "/stream", "/jobs",
-         "/send_text"), OURS,
+         "/send_text", "/model"), OURS,
     ),
     **dict.fromkeys(("/tokenize", "/detokenize"), TOKENIZING),
 }  # fmt: skip

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from fastserve.gateway.asking import AnswerError, Asking
 from fastserve.gateway.config.settings import GatewayConfig
-from fastserve.gateway.upstream import Kind, Upstream
+from fastserve.gateway.upstream import TOLD, Kind, Upstream
 from fastserve.gateway.upstreams import Upstreams
 from fastserve.http_client import HttpClientError
 from fastserve.server_kinds import Found, which
@@ -162,9 +162,14 @@ class Health:
         cards = listed.get("data") if isinstance(listed, dict) else None
         if not isinstance(cards, list):
             raise AnswerError(200, "its /v1/models is no list of models")
-        names = [card.get("id") for card in cards[:MOST_MODELS] if isinstance(card, dict)]
+        found = {}
+        for card in cards[:MOST_MODELS]:
+            name = card.get("id") if isinstance(card, dict) else None
+            if isinstance(name, str) and 0 < len(name) <= LONGEST_NAME:
+                found[name] = {key: card[key] for key, kind in TOLD.items() if _is_short(card.get(key), kind)}
+        upstream.cards = found
         if not upstream.models_given:
-            upstream.models = tuple([name for name in names if isinstance(name, str) and 0 < len(name) <= LONGEST_NAME])
+            upstream.models = tuple(found)
 
     def _well(self, upstream: Upstream) -> None:
         was_well = upstream.state == "healthy"
@@ -217,3 +222,7 @@ class Health:
         """Seconds, with up to a quarter more by lot, so that many gateways do not ask at once."""
         seconds = min(self.config.cooldown * 2.0 ** min(failures - 1, 30), self.config.cooldown_most)
         return seconds * (1 + self.random.random() / 4)
+
+
+def _is_short(value: object, kind: type) -> bool:
+    return type(value) is kind and len(str(value)) <= LONGEST_NAME

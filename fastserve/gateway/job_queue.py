@@ -79,8 +79,9 @@ class JobsPart:
             raise ApiError(422, "prompt: it must be text of at least one character, or a list of token ids")
         if fields.get("stream"):
             raise ApiError(400, "a job does not stream; poll GET /jobs/{id}, or use /generate/stream")
+        metadata = fields.get("metadata")
         try:
-            kept_json(fields.get("metadata") if isinstance(fields.get("metadata"), dict) else {})
+            kept_json(metadata if isinstance(metadata, dict) else {})
         except ValueError as error:
             raise ApiError(422, f"metadata: {error}") from None
         model = call.model or gateway.default_model

@@ -17,6 +17,9 @@ Kind: TypeAlias = Literal["", "fastserve", "vllm", "llama-server", "ollama", "op
 
 State: TypeAlias = Literal["starting", "healthy", "failing", "draining"]
 
+TOLD: dict[str, type] = {"root": str, "parent": str, "max_model_len": int}
+"""What is kept of a model as an upstream's /v1/models describes it, and of which type it has to be."""
+
 
 @dataclass(slots=True)
 class Counts:
@@ -65,6 +68,7 @@ class Upstream:
     state: State = "starting"
     owner: str = ""
     models_given: bool = False
+    cards: dict[str, dict[str, Any]] = field(default_factory=dict)  # by model, what its /v1/models says: see TOLD
     connections: Connections[UpstreamLink] = field(init=False)
     counts: Counts = field(default_factory=Counts)
     load: Load = field(default_factory=Load)

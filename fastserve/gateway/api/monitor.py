@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import Any
 
@@ -10,7 +11,11 @@ from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
+from fastserve.gateway import capable
+from fastserve.gateway.asking import AnswerError
 from fastserve.gateway.core import Core, gateway_of
+from fastserve.gateway.upstream import Upstream
+from fastserve.http_client import HttpClientError
 from fastserve.package_version import package_version
 from fastserve.server.api.errors import ApiError, Json
 
@@ -18,17 +23,28 @@ router = APIRouter(tags=["Monitoring"])
 
 
 def cards_of(gateway: Core) -> list[dict[str, Any]]:
-    """The models, as OpenAI lists them."""
+    """The models, as OpenAI lists them, with what their upstreams say of them."""
     made = round(gateway.started)
     return [
-        {"id": name, "object": "model", "created": made, "owned_by": owner(upstreams), "root": name, "parent": None}
+        {"id": name, "object": "model", "created": made, "owned_by": owner(upstreams), **told(name, upstreams)}
         for name, upstreams in gateway.upstreams.models().items()
     ]
 
 
-def owner(upstreams: list[Any]) -> str:
+def told(name: str, upstreams: list[Upstream]) -> dict[str, Any]:
+    """root and parent as the first upstream says them; max_model_len, if known: what fits wherever it goes."""
+    cards = [each.cards[name] for each in upstreams if name in each.cards]
+    lengths = [card["max_model_len"] for card in cards if "max_model_len" in card]
+    found = {"root": name, "parent": None} | (cards[0] if cards else {})
+    return found | ({"max_model_len": min(lengths)} if lengths else {})
+
+
+def owner(upstreams: list[Upstream]) -> str:
+    """The kind of all of them. Of several kinds: "several", so that nobody takes them for servers of ours."""
     kinds = {each.kind for each in upstreams}
-    return kinds.pop() or "fastserve" if len(kinds) == 1 else "fastserve"
+    if len(kinds) > 1:
+        return "several"
+    return (kinds.pop() if kinds else "") or "fastserve"
 
 
 @router.get("/v1/models")
@@ -52,7 +68,7 @@ async def native_models(request: Request) -> dict[str, Any]:
             "name": name,
             "type": "causal-lm",
             "parameters": None,
-            "context_length": None,
+            "context_length": told(name, upstreams).get("max_model_len"),
             "loaded": any(each.state == "healthy" for each in upstreams),
             "backend": owner(upstreams),
             "replicas": len(upstreams),
@@ -62,6 +78,23 @@ async def native_models(request: Request) -> dict[str, Any]:
     return {
         "object": "list", "data": cards_of(gateway), "models": entries, "default_model": gateway.default_model or None
     }  # fmt: skip
+
+
+@router.get("/model")
+async def about_model(request: Request, model: str = "") -> dict[str, Any]:
+    """What a server of ours says of its model: vocabulary, ends, device, batch. model: by default the first one."""
+    gateway = gateway_of(request)
+    name = model or gateway.default_model
+    for upstream in gateway.upstreams.serving(name):
+        if capable.has(upstream, "/model"):
+            with contextlib.suppress(AnswerError, HttpClientError, TimeoutError):
+                async with asyncio.timeout(gateway.config.health_timeout):
+                    found = await gateway.asking.json(upstream, "/model")
+                if isinstance(found, dict):
+                    return found
+    if not gateway.upstreams.having(name):
+        raise ApiError(404, f"the model {name!r} is not served here", param="model")
+    raise capable.lacking(gateway.upstreams, name, "/model")
 
 
 @router.get("/health", response_model=None)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
+import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 from fastserve.gateway.models.entry import Entry
@@ -48,6 +51,10 @@ class Traffic(Protocol):
         """Requests that it answers now."""
         ...
 
+    async def look(self) -> None:
+        """Makes running() true again of those that may have ended what they had."""
+        ...
+
     def whole(self, entry: Entry) -> Entry:
         """With the adapters that requests have loaded."""
         ...
@@ -60,6 +67,7 @@ class ServedModel:
         self.entry, self.traffic, self.start_s, self.told = entry, traffic, start_s, told
         self.state = State.UNLOADED
         self.process: ServerProcess | None = None
+        self.folder: Path | None = None
         self.leases = 0  # requests that wait for it, or are on their way to it
         self.waiting = 0  # of those: that wait
         self.last_used = time.monotonic()
@@ -140,7 +148,7 @@ class ServedModel:
     async def _once(self) -> None:
         """One process, from its start to its end."""
         began = time.monotonic()
-        process = self.process = ServerProcess(self.traffic.whole(self.entry), self._heard)
+        process = self.process = ServerProcess(self.traffic.whole(self.entry), self._heard, self._folder())
         start = asyncio.create_task(process.start(self.start_s))
         if not await self._unless_stopped(start):
             return
@@ -193,6 +201,17 @@ class ServedModel:
         if not task.cancelled():
             task.exception()
         return False
+
+    def _folder(self) -> Path:
+        """Of durable jobs: the next process goes on with them, as long as this gateway lives."""
+        if self.folder is None:
+            self.folder = Path(tempfile.mkdtemp(prefix="fastserve-model-state-"))
+        return self.folder
+
+    def close(self) -> None:
+        """When its process has ended for good."""
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def _heard(self, line: str) -> None:
         self.told("log", {"line": line})

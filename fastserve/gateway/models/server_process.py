@@ -41,10 +41,10 @@ class StartFailedError(RuntimeError):
 
 
 class ServerProcess:
-    """One life of a server. heard: is called with each line that it prints."""
+    """One life of a server. heard: is called with each line that it prints. state: folder of its durable jobs."""
 
-    def __init__(self, entry: Entry, heard: Callable[[str], None] = lambda _: None) -> None:
-        self.entry, self.heard = entry, heard
+    def __init__(self, entry: Entry, heard: Callable[[str], None] = lambda _: None, state: Path | None = None) -> None:
+        self.entry, self.heard, self.state = entry, heard, state
         self.key = SecretStr(secrets.token_urlsafe(32))
         self.lines: deque[str] = deque(maxlen=KEPT_LINES)
         self.url = ""
@@ -136,14 +136,13 @@ class ServerProcess:
         return StartFailedError(self.told(what), killed)
 
     def _settings(self) -> dict[str, str]:
-        """Of its environment. Nobody else reaches it, and the gateway itself says which adapters may be loaded."""
-        own = {"API_KEY": f"{self.key.get_secret_value()} {ANYBODY}", "LORA_DIR": "/"}
-        return {OURS + name: value for name, value in own.items()}
+        """Of its environment, where no other user of the machine reads them."""
+        return {OURS + "API_KEY": f"{self.key.get_secret_value()} {ANYBODY}"}
 
     def _flags(self, folder: Path) -> list[str]:
         return [
             "--config", str(folder / "options.yaml"), "--host", "127.0.0.1", "--port", "0",
-            "--state-dir", str(folder / "state"),
+            "--state-dir", str(self.state or folder / "state"),
         ]  # fmt: skip
 
     async def _read(self, process: asyncio.subprocess.Process) -> None:

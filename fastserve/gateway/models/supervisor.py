@@ -15,7 +15,7 @@ from fastserve.gateway.models.served_model import FAILED_S, LIVE, ServedModel, S
 
 log = logging.getLogger("fastserve.gateway")
 
-TICK_S: Final = 0.25
+TICK_S: Final = 0.5
 """s between two looks for models that were idle for long enough."""
 RETRY_S: Final = 1
 """s after which a client may try again where all models are busy."""
@@ -64,6 +64,8 @@ class Supervisor:
         if self._ticking is not None:
             self._ticking.cancel()
         await asyncio.gather(*(served.stop() for served in self.models.values()), return_exceptions=True)
+        for served in self.models.values():
+            served.close()
 
     @contextlib.asynccontextmanager
     async def held(self, name: str) -> AsyncIterator[ServedModel]:
@@ -108,7 +110,7 @@ class Supervisor:
             if served.state in LIVE:
                 served.stale = True
             elif served.state is not State.STOPPING and not served.leases:  # of a failed one it may be the cure
-                del self.models[name]
+                self.models.pop(name).close()
 
     def keep(self, entry: Entry, seconds: float | None) -> None:
         """How long this one may be idle, instead of idle_s: below 0 for ever, None as the others."""
@@ -145,7 +147,12 @@ class Supervisor:
             since = time.monotonic() - served.failed_at
             if served.state is State.FAILED and (tried or (not again and since < FAILED_S)):
                 raise LoadFailedError(served.failure, max(0.0, FAILED_S - since))
-            self._begin(served)
+            try:
+                self._begin(served)
+            except AllBusyError:
+                await self.traffic.look()
+                if served.state is State.UNLOADED or served.state is State.FAILED:  # else somebody else has begun it
+                    self._begin(served)
             tried = True
 
     async def _settled(self, served: ServedModel) -> None:
@@ -158,7 +165,7 @@ class Supervisor:
     async def _replaced(self, served: ServedModel) -> None:
         """Its entry has changed: requests of before end on the old server, those of now wait for it to go."""
         while served.state is State.READY and served.stale and self.traffic.running(served.entry):
-            await asyncio.sleep(TICK_S / 5)
+            await asyncio.sleep(TICK_S / 10)
         if served.state is State.READY and served.stale:
             await served.stop()
 
@@ -184,6 +191,7 @@ class Supervisor:
         going: set[asyncio.Future[Any]] = set()
         while True:
             await asyncio.sleep(TICK_S)
+            await self.traffic.look()
             now = time.monotonic()
             for served in list(self.models.values()):
                 if served.requests:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -45,8 +46,17 @@ class UpstreamTraffic:
                 tell(upstream)
 
     def running(self, entry: Entry) -> int:
+        """What is on its way there, or what it has to do by its own word: jobs that were sent to /jobs, too."""
         upstream = self.upstreams.get(entry.name)
-        return 0 if upstream is None else upstream.outstanding
+        return 0 if upstream is None else max(upstream.outstanding, _has(upstream))
+
+    async def look(self) -> None:
+        """Asks those that had something to do, which may have ended since, and those that were never asked: a new
+        process may have durable jobs of the one before.
+        """
+        upstreams = [each for each in self.upstreams.values() if not each.outstanding]
+        busy = [each for each in upstreams if _has(each) or each.load.source != "load"]
+        await asyncio.gather(*map(self.gateway.views.look, busy))
 
     def whole(self, entry: Entry) -> Entry:
         more = self.added(entry.name)
@@ -58,3 +68,8 @@ class UpstreamTraffic:
         if upstream is not None:
             rest = tuple(name for name in upstream.models if name != adapter)
             upstream.models = (*rest, adapter) if there else rest
+
+
+def _has(upstream: Upstream) -> int:
+    """Requests that wait and run there, when it was last asked."""
+    return upstream.load.waiting + upstream.load.running if upstream.load.source == "load" else 0

@@ -161,6 +161,24 @@ def test_kill_of_a_child_under_load_loses_nothing(gateway: Running) -> None:
     assert about["pid"] != first and about["restarts"] >= 1
 
 
+def test_a_durable_job_keeps_its_model_and_outlives_its_process(tmp_path: Path) -> None:
+    made = Running(tmp_path, {"a": SCRIPTED}, "--idle-seconds", "2")
+    try:
+        job = made.http.post("/jobs", json={"model": "a", "prompt": "hi", "max_new_tokens": 300}).json()["job_id"]
+        pid = made.http.get("/models/a/status").json()["pid"]
+        for _ in range(30):
+            time.sleep(0.1)
+            assert made.http.get("/models/a/status").json()["pid"] == pid, "it has something to do"
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: (found := made.http.get("/models/a/status").json()["pid"]) and found != pid)
+        until(lambda: made.state("a") == "unloaded")
+        made.complete("a")
+        listed = {each["job_id"]: each["state"] for each in made.http.get("/jobs").json()["jobs"]}
+        assert listed[job] == "finished"
+    finally:
+        made.end()
+
+
 def test_children_end_with_a_gateway_that_is_killed(tmp_path: Path) -> None:
     made = Running(tmp_path, {"a": SCRIPTED, "slow": {"path": "embedded", "backend": "torch"}})
     try:

@@ -37,6 +37,7 @@ class Traffic:
         self.processes: dict[str, ServerProcess] = {}
         self.ups: list[str] = []
         self.counts: dict[str, int] = {}
+        self.later: dict[str, int] = {}  # what a look finds
 
     def up(self, entry: Entry, process: ServerProcess) -> None:
         self.processes[entry.name] = process
@@ -47,6 +48,9 @@ class Traffic:
 
     def running(self, entry: Entry) -> int:
         return self.counts.get(entry.name, 0)
+
+    async def look(self) -> None:
+        self.counts |= self.later
 
     def whole(self, entry: Entry) -> Entry:
         return entry
@@ -170,6 +174,15 @@ async def test_a_model_with_requests_never_goes() -> None:
         with pytest.raises(AllBusyError):
             await it.ready("b")
         it.traffic.counts["a"] = 0
+        await it.ready("b")
+        assert it.state("a") is State.UNLOADED
+
+
+async def test_before_a_refusal_it_is_asked_whether_all_are_busy_still() -> None:
+    async with world(most=1) as it:
+        await it.ready("a")
+        it.traffic.counts["a"] = 1
+        it.traffic.later["a"] = 0
         await it.ready("b")
         assert it.state("a") is State.UNLOADED
 

@@ -60,13 +60,13 @@ class Looks(Router):
 
 
 def machine(folder: Path, coarse: bool) -> str:
-    """A latency file: whole milliseconds, or not."""
+    """A latency file: whole milliseconds, or not even whole nanoseconds."""
     path = folder / f"{'coarse' if coarse else 'fine'}.json"
     step = {"kind": "linear", "name": path.stem, "prefill_ms": 1, "decode_ms": 2}
     if coarse:
         step |= {"prefill_ms_per_token": 0.125}
     else:
-        step |= {"prefill_ms_per_token": 0.1307, "decode_ms": 1.9, "decode_ms_per_context_token": 0.00317}
+        step |= {"prefill_ms_per_token": 0.130700419, "decode_ms": 1.9, "decode_ms_per_context_token": 0.003170037}
     path.write_text(json.dumps(step))
     return str(path)
 
@@ -77,7 +77,8 @@ def requests(rng: random.Random) -> Trace:
     gap = rng.choice([1, 5, 20, 60])
     arrival = np.cumsum([rng.choice([0, 0, 1, rng.randint(0, 2 * gap)]) for _ in range(n)]) * MS
     prompt = np.array([1 + int(rng.expovariate(1 / 60)) for _ in range(n)], np.int64)
-    output = np.array([1 + int(rng.expovariate(1 / 25)) for _ in range(n)], np.int64)
+    mean = rng.choice([25, 25, 80])
+    output = np.array([1 + int(rng.expovariate(1 / mean)) for _ in range(n)], np.int64)
     arrival = arrival.astype(np.int64)
     return Trace("random", "made", arrival - arrival[0], prompt, output)
 
@@ -93,7 +94,9 @@ def case(rng: random.Random, folder: Path, faults: bool = True) -> tuple[Trace, 
     replicas = rng.randint(1, 4)
     coarse = rng.random() < 0.6
     if rng.random() < 0.3:
-        how["speculate"] = rng.choice(["2:0.7", "fixed:2:0.6", "3:0.4"])
+        how["speculate"] = rng.choice(["2:0.7", "fixed:2:0.6", "3:0.02", "4:0.02"])
+    if rng.random() < 0.5:  # copies that take several iterations
+        how |= {"link_gb_s": 0.02, "link_latency": rng.choice([0.0, 0.005])}
     if rng.random() < 0.3:
         how["replica"] = ("max_batch=1,weight=2",)
     if faults and rng.random() < 0.6:
@@ -109,9 +112,9 @@ def case(rng: random.Random, folder: Path, faults: bool = True) -> tuple[Trace, 
         how["resend"] = rng.choice(["unstarted", "all"])
     settings = Settings(
         latency=machine(folder, coarse), max_batch=rng.choice([1, 2, 5]), block_tokens=16, replicas=replicas,
-        kv_tokens=rng.choice([700, 1500, "unlimited"]), host_tokens=rng.choice([0, 2000]),
+        kv_tokens=rng.choice([400, 700, 1500, "unlimited"]), host_tokens=rng.choice([0, 2000]),
         token_budget=rng.choice([16, 64]), batching=rng.choice(["mixed", "chunked", "prefill-first"]),
-        residency=rng.choice(["recompute", "reactive", "proactive"]),
+        residency=rng.choice(["recompute", "reactive", "proactive"]), visit=rng.choice([0, 64]),
         router=RouterSpec(Looks, {"looks": rng.random() < 0.8, "guess": rng.random() < 0.8}),
         hop=rng.choice([0, 0, 0.001, 0.0137]), view_delay=rng.choice([0, 0, 0.002, 0.05, 0.5]),
         predictor=rng.choice(["oracle", "constant:9", "none", "oracle"]), **how,

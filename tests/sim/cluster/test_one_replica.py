@@ -12,7 +12,9 @@ import pytest
 from fastserve.policies import POLICIES
 from fastserve.policies.spec import PolicySpec
 from fastserve.routers import ROUTERS
+from fastserve.sched.plan import Outcome, Plan
 from fastserve.workload import read_trace
+from sim.cluster.replica import Replica
 from sim.cluster.settings import ALONE
 from sim.report.run import Run
 from sim.run import run_one
@@ -53,6 +55,26 @@ def test_under_every_router(router: str) -> None:
         one = run_one(trace, PolicySpec("plas"), settings.with_(**how), 2)
         alike(one, run_one(trace, PolicySpec("plas"), settings.with_(router=router, **how), 2), plans=False)
     assert one.summary["iterations"]
+
+
+def test_a_stretch_that_is_cut_short_has_its_copies_under_way_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies out ended with the stretch as it was first run, and with the shorter one they have not."""
+    seen = []
+    usual = Replica._again
+
+    def again(replica: Replica, plan: Plan, outcome: Outcome, at: int) -> None:
+        usual(replica, plan, outcome, at)
+        new = replica.outcome
+        seen.append(bool(outcome.copied) and new is not None and len(new.copied) < len(outcome.copied))
+
+    monkeypatch.setattr(Replica, "_again", again)
+    settings = Settings(
+        max_batch=16, kv_tokens=9000, host_tokens=60_000, visit=0, residency="proactive", link_gb_s=2.0
+    )  # fmt: skip
+    trace = read_trace(CONVERSATIONS).head(120)
+    one = run_one(trace, PolicySpec("srpt"), settings, 0)
+    alike(one, run_one(trace, PolicySpec("srpt"), settings.with_(router="round-robin"), 0))
+    assert any(seen)
 
 
 @pytest.mark.parametrize("block", range(3))
