@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from fastapi import APIRouter, Request
@@ -103,8 +103,15 @@ class CacheStage:
         if asked is None or not model or "no-store" in control:
             return self._told(await following(call), "bypass", call.path in canonical.FAMILIES)
         scope = "" if self.scope == "shared" else f"{int(call.authenticated)}:{call.client}"
+
+        known = self._identity(model)
+
+        def key_now() -> bytes:
+            """What serves a model that has never been loaded is known once it answers."""
+            return canonical.key(asked, model, known or self._identity(model), scope)
+
         try:
-            key = canonical.key(asked, model, self._identity(model), scope)
+            key = key_now()
         except RecursionError:
             return self._told(await following(call), "bypass")
         oldest = _oldest(control)
@@ -117,12 +124,12 @@ class CacheStage:
                 self.counts["hit"] += 1
                 return entry.replayed(kept, 0.0)
         if asked.stream:
-            return self._told(self._recorded(await following(call), key), "miss")
+            return self._told(self._recorded(await following(call), key_now), "miss")
         own = asyncio.get_running_loop().create_future()
         self.flights.setdefault(key, own)
         kept = None
         try:
-            response, kept = await self._kept(await following(call), key)
+            response, kept = await self._kept(await following(call), key_now)
             return self._told(response, "miss")
         finally:
             if self.flights.get(key) is own:
@@ -136,8 +143,9 @@ class CacheStage:
         self.counts["hit"] += 1
         return entry.replayed(*found)
 
-    async def _kept(self, response: Response, key: bytes) -> tuple[Response, Entry | None]:
+    async def _kept(self, response: Response, key_now: Callable[[], bytes]) -> tuple[Response, Entry | None]:
         """A whole answer, and what is kept of it, where it is complete."""
+        key = key_now()
         if not self._may_keep(response, "application/json"):
             return response, None
         length = response.headers.get("content-length", "")
@@ -156,10 +164,10 @@ class CacheStage:
         plain.raw_headers.append((b"content-length", b"%d" % len(body)))
         return plain, kept
 
-    def _recorded(self, response: Response, key: bytes) -> Response:
+    def _recorded(self, response: Response, key_now: Callable[[], bytes]) -> Response:
         """A stream, recorded as it passes; kept when it has ended well."""
         if isinstance(response, StreamingResponse) and self._may_keep(response, "text/event-stream"):
-            response.body_iterator = self._recording(response.body_iterator, key)
+            response.body_iterator = self._recording(response.body_iterator, key_now())
         return response
 
     async def _recording(self, parts: AsyncIterable[Any], key: bytes) -> AsyncIterator[Any]:

@@ -14,7 +14,7 @@ from starlette.responses import Response, StreamingResponse
 
 from fastserve.gateway.cache import stage as stages
 from fastserve.gateway.cache.memory import MemoryStore
-from fastserve.gateway.call import whole
+from fastserve.gateway.call import Call, whole
 from tests.gateway.cache.fakes import Answers, Upstream, call, said, stage
 
 pytestmark = pytest.mark.anyio
@@ -88,6 +88,24 @@ async def test_an_upstream_may_forbid_it() -> None:
     for _ in range(2):
         assert (await cache.pass_through(call(), behind)).headers["x-cache"] == "miss"
         await cache.store.written()
+    await cache.stop()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_answer_for_which_a_model_was_loaded_is_found_again(stream: bool) -> None:
+    cache, behind = stage(), Answers()
+    servers: list[Upstream] = cache.gateway.upstreams.each  # type: ignore[attr-defined]
+    loaded = servers.pop()
+
+    async def loads(call: Call) -> Response:
+        servers[:] = [loaded]
+        return await behind(call)
+
+    first = await said(await cache.pass_through(call(stream=stream), loads))
+    await cache.store.written()
+    assert await said(await cache.pass_through(call(stream=stream), behind)) == ("hit", first[1])
+    servers.clear()  # unloaded, it is what it was
+    assert await said(await cache.pass_through(call(stream=stream), behind)) == ("hit", first[1])
     await cache.stop()
 
 
