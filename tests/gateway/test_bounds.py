@@ -8,7 +8,7 @@ import json
 import pytest
 
 from fastserve.gateway import call
-from fastserve.gateway.cache import stage
+from fastserve.gateway.cache import entry, stage
 from fastserve.gateway.cache.canonical import asked
 from fastserve.gateway.wire.endings import Events
 from fastserve.routers.round_robin import RoundRobin
@@ -157,6 +157,13 @@ async def test_a_router_that_changes_its_views_loses_no_request(how: str, monkey
         await gateway.until(lambda: not gateway.gateway.running)
         (only,) = gateway.gateway.upstreams
         assert only.outstanding == 0
+
+
+def test_a_stream_with_an_error_in_it_is_not_kept() -> None:
+    text = b'data: {"choices": [{"text": "\\"error\\"", "finish_reason": null}]}\n\n'
+    end = b'data: {"choices": [{"text": "", "finish_reason": "stop"}], "error": null}\n\ndata: [DONE]\n\n'
+    assert entry.streamed("text/event-stream", text + end) is not None
+    assert entry.streamed("text/event-stream", text + b'data: {"error": {"message": "x"}}\n\n' + end) is None
 
 
 def test_a_text_that_says_done_is_no_end() -> None:
