@@ -179,6 +179,7 @@ class Sending:
                 if error is None:
                     self.jobs.ended(call.model, got)
             else:
+                choice.broken = error is not None
                 upstream.counts.errors += 1
                 self.choosing.failed(job, upstream.replica)
             if last:

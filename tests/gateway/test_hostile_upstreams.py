@@ -70,6 +70,8 @@ async def test_one_whose_streams_break_off_rests_once_and_is_checked_at_once(mon
         checked = asyncio.Event()
         monkeypatch.setattr(upstream, "_look", lambda path, writer: (checked.set(), reply(writer, 200)))
         await asyncio.gather(*[gateway.post("/v1/chat/completions", {**CHAT, "stream": True}) for _ in range(3)])
+        last = gateway.gateway.choosing.shown(None)
+        assert [(each["broken"], each["failed"]) for each in last] == [(True, False)] * 3
         assert only.counts.cooldowns == 1 and only.failures == 1 and only.rests_until > time.monotonic_ns()
         await asyncio.wait_for(checked.wait(), 5)
 
