@@ -42,7 +42,7 @@ SCALES = ("smoke", "small", "paper")
 POOLS = ("local", "ray", "dask")
 LIVE = (
     "agents_live", "batching_gain", "fidelity", "fidelity_llamacpp", "fidelity_onnx",
-    "fidelity_upstream", "fidelity_vllm", "in_front_of", "live_headline", "vllm_live",
+    "fidelity_upstream", "fidelity_vllm", "in_front_of", "live_headline", "routers_live", "vllm_live",
 )  # fmt: skip
 """experiments on the live engine: results depend on the machine, so they run only by name and are not checked"""
 ROUND = 8

@@ -105,6 +105,15 @@ async def test_an_answer_says_nothing_of_the_gateways_site() -> None:
         assert "clear-site-data" not in found and "refresh" not in found
 
 
+async def test_a_status_that_is_none_is_an_error() -> None:
+    async def script(request: Request, writer: asyncio.StreamWriter) -> None:
+        reply(writer, 999)
+
+    async with odd(script) as upstream, live(upstream.url, max_retries=1) as gateway:
+        answer = await gateway.post("/v1/completions")
+        assert answer.status_code == 502 and "its status is 999" in answer.text
+
+
 @pytest.mark.parametrize("stream", [1, 0, "true", "no"])
 async def test_a_stream_that_is_neither_true_nor_false_is_not_kept(stream: object) -> None:
     async def script(request: Request, writer: asyncio.StreamWriter) -> None:

@@ -83,7 +83,10 @@ def test_the_environment_has_a_prefix_of_its_own(monkeypatch: pytest.MonkeyPatch
         ({"upstream": "http://a,weight=0"}, "above 0"),
         ({"upstream": "http://a,weight=nan"}, "above 0"),
         ({"upstream": "http://a,key_env=NOT_THERE"}, "no such variable"),
+        ({"upstream": "http://a,key=secret"}, "key is no option of an upstream"),
         ({"upstream": "http://user:secret@a"}, "no address of a server"),
+        ({"upstream": "http://user:secret@a:port"}, "no URL"),
+        ({"upstream": "http://a?key=secret"}, "no address of a server"),
         ({"router": "round-robbin"}, "round-robin"),
         ({"router": "round-robin", "router_set": {"x": 1}}, "x"),
         ({"upstreem": "http://a"}, "upstream"),
@@ -94,7 +97,7 @@ def test_the_environment_has_a_prefix_of_its_own(monkeypatch: pytest.MonkeyPatch
 def test_what_is_wrong_is_said(settings: dict[str, object], said: str) -> None:
     with pytest.raises(ValueError, match=said) as caught:
         GatewayConfig(**settings)
-    assert "secret" not in GatewayConfig.explain(caught.value, {}) or "user:secret" in str(settings)
+    assert "secret" not in GatewayConfig.explain(caught.value, {})
 
 
 def test_dotenv_may_name_no_router_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

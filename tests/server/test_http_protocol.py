@@ -139,6 +139,18 @@ async def test_too_large_or_too_many_headers(headers: bytes) -> None:
         assert (await server.ask(PING))[0] == 200
 
 
+async def test_trailers_are_no_headers() -> None:
+    """They come behind what was looked at, so they may say nothing of who asks."""
+    body = b'{"prompt": "abc", "max_new_tokens": 1}'
+    head = b"POST /generate HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
+    chunks = b"\r\n%x\r\n%b\r\n0\r\n" % (len(body), body)
+    kind, token = b"Content-Type: application/json\r\n", b"Authorization: Bearer t\r\n"
+    async with served(api_key=["t a"]) as server:
+        assert (await server.ask(head + kind + token + chunks + b"X-A: b\r\n\r\n"))[0] == 200
+        assert (await server.ask(head + kind + chunks + token + b"\r\n"))[0] == 401
+        assert (await server.ask(head + token + chunks + kind + b"\r\n"))[0] == 422
+
+
 async def test_a_long_request_line() -> None:
     async with served() as server:
         assert (await server.ask(b"GET /stream?prompt=" + b"a" * 50_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n"))[

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from pydantic import SecretStr
 
 from fastserve.server.config import addresses
+from fastserve.server.config.forms import plain
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}")
 OPTIONS = ("name", "weight", "key_env", "model")
@@ -51,7 +52,8 @@ def place(url: str, options: Iterable[str]) -> Place:
     for option in options:
         name, equals, value = option.partition("=")
         if not equals or name not in OPTIONS or not value:
-            raise ValueError(f"{option!r} is no option of an upstream; {FORM}")
+            shown = name if name.isidentifier() else "what follows a comma"  # the value may be a key
+            raise ValueError(f"{shown} is no option of an upstream; {FORM}")
         if name == "model":
             models.append(value)
         elif name == "weight":
@@ -68,7 +70,10 @@ def url_of(text: str) -> str:
     given = text.strip()
     found = addresses.url(given if "://" in given else f"http://{given}").rstrip("/")
     if "?" in found or "#" in found or "@" in found:
-        raise ValueError(f"{text!r} is no address of a server: give http://HOST:PORT (and its key as key_env=VARIABLE)")
+        shown = plain(given.partition("?")[0])  # a password and a key are not repeated
+        raise ValueError(
+            f"{shown!r} is no address of a server: give http://HOST:PORT (and its key as key_env=VARIABLE)"
+        )
     return found.removesuffix("/v1")
 
 

@@ -102,7 +102,9 @@ class GatewayConfig(
     """Raises ValueError (ValidationError is one) for unknown names, invalid values, and conflicting settings."""
 
     dialect: ClassVar[Dialect] = GATEWAY
-    secret: ClassVar[tuple[str, ...]] = ("api_key", "upstream_key", "queue", "cache", "conversations")
+    secret: ClassVar[tuple[str, ...]] = (
+        "api_key", "upstream", "upstream_key", "discover", "queue", "cache", "conversations"
+    )  # fmt: skip
 
     @field_validator("upstream")
     @classmethod

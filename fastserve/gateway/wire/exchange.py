@@ -55,7 +55,9 @@ class UpstreamLink(Link):
             self.headers = []
 
     def headed(self) -> None:
-        if self.exchange is not None:
+        if self.status > 599:
+            self.fail(f"the response is not HTTP: its status is {self.status}")
+        elif self.exchange is not None:
             self.exchange.headed(self.status, self.headers)
 
     def on_body(self, body: bytes) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from typing import NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 
+from fastserve.server.config.forms import CREDENTIALS
+
 ANY = "*"
 NAME = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/]{1,255}")
@@ -99,7 +101,8 @@ def url(text: str) -> str:
     except ValueError:
         known = False
     if not known or not text.isprintable() or " " in text:
-        raise ValueError(f"{text!r} is no URL: give https://NAME/PATH")
+        shown = CREDENTIALS.sub("://********@", text)
+        raise ValueError(f"{shown!r} is no URL: give https://NAME/PATH")
     return text
 
 

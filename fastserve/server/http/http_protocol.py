@@ -75,6 +75,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.deaf = False  # nothing more is read
         self.unread = 0  # bytes since the last progress, that the parser may keep
         self.header_bytes = 0
+        self.trailers = 0
         self.refusal: ApiError | None = None
         self.arrival: asyncio.TimerHandle | None = None
         self.ending: asyncio.TimerHandle | None = None
@@ -121,7 +122,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._unset_keepalive_if_required()
-        self.begun, self.header_bytes = True, 0
+        self.begun, self.header_bytes, self.trailers = True, 0, 0
         if self.ordinary:
             self._expect(self.bounds.header_timeout)
 
@@ -130,10 +131,15 @@ class BoundedProtocol(HttpToolsProtocol):
         self._count_header(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Trailers of a chunked body come here, too."""
-        super().on_header(name, value)
+        """Trailers of a chunked body come here, too: counted, and else ignored (RFC 9110, 6.5.1), or one could name
+        another client, address or proxy than the headers that were looked at.
+        """
         self._count_header(len(name) + len(value) + 4)
-        if len(self.headers) > self.bounds.headers:
+        if self.in_body:
+            self.trailers += 1
+        else:
+            super().on_header(name, value)
+        if len(self.headers) + self.trailers > self.bounds.headers:
             self._stop(ApiError(431, f"more than {self.bounds.headers} headers; see --max-headers"))
 
     def on_headers_complete(self) -> None:

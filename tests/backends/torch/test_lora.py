@@ -309,6 +309,7 @@ FIELDS: dict[str, tuple[dict[str, Any], str]] = {
     "alpha": ({"lora_alpha": None}, "lora_alpha is None"),
     "a pattern that is none": ({"alpha_pattern": {"(q": 1}}, "is no pattern"),
     "a pattern for ever": ({"alpha_pattern": {"(a+)+$": 1}}, "too intricate"),
+    "patterns without end": ({"rank_pattern": {f"a{i}": 1 for i in range(3000)}}, "3,000 patterns"),
     "a layer without weights": ({"target_modules": ["q_proj", "lm_head"]}, None),  # lm_head is no site: not asked for
 }  # fmt: skip
 

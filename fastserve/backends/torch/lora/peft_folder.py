@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ MOST_CONFIG = 1 << 20
 
 MOST_NUMBER = 1e9
 """of a rank or alpha"""
+
+MOST_PATTERNS = 2000
+"""Of ranks or alphas: each is tried on each layer."""
 
 PREFIX = "base_model.model."
 TENSOR = re.compile(r"(.+)\.lora_(A|B)(?:\.default)?\.weight")
@@ -141,6 +145,8 @@ def _check(config: dict[str, Any], folder: Path) -> None:
         patterns = config.get(field) or {}
         if not isinstance(patterns, dict):
             raise AdapterError(f"{file}: {field} is no object of patterns and numbers")
+        if len(patterns) > MOST_PATTERNS:
+            raise AdapterError(f"{file}: {field} has {len(patterns):,} patterns: at most {MOST_PATTERNS:,} are read")
         numbers |= {f"{field}[{pattern!r}]": value for pattern, value in patterns.items()}
     for name, value in numbers.items():
         right = isinstance(value, int | float) and not isinstance(value, bool) and -MOST_NUMBER <= value <= MOST_NUMBER
@@ -229,15 +235,21 @@ def _matches(wanted: Any, name: str) -> bool:
 def _of(patterns: Mapping[str, Any] | None, name: str, default: Any) -> Any:
     """The value of the first pattern that is the end of the name."""
     for pattern, value in (patterns or {}).items():
-        try:
-            if not simple(pattern):
-                raise AdapterError(f"rank_pattern or alpha_pattern: {pattern[:200]!r} is too intricate to be tried "
-                                   "safely: name the layers, or their ends")  # fmt: skip
-            if re.match(rf"(.*\.)?({pattern})$", name):
-                return value
-        except re.error as error:
-            raise AdapterError(f"rank_pattern or alpha_pattern: {pattern!r} is no pattern: {error}") from None
+        if _end(pattern).match(name):
+            return value
     return default
+
+
+@lru_cache(2 * MOST_PATTERNS)
+def _end(pattern: str) -> re.Pattern[str]:
+    """Matches names that end so. Raises AdapterError."""
+    if not simple(pattern):
+        raise AdapterError(f"rank_pattern or alpha_pattern: {pattern[:200]!r} is too intricate to be tried safely: "
+                           "name the layers, or their ends")  # fmt: skip
+    try:
+        return re.compile(rf"(.*\.)?({pattern})$")
+    except re.error as error:
+        raise AdapterError(f"rank_pattern or alpha_pattern: {pattern[:200]!r} is no pattern: {error}") from None
 
 
 def simple(pattern: str) -> bool:
