@@ -2,12 +2,11 @@
 # A gateway from the command line: what is behind it, a chat, the same as a stream, a conversation that it keeps, a prompt
 # as Ollama's documentation has it.
 #
-#     sh examples/gateway_curl.sh http://127.0.0.1:8000 MODEL
+#     sh examples/gateway_curl.sh http://127.0.0.1:8000 MODEL      # without MODEL: the first that is listed
 #
 # A token, where the gateway wants one, comes from the environment: FASTSERVE_API_KEY.
 set -eu
 url=${1:-http://127.0.0.1:8000}
-model=${2:-}
 ask() {
     path=$1
     shift
@@ -17,7 +16,9 @@ ask() {
 }
 
 echo "-- models"
-ask /v1/models
+models=$(ask /v1/models) || { code=$?; echo "$models"; exit $code; }
+echo "$models"
+model=${2:-$(echo "$models" | sed -n '1s/[^[]*\[{"id": *"\([^"]*\)".*/\1/p')}
 
 echo "-- servers"
 ask /gateway/status

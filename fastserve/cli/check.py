@@ -44,7 +44,8 @@ def run(args: argparse.Namespace) -> int:
         if spec.knobs:  # without any, what its constructor says is for the author: it is the first thing checked
             spec.fresh()
     except ValueError as error:
-        return _refuse(str(error))
+        hint = f"; it is a router: fastserve check --router {args.policy}" if _is_router(args.policy) else ""
+        return _refuse(f"{error}{hint}")
 
     def fresh() -> Policy:
         return kind(**spec.knobs)
@@ -85,6 +86,14 @@ def _check_router(args: argparse.Namespace) -> int:
         print(f"{kind.__name__} breaks the contract ({error.check}).\n{error}")
         return BROKEN
     return KEPT
+
+
+def _is_router(name: str | None) -> bool:
+    """Whether what was given as a policy is a router."""
+    try:
+        return name is not None and RouterSpec(name, {}).kind is not None
+    except ValueError:
+        return False
 
 
 def _refuse(message: str) -> int:

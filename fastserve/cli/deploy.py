@@ -13,6 +13,13 @@ from fastserve.importing import extra
 FAILED, USAGE = 1, 2
 FORMS = ("compose", "kubernetes", "docker", "local")
 PROJECT = "pyproject.toml"
+NEXT = {
+    "compose": "in {out}: docker compose up -d --build (with --profile gpu for what needs a GPU)",
+    "kubernetes": "push the images, create the secrets (docs/deploy.md), kubectl apply --filename {out}/kubernetes/",
+    "docker": "docker build --target cpu --file {out}/Dockerfile {clone} (or another target)",
+    "local": "python -m fastserve.deploy.service start {out}",
+}
+"""Form -> what to do with its files. Told on stderr: stdout lists the files alone."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
     except (ValueError, OSError) as error:
         return _failed(str(error).splitlines(), USAGE)
     print("\n".join(map(str, written)))
+    print(f"next: {NEXT[args.to].format(out=out, clone=clone)}", file=sys.stderr)
     return 0
 
 

@@ -254,7 +254,7 @@ def replay_routes(path: str | PathLike[str], router: RouterLike | None = None) -
         rerun = _Rerun(spec.fresh(), facts)
     except (KeyError, TypeError, AttributeError) as error:
         raise LogError(f"{path}, line 1: the header lacks or mistakes {error}") from None
-    end = "the log does not say that it ended: its writer was killed, or lines at the end are missing"
+    end = "the log does not say that it ended: its writer is still running, was killed, or lines at the end are missing"
     for line in lines:
         if line.data is CUT:
             end = "the last line is incomplete and was left out"

@@ -29,7 +29,10 @@ WATCHED_S = 10.0
 
 @dataclass(slots=True)
 class Choice:
-    """at: s since the epoch. again: others were tried before. why: the router's words, while somebody looks."""
+    """at: s since the epoch. again: others were tried before. why: the router's words, while somebody looks.
+
+    failed: there was no answer. broken: there was the beginning of one.
+    """
 
     at: float
     model: str
@@ -38,6 +41,7 @@ class Choice:
     why: str
     again: bool
     failed: bool = False
+    broken: bool = False
 
 
 class Choosing:

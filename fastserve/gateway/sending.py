@@ -178,6 +178,7 @@ class Sending:
                 if error is None:
                     self.jobs.ended(call.model, got)
             else:
+                choice.broken = error is not None
                 upstream.counts.errors += 1
                 self.choosing.failed(job, upstream.replica)
             if last:
@@ -241,6 +242,7 @@ class Sending:
             events = Events(form_of(call.path), call.request_id)
 
             def streamed(error: HttpClientError | None) -> None:
+                self._broke_off(upstream, error)
                 over(error, events.tokens)
 
             return Passed(exchange, found, events, b"", upstream.name, streamed)
@@ -266,7 +268,19 @@ class Sending:
                 call.path,
                 ApiError(status, f"upstream {upstream.name} broke off in the middle of its answer: {error}"),
             )
-        return Passed(exchange, found, None, bytes(body), upstream.name, lambda error: over(error, 0))
+
+        def passed(error: HttpClientError | None) -> None:
+            self._broke_off(upstream, error)
+            over(error, 0)
+
+        return Passed(exchange, found, None, bytes(body), upstream.name, passed)
+
+    def _broke_off(self, upstream: Upstream, error: HttpClientError | None) -> None:
+        """Of an answer under way. Many that an upstream's end breaks off together are one failure."""
+        if error is None or error is CLIENT_LEFT or isinstance(error, SlowError):
+            return
+        if time.monotonic_ns() >= upstream.rests_until:
+            self.health.failed(upstream)
 
     async def _refused(self, call: Call, upstream: Upstream, exchange: Exchange) -> FailedError:
         """Of an answer that says that the request was not run."""

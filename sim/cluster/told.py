@@ -18,9 +18,14 @@ def routers_told(routers: Sequence[RouterSpec], settings: Settings, trace: Trace
     cached = trace.hash_ids is not None and prefix_cache.decided(settings, trace).prefix_cache == "on"
     guessed = predictors.check(settings.predictor)
     lines = []
+    if routers and settings.replicas == 1:
+        lines.append("there is one replica, which gets everything under any router: --replicas N makes more")
     for spec in routers:
         if "prefixes" in spec.needs and not cached:
-            lines.append(f"router {spec.name} asks what prompts share, and no prefix is cached: it goes by load alone")
+            why = "the trace does not say it" if trace.hash_ids is None else "--prefix-cache on caches them"
+            lines.append(
+                f"router {spec.name} asks what prompts share, and no prefix is cached: it goes by load alone ({why})"
+            )
         if "guess" in spec.needs and not guessed:
             mean = "the mean of the answers so far is one"
             lines.append(f"router {spec.name} asks for guesses, and nobody makes any: {mean}")

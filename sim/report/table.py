@@ -121,10 +121,13 @@ def _usual(name: str, settings: Mapping[str, object]) -> bool:
 
 def _notes(groups: Mapping[str, Sequence[Run]], marks: Mapping[str, str], settings: Mapping[str, object]) -> list[str]:
     notes = []
+    settled: dict[str, None] = {}  # ordered; behind several routers a policy has the same settings, told once
     for label, group in groups.items():
         own = policy_in_words({name: value for name, value in _over_seeds(group).items() if name != "router"})
         if own:
-            notes += textwrap.wrap(f"{label}: {own}", WIDTH, subsequent_indent="  ")
+            settled[f"{label.rpartition(' + ')[2] if 'router' in group[0].settings else label}: {own}"] = None
+    for text in settled:
+        notes += textwrap.wrap(text, WIDTH, subsequent_indent="  ")
     for text in router_notes(groups):
         notes += textwrap.wrap(text, WIDTH, subsequent_indent="  ")
     alike: dict[str, list[str]] = {}
@@ -202,6 +205,11 @@ LOSSES = {
 }
 """What becomes of jobs that were not completed, in the words of the notes."""
 
+CUT = (
+    "jobs of which some tokens had come when their replica failed ended with an error: they are among the truncated "
+    "and have no times (--resend all starts them again elsewhere)"
+)
+
 
 def _losses(groups: Mapping[str, Sequence[Run]]) -> list[str]:
     """How many jobs of each label were not completed, and what that does to the figures."""
@@ -222,6 +230,11 @@ def _losses(groups: Mapping[str, Sequence[Run]]) -> list[str]:
         unlike = [label for label, group in others if not _same_work(first[1], group)]
         found += [f"{', '.join(unlike)}: no ratio, for {first[0]} truncated other jobs"] if unlike else []
     told = [text for kind, text in LOSSES.items() if kind in kinds]
+    runs = [run for group in groups.values() for run in group]
+    cut = sum(int((run.records["finish"] == "error").sum()) for run in runs)
+    if cut:  # by the loss of a replica
+        all_cut = cut == sum(int(run.summary.get("truncated") or 0) for run in runs)
+        told = [text for text in told if not (all_cut and text is LOSSES["truncated"])] + [CUT]
     return [*found, *(line for text in told for line in textwrap.wrap(text, WIDTH, subsequent_indent="  "))]
 
 

@@ -79,3 +79,21 @@ def test_what_has_to_be_given(
 def test_images_are_made_from_a_clone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert deploy(tmp_path, SMALL, "docker", "--source", str(tmp_path)) == 2
     assert "is no clone of this project" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [
+        ("compose", "in {out}: docker compose up -d --build"),
+        ("kubernetes", "kubectl apply --filename {out}/kubernetes/"),
+        ("docker", "docker build --target cpu --file {out}/Dockerfile /"),
+        ("local", "python -m fastserve.deploy.service start {out}"),
+    ],
+)
+def test_the_next_step_is_told_beside_the_list(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str, words: str
+) -> None:
+    assert deploy(tmp_path, SMALL, form) == 0
+    said = capsys.readouterr()
+    assert words.format(out=tmp_path / "out") in said.err and said.err.count("\n") == 1
+    assert all((tmp_path / "out").joinpath(line).is_file() for line in said.out.splitlines())

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from fastserve.bench.stub import Behaviour
 from fastserve.cli import worker
 from fastserve.gateway.config.settings import GatewayConfig
 from fastserve.gateway.wire import exchange
 from fastserve.server.config.settings import FastServeConfig
-from tests.gateway.conftest import stub
+from tests.gateway.live import scripted
 
 pytestmark = pytest.mark.anyio
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "gateway.md").read_text(encoding="utf-8")
@@ -50,14 +49,12 @@ def test_the_file_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 async def test_the_python_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    async with stub(Behaviour(tpot=0.001)) as (url, _):
-        code = block("python").replace("http://127.0.0.1:8001", url).replace("scripted", "stub")
-        code = code.replace('answer = await gateway.generate("stub", "Once upon a time", max_tokens=16)', "pass")
-        lines = textwrap.indent(code, "    ")
+    with scripted() as url:
+        lines = textwrap.indent(block("python").replace("http://127.0.0.1:8001", url), "    ")
         space: dict[str, object] = {}
         exec(f"async def run():\n{lines}", space)
         await space["run"]()  # type: ignore[operator]
-        assert capsys.readouterr().out == "x" * 16
+    assert re.fullmatch(r".{16} length\n.{16}", capsys.readouterr().out, re.S)
 
 
 def test_numbers_are_the_codes() -> None:

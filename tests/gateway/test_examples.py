@@ -40,9 +40,10 @@ def said(*command: str | Path, code: int = 0, token: str = TOKEN) -> str:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 def test_curl(url: str) -> None:
-    out = said("sh", EXAMPLES / "gateway_curl.sh", url, "scripted")
-    assert out.count("chat.completion.chunk") >= 4 and "data: [DONE]" in out
-    assert '"turns":2' in out and '"deleted":true' in out and '"done_reason":"length"' in out
+    for model in (["scripted"], []):
+        out = said("sh", EXAMPLES / "gateway_curl.sh", url, *model)
+        assert out.count("chat.completion.chunk") >= 4 and "data: [DONE]" in out
+        assert '"turns":2' in out and '"deleted":true' in out and '"done_reason":"length"' in out
     assert "not known here" in said("sh", "-c", f"sh {EXAMPLES}/gateway_curl.sh {url} x >&2", code=22, token="")
 
 

@@ -54,6 +54,28 @@ async def test_a_chat_that_breaks_off_ends_with_an_error_and_done() -> None:
         assert only.counts.errors == 1 and only.outstanding == 0
 
 
+async def test_one_whose_streams_break_off_rests_once_and_is_checked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = asyncio.Barrier(3)
+
+    async def script(request: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM + chunk(b'data: {"n":1}\n\n'))
+        await both.wait()
+        writer.close()
+
+    async with (
+        odd(script) as upstream,
+        live(upstream.url, health_interval=600, cooldown=60, cooldown_most=60) as gateway,
+    ):
+        (only,) = gateway.gateway.upstreams
+        checked = asyncio.Event()
+        monkeypatch.setattr(upstream, "_look", lambda path, writer: (checked.set(), reply(writer, 200)))
+        await asyncio.gather(*[gateway.post("/v1/chat/completions", {**CHAT, "stream": True}) for _ in range(3)])
+        last = gateway.gateway.choosing.shown(None)
+        assert [(each["broken"], each["failed"]) for each in last] == [(True, False)] * 3
+        assert only.counts.cooldowns == 1 and only.failures == 1 and only.rests_until > time.monotonic_ns()
+        await asyncio.wait_for(checked.wait(), 5)
+
+
 async def test_the_error_stands_between_events_where_one_was_cut_in_half() -> None:
     script = dying(b'data: {"n":1}\n\ndata: {"n"', b": 2", b"}\n")
     async with odd(script) as upstream, live(upstream.url) as gateway:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, cast
 import pytest
 
 from fastserve import Job, ReplicaView, Router, check_router
+from fastserve.__main__ import main as cli
 from fastserve.routers import ROUTERS, RouterFacts, make
 from fastserve.sched.conformance.errors import ConformanceError
 
@@ -285,3 +286,12 @@ def test_seeds() -> None:
     assert len(check_router(First, seeds=range(3), long=SHORT).scripts) == 24
     with pytest.raises(ValueError, match="at least one seed"):
         check_router(First, seeds=[])
+
+
+def test_a_router_that_is_checked_as_a_policy_is_told_how(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli(["check", "least-tokens"]) == cli(["check", f"{__name__}:First"]) == 2
+    told = capsys.readouterr().err
+    assert "it is a router: fastserve check --router least-tokens\n" in told
+    assert f"--router {__name__}:First\n" in told
+    assert cli(["check", "no-such"]) == 2
+    assert "it is a router" not in capsys.readouterr().err

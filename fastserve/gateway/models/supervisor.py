@@ -183,7 +183,7 @@ class Supervisor:
             victim = min(idle, key=lambda each: each.last_used)
             live.remove(victim)
             going.append(victim.stopping())
-            log.info("model %s goes for %s", victim.entry.name, served.entry.name)
+            log.info("model %s is unloaded to make room for %s", victim.entry.name, served.entry.name)
         self.loads += 1
         served.begin(asyncio.gather(*going) if going else None)
 

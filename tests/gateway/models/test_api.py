@@ -15,6 +15,8 @@ from starlette.testclient import TestClient
 
 from fastserve.gateway import Gateway
 from fastserve.gateway.config.settings import GatewayConfig
+from fastserve.gateway.run import beginning
+from fastserve.gateway.sending import NONE_YET
 from tests.gateway.models.fake_hub import FakeHub
 from tests.gateway.models.test_hub import whole
 
@@ -310,3 +312,10 @@ def test_a_gateway_without_models_has_no_such_part() -> None:
 def test_a_file_that_is_wrong_is_said_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="a has no path"):
         Gateway(GatewayConfig(models=named(tmp_path, a={})))
+
+
+def test_the_first_lines_name_the_models(tmp_path: Path) -> None:
+    some = named(tmp_path, **{f"m{i}": f"/x/{i}" for i in range(10)})
+    _, models = beginning(Gateway(GatewayConfig(models=some)))
+    assert models == "models that are loaded when a request names them: m0, m1, m2, m3, m4, m5, m6, m7 and 2 more"
+    assert beginning(Gateway(GatewayConfig())) == ["gateway of 0 upstreams, router least-connections", NONE_YET]

@@ -164,6 +164,20 @@ def test_programs_find_what_their_own_replica_has() -> None:
 
 def test_what_a_router_cannot_know_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     out, _ = run(capsys, "--replicas", "2", "--router", "prefix", "--policy", "fcfs")
-    assert "router prefix asks what prompts share, and no prefix is cached: it goes by load alone" in out
+    assert "router prefix asks what prompts share, and no prefix is cached: it goes by load alone (the trace" in out
+    out, _ = run(capsys, "--router", "random", "--policy", "fcfs")
+    assert "there is one replica, which gets everything under any router: --replicas N makes more" in out
     out, _ = run(capsys, "--replicas", "2", "--router", "least-tokens", "--policy", "fcfs", "--predictor", "none")
     assert "router least-tokens asks for guesses, and nobody makes any: the mean of the answers so far is one" in out
+
+
+def test_what_a_failed_replica_takes_with_it_is_not_put_down_to_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    out, _ = run(capsys, "--replicas", "2", "--policy", "fcfs", "--policy", "sj-mlfq", "--fail", "0@5:back@9")
+    assert " truncated of 40 jobs" in out and "their replica failed ended with an error" in out
+    assert "outgrew the KV pool" not in out
+    assert out.count("preset=paper") == 1 and "\nsj-mlfq: preset=paper" in out
+
+
+def test_settings_of_a_policy_stand_once_however_many_routers(capsys: pytest.CaptureFixture[str]) -> None:
+    out, _ = run(capsys, "--replicas", "2", "--router", "random", "--router", "session", "--policy", "sj-mlfq")
+    assert out.count("preset=paper") == 1 and "\nsj-mlfq: preset=paper" in out

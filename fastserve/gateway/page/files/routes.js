@@ -23,12 +23,13 @@ export class Routes {
   }
 }
 
-function row({ at, model, client, upstream, why, failed, again }) {
+function row({ at, model, client, upstream, why, failed, broken, again }) {
   const time = make("time", "", clock.format(new Date(1000 * at)));
   const who = make("b", "", upstream);
-  const said = [client !== NOBODY && client, again && "sent again", failed ? "no answer" : why].filter(Boolean).join(" · ");
+  const end = failed ? "no answer" : broken ? "broke off" : why;
+  const said = [client !== NOBODY && client, again && "sent again", end].filter(Boolean).join(" · ");
   const element = make("li", "", time, make("span", "", model || "any model"), who);
   element.append(make("span", "why", said));
-  if (failed) element.dataset.failed = "";
+  if (failed || broken) element.dataset.failed = "";
   return element;
 }
