@@ -31,7 +31,7 @@ class Freeness(Router):
         self.cost = 0.0  # of the last choice: -freeness in steps, minus infinity: no request there; else tokens
 
     def route(self, job: Job, views: Sequence[ReplicaView]) -> int:
-        self.told = all(view.free_tokens is not None for view in views)
+        self.told = None not in [view.free_tokens for view in views]
         if self.told:
             costs = [-self._freeness(job, view) for view in views]
         else:
@@ -43,7 +43,7 @@ class Freeness(Router):
     def _freeness(self, job: Job, view: ReplicaView) -> float:
         requests = view.waiting + view.running
         left = (view.free_tokens or 0) + view.cached_tokens - view.queued_tokens
-        if self.add_sent:
+        if view.replica in self.since.sent:
             missing = self.since.missing(view, job)
             requests += missing.requests
             left -= missing.prompt

@@ -41,7 +41,7 @@ class LeastTokens(Router):
 
     def _cost(self, job: Job, view: ReplicaView) -> float:
         prompt, expected = view.queued_tokens, view.expected_tokens
-        if self.add_sent:
+        if view.replica in self.since.sent:
             missing = self.since.missing(view, job)
             prompt += missing.prompt
             expected += missing.expected

@@ -33,31 +33,34 @@ class SentSince:
 
     def __init__(self) -> None:
         self.now = 0  # ns: the time of the last thing that the router was told, arrivals included
-        self._sent: dict[int, deque[_Parcel]] = {}  # replica -> what may be missing in its view, in order of time
+        self.sent: dict[int, deque[_Parcel]] = {}  # replica -> what may be missing in its view, in order of time; who
+        # is not here misses nothing
 
     def note(self, job: Job, replica: int, now: int, prompt: int) -> None:
         """prompt: tokens of it that the replica has to compute."""
         self.now = max(self.now, now)
-        parcels = self._sent.get(replica)
+        parcels = self.sent.get(replica)
         if parcels is None:
-            parcels = self._sent[replica] = deque(maxlen=MOST)
+            parcels = self.sent[replica] = deque(maxlen=MOST)
         parcels.append(_Parcel(now, prompt, job.guess or 0))
 
     def missing(self, view: ReplicaView, job: Job) -> Sent:
         """In this view, when `job` is routed."""
         self.now = max(self.now, job.arrival)
-        parcels = self._sent.get(view.replica)
-        if not parcels:
+        replica = view.replica
+        parcels = self.sent.get(replica)
+        if parcels is None:
             return NOTHING
         told = self.now - view.age
         while parcels and parcels[0].when <= told:
             parcels.popleft()
         if not parcels:
+            del self.sent[replica]
             return NOTHING
-        return Sent(len(parcels), sum(one.prompt for one in parcels), sum(one.expected for one in parcels))
+        return Sent(len(parcels), sum([one.prompt for one in parcels]), sum([one.expected for one in parcels]))
 
     def forget(self, replica: int) -> None:
-        self._sent.pop(replica, None)
+        self.sent.pop(replica, None)
 
 
 NOTHING = Sent(0, 0, 0)
