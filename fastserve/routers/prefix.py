@@ -60,7 +60,9 @@ class Prefix(Router):
             if room is not None:
                 self.rooms[view.replica] = room
         hits = [self._hit(job, view.replica) for view in views]
-        costs = [self._cost(job, view, hit) for view, hit in zip(views, hits, strict=True)]
+        costs = [self._cost(job, view, hit, 0) for view, hit in zip(views, hits, strict=True)]
+        for late, missing in self.since.missing(views, job):
+            costs[late] = self._cost(job, views[late], hits[late], missing.prompt)
         index = self._exploit(job, views, hits, costs) if self.rule == "e2" else None
         if index is None:
             index = self.turns.least(views, costs)
@@ -73,10 +75,9 @@ class Prefix(Router):
             return 0
         return min(self.cached.found(replica, job.ids) * self.facts.unit_tokens, job.prompt - 1)
 
-    def _cost(self, job: Job, view: ReplicaView, hit: int) -> float:
-        queued = view.queued_tokens
-        if view.replica in self.since.sent:
-            queued += self.since.missing(view, job).prompt
+    def _cost(self, job: Job, view: ReplicaView, hit: int, sent: int) -> float:
+        """sent: tokens that are missing in the view."""
+        queued = view.queued_tokens + sent
         return (self.prefill * (queued + job.prompt - hit) + self.decode * view.outstanding_tokens) / view.weight
 
     def _exploit(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from fastserve.routers.view import ReplicaView
@@ -44,23 +45,26 @@ class SentSince:
             parcels = self.sent[replica] = deque(maxlen=MOST)
         parcels.append(_Parcel(now, prompt, job.guess or 0))
 
-    def missing(self, view: ReplicaView, job: Job) -> Sent:
-        """In this view, when `job` is routed."""
+    def missing(self, views: Sequence[ReplicaView], job: Job) -> list[tuple[int, Sent]]:
+        """When `job` is routed, of each view in which something is missing: its index, and that."""
         self.now = max(self.now, job.arrival)
-        replica = view.replica
-        parcels = self.sent.get(replica)
-        if parcels is None:
-            return NOTHING
-        told = self.now - view.age
-        while parcels and parcels[0].when <= told:
-            parcels.popleft()
-        if not parcels:
-            del self.sent[replica]
-            return NOTHING
-        return Sent(len(parcels), sum([one.prompt for one in parcels]), sum([one.expected for one in parcels]))
+        found: list[tuple[int, Sent]] = []
+        for replica in list(self.sent):
+            index = min(replica, len(views) - 1)  # they are in the order of their numbers: it is not behind that
+            while index >= 0 and views[index].replica > replica:
+                index -= 1
+            if index < 0 or views[index].replica != replica:
+                continue
+            parcels = self.sent[replica]
+            told = self.now - views[index].age
+            while parcels and parcels[0].when <= told:
+                parcels.popleft()
+            if parcels:
+                prompt, expected = sum([one.prompt for one in parcels]), sum([one.expected for one in parcels])
+                found.append((index, Sent(len(parcels), prompt, expected)))
+            else:
+                del self.sent[replica]
+        return found
 
     def forget(self, replica: int) -> None:
         self.sent.pop(replica, None)
-
-
-NOTHING = Sent(0, 0, 0)

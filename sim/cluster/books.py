@@ -9,7 +9,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
-from itertools import accumulate
 
 from fastserve.hardware import LatencyModel
 from fastserve.sched.job import NEVER, NOWHERE, Job
@@ -92,8 +91,7 @@ class Memory:
         self.used = ledger.used
         self.cold = ledger.cold
         at, phase = -self.steps % self.block, ledger.phase
-        # blocks that those who decode will have begun after so many more decodes, up to a whole block each
-        self.begun = list(accumulate(phase[at::-1] + phase[:at:-1], initial=0))
+        self.begun = phase[at::-1] + phase[:at:-1]  # blocks that those who decode begin with each decode to come
         self.unit = 0 if sharing is None else sharing.unit
         self.size = 1 if sharing is None else sharing.size
         self.idle = 0 if sharing is None else sharing.tree.idle_units
@@ -104,7 +102,10 @@ class Memory:
             return None, self.idle * self.unit
         used = self.used + self.cold
         if done:
-            used += done // self.block * self.begun[self.block] + self.begun[done % self.block]
+            begun = self.begun
+            if done >= self.block:
+                used += done // self.block * sum(begun)
+            used += sum(begun[: done % self.block])
         left = max(0, self.room - used)
         idle = min(self.idle, left // self.size)
         return (left - idle * self.size) * self.block, idle * self.unit

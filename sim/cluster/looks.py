@@ -105,8 +105,9 @@ class Looks:
     def _works(self, now: int, views: Sequence[ReplicaView]) -> None:
         """As _worked() of each, where views are not old."""
         replicas = self.replicas
-        for view in views:
-            replica = replicas[view.replica]
+        everybody = len(views) == len(replicas)  # by number, as the views are
+        for index, view in enumerate(views):
+            replica = replicas[index if everybody else view.replica]
             moments = replica.moments
             moment = moments[0] if moments else replica.moment(now)
             view.queued_tokens, view.expected_tokens = moment.work(moment.passed(now) if moment.k else 0)
