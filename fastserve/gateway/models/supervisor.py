@@ -15,6 +15,9 @@ from fastserve.gateway.models.served_model import FAILED_S, LIVE, ServedModel, S
 
 log = logging.getLogger("fastserve.gateway")
 
+RECOUNTED_S: Final = 0.15
+"""s after which what a server says of its requests is newer than an answer that has just ended (its GET /load keeps a
+look for 0.1 s)."""
 TICK_S: Final = 0.5
 """s between two looks for models that were idle for long enough."""
 RETRY_S: Final = 1
@@ -150,10 +153,19 @@ class Supervisor:
             try:
                 self._begin(served)
             except AllBusyError:
-                await self.traffic.look()
-                if served.state is State.UNLOADED or served.state is State.FAILED:  # else somebody else has begun it
-                    self._begin(served)
+                await self._begin_later(served)
             tried = True
+
+    async def _begin_later(self, served: ServedModel) -> None:
+        """Asks whether all are busy still, and again when servers count anew. Raises AllBusyError."""
+        for pause in (0.0, RECOUNTED_S):
+            await asyncio.sleep(pause)
+            await self.traffic.look()
+            if served.state is not State.UNLOADED and served.state is not State.FAILED:  # somebody else has begun it
+                return
+            with contextlib.suppress(AllBusyError):
+                return self._begin(served)
+        self._begin(served)
 
     async def _settled(self, served: ServedModel) -> None:
         served.waiting += 1
