@@ -37,6 +37,10 @@ MODULES = (
     *[f"fastserve/policies/{name}.py" for name in ("skip_join", "programs", "program_fcfs", "plas", "atlas")],
     *[f"fastserve/policies/{name}.py" for name in ("deepest_first", "lpm", "cachewise", "gaps", "gate")],
     *[f"fastserve/policies/{name}.py" for name in ("continuum", "thunder", "concur", "working_set")],
+    *[f"fastserve/routers/{name}.py" for name in ("router", "load", "turns", "sent_since", "sent_prefixes")],
+    *[f"fastserve/routers/{name}.py" for name in ("round_robin", "random_choice", "weighted", "power_of_two")],
+    *[f"fastserve/routers/{name}.py" for name in ("least_connections", "least_tokens", "freeness")],
+    *[f"fastserve/routers/{name}.py" for name in ("rendezvous", "session", "prefix")],
     "fastserve/speculation/acceptance.py",
     "fastserve/speculation/control.py",
     "fastserve/metrics/records.py",
@@ -47,7 +51,7 @@ MODULES = (
     "sim/speculating.py",
     "sim/session_inbox.py",
     "sim/driver.py",
-    *[f"sim/cluster/{name}.py" for name in ("books", "inbox", "replica", "cluster")],
+    *[f"sim/cluster/{name}.py" for name in ("books", "inbox", "replica", "looks", "cluster")],
     "sim/world.py",
 )
 OPEN: dict[str, tuple[str, ...]] = {
@@ -72,11 +76,21 @@ OPEN: dict[str, tuple[str, ...]] = {
     "fastserve/policies/working_set.py": ("WorkingSet",),
     "fastserve/policies/lpm.py": ("Lpm",),
     "fastserve/policies/cachewise.py": ("CacheWise",),
+    "fastserve/routers/router.py": ("Router",),
+    "fastserve/routers/round_robin.py": ("RoundRobin",),
+    "fastserve/routers/random_choice.py": ("RandomChoice",),
+    "fastserve/routers/weighted.py": ("Weighted",),
+    "fastserve/routers/power_of_two.py": ("PowerOfTwo",),
+    "fastserve/routers/least_connections.py": ("LeastConnections",),
+    "fastserve/routers/least_tokens.py": ("LeastTokens",),
+    "fastserve/routers/freeness.py": ("Freeness",),
+    "fastserve/routers/session.py": ("Session",),
+    "fastserve/routers/prefix.py": ("Prefix",),
     "fastserve/hardware/base.py": ("LatencyModel",),
     "fastserve/hardware/lines.py": ("LineModel",),
 }
-"""Classes that interpreted code may subclass, every shipped policy among them. mypyc must be told, and the brain
-imports the standard library only.
+"""Classes that interpreted code may subclass, every shipped policy and router among them. mypyc must be told, and
+the brain imports the standard library only.
 """
 
 FLAGS = "-fno-semantic-interposition -fno-plt -fomit-frame-pointer"

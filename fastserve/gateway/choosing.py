@@ -98,7 +98,7 @@ class Choosing:
     def route(self, job: Job, views: Sequence[ReplicaView]) -> int:
         """An index into views."""
         try:
-            index = chosen(self.router, job, views)
+            index = chosen(self.router, job, tuple(views))
         except RouterError as error:
             self._fault(error.method, error)
             index = self.instead.route(job, views)

@@ -157,8 +157,7 @@ class Sending:
             raise self.nobody(call, only)
         now = time.monotonic_ns()
         views = [each.view(now) for each in there.values()]
-        view = views[self.choosing.route(job, views)]
-        upstream = there[view.replica]
+        upstream = list(there.values())[self.choosing.route(job, views)]  # whatever the router does to its views
         choice = self.choosing.noted(job, call.model, call.client, upstream, bool(tried))
         tried.add(upstream.replica)
         exchange = Exchange(upstream.connections)

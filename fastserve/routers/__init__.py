@@ -1,10 +1,10 @@
 """Routers: which of several replicas gets a request. Shipped ones, one idea a file, and lookup by name, module:Class or
 ./file.py:Class. Standard library only, as sched.
 
-Read in this order: view (what is known of a replica), router (the page for authors), round_robin with turns,
-random_choice and weighted; load, power_of_two, least_connections, least_tokens and freeness with sent_since; rendezvous
-and session, sent_prefixes and prefix; then spec (name and settings of one), and conformance/ (what `fastserve check
---router` asks).
+Read in this order: view (what is known of a replica), router with errors (the page for authors), round_robin with
+turns, random_choice and weighted; load, power_of_two, least_connections, least_tokens and freeness with sent_since;
+rendezvous and session, sent_prefixes and prefix; then spec (name and settings of one), and conformance/ (what
+`fastserve check --router` asks).
 """
 
 from __future__ import annotations

@@ -31,22 +31,21 @@ class Freeness(Router):
         self.cost = 0.0  # of the last choice: -freeness in steps, minus infinity: no request there; else tokens
 
     def route(self, job: Job, views: Sequence[ReplicaView]) -> int:
-        self.told = all(view.free_tokens is not None for view in views)
+        self.told = None not in [view.free_tokens for view in views]
         if self.told:
-            costs = [-self._freeness(job, view) for view in views]
+            costs = [-self._freeness(view, 0, 0) for view in views]
+            for index, missing in self.since.missing(views, job):
+                costs[index] = -self._freeness(views[index], missing.requests, missing.prompt)
         else:
             costs = [view.outstanding_tokens / view.weight for view in views]
         index = self.turns.least(views, costs)
         self.cost = costs[index]
         return index
 
-    def _freeness(self, job: Job, view: ReplicaView) -> float:
-        requests = view.waiting + view.running
-        left = (view.free_tokens or 0) + view.cached_tokens - view.queued_tokens
-        if self.add_sent:
-            missing = self.since.missing(view, job)
-            requests += missing.requests
-            left -= missing.prompt
+    def _freeness(self, view: ReplicaView, sent: int, prompt: int) -> float:
+        """sent, prompt: requests and tokens that are missing in the view."""
+        requests = view.waiting + view.running + sent
+        left = (view.free_tokens or 0) + view.cached_tokens - view.queued_tokens - prompt
         return left / requests if requests else inf
 
     def sent(self, job: Job, replica: int, now: int) -> None:

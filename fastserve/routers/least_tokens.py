@@ -35,17 +35,17 @@ class LeastTokens(Router):
         self.chosen = 0
 
     def route(self, job: Job, views: Sequence[ReplicaView]) -> int:
-        self.costs = [self._cost(job, view) for view in views]
-        self.chosen = self.turns.least(views, self.costs)
+        costs = [self._cost(view.queued_tokens, view.expected_tokens, view.weight) for view in views]
+        for index, missing in self.since.missing(views, job):
+            view = views[index]
+            prompt, expected = view.queued_tokens + missing.prompt, view.expected_tokens + missing.expected
+            costs[index] = self._cost(prompt, expected, view.weight)
+        self.costs = costs
+        self.chosen = self.turns.least(views, costs)
         return self.chosen
 
-    def _cost(self, job: Job, view: ReplicaView) -> float:
-        prompt, expected = view.queued_tokens, view.expected_tokens
-        if self.add_sent:
-            missing = self.since.missing(view, job)
-            prompt += missing.prompt
-            expected += missing.expected
-        return (self.prefill * prompt + self.decode * expected) / view.weight
+    def _cost(self, prompt: int, expected: int, weight: float) -> float:
+        return (self.prefill * prompt + self.decode * expected) / weight
 
     def sent(self, job: Job, replica: int, now: int) -> None:
         if self.add_sent:

@@ -56,10 +56,13 @@ class Prefix(Router):
 
     def route(self, job: Job, views: Sequence[ReplicaView]) -> int:
         for view in views:
-            if view.pool_tokens is not None:
-                self.rooms[view.replica] = view.pool_tokens
+            room = view.pool_tokens
+            if room is not None:
+                self.rooms[view.replica] = room
         hits = [self._hit(job, view.replica) for view in views]
-        costs = [self._cost(job, view, hit) for view, hit in zip(views, hits, strict=True)]
+        costs = [self._cost(job, view, hit, 0) for view, hit in zip(views, hits, strict=True)]
+        for late, missing in self.since.missing(views, job):
+            costs[late] = self._cost(job, views[late], hits[late], missing.prompt)
         index = self._exploit(job, views, hits, costs) if self.rule == "e2" else None
         if index is None:
             index = self.turns.least(views, costs)
@@ -68,10 +71,13 @@ class Prefix(Router):
 
     def _hit(self, job: Job, replica: int) -> int:
         """Tokens; the newest of the prompt is always computed."""
+        if not job.ids:
+            return 0
         return min(self.cached.found(replica, job.ids) * self.facts.unit_tokens, job.prompt - 1)
 
-    def _cost(self, job: Job, view: ReplicaView, hit: int) -> float:
-        queued = view.queued_tokens + self.since.missing(view, job).prompt
+    def _cost(self, job: Job, view: ReplicaView, hit: int, sent: int) -> float:
+        """sent: tokens that are missing in the view."""
+        queued = view.queued_tokens + sent
         return (self.prefill * (queued + job.prompt - hit) + self.decode * view.outstanding_tokens) / view.weight
 
     def _exploit(

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final, NamedTuple
 
+from fastserve.routers.errors import RouterError as RouterError
 from fastserve.routers.view import ReplicaView
 from fastserve.sched.job import Job
 
@@ -84,18 +85,6 @@ class Router:
     def explain(self, job: Job) -> str:
         """Why the last choice, in one short line such as "3,072 of 4,000 tokens cached"; job: that of the choice."""
         return ""
-
-
-class RouterError(RuntimeError):
-    """A router broke: the message names the router, its method and the job."""
-
-    def __init__(self, router: Router, method: str, job: Job | None, cause: BaseException | str) -> None:
-        who = f" of job {job.id}" if job is not None else ""
-        what = cause if isinstance(cause, str) else f"{type(cause).__name__}: {cause}"
-        super().__init__(f"router {type(router).__name__}, {method}(){who}: {what}")
-        self.router = router
-        self.method = method
-        self.job = job
 
 
 def chosen(router: Router, job: Job, views: Sequence[ReplicaView]) -> int:

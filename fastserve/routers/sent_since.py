@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from fastserve.routers.view import ReplicaView
@@ -33,31 +34,37 @@ class SentSince:
 
     def __init__(self) -> None:
         self.now = 0  # ns: the time of the last thing that the router was told, arrivals included
-        self._sent: dict[int, deque[_Parcel]] = {}  # replica -> what may be missing in its view, in order of time
+        self.sent: dict[int, deque[_Parcel]] = {}  # replica -> what may be missing in its view, in order of time; who
+        # is not here misses nothing
 
     def note(self, job: Job, replica: int, now: int, prompt: int) -> None:
         """prompt: tokens of it that the replica has to compute."""
         self.now = max(self.now, now)
-        parcels = self._sent.get(replica)
+        parcels = self.sent.get(replica)
         if parcels is None:
-            parcels = self._sent[replica] = deque(maxlen=MOST)
+            parcels = self.sent[replica] = deque(maxlen=MOST)
         parcels.append(_Parcel(now, prompt, job.guess or 0))
 
-    def missing(self, view: ReplicaView, job: Job) -> Sent:
-        """In this view, when `job` is routed."""
+    def missing(self, views: Sequence[ReplicaView], job: Job) -> list[tuple[int, Sent]]:
+        """When `job` is routed, of each view in which something is missing: its index, and that."""
         self.now = max(self.now, job.arrival)
-        parcels = self._sent.get(view.replica)
-        if not parcels:
-            return NOTHING
-        told = self.now - view.age
-        while parcels and parcels[0].when <= told:
-            parcels.popleft()
-        if not parcels:
-            return NOTHING
-        return Sent(len(parcels), sum(one.prompt for one in parcels), sum(one.expected for one in parcels))
+        found: list[tuple[int, Sent]] = []
+        for replica in list(self.sent):
+            index = min(replica, len(views) - 1)  # they are in the order of their numbers: it is not behind that
+            while index >= 0 and views[index].replica > replica:
+                index -= 1
+            if index < 0 or views[index].replica != replica:
+                continue
+            parcels = self.sent[replica]
+            told = self.now - views[index].age
+            while parcels and parcels[0].when <= told:
+                parcels.popleft()
+            if parcels:
+                prompt, expected = sum([one.prompt for one in parcels]), sum([one.expected for one in parcels])
+                found.append((index, Sent(len(parcels), prompt, expected)))
+            else:
+                del self.sent[replica]
+        return found
 
     def forget(self, replica: int) -> None:
-        self._sent.pop(replica, None)
-
-
-NOTHING = Sent(0, 0, 0)
+        self.sent.pop(replica, None)

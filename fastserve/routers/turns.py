@@ -20,14 +20,19 @@ class Turns:
         """The index of `best`, indices into views, whose turn it is; that turn is taken."""
         last = self._last
         index = min(best, key=lambda index: last.get(views[index].replica, 0))
-        self._turn += 1
-        last[views[index].replica] = self._turn
-        return index
+        return self._taken(views, index)
 
     def least(self, views: Sequence[ReplicaView], costs: Sequence[float]) -> int:
         """The index of the least cost, whose turn it is on a tie; costs[i] is that of views[i]."""
         least = min(costs)
+        if costs.count(least) == 1:
+            return self._taken(views, costs.index(least))
         return self.take(views, [index for index, cost in enumerate(costs) if cost == least])
+
+    def _taken(self, views: Sequence[ReplicaView], index: int) -> int:
+        self._turn += 1
+        self._last[views[index].replica] = self._turn
+        return index
 
     def forget(self, replica: int) -> None:
         self._last.pop(replica, None)

@@ -81,7 +81,7 @@ class Books:
 class Memory:
     """What a Scheduler has of its KV pool, as it stands."""
 
-    __slots__ = ("block", "cold", "idle", "phase", "room", "size", "steps", "unit", "used")
+    __slots__ = ("begun", "block", "cold", "idle", "room", "size", "steps", "unit", "used")
 
     def __init__(self, scheduler: Scheduler) -> None:
         ledger, sharing = scheduler.ledger, scheduler.sharing
@@ -90,7 +90,8 @@ class Memory:
         self.room = ledger.blocks
         self.used = ledger.used
         self.cold = ledger.cold
-        self.phase = list(ledger.phase)
+        at, phase = -self.steps % self.block, ledger.phase
+        self.begun = phase[at::-1] + phase[:at:-1]  # blocks that those who decode begin with each decode to come
         self.unit = 0 if sharing is None else sharing.unit
         self.size = 1 if sharing is None else sharing.size
         self.idle = 0 if sharing is None else sharing.tree.idle_units
@@ -101,9 +102,10 @@ class Memory:
             return None, self.idle * self.unit
         used = self.used + self.cold
         if done:
-            used += done // self.block * sum(self.phase)
-            for i in range(self.steps, self.steps + done % self.block):
-                used += self.phase[-i % self.block]
+            begun = self.begun
+            if done >= self.block:
+                used += done // self.block * sum(begun)
+            used += sum(begun[: done % self.block])
         left = max(0, self.room - used)
         idle = min(self.idle, left // self.size)
         return (left - idle * self.size) * self.block, idle * self.unit
@@ -195,27 +197,27 @@ class Moment:
         done = self.latency.steps_for(ps - self.begun, self.batch, self.context) - 1
         return done if done < self.k else self.k
 
-    def work(self, now: int) -> tuple[int, int]:
-        """Prompt tokens that it still has to compute, and output tokens that are expected of it."""
+    def work(self, done: int) -> tuple[int, int]:
+        """Prompt tokens that it still has to compute, and output tokens that are expected of it, after so many
+        iterations of the plan under way.
+        """
         queued = self.queued + self.boxed_prompt
         expected = self.expected + self.boxed_guess
         steps = self.steps
-        if self.k:
-            done = self.passed(now)
-            if done:
-                queued -= done * self.chunk
-                if self.batch:
-                    steps += done
-                    if self.within is None:
-                        self.within = self.books.within(self.steps + self.k)
-                    for last in self.within:
-                        if last >= steps:
-                            break
-                        expected += steps - last
+        if done:
+            queued -= done * self.chunk
+            if self.batch:
+                steps += done
+                if self.within is None:
+                    self.within = self.books.within(self.steps + self.k)
+                for last in self.within:
+                    if last >= steps:
+                        break
+                    expected += steps - last
         return queued, expected - self.active * steps
 
-    def room(self, now: int) -> tuple[int | None, int]:
-        """Tokens of its KV pool in use by nobody, without and with something remembered."""
+    def room(self, done: int) -> tuple[int | None, int]:
+        """Tokens of its KV pool in use by nobody, without and with something remembered, after so many."""
         if self.memory is None:
             self.memory = Memory(self.scheduler)
-        return self.memory.free(self.passed(now) if self.k and self.batch else 0)
+        return self.memory.free(done if self.k and self.batch else 0)

@@ -18,8 +18,9 @@ from fastserve.routers import Router, RouterError, RouterFacts, chosen
 from fastserve.routers.spec import RouterSpec
 from fastserve.sched.job import NEVER, Job
 from sim.cluster.faults import BACK, DRAIN, FAIL, Fault, afresh
+from sim.cluster.looks import Looks
 from sim.cluster.replica import Replica
-from sim.cluster.view import Clock, LiveView
+from sim.cluster.view import LiveView
 from sim.inbox import Inbox
 from sim.session_inbox import FedInbox
 
@@ -83,12 +84,12 @@ class Cluster:
         self.returning: set[int] = set()  # drained ones that come back as soon as their last job has ended
         self.looks: list[Look] = []
         self.past: list[Replica] = []  # that failed, or were drained, and have come back
-        self.clock = Clock()
         self.view_delay = view_delay
         self.replicas: list[Replica] = []
         self.replicas += [make(self, number) for number in range(len(names))]
+        self.seen = Looks(self.replicas, view_delay)
         self.views = [
-            LiveView(replica, name.name, name.weight, self.clock, view_delay)
+            LiveView(replica, name.name, name.weight, self.seen)
             for replica, name in zip(self.replicas, names, strict=True)
         ]
         self.open = list(self.views)  # which may be chosen
@@ -228,8 +229,7 @@ class Cluster:
             self._over(job, now)
             return
         router = self.router
-        self.clock.now = now
-        self.clock.turn += 1
+        self.seen.begin(now, views)
         mean = self.answered // self.answers if self.answers else 0
         if self.guesses and job.guess is None:
             job.guess = mean
@@ -362,7 +362,7 @@ class Cluster:
         self.ends[number] = NEVER
         replica = self.replicas[number] = self.make(self, number)
         view = self.views[number]
-        view.of = replica
+        view.stands_for(replica)
         life = 1 + sum([other.number == number for other in self.past])
         for look in self.looks:
             look(replica, life)

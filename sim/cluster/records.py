@@ -77,7 +77,7 @@ def replica_table(
             "weight": np.array(list(weights), float),
             "requests": counts,
             "share": counts / total,
-            "utilisation": np.array(busy, float) / 1e9 / span if span > 0 else np.full(len(names), np.nan),
+            "utilisation": np.array(busy, float) / 1e9 / span if span > 0 else np.zeros(len(names)),
             "prompt_tokens": prompts,
             "output_tokens": summed("output_tokens", begun),
             "hit_rate": np.where(prompts > 0, cached / prompts, np.nan),

@@ -15,6 +15,8 @@ from sim.cluster.faults import Fault, faults_of
 
 ROUTER: Final = "round-robin"
 """Where there are replicas and nobody says which."""
+MOST_REPLICAS: Final = 10_000
+"""Each has a Scheduler of its own, some 60 KB."""
 RESEND: Final = ("unstarted", "all")
 MACHINE: Final = ("latency", "kv_tokens", "host_tokens", "link_gb_s", "link_latency", "duplex", "speculate")
 OWN: Final = ("weight", "name", *MACHINE, *(field.name for field in fields(SchedulerConfig)))
@@ -45,7 +47,7 @@ class ClusterSettings:
     with an error, as through the gateway), or all"""
 
     def __post_init__(self) -> None:
-        at_least("replicas", self.replicas, 1)
+        at_least("replicas", self.replicas, 1, MOST_REPLICAS)
         for name in ("replica", "fail", "drain"):
             value: object = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))  # type: ignore[arg-type]

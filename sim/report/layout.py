@@ -45,7 +45,7 @@ def _figure(run: Run, key: str, settings: Mapping[str, object]) -> float | None:
 
 def number(value: float | None) -> str:
     """Three significant digits, all digits of the integer part; no exponent in the usual range."""
-    if value is None:
+    if value is None or math.isnan(value):
         return "-"
     if value == 0:
         return "0"

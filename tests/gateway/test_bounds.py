@@ -8,8 +8,12 @@ import json
 import pytest
 
 from fastserve.gateway import call
-from fastserve.gateway.cache import stage
+from fastserve.gateway.cache import entry, stage
+from fastserve.gateway.cache.canonical import asked
 from fastserve.gateway.wire.endings import Events
+from fastserve.routers.round_robin import RoundRobin
+from fastserve.routers.view import ReplicaView
+from fastserve.sched.job import Job
 from tests.gateway.conftest import PROMPT, Request, live, odd, reply
 
 pytestmark = pytest.mark.anyio
@@ -124,6 +128,42 @@ async def test_a_stream_that_is_neither_true_nor_false_is_not_kept(stream: objec
         assert (await gateway.post("/v1/completions", fields)).headers["x-cache"] == "miss"
         assert (await gateway.post("/v1/completions", {**fields, "stream": stream})).headers["x-cache"] == "bypass"
         assert (await gateway.post("/v1/completions", {**fields, "stream": False})).headers["x-cache"] == "hit"
+
+
+@pytest.mark.parametrize("both", [("max_tokens", "max_completion_tokens"), ("max_completion_tokens", "max_tokens")])
+def test_a_field_that_is_said_twice_is_not_kept(both: tuple[str, str]) -> None:
+    fields = {"prompt": "a", "temperature": 0}
+    assert asked("/v1/completions", {**fields, both[0]: 5, both[1]: 6}) is None
+    assert asked("/v1/completions", {**fields, both[0]: 5, both[1]: 5}) == asked(
+        "/v1/completions", {**fields, both[0]: 5}
+    )
+    assert asked("/v1/completions", {**fields, both[0]: 5, both[1]: None}) is not None
+
+
+@pytest.mark.parametrize("how", ["mutate", "clear"])
+async def test_a_router_that_changes_its_views_loses_no_request(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def route(self: RoundRobin, job: Job, views: list[ReplicaView]) -> int:
+        if how == "clear":
+            views.clear()
+        views[0].replica = 99
+        return 0
+
+    async def script(request: Request, writer: asyncio.StreamWriter) -> None:
+        reply(writer, 200, json.dumps(ANSWER).encode())
+
+    monkeypatch.setattr(RoundRobin, "route", route)
+    async with odd(script) as upstream, live(upstream.url, router="round-robin") as gateway:
+        assert (await gateway.post("/v1/completions")).status_code == 200
+        await gateway.until(lambda: not gateway.gateway.running)
+        (only,) = gateway.gateway.upstreams
+        assert only.outstanding == 0
+
+
+def test_a_stream_with_an_error_in_it_is_not_kept() -> None:
+    text = b'data: {"choices": [{"text": "\\"error\\"", "finish_reason": null}]}\n\n'
+    end = b'data: {"choices": [{"text": "", "finish_reason": "stop"}], "error": null}\n\ndata: [DONE]\n\n'
+    assert entry.streamed("text/event-stream", text + end) is not None
+    assert entry.streamed("text/event-stream", text + b'data: {"error": {"message": "x"}}\n\n' + end) is None
 
 
 def test_a_text_that_says_done_is_no_end() -> None:

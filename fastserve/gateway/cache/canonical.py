@@ -64,7 +64,11 @@ def asked(path: str, fields: Mapping[str, Any] | None) -> Asked | None:
     family = FAMILIES.get(path)
     if family is None or fields is None:
         return None
-    given = {SAME.get(name, name): value for name, value in fields.items() if value is not None}
+    given: dict[str, Any] = {}
+    for name, value in fields.items():
+        same = SAME.get(name, name)
+        if value is not None and given.setdefault(same, value) != value and same != "model":
+            return None  # said twice, and otherwise: which of them its server takes is not known here
     greedy = is_zero(given.get("temperature")) or (family.startswith("native") and given.get("do_sample") is False)
     if not greedy and type(given.get("seed")) is not int:
         return None

@@ -22,6 +22,7 @@ PIECE = 1 << 14
 IDS = ("id", "job_id", "request_id")
 EVENT = b"\n\n"
 DONE = b"data: [DONE]"
+ERROR = b'"error"'
 COMMENT = re.compile(rb"(?m)^:.*\n\n?")
 DIGEST = 16
 
@@ -83,6 +84,8 @@ def streamed(content_type: str, body: bytes) -> Entry | None:
     end = last[-1]
     if end is None or not _complete(end):
         return None
+    if ERROR in body and any(_failed(event) for event in body.split(EVENT) if ERROR in event):
+        return None
     return Entry(content_type, _id(end), _created(end), body)
 
 
@@ -138,6 +141,12 @@ def _id(answer: dict[str, Any]) -> str:
 def _created(answer: dict[str, Any]) -> int:
     found = answer.get("created")
     return found if type(found) is int and found > 0 else 0
+
+
+def _failed(event: bytes) -> bool:
+    """Whether it is an error's, after which its server went on."""
+    found = _data(event)
+    return found is not None and found.get("error") is not None
 
 
 def _data(event: bytes) -> dict[str, Any] | None:

@@ -109,7 +109,7 @@ def fetch(repo: str, file: str, folder: Path | None, revision: str | None = None
         progress.tell()
         _check_space(sum(each.file_size or 0 for each in todo) - kept, folder or Path(constants.HF_HUB_CACHE))
         found = Path(hub.snapshot_download(repo, tqdm_class=Bar, **where, **which))
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # of its HTTP client's, which are of no common kind, too
         raise error if isinstance(error, FetchError) else FetchError(explained(error, repo)) from error
     for left in _partials(repo, folder):
         left.unlink(missing_ok=True)

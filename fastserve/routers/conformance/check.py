@@ -12,7 +12,7 @@ from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastserve.routers.conformance.reach import entries, parts
+from fastserve.routers.conformance.reach import attributes, entries, parts
 from fastserve.routers.conformance.scripts import Choice, Run, Script, write
 from fastserve.routers.router import MUST_ROUTE, Router
 from fastserve.routers.spec import PROVIDED
@@ -151,7 +151,7 @@ def _check_memory(make: Callable[[], Router], requests: int, report: Report) -> 
             half = entries(run.router)
     report.requests, report.entries = requests, entries(run.router)
     if report.entries > 1.5 * half and 4 * report.entries > requests:
-        grows = max(vars(run.router).items(), key=lambda item: entries(item[1]))[0]
+        grows = max(attributes(run.router).items(), key=lambda item: entries(item[1]))[0]
         raise ConformanceError(
             "memory",
             f"{report.router} remembers {report.entries:,} entries after {requests:,} requests, of which all have "
@@ -233,7 +233,7 @@ class _Watched(_Told):
             view.outstanding = view.queued_tokens = view.running = 10**6 + self.sent
             view.free_tokens, view.weight, view.name = None, 1e-3, "spoilt"
         if self.sent % LOOK == 0:
-            for name, value in vars(self.router).items():
+            for name, value in attributes(self.router).items():
                 if any(isinstance(part, ReplicaView) for part in parts(value)):
                     raise ConformanceError("keeps", f".{name} holds a view after route(); {KEPT}")
         return index

@@ -34,5 +34,16 @@ def _inside(found: object) -> Iterable[object]:
         return ()
     if isinstance(found, Collection):
         return list(found)
-    slots = [name for kind in type(found).__mro__ for name in getattr(kind, "__slots__", ())]
-    return [*getattr(found, "__dict__", {}).values(), *(getattr(found, name) for name in slots if hasattr(found, name))]
+    return list(attributes(found).values())
+
+
+def attributes(found: object) -> dict[str, object]:
+    """What it holds, by name: also in slots, and of a compiled class."""
+    names = [
+        name
+        for kind in type(found).__mro__
+        for listed in ("__slots__", "__mypyc_attrs__")
+        for name in getattr(kind, listed, ())
+        if name != "__dict__" and hasattr(found, name)
+    ]
+    return {name: getattr(found, name) for name in names} | getattr(found, "__dict__", {})

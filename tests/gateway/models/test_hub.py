@@ -227,3 +227,18 @@ async def test_search(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
             await search("llama", 5)
     finally:
         search.close()
+
+
+def test_whatever_its_http_client_raises_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A connection that is cut, a redirect to something else than HTTP: errors of httpx are none of Python's own."""
+
+    class CutError(Exception):
+        pass
+
+    def cut(*_: object, **__: object) -> None:
+        raise CutError("peer closed connection")
+
+    CutError.__module__ = "httpx"
+    monkeypatch.setattr("huggingface_hub.snapshot_download", cut)
+    with pytest.raises(fetch.FetchError, match=r"cannot be reached.*peer closed connection"):
+        fetch.fetch("owner/name", "", tmp_path)

@@ -16,18 +16,22 @@ from fastserve.routers.view import ReplicaView
 from fastserve.sched.job import Job
 from fastserve.workload import Trace
 from sim.settings import Settings
-from tests.sim.cluster.spec import seen
+from tests.sim.cluster.spec import NAMES, seen
 from tests.sim.test_sessions_exact import programs
 
 MS = 1_000_000
+SHARES = {"looks": 0.8, "guess": 0.8, "some": 0.4}
 POLICIES = ("fcfs", "sj-mlfq", "srpt", "las", "mlfq", "program-fcfs", "plas")
 
 
 class Looks(Router):
-    """Goes by everything that it sees, and keeps it. which: fields that it looks at; none, the sender's own counts."""
+    """Goes by everything that it sees, and keeps it. looks: at all fields, else at the sender's own counts. some: at
+    some fields of some views, others for each job, now and then at all.
+    """
 
-    def __init__(self, looks: bool = True, guess: bool = True) -> None:
+    def __init__(self, looks: bool = True, guess: bool = True, some: bool = False) -> None:
         self.looks = looks
+        self.some = some
         self.needs = frozenset({"guess"}) if guess else frozenset()  # type: ignore[misc]
         self.told: list[Any] = []
 
@@ -36,7 +40,11 @@ class Looks(Router):
         self.told.append(facts)
 
     def route(self, job: Job, views: list[ReplicaView]) -> int:  # type: ignore[override]
-        if self.looks:
+        if self.looks and self.some:
+            rng = random.Random(len(self.told))
+            share = rng.choice([0.1, 0.3, 1])
+            found = [tuple(getattr(view, name) for name in NAMES if rng.random() < share) for view in views]
+        elif self.looks:
             found = [seen(view) for view in views]
         else:
             found = [(view.replica, view.outstanding, view.outstanding_tokens) for view in views]  # type: ignore[misc]
@@ -115,7 +123,7 @@ def case(rng: random.Random, folder: Path, faults: bool = True) -> tuple[Trace, 
         kv_tokens=rng.choice([400, 700, 1500, "unlimited"]), host_tokens=rng.choice([0, 2000]),
         token_budget=rng.choice([16, 64]), batching=rng.choice(["mixed", "chunked", "prefill-first"]),
         residency=rng.choice(["recompute", "reactive", "proactive"]), visit=rng.choice([0, 64]),
-        router=RouterSpec(Looks, {"looks": rng.random() < 0.8, "guess": rng.random() < 0.8}),
+        router=RouterSpec(Looks, {name: rng.random() < share for name, share in SHARES.items()}),
         hop=rng.choice([0, 0, 0.001, 0.0137]), view_delay=rng.choice([0, 0, 0.002, 0.05, 0.5]),
         predictor=rng.choice(["oracle", "constant:9", "none", "oracle"]), **how,
     )  # fmt: skip

@@ -101,6 +101,7 @@ def test_explain_says_where_it_went_and_why(capsys: pytest.CaptureFixture[str]) 
         (["--router", "nosuch"], "no router 'nosuch'; there are round-robin"),
         (["--router", "least-tokens", "--router-set", "foo=1"], "has no setting 'foo'; it has prefill"),
         (["--replicas", "2", "--fail", "5@3"], "there are replicas 0 to 1"),
+        (["--replicas", "100000000"], "replicas=100000000 must be at most 10,000"),
         (["--replica", "foo=1"], "is none of weight, name, latency"),
         (["--replica", "latency=nosuch"], "no latency preset"),
         (["--route-log", "x.jsonl"], "there is no router here"),
@@ -114,6 +115,11 @@ def test_what_cannot_be_is_one_line(
     monkeypatch.chdir(tmp_path)
     _, err = run(capsys, *arguments, status=2)
     assert message in err and err.count("\n") == 1
+
+
+def test_replicas_that_are_dead_from_the_start_serve_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    out, _ = run(capsys, "--replicas", "2", "--fail", "0@0", "--fail", "1@0", "--policy", "fcfs")
+    assert "40 rejected of 40 jobs" in out and "nan" not in out
 
 
 def test_a_router_that_breaks_ends_the_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
