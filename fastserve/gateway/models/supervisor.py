@@ -98,8 +98,18 @@ class Supervisor:
             served.leases -= 1
         return served
 
+    async def requests(self, name: str) -> int:
+        """What the model has to do; its server is asked anew before that is said."""
+        served = self.models.get(name)
+        for pause in (0.0, RECOUNTED_S):
+            if served is None or not served.requests:
+                return 0
+            await asyncio.sleep(pause)
+            await self.traffic.look()
+        return 0 if served is None else served.requests
+
     async def unload(self, name: str) -> bool:
-        """Whether it was loaded. It ends with what it runs: ask `requests` first."""
+        """Whether it was loaded. It ends with what it runs: ask requests() first."""
         served = self.models.get(name)
         if served is None or served.state not in (*LIVE, State.STOPPING):
             return False

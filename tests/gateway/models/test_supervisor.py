@@ -190,8 +190,12 @@ async def test_before_a_refusal_it_is_asked_whether_all_are_busy_still() -> None
         await it.ready("b")
         assert it.state("a") is State.UNLOADED
         it.traffic.counts["b"], it.traffic.later["b"], it.traffic.stale = 1, 0, 1  # its server has not counted anew yet
+        assert await it.supervisor.requests("b") == 0 == await it.supervisor.requests("none")
+        it.traffic.counts["b"], it.traffic.later["b"], it.traffic.stale = 1, 0, 1
         await it.ready("a")
         assert it.state("b") is State.UNLOADED
+        it.traffic.counts["a"] = it.traffic.later["a"] = 2
+        assert await it.supervisor.requests("a") == 2
 
 
 def test_a_second_look_finds_a_new_count() -> None:
