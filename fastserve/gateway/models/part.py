@@ -161,9 +161,8 @@ class Models:
     async def unload(self, name: str, *, force: bool = False) -> bool:
         """Whether it was loaded. Raises BusyError where it has requests, unless they are to end with an error."""
         found = self.registry.find(name)
-        served = self.supervisor.models.get(found.entry.name)
-        if served is not None and served.requests and not force:
-            raise BusyError(f"model {name} has {served.requests} requests: wait, or give force to end them")
+        if not force and (count := await self.supervisor.requests(found.entry.name)):
+            raise BusyError(f"model {name} has {count} requests: wait, or give force to end them")
         return await self.supervisor.unload(found.entry.name)
 
     def keep(self, name: str, seconds: float | None) -> None:

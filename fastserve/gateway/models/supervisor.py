@@ -15,6 +15,9 @@ from fastserve.gateway.models.served_model import FAILED_S, LIVE, ServedModel, S
 
 log = logging.getLogger("fastserve.gateway")
 
+RECOUNTED_S: Final = 0.15
+"""s after which what a server says of its requests is newer than an answer that has just ended (its GET /load keeps a
+look for 0.1 s)."""
 TICK_S: Final = 0.5
 """s between two looks for models that were idle for long enough."""
 RETRY_S: Final = 1
@@ -95,8 +98,18 @@ class Supervisor:
             served.leases -= 1
         return served
 
+    async def requests(self, name: str) -> int:
+        """What the model has to do; its server is asked anew before that is said."""
+        served = self.models.get(name)
+        for pause in (0.0, RECOUNTED_S):
+            if served is None or not served.requests:
+                return 0
+            await asyncio.sleep(pause)
+            await self.traffic.look()
+        return 0 if served is None else served.requests
+
     async def unload(self, name: str) -> bool:
-        """Whether it was loaded. It ends with what it runs: ask `requests` first."""
+        """Whether it was loaded. It ends with what it runs: ask requests() first."""
         served = self.models.get(name)
         if served is None or served.state not in (*LIVE, State.STOPPING):
             return False
@@ -150,10 +163,19 @@ class Supervisor:
             try:
                 self._begin(served)
             except AllBusyError:
-                await self.traffic.look()
-                if served.state is State.UNLOADED or served.state is State.FAILED:  # else somebody else has begun it
-                    self._begin(served)
+                await self._begin_later(served)
             tried = True
+
+    async def _begin_later(self, served: ServedModel) -> None:
+        """Asks whether all are busy still, and again when servers count anew. Raises AllBusyError."""
+        for pause in (0.0, RECOUNTED_S):
+            await asyncio.sleep(pause)
+            await self.traffic.look()
+            if served.state is not State.UNLOADED and served.state is not State.FAILED:  # somebody else has begun it
+                return
+            with contextlib.suppress(AllBusyError):
+                return self._begin(served)
+        self._begin(served)
 
     async def _settled(self, served: ServedModel) -> None:
         served.waiting += 1

@@ -18,7 +18,8 @@ from fastserve.gateway.models.entry import Entry
 from fastserve.gateway.models.events import Events
 from fastserve.gateway.models.served_model import ServedModel, State
 from fastserve.gateway.models.server_process import ServerProcess
-from fastserve.gateway.models.supervisor import TICK_S, AllBusyError, LoadFailedError, Supervisor
+from fastserve.gateway.models.supervisor import RECOUNTED_S, TICK_S, AllBusyError, LoadFailedError, Supervisor
+from fastserve.server.telemetry.load import KEPT_S
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("stubs")]
 
@@ -39,6 +40,7 @@ class Traffic:
         self.counts: dict[str, int] = {}
         self.later: dict[str, int] = {}  # what a look finds
         self.ill: dict[str, float] = {}
+        self.stale = 0  # looks that find nothing new
 
     def up(self, entry: Entry, process: ServerProcess) -> None:
         self.processes[entry.name] = process
@@ -54,7 +56,9 @@ class Traffic:
         return self.ill.get(entry.name, 0.0)
 
     async def look(self) -> None:
-        self.counts |= self.later
+        self.stale -= 1
+        if self.stale < 0:
+            self.counts |= self.later
 
     def whole(self, entry: Entry) -> Entry:
         return entry
@@ -189,6 +193,17 @@ async def test_before_a_refusal_it_is_asked_whether_all_are_busy_still() -> None
         it.traffic.later["a"] = 0
         await it.ready("b")
         assert it.state("a") is State.UNLOADED
+        it.traffic.counts["b"], it.traffic.later["b"], it.traffic.stale = 1, 0, 1  # its server has not counted anew yet
+        assert await it.supervisor.requests("b") == 0 == await it.supervisor.requests("none")
+        it.traffic.counts["b"], it.traffic.later["b"], it.traffic.stale = 1, 0, 1
+        await it.ready("a")
+        assert it.state("b") is State.UNLOADED
+        it.traffic.counts["a"] = it.traffic.later["a"] = 2
+        assert await it.supervisor.requests("a") == 2
+
+
+def test_a_second_look_finds_a_new_count() -> None:
+    assert RECOUNTED_S > KEPT_S
 
 
 async def test_a_model_that_starts_keeps_its_place() -> None:
