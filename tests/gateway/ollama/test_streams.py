@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -16,6 +17,8 @@ import httpx
 
 from fastserve.bench.stub import Behaviour, Stub, address
 from fastserve.gateway import Gateway
+from fastserve.gateway.ollama.answers import Answer, Lines
+from fastserve.gateway.ollama.part import _lines as translated
 from tests.gateway.live import PATIENCE, before_stub, client_of, on_socket, stub_of
 
 pytestmark = pytest.mark.anyio
@@ -94,3 +97,23 @@ async def test_an_upstream_that_is_ollama_says_itself_what_it_knows_of_a_model()
 async def _kind(client: httpx.AsyncClient) -> str:
     found: str = (await client.get("/gateway/status")).json()["upstreams"][0]["kind"]
     return found
+
+
+async def test_calls_of_tools_without_an_end_are_an_error_and_the_upstream_is_left() -> None:
+    piece = {"index": 0, "function": {"arguments": "x" * (1 << 20)}}
+    event = b"data: " + json.dumps({"choices": [{"index": 0, "delta": {"tool_calls": [piece]}}]}).encode() + b"\n\n"
+    sent = 0
+    left = False
+
+    async def parts() -> AsyncIterator[bytes]:
+        nonlocal sent, left
+        try:
+            while sent < 100:
+                sent += 1
+                yield event
+        finally:
+            left = True
+
+    lines = [json.loads(line) async for line in translated(parts(), Lines(Answer("m", True)))]
+    assert [list(line) for line in lines] == [["error"]] and "longer than 16,777,216 characters" in lines[0]["error"]
+    assert left and sent == 16
