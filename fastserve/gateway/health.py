@@ -188,6 +188,8 @@ class Health:
                 tell(upstream)
 
     def _ill(self, upstream: Upstream, fault: str) -> None:
+        if not upstream.failed_checks:
+            upstream.ill_since = time.monotonic()
         upstream.failed_checks += 1
         upstream.fault = fault
         if upstream.drains or upstream.state == "failing":
@@ -215,6 +217,7 @@ class Health:
             self.sooner[upstream.replica].set()
 
     def served(self, upstream: Upstream) -> None:
+        upstream.ill_since = time.monotonic()
         upstream.failures = 0
         upstream.rests_until = 0
 

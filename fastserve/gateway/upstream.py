@@ -77,6 +77,7 @@ class Upstream:
     rests_until: int = 0
     failures: int = 0
     failed_checks: int = 0
+    ill_since: float = 0.0  # s of time.monotonic(): the first of them in a row; no request was served since
     fault: str = ""  # why it was last found ill; empty while it is well
     drains: bool = False  # somebody has said so
 

@@ -83,15 +83,20 @@ class Keeper:
         return len(lost)
 
     def _named(self) -> set[str]:
-        """Ids of the jobs that some message names."""
+        """Ids of the jobs that some message names. A worker puts aside what cannot be read."""
         pipe = self.redis.pipeline(transaction=True)
         for key in messages.lists():
             pipe.lrange(key, 0, MOST)
         pipe.hvals(messages.UNACKNOWLEDGED)
         *waiting, taken = pipe.execute()
-        found = {_id(json.loads(text)) for texts in waiting for text in texts}
-        return found | {_id(json.loads(text)[0]) for text in taken}
+        found = {_named(text) for texts in waiting for text in texts} | {_named(text, held=True) for text in taken}
+        return found - {""}
 
 
-def _id(message: dict[str, Any]) -> str:
-    return str(message["headers"]["id"])
+def _named(text: bytes, held: bool = False) -> str:
+    """held: by a worker, with where it was sent. "" where it cannot be read."""
+    try:
+        found = json.loads(text)
+        return messages.job_of(found[0] if held else found)
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import ssl
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,15 @@ VISIBILITY_S = 60.0
 
 UNACKNOWLEDGED, UNACKNOWLEDGED_INDEX = f"{PREFIX}unacked", f"{PREFIX}unacked_index"
 SEPARATOR = ":"
+
+UNREADABLE = f"{PREFIX}unreadable"
+"""The list of messages that nobody can read, the newest first; they are put aside there and looked at by nobody."""
+UNREADABLE_MOST, UNREADABLE_LONGEST = 100, 1 << 16
+"""How many are kept, and how many bytes of each."""
+
+OPTIONS: dict[str, object] = {"eta": None, "expires": None, "compression": None, "timelimit": [None, None],
+                              "stamps": {}, "stamped_headers": None}  # fmt: skip
+"""Headers that Celery obeys and no message of ours sets -> how they are then."""
 
 
 def celery(url: str, visibility_s: float = VISIBILITY_S) -> Celery:
@@ -81,3 +92,33 @@ def priority(wanted: object) -> int:
 def lists() -> list[str]:
     """Keys of the lists in which messages wait."""
     return [f"{PREFIX}{QUEUE}{SEPARATOR}{number}" if number else f"{PREFIX}{QUEUE}" for number in range(PRIORITIES)]
+
+
+def job_of(message: object) -> str:
+    """Id of the job that a message names, decoded as Redis holds it. Raises ValueError for one that celery() above did
+    not make: whoever writes into the queue's lists by hand would else stop the worker that takes it.
+    """
+    parts = message if isinstance(message, dict) else {}
+    headers, properties = parts.get("headers"), parts.get("properties")
+    if not isinstance(headers, dict) or not isinstance(properties, dict):
+        raise ValueError("it is no JSON object with headers and properties")
+    if headers.get("task") != TASK:
+        raise ValueError(f"it is no message for {TASK}")
+    if any(headers.get(name) not in (None, unset) for name, unset in OPTIONS.items()):
+        raise ValueError("it asks Celery for more than to run a job")
+    if parts.get("content-type") != "application/json" or parts.get("content-encoding") != "utf-8":
+        raise ValueError("its content is not JSON in UTF-8")
+    where, tag = properties.get("delivery_info"), properties.get("delivery_tag")
+    if not isinstance(where, dict) or not isinstance(tag, str) or properties.get("body_encoding") != "base64":
+        raise ValueError("its properties are not those of a message of this queue")
+    if not all(isinstance(where.get(name), str) for name in ("exchange", "routing_key")):
+        raise ValueError("it does not say where it was sent")
+    try:
+        (id,), named, then = json.loads(base64.b64decode(parts["body"], validate=True))
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ValueError("its body is not base64 of JSON that names one job") from error
+    if named != {} or not isinstance(then, dict) or any(then.values()):
+        raise ValueError("its body asks for more than to run a job")
+    if not isinstance(id, str) or headers.get("id") != id:
+        raise ValueError("its headers and its body do not name the same job")
+    return id

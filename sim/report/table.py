@@ -205,6 +205,12 @@ LOSSES = {
 }
 """What becomes of jobs that were not completed, in the words of the notes."""
 
+NOBODY = "rejected jobs came when no replica was left (all had failed or drained); they stand outside all times"
+FIT_OR_NOBODY = (
+    "rejected jobs can never fit in the KV pool, or came when no replica was left (all had failed or drained); they "
+    "stand outside all times"
+)
+
 CUT = (
     "jobs of which some tokens had come when their replica failed ended with an error: they are among the truncated "
     "and have no times (--resend all starts them again elsewhere)"
@@ -231,6 +237,9 @@ def _losses(groups: Mapping[str, Sequence[Run]]) -> list[str]:
         found += [f"{', '.join(unlike)}: no ratio, for {first[0]} truncated other jobs"] if unlike else []
     told = [text for kind, text in LOSSES.items() if kind in kinds]
     runs = [run for group in groups.values() for run in group]
+    by = [run.records["replica"][run.records["finish"] == "rejected"] for run in runs if "replica" in run.records]
+    if "rejected" in kinds and any((of < 0).any() for of in by):
+        told[told.index(LOSSES["rejected"])] = NOBODY if all((of < 0).all() for of in by) else FIT_OR_NOBODY
     cut = sum(int((run.records["finish"] == "error").sum()) for run in runs)
     if cut:  # by the loss of a replica
         all_cut = cut == sum(int(run.summary.get("truncated") or 0) for run in runs)

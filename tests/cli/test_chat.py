@@ -229,7 +229,7 @@ def test_in_a_terminal_ctrl_c_stops_the_answer_and_not_the_program() -> None:
         os.write(ours, b"slow\n")
         wait_for(r"\[1\.3\]")
         os.write(ours, b"\x03")
-        # on a busy machine one key in hundreds of runs was lost between readline's terminal and the ordinary one
+        # pressed again, as one does: once, on a busy machine, the first was lost
         wait_for(r"closed[\s\S]*\(stopped\)|\(stopped\)[\s\S]*closed", again=b"\x03")
         os.write(ours, b"quick\n")
         wait_for(r"\[3\.1\]\s*closed\s*> ")  # the stopped answer is part of the conversation

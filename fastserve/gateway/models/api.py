@@ -143,8 +143,7 @@ def _begin(request: Request, model: str) -> Job:
     if not models.known(model):
         check_manager(request)  # to load what is there is what any request for it does
     with told():
-        if "/" not in model:
-            models.registry.find(model)
+        models.check(model)
         return models.jobs.begin(model, client_of(request))
 
 

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from fastserve.gateway.call import Call, Next
 from fastserve.gateway.core import Core
-from fastserve.gateway.models.entry import Entry
+from fastserve.gateway.models.entry import Entry, check_name, hub_id
 from fastserve.gateway.models.events import Event, Events
 from fastserve.gateway.models.hub import Search
 from fastserve.gateway.models.jobs import Job, Jobs
@@ -132,6 +132,14 @@ class Models:
     def known(self, name: str) -> bool:
         """Whether a request may name it."""
         return name in self.registry.entries or name in self.registry.adapters
+
+    def check(self, name: str) -> None:
+        """Raises ValueError for what neither is a model nor can be one of the hub: a job to load it could only fail."""
+        if not self.known(name):
+            if "/" in name:
+                hub_id(name)
+            else:
+                self.registry.find(check_name(name, "model"))
 
     async def list(self) -> Rows:
         """All models, with size, modified_at and format where they are on this machine."""

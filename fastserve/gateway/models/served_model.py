@@ -51,6 +51,10 @@ class Traffic(Protocol):
         """Requests that it answers now."""
         ...
 
+    def ill_s(self, entry: Entry) -> float:
+        """Seconds for which it has failed its health checks and served nobody; 0 where it is well."""
+        ...
+
     async def look(self) -> None:
         """Makes running() true again of those that may have ended what they had."""
         ...
@@ -78,6 +82,7 @@ class ServedModel:
         self.restarts = 0
         self.load_s: float | None = None  # of the last start
         self.stale = False  # its entry has changed, or is gone
+        self._hung = ""  # why its server was ended
         self._changed = asyncio.Event()
         self._wake = asyncio.Event()  # it is to stop
         self._life: asyncio.Task[None] | None = None
@@ -118,6 +123,14 @@ class ServedModel:
         if self.state in LIVE:
             self._halt()
         return self.stop()
+
+    def end_hung(self) -> None:
+        """Ends a server that lives and has failed its health checks for as long as a start may take: it dies then, and
+        is started again as any that dies.
+        """
+        if self.state is State.READY and self.process is not None and self.traffic.ill_s(self.entry) > self.start_s:
+            self._hung = f"its server has failed its health checks for {self.start_s:g} s, and was ended"
+            self.process.kill()
 
     def _halt(self) -> None:
         if self.state is State.READY:
@@ -169,7 +182,8 @@ class ServedModel:
             return
         self.state = State.RESTARTING  # at once: who asks now waits; what comes of it is told below
         self.traffic.down(self.entry)
-        message = process.told(f"its server ended with status {await ended}")
+        message = process.told(self._hung or f"its server ended with status {await ended}")
+        self._hung = ""
         await process.stop()
         await self._died(message, began)
 

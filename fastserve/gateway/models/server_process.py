@@ -108,6 +108,12 @@ class ServerProcess:
             await asyncio.wait([self._reading], timeout=1)  # a grandchild may hold the pipe open
         return code
 
+    def kill(self) -> None:
+        """Ends it and its group at once: it does not hear."""
+        if self._process is not None and self.alive:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
     async def stop(self) -> None:
         """Terminates it, and kills it and its group after GRACE_S. It may be called at any time, and again."""
         process = self._process

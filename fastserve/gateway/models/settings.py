@@ -32,7 +32,7 @@ class ModelsSettings(BaseSettings):
     idle_seconds: Seconds = 0.0
     """seconds without a request after which a model is unloaded, 0 for never"""
     load_timeout: Positive = 600.0
-    """seconds that a model's server may take to start"""
+    """seconds that a model's server may take to start; one that fails its health checks for as long is started again"""
     manager_port: Annotated[int, Field(ge=0, le=65535)] | None = None
     """a second port, where clients of a model manager look for /models/load and its like (8001 there)"""
 

@@ -216,6 +216,7 @@ class Supervisor:
             await self.traffic.look()
             now = time.monotonic()
             for served in list(self.models.values()):
+                served.end_hung()
                 if served.requests:
                     served.last_used = now
                 elif served.state is State.READY and (served.stale or self._idle(served, now)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
@@ -49,6 +50,12 @@ class UpstreamTraffic:
         """What is on its way there, or what it has to do by its own word: jobs that were sent to /jobs, too."""
         upstream = self.upstreams.get(entry.name)
         return 0 if upstream is None else max(upstream.outstanding, _has(upstream))
+
+    def ill_s(self, entry: Entry) -> float:
+        upstream = self.upstreams.get(entry.name)
+        if upstream is None or upstream.state != "failing":
+            return 0.0
+        return time.monotonic() - upstream.ill_since
 
     async def look(self) -> None:
         """Asks those that had something to do, which may have ended since, and those that were never asked: a new

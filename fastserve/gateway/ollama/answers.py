@@ -6,13 +6,17 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
+from fastserve.gateway.call import MOST_WHOLE
 from fastserve.gateway.sse import Events
 from fastserve.server.api.errors import encoded
 
 BROKEN = "the upstream's stream ended before its answer was complete"
 NO_ANSWER = "the upstream answered with what is no answer of OpenAI's API"
+
+PIECE: Final = 64
+"""Characters that a piece of a tool's call counts beside its own, since it takes memory too."""
 
 
 class Answer:
@@ -30,7 +34,8 @@ class Answer:
         self.usage: Mapping[str, Any] = {}
         self.timings: Mapping[str, Any] = {}
         self.pieces = 0
-        self.calls: dict[int, dict[str, str]] = {}
+        self.calls: dict[int, tuple[list[str], list[str]]] = {}  # pieces of the name, and of the arguments
+        self.held = 0  # characters of them, with PIECE for each
 
     # -- one object ----------------------------------------------------------------------------------------------------
 
@@ -116,24 +121,31 @@ class Answer:
         }
 
     def _collect(self, calls: Any) -> None:
-        """Calls of tools come whole, or their arguments in pieces."""
+        """Calls of tools come whole, or their arguments in pieces. Raises ValueError where they are too long."""
         for at, call in enumerate(calls if isinstance(calls, list) else ()):
             if not isinstance(call, dict):
                 continue
             index, function = call.get("index"), call.get("function")
-            known = self.calls.setdefault(index if isinstance(index, int) else at, {"name": "", "arguments": ""})
+            name, arguments = self.calls.setdefault(index if isinstance(index, int) else at, ([], []))
             if isinstance(function, dict):
-                for name in known:
-                    known[name] += str(function.get(name) or "")
+                more = str(function.get("name") or ""), str(function.get("arguments") or "")
+                name.append(more[0])
+                arguments.append(more[1])
+                self.held += len(more[0]) + len(more[1])
+            self.held += PIECE
+            if self.held > MOST_WHOLE:
+                self.calls = {}
+                raise ValueError(f"the upstream's calls of tools are longer than {MOST_WHOLE:,} characters")
 
     def _calls(self) -> list[dict[str, Any]]:
         found = []
-        for call in self.calls.values():
+        for name, pieces in self.calls.values():
+            text = "".join(pieces)
             try:
-                arguments = json.loads(call["arguments"] or "{}")
+                arguments = json.loads(text or "{}")
             except (ValueError, RecursionError):
-                arguments = {"arguments": call["arguments"]}
-            found.append({"function": {"name": call["name"], "arguments": arguments}})
+                arguments = {"arguments": text}
+            found.append({"function": {"name": "".join(name), "arguments": arguments}})
         return found
 
 

@@ -141,12 +141,12 @@ async def _lines(parts: Any, lines: Lines) -> AsyncIterator[bytes]:
         async for part in parts:
             if made := lines.feed(part.encode() if isinstance(part, str) else bytes(part)):
                 yield made
+        last = lines.end()
     except Exception as error:
-        yield error_line(str(error) or type(error).__name__)
-        return
+        last = error_line(str(error) or type(error).__name__)
     finally:
         await closed(parts)
-    yield lines.end()
+    yield last
 
 
 async def _without_prompt(request: Request, asked: Asked, name: str, answer: Answer) -> Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ PATIENCE = 60.0
 
 @contextmanager
 def served(**settings: Any) -> Iterator[TestClient]:
-    gateway = Gateway(GatewayConfig(health_check=False, **settings))
+    gateway = Gateway(GatewayConfig(**{"health_check": False, **settings}))
     with TestClient(gateway.app, base_url="http://127.0.0.1") as client:
         yield client
 
@@ -81,10 +82,24 @@ def test_a_request_names_neither_options_nor_paths(tmp_path: Path) -> None:
             {"model_id": "a", "backend": "x:Y"},
         ):
             assert client.post("/models/load", json=body).status_code in (400, 422)
-        for name in ("../../etc/passwd", "/etc/passwd", "./a", "a\x00", "~", "file:///etc", "x" * 300):
-            answer = client.post("/models/load", json={"model_id": name, "wait": True})
-            assert answer.status_code in (400, 404, 422, 503), name
+        for name in (
+            "../../etc/passwd",
+            "/etc/passwd",
+            "./a",
+            "a\x00",
+            "a/b\n",
+            "\x1b[31m",
+            "~",
+            "a/b/c",
+            "file:///etc",
+            "x" * 300,
+        ):
+            for path in ("/models/load", "/models/apply"):
+                answer = client.post(path, json={"model_id": name})
+                assert answer.status_code in (400, 422), (name, answer.text)
+                assert len(answer.text) < 1000 and ("model" in answer.json()["error"]["message"]), answer.text
             assert complete(client, name).status_code == 404
+        assert client.get("/models/jobs").json()["jobs"] == [], "no job that could only fail"
         assert client.get("/models/..%2f..%2fetc/status").status_code == 404
         assert client.delete("/models/..%2f..%2fetc%2fpasswd").status_code == 404
 
@@ -157,6 +172,23 @@ def test_a_server_that_dies_under_a_request_is_replaced(tmp_path: Path) -> None:
         long.join(PATIENCE)
         assert answers[0].status_code == 200 and answers[0].json()["pid"] != first
         assert client.get("/models/a/status").json()["restarts"] == 1
+
+
+def test_a_server_that_hangs_is_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fast = {"health_interval": 0.1, "health_timeout": 0.5, "health_retries": 2, "load_timeout": 10.0}
+    with served(models=named(tmp_path, a="ok"), health_check=True, **fast) as client:
+        pid = complete(client, "a").json()["pid"]
+        models = client.app.state.gateway.parts  # type: ignore[attr-defined]
+        supervisor = next(part for part in models if part.name == "models").supervisor
+        supervisor.models["a"].start_s = 1.0  # (a start may take longer than that on a slow machine)
+        os.kill(pid, signal.SIGSTOP)
+        about = until(lambda: (found := client.get("/models/a/status").json())["restarts"] and found)
+        supervisor.models["a"].start_s = PATIENCE
+        assert about["restarts"] == 1
+        assert complete(client, "a").json()["pid"] != pid
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+    assert "has failed its health checks for 1 s, and was ended" in caplog.text
 
 
 def test_events_of_what_is_not_there(tmp_path: Path) -> None:

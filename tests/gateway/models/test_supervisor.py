@@ -18,7 +18,7 @@ from fastserve.gateway.models.entry import Entry
 from fastserve.gateway.models.events import Events
 from fastserve.gateway.models.served_model import ServedModel, State
 from fastserve.gateway.models.server_process import ServerProcess
-from fastserve.gateway.models.supervisor import RECOUNTED_S, AllBusyError, LoadFailedError, Supervisor
+from fastserve.gateway.models.supervisor import RECOUNTED_S, TICK_S, AllBusyError, LoadFailedError, Supervisor
 from fastserve.server.telemetry.load import KEPT_S
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("stubs")]
@@ -40,6 +40,7 @@ class Traffic:
         self.counts: dict[str, int] = {}
         self.later: dict[str, int] = {}  # what a look finds
         self.stale = 0  # looks that find nothing new
+        self.ill: dict[str, float] = {}
 
     def up(self, entry: Entry, process: ServerProcess) -> None:
         self.processes[entry.name] = process
@@ -50,6 +51,9 @@ class Traffic:
 
     def running(self, entry: Entry) -> int:
         return self.counts.get(entry.name, 0)
+
+    def ill_s(self, entry: Entry) -> float:
+        return self.ill.get(entry.name, 0.0)
 
     async def look(self) -> None:
         self.stale -= 1
@@ -252,6 +256,25 @@ async def test_a_server_that_dies_is_started_again() -> None:
         await it.until(lambda: it.traffic.ups == ["a", "a"])
         served = await it.ready("a")
         assert served.process is not first and served.restarts == 1
+
+
+async def test_only_a_server_that_is_ill_for_as_long_as_a_start_may_take_is_ended() -> None:
+    async with world(start_s=60) as it:
+        served = await it.ready("a")
+        first = served.process
+        it.traffic.ill["a"] = 59.0
+        await asyncio.sleep(3 * TICK_S)
+        assert served.state is State.READY and served.process is first
+        watching = it.events.watch("a", lambda: None)  # type: ignore[arg-type, return-value]
+        await anext(watching)
+        it.traffic.ill["a"] = 61.0
+        async for event in watching:
+            if event.data.get("state") == "restarting":
+                assert "has failed its health checks for 60 s, and was ended" in event.data["message"]
+                break
+        del it.traffic.ill["a"]
+        await it.until(lambda: it.traffic.ups == ["a", "a"])
+        assert served.restarts == 1 and served.process is not first and first is not None and not alive(first.pid)
 
 
 async def test_a_server_that_is_killed_in_its_start_is_started_again() -> None:

@@ -10,7 +10,8 @@ import pytest
 
 pytest.importorskip("fastapi", reason="needs the web extra")
 
-from fastserve.gateway.ollama.answers import BROKEN, Answer, Lines, words_of
+from fastserve.gateway.call import MOST_WHOLE
+from fastserve.gateway.ollama.answers import BROKEN, PIECE, Answer, Lines, words_of
 
 
 def ticks(*times: int) -> Iterator[int]:
@@ -96,3 +97,26 @@ def test_errors_of_all_formats() -> None:
     assert words_of({"error": {"message": "a"}}) == words_of({"error": "a"}) == words_of({"detail": "a"}) == "a"
     assert words_of({"detail": [{"msg": "a"}, {"msg": "b"}]}) == "a; b"
     assert words_of(None) == words_of({}) == "the upstream failed"
+
+
+def call_of_tool(arguments: str, **more: Any) -> dict[str, Any]:
+    return chunk(tool_calls=[{"index": 0, "function": {"arguments": arguments, **more}}])
+
+
+def test_arguments_of_a_tool_in_many_pieces_cost_time_in_their_number() -> None:
+    lines = Lines(answer(True, 0, 1))
+    pieces = sse(call_of_tool('{"a": "', name="f"), *[call_of_tool("x" * 10)] * 30_000, call_of_tool('"}'))
+    found = json.loads(lines.feed(pieces + sse(chunk("", "tool_calls"))) + lines.end())
+    (call,) = found["message"]["tool_calls"]
+    assert call == {"function": {"name": "f", "arguments": {"a": "x" * 300_000}}} and found["done"]
+
+
+@pytest.mark.parametrize("piece", ["x" * (1 << 20), ""], ids=("long", "many"))
+def test_arguments_of_a_tool_are_bounded(piece: str) -> None:
+    lines = Lines(answer(True, 0, 1))
+    each = call_of_tool(piece)
+    each["choices"][0]["delta"]["tool_calls"] *= 1 if piece else 1 << 12
+    events = sse(*[each] * (16 if piece else (MOST_WHOLE // PIECE >> 12) + 1))
+    with pytest.raises(ValueError, match="calls of tools are longer than 16,777,216 characters"):
+        lines.feed(events)
+    assert lines.answer.calls == {}

@@ -120,6 +120,15 @@ def test_what_cannot_be_is_one_line(
 def test_replicas_that_are_dead_from_the_start_serve_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     out, _ = run(capsys, "--replicas", "2", "--fail", "0@0", "--fail", "1@0", "--policy", "fcfs")
     assert "40 rejected of 40 jobs" in out and "nan" not in out
+    assert "no replica was left (all had failed or drained)" in out and "never fit" not in out
+
+
+def test_both_reasons_of_a_rejection_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["--replicas", "2", "--kv-tokens", "1024", "--policy", "fcfs"]
+    out, _ = run(capsys, *small)
+    assert "never fit" in out and "no replica was left" not in out
+    out, _ = run(capsys, *small, "--fail", "0@1", "--fail", "1@1")
+    assert "never fit in the KV pool, or came when no replica was left" in out
 
 
 def test_a_router_that_breaks_ends_the_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
