@@ -48,7 +48,7 @@ async def make(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
             store = DiskStore(tmp_path / "cache", size, ttl)
         else:
             assert redis is not None
-            store = RedisStore(redis.url, size, ttl, 2.0)
+            store = RedisStore(redis.url, size, ttl, 60.0)
         made.append(store)
         return store  # type: ignore[no-any-return]
 
@@ -244,7 +244,7 @@ async def test_a_redis_that_fails_is_a_miss_within_its_time(
 
 
 async def test_what_somebody_else_wrote_is_no_answer(redis: Redis) -> None:
-    mine = RedisStore(redis.url, 1 << 20, 60, 2.0)
+    mine = RedisStore(redis.url, 1 << 20, 60, 60.0)
     store = Guarded(mine)
     for value in (b"", b"junk", ENTRY.packed()[:-1], bytes(16) + b"[1]\n"):
         store._down_until = 0.0

@@ -39,8 +39,8 @@ class Traffic:
         self.ups: list[str] = []
         self.counts: dict[str, int] = {}
         self.later: dict[str, int] = {}  # what a look finds
-        self.ill: dict[str, float] = {}
         self.stale = 0  # looks that find nothing new
+        self.ill: dict[str, float] = {}
 
     def up(self, entry: Entry, process: ServerProcess) -> None:
         self.processes[entry.name] = process
