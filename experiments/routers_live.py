@@ -3,7 +3,8 @@
 Claim (ours): what the simulator says of a router holds for the gateway. Real servers, whose times are a modelled
 machine's and pass for real (the scripted backend), stand behind the gateway; the same requests are sent over HTTP under
 each router, and simulated on as many replicas behind the very router object. Interleaved: the routers take turns within
-each seed. What the simulation leaves out is what is measured: HTTP, processes, views that are asked for.
+each seed. What the simulation leaves out is what is measured: HTTP, processes, views that are asked for. The gateway
+routes a few requests before the first, to warm up, so `random` draws otherwise than simulated.
 """
 
 from __future__ import annotations

@@ -22,9 +22,9 @@ ENTRY += "end_with_parent(); sys.exit(main(['gateway', *sys.argv[1:]]))"
 class GatewayProcess(Child):
     """`fastserve gateway` in front of these upstreams, on a free port. Raises ServerError."""
 
-    def __init__(self, upstreams: Sequence[str], router: RouterSpec, view_interval: float) -> None:
+    def __init__(self, upstreams: Sequence[str], router: RouterSpec, view_interval: float, seed: int) -> None:
         own = ["--port", "0", "--router", router.path, "--view-interval", str(view_interval), "--log-level", "warning",
-               "--wait-for-upstreams", "60"]  # fmt: skip
+               "--wait-for-upstreams", "60", "--seed", str(seed)]  # fmt: skip
         for url in upstreams:
             own += ["--upstream", url]
         for key, value in router.knobs.items():
@@ -53,6 +53,6 @@ def sent_through(
 
     Raises ServerError or CompareError.
     """
-    with GatewayProcess(urls, router, view_interval) as gateway:
+    with GatewayProcess(urls, router, view_interval, seed) as gateway:
         replay = HttpBody([], {}).replay_on(Server(gateway.url), gateway.url, gateway, trace, seed)
     return replay.records, replay.notes
