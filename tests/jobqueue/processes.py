@@ -90,6 +90,16 @@ def redis_server(folder: Path, *flags: str) -> Iterator[Redis]:
         found.kill()
 
 
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[Redis]:
+    """One for each test, which skips where there is none."""
+    pytest.importorskip("redis", reason="needs the queue extra")
+    if REDIS is None:
+        pytest.skip("needs redis-server (apt-get install redis-server)")
+    with redis_server(tmp_path / "redis") as found:
+        yield found
+
+
 class Worker:
     """`fastserve worker`, a process of its own."""
 
