@@ -11,7 +11,6 @@ from fastserve.compare.contender import Server
 from fastserve.compare.http import HttpBody
 from fastserve.compare.subprocess_server import Child, ServerProcess, environment, own_folder
 from fastserve.metrics.summary import Columns
-from fastserve.processes.child import READY
 from fastserve.routers.spec import RouterSpec
 from fastserve.workload import Trace
 
@@ -33,8 +32,7 @@ class GatewayProcess(Child):
         super().__init__([sys.executable, "-c", ENTRY, *own], folder, environment() | {"FASTSERVE_DOTENV": "off"}, 120)
 
     def ready(self) -> str | None:
-        found = READY.search("\n".join(self.log_lines))
-        return None if found is None else found[1]
+        return self.said_url
 
 
 @contextmanager

@@ -76,6 +76,12 @@ class Child(ABC):
         """What it said about its engine when it started; empty where it says nothing."""
         return ""
 
+    @property
+    def said_url(self) -> str | None:
+        """The URL at which it says that it serves, as our own servers do; None so far."""
+        found = READY.search("\n".join(self.log_lines))
+        return None if found is None else found[1]
+
     def check(self) -> None:
         """Raises ServerError if it has ended."""
         code = self.process.poll()
@@ -125,8 +131,7 @@ class ServerProcess(Child):
         super().__init__([*COMMAND, *own, *flags], folder, environment(), start_s)
 
     def ready(self) -> str | None:
-        found = READY.search("\n".join(self.log_lines))
-        return None if found is None else found[1]
+        return self.said_url
 
     @property
     def start_line(self) -> str:

@@ -57,7 +57,7 @@ async def one_model(request: Request, name: str) -> dict[str, Any]:
     for card in cards_of(gateway_of(request)):
         if card["id"] == name:
             return card
-    raise ApiError(404, f"the model {name!r} is not served here", param="model")
+    raise _not_served(name)
 
 
 @router.get("/models")
@@ -93,7 +93,7 @@ async def about_model(request: Request, model: str = "") -> dict[str, Any]:
                 if isinstance(found, dict):
                     return found
     if not gateway.upstreams.having(name):
-        raise ApiError(404, f"the model {name!r} is not served here", param="model")
+        raise _not_served(name)
     raise capable.lacking(gateway.upstreams, name, "/model")
 
 
@@ -208,3 +208,7 @@ def metrics_router(path: str) -> APIRouter:
     found.add_api_route(path, metrics, methods=["GET"], response_model=None)
     found.add_api_route(path, metrics, methods=["HEAD"], response_model=None, include_in_schema=False)
     return found
+
+
+def _not_served(name: str) -> ApiError:
+    return ApiError(404, f"the model {name!r} is not served here", param="model")

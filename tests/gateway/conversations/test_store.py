@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
-import subprocess
 import sys
 import time
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,9 +17,9 @@ pytest.importorskip("cachetools", reason="needs the gateway extra")
 from fastserve.gateway.conversations.store import OVERHEAD, Head, Key, MemoryStore, Store
 from fastserve.gateway.conversations.turns import Turns
 from fastserve.server.api.errors import ApiError
+from tests.jobqueue.processes import REDIS, redis_server
 
 pytestmark = pytest.mark.anyio
-REDIS = shutil.which("redis-server")
 PATIENCE = 30.0
 
 
@@ -36,21 +33,8 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if REDIS is None:
         pytest.skip("needs redis-server: apt-get install redis-server")
     pytest.importorskip("redis", reason="needs the queue extra")
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    folder: Path = tmp_path_factory.mktemp("redis")
-    command = [REDIS, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
-        until = time.monotonic() + PATIENCE
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            except OSError:
-                assert time.monotonic() < until and server.poll() is None, "redis-server does not start"
-                time.sleep(0.02)
-        yield f"redis://127.0.0.1:{port}/0"
-        server.terminate()
+    with redis_server(tmp_path_factory.mktemp("redis")) as found:
+        yield found.url
 
 
 class Clock:
