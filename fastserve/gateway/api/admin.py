@@ -16,6 +16,7 @@ from fastserve.gateway.config import places
 from fastserve.gateway.core import Core, gateway_of
 from fastserve.gateway.upstream import Upstream
 from fastserve.server.api.errors import ApiError, Json
+from fastserve.server.http.auth import may_administer
 
 router = APIRouter(prefix="/gateway", tags=["Gateway"])
 
@@ -109,6 +110,6 @@ def _found(gateway: Core, name: str) -> Upstream:
 
 def _may(request: Request, gateway: Core) -> None:
     """Raises ApiError 403."""
-    client = request.scope["state"].get("client")
-    if client is not None and client not in gateway.config.admin_clients:
+    if not may_administer(request.scope, gateway.config.admin_clients):
+        client = request.scope["state"]["client"]
         raise ApiError(403, f"client {client} may not change upstreams: --admin-clients {client} lets it")

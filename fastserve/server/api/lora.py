@@ -14,6 +14,7 @@ from fastserve.engine.adapters import AdapterInUseError, UnknownAdapterError, ch
 from fastserve.server.api.body import BodyRoute
 from fastserve.server.api.dependencies import service_of
 from fastserve.server.api.errors import ApiError, error_responses
+from fastserve.server.http.auth import may_administer
 from fastserve.server.service import Service
 
 log = logging.getLogger("fastserve.server")
@@ -94,8 +95,7 @@ def _allowed(request: Request) -> Path:
     if folder is None:
         raise ApiError(403, "this server loads no adapters while it runs, since that reads files of its machine: start "
                             "it with --lora-dir FOLDER to allow those of that folder")  # fmt: skip
-    client = request.scope["state"].get("client")
-    if client is not None and client not in service.config.admin_clients:
+    if not may_administer(request.scope, service.config.admin_clients):
         raise ApiError(403, "adapters are every client's: only those of --admin-clients may load and unload them")
     service.check_open(None)
     return folder

@@ -16,6 +16,7 @@ from fastserve.server.api.dependencies import service_of
 from fastserve.server.api.errors import ApiError, error_responses
 from fastserve.server.api.program_names import name_of, read_by
 from fastserve.server.api.unknown_fields import check_query
+from fastserve.server.http.auth import may_administer
 from fastserve.server.service import Service
 
 Answer = TypeVar("Answer")
@@ -113,8 +114,7 @@ async def empty_prefix_cache(request: Request) -> Emptied:
 async def _empty(request: Request) -> bool:
     """Whether nothing is left."""
     service = service_of(request)
-    client = request.scope["state"].get("client")
-    if client is not None and client not in service.config.admin_clients:
+    if not may_administer(request.scope, service.config.admin_clients):
         raise ApiError(403, "the prefix cache is every client's: only those of --admin-clients may empty it")
     return await _ask(service, service.engine.reset_prefix_cache)
 
