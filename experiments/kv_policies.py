@@ -133,7 +133,7 @@ def run(case: Case) -> Numbers:
     numbers["queue_s"], numbers["swap_s"] = queue, numbers["mean_stalled_s"]
     numbers["execute_s"] = numbers["mean_jct_s"] - queue - numbers["swap_s"]
     numbers["swap_share"] = numbers["swap_s"] / numbers["mean_jct_s"]
-    numbers["rate"], numbers["load"] = case.rate, case.rate / case.workload.capacity(case.settings)
+    numbers["rate"], numbers["load"] = case.rate, case.rate / case.workload.sustained_rate(case.settings)
     return numbers
 
 

@@ -1,7 +1,7 @@
 """Simulator: arrivals, gpu and link as SimPy processes around a Scheduler. `python -m sim`, or sim.replay().
 
 Read: world, machine, inbox, session_inbox, link (one run); run, prepared, replay (policies, seeds, processes);
-settings, capacity; cluster/ (several replicas behind a router); report/.
+settings, sustained; cluster/ (several replicas behind a router); report/.
 """
 
 from sim import compiled

@@ -22,7 +22,7 @@ from fastserve.sched.job import Job
 from fastserve.sched.policy import Policy
 from fastserve.workload import Trace, read_trace
 from sim import yardstick
-from sim.capacity import capacity
+from sim.sustained import sustained_rate
 from sim.prepared import Prepared
 from sim.report.provenance import provenance
 from sim.run import run_one
@@ -147,7 +147,7 @@ def main() -> int:
     wide = Settings(max_batch=64)
     free = Settings(max_batch=64, kv_tokens="unlimited")
     narrow = Settings(max_batch=16)
-    rate, free_rate, narrow_rate = (0.8 * capacity(requests, settings) for settings in (wide, free, narrow))
+    rate, free_rate, narrow_rate = (0.8 * sustained_rate(requests, settings) for settings in (wide, free, narrow))
     if args.only_linear:
         figures = timed(requests.tiled(args.only_linear), PolicySpec("fcfs"), wide, rate, repeat=1)
         show(f"fcfs, {args.only_linear:,} requests", figures, f"{peak_mib():.0f} MiB")
@@ -160,7 +160,7 @@ def main() -> int:
     show("fcfs, the preset's pool, cap 64", fcfs)
     show("sj-mlfq, unlimited memory, cap 64", timed(requests, PolicySpec("sj-mlfq"), free, free_rate))
     head = requests.head(2000)
-    bounded = 0.8 * capacity(head, narrow)
+    bounded = 0.8 * sustained_rate(head, narrow)
     show("sj-mlfq, the preset's pool, cap 16, first 2,000", timed(head, PolicySpec("sj-mlfq"), narrow, bounded))
     mine = timed(requests, PolicySpec(MyFcfs), wide, rate)
     show("a user's settled policy", mine, f"{mine['requests_per_s'] / fcfs['requests_per_s']:.2f} of the built-in")

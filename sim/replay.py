@@ -21,7 +21,7 @@ from fastserve.workload import Synthesis, Trace, read_trace
 from fastserve.workload.content import unit_of
 from fastserve.workload.seeds import ONE_OF_THE_TWO, RESAMPLES, SeedSource, source_of
 from fastserve.workload.session import SessionSettings
-from sim.capacity import capacity
+from sim.sustained import sustained_rate
 from sim.cluster.settings import FIELDS as CLUSTER
 from sim.compiled import brain
 from sim.parts import prepare, row
@@ -179,7 +179,7 @@ def replay(
     hardware = chosen.hardware()
     chosen.check_load(typical, chosen.load)
     waits = chosen.waits(typical)
-    sustained = None if waits else capacity(typical, chosen)
+    sustained = None if waits else sustained_rate(typical, chosen)
     if chosen.load is not None and sustained is not None:
         source = source.at_rate(chosen.load * sustained)
     elif chosen.rate is not None:

@@ -18,7 +18,7 @@ from fastserve.workload import Trace, read_trace, synthesise
 from fastserve.workload.programs import repeated
 from fastserve.workload.seeds import SeedSource, source_of
 from fastserve.workload.synthesis import CALIBRATION
-from sim.capacity import capacity
+from sim.sustained import sustained_rate
 from sim.prepared import Prepared
 from sim.report.run import Run
 from sim.run import run_one
@@ -75,11 +75,11 @@ class Workload:
     def _file(self) -> SeedSource:
         return _source(self.path, self.requests, self.synth)
 
-    def capacity(self, settings: Settings) -> float:
+    def sustained_rate(self, settings: Settings) -> float:
         """Throughput that fcfs sustains, requests/s: the unit of load."""
         if self.path:
-            return capacity(_read(self.path, self.requests), settings)
-        return capacity(self._drawn(CALIBRATION, 1.0, "poisson", 0), settings)
+            return sustained_rate(_read(self.path, self.requests), settings)
+        return sustained_rate(self._drawn(CALIBRATION, 1.0, "poisson", 0), settings)
 
     def _drawn(self, n: int, rate: float, arrivals: str, seed: int) -> Trace:
         trace = synthesise(
@@ -143,12 +143,12 @@ class Case:
 
     @property
     def rate(self) -> float:
-        """Requests/s: the settings' own rate, or their load in units of the capacity."""
+        """Requests/s: the settings' own rate, or their load in units of the sustained rate."""
         if self.settings.rate is not None:
             return self.settings.rate
         if self.settings.load is None:
             raise ValueError(f"case {self.at} gives neither a rate nor a load")
-        return self.settings.load * self.workload.capacity(self.settings)
+        return self.settings.load * self.workload.sustained_rate(self.settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +189,7 @@ def simulate(case: Case) -> Numbers:
         return dict(run.summary) | more
     rate = case.rate
     numbers = dict(replayed(case, rate).summary)
-    numbers["rate"], numbers["load"] = rate, rate / case.workload.capacity(case.settings)
+    numbers["rate"], numbers["load"] = rate, rate / case.workload.sustained_rate(case.settings)
     numbers["samples"] = case.workload.samples
     return numbers
 

@@ -47,7 +47,7 @@ class SeedSource(Protocol):
 
     def trace(self, seed: int) -> Trace: ...  # the same for the same seed; raises TraceError
     def at_rate(self, rate: float) -> SeedSource: ...  # requests/s
-    def typical(self) -> Trace: ...  # to measure a capacity with
+    def typical(self) -> Trace: ...  # to measure with what a machine sustains
     def samples(self, seeds: int) -> int | None: ...  # behind seeds 0 to seeds - 1, see paired_ratio(); 0: too few
 
 

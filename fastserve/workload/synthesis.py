@@ -19,7 +19,7 @@ INNER: Final = frozenset(key for table in (PROCESSES, DISTRIBUTIONS) for known i
 """Keys within a recipe, such as cv in gamma:cv=4."""
 
 CALIBRATION: Final = 2000
-"""Requests on which what a machine sustains is measured (sim.capacity); of a synthetic workload a draw of its own."""
+"""Requests on which what a machine sustains is measured (sim.sustained); of a synthetic workload a draw of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +70,7 @@ class Synthesis:
         )
 
     def typical(self) -> Trace:
-        """A draw of its lengths that is large enough to measure a capacity with."""
+        """A draw of its lengths that is large enough to measure with what a machine sustains."""
         return replace(self, n=CALIBRATION, rate=1.0, arrivals="poisson").trace(0)
 
     def at_rate(self, rate: float) -> Synthesis:

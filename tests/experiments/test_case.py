@@ -19,10 +19,10 @@ def row(policy: str, seed: int, **numbers: Any) -> Row:
     return Row({"policy": policy}, seed, numbers)
 
 
-def test_a_load_is_in_units_of_the_capacity() -> None:
+def test_a_load_is_in_units_of_the_sustained_rate() -> None:
     workload = Workload(requests=30)
     case = Case(at={}, workload=workload, settings=SETTINGS.with_(load=0.5))
-    assert case.rate == pytest.approx(0.5 * workload.capacity(SETTINGS))
+    assert case.rate == pytest.approx(0.5 * workload.sustained_rate(SETTINGS))
 
 
 def test_a_case_without_rate_or_load_is_refused() -> None:

@@ -15,7 +15,7 @@ import sim
 from fastserve.flightlog.routes import replay_routes
 from fastserve.workload import read_trace
 from sim.__main__ import main
-from sim.capacity import capacity
+from sim.sustained import sustained_rate
 
 ROOT = Path(__file__).parents[3]
 TRACE = str(ROOT / "traces" / "azure-conv-like.jsonl")
@@ -144,9 +144,9 @@ def test_a_load_is_of_all_replicas() -> None:
     one = sim.Settings(latency="opt-1.3b-course")
     other = sim.Settings()
     both = sim.Settings(latency="opt-1.3b-course", replica=("weight=2", "latency=opt-13b-a100"))
-    assert capacity(rows, both) == capacity(rows, one) + capacity(rows, other)
+    assert sustained_rate(rows, both) == sustained_rate(rows, one) + sustained_rate(rows, other)
     found = sim.replay(rows, "fcfs", load=0.5, replicas=3)
-    assert found.settings["rate"] == pytest.approx(1.5 * capacity(rows, other))
+    assert found.settings["rate"] == pytest.approx(1.5 * sustained_rate(rows, other))
 
 
 def test_replay_takes_routers_and_settings() -> None:

@@ -1,4 +1,4 @@
-"""Capacity: the throughput that fcfs sustains; the unit of load."""
+"""The rate that fcfs just sustains: the unit of load."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from sim.run import run_one
 from sim.settings import Settings
 
 
-def capacity(trace: Trace, settings: Settings) -> float:
-    """Of one machine, as machine_capacity() has it; of a cluster the sum over its replicas."""
+def sustained_rate(trace: Trace, settings: Settings) -> float:
+    """Requests/s of one machine, as machine_rate() has it; of a cluster the sum over its replicas."""
     if not settings.in_cluster:
-        return machine_capacity(trace, settings)
+        return machine_rate(trace, settings)
     each = [settings.of_replica(number) for number in range(settings.replicas)]
-    return sum([machine_capacity(trace, own) for own in each])
+    return sum([machine_rate(trace, own) for own in each])
 
 
-def machine_capacity(trace: Trace, settings: Settings) -> float:
+def machine_rate(trace: Trace, settings: Settings) -> float:
     """Saturated fcfs throughput in requests/s: 2,000 requests drawn evenly from the trace, all at time 0.
 
     A shorter trace is repeated, and no prefix is cached: a draw shares what no run of the trace would. It is kept
@@ -42,7 +42,7 @@ def machine_capacity(trace: Trace, settings: Settings) -> float:
     inputs = {name: value for name, value in asdict(plain).items() if name not in CLUSTER}
     key = [lengths, inputs, plain.hardware().to_json(), fingerprint(), guesses and guesses.about]
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
-    path = cache_folder() / f"capacity-{name}.json"
+    path = cache_folder() / f"sustained-{name}.json"
     try:
         return float(json.loads(path.read_text(encoding="utf-8"))["requests_per_s"])
     except (OSError, ValueError, KeyError, TypeError):
