@@ -68,7 +68,7 @@ def cases(scale: Scale) -> list[Case]:
             law = f"zipf:theta={theta:g},lo=1,hi=1024"
             workload = Workload(requests=scale.requests, arrivals=f"gamma:cv={cv:g}", lengths=law)
             paged = Settings(latency="opt-13b-a100-40g", max_batch=16, batching="mixed", visit=0)
-            sustained = workload.capacity(paged)
+            sustained = workload.sustained_rate(paged)
             for load in scale.loads:
                 for label in POLICIES:
                     settings = paged.with_(

@@ -109,7 +109,7 @@ def cases(scale: Scale) -> list[Case]:
 def _chats(name: str, workload: Workload, settings: Settings, loads: tuple[float, ...]) -> list[Case]:
     """Each with the cache and without, at the same rates."""
     plain = settings.with_(prefix_cache="off")
-    sustained = workload.capacity(plain)
+    sustained = workload.sustained_rate(plain)
     return [
         Case(
             at={"part": "chats", "trace": name, "load": load, "cache": cache, "policy": label},

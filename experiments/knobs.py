@@ -80,7 +80,7 @@ def cases(scale: Scale) -> list[Case]:
     for lengths in scale.workloads:
         workload = Workload(requests=scale.requests, arrivals=f"gamma:cv={scale.cv:g}", lengths=f"profile:{lengths}")
         plain = Settings(max_batch=16, batching="mixed", max_backlog=scale.requests * 3 // 4)
-        sustained = workload.capacity(plain)
+        sustained = workload.sustained_rate(plain)
         for load in scale.loads:
             settings = plain.with_(rate=load * sustained)
             for seed in range(scale.seeds):

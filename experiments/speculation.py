@@ -122,10 +122,10 @@ def _loads(scale: Scale) -> list[Case]:
 
     for load in scale.loads:
         for way, settings in ways.items():
-            add({"part": "load", "load": load, "guesses": way}, settings, load * workload.capacity(plain), "time")
+            add({"part": "load", "load": load, "guesses": way}, settings, load * workload.sustained_rate(plain), "time")
     for load in scale.pressures:
         for way in ("none", "as pays"):
-            rate = load * workload.capacity(ways[way])
+            rate = load * workload.sustained_rate(ways[way])
             for quanta in QUANTA:
                 add({"part": "quanta", "load": load, "guesses": way, "quanta": quanta}, ways[way], rate, quanta)
     return found

@@ -22,11 +22,11 @@ from fastserve.sched.job import Job
 from fastserve.sched.policy import Policy
 from fastserve.workload import Trace, read_trace
 from sim import yardstick
-from sim.sustained import sustained_rate
 from sim.prepared import Prepared
 from sim.report.provenance import provenance
 from sim.run import run_one
 from sim.settings import Settings
+from sim.sustained import sustained_rate
 
 BUNDLED = Path(__file__).parent.parent / "traces" / "azure-conv-like.jsonl"
 AZURE = Path("azure_2023") / "AzureLLMInferenceTrace_conv.csv"

@@ -21,7 +21,6 @@ from fastserve.workload import Synthesis, Trace, read_trace
 from fastserve.workload.content import unit_of
 from fastserve.workload.seeds import ONE_OF_THE_TWO, RESAMPLES, SeedSource, source_of
 from fastserve.workload.session import SessionSettings
-from sim.sustained import sustained_rate
 from sim.cluster.settings import FIELDS as CLUSTER
 from sim.compiled import brain
 from sim.parts import prepare, row
@@ -31,6 +30,7 @@ from sim.report.document import document, table, write_out
 from sim.report.run import Run
 from sim.run import run_one
 from sim.settings import Settings
+from sim.sustained import sustained_rate
 
 if TYPE_CHECKING:
     import pandas as pd

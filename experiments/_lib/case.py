@@ -18,11 +18,11 @@ from fastserve.workload import Trace, read_trace, synthesise
 from fastserve.workload.programs import repeated
 from fastserve.workload.seeds import SeedSource, source_of
 from fastserve.workload.synthesis import CALIBRATION
-from sim.sustained import sustained_rate
 from sim.prepared import Prepared
 from sim.report.run import Run
 from sim.run import run_one
 from sim.settings import Settings
+from sim.sustained import sustained_rate
 from sim.world import World
 
 TIMES = "program_times"

@@ -122,7 +122,7 @@ def pair(case: Case, rig: Rig) -> Numbers:
     records, iterations, origin, shares = _live(_body(rig), _serving(case, rig), hardware, trace, case.seed)
     cells = cells_of(iterations)
     tempo = speed_trace_of(iterations, hardware.latency, origin)
-    now = rate / case.workload.capacity(_settings(_plain(rig), hardware))
+    now = rate / case.workload.sustained_rate(_settings(_plain(rig), hardware))
     numbers: Numbers = {"rate": rate, "load": rig.load, "load_now": now, "load_average": os.getloadavg()[0], **shares}
     numbers |= _measured("live", records) | _measured("sim", predicted)
     with suppress(ValueError):  # a run without a decode or without a prefill cannot be fitted
@@ -288,7 +288,7 @@ def sustained(workload: Workload, rig: Rig, body: Body, hardware: Hardware) -> f
     if found is not None:
         return found
     facts = _facts(workload, rig, body)
-    found = workload.capacity(_settings(rig, hardware))
+    found = workload.sustained_rate(_settings(rig, hardware))
     about = {"facts": facts, "requests_per_s": found, "load_average": os.getloadavg()[0], "profile": hardware.to_json()}
     with atomically(_path(facts)) as draft:
         draft.write_text(json.dumps(about), encoding="utf-8")

@@ -214,7 +214,7 @@ def pair(case: Case, rig: VllmRig) -> Numbers:
         records = told.records
         numbers |= _measured(of, records["arrival"], records["first_token"], records["end"], records["output_tokens"],
                              told.summary["preemptions_per_job"])  # fmt: skip
-    numbers["load_now"] = rate / case.workload.capacity(settings)
+    numbers["load_now"] = rate / case.workload.sustained_rate(settings)
     numbers["tempo"] = np.round(tempo.each, 4).tolist()
     numbers["drift"] = {kind: one.bias for kind, one in residuals(cells, hardware.latency).items()}
     numbers["profile"] = Path(settings.latency).stem
@@ -349,7 +349,7 @@ def _sustained(workload: Workload, rig: VllmRig, hardware: Hardware) -> float:
     path = live.ROOT / "results" / "live" / f"vllm-sustained-{key}.json"
     if path.exists():
         return float(json.loads(path.read_text(encoding="utf-8"))["requests_per_s"])
-    found = workload.capacity(_settings(rig, hardware))
+    found = workload.sustained_rate(_settings(rig, hardware))
     with atomically(path) as draft:
         draft.write_text(json.dumps({"facts": facts, "requests_per_s": found, "profile": hardware.to_json()}))
     return found

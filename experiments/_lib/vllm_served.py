@@ -141,7 +141,7 @@ def _calibrated(workload: Workload, rig: ServedRig) -> tuple[str, float]:
 
 @lru_cache(maxsize=8)
 def _capacity(workload: Workload, rig: ServedRig, profile: str) -> float:
-    return workload.capacity(_settings(rig, profile))
+    return workload.sustained_rate(_settings(rig, profile))
 
 
 def _burst(workload: Workload, rig: ServedRig) -> dict[str, Any]:

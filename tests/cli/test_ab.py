@@ -26,9 +26,9 @@ from fastserve.policies.spec import PolicySpec
 from fastserve.sched.policy import Policy
 from fastserve.workload import Trace, synthesise, write_trace
 from fastserve.workload.requests import requests_of, within
-from sim.capacity import capacity
 from sim.run import run_one
 from sim.settings import Settings
+from sim.sustained import sustained_rate
 
 
 class Unranked(Policy):
@@ -178,7 +178,7 @@ def test_a_load_is_in_units_of_what_the_simulator_too_calls_sustained(requests: 
     """A trace shorter than a few batches is repeated; the drain, in which no batch is full, does not count."""
     trace = small(requests)
     found = sustained(Scripted(cap), trace)
-    assert found == pytest.approx(capacity(trace, Settings(max_batch=cap)), rel=0.1)
+    assert found == pytest.approx(sustained_rate(trace, Settings(max_batch=cap)), rel=0.1)
     run = compare(Scripted(cap), trace, [PolicySpec("fcfs")], rounds=1, load=0.5)
     assert run.settings["sustained_rps"] == found and run.settings["load"] == 0.5
     assert run.settings["rate"] == pytest.approx(0.5 * found, rel=1e-6)
