@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastserve.atomic_files import atomically
 from fastserve.metrics.finish import is_outcome
+from sim.report.figure import save
 from sim.report.run import Run
 from sim.report.style import COLUMN, PAGE, RC, Look, look
 
@@ -36,11 +36,11 @@ def draw(runs: Sequence[Run], folder: Path) -> list[Path]:
     looks = _looks(groups)
     # Not pyplot: it keeps every figure in a global list.
     with mpl.rc_context(RC):
-        paths = _save(_cdf(groups, looks, _completed, "job completion time (s)", "share of jobs"), folder / "jct_cdf")
+        paths = save(_cdf(groups, looks, _completed, "job completion time (s)", "share of jobs"), folder / "jct_cdf")
         if all(run.programs is not None for run in runs):
             figure = _cdf(groups, looks, _ended, "program time (s)", "share of programs")
-            paths += _save(figure, folder / "program_cdf")
-        return [*paths, *_save(_bars(groups, looks), folder / "jct_bars")]
+            paths += save(figure, folder / "program_cdf")
+        return [*paths, *save(_bars(groups, looks), folder / "jct_bars")]
 
 
 def _looks(groups: Mapping[str, Sequence[Run]]) -> dict[str, Look]:
@@ -154,14 +154,3 @@ def _legend(figure: "Figure", labels: int) -> None:
     width, height = figure.get_size_inches()
     figure.set_size_inches(width, height + 0.16 * -(-labels // columns))
     figure.legend(loc="outside upper center", ncols=columns, columnspacing=1.0)
-
-
-def _save(figure: "Figure", stem: Path) -> list[Path]:
-    paths = []
-    for kind, metadata in (("pdf", {"CreationDate": None}), ("png", {})):
-        path = stem.with_name(f"{stem.name}.{kind}")
-        arguments: dict[str, Any] = {"format": kind, "metadata": metadata}
-        with atomically(path) as draft:
-            figure.savefig(draft, **arguments)
-        paths.append(path)
-    return paths
