@@ -14,7 +14,7 @@ from fastserve.workload.arrivals import arrival_times
 from fastserve.workload.errors import TraceError
 from fastserve.workload.reader import probe, units
 from fastserve.workload.reader.columnar import Columnar
-from fastserve.workload.reader.columns import Columns, shown
+from fastserve.workload.reader.columns import TEXTS, Columns, shown
 from fastserve.workload.reader.csv_rows import CsvRows
 from fastserve.workload.reader.dates import Dates, is_date
 from fastserve.workload.reader.json_rows import JsonRows
@@ -96,7 +96,7 @@ class File:
         unused = {"hash_ids": blocks} if isinstance(blocks, str) else {}
         ids, size = (None, 512) if blocks is None or isinstance(blocks, str) else blocks
         positions = None if order is None else order.tolist()
-        texts = {field: _at(rows.texts(field), positions) for field in ("client", "program", "tool", "scope")}
+        texts = {field: _at(rows.texts(field), positions) for field in TEXTS - {"id"}}
         if timed and texts["program"] is not None and not self.columns.waits:
             notes += self._rounds(columns["arrival"], texts["program"])
         return Trace(
