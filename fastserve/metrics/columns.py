@@ -70,8 +70,8 @@ def columns_of(
     finishes: Mapping[str, int],
     block_bytes: int,
 ) -> Columns:
-    """rows: the NUMBERS of each job as int64. texts: its client, program and class. slos: of each job, or of none at all.
-    finishes: word -> number."""
+    """rows: the NUMBERS of each job as int64. texts: its client, program and class. slos: of each job, or of none at
+    all. finishes: word -> number."""
     nan = float("nan")
     table = np.frombuffer(rows, np.int64).reshape(-1, len(NUMBERS)).T.copy()
     n = dict(zip(NUMBERS, table, strict=True))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastserve.workload.arrivals import arrival_times
+from fastserve.workload.arrivals import EXAMPLES, arrival_times
 from fastserve.workload.errors import TraceError
 from fastserve.workload.reader import probe, units
 from fastserve.workload.reader.columnar import Columnar
@@ -163,7 +163,7 @@ class File:
         if not timed and rate is None:
             raise TraceError(
                 "this file has lengths but no arrival times; give --rate R (requests per second), with --arrivals "
-                "poisson, gamma:cv=4, onoff:on=10,off=30 or deterministic if you like, "
+                f"{EXAMPLES} if you like, "
                 "or name the column of arrivals: --columns arrival=NAME:s",
                 self.path,
             )
