@@ -163,7 +163,7 @@ def measures(
 ) -> tuple[Summary, Columns | None]:
     """The summary, and of sessions the table of programs. inbox: of all arrivals. horizon: ns, the end of the run."""
     if not isinstance(inbox, SessionInbox):
-        summary = summarise(columns, horizon_s=horizon / 1e9, warmup_s=settings.warmup)
+        summary = summarise(columns, horizon_s=horizon / 1e9, warmup_s=settings.warmup, slo=settings.objectives)
         return with_not_arrived(summary, len(trace) - len(columns["id"])) | dict.fromkeys(SUMMARY), None
     sessions, alone = inbox.sessions, prepared.alone(trace, settings)
     members = sessions.members
@@ -171,4 +171,5 @@ def measures(
         columns, sessions.names, members, sessions.abandoned, horizon_s=horizon / 1e9, at_once=settings.sessions,
         warmup_s=settings.warmup, after=sessions.repeats,
         alone=[alone.program[rows[0]] for rows in members], alone_turn=alone.turn,
+        slo=settings.objectives,
     )  # fmt: skip

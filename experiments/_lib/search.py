@@ -73,7 +73,7 @@ def search(
 
     statistics: if all measures are statistics of s/token, these; a run that is certain to fail them all is then stopped
     early, which changes no result.
-    options: highest and lowest, in units of the sustained rate, and tolerance, relative. A collapsed run counts as exceeding.
+    options: highest and lowest, in units of the sustained rate, and tolerance, relative. A collapsed run exceeds it.
     NAME_rate is None where the lowest rate already fails; NAME_censored: not even the highest does, and
     NAME_rate is that rate.
     """
