@@ -74,7 +74,7 @@ def load(experiment: str) -> ModuleType:
     """The module experiments/EXPERIMENT.py: SCALES, cases(), claims(), plot(), perhaps run(); and its docstring.
 
     Optional: plan(cases), a sentence printed before they run, joined(rows), a transformation of its rows, and USES, the
-    files of _lib that its numbers depend on beyond case.py and search.py.
+    files of _lib that its numbers depend on beyond case.py.
     """
     return importlib.import_module(f"experiments.{experiment}")
 
@@ -92,7 +92,7 @@ def run_id(experiment: str, scale: str, cases: Sequence[Case]) -> str:
     own = hashlib.sha256()
     here = Path(__file__).parent
     used: Sequence[str] = getattr(module, "USES", ())
-    for path in (Path(str(module.__file__)), here / "case.py", here / "search.py", *[here / name for name in used]):
+    for path in (Path(str(module.__file__)), here / "case.py", *[here / name for name in used]):
         own.update(_computing(path).encode())
     key = [experiment, to_json(module.SCALES[scale]), [to_json(case) for case in cases], fingerprint(), own.hexdigest()]
     return digest(key, 16)
