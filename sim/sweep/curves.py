@@ -70,9 +70,8 @@ def _show(sweep: Sweep, drawn: Mapping[str, Sequence[Point]], axis: str) -> bool
         return False
     from io import BytesIO
 
-    from IPython.display import Image, display
-
     import matplotlib as mpl
+    from IPython.display import Image, display
 
     data = BytesIO()
     with mpl.rc_context(RC):
