@@ -129,7 +129,7 @@ def _named(by: By, tables: Sequence[Columns]) -> Grouping:
         counts = Counter()
     for table in tables:
         counts.update(of(table))
-    if not any(name != "" for name in counts):
+    if not any(counts) and (by.kind != "priority" or len(counts) < 2):  # neither a name nor a priority but 0
         raise ValueError(
             f"by: {by.kind}: no job of this run tells its {by.kind}, so there are no {several} to group by"
         )
