@@ -28,6 +28,7 @@ from sim.prefix_cache import decided
 from sim.prepared import Prepared
 from sim.report.columns import Show
 from sim.report.document import document, table, write_out
+from sim.report.html import in_a_line, result_html
 from sim.report.run import Run
 from sim.run import run_one
 from sim.settings import Settings
@@ -66,6 +67,10 @@ class Result:
 
     def __repr__(self) -> str:
         return in_a_line(self.runs, self.settings, self.planned)
+
+    def _repr_html_(self) -> str:
+        """IPython's protocol."""
+        return result_html(self.runs, self.settings, self.reading)
 
     def __str__(self) -> str:
         """What was read as what, and the table."""
@@ -118,7 +123,7 @@ class Result:
     @overload
     def plot(self, folder: str | Path) -> list[Path]: ...
     def plot(self, folder: str | Path | None = None) -> list[Path] | Figure:
-        """JCT CDF and mean and p99 bars, written as PDF and PNG; without a folder as one figure, which a notebook shows."""
+        """JCT CDF and mean and p99 bars, written as PDF and PNG; without a folder a figure that a notebook shows."""
         from sim.report.plot import draw, picture
 
         return picture(self.runs) if folder is None else draw(self.runs, Path(folder))
