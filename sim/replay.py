@@ -25,7 +25,7 @@ from sim.prepared import Prepared
 from sim.report.columns import Show
 from sim.report.document import document, table, write_out
 from sim.report.groups import Bys, document_by, lines_by, rows_by
-from sim.report.html import in_a_line
+from sim.report.html import in_a_line, result_html
 from sim.report.run import Run
 from sim.run import run_one
 from sim.settings import Settings
@@ -63,6 +63,10 @@ class Result:
 
     def __repr__(self) -> str:
         return in_a_line(self.runs, self.settings, self.planned)
+
+    def _repr_html_(self) -> str:
+        """IPython's protocol."""
+        return result_html(self.runs, self.settings, self.reading)
 
     def __str__(self) -> str:
         """What was read as what, and the table."""

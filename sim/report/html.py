@@ -12,8 +12,8 @@ from sim.report.columns import Show, shown
 from sim.report.header import header
 from sim.report.layout import average, number
 from sim.report.notes import notes, resampled_lines
-from sim.report.programs import programs_cells
-from sim.report.replicas import replicas_lines
+from sim.report.programs import has_programs, program_notes, program_rows
+from sim.report.replicas import has_replicas, replica_notes, replica_rows
 from sim.report.run import Run
 from sim.report.table import by_label, has_slo, rows
 
@@ -31,7 +31,8 @@ def in_a_line(runs: Sequence[Run], settings: Mapping[str, Any], planned: int) ->
     groups = by_label(runs)
     told = [f"{label} {number(average(group, 'mean_jct_s', settings))}" for label, group in groups.items()]
     more = " ..." if len(told) > MOST_TOLD else ""
-    sizes = f"{len(groups)} {'policy' if len(groups) == 1 else 'rows'}, {len({run.seed for run in runs})} seed(s){cut}"
+    seeds = len({run.seed for run in runs})
+    sizes = f"{len(groups)} row{'s' * (len(groups) > 1)}, {seeds} seed{'s' * (seeds > 1)}{cut}"
     return f"<Result of {settings.get('trace')}: {sizes}; mean JCT s: {', '.join(told[:MOST_TOLD])}{more}>"
 
 
@@ -42,16 +43,17 @@ def result_html(
     if not runs:
         return html_table([["No run was finished."]], heading=0)
     groups, chosen = by_label(runs), shown(show, has_slo(runs))
-    cells, below = programs_cells(groups, settings, chosen)
-    parts = [html_table(cells, above=["programs"], below=_unwrapped(below))] if cells else []
+    parts = []
+    if has_programs(groups):
+        below = program_notes(groups, settings)
+        parts.append(html_table(program_rows(groups, settings, chosen), above=["programs"], below=below))
     told = _unwrapped([*resampled_lines(groups, settings), *notes(groups, settings, chosen.requests)])
-    told += replicas_lines(groups, settings)
-    parts.append(html_table(rows(runs, settings, show), above=["requests"] if cells else [], below=told))
+    parts.append(html_table(rows(runs, settings, show), above=["requests"] if parts else [], below=told))
+    if has_replicas(groups):
+        parts.append(html_table(replica_rows(groups, settings), below=replica_notes(groups)))
     about = "\n".join([*reading, *_unwrapped(header(runs, settings))])
-    parts.append(
-        f"<details><summary>settings</summary><p style='white-space:pre-wrap;font-size:90%'>{escape(about)}</p></details>"
-    )
-    return "\n".join(parts)
+    folded = f'<p style="white-space:pre-wrap;font-size:90%">{escape(about)}</p>'
+    return "\n".join([*parts, f"<details><summary>settings</summary>{folded}</details>"])
 
 
 def _unwrapped(lines: Iterable[str]) -> list[str]:
