@@ -45,6 +45,7 @@ class Split(NamedTuple):
     def names(self) -> list[str]:
         """As they are shown."""
         found = ["".join(letter if letter.isprintable() else "?" for letter in name) for name in self.groups.names]
+        found = [f"{self.groups.by.kind} {name}" if name.lstrip("-").isdecimal() else name for name in found]
         return [name if len(name) <= LONGEST else f"{name[: LONGEST - 12]}...{name[-9:]}" for name in found]
 
     @property
@@ -142,9 +143,9 @@ def _keys(runs: Sequence[Run], show: Show) -> list[str]:
     slo = has_slo(runs)
     chosen = shown(show, slo)
     if chosen.every:
-        return ["n", *WIDE]
+        return ["n", *(key for key in WIDE if key != "load")]
     if chosen.asked:
-        return list(dict.fromkeys(["n", *chosen.requests]))
+        return list(dict.fromkeys(["n", *(key for key in chosen.requests if key != "load")]))
     return list(WITH_SLO if slo else USUAL)
 
 
