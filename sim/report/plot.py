@@ -33,23 +33,25 @@ def draw(runs: Sequence[Run], folder: Path) -> list[Path]:
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(run.label, []).append(run)
-    looks = _looks(groups)
+    looks = looks_of({label: group[0].policy for label, group in groups.items()})
     # Not pyplot: it keeps every figure in a global list.
     with mpl.rc_context(RC):
-        paths = _save(_cdf(groups, looks, _completed, "job completion time (s)", "share of jobs"), folder / "jct_cdf")
+        paths = save(_cdf(groups, looks, _completed, "job completion time (s)", "share of jobs"), folder / "jct_cdf")
         if all(run.programs is not None for run in runs):
             figure = _cdf(groups, looks, _ended, "program time (s)", "share of programs")
-            paths += _save(figure, folder / "program_cdf")
-        return [*paths, *_save(_bars(groups, looks), folder / "jct_bars")]
+            paths += save(figure, folder / "program_cdf")
+        return [*paths, *save(_bars(groups, looks), folder / "jct_bars")]
 
 
-def _looks(groups: Mapping[str, Sequence[Run]]) -> dict[str, Look]:
-    """Labels of one policy share its colour and marker and differ by dashes; so do strangers whose looks coincide."""
+def looks_of(policies: Mapping[str, str]) -> dict[str, Look]:
+    """By label, of its policy. Labels of one policy share its colour and marker and differ by dashes; so do strangers
+    whose looks coincide.
+    """
     seen: dict[Look, int] = {}
     looks = {}
-    for label, (first, *_) in groups.items():
-        base = look(first.policy)
-        looks[label] = look(first.policy, seen.get(base, 0))
+    for label, policy in policies.items():
+        base = look(policy)
+        looks[label] = look(policy, seen.get(base, 0))
         seen[base] = seen.get(base, 0) + 1
     return looks
 
@@ -156,7 +158,8 @@ def _legend(figure: "Figure", labels: int) -> None:
     figure.legend(loc="outside upper center", ncols=columns, columnspacing=1.0)
 
 
-def _save(figure: "Figure", stem: Path) -> list[Path]:
+def save(figure: "Figure", stem: Path) -> list[Path]:
+    """As .pdf and .png."""
     paths = []
     for kind, metadata in (("pdf", {"CreationDate": None}), ("png", {})):
         path = stem.with_name(f"{stem.name}.{kind}")
