@@ -21,6 +21,7 @@ from fastserve.workload.seeds import RESAMPLES, SeedSource
 from sim.asked import check, policies, ready, routed, seed_numbers, sustained, workload
 from sim.parts import row
 from sim.prepared import Prepared
+from sim.report.columns import Show
 from sim.report.document import document, table, write_out
 from sim.report.run import Run
 from sim.run import run_one
@@ -60,8 +61,9 @@ class Result:
         """What was read as what, and the table."""
         return "".join([f"{line}\n" for line in self.reading]) + self.table()
 
-    def table(self) -> str:
-        return table(self.runs, self.settings)
+    def table(self, show: Show = None) -> str:
+        """show: columns and groups of them, as "default,p99_ttft_s", "wide" or "all"; ValueError lists them."""
+        return table(self.runs, self.settings, show)
 
     def document(self) -> dict[str, Any]:
         """The --json document: {"settings", "runs", "reading"}."""
@@ -191,7 +193,7 @@ def _run_all(
     """Appends to `runs` as they finish, so that an interrupt keeps finished ones."""
     attach = [None if observe is None else observe(spec, row(spec, settings), seed) for spec, settings, seed in tasks]
     workers = min(len(tasks), processes or os.cpu_count() or 1)
-    pooled = workers > 1 and _travels(tasks)
+    pooled = workers > 1 and travels(tasks)
     order = list(range(len(tasks)))
     if tasks[0][1].prefix_cache == "on":  # runs of one trace follow each other: see Prepared
         order.sort(key=lambda i: tasks[i][2])
@@ -272,7 +274,7 @@ def told(error: PolicyError | RouterError | ObserverError) -> str:
     return f"{error} ({last.tb_frame.f_code.co_filename}, line {last.tb_lineno})"
 
 
-def _travels(tasks: list[Task]) -> bool:
+def travels(tasks: object) -> bool:
     """Whether a policy can be pickled; a class defined in a function cannot, and runs in this process."""
     try:
         pickle.dumps(tasks)

@@ -24,6 +24,7 @@ from sim.arguments import (
 from sim.capacity.find import ATTAIN, HIGHEST, LOWEST, SEEDS, TOLERANCE, capacity
 from sim.capacity.result import Capacity
 from sim.settings import Settings
+from sim.sweep.pool import POOLS
 from sim.told import told_first
 
 PROG = "python -m sim capacity"
@@ -50,8 +51,10 @@ def parser() -> argparse.ArgumentParser:
     output = parser.add_argument_group("runs and output")
     add_seeds(output, SEEDS)
     output.add_argument("--jobs", "--processes", type=int, metavar="N", help="worker processes (default: all cores)")
+    output.add_argument("--pool", choices=POOLS, default=POOLS[0], help="where the searches are made (%(default)s)")
+    output.add_argument("--address", help="of a running Ray or Dask cluster (default: a local one)")
     output.add_argument("--json", action="store_true", help="print one JSON document and nothing else on stdout")
-    output.add_argument("--out", metavar="DIR", help="write run.json, searches.csv, runs.csv and summary.json there")
+    output.add_argument("--out", metavar="DIR", help="a file a search there; a second run goes on from them")
     output.add_argument(
         "--plot",
         nargs="?",
@@ -71,11 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> int:
     settings = settings_of(args)
     check_seeds(args)
-    if args.jobs is not None and args.jobs < 1:
-        raise ValueError(f"--jobs {args.jobs}: give at least 1")
     plots = None if args.plot is None else Path(args.plot or args.out or ".")
-    outputs = [Path(args.out) / "summary.json"] if args.out else []
-    for path in outputs if plots is None else [*outputs, plots / "capacity.pdf"]:
+    for path in outputs(args, plots):
         check_writable(path)
     source = source_of(args, Settings(load=1.0))
     sample = source.typical() if source.recipe is None else source.at_rate(1.0).trace(0)
@@ -84,28 +84,36 @@ def run(args: argparse.Namespace) -> int:
         print(*told, sep="\n", end="\n" if told else "", flush=True)
     found = capacity(
         source, policies_of(args), settings=settings, router=args.routers, seeds=args.seeds, lowest=args.lowest,
-        highest=args.highest, tolerance=args.tolerance, jobs=args.jobs, curve=plots is not None,
+        highest=args.highest, tolerance=args.tolerance, jobs=args.jobs, pool=args.pool, address=args.address,
+        out=args.out, curve=plots is not None,
     )  # fmt: skip
     found.reading = told
     deliver(args, found, plots)
     if not found.interrupted:
         return 0
-    what = ", and what is shown and written is from these" if found.found else ", and nothing is written"
-    return failed(f"interrupted; {len(found.found)} of {found.planned} searches were finished{what}", 130, PROG)
+    again = "; the same command goes on from there" if args.out else ""
+    return failed(f"interrupted; {len(found.found)} of {found.planned} searches were finished{again}", 130, PROG)
+
+
+def outputs(args: argparse.Namespace, plots: Path | None) -> list[Path]:
+    """The output files, to be checked before the run."""
+    paths = [Path(args.out) / "summary.json"] if args.out else []
+    return paths if plots is None else [*paths, plots / "capacity.pdf"]
 
 
 def deliver(args: argparse.Namespace, found: Capacity, plots: Path | None) -> None:
-    """Writes the files, and prints the result even if they cannot be written."""
+    """Draws, and prints the result even if the figure cannot be written."""
     written: list[Path] = []
     try:
-        if found.found:
-            written += found.save(args.out) if args.out else []
-            written += found.plot(plots) if plots is not None else []
+        if plots is not None and found.found and not found.interrupted:
+            written = found.plot(plots)
     finally:
         if args.json:
             print(json.dumps(found.document(), indent=1))
         else:
             print(found.table(), end="")
         sys.stdout.flush()
+    if args.out and not found.interrupted:
+        written = [Path(args.out) / "summary.json", *written]
     if written:
         print(f"wrote {', '.join([str(path) for path in written])}", file=sys.stderr)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sim.report.plot import looks_of, save
-from sim.report.style import COLUMN, RC
+from sim.report.figure import legend, save
+from sim.report.style import COLUMN, RC, Look, looks_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,10 +29,11 @@ def figure(capacity: Capacity) -> Figure:
     if not capacity.found:
         raise ValueError("There is nothing to draw: no search was finished.")
     import matplotlib as mpl
-    from matplotlib.figure import Figure
+
+    from sim.report.picture import Picture
 
     with mpl.rc_context(RC):
-        drawn = Figure(figsize=(COLUMN, 2.5), layout="constrained")
+        drawn = Picture(figsize=(COLUMN, 2.5), layout="constrained")
         axes: Any = drawn.subplots()
         looks = looks_of({label: mine[0].policy for label in capacity.labels if (mine := capacity.of(label))})
         axes.axhline(capacity.attain, color="#777777", linewidth=0.8, linestyle=":")
@@ -44,7 +45,7 @@ def figure(capacity: Capacity) -> Figure:
             loads = sorted(curve)
             axes.plot(
                 loads, [sum(curve[load]) / len(curve[load]) for load in loads], color=look.colour, linestyle=look.dash,
-                label=label,
+                marker=look.marker, markevery=[], label=label,
             )  # fmt: skip
             low, high = [min(curve[load]) for load in loads], [max(curve[load]) for load in loads]
             axes.fill_between(loads, low, high, color=look.colour, alpha=0.15, linewidth=0)
@@ -52,11 +53,11 @@ def figure(capacity: Capacity) -> Figure:
         axes.set_xlabel(f"load (1 is {capacity.sustained_rps:.3g} requests/s, what fcfs sustains)")
         axes.set_ylabel("share that meets its objectives")
         axes.set_ylim(0, 1.02)
-        drawn.legend(loc="outside upper center", ncols=2 if len(looks) in (2, 4) else 3, columnspacing=1.0)
+        legend(drawn, axes, 2 if len(looks) in (2, 4) else 3)
     return drawn
 
 
-def _mark(axes: Any, capacity: Capacity, label: str, look: Any) -> None:
+def _mark(axes: Any, capacity: Capacity, label: str, look: Look) -> None:
     """The largest load; an arrow to the side on which it lies where it is a bound."""
     of = capacity.load(label)
     if of.mean is None:

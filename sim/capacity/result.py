@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -87,7 +87,7 @@ class Capacity:
     found: list[Found] = field(default_factory=list)
     points: list[Point] = field(default_factory=list)
     """of curve(): runs at loads that all have in common"""
-    more: Callable[[Sequence[float]], Iterator[list[Point]]] | None = None
+    more: Callable[[Sequence[float]], list[Point]] | None = None
     """runs at these loads, for curve()"""
 
     @property
@@ -203,8 +203,7 @@ class Capacity:
         made when this is asked for first.
         """
         if not self.points and self.more is not None and self.found:
-            for found in self.more(self._loads()):
-                self.points += found
+            self.points += self.more(self._loads())
         return self.points
 
     def _loads(self) -> list[float]:
@@ -250,13 +249,18 @@ class Capacity:
 
     def save(self, folder: str | Path) -> list[Path]:
         """run.json (settings, provenance), searches.csv, runs.csv, summary.json (the document). Raises OutputError."""
-        from sim.capacity.files import write
+        from sim.capacity.folder import Folder
 
-        return write(self, Path(folder))
+        return Folder(Path(folder)).end(self)
+
+    def _repr_html_(self) -> str:
+        from sim.capacity.table import html
+
+        return html(self)
 
     def plot(self, folder: str | Path | None = None) -> Any:
         """Attainment against load, with the largest loads marked: paths of capacity.pdf and .png; without a folder the
-        figure itself, which a notebook shows. Runs what curve() does.
+        figure, which a notebook shows. Runs what curve() does.
         """
         from sim.capacity.plot import draw, figure
 

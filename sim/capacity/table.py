@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from fastserve.metrics.intervals import resampled
 from fastserve.metrics.slo import Slo
+from sim.report.html import html_table
 from sim.report.layout import aligned, number
 
 if TYPE_CHECKING:
@@ -40,9 +41,27 @@ def in_words(capacity: Capacity) -> str:
 
 def table(capacity: Capacity) -> str:
     """What is looked for, a row for each policy, and what its marks mean. Figures are means over seeds."""
+    cells = _table(capacity)
+    if not cells:
+        return "No search was finished.\n"
+    lines = [*_wrapped(_header(capacity)), "", *aligned(cells)]
+    for note in _notes(capacity):
+        lines += _wrapped(note)
+    return "\n".join(lines) + "\n"
+
+
+def html(capacity: Capacity) -> str:
+    """The same for a notebook."""
+    cells = _table(capacity)
+    below = _notes(capacity) if cells else ["No search was finished."]
+    return html_table(cells, above=[*capacity.reading, _header(capacity)] if cells else [], below=below)
+
+
+def _table(capacity: Capacity) -> list[list[str]]:
+    """Two lines of heading, and the rows; nothing without rows."""
     rows = capacity.rows()
     if not rows:
-        return "No search was finished.\n"
+        return []
     first = str(rows[0]["label"])
     cells = [list(line) for line in HEADING]
     cells[1][5] = first if len(first) <= 12 else "the first"
@@ -53,10 +72,7 @@ def table(capacity: Capacity) -> str:
         met = row["slo_attainment"]
         name = f"{label} *" if row["saturated"] else label
         cells.append([name, *load, *rate, *ratio, "-" if met is None else f"{met:.1%}", str(row["runs"])])
-    lines = [*_wrapped(_header(capacity)), "", *aligned(cells)]
-    for note in _notes(capacity):
-        lines += _wrapped(note)
-    return "\n".join(lines) + "\n"
+    return cells
 
 
 def _cells(of: Estimate) -> tuple[str, str]:

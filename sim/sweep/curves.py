@@ -1,0 +1,187 @@
+"""Curves of a sweep: a measure over an axis, a line a policy, with a band; other axes are panels side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sim.report.figure import legend, plain_log, save
+from sim.report.style import COLUMN, PAGE, RC, Look, look
+from sim.sweep.points import FAILED, Point, key
+from sim.sweep.result import Sweep, found_axis
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+NAMES = {
+    "mean_jct_s": "mean JCT (s)",
+    "p50_jct_s": "p50 JCT (s)",
+    "p95_jct_s": "p95 JCT (s)",
+    "p99_jct_s": "p99 JCT (s)",
+    "mean_ttft_s": "mean TTFT (s)",
+    "p99_ttft_s": "p99 TTFT (s)",
+    "mean_tpot_s": "mean TPOT (s)",
+    "mean_s_per_token": "mean s per token",
+    "mean_slowdown": "mean slowdown",
+    "goodput_rps": "goodput (requests/s)",
+    "throughput_rps": "done (requests/s)",
+    "slo_attainment": "attainment",
+}
+"""Measure -> what stands at its axis; any other by its own name."""
+
+AXES = {"load": "load (1 = what fcfs sustains)", "rate": "rate (requests/s)"}
+
+LINEAR = ("_rps", "attainment", "_rate", "_index", "_share")
+"""Endings of measures with a linear axis from 0; times are on a log axis, where ratios are distances."""
+
+MOST_PANELS = 8
+
+
+def plot(sweep: Sweep, folder: Path | None, measures: Sequence[str]) -> list[Path]:
+    """See Sweep.plot()."""
+    if not sweep.rows:
+        raise ValueError("There is nothing to draw: no run was finished.")
+    axis = found_axis(sweep, None)
+    if axis is None:
+        raise ValueError("there is no axis with two numbers to draw over: give one, as load=0.5:1.1:0.1")
+    curves = {name: sweep.curve(name) for name in measures}
+    drawn = {name: found for name, found in curves.items() if any(point.spread for point in found)}
+    if not drawn:
+        raise ValueError(f"no run has a value of {', '.join(measures)}")
+    shown = folder is None and sweep.folder is None and _show(sweep, drawn, axis)
+    if shown:
+        return []
+    where = folder or sweep.folder or Path()
+    paths = save(_styled(sweep, drawn, axis), where / "curves")
+    for name, found in drawn.items():
+        paths += save(_styled(sweep, {name: found}, axis), where / f"curves-{name}")
+    if folder is None:
+        _show(sweep, drawn, axis)
+    return paths
+
+
+def _show(sweep: Sweep, drawn: Mapping[str, Sequence[Point]], axis: str) -> bool:
+    """In a notebook, shows the figure; elsewhere False."""
+    import sys
+
+    if "ipykernel" not in sys.modules:
+        return False
+    from io import BytesIO
+
+    import matplotlib as mpl
+    from IPython.display import Image, display
+
+    data = BytesIO()
+    with mpl.rc_context(RC):
+        figure = _styled(sweep, drawn, axis)
+        figure.savefig(data, format="png")
+    display(Image(data.getvalue(), width=round(figure.get_size_inches()[0] * 110)))  # type: ignore[no-untyped-call]
+    return True
+
+
+def _styled(sweep: Sweep, drawn: Mapping[str, Sequence[Point]], axis: str) -> Figure:
+    import matplotlib as mpl
+
+    with mpl.rc_context(RC):
+        return _figure(sweep, drawn, axis)
+
+
+def _figure(sweep: Sweep, drawn: Mapping[str, Sequence[Point]], axis: str) -> Figure:
+    """A row of panels a measure where another axis makes panels, else the measures side by side."""
+    from matplotlib.figure import Figure
+
+    panels = _panels(next(iter(drawn.values())), axis)
+    looks = _looks(sweep.policies)
+    many = len(panels) > 1
+    columns = len(panels) if many else min(len(drawn), 3)
+    rows = len(drawn) if many else -(-len(drawn) // columns)
+    width = COLUMN if columns == 1 else PAGE if columns < 5 else 1.75 * columns
+    extra = 0.16 * -(-len(looks) // (2 if columns == 1 else 5))
+    figure = Figure(figsize=(width, (2.3 if columns < 3 else 1.9) * rows + extra), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharey="row" if many else "none")
+    for place, (measure, found) in enumerate(drawn.items()):
+        cells = grid[place] if many else [grid.flat[place]]
+        for axes, (title, at) in zip(cells, panels.items(), strict=True):
+            _panel(axes, [point for point in found if _within(point.at, at, axis)], measure, axis, looks)
+            axes.set_title(title)
+        cells[0].set_ylabel(NAMES.get(measure, measure))
+    for axes in list(grid.flat)[len(drawn) * len(panels) :]:
+        axes.set_visible(False)
+    legend(figure, grid[0, 0], 2 if columns == 1 else 5)
+    return figure
+
+
+def _panels(found: Sequence[Point], axis: str) -> dict[str, dict[str, Any]]:
+    """Title -> the other axes, one for each of their places; what a policy has for itself is lines in every panel."""
+    common = set.intersection(*[set(point.at) for point in found]) - {axis}
+    places = {key(at): at for point in found for at in [{n: v for n, v in point.at.items() if n in common}]}
+    if len(places) > MOST_PANELS:
+        raise ValueError(
+            f"{len(places)} panels ({', '.join(sorted(common))}) are more than a figure holds, {MOST_PANELS}: draw a part"
+        )
+    return {", ".join([f"{name} {value}" for name, value in at.items()]): at for at in places.values()}
+
+
+def _within(point: Mapping[str, Any], at: Mapping[str, Any], axis: str) -> bool:
+    return axis in point and all(point.get(name) == value for name, value in at.items())
+
+
+def _panel(axes: Axes, found: Sequence[Point], measure: str, axis: str, looks: Mapping[str, Look]) -> None:
+    """Points with a queue that grew to the end are hollow, stopped ones a cross: their jobs were cut short."""
+    lines: dict[tuple[str, Any], list[Point]] = {}
+    titles = {n for point in found for n in point.at} - set.intersection(*[set(point.at) for point in found])
+    for point in found:
+        own = {name: value for name, value in point.at.items() if name in titles}
+        if point.status != FAILED and point.spread is not None:
+            lines.setdefault((point.label, key(own)), []).append(point)
+    shades: dict[str, int] = {}
+    for (label, own), line in lines.items():
+        style, nth = looks[label], shades.get(label, 0)
+        shades[label] = nth + 1
+        line.sort(key=lambda point: point.at[axis])
+        xs = [point.at[axis] for point in line]
+        spreads = [point.spread for point in line if point.spread is not None]
+        title = f"{label} {' '.join([f'{name}={value}' for name, value in own])}".rstrip()
+        alpha = 1.0 / (1 + 0.45 * nth)
+        axes.plot(
+            xs, [one.mean for one in spreads], color=style.colour, linestyle=style.dash, label=title,
+            marker=style.marker, markevery=[], alpha=alpha,
+        )  # fmt: skip
+        if all(one.low is not None for one in spreads):
+            low, high = [one.low or 0.0 for one in spreads], [one.high or 0.0 for one in spreads]
+            axes.fill_between(xs, low, high, color=style.colour, alpha=0.15 * alpha, linewidth=0)
+        for x, one, point in zip(xs, spreads, line, strict=True):
+            axes.plot(
+                [x], [one.mean], linestyle="none", markeredgecolor=style.colour, alpha=alpha,
+                marker="x" if point.status == "collapsed" else style.marker,
+                markerfacecolor=style.colour if point.status == "ok" else "white",
+            )  # fmt: skip
+    _scale(axes, [point.spread for line in lines.values() for point in line if point.spread is not None], measure)
+    axes.set_xlabel(AXES.get(axis, axis.replace("_", " ")))
+
+
+def _scale(axes: Axes, spreads: Sequence[Any], measure: str) -> None:
+    """A log axis for times. The limits are those of the means: a few seeds' band may reach far beyond."""
+    if not spreads:
+        return
+    low, high = min(one.mean for one in spreads), max(one.mean for one in spreads)
+    if measure.endswith(LINEAR) or low <= 0:
+        axes.set_ylim(min(0.0, low), 1.08 * high if high > 0 else 1.0)
+        return
+    axes.set_yscale("log")
+    room = (high / low) ** 0.25 + 0.1
+    axes.set_ylim(low / room, high * room)
+    plain_log(axes.yaxis)
+
+
+def _looks(policies: Mapping[str, str]) -> dict[str, Look]:
+    """By label; labels of one policy differ by dashes."""
+    seen: dict[Look, int] = {}
+    found = {}
+    for label, policy in policies.items():
+        base = look(policy)
+        found[label] = look(policy, seen.get(base, 0))
+        seen[base] = seen.get(base, 0) + 1
+    return found
