@@ -15,6 +15,7 @@ FORMAT: Final = "format"
 
 VERSIONS: Final[Mapping[str, int]] = {
     "bench": 1,  # the result document of fastserve bench
+    "capacity": 1,  # run.json and summary.json of `python -m sim capacity`
     "comparison": 1,  # of fastserve ab
     "flight_log": 1,
     "profile": 1,  # of fastserve profile: what was measured, beside the hardware file
