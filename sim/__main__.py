@@ -32,7 +32,12 @@ from sim.replay import Result, check, replay
 from sim.report.document import write_programs
 from sim.told import told_first
 
-COMMANDS = {"describe": "sim.trace", "sweep": "sim.sweep.command", "capacity": "sim.capacity.command"}
+COMMANDS = {
+    "describe": "sim.trace",
+    "sweep": "sim.sweep.command",
+    "capacity": "sim.capacity.command",
+    "machines": "sim.machines.command",
+}
 """A first word -> the module whose main(arguments) does it, the word among them; imported when it is asked for."""
 
 

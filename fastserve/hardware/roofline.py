@@ -96,6 +96,10 @@ class RooflineLatency(LatencyModel):
         memory += self._touched[min(rows, len(self._touched) - 1)]
         return self._overhead + self._reduce + rows * self._row + max(compute, memory)
 
+    def reduces_ms(self, rows: int) -> float:
+        """Of an iteration of so many tokens, what its all-reduces take; 0 on one device."""
+        return (self._reduce + rows * self._row) / 1e9
+
     def verify_ps(self, batch: int, context: int, drafts: int, chunks: Sequence[tuple[int, int]] = ()) -> int:
         """A guess computes what a decoding job's token does; the KV of a job is read once for all of its tokens."""
         return self._ps(batch + drafts, batch, context, context + drafts * context // batch, chunks)
