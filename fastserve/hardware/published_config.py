@@ -66,7 +66,14 @@ def read_config(
     """
     if not isinstance(data, Mapping):
         raise ValueError(f"{where}: expected a model's config.json, an object with keys such as num_hidden_layers")
-    config: dict[str, Any] = dict(data)
+    try:
+        return _read(data, where, weight_bits, expert_bits)
+    except TypeError as error:
+        raise ValueError(f"{where}: a number or a list stands where something else belongs ({error})") from None
+
+
+def _read(data: Mapping[str, Any], where: str, weight_bits: float | None, expert_bits: float | None) -> PublishedModel:
+    config = dict(data)
     for part in ("text_config", "llm_config", "language_config"):
         if isinstance(inner := config.get(part), Mapping):
             config = {"quantization_config": config.get("quantization_config"), **inner}
@@ -76,17 +83,20 @@ def read_config(
     told: list[str] = []
     family = str(config.get("model_type", ""))
     shape: dict[str, Any] = {key: _first(config, key, where) for key in ("layers", "hidden", "heads", "vocab")}
+    sizes = Fields(shape, where)
+    layers, hidden = sizes.integer("layers", least=1), sizes.integer("hidden", least=1)
     shape |= {key: found for key in ("kv_heads", "head_size") if (found := _first(config, key)) is not None}
-    shape["intermediate"] = _first(config, "intermediate") or 4 * shape["hidden"]
+    shape["intermediate"] = _first(config, "intermediate") or 4 * hidden
     shape["mlp_matrices"] = 2 if family in PLAIN_MLP else 3
     shape["tied_embeddings"] = bool(config.get("tie_word_embeddings", family in TIED))
     shape["dtype_bytes"] = BYTES.get(str(config.get("dtype") or config.get("torch_dtype") or "bfloat16"), 2)
     _latents(config, shape)
-    _window(config, shape, where, told)
-    _experts(config, shape, where)
+    _window(config, shape, layers, where, told)
+    _experts(config, shape, layers, where)
     _bits(config, shape, where, weight_bits, expert_bits)
-    context = _first(config, "context")
-    return PublishedModel(read_model(Fields(shape, where)), None if context is None else int(context), told)
+    known = next((name for name in KEYS["context"] if config.get(name) is not None), None)
+    context = None if known is None else Fields(config, where).integer(known, least=1)
+    return PublishedModel(read_model(Fields(shape, where)), context, told)
 
 
 def _first(config: Mapping[str, Any], key: str, where: str = "") -> Any:
@@ -114,8 +124,8 @@ def _latents(config: Mapping[str, Any], shape: dict[str, Any]) -> None:
     shape.pop("head_size", None)
 
 
-def _window(config: Mapping[str, Any], shape: dict[str, Any], where: str, told: list[str]) -> None:
-    layers, window = int(shape["layers"]), config.get("sliding_window")
+def _window(config: Mapping[str, Any], shape: dict[str, Any], layers: int, where: str, told: list[str]) -> None:
+    window = config.get("sliding_window")
     types = config.get("layer_types")
     if isinstance(types, list):
         for kind in types:
@@ -138,18 +148,21 @@ def _window(config: Mapping[str, Any], shape: dict[str, Any], where: str, told: 
     )
 
 
-def _experts(config: Mapping[str, Any], shape: dict[str, Any], where: str) -> None:
+def _experts(config: Mapping[str, Any], shape: dict[str, Any], layers: int, where: str) -> None:
     count = _first(config, "experts")
     if not count or count == 1:
         return
-    size = _first(config, "expert_intermediate") or shape["intermediate"]
-    shared = config.get("shared_expert_intermediate_size") or (config.get("n_shared_experts") or 0) * size
+    sizes = {"size": _first(config, "expert_intermediate") or shape["intermediate"]}
+    sizes |= {"n_shared_experts": config.get("n_shared_experts") or 0}
+    fields = Fields(sizes, where)
+    size = fields.integer("size", least=1)
+    shared = config.get("shared_expert_intermediate_size") or fields.integer("n_shared_experts") * size
     shape["experts"] = {
         "count": count,
         "per_token": _first(config, "per_token", where),
         "intermediate": size,
         "shared_intermediate": shared,
-        "dense_layers": _dense_layers(config, int(shape["layers"])),
+        "dense_layers": _dense_layers(config, layers),
     }
 
 

@@ -14,7 +14,7 @@ from fastserve.hardware.catalogue import Accelerator, Catalogue, read_catalogue
 from fastserve.hardware.hardware import estimate
 from fastserve.hardware.published_config import read_config
 
-ASSUMED = ("compute_efficiency", "memory_efficiency", "overhead_ms")
+ASSUMED = ("compute_efficiency", "memory_efficiency", "overhead_ms", "layer_overhead_us")
 
 
 def add_making(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +45,7 @@ def add_making(parser: argparse.ArgumentParser) -> None:
     told.add_argument("--compute-efficiency", type=_number, metavar="N", help="share of the arithmetic (0.7)")
     told.add_argument("--memory-efficiency", type=_number, metavar="N", help="share of the bandwidth (0.7)")
     told.add_argument("--overhead-ms", type=_number, metavar="N", help="of each iteration (1)")
+    told.add_argument("--layer-overhead-us", type=_number, metavar="N", help="of each layer in each iteration (0)")
     points = parser.add_argument_group("measured instead; pool and link are those of a model and a device, if given")
     points.add_argument("--points", metavar="FILE", help="CSV of phase,batch,tokens,ms: decode,16,512,23.5")
     points.add_argument(
@@ -62,6 +63,8 @@ def made(args: argparse.Namespace) -> Made:
     name = args.name or Path(args.out).stem
     catalogue = read_catalogue()
     told: list[str] = []
+    if args.points:
+        _check_measured(args)
     model = _model(args, catalogue, told)
     device = _device(args, catalogue)
     if args.points:
@@ -84,23 +87,26 @@ class _Model(NamedTuple):
 class _Group(NamedTuple):
     name: str
     accelerator: Accelerator
-    count: int
+    devices: int
 
 
 def _roofline(args: argparse.Namespace, name: str, model: _Model, device: _Group) -> Hardware:
     source = f"Made by python -m sim.machines make. {model.source} {device.accelerator.source}".strip()
     about = f"{model.name} on {device.name}: untuned roofline"
     unfit = f"{model.name} does not fit {device.name}"
-    found = estimate(model.shape, device.accelerator, device.count, name, about, source, model.context, unfit)
+    found = estimate(model.shape, device.accelerator, device.devices, name, about, source, model.context, unfit)
     return replace(found, memory=replace(found.memory, device_tokens=args.kv_tokens)) if args.kv_tokens else found
+
+
+def _check_measured(args: argparse.Namespace) -> None:
+    for flag in ("flops", "fp8_flops", "bandwidth", "interconnect", "all_reduce_us", *ASSUMED):
+        if getattr(args, flag) is not None:
+            raise ValueError(f"--{flag.replace('_', '-')} has no use beside --points: the times are measured")
 
 
 def _measured(args: argparse.Namespace, name: str, model: _Model | None, device: _Group | None) -> Made:
     from fastserve.hardware.points import fit_points, read_points  # numpy, which list and show do without
 
-    for flag in ("flops", "compute_efficiency", "memory_efficiency", "overhead_ms", "all_reduce_us"):
-        if getattr(args, flag) is not None:
-            raise ValueError(f"--{flag.replace('_', '-')} has no use beside --points: the times are measured")
     points = read_points(args.points)
     latency, misses = fit_points(points, name, f"Linear fit of {len(points)} points of {Path(args.points).name}.")
     told = [
@@ -109,8 +115,8 @@ def _measured(args: argparse.Namespace, name: str, model: _Model | None, device:
     ]
     memory, link, context = Memory(device_tokens=args.kv_tokens), Link(), model.context if model else None
     if model and device:
-        memory = device.accelerator.memory(model.shape, device.count, f"{model.name} does not fit {device.name}")
-        link = device.accelerator.links(device.count)
+        memory = device.accelerator.memory(model.shape, device.devices, f"{model.name} does not fit {device.name}")
+        link = device.accelerator.links(device.devices)
         memory = replace(memory, device_tokens=args.kv_tokens or memory.device_tokens)
     elif model:
         memory = replace(memory, bytes_per_token=model.shape.kv_bytes_per_token)

@@ -59,7 +59,7 @@ def _sizes(latency: RooflineLatency) -> dict[str, Any]:
         "devices": latency.devices,
         "compute_efficiency": device.compute_efficiency,
         "memory_efficiency": device.memory_efficiency,
-        "overhead_ms": device.overhead_ms,
+        "overhead_ms": device.overhead_ms + shape.layers * device.layer_overhead_us / 1e3,
         **({"interconnect_efficiency": joined.efficiency} if joined and latency.devices > 1 else {}),
         **({"all_reduces_ms": latency.reduces_ms(1)} if latency.devices > 1 else {}),
     }

@@ -126,6 +126,7 @@ def roofline_json(draw: st.DrawFn) -> dict[str, Any]:
             "flops_per_s": bandwidth * intensity,
             "bytes_per_s": bandwidth,
             "overhead_ms": draw(milliseconds),
+            "layer_overhead_us": draw(milliseconds),
             "fp8_flops_per_s": draw(st.sampled_from([0, 2 * bandwidth * intensity])),
         },
         **group,
