@@ -46,7 +46,8 @@ def parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="python -m sim",
         description="Replay a trace of requests under scheduling policies, and compare their job completion times.",
-        epilog=f"latency presets: {', '.join(presets())}, roofline:MODEL/DEVICE, or a JSON file; "
+        epilog=f"latency presets: {', '.join(presets())}, roofline:MODEL/DEVICE, or a JSON file "
+        "(python -m sim.machines list); "
         "python -m sim describe TRACE tells what is in a trace",
     )
     add_inputs(parser)
