@@ -20,7 +20,7 @@ UV := $(PY) -m uv pip install --python $(PY) $(LOCKED) $(LOCKED:--constraint%=--
 export UV_FIND_LINKS ?= $(shell printf '%s' "$$PIP_FIND_LINKS" | tr -s ' ' ,)
 export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 
-.PHONY: help setup setup-all upgrade demo test check format smoke compiled bench-sim bench-engine figures notebooks acceptance bench-server model test-trained test-vllm bench-vllm test-llamacpp convert start-inference-service stop-inference-service test-inference-service run-app run-worker run-tests test-deploy soak soak-engine soak-server clean
+.PHONY: help setup setup-all upgrade demo test check format smoke compiled bench-sim bench-engine figures notebooks docs acceptance bench-server model test-trained test-vllm bench-vllm test-llamacpp convert start-inference-service stop-inference-service test-inference-service run-app run-worker run-tests test-deploy soak soak-engine soak-server clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-23s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -149,6 +149,10 @@ figures: setup ## run every experiment at SCALE=smoke, small (default, half an h
 
 notebooks: setup ## execute every notebook on the last results, into build/notebooks (SCALE=small or smoke chooses which)
 	$(PY) -m notebooks $(if $(filter command line environment,$(origin SCALE)),--scale $(SCALE))
+
+docs: notebooks ## these pages and the stories as one site that needs no server: build/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	@echo "wrote build/site/index.html"
 
 acceptance: setup-all ## acceptance tests with third-party clients (openai, langchain, litellm, llm, aiperf), installed in build/acceptance
 	test -x build/acceptance/bin/python || $(PY) -m venv build/acceptance
