@@ -18,6 +18,7 @@ from sim.arguments import (
     Parser,
     add_inputs,
     add_seeds,
+    add_show,
     check_seeds,
     failed,
     guarded,
@@ -30,6 +31,7 @@ from sim.cluster.settings import ROUTER
 from sim.cluster.told import routers_told
 from sim.inspect import Inspection
 from sim.replay import Result, replay
+from sim.report.columns import shown
 from sim.report.document import write_programs
 from sim.report.page import Schedules
 from sim.told import told_first
@@ -48,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     add_inputs(parser)
     output = parser.add_argument_group("runs and output")
     add_seeds(output)
+    add_show(output)
     output.add_argument(
         "--processes", type=int, metavar="N", help="worker processes (default: all cores for large runs)"
     )
@@ -98,6 +101,7 @@ def run(args: argparse.Namespace) -> int:
     check_seeds(args)
     if args.processes is not None and args.processes < 1:
         raise ValueError(f"--processes {args.processes}: give at least 1")
+    shown(args.show)
     specs = policies_of(args)
     check(specs, [settings.with_(router=router) for router in args.routers or [None]])
     routers = args.routers or [RouterSpec(ROUTER)]
@@ -175,7 +179,7 @@ def show(args: argparse.Namespace, result: Result, closeup: Inspection) -> None:
         explain = {} if args.explain is None else {"explain": closeup.lives_document}
         print(json.dumps(result.document() | explain, indent=1))
     else:
-        print(result.table(), end="")
+        print(result.table(args.show), end="")
         if args.explain is not None:
             print(f"\n{closeup.lives}", end="")
     sys.stdout.flush()

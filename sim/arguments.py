@@ -24,6 +24,7 @@ from fastserve.workload.seeds import SeedSource
 from sim.cluster.arguments import add_cluster
 from sim.cluster.settings import FIELDS as CLUSTER
 from sim.replay import RunError, told
+from sim.report.columns import ALL, DEFAULT, NAMED, WIDER
 from sim.settings import OTHER_NAMES, Settings
 
 POLICIES = ("fcfs", "sj-mlfq")
@@ -67,6 +68,14 @@ def add_seeds(parser: argparse._ActionsContainer, default: int = 1) -> None:
         default=default,
         metavar="N",
         help="seeds 0 to N-1, from 4 on with an interval; seed 0 of a trace is the trace as it is (%(default)s)",
+    )
+
+
+def add_show(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--show",
+        metavar="COLUMN[,...]",
+        help=f"columns of the table: measures by name, or groups of them: {', '.join([DEFAULT, WIDER, ALL, *NAMED])}",
     )
 
 

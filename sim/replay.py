@@ -21,6 +21,7 @@ from fastserve.workload.seeds import RESAMPLES, SeedSource
 from sim.asked import check, policies, ready, routed, seed_numbers, sustained, workload
 from sim.parts import row
 from sim.prepared import Prepared
+from sim.report.columns import Show
 from sim.report.document import document, table, write_out
 from sim.report.run import Run
 from sim.run import run_one
@@ -66,8 +67,9 @@ class Result:
         """What was read as what, and the table."""
         return "".join([f"{line}\n" for line in self.reading]) + self.table()
 
-    def table(self) -> str:
-        return table(self.runs, self.settings)
+    def table(self, show: Show = None) -> str:
+        """show: columns and groups of them, as "default,p99_ttft_s", "wide" or "all"; ValueError lists them."""
+        return table(self.runs, self.settings, show)
 
     def document(self) -> dict[str, Any]:
         """The --json document: {"settings", "runs", "reading"}."""

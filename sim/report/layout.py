@@ -1,12 +1,14 @@
 """Layout of text tables: numbers, columns, ratios; figures of a row as means over its seeds."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 
 from fastserve.metrics.intervals import Ratio
 from sim.report.run import Run
 
-WIDTH = 120
+WIDTH = 100
+LONG = 13
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -20,6 +22,29 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
     lines.insert(2, "-" * len(lines[0]))
     return [line.rstrip() for line in lines]
+
+
+def too_wide(lines: Sequence[str]) -> bool:
+    return max(map(len, lines)) > WIDTH
+
+
+def wrapped(text: str) -> list[str]:
+    """A note, as lines."""
+    return textwrap.wrap(text, WIDTH, subsequent_indent="  ")
+
+
+def left_out(spared: Sequence[str]) -> list[str]:
+    """What is said of columns for which there was no room."""
+    return (
+        wrapped(f"no room for {', '.join(spared)}: name them (--show default,{spared[-1]}) or take --show wide")
+        if spared
+        else []
+    )
+
+
+def first_or_row(first: str) -> str:
+    """The heading of a ratio of the first label to that of a row; a long label would be wider than the ratios."""
+    return f"{first} / row" if len(first) <= LONG else "first / row"
 
 
 def ratio_text(ratio: Ratio | None, marked: bool) -> str:

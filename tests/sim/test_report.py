@@ -62,12 +62,12 @@ def test_seeds_are_averaged_and_the_ratio_is_paired_over_those_that_both_have() 
     assert row_of(text, "srpt ").endswith(" 2.00"), "no interval of two pairs"
 
 
-def test_numbers_line_up_on_the_right_within_120_columns() -> None:
+def test_numbers_line_up_on_the_right_within_100_columns() -> None:
     runs = [make_run("fcfs", seed) for seed in range(2)]
     runs += [make_run("fixed-priority", seed, scale=1234.5) for seed in range(2)]
     settings = {f"setting_{i}": "value" * 3 for i in range(20)}
     lines = table(runs, settings).splitlines()
-    assert max(map(len, lines)) <= 120
+    assert max(map(len, lines)) <= 100
     body = [line for line in lines if line.startswith(("fcfs ", "fixed-priority "))]
     heading = next(line for line in lines if line.startswith("policy"))
     assert all(line[len("fixed-priority")] == " " for line in body)
