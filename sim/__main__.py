@@ -164,7 +164,7 @@ def deliver(args: argparse.Namespace, result: Result, closeup: Inspection) -> No
             written += result.save(args.out, args.csv) if args.out else []
             written += [write_programs(Path(args.programs_csv), result.runs)] if args.programs_csv else []
             written += result.plot(_plots(args)) if args.plot is not None else []
-            written += [result.report(args.report)] if args.report else []
+            written += [result.report(args.report, args.show)] if args.report else []
     finally:
         show(args, result, closeup)
     for remark in remarks:

@@ -59,6 +59,10 @@ class Result:
     again: Callable[[Observe], object] | None = field(default=None, repr=False, compare=False)
     """Runs the first seed of every row once more, looked at."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: results, and not what would run them again, for a policy may not travel."""
+        return self.__dict__ | {"again": None, "schedules": None}
+
     @property
     def interrupted(self) -> bool:
         return len(self.runs) < self.planned or any(run.settings.get("interrupted") for run in self.runs)
@@ -100,10 +104,10 @@ class Result:
     def save(self, folder: str | Path, csv: bool = False) -> list[Path]:
         return write_out(Path(folder), self.settings, self.runs, csv)
 
-    def report(self, path: str | Path) -> Path:
+    def report(self, path: str | Path, show: Show = None) -> Path:
         """Writes one HTML page: table, curves, and the schedules of the first seed, to be stepped through.
 
-        Raises ValueError where no run was finished, OutputError.
+        show: as table() takes it. Raises ValueError where no run was finished, OutputError.
         """
         from sim.report.page import Schedules, write_report
 
@@ -111,7 +115,7 @@ class Result:
             self.schedules = Schedules(min([run.seed for run in self.runs], default=0))
             if self.again is not None:
                 self.again(self.schedules.observe)
-        return write_report(Path(path), self.runs, self.settings, self.schedules)
+        return write_report(Path(path), self.runs, self.settings, self.schedules, show=show)
 
     def replicas(self) -> pd.DataFrame:
         """One row per replica and run of a cluster, with policy, label and seed in front; all times in seconds."""

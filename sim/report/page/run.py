@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -12,29 +13,17 @@ from numpy.typing import NDArray
 
 from fastserve.metrics.finish import is_outcome
 from fastserve.package_version import package_version
-from sim.report.layout import average, number
+from sim.report.columns import Show
+from sim.report.html import html_table
 from sim.report.page.schedules import Schedules
 from sim.report.page.shell import Markup, packed, write_page
 from sim.report.run import Run
-from sim.report.style import BLACK, Look
-from sim.report.table import table
+from sim.report.style import BLACK, Look, looks_of
+from sim.report.table import by_label, rows, table
 
 POINTS = 240  # of a curve
 CLIPPED = 120  # characters of a label
-
-COLUMNS = (
-    ("mean JCT s", "mean_jct_s"),
-    ("p50", "p50_jct_s"),
-    ("p95", "p95_jct_s"),
-    ("p99", "p99_jct_s"),
-    ("mean TTFT s", "mean_ttft_s"),
-    ("p99", "p99_ttft_s"),
-    ("s per token", "mean_s_per_token"),
-    ("slowdown", "mean_slowdown"),
-    ("preemptions per job", "preemptions_per_job"),
-    ("done req/s", "throughput_rps"),
-)
-"""Heading, and the measure of a summary."""
+STYLE = re.compile(r' style="[^"]*"')  # of markup: in texts quotes are escaped
 
 
 def write_report(
@@ -43,23 +32,21 @@ def write_report(
     settings: Mapping[str, Any],
     schedules: Schedules,
     *,
+    show: Show = None,
     notable: Sequence[tuple[int, str]] = (),
 ) -> Path:
     """Writes the page of these runs.
 
     settings: as replay() shows them. schedules: of the labels that have one; the others have none on the page.
-    notable: jobs that are worth looking at, and why.
+    show: columns of the table. notable: jobs that are worth looking at, and why.
 
     Raises ValueError without runs, OutputError where the file cannot be written.
     """
     if not runs:
         raise ValueError(f"{path}: there is nothing to report: no run was finished")
-    groups: dict[str, list[Run]] = {}
-    for run in runs:
-        groups.setdefault(run.label, []).append(run)
-    looks = _looks(groups)
-    rows = [(run.policy, run.label) for run, *_ in groups.values()]
-    drawn = {label: {"label": label, "colour": colour_of(looks[label]), "dash": looks[label].dash} for _, label in rows}
+    groups = by_label(runs)
+    looks = looks_of({label: group[0].policy for label, group in groups.items()})
+    drawn = {label: {"label": label, "colour": colour_of(style), "dash": style.dash} for label, style in looks.items()}
     trace = str(settings.get("trace", ""))
     data = {
         "seed": schedules.seed,
@@ -70,18 +57,18 @@ def write_report(
         "notable": [{"job": job, "why": why} for job, why in notable],
         "schedules": [
             drawn[label] | {"note": schedules.notes.get(label, ""), "packed": packed(schedules.of[label].document())}
-            for _, label in rows
+            for label in groups
             if label in schedules.of
         ],
     }
-    names = ", ".join([clipped(label) for _, label in rows])
+    names = ", ".join([clipped(label) for label in groups])
     seeds = sorted({run.seed for run in runs})
     parts = {
         "heading": f"{names} on {clipped(trace)}",
         "facts": facts(settings, runs),
         "seed": f"of seed {schedules.seed}" if len(seeds) > 1 else "",
-        "table": html_table(groups, settings),
-        "text": table(runs, settings),
+        "table": table_of(rows(runs, settings, show)),
+        "text": table(runs, settings, show),
         "made": f"FastServe testbed {package_version()}",
     }
     return write_page(path, f"{names}: {clipped(trace)}", parts, data)
@@ -104,32 +91,14 @@ def facts(settings: Mapping[str, Any], runs: Sequence[Run]) -> Markup:
     return Markup("".join([f"<span>{escape(word)}</span>" for word in words]))
 
 
-def html_table(groups: Mapping[str, Sequence[Run]], settings: Mapping[str, Any]) -> Markup:
-    """A row a label, means over its seeds."""
-    columns = [
-        (heading, key)
-        for heading, key in COLUMNS
-        if any(average(group, key, settings) is not None for group in groups.values())
-    ]
-    head = "".join([f'<th scope="col">{escape(heading)}</th>' for heading, _ in columns])
-    body = []
-    for label, group in groups.items():
-        cells = "".join([f"<td>{escape(number(average(group, key, settings)))}</td>" for _, key in columns])
-        name = escape(clipped(label))
-        body.append(f'<tr><th scope="row" title="{escape(clipped(label))}"><bdi>{name}</bdi></th>{cells}</tr>')
-    rows = "".join(body)
-    return Markup(f'<table><thead><tr><th scope="col">policy</th>{head}</tr></thead><tbody>{rows}</tbody></table>')
+def table_of(cells: Sequence[Sequence[str]]) -> Markup:
+    """Cells as sim.report.html takes them; looks are the page's own, for no style stands at an element of it."""
+    return Markup(STYLE.sub("", html_table([[clipped(cell) for cell in row] for row in cells])))
 
 
 def colour_of(style: Look) -> str:
     """Black is the page's ink, which is light on dark."""
     return "var(--ink)" if style.colour == BLACK else style.colour
-
-
-def _looks(groups: Mapping[str, Sequence[Run]]) -> dict[str, Look]:
-    from sim.report.plot import _looks
-
-    return _looks(groups)
 
 
 def _cdf(
