@@ -19,8 +19,8 @@ from fastserve.policies.mlfq import Mlfq
 from fastserve.policies.spec import PolicySpec
 from fastserve.sched.job import Job
 from sim.__main__ import main
-from sim.report.page import Schedules, shell
 from sim.replay import Result, replay
+from sim.report.page import Schedules, shell
 
 TRACE = Path(__file__).resolve().parents[2] / "traces" / "azure-conv-like.jsonl"
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'&<!--\u202e\u2028x"
