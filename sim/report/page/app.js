@@ -65,6 +65,12 @@ function backlogs(schedules, looks) {
   chart(figure, series, { ...about, steps: true, words, hint });
 }
 
+/** A round number, at least so many. */
+function roundUp(number) {
+  const power = 10 ** Math.floor(Math.log10(number));
+  return power * [1, 1.5, 2, 3, 4, 5, 6, 8, 10].find((times) => times * power >= number);
+}
+
 class Stage {
   constructor(schedules) {
     this.schedules = schedules;
@@ -102,8 +108,11 @@ class Stage {
     return this.panels.map((panel) => panel.schedule);
   }
 
+  /** The number of waiting jobs that both charts are high: a round one, so that it rests while time passes. */
   scale() {
-    return Math.max(1, ...this.panels.map((panel) => panel.schedule?.backlog.most ?? 0));
+    const { from, to } = this.view;
+    const most = Math.max(...this.panels.map((panel) => panel.schedule?.mostBetween(from, to) ?? 0));
+    return roundUp(Math.max(4, most));
   }
 
   choose(panel, place) {

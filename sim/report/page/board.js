@@ -2,7 +2,7 @@
 
 import { make, say } from "./shared/dom.js";
 import { count } from "./shared/format.js";
-import { Moment, levelHue } from "./schedule.js";
+import { Moment, jobHue, levelHue } from "./schedule.js";
 import { happened } from "./words.js";
 
 const MOST_CHIPS = 120; // of a list; the style sheet shows as many as there is room for
@@ -48,7 +48,7 @@ export class Board {
     const life = this.schedule.lives.get(event.job);
     const first = life?.first === event.at;
     const what = happened(event, this.schedule, { first, arrival: life?.arrival });
-    say(this.news, event.job < 0 ? what : `job ${event.job} ${what}`);
+    say(this.news, event.job < 0 ? what : `job ${event.job}: ${what}`);
     this.news.title = this.news.textContent;
     this.news.dataset.kind = event.kind;
   }
@@ -67,7 +67,7 @@ export class Board {
       say(chip, String(job));
       chip.dataset.job = job;
       chip.dataset.state = state;
-      chip.dataset.hue = byJob ? (job % 7) + 1 : levelHue(level);
+      chip.dataset.hue = byJob ? jobHue(job) : levelHue(level);
       chip.classList.toggle("mine", job === this.shared.selected);
       chip.ariaLabel = `job ${job}, ${state}${level > 0 ? `, Q${level}` : ""}`;
     }

@@ -2,7 +2,7 @@
 // preemption; the shaded beginning of a visit is its prefill.
 
 import { HUES, colours } from "./palette.js";
-import { levelHue, search } from "./schedule.js";
+import { jobHue, levelHue, search } from "./schedule.js";
 import { ticks } from "./view.js";
 
 export const GUTTER = 34; // px beside the rows
@@ -13,7 +13,9 @@ const GAP = 8;
 const UNDER = 18; // px of the axis
 const LABELLED = 11; // px from which a row has numbers
 const FONT = "10px ui-monospace, SFMono-Regular, Menlo, Consolas, monospace";
-const JOB_HUES = 7; // colours that jobs take by turns
+const DIMMED = 0.22; // how strongly others are drawn where a job is selected
+const SHADE = 0.3; // over a prefill
+const SEEN = 5; // px of a selected job's visits at least
 
 export class Chart {
   /** canvas: the drawing; over: what moves above it. shared: {view, colourBy, selected, scale}, of both charts. */
@@ -75,7 +77,7 @@ export class Chart {
   }
 
   hueOf(visit, level) {
-    return this.shared.colourBy === "job" ? (visit.job % JOB_HUES) + 1 : levelHue(level);
+    return this.shared.colourBy === "job" ? jobHue(visit.job) : levelHue(level);
   }
 
   /** Soon, once, however often it is asked for. */
@@ -104,7 +106,7 @@ export class Chart {
     paint.textAlign = "right";
     const each = Math.max(1, Math.ceil(14 / this.row));
     for (let slot = 0; slot < schedule.slots; slot += each) {
-      paint.fillText(String(slot), GUTTER - 6, slot * this.row + Math.min(this.row, 12) / 2);
+      paint.fillText(String(slot), GUTTER - 6, Math.max(5, slot * this.row + Math.min(this.row, 12) / 2));
     }
     const base = this.rows + GAP + BACKLOG;
     paint.fillText(String(this.shared.scale()), GUTTER - 6, this.rows + GAP + 5);
@@ -113,59 +115,68 @@ export class Chart {
     this.drawHead();
   }
 
+  /** All visits in view, those of the selected job last, on top of the others. */
   drawVisits(inset) {
-    const { paint, colours: { fill, text, ink, surface }, schedule, width } = this;
+    const { paint, schedule, width } = this;
     const { view, selected } = this.shared;
     const reached = new Float64Array(schedule.slots).fill(GUTTER); // px of each row that are drawn
     const tall = this.row - inset;
     const end = search(schedule.visits, view.to, (visit) => visit.from);
+    const chosen = [];
+    paint.globalAlpha = selected === null ? 1 : DIMMED;
     for (let i = 0; i < end; i++) {
       const visit = schedule.visits[i];
       const to = Math.min(width, this.x(visit.to));
-      const chosen = visit.job === selected;
-      if (to < GUTTER || (to <= reached[visit.slot] && !chosen)) continue;
-      const from = Math.max(GUTTER, this.x(visit.from));
-      const top = visit.slot * this.row;
-      reached[visit.slot] = Math.max(to, from + 1);
-      paint.globalAlpha = selected === null || chosen ? 1 : 0.22;
-      let colour = 0;
-      for (const [nth, part] of visit.parts.entries()) {
-        const begin = nth ? Math.max(GUTTER, this.x(part.at)) : from;
-        if (nth && begin >= to) break;
-        colour = this.hueOf(visit, part.level) - 1;
-        paint.fillStyle = fill[colour];
-        paint.fillRect(begin, top, Math.max(chosen ? 2 : 1, to - begin), tall);
-      }
-      const long = to - from;
-      if (long >= 3) {
-        const ready = Math.min(to, this.x(visit.ready));
-        if (ready > from) {
-          paint.globalAlpha *= 0.3;
-          paint.fillStyle = ink;
-          paint.fillRect(from, top, ready - from, tall);
-          paint.globalAlpha = selected === null || chosen ? 1 : 0.22;
-        }
-        if (!visit.lasts && this.x(visit.to) <= width) {
-          const edge = visit.preempted && long >= 8 ? 2 : 1;
-          paint.fillStyle = visit.preempted ? ink : surface;
-          paint.fillRect(to - edge, top, edge, tall);
-        }
-      }
-      const label = String(visit.job);
-      if (this.row >= LABELLED && long > 6.2 * label.length + 7) {
-        const middle = this.time(from + 3 + 3 * label.length);
-        const under = visit.parts.findLast((part) => part.at <= middle) ?? visit.parts[0];
-        paint.fillStyle = text[this.hueOf(visit, under.level) - 1];
-        paint.textAlign = "left";
-        paint.fillText(label, from + 3, top + tall / 2 + 0.5);
-      }
-      if (chosen && long >= 6) {
-        paint.strokeStyle = ink;
-        paint.lineWidth = 1.5;
-        paint.strokeRect(from + 0.75, top + 0.75, Math.max(1, long - 1.5), Math.max(0.5, tall - 1.5));
+      if (to < GUTTER) continue;
+      if (visit.job === selected) chosen.push([visit, to]);
+      else if (to > reached[visit.slot]) {
+        reached[visit.slot] = Math.max(to, this.drawVisit(visit, to, visit.slot * this.row, tall) + 1);
       }
     }
     paint.globalAlpha = 1;
+    const high = Math.max(tall, SEEN);
+    for (const [visit, to] of chosen) this.drawVisit(visit, to, visit.slot * this.row - (high - tall) / 2, high, true);
+  }
+
+  /** Returns where it begins. */
+  drawVisit(visit, to, top, tall, chosen = false) {
+    const { paint, colours: { fill, text, ink, surface }, width } = this;
+    const from = Math.max(GUTTER, this.x(visit.from));
+    for (const [nth, part] of visit.parts.entries()) {
+      const begin = nth ? Math.max(GUTTER, this.x(part.at)) : from;
+      if (nth && begin >= to) break;
+      paint.fillStyle = fill[this.hueOf(visit, part.level) - 1];
+      paint.fillRect(begin, top, Math.max(chosen ? 2 : 1, to - begin), tall);
+    }
+    const long = to - from;
+    if (long < 3) return from;
+    const ready = Math.min(to, this.x(visit.ready));
+    if (ready > from) {
+      const { globalAlpha } = paint;
+      paint.globalAlpha = globalAlpha * SHADE;
+      paint.fillStyle = ink;
+      paint.fillRect(from, top, ready - from, tall);
+      paint.globalAlpha = globalAlpha;
+    }
+    if (!visit.lasts && this.x(visit.to) <= width) {
+      const edge = visit.preempted && long >= 8 ? 2 : 1;
+      paint.fillStyle = visit.preempted ? ink : surface;
+      paint.fillRect(to - edge, top, edge, tall);
+    }
+    const label = String(visit.job);
+    if (this.row >= LABELLED && long > 6.2 * label.length + 7) {
+      const middle = this.time(from + 3 + 3 * label.length);
+      const under = visit.parts.findLast((part) => part.at <= middle) ?? visit.parts[0];
+      paint.fillStyle = text[this.hueOf(visit, under.level) - 1];
+      paint.textAlign = "left";
+      paint.fillText(label, from + 3, top + tall / 2 + 0.5);
+    }
+    if (chosen && long >= 6) {
+      paint.strokeStyle = ink;
+      paint.lineWidth = 1;
+      paint.strokeRect(from - 0.5, top - 0.5, long + 1, tall + 1);
+    }
+    return from;
   }
 
   /** Who waits, by colour of their level, from the first level on top; both charts to one scale. */
@@ -183,9 +194,7 @@ export class Chart {
       if (view.from + (px / this.across) * view.span > this.schedule.until) break;
       let [best, sum] = [place, -1]; // the fullest moment within this pixel
       for (; ; place++) {
-        let all = 0;
-        for (let nth = 0; nth < HUES; nth++) all += backlog.counts[place][nth];
-        if (all > sum) [best, sum] = [place, all];
+        if (backlog.sums[place] > sum) [best, sum] = [place, backlog.sums[place]];
         if (place + 1 >= backlog.at.length || backlog.at[place + 1] > until) break;
       }
       seen.set(backlog.counts[best]);

@@ -13,6 +13,9 @@ export async function unpacked(text) {
 /** The colour of a queue level as the rows have it: from 1, and -1 where the policy has none. */
 export const levelHue = (level) => hue(level < 0 ? null : level - 1);
 
+/** The colour of a job by its number: the first seven by turns. */
+export const jobHue = (job) => (job % 7) + 1;
+
 /** One request under one policy. visits: its stays in the batch; moments: its events. first, end: null so far. */
 class Life {
   constructor(id, arrival, prompt, client) {
@@ -38,7 +41,8 @@ export class Schedule {
     this.events = [];
     this.levels = false; // the policy has queue levels
     this.deepest = 0;
-    this.backlog = { at: [0], counts: [new Int32Array(HUES)], most: 0 }; // waiting jobs by colour, from each time on
+    // Waiting jobs from each time on: by colour, and all of them.
+    this.backlog = { at: [0], counts: [new Int32Array(HUES)], sums: [0], most: 0, fullest: 0 };
     this.unpack(data);
     this.until = this.cut ?? Math.max((data.ended ?? 0) / 1e6, this.events.at(-1)?.at ?? 0);
     this.build();
@@ -119,11 +123,19 @@ export class Schedule {
 
   keep(at, counts, waiting) {
     const { backlog } = this;
-    if (at > backlog.at.at(-1)) {
-      backlog.at.push(at);
-      backlog.counts.push(Int32Array.from(counts));
-    } else backlog.counts[backlog.counts.length - 1] = Int32Array.from(counts);
+    if (at > backlog.at.at(-1)) backlog.at.push(at);
+    const last = backlog.at.length - 1;
+    backlog.counts[last] = Int32Array.from(counts);
+    backlog.sums[last] = waiting;
     if (waiting > backlog.most) [backlog.most, backlog.fullest] = [waiting, at];
+  }
+
+  /** The most jobs that wait at once between two times. */
+  mostBetween(from, to) {
+    const { at, sums } = this.backlog;
+    let most = 0;
+    for (let i = Math.max(0, search(at, from) - 1); i < at.length && at[i] <= to; i++) most = Math.max(most, sums[i]);
+    return most;
   }
 
   /** How many jobs of it are shown whole, and how many came. */
