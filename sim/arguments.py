@@ -54,7 +54,9 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
     trace.add_argument("--for", dest="duration", type=float, metavar="S", help="use this many seconds")
     add_reading(trace)
     trace.add_argument(
-        "--arrivals", metavar="SPEC", help="for lengths without arrivals: poisson, gamma:cv=4, onoff:on=10,off=30"
+        "--arrivals",
+        metavar="SPEC",
+        help="for lengths without arrivals: poisson, gamma:cv=4, mmpp:rates=1/5,stay=60/20, ... (sim.trace synthesise)",
     )
     trace.add_argument(
         "--lengths", metavar="SPEC", help="for client rates without lengths: profile:sharegpt, lognormal:..., zipf:..."

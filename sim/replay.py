@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 from fastserve.policies.spec import PolicyLike, PolicySpec, facts_told, told_apart
 from fastserve.routers import RouterError
@@ -23,12 +23,14 @@ from sim.parts import row
 from sim.prepared import Prepared
 from sim.report.columns import Show
 from sim.report.document import document, table, write_out
+from sim.report.html import in_a_line, result_html
 from sim.report.run import Run
 from sim.run import run_one
 from sim.settings import Settings
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
     from sim.report.page import Schedules
 
@@ -47,7 +49,7 @@ class RunError(RuntimeError):
 
 @dataclass
 class Result:
-    """Results of a replay. Printing it shows the table."""
+    """Results of a replay. Printing it shows the table; so does a notebook, as HTML."""
 
     settings: dict[str, Any]
     runs: list[Run] = field(default_factory=list)
@@ -66,6 +68,13 @@ class Result:
     @property
     def interrupted(self) -> bool:
         return len(self.runs) < self.planned or any(run.settings.get("interrupted") for run in self.runs)
+
+    def __repr__(self) -> str:
+        return in_a_line(self.runs, self.settings, self.planned)
+
+    def _repr_html_(self) -> str:
+        """IPython's protocol."""
+        return result_html(self.runs, self.settings, self.reading)
 
     def __str__(self) -> str:
         """What was read as what, and the table."""
@@ -126,11 +135,15 @@ class Result:
             raise ValueError("no run had replicas: give replicas, or a router")
         return pd.concat(tables, ignore_index=True)
 
-    def plot(self, folder: str | Path) -> list[Path]:
-        """JCT CDF and mean and p99 bars, as PDF and PNG."""
-        from sim.report.plot import draw
+    @overload
+    def plot(self, folder: None = None) -> Figure: ...
+    @overload
+    def plot(self, folder: str | Path) -> list[Path]: ...
+    def plot(self, folder: str | Path | None = None) -> list[Path] | Figure:
+        """JCT CDF and mean and p99 bars, written as PDF and PNG; without a folder a figure that a notebook shows."""
+        from sim.report.plot import draw, picture
 
-        return draw(self.runs, Path(folder))
+        return picture(self.runs) if folder is None else draw(self.runs, Path(folder))
 
 
 def replay(

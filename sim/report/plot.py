@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fastserve.atomic_files import atomically
 from fastserve.metrics.finish import is_outcome
 from sim.report.run import Run
-from sim.report.style import COLUMN, HATCHES, PAGE, RC, Look, looks_of
+from sim.report.style import COLUMN, HATCHES, PAGE, RC, Look, as_text, looks_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -118,7 +118,7 @@ def _cdf(
             band = np.array(curves)
             axes.fill_between(grid, band.min(axis=0), band.max(axis=0), color=style.colour, alpha=0.18, linewidth=0)
         axes.plot(
-            grid, pooled, label=label, color=style.colour, linestyle=style.dash, marker=style.marker,
+            grid, pooled, label=as_text(label), color=style.colour, linestyle=style.dash, marker=style.marker,
             markevery=_markers(pooled, list(groups).index(label)),
         )  # fmt: skip
     axes.set_xscale("log")
@@ -168,7 +168,7 @@ def _bars(figure: "FigureBase", groups: Mapping[str, Sequence[Run]], looks: Mapp
                 row, mean, height=0.7, color=style.colour, edgecolor="white", hatch=HATCHES[style.dash], xerr=spread,
                 error_kw={"elinewidth": 0.8, "capsize": 2, "ecolor": "#777777"},
             )  # fmt: skip
-        axes.set_yticks(range(len(groups)), list(groups))
+        axes.set_yticks(range(len(groups)), list(map(as_text, groups)))
         axes.set_xlabel(f"{title} JCT (s)")
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
