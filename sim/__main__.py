@@ -25,10 +25,11 @@ from sim.arguments import (
     settings_of,
     source_of,
 )
+from sim.asked import check
 from sim.cluster.settings import ROUTER
 from sim.cluster.told import routers_told
 from sim.inspect import Inspection
-from sim.replay import Result, check, replay
+from sim.replay import Result, replay
 from sim.report.document import write_programs
 from sim.told import told_first
 

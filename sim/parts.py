@@ -80,7 +80,8 @@ def recorder_of(trace: Trace, hardware: Hardware, alone: Alone) -> Recorder:
     targets = targets_of(trace)
     slo = None if targets is None else lambda id: targets[id].seconds()
     turns = None if trace.program is None else turns_of(trace).__getitem__
-    return Recorder(hardware.memory.block_bytes, alone.ps, slo, turn=turns)
+    classes = None if trace.slo_class is None else trace.slo_class.__getitem__
+    return Recorder(hardware.memory.block_bytes, alone.ps, slo, turn=turns, slo_class=classes)
 
 
 def inbox_of(
