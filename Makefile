@@ -20,7 +20,7 @@ UV := $(PY) -m uv pip install --python $(PY) $(LOCKED) $(LOCKED:--constraint%=--
 export UV_FIND_LINKS ?= $(shell printf '%s' "$$PIP_FIND_LINKS" | tr -s ' ' ,)
 export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 
-.PHONY: help setup setup-all upgrade demo test check format smoke compiled bench-sim bench-engine figures notebooks acceptance bench-server model test-trained test-vllm bench-vllm test-llamacpp convert start-inference-service stop-inference-service test-inference-service run-app run-worker run-tests test-deploy soak soak-engine soak-server clean
+.PHONY: help setup setup-all upgrade demo test check format smoke compiled bench-sim bench-engine figures notebooks docs acceptance bench-server model test-trained test-vllm bench-vllm test-llamacpp convert start-inference-service stop-inference-service test-inference-service run-app run-worker run-tests test-deploy soak soak-engine soak-server clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-23s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -155,6 +155,10 @@ figures: setup ## run every experiment at SCALE=smoke, small (default, half an h
 # On a fresh clone the committed rows of scale small are read, so that nothing is computed; a complete run made here goes first.
 notebooks: setup $(VENV)/.installed-notebooks ## execute every notebook, into build/notebooks, on runs made here or else the committed ones (SCALE=smoke: small runs, made now)
 	$(PY) -m notebooks $(if $(filter command line environment,$(origin SCALE)),--scale $(SCALE))
+
+docs: notebooks ## these pages and the stories as one site that needs no server: build/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	@echo "wrote build/site/index.html"
 
 acceptance: setup-all ## acceptance tests with third-party clients (openai, langchain, litellm, llm, aiperf), installed in build/acceptance
 	test -x build/acceptance/bin/python || $(PY) -m venv build/acceptance

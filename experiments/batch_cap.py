@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments._lib.case import Case, Numbers, Row, Workload, points, ratio, simulate
+from experiments._lib.case import Case, Numbers, Row, Workload, points, ratio, search, simulate
 from experiments._lib.claim import Claim, published, rated
 from experiments._lib.figure import COLUMN, draw, look_of
-from experiments._lib.search import search
 from experiments._lib.sweep import main
 from fastserve.policies.spec import PolicySpec
+from sim.capacity import Normalised
 from sim.settings import Settings
 
 if TYPE_CHECKING:
@@ -103,7 +103,8 @@ def run(case: Case) -> Numbers:
     """A run at one load, or the rate at the objective."""
     if "highest" not in case.options:
         return simulate(case)
-    return search(case, {"mean_s_per_token": lambda run: run.summary["mean_s_per_token"]}, OBJECTIVE, [np.mean])
+    measures = {"mean_s_per_token": lambda run: run.summary["mean_s_per_token"]}
+    return search(case, measures, OBJECTIVE, lambda trace: Normalised([np.mean], OBJECTIVE))
 
 
 def claims(rows: list[Row]) -> list[Claim]:

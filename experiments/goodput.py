@@ -18,11 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments._lib.case import At, Case, Numbers, Row, Workload, mean_of, points, replayed
+from experiments._lib.case import At, Case, Numbers, Row, Workload, mean_of, points, replayed, search
 from experiments._lib.claim import Claim, published, rated
 from experiments._lib.claim import curve as published_curve
 from experiments._lib.figure import PAGE, curve, draw, legend, look_of, published_points
-from experiments._lib.search import search
 from experiments._lib.sweep import main
 from fastserve.metrics.finish import is_outcome
 from fastserve.policies.spec import PolicySpec

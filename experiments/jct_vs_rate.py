@@ -31,15 +31,16 @@ from experiments._lib.case import (
     points,
     rate_gain,
     ratio,
+    search,
     simulate,
 )
 from experiments._lib.claim import Claim, Published, published
 from experiments._lib.claim import curve as published_curve
 from experiments._lib.figure import PAGE, cells, curve, draw, legend, look_of, plain_log, published_points
-from experiments._lib.search import search
 from experiments._lib.sweep import main
 from fastserve.metrics.summary import Ratio
 from fastserve.policies.spec import PolicySpec
+from sim.capacity import Normalised
 from sim.settings import Settings
 
 if TYPE_CHECKING:
@@ -168,7 +169,8 @@ def run(case: Case) -> Numbers:
     if "highest" not in case.options:
         return simulate(case)
     measures = {name: lambda run, name=name: run.summary[name] for name in ("mean_s_per_token", "p95_s_per_token")}
-    return search(case, measures, OBJECTIVE, [np.mean, partial(np.percentile, q=95)])
+    aim = Normalised([np.mean, partial(np.percentile, q=95)], OBJECTIVE)
+    return search(case, measures, OBJECTIVE, lambda trace: aim)
 
 
 def gain(rows: list[Row], measure: str, policy: str, protocol: str, *panels: str) -> Ratio | None:

@@ -29,14 +29,15 @@ from experiments._lib.case import (
     points,
     rate_gain,
     replayed,
+    search,
 )  # fmt: skip
 from experiments._lib.claim import Claim, compared, published
 from experiments._lib.claim import curve as published_curve
 from experiments._lib.figure import COLUMN, PAGE, curve, draw, legend, plain_log
-from experiments._lib.search import search
 from experiments._lib.sweep import main
 from fastserve.metrics.summary import Ratio
 from fastserve.policies.spec import PolicySpec
+from sim.capacity import Normalised
 from sim.report.style import BLUE, GREEN, ORANGE, SKY, VERMILION, Look
 from sim.settings import Settings
 
@@ -127,7 +128,8 @@ def cases(scale: Scale) -> list[Case]:
 def run(case: Case) -> Numbers:
     """A run with its time split three ways, or the rate at the objective."""
     if "highest" in case.options:
-        return search(case, {"mean_s_per_token": lambda run: run.summary["mean_s_per_token"]}, OBJECTIVE, [np.mean])
+        measures = {"mean_s_per_token": lambda run: run.summary["mean_s_per_token"]}
+        return search(case, measures, OBJECTIVE, lambda trace: Normalised([np.mean], OBJECTIVE))
     numbers: Numbers = dict(replayed(case).summary)
     queue = (numbers["mean_queued_s"] or 0.0) + (numbers["mean_preempted_s"] or 0.0)
     numbers["queue_s"], numbers["swap_s"] = queue, numbers["mean_stalled_s"]

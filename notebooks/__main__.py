@@ -1,4 +1,4 @@
-"""python -m notebooks: executes every notebook in a kernel of its own; build/notebooks/NAME.html and its figures.
+"""python -m notebooks: executes every notebook in a kernel of its own; build/notebooks/NAME.html, .ipynb and figures.
 
 The file NAME.py is the notebook, NAME.ipynb its copy without outputs for those who open it in Jupyter; `--pair` writes
 the copies. Runs made here from the present source are read, else those of scale small that are committed. At the smoke
@@ -47,6 +47,12 @@ def reads(name: str) -> list[str]:
     return [str(value.value) for call in mine for value in call.args if isinstance(value, ast.Constant)]
 
 
+def title(name: str) -> str:
+    """The heading of its first text."""
+    lines = source(name).read_text(encoding="utf-8").splitlines()
+    return next(line for line in lines if line.startswith("# # ")).removeprefix("# # ")
+
+
 def paired(name: str) -> str:
     """The text of NAME.ipynb: the cells of NAME.py without outputs, numbered, so that equal cells give equal text."""
     notebook = jupytext.read(source(name))
@@ -72,6 +78,8 @@ async def execute(name: str, scale: str | None) -> tuple[int, float]:
     page, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": name}})
     with atomically(FIGURES / f"{name}.html") as draft:
         draft.write_text(page, encoding="utf-8")
+    with atomically(FIGURES / f"{name}.ipynb") as draft:  # with its outputs, for the site of `make docs`
+        nbformat.write(notebook, draft)  # type: ignore[no-untyped-call]
     return len(notebook.cells), time.perf_counter() - began
 
 

@@ -3,43 +3,38 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
-import os
 import sys
-from collections.abc import Sequence
-from concurrent.futures import BrokenExecutor
-from dataclasses import fields
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from fastserve.atomic_files import OutputError, check_writable
-from fastserve.cli.arguments import add_rows, add_settings
-from fastserve.cli.seeding import add_seeding, source_from
-from fastserve.cli.trace_arguments import add_reading, reading_of
+from fastserve.atomic_files import check_writable
 from fastserve.cli.trace_arguments import told as read_as
 from fastserve.hardware import presets
 from fastserve.observers.named import check_apart, find
-from fastserve.policies.spec import PolicySpec, told_apart
-from fastserve.routers import RouterError
 from fastserve.routers.spec import RouterSpec
-from fastserve.sched.errors import ObserverError, PolicyError
-from fastserve.workload import Trace, TraceError, read_trace
-from sim.cluster.arguments import add_cluster
-from sim.cluster.settings import FIELDS as CLUSTER
+from sim.arguments import (
+    Parser,
+    add_inputs,
+    add_seeds,
+    check_seeds,
+    failed,
+    guarded,
+    policies_of,
+    settings_of,
+    source_of,
+)
+from sim.asked import check
 from sim.cluster.settings import ROUTER
 from sim.cluster.told import routers_told
 from sim.inspect import Inspection
-from sim.replay import Result, RunError, check, replay, told
+from sim.replay import Result, replay
 from sim.report.document import write_programs
-from sim.settings import OTHER_NAMES, Settings
 from sim.told import told_first
 
-
-class Parser(argparse.ArgumentParser):
-    """Errors are one line, without the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (--help lists everything)\n")
+COMMANDS = {"describe": "sim.trace", "sweep": "sim.sweep.command", "capacity": "sim.capacity.command"}
+"""A first word -> the module whose main(arguments) does it, the word among them; imported when it is asked for."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -49,33 +44,9 @@ def parser() -> argparse.ArgumentParser:
         epilog=f"latency presets: {', '.join(presets())}, roofline:MODEL/DEVICE, or a JSON file; "
         "python -m sim describe TRACE tells what is in a trace",
     )
-    parser.add_argument("trace", nargs="?", help="trace file; the format is detected")
-    add_seeding(parser)
-    add_rows(parser.add_argument_group("policies (repeat for several)"))
-    one = [field.name for field in fields(Settings) if field.name not in CLUSTER]
-    add_settings(parser.add_argument_group("settings"), Settings, one, others=OTHER_NAMES)
-    add_cluster(parser.add_argument_group("several replicas behind a router"))
-    trace = parser.add_argument_group("trace")
-    trace.add_argument("--num-requests", "--num-prompts", type=int, metavar="N", help="use the first N rows")
-    trace.add_argument(
-        "--from", dest="start", type=float, default=0.0, metavar="S", help="use the rows from this second on (all)"
-    )
-    trace.add_argument("--for", dest="duration", type=float, metavar="S", help="use this many seconds")
-    add_reading(trace)
-    trace.add_argument(
-        "--arrivals", metavar="SPEC", help="for lengths without arrivals: poisson, gamma:cv=4, onoff:on=10,off=30"
-    )
-    trace.add_argument(
-        "--lengths", metavar="SPEC", help="for client rates without lengths: profile:sharegpt, lognormal:..., zipf:..."
-    )
+    add_inputs(parser)
     output = parser.add_argument_group("runs and output")
-    output.add_argument(
-        "--seeds",
-        type=int,
-        default=1,
-        metavar="N",
-        help="seeds 0 to N-1, from 4 on with an interval; seed 0 of a trace is the trace as it is (%(default)s)",
-    )
+    add_seeds(output)
     output.add_argument(
         "--processes", type=int, metavar="N", help="worker processes (default: all cores for large runs)"
     )
@@ -111,40 +82,19 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if given[:1] == ["describe"] and not Path("describe").exists():
-        from sim.trace import main as of_traces
-
-        return of_traces(given)
+    if given and given[0] in COMMANDS and not Path(given[0]).exists():
+        of_command: Callable[[Sequence[str]], int] = importlib.import_module(COMMANDS[given[0]]).main
+        return of_command(given)
     args = parser().parse_args(given)
-    try:
-        return run(args)
-    except (PolicyError, RouterError, ObserverError) as error:
-        return failed(told(error), 1)
-    except RunError as error:
-        return failed(str(error), 1)
-    except BrokenExecutor:
-        return failed("a worker process died, perhaps for want of memory; try --processes 1", 1)
-    except BrokenPipeError:  # the reader, such as head, has gone; what is still in the buffer has nowhere to go
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except (TraceError, ValueError, OSError, OutputError) as error:
-        return failed(str(error), 2)
-    except KeyboardInterrupt:
-        return failed("interrupted before any run had begun", 130)
-
-
-def failed(why: str, status: int) -> int:
-    print(f"python -m sim: {' '.join(why.split())}", file=sys.stderr)
-    return status
+    return guarded(lambda: run(args))
 
 
 def run(args: argparse.Namespace) -> int:
     settings = settings_of(args)
-    if args.seeds < 1:
-        raise ValueError(f"--seeds {args.seeds}: give at least 1")
+    check_seeds(args)
     if args.processes is not None and args.processes < 1:
         raise ValueError(f"--processes {args.processes}: give at least 1")
-    specs = told_apart(args.policies or [PolicySpec("fcfs"), PolicySpec("sj-mlfq")])
+    specs = policies_of(args)
     check(specs, [settings.with_(router=router) for router in args.routers or [None]])
     routers = args.routers or [RouterSpec(ROUTER)]
     closeup = Inspection(
@@ -157,9 +107,7 @@ def run(args: argparse.Namespace) -> int:
         find(name)
     for path in outputs(args):
         check_writable(path)
-    source = source_from(
-        args, lambda rows: _read(args, settings, rows), num_requests=args.num_requests, seeds=args.seeds
-    )
+    source = source_of(args, settings)
     if args.explain is not None and not 0 <= args.explain < source.jobs:
         raise ValueError(f"--explain {args.explain}: there is no such job; they are 0 to {source.jobs - 1}")
     sample = source.typical() if source.recipe is None else source.at_rate(1.0).trace(0)
@@ -184,24 +132,6 @@ def run(args: argparse.Namespace) -> int:
     part = ", the last one only in part (its unfinished jobs are censored)" if done < len(result.runs) else ""
     what = ", and what is shown and written is from these" if result.runs else ", and nothing is written"
     return failed(f"interrupted; {done} of {result.planned} runs were finished{part}{what}", 130)
-
-
-def _read(args: argparse.Namespace, settings: Settings, num_requests: int | None) -> Trace:
-    return read_trace(
-        args.trace,
-        **reading_of(args),
-        rate=settings.rate or (1.0 if settings.load else None),
-        arrivals=args.arrivals,
-        lengths=args.lengths,
-        start_s=args.start,
-        duration_s=args.duration,
-        num_requests=num_requests,
-    )
-
-
-def settings_of(args: argparse.Namespace) -> Settings:
-    """All but the router, of which there may be several."""
-    return Settings(**{field.name: getattr(args, field.name) for field in fields(Settings) if field.name != "router"})
 
 
 def outputs(args: argparse.Namespace) -> list[Path]:

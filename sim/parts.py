@@ -80,7 +80,8 @@ def recorder_of(trace: Trace, hardware: Hardware, alone: Alone) -> Recorder:
     targets = targets_of(trace)
     slo = None if targets is None else lambda id: targets[id].seconds()
     turns = None if trace.program is None else turns_of(trace).__getitem__
-    return Recorder(hardware.memory.block_bytes, alone.ps, slo, turn=turns)
+    classes = None if trace.slo_class is None else trace.slo_class.__getitem__
+    return Recorder(hardware.memory.block_bytes, alone.ps, slo, turn=turns, slo_class=classes)
 
 
 def inbox_of(
@@ -163,7 +164,7 @@ def measures(
 ) -> tuple[Summary, Columns | None]:
     """The summary, and of sessions the table of programs. inbox: of all arrivals. horizon: ns, the end of the run."""
     if not isinstance(inbox, SessionInbox):
-        summary = summarise(columns, horizon_s=horizon / 1e9, warmup_s=settings.warmup)
+        summary = summarise(columns, horizon_s=horizon / 1e9, warmup_s=settings.warmup, slo=settings.objectives)
         return with_not_arrived(summary, len(trace) - len(columns["id"])) | dict.fromkeys(SUMMARY), None
     sessions, alone = inbox.sessions, prepared.alone(trace, settings)
     members = sessions.members
@@ -171,4 +172,5 @@ def measures(
         columns, sessions.names, members, sessions.abandoned, horizon_s=horizon / 1e9, at_once=settings.sessions,
         warmup_s=settings.warmup, after=sessions.repeats,
         alone=[alone.program[rows[0]] for rows in members], alone_turn=alone.turn,
+        slo=settings.objectives,
     )  # fmt: skip

@@ -8,29 +8,23 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from fastserve import predictors
-from fastserve.policies.spec import PolicyLike, PolicySpec, check_labels, facts_told, told_apart
+from fastserve.policies.spec import PolicyLike, PolicySpec, facts_told, told_apart
 from fastserve.routers import RouterError
-from fastserve.routers.spec import RouterLike, RouterSpec
+from fastserve.routers.spec import RouterLike
 from fastserve.sched.errors import ObserverError, PolicyError
-from fastserve.workload import Synthesis, Trace, read_trace
-from fastserve.workload.content import unit_of
-from fastserve.workload.seeds import ONE_OF_THE_TWO, RESAMPLES, SeedSource, source_of
-from fastserve.workload.session import SessionSettings
-from sim.cluster.settings import FIELDS as CLUSTER
-from sim.compiled import brain
-from sim.parts import prepare, row
-from sim.prefix_cache import decided
+from fastserve.workload import Synthesis, Trace
+from fastserve.workload.seeds import RESAMPLES, SeedSource
+from sim.asked import check, policies, ready, routed, seed_numbers, sustained, workload
+from sim.parts import row
 from sim.prepared import Prepared
 from sim.report.document import document, table, write_out
 from sim.report.run import Run
 from sim.run import run_one
 from sim.settings import Settings
-from sim.sustained import sustained_rate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -149,60 +143,17 @@ def replay(
     when a policy breaks; ObserverError when an observer does. After Ctrl-C returns what has finished.
     """
     chosen = (settings or Settings()).with_(**changes)
-    specs = told_apart([PolicySpec.of(entry) for entry in (policy if isinstance(policy, list | tuple) else [policy])])
-    if not specs:
-        raise ValueError("give at least one policy")
-    if router is not None:
-        given = router if isinstance(router, list | tuple) else [router]
-        if not given:
-            raise ValueError("give at least one router")
-        variants = [chosen.with_(router=RouterSpec.of(entry)) for entry in given]
-    else:
-        variants = [chosen]
+    specs = told_apart(policies(policy))
+    variants = routed(chosen, router)
     rows = check(specs, variants)
-    numbers = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-    if not numbers or len(set(numbers)) < len(numbers):
-        raise ValueError(f"seeds {numbers}: give at least one, and each once")
-    if isinstance(trace, str | Path):
-        trace = read_trace(trace, rate=chosen.rate or (1.0 if chosen.load else None), **dict(reading or {}))
-    elif reading:
-        raise ValueError(f"there is no file to be read here: {', '.join(reading)} belong to read_trace()")
-    if trace is None or isinstance(trace, Trace):
-        source = source_of(trace, synth, resample=resample, num_requests=num_requests, seeds=max(numbers) + 1)
-    elif synth is not None:
-        raise ValueError(ONE_OF_THE_TWO)
-    else:
-        source = trace
-    typical = source.typical()
-    if chosen.load is not None and len(typical) < 2:
-        raise ValueError("one request has no rate, so there is no load to set: give two or more")
-    hardware = chosen.hardware()
-    chosen.check_load(typical, chosen.load)
-    waits = chosen.waits(typical)
-    sustained = None if waits else sustained_rate(typical, chosen)
-    if chosen.load is not None and sustained is not None:
-        source = source.at_rate(chosen.load * sustained)
-    elif chosen.rate is not None:
-        source = source.at_rate(chosen.rate)
-    first = source.trace(numbers[0])
-    chosen = decided(chosen, first)
-    if chosen.prefix_cache == "on" and first.hash_ids is not None:
-        chosen = chosen.with_(prefix_tokens=unit_of(first, hardware.memory.block_tokens, chosen.prefix_tokens))
-    shown: dict[str, Any] = {"trace": first.name} | ({} if source.recipe is None else {"synth": str(source.recipe)})
-    shown |= {"brain": brain()} | chosen.shown(hardware)
-    shown["rate"] = source.rate if source.rate < float("inf") and not waits else None
-    shown["load"] = None if shown["rate"] is None or sustained is None else source.rate / sustained
-    if not chosen.in_sessions(first):
-        for entry in fields(SessionSettings):
-            del shown[entry.name]
-    shown["seeds"] = numbers
-    shown["resample"], shown["resampled"], shown["samples"] = source.how, source.words, source.samples(max(numbers) + 1)
-    if first.dropped:
-        shown["dropped_rows"] = dict(first.dropped)
-    del shown["router"]  # each run has its own
-    if not variants[0].in_cluster:
-        for name in CLUSTER:
-            shown.pop(name, None)
+    numbers = seed_numbers(seeds)
+    source = workload(
+        trace, synth, chosen,
+        reading=reading, num_requests=num_requests, resample=resample, seeds=max(numbers) + 1,
+    )  # fmt: skip
+    made = ready(source, chosen, numbers[0], sustained(source, chosen))
+    source, chosen, first = made.source, made.settings, made.first
+    shown = made.shown(numbers, variants[0].in_cluster)
     shown |= facts_told(specs * len(variants), rows, first.facts)
     tasks = [
         (spec, chosen.with_(router=variant.router), seed) for variant in variants for spec in specs for seed in numbers
@@ -227,26 +178,6 @@ def replay(
 def _names(run: Run) -> dict[str, object]:
     """Policy, label and seed of a run, for the first columns."""
     return {"policy": run.policy, "label": run.label, "seed": run.seed}
-
-
-def check(specs: Sequence[PolicySpec], variants: Sequence[Settings]) -> list[str]:
-    """Validates before a run; returns the labels of the rows. variants: the settings, with each router. Raises
-    ValueError or FileNotFoundError.
-    """
-    rows = []
-    for settings in variants:
-        if settings.in_cluster:
-            settings.router_spec.check()
-        predictors.check(settings.predictor)
-        for number in range(settings.replicas):
-            own = settings.of_replica(number)
-            hardware = own.hardware()
-            for spec in specs:
-                prepare(spec, own)
-                own.scheduler(spec.fresh(), hardware, longest=1, context=1)
-        rows += [row(spec, settings) for spec in specs]
-    check_labels(rows)
-    return rows
 
 
 def _run_all(

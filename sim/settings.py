@@ -9,6 +9,7 @@ from typing import Any
 
 from fastserve.hardware import DEFAULT, Hardware, Link, Memory, load_hardware
 from fastserve.hardware.machine_times import MachineTimes
+from fastserve.metrics.slo import Slo
 from fastserve.sched import config
 from fastserve.sched.checks import at_least, check_names, renamed, seconds
 from fastserve.sched.config import Blocks, SchedulerConfig
@@ -54,6 +55,9 @@ class Settings(ClusterSettings, SessionSettings, SchedulerConfig):
     """rate over the saturated fcfs throughput with the same settings; excludes rate"""
     warmup: float = 0.0
     """seconds of arrivals at the start that are excluded from measures"""
+    slo: str | None = None
+    """objectives of requests that bring none of their own: ttft=1s,tpot=0.1s,e2e=30s; they are measured by, and
+    policies are not told"""
     max_backlog: int | None = None
     """a run with more live jobs than this is stopped, censored and marked as collapsed"""
 
@@ -72,6 +76,8 @@ class Settings(ClusterSettings, SessionSettings, SchedulerConfig):
             seconds(name, getattr(self, name))
         at_least("max_backlog", self.max_backlog, 1)
         parse(self.speculate)
+        if self.slo is not None:
+            object.__setattr__(self, "slo", str(Slo.parse(self.slo)))
         for name in ("kv_tokens", "host_tokens"):
             value = getattr(self, name)
             if value not in (PRESET, UNLIMITED) and not (isinstance(value, int) and value >= 0):
@@ -104,6 +110,11 @@ class Settings(ClusterSettings, SessionSettings, SchedulerConfig):
     def guesses(self) -> Guesses | None:
         """What is guessed; None where nothing is. Raises OSError or ValueError for a file."""
         return parse(self.speculate)
+
+    @property
+    def objectives(self) -> Slo:
+        """Of requests that bring none of their own."""
+        return Slo() if self.slo is None else Slo.parse(self.slo)
 
     @property
     def coming(self) -> SessionSettings:

@@ -16,16 +16,22 @@ import json
 import os
 import sys
 import textwrap
-from collections.abc import Sequence
-from dataclasses import asdict
-from typing import NoReturn
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from typing import Any, Final, NoReturn
 
 from fastserve.cli.trace_arguments import add_reading, beyond_context, reading_of, tell, too_long
 from fastserve.hardware import load_hardware
 from fastserve.workload import Trace, TraceError, describe, profile_names, read_trace, synthesise, write_trace
+from fastserve.workload.arrivals import EXAMPLES
 from fastserve.workload.seeds import recipe_of
-from fastserve.workload.statistics import Description, Lengths, Programs, Times
+from fastserve.workload.statistics import Description, Lengths, Programs, Promised, Times
+from fastserve.workload.synthesis import Synthesis
 from fastserve.workload.write import FORMATS, lines
+
+DEFAULTS: Final[dict[str, Any]] = {field.name: field.default for field in fields(Synthesis)}
+OTHERWISE: Final = {"n": "num_requests"}
+"""Key of a synthetic workload -> the flag that says the same, where it has another name."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -61,14 +67,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _synthesised(args: argparse.Namespace) -> Trace:
+    given: dict[str, Any] = {
+        key: value for key in DEFAULTS if (value := getattr(args, OTHERWISE.get(key, key))) is not None
+    }
     if args.synth is not None:
-        if args.rate is not None:
-            raise TraceError("--synth holds the rate too; give --rate without --synth, or rate= within it")
+        for key in given:
+            flag = OTHERWISE.get(key, key).replace("_", "-")
+            raise TraceError(f"--synth holds the {flag} too; give --{flag} without --synth, or {key}= within it")
         return recipe_of(args.synth).trace(args.seed)
     if args.rate is None:
         raise TraceError("give --rate R (requests/s), or a whole workload with --synth")
-    recipe = {key: getattr(args, key) for key in ("rate", "arrivals", "lengths", "prompt", "output", "seed")}
-    return synthesise(args.num_requests, **recipe)
+    return synthesise(given.pop("n", DEFAULTS["n"]), seed=args.seed, **given)
 
 
 def _silence_stdout() -> None:
@@ -104,7 +113,9 @@ def _parser() -> _Parser:
 
     command = commands.add_parser("synthesise", help="a trace from an arrival process and a distribution of lengths")
     _add_writing(command)
-    command.add_argument("-n", "--num-requests", "--num-prompts", type=int, default=1000, metavar="N")
+    command.add_argument(
+        "-n", "--num-requests", "--num-prompts", type=int, metavar="N", help=f"(default: {DEFAULTS['n']})"
+    )
     command.add_argument("--rate", "--request-rate", type=float, metavar="R", help="requests/s")
     command.add_argument(
         "--synth",
@@ -112,21 +123,20 @@ def _parser() -> _Parser:
         help="all of it in one, as python -m sim takes it: n=1000,rate=2,... or agents:programs=36,turns=...,think=... "
         "(fastserve/workload/agents.py lists the keys)",
     )
-    command.add_argument(
-        "--arrivals",
-        default="poisson",
-        metavar="SPEC",
-        help="poisson, gamma:cv=4, onoff:on=10,off=30 (mean seconds) or deterministic (default: %(default)s)",
-    )
+    command.add_argument("--arrivals", metavar="SPEC", help=f"{EXAMPLES} (default: {DEFAULTS['arrivals']})")
     command.add_argument(
         "--lengths",
-        default="profile:azure-conv-2023",
         metavar="SPEC",
         help="prompt and output tokens: lognormal:MU,SIGMA,LO,HI, zipf:THETA,LO,HI, fixed:N or profile:NAME with NAME "
-        f"one of {', '.join(profile_names())} (default: %(default)s)",
+        f"one of {', '.join(profile_names())} (default: {DEFAULTS['lengths']})",
     )
     command.add_argument("--prompt", metavar="SPEC", help="distribution of prompt lengths alone")
     command.add_argument("--output", metavar="SPEC", help="distribution of output lengths alone")
+    command.add_argument("--priorities", metavar="SPEC", help="PRIORITY:SHARE, ... as 0:0.8/1:0.15/2:0.05")
+    command.add_argument("--clients", metavar="SPEC", help="zipf:n=20,s=1.1: client k of n sends a share as k^-s")
+    command.add_argument(
+        "--classes", metavar="SPEC", help="NAME:SHARE:OBJECTIVES, ... as chat:0.7:ttft=1s,tpot=0.1s/batch:0.3:e2e=60s"
+    )
     command.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     return parser
 
@@ -197,7 +207,8 @@ def _page(trace: Trace, found: Description, latency: str | None) -> str:
         f"{trace.name}   ({trace.source})",
         f"  requests     {found.n:,} in {found.span_s:,.1f} s, {number(found.rate_rps, 3)} requests/s",
         f"  gaps         CV {number(found.gap_cv)}, D(10) {number(found.dispersion_10s, 1)}, "
-        f"busiest minute {number(found.peak_60s)} x the mean",
+        f"busiest minute {number(found.peak_60s)} x the mean"
+        + (f", hour {number(found.peak_3600s)} x" if found.peak_3600s is not None else ""),
         f"  tokens       {'mean':>9}{'p50':>9}{'p90':>9}{'p99':>9}{'max':>9}",
     ]
     for side, tokens in (("prompt", found.prompt), ("output", found.output)):
@@ -210,6 +221,10 @@ def _page(trace: Trace, found: Description, latency: str | None) -> str:
         shares = ", ".join(f"{100 * rows / found.n:.0f}" for rows in list(found.clients.values())[:5])
         largest = f", the largest send {shares} % of the requests" if shares else ""
         page.append(f"  clients      {len(found.clients):,}{largest}{_unnamed(found.without_client)}")
+    if found.priorities is not None:
+        page += _wrapped(f"priorities {_shares(found.priorities, found.n)}; the smaller, the more urgent")
+    if found.classes is not None:
+        page += _classes(found.classes, found.n)
     if found.programs is not None:
         page.append(f"  programs     {found.programs:,}{_unnamed(found.without_program)}")
     if found.sessions is not None:
@@ -226,6 +241,25 @@ def _page(trace: Trace, found: Description, latency: str | None) -> str:
         page += _wrapped(beyond_context(trace, latency) or f"context every request fits the model of {latency}")
     page.append(f"  digest       {found.digest}")
     return "\n".join(page)
+
+
+def _shares(counts: Mapping[Any, int], n: int) -> str:
+    told = [f"{name} {100 * rows / n:.3g} %" for name, rows in list(counts.items())[:8]]
+    return ", ".join(told) + (f" and {len(counts) - 8:,} others" if len(counts) > 8 else "")
+
+
+def _classes(found: Mapping[str, Promised], n: int) -> list[str]:
+    """A line per class of service, and what its requests are promised."""
+    lines = []
+    for name, of in list(found.items())[:8]:
+        spans = {"ttft": of.ttft_s, "tpot": of.tpot_s, "e2e": of.e2e_s}
+        told = [f"{key} {'-'.join(f'{time:g}' for time in sorted(set(span)))} s" for key, span in spans.items() if span]
+        what = "classes" if name or len(found) > 1 else "objectives"
+        lines.append(
+            f"  {'' if lines else what:<13}{name or ('of no class' if len(found) > 1 else 'all')}: "
+            f"{100 * of.n / n:.3g} %, {', '.join(told) or 'no objectives'}"
+        )
+    return lines + ([f"{'':<15}and {len(found) - 8:,} other classes"] if len(found) > 8 else [])
 
 
 def _sessions(found: Programs) -> list[str]:
@@ -258,7 +292,7 @@ def _unnamed(requests: int) -> str:
 def _wrapped(text: str) -> list[str]:
     """A sentence of a reading, its first word as a heading where it is one of the page's."""
     head, _, rest = text.partition(" ")
-    if head not in ("read", "ignored"):
+    if head not in ("read", "ignored", "priorities"):
         head, rest = "note", text
     return textwrap.wrap(rest, 118, initial_indent=f"  {head:<13}", subsequent_indent=" " * 15, break_long_words=False)
 

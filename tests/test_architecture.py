@@ -26,7 +26,7 @@ ARROWS: dict[str, set[str]] = {
     "policies": {"sched"},
     "routers": {"sched"},
     "predictors": {"sched"},
-    "workload": {"sched", "predictors"},
+    "workload": {"sched", "predictors", "metrics"},
     "metrics": {"sched"},
     "observers": {"sched", "hardware"},
     "flightlog": {"sched", "policies", "routers", "hardware"},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -18,12 +18,12 @@ from fastserve.workload import Trace, read_trace, synthesise
 from fastserve.workload.programs import repeated
 from fastserve.workload.seeds import SeedSource, source_of
 from fastserve.workload.synthesis import CALIBRATION
+from sim.capacity import Aim, Observe, Search
 from sim.prepared import Prepared
 from sim.report.run import Run
 from sim.run import run_one
 from sim.settings import Settings
 from sim.sustained import sustained_rate
-from sim.world import World
 
 TIMES = "program_times"
 """Where the numbers of a case have the time of each program that was completed, by name, s."""
@@ -160,9 +160,7 @@ class Row:
     numbers: Numbers
 
 
-def replayed(
-    case: Case, rate: float | None = None, observe: Callable[[World, Trace, float], None] | None = None
-) -> Run:
+def replayed(case: Case, rate: float | None = None, observe: Observe | None = None) -> Run:
     """The run of a case, its records included.
 
     rate: overrides the case's; paced programs have none. observe: called before the run with the world, its trace, and
@@ -192,6 +190,27 @@ def simulate(case: Case) -> Numbers:
     numbers["rate"], numbers["load"] = rate, rate / case.workload.sustained_rate(case.settings)
     numbers["samples"] = case.workload.samples
     return numbers
+
+
+def search(
+    case: Case, measures: Mapping[str, Callable[[Run], float | None]], objective: float, aim: Aim | None = None
+) -> Numbers:
+    """The first rate at which each measure exceeds its objective, by bisection on one seed.
+
+    aim: what a run that exceeds every objective is certain to miss; it is then stopped early, which changes no result.
+    options: highest and lowest, in units of the sustained rate, and tolerance, relative.
+    NAME_rate is None where the lowest rate already fails; NAME_censored: not even the highest does, and
+    NAME_rate is that rate.
+    """
+    sustained = case.workload.sustained_rate(case.settings)
+    low, high = case.options.get("lowest", 0.4) * sustained, case.options["highest"] * sustained
+    runs = Search(lambda rate, observe: replayed(case, rate, observe), measures, aim)
+    found: Numbers = {"sustained_rps": sustained}
+    for name in measures:
+        largest = runs.largest(name, objective, low, high, steps=6, tolerance=case.options["tolerance"])
+        found[f"{name}_rate"], found[f"{name}_censored"] = largest
+    found["runs"], found["cut_short"] = len(runs.tried), runs.cut
+    return found
 
 
 def status(numbers: Numbers) -> str:

@@ -20,33 +20,31 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any
 
 from experiments._lib.case import Case, Numbers, Row, simulate, to_json
 from experiments._lib.claim import Claim
-from fastserve.atomic_files import OutputError, atomically
+from fastserve.atomic_files import OutputError
 from fastserve.formats import check, stamp
 from fastserve.workload import TraceError
 from sim.report.provenance import fingerprint, provenance
-
-T = TypeVar("T")
+from sim.sweep.pool import POOLS, computed
+from sim.sweep.progress import progress
+from sim.sweep.store import Cases, digest, write
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "results"
 SCALES = ("smoke", "small", "paper")
-POOLS = ("local", "ray", "dask")
 LIVE = (
     "agents_live", "batching_gain", "fidelity", "fidelity_llamacpp", "fidelity_onnx",
     "fidelity_upstream", "fidelity_vllm", "in_front_of", "live_headline", "routers_live", "vllm_live",
 )  # fmt: skip
 """experiments on the live engine: results depend on the machine, so they run only by name and are not checked"""
-ROUND = 8
-"""cases for each core of a cluster that return together"""
 PRESENTING = ("plot", "claims", "published", "plan", "joined", "told", "gains", "_steady")
 """functions of an experiment that only present results: editing them reruns nothing"""
 
@@ -76,7 +74,7 @@ def load(experiment: str) -> ModuleType:
     """The module experiments/EXPERIMENT.py: SCALES, cases(), claims(), plot(), perhaps run(); and its docstring.
 
     Optional: plan(cases), a sentence printed before they run, joined(rows), a transformation of its rows, and USES, the
-    files of _lib that its numbers depend on beyond case.py and search.py.
+    files of _lib that its numbers depend on beyond case.py.
     """
     return importlib.import_module(f"experiments.{experiment}")
 
@@ -94,10 +92,10 @@ def run_id(experiment: str, scale: str, cases: Sequence[Case]) -> str:
     own = hashlib.sha256()
     here = Path(__file__).parent
     used: Sequence[str] = getattr(module, "USES", ())
-    for path in (Path(str(module.__file__)), here / "case.py", here / "search.py", *[here / name for name in used]):
+    for path in (Path(str(module.__file__)), here / "case.py", *[here / name for name in used]):
         own.update(_computing(path).encode())
     key = [experiment, to_json(module.SCALES[scale]), [to_json(case) for case in cases], fingerprint(), own.hexdigest()]
-    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    return digest(key, 16)
 
 
 def _computing(path: Path) -> str:
@@ -113,7 +111,7 @@ def _computing(path: Path) -> str:
 
 def case_id(case: Case) -> str:
     """Name of a case's file within its run."""
-    return hashlib.sha256(json.dumps(to_json(case), sort_keys=True).encode()).hexdigest()[:20]
+    return digest(to_json(case))
 
 
 def compute(experiment: str, case: Case) -> tuple[Numbers, float]:
@@ -142,18 +140,19 @@ def sweep(
             "settings": to_json(settings),
             "provenance": provenance(),
         }
-        _write(folder / "run.json", about)
-        missing = {name: case for name, case in wanted.items() if not (folder / "cases" / f"{name}.json").exists()}
+        write(folder / "run.json", about)
+        store = Cases(folder)
+        missing = {name: wanted[name] for name in store.missing(wanted)}
         plan: Callable[[Sequence[Case]], str] | None = getattr(module, "plan", None)
         if plan is not None and missing:
             print(f"{experiment}: {plan(list(missing.values()))}", file=sys.stderr, flush=True)
         results = _computed(experiment, missing, jobs, pool, address)
-        for name, (numbers, seconds) in _progress(results, experiment, len(cases), len(cases) - len(missing)):
+        for name, (numbers, seconds) in progress(results, experiment, len(cases), len(cases) - len(missing)):
             kept = {"at": to_json(wanted[name].at), "seed": wanted[name].seed, "numbers": numbers, "seconds": seconds}
-            _write(folder / "cases" / f"{name}.json", kept, indent=None)
-        entries = [json.loads((folder / "cases" / f"{name}.json").read_text(encoding="utf-8")) for name in wanted]
+            store.write(name, kept)
+        entries = [store.read(name) for name in wanted]
         total = sum(entry.pop("seconds") for entry in entries)
-        _write(there, about | {"seconds": total, "rows": entries}, indent=None)
+        write(there, about | {"seconds": total, "rows": entries}, indent=None)
     # Read from this folder: the source, and with it the run-id, may have changed during the run.
     outcome = _read(experiment, scale, there)
     if not list(folder.glob("*.pdf")) or _older(folder, Path(str(module.__file__))):
@@ -203,78 +202,13 @@ def _scale(summary: Path) -> str:
         return ""
 
 
-def _write(path: Path, value: Any, indent: int | None = 1) -> None:
-    with atomically(path) as draft:
-        draft.write_text(json.dumps(to_json(value), indent=indent, allow_nan=False) + "\n", encoding="utf-8")
-
-
 def _computed(
     experiment: str, cases: dict[str, Case], jobs: int | None, pool: str, address: str | None
 ) -> Iterator[tuple[str, tuple[Numbers, float]]]:
-    if experiment in LIVE and pool != "local":
+    live = experiment in LIVE
+    if live and pool != "local":
         raise ValueError(f"{experiment} measures this machine's live engine: leave --pool {pool} out")
-    workers = 1 if experiment in LIVE else jobs or os.cpu_count() or 1
-    if pool != "local":
-        yield from _on_cluster(experiment, cases, jobs, pool, address)
-    elif workers < 2 or len(cases) < 2:
-        for name, case in cases.items():
-            yield name, compute(experiment, case)
-    else:
-        with ProcessPoolExecutor(min(workers, len(cases))) as workshop:
-            try:
-                futures = {workshop.submit(compute, experiment, case): name for name, case in cases.items()}
-                for future in as_completed(futures):
-                    yield futures[future], future.result()
-            except BaseException:
-                workshop.shutdown(wait=False, cancel_futures=True)
-                raise
-
-
-def _on_cluster(
-    experiment: str, cases: dict[str, Case], jobs: int | None, pool: str, address: str | None
-) -> Iterator[tuple[str, tuple[Numbers, float]]]:
-    """The same cases through one of joblib's pools, on all its cores unless `jobs` says how many.
-
-    Results are stored as they arrive; from a pool that cannot return them one by one (Ray), in rounds.
-    """
-    try:
-        import joblib
-
-        if pool == "ray":
-            import ray
-            from ray.util.joblib import register_ray
-
-            if not ray.is_initialized():
-                ray.init(address=address, runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}}, log_to_driver=False)
-            register_ray()
-        elif pool == "dask":
-            from dask.distributed import Client
-
-            Client(address)
-    except ImportError as error:
-        raise ValueError(
-            f"--pool {pool} needs {error.name}, which is not installed: pip install -e '.[cluster]'"
-        ) from None
-
-    def named(name: str, case: Case) -> tuple[str, tuple[Numbers, float]]:
-        return name, compute(experiment, case)
-
-    work = [joblib.delayed(named)(name, case) for name, case in cases.items()]
-    with joblib.parallel_config(backend=pool, n_jobs=jobs or -1):
-        if joblib.parallel.get_active_backend()[0].supports_return_generator:
-            yield from joblib.Parallel(return_as="generator_unordered", batch_size=1)(work)
-            return
-        size = ROUND * joblib.effective_n_jobs(jobs or -1)
-        for first in range(0, len(work), size):
-            yield from joblib.Parallel(batch_size=1)(work[first : first + size])
-
-
-def _progress(items: Iterable[T], title: str, total: int, done: int) -> Iterator[T]:
-    """A progress bar on stderr; without a terminal, a line at the start and one a minute."""
-    from tqdm import tqdm
-
-    every = {"mininterval": 0.5} if sys.stderr.isatty() else {"mininterval": 60.0, "ncols": 90}
-    yield from tqdm(items, desc=title, total=total, initial=done, unit="case", file=sys.stderr, **every)
+    yield from computed(partial(compute, experiment), cases, jobs=1 if live else jobs, pool=pool, address=address)
 
 
 def main(experiment: str, arguments: Sequence[str] | None = None) -> int:

@@ -206,6 +206,7 @@ class Result:
             "client": request.client,
             "program": request.program,
             "priority": request.priority,
+            "slo_class": request.slo_class,
             **dict(zip(("ttft_slo", "tpot_slo", "e2e_slo"), request.slo.seconds(), strict=True)),
         }
         return known | {

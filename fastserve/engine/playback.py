@@ -172,6 +172,8 @@ class _Player:
         if self.trace.program is not None:
             turns = turns_of(self.trace)
             columns["turn"][:] = [turns[row] for row in columns["id"].tolist()]
+        if self.trace.slo_class is not None:
+            columns["slo_class"][:] = [self.trace.slo_class[row] for row in columns["id"].tolist()]
         return columns
 
     def _come(self, arrivals: Sequence[tuple[int, int]]) -> None:

@@ -1,6 +1,7 @@
 """Latency models with the memory and the link of a machine, loaded from and saved to JSON with their provenance.
 
-Read: base, linear, table, roofline (latency models), memory, hardware, catalogue.
+Read: base, linear, table (latency models), shape, interconnect, roofline (another, from sizes), memory, hardware,
+catalogue.
 """
 
 from fastserve.hardware.base import LatencyModel
@@ -13,9 +14,11 @@ from fastserve.hardware.hardware import (
     roofline,
     rooflines,
 )
+from fastserve.hardware.interconnect import Interconnect
 from fastserve.hardware.linear import DecodePiece, LinearLatency, PrefillFit
 from fastserve.hardware.memory import Link, Memory
-from fastserve.hardware.roofline import Device, ModelConfig, RooflineLatency
+from fastserve.hardware.roofline import Device, RooflineLatency
+from fastserve.hardware.shape import Experts, Latents, ModelConfig
 from fastserve.hardware.table import DecodePoint, PrefillPoint, TableLatency
 
 __all__ = [
@@ -23,8 +26,11 @@ __all__ = [
     "DecodePiece",
     "DecodePoint",
     "Device",
+    "Experts",
     "Hardware",
+    "Interconnect",
     "LatencyModel",
+    "Latents",
     "LinearLatency",
     "Link",
     "Memory",

@@ -13,6 +13,8 @@ from fastserve.hardware.base import LatencyModel
 from fastserve.hardware.json_fields import Fields
 from fastserve.hardware.memory import Link, Memory, read_link, read_memory
 from fastserve.hardware.registry import latency_from_json
+from fastserve.hardware.roofline import RooflineLatency
+from fastserve.hardware.shape import ModelConfig
 
 DEFAULT = "opt-13b-a100"
 """The preset where no machine is named."""
@@ -97,42 +99,72 @@ def rooflines() -> dict[str, str]:
     """roofline:MODEL/DEVICE for every pair of the catalogue that fits, with one line on each."""
     found = catalogue.read_catalogue()
     return {
-        f"{catalogue.PREFIX}{model}/{device}": _roofline_about(found, model, device)
-        for model in found.models
-        for device in found.accelerators
-        if found.pool_tokens(model, device)
+        f"{catalogue.PREFIX}{name}/{device}": roofline_about(name, model.shape, device, accelerator, 1)
+        for name, model in found.models.items()
+        for device, accelerator in found.accelerators.items()
+        if accelerator.pool_tokens(model.shape)
     }
 
 
 def roofline(model: str, device: str) -> Hardware:
-    """Untuned estimate of a catalogued model on a catalogued device; ValueError lists the valid names."""
+    """Untuned estimate of a catalogued model on a catalogued device; ValueError lists the valid names.
+
+    device: a name; several as one, 4xa100-80g; or a group that shares the model by tensors, h100*8.
+    """
     found = catalogue.read_catalogue()
     if model not in found.models:
         raise ValueError(f"no roofline for the model {model!r}; models: {', '.join(found.models)}")
     try:
-        accelerator = found.accelerator(device)
+        accelerator, devices = found.group(device)
     except KeyError:
         known = ", ".join(found.accelerators)
         raise ValueError(
-            f"no roofline for the device {device!r}; devices: {known}, or several as one: 4xa100-80g"
+            f"no roofline for the device {device!r}; devices: {known}, several of one as a group: h100*8, or several "
+            "as one: 4xa100-80g"
         ) from None
-    return Hardware(
-        found.latency(model, device),
-        found.memory(model, device),
-        accelerator.link,
-        _roofline_about(found, model, device),
-        found.contexts[model],
-    )
+    known_as = found.models[model]
+    about = roofline_about(model, known_as.shape, device, accelerator, devices)
+    name = f"{catalogue.PREFIX}{model}/{device}"
+    sources = " ".join(text for text in (found.provenance, known_as.source, accelerator.source) if text)
+    who = f"{model} does not fit {device}"
+    return estimate(known_as.shape, accelerator, devices, name, about, sources, known_as.context, who)
 
 
-def _roofline_about(found: catalogue.Catalogue, model: str, device: str) -> str:
-    tokens, note = found.pool_tokens(model, device), found.accelerator(device).about
-    on = device if device not in found.accelerators else f"one {device}"
-    return f"{model} on {on} ({note}): untuned roofline, pool of {tokens:,} tokens"
+def estimate(
+    shape: ModelConfig,
+    accelerator: catalogue.Accelerator,
+    devices: int,
+    name: str,
+    about: str = "",
+    provenance: str = "",
+    context: int | None = None,
+    unfit: str = "the model does not fit the device",
+) -> Hardware:
+    """The roofline of a model on so many devices of a kind, with the pools and the links of all of them.
+
+    unfit: how the error begins where the weights leave no room for KV.
+    """
+    latency = RooflineLatency(shape, accelerator.device, name, provenance, devices, accelerator.interconnect)
+    memory = accelerator.memory(shape, devices, unfit)
+    return Hardware(latency, memory, accelerator.links(devices), about, context)
+
+
+def roofline_about(
+    model: str, shape: ModelConfig, device: str, accelerator: catalogue.Accelerator, devices: int
+) -> str:
+    """The one line on it."""
+    if devices > 1:
+        on = f"{device} ({accelerator.about}, tensor parallel)"
+    else:
+        on = f"{'' if ', as one' in accelerator.about else 'one '}{device.removesuffix('*1')} ({accelerator.about})"
+    tokens = accelerator.pool_tokens(shape, devices)
+    return f"{model} on {on}: untuned roofline, pool of {tokens:,} tokens"
 
 
 def load_hardware(name_or_path: str | PathLike[str]) -> Hardware:
     """A preset by name, roofline:MODEL/DEVICE, or a JSON file by path (one named as a preset is: write ./name).
+
+    docs/machines.md has the keys of such a file.
 
     FileNotFoundError lists the presets; ValueError tells what is wrong inside a file or a roofline's name.
     """

@@ -52,6 +52,13 @@ class Fields:
             raise ValueError(f"{self.where}: '{key}' must be above 0, got {value!r}")
         return value
 
+    def share(self, key: str) -> float:
+        """Of a peak: above 0 and at most 1, which it is where the key is absent."""
+        value = self.positive(key, 1.0)
+        if value > 1:
+            raise ValueError(f"{self.where}: '{key}' is a share of the peak, at most 1, got {value!r}")
+        return value
+
     def integer(self, key: str, default: int | None = None, least: int = 0) -> int:
         """A whole number >= least; 56e9 counts as whole."""
         value = self.number(key, default)

@@ -6,101 +6,99 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from fastserve.hardware.base import LatencyModel, steps_on_line
+from fastserve.hardware.interconnect import REDUCES_PER_LAYER, Interconnect, read_interconnect
 from fastserve.hardware.json_fields import Fields
-
-
-@dataclass(frozen=True, slots=True)
-class ModelConfig:
-    """The shape of a dense decoder. mlp_matrices: 3 for a gated MLP, 2 for a plain one; head_size is in numbers.
-
-    kv_size: numbers that a token keeps in each layer, where these are not the keys and values of its heads, as the
-    latents of multi-head latent attention (MLA); 0: they are.
-    """
-
-    layers: int
-    hidden: int
-    heads: int
-    kv_heads: int
-    head_size: int
-    intermediate: int
-    vocab: int
-    mlp_matrices: int = 3
-    tied_embeddings: bool = False
-    dtype_bytes: int = 2
-    kv_size: int = 0
-
-    @property
-    def layer_parameters(self) -> int:
-        """Of all layers together, biases and norms left out."""
-        attention = 2 * self.hidden * self.head_size * (self.heads + self.kv_heads)
-        return self.layers * (attention + self.mlp_matrices * self.hidden * self.intermediate)
-
-    @property
-    def head_parameters(self) -> int:
-        """Of the output projection."""
-        return self.hidden * self.vocab
-
-    @property
-    def weight_bytes(self) -> int:
-        """What the weights occupy, the input embedding included."""
-        embeddings = self.head_parameters * (1 if self.tied_embeddings else 2)
-        return (self.layer_parameters + embeddings) * self.dtype_bytes
-
-    @property
-    def kv_bytes_per_token(self) -> int:
-        return self.layers * (self.kv_size or 2 * self.kv_heads * self.head_size) * self.dtype_bytes
+from fastserve.hardware.shape import Experts, ModelConfig, read_model
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """Peak rates as the vendor states them, the share of them that is reached, and a fixed cost of each iteration."""
+    """Peak rates as the vendor states them, the share of them that is reached, and a fixed cost of each iteration.
+
+    flops_per_s: of 16-bit numbers. fp8_flops_per_s: of weights of 8 bits; 0: they are computed as 16 bits.
+    """
 
     flops_per_s: float
     bytes_per_s: float
     compute_efficiency: float = 1.0
     memory_efficiency: float = 1.0
     overhead_ms: float = 0.0
+    fp8_flops_per_s: float = 0.0
 
 
 class RooflineLatency(LatencyModel):
     """overhead + max(compute, memory) over the whole iteration, no overlap lost and none gained between its kernels.
 
-    compute: 2 FLOP for each weight and token (the output projection once per sequence or chunk), 4 FLOP for each
-    attended pair, head number and layer. memory: the weights once, the KV of each decoding job once, the KV of a
-    chunk's whole prefix once, each new token's KV once. Activations are left out.
+    compute: 2 FLOP for each weight that a token goes through (the output projection once per sequence or chunk), and
+    for each attended pair and layer what its heads take. memory: the weights once, of experts those that somebody goes
+    through; the KV of each decoding job once, the KV of a chunk's whole prefix once, each new token's KV once.
+    Activations are left out.
+
+    Of `devices` devices, tensor parallel, each does its share of both, and then they wait for two all-reduces a layer.
+    How many experts are touched: as many as tokens that choose theirs uniformly would touch in the mean.
     """
 
-    def __init__(self, model: ModelConfig, device: Device, name: str = "roofline", provenance: str = "") -> None:
+    def __init__(
+        self,
+        model: ModelConfig,
+        device: Device,
+        name: str = "roofline",
+        provenance: str = "",
+        devices: int = 1,
+        interconnect: Interconnect | None = None,
+    ) -> None:
         super().__init__(name, provenance)
+        check_group(model, devices, interconnect, name)
         self.model = model
         self.device = device
-        ps_per_flop = 1e12 / (device.flops_per_s * device.compute_efficiency)
+        self.devices = devices
+        self.interconnect = interconnect
+        rate = device.fp8_flops_per_s if model.weight_bits == 8 else 0.0
+        ps_per_flop = 1e12 / (device.flops_per_s * device.compute_efficiency) / devices
+        ps_per_product = 1e12 / ((rate or device.flops_per_s) * device.compute_efficiency) / devices
         ps_per_byte = 1e12 / (device.bytes_per_s * device.memory_efficiency)
         self._overhead = round(device.overhead_ms * 1e9)
-        self._token = round(2 * model.layer_parameters * ps_per_flop)
+        self._token = round(2 * model.active_parameters * ps_per_product)
         self._sample = round(2 * model.head_parameters * ps_per_flop)
-        self._pair = round(4 * model.layers * model.heads * model.head_size * ps_per_flop)
-        self._weights = max(
-            1, round((model.layer_parameters + model.head_parameters) * model.dtype_bytes * ps_per_byte)
-        )
-        self._kv = round(model.kv_bytes_per_token * ps_per_byte)
+        full = model.layers - model.window_layers
+        self._pair = round(full * model.pair_flops(decode=True) * ps_per_flop)
+        self._prefill_pair = round(full * model.pair_flops(decode=False) * ps_per_flop)
+        self._window_pair = round(model.window_layers * model.pair_flops(decode=False) * ps_per_flop)
+        head_bytes = model.head_parameters * model.dtype_bytes
+        self._weights = max(1, round((model.shared_bytes + head_bytes) * ps_per_byte / devices))
+        self._touched = _touched(model.experts, model.expert_bytes * ps_per_byte / devices)
+        self._kv = round(model.kv_bytes(devices) * ps_per_byte)
+        self._window_kv = round(model.window_bytes(devices) * ps_per_byte)
+        self._reduce = self._row = 0
+        if interconnect is not None and devices > 1:
+            reduces = REDUCES_PER_LAYER * model.layers
+            bare = interconnect.all_reduce_us(0, devices)
+            self._reduce = round(reduces * bare * 1e6)
+            row = interconnect.all_reduce_us(model.hidden * model.dtype_bytes, devices) - bare
+            self._row = round(reduces * row * 1e6)
 
     def iteration_ps(self, batch: int, context: int, chunks: Sequence[tuple[int, int]]) -> int:
-        return self._ps(batch, context, context, chunks) if batch or chunks else 0
+        return self._ps(batch, batch, context, context, chunks) if batch or chunks else 0
 
-    def _ps(self, rows: int, context: int, attended: int, chunks: Sequence[tuple[int, int]]) -> int:
-        """rows: tokens that are not of chunks. context: tokens whose KV they read; attended: pairs of them."""
-        compute = rows * (self._token + self._sample) + attended * self._pair
-        memory = self._weights + (rows + context) * self._kv
+    def _ps(self, rows: int, jobs: int, context: int, attended: int, chunks: Sequence[tuple[int, int]]) -> int:
+        """rows: tokens that are not of chunks, of so many jobs. context: tokens whose KV they read; attended: pairs."""
+        window = self.model.window
+        compute = rows * (self._token + self._sample + window * self._window_pair) + attended * self._pair
+        memory = self._weights + (rows + context) * self._kv + jobs * self._window_kv
         for cached, tokens in chunks:
             pairs = tokens * (2 * cached + tokens + 1) // 2  # each new token attends to all before it and itself
-            compute += tokens * self._token + self._sample + pairs * self._pair
+            compute += tokens * self._token + self._sample + pairs * self._prefill_pair
             memory += (cached + 2 * tokens) * self._kv
-        return self._overhead + max(compute, memory)
+            rows += tokens
+            if window:
+                compute += _windowed(cached, tokens, window) * self._window_pair
+                memory += (min(cached, window) + 2 * tokens) * self._window_kv // window
+        memory += self._touched[min(rows, len(self._touched) - 1)]
+        return self._overhead + self._reduce + rows * self._row + max(compute, memory)
 
     def verify_ps(self, batch: int, context: int, drafts: int, chunks: Sequence[tuple[int, int]] = ()) -> int:
         """A guess computes what a decoding job's token does; the KV of a job is read once for all of its tokens."""
-        return self._ps(batch + drafts, context, context + drafts * context // batch, chunks)
+        return self._ps(batch + drafts, batch, context, context + drafts * context // batch, chunks)
 
     def _lines(self, batch: int, context: int) -> tuple[int, int, int, int, int]:
         """(first, growth, until, first after, growth after): the leading bound, when the other takes over, and it.
@@ -108,8 +106,11 @@ class RooflineLatency(LatencyModel):
         Iterations 0 .. until - 1 follow the first line; until = -1: all of them do. As both bounds are straight lines
         in the number of iterations, they change the lead once at most.
         """
-        compute = self._overhead + batch * (self._token + self._sample) + context * self._pair
-        memory = self._overhead + self._weights + (batch + context) * self._kv
+        fixed = self._overhead + self._reduce + batch * self._row
+        compute = fixed + batch * (self._token + self._sample + self.model.window * self._window_pair)
+        compute += context * self._pair
+        memory = fixed + self._weights + self._touched[min(batch, len(self._touched) - 1)]
+        memory += (batch + context) * self._kv + batch * self._window_kv
         compute_growth, memory_growth = self._pair * batch, self._kv * batch
         if compute >= memory:
             lead, lead_growth, other, other_growth = compute, compute_growth, memory, memory_growth
@@ -141,50 +142,79 @@ class RooflineLatency(LatencyModel):
         return steps_on_line(ps, first, growth)
 
     def to_json(self) -> dict[str, object]:
+        device = asdict(self.device)
+        if not self.device.fp8_flops_per_s:
+            del device["fp8_flops_per_s"]
+        group: dict[str, object] = {}
+        if self.devices > 1 and self.interconnect is not None:
+            group = {"devices": self.devices, "interconnect": asdict(self.interconnect)}
         return {
             "kind": "roofline",
             "name": self.name,
             "provenance": self.provenance,
-            "model": asdict(self.model),
-            "device": asdict(self.device),
+            "model": self.model.to_json(),
+            "device": device,
+            **group,
         }
 
 
-def read_model(fields: Fields) -> ModelConfig:
-    """kv_heads defaults to heads, head_size to hidden / heads."""
-    layers, hidden = fields.integer("layers", least=1), fields.integer("hidden", least=1)
-    heads = fields.integer("heads", least=1)
-    model = ModelConfig(
-        layers,
-        hidden,
-        heads,
-        fields.integer("kv_heads", heads, least=1),
-        fields.integer("head_size", max(1, hidden // heads), least=1),
-        fields.integer("intermediate", least=1),
-        fields.integer("vocab", least=1),
-        fields.integer("mlp_matrices", 3, least=1),
-        fields.flag("tied_embeddings", False),
-        fields.integer("dtype_bytes", 2, least=1),
-        fields.integer("kv_size", 0, least=0),
-    )
-    fields.close()
-    return model
+def check_group(model: ModelConfig, devices: int, interconnect: Interconnect | None, name: str) -> None:
+    """ValueError where so many devices cannot share the model's heads, or are not joined."""
+    if devices == 1:
+        return
+    if devices < 1:
+        raise ValueError(f"{name}: a group needs at least 1 device, got {devices}")
+    if interconnect is None:
+        raise ValueError(
+            f"{name}: nothing is known of what joins {devices} of this device (its 'interconnect'); take one of it"
+        )
+    if devices > interconnect.devices:
+        raise ValueError(
+            f"{name}: {devices} devices, and a node has {interconnect.devices}; this is tensor parallelism in one node"
+        )
+    if model.heads % devices:
+        able = [str(count) for count in range(2, interconnect.devices + 1) if model.heads % count == 0]
+        raise ValueError(
+            f"{name}: {model.heads} heads cannot be shared evenly among {devices} devices; of the counts up to "
+            f"{interconnect.devices}, {', '.join(able) or 'none'} can"
+        )
+
+
+UNIT = 60
+"""Shares of experts are whole numbers of 2 ** -60."""
+
+
+def _touched(experts: Experts | None, expert_ps: float) -> list[int]:
+    """ps to read the experts that so many tokens touch, by the number of tokens; the last one stands for more.
+
+    Uniform choice: a token leaves an expert out with probability q = 1 - per_token / count, n tokens with q ** n.
+    """
+    if experts is None:
+        return [0]
+    missed, q = 1 << UNIT, ((experts.count - experts.per_token) << UNIT) // experts.count
+    whole = round(experts.count * expert_ps)
+    found = [0]
+    while missed:
+        missed = missed * q >> UNIT
+        found.append(whole - (whole * missed >> UNIT))
+    return found
+
+
+def _windowed(cached: int, tokens: int, window: int) -> int:
+    """Pairs of a chunk in a layer with a window: each token attends to itself and to the window - 1 before it."""
+    growing = max(0, min(tokens, window - cached))  # tokens that have fewer before them than the window holds
+    return growing * (2 * cached + growing + 1) // 2 + (tokens - growing) * window
 
 
 def read_device(fields: Fields) -> Device:
     device = Device(
         fields.positive("flops_per_s"),
         fields.positive("bytes_per_s"),
-        fields.positive("compute_efficiency", 1.0),
-        fields.positive("memory_efficiency", 1.0),
+        fields.share("compute_efficiency"),
+        fields.share("memory_efficiency"),
         fields.number("overhead_ms", 0.0),
+        fields.number("fp8_flops_per_s", 0.0),
     )
-    for key, share in (
-        ("compute_efficiency", device.compute_efficiency),
-        ("memory_efficiency", device.memory_efficiency),
-    ):
-        if share > 1:
-            raise ValueError(f"{fields.where}: '{key}' is a share of the peak, at most 1, got {share!r}")
     fields.close()
     return device
 
@@ -192,5 +222,7 @@ def read_device(fields: Fields) -> Device:
 def read_roofline(fields: Fields) -> RooflineLatency:
     name, provenance = fields.text("name", "roofline"), fields.text("provenance")
     model, device = read_model(fields.part("model")), read_device(fields.part("device"))
+    devices = fields.integer("devices", 1, least=1)
+    joined = read_interconnect(fields.part("interconnect")) if "interconnect" in fields else None
     fields.close()
-    return RooflineLatency(model, device, name, provenance)
+    return RooflineLatency(model, device, name, provenance, devices, joined)

@@ -41,6 +41,7 @@ COLUMNS: dict[str, str] = {
     "program": "O",
     "turn": "i8",  # its place among its program's requests, from 1; 0 where nobody knows
     "priority": "i8",
+    "slo_class": "O",  # class of service in the trace; "" if none, and where nobody knows
     "ttft_slo": "f8",  # s; nan if none
     "tpot_slo": "f8",
     "e2e_slo": "f8",
@@ -64,13 +65,13 @@ FINISHES = {"rejected": REJECTED, "unfinished": UNFINISHED, "truncated": OUTGROW
 
 def columns_of(
     rows: bytes | bytearray,
-    texts: Sequence[tuple[str, str]],
+    texts: Sequence[tuple[str, str, str]],
     slos: Sequence[Slo],
     finishes: Mapping[str, int],
     block_bytes: int,
 ) -> Columns:
-    """rows: the NUMBERS of each job as int64. texts: its client and program. slos: of each job, or of none at all.
-    finishes: word -> number."""
+    """rows: the NUMBERS of each job as int64. texts: its client, program and class. slos: of each job, or of none at
+    all. finishes: word -> number."""
     nan = float("nan")
     table = np.frombuffer(rows, np.int64).reshape(-1, len(NUMBERS)).T.copy()
     n = dict(zip(NUMBERS, table, strict=True))
@@ -109,10 +110,11 @@ def columns_of(
             "accepted_tokens": n["accepted"],
             "swapped_out_bytes": n["blocks_out"] * block_bytes,
             "swapped_in_bytes": n["blocks_in"] * block_bytes,
-            "client": np.array([client for client, _ in texts], "O"),
-            "program": np.array([program for _, program in texts], "O"),
+            "client": np.array([client for client, _, _ in texts], "O"),
+            "program": np.array([program for _, program, _ in texts], "O"),
             "turn": n["turn"],
             "priority": n["priority"],
+            "slo_class": np.array([name for _, _, name in texts], "O"),
         }
     targets = np.array(slos, "f8") if slos else np.full((len(texts), 3), nan)
     columns["ttft_slo"], columns["tpot_slo"], columns["e2e_slo"] = targets.T.copy()

@@ -58,7 +58,7 @@ class Trail:
 class Recorder(Observer):
     """block_bytes: of a KV block. alone: (prompt, output tokens) -> ps on an empty machine. slo: job id -> SLOs, s.
 
-    turn: job id -> its place among its program's requests, from 1.
+    turn: job id -> its place among its program's requests, from 1. slo_class: job id -> its class of service.
     keep: rows that are kept at least; older ones may go, as a server that runs for months must have it. None keeps all.
     watch: told of each job's row, by column, when it is made.
     """
@@ -70,6 +70,7 @@ class Recorder(Observer):
         slo: Callable[[int], Slo] | None = None,
         *,
         turn: Callable[[int], int] | None = None,
+        slo_class: Callable[[int], str] | None = None,
         keep: int | None = None,
         watch: Callable[[Job, dict[str, Any]], object] | None = None,
     ) -> None:
@@ -80,9 +81,10 @@ class Recorder(Observer):
         self.alone = alone
         self.slo = slo
         self.turn = turn
+        self.slo_class = slo_class
         self.trails: dict[Job, Trail] = {}
         self.rows = bytearray()  # the NUMBERS of each
-        self.texts: list[tuple[str, str]] = []  # client and program of each
+        self.texts: list[tuple[str, str, str]] = []  # client, program and class of each
         self.slos: list[Slo] = []  # of each, where there are any
         self.finishes = dict(FINISHES)
         self.parts: list[Columns] = []
@@ -321,7 +323,7 @@ class Recorder(Observer):
             trail.accepted,
         )
         self.rows += row
-        self.texts.append((job.client, job.program))
+        self.texts.append((job.client, job.program, "" if self.slo_class is None else self.slo_class(job.id)))
         if self.slo is not None:
             self.slos.append(self.slo(job.id))  # now: whoever is asked may forget a job that has ended
         if self.watch is not None:

@@ -16,7 +16,6 @@ Who counts:
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 from fastserve.metrics.finish import OUTCOMES, is_outcome
 from fastserve.metrics.intervals import Ratio, paired_ratio
 from fastserve.metrics.saturation import Columns, Floats, area_until, covered, left_at, saturated
+from fastserve.metrics.slo import Slo, goodput
 
 Summary = dict[str, float | int | None]
 
@@ -45,15 +45,6 @@ GIB = 2.0**30
 
 # The service of a client in tokens, an output token counting double: the weights of VTC (OSDI'24, section 5).
 PROMPT_WEIGHT, OUTPUT_WEIGHT = 1.0, 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class Slo:
-    """Objectives in seconds for jobs that bring none of their own; None: no such objective."""
-
-    ttft_s: float | None = None
-    tpot_s: float | None = None
-    e2e_s: float | None = None
 
 
 def summarise(
@@ -97,7 +88,7 @@ def summarise(
     summary |= _copies(jobs)
     summary |= _guesses(jobs)
     summary |= _rates(columns, start, horizon_s, window)
-    summary |= _goodput(jobs, slo or Slo(), summary["rate_window_s"])
+    summary |= goodput(jobs, slo or Slo(), summary["rate_window_s"])
     summary["jain_index"] = _client_fairness(jobs, horizon_s)
     summary["saturated"] = saturated(columns, horizon_s=horizon_s)
     return summary
@@ -283,32 +274,6 @@ def _rates(columns: Columns, start: float, horizon_s: float, given: tuple[float,
         float(area[1] - area[0]) / window if window else None,
     )
     return dict(zip(RATES, values, strict=True))
-
-
-def _goodput(jobs: Columns, slo: Slo, window: float | None) -> Summary:
-    """Jobs that met every objective they have, per second and as a share of those that have one.
-
-    Rejected, truncated and unfinished jobs missed theirs. Cancelled ones are left out: what they would have done is not
-    known.
-    """
-    met = is_outcome(jobs["finish"], "completed")
-    asked = np.zeros(len(met), dtype=bool)
-    for objectives, default, values in (
-        (jobs["ttft_slo"], slo.ttft_s, jobs["ttft"]),
-        (jobs["tpot_slo"], slo.tpot_s, jobs["tpot_excl_first"]),
-        (jobs["e2e_slo"], slo.e2e_s, jobs["jct_from_arrival"]),
-    ):
-        limits = np.where(np.isnan(objectives), math.nan if default is None else default, objectives)
-        asked |= ~np.isnan(limits)
-        # No limit, or no value (one token has no TPOT): nothing that could be missed.
-        met &= np.isnan(limits) | np.isnan(values) | (values <= limits)
-    asked &= ~is_outcome(jobs["finish"], "cancelled")
-    good = int(np.count_nonzero(met & asked))
-    total = int(np.count_nonzero(asked))
-    return {
-        "goodput_rps": good / window if total and window else None,
-        "slo_attainment": good / total if total else None,
-    }
 
 
 def _client_fairness(jobs: Columns, horizon_s: float) -> float | None:

@@ -4,7 +4,8 @@
 
 A turn's prompt is the last one, its answer and what a tool or a person adds. Some answers call subagents, which begin
 anew behind the system prompt that all share, and for which the next turn waits. At `limit` tokens a conversation goes
-on from a summary. Lengths are drawn in tokens, times in seconds, both as lengths.py says. The defaults are the recorded
+on from a summary. Lengths are drawn in tokens, times in seconds, both as lengths.py says; priorities, clients and
+classes as attributes.py does, one for all requests of a program. The defaults are the recorded
 coding agents of traces/README.md with every length divided by about four: five contexts fit into the KV memory of the
 default machine, and a dozen do not.
 """
@@ -20,6 +21,7 @@ from typing import Any, Final
 import numpy as np
 
 from fastserve.workload.after import causal_order, earliest
+from fastserve.workload.attributes import INNER, Attributes
 from fastserve.workload.block_ids import BlockIds
 from fastserve.workload.errors import TraceError
 from fastserve.workload.lengths import DISTRIBUTIONS, draw
@@ -66,6 +68,9 @@ class Agents:
     """tokens of a prompt at which its conversation goes on from a summary of an eighth"""
     block: int = 256
     """tokens of a block id"""
+    priorities: str | None = None
+    clients: str | None = None
+    classes: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> Agents:
@@ -73,7 +78,7 @@ class Agents:
         try:
             given: dict[str, Any] = dict(pairs(text.partition(":")[2], [field.name for field in fields(cls)], _INNER))
             for field in fields(cls):
-                if field.name in given and field.type != "str":
+                if field.name in given and field.type in ("int", "float"):
                     kind: type[int] | type[float] = int if field.type == "int" else float
                     given[field.name] = number(given[field.name], kind, field.name)
             recipe = cls(**given)
@@ -136,7 +141,7 @@ class Agents:
         return found
 
 
-_INNER: Final = frozenset(key for known in DISTRIBUTIONS.values() for key in known)
+_INNER: Final = INNER.union(*DISTRIBUTIONS.values())
 
 
 class _Draw:
@@ -145,7 +150,8 @@ class _Draw:
     def __init__(self, recipe: Agents, seed: int) -> None:
         self.recipe = recipe
         self.seed = seed
-        streams = iter(seed_sequence(seed).spawn(16))
+        root = seed_sequence(seed)
+        streams = iter(root.spawn(16))
         self.starts = np.random.default_rng(next(streams))
         self.counts = draw(recipe.turns, "turns", recipe.programs, np.random.default_rng(next(streams))).tolist()
         rngs = [np.random.default_rng(stream) for stream in streams]
@@ -171,6 +177,9 @@ class _Draw:
         self.tools: list[str] = []
         self.program: list[str] = []
         self.ids = BlockIds()
+        others = Attributes(recipe.priorities, recipe.clients, recipe.classes)
+        self.others = others.drawn(recipe.programs, root)  # by program
+        self.of: list[int] = []  # the number of each row's program
 
     def trace(self) -> Trace:
         recipe = self.recipe
@@ -179,6 +188,7 @@ class _Draw:
         starts = (np.cumsum(np.rint(gaps)).astype(np.int64) * _MS).tolist()
         for number_, (turns, start) in enumerate(zip(self.counts, starts, strict=True)):
             self._program(f"agent{number_}", turns, start)
+            self.of += [number_] * (len(self.prompt) - len(self.of))
         arrival = earliest(np.array(self.arrival, np.int64), self.after, np.array(self.thinks, np.int64))
         order = causal_order(arrival.tolist(), self.after)
         place = {row: new for new, row in enumerate(order)}
@@ -199,6 +209,12 @@ class _Draw:
             after=[tuple(sorted(place[other] for other in self.after[row])) for row in order],
             think=taken(self.thinks),
             tool=[self.tools[row] for row in order],
+            **{
+                name: column[taken(self.of)]
+                if isinstance(column, np.ndarray)
+                else [column[self.of[row]] for row in order]
+                for name, column in self.others.items()
+            },
         )
 
     def _program(self, name: str, turns: int, start: int) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fastserve.predictors import Predictor
 
 
-_Row: TypeAlias = tuple[int, int, int, int, int, str, str, int, SloTargets, int | None]
+_Row: TypeAlias = tuple[int, int, int, int, int, str, str, int, SloTargets, int | None, str]
 """The fields of a TraceRequest."""
 
 
@@ -38,6 +38,8 @@ class TraceRequest(NamedTuple):
     slo: SloTargets = NO_TARGETS
     guess: int | None = None
     """Predicted output tokens: by the driver's predictor, else from the trace."""
+    slo_class: str = ""
+    """For records only: neither a policy nor a server is told."""
 
     @property
     def deadline(self) -> int:
@@ -57,7 +59,7 @@ class TraceRequest(NamedTuple):
 
     def job(self) -> Job:
         """The Job for a scheduler, without the guess, which is only for policies that need one."""
-        id, arrival, prompt, _, limit, client, program, priority, slo, _ = self
+        id, arrival, prompt, _, limit, client, program, priority, slo, _, _ = self
         deadline = NEVER if slo is NO_TARGETS else slo.deadline(arrival)
         return Job(id, arrival, prompt, limit, client, program, priority, deadline)
 
@@ -106,7 +108,7 @@ def tools_of(trace: Trace) -> list[str] | None:
 
 
 def _job(row: _Row, arrival: int, predictor: Predictor | None) -> Job:
-    id, _, prompt, output, limit, client, program, priority, slo, _ = row
+    id, _, prompt, output, limit, client, program, priority, slo, _, _ = row
     deadline = NEVER if slo is NO_TARGETS else slo.deadline(arrival)
     job = Job(id, arrival, prompt, limit, client, program, priority, deadline)
     if predictor is not None:
@@ -133,6 +135,7 @@ def _rows(trace: Trace) -> Iterator[_Row]:
         repeat(0) if trace.priority is None else trace.priority.tolist(),
         targets_of(trace) or repeat(NO_TARGETS),
         repeat(None) if trace.guess is None else [guess or None for guess in trace.guess.tolist()],
+        trace.slo_class or repeat(""),
         strict=False,  # repeat() has no end; a Trace's columns are of equal length
     )
 

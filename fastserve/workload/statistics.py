@@ -1,4 +1,4 @@
-"""describe(): statistics of a trace: rate, burstiness, lengths, their correlation."""
+"""describe(): statistics of a trace: rate, burstiness, lengths, their correlation, who asks and what is promised."""
 
 from __future__ import annotations
 
@@ -61,6 +61,17 @@ class Programs:
 
 
 @dataclass(frozen=True, slots=True)
+class Promised:
+    """Of the requests of one class of service. Objectives in seconds: the least and the largest; None where none has
+    one."""
+
+    n: int
+    ttft_s: tuple[float, float] | None
+    tpot_s: tuple[float, float] | None
+    e2e_s: tuple[float, float] | None
+
+
+@dataclass(frozen=True, slots=True)
 class Description:
     n: int
     span_s: float
@@ -92,12 +103,19 @@ class Description:
     unlimited_hit_rate: float | None = None
     """Share of the prompt tokens that an unlimited prefix cache would find, were each request answered before the next
     one comes; in whole blocks of block ids, and None without those."""
+    peak_3600s: float | None = None
+    """As peak_60s, of full hours."""
+    priorities: dict[int, int] | None = None
+    """Requests per priority, the most urgent first; None where the trace has none."""
+    classes: dict[str, Promised] | None = None
+    """By class of service, the largest first; "" for requests of no class. None where the trace has neither classes nor
+    objectives."""
 
 
 def describe(trace: Trace) -> Description:
     shared = content(trace, trace.block_size)
     gaps = np.diff(trace.arrival)
-    tens, minutes = _bins(trace.arrival, 10), _bins(trace.arrival, 60)
+    tens = _bins(trace.arrival, 10)
     clients = None if trace.client is None else dict(Counter(trace.client).most_common())
     nameless = 0 if clients is None else clients.pop("", 0)
     spread = len(trace) > 1 and trace.span > 0
@@ -107,7 +125,7 @@ def describe(trace: Trace) -> Description:
         rate_rps=trace.rate if spread else None,
         gap_cv=float(gaps.std() / gaps.mean()) if spread else None,
         dispersion_10s=float(tens.var() / tens.mean()) if len(tens) > 1 and tens.any() else None,
-        peak_60s=float(minutes.max() / minutes.mean()) if len(minutes) > 1 and minutes.any() else None,
+        peak_60s=_peak(trace.arrival, 60),
         prompt=_lengths(trace.prompt),
         output=_lengths(trace.output),
         rank_correlation=rank_correlation(trace.prompt, trace.output),
@@ -120,7 +138,32 @@ def describe(trace: Trace) -> Description:
         without_program=0 if trace.program is None else trace.program.count(""),
         sessions=_programs(trace),
         unlimited_hit_rate=None if shared is None else shared.hit_rate(trace),
+        peak_3600s=_peak(trace.arrival, 3600),
+        priorities=None if trace.priority is None else dict(sorted(Counter(trace.priority.tolist()).items())),
+        classes=_classes(trace),
     )
+
+
+def _classes(trace: Trace) -> dict[str, Promised] | None:
+    columns = (trace.ttft_slo, trace.tpot_slo, trace.e2e_slo)
+    if trace.slo_class is None and all(column is None or not column.any() for column in columns):
+        return None
+    names = np.array(trace.slo_class or [""] * len(trace), "O")
+    found = {}
+    for name, n in Counter(names.tolist()).most_common():
+        of = [None if column is None else column[names == name] for column in columns]
+        spans = [None if column is None else _span(column[column > 0]) for column in of]
+        found[name] = Promised(n, *spans)
+    return found
+
+
+def _span(ns: IntArray) -> tuple[float, float] | None:
+    return (int(ns.min()) / NS, int(ns.max()) / NS) if len(ns) else None
+
+
+def _peak(arrival: IntArray, seconds: int) -> float | None:
+    bins = _bins(arrival, seconds)
+    return float(bins.max() / bins.mean()) if len(bins) > 1 and bins.any() else None
 
 
 def _programs(trace: Trace) -> Programs | None:

@@ -1,11 +1,13 @@
-"""Synthetic traces: an arrival process, a distribution of lengths, a seed."""
+"""Synthetic traces: an arrival process, distributions of lengths and of what else requests carry, a seed."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final
 
 from fastserve.workload.arrivals import PROCESSES, arrival_times
+from fastserve.workload.attributes import INNER as IN_ATTRIBUTES
+from fastserve.workload.attributes import Attributes
 from fastserve.workload.errors import TraceError
 from fastserve.workload.lengths import DISTRIBUTIONS, draw_lengths
 from fastserve.workload.parts import number, pairs
@@ -15,7 +17,7 @@ from fastserve.workload.trace import Trace
 OTHER_NAMES: Final = {"num_requests": "n", "num_prompts": "n", "request_rate": "rate"}
 """What the flags of `sim.trace synthesise` are called -> key."""
 
-INNER: Final = frozenset(key for table in (PROCESSES, DISTRIBUTIONS) for known in table.values() for key in known)
+INNER: Final = IN_ATTRIBUTES.union(*PROCESSES.values(), *DISTRIBUTIONS.values())
 """Keys within a recipe, such as cv in gamma:cv=4."""
 
 CALIBRATION: Final = 2000
@@ -24,7 +26,8 @@ CALIBRATION: Final = 2000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Synthesis:
-    """What a synthetic trace is drawn from, all but its seed; arrivals.py and lengths.py say what the recipes mean."""
+    """What a synthetic trace is drawn from, all but its seed; arrivals.py, lengths.py and attributes.py say what the
+    recipes mean."""
 
     n: int = 1000
     """requests"""
@@ -36,6 +39,9 @@ class Synthesis:
     """distribution of prompt lengths, if another"""
     output: str | None = None
     """distribution of output lengths, if another"""
+    priorities: str | None = None
+    clients: str | None = None
+    classes: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> Synthesis:
@@ -66,6 +72,9 @@ class Synthesis:
             lengths=self.lengths,
             prompt=self.prompt,
             output=self.output,
+            priorities=self.priorities,
+            clients=self.clients,
+            classes=self.classes,
             seed=seed,
         )
 
@@ -91,16 +100,25 @@ def synthesise(
     lengths: str = "profile:azure-conv-2023",
     prompt: str | None = None,
     output: str | None = None,
+    priorities: str | None = None,
+    clients: str | None = None,
+    classes: str | None = None,
     seed: int = 0,
 ) -> Trace:
-    """n requests at `rate` requests/s in the long run; arrivals.py and lengths.py say what the recipes mean.
+    """n requests at `rate` requests/s in the long run; arrivals.py, lengths.py and attributes.py say what the recipes
+    mean.
 
-    `prompt` and `output` override the distribution `lengths` for one side. Arrivals, prompts and outputs have their own
-    random streams: changing the spec of one leaves the others as they were (common random numbers). Raises TraceError.
+    `prompt` and `output` override the distribution `lengths` for one side. Arrivals, prompts, outputs, priorities,
+    clients and classes have their own random streams: to give or change the spec of one leaves the others as they were
+    (common random numbers). Raises TraceError.
     """
-    times, tokens = seed_sequence(seed).spawn(2)
+    root = seed_sequence(seed)
+    times, tokens = root.spawn(2)
+    others = Attributes(priorities, clients, classes)
     arrival = arrival_times(arrivals, n, rate, times)
     prompts, outputs = draw_lengths(n, lengths, tokens, prompt, output)
-    sides = "".join(f" {side}={law}" for side, law in (("prompt", prompt), ("output", output)) if law)
+    laws = {"prompt": prompt, "output": output} | asdict(others)
+    sides = "".join(f" {key}={law}" for key, law in laws.items() if law)
     recipe = f"arrivals={arrivals} rate={rate:g} lengths={lengths}{sides} n={n} seed={seed}"
-    return Trace(name="synthetic", source=recipe, arrival=arrival, prompt=prompts, output=outputs)
+    drawn = others.drawn(n, root)
+    return Trace(name="synthetic", source=recipe, arrival=arrival, prompt=prompts, output=outputs, **drawn)

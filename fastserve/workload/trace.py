@@ -24,7 +24,7 @@ NS = 1_000_000_000
 """Nanoseconds in a second."""
 
 _ARRAYS = ("prompt", "output", "priority", "ttft_slo", "tpot_slo", "e2e_slo", "max_tokens", "guess", "think")
-_LISTS = ("client", "program", "hash_ids", "tool", "scope")
+_LISTS = ("client", "program", "slo_class", "hash_ids", "tool", "scope")
 
 BEFORE_WINDOW = "waiting for requests before the window"
 WHOLE = "take or repeat whole programs (fastserve.workload.programs, or --resample blocks or pairs, which do)"
@@ -53,6 +53,8 @@ class Trace:
     program: list[str] | None = None
     """Session or agent run that the request belongs to; "" where a row has none."""
     priority: IntArray | None = None
+    slo_class: list[str] | None = None
+    """Class of service, a name under which results are told; "" where a row has none. Objectives are the row's own."""
     ttft_slo: IntArray | None = None
     """ns to the first token; 0 = no such target."""
     tpot_slo: IntArray | None = None

@@ -52,7 +52,7 @@ def lines(trace: Trace, format: str = "ours") -> Iterator[str]:
 
 def _ours(trace: Trace) -> Iterator[str]:
     arrival, prompt, output = trace.arrival.tolist(), trace.prompt.tolist(), trace.output.tolist()
-    names = ("client", "program", "tool", "scope")
+    names = ("client", "program", "slo_class", "tool", "scope")
     texts = [(name, column) for name in names if (column := getattr(trace, name)) is not None]
     wholes = [("max_tokens", trace.max_tokens), ("guess", trace.guess)]
     targets = [("ttft_ms", trace.ttft_slo), ("tpot_ms", trace.tpot_slo), ("e2e_ms", trace.e2e_slo)]

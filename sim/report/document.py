@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["document", "table", "write_out"]
 
-TEXT = ("finish", "client", "program", "name")  # the record columns that are text; all others are numbers
+TEXT = ("finish", "client", "program", "slo_class", "name")  # the record columns that are text; all others are numbers
 
 
 def document(settings: Mapping[str, object], runs: Sequence[Run]) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments._lib.case import Case, Row, Workload, point, points, rate_gain, ratio, simulate, status
-from experiments._lib.search import search
+from experiments._lib.case import Case, Row, Workload, point, points, rate_gain, ratio, search, simulate, status
+from sim.capacity import Normalised
 from sim.run import Contender
 from sim.settings import Settings
 
@@ -138,7 +138,8 @@ def test_runs_that_are_cut_short_change_no_rate(warmup: float) -> None:
     names = ("mean_s_per_token", "p95_s_per_token")
     measures = {name: lambda run, name=name: run.summary[name] for name in names}
     whole = search(case, measures, 0.1)
-    short = search(case, measures, 0.1, [np.mean, lambda values: float(np.percentile(values, 95))])
+    aim = Normalised([np.mean, lambda values: float(np.percentile(values, 95))], 0.1)
+    short = search(case, measures, 0.1, lambda trace: aim)
     assert whole.pop("cut_short") == 0
     assert short.pop("cut_short") > 0
     assert short == whole

@@ -93,10 +93,42 @@ def roofline_json(draw: st.DrawFn) -> dict[str, Any]:
     # near balance the two bounds change places within a span
     intensity = draw(st.floats(0.05, 20))
     bandwidth = draw(st.floats(1e6, 1e12))
+    model: dict[str, Any] = {**TOY_MODEL, "kv_heads": draw(st.sampled_from([1, 2, 4]))}
+    model["vocab"] = draw(st.integers(1, 20_000))
+    if draw(st.booleans()):
+        count = draw(st.integers(1, 64))
+        model["experts"] = {
+            "count": count,
+            "per_token": draw(st.integers(1, count)),
+            "intermediate": draw(st.integers(1, 200)),
+            "shared_intermediate": draw(st.integers(0, 100)),
+            "dense_layers": draw(st.integers(0, 2)),
+            "bits": draw(st.sampled_from([0, 4.25])),
+        }
+    if draw(st.booleans()):
+        model |= {"window": draw(st.integers(1, 300)), "window_layers": draw(st.integers(1, 2))}
+    if draw(st.booleans()):
+        model["latents"] = {
+            "query_rank": draw(st.sampled_from([0, 8])),
+            "kv_rank": 12,
+            "rope": 2,
+            "nope": 4,
+            "value": 6,
+        }
+    group: dict[str, Any] = {}
+    if draw(st.booleans()):
+        joined = {"bytes_per_s": draw(st.floats(1e5, 1e12)), "latency_us": draw(milliseconds)}
+        group = {"devices": draw(st.sampled_from([2, 4])), "interconnect": joined}
     return {
         "kind": "roofline",
-        "model": {**TOY_MODEL, "kv_heads": draw(st.sampled_from([1, 2, 4])), "vocab": draw(st.integers(1, 20_000))},
-        "device": {"flops_per_s": bandwidth * intensity, "bytes_per_s": bandwidth, "overhead_ms": draw(milliseconds)},
+        "model": {**model, "weight_bits": draw(st.sampled_from([0, 8]))},
+        "device": {
+            "flops_per_s": bandwidth * intensity,
+            "bytes_per_s": bandwidth,
+            "overhead_ms": draw(milliseconds),
+            "fp8_flops_per_s": draw(st.sampled_from([0, 2 * bandwidth * intensity])),
+        },
+        **group,
     }
 
 

@@ -19,6 +19,7 @@ from fastserve.observers.explain import Explanation
 from fastserve.observers.inter_token import gaps
 from fastserve.observers.iterations import IterationLog, Stretch
 from fastserve.observers.live_feed import LiveFeed
+from fastserve.observers.schedule import Schedule
 from fastserve.observers.timeline import BATCH, Timeline
 from fastserve.sched.config import SchedulerConfig
 from fastserve.sched.job import Job
@@ -39,7 +40,8 @@ class Seen:
         self.feed = LiveFeed()
         self.events: list[dict[str, Any]] = []
         self.feed.add(self.events.append)
-        self.all = (Timeline(self.timeline), self.log, self.feed, *self.stories)
+        self.schedule = Schedule()
+        self.all = (Timeline(self.timeline), self.log, self.feed, self.schedule, *self.stories)
 
     def texts(self, name: str) -> tuple[str, str, list[str], list[dict[str, Any]]]:
         stories = [story.text(name) for story in self.stories]
@@ -54,6 +56,8 @@ def test_the_same_files_and_events(name: str) -> None:
     lived(name, work, SWAPPING, *theirs.all)
     for mine, live in zip(ours.texts(name), theirs.texts(name), strict=True):
         assert mine == live
+    assert ours.schedule.events == theirs.schedule.events
+    assert list(ours.schedule.texts) == list(theirs.schedule.texts)
     found = json.loads(ours.timeline.getvalue())
     assert len(found) > 300
     assert any(event["name"] == "preempted" for event in found)

@@ -172,7 +172,7 @@ REFUSALS = [
 def test_what_cannot_run_is_refused_in_one_line(
     arguments: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sim.__main__.read_trace", lambda *_, **__: pytest.fail("it began to read the trace"))
+    monkeypatch.setattr("sim.arguments.read_trace", lambda *_, **__: pytest.fail("it began to read the trace"))
     line = refused(capsys, BUNDLED, *arguments)
     assert re.search(said, line), line
 
@@ -194,7 +194,7 @@ def test_an_unknown_job_is_refused_before_the_run(
 def test_what_cannot_be_written_is_refused_before_the_run(
     flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sim.__main__.read_trace", lambda *_, **__: pytest.fail("it began to read"))
+    monkeypatch.setattr("sim.arguments.read_trace", lambda *_, **__: pytest.fail("it began to read"))
     (tmp_path / "file").write_text("in the way")
     line = refused(capsys, BUNDLED, flag, str(tmp_path / "file" / "below"))
     assert f"Cannot write {tmp_path}" in line

@@ -96,7 +96,7 @@ def test_a_pool_of_processes_gives_the_same() -> None:
     [
         ([], "give a trace file, or a synthetic workload: --synth n=1000,rate=2"),
         ([TRACE, "--synth", SYNTH], "give one of the two"),
-        (["--synth", "n=10,rat=2"], "no setting 'rat'; it has n, rate, arrivals, lengths, prompt, output; did you"),
+        (["--synth", "n=10,rat=2"], "no setting 'rat'; it has n, rate, arrivals"),
         (["--synth", "n=10"], "the synthetic workload has no rate: give rate=R (requests/s), or --rate or --load"),
         (["--synth", SYNTH, "--columns", "arrival=a"], "--columns is about reading a trace file"),
         (["--synth", SYNTH, "--for", "3"], "--for is about reading a trace file"),

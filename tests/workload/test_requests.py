@@ -28,7 +28,7 @@ def column(name: str, of: Trace) -> list[Any]:
 def test_a_request_has_what_its_row_says() -> None:
     whole = trace(client=["a", "", "b"], program=["p", "q", ""], priority=[1, 0, -2], guess=[4, 0, 2])
     assert list(requests_of(whole))[:2] == [
-        TraceRequest(0, 0, 10, 3, 7, "a", "p", 1, NO_TARGETS, 4),
+        TraceRequest(0, 0, 10, 3, 7, "a", "p", 1, NO_TARGETS, 4, ""),
         TraceRequest(1, 5, 20, 7, 7, "", "q", 0, NO_TARGETS, None),
     ]
     assert list(requests_of(trace()))[2] == TraceRequest(2, 9, 30, 5, 7)

@@ -48,7 +48,7 @@ def test_a_recipe_in_one_line(text: str, recipe: Synthesis) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("n=10,rat=2", "no setting 'rat'; it has n, rate, arrivals, lengths, prompt, output; did you mean rate?"),
+        ("n=10,rat=2", "no setting 'rat'; it has n, .*, priorities, clients, classes; did you mean rate?"),
         ("n=10,seed=2", "no setting 'seed'"),
         ("n=10,cv=2", "no setting 'cv'"),
         ("n=1.5", "n=1.5 is not a whole number"),

@@ -84,7 +84,10 @@ def test_changing_one_recipe_leaves_the_other_streams_alone() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"arrivals": "weibull"}, "use one of poisson, gamma:CV, onoff:on=10,off=30, deterministic"),
+        (
+            {"arrivals": "weibull"},
+            "use one of poisson, gamma:CV, onoff:on=10,off=30, mmpp:rates=1/5,stay=60/20, diurnal:",
+        ),
         ({"arrivals": "gamma"}, "lacks cv"),
         ({"arrivals": "gamma:cv=0"}, "must be positive"),
         ({"arrivals": "poisson:3"}, "cannot place '3'"),

@@ -26,6 +26,7 @@ _SYNONYMS: dict[str, str] = {
     "client": "client client_id user user_id tenant tenant_id",
     "program": "program program_id session session_id conversation_id",
     "priority": "priority",
+    "slo_class": "slo_class",
     "ttft_slo": "slo_ttft_ms ttft_slo_ms",
     "tpot_slo": "slo_tpot_ms tpot_slo_ms",
     "e2e_slo": "slo_e2e_ms e2e_slo_ms",
@@ -48,7 +49,7 @@ _SESSION_SYNONYMS: dict[str, str] = {
 """Those of files whose requests wait for one another; of any other file these columns are ignored."""
 
 _TIMES = frozenset({"arrival", "ttft_slo", "tpot_slo", "e2e_slo", "think", "duration"})
-TEXTS = frozenset({"client", "program", "id", "tool", "scope"})
+TEXTS = frozenset({"client", "program", "slo_class", "id", "tool", "scope"})
 
 _UNIT = "s|secs?|seconds?|ms|msecs?|millis|milliseconds?|us|usecs?|micros|microseconds?|ns|nsecs?|nanos|nanoseconds?"
 _SUFFIX = re.compile(

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastserve.workload.arrivals import arrival_times
+from fastserve.workload.arrivals import EXAMPLES, arrival_times
 from fastserve.workload.errors import TraceError
 from fastserve.workload.reader import probe, units
 from fastserve.workload.reader.columnar import Columnar
-from fastserve.workload.reader.columns import Columns, shown
+from fastserve.workload.reader.columns import TEXTS, Columns, shown
 from fastserve.workload.reader.csv_rows import CsvRows
 from fastserve.workload.reader.dates import Dates, is_date
 from fastserve.workload.reader.json_rows import JsonRows
@@ -96,7 +96,7 @@ class File:
         unused = {"hash_ids": blocks} if isinstance(blocks, str) else {}
         ids, size = (None, 512) if blocks is None or isinstance(blocks, str) else blocks
         positions = None if order is None else order.tolist()
-        texts = {field: _at(rows.texts(field), positions) for field in ("client", "program", "tool", "scope")}
+        texts = {field: _at(rows.texts(field), positions) for field in TEXTS - {"id"}}
         if timed and texts["program"] is not None and not self.columns.waits:
             notes += self._rounds(columns["arrival"], texts["program"])
         return Trace(
@@ -163,7 +163,7 @@ class File:
         if not timed and rate is None:
             raise TraceError(
                 "this file has lengths but no arrival times; give --rate R (requests per second), with --arrivals "
-                "poisson, gamma:cv=4, onoff:on=10,off=30 or deterministic if you like, "
+                f"{EXAMPLES} if you like, "
                 "or name the column of arrivals: --columns arrival=NAME:s",
                 self.path,
             )

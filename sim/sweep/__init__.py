@@ -1,0 +1,5 @@
+"""Policies over a grid of settings: sim.sweep() and `python -m sim sweep`. docs/sweep.md.
+
+Read: values, grid (what is asked); work, pool, names, store, folder, run (how it is done); result, points, crossings,
+table, curves (what comes out); command.
+"""

@@ -1,0 +1,116 @@
+"""Where the cases of a sweep are computed: here, in local processes, or on a Ray or Dask cluster."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+C = TypeVar("C")
+R = TypeVar("R")
+
+POOLS: Final = ("local", "ray", "dask")
+ROUND: Final = 8
+"""cases for each core of a cluster that return together"""
+ROOT: Final = Path(__file__).resolve().parents[2]
+
+
+def computed(
+    work: Callable[[C], R],
+    cases: Mapping[str, C],
+    *,
+    jobs: int | None = None,
+    pool: str = POOLS[0],
+    address: str | None = None,
+) -> Iterator[tuple[str, R]]:
+    """(name, work(case)) of each, as they are done. work: travels once to each process, with what it carries.
+
+    jobs: processes at once (None: as many as cores); 1 keeps everything in this one. address: of a running cluster.
+    Raises what work raises; ValueError for an unknown pool, and for one whose package is not installed.
+    """
+    if pool not in POOLS:
+        raise ValueError(f"pool {pool!r} must be one of {', '.join(POOLS)}")
+    if jobs is not None and jobs < 1:
+        raise ValueError(f"jobs={jobs}: give at least 1")
+    if pool != "local":
+        yield from _on_cluster(work, cases, jobs, pool, address)
+        return
+    workers = min(jobs or os.cpu_count() or 1, len(cases))
+    if workers < 2:
+        for name, case in cases.items():
+            yield name, work(case)
+        return
+    workshop = ProcessPoolExecutor(workers, initializer=_begin, initargs=(work,))
+    try:
+        futures = {workshop.submit(_work, case): name for name, case in cases.items()}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    except BaseException:  # a consumer that has enough included
+        for process in list(getattr(workshop, "_processes", None) or {}):
+            workshop._processes[process].terminate()
+        workshop.shutdown(wait=False, cancel_futures=True)
+        raise
+    workshop.shutdown()
+
+
+_own: Callable[[Any], Any] | None = None
+"""Of a worker process, from its beginning on."""
+
+
+def _begin(work: Callable[[Any], Any]) -> None:
+    """A worker ignores Ctrl-C: it reaches the whole process group, and the parent handles it."""
+    global _own
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _own = work
+
+
+def _work(case: Any) -> Any:
+    assert _own is not None
+    return _own(case)
+
+
+def _on_cluster(
+    work: Callable[[C], R], cases: Mapping[str, C], jobs: int | None, pool: str, address: str | None
+) -> Iterator[tuple[str, R]]:
+    """The same cases through one of joblib's pools, on all its cores unless `jobs` says how many.
+
+    Results are stored as they arrive; from a pool that cannot return them one by one (Ray), in rounds.
+    """
+    try:
+        import joblib
+
+        if pool == "ray":
+            import ray
+            from ray.util.joblib import register_ray
+
+            if not ray.is_initialized():
+                ray.init(address=address, runtime_env={"env_vars": {"PYTHONPATH": _path()}}, log_to_driver=False)
+            register_ray()
+        elif pool == "dask":
+            from dask.distributed import Client
+
+            Client(address)
+    except ImportError as error:
+        raise ValueError(
+            f"--pool {pool} needs {error.name}, which is not installed: pip install -e '.[cluster]'"
+        ) from None
+
+    def named(name: str, case: C) -> tuple[str, R]:
+        return name, work(case)
+
+    tasks = [joblib.delayed(named)(name, case) for name, case in cases.items()]
+    with joblib.parallel_config(backend=pool, n_jobs=jobs or -1):
+        if joblib.parallel.get_active_backend()[0].supports_return_generator:
+            yield from joblib.Parallel(return_as="generator_unordered", batch_size=1)(tasks)
+            return
+        size = ROUND * joblib.effective_n_jobs(jobs or -1)
+        for first in range(0, len(tasks), size):
+            yield from joblib.Parallel(batch_size=1)(tasks[first : first + size])
+
+
+def _path() -> str:
+    """Where a worker on a cluster finds this package and a policy of one's own: as this process does."""
+    return os.pathsep.join([str(ROOT), str(Path.cwd()), *filter(None, [os.environ.get("PYTHONPATH")])])
