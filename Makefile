@@ -60,9 +60,9 @@ $(VENV)/.installed-all: $(VENV)/.uv
 	@$(UV) --editable '.[dev,engine,server,notebooks]'
 	@touch $@ $(VENV)/.installed
 
-$(VENV)/.installed-notebooks: $(VENV)/.installed
-	@echo "=== installing what executes notebooks into $(VENV)"
-	@$(UV) --editable '.[notebooks]'
+$(VENV)/.installed-docs: $(VENV)/.installed
+	@echo "=== installing what executes notebooks and builds the site into $(VENV)"
+	@$(UV) --editable '.[docs]'
 	@touch $@
 
 # The PyTorch that PyPI has for Linux brings gigabytes of CUDA. Where there is no NVIDIA GPU, the CPU build is taken first:
@@ -153,7 +153,7 @@ figures: setup ## run every experiment at SCALE=smoke, small (default, half an h
 	$(PY) -m experiments --scale $(SCALE)
 
 # On a fresh clone the committed rows of scale small are read, so that nothing is computed; a complete run made here goes first.
-notebooks: setup $(VENV)/.installed-notebooks ## execute every notebook, into build/notebooks, on runs made here or else the committed ones (SCALE=smoke: small runs, made now)
+notebooks: setup $(VENV)/.installed-docs ## execute every notebook, into build/notebooks, on runs made here or else the committed ones (SCALE=smoke: small runs, made now)
 	$(PY) -m notebooks $(if $(filter command line environment,$(origin SCALE)),--scale $(SCALE))
 
 docs: notebooks ## these pages and the stories as one site that needs no server: build/site/index.html

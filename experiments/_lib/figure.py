@@ -30,15 +30,21 @@ def look_of(label: str) -> Look:
     return look(policy, next((beyond for variant, beyond in VARIANTS.items() if variant in label), 0))
 
 
-def draw(folder: Path, name: str, size: tuple[float, float], fill: Callable[[Figure], None]) -> None:
+def draw(
+    folder: Path,
+    name: str,
+    size: tuple[float, float],
+    fill: Callable[[Figure], None],
+    kinds: Sequence[str] = ("pdf", "png"),
+) -> None:
     """Makes a figure of `size` inches, lets `fill` draw on it, and writes NAME.pdf and NAME.png."""
     from matplotlib.figure import Figure
 
     with mpl.rc_context(RC):
         figure = Figure(figsize=size, layout="constrained")
         fill(figure)
-        for kind, metadata in (("pdf", {"CreationDate": None}), ("png", {})):
-            arguments: dict[str, Any] = {"format": kind, "metadata": metadata}
+        for kind in kinds:
+            arguments: dict[str, Any] = {"format": kind, "metadata": {"CreationDate": None} if kind == "pdf" else {}}
             with atomically(folder / f"{name}.{kind}") as draft:
                 figure.savefig(draft, **arguments)
 
