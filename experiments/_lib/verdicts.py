@@ -15,15 +15,15 @@ PAPER, ARTIFACT = "the paper's parameters", "the artifact's parameters"
 UNAGED, OTHER = "the paper's, without ageing", "no parameters of FastServe's"
 """whose parameters the policy has that a number is about"""
 FASTSERVE = {
-    "Fig. 11": "rate up to which the mean stays below 0.3 s per output token",
-    "Fig. 12": "the same for the P95",
-    "Fig. 13": "rate up to which 95 % of the requests meet their objective",
-    "Fig. 14": "as Fig. 11, below 0.25 s, with more slots",
-    "Fig. 16": "largest gain over prompts and outputs of different lengths",
-    "Fig. 17a": "as Fig. 11, by what happens to preempted KV",
-    "Fig. 17b": "share of a job's time that its KV is being swapped",
-    "v1": "the first version's largest gains in completion time",
-    "headline": "the same gains on a live engine here",
+    "Fig. 11": "rate, mean below 0.3 s per token",
+    "Fig. 12": "rate, P95 below 0.3 s per token",
+    "Fig. 13": "rate at which 95 % meet an objective",
+    "Fig. 14": "rate with 64 and 128 slots",
+    "Fig. 16": "largest gain over ratios of lengths",
+    "Fig. 17a": "rate, by what becomes of preempted KV",
+    "Fig. 17b": "share of the time spent swapping",
+    "v1": "largest gains in completion time",
+    "headline": "the same live, on our engine",
 }
 """Figures of FastServe's papers, in their order, and what each compares."""
 AGENTS = {
@@ -107,7 +107,7 @@ def _whose(figure: str, text: str) -> str:
 def counted(rows: Iterable[Compared]) -> str:
     """3 yes, 2 no"""
     found = Counter(row.verdict for row in rows)
-    return ", ".join(f"{found[verdict]} {verdict}" for verdict in VERDICTS if found[verdict])
+    return ", ".join(f"{found[verdict]}\N{NO-BREAK SPACE}{verdict}" for verdict in VERDICTS if found[verdict])
 
 
 def tally(rows: Sequence[Compared]) -> list[str]:
@@ -130,22 +130,38 @@ def tally(rows: Sequence[Compared]) -> list[str]:
 
 
 def by_figure(rows: Sequence[Compared]) -> list[str]:
-    """The lines of a table: a figure a line, with the verdicts under either parameters, the reasons, and where."""
-    lines = ["", f"figure | what is compared | with {PAPER} | with {ARTIFACT} | why not | experiment"]
-    lines.append("--- | --- | --- | --- | --- | ---")
-    for figure in dict.fromkeys(row.figure for row in rows):
-        mine = [row for row in rows if row.figure == figure]
-        notes = sorted({note for row in mine for note in row.notes})
-        cells = [
-            f"[{figure}](#{anchor(figure)})",
-            (FASTSERVE | AGENTS).get(figure, ""),
-            "; ".join(part for part in (_with(mine, PAPER, OTHER), _unaged(mine)) if part),
-            _with(mine, ARTIFACT),
-            noted(notes),
-            ", ".join(f"[`{name}`](#{name})" for name in dict.fromkeys(row.experiment for row in mine)),
+    """The lines of two tables, FastServe's figures and the works on agents: how each came out, and the reasons."""
+    papers = [row for row in rows if row.whose != OTHER]
+    works = [row for row in rows if row.whose == OTHER]
+    lines = []
+    if papers:
+        lines += ["", f"FastServe's figure | gain | with {PAPER} | with {ARTIFACT} | why not"]
+        lines += ["--- | --- | --- | --- | ---"]
+        for figure, mine in _figures(papers):
+            paper = "; ".join(part for part in (_with(mine, PAPER), _unaged(mine)) if part)
+            cells = [_linked(figure), FASTSERVE.get(figure, ""), paper, _with(mine, ARTIFACT), _notes(mine)]
+            lines.append(" | ".join(cells))
+    if works:
+        lines += ["", "works on agents | what is compared | verdicts | why not", "--- | --- | --- | ---"]
+        lines += [
+            " | ".join([_linked(work), AGENTS.get(work, ""), counted(mine), _notes(mine)])
+            for work, mine in _figures(works)
         ]
-        lines.append(" | ".join(cells))
     return lines
+
+
+def _figures(rows: Sequence[Compared]) -> list[tuple[str, list[Compared]]]:
+    return [
+        (figure, [row for row in rows if row.figure == figure]) for figure in dict.fromkeys(row.figure for row in rows)
+    ]
+
+
+def _linked(figure: str) -> str:
+    return f"[{figure}](#{anchor(figure)})"
+
+
+def _notes(rows: Iterable[Compared]) -> str:
+    return noted(sorted({note for row in rows for note in row.notes}))
 
 
 def _with(rows: Iterable[Compared], *whose: str) -> str:
@@ -160,6 +176,8 @@ def _unaged(rows: Iterable[Compared]) -> str:
 def numbers_of(rows: Sequence[Compared], figure: str) -> list[str]:
     """A figure's section: its numbers, those of each set of parameters in a table of their own."""
     lines = ["", f"### {figure}"]
+    names = dict.fromkeys(row.experiment for row in rows if row.figure == figure)
+    lines += ["", f"From {', '.join(f'[`{name}`](#{name})' for name in names)}."]
     for whose in (PAPER, ARTIFACT, UNAGED, OTHER):
         mine = [row for row in rows if row.figure == figure and row.whose == whose]
         if mine:

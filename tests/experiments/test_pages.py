@@ -112,9 +112,10 @@ def test_each_set_of_parameters_has_its_rows() -> None:
     ]  # fmt: skip
     assert told.reasons == []
     assert tally(told.rows)[-1] == "**all** | 4 | 1 | 1 | 2 | 0"
-    first, second = (row.split(" | ") for row in by_figure(told.rows)[3:5])
-    assert first[0] == "[Fig. 11](#fig-11)" and first[2:4] == ["1 yes", "1 no"]
-    assert second[2:4] == ["without ageing 1 close", ""]
+    rows = {line.partition(" | ")[0]: line.split(" | ")[2:] for line in by_figure(told.rows)}
+    assert rows["[Fig. 11](#fig-11)"] == ["1\N{NO-BREAK SPACE}yes", "1\N{NO-BREAK SPACE}no", ""]
+    assert rows["[headline](#headline)"] == ["without ageing 1\N{NO-BREAK SPACE}close", "", ""]
+    assert rows["[Autellix](#autellix)"] == ["1\N{NO-BREAK SPACE}no", ""]
     lines = numbers_of(told.rows, "Fig. 11")
     assert lines.index("rate, sj-mlfq over fcfs | 2 | 1.5 (note) | yes | ") < lines.index(
         f"what with {ARTIFACT} | published | ours | agrees? | why not"
