@@ -35,9 +35,15 @@ from sim.replay import Result, replay
 from sim.report.columns import shown
 from sim.report.document import write_programs
 from sim.report.groups import check_told, kinds
+from sim.report.page import Schedules
 from sim.told import told_first
 
-COMMANDS = {"describe": "sim.trace", "sweep": "sim.sweep.command", "capacity": "sim.capacity.command"}
+COMMANDS = {
+    "describe": "sim.trace",
+    "sweep": "sim.sweep.command",
+    "capacity": "sim.capacity.command",
+    "machines": "sim.machines.command",
+}
 """A first word -> the module whose main(arguments) does it, the word among them; imported when it is asked for."""
 
 
@@ -45,7 +51,8 @@ def parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="python -m sim",
         description="Replay a trace of requests under scheduling policies, and compare their job completion times.",
-        epilog=f"latency presets: {', '.join(presets())}, roofline:MODEL/DEVICE, or a JSON file; "
+        epilog=f"latency presets: {', '.join(presets())}, roofline:MODEL/DEVICE, or a JSON file "
+        "(python -m sim.machines list); "
         "python -m sim describe TRACE tells what is in a trace",
     )
     add_inputs(parser)
@@ -62,6 +69,9 @@ def parser() -> argparse.ArgumentParser:
     output.add_argument("--programs-csv", metavar="FILE", help="write a row per program, of runs of sessions")
     output.add_argument(
         "--plot", nargs="?", const="", metavar="DIR", help="draw the JCT CDF and bars (into --out, else here)"
+    )
+    output.add_argument(
+        "--report", metavar="FILE", help="one HTML page to look at: table, curves, and the schedules of the first seed"
     )
     output.add_argument(
         "--timeline", metavar="FILE", help="Chrome trace of the first policy and seed, for ui.perfetto.dev"
@@ -108,7 +118,8 @@ def run(args: argparse.Namespace) -> int:
     closeup = Inspection(
         _path(args.timeline), _path(args.iterations), args.explain, args.observer, _path(args.route_log), routers[0]
     )
-    check_apart(args.timeline, args.iterations, args.programs_csv, args.route_log)
+    check_apart(args.timeline, args.iterations, args.programs_csv, args.route_log, args.report)
+    schedules = Schedules(beside=closeup.observe) if args.report else None
     if args.route_log and not (settings.in_cluster or args.routers):
         raise ValueError("--route-log: there is no router here; give --replicas or --router")
     for name in args.observer:
@@ -131,8 +142,9 @@ def run(args: argparse.Namespace) -> int:
         print(*first, *reading, sep="\n", flush=True)
     result = replay(
         source, specs, router=args.routers, seeds=args.seeds, settings=settings, processes=args.processes,
-        observe=closeup.observe,
+        observe=closeup.observe if schedules is None else schedules.observe,
     )  # fmt: skip
+    result.schedules = schedules
     result.reading = [*reading, *first]
     deliver(args, result, closeup)
     if not result.interrupted:
@@ -148,7 +160,8 @@ def outputs(args: argparse.Namespace) -> list[Path]:
     paths = [Path(args.out) / "summary.json"] if args.out else []
     if args.plot is not None:
         paths.append(_plots(args) / "jct_cdf.pdf")
-    return paths + [Path(name) for name in (args.timeline, args.iterations, args.programs_csv, args.route_log) if name]
+    files = (args.timeline, args.iterations, args.programs_csv, args.route_log, args.report)
+    return paths + [Path(name) for name in files if name]
 
 
 def deliver(args: argparse.Namespace, result: Result, closeup: Inspection) -> None:
@@ -162,6 +175,7 @@ def deliver(args: argparse.Namespace, result: Result, closeup: Inspection) -> No
             written += result.save(args.out, args.csv) if args.out else []
             written += [write_programs(Path(args.programs_csv), result.runs)] if args.programs_csv else []
             written += result.plot(_plots(args), args.by) if args.plot is not None else []
+            written += [result.report(args.report, args.show)] if args.report else []
     finally:
         show(args, result, closeup)
     for remark in remarks:

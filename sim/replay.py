@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from sim.report.page import Schedules
+
 POOL_PAYS = 20_000  # requests in all, below which starting processes costs more than it saves
 
 Observe = Callable[[PolicySpec, str, int], Callable[[Any], None] | None]
@@ -56,6 +58,14 @@ class Result:
     planned: int = 0  # runs that were asked for; fewer are here after an interrupt
     reading: list[str] = field(default_factory=list)
     """What was read of the trace's file as what."""
+    schedules: Schedules | None = None
+    """What was seen of the first seed's runs, for report(); None: it runs them once more."""
+    again: Callable[[Observe], object] | None = field(default=None, repr=False, compare=False)
+    """Runs the first seed of every row once more, looked at."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: results, and not what would run them again, for a policy may not travel."""
+        return self.__dict__ | {"again": None, "schedules": None}
 
     @property
     def interrupted(self) -> bool:
@@ -118,6 +128,19 @@ class Result:
 
     def save(self, folder: str | Path, csv: bool = False) -> list[Path]:
         return write_out(Path(folder), self.settings, self.runs, csv)
+
+    def report(self, path: str | Path, show: Show = None) -> Path:
+        """Writes one HTML page: table, curves, and the schedules of the first seed, to be stepped through.
+
+        show: as table() takes it. Raises ValueError where no run was finished, OutputError.
+        """
+        from sim.report.page import Schedules, write_report
+
+        if self.schedules is None:
+            self.schedules = Schedules(min([run.seed for run in self.runs], default=0))
+            if self.again is not None:
+                self.again(self.schedules.observe)
+        return write_report(Path(path), self.runs, self.settings, self.schedules, show=show)
 
     def replicas(self) -> pd.DataFrame:
         """One row per replica and run of a cluster, with policy, label and seed in front; all times in seconds."""
@@ -197,7 +220,10 @@ def replay(
         (spec, chosen.with_(router=variant.router), seed) for variant in variants for spec in specs for seed in numbers
     ]
     read = [] if first.reading is None else first.reading.lines()
-    result = Result(shown, reading=read, planned=len(tasks))
+    firsts = [task for task in tasks if task[2] == numbers[0]]
+    result = Result(
+        shown, reading=read, planned=len(tasks), again=lambda look: _run_all(source, firsts, 1, [], None, look)
+    )
     bar = _bar(len(tasks) * len(first), progress)
     pays = processes is not None or len(tasks) * len(first) >= POOL_PAYS
     try:
@@ -229,7 +255,7 @@ def _run_all(
     """Appends to `runs` as they finish, so that an interrupt keeps finished ones."""
     attach = [None if observe is None else observe(spec, row(spec, settings), seed) for spec, settings, seed in tasks]
     workers = min(len(tasks), processes or os.cpu_count() or 1)
-    pooled = workers > 1 and _travels(tasks)
+    pooled = workers > 1 and travels(tasks)
     order = list(range(len(tasks)))
     if tasks[0][1].prefix_cache == "on":  # runs of one trace follow each other: see Prepared
         order.sort(key=lambda i: tasks[i][2])
@@ -310,7 +336,7 @@ def told(error: PolicyError | RouterError | ObserverError) -> str:
     return f"{error} ({last.tb_frame.f_code.co_filename}, line {last.tb_lineno})"
 
 
-def _travels(tasks: list[Task]) -> bool:
+def travels(tasks: object) -> bool:
     """Whether a policy can be pickled; a class defined in a function cannot, and runs in this process."""
     try:
         pickle.dumps(tasks)
