@@ -11,7 +11,7 @@ from fastserve import bench
 from fastserve.atomic_files import OutputError
 from fastserve.bench import About, Progress, Result, Selection, as_document
 from fastserve.bench.document import file_name
-from fastserve.bench.metrics import client_metrics, details
+from fastserve.bench.metrics import client_metrics, details, limits_of
 from fastserve.bench.progress import line
 from fastserve.bench.report import report, warnings
 from fastserve.bench.result import MORE_COLUMNS
@@ -28,6 +28,12 @@ def three() -> Result:
     cut = sample(call(2, due_ms=30), reply(30, [50], "unfinished", error="broke"))
     cut.reply.closed = 90_000_000
     return result([good, refused, cut])
+
+
+def test_objectives_are_limits_in_ms() -> None:
+    limits = limits_of(Slo.parse("ttft=1s,e2e=250ms,attain=0.9"))
+    assert limits == {"ttft": 1000.0, "e2el": 250.0}
+    assert Selection(goodput=limits).slo == Slo(ttft_s=1.0, e2e_s=0.25)
 
 
 def test_columns() -> None:
