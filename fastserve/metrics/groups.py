@@ -34,6 +34,8 @@ KINDS: Final = (*NAMES, *LENGTHS)
 
 MOST, PARTS = 10, 4
 """Names that have a group of their own, those of most jobs; parts of equally many jobs."""
+FINEST = 100
+"""Groups at most that may be asked for."""
 DOUBLING: Final = "log2"
 LEAST = 16
 """Tokens below which powers of two are not told apart."""
@@ -60,9 +62,9 @@ class By:
             return cls(kind, MOST if kind in NAMES else PARTS)
         if parts == DOUBLING and kind in LENGTHS:
             return cls(kind, None)
-        if not parts.isdecimal() or not 1 <= int(parts) <= 1000:
+        if not parts.isdecimal() or not 1 <= int(parts) <= FINEST:
             one = f"{kind}:{MOST}" if kind in NAMES else f"{kind}:{PARTS} or {kind}:{DOUBLING}"
-            raise ValueError(f"by: {text!r} is not a number of groups from 1 to 1000; write {one}")
+            raise ValueError(f"by: {text!r} is not a number of groups from 1 to {FINEST}; write {one}")
         return cls(kind, int(parts))
 
 
@@ -121,15 +123,17 @@ def horizon_of(columns: Columns) -> float:
 
 def _named(by: By, tables: Sequence[Columns]) -> Grouping:
     column, several = NAMES[by.kind]
-    if by.kind == "priority":
-        counts: Counter[Any] = Counter()
-        of: Callable[[Columns], list[Any]] = lambda table: table[column].tolist()  # noqa: E731
-    else:
-        of = lambda table: [COPY.sub("", name) for name in _texts(table, column)]  # noqa: E731
-        counts = Counter()
+
+    def values(table: Columns) -> list[Any]:
+        if by.kind == "priority":
+            return table[column].tolist()
+        texts = table[column].tolist() if column in table else [""] * len(table["id"])
+        return [COPY.sub("", text) for text in texts]  # a program that a seed draws twice is one
+
+    counts = Counter[Any]()
     for table in tables:
-        counts.update(of(table))
-    if not any(name != "" for name in counts):
+        counts.update(values(table))
+    if not any(counts):  # neither a name nor a priority but 0
         raise ValueError(
             f"by: {by.kind}: no job of this run tells its {by.kind}, so there are no {several} to group by"
         )
@@ -140,20 +144,17 @@ def _named(by: By, tables: Sequence[Columns]) -> Grouping:
     if by.kind == "priority":
         largest.sort()
     others = len(ranked) - len(largest)
-    names = [f"priority {name}" if by.kind == "priority" else str(name) for name in largest]
+    names = [str(name) for name in largest]
     names += [f"no {by.kind}"] if nameless else []
-    names += [f"the other {others:,} {several}"] if others else []
+    if others:
+        names.append(f"the other {others:,} {several}" if others > 1 else f"the other {by.kind}")
     numbers = {name: number for number, name in enumerate(largest)} | ({"": len(largest)} if nameless else {})
 
     def number(table: Columns) -> NDArray[np.int64]:
-        return np.array([numbers.get(name, len(names) - 1) for name in of(table)], np.int64)
+        return np.array([numbers.get(name, len(names) - 1) for name in values(table)], np.int64)
 
     some = f"the {len(largest):,} {several} with the most jobs, and the others together" if others else f"all {several}"
     return Grouping(by, f"by {by.kind}: {some}", names, number, rest=others > 0)
-
-
-def _texts(table: Columns, column: str) -> list[str]:
-    return table[column].tolist() if column in table else [""] * len(table["id"])
 
 
 def _binned(by: By, tables: Sequence[Columns]) -> Grouping:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fastserve.metrics.finish import is_outcome
 from sim.report.figure import save
 from sim.report.run import Run
-from sim.report.style import COLUMN, HATCHES, PAGE, RC, Look, looks_of
+from sim.report.style import COLUMN, HATCHES, PAGE, RC, Look, as_text, looks_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +37,7 @@ def draw(runs: Sequence[Run], folder: Path) -> list[Path]:
         for name, time, share, of in _curves(runs):
             figure = Figure(figsize=(COLUMN, 2.4), layout="constrained")
             _cdf(figure, groups, looks, of, time, share)
-            _legend(figure, figure.axes[0], len(groups))
+            legend(figure, figure.axes[0], len(groups))
             paths += save(figure, folder / name)
         figure = Figure(figsize=_bars_size(groups), layout="constrained")
         _bars(figure, groups, looks)
@@ -59,7 +59,7 @@ def picture(runs: Sequence[Run]) -> "Figure":
         for part, (_, time, share, of) in zip(parts, curves, strict=False):
             _cdf(part, groups, looks, of, time, share)
         _bars(parts[-1], groups, looks)
-        _legend(figure, parts[0].axes[0], len(groups))
+        legend(figure, parts[0].axes[0], len(groups))
     return figure
 
 
@@ -118,7 +118,7 @@ def _cdf(
             band = np.array(curves)
             axes.fill_between(grid, band.min(axis=0), band.max(axis=0), color=style.colour, alpha=0.18, linewidth=0)
         axes.plot(
-            grid, pooled, label=label, color=style.colour, linestyle=style.dash, marker=style.marker,
+            grid, pooled, label=as_text(label), color=style.colour, linestyle=style.dash, marker=style.marker,
             markevery=_markers(pooled, list(groups).index(label)),
         )  # fmt: skip
     axes.set_xscale("log")
@@ -168,7 +168,7 @@ def _bars(figure: "FigureBase", groups: Mapping[str, Sequence[Run]], looks: Mapp
                 row, mean, height=0.7, color=style.colour, edgecolor="white", hatch=HATCHES[style.dash], xerr=spread,
                 error_kw={"elinewidth": 0.8, "capsize": 2, "ecolor": "#777777"},
             )  # fmt: skip
-        axes.set_yticks(range(len(groups)), list(groups))
+        axes.set_yticks(range(len(groups)), list(map(as_text, groups)))
         axes.set_xlabel(f"{title} JCT (s)")
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
@@ -178,7 +178,7 @@ def _bars(figure: "FigureBase", groups: Mapping[str, Sequence[Run]], looks: Mapp
     figure.axes[0].invert_yaxis()
 
 
-def _legend(figure: "Figure", axes: "Axes", labels: int) -> None:
+def legend(figure: "Figure", axes: "Axes", labels: int) -> None:
     """Above the axes, where it hides no curve; the figure grows by its rows. axes: those whose curves it names."""
     width, height = figure.get_size_inches()
     columns = 2 if labels in (2, 4) else 3

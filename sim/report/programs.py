@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from fastserve.metrics.intervals import Ratio
 from fastserve.metrics.programs import time_ratio
 from sim.report.columns import PROGRAMS, Shown, columns, shown, with_room
-from sim.report.layout import aligned, average, first_or_row, left_out, number, ratio_text, too_wide, wrapped
+from sim.report.layout import aligned, average, figure, first_or_row, left_out, number, ratio_text, too_wide, wrapped
 from sim.report.run import Run
 
 SHORT = 0.5
@@ -16,8 +16,7 @@ def programs_lines(
     groups: Mapping[str, Sequence[Run]], settings: Mapping[str, object], chosen: Shown | None = None
 ) -> list[str]:
     """Nothing where no run has programs. The last column is paired by program, see metrics.programs.time_ratio()."""
-    first = next(iter(groups.values()))
-    if all(run.programs is None for run in first):
+    if not has_programs(groups):
         return []
     chosen = chosen or shown()
     keys, spared = list(chosen.programs), list[str]()
@@ -30,15 +29,29 @@ def programs_lines(
         if not chosen.programs_asked:
             keys, spared = with_room(keys, lambda keys: not too_wide(aligned(_rows(groups, settings, keys))))
         lines = aligned(_rows(groups, settings, keys))
-    notes = [
+    lines += left_out(spared)
+    return ["programs:", *lines, *[line for note in program_notes(groups, settings) for line in wrapped(note)]]
+
+
+def has_programs(groups: Mapping[str, Sequence[Run]]) -> bool:
+    return any(run.programs is not None for run in next(iter(groups.values())))
+
+
+def program_rows(groups: Mapping[str, Sequence[Run]], settings: Mapping[str, object], chosen: Shown) -> list[list[str]]:
+    """The cells of the same table, all columns of it however wide: two rows of heading, then one a label."""
+    return _rows(groups, settings, list(PROGRAMS) if chosen.every else chosen.programs)
+
+
+def program_notes(groups: Mapping[str, Sequence[Run]], settings: Mapping[str, object]) -> list[str]:
+    """What stands under it."""
+    first = next(iter(groups.values()))
+    return [
         _intervals(first),
         _window(groups, settings),
         *_lost(groups),
         *_forgotten(groups, settings),
         *_early(first),
     ]
-    lines += left_out(spared)
-    return ["programs:", *lines, *[line for note in notes for line in wrapped(note)]]
 
 
 def _rows(groups: Mapping[str, Sequence[Run]], settings: Mapping[str, object], keys: Sequence[str]) -> list[list[str]]:
@@ -50,7 +63,7 @@ def _rows(groups: Mapping[str, Sequence[Run]], settings: Mapping[str, object], k
     ]
     for name, group in groups.items():
         ratio = "1" if group is first else ratio_text(_ratio(first, group), marked=False)
-        rows.append([name, *[number(average(group, key, settings)) for key in keys], ratio])
+        rows.append([name, *[figure(group, key, settings) for key in keys], ratio])
     return rows
 
 

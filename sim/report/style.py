@@ -89,6 +89,11 @@ def look(policy: str, nth: int = 0) -> Look:
     return base._replace(dash=DASHES[(DASHES.index(base.dash) + nth) % len(DASHES)])
 
 
+def as_text(label: str) -> str:
+    """A label as a figure draws it: $ and a _ at its beginning have no meaning of their own there."""
+    return ("\u200b" if label.startswith("_") else "") + label.replace("$", r"\$")
+
+
 def looks_of(policies: Mapping[str, str]) -> dict[str, Look]:
     """By label; policies: label -> its policy, all labels of a result, whatever a figure shows of it.
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 from math import log
 from typing import Any, NamedTuple
 
-from sim.sweep.points import Point, interval, key
+from sim.sweep.points import Point, interval, key, paired, wider
 
 TIE = 1e-3
 """Policies whose figures differ by less than this share are level: at a low load nobody has a choice to make."""
@@ -46,20 +46,21 @@ class Crossing(NamedTuple):
         spread = "" if self.low is None or self.high is None else f" [{self.low:.3g}, {self.high:.3g}]"
         others = "".join([f", {name} {value}" for name, value in self.at.items()])
         share = "" if self.seeds == self.of else f", in {self.seeds} of {self.of} seeds"
-        return f"{self.below} is ahead of {self.above} up to {self.axis} {self.place:.3g}{spread}{others}{share}"
+        upto = f"{self.axis} {self.place:.3g}{spread}"
+        return f"{self.below} is ahead of {self.above} up to {upto}, then behind{others}{share}"
 
 
 def crossings(found: Sequence[Point], measure: str, axis: str, base: str, samples: int | None) -> list[Crossing]:
     """Of `base` with each other policy. Points that failed or collapsed are left out: what they measured is a bound."""
     lines: dict[tuple[str, Any], list[Point]] = {}
     for point in found:
-        if axis in point.at and point.spread is not None and point.status not in ("failed", "collapsed"):
+        if point.spread is not None and point.status not in ("failed", "collapsed"):
             rest = {name: value for name, value in point.at.items() if name != axis}
             lines.setdefault((point.label, key(rest)), []).append(point)
     made: list[Crossing] = []
     for (label, rest), line in lines.items():
-        mine = next((lines[base, other] for other in (rest, *_wider(rest)) if (base, other) in lines), None)
-        if label == base or mine is None:
+        mine = next((lines[base, other] for other in wider(rest) if (base, other) in lines), None)
+        if label == base or mine is None or axis not in line[0].at:
             continue
         at = {name: value for name, value in line[0].at.items() if name != axis}
         pairs = _paired(mine, line, axis)
@@ -83,16 +84,13 @@ def crossings(found: Sequence[Point], measure: str, axis: str, base: str, sample
     return made
 
 
-def _wider(rest: Any) -> list[Any]:
-    """The place of a policy that has not the other's own knobs."""
-    return [rest[:count] for count in range(len(rest) - 1, -1, -1)]
-
-
 def _paired(mine: Sequence[Point], line: Sequence[Point], axis: str) -> list[tuple[float, Point, Point]]:
-    others = {point.at[axis]: point for point in line}
-    pairs = [(point.at[axis], point, others[point.at[axis]]) for point in mine if point.at[axis] in others]
+    """By place of the axis, rising. A policy without this axis is the same all along it."""
+    others = {repr(point.at.get(axis)): point for point in mine}
+    found = [(point.at[axis], others.get(repr(point.at[axis]), others.get("None")), point) for point in line]
+    pairs = [(x, first, point) for x, first, point in found if first is not None]
     numbers = [pair for pair in pairs if isinstance(pair[0], int | float) and not isinstance(pair[0], bool)]
-    return sorted(numbers, key=lambda pair: pair[0])
+    return sorted([pair for pair in numbers if paired(pair[1], pair[2])], key=lambda pair: pair[0])
 
 
 def _ahead(base: float, other: float, measure: str) -> float:

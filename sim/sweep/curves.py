@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastserve.sched.checks import one_of
 from sim.report.figure import legend, plain_log, save
-from sim.report.style import COLUMN, PAGE, RC, Look, look
+from sim.report.style import COLUMN, PAGE, RC, Look, looks_of
 from sim.sweep.points import FAILED, Point, key
 from sim.sweep.result import Sweep, found_axis
 
@@ -36,11 +37,39 @@ AXES = {"load": "load (1 = what fcfs sustains)", "rate": "rate (requests/s)"}
 LINEAR = ("_rps", "attainment", "_rate", "_index", "_share")
 """Endings of measures with a linear axis from 0; times are on a log axis, where ratios are distances."""
 
+BANDS = ("seeds", "interval")
+"""Around a mean: from the smallest to the largest seed as in all figures here, or its 95 % interval."""
+
 MOST_PANELS = 8
 
 
-def plot(sweep: Sweep, folder: Path | None, measures: Sequence[str]) -> list[Path]:
-    """See Sweep.plot()."""
+def plot(sweep: Sweep, folder: Path, measures: Sequence[str], band: str = BANDS[0]) -> list[Path]:
+    """`curves` and `curves-MEASURE`, see Sweep.plot(); returns the paths."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    drawn, axis = _drawn(sweep, measures, band)
+    paths = []
+    with mpl.rc_context(RC):
+        for name, part in [("curves", drawn), *((f"curves-{name}", {name: found}) for name, found in drawn.items())]:
+            paths += save(_filled(Figure(layout="constrained"), sweep, part, axis, band), folder / name)
+    return paths
+
+
+def picture(sweep: Sweep, measures: Sequence[str], band: str = BANDS[0]) -> Figure:
+    """All measures in one figure that shows itself in a notebook."""
+    import matplotlib as mpl
+
+    from sim.report.picture import Picture
+
+    drawn, axis = _drawn(sweep, measures, band)
+    with mpl.rc_context(RC):
+        return _filled(Picture(layout="constrained"), sweep, drawn, axis, band)
+
+
+def _drawn(sweep: Sweep, measures: Sequence[str], band: str) -> tuple[dict[str, list[Point]], str]:
+    """The curves of the measures that any run has, and the axis. Raises ValueError where there are none."""
+    one_of("band", band, BANDS)
     if not sweep.rows:
         raise ValueError("There is nothing to draw: no run was finished.")
     axis = found_axis(sweep, None)
@@ -50,61 +79,24 @@ def plot(sweep: Sweep, folder: Path | None, measures: Sequence[str]) -> list[Pat
     drawn = {name: found for name, found in curves.items() if any(point.spread for point in found)}
     if not drawn:
         raise ValueError(f"no run has a value of {', '.join(measures)}")
-    shown = folder is None and sweep.folder is None and _show(sweep, drawn, axis)
-    if shown:
-        return []
-    where = folder or sweep.folder or Path()
-    paths = save(_styled(sweep, drawn, axis), where / "curves")
-    for name, found in drawn.items():
-        paths += save(_styled(sweep, {name: found}, axis), where / f"curves-{name}")
-    if folder is None:
-        _show(sweep, drawn, axis)
-    return paths
+    return drawn, axis
 
 
-def _show(sweep: Sweep, drawn: Mapping[str, Sequence[Point]], axis: str) -> bool:
-    """In a notebook, shows the figure; elsewhere False."""
-    import sys
-
-    if "ipykernel" not in sys.modules:
-        return False
-    from io import BytesIO
-
-    import matplotlib as mpl
-    from IPython.display import Image, display
-
-    data = BytesIO()
-    with mpl.rc_context(RC):
-        figure = _styled(sweep, drawn, axis)
-        figure.savefig(data, format="png")
-    display(Image(data.getvalue(), width=round(figure.get_size_inches()[0] * 110)))  # type: ignore[no-untyped-call]
-    return True
-
-
-def _styled(sweep: Sweep, drawn: Mapping[str, Sequence[Point]], axis: str) -> Figure:
-    import matplotlib as mpl
-
-    with mpl.rc_context(RC):
-        return _figure(sweep, drawn, axis)
-
-
-def _figure(sweep: Sweep, drawn: Mapping[str, Sequence[Point]], axis: str) -> Figure:
+def _filled(figure: Figure, sweep: Sweep, drawn: Mapping[str, Sequence[Point]], axis: str, band: str) -> Figure:
     """A row of panels a measure where another axis makes panels, else the measures side by side."""
-    from matplotlib.figure import Figure
-
     panels = _panels(next(iter(drawn.values())), axis)
-    looks = _looks(sweep.policies)
+    looks = looks_of(sweep.policies)
     many = len(panels) > 1
     columns = len(panels) if many else min(len(drawn), 3)
     rows = len(drawn) if many else -(-len(drawn) // columns)
     width = COLUMN if columns == 1 else PAGE if columns < 5 else 1.75 * columns
     extra = 0.16 * -(-len(looks) // (2 if columns == 1 else 5))
-    figure = Figure(figsize=(width, (2.3 if columns < 3 else 1.9) * rows + extra), layout="constrained")
+    figure.set_size_inches(width, (2.3 if columns < 3 else 1.9) * rows + extra)
     grid = figure.subplots(rows, columns, squeeze=False, sharey="row" if many else "none")
     for place, (measure, found) in enumerate(drawn.items()):
         cells = grid[place] if many else [grid.flat[place]]
         for axes, (title, at) in zip(cells, panels.items(), strict=True):
-            _panel(axes, [point for point in found if _within(point.at, at, axis)], measure, axis, looks)
+            _panel(axes, [point for point in found if _within(point.at, at)], measure, axis, looks, band)
             axes.set_title(title)
         cells[0].set_ylabel(NAMES.get(measure, measure))
     for axes in list(grid.flat)[len(drawn) * len(panels) :]:
@@ -118,20 +110,19 @@ def _panels(found: Sequence[Point], axis: str) -> dict[str, dict[str, Any]]:
     common = set.intersection(*[set(point.at) for point in found]) - {axis}
     places = {key(at): at for point in found for at in [{n: v for n, v in point.at.items() if n in common}]}
     if len(places) > MOST_PANELS:
-        raise ValueError(
-            f"{len(places)} panels ({', '.join(sorted(common))}) are more than a figure holds, {MOST_PANELS}: draw a part"
-        )
+        of = ", ".join(sorted(common))
+        raise ValueError(f"{len(places)} panels ({of}) are more than a figure holds, {MOST_PANELS}: draw a part")
     return {", ".join([f"{name} {value}" for name, value in at.items()]): at for at in places.values()}
 
 
-def _within(point: Mapping[str, Any], at: Mapping[str, Any], axis: str) -> bool:
-    return axis in point and all(point.get(name) == value for name, value in at.items())
+def _within(point: Mapping[str, Any], at: Mapping[str, Any]) -> bool:
+    return all(point.get(name) == value for name, value in at.items())
 
 
-def _panel(axes: Axes, found: Sequence[Point], measure: str, axis: str, looks: Mapping[str, Look]) -> None:
+def _panel(axes: Axes, found: Sequence[Point], measure: str, axis: str, looks: Mapping[str, Look], band: str) -> None:
     """Points with a queue that grew to the end are hollow, stopped ones a cross: their jobs were cut short."""
     lines: dict[tuple[str, Any], list[Point]] = {}
-    titles = {n for point in found for n in point.at} - set.intersection(*[set(point.at) for point in found])
+    titles = {n for point in found for n in point.at} - set.intersection(*[set(point.at) for point in found]) - {axis}
     for point in found:
         own = {name: value for name, value in point.at.items() if name in titles}
         if point.status != FAILED and point.spread is not None:
@@ -140,6 +131,9 @@ def _panel(axes: Axes, found: Sequence[Point], measure: str, axis: str, looks: M
     for (label, own), line in lines.items():
         style, nth = looks[label], shades.get(label, 0)
         shades[label] = nth + 1
+        if axis not in line[0].at:  # a knob that it does not have
+            axes.axhline(line[0].spread.mean, color=style.colour, linestyle=style.dash, label=label)  # type: ignore[union-attr]
+            continue
         line.sort(key=lambda point: point.at[axis])
         xs = [point.at[axis] for point in line]
         spreads = [point.spread for point in line if point.spread is not None]
@@ -149,9 +143,8 @@ def _panel(axes: Axes, found: Sequence[Point], measure: str, axis: str, looks: M
             xs, [one.mean for one in spreads], color=style.colour, linestyle=style.dash, label=title,
             marker=style.marker, markevery=[], alpha=alpha,
         )  # fmt: skip
-        if all(one.low is not None for one in spreads):
-            low, high = [one.low or 0.0 for one in spreads], [one.high or 0.0 for one in spreads]
-            axes.fill_between(xs, low, high, color=style.colour, alpha=0.15 * alpha, linewidth=0)
+        low, high = zip(*[_band(point, band) for point in line], strict=True)
+        axes.fill_between(xs, low, high, color=style.colour, alpha=0.15 * alpha, linewidth=0)
         for x, one, point in zip(xs, spreads, line, strict=True):
             axes.plot(
                 [x], [one.mean], linestyle="none", markeredgecolor=style.colour, alpha=alpha,
@@ -160,6 +153,15 @@ def _panel(axes: Axes, found: Sequence[Point], measure: str, axis: str, looks: M
             )  # fmt: skip
     _scale(axes, [point.spread for line in lines.values() for point in line if point.spread is not None], measure)
     axes.set_xlabel(AXES.get(axis, axis.replace("_", " ")))
+
+
+def _band(point: Point, band: str) -> tuple[float, float]:
+    """From the smallest to the largest seed, or the interval; nothing where there is none."""
+    assert point.spread is not None
+    if band == "seeds":
+        return min(point.values.values()), max(point.values.values())
+    low, high = point.spread.low, point.spread.high
+    return (point.spread.mean,) * 2 if low is None or high is None else (low, high)
 
 
 def _scale(axes: Axes, spreads: Sequence[Any], measure: str) -> None:
@@ -174,14 +176,3 @@ def _scale(axes: Axes, spreads: Sequence[Any], measure: str) -> None:
     room = (high / low) ** 0.25 + 0.1
     axes.set_ylim(low / room, high * room)
     plain_log(axes.yaxis)
-
-
-def _looks(policies: Mapping[str, str]) -> dict[str, Look]:
-    """By label; labels of one policy differ by dashes."""
-    seen: dict[Look, int] = {}
-    found = {}
-    for label, policy in policies.items():
-        base = look(policy)
-        found[label] = look(policy, seen.get(base, 0))
-        seen[base] = seen.get(base, 0) + 1
-    return found

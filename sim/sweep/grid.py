@@ -14,7 +14,7 @@ from fastserve.sched.keywords import literal
 from sim.asked import check
 from sim.parts import row
 from sim.settings import OTHER_NAMES, Settings
-from sim.sweep.values import MOST_RUNS, checked, is_several, listed
+from sim.sweep.values import HOW, MOST_RUNS, checked, is_several, listed
 
 KINDS = {entry.name: str(entry.type) for entry in fields(Settings)}
 """Setting -> its type, as written."""
@@ -55,6 +55,8 @@ def given(settings: Settings | None, changes: Mapping[str, Any]) -> tuple[Settin
         several = values_of(name, value)
         if several is not None:
             found[name] = several
+        elif isinstance(value, str):
+            named[name] = exact(name, read(name, value))
     first = {name: several[0] for name, several in found.items()}
     return (settings or Settings()).with_(**{**named, **first}), found
 
@@ -64,8 +66,6 @@ def values_of(name: str, value: object) -> list[Any] | None:
     kind = KINDS[name]
     if isinstance(value, str):
         found = None if kind.startswith("tuple") else listed(name, value, lambda text: read(name, text))
-        if found is None and not kind.startswith(("str", "tuple")) and read(name, value) != value:
-            raise ValueError(f"{name}={value!r} is text; give the number, or several values as 0.5,0.7 or 0.5:1.1:0.1")
     elif kind.startswith("tuple") and not (isinstance(value, list) and value and is_several(value[0])):
         found = None  # a tuple of texts is one value
     else:
@@ -74,8 +74,12 @@ def values_of(name: str, value: object) -> list[Any] | None:
 
 
 def read(name: str, text: str) -> Any:
-    """One value of a setting, from text."""
-    return text if KINDS[name].startswith("str") else literal(text)
+    """One value of a setting, from text. Raises ValueError for text where a number is due."""
+    kind = KINDS[name]
+    value = text if kind.startswith(("str", "tuple", "Router")) else literal(text)
+    if isinstance(value, str) and "str" not in kind and not kind.startswith(("tuple", "Router")):
+        raise ValueError(f"{name}={text!r} is no number; {HOW}")
+    return value
 
 
 def exact(name: str, value: Any) -> Any:

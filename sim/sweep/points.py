@@ -57,6 +57,18 @@ class Point(NamedTuple):
     """mean over the seeds and its 95 % interval; None without a value"""
     status: str
     """the worst of its seeds: failed (none could be made), collapsed, saturated or ok"""
+    cut: dict[int, int]
+    """by seed: jobs that were truncated"""
+
+
+def paired(base: Point, other: Point) -> list[tuple[float, float]]:
+    """Their values by common seed; none where one collapsed or truncated other jobs than the other (as far as their
+    number tells), for then they did not do the same work.
+    """
+    seeds = [seed for seed in base.values if seed in other.values]
+    if "collapsed" in (base.status, other.status) or any(base.cut[seed] != other.cut[seed] for seed in seeds):
+        return []
+    return [(base.values[seed], other.values[seed]) for seed in sorted(seeds)]
 
 
 def where(at: Mapping[str, Any]) -> str:
@@ -85,6 +97,11 @@ def key(at: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     return tuple((name, repr(value)) for name, value in at.items())
 
 
+def wider(place: tuple[tuple[str, str], ...]) -> list[tuple[tuple[str, str], ...]]:
+    """This place, and those of policies without its last axes: knobs stand last, and a policy has its own alone."""
+    return [place[:count] for count in range(len(place), -1, -1)]
+
+
 def points(rows: Sequence[Row], failed: Sequence[Failed], measure: str, samples: int | None) -> list[Point]:
     """In order of appearance. samples: independent samples behind the seeds, see paired_ratio()."""
     groups: dict[tuple[str, Any], list[Row | Failed]] = {}
@@ -98,7 +115,8 @@ def points(rows: Sequence[Row], failed: Sequence[Failed], measure: str, samples:
         found = worst(status(row.numbers) for row in runs) if runs else FAILED
         ordered = [values[seed] for seed in sorted(values)]
         spread = interval(ordered, samples, measure in SHARES) if ordered else None
-        made.append(Point(label, policies.get(label, label), dict(group[0].at), values, spread, found))
+        cut = {row.seed: int(row.numbers.get("truncated") or 0) for row in runs}
+        made.append(Point(label, policies.get(label, label), dict(group[0].at), values, spread, found, cut))
     return made
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from fastserve.formats import stamp
 from fastserve.json_values import plain
+from fastserve.metrics.intervals import Ratio, paired_ratio
 from sim.sweep import crossings as crossing
 from sim.sweep import points as of_points
 from sim.sweep.folder import KIND, Folder, read
@@ -16,7 +17,11 @@ from sim.sweep.points import Failed, Point, Row
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
+    from sim.report.columns import Show
+
+JCT = "mean_jct_s"
 MEASURES = ("mean_jct_s", "p99_jct_s", "mean_ttft_s", "p99_ttft_s", "goodput_rps")
 """What is drawn. goodput has values where requests have objectives."""
 
@@ -45,6 +50,11 @@ class Sweep:
     @property
     def labels(self) -> list[str]:
         return list(self.policies)
+
+    @property
+    def axis(self) -> str | None:
+        """What curves are drawn over; None where no axis has two numbers."""
+        return found_axis(self, None)
 
     def summaries(self) -> pd.DataFrame:
         """One row per point and seed: policy, label, router where there is one, the axes (none where a knob is another
@@ -77,7 +87,7 @@ class Sweep:
             frames.append(pd.DataFrame(names | {"seed": row.seed} | dict(row.records)))
         return pd.concat(frames, ignore_index=True)
 
-    def points(self, measure: str = "mean_jct_s") -> pd.DataFrame:
+    def points(self, measure: str = JCT) -> pd.DataFrame:
         """One row per label and point: the mean over seeds, its 95 % interval (none below four seeds), how many seeds
         have a value, and status: ok, saturated, collapsed, or failed.
         """
@@ -100,7 +110,37 @@ class Sweep:
         found = of_points.points(self.rows, self.failed, measure, self.settings.get("samples"))
         return sorted(found, key=lambda point: (order[point.label], self._place(point.at)))
 
-    def crossings(self, measure: str = "mean_jct_s", axis: str | None = None, base: str | None = None) -> pd.DataFrame:
+    def ratios(self, measure: str = JCT, base: str | None = None) -> pd.DataFrame:
+        """One row per other label and point: the mean of `base` (the first label) over the label's, paired by seed,
+        with its 95 % interval; none where one of the two collapsed, or truncated what the other completed.
+        """
+        import pandas as pd
+
+        places = {of_points.key(at): at for at in self.places}
+        found = []
+        for (label, place), ratio in self.ratio_of(measure, self._base(base)).items():
+            at = {name: places[place].get(name) for name in self.axes}
+            mean, low, high = ratio or (None, None, None)
+            found.append({"label": label} | at | {"ratio": mean, "low": low, "high": high})
+        return pd.DataFrame(found)
+
+    def ratio_of(self, measure: str, base: str) -> dict[tuple[str, Any], Ratio | None]:
+        """The same by label and place."""
+        found: dict[tuple[str, Any], Ratio | None] = {}
+        samples = self.settings.get("samples")
+        curve = self.curve(measure)
+        mine = {of_points.key(point.at): point for point in curve if point.label == base}
+        for point in curve:
+            place = of_points.key(point.at)
+            first = next((mine[wide] for wide in of_points.wider(place) if wide in mine), None)
+            if point.label == base or first is None:
+                continue
+            both = [(one, two) for one, two in of_points.paired(first, point) if one > 0 and two > 0]
+            ones, twos = [one for one, _ in both], [two for _, two in both]
+            found[point.label, place] = paired_ratio(ones, twos, samples=samples) if both else None
+        return found
+
+    def crossings(self, measure: str = JCT, axis: str | None = None, base: str | None = None) -> pd.DataFrame:
         """Where one policy stops winning: a row for each place of the axis at which `base` (the first label) and
         another are level, with who is ahead below and above it, and a 95 % interval over seeds where every seed
         crosses there.
@@ -115,31 +155,56 @@ class Sweep:
 
     def crossed(self, measure: str, axis: str | None = None, base: str | None = None) -> list[crossing.Crossing]:
         """The same as a list."""
-        if base is not None and base not in self.policies:
-            raise ValueError(f"no row has the label {base!r}; there are {', '.join(self.policies)}")
-        along = found_axis(self, axis)
+        first, along = self._base(base), found_axis(self, axis)
         if along is None:
             return []
-        first = base or self.labels[0]
         return crossing.crossings(self.curve(measure), measure, along, first, self.settings.get("samples"))
 
-    def table(self, measures: Sequence[str] | None = None) -> str:
-        """A block per measure (mean and p99 JCT, and the goodput where there is one): a line per point, a column per
-        policy; then where they cross.
+    def _base(self, base: str | None) -> str:
+        if base is not None and base not in self.policies:
+            raise ValueError(f"no row has the label {base!r}; there are {', '.join(self.policies)}")
+        return base or self.labels[0]
+
+    @property
+    def places(self) -> list[dict[str, Any]]:
+        """All that any run or failure has, in the order of the axes."""
+        found = {of_points.key(row.at): row.at for row in [*self.rows, *self.failed]}
+        return sorted(found.values(), key=self._place)
+
+    def table(self, show: Show = None) -> str:
+        """A block per measure with a line per place and a column per policy, the ratios of the mean JCT to the first
+        policy's, and where one stops winning. show: names of columns and groups, as --show takes them.
         """
         from sim.sweep.table import table
 
-        return table(self, measures)
+        return table(self, show)
 
-    def plot(self, folder: str | Path | None = None, measures: Sequence[str] = MEASURES) -> list[Path]:
-        """Curves with bands over the axis, `curves` with all measures and `curves-MEASURE` of each, as PDF and PNG.
+    def _repr_html_(self) -> str:
+        from sim.sweep.table import html
 
-        folder: by default the sweep's own; without one, a notebook shows the figure and nothing is written, and a
-        script writes into the current folder. Raises ValueError where no axis has two numbers.
+        return html(self)
+
+    @overload
+    def plot(self, folder: None = None, measures: Sequence[str] = MEASURES, band: str = "seeds") -> Figure: ...
+
+    @overload
+    def plot(self, folder: str | Path, measures: Sequence[str] = MEASURES, band: str = "seeds") -> list[Path]: ...
+
+    def plot(
+        self, folder: str | Path | None = None, measures: Sequence[str] = MEASURES, band: str = "seeds"
+    ) -> Figure | list[Path]:
+        """Curves over the axis (load or rate if it is there): means over seeds, and bands from the smallest to the
+        largest seed, or band="interval" for 95 % intervals. Other axes make panels.
+
+        folder: writes `curves` with all measures and `curves-MEASURE` of each there, as PDF and PNG, and returns the
+        paths; without one, returns a figure that a notebook shows. Measures without a value are left out: goodput is
+        there where requests have objectives (slo="ttft=1s,tpot=0.1s"). Raises ValueError where nothing can be drawn.
         """
-        from sim.sweep.curves import plot
+        from sim.sweep import curves
 
-        return plot(self, None if folder is None else Path(folder), measures)
+        if folder is None:
+            return curves.picture(self, measures, band)
+        return curves.plot(self, Path(folder), measures, band)
 
     def about(self) -> dict[str, Any]:
         """What was asked."""
@@ -154,7 +219,7 @@ class Sweep:
         return {
             **stamp(KIND), **self.about(), "interrupted": self.interrupted, "rows": plain(rows),
             "failed": plain([one._asdict() for one in self.failed]),
-            "crossings": plain([one._asdict() for one in self.crossed("mean_jct_s")] if self.rows else []),
+            "crossings": plain([one._asdict() for one in self.crossed(JCT)] if self.rows else []),
         }  # fmt: skip
 
     def save(self, folder: str | Path) -> list[Path]:
@@ -183,7 +248,8 @@ class Sweep:
         return f"Sweep({', '.join(self.labels)}; {axes or 'one point'}; {runs}{failed})"
 
     def _place(self, at: dict[str, Any]) -> tuple[int, ...]:
-        return tuple(self.axes[name].index(value) if value in self.axes[name] else 0 for name, value in at.items())
+        """None of a policy without one of the axes comes before those with it."""
+        return tuple(1 + self.axes[name].index(at[name]) if name in at else 0 for name in self.axes)
 
 
 def in_words(axes: dict[str, list[Any]]) -> Iterator[str]:
