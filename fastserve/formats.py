@@ -22,6 +22,7 @@ VERSIONS: Final[Mapping[str, int]] = {
     "records": 1,  # a table, one row a request
     "reference": 1,  # of an experiment
     "route_log": 1,
+    "rows": 1,  # the rows behind a reference
     "run": 1,  # run.json and summary.json of a simulation
     "sim_sweep": 1,  # run.json and summary.json of a sweep over settings
     "sweep": 1,  # run.json, cases and summary.json of an experiment
