@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sim.report.figure import legend, save
-from sim.report.style import COLUMN, RC, Look, looks_of
+from sim.report.style import COLUMN, RC, Look, as_text, looks_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,7 +45,7 @@ def figure(capacity: Capacity) -> Figure:
             loads = sorted(curve)
             axes.plot(
                 loads, [sum(curve[load]) / len(curve[load]) for load in loads], color=look.colour, linestyle=look.dash,
-                marker=look.marker, markevery=[], label=label,
+                marker=look.marker, markevery=[], label=as_text(label),
             )  # fmt: skip
             low, high = [min(curve[load]) for load in loads], [max(curve[load]) for load in loads]
             axes.fill_between(loads, low, high, color=look.colour, alpha=0.15, linewidth=0)
