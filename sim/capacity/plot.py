@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sim.capacity.found import Findings
 from sim.report.figure import legend, plain_log, save
-from sim.report.style import COLUMN, RC, Look, looks_of
+from sim.report.style import COLUMN, RC, Look, as_text, looks_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,7 +52,7 @@ def figure(capacity: Findings) -> Figure:
             curves = np.array([_interpolated(capacity, label, one.seed, loads) for one in capacity.of(label)])
             axes.plot(
                 loads, curves.mean(0), color=look.colour, linestyle=look.dash, marker=look.marker, markevery=[],
-                label=label,
+                label=as_text(label),
             )  # fmt: skip
             axes.fill_between(loads, curves.min(0), curves.max(0), color=look.colour, alpha=0.15, linewidth=0)
             _mark(axes, capacity, label, look)

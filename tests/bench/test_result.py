@@ -55,6 +55,14 @@ def test_columns() -> None:
     assert all(math.isnan(row[name]) for name in ("slowdown", "alone", "queued", "preempted", "stalled", "service"))
 
 
+def test_a_class_is_told_by_the_client_s_own_records() -> None:
+    """It is not sent: the server knows client, priority and objectives."""
+    one = sample(call(0, slo_class="chat", client="a", priority=2), reply(1, [2, 3]))
+    row = {name: column[0] for name, column in result([one]).columns().items()}
+    assert (row["slo_class"], row["client"], row["priority"]) == ("chat", "a", 2)
+    assert "slo_class" not in one.call.request.scheduling
+
+
 def test_failures_are_rows_too() -> None:
     columns = three().columns()
     assert columns["finish"].tolist() == ["length", "rejected", "unfinished"]
