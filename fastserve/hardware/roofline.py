@@ -189,15 +189,16 @@ def check_group(model: ModelConfig, devices: int, interconnect: Interconnect | N
         raise ValueError(
             f"{name}: nothing is known of what joins {devices} of this device (its 'interconnect'); take one of it"
         )
-    if devices > interconnect.devices:
+    if devices > interconnect.node_devices:
         raise ValueError(
-            f"{name}: {devices} devices, and a node has {interconnect.devices}; this is tensor parallelism in one node"
+            f"{name}: {devices} devices, and a node has {interconnect.node_devices}; this is tensor parallelism in one "
+            "node"
         )
     if model.heads % devices:
-        able = [str(count) for count in range(2, interconnect.devices + 1) if model.heads % count == 0]
+        able = [str(count) for count in range(2, interconnect.node_devices + 1) if model.heads % count == 0]
         raise ValueError(
             f"{name}: {model.heads} heads cannot be shared evenly among {devices} devices; of the counts up to "
-            f"{interconnect.devices}, {', '.join(able) or 'none'} can"
+            f"{interconnect.node_devices}, {', '.join(able) or 'none'} can"
         )
 
 
