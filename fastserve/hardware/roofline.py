@@ -59,20 +59,25 @@ class RooflineLatency(LatencyModel):
         ps_per_flop = 1e12 / (device.flops_per_s * device.compute_efficiency) / devices
         ps_per_product = 1e12 / ((rate or device.flops_per_s) * device.compute_efficiency) / devices
         ps_per_byte = 1e12 / (device.bytes_per_s * device.memory_efficiency)
+        # ps of an iteration; of a token through the layers, of one through the head, and of both with its windows
         self._fixed = round(device.overhead_ms * 1e9) + round(model.layers * device.layer_overhead_us * 1e6)
         self._token = round(2 * model.active_parameters * ps_per_product)
         self._sample = round(2 * model.head_parameters * ps_per_flop)
+        self._step = self._token + self._sample
+        # ps of one token and one that it attends to: in a decode, in a prompt, in the layers with a window
         full = model.layers - model.window_layers
         self._pair = round(full * model.pair_flops(decode=True) * ps_per_flop)
         self._prefill_pair = round(full * model.pair_flops(decode=False) * ps_per_flop)
         self._window_pair = round(model.window_layers * model.pair_flops(decode=False) * ps_per_flop)
+        self._step += model.window * self._window_pair
+        # ps of reading: the weights that all tokens share, the experts by tokens, a token's KV, a job's windows
         head_bytes = model.head_parameters * model.dtype_bytes
         self._weights = max(1, round((model.shared_bytes + head_bytes) * ps_per_byte / devices))
         self._touched = _touched(model.experts, model.expert_bytes * ps_per_byte / devices)
         self._most = len(self._touched) - 1
         self._kv = round(model.kv_bytes(devices) * ps_per_byte)
         self._window_kv = round(model.window_bytes(devices) * ps_per_byte)
-        self._step = self._token + self._sample + model.window * self._window_pair
+        # ps of the all-reduces of an iteration, and more for each of its tokens
         self._reduce = self._row = 0
         if interconnect is not None and devices > 1:
             reduces = REDUCES_PER_LAYER * model.layers
@@ -81,7 +86,7 @@ class RooflineLatency(LatencyModel):
             row = interconnect.all_reduce_us(model.hidden * model.dtype_bytes, devices) - bare
             self._row = round(reduces * row * 1e6)
         self._fixed += self._reduce
-        self._decode: dict[int, tuple[int, int]] = {}
+        self._decode: dict[int, tuple[int, int]] = {}  # by batch, filled by _decoding
 
     def iteration_ps(self, batch: int, context: int, chunks: Sequence[tuple[int, int]]) -> int:
         if chunks:
