@@ -16,6 +16,7 @@ from fastserve.observers.named import check_apart, find
 from fastserve.routers.spec import RouterSpec
 from sim.arguments import (
     Parser,
+    add_by,
     add_inputs,
     add_seeds,
     add_show,
@@ -33,6 +34,7 @@ from sim.inspect import Inspection
 from sim.replay import Result, replay
 from sim.report.columns import shown
 from sim.report.document import write_programs
+from sim.report.groups import check_told, kinds
 from sim.report.page import Schedules
 from sim.told import told_first
 
@@ -51,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     output = parser.add_argument_group("runs and output")
     add_seeds(output)
     add_show(output)
+    add_by(output)
     output.add_argument(
         "--processes", type=int, metavar="N", help="worker processes (default: all cores for large runs)"
     )
@@ -102,6 +105,7 @@ def run(args: argparse.Namespace) -> int:
     if args.processes is not None and args.processes < 1:
         raise ValueError(f"--processes {args.processes}: give at least 1")
     shown(args.show)
+    kinds(args.by)
     specs = policies_of(args)
     check(specs, [settings.with_(router=router) for router in args.routers or [None]])
     routers = args.routers or [RouterSpec(ROUTER)]
@@ -120,6 +124,7 @@ def run(args: argparse.Namespace) -> int:
     if args.explain is not None and not 0 <= args.explain < source.jobs:
         raise ValueError(f"--explain {args.explain}: there is no such job; they are 0 to {source.jobs - 1}")
     sample = source.typical() if source.recipe is None else source.at_rate(1.0).trace(0)
+    check_told(args.by, sample)
     first, reading = told_first(settings, sample), read_as(sample, settings.latency)
     if settings.in_cluster or args.routers:
         first += routers_told(routers, settings, sample)
@@ -163,7 +168,7 @@ def deliver(args: argparse.Namespace, result: Result, closeup: Inspection) -> No
             written += files
             written += result.save(args.out, args.csv) if args.out else []
             written += [write_programs(Path(args.programs_csv), result.runs)] if args.programs_csv else []
-            written += result.plot(_plots(args)) if args.plot is not None else []
+            written += result.plot(_plots(args), args.by) if args.plot is not None else []
             written += [result.report(args.report, args.show)] if args.report else []
     finally:
         show(args, result, closeup)
@@ -177,9 +182,9 @@ def show(args: argparse.Namespace, result: Result, closeup: Inspection) -> None:
     """On stdout: the table and the lives, or with --json one document, the lives in it under "explain"."""
     if args.json:
         explain = {} if args.explain is None else {"explain": closeup.lives_document}
-        print(json.dumps(result.document() | explain, indent=1))
+        print(json.dumps(result.document(args.by) | explain, indent=1))
     else:
-        print(result.table(args.show), end="")
+        print(result.table(args.show, args.by), end="")
         if args.explain is not None:
             print(f"\n{closeup.lives}", end="")
     sys.stdout.flush()

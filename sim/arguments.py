@@ -16,6 +16,7 @@ from fastserve.atomic_files import OutputError
 from fastserve.cli.arguments import add_rows, add_settings
 from fastserve.cli.seeding import add_seeding, source_from
 from fastserve.cli.trace_arguments import add_reading, reading_of
+from fastserve.metrics.groups import KINDS
 from fastserve.policies.spec import PolicySpec, told_apart
 from fastserve.routers import RouterError
 from fastserve.sched.errors import ObserverError, PolicyError
@@ -78,6 +79,15 @@ def add_show(parser: argparse._ActionsContainer) -> None:
         "--show",
         metavar="COLUMN[,...]",
         help=f"columns of the table: measures by name, or groups of them: {', '.join([DEFAULT, WIDER, ALL, *NAMED])}",
+    )
+
+
+def add_by(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--by",
+        metavar="KIND[,...]",
+        help=f"a table per group of requests: by {', '.join(KINDS)}; client:20 are the twenty largest and the rest, "
+        "length:8 eight parts of equally many, length:log2 powers of two",
     )
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
+from fastserve.metrics.groups import By
 from fastserve.policies.spec import PolicyLike, PolicySpec, facts_told, told_apart
 from fastserve.routers import RouterError
 from fastserve.routers.spec import RouterLike
@@ -23,6 +24,7 @@ from sim.parts import row
 from sim.prepared import Prepared
 from sim.report.columns import Show
 from sim.report.document import document, table, write_out
+from sim.report.groups import Bys, document_by, lines_by, rows_by
 from sim.report.html import in_a_line, result_html
 from sim.report.run import Run
 from sim.run import run_one
@@ -80,13 +82,27 @@ class Result:
         """What was read as what, and the table."""
         return "".join([f"{line}\n" for line in self.reading]) + self.table()
 
-    def table(self, show: Show = None) -> str:
-        """show: columns and groups of them, as "default,p99_ttft_s", "wide" or "all"; ValueError lists them."""
-        return table(self.runs, self.settings, show)
+    def table(self, show: Show = None, by: Bys = None) -> str:
+        """show: columns and groups of them, as "default,p99_ttft_s", "wide" or "all"; ValueError lists them. by: kinds
+        of groups of jobs, as "client,length:8", each with a table of its own below.
+        """
+        below = lines_by(self.runs, self.settings, by, show) if self.runs and by else []
+        return table(self.runs, self.settings, show) + "".join([f"{line}\n" for line in below])
 
-    def document(self) -> dict[str, Any]:
-        """The --json document: {"settings", "runs", "reading"}."""
-        return document(self.settings, self.runs) | {"reading": list(self.reading)}
+    def document(self, by: Bys = None) -> dict[str, Any]:
+        """The --json document: {"settings", "runs", "reading"}, and with by (as table() takes it) "by"."""
+        found = document(self.settings, self.runs) | {"reading": list(self.reading)}
+        return found | ({"by": document_by(self.runs, self.settings, by)} if self.runs and by else {})
+
+    def by(self, kind: str | By) -> pd.DataFrame:
+        """One row per group of jobs and run, with policy, label, seed and group in front, then the group's measures.
+
+        kind: priority, client, program, class, length or prompt; client:20 are the twenty with the most jobs and the
+        rest, length:8 eight parts of equally many jobs, length:log2 powers of two.
+        """
+        import pandas as pd
+
+        return pd.DataFrame(list(rows_by(self.runs, self.settings, kind)))
 
     def records(self) -> pd.DataFrame:
         """One row per job and run, with policy, label and seed in front; all times in seconds."""
@@ -136,14 +152,21 @@ class Result:
         return pd.concat(tables, ignore_index=True)
 
     @overload
-    def plot(self, folder: None = None) -> Figure: ...
+    def plot(self, folder: None = None, by: Bys = None) -> Figure: ...
     @overload
-    def plot(self, folder: str | Path) -> list[Path]: ...
-    def plot(self, folder: str | Path | None = None) -> list[Path] | Figure:
-        """JCT CDF and mean and p99 bars, written as PDF and PNG; without a folder a figure that a notebook shows."""
+    def plot(self, folder: str | Path, by: Bys = None) -> list[Path]: ...
+    def plot(self, folder: str | Path | None = None, by: Bys = None) -> Figure | list[Path]:
+        """JCT CDF and mean and p99 bars: one figure, which a notebook shows, or PDF and PNG into a folder.
+
+        by: kinds of groups, as table() takes them: a figure of each into the folder too; without a folder, of one kind,
+        instead.
+        """
+        from sim.report.group_plot import draw_by, picture_by
         from sim.report.plot import draw, picture
 
-        return picture(self.runs) if folder is None else draw(self.runs, Path(folder))
+        if folder is not None:
+            return draw(self.runs, Path(folder)) + draw_by(self.runs, self.settings, by, Path(folder))
+        return picture_by(self.runs, self.settings, by) if by else picture(self.runs)
 
 
 def replay(

@@ -92,6 +92,12 @@ PROGRAMS: Final[Headings] = {
 }  # fmt: skip
 """Of programs, likewise: the group `programs`, in the table of programs."""
 
+COUNTS = frozenset(
+    {*GROUPS["jobs"], "programs", "programs_completed", "programs_abandoned", "programs_unfinished",
+     "abandoned_requests", "gave_up", "early_requests"}
+)  # fmt: skip
+"""What counts something, and is whole."""
+
 USUAL = (
     "mean_jct_s", "p99_jct_s", "mean_s_per_token", "mean_slowdown", "mean_ttft_s", "preemptions_per_job",
     "throughput_rps", RATIO,

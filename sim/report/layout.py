@@ -5,6 +5,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 from fastserve.metrics.intervals import Ratio
+from sim.report.columns import COUNTS
 from sim.report.run import Run
 
 WIDTH = 100
@@ -56,12 +57,18 @@ def ratio_text(ratio: Ratio | None, marked: bool) -> str:
     return f"{ratio.mean:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]" + " *" * marked
 
 
+def figure(group: Sequence[Run], key: str, settings: Mapping[str, object]) -> str:
+    """The mean of a column over seeds, as it is written; what counts something is written whole where it is whole."""
+    value = average(group, key, settings)
+    return f"{value:.0f}" if value is not None and key in COUNTS and value == int(value) else number(value)
+
+
 def average(group: Sequence[Run], key: str, settings: Mapping[str, object]) -> float | None:
-    found = [value for run in group if (value := _figure(run, key, settings)) is not None]
+    found = [value for run in group if (value := _value(run, key, settings)) is not None]
     return sum(found) / len(found) if found else None
 
 
-def _figure(run: Run, key: str, settings: Mapping[str, object]) -> float | None:
+def _value(run: Run, key: str, settings: Mapping[str, object]) -> float | None:
     if key == "swap_gib":
         return (run.summary["swapped_out_gib"] or 0.0) + (run.summary["swapped_in_gib"] or 0.0)
     value = run.summary.get(key, settings.get(key))

@@ -37,7 +37,7 @@ def draw(runs: Sequence[Run], folder: Path) -> list[Path]:
         for name, time, share, of in _curves(runs):
             figure = Figure(figsize=(COLUMN, 2.4), layout="constrained")
             _cdf(figure, groups, looks, of, time, share)
-            _legend(figure, figure.axes[0], len(groups))
+            legend(figure, figure.axes[0], len(groups))
             paths += save(figure, folder / name)
         figure = Figure(figsize=_bars_size(groups), layout="constrained")
         _bars(figure, groups, looks)
@@ -59,7 +59,7 @@ def picture(runs: Sequence[Run]) -> "Figure":
         for part, (_, time, share, of) in zip(parts, curves, strict=False):
             _cdf(part, groups, looks, of, time, share)
         _bars(parts[-1], groups, looks)
-        _legend(figure, parts[0].axes[0], len(groups))
+        legend(figure, parts[0].axes[0], len(groups))
     return figure
 
 
@@ -178,7 +178,7 @@ def _bars(figure: "FigureBase", groups: Mapping[str, Sequence[Run]], looks: Mapp
     figure.axes[0].invert_yaxis()
 
 
-def _legend(figure: "Figure", axes: "Axes", labels: int) -> None:
+def legend(figure: "Figure", axes: "Axes", labels: int) -> None:
     """Above the axes, where it hides no curve; the figure grows by its rows. axes: those whose curves it names."""
     width, height = figure.get_size_inches()
     columns = 2 if labels in (2, 4) else 3

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from fastserve.metrics.intervals import Ratio
 from fastserve.metrics.programs import time_ratio
 from sim.report.columns import PROGRAMS, Shown, columns, shown, with_room
-from sim.report.layout import aligned, average, first_or_row, left_out, number, ratio_text, too_wide, wrapped
+from sim.report.layout import aligned, average, figure, first_or_row, left_out, number, ratio_text, too_wide, wrapped
 from sim.report.run import Run
 
 SHORT = 0.5
@@ -63,7 +63,7 @@ def _rows(groups: Mapping[str, Sequence[Run]], settings: Mapping[str, object], k
     ]
     for name, group in groups.items():
         ratio = "1" if group is first else ratio_text(_ratio(first, group), marked=False)
-        rows.append([name, *[number(average(group, key, settings)) for key in keys], ratio])
+        rows.append([name, *[figure(group, key, settings) for key in keys], ratio])
     return rows
 
 

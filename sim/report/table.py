@@ -5,7 +5,7 @@ from typing import Any
 
 from sim.report.columns import GROUPS, RATIO, Show, columns, shown, with_room
 from sim.report.header import header
-from sim.report.layout import aligned, average, first_or_row, left_out, number, ratio_text, too_wide
+from sim.report.layout import aligned, average, figure, first_or_row, left_out, ratio_text, too_wide
 from sim.report.notes import notes, resampled_lines
 from sim.report.pairs import jct_ratio, mark
 from sim.report.programs import programs_lines
@@ -92,7 +92,7 @@ def _row(
     cells = [f"{label} {'*' if marked else ''}".rstrip()]
     for key in keys:
         if key != RATIO:
-            cells.append(number(average(group, key, settings)))
+            cells.append(figure(group, key, settings))
         elif group is first:
             cells.append("1")
         else:
