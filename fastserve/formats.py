@@ -22,6 +22,7 @@ VERSIONS: Final[Mapping[str, int]] = {
     "reference": 1,  # of an experiment
     "route_log": 1,
     "run": 1,  # run.json and summary.json of a simulation
+    "sim_sweep": 1,  # run.json and summary.json of a sweep over settings
     "sweep": 1,  # run.json, cases and summary.json of an experiment
 }
 """Kind of file -> current version."""
@@ -29,6 +30,7 @@ VERSIONS: Final[Mapping[str, int]] = {
 OLD: Final[Mapping[str, str]] = {
     "flight_log": "record the run again with --flight-log",
     "route_log": "record the run again with --route-log",
+    "sim_sweep": "run the sweep again",
     "sweep": "run the experiment again",
 }
 """Kind of file -> advice for a version that is too old; by default: write it again."""

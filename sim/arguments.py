@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor
 from dataclasses import fields
-from typing import NoReturn
+from typing import NoReturn, TypeAlias
 
 from fastserve.atomic_files import OutputError
 from fastserve.cli.arguments import add_rows, add_settings
@@ -39,14 +39,20 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (--help lists everything)\n")
 
 
-def add_inputs(parser: argparse.ArgumentParser) -> None:
-    """TRACE, policies, settings, cluster and how the trace is read: all that a run is of, but its seeds."""
+Group: TypeAlias = "argparse._ArgumentGroup"
+
+
+def add_inputs(parser: argparse.ArgumentParser, settings: Callable[[Group], Group] = lambda group: group) -> None:
+    """TRACE, policies, settings, cluster and how the trace is read: all that a run is of, but its seeds.
+
+    settings: wraps the groups of settings, for a command that takes them otherwise.
+    """
     parser.add_argument("trace", nargs="?", help="trace file; the format is detected")
     add_seeding(parser)
     add_rows(parser.add_argument_group("policies (repeat for several)"))
     one = [field.name for field in fields(Settings) if field.name not in CLUSTER]
-    add_settings(parser.add_argument_group("settings"), Settings, one, others=OTHER_NAMES)
-    add_cluster(parser.add_argument_group("several replicas behind a router"))
+    add_settings(settings(parser.add_argument_group("settings")), Settings, one, others=OTHER_NAMES)
+    add_cluster(settings(parser.add_argument_group("several replicas behind a router")))
     trace = parser.add_argument_group("trace")
     trace.add_argument("--num-requests", "--num-prompts", type=int, metavar="N", help="use the first N rows")
     trace.add_argument(

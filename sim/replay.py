@@ -255,7 +255,7 @@ def _run_all(
     """Appends to `runs` as they finish, so that an interrupt keeps finished ones."""
     attach = [None if observe is None else observe(spec, row(spec, settings), seed) for spec, settings, seed in tasks]
     workers = min(len(tasks), processes or os.cpu_count() or 1)
-    pooled = workers > 1 and _travels(tasks)
+    pooled = workers > 1 and travels(tasks)
     order = list(range(len(tasks)))
     if tasks[0][1].prefix_cache == "on":  # runs of one trace follow each other: see Prepared
         order.sort(key=lambda i: tasks[i][2])
@@ -336,7 +336,7 @@ def told(error: PolicyError | RouterError | ObserverError) -> str:
     return f"{error} ({last.tb_frame.f_code.co_filename}, line {last.tb_lineno})"
 
 
-def _travels(tasks: list[Task]) -> bool:
+def travels(tasks: object) -> bool:
     """Whether a policy can be pickled; a class defined in a function cannot, and runs in this process."""
     try:
         pickle.dumps(tasks)

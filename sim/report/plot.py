@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastserve.atomic_files import atomically
 from fastserve.metrics.finish import is_outcome
+from sim.report.figure import save
 from sim.report.run import Run
 from sim.report.style import COLUMN, HATCHES, PAGE, RC, Look, as_text, looks_of
 
@@ -185,15 +185,3 @@ def legend(figure: "Figure", axes: "Axes", labels: int) -> None:
     columns = min(labels, round(columns * width / COLUMN))
     figure.set_size_inches(width, height + 0.16 * -(-labels // columns))
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=columns, columnspacing=1.0)
-
-
-def save(figure: "Figure", stem: Path) -> list[Path]:
-    """As .pdf and .png."""
-    paths = []
-    for kind, metadata in (("pdf", {"CreationDate": None}), ("png", {})):
-        path = stem.with_name(f"{stem.name}.{kind}")
-        arguments: dict[str, Any] = {"format": kind, "metadata": metadata}
-        with atomically(path) as draft:
-            figure.savefig(draft, **arguments)
-        paths.append(path)
-    return paths
