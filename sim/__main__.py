@@ -38,7 +38,12 @@ from sim.report.groups import check_told, kinds
 from sim.report.page import Schedules
 from sim.told import told_first
 
-COMMANDS = {"describe": "sim.trace", "sweep": "sim.sweep.command", "capacity": "sim.capacity.command"}
+COMMANDS = {
+    "describe": "sim.trace",
+    "sweep": "sim.sweep.command",
+    "capacity": "sim.capacity.command",
+    "machines": "sim.machines.command",
+}
 """A first word -> the module whose main(arguments) does it, the word among them; imported when it is asked for."""
 
 
@@ -46,7 +51,8 @@ def parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="python -m sim",
         description="Replay a trace of requests under scheduling policies, and compare their job completion times.",
-        epilog=f"latency presets: {', '.join(presets())}, roofline:MODEL/DEVICE, or a JSON file; "
+        epilog=f"latency presets: {', '.join(presets())}, roofline:MODEL/DEVICE, or a JSON file "
+        "(python -m sim.machines list); "
         "python -m sim describe TRACE tells what is in a trace",
     )
     add_inputs(parser)

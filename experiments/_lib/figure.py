@@ -10,7 +10,7 @@ import matplotlib as mpl
 import numpy as np
 
 from experiments._lib.case import Point
-from sim.report.figure import cells, legend, plain_log, save
+from sim.report.figure import KINDS, cells, legend, plain_log, save
 from sim.report.style import COLUMN, PAGE, RC, Look, look
 
 if TYPE_CHECKING:
@@ -29,14 +29,20 @@ def look_of(label: str) -> Look:
     return look(policy, next((beyond for variant, beyond in VARIANTS.items() if variant in label), 0))
 
 
-def draw(folder: Path, name: str, size: tuple[float, float], fill: Callable[[Figure], None]) -> None:
+def draw(
+    folder: Path,
+    name: str,
+    size: tuple[float, float],
+    fill: Callable[[Figure], None],
+    kinds: Sequence[str] = KINDS,
+) -> None:
     """Makes a figure of `size` inches, lets `fill` draw on it, and writes NAME.pdf and NAME.png."""
     from matplotlib.figure import Figure
 
     with mpl.rc_context(RC):
         figure = Figure(figsize=size, layout="constrained")
         fill(figure)
-        save(figure, folder / name)
+        save(figure, folder / name, kinds)
 
 
 def curve(axes: Axes, points: Sequence[Point], x: str, measure: str, label: str, style: Look | None = None) -> None:

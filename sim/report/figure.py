@@ -4,6 +4,7 @@ them, and the files.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +16,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def save(figure: Figure, stem: Path) -> list[Path]:
+KINDS = ("pdf", "png")
+
+
+def save(figure: Figure, stem: Path, kinds: Sequence[str] = KINDS) -> list[Path]:
     """Writes STEM.pdf and STEM.png. Raises OutputError."""
     paths = []
-    for kind, metadata in (("pdf", {"CreationDate": None}), ("png", {})):
+    for kind in kinds:
         path = stem.with_name(f"{stem.name}.{kind}")
-        arguments: dict[str, Any] = {"format": kind, "metadata": metadata}
+        arguments: dict[str, Any] = {"format": kind, "metadata": {"CreationDate": None} if kind == "pdf" else {}}
         with atomically(path) as draft:
             figure.savefig(draft, **arguments)
         paths.append(path)
