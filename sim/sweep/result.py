@@ -168,7 +168,8 @@ class Sweep:
     @property
     def places(self) -> list[dict[str, Any]]:
         """All that any run or failure has, in the order of the axes."""
-        found = {of_points.key(row.at): row.at for row in [*self.rows, *self.failed]}
+        every: list[Row | Failed] = [*self.rows, *self.failed]
+        found = {of_points.key(row.at): row.at for row in every}
         return sorted(found.values(), key=self._place)
 
     def table(self, show: Show = None) -> str:
