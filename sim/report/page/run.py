@@ -68,13 +68,14 @@ def write_report(
         "facts": facts(settings, runs),
         "seed": f"of seed {schedules.seed}" if len(seeds) > 1 else "",
         "result": _result(rows(runs, settings, show), table(runs, settings, show)),
+        "below": "",
         "made": f"FastServe testbed {package_version()}",
     }
     return write_page(path, f"{names}: {clipped(trace)}", parts, data)
 
 
-def clipped(text: str) -> str:
-    return text if len(text) <= CLIPPED else f"{text[: CLIPPED - 1]}…"
+def clipped(text: str, most: int = CLIPPED) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def facts(settings: Mapping[str, Any], runs: Sequence[Run]) -> Markup:

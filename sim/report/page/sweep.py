@@ -16,6 +16,11 @@ from sim.report.style import Look, looks_of
 
 MOST_PANELS = 12  # of places of the other axes: each has a chart of every measure
 
+MOST_WORDS = 400  # characters of a sentence
+
+CROSSED = ("mean_jct_s", "goodput_rps")
+"""Measures of which it is told where one policy stops winning, as below the text table."""
+
 LINEAR = ("_rps", "attainment", "_rate", "_index", "_share")
 """Endings of measures that are drawn from 0; times are on a log axis, where ratios are distances."""
 
@@ -48,6 +53,7 @@ class Swept(Protocol):
     def policies(self) -> Mapping[str, str]: ...
     @property
     def rows(self) -> Sequence[Any]: ...
+    def crossed(self, measure: str) -> Sequence[object]: ...  # each reads as a sentence
     def curve(self, measure: str) -> Sequence[Point]: ...
     def table(self, show: Show = None) -> str: ...
     def _repr_html_(self) -> str: ...
@@ -69,7 +75,8 @@ def write_sweep(path: Path, sweep: Swept, measures: Sequence[str], show: Show = 
         "heading": title,
         "facts": _facts(sweep),
         "seed": "",
-        "result": _result(sweep, show),
+        "result": _crossings(sweep),
+        "below": _tables(sweep, show),
         "made": f"FastServe testbed {package_version()}",
     }
     data = {"seed": 0, "charts": charts, "notable": [], "schedules": []}
@@ -84,10 +91,23 @@ def _facts(sweep: Swept) -> Markup:
     return Markup("".join([f"<span>{escape(word)}</span>" for word in words]))
 
 
-def _result(sweep: Swept, show: Show) -> Markup:
+def _crossings(sweep: Swept) -> Markup:
+    """Where one policy stops winning, a sentence each; nothing where no two curves cross."""
+    known = {name for row in sweep.rows for name in row.numbers}
+    lines = [f"{heading(name)}: {one}" for name in CROSSED if name in known for one in sweep.crossed(name)]
+    items = "".join([f"<li>{escape(clipped(line, MOST_WORDS))}</li>" for line in lines])
+    return Markup(f'<ul class="crossings" aria-label="Where one policy stops winning">{items}</ul>' if items else "")
+
+
+def heading(measure: str) -> str:
+    return " ".join([part for part in HEADINGS.get(measure, (measure, "")) if part])
+
+
+def _tables(sweep: Swept, show: Show) -> Markup:
     text = escape(sweep.table(show))
     return Markup(
-        f'<details open><summary>Tables</summary><div class="scroll tables" tabindex="0" role="group" '
+        '<p class="note">A band spans the seeds. A hollow point: the queue grew to the end in some seed.</p>'
+        f'<details><summary>Tables</summary><div class="scroll tables" tabindex="0" role="group" '
         f'aria-label="Results">{plain_markup(sweep._repr_html_())}</div></details>'
         f'<details><summary>As text, with all settings</summary><pre class="scroll" tabindex="0">{text}</pre></details>'
     )
@@ -105,13 +125,12 @@ def _charts(sweep: Swept, measure: str, looks: Mapping[str, Look]) -> list[dict[
         title = ", ".join([f"{name.replace('_', ' ')} {point.at[name]}" for name in sweep.axes if name in common])
         panels.setdefault(title, []).append(point)
     log = not measure.endswith(LINEAR)
-    heading = " ".join([part for part in HEADINGS.get(measure, (measure, "")) if part])
-    about = {"x": axis.replace("_", " "), "y": heading, "dots": True, "logY": log}
+    name = heading(measure)
+    about = {"x": axis.replace("_", " "), "y": name, "dots": True, "logY": log}
     if measure in ("slo_attainment",):
         about["top"] = 1
     return [
-        about
-        | {"title": f"{heading}, {panel}" if panel else heading, "series": _series(sweep, found, axis, common, looks)}
+        about | {"title": f"{name}, {panel}" if panel else name, "series": _series(sweep, found, axis, common, looks)}
         for panel, found in list(panels.items())[:MOST_PANELS]
     ]
 
