@@ -60,6 +60,11 @@ $(VENV)/.installed-all: $(VENV)/.uv
 	@$(UV) --editable '.[dev,engine,server,notebooks]'
 	@touch $@ $(VENV)/.installed
 
+$(VENV)/.installed-docs: $(VENV)/.installed
+	@echo "=== installing what executes notebooks and builds the site into $(VENV)"
+	@$(UV) --editable '.[docs]'
+	@touch $@
+
 # The PyTorch that PyPI has for Linux brings gigabytes of CUDA. Where there is no NVIDIA GPU, the CPU build is taken first:
 # a wheel in a folder that pip is told of (PIP_FIND_LINKS, find-links in its configuration), else from PyTorch's own index of
 # CPU builds, which uv knows. On macOS and Windows PyPI's own wheel is that build. $(1): uv's command for the environment.
@@ -147,7 +152,8 @@ SCALE ?= small
 figures: setup ## run every experiment at SCALE=smoke, small (default, half an hour) or paper, and draw its figures
 	$(PY) -m experiments --scale $(SCALE)
 
-notebooks: setup ## execute every notebook on the last results, into build/notebooks (SCALE=small or smoke chooses which)
+# On a fresh clone the committed rows of scale small are read, so that nothing is computed; a complete run made here goes first.
+notebooks: setup $(VENV)/.installed-docs ## execute every notebook, into build/notebooks, on runs made here or else the committed ones (SCALE=smoke: small runs, made now)
 	$(PY) -m notebooks $(if $(filter command line environment,$(origin SCALE)),--scale $(SCALE))
 
 docs: notebooks ## these pages and the stories as one site that needs no server: build/site/index.html

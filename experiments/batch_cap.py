@@ -130,7 +130,7 @@ def claims(rows: list[Row]) -> list[Claim]:
 
 
 WHY = (
-    "with a cap of 64 and more 400 requests are few: at rates above the capacity most of them run at once, and the "
+    "with a cap of 64 and more 400 requests are few: at rates above what fcfs sustains most run at once, and the "
     "crossing depends on the number of requests; our pool and lengths are not the paper's"
 )
 OTHER = "our pool and lengths are not the paper's, and it does not say how many requests its runs have"

@@ -137,7 +137,7 @@ def claims(rows: list[Row]) -> list[Claim]:
 
 WHY = (
     "the objectives are multiples of the paper's iteration time, not of ours; with 400 requests 5 % are 20 jobs, so "
-    "that the interval is wide; preemption by ageing delays first tokens above the capacity"
+    "that the interval is wide; preemption by ageing delays first tokens above what fcfs sustains"
 )
 
 

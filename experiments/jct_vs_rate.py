@@ -4,8 +4,8 @@ Claim (FastServe, NSDI'26 Figs. 11 and 12): at a batch cap of 16, skip-join MLFQ
 of fcfs before the mean (and the P95) of seconds per output token exceeds 0.3.
 
 Two protocols. "burst" is the artifact's: so many requests by Poisson arrivals, then a drain, measured over all of
-them; at rates above the capacity that is a transient, whose end is set by the number of requests. "steady" cuts a
-warm-up and stays below the capacity, or is stopped and marked. As in the paper: whole prefills mixed with decodes, no
+them; at rates above what fcfs sustains that is a transient, whose end is set by the number of requests. "steady" cuts a
+warm-up and stays below that, or is stopped and marked. As in the paper: whole prefills mixed with decodes, no
 visit guard (visit=0). The pool of the 40G panel is the paper's 14,800 tokens; there a run with more than 250 live
 jobs is stopped.
 """
@@ -233,9 +233,9 @@ def _at_one_rate(rows: list[Row], panel: str) -> list[Claim]:
 BURST = "a burst and its drain"
 WHY_SPEED = (
     "our iteration times are a published fit for an A100-80G, and our ShareGPT and Alpaca lengths another sample: the "
-    "paper's fcfs sustains more; above the capacity the ratio also depends on the number of requests"
+    "paper's fcfs sustains more; above what it sustains the ratio also depends on the number of requests"
 )
-WHY_STEADY = "above the capacity there is no steady state: the published ratio lives on the length of the burst"
+WHY_STEADY = "above what fcfs sustains there is no steady state: the published ratio lives on the length of the burst"
 WHY_66B = "the paper states neither its degree of parallelism nor its pool; ours are four GPUs and 66,112 tokens"
 WHY = {"ShareGPT OPT-66B": WHY_66B, "Alpaca OPT-66B": WHY_66B}
 

@@ -1,7 +1,8 @@
 """python -m notebooks: executes every notebook in a kernel of its own; build/notebooks/NAME.html, .ipynb and figures.
 
 The file NAME.py is the notebook, NAME.ipynb its copy without outputs for those who open it in Jupyter; `--pair` writes
-the copies. At the smoke scale missing runs are made; at any other, what is missing is said.
+the copies. Runs made here from the present source are read, else those of scale small that are committed. At the smoke
+scale missing runs are made; at any other, what is missing is said.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbconvert import HTMLExporter
 
-from experiments._lib.sweep import SCALES, IncompleteError, finished, guarded, sweep
+from experiments._lib.committed_rows import available
+from experiments._lib.sweep import SCALES, IncompleteError, guarded, sweep
 from fastserve.atomic_files import atomically
 from notebooks._page import FIGURES
 
@@ -115,7 +117,7 @@ def run(names: Sequence[str], scale: str | None, jobs: int) -> int:
                 sweep(experiment, scale)
         elif scale is not None:
             for experiment in needed:
-                finished(experiment, scale)
+                available(experiment, scale)
     except IncompleteError as error:
         print(error, file=sys.stderr)
         return 1
@@ -138,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m notebooks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)} (default: all)")
-    parser.add_argument("--scale", choices=SCALES, help="of the runs (default: small where complete, else smoke)")
+    parser.add_argument("--scale", choices=SCALES, help="of the runs (default: small)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="notebooks at once")
     parser.add_argument("--pair", action="store_true", help="write NAME.ipynb from NAME.py and execute nothing")
     args = parser.parse_args(arguments)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from IPython.display import Image, Markdown, display
 
 from experiments._lib.case import Row
 from experiments._lib.claim import Claim, shown
-from experiments._lib.figure import draw
-from experiments._lib.sweep import ROOT, SCALES, IncompleteError, Outcome, finished
+from experiments._lib.committed_rows import Found, available
+from experiments._lib.figure import PAGE, draw
+from experiments._lib.sweep import ROOT, SCALES, IncompleteError
 from fastserve.metrics.summary import Ratio
 
 if TYPE_CHECKING:
@@ -28,56 +29,68 @@ PIXELS = 150  # on screen, per inch of print
 
 
 class Runs:
-    """The runs that a notebook reads, all of one scale.
+    """The runs that a notebook reads, of one scale: those made here from the present source, else the committed ones.
 
-    scale: smoke, small or paper; by default what FASTSERVE_SCALE says, else small where all of them are complete and of
-    the present source, else smoke. Raises IncompleteError, which says what to run.
+    scale: smoke, small or paper; by default what FASTSERVE_SCALE says, else small where all of them are there, else
+    smoke. Raises IncompleteError, which says what to run.
     """
 
     def __init__(self, *experiments: str, scale: str | None = None) -> None:
         wanted = scale or os.environ.get("FASTSERVE_SCALE")
         if wanted is not None and wanted not in SCALES:
             raise ValueError(f"there is no scale {wanted!r}; choose one of {', '.join(SCALES)}")
-        self._outcomes = _complete(experiments, wanted) if wanted else _best(experiments)
-        self.scale = wanted or next(iter(self._outcomes.values())).scale
+        self._runs = _available(experiments, wanted) if wanted else _best(experiments)
+        self.scale = wanted or next(iter(self._runs.values())).outcome.scale
 
     def __getitem__(self, experiment: str) -> list[Row]:
-        return self._outcomes[experiment].rows
+        return self._runs[experiment].outcome.rows
 
     def claims(self, experiment: str) -> list[Claim]:
         """What the experiment says of its rows, beside what was published."""
-        return self._outcomes[experiment].claims
+        return self._runs[experiment].outcome.claims
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._outcomes)
+        return iter(self._runs)
 
     def _repr_markdown_(self) -> str:
         lines = []
-        for name, outcome in self._outcomes.items():
-            about = json.loads((outcome.folder / "run.json").read_text(encoding="utf-8"))["provenance"]
+        for name, (outcome, about, ours) in self._runs.items():
             seeds = len({row.seed for row in outcome.rows})
             commit = f"{str(about['commit'])[:8]}{', with changes' if about['dirty'] else ''}"
-            lines.append(f"* `{name}`: {len(outcome.rows)} runs, {seeds} seeds, commit {commit}")
-        warning = "Far too short to conclude from: it shows that everything works. " if self.scale == "smoke" else ""
-        head = f"Scale **{self.scale}**. {warning}Rerun at another one: `python -m notebooks --scale small`."
+            where = "" if ours else f", committed rows of {str(about['written_at'])[:10]}"
+            lines.append(f"* `{name}`: {len(outcome.rows)} runs, {seeds} seeds, commit {commit}{where}")
+        head = f"Scale **{self.scale}**. "
+        if self.scale == "smoke":
+            head += "Far too short to conclude from: it shows that everything works. "
+        if not all(run.made_here for run in self._runs.values()):
+            head += (
+                "Nothing was computed for what is called committed: its rows came with the source, and your own run of "
+                f"it, `python -m experiments.NAME --scale {self.scale}`, takes their place. "
+            )
+        head += "Another scale: `python -m notebooks --scale smoke`, or `paper` where such runs are there."
         return "\n".join([head, "", *lines])
 
 
-def _complete(experiments: Iterable[str], scale: str) -> dict[str, Outcome]:
-    return {name: finished(name, scale) for name in experiments}
+def _available(experiments: Iterable[str], scale: str) -> dict[str, Found]:
+    return {name: available(name, scale) for name in experiments}
 
 
-def _best(experiments: Iterable[str]) -> dict[str, Outcome]:
+def _best(experiments: Iterable[str]) -> dict[str, Found]:
     try:
-        return _complete(experiments, "small")
+        return _available(experiments, "small")
     except IncompleteError:
-        return _complete(experiments, "smoke")
+        return _available(experiments, "smoke")
 
 
 def show(name: str, size: tuple[float, float], fill: Callable[[Figure], None]) -> None:
     """Draws a figure of `size` inches in the project's looks; writes build/notebooks/NAME.pdf and .png; shows it."""
     draw(FIGURES, name, size, fill)
     display(Image(filename=str(FIGURES / f"{name}.png"), width=round(size[0] * PIXELS)))  # type: ignore[no-untyped-call]
+
+
+def picture(path: Path) -> None:
+    """Shows a figure that is committed, at print size."""
+    display(Image(filename=str(path), width=round(PAGE * PIXELS)))  # type: ignore[no-untyped-call]
 
 
 def mark(

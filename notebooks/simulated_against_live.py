@@ -15,8 +15,8 @@
 # and in the simulator, on the same traces with the same pools; the prediction was made before each live run, from a
 # profile taken just then.
 #
-# Live runs belong to the machine that made them. Ours are in `experiments/README.md`, and docs/fidelity.md says what
-# came out; this page reads the last run here, and none starts by itself. Without one it says what to run.
+# Live runs belong to the machine that made them, and none starts by itself: this page reads the last one here. Without
+# one it shows what our committed run found, as far as its means and figures say; docs/fidelity.md says the rest.
 
 # %%
 from typing import Any
@@ -26,8 +26,9 @@ from matplotlib.figure import Figure
 from experiments._lib.case import points
 from experiments._lib.errors import document, draw_jobs, each, error
 from experiments._lib.figure import PAGE, legend
+from experiments._lib.reference import path_of, reference
 from experiments._lib.sweep import SCALES, IncompleteError, finished
-from notebooks._page import show, table
+from notebooks._page import picture, show, table
 
 outcome = None
 for scale in reversed(SCALES):
@@ -37,6 +38,11 @@ for scale in reversed(SCALES):
     except IncompleteError as missing:
         print(missing)
 cells = points(outcome.rows) if outcome else []
+committed = None if outcome else reference("fidelity", "small")
+if committed:
+    about = committed["provenance"]
+    machine, commit = about["machine"], about["commit"][:8]
+    print(f"Committed: {about['written_at'][:10]}, commit {commit}, {machine['cores']} cores, {machine['cpu']}")
 
 # %% [markdown]
 # ## The errors
@@ -52,23 +58,32 @@ def percent(value: float | None) -> str:
     return "" if value is None else f"{value:+.1%}"
 
 
-head = ["predicted: mean JCT", "p95", "p99", "at its tempo: mean JCT", "p95", "p99", "live again: mean JCT"]
-table(
-    ["policy", "load", "residency", "pairs", *head],
-    [
+if outcome:
+    head = ["predicted: mean JCT", "p95", "p99", "at its tempo: mean JCT", "p95", "p99", "live again: mean JCT"]
+    table(
+        ["policy", "load", "residency", "pairs", *head],
         [
-            *(cell.at[name] for name in ("policy", "load", "residency")),
-            len(cell.rows),
-            *(
-                percent(error(cell, name, of))
-                for of in ("sim", "tempo")
-                for name in ("mean_jct_s", "p95_jct_s", "p99_jct_s")
-            ),
-            percent(error(cell, "mean_jct_s", "again")),
-        ]
-        for cell in cells
-    ],
-)
+            [
+                *(cell.at[name] for name in ("policy", "load", "residency")),
+                len(cell.rows),
+                *(
+                    percent(error(cell, name, of))
+                    for of in ("sim", "tempo")
+                    for name in ("mean_jct_s", "p95_jct_s", "p99_jct_s")
+                ),
+                percent(error(cell, "mean_jct_s", "again")),
+            ]
+            for cell in cells
+        ],
+    )
+elif committed:  # of its pairs: median and range of simulated over live
+    found: dict[str, dict[str, str]] = {}
+    for claim in committed["claims"]:
+        cell, _, which = claim["text"].partition(": mean JCT, ")
+        found.setdefault(cell, {})[which.removesuffix(" over live (median, range)")] = claim["shown"]
+    columns = list(dict.fromkeys(which for each_cell in found.values() for which in each_cell))
+    table(["cell", *columns], [[cell, *(there.get(which, "") for which in columns)] for cell, there in found.items()])
+    picture(path_of("fidelity", "small").with_name("fidelity-errors.png"))
 
 # %%
 if outcome:
@@ -102,6 +117,8 @@ if outcome:
         legend(figure, panels[0], columns=4)
 
     show("simulated_against_live", (PAGE, 3.2), scatter)
+elif committed:
+    picture(path_of("fidelity", "small").with_name("fidelity-jobs.png"))
 
 # %% [markdown]
 # ## Pair by pair
@@ -110,17 +127,18 @@ if outcome:
 # both sides say that the machine moved.
 
 # %%
-table(
-    ["policy", "load", "predicted", "at the machine's tempo"],
-    [
+if outcome:
+    table(
+        ["policy", "load", "predicted", "at the machine's tempo"],
         [
-            cell.at["policy"],
-            cell.at["load"],
-            *(", ".join(f"{x:+.0%}" for x in each(cell, of)) for of in ("sim", "tempo")),
-        ]
-        for cell in cells
-    ],
-)
+            [
+                cell.at["policy"],
+                cell.at["load"],
+                *(", ".join(f"{x:+.0%}" for x in each(cell, of)) for of in ("sim", "tempo")),
+            ]
+            for cell in cells
+        ],
+    )
 
 # %% [markdown]
 # ## Another policy here

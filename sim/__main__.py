@@ -18,8 +18,10 @@ from fastserve.observers.named import check_apart, find
 from fastserve.routers.spec import RouterSpec
 from sim.arguments import (
     Parser,
+    add_by,
     add_inputs,
     add_seeds,
+    add_show,
     check_seeds,
     failed,
     guarded,
@@ -34,11 +36,19 @@ from sim.inspect import Inspection
 from sim.lives import Lives
 from sim.notable import first_seed
 from sim.replay import Observe, Result, replay
+from sim.report.columns import shown
 from sim.report.document import write_programs
+from sim.report.groups import check_told, kinds
 from sim.report.layout import WIDTH
+from sim.report.page import Schedules
 from sim.told import told_first
 
-COMMANDS = {"describe": "sim.trace", "sweep": "sim.sweep.command", "capacity": "sim.capacity.command"}
+COMMANDS = {
+    "describe": "sim.trace",
+    "sweep": "sim.sweep.command",
+    "capacity": "sim.capacity.command",
+    "machines": "sim.machines.command",
+}
 """A first word -> the module whose main(arguments) does it, the word among them; imported when it is asked for."""
 
 
@@ -46,12 +56,15 @@ def parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="python -m sim",
         description="Replay a trace of requests under scheduling policies, and compare their job completion times.",
-        epilog=f"latency presets: {', '.join(presets())}, roofline:MODEL/DEVICE, or a JSON file; "
+        epilog=f"latency presets: {', '.join(presets())}, roofline:MODEL/DEVICE, or a JSON file "
+        "(python -m sim.machines list); "
         "python -m sim describe TRACE tells what is in a trace",
     )
     add_inputs(parser)
     output = parser.add_argument_group("runs and output")
     add_seeds(output)
+    add_show(output)
+    add_by(output)
     output.add_argument(
         "--processes", type=int, metavar="N", help="worker processes (default: all cores for large runs)"
     )
@@ -61,6 +74,9 @@ def parser() -> argparse.ArgumentParser:
     output.add_argument("--programs-csv", metavar="FILE", help="write a row per program, of runs of sessions")
     output.add_argument(
         "--plot", nargs="?", const="", metavar="DIR", help="draw the JCT CDF and bars (into --out, else here)"
+    )
+    output.add_argument(
+        "--report", metavar="FILE", help="one HTML page to look at: table, curves, and the schedules of the first seed"
     )
     output.add_argument(
         "--timeline", metavar="FILE", help="Chrome trace of the first seed, a group per policy, for ui.perfetto.dev"
@@ -94,6 +110,8 @@ def run(args: argparse.Namespace) -> int:
     check_seeds(args)
     if args.processes is not None and args.processes < 1:
         raise ValueError(f"--processes {args.processes}: give at least 1")
+    shown(args.show)
+    kinds(args.by)
     specs = policies_of(args)
     check(specs, [settings.with_(router=router) for router in args.routers or [None]])
     routers = args.routers or [RouterSpec(ROUTER)]
@@ -101,7 +119,8 @@ def run(args: argparse.Namespace) -> int:
         _path(args.timeline), _path(args.iterations), (), args.observer, _path(args.route_log), routers[0],
         rows=len(specs) * len(routers),
     )  # fmt: skip
-    check_apart(args.timeline, args.iterations, args.programs_csv, args.route_log)
+    check_apart(args.timeline, args.iterations, args.programs_csv, args.route_log, args.report)
+    schedules = Schedules(beside=closeup.observe) if args.report else None
     if args.route_log and not (settings.in_cluster or args.routers):
         raise ValueError("--route-log: there is no router here; give --replicas or --router")
     for name in args.observer:
@@ -112,6 +131,7 @@ def run(args: argparse.Namespace) -> int:
     lives = Lives(which(args.explain, source.jobs, len(specs) * len(routers)), closeup)
     closeup.jobs = lives.numbers
     sample = source.typical() if source.recipe is None else source.at_rate(1.0).trace(0)
+    check_told(args.by, sample)
     first, reading = told_first(settings, sample), read_as(sample, settings.latency)
     if settings.in_cluster or args.routers:
         first += routers_told(routers, settings, sample)
@@ -122,18 +142,13 @@ def run(args: argparse.Namespace) -> int:
     if not args.json:
         print(*first, *reading, sep="\n", flush=True)
 
-    def runs(seeds: int, observe: Observe) -> Result:
+    def runs(seeds: int, look: Observe) -> Result:
         return replay(
-            source,
-            specs,
-            router=args.routers,
-            seeds=seeds,
-            settings=settings,
-            processes=args.processes,
-            observe=observe,
+            source, specs, router=args.routers, seeds=seeds, settings=settings, processes=args.processes, observe=look
         )
 
-    result = runs(args.seeds, closeup.observe)
+    result = runs(args.seeds, closeup.observe if schedules is None else schedules.observe)
+    result.schedules = schedules
     result.reading = [*reading, *first]
     lives.choose(result, lambda look: runs(1, look))
     deliver(args, result, closeup, lives)
@@ -150,7 +165,8 @@ def outputs(args: argparse.Namespace) -> list[Path]:
     paths = [Path(args.out) / "summary.json"] if args.out else []
     if args.plot is not None:
         paths.append(_plots(args) / "jct_cdf.pdf")
-    return paths + [Path(name) for name in (args.timeline, args.iterations, args.programs_csv, args.route_log) if name]
+    files = (args.timeline, args.iterations, args.programs_csv, args.route_log, args.report)
+    return paths + [Path(name) for name in files if name]
 
 
 def deliver(args: argparse.Namespace, result: Result, closeup: Inspection, lives: Lives) -> None:
@@ -163,7 +179,8 @@ def deliver(args: argparse.Namespace, result: Result, closeup: Inspection, lives
             written += files
             written += result.save(args.out, args.csv) if args.out else []
             written += [write_programs(Path(args.programs_csv), result.runs)] if args.programs_csv else []
-            written += result.plot(_plots(args)) if args.plot is not None else []
+            written += result.plot(_plots(args), args.by) if args.plot is not None else []
+            written += [result.report(args.report, args.show)] if args.report else []
     finally:
         show(args, result, lives)
     for remark in remarks:
@@ -177,9 +194,9 @@ def show(args: argparse.Namespace, result: Result, lives: Lives) -> None:
     records = first_seed(result.runs, result.settings)
     if args.json:
         told = {"notable": [job.document() for job in notable(records)]} | lives.document()
-        print(json.dumps(result.document() | told, indent=1))
+        print(json.dumps(result.document(args.by) | told, indent=1))
     else:
-        print(result.table(), end="")
+        print(result.table(args.show, args.by), end="")
         for line in worth(records, WIDTH):
             print(line)
         if args.explain:

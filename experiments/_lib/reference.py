@@ -1,44 +1,24 @@
 """Reference results: condensed results of experiments, committed to the repository.
 
 results/reference/SCALE/EXPERIMENT.json: settings, the means over seeds of what claims and figures show, and the claims.
-Above the smoke scale the figures are stored too. Live results are in results/reference/live with their provenance;
-they depend on the machine and are not checked.
+Above the smoke scale the figures are stored too, and the rows (committed_rows.py). Live results are in
+results/reference/live with their provenance; they depend on the machine and are not checked.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from experiments._lib.case import points, to_json
+from experiments._lib.committed_rows import keeps, rounded, store
 from experiments._lib.sweep import LIVE, RESULTS, SCALES, Outcome, load
 from fastserve.atomic_files import atomically
 from fastserve.formats import check, stamp
 
-KEPT = (
-    "rate", "load", "mean_jct_s", "p95_jct_s", "p99_jct_s", "mean_s_per_token", "p95_s_per_token", "mean_ttft_s",
-    "mean_slowdown", "max_slowdown", "preemptions_per_job", "mean_stalled_s", "recomputed_share", "throughput_rps",
-    "unfinished", "collapsed", "programs_per_hour", "programs_per_hour_whole", "program_time_mean_s",
-    "program_time_p95_s", "programs_abandoned", "p50_ttft_s", "p99_ttft_s", "max_ttft_s", "ttft_first_turn_p50_s",
-    "ttft_first_turn_p99_s", "ttft_first_turn_max_s", "held_mean_s", "held_max_s", "imbalance",
-)  # fmt: skip
-OWN = (
-    "_rate",
-    "_censored",
-    "attained_",
-    "slowdown_",
-    "_wait_s",
-    "recovered_s",
-    "queue_s",
-    "swap_s",
-    "execute_s",
-    "swap_share",
-)
-"""parts of the names of measures that an experiment's own run() adds; kept too"""
 BODIES = (
     "live_",
     "sim_",
@@ -67,16 +47,16 @@ def condensed(outcome: Outcome) -> dict[str, Any]:
     for point in points(outcome.rows):
         names = {
             name for row in point.rows for name, value in row.numbers.items()
-            if name in KEPT or any(part in name for part in OWN)
+            if keeps(name)
             or (outcome.experiment in LIVE and name.startswith(BODIES) and not isinstance(value, list | dict))
         }  # fmt: skip
-        means = {name: _rounded(point.mean(name)) for name in sorted(names)}
+        means = {name: rounded(point.mean(name), DIGITS) for name in sorted(names)}
         kept.append({"at": point.at, "seeds": len(point.rows), "status": point.status, "means": means})
     claims = [
         {
             "figure": claim.figure,
             "text": claim.text,
-            "ours": None if claim.ours is None else [None if x is None else _rounded(x) for x in claim.ours],
+            "ours": None if claim.ours is None else [None if x is None else rounded(x, DIGITS) for x in claim.ours],
             "published": None if claim.published is None else str(claim.published),
             "source": None if claim.published is None else claim.published.source,
             "verdict": claim.verdict,
@@ -119,6 +99,8 @@ def accept(outcome: Outcome) -> Path:
     if outcome.scale != "smoke":
         for figure in [*outcome.folder.glob("*.png"), *outcome.folder.glob("*.pdf")]:
             shutil.copyfile(figure, path.parent / f"{outcome.experiment}-{figure.name}")
+        if outcome.experiment not in LIVE:
+            store(outcome, path.parent)
     return path
 
 
@@ -130,7 +112,3 @@ def reference(experiment: str, scale: str) -> dict[str, Any] | None:
         return None
     check("reference", found, path_of(experiment, scale))
     return found
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else value

@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 
 from experiments import check, table
+from experiments._lib import front_page
 from experiments._lib import reference as references
 from experiments._lib.reference import accept, condensed, reference
 from experiments._lib.sweep import names, sweep
@@ -123,6 +124,7 @@ def test_live_runs_are_published_with_their_machine_and_held_against_nothing(
     monkeypatch.setattr(references, "reference", reference)
     known = reference("tiny", "small")  # one place, whatever its scale
     assert known is not None and known["scale"] == "smoke" and known["provenance"]["machine"]["cores"]
+    monkeypatch.setattr(front_page, "write", lambda told: None)
     assert table.main(["--scale", "small"]) == 0
     page = (tmp_path / "README.md").read_text()
     assert page.index("# Live, on one machine") < page.index("## tiny") < page.index("--scale smoke`:")

@@ -38,15 +38,10 @@ def test_each_word_has_its_job() -> None:
 def test_five_are_named_once_each() -> None:
     found = notable(RUNS)
     assert [job.id for job in found] == [3, 1, 4, 0]
-    assert [[reason.word for reason in job.why] for job in found] == [
-        [SLOWEST, PREEMPTED],
-        [DIFFERS],
-        [DIFFERS],
-        [DIFFERS],
-    ]
-    assert found[0].document() == {
-        "id": 3, "why": [SLOWEST, PREEMPTED], "jct_s": {"fcfs": 50.0, "mine": 40.0}, "preemptions": {"fcfs": 0, "mine": 7},
-    }  # fmt: skip
+    assert [[reason.word for reason in job.why] for job in found] == [[SLOWEST, PREEMPTED], *[[DIFFERS]] * 3]
+    told = found[0].document()
+    assert (told["id"], told["why"]) == (3, [SLOWEST, PREEMPTED])
+    assert told["jct_s"] == {"fcfs": 50.0, "mine": 40.0} and told["preemptions"] == {"fcfs": 0, "mine": 7}
     many = {"a": records(list(range(1, 41))), "b": records([2.0 * i + 1 for i in range(1, 41)])}
     assert len(notable(many)) == 5
 

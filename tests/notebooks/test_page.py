@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from experiments._lib.case import Row
+from experiments._lib.committed_rows import Found
 from experiments._lib.sweep import IncompleteError, Outcome
 from fastserve.metrics.summary import Ratio
 from notebooks import _page
@@ -16,12 +17,14 @@ def complete(monkeypatch: pytest.MonkeyPatch) -> set[tuple[str, str]]:
     """(experiment, scale) of the runs that there are; a test adds to it."""
     there: set[tuple[str, str]] = set()
 
-    def finished(experiment: str, scale: str) -> Outcome:
+    def available(experiment: str, scale: str) -> Found:
         if (experiment, scale) not in there:
             raise IncompleteError(f"run: python -m experiments.{experiment} --scale {scale}")
-        return Outcome(experiment, scale, Path(), [Row({"policy": scale}, 0, {})], 0.0)
+        outcome = Outcome(experiment, scale, Path(), [Row({"policy": scale}, 0, {})], 0.0)
+        about = {"commit": "0123456789", "dirty": False, "written_at": "2026-11-28T01:00:00+00:00"}
+        return Found(outcome, about, made_here=experiment != "b")
 
-    monkeypatch.setattr(_page, "finished", finished)
+    monkeypatch.setattr(_page, "available", available)
     monkeypatch.delenv("FASTSERVE_SCALE", raising=False)
     return there
 
@@ -32,6 +35,15 @@ def test_small_is_taken_where_all_is_there(complete: set[tuple[str, str]]) -> No
     assert runs.scale == "small"
     assert list(runs) == ["a", "b"]
     assert runs["b"][0].at == {"policy": "small"}
+
+
+def test_the_page_says_which_rows_are_not_of_this_machine(complete: set[tuple[str, str]]) -> None:
+    complete |= {("a", "small"), ("b", "small")}
+    text = Runs("a", "b")._repr_markdown_()
+    assert "* `a`: 1 runs, 1 seeds, commit 01234567\n" in text
+    assert text.endswith("* `b`: 1 runs, 1 seeds, commit 01234567, committed rows of 2026-11-28")
+    assert "Nothing was computed for what is called committed" in text
+    assert "committed" not in Runs("a")._repr_markdown_()
 
 
 def test_one_missing_run_makes_all_smoke(complete: set[tuple[str, str]]) -> None:

@@ -1,13 +1,18 @@
 """The .py files are the notebooks; the .ipynb files say the same, without outputs."""
 
+import ast
 import json
 from pathlib import Path
 
 import pytest
 
+from experiments._lib.committed_rows import committed
 from experiments._lib.sweep import names
-from notebooks.__main__ import FOLDER, NAMES, paired, reads
+from fastserve.workload.synthesis import synthesise
+from notebooks.__main__ import FOLDER, NAMES, paired, reads, source
+from sim.replay import replay
 
+MEASURES = set(replay(synthesise(20, rate=1.0), "fcfs", processes=1).runs[0].summary)
 STORIES = sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("_"))
 
 
@@ -35,6 +40,17 @@ def test_a_notebook_reads_experiments_that_exist(name: str) -> None:
     found = reads(name)
     assert set(found) <= set(names())
     assert bool(found) == (name not in ("your_own_trace", "simulated_against_live"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_fresh_clone_has_what_a_notebook_reads(name: str) -> None:
+    """The rows of its experiments are committed, and in them every measure that it names."""
+    texts = {node.value for node in ast.walk(ast.parse(source(name).read_text(encoding="utf-8")))
+             if isinstance(node, ast.Constant) and isinstance(node.value, str)}  # fmt: skip
+    for experiment in reads(name):
+        found = committed(experiment, "small")
+        assert found is not None, f"run: python -m experiments.check --scale small --only {experiment} --accept"
+        assert texts & MEASURES <= {measure for row in found.outcome.rows for measure in row.numbers}
 
 
 def test_a_changed_cell_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

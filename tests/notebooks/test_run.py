@@ -37,7 +37,8 @@ def test_pages_and_failures(stories: Path, capsys: pytest.CaptureFixture[str]) -
 def test_missing_runs_are_said_first(
     stories: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("experiments._lib.sweep.RESULTS", stories / "results")
+    for module in ("sweep", "committed_rows"):
+        monkeypatch.setattr(f"experiments._lib.{module}.RESULTS", stories / "results")
     assert main(["hungry", "--scale", "small"]) == 1
     assert "python -m experiments.jct_vs_rate --scale small" in capsys.readouterr().err
     assert not (stories / "build").exists()

@@ -51,7 +51,7 @@ def test_words_choose_the_jobs_that_the_records_say(capsys: pytest.CaptureFixtur
 def test_the_line_under_the_table_names_five(capsys: pytest.CaptureFixture[str]) -> None:
     page = told(capsys)
     line = page[page.index("worth a look with --explain: ") :]
-    assert max(map(len, page.splitlines())) <= 120
+    assert max(map(len, page.splitlines())) <= 100
     document = json.loads(told(capsys, "--json"))
     ids = [job["id"] for job in document["notable"]]
     assert len(set(ids)) == 5
