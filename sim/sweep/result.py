@@ -207,6 +207,15 @@ class Sweep:
             return curves.picture(self, measures, band)
         return curves.plot(self, Path(folder), measures, band)
 
+    def report(self, path: str | Path, show: Show = None) -> Path:
+        """Writes one HTML page: tables, curves with bands, and where one policy stops winning.
+
+        show: as table() takes it. Raises ValueError where no run was finished, OutputError.
+        """
+        from sim.report.page.sweep import write_sweep
+
+        return write_sweep(Path(path), self, MEASURES, show)
+
     def about(self) -> dict[str, Any]:
         """What was asked."""
         return {
