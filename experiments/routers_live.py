@@ -18,12 +18,13 @@ import numpy as np
 
 from experiments._lib.case import Case, Numbers, Point, Row, Workload, point, points, ratio, replayed
 from experiments._lib.claim import Claim, shown
-from experiments._lib.figure import COLUMN, draw, look_of
+from experiments._lib.figure import COLUMN, draw
 from experiments._lib.live import here
 from experiments._lib.served_cluster import sent_through, servers
 from experiments._lib.sweep import main
 from fastserve.metrics.summary import Columns, summarise
 from fastserve.routers.spec import RouterSpec
+from sim.report.style import looks_of
 from sim.settings import Settings
 
 if TYPE_CHECKING:
@@ -123,12 +124,13 @@ def _as(one: Point, measure: str, of: str) -> Point:
 def plot(rows: list[Row], folder: Path) -> None:
     """Each run live, and hollow beside it as predicted."""
     names = [str(one.at["router"]) for one in points(rows)]
+    looks = looks_of({name: name for name in names})
 
     def fill(figure: Figure) -> None:
         panels = figure.subplots(2, 1, sharex=True)
         for axes, measure in zip(panels, ("mean_jct_s", "p99_ttft_s"), strict=True):
             for place, name in enumerate(names):
-                style = look_of(name)
+                style = looks[name]
                 for of, face, shift in (("live", style.colour, -0.12), ("sim", "white", 0.12)):
                     values = point(rows, router=name).values(f"{of}_{measure}")
                     axes.plot([place + shift] * len(values), values, marker=style.marker, color=style.colour,

@@ -15,6 +15,7 @@ FORMAT: Final = "format"
 
 VERSIONS: Final[Mapping[str, int]] = {
     "bench": 1,  # the result document of fastserve bench
+    "capacity": 1,  # run.json and summary.json of `python -m sim capacity`
     "comparison": 1,  # of fastserve ab
     "flight_log": 1,
     "profile": 1,  # of fastserve profile: what was measured, beside the hardware file
@@ -23,6 +24,7 @@ VERSIONS: Final[Mapping[str, int]] = {
     "route_log": 1,
     "rows": 1,  # the rows behind a reference
     "run": 1,  # run.json and summary.json of a simulation
+    "sim_sweep": 1,  # run.json and summary.json of a sweep over settings
     "sweep": 1,  # run.json, cases and summary.json of an experiment
 }
 """Kind of file -> current version."""
@@ -30,6 +32,7 @@ VERSIONS: Final[Mapping[str, int]] = {
 OLD: Final[Mapping[str, str]] = {
     "flight_log": "record the run again with --flight-log",
     "route_log": "record the run again with --route-log",
+    "sim_sweep": "run the sweep again",
     "sweep": "run the experiment again",
 }
 """Kind of file -> advice for a version that is too old; by default: write it again."""

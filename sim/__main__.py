@@ -16,8 +16,10 @@ from fastserve.observers.named import check_apart, find
 from fastserve.routers.spec import RouterSpec
 from sim.arguments import (
     Parser,
+    add_by,
     add_inputs,
     add_seeds,
+    add_show,
     check_seeds,
     failed,
     guarded,
@@ -30,10 +32,18 @@ from sim.cluster.settings import ROUTER
 from sim.cluster.told import routers_told
 from sim.inspect import Inspection
 from sim.replay import Result, replay
+from sim.report.columns import shown
 from sim.report.document import write_programs
+from sim.report.groups import check_told, kinds
+from sim.report.page import Schedules
 from sim.told import told_first
 
-COMMANDS = {"describe": "sim.trace", "sweep": "sim.sweep.command", "capacity": "sim.capacity.command"}
+COMMANDS = {
+    "describe": "sim.trace",
+    "sweep": "sim.sweep.command",
+    "capacity": "sim.capacity.command",
+    "machines": "sim.machines.command",
+}
 """A first word -> the module whose main(arguments) does it, the word among them; imported when it is asked for."""
 
 
@@ -41,12 +51,15 @@ def parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="python -m sim",
         description="Replay a trace of requests under scheduling policies, and compare their job completion times.",
-        epilog=f"latency presets: {', '.join(presets())}, roofline:MODEL/DEVICE, or a JSON file; "
+        epilog=f"latency presets: {', '.join(presets())}, roofline:MODEL/DEVICE, or a JSON file "
+        "(python -m sim.machines list); "
         "python -m sim describe TRACE tells what is in a trace",
     )
     add_inputs(parser)
     output = parser.add_argument_group("runs and output")
     add_seeds(output)
+    add_show(output)
+    add_by(output)
     output.add_argument(
         "--processes", type=int, metavar="N", help="worker processes (default: all cores for large runs)"
     )
@@ -56,6 +69,9 @@ def parser() -> argparse.ArgumentParser:
     output.add_argument("--programs-csv", metavar="FILE", help="write a row per program, of runs of sessions")
     output.add_argument(
         "--plot", nargs="?", const="", metavar="DIR", help="draw the JCT CDF and bars (into --out, else here)"
+    )
+    output.add_argument(
+        "--report", metavar="FILE", help="one HTML page to look at: table, curves, and the schedules of the first seed"
     )
     output.add_argument(
         "--timeline", metavar="FILE", help="Chrome trace of the first policy and seed, for ui.perfetto.dev"
@@ -94,13 +110,16 @@ def run(args: argparse.Namespace) -> int:
     check_seeds(args)
     if args.processes is not None and args.processes < 1:
         raise ValueError(f"--processes {args.processes}: give at least 1")
+    shown(args.show)
+    kinds(args.by)
     specs = policies_of(args)
     check(specs, [settings.with_(router=router) for router in args.routers or [None]])
     routers = args.routers or [RouterSpec(ROUTER)]
     closeup = Inspection(
         _path(args.timeline), _path(args.iterations), args.explain, args.observer, _path(args.route_log), routers[0]
     )
-    check_apart(args.timeline, args.iterations, args.programs_csv, args.route_log)
+    check_apart(args.timeline, args.iterations, args.programs_csv, args.route_log, args.report)
+    schedules = Schedules(beside=closeup.observe) if args.report else None
     if args.route_log and not (settings.in_cluster or args.routers):
         raise ValueError("--route-log: there is no router here; give --replicas or --router")
     for name in args.observer:
@@ -111,6 +130,7 @@ def run(args: argparse.Namespace) -> int:
     if args.explain is not None and not 0 <= args.explain < source.jobs:
         raise ValueError(f"--explain {args.explain}: there is no such job; they are 0 to {source.jobs - 1}")
     sample = source.typical() if source.recipe is None else source.at_rate(1.0).trace(0)
+    check_told(args.by, sample)
     first, reading = told_first(settings, sample), read_as(sample, settings.latency)
     if settings.in_cluster or args.routers:
         first += routers_told(routers, settings, sample)
@@ -122,8 +142,9 @@ def run(args: argparse.Namespace) -> int:
         print(*first, *reading, sep="\n", flush=True)
     result = replay(
         source, specs, router=args.routers, seeds=args.seeds, settings=settings, processes=args.processes,
-        observe=closeup.observe,
+        observe=closeup.observe if schedules is None else schedules.observe,
     )  # fmt: skip
+    result.schedules = schedules
     result.reading = [*reading, *first]
     deliver(args, result, closeup)
     if not result.interrupted:
@@ -139,7 +160,8 @@ def outputs(args: argparse.Namespace) -> list[Path]:
     paths = [Path(args.out) / "summary.json"] if args.out else []
     if args.plot is not None:
         paths.append(_plots(args) / "jct_cdf.pdf")
-    return paths + [Path(name) for name in (args.timeline, args.iterations, args.programs_csv, args.route_log) if name]
+    files = (args.timeline, args.iterations, args.programs_csv, args.route_log, args.report)
+    return paths + [Path(name) for name in files if name]
 
 
 def deliver(args: argparse.Namespace, result: Result, closeup: Inspection) -> None:
@@ -152,7 +174,8 @@ def deliver(args: argparse.Namespace, result: Result, closeup: Inspection) -> No
             written += files
             written += result.save(args.out, args.csv) if args.out else []
             written += [write_programs(Path(args.programs_csv), result.runs)] if args.programs_csv else []
-            written += result.plot(_plots(args)) if args.plot is not None else []
+            written += result.plot(_plots(args), args.by) if args.plot is not None else []
+            written += [result.report(args.report, args.show)] if args.report else []
     finally:
         show(args, result, closeup)
     for remark in remarks:
@@ -165,9 +188,9 @@ def show(args: argparse.Namespace, result: Result, closeup: Inspection) -> None:
     """On stdout: the table and the lives, or with --json one document, the lives in it under "explain"."""
     if args.json:
         explain = {} if args.explain is None else {"explain": closeup.lives_document}
-        print(json.dumps(result.document() | explain, indent=1))
+        print(json.dumps(result.document(args.by) | explain, indent=1))
     else:
-        print(result.table(), end="")
+        print(result.table(args.show, args.by), end="")
         if args.explain is not None:
             print(f"\n{closeup.lives}", end="")
     sys.stdout.flush()

@@ -10,12 +10,13 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor
 from dataclasses import fields
-from typing import NoReturn
+from typing import NoReturn, TypeAlias
 
 from fastserve.atomic_files import OutputError
 from fastserve.cli.arguments import add_rows, add_settings
 from fastserve.cli.seeding import add_seeding, source_from
 from fastserve.cli.trace_arguments import add_reading, reading_of
+from fastserve.metrics.groups import KINDS
 from fastserve.policies.spec import PolicySpec, told_apart
 from fastserve.routers import RouterError
 from fastserve.sched.errors import ObserverError, PolicyError
@@ -24,6 +25,7 @@ from fastserve.workload.seeds import SeedSource
 from sim.cluster.arguments import add_cluster
 from sim.cluster.settings import FIELDS as CLUSTER
 from sim.replay import RunError, told
+from sim.report.columns import ALL, DEFAULT, NAMED, WIDER
 from sim.settings import OTHER_NAMES, Settings
 
 POLICIES = ("fcfs", "sj-mlfq")
@@ -37,14 +39,20 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (--help lists everything)\n")
 
 
-def add_inputs(parser: argparse.ArgumentParser) -> None:
-    """TRACE, policies, settings, cluster and how the trace is read: all that a run is of, but its seeds."""
+Group: TypeAlias = "argparse._ArgumentGroup"
+
+
+def add_inputs(parser: argparse.ArgumentParser, settings: Callable[[Group], Group] = lambda group: group) -> None:
+    """TRACE, policies, settings, cluster and how the trace is read: all that a run is of, but its seeds.
+
+    settings: wraps the groups of settings, for a command that takes them otherwise.
+    """
     parser.add_argument("trace", nargs="?", help="trace file; the format is detected")
     add_seeding(parser)
     add_rows(parser.add_argument_group("policies (repeat for several)"))
     one = [field.name for field in fields(Settings) if field.name not in CLUSTER]
-    add_settings(parser.add_argument_group("settings"), Settings, one, others=OTHER_NAMES)
-    add_cluster(parser.add_argument_group("several replicas behind a router"))
+    add_settings(settings(parser.add_argument_group("settings")), Settings, one, others=OTHER_NAMES)
+    add_cluster(settings(parser.add_argument_group("several replicas behind a router")))
     trace = parser.add_argument_group("trace")
     trace.add_argument("--num-requests", "--num-prompts", type=int, metavar="N", help="use the first N rows")
     trace.add_argument(
@@ -53,7 +61,9 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
     trace.add_argument("--for", dest="duration", type=float, metavar="S", help="use this many seconds")
     add_reading(trace)
     trace.add_argument(
-        "--arrivals", metavar="SPEC", help="for lengths without arrivals: poisson, gamma:cv=4, onoff:on=10,off=30"
+        "--arrivals",
+        metavar="SPEC",
+        help="for lengths without arrivals: poisson, gamma:cv=4, mmpp:rates=1/5,stay=60/20, ... (sim.trace synthesise)",
     )
     trace.add_argument(
         "--lengths", metavar="SPEC", help="for client rates without lengths: profile:sharegpt, lognormal:..., zipf:..."
@@ -67,6 +77,23 @@ def add_seeds(parser: argparse._ActionsContainer, default: int = 1) -> None:
         default=default,
         metavar="N",
         help="seeds 0 to N-1, from 4 on with an interval; seed 0 of a trace is the trace as it is (%(default)s)",
+    )
+
+
+def add_show(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--show",
+        metavar="COLUMN[,...]",
+        help=f"columns of the table: measures by name, or groups of them: {', '.join([DEFAULT, WIDER, ALL, *NAMED])}",
+    )
+
+
+def add_by(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--by",
+        metavar="KIND[,...]",
+        help=f"a table per group of requests: by {', '.join(KINDS)}; client:20 are the twenty largest and the rest, "
+        "length:8 eight parts of equally many, length:log2 powers of two",
     )
 
 

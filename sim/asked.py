@@ -137,15 +137,20 @@ class Ready:
         return shown
 
 
-def sustained(source: SeedSource, settings: Settings) -> float | None:
-    """Requests/s that fcfs sustains of it; None where requests wait for one another. Raises ValueError for a load that
-    cannot be set.
-    """
-    typical = source.typical()
+def check_load(typical: Trace, settings: Settings) -> None:
+    """Raises ValueError for a load that cannot be set."""
     if settings.load is not None and len(typical) < 2:
         raise ValueError("one request has no rate, so there is no load to set: give two or more")
     settings.hardware()
     settings.check_load(typical, settings.load)
+
+
+def sustained(source: SeedSource, settings: Settings) -> float | None:
+    """Requests/s that fcfs sustains of it; None where requests wait for one another. Raises ValueError, also for a load
+    that cannot be set.
+    """
+    typical = source.typical()
+    check_load(typical, settings)
     return None if settings.waits(typical) else sustained_rate(typical, settings)
 
 

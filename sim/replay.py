@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
+from fastserve.metrics.groups import By
 from fastserve.policies.spec import PolicyLike, PolicySpec, facts_told, told_apart
 from fastserve.routers import RouterError
 from fastserve.routers.spec import RouterLike
@@ -21,13 +22,19 @@ from fastserve.workload.seeds import RESAMPLES, SeedSource
 from sim.asked import check, policies, ready, routed, seed_numbers, sustained, workload
 from sim.parts import row
 from sim.prepared import Prepared
+from sim.report.columns import Show
 from sim.report.document import document, table, write_out
+from sim.report.groups import Bys, document_by, lines_by, rows_by
+from sim.report.html import in_a_line, result_html
 from sim.report.run import Run
 from sim.run import run_one
 from sim.settings import Settings
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
+
+    from sim.report.page import Schedules
 
 POOL_PAYS = 20_000  # requests in all, below which starting processes costs more than it saves
 
@@ -44,28 +51,58 @@ class RunError(RuntimeError):
 
 @dataclass
 class Result:
-    """Results of a replay. Printing it shows the table."""
+    """Results of a replay. Printing it shows the table; so does a notebook, as HTML."""
 
     settings: dict[str, Any]
     runs: list[Run] = field(default_factory=list)
     planned: int = 0  # runs that were asked for; fewer are here after an interrupt
     reading: list[str] = field(default_factory=list)
     """What was read of the trace's file as what."""
+    schedules: Schedules | None = None
+    """What was seen of the first seed's runs, for report(); None: it runs them once more."""
+    again: Callable[[Observe], object] | None = field(default=None, repr=False, compare=False)
+    """Runs the first seed of every row once more, looked at."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: results, and not what would run them again, for a policy may not travel."""
+        return self.__dict__ | {"again": None, "schedules": None}
 
     @property
     def interrupted(self) -> bool:
         return len(self.runs) < self.planned or any(run.settings.get("interrupted") for run in self.runs)
 
+    def __repr__(self) -> str:
+        return in_a_line(self.runs, self.settings, self.planned)
+
+    def _repr_html_(self) -> str:
+        """IPython's protocol."""
+        return result_html(self.runs, self.settings, self.reading)
+
     def __str__(self) -> str:
         """What was read as what, and the table."""
         return "".join([f"{line}\n" for line in self.reading]) + self.table()
 
-    def table(self) -> str:
-        return table(self.runs, self.settings)
+    def table(self, show: Show = None, by: Bys = None) -> str:
+        """show: columns and groups of them, as "default,p99_ttft_s", "wide" or "all"; ValueError lists them. by: kinds
+        of groups of jobs, as "client,length:8", each with a table of its own below.
+        """
+        below = lines_by(self.runs, self.settings, by, show) if self.runs and by else []
+        return table(self.runs, self.settings, show) + "".join([f"{line}\n" for line in below])
 
-    def document(self) -> dict[str, Any]:
-        """The --json document: {"settings", "runs", "reading"}."""
-        return document(self.settings, self.runs) | {"reading": list(self.reading)}
+    def document(self, by: Bys = None) -> dict[str, Any]:
+        """The --json document: {"settings", "runs", "reading"}, and with by (as table() takes it) "by"."""
+        found = document(self.settings, self.runs) | {"reading": list(self.reading)}
+        return found | ({"by": document_by(self.runs, self.settings, by)} if self.runs and by else {})
+
+    def by(self, kind: str | By) -> pd.DataFrame:
+        """One row per group of jobs and run, with policy, label, seed and group in front, then the group's measures.
+
+        kind: priority, client, program, class, length or prompt; client:20 are the twenty with the most jobs and the
+        rest, length:8 eight parts of equally many jobs, length:log2 powers of two.
+        """
+        import pandas as pd
+
+        return pd.DataFrame(list(rows_by(self.runs, self.settings, kind)))
 
     def records(self) -> pd.DataFrame:
         """One row per job and run, with policy, label and seed in front; all times in seconds."""
@@ -92,6 +129,19 @@ class Result:
     def save(self, folder: str | Path, csv: bool = False) -> list[Path]:
         return write_out(Path(folder), self.settings, self.runs, csv)
 
+    def report(self, path: str | Path, show: Show = None) -> Path:
+        """Writes one HTML page: table, curves, and the schedules of the first seed, to be stepped through.
+
+        show: as table() takes it. Raises ValueError where no run was finished, OutputError.
+        """
+        from sim.report.page import Schedules, write_report
+
+        if self.schedules is None:
+            self.schedules = Schedules(min([run.seed for run in self.runs], default=0))
+            if self.again is not None:
+                self.again(self.schedules.observe)
+        return write_report(Path(path), self.runs, self.settings, self.schedules, show=show)
+
     def replicas(self) -> pd.DataFrame:
         """One row per replica and run of a cluster, with policy, label and seed in front; all times in seconds."""
         import pandas as pd
@@ -101,11 +151,22 @@ class Result:
             raise ValueError("no run had replicas: give replicas, or a router")
         return pd.concat(tables, ignore_index=True)
 
-    def plot(self, folder: str | Path) -> list[Path]:
-        """JCT CDF and mean and p99 bars, as PDF and PNG."""
-        from sim.report.plot import draw
+    @overload
+    def plot(self, folder: None = None, by: Bys = None) -> Figure: ...
+    @overload
+    def plot(self, folder: str | Path, by: Bys = None) -> list[Path]: ...
+    def plot(self, folder: str | Path | None = None, by: Bys = None) -> Figure | list[Path]:
+        """JCT CDF and mean and p99 bars: one figure, which a notebook shows, or PDF and PNG into a folder.
 
-        return draw(self.runs, Path(folder))
+        by: kinds of groups, as table() takes them: a figure of each into the folder too; without a folder, of one kind,
+        instead.
+        """
+        from sim.report.group_plot import draw_by, picture_by
+        from sim.report.plot import draw, picture
+
+        if folder is not None:
+            return draw(self.runs, Path(folder)) + draw_by(self.runs, self.settings, by, Path(folder))
+        return picture_by(self.runs, self.settings, by) if by else picture(self.runs)
 
 
 def replay(
@@ -159,7 +220,10 @@ def replay(
         (spec, chosen.with_(router=variant.router), seed) for variant in variants for spec in specs for seed in numbers
     ]
     read = [] if first.reading is None else first.reading.lines()
-    result = Result(shown, reading=read, planned=len(tasks))
+    firsts = [task for task in tasks if task[2] == numbers[0]]
+    result = Result(
+        shown, reading=read, planned=len(tasks), again=lambda look: _run_all(source, firsts, 1, [], None, look)
+    )
     bar = _bar(len(tasks) * len(first), progress)
     pays = processes is not None or len(tasks) * len(first) >= POOL_PAYS
     try:
@@ -191,7 +255,7 @@ def _run_all(
     """Appends to `runs` as they finish, so that an interrupt keeps finished ones."""
     attach = [None if observe is None else observe(spec, row(spec, settings), seed) for spec, settings, seed in tasks]
     workers = min(len(tasks), processes or os.cpu_count() or 1)
-    pooled = workers > 1 and _travels(tasks)
+    pooled = workers > 1 and travels(tasks)
     order = list(range(len(tasks)))
     if tasks[0][1].prefix_cache == "on":  # runs of one trace follow each other: see Prepared
         order.sort(key=lambda i: tasks[i][2])
@@ -272,7 +336,7 @@ def told(error: PolicyError | RouterError | ObserverError) -> str:
     return f"{error} ({last.tb_frame.f_code.co_filename}, line {last.tb_lineno})"
 
 
-def _travels(tasks: list[Task]) -> bool:
+def travels(tasks: object) -> bool:
     """Whether a policy can be pickled; a class defined in a function cannot, and runs in this process."""
     try:
         pickle.dumps(tasks)

@@ -31,7 +31,7 @@ class Settings(ClusterSettings, SessionSettings, SchedulerConfig):
     """All inputs of a run except trace, policy and seed. Times in seconds."""
 
     latency: str = DEFAULT
-    """the machine: a preset, roofline:MODEL/DEVICE, or a JSON file; brings its KV pools and its link"""
+    """the machine, its pools and link: a preset, roofline:MODEL/DEVICE, or a JSON file (python -m sim.machines list)"""
     kv_tokens: int | str = PRESET
     """device KV pool in tokens, "unlimited", or the preset's"""
     host_tokens: int | str = PRESET

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 
@@ -19,6 +21,12 @@ from sim.cluster.settings import FIELDS as CLUSTER
 from sim.report.provenance import fingerprint
 from sim.run import run_one
 from sim.settings import Settings
+
+ASIDE: Final[Mapping[str, Any]] = {
+    "rate": None, "load": None, "warmup": 0.0, "max_backlog": None, "predictor": "none", "prefix_cache": "off",
+    "slo": None,
+}  # fmt: skip
+"""Settings that change nothing of what is sustained."""
 
 
 def sustained_rate(trace: Trace, settings: Settings) -> float:
@@ -35,7 +43,7 @@ def machine_rate(trace: Trace, settings: Settings) -> float:
     A shorter trace is repeated, and no prefix is cached: a draw shares what no run of the trace would. It is kept
     in the user's cache folder, by trace, settings and source.
     """
-    plain = settings.with_(rate=None, load=None, warmup=0.0, max_backlog=None, predictor="none", prefix_cache="off")
+    plain = settings.with_(**ASIDE)
     burst = _burst(trace)
     lengths = hashlib.sha256(burst.prompt.tobytes() + burst.output.tobytes()).hexdigest()
     guesses = plain.guesses

@@ -8,7 +8,7 @@ from fastserve.workload import Trace
 from sim import prefix_cache
 from sim.settings import Settings
 
-WIDTH = 120
+WIDTH = 100
 
 
 def told_first(settings: Settings, trace: Trace) -> list[str]:

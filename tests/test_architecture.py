@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent
 TREES = ("fastserve", "sim", "experiments", "notebooks")
 
 LEAVES = (
-    "atomic_files", "cache_folder", "formats", "http_client", "importing", "json_values", "named_models", "ollama_api",
-    "package_version", "server_kinds",
+    "atomic_files", "cache_folder", "formats", "html_table", "http_client", "importing", "json_values", "named_models",
+    "ollama_api", "package_version", "server_kinds",
 )  # fmt: skip
 """Single files at the top that import nothing of the house and that every room may import."""
 

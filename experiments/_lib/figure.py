@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import numpy as np
 
 from experiments._lib.case import Point
-from fastserve.atomic_files import atomically
+from sim.report.figure import KINDS, cells, legend, plain_log, save
 from sim.report.style import COLUMN, PAGE, RC, Look, look
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 __all__ = ["COLUMN", "PAGE", "cells", "curve", "draw", "legend", "look_of", "plain_log", "published_points"]
@@ -35,7 +34,7 @@ def draw(
     name: str,
     size: tuple[float, float],
     fill: Callable[[Figure], None],
-    kinds: Sequence[str] = ("pdf", "png"),
+    kinds: Sequence[str] = KINDS,
 ) -> None:
     """Makes a figure of `size` inches, lets `fill` draw on it, and writes NAME.pdf and NAME.png."""
     from matplotlib.figure import Figure
@@ -43,10 +42,7 @@ def draw(
     with mpl.rc_context(RC):
         figure = Figure(figsize=size, layout="constrained")
         fill(figure)
-        for kind in kinds:
-            arguments: dict[str, Any] = {"format": kind, "metadata": {"CreationDate": None} if kind == "pdf" else {}}
-            with atomically(folder / f"{name}.{kind}") as draft:
-                figure.savefig(draft, **arguments)
+        save(figure, folder / name, kinds)
 
 
 def curve(axes: Axes, points: Sequence[Point], x: str, measure: str, label: str, style: Look | None = None) -> None:
@@ -67,46 +63,8 @@ def curve(axes: Axes, points: Sequence[Point], x: str, measure: str, label: str,
         axes.plot([at], [value], marker=marker, markerfacecolor=fill, markeredgecolor=style.colour, linestyle="none")
 
 
-def cells(figure: Figure, count: int, columns: int = 3, sharex: bool = False, sharey: bool = False) -> list[Axes]:
-    """`count` axes in rows of at most `columns`."""
-    columns = min(columns, count)
-    grid = figure.subplots(-(-count // columns), columns, squeeze=False, sharex=sharex, sharey=sharey)
-    found: list[Axes] = list(grid.flat)
-    for axes in found[count:]:
-        axes.set_visible(False)
-    return found[:count]
-
-
-def plain_log(axis: Axis) -> None:
-    """Labels such as 0.05 and 20 on a log axis, few enough not to overlap; call it after drawing the data."""
-    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
-
-    low, high = axis.get_view_interval()
-    wide = high / low
-    steps = [1.0, 1.5, 2.0, 3.0, 5.0, 7.0] if wide < 6 else [1.0, 2.0, 5.0] if wide < 60 else [1.0, 3.0]
-    if wide >= 600:
-        steps = [1.0]
-    axis.set_major_locator(LogLocator(subs=steps) if wide > 2.5 else MaxNLocator(3))
-    axis.set_major_formatter("{x:g}")
-    axis.set_minor_formatter(NullFormatter())
-
-
 def published_points(axes: Axes, rates: Sequence[float], values: Sequence[float], style: Look) -> None:
     """A published curve, thin and dotted behind ours."""
     axes.plot(
         rates, values, color=style.colour, alpha=0.45, linewidth=0.7, linestyle=":", marker=".", markersize=3, zorder=1
     )
-
-
-def legend(figure: Figure, axes: Axes, columns: int = 3) -> None:
-    """One legend for the figure, above the axes, with the marker of each row."""
-    from matplotlib.lines import Line2D
-
-    handles, labels = [], []
-    for line in axes.get_lines():
-        label = str(line.get_label())
-        if label.startswith("_") or label in labels:
-            continue
-        handles.append(Line2D([], [], color=line.get_color(), linestyle=line.get_linestyle(), marker=line.get_marker()))
-        labels.append(label)
-    figure.legend(handles, labels, loc="outside upper center", ncols=columns, columnspacing=1.0)

@@ -25,7 +25,8 @@ def add_seeding(parser: argparse._ActionsContainer) -> None:
         "--synth",
         metavar="SPEC",
         help="a synthetic workload instead of a trace, each seed a draw of its own: n=1000,rate=2,arrivals=gamma:cv=4,"
-        "lengths=profile:azure-conv-2023, prompt= and output= for one side (recipes: python -m sim.trace synthesise); "
+        "lengths=profile:azure-conv-2023, prompt= and output= for one side, priorities=, clients=, "
+        "classes= (recipes: python -m sim.trace synthesise --help); "
         "or agents:programs=36,turns=lognormal:2.9,0.6,4,60,... (keys: fastserve/workload/agents.py)",
     )
     parser.add_argument(

@@ -12,7 +12,7 @@ from fastserve.hardware import load_hardware
 if TYPE_CHECKING:
     from fastserve.workload import Trace
 
-WIDTH = 120
+WIDTH = 100
 UNITS = ("s", "ms", "us", "ns")
 """Those of workload.reader.parse, which a command line that only shows its help should not import."""
 

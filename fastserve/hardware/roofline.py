@@ -16,6 +16,7 @@ class Device:
     """Peak rates as the vendor states them, the share of them that is reached, and a fixed cost of each iteration.
 
     flops_per_s: of 16-bit numbers. fp8_flops_per_s: of weights of 8 bits; 0: they are computed as 16 bits.
+    layer_overhead_us: the fixed cost that grows with the model's layers, as that of starting kernels does.
     """
 
     flops_per_s: float
@@ -24,6 +25,7 @@ class Device:
     memory_efficiency: float = 1.0
     overhead_ms: float = 0.0
     fp8_flops_per_s: float = 0.0
+    layer_overhead_us: float = 0.0
 
 
 class RooflineLatency(LatencyModel):
@@ -57,7 +59,7 @@ class RooflineLatency(LatencyModel):
         ps_per_flop = 1e12 / (device.flops_per_s * device.compute_efficiency) / devices
         ps_per_product = 1e12 / ((rate or device.flops_per_s) * device.compute_efficiency) / devices
         ps_per_byte = 1e12 / (device.bytes_per_s * device.memory_efficiency)
-        self._overhead = round(device.overhead_ms * 1e9)
+        self._overhead = round(device.overhead_ms * 1e9) + round(model.layers * device.layer_overhead_us * 1e6)
         self._token = round(2 * model.active_parameters * ps_per_product)
         self._sample = round(2 * model.head_parameters * ps_per_flop)
         full = model.layers - model.window_layers
@@ -95,6 +97,10 @@ class RooflineLatency(LatencyModel):
                 memory += (min(cached, window) + 2 * tokens) * self._window_kv // window
         memory += self._touched[min(rows, len(self._touched) - 1)]
         return self._overhead + self._reduce + rows * self._row + max(compute, memory)
+
+    def reduces_ms(self, rows: int) -> float:
+        """Of an iteration of so many tokens, what its all-reduces take; 0 on one device."""
+        return (self._reduce + rows * self._row) / 1e9
 
     def verify_ps(self, batch: int, context: int, drafts: int, chunks: Sequence[tuple[int, int]] = ()) -> int:
         """A guess computes what a decoding job's token does; the KV of a job is read once for all of its tokens."""
@@ -143,8 +149,9 @@ class RooflineLatency(LatencyModel):
 
     def to_json(self) -> dict[str, object]:
         device = asdict(self.device)
-        if not self.device.fp8_flops_per_s:
-            del device["fp8_flops_per_s"]
+        for key in ("fp8_flops_per_s", "layer_overhead_us"):
+            if not device[key]:
+                del device[key]
         group: dict[str, object] = {}
         if self.devices > 1 and self.interconnect is not None:
             group = {"devices": self.devices, "interconnect": asdict(self.interconnect)}
@@ -214,6 +221,7 @@ def read_device(fields: Fields) -> Device:
         fields.share("memory_efficiency"),
         fields.number("overhead_ms", 0.0),
         fields.number("fp8_flops_per_s", 0.0),
+        fields.number("layer_overhead_us", 0.0),
     )
     fields.close()
     return device

@@ -215,8 +215,10 @@ def read_model(fields: Fields) -> ModelConfig:
         raise ValueError(f"{fields.where}: 'window' and 'window_layers' belong together; give both or none")
     if model.kv_size and model.latents is not None:
         raise ValueError(f"{fields.where}: 'latents' say what a token keeps; leave out 'kv_size'")
-    if model.window_layers > layers:
-        raise ValueError(f"{fields.where}: 'window_layers' {model.window_layers} of {layers} layers; give fewer")
+    if model.window_layers >= layers:
+        raise ValueError(
+            f"{fields.where}: 'window_layers' {model.window_layers} of {layers} layers; one at least keeps all tokens"
+        )
     fields.close()
     return model
 

@@ -54,6 +54,7 @@ def summarise(
     warmup_s: float = 0.0,
     slo: Slo | None = None,
     window: tuple[float, float] | None = None,
+    start_s: float | None = None,
 ) -> Summary:
     """Every measure of one run, flat, with units in the keys.
 
@@ -65,8 +66,9 @@ def summarise(
     from the first arrival, or the end of the warm-up, to the last end (or the horizon, if somebody is unfinished). Its
     last `rate_drain_s` are after the last arrival. `arrival_rps` is of the arrivals alone: how fast they came.
     window: s, another one, as of a closed loop, in which the beginning and the end are not what is between.
+    start_s: absolute time at which the warm-up ends, where `columns` are some of the jobs of a run (metrics.groups).
     """
-    start = _start(columns, warmup_s)
+    start = _start(columns, warmup_s) if start_s is None else start_s
     measured = columns["arrival"] >= start
     jobs = _rows(columns, measured)
     are = {outcome: is_outcome(jobs["finish"], outcome) for outcome in OUTCOMES}
@@ -92,6 +94,15 @@ def summarise(
     summary["jain_index"] = _client_fairness(jobs, horizon_s)
     summary["saturated"] = saturated(columns, horizon_s=horizon_s)
     return summary
+
+
+def rate_window(columns: Columns, *, horizon_s: float, warmup_s: float = 0.0) -> tuple[float, float]:
+    """s: the window of all rates of an open run, see summarise()."""
+    arrival = columns["arrival"]
+    if not len(arrival):
+        return 0.0, 0.0
+    latest = max(float(left_at(columns, horizon_s).max()), float(arrival.max()))
+    return _start(columns, warmup_s), latest
 
 
 def with_not_arrived(summary: Summary, count: int) -> Summary:

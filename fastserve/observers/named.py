@@ -37,10 +37,14 @@ def check_apart(
     iterations: str | PathLike[str] | None,
     programs: str | PathLike[str] | None = None,
     routes: str | PathLike[str] | None = None,
+    report: str | PathLike[str] | None = None,
 ) -> None:
     """Raises ValueError where two are to be written into one file."""
     names: dict[Path, tuple[str, str | PathLike[str]]] = {}
-    asked = (("timeline", timeline), ("iterations", iterations), ("programs-csv", programs), ("route-log", routes))
+    asked = (
+        ("timeline", timeline), ("iterations", iterations), ("programs-csv", programs), ("route-log", routes),
+        ("report", report),
+    )  # fmt: skip
     for name, file in asked:
         if file is not None:
             other, first = names.setdefault(Path(file).resolve(), (name, file))

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import IntEnum
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from fastserve.observers.reason import why_left
@@ -27,8 +28,8 @@ from fastserve.sched.job import HOST, NOWHERE, Job, Place
 from fastserve.sched.observer import Observer, Run, level, said
 from fastserve.sched.plan import Outcome, Plan, Transfer
 
-MOST = 60_000  # rows: a browser draws them without a pause
-MOST_BYTES = 1_000_000  # of texts
+MOST = 120_000  # rows: a browser draws them without a pause
+MOST_BYTES = 2_000_000  # of texts
 LONGEST = 200  # characters of a text
 LOST = "the body could not keep its KV"
 NOT_STARTED = "it did not join after all: the body could not start it, and is asked again"
@@ -250,16 +251,14 @@ class Schedule(Observer):
     # -- what is shown ---------------------------------------------------------------------------------------------
 
     def document(self) -> dict[str, Any]:
-        """Plain values for JSON: `rows` one after the other, by time. All times in whole microseconds of the run; in
-        the rows `at` is the time since the row before.
+        """Plain values for JSON: the rows by time, a list a column. All times in whole microseconds of the run; `at` is
+        the time since the row before.
         """
-        rows: list[int] = []
-        last = 0
-        for event in sorted(self.events, key=lambda event: event.at):
-            at = self._us(event.at)
-            more = round(event.more / 1000) if event.kind is Kind.copy else event.more
-            rows += (event.kind, at - last, event.job, event.value, more, event.level, event.text)
-            last = at
+        rows = sorted(self.events, key=lambda event: event.at)
+        columns: dict[str, list[int]] = {name: [row[place] for row in rows] for place, name in enumerate(Event._fields)}
+        times = [0, *map(self._us, columns["at"])]
+        columns["at"] = [after - before for before, after in pairwise(times)]
+        columns["more"] = [round(row.more / 1000) if row.kind is Kind.copy else row.more for row in rows]
         return {
             "policy": self.policy,
             "slots": self.slots,
@@ -267,7 +266,7 @@ class Schedule(Observer):
             "cut": None if self.cut is None else self._us(self.cut),
             "kinds": [kind.name for kind in Kind],
             "texts": list(self.texts),
-            "rows": rows,
+            "columns": columns,
         }
 
     def _us(self, ns: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
@@ -12,6 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from fastserve.html_table import html_table
 from fastserve.workload.after import After, can_come, check_after, programs_named, taken
 from fastserve.workload.block_ids import BlockIds
 from fastserve.workload.errors import TraceError
@@ -25,6 +27,9 @@ NS = 1_000_000_000
 
 _ARRAYS = ("prompt", "output", "priority", "ttft_slo", "tpot_slo", "e2e_slo", "max_tokens", "guess", "think")
 _LISTS = ("client", "program", "slo_class", "hash_ids", "tool", "scope")
+
+MOST_NAMED, LONGEST_NAMES = 4, 80
+"""Clients and classes that a repr names, and the characters for that."""
 
 BEFORE_WINDOW = "waiting for requests before the window"
 WHOLE = "take or repeat whole programs (fastserve.workload.programs, or --resample blocks or pairs, which do)"
@@ -114,6 +119,53 @@ class Trace:
         check_after(self.after, self.program)
         if self.program is None or "" in self.program:
             object.__setattr__(self, "program", programs_named(self.after, self.program))
+
+    def __repr__(self) -> str:
+        told = [f"{what} {words}" for what, words in self._told().items()]
+        tokens = [
+            f"{side} {column.mean():,.0f} tokens (p99 {np.percentile(column, 99):,.0f})"
+            for side, column in (("prompt", self.prompt), ("output", self.output))
+        ]
+        return f"<Trace {self.name}: {'; '.join([self._size, *tokens, *told])}>"
+
+    def _repr_html_(self) -> str:
+        """IPython's protocol: what a notebook shows."""
+        rows = [["tokens", "mean", "p50", "p90", "p99", "max"]]
+        for side, column in (("prompt", self.prompt), ("output", self.output)):
+            numbers = [column.mean(), *np.percentile(column, (50, 90, 99)), column.max()]
+            rows.append([side, *[f"{number:,.0f}" for number in numbers]])
+        below = [f"{what}: {words}" for what, words in self._told().items()]
+        lines = [] if self.reading is None else self.reading.lines()
+        return html_table(rows, heading=1, above=[f"{self.name}: {self._size}"], below=[*below, *lines])
+
+    @property
+    def _size(self) -> str:
+        rate = f", {self.rate:.3g} requests/s" if 0 < self.rate < float("inf") else ""
+        seconds = self.span / NS
+        span = f"{seconds:,.0f}" if seconds >= 1000 else f"{seconds:.3g}"
+        return f"{len(self):,} request{'s' if len(self) > 1 else ''} in {span} s{rate}"
+
+    def _told(self) -> dict[str, str]:
+        """What else its requests carry, in a few words."""
+        found: dict[str, str] = {}
+        for what, column in (("clients", self.client), ("classes", self.slo_class), ("programs", self.program)):
+            names = Counter(column or ())
+            names.pop("", None)
+            if names:
+                few = ", ".join([" ".join(name.split()) for name, _ in names.most_common(MOST_NAMED)])
+                few = few if what != "programs" else ""
+                more = " ..." if few and len(names) > MOST_NAMED else ""
+                found[what] = f"{len(names):,}" + (f" ({few[:LONGEST_NAMES]}{more})" if few else "")
+        if self.priority is not None:
+            values = sorted(set(self.priority.tolist()))
+            found["priorities"] = ", ".join(map(str, values)) if len(values) <= MOST_NAMED else f"{len(values):,}"
+        if self.after is not None:
+            found["waiting"] = f"{sum(map(bool, self.after)):,} for others"
+        if self.hash_ids is not None:
+            found["blocks"] = f"of {self.block_size} tokens"
+        if self.dropped:
+            found["dropped"] = ", ".join(f"{rows:,} {reason}" for reason, rows in self.dropped.items())
+        return found
 
     def __len__(self) -> int:
         return len(self.arrival)

@@ -82,7 +82,7 @@ class Attainment:
         late = (seen.state == MISSED) | self._late(seen, now)
         if self.leave:
             late &= seen.state != LIVE
-        return bool(total) and np.count_nonzero(counted & ~late) / total < self.attain
+        return bool(total and np.count_nonzero(counted & ~late) / total < self.attain)
 
     def _late(self, seen: Seen, now: int) -> NDArray[np.bool_]:
         """Who has missed an objective, as the records of ended jobs have it, or is certain to."""
@@ -91,7 +91,8 @@ class Attainment:
         late: NDArray[np.bool_] = (until - seen.arrival) / 1e9 > self.e2e
         late |= (np.where(begun, seen.first, until) - seen.arrival) / 1e9 > self.ttft
         several = begun & (seen.output > 1)
-        return late | (several & ((until - seen.first) / 1e9 / np.maximum(seen.output - 1, 1) > self.tpot))
+        late |= several & ((until - seen.first) / 1e9 / np.maximum(seen.output - 1, 1) > self.tpot)
+        return late
 
 
 class Normalised:

@@ -2,18 +2,19 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastserve.atomic_files import atomically
 from fastserve.metrics.finish import is_outcome
+from sim.report.figure import save
 from sim.report.run import Run
-from sim.report.style import COLUMN, PAGE, RC, Look, look
+from sim.report.style import COLUMN, HATCHES, PAGE, RC, Look, as_text, looks_of
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, FigureBase
 
 Floats = NDArray[np.float64]
 
@@ -26,49 +27,81 @@ def draw(runs: Sequence[Run], folder: Path) -> list[Path]:
 
     Raises ValueError without runs and fastserve.atomic_files.OutputError when the folder cannot be written.
     """
-    if not runs:
-        raise ValueError("There is nothing to draw: no run was finished.")
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    groups, looks = _grouped(runs)
+    paths = []
+    # Not pyplot: it keeps every figure in a global list.
+    with mpl.rc_context(RC):
+        for name, time, share, of in _curves(runs):
+            figure = Figure(figsize=(COLUMN, 2.4), layout="constrained")
+            _cdf(figure, groups, looks, of, time, share)
+            legend(figure, figure.axes[0], len(groups))
+            paths += save(figure, folder / name)
+        figure = Figure(figsize=_bars_size(groups), layout="constrained")
+        _bars(figure, groups, looks)
+        return [*paths, *save(figure, folder / "jct_bars")]
+
+
+def picture(runs: Sequence[Run]) -> "Figure":
+    """The same in one figure that shows itself in a notebook. Raises ValueError without runs."""
     import matplotlib as mpl
 
+    from sim.report.picture import Picture
+
+    groups, looks = _grouped(runs)
+    curves = _curves(runs)
+    with mpl.rc_context(RC):
+        width, height = _bars_size(groups)
+        figure = Picture(figsize=(COLUMN * len(curves) + width, max(2.4, height)), layout="constrained")
+        parts = figure.subfigures(1, len(curves) + 1, width_ratios=[COLUMN] * len(curves) + [width])
+        for part, (_, time, share, of) in zip(parts, curves, strict=False):
+            _cdf(part, groups, looks, of, time, share)
+        _bars(parts[-1], groups, looks)
+        legend(figure, parts[0].axes[0], len(groups))
+    return figure
+
+
+def _grouped(runs: Sequence[Run]) -> tuple[dict[str, list[Run]], dict[str, Look]]:
+    """Label -> its runs, and its look."""
+    if not runs:
+        raise ValueError("There is nothing to draw: no run was finished.")
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(run.label, []).append(run)
-    looks = _looks(groups)
-    # Not pyplot: it keeps every figure in a global list.
-    with mpl.rc_context(RC):
-        paths = _save(_cdf(groups, looks, _completed, "job completion time (s)", "share of jobs"), folder / "jct_cdf")
-        if all(run.programs is not None for run in runs):
-            figure = _cdf(groups, looks, _ended, "program time (s)", "share of programs")
-            paths += _save(figure, folder / "program_cdf")
-        return [*paths, *_save(_bars(groups, looks), folder / "jct_bars")]
+    return groups, looks_of({label: group[0].policy for label, group in groups.items()})
 
 
-def _looks(groups: Mapping[str, Sequence[Run]]) -> dict[str, Look]:
-    """Labels of one policy share its colour and marker and differ by dashes; so do strangers whose looks coincide."""
-    seen: dict[Look, int] = {}
-    looks = {}
-    for label, (first, *_) in groups.items():
-        base = look(first.policy)
-        looks[label] = look(first.policy, seen.get(base, 0))
-        seen[base] = seen.get(base, 0) + 1
-    return looks
+class Curve(NamedTuple):
+    """name: of its files. time, share: of the axes. of: a run's sorted times, and how many there are in all."""
+
+    name: str
+    time: str
+    share: str
+    of: Callable[[Run], tuple[Floats, int]]
+
+
+def _curves(runs: Sequence[Run]) -> list[Curve]:
+    jobs = Curve("jct_cdf", "job completion time (s)", "share of jobs", _completed)
+    if any(run.programs is None for run in runs):
+        return [jobs]
+    return [jobs, Curve("program_cdf", "program time (s)", "share of programs", _ended)]
 
 
 def _cdf(
+    figure: "FigureBase",
     groups: Mapping[str, Sequence[Run]],
     looks: Mapping[str, Look],
     of: Callable[[Run], tuple[Floats, int]],
     time: str,
     share: str,
-) -> "Figure":
+) -> None:
     """Share of jobs or programs completed within a time, all seeds together; the band spans the seeds.
 
     of: sorted times of the completed ones, and how many there are in all. Unfinished ones belong to the whole that the
     share is of: the curve of such a run ends below 1.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(COLUMN, 2.4), layout="constrained")
     axes = figure.subplots()
     completed = [of(run) for group in groups.values() for run in group]
     times = np.concatenate([jct for jct, _ in completed])
@@ -85,15 +118,13 @@ def _cdf(
             band = np.array(curves)
             axes.fill_between(grid, band.min(axis=0), band.max(axis=0), color=style.colour, alpha=0.18, linewidth=0)
         axes.plot(
-            grid, pooled, label=label, color=style.colour, linestyle=style.dash, marker=style.marker,
+            grid, pooled, label=as_text(label), color=style.colour, linestyle=style.dash, marker=style.marker,
             markevery=_markers(pooled, list(groups).index(label)),
         )  # fmt: skip
     axes.set_xscale("log")
     axes.set_ylim(0, 1.02)
     axes.set_xlabel(time)
     axes.set_ylabel(share)
-    _legend(figure, len(groups))
-    return figure
 
 
 def _completed(run: Run) -> tuple[Floats, int]:
@@ -116,13 +147,13 @@ def _markers(curve: Floats, nth: int) -> list[int]:
     return sorted(set(np.searchsorted(curve, shares).tolist()))
 
 
-def _bars(groups: Mapping[str, Sequence[Run]], looks: Mapping[str, Look]) -> "Figure":
-    """Mean and p99 of the completion time, averaged over seeds; a line spans the smallest and largest seed."""
-    from matplotlib.figure import Figure
+def _bars_size(groups: Mapping[str, Sequence[Run]]) -> tuple[float, float]:
+    """Inches."""
+    return PAGE if len(groups) > 5 else COLUMN, 1.6 + 0.16 * len(groups)
 
-    wide = len(groups) > 5
-    height = 1.6 + 0.16 * len(groups)
-    figure = Figure(figsize=(PAGE if wide else COLUMN, height), layout="constrained")
+
+def _bars(figure: "FigureBase", groups: Mapping[str, Sequence[Run]], looks: Mapping[str, Look]) -> None:
+    """Mean and p99 of the completion time, averaged over seeds; a line spans the smallest and largest seed."""
     for axes, (key, title) in zip(
         figure.subplots(1, 2, sharey=True), (("mean_jct_s", "mean"), ("p99_jct_s", "p99")), strict=True
     ):
@@ -132,12 +163,12 @@ def _bars(groups: Mapping[str, Sequence[Run]], looks: Mapping[str, Look]) -> "Fi
                 continue
             mean = sum(values) / len(values)
             spread = [[mean - min(values)], [max(values) - mean]] if len(values) > 1 else None
-            hatch = "/" * 4 if looks[label].dash != "-" else None
+            style = looks[label]
             axes.barh(
-                row, mean, height=0.7, color=looks[label].colour, edgecolor="white", hatch=hatch, xerr=spread,
+                row, mean, height=0.7, color=style.colour, edgecolor="white", hatch=HATCHES[style.dash], xerr=spread,
                 error_kw={"elinewidth": 0.8, "capsize": 2, "ecolor": "#777777"},
             )  # fmt: skip
-        axes.set_yticks(range(len(groups)), list(groups))
+        axes.set_yticks(range(len(groups)), list(map(as_text, groups)))
         axes.set_xlabel(f"{title} JCT (s)")
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
@@ -145,23 +176,12 @@ def _bars(groups: Mapping[str, Sequence[Run]], looks: Mapping[str, Look]) -> "Fi
         axes.set_xlim(left=0)
     # The first policy on top, as in the table.
     figure.axes[0].invert_yaxis()
-    return figure
 
 
-def _legend(figure: "Figure", labels: int) -> None:
-    """Above the axes, where it hides no curve; the figure grows by its rows."""
-    columns = 2 if labels in (2, 4) else 3
+def legend(figure: "Figure", axes: "Axes", labels: int) -> None:
+    """Above the axes, where it hides no curve; the figure grows by its rows. axes: those whose curves it names."""
     width, height = figure.get_size_inches()
+    columns = 2 if labels in (2, 4) else 3
+    columns = min(labels, round(columns * width / COLUMN))
     figure.set_size_inches(width, height + 0.16 * -(-labels // columns))
-    figure.legend(loc="outside upper center", ncols=columns, columnspacing=1.0)
-
-
-def _save(figure: "Figure", stem: Path) -> list[Path]:
-    paths = []
-    for kind, metadata in (("pdf", {"CreationDate": None}), ("png", {})):
-        path = stem.with_name(f"{stem.name}.{kind}")
-        arguments: dict[str, Any] = {"format": kind, "metadata": metadata}
-        with atomically(path) as draft:
-            figure.savefig(draft, **arguments)
-        paths.append(path)
-    return paths
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=columns, columnspacing=1.0)

@@ -1,53 +1,70 @@
 """The part of a table that is about programs, of runs of sessions: one row a label, and what became of the others."""
 
-import textwrap
 from collections.abc import Mapping, Sequence
 
 from fastserve.metrics.intervals import Ratio
 from fastserve.metrics.programs import time_ratio
-from sim.report.layout import WIDTH, aligned, average, number, ratio_text
+from sim.report.columns import PROGRAMS, Shown, columns, shown, with_room
+from sim.report.layout import aligned, average, figure, first_or_row, left_out, number, ratio_text, too_wide, wrapped
 from sim.report.run import Run
-
-# Heading (two lines) and the key of the summary below it.
-COLUMNS = (
-    ("mean", "time s", "program_time_mean_s"),
-    ("p95", "time s", "program_time_p95_s"),
-    ("slow-", "down", "program_slowdown_mean"),
-    ("programs", "an hour", "programs_per_hour"),
-    ("hit", "rate", "hit_rate"),
-    ("TTFT s", "p50", "p50_ttft_s"),
-    ("TTFT s", "p99", "p99_ttft_s"),
-    ("1st turn", "p99", "ttft_first_turn_p99_s"),
-    ("longest", "wait s", "longest_wait_s"),
-    ("held", "mean s", "held_mean_s"),
-)
-
 
 SHORT = 0.5
 """Share of a run below which the time with all sessions at work says little of a long run."""
 
 
-def programs_lines(groups: Mapping[str, Sequence[Run]], settings: Mapping[str, object]) -> list[str]:
+def programs_lines(
+    groups: Mapping[str, Sequence[Run]], settings: Mapping[str, object], chosen: Shown | None = None
+) -> list[str]:
     """Nothing where no run has programs. The last column is paired by program, see metrics.programs.time_ratio()."""
-    first = next(iter(groups.values()))
-    if all(run.programs is None for run in first):
+    if not has_programs(groups):
         return []
-    label = first[0].label
-    rows = [
-        ["", *(top for top, _, _ in COLUMNS), "time ratio"],
-        ["policy", *(bottom for _, bottom, _ in COLUMNS), f"{label} / row"],
-    ]
-    for name, group in groups.items():
-        ratio = "1" if group is first else ratio_text(_ratio(first, group), marked=False)
-        rows.append([name, *[number(average(group, key, settings)) for _, _, key in COLUMNS], ratio])
-    notes = [
+    chosen = chosen or shown()
+    keys, spared = list(chosen.programs), list[str]()
+    if chosen.every:
+        keys = list(PROGRAMS)
+        lines = []
+        for some in (keys[:10], keys[10:]):
+            lines += aligned(_rows(groups, settings, some)) + ([""] if some[0] == keys[0] else [])
+    else:
+        if not chosen.programs_asked:
+            keys, spared = with_room(keys, lambda keys: not too_wide(aligned(_rows(groups, settings, keys))))
+        lines = aligned(_rows(groups, settings, keys))
+    lines += left_out(spared)
+    return ["programs:", *lines, *[line for note in program_notes(groups, settings) for line in wrapped(note)]]
+
+
+def has_programs(groups: Mapping[str, Sequence[Run]]) -> bool:
+    return any(run.programs is not None for run in next(iter(groups.values())))
+
+
+def program_rows(groups: Mapping[str, Sequence[Run]], settings: Mapping[str, object], chosen: Shown) -> list[list[str]]:
+    """The cells of the same table, all columns of it however wide: two rows of heading, then one a label."""
+    return _rows(groups, settings, list(PROGRAMS) if chosen.every else chosen.programs)
+
+
+def program_notes(groups: Mapping[str, Sequence[Run]], settings: Mapping[str, object]) -> list[str]:
+    """What stands under it."""
+    first = next(iter(groups.values()))
+    return [
         _intervals(first),
         _window(groups, settings),
         *_lost(groups),
         *_forgotten(groups, settings),
         *_early(first),
     ]
-    return ["programs:", *aligned(rows), *[line for note in notes for line in _wrapped(note)]]
+
+
+def _rows(groups: Mapping[str, Sequence[Run]], settings: Mapping[str, object], keys: Sequence[str]) -> list[list[str]]:
+    first = next(iter(groups.values()))
+    found = columns(keys)
+    rows = [
+        ["", *(one.top for one in found), "time ratio"],
+        ["policy", *(one.bottom for one in found), first_or_row(first[0].label)],
+    ]
+    for name, group in groups.items():
+        ratio = "1" if group is first else ratio_text(_ratio(first, group), marked=False)
+        rows.append([name, *[figure(group, key, settings) for key in keys], ratio])
+    return rows
 
 
 def _ratio(first: Sequence[Run], group: Sequence[Run]) -> Ratio | None:
@@ -123,7 +140,3 @@ def _early(first: Sequence[Run]) -> list[str]:
         f"open loop: under {first[0].label} {early:,} requests came before what they repeat had been answered, which "
         "no client can do: who is slow is given more to do at once, and finds less in its cache"
     ]
-
-
-def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(text, WIDTH, subsequent_indent="  ")

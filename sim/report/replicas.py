@@ -24,8 +24,18 @@ EACH = 8
 
 def replicas_lines(groups: Mapping[str, Sequence[Run]], settings: Mapping[str, object]) -> list[str]:
     """Nothing where no run has replicas. Means over seeds."""
-    if all(run.replicas is None for group in groups.values() for run in group):
+    if not has_replicas(groups):
         return []
+    notes = [textwrap.wrap(note, WIDTH, subsequent_indent="  ") for note in replica_notes(groups)]
+    return aligned(replica_rows(groups, settings)) + [line for note in notes for line in note]
+
+
+def has_replicas(groups: Mapping[str, Sequence[Run]]) -> bool:
+    return any(run.replicas is not None for group in groups.values() for run in group)
+
+
+def replica_rows(groups: Mapping[str, Sequence[Run]], settings: Mapping[str, object]) -> list[list[str]]:
+    """The cells: two rows of heading, then one a label."""
     rows = [list(row) for row in HEADINGS]
     for label, group in groups.items():
         tables = [run.replicas for run in group if run.replicas is not None]
@@ -34,12 +44,14 @@ def replicas_lines(groups: Mapping[str, Sequence[Run]], settings: Mapping[str, o
         figures = [*_spread(share), *_spread(busy)]
         counts = [average(group, key, settings) for key in ("imbalance", "resent")]
         rows.append([label, *map(number, [*figures, *counts, errors, average(group, "lost_tokens", settings)])])
-    lines = aligned(rows)
+    return rows
+
+
+def replica_notes(groups: Mapping[str, Sequence[Run]]) -> list[str]:
+    """Each replica, where they are few."""
     first = next(iter(groups.values()))[0].replicas
-    if first is not None and len(first["name"]) <= EACH:
-        for label, group in groups.items():
-            lines += textwrap.wrap(f"{label}: {_each(group)}", WIDTH, subsequent_indent="  ")
-    return lines
+    few = first is not None and len(first["name"]) <= EACH
+    return [f"{label}: {_each(group)}" for label, group in groups.items()] if few else []
 
 
 def router_notes(groups: Mapping[str, Sequence[Run]]) -> list[str]:

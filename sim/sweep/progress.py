@@ -9,6 +9,11 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
+def wanted(asked: bool | None) -> bool:
+    """None: on a terminal."""
+    return sys.stderr.isatty() if asked is None else asked
+
+
 def progress(items: Iterable[T], title: str, total: int, done: int, unit: str = "case") -> Iterator[T]:
     """The items, with a bar on a terminal; without one, a line at the start and one a minute. done: before these."""
     from tqdm import tqdm

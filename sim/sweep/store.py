@@ -13,7 +13,7 @@ from fastserve.json_values import plain
 
 
 class Cases:
-    """FOLDER/cases/NAME.json. A name says all that its numbers depend on, so that what is there need not be computed."""
+    """FOLDER/cases/NAME.json. A name says all that its numbers depend on, so what is there need not be computed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "cases"

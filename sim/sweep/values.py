@@ -12,7 +12,7 @@ MOST_VALUES: Final = 1_000
 """Of one axis: more is a slip of a digit."""
 MOST_RUNS: Final = 100_000
 """Of one sweep."""
-HOW: Final = "write START:STOP:STEP (both ends included) or a list as 0.5,0.7,0.9"
+HOW: Final = "several values are written START:STOP:STEP (both ends included) or 0.5,0.7,0.9"
 
 
 def listed(name: str, text: str, read: Callable[[str], Any] = literal) -> list[Any] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +13,11 @@ pytest.importorskip("torch")
 
 from fastserve.engine import Engine, SamplingParams
 from fastserve.observers.iterations import IterationLog
-from fastserve.observers.timeline import BATCH, LINK, Timeline
+from fastserve.observers.timeline import Timeline
 from fastserve.sched.job import Copy, Job
 from fastserve.sched.observer import Observer
 from fastserve.sched.plan import Outcome, Plan, Transfer
+from tests.observers.chrome_trace import check
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 LITTLE: dict[str, Any] = {
@@ -62,10 +62,9 @@ def test_a_real_engine_is_looked_at(tmp_path: Path) -> None:
         block = engine.hardware.memory.block_tokens
     assert len(copies.told) > 5
     assert {transfer.copy for transfer in copies.told} <= copies.asked
-    events = json.loads((tmp_path / "t.json").read_text())
-    drawn = [event for event in events if event["ph"] == "X" and event["pid"] == LINK]
-    assert len(drawn) == len(copies.told)
-    visits = [event for event in events if event["ph"] == "X" and event["pid"] == BATCH and "tokens" in event["args"]]
+    events = check((tmp_path / "t.json").read_text()).events
+    assert sum(event.get("cat") == "copy" for event in events) == len(copies.told)
+    visits = [event for event in events if event.get("cat") == "visit"]
     assert sum(event["args"]["tokens"] for event in visits) == sum(map(len, wanted))
     assert sum(row.batch + len(row.prefilled) for row in log.rows) == sum(map(len, wanted))
     assert max(row.kv_used for row in log.rows) * block <= 320 + block * LITTLE["max_batch"]  # who must leave next

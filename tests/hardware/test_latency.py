@@ -106,7 +106,7 @@ def roofline_json(draw: st.DrawFn) -> dict[str, Any]:
             "bits": draw(st.sampled_from([0, 4.25])),
         }
     if draw(st.booleans()):
-        model |= {"window": draw(st.integers(1, 300)), "window_layers": draw(st.integers(1, 2))}
+        model |= {"window": draw(st.integers(1, 300)), "window_layers": 1}
     if draw(st.booleans()):
         model["latents"] = {
             "query_rank": draw(st.sampled_from([0, 8])),
@@ -126,6 +126,7 @@ def roofline_json(draw: st.DrawFn) -> dict[str, Any]:
             "flops_per_s": bandwidth * intensity,
             "bytes_per_s": bandwidth,
             "overhead_ms": draw(milliseconds),
+            "layer_overhead_us": draw(milliseconds),
             "fp8_flops_per_s": draw(st.sampled_from([0, 2 * bandwidth * intensity])),
         },
         **group,

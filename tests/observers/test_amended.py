@@ -27,6 +27,7 @@ from fastserve.sched.job import NEVER, Job
 from fastserve.sched.observer import Observer, Run
 from fastserve.sched.plan import Outcome, Plan
 from sim.world import World
+from tests.observers.chrome_trace import check
 from tests.sched.sharing import programs
 from tests.sched.trouble import AmendingMachine, PlanWhims, SchedulerTrouble, troubled
 from tests.sched.uneven import Truth
@@ -173,13 +174,11 @@ def test_rows_and_slices_are_of_who_has_run(name: str, options: dict[str, Any], 
         members -= set(row.ended)
     made = sum([row.iterations * row.batch + len(row.prefilled) + sum([n for _, n in row.extra]) for row in log.rows])
     assert made > 0
-    document = json.loads((tmp_path / "t.json").read_text(encoding="utf-8"))
-    visits = [
-        event for event in document if event["ph"] == "X" and event["name"].startswith("job ") and event["pid"] == 1
-    ]
-    for slot in range(4):
-        mine = sorted((event["ts"], event["ts"] + event["dur"]) for event in visits if event["tid"] == slot)
-        assert all(one[1] <= other[0] + 1e-6 for one, other in pairwise(mine))
+    found = check((tmp_path / "t.json").read_text(encoding="utf-8"))
+    visits = [event for event in found.events if event.get("cat") == "visit"]
+    for track in found.slices("slot").values():
+        mine = [(start, end) for start, end, event in track if event["cat"] == "visit"]
+        assert all(one[1] <= other[0] for one, other in pairwise(mine))
     joins = sum([len(row.joined) + len(row.resumed) for row in log.rows])
     assert len(visits) == joins == world.recorder.joins
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,11 @@ from fastserve.observers.inter_token import gaps
 from fastserve.observers.iterations import IterationLog, Stretch
 from fastserve.observers.live_feed import LiveFeed
 from fastserve.observers.schedule import Schedule
-from fastserve.observers.timeline import BATCH, Timeline
+from fastserve.observers.timeline import Timeline
 from fastserve.sched.config import SchedulerConfig
 from fastserve.sched.job import Job
 from tests.observers.both import SWAPPING, lived, script, simulated
+from tests.observers.chrome_trace import check
 from tests.sched.worlds import hardware
 
 NAMES = ("fcfs", "mlfq", "sj-mlfq", "las")
@@ -58,9 +58,9 @@ def test_the_same_files_and_events(name: str) -> None:
         assert mine == live
     assert ours.schedule.events == theirs.schedule.events
     assert list(ours.schedule.texts) == list(theirs.schedule.texts)
-    found = json.loads(ours.timeline.getvalue())
-    assert len(found) > 300
-    assert any(event["name"] == "preempted" for event in found)
+    found = check(ours.timeline.getvalue())
+    assert len(found.events) > 300
+    assert any(event["name"] == "preempted" for event in found.events)
     assert len(ours.log.rows) > 200
 
 
@@ -129,20 +129,16 @@ def test_a_step_that_fails_is_in_all_of_them() -> None:
         prompts = ["x" * (10 + 60 * (i % 2)) for i in range(12)]
         outputs = engine.generate(prompts, [SamplingParams(max_tokens=3 + 9 * (i % 3), seed=i) for i in range(12)])
         assert engine.counters["oom"] == 2
-    found = json.loads(seen.timeline.getvalue())
+    drawn = check(seen.timeline.getvalue())
     tokens: dict[str, int] = {}
-    for event in found:
-        if event["ph"] == "X" and event["pid"] == BATCH and event["name"].startswith("job "):
+    for event in drawn.events:
+        if event.get("cat") == "visit":
             tokens[event["name"]] = tokens.get(event["name"], 0) + event["args"]["tokens"]
     assert tokens == {f"job {output.id}": len(output.token_ids) for output in outputs}
-    assert sum(event["name"].startswith("the step failed") for event in found) == 2
-    for slot in range(4):
-        visits = sorted(
-            (event["ts"], event["ts"] + event["dur"])
-            for event in found
-            if event["ph"] == "X" and event["pid"] == BATCH and event["tid"] == slot and event["name"][:4] == "job "
-        )
-        assert all(end <= start + 1e-6 for (_, end), (start, _) in itertools.pairwise(visits))
+    assert sum(event["name"].startswith("the step failed") for event in drawn.events) == 2
+    for track in drawn.slices("slot").values():
+        visits = [(start, end) for start, end, event in track if event["cat"] == "visit"]
+        assert all(end <= start for (_, end), (start, _) in itertools.pairwise(visits))
     rows = seen.log.rows
     assert sum(row.batch + len(row.prefilled) for row in rows) == sum(tokens.values())
     inside: set[int] = set()

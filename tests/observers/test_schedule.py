@@ -78,13 +78,13 @@ def test_the_document() -> None:
     schedule = Schedule()
     simulated("sj-mlfq", script("document"), SWAPPING, schedule)
     document = json.loads(json.dumps(schedule.document()))
-    rows, kinds = document["rows"], document["kinds"]
-    assert len(rows) == 7 * len(schedule.events)
-    counted = Counter(kinds[kind] for kind in rows[::7])
+    columns, kinds = document["columns"], document["kinds"]
+    assert {len(column) for column in columns.values()} == {len(schedule.events)}
+    counted = Counter(kinds[kind] for kind in columns["kind"])
     assert counted["join"] == sum(event.kind is Kind.join for event in schedule.events) > 0
     assert counted["copy"] > 0
-    assert all(step >= 0 for step in rows[1::7])
-    assert document["cut"] is None and document["ended"] >= sum(rows[1::7])
+    assert all(step >= 0 for step in columns["at"])
+    assert document["cut"] is None and document["ended"] >= sum(columns["at"])
     assert document["texts"][0] == ""
 
 

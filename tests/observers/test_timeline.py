@@ -6,7 +6,11 @@ import csv
 import io
 import itertools
 import json
+import os
 import random
+import signal
+import subprocess
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,13 +23,16 @@ from fastserve.observers.explain import Explanation
 from fastserve.observers.inter_token import Gaps, gaps
 from fastserve.observers.iterations import COLUMNS, IterationLog
 from fastserve.observers.live_feed import LiveFeed
-from fastserve.observers.timeline import BATCH, LINK, Timeline
+from fastserve.observers.timeline import Timeline
+from fastserve.observers.trace_file import TraceFile
 from fastserve.sched.job import Job
 from fastserve.sched.observer import Observer
 from fastserve.sched.plan import Outcome, Plan
 from sim.world import World
+from tests.observers.chrome_trace import check
 from tests.sched.worlds import build, hardware, tuned, workload
 
+ROOT = Path(__file__).resolve().parents[2]
 SHORT = {"device_blocks": 90, "host_blocks": 60, "residency": "proactive", "batching": "chunked", "token_budget": 64}
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("sj-mlfq", SHORT),
@@ -44,41 +51,30 @@ def world_of(name: str, options: dict[str, Any], macro: bool = True, cancels: bo
     return world
 
 
-def slices(document: list[dict[str, Any]], process: int) -> dict[int, list[tuple[int, int, dict[str, Any]]]]:
-    """Track -> (start, end, event) in whole ns, by start; of two that start together the longer one first."""
-    found = defaultdict(list)
-    for event in document:
-        if event["ph"] == "X" and event["pid"] == process:
-            start = round(event["ts"] * 1000)
-            found[event["tid"]].append((start, start + round(event["dur"] * 1000), event))
-    return {track: sorted(events, key=lambda event: (event[0], -event[1])) for track, events in found.items()}
-
-
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_a_timeline_is_well_formed_and_shows_every_job(name: str, options: dict[str, Any], tmp_path: Path) -> None:
     world = world_of(name, options)
-    world.attach(Timeline(tmp_path / "t.json"))
+    world.attach(Timeline(tmp_path / "t.json", name="this run"))
     world.run()
-    document = events = json.loads((tmp_path / "t.json").read_text())
-    assert {event["ph"] for event in events} <= {"M", "X", "i", "C"}
-    told = [event for event in events if event["ph"] != "M" and event["pid"] == BATCH and event["name"] != "prefill"]
+    found = check((tmp_path / "t.json").read_text())
+    events = found.events
+    assert set(found.groups.values()) == {"this run"}
+    told = [event for event in events if event.get("cat") in ("visit", "wait", "event", "counter")]
     known = [round(1000 * (event["ts"] + event.get("dur", 0))) for event in told]
     assert known == sorted(known), "an event is written when it is known"
-    assert min([event["ts"] for event in events]) >= 0
 
     tokens: dict[str, int] = defaultdict(int)
-    for track, found in slices(document, BATCH).items():
-        assert 0 <= track < 8
-        visits = [(start, end, event) for start, end, event in found if event["name"].startswith("job ")]
+    slots = found.slices("slot")
+    assert len(slots) <= 8
+    for track in slots.values():
+        visits = [(start, end, event) for start, end, event in track if event["cat"] == "visit"]
         for (_, end, _), (start, _, _) in itertools.pairwise(visits):
             assert end <= start
-        inner = [entry for entry in found if entry not in visits]
+        inner = [entry for entry in track if entry not in visits]
         spans = {(start, end) for start, end, _ in visits}
         for start, end, event in inner:
             assert event["name"] in ("prefill", "decode")
             assert any(a <= start and end <= b for a, b in spans)
-        for (_, end, _), (start, _, _) in itertools.pairwise(inner):
-            assert end <= start
         for _, _, event in visits:
             assert {"policy", "prompt", "generated", "tokens", "end"} == set(event["args"])
             assert event["args"]["end"] in ("stop", "length", "cancelled", "preempted")
@@ -96,16 +92,134 @@ def test_a_timeline_is_well_formed_and_shows_every_job(name: str, options: dict[
     preempted = [event for event in events if event["ph"] == "i" and event["name"] == "preempted"]
     assert len(preempted) == world.recorder.leaves
     assert all(event["args"]["reason"] for event in preempted)
-    copied = slices(document, LINK)
-    for way, track in (("swapped_out_bytes", 0), ("swapped_in_bytes", 1)):
-        blocks = sum([event["args"]["blocks"] for _, _, event in copied.get(track, [])])
+    copied = found.slices("link")
+    for way, beginning in (("swapped_out_bytes", "link out"), ("swapped_in_bytes", "link in")):
+        copies = [entry for track, entries in copied.items() if track.startswith(beginning) for entry in entries]
+        blocks = sum([event["args"]["blocks"] for _, _, event in copies])
         assert blocks * world.recorder.block_bytes == int(records[way].sum())
-        for (_, end, _), (start, _, _) in itertools.pairwise(copied.get(track, [])):
+        for (_, end, _), (start, _, _) in itertools.pairwise(copies):
             assert end <= start
     counters = {event["name"] for event in events if event["ph"] == "C"}
     assert counters == {"jobs", "KV blocks"} | ({"queue levels"} if "mlfq" in name else set())
     last = [event["args"] for event in events if event["name"] == "jobs"][-1]
     assert last["waiting"] == 0
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_waits_are_those_of_the_records(name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With lanes for all: how long each job waits at first and between visits, and that it is nowhere twice."""
+    monkeypatch.setattr("fastserve.observers.timeline.LANES", 200)
+    world, text = world_of(name, options), io.StringIO()
+    world.attach(Timeline(text))
+    world.run()
+    found = check(text.getvalue())
+    waited: dict[tuple[str, str], int] = defaultdict(int)
+    where: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for track in [*found.slices("waiting").values(), *found.slices("slot").values()]:
+        for start, end, event in track:
+            job, _, why = event["name"].partition(", ")
+            if event["cat"] in ("wait", "visit"):
+                where[job].append((start, end))
+                waited[job, why] += end - start
+    records = world.recorder.columns()
+    for id, finish, queued, between in zip(
+        records["id"], records["finish"], records["queued"], records["preempted"], strict=True
+    ):
+        if finish == "stop":
+            assert waited[f"job {id}", "new"] / 1e9 == pytest.approx(queued, abs=1e-9)
+            assert waited[f"job {id}", "preempted"] / 1e9 == pytest.approx(between, abs=1e-9)
+            stays = sorted(where[f"job {id}"])
+            assert all(end == start for (_, end), (start, _) in itertools.pairwise(stays)), "no gap, nowhere twice"
+    flows = {event["bind_id"] for event in found.events if "bind_id" in event}
+    jobs = {event["name"].partition(",")[0] for event in found.events if "bind_id" in event}
+    assert len(flows) == len(jobs)
+
+
+def test_who_waits_beyond_the_lanes_is_in_the_counter_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastserve.observers.timeline.LANES", 1)
+    world, text = world_of("fcfs", {"batching": "prefill-first"}), io.StringIO()
+    world.attach(Timeline(text))
+    world.run()
+    found = check(text.getvalue())
+    assert list(found.slices("waiting")) == ["waiting 0"]
+    most = max([event["args"]["waiting"] for event in found.events if event["name"] == "jobs"])
+    assert most > 1
+
+
+def test_several_runs_share_a_file(tmp_path: Path) -> None:
+    """Each in a group of its own, on an axis that begins at 0, and each as it would be alone."""
+    file = TraceFile(tmp_path / "t.json")
+    for name in ("fcfs", "mlfq"):
+        world = world_of(name, SHORT)
+        world.attach(Timeline(file, name=name))
+        world.run()
+        check((tmp_path / "t.json").read_text())
+    file.close()
+    both = check((tmp_path / "t.json").read_text())
+    assert list(both.groups.values()) == ["fcfs", "mlfq"]
+    for name in ("fcfs", "mlfq"):
+        text = io.StringIO()
+        world = world_of(name, SHORT)
+        world.attach(Timeline(text, name=name))
+        world.run()
+        alone = check(text.getvalue())
+        for tracks in ("slot", "waiting", "link"):
+            here = {track: [entry[:2] for entry in entries] for track, entries in both.slices(tracks, name).items()}
+            there = {track: [entry[:2] for entry in entries] for track, entries in alone.slices(tracks).items()}
+            assert here == there
+    indices = [event["args"]["sort_index"] for event in both.events if event["name"] == "process_sort_index"]
+    assert indices == [0, 1]
+
+
+def test_a_file_is_whole_after_every_event(tmp_path: Path) -> None:
+    """As it must be where the process is killed."""
+    file = TraceFile(tmp_path / "t.json")
+    assert json.loads((tmp_path / "t.json").read_text()) == []
+    group = file.group("one")
+    for n in range(3):
+        file.track(group, "w\u00e4rten" * n or "x")
+        assert len(json.loads((tmp_path / "t.json").read_text())) == 4 + 2 * n
+    file.close()
+    file.close()
+    check((tmp_path / "t.json").read_text())
+    assert (tmp_path / "t.json").read_text().endswith("\n]\n")
+
+
+def test_a_killed_process_leaves_whole_json(tmp_path: Path) -> None:
+    script = """
+import os, signal, sys
+from fastserve.observers.timeline import Timeline
+from fastserve.sched.observer import Observer
+from tests.observers.test_timeline import SHORT, world_of
+
+class Killer(Observer):
+    plans = 0
+    def planned(self, plan, now):
+        self.plans += 1
+        if self.plans == 150:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+world = world_of("mlfq", SHORT)
+world.attach(Timeline(sys.argv[1]))
+world.attach(Killer())
+world.run()
+"""
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "t.json")], cwd=ROOT, check=False)
+    assert done.returncode == -signal.SIGKILL
+    found = check((tmp_path / "t.json").read_text(), whole=False)
+    assert len(found.events) > 150
+
+
+def test_a_pipe_gets_the_end_when_it_is_closed(tmp_path: Path) -> None:
+    """Nothing in it can be written twice."""
+    os.mkfifo(tmp_path / "pipe")
+    with (tmp_path / "read").open("wb") as read:
+        reader = subprocess.Popen(["cat", str(tmp_path / "pipe")], stdout=read)
+        world = world_of("fcfs", {})
+        world.attach(Timeline(tmp_path / "pipe"))
+        world.run()
+        assert reader.wait(60) == 0
+    check((tmp_path / "read").read_text())
 
 
 @pytest.mark.parametrize(("name", "options"), CASES)
@@ -128,10 +242,10 @@ def test_a_timeline_ends_cleanly_at_its_bound(tmp_path: Path) -> None:
     world.run()
     assert 400 < timeline.count <= 520
     assert timeline.cut
-    document = json.loads((tmp_path / "t.json").read_text())
-    last = max([end for found in slices(document, BATCH).values() for _, end, _ in found])
+    found = check((tmp_path / "t.json").read_text(), whole=False)
+    last = max([end for track in found.slices("slot").values() for _, end, _ in track])
     assert last == timeline.ended_at
-    open_at_the_end = [event for event in document if event["args"].get("end") == "still running"]
+    open_at_the_end = [event["args"]["end"] for event in found.events if "still" in event["args"].get("end", "")]
     assert open_at_the_end
 
 

@@ -13,15 +13,18 @@ import numpy as np
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
 import pytest
+from matplotlib.colors import to_rgba
 
+import sim.report.plot
 from fastserve.atomic_files import OutputError, atomically
 from fastserve.json_values import plain
 from fastserve.metrics.summary import summarise
+from fastserve.policies import POLICIES
 from sim.report.document import document, table, write_out
-from sim.report.plot import draw
+from sim.report.plot import draw, picture
 from sim.report.provenance import provenance
 from sim.report.run import Run
-from sim.report.style import LOOKS, look
+from sim.report.style import LOOKS, SPARE, look, looks_of
 from sim.settings import Settings
 from tests.metrics.made import make_records
 
@@ -62,12 +65,12 @@ def test_seeds_are_averaged_and_the_ratio_is_paired_over_those_that_both_have() 
     assert row_of(text, "srpt ").endswith(" 2.00"), "no interval of two pairs"
 
 
-def test_numbers_line_up_on_the_right_within_120_columns() -> None:
+def test_numbers_line_up_on_the_right_within_100_columns() -> None:
     runs = [make_run("fcfs", seed) for seed in range(2)]
     runs += [make_run("fixed-priority", seed, scale=1234.5) for seed in range(2)]
     settings = {f"setting_{i}": "value" * 3 for i in range(20)}
     lines = table(runs, settings).splitlines()
-    assert max(map(len, lines)) <= 120
+    assert max(map(len, lines)) <= 100
     body = [line for line in lines if line.startswith(("fcfs ", "fixed-priority "))]
     heading = next(line for line in lines if line.startswith("policy"))
     assert all(line[len("fixed-priority")] == " " for line in body)
@@ -244,9 +247,55 @@ def test_figures_of_a_run_in_which_nothing_was_done(tmp_path: Path) -> None:
 def test_a_policy_looks_the_same_everywhere() -> None:
     assert len({(known.colour, known.dash) for known in LOOKS.values()}) == len(LOOKS)  # there are more than colours
     assert len({known.colour for known in LOOKS.values()}) == 8
-    assert look("mine:Mine") == look("mine:Mine")
+    assert set(POLICIES) <= set(LOOKS), "each shipped policy has a look of its own"
+    assert len({spare[1:] for spare in SPARE}) == len({(one.colour, one.dash, one.marker) for one in SPARE}) == 20
     assert look("mlfq", 1)[:2] == look("mlfq")[:2]
     assert look("mlfq", 1) != look("mlfq")
+
+
+def test_policies_of_ones_own_have_looks_in_order_of_appearance_and_none_by_colour_alone() -> None:
+    """A hash chose before: two of one's own could look alike."""
+    own = [f"policies{i}:Mine{i}" for i in range(14)]
+    labels = {"fcfs": "fcfs", **{name: name for name in own}, "sj-mlfq": "sj-mlfq"}
+    found = looks_of(labels)
+    assert (found["fcfs"], found["sj-mlfq"]) == (LOOKS["fcfs"], LOOKS["sj-mlfq"])
+    assert len({look[1:] for look in found.values()}) == len(labels), "marker and dash tell all of them in grey print"
+    first = [look[1:] for name, look in found.items() if name in own[:4]]
+    assert len({marker for marker, _ in first}) == len({dash for _, dash in first}) == 4
+    # Names do not matter, only the order; known ones stay out of it.
+    others = looks_of({"x:Y": "x:Y", "fcfs": "fcfs", "a:B": "a:B"})
+    assert [others["x:Y"], others["a:B"]] == [found[own[0]], found[own[1]]]
+    assert looks_of({"x:Y": "x:Y"})["x:Y"] == look("x:Y")
+
+
+def test_labels_of_one_policy_share_its_colour_and_differ_otherwise() -> None:
+    labels = (
+        {f"mlfq q1={i}": "mlfq" for i in range(7)} | {"thunder": "thunder"} | {f"mine {i}": "m:Mine" for i in range(7)}
+    )
+    found = looks_of(labels)
+    assert found["mlfq q1=0"] == LOOKS["mlfq"] and found["thunder"] == LOOKS["thunder"]
+    assert {look.colour for label, look in found.items() if "mlfq" in label} == {LOOKS["mlfq"].colour}
+    assert len({look.colour for label, look in found.items() if "mine" in label}) == 1
+    assert len({look[1:] for look in found.values()}) == len(labels)
+
+
+def test_a_policy_has_one_look_in_all_figures_of_a_result(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of the CDF and of the bars, and of what a notebook shows."""
+    runs = [
+        make_run(name, label=label) for label, name in (("b", "x:B"), ("fcfs", "fcfs"), ("a", "x:A"), ("b2", "x:B"))
+    ]
+    colours = {label: to_rgba(look.colour) for label, look in looks_of({run.label: run.policy for run in runs}).items()}
+    figure = picture(runs)
+    lines = {str(line.get_label()): to_rgba(line.get_color()) for line in figure.axes[0].get_lines()}
+    bars = [to_rgba(bar.get_facecolor()) for bar in figure.axes[1].patches]
+    assert lines == colours and bars == list(colours.values())
+    dashes = {line.get_linestyle() for line in figure.axes[0].get_lines()}
+    assert len(dashes) == 4
+    written: list[Any] = []
+    monkeypatch.setattr(sim.report.plot, "save", lambda figure, stem: written.append(figure) or [stem])
+    draw(runs, tmp_path)
+    assert {str(line.get_label()): to_rgba(line.get_color()) for line in written[0].axes[0].get_lines()} == colours
+    assert [to_rgba(bar.get_facecolor()) for bar in written[1].axes[0].patches] == bars
 
 
 def test_provenance_knows_this_interpreter() -> None:

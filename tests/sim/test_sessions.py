@@ -298,7 +298,7 @@ def test_policies_and_processes_meet_the_same_programs(unit: str) -> None:
         assert fcfs is not None and srpt is not None
         assert fcfs["program"].tolist() == srpt["program"].tolist()
     assert len(here.programs()) == 2 * 3 * 12
-    assert "ratios are paired over 12 programs, each averaged over 3 seeds" in str(here)
+    assert "ratios are paired over 12 programs, each averaged over 3 seeds" in " ".join(str(here).split())
 
 
 def test_content_is_made_once_for_all_policies(unit: str, monkeypatch: pytest.MonkeyPatch) -> None:

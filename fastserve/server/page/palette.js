@@ -19,5 +19,6 @@ export function colours() {
     ink: read("--ink"),
     muted: read("--muted"),
     surface: read("--surface"),
+    line: read("--line"),
   };
 }

@@ -1,0 +1,134 @@
+"""The page of a replay: its table, the CDFs of completion and first-token times, and the schedules that were kept."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastserve.metrics.finish import is_outcome
+from fastserve.package_version import package_version
+from sim.report.columns import Show
+from sim.report.html import html_table
+from sim.report.page.schedules import Schedules
+from sim.report.page.shell import Markup, packed, write_page
+from sim.report.run import Run
+from sim.report.style import BLACK, Look, looks_of
+from sim.report.table import by_label, rows, table
+
+POINTS = 240  # of a curve
+CLIPPED = 120  # characters of a label
+STYLE = re.compile(r' style="[^"]*"')  # of markup: in texts quotes are escaped
+
+
+def write_report(
+    path: Path,
+    runs: Sequence[Run],
+    settings: Mapping[str, Any],
+    schedules: Schedules,
+    *,
+    show: Show = None,
+    notable: Sequence[tuple[int, str]] = (),
+) -> Path:
+    """Writes the page of these runs.
+
+    settings: as replay() shows them. schedules: of the labels that have one; the others have none on the page.
+    show: columns of the table. notable: jobs that are worth looking at, and why.
+
+    Raises ValueError without runs, OutputError where the file cannot be written.
+    """
+    if not runs:
+        raise ValueError(f"{path}: there is nothing to report: no run was finished")
+    groups = by_label(runs)
+    looks = looks_of({label: group[0].policy for label, group in groups.items()})
+    drawn = {label: {"label": label, "colour": colour_of(style), "dash": style.dash} for label, style in looks.items()}
+    trace = str(settings.get("trace", ""))
+    data = {
+        "seed": schedules.seed,
+        "charts": [
+            _cdf("JCT", "job completion time (s)", "jct_from_arrival", groups, drawn),
+            _cdf("TTFT", "time to first token (s)", "ttft", groups, drawn),
+        ],
+        "notable": [{"job": job, "why": why} for job, why in notable],
+        "schedules": [
+            drawn[label] | {"note": schedules.notes.get(label, ""), "packed": packed(schedules.of[label].document())}
+            for label in groups
+            if label in schedules.of
+        ],
+    }
+    names = ", ".join([clipped(label) for label in groups])
+    seeds = sorted({run.seed for run in runs})
+    parts = {
+        "heading": f"{names} on {clipped(trace)}",
+        "facts": facts(settings, runs),
+        "seed": f"of seed {schedules.seed}" if len(seeds) > 1 else "",
+        "table": table_of(rows(runs, settings, show)),
+        "text": table(runs, settings, show),
+        "made": f"FastServe testbed {package_version()}",
+    }
+    return write_page(path, f"{names}: {clipped(trace)}", parts, data)
+
+
+def clipped(text: str) -> str:
+    return text if len(text) <= CLIPPED else f"{text[: CLIPPED - 1]}…"
+
+
+def facts(settings: Mapping[str, Any], runs: Sequence[Run]) -> Markup:
+    """What the runs have in common, in a few words each."""
+    jobs = max([int(run.summary["n"] or 0) for run in runs])
+    seeds = len({run.seed for run in runs})
+    words = [f"{jobs:,} jobs", f"{seeds} seeds" if seeds > 1 else f"seed {runs[0].seed}"]
+    for name in ("latency", "max_batch", "load"):
+        value = settings.get(name)
+        if value is not None:
+            text = f"{value:.3g}" if isinstance(value, float) else str(value)
+            words.append(f"{name.replace('_', ' ')} {clipped(text)}")
+    return Markup("".join([f"<span>{escape(word)}</span>" for word in words]))
+
+
+def table_of(cells: Sequence[Sequence[str]]) -> Markup:
+    """Cells as sim.report.html takes them; looks are the page's own, for no style stands at an element of it."""
+    return Markup(STYLE.sub("", html_table([[clipped(cell) for cell in row] for row in cells])))
+
+
+def colour_of(style: Look) -> str:
+    """Black is the page's ink, which is light on dark."""
+    return "var(--ink)" if style.colour == BLACK else style.colour
+
+
+def _cdf(
+    title: str, name: str, column: str, groups: Mapping[str, Sequence[Run]], drawn: Mapping[str, Mapping[str, str]]
+) -> dict[str, Any]:
+    """The share of all jobs within a time, all seeds together; unfinished ones belong to the whole, as in plot."""
+    series = []
+    for label, group in groups.items():
+        times, total = _pooled(group, column)
+        shares = np.linspace(0.0, 1.0, min(POINTS, max(2, len(times))))
+        at = np.quantile(times, shares) if len(times) else np.zeros(0)
+        y = (shares * len(times) / max(1, total)) if len(times) else np.zeros(0)
+        series.append(dict(drawn[label]) | {"x": _short(at), "y": _short(y)})
+    seeds = len({run.seed for group in groups.values() for run in group})
+    about = f"{title}, {seeds} seeds together" if seeds > 1 else title
+    return {"title": about, "x": name, "y": "share of jobs", "log": True, "top": 1, "share": True, "unit": " s",
+            "series": series}  # fmt: skip
+
+
+def _pooled(group: Sequence[Run], column: str) -> tuple[NDArray[np.float64], int]:
+    """Sorted times of the completed jobs of all seeds, and how many jobs there are."""
+    times, total = [], 0
+    for run in group:
+        finish = run.records["finish"]
+        done = is_outcome(finish, "completed")
+        values = run.records[column][done]
+        times.append(values[np.isfinite(values)])
+        total += int(np.count_nonzero(done | (finish == "unfinished")))
+    return np.sort(np.concatenate(times)), total
+
+
+def _short(values: NDArray[np.float64]) -> list[float]:
+    return [float(f"{value:.5g}") for value in values.tolist()]
