@@ -128,6 +128,15 @@ class Sweep(Found):
             return curves.picture(self, measures, band)
         return curves.plot(self, Path(folder), measures, band)
 
+    def report(self, path: str | Path, show: Show = None) -> Path:
+        """Writes one HTML page: tables, curves with bands, and where one policy stops winning.
+
+        show: as table() takes it. Raises ValueError where no run was finished, OutputError.
+        """
+        from sim.report.page.sweep import write_sweep
+
+        return write_sweep(Path(path), self, MEASURES, show)
+
     def document(self) -> dict[str, Any]:
         """The --json document."""
         rows = [{name: value for name, value in row._asdict().items() if name != "records"} for row in self.rows]
