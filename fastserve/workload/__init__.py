@@ -1,7 +1,7 @@
 """Workloads: read, write, describe and synthesise request traces, and make requests of them.
 
-Read: trace, reader/ (one format a file) and reading (what was taken for what), synthesis with arrivals (those whose rate
-changes: modulated), lengths and attributes (priorities, clients, classes), seeds (which requests a seed has), requests,
+Read: trace, reader/ (one format a file) and reading (what was taken for what), synthesis with arrivals (modulated:
+of changing rates), lengths and attributes (priorities, clients, classes), seeds (which requests a seed has), requests,
 session (who waits for whom), content and prompts (what they say), statistics, write.
 """
 
