@@ -130,6 +130,16 @@ class Stage {
     if (this.life) this.select(this.shared.selected);
   }
 
+  /** Both schedules of these labels, one above the other, or one beside what is there. */
+  show(labels) {
+    const places = labels.map((label) => this.schedules.findIndex((one) => one.label === label)).filter((at) => at >= 0);
+    const missing = places.filter((place) => !this.shown.includes(this.schedules[place]));
+    if (!missing.length) return;
+    if (places.length === this.panels.length) this.panels.forEach((panel, nth) => this.choose(panel, places[nth]));
+    else this.choose(this.panels.at(-1), missing[0]);
+    this.legend();
+  }
+
   changed(what) {
     for (const { chart: drawing, board } of this.panels) {
       if (what === "window") drawing.draw();
@@ -352,6 +362,9 @@ byId("stage").hidden = !kept.length;
 if (kept.length) {
   backlogs(kept, new Map(data.schedules.map(({ label, colour, dash }) => [label, { colour, dash }])));
   const stage = new Stage(kept);
-  hints(byId("notable"), data.notable, (job) => stage.pick(job, { whole: true }));
+  hints(byId("notable"), data.notable, ({ job, labels }) => {
+    stage.show(labels);
+    stage.pick(job, { whole: true });
+  });
   globalThis.stage = stage; // for whoever looks at it from the browser's console
 }

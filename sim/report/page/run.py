@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastserve.metrics.finish import is_outcome
+from fastserve.metrics.notable import Notable, notable
 from fastserve.package_version import package_version
+from sim.notable import first_seed
 from sim.report.columns import Show
 from sim.report.html import html_table
 from sim.report.page.schedules import Schedules
@@ -33,12 +35,11 @@ def write_report(
     schedules: Schedules,
     *,
     show: Show = None,
-    notable: Sequence[tuple[int, str]] = (),
 ) -> Path:
     """Writes the page of these runs.
 
     settings: as replay() shows them. schedules: of the labels that have one; the others have none on the page.
-    show: columns of the table. notable: jobs that are worth looking at, and why.
+    show: columns of the table.
 
     Raises ValueError without runs, OutputError where the file cannot be written.
     """
@@ -54,7 +55,7 @@ def write_report(
             _cdf("JCT", "job completion time (s)", "jct_from_arrival", groups, drawn),
             _cdf("TTFT", "time to first token (s)", "ttft", groups, drawn),
         ],
-        "notable": [{"job": job, "why": why} for job, why in notable],
+        "notable": [_worth(job) for job in notable(first_seed(runs, settings))],
         "schedules": [
             drawn[label] | {"note": schedules.notes.get(label, ""), "packed": packed(schedules.of[label].document())}
             for label in groups
@@ -99,6 +100,16 @@ def _result(cells: Sequence[Sequence[str]], text: str) -> Markup:
         "<details><summary>All settings, and what the marks mean</summary>"
         f'<pre class="scroll" tabindex="0">{escape(text)}</pre></details>'
     )
+
+
+def _worth(job: Notable) -> dict[str, Any]:
+    """labels: of the two policies under which it is seen, as far as they matter, the slower one last."""
+    reason = job.why[-1]
+    return {
+        "job": job.id,
+        "why": f"{', '.join([why.word.replace('-', ' ') for why in job.why])}: {job.words()}",
+        "labels": [label for label in (reason.other, reason.label) if label],
+    }
 
 
 def plain_markup(markup: str) -> Markup:
