@@ -124,6 +124,7 @@ export function hints(root, notable, select) {
   for (const one of notable) {
     const button = make("button", "hint", make("strong", "", String(one.job)), " ", make("bdi", "", one.why));
     button.type = "button";
+    button.title = one.why;
     button.addEventListener("click", () => select(one));
     root.append(make("li", "", button));
   }
