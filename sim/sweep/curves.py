@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastserve.sched.checks import one_of
 from sim.report.figure import legend, plain_log, save
-from sim.report.style import COLUMN, PAGE, RC, Look, looks_of
+from sim.report.style import COLUMN, PAGE, RC, Look, as_text, looks_of
 from sim.sweep.points import FAILED, Point, key
 from sim.sweep.result import Sweep, found_axis
 
@@ -133,7 +133,8 @@ def _panel(axes: Axes, found: Sequence[Point], measure: str, axis: str, looks: M
         style, nth = looks[label], shades.get(label, 0)
         shades[label] = nth + 1
         if axis not in line[0].at:  # a knob that it does not have
-            axes.axhline(line[0].spread.mean, color=style.colour, linestyle=style.dash, label=label)  # type: ignore[union-attr]
+            level = line[0].spread.mean  # type: ignore[union-attr]
+            axes.axhline(level, color=style.colour, linestyle=style.dash, label=as_text(label))
             continue
         line.sort(key=lambda point: point.at[axis])
         xs = [point.at[axis] for point in line]
@@ -141,7 +142,7 @@ def _panel(axes: Axes, found: Sequence[Point], measure: str, axis: str, looks: M
         title = f"{label} {' '.join([f'{name}={value}' for name, value in own])}".rstrip()
         alpha = 1.0 / (1 + 0.45 * nth)
         axes.plot(
-            xs, [one.mean for one in spreads], color=style.colour, linestyle=style.dash, label=title,
+            xs, [one.mean for one in spreads], color=style.colour, linestyle=style.dash, label=as_text(title),
             marker=style.marker, markevery=[], alpha=alpha,
         )  # fmt: skip
         low, high = zip(*[_band(point, band) for point in line], strict=True)
