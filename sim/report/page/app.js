@@ -190,6 +190,7 @@ class Stage {
     say(button, playing ? "Pause" : "Play");
     button.dataset.playing = playing;
     byId("slow").ariaPressed = String(slow);
+    for (const { root } of this.panels) root.querySelector('[data-part="news"]').ariaLive = playing ? "off" : "polite";
     say(byId("pace-now"), slow ? `1 s shows ${duration(pace)}` : "");
   }
 
