@@ -124,7 +124,7 @@ export class Chart {
     const end = search(schedule.visits, view.to, (visit) => visit.from);
     const chosen = [];
     paint.globalAlpha = selected === null ? 1 : DIMMED;
-    for (let i = 0; i < end; i++) {
+    for (let i = search(schedule.visits, view.from - schedule.longest, (visit) => visit.from); i < end; i++) {
       const visit = schedule.visits[i];
       const to = Math.min(width, this.x(visit.to));
       if (to < GUTTER) continue;
