@@ -50,13 +50,13 @@ Ratios are means over seeds with common random numbers, paired by seed, with 95 
 [docs/statistics.md](../docs/statistics.md)). Published numbers and their sources are in [published.csv](published.csv)
 and [curves.csv](curves.csv). Minutes are of computing, on {cores} cores, or of a live run.
 
-# The experiments
+## The experiments
 
 One file a claim or figure; what else each found is folded.
 """
 
 LIVE_HEAD = """
-# Live, on one machine
+## Live, on one machine
 
 What follows ran on a live engine. Its numbers belong to the machine that is named with them, and to those minutes;
 [docs/fidelity.md](../docs/fidelity.md) says what can be concluded from them. `python -m experiments.NAME --scale small`
@@ -118,7 +118,7 @@ def _at_a_glance(told: Verdicts, scale: str) -> list[str]:
 def _experiment(name: str, known: Mapping[str, Any], scale: str) -> list[str]:
     """Its section: what it claims, how long it takes, its figures, and what it found besides, folded."""
     command = f"`python -m experiments.{name} --scale {known['scale']}`"
-    parts = ["", f"## {name}", "", described(name), ""]
+    parts = ["", f"### {name}", "", described(name), ""]
     parts.append(f"{command}: {_minutes(known)} minutes, {len(known['points'])} points{_where(known)}.")
     pictures = [_picture(path) for path in sorted(path_of(name, scale).parent.glob(f"{name}-*.png"))]
     if pictures:

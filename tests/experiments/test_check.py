@@ -127,7 +127,7 @@ def test_live_runs_are_published_with_their_machine_and_held_against_nothing(
     monkeypatch.setattr(front_page, "write", lambda told: None)
     assert table.main(["--scale", "small"]) == 0
     page = (tmp_path / "README.md").read_text()
-    assert page.index("# Live, on one machine") < page.index("## tiny") < page.index("--scale smoke`:")
+    assert page.index("## Live, on one machine") < page.index("### tiny") < page.index("--scale smoke`:")
     assert f"{known['provenance']['machine']['cores']} cores, commit" in page
 
 
