@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -120,7 +121,7 @@ def pictures(folder: Path) -> None:
         found = committed(experiment, "small")
         if found is None:
             raise ValueError(f"the rows of {experiment} are not committed: python -m experiments.check --accept")
-        draw(folder, name, SIZE, lambda figure, rows=found.outcome.rows, fill=FILLS[name]: fill(figure, rows), ("png",))
+        draw(folder, name, SIZE, partial(FILLS[name], rows=found.outcome.rows), ("png",))
 
 
 def _rate(figure: Figure, rows: list[Row]) -> None:
