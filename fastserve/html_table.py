@@ -15,16 +15,21 @@ def html_table(
     """Rows of equal length, the first `heading` of which are the heading, its lines one above the other: the rows that
     sim.report.layout.aligned() takes. The first column is to the left, the others, of numbers, to the right.
 
-    above, below: lines of text. All of it is text and none is markup; colours are the page's.
+    above, below: lines of text; without rows they are all there is. All of it is text and none is markup; colours are
+    the page's.
     """
-    head = [[row[i].strip() for row in rows[:heading] if row[i].strip()] for i in range(len(rows[0]))] if rows else []
-    lines = ['<div class="fastserve">', *_notes(above), '<table style="border-collapse:collapse">']
-    if heading:
-        cells = ["<br>".join([escape(line) for line in column]) for column in head]
-        lines.append(f"<thead>{_row('th', cells, 'border-bottom:1px solid;')}</thead>")
-    lines.append("<tbody>")
-    lines += [_row("td", [escape(cell.strip()) for cell in row]) for row in rows[heading:]]
-    return "\n".join([*lines, "</tbody></table>", *_notes(below), "</div>"])
+    lines = ['<div class="fastserve">', *_notes(above)]
+    if rows:
+        lines.append('<table style="border-collapse:collapse">')
+        if heading:
+            columns = [
+                [escape(row[i].strip()) for row in rows[:heading] if row[i].strip()] for i in range(len(rows[0]))
+            ]
+            cells = ["<br>".join(column) for column in columns]
+            lines.append(f"<thead>{_row('th', cells, 'border-bottom:1px solid;')}</thead>")
+        lines += ["<tbody>", *[_row("td", [escape(cell.strip()) for cell in row]) for row in rows[heading:]]]
+        lines.append("</tbody></table>")
+    return "\n".join([*lines, *_notes(below), "</div>"])
 
 
 def _row(tag: str, cells: Sequence[str], style: str = "") -> str:

@@ -10,8 +10,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fastserve.atomic_files import check_writable
+from fastserve.cli.explaining import add_explain, which, worth
 from fastserve.cli.trace_arguments import told as read_as
 from fastserve.hardware import presets
+from fastserve.metrics.notable import notable
 from fastserve.observers.named import check_apart, find
 from fastserve.routers.spec import RouterSpec
 from sim.arguments import (
@@ -31,10 +33,13 @@ from sim.asked import check
 from sim.cluster.settings import ROUTER
 from sim.cluster.told import routers_told
 from sim.inspect import Inspection
-from sim.replay import Result, replay
+from sim.lives import Lives
+from sim.notable import first_seed
+from sim.replay import Observe, Result, replay
 from sim.report.columns import shown
 from sim.report.document import write_programs
 from sim.report.groups import check_told, kinds
+from sim.report.layout import WIDTH
 from sim.report.page import Schedules
 from sim.told import told_first
 
@@ -74,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
         "--report", metavar="FILE", help="one HTML page to look at: table, curves, and the schedules of the first seed"
     )
     output.add_argument(
-        "--timeline", metavar="FILE", help="Chrome trace of the first policy and seed, for ui.perfetto.dev"
+        "--timeline", metavar="FILE", help="Chrome trace of the first seed, a group per policy, for ui.perfetto.dev"
     )
     output.add_argument(
         "--iterations", metavar="FILE", help="a row per stretch of iterations (CSV) of the first policy and seed"
@@ -84,12 +89,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="what the first router saw and chose, first policy and seed; it can be replayed",
     )
-    output.add_argument(
-        "--explain",
-        type=int,
-        metavar="JOB",
-        help="tell one job's life under each policy, first seed (in the --json document: explain)",
-    )
+    add_explain(output, "under each policy, first seed (in the --json document: explain)")
     output.add_argument(
         "--observer", action="append", default=[], metavar="MODULE:CLASS", help="your own, made fresh for each run"
     )
@@ -116,8 +116,9 @@ def run(args: argparse.Namespace) -> int:
     check(specs, [settings.with_(router=router) for router in args.routers or [None]])
     routers = args.routers or [RouterSpec(ROUTER)]
     closeup = Inspection(
-        _path(args.timeline), _path(args.iterations), args.explain, args.observer, _path(args.route_log), routers[0]
-    )
+        _path(args.timeline), _path(args.iterations), (), args.observer, _path(args.route_log), routers[0],
+        rows=len(specs) * len(routers),
+    )  # fmt: skip
     check_apart(args.timeline, args.iterations, args.programs_csv, args.route_log, args.report)
     schedules = Schedules(beside=closeup.observe) if args.report else None
     if args.route_log and not (settings.in_cluster or args.routers):
@@ -127,8 +128,8 @@ def run(args: argparse.Namespace) -> int:
     for path in outputs(args):
         check_writable(path)
     source = source_of(args, settings)
-    if args.explain is not None and not 0 <= args.explain < source.jobs:
-        raise ValueError(f"--explain {args.explain}: there is no such job; they are 0 to {source.jobs - 1}")
+    lives = Lives(which(args.explain, source.jobs, len(specs) * len(routers)), closeup)
+    closeup.jobs = lives.numbers
     sample = source.typical() if source.recipe is None else source.at_rate(1.0).trace(0)
     check_told(args.by, sample)
     first, reading = told_first(settings, sample), read_as(sample, settings.latency)
@@ -140,13 +141,17 @@ def run(args: argparse.Namespace) -> int:
         )
     if not args.json:
         print(*first, *reading, sep="\n", flush=True)
-    result = replay(
-        source, specs, router=args.routers, seeds=args.seeds, settings=settings, processes=args.processes,
-        observe=closeup.observe if schedules is None else schedules.observe,
-    )  # fmt: skip
+
+    def runs(seeds: int, look: Observe) -> Result:
+        return replay(
+            source, specs, router=args.routers, seeds=seeds, settings=settings, processes=args.processes, observe=look
+        )
+
+    result = runs(args.seeds, closeup.observe if schedules is None else schedules.observe)
     result.schedules = schedules
     result.reading = [*reading, *first]
-    deliver(args, result, closeup)
+    lives.choose(result, lambda look: runs(1, look))
+    deliver(args, result, closeup, lives)
     if not result.interrupted:
         return 0
     done = sum([not run.settings.get("interrupted") for run in result.runs])
@@ -164,7 +169,7 @@ def outputs(args: argparse.Namespace) -> list[Path]:
     return paths + [Path(name) for name in files if name]
 
 
-def deliver(args: argparse.Namespace, result: Result, closeup: Inspection) -> None:
+def deliver(args: argparse.Namespace, result: Result, closeup: Inspection, lives: Lives) -> None:
     """Writes the files, and prints the result even if they cannot be written."""
     written: list[Path] = []
     remarks: list[str] = []
@@ -177,22 +182,25 @@ def deliver(args: argparse.Namespace, result: Result, closeup: Inspection) -> No
             written += result.plot(_plots(args), args.by) if args.plot is not None else []
             written += [result.report(args.report, args.show)] if args.report else []
     finally:
-        show(args, result, closeup)
+        show(args, result, lives)
     for remark in remarks:
         print(remark, file=sys.stderr)
     if written:
         print(f"wrote {', '.join([str(path) for path in written])}", file=sys.stderr)
 
 
-def show(args: argparse.Namespace, result: Result, closeup: Inspection) -> None:
-    """On stdout: the table and the lives, or with --json one document, the lives in it under "explain"."""
+def show(args: argparse.Namespace, result: Result, lives: Lives) -> None:
+    """On stdout: the table, the jobs worth a look and the lives asked for, or with --json one document of these."""
+    records = first_seed(result.runs, result.settings)
     if args.json:
-        explain = {} if args.explain is None else {"explain": closeup.lives_document}
-        print(json.dumps(result.document(args.by) | explain, indent=1))
+        told = {"notable": [job.document() for job in notable(records)]} | lives.document()
+        print(json.dumps(result.document(args.by) | told, indent=1))
     else:
         print(result.table(args.show, args.by), end="")
-        if args.explain is not None:
-            print(f"\n{closeup.lives}", end="")
+        for line in worth(records, WIDTH):
+            print(line)
+        if args.explain:
+            print(f"\n{lives.text()}", end="")
     sys.stdout.flush()
 
 

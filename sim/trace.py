@@ -250,7 +250,7 @@ def _shares(counts: Mapping[Any, int], n: int) -> str:
 
 def _classes(found: Mapping[str, Promised], n: int) -> list[str]:
     """A line per class of service, and what its requests are promised."""
-    lines = []
+    lines: list[str] = []
     for name, of in list(found.items())[:8]:
         spans = {"ttft": of.ttft_s, "tpot": of.tpot_s, "e2e": of.e2e_s}
         told = [f"{key} {'-'.join(f'{time:g}' for time in sorted(set(span)))} s" for key, span in spans.items() if span]

@@ -37,6 +37,12 @@ class Selection:
         return Slo(**{f"{name.replace('e2el', 'e2e')}_s": ms / 1e3 for name, ms in limits.items()})
 
 
+def limits_of(slo: Slo) -> dict[str, float]:
+    """Selection.goodput of these objectives: metric -> limit in ms."""
+    limits = {"ttft": slo.ttft_s, "tpot": slo.tpot_s, "e2el": slo.e2e_s}
+    return {name: limit * 1e3 for name, limit in limits.items() if limit is not None}
+
+
 def client_metrics(result: Result, chosen: Selection) -> dict[str, Any]:
     """Counts, rates, and mean_, median_, std_ and pXX_ of each chosen metric in ms; None where there is no value."""
     done = result.completed

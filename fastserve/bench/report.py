@@ -39,8 +39,7 @@ def report(found: Mapping[str, Any]) -> str:
             _number(found["output_throughput"], "tokens/s out"),
         ),
     ]
-    if found["request_goodput"] is not None:
-        lines.append(_row("goodput", _number(found["request_goodput"], "requests/s")))
+    lines += _goodput(found)
     lag = found["dispatch_lag_ms"]
     lines.append(_row("dispatch lag", *[f"{name} {_number(lag[name], 'ms')}" for name in ("p50", "p99", "max")]))
     percents = [key.removesuffix("_e2el_ms") for key in found if key.startswith("p") and key.endswith("_e2el_ms")]
@@ -63,6 +62,17 @@ def report(found: Mapping[str, Any]) -> str:
         lines.append(_table_row(title, [_cell(ours[f"{column}_{name}"]) for column in columns]))
     lines += _programs(ours, found["settings"])
     return "\n".join([*lines, *[f"  {error}: {count}" for error, count in found["failures"].items()]])
+
+
+def _goodput(found: Mapping[str, Any]) -> list[str]:
+    """Nothing where no request has an objective; a trace's own count from the arrival alone."""
+    ours, lines = found["from_arrival"], []
+    if found["request_goodput"] is not None:
+        lines.append(_row("goodput", _number(found["request_goodput"], "requests/s"), "met their limits from the send"))
+    if ours["slo_attainment"] is not None:
+        share = f"{ours['slo_attainment']:.1%} of them met their objectives from the arrival"
+        lines.append(_row("" if lines else "goodput", _number(ours["goodput_rps"], "requests/s"), share))
+    return lines
 
 
 def _programs(ours: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:

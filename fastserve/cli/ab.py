@@ -22,6 +22,7 @@ from fastserve.cli.ab_programs import program_notes, program_rows, save_programs
 from fastserve.cli.ab_vllm import VLLM, add_vllm, check_vllm, vllm_body
 from fastserve.cli.arguments import (
     ENGINE_FLAGS,
+    SLO_HELP,
     add_model_arguments,
     add_observer_arguments,
     add_rows,
@@ -53,6 +54,10 @@ REST = "the trace is --trace FILE; vLLM's own flags go behind --, with --backend
 
 SHARES = (10, 25, 50, 75, 90, 95, 99)
 """Printed percentiles of the completion times."""
+
+
+OBJECTIVES = (("TTFT p99", "p99_ttft_s"), ("goodput/s", "goodput_rps"), ("SLOs met", "slo_attainment"))
+"""Heading and measure of the columns that there are where requests have objectives."""
 
 
 class Lines:
@@ -113,6 +118,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="output lengths for policies that need a guess: oracle, lognormal:SIGMA, constant:TOKENS, trace (its own "
         "column guess) or your own as module:Class (default: %(default)s)",
     )
+    add("--slo", metavar="TEXT", help=SLO_HELP)
     add("--json", action="store_true", help="print one JSON document and nothing else")
     add("--out", metavar="FILE", help="write the document with every job's times there; scripts/draw_ab.py draws it")
     add_sessions(parser.add_argument_group("programs: requests of a trace that wait for the answers to others"))
@@ -130,6 +136,7 @@ def run(args: argparse.Namespace) -> int:
     """Prints the comparison. Returns 0, 1 if a run failed, 2 for invalid arguments, 130 after Ctrl-C."""
     try:
         from fastserve.compare.compare import CompareError, compare
+        from fastserve.metrics.slo import Slo
         from fastserve.workload.requests import guesses_of
     except ImportError as error:
         return _refuse(missing(error, "server,bench"))
@@ -139,6 +146,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         coming = sessions_of(args)
         coming.check_rate(rate=args.rate, load=args.load)
+        slo = None if args.slo is None else Slo.parse(args.slo)
         contenders = lined_up(_contenders(args))
         check_vllm(args, contenders)
         if args.load is not None and any(isinstance(one, Server) for one in contenders):
@@ -163,8 +171,9 @@ def run(args: argparse.Namespace) -> int:
             print(_first(args, contenders), file=sys.stderr, flush=True)
         body = _engine(args, source, contenders[0]) if args.offline else _servers(args)
         found = compare(
-            body, source, contenders, rounds=args.rounds, rate=args.rate, load=args.load, seed=args.seed, report=bar
-        )
+            body, source, contenders, rounds=args.rounds, rate=args.rate, load=args.load, seed=args.seed, slo=slo,
+            report=bar,
+        )  # fmt: skip
     except ImportError as error:
         return _refuse(missing(error, "server,bench"))
     except (ValueError, OSError, MemoryError, OutputError) as error:
@@ -285,13 +294,16 @@ def text(found: Comparison) -> str:
     programs = program_rows(document)
     if programs:
         lines += [*_columns(programs), *program_notes(found)]
-    rows = [["policy", "mean JCT s", "p95", "p99", "TTFT s", "tok/s", "gain: mean JCT", "p95", "tok/s"]]
+    keys = ("mean_jct_s", "p95_jct_s", "output_tokens_per_s")
+    more = [column for column in OBJECTIVES if column[1] in found.measures]
+    rows = [["policy", "mean JCT s", "p95", "p99", "TTFT s", "tok/s", *(title for title, _ in more),
+             "gain: mean JCT", "p95", "tok/s"]]  # fmt: skip
     for label, means in document["means"].items():
         ratios = document["ratios"].get(label)
         times = ("mean_jct_s", "p95_jct_s", "p99_jct_s", "mean_ttft_s")
         mine = ["-" if means[key] is None else f"{means[key]:.3f}" for key in times]
         mine.append("-" if (speed := means["output_tokens_per_s"]) is None else f"{speed:.0f}")
-        keys = ("mean_jct_s", "p95_jct_s", "output_tokens_per_s")
+        mine += ["-" if means[key] is None else f"{means[key]:.3f}" for _, key in more]
         gains = ["1"] * 3 if ratios is None else [_shown(_gain(key, ratios[key])) for key in keys]
         rows.append([label, *mine, *gains])
     lines += _columns(rows)
@@ -306,6 +318,8 @@ def text(found: Comparison) -> str:
     if len(found.labels) > 1:
         said = resampled(fewest, settings.get("resampled", ""), settings.get("samples")).replace("seeds", "rounds")
         lines += textwrap.wrap(said, width=100, subsequent_indent="  ")
+    if more:
+        lines.append("SLOs met: share of the requests with objectives that met them; goodput: such requests a second")
     lines.append("tok/s: output tokens over the time from the first arrival to the last end, drain included")
     lines.append("completion times (s) below which so many percent of the jobs ended, all rounds together:")
     table = [["policy", *(f"{share} %" for share in SHARES)]]

@@ -39,6 +39,7 @@ ENGINE_FLAGS = (*SCHEDULER_FLAGS, "kv_tokens", "host_tokens")
 
 POLICY_HELP = f"{', '.join(POLICIES)}, or your own as module:Class or ./file.py:Class"
 ROUTER_HELP = f"{', '.join(ROUTERS)}, or your own as module:Class or ./file.py:Class"
+SLO_HELP = "objectives of requests that bring none of their own: ttft=1s,tpot=0.1s,e2e=30s"
 SET_HELP = "a keyword of that policy's constructor; may be repeated"
 
 

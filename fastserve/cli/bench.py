@@ -71,6 +71,9 @@ def prepare(args: argparse.Namespace) -> Prepared:
     from fastserve.workload.requests import guesses_of
 
     format = FORMATS[args.api]
+    chosen = Selection(
+        metrics=args.percentile_metrics, percentiles=args.metric_percentiles, goodput=_limits(args) or None
+    )
     if args.prompts == "ids" and not format.ids:
         raise ValueError(f"--prompts ids: {args.api} takes text only")
     predictors.check(args.predictor)
@@ -144,11 +147,18 @@ def prepare(args: argparse.Namespace) -> Prepared:
         settings=settings,
         exact=exact,
     )
-    chosen = Selection(
-        metrics=args.percentile_metrics, percentiles=args.metric_percentiles, goodput=dict(args.goodput) or None
-    )
     api = HttpApi(args.url, format(options), endpoint=args.endpoint, headers=headers)
     return Prepared(workload, api, about, chosen)
+
+
+def _limits(args: argparse.Namespace) -> dict[str, float]:
+    """Metric -> limit in ms. Raises ValueError."""
+    from fastserve.bench.metrics import limits_of
+    from fastserve.metrics.slo import Slo
+
+    if args.slo is not None and args.goodput:
+        raise ValueError("--slo and --goodput set the same limits: give one of them")
+    return dict(args.goodput) if args.slo is None else limits_of(Slo.parse(args.slo))
 
 
 def measure(args: argparse.Namespace, plan: Prepared) -> int:

@@ -142,6 +142,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_sessions(parser.add_argument_group("programs: requests of a trace that wait for the answers to others"))
     out = parser.add_argument_group("result")
     out.add_argument("--goodput", nargs="+", type=objective, default=[], metavar="NAME:MS", help=", ".join(GOODPUT))
+    out.add_argument("--slo", metavar="TEXT", help="the same limits, as ttft=1s,tpot=0.1s,e2e=30s")
     out.add_argument(
         "--percentile-metrics", type=metrics, default=("ttft", "tpot", "itl", "e2el"), metavar="NAMES",
         help=f"comma-separated, of {', '.join(METRICS)}",

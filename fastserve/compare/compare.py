@@ -19,6 +19,7 @@ from fastserve.json_values import plain
 from fastserve.metrics.finish import is_outcome, same_work
 from fastserve.metrics.intervals import Ratio, paired_ratio
 from fastserve.metrics.programs import completed_times, time_ratio
+from fastserve.metrics.slo import Slo, goodput
 from fastserve.metrics.summary import Columns, Summary
 from fastserve.policies.spec import PolicySpec, facts_told
 from fastserve.workload import Trace
@@ -34,6 +35,8 @@ PROGRAM_MEASURES = (
     "ttft_first_turn_p99_s", "max_ttft_s", "held_mean_s",
 )  # fmt: skip
 """Beside them, of runs of sessions."""
+SLO_MEASURES = ("p99_ttft_s", "mean_tpot_s", "goodput_rps", "slo_attainment")
+"""Likewise, where any request has an objective."""
 KEPT = ("id", "arrival", "prompt_tokens", "output_tokens", "finish", "jct_from_arrival", "ttft", "preemptions")
 BURST, BATCHES = 200, 4
 """Requests of the run that measures what fcfs sustains: BURST or the whole trace, and at least BATCHES batches."""
@@ -119,7 +122,12 @@ class Comparison:
     @property
     def measures(self) -> tuple[str, ...]:
         """Those that its runs have."""
-        return MEASURES + (PROGRAM_MEASURES if any(run.programs is not None for run in self.rounds) else ())
+        slo = any(run.summary.get("slo_attainment") is not None for run in self.rounds)
+        return MEASURES + (SLO_MEASURES if slo else ()) + (PROGRAM_MEASURES if self.has_programs else ())
+
+    @property
+    def has_programs(self) -> bool:
+        return any(run.programs is not None for run in self.rounds)
 
     @property
     def labels(self) -> list[str]:
@@ -229,7 +237,7 @@ class Comparison:
 
     def _programs(self, others: Sequence[str]) -> dict[str, Any]:
         """Of runs of sessions."""
-        if self.measures == MEASURES:
+        if not self.has_programs:
             return {}
         ratios = {label: self.program_ratio(label) for label in others}
         told = {label: None if ratio is None else ratio._asdict() for label, ratio in ratios.items()}
@@ -255,6 +263,7 @@ def compare(
     rate: float | None = None,
     load: float | None = None,
     seed: int = 0,
+    slo: Slo | None = None,
     report: Report | None = None,
 ) -> Comparison:
     """rate: requests/s; load: in units of what fcfs sustains on this body, measured first. Round i replays the requests
@@ -262,6 +271,8 @@ def compare(
     no contender always runs first. A Trace is resampled in blocks. A policy that needs guesses gets the true lengths,
     or the guesses of the predictor that the body names. Where requests wait for others (body.coming) rounds are of
     whole programs, and a round has the same programs in the same order under every contender.
+
+    slo: objectives of requests that bring none of their own.
 
     After Ctrl-C it returns the rounds that all contenders have run, if there is one; so does a CompareError.
 
@@ -292,7 +303,8 @@ def compare(
     settings = {"trace": first.name, "synth": None if source.recipe is None else str(source.recipe),
                 "requests": len(first), "rate": None if coming.waits(first) else source.rate, "load": load,
                 **sessions,
-                "sustained_rps": sustains, "rounds": rounds, "seed": seed, "resample": source.how,
+                "sustained_rps": sustains, "rounds": rounds, "seed": seed,
+                **({} if slo is None else {"slo": str(slo)}), "resample": source.how,
                 "resampled": source.words, "samples": source.samples(seed + rounds),
                 **body.about, "predictor": body.about.get("predictor", "oracle") if guessed else "none"}  # fmt: skip
     if source.typical().dropped:
@@ -322,6 +334,8 @@ def compare(
                 return whole
             knobs = notes.pop("policy", {})
             programs = notes.pop("programs", None)
+            if slo is not None:
+                summary = summary | goodput(records, slo, summary["rate_window_s"])
             found.rounds.append(Round(one.title, one.name, number, records, summary, notes, knobs, programs))
     found.machine = body.machine()
     return found

@@ -1,7 +1,7 @@
 """Latency models with the memory and the link of a machine, loaded from and saved to JSON with their provenance.
 
 Read: base, linear, table (latency models), shape, interconnect, roofline (another, from sizes), memory, hardware,
-catalogue.
+catalogue (of models and devices), published_config, points (what else a machine is made of).
 """
 
 from fastserve.hardware.base import LatencyModel

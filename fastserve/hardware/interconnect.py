@@ -13,13 +13,13 @@ REDUCES_PER_LAYER = 2
 @dataclass(frozen=True, slots=True)
 class Interconnect:
     """Between the devices of one node. bytes_per_s: of a device, one way, as the vendor states it; efficiency: the
-    share of it that is reached. latency_us: of one all-reduce of next to nothing. devices: in a node.
+    share of it that is reached. latency_us: of one all-reduce of next to nothing. node_devices: in a node.
     """
 
     bytes_per_s: float
     latency_us: float = 0.0
     efficiency: float = 1.0
-    devices: int = 8
+    node_devices: int = 8
 
     def all_reduce_us(self, size: float, devices: int) -> float:
         """Of `size` bytes on each device, as a ring or a switch does it: each sends 2 (n - 1) / n of them."""
@@ -33,7 +33,7 @@ def read_interconnect(fields: Fields) -> Interconnect:
         fields.positive("bytes_per_s"),
         fields.number("latency_us", 0.0),
         fields.share("efficiency"),
-        fields.integer("devices", 8, least=2),
+        fields.integer("node_devices", 8, least=2),
     )
     fields.close()
     return found

@@ -13,7 +13,7 @@ KEYS: Mapping[str, Sequence[str]] = {
     "layers": ("num_hidden_layers", "n_layer", "num_layers", "n_layers"),
     "hidden": ("hidden_size", "n_embd", "d_model"),
     "heads": ("num_attention_heads", "n_head", "n_heads"),
-    "kv_heads": ("num_key_value_heads", "num_kv_heads"),
+    "kv_heads": ("num_key_value_heads", "num_kv_heads", "n_head_kv"),
     "head_size": ("head_dim",),
     "intermediate": ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size"),
     "vocab": ("vocab_size",),
@@ -32,10 +32,14 @@ UNLIKE = {
     "ssm_state_size": "state-space layers",
     "state_size": "state-space layers",
     "hybrid_override_pattern": "state-space layers",
+    "conv_L_cache": "convolutions",
     "hidden_size_per_layer_input": "embeddings in each layer",
     "interleave_moe_layer_step": "experts in some layers only, of another size than the rest",
 }
 """Keys of models that the shape does not describe, and what they have."""
+
+UNLIKE_FAMILIES = {"jetmoe": "experts of attention", "longcat_flash": "two attentions and experts that do nothing"}
+"""Of model_type, where no key says it."""
 
 PLAIN_MLP = ("opt", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "bloom", "falcon", "mpt", "phi", "starcoder2")
 """Families whose MLP has two matrices."""
@@ -82,10 +86,15 @@ def _read(data: Mapping[str, Any], where: str, weight_bits: float | None, expert
             raise ValueError(f"{where}: '{key}' means {what}, which a roofline does not describe; {MEASURE}")
     told: list[str] = []
     family = str(config.get("model_type", ""))
+    if family in UNLIKE_FAMILIES:
+        what = UNLIKE_FAMILIES[family]
+        raise ValueError(f"{where}: {family} has {what}, which a roofline does not describe; {MEASURE}")
     shape: dict[str, Any] = {key: _first(config, key, where) for key in ("layers", "hidden", "heads", "vocab")}
     sizes = Fields(shape, where)
     layers, hidden = sizes.integer("layers", least=1), sizes.integer("hidden", least=1)
     shape |= {key: found for key in ("kv_heads", "head_size") if (found := _first(config, key)) is not None}
+    if config.get("multi_query") and not config.get("new_decoder_architecture"):
+        shape["kv_heads"] = 1  # whatever else stands there
     shape["intermediate"] = _first(config, "intermediate") or 4 * hidden
     shape["mlp_matrices"] = 2 if family in PLAIN_MLP else 3
     shape["tied_embeddings"] = bool(config.get("tie_word_embeddings", family in TIED))

@@ -59,18 +59,25 @@ class RooflineLatency(LatencyModel):
         ps_per_flop = 1e12 / (device.flops_per_s * device.compute_efficiency) / devices
         ps_per_product = 1e12 / ((rate or device.flops_per_s) * device.compute_efficiency) / devices
         ps_per_byte = 1e12 / (device.bytes_per_s * device.memory_efficiency)
-        self._overhead = round(device.overhead_ms * 1e9) + round(model.layers * device.layer_overhead_us * 1e6)
+        # ps of an iteration; of a token through the layers, of one through the head, and of both with its windows
+        self._fixed = round(device.overhead_ms * 1e9) + round(model.layers * device.layer_overhead_us * 1e6)
         self._token = round(2 * model.active_parameters * ps_per_product)
         self._sample = round(2 * model.head_parameters * ps_per_flop)
+        self._step = self._token + self._sample
+        # ps of one token and one that it attends to: in a decode, in a prompt, in the layers with a window
         full = model.layers - model.window_layers
         self._pair = round(full * model.pair_flops(decode=True) * ps_per_flop)
         self._prefill_pair = round(full * model.pair_flops(decode=False) * ps_per_flop)
         self._window_pair = round(model.window_layers * model.pair_flops(decode=False) * ps_per_flop)
+        self._step += model.window * self._window_pair
+        # ps of reading: the weights that all tokens share, the experts by tokens, a token's KV, a job's windows
         head_bytes = model.head_parameters * model.dtype_bytes
         self._weights = max(1, round((model.shared_bytes + head_bytes) * ps_per_byte / devices))
         self._touched = _touched(model.experts, model.expert_bytes * ps_per_byte / devices)
+        self._most = len(self._touched) - 1
         self._kv = round(model.kv_bytes(devices) * ps_per_byte)
         self._window_kv = round(model.window_bytes(devices) * ps_per_byte)
+        # ps of the all-reduces of an iteration, and more for each of its tokens
         self._reduce = self._row = 0
         if interconnect is not None and devices > 1:
             reduces = REDUCES_PER_LAYER * model.layers
@@ -78,14 +85,28 @@ class RooflineLatency(LatencyModel):
             self._reduce = round(reduces * bare * 1e6)
             row = interconnect.all_reduce_us(model.hidden * model.dtype_bytes, devices) - bare
             self._row = round(reduces * row * 1e6)
+        self._fixed += self._reduce
+        self._decode: dict[int, tuple[int, int]] = {}  # by batch, filled by _decoding
 
     def iteration_ps(self, batch: int, context: int, chunks: Sequence[tuple[int, int]]) -> int:
-        return self._ps(batch, batch, context, context, chunks) if batch or chunks else 0
+        if chunks:
+            return self._ps(batch, batch, context, context, chunks)
+        if not batch:
+            return 0
+        compute, memory = self._decode.get(batch) or self._decoding(batch)
+        return max(compute + context * self._pair, memory + context * self._kv)
+
+    def _decoding(self, batch: int) -> tuple[int, int]:
+        """(compute, memory) of so many decoding jobs but for what grows with their contexts."""
+        fixed = self._fixed + batch * self._row
+        memory = self._weights + self._touched[min(batch, self._most)] + batch * (self._kv + self._window_kv)
+        self._decode[batch] = fixed + batch * self._step, fixed + memory
+        return self._decode[batch]
 
     def _ps(self, rows: int, jobs: int, context: int, attended: int, chunks: Sequence[tuple[int, int]]) -> int:
         """rows: tokens that are not of chunks, of so many jobs. context: tokens whose KV they read; attended: pairs."""
         window = self.model.window
-        compute = rows * (self._token + self._sample + window * self._window_pair) + attended * self._pair
+        compute = rows * self._step + attended * self._pair
         memory = self._weights + (rows + context) * self._kv + jobs * self._window_kv
         for cached, tokens in chunks:
             pairs = tokens * (2 * cached + tokens + 1) // 2  # each new token attends to all before it and itself
@@ -95,8 +116,8 @@ class RooflineLatency(LatencyModel):
             if window:
                 compute += _windowed(cached, tokens, window) * self._window_pair
                 memory += (min(cached, window) + 2 * tokens) * self._window_kv // window
-        memory += self._touched[min(rows, len(self._touched) - 1)]
-        return self._overhead + self._reduce + rows * self._row + max(compute, memory)
+        memory += self._touched[min(rows, self._most)]
+        return self._fixed + rows * self._row + max(compute, memory)
 
     def reduces_ms(self, rows: int) -> float:
         """Of an iteration of so many tokens, what its all-reduces take; 0 on one device."""
@@ -112,11 +133,9 @@ class RooflineLatency(LatencyModel):
         Iterations 0 .. until - 1 follow the first line; until = -1: all of them do. As both bounds are straight lines
         in the number of iterations, they change the lead once at most.
         """
-        fixed = self._overhead + self._reduce + batch * self._row
-        compute = fixed + batch * (self._token + self._sample + self.model.window * self._window_pair)
+        compute, memory = self._decode.get(batch) or self._decoding(batch)
         compute += context * self._pair
-        memory = fixed + self._weights + self._touched[min(batch, len(self._touched) - 1)]
-        memory += (batch + context) * self._kv + batch * self._window_kv
+        memory += context * self._kv
         compute_growth, memory_growth = self._pair * batch, self._kv * batch
         if compute >= memory:
             lead, lead_growth, other, other_growth = compute, compute_growth, memory, memory_growth
@@ -175,15 +194,16 @@ def check_group(model: ModelConfig, devices: int, interconnect: Interconnect | N
         raise ValueError(
             f"{name}: nothing is known of what joins {devices} of this device (its 'interconnect'); take one of it"
         )
-    if devices > interconnect.devices:
+    if devices > interconnect.node_devices:
         raise ValueError(
-            f"{name}: {devices} devices, and a node has {interconnect.devices}; this is tensor parallelism in one node"
+            f"{name}: {devices} devices, and a node has {interconnect.node_devices}; this is tensor parallelism in one "
+            "node"
         )
     if model.heads % devices:
-        able = [str(count) for count in range(2, interconnect.devices + 1) if model.heads % count == 0]
+        able = [str(count) for count in range(2, interconnect.node_devices + 1) if model.heads % count == 0]
         raise ValueError(
             f"{name}: {model.heads} heads cannot be shared evenly among {devices} devices; of the counts up to "
-            f"{interconnect.devices}, {', '.join(able) or 'none'} can"
+            f"{interconnect.node_devices}, {', '.join(able) or 'none'} can"
         )
 
 

@@ -197,6 +197,12 @@ class _Draw:
         def taken(values: list[int]) -> IntArray:
             return np.array(values, np.int64)[index]
 
+        of = taken(self.of)
+        others: dict[str, Any] = {
+            name: column[of] if isinstance(column, np.ndarray) else [column[number_] for number_ in of.tolist()]
+            for name, column in self.others.items()
+        }
+
         return Trace(
             name=PREFIX,
             source=f"{recipe} seed={self.seed}",
@@ -209,12 +215,7 @@ class _Draw:
             after=[tuple(sorted(place[other] for other in self.after[row])) for row in order],
             think=taken(self.thinks),
             tool=[self.tools[row] for row in order],
-            **{
-                name: column[taken(self.of)]
-                if isinstance(column, np.ndarray)
-                else [column[self.of[row]] for row in order]
-                for name, column in self.others.items()
-            },
+            **others,
         )
 
     def _program(self, name: str, turns: int, start: int) -> None:

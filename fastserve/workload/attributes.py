@@ -138,11 +138,12 @@ def _check_sum(shares: Sequence[float], what: str, spec: str) -> None:
         raise TraceError(f"the shares of the {what} in {spec!r} sum to {sum(shares):.6g}, not to 1")
 
 
-def _places(n: int, weights: npt.NDArray[np.float64], rng: np.random.Generator) -> Places:
+def _places(n: int, weights: npt.NDArray[np.floating[Any]], rng: np.random.Generator) -> Places:
     """n places in `weights`, each by its weight over their sum."""
     cumulative = np.cumsum(weights)
     found = np.searchsorted(cumulative, rng.random(n) * cumulative[-1], side="right")
-    return np.minimum(found, len(weights) - 1)
+    places: Places = np.minimum(found, len(weights) - 1)
+    return places
 
 
 def _clients(spec: str, n: int, rng: np.random.Generator) -> list[str]:

@@ -79,7 +79,8 @@ def in_states(
     # The first phase that ends behind an event: of positive speed, for one of speed 0 ends where it began.
     phase = np.minimum(np.searchsorted(ends, work, side="right"), np.flatnonzero(speed)[-1])
     began = np.cumsum(lengths) - lengths
-    return began[phase] + (work - (ends - lengths * speed)[phase]) / speed[phase]
+    found: Floats = began[phase] + (work - (ends - lengths * speed)[phase]) / speed[phase]
+    return found
 
 
 def daily(spec: str, work: Floats, period: float, peak: float) -> Floats:

@@ -106,7 +106,10 @@ def deliver(args: argparse.Namespace, found: Capacity, plots: Path | None) -> No
     written: list[Path] = []
     try:
         if plots is not None and found.found and not found.interrupted:
-            written = found.plot(plots)
+            from sim.capacity.plot import draw
+
+            found.curve()
+            written = draw(found, plots)
     finally:
         if args.json:
             print(json.dumps(found.document(), indent=1))

@@ -13,16 +13,13 @@ import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastserve.atomic_files import atomically, check_writable
 from fastserve.formats import FORMAT, check, stamp
-from sim.capacity.result import Found, Point
+from sim.capacity.found import Findings, Found, Point
 from sim.report.provenance import provenance
 from sim.sweep.store import Cases, write
-
-if TYPE_CHECKING:
-    from sim.capacity.result import Capacity
 
 KIND = "capacity"
 
@@ -62,7 +59,7 @@ class Folder:
             entry["tried"] = [point._asdict() for point in what.tried]
         self.cases.write(name, entry)
 
-    def end(self, capacity: Capacity) -> list[Path]:
+    def end(self, capacity: Findings) -> list[Path]:
         """Raises OutputError."""
         document = capacity.document()
         about = {"settings": document["settings"], "policies": document["policy_settings"], "provenance": provenance()}

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
 from sim.capacity.folder import Folder
-from sim.capacity.result import Found, Point
+from sim.capacity.found import Found, Point
 from sim.capacity.work import Case, Running, Searching, Work
 from sim.replay import travels
 from sim.sweep.grid import Cell

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from sim.report.figure import legend, save
-from sim.report.style import COLUMN, RC, Look, looks_of
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.capacity.found import Findings
+from sim.report.figure import legend, plain_log, save
+from sim.report.style import COLUMN, RC, Look, as_text, looks_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from sim.capacity.result import Capacity
+
+Floats = NDArray[np.float64]
+
+POINTS: Final = 200
+"""of a curve"""
+WIDE: Final = 5.0
+"""Highest over lowest load from which the axis is a log one."""
 
 
-def draw(capacity: Capacity, folder: Path) -> list[Path]:
+def draw(capacity: Findings, folder: Path) -> list[Path]:
     """Writes capacity.pdf and capacity.png; returns the paths. OutputError."""
     import matplotlib as mpl
 
@@ -22,7 +32,7 @@ def draw(capacity: Capacity, folder: Path) -> list[Path]:
         return save(figure(capacity), folder / "capacity")
 
 
-def figure(capacity: Capacity) -> Figure:
+def figure(capacity: Findings) -> Figure:
     """Lines are means over seeds, bands reach from the smallest to the largest seed; a mark on the dotted line of the
     objective is the largest load, with its interval. Raises ValueError without anything to draw.
     """
@@ -36,28 +46,42 @@ def figure(capacity: Capacity) -> Figure:
         drawn = Picture(figsize=(COLUMN, 2.5), layout="constrained")
         axes: Any = drawn.subplots()
         looks = looks_of({label: mine[0].policy for label in capacity.labels if (mine := capacity.of(label))})
+        loads = _loads(capacity)
         axes.axhline(capacity.attain, color="#777777", linewidth=0.8, linestyle=":")
         for label, look in looks.items():
-            curve: dict[float, list[float]] = {}
-            for point in capacity.points:
-                if point.label == label and point.slo_attainment is not None:
-                    curve.setdefault(point.load, []).append(point.slo_attainment)
-            loads = sorted(curve)
+            curves = np.array([_interpolated(capacity, label, one.seed, loads) for one in capacity.of(label)])
             axes.plot(
-                loads, [sum(curve[load]) / len(curve[load]) for load in loads], color=look.colour, linestyle=look.dash,
-                marker=look.marker, markevery=[], label=label,
+                loads, curves.mean(0), color=look.colour, linestyle=look.dash, marker=look.marker, markevery=[],
+                label=as_text(label),
             )  # fmt: skip
-            low, high = [min(curve[load]) for load in loads], [max(curve[load]) for load in loads]
-            axes.fill_between(loads, low, high, color=look.colour, alpha=0.15, linewidth=0)
+            axes.fill_between(loads, curves.min(0), curves.max(0), color=look.colour, alpha=0.15, linewidth=0)
             _mark(axes, capacity, label, look)
         axes.set_xlabel(f"load (1 is {capacity.sustained_rps:.3g} requests/s, what fcfs sustains)")
         axes.set_ylabel("share that meets its objectives")
         axes.set_ylim(0, 1.02)
+        if loads[-1] > WIDE * loads[0]:
+            axes.set_xscale("log")
+            plain_log(axes.xaxis)
         legend(drawn, axes, 2 if len(looks) in (2, 4) else 3)
     return drawn
 
 
-def _mark(axes: Any, capacity: Capacity, label: str, look: Look) -> None:
+def _loads(capacity: Findings) -> Floats:
+    """At which the curves are drawn: from the lowest to the highest load that all have in common."""
+    ends = [point.load for point in capacity.points]
+    return np.geomspace(min(ends), max(ends), POINTS)
+
+
+def _interpolated(capacity: Findings, label: str, seed: int, loads: Floats) -> Floats:
+    """Attainment on one seed, between all of its runs that went to their ends."""
+    known = {
+        point.load: point.slo_attainment for point in capacity.runs_of(label, seed) if point.slo_attainment is not None
+    }
+    at = sorted(known)
+    return np.interp(np.log(loads), np.log(at), [known[load] for load in at])
+
+
+def _mark(axes: Any, capacity: Findings, label: str, look: Look) -> None:
     """The largest load; an arrow to the side on which it lies where it is a bound."""
     of = capacity.load(label)
     if of.mean is None:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import textwrap
-from typing import TYPE_CHECKING
 
 from fastserve.metrics.intervals import resampled
 from fastserve.metrics.slo import Slo
+from sim.capacity.found import Estimate, Findings
 from sim.report.html import html_table
 from sim.report.layout import aligned, number
-
-if TYPE_CHECKING:
-    from sim.capacity.result import Capacity, Estimate
 
 WIDTH = 100
 FEW = 10
@@ -23,7 +20,7 @@ HEADING = (
 )
 
 
-def in_words(capacity: Capacity) -> str:
+def in_words(capacity: Findings) -> str:
     """The objective: "95 % of the requests have their first token within 1 s, ..."."""
     slo = Slo.parse(capacity.slo)
     parts = [
@@ -39,7 +36,7 @@ def in_words(capacity: Capacity) -> str:
     return f"{100 * capacity.attain:g} % of the requests meet: {what}"
 
 
-def table(capacity: Capacity) -> str:
+def table(capacity: Findings) -> str:
     """What is looked for, a row for each policy, and what its marks mean. Figures are means over seeds."""
     cells = _table(capacity)
     if not cells:
@@ -50,14 +47,14 @@ def table(capacity: Capacity) -> str:
     return "\n".join(lines) + "\n"
 
 
-def html(capacity: Capacity) -> str:
+def html(capacity: Findings) -> str:
     """The same for a notebook."""
     cells = _table(capacity)
     below = _notes(capacity) if cells else ["No search was finished."]
     return html_table(cells, above=[*capacity.reading, _header(capacity)] if cells else [], below=below)
 
 
-def _table(capacity: Capacity) -> list[list[str]]:
+def _table(capacity: Findings) -> list[list[str]]:
     """Two lines of heading, and the rows; nothing without rows."""
     rows = capacity.rows()
     if not rows:
@@ -83,7 +80,7 @@ def _cells(of: Estimate) -> tuple[str, str]:
     return f"{sign}{number(of.mean)}", "" if of.low is None else f"[{number(of.low)}, {number(of.high)}]"
 
 
-def _header(capacity: Capacity) -> str:
+def _header(capacity: Findings) -> str:
     about = capacity.found[0].about
     names = ("trace", "latency", "max_batch", "batching", "residency", "replicas")
     given = [f"{name.replace('_', ' ')} {about[name]}" for name in names if name in about]
@@ -93,7 +90,7 @@ def _header(capacity: Capacity) -> str:
     )
 
 
-def _notes(capacity: Capacity) -> list[str]:
+def _notes(capacity: Findings) -> list[str]:
     rows = capacity.rows()
     seeds = min(int(row["seeds"]) for row in rows)
     notes = [resampled(seeds, capacity.resampled, capacity.samples)]

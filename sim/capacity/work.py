@@ -13,7 +13,7 @@ from fastserve.sched.errors import PolicyError
 from fastserve.workload import Trace
 from fastserve.workload.seeds import SeedSource
 from sim.asked import Ready, ready
-from sim.capacity.result import Found, Point
+from sim.capacity.found import Found, Point
 from sim.capacity.search import Observe, Search
 from sim.capacity.stop import Attainment
 from sim.prepared import Prepared
@@ -68,6 +68,7 @@ class Work:
             made = self._ready(case, load)
             found = self._run(case, made, observe)
             about.update(made.shown([case.seed], case.settings.in_cluster))
+            about.update({} if self.source.recipe is None else {"synth": str(self.source.recipe)})
             done[load] = Run(found.policy, found.label, found.seed, found.settings, {}, found.summary)
             return found
 

@@ -59,8 +59,8 @@ def listing(sources: bool = False) -> str:
     ]
     width = max(map(len, found["presets"]))
     lines = [
-        "Models and devices: --latency roofline:MODEL/DEVICE, such as roofline:llama-3.1-8b/h100, "
-        "roofline:llama-3.3-70b/h100*8 (tensor parallel).",
+        "Models and devices: --latency roofline:MODEL/DEVICE, such as roofline:llama-3.1-8b/h100,",
+        "or, of a group that shares the model by tensors, 'roofline:llama-3.3-70b/h100*8'.",
         "",
         *aligned(models),
         "",

@@ -92,7 +92,7 @@ class _Group(NamedTuple):
 
 def _roofline(args: argparse.Namespace, name: str, model: _Model, device: _Group) -> Hardware:
     source = f"Made by python -m sim.machines make. {model.source} {device.accelerator.source}".strip()
-    about = f"{model.name} on {device.name}: untuned roofline"
+    about = f"{model.name} on {device.name}: roofline"
     unfit = f"{model.name} does not fit {device.name}"
     found = estimate(model.shape, device.accelerator, device.devices, name, about, source, model.context, unfit)
     return replace(found, memory=replace(found.memory, device_tokens=args.kv_tokens)) if args.kv_tokens else found

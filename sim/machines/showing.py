@@ -75,11 +75,11 @@ def showing(found: dict[str, Any]) -> str:
             f"token, {sizes['weight_bytes'] / 1e9:.1f} GB"
         )
         group = f"tensor parallel on {sizes['devices']}, " if sizes["devices"] > 1 else ""
-        told = f"times   untuned roofline: {group}{sizes['compute_efficiency']:g} of the arithmetic and "
+        told = f"times   roofline: {group}{sizes['compute_efficiency']:g} of the arithmetic and "
         told += f"{sizes['memory_efficiency']:g} of the bandwidth reached, {sizes['overhead_ms']:g} ms each iteration"
         if "all_reduces_ms" in sizes:
             told += f", all-reduces {sizes['all_reduces_ms']:.2f} ms at batch 1"
-        lines.append(told)
+        lines += textwrap.wrap(f"{told}; docs/machines.md says how far that is off", WIDTH, subsequent_indent=" " * 8)
     lines.append(f"context {_tokens(found['context_tokens'], 'not known')}")
     pool = f"pool    {_tokens(memory['device_tokens'], 'unlimited')}"
     if memory["bytes_per_token"]:

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sim.report.figure import save
 from sim.report.groups import Bys, Split, kinds, split
-from sim.report.plot import legend, save
+from sim.report.plot import legend
 from sim.report.run import Run
-from sim.report.style import PAGE, RC, Look, looks_of
+from sim.report.style import PAGE, RC, Look, as_text, looks_of
 from sim.report.table import by_label, has_slo
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def _fill(figure: Figure, found: Split, runs: Sequence[Run]) -> None:
         for between in range(1, len(found.parts)):
             axes.axhline(between - 0.5, color="#DDDDDD", linewidth=0.4)
     first = figure.axes[0]
-    first.set_yticks(range(len(found.parts)), [name.replace("$", r"\$") for name in found.names])
+    first.set_yticks(range(len(found.parts)), [as_text(name) for name in found.names])
     first.set_ylim(len(found.parts) - 0.5, -0.5)  # the first group on top, as in the table
     legend(figure, first, len(looks))
 
@@ -95,5 +96,5 @@ def _marks(axes: Axes, found: Split, looks: Mapping[str, Look], key: str) -> lis
                 spans.append((min(values), max(values)))
         drawn += [value for span in spans for value in span]
         axes.hlines(rows, [low for low, _ in spans], [high for _, high in spans], color="#999999", linewidth=0.8)
-        axes.plot(means, rows, linestyle="none", marker=look.marker, color=look.colour, label=label)
+        axes.plot(means, rows, linestyle="none", marker=look.marker, color=look.colour, label=as_text(label))
     return drawn

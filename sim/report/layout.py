@@ -31,7 +31,7 @@ def too_wide(lines: Sequence[str]) -> bool:
 
 def wrapped(text: str) -> list[str]:
     """A note, as lines."""
-    return textwrap.wrap(text, WIDTH, subsequent_indent="  ")
+    return textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def left_out(spared: Sequence[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +55,7 @@ def picture(runs: Sequence[Run]) -> "Figure":
     with mpl.rc_context(RC):
         width, height = _bars_size(groups)
         figure = Picture(figsize=(COLUMN * len(curves) + width, max(2.4, height)), layout="constrained")
-        parts = figure.subfigures(1, len(curves) + 1, width_ratios=[COLUMN] * len(curves) + [width])
+        parts: Any = figure.subfigures(1, len(curves) + 1, width_ratios=[COLUMN] * len(curves) + [width])
         for part, (_, time, share, of) in zip(parts, curves, strict=False):
             _cdf(part, groups, looks, of, time, share)
         _bars(parts[-1], groups, looks)
@@ -154,9 +154,8 @@ def _bars_size(groups: Mapping[str, Sequence[Run]]) -> tuple[float, float]:
 
 def _bars(figure: "FigureBase", groups: Mapping[str, Sequence[Run]], looks: Mapping[str, Look]) -> None:
     """Mean and p99 of the completion time, averaged over seeds; a line spans the smallest and largest seed."""
-    for axes, (key, title) in zip(
-        figure.subplots(1, 2, sharey=True), (("mean_jct_s", "mean"), ("p99_jct_s", "p99")), strict=True
-    ):
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, (key, title) in zip(panels, (("mean_jct_s", "mean"), ("p99_jct_s", "p99")), strict=True):
         for row, (label, group) in enumerate(groups.items()):
             values = [float(value) for run in group if (value := run.summary[key]) is not None]
             if not values:
@@ -175,7 +174,7 @@ def _bars(figure: "FigureBase", groups: Mapping[str, Sequence[Run]], looks: Mapp
         axes.locator_params(axis="x", nbins=4)
         axes.set_xlim(left=0)
     # The first policy on top, as in the table.
-    figure.axes[0].invert_yaxis()
+    panels[0].invert_yaxis()
 
 
 def legend(figure: "Figure", axes: "Axes", labels: int) -> None:

@@ -119,6 +119,7 @@ def parser() -> argparse.ArgumentParser:
     output.add_argument(
         "--keep-records", action="store_true", help="with --out: the records of every run too, for Sweep.records()"
     )
+    output.add_argument("--report", metavar="FILE", help="one HTML page to look at: tables, curves, crossings")
     output.add_argument("--json", action="store_true", help="print one JSON document and nothing else on stdout")
     output.add_argument(
         "--jobs", "--processes", type=int, metavar="N", help="processes at once (default: all cores for large sweeps)"
@@ -149,6 +150,8 @@ def run(args: argparse.Namespace) -> int:
         check_writable(Path(args.out) / "summary.json")
     if folder is not None:
         check_writable(folder / "curves.pdf")
+    if args.report:
+        check_writable(Path(args.report))
     source = source_of(args, base)
     sample = source.typical() if source.recipe is None else source.at_rate(1.0).trace(0)
     first = [*read_as(sample, base.latency), *told_first(base, sample)]
@@ -168,6 +171,8 @@ def deliver(args: argparse.Namespace, sweep: Sweep, folder: Path | None) -> int:
     try:
         if folder is not None and sweep.rows and sweep.axis is not None:
             written = sweep.plot(folder)
+        if args.report and sweep.rows:
+            print(f"wrote {sweep.report(args.report, args.show)}", file=sys.stderr)
     finally:
         print(
             json.dumps(sweep.document(), indent=1) if args.json else sweep.table(args.show),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastserve.sched.checks import one_of
 from sim.report.figure import legend, plain_log, save
-from sim.report.style import COLUMN, PAGE, RC, Look, looks_of
+from sim.report.style import COLUMN, PAGE, RC, Look, as_text, looks_of
 from sim.sweep.points import FAILED, Point, key
 from sim.sweep.result import Sweep, found_axis
 
@@ -107,7 +107,7 @@ def _filled(figure: Figure, sweep: Sweep, drawn: Mapping[str, Sequence[Point]], 
 
 def _panels(found: Sequence[Point], axis: str) -> dict[str, dict[str, Any]]:
     """Title -> the other axes, one for each of their places; what a policy has for itself is lines in every panel."""
-    common = set.intersection(*[set(point.at) for point in found]) - {axis}
+    common = {name for name in found[0].at if name != axis and all(name in point.at for point in found)}
     places = {key(at): at for point in found for at in [{n: v for n, v in point.at.items() if n in common}]}
     if len(places) > MOST_PANELS:
         of = ", ".join(sorted(common))
@@ -122,7 +122,8 @@ def _within(point: Mapping[str, Any], at: Mapping[str, Any]) -> bool:
 def _panel(axes: Axes, found: Sequence[Point], measure: str, axis: str, looks: Mapping[str, Look], band: str) -> None:
     """Points with a queue that grew to the end are hollow, stopped ones a cross: their jobs were cut short."""
     lines: dict[tuple[str, Any], list[Point]] = {}
-    titles = {n for point in found for n in point.at} - set.intersection(*[set(point.at) for point in found]) - {axis}
+    names = {name for point in found for name in point.at if name != axis}
+    titles = {name for name in names if any(name not in point.at for point in found)}
     for point in found:
         own = {name: value for name, value in point.at.items() if name in titles}
         if point.status != FAILED and point.spread is not None:
@@ -132,7 +133,8 @@ def _panel(axes: Axes, found: Sequence[Point], measure: str, axis: str, looks: M
         style, nth = looks[label], shades.get(label, 0)
         shades[label] = nth + 1
         if axis not in line[0].at:  # a knob that it does not have
-            axes.axhline(line[0].spread.mean, color=style.colour, linestyle=style.dash, label=label)  # type: ignore[union-attr]
+            level = line[0].spread.mean  # type: ignore[union-attr]
+            axes.axhline(level, color=style.colour, linestyle=style.dash, label=as_text(label))
             continue
         line.sort(key=lambda point: point.at[axis])
         xs = [point.at[axis] for point in line]
@@ -140,7 +142,7 @@ def _panel(axes: Axes, found: Sequence[Point], measure: str, axis: str, looks: M
         title = f"{label} {' '.join([f'{name}={value}' for name, value in own])}".rstrip()
         alpha = 1.0 / (1 + 0.45 * nth)
         axes.plot(
-            xs, [one.mean for one in spreads], color=style.colour, linestyle=style.dash, label=title,
+            xs, [one.mean for one in spreads], color=style.colour, linestyle=style.dash, label=as_text(title),
             marker=style.marker, markevery=[], alpha=alpha,
         )  # fmt: skip
         low, high = zip(*[_band(point, band) for point in line], strict=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastserve.atomic_files import atomically, check_writable
 from fastserve.formats import FORMAT, FormatError, check, stamp
@@ -26,40 +26,55 @@ if TYPE_CHECKING:
 KIND = "sim_sweep"
 
 
+class Workload(NamedTuple):
+    """Whose requests they are. name: equal for equal ones. told: in words."""
+
+    name: str
+    told: str
+
+
+NOBODYS = Workload("", "nobody knows what")
+"""Of a result that is saved, and that no sweep goes on from."""
+
+
 class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.cases = Cases(path)
 
-    def begin(self, sweep: Sweep, workload: str, planned: Mapping[str, Row]) -> None:
-        """Says in run.json what is asked, before anything runs. workload: see workload_name(). planned: the runs by
-        name. Raises ValueError for a folder that holds something else, OutputError for one that cannot be written.
+    def begin(self, sweep: Sweep, workload: Workload, planned: Mapping[str, Row]) -> None:
+        """Says in run.json what is asked, before anything runs. planned: the runs by name. Raises ValueError for a
+        folder that holds something else, OutputError for one that cannot be written.
         """
         check_writable(self.path / "summary.json")
         before = self._before()
-        if before is not None and before.get("workload") != workload:
-            trace = before.get("settings", {}).get("trace")
+        if before is not None and before.name != workload.name:
             raise ValueError(
-                f"{self.path} holds a sweep of other requests (trace {trace}; this one is of "
-                f"{sweep.settings['trace']}): name another folder, or delete that one"
+                f"{self.path} holds a sweep of other requests ({before.told}; this one is of {workload.told}): "
+                f"name another folder, or delete that one"
             )
         (self.path / "summary.json").unlink(missing_ok=True)
         self.about(sweep, workload, planned)
 
-    def about(self, sweep: Sweep, workload: str = "", planned: Mapping[str, Row] | None = None) -> Path:
+    def about(self, sweep: Sweep, workload: Workload = NOBODYS, planned: Mapping[str, Row] | None = None) -> Path:
         """run.json. Raises OutputError."""
         rows = [[name, row.policy, row.label, row.router, row.at, row.seed] for name, row in (planned or {}).items()]
-        about = stamp(KIND) | {"workload": workload} | sweep.about() | {"provenance": provenance(), "cases": rows}
+        about = (
+            stamp(KIND) | {"workload": workload._asdict()} | sweep.about() | {"provenance": provenance(), "cases": rows}
+        )
         write(self.path / "run.json", about)
         return self.path / "run.json"
 
-    def _before(self) -> dict[str, Any] | None:
-        """What an earlier run.json says. Raises ValueError for one of something else."""
+    def _before(self) -> Workload | None:
+        """That of an earlier sweep. Raises ValueError for a folder of something else."""
         path = self.path / "run.json"
         if not path.exists():
             return None
         try:
-            return _read(path)
+            found = _read(path).get("workload")
+            if not isinstance(found, dict) or {*found} != {*Workload._fields}:
+                raise FormatError(f"{path} does not say of what workload it is")
+            return Workload(**found)
         except ValueError as error:
             raise ValueError(f"{self.path} holds the files of something else ({error}): name another folder") from None
 
@@ -76,7 +91,7 @@ class Folder:
             import pandas as pd
 
             kept = {column: values.to_numpy() for column, values in pd.read_parquet(path).items()}
-        return Done(entry["numbers"], entry.get("told", {}), kept)  # type: ignore[arg-type]
+        return Done(entry["numbers"], entry.get("told", {}), kept)
 
     def keep(self, name: str, row: Row) -> None:
         """Raises OutputError."""

@@ -14,7 +14,7 @@ from fastserve.sched.keywords import literal
 from sim.asked import check
 from sim.parts import row
 from sim.settings import OTHER_NAMES, Settings
-from sim.sweep.values import HOW, MOST_RUNS, checked, is_several, listed
+from sim.sweep.values import HOW, MOST_RUNS, checked, is_several, listed, several
 
 KINDS = {entry.name: str(entry.type) for entry in fields(Settings)}
 """Setting -> its type, as written."""
@@ -52,12 +52,12 @@ def given(settings: Settings | None, changes: Mapping[str, Any]) -> tuple[Settin
     check_names("a simulation", named, KINDS)
     found: dict[str, list[Any]] = {}
     for name, value in named.items():
-        several = values_of(name, value)
-        if several is not None:
-            found[name] = several
+        values = values_of(name, value)
+        if values is not None:
+            found[name] = values
         elif isinstance(value, str):
             named[name] = exact(name, read(name, value))
-    first = {name: several[0] for name, several in found.items()}
+    first = {name: values[0] for name, values in found.items()}
     return (settings or Settings()).with_(**{**named, **first}), found
 
 
@@ -69,8 +69,8 @@ def values_of(name: str, value: object) -> list[Any] | None:
     elif kind.startswith("tuple") and not (isinstance(value, list) and value and is_several(value[0])):
         found = None  # a tuple of texts is one value
     else:
-        found = checked(name, value) if is_several(value) else None  # type: ignore[arg-type]
-    return None if found is None else [exact(name, one) for one in found]
+        found = several(value) if is_several(value) else None
+    return None if found is None else checked(name, [exact(name, one) for one in found])
 
 
 def read(name: str, text: str) -> Any:
@@ -111,24 +111,29 @@ def grid(specs: Sequence[PolicySpec], variants: Sequence[Settings], axes: Mappin
                 *made.axes.get(name, []),
                 *[value for value in values if value not in made.axes.get(name, [])],
             ]
-    for variant in variants:
-        for place in product(*axes.values()):
-            at = dict(zip(axes, place, strict=True))
-            settings = variant.with_(**at)
-            for spec, knobs in rows:
-                for own in product(*knobs.values()):
-                    chosen = dict(zip(knobs, own, strict=True))
-                    one = replace(spec, knobs={**spec.knobs, **chosen})
-                    check([one], [settings])
-                    label = _label(spec, settings, variant, axes)
-                    made.cells.append(Cell(label, at | chosen, one, settings))
-    check_labels([_label(spec, variant, variant, axes) for variant in variants for spec, _ in rows])
+    places = [
+        (dict(zip(axes, place, strict=True)), variant.with_(**dict(zip(axes, place, strict=True))))
+        for variant in variants
+        for place in product(*axes.values())
+    ]
+    routed = any(settings.in_cluster for _, settings in places)
+    for at, settings in places:
+        for spec, knobs in rows:
+            label = _label(spec, settings, routed, axes)
+            for own in product(*knobs.values()):
+                chosen = dict(zip(knobs, own, strict=True))
+                one = replace(spec, knobs={**spec.knobs, **chosen})
+                check([one], [settings])
+                made.cells.append(Cell(label, at | chosen, one, settings))
+    check_labels([_label(spec, variant, routed, axes) for variant in variants for spec, _ in rows])
     return made
 
 
-def _label(spec: PolicySpec, settings: Settings, variant: Settings, axes: Mapping[str, list[Any]]) -> str:
-    """The name of a row, the same at every point: what varies is in the columns of the axes."""
-    if settings.in_cluster != variant.in_cluster:
+def _label(spec: PolicySpec, settings: Settings, routed: bool, axes: Mapping[str, list[Any]]) -> str:
+    """The name of a row, the same at every point: what varies is in the columns of the axes. routed: whether there is a
+    router at any point.
+    """
+    if routed and not settings.in_cluster:
         settings = settings.with_(router=settings.router_spec)
     text = row(spec, settings)
     return text.removesuffix(f" ({settings.predictor})") if "predictor" in axes and spec.needs_guess else text
@@ -136,17 +141,17 @@ def _label(spec: PolicySpec, settings: Settings, variant: Settings, axes: Mappin
 
 def _rows(specs: Sequence[PolicySpec]) -> list[tuple[PolicySpec, dict[str, list[Any]]]]:
     """Each policy without the knobs that vary, told apart from the others, and these."""
-    several = [_several(spec) for spec in specs]
+    vary = [_several(spec) for spec in specs]
     alone = [
         replace(spec, knobs={name: value for name, value in spec.knobs.items() if name not in knobs})
-        for spec, knobs in zip(specs, several, strict=True)
+        for spec, knobs in zip(specs, vary, strict=True)
     ]
     apart = []
-    for spec, knobs in zip(alone, several, strict=True):
+    for spec, knobs in zip(alone, vary, strict=True):
         alike = sum(other.title == spec.title and other.knobs == spec.knobs for other in alone)
         over = f"{spec.name} over {', '.join(knobs)}"
         apart.append(replace(spec, label=over) if knobs and alike > 1 and not spec.label else spec)
-    return list(zip(told_apart(apart), several, strict=True))
+    return list(zip(told_apart(apart), vary, strict=True))
 
 
 def _several(spec: PolicySpec) -> dict[str, list[Any]]:
@@ -157,9 +162,9 @@ def _several(spec: PolicySpec) -> dict[str, list[Any]]:
         if isinstance(value, str):
             values = listed(name, value)
         elif isinstance(usual.get(name), list | tuple):
-            values = checked(name, value) if is_several(value) and value and is_several(value[0]) else None
+            values = several(value) if is_several(value) and value and is_several(value[0]) else None
         else:
-            values = checked(name, value) if is_several(value) else None
+            values = several(value) if is_several(value) else None
         if values is not None:
-            found[name] = values
+            found[name] = checked(name, values)
     return found

@@ -15,6 +15,7 @@ from fastserve.routers.spec import RouterSpec
 from fastserve.workload.seeds import SeedSource
 from sim.report.provenance import fingerprint
 from sim.settings import Settings
+from sim.sweep.folder import Workload
 from sim.sweep.grid import Cell
 from sim.sweep.store import digest
 
@@ -22,10 +23,12 @@ HOUSE = ("fastserve", "sim")
 """Packages that fingerprint() reads."""
 
 
-def workload_name(source: SeedSource) -> str:
-    """Equal for equal requests, whatever file they came from: of a trace or recipe, and how seeds are taken of it."""
+def workload_of(source: SeedSource) -> Workload:
+    """Of equal name for equal requests, whatever file they came from: of a trace or recipe, and how seeds are taken."""
+    typical = source.typical()
     about = source.recipe and str(source.recipe)
-    return digest([about, source.how, source.typical().digest()])
+    name = digest([about, source.how, typical.digest()])
+    return Workload(name, about or f"{source.jobs:,} requests of {typical.name}, seeds by {source.how}")
 
 
 class Names:
@@ -33,7 +36,7 @@ class Names:
 
     def __init__(self, source: SeedSource, seeds: Sequence[int]) -> None:
         drawn = source if source.rate else source.at_rate(1.0)
-        self.workload = workload_name(source)
+        self.workload = workload_of(source)
         self._seeds = {seed: drawn.trace(seed).digest() for seed in seeds}
         self._first = seeds[0]
         self._source = fingerprint()
@@ -43,7 +46,7 @@ class Names:
         if id(cell) not in self._cells:
             self._cells[id(cell)] = digest([_policy(cell.spec), _settings(cell.settings)])
         return digest(
-            [self._cells[id(cell)], self.workload, self._seeds[seed], self._seeds[self._first], seed, self._source]
+            [self._cells[id(cell)], self.workload.name, self._seeds[seed], self._seeds[self._first], seed, self._source]
         )
 
 

@@ -105,13 +105,14 @@ def wider(place: tuple[tuple[str, str], ...]) -> list[tuple[tuple[str, str], ...
 def points(rows: Sequence[Row], failed: Sequence[Failed], measure: str, samples: int | None) -> list[Point]:
     """In order of appearance. samples: independent samples behind the seeds, see paired_ratio()."""
     groups: dict[tuple[str, Any], list[Row | Failed]] = {}
-    for row in [*rows, *failed]:
+    every: list[Row | Failed] = [*rows, *failed]
+    for row in every:
         groups.setdefault((row.label, key(row.at)), []).append(row)
     policies = {row.label: row.policy for row in rows}
     made = []
     for (label, _), group in groups.items():
         runs = [row for row in group if isinstance(row, Row)]
-        values = {row.seed: float(value) for row in runs if _finite(value := row.numbers.get(measure))}
+        values = {row.seed: float(row.numbers[measure]) for row in runs if _finite(row.numbers.get(measure))}
         found = worst(status(row.numbers) for row in runs) if runs else FAILED
         ordered = [values[seed] for seed in sorted(values)]
         spread = interval(ordered, samples, measure in SHARES) if ordered else None

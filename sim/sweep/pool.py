@@ -4,18 +4,34 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, TypeVar
+
+from fastserve.sched.checks import one_of
 
 C = TypeVar("C")
 R = TypeVar("R")
 
-POOLS: Final = ("local", "ray", "dask")
+NEEDS: Final = {"local": (), "ray": ("joblib", "ray"), "dask": ("joblib", "distributed")}
+"""Pool -> the packages that it needs."""
+POOLS: Final = tuple(NEEDS)
 ROUND: Final = 8
 """cases for each core of a cluster that return together"""
 ROOT: Final = Path(__file__).resolve().parents[2]
+
+
+def check_pool(pool: str, jobs: int | None) -> None:
+    """Raises ValueError for an unknown pool, for one whose package is not installed, and for no process at all."""
+    one_of("pool", pool, POOLS)
+    if jobs is not None and jobs < 1:
+        raise ValueError(f"jobs={jobs}: give at least 1")
+    for package in NEEDS[pool]:
+        if package not in sys.modules and find_spec(package) is None:
+            raise ValueError(f"--pool {pool} needs {package}, which is not installed: pip install -e '.[cluster]'")
 
 
 def computed(
@@ -31,10 +47,7 @@ def computed(
     jobs: processes at once (None: as many as cores); 1 keeps everything in this one. address: of a running cluster.
     Raises what work raises; ValueError for an unknown pool, and for one whose package is not installed.
     """
-    if pool not in POOLS:
-        raise ValueError(f"pool {pool!r} must be one of {', '.join(POOLS)}")
-    if jobs is not None and jobs < 1:
-        raise ValueError(f"jobs={jobs}: give at least 1")
+    check_pool(pool, jobs)
     if pool != "local":
         yield from _on_cluster(work, cases, jobs, pool, address)
         return
@@ -79,24 +92,19 @@ def _on_cluster(
 
     Results are stored as they arrive; from a pool that cannot return them one by one (Ray), in rounds.
     """
-    try:
-        import joblib
+    import joblib
 
-        if pool == "ray":
-            import ray
-            from ray.util.joblib import register_ray
+    if pool == "ray":
+        import ray
+        from ray.util.joblib import register_ray
 
-            if not ray.is_initialized():
-                ray.init(address=address, runtime_env={"env_vars": {"PYTHONPATH": _path()}}, log_to_driver=False)
-            register_ray()
-        elif pool == "dask":
-            from dask.distributed import Client
+        if not ray.is_initialized():
+            ray.init(address=address, runtime_env={"env_vars": {"PYTHONPATH": _path()}}, log_to_driver=False)
+        register_ray()
+    elif pool == "dask":
+        from dask.distributed import Client
 
-            Client(address)
-    except ImportError as error:
-        raise ValueError(
-            f"--pool {pool} needs {error.name}, which is not installed: pip install -e '.[cluster]'"
-        ) from None
+        Client(address)
 
     def named(name: str, case: C) -> tuple[str, R]:
         return name, work(case)

@@ -168,7 +168,8 @@ class Sweep:
     @property
     def places(self) -> list[dict[str, Any]]:
         """All that any run or failure has, in the order of the axes."""
-        found = {of_points.key(row.at): row.at for row in [*self.rows, *self.failed]}
+        every: list[Row | Failed] = [*self.rows, *self.failed]
+        found = {of_points.key(row.at): row.at for row in every}
         return sorted(found.values(), key=self._place)
 
     def table(self, show: Show = None) -> str:
@@ -205,6 +206,15 @@ class Sweep:
         if folder is None:
             return curves.picture(self, measures, band)
         return curves.plot(self, Path(folder), measures, band)
+
+    def report(self, path: str | Path, show: Show = None) -> Path:
+        """Writes one HTML page: tables, curves with bands, and where one policy stops winning.
+
+        show: as table() takes it. Raises ValueError where no run was finished, OutputError.
+        """
+        from sim.report.page.sweep import write_sweep
+
+        return write_sweep(Path(path), self, MEASURES, show)
 
     def about(self) -> dict[str, Any]:
         """What was asked."""

@@ -18,7 +18,7 @@ from sim.sweep.folder import Folder
 from sim.sweep.grid import Cell, Grid, given, grid
 from sim.sweep.names import Names
 from sim.sweep.points import Failed, Row
-from sim.sweep.pool import POOLS, computed
+from sim.sweep.pool import POOLS, check_pool, computed
 from sim.sweep.progress import progress as bar
 from sim.sweep.progress import wanted
 from sim.sweep.result import Sweep
@@ -86,6 +86,7 @@ def swept(
     keep_records: bool = False,
 ) -> Sweep:
     """The runs of a grid, see sweep()."""
+    check_pool(pool, jobs)
     typical = source.typical()
     for cell in made.cells:
         check_load(typical, cell.settings)

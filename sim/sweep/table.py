@@ -56,10 +56,16 @@ def html(sweep: Sweep) -> str:
     """The same for a notebook."""
     names = measures(sweep, None)
     if not sweep.rows:
-        return html_table([], above=["No run was finished.", *_failures(sweep)])
-    found = blocks(sweep, names)
-    parts = [html_table(block.rows, above=[block.title]) for block in found]
-    return "\n".join([html_table([], above=[repr(sweep)]), *parts, html_table([], below=_below(sweep, names))])
+        return html_table([["No run was finished."]], heading=0, below=_failures(sweep))
+    parts = [*blocks(sweep, names)]
+    return "\n".join(
+        html_table(
+            block.rows,
+            above=[repr(sweep), block.title] if block is parts[0] else [block.title],
+            below=_below(sweep, names) if block is parts[-1] else (),
+        )
+        for block in parts
+    )
 
 
 def measures(sweep: Sweep, show: Show) -> list[str]:
@@ -105,7 +111,7 @@ def _block(sweep: Sweep, title: str, cells: Sequence[tuple[str, dict[str, Any], 
     """cells: of a label at a place. A knob that only some policies have is in the names of the columns, unless it is
     what everything is shown over.
     """
-    own = set(sweep.axes) - set.intersection(*[set(at) for _, at, _ in cells]) - {sweep.axis} if cells else set()
+    own = {name for name in sweep.axes if name != sweep.axis and any(name not in at for _, at, _ in cells)}
     axes = [name for name in sweep.axes if name not in own]
     columns: dict[str, None] = {}
     rows: dict[Any, dict[str, str]] = {}
@@ -167,7 +173,7 @@ def _below(sweep: Sweep, names: Sequence[str]) -> list[str]:
     lines += _policies(sweep)
     statuses = {point.status for point in sweep.curve(JCT)}
     lines += [line for name, text in MEANING.items() if name in statuses for line in wrapped(text)]
-    lost = {}
+    lost: dict[str, int] = {}
     for row in sweep.rows:
         lost[row.label] = lost.get(row.label, 0) + int(row.numbers.get("truncated") or 0)
     cut = [f"{label} {count:,}" for label, count in lost.items() if count]

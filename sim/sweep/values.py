@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from decimal import Decimal, InvalidOperation
+from collections.abc import Callable
+from decimal import Decimal, InvalidOperation, Overflow, localcontext
 from typing import Any, Final
 
 from fastserve.sched.keywords import literal
@@ -12,6 +12,7 @@ MOST_VALUES: Final = 1_000
 """Of one axis: more is a slip of a digit."""
 MOST_RUNS: Final = 100_000
 """Of one sweep."""
+LARGEST: Final = 10**18
 HOW: Final = "several values are written START:STOP:STEP (both ends included) or 0.5,0.7,0.9"
 
 
@@ -28,7 +29,7 @@ def listed(name: str, text: str, read: Callable[[str], Any] = literal) -> list[A
         if not part:
             raise ValueError(f"{name}={text}: there is an empty value in it; {HOW}")
         found += spread(name, part) if is_range(part) else [read(part)]
-    return checked(name, found)
+    return found
 
 
 def is_range(text: str) -> bool:
@@ -39,37 +40,39 @@ def is_range(text: str) -> bool:
 
 def spread(name: str, text: str) -> list[int | float]:
     """START:STOP:STEP in exact decimal steps, STOP included where a step meets it; whole numbers stay whole."""
-    start, stop, step = (_number(part) for part in text.split(":"))
-    assert start is not None
-    assert stop is not None
-    assert step is not None
+    start, stop, step = [value for part in text.split(":") if (value := _number(part)) is not None]
     if step == 0:
         raise ValueError(f"{name}={text}: a step of 0 never comes to {stop}; {HOW}")
-    if (stop - start) / step < 0:
+    with localcontext() as context:
+        context.traps[Overflow] = context.traps[InvalidOperation] = False  # more than any bound, and so refused
+        steps = (stop - start) / step
+    if steps < 0:
         other = f"{stop}:{start}:{step}"
         raise ValueError(f"{name}={text}: no value, for steps of {step} never lead from {start} to {stop}; try {other}")
-    many = int((stop - start) / step) + 1
-    if many > MOST_VALUES:
-        raise ValueError(f"{name}={text}: that is {many:,} values, and an axis has at most {MOST_VALUES:,}")
+    if not steps < MOST_VALUES:
+        asked = f"{int(steps) + 1:,}" if steps < 10**15 else "far more"
+        raise ValueError(f"{name}={text}: that is {asked} values, and an axis has at most {MOST_VALUES:,}")
+    many = int(steps) + 1
     whole = all(value == value.to_integral_value() for value in (start, step)) and "." not in text
     return [int(start + i * step) if whole else float(start + i * step) for i in range(many)]
 
 
-def checked(name: str, values: Iterable[Any]) -> list[Any]:
-    """A list of distinct values, few enough. Raises ValueError."""
-    convert = getattr(values, "tolist", None)  # of numpy's arrays, whose numbers are not Python's
-    many = len(values) if hasattr(values, "__len__") else 0
-    if many > MOST_VALUES:
-        raise ValueError(f"{name}: {many:,} values are given, and an axis has at most {MOST_VALUES:,}")
-    found = list(convert() if callable(convert) else values)
-    if not found:
+def several(values: Any) -> list[Any]:
+    """A list, of a tuple, range or array; of numpy's, Python's numbers."""
+    convert = getattr(values, "tolist", None)
+    return list(convert() if callable(convert) else values[: MOST_VALUES + 1])
+
+
+def checked(name: str, values: list[Any]) -> list[Any]:
+    """The values, distinct and few enough. Raises ValueError."""
+    if not values:
         raise ValueError(f"{name}: no value is given; {HOW}")
-    twice = next((value for i, value in enumerate(found) if value in found[:i]), None)
+    if len(values) > MOST_VALUES:
+        raise ValueError(f"{name}: more than {MOST_VALUES:,} values are given, and an axis has no more")
+    twice = next((value for i, value in enumerate(values) if value in values[:i]), None)
     if twice is not None:
         raise ValueError(f"{name}: {twice!r} is given twice")
-    if len(found) > MOST_VALUES:
-        raise ValueError(f"{name}: {len(found):,} values are given, and an axis has at most {MOST_VALUES:,}")
-    return found
+    return values
 
 
 def is_several(value: object) -> bool:
@@ -82,4 +85,4 @@ def _number(text: str) -> Decimal | None:
         value = Decimal(text.strip())
     except InvalidOperation:
         return None
-    return value if value.is_finite() else None
+    return value if value.is_finite() and abs(value) < LARGEST else None

@@ -184,6 +184,8 @@ def test_a_synthetic_workload_needs_no_file(serve: Serve, capsys: pytest.Capture
         (["--trace", "/nowhere"], "no such file"),
         (["--api", "openai-chat", "--prompts", "ids"], "takes text only"),
         (["--predictor", "psychic"], "no predictor"),
+        (["--slo", "ttft=1s", "--goodput", "ttft:5"], "give one of them"),
+        (["--slo", "itl=1s"], "there is no objective for single gaps"),
         (["--random-range-ratio", "2"], "below 1"),
     ],
 )

@@ -11,7 +11,7 @@ from fastserve import bench
 from fastserve.atomic_files import OutputError
 from fastserve.bench import About, Progress, Result, Selection, as_document
 from fastserve.bench.document import file_name
-from fastserve.bench.metrics import client_metrics, details
+from fastserve.bench.metrics import client_metrics, details, limits_of
 from fastserve.bench.progress import line
 from fastserve.bench.report import report, warnings
 from fastserve.bench.result import MORE_COLUMNS
@@ -28,6 +28,12 @@ def three() -> Result:
     cut = sample(call(2, due_ms=30), reply(30, [50], "unfinished", error="broke"))
     cut.reply.closed = 90_000_000
     return result([good, refused, cut])
+
+
+def test_objectives_are_limits_in_ms() -> None:
+    limits = limits_of(Slo.parse("ttft=1s,e2e=250ms,attain=0.9"))
+    assert limits == {"ttft": 1000.0, "e2el": 250.0}
+    assert Selection(goodput=limits).slo == Slo(ttft_s=1.0, e2e_s=0.25)
 
 
 def test_columns() -> None:
@@ -47,6 +53,14 @@ def test_columns() -> None:
     assert (row["prompt_tokens"], row["output_tokens"], row["finish"]) == (5, 4, "length")
     assert (row["lag"], row["ttft_from_send"], row["latency_from_send"]) == pytest.approx((0.002, 0.010, 0.050))
     assert all(math.isnan(row[name]) for name in ("slowdown", "alone", "queued", "preempted", "stalled", "service"))
+
+
+def test_a_class_is_told_by_the_client_s_own_records() -> None:
+    """It is not sent: the server knows client, priority and objectives."""
+    one = sample(call(0, slo_class="chat", client="a", priority=2), reply(1, [2, 3]))
+    row = {name: column[0] for name, column in result([one]).columns().items()}
+    assert (row["slo_class"], row["client"], row["priority"]) == ("chat", "a", 2)
+    assert "slo_class" not in one.call.request.scheduling
 
 
 def test_failures_are_rows_too() -> None:

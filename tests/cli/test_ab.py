@@ -228,6 +228,30 @@ def test_the_command_compares_in_turns(tmp_path: Path, capsys: pytest.CaptureFix
     assert len(json.loads(out.read_text())["rounds"][0]["records"]["ttft"]) == 5
 
 
+def test_objectives_bring_goodput_and_the_share_that_met_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace = tmp_path / "t.jsonl"
+    write_trace(synthesise(8, rate=20, lengths="fixed:6"), trace)
+    run = ["ab", "--offline", "--trace", str(trace), "--rounds", "1", "--policy", "fcfs", "--policy", "srpt",
+           "--max-batch", "2", "--latency", "opt-13b-a100", "--backend", "scripted"]  # fmt: skip
+    assert main([*run, "--slo", "ttft=60ms", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["settings"]["slo"] == "ttft=0.06s"
+    for run_of in document["rounds"]:
+        summary = run_of["summary"]
+        good = round(8 * summary["slo_attainment"])
+        assert 0 < good < 8 and summary["goodput_rps"] == pytest.approx(good / summary["rate_window_s"])
+    assert document["means"]["fcfs"]["goodput_rps"] == document["rounds"][0]["summary"]["goodput_rps"]
+    assert main([*run, "--slo", "ttft=60ms"]) == 0
+    told = capsys.readouterr().out
+    assert "TTFT p99  goodput/s  SLOs met" in told and "SLOs met: share of the requests" in told
+    assert main(run) == 0
+    assert "goodput" not in capsys.readouterr().out
+    assert main([*run, "--slo", "ttft"]) == 2
+    assert "ttft has no value" in capsys.readouterr().err
+
+
 def test_files_are_of_the_first_row_though_its_label_is_made(tmp_path: Path) -> None:
     """Two rows of one policy, labelled by what differs; --load measures fcfs first, whose run nobody asked for."""
     trace, lines = tmp_path / "t.csv", tmp_path / "i.csv"

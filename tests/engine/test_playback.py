@@ -12,7 +12,7 @@ from fastserve.engine import Engine
 from fastserve.engine.playback import play, play_sessions
 from fastserve.policies.shortest import Srpt
 from fastserve.sched.job import Job
-from fastserve.workload import Trace
+from fastserve.workload import Trace, synthesise
 from sim import replay
 
 OUTPUTS = [3, 9, 5]
@@ -86,6 +86,19 @@ def test_hits_are_those_of_the_simulator(policy: str) -> None:
     for column in ("cached_tokens", "preemptions", "output_tokens", "program"):
         assert lived[column].tolist() == run.records[column].tolist(), column
     assert lived["jct_from_arrival"].tolist() == pytest.approx(run.records["jct_from_arrival"].tolist())
+
+
+def test_clients_priorities_and_objectives_are_the_trace_s_and_so_are_classes_in_its_records() -> None:
+    trace = synthesise(
+        20, rate=5.0, lengths="fixed:12", priorities="0:0.5/3:0.5", clients="zipf:n=3,s=1",
+        classes="chat:0.5:ttft=1s,tpot=0.1s/batch:0.5:e2e=60s", seed=2,
+    )  # fmt: skip
+    with Engine.scripted(policy="priority", max_batch=2, kv_tokens=512) as engine:
+        lived = play(engine, trace)
+    run = replay(trace, "priority", processes=1).runs[0]
+    assert trace.slo_class is not None and lived["slo_class"].tolist() == trace.slo_class
+    for column in ("client", "priority", "slo_class", "ttft_slo", "tpot_slo", "e2e_slo"):
+        np.testing.assert_array_equal(lived[column], run.records[column])
 
 
 def test_a_model_finds_what_is_alike_in_prompts() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -133,3 +134,20 @@ def test_other_bits_are_told_or_read() -> None:
 def test_what_is_missing_or_unlike_is_named(config: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         read_config(config, "config.json")
+
+
+@pytest.mark.parametrize(
+    "family",
+    ["llama", "qwen3", "qwen3_moe", "gpt_oss", "deepseek_v3", "glm4_moe", "minimax_m2", "mixtral", "gemma3_text", "opt",
+     "gpt2", "gpt_bigcode", "falcon", "starcoder2", "phi3"],
+)  # fmt: skip
+def test_the_parameters_are_those_that_transformers_makes(family: str) -> None:
+    """Of five layers of each family's default sizes, without memory; norms and places of tokens are left out."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    config = transformers.AutoConfig.for_model(family, num_hidden_layers=5)
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config)
+    tables = [module for name, module in model.named_modules() if name.split(".")[-1] in ("embed_positions", "wpe")]
+    places = sum(parameter.numel() for table in tables for parameter in table.parameters())
+    shape = read_config(json.loads(config.to_json_string(use_diff=False)), family).shape
+    assert shape.parameters == pytest.approx(sum(p.numel() for p in model.parameters()) - places, rel=0.002)

@@ -18,6 +18,7 @@ import pytest
 
 from fastserve import atomic_files
 from sim.__main__ import main
+from tests.observers.chrome_trace import check
 
 CHECKOUT = Path(__file__).parents[2]
 BUNDLED = str(CHECKOUT / "traces" / "azure-conv-like.jsonl")
@@ -65,7 +66,7 @@ def test_json_is_one_document_and_nothing_else(capsys: pytest.CaptureFixture[str
     assert main([*FEW, *policies, "--seeds", "2", "--json"]) == 0
     told = capsys.readouterr()
     document = json.loads(told.out, parse_constant=lambda name: pytest.fail(f"{name} in the document"))
-    assert set(document) == {"format", "settings", "reading", "runs"}
+    assert set(document) == {"format", "settings", "reading", "runs", "notable"}
     assert [(run["policy"], run["label"], run["seed"]) for run in document["runs"]] == [
         ("mlfq", "slow", 0),
         ("mlfq", "slow", 1),
@@ -108,9 +109,12 @@ def test_timeline_iterations_and_explain(tmp_path: Path, capsys: pytest.CaptureF
     assert told.out.count("first token") == 2
     assert "seed 1\n" not in told.out
     assert "gaps between tokens: mean" in told.err
-    events = json.loads((tmp_path / "t.json").read_text())
-    assert {f"job {id}" for id in range(40)} <= {event["name"] for event in events}
-    assert any(event["name"] == "queue levels" for event in events)  # of the first policy
+    drawn = check((tmp_path / "t.json").read_text())
+    assert list(drawn.groups.values()) == ["sj-mlfq", "fcfs"]
+    for pid in drawn.groups:
+        visits = {event["name"] for event in drawn.events if event["pid"] == pid and event.get("cat") == "visit"}
+        assert visits == {f"job {id}" for id in range(40)}
+    assert {event["pid"] for event in drawn.events if event["name"] == "queue levels"} == {1}  # fcfs has none
     with (tmp_path / "deep" / "i.csv").open(newline="") as file:
         assert sum([len(row["ended"].split()) for row in csv.DictReader(file)]) == 40
 

@@ -150,3 +150,41 @@ def test_only_the_first_seed_is_looked_at() -> None:
     small(seeds=2, observe=schedules.observe)
     assert set(schedules.of) == {"fcfs", "sj-mlfq"}
     assert Schedules().observe(PolicySpec("fcfs"), "fcfs", 1) is None
+
+
+def swept(**changes: Any) -> sim.Sweep:
+    asked = {"load": [0.6, 1.0, 1.4], "num_requests": 60, "max_batch": 4, "seeds": 2} | changes
+    return sim.sweep(TRACE, ["fcfs", "sj-mlfq"], **asked)
+
+
+def test_a_sweep_has_its_curves_tables_and_crossings(tmp_path: Path) -> None:
+    sweep = swept()
+    path = sweep.report(tmp_path / "s.html")
+    charts = {chart["y"]: chart for chart in data_of(path)["charts"]}
+    mean = charts["mean JCT s"]
+    assert mean["x"] == "load" and mean["logY"]
+    for series in mean["series"]:
+        points = sweep.points().query("label == @series['label']")
+        assert series["x"] == points["load"].tolist() == [0.6, 1.0, 1.4]
+        assert series["y"] == pytest.approx(points["mean"].tolist())
+        assert all(low <= y <= high for low, y, high in zip(series["low"], series["y"], series["high"], strict=True))
+        assert series["hollow"] == [status != "ok" for status in points["status"]]
+    text = path.read_text(encoding="utf-8")
+    assert html.escape(sweep.table()) in text
+    assert text.count('class="crossings"') == bool(sweep.crossed("mean_jct_s"))
+
+
+def test_other_axes_of_a_sweep_are_panels_and_own_knobs_are_lines(tmp_path: Path) -> None:
+    asked = {"load": [0.6, 1.0], "max_batch": [4, 8], "num_requests": 30, "seeds": 1}
+    sweep = sim.sweep(TRACE, ["fcfs", PolicySpec("mlfq", {"ratio": [2, 4]})], **asked)
+    charts = [chart for chart in data_of(sweep.report(tmp_path / "s.html"))["charts"] if chart["y"] == "mean JCT s"]
+    assert [chart["title"] for chart in charts] == ["mean JCT s, max batch 4", "mean JCT s, max batch 8"]
+    assert [series["label"] for series in charts[0]["series"]] == ["fcfs", "mlfq ratio=2", "mlfq ratio=4"]
+
+
+def test_the_command_of_a_sweep_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "s.html"
+    flags = ["--num-requests", "30", "--max-batch", "4", "--load", "0.6,1.0", "--seeds", "1", "--policy", "fcfs"]
+    assert main(["sweep", str(TRACE), *flags, "--report", str(path)]) == 0
+    assert f"wrote {path}" in capsys.readouterr().err
+    assert len(data_of(path)["charts"]) == 4

@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from fastserve.policies.spec import PolicySpec
 from sim.replay import Result, replay
-from tests.sim.test_report_file import HOSTILE, TRACE, Hostile
+from tests.sim.test_report_file import HOSTILE, TRACE, Hostile, swept
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome"))), None
@@ -60,7 +60,7 @@ def visit(browser: Browser) -> Iterator[Open]:
     pages: list[Page] = []
     wrong: list[str] = []
 
-    def visit(path: Path, size: tuple[int, int] = DESKTOP, **options: Any) -> Page:
+    def visit(path: Path, size: tuple[int, int] = DESKTOP, stage: bool = True, **options: Any) -> Page:
         page = browser.new_page(viewport={"width": size[0], "height": size[1]}, **options)
         pages.append(page)
         page.set_default_timeout(PATIENCE * 1e3)
@@ -70,7 +70,8 @@ def visit(browser: Browser) -> Iterator[Open]:
         own = path.as_uri()
         page.on("request", lambda asked: None if asked.url.startswith((own, "data:")) else wrong.append(asked.url))
         page.goto(own)
-        until(page, "globalThis.stage !== undefined")
+        if stage:
+            until(page, "globalThis.stage !== undefined")
         return page
 
     yield visit
@@ -285,6 +286,18 @@ def test_it_fits(written: Path, visit: Open, size: tuple[int, int], scheme: str)
     assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
     SHOTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=SHOTS / f"{size[0]}-{scheme}.png", full_page=True)
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE])
+def test_a_sweep(tmp_path: Path, visit: Open, size: tuple[int, int]) -> None:
+    page = visit(swept().report(tmp_path / "s.html"), size, stage=False)
+    assert page.locator("figure svg").count() == 4
+    assert page.locator("figure").first.locator(".curve").count() == 2
+    assert page.locator("figure").first.locator("circle").count() == 6
+    expect(page.locator("#stage")).to_be_hidden()
+    page.get_by_text("Tables", exact=True).click()
+    expect(page.locator(".tables table").first).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
 
 
 def test_who_asked_for_less_motion_gets_steps(written: Path, visit: Open) -> None:

@@ -22,20 +22,31 @@ export function figure(value) {
   return value.toLocaleString("en-US", { maximumSignificantDigits: 3 });
 }
 
-/** Whole powers of ten and their halves between two times. */
+/** Round numbers between two, for an axis of logarithms. */
 function decades(from, to) {
   const found = [];
+  const width = Math.log10(to / from);
+  const steps = width > 2.2 ? [1] : width > 0.7 ? [1, 2, 5] : [1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9];
   for (let power = Math.floor(Math.log10(from)); power <= Math.ceil(Math.log10(to)); power++) {
-    for (const times of Math.log10(to / from) > 2.2 ? [1] : [1, 2, 5]) {
-      const at = times * 10 ** power;
-      if (at >= from * 0.999 && at <= to * 1.001) found.push(at);
-    }
+    for (const at of steps.map((times) => times * 10 ** power)) if (at >= from * 0.999 && at <= to * 1.001) found.push(at);
   }
-  return found;
+  return found.length > 1 ? found : ticks(from, to, 4).at;
+}
+
+/** The scale of the values: from 0, or of logarithms, as wide as the curves are; bands may reach beyond. */
+function upright(drawn, { top, logY }) {
+  const values = drawn.flatMap((one) => one.y).filter((y) => Number.isFinite(y) && (!logY || y > 0));
+  let [low, high] = [0, top ?? (Math.max(0, ...values) * 1.06 || 1)];
+  if (!logY || !values.length) return { low, high, of: (y) => y / high, at: ticks(0, high, 5).at };
+  [low, high] = [Math.min(...values), Math.max(...values)];
+  const room = (high / low) ** 0.06 * 1.05;
+  [low, high] = [low / room, high * room];
+  const of = (y) => (y > 0 ? Math.log(y / low) / Math.log(high / low) : 0);
+  return { low, high, of, at: decades(low, high) };
 }
 
 /**
- * A chart of series: [{label, colour, dash, x, y, low, high, marks}], x rising. options: x and y, the names of the axes;
+ * A chart of series: [{label, colour, dash, x, y, low, high, hollow}], x rising. options: x and y, the names of the axes;
  * log: of x; top: of y; steps: y stays until the next x; words: how to say a point, y -> text; hint: nodes that stand below while nobody points.
  */
 export function chart(root, series, options) {
@@ -45,18 +56,17 @@ export function chart(root, series, options) {
   let [from, to] = [Math.min(...all), Math.max(...all)];
   if (options.log) from = Math.max(from, to / 1e5, 1e-6);
   if (to <= from) [from, to] = options.log ? [from / 1.5, from * 1.5] : [from - 0.5, from + 0.5];
-  const peak = (one) => [...one.y, ...(one.high ?? [])].filter(Number.isFinite).reduce((a, b) => Math.max(a, b), 0);
-  const top = options.top ?? (Math.max(...drawn.map(peak)) * 1.04 || 1);
   const across = WIDE - EDGE.left - EDGE.right;
   const down = HIGH - EDGE.top - EDGE.bottom;
+  const { of: risen, at: heights } = upright(drawn, options);
   const place = (x) => (options.log ? Math.log(Math.max(x, from) / from) / Math.log(to / from) : (x - from) / (to - from));
   const px = (x) => EDGE.left + place(x) * across;
-  const py = (y) => EDGE.top + (1 - y / top) * down;
+  const py = (y) => EDGE.top + (1 - Math.max(0, Math.min(1, risen(y)))) * down;
 
   const svg = shape("svg", { viewBox: `0 0 ${WIDE} ${HIGH}`, role: "img", class: "lines" });
   svg.append(shape("title", {}, `${options.y} by ${options.x}: ${drawn.map((one) => one.label).join(", ")}`));
   const grid = shape("g", { class: "grid" });
-  for (const y of ticks(0, top, 5).at) {
+  for (const y of heights) {
     grid.append(shape("line", { x1: EDGE.left, x2: WIDE - EDGE.right, y1: py(y), y2: py(y) }));
     grid.append(shape("text", { x: EDGE.left - 6, y: py(y) + 3.5, "text-anchor": "end" }, figure(y)));
   }
@@ -102,7 +112,7 @@ function curve(one, px, py, options, from) {
     const band = one.x.map((x, nth) => [x, one.low[nth], one.high[nth]]).filter(([, low]) => low !== null);
     const ring = [...band.map(([x, , high]) => [x, high]), ...band.map(([x, low]) => [x, low]).reverse()];
     if (ring.length > 2) {
-      const path = shape("path", { d: `M${ring.map(([x, y]) => `${px(x)},${py(Math.max(0, y))}`).join("L")}Z` });
+      const path = shape("path", { d: `M${ring.map(([x, y]) => `${px(x)},${py(y)}`).join("L")}Z` });
       path.setAttribute("class", "band");
       path.style.fill = one.colour;
       parts.push(path);
@@ -117,9 +127,11 @@ function curve(one, px, py, options, from) {
   line.style.stroke = one.colour;
   parts.push(line);
   if (options.dots) {
-    for (const [x, y] of points) {
-      const dot = shape("circle", { cx: px(x), cy: py(y), r: 3 });
-      dot.style.fill = one.colour;
+    for (const [nth, x] of one.x.entries()) {
+      if (one.y[nth] === null) continue;
+      const dot = shape("circle", { cx: px(x), cy: py(one.y[nth]), r: 3, class: one.hollow?.[nth] ? "hollow" : "" });
+      dot.style.fill = one.hollow?.[nth] ? "" : one.colour;
+      dot.style.stroke = one.colour;
       parts.push(dot);
     }
   }

@@ -23,7 +23,7 @@ from sim.report.table import by_label, rows, table
 
 POINTS = 240  # of a curve
 CLIPPED = 120  # characters of a label
-STYLE = re.compile(r' style="[^"]*"')  # of markup: in texts quotes are escaped
+STYLE = re.compile(r""" style=(?:"[^"]*"|'[^']*')""")  # of markup: in texts quotes are escaped
 
 
 def write_report(
@@ -67,15 +67,15 @@ def write_report(
         "heading": f"{names} on {clipped(trace)}",
         "facts": facts(settings, runs),
         "seed": f"of seed {schedules.seed}" if len(seeds) > 1 else "",
-        "table": table_of(rows(runs, settings, show)),
-        "text": table(runs, settings, show),
+        "result": _result(rows(runs, settings, show), table(runs, settings, show)),
+        "below": "",
         "made": f"FastServe testbed {package_version()}",
     }
     return write_page(path, f"{names}: {clipped(trace)}", parts, data)
 
 
-def clipped(text: str) -> str:
-    return text if len(text) <= CLIPPED else f"{text[: CLIPPED - 1]}…"
+def clipped(text: str, most: int = CLIPPED) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def facts(settings: Mapping[str, Any], runs: Sequence[Run]) -> Markup:
@@ -91,9 +91,19 @@ def facts(settings: Mapping[str, Any], runs: Sequence[Run]) -> Markup:
     return Markup("".join([f"<span>{escape(word)}</span>" for word in words]))
 
 
-def table_of(cells: Sequence[Sequence[str]]) -> Markup:
-    """Cells as sim.report.html takes them; looks are the page's own, for no style stands at an element of it."""
-    return Markup(STYLE.sub("", html_table([[clipped(cell) for cell in row] for row in cells])))
+def _result(cells: Sequence[Sequence[str]], text: str) -> Markup:
+    """The table, and all that the text table says beside it."""
+    table = plain_markup(html_table([[clipped(cell) for cell in row] for row in cells]))
+    return Markup(
+        f'<div class="scroll" tabindex="0" role="group" aria-label="Results">{table}</div>'
+        "<details><summary>All settings, and what the marks mean</summary>"
+        f'<pre class="scroll" tabindex="0">{escape(text)}</pre></details>'
+    )
+
+
+def plain_markup(markup: str) -> Markup:
+    """What sim.report.html makes, without styles at its elements: the page has its own, and allows no others."""
+    return Markup(STYLE.sub("", markup))
 
 
 def colour_of(style: Look) -> str:

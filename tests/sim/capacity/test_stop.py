@@ -78,6 +78,16 @@ def test_what_is_stopped_is_stopped_well_before_its_end() -> None:
     assert np.count_nonzero(stop.seen.end >= 0) < 60
 
 
+def test_what_is_missed_in_the_warm_up_does_not_count() -> None:
+    """A burst at the start, whose requests are late, and then one request at a time."""
+    trace = synthesise(60, rate=1.0, lengths="profile:sharegpt", seed=6)
+    arrival = np.concatenate([np.zeros(40, np.int64), (600 + 40 * np.arange(20)) * 10**9])
+    late = replace(trace, arrival=arrival)
+    assert attained(late, "fcfs", Slo(ttft_s=1.0)) < 0.7
+    assert watched(late, "fcfs", Slo(ttft_s=1.0), 0.9)[0] is None
+    assert watched(late, "fcfs", Slo(ttft_s=1.0), 0.9, warmup=500.0)[0] == 1.0
+
+
 def test_objectives_of_its_own_go_before_those_given() -> None:
     trace = synthesise(40, rate=0.2, lengths="profile:sharegpt", seed=0)
     strict = Slo(e2e_s=0.001)

@@ -16,6 +16,7 @@ from fastserve.flightlog.routes import replay_routes
 from fastserve.workload import read_trace
 from sim.__main__ import main
 from sim.sustained import sustained_rate
+from tests.observers.chrome_trace import check
 
 ROOT = Path(__file__).parents[3]
 TRACE = str(ROOT / "traces" / "azure-conv-like.jsonl")
@@ -74,9 +75,11 @@ def test_files(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         "--csv",
     )  # fmt: skip
     names = {path.name for path in tmp_path.iterdir()}
-    assert {
-        f"{stem}-{part}{end}" for stem, end in (("t", ".json"), ("i", ".csv")) for part in ("r0", "r1", "r1-2")
-    } <= names
+    assert {f"i-{part}.csv" for part in ("r0", "r1", "r1-2")} <= names
+    drawn = check((tmp_path / "t.json").read_text(), whole=False)
+    assert list(drawn.groups.values()) == [f"freeness + fcfs, {part}" for part in ("r0", "r1", "r1 (2)")]
+    for track in drawn.slices("waiting", "freeness + fcfs, r1 (2)").values():
+        assert all(start >= 10e9 for start, _, _ in track), "who waits there came after it had come back"
     records = pd.read_parquet(tmp_path / "out" / "records.parquet")
     assert set(records["replica"]) == {0, 1} and records["resent"].sum() == (records["resent"] > 0).sum()
     table = pd.read_csv(tmp_path / "out" / "replicas.csv")
