@@ -107,6 +107,9 @@ def roofline_json(draw: st.DrawFn) -> dict[str, Any]:
         }
     if draw(st.booleans()):
         model |= {"window": draw(st.integers(1, 300)), "window_layers": 1}
+    elif draw(st.booleans()):
+        sizes = {"key_heads": 2, "key_size": 4, "value_heads": 4, "value_size": draw(st.integers(1, 16))}
+        model |= {"linear": {"layers": 1, **sizes}, "output_gate": draw(st.booleans())}
     if draw(st.booleans()):
         model["latents"] = {
             "query_rank": draw(st.sampled_from([0, 8])),
@@ -316,6 +319,24 @@ def test_layers_with_a_window_are_counted_out() -> None:
     weights = 2 * (layers + 6400)
     assert wide.iteration_ps(0, 0, [(9, 7)]) == 1000 * (weights + (9 + 14) * 128 + (4 + 14) * 128)
     assert wide.iteration_ps(2, 30, ()) == 1000 * (weights + (2 + 30) * 128 + 2 * 4 * 128)
+
+
+def test_linear_attention_reads_and_writes_a_state_whatever_the_context() -> None:
+    """One layer of two: 4 heads of 8 x 16 numbers of 4 bytes each; the other layer's attention has a gate."""
+    sizes = {"layers": 1, "key_heads": 2, "key_size": 8, "value_heads": 4, "value_size": 16}
+    shape = {**TOY_MODEL, "output_gate": True, "linear": sizes}
+    wide = made({"kind": "roofline", "model": shape, "device": {"flops_per_s": 1e30, "bytes_per_s": 1e9}})
+    assert isinstance(wide, RooflineLatency)
+    linear = 64 * (2 * 16 + 2 * 64 + 2 * 4) + 64 * 64  # queries and keys; values and gate; two a head; back
+    gated = 64 * 64 * 3 + 2 * 64 * 32
+    assert wide.model.layer_parameters == linear + gated + 2 * 3 * 64 * 128
+    weights, state = 2 * (wide.model.layer_parameters + 6400), 4 * 8 * 16 * 4
+    assert wide.iteration_ps(3, 30, ()) == 1000 * (weights + (3 + 30) * 128 + 3 * 2 * state)
+    assert wide.iteration_ps(0, 0, [(9, 7)]) == 1000 * (weights + (9 + 14) * 128 + 2 * state)
+    slow = made({"kind": "roofline", "model": shape, "device": {"flops_per_s": 1e9, "bytes_per_s": 1e30}})
+    token = 2 * wide.model.layer_parameters + 7 * 4 * 8 * 16
+    assert slow.iteration_ps(2, 30, ()) == 1000 * (2 * (token + 2 * 6400) + 30 * 256)
+    assert slow.iteration_ps(0, 0, [(3, 7)]) == 1000 * (7 * token + 2 * 6400 + 49 * 256)
 
 
 def test_the_roofline_of_opt_13b_is_near_the_fit() -> None:
