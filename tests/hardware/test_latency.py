@@ -47,6 +47,16 @@ TABLE: dict[str, Any] = {
     ],
 }
 
+RATES = {"flops_per_s": 1e9, "bytes_per_s": 1e9}
+LATENTS = {"kv_rank": 12, "rope": 2, "nope": 4, "value": 6}
+GROUP: dict[str, Any] = {
+    "kind": "roofline",
+    "model": TOY_MODEL,
+    "device": RATES,
+    "devices": 2,
+    "interconnect": {"bytes_per_s": 1e9},
+}
+
 milliseconds = st.floats(0, 100, allow_nan=False) | st.just(0) | st.integers(0, 50)
 above_zero = st.floats(1e-6, 100) | st.integers(1, 50)
 batches = st.integers(1, 40)
@@ -440,6 +450,24 @@ def test_four_numbers_are_enough(tmp_path: Path) -> None:
                 "device": {"flops_per_s": 1, "bytes_per_s": 1, "memory_efficiency": 2},
             },
             r"'memory_efficiency' is a share of the peak, at most 1",
+        ),
+        (
+            {**GROUP, "interconnect": {"bytes_per_s": 1, "node_devices": 10**12}},
+            r"interconnect: 'node_devices' 1000000000000; give at most 1024",
+        ),
+        ({**GROUP, "devices": 3}, r"4 heads cannot be shared evenly among 3 devices; of the counts up to 8, 2, 4 can"),
+        ({"kind": "roofline", "model": TOY_MODEL, "device": RATES, "devices": 2}, r"nothing is known of what joins 2"),
+        (
+            {"kind": "roofline", "model": {**TOY_MODEL, "window": 3}, "device": RATES},
+            r"'window' and 'window_layers' belong together",
+        ),
+        (
+            {"kind": "roofline", "model": {**TOY_MODEL, "window": 3, "window_layers": 2}, "device": RATES},
+            r"of 2 layers 2 have a window or linear attention; one at least keeps all tokens",
+        ),
+        (
+            {"kind": "roofline", "model": {**TOY_MODEL, "kv_size": 3, "latents": LATENTS}, "device": RATES},
+            r"'latents' say what a token keeps; leave out 'kv_size'",
         ),
         ({"latency": FOUR, "memory": {"tokens": 1}}, r"memory: unknown key 'tokens'; valid keys: block_tokens"),
         ({"latency": FOUR, "link": {"out_bytes_per_s": 0}}, r"'out_bytes_per_s' must be a whole number >= 1"),
