@@ -8,8 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastserve.cli.explaining import Which, heading
-from fastserve.metrics.notable import Notable, ranked
+from fastserve.cli.explaining import Picked, Which, picked, stories
 from sim.inspect import Inspection
 from sim.notable import first_seed
 from sim.replay import Observe, Result
@@ -22,7 +21,7 @@ class Lives:
     asked: Sequence[Which]
     closeup: Inspection
 
-    _chosen: dict[str, Notable | None] = field(default_factory=dict)
+    _chosen: list[Picked] = field(default_factory=list)
     _again: Inspection = field(default_factory=Inspection)
 
     @property
@@ -31,39 +30,28 @@ class Lives:
 
     def choose(self, result: Result, once_more: Callable[[Observe], object]) -> None:
         """Those that words ask for. once_more: makes the runs of the first seed again; not after an interrupt."""
-        runs = first_seed(result.runs, result.settings)
-        for word in self.asked:
-            if isinstance(word, str):
-                self._chosen[word] = next(iter(ranked(word, runs)), None)
-        jobs = dict.fromkeys([job.id for job in self._chosen.values() if job is not None])
+        self._chosen = picked(self.asked, first_seed(result.runs, result.settings))
+        jobs = dict.fromkeys([one.job for one in self._chosen if one.job is not None])
         self._again.jobs = [job for job in jobs if job not in self.numbers]
         if self._again.jobs and not result.interrupted:
             once_more(self._again.observe)
 
     def text(self) -> str:
         """Each job once, under what was asked."""
-        parts: list[str] = []
-        told: set[int] = set()
-        for one in self.asked:
-            job = one if isinstance(one, int) else getattr(self._chosen.get(one), "id", None)
-            head = "" if isinstance(one, int) else heading(one, self._chosen.get(one)) + "\n"
-            if job in told:
-                parts.append(f"{head.rstrip()} (above)\n")
-            elif job is None:
-                parts.append(head)
-            else:
-                told.add(job)
-                parts.append(head + "\n" * bool(head) + self._of(job).lives(job))
-        return "\n".join(parts)
+        return stories(self._chosen, lambda job: self._of(job).lives(job))
 
     def document(self) -> dict[str, Any]:
         """Of one job by its number label -> lines; else a list of {"asked", "job", "lives": label -> lines}."""
         if len(self.asked) == 1 and self.numbers:
             return {"explain": self.closeup.lives_document(self.numbers[0])}
-        told: list[dict[str, Any]] = []
-        for one in self.asked:
-            job = one if isinstance(one, int) else getattr(self._chosen.get(one), "id", None)
-            told.append({"asked": one, "job": job, "lives": {} if job is None else self._of(job).lives_document(job)})
+        told = [
+            {
+                "asked": one.asked,
+                "job": one.job,
+                "lives": {} if one.job is None else self._of(one.job).lives_document(one.job),
+            }
+            for one in self._chosen
+        ]
         return {"explain": told} if told else {}
 
     def _of(self, job: int) -> Inspection:

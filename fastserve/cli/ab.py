@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from fastserve import predictors
 from fastserve.atomic_files import OutputError, check_writable
 from fastserve.backends.options import SECRETS
+from fastserve.cli.ab_looks import Looks
 from fastserve.cli.ab_programs import program_notes, program_rows, save_programs
 from fastserve.cli.ab_vllm import VLLM, add_vllm, check_vllm, vllm_body
 from fastserve.cli.arguments import (
@@ -32,6 +33,7 @@ from fastserve.cli.arguments import (
     loading,
     options_of,
 )
+from fastserve.cli.explaining import add_explain
 from fastserve.cli.profile import Bar
 from fastserve.cli.seeding import add_seeding, source_from
 from fastserve.cli.session_arguments import add_sessions, check_programs, sessions_of
@@ -45,7 +47,6 @@ from fastserve.policies.spec import PolicySpec
 
 if TYPE_CHECKING:
     from fastserve.compare.compare import Body, Comparison
-    from fastserve.sched.observer import Observer
     from fastserve.workload import Trace
     from fastserve.workload.seeds import SeedSource
 
@@ -125,11 +126,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     engine = parser.add_argument_group("engine")
     add_settings(engine, EngineConfig, ENGINE_FLAGS)
     engine.add_argument(
-        "--latency", help="latency model for the policies: a preset or file (default: a stored profile)"
+        "--latency", help="times for the policies: a preset, roofline or file (default: a stored profile)"
     )
     add_model_arguments(engine, also=(VLLM,))
     add_vllm(parser)
-    add_observer_arguments(parser.add_argument_group("what to look at, with --offline (files: the first run)"))
+    looking = parser.add_argument_group(
+        "what to look at, with --offline (the first run of each row; iterations: of the first)"
+    )
+    add_observer_arguments(looking)
+    add_explain(looking, "under each policy")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -141,6 +146,7 @@ def run(args: argparse.Namespace) -> int:
     except ImportError as error:
         return _refuse(missing(error, "server,bench"))
     failed = 0
+    looks: Looks | None = None
     shown = sys.stderr.isatty()
     bar: Bar | Lines = Bar(shown and not args.json) if shown or args.json else Lines()
     try:
@@ -151,8 +157,8 @@ def run(args: argparse.Namespace) -> int:
         check_vllm(args, contenders)
         if args.load is not None and any(isinstance(one, Server) for one in contenders):
             raise ValueError("--load is relative to what fcfs sustains on our own server: give --rate with --url")
-        if not args.offline and (args.timeline or args.iterations or args.observer):
-            raise ValueError("--timeline, --iterations and --observer need --offline: a server has its own")
+        if not args.offline and (args.timeline or args.iterations or args.observer or args.explain):
+            raise ValueError("--timeline, --iterations, --explain and --observer need --offline: a server has its own")
         if not predictors.check(args.predictor):
             raise ValueError(f"--predictor {args.predictor}: give {predictors.KNOWN} or your own as module:Class")
         source = source_from(
@@ -169,7 +175,8 @@ def run(args: argparse.Namespace) -> int:
             if coming.in_sessions(sample):
                 print(textwrap.fill(coming.told(sample), 100, subsequent_indent="  "), file=sys.stderr)
             print(_first(args, contenders), file=sys.stderr, flush=True)
-        body = _engine(args, source, contenders[0]) if args.offline else _servers(args)
+        looks = Looks(args, contenders, source.jobs) if args.offline else None
+        body = _servers(args) if looks is None else _engine(args, source, looks)
         found = compare(
             body, source, contenders, rounds=args.rounds, rate=args.rate, load=args.load, seed=args.seed, slo=slo,
             report=bar,
@@ -188,6 +195,8 @@ def run(args: argparse.Namespace) -> int:
         return 130
     finally:
         bar.close()
+        if looks is not None:
+            looks.close()
     try:
         if args.out is not None:
             Path(args.out).write_text(json.dumps(found.document(jobs=True)) + "\n", encoding="utf-8")
@@ -197,7 +206,10 @@ def run(args: argparse.Namespace) -> int:
         return _refuse(f"{args.out} cannot be written: {error.strerror}")
     except OutputError as error:
         return _refuse(str(error))
-    print(json.dumps(found.document(), indent=1) if args.json else text(found))
+    if args.json:
+        print(json.dumps(found.document() | ({} if looks is None else looks.document(found)), indent=1))
+    else:
+        print(text(found) if looks is None else f"{text(found)}\n{looks.text(found)}".rstrip())
     for warning in found.warnings():
         print(f"warning: {warning}", file=sys.stderr)
     if found.interrupted:
@@ -231,19 +243,9 @@ def _read(args: argparse.Namespace, num_requests: int | None) -> Trace:
     return read_trace(args.trace, **reading_of(args), rate=rate, num_requests=num_requests)
 
 
-def _engine(args: argparse.Namespace, source: SeedSource, first: Contender) -> Body:
+def _engine(args: argparse.Namespace, source: SeedSource, looks: Looks) -> Body:
     from fastserve.compare.offline import EngineBody
     from fastserve.compare.trace import check_fits
-    from fastserve.observers.named import chosen, find
-
-    for name in args.observer:
-        find(name)
-    files = [args.timeline, args.iterations]  # of the first one's first run; --load measures fcfs before it
-
-    def look(one: Contender) -> list[Observer]:
-        made = chosen(files[0], files[1], args.observer) if one is first else chosen(names=args.observer)
-        files[:] = [None, None] if one is first else files
-        return made
 
     body = body_of(args, latency=args.latency)
     longest = getattr(body.model, "max_model_len", None)
@@ -253,7 +255,7 @@ def _engine(args: argparse.Namespace, source: SeedSource, first: Contender) -> B
         for number in range(args.rounds):  # before anything is measured
             check_fits(known.trace(args.seed + number), longest, getattr(body.model, "name", args.model))
     return EngineBody(
-        body, {name: getattr(args, name) for name in ENGINE_FLAGS}, look, args.predictor, coming=coming,
+        body, {name: getattr(args, name) for name in ENGINE_FLAGS}, looks.of, args.predictor, coming=coming,
         recorded=args.own_answers,
     )  # fmt: skip
 

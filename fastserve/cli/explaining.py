@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
 from fastserve.metrics.columns import Columns
-from fastserve.metrics.notable import DIFFERS, NONE, PREEMPTED, SLOWEST, WORDS, Notable, notable
+from fastserve.metrics.notable import DIFFERS, NONE, PREEMPTED, SLOWEST, WORDS, Notable, notable, ranked
 
 Which = int | str
 """A job's number, or one of WORDS."""
@@ -46,12 +47,44 @@ def which(given: Iterable[str], jobs: int, rows: int, what: str = "job") -> list
     return list(found)
 
 
-def heading(word: str, job: Notable | None, what: str = "job") -> str:
-    """What is told before the life that a word chose."""
-    if job is None:
-        return f"{word}: {NONE[word]}"
-    turn = f" (turn {job.turn} of {job.program})" if job.turn else ""
-    return f"{word}: {what} {job.id}{turn}, {job.words()}"
+class Picked(NamedTuple):
+    """asked: a number or a word. job: None where there is none. heading: what is told before its life; empty of a
+    number, which says it itself.
+    """
+
+    asked: Which
+    job: int | None
+    heading: str
+
+
+def picked(asked: Iterable[Which], runs: Mapping[str, Columns], what: str = "job") -> list[Picked]:
+    """runs: label -> records of the same requests."""
+    found = []
+    for one in asked:
+        if isinstance(one, int):
+            found.append(Picked(one, one, ""))
+            continue
+        job = next(iter(ranked(one, runs)), None)
+        if job is None:
+            found.append(Picked(one, None, f"{one}: {NONE[one]}"))
+        else:
+            turn = f" (turn {job.turn} of {job.program})" if job.turn else ""
+            found.append(Picked(one, job.id, f"{one}: {what} {job.id}{turn}, {job.words()}"))
+    return found
+
+
+def stories(chosen: Iterable[Picked], told: Callable[[int], str]) -> str:
+    """Each job's life once, under what was asked. told: a job's life under each policy."""
+    parts: list[str] = []
+    done: set[int] = set()
+    for one in chosen:
+        if one.job in done:
+            parts.append(f"{one.heading} (told above)\n" if one.heading else "")
+            continue
+        life = "" if one.job is None else told(one.job)
+        done |= set() if one.job is None else {one.job}
+        parts.append("\n".join([part for part in (one.heading and one.heading + "\n", life) if part]))
+    return "\n".join([part for part in parts if part])
 
 
 def worth(runs: Mapping[str, Columns], width: int, explain: str = "--explain") -> list[str]:

@@ -6,7 +6,10 @@ import argparse
 import json
 import math
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from fastserve.atomic_files import OutputError
 from fastserve.cli.arguments import (
@@ -24,12 +27,13 @@ from fastserve.cli.arguments import (
     sampling_of,
 )
 from fastserve.cli.conversation import chat_ids
+from fastserve.cli.explaining import Picked, Which, add_explain, picked, stories, which
 from fastserve.engine.config import POLICY, EngineConfig
 from fastserve.importing import missing
+from fastserve.observers.lives import Lives
 
 if TYPE_CHECKING:
     from fastserve.engine import Engine, Output, SamplingParams
-    from fastserve.observers.explain import Explanation
 
 OWN = ("predictor", "seed", "flight_log")
 
@@ -45,21 +49,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_policy(engine, default=POLICY.name)
     add_settings(engine, EngineConfig, (*ENGINE_FLAGS, *OWN))
     engine.add_argument(
-        "--latency", help="what the policy is told of the machine: a preset or file (default: measured at load)"
+        "--latency", help="what the policy is told of the machine: a preset, roofline or file (default: measured)"
     )
     add_model_arguments(engine)
     add_adapter(engine)
     looking = parser.add_argument_group("what to look at")
     add_observer_arguments(looking)
-    looking.add_argument(
-        "--explain", type=int, metavar="N", help="tell the life of prompt N, from 0 (with --json: in its object)"
-    )
+    add_explain(looking, "prompts count from 0 (with --json: in its object)", "prompt")
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints the outputs. Returns 0; 1 if a request failed; 2 for invalid arguments."""
     from fastserve.engine import Engine, SamplingParams
-    from fastserve.observers.explain import Explanation
     from fastserve.observers.named import chosen
 
     try:
@@ -67,10 +68,9 @@ def run(args: argparse.Namespace) -> int:
         if not texts:
             raise ValueError("there is no prompt: give --prompt, or lines on stdin")
         params = SamplingParams(**sampling_of(args))
-        if args.explain is not None and not 0 <= args.explain < len(texts):
-            raise ValueError(f"--explain {args.explain}: there is no such prompt; they are 0 to {len(texts) - 1}")
-        story = None if args.explain is None else Explanation(args.explain)
-        observers = [*chosen(args.timeline, args.iterations, args.observer), *([] if story is None else [story])]
+        asked = Asked(which(args.explain, len(texts), 1, "prompt"), Lives(), policy_of(args).name)
+        observers = chosen(args.timeline, args.iterations, args.observer)
+        observers += [asked.lives] if asked.which else []
         settings = {name: getattr(args, name) for name in (*OWN, *ENGINE_FLAGS, "latency")} | options_of(args)
         print(loading(args), file=sys.stderr, flush=True)
         engine = Engine.from_pretrained(args.model, backend=args.backend, policy=policy_of(args), **settings)
@@ -85,12 +85,29 @@ def run(args: argparse.Namespace) -> int:
         try:
             prompts = [_prompt(engine, text, args) for text in texts]
             answer = _json if args.json else _stream
-            return answer(engine, prompts, params, story, adapter_of(args, engine))
+            return answer(engine, prompts, params, asked, adapter_of(args, engine))
         except ValueError as error:
             return _refuse(str(error))
         except KeyboardInterrupt:
             print(file=sys.stderr)
             return 130
+
+
+class Asked(NamedTuple):
+    """Whose lives to tell, and all lives. A live run cannot be made again once it is known which is the slowest."""
+
+    which: list[Which]
+    lives: Lives
+    policy: str
+
+    def picked(self, outputs: Sequence[Output]) -> list[Picked]:
+        records = [output.record for output in outputs if output.record]
+        names = ("id", "finish", "jct_from_arrival", "preemptions")
+        columns = {name: np.array([record[name] for record in records]) for name in names}
+        return picked(self.which, {self.policy: columns}, "prompt")
+
+    def text(self, outputs: Sequence[Output]) -> str:
+        return stories(self.picked(outputs), lambda id: self.lives.told[id].text(self.policy))
 
 
 def _prompt(engine: Engine, text: str, args: argparse.Namespace) -> str | list[int]:
@@ -104,12 +121,11 @@ def _prompt(engine: Engine, text: str, args: argparse.Namespace) -> str | list[i
     return text
 
 
-def _stream(
-    engine: Engine, prompts: list[str | list[int]], params: SamplingParams, story: Explanation | None, adapter: str
-) -> int:
+def _stream(engine: Engine, prompts: list[str | list[int]], params: SamplingParams, asked: Asked, adapter: str) -> int:
     """Streams the outputs in the order of the prompts, token ids without a tokenizer; then the explanation."""
     handles = [engine.submit(prompt, params, beyond_capacity=True, adapter=adapter) for prompt in prompts]
     failed = 0
+    outputs = []
     for i, handle in enumerate(handles):
         if len(handles) > 1:
             print(f"--- {i}")
@@ -120,23 +136,24 @@ def _stream(
             print(said, end="", flush=True)
         print()
         output = handle.result()
+        outputs.append(output)
         if output.error is not None:
             failed += 1
             print(f"request {output.id}: {output.error}", file=sys.stderr)
         if output.finish_reason == "truncated":
             text = f"request {output.id}: truncated after {len(output.token_ids)} tokens: it outgrew the KV pool"
             print(f"{text}; give more --kv-tokens", file=sys.stderr)
-    if story is not None:
-        print(f"\n{story.text(engine.serving.name)}", end="")
+    if asked.which:
+        print(f"\n{asked.text(outputs)}", end="")
     return int(failed > 0)
 
 
-def _json(
-    engine: Engine, prompts: list[str | list[int]], params: SamplingParams, story: Explanation | None, adapter: str
-) -> int:
+def _json(engine: Engine, prompts: list[str | list[int]], params: SamplingParams, asked: Asked, adapter: str) -> int:
     outputs = engine.generate(prompts, params, adapter)
+    wanted = {one.job for one in asked.picked(outputs)}
     for output in outputs:
-        told = {} if story is None or story.id != output.id else {"explain": [line.document() for line in story.told()]}
+        story = asked.lives.told.get(output.id) if output.id in wanted else None
+        told = {} if story is None else {"explain": [line.document() for line in story.told()]}
         print(json.dumps(_plain(output, engine.info.backend) | told))
     return int(any(output.error is not None for output in outputs))
 

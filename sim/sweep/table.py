@@ -15,8 +15,8 @@ from sim.report.html import html_table
 from sim.report.layout import aligned, number, ratio_text, too_wide, wrapped
 from sim.report.run import Run
 from sim.sweep.crossings import MORE
+from sim.sweep.found import JCT, Found, in_words
 from sim.sweep.points import Point, key
-from sim.sweep.result import JCT, Sweep, in_words
 
 USUAL = (JCT, RATIO, "p99_jct_s")
 WITH_SLO = (*USUAL, "p99_ttft_s", "goodput_rps", "slo_attainment")
@@ -40,7 +40,7 @@ class Block(NamedTuple):
     """columns of axes, before those of policies"""
 
 
-def table(sweep: Sweep, show: Show = None) -> str:
+def table(sweep: Found, show: Show = None) -> str:
     """See Sweep.table()."""
     names = measures(sweep, show)
     if not sweep.rows:
@@ -52,7 +52,7 @@ def table(sweep: Sweep, show: Show = None) -> str:
     return "\n".join([*lines, *_below(sweep, names)]) + "\n"
 
 
-def html(sweep: Sweep) -> str:
+def html(sweep: Found) -> str:
     """The same for a notebook."""
     names = measures(sweep, None)
     if not sweep.rows:
@@ -61,14 +61,14 @@ def html(sweep: Sweep) -> str:
     return "\n".join(
         html_table(
             block.rows,
-            above=[repr(sweep), block.title] if block is parts[0] else [block.title],
+            above=[sweep.title, block.title] if block is parts[0] else [block.title],
             below=_below(sweep, names) if block is parts[-1] else (),
         )
         for block in parts
     )
 
 
-def measures(sweep: Sweep, show: Show) -> list[str]:
+def measures(sweep: Found, show: Show) -> list[str]:
     """What is shown. Raises ValueError for a name that is none."""
     slo = any(row.numbers.get("slo_attainment") is not None for row in sweep.rows)
     if show is None:
@@ -80,11 +80,11 @@ def measures(sweep: Sweep, show: Show) -> list[str]:
     return list(asked)
 
 
-def _has(sweep: Sweep, name: str) -> bool:
+def _has(sweep: Found, name: str) -> bool:
     return any(row.numbers.get(name) is not None for row in sweep.rows)
 
 
-def blocks(sweep: Sweep, names: Sequence[str]) -> Iterator[Block]:
+def blocks(sweep: Found, names: Sequence[str]) -> Iterator[Block]:
     """One for each measure that any run has."""
     for name in names:
         if name == RATIO:
@@ -99,7 +99,7 @@ def heading(name: str) -> str:
     return " ".join([part for part in HEADINGS.get(name, (name, "")) if part])
 
 
-def _ratios(sweep: Sweep) -> Block:
+def _ratios(sweep: Found) -> Block:
     first = sweep.labels[0]
     places = {key(at): at for at in sweep.places}
     found = sweep.ratio_of(JCT, first)
@@ -107,7 +107,7 @@ def _ratios(sweep: Sweep) -> Block:
     return _block(sweep, f"mean JCT, {first} over the column, paired by seed (above 1: the column is quicker)", cells)
 
 
-def _block(sweep: Sweep, title: str, cells: Sequence[tuple[str, dict[str, Any], str]]) -> Block:
+def _block(sweep: Found, title: str, cells: Sequence[tuple[str, dict[str, Any], str]]) -> Block:
     """cells: of a label at a place. A knob that only some policies have is in the names of the columns, unless it is
     what everything is shown over.
     """
@@ -155,13 +155,13 @@ def _joined(head: Sequence[list[str]], rows: Sequence[list[str]], start: int, st
     return [[*front, *row[start:stop]] for front, row in zip(head, rows, strict=True)]
 
 
-def _above(sweep: Sweep) -> list[str]:
+def _above(sweep: Found) -> list[str]:
     runs = [Run(row.policy, row.label, row.seed, row.told, {}, row.numbers) for row in sweep.rows]
     axes = "; ".join(in_words(sweep.axes))
     return [*header(runs, sweep.settings), *(wrapped(f"sweep over {axes}") if axes else [])]
 
 
-def _below(sweep: Sweep, names: Sequence[str]) -> list[str]:
+def _below(sweep: Found, names: Sequence[str]) -> list[str]:
     lines: list[str] = []
     if RATIO in names and len(sweep.labels) > 1:
         seeds = len({row.seed for row in sweep.rows})
@@ -182,7 +182,7 @@ def _below(sweep: Sweep, names: Sequence[str]) -> list[str]:
     return [*lines, *_failures(sweep)]
 
 
-def _policies(sweep: Sweep) -> list[str]:
+def _policies(sweep: Found) -> list[str]:
     """Each label's own settings, without those that vary."""
     first = {row.label: row for row in reversed(sweep.rows)}
     lines = []
@@ -195,7 +195,7 @@ def _policies(sweep: Sweep) -> list[str]:
     return lines
 
 
-def _failures(sweep: Sweep) -> list[str]:
+def _failures(sweep: Found) -> list[str]:
     lines = [line for one in sweep.failed[:MOST_NAMED] for line in wrapped(f"failed: {one}")]
     more = len(sweep.failed) - MOST_NAMED
     return [*lines, *([f"and {more:,} more runs that failed"] if more > 0 else [])]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from fastserve.workload.requests import requests_of, within
 from sim.run import run_one
 from sim.settings import Settings
 from sim.sustained import sustained_rate
+from tests.observers.chrome_trace import check
 
 
 class Unranked(Policy):
@@ -262,3 +264,30 @@ def test_files_are_of_the_first_row_though_its_label_is_made(tmp_path: Path) -> 
     with lines.open(encoding="utf-8") as file:
         ended = " ".join([row["ended"] for row in csv.DictReader(file)]).split()
     assert sorted(ended) == [str(i) for i in range(6)]
+
+
+def test_lives_and_the_timeline_are_of_the_first_run_of_each_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace, drawn = tmp_path / "t.csv", tmp_path / "t.json"
+    rows = [f"{i / 50},{8 + 3 * i},{4 + 20 * (i % 3)}\n" for i in range(9)]
+    trace.write_text("arrival_s,prompt_tokens,output_tokens\n" + "".join(rows))
+    both = ["--policy", "fcfs", "--policy", "mlfq", "--max-batch", "2", "--backend", "scripted", "--rounds", "2"]
+    command = ["ab", "--offline", "--trace", str(trace), *both, "--load", "0.9", "--timeline", str(drawn)]
+    assert main([*command, "--explain", "differs", "--explain", "4"]) == 0
+    out = capsys.readouterr().out
+    assert "worth a look with --explain: " in out
+    job = re.search(r"^differs: job (\d), .* under (fcfs|mlfq), .* under (fcfs|mlfq)$", out, re.MULTILINE)
+    assert job is not None
+    for id in (job[1], "4"):
+        for label in ("fcfs", "mlfq"):
+            assert out.count(f"\njob {id} under {label}\n") == 1
+    found = check(drawn.read_text())
+    assert list(found.groups.values()) == ["fcfs", "mlfq"]
+    for pid in found.groups:
+        visits = {event["name"] for event in found.events if event["pid"] == pid and event.get("cat") == "visit"}
+        assert visits == {f"job {id}" for id in range(9)}
+    assert main([*command, "--json", "--explain", "slowest"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    (life,) = document["explain"]
+    assert life["job"] == document["notable"][0]["id"] and set(life["lives"]) == {"fcfs", "mlfq"}

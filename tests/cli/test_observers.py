@@ -19,6 +19,7 @@ import pytest
 from fastserve.__main__ import main
 from fastserve.observers.iterations import COLUMNS
 from sim.__main__ import main as simulate
+from tests.observers.chrome_trace import check
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVER = ROOT / "tests" / "server" / "scripted_server.py"
@@ -80,14 +81,12 @@ def rows(path: Path) -> list[dict[str, str]]:
     return found
 
 
-def events(path: Path) -> list[dict[str, Any]]:
-    found = json.loads(path.read_text())
-    assert isinstance(found, list)
-    return found
+def events(path: Path, whole: bool = True) -> list[dict[str, Any]]:
+    return check(path.read_text(), whole).events
 
 
 def visits(found: list[dict[str, Any]]) -> set[str]:
-    return {event["name"] for event in found if event["ph"] == "X" and event["name"].startswith("job ")}
+    return {event["name"] for event in found if event.get("cat") == "visit"}
 
 
 # -- generate ----------------------------------------------------------------------------------------------------------
@@ -121,10 +120,28 @@ def test_generate_tells_a_life_as_json(capsys: pytest.CaptureFixture[str]) -> No
     assert second["explain"][-1]["generated"] == 8
 
 
+@pytest.mark.usefixtures("one_thread")
+def test_generate_tells_the_life_that_a_word_chooses(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torch")
+    prompts = ["--prompt", "one", "--prompt", "two", "--max-batch", "1"]
+    assert main([*GENERATE, *prompts, "--policy", "fcfs", "--explain", "slowest", "--explain", "0"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^slowest: prompt 1, \S+ m?s under fcfs$", out, re.MULTILINE)  # it waits for the other one
+    assert out.index("job 1 under fcfs\n") < out.index("job 0 under fcfs\n")
+    assert out.count("ended (length) with 8 tokens") == 2
+    assert main([*GENERATE, *prompts, "--policy", "fcfs", "--explain", "most-preempted"]) == 0
+    assert "most-preempted: no job was preempted\n" in capsys.readouterr().out
+    assert main([*GENERATE, *prompts, "--policy", "fcfs", "--explain", "slowest", "--json"]) == 0
+    first, second = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert "explain" not in first and second["explain"][-1]["what"].startswith("ended (length)")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--explain", "2"], "--explain 2: there is no such prompt; they are 0 to 0"),
+        (["--explain", "last"], "--explain last: give a prompt's number, or slowest, most-preempted or differs"),
+        (["--explain", "differs"], "--explain differs: there is one policy"),
         (["--timeline", "."], "Cannot write .: Is a directory"),
         (["--observer", "mine"], "no observer 'mine'; give your own as module:Class"),
         (
@@ -228,16 +245,13 @@ def test_a_server_that_is_ended_leaves_whole_files(folder: Path) -> None:
 
 
 def test_a_server_that_is_killed_leaves_what_had_happened(folder: Path) -> None:
-    """An array without its closing bracket: so viewers take it."""
+    """And its timeline is whole JSON all the same."""
     pytest.importorskip("fastapi")
     with serving(folder, *FLAGS) as (process, url):
         ask(url, 3)
         process.send_signal(signal.SIGKILL)
         process.wait(PATIENCE)
-    text = (folder / "t.json").read_text()
-    assert text.startswith("[\n{")
-    found = json.loads(text + "\n]")
-    assert visits(found) == {"job 0", "job 1", "job 2"}
+    assert visits(events(folder / "t.json", whole=False)) == {"job 0", "job 1", "job 2"}
     assert sum(len(row["ended"].split()) for row in rows(folder / "i.csv")) == 3
 
 

@@ -73,7 +73,7 @@ def test_a_group_takes_what_one_device_of_its_rates_takes_and_two_all_reduces_a_
         extra = group.iteration_ps(*work) - one.iteration_ps(*work)
         assert extra == pytest.approx(1.6 * MS + tokens * per_token, rel=1e-4)
     hardware = load_hardware("roofline:llama-3-70b/h100*8")
-    assert hardware.link.out_bytes_per_s == 8 * 64 * 10**9
+    assert hardware.link.out_bytes_per_s == 8 * 64 * 10**9 and hardware.memory.host_bytes == 8 * 56 * 2**30
     assert "h100*8" in hardware.about and "tensor parallel" in hardware.about
 
 

@@ -302,6 +302,22 @@ def test_roofline_counts_weights_and_kv() -> None:
     assert compute.iteration_ps(0, 0, [(3, 7)]) == 1000 * (7 * 2 * 2 * layer + 2 * 6400 + 49 * 4 * 2 * 64)
 
 
+def test_layers_with_a_window_are_counted_out() -> None:
+    """One layer of two sees the last 4 tokens: of a chunk of 7 behind 3 it attends to 4 each; a decode likewise."""
+    windowed = {**TOY_MODEL, "window": 4, "window_layers": 1}
+    layers = 2 * (64 * 64 * 2 + 2 * 64 * 32 + 3 * 64 * 128)
+    slow = made({"kind": "roofline", "model": windowed, "device": {"flops_per_s": 1e9, "bytes_per_s": 1e30}})
+    # 1 ns a FLOP; a pair takes 4 * 64 in each layer: 4 + 5 + ... + 10 = 49 in one, 7 * 4 in the other
+    assert slow.iteration_ps(0, 0, [(3, 7)]) == 1000 * (7 * 2 * layers + 2 * 6400 + (49 + 28) * 256)
+    assert slow.iteration_ps(0, 0, [(0, 6)]) == 1000 * (6 * 2 * layers + 2 * 6400 + (21 + 1 + 2 + 3 + 4 * 3) * 256)
+    assert slow.iteration_ps(2, 30, ()) == 1000 * (2 * (2 * layers + 2 * 6400) + (30 + 2 * 4) * 256)
+    wide = made({"kind": "roofline", "model": windowed, "device": {"flops_per_s": 1e30, "bytes_per_s": 1e9}})
+    # 1 ns a byte; a token's KV is 128 in each layer: prefix once and new ones twice, of the window's layer 4 at most
+    weights = 2 * (layers + 6400)
+    assert wide.iteration_ps(0, 0, [(9, 7)]) == 1000 * (weights + (9 + 14) * 128 + (4 + 14) * 128)
+    assert wide.iteration_ps(2, 30, ()) == 1000 * (weights + (2 + 30) * 128 + 2 * 4 * 128)
+
+
 def test_the_roofline_of_opt_13b_is_near_the_fit() -> None:
     fit, guess = load_hardware("opt-13b-a100").latency, roofline("opt-13b", "a100-80g").latency
     for tokens in (512, 1024, 2048):

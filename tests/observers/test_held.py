@@ -6,6 +6,7 @@ from typing import Any
 
 from fastserve.engine import Engine, SamplingParams
 from fastserve.observers.explain import Explanation
+from fastserve.observers.lives import Lives
 from fastserve.sched.job import Job
 from fastserve.sched.policy import Policy
 
@@ -49,8 +50,9 @@ def run(*observers: Any, watch: list[dict[str, Any]] | None = None) -> Job:
 
 
 def test_an_explanation_says_why_and_for_how_long() -> None:
-    told = Explanation(0)
-    job = run(told)
+    told, lives = Explanation(0), Lives()
+    job = run(told, lives)
+    assert lives.told[0].text("gate") == told.text("gate")
     arrived, released, joined, *_, ended = [line.what for line in told.told()]
     assert arrived == "arrived: prompt of 1,200 tokens; held back: its 1,200 tokens do not fit; 0 others run, 0 wait"
     assert released.startswith("held back no longer, after ") and released.endswith("; its 1,200 tokens do not fit")

@@ -23,6 +23,7 @@ from fastserve.observers.explain import Explanation
 from fastserve.observers.inter_token import Gaps, gaps
 from fastserve.observers.iterations import COLUMNS, IterationLog
 from fastserve.observers.live_feed import LiveFeed
+from fastserve.observers.lives import Lives
 from fastserve.observers.timeline import Timeline
 from fastserve.observers.trace_file import TraceFile
 from fastserve.sched.job import Job
@@ -365,3 +366,14 @@ def test_demotions_and_who_took_the_place_are_told() -> None:
     assert any(text.startswith("demoted from Q1: Q2") for text in told)
     assert any("its place was needed by job " in text for text in told)
     assert any("its KV is still on the device" in text for text in told)
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_lives_of_all_are_what_each_alone_would_be(name: str, options: dict[str, Any]) -> None:
+    world = world_of(name, options)
+    all_of_them, stories = Lives(), [Explanation(id) for id in range(120)]
+    for observer in (all_of_them, *stories):
+        world.attach(observer)
+    world.run()
+    for story in stories:
+        assert all_of_them.told[story.id].text(name) == story.text(name)

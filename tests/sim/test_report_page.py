@@ -262,6 +262,21 @@ def test_any_two_of_the_policies(written: Path, visit: Open) -> None:
     assert page.evaluate("stage.shared.colourBy") == "job"
 
 
+def test_what_is_worth_looking_at_is_shown_under_the_policies_concerned(
+    result: Result, written: Path, visit: Open
+) -> None:
+    page = visit(written)
+    slowest = max((run.records["jct_from_arrival"].max(), run) for run in result.runs)[1]
+    job = int(slowest.records["id"][slowest.records["jct_from_arrival"].argmax()])
+    hint = page.locator(".hint").first
+    expect(hint).to_contain_text(re.compile(rf"^{job} slowest.* under {slowest.label}"))
+    hint.click()
+    expect(page.locator("#life-title")).to_have_text(f"Job {job}")
+    expect(page.locator(f'.panel[data-label="{slowest.label}"]')).to_have_count(1)
+    life = f"stage.schedules.find((one) => one.label === '{slowest.label}').lives.get({job})"
+    assert page.evaluate(f"stage.view.inView({life}.arrival) && stage.view.inView({life}.end)")
+
+
 def test_hostile_names_and_words_are_shown_and_not_run(tmp_path: Path, visit: Open) -> None:
     rows = [json.loads(line) for line in TRACE.read_text().splitlines()[:40]]
     trace = tmp_path / "trace.jsonl"

@@ -118,13 +118,14 @@ export class LifePanel {
   }
 }
 
-/** One line under a heading: where the worth-looking-at jobs are. */
+/** The jobs that are worth looking at, and why, as buttons; select: called with one of `notable`. */
 export function hints(root, notable, select) {
   root.hidden = !notable.length;
-  for (const { job, why } of notable) {
-    const button = make("button", "hint", make("b", "", String(job)), " ", make("bdi", "", why));
+  for (const one of notable) {
+    const button = make("button", "hint", make("strong", "", String(one.job)), " ", make("bdi", "", one.why));
     button.type = "button";
-    button.addEventListener("click", () => select(job));
+    button.title = one.why;
+    button.addEventListener("click", () => select(one));
     root.append(make("li", "", button));
   }
   if (notable.length) say(root.previousElementSibling, "Worth looking at");
