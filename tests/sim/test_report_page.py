@@ -132,6 +132,19 @@ def test_every_life_has_the_records_numbers(result: Result, written: Path, visit
             assert finish == run.records["finish"][row]
 
 
+def test_the_backlog_is_the_records(result: Result, written: Path, visit: Open) -> None:
+    """The most jobs that wait at once: who has arrived and not ended, less the slots, where every slot is taken."""
+    page = visit(written)
+    for nth, run in enumerate(result.runs):
+        most, at = page.evaluate(f"(({{ most, fullest }}) => [most, fullest])(stage.schedules[{nth}].backlog)")
+        here = (run.records["arrival"] <= at + 1e-6) & (run.records["end"] > at + 1e-6)
+        assert most == here.sum() - 4 > 0
+        times = run.records["arrival"]
+        alive = [((times <= time) & (run.records["end"] > time)).sum() - 4 for time in times]
+        assert most <= max(alive) + 1
+    expect(page.locator(".readout").last).to_contain_text("most at once: fcfs ")
+
+
 def test_a_click_on_a_job_tells_its_life_under_both_policies(result: Result, written: Path, visit: Open) -> None:
     page = visit(written)
     runs = {run.label: run.records for run in result.runs}
