@@ -56,8 +56,8 @@ class Settings(ClusterSettings, SessionSettings, SchedulerConfig):
     warmup: float = 0.0
     """seconds of arrivals at the start that are excluded from measures"""
     slo: str | None = None
-    """objectives of requests that bring none of their own: ttft=1s,tpot=0.1s,e2e=30s; they are measured by, and
-    policies are not told"""
+    """objectives of requests that bring none of their own, as ttft=1s,tpot=0.1s,e2e=30s: goodput and attainment go by
+    them; no policy is told them. attain=0.95: the share of requests that must meet theirs"""
     max_backlog: int | None = None
     """a run with more live jobs than this is stopped, censored and marked as collapsed"""
 

@@ -39,7 +39,7 @@ OWN = (
 """parts of the names of measures that an experiment's own run() adds; kept too"""
 STATISTICS = ("mean_", "p50_", "p95_", "p99_", "max_")
 COUNTS = (
-    "output_tokens_per_s", "rate_drain_s", "rate_window_s", "program_window_s", "makespan_s", "offered_rps",
+    "rate_drain_s", "rate_window_s", "program_window_s", "makespan_s", "offered_rps",
     "arrival_rps", "swapped_out_gib", "swapped_in_gib", "scheduling_events", "plans", "iterations",
     "recomputed_tokens", "cached_tokens", "cached_host_tokens", "evicted_tokens", "jain_index",
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -40,8 +41,8 @@ PICTURES = {
     "front-agents": Picture(
         "agents",
         "Programs an hour over coding agents at once, under five policies",
-        "Agents thrash once their contexts outgrow the KV pool, under skip-join MLFQ too. Orders that hold whole programs "
-        "back (thunder, working-set) get up to three times as much done.",
+        "Agents thrash once their contexts outgrow the KV pool, under skip-join MLFQ too. Orders that hold whole "
+        "programs back (thunder, working-set) get up to three times as much done.",
     ),
 }
 SIZE = (4.2, 2.9)  # inches: two of them side by side fill a page of 840 pixels, with letters that can be read
@@ -120,7 +121,7 @@ def pictures(folder: Path) -> None:
         found = committed(experiment, "small")
         if found is None:
             raise ValueError(f"the rows of {experiment} are not committed: python -m experiments.check --accept")
-        draw(folder, name, SIZE, lambda figure, rows=found.outcome.rows, fill=FILLS[name]: fill(figure, rows), ("png",))
+        draw(folder, name, SIZE, partial(FILLS[name], rows=found.outcome.rows), ("png",))
 
 
 def _rate(figure: Figure, rows: list[Row]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,11 +89,13 @@ class Rig(SchedulerConfig):
 def here(*more: str, sources: Sequence[str] = SOURCES, packages: Sequence[str] = ("torch", "transformers")) -> str:
     """Hash (16 digits) of what live results depend on: the engine's source and `more`, CPU and versions.
 
-    more: other files or folders of the checkout. FileNotFoundError for one without a source.
+    more: other files or folders of the checkout. FileNotFoundError for one without a source. A package that is not
+    installed is a version of its own: no run was made with it.
     """
     from fastserve.profiler.load import cpu
 
-    digest = hashlib.sha256(repr((cpu(), os.cpu_count(), platform.python_version(), *map(version, packages))).encode())
+    versions = [_installed(package) for package in packages]
+    digest = hashlib.sha256(repr((cpu(), os.cpu_count(), platform.python_version(), *versions)).encode())
     for part in (*sources, *more):
         whole = ROOT / part
         found = (
@@ -104,6 +106,13 @@ def here(*more: str, sources: Sequence[str] = SOURCES, packages: Sequence[str] =
         for path in sorted(found):
             digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _installed(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
 
 
 def pair(case: Case, rig: Rig) -> Numbers:

@@ -126,7 +126,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     engine = parser.add_argument_group("engine")
     add_settings(engine, EngineConfig, ENGINE_FLAGS)
     engine.add_argument(
-        "--latency", help="latency model for the policies: a preset or file (default: a stored profile)"
+        "--latency", help="times for the policies: a preset, roofline or file (default: a stored profile)"
     )
     add_model_arguments(engine, also=(VLLM,))
     add_vllm(parser)

@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_policy(engine, default=POLICY.name)
     add_settings(engine, EngineConfig, (*ENGINE_FLAGS, *OWN))
     engine.add_argument(
-        "--latency", help="what the policy is told of the machine: a preset or file (default: measured at load)"
+        "--latency", help="what the policy is told of the machine: a preset, roofline or file (default: measured)"
     )
     add_model_arguments(engine)
     add_adapter(engine)

@@ -173,7 +173,9 @@ def _binned(by: By, tables: Sequence[Columns]) -> Grouping:
         upper = [*sorted({int(edge) for edge in found if edge < high}), high]
         how = f"in {len(upper)} parts of about equally many jobs" if len(upper) > 1 else "all alike"
     lower = [low, *(edge + 1 for edge in upper[:-1])]
-    names = [f"{a:,} tokens" if a == b else f"{a:,}-{b:,} tokens" for a, b in zip(lower, upper, strict=True)]
+    names = [
+        f"{a:,} token{'s' * (a != 1)}" if a == b else f"{a:,}-{b:,} tokens" for a, b in zip(lower, upper, strict=True)
+    ]
     edges = np.array(upper)
 
     def number(table: Columns) -> NDArray[np.int64]:

@@ -1,8 +1,8 @@
 """Workloads: read, write, describe and synthesise request traces, and make requests of them.
 
-Read: trace, reader/ (one format a file) and reading (what was taken for what), synthesis with arrivals and lengths,
-seeds (which requests a seed has), requests, session (who waits for whom), content and prompts (what they say),
-statistics, write.
+Read: trace, reader/ (one format a file) and reading (what was taken for what), synthesis with arrivals (modulated:
+of changing rates), lengths and attributes (priorities, clients, classes), seeds (which requests a seed has), requests,
+session (who waits for whom), content and prompts (what they say), statistics, write.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ LOOKS: Final = {
     "sjf": Look(SKY, "v", "-"),
     "las": Look(PURPLE, "P", "-"),
     "fixed-priority": Look(VERMILION, "X", "-."),
-    "working-set": Look(VERMILION, "o", "-"),
+    "working-set": Look(VERMILION, "*", "-"),
     "thunder": Look(GREEN, "s", "--"),
     "lpm": Look(SKY, "v", "--"),
     "continuum": Look(PURPLE, "D", "--"),
@@ -68,7 +68,7 @@ LOOKS: Final = {
     "deepest-first": Look(GREEN, "<", ":"),
     "cachewise": Look(YELLOW, ">", "-."),
     "priority": Look(GREEN, "<", "-."),
-    "orca": Look(SKY, ">", "-."),
+    "orca": Look(SKY, "h", "-."),
     "vllm": Look(PURPLE, "p", "-."),
 }
 """Of the shipped policies, and of what experiments compare them with: the same in every figure."""
@@ -99,7 +99,7 @@ def looks_of(policies: Mapping[str, str]) -> dict[str, Look]:
 
     A policy of the table has its look there; any other the next spare one, in order of appearance. Labels of one policy
     share its colour and differ by dashes, beyond four by markers. Marker and dash are those of one label alone, up to
-    some twenty labels of a policy (but fcfs and working-set, which the table gives the same).
+    twenty policies of one's own, or some fifty labels.
     """
     names = dict.fromkeys(policies.values())
     bases = {name: LOOKS[name] for name in names if name in LOOKS}

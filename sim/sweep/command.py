@@ -25,6 +25,7 @@ from sim.arguments import (
     source_of,
 )
 from sim.asked import routed
+from sim.sweep.found import Found
 from sim.sweep.grid import KINDS, given, grid, values_of
 from sim.sweep.pool import POOLS
 from sim.sweep.result import Sweep
@@ -144,7 +145,7 @@ def run(args: argparse.Namespace) -> int:
     base, axes = given(settings_of(args), axes)
     specs = args.policies or [PolicySpec(name) for name in POLICIES]
     made = grid(specs, routed(base, args.routers), axes, args.seeds)
-    measures(Sweep({}, {}, {}), args.show)
+    measures(Found({}, {}, {}), args.show)
     folder = _plots(args)
     if args.out:
         check_writable(Path(args.out) / "summary.json")

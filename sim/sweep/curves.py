@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastserve.sched.checks import one_of
 from sim.report.figure import legend, plain_log, save
 from sim.report.style import COLUMN, PAGE, RC, Look, as_text, looks_of
+from sim.sweep.found import Found, found_axis
 from sim.sweep.points import FAILED, Point, key
-from sim.sweep.result import Sweep, found_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,9 +42,10 @@ BANDS = ("seeds", "interval")
 """Around a mean: from the smallest to the largest seed as in all figures here, or its 95 % interval."""
 
 MOST_PANELS = 8
+MOST_TICKS = 7
 
 
-def plot(sweep: Sweep, folder: Path, measures: Sequence[str], band: str = BANDS[0]) -> list[Path]:
+def plot(sweep: Found, folder: Path, measures: Sequence[str], band: str = BANDS[0]) -> list[Path]:
     """`curves` and `curves-MEASURE`, see Sweep.plot(); returns the paths."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -56,7 +58,7 @@ def plot(sweep: Sweep, folder: Path, measures: Sequence[str], band: str = BANDS[
     return paths
 
 
-def picture(sweep: Sweep, measures: Sequence[str], band: str = BANDS[0]) -> Figure:
+def picture(sweep: Found, measures: Sequence[str], band: str = BANDS[0]) -> Figure:
     """All measures in one figure that shows itself in a notebook."""
     import matplotlib as mpl
 
@@ -67,7 +69,7 @@ def picture(sweep: Sweep, measures: Sequence[str], band: str = BANDS[0]) -> Figu
         return _filled(Picture(layout="constrained"), sweep, drawn, axis, band)
 
 
-def _drawn(sweep: Sweep, measures: Sequence[str], band: str) -> tuple[dict[str, list[Point]], str]:
+def _drawn(sweep: Found, measures: Sequence[str], band: str) -> tuple[dict[str, list[Point]], str]:
     """The curves of the measures that any run has, and the axis. Raises ValueError where there are none."""
     one_of("band", band, BANDS)
     if not sweep.rows:
@@ -82,7 +84,7 @@ def _drawn(sweep: Sweep, measures: Sequence[str], band: str) -> tuple[dict[str, 
     return drawn, axis
 
 
-def _filled(figure: Figure, sweep: Sweep, drawn: Mapping[str, Sequence[Point]], axis: str, band: str) -> Figure:
+def _filled(figure: Figure, sweep: Found, drawn: Mapping[str, Sequence[Point]], axis: str, band: str) -> Figure:
     """A row of panels a measure where another axis makes panels, else the measures side by side."""
     panels = _panels(next(iter(drawn.values())), axis)
     looks = looks_of(sweep.policies)
@@ -154,6 +156,9 @@ def _panel(axes: Axes, found: Sequence[Point], measure: str, axis: str, looks: M
                 markerfacecolor=style.colour if point.status == "ok" else "white",
             )  # fmt: skip
     _scale(axes, [point.spread for line in lines.values() for point in line if point.spread is not None], measure)
+    places = sorted({point.at[axis] for point in found if axis in point.at})
+    if places and len(places) <= MOST_TICKS and all(b - a >= (places[-1] - places[0]) / 9 for a, b in pairwise(places)):
+        axes.set_xticks(places)
     axes.set_xlabel(AXES.get(axis, axis.replace("_", " ")))
 
 

@@ -21,7 +21,7 @@ from sim.sweep.store import Cases, write
 from sim.sweep.work import Done
 
 if TYPE_CHECKING:
-    from sim.sweep.result import Sweep
+    import pandas as pd
 
 KIND = "sim_sweep"
 
@@ -42,9 +42,9 @@ class Folder:
         self.path = path
         self.cases = Cases(path)
 
-    def begin(self, sweep: Sweep, workload: Workload, planned: Mapping[str, Row]) -> None:
-        """Says in run.json what is asked, before anything runs. planned: the runs by name. Raises ValueError for a
-        folder that holds something else, OutputError for one that cannot be written.
+    def begin(self, asked: dict[str, Any], workload: Workload, planned: Mapping[str, Row]) -> None:
+        """Says in run.json what is asked, before anything runs. asked: Found.about(). planned: the runs by name. Raises
+        ValueError for a folder that holds something else, OutputError for one that cannot be written.
         """
         check_writable(self.path / "summary.json")
         before = self._before()
@@ -54,14 +54,14 @@ class Folder:
                 f"name another folder, or delete that one"
             )
         (self.path / "summary.json").unlink(missing_ok=True)
-        self.about(sweep, workload, planned)
+        self.about(asked, workload, planned)
 
-    def about(self, sweep: Sweep, workload: Workload = NOBODYS, planned: Mapping[str, Row] | None = None) -> Path:
+    def about(
+        self, asked: dict[str, Any], workload: Workload = NOBODYS, planned: Mapping[str, Row] | None = None
+    ) -> Path:
         """run.json. Raises OutputError."""
         rows = [[name, row.policy, row.label, row.router, row.at, row.seed] for name, row in (planned or {}).items()]
-        about = (
-            stamp(KIND) | {"workload": workload._asdict()} | sweep.about() | {"provenance": provenance(), "cases": rows}
-        )
+        about = stamp(KIND) | {"workload": workload._asdict()} | asked | {"provenance": provenance(), "cases": rows}
         write(self.path / "run.json", about)
         return self.path / "run.json"
 
@@ -103,12 +103,12 @@ class Folder:
         about = {"policy": row.policy, "label": row.label, "at": row.at, "seed": row.seed}
         self.cases.write(name, about | {"numbers": row.numbers, "told": row.told})
 
-    def end(self, sweep: Sweep) -> list[Path]:
+    def end(self, summaries: pd.DataFrame, document: dict[str, Any]) -> list[Path]:
         """summaries.csv and summary.json. Raises OutputError."""
         table, whole = self.path / "summaries.csv", self.path / "summary.json"
         with atomically(table) as draft:
-            sweep.summaries().to_csv(draft, index=False)
-        write(whole, sweep.document(), indent=None)
+            summaries.to_csv(draft, index=False)
+        write(whole, document, indent=None)
         return [table, whole]
 
 

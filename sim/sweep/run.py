@@ -98,7 +98,7 @@ def swept(
     folder = None if out is None else Folder(Path(out))
     done: dict[str, Done] = {}
     if folder is not None:
-        folder.begin(result, names.workload, {name: _row(cell, seed) for name, (cell, seed) in todo.items()})
+        folder.begin(result.about(), names.workload, {name: _row(cell, seed) for name, (cell, seed) in todo.items()})
         result.folder = folder.path
         found = {name: folder.found(name, keep_records) for name in todo}
         done = {name: kept for name, kept in found.items() if kept is not None}
@@ -131,7 +131,7 @@ def swept(
     if result.failed and not result.rows and not result.interrupted:
         raise RunError(f"no run could be made. {result.failed[0]}")
     if folder is not None and not result.interrupted:
-        folder.end(result)
+        folder.end(result.summaries(), result.document())
     return result
 
 

@@ -15,8 +15,8 @@ from sim.report.html import html_table
 from sim.report.layout import aligned, number, ratio_text, too_wide, wrapped
 from sim.report.run import Run
 from sim.sweep.crossings import MORE
+from sim.sweep.found import JCT, Found, in_words
 from sim.sweep.points import Point, key
-from sim.sweep.result import JCT, Sweep, in_words
 
 USUAL = (JCT, RATIO, "p99_jct_s")
 WITH_SLO = (*USUAL, "p99_ttft_s", "goodput_rps", "slo_attainment")
@@ -40,19 +40,25 @@ class Block(NamedTuple):
     """columns of axes, before those of policies"""
 
 
-def table(sweep: Sweep, show: Show = None) -> str:
+def table(sweep: Found, show: Show = None) -> str:
     """See Sweep.table()."""
     names = measures(sweep, show)
     if not sweep.rows:
-        return "\n".join(["No run was finished.", *_failures(sweep)]) + "\n"
+        return (
+            "\n".join(["No run was finished.", *(part for line in _failures(sweep) for part in wrapped(line))]) + "\n"
+        )
     lines = [*_above(sweep), ""]
     for block in blocks(sweep, names):
         for part in _parts(block):
             lines += [block.title, *aligned(part)[1:], ""]  # the upper row of the heading is empty
-    return "\n".join([*lines, *_below(sweep, names)]) + "\n"
+    return "\n".join(lines) + "\n" + _lines(_below(sweep, names))
 
 
-def html(sweep: Sweep) -> str:
+def _lines(sentences: Sequence[str]) -> str:
+    return "".join([f"{line}\n" for sentence in sentences for line in wrapped(sentence)])
+
+
+def html(sweep: Found) -> str:
     """The same for a notebook."""
     names = measures(sweep, None)
     if not sweep.rows:
@@ -61,14 +67,14 @@ def html(sweep: Sweep) -> str:
     return "\n".join(
         html_table(
             block.rows,
-            above=[repr(sweep), block.title] if block is parts[0] else [block.title],
+            above=[sweep.title, block.title] if block is parts[0] else [block.title],
             below=_below(sweep, names) if block is parts[-1] else (),
         )
         for block in parts
     )
 
 
-def measures(sweep: Sweep, show: Show) -> list[str]:
+def measures(sweep: Found, show: Show) -> list[str]:
     """What is shown. Raises ValueError for a name that is none."""
     slo = any(row.numbers.get("slo_attainment") is not None for row in sweep.rows)
     if show is None:
@@ -80,11 +86,11 @@ def measures(sweep: Sweep, show: Show) -> list[str]:
     return list(asked)
 
 
-def _has(sweep: Sweep, name: str) -> bool:
+def _has(sweep: Found, name: str) -> bool:
     return any(row.numbers.get(name) is not None for row in sweep.rows)
 
 
-def blocks(sweep: Sweep, names: Sequence[str]) -> Iterator[Block]:
+def blocks(sweep: Found, names: Sequence[str]) -> Iterator[Block]:
     """One for each measure that any run has."""
     for name in names:
         if name == RATIO:
@@ -99,7 +105,7 @@ def heading(name: str) -> str:
     return " ".join([part for part in HEADINGS.get(name, (name, "")) if part])
 
 
-def _ratios(sweep: Sweep) -> Block:
+def _ratios(sweep: Found) -> Block:
     first = sweep.labels[0]
     places = {key(at): at for at in sweep.places}
     found = sweep.ratio_of(JCT, first)
@@ -107,7 +113,7 @@ def _ratios(sweep: Sweep) -> Block:
     return _block(sweep, f"mean JCT, {first} over the column, paired by seed (above 1: the column is quicker)", cells)
 
 
-def _block(sweep: Sweep, title: str, cells: Sequence[tuple[str, dict[str, Any], str]]) -> Block:
+def _block(sweep: Found, title: str, cells: Sequence[tuple[str, dict[str, Any], str]]) -> Block:
     """cells: of a label at a place. A knob that only some policies have is in the names of the columns, unless it is
     what everything is shown over.
     """
@@ -155,34 +161,35 @@ def _joined(head: Sequence[list[str]], rows: Sequence[list[str]], start: int, st
     return [[*front, *row[start:stop]] for front, row in zip(head, rows, strict=True)]
 
 
-def _above(sweep: Sweep) -> list[str]:
+def _above(sweep: Found) -> list[str]:
     runs = [Run(row.policy, row.label, row.seed, row.told, {}, row.numbers) for row in sweep.rows]
     axes = "; ".join(in_words(sweep.axes))
     return [*header(runs, sweep.settings), *(wrapped(f"sweep over {axes}") if axes else [])]
 
 
-def _below(sweep: Sweep, names: Sequence[str]) -> list[str]:
+def _below(sweep: Found, names: Sequence[str]) -> list[str]:
+    """A sentence each."""
     lines: list[str] = []
     if RATIO in names and len(sweep.labels) > 1:
         seeds = len({row.seed for row in sweep.rows})
         text = resampled(seeds, sweep.settings.get("resampled") or "", sweep.settings.get("samples"))
-        lines += wrapped(text)
+        lines.append(text)
     shown_times = [name for name in names if name not in MORE and name != RATIO and _has(sweep, name)]
     for name in [*shown_times[:1], *(name for name in names if name == "goodput_rps" and _has(sweep, name))]:
-        lines += [line for one in sweep.crossed(name) for line in wrapped(f"{heading(name)}: {one}")]
+        lines += [f"{heading(name)}: {one}" for one in sweep.crossed(name)]
     lines += _policies(sweep)
     statuses = {point.status for point in sweep.curve(JCT)}
-    lines += [line for name, text in MEANING.items() if name in statuses for line in wrapped(text)]
+    lines += [text for name, text in MEANING.items() if name in statuses]
     lost: dict[str, int] = {}
     for row in sweep.rows:
         lost[row.label] = lost.get(row.label, 0) + int(row.numbers.get("truncated") or 0)
     cut = [f"{label} {count:,}" for label, count in lost.items() if count]
     if cut:
-        lines += wrapped(f"truncated jobs ({', '.join(cut)}) outgrew the KV pool and have no times: no crossings there")
+        lines.append(f"truncated jobs ({', '.join(cut)}) outgrew the KV pool and have no times: no crossings there")
     return [*lines, *_failures(sweep)]
 
 
-def _policies(sweep: Sweep) -> list[str]:
+def _policies(sweep: Found) -> list[str]:
     """Each label's own settings, without those that vary."""
     first = {row.label: row for row in reversed(sweep.rows)}
     lines = []
@@ -191,11 +198,11 @@ def _policies(sweep: Sweep) -> list[str]:
             continue
         apart = ("router", "derived", *first[label].at)
         text = policy_in_words({name: value for name, value in first[label].told.items() if name not in apart})
-        lines += wrapped(f"{label}: {text}") if text else []
+        lines += [f"{label}: {text}"] if text else []
     return lines
 
 
-def _failures(sweep: Sweep) -> list[str]:
-    lines = [line for one in sweep.failed[:MOST_NAMED] for line in wrapped(f"failed: {one}")]
+def _failures(sweep: Found) -> list[str]:
+    lines = [f"failed: {one}" for one in sweep.failed[:MOST_NAMED]]
     more = len(sweep.failed) - MOST_NAMED
     return [*lines, *([f"and {more:,} more runs that failed"] if more > 0 else [])]

@@ -115,6 +115,10 @@ def test_a_place_is_of_this_source(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(set(seen)) == len(sources) + 2 and live.here(*live.PAIR) == seen[-1]
     with pytest.raises(FileNotFoundError, match="no source"):
         live.here("gone.py")
+    without = live.here(
+        packages=("a-package-that-nobody-has",)
+    )  # where there is no engine, a page asks for runs all the same
+    assert len(without) == 16 and without not in seen
 
 
 @pytest.mark.parametrize("scale", ["smoke", "small", "paper"])

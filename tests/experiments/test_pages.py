@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
@@ -153,6 +154,6 @@ def test_the_pictures_show_the_rows(tmp_path: Path) -> None:
         == (front_page.PANEL, "burst", "sj-mlfq")
         and "load" in one["at"]
     ]
-    assert list(lines["sj-mlfq"].get_ydata()) == pytest.approx(means, rel=1e-5)
+    assert np.asarray(lines["sj-mlfq"].get_ydata()).tolist() == pytest.approx(means, rel=1e-5)
     front_page.pictures(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"front-rate.png", "front-agents.png"}

@@ -77,7 +77,7 @@ def test_lengths_are_cut_into_parts_of_equally_many() -> None:
     alike = records(6, output_tokens=[7] * 6)
     assert list(grouping("length:5", [alike]).names) == ["7 tokens"]
     few = records(6, output_tokens=[1, 1, 1, 1, 9, 9])
-    assert list(grouping("length", [few]).names) == ["1 tokens", "2-9 tokens"]
+    assert list(grouping("length", [few]).names) == ["1 token", "2-9 tokens"]
 
 
 def test_or_between_powers_of_two() -> None:

@@ -247,6 +247,7 @@ def test_figures_of_a_run_in_which_nothing_was_done(tmp_path: Path) -> None:
 def test_a_policy_looks_the_same_everywhere() -> None:
     assert len({(known.colour, known.dash) for known in LOOKS.values()}) == len(LOOKS)  # there are more than colours
     assert len({known.colour for known in LOOKS.values()}) == 8
+    assert len({known[1:] for known in LOOKS.values()}) == len(LOOKS), "nor by colour alone"
     assert set(POLICIES) <= set(LOOKS), "each shipped policy has a look of its own"
     assert len({spare[1:] for spare in SPARE}) == len({(one.colour, one.dash, one.marker) for one in SPARE}) == 20
     assert look("mlfq", 1)[:2] == look("mlfq")[:2]

@@ -22,7 +22,8 @@ from sim.__main__ import main
 from sim.replay import Result, replay
 from sim.report.page import Schedules, shell
 
-TRACE = Path(__file__).resolve().parents[2] / "traces" / "azure-conv-like.jsonl"
+ROOT = Path(__file__).resolve().parents[2]
+TRACE = ROOT / "traces" / "azure-conv-like.jsonl"
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'&<!--\u202e\u2028x"
 
 
@@ -188,3 +189,21 @@ def test_the_command_of_a_sweep_writes_it(tmp_path: Path, capsys: pytest.Capture
     assert main(["sweep", str(TRACE), *flags, "--report", str(path)]) == 0
     assert f"wrote {path}" in capsys.readouterr().err
     assert len(data_of(path)["charts"]) == 4
+
+
+def test_the_page_on_looking_works_as_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its blocks about reports, run in an empty folder beside which the traces lie."""
+    text = (ROOT / "docs" / "looking.md").read_text(encoding="utf-8")
+    mine = text[text.index("## A page of a run") :].split("\n## ", maxsplit=1)[0]
+    (tmp_path / "traces").symlink_to(ROOT / "traces")
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", mine, re.DOTALL)
+    for block in blocks:
+        exec(compile(block, "docs/looking.md", "exec"), {})
+    assert len(blocks) == 2 and len(data_of(tmp_path / "engine.html")["schedules"]) == 2
+    commands = re.findall(r"^    python -m sim (.*?\.html)$", mine, re.DOTALL | re.MULTILINE)
+    assert len(commands) == 2
+    for command in commands:
+        (words,) = [line.split() for line in [command.replace("\\\n", " ")]]
+        assert main([*words, "--seeds", "1"]) == 0
+    assert len(data_of(tmp_path / "report.html")["schedules"]) == 3 and (tmp_path / "sweep.html").exists()

@@ -236,6 +236,26 @@ def test_scrubbing_by_slider_pointer_and_keys(result: Result, written: Path, vis
         assert chips.count() == here
 
 
+def test_by_keyboard_alone(result: Result, written: Path, visit: Open) -> None:
+    """From playing to a job's life in a few stops, however many jobs wait."""
+    page = visit(written)
+    page.locator("#play").focus()
+    stops = 0
+    while page.evaluate("document.activeElement.id") != "job":
+        page.keyboard.press("Tab")
+        stops += 1
+        assert stops < 20
+    page.keyboard.type("41")
+    page.keyboard.press("Enter")
+    expect(page.locator("#life-title")).to_have_text("Job 41")
+    page.locator(".moment").first.focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    second = page.locator(".moments").first.locator(".moment").nth(1)
+    expect(second).to_be_focused()
+    expect(second).to_have_attribute("aria-current", "true")
+
+
 def test_zoom_keeps_one_axis_for_both(written: Path, visit: Open) -> None:
     page = visit(written)
     page.evaluate("stage.look(20)")
@@ -260,6 +280,21 @@ def test_any_two_of_the_policies(written: Path, visit: Open) -> None:
     expect(said).to_have_text(re.compile(r"^served \d+ ms$"))
     page.get_by_label("Colour").select_option("job")
     assert page.evaluate("stage.shared.colourBy") == "job"
+
+
+def test_what_is_worth_looking_at_is_shown_under_the_policies_concerned(
+    result: Result, written: Path, visit: Open
+) -> None:
+    page = visit(written)
+    slowest = max((run.records["jct_from_arrival"].max(), run) for run in result.runs)[1]
+    job = int(slowest.records["id"][slowest.records["jct_from_arrival"].argmax()])
+    hint = page.locator(".hint").first
+    expect(hint).to_contain_text(re.compile(rf"^{job} slowest.* under {slowest.label}"))
+    hint.click()
+    expect(page.locator("#life-title")).to_have_text(f"Job {job}")
+    expect(page.locator(f'.panel[data-label="{slowest.label}"]')).to_have_count(1)
+    life = f"stage.schedules.find((one) => one.label === '{slowest.label}').lives.get({job})"
+    assert page.evaluate(f"stage.view.inView({life}.arrival) && stage.view.inView({life}.end)")
 
 
 def test_hostile_names_and_words_are_shown_and_not_run(tmp_path: Path, visit: Open) -> None:

@@ -109,7 +109,7 @@ class FastServeConfig(QueueSettings, HttpSettings, Fourth):
     """let clients load adapters from this folder while the server runs (POST /v1/load_lora_adapter); by default none
     may, since it reads files of this machine"""
     latency: str | None = None
-    """latency model for the policy: a preset or a JSON file (by default measured at load)"""
+    """latency model for the policy: a preset, roofline:MODEL/DEVICE or a JSON file (by default measured at load)"""
     timeline: Path | None = None
     """write a Chrome trace of slots, preemptions and copies here, for ui.perfetto.dev, while the server runs"""
     iterations: Path | None = None

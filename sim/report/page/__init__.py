@@ -4,7 +4,7 @@ Read: schedules (who looks at which runs), run (what a page of a replay shows), 
 parts are plain modules, styles and HTML beside these files; the palette and the frame are those of the server's page.
 """
 
-from sim.report.page.run import write_report
+from sim.report.page.run import write_report, write_schedules
 from sim.report.page.schedules import Schedules
 
-__all__ = ["Schedules", "write_report"]
+__all__ = ["Schedules", "write_report", "write_schedules"]

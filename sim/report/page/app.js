@@ -3,16 +3,16 @@
 import { byId, make, say } from "./shared/dom.js";
 import { count, duration } from "./shared/format.js";
 import { HUES } from "./palette.js";
-import { Schedule, levelHue, search, unpacked } from "./schedule.js";
+import { Schedule, levelHue, unpacked } from "./schedule.js";
 import { View, clock } from "./view.js";
-import { Chart, GUTTER } from "./chart.js";
+import { Chart } from "./chart.js";
 import { Board } from "./board.js";
 import { LifePanel, hints } from "./life.js";
 import { Player, paceName, paces } from "./player.js";
+import { keys, point } from "./hands.js";
 import { chart, key } from "./lines.js";
 
 const SLIDER = 10_000; // steps of the slider
-const CLICK = 4; // px that a pointer may move in a click
 const NARROW = "(max-width: 1000px)"; // where a life stands below the schedules
 const POINTS = 300; // of a curve over time
 
@@ -60,9 +60,10 @@ function backlogs(schedules, looks) {
   const figure = make("figure", "");
   byId("curves").append(figure);
   const words = (waiting) => count(waiting);
-  const about = { title: `Backlog, seed ${data.seed}`, x: "time of the run (s)", y: "jobs that wait", unit: " s" };
+  const about = { title: data.seed === null ? "Backlog" : `Backlog, seed ${data.seed}`, x: "time of the run (s)", y: "jobs that wait", unit: " s" };
   const hint = ["most at once: ", ...listed(schedules.map(({ label, backlog }) => [label, count(backlog.most)]))];
   chart(figure, series, { ...about, steps: true, words, hint });
+  if (!data.charts.length) key(byId("key"), series);
 }
 
 /** A round number, at least so many. */
@@ -100,7 +101,7 @@ class Stage {
     panel.board = new Board(root, this.shared, (job) => this.pick(job));
     for (const [place, schedule] of this.schedules.entries()) panel.select.append(new Option(schedule.label, place));
     panel.select.addEventListener("change", () => this.choose(panel, Number(panel.select.value)));
-    this.point(panel);
+    point(this, panel);
     return panel;
   }
 
@@ -130,6 +131,16 @@ class Stage {
     if (this.life) this.select(this.shared.selected);
   }
 
+  /** Both schedules of these labels, one above the other, or one beside what is there. */
+  show(labels) {
+    const places = labels.map((label) => this.schedules.findIndex((one) => one.label === label)).filter((at) => at >= 0);
+    const missing = places.filter((place) => !this.shown.includes(this.schedules[place]));
+    if (!missing.length) return;
+    if (places.length === this.panels.length) this.panels.forEach((panel, nth) => this.choose(panel, places[nth]));
+    else this.choose(this.panels.at(-1), missing[0]);
+    this.legend();
+  }
+
   changed(what) {
     for (const { chart: drawing, board } of this.panels) {
       if (what === "window") drawing.draw();
@@ -157,6 +168,7 @@ class Stage {
     else this.life.show(job, this.shown);
     say(byId("life-title"), job === null ? "A job's life" : `Job ${job}`);
     byId("unselect").hidden = job === null;
+    byId("notable").classList.toggle("brief", job !== null);
     byId("job").value = job ?? "";
     for (const { chart: drawing, board } of this.panels) {
       drawing.draw();
@@ -178,6 +190,7 @@ class Stage {
     say(button, playing ? "Pause" : "Play");
     button.dataset.playing = playing;
     byId("slow").ariaPressed = String(slow);
+    for (const { root } of this.panels) root.querySelector('[data-part="news"]').ariaLive = playing ? "off" : "polite";
     say(byId("pace-now"), slow ? `1 s shows ${duration(pace)}` : "");
   }
 
@@ -227,7 +240,7 @@ class Stage {
       else this.pick(job, { whole: true });
     });
     on("unselect", "click", () => this.select(null));
-    document.addEventListener("keydown", (event) => this.pressed(event));
+    keys(this, byId("stage"));
   }
 
   /** Shows the time from its arrival to its end under all the policies shown, and looks at its arrival. */
@@ -240,109 +253,6 @@ class Stage {
     this.view.show(from - room, to - from + 2 * room);
     this.look(from);
   }
-
-  pressed(event) {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const { target } = event;
-    const busy = target.closest?.("input, select, textarea, summary") ?? null;
-    if (busy) return;
-    const keys = {
-      ArrowRight: () => this.player.step(this.shown, false),
-      ArrowLeft: () => this.player.step(this.shown, true),
-      "+": () => this.view.zoom(0.5),
-      "=": () => this.view.zoom(0.5),
-      "-": () => this.view.zoom(2),
-      0: () => this.view.show(0, this.view.end),
-      s: () => this.player.slowMotion(),
-      Home: () => this.look(0),
-      End: () => this.look(this.view.end),
-      Escape: () => this.select(null),
-    };
-    if (!target.closest?.("button, a")) keys[" "] = () => this.player.toggle();
-    const inside = target === document.body || byId("stage").contains(target);
-    if (!inside || !Object.hasOwn(keys, event.key)) return;
-    event.preventDefault();
-    keys[event.key]();
-  }
-
-  /** A click on a job selects it, elsewhere it leads to that moment; rows are dragged, what is below them scrubs. */
-  point(panel) {
-    const { frame, chart: drawing, tip } = panel;
-    const fingers = new Map();
-    let drag = null;
-    const where = (event) => {
-      const box = frame.getBoundingClientRect();
-      return [event.clientX - box.left, event.clientY - box.top];
-    };
-    frame.addEventListener("pointerdown", (event) => {
-      if (event.button) return;
-      const [x, y] = where(event);
-      fingers.set(event.pointerId, x);
-      frame.setPointerCapture(event.pointerId);
-      const scrubs = y > drawing.rows;
-      drag = { x, from: this.view.from, span: this.view.span, moved: false, scrubs, gap: this.gap(fingers) };
-      if (scrubs) this.look(drawing.time(x));
-    });
-    frame.addEventListener("pointermove", (event) => {
-      const [x, y] = where(event);
-      if (!drag || !fingers.has(event.pointerId)) return this.hover(panel, x, y);
-      fingers.set(event.pointerId, x);
-      tip.hidden = true;
-      if (Math.abs(x - drag.x) > CLICK) drag.moved = true;
-      if (fingers.size === 2 && drag.gap > 0) {
-        drag.moved = true;
-        const now = this.gap(fingers);
-        this.view.zoom(drag.gap / Math.max(1, now), drawing.time(x));
-        drag.gap = now;
-      } else if (drag.scrubs) this.look(drawing.time(x));
-      else if (drag.moved) this.view.show(drag.from - ((x - drag.x) / drawing.across) * drag.span, drag.span);
-    });
-    const up = (event) => {
-      const [x, y] = where(event);
-      fingers.delete(event.pointerId);
-      if (drag && !drag.moved && !drag.scrubs && event.type === "pointerup") {
-        const visit = drawing.visitUnder(x, y);
-        if (visit) this.pick(visit.job);
-        else this.look(drawing.time(x));
-      }
-      if (!fingers.size) drag = null;
-    };
-    frame.addEventListener("pointerup", up);
-    frame.addEventListener("pointercancel", up);
-    frame.addEventListener("pointerleave", () => (tip.hidden = true));
-    frame.addEventListener(
-      "wheel",
-      (event) => {
-        const sideways = Math.abs(event.deltaX) > Math.abs(event.deltaY);
-        if (event.ctrlKey || event.metaKey) this.view.zoom(Math.exp(event.deltaY / 200), drawing.time(where(event)[0]));
-        else if (sideways || event.shiftKey) {
-          const far = sideways ? event.deltaX : event.deltaY;
-          this.view.show(this.view.from + (far / drawing.across) * this.view.span, this.view.span);
-        } else return;
-        event.preventDefault();
-      },
-      { passive: false },
-    );
-  }
-
-  gap(fingers) {
-    const [a, b] = [...fingers.values()];
-    return b === undefined ? 0 : Math.abs(a - b);
-  }
-
-  hover(panel, x, y) {
-    const { tip, chart: drawing, frame } = panel;
-    const visit = drawing.visitUnder(x, y);
-    frame.style.cursor = visit ? "pointer" : y > drawing.rows ? "ew-resize" : "default";
-    tip.hidden = !visit;
-    if (!visit) return;
-    const nth = Math.max(0, search(visit.parts, drawing.time(x), (part) => part.at) - 1);
-    const { level } = visit.parts[nth];
-    const how = visit.preempted ? ", then preempted" : "";
-    say(tip, `job ${visit.job}${level > 0 ? `, Q${level}` : ""}: ${duration(visit.to - visit.from)} in slot ${visit.slot}${how}`);
-    tip.style.left = `${Math.max(GUTTER, Math.min(drawing.width - tip.offsetWidth - 4, x + 12))}px`;
-    tip.style.top = `${y + 14}px`;
-  }
 }
 
 curves();
@@ -352,6 +262,9 @@ byId("stage").hidden = !kept.length;
 if (kept.length) {
   backlogs(kept, new Map(data.schedules.map(({ label, colour, dash }) => [label, { colour, dash }])));
   const stage = new Stage(kept);
-  hints(byId("notable"), data.notable, (job) => stage.pick(job, { whole: true }));
+  hints(byId("notable"), data.notable, ({ job, labels }) => {
+    stage.show(labels);
+    stage.pick(job, { whole: true });
+  });
   globalThis.stage = stage; // for whoever looks at it from the browser's console
 }

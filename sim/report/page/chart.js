@@ -124,7 +124,7 @@ export class Chart {
     const end = search(schedule.visits, view.to, (visit) => visit.from);
     const chosen = [];
     paint.globalAlpha = selected === null ? 1 : DIMMED;
-    for (let i = 0; i < end; i++) {
+    for (let i = search(schedule.visits, view.from - schedule.longest, (visit) => visit.from); i < end; i++) {
       const visit = schedule.visits[i];
       const to = Math.min(width, this.x(visit.to));
       if (to < GUTTER) continue;
@@ -142,9 +142,13 @@ export class Chart {
   drawVisit(visit, to, top, tall, chosen = false) {
     const { paint, colours: { fill, text, ink, surface }, width } = this;
     const from = Math.max(GUTTER, this.x(visit.from));
+    let wide = { begin: from, room: 0, level: -1 }; // where there is most room for its number
     for (const [nth, part] of visit.parts.entries()) {
       const begin = nth ? Math.max(GUTTER, this.x(part.at)) : from;
       if (nth && begin >= to) break;
+      const next = visit.parts[nth + 1];
+      const room = (next ? Math.min(to, this.x(next.at)) : to) - begin;
+      if (room > wide.room) wide = { begin, room, level: part.level };
       paint.fillStyle = fill[this.hueOf(visit, part.level) - 1];
       paint.fillRect(begin, top, Math.max(chosen ? 2 : 1, to - begin), tall);
     }
@@ -164,12 +168,10 @@ export class Chart {
       paint.fillRect(to - edge, top, edge, tall);
     }
     const label = String(visit.job);
-    if (this.row >= LABELLED && long > 6.2 * label.length + 7) {
-      const middle = this.time(from + 3 + 3 * label.length);
-      const under = visit.parts.findLast((part) => part.at <= middle) ?? visit.parts[0];
-      paint.fillStyle = text[this.hueOf(visit, under.level) - 1];
+    if (this.row >= LABELLED && wide.room > 6.2 * label.length + 7) {
+      paint.fillStyle = text[this.hueOf(visit, wide.level) - 1];
       paint.textAlign = "left";
-      paint.fillText(label, from + 3, top + tall / 2 + 0.5);
+      paint.fillText(label, wide.begin + 3, top + tall / 2 + 0.5);
     }
     if (chosen && long >= 6) {
       paint.strokeStyle = ink;

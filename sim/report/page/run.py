@@ -12,7 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastserve.metrics.finish import is_outcome
+from fastserve.metrics.notable import Notable, notable
+from fastserve.observers.schedule import Schedule
 from fastserve.package_version import package_version
+from sim.notable import first_seed
 from sim.report.columns import Show
 from sim.report.html import html_table
 from sim.report.page.schedules import Schedules
@@ -33,12 +36,11 @@ def write_report(
     schedules: Schedules,
     *,
     show: Show = None,
-    notable: Sequence[tuple[int, str]] = (),
 ) -> Path:
     """Writes the page of these runs.
 
     settings: as replay() shows them. schedules: of the labels that have one; the others have none on the page.
-    show: columns of the table. notable: jobs that are worth looking at, and why.
+    show: columns of the table.
 
     Raises ValueError without runs, OutputError where the file cannot be written.
     """
@@ -54,12 +56,8 @@ def write_report(
             _cdf("JCT", "job completion time (s)", "jct_from_arrival", groups, drawn),
             _cdf("TTFT", "time to first token (s)", "ttft", groups, drawn),
         ],
-        "notable": [{"job": job, "why": why} for job, why in notable],
-        "schedules": [
-            drawn[label] | {"note": schedules.notes.get(label, ""), "packed": packed(schedules.of[label].document())}
-            for label in groups
-            if label in schedules.of
-        ],
+        "notable": [_worth(job) for job in notable(first_seed(runs, settings))],
+        "schedules": _kept(schedules, drawn),
     }
     names = ", ".join([clipped(label) for label in groups])
     seeds = sorted({run.seed for run in runs})
@@ -69,9 +67,39 @@ def write_report(
         "seed": f"of seed {schedules.seed}" if len(seeds) > 1 else "",
         "result": _result(rows(runs, settings, show), table(runs, settings, show)),
         "below": "",
-        "made": f"FastServe testbed {package_version()}",
+        "made": made(),
     }
     return write_page(path, f"{names}: {clipped(trace)}", parts, data)
+
+
+def write_schedules(path: Path, schedules: Mapping[str, Schedule], title: str) -> Path:
+    """Writes a page of schedules alone, by label: of runs on an engine, say, that one has attached to.
+
+    Raises ValueError without any, OutputError where the file cannot be written.
+    """
+    if not schedules:
+        raise ValueError(f"{path}: there is no schedule to show")
+    looks = looks_of({label: label for label in schedules})
+    kept = Schedules()
+    kept.of.update(schedules)
+    drawn = {label: {"label": label, "colour": colour_of(style), "dash": style.dash} for label, style in looks.items()}
+    data = {"seed": None, "charts": [], "notable": [], "schedules": _kept(kept, drawn)}
+    parts = {"heading": title, "facts": "", "seed": "", "result": "", "below": "", "made": made()}
+    return write_page(path, title, parts, data)
+
+
+def _kept(schedules: Schedules, drawn: Mapping[str, Mapping[str, str]]) -> list[dict[str, str]]:
+    """Those of the labels that are drawn, in their order."""
+    return [
+        dict(look) | {"note": schedules.notes.get(label, ""), "packed": packed(schedules.of[label].document())}
+        for label, look in drawn.items()
+        if label in schedules.of
+    ]
+
+
+def made() -> str:
+    """The line at a page's foot."""
+    return f"FastServe testbed {package_version()}"
 
 
 def clipped(text: str, most: int = CLIPPED) -> str:
@@ -99,6 +127,16 @@ def _result(cells: Sequence[Sequence[str]], text: str) -> Markup:
         "<details><summary>All settings, and what the marks mean</summary>"
         f'<pre class="scroll" tabindex="0">{escape(text)}</pre></details>'
     )
+
+
+def _worth(job: Notable) -> dict[str, Any]:
+    """labels: of the two policies under which it is seen, as far as they matter, the slower one last."""
+    reason = job.why[-1]
+    return {
+        "job": job.id,
+        "why": f"{', '.join([why.word.replace('-', ' ') for why in job.why])}: {job.words()}",
+        "labels": [label for label in (reason.other, reason.label) if label],
+    }
 
 
 def plain_markup(markup: str) -> Markup:

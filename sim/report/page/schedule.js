@@ -119,6 +119,7 @@ export class Schedule {
     }
     for (const visit of open.values()) Object.assign(visit, { to: this.until, lasts: true });
     for (const visit of this.visits) visit.ready ??= visit.to;
+    this.longest = this.visits.reduce((most, visit) => Math.max(most, visit.to - visit.from), 0); // s of a visit
   }
 
   keep(at, counts, waiting) {

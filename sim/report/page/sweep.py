@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fastserve.metrics.intervals import Ratio
-from fastserve.package_version import package_version
 from sim.report.columns import HEADINGS, Show
-from sim.report.page.run import clipped, colour_of, plain_markup
+from sim.report.page.run import clipped, colour_of, made, plain_markup
 from sim.report.page.shell import Markup, write_page
 from sim.report.style import Look, looks_of
 
@@ -77,7 +76,7 @@ def write_sweep(path: Path, sweep: Swept, measures: Sequence[str], show: Show = 
         "seed": "",
         "result": _crossings(sweep),
         "below": _tables(sweep, show),
-        "made": f"FastServe testbed {package_version()}",
+        "made": made(),
     }
     data = {"seed": 0, "charts": charts, "notable": [], "schedules": []}
     return write_page(path, title, parts, data)

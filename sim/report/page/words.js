@@ -47,11 +47,12 @@ const times = (n) => (n === 0 ? "never" : n === 1 ? "once" : `${count(n)} times`
 export function figures(life, until) {
   const end = life.end ?? until;
   const busy = life.inBatch(end);
+  const waited = end - life.arrival - busy;
   const done = life.end === null ? "so far" : "";
   return [
     ["JCT", `${duration(end - life.arrival)} ${done}`.trim()],
     ["TTFT", life.first === null ? "–" : duration(life.first - life.arrival)],
-    ["waited", duration(Math.max(0, end - life.arrival - busy))],
+    ["waited", waited > 1e-6 ? duration(waited) : "0 s"],
     ["in the batch", duration(busy)],
     ["preempted", times(life.preemptions)],
     ["tokens", count(life.tokens)],
