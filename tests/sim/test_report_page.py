@@ -236,6 +236,26 @@ def test_scrubbing_by_slider_pointer_and_keys(result: Result, written: Path, vis
         assert chips.count() == here
 
 
+def test_by_keyboard_alone(result: Result, written: Path, visit: Open) -> None:
+    """From playing to a job's life in a few stops, however many jobs wait."""
+    page = visit(written)
+    page.locator("#play").focus()
+    stops = 0
+    while page.evaluate("document.activeElement.id") != "job":
+        page.keyboard.press("Tab")
+        stops += 1
+        assert stops < 20
+    page.keyboard.type("41")
+    page.keyboard.press("Enter")
+    expect(page.locator("#life-title")).to_have_text("Job 41")
+    page.locator(".moment").first.focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    second = page.locator(".moments").first.locator(".moment").nth(1)
+    expect(second).to_be_focused()
+    expect(second).to_have_attribute("aria-current", "true")
+
+
 def test_zoom_keeps_one_axis_for_both(written: Path, visit: Open) -> None:
     page = visit(written)
     page.evaluate("stage.look(20)")
