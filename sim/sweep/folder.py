@@ -9,7 +9,7 @@ summary.json     all of it, written last: a folder that has one is complete
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -42,8 +42,8 @@ class Folder:
         self.path = path
         self.cases = Cases(path)
 
-    def begin(self, asked: dict[str, Any], workload: Workload, planned: Mapping[str, Row]) -> None:
-        """Says in run.json what is asked, before anything runs. asked: Found.about(). planned: the runs by name. Raises
+    def begin(self, asked: dict[str, Any], workload: Workload, planned: Sequence[tuple[str, Row]]) -> None:
+        """Says in run.json what is asked, before anything runs. asked: Found.about(). planned: name and run. Raises
         ValueError for a folder that holds something else, OutputError for one that cannot be written.
         """
         check_writable(self.path / "summary.json")
@@ -57,10 +57,10 @@ class Folder:
         self.about(asked, workload, planned)
 
     def about(
-        self, asked: dict[str, Any], workload: Workload = NOBODYS, planned: Mapping[str, Row] | None = None
+        self, asked: dict[str, Any], workload: Workload = NOBODYS, planned: Sequence[tuple[str, Row]] = ()
     ) -> Path:
         """run.json. Raises OutputError."""
-        rows = [[name, row.policy, row.label, row.router, row.at, row.seed] for name, row in (planned or {}).items()]
+        rows = [[name, row.policy, row.label, row.router, row.at, row.seed] for name, row in planned]
         about = stamp(KIND) | {"workload": workload._asdict()} | asked | {"provenance": provenance(), "cases": rows}
         write(self.path / "run.json", about)
         return self.path / "run.json"

@@ -91,18 +91,18 @@ def swept(
     for cell in made.cells:
         check_load(typical, cell.settings)
     most = Sustained(source)
-    first = ready(source, made.base, seeds[0], most.here(made.base))
+    first = _first(source, made, seeds[0], most)
     result = _asked(made, seeds, first)
     names = Names(source, seeds)
-    todo = {names.name(cell, seed): (cell, seed) for seed in seeds for cell in made.cells}
+    todo = [(names.name(cell, seed), cell, seed) for seed in seeds for cell in made.cells]  # two may be one run
     folder = None if out is None else Folder(Path(out))
     done: dict[str, Done] = {}
     if folder is not None:
-        folder.begin(result.about(), names.workload, {name: _row(cell, seed) for name, (cell, seed) in todo.items()})
+        folder.begin(result.about(), names.workload, [(name, _row(cell, seed)) for name, cell, seed in todo])
         result.folder = folder.path
-        found = {name: folder.found(name, keep_records) for name in todo}
+        found = {name: folder.found(name, keep_records) for name, _, _ in todo}
         done = {name: kept for name, kept in found.items() if kept is not None}
-    missing = {name: work for name, work in todo.items() if name not in done}
+    missing = {name: (cell, seed) for name, cell, seed in todo if name not in done}
     pays = jobs is not None or len(missing) * source.jobs >= POOL_PAYS
     if pool == POOLS[0] and not (pays and travels([source, *made.cells])):
         jobs = 1
@@ -115,15 +115,15 @@ def swept(
         }
         results: Iterable[tuple[str, Done]] = computed(work, tasks, jobs=jobs, pool=pool, address=address)
         if wanted(progress):
-            results = bar(results, "sweep", len(todo), len(done), "run")
+            results = bar(results, "sweep", len(missing) + len(done), len(done), "run")
         for name, outcome in results:
             done[name] = outcome
             result.computed += 1
             if folder is not None and not outcome.failed:
-                folder.keep(name, _row(*todo[name], outcome))
+                folder.keep(name, _row(*missing[name], outcome))
     except KeyboardInterrupt:
         result.interrupted = True
-    for name, (cell, seed) in todo.items():
+    for name, cell, seed in todo:
         if name in done and done[name].failed:
             result.failed.append(Failed(cell.label, cell.at, seed, done[name].failed))
         elif name in done:
@@ -133,6 +133,17 @@ def swept(
     if folder is not None and not result.interrupted:
         folder.end(result.summaries(), result.document())
     return result
+
+
+def _first(source: SeedSource, made: Grid, seed: int, most: Sustained) -> Ready:
+    """At the first point that there can be. Raises ValueError where there is none."""
+    why = ""
+    for cell in made.cells:
+        [rate] = most.of([cell.settings])
+        if not isinstance(rate, str):
+            return ready(source, cell.settings, seed, rate)
+        why = why or rate
+    raise ValueError(why)
 
 
 def _asked(made: Grid, seeds: Sequence[int], first: Ready) -> Sweep:
@@ -160,16 +171,8 @@ class Sustained:
         self._measure = Sustaining(source)
         self._known: dict[Settings, float | str | None] = {}
 
-    def here(self, settings: Settings) -> float | None:
-        """Raises ValueError."""
-        alike = _alike(settings)
-        found = self._known[alike] = self._measure(alike)
-        if isinstance(found, str):
-            raise ValueError(found)
-        return found
-
     def of(
-        self, settings: Sequence[Settings], jobs: int | None, pool: str, address: str | None
+        self, settings: Sequence[Settings], jobs: int | None = 1, pool: str = POOLS[0], address: str | None = None
     ) -> list[float | str | None]:
         """For each, requests/s, None where requests wait for one another, or why it cannot be said."""
         alike = [_alike(one) for one in settings]

@@ -241,3 +241,27 @@ def test_curves(tmp_path: Path) -> None:
     assert np.allclose(line.get_ydata(), found.points().query("label == 'fcfs' and max_batch == 4")["mean"])
     with pytest.raises(ValueError, match="no axis with two numbers"):
         sim.sweep(policy="fcfs", load=0.5, **SMALL).plot(tmp_path)
+
+
+def test_two_rows_of_one_policy_are_one_run_and_two_rows(tmp_path: Path, ran: list[tuple[str, int]]) -> None:
+    twice = [PolicySpec("fcfs", label="one"), PolicySpec("fcfs", label="other")]
+    found = sim.sweep(policy=twice, load="0.5,0.9", out=tmp_path, **SMALL)
+    assert len(ran) == 8
+    assert len(found.rows) == found.runs_planned == 16
+    assert (found.ratios()["ratio"] == 1.0).all()
+    assert len(sim.Sweep.read(tmp_path).rows) == 16
+
+
+def test_a_point_at_which_nothing_fits_leaves_the_others() -> None:
+    long: dict[str, Any] = {
+        "policy": "fcfs",
+        "load": 0.5,
+        **SMALL,
+        "synth": "n=40,rate=2,prompt=fixed:100,output=fixed:9",
+    }
+    found = sim.sweep(kv_tokens=[16, 50_000], **long)
+    assert {one.at["kv_tokens"] for one in found.failed} == {16}
+    assert "no request of the trace fits in the KV pool" in found.failed[0].why
+    assert found.points()["status"].tolist() == ["failed", "ok"]
+    with pytest.raises(ValueError, match="no request of the trace fits"):
+        sim.sweep(kv_tokens=[16, 32], **long)
