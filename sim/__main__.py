@@ -58,7 +58,8 @@ def parser() -> argparse.ArgumentParser:
         description="Replay a trace of requests under scheduling policies, and compare their job completion times.",
         epilog=f"latency presets: {', '.join(presets())}, roofline:MODEL/DEVICE, or a JSON file "
         "(python -m sim.machines list); "
-        "python -m sim describe TRACE tells what is in a trace",
+        "python -m sim describe TRACE tells what is in a trace, python -m sim sweep --help draws curves over a "
+        "range of settings, python -m sim capacity --help finds the largest load for an objective",
     )
     add_inputs(parser)
     output = parser.add_argument_group("runs and output")

@@ -40,8 +40,8 @@ def fingerprint(*more: Path) -> str:
     """Hash of the source text that can change a simulated result, and of `more` files: 16 hexadecimal digits."""
     root = Path(__file__).parents[2]
     library = root / "fastserve"
-    found = [*(root / "sim").glob("*.py")]
-    for part in ("sched", "hardware", "speculation", "metrics", "policies", "predictors", "workload"):
+    found = [*(root / "sim").glob("*.py"), *(root / "sim" / "cluster").glob("*.py")]
+    for part in ("sched", "routers", "hardware", "speculation", "metrics", "policies", "predictors", "workload"):
         found += [*(library / part).rglob("*.py"), *(library / part).rglob("*.json")]
     digest = hashlib.sha256()
     for path in [*sorted(found), *more]:

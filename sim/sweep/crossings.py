@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from sim.sweep.points import Point, interval, key, paired, wider
 
-TIE = 1e-3
+TIE = 0.005
 """Policies whose figures differ by less than this share are level: at a low load nobody has a choice to make."""
 
 MORE = (
@@ -77,6 +77,8 @@ def crossings(found: Sequence[Point], measure: str, axis: str, base: str, sample
         for place, rises in _zeros(means):
             near = [_nearest(_zeros(steps), place, rises) for steps in each.values()]
             there = [value for value in near if value is not None]
+            if 2 * len(there) < len(seeds):
+                continue  # a place that the mean owes to one or two of them
             spread = interval(there, samples) if len(there) == len(seeds) and there else None
             below, above = (label, base) if rises else (base, label)
             low, high = (None, None) if spread is None else (spread.low, spread.high)

@@ -14,13 +14,15 @@ from sim.report.header import header
 from sim.report.html import html_table
 from sim.report.layout import aligned, number, ratio_text, too_wide, wrapped
 from sim.report.run import Run
-from sim.sweep.crossings import MORE
 from sim.sweep.found import JCT, Found, in_words
 from sim.sweep.points import Point, key
 
 USUAL = (JCT, RATIO, "p99_jct_s")
 WITH_SLO = (*USUAL, "p99_ttft_s", "goodput_rps", "slo_attainment")
 """Where any job has an objective."""
+
+NOT_CROSSED = (RATIO, "slo_attainment")
+"""The ratio is of a measure that is told, and who attains more has more goodput."""
 
 MARKS = {"saturated": "*", "collapsed": "**"}
 MEANING = {
@@ -44,9 +46,7 @@ def table(sweep: Found, show: Show = None) -> str:
     """See Sweep.table()."""
     names = measures(sweep, show)
     if not sweep.rows:
-        return (
-            "\n".join(["No run was finished.", *(part for line in _failures(sweep) for part in wrapped(line))]) + "\n"
-        )
+        return _lines(["No run was finished.", *_failures(sweep)])
     lines = [*_above(sweep), ""]
     for block in blocks(sweep, names):
         for part in _parts(block):
@@ -174,9 +174,9 @@ def _below(sweep: Found, names: Sequence[str]) -> list[str]:
         seeds = len({row.seed for row in sweep.rows})
         text = resampled(seeds, sweep.settings.get("resampled") or "", sweep.settings.get("samples"))
         lines.append(text)
-    shown_times = [name for name in names if name not in MORE and name != RATIO and _has(sweep, name)]
-    for name in [*shown_times[:1], *(name for name in names if name == "goodput_rps" and _has(sweep, name))]:
-        lines += [f"{heading(name)}: {one}" for one in sweep.crossed(name)]
+    for name in names:
+        if name not in NOT_CROSSED and _has(sweep, name):
+            lines += [f"{heading(name)}: {one}" for one in sweep.crossed(name)]
     lines += _policies(sweep)
     statuses = {point.status for point in sweep.curve(JCT)}
     lines += [text for name, text in MEANING.items() if name in statuses]
