@@ -101,8 +101,8 @@ upgrade: ## renew the lock: the newest releases that the bounds of pyproject.tom
 	@mv build/upgrade/vllm.txt requirements/vllm.txt
 	@git --no-pager diff --stat -- requirements || true
 
-demo: setup ## replay a bundled trace under four policies and print the table of completion times
-	$(PY) -m sim $(TRACE) --policy fcfs --policy mlfq --policy sj-mlfq --policy srpt --max-batch 16 --load 0.8
+demo: setup ## four policies on a workload that skip-join MLFQ wins and on one that it loses, and why
+	@$(PY) -m sim.demo
 
 test: setup-all ## run the tests
 	$(PY) -m pytest -n auto

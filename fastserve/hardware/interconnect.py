@@ -8,6 +8,8 @@ from fastserve.hardware.json_fields import Fields
 
 REDUCES_PER_LAYER = 2
 """After the attention and after the MLP."""
+MOST_DEVICES = 1024
+"""Of a node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,5 +37,7 @@ def read_interconnect(fields: Fields) -> Interconnect:
         fields.share("efficiency"),
         fields.integer("node_devices", 8, least=2),
     )
+    if found.node_devices > MOST_DEVICES:
+        raise ValueError(f"{fields.where}: 'node_devices' {found.node_devices}; give at most {MOST_DEVICES}")
     fields.close()
     return found

@@ -12,6 +12,7 @@ from fastserve.hardware.least_squares import fit
 from fastserve.hardware.linear import DecodePiece, LinearLatency, PrefillFit
 
 COLUMNS = ("phase", "batch", "tokens", "ms")
+MOST = 10**9
 FORM = 'a line such as "decode,16,512,23.5": 16 jobs with 512 tokens of context each took 23.5 ms'
 
 
@@ -50,8 +51,8 @@ def _point(row: dict[str, str], where: str) -> Point:
         raise ValueError(f"{where}: batch and tokens are whole numbers, ms is a number; {FORM}") from None
     if phase not in ("prefill", "decode"):
         raise ValueError(f"{where}: phase is prefill or decode, got {phase!r}; {FORM}")
-    if batch < 1 or tokens < 1 or not 0 < ms < 1e12:
-        raise ValueError(f"{where}: batch and tokens are at least 1, and ms is above 0; {FORM}")
+    if not 1 <= batch <= MOST or not 1 <= tokens <= MOST or not 0 < ms < 1e12:
+        raise ValueError(f"{where}: batch and tokens are from 1 to {MOST:g}, and ms is above 0; {FORM}")
     return Point(phase, batch, tokens, ms)
 
 

@@ -27,7 +27,9 @@ KEYS: Mapping[str, Sequence[str]] = {
 UNLIKE = {
     "index_topk": "sparse attention",
     "compress_ratios": "compressed attention",
-    "linear_num_key_heads": "linear attention",
+    "linear_attn_config": "linear attention of another kind",
+    "indexer_n_heads": "sparse attention",
+    "ple_embed_dim": "embeddings in some layers",
     "mamba_d_state": "state-space layers",
     "ssm_state_size": "state-space layers",
     "state_size": "state-space layers",
@@ -45,6 +47,9 @@ PLAIN_MLP = ("opt", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "bloom
 """Families whose MLP has two matrices."""
 TIED = ("opt", "gpt2", "gpt_bigcode", "gpt_neo", "bloom", "falcon", "mpt", "gemma", "gemma2", "gemma3_text")
 """Families whose embedding is the output projection where the file does not say."""
+
+LINEAR = "linear_attention"
+"""As layer_types has it."""
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 MXFP4_BITS = 4.25
@@ -100,6 +105,7 @@ def _read(data: Mapping[str, Any], where: str, weight_bits: float | None, expert
     shape["tied_embeddings"] = bool(config.get("tie_word_embeddings", family in TIED))
     shape["dtype_bytes"] = BYTES.get(str(config.get("dtype") or config.get("torch_dtype") or "bfloat16"), 2)
     _latents(config, shape)
+    _linear(config, shape, layers, told)
     _window(config, shape, layers, where, told)
     _experts(config, shape, layers, where)
     _bits(config, shape, where, weight_bits, expert_bits)
@@ -133,12 +139,34 @@ def _latents(config: Mapping[str, Any], shape: dict[str, Any]) -> None:
     shape.pop("head_size", None)
 
 
+def _linear(config: Mapping[str, Any], shape: dict[str, Any], layers: int, told: list[str]) -> None:
+    """Qwen3-Next's and Qwen3.5's: every layer but each `full_attention_interval`-th, whose attention has a gate."""
+    if not config.get("linear_num_key_heads"):
+        return
+    types = config.get("layer_types")
+    linear = (
+        types.count(LINEAR)
+        if isinstance(types, list)
+        else layers - layers // (config.get("full_attention_interval") or 4)
+    )
+    shape["output_gate"] = bool(config.get("attn_output_gate", True))
+    shape["linear"] = {
+        "layers": linear,
+        "key_heads": config["linear_num_key_heads"],
+        "key_size": config.get("linear_key_head_dim"),
+        "value_heads": config.get("linear_num_value_heads"),
+        "value_size": config.get("linear_value_head_dim"),
+        "state_bytes": BYTES.get(str(config.get("mamba_ssm_dtype")), 4),
+    }
+    told.append(f"the states of {linear} of {layers} layers, linear attention, are read but have no room in the pool")
+
+
 def _window(config: Mapping[str, Any], shape: dict[str, Any], layers: int, where: str, told: list[str]) -> None:
     window = config.get("sliding_window")
     types = config.get("layer_types")
     if isinstance(types, list):
         for kind in types:
-            if kind not in ("full_attention", "sliding_attention"):
+            if kind not in ("full_attention", "sliding_attention", *([LINEAR] if "linear" in shape else [])):
                 raise ValueError(f"{where}: layers of {kind!r} are none that a roofline describes; {MEASURE}")
         narrow = types.count("sliding_attention")
     elif window and config.get("use_sliding_window", True):

@@ -33,8 +33,8 @@ class RooflineLatency(LatencyModel):
 
     compute: 2 FLOP for each weight that a token goes through (the output projection once per sequence or chunk), and
     for each attended pair and layer what its heads take. memory: the weights once, of experts those that somebody goes
-    through; the KV of each decoding job once, the KV of a chunk's whole prefix once, each new token's KV once.
-    Activations are left out.
+    through; the KV of each decoding job once, the KV of a chunk's whole prefix once, each new token's KV once; states
+    of linear attention there and back. Activations are left out.
 
     Of `devices` devices, tensor parallel, each does its share of both, and then they wait for two all-reduces a layer.
     How many experts are touched: as many as tokens that choose theirs uniformly would touch in the mean.
@@ -61,22 +61,24 @@ class RooflineLatency(LatencyModel):
         ps_per_byte = 1e12 / (device.bytes_per_s * device.memory_efficiency)
         # ps of an iteration; of a token through the layers, of one through the head, and of both with its windows
         self._fixed = round(device.overhead_ms * 1e9) + round(model.layers * device.layer_overhead_us * 1e6)
-        self._token = round(2 * model.active_parameters * ps_per_product)
+        self._token = round(2 * model.active_parameters * ps_per_product) + round(model.state_flops * ps_per_flop)
         self._sample = round(2 * model.head_parameters * ps_per_flop)
         self._step = self._token + self._sample
         # ps of one token and one that it attends to: in a decode, in a prompt, in the layers with a window
-        full = model.layers - model.window_layers
+        full = model.full_layers
         self._pair = round(full * model.pair_flops(decode=True) * ps_per_flop)
         self._prefill_pair = round(full * model.pair_flops(decode=False) * ps_per_flop)
         self._window_pair = round(model.window_layers * model.pair_flops(decode=False) * ps_per_flop)
         self._step += model.window * self._window_pair
-        # ps of reading: the weights that all tokens share, the experts by tokens, a token's KV, a job's windows
+        # ps of reading: the weights that all tokens share, the experts by tokens, a token's KV, what a job keeps
         head_bytes = model.head_parameters * model.dtype_bytes
         self._weights = max(1, round((model.shared_bytes + head_bytes) * ps_per_byte / devices))
         self._touched = _touched(model.experts, model.expert_bytes * ps_per_byte / devices)
         self._most = len(self._touched) - 1
         self._kv = round(model.kv_bytes(devices) * ps_per_byte)
         self._window_kv = round(model.window_bytes(devices) * ps_per_byte)
+        self._state = round(2 * model.state_bytes * ps_per_byte / devices)  # and of writing it
+        self._job = self._window_kv + self._state
         # ps of the all-reduces of an iteration, and more for each of its tokens
         self._reduce = self._row = 0
         if interconnect is not None and devices > 1:
@@ -99,7 +101,7 @@ class RooflineLatency(LatencyModel):
     def _decoding(self, batch: int) -> tuple[int, int]:
         """(compute, memory) of so many decoding jobs but for what grows with their contexts."""
         fixed = self._fixed + batch * self._row
-        memory = self._weights + self._touched[min(batch, self._most)] + batch * (self._kv + self._window_kv)
+        memory = self._weights + self._touched[min(batch, self._most)] + batch * (self._kv + self._job)
         self._decode[batch] = fixed + batch * self._step, fixed + memory
         return self._decode[batch]
 
@@ -107,11 +109,11 @@ class RooflineLatency(LatencyModel):
         """rows: tokens that are not of chunks, of so many jobs. context: tokens whose KV they read; attended: pairs."""
         window = self.model.window
         compute = rows * self._step + attended * self._pair
-        memory = self._weights + (rows + context) * self._kv + jobs * self._window_kv
+        memory = self._weights + (rows + context) * self._kv + jobs * self._job
         for cached, tokens in chunks:
             pairs = tokens * (2 * cached + tokens + 1) // 2  # each new token attends to all before it and itself
             compute += tokens * self._token + self._sample + pairs * self._prefill_pair
-            memory += (cached + 2 * tokens) * self._kv
+            memory += (cached + 2 * tokens) * self._kv + self._state
             rows += tokens
             if window:
                 compute += _windowed(cached, tokens, window) * self._window_pair

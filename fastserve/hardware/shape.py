@@ -42,12 +42,39 @@ class Latents:
 
 
 @dataclass(frozen=True, slots=True)
+class LinearAttention:
+    """Layers of linear attention (the gated delta rule of Qwen3-Next and Qwen3.5): they keep a state for each job, of
+    value_heads x key_size x value_size numbers in each of so many layers, instead of KV for each token.
+
+    state_bytes: of a number of it.
+    """
+
+    layers: int
+    key_heads: int
+    key_size: int
+    value_heads: int
+    value_size: int
+    state_bytes: int = 4
+
+    @property
+    def numbers(self) -> int:
+        """Of a job's states in all of these layers."""
+        return self.layers * self.value_heads * self.key_size * self.value_size
+
+    def parameters(self, hidden: int) -> int:
+        """Of one layer: queries, keys, values, output gate, two numbers a head, and the way back."""
+        keys, values = self.key_heads * self.key_size, self.value_heads * self.value_size
+        return hidden * (2 * keys + 3 * values + 2 * self.value_heads)
+
+
+@dataclass(frozen=True, slots=True)
 class ModelConfig:
     """The shape of a decoder. mlp_matrices: 3 for a gated MLP, 2 for a plain one; head_size is in numbers.
 
     kv_size: numbers that a token keeps in each layer, where these are not the keys and values of its heads; 0: they
     are. latents say that, and more. weight_bits: of a weight of the layers, 0 for 8 x dtype_bytes; embeddings and KV
-    have dtype_bytes. window: tokens that `window_layers` of the layers attend to, and keep; the others all of them.
+    have dtype_bytes. window: tokens that `window_layers` of the layers attend to, and keep; the others all of them, but
+    for those of `linear`. output_gate: attention has one more matrix, as large as that of the queries.
     """
 
     layers: int
@@ -66,13 +93,21 @@ class ModelConfig:
     window_layers: int = 0
     experts: Experts | None = None
     latents: Latents | None = None
+    output_gate: bool = False
+    linear: LinearAttention | None = None
+
+    @property
+    def full_layers(self) -> int:
+        """Those that attend to all tokens, and keep them."""
+        return self.layers - self.window_layers - (0 if self.linear is None else self.linear.layers)
 
     @property
     def attention_parameters(self) -> int:
-        """Of one layer."""
+        """Of one layer, not of linear attention."""
         latents, heads = self.latents, self.heads
         if latents is None:
-            return 2 * self.hidden * self.head_size * (heads + self.kv_heads)
+            gate = heads if self.output_gate else 0
+            return self.hidden * self.head_size * (2 * heads + 2 * self.kv_heads + gate)
         key, rank = latents.rope + latents.nope, latents.query_rank
         query = rank * (self.hidden + heads * key) if rank else self.hidden * heads * key
         down = self.hidden * (latents.kv_rank + latents.rope)
@@ -96,11 +131,14 @@ class ModelConfig:
     def shared_parameters(self) -> int:
         """Of all layers together, what every token goes through; biases and norms left out."""
         mlp = self.mlp_matrices * self.hidden
+        attention = self.layers * self.attention_parameters
+        if self.linear is not None:
+            attention += self.linear.layers * (self.linear.parameters(self.hidden) - self.attention_parameters)
         if self.experts is None:
-            return self.layers * (self.attention_parameters + mlp * self.intermediate)
+            return attention + self.layers * mlp * self.intermediate
         router = self.hidden * self.experts.count
         return (
-            self.layers * self.attention_parameters
+            attention
             + self.experts.dense_layers * mlp * self.intermediate
             + self.expert_layers * (mlp * self.experts.shared_intermediate + router)
         )
@@ -156,11 +194,21 @@ class ModelConfig:
         A device holds one KV head at least, so that heads are kept twice where there are fewer of them than devices;
         latents belong to no head, and every device keeps all of them.
         """
-        return (self.layers - self.window_layers) * self._kept(devices)
+        return self.full_layers * self._kept(devices)
 
     def window_bytes(self, devices: int) -> int:
         """What a job keeps and a decode reads in the layers with a window, on each of so many devices."""
         return self.window_layers * self.window * self._kept(devices)
+
+    @property
+    def state_bytes(self) -> int:
+        """What a job keeps in the layers of linear attention; an iteration reads it and writes it."""
+        return 0 if self.linear is None else self.linear.numbers * self.linear.state_bytes
+
+    @property
+    def state_flops(self) -> int:
+        """For a token: its state decays, is read with the key, changed, and read with the query."""
+        return 0 if self.linear is None else 7 * self.linear.numbers
 
     def pair_flops(self, decode: bool) -> int:
         """For a token and one that it attends to, in one layer, all heads."""
@@ -173,7 +221,7 @@ class ModelConfig:
     def to_json(self) -> dict[str, object]:
         """Parts and later keys only where they say something."""
         data = asdict(self)
-        for key in ("weight_bits", "window", "window_layers", "experts", "latents"):
+        for key in ("weight_bits", "window", "window_layers", "experts", "latents", "output_gate", "linear"):
             if not data[key]:
                 del data[key]
         return data
@@ -210,14 +258,17 @@ def read_model(fields: Fields) -> ModelConfig:
         fields.integer("window_layers", 0),
         _experts(fields.part("experts"), layers) if "experts" in fields else None,
         _latents(fields.part("latents")) if "latents" in fields else None,
+        fields.flag("output_gate", False),
+        _linear(fields.part("linear")) if "linear" in fields else None,
     )
     if bool(model.window) != bool(model.window_layers):
         raise ValueError(f"{fields.where}: 'window' and 'window_layers' belong together; give both or none")
     if model.kv_size and model.latents is not None:
         raise ValueError(f"{fields.where}: 'latents' say what a token keeps; leave out 'kv_size'")
-    if model.window_layers >= layers:
+    if model.full_layers < 1:
         raise ValueError(
-            f"{fields.where}: 'window_layers' {model.window_layers} of {layers} layers; one at least keeps all tokens"
+            f"{fields.where}: of {layers} layers {layers - model.full_layers} have a window or linear attention; one "
+            "at least keeps all tokens"
         )
     fields.close()
     return model
@@ -254,3 +305,16 @@ def _latents(fields: Fields) -> Latents:
     )
     fields.close()
     return latents
+
+
+def _linear(fields: Fields) -> LinearAttention:
+    linear = LinearAttention(
+        fields.integer("layers", least=1),
+        fields.integer("key_heads", least=1),
+        fields.integer("key_size", least=1),
+        fields.integer("value_heads", least=1),
+        fields.integer("value_size", least=1),
+        fields.integer("state_bytes", 4, least=1),
+    )
+    fields.close()
+    return linear

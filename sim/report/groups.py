@@ -12,7 +12,7 @@ from fastserve.metrics.programs import window_at_work
 from fastserve.metrics.slo import Slo
 from fastserve.metrics.summary import Summary
 from fastserve.workload import Trace
-from sim.report.columns import RATIO, WIDE, Show, shown, with_room
+from sim.report.columns import RATIO, Show, shown, with_room
 from sim.report.layout import aligned, average, left_out, number, too_wide, wrapped
 from sim.report.run import Run
 from sim.report.table import by_label, has_slo, request_rows
@@ -143,7 +143,7 @@ def _keys(runs: Sequence[Run], show: Show) -> list[str]:
     slo = has_slo(runs)
     chosen = shown(show, slo)
     if chosen.every:
-        return ["n", *(key for key in WIDE if key != "load")]
+        return ["n", *(key for key in shown("wide", slo).requests if key != "load")]
     if chosen.asked:
         return list(dict.fromkeys(["n", *(key for key in chosen.requests if key != "load")]))
     return list(WITH_SLO if slo else USUAL)

@@ -15,7 +15,7 @@ from sim.report.run import Run
 Values: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 HEADINGS = (
-    ["", "requests, %", "", "", "busy, %", "", "", "busiest", "resent", "error", "lost"],
+    ["", "jobs, %", "", "", "busy, %", "", "", "busiest", "resent", "error", "lost"],
     ["replicas", "least", "mean", "most", "least", "mean", "most", "/ mean", "jobs", "jobs", "tokens"],
 )
 EACH = 8

@@ -31,7 +31,7 @@ def table(runs: Sequence[Run], settings: Mapping[str, Any], show: Show = None) -
     groups = by_label(runs)
     spared: list[str] = []
     if chosen.every:
-        keys = [key for group in GROUPS.values() for key in group]
+        keys = [key for group in GROUPS.values() for key in _valued(groups, settings, group)]
         body = _every(groups, settings)
     else:
         keys, spared = (list(chosen.requests), []) if chosen.asked else _roomy(groups, settings, chosen.requests)

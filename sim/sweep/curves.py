@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,7 @@ BANDS = ("seeds", "interval")
 """Around a mean: from the smallest to the largest seed as in all figures here, or its 95 % interval."""
 
 MOST_PANELS = 8
+MOST_TICKS = 7
 
 
 def plot(sweep: Found, folder: Path, measures: Sequence[str], band: str = BANDS[0]) -> list[Path]:
@@ -154,6 +156,9 @@ def _panel(axes: Axes, found: Sequence[Point], measure: str, axis: str, looks: M
                 markerfacecolor=style.colour if point.status == "ok" else "white",
             )  # fmt: skip
     _scale(axes, [point.spread for line in lines.values() for point in line if point.spread is not None], measure)
+    places = sorted({point.at[axis] for point in found if axis in point.at})
+    if places and len(places) <= MOST_TICKS and all(b - a >= (places[-1] - places[0]) / 9 for a, b in pairwise(places)):
+        axes.set_xticks(places)
     axes.set_xlabel(AXES.get(axis, axis.replace("_", " ")))
 
 

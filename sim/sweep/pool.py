@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -18,6 +20,8 @@ R = TypeVar("R")
 
 NEEDS: Final = {"local": (), "ray": ("joblib", "ray"), "dask": ("joblib", "distributed")}
 """Pool -> the packages that it needs."""
+GET: Final = {"ray": "-e '.[cluster]'", "dask": "joblib distributed"}
+"""Pool -> how pip is told to get them."""
 POOLS: Final = tuple(NEEDS)
 ROUND: Final = 8
 """cases for each core of a cluster that return together"""
@@ -31,7 +35,7 @@ def check_pool(pool: str, jobs: int | None) -> None:
         raise ValueError(f"jobs={jobs}: give at least 1")
     for package in NEEDS[pool]:
         if package not in sys.modules and find_spec(package) is None:
-            raise ValueError(f"--pool {pool} needs {package}, which is not installed: pip install -e '.[cluster]'")
+            raise ValueError(f"--pool {pool} needs {package}, which is not installed: pip install {GET[pool]}")
 
 
 def computed(
@@ -94,6 +98,22 @@ def _on_cluster(
     """
     import joblib
 
+    def named(name: str, case: C) -> tuple[str, R]:
+        return name, work(case)
+
+    tasks = [joblib.delayed(named)(name, case) for name, case in cases.items()]
+    with _cluster(pool, jobs, address), joblib.parallel_config(backend=pool, n_jobs=jobs or -1):
+        if joblib.parallel.get_active_backend()[0].supports_return_generator:
+            yield from joblib.Parallel(return_as="generator_unordered", batch_size=1)(tasks)
+            return
+        size = ROUND * joblib.effective_n_jobs(jobs or -1)
+        for first in range(0, len(tasks), size):
+            yield from joblib.Parallel(batch_size=1)(tasks[first : first + size])
+
+
+@contextmanager
+def _cluster(pool: str, jobs: int | None, address: str | None) -> Iterator[None]:
+    """The cluster at this address; without one, of this machine alone: of Dask for these runs, of Ray for good."""
     if pool == "ray":
         import ray
         from ray.util.joblib import register_ray
@@ -101,22 +121,13 @@ def _on_cluster(
         if not ray.is_initialized():
             ray.init(address=address, runtime_env={"env_vars": {"PYTHONPATH": _path()}}, log_to_driver=False)
         register_ray()
-    elif pool == "dask":
-        from dask.distributed import Client
+        yield
+        return
+    from dask.distributed import Client
 
-        Client(address)
-
-    def named(name: str, case: C) -> tuple[str, R]:
-        return name, work(case)
-
-    tasks = [joblib.delayed(named)(name, case) for name, case in cases.items()]
-    with joblib.parallel_config(backend=pool, n_jobs=jobs or -1):
-        if joblib.parallel.get_active_backend()[0].supports_return_generator:
-            yield from joblib.Parallel(return_as="generator_unordered", batch_size=1)(tasks)
-            return
-        size = ROUND * joblib.effective_n_jobs(jobs or -1)
-        for first in range(0, len(tasks), size):
-            yield from joblib.Parallel(batch_size=1)(tasks[first : first + size])
+    local = {} if address else {"n_workers": jobs, "threads_per_worker": 1, "silence_logs": logging.ERROR}
+    with Client(address, **local):
+        yield
 
 
 def _path() -> str:

@@ -44,12 +44,18 @@ def table(sweep: Found, show: Show = None) -> str:
     """See Sweep.table()."""
     names = measures(sweep, show)
     if not sweep.rows:
-        return "\n".join(["No run was finished.", *_failures(sweep)]) + "\n"
+        return (
+            "\n".join(["No run was finished.", *(part for line in _failures(sweep) for part in wrapped(line))]) + "\n"
+        )
     lines = [*_above(sweep), ""]
     for block in blocks(sweep, names):
         for part in _parts(block):
             lines += [block.title, *aligned(part)[1:], ""]  # the upper row of the heading is empty
-    return "\n".join([*lines, *_below(sweep, names)]) + "\n"
+    return "\n".join(lines) + "\n" + _lines(_below(sweep, names))
+
+
+def _lines(sentences: Sequence[str]) -> str:
+    return "".join([f"{line}\n" for sentence in sentences for line in wrapped(sentence)])
 
 
 def html(sweep: Found) -> str:
@@ -162,23 +168,24 @@ def _above(sweep: Found) -> list[str]:
 
 
 def _below(sweep: Found, names: Sequence[str]) -> list[str]:
+    """A sentence each."""
     lines: list[str] = []
     if RATIO in names and len(sweep.labels) > 1:
         seeds = len({row.seed for row in sweep.rows})
         text = resampled(seeds, sweep.settings.get("resampled") or "", sweep.settings.get("samples"))
-        lines += wrapped(text)
+        lines.append(text)
     shown_times = [name for name in names if name not in MORE and name != RATIO and _has(sweep, name)]
     for name in [*shown_times[:1], *(name for name in names if name == "goodput_rps" and _has(sweep, name))]:
-        lines += [line for one in sweep.crossed(name) for line in wrapped(f"{heading(name)}: {one}")]
+        lines += [f"{heading(name)}: {one}" for one in sweep.crossed(name)]
     lines += _policies(sweep)
     statuses = {point.status for point in sweep.curve(JCT)}
-    lines += [line for name, text in MEANING.items() if name in statuses for line in wrapped(text)]
+    lines += [text for name, text in MEANING.items() if name in statuses]
     lost: dict[str, int] = {}
     for row in sweep.rows:
         lost[row.label] = lost.get(row.label, 0) + int(row.numbers.get("truncated") or 0)
     cut = [f"{label} {count:,}" for label, count in lost.items() if count]
     if cut:
-        lines += wrapped(f"truncated jobs ({', '.join(cut)}) outgrew the KV pool and have no times: no crossings there")
+        lines.append(f"truncated jobs ({', '.join(cut)}) outgrew the KV pool and have no times: no crossings there")
     return [*lines, *_failures(sweep)]
 
 
@@ -191,11 +198,11 @@ def _policies(sweep: Found) -> list[str]:
             continue
         apart = ("router", "derived", *first[label].at)
         text = policy_in_words({name: value for name, value in first[label].told.items() if name not in apart})
-        lines += wrapped(f"{label}: {text}") if text else []
+        lines += [f"{label}: {text}"] if text else []
     return lines
 
 
 def _failures(sweep: Found) -> list[str]:
-    lines = [line for one in sweep.failed[:MOST_NAMED] for line in wrapped(f"failed: {one}")]
+    lines = [f"failed: {one}" for one in sweep.failed[:MOST_NAMED]]
     more = len(sweep.failed) - MOST_NAMED
     return [*lines, *([f"and {more:,} more runs that failed"] if more > 0 else [])]

@@ -16,6 +16,7 @@ from fastserve.bench.progress import line
 from fastserve.bench.report import report, warnings
 from fastserve.bench.result import MORE_COLUMNS
 from fastserve.bench.save import save_document, save_records
+from fastserve.metrics.groups import group_summaries, grouping
 from fastserve.metrics.records import COLUMNS
 from fastserve.metrics.summary import Slo, summarise
 from tests.bench.calls import call, reply, result, sample
@@ -28,6 +29,17 @@ def three() -> Result:
     cut = sample(call(2, due_ms=30), reply(30, [50], "unfinished", error="broke"))
     cut.reply.closed = 90_000_000
     return result([good, refused, cut])
+
+
+def test_a_clients_records_have_groups_as_simulated_ones_have() -> None:
+    columns = three().columns()
+    columns["client"][:] = ["ann", "bob", "ann"]
+    groups = grouping("client", [columns])
+    parts = group_summaries(columns, groups, horizon_s=three().duration_s, slo=Slo(e2e_s=100.0))
+    assert list(groups.names) == ["ann", "bob"] and [part["n"] for part in parts] == [2, 1]
+    whole = summarise(columns, horizon_s=three().duration_s)
+    rates = [part["throughput_rps"] or 0.0 for part in parts]
+    assert sum(rates) == pytest.approx(whole["throughput_rps"])
 
 
 def test_objectives_are_limits_in_ms() -> None:

@@ -32,7 +32,8 @@ def test_every_entry_says_where_its_sizes_stand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "active"), [("gpt-oss-120b", 5.1), ("deepseek-v3", 37), ("kimi-k2.5", 32), ("qwen3-235b-a22b", 22)]
+    ("name", "active"),
+    [("gpt-oss-120b", 5.1), ("deepseek-v3", 37), ("kimi-k2.5", 32), ("qwen3-235b-a22b", 22)],
 )
 def test_a_token_goes_through_the_active_parameters_that_are_stated(name: str, active: float) -> None:
     shape = CATALOGUE.models[name].shape
@@ -116,7 +117,8 @@ def test_other_names_are_refused_with_those_that_there_are(device: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["llama-3.3-70b/h100*8", "deepseek-v3/h200*8", "gpt-oss-120b/h100", "kimi-k2.5/b200*8"]
+    "name",
+    ["llama-3.3-70b/h100*8", "deepseek-v3/h200*8", "gpt-oss-120b/h100", "kimi-k2.5/b200*8", "qwen3.5-35b-a3b/h100"],
 )
 def test_a_file_of_it_is_the_same_machine_again(name: str) -> None:
     hardware = load_hardware(f"roofline:{name}")

@@ -47,6 +47,16 @@ TABLE: dict[str, Any] = {
     ],
 }
 
+RATES = {"flops_per_s": 1e9, "bytes_per_s": 1e9}
+LATENTS = {"kv_rank": 12, "rope": 2, "nope": 4, "value": 6}
+GROUP: dict[str, Any] = {
+    "kind": "roofline",
+    "model": TOY_MODEL,
+    "device": RATES,
+    "devices": 2,
+    "interconnect": {"bytes_per_s": 1e9},
+}
+
 milliseconds = st.floats(0, 100, allow_nan=False) | st.just(0) | st.integers(0, 50)
 above_zero = st.floats(1e-6, 100) | st.integers(1, 50)
 batches = st.integers(1, 40)
@@ -107,6 +117,9 @@ def roofline_json(draw: st.DrawFn) -> dict[str, Any]:
         }
     if draw(st.booleans()):
         model |= {"window": draw(st.integers(1, 300)), "window_layers": 1}
+    elif draw(st.booleans()):
+        sizes = {"key_heads": 2, "key_size": 4, "value_heads": 4, "value_size": draw(st.integers(1, 16))}
+        model |= {"linear": {"layers": 1, **sizes}, "output_gate": draw(st.booleans())}
     if draw(st.booleans()):
         model["latents"] = {
             "query_rank": draw(st.sampled_from([0, 8])),
@@ -318,6 +331,24 @@ def test_layers_with_a_window_are_counted_out() -> None:
     assert wide.iteration_ps(2, 30, ()) == 1000 * (weights + (2 + 30) * 128 + 2 * 4 * 128)
 
 
+def test_linear_attention_reads_and_writes_a_state_whatever_the_context() -> None:
+    """One layer of two: 4 heads of 8 x 16 numbers of 4 bytes each; the other layer's attention has a gate."""
+    sizes = {"layers": 1, "key_heads": 2, "key_size": 8, "value_heads": 4, "value_size": 16}
+    shape = {**TOY_MODEL, "output_gate": True, "linear": sizes}
+    wide = made({"kind": "roofline", "model": shape, "device": {"flops_per_s": 1e30, "bytes_per_s": 1e9}})
+    assert isinstance(wide, RooflineLatency)
+    linear = 64 * (2 * 16 + 2 * 64 + 2 * 4) + 64 * 64  # queries and keys; values and gate; two a head; back
+    gated = 64 * 64 * 3 + 2 * 64 * 32
+    assert wide.model.layer_parameters == linear + gated + 2 * 3 * 64 * 128
+    weights, state = 2 * (wide.model.layer_parameters + 6400), 4 * 8 * 16 * 4
+    assert wide.iteration_ps(3, 30, ()) == 1000 * (weights + (3 + 30) * 128 + 3 * 2 * state)
+    assert wide.iteration_ps(0, 0, [(9, 7)]) == 1000 * (weights + (9 + 14) * 128 + 2 * state)
+    slow = made({"kind": "roofline", "model": shape, "device": {"flops_per_s": 1e9, "bytes_per_s": 1e30}})
+    token = 2 * wide.model.layer_parameters + 7 * 4 * 8 * 16
+    assert slow.iteration_ps(2, 30, ()) == 1000 * (2 * (token + 2 * 6400) + 30 * 256)
+    assert slow.iteration_ps(0, 0, [(3, 7)]) == 1000 * (7 * token + 2 * 6400 + 49 * 256)
+
+
 def test_the_roofline_of_opt_13b_is_near_the_fit() -> None:
     fit, guess = load_hardware("opt-13b-a100").latency, roofline("opt-13b", "a100-80g").latency
     for tokens in (512, 1024, 2048):
@@ -419,6 +450,24 @@ def test_four_numbers_are_enough(tmp_path: Path) -> None:
                 "device": {"flops_per_s": 1, "bytes_per_s": 1, "memory_efficiency": 2},
             },
             r"'memory_efficiency' is a share of the peak, at most 1",
+        ),
+        (
+            {**GROUP, "interconnect": {"bytes_per_s": 1, "node_devices": 10**12}},
+            r"interconnect: 'node_devices' 1000000000000; give at most 1024",
+        ),
+        ({**GROUP, "devices": 3}, r"4 heads cannot be shared evenly among 3 devices; of the counts up to 8, 2, 4 can"),
+        ({"kind": "roofline", "model": TOY_MODEL, "device": RATES, "devices": 2}, r"nothing is known of what joins 2"),
+        (
+            {"kind": "roofline", "model": {**TOY_MODEL, "window": 3}, "device": RATES},
+            r"'window' and 'window_layers' belong together",
+        ),
+        (
+            {"kind": "roofline", "model": {**TOY_MODEL, "window": 3, "window_layers": 2}, "device": RATES},
+            r"of 2 layers 2 have a window or linear attention; one at least keeps all tokens",
+        ),
+        (
+            {"kind": "roofline", "model": {**TOY_MODEL, "kv_size": 3, "latents": LATENTS}, "device": RATES},
+            r"'latents' say what a token keeps; leave out 'kv_size'",
         ),
         ({"latency": FOUR, "memory": {"tokens": 1}}, r"memory: unknown key 'tokens'; valid keys: block_tokens"),
         ({"latency": FOUR, "link": {"out_bytes_per_s": 0}}, r"'out_bytes_per_s' must be a whole number >= 1"),

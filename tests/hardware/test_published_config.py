@@ -38,6 +38,18 @@ DEEPSEEK = {
     "kv_lora_rank": 512, "q_lora_rank": 1536, "qk_rope_head_dim": 64, "qk_nope_head_dim": 128, "v_head_dim": 128,
     "vocab_size": 129280, "max_position_embeddings": 163840, "quantization_config": {"quant_method": "fp8"},
 }  # fmt: skip
+QWEN35 = {
+    "model_type": "qwen3_5_moe", "tie_word_embeddings": False, "vision_config": {"hidden_size": 1152},
+    "text_config": {
+        "attn_output_gate": True, "full_attention_interval": 4, "head_dim": 256, "hidden_size": 2048,
+        "layer_types": (["linear_attention"] * 3 + ["full_attention"]) * 10, "linear_key_head_dim": 128,
+        "linear_num_key_heads": 16, "linear_num_value_heads": 32, "linear_value_head_dim": 128,
+        "max_position_embeddings": 262144, "mlp_only_layers": [], "moe_intermediate_size": 512,
+        "num_attention_heads": 16, "num_experts": 256, "num_experts_per_tok": 8, "num_hidden_layers": 40,
+        "num_key_value_heads": 2, "shared_expert_intermediate_size": 512, "vocab_size": 248320,
+        "mamba_ssm_dtype": "float32",
+    },
+}  # fmt: skip
 MINIMAX = {
     "model_type": "minimax_m2", "num_hidden_layers": 62, "hidden_size": 3072, "num_attention_heads": 48,
     "num_key_value_heads": 8, "head_dim": 128, "intermediate_size": 1536, "num_local_experts": 256,
@@ -55,6 +67,7 @@ MINIMAX = {
         (GPT_OSS, "gpt-oss-20b"),
         (DEEPSEEK, "deepseek-v3"),
         (MINIMAX, "minimax-m2"),
+        (QWEN35, "qwen3.5-35b-a3b"),
     ],
 )
 def test_published_keys_give_the_catalogue_s_shapes(config: dict[str, Any], name: str) -> None:
@@ -64,6 +77,7 @@ def test_published_keys_give_the_catalogue_s_shapes(config: dict[str, Any], name
         known.shape.active_parameters,
     )
     assert read.shape.weight_bytes == known.shape.weight_bytes
+    assert (read.shape.state_bytes, read.shape.state_flops) == (known.shape.state_bytes, known.shape.state_flops)
     assert read.shape.kv_bytes_per_token == known.shape.kv_bytes_per_token
     assert read.shape.pair_flops(decode=True) == known.shape.pair_flops(decode=True)
     assert (read.shape.window, read.shape.window_layers) == (known.shape.window, known.shape.window_layers)
@@ -139,7 +153,7 @@ def test_what_is_missing_or_unlike_is_named(config: Any, words: str) -> None:
 @pytest.mark.parametrize(
     "family",
     ["llama", "qwen3", "qwen3_moe", "gpt_oss", "deepseek_v3", "glm4_moe", "minimax_m2", "mixtral", "gemma3_text", "opt",
-     "gpt2", "gpt_bigcode", "falcon", "starcoder2", "phi3"],
+     "gpt2", "gpt_bigcode", "falcon", "starcoder2", "phi3", "qwen3_next", "qwen3_5_moe_text"],
 )  # fmt: skip
 def test_the_parameters_are_those_that_transformers_makes(family: str) -> None:
     """Of five layers of each family's default sizes, without memory; norms and places of tokens are left out."""

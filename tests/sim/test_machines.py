@@ -189,6 +189,7 @@ def test_what_is_wrong_is_one_line(
         ("phase,batch,tokens,ms\nprefill,1,two,3\n", "line 2: batch and tokens are whole numbers"),
         ("phase,batch,tokens,ms\nprefill,1,2\n", "line 2: batch and tokens are whole numbers"),
         ("phase,batch,tokens,ms\nprefill,1,2,-3\n", "line 2: .*ms is above 0"),
+        ("phase,batch,tokens,ms\nprefill,1,1" + "0" * 400 + ",3\n", "line 2: batch and tokens are from 1 to 1e"),
         ("phase,batch,tokens,ms\nprefill,1,2,nan\n", "line 2: .*ms is above 0"),
         ("phase,batch,tokens,ms\nprefill,1,2,3\nprefill,1,4,5\ndecode,1,1,1\n", "1 decode points are too few"),
         ("", "no column phase"),

@@ -156,7 +156,7 @@ def test_a_replay_says_first_what_it_read(tmp_path: Path, capsys: pytest.Capture
     shown = capsys.readouterr().out
     assert shown.startswith("prefix cache off: the trace has block ids but names no programs")
     assert "mine: read arrival = timestamp (ms, as Mooncake files have (whole numbers); counted from" in shown
-    assert "hash_ids = hash_ids (blocks of 512 tokens)" in shown
+    assert "hash_ids = hash_ids (blocks of 512 tokens)" in " ".join(shown.split())
     assert "sjf (trace)" in shown
     assert replay_main([str(path), "--policy", "sjf", "--predictor", "trace", "--json", "--processes", "1"]) == 0
     assert json.loads(capsys.readouterr().out)["reading"][0].startswith("mine: read arrival")

@@ -77,6 +77,7 @@ export class Board {
   chip() {
     const chip = make("button", "chip");
     chip.type = "button";
+    chip.tabIndex = -1; // there are hundreds; by keyboard a job is chosen by its number
     chip.addEventListener("click", () => this.select(Number(chip.dataset.job)));
     return chip;
   }

@@ -90,6 +90,7 @@ export class LifePanel {
       const says = saying(event, schedule);
       const button = make("button", "moment", make("time", "", `${event.at.toFixed(3)} s`), make("span", "", what));
       button.type = "button";
+      button.tabIndex = rows.length ? -1 : 0;
       button.dataset.kind = event.kind;
       if (says) button.append(make("q", "", make("bdi", "", says)));
       button.addEventListener("click", () => this.seek(event.at));
@@ -100,6 +101,7 @@ export class LifePanel {
       list.append(make("li", "note", `and ${moments.length - MOST_MOMENTS} more moments, which are not listed`));
     }
     this.moments.push(rows);
+    list.addEventListener("keydown", (event) => along(event, list));
     return list;
   }
 
@@ -116,6 +118,17 @@ export class LifePanel {
       }
     }
   }
+}
+
+/** A list of buttons is one stop of the tab key; arrows go on from there. */
+function along(event, list) {
+  const buttons = [...list.querySelectorAll("button")];
+  const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+  const next = buttons[buttons.indexOf(document.activeElement) + step];
+  if (!step || !next) return;
+  event.preventDefault();
+  for (const button of buttons) button.tabIndex = button === next ? 0 : -1;
+  next.focus();
 }
 
 /** The jobs that are worth looking at, and why, as buttons; select: called with one of `notable`. */
