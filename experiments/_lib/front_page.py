@@ -41,8 +41,8 @@ PICTURES = {
     "front-agents": Picture(
         "agents",
         "Programs an hour over coding agents at once, under five policies",
-        "Agents thrash once their contexts outgrow the KV pool, under skip-join MLFQ too. Orders that hold whole "
-        "programs back (thunder, working-set) get up to three times as much done.",
+        "Agents thrash once their contexts outgrow the KV pool, MLFQ or not. Holding whole programs back gets up to "
+        "3 times as much done.",
     ),
 }
 SIZE = (4.2, 2.9)  # inches: two of them side by side fill a page of 840 pixels, with letters that can be read

@@ -126,7 +126,7 @@ def _named(by: By, tables: Sequence[Columns]) -> Grouping:
 
     def values(table: Columns) -> list[Any]:
         if by.kind == "priority":
-            return table[column].tolist()
+            return list(table[column].tolist())
         texts = table[column].tolist() if column in table else [""] * len(table["id"])
         return [COPY.sub("", text) for text in texts]  # a program that a seed draws twice is one
 

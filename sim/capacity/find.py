@@ -14,6 +14,7 @@ from fastserve.workload import Synthesis, Trace
 from fastserve.workload.requests import targets_of
 from fastserve.workload.seeds import RESAMPLES, SeedSource
 from sim.asked import check, policies, routed, seed_numbers, workload
+from sim.capacity.alone import met_alone
 from sim.capacity.folder import Folder
 from sim.capacity.plan import Plan, Pool
 from sim.capacity.result import Capacity
@@ -96,6 +97,8 @@ def capacity(
         reading=[] if typical.reading is None else typical.reading.lines(), planned=len(plan.cases),
         found=plan.searches(), more=plan.runs,
     )  # fmt: skip
+    if any(one.bound == "below" for one in result.found):
+        result.met_alone = met_alone(typical, chosen, goal.slo)
     if not result.interrupted:
         if curve:
             result.curve()

@@ -76,6 +76,8 @@ class Findings:
     resampled: str = ""
     samples: int | None = None
     reading: list[str] = field(default_factory=list)
+    met_alone: float | None = None
+    """share of the requests that meet their objectives on an empty machine; None where that was not asked"""
     planned: int = 0
     found: list[Found] = field(default_factory=list)
     points: list[Point] = field(default_factory=list)
@@ -199,10 +201,8 @@ class Findings:
         own: dict[str, Any] = dict(self.found[0].about) if self.found else {}
         for name in ("rate", "load", "seeds", "slo"):
             own.pop(name, None)
-        asked = {
-            name: getattr(self, name)
-            for name in ("slo", "attain", "sustained_rps", "lowest", "highest", "tolerance", "seeds", "requests")
-        }
+        names = ("slo", "attain", "sustained_rps", "lowest", "highest", "tolerance", "seeds", "requests", "met_alone")
+        asked = {name: getattr(self, name) for name in names}
         policies = {label: mine[0].settings for label in self.labels if (mine := self.of(label))}
         return {
             **stamp("capacity"),

@@ -61,6 +61,15 @@ class Objective(Protocol):
         ...
 
 
+def limits_of(trace: Trace, slo: Slo) -> Floats:
+    """(3, n): of TTFT, TPOT and the end, s, of each request, its own or that of `slo`; NaN for none."""
+    targets = targets_of(trace)
+    own = np.full((len(trace), 3), np.nan) if targets is None else np.array([one.seconds() for one in targets])
+    given = [np.nan if limit is None else limit for limit in (slo.ttft_s, slo.tpot_s, slo.e2e_s)]
+    limits: Floats = np.where(np.isnan(own), given, own).T
+    return limits
+
+
 class Attainment:
     """A share of the jobs that must meet all objectives they have, of their own or of `slo`, as metrics.slo counts it.
 
@@ -68,11 +77,9 @@ class Attainment:
     """
 
     def __init__(self, trace: Trace, slo: Slo, attain: float, leave: bool = False) -> None:
-        targets = targets_of(trace)
-        own = np.full((len(trace), 3), np.nan) if targets is None else np.array([one.seconds() for one in targets])
-        given = [np.nan if limit is None else limit for limit in (slo.ttft_s, slo.tpot_s, slo.e2e_s)]
-        self.ttft, self.tpot, self.e2e = np.where(np.isnan(own), given, own).T
-        self.asks: NDArray[np.bool_] = ~(np.isnan(self.ttft) & np.isnan(self.tpot) & np.isnan(self.e2e))
+        limits = limits_of(trace, slo)
+        self.ttft, self.tpot, self.e2e = limits
+        self.asks: NDArray[np.bool_] = ~np.isnan(limits).all(0)
         self.attain = attain
         self.leave = leave
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
 from fastserve.metrics.groups import KINDS, By, group_summaries, grouping, horizon_of
 from fastserve.metrics.slo import Slo
 from fastserve.metrics.summary import summarise
-from tests.metrics.made import make_records
+from tests.metrics.made import Columns, make_records
 
 NAN = float("nan")
 
 
-def records(n: int = 40, **columns: list[object]):  # type: ignore[no-untyped-def]
+def records(n: int = 40, **columns: Sequence[object]) -> Columns:
     rng = np.random.default_rng(n)
     arrival = np.sort(rng.uniform(0, 50, n))
     return make_records(arrival.tolist(), rng.uniform(0.5, 9.0, n).tolist(), **columns)

@@ -175,6 +175,14 @@ def test_a_sweep_has_its_curves_tables_and_crossings(tmp_path: Path) -> None:
     assert text.count('class="crossings"') == bool(sweep.crossed("mean_jct_s"))
 
 
+def test_a_sweep_of_hostile_names_stays_text(tmp_path: Path) -> None:
+    asked = {"load": [0.6, 1.0], "num_requests": 30, "max_batch": 4, "seeds": 1}
+    sweep = sim.sweep(TRACE, [PolicySpec("fcfs", label=HOSTILE), PolicySpec(Hostile, label="theirs")], **asked)
+    text = sweep.report(tmp_path / "s.html").read_text(encoding="utf-8")
+    assert "<img" not in text and text.count("</script>") == 2
+    assert data_of(tmp_path / "s.html")["charts"][0]["series"][0]["label"] == HOSTILE
+
+
 def test_other_axes_of_a_sweep_are_panels_and_own_knobs_are_lines(tmp_path: Path) -> None:
     asked = {"load": [0.6, 1.0], "max_batch": [4, 8], "num_requests": 30, "seeds": 1}
     sweep = sim.sweep(TRACE, ["fcfs", PolicySpec("mlfq", {"ratio": [2, 4]})], **asked)

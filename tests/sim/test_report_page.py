@@ -60,7 +60,9 @@ def visit(browser: Browser) -> Iterator[Open]:
     pages: list[Page] = []
     wrong: list[str] = []
 
-    def visit(path: Path, size: tuple[int, int] = DESKTOP, stage: bool = True, **options: Any) -> Page:
+    def visit(
+        path: Path, size: tuple[int, int] = DESKTOP, stage: bool = True, before: str = "", **options: Any
+    ) -> Page:
         page = browser.new_page(viewport={"width": size[0], "height": size[1]}, **options)
         pages.append(page)
         page.set_default_timeout(PATIENCE * 1e3)
@@ -69,6 +71,7 @@ def visit(browser: Browser) -> Iterator[Open]:
         page.on("dialog", lambda dialog: wrong.append(f"a dialog: {dialog.message}") or dialog.dismiss())
         own = path.as_uri()
         page.on("request", lambda asked: None if asked.url.startswith((own, "data:")) else wrong.append(asked.url))
+        page.add_init_script(before)
         page.goto(own)
         if stage:
             until(page, "globalThis.stage !== undefined")
@@ -127,6 +130,19 @@ def test_every_life_has_the_records_numbers(result: Result, written: Path, visit
             assert preemptions == run.records["preemptions"][row]
             assert tokens == run.records["output_tokens"][row]
             assert finish == run.records["finish"][row]
+
+
+def test_the_backlog_is_the_records(result: Result, written: Path, visit: Open) -> None:
+    """The most jobs that wait at once: who has arrived and not ended, less the slots, where every slot is taken."""
+    page = visit(written)
+    for nth, run in enumerate(result.runs):
+        most, at = page.evaluate(f"(({{ most, fullest }}) => [most, fullest])(stage.schedules[{nth}].backlog)")
+        here = (run.records["arrival"] <= at + 1e-6) & (run.records["end"] > at + 1e-6)
+        assert most == here.sum() - 4 > 0
+        times = run.records["arrival"]
+        alive = [((times <= time) & (run.records["end"] > time)).sum() - 4 for time in times]
+        assert most <= max(alive) + 1
+    expect(page.locator(".readout").last).to_contain_text("most at once: fcfs ")
 
 
 def test_a_click_on_a_job_tells_its_life_under_both_policies(result: Result, written: Path, visit: Open) -> None:
@@ -342,6 +358,13 @@ def test_who_asked_for_less_motion_gets_steps(written: Path, visit: Open) -> Non
     until(page, "stage.view.at > 0")
     page.get_by_role("button", name="Pause").click()
     assert page.evaluate("seen") <= 4, "two pictures a second"
+
+
+def test_a_browser_that_cannot_unpack_has_the_curves_and_is_told(written: Path, visit: Open) -> None:
+    page = visit(written, stage=False, before="delete globalThis.DecompressionStream")
+    expect(page.get_by_text("This browser cannot unpack the schedules")).to_be_visible()
+    assert page.locator("figure svg").count() == 2
+    expect(page.locator("#stage")).to_be_hidden()
 
 
 def test_one_policy_alone(tmp_path: Path, visit: Open) -> None:

@@ -256,8 +256,10 @@ class Stage {
 }
 
 curves();
-const documents = await Promise.all(data.schedules.map((one) => unpacked(one.packed)));
-const kept = data.schedules.map(({ label, note }, nth) => new Schedule(label, documents[nth], note));
+const able = "DecompressionStream" in globalThis;
+if (!able) byId("curves").after(make("p", "note", "This browser cannot unpack the schedules: it is older than 2023."));
+const documents = able ? await Promise.all(data.schedules.map((one) => unpacked(one.packed))) : [];
+const kept = documents.map((seen, nth) => new Schedule(data.schedules[nth].label, seen, data.schedules[nth].note));
 byId("stage").hidden = !kept.length;
 if (kept.length) {
   backlogs(kept, new Map(data.schedules.map(({ label, colour, dash }) => [label, { colour, dash }])));

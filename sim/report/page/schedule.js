@@ -119,6 +119,11 @@ export class Schedule {
     }
     for (const visit of open.values()) Object.assign(visit, { to: this.until, lasts: true });
     for (const visit of this.visits) visit.ready ??= visit.to;
+    // Not while it is built: of what happens at one time only the end is ever seen.
+    const { backlog } = this;
+    for (const [nth, sum] of backlog.sums.entries()) {
+      if (sum > backlog.most) [backlog.most, backlog.fullest] = [sum, backlog.at[nth]];
+    }
     this.longest = this.visits.reduce((most, visit) => Math.max(most, visit.to - visit.from), 0); // s of a visit
   }
 
@@ -128,7 +133,6 @@ export class Schedule {
     const last = backlog.at.length - 1;
     backlog.counts[last] = Int32Array.from(counts);
     backlog.sums[last] = waiting;
-    if (waiting > backlog.most) [backlog.most, backlog.fullest] = [waiting, at];
   }
 
   /** The most jobs that wait at once between two times. */

@@ -26,8 +26,8 @@ SHARED = files("fastserve").joinpath("server", "http", "page")
 
 MODULES: Sequence[tuple[Traversable, str]] = (
     (SHARED, "dom.js"), (SHARED, "format.js"), (SERVED, "palette.js"), (OWN, "schedule.js"), (OWN, "view.js"),
-    (OWN, "words.js"), (OWN, "chart.js"), (OWN, "board.js"), (OWN, "life.js"), (OWN, "player.js"), (OWN, "lines.js"), (OWN, "hands.js"),
-    (OWN, "app.js"),
+    (OWN, "words.js"), (OWN, "chart.js"), (OWN, "board.js"), (OWN, "life.js"), (OWN, "player.js"), (OWN, "lines.js"),
+    (OWN, "hands.js"), (OWN, "app.js"),
 )  # fmt: skip
 """A module after those that it imports. They become one script, so no two may have names in common."""
 

@@ -111,6 +111,18 @@ def test_ends_of_the_search_are_bounds_without_interval() -> None:
     assert "fail at the lowest load that was tried, 0.3" in " ".join(hard.table().split())
 
 
+def test_what_no_load_can_meet_is_told_as_that() -> None:
+    """A third of the requests is late on an empty machine."""
+    trace = synthesise(30, rate=0.01, lengths="profile:sharegpt", seed=0)
+    alone = sim.replay(trace, "fcfs", processes=1).runs[0].records["jct_from_arrival"]
+    limit = float(np.quantile(alone, 2 / 3))
+    hard = sim.capacity(trace, "fcfs", slo=f"e2e={limit}s", **FEW)
+    assert hard.met_alone == pytest.approx(2 / 3, abs=0.04)
+    assert "one at a time, 66.7% of the requests meet it: no load can" in " ".join(hard.table().split())
+    easy = sim.capacity(trace, "fcfs", slo=f"e2e={limit}s,attain=0.6", **FEW)
+    assert easy.met_alone is None and "no load can" not in easy.table()
+
+
 def findings(*loads: tuple[str, float | None, str], **more: Any) -> Findings:
     """label, load, bound of each search, seeds counted up."""
     labels = list(dict.fromkeys(label for label, _, _ in loads))
