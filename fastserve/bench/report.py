@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fastserve.metrics.slo import Slo, attained
+
 TITLES = {
     "ttft": "time to first token",
     "tpot": "time per later token",
@@ -71,7 +73,8 @@ def _goodput(found: Mapping[str, Any]) -> list[str]:
         lines.append(_row("goodput", _number(found["request_goodput"], "requests/s"), "met their limits from the send"))
     if ours["slo_attainment"] is not None:
         share = f"{ours['slo_attainment']:.1%} of them met their objectives from the arrival"
-        lines.append(_row("" if lines else "goodput", _number(ours["goodput_rps"], "requests/s"), share))
+        verdict = attained(Slo.parse(found["settings"].get("slo") or Slo()), {"this run": ours["slo_attainment"]})
+        lines.append(_row("" if lines else "goodput", _number(ours["goodput_rps"], "requests/s"), share, verdict))
     return lines
 
 

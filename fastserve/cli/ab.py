@@ -286,6 +286,7 @@ def _servers(args: argparse.Namespace) -> Body:
 def text(found: Comparison) -> str:
     """Settings, ratios, and the distribution of completion times as text."""
     from fastserve.metrics.intervals import resampled
+    from fastserve.metrics.slo import Slo, attained
 
     document = found.document()
     lines = textwrap.wrap(
@@ -322,6 +323,8 @@ def text(found: Comparison) -> str:
         lines += textwrap.wrap(said, width=100, subsequent_indent="  ")
     if more:
         lines.append("SLOs met: share of the requests with objectives that met them; goodput: such requests a second")
+        shares = {label: means["slo_attainment"] for label, means in document["means"].items()}
+        lines += [verdict] if (verdict := attained(Slo.parse(settings.get("slo") or Slo()), shares)) else []
     lines.append("tok/s: output tokens over the time from the first arrival to the last end, drain included")
     lines.append("completion times (s) below which so many percent of the jobs ended, all rounds together:")
     table = [["policy", *(f"{share} %" for share in SHARES)]]

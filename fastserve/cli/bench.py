@@ -68,6 +68,7 @@ def prepare(args: argparse.Namespace) -> Prepared:
     from fastserve.bench.prompts import ids_of
     from fastserve.bench.schedule import requests_for
     from fastserve.bench.target import TargetClient, TargetError
+    from fastserve.metrics.slo import Slo
     from fastserve.workload.requests import guesses_of
 
     format = FORMATS[args.api]
@@ -130,6 +131,7 @@ def prepare(args: argparse.Namespace) -> Prepared:
         "max_tokens": max(limits) if hide else None,
         "shortened_limits": hide and len(limits) > 1 and trace.max_tokens is None,
         "predictor": args.predictor,
+        "slo": None if args.slo is None else str(Slo.parse(args.slo)),
         "temperature": args.temperature,
         "extra_body": args.extra_body,
         "vllm_xargs": args.vllm_xargs,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -98,6 +99,16 @@ def goodput(jobs: Columns, slo: Slo, window: float | None) -> dict[str, Any]:
         "goodput_rps": count / window if total and window else None,
         "slo_attainment": count / total if total else None,
     }
+
+
+def attained(slo: Slo, shares: Mapping[str, float | None]) -> str:
+    """Who reached the share that was asked for, in words; empty where none was. shares: attainment by label."""
+    if slo.attain is None:
+        return ""
+    met = [label for label, share in shares.items() if share is not None and share >= slo.attain]
+    missed = [label for label in shares if label not in met]
+    parts = [f"{', '.join(labels)} {verb}" for labels, verb in ((met, "met it"), (missed, "did not")) if labels]
+    return f"attain={slo.attain:g}: {'; '.join(parts)}"
 
 
 def _seconds(text: str, name: str, value: str) -> float:

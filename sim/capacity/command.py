@@ -85,10 +85,18 @@ def run(args: argparse.Namespace) -> int:
     found = capacity(
         source, policies_of(args), settings=settings, router=args.routers, seeds=args.seeds, lowest=args.lowest,
         highest=args.highest, tolerance=args.tolerance, jobs=args.jobs, pool=args.pool, address=args.address,
-        out=args.out, curve=plots is not None,
+        out=args.out,
     )  # fmt: skip
     found.reading = told
-    deliver(args, found, plots)
+    if plots is not None and not found.interrupted:
+        try:
+            found.curve()
+        except KeyboardInterrupt:
+            deliver(args, found, None)
+            return failed("interrupted in the runs of the figure, which is not drawn; the loads are found", 130, PROG)
+        if args.out:
+            found.save(args.out)  # with the runs of the curve
+    deliver(args, found, None if found.interrupted else plots)
     if not found.interrupted:
         return 0
     again = "; the same command goes on from there" if args.out else ""
@@ -105,10 +113,9 @@ def deliver(args: argparse.Namespace, found: Capacity, plots: Path | None) -> No
     """Draws, and prints the result even if the figure cannot be written."""
     written: list[Path] = []
     try:
-        if plots is not None and found.found and not found.interrupted:
+        if plots is not None:
             from sim.capacity.plot import draw
 
-            found.curve()
             written = draw(found, plots)
     finally:
         if args.json:

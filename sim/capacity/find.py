@@ -52,7 +52,6 @@ def capacity(
     reading: Mapping[str, Any] | None = None,
     num_requests: int | None = None,
     resample: str = RESAMPLES[0],
-    curve: bool = False,
     cut_short: bool = True,
     **changes: Any,
 ) -> Capacity:
@@ -62,10 +61,9 @@ def capacity(
     as "ttft=1s,tpot=0.1s,attain=0.95" (Slo.parse; 0.95 where it does not say). For each policy and seed STEPS loads
     from `lowest` to `highest` are tried upwards until one fails, and the crossing is bisected to `tolerance`
     (relative): metrics.largest_rate(). Loads are in units of what fcfs sustains, as `load` of replay(); the run at a
-    load is that of replay(load=...), with the same requests at every load. curve: also runs for a curve of attainment
-    against load, which Capacity.plot() draws. cut_short: whether runs that can no longer meet it are ended early, which
-    changes no result. out: a folder; each search is a file there as soon as it is done, and a second call goes on from
-    it. pool, jobs, address, progress: as sweep() takes them; all else as replay() does.
+    load is that of replay(load=...), with the same requests at every load. cut_short: whether runs that can no longer
+    meet it are ended early, which changes no result. out: a folder; each search is a file there as soon as it is done,
+    and a second call goes on from it. pool, jobs, address, progress: as sweep() takes them; all else as replay() does.
 
     Raises ValueError (TraceError for the trace) with what was wrong, also where requests wait for others and so have no
     rate; RunError for a policy that breaks; OutputError. After Ctrl-C returns what has finished.
@@ -99,11 +97,8 @@ def capacity(
     )  # fmt: skip
     if any(one.bound == "below" for one in result.found):
         result.met_alone = met_alone(typical, chosen, goal.slo)
-    if not result.interrupted:
-        if curve:
-            result.curve()
-        if folder is not None:
-            folder.end(result)
+    if folder is not None and not result.interrupted:
+        folder.end(result)
     return result
 
 

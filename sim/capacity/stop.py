@@ -79,7 +79,7 @@ class Attainment:
     def __init__(self, trace: Trace, slo: Slo, attain: float, leave: bool = False) -> None:
         limits = limits_of(trace, slo)
         self.ttft, self.tpot, self.e2e = limits
-        self.asks: NDArray[np.bool_] = ~np.isnan(limits).all(0)
+        self.asks: NDArray[np.bool_] = np.asarray(~np.isnan(limits).all(axis=0), np.bool_)
         self.attain = attain
         self.leave = leave
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from fastserve.metrics.intervals import resampled
-from fastserve.metrics.slo import Slo
+from fastserve.metrics.slo import Slo, attained
 from fastserve.policies.in_words import policy_in_words, value_in_words
 from sim.report.layout import average, number, wrapped
 from sim.report.pairs import mark, same_jobs
@@ -93,12 +93,10 @@ def _objectives(
     limits = str(replace(given, attain=None))
     what = f"{limits}, or what they bring instead of these" if limits else "the objectives that they bring"
     yield f"SLOs met: share of the jobs with objectives, cancelled ones aside, that were completed and met {what}"
-    if given.attain is not None:
-        shares = {label: average(group, "slo_attainment", settings) for label, group in groups.items()}
-        met = [label for label, share in shares.items() if share is not None and share >= given.attain]
-        missed = [label for label in shares if label not in met]
-        parts = [f"{', '.join(labels)} {verb}" for labels, verb in ((met, "met it"), (missed, "did not")) if labels]
-        yield f"attain={given.attain:g}: {'; '.join(parts)}"
+    if verdict := attained(
+        given, {label: average(group, "slo_attainment", settings) for label, group in groups.items()}
+    ):
+        yield verdict
 
 
 COUNTED = {

@@ -42,6 +42,15 @@ def test_a_clients_records_have_groups_as_simulated_ones_have() -> None:
     assert sum(rates) == pytest.approx(whole["throughput_rps"])
 
 
+def test_the_report_says_who_met_their_objectives() -> None:
+    slo = Slo.parse("e2e=1us,attain=0.5")
+    about = About(api="openai", settings={"slo": str(slo)})
+    text = report(as_document(three(), about, Selection(goodput=limits_of(slo))))
+    assert "0.0% of them met their objectives from the arrival   attain=0.5: this run did not" in text
+    assert "met their limits from the send" in text
+    assert "goodput" not in report(as_document(three(), About(api="openai"), Selection()))
+
+
 def test_objectives_are_limits_in_ms() -> None:
     limits = limits_of(Slo.parse("ttft=1s,e2e=250ms,attain=0.9"))
     assert limits == {"ttft": 1000.0, "e2el": 250.0}

@@ -245,9 +245,10 @@ def test_objectives_bring_goodput_and_the_share_that_met_them(
         good = round(8 * summary["slo_attainment"])
         assert 0 < good < 8 and summary["goodput_rps"] == pytest.approx(good / summary["rate_window_s"])
     assert document["means"]["fcfs"]["goodput_rps"] == document["rounds"][0]["summary"]["goodput_rps"]
-    assert main([*run, "--slo", "ttft=60ms"]) == 0
+    assert main([*run, "--slo", "ttft=60ms,attain=1"]) == 0
     told = capsys.readouterr().out
     assert "TTFT p99  goodput/s  SLOs met" in told and "SLOs met: share of the requests" in told
+    assert "attain=1: fcfs, srpt did not" in told
     assert main(run) == 0
     assert "goodput" not in capsys.readouterr().out
     assert main([*run, "--slo", "ttft"]) == 2

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fastserve.metrics.slo import Slo
+from fastserve.metrics.slo import Slo, attained
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,10 @@ def test_what_is_none_is_told(text: str, said: str) -> None:
     with pytest.raises(ValueError, match="objectives are written ttft=1s") as raised:
         Slo.parse(text)
     assert said in str(raised.value)
+
+
+def test_who_reached_the_share_that_was_asked_for() -> None:
+    shares = {"fcfs": 0.9, "las": 0.95, "srpt": None, "mlfq": 0.99}
+    assert attained(Slo(ttft_s=1.0, attain=0.95), shares) == "attain=0.95: las, mlfq met it; fcfs, srpt did not"
+    assert attained(Slo(attain=0.5), {"fcfs": 0.5}) == "attain=0.5: fcfs met it"
+    assert attained(Slo(ttft_s=1.0), shares) == ""
