@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastserve.sched.checks import one_of
 from sim.report.figure import legend, plain_log, save
-from sim.report.style import COLUMN, PAGE, RC, Look, as_text, looks_of
+from sim.report.style import COLUMN, DASHES, PAGE, RC, Look, as_text, looks_of
 from sim.sweep.found import Found, found_axis
 from sim.sweep.points import FAILED, Point, key
 
@@ -98,7 +98,8 @@ def _filled(figure: Figure, sweep: Found, drawn: Mapping[str, Sequence[Point]], 
     for place, (measure, found) in enumerate(drawn.items()):
         cells = grid[place] if many else [grid.flat[place]]
         for axes, (title, at) in zip(cells, panels.items(), strict=True):
-            _panel(axes, [point for point in found if _within(point.at, at)], measure, axis, looks, band)
+            _panel(axes, [point for point in found if _within(point.at, at)], axis, looks, band)
+            _scale(axes, [point.spread for point in found if point.spread is not None], measure)
             axes.set_title(title)
         cells[0].set_ylabel(NAMES.get(measure, measure))
     for axes in list(grid.flat)[len(drawn) * len(panels) :]:
@@ -114,16 +115,19 @@ def _panels(found: Sequence[Point], axis: str) -> dict[str, dict[str, Any]]:
     if len(places) > MOST_PANELS:
         of = ", ".join(sorted(common))
         raise ValueError(f"{len(places)} panels ({of}) are more than a figure holds, {MOST_PANELS}: draw a part")
-    return {", ".join([f"{name} {value}" for name, value in at.items()]): at for at in places.values()}
+    return {
+        ", ".join([f"{name.replace('_', ' ')} {value}" for name, value in at.items()]): at for at in places.values()
+    }
 
 
 def _within(point: Mapping[str, Any], at: Mapping[str, Any]) -> bool:
     return all(point.get(name) == value for name, value in at.items())
 
 
-def _panel(axes: Axes, found: Sequence[Point], measure: str, axis: str, looks: Mapping[str, Look], band: str) -> None:
+def _panel(axes: Axes, found: Sequence[Point], axis: str, looks: Mapping[str, Look], band: str) -> None:
     """Points with a queue that grew to the end are hollow, stopped ones a cross: their jobs were cut short."""
     lines: dict[tuple[str, Any], list[Point]] = {}
+    found = [point for point in found if isinstance(point.at.get(axis, 0), int | float)]  # and not "unlimited"
     names = {name for point in found for name in point.at if name != axis}
     titles = {name for name in names if any(name not in point.at for point in found)}
     for point in found:
@@ -132,8 +136,9 @@ def _panel(axes: Axes, found: Sequence[Point], measure: str, axis: str, looks: M
             lines.setdefault((point.label, key(own)), []).append(point)
     shades: dict[str, int] = {}
     for (label, own), line in lines.items():
-        style, nth = looks[label], shades.get(label, 0)
+        nth = shades.get(label, 0)
         shades[label] = nth + 1
+        style = looks[label]._replace(dash=DASHES[(DASHES.index(looks[label].dash) + nth) % len(DASHES)])
         if axis not in line[0].at:  # a knob that it does not have
             level = line[0].spread.mean  # type: ignore[union-attr]
             axes.axhline(level, color=style.colour, linestyle=style.dash, label=as_text(label))
@@ -142,7 +147,7 @@ def _panel(axes: Axes, found: Sequence[Point], measure: str, axis: str, looks: M
         xs = [point.at[axis] for point in line]
         spreads = [point.spread for point in line if point.spread is not None]
         title = f"{label} {' '.join([f'{name}={value}' for name, value in own])}".rstrip()
-        alpha = 1.0 / (1 + 0.45 * nth)
+        alpha = 1.0 / (1 + nth // len(DASHES))
         axes.plot(
             xs, [one.mean for one in spreads], color=style.colour, linestyle=style.dash, label=as_text(title),
             marker=style.marker, markevery=[], alpha=alpha,
@@ -155,7 +160,6 @@ def _panel(axes: Axes, found: Sequence[Point], measure: str, axis: str, looks: M
                 marker="x" if point.status == "collapsed" else style.marker,
                 markerfacecolor=style.colour if point.status == "ok" else "white",
             )  # fmt: skip
-    _scale(axes, [point.spread for line in lines.values() for point in line if point.spread is not None], measure)
     places = sorted({point.at[axis] for point in found if axis in point.at})
     if places and len(places) <= MOST_TICKS and all(b - a >= (places[-1] - places[0]) / 9 for a, b in pairwise(places)):
         axes.set_xticks(places)

@@ -93,6 +93,12 @@ class Found:
         return base or self.labels[0]
 
     @property
+    def own_knobs(self) -> list[str]:
+        """Axes that not every policy has."""
+        every: list[Row | Failed] = [*self.rows, *self.failed]
+        return [name for name in self.axes if any(name not in row.at for row in every)]
+
+    @property
     def places(self) -> list[dict[str, Any]]:
         """All that any run or failure has, in the order of the axes."""
         every: list[Row | Failed] = [*self.rows, *self.failed]

@@ -15,7 +15,7 @@ from sim.replay import POOL_PAYS, RunError, travels
 from sim.settings import Settings
 from sim.sustained import ASIDE
 from sim.sweep.folder import Folder
-from sim.sweep.grid import Cell, Grid, given, grid
+from sim.sweep.grid import KINDS, Cell, Grid, given, grid
 from sim.sweep.names import Names
 from sim.sweep.points import Failed, Row
 from sim.sweep.pool import POOLS, check_pool, computed
@@ -92,7 +92,7 @@ def swept(
         check_load(typical, cell.settings)
     most = Sustained(source)
     first = _first(source, made, seeds[0], most)
-    result = _asked(made, seeds, first)
+    result = _asked(source, made, seeds, first)
     names = Names(source, seeds)
     todo = [(names.name(cell, seed), cell, seed) for seed in seeds for cell in made.cells]  # two may be one run
     folder = None if out is None else Folder(Path(out))
@@ -146,16 +146,28 @@ def _first(source: SeedSource, made: Grid, seed: int, most: Sustained) -> Ready:
     raise ValueError(why)
 
 
-def _asked(made: Grid, seeds: Sequence[int], first: Ready) -> Sweep:
-    """A Sweep without runs."""
+def _asked(source: SeedSource, made: Grid, seeds: Sequence[int], first: Ready) -> Sweep:
+    """A Sweep without runs. Its settings are those that are alike at every point."""
     shown = first.shown(seeds, any(cell.settings.in_cluster for cell in made.cells))
     paced = {"rate", "load"} & made.axes.keys()
-    for name in [*made.axes, *(("rate", "load") if paced else ())]:
+    for name in [*made.axes, *(("rate", "load") if paced else ()), *_followers(made)]:
         shown.pop(name, None)
+    if source.recipe is not None:
+        shown["synth"] = str(source.recipe)
     one = {cell.label: cell.spec for cell in made.cells}
     shown |= facts_told(list(one.values()), list(one), first.first.facts)
     read = [] if first.first.reading is None else first.first.reading.lines()
     return Sweep(made.axes, shown, made.labels, len(made.cells) * len(seeds), read)
+
+
+def _followers(made: Grid) -> set[str]:
+    """Settings that vary with another, such as a reserve of a block a slot, or the pools of a machine."""
+    plain: list[dict[str, Any]] = []
+    for name, values in made.axes.items():
+        if name in KINDS and name not in ("rate", "load"):
+            at = {repr(value): cell for value in values for cell in made.cells if cell.at[name] == value}
+            plain += [cell.settings.shown(cell.settings.hardware()) for cell in at.values()]
+    return {name for one in plain for name in one if one[name] != plain[0].get(name)}
 
 
 def _row(cell: Cell, seed: int, done: Done | None = None) -> Row:

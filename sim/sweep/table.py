@@ -117,7 +117,7 @@ def _block(sweep: Found, title: str, cells: Sequence[tuple[str, dict[str, Any], 
     """cells: of a label at a place. A knob that only some policies have is in the names of the columns, unless it is
     what everything is shown over.
     """
-    own = {name for name in sweep.axes if name != sweep.axis and any(name not in at for _, at, _ in cells)}
+    own = [name for name in sweep.own_knobs if name != sweep.axis]
     axes = [name for name in sweep.axes if name not in own]
     columns: dict[str, None] = {}
     rows: dict[Any, dict[str, str]] = {}

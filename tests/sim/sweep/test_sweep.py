@@ -236,7 +236,10 @@ def test_curves(tmp_path: Path) -> None:
     written = {path.name for path in found.plot(tmp_path, ["mean_jct_s", "goodput_rps"])}
     assert {"curves.pdf", "curves.png", "curves-mean_jct_s.png", "curves-goodput_rps.pdf"} <= written
     figure = found.plot(measures=["mean_jct_s"])
-    assert [axes.get_title() for axes in figure.axes] == ["max_batch 4", "max_batch 8"]
+    assert [axes.get_title() for axes in figure.axes] == ["max batch 4", "max batch 8"]
+    for axes in figure.axes:  # one scale for both, and every mean on it
+        low, high = axes.get_ylim()
+        assert all(low < mean < high for mean in found.points()["mean"])
     line = figure.axes[0].get_lines()[0]
     assert np.allclose(line.get_ydata(), found.points().query("label == 'fcfs' and max_batch == 4")["mean"])
     with pytest.raises(ValueError, match="no axis with two numbers"):
@@ -265,3 +268,30 @@ def test_a_point_at_which_nothing_fits_leaves_the_others() -> None:
     assert found.points()["status"].tolist() == ["failed", "ok"]
     with pytest.raises(ValueError, match="no request of the trace fits"):
         sim.sweep(kv_tokens=[16, 32], **long)
+
+
+def test_curves_of_knobs_and_of_words(tmp_path: Path) -> None:
+    """Lines of one policy differ in their dashes; what is no number is no place of a curve."""
+    knobs = [PolicySpec("mlfq", {"ratio": [2, 4]}), "fcfs"]
+    found = sim.sweep(
+        policy=knobs, kv_tokens=["unlimited", 20_000, 40_000], load=0.9, synth=SYNTH, seeds=1, max_batch=4
+    )
+    figure = found.plot(measures=["mean_jct_s"])
+    lines = {
+        str(line.get_label()): line for line in figure.axes[0].get_lines() if not str(line.get_label()).startswith("_")
+    }
+    assert list(lines) == ["mlfq ratio=2", "mlfq ratio=4", "fcfs"]
+    assert len({lines["mlfq ratio=2"].get_linestyle(), lines["mlfq ratio=4"].get_linestyle()}) == 2
+    assert list(lines["fcfs"].get_xdata()) == [20_000, 40_000]
+    assert "kv_tokens" not in found.settings
+    over = sim.sweep(**asked).plot(measures=["mean_jct_s"])
+    level = next(line for line in over.axes[0].get_lines() if line.get_label() == "fcfs")
+    assert len(set(level.get_ydata())) == 1
+
+
+def test_settings_are_those_of_every_point() -> None:
+    """Not the reserve of the first batch cap, nor the recipe at the first load."""
+    found = sim.sweep(policy="fcfs", load="0.5,0.9", max_batch="4,8", synth=SYNTH, seeds=1)
+    assert not {"load", "rate", "max_batch", "kv_reserve", "prefetch_quota"} & {*found.settings}
+    assert found.settings["synth"].startswith("n=40,rate=2")
+    assert found.settings["latency"] == "opt-13b-a100"
