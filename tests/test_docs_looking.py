@@ -1,4 +1,4 @@
-"""docs/looking.md: what it quotes of --explain is what is printed, and its words and columns are those that there are."""
+"""docs/looking.md: what it quotes of --explain is what is printed, and its words are those that there are."""
 
 from __future__ import annotations
 
