@@ -273,9 +273,8 @@ def test_a_point_at_which_nothing_fits_leaves_the_others() -> None:
 def test_curves_of_knobs_and_of_words(tmp_path: Path) -> None:
     """Lines of one policy differ in their dashes; what is no number is no place of a curve."""
     knobs = [PolicySpec("mlfq", {"ratio": [2, 4]}), "fcfs"]
-    found = sim.sweep(
-        policy=knobs, kv_tokens=["unlimited", 20_000, 40_000], load=0.9, synth=SYNTH, seeds=1, max_batch=4
-    )
+    asked: dict[str, Any] = {"policy": knobs, "load": 0.9, "synth": SYNTH, "seeds": 1, "max_batch": 4}
+    found = sim.sweep(kv_tokens=["unlimited", 20_000, 40_000], **asked)
     figure = found.plot(measures=["mean_jct_s"])
     lines = {
         str(line.get_label()): line for line in figure.axes[0].get_lines() if not str(line.get_label()).startswith("_")
