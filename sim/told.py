@@ -22,7 +22,9 @@ def told_first(settings: Settings, trace: Trace) -> list[str]:
     if guesses is not None:
         lines.append(guesses.told())
     lines += [f"{what} changes nothing: {why}" for what, why in _idle(settings, trace)]
-    return [part for line in lines for part in textwrap.wrap(line, WIDTH, subsequent_indent="  ")]
+    return [
+        part for line in lines for part in textwrap.wrap(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+    ]
 
 
 def _idle(settings: Settings, trace: Trace) -> list[tuple[str, str]]:

@@ -36,7 +36,7 @@ PICTURES = {
         "jct_vs_rate",
         "Mean seconds per output token over requests per second, ours and published",
         "In a burst, skip-join MLFQ keeps the time per token low up to twice the rate, as published. Mean completion "
-        "times get no better.",
+        "times get no better there.",
     ),
     "front-agents": Picture(
         "agents",
@@ -180,4 +180,7 @@ def _all(rows: Sequence[Compared]) -> str:
         if mine:
             parts.append(f"of {len(mine)} numbers of {who}: {counted(mine)}")
     said = "; ".join(parts)
-    return f"{said[:1].upper()}{said[1:]}. [Each beside ours, and why](experiments/README.md); close is within 15 %."
+    return (
+        f"{said[:1].upper()}{said[1:]}. [Each beside ours, and why](experiments/README.md); close: our interval misses "
+        "the published number by less than 15 %."
+    )

@@ -109,8 +109,9 @@ def rooflines() -> dict[str, str]:
 def roofline(model: str, device: str) -> Hardware:
     """Untuned estimate of a catalogued model on a catalogued device; ValueError lists the valid names.
 
-    device: a name; several as one, 4xa100-80g; or a group that shares the model by tensors, h100*8.
+    device: a name; several as one, 4xa100-80g; or a group that shares the model by tensors, h100*8. In any case.
     """
+    model, device = model.lower(), device.lower()
     found = catalogue.read_catalogue()
     if model not in found.models:
         raise ValueError(f"no roofline for the model {model!r}; models: {', '.join(found.models)}")
@@ -171,6 +172,12 @@ def load_hardware(name_or_path: str | PathLike[str]) -> Hardware:
     name = str(name_or_path)
     if name.startswith(catalogue.PREFIX):
         model, _, device = name.removeprefix(catalogue.PREFIX).partition("/")
+        if ".json" in name.lower():
+            raise ValueError(
+                f"{name}: a roofline's name takes a model of the catalogue; make a machine of a file first, python -m "
+                f"sim.machines make mine.json --config config.json --device {device.rpartition('/')[2] or 'h100'}, and "
+                "name mine.json"
+            )
         return roofline(model, device)
     texts = _preset_texts()
     if name in texts:

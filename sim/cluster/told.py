@@ -29,4 +29,8 @@ def routers_told(routers: Sequence[RouterSpec], settings: Settings, trace: Trace
         if "guess" in spec.needs and not guessed:
             mean = "the mean of the answers so far is one"
             lines.append(f"router {spec.name} asks for guesses, and nobody makes any: {mean}")
-    return [part for line in dict.fromkeys(lines) for part in textwrap.wrap(line, WIDTH, subsequent_indent="  ")]
+    return [
+        part
+        for line in dict.fromkeys(lines)
+        for part in textwrap.wrap(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+    ]

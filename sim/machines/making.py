@@ -132,16 +132,20 @@ def _model(args: argparse.Namespace, catalogue: Catalogue, told: list[str]) -> _
             if getattr(args, flag) is not None and args.model is None:
                 raise ValueError(f"--{flag.replace('_', '-')} says what --config or --model takes; give one")
     if args.model is not None:
-        if args.model not in catalogue.models:
+        named = args.model.lower()
+        if named not in catalogue.models:
             raise ValueError(f"--model {args.model}: not in the catalogue; models: {', '.join(catalogue.models)}")
-        found = catalogue.models[args.model]
-        return _Model(args.model, _with_bits(found.shape, args), found.context, found.source)
+        found = catalogue.models[named]
+        return _Model(named, _with_bits(found.shape, args), found.context, found.source)
     if args.config is None:
         return None
     path = Path(args.config)
     if path.is_dir():
         path = path / "config.json"
-    data = read_json(path)
+    try:
+        data = read_json(path)
+    except FileNotFoundError:
+        raise ValueError(f"--config {args.config}: there is no file {path}") from None
     read = read_config(data, str(path), args.weight_bits, args.expert_bits)
     told += read.told
     name = str(data.get("_name_or_path") or data.get("model_type") or path.parent.name or "model")
@@ -172,12 +176,12 @@ def _device(args: argparse.Namespace, catalogue: Catalogue) -> _Group | None:
         own = Device(args.flops, args.bandwidth, **reached)
         accelerator = Accelerator(own, int(args.device_memory), any_device.host_bytes, Link(), source="Device: flags.")
     else:
-        name = args.device
+        name = args.device.lower()
         try:
             accelerator, count = catalogue.group(name)
         except KeyError:
             raise ValueError(
-                f"--device {name}: not in the catalogue; devices: {', '.join(catalogue.accelerators)}"
+                f"--device {args.device}: not in the catalogue; devices: {', '.join(catalogue.accelerators)}"
             ) from None
     if args.tp is not None:
         if args.tp < 1:

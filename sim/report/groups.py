@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
 from fastserve.json_values import plain
-from fastserve.metrics.groups import By, Grouping, group_summaries, grouping, horizon_of
+from fastserve.metrics.groups import LENGTHS, By, Grouping, group_summaries, grouping, horizon_of
 from fastserve.metrics.programs import window_at_work
 from fastserve.metrics.slo import Slo
 from fastserve.metrics.summary import Summary
@@ -73,7 +73,7 @@ def check_told(by: Bys, trace: Trace) -> None:
         if one.kind in told and told[one.kind] is None:
             rest = [kind for kind, column in told.items() if column is not None]
             raise ValueError(
-                f"by: this trace does not tell the {one.kind} of its requests; there is {', '.join([*rest, 'length'])}"
+                f"by: this trace does not tell the {one.kind} of its requests; there is {', '.join([*rest, *LENGTHS])}"
             )
 
 

@@ -42,7 +42,7 @@ def header(runs: Sequence[Run], settings: Mapping[str, object]) -> list[str]:
     items += fact_lines(settings)
     parts = [f"by default: {', '.join(usual)}"] if usual else []
     parts += [f"off: {', '.join(unset)}"] if unset else []
-    apart = textwrap.wrap("; ".join(parts), WIDTH, subsequent_indent="  ")
+    apart = textwrap.wrap("; ".join(parts), WIDTH, subsequent_indent="  ", break_on_hyphens=False)
     return [*_wrapped(items), *apart]
 
 

@@ -44,6 +44,11 @@ def notes(groups: Mapping[str, Sequence[Run]], settings: Mapping[str, object], k
         found += wrapped(_found(groups, settings))
     if settings.get("guesses"):
         found += wrapped(_guessed(groups, settings))
+    if _alike(groups):
+        found += wrapped(
+            "the rows are alike: nobody waited for a place, so no policy had anything to choose; requests wait at a "
+            "higher load, with fewer slots (--max-batch), or in a longer run"
+        )
     for text in _overruled(groups):
         found += wrapped(text)
     found += _losses(groups)
@@ -70,6 +75,19 @@ def _guessed(groups: Mapping[str, Sequence[Run]], settings: Mapping[str, object]
         tokens, share = (average(group, key, settings) for key in ("tokens_per_decode", "acceptance"))
         parts.append(f"{label} {number(tokens)} ({number(share)} of the guesses right)")
     return f"tokens of a job in an iteration: {', '.join(parts)}; slowdown is against a machine that guesses nothing"
+
+
+def _alike(groups: Mapping[str, Sequence[Run]]) -> bool:
+    """Whether policies had nothing to choose: the same figures to the last digit, and next to no waiting."""
+    runs = [run for group in groups.values() for run in group]
+    keys = ("mean_jct_s", "mean_ttft_s", "preemptions_per_job")
+    told = {(run.seed, *(run.summary.get(key) for key in keys)) for run in runs}
+    waited = [(run.summary.get("mean_queued_s"), run.summary.get("mean_jct_s")) for run in runs]
+    return (
+        len({group[0].policy for group in groups.values()}) > 1
+        and len(told) == len({run.seed for run in runs})
+        and all(queued is not None and jct and queued < jct / 100 for queued, jct in waited)
+    )
 
 
 def _overruled(groups: Mapping[str, Sequence[Run]]) -> Iterator[str]:

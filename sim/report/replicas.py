@@ -26,7 +26,9 @@ def replicas_lines(groups: Mapping[str, Sequence[Run]], settings: Mapping[str, o
     """Nothing where no run has replicas. Means over seeds."""
     if not has_replicas(groups):
         return []
-    notes = [textwrap.wrap(note, WIDTH, subsequent_indent="  ") for note in replica_notes(groups)]
+    notes = [
+        textwrap.wrap(note, WIDTH, subsequent_indent="  ", break_on_hyphens=False) for note in replica_notes(groups)
+    ]
     return aligned(replica_rows(groups, settings)) + [line for note in notes for line in note]
 
 

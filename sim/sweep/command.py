@@ -28,7 +28,7 @@ from sim.asked import routed
 from sim.sweep.found import Found
 from sim.sweep.grid import KINDS, given, grid, values_of
 from sim.sweep.pool import POOLS
-from sim.sweep.result import Sweep
+from sim.sweep.result import Sweep, drawn
 from sim.sweep.run import swept
 from sim.sweep.table import measures
 from sim.sweep.values import HOW
@@ -108,7 +108,9 @@ def parser() -> argparse.ArgumentParser:
         "sweep into it computes only what is new (without it nothing is kept)",
     )  # fmt: skip
     output.add_argument(
-        "--show", metavar="COLUMN,...", help="what the table shows: measures of the summary, groups of them, all"
+        "--show",
+        metavar="COLUMN,...",
+        help="what the table and the curves show: measures of the summary, groups of them, all",
     )
     output.add_argument(
         "--plot",
@@ -171,7 +173,7 @@ def deliver(args: argparse.Namespace, sweep: Sweep, folder: Path | None) -> int:
     written: list[Path] = []
     try:
         if folder is not None and sweep.rows and sweep.axis is not None:
-            written = sweep.plot(folder)
+            written = sweep.plot(folder, drawn(sweep, args.show))
         if args.report and sweep.rows:
             print(f"wrote {sweep.report(args.report, args.show)}", file=sys.stderr)
     finally:

@@ -135,7 +135,7 @@ class Sweep(Found):
         """
         from sim.report.page.sweep import write_sweep
 
-        return write_sweep(Path(path), self, MEASURES, show)
+        return write_sweep(Path(path), self, drawn(self, show), show)
 
     def document(self) -> dict[str, Any]:
         """The --json document."""
@@ -166,3 +166,11 @@ class Sweep(Found):
 
     def __repr__(self) -> str:
         return self.title
+
+
+def drawn(sweep: Found, show: Show = None) -> Sequence[str]:
+    """Measures to draw: those that show names and that any run has, in its order; else, and of all, the usual ones."""
+    if show is None or "all" in (show.split(",") if isinstance(show, str) else show):
+        return MEASURES
+    names = of_tables.measures(sweep, show)
+    return [name for name in names if any(row.numbers.get(name) is not None for row in sweep.rows)] or MEASURES

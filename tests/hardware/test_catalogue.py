@@ -110,6 +110,11 @@ def test_groups_that_there_cannot_be_are_refused(device: str, words: str) -> Non
         load_hardware(f"roofline:llama-3-70b/{device}")
 
 
+def test_names_are_found_in_any_case() -> None:
+    typed, named = (load_hardware(f"roofline:{name}") for name in ("Qwen3-8B/H100*4", "qwen3-8b/h100*4"))
+    assert (typed.about, typed.memory, typed.latency.name) == (named.about, named.memory, named.latency.name)
+
+
 @pytest.mark.parametrize("device", ["1xa100-80g", "0xa100-80g", "4xa100", "4x4xa100-80g", "100xa100-80g"])
 def test_other_names_are_refused_with_those_that_there_are(device: str) -> None:
     with pytest.raises(ValueError, match=r"devices: .*several as one: 4xa100-80g"):

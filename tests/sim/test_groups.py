@@ -131,7 +131,7 @@ def test_the_command_prints_draws_and_documents_groups(tmp_path: Path, capsys: p
 @pytest.mark.parametrize(
     ("by", "said"),
     [
-        ("priority", "does not tell the priority of its requests; there is length"),
+        ("priority", "does not tell the priority of its requests; there is length, prompt"),
         ("clients", "did you mean client?"),
         ("length:0", "write length:4 or length:log2"),
     ],

@@ -166,7 +166,12 @@ def test_measured_points_are_fitted_and_the_misses_told(tmp_path: Path, capsys: 
         (["make", "OUT", "--device", "h100", "--weight-bits", "4"], "--weight-bits says what"),
         (["make", "OUT", "--points", "POINTS", "--flops", "1"], "--flops has no use beside --points"),
         (["make", "OUT", "--points", "absent.csv"], "absent.csv"),
-        (["make", "OUT", "--config", "absent.json", "--device", "h100"], "absent.json"),
+        (
+            ["make", "OUT", "--config", "absent.json", "--device", "h100"],
+            "--config absent.json: there is no file absent.json",
+        ),
+        (["show", "roofline:config.json/h100*4"], "make mine.json --config config.json --device h100*4"),
+        (["show", "roofline:./config.json/h100"], "make mine.json --config config.json --device h100,"),
         (["make", "OUT", "--config", "POINTS", "--device", "h100"], "is not a JSON file"),
         (["make", "OUT", "--config", "/dev/zero", "--device", "h100"], "it has more than 64 MiB"),
         (["make", "OUT", "--model", "llama-3-8b", "--device", "h100", "--flops", "989"], "such as 989e12"),

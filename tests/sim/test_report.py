@@ -56,6 +56,18 @@ def test_the_table_has_a_row_per_label_and_repeats_the_settings() -> None:
     assert "nan" not in text.lower()
 
 
+def test_a_run_in_which_nobody_waited_says_that_there_was_nothing_to_choose() -> None:
+    idle = {"mean_queued_s": 0.001}
+    told = "the rows are alike: nobody waited"
+    assert told in table([make_run("fcfs", summary=idle), make_run("srpt", summary=idle)], SETTINGS)
+    for others in (
+        [make_run("srpt", scale=1.01, summary=idle)],
+        [make_run("srpt", summary={"mean_queued_s": 2.0})],
+        [make_run("fcfs", label="again", summary=idle)],
+    ):
+        assert told not in table([make_run("fcfs", summary=idle), *others], SETTINGS)
+
+
 def test_seeds_are_averaged_and_the_ratio_is_paired_over_those_that_both_have() -> None:
     runs = [make_run("fcfs", seed) for seed in range(3)] + [make_run("srpt", seed, scale=0.5) for seed in (1, 2)]
     text = table(runs, SETTINGS)

@@ -248,6 +248,8 @@ def test_nothing_usable(tmp_path: Path, text: str) -> None:
 def test_what_is_no_trace(tmp_path: Path) -> None:
     with pytest.raises(TraceError, match="no such file"):
         read_trace(tmp_path / "absent")
+    with pytest.raises(TraceError, match=r"no such file; there is \S+traces.azure-conv-like\.jsonl$"):
+        read_trace(tmp_path / "azure-conv-like.jsonl")
     with pytest.raises(TraceError, match="folder"):
         read_trace(tmp_path)
     assert "not text" in fault(tmp_path, b"PNG1\xff\xfe\x00")

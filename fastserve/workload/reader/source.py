@@ -151,10 +151,16 @@ class _Guard:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, FileNotFoundError):
-            raise TraceError("no such file", self.where) from None
+            raise TraceError(f"no such file{_bundled(self.where)}", self.where) from None
         if isinstance(error, IsADirectoryError):
             raise TraceError("this is a folder; name one file in it", self.where) from None
         if isinstance(error, EOFError | zlib.error | gzip.BadGzipFile):
             raise TraceError(f"the gzip data are damaged ({error})", self.where) from None
         if isinstance(error, OSError):
             raise TraceError(f"cannot be read ({error.strerror})", self.where) from None
+
+
+def _bundled(where: str) -> str:
+    """For a trace of the checkout, named from another folder: where it is."""
+    there = Path(__file__).parents[3] / "traces" / Path(where).name
+    return f"; there is {there}" if there.suffix == ".jsonl" and there.is_file() else ""

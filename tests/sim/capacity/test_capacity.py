@@ -48,6 +48,12 @@ def test_a_load_meets_it_and_the_next_does_not(found: sim.Capacity) -> None:
         assert attained(one.load) == one.at.slo_attainment >= 0.9 > attained(failed)
 
 
+def test_a_name_is_not_broken_at_its_hyphens(found: sim.Capacity, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "-".join(["azure"] * 10)
+    monkeypatch.setitem(found.found[0].about, "trace", name)
+    assert name in found.table()
+
+
 def test_runs_that_are_cut_short_change_nothing(found: sim.Capacity) -> None:
     whole = sim.capacity(synth=SYNTH, policy=["fcfs", "sj-mlfq"], slo=SLO, cut_short=False, **FEW)
     assert sum(point.cut_short for one in found.found for point in one.tried) > 0

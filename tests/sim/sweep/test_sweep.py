@@ -13,6 +13,7 @@ import sim
 from fastserve import Job, Policy
 from fastserve.atomic_files import OutputError
 from fastserve.policies.spec import PolicySpec
+from sim.__main__ import main
 from sim.replay import RunError
 from sim.sweep import names as naming
 from sim.sweep import work as working
@@ -229,6 +230,16 @@ def test_what_is_said_and_written(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "summary.json").read_text())["axes"] == {"load": [0.5, 0.9]}
     with pytest.raises(ValueError, match="no measure 'mean_jct'"):
         found.points("mean_jct")
+
+
+def test_the_command_draws_what_it_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["sweep", "--synth", SYNTH, "--policy", "fcfs", "--load", "0.5,0.9", "--seeds", "1"]
+    usual = {"mean_jct_s", "p99_jct_s", "mean_ttft_s", "p99_ttft_s"}
+    for show, drawn in (("ratio,p50_jct_s", {"p50_jct_s"}), ("goodput_rps", usual), ("all", usual)):
+        out = tmp_path / show
+        assert main([*command, "--out", str(out), "--show", show]) == 0
+        assert {path.stem for path in out.glob("curves*.png")} == {"curves", *[f"curves-{name}" for name in drawn]}
+    assert "p50 JCT" in capsys.readouterr().out
 
 
 def test_curves(tmp_path: Path) -> None:
