@@ -385,9 +385,3 @@ def test_where_it_was_cut(tmp_path: Path, visit: Open, monkeypatch: pytest.Monke
     expect(page.locator('[data-part="note"]').first).to_have_text("")
     page.evaluate("stage.pick(79)")
     expect(page.locator('.under-policy[data-label="mlfq"]')).to_contain_text("not arrived where this schedule ends")
-
-
-def test_a_backlog_of_one_replica_says_so(visit: Open, tmp_path: Path) -> None:
-    path = replay(TRACE, "mlfq", **SIZE | {"replicas": 3}).report(tmp_path / "cluster.html")
-    page = visit(path)
-    expect(page.locator("#curves figure").last).to_contain_text("r0, the first of 3 replicas: its jobs alone")
