@@ -37,7 +37,7 @@ from sim.lives import Lives
 from sim.notable import first_seed
 from sim.replay import Observe, Result, replay
 from sim.report.columns import shown
-from sim.report.document import write_programs
+from sim.report.document import check_out, write_programs
 from sim.report.groups import check_told, kinds
 from sim.report.layout import WIDTH
 from sim.report.page import Schedules
@@ -126,6 +126,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--route-log: there is no router here; give --replicas or --router")
     for name in args.observer:
         find(name)
+    if args.out:
+        check_out(Path(args.out))
     for path in outputs(args):
         check_writable(path)
     source = source_of(args, settings)

@@ -121,9 +121,9 @@ def _notes(capacity: Findings) -> list[str]:
         )
     missing = capacity.requests * (1 - capacity.attain)
     if missing < FEW:
+        share = f"{100 * (1 - capacity.attain):.3g} % of {capacity.requests:,} requests are {missing:.3g}: single ones"
         notes.append(
-            f"{100 * (1 - capacity.attain):.3g} % of {capacity.requests:,} requests are {missing:.3g}: single ones "
-            "decide; take a longer trace"
+            f"{share} decide; take a longer trace" if missing else "every request must meet it: the worst one decides"
         )
     again = capacity.rises_again()
     if again:

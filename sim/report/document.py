@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastserve.atomic_files import atomically
-from fastserve.formats import metadata, stamp
+from fastserve.formats import FORMAT, metadata, stamp
 from fastserve.json_values import plain
 from fastserve.metrics.summary import Columns
 from sim.report.provenance import provenance
@@ -49,6 +49,19 @@ def _listed(columns: Columns) -> Any:
     return plain([dict(zip(columns, row, strict=True)) for row in rows])
 
 
+def check_out(folder: Path) -> None:
+    """Raises ValueError where the folder is that of a sweep, say, which the files of a run would spoil."""
+    path = folder / "run.json"
+    try:
+        with path.open("rb") as file:
+            found = json.load(file)
+    except (OSError, ValueError, RecursionError):
+        return
+    kind = str(found.get(FORMAT, "run")) if isinstance(found, dict) else "run"
+    if kind.partition("/")[0] != "run":
+        raise ValueError(f"{folder} holds the files of something else ({path} is {kind!r}): name another folder")
+
+
 def write_out(folder: Path, settings: Mapping[str, object], runs: Sequence[Run], csv: bool = False) -> list[Path]:
     """Writes run.json (settings, those of each label's policy, provenance), summary.json (`document`) and
     records.parquet, of runs of sessions programs.csv, of a cluster replicas.csv, on request
@@ -57,8 +70,10 @@ def write_out(folder: Path, settings: Mapping[str, object], runs: Sequence[Run],
     The records of all runs are one table with the columns policy, label and seed in front. Each file appears whole or
     not at all; summary.json comes last, so a folder that has one is complete. Returns the paths.
 
-    Raises OutputError, whose text is one line, when the folder cannot be written or the disk is full.
+    Raises OutputError, whose text is one line, when the folder cannot be written or the disk is full, and ValueError
+    where it holds a sweep or the like.
     """
+    check_out(folder)
     policies = {run.label: run.settings for run in reversed(runs)}
     about = {"settings": settings, "policies": dict(reversed(policies.items())), "provenance": provenance()}
     written = [_write_json(folder / "run.json", stamp("run") | plain(about))]

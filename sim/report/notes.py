@@ -52,7 +52,7 @@ def notes(groups: Mapping[str, Sequence[Run]], settings: Mapping[str, object], k
     for text in _overruled(groups):
         found += wrapped(text)
     found += _losses(groups)
-    for text in (*_objectives(groups, settings, keys), *_window(groups, settings, keys)):
+    for text in (*_came(groups, settings), *_objectives(groups, settings, keys), *_window(groups, settings, keys)):
         found += wrapped(text)
     return ["", *found]
 
@@ -115,6 +115,24 @@ def _objectives(
         given, {label: average(group, "slo_attainment", settings) for label, group in groups.items()}
     ):
         yield verdict
+
+
+FAR = 1.25
+"""Factor between the rate of the settings and that of the arrivals, in the mean over seeds, from which it is told."""
+
+
+def _came(groups: Mapping[str, Sequence[Run]], settings: Mapping[str, Any]) -> Iterator[str]:
+    """Where the arrivals of a recipe are far from its rate, so that the load is not what came: the phases of mmpp or
+    onoff are longer than the trace, say, or it is a small part of a day.
+    """
+    rate, load, first = settings.get("rate"), settings.get("load"), next(iter(groups.values()))
+    stopped = any(run.summary.get("collapsed") or run.settings.get("interrupted") for run in first)
+    came = average(first, "arrival_rps", dict(settings))
+    if settings.get("synth") and rate and load and came and not stopped and not 1 / FAR < came / rate < FAR:
+        yield (
+            f"load {number(load)} is of the recipe's rate in the long run, {number(rate)} requests/s; these came at "
+            f"{number(came)}, which is load {number(load * came / rate)}: take more requests, or seeds"
+        )
 
 
 COUNTED = {

@@ -209,6 +209,32 @@ def test_what_cannot_be_written_is_refused_before_the_run(
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_the_folder_of_a_sweep_is_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run.json").write_text('{"format": "sim_sweep/1"}')
+    monkeypatch.setattr("sim.arguments.read_trace", lambda *_, **__: pytest.fail("it began to read"))
+    assert "holds the files of something else" in refused(capsys, BUNDLED, "--out", str(tmp_path))
+    assert "sim_sweep" in (tmp_path / "run.json").read_text()
+
+
+def test_a_load_that_did_not_come_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """The phases are longer than the trace, which sees one of them."""
+    phases = "n=60,rate=1,lengths=profile:alpaca,arrivals=mmpp:rates=1/9,stay=9000/9000"
+    steady = "n=400,rate=1,lengths=profile:alpaca"
+    said = {}
+    for synth in (phases, steady):
+        assert main(["--synth", synth, "--load", "0.8", "--policy", "fcfs", "--seeds", "1"]) == 0
+        said[synth] = " ".join(capsys.readouterr().out.split())
+    found = re.search(
+        r"load 0.800 is of .* run, (\S+) requests/s; these came at (\S+), which is load (\S+):", said[phases]
+    )
+    assert found is not None
+    rate, came, load = (float(text.rstrip(",")) for text in found.groups())
+    assert load == pytest.approx(0.8 * came / rate, rel=0.02) and not 0.64 < load < 1
+    assert "in the long run" not in said[steady]
+
+
 def test_a_disk_that_fills_up_is_one_line_and_the_table_is_shown(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
