@@ -174,6 +174,8 @@ def deliver(args: argparse.Namespace, sweep: Sweep, folder: Path | None) -> int:
     try:
         if folder is not None and sweep.rows and sweep.axis is not None:
             written = sweep.plot(folder, drawn(sweep, args.show))
+        elif args.plot is not None and sweep.rows:
+            print("no curves: nothing that varies is a number with two values or more", file=sys.stderr)
         if args.report and sweep.rows:
             print(f"wrote {sweep.report(args.report, args.show)}", file=sys.stderr)
     finally:

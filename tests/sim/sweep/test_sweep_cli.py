@@ -187,3 +187,9 @@ def test_a_killed_sweep_goes_on(tmp_path: Path) -> None:
     assert {name: (tmp_path / "out" / "cases" / name).stat().st_mtime_ns for name in done} == times
     assert len(list(tmp_path.glob("out/cases/*.json"))) == 16
     assert (tmp_path / "out" / "summary.json").exists()
+
+
+def test_a_grid_without_numbers_has_no_curves_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["--policy", "fcfs", "--batching", "mixed,chunked", "--seeds", "1", "--plot", str(tmp_path)]
+    assert main(["sweep", *SYNTH, *asked]) == 0
+    assert "no curves: nothing that varies is a number" in capsys.readouterr().err
