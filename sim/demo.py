@@ -47,7 +47,8 @@ WORKLOADS = (
 class Why(NamedTuple):
     """Means over the seeds. share: of the work, of the longest tenth. held: places that it has under BASE while one of
     the shorter half waits. waits, short, long: s that one of the shorter half waits for its place, its JCT, and that of
-    the longest tenth, under BASE and CANDIDATE. preemptions, between: of a request under CANDIDATE, and s between them.
+    the longest tenth, under BASE and CANDIDATE. preemptions, between: of a request under CANDIDATE, and s
+    that it waits between its turns, all together.
     """
 
     share: float
@@ -148,7 +149,7 @@ def because(facts: Why) -> str:
     return (
         f"{whole} only; {held}, so that there is little to be gained by passing it, and {CANDIDATE} takes turns among "
         f"requests of like length: each is preempted {facts.preemptions:.1f} times and waits {number(facts.between)} s "
-        f"between its turns; {then}."
+        f"in all between its turns; {then}."
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fastserve.hardware import catalogue
 from fastserve.hardware.base import LatencyModel
-from fastserve.hardware.json_fields import Fields
+from fastserve.hardware.json_fields import Fields, read_json
 from fastserve.hardware.memory import Link, Memory, read_link, read_memory
 from fastserve.hardware.registry import latency_from_json
 from fastserve.hardware.roofline import RooflineLatency
@@ -188,8 +188,4 @@ def load_hardware(name_or_path: str | PathLike[str]) -> Hardware:
             f"no latency preset and no file is called {name!r}; presets: {', '.join(texts)}, or a roofline such as "
             f"{catalogue.PREFIX}llama-3-8b/a100-80g"
         )
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{name} is not a JSON file: {error}") from None
-    return hardware_from_json(data, name)
+    return hardware_from_json(read_json(path), name)

@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 _LARGEST = 1e30  # keeps every later product of floats finite
+MOST_BYTES = 64 << 20
+"""Of a JSON file: of a model's or a machine's sizes, or a table of times."""
+
+
+def read_json(path: Path) -> Any:
+    """Raises OSError, and ValueError for what is no JSON or too large to be any of ours: a file of weights, say."""
+    with path.open("rb") as file:
+        text = file.read(MOST_BYTES + 1)
+    if len(text) > MOST_BYTES:
+        raise ValueError(f"{path} is not a JSON file of sizes or times: it has more than {MOST_BYTES >> 20} MiB")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not a JSON file: {error}") from None
 
 
 class Fields:

@@ -105,12 +105,21 @@ def group_summaries(
     """
     span = window or rate_window(columns, horizon_s=horizon_s, warmup_s=warmup_s)
     start = float(columns["arrival"].min()) + warmup_s if len(columns["arrival"]) else 0.0
+    counted = (columns["arrival"] >= span[0]) & (columns["arrival"] <= span[1])
+    per_arrival = _arrival_rate(columns["arrival"][counted])  # a share of the run's: few jobs have no gaps of their own
     found = []
     for rows in groups.rows(columns):
         mine = {name: column[rows] for name, column in columns.items()}
         summary = summarise(mine, horizon_s=horizon_s, slo=slo, window=span, start_s=start)
-        found.append(summary | {"saturated": None})
+        came = int(np.count_nonzero(rows & counted))
+        found.append(summary | {"saturated": None, "arrival_rps": per_arrival * came if per_arrival else None})
     return found
+
+
+def _arrival_rate(arrival: NDArray[np.float64]) -> float | None:
+    """`arrival_rps` of these jobs, for each of them; None where they all come at once."""
+    lasted = float(arrival.max() - arrival.min()) if len(arrival) else 0.0
+    return (len(arrival) - 1) / lasted / len(arrival) if lasted > 0 else None
 
 
 def horizon_of(columns: Columns) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,11 @@ from typing import Any, NamedTuple
 from fastserve.hardware import Device, Hardware, Interconnect, Link, Memory, ModelConfig
 from fastserve.hardware.catalogue import Accelerator, Catalogue, read_catalogue
 from fastserve.hardware.hardware import estimate
+from fastserve.hardware.json_fields import read_json
 from fastserve.hardware.published_config import read_config
+
+LEAST = {"flops": 1e9, "fp8_flops": 1e9, "bandwidth": 1e6, "device_memory": 1e6, "link": 1e6, "interconnect": 1e6}
+"""Flag -> below which it is surely in other units."""
 
 ASSUMED = ("compute_efficiency", "memory_efficiency", "overhead_ms", "layer_overhead_us")
 
@@ -140,11 +143,9 @@ def _model(args: argparse.Namespace, catalogue: Catalogue, told: list[str]) -> _
     if path.is_dir():
         path = path / "config.json"
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
     except FileNotFoundError:
         raise ValueError(f"--config {args.config}: there is no file {path}") from None
-    except ValueError as error:
-        raise ValueError(f"{path} is not a JSON file: {error}") from None
     read = read_config(data, str(path), args.weight_bits, args.expert_bits)
     told += read.told
     name = str(data.get("_name_or_path") or data.get("model_type") or path.parent.name or "model")
@@ -205,9 +206,16 @@ def _changed(args: argparse.Namespace, accelerator: Accelerator) -> Accelerator:
             raise ValueError(
                 f"--{key.replace('_', '-')} is a share of the peak, above 0 and at most 1, got {flags[key]:g}"
             )
-    for flag in ("flops", "bandwidth", "device_memory", "link", "interconnect"):
-        if getattr(args, flag) == 0:
+    for flag, least in LEAST.items():
+        value = getattr(args, flag)
+        if value == 0 and flag != "fp8_flops":
             raise ValueError(f"--{flag.replace('_', '-')} must be above 0")
+        if value and value < least:
+            unit = "bytes" if flag == "device_memory" else "a second" if "flops" in flag else "bytes a second"
+            raise ValueError(
+                f"--{flag.replace('_', '-')} {value:g}: that is {value:g} {unit}, less than any device; write the "
+                f"whole number, such as {'989e12' if 'flops' in flag else '80e9'}"
+            )
     device = replace(accelerator.device, **{key: value for key, value in flags.items() if value is not None})
     changes: dict[str, Any] = {"device": device}
     if args.device_memory is not None:

@@ -79,11 +79,11 @@ def where(at: Mapping[str, Any]) -> str:
 def status(numbers: Mapping[str, Any]) -> str:
     """Outcome of a run: "ok", "saturated" or "collapsed".
 
-    Collapsed: it exceeded its bound of live jobs at a load below 1, which fcfs sustains. Saturated: its queue grew to
-    the end, or it exceeded the bound at a load of 1 or more.
+    Collapsed: it was stopped at its bound of live jobs, at whatever load, so that its figures are of the jobs until
+    then. Saturated: its queue grew to the end.
     """
     if numbers.get("collapsed"):
-        return "collapsed" if (numbers.get("load") or 0.0) < 1 else "saturated"
+        return "collapsed"
     return "saturated" if numbers.get("saturated") else "ok"
 
 

@@ -103,7 +103,7 @@ def test_what_the_groups_have_sums_to_what_the_run_has(kind: str) -> None:
     parts = group_summaries(table, grouping(kind, [table]), horizon_s=horizon, warmup_s=8.0, slo=slo)
     assert len(parts) > 1
     for key in ("n", "completed", "rejected", "truncated", "cancelled", "unfinished", "throughput_rps", "goodput_rps",
-                "output_tokens_per_s", "offered_rps", "mean_in_system"):  # fmt: skip
+                "output_tokens_per_s", "offered_rps", "arrival_rps", "mean_in_system"):  # fmt: skip
         assert sum(float(part[key] or 0) for part in parts) == pytest.approx(float(whole[key] or 0)), key
     for key in ("mean_jct_s", "mean_ttft_s"):
         counted = [float(part["completed"] or 0) + float(part["unfinished"] or 0) for part in parts]

@@ -46,7 +46,9 @@ def test_facts_are_those_of_the_records() -> None:
     assert found.preemptions == 4.5 and found.between == 1.0
     assert demo.mean([found, found]) == found
     assert "91% of the work, and under fcfs it holds 1.0 of the" in demo.because(found)
-    assert "only; under fcfs" in demo.because(found._replace(share=0.2))
+    loses = demo.because(found._replace(share=0.2))
+    assert "only; under fcfs" in loses
+    assert "is preempted 4.5 times and waits 1.00 s in all between its turns" in loses, "not between any two of them"
 
 
 def test_a_verdict_is_as_sure_as_its_interval() -> None:

@@ -173,6 +173,11 @@ def test_measured_points_are_fitted_and_the_misses_told(tmp_path: Path, capsys: 
         (["show", "roofline:config.json/h100*4"], "make mine.json --config config.json --device h100*4"),
         (["show", "roofline:./config.json/h100"], "make mine.json --config config.json --device h100,"),
         (["make", "OUT", "--config", "POINTS", "--device", "h100"], "is not a JSON file"),
+        (["make", "OUT", "--config", "/dev/zero", "--device", "h100"], "it has more than 64 MiB"),
+        (["make", "OUT", "--model", "llama-3-8b", "--device", "h100", "--flops", "989"], "such as 989e12"),
+        (["make", "OUT", "--model", "llama-3-8b", "--device", "h100", "--bandwidth", "3350"], "3350 bytes a second"),
+        (["make", "OUT", "--model", "llama-3-8b", "--device", "h100*8", "--interconnect", "450"], "450 bytes a second"),
+        (["make", "OUT", "--model", "llama-3-8b", "--device", "h100", "--device-memory", "80"], "80 bytes, less than"),
     ],
 )
 def test_what_is_wrong_is_one_line(

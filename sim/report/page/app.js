@@ -61,7 +61,8 @@ function backlogs(schedules, looks) {
   byId("curves").append(figure);
   const words = (waiting) => count(waiting);
   const about = { title: data.seed === null ? "Backlog" : `Backlog, seed ${data.seed}`, x: "time of the run (s)", y: "jobs that wait", unit: " s" };
-  const hint = ["most at once: ", ...listed(schedules.map(({ label, backlog }) => [label, count(backlog.most)]))];
+  const notes = [...new Set(schedules.map(({ note }) => note).filter(Boolean))].map((note) => ` (${note})`);
+  const hint = ["most at once: ", ...listed(schedules.map(({ label, backlog }) => [label, count(backlog.most)])), ...notes];
   chart(figure, series, { ...about, steps: true, words, hint });
   if (!data.charts.length) key(byId("key"), series);
 }

@@ -6,6 +6,7 @@ import { ticks } from "./view.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const [WIDE, HIGH] = [400, 236];
+const LETTER = 6.2; // of a mark's text, at most
 const EDGE = { left: 44, right: 10, top: 10, bottom: 34 };
 const DASHES = { "-": "", "--": "7 4", ":": "2 4", "-.": "8 3 2 3" };
 
@@ -70,8 +71,12 @@ export function chart(root, series, options) {
     grid.append(shape("line", { x1: EDGE.left, x2: WIDE - EDGE.right, y1: py(y), y2: py(y) }));
     grid.append(shape("text", { x: EDGE.left - 6, y: py(y) + 3.5, "text-anchor": "end" }, figure(y)));
   }
+  let free = 0; // where the text of a mark may begin, beside that of the one before
   for (const x of options.log ? decades(from, to) : ticks(from, to, 6).at) {
     grid.append(shape("line", { x1: px(x), x2: px(x), y1: HIGH - EDGE.bottom, y2: HIGH - EDGE.bottom + 4 }));
+    const half = figure(x).length * LETTER / 2;
+    if (px(x) - half < free) continue;
+    free = px(x) + half + LETTER;
     const anchor = px(x) > WIDE - 24 ? "end" : "middle";
     grid.append(shape("text", { x: px(x), y: HIGH - EDGE.bottom + 15, "text-anchor": anchor }, figure(x)));
   }

@@ -90,6 +90,10 @@ def test_what_did_other_work_is_not_compared() -> None:
     base, other = rows("fcfs", lambda x, s: 10.0), rows("mine", lambda x, s: 10.0 * 2 ** (x - 0.75))
     stopped = [row._replace(numbers=row.numbers | {"collapsed": row.at["load"] > 0.7}) for row in other]
     assert swept(base + stopped).crossed("mean_jct_s") == []
+    assert {*swept(base + stopped).points().query("label == 'mine' and load > 0.7")["status"]} == {"collapsed"}
+    late = [row._replace(numbers=row.numbers | {"load": row.at["load"]}) for row in stopped]
+    assert swept(base + late).crossed("mean_jct_s") == [], "at whatever load it was stopped"
+    assert swept(base + late).ratios()["ratio"].notna().sum() == 3
     cut = [row._replace(numbers=row.numbers | {"truncated": 3 * (row.at["load"] > 0.7)}) for row in other]
     assert swept(base + cut).crossed("mean_jct_s") == []
     assert swept(base + cut).ratios()["ratio"].notna().sum() == 3
