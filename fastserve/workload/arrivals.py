@@ -37,6 +37,9 @@ EXAMPLES = (
 MOST = 50_000_000
 """Requests; some 100 bytes each."""
 
+WHOLE, DAY_OFF, PHASES_OFF = 0.9, 0.05, 0.1
+"""Of a period, and of the rate that was asked for: what uneven() lets pass."""
+
 
 def arrival_times(spec: str, n: int, rate: float, seed: np.random.SeedSequence) -> IntArray:
     """n arrivals in ns, the first at 0, of `rate` requests/s in the long run.
@@ -79,3 +82,25 @@ def _seconds(
     if name == "mmpp":
         return in_states(spec, steady, values["rates"], values["stay"], phases)
     return daily(spec, steady, values["period"][0], values["peak"][0]) if name == "diurnal" else steady
+
+
+def uneven(spec: str, n: int, asked: float, came: float) -> str:
+    """What is to be said of n arrivals that came at another rate (requests/s) than was asked for because they are too
+    few for that of their process to even out, or that see no whole period of it; else "".
+    """
+    name, values = parse_lists(spec, PROCESSES)
+    off = abs(came / asked - 1)
+    rates = f"came at {came:.3g} requests/s where {asked:.3g} were asked for"
+    if name == "diurnal":
+        period = values["period"][0]
+        periods = n / came / period
+        if periods > WHOLE and off < DAY_OFF:
+            return ""
+        whole = max(1, round(periods))
+        return (
+            f"{spec}: {n:,} requests are {periods:.2g} of its periods, and {rates}; take whole ones, "
+            f"period={n / asked / whole:.0f} or n={asked * period * whole:,.0f}"
+        )
+    if name in ("onoff", "mmpp") and off > PHASES_OFF:
+        return f"{spec}: {n:,} requests {rates}; take more (n), or shorter phases, and it evens out"
+    return ""

@@ -7,6 +7,8 @@ from typing import Any
 from fastserve.metrics.intervals import resampled
 from fastserve.metrics.slo import Slo, attained
 from fastserve.policies.in_words import policy_in_words, value_in_words
+from fastserve.workload import Synthesis
+from fastserve.workload.arrivals import uneven
 from sim.report.layout import average, number, wrapped
 from sim.report.pairs import mark, same_jobs
 from sim.report.replicas import router_notes
@@ -44,6 +46,8 @@ def notes(groups: Mapping[str, Sequence[Run]], settings: Mapping[str, object], k
         found += wrapped(_found(groups, settings))
     if settings.get("guesses"):
         found += wrapped(_guessed(groups, settings))
+    if text := _uneven(groups, settings):
+        found += wrapped(text)
     if _alike(groups):
         found += wrapped(
             "the rows are alike: nobody waited for a place, so no policy had anything to choose; requests wait at a "
@@ -75,6 +79,17 @@ def _guessed(groups: Mapping[str, Sequence[Run]], settings: Mapping[str, object]
         tokens, share = (average(group, key, settings) for key in ("tokens_per_decode", "acceptance"))
         parts.append(f"{label} {number(tokens)} ({number(share)} of the guesses right)")
     return f"tokens of a job in an iteration: {', '.join(parts)}; slowdown is against a machine that guesses nothing"
+
+
+def _uneven(groups: Mapping[str, Sequence[Run]], settings: Mapping[str, object]) -> str:
+    """Where a day or phases of a synthetic workload are cut off, so that a load is not what it says."""
+    recipe, asked = settings.get("synth"), settings.get("rate")
+    first = next(iter(groups.values()))
+    came = average(first, "arrival_rps", settings)
+    if not isinstance(recipe, str) or recipe.startswith("agents:") or not isinstance(asked, int | float) or not came:
+        return ""
+    drawn = Synthesis.parse(recipe)
+    return uneven(drawn.arrivals, drawn.n, asked, came)
 
 
 def _alike(groups: Mapping[str, Sequence[Run]]) -> bool:

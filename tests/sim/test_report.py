@@ -68,6 +68,14 @@ def test_a_run_in_which_nobody_waited_says_that_there_was_nothing_to_choose() ->
         assert told not in table([make_run("fcfs", summary=idle), *others], SETTINGS)
 
 
+def test_a_day_that_is_cut_off_is_told_under_the_table() -> None:
+    """n is of the recipe; six arrivals in 10 s came at half a request a second."""
+    settings = SETTINGS | {"rate": 0.4, "synth": "n=6,rate=0.4,arrivals=diurnal:period=10"}
+    told = " ".join(table([make_run("fcfs")], settings).split())
+    assert "came at 0.5 requests/s where 0.4 were asked for" in told
+    assert "came at" not in table([make_run("fcfs")], settings | {"synth": "n=6,rate=0.4"})
+
+
 def test_seeds_are_averaged_and_the_ratio_is_paired_over_those_that_both_have() -> None:
     runs = [make_run("fcfs", seed) for seed in range(3)] + [make_run("srpt", seed, scale=0.5) for seed in (1, 2)]
     text = table(runs, SETTINGS)

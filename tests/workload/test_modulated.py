@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import numpy as np
 import pytest
 
 from fastserve.workload import TraceError, synthesise
+from fastserve.workload.arrivals import uneven
 from fastserve.workload.synthesis import Synthesis
 from fastserve.workload.trace import NS
 
@@ -130,3 +132,20 @@ def test_recipes_with_lists_are_read_within_a_whole_workload() -> None:
     assert (found.arrivals, found.rate, found.n) == ("mmpp:rates=1/5,stay=60/20", 2.0, 7)
     assert Synthesis.parse(str(found)) == found
     assert Synthesis.parse("arrivals=diurnal:period=86400,peak=3,rate=1").arrivals == "diurnal:period=86400,peak=3"
+
+
+@pytest.mark.parametrize(
+    ("spec", "n", "asked", "came", "said"),
+    [
+        ("diurnal:period=600,peak=1.8", 1500, 1.887, 2.05, "1.2 of its periods.*period=795 or n=1,132"),
+        ("diurnal", 300, 1.9, 1.9, "0.0018 of its periods"),
+        ("diurnal:period=600", 1132, 1.887, 1.9, ""),
+        ("onoff", 200, 1.9, 3.8, "came at 3.8 requests/s where 1.9 were asked for"),
+        ("mmpp", 200, 1.9, 2.0, ""),
+        ("poisson", 20, 1.9, 3.0, ""),
+    ],
+)
+def test_a_rate_that_has_not_evened_out_is_told(spec: str, n: int, asked: float, came: float, said: str) -> None:
+    found = uneven(spec, n, asked, came)
+    assert re.search(said, found)
+    assert bool(found) == bool(said)
