@@ -56,7 +56,7 @@ def notes(groups: Mapping[str, Sequence[Run]], settings: Mapping[str, object], k
     for text in _overruled(groups):
         found += wrapped(text)
     found += _losses(groups)
-    for text in (*_came(groups, settings), *_objectives(groups, settings, keys), *_window(groups, settings, keys)):
+    for text in (*_objectives(groups, settings, keys), *_window(groups, settings, keys)):
         found += wrapped(text)
     return ["", *found]
 
@@ -83,13 +83,15 @@ def _guessed(groups: Mapping[str, Sequence[Run]], settings: Mapping[str, object]
 
 def _uneven(groups: Mapping[str, Sequence[Run]], settings: Mapping[str, object]) -> str:
     """Where a day or phases of a synthetic workload are cut off, so that a load is not what it says."""
-    recipe, asked = settings.get("synth"), settings.get("rate")
+    recipe, asked, load = settings.get("synth"), settings.get("rate"), settings.get("load")
     first = next(iter(groups.values()))
     came = average(first, "arrival_rps", settings)
+    stopped = any(run.summary.get("collapsed") or run.settings.get("interrupted") for run in first)
     if not isinstance(recipe, str) or recipe.startswith("agents:") or not isinstance(asked, int | float) or not came:
         return ""
     drawn = Synthesis.parse(recipe)
-    return uneven(drawn.arrivals, drawn.n, asked, came)
+    text = "" if stopped else uneven(drawn.arrivals, drawn.n, asked, came)
+    return f"{text} (load {number(load * came / asked)})" if text and isinstance(load, int | float) else text
 
 
 def _alike(groups: Mapping[str, Sequence[Run]]) -> bool:
@@ -130,24 +132,6 @@ def _objectives(
         given, {label: average(group, "slo_attainment", settings) for label, group in groups.items()}
     ):
         yield verdict
-
-
-FAR = 1.25
-"""Factor between the rate of the settings and that of the arrivals, in the mean over seeds, from which it is told."""
-
-
-def _came(groups: Mapping[str, Sequence[Run]], settings: Mapping[str, Any]) -> Iterator[str]:
-    """Where the arrivals of a recipe are far from its rate, so that the load is not what came: the phases of mmpp or
-    onoff are longer than the trace, say, or it is a small part of a day.
-    """
-    rate, load, first = settings.get("rate"), settings.get("load"), next(iter(groups.values()))
-    stopped = any(run.summary.get("collapsed") or run.settings.get("interrupted") for run in first)
-    came = average(first, "arrival_rps", dict(settings))
-    if settings.get("synth") and rate and load and came and not stopped and not 1 / FAR < came / rate < FAR:
-        yield (
-            f"load {number(load)} is of the recipe's rate in the long run, {number(rate)} requests/s; these came at "
-            f"{number(came)}, which is load {number(load * came / rate)}: take more requests, or seeds"
-        )
 
 
 COUNTED = {

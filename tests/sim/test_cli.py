@@ -227,12 +227,12 @@ def test_a_load_that_did_not_come_is_told(capsys: pytest.CaptureFixture[str]) ->
         assert main(["--synth", synth, "--load", "0.8", "--policy", "fcfs", "--seeds", "1"]) == 0
         said[synth] = " ".join(capsys.readouterr().out.split())
     found = re.search(
-        r"load 0.800 is of .* run, (\S+) requests/s; these came at (\S+), which is load (\S+):", said[phases]
+        r"came at (\S+) requests/s where (\S+) were asked for; [^(]*\(n\)[^(]*\(load (\S+)\)", said[phases]
     )
     assert found is not None
-    rate, came, load = (float(text.rstrip(",")) for text in found.groups())
+    came, rate, load = map(float, found.groups())
     assert load == pytest.approx(0.8 * came / rate, rel=0.02) and not 0.64 < load < 1
-    assert "in the long run" not in said[steady]
+    assert "were asked for" not in said[steady]
 
 
 def test_a_disk_that_fills_up_is_one_line_and_the_table_is_shown(
