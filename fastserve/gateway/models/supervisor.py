@@ -160,11 +160,22 @@ class Supervisor:
             since = time.monotonic() - served.failed_at
             if served.state is State.FAILED and (tried or (not again and since < FAILED_S)):
                 raise LoadFailedError(served.failure, max(0.0, FAILED_S - since))
+            await self._recounted()
+            if served.state is not State.UNLOADED and served.state is not State.FAILED:  # somebody else has begun it
+                continue
             try:
                 self._begin(served)
             except AllBusyError:
                 await self._begin_later(served)
             tried = True
+
+    async def _recounted(self) -> None:
+        """Where one has to go, those that had something to do by their own word are asked anew: what has ended since
+        would keep the least recently used.
+        """
+        live = [each for each in self.models.values() if each.state in LIVE]
+        if self.most and len(live) >= self.most and any(each.requests > each.leases for each in live):
+            await self.traffic.look()
 
     async def _begin_later(self, served: ServedModel) -> None:
         """Asks whether all are busy still, and again when servers count anew. Raises AllBusyError."""

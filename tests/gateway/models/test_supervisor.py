@@ -202,6 +202,16 @@ async def test_before_a_refusal_it_is_asked_whether_all_are_busy_still() -> None
         assert await it.supervisor.requests("a") == 2
 
 
+async def test_an_old_count_does_not_keep_the_least_recently_used() -> None:
+    async with world(most=2) as it:
+        await it.ready("a")
+        it.traffic.counts["a"], it.traffic.later["a"] = 1, 0  # its answer has ended since it was asked
+        await it.ready("b")
+        it.supervisor.models["a"].last_used -= 1.0  # whatever a look of its own made of that count
+        await it.ready("c")
+        assert (it.state("a"), it.state("b"), it.state("c")) == (State.UNLOADED, State.READY, State.READY)
+
+
 def test_a_second_look_finds_a_new_count() -> None:
     assert RECOUNTED_S > KEPT_S
 
