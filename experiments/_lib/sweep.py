@@ -33,7 +33,7 @@ from fastserve.atomic_files import OutputError
 from fastserve.formats import check, stamp
 from fastserve.workload import TraceError
 from sim.report.provenance import fingerprint, provenance
-from sim.sweep.pool import POOLS, computed
+from sim.sweep.pool import POOLS, add_pool, computed
 from sim.sweep.progress import progress
 from sim.sweep.store import Cases, digest, write
 
@@ -241,10 +241,8 @@ class Moved(argparse.Action):
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of every experiment."""
     parser.add_argument("--scale", choices=SCALES, default="small", help="smoke: seconds; small: minutes; paper: hours")
-    parser.add_argument("--jobs", type=int, metavar="N", help="processes at once (default: the cores of this machine)")
-    parser.add_argument("--pool", choices=POOLS, default="local", help="the processes that the cases run in")
+    add_pool(parser, "cases")
     parser.add_argument("--backend", action=Moved, help=argparse.SUPPRESS)
-    parser.add_argument("--address", help="of a running Ray or Dask cluster (default: a local one)")
 
 
 def show(args: argparse.Namespace, experiment: str) -> int:

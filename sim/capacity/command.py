@@ -24,7 +24,7 @@ from sim.arguments import (
 from sim.capacity.find import ATTAIN, HIGHEST, LOWEST, SEEDS, TOLERANCE, capacity
 from sim.capacity.result import Capacity
 from sim.settings import Settings
-from sim.sweep.pool import POOLS
+from sim.sweep.pool import add_pool
 from sim.told import told_first
 
 PROG = "python -m sim capacity"
@@ -50,9 +50,7 @@ def parser() -> argparse.ArgumentParser:
     )
     output = parser.add_argument_group("runs and output")
     add_seeds(output, SEEDS)
-    output.add_argument("--jobs", "--processes", type=int, metavar="N", help="worker processes (default: all cores)")
-    output.add_argument("--pool", choices=POOLS, default=POOLS[0], help="where the searches are made (%(default)s)")
-    output.add_argument("--address", help="of a running Ray or Dask cluster (default: a local one)")
+    add_pool(output, "searches")
     output.add_argument("--json", action="store_true", help="print one JSON document and nothing else on stdout")
     output.add_argument("--out", metavar="DIR", help="a file a search there; a second run goes on from them")
     output.add_argument(

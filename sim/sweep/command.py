@@ -27,7 +27,7 @@ from sim.arguments import (
 from sim.asked import routed
 from sim.sweep.found import Found
 from sim.sweep.grid import KINDS, given, grid, values_of
-from sim.sweep.pool import POOLS
+from sim.sweep.pool import add_pool
 from sim.sweep.result import Sweep, drawn
 from sim.sweep.run import swept
 from sim.sweep.table import measures
@@ -124,11 +124,7 @@ def parser() -> argparse.ArgumentParser:
     )
     output.add_argument("--report", metavar="FILE", help="one HTML page to look at: tables, curves, crossings")
     output.add_argument("--json", action="store_true", help="print one JSON document and nothing else on stdout")
-    output.add_argument(
-        "--jobs", "--processes", type=int, metavar="N", help="processes at once (default: all cores for large sweeps)"
-    )
-    output.add_argument("--pool", choices=POOLS, default=POOLS[0], help="where the runs are made (%(default)s)")
-    output.add_argument("--address", help="of a running Ray or Dask cluster (default: a local one)")
+    add_pool(output, "runs", "all cores for large sweeps")
     return made
 
 

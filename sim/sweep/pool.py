@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import signal
@@ -26,6 +27,13 @@ POOLS: Final = tuple(NEEDS)
 ROUND: Final = 8
 """cases for each core of a cluster that return together"""
 ROOT: Final = Path(__file__).resolve().parents[2]
+
+
+def add_pool(parser: argparse.ArgumentParser | argparse._ArgumentGroup, what: str, usual: str = "all cores") -> None:
+    """--jobs, --pool and --address. what: is made there, in the plural. usual: the processes where nothing is said."""
+    parser.add_argument("--jobs", "--processes", type=int, metavar="N", help=f"processes at once (default: {usual})")
+    parser.add_argument("--pool", choices=POOLS, default=POOLS[0], help=f"where the {what} are made (%(default)s)")
+    parser.add_argument("--address", help="of a running Ray or Dask cluster (default: a local one)")
 
 
 def check_pool(pool: str, jobs: int | None) -> None:
